@@ -1,0 +1,1 @@
+"""Files on disk become a VideoModel. Nothing here imports the host."""

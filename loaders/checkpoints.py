@@ -1,0 +1,160 @@
+"""Weights on disk -> modules, strictly: nothing missing, unexpected or misshapen, and never a pickle."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+          "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
+# keys that only one kind of file has, to say what a file is when it is not what was asked for
+_KINDS = {
+    "LTX-Video": ("patchify_proj.weight", "transformer_blocks.0.scale_shift_table"),
+    "HunyuanVideo": ("double_blocks.0.img_attn_qkv.weight", "single_transformer_blocks.0.proj_mlp.weight"),
+    "Wan": ("blocks.0.self_attn.q.weight", "blocks.0.attn1.norm_added_k.weight", "patch_embedding.weight"),
+    "Mochi": ("blocks.0.attn.qkv_x.weight", "t5_y_embedder.to_kv.weight"),
+    "CogVideoX": ("patch_embed.text_proj.weight",),
+    "Stable Video Diffusion": ("input_blocks.1.0.time_stack.in_layers.0.weight", "down_blocks.0.resnets.0.temporal_res_block.conv1.weight"),
+    "a T5 text encoder": ("encoder.block.0.layer.0.SelfAttention.q.weight",),
+    "a CLIP text encoder": ("text_model.encoder.layers.0.self_attn.q_proj.weight",),
+    "a Stable Diffusion or SDXL image model": ("input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight", "input_blocks.4.1.proj_in.weight"),
+    "Flux": ("double_blocks.0.img_attn.qkv.weight",),
+    "a LoRA": ("lora_A.weight", "lora_down.weight"),
+}  # fmt: skip
+
+
+class CheckpointError(ValueError):
+    """A file that cannot be loaded exactly, with what to do about it."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor of a file as its header tells it."""
+
+    file: Path
+    key: str  # its name in the file
+    shape: tuple[int, ...]
+    dtype: str
+
+    def read(self) -> Tensor:
+        from safetensors import safe_open
+
+        with safe_open(self.file, framework="pt") as file:
+            return file.get_tensor(self.key)
+
+
+def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+    """(tensors by name, metadata) of a safetensors file; checks that all its bytes are there."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04") or file.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+            raise CheckpointError(f"{file.name} is a pickle, which can run code when it is opened. Use a .safetensors file.")
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 0 < length <= size - 8:
+            raise CheckpointError(f"{file.name} is damaged or incomplete ({size} bytes). Download it again.")
+        try:
+            header: dict[str, Any] = json.loads(stream.read(length))
+            metadata = header.pop("__metadata__", {})
+            entries = {k: Entry(file, k, tuple(v["shape"]), v["dtype"]) for k, v in header.items()}
+            spans = sorted(tuple(v["data_offsets"]) for v in header.values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"The header of {file.name} is damaged. Download it again.") from error
+    _check_spans(file, size - 8 - length, spans, entries.values())
+    return entries, metadata
+
+
+def _check_spans(file: Path, room: int, spans: list[tuple[int, int]], entries: Iterable[Entry]) -> None:
+    """The tensors must fill the data without gaps, and each dtype must be known."""
+    end = 0
+    for begin, stop in spans:
+        if begin != end:
+            raise CheckpointError(f"The header of {file.name} is damaged: its tensors leave gaps. Download it again.")
+        end = stop
+    if end != room:
+        raise CheckpointError(f"{file.name} is incomplete: {room} bytes of tensors where its header says {end}. Download it again.")
+    total = sum(math.prod(e.shape) * _BYTES.get(e.dtype, 0) for e in entries)
+    if total != end:
+        raise CheckpointError(f"The header of {file.name} is damaged: sizes and types disagree. Download it again.")
+
+
+def read_folder(folder: Path) -> dict[str, Entry]:
+    """All tensors of one part of a diffusers or transformers folder, sharded or not."""
+    files = sorted(folder.glob("*.safetensors"))
+    plain = [f for f in files if "-of-" not in f.name]
+    if not files:
+        raise CheckpointError(f"{folder.parent.name}/{folder.name} holds no .safetensors file. Download the whole folder again.")
+    index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
+    if plain or index is None:
+        return read_header(min(plain or files, key=lambda f: len(f.name)))[0]
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    missing = [n for n in names if not (folder / n).exists()]
+    if missing:
+        raise CheckpointError(f"{folder.parent.name}/{folder.name} lacks {', '.join(missing)}. Download these files again.")
+    return {k: e for n in names for k, e in read_header(folder / n)[0].items()}
+
+
+def strip_prefix(entries: Mapping[str, Entry], *prefixes: str) -> dict[str, Entry]:
+    """The entries under the first prefix that occurs, without it; the entries themselves if none does."""
+    for prefix in prefixes:
+        found = {k.removeprefix(prefix): e for k, e in entries.items() if k.startswith(prefix)}
+        if found:
+            return found
+    return dict(entries)
+
+
+def kind_of(entries: Mapping[str, Entry]) -> str:
+    """What a file seems to be, in words."""
+    for kind, marks in _KINDS.items():
+        if any(key.endswith(mark) for mark in marks for key in entries):
+            return kind
+    return "none of the models that this pack knows"
+
+
+def build(make: Callable[[], nn.Module], entries: Mapping[str, Entry], dtype: torch.dtype, keep: Mapping[str, str] | None = None) -> nn.Module:  # fmt: skip
+    """Make a module and fill it with `entries` cast to dtype; raises CheckpointError unless every key fits.
+
+    keep: name of a tensor in the module -> dtype it keeps whatever `dtype` says.
+    """
+    with torch.device("meta"):
+        module = make()
+    check_fit(module, entries)
+    state = {k: e.read() for k, e in entries.items()}
+    cast = {k: v.to(getattr(torch, (keep or {}).get(k, "")) if k in (keep or {}) else dtype) if v.is_floating_point() else v
+            for k, v in state.items()}  # fmt: skip
+    module.load_state_dict(cast, strict=False, assign=True)
+    return module.eval().requires_grad_(False)
+
+
+def check_fit(module: nn.Module, entries: Mapping[str, Entry]) -> None:
+    """Raise CheckpointError where names or shapes of entries and module differ. Tied weights may be left out."""
+    wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    tied = getattr(module, "_tied_weights_keys", None) or {}
+    missing = sorted(k for k in set(wanted) - set(entries) if k not in tied)
+    extra = sorted(set(entries) - set(wanted))
+    wrong = sorted(k for k in set(wanted) & set(entries) if wanted[k] != entries[k].shape)
+    if missing or extra or wrong:
+        name = next((e.file.name for e in entries.values()), "the file")
+        told = [f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+                for what, keys in (("missing", missing), ("unexpected", extra), ("of another shape", wrong)) if keys]  # fmt: skip
+        raise CheckpointError(f"{name} does not fit {type(module).__name__}: {'; '.join(told)}. Nothing was loaded.")
+
+
+def load_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """A diffusers or transformers config without the private entries."""
+    file = folder / name
+    if not file.exists():
+        raise CheckpointError(f"{folder.parent.name}/{folder.name}/{name} is missing. Download the whole folder again.")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CheckpointError(f"{file.parent.name}/{name} is not valid JSON. Download it again.") from error
+    return config

@@ -1,0 +1,451 @@
+"""LTX-Video 0.9.0 to 0.9.8, 2B and 13B (Lightricks, https://github.com/Lightricks/LTX-Video).
+
+Every number equals diffusers 0.42's LTXPipeline, LTXImageToVideoPipeline or LTXConditionPipeline; the docstrings name
+the one that a piece of code follows. `ltx_files.py` knows the layouts on disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from .checkpoints import CheckpointError, build
+from .ltx_files import read_ltx
+from .media import cover
+from .streaming import Delay, Pieces, convolve, drop_first
+from .text_encoders import encode_t5, read_t5
+from .video_model import Conditioning, Facts, Family, InputError, Keyframe, Memory, Part, Recipe, Request, Run, VideoModel
+
+CONDITION_NOISE = 0.15  # image_cond_noise_scale of LTXConditionPipeline
+PREFIX = 2  # latent frames of a clip that become extra tokens (num_prefix_latent_frames of LTXConditionPipeline)
+Encode = Callable[[Tensor, bool], Tensor]  # (frames [T, H, W, 3], sample the posterior?) -> latents [1, C, t, h, w]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LTXFacts(Facts):
+    """What LTX-Video adds. conditioned: the checkpoint follows LTXConditionPipeline (0.9.5 on) instead of LTXPipeline."""
+
+    conditioned: bool
+    scheduler: Mapping[str, Any]
+    distilled_timesteps: tuple[float, ...]
+
+
+class LTX(Family):
+    name, title, batched_guidance = "ltx", "LTX-Video", True
+
+    def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
+        files = read_ltx(recipe.files["checkpoint"], recipe.files.get("vae"))
+        text = read_t5(recipe.files["text_encoder"])
+        if text.width != files.transformer_config["caption_channels"]:
+            name, width = recipe.files["text_encoder"].name, files.transformer_config["caption_channels"]
+            raise CheckpointError(f"{name} is {text.width} wide, {recipe.files['checkpoint'].name} reads T5 text of width {width}. "
+                                  "Choose the T5-XXL encoder, as t5xxl_fp16.safetensors." )  # fmt: skip
+        dtype = getattr(torch, recipe.dtype)
+
+        def transformer() -> nn.Module:
+            from diffusers import LTXVideoTransformer3DModel as Transformer
+
+            return build(lambda: Transformer.from_config(files.transformer_config), files.transformer, dtype)
+
+        def vae() -> nn.Module:
+            from diffusers import AutoencoderKLLTXVideo as VAE
+
+            return build(lambda: VAE.from_config(files.vae_config), files.vae, dtype)
+
+        loads = {"transformer": transformer, "vae": vae, "text_encoder": lambda: text.build(dtype)}
+        facts = LTXFacts(spatial_ratio=files.spatial_ratio, temporal_ratio=files.temporal_ratio, size_multiple=files.spatial_ratio,
+                         channels=files.transformer_config["in_channels"], scheduler=files.scheduler_config, **files.defaults)  # fmt: skip
+        parts = {name: Part(name, load) for name, load in loads.items()}
+        return VideoModel(self, files.variant, facts, parts, replace(recipe, variant=files.variant), memory)
+
+    def encode(self, model: VideoModel, positive: str, negative: str) -> Conditioning:
+        facts, tokenizer = _facts(model), model.recipe.files["tokenizer"]
+        with model.use("text_encoder") as encoder:
+            branches = {
+                branch: encode_t5(encoder, tokenizer, text, facts.prompt_tokens, facts.conditioned, model.memory.device("text_encoder"), name)
+                for branch, text, name in (("cond", positive, "positive"), ("uncond", negative, "negative"))
+            }
+        return Conditioning(self.name, branches)
+
+    def check(self, model: VideoModel, request: Request) -> None:
+        super().check(model, request)
+        if request.sampler == "distilled" and not _facts(model).distilled_timesteps:
+            rule = f"{model.variant} has no distilled timesteps."
+            raise InputError("sampler", "distilled", rule, "Use euler, or load a distilled checkpoint.")
+        for keyframe in request.keyframes:
+            _check_keyframe(keyframe, request, model.facts.temporal_ratio)
+
+    def schedule(self, model: VideoModel, request: Request) -> Any:
+        """The reference pipeline's FlowMatchEulerDiscreteScheduler, set up for this request."""
+        from diffusers import FlowMatchEulerDiscreteScheduler as Euler
+        from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
+        from diffusers.pipelines.ltx.pipeline_ltx_condition import linear_quadratic_schedule
+
+        facts, device = _facts(model), model.memory.device("transformer")
+        if request.sampler == "distilled" or _conditioned(model, request):
+            # given timesteps must not be shifted again, so the scheduler is static (LTXConditionPipeline)
+            scheduler = Euler.from_config({**facts.scheduler, "use_dynamic_shifting": False, "shift": 1.0, "shift_terminal": None})
+            given = torch.tensor(facts.distilled_timesteps)
+            times = given if request.sampler == "distilled" else linear_quadratic_schedule(request.steps) * 1000
+            times = np.array(times).astype(np.float32)
+            scheduler.set_timesteps(sigmas=times / 1000, timesteps=times, device=device)
+            return scheduler
+        scheduler = Euler.from_config(facts.scheduler)
+        tokens = int(np.prod(facts.latent_shape(request.width, request.height, request.frames)[2:]))
+        limits = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
+        mu = calculate_shift(tokens, *(facts.scheduler.get(name, usual) for name, usual in limits.items()))
+        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / request.steps, request.steps), mu=mu, device=device)
+        return scheduler
+
+    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        make = _condition_run if _conditioned(model, request) else _image_run if request.keyframes else _text_run
+        if not request.keyframes and request.source is None:
+            return make(model, conditioning, request, scheduler, generator, _no_pictures)
+        with model.use("vae") as vae:
+            encode = lambda frames, sample: self.encode_video(vae, frames, generator if sample else None)  # noqa: E731
+            return make(model, conditioning, request, scheduler, generator, encode)
+
+    def encode_video(self, vae: nn.Module, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        pixels = rearrange(frames, "t h w c -> 1 c t h w") * 2 - 1
+        posterior = vae.encode(pixels.to(vae.latents_mean.device, vae.dtype)).latent_dist
+        z = posterior.mode() if generator is None else posterior.sample(generator)
+        mean, std = _statistics(vae, z)
+        return ((z - mean) * vae.config.scaling_factor / std).float()
+
+    def stream_decode(self, vae: nn.Module, latents: Tensor, seed: int) -> Iterator[Tensor]:
+        """The last denoising step of VAEs with timestep conditioning uses decode_timestep .05 and noise .025 (model card)."""
+        z = latents.to(vae.latents_mean.device, torch.float32)
+        mean, std = _statistics(vae, z)
+        z, generator, time = z * std / vae.config.scaling_factor + mean, torch.Generator("cpu").manual_seed(seed), None
+        if vae.config.timestep_conditioning:
+            noise = torch.randn(z.shape, generator=generator).to(z)
+            z, time = (1 - 0.025) * z + 0.025 * noise, torch.full((1,), 0.05, device=z.device, dtype=vae.dtype)
+        for piece in decode_pieces(vae, z.to(vae.dtype), time, generator):
+            yield rearrange(piece, "1 c t h w -> t h w c").float().mul(0.5).add(0.5).clamp(0, 1)
+
+
+def _facts(model: VideoModel) -> LTXFacts:
+    assert isinstance(model.facts, LTXFacts)
+    return model.facts
+
+
+def _statistics(vae: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
+    mean, std = (v.view(1, -1, 1, 1, 1).to(z) for v in (vae.latents_mean, vae.latents_std))
+    return mean, std
+
+
+# ---------------------------------------------------------------- what a request asks for
+
+
+def _conditioned(model: VideoModel, request: Request) -> bool:
+    """Whether the run follows LTXConditionPipeline; else it is plain text-to-video or one given first frame."""
+    simple = not request.keyframes or [(k.frame, len(k.images), k.strength) for k in request.keyframes] == [(0, 1, 1.0)]
+    return _facts(model).conditioned or request.source is not None or not simple
+
+
+def _check_keyframe(keyframe: Keyframe, request: Request, ratio: int) -> None:
+    count, at = len(keyframe.images), keyframe.frame
+    if count > 1 and (count - 1) % ratio:
+        raise InputError("keyframes", f"a clip of {count} frames", f"A clip needs {ratio}n+1 frames.", f"Use {(count - 1) // ratio * ratio + 1}.")
+    if count > 1 and 0 < at and count < ratio + 1:
+        raise InputError("keyframes", f"a clip of {count} frames at frame {at}", "Too short to join.", f"Use {ratio + 1} frames.")
+    if count > 1 and at % ratio:
+        raise InputError("keyframes", f"a clip at frame {at}", f"Clips start at multiples of {ratio}.", f"Use {at // ratio * ratio}.")
+
+
+# ---------------------------------------------------------------- the three kinds of run
+
+
+@dataclass
+class _TextRun(Run):
+    """LTXPipeline. latents: packed tokens [1, f*h*w, C]; place: what tells the network where each token is."""
+
+    text: Mapping[str, Tensor]
+    mask: Mapping[str, Tensor]
+    place: Mapping[str, Any]
+    shape: tuple[int, int, int]  # latent frames, height, width
+
+    def timestep(self, step: int, batch: int) -> Tensor:
+        return self.timesteps[step].expand(batch)
+
+    def predict(self, network: nn.Module, step: int, branch: str) -> Tensor:
+        batch = 2 if branch == "cond_uncond" else 1
+        place = {k: v.repeat(batch, 1, 1) if isinstance(v, Tensor) else v for k, v in self.place.items()}
+        count, sigma = len(self.timesteps), self.scheduler.sigmas[step]
+        with network.cache_context(branch, step_index=step, num_inference_steps=count, sigma=sigma):
+            return network(
+                hidden_states=torch.cat([self.latents] * batch).to(self.text[branch].dtype), encoder_hidden_states=self.text[branch],
+                encoder_attention_mask=self.mask[branch], timestep=self.timestep(step, batch), return_dict=False, **place,
+            )[0].float()  # fmt: skip
+
+    def advance(self, step: int, prediction: Tensor) -> None:
+        super().advance(step, prediction)
+        self.remember(step, prediction)
+
+    def remember(self, step: int, prediction: Tensor) -> None:
+        """Keep what a preview needs: on a flow, clean = latents - sigma * velocity."""
+        self.velocity = prediction
+        self.sigma = self.timesteps[step + 1] / 1000 if step + 1 < len(self.timesteps) else 0.0
+
+    def preview(self) -> Tensor:
+        return self.unpack(self.latents - self.sigma * self.velocity)
+
+    def finish(self) -> Tensor:
+        return self.unpack(self.latents)
+
+    def unpack(self, tokens: Tensor) -> Tensor:
+        f, h, w = self.shape
+        return rearrange(tokens[:, -f * h * w :], "b (f h w) c -> b c f h w", f=f, h=h, w=w)
+
+
+@dataclass
+class _ImageRun(_TextRun):
+    """LTXImageToVideoPipeline: the first latent frame is given and stays."""
+
+    def timestep(self, step: int, batch: int) -> Tensor:
+        given = torch.arange(self.latents.shape[1], device=self.latents.device) < self.shape[1] * self.shape[2]
+        return repeat(self.timesteps[step] * (1 - given.float()), "n -> b n", b=batch)
+
+    def advance(self, step: int, prediction: Tensor) -> None:
+        first = self.shape[1] * self.shape[2]
+        rest = self.scheduler.step(prediction[:, first:], self.timesteps[step], self.latents[:, first:], return_dict=False)[0]
+        self.latents = torch.cat([self.latents[:, :first], rest], 1)
+        self.remember(step, torch.where(self.timestep(step, 1)[..., None] > 0, prediction, 0.0))
+
+
+@dataclass
+class _ConditionRun(_TextRun):
+    """LTXConditionPipeline: keyframes and clips anywhere, as tokens with their own place and amount of noise.
+
+    given: [1, N], how much of each token is given (0 made from noise, 1 kept), None without keyframes.
+    """
+
+    given: Tensor | None
+    start: Tensor
+    generator: torch.Generator
+
+    def before(self, step: int) -> None:
+        if self.given is not None:  # given tokens get a little fresh noise, less with every step
+            noise = torch.randn(self.latents.shape, generator=self.generator).to(self.latents)
+            noised = self.start + CONDITION_NOISE * noise * ((self.timesteps[step] / 1000.0) ** 2)
+            self.latents = torch.where((self.given > 1.0 - 1e-6).unsqueeze(-1), noised, self.latents)
+
+    def timestep(self, step: int, batch: int) -> Tensor:
+        time = self.timesteps[step].expand(batch).unsqueeze(-1).float()
+        return time if self.given is None else torch.min(time, (1 - self.given.repeat(batch, 1)) * 1000.0)
+
+    def advance(self, step: int, prediction: Tensor) -> None:
+        from diffusers import FlowMatchEulerDiscreteScheduler
+
+        time, mine = self.timesteps[step], self.timestep(step, 1)
+        if isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler):
+            stepped = self.scheduler.step(-prediction, time, self.latents, per_token_timesteps=mine, return_dict=False)[0]
+        else:  # solvers with one sigma for all: scaled so that each token's estimate of the clean video stays right
+            scaled = prediction * (mine / time).unsqueeze(-1)
+            stepped = self.scheduler.step(scaled, time, self.latents, return_dict=False)[0]
+        free = None if self.given is None else (time / 1000 - 1e-6 < (1.0 - self.given)).unsqueeze(-1)
+        self.latents = stepped if free is None else torch.where(free, stepped, self.latents)
+        self.remember(step, prediction if free is None else torch.where(free, prediction, 0.0))
+
+
+def _common(model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> dict[str, Any]:
+    facts, device, dtype = _facts(model), model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
+    branches = {b: (v["text"].to(device, dtype), v["mask"].to(device)) for b, v in conditioning.branches.items()}
+    both = [torch.cat([branches["uncond"][i], branches["cond"][i]]) for i in (0, 1)]
+    branches["cond_uncond"] = both[0], both[1]
+    f, h, w = facts.latent_shape(request.width, request.height, request.frames)[2:]
+    scale = (facts.temporal_ratio / facts.fps, facts.spatial_ratio, facts.spatial_ratio)
+    return dict(
+        timesteps=scheduler.timesteps, scheduler=scheduler, shape=(f, h, w),
+        text={b: v[0] for b, v in branches.items()}, mask={b: v[1] for b, v in branches.items()},
+        place=dict(num_frames=f, height=h, width=w, rope_interpolation_scale=scale),
+    )  # fmt: skip
+
+
+def _no_pictures(frames: Tensor, sample: bool) -> Tensor:
+    raise AssertionError("a run without keyframes or source has no pictures to encode")
+
+
+def _noise(model: VideoModel, request: Request, generator: torch.Generator) -> Tensor:
+    shape = model.facts.latent_shape(request.width, request.height, request.frames)
+    return torch.randn(shape, generator=generator).to(model.memory.device("transformer"))
+
+
+def _pack(latents: Tensor) -> Tensor:
+    return rearrange(latents, "b c f h w -> b (f h w) c")
+
+
+def _text_run(model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any, generator: torch.Generator, encode: Encode) -> Run:  # fmt: skip
+    return _TextRun(latents=_pack(_noise(model, request, generator)), **_common(model, conditioning, request, scheduler))
+
+
+def _image_run(model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any, generator: torch.Generator, encode: Encode) -> Run:  # fmt: skip
+    first = encode(cover(request.keyframes[0].images, request.width, request.height), True)
+    latents = _noise(model, request, generator)
+    latents[:, :, :1] = first
+    return _ImageRun(latents=_pack(latents), **_common(model, conditioning, request, scheduler))
+
+
+def _condition_run(model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any, generator: torch.Generator, encode: Encode) -> Run:  # fmt: skip
+    facts, common = _facts(model), _common(model, conditioning, request, scheduler)
+    latents = _noise(model, request, generator)
+    if request.source is not None and request.strength < 1:
+        latents = _start_from_source(facts, request, common, latents, encode)
+    given = torch.zeros(latents.shape[2], device=latents.device)
+    tokens, places, amounts = [], [], []
+    for keyframe in request.keyframes:
+        frames = cover(keyframe.images, request.width, request.height)
+        z = encode(frames, True).to(latents)
+        if keyframe.frame == 0:
+            _mix(latents, given, 0, z, keyframe.strength)
+            continue
+        if z.shape[2] > PREFIX:  # the rest of a clip lies in the video itself
+            _mix(latents, given, keyframe.frame // facts.temporal_ratio + PREFIX, z[:, :, PREFIX:], keyframe.strength)
+            z = z[:, :, :PREFIX]
+        noise = torch.randn(z.shape, generator=generator).to(z)
+        tokens.append(_pack(torch.lerp(noise, z, keyframe.strength)))
+        places.append(_coordinates(facts, z.shape[2:], keyframe.frame).to(z.device))
+        amounts.append(torch.full(tokens[-1].shape[:2], keyframe.strength, device=z.device))
+    f, h, w = common["shape"]
+    packed = torch.cat([*tokens, _pack(latents)], 1)
+    place = torch.cat([*places, _coordinates(facts, (f, h, w), 0).to(packed.device)], 2)
+    amount = torch.cat([*amounts, repeat(given, "f -> 1 (f n)", n=h * w)], 1) if request.keyframes else None
+    common["place"] = {"video_coords": place}
+    return _ConditionRun(latents=packed, given=amount, start=packed.clone(), generator=generator, **common)
+
+
+def _start_from_source(facts: LTXFacts, request: Request, common: dict[str, Any], noise: Tensor, encode: Encode) -> Tensor:
+    """Video-to-video: skip the first steps, and begin with the source noised to where they would have led."""
+    source = request.source
+    assert source is not None
+    z = source if source.ndim == 5 else encode(cover(source[: request.frames], request.width, request.height), False)
+    count = len(common["timesteps"])
+    skip = max(count - min(int(count * request.strength), count), 0)
+    common["timesteps"] = common["timesteps"][skip:]
+    sigma = common["scheduler"].sigmas[skip]
+    return sigma * noise + (1 - sigma) * z.to(noise)
+
+
+def _mix(latents: Tensor, given: Tensor, at: int, z: Tensor, strength: float) -> None:
+    here = slice(at, at + z.shape[2])
+    latents[:, :, here] = torch.lerp(latents[:, :, here], z, strength)
+    given[here] = strength
+
+
+def _coordinates(facts: LTXFacts, shape: tuple[int, ...], frame: int) -> Tensor:
+    """Place [1, 3, f*h*w] of latent tokens in seconds and pixels; the first latent frame is one frame long."""
+    f, h, w = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
+    time = (f * facts.temporal_ratio + 1 - facts.temporal_ratio).clamp(min=0) + frame
+    place = torch.stack([time, h * facts.spatial_ratio, w * facts.spatial_ratio]).flatten(1)[None].float()
+    place[:, 0] = place[:, 0] * (1.0 / facts.fps)
+    return place
+
+
+# ---------------------------------------------------------------- the video decoder, streamed
+
+
+def decode_pieces(vae: nn.Module, z: Tensor, time: Tensor | None, generator: torch.Generator) -> Pieces:
+    """AutoencoderKLLTXVideo.decode of z [B, C, t, h, w] as pieces [B, 3, n, H, W], memory constant in t.
+
+    time: decode timestep [B] of VAEs with timestep conditioning. diffusers' own framewise decode is off by one frame.
+    """
+    decoder = vae.decoder
+    if decoder.timestep_scale_multiplier is not None:
+        time = time * decoder.timestep_scale_multiplier
+    pieces = _conv(decoder.conv_in, iter(z.split(1, 2)))
+    for block in (decoder.mid_block, *decoder.up_blocks):
+        if getattr(block, "conv_in", None) is not None:
+            pieces = _resnet(block.conv_in, pieces, time, generator)
+        embedding = _embed(block, time, z)
+        for upsampler in getattr(block, "upsamplers", None) or []:
+            pieces = _upsample(upsampler, pieces)
+        for resnet in block.resnets:
+            pieces = _resnet(resnet, pieces, embedding, generator)
+    last = _conv(decoder.conv_out, map(lambda x: _head(decoder, x, _embed(decoder, time, z)), pieces))
+    p, q = decoder.patch_size, decoder.patch_size_t
+    return (rearrange(x, "b (c q r p) t h w -> b c (t q) (h p) (w r)", p=p, r=p, q=q) for x in last)
+
+
+def _embed(block: nn.Module, time: Tensor | None, z: Tensor) -> Tensor | None:
+    if getattr(block, "time_embedder", None) is None or time is None:
+        return time
+    embedding = block.time_embedder(timestep=time.flatten(), resolution=None, aspect_ratio=None, batch_size=len(z), hidden_dtype=z.dtype)
+    return embedding.view(len(z), -1, 1, 1, 1)
+
+
+def _conv(conv: nn.Module, pieces: Pieces) -> Pieces:
+    return convolve(conv.conv, conv.kernel_size[0], conv.is_causal, pieces)
+
+
+def _norm(norm: nn.Module, x: Tensor) -> Tensor:
+    return norm(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def _resnet(block: nn.Module, pieces: Pieces, time: Tensor | None, generator: torch.Generator) -> Pieces:
+    """LTXVideoResnetBlock3d.forward: the residual path waits for the look-ahead of the two convolutions."""
+    skip = Delay()
+    shifts = scales = (None, None)
+    if block.scale_shift_table is not None:
+        table = time.unflatten(1, (4, -1)) + block.scale_shift_table[None, ..., None, None, None]
+        shift_1, scale_1, shift_2, scale_2 = table.unbind(1)
+        shifts, scales = (shift_1, shift_2), (scale_1, scale_2)
+
+    def activate(norm: nn.Module, x: Tensor, i: int) -> Tensor:
+        x = _norm(norm, x)
+        return block.nonlinearity(x if shifts[i] is None else x * (1 + scales[i]) + shifts[i])
+
+    def enter() -> Pieces:
+        for x in pieces:
+            skip.put(x)
+            yield activate(block.norm1, x, 0)
+
+    inner = _inject(block.per_channel_scale1, _conv(block.conv1, enter()), generator)
+    outer = _conv(block.conv2, (activate(block.norm2, x, 1) for x in inner))
+    for x in _inject(block.per_channel_scale2, outer, generator):
+        rest = skip.take(x.shape[2])
+        rest = rest if block.norm3 is None else _norm(block.norm3, rest)
+        yield x + (rest if block.conv_shortcut is None else block.conv_shortcut.conv(rest))
+
+
+def _inject(scale: Tensor | None, pieces: Pieces, generator: torch.Generator) -> Pieces:
+    """Noise injection of 0.9.1: one spatial pattern for the whole clip."""
+    noise = None
+    for x in pieces:
+        if scale is not None and noise is None:
+            noise = torch.randn(x.shape[-2:], generator=generator).to(x)[None]
+        yield x if scale is None else x + (noise * scale)[None, :, None]
+
+
+def _upsample(block: nn.Module, pieces: Pieces) -> Pieces:
+    """LTXVideoUpsampler3d.forward: depth to space and time, without the frames that the first one would gain."""
+    skip, (t, h, w) = Delay(), block.stride
+    spread = lambda x: rearrange(x, "b (c t h w) f y x -> b c (f t) (y h) (x w)", t=t, h=h, w=w)  # noqa: E731
+
+    def enter() -> Pieces:
+        for x in pieces:
+            if block.residual:
+                skip.put(spread(x).repeat(1, t * h * w // block.upscale_factor, 1, 1, 1))
+            yield x
+
+    begun = False
+    for x in drop_first(t - 1, map(spread, _conv(block.conv, enter()))):
+        if block.residual and not begun:
+            skip.take(t - 1)
+        begun = True
+        yield x + skip.take(x.shape[2]) if block.residual else x
+
+
+def _head(decoder: nn.Module, x: Tensor, embedding: Tensor | None) -> Tensor:
+    x = _norm(decoder.norm_out, x)
+    if decoder.time_embedder is not None and embedding is not None:
+        table = embedding.unflatten(1, (2, -1)) + decoder.scale_shift_table[None, ..., None, None, None]
+        shift, scale = table.unbind(1)
+        x = x * (1 + scale) + shift
+    return decoder.conv_act(x)

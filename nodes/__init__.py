@@ -1,0 +1,21 @@
+"""All that ComfyUI sees. A file that fails to import takes down its own nodes, with its traceback logged, not the pack."""
+
+from __future__ import annotations
+
+import logging
+from importlib import import_module
+
+from comfy_api.latest import ComfyExtension, io
+
+MODULES = ("loaders", "conditioning", "sampling", "decoding")
+
+
+class ReelwireExtension(ComfyExtension):
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        nodes: list[type[io.ComfyNode]] = []
+        for name in MODULES:
+            try:
+                nodes += import_module(f".{name}", __package__).NODES
+            except Exception:  # noqa: BLE001 - whatever is wrong with one file, the other nodes work
+                logging.exception("Reelwire: the nodes of nodes/%s.py are missing", name)
+        return nodes

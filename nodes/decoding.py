@@ -1,0 +1,129 @@
+"""Latents become pictures or a video file, streamed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from comfy_api.latest import InputImpl, io, ui
+from torch import Tensor
+
+from ..loaders.video_model import InputError, VideoModel
+from . import host
+from .types import VideoModelType
+
+
+class Decode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReelwireDecode", display_name="Decode Video to Images", category="Reelwire/decoding",
+            description="Decodes latents to frames. For long videos use Decode Video to File, which never holds all frames.",
+            search_aliases=["vae decode"],
+            inputs=[VideoModelType.Input("model"), io.Latent.Input("latent")],
+            outputs=[io.Image.Output(display_name="images")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model: VideoModel, latent: dict[str, Any]) -> io.NodeOutput:
+        count, height, width = _size(model, latent)
+        room, needed = host.free_ram(), count * height * width * 3 * 4
+        if needed > 0.9 * room:
+            rule = f"They need {needed / 2**30:.1f} GB of RAM, {room / 2**30:.1f} GB are free."
+            raise InputError("latent", f"{count} frames of {width}x{height}", rule, "Use Decode Video to File.")
+        frames, done = torch.empty(count, height, width, 3), 0
+        for piece in _frames(model, latent):
+            frames[done : done + len(piece)] = piece
+            done += len(piece)
+        return io.NodeOutput(frames)
+
+
+class DecodeToVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReelwireDecodeToVideo", display_name="Decode Video to File", category="Reelwire/decoding", is_output_node=True,
+            description="Decodes latents straight into an mp4 in the output folder, frame by frame: memory does not grow with length. Prompt and workflow go into the file.",
+            search_aliases=["save video", "video combine", "mp4"],
+            inputs=[
+                VideoModelType.Input("model"),
+                io.Latent.Input("latent"),
+                io.Float.Input("fps", default=0.0, min=0.0, max=240.0, step=0.01, tooltip="Frames per second; 0: the model's own"),
+                io.String.Input("filename_prefix", default="video/reelwire", tooltip="Inside ComfyUI's output folder"),
+                io.Int.Input("crf", default=17, min=0, max=51, advanced=True, tooltip="H.264 quality: 0 lossless, 17 looks lossless, 28 small"),
+            ],
+            outputs=[io.Video.Output(display_name="video")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model: VideoModel, latent: dict[str, Any], fps: float, filename_prefix: str, crf: int = 17) -> io.NodeOutput:
+        _, height, width = _size(model, latent)
+        path, subfolder = host.output_file(filename_prefix, ".mp4", width, height)
+        metadata = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
+        written = {k: json.dumps(v) for k, v in metadata.items() if v is not None}
+        write_video(path, _frames(model, latent), (width, height), fps or model.facts.fps, crf, written)
+        shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
+
+
+def _size(model: VideoModel, latent: dict[str, Any]) -> tuple[int, int, int]:
+    """(frames, height, width) that a LATENT decodes to; raises InputError where it is not this model's."""
+    from ..samplers.decode import frame_count
+
+    samples, facts = latent["samples"], model.facts
+    family = latent.get("reelwire", {}).get("family", model.family.name)
+    if family != model.family.name or samples.ndim != 5 or samples.shape[1] != facts.channels:
+        what = f"latents of {family}, shape {list(samples.shape)}"
+        rule = f"{model.variant} decodes latents of {model.family.name}, shape [1, {facts.channels}, t, h, w]."
+        raise InputError("latent", what, rule, "Connect the model that made them.")
+    if samples.shape[0] != 1:
+        raise InputError("latent", f"a batch of {samples.shape[0]}", "One video is decoded at a time.", "Split the batch.")
+    return frame_count(model, samples), samples.shape[3] * facts.spatial_ratio, samples.shape[4] * facts.spatial_ratio
+
+
+def _frames(model: VideoModel, latent: dict[str, Any]) -> Iterator[Tensor]:
+    """Frames in order with progress, preview and interrupt."""
+    from ..samplers.decode import frame_count, stream_frames
+
+    samples, done = latent["samples"], 0
+    update = host.progress_bar(frame_count(model, samples))
+    for piece in stream_frames(model, samples, latent.get("reelwire", {}).get("seed", 0)):
+        done += len(piece)
+        update(done, host.frame_picture(piece[-1]))
+        yield piece
+
+
+def write_video(path: Path, frames: Iterator[Tensor], size: tuple[int, int], fps: float, crf: int, metadata: dict[str, str]) -> None:
+    """H.264 mp4, encoded frame by frame under a temporary name; after any failure nothing is left under the final one."""
+    import av
+
+    part = path.with_name(f".{path.name}.part.mp4")
+    try:
+        with av.open(str(part), "w", options={"movflags": "use_metadata_tags+faststart"}) as container:
+            container.metadata.update(metadata)
+            _encode(container, frames, size, fps, crf)
+        os.replace(part, path)
+    except OSError as error:
+        raise OSError(f"{path.name} could not be written: {error.strerror or error}. Free some disk space and run again; the latents are still cached.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _encode(container: Any, frames: Iterator[Tensor], size: tuple[int, int], fps: float, crf: int) -> None:
+    import av
+
+    stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+    stream.width, stream.height = size
+    stream.pix_fmt, stream.options = "yuv420p", {"crf": str(crf)}
+    for piece in frames:
+        for frame in (piece * 255).round().to(torch.uint8).numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+    container.mux(stream.encode())
+
+
+NODES = [Decode, DecodeToVideo]

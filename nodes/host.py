@@ -1,0 +1,197 @@
+"""Every call into ComfyUI: folders, memory manager, progress, preview, interrupt."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import comfy.latent_formats
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.ops
+import comfy.utils
+import folder_paths
+import torch
+from comfy.patcher_extension import CallbacksMP
+from einops import rearrange
+from torch import Tensor, nn
+
+from ..loaders.video_model import InputError, Part, VideoModel
+
+BUNDLED = Path(__file__).parent.parent / "loaders" / "bundled"
+AUTO = "auto"
+PRECISIONS = (AUTO, "bfloat16", "float16", "float32")
+PREVIEW_SIZE = 512
+_LATENT_FORMATS = {"ltx": "LTXV"}  # family -> the host's class with preview colours
+
+
+# ---------------------------------------------------------------- memory
+
+_CASTING = {getattr(nn, name): getattr(comfy.ops.manual_cast, name)
+            for name in ("Linear", "Conv1d", "Conv2d", "Conv3d", "LayerNorm", "RMSNorm", "GroupNorm", "Embedding")}  # fmt: skip
+
+
+class Holder(nn.Module):
+    """Takes the attributes that ModelPatcher writes, so that diffusers and transformers modules stay untouched."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.device = torch.device("cpu")
+
+
+class HostMemory:
+    """ComfyUI's memory manager: parts are moved, partly offloaded and evicted by it."""
+
+    def __init__(self) -> None:
+        self._patchers: dict[str, Any] = {}
+
+    @contextmanager
+    def use(self, part: Part, activations: int = 0) -> Iterator[nn.Module]:
+        if part.name not in self._patchers:
+            self._patchers[part.name] = self._wrap(part)
+        patcher = self._patchers[part.name]
+        mm.load_models_gpu([patcher], memory_required=activations)
+        yield patcher.model.inner
+
+    def device(self, part: str) -> torch.device:
+        return {"vae": mm.vae_device, "text_encoder": mm.text_encoder_device}.get(part, mm.get_torch_device)()
+
+    def patchers(self) -> list[Any]:
+        return list(self._patchers.values())
+
+    def _wrap(self, part: Part) -> Any:
+        offload = {"vae": mm.vae_offload_device, "text_encoder": mm.text_encoder_offload_device}.get(part.name, mm.unet_offload_device)()
+        holder = Holder(use_casting_layers(part.load()))
+        patcher = comfy.model_patcher.CoreModelPatcher(holder, load_device=self.device(part.name), offload_device=offload)
+        patcher.add_callback(CallbacksMP.ON_LOAD, lambda _patcher, device, *_: move_rest(holder, device))
+        patcher.add_callback(CallbacksMP.ON_DETACH, lambda _patcher, *_: move_rest(holder, offload))
+        return patcher
+
+
+def use_casting_layers(module: nn.Module) -> nn.Module:
+    """Switch plain leaf layers to the host's casting ops, which can compute while their weights lie elsewhere."""
+    for layer in module.modules():
+        casting = _CASTING.get(type(layer))
+        if casting is not None:
+            layer.__class__ = casting
+            if not hasattr(layer, "bias"):
+                layer.bias = None
+    return module
+
+
+def move_rest(module: nn.Module, device: torch.device | None) -> None:
+    """Move what the partial loader leaves behind: parameters beside sub-modules or in foreign layers, and buffers."""
+    for layer in module.modules():
+        if hasattr(layer, "comfy_cast_weights"):
+            continue
+        for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
+            tensor.data = tensor.data.to(device)
+
+
+def precision(name: str) -> str:
+    """The torch dtype's name for a precision choice; "auto" is bfloat16 where the card computes in it, else float32."""
+    if name != AUTO:
+        return name
+    return "bfloat16" if mm.should_use_bf16(mm.get_torch_device()) else "float32"
+
+
+# ---------------------------------------------------------------- folders
+
+
+def bundled_models(family: str) -> dict[str, Path]:
+    return {f"bundled/{p.name}": p for p in sorted(BUNDLED.glob(f"tiny_{family}*"))}
+
+
+def checkpoints(family: str) -> dict[str, Path]:
+    """Choices of a loader -> paths: the bundled models, diffusers folders, and single files."""
+    return bundled_models(family) | diffusers_folders() | files("diffusion_models") | files("checkpoints")
+
+
+def diffusers_folders() -> dict[str, Path]:
+    found = {}
+    for root in map(Path, folder_paths.get_folder_paths("diffusers")):
+        for folder, _, names in os.walk(root, followlinks=True):
+            if "model_index.json" in names:
+                found[f"diffusers/{Path(folder).relative_to(root).as_posix()}"] = Path(folder)
+    return dict(sorted(found.items()))
+
+
+def files(kind: str) -> dict[str, Path]:
+    """Files of one of the host's model folders by the name that a combo shows."""
+    names = folder_paths.get_filename_list(kind)
+    return {f"{kind}/{name}": Path(path) for name in names if (path := folder_paths.get_full_path(kind, name))}
+
+
+def choose(name: str, value: str, choices: dict[str, Path]) -> Path:
+    if value not in choices:
+        raise InputError(name, value, "It is not among the models in ComfyUI's folders.", "Put it there and press R, or choose one of the list.")
+    return choices[value]
+
+
+def t5_tokenizer() -> Path:
+    """The T5 v1.1 tokenizer that ComfyUI brings along."""
+    import comfy.text_encoders.lt
+
+    return Path(comfy.text_encoders.lt.__file__).parent / "t5_tokenizer"
+
+
+def output_file(prefix: str, suffix: str, width: int, height: int) -> tuple[Path, str]:
+    """(a new file in the output folder, its subfolder) for a file name prefix."""
+    output = folder_paths.get_output_directory()
+    target = os.path.normpath(os.path.join(output, os.path.dirname(prefix)))
+    if os.path.isabs(prefix) or not folder_paths.is_within_directory(output, target):
+        raise InputError("filename_prefix", prefix, "It leads outside ComfyUI's output folder.", "Use a name such as video/reelwire.")
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
+    return Path(folder) / f"{name}_{counter:05}_{suffix}", subfolder
+
+
+def free_ram() -> int:
+    return mm.get_free_memory(torch.device("cpu"))
+
+
+# ---------------------------------------------------------------- progress
+
+
+def check_interrupt() -> None:
+    mm.throw_exception_if_processing_interrupted()
+
+
+def progress_bar(total: int) -> Callable[[int, Any], None]:
+    """A function (done, picture or None) that moves the node's bar, shows the picture and stops when asked to."""
+    bar = comfy.utils.ProgressBar(total)
+
+    def update(done: int, picture: Any = None) -> None:
+        check_interrupt()
+        bar.update_absolute(done, total, None if picture is None else ("JPEG", picture, PREVIEW_SIZE))
+
+    return update
+
+
+def frame_picture(frame: Tensor) -> Any:
+    """A PIL image of a frame [H, W, 3] in 0..1, small ones enlarged so that they can be seen."""
+    from PIL import Image
+
+    image = Image.fromarray((frame.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+    scale = PREVIEW_SIZE // 2 // max(image.size)
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST) if scale > 1 else image
+
+
+def latent_picture(model: VideoModel, latents: Tensor) -> Any:
+    """A quick look at the middle frame of latents [1, C, t, h, w] by their linear colours; None where none are known."""
+    colours = torch.tensor(model.facts.rgb) if model.facts.rgb else _host_colours(model)
+    if colours is None or colours.shape[0] != latents.shape[1] + 1:
+        return None
+    middle = rearrange(latents[0, :, latents.shape[2] // 2].float().cpu(), "c h w -> h w c")
+    return frame_picture((middle @ colours[:-1] + colours[-1]) / 2 + 0.5)
+
+
+def _host_colours(model: VideoModel) -> Tensor | None:
+    kind = getattr(comfy.latent_formats, _LATENT_FORMATS.get(model.family.name, ""), None)
+    if kind is None:
+        return None
+    form = kind()
+    return torch.tensor([*form.latent_rgb_factors, form.latent_rgb_factors_bias or [0.0, 0.0, 0.0]])

@@ -1,0 +1,88 @@
+"""The sampler of all families."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..loaders.video_model import Conditioning, InputError, Keyframe, Request, Run, VideoModel
+from ..samplers.schedules import SAMPLERS
+from . import host
+from .types import ConditioningType, KeyframesType, VideoModelType
+
+DEFAULT = "default"
+PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled")
+
+
+class Sampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReelwireSampler", display_name="Sample Video", category="Reelwire/sampling",
+            description="Makes the video's latents. 0 for size, frames, steps and guidance means what the preset or the model says.",
+            search_aliases=["ksampler", "text to video", "video sampler"],
+            inputs=[
+                VideoModelType.Input("model"),
+                ConditioningType.Input("conditioning", lazy=True),
+                io.Int.Input("width", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
+                io.Int.Input("height", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
+                io.Int.Input("frames", default=0, min=-100_000, max=100_000, tooltip="0: the model's default; LTX-Video makes 8n+1 frames"),
+                io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the preset's"),
+                io.Float.Input("guidance", default=0.0, min=0.0, max=100.0, step=0.1, tooltip="Classifier-free guidance scale; 0: the preset's, 1: off"),
+                io.Combo.Input("sampler", options=[DEFAULT, *SAMPLERS], default=DEFAULT,
+                               tooltip="default: the model's own. Where a source asks for DDIM on a flow model, use euler: with eta 0 they are the same"),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
+                io.Combo.Input("preset", options=list(PRESETS), default=DEFAULT, tooltip="Fills in whatever is 0"),
+                KeyframesType.Input("keyframes", optional=True),
+                io.MultiType.Input("source", [io.Image, io.Latent], optional=True, tooltip="Video-to-video: frames or latents to start from"),
+                io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
+                               tooltip="How much of the source is made anew: 1 all of it, .3 little"),
+            ],
+            outputs=[io.Latent.Output(display_name="latent")],
+        )  # fmt: skip
+
+    @classmethod
+    def check_lazy_status(cls, model: VideoModel, conditioning: Conditioning | None = None, **inputs: Any) -> list[str]:
+        """Refuse what cannot work before the prompt is encoded, so before any weights are read."""
+        from ..samplers.denoise import ready
+
+        ready(model, _request(model, **inputs))
+        return ["conditioning"] if conditioning is None else []
+
+    @classmethod
+    def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: Any) -> io.NodeOutput:
+        from ..samplers.denoise import ready, sample
+
+        request = ready(model, _request(model, **inputs))
+        bar: list[Any] = []
+
+        def on_step(done: int, total: int, run: Run) -> None:
+            bar[:] = bar or [host.progress_bar(total)]
+            bar[0](done, host.latent_picture(model, run.preview()))
+
+        latents = sample(model, conditioning, request, on_step)
+        note = {"family": model.family.name, "variant": model.variant, "frames": request.frames, "fps": model.facts.fps,
+                "width": request.width, "height": request.height, "seed": request.seed}  # fmt: skip
+        return io.NodeOutput({"samples": latents.cpu(), "reelwire": note})
+
+
+def _request(model: VideoModel, width: int, height: int, frames: int, steps: int, guidance: float, sampler: str, seed: int,
+             preset: str = DEFAULT, keyframes: tuple[Keyframe, ...] = (), source: Any = None, strength: float = 1.0) -> Request:  # fmt: skip
+    plain = {DEFAULT: ""}
+    return Request(width, height, frames, steps, guidance, plain.get(sampler, sampler), plain.get(preset, preset), seed,
+                   tuple(keyframes or ()), _source(model, source), strength)  # fmt: skip
+
+
+def _source(model: VideoModel, source: Any) -> Tensor | None:
+    if not isinstance(source, dict):
+        return source
+    family = source.get("reelwire", {}).get("family", model.family.name)
+    if family != model.family.name:
+        rule = f"These latents belong to {family}, the model is {model.family.name}."
+        raise InputError("source", family, rule, "Decode them with their own model and connect the frames.")
+    return source["samples"]
+
+
+NODES = [Sampler]

@@ -1,0 +1,7 @@
+"""The pack's own wire types."""
+
+from comfy_api.latest import io
+
+VideoModelType = io.Custom("VIDEO_MODEL")
+ConditioningType = io.Custom("VIDEO_CONDITIONING")
+KeyframesType = io.Custom("KEYFRAMES")

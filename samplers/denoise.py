@@ -1,0 +1,86 @@
+"""The one denoising run, for every family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..loaders.video_model import Conditioning, InputError, Request, Run, VideoModel
+from .keyframes import plan
+from .schedules import SAMPLERS, solver
+
+OnStep = Callable[[int, int, Run], None]  # (steps done, steps in all, the run so far)
+
+
+def ready(model: VideoModel, request: Request) -> Request:
+    """The request with the model's defaults in place and keyframes counted from the start; raises InputError."""
+    request = model.complete(request)
+    if request.sampler not in SAMPLERS:
+        raise InputError("sampler", request.sampler, "There is no such sampler.", f"Use one of {', '.join(SAMPLERS)}.")
+    model.family.check(model, request)
+    request = replace(request, keyframes=plan(request.keyframes, request.frames))
+    model.family.check(model, request)
+    if request.source is not None:
+        _check_source(model, request, request.source)
+    return request
+
+
+def sample(model: VideoModel, conditioning: Conditioning, request: Request, on_step: OnStep = lambda *_: None) -> Tensor:
+    """Latents [1, C, t, h, w], normalised as the model sees them, for one request.
+
+    on_step is called after every step and may raise to stop. Raises InputError before any weights are read.
+    """
+    request = ready(model, request)
+    family = model.family
+    if conditioning.family != family.name:
+        rule = f"This prompt was encoded for {conditioning.family}, the model is {family.name}."
+        raise InputError("conditioning", conditioning.family, rule, "Encode the prompt with the same model.")
+    with torch.no_grad():
+        scheduler = solver(request.sampler, family.schedule(model, request))
+        run = family.prepare(model, conditioning, request, scheduler)
+        with model.use("transformer", activations=_activations(model, request)) as network:
+            total = len(run.timesteps)
+            for step in range(total):
+                run.before(step)
+                run.advance(step, _guided(run, network, step, request.guidance, family.batched_guidance))
+                on_step(step + 1, total, run)
+        return _finite(run.finish(), model)
+
+
+def _guided(run: Run, network: nn.Module, step: int, guidance: float, batched: bool) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans 2022), as one batch or two forwards as the reference pipeline does it."""
+    if guidance <= 1:
+        return run.predict(network, step, "cond")
+    if batched:
+        uncond, cond = run.predict(network, step, "cond_uncond").chunk(2)
+    else:
+        cond, uncond = run.predict(network, step, "cond"), run.predict(network, step, "uncond")
+    return uncond + guidance * (cond - uncond)
+
+
+def _activations(model: VideoModel, request: Request) -> int:
+    """Bytes that one forward needs beside the weights: about 32 activations of the widest layer for each token and branch."""
+    tokens = torch.Size(model.facts.latent_shape(request.width, request.height, request.frames)[2:]).numel()
+    return tokens * 2 * 32 * 4096 * 2
+
+
+def _check_source(model: VideoModel, request: Request, source: Tensor) -> None:
+    if not 0 < request.strength <= 1:
+        raise InputError("strength", request.strength, "It must be above 0 and at most 1.", "Use .3 to stay close to the source, .8 to go far.")
+    if source.ndim == 5:
+        shape = model.facts.latent_shape(request.width, request.height, request.frames)
+        if tuple(source.shape) != shape:
+            rule = f"This size and length need latents of shape {list(shape)}."
+            raise InputError("source", f"latents {list(source.shape)}", rule, "Give the source's own width, height and frames.")
+    elif len(source) < request.frames:
+        raise InputError("source", f"{len(source)} frames", f"{request.frames} are asked for.", "Ask for fewer frames, or give a longer source.")
+
+
+def _finite(latents: Tensor, model: VideoModel) -> Tensor:
+    if not torch.isfinite(latents).all():
+        cause = "half precision overflowed" if model.recipe.dtype == "float16" else "the checkpoint is damaged or the precision does not suit it"
+        raise ValueError(f"The latents are not finite (NaN or infinite): {cause}. Load the model with precision bfloat16 or float32.")
+    return latents

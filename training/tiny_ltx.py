@@ -1,0 +1,325 @@
+"""Trains the bundled tiny LTX-Video model from nothing:  python -m training.tiny_ltx OUT
+
+Real diffusers and transformers classes, the real folder layout, procedural data only (`world.py`). Stages: the video
+VAE; a warm start of the T5 encoder (each token tells all four attributes); latents of rendered clips; the transformer
+together with the T5 encoder as a rectified flow (Liu et al. 2022) with logit-normal timesteps (Esser et al. 2024).
+Each stage is checkpointed in OUT: the same command goes on where it stopped. `evaluate.py` measures the result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import random
+import time
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from diffusers import AutoencoderKLLTXVideo, FlowMatchEulerDiscreteScheduler, LTXPipeline, LTXVideoTransformer3DModel
+from einops import rearrange
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
+
+from . import world
+from .optim import Log, Trainer, slope
+
+FPS = 25
+TOKENS = 128  # LTXPipeline pads prompts to this length and gives the text encoder no mask
+VAE_STEPS, TEXT_STEPS, FLOW_STEPS = 2200, 300, 6200
+VAE_CONFIG = dict(
+    latent_channels=16, block_out_channels=(32, 64, 64), decoder_block_out_channels=(48, 96),
+    down_block_types=("LTXVideo095DownBlock3D",) * 2, downsample_type=("spatiotemporal",) * 2,
+    layers_per_block=(0, 1, 1), decoder_layers_per_block=(0, 1, 1),
+    spatio_temporal_scaling=(True, True), decoder_spatio_temporal_scaling=(True, True),
+    decoder_inject_noise=(False,) * 3, upsample_residual=(True,) * 2, upsample_factor=(2, 2),
+    patch_size=2, patch_size_t=1, encoder_causal=True, decoder_causal=False, timestep_conditioning=False,
+)  # fmt: skip
+TRANSFORMER_CONFIG = dict(in_channels=16, out_channels=16, num_attention_heads=4, attention_head_dim=32,
+                          cross_attention_dim=128, num_layers=6, caption_channels=96)  # fmt: skip
+TEXT_CONFIG = dict(d_model=96, d_kv=24, d_ff=192, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu",
+                   dropout_rate=0.0, pad_token_id=0, eos_token_id=1, is_encoder_decoder=False, use_cache=False)  # fmt: skip
+# (frames, height, width): clips of each scene, share of the training steps, clips in a step and rank
+BUCKETS = {
+    (17, 64, 64): (11, 0.58, 12), (33, 64, 64): (3, 0.16, 6), (17, 64, 96): (2, 0.09, 8),
+    (17, 96, 64): (2, 0.09, 8), (97, 64, 64): (1, 0.08, 2),
+}  # fmt: skip
+IMAGE_BUCKET, KEYS = (17, 64, 64), (8, 16)  # clips that also train image-to-video, and frames that serve as keyframes
+
+
+# ---------------------------------------------------------------- the parts
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Words and single Chinese characters; everything else is <unk>."""
+    normalizer = normalizers.Sequence([
+        normalizers.NFKC(), normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, lowercase=True)])  # fmt: skip
+    split = pre_tokenizers.BertPreTokenizer()
+    words = sorted({w for t in world.vocabulary_text() for w, _ in split.pre_tokenize_str(normalizer.normalize_str(t))})
+    vocabulary = {w: i for i, w in enumerate(["<pad>", "</s>", "<unk>", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106 - a token, not a password
+    tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, split
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])  # fmt: skip
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
+                                   model_max_length=TOKENS, model_input_names=["input_ids", "attention_mask"])  # fmt: skip
+
+
+def build_text_encoder(tokenizer: PreTrainedTokenizerFast) -> T5EncoderModel:
+    return T5EncoderModel(T5Config(vocab_size=len(tokenizer), tie_word_embeddings=False, **TEXT_CONFIG))
+
+
+def build_vae() -> AutoencoderKLLTXVideo:
+    """Small posterior variance from the first step; a constant in the residual stream so that RMSNorm keeps brightness."""
+    vae = AutoencoderKLLTXVideo(**VAE_CONFIG)
+    with torch.no_grad():
+        out, front, back = vae.encoder.conv_out.conv, vae.encoder.conv_in.conv, vae.decoder.conv_in.conv
+        out.bias[-1], out.weight[-1] = -5.0, 0.0
+        front.bias.normal_(0, 0.5)
+        back.bias.normal_(0, 0.5)
+        front.weight.mul_(1.5)
+        back.weight.mul_(2.0)
+        vae.latents_mean.zero_()
+        vae.latents_std.fill_(1)
+    return vae
+
+
+# ---------------------------------------------------------------- stage 1: the VAE
+
+
+def _crops(scenes: list[world.Scene], count: int, rng: random.Random, whole: bool) -> tuple[Tensor, Tensor]:
+    """Clips [B, 3, T, H, W] and loss weights [B, 1, T, H, W]: object counts 3 times, its outline 5 times."""
+    clips, masks = [], []
+    for _ in range(1 if whole else count):
+        clip, mask = world.sample_clip(rng.choice(scenes), 17, 64, 64, rng)
+        if not whole:
+            t, y, x = rng.choice((0, 4, 8)), rng.randrange(33), rng.randrange(33)
+            clip, mask = (v[:, t : t + 9, y : y + 32, x : x + 32] for v in (clip, mask))
+        clips.append(clip)
+        masks.append(mask)
+    mask = torch.stack(masks)
+    spread = lambda m: F.max_pool3d(m, (1, 5, 5), 1, (0, 2, 2))  # noqa: E731
+    edge = (spread(mask) - (1 - spread(1 - mask))).clamp(0, 1)
+    return torch.stack(clips), 1 + 2 * mask + 4 * edge
+
+
+def train_vae(out: Path) -> None:
+    torch.manual_seed(0)
+    vae = build_vae()
+    trainer = Trainer(vae, lambda n, p: p.ndim == 5 and "coder.conv_out" not in n, out / "vae.ckpt", seed=1, averaging=0.98)
+    log, scenes = Log("vae", trainer.rank), sum(world.split(), [])
+    for step, rng, generator in trainer.steps(VAE_STEPS):
+        late = step > VAE_STEPS // 2
+        clips, weight = _crops(scenes, 6, rng, whole=late and step % 3 == 0)
+        posterior = vae.encode(clips).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=generator)
+        error = vae.decode(posterior.mean + posterior.std * noise).sample - clips
+        weight = weight / weight.mean()
+        divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
+        loss = (error.abs() * weight).mean() + 2 * (error**2 * weight).mean() + 5e-4 * divergence
+        log.add(step, trainer.update(loss, 1e-3 * slope(step, VAE_STEPS, 20, 0.5), 3.0))
+    vae.load_state_dict(trainer.average)
+    _set_latent_statistics(vae.eval(), scenes)
+    if trainer.rank == 0:
+        vae.save_pretrained(out / "vae")
+
+
+@torch.no_grad()
+def _set_latent_statistics(vae: AutoencoderKLLTXVideo, scenes: list[world.Scene]) -> None:
+    rng = random.Random(2)
+    clips = [world.sample_clip(rng.choice(scenes), 17, 64, 64, rng)[0] for _ in range(96)]
+    z = torch.cat([vae.encode(clip[None]).latent_dist.mode() for clip in clips])
+    vae.latents_mean.copy_(z.mean((0, 2, 3, 4)))
+    vae.latents_std.copy_(z.std((0, 2, 3, 4)))
+
+
+# ---------------------------------------------------------------- stage 2: the text encoder learns to read
+
+
+def tokenize(tokenizer: PreTrainedTokenizerFast, prompts: list[str]) -> tuple[Tensor, Tensor]:
+    batch = tokenizer(prompts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="pt")
+    return batch.input_ids, batch.attention_mask
+
+
+def train_text(out: Path) -> None:
+    """Linear heads on every token must tell colour, shape, motion and background, or that they are not said."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    text_encoder = build_text_encoder(tokenizer)
+    values = (list(world.COLOURS), list(world.SHAPES), list(world.MOTIONS), list(world.BACKGROUNDS))
+    heads = nn.ModuleList(nn.Linear(96, len(v) + 1) for v in values)
+    trainer = Trainer(nn.ModuleDict({"text": text_encoder, "heads": heads}), lambda n, p: False, out / "text.ckpt", seed=3)
+    log, (train, _) = Log("text", trainer.rank), world.split()
+    for step, rng, _ in trainer.steps(TEXT_STEPS):
+        scenes = rng.choices(train, k=24)
+        prompts, named = zip(*(world.training_prompt(s, rng) for s in scenes), strict=True)
+        ids, mask = tokenize(tokenizer, list(prompts))
+        hidden = text_encoder(ids, attention_mask=mask if step % 4 == 0 else None).last_hidden_state
+        loss = hidden.new_zeros(())
+        for i, head in enumerate(heads):
+            label = torch.tensor([values[i].index(s[i]) + 1 if n[i] else 0 for s, n in zip(scenes, named, strict=True)])
+            error = F.cross_entropy(head(hidden).mT, label[:, None].expand(ids.shape), reduction="none")
+            loss = loss + (error * mask).sum() / mask.sum()
+        log.add(step, trainer.update(loss, 2e-3 * slope(step, TEXT_STEPS, 20, 0.3), 1.0))
+
+
+# ---------------------------------------------------------------- stage 3: latents
+
+
+@torch.inference_mode()
+def encode_latents(out: Path, rank: int, ranks: int) -> None:
+    """Normalised latents of rendered training clips, and of their KEYS frames as single pictures, one file per bucket."""
+    vae = AutoencoderKLLTXVideo.from_pretrained(out / "vae").eval()
+    mean, std = (v.view(1, -1, 1, 1, 1) for v in (vae.latents_mean, vae.latents_std))
+    encode = lambda clip: ((vae.encode(clip[None]).latent_dist.mode() - mean) / std).half()  # noqa: E731
+    for number, (size, (clips, _, _)) in enumerate(BUCKETS.items()):
+        file = out / "latents" / f"{'x'.join(map(str, size))}.{rank}.pt"
+        if file.exists():
+            continue
+        rng, scenes, latents, keys = random.Random(100 + 10 * number + rank), (world.split()[0] * clips)[rank::ranks], [], []
+        for scene in scenes:
+            clip = world.sample_clip(scene, *size, rng)[0]
+            latents.append(encode(clip))
+            if size == IMAGE_BUCKET:
+                keys.append(torch.cat([encode(clip[:, k : k + 1]) for k in KEYS], 2))
+        torch.save((scenes, torch.cat(latents), torch.cat(keys) if keys else None), file)
+        print(f"latents {file.name}: {len(scenes)} clips", flush=True)  # noqa: T201
+
+
+# ---------------------------------------------------------------- stage 4: the flow
+
+
+def _timesteps(count: int, generator: torch.Generator) -> Tensor:
+    """Noise levels 0..1, towards the noisy end where place and shape are decided; a tenth uniform."""
+    normal = torch.sigmoid(torch.randn(count, generator=generator) * 1.3 + 1.0)
+    uniform = torch.rand(count, generator=generator)
+    return torch.where(torch.rand(count, generator=generator) < 0.1, uniform, normal)
+
+
+def _coordinates(frames: int, height: int, width: int, start: int = 0) -> Tensor:
+    """Positions [3, F*h*w] in seconds and pixels as LTXConditionPipeline gives them: latent frame f begins at 4f - 3."""
+    f, y, x = torch.meshgrid(torch.arange(frames), torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([((f * 4 - 3).clamp(min=0) + start) / FPS, y * 8, x * 8]).flatten(1).float()
+
+
+class Flow:
+    """One training step's loss on cached latents."""
+
+    def __init__(self, out: Path, net: nn.ModuleDict, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.net, self.tokenizer = net, tokenizer
+        self.data = {}
+        for size in BUCKETS:
+            files = sorted((out / "latents").glob(f"{'x'.join(map(str, size))}.*.pt"))
+            scenes, latents, keys = zip(*(torch.load(f, weights_only=False) for f in files), strict=True)
+            self.data[size] = sum(scenes, []), torch.cat(latents), torch.cat(keys) if keys[0] is not None else None
+
+    def pick(self, step: int, bucket: random.Random) -> tuple[tuple[int, int, int], int | None, bool]:
+        """This step's bucket, latent frames to keep (short clips first: a prefix is a clip), and whether images are given."""
+        if step < 0.12 * FLOW_STEPS or step % 10 == 9:
+            return IMAGE_BUCKET, 3, False
+        if step % 8 == 6:
+            return IMAGE_BUCKET, None, True
+        return bucket.choices(list(BUCKETS), [b[1] for b in BUCKETS.values()])[0], None, False
+
+    def loss(self, size: tuple[int, int, int], keep: int | None, images: bool, rng: random.Random, generator: torch.Generator) -> Tensor:  # fmt: skip
+        scenes, latents, keys = self.data[size]
+        batch = BUCKETS[size][2] * (2 if keep else 1)
+        index = torch.randint(len(scenes), (batch,), generator=generator)
+        z = latents[index][:, :, :keep].float()
+        frames, height, width = z.shape[2:]
+        x0 = rearrange(z, "b c f h w -> b (f h w) c")
+        noise = torch.randn(x0.shape, generator=generator)
+        t = _timesteps(batch, generator)[:, None].expand(x0.shape[:2])
+        place = dict(video_coords=_coordinates(frames, height, width)[None].repeat(batch, 1, 1))
+        if rng.random() < 0.7 and not images:
+            place = dict(num_frames=frames, height=height, width=width, rope_interpolation_scale=(4 / FPS, 8, 8))
+        given = rng.choice(["first", "first", "last", "both"]) if images else ""
+        if given in ("first", "both"):  # in place, as image-to-video does
+            t = t * (torch.arange(t.shape[1]) >= height * width)
+        xt, time = torch.lerp(x0, noise, t[..., None]), t * 1000
+        if given in ("last", "both"):  # as extra tokens in front, as keyframes do
+            key = rng.randrange(len(KEYS)) if given == "last" else -1
+            xt = torch.cat([rearrange(keys[index][:, :, key].float(), "b c h w -> b (h w) c"), xt], 1)
+            time = F.pad(time, (height * width, 0))
+            here = _coordinates(1, height, width, KEYS[key])[None].repeat(batch, 1, 1)
+            place = dict(video_coords=torch.cat([here, place["video_coords"]], 2))
+        prompts = [world.training_prompt(scenes[i], rng)[0] for i in index.tolist()]
+        ids, mask = tokenize(self.tokenizer, prompts)
+        text = self.net["text"](ids, attention_mask=mask if rng.random() < 0.2 else None).last_hidden_state
+        velocity = self.net["flow"](hidden_states=xt, encoder_hidden_states=text, encoder_attention_mask=mask, return_dict=False,
+                                    timestep=time if images else time[:, 0], **place)[0][:, -x0.shape[1] :]  # fmt: skip
+        error = (velocity - (noise - x0)).square().mean(-1)
+        return (error * (t > 0)).sum() / (t > 0).sum()
+
+
+def train_flow(out: Path) -> None:
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    net = nn.ModuleDict({"text": build_text_encoder(tokenizer), "flow": LTXVideoTransformer3DModel(**TRANSFORMER_CONFIG)})
+    nn.init.zeros_(net["flow"].proj_out.weight)
+    nn.init.zeros_(net["flow"].proj_out.bias)
+    start = torch.load(out / "text.ckpt", weights_only=True)["average"]
+    net["text"].load_state_dict({k.removeprefix("text."): v for k, v in start.items() if k.startswith("text.")})
+    torch._dynamo.config.recompile_limit = 64
+    for block in net["flow"].transformer_blocks:
+        block.compile(dynamic=False)
+    is_matrix = lambda n, p: "transformer_blocks" in n and p.ndim == 2 and "scale_shift" not in n  # noqa: E731
+    trainer = Trainer(net, is_matrix, out / "flow.ckpt", seed=5, groups={"text.": 0.3}, averaging=0.998)
+    flow, log, bucket = Flow(out, net, tokenizer), Log("flow", trainer.rank), random.Random(9)
+    choices = [flow.pick(step, bucket) for step in range(FLOW_STEPS)]
+    for step, rng, generator in trainer.steps(FLOW_STEPS, every=100):
+        loss = flow.loss(*choices[step], rng, generator)
+        log.add(step, trainer.update(loss, 1.5e-3 * slope(step, FLOW_STEPS, 80, 0.5), 2.5))
+
+
+# ---------------------------------------------------------------- all of it
+
+
+def assemble(out: Path, folder: Path) -> None:
+    """The averaged weights as a diffusers LTXPipeline folder in fp16."""
+    average = torch.load(out / "flow.ckpt", weights_only=True)["average"]
+    tokenizer = build_tokenizer()
+    parts = {"text.": build_text_encoder(tokenizer), "flow.": LTXVideoTransformer3DModel(**TRANSFORMER_CONFIG)}
+    for prefix, part in parts.items():
+        part.load_state_dict({k.removeprefix(prefix): v for k, v in average.items() if k.startswith(prefix)})
+    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05,
+                                                base_image_seq_len=1024, max_image_seq_len=4096, shift_terminal=0.1)  # fmt: skip
+    vae = AutoencoderKLLTXVideo.from_pretrained(out / "vae")
+    LTXPipeline(scheduler=scheduler, vae=vae.half(), text_encoder=parts["text."].half(), tokenizer=tokenizer,
+                transformer=parts["flow."].half()).save_pretrained(folder)  # fmt: skip
+
+
+def work(rank: int, ranks: int, out: Path) -> None:
+    """One worker process: all stages in order."""
+    torch.set_num_threads(1)
+    if ranks > 1:
+        dist.init_process_group("gloo", init_method=f"file://{out / 'store'}", rank=rank, world_size=ranks)
+    stages = [("vae", lambda: train_vae(out)), ("text", lambda: train_text(out)),
+              ("latents", lambda: encode_latents(out, rank, ranks)), ("flow", lambda: train_flow(out))]  # fmt: skip
+    for name, stage in stages:
+        begin = time.monotonic()
+        stage()
+        if ranks > 1:
+            dist.barrier()
+        if rank == 0:
+            print(f"stage {name}: {time.monotonic() - begin:.0f} s", flush=True)  # noqa: T201
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path, help="work folder; the finished model is OUT/model")
+    parser.add_argument("--ranks", type=int, default=2, help="worker processes, one thread each (the result depends on it)")
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    (out / "latents").mkdir(parents=True, exist_ok=True)
+    (out / "store").unlink(missing_ok=True)
+    torch.multiprocessing.spawn(work, (arguments.ranks, out), nprocs=arguments.ranks)
+    assemble(out, out / "model")
+    digest = hashlib.sha256((out / "model/transformer/diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
+    print(f"{out / 'model'}: transformer {digest[:12]}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
