@@ -64,8 +64,9 @@ def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         try:
             header: dict[str, Any] = json.loads(stream.read(length))
             metadata = header.pop("__metadata__", {})
-            entries = {k: Entry(file, k, tuple(v["shape"]), v["dtype"]) for k, v in header.items()}
-            spans = sorted(tuple(v["data_offsets"]) for v in header.values())
+            entries = {k: Entry(file, k, tuple(map(int, v["shape"])), str(v["dtype"])) for k, v in header.items()}
+            spans = sorted((int(begin), int(end)) for begin, end in (v["data_offsets"] for v in header.values()))
+            dict.items(metadata)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"The header of {file.name} is damaged. Download it again.") from error
     _check_spans(file, size - 8 - length, spans, entries.values())

