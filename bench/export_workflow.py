@@ -60,6 +60,8 @@ def ui_form(page: Page, api: dict[str, Any], name: str) -> dict[str, Any]:
     """The UI form of an API workflow: laid out, seeds fixed, and the same each time."""
     made = json.loads(page.evaluate(EXPORT, [api, name]))
     made["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"https://github.com/reelwire/reelwire/workflows/{name}"))
+    for node in made["nodes"]:  # text widths differ by a fraction between machines
+        node.update({k: [round(v) for v in node[k]] for k in ("pos", "size")})
     del made["extra"]["ds"]  # where the window was looking; without it the page shows the whole graph
     return made
 

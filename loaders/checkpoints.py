@@ -57,7 +57,9 @@ def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     with file.open("rb") as stream:
         start = stream.read(8)
         if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04") or file.suffix in (".ckpt", ".pt", ".pth", ".bin"):
-            raise CheckpointError(f"{file.name} is a pickle, which can run code when it is opened. Use a .safetensors file.")
+            raise CheckpointError(
+                f"{file.name} is a pickle, which can run code when it is opened. Use a .safetensors file."
+            )
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 0 < length <= size - 8:
             raise CheckpointError(f"{file.name} is damaged or incomplete ({size} bytes). Download it again.")
@@ -81,7 +83,9 @@ def _check_spans(file: Path, room: int, spans: list[tuple[int, int]], entries: I
             raise CheckpointError(f"The header of {file.name} is damaged: its tensors leave gaps. Download it again.")
         end = stop
     if end != room:
-        raise CheckpointError(f"{file.name} is incomplete: {room} bytes of tensors where its header says {end}. Download it again.")
+        raise CheckpointError(
+            f"{file.name} is incomplete: {room} bytes of tensors where its header says {end}. Download it again."
+        )
     total = sum(math.prod(e.shape) * _BYTES.get(e.dtype, 0) for e in entries)
     if total != end:
         raise CheckpointError(f"The header of {file.name} is damaged: sizes and types disagree. Download it again.")
@@ -92,14 +96,18 @@ def read_folder(folder: Path) -> dict[str, Entry]:
     files = sorted(folder.glob("*.safetensors"))
     plain = [f for f in files if "-of-" not in f.name]
     if not files:
-        raise CheckpointError(f"{folder.parent.name}/{folder.name} holds no .safetensors file. Download the whole folder again.")
+        raise CheckpointError(
+            f"{folder.parent.name}/{folder.name} holds no .safetensors file. Download the whole folder again."
+        )
     index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
     if plain or index is None:
         return read_header(min(plain or files, key=lambda f: len(f.name)))[0]
     names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     missing = [n for n in names if not (folder / n).exists()]
     if missing:
-        raise CheckpointError(f"{folder.parent.name}/{folder.name} lacks {', '.join(missing)}. Download these files again.")
+        raise CheckpointError(
+            f"{folder.parent.name}/{folder.name} lacks {', '.join(missing)}. Download these files again."
+        )
     return {k: e for n in names for k, e in read_header(folder / n)[0].items()}
 
 

@@ -20,10 +20,23 @@ from .ltx_files import read_ltx
 from .media import cover
 from .streaming import Delay, Pieces, convolve, drop_first
 from .text_encoders import encode_t5, read_t5
-from .video_model import Conditioning, Facts, Family, InputError, Keyframe, Memory, Part, Recipe, Request, Run, VideoModel
+from .video_model import (
+    Conditioning,
+    Facts,
+    Family,
+    InputError,
+    Keyframe,
+    Memory,
+    Part,
+    Recipe,
+    Request,
+    Run,
+    VideoModel,
+)
 
 CONDITION_NOISE = 0.15  # image_cond_noise_scale of LTXConditionPipeline
 PREFIX = 2  # latent frames of a clip that become extra tokens (num_prefix_latent_frames of LTXConditionPipeline)
+Network = Any  # a diffusers or transformers module, whose attributes are untyped
 Encode = Callable[[Tensor, bool], Tensor]  # (frames [T, H, W, 3], sample the posterior?) -> latents [1, C, t, h, w]
 
 
@@ -68,7 +81,15 @@ class LTX(Family):
         facts, tokenizer = _facts(model), model.recipe.files["tokenizer"]
         with model.use("text_encoder") as encoder:
             branches = {
-                branch: encode_t5(encoder, tokenizer, text, facts.prompt_tokens, facts.conditioned, model.memory.device("text_encoder"), name)
+                branch: encode_t5(
+                    encoder,
+                    tokenizer,
+                    text,
+                    facts.prompt_tokens,
+                    facts.conditioned,
+                    model.memory.device("text_encoder"),
+                    name,
+                )
                 for branch, text, name in (("cond", positive, "positive"), ("uncond", negative, "negative"))
             }
         return Conditioning(self.name, branches)
@@ -83,14 +104,16 @@ class LTX(Family):
 
     def schedule(self, model: VideoModel, request: Request) -> Any:
         """The reference pipeline's FlowMatchEulerDiscreteScheduler, set up for this request."""
-        from diffusers import FlowMatchEulerDiscreteScheduler as Euler
         from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
         from diffusers.pipelines.ltx.pipeline_ltx_condition import linear_quadratic_schedule
+        from diffusers.schedulers import FlowMatchEulerDiscreteScheduler as Euler
 
         facts, device = _facts(model), model.memory.device("transformer")
         if request.sampler == "distilled" or _conditioned(model, request):
             # given timesteps must not be shifted again, so the scheduler is static (LTXConditionPipeline)
-            scheduler = Euler.from_config({**facts.scheduler, "use_dynamic_shifting": False, "shift": 1.0, "shift_terminal": None})
+            scheduler = Euler.from_config(
+                {**facts.scheduler, "use_dynamic_shifting": False, "shift": 1.0, "shift_terminal": None}
+            )
             given = torch.tensor(facts.distilled_timesteps)
             times = given if request.sampler == "distilled" else linear_quadratic_schedule(request.steps) * 1000
             times = np.array(times).astype(np.float32)
@@ -109,17 +132,17 @@ class LTX(Family):
         if not request.keyframes and request.source is None:
             return make(model, conditioning, request, scheduler, generator, _no_pictures)
         with model.use("vae") as vae:
-            encode = lambda frames, sample: self.encode_video(vae, frames, generator if sample else None)  # noqa: E731
+            encode = lambda frames, sample: self.encode_video(vae, frames, generator if sample else None)
             return make(model, conditioning, request, scheduler, generator, encode)
 
-    def encode_video(self, vae: nn.Module, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode_video(self, vae: Network, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
         pixels = rearrange(frames, "t h w c -> 1 c t h w") * 2 - 1
         posterior = vae.encode(pixels.to(vae.latents_mean.device, vae.dtype)).latent_dist
         z = posterior.mode() if generator is None else posterior.sample(generator)
         mean, std = _statistics(vae, z)
         return ((z - mean) * vae.config.scaling_factor / std).float()
 
-    def stream_decode(self, vae: nn.Module, latents: Tensor, seed: int) -> Iterator[Tensor]:
+    def stream_decode(self, vae: Network, latents: Tensor, seed: int) -> Iterator[Tensor]:
         """The last denoising step of VAEs with timestep conditioning uses decode_timestep .05 and noise .025 (model card)."""
         z = latents.to(vae.latents_mean.device, torch.float32)
         mean, std = _statistics(vae, z)
@@ -136,7 +159,7 @@ def _facts(model: VideoModel) -> LTXFacts:
     return model.facts
 
 
-def _statistics(vae: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
+def _statistics(vae: Network, z: Tensor) -> tuple[Tensor, Tensor]:
     mean, std = (v.view(1, -1, 1, 1, 1).to(z) for v in (vae.latents_mean, vae.latents_std))
     return mean, std
 
@@ -146,18 +169,28 @@ def _statistics(vae: nn.Module, z: Tensor) -> tuple[Tensor, Tensor]:
 
 def _conditioned(model: VideoModel, request: Request) -> bool:
     """Whether the run follows LTXConditionPipeline; else it is plain text-to-video or one given first frame."""
-    simple = not request.keyframes or [(k.frame, len(k.images), k.strength) for k in request.keyframes] == [(0, 1, 1.0)]
+    places = [(k.frame, len(k.images), k.strength) for k in request.keyframes]
+    simple = not places or places == [(0, 1, 1.0)]
     return _facts(model).conditioned or request.source is not None or not simple
 
 
 def _check_keyframe(keyframe: Keyframe, request: Request, ratio: int) -> None:
     count, at = len(keyframe.images), keyframe.frame
     if count > 1 and (count - 1) % ratio:
-        raise InputError("keyframes", f"a clip of {count} frames", f"A clip needs {ratio}n+1 frames.", f"Use {(count - 1) // ratio * ratio + 1}.")
-    if count > 1 and 0 < at and count < ratio + 1:
-        raise InputError("keyframes", f"a clip of {count} frames at frame {at}", "Too short to join.", f"Use {ratio + 1} frames.")
+        raise InputError(
+            "keyframes",
+            f"a clip of {count} frames",
+            f"A clip needs {ratio}n+1 frames.",
+            f"Use {(count - 1) // ratio * ratio + 1}.",
+        )
+    if count > 1 and at > 0 and count < ratio + 1:
+        raise InputError(
+            "keyframes", f"a clip of {count} frames at frame {at}", "Too short to join.", f"Use {ratio + 1} frames."
+        )
     if count > 1 and at % ratio:
-        raise InputError("keyframes", f"a clip at frame {at}", f"Clips start at multiples of {ratio}.", f"Use {at // ratio * ratio}.")
+        raise InputError(
+            "keyframes", f"a clip at frame {at}", f"Clips start at multiples of {ratio}.", f"Use {at // ratio * ratio}."
+        )
 
 
 # ---------------------------------------------------------------- the three kinds of run
@@ -175,7 +208,7 @@ class _TextRun(Run):
     def timestep(self, step: int, batch: int) -> Tensor:
         return self.timesteps[step].expand(batch)
 
-    def predict(self, network: nn.Module, step: int, branch: str) -> Tensor:
+    def predict(self, network: Network, step: int, branch: str) -> Tensor:
         batch = 2 if branch == "cond_uncond" else 1
         place = {k: v.repeat(batch, 1, 1) if isinstance(v, Tensor) else v for k, v in self.place.items()}
         count, sigma = len(self.timesteps), self.scheduler.sigmas[step]
@@ -215,7 +248,9 @@ class _ImageRun(_TextRun):
 
     def advance(self, step: int, prediction: Tensor) -> None:
         first = self.shape[1] * self.shape[2]
-        rest = self.scheduler.step(prediction[:, first:], self.timesteps[step], self.latents[:, first:], return_dict=False)[0]
+        rest = self.scheduler.step(
+            prediction[:, first:], self.timesteps[step], self.latents[:, first:], return_dict=False
+        )[0]
         self.latents = torch.cat([self.latents[:, :first], rest], 1)
         self.remember(step, torch.where(self.timestep(step, 1)[..., None] > 0, prediction, 0.0))
 
@@ -245,8 +280,11 @@ class _ConditionRun(_TextRun):
         from diffusers import FlowMatchEulerDiscreteScheduler
 
         time, mine = self.timesteps[step], self.timestep(step, 1)
-        if isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler):
-            stepped = self.scheduler.step(-prediction, time, self.latents, per_token_timesteps=mine, return_dict=False)[0]
+        per_token = isinstance(self.scheduler, FlowMatchEulerDiscreteScheduler)
+        if per_token:
+            stepped = self.scheduler.step(-prediction, time, self.latents, per_token_timesteps=mine, return_dict=False)[
+                0
+            ]
         else:  # solvers with one sigma for all: scaled so that each token's estimate of the clean video stays right
             scaled = prediction * (mine / time).unsqueeze(-1)
             stepped = self.scheduler.step(scaled, time, self.latents, return_dict=False)[0]
@@ -283,7 +321,9 @@ def _pack(latents: Tensor) -> Tensor:
 
 
 def _text_run(model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any, generator: torch.Generator, encode: Encode) -> Run:  # fmt: skip
-    return _TextRun(latents=_pack(_noise(model, request, generator)), **_common(model, conditioning, request, scheduler))
+    return _TextRun(
+        latents=_pack(_noise(model, request, generator)), **_common(model, conditioning, request, scheduler)
+    )
 
 
 def _image_run(model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any, generator: torch.Generator, encode: Encode) -> Run:  # fmt: skip
@@ -297,7 +337,7 @@ def _condition_run(model: VideoModel, conditioning: Conditioning, request: Reque
     facts, common = _facts(model), _common(model, conditioning, request, scheduler)
     latents = _noise(model, request, generator)
     if request.source is not None and request.strength < 1:
-        latents = _start_from_source(facts, request, common, latents, encode)
+        latents = _start_from_source(request, common, latents, encode)
     given = torch.zeros(latents.shape[2], device=latents.device)
     tokens, places, amounts = [], [], []
     for keyframe in request.keyframes:
@@ -321,7 +361,7 @@ def _condition_run(model: VideoModel, conditioning: Conditioning, request: Reque
     return _ConditionRun(latents=packed, given=amount, start=packed.clone(), generator=generator, **common)
 
 
-def _start_from_source(facts: LTXFacts, request: Request, common: dict[str, Any], noise: Tensor, encode: Encode) -> Tensor:
+def _start_from_source(request: Request, common: dict[str, Any], noise: Tensor, encode: Encode) -> Tensor:
     """Video-to-video: skip the first steps, and begin with the source noised to where they would have led."""
     source = request.source
     assert source is not None
@@ -351,13 +391,13 @@ def _coordinates(facts: LTXFacts, shape: tuple[int, ...], frame: int) -> Tensor:
 # ---------------------------------------------------------------- the video decoder, streamed
 
 
-def decode_pieces(vae: nn.Module, z: Tensor, time: Tensor | None, generator: torch.Generator) -> Pieces:
+def decode_pieces(vae: Network, z: Tensor, time: Tensor | None, generator: torch.Generator) -> Pieces:
     """AutoencoderKLLTXVideo.decode of z [B, C, t, h, w] as pieces [B, 3, n, H, W], memory constant in t.
 
     time: decode timestep [B] of VAEs with timestep conditioning. diffusers' own framewise decode is off by one frame.
     """
     decoder = vae.decoder
-    if decoder.timestep_scale_multiplier is not None:
+    if time is not None and decoder.timestep_scale_multiplier is not None:
         time = time * decoder.timestep_scale_multiplier
     pieces = _conv(decoder.conv_in, iter(z.split(1, 2)))
     for block in (decoder.mid_block, *decoder.up_blocks):
@@ -368,36 +408,40 @@ def decode_pieces(vae: nn.Module, z: Tensor, time: Tensor | None, generator: tor
             pieces = _upsample(upsampler, pieces)
         for resnet in block.resnets:
             pieces = _resnet(resnet, pieces, embedding, generator)
-    last = _conv(decoder.conv_out, map(lambda x: _head(decoder, x, _embed(decoder, time, z)), pieces))
+    last = _conv(decoder.conv_out, (_head(decoder, x, _embed(decoder, time, z)) for x in pieces))
     p, q = decoder.patch_size, decoder.patch_size_t
     return (rearrange(x, "b (c q r p) t h w -> b c (t q) (h p) (w r)", p=p, r=p, q=q) for x in last)
 
 
-def _embed(block: nn.Module, time: Tensor | None, z: Tensor) -> Tensor | None:
+def _embed(block: Network, time: Tensor | None, z: Tensor) -> Tensor | None:
     if getattr(block, "time_embedder", None) is None or time is None:
         return time
-    embedding = block.time_embedder(timestep=time.flatten(), resolution=None, aspect_ratio=None, batch_size=len(z), hidden_dtype=z.dtype)
+    embedding = block.time_embedder(
+        timestep=time.flatten(), resolution=None, aspect_ratio=None, batch_size=len(z), hidden_dtype=z.dtype
+    )
     return embedding.view(len(z), -1, 1, 1, 1)
 
 
-def _conv(conv: nn.Module, pieces: Pieces) -> Pieces:
+def _conv(conv: Network, pieces: Pieces) -> Pieces:
     return convolve(conv.conv, conv.kernel_size[0], conv.is_causal, pieces)
 
 
-def _norm(norm: nn.Module, x: Tensor) -> Tensor:
+def _norm(norm: Network, x: Tensor) -> Tensor:
     return norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
-def _resnet(block: nn.Module, pieces: Pieces, time: Tensor | None, generator: torch.Generator) -> Pieces:
+def _resnet(block: Network, pieces: Pieces, time: Tensor | None, generator: torch.Generator) -> Pieces:
     """LTXVideoResnetBlock3d.forward: the residual path waits for the look-ahead of the two convolutions."""
     skip = Delay()
-    shifts = scales = (None, None)
+    shifts: tuple[Any, Any] = (None, None)
+    scales: tuple[Any, Any] = (None, None)
     if block.scale_shift_table is not None:
+        assert time is not None
         table = time.unflatten(1, (4, -1)) + block.scale_shift_table[None, ..., None, None, None]
         shift_1, scale_1, shift_2, scale_2 = table.unbind(1)
         shifts, scales = (shift_1, shift_2), (scale_1, scale_2)
 
-    def activate(norm: nn.Module, x: Tensor, i: int) -> Tensor:
+    def activate(norm: Network, x: Tensor, i: int) -> Tensor:
         x = _norm(norm, x)
         return block.nonlinearity(x if shifts[i] is None else x * (1 + scales[i]) + shifts[i])
 
@@ -420,13 +464,13 @@ def _inject(scale: Tensor | None, pieces: Pieces, generator: torch.Generator) ->
     for x in pieces:
         if scale is not None and noise is None:
             noise = torch.randn(x.shape[-2:], generator=generator).to(x)[None]
-        yield x if scale is None else x + (noise * scale)[None, :, None]
+        yield x if scale is None or noise is None else x + (noise * scale)[None, :, None]
 
 
-def _upsample(block: nn.Module, pieces: Pieces) -> Pieces:
+def _upsample(block: Network, pieces: Pieces) -> Pieces:
     """LTXVideoUpsampler3d.forward: depth to space and time, without the frames that the first one would gain."""
     skip, (t, h, w) = Delay(), block.stride
-    spread = lambda x: rearrange(x, "b (c t h w) f y x -> b c (f t) (y h) (x w)", t=t, h=h, w=w)  # noqa: E731
+    spread = lambda x: rearrange(x, "b (c t h w) f y x -> b c (f t) (y h) (x w)", t=t, h=h, w=w)
 
     def enter() -> Pieces:
         for x in pieces:
@@ -442,7 +486,7 @@ def _upsample(block: nn.Module, pieces: Pieces) -> Pieces:
         yield x + skip.take(x.shape[2]) if block.residual else x
 
 
-def _head(decoder: nn.Module, x: Tensor, embedding: Tensor | None) -> Tensor:
+def _head(decoder: Network, x: Tensor, embedding: Tensor | None) -> Tensor:
     x = _norm(decoder.norm_out, x)
     if decoder.time_embedder is not None and embedding is not None:
         table = embedding.unflatten(1, (2, -1)) + decoder.scale_shift_table[None, ..., None, None, None]

@@ -51,7 +51,10 @@ class Files:
 def _stages(config: Mapping[str, Any], kind: str) -> int:
     """How many encoder stages compress space or time ("spatial" or "temporal")."""
     types = config.get("downsample_type") or ("conv",) * len(config["spatio_temporal_scaling"])
-    return sum(used and t in ("conv", "spatiotemporal", kind) for used, t in zip(config["spatio_temporal_scaling"], types, strict=True))
+    return sum(
+        used and t in ("conv", "spatiotemporal", kind)
+        for used, t in zip(config["spatio_temporal_scaling"], types, strict=True)
+    )
 
 
 def read_ltx(source: Path, vae: Path | None) -> Files:
@@ -66,7 +69,9 @@ def _read_folder(folder: Path, vae: Path | None) -> Files:
     index = load_config(folder, "model_index.json")
     config = load_config(folder / "transformer")
     if config.get("_class_name") != "LTXVideoTransformer3DModel":
-        raise CheckpointError(f"{folder.name} is a {index.get('_class_name')} folder, not LTX-Video. Use the loader of its family.")
+        raise CheckpointError(
+            f"{folder.name} is a {index.get('_class_name')} folder, not LTX-Video. Use the loader of its family."
+        )
     vae_folder = vae or folder / "vae"
     vae_config = load_config(vae_folder)
     shipped = folder / "reelwire.json"
@@ -76,7 +81,15 @@ def _read_folder(folder: Path, vae: Path | None) -> Files:
         variant, defaults = _match(config, vae_config, folder.name)
         defaults["conditioned"] = index.get("_class_name") == "LTXConditionPipeline"
     scheduler = load_config(folder / "scheduler", "scheduler_config.json")
-    return Files(variant, read_folder(folder / "transformer"), config, read_folder(vae_folder), vae_config, scheduler, _tuples(defaults))
+    return Files(
+        variant,
+        read_folder(folder / "transformer"),
+        config,
+        read_folder(vae_folder),
+        vae_config,
+        scheduler,
+        _tuples(defaults),
+    )
 
 
 # ---------------------------------------------------------------- single files
@@ -85,7 +98,9 @@ def _read_folder(folder: Path, vae: Path | None) -> Files:
 def _read_file(file: Path, vae: Path | None) -> Files:
     entries, metadata = read_header(file)
     inside = {k.removeprefix("vae."): e for k, e in entries.items() if k.startswith("vae.")}
-    rest = strip_prefix({k: e for k, e in entries.items() if not k.startswith("vae.")}, "model.diffusion_model.", "model.model.")
+    rest = strip_prefix(
+        {k: e for k, e in entries.items() if not k.startswith("vae.")}, "model.diffusion_model.", "model.model."
+    )
     named = {_replace(k, _TRANSFORMER): e for k, e in rest.items()}
     if "transformer_blocks.0.scale_shift_table" not in named or "proj_in.weight" not in named:
         raise CheckpointError(f"{file.name} is {kind_of(entries)}, not LTX-Video. Use the loader of its family.")
@@ -130,8 +145,12 @@ def rename_vae(entries: Mapping[str, Entry], name: str) -> dict[str, Entry]:
 def _blocks(entries: Mapping[str, Entry], prefix: str) -> list[tuple[str, str]]:
     """(name, kind) of numbered blocks: "stack" of ResNet blocks, single "resnet", or "scale" for down and up sampling."""
     count = 1 + max(int(k.removeprefix(prefix).split(".")[0]) for k in entries if k.startswith(prefix))
-    kind: Callable[[str], str] = lambda block: (  # noqa: E731
-        "stack" if any(k.startswith(f"{block}.res_blocks.") for k in entries) else "resnet" if f"{block}.conv1.conv.weight" in entries else "scale"
+    kind: Callable[[str], str] = lambda block: (
+        "stack"
+        if any(k.startswith(f"{block}.res_blocks.") for k in entries)
+        else "resnet"
+        if f"{block}.conv1.conv.weight" in entries
+        else "scale"
     )
     return [(f"{prefix}{i}", kind(f"{prefix}{i}")) for i in range(count)]
 
@@ -179,8 +198,8 @@ def _vae_config(entries: Mapping[str, Entry]) -> dict[str, Any]:
     else:
         release = "0.9.5-2b" if "encoder.down_blocks.0.downsamplers.0.conv.conv.weight" in entries else "0.9.1-2b"
     config = _load(release, "vae")
-    depth = lambda block: sum(bool(re.fullmatch(rf"{block}\.resnets\.\d+\.conv1\.conv\.weight", k)) for k in entries)  # noqa: E731
-    width = lambda block: entries[f"{block}.resnets.0.conv1.conv.weight"].shape[1]  # noqa: E731
+    depth = lambda block: sum(bool(re.fullmatch(rf"{block}\.resnets\.\d+\.conv1\.conv\.weight", k)) for k in entries)
+    width = lambda block: entries[f"{block}.resnets.0.conv1.conv.weight"].shape[1]
     downs = [f"encoder.down_blocks.{i}" for i in range(len(config["spatio_temporal_scaling"]))]
     ups = [f"decoder.up_blocks.{i}" for i in range(len(config["decoder_spatio_temporal_scaling"]))]
     widths = [width(b) for b in downs] + [width("encoder.mid_block")]
@@ -203,12 +222,14 @@ def _load(variant: str, name: str) -> dict[str, Any]:
 
 def _match(transformer: Mapping[str, Any], vae: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]:
     """(variant, its defaults): the shipped variant of this depth, width and VAE whose words occur most in the file's name."""
-    size = lambda c: (c["num_layers"], c["num_attention_heads"] * c["attention_head_dim"])  # noqa: E731
-    kind = lambda c: (c["timestep_conditioning"], "LTXVideo095DownBlock3D" in c.get("down_block_types", ()))  # noqa: E731
+    size = lambda c: (c["num_layers"], c["num_attention_heads"] * c["attention_head_dim"])
+    kind = lambda c: (c["timestep_conditioning"], "LTXVideo095DownBlock3D" in c.get("down_block_types", ()))
     variants = sorted(p.name for p in CONFIGS.iterdir() if p.is_dir())
     same_vae = [v for v in variants if kind(_load(v, "vae")) == kind(vae)]
     same = [v for v in same_vae if size(_load(v, "transformer")) == size(transformer)] or same_vae[:1]
-    told = lambda v: sum(word in name.lower() for word in v.split("-")) - ("distilled" in v and "distilled" not in name.lower())  # noqa: E731
+    told = lambda v: (
+        sum(word in name.lower() for word in v.split("-")) - ("distilled" in v and "distilled" not in name.lower())
+    )
     best = max(same, key=told)
     return best, _load(best, "defaults")
 

@@ -30,7 +30,7 @@ class T5:
         from transformers import T5Config, T5EncoderModel
 
         config = T5Config(**{k: v for k, v in self.config.items() if k not in ("architectures", "dtype", "model_type")})
-        encoder = build(lambda: T5EncoderModel(config), self.entries, dtype)
+        encoder: Any = build(lambda: T5EncoderModel(config), self.entries, dtype)
         encoder.encoder.embed_tokens.weight = encoder.shared.weight  # one table under two names
         return encoder
 
@@ -39,9 +39,13 @@ def read_t5(source: Path) -> T5:
     """A T5 encoder from a transformers folder or from one safetensors file with transformers' key names."""
     entries = read_folder(source) if source.is_dir() else read_header(source)[0]
     if "encoder.block.0.layer.0.SelfAttention.q.weight" not in entries:
-        raise CheckpointError(f"{source.name} is {kind_of(entries)}, not a T5 text encoder. Choose a T5-XXL file, as t5xxl_fp16.safetensors.")
+        raise CheckpointError(
+            f"{source.name} is {kind_of(entries)}, not a T5 text encoder. Choose a T5-XXL file, as t5xxl_fp16.safetensors."
+        )
     if "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight" in entries:
-        raise CheckpointError(f"{source.name} is a UMT5 encoder, which reads other tokens than T5. Choose a T5-XXL file, as t5xxl_fp16.safetensors.")
+        raise CheckpointError(
+            f"{source.name} is a UMT5 encoder, which reads other tokens than T5. Choose a T5-XXL file, as t5xxl_fp16.safetensors."
+        )
     entries = {k: e for k, e in entries.items() if k not in ("encoder.embed_tokens.weight", "spiece_model")}
     return T5(load_config(source) if source.is_dir() else _config(entries), entries)
 
@@ -74,10 +78,14 @@ def load_tokenizer(folder: Path) -> Any:
         return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
     if (folder / "spiece.model").exists():
         return T5Tokenizer.from_pretrained(folder, local_files_only=True)
-    raise CheckpointError(f"{folder.parent.name}/{folder.name} holds neither tokenizer.json nor spiece.model. Download the whole folder again.")
+    raise CheckpointError(
+        f"{folder.parent.name}/{folder.name} holds neither tokenizer.json nor spiece.model. Download the whole folder again."
+    )
 
 
-def encode_t5(encoder: nn.Module, folder: Path, text: str, length: int, masked: bool, device: torch.device, name: str) -> dict[str, Tensor]:
+def encode_t5(
+    encoder: nn.Module, folder: Path, text: str, length: int, masked: bool, device: torch.device, name: str
+) -> dict[str, Tensor]:
     """{"text" [1, length, width], "mask" [1, length]} on the CPU; masked: whether the encoder itself sees the mask.
 
     Raises InputError for a prompt that `length` tokens cannot hold: nothing is cut in silence.
@@ -85,7 +93,9 @@ def encode_t5(encoder: nn.Module, folder: Path, text: str, length: int, masked: 
     tokenizer = load_tokenizer(folder)
     count = len(tokenizer(text).input_ids)
     if count > length:
-        raise InputError(name, f"{text[:40]!r}...", f"The prompt has {count} tokens, the model reads {length}.", "Shorten it.")
+        raise InputError(
+            name, f"{text[:40]!r}...", f"The prompt has {count} tokens, the model reads {length}.", "Shorten it."
+        )
     batch = tokenizer([text], padding="max_length", max_length=length, return_tensors="pt")
     ids, mask = batch.input_ids.to(device), batch.attention_mask.bool()
     hidden = encoder(ids, attention_mask=mask.to(device) if masked else None)[0]

@@ -65,7 +65,7 @@ class Part:
 class Memory(Protocol):
     """Who decides where a part's weights lie; ComfyUI's own manager inside the host."""
 
-    def use(self, part: Part, activations: int = 0) -> AbstractContextManager[nn.Module]:
+    def use(self, part: Part, activations: int = 0) -> AbstractContextManager[Any]:
         """The part, ready to run on `device`; `activations` is the room in bytes that the run needs beside it."""
 
     def device(self, part: str) -> torch.device:
@@ -134,7 +134,7 @@ class VideoModel:
     recipe: Recipe
     memory: Memory
 
-    def use(self, part: str, activations: int = 0) -> AbstractContextManager[nn.Module]:
+    def use(self, part: str, activations: int = 0) -> AbstractContextManager[Any]:
         return self.memory.use(self.parts[part], activations)
 
     def complete(self, request: Request) -> Request:
@@ -152,7 +152,7 @@ class VideoModel:
 
 
 @dataclass
-class Run:
+class Run(ABC):
     """The state of one denoising, made by `Family.prepare` and dropped at its end.
 
     latents: whatever layout the network wants. timesteps: one per step, on the latents' device.
@@ -165,9 +165,9 @@ class Run:
     def before(self, step: int) -> None:
         """Change `latents` at the start of a step, as families with noisy conditions do."""
 
-    def predict(self, network: nn.Module, step: int, branch: str) -> Tensor:
-        """The network's output for the latents of this step in one branch: "cond", "uncond" or both as one batch."""
-        raise NotImplementedError  # every family's run has its own
+    @abstractmethod
+    def predict(self, network: Any, step: int, branch: str) -> Tensor:
+        """The network's output for this step's latents in one branch, "cond" or "uncond", or in both, "cond_uncond"."""
 
     def advance(self, step: int, prediction: Tensor) -> None:
         """Take one scheduler step."""
@@ -198,15 +198,19 @@ class Family(ABC):
         """Prompts -> Conditioning. Raises InputError where the text encoder would cut a prompt."""
 
     @abstractmethod
-    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request) -> Run:
+    def schedule(self, model: VideoModel, request: Request) -> Any:
+        """The reference pipeline's scheduler with the timesteps and sigmas of this request."""
+
+    @abstractmethod
+    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         """Noise, encoded pictures and the scheduler of one run, drawn in the reference pipeline's order."""
 
     @abstractmethod
-    def encode_video(self, vae: nn.Module, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode_video(self, vae: Any, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Frames [T, H, W, 3] in 0..1 -> normalised latents [1, C, t, h, w]; sampled where a generator is given."""
 
     @abstractmethod
-    def stream_decode(self, vae: nn.Module, latents: Tensor, seed: int) -> Iterator[Tensor]:
+    def stream_decode(self, vae: Any, latents: Tensor, seed: int) -> Iterator[Tensor]:
         """Normalised latents [1, C, t, h, w] -> frames in order, as pieces [n, H, W, 3] in 0..1, n small."""
 
     def check(self, model: VideoModel, request: Request) -> None:
@@ -216,7 +220,9 @@ class Family(ABC):
         check_size("height", request.height, facts.size_multiple, self.title)
         check_frames(request.frames, facts.temporal_ratio, self.title)
         if request.steps < 1:
-            raise InputError("steps", request.steps, "At least one step is needed.", "Use 20 to 50, or 0 for the default.")
+            raise InputError(
+                "steps", request.steps, "At least one step is needed.", "Use 20 to 50, or 0 for the default."
+            )
 
 
 def check_size(name: str, value: int, multiple: int, title: str) -> None:

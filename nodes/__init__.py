@@ -16,6 +16,6 @@ class ReelwireExtension(ComfyExtension):
         for name in MODULES:
             try:
                 nodes += import_module(f".{name}", __package__).NODES
-            except Exception:  # noqa: BLE001 - whatever is wrong with one file, the other nodes work
+            except Exception:
                 logging.exception("Reelwire: the nodes of nodes/%s.py are missing", name)
         return nodes

@@ -48,7 +48,12 @@ class AddKeyframe(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, frame: int, strength: float, keyframes: tuple[Keyframe, ...] = ()) -> io.NodeOutput:
         if image.ndim != 4 or image.shape[-1] < 3 or 0 in image.shape:
-            raise InputError("image", f"a tensor of shape {list(image.shape)}", "This is not a picture.", "Connect Load Image or the frames of a video.")
+            raise InputError(
+                "image",
+                f"a tensor of shape {list(image.shape)}",
+                "This is not a picture.",
+                "Connect Load Image or the frames of a video.",
+            )
         return io.NodeOutput((*keyframes, Keyframe(image[..., :3], frame, strength)))
 
 

@@ -61,7 +61,9 @@ class DecodeToVideo(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model: VideoModel, latent: dict[str, Any], fps: float, filename_prefix: str, crf: int = 17) -> io.NodeOutput:
+    def execute(
+        cls, model: VideoModel, latent: dict[str, Any], fps: float, filename_prefix: str, crf: int = 17
+    ) -> io.NodeOutput:
         _, height, width = _size(model, latent)
         path, subfolder = host.output_file(filename_prefix, ".mp4", width, height)
         metadata = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
@@ -82,7 +84,9 @@ def _size(model: VideoModel, latent: dict[str, Any]) -> tuple[int, int, int]:
         rule = f"{model.variant} decodes latents of {model.family.name}, shape [1, {facts.channels}, t, h, w]."
         raise InputError("latent", what, rule, "Connect the model that made them.")
     if samples.shape[0] != 1:
-        raise InputError("latent", f"a batch of {samples.shape[0]}", "One video is decoded at a time.", "Split the batch.")
+        raise InputError(
+            "latent", f"a batch of {samples.shape[0]}", "One video is decoded at a time.", "Split the batch."
+        )
     return frame_count(model, samples), samples.shape[3] * facts.spatial_ratio, samples.shape[4] * facts.spatial_ratio
 
 
@@ -98,7 +102,9 @@ def _frames(model: VideoModel, latent: dict[str, Any]) -> Iterator[Tensor]:
         yield piece
 
 
-def write_video(path: Path, frames: Iterator[Tensor], size: tuple[int, int], fps: float, crf: int, metadata: dict[str, str]) -> None:
+def write_video(
+    path: Path, frames: Iterator[Tensor], size: tuple[int, int], fps: float, crf: int, metadata: dict[str, str]
+) -> None:
     """H.264 mp4, encoded frame by frame under a temporary name; after any failure nothing is left under the final one."""
     import av
 
@@ -109,7 +115,9 @@ def write_video(path: Path, frames: Iterator[Tensor], size: tuple[int, int], fps
             _encode(container, frames, size, fps, crf)
         os.replace(part, path)
     except OSError as error:
-        raise OSError(f"{path.name} could not be written: {error.strerror or error}. Free some disk space and run again; the latents are still cached.") from error
+        raise OSError(
+            f"{path.name} could not be written: {error.strerror or error}. Free some disk space and run again; the latents are still cached."
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -64,9 +64,13 @@ class HostMemory:
         return list(self._patchers.values())
 
     def _wrap(self, part: Part) -> Any:
-        offload = {"vae": mm.vae_offload_device, "text_encoder": mm.text_encoder_offload_device}.get(part.name, mm.unet_offload_device)()
+        offload = {"vae": mm.vae_offload_device, "text_encoder": mm.text_encoder_offload_device}.get(
+            part.name, mm.unet_offload_device
+        )()
         holder = Holder(use_casting_layers(part.load()))
-        patcher = comfy.model_patcher.CoreModelPatcher(holder, load_device=self.device(part.name), offload_device=offload)
+        patcher = comfy.model_patcher.CoreModelPatcher(
+            holder, load_device=self.device(part.name), offload_device=offload
+        )
         patcher.add_callback(CallbacksMP.ON_LOAD, lambda _patcher, device, *_: move_rest(holder, device))
         patcher.add_callback(CallbacksMP.ON_DETACH, lambda _patcher, *_: move_rest(holder, offload))
         return patcher
@@ -128,7 +132,12 @@ def files(kind: str) -> dict[str, Path]:
 
 def choose(name: str, value: str, choices: dict[str, Path]) -> Path:
     if value not in choices:
-        raise InputError(name, value, "It is not among the models in ComfyUI's folders.", "Put it there and press R, or choose one of the list.")
+        raise InputError(
+            name,
+            value,
+            "It is not among the models in ComfyUI's folders.",
+            "Put it there and press R, or choose one of the list.",
+        )
     return choices[value]
 
 
@@ -144,7 +153,9 @@ def output_file(prefix: str, suffix: str, width: int, height: int) -> tuple[Path
     output = folder_paths.get_output_directory()
     target = os.path.normpath(os.path.join(output, os.path.dirname(prefix)))
     if os.path.isabs(prefix) or not folder_paths.is_within_directory(output, target):
-        raise InputError("filename_prefix", prefix, "It leads outside ComfyUI's output folder.", "Use a name such as video/reelwire.")
+        raise InputError(
+            "filename_prefix", prefix, "It leads outside ComfyUI's output folder.", "Use a name such as video/reelwire."
+        )
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
     return Path(folder) / f"{name}_{counter:05}_{suffix}", subfolder
 

@@ -47,7 +47,9 @@ class LoadLTX(io.ComfyNode):
         return [known[name].stat().st_mtime for name in (checkpoint, text_encoder, vae) if name in known]
 
     @classmethod
-    def execute(cls, checkpoint: str, text_encoder: str = host.AUTO, vae: str = host.AUTO, precision: str = host.AUTO) -> io.NodeOutput:
+    def execute(
+        cls, checkpoint: str, text_encoder: str = host.AUTO, vae: str = host.AUTO, precision: str = host.AUTO
+    ) -> io.NodeOutput:
         from ..loaders.ltx import LTX
 
         source = host.choose("checkpoint", checkpoint, host.checkpoints("ltx"))
@@ -63,7 +65,11 @@ def _text_encoder(source: Path, chosen: str) -> Path:
         return host.choose("text_encoder", chosen, host.files("text_encoders"))
     if (source / "text_encoder").is_dir():
         return source / "text_encoder"
-    found = {name: path for name, path in host.files("text_encoders").items() if "t5xxl" in name.lower() and "umt5" not in name.lower()}
+    found = {
+        name: path
+        for name, path in host.files("text_encoders").items()
+        if "t5xxl" in name.lower() and "umt5" not in name.lower()
+    }
     if len(found) == 1:
         return next(iter(found.values()))
     if found:

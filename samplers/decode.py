@@ -21,11 +21,15 @@ def stream_frames(model: VideoModel, latents: Tensor, seed: int = 0) -> Iterator
     seed: of the noise that VAEs with timestep conditioning add. Raises ValueError for latents or frames that are not finite.
     """
     if not torch.isfinite(latents).all():
-        raise ValueError("The latents are not finite (NaN or infinite), so there is no video in them. Sample again with precision bfloat16 or float32.")
+        raise ValueError(
+            "The latents are not finite (NaN or infinite), so there is no video in them. Sample again with precision bfloat16 or float32."
+        )
     with model.use("vae", activations=_activations(model, latents)) as vae, torch.no_grad():
         for piece in model.family.stream_decode(vae, latents, seed):
             if not torch.isfinite(piece).all():
-                raise ValueError("The decoder made frames that are not finite. Load the model with precision bfloat16 or float32.")
+                raise ValueError(
+                    "The decoder made frames that are not finite. Load the model with precision bfloat16 or float32."
+                )
             yield piece.cpu()
 
 

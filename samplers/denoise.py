@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..loaders.video_model import Conditioning, InputError, Request, Run, VideoModel
 from .keyframes import plan
@@ -28,7 +29,9 @@ def ready(model: VideoModel, request: Request) -> Request:
     return request
 
 
-def sample(model: VideoModel, conditioning: Conditioning, request: Request, on_step: OnStep = lambda *_: None) -> Tensor:
+def sample(
+    model: VideoModel, conditioning: Conditioning, request: Request, on_step: OnStep = lambda *_: None
+) -> Tensor:
     """Latents [1, C, t, h, w], normalised as the model sees them, for one request.
 
     on_step is called after every step and may raise to stop. Raises InputError before any weights are read.
@@ -50,7 +53,7 @@ def sample(model: VideoModel, conditioning: Conditioning, request: Request, on_s
         return _finite(run.finish(), model)
 
 
-def _guided(run: Run, network: nn.Module, step: int, guidance: float, batched: bool) -> Tensor:
+def _guided(run: Run, network: Any, step: int, guidance: float, batched: bool) -> Tensor:
     """Classifier-free guidance (Ho & Salimans 2022), as one batch or two forwards as the reference pipeline does it."""
     if guidance <= 1:
         return run.predict(network, step, "cond")
@@ -69,18 +72,36 @@ def _activations(model: VideoModel, request: Request) -> int:
 
 def _check_source(model: VideoModel, request: Request, source: Tensor) -> None:
     if not 0 < request.strength <= 1:
-        raise InputError("strength", request.strength, "It must be above 0 and at most 1.", "Use .3 to stay close to the source, .8 to go far.")
+        raise InputError(
+            "strength",
+            request.strength,
+            "It must be above 0 and at most 1.",
+            "Use .3 to stay close to the source, .8 to go far.",
+        )
     if source.ndim == 5:
         shape = model.facts.latent_shape(request.width, request.height, request.frames)
         if tuple(source.shape) != shape:
             rule = f"This size and length need latents of shape {list(shape)}."
-            raise InputError("source", f"latents {list(source.shape)}", rule, "Give the source's own width, height and frames.")
+            raise InputError(
+                "source", f"latents {list(source.shape)}", rule, "Give the source's own width, height and frames."
+            )
     elif len(source) < request.frames:
-        raise InputError("source", f"{len(source)} frames", f"{request.frames} are asked for.", "Ask for fewer frames, or give a longer source.")
+        raise InputError(
+            "source",
+            f"{len(source)} frames",
+            f"{request.frames} are asked for.",
+            "Ask for fewer frames, or give a longer source.",
+        )
 
 
 def _finite(latents: Tensor, model: VideoModel) -> Tensor:
     if not torch.isfinite(latents).all():
-        cause = "half precision overflowed" if model.recipe.dtype == "float16" else "the checkpoint is damaged or the precision does not suit it"
-        raise ValueError(f"The latents are not finite (NaN or infinite): {cause}. Load the model with precision bfloat16 or float32.")
+        cause = (
+            "half precision overflowed"
+            if model.recipe.dtype == "float16"
+            else "the checkpoint is damaged or the precision does not suit it"
+        )
+        raise ValueError(
+            f"The latents are not finite (NaN or infinite): {cause}. Load the model with precision bfloat16 or float32."
+        )
     return latents

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 
@@ -12,7 +13,7 @@ from ..loaders.video_model import InputError, Keyframe
 def plan(keyframes: tuple[Keyframe, ...], frames: int) -> tuple[Keyframe, ...]:
     """Keyframes in order with frames counted from the start of a clip of `frames`; raises InputError."""
     placed = sorted((replace(k, frame=_place(k, frames)) for k in keyframes), key=lambda k: k.frame)
-    for first, second in zip(placed, placed[1:], strict=False):
+    for first, second in pairwise(placed):
         if second.frame < first.frame + len(first.images):
             rule = f"Two keyframes meet at frame {second.frame}."
             raise InputError("keyframes", second.frame, rule, "Give each its own frame.")
@@ -25,9 +26,15 @@ def _place(keyframe: Keyframe, frames: int) -> int:
     if not 0 <= at <= frames - count:
         what = f"A clip of {count} frames" if count > 1 else "A keyframe"
         rule = f"{what} must lie inside the {frames} frames of the video."
-        raise InputError("frame", keyframe.frame, rule, f"Use 0 to {frames - count}, or -{frames} to -{count} from the end.")
+        raise InputError(
+            "frame", keyframe.frame, rule, f"Use 0 to {frames - count}, or -{frames} to -{count} from the end."
+        )
     if not 0 < keyframe.strength <= 1:
-        raise InputError("strength", keyframe.strength, "It must be above 0 and at most 1.", "Use 1 to keep the picture as it is.")
+        raise InputError(
+            "strength", keyframe.strength, "It must be above 0 and at most 1.", "Use 1 to keep the picture as it is."
+        )
     if not torch.isfinite(keyframe.images).all():
-        raise InputError("image", "not finite", "The picture holds NaN or infinite values.", "Load it again, or check what made it.")
+        raise InputError(
+            "image", "not finite", "The picture holds NaN or infinite values.", "Load it again, or check what made it."
+        )
     return at

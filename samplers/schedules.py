@@ -22,14 +22,21 @@ def _unipc(reference: Any) -> Any:
     """UniPC (Zhao et al. 2023), order 2, on flow predictions."""
     from diffusers import UniPCMultistepScheduler
 
-    return _follow(UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, solver_order=2), reference)
+    return _follow(
+        UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, solver_order=2), reference
+    )
 
 
 def _dpmpp_2m(reference: Any) -> Any:
     """DPM-Solver++ 2M (Lu et al. 2022) on flow predictions."""
     from diffusers import DPMSolverMultistepScheduler
 
-    kind = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "algorithm_type": "dpmsolver++", "solver_order": 2}
+    kind = {
+        "prediction_type": "flow_prediction",
+        "use_flow_sigmas": True,
+        "algorithm_type": "dpmsolver++",
+        "solver_order": 2,
+    }
     return _follow(DPMSolverMultistepScheduler(**kind), reference)
 
 

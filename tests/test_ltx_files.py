@@ -87,7 +87,10 @@ def t5_file(file: Path, width: int = 32) -> Path:
 
 def load(file: Path, folder: Path, width: int = 32) -> VideoModel:
     text = t5_file(folder / f"t5xxl_{width}.safetensors", width)
-    return LTX().load(Recipe("ltx", "", {"checkpoint": file, "text_encoder": text, "tokenizer": BUNDLED / "tokenizer"}, "float32"), PlainMemory())
+    return LTX().load(
+        Recipe("ltx", "", {"checkpoint": file, "text_encoder": text, "tokenizer": BUNDLED / "tokenizer"}, "float32"),
+        PlainMemory(),
+    )
 
 
 @pytest.mark.parametrize("release", VAES)
@@ -125,27 +128,36 @@ def test_vae_in_its_own_file(native: Any, tmp_path: Path) -> None:
     file = all_in_one(tmp_path / "ltxv-2b.safetensors", native_transformer(native), None)
     with pytest.raises(CheckpointError, match=r"ltxv-2b.safetensors holds no VAE.*models/vae"):
         load(file, tmp_path)
-    save_file({k: v.contiguous() for k, v in native_vae(native, "0.9.5").state_dict().items()}, tmp_path / "vae.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in native_vae(native, "0.9.5").state_dict().items()}, tmp_path / "vae.safetensors"
+    )
     assert read_ltx(file, tmp_path / "vae.safetensors").vae
 
 
 def test_published_sizes_have_all_their_tensors(native: Any, tmp_path: Path) -> None:
     """The shapes of a 2B and a 13B file, as the host's classes make them on the meta device, fit our configs."""
-    from reelwire.loaders.checkpoints import Entry, check_fit
-    from reelwire.loaders.ltx_files import _load, _replace, _TRANSFORMER, rename_vae
-
     from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
+    from reelwire.loaders.checkpoints import Entry, check_fit
+    from reelwire.loaders.ltx_files import _TRANSFORMER, _load, _replace, rename_vae
 
     for variant, heads in (("0.9.0-2b", 64), ("0.9.8-13b-dev", 128)):
         with torch.device("meta"):
             theirs = native["transformer"](attention_head_dim=heads, cross_attention_dim=32 * heads, num_layers=28 if heads == 64 else 48,
                                            operations=native["operations"])  # fmt: skip
             ours = LTXVideoTransformer3DModel.from_config(_load(variant, "transformer"))
-        check_fit(ours, {_replace(k, _TRANSFORMER): Entry(tmp_path, k, tuple(v.shape), "F32") for k, v in theirs.state_dict().items()})
+        check_fit(
+            ours,
+            {
+                _replace(k, _TRANSFORMER): Entry(tmp_path, k, tuple(v.shape), "F32")
+                for k, v in theirs.state_dict().items()
+            },
+        )
     for variant, version in (("0.9.0-2b", 0), ("0.9.1-2b", 1), ("0.9.5-2b", 2)):
         with torch.device("meta"):
             theirs, ours = native["vae"](version=version), AutoencoderKLLTXVideo.from_config(_load(variant, "vae"))
-        entries = rename_vae({k: Entry(tmp_path, k, tuple(v.shape), "F32") for k, v in theirs.state_dict().items()}, "vae")
+        entries = rename_vae(
+            {k: Entry(tmp_path, k, tuple(v.shape), "F32") for k, v in theirs.state_dict().items()}, "vae"
+        )
         check_fit(ours, entries)
 
 
@@ -155,7 +167,14 @@ def test_every_variant_is_complete(variant: str) -> None:
     from reelwire.loaders.ltx_files import _load, _match, _tuples
 
     defaults = _load(variant, "defaults")
-    facts = LTXFacts(spatial_ratio=32, temporal_ratio=8, channels=128, size_multiple=32, scheduler=_load(variant, "scheduler"), **_tuples(defaults))
+    facts = LTXFacts(
+        spatial_ratio=32,
+        temporal_ratio=8,
+        channels=128,
+        size_multiple=32,
+        scheduler=_load(variant, "scheduler"),
+        **_tuples(defaults),
+    )
     for preset in facts.presets.values():
         values = {**facts.presets["default"], **preset}
         assert values["width"] % 32 == values["height"] % 32 == 0
@@ -210,9 +229,13 @@ def test_every_flipped_bit_of_a_header_is_noticed_or_harmless(tmp_path: Path) ->
 
 def test_wrong_text_encoders_are_refused(native: Any, tmp_path: Path) -> None:
     file = all_in_one(tmp_path / "ltx.safetensors", native_transformer(native), native_vae(native, "0.9.0"))
-    with pytest.raises(CheckpointError, match=r"t5xxl_48.safetensors is 48 wide.*reads T5 text of width 32.*Choose the T5-XXL"):
+    with pytest.raises(
+        CheckpointError, match=r"t5xxl_48.safetensors is 48 wide.*reads T5 text of width 32.*Choose the T5-XXL"
+    ):
         load(file, tmp_path, width=48)
-    save_file({"text_model.encoder.layers.0.self_attn.q_proj.weight": torch.zeros(2, 2)}, tmp_path / "clip_l.safetensors")
+    save_file(
+        {"text_model.encoder.layers.0.self_attn.q_proj.weight": torch.zeros(2, 2)}, tmp_path / "clip_l.safetensors"
+    )
     with pytest.raises(CheckpointError, match=r"clip_l.safetensors is a CLIP text encoder, not a T5"):
         read_t5(tmp_path / "clip_l.safetensors")
 
@@ -226,5 +249,12 @@ def test_missing_and_extra_keys_are_listed(tmp_path: Path) -> None:
     del weights["proj_in.bias"]
     weights["surplus"], weights["proj_out.bias"] = torch.zeros(1), torch.zeros(3)
     save_file(weights, tmp_path / "a.safetensors")
-    with pytest.raises(CheckpointError, match=r"1 missing \(proj_in.bias\); 1 unexpected \(surplus\); 1 of another shape \(proj_out.bias\)"):
-        build(lambda: LTXVideoTransformer3DModel.from_config(transformer.config), strip_prefix(read_header(tmp_path / "a.safetensors")[0]), torch.float32)
+    with pytest.raises(
+        CheckpointError,
+        match=r"1 missing \(proj_in.bias\); 1 unexpected \(surplus\); 1 of another shape \(proj_out.bias\)",
+    ):
+        build(
+            lambda: LTXVideoTransformer3DModel.from_config(transformer.config),
+            strip_prefix(read_header(tmp_path / "a.safetensors")[0]),
+            torch.float32,
+        )

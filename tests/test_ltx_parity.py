@@ -12,9 +12,8 @@ from reelwire.loaders.ltx import LTX
 from reelwire.loaders.video_model import Keyframe, PlainMemory, Recipe, Request, VideoModel
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
-from torch import Tensor
-
 from reelwire.tests.tiny import BUNDLED, ltx_folder, ltx_vae, seeded
+from torch import Tensor
 
 PROMPT, NEGATIVE, STEPS, SEED = "a red circle moving right on a black background", "a ring", 5, 11
 SIZES = {"bundled": (64, 96, 17), "0.9.0": (64, 96, 17), "0.9.5": (64, 96, 17)}  # height, width, frames
@@ -70,7 +69,11 @@ def run_ours(case: tuple[str, Path, VideoModel], guidance: float = 3.0, **inputs
     name, _, model = case
     height, width, frames = SIZES[name]
     conditioning = model.family.encode(model, PROMPT, NEGATIVE)
-    return sample(model, conditioning, Request(width, height, frames, STEPS, guidance, seed=SEED, **{"sampler": "euler", **inputs}))
+    return sample(
+        model,
+        conditioning,
+        Request(width, height, frames, STEPS, guidance, seed=SEED, **{"sampler": "euler", **inputs}),
+    )
 
 
 def picture(case: tuple[str, Path, VideoModel], seed: int = 0, frames: int = 1) -> tuple[list[Image.Image], Tensor]:
@@ -95,7 +98,9 @@ def test_image_to_video(case: tuple[str, Path, VideoModel]) -> None:
 
     images, frames = picture(case)
     if case[2].facts.conditioned:
-        expected = run_reference("LTXConditionPipeline", case, conditions=[LTXVideoCondition(image=images[0], frame_index=0)])
+        expected = run_reference(
+            "LTXConditionPipeline", case, conditions=[LTXVideoCondition(image=images[0], frame_index=0)]
+        )
     else:
         expected = run_reference("LTXImageToVideoPipeline", case, image=images[0])
     assert torch.equal(run_ours(case, keyframes=(Keyframe(frames, 0),)), expected)
@@ -110,7 +115,10 @@ def test_keyframes_and_clips(case: tuple[str, Path, VideoModel]) -> None:
     clip, clip_frames = picture(case, 2, ratio + 1) if ratio == 8 else picture(case, 2, 2 * ratio + 1)
     end, end_frames = picture(case, 3)
     at = ratio if ratio == 4 else 0
-    conditions = [LTXVideoCondition(video=clip, frame_index=at), LTXVideoCondition(image=end[0], frame_index=last, strength=0.6)]
+    conditions = [
+        LTXVideoCondition(video=clip, frame_index=at),
+        LTXVideoCondition(image=end[0], frame_index=last, strength=0.6),
+    ]
     keyframes = [Keyframe(clip_frames, at), Keyframe(end_frames, -1, 0.6)]
     if at:
         conditions.insert(0, LTXVideoCondition(image=first[0], frame_index=0, strength=0.8))
@@ -146,7 +154,10 @@ def test_other_samplers_agree_with_euler_in_the_limit(sampler: str, keyed: bool)
     keyframes = (Keyframe(frame, -1),) if keyed else ()
 
     def distance(steps: int) -> float:
-        runs = [sample(model, conditioning, Request(64, 64, 9, steps, 1.0, name, seed=1, keyframes=keyframes)) for name in ("euler", sampler)]
+        runs = [
+            sample(model, conditioning, Request(64, 64, 9, steps, 1.0, name, seed=1, keyframes=keyframes))
+            for name in ("euler", sampler)
+        ]
         return (runs[0] - runs[1]).abs().mean().item()
 
     few, many = distance(6), distance(48)
@@ -176,7 +187,9 @@ def test_streamed_decode_of_the_bundled_model() -> None:
     pipe = reference("LTXPipeline", BUNDLED)
     with seeded(8):
         z = torch.randn(1, 16, 9, 8, 12)
-    plain = pipe.vae.decode(pipe._denormalize_latents(z, pipe.vae.latents_mean, pipe.vae.latents_std, 1.0), return_dict=False)[0]
+    plain = pipe.vae.decode(
+        pipe._denormalize_latents(z, pipe.vae.latents_mean, pipe.vae.latents_std, 1.0), return_dict=False
+    )[0]
     frames = torch.cat(list(stream_frames(model, z)))
     assert frames.shape == (33, 64, 96, 3)
     assert (frames - (plain[0].movedim(0, -1) / 2 + 0.5).clamp(0, 1)).abs().max() < 1e-4

@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("loaders", "samplers", "nodes", "training", "bench", "tests")
-FILES = [p for folder in FOLDERS for p in sorted((ROOT / folder).rglob("*.py"))] + [ROOT / "run.py", ROOT / "__init__.py"]
+FILES = [p for folder in FOLDERS for p in sorted((ROOT / folder).rglob("*.py"))] + [
+    ROOT / "run.py",
+    ROOT / "__init__.py",
+]
 HOST = ("comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "execution", "latent_preview")
 MAY_USE = {"loaders": ("loaders",), "samplers": ("samplers", "loaders"), "nodes": ("nodes", "samplers", "loaders")}
 FAMILIES = ("ltx", "wan", "hunyuan_video", "cogvideox", "mochi", "svd")

@@ -40,7 +40,9 @@ def ltx_vae(release: str) -> Any:
     from diffusers import AutoencoderKLLTXVideo
 
     with seeded():
-        vae = AutoencoderKLLTXVideo(latent_channels=8, patch_size=4, encoder_causal=True, decoder_causal=False, **VAES[release]).eval()
+        vae = AutoencoderKLLTXVideo(
+            latent_channels=8, patch_size=4, encoder_causal=True, decoder_causal=False, **VAES[release]
+        ).eval()
         for name, value in vae.named_parameters():
             if name.endswith(("per_channel_scale1", "per_channel_scale2")):
                 value.data.normal_(std=0.1)
@@ -63,7 +65,9 @@ def t5(width: int = 32) -> Any:
     from transformers import T5Config, T5EncoderModel
 
     with seeded(2):
-        config = T5Config(vocab_size=32128, d_model=width, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu")
+        config = T5Config(
+            vocab_size=32128, d_model=width, d_kv=8, d_ff=48, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu"
+        )
         return T5EncoderModel(config).eval().requires_grad_(False)
 
 
@@ -76,6 +80,8 @@ def ltx_folder(folder: Path, release: str = "0.9.5") -> Path:
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=shifting, base_shift=0.95, max_shift=2.05,
                                                 base_image_seq_len=1024, shift_terminal=0.1 if shifting else None)  # fmt: skip
     tokenizer = PreTrainedTokenizerFast.from_pretrained(BUNDLED / "tokenizer")
-    parts = dict(scheduler=scheduler, vae=ltx_vae(release), text_encoder=t5(), tokenizer=tokenizer, transformer=ltx_transformer())
+    parts = dict(
+        scheduler=scheduler, vae=ltx_vae(release), text_encoder=t5(), tokenizer=tokenizer, transformer=ltx_transformer()
+    )
     kind(**parts).save_pretrained(folder)
     return folder

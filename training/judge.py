@@ -24,12 +24,21 @@ def judge(video: np.ndarray) -> dict[str, str | None]:
     distance = np.linalg.norm(pixels - back, axis=-1)
     mask = distance > CONTRAST
     seen = mask.sum((1, 2)) >= SMALLEST
-    result: dict[str, str | None] = {"colour": None, "shape": None, "motion": None, "background": _nearest(BACKGROUNDS, back)}
+    result: dict[str, str | None] = {
+        "colour": None,
+        "shape": None,
+        "motion": None,
+        "background": _nearest(BACKGROUNDS, back),
+    }
     if seen.sum() * 2 < len(mask):
         return result
     core = mask & (distance >= np.quantile(distance[mask], 0.4))
     masks = mask[seen]
-    return result | {"colour": _nearest(COLOURS, pixels[core].mean(0)), "shape": _shape(masks), "motion": _motion(masks)}
+    return result | {
+        "colour": _nearest(COLOURS, pixels[core].mean(0)),
+        "shape": _shape(masks),
+        "motion": _motion(masks),
+    }
 
 
 def _nearest(palette: dict[str, tuple[int, int, int]], colour: np.ndarray) -> str:

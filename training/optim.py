@@ -109,4 +109,4 @@ class Log:
         if self.rank == 0 and (step + 1) % self.every == 0:
             recent = self.values[-self.every :]
             seconds = monotonic() - self.begin
-            print(f"{self.title} {step + 1}: {sum(recent) / len(recent):.4f} after {seconds:.0f} s", flush=True)  # noqa: T201
+            print(f"{self.title} {step + 1}: {sum(recent) / len(recent):.4f} after {seconds:.0f} s", flush=True)

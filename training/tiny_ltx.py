@@ -29,6 +29,7 @@ from .optim import Log, Trainer, slope
 FPS = 25
 TOKENS = 128  # LTXPipeline pads prompts to this length and gives the text encoder no mask
 VAE_STEPS, TEXT_STEPS, FLOW_STEPS = 2200, 300, 6200
+SHORT_STEPS = 744  # of the flow, on clips of three latent frames
 VAE_CONFIG = dict(
     latent_channels=16, block_out_channels=(32, 64, 64), decoder_block_out_channels=(48, 96),
     down_block_types=("LTXVideo095DownBlock3D",) * 2, downsample_type=("spatiotemporal",) * 2,
@@ -59,7 +60,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     split = pre_tokenizers.BertPreTokenizer()
     words = sorted({w for t in world.vocabulary_text() for w, _ in split.pre_tokenize_str(normalizer.normalize_str(t))})
     vocabulary = {w: i for i, w in enumerate(["<pad>", "</s>", "<unk>", *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))  # noqa: S106 - a token, not a password
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, split
     tokenizer.post_processor = processors.TemplateProcessing(
         single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])  # fmt: skip
@@ -100,7 +101,7 @@ def _crops(scenes: list[world.Scene], count: int, rng: random.Random, whole: boo
         clips.append(clip)
         masks.append(mask)
     mask = torch.stack(masks)
-    spread = lambda m: F.max_pool3d(m, (1, 5, 5), 1, (0, 2, 2))  # noqa: E731
+    spread = lambda m: F.max_pool3d(m, (1, 5, 5), 1, (0, 2, 2))
     edge = (spread(mask) - (1 - spread(1 - mask))).clamp(0, 1)
     return torch.stack(clips), 1 + 2 * mask + 4 * edge
 
@@ -108,7 +109,9 @@ def _crops(scenes: list[world.Scene], count: int, rng: random.Random, whole: boo
 def train_vae(out: Path) -> None:
     torch.manual_seed(0)
     vae = build_vae()
-    trainer = Trainer(vae, lambda n, p: p.ndim == 5 and "coder.conv_out" not in n, out / "vae.ckpt", seed=1, averaging=0.98)
+    trainer = Trainer(
+        vae, lambda n, p: p.ndim == 5 and "coder.conv_out" not in n, out / "vae.ckpt", seed=1, averaging=0.98
+    )
     log, scenes = Log("vae", trainer.rank), sum(world.split(), [])
     for step, rng, generator in trainer.steps(VAE_STEPS):
         late = step > VAE_STEPS // 2
@@ -150,7 +153,9 @@ def train_text(out: Path) -> None:
     text_encoder = build_text_encoder(tokenizer)
     values = (list(world.COLOURS), list(world.SHAPES), list(world.MOTIONS), list(world.BACKGROUNDS))
     heads = nn.ModuleList(nn.Linear(96, len(v) + 1) for v in values)
-    trainer = Trainer(nn.ModuleDict({"text": text_encoder, "heads": heads}), lambda n, p: False, out / "text.ckpt", seed=3)
+    trainer = Trainer(
+        nn.ModuleDict({"text": text_encoder, "heads": heads}), lambda n, p: False, out / "text.ckpt", seed=3
+    )
     log, (train, _) = Log("text", trainer.rank), world.split()
     for step, rng, _ in trainer.steps(TEXT_STEPS):
         scenes = rng.choices(train, k=24)
@@ -173,19 +178,24 @@ def encode_latents(out: Path, rank: int, ranks: int) -> None:
     """Normalised latents of rendered training clips, and of their KEYS frames as single pictures, one file per bucket."""
     vae = AutoencoderKLLTXVideo.from_pretrained(out / "vae").eval()
     mean, std = (v.view(1, -1, 1, 1, 1) for v in (vae.latents_mean, vae.latents_std))
-    encode = lambda clip: ((vae.encode(clip[None]).latent_dist.mode() - mean) / std).half()  # noqa: E731
+    encode = lambda clip: ((vae.encode(clip[None]).latent_dist.mode() - mean) / std).half()
     for number, (size, (clips, _, _)) in enumerate(BUCKETS.items()):
         file = out / "latents" / f"{'x'.join(map(str, size))}.{rank}.pt"
         if file.exists():
             continue
-        rng, scenes, latents, keys = random.Random(100 + 10 * number + rank), (world.split()[0] * clips)[rank::ranks], [], []
+        rng, scenes, latents, keys = (
+            random.Random(100 + 10 * number + rank),
+            (world.split()[0] * clips)[rank::ranks],
+            [],
+            [],
+        )
         for scene in scenes:
             clip = world.sample_clip(scene, *size, rng)[0]
             latents.append(encode(clip))
             if size == IMAGE_BUCKET:
                 keys.append(torch.cat([encode(clip[:, k : k + 1]) for k in KEYS], 2))
         torch.save((scenes, torch.cat(latents), torch.cat(keys) if keys else None), file)
-        print(f"latents {file.name}: {len(scenes)} clips", flush=True)  # noqa: T201
+        print(f"latents {file.name}: {len(scenes)} clips", flush=True)
 
 
 # ---------------------------------------------------------------- stage 4: the flow
@@ -217,7 +227,7 @@ class Flow:
 
     def pick(self, step: int, bucket: random.Random) -> tuple[tuple[int, int, int], int | None, bool]:
         """This step's bucket, latent frames to keep (short clips first: a prefix is a clip), and whether images are given."""
-        if step < 0.12 * FLOW_STEPS or step % 10 == 9:
+        if step < SHORT_STEPS or step % 10 == 9:
             return IMAGE_BUCKET, 3, False
         if step % 8 == 6:
             return IMAGE_BUCKET, None, True
@@ -257,7 +267,9 @@ class Flow:
 def train_flow(out: Path) -> None:
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
-    net = nn.ModuleDict({"text": build_text_encoder(tokenizer), "flow": LTXVideoTransformer3DModel(**TRANSFORMER_CONFIG)})
+    net = nn.ModuleDict(
+        {"text": build_text_encoder(tokenizer), "flow": LTXVideoTransformer3DModel(**TRANSFORMER_CONFIG)}
+    )
     nn.init.zeros_(net["flow"].proj_out.weight)
     nn.init.zeros_(net["flow"].proj_out.bias)
     start = torch.load(out / "text.ckpt", weights_only=True)["average"]
@@ -265,7 +277,7 @@ def train_flow(out: Path) -> None:
     torch._dynamo.config.recompile_limit = 64
     for block in net["flow"].transformer_blocks:
         block.compile(dynamic=False)
-    is_matrix = lambda n, p: "transformer_blocks" in n and p.ndim == 2 and "scale_shift" not in n  # noqa: E731
+    is_matrix = lambda n, p: "transformer_blocks" in n and p.ndim == 2 and "scale_shift" not in n
     trainer = Trainer(net, is_matrix, out / "flow.ckpt", seed=5, groups={"text.": 0.3}, averaging=0.998)
     flow, log, bucket = Flow(out, net, tokenizer), Log("flow", trainer.rank), random.Random(9)
     choices = [flow.pick(step, bucket) for step in range(FLOW_STEPS)]
@@ -304,13 +316,15 @@ def work(rank: int, ranks: int, out: Path) -> None:
         if ranks > 1:
             dist.barrier()
         if rank == 0:
-            print(f"stage {name}: {time.monotonic() - begin:.0f} s", flush=True)  # noqa: T201
+            print(f"stage {name}: {time.monotonic() - begin:.0f} s", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="work folder; the finished model is OUT/model")
-    parser.add_argument("--ranks", type=int, default=2, help="worker processes, one thread each (the result depends on it)")
+    parser.add_argument(
+        "--ranks", type=int, default=2, help="worker processes, one thread each (the result depends on it)"
+    )
     arguments = parser.parse_args()
     out = arguments.out.resolve()
     (out / "latents").mkdir(parents=True, exist_ok=True)
@@ -318,7 +332,7 @@ def main() -> None:
     torch.multiprocessing.spawn(work, (arguments.ranks, out), nprocs=arguments.ranks)
     assemble(out, out / "model")
     digest = hashlib.sha256((out / "model/transformer/diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
-    print(f"{out / 'model'}: transformer {digest[:12]}")  # noqa: T201
+    print(f"{out / 'model'}: transformer {digest[:12]}")
 
 
 if __name__ == "__main__":

@@ -106,7 +106,10 @@ EN_SHAPE = {
     "triangle": ["triangle", "triangle", "triangular shape"],
     "ring": ["ring", "ring", "hoop", "donut"],
 }
-EN_COLOUR = {c: [c] for c in COLOURS} | {"purple": ["purple", "purple", "violet"], "cyan": ["cyan", "cyan", "turquoise"]}
+EN_COLOUR = {c: [c] for c in COLOURS} | {
+    "purple": ["purple", "purple", "violet"],
+    "cyan": ["cyan", "cyan", "turquoise"],
+}
 EN_BACKGROUND = {b: [b] for b in BACKGROUNDS} | {"gray": ["gray", "grey"]}
 _VERBS = ("move", "slide", "travel", "drift", "glide", "fly", "go", "head", "float")
 _ING = ("moving", "sliding", "travelling", "drifting", "gliding", "flying", "going", "heading", "floating")
@@ -187,7 +190,13 @@ def partial_caption(scene: Scene, rng: random.Random, chinese: bool) -> tuple[st
     else:
         c, s = rng.choice(EN_COLOUR[scene.colour]), rng.choice(EN_SHAPE[scene.shape])
         m, on = _english_motion(scene.motion, rng), rng.choice(EN_ON).format(b=scene.background)
-        forms = [(f"a {c} {s}", "cs"), (f"a {c} {s} {m}", "csm"), (f"a {s} {m}", "sm"), (s, "s"), (f"a {c} {s} {on}", "csb")]
+        forms = [
+            (f"a {c} {s}", "cs"),
+            (f"a {c} {s} {m}", "csm"),
+            (f"a {s} {m}", "sm"),
+            (s, "s"),
+            (f"a {c} {s} {on}", "csb"),
+        ]
     text, named = rng.choice(forms)
     return text, tuple(key in named for key in "csmb")
 
@@ -208,4 +217,10 @@ def vocabulary_text() -> list[str]:
     """Captions that together use every word of the grammar."""
     rng = random.Random(0)
     train, held = split()
-    return [caption(s, rng, zh) for s in train + held for zh in (False, True) for _ in range(12)] + [*EN_ADVERB, *_VERBS, ".", "!", "。"]
+    return [caption(s, rng, zh) for s in train + held for zh in (False, True) for _ in range(12)] + [
+        *EN_ADVERB,
+        *_VERBS,
+        ".",
+        "!",
+        "。",
+    ]
