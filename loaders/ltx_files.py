@@ -72,24 +72,17 @@ def _read_folder(folder: Path, vae: Path | None) -> Files:
         raise CheckpointError(
             f"{folder.name} is a {index.get('_class_name')} folder, not LTX-Video. Use the loader of its family."
         )
-    vae_folder = vae or folder / "vae"
-    vae_config = load_config(vae_folder)
+    vae_entries, vae_config = _read_vae(vae) if vae else (read_folder(folder / "vae"), load_config(folder / "vae"))
     shipped = folder / "reelwire.json"
     if shipped.exists():
         variant, defaults = folder.name, json.loads(shipped.read_text(encoding="utf-8"))
     else:
         variant, defaults = _match(config, vae_config, folder.name)
-        defaults["conditioned"] = index.get("_class_name") == "LTXConditionPipeline"
+        conditioned = index.get("_class_name") == "LTXConditionPipeline"
+        defaults |= {"conditioned": conditioned, "prompt_tokens": 256 if conditioned else 128}
     scheduler = load_config(folder / "scheduler", "scheduler_config.json")
-    return Files(
-        variant,
-        read_folder(folder / "transformer"),
-        config,
-        read_folder(vae_folder),
-        vae_config,
-        scheduler,
-        _tuples(defaults),
-    )
+    transformer = read_folder(folder / "transformer")
+    return Files(variant, transformer, config, vae_entries, vae_config, scheduler, _tuples(defaults))
 
 
 # ---------------------------------------------------------------- single files
@@ -106,15 +99,22 @@ def _read_file(file: Path, vae: Path | None) -> Files:
         raise CheckpointError(f"{file.name} is {kind_of(entries)}, not LTX-Video. Use the loader of its family.")
     if not inside and vae is None:
         raise CheckpointError(
-            f"{file.name} holds no VAE. Choose one under vae, or put the VAE of the same release (as ltxv-0.9.7-vae.safetensors, "
-            "2.5 GB, published by Lightricks) into models/vae, or use the all-in-one file."
+            f"{file.name} holds no VAE. Use Lightricks' all-in-one file of the same name in models/checkpoints, "
+            "or put a VAE file of the same release into models/vae and choose it under vae."
         )
-    vae_entries = inside if vae is None else strip_prefix(read_header(vae)[0], "vae.")
-    renamed = rename_vae(vae_entries, (vae or file).name)
     config = _transformer_config(named, metadata)
-    vae_config = _vae_config(renamed)
+    vae_entries, vae_config = _read_vae(vae) if vae else _describe_vae(inside, file.name)
     variant, defaults = _match(config, vae_config, file.name)
-    return Files(variant, named, config, renamed, vae_config, _load(variant, "scheduler"), _tuples(defaults))
+    return Files(variant, named, config, vae_entries, vae_config, _load(variant, "scheduler"), _tuples(defaults))
+
+
+def _read_vae(file: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
+    return _describe_vae(strip_prefix(read_header(file)[0], "vae."), file.name)
+
+
+def _describe_vae(entries: Mapping[str, Entry], name: str) -> tuple[dict[str, Entry], dict[str, Any]]:
+    renamed = rename_vae(entries, name)
+    return renamed, _vae_config(renamed)
 
 
 def _replace(key: str, table: Mapping[str, str]) -> str:
@@ -226,7 +226,7 @@ def _match(transformer: Mapping[str, Any], vae: Mapping[str, Any], name: str) ->
     kind = lambda c: (c["timestep_conditioning"], "LTXVideo095DownBlock3D" in c.get("down_block_types", ()))
     variants = sorted(p.name for p in CONFIGS.iterdir() if p.is_dir())
     same_vae = [v for v in variants if kind(_load(v, "vae")) == kind(vae)]
-    same = [v for v in same_vae if size(_load(v, "transformer")) == size(transformer)] or same_vae[:1]
+    same = [v for v in same_vae if size(_load(v, "transformer")) == size(transformer)] or same_vae
     told = lambda v: (
         sum(word in name.lower() for word in v.split("-")) - ("distilled" in v and "distilled" not in name.lower())
     )

@@ -91,6 +91,10 @@ def encode_t5(
     Raises InputError for a prompt that `length` tokens cannot hold: nothing is cut in silence.
     """
     tokenizer = load_tokenizer(folder)
+    words = tokenizer(text, add_special_tokens=False).input_ids
+    if words and set(words) <= {tokenizer.unk_token_id}:
+        rule = "The text encoder knows none of these words (T5-XXL reads English)."
+        raise InputError(name, repr(text[:40]), rule, "Write the prompt in English.")
     count = len(tokenizer(text).input_ids)
     if count > length:
         raise InputError(

@@ -35,6 +35,7 @@ class Facts:
     channels: int
     size_multiple: int
     fps: float
+    text_width: int
     prompt_tokens: int
     presets: Mapping[str, Mapping[str, Any]]
     rgb: tuple[tuple[float, ...], ...] = ()  # previews: colour (-1..1) = latent @ rgb[:-1] + rgb[-1]; empty: the host's
@@ -103,6 +104,7 @@ class Conditioning:
     """Text embeddings per branch ("cond", "uncond"): CPU tensors that no longer need the text encoder."""
 
     family: str
+    width: int  # of the embeddings
     branches: Mapping[str, Mapping[str, Tensor]]
 
 

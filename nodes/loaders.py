@@ -51,12 +51,15 @@ class LoadLTX(io.ComfyNode):
         cls, checkpoint: str, text_encoder: str = host.AUTO, vae: str = host.AUTO, precision: str = host.AUTO
     ) -> io.NodeOutput:
         from ..loaders.ltx import LTX
+        from ..loaders.ltx_files import read_ltx
 
         source = host.choose("checkpoint", checkpoint, host.checkpoints("ltx"))
-        text = _text_encoder(source, text_encoder)
-        files = {"checkpoint": source, "text_encoder": text, "tokenizer": _tokenizer(source, text)}
+        files = {"checkpoint": source}
         if vae != host.AUTO:
             files["vae"] = host.choose("vae", vae, host.files("vae"))
+        read_ltx(source, files.get("vae"))  # what is wrong with the checkpoint is told before what is missing beside it
+        text = _text_encoder(source, text_encoder)
+        files |= {"text_encoder": text, "tokenizer": _tokenizer(source, text)}
         return io.NodeOutput(LTX().load(Recipe("ltx", "", files, host.precision(precision)), host.HostMemory()))
 
 

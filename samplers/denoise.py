@@ -21,7 +21,7 @@ def ready(model: VideoModel, request: Request) -> Request:
     request = model.complete(request)
     if request.sampler not in SAMPLERS:
         raise InputError("sampler", request.sampler, "There is no such sampler.", f"Use one of {', '.join(SAMPLERS)}.")
-    model.family.check(model, request)
+    model.family.check(model, replace(request, keyframes=()))
     request = replace(request, keyframes=plan(request.keyframes, request.frames))
     model.family.check(model, request)
     if request.source is not None:
@@ -38,9 +38,10 @@ def sample(
     """
     request = ready(model, request)
     family = model.family
-    if conditioning.family != family.name:
-        rule = f"This prompt was encoded for {conditioning.family}, the model is {family.name}."
-        raise InputError("conditioning", conditioning.family, rule, "Encode the prompt with the same model.")
+    if (conditioning.family, conditioning.width) != (family.name, model.facts.text_width):
+        what = f"a prompt for {conditioning.family}, {conditioning.width} wide"
+        rule = f"The model is {family.name} and reads text {model.facts.text_width} wide."
+        raise InputError("conditioning", what, rule, "Encode the prompt with the same model.")
     with torch.no_grad():
         scheduler = solver(request.sampler, family.schedule(model, request))
         run = family.prepare(model, conditioning, request, scheduler)

@@ -49,8 +49,8 @@ class Host:
 
     url: str
     base: Path
-    process: subprocess.Popen[bytes]
-    log: bytearray
+    process: subprocess.Popen[bytes] = field(repr=False)
+    log: bytearray = field(repr=False)
 
     @property
     def pid(self) -> int:
@@ -203,8 +203,8 @@ def told(entry: Mapping[str, Any]) -> str:
 
 def told_before(answer: Mapping[str, Any]) -> str:
     """What the host says about a prompt that it does not start."""
-    errors = [answer["error"]] + [e for n in answer["node_errors"].values() for e in n["errors"]]
-    return "\n".join(f"{e['message']}: {e['details']}" for e in errors)
+    nodes = [f"{n['class_type']}: {e['message']}: {e['details']}" for n in answer["node_errors"].values() for e in n["errors"]]
+    return "\n".join([f"{answer['error']['message']}: {answer['error']['details']}", *nodes])
 
 
 def stopped_at(entry: Mapping[str, Any]) -> tuple[str, list[str]]:

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import resource
 import shutil
-import struct
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from reelwire.tests.host import ROOT, Host, Prompt, node, stopped_at, workflow
+from reelwire.tests.host import Host, Prompt, frames, node, stopped_at, told, workflow
+from reelwire.tests.tiny import BUNDLED, ltx_folder, ltx_transformer, ltx_vae, t5
 from safetensors.torch import load_file, save_file
 
-TINY = ROOT / "loaders" / "bundled" / "tiny_ltx"
-NOISE = ("Traceback", "size mismatch", "shape '[", "KeyError", "NoneType", "object has no attribute")
-FLIPS = range(12, 1200, 170)  # bytes of a header in which a bit is flipped
+NOISE = ("Traceback", "size mismatch", "shape '[", "KeyError", "NoneType", "has no attribute", "not supported between")
+FLIPS = (8, 15, 40, 120, 400)  # bytes of a header in which a bit is flipped; 8 is its first
 NAN = float("nan")
 
 
@@ -40,60 +39,31 @@ def foreign(target: Path, *keys: str) -> None:
 
 
 def poison(folder: Path, part: str) -> None:
-    """Set one weight of a part of a copy of the bundled model to NaN."""
-    shutil.copytree(TINY, folder)
+    """A copy of the bundled model with one weight of a part set to NaN."""
+    shutil.copytree(BUNDLED, folder)
     file = folder / part / "diffusion_pytorch_model.safetensors"
-    weights = load_file(file)
-    next(w for w in weights.values() if w.is_floating_point() and w.ndim > 1).view(-1)[0] = NAN
+    weights = {name: value.clone() for name, value in load_file(file).items()}
+    weights[{"transformer": "proj_in.weight", "vae": "decoder.conv_in.conv.weight"}[part]].view(-1)[0] = NAN
     save_file(weights, file)
-
-
-def real_ratio(folder: Path) -> None:
-    """A diffusers folder whose VAE shrinks as the published ones do: 32 pixels, 8 frames."""
-    from diffusers import AutoencoderKLLTXVideo
-
-    shutil.copytree(TINY, folder, ignore=shutil.ignore_patterns("vae", "transformer", "reelwire.json"))
-    torch.manual_seed(0)
-    vae = AutoencoderKLLTXVideo(
-        latent_channels=8, block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4, layers_per_block=(1,) * 5,
-        decoder_layers_per_block=(1,) * 5, spatio_temporal_scaling=(True, True, True, False),
-        decoder_spatio_temporal_scaling=(True, True, True, False), decoder_inject_noise=(False,) * 5, upsample_residual=(False,) * 4,
-        upsample_factor=(1,) * 4, patch_size=4, patch_size_t=1, timestep_conditioning=False,
-    )  # fmt: skip
-    vae.save_pretrained(folder / "vae")
-    transformer(96).save_pretrained(folder / "transformer")
-
-
-def transformer(text_width: int) -> Any:
-    from diffusers import LTXVideoTransformer3DModel
-
-    torch.manual_seed(0)
-    return LTXVideoTransformer3DModel(in_channels=8, out_channels=8, num_attention_heads=4, attention_head_dim=8, cross_attention_dim=32,
-                                      num_layers=1, caption_channels=text_width)  # fmt: skip
 
 
 def single_files(folder: Path) -> None:
     """LTX-Video as one file, with the VAE inside and without, for text of width 64."""
-    from diffusers import AutoencoderKLLTXVideo
-
-    release = json.loads((ROOT / "loaders" / "configs" / "ltx" / "0.9.0-2b" / "vae.json").read_text(encoding="utf-8"))
-    widths = {key: [8] * len(release[key]) for key in ("block_out_channels", "decoder_block_out_channels")}
-    vae = AutoencoderKLLTXVideo.from_config(release | widths | {"latent_channels": 8})
-    weights = {f"model.diffusion_model.{k}": v for k, v in transformer(64).state_dict().items()}
-    save_file(weights, folder / "ltx_no_vae.safetensors")
-    save_file(weights | {f"vae.{k}": v.contiguous() for k, v in vae.state_dict().items()}, folder / "ltx.safetensors")
+    weights = {f"model.diffusion_model.{k}": v for k, v in ltx_transformer(captions=64).state_dict().items()}
+    save_file(weights, folder / "ltx_without_vae.safetensors")
+    weights |= {f"vae.{k}": v for k, v in ltx_vae("0.9.0").state_dict().items()}
+    save_file({k: v.contiguous() for k, v in weights.items()}, folder / "ltx.safetensors")
 
 
 @pytest.fixture(scope="module")
 def models(host: Host) -> Host:
-    """The host with every kind of broken file in its folders."""
-    folders = {name: host.base / "models" / name for name in ("checkpoints", "diffusers", "text_encoders")}
-    for folder in folders.values():
+    """The host with every kind of unfit file in its folders."""
+    checkpoints, diffusers, texts = (host.base / "models" / n for n in ("checkpoints", "diffusers", "text_encoders"))
+    for folder in (checkpoints, diffusers, texts):
         folder.mkdir(parents=True, exist_ok=True)
-    checkpoints = folders["checkpoints"]
     single_files(checkpoints)
     whole = checkpoints / "ltx.safetensors"
-    cut(whole, checkpoints / "zero.safetensors", 0)
+    cut(whole, checkpoints / "empty.safetensors", 0)
     cut(whole, checkpoints / "cut_early.safetensors", 100)
     cut(whole, checkpoints / "cut_late.safetensors", whole.stat().st_size - 1)
     for at in FLIPS:
@@ -102,9 +72,113 @@ def models(host: Host) -> Host:
         torch.save({"patchify_proj.weight": torch.zeros(2, 2)}, checkpoints / name)
     foreign(checkpoints / "wan.safetensors", "blocks.0.self_attn.q.weight", "patch_embedding.weight", "head.head.weight")
     foreign(checkpoints / "hunyuan.safetensors", "double_blocks.0.img_attn_qkv.weight", "single_blocks.0.linear1.weight")
-    shutil.copy(TINY / "text_encoder" / "model.safetensors", folders["text_encoders"] / "narrow.safetensors")
-    real_ratio(folders["diffusers"] / "ltx_real")
-    poison(folders["diffusers"] / "nan_transformer", "transformer")
-    poison(folders["diffusers"] / "nan_vae", "vae")
-    (host.base / "input" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"\0\0\0\rIHDR" + bytes(9))
+    save_file({k: v.clone() for k, v in t5(32).state_dict().items()}, texts / "narrow.safetensors")
+    ltx_folder(diffusers / "real_ratio", "0.9.0")
+    poison(diffusers / "nan_transformer", "transformer")
+    poison(diffusers / "nan_vae", "vae")
+    (host.base / "input" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + bytes(9))
     return host
+
+
+# ---------------------------------------------------------------- the table
+
+
+@dataclass(frozen=True)
+class Case:
+    """Changes to ltx_t2v that cannot work, and what the user must be told: input, value, rule, remedy."""
+
+    name: str
+    changes: Mapping[str, Any]
+    told: tuple[str, ...]
+    before_sampling: bool = True
+
+
+def checkpoint(name: str, text_encoder: str = "auto") -> dict[str, Any]:
+    return {"1.checkpoint": name, "1.text_encoder": text_encoder}
+
+
+def keyframe(frame: int, earlier: str | None = None, image: str = "picture") -> dict[str, Any]:
+    linked = {} if earlier is None else {"keyframes": [earlier, 0]}
+    return node("ReelwireKeyframe", image=[image, 0], frame=frame, strength=1.0, **linked)
+
+
+PICTURE = node("EmptyImage", width=64, height=64, batch_size=1, color=255)
+ONE_KEY = {"picture": PICTURE, "3.keyframes": ["key", 0]}
+REAL = {"1.checkpoint": "diffusers/real_ratio"}
+
+CASES = [
+    Case("frames of the bundled model", {"3.frames": 18}, ("frames = 18", "4n+1", "Use 17 or 21")),
+    Case("frames of published models", {**REAL, "3.frames": 98}, ("frames = 98", "8n+1", "Use 97 or 105")),
+    Case("width of published models", {**REAL, "3.width": 500}, ("width = 500", "multiple of 32", "Use 480 or 512")),
+    Case("height", {"3.height": 70}, ("height = 70", "multiple of 8", "Use 64 or 72")),
+    Case("negative width", {"3.width": -32}, ("width = -32", "positive", "Use 8")),
+    Case("negative frames", {"3.frames": -1}, ("frames = -1", "4n+1", "Use 1")),
+    Case("negative steps", {"3.steps": -1}, ("steps", "-1", "smaller than min of 0")),
+    Case("huge width", {"3.width": 99999}, ("width", "99999", "bigger than max of 16384")),
+    Case("sampler", {"3.sampler": "distilled"}, ("sampler = distilled", "distilled timesteps", "Use euler")),
+    Case("preset", {"3.preset": "distilled"}, ("preset = distilled", "does not have this preset", "Use one of default, quality")),
+    Case("keyframe outside", {**ONE_KEY, "key": keyframe(17)}, ("frame = 17", "inside the 17 frames", "Use 0 to 16")),
+    Case("keyframe before", {**ONE_KEY, "key": keyframe(-18)}, ("frame = -18", "inside the 17 frames", "-17 to -1 from the end")),
+    Case(
+        "keyframes at one frame",
+        {**ONE_KEY, "first": keyframe(16), "key": keyframe(-1, "first")},
+        ("keyframes = 16", "meet at frame 16", "Give each its own frame"),
+    ),
+    Case(
+        "keyframe of no strength",
+        {**ONE_KEY, "key": keyframe(0), "key.strength": 0.0},
+        ("strength = 0", "above 0", "Use 1"),
+    ),
+    Case(
+        "keyframe of NaN",
+        {**ONE_KEY, "key": keyframe(0, image="nan"), "nan": node("ImageBlend", image1=["picture", 0], image2=["picture", 0], blend_factor=NAN, blend_mode="normal")},
+        ("image = not finite", "NaN", "check what made it"),
+    ),
+    Case(
+        "keyframe of a broken picture",
+        {**ONE_KEY, "picture": node("LoadImage", image="broken.png"), "key": keyframe(0)},
+        ("LoadImage", "Truncated File Read"),
+    ),
+    Case("long prompt", {"2.positive": "a red circle " * 100}, ("positive = 'a red circle", "tokens", "the model reads 128", "Shorten it")),
+    Case("long negative prompt", {"2.negative": "圆" * 400}, ("negative = '圆", "tokens", "128", "Shorten it")),
+    Case("source of another size", {"source": node("EmptyHunyuanLatentVideo", width=128, height=64, length=17, batch_size=1), "3.source": ["source", 0], "3.strength": 0.5},
+         ("source = latents [1, 16, 5, 8, 16]", "need latents of shape [1, 16, 5, 8, 8]", "source's own width")),
+    Case("short source", {"picture": PICTURE, "3.source": ["picture", 0], "3.strength": 0.5}, ("source = 1 frames", "17 are asked for", "fewer frames")),
+    Case("latents of another family", {"latent": node("EmptyMochiLatentVideo", width=64, height=64, length=7, batch_size=1), "4.latent": ["latent", 0]},
+         ("latent = latents", "[1, 12, 2, 8, 8]", "[1, 16, t, h, w]", "Connect the model that made them")),
+    Case("latents of a picture", {"latent": node("EmptyLatentImage", width=64, height=64, batch_size=1), "4.latent": ["latent", 0]},
+         ("latent = latents", "[1, 4, 8, 8]", "[1, 16, t, h, w]", "Connect the model that made them")),
+    Case("a batch of latents", {"latent": node("EmptyHunyuanLatentVideo", width=64, height=64, length=5, batch_size=2), "4.latent": ["latent", 0]},
+         ("latent = a batch of 2", "One video", "Split the batch")),
+    Case("empty file", checkpoint("checkpoints/empty.safetensors"), ("empty.safetensors", "0 bytes", "Download it again")),
+    Case("file cut early", checkpoint("checkpoints/cut_early.safetensors"), ("cut_early.safetensors", "incomplete", "100 bytes", "Download it again")),
+    Case("file cut late", checkpoint("checkpoints/cut_late.safetensors"), ("cut_late.safetensors", "incomplete", "Download it again")),
+    *[Case(f"bit flipped in byte {at}", checkpoint(f"checkpoints/flipped_{at}.safetensors"), (f"flipped_{at}.safetensors", "damaged", "Download it again")) for at in FLIPS],
+    *[Case(name, checkpoint(f"checkpoints/{name}"), (name, "is a pickle", "can run code", "Use a .safetensors file")) for name in ("pickle.ckpt", "pickle.pt", "pickle.safetensors")],
+    Case("Wan", checkpoint("checkpoints/wan.safetensors"), ("wan.safetensors is Wan", "not LTX-Video", "Use the loader of its family")),
+    Case("HunyuanVideo", checkpoint("checkpoints/hunyuan.safetensors"), ("hunyuan.safetensors is HunyuanVideo", "not LTX-Video", "Use the loader of its family")),
+    Case("no VAE", checkpoint("checkpoints/ltx_without_vae.safetensors", "text_encoders/narrow.safetensors"), ("ltx_without_vae.safetensors holds no VAE", "Choose one under vae", "models/vae")),
+    Case("no text encoder", checkpoint("checkpoints/ltx.safetensors"), ("ltx.safetensors holds no text encoder", "t5xxl_fp16.safetensors", "models/text_encoders")),
+    Case("narrow text encoder", checkpoint("checkpoints/ltx.safetensors", "text_encoders/narrow.safetensors"), ("narrow.safetensors is 32 wide", "width 64", "Choose the T5-XXL encoder")),
+    *[Case(f"checkpoint {path}", checkpoint(path), (f"checkpoint = {path}", "not among the models", "choose one of the list")) for path in ("../input/broken.png", "/etc/passwd", "checkpoints/../../input/broken.png", "")],
+    *[Case(f"text encoder {path}", checkpoint("bundled/tiny_ltx", path), ("text_encoder", f"'{path}'", "not in list", "'auto'")) for path in ("../input/broken.png", "/etc/passwd")],
+    Case("no such precision", {"1.precision": "float8"}, ("precision", "'float8'", "not in list", "'bfloat16'")),
+    Case("prefix above", {"4.filename_prefix": "../../x"}, ("filename_prefix = ../../x", "outside ComfyUI's output folder", "video/reelwire")),
+    Case("absolute prefix", {"4.filename_prefix": "/tmp/x"}, ("filename_prefix = /tmp/x", "outside ComfyUI's output folder", "video/reelwire")),
+    Case("NaN in the transformer", checkpoint("diffusers/nan_transformer"), ("latents are not finite", "NaN", "checkpoint is damaged", "bfloat16 or float32"), before_sampling=False),
+    Case("NaN in the VAE", checkpoint("diffusers/nan_vae"), ("not finite", "decoder", "bfloat16 or float32"), before_sampling=False),
+]  # fmt: skip
+
+
+def prompt(changes: Mapping[str, Any]) -> Prompt:
+    return workflow("ltx_t2v", {"3.steps": 2, "4.filename_prefix": "bad"} | dict(changes))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_told_in_words(models: Host, case: Case) -> None:
+    text = models.refuse(prompt(case.changes))
+    print("TOLD", case.name, "::", text)
+    missing = [words for words in case.told if words not in text]
+    assert not missing, f"{missing} is not in: {text}"
+    assert not [noise for noise in NOISE if noise in text], text
+    models.check()

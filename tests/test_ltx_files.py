@@ -173,6 +173,7 @@ def test_every_variant_is_complete(variant: str) -> None:
         channels=128,
         size_multiple=32,
         scheduler=_load(variant, "scheduler"),
+        text_width=4096,
         **_tuples(defaults),
     )
     for preset in facts.presets.values():
@@ -182,6 +183,48 @@ def test_every_variant_is_complete(variant: str) -> None:
         assert values["steps"] >= 1
     assert ("distilled" in variant) == bool(facts.distilled_timesteps) == ("distilled" in facts.presets)
     assert _match(_load(variant, "transformer"), _load(variant, "vae"), f"ltxv-{variant}.safetensors")[0] == variant
+
+
+def test_distilled_checkpoints_take_their_own_steps(tmp_path: Path) -> None:
+    from reelwire.loaders.video_model import InputError, Request
+    from reelwire.samplers.denoise import ready
+    from reelwire.tests.tiny import ltx_folder
+
+    folder = ltx_folder(tmp_path / "ltxv-2b-0.9.8-distilled", "0.9.5")
+    files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
+    model = LTX().load(Recipe("ltx", "", files, "float32"), PlainMemory())
+    request = ready(model, Request())
+    assert (model.variant, request.sampler, request.steps, request.guidance) == ("0.9.8-2b-distilled", "distilled", 8, 1.0)
+    assert model.family.schedule(model, request).timesteps.tolist() == pytest.approx(model.facts.distilled_timesteps)
+    with pytest.raises(InputError, match=r"steps = 20: The distilled sampler takes its own 8 steps. Use 8 or 0"):
+        ready(model, Request(steps=20))
+    assert ready(model, Request(steps=20, sampler="euler")).steps == 20
+
+
+def test_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    from reelwire.loaders.video_model import InputError
+    from reelwire.tests.tiny import ltx_folder
+
+    folder = ltx_folder(tmp_path / "ltx", "0.9.0")
+    files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
+    model = LTX().load(Recipe("ltx", "", files, "float32"), PlainMemory())
+    with pytest.raises(InputError, match=r"positive = 'qwerty asdf': The text encoder knows none of these words"):
+        model.family.encode(model, "qwerty asdf", "")
+    with pytest.raises(InputError, match=r"negative = .*The prompt has 131 tokens, the model reads 128. Shorten it"):
+        model.family.encode(model, "a red circle", "red " * 130)
+    model.family.encode(model, "", "")
+
+
+def test_a_prompt_for_another_model_is_refused() -> None:
+    from reelwire.loaders.video_model import Conditioning, InputError, Request
+    from reelwire.samplers.denoise import sample
+
+    files = {"checkpoint": BUNDLED, "text_encoder": BUNDLED / "text_encoder", "tokenizer": BUNDLED / "tokenizer"}
+    model = LTX().load(Recipe("ltx", "", files, "float32"), PlainMemory())
+    with pytest.raises(InputError, match="conditioning = a prompt for wan, 96 wide: The model is ltx"):
+        sample(model, Conditioning("wan", 96, {}), Request())
+    with pytest.raises(InputError, match="a prompt for ltx, 4096 wide: The model is ltx and reads text 96 wide. Encode the prompt with the same"):
+        sample(model, Conditioning("ltx", 4096, {}), Request())
 
 
 def _truncated(data: bytes) -> bytes:
