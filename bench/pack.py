@@ -10,7 +10,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def import_pack() -> None:
-    spec = importlib.util.spec_from_file_location("reelwire", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)])
+    spec = importlib.util.spec_from_file_location(
+        "reelwire", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
+    )
     if spec is None or spec.loader is None:
         raise ImportError(f"{ROOT} is not a package")
     sys.modules["reelwire"] = importlib.util.module_from_spec(spec)

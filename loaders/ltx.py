@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from .checkpoints import CheckpointError, build
 from .ltx_files import read_ltx
+from .ltx_vae import decode_pieces
 from .media import cover
-from .streaming import Delay, Pieces, convolve, drop_first
+from .streaming import Pieces
 from .text_encoders import encode_t5, read_t5
 from .video_model import (
     Conditioning,
@@ -148,13 +149,20 @@ class LTX(Family):
 
     def stream_decode(self, vae: Network, latents: Tensor, seed: int) -> Iterator[Tensor]:
         """The last denoising step of VAEs with timestep conditioning uses decode_timestep .05 and noise .025 (model card)."""
-        z = latents.to(vae.latents_mean.device, torch.float32)
-        mean, std = _statistics(vae, z)
-        z, generator, time = z * std / vae.config.scaling_factor + mean, torch.Generator("cpu").manual_seed(seed), None
-        if vae.config.timestep_conditioning:
-            noise = torch.randn(z.shape, generator=generator).to(z)
-            z, time = (1 - 0.025) * z + 0.025 * noise, torch.full((1,), 0.05, device=z.device, dtype=vae.dtype)
-        for piece in decode_pieces(vae, z.to(vae.dtype), time, generator):
+        device, conditioned = vae.latents_mean.device, vae.config.timestep_conditioning
+        generator = torch.Generator("cpu").manual_seed(seed)
+        time = torch.full((1,), 0.05, device=device, dtype=vae.dtype) if conditioned else None
+
+        def denormalised() -> Pieces:
+            for frame in latents.split(1, 2):
+                z = frame.to(device, torch.float32)
+                mean, std = _statistics(vae, z)
+                z = z * std / vae.config.scaling_factor + mean
+                if conditioned:
+                    z = (1 - 0.025) * z + 0.025 * torch.randn(z.shape, generator=generator).to(z)
+                yield z.to(vae.dtype)
+
+        for piece in decode_pieces(vae, denormalised(), time, generator):
             yield rearrange(piece, "1 c t h w -> t h w c").float().mul(0.5).add(0.5).clamp(0, 1)
 
 
@@ -390,110 +398,3 @@ def _coordinates(facts: LTXFacts, shape: tuple[int, ...], frame: int) -> Tensor:
     place = torch.stack([time, h * facts.spatial_ratio, w * facts.spatial_ratio]).flatten(1)[None].float()
     place[:, 0] = place[:, 0] * (1.0 / facts.fps)
     return place
-
-
-# ---------------------------------------------------------------- the video decoder, streamed
-
-
-def decode_pieces(vae: Network, z: Tensor, time: Tensor | None, generator: torch.Generator) -> Pieces:
-    """AutoencoderKLLTXVideo.decode of z [B, C, t, h, w] as pieces [B, 3, n, H, W], memory constant in t.
-
-    time: decode timestep [B] of VAEs with timestep conditioning. diffusers' own framewise decode is off by one frame.
-    """
-    decoder = vae.decoder
-    if time is not None and decoder.timestep_scale_multiplier is not None:
-        time = time * decoder.timestep_scale_multiplier
-    pieces = _conv(decoder.conv_in, iter(z.split(1, 2)))
-    for block in (decoder.mid_block, *decoder.up_blocks):
-        if getattr(block, "conv_in", None) is not None:
-            pieces = _resnet(block.conv_in, pieces, time, generator)
-        embedding = _embed(block, time, z)
-        for upsampler in getattr(block, "upsamplers", None) or []:
-            pieces = _upsample(upsampler, pieces)
-        for resnet in block.resnets:
-            pieces = _resnet(resnet, pieces, embedding, generator)
-    last = _conv(decoder.conv_out, (_head(decoder, x, _embed(decoder, time, z)) for x in pieces))
-    p, q = decoder.patch_size, decoder.patch_size_t
-    return (rearrange(x, "b (c q r p) t h w -> b c (t q) (h p) (w r)", p=p, r=p, q=q) for x in last)
-
-
-def _embed(block: Network, time: Tensor | None, z: Tensor) -> Tensor | None:
-    if getattr(block, "time_embedder", None) is None or time is None:
-        return time
-    embedding = block.time_embedder(
-        timestep=time.flatten(), resolution=None, aspect_ratio=None, batch_size=len(z), hidden_dtype=z.dtype
-    )
-    return embedding.view(len(z), -1, 1, 1, 1)
-
-
-def _conv(conv: Network, pieces: Pieces) -> Pieces:
-    return convolve(conv.conv, conv.kernel_size[0], conv.is_causal, pieces)
-
-
-def _norm(norm: Network, x: Tensor) -> Tensor:
-    return norm(x.movedim(1, -1)).movedim(-1, 1)
-
-
-def _resnet(block: Network, pieces: Pieces, time: Tensor | None, generator: torch.Generator) -> Pieces:
-    """LTXVideoResnetBlock3d.forward: the residual path waits for the look-ahead of the two convolutions."""
-    skip = Delay()
-    shifts: tuple[Any, Any] = (None, None)
-    scales: tuple[Any, Any] = (None, None)
-    if block.scale_shift_table is not None:
-        assert time is not None
-        table = time.unflatten(1, (4, -1)) + block.scale_shift_table[None, ..., None, None, None]
-        shift_1, scale_1, shift_2, scale_2 = table.unbind(1)
-        shifts, scales = (shift_1, shift_2), (scale_1, scale_2)
-
-    def activate(norm: Network, x: Tensor, i: int) -> Tensor:
-        x = _norm(norm, x)
-        return block.nonlinearity(x if shifts[i] is None else x * (1 + scales[i]) + shifts[i])
-
-    def enter() -> Pieces:
-        for x in pieces:
-            skip.put(x)
-            yield activate(block.norm1, x, 0)
-
-    inner = _inject(block.per_channel_scale1, _conv(block.conv1, enter()), generator)
-    outer = _conv(block.conv2, (activate(block.norm2, x, 1) for x in inner))
-    for x in _inject(block.per_channel_scale2, outer, generator):
-        rest = skip.take(x.shape[2])
-        rest = rest if block.norm3 is None else _norm(block.norm3, rest)
-        yield x + (rest if block.conv_shortcut is None else block.conv_shortcut.conv(rest))
-
-
-def _inject(scale: Tensor | None, pieces: Pieces, generator: torch.Generator) -> Pieces:
-    """Noise injection of 0.9.1: one spatial pattern for the whole clip."""
-    noise = None
-    for x in pieces:
-        if scale is not None and noise is None:
-            noise = torch.randn(x.shape[-2:], generator=generator).to(x)[None]
-        yield x if scale is None or noise is None else x + (noise * scale)[None, :, None]
-
-
-def _upsample(block: Network, pieces: Pieces) -> Pieces:
-    """LTXVideoUpsampler3d.forward: depth to space and time, without the frames that the first one would gain."""
-    skip, (t, h, w) = Delay(), block.stride
-    spread = lambda x: rearrange(x, "b (c t h w) f y x -> b c (f t) (y h) (x w)", t=t, h=h, w=w)
-
-    def enter() -> Pieces:
-        for x in pieces:
-            if block.residual:
-                skip.put(spread(x).repeat(1, t * h * w // block.upscale_factor, 1, 1, 1))
-            yield x
-
-    begun = False
-    for x in drop_first(t - 1, map(spread, _conv(block.conv, enter()))):
-        if block.residual and not begun:
-            skip.take(t - 1)
-        begun = True
-        yield x + skip.take(x.shape[2]) if block.residual else x
-
-
-def _head(decoder: Network, x: Tensor, embedding: Tensor | None) -> Tensor:
-    x = _norm(decoder.norm_out, x)
-    if decoder.time_embedder is not None and embedding is not None:
-        table = embedding.unflatten(1, (2, -1)) + decoder.scale_shift_table[None, ..., None, None, None]
-        shift, scale = table.unbind(1)
-        x = x * (1 + scale) + shift
-    return decoder.conv_act(x)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -41,6 +41,13 @@ class Seen:
 
     def all(self, kind: str) -> list[dict[str, Any]]:
         return [data for name, data in self.events if name == kind]
+
+
+class Refusal(NamedTuple):
+    """All that the user is told about a prompt that failed, and the types of the nodes that were done by then."""
+
+    told: str
+    done: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -80,14 +87,15 @@ class Host:
         assert entry["status"]["status_str"] == "success", told(entry)
         return entry
 
-    def refuse(self, prompt: Prompt) -> str:
-        """All that the user is told about a prompt that must fail: by validation, or by the node that stopped."""
+    def refuse(self, prompt: Prompt) -> Refusal:
+        """What happens to a prompt that must fail: by validation, or by the node that stops."""
         status, answer = self.queue(prompt)
         if status != 200:
-            return told_before(answer)
+            return Refusal(told_before(answer), ())
         entry = self.wait(answer["prompt_id"])
         assert entry["status"]["status_str"] == "error", f"This was accepted: {json.dumps(prompt)}"
-        return told(entry)
+        done = next(data["executed"] for kind, data in entry["status"]["messages"] if kind == "execution_error")
+        return Refusal(told(entry), tuple(prompt[name]["class_type"] for name in done))
 
     def run(self, prompt: Prompt, workflow: Any = None) -> dict[str, Any]:
         """Run a prompt to its end; its history entry."""
@@ -205,12 +213,6 @@ def told_before(answer: Mapping[str, Any]) -> str:
     """What the host says about a prompt that it does not start."""
     nodes = [f"{n['class_type']}: {e['message']}: {e['details']}" for n in answer["node_errors"].values() for e in n["errors"]]
     return "\n".join([f"{answer['error']['message']}: {answer['error']['details']}", *nodes])
-
-
-def stopped_at(entry: Mapping[str, Any]) -> tuple[str, list[str]]:
-    """(id of the node that stopped a run, ids of the nodes that were done before)."""
-    error = next(data for kind, data in entry["status"]["messages"] if kind == "execution_error")
-    return error["node_id"], error["executed"]
 
 
 def cached(entry: Mapping[str, Any]) -> list[str]:

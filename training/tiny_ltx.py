@@ -28,7 +28,7 @@ from .optim import Log, Trainer, slope
 
 FPS = 25
 TOKENS = 128  # LTXPipeline pads prompts to this length and gives the text encoder no mask
-VAE_STEPS, TEXT_STEPS, FLOW_STEPS = 2200, 300, 6200
+VAE_STEPS, TEXT_STEPS, FLOW_STEPS = 2200, 300, 4600
 SHORT_STEPS = 744  # of the flow, on clips of three latent frames
 VAE_CONFIG = dict(
     latent_channels=16, block_out_channels=(32, 64, 64), decoder_block_out_channels=(48, 96),
