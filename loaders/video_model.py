@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+Progress = Callable[[int, int], None]  # (done, in all)
+
+
 class InputError(ValueError):
     """A value that cannot work, told as: input = value: rule. Remedy."""
 
@@ -60,7 +63,7 @@ class Part:
     """One network of a model: read from disk when it is first used, kept by the Memory that used it."""
 
     name: str
-    load: Callable[[], nn.Module] = field(repr=False)
+    load: Callable[[Progress], nn.Module] = field(repr=False)
 
 
 class Memory(Protocol):
@@ -83,7 +86,7 @@ class PlainMemory:
     @contextmanager
     def use(self, part: Part, activations: int = 0) -> Iterator[nn.Module]:
         if part.name not in self._modules:
-            self._modules[part.name] = part.load().to(self._device)
+            self._modules[part.name] = part.load(lambda done, total: None).to(self._device)
         yield self._modules[part.name]
 
     def device(self, part: str) -> torch.device:

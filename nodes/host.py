@@ -67,7 +67,7 @@ class HostMemory:
         offload = {"vae": mm.vae_offload_device, "text_encoder": mm.text_encoder_offload_device}.get(
             part.name, mm.unet_offload_device
         )()
-        holder = Holder(use_casting_layers(part.load()))
+        holder = Holder(use_casting_layers(part.load(_loading())))
         patcher = comfy.model_patcher.CoreModelPatcher(
             holder, load_device=self.device(part.name), offload_device=offload
         )
@@ -165,6 +165,17 @@ def free_ram() -> int:
 
 
 # ---------------------------------------------------------------- progress
+
+
+def _loading() -> Callable[[int, int], None]:
+    """Shows on the running node how much of a part is read, and stops when asked to."""
+    bars: list[Callable[[int, Any], None]] = []
+
+    def update(done: int, total: int) -> None:
+        bars[:] = bars or [progress_bar(total)]
+        bars[0](done, None)
+
+    return update
 
 
 def check_interrupt() -> None:

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -119,7 +120,8 @@ class Host:
 
     def watch(self, prompt: Prompt, on_event: OnEvent = lambda *_: None) -> Seen:
         """Run a prompt to its end as the page does; on_event is called with each event when it arrives."""
-        return asyncio.run(self._watch(prompt, on_event))
+        with ThreadPoolExecutor(1) as pool:  # a loop of its own: Playwright keeps one running in the test's thread
+            return pool.submit(asyncio.run, self._watch(prompt, on_event)).result()
 
     async def _watch(self, prompt: Prompt, on_event: OnEvent) -> Seen:
         import aiohttp
@@ -146,7 +148,12 @@ class Host:
     def free(self) -> None:
         """Drop all models and cached results; the run after it makes everything anew."""
         self.send("/free", {"unload_models": True, "free_memory": True})
-        self.post({"1": node("EmptyImage", width=16, height=16, batch_size=1, color=0), "2": node("PreviewImage", images=["1", 0])})
+        self.post(
+            {
+                "1": node("EmptyImage", width=16, height=16, batch_size=1, color=0),
+                "2": node("PreviewImage", images=["1", 0]),
+            }
+        )
 
     def check(self) -> None:
         """Fail with the log's end if the host is dead."""
@@ -211,7 +218,11 @@ def told(entry: Mapping[str, Any]) -> str:
 
 def told_before(answer: Mapping[str, Any]) -> str:
     """What the host says about a prompt that it does not start."""
-    nodes = [f"{n['class_type']}: {e['message']}: {e['details']}" for n in answer["node_errors"].values() for e in n["errors"]]
+    nodes = [
+        f"{n['class_type']}: {e['message']}: {e['details']}"
+        for n in answer["node_errors"].values()
+        for e in n["errors"]
+    ]
     return "\n".join([f"{answer['error']['message']}: {answer['error']['details']}", *nodes])
 
 

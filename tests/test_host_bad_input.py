@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import resource
 import shutil
@@ -88,8 +87,12 @@ def models(host: Host) -> Host:
         flip(good, checkpoints / f"flipped {name}.safetensors", mark)
     for name in ("pickle.ckpt", "pickle.pt", "pickle.safetensors"):
         torch.save({"patchify_proj.weight": torch.zeros(2, 2)}, checkpoints / name)
-    foreign(checkpoints / "wan.safetensors", "blocks.0.self_attn.q.weight", "patch_embedding.weight", "head.head.weight")
-    foreign(checkpoints / "hunyuan.safetensors", "double_blocks.0.img_attn_qkv.weight", "single_blocks.0.linear1.weight")
+    foreign(
+        checkpoints / "wan.safetensors", "blocks.0.self_attn.q.weight", "patch_embedding.weight", "head.head.weight"
+    )
+    foreign(
+        checkpoints / "hunyuan.safetensors", "double_blocks.0.img_attn_qkv.weight", "single_blocks.0.linear1.weight"
+    )
     save_file({k: v.clone() for k, v in t5(32).state_dict().items()}, texts / "narrow.safetensors")
     ltx_folder(diffusers / "real_ratio", "0.9.0")
     poison(diffusers / "nan_transformer", "transformer")
@@ -160,8 +163,11 @@ CASES = [
     ),
     Case("long prompt", {"2.positive": "a red circle " * 100}, ("positive = 'a red circle", "tokens", "the model reads 128", "Shorten it")),
     Case("long negative prompt", {"2.negative": "圆" * 400}, ("negative = '圆", "tokens", "128", "Shorten it")),
+    Case("unknown words", {"2.positive": "🎬 🎬"}, ("positive = '🎬 🎬'", "knows none of these words", "in English")),
     Case("source of another size", {"source": node("EmptyHunyuanLatentVideo", width=128, height=64, length=17, batch_size=1), "3.source": ["source", 0], "3.strength": 0.5},
          ("source = latents [1, 16, 5, 8, 16]", "need latents of shape [1, 16, 5, 8, 8]", "source's own width")),
+    Case("latents of a picture as source", {"source": node("EmptyLatentImage", width=64, height=64, batch_size=1), "3.source": ["source", 0], "3.frames": 1, "3.strength": 0.5},
+         ("source = ", "[1, 4, 8, 8]", "[1, 16, 1, 8, 8]")),
     Case("short source", {"picture": PICTURE, "3.source": ["picture", 0], "3.strength": 0.5}, ("source = 1 frames", "17 are asked for", "fewer frames")),
     Case("latents of another family", {"latent": node("EmptyMochiLatentVideo", width=64, height=64, length=7, batch_size=1), "4.latent": ["latent", 0]},
          ("latent = latents", "[1, 12, 2, 8, 8]", "[1, 16, t, h, w]", "Connect the model that made them")),
@@ -207,12 +213,12 @@ def test_told_in_words(models: Host, case: Case) -> None:
 @contextmanager
 def full_disk(host: Host, room: int) -> Iterator[None]:
     """No file of the host can grow beyond `room` bytes."""
-    _, most = resource.prlimit(host.pid, resource.RLIMIT_FSIZE, (-1, -1))
-    resource.prlimit(host.pid, resource.RLIMIT_FSIZE, (room, most))
+    before = resource.prlimit(host.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(host.pid, resource.RLIMIT_FSIZE, (room, before[1]))
     try:
         yield
     finally:
-        resource.prlimit(host.pid, resource.RLIMIT_FSIZE, (most, most))
+        resource.prlimit(host.pid, resource.RLIMIT_FSIZE, before)
 
 
 def test_full_disk_leaves_no_file_and_loses_no_latents(models: Host) -> None:
@@ -232,7 +238,12 @@ GOOD = {
     "an empty prompt": {"2.positive": ""},
     "one step": {"3.steps": 1},
     "published ratios": {**REAL, "3.width": 64, "3.height": 32, "3.frames": 9},
-    "a single file": {**checkpoint("checkpoints/good.safetensors", NARROW), "3.width": 64, "3.height": 32, "3.frames": 9},
+    "a single file": {
+        **checkpoint("checkpoints/good.safetensors", NARROW),
+        "3.width": 64,
+        "3.height": 32,
+        "3.frames": 9,
+    },
     "the bundled model after all that": {"3.seed": 12},
 }
 

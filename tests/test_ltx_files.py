@@ -125,6 +125,16 @@ def test_all_in_one_file_computes_what_the_host_computes(native: Any, release: s
     assert (streamed - decoded).abs().max() < 1e-4
 
 
+@pytest.mark.parametrize("text", ["a red circle", "", "Two cats, 24 mm lens; it's snowing — slowly!"])
+def test_the_hosts_t5_tokenizer_gives_the_hosts_ids(native: Any, text: str) -> None:
+    import comfy.text_encoders.lt as lt
+    from reelwire.loaders.text_encoders import load_tokenizer
+
+    theirs = [token for token, _ in lt.LTXVT5Tokenizer().tokenize_with_weights(text)["t5xxl"][0]]
+    ours = load_tokenizer(Path(lt.__file__).parent / "t5_tokenizer")(text, padding="max_length", max_length=128).input_ids
+    assert ours == theirs[:128]
+
+
 def test_vae_in_its_own_file(native: Any, tmp_path: Path) -> None:
     file = all_in_one(tmp_path / "ltxv-2b.safetensors", native_transformer(native), None)
     with pytest.raises(CheckpointError, match=r"ltxv-2b.safetensors holds no VAE.*models/vae"):
@@ -309,4 +319,5 @@ def test_missing_and_extra_keys_are_listed(tmp_path: Path) -> None:
             lambda: LTXVideoTransformer3DModel.from_config(transformer.config),
             strip_prefix(read_header(tmp_path / "a.safetensors")[0]),
             torch.float32,
+            lambda *_: None,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import random
 import time
 from pathlib import Path
@@ -288,6 +289,26 @@ def train_flow(out: Path) -> None:
 
 # ---------------------------------------------------------------- all of it
 
+PRESETS = {
+    "default": dict(width=64, height=64, frames=17, steps=25, guidance=4.0, sampler="euler"),
+    "quality": dict(steps=40), "balanced": dict(steps=25), "speed": dict(steps=12, guidance=3.0),
+}  # fmt: skip
+
+
+@torch.no_grad()
+def preview_colours(vae: AutoencoderKLLTXVideo) -> list[list[float]]:
+    """Least-squares weights [17][3] from a normalised latent pixel and 1 to the colour (-1..1) it stands for."""
+    rng, rows, colours = random.Random(4), [], []
+    mean, std = (v.view(1, -1, 1, 1, 1) for v in (vae.latents_mean, vae.latents_std))
+    for scene in rng.choices(sum(world.split(), []), k=48):
+        clip = world.sample_clip(scene, 17, 64, 64, rng)[0][None]
+        z = (vae.encode(clip).latent_dist.mode() - mean) / std
+        small = F.avg_pool3d(torch.cat([clip[:, :, :1].expand(-1, -1, 3, -1, -1), clip], 2), (4, 8, 8))
+        rows.append(rearrange(z, "1 c f h w -> (f h w) c"))
+        colours.append(rearrange(small, "1 c f h w -> (f h w) c"))
+    latents = F.pad(torch.cat(rows), (0, 1), value=1.0)
+    return [[round(v, 4) for v in row] for row in torch.linalg.lstsq(latents, torch.cat(colours)).solution.tolist()]
+
 
 def assemble(out: Path, folder: Path) -> None:
     """The averaged weights as a diffusers LTXPipeline folder in fp16."""
@@ -299,8 +320,17 @@ def assemble(out: Path, folder: Path) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05,
                                                 base_image_seq_len=1024, max_image_seq_len=4096, shift_terminal=0.1)  # fmt: skip
     vae = AutoencoderKLLTXVideo.from_pretrained(out / "vae")
+    defaults = dict(
+        fps=FPS,
+        prompt_tokens=TOKENS,
+        conditioned=False,
+        distilled_timesteps=[],
+        presets=PRESETS,
+        rgb=preview_colours(vae),
+    )
     LTXPipeline(scheduler=scheduler, vae=vae.half(), text_encoder=parts["text."].half(), tokenizer=tokenizer,
                 transformer=parts["flow."].half()).save_pretrained(folder)  # fmt: skip
+    (folder / "reelwire.json").write_text(json.dumps(defaults) + "\n")
 
 
 def work(rank: int, ranks: int, out: Path) -> None:
