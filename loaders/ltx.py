@@ -125,7 +125,8 @@ class LTX(Family):
             times = np.array(times).astype(np.float32)
             scheduler.set_timesteps(sigmas=times / 1000, timesteps=times, device=device)
             return scheduler
-        scheduler = Euler.from_config(facts.scheduler)
+        whole = {} if request.steps > 1 else {"shift_terminal": None}  # one step has nothing to stretch: it ends at 0
+        scheduler = Euler.from_config({**facts.scheduler, **whole})
         tokens = int(np.prod(facts.latent_shape(request.width, request.height, request.frames)[2:]))
         limits = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
         mu = calculate_shift(tokens, *(facts.scheduler.get(name, usual) for name, usual in limits.items()))

@@ -59,7 +59,12 @@ def _stages(config: Mapping[str, Any], kind: str) -> int:
 
 def read_ltx(source: Path, vae: Path | None) -> Files:
     """Describe a checkpoint from its headers and configs; raises CheckpointError for anything but LTX-Video."""
-    return _read_folder(source, vae) if source.is_dir() else _read_file(source, vae)
+    try:
+        return _read_folder(source, vae) if source.is_dir() else _read_file(source, vae)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{source.name} lacks {error.args[0]}: it is damaged or incomplete. Download it again."
+        ) from error
 
 
 # ---------------------------------------------------------------- diffusers folders

@@ -47,7 +47,12 @@ def read_t5(source: Path) -> T5:
             f"{source.name} is a UMT5 encoder, which reads other tokens than T5. Choose a T5-XXL file, as t5xxl_fp16.safetensors."
         )
     entries = {k: e for k, e in entries.items() if k not in ("encoder.embed_tokens.weight", "spiece_model")}
-    return T5(load_config(source) if source.is_dir() else _config(entries), entries)
+    try:
+        return T5(load_config(source) if source.is_dir() else _config(entries), entries)
+    except KeyError as error:
+        raise CheckpointError(
+            f"{source.name} lacks {error.args[0]}: it is damaged or incomplete. Download it again."
+        ) from error
 
 
 def _config(entries: Mapping[str, Entry]) -> dict[str, Any]:

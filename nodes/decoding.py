@@ -61,9 +61,19 @@ class DecodeToVideo(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, filename_prefix: str) -> bool | str:
+        try:
+            host.check_prefix(filename_prefix)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
     def execute(
         cls, model: VideoModel, latent: dict[str, Any], fps: float, filename_prefix: str, crf: int = 17
     ) -> io.NodeOutput:
+        if fps and not 1 <= fps <= 240:
+            raise InputError("fps", fps, "A video has 1 to 240 frames per second.", "Use 0 for the model's own.")
         _, height, width = _size(model, latent)
         path, subfolder = host.output_file(filename_prefix, ".mp4", width, height)
         metadata = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}

@@ -25,6 +25,7 @@ BUNDLED = Path(__file__).parent.parent / "loaders" / "bundled"
 AUTO = "auto"
 PRECISIONS = (AUTO, "bfloat16", "float16", "float32")
 PREVIEW_SIZE = 512
+LONGEST_NAME = 200  # bytes; most file systems take 255, and a counter and an ending follow
 _LATENT_FORMATS = {"ltx": "LTXV"}  # family -> the host's class with preview colours
 
 
@@ -141,6 +142,11 @@ def choose(name: str, value: str, choices: dict[str, Path]) -> Path:
     return choices[value]
 
 
+def changed(path: Path) -> float:
+    """When a file, or anything inside a folder, was last written."""
+    return max((p.stat().st_mtime for p in path.rglob("*")), default=0.0) if path.is_dir() else path.stat().st_mtime
+
+
 def t5_tokenizer() -> Path:
     """The T5 v1.1 tokenizer that ComfyUI brings along."""
     import comfy.text_encoders.lt
@@ -148,14 +154,21 @@ def t5_tokenizer() -> Path:
     return Path(comfy.text_encoders.lt.__file__).parent / "t5_tokenizer"
 
 
-def output_file(prefix: str, suffix: str, width: int, height: int) -> tuple[Path, str]:
-    """(a new file in the output folder, its subfolder) for a file name prefix."""
+def check_prefix(prefix: str) -> None:
+    """Raise InputError for a file name prefix that cannot be written inside the output folder."""
+    remedy = "Use a name such as video/reelwire."
     output = folder_paths.get_output_directory()
     target = os.path.normpath(os.path.join(output, os.path.dirname(prefix)))
     if os.path.isabs(prefix) or not folder_paths.is_within_directory(output, target):
-        raise InputError(
-            "filename_prefix", prefix, "It leads outside ComfyUI's output folder.", "Use a name such as video/reelwire."
-        )
+        raise InputError("filename_prefix", prefix, "It leads outside ComfyUI's output folder.", remedy)
+    if not os.path.basename(prefix) or "\0" in prefix or max(map(len, prefix.encode().split(b"/"))) > LONGEST_NAME:
+        raise InputError("filename_prefix", repr(prefix[:40]), "This cannot be the name of a file.", remedy)
+
+
+def output_file(prefix: str, suffix: str, width: int, height: int) -> tuple[Path, str]:
+    """(a new file in the output folder, its subfolder) for a file name prefix."""
+    check_prefix(prefix)
+    output = folder_paths.get_output_directory()
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
     return Path(folder) / f"{name}_{counter:05}_{suffix}", subfolder
 

@@ -44,7 +44,7 @@ class LoadLTX(io.ComfyNode):
     def fingerprint_inputs(cls, checkpoint: str, text_encoder: str, vae: str, precision: str) -> list[float]:
         """Load again when a file was replaced."""
         known = host.checkpoints("ltx") | host.files("text_encoders") | host.files("vae")
-        return [known[name].stat().st_mtime for name in (checkpoint, text_encoder, vae) if name in known]
+        return [host.changed(known[name]) for name in (checkpoint, text_encoder, vae) if name in known]
 
     @classmethod
     def execute(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -21,6 +22,10 @@ def ready(model: VideoModel, request: Request) -> Request:
     request = model.complete(request)
     if request.sampler not in SAMPLERS:
         raise InputError("sampler", request.sampler, "There is no such sampler.", f"Use one of {', '.join(SAMPLERS)}.")
+    if not (math.isfinite(request.guidance) and request.guidance >= 0):
+        raise InputError(
+            "guidance", request.guidance, "It must be a number from 0 on.", "Use 1 for none, 3 to 5 for most models."
+        )
     model.family.check(model, replace(request, keyframes=()))
     request = replace(request, keyframes=plan(request.keyframes, request.frames))
     model.family.check(model, request)
@@ -73,26 +78,20 @@ def _activations(model: VideoModel, request: Request) -> int:
 
 def _check_source(model: VideoModel, request: Request, source: Tensor) -> None:
     if not 0 < request.strength <= 1:
+        remedy = "Use .3 to stay close to the source, .8 to go far."
+        raise InputError("strength", request.strength, "It must be above 0 and at most 1.", remedy)
+    frames = source.ndim == 4 and source.shape[-1] == 3
+    shape = model.facts.latent_shape(request.width, request.height, request.frames)
+    if not frames and tuple(source.shape) != shape:
+        rule = f"This size and length need latents of shape {list(shape)}."
         raise InputError(
-            "strength",
-            request.strength,
-            "It must be above 0 and at most 1.",
-            "Use .3 to stay close to the source, .8 to go far.",
+            "source", f"latents {list(source.shape)}", rule, "Give the source's own width, height and frames."
         )
-    if source.ndim == 5:
-        shape = model.facts.latent_shape(request.width, request.height, request.frames)
-        if tuple(source.shape) != shape:
-            rule = f"This size and length need latents of shape {list(shape)}."
-            raise InputError(
-                "source", f"latents {list(source.shape)}", rule, "Give the source's own width, height and frames."
-            )
-    elif len(source) < request.frames:
-        raise InputError(
-            "source",
-            f"{len(source)} frames",
-            f"{request.frames} are asked for.",
-            "Ask for fewer frames, or give a longer source.",
-        )
+    if frames and len(source) < request.frames:
+        rule, remedy = f"{request.frames} are asked for.", "Ask for fewer frames, or give a longer source."
+        raise InputError("source", f"{len(source)} frames", rule, remedy)
+    if not torch.isfinite(source).all():
+        raise InputError("source", "not finite", "It holds NaN or infinite values.", "Check the node that made it.")
 
 
 def _finite(latents: Tensor, model: VideoModel) -> Tensor:

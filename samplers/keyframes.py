@@ -23,6 +23,9 @@ def plan(keyframes: tuple[Keyframe, ...], frames: int) -> tuple[Keyframe, ...]:
 def _place(keyframe: Keyframe, frames: int) -> int:
     at = keyframe.frame + frames if keyframe.frame < 0 else keyframe.frame
     count = len(keyframe.images)
+    if count > frames:
+        rule = f"The video has {frames} frames."
+        raise InputError("keyframes", f"a clip of {count} frames", rule, "Give a shorter clip, or ask for more frames.")
     if not 0 <= at <= frames - count:
         what = f"A clip of {count} frames" if count > 1 else "A keyframe"
         rule = f"{what} must lie inside the {frames} frames of the video."
