@@ -131,7 +131,9 @@ def test_the_hosts_t5_tokenizer_gives_the_hosts_ids(native: Any, text: str) -> N
     from reelwire.loaders.text_encoders import load_tokenizer
 
     theirs = [token for token, _ in lt.LTXVT5Tokenizer().tokenize_with_weights(text)["t5xxl"][0]]
-    ours = load_tokenizer(Path(lt.__file__).parent / "t5_tokenizer")(text, padding="max_length", max_length=128).input_ids
+    ours = load_tokenizer(Path(lt.__file__).parent / "t5_tokenizer")(
+        text, padding="max_length", max_length=128
+    ).input_ids
     assert ours == theirs[:128]
 
 
@@ -241,7 +243,7 @@ def test_a_prompt_for_another_model_is_refused() -> None:
         sample(model, Conditioning("wan", 96, {}), Request())
     with pytest.raises(
         InputError,
-        match="a prompt for ltx, 4096 wide: The model is ltx and reads text 96 wide. Encode the prompt with the same",
+        match=r"a prompt for ltx, 4096 wide: The model is ltx and reads text 96 wide. Encode the prompt with the same",
     ):
         sample(model, Conditioning("ltx", 4096, {}), Request())
 
