@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -74,26 +75,22 @@ class LTX(Family):
             return build(lambda: VAE.from_config(files.vae_config), files.vae, dtype, progress)
 
         loads = {"transformer": transformer, "vae": vae, "text_encoder": lambda progress: text.build(dtype, progress)}
-        facts = LTXFacts(spatial_ratio=files.spatial_ratio, temporal_ratio=files.temporal_ratio, size_multiple=files.spatial_ratio,
-                         channels=files.transformer_config["in_channels"], scheduler=files.scheduler_config, text_width=text.width, **files.defaults)  # fmt: skip
+        config = files.transformer_config
+        facts = LTXFacts(
+            spatial_ratio=files.spatial_ratio, temporal_ratio=files.temporal_ratio, size_multiple=files.spatial_ratio,
+            channels=config["in_channels"], width=config["num_attention_heads"] * config["attention_head_dim"],
+            text_width=text.width, scheduler=files.scheduler_config, **files.defaults,
+        )  # fmt: skip
         parts = {name: Part(name, load) for name, load in loads.items()}
         return VideoModel(self, files.variant, facts, parts, replace(recipe, variant=files.variant), memory)
 
     def encode(self, model: VideoModel, positive: str, negative: str) -> Conditioning:
-        facts, tokenizer = _facts(model), model.recipe.files["tokenizer"]
+        facts, device = _facts(model), model.memory.device("text_encoder")
         with model.use("text_encoder") as encoder:
-            branches = {
-                branch: encode_t5(
-                    encoder,
-                    tokenizer,
-                    text,
-                    facts.prompt_tokens,
-                    facts.conditioned,
-                    model.memory.device("text_encoder"),
-                    name,
-                )
-                for branch, text, name in (("cond", positive, "positive"), ("uncond", negative, "negative"))
-            }
+            read = partial(
+                encode_t5, encoder, model.recipe.files["tokenizer"], facts.prompt_tokens, facts.conditioned, device
+            )
+            branches = {"cond": read(positive, "positive"), "uncond": read(negative, "negative")}
         return Conditioning(self.name, facts.text_width, branches)
 
     def check(self, model: VideoModel, request: Request) -> None:

@@ -89,9 +89,10 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def encode_t5(
-    encoder: nn.Module, folder: Path, text: str, length: int, masked: bool, device: torch.device, name: str
+    encoder: nn.Module, folder: Path, length: int, masked: bool, device: torch.device, text: str, name: str
 ) -> dict[str, Tensor]:
-    """{"text" [1, length, width], "mask" [1, length]} on the CPU; masked: whether the encoder itself sees the mask.
+    """{"text" [1, length, width], "mask" [1, length]} on the CPU; masked: whether the encoder itself sees the mask;
+    name: of the input that holds the text.
 
     Raises InputError for a prompt that `length` tokens cannot hold: nothing is cut in silence.
     """

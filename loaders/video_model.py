@@ -38,6 +38,7 @@ class Facts:
     channels: int
     size_multiple: int
     fps: float
+    width: int  # of the network, in channels
     text_width: int
     prompt_tokens: int
     presets: Mapping[str, Mapping[str, Any]]

@@ -104,11 +104,11 @@ def _frames(model: VideoModel, latent: dict[str, Any]) -> Iterator[Tensor]:
     """Frames in order with progress, preview and interrupt."""
     from ..samplers.decode import frame_count, stream_frames
 
-    samples, done = latent["samples"], 0
-    update = host.progress_bar(frame_count(model, samples))
+    samples, update, done = latent["samples"], host.progress(), 0
+    total = frame_count(model, samples)
     for piece in stream_frames(model, samples, latent.get("reelwire", {}).get("seed", 0)):
         done += len(piece)
-        update(done, host.frame_picture(piece[-1]))
+        update(done, total, host.frame_picture(piece[-1]))
         yield piece
 
 

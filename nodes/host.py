@@ -68,7 +68,7 @@ class HostMemory:
         offload = {"vae": mm.vae_offload_device, "text_encoder": mm.text_encoder_offload_device}.get(
             part.name, mm.unet_offload_device
         )()
-        holder = Holder(use_casting_layers(part.load(_loading())))
+        holder = Holder(use_casting_layers(part.load(progress())))
         patcher = comfy.model_patcher.CoreModelPatcher(
             holder, load_device=self.device(part.name), offload_device=offload
         )
@@ -180,27 +180,12 @@ def free_ram() -> int:
 # ---------------------------------------------------------------- progress
 
 
-def _loading() -> Callable[[int, int], None]:
-    """Shows on the running node how much of a part is read, and stops when asked to."""
-    bars: list[Callable[[int, Any], None]] = []
+def progress() -> Callable[..., None]:
+    """A function (done, in all, picture or None) that moves the running node's bar, shows the picture and stops when asked to."""
+    bar = comfy.utils.ProgressBar(1)
 
-    def update(done: int, total: int) -> None:
-        bars[:] = bars or [progress_bar(total)]
-        bars[0](done, None)
-
-    return update
-
-
-def check_interrupt() -> None:
-    mm.throw_exception_if_processing_interrupted()
-
-
-def progress_bar(total: int) -> Callable[[int, Any], None]:
-    """A function (done, picture or None) that moves the node's bar, shows the picture and stops when asked to."""
-    bar = comfy.utils.ProgressBar(total)
-
-    def update(done: int, picture: Any = None) -> None:
-        check_interrupt()
+    def update(done: int, total: int, picture: Any = None) -> None:
+        mm.throw_exception_if_processing_interrupted()
         bar.update_absolute(done, total, None if picture is None else ("JPEG", picture, PREVIEW_SIZE))
 
     return update

@@ -56,11 +56,10 @@ class Sampler(io.ComfyNode):
         from ..samplers.denoise import ready, sample
 
         request = ready(model, _request(model, **inputs))
-        bar: list[Any] = []
+        update = host.progress()
 
         def on_step(done: int, total: int, run: Run) -> None:
-            bar[:] = bar or [host.progress_bar(total)]
-            bar[0](done, host.latent_picture(model, run.preview()))
+            update(done, total, host.latent_picture(model, run.preview()))
 
         latents = sample(model, conditioning, request, on_step)
         note = {"family": model.family.name, "variant": model.variant, "frames": request.frames, "fps": model.facts.fps,

@@ -71,9 +71,9 @@ def _guided(run: Run, network: Any, step: int, guidance: float, batched: bool) -
 
 
 def _activations(model: VideoModel, request: Request) -> int:
-    """Bytes that one forward needs beside the weights: about 32 activations of the widest layer for each token and branch."""
-    tokens = torch.Size(model.facts.latent_shape(request.width, request.height, request.frames)[2:]).numel()
-    return tokens * 2 * 32 * 4096 * 2
+    """Bytes that a forward needs beside the weights: about twelve times its width for each token of both branches."""
+    tokens = math.prod(model.facts.latent_shape(request.width, request.height, request.frames)[2:])
+    return tokens * 2 * 12 * model.facts.width * 2
 
 
 def _check_source(model: VideoModel, request: Request, source: Tensor) -> None:

@@ -137,6 +137,25 @@ def test_the_hosts_t5_tokenizer_gives_the_hosts_ids(native: Any, text: str) -> N
     assert ours == theirs[:128]
 
 
+@pytest.mark.parametrize("text", ["a red circle moving right", "", "unseen Wörds"])
+def test_a_folder_with_only_spiece_model_gives_sentencepieces_ids(text: str, tmp_path: Path) -> None:
+    """The published LTX-Video folders hold no tokenizer.json."""
+    import random
+
+    import sentencepiece
+    from reelwire.loaders.text_encoders import load_tokenizer
+    from reelwire.training.world import caption, split
+
+    rng = random.Random(0)
+    sentences = iter([caption(scene, rng, chinese=False) for scene in split()[0]])
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=sentences, model_prefix=str(tmp_path / "spiece"), vocab_size=120, model_type="unigram",
+        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2)  # fmt: skip
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
+    expected = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model")).encode(text)
+    assert load_tokenizer(tmp_path)(text).input_ids == [*expected, 1]
+
+
 def test_vae_in_its_own_file(native: Any, tmp_path: Path) -> None:
     file = all_in_one(tmp_path / "ltxv-2b.safetensors", native_transformer(native), None)
     with pytest.raises(CheckpointError, match=r"ltxv-2b.safetensors holds no VAE.*models/vae"):
@@ -187,6 +206,7 @@ def test_every_variant_is_complete(variant: str) -> None:
         size_multiple=32,
         scheduler=_load(variant, "scheduler"),
         text_width=4096,
+        width=2048,
         **_tuples(defaults),
     )
     for preset in facts.presets.values():
