@@ -1,0 +1,85 @@
+"""Parts under ComfyUI's own memory manager compute the same numbers, loaded fully, partly or anew, and are freed."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reelwire.loaders.ltx import LTX
+from reelwire.loaders.video_model import Memory, PlainMemory, Recipe, Request, VideoModel
+from reelwire.samplers.decode import stream_frames
+from reelwire.samplers.denoise import sample
+from reelwire.tests.tiny import BUNDLED
+
+
+@pytest.fixture(scope="module")
+def host_module(comfyui: Path) -> Iterator[Any]:
+    """nodes/host.py with ComfyUI's modules in this process."""
+    sys.path.insert(0, str(comfyui))
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = not torch.cuda.is_available()
+    import reelwire.nodes.host as module
+
+    yield module
+    sys.path.remove(str(comfyui))
+
+
+def load(memory: Memory) -> VideoModel:
+    files = {"checkpoint": BUNDLED, "text_encoder": BUNDLED / "text_encoder", "tokenizer": BUNDLED / "tokenizer"}
+    return LTX().load(Recipe("ltx", "", files, "float32"), memory)
+
+
+def make(model: VideoModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """(latents, frames) of a short run."""
+    conditioning = model.family.encode(model, "a red circle moving right", "")
+    latents = sample(model, conditioning, Request(seed=1, steps=3, frames=9))
+    return latents, torch.cat(list(stream_frames(model, latents)))
+
+
+def same(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_the_hosts_manager_changes_no_number(host_module: Any) -> None:
+    import comfy.model_management as mm
+
+    expected = make(load(PlainMemory()))
+    model = load(host_module.HostMemory())
+    assert model.get_models() == []
+    assert same(make(model), expected)
+    patchers = model.get_models()
+    assert len(patchers) == 3
+    assert {id(m.model) for m in mm.current_loaded_models} >= {id(p) for p in patchers}
+    mm.unload_all_models()
+    assert same(make(model), expected)
+
+
+def test_partial_load_changes_no_number(host_module: Any) -> None:
+    """With room for a few KB, layers stay where they are and are cast when they run."""
+    model = load(host_module.HostMemory())
+    expected = make(model)
+    for patcher in model.get_models():
+        patcher.detach()
+        patcher.partially_load(patcher.load_device, extra_memory=5000)
+        assert patcher.model.model_lowvram
+        assert patcher.loaded_size() < patcher.model_size() / 2
+    assert same(make(model), expected)
+
+
+def test_a_dropped_model_is_freed(host_module: Any) -> None:
+    import comfy.model_management as mm
+
+    model = load(host_module.HostMemory())
+    make(model)
+    networks = [weakref.ref(p.model.inner) for p in model.get_models()]
+    del model
+    gc.collect()
+    mm.cleanup_models_gc()
+    assert [n() for n in networks] == [None] * 3
