@@ -291,7 +291,7 @@ def train_flow(out: Path) -> None:
 
 PRESETS = {
     "default": dict(width=64, height=64, frames=17, steps=25, guidance=4.0, sampler="euler"),
-    "quality": dict(steps=40), "balanced": dict(steps=25), "speed": dict(steps=12, guidance=3.0),
+    "quality": dict(steps=40), "balanced": dict(steps=25), "speed": dict(steps=12),
 }  # fmt: skip
 
 
@@ -319,7 +319,8 @@ def assemble(out: Path, folder: Path) -> None:
         part.load_state_dict({k.removeprefix(prefix): v for k, v in average.items() if k.startswith(prefix)})
     scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05,
                                                 base_image_seq_len=1024, max_image_seq_len=4096, shift_terminal=0.1)  # fmt: skip
-    vae = AutoencoderKLLTXVideo.from_pretrained(out / "vae")
+    vae = AutoencoderKLLTXVideo(**VAE_CONFIG)  # from_pretrained would write the work folder's path into the config
+    vae.load_state_dict(AutoencoderKLLTXVideo.from_pretrained(out / "vae").state_dict())
     defaults = dict(
         fps=FPS,
         prompt_tokens=TOKENS,
