@@ -222,9 +222,10 @@ class Family(ABC):
     def check(self, model: VideoModel, request: Request) -> None:
         """Raise InputError for a completed request that this model cannot run; reads no weights."""
         facts = model.facts
-        check_size("width", request.width, facts.size_multiple, self.title)
-        check_size("height", request.height, facts.size_multiple, self.title)
-        check_frames(request.frames, facts.temporal_ratio, self.title)
+        title = f"{self.title} ({model.variant})"
+        check_size("width", request.width, facts.size_multiple, title)
+        check_size("height", request.height, facts.size_multiple, title)
+        check_frames(request.frames, facts.temporal_ratio, title)
         if request.steps < 1:
             raise InputError(
                 "steps", request.steps, "At least one step is needed.", "Use 20 to 50, or 0 for the default."
@@ -234,12 +235,12 @@ class Family(ABC):
 def check_size(name: str, value: int, multiple: int, title: str) -> None:
     if value < multiple or value % multiple:
         low = max(value // multiple, 1) * multiple
-        near = f"{low}" if value < multiple else f"{low} or {low + multiple}"
+        near = f"{low} or more, or 0 for the default" if value < multiple else f"{low} or {low + multiple}"
         raise InputError(name, value, f"{title} needs a positive multiple of {multiple}.", f"Use {near}.")
 
 
 def check_frames(frames: int, step: int, title: str) -> None:
     if frames < 1 or (frames - 1) % step:
         low = max(frames - 1, 0) // step * step + 1
-        near = f"{low}" if frames < 1 else f"{low} or {low + step}"
+        near = f"{low + step} or more, or 0 for the default" if frames < 1 else f"{low} or {low + step}"
         raise InputError("frames", frames, f"{title} makes {step}n+1 frames.", f"Use {near}.")

@@ -29,6 +29,9 @@ def ready(model: VideoModel, request: Request) -> Request:
     model.family.check(model, replace(request, keyframes=()))
     request = replace(request, keyframes=plan(request.keyframes, request.frames))
     model.family.check(model, request)
+    if request.source is None and request.strength != 1:
+        rule = "It is the strength of a source, and none is connected."
+        raise InputError("strength", request.strength, rule, "Connect a source, or set it to 1.")
     if request.source is not None:
         _check_source(model, request, request.source)
     return request

@@ -15,8 +15,8 @@ def plan(keyframes: tuple[Keyframe, ...], frames: int) -> tuple[Keyframe, ...]:
     placed = sorted((replace(k, frame=_place(k, frames)) for k in keyframes), key=lambda k: k.frame)
     for first, second in pairwise(placed):
         if second.frame < first.frame + len(first.images):
-            rule = f"Two keyframes meet at frame {second.frame}."
-            raise InputError("keyframes", second.frame, rule, "Give each its own frame.")
+            where = f"at frames {first.frame} and {second.frame}, counted from the start"
+            raise InputError("keyframes", where, "Two keyframes cannot share frames.", "Give each its own frame.")
     return tuple(placed)
 
 

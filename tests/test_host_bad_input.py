@@ -133,8 +133,9 @@ CASES = [
     Case("frames of published models", {**REAL, "3.frames": 98}, ("frames = 98", "8n+1", "Use 97 or 105")),
     Case("width of published models", {**REAL, "3.width": 500}, ("width = 500", "multiple of 32", "Use 480 or 512")),
     Case("height", {"3.height": 70}, ("height = 70", "multiple of 8", "Use 64 or 72")),
-    Case("negative width", {"3.width": -32}, ("width = -32", "positive", "Use 8")),
-    Case("negative frames", {"3.frames": -1}, ("frames = -1", "4n+1", "Use 1")),
+    Case("a strength without a source", {"3.strength": 0.5}, ("strength = 0.5", "none is connected", "set it to 1")),
+    Case("negative width", {"3.width": -32}, ("width = -32", "tiny_ltx", "positive", "Use 8 or more, or 0")),
+    Case("negative frames", {"3.frames": -1}, ("frames = -1", "tiny_ltx", "4n+1", "Use 5 or more, or 0")),
     Case("negative steps", {"3.steps": -1}, ("steps", "-1", "smaller than min of 0")),
     Case("huge width", {"3.width": 99999}, ("width", "99999", "bigger than max of 16384")),
     Case("sampler", {"3.sampler": "distilled"}, ("sampler = distilled", "distilled timesteps", "Use euler")),
@@ -144,7 +145,7 @@ CASES = [
     Case(
         "keyframes at one frame",
         {**ONE_KEY, "first": keyframe(16), "key": keyframe(-1, "first")},
-        ("keyframes = 16", "meet at frame 16", "Give each its own frame"),
+        ("keyframes = at frames 16 and 16", "cannot share frames", "Give each its own frame"),
     ),
     Case(
         "keyframe of no strength",
