@@ -494,6 +494,7 @@ def main(argv: Sequence[str]) -> int:
 if __name__ == "__main__":
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     for stopping in {"SIGTERM", "SIGHUP"} & set(dir(signal)):
         signal.signal(getattr(signal, stopping), lambda number, _: sys.exit(128 + number))
     sys.exit(main(sys.argv[1:]))
