@@ -6,6 +6,7 @@ import json
 import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -135,15 +136,36 @@ def build(
 
     progress: called as (tensors read, tensors in all) after each one; may raise to stop.
     """
-    with torch.device("meta"):
+    with _parameters_on_meta():
         module = make()
     check_fit(module, entries)
+    whole = set(getattr(module, "_keep_in_fp32_modules", None) or ())  # diffusers keeps these in float32 too
     state: dict[str, Tensor] = {}
     for name, tensor in _read(entries):
-        state[name] = tensor.to(dtype) if tensor.is_floating_point() else tensor
+        wanted = torch.float32 if whole & {*name.split(".")} else dtype
+        state[name] = tensor.to(wanted) if tensor.is_floating_point() else tensor
         progress(len(state), len(entries))
     module.load_state_dict(state, strict=False, assign=True)
+    if hasattr(module, "tie_weights"):
+        module.tie_weights()
     return module.eval().requires_grad_(False)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """New modules get no memory for their weights, but real buffers: some are not in the file, as tables of positions."""
+    register = nn.Module.register_parameter
+
+    def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        if parameter is not None and not parameter.is_meta:
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def _read(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:

@@ -17,11 +17,12 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from .checkpoints import CheckpointError, build
+from .flow import FlowRun, begin, encoded_source, mix
 from .ltx_files import read_ltx
 from .ltx_vae import decode_pieces
 from .media import cover
 from .streaming import Pieces
-from .text_encoders import encode_t5, read_t5
+from .text_encoders import encode_t5, load_tokenizer, read_t5
 from .video_model import (
     Conditioning,
     Facts,
@@ -34,13 +35,14 @@ from .video_model import (
     Recipe,
     Request,
     Run,
+    Schedule,
     VideoModel,
 )
 
 CONDITION_NOISE = 0.15  # image_cond_noise_scale of LTXConditionPipeline
 PREFIX = 2  # latent frames of a clip that become extra tokens (num_prefix_latent_frames of LTXConditionPipeline)
 Network = Any  # a diffusers or transformers module, whose attributes are untyped
-Encode = Callable[[Tensor, bool], Tensor]  # (frames [T, H, W, 3], sample the posterior?) -> latents [1, C, t, h, w]
+Encode = Callable[[Tensor], Tensor]  # frames [T, H, W, 3] -> latents [1, C, t, h, w]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +50,6 @@ class LTXFacts(Facts):
     """What LTX-Video adds. conditioned: the checkpoint follows LTXConditionPipeline (0.9.5 on) instead of LTXPipeline."""
 
     conditioned: bool
-    scheduler: Mapping[str, Any]
     distilled_timesteps: tuple[float, ...]
 
 
@@ -79,19 +80,20 @@ class LTX(Family):
         facts = LTXFacts(
             spatial_ratio=files.spatial_ratio, temporal_ratio=files.temporal_ratio, size_multiple=files.spatial_ratio,
             channels=config["in_channels"], width=config["num_attention_heads"] * config["attention_head_dim"],
-            text_width=text.width, scheduler=files.scheduler_config, **files.defaults,
+            text_width=text.width, scheduler=files.scheduler_config, pictures=None, layers=config["num_layers"], **files.defaults,
         )  # fmt: skip
         parts = {name: Part(name, load) for name, load in loads.items()}
         return VideoModel(self, files.variant, facts, parts, replace(recipe, variant=files.variant), memory)
 
-    def encode(self, model: VideoModel, positive: str, negative: str) -> Conditioning:
+    def encode(
+        self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
+    ) -> Conditioning:
         facts, device = _facts(model), model.memory.device("text_encoder")
+        tokenizer = load_tokenizer(model.recipe.files["tokenizer"])
         with model.use("text_encoder") as encoder:
-            read = partial(
-                encode_t5, encoder, model.recipe.files["tokenizer"], facts.prompt_tokens, facts.conditioned, device
-            )
-            branches = {"cond": read(positive, "positive"), "uncond": read(negative, "negative")}
-        return Conditioning(self.name, facts.text_width, branches)
+            read = partial(encode_t5, encoder, tokenizer, facts.prompt_tokens, facts.conditioned, device)
+            (cond, notes), (uncond, more) = read(positive, "positive"), read(negative, "negative")
+        return Conditioning(self.name, facts.text_width, {"cond": cond, "uncond": uncond}, notes + more)
 
     def check(self, model: VideoModel, request: Request) -> None:
         super().check(model, request)
@@ -102,51 +104,51 @@ class LTX(Family):
         if request.sampler == "distilled" and request.steps != fixed:
             rule = f"The distilled sampler takes its own {fixed} steps."
             raise InputError("steps", request.steps, rule, f"Use {fixed} or 0, or choose the sampler euler.")
+
+    def check_pictures(self, model: VideoModel, request: Request) -> None:
+        super().check_pictures(model, request)
         for keyframe in request.keyframes:
             _check_keyframe(keyframe, request, model.facts.temporal_ratio)
 
-    def schedule(self, model: VideoModel, request: Request) -> Any:
-        """The reference pipeline's FlowMatchEulerDiscreteScheduler, set up for this request."""
+    def schedule(self, model: VideoModel, request: Request) -> Schedule:
+        """What LTXConditionPipeline gives its scheduler, or LTXPipeline: there, sigmas that the clip's size shifts."""
         from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
         from diffusers.pipelines.ltx.pipeline_ltx_condition import linear_quadratic_schedule
-        from diffusers.schedulers import FlowMatchEulerDiscreteScheduler as Euler
 
-        facts, device = _facts(model), model.memory.device("transformer")
+        facts = _facts(model)
         if request.sampler == "distilled" or _conditioned(model, request):
             # given timesteps must not be shifted again, so the scheduler is static (LTXConditionPipeline)
-            scheduler = Euler.from_config(
-                {**facts.scheduler, "use_dynamic_shifting": False, "shift": 1.0, "shift_terminal": None}
-            )
+            static = {**facts.scheduler, "use_dynamic_shifting": False, "shift": 1.0, "shift_terminal": None}
             given = torch.tensor(facts.distilled_timesteps)
             times = given if request.sampler == "distilled" else linear_quadratic_schedule(request.steps) * 1000
             times = np.array(times).astype(np.float32)
-            scheduler.set_timesteps(sigmas=times / 1000, timesteps=times, device=device)
-            return scheduler
+            return Schedule(static, len(times), times / 1000, times)
         whole = {} if request.steps > 1 else {"shift_terminal": None}  # one step has nothing to stretch: it ends at 0
-        scheduler = Euler.from_config({**facts.scheduler, **whole})
         tokens = int(np.prod(facts.latent_shape(request.width, request.height, request.frames)[2:]))
         limits = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
         mu = calculate_shift(tokens, *(facts.scheduler.get(name, usual) for name, usual in limits.items()))
-        scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / request.steps, request.steps), mu=mu, device=device)
-        return scheduler
+        sigmas = np.linspace(1.0, 1 / request.steps, request.steps)
+        return Schedule({"shift": 1.0, **facts.scheduler, **whole}, request.steps, sigmas, mu=mu)
 
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         generator = torch.Generator("cpu").manual_seed(request.seed)
         make = _condition_run if _conditioned(model, request) else _image_run if request.keyframes else _text_run
-        if not request.keyframes and request.source is None:
+        if not request.keyframes:
             return make(model, conditioning, request, scheduler, generator, _no_pictures)
         with model.use("vae") as vae:
-            encode = lambda frames, sample: self.encode_video(vae, frames, generator if sample else None)
+            encode = lambda frames: self.encode_video(model, vae, frames, generator)
             return make(model, conditioning, request, scheduler, generator, encode)
 
-    def encode_video(self, vae: Network, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode_video(
+        self, model: VideoModel, vae: Network, frames: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         pixels = rearrange(frames, "t h w c -> 1 c t h w") * 2 - 1
         posterior = vae.encode(pixels.to(vae.latents_mean.device, vae.dtype)).latent_dist
         z = posterior.mode() if generator is None else posterior.sample(generator)
         mean, std = _statistics(vae, z)
         return ((z - mean) * vae.config.scaling_factor / std).float()
 
-    def stream_decode(self, vae: Network, latents: Tensor, seed: int) -> Iterator[Tensor]:
+    def stream_decode(self, model: VideoModel, vae: Network, latents: Tensor, seed: int) -> Iterator[Tensor]:
         """The last denoising step of VAEs with timestep conditioning uses decode_timestep .05 and noise .025 (model card)."""
         device, conditioned = vae.latents_mean.device, vae.config.timestep_conditioning
         generator = torch.Generator("cpu").manual_seed(seed)
@@ -208,7 +210,7 @@ def _check_keyframe(keyframe: Keyframe, request: Request, ratio: int) -> None:
 
 
 @dataclass
-class _TextRun(Run):
+class _TextRun(FlowRun):
     """LTXPipeline. latents: packed tokens [1, f*h*w, C]; place: what tells the network where each token is."""
 
     text: Mapping[str, Tensor]
@@ -222,24 +224,14 @@ class _TextRun(Run):
     def predict(self, network: Network, step: int, branch: str) -> Tensor:
         batch = 2 if branch == "cond_uncond" else 1
         place = {k: v.repeat(batch, 1, 1) if isinstance(v, Tensor) else v for k, v in self.place.items()}
-        count, sigma = len(self.timesteps), self.scheduler.sigmas[step]
-        with network.cache_context(branch, step_index=step, num_inference_steps=count, sigma=sigma):
-            return network(
-                hidden_states=torch.cat([self.latents] * batch).to(self.text[branch].dtype), encoder_hidden_states=self.text[branch],
-                encoder_attention_mask=self.mask[branch], timestep=self.timestep(step, batch), return_dict=False, **place,
-            )[0].float()  # fmt: skip
-
-    def advance(self, step: int, prediction: Tensor) -> None:
-        super().advance(step, prediction)
-        self.remember(step, prediction)
-
-    def remember(self, step: int, prediction: Tensor) -> None:
-        """Keep what a preview needs: on a flow, clean = latents - sigma * velocity."""
-        self.velocity = prediction
-        self.sigma = self.timesteps[step + 1] / 1000 if step + 1 < len(self.timesteps) else 0.0
+        return self.forward(
+            network, step, branch, hidden_states=torch.cat([self.latents] * batch).to(self.text[branch].dtype),
+            encoder_hidden_states=self.text[branch], encoder_attention_mask=self.mask[branch],
+            timestep=self.timestep(step, batch), **place,
+        ).float()  # fmt: skip
 
     def preview(self) -> Tensor:
-        return self.unpack(self.latents - self.sigma * self.velocity)
+        return self.unpack(self.clean())
 
     def finish(self) -> Tensor:
         return self.unpack(self.latents)
@@ -311,15 +303,16 @@ def _common(model: VideoModel, conditioning: Conditioning, request: Request, sch
     branches["cond_uncond"] = both[0], both[1]
     f, h, w = facts.latent_shape(request.width, request.height, request.frames)[2:]
     scale = (facts.temporal_ratio / facts.fps, facts.spatial_ratio, facts.spatial_ratio)
+    timesteps, skip = begin(scheduler, request)
     return dict(
-        timesteps=scheduler.timesteps, scheduler=scheduler, shape=(f, h, w),
+        timesteps=timesteps, scheduler=scheduler, guidance=request.guidance, skip=skip, shape=(f, h, w),
         text={b: v[0] for b, v in branches.items()}, mask={b: v[1] for b, v in branches.items()},
         place=dict(num_frames=f, height=h, width=w, rope_interpolation_scale=scale),
     )  # fmt: skip
 
 
-def _no_pictures(frames: Tensor, sample: bool) -> Tensor:
-    raise AssertionError("a run without keyframes or source has no pictures to encode")
+def _no_pictures(frames: Tensor) -> Tensor:
+    raise AssertionError("a run without keyframes has no pictures to encode")
 
 
 def _noise(model: VideoModel, request: Request, generator: torch.Generator) -> Tensor:
@@ -338,7 +331,7 @@ def _text_run(model: VideoModel, conditioning: Conditioning, request: Request, s
 
 
 def _image_run(model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any, generator: torch.Generator, encode: Encode) -> Run:  # fmt: skip
-    first = encode(cover(request.keyframes[0].images, request.width, request.height), True)
+    first = encode(cover(request.keyframes[0].images, request.width, request.height))
     latents = _noise(model, request, generator)
     latents[:, :, :1] = first
     return _ImageRun(latents=_pack(latents), **_common(model, conditioning, request, scheduler))
@@ -348,12 +341,12 @@ def _condition_run(model: VideoModel, conditioning: Conditioning, request: Reque
     facts, common = _facts(model), _common(model, conditioning, request, scheduler)
     latents = _noise(model, request, generator)
     if request.source is not None and request.strength < 1:
-        latents = _start_from_source(request, common, latents, encode)
+        latents = mix(latents, encoded_source(model, request), scheduler.sigmas[common["skip"]])
     given = torch.zeros(latents.shape[2], device=latents.device)
     tokens, places, amounts = [], [], []
     for keyframe in request.keyframes:
         frames = cover(keyframe.images, request.width, request.height)
-        z = encode(frames, True).to(latents)
+        z = encode(frames).to(latents)
         if keyframe.frame == 0:
             _mix(latents, given, 0, z, keyframe.strength)
             continue
@@ -370,18 +363,6 @@ def _condition_run(model: VideoModel, conditioning: Conditioning, request: Reque
     amount = torch.cat([*amounts, repeat(given, "f -> 1 (f n)", n=h * w)], 1) if request.keyframes else None
     common["place"] = {"video_coords": place}
     return _ConditionRun(latents=packed, given=amount, start=packed.clone(), generator=generator, **common)
-
-
-def _start_from_source(request: Request, common: dict[str, Any], noise: Tensor, encode: Encode) -> Tensor:
-    """Video-to-video: skip the first steps, and begin with the source noised to where they would have led."""
-    source = request.source
-    assert source is not None
-    z = source if source.ndim == 5 else encode(cover(source[: request.frames], request.width, request.height), False)
-    count = len(common["timesteps"])
-    skip = max(count - min(int(count * request.strength), count), 0)
-    common["timesteps"] = common["timesteps"][skip:]
-    sigma = common["scheduler"].sigmas[skip]
-    return sigma * noise + (1 - sigma) * z.to(noise)
 
 
 def _mix(latents: Tensor, given: Tensor, at: int, z: Tensor, strength: float) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
@@ -16,3 +20,29 @@ def cover(frames: Tensor, width: int, height: int) -> Tensor:
     scaled = F.interpolate(rearrange(frames, "n h w c -> n c h w"), size, mode="bicubic", antialias=True).clamp(0, 1)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return rearrange(scaled[:, :, top : top + height, left : left + width], "n c h w -> n h w c")
+
+
+def fit_inside(frames: Tensor, width: int, height: int) -> Tensor:
+    """Scale frames [N, H, W, 3] to fit into width x height, and fill up with white (WanVACEPipeline's references)."""
+    scale = min(height / frames.shape[1], width / frames.shape[2])
+    size = int(frames.shape[1] * scale), int(frames.shape[2] * scale)
+    scaled = F.interpolate(rearrange(frames, "n h w c -> n c h w"), size, mode="bilinear", align_corners=False)
+    top, left = (height - size[0]) // 2, (width - size[1]) // 2
+    canvas = torch.ones(len(frames), height, width, 3)
+    canvas[:, top : top + size[0], left : left + size[1]] = rearrange(scaled, "n c h w -> n h w c")
+    return canvas
+
+
+def to_pil(frames: Tensor) -> list[Any]:
+    """Frames [N, H, W, 3] in 0..1 as 8-bit PIL images, which the image processors of the reference pipelines take."""
+    from PIL import Image
+
+    return [Image.fromarray(frame.numpy()) for frame in (frames * 255).round().clamp(0, 255).to(torch.uint8).cpu()]
+
+
+def clip_pixels(frames: Tensor, processor: Path | None) -> Tensor:
+    """Frames [N, H, W, 3] in 0..1 as CLIP sees them, [N, 3, h, w]; processor: folder with its settings, else CLIP's own."""
+    from transformers import CLIPImageProcessor
+
+    made = CLIPImageProcessor.from_pretrained(processor, local_files_only=True) if processor else CLIPImageProcessor()
+    return made(images=to_pil(frames), return_tensors="pt").pixel_values

@@ -72,33 +72,42 @@ def _config(entries: Mapping[str, Entry]) -> dict[str, Any]:
 
 
 def load_tokenizer(folder: Path) -> Any:
-    """The tokenizer of a folder: tokenizer.json as it stands, else spiece.model through transformers' T5 class.
+    """The tokenizer of a folder: tokenizer.json as it stands, else spiece.model, else CLIP's vocab.json and merges.txt.
 
-    The class is never the one that a config names: transformers 5 reads some tokenizer.json files wrongly by it.
+    The class is never the one that a config names: transformers 5 reads some tokenizer.json files wrongly by it
+    (Llama 3 as LlamaTokenizerFast: transformers issue 45488).
     """
-    from transformers import PreTrainedTokenizerFast, T5Tokenizer
+    from transformers import CLIPTokenizer, PreTrainedTokenizerFast, T5Tokenizer
 
     if (folder / "tokenizer.json").exists():
-        special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
-        return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **special)
+        return PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **_special(folder))
     if (folder / "spiece.model").exists():
         return T5Tokenizer.from_pretrained(folder, local_files_only=True)
+    if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
+        return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     raise CheckpointError(
-        f"{folder.parent.name}/{folder.name} holds neither tokenizer.json nor spiece.model. Download the whole folder again."
+        f"{folder.parent.name}/{folder.name} holds no tokenizer.json, spiece.model, or vocab.json with merges.txt. Download the whole folder again."
     )
 
 
-def encode_t5(
-    encoder: nn.Module, folder: Path, length: int, masked: bool, device: torch.device, text: str, name: str
-) -> dict[str, Tensor]:
-    """{"text" [1, length, width], "mask" [1, length]} on the CPU; masked: whether the encoder itself sees the mask;
-    name: of the input that holds the text.
+def _special(folder: Path) -> dict[str, str]:
+    """The special tokens that a tokenizer folder names; T5's where it names none."""
+    special = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    if not (folder / "tokenizer_config.json").exists():
+        return special
+    config = load_config(folder, "tokenizer_config.json")
+    named = {name: config.get(name) for name in ("pad_token", "eos_token", "unk_token", "bos_token")}
+    return {name: t["content"] if isinstance(t, dict) else t for name, t in named.items() if t}
+
+
+def read_prompt(tokenizer: Any, text: str, length: int, name: str) -> tuple[Any, tuple[str, ...]]:
+    """(token ids and mask padded to `length`, notes on what the tokenizer does not know).
 
     Raises InputError for a prompt that `length` tokens cannot hold: nothing is cut in silence.
     """
-    tokenizer = load_tokenizer(folder)
     words = tokenizer(text, add_special_tokens=False).input_ids
-    if words and set(words) <= {tokenizer.unk_token_id}:
+    unknown = tokenizer.unk_token_id
+    if words and set(words) <= {unknown}:
         rule = "The text encoder knows none of these words (T5-XXL reads English)."
         raise InputError(name, repr(text[:40]), rule, "Write the prompt in English.")
     count = len(tokenizer(text).input_ids)
@@ -106,7 +115,17 @@ def encode_t5(
         raise InputError(
             name, f"{text[:40]!r}...", f"The prompt has {count} tokens, the model reads {length}.", "Shorten it."
         )
-    batch = tokenizer([text], padding="max_length", max_length=length, return_tensors="pt")
-    ids, mask = batch.input_ids.to(device), batch.attention_mask.bool()
+    lost = words.count(unknown) if unknown is not None else 0
+    notes = (f"{name}: {lost} of {len(words)} tokens are unknown to the text encoder and say nothing. T5-XXL reads English, not Chinese.",)  # fmt: skip
+    return tokenizer([text], padding="max_length", max_length=length, return_tensors="pt"), notes if lost else ()
+
+
+def encode_t5(
+    encoder: Any, tokenizer: Any, length: int, masked: bool, device: torch.device, text: str, name: str
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """({"text" [1, length, width], "mask" [1, length]} on the CPU, notes); masked: whether the encoder itself sees the
+    mask; name: of the input that holds the text. Raises InputError for a prompt that is too long."""
+    batch, notes = read_prompt(tokenizer, text, length, name)
+    ids, mask = batch.input_ids.to(device), batch.attention_mask
     hidden = encoder(ids, attention_mask=mask.to(device) if masked else None)[0]
-    return {"text": hidden.cpu(), "mask": mask}
+    return {"text": hidden.cpu(), "mask": mask.bool()}, notes

@@ -29,8 +29,8 @@ class InputError(ValueError):
 class Facts:
     """What the numbers of a request must obey, and what they are when nobody says.
 
-    Sizes in pixels, time in frames. A clip has `temporal_ratio * n + 1` frames; one latent frame stands for
-    `temporal_ratio` of them, one latent pixel for `spatial_ratio` x `spatial_ratio` pixels.
+    Sizes in pixels, time in frames. A clip has `frame_step * n + 1` frames (or one of `frame_counts`); one latent frame
+    stands for `temporal_ratio` of them, one latent pixel for `spatial_ratio` x `spatial_ratio` pixels.
     """
 
     spatial_ratio: int
@@ -39,14 +39,37 @@ class Facts:
     size_multiple: int
     fps: float
     width: int  # of the network, in channels
-    text_width: int
+    text_width: int  # 0: the model reads no text
     prompt_tokens: int
     presets: Mapping[str, Mapping[str, Any]]
     rgb: tuple[tuple[float, ...], ...] = ()  # previews: colour (-1..1) = latent @ rgb[:-1] + rgb[-1]; empty: the host's
+    frame_step: int = 0  # 0: temporal_ratio
+    frame_counts: tuple[int, ...] = ()
+    lead: int = 0  # frames that are decoded before the video begins
+    pictures: tuple[tuple[str, ...], ...] | None = (
+        (),
+    )  # the sets of keyframes that work, of "first" and "last"; None: all
+    reads_pictures: bool = False  # the text encoder looks at the first frame too
+    layers: int = 0  # blocks of the network
+    mean: tuple[float, ...] = ()  # per channel, of the VAE's latents: vae latent = latent * std + mean; empty: alike
+    std: tuple[float, ...] = ()
+    scheduler: Mapping[str, Any] = field(default_factory=dict)  # the config of the reference pipeline's scheduler
 
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int, int]:
-        time = (frames - 1) // self.temporal_ratio + 1
+        time = (frames + self.lead - 1) // self.temporal_ratio + 1
         return 1, self.channels, time, height // self.spatial_ratio, width // self.spatial_ratio
+
+    def frames(self, latent_frames: int) -> int:
+        """Frames of the video that this many latent frames decode to."""
+        return (latent_frames - 1) * self.temporal_ratio + 1 - self.lead
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        """Latents [1, C, t, h, w] as the network sees them -> as the VAE does."""
+        return latents * _channels(self.std, latents) + _channels(self.mean, latents) if self.std else latents
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        """Latents [1, C, t, h, w] as the VAE sees them -> as the network does."""
+        return (latents - _channels(self.mean, latents)) / _channels(self.std, latents) if self.std else latents
 
 
 @dataclass(frozen=True)
@@ -59,12 +82,20 @@ class Recipe:
     dtype: str  # a torch dtype's name, as "bfloat16"
 
 
+def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1, 1).to(like)
+
+
 @dataclass(frozen=True)
 class Part:
-    """One network of a model: read from disk when it is first used, kept by the Memory that used it."""
+    """One network of a model: read from disk when it is first used, kept by the Memory that used it.
+
+    instead_of: names of parts that give their room away while this one is used.
+    """
 
     name: str
     load: Callable[[Progress], nn.Module] = field(repr=False)
+    instead_of: tuple[str, ...] = ()
 
 
 class Memory(Protocol):
@@ -86,6 +117,8 @@ class PlainMemory:
 
     @contextmanager
     def use(self, part: Part, activations: int = 0) -> Iterator[nn.Module]:
+        for name in part.instead_of:
+            self._modules.pop(name, None)
         if part.name not in self._modules:
             self._modules[part.name] = part.load(lambda done, total: None).to(self._device)
         yield self._modules[part.name]
@@ -104,12 +137,53 @@ class Keyframe:
 
 
 @dataclass(frozen=True)
+class Control:
+    """A video that says what moves where. frames: [T, H, W, 3] in 0..1, or None; mask: [T, H, W], 1 where the video is
+    made anew; references: pictures [N, H, W, 3] of what must appear in it."""
+
+    frames: Tensor | None = None
+    mask: Tensor | None = None
+    references: Tensor | None = None
+    strength: float = 1.0
+
+
+@dataclass(frozen=True)
 class Conditioning:
-    """Text embeddings per branch ("cond", "uncond"): CPU tensors that no longer need the text encoder."""
+    """Text embeddings per branch ("cond", "uncond"): CPU tensors that no longer need the text encoder.
+
+    notes: what the person should know about how the prompt was read.
+    """
 
     family: str
     width: int  # of the embeddings
     branches: Mapping[str, Mapping[str, Tensor]]
+    notes: tuple[str, ...] = ()
+    pictured: bool = False  # the text encoder has seen the first frame too
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How the two branches of guidance become one prediction. start, end: the share of the steps in which it is on.
+
+    low_noise: scale of the second expert (0: as the first); true_scale: of classifier-free guidance on models that
+    embed the guidance scale (0: off); dynamic: CogVideoX's cosine growth of the scale; layers: which blocks skip-layer
+    guidance leaves out, layer_scale how much that counts, from layer_start to layer_end of the steps; eta, momentum and
+    threshold (of the norm) are APG's.
+    """
+
+    method: str = "cfg"
+    start: float = 0.0
+    end: float = 1.0
+    low_noise: float = 0.0
+    true_scale: float = 0.0
+    dynamic: bool = False
+    layers: tuple[int, ...] = ()
+    layer_scale: float = 2.8
+    layer_start: float = 0.01
+    layer_end: float = 0.2
+    eta: float = 1.0
+    momentum: float = 0.0
+    threshold: float = 15.0
 
 
 @dataclass(frozen=True)
@@ -127,6 +201,9 @@ class Request:
     keyframes: tuple[Keyframe, ...] = ()
     source: Tensor | None = None  # frames [T, H, W, 3] in 0..1 or latents [1, C, t, h, w]
     strength: float = 1.0  # of the denoising of `source`: 1 ignores it, 0 returns it
+    shift: float = 0.0  # flow shift
+    guidance_2: float = 0.0  # of the second expert
+    control: Control | None = None
 
 
 @dataclass(frozen=True)
@@ -139,6 +216,8 @@ class VideoModel:
     parts: Mapping[str, Part]
     recipe: Recipe
     memory: Memory
+    guidance: Guidance = Guidance()
+    options: Mapping[str, Any] = field(default_factory=dict)  # what only this family knows, as SVD's motion bucket
 
     def use(self, part: str, activations: int = 0) -> AbstractContextManager[Any]:
         return self.memory.use(self.parts[part], activations)
@@ -149,6 +228,8 @@ class VideoModel:
         if request.preset and request.preset not in presets:
             remedy = f"Use one of {', '.join(presets)}."
             raise InputError("preset", request.preset, f"{self.variant} does not have this preset.", remedy)
+        low_noise = self.guidance.low_noise or request.guidance_2 or request.guidance
+        request = replace(request, guidance_2=low_noise)
         values = {**presets["default"], **presets.get(request.preset, {})}
         return replace(request, **{k: v for k, v in values.items() if not getattr(request, k)})
 
@@ -161,12 +242,23 @@ class VideoModel:
 class Run(ABC):
     """The state of one denoising, made by `Family.prepare` and dropped at its end.
 
-    latents: whatever layout the network wants. timesteps: one per step, on the latents' device.
+    latents: whatever layout the network wants. timesteps: one per step, on the latents' device; the first is the
+    scheduler's number `skip`. guidance: scale of classifier-free guidance, 1 where there is none.
     """
 
     latents: Tensor
     timesteps: Tensor
     scheduler: Any
+    guidance: float
+    skip: int
+
+    def part(self, step: int) -> str:
+        """The part that makes this step."""
+        return "transformer"
+
+    def scale(self, step: int) -> float | Tensor:
+        """The guidance scale of this step: a number, or a tensor that the prediction can be multiplied with."""
+        return self.guidance
 
     def before(self, step: int) -> None:
         """Change `latents` at the start of a step, as families with noisy conditions do."""
@@ -175,17 +267,42 @@ class Run(ABC):
     def predict(self, network: Any, step: int, branch: str) -> Tensor:
         """The network's output for this step's latents in one branch, "cond" or "uncond", or in both, "cond_uncond"."""
 
+    def forward(self, network: Any, step: int, branch: str, **inputs: Any) -> Tensor:
+        """One call of a diffusers network inside its cache context."""
+        count = len(self.timesteps)
+        with network.cache_context(branch, step_index=step, num_inference_steps=count, sigma=self.sigma(step)):
+            return network(**inputs, return_dict=False)[0]
+
+    def sigma(self, step: int) -> float:
+        """How much noise is in the latents of this step, as its scheduler counts it; at step len(timesteps), after the last."""
+        return float(self.scheduler.sigmas[self.skip + step])
+
+    @abstractmethod
     def advance(self, step: int, prediction: Tensor) -> None:
         """Take one scheduler step."""
-        self.latents = self.scheduler.step(prediction, self.timesteps[step], self.latents, return_dict=False)[0]
 
     def finish(self) -> Tensor:
         """The latents as [B, C, T, h, w], normalised as the model sees them."""
         return self.latents
 
+    @abstractmethod
     def preview(self) -> Tensor:
         """The clean latents [B, C, T, h, w] that the last prediction points to."""
-        return self.finish()
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The noise levels of a run as the reference pipeline tells them its scheduler: data, which any solver can follow.
+
+    config: the scheduler's. sigmas: before shifting, None where the scheduler spaces them itself. timesteps: given
+    ones, which nothing shifts. mu: of dynamic shifting.
+    """
+
+    config: Mapping[str, Any]
+    steps: int
+    sigmas: Any = None  # numpy arrays
+    timesteps: Any = None
+    mu: float | None = None
 
 
 class Family(ABC):
@@ -194,30 +311,49 @@ class Family(ABC):
     name: str  # as in `Recipe.family` and in the `reelwire` entry of a LATENT
     title: str  # as people write it
     batched_guidance: bool  # whether the reference pipeline runs both branches of CFG as one batch
+    solvers = "flow"  # which table of samplers/schedules.py steps through its noise
+    blocks = "transformer_blocks"  # the network's attribute that holds its blocks
+    image_models = text_models = control_models = "a model of another family"  # what to load instead
+    methods: tuple[str, ...] = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")  # of guidance
 
     @abstractmethod
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
         """Check the files' headers strictly and describe the model; no weights are read yet."""
 
     @abstractmethod
-    def encode(self, model: VideoModel, positive: str, negative: str) -> Conditioning:
-        """Prompts -> Conditioning. Raises InputError where the text encoder would cut a prompt."""
+    def encode(
+        self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
+    ) -> Conditioning:
+        """Prompts -> Conditioning. Raises InputError where the text encoder would cut a prompt.
+
+        keyframes: for text encoders that look at the first frame too.
+        """
 
     @abstractmethod
-    def schedule(self, model: VideoModel, request: Request) -> Any:
-        """The reference pipeline's scheduler with the timesteps and sigmas of this request."""
+    def schedule(self, model: VideoModel, request: Request) -> Schedule:
+        """What the reference pipeline gives its scheduler for this request."""
 
     @abstractmethod
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         """Noise, encoded pictures and the scheduler of one run, drawn in the reference pipeline's order."""
 
     @abstractmethod
-    def encode_video(self, vae: Any, frames: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def encode_video(
+        self, model: VideoModel, vae: Any, frames: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
         """Frames [T, H, W, 3] in 0..1 -> normalised latents [1, C, t, h, w]; sampled where a generator is given."""
 
     @abstractmethod
-    def stream_decode(self, vae: Any, latents: Tensor, seed: int) -> Iterator[Tensor]:
+    def stream_decode(self, model: VideoModel, vae: Any, latents: Tensor, seed: int) -> Iterator[Tensor]:
         """Normalised latents [1, C, t, h, w] -> frames in order, as pieces [n, H, W, 3] in 0..1, n small."""
+
+    def to_host(self, model: VideoModel, latents: Tensor) -> Tensor:
+        """Latents [1, C, t, h, w] as the host's LATENT of this family holds them."""
+        return model.facts.denormalise(latents)
+
+    def from_host(self, model: VideoModel, samples: Tensor) -> Tensor:
+        """The `samples` of a LATENT -> latents [1, C, t, h, w] as the network sees them."""
+        return model.facts.normalise(samples)
 
     def check(self, model: VideoModel, request: Request) -> None:
         """Raise InputError for a completed request that this model cannot run; reads no weights."""
@@ -225,11 +361,43 @@ class Family(ABC):
         title = f"{self.title} ({model.variant})"
         check_size("width", request.width, facts.size_multiple, title)
         check_size("height", request.height, facts.size_multiple, title)
-        check_frames(request.frames, facts.temporal_ratio, title)
+        if facts.frame_counts:
+            _check_count(request.frames, facts.frame_counts, title)
+        else:
+            check_frames(request.frames, facts.frame_step or facts.temporal_ratio, title)
         if request.steps < 1:
             raise InputError(
                 "steps", request.steps, "At least one step is needed.", "Use 20 to 50, or 0 for the default."
             )
+
+    def check_pictures(self, model: VideoModel, request: Request) -> None:
+        """Raise InputError for keyframes, a source or a control that this model has no use for, or lacks."""
+        title, allowed = f"{self.title} ({model.variant})", model.facts.pictures
+        if request.control is not None and not self.controlled(model):
+            raise InputError("control", "connected", f"{title} follows no control video.", f"Load {self.control_models} instead.")  # fmt: skip
+        if allowed is None:
+            return
+        last = request.frames - 1
+        given = tuple({0: "first", last: "last"}.get(k.frame, f"frame {k.frame}") for k in request.keyframes)
+        if given not in allowed:
+            told = " and ".join(f"{p} frame" if p in ("first", "last") else p for p in given) or "none"
+            rule, remedy = self._picture_rule(allowed)
+            raise InputError("keyframes", told, f"{title} {rule}", remedy)
+        for keyframe in request.keyframes:
+            if len(keyframe.images) > 1:
+                raise InputError("keyframes", f"a clip of {len(keyframe.images)} frames", f"{title} takes single pictures.", "Connect one picture, or the clip as source.")  # fmt: skip
+            if keyframe.strength != 1:
+                raise InputError("strength", keyframe.strength, f"{title} keeps its pictures as they are.", "Use 1.")
+
+    def _picture_rule(self, allowed: tuple[tuple[str, ...], ...]) -> tuple[str, str]:
+        if allowed == ((),):
+            return "makes videos from text alone.", f"Load {self.image_models} instead, or disconnect the keyframes."
+        sets = " or ".join(" and ".join(f"its {p} frame" for p in places) or "no picture" for places in allowed)
+        return f"starts from {sets}.", f"Connect Keyframe nodes so, or load {self.text_models} for text alone."
+
+    def controlled(self, model: VideoModel) -> bool:
+        """Whether the model follows a control video."""
+        return False
 
 
 def check_size(name: str, value: int, multiple: int, title: str) -> None:
@@ -237,6 +405,12 @@ def check_size(name: str, value: int, multiple: int, title: str) -> None:
         low = max(value // multiple, 1) * multiple
         near = f"{low} or more, or 0 for the default" if value < multiple else f"{low} or {low + multiple}"
         raise InputError(name, value, f"{title} needs a positive multiple of {multiple}.", f"Use {near}.")
+
+
+def _check_count(frames: int, counts: tuple[int, ...], title: str) -> None:
+    if frames not in counts:
+        told = " or ".join(map(str, counts))
+        raise InputError("frames", frames, f"{title} makes {told} frames.", f"Use {told}, or 0 for the default.")
 
 
 def check_frames(frames: int, step: int, title: str) -> None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from ..loaders.video_model import Conditioning, InputError, Request, Run, VideoModel
+from .guidance import check_guidance, guide
 from .keyframes import plan
-from .schedules import SAMPLERS, solver
+from .schedules import TABLES, solver
 
 OnStep = Callable[[int, int, Run], None]  # (steps done, steps in all, the run so far)
 
@@ -20,15 +21,18 @@ OnStep = Callable[[int, int, Run], None]  # (steps done, steps in all, the run s
 def ready(model: VideoModel, request: Request) -> Request:
     """The request with the model's defaults in place and keyframes counted from the start; raises InputError."""
     request = model.complete(request)
-    if request.sampler not in SAMPLERS:
-        raise InputError("sampler", request.sampler, "There is no such sampler.", f"Use one of {', '.join(SAMPLERS)}.")
+    offered = TABLES[model.family.solvers]
+    if request.sampler not in offered:
+        remedy = f"Use one of {', '.join(offered)}, or default."
+        raise InputError("sampler", request.sampler, f"{model.family.title} has no such sampler.", remedy)
     if not (math.isfinite(request.guidance) and request.guidance >= 0):
         raise InputError(
             "guidance", request.guidance, "It must be a number from 0 on.", "Use 1 for none, 3 to 5 for most models."
         )
-    model.family.check(model, replace(request, keyframes=()))
-    request = replace(request, keyframes=plan(request.keyframes, request.frames))
     model.family.check(model, request)
+    request = replace(request, keyframes=plan(request.keyframes, request.frames))
+    model.family.check_pictures(model, request)
+    check_guidance(model, request)
     if request.source is None and request.strength != 1:
         rule = "It is the strength of a source, and none is connected."
         raise InputError("strength", request.strength, rule, "Connect a source, or set it to 1.")
@@ -50,27 +54,21 @@ def sample(
         what = f"a prompt for {conditioning.family}, {conditioning.width} wide"
         rule = f"The model is {family.name} and reads text {model.facts.text_width} wide."
         raise InputError("conditioning", what, rule, "Encode the prompt with the same model.")
+    if model.facts.reads_pictures and not conditioning.pictured:
+        rule = f"{model.variant} reads the first frame along with the prompt."
+        raise InputError("conditioning", "without a picture", rule, "Connect the keyframes to Encode Prompt too.")
     with torch.no_grad():
-        scheduler = solver(request.sampler, family.schedule(model, request))
+        device = model.memory.device("transformer")
+        scheduler = solver(family.solvers, request.sampler, family.schedule(model, request), device)
         run = family.prepare(model, conditioning, request, scheduler)
-        with model.use("transformer", activations=_activations(model, request)) as network:
-            total = len(run.timesteps)
-            for step in range(total):
-                run.before(step)
-                run.advance(step, _guided(run, network, step, request.guidance, family.batched_guidance))
-                on_step(step + 1, total, run)
+        predict, total, room = guide(model, run), len(run.timesteps), _activations(model, request)
+        for part, steps in groupby(range(total), run.part):
+            with model.use(part, activations=room) as network:
+                for step in steps:
+                    run.before(step)
+                    run.advance(step, predict(network, step))
+                    on_step(step + 1, total, run)
         return _finite(run.finish(), model)
-
-
-def _guided(run: Run, network: Any, step: int, guidance: float, batched: bool) -> Tensor:
-    """Classifier-free guidance (Ho & Salimans 2022), as one batch or two forwards as the reference pipeline does it."""
-    if guidance <= 1:
-        return run.predict(network, step, "cond")
-    if batched:
-        uncond, cond = run.predict(network, step, "cond_uncond").chunk(2)
-    else:
-        cond, uncond = run.predict(network, step, "cond"), run.predict(network, step, "uncond")
-    return uncond + guidance * (cond - uncond)
 
 
 def _activations(model: VideoModel, request: Request) -> int:

@@ -30,6 +30,7 @@ _import_pack()
 
 from reelwire.bench.export_workflow import open_page  # noqa: E402
 from reelwire.tests.host import Host, boot  # noqa: E402
+from reelwire.training.tiny_models import MODELS, make  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +39,15 @@ def comfyui() -> Path:
     if not folder:
         pytest.fail("COMFYUI_DIR is not set. `python3 run.py test` fetches ComfyUI and sets it.", pytrace=False)
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a tiny checkpoint of every family and task."""
+    folder = tmp_path_factory.mktemp("tiny_models")
+    for name in MODELS:
+        make(name, folder)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -140,7 +140,7 @@ def test_source_frames_are_encoded(case: tuple[str, Path, VideoModel]) -> None:
     name, _, model = case
     frames = picture(case, 5, SIZES[name][2])[1]
     with model.use("vae") as vae:
-        latents = model.family.encode_video(vae, frames)
+        latents = model.family.encode_video(model, vae, frames)
     assert torch.equal(run_ours(case, source=frames, strength=0.5), run_ours(case, source=latents, strength=0.5))
 
 

@@ -1,0 +1,143 @@
+"""A checkpoint with all its parts, wherever they came from; here: diffusers folders, sharded or not, with strict keys."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .checkpoints import CheckpointError, Entry, build, load_config, read_folder
+from .video_model import Part, Progress
+
+CONFIGS = Path(__file__).parent / "configs"
+# names of published files -> names of transformers 5's classes
+_RENAMED = {
+    "CLIPTextModel": {r"^text_model\.": ""},
+    "CLIPVisionModel": {r"^vision_model\.": ""},
+    "CLIPVisionModelWithProjection": {},
+    "LlamaModel": {r"^model\.": ""},
+    "LlavaForConditionalGeneration": {
+        r"^language_model\.model\.": "model.language_model.", r"^language_model\.lm_head": "lm_head",
+        r"^(vision_tower|multi_modal_projector)\.": r"model.\1.", r"\.vision_tower\.vision_model\.": ".vision_tower.",
+    },
+}  # fmt: skip
+_COPIES = ("encoder.embed_tokens.weight",)  # of T5's shared.weight, and not in every file
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One network on disk: its config, which names its class, and its tensors under that class' names."""
+
+    config: Mapping[str, Any]
+    entries: Mapping[str, Entry]
+
+    @property
+    def kind(self) -> str:
+        return self.config.get("_class_name") or next(iter(self.config.get("architectures") or ["unknown"]))
+
+    def build(self, dtype: torch.dtype, progress: Progress) -> nn.Module:
+        return build(self._make, self.entries, dtype, progress)
+
+    def _make(self) -> nn.Module:
+        import diffusers
+        import transformers
+
+        if "_class_name" in self.config:
+            return getattr(diffusers, self.kind).from_config(dict(self.config))
+        kind = getattr(transformers, self.kind)
+        return kind(kind.config_class.from_dict(dict(self.config)))
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """The parts of one checkpoint, the config of its scheduler, what its pipeline says, and its variant's defaults."""
+
+    variant: str
+    parts: Mapping[str, Weights]
+    scheduler: Mapping[str, Any]
+    pipeline: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+
+    def make(self, dtype: torch.dtype) -> dict[str, Part]:
+        """The parts for a VideoModel. Of the large ones, only one at a time keeps its room on the device."""
+        large = [n for n in self.parts if n.startswith(("transformer", "unet", "text_encoder", "image_encoder"))]
+        return {
+            name: Part(name, lambda progress, w=weights: w.build(dtype, progress),  # type: ignore[misc]
+                       tuple(n for n in large if n != name) if name in large else ())
+            for name, weights in self.parts.items()
+        }  # fmt: skip
+
+
+def read_bundle(folder: Path, family: str, title: str, kinds: Mapping[str, tuple[str, ...]]) -> Bundle:
+    """Describe a diffusers folder from its configs and headers.
+
+    kinds: part -> the classes it may have; the first part must be there. Raises CheckpointError for anything else.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"{folder.name} is a single file. {title} is read from a diffusers folder in models/diffusers.")  # fmt: skip
+    index = load_config(folder, "model_index.json")
+    main = next(iter(kinds))
+    told = {name: value[1] for name, value in index.items() if isinstance(value, list) and value[1]}
+    if told.get(main) not in kinds[main]:
+        raise CheckpointError(f"{folder.name} is a {index.get('_class_name')} folder, not {title}. Use the loader of its family.")  # fmt: skip
+    parts = {name: read_part(folder / name) for name in kinds if name in told}
+    for name, weights in parts.items():
+        if weights.kind not in kinds[name]:
+            raise CheckpointError(f"{folder.name}/{name} is a {weights.kind}, {title} needs {' or '.join(kinds[name])}. Download the whole folder again.")  # fmt: skip
+    shipped = folder / "reelwire.json"
+    if shipped.exists():
+        variant, defaults = folder.name, json.loads(shipped.read_text(encoding="utf-8"))
+    else:
+        variant, defaults = match(family, parts[main].config, folder.name)
+    scheduler = load_config(folder / "scheduler", "scheduler_config.json")
+    return Bundle(variant, parts, scheduler, index, {k: _frozen(v) for k, v in defaults.items()})
+
+
+def read_part(folder: Path) -> Weights:
+    """One part of a diffusers folder."""
+    config = load_config(folder)
+    kind = config.get("_class_name") or next(iter(config.get("architectures") or [""]))
+    renamed = {_rename(key, _RENAMED.get(kind, {})): entry for key, entry in read_folder(folder).items()}
+    return Weights(config, {key: entry for key, entry in renamed.items() if key not in _COPIES})
+
+
+def _rename(key: str, table: Mapping[str, str]) -> str:
+    for pattern, replacement in table.items():
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def shipped_config(family: str, variant: str, name: str) -> dict[str, Any]:
+    return json.loads((CONFIGS / family / variant / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def match(family: str, config: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]:
+    """(variant, its defaults): the shipped variant whose network agrees most, then whose words are most in the name."""
+    network = "unet" if family == "svd" else "transformer"
+    variants = sorted(p.name for p in (CONFIGS / family).iterdir() if p.is_dir())
+
+    def agreement(variant: str) -> tuple[int, int]:
+        shipped = shipped_config(family, variant, network)
+        words = sum(word in name.lower() for word in variant.split("-"))
+        return sum(_frozen(config.get(k)) == _frozen(v) for k, v in shipped.items()), words
+
+    best = max(variants, key=agreement)
+    return best, shipped_config(family, best, "defaults")
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def files_of(folder: Path) -> dict[str, Path]:
+    """What a Recipe names of a diffusers folder: itself, and the folders of its tokenizers and its image processor."""
+    places = {"text_encoder": "text_encoder", "tokenizer": "tokenizer", "tokenizer_2": "tokenizer_2",
+              "image_processor": "image_processor", "image_processor_": "feature_extractor"}  # fmt: skip
+    found = {name.rstrip("_"): folder / place for name, place in places.items() if (folder / place).is_dir()}
+    return {"checkpoint": folder, **found}

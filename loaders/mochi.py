@@ -1,0 +1,130 @@
+"""Mochi 1 (Genmo, https://github.com/genmoai/mochi).
+
+Every number equals diffusers 0.42's MochiPipeline. Its sigmas count up from 0: the network is told how clean the
+latents are, and predicts the way towards the video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from .bundle import read_bundle
+from .flow import FlowRun, begin, draw, encoded_source, mix
+from .mochi_vae import decode_pieces
+from .text_encoders import encode_t5, load_tokenizer
+from .video_model import Conditioning, Facts, Family, Keyframe, Memory, Recipe, Request, Run, Schedule, VideoModel
+
+Network = Any  # a diffusers or transformers module, whose attributes are untyped
+THRESHOLD_NOISE = 0.025  # of the linear-quadratic schedule (genmoai/models, mochi_preview/infer.py)
+_KINDS = {
+    "transformer": ("MochiTransformer3DModel",),
+    "vae": ("AutoencoderKLMochi",),
+    "text_encoder": ("T5EncoderModel",),
+}
+
+
+class Mochi(Family):
+    name, title, batched_guidance = "mochi", "Mochi 1", True
+    image_models = "an image-to-video model of another family, as Wan2.1-I2V"
+
+    def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
+        bundle = read_bundle(recipe.files["checkpoint"], self.name, self.title, _KINDS)
+        network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
+        scale = vae["scaling_factor"]
+        std = [s / scale for s in vae.get("latents_std") or [1.0] * vae["latent_channels"]]
+        facts = Facts(
+            spatial_ratio=8, temporal_ratio=6, channels=vae["latent_channels"], size_multiple=8 * network["patch_size"],
+            width=network["num_attention_heads"] * network["attention_head_dim"], text_width=network["text_embed_dim"],
+            layers=network["num_layers"], mean=tuple(vae.get("latents_mean") or [0.0] * len(std)), std=tuple(std),
+            scheduler=bundle.scheduler, **bundle.defaults,
+        )  # fmt: skip
+        parts = bundle.make(getattr(torch, recipe.dtype))
+        return VideoModel(self, bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+
+    def encode(
+        self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
+    ) -> Conditioning:
+        tokenizer, device = load_tokenizer(model.recipe.files["tokenizer"]), model.memory.device("text_encoder")
+        with model.use("text_encoder") as encoder:
+            read = lambda text, name: encode_t5(encoder, tokenizer, model.facts.prompt_tokens, True, device, text, name)
+            (cond, notes), (uncond, more) = read(positive, "positive"), read(negative, "negative")
+        return Conditioning(self.name, model.facts.text_width, {"cond": cond, "uncond": uncond}, notes + more)
+
+    def schedule(self, model: VideoModel, request: Request) -> Schedule:
+        from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule
+
+        # one step has no linear half: it goes straight from noise to the video
+        sigmas = linear_quadratic_schedule(request.steps, THRESHOLD_NOISE) if request.steps > 1 else [1.0]
+        return Schedule({"shift": 1.0, **model.facts.scheduler}, request.steps, np.array(sigmas))
+
+    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+        device, dtype = model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        text = {
+            branch: (v["text"].to(device, dtype), v["mask"].to(device)) for branch, v in conditioning.branches.items()
+        }
+        both = [torch.cat([text["uncond"][i], text["cond"][i]]) for i in (0, 1)]
+        text["cond_uncond"] = both[0], both[1]
+        latents = draw(model.facts.latent_shape(request.width, request.height, request.frames), generator, device)
+        timesteps, skip = begin(scheduler, request)
+        run = _Run(latents, timesteps, scheduler, request.guidance, skip, text)
+        if request.source is not None and request.strength < 1:
+            run.latents = mix(latents, encoded_source(model, request), torch.tensor(run.sigma(0)))
+        run.latents = run.latents.to(dtype)
+        return run
+
+    def encode_video(
+        self, model: VideoModel, vae: Network, frames: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        pixels = rearrange(frames, "t h w c -> 1 c t h w") * 2 - 1
+        posterior = vae.encode(pixels.to(model.memory.device("vae"), vae.dtype)).latent_dist
+        z = posterior.mode() if generator is None else posterior.sample(generator)
+        return model.facts.normalise(z.float())
+
+    def stream_decode(self, model: VideoModel, vae: Network, latents: Tensor, seed: int) -> Iterator[Tensor]:
+        z = model.facts.denormalise(latents.float()).to(model.memory.device("vae"), vae.dtype)
+        for piece in decode_pieces(vae, iter(z.split(1, 2))):
+            yield rearrange(piece, "1 c t h w -> t h w c").float().mul(0.5).add(0.5).clamp(0, 1)
+
+
+@dataclass
+class _Run(FlowRun):
+    """MochiPipeline. text: (embeddings, mask) per branch. Latents keep the network's dtype between the steps."""
+
+    text: Mapping[str, tuple[Tensor, Tensor]]
+
+    def inverted(self) -> bool:
+        """Whether the scheduler counts as the reference pipeline does; other solvers count the usual way."""
+        return bool(self.scheduler.config.get("invert_sigmas"))
+
+    def sigma(self, step: int) -> float:
+        stated = super().sigma(step)
+        return 1.0 - stated if self.inverted() else stated
+
+    def predict(self, network: Network, step: int, branch: str) -> Tensor:
+        batch = 2 if branch == "cond_uncond" else 1
+        text, mask = self.text[branch]
+        time = self.timesteps[step] if self.inverted() else 1000 - self.timesteps[step]
+        return self.forward(
+            network, step, branch, hidden_states=torch.cat([self.latents] * batch), encoder_hidden_states=text,
+            encoder_attention_mask=mask, timestep=time.expand(batch).to(self.latents.dtype),
+        ).float()  # fmt: skip
+
+    def advance(self, step: int, prediction: Tensor) -> None:
+        dtype, latents = self.latents.dtype, self.latents.float()
+        towards = prediction if self.inverted() else -prediction
+        self.latents = self.scheduler.step(towards, self.timesteps[step], latents, return_dict=False)[0].to(dtype)
+        self.remember(step, -prediction)
+
+    def finish(self) -> Tensor:
+        return self.latents.float()
+
+    def preview(self) -> Tensor:
+        return self.clean().float()

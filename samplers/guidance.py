@@ -1,0 +1,107 @@
+"""How the prompt's pull becomes one prediction: plain classifier-free guidance here, other ways by diffusers' guiders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+
+from ..loaders.video_model import Guidance, InputError, Request, Run, VideoModel
+
+METHODS = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")
+Predict = Callable[[Any, int], Tensor]  # (network, step) -> the prediction
+
+
+def check_guidance(model: VideoModel, request: Request) -> None:
+    """Raise InputError for a guidance that this model or this request cannot have."""
+    guidance, family = model.guidance, model.family
+    if guidance.method not in family.methods:
+        rule = f"{family.title} works with {', '.join(family.methods)}."
+        raise InputError("method", guidance.method, rule, "Choose one of these in the Guidance node.")
+    if not 0 <= guidance.start < guidance.end <= 1:
+        raise InputError("start, end", f"{guidance.start}, {guidance.end}", "Guidance is on from start to end, shares of the steps.", "Use 0 <= start < end <= 1.")  # fmt: skip
+    embedded = getattr(model.facts, "embedded", False)
+    if guidance.true_scale and not embedded:
+        raise InputError("true_guidance", guidance.true_scale, f"{model.variant} does not embed its guidance scale.", "Set it to 0 and use the sampler's guidance.")  # fmt: skip
+    if guidance.low_noise and getattr(model.facts, "boundary", None) is None:
+        raise InputError("low_noise_guidance", guidance.low_noise, f"{model.variant} has one expert.", "Set it to 0 and use the sampler's guidance.")  # fmt: skip
+    if guidance.dynamic and family.solvers != "cogvideox":
+        raise InputError("dynamic", "on", "Only CogVideoX was tuned with a growing scale.", "Switch it off.")
+    scale, name = (guidance.true_scale, "true_guidance") if embedded else (request.guidance, "guidance")
+    if guidance.method != "cfg" and scale <= 1:
+        raise InputError(name, scale, f"{guidance.method} needs two branches to work on.", f"Set {name} above 1.")
+    if guidance.method == "skip-layer":
+        _check_layers(model, guidance)
+
+
+def _check_layers(model: VideoModel, guidance: Guidance) -> None:
+    wrong = [layer for layer in guidance.layers if not 0 <= layer < model.facts.layers]
+    if wrong or not guidance.layers:
+        rule = f"{model.variant} has the blocks 0 to {model.facts.layers - 1}."
+        told = ", ".join(map(str, wrong)) or "none"
+        raise InputError("layers", told, rule, "Name one or more of them, as 7, 8, 9.")
+
+
+def guide(model: VideoModel, run: Run) -> Predict:
+    """What predicts a step: one forward where guidance is off, else the two branches put together."""
+    guidance, total = model.guidance, len(run.timesteps)
+    first, last = int(guidance.start * total), int(guidance.end * total)
+    guided = _plain(model, run) if guidance.method == "cfg" else _by_guider(model, run)
+
+    def predict(network: Any, step: int) -> Tensor:
+        if run.guidance <= 1 or not first <= step < last:
+            return run.predict(network, step, "cond")
+        return guided(network, step)
+
+    return predict
+
+
+def _plain(model: VideoModel, run: Run) -> Predict:
+    """Classifier-free guidance (Ho & Salimans 2022), as one batch or two forwards as the reference pipeline does it."""
+
+    def predict(network: Any, step: int) -> Tensor:
+        if model.family.batched_guidance:
+            uncond, cond = run.predict(network, step, "cond_uncond").chunk(2)
+        else:
+            cond, uncond = run.predict(network, step, "cond"), run.predict(network, step, "uncond")
+        return uncond + run.scale(step) * (cond - uncond)
+
+    return predict
+
+
+def _by_guider(model: VideoModel, run: Run) -> Predict:
+    """A forward for each of the guider's branches. It takes one number: where frames have scales of their own, the largest."""
+    guider, total = _make_guider(model), len(run.timesteps)
+
+    def predict(network: Any, step: int) -> Tensor:
+        scale = run.scale(step)
+        guider.guidance_scale = float(scale.max()) if isinstance(scale, Tensor) else float(scale)
+        guider.set_state(step=step, num_inference_steps=total, timestep=run.timesteps[step])
+        batches = guider.prepare_inputs({"branch": ("cond", "uncond")})
+        for batch in batches:
+            guider.prepare_models(network)
+            try:
+                batch.noise_pred = run.predict(network, step, batch.branch)
+            finally:
+                guider.cleanup_models(network)
+        return guider(batches).pred
+
+    return predict
+
+
+def _make_guider(model: VideoModel) -> Any:
+    import diffusers
+    from diffusers.hooks import LayerSkipConfig
+
+    g = model.guidance
+    skipped = LayerSkipConfig(indices=list(g.layers), fqn=model.family.blocks) if g.method == "skip-layer" else None
+    name, options = {
+        "apg": ("AdaptiveProjectedGuidance", dict(eta=g.eta, adaptive_projected_guidance_momentum=g.momentum or None,
+                                                  adaptive_projected_guidance_rescale=g.threshold)),
+        "cfg-zero*": ("ClassifierFreeZeroStarGuidance", {}),
+        "tcfg": ("TangentialClassifierFreeGuidance", {}),
+        "skip-layer": ("SkipLayerGuidance", dict(skip_layer_guidance_scale=g.layer_scale, skip_layer_config=skipped,
+                                                 skip_layer_guidance_start=g.layer_start, skip_layer_guidance_stop=g.layer_end)),
+    }[g.method]  # fmt: skip
+    return getattr(diffusers, name)(**options)
