@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,13 +66,11 @@ class Bundle:
     defaults: Mapping[str, Any]
 
     def make(self, dtype: torch.dtype) -> dict[str, Part]:
-        """The parts for a VideoModel. Of the large ones, only one at a time keeps its room on the device."""
-        large = [n for n in self.parts if n.startswith(("transformer", "unet", "text_encoder", "image_encoder"))]
-        return {
-            name: Part(name, lambda progress, w=weights: w.build(dtype, progress),  # type: ignore[misc]
-                       tuple(n for n in large if n != name) if name in large else ())
-            for name, weights in self.parts.items()
-        }  # fmt: skip
+        """The parts for a VideoModel. While a network works, the encoders and the other expert give their room away."""
+        networks = [name for name in self.parts if name.startswith(("transformer", "unet"))]
+        large = [*networks, *(name for name in self.parts if name.endswith("encoder") or "encoder_" in name)]
+        others = lambda name: tuple(n for n in large if n != name) if name in networks else ()
+        return {name: Part(name, partial(weights.build, dtype), others(name)) for name, weights in self.parts.items()}
 
 
 def read_bundle(folder: Path, family: str, title: str, kinds: Mapping[str, tuple[str, ...]]) -> Bundle:

@@ -146,8 +146,7 @@ def build(
         state[name] = tensor.to(wanted) if tensor.is_floating_point() else tensor
         progress(len(state), len(entries))
     module.load_state_dict(state, strict=False, assign=True)
-    if hasattr(module, "tie_weights"):
-        module.tie_weights()
+    getattr(module, "tie_weights", lambda: None)()
     return module.eval().requires_grad_(False)
 
 
@@ -161,7 +160,7 @@ def _parameters_on_meta() -> Iterator[None]:
             parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
         register(module, name, parameter)
 
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign]
+    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:

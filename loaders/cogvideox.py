@@ -207,7 +207,9 @@ def _rope(facts: CogFacts, height: int, width: int, time: int, device: torch.dev
     patch = network["patch_size"]
     grid = height // (facts.spatial_ratio * patch), width // (facts.spatial_ratio * patch)
     base = network["sample_height"] // patch, network["sample_width"] // patch
-    embed = partial(get_3d_rotary_pos_embed, embed_dim=network["attention_head_dim"], grid_size=grid, device=device)
+    embed: Any = partial(
+        get_3d_rotary_pos_embed, embed_dim=network["attention_head_dim"], grid_size=grid, device=device
+    )
     if facts.patch_time == 1:
         return embed(crops_coords=get_resize_crop_region_for_grid(grid, base[1], base[0]), temporal_size=time)
     frames = (time + facts.patch_time - 1) // facts.patch_time
@@ -249,10 +251,8 @@ class _Run(Run):
         ).float()  # fmt: skip
 
     def advance(self, step: int, prediction: Tensor) -> None:
-        from diffusers import CogVideoXDPMScheduler
-
         dtype, time = self.latents.dtype, self.timesteps[step]
-        if isinstance(self.scheduler, CogVideoXDPMScheduler):  # a two-step method that asks for its last estimate
+        if "DPM" in type(self.scheduler).__name__:  # a two-step method that asks for its last estimate
             before = self.timesteps[step - 1] if step else None
             stepped = self.scheduler.step(prediction, self.clean, time, before, self.latents, generator=self.generator, return_dict=False)  # fmt: skip
         else:

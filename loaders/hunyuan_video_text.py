@@ -55,7 +55,7 @@ def _tokens(tokenizer: Any, template: str, length: int, text: str, name: str) ->
 def _read_text(encoder: Any, tokenizer: Any, length: int, device: torch.device, text: str, name: str) -> Read:
     from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
 
-    batch, begin = _tokens(tokenizer, DEFAULT_PROMPT_TEMPLATE["template"], length, text, name)
+    batch, begin = _tokens(tokenizer, str(DEFAULT_PROMPT_TEMPLATE["template"]), length, text, name)
     ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
     hidden = encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[HIDDEN]
     return {"text": hidden[:, begin:], "mask": mask[:, begin:]}
@@ -76,7 +76,7 @@ def _read_picture(encoder: Any, tokenizer: Any, length: int, device: torch.devic
         _expand_input_ids_with_image_tokens,
     )
 
-    batch, begin = _tokens(tokenizer, DEFAULT_PROMPT_TEMPLATE["template"], length, text, name)
+    batch, begin = _tokens(tokenizer, str(DEFAULT_PROMPT_TEMPLATE["template"]), length, text, name)
     ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
     image_token, vision = encoder.config.image_token_id, encoder.config.vision_config
     count = (vision.image_size // vision.patch_size) ** 2

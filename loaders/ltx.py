@@ -83,6 +83,7 @@ class LTX(Family):
             text_width=text.width, scheduler=files.scheduler_config, pictures=None, layers=config["num_layers"], **files.defaults,
         )  # fmt: skip
         parts = {name: Part(name, load) for name, load in loads.items()}
+        parts["transformer"] = replace(parts["transformer"], instead_of=("text_encoder",))
         return VideoModel(self, files.variant, facts, parts, replace(recipe, variant=files.variant), memory)
 
     def encode(

@@ -20,7 +20,7 @@ Network = Any  # diffusers modules, whose attributes are untyped
 def decode_pieces(vae: Network, latents: Pieces) -> Pieces:
     """AutoencoderKLMochi.decode of latent frames [1, C, 1, h, w] as pieces [1, 3, n, H, W]."""
     decoder = vae.decoder
-    pieces = (decoder.conv_in(frame) for frame in latents)
+    pieces: Pieces = (decoder.conv_in(frame) for frame in latents)
     for block in (decoder.block_in, *decoder.up_blocks, decoder.block_out):
         for resnet in block.resnets:
             pieces = _resnet(resnet, pieces)

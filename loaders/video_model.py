@@ -228,10 +228,18 @@ class VideoModel:
         if request.preset and request.preset not in presets:
             remedy = f"Use one of {', '.join(presets)}."
             raise InputError("preset", request.preset, f"{self.variant} does not have this preset.", remedy)
+        if request.source is not None and request.source.ndim == 5:  # latents bring their own size
+            request = replace(
+                request, **{k: v for k, v in self._size(request.source).items() if not getattr(request, k)}
+            )
         low_noise = self.guidance.low_noise or request.guidance_2 or request.guidance
         request = replace(request, guidance_2=low_noise)
         values = {**presets["default"], **presets.get(request.preset, {})}
         return replace(request, **{k: v for k, v in values.items() if not getattr(request, k)})
+
+    def _size(self, latents: Tensor) -> dict[str, int]:
+        ratio, (_, _, time, height, width) = self.facts.spatial_ratio, latents.shape
+        return dict(width=width * ratio, height=height * ratio, frames=self.facts.frames(time))
 
     def get_models(self) -> list[Any]:
         """For ComfyUI's memory accounting: the patchers of the parts in use."""
@@ -365,6 +373,8 @@ class Family(ABC):
             _check_count(request.frames, facts.frame_counts, title)
         else:
             check_frames(request.frames, facts.frame_step or facts.temporal_ratio, title)
+        if request.shift and "shift" not in facts.presets["default"]:
+            raise InputError("shift", request.shift, f"{title} has no flow shift to set.", "Use 0.")
         if request.steps < 1:
             raise InputError(
                 "steps", request.steps, "At least one step is needed.", "Use 20 to 50, or 0 for the default."

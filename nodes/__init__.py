@@ -7,7 +7,7 @@ from importlib import import_module
 
 from comfy_api.latest import ComfyExtension, io
 
-MODULES = ("loaders", "conditioning", "sampling", "decoding")
+MODULES = ("loaders", "modifiers", "conditioning", "sampling", "decoding")
 
 
 class ReelwireExtension(ComfyExtension):

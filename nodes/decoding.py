@@ -87,7 +87,7 @@ def _size(model: VideoModel, latent: dict[str, Any]) -> tuple[int, int, int]:
     """(frames, height, width) that a LATENT decodes to; raises InputError where it is not this model's."""
     from ..samplers.decode import frame_count
 
-    samples, facts = latent["samples"], model.facts
+    samples, facts = host.samples(model, latent), model.facts
     family = latent.get("reelwire", {}).get("family", model.family.name)
     if family != model.family.name or samples.ndim != 5 or samples.shape[1] != facts.channels:
         what = f"latents of {family}, shape {list(samples.shape)}"
@@ -104,7 +104,7 @@ def _frames(model: VideoModel, latent: dict[str, Any]) -> Iterator[Tensor]:
     """Frames in order with progress, preview and interrupt."""
     from ..samplers.decode import frame_count, stream_frames
 
-    samples, update, done = latent["samples"], host.progress(), 0
+    samples, update, done = host.samples(model, latent), host.progress(), 0
     total = frame_count(model, samples)
     for piece in stream_frames(model, samples, latent.get("reelwire", {}).get("seed", 0)):
         done += len(piece)

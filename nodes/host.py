@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,8 +27,18 @@ BUNDLED = Path(__file__).parent.parent / "loaders" / "bundled"
 AUTO = "auto"
 PRECISIONS = (AUTO, "bfloat16", "float16", "float32")
 PREVIEW_SIZE = 512
+UPSAMPLER = "LatentUpsamplePipeline"
 LONGEST_NAME = 200  # bytes; most file systems take 255, and a counter and an ending follow
-_LATENT_FORMATS = {"ltx": "LTXV"}  # family -> the host's class with preview colours
+# family -> the host's classes with preview colours, of which the number of channels tells the right one
+_LATENT_FORMATS = {
+    "ltx": ("LTXV",),
+    "wan": ("Wan21", "Wan22"),
+    "hunyuan_video": ("HunyuanVideo",),
+    "mochi": ("Mochi",),
+    "svd": ("SD15",),
+}
+# how the pipelines of a family are called in model_index.json
+_PIPELINES = {"ltx": "LTX", "wan": "Wan", "hunyuan_video": "HunyuanVideo", "mochi": "Mochi", "svd": "StableVideoDiffusion", "cogvideox": "CogVideoX"}  # fmt: skip
 
 
 # ---------------------------------------------------------------- memory
@@ -52,6 +64,9 @@ class HostMemory:
 
     @contextmanager
     def use(self, part: Part, activations: int = 0) -> Iterator[nn.Module]:
+        for name in part.instead_of:
+            if name in self._patchers:
+                unload(self._patchers[name])
         if part.name not in self._patchers:
             self._patchers[part.name] = self._wrap(part)
         patcher = self._patchers[part.name]
@@ -59,15 +74,13 @@ class HostMemory:
         yield patcher.model.inner
 
     def device(self, part: str) -> torch.device:
-        return {"vae": mm.vae_device, "text_encoder": mm.text_encoder_device}.get(part, mm.get_torch_device)()
+        return _devices(part)[0]()
 
     def patchers(self) -> list[Any]:
         return list(self._patchers.values())
 
     def _wrap(self, part: Part) -> Any:
-        offload = {"vae": mm.vae_offload_device, "text_encoder": mm.text_encoder_offload_device}.get(
-            part.name, mm.unet_offload_device
-        )()
+        offload = _devices(part.name)[1]()
         holder = Holder(use_casting_layers(part.load(progress())))
         patcher = comfy.model_patcher.CoreModelPatcher(
             holder, load_device=self.device(part.name), offload_device=offload
@@ -75,6 +88,22 @@ class HostMemory:
         patcher.add_callback(CallbacksMP.ON_LOAD, lambda _patcher, device, *_: move_rest(holder, device))
         patcher.add_callback(CallbacksMP.ON_DETACH, lambda _patcher, *_: move_rest(holder, offload))
         return patcher
+
+
+def _devices(part: str) -> tuple[Callable[[], torch.device], Callable[[], torch.device]]:
+    """Where a part computes, and where it waits."""
+    if part == "vae":
+        return mm.vae_device, mm.vae_offload_device
+    if "encoder" in part:
+        return mm.text_encoder_device, mm.text_encoder_offload_device
+    return mm.get_torch_device, mm.unet_offload_device
+
+
+def unload(patcher: Any) -> None:
+    """Take a part off its device, if it is there."""
+    for loaded in [m for m in mm.current_loaded_models if m.model is patcher]:
+        loaded.model_unload()
+        mm.current_loaded_models.remove(loaded)
 
 
 def use_casting_layers(module: nn.Module) -> nn.Module:
@@ -111,9 +140,27 @@ def bundled_models(family: str) -> dict[str, Path]:
     return {f"bundled/{p.name}": p for p in sorted(BUNDLED.glob(f"tiny_{family}*"))}
 
 
-def checkpoints(family: str) -> dict[str, Path]:
-    """Choices of a loader -> paths: the bundled models, diffusers folders, and single files."""
-    return bundled_models(family) | diffusers_folders() | files("diffusion_models") | files("checkpoints")
+def checkpoints(family: str = "") -> dict[str, Path]:
+    """Choices of a loader -> paths: the bundled models, diffusers folders, and for LTX-Video single files.
+
+    Without a family, all that there are: a wrong choice is then told by what it is.
+    """
+    kind, found = (
+        _PIPELINES.get(family, ""),
+        {name: (path, pipeline_of(path)) for name, path in diffusers_folders().items()},
+    )
+    folders = {
+        name: path for name, (path, told) in found.items() if told.startswith(kind) and not told.endswith(UPSAMPLER)
+    }
+    single = files("diffusion_models") | files("checkpoints") if family in ("", "ltx") else {}
+    return bundled_models(family) | folders | single
+
+
+def where(family: str) -> str:
+    """Where a loader finds its checkpoints."""
+    bundled = ", or the bundled tiny model" if bundled_models(family) else ""
+    single = "A file in models/checkpoints or models/diffusion_models, or a" if family == "ltx" else "A"
+    return f"{single} diffusers folder in models/diffusers{bundled}. `python3 run.py tiny` makes tiny ones to try"
 
 
 def diffusers_folders() -> dict[str, Path]:
@@ -123,6 +170,19 @@ def diffusers_folders() -> dict[str, Path]:
             if "model_index.json" in names:
                 found[f"diffusers/{Path(folder).relative_to(root).as_posix()}"] = Path(folder)
     return dict(sorted(found.items()))
+
+
+def upsamplers() -> dict[str, Path]:
+    """Folders with a latent upsampler for LTX-Video."""
+    return {name: path for name, path in diffusers_folders().items() if pipeline_of(path).endswith(UPSAMPLER)}
+
+
+def pipeline_of(folder: Path) -> str:
+    """The pipeline that a diffusers folder names; nothing where it is damaged, which the loader will tell."""
+    try:
+        return str(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def files(kind: str) -> dict[str, Path]:
@@ -137,7 +197,7 @@ def choose(name: str, value: str, choices: dict[str, Path]) -> Path:
             name,
             value,
             "It is not among the models in ComfyUI's folders.",
-            "Put it there and press R, or choose one of the list.",
+            "Put it there and press R, or choose one of the list. `python3 run.py tiny` makes the tiny-... models.",
         )
     return choices[value]
 
@@ -173,6 +233,14 @@ def output_file(prefix: str, suffix: str, width: int, height: int) -> tuple[Path
     return Path(folder) / f"{name}_{counter:05}_{suffix}", subfolder
 
 
+def samples(model: VideoModel, latent: dict[str, Any]) -> Tensor:
+    """The `samples` of a LATENT as this model's latents [1, C, t, h, w]; as they are where they cannot be that."""
+    held = latent["samples"]
+    fits = held.ndim in (4, 5) and held.shape[1] == model.facts.channels
+    pictures = held.ndim == 4 and model.facts.temporal_ratio > 1
+    return model.family.from_host(model, held) if fits and not pictures else held
+
+
 def free_ram() -> int:
     return mm.get_free_memory(torch.device("cpu"))
 
@@ -191,6 +259,16 @@ def progress() -> Callable[..., None]:
     return update
 
 
+def tell(node_id: str, notes: tuple[str, ...]) -> None:
+    """Show notes on a node, and log them for those who run without the page."""
+    from server import PromptServer
+
+    for note in notes:
+        logging.warning("Reelwire: %s", note)
+    if notes:
+        PromptServer.instance.send_progress_text("\n".join(notes), node_id)
+
+
 def frame_picture(frame: Tensor) -> Any:
     """A PIL image of a frame [H, W, 3] in 0..1, small ones enlarged so that they can be seen."""
     from PIL import Image
@@ -201,17 +279,27 @@ def frame_picture(frame: Tensor) -> Any:
 
 
 def latent_picture(model: VideoModel, latents: Tensor) -> Any:
-    """A quick look at the middle frame of latents [1, C, t, h, w] by their linear colours; None where none are known."""
+    """A quick look at the middle frame of latents [1, C, t, h, w] by their linear colours."""
     colours = torch.tensor(model.facts.rgb) if model.facts.rgb else _host_colours(model)
-    if colours is None or colours.shape[0] != latents.shape[1] + 1:
-        return None
     middle = rearrange(latents[0, :, latents.shape[2] // 2].float().cpu(), "c h w -> h w c")
+    if colours is None:
+        return frame_picture(_main_axes(middle))
     return frame_picture((middle @ colours[:-1] + colours[-1]) / 2 + 0.5)
 
 
+def _main_axes(latent: Tensor) -> Tensor:
+    """Where nobody knows the colours: the three directions in which a latent frame [h, w, C] varies most, as red, green, blue."""
+    flat = rearrange(latent, "h w c -> (h w) c")
+    flat = flat - flat.mean(0)
+    axes = torch.linalg.eigh(flat.T @ flat).eigenvectors[:, -3:]
+    seen = flat @ axes
+    return (seen / (3 * seen.std(0) + 1e-6) / 2 + 0.5).view(*latent.shape[:2], 3)
+
+
 def _host_colours(model: VideoModel) -> Tensor | None:
-    kind = getattr(comfy.latent_formats, _LATENT_FORMATS.get(model.family.name, ""), None)
-    if kind is None:
-        return None
-    form = kind()
-    return torch.tensor([*form.latent_rgb_factors, form.latent_rgb_factors_bias or [0.0, 0.0, 0.0]])
+    for name in _LATENT_FORMATS.get(model.family.name, ()):
+        form = getattr(comfy.latent_formats, name)()
+        factors = form.latent_rgb_factors
+        if factors and len(factors) == model.facts.channels:
+            return torch.tensor([*factors, getattr(form, "latent_rgb_factors_bias", None) or [0.0, 0.0, 0.0]])
+    return None

@@ -7,10 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..loaders.video_model import Conditioning, InputError, Keyframe, Request, Run, VideoModel
+from ..loaders.video_model import Conditioning, Control, InputError, Keyframe, Request, Run, VideoModel
 from ..samplers.schedules import SAMPLERS
 from . import host
-from .types import ConditioningType, KeyframesType, VideoModelType
+from .types import ConditioningType, ControlType, KeyframesType, VideoModelType
 
 DEFAULT = "default"
 PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled")
@@ -28,9 +28,9 @@ class Sampler(io.ComfyNode):
                 ConditioningType.Input("conditioning", lazy=True),
                 io.Int.Input("width", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
                 io.Int.Input("height", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
-                io.Int.Input("frames", default=0, min=-100_000, max=100_000, tooltip="0: the model's default; LTX-Video makes 8n+1 frames"),
+                io.Int.Input("frames", default=0, min=-100_000, max=100_000, tooltip="0: the preset's. HunyuanVideo and Wan make 4n+1 frames, CogVideoX and LTX-Video 8n+1, Mochi 6n+1, SVD 14 or 25"),
                 io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the preset's"),
-                io.Float.Input("guidance", default=0.0, min=0.0, max=100.0, step=0.1, tooltip="Classifier-free guidance scale; 0: the preset's, 1: off"),
+                io.Float.Input("guidance", default=0.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale; 0: the preset's, 1: off"),
                 io.Combo.Input("sampler", options=[DEFAULT, *SAMPLERS], default=DEFAULT,
                                tooltip="default: the model's own. Where a source asks for DDIM on a flow model, use euler: with eta 0 they are the same"),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
@@ -39,6 +39,9 @@ class Sampler(io.ComfyNode):
                 io.MultiType.Input("source", [io.Image, io.Latent], optional=True, tooltip="Video-to-video: frames or latents to start from"),
                 io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
                                tooltip="How much of the source is made anew: 1 all of it, .3 little"),
+                ControlType.Input("control", optional=True, tooltip="For models that follow a control video"),
+                io.Float.Input("shift", default=0.0, min=0.0, max=100.0, step=0.1, optional=True, advanced=True,
+                               tooltip="Flow shift of HunyuanVideo and Wan: more spends the steps on large shapes; 0: the preset's"),
             ],
             outputs=[io.Latent.Output(display_name="latent")],
         )  # fmt: skip
@@ -64,14 +67,15 @@ class Sampler(io.ComfyNode):
         latents = sample(model, conditioning, request, on_step)
         note = {"family": model.family.name, "variant": model.variant, "frames": request.frames, "fps": model.facts.fps,
                 "width": request.width, "height": request.height, "seed": request.seed}  # fmt: skip
-        return io.NodeOutput({"samples": latents.cpu(), "reelwire": note})
+        return io.NodeOutput({"samples": model.family.to_host(model, latents.cpu()), "reelwire": note})
 
 
 def _request(model: VideoModel, width: int, height: int, frames: int, steps: int, guidance: float, sampler: str, seed: int,
-             preset: str = DEFAULT, keyframes: tuple[Keyframe, ...] = (), source: Any = None, strength: float = 1.0) -> Request:  # fmt: skip
+             preset: str = DEFAULT, keyframes: tuple[Keyframe, ...] = (), source: Any = None, strength: float = 1.0,
+             control: Control | None = None, shift: float = 0.0) -> Request:  # fmt: skip
     plain = {DEFAULT: ""}
     return Request(width, height, frames, steps, guidance, plain.get(sampler, sampler), plain.get(preset, preset), seed,
-                   tuple(keyframes or ()), _source(model, source), strength)  # fmt: skip
+                   tuple(keyframes or ()), _source(model, source), strength, shift, control=control)  # fmt: skip
 
 
 def _source(model: VideoModel, source: Any) -> Tensor | None:
@@ -81,7 +85,46 @@ def _source(model: VideoModel, source: Any) -> Tensor | None:
     if family != model.family.name:
         rule = f"These latents belong to {family}, the model is {model.family.name}."
         raise InputError("source", family, rule, "Decode them with their own model and connect the frames.")
-    return source["samples"]
+    return host.samples(model, source)
 
 
-NODES = [Sampler]
+class LatentUpscale(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReelwireLatentUpscale", display_name="Upscale Latent (LTX)", category="Reelwire/sampling",
+            description="Doubles width and height of LTX-Video latents. Give the result to Sample Video as source, with a strength of about .4, to refine it.",
+            search_aliases=["multi-scale", "spatial upscaler", "hires fix"],
+            inputs=[
+                VideoModelType.Input("model"),
+                io.Latent.Input("latent"),
+                io.Combo.Input("upsampler", options=list(host.upsamplers()), tooltip="A diffusers folder in models/diffusers, as ltxv-spatial-upscaler-0.9.7"),
+                io.Float.Input("adain", default=1.0, min=0.0, max=1.0, step=0.05, advanced=True, tooltip="How much of the small latents' contrast and colour the large ones keep"),
+                io.Float.Input("tone_map", default=0.6, min=0.0, max=1.0, step=0.05, advanced=True, tooltip="How much extreme values are softened"),
+            ],
+            outputs=[io.Latent.Output(display_name="latent")],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, upsampler: str) -> bool | str:
+        try:
+            host.choose("upsampler", upsampler, host.upsamplers())
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, model: VideoModel, latent: dict[str, Any], upsampler: str, adain: float = 1.0, tone_map: float = 0.6) -> io.NodeOutput:  # fmt: skip
+        from ..loaders.ltx_upsampler import load_upsampler
+        from ..samplers.multiscale import upscale
+
+        folder = host.choose("upsampler", upsampler, host.upsamplers())
+        part = load_upsampler(folder, model.facts.channels, model.recipe.dtype)
+        samples, update = _source(model, latent), host.progress()
+        large = upscale(model, part, samples, adain, tone_map).cpu()
+        update(1, 1, host.latent_picture(model, large))
+        note = {k: v * 2 if k in ("width", "height") else v for k, v in latent.get("reelwire", {}).items()}
+        return io.NodeOutput({"samples": model.family.to_host(model, large), "reelwire": note})
+
+
+NODES = [Sampler, LatentUpscale]

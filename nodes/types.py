@@ -5,3 +5,4 @@ from comfy_api.latest import io
 VideoModelType = io.Custom("VIDEO_MODEL")
 ConditioningType = io.Custom("VIDEO_CONDITIONING")
 KeyframesType = io.Custom("KEYFRAMES")
+ControlType = io.Custom("VIDEO_CONTROL")

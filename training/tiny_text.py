@@ -6,7 +6,23 @@ import string
 from typing import Any
 
 LETTERS = string.ascii_letters + string.digits + string.punctuation
-WORDS = "a an the of on in to and red green blue yellow circle square cat dog moving slowly left right up down".split()
+WORDS = (
+    "a",
+    "the",
+    "on",
+    "to",
+    "and",
+    "red",
+    "green",
+    "blue",
+    "circle",
+    "square",
+    "cat",
+    "moving",
+    "left",
+    "right",
+    "up",
+)
 LLAMA_SPECIALS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<pad>", "<image>")  # fmt: skip
 
 

@@ -1,0 +1,33 @@
+"""LTX-Video's latent upsamplers on disk: diffusers folders that hold `latent_upsampler` (LTXLatentUpsamplePipeline)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .bundle import read_part
+from .checkpoints import CheckpointError, build
+from .video_model import Part, Progress
+
+KIND = "LTXLatentUpsamplerModel"
+
+
+def load_upsampler(folder: Path, channels: int, dtype: str) -> Part:
+    """The upsampler of a folder, for latents of so many channels; no weights are read yet."""
+    weights = read_part(folder / "latent_upsampler")
+    if weights.kind != KIND or weights.config["in_channels"] != channels:
+        told = f"a {weights.kind} of {weights.config.get('in_channels')} channels"
+        raise CheckpointError(f"{folder.name} holds {told}. The model's latents need an {KIND} of {channels} channels.")
+
+    def make() -> nn.Module:
+        from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsamplerModel
+
+        return LTXLatentUpsamplerModel.from_config(dict(weights.config))
+
+    def load(progress: Progress) -> nn.Module:
+        return build(make, weights.entries, getattr(torch, dtype), progress)
+
+    return Part(f"upsampler of {folder.name}", partial(load), instead_of=("transformer",))

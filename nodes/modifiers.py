@@ -1,0 +1,79 @@
+"""VIDEO_MODEL -> VIDEO_MODEL: what changes how a model samples. The model that came in stays as it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from comfy_api.latest import io
+
+from ..loaders.video_model import Guidance, InputError, VideoModel
+from ..samplers.guidance import METHODS
+from .types import VideoModelType
+
+
+class SetGuidance(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReelwireGuidance", display_name="Guidance", category="Reelwire/model",
+            description="How strongly and in what way the prompt pulls. Without this node the sampler does plain classifier-free guidance with its own scale.",
+            search_aliases=["cfg", "apg", "cfg zero star", "tcfg", "slg", "skip layer", "perpendicular"],
+            inputs=[
+                VideoModelType.Input("model"),
+                io.Combo.Input("method", options=list(METHODS), default="cfg",
+                               tooltip="cfg: plain. apg: high scales without oversaturation. cfg-zero*: for flow models. tcfg: drops what the two branches disagree on. skip-layer: steadier shapes"),
+                io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Share of the steps before which guidance is off"),
+                io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Share of the steps from which guidance is off: faster, as each step then takes one forward instead of two"),
+                io.Float.Input("low_noise_guidance", default=0.0, min=0.0, max=100.0, step=0.1, advanced=True, tooltip="Wan 2.2-A14B: scale of the low-noise expert; 0: the preset's, or the sampler's where that is set"),
+                io.Float.Input("true_guidance", default=0.0, min=0.0, max=100.0, step=0.1, advanced=True, tooltip="HunyuanVideo: scale of classifier-free guidance beside the embedded one; 0 or 1: off. Takes two forwards a step"),
+                io.Boolean.Input("dynamic", default=False, advanced=True, tooltip="CogVideoX: the scale grows along a cosine; made for its sampler dpm"),
+                io.String.Input("layers", default="", advanced=True, tooltip="skip-layer: the blocks to leave out, as 7, 8, 9"),
+                io.Float.Input("layer_scale", default=2.8, min=0.0, max=100.0, step=0.1, advanced=True, tooltip="skip-layer: how much it counts"),
+                io.Float.Input("layer_start", default=0.01, min=0.0, max=1.0, step=0.01, advanced=True, tooltip="skip-layer: from this share of the steps on"),
+                io.Float.Input("layer_end", default=0.2, min=0.0, max=1.0, step=0.01, advanced=True, tooltip="skip-layer: up to this share of the steps"),
+                io.Float.Input("eta", default=1.0, min=0.0, max=10.0, step=0.05, advanced=True, tooltip="apg: how much of the part parallel to the prediction stays; less means less saturation"),
+                io.Float.Input("momentum", default=0.0, min=-1.0, max=1.0, step=0.05, advanced=True, tooltip="apg: of the update over the steps; -.5 is usual"),
+                io.Float.Input("threshold", default=15.0, min=0.0, max=1000.0, step=0.5, advanced=True, tooltip="apg: largest norm of the update; 0: no limit"),
+            ],
+            outputs=[VideoModelType.Output(display_name="model")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model: VideoModel, method: str, start: float, end: float, low_noise_guidance: float = 0.0,
+                true_guidance: float = 0.0, dynamic: bool = False, layers: str = "", layer_scale: float = 2.8, layer_start: float = 0.01,
+                layer_end: float = 0.2, eta: float = 1.0, momentum: float = 0.0, threshold: float = 15.0) -> io.NodeOutput:  # fmt: skip
+        guidance = Guidance(method, start, end, low_noise_guidance, true_guidance, dynamic, _numbers(layers), layer_scale,
+                            layer_start, layer_end, eta, momentum, threshold)  # fmt: skip
+        return io.NodeOutput(replace(model, guidance=guidance))
+
+
+def _numbers(layers: str) -> tuple[int, ...]:
+    words = layers.replace(",", " ").split()
+    if not all(word.isdecimal() for word in words):
+        raise InputError("layers", repr(layers), "It is a list of block numbers.", "Write it as 7, 8, 9.")
+    return tuple(map(int, words))
+
+
+class SetMotion(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReelwireMotion", display_name="Motion (SVD)", category="Reelwire/model",
+            description="How much a Stable Video Diffusion model moves its picture. Other models pay no attention to it, so that graphs can be shared.",
+            search_aliases=["motion bucket", "augmentation", "svd conditioning"],
+            inputs=[
+                VideoModelType.Input("model"),
+                io.Int.Input("motion_bucket", default=127, min=0, max=1023, tooltip="More means more motion; 127 is usual, up to 255 was trained"),
+                io.Int.Input("fps", default=7, min=1, max=120, tooltip="What the model is told; 5 to 30 was trained"),
+                io.Float.Input("noise_augmentation", default=0.02, min=0.0, max=10.0, step=0.01, tooltip="Noise on the picture: more gives the model more freedom"),
+            ],
+            outputs=[VideoModelType.Output(display_name="model")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model: VideoModel, motion_bucket: int, fps: int, noise_augmentation: float) -> io.NodeOutput:
+        motion = {"motion_bucket": motion_bucket, "fps": fps, "noise_augmentation": noise_augmentation}
+        return io.NodeOutput(replace(model, options=motion))
+
+
+NODES = [SetGuidance, SetMotion]

@@ -1,0 +1,34 @@
+"""Two passes at two sizes: latents are enlarged by a network, then the sampler refines them as a source."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..loaders.video_model import InputError, Part, VideoModel
+
+
+def upscale(model: VideoModel, upsampler: Part, latents: Tensor, adain: float = 0.0, tone_map: float = 0.0) -> Tensor:
+    """Latents [1, C, t, h, w] -> [1, C, t, 2h, 2w], both normalised (LTXLatentUpsamplePipeline).
+
+    adain: how much of the small latents' statistics is put on the large ones (adain_factor); tone_map: how much their
+    range is compressed (tone_map_compression_ratio), 0 to 1.
+    """
+    from diffusers import LTXLatentUpsamplePipeline
+
+    if model.family.name != "ltx":
+        title = f"{model.family.title} ({model.variant})"
+        raise InputError("model", title, "Latent upsamplers are made for LTX-Video.", "Sample at the larger size.")
+    device = model.memory.device(upsampler.name)
+    with torch.no_grad(), model.use("vae") as vae, model.memory.use(upsampler) as network:
+        pipeline: Any = LTXLatentUpsamplePipeline(vae=vae, latent_upsampler=network)
+        statistics = vae.latents_mean, vae.latents_std, vae.config.scaling_factor
+        small = pipeline._denormalize_latents(latents.to(device, torch.float32), *statistics).to(network.dtype)
+        large = network(small)
+        if adain:
+            large = pipeline.adain_filter_latent(large, small, adain)
+        if tone_map:
+            large = pipeline.tone_map_latents(large, tone_map)
+        return pipeline._normalize_latents(large, *statistics).float()
