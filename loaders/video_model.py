@@ -229,9 +229,8 @@ class VideoModel:
             remedy = f"Use one of {', '.join(presets)}."
             raise InputError("preset", request.preset, f"{self.variant} does not have this preset.", remedy)
         if request.source is not None and request.source.ndim == 5:  # latents bring their own size
-            request = replace(
-                request, **{k: v for k, v in self._size(request.source).items() if not getattr(request, k)}
-            )
+            sizes: dict[str, Any] = {k: v for k, v in self._size(request.source).items() if not getattr(request, k)}
+            request = replace(request, **sizes)
         low_noise = self.guidance.low_noise or request.guidance_2 or request.guidance
         request = replace(request, guidance_2=low_noise)
         values = {**presets["default"], **presets.get(request.preset, {})}
