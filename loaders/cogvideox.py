@@ -54,6 +54,13 @@ class CogFacts(Facts):
     control: bool
 
     @property
+    def largest(self) -> tuple[int, int]:
+        """(width, height) in pixels that 1.5's table of positions reaches; 1.0 stretches its own to any size."""
+        if self.patch_time == 1:
+            return 16384, 16384
+        return self.network["sample_width"] * self.spatial_ratio, self.network["sample_height"] * self.spatial_ratio
+
+    @property
     def patch_time(self) -> int:
         """Latent frames that the network reads as one."""
         return self.network.get("patch_size_t") or 1
@@ -87,6 +94,10 @@ class CogVideoX(Family):
         if fixed and (request.width, request.height) != fixed:
             rule = f"{self.title} ({model.variant}) has learned its positions and makes {fixed[0]}x{fixed[1]} alone."
             raise InputError("width, height", f"{request.width}x{request.height}", rule, "Use 0 for the default.")
+        for name, most in zip(("width", "height"), _facts(model).largest, strict=True):
+            if getattr(request, name) > most:
+                rule = f"{self.title} ({model.variant}) knows positions up to {most} pixels."
+                raise InputError(name, getattr(request, name), rule, f"Use {most} or less.")
 
     def check_pictures(self, model: VideoModel, request: Request) -> None:
         super().check_pictures(model, request)

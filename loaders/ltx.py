@@ -185,7 +185,8 @@ def _conditioned(model: VideoModel, request: Request) -> bool:
     """Whether the run follows LTXConditionPipeline; else it is plain text-to-video or one given first frame."""
     places = [(k.frame, len(k.images), k.strength) for k in request.keyframes]
     simple = not places or places == [(0, 1, 1.0)]
-    return _facts(model).conditioned or request.source is not None or not simple
+    sourced = request.source is not None and request.strength < 1
+    return _facts(model).conditioned or sourced or not simple
 
 
 def _check_keyframe(keyframe: Keyframe, request: Request, ratio: int) -> None:

@@ -72,11 +72,11 @@ def read_ltx(source: Path, vae: Path | None) -> Files:
 
 def _read_folder(folder: Path, vae: Path | None) -> Files:
     index = load_config(folder, "model_index.json")
-    config = load_config(folder / "transformer")
-    if config.get("_class_name") != "LTXVideoTransformer3DModel":
+    if (index.get("transformer") or [None])[-1] != "LTXVideoTransformer3DModel":
         raise CheckpointError(
             f"{folder.name} is a {index.get('_class_name')} folder, not LTX-Video. Use the loader of its family."
         )
+    config = load_config(folder / "transformer")
     vae_entries, vae_config = _read_vae(vae) if vae else (read_folder(folder / "vae"), load_config(folder / "vae"))
     shipped = folder / "reelwire.json"
     if shipped.exists():

@@ -26,7 +26,7 @@ class _Loader(io.ComfyNode):
             inputs=[
                 io.Combo.Input("checkpoint", options=list(host.checkpoints(cls.family)), tooltip=host.where(cls.family)),
                 *more,
-                io.Combo.Input("precision", options=list(host.PRECISIONS), default=host.AUTO, advanced=True,
+                io.Combo.Input("precision", options=list(host.PRECISIONS), default=host.AUTO, optional=True, advanced=True,
                                tooltip="auto: bfloat16 where the card computes in it, else float32"),
             ],
             outputs=[VideoModelType.Output(display_name="model")],
@@ -75,7 +75,7 @@ class LoadWan(_Loader):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        low = io.Combo.Input("low_noise_checkpoint", options=[host.AUTO, *host.checkpoints(cls.family)], default=host.AUTO, advanced=True,
+        low = io.Combo.Input("low_noise_checkpoint", options=[host.AUTO, *host.checkpoints(cls.family)], default=host.AUTO, optional=True, advanced=True,
                              tooltip="Wan 2.2-A14B: the low-noise expert, where it lies in another folder. auto: the checkpoint's own")  # fmt: skip
         return cls.schema("ReelwireLoadWan", "Wan",
                           "Loads Wan 2.1 (text, image, first and last frame, VACE) and Wan 2.2 (A14B with two experts, TI2V-5B). Reads English and Chinese.",
@@ -128,9 +128,9 @@ class LoadLTX(_Loader):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        text = io.Combo.Input("text_encoder", options=[host.AUTO, *host.files("text_encoders")], default=host.AUTO, advanced=True,
+        text = io.Combo.Input("text_encoder", options=[host.AUTO, *host.files("text_encoders")], default=host.AUTO, optional=True, advanced=True,
                               tooltip="T5-XXL. auto: the folder's own, else the T5-XXL file in models/text_encoders")  # fmt: skip
-        vae = io.Combo.Input("vae", options=[host.AUTO, *host.files("vae")], default=host.AUTO, advanced=True,
+        vae = io.Combo.Input("vae", options=[host.AUTO, *host.files("vae")], default=host.AUTO, optional=True, advanced=True,
                              tooltip="auto: the one that comes with the checkpoint")  # fmt: skip
         return cls.schema("ReelwireLoadLTX", "LTX-Video",
                           "Loads LTX-Video 0.9.0 to 0.9.8 (2B, 13B, distilled) from a diffusers folder or a single file. It reads English: Chinese lies outside the vocabulary of its text encoder, T5-XXL (the bundled tiny model reads both).",

@@ -10,7 +10,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from ..loaders.video_model import Conditioning, InputError, Request, Run, VideoModel
+from ..loaders.video_model import Conditioning, Control, InputError, Request, Run, VideoModel
 from .guidance import check_guidance, guide
 from .keyframes import plan
 from .schedules import TABLES, solver
@@ -38,6 +38,8 @@ def ready(model: VideoModel, request: Request) -> Request:
         raise InputError("strength", request.strength, rule, "Connect a source, or set it to 1.")
     if request.source is not None:
         _check_source(model, request, request.source)
+    if request.control is not None:
+        _check_control(request, request.control)
     return request
 
 
@@ -93,6 +95,20 @@ def _check_source(model: VideoModel, request: Request, source: Tensor) -> None:
         raise InputError("source", f"{len(source)} frames", rule, remedy)
     if not torch.isfinite(source).all():
         raise InputError("source", "not finite", "It holds NaN or infinite values.", "Check the node that made it.")
+
+
+def _check_control(request: Request, control: Control) -> None:
+    """Its frames and masks must last as long as the video."""
+    for name, part in (("frames", control.frames), ("masks", control.mask)):
+        count = request.frames if part is None else len(part)
+        if count < request.frames and (name, count) != ("masks", 1):
+            rule, remedy = f"{request.frames} are asked for.", "Ask for fewer frames, or give a longer control video."
+            raise InputError("control", f"{count} {name}", rule, remedy)
+    for part in (control.frames, control.mask, control.references):
+        if part is not None and not torch.isfinite(part).all():
+            raise InputError(
+                "control", "not finite", "It holds NaN or infinite values.", "Check the node that made it."
+            )
 
 
 def _finite(latents: Tensor, model: VideoModel) -> Tensor:

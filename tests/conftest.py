@@ -51,9 +51,13 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def host(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """A real ComfyUI with this pack, booted once per session."""
-    with boot(comfyui, tmp_path_factory.mktemp("comfyui")) as running:
+def host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A real ComfyUI with this pack and all tiny models, booted once per session."""
+    base = tmp_path_factory.mktemp("comfyui")
+    (base / "models" / "diffusers").mkdir(parents=True)
+    for folder in tiny_models.iterdir():
+        (base / "models" / "diffusers" / folder.name).symlink_to(folder, target_is_directory=True)
+    with boot(comfyui, base) as running:
         yield running
 
 

@@ -14,10 +14,12 @@ from reelwire.loaders.bundle import files_of
 from reelwire.loaders.families import load
 from reelwire.loaders.text_encoders import load_tokenizer
 from reelwire.loaders.video_model import Control, Guidance, Keyframe, PlainMemory, Recipe, Request, VideoModel
+from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
 from reelwire.training.tiny_models import seeded
 from torch import Tensor
 
+pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
 PROMPT, NEGATIVE, SEED = "a red circle moving left", "a cat", 11
 
 
@@ -152,9 +154,9 @@ def make_pipeline(case: Case, folder: Path) -> Any:
     return made
 
 
-def run_pipeline(case: Case, folder: Path, model: VideoModel) -> Tensor:
+def run_pipeline(case: Case, folder: Path, model: VideoModel, output: str = "latent") -> Tensor:
     request = model.complete(Request(**{"steps": 5, **case.request}))
-    asked: dict[str, Any] = dict(num_inference_steps=5, generator=torch.Generator().manual_seed(SEED), output_type="latent",
+    asked: dict[str, Any] = dict(num_inference_steps=5, generator=torch.Generator().manual_seed(SEED), output_type=output,
                                  height=64, width=64, num_frames=case.frames)  # fmt: skip
     if case.video in ("source", "control_video"):
         del asked["num_frames"]
@@ -167,6 +169,8 @@ def run_pipeline(case: Case, folder: Path, model: VideoModel) -> Tensor:
         asked |= {"image_embed_interleave": 4} if "replace" in case.model else {}
     pipeline = make_pipeline(case, folder)
     latents = pipeline(**{**asked, **media(case)[0], **case.asked}).frames
+    if output != "latent":
+        return latents
     if case.family in ("cogvideox", "svd"):
         latents = latents.transpose(1, 2)
     return latents[:, :, case.skip :]
@@ -192,11 +196,10 @@ def run_ours(case: Case, model: VideoModel, **changes: Any) -> Tensor:
     model = replace(model, guidance=Guidance(**case.guidance), options=theirs)
     inputs = media(case)[1]
     conditioning = model.family.encode(model, PROMPT, NEGATIVE, inputs.get("keyframes", ()))
-    request = Request(64, 64, case.frames, 5, seed=SEED, **{**case.request, **inputs, **changes})
+    request = Request(64, 64, case.frames, 5, **{"seed": SEED, **case.request, **inputs, **changes})
     return sample(model, conditioning, request)
 
 
-@pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_equals_the_reference_pipeline(tiny_models: Path, case: Case) -> None:
     folder = tiny_models / case.model
@@ -207,3 +210,27 @@ def test_equals_the_reference_pipeline(tiny_models: Path, case: Case) -> None:
     made = made[:, :, 1:] if "concat" in case.model else made
     assert made.shape == expected.shape
     assert (made - expected.float()).abs().max() == 0.0
+
+
+FRAMES = {case.model: case for case in CASES if not case.video and not case.parts}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_frames_equal_the_reference_pipeline(tiny_models: Path, name: str) -> None:
+    """Denormalised, decoded piece by piece, and as many as were asked for."""
+    case, folder = FRAMES[name], tiny_models / name
+    model = open_model(folder, case.family)
+    expected = run_pipeline(case, folder, model, "pt")[0].movedim(1, -1)
+    made = torch.cat(list(stream_frames(model, run_ours(case, model))))
+    assert made.shape == expected.shape == (case.frames, 64, 64, 3)
+    assert (made - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("name", [n for n in FRAMES if "svd" not in n])
+def test_one_forward_or_two(tiny_models: Path, name: str) -> None:
+    """Both branches of guidance as one batch, or one after the other."""
+    case = FRAMES[name]
+    model = open_model(tiny_models / name, case.family)
+    split = open_model(tiny_models / name, case.family)
+    split.family.batched_guidance = not model.family.batched_guidance
+    assert (run_ours(case, model, guidance=4.0) - run_ours(case, split, guidance=4.0)).abs().max() < 5e-5

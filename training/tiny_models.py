@@ -156,8 +156,9 @@ def _cog(pipeline: str, sampler: str, channels: int = 16, fps: float = 8, vae: A
     """2B steps with DDIM and SNR shift 3, 5B and 1.5 with DPM and shift 1, as published."""
     import diffusers
 
+    size = 32 if "patch_size_t" in config else 8  # 1.5 cannot go beyond it
     transformer = new("CogVideoXTransformer3DModel", num_attention_heads=2, attention_head_dim=16, in_channels=channels,
-                      out_channels=16, time_embed_dim=32, text_embed_dim=32, num_layers=4, sample_width=8, sample_height=8,
+                      out_channels=16, time_embed_dim=32, text_embed_dim=32, num_layers=4, sample_width=size, sample_height=size,
                       sample_frames=9, max_text_seq_length=226, **config)  # fmt: skip
     kind = {"ddim": diffusers.CogVideoXDDIMScheduler, "dpm": diffusers.CogVideoXDPMScheduler}[sampler]
     scheduler = kind(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing",

@@ -1,0 +1,383 @@
+"""What every family must do alike. A new family is a line in MODELS, and is tested without new code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reelwire.loaders.bundle import files_of
+from reelwire.loaders.checkpoints import CheckpointError
+from reelwire.loaders.families import FAMILIES, load
+from reelwire.loaders.video_model import (
+    Conditioning,
+    Control,
+    Guidance,
+    InputError,
+    Keyframe,
+    Part,
+    PlainMemory,
+    Recipe,
+    Request,
+    VideoModel,
+)
+from reelwire.samplers.denoise import ready, sample
+from reelwire.samplers.guidance import METHODS
+from reelwire.samplers.schedules import TABLES
+from reelwire.training.tiny_models import MODELS as TINY
+from reelwire.training.tiny_models import seeded
+from torch import Tensor
+
+pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
+PROMPT = "a red circle moving left"
+# tiny model -> its family; of each family the first is the plainest
+MODELS = {
+    "tiny-hunyuan-t2v": "hunyuan_video", "tiny-hunyuan-i2v-concat": "hunyuan_video", "tiny-hunyuan-i2v-replace": "hunyuan_video",
+    "tiny-wan2.1-t2v": "wan", "tiny-wan2.1-i2v": "wan", "tiny-wan2.1-flf2v": "wan", "tiny-wan2.1-vace": "wan",
+    "tiny-wan2.2-t2v-a14b": "wan", "tiny-wan2.2-i2v-a14b": "wan", "tiny-wan2.2-ti2v-5b": "wan",
+    "tiny-cogvideox-2b": "cogvideox", "tiny-cogvideox-5b": "cogvideox", "tiny-cogvideox-5b-i2v": "cogvideox",
+    "tiny-cogvideox1.5-5b": "cogvideox", "tiny-cogvideox1.5-5b-i2v": "cogvideox", "tiny-cogvideox-fun-control": "cogvideox",
+    "tiny-mochi": "mochi", "tiny-ltx-0.9.0": "ltx", "tiny-ltx-0.9.5": "ltx", "tiny-svd": "svd", "tiny-svd-xt": "svd",
+}  # fmt: skip
+FIRST = {family: next(n for n, f in MODELS.items() if f == family) for family in FAMILIES}
+every = pytest.mark.parametrize("name", MODELS)
+each_family = pytest.mark.parametrize("name", FIRST.values())
+
+
+class Memory(PlainMemory):
+    """Notes what is used, and what is resident meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, set[str]]] = []
+
+    @contextmanager
+    def use(self, part: Part, activations: int = 0) -> Iterator[Any]:
+        with super().use(part, activations) as module:
+            self.seen.append((part.name, set(self._modules)))
+            yield module
+
+
+def open_model(folder: Path, name: str) -> VideoModel:
+    return load(Recipe(MODELS[name], "", files_of(folder / name), "float32"), Memory())
+
+
+def frames(count: int, seed: int = 5) -> Tensor:
+    with seeded(seed):
+        return torch.rand(count, 64, 64, 3)
+
+
+def needed(model: VideoModel, seed: int = 5) -> dict[str, Any]:
+    """The keyframes and the control without which this model does nothing."""
+    places = {"first": 0, "last": -1}
+    wanted = (model.facts.pictures or ((),))[0]
+    keyframes = tuple(Keyframe(frames(1, seed + i), places[p]) for i, p in enumerate(wanted))
+    control = Control(frames(usual(model).frames)) if getattr(model.facts, "control", False) else None
+    return {"keyframes": keyframes, "control": control}
+
+
+def usual(model: VideoModel) -> Request:
+    return model.complete(Request())
+
+
+def run(model: VideoModel, **changes: Any) -> Tensor:
+    inputs = {**needed(model), "seed": 3, "steps": 4, **changes}
+    conditioning = model.family.encode(model, PROMPT, "a cat", inputs["keyframes"])
+    return sample(model, conditioning, Request(**inputs))
+
+
+def test_all_families_and_tiny_models_are_here() -> None:
+    assert {*MODELS.values()} == {*FAMILIES}
+    assert {*MODELS} == {name for name in TINY if "upsampler" not in name}
+
+
+# ---------------------------------------------------------------- a run
+
+
+@every
+def test_a_run_leaves_nothing_behind(tiny_models: Path, name: str) -> None:
+    """The same bytes on a fresh model, after an interrupt, after another request, and after all was dropped."""
+    model = open_model(tiny_models, name)
+    expected = run(model)
+
+    class StopError(Exception):
+        pass
+
+    def stop(done: int, total: int, state: Any) -> None:
+        assert torch.isfinite(state.preview()).all()
+        raise StopError
+
+    inputs = needed(model)
+    conditioning = model.family.encode(model, PROMPT, "", inputs["keyframes"])
+    with pytest.raises(StopError):
+        sample(model, conditioning, Request(seed=4, **inputs), stop)
+    run(model, seed=5, steps=3)
+    assert torch.equal(run(model), expected)
+    assert torch.equal(run(open_model(tiny_models, name)), expected)
+
+
+@every
+def test_encoders_are_gone_while_the_network_works(tiny_models: Path, name: str) -> None:
+    """And of two experts one alone is there."""
+    model = open_model(tiny_models, name)
+    run(model)
+    working = [(used, there) for used, there in model.memory.seen if used.startswith(("transformer", "unet"))]
+    assert working
+    for used, there in working:
+        assert {part for part in there if "encoder" in part} == set()
+        assert {part for part in there if part.startswith("transformer")} <= {used}
+
+
+@pytest.mark.parametrize(("name", "boundary"), [("tiny-wan2.2-t2v-a14b", 0.875), ("tiny-wan2.2-i2v-a14b", 0.9)])
+def test_experts_change_at_the_boundary(tiny_models: Path, name: str, boundary: float) -> None:
+    model, order, times = open_model(tiny_models, name), [], []
+    conditioning = model.family.encode(model, PROMPT, "")
+
+    def on_step(done: int, total: int, state: Any) -> None:
+        order.append(state.part(done - 1))
+        times.append(float(state.timesteps[done - 1]))
+
+    sample(model, conditioning, Request(steps=12, **needed(model)), on_step)
+    assert order == ["transformer" if time >= boundary * 1000 else "transformer_2" for time in times]
+    assert 0 < order.index("transformer_2") < 11
+    used = [part for part, _ in model.memory.seen if part.startswith("transformer")]
+    assert used == ["transformer", "transformer_2"], "each expert is brought in once"
+
+
+@each_family
+@pytest.mark.parametrize("as_latents", [False, True])
+def test_video_to_video(tiny_models: Path, name: str, as_latents: bool) -> None:
+    """Little strength stays close to the source, more goes further; strength 1 pays no attention to it."""
+    model = open_model(tiny_models, name)
+    source = frames(usual(model).frames)
+    with model.use("vae") as vae, torch.no_grad():
+        latents = model.family.encode_video(model, vae, source)
+    given = latents if as_latents else source
+    near, far = (run(model, steps=8, source=given, strength=s) for s in (0.25, 0.75))
+    assert (near - latents).abs().mean() < (far - latents).abs().mean()
+    assert torch.equal(run(model, source=given, strength=1.0), run(model))
+
+
+@each_family
+def test_each_sampler_runs(tiny_models: Path, name: str) -> None:
+    model = open_model(tiny_models, name)
+    made = [run(model, sampler=s, steps=6) for s in TABLES[model.family.solvers] if s != "distilled"]
+    assert all(torch.isfinite(latents).all() for latents in made)
+    assert all(not torch.equal(a, b) for i, a in enumerate(made) for b in made[:i])
+    again = [run(model, sampler=s, steps=6) for s in TABLES[model.family.solvers] if s != "distilled"]
+    assert all(torch.equal(a, b) for a, b in zip(made, again, strict=True))
+
+
+@pytest.mark.parametrize("name", [n for n in FIRST.values() if not n.startswith(("tiny-svd", "tiny-cog"))])
+def test_flow_solvers_agree_in_the_limit(tiny_models: Path, name: str) -> None:
+    """They solve one differential equation: many steps bring them together, few do not."""
+    model = open_model(tiny_models, name)
+
+    def distance(solver: str, steps: int) -> float:
+        shift = {"shift": 1.0} if "shift" in model.facts.presets["default"] else {}
+        a, b = (run(model, sampler=s, steps=steps, guidance=1.0, **shift) for s in ("euler", solver))
+        return (a - b).abs().mean().item()
+
+    for solver in ("unipc", "dpm++ 2m"):
+        assert 0 < distance(solver, 64) < 0.6 * distance(solver, 8)
+
+
+# ---------------------------------------------------------------- guidance
+
+
+@each_family
+def test_ways_of_guidance(tiny_models: Path, name: str) -> None:
+    """Each method that the family offers makes its own video; a threshold of 0 and eta 1 make APG plain guidance."""
+    model = open_model(tiny_models, name)
+    embedded = {"true_scale": 3.0} if getattr(model.facts, "embedded", False) else {}
+    more = dict(layers=(1,), layer_start=0.0, layer_end=1.0, eta=0.2)
+    plain = run(replace(model, guidance=Guidance(**embedded)), guidance=3.0)
+    for method in set(model.family.methods) - {"cfg"}:
+        made = run(replace(model, guidance=Guidance(method, **embedded, **more)), guidance=3.0)
+        assert torch.isfinite(made).all()
+        assert (made - plain).abs().max() > 1e-6, method
+    same = run(replace(model, guidance=Guidance("apg", threshold=0.0, **embedded)), guidance=3.0)
+    if "svd" not in name:  # there the guider has one scale where plain guidance has one for each frame
+        assert (same - plain).abs().max() < 2e-3 * plain.abs().max()
+
+
+@each_family
+def test_guidance_in_an_interval(tiny_models: Path, name: str) -> None:
+    model = open_model(tiny_models, name)
+    embedded = {"true_scale": 3.0} if getattr(model.facts, "embedded", False) else {}
+    within = lambda start, end: run(replace(model, guidance=Guidance(start=start, end=end, **embedded)), guidance=3.0)
+    whole, half = within(0.0, 1.0), within(0.5, 1.0)
+    assert not torch.equal(whole, half)
+    assert torch.equal(whole, run(replace(model, guidance=Guidance(**embedded)), guidance=3.0))
+
+
+@pytest.mark.parametrize(
+    ("name", "guidance", "request_guidance", "told"),
+    [
+        ("tiny-svd", Guidance("skip-layer", layers=(0,)), 3.0, "Stable Video Diffusion works with cfg, apg"),
+        ("tiny-wan2.1-t2v", Guidance("skip-layer", layers=(4,)), 5.0, "layers = 4: tiny-wan2.1-t2v has the blocks 0 to 3"),
+        ("tiny-wan2.1-t2v", Guidance("skip-layer"), 5.0, "layers = none"),
+        ("tiny-wan2.1-t2v", Guidance("apg"), 1.0, "guidance = 1.0: apg needs two branches"),
+        ("tiny-hunyuan-t2v", Guidance("apg"), 6.0, "Set true_guidance above 1"),
+        ("tiny-wan2.1-t2v", Guidance(true_scale=2.0), 5.0, "does not embed its guidance scale"),
+        ("tiny-wan2.1-t2v", Guidance(low_noise=2.0), 5.0, "has one expert"),
+        ("tiny-mochi", Guidance(dynamic=True), 4.0, "Only CogVideoX"),
+        ("tiny-mochi", Guidance(start=0.5, end=0.5), 4.0, "0 <= start < end <= 1"),
+    ],
+)  # fmt: skip
+def test_guidance_that_cannot_be(
+    tiny_models: Path, name: str, guidance: Guidance, request_guidance: float, told: str
+) -> None:
+    model = replace(open_model(tiny_models, name), guidance=guidance)
+    with pytest.raises(InputError) as refusal:
+        ready(model, Request(guidance=request_guidance, **needed(model)))
+    assert told in str(refusal.value)
+
+
+def test_methods_are_known() -> None:
+    for name in FIRST:
+        from reelwire.loaders.families import family
+
+        assert {*family(name).methods} <= {*METHODS}
+
+
+# ---------------------------------------------------------------- what cannot work
+
+
+def refuse(model: VideoModel, **changes: Any) -> str:
+    """What is told about a request; no weights may have been read by then."""
+    with pytest.raises(InputError) as refusal:
+        ready(model, Request(**{**needed(model), **changes}))
+    assert model.memory.seen == []
+    return str(refusal.value)
+
+
+@every
+def test_sizes(tiny_models: Path, name: str) -> None:
+    model = open_model(tiny_models, name)
+    wrong = model.facts.size_multiple + 1
+    told = refuse(model, width=wrong)
+    assert f"width = {wrong}" in told
+    assert f"multiple of {model.facts.size_multiple}" in told
+
+
+@pytest.mark.parametrize(("name", "size", "told"), [
+    ("tiny-cogvideox-5b-i2v", 128, "has learned its positions and makes 64x64 alone"),
+    ("tiny-cogvideox1.5-5b", 512, "width = 512: CogVideoX (tiny-cogvideox1.5-5b) knows positions up to 256 pixels"),
+])  # fmt: skip
+def test_sizes_beyond_the_positions(tiny_models: Path, name: str, size: int, told: str) -> None:
+    assert told in refuse(open_model(tiny_models, name), width=size)
+
+
+@every
+def test_frames(tiny_models: Path, name: str) -> None:
+    model = open_model(tiny_models, name)
+    wrong, facts = usual(model).frames + 1, model.facts
+    told = refuse(model, frames=wrong, control=None)
+    step = facts.frame_step or facts.temporal_ratio
+    rule = " or ".join(map(str, facts.frame_counts)) if facts.frame_counts else f"{step}n+1"
+    assert f"frames = {wrong}" in told
+    assert rule in told
+    assert f"Use {usual(model).frames}" in told or facts.frame_counts == (14, 25)
+
+
+@every
+def test_pictures(tiny_models: Path, name: str) -> None:
+    """Too few, too many and misplaced ones are refused with what to load or connect instead."""
+    model = open_model(tiny_models, name)
+    allowed, last = model.facts.pictures, usual(model).frames - 1
+    if allowed is None:
+        assert refuse(model, keyframes=(Keyframe(frames(1), last + 1),))
+        return
+    tries = {(): (), ("first",): (0,), ("last",): (last,), ("first", "last"): (0, last), ("frame 4",): (4,)}
+    for kind, places in tries.items():
+        keyframes = tuple(Keyframe(frames(1), at) for at in places)
+        if kind in allowed:
+            ready(model, Request(**{**needed(model), "keyframes": keyframes}))
+            continue
+        told = refuse(model, keyframes=keyframes)
+        assert told.startswith("keyframes = " + ("none" if not kind else kind[0]))
+        assert "Load " in told or "Connect " in told
+    if allowed != ((),):
+        weak = tuple(replace(k, strength=0.5) for k in needed(model)["keyframes"] or (Keyframe(frames(1), 0),))
+        assert "keeps its pictures as they are" in refuse(model, keyframes=weak)
+
+
+@every
+def test_controls(tiny_models: Path, name: str) -> None:
+    model = open_model(tiny_models, name)
+    if not model.family.controlled(model):
+        assert "follows no control video" in refuse(model, control=Control(frames(9)))
+    else:
+        short = refuse(model, control=Control(frames(3)))
+        assert "control = 3 frames" in short
+
+
+@each_family
+def test_shift_and_samplers(tiny_models: Path, name: str) -> None:
+    model = open_model(tiny_models, name)
+    told = refuse(model, sampler="no such")
+    assert all(sampler in told for sampler in TABLES[model.family.solvers])
+    if "shift" not in model.facts.presets["default"]:
+        assert "no flow shift" in refuse(model, shift=3.0)
+
+
+@pytest.mark.parametrize("name", [n for n in FIRST.values() if "svd" not in n])
+def test_prompts_beyond_the_limit(tiny_models: Path, name: str) -> None:
+    model = open_model(tiny_models, name)
+    for name_of, prompts in {"positive": ("ab " * 600, ""), "negative": ("", "ab " * 600)}.items():
+        with pytest.raises(InputError) as refusal:
+            model.family.encode(model, *prompts)
+        assert str(refusal.value).startswith(name_of)
+        assert f"the model reads {model.facts.prompt_tokens}" in str(refusal.value)
+
+
+@every
+def test_chinese_is_read_or_it_is_said(tiny_models: Path, name: str) -> None:
+    model = open_model(tiny_models, name)
+    notes = model.family.encode(model, "a circle 一只猫在跑", "", needed(model)["keyframes"]).notes
+    reads = MODELS[name] in ("wan", "hunyuan_video")
+    assert reads == (notes == ())
+    assert reads or "English" in notes[0] or "no text" in notes[0]
+
+
+def test_a_long_prompt_for_clip_is_said(tiny_models: Path) -> None:
+    model = open_model(tiny_models, "tiny-hunyuan-t2v")
+    (note,) = model.family.encode(model, "ab " * 50, "").notes
+    assert "CLIP-L reads the first 77" in note
+
+
+def test_the_text_encoder_must_have_seen_the_picture(tiny_models: Path) -> None:
+    model = open_model(tiny_models, "tiny-hunyuan-i2v-replace")
+    with pytest.raises(InputError, match="Connect the Keyframe at frame 0 to this node too"):
+        model.family.encode(model, PROMPT, "")
+    blind = Conditioning("hunyuan_video", model.facts.text_width, {"cond": {}, "uncond": {}})
+    with pytest.raises(InputError, match="Connect the keyframes to Encode Prompt too"):
+        sample(model, blind, Request(**needed(model)))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_folders_of_other_families(tiny_models: Path, family: str) -> None:
+    for name, other in MODELS.items():
+        if other != family:
+            with pytest.raises(CheckpointError, match=r"is a \w+ folder, not .* Use the loader of its family"):
+                load(Recipe(family, "", files_of(tiny_models / name), "float32"), PlainMemory())
+
+
+@pytest.mark.parametrize(("high", "low", "told"), [
+    ("tiny-wan2.1-t2v", "wan2.2_t2v_high_noise", "low_noise_checkpoint = wan2.2_t2v_high_noise: this is a high-noise expert. Choose it under checkpoint."),
+    ("wan2.2_t2v_low_noise", "tiny-wan2.1-t2v", "checkpoint = wan2.2_t2v_low_noise: this is a low-noise expert. Choose it under low_noise_checkpoint."),
+])  # fmt: skip
+def test_experts_in_each_others_place(tiny_models: Path, tmp_path: Path, high: str, low: str, told: str) -> None:
+    folders = {}
+    for slot, name in (("high", high), ("low", low)):
+        source = tiny_models / ("tiny-wan2.1-t2v" if "noise" in name else name)
+        folders[slot] = tmp_path / name
+        folders[slot].symlink_to(source, target_is_directory=True)
+    with pytest.raises(CheckpointError) as refusal:
+        load(Recipe("wan", "", {**files_of(folders["high"]), "low_noise": folders["low"]}, "float32"), PlainMemory())
+    assert str(refusal.value) == told
