@@ -65,8 +65,8 @@ def _wan(file: Path, folder: Path) -> None:
 def _ltx(file: Path, folder: Path) -> None:
     """The host's class has always 128 channels, so the transformer gets as many."""
     from diffusers import AutoencoderKLLTXVideo
-    from reelwire.loaders.ltx_files import _describe_vae
     from reelwire.loaders.checkpoints import read_header
+    from reelwire.loaders.ltx_files import _describe_vae
 
     config = {**COMMON, "latent_channels": 128, "blocks": OLD_ENCODER}
     with host_classes(), seeded(1):
