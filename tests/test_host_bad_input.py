@@ -165,7 +165,7 @@ CASES = [
     Case("long prompt", {"2.positive": "a red circle " * 100}, ("positive = 'a red circle", "tokens", "the model reads 128", "Shorten it")),
     Case("long negative prompt", {"2.negative": "圆" * 400}, ("negative = '圆", "tokens", "128", "Shorten it")),
     Case("unknown words", {"2.positive": "🎬 🎬"}, ("positive = '🎬 🎬'", "knows none of these words", "in English")),
-    Case("source of another size", {"source": node("EmptyHunyuanLatentVideo", width=128, height=64, length=17, batch_size=1), "3.source": ["source", 0], "3.strength": 0.5},
+    Case("source of another size", {"source": node("EmptyHunyuanLatentVideo", width=128, height=64, length=17, batch_size=1), "3.source": ["source", 0], "3.strength": 0.5, "3.width": 64},
          ("source = latents [1, 16, 5, 8, 16]", "need latents of shape [1, 16, 5, 8, 8]", "source's own width")),
     Case("latents of a picture as source", {"source": node("EmptyLatentImage", width=64, height=64, batch_size=1), "3.source": ["source", 0], "3.frames": 1, "3.strength": 0.5},
          ("source = ", "[1, 4, 8, 8]", "[1, 16, 1, 8, 8]")),

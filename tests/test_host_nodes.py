@@ -99,7 +99,8 @@ def test_chinese_covers_every_node(host: Host, info: dict[str, Any]) -> None:
 
 def test_combos_follow_the_folders(host: Host) -> None:
     def options(name: str) -> list[str]:
-        return host.get("/object_info/ReelwireLoadLTX")["ReelwireLoadLTX"]["input"]["required"][name][1]["options"]
+        told = host.get("/object_info/ReelwireLoadLTX")["ReelwireLoadLTX"]["input"]
+        return {**told["required"], **told["optional"]}[name][1]["options"]
 
     assert "bundled/tiny_ltx" in options("checkpoint")
     places = {"checkpoint": ("checkpoints", "diffusion_models"), "text_encoder": ("text_encoders",), "vae": ("vae",)}

@@ -111,7 +111,7 @@ def test_all_in_one_file_computes_what_the_host_computes(native: Any, release: s
     assert theirs.abs().max() > 0.1
     assert (mine.mT.reshape(theirs.shape) - theirs).abs().max() < 1e-4
     with model.use("vae") as ours:
-        encoded = model.family.encode_video(ours, frames)
+        encoded = model.family.encode_video(model, ours, frames)
     assert (encoded - vae.encode(frames.movedim(-1, 0)[None] * 2 - 1)).abs().max() < 1e-4
     vae.decode_noise_scale = 0.0  # the host noises latents before they are denormalised, diffusers (and we) after
     generator = torch.Generator().manual_seed(0)
