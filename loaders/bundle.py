@@ -42,8 +42,9 @@ class Weights:
     def kind(self) -> str:
         return self.config.get("_class_name") or next(iter(self.config.get("architectures") or ["unknown"]))
 
-    def build(self, dtype: torch.dtype, progress: Progress) -> nn.Module:
-        return build(self._make, self.entries, dtype, progress)
+    def build(self, dtype: torch.dtype, small: bool, storage: str, progress: Progress) -> nn.Module:
+        """See `checkpoints.build`."""
+        return build(self._make, self.entries, dtype, progress, small, storage)
 
     def _make(self) -> nn.Module:
         import diffusers
@@ -65,12 +66,14 @@ class Bundle:
     pipeline: Mapping[str, Any]
     defaults: Mapping[str, Any]
 
-    def make(self, dtype: torch.dtype) -> dict[str, Part]:
+    def make(self, dtype: torch.dtype, storage: str = "") -> dict[str, Part]:
         """The parts for a VideoModel. While a network works, the encoders and the other expert give their room away."""
         networks = [name for name in self.parts if name.startswith(("transformer", "unet"))]
         large = [*networks, *(name for name in self.parts if name.endswith("encoder") or "encoder_" in name)]
         others = lambda name: tuple(n for n in large if n != name) if name in networks else ()
-        return {name: Part(name, partial(weights.build, dtype), others(name)) for name, weights in self.parts.items()}
+        small = {*networks, *(name for name in self.parts if name.startswith("text_encoder"))}
+        load = lambda name: partial(self.parts[name].build, dtype, name in small, storage if name in networks else "")
+        return {name: Part(name, load(name), others(name)) for name in self.parts}
 
 
 def read_bundle(folder: Path, family: str, title: str, kinds: Mapping[str, tuple[str, ...]]) -> Bundle:

@@ -7,15 +7,18 @@ import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .storage import BY_NAME, FP8, Stored, is_ggml, is_small, narrow, widen
 from .video_model import Progress
 
+WORTH_STORING = 2**12  # numbers; smaller layers would save nothing
+AT_ONCE = 2**28  # bytes that are read before a file is opened anew, so that its pages do not count as ours for long
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
           "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
 # keys that only one kind of file has, to say what a file is when it is not what was asked for
@@ -40,12 +43,33 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor of a file as its header tells it."""
+    """One tensor as a file's header tells it. shape: what it becomes; rows: the ranges of its first axis that are put
+    together for that, all of it if there are none; scale: what numbers of 8 bits are multiplied with."""
 
     file: Path
     key: str  # its name in the file
     shape: tuple[int, ...]
     dtype: str
+    rows: tuple[tuple[int, int], ...] = ()
+    scale: Entry | None = None
+
+    def split(self, *sizes: int) -> list[Entry]:
+        """Parts along the first axis, of these sizes."""
+        start = self.rows[0][0] if self.rows else 0
+        ends = [start + sum(sizes[: i + 1]) for i in range(len(sizes))]
+        return [replace(self, shape=(size, *self.shape[1:]), rows=((end - size, end),)) for size, end in zip(sizes, ends, strict=True)]  # fmt: skip
+
+    def chunk(self, count: int) -> list[Entry]:
+        """Equal parts along the first axis."""
+        return self.split(*[self.shape[0] // count] * count)
+
+    def swapped(self) -> Entry:
+        """The second half of the first axis before the first half."""
+        first, second = self.chunk(2)
+        return replace(self, rows=second.rows + first.rows)
+
+    def reshaped(self, *shape: int) -> Entry:
+        return replace(self, shape=shape)
 
 
 def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
@@ -54,9 +78,9 @@ def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     with file.open("rb") as stream:
         start = stream.read(8)
         if start[:4] == b"GGUF":
-            raise CheckpointError(
-                f"{file.name} is a GGUF file, which this loader does not read. Use a .safetensors file."
-            )
+            from .gguf_files import read_gguf
+
+            return read_gguf(file)
         if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04") or file.suffix in (".ckpt", ".pt", ".pth", ".bin"):
             raise CheckpointError(
                 f"{file.name} is a pickle, which can run code when it is opened. Use a .safetensors file."
@@ -90,6 +114,34 @@ def _check_spans(file: Path, room: int, spans: list[tuple[int, int]], entries: I
     total = sum(math.prod(e.shape) * _BYTES.get(e.dtype, 0) for e in entries)
     if total != end:
         raise CheckpointError(f"The header of {file.name} is damaged: sizes and types disagree. Download it again.")
+
+
+_MARKS = (
+    ".comfy_quant",
+    ".scale_input",
+    ".input_scale",
+)  # say how a layer may compute; its numbers need the scale alone
+_SCALES = (".scale_weight", ".weight_scale")
+
+
+def read_file(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+    """(tensors by name, metadata) of a file, each fp8 tensor with its scale.
+
+    Both of ComfyUI's formats: `scaled_fp8` with `x.scale_weight`, and `x.comfy_quant` with `x.weight_scale`. Raises
+    CheckpointError for a scale that belongs to nothing, and for numbers that are scaled in another way.
+    """
+    entries, metadata = read_header(file)
+    scales = {k: e for k, e in entries.items() if k.endswith(_SCALES)}
+    plain = {k: e for k, e in entries.items() if k not in scales and not k.endswith(_MARKS) and k != "scaled_fp8"}
+    for key, scale in scales.items():
+        name = key.rpartition(".")[0] + ".weight"
+        if name not in plain or plain[name].dtype not in FP8 or math.prod(scale.shape) not in (1, plain[name].shape[0]):
+            raise CheckpointError(f"{file.name} holds {key}, a scale that fits no fp8 weight. Use an fp8_scaled file of ComfyUI's format, or one in bf16.")  # fmt: skip
+        plain[name] = replace(plain[name], scale=scale)
+    for key in (k for k in entries if k.endswith(".comfy_quant")):
+        if not {key.replace(".comfy_quant", end) for end in _SCALES} & {*scales}:
+            raise CheckpointError(f"{file.name} holds {key} without a scale. Use an fp8_scaled file of ComfyUI's format, or one in bf16.")  # fmt: skip
+    return plain, metadata
 
 
 def read_folder(folder: Path) -> dict[str, Entry]:
@@ -130,24 +182,52 @@ def kind_of(entries: Mapping[str, Entry]) -> str:
 
 
 def build(
-    make: Callable[[], nn.Module], entries: Mapping[str, Entry], dtype: torch.dtype, progress: Progress
-) -> nn.Module:
+    make: Callable[[], nn.Module], entries: Mapping[str, Entry], dtype: torch.dtype, progress: Progress,
+    small: bool = False, storage: str = "",
+) -> nn.Module:  # fmt: skip
     """Make a module and fill it with `entries` cast to dtype; raises CheckpointError unless every key fits.
 
-    progress: called as (tensors read, tensors in all) after each one; may raise to stop.
+    progress: called as (tensors read, tensors in all) after each one; may raise to stop. small: linear layers keep
+    weights of 8 bits and less as they are; storage: they are made so, "fp8" or "int8".
     """
     with _parameters_on_meta():
         module = make()
     check_fit(module, entries)
     whole = set(getattr(module, "_keep_in_fp32_modules", None) or ())  # diffusers keeps these in float32 too
     state: dict[str, Tensor] = {}
-    for name, tensor in _read(entries):
-        wanted = torch.float32 if whole & {*name.split(".")} else dtype
-        state[name] = tensor.to(wanted) if tensor.is_floating_point() else tensor
-        progress(len(state), len(entries))
+    for done, (name, raw, scale) in enumerate(_read(entries), 1):
+        entry, held = entries[name], bool(whole & {*name.split(".")})
+        layer = None if held or not (small or storage) else _linear(module, name)
+        if layer is not None and is_small(entry.dtype):
+            _put(module, name, Stored(layer, raw, entry.dtype, scale))
+        elif layer is not None and storage and layer.weight.numel() >= WORTH_STORING:
+            narrowed, scales = narrow(_widen(raw, entry, scale, torch.float32), BY_NAME[storage])
+            _put(module, name, Stored(layer, narrowed, BY_NAME[storage], scales))
+        else:
+            state[name] = _widen(raw, entry, scale, torch.float32 if held else dtype)
+        progress(done, len(entries))
     module.load_state_dict(state, strict=False, assign=True)
     getattr(module, "tie_weights", lambda: None)()
     return module.eval().requires_grad_(False)
+
+
+def _linear(module: nn.Module, name: str) -> nn.Linear | None:
+    """The plain linear layer whose weight this is."""
+    owner, _, last = name.rpartition(".")
+    layer = module.get_submodule(owner)
+    return layer if type(layer) is nn.Linear and last == "weight" else None
+
+
+def _put(module: nn.Module, name: str, layer: nn.Module) -> None:
+    owner, _, last = name.rpartition(".")[0].rpartition(".")
+    setattr(module.get_submodule(owner), last, layer)
+
+
+def _widen(raw: Tensor, entry: Entry, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """A tensor of a file in its own shape; whole numbers stay what they are."""
+    if is_ggml(entry.dtype) or scale is not None:
+        return widen(raw, entry.dtype, scale, dtype, entry.shape)
+    return (raw.to(dtype) if raw.is_floating_point() else raw).reshape(entry.shape)
 
 
 @contextmanager
@@ -167,15 +247,44 @@ def _parameters_on_meta() -> Iterator[None]:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def _read(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
-    """Tensors one by one, each file opened once."""
+def _read(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """(name, tensor as it lies on disk, its scale) one by one."""
+    for file in sorted({e.file for e in entries.values()}):
+        names, read = [name for name, entry in entries.items() if entry.file == file], 0
+        while names:
+            with _open(file) as opened:
+                while names and read < AT_ONCE:
+                    name = names.pop(0)
+                    entry = entries[name]
+                    scale = None if entry.scale is None else opened.get_tensor(entry.scale.key)
+                    raw = _rows(opened, entry)
+                    read += raw.nbytes
+                    yield name, raw, _scale_rows(scale, entry)
+            read = 0
+
+
+def _open(file: Path) -> Any:
     from safetensors import safe_open
 
-    for file in sorted({e.file for e in entries.values()}):
-        with safe_open(file, framework="pt") as opened:
-            for name, entry in entries.items():
-                if entry.file == file:
-                    yield name, opened.get_tensor(entry.key)
+    from .gguf_files import GGUFTensors
+
+    with file.open("rb") as stream:
+        return GGUFTensors(file) if stream.read(4) == b"GGUF" else safe_open(file, framework="pt")
+
+
+def _rows(opened: Any, entry: Entry) -> Tensor:
+    if not entry.rows:
+        return opened.get_tensor(entry.key)
+    whole = opened.get_slice(entry.key)
+    parts = [whole[start:end] for start, end in entry.rows]
+    return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)
+
+
+def _scale_rows(scale: Tensor | None, entry: Entry) -> Tensor | None:
+    """One scale for all rows, or those of the rows that are taken."""
+    if scale is None or scale.numel() == 1 or not entry.rows:
+        return scale
+    return torch.cat([scale[start:end] for start, end in entry.rows])
 
 
 def check_fit(module: nn.Module, entries: Mapping[str, Entry]) -> None:

@@ -1,0 +1,78 @@
+"""Weights that stay as small in memory as they are on disk: fp8 with a scale, int8 by rows, GGUF's blocks.
+
+A `Stored` layer holds the bytes and widens them to the input's type when it runs. The bytes are held as int8, which
+diffusers and transformers leave alone where they would cast their inputs to a weight's type (T5's `wo`, Wan's time
+embedding).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+FP8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
+INT8 = "int8"
+BY_NAME = {"fp8": "F8_E4M3", "int8": INT8}  # what a person chooses -> how it is held
+
+
+def is_small(dtype: str) -> bool:
+    """Whether a file's type takes a byte a number or less, so that a layer may hold it as it is."""
+    return dtype in FP8 or is_ggml(dtype)
+
+
+def is_ggml(dtype: str) -> bool:
+    return dtype.startswith(("Q", "IQ"))
+
+
+def widen(raw: Tensor, kind: str, scale: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """The numbers that stored bytes stand for, computed in float32.
+
+    raw: int8 or uint8 bytes, rows first; kind: a type as a file's header names it, or "int8"; scale: one number, or one
+    for each row.
+    """
+    if is_ggml(kind):
+        import gguf
+        from diffusers.quantizers.gguf.utils import GGUFParameter, dequantize_gguf_tensor
+
+        blocks = GGUFParameter(raw.view(torch.uint8), quant_type=gguf.GGMLQuantizationType[kind])
+        return dequantize_gguf_tensor(blocks).reshape(shape).to(dtype)
+    numbers = (raw.view(FP8[kind]) if kind in FP8 else raw.view(torch.int8)).to(torch.float32).reshape(shape)
+    if scale is not None:
+        numbers = numbers * scale.float().reshape(-1, *[1] * (len(shape) - 1))
+    return numbers.to(dtype)
+
+
+def narrow(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
+    """(bytes, scale of each row) of a weight [out, in]: its largest number becomes the type's largest."""
+    top = 127.0 if kind == INT8 else torch.finfo(FP8[kind]).max
+    scale = weight.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / top
+    numbers = weight.float() / scale
+    return (numbers.round().to(torch.int8) if kind == INT8 else numbers.to(FP8[kind]).view(torch.int8)), scale.squeeze(1)  # fmt: skip
+
+
+class Stored(nn.Linear):
+    """A linear layer that holds its weight as bytes. weight: int8 [out, bytes of a row]; scale: [1], [out] or None."""
+
+    comfy_cast_weights = False  # tells ComfyUI's manager that the layer computes wherever its weight lies
+    scale: Tensor | None
+    weight_function: tuple[Any, ...] = ()
+    bias_function: tuple[Any, ...] = ()
+
+    def __init__(self, layer: nn.Linear, raw: Tensor, kind: str, scale: Tensor | None) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features, self.kind = layer.in_features, layer.out_features, kind
+        self.weight = nn.Parameter(raw.reshape(self.out_features, -1).view(torch.int8), requires_grad=False)
+        self.bias = layer.bias
+        self.register_buffer("scale", scale, persistent=False)
+
+    def widened(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
+        """raw: `weight`, wherever it is needed."""
+        scale = None if self.scale is None else self.scale.to(raw.device)
+        return widen(raw, self.kind, scale, dtype, (self.out_features, self.in_features))
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight = self.widened(self.weight.to(input.device), input.dtype)
+        return F.linear(input, weight, None if self.bias is None else self.bias.to(input))
