@@ -98,18 +98,19 @@ def read_bundle(folder: Path, family: str, title: str, kinds: Mapping[str, tuple
     else:
         variant, defaults = match(family, parts[main].config, folder.name)
     scheduler = load_config(folder / "scheduler", "scheduler_config.json")
-    return Bundle(variant, parts, scheduler, index, {k: _frozen(v) for k, v in defaults.items()})
+    return Bundle(variant, parts, scheduler, index, {k: frozen(v) for k, v in defaults.items()})
 
 
 def read_part(folder: Path) -> Weights:
     """One part of a diffusers folder."""
     config = load_config(folder)
     kind = config.get("_class_name") or next(iter(config.get("architectures") or [""]))
-    renamed = {_rename(key, _RENAMED.get(kind, {})): entry for key, entry in read_folder(folder).items()}
+    renamed = {rename(key, _RENAMED.get(kind, {})): entry for key, entry in read_folder(folder).items()}
     return Weights(config, {key: entry for key, entry in renamed.items() if key not in _COPIES})
 
 
-def _rename(key: str, table: Mapping[str, str]) -> str:
+def rename(key: str, table: Mapping[str, str]) -> str:
+    """A key after all substitutions of a table of patterns, in order."""
     for pattern, replacement in table.items():
         key = re.sub(pattern, replacement, key)
     return key
@@ -127,14 +128,14 @@ def match(family: str, config: Mapping[str, Any], name: str) -> tuple[str, dict[
     def agreement(variant: str) -> tuple[int, int]:
         shipped = shipped_config(family, variant, network)
         words = sum(word in name.lower() for word in variant.split("-"))
-        return sum(_frozen(config.get(k)) == _frozen(v) for k, v in shipped.items()), words
+        return sum(frozen(config.get(k)) == frozen(v) for k, v in shipped.items()), words
 
     best = max(variants, key=agreement)
     return best, shipped_config(family, best, "defaults")
 
 
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+def frozen(value: Any) -> Any:
+    return tuple(map(frozen, value)) if isinstance(value, list) else value
 
 
 def files_of(folder: Path) -> dict[str, Path]:

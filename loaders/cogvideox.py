@@ -16,10 +16,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .bundle import Bundle, read_bundle
+from .bundle import Bundle
 from .cogvideox_vae import decode_pieces
 from .flow import draw, encoded_source, skipped
 from .media import cover
+from .sources import read_model
 from .text_encoders import encode_t5, load_tokenizer
 from .video_model import (
     Conditioning,
@@ -73,8 +74,8 @@ class CogVideoX(Family):
     control_models = "CogVideoX-Fun-Control"
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_bundle(recipe.files["checkpoint"], self.name, self.title, _KINDS)
-        parts = bundle.make(getattr(torch, recipe.dtype))
+        bundle = read_model(recipe, self.name, self.title, _KINDS)
+        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
         return VideoModel(
             self, bundle.variant, _read_facts(bundle), parts, replace(recipe, variant=bundle.variant), memory
         )
@@ -188,7 +189,7 @@ def _sample(model: VideoModel, vae: Network, frames: Tensor, generator: torch.Ge
 def _read_facts(bundle: Bundle) -> CogFacts:
     network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
     ratio = 2 ** (len(vae["block_out_channels"]) - 1)
-    control = bundle.pipeline.get("_class_name") == "CogVideoXFunControlPipeline"
+    control = bundle.pipeline.get("_class_name") == "CogVideoXFunControlPipeline" or "control" in bundle.variant
     channels, learned = vae["latent_channels"], network.get("use_learned_positional_embeddings")
     fixed = (network["sample_width"] * ratio, network["sample_height"] * ratio) if learned else None
     pictured = network["in_channels"] > channels and not control

@@ -15,11 +15,12 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .bundle import read_bundle
+from .checkpoints import CheckpointError
 from .flow import FlowRun, begin, draw, encoded_source, mix
 from .hunyuan_video_text import encode_prompt
 from .hunyuan_video_vae import decode_pieces
 from .media import cover
+from .sources import read_model
 from .video_model import (
     Conditioning,
     Facts,
@@ -57,7 +58,7 @@ class HunyuanVideo(Family):
     image_models, text_models = "HunyuanVideo-I2V", "HunyuanVideo (T2V)"
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_bundle(recipe.files["checkpoint"], self.name, self.title, _KINDS)
+        bundle = read_model(recipe, self.name, self.title, _KINDS)
         network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
         image, scale = network.get("image_condition_type") or "", vae["scaling_factor"]
         ratio, channels = vae.get("spatial_compression_ratio", 8), vae["latent_channels"]
@@ -69,7 +70,10 @@ class HunyuanVideo(Family):
             lead=4 if image == "latent_concat" else 0, pictures=(("first",),) if image else ((),),
             reads_pictures=bool(image), **bundle.defaults,
         )  # fmt: skip
-        parts = bundle.make(getattr(torch, recipe.dtype))
+        if facts.image and bundle.parts["text_encoder"].kind == "LlamaModel":
+            name = recipe.files["checkpoint"].name
+            raise CheckpointError(f"{name} reads its first frame through Llava, which the chosen text encoder has no eye for. Use the diffusers folder, whose text encoder sees.")  # fmt: skip
+        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
         return VideoModel(self, bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
 
     def encode(

@@ -17,12 +17,13 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from .checkpoints import CheckpointError, build
+from .encoders import KINDS, read_encoder, width
 from .flow import FlowRun, begin, encoded_source, mix
 from .ltx_files import read_ltx
 from .ltx_vae import decode_pieces
 from .media import cover
 from .streaming import Pieces
-from .text_encoders import encode_t5, load_tokenizer, read_t5
+from .text_encoders import encode_t5, load_tokenizer
 from .video_model import (
     Conditioning,
     Facts,
@@ -58,29 +59,43 @@ class LTX(Family):
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
         files = read_ltx(recipe.files["checkpoint"], recipe.files.get("vae"))
-        text = read_t5(recipe.files["text_encoder"])
-        if text.width != files.transformer_config["caption_channels"]:
-            name, width = recipe.files["text_encoder"].name, files.transformer_config["caption_channels"]
-            raise CheckpointError(f"{name} is {text.width} wide, {recipe.files['checkpoint'].name} reads T5 text of width {width}. "
+        if "text_encoder" not in recipe.files:
+            raise CheckpointError(f"{recipe.files['checkpoint'].name} holds no text encoder. Put {KINDS['t5'].advice}, and choose it.")  # fmt: skip
+        text = read_encoder(recipe.files["text_encoder"], "t5")
+        text_width = width(text)
+        if text_width != files.transformer_config["caption_channels"]:
+            name, wanted = recipe.files["text_encoder"].name, files.transformer_config["caption_channels"]
+            raise CheckpointError(f"{name} is {text_width} wide, {recipe.files['checkpoint'].name} reads T5 text of width {wanted}. "
                                   "Choose the T5-XXL encoder, as t5xxl_fp16.safetensors." )  # fmt: skip
         dtype = getattr(torch, recipe.dtype)
 
         def transformer(progress: Progress) -> nn.Module:
             from diffusers import LTXVideoTransformer3DModel as Transformer
 
-            return build(lambda: Transformer.from_config(files.transformer_config), files.transformer, dtype, progress)
+            return build(
+                lambda: Transformer.from_config(files.transformer_config),
+                files.transformer,
+                dtype,
+                progress,
+                True,
+                recipe.storage,
+            )
 
         def vae(progress: Progress) -> nn.Module:
             from diffusers import AutoencoderKLLTXVideo as VAE
 
             return build(lambda: VAE.from_config(files.vae_config), files.vae, dtype, progress)
 
-        loads = {"transformer": transformer, "vae": vae, "text_encoder": lambda progress: text.build(dtype, progress)}
+        loads: dict[str, Callable[[Progress], nn.Module]] = {
+            "transformer": transformer,
+            "vae": vae,
+            "text_encoder": partial(text.build, dtype, True, ""),
+        }
         config = files.transformer_config
         facts = LTXFacts(
             spatial_ratio=files.spatial_ratio, temporal_ratio=files.temporal_ratio, size_multiple=files.spatial_ratio,
             channels=config["in_channels"], width=config["num_attention_heads"] * config["attention_head_dim"],
-            text_width=text.width, scheduler=files.scheduler_config, pictures=None, layers=config["num_layers"], **files.defaults,
+            text_width=text_width, scheduler=files.scheduler_config, pictures=None, layers=config["num_layers"], **files.defaults,
         )  # fmt: skip
         parts = {name: Part(name, load) for name, load in loads.items()}
         parts["transformer"] = replace(parts["transformer"], instead_of=("text_encoder",))

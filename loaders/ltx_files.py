@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .checkpoints import CheckpointError, Entry, kind_of, load_config, read_folder, read_header, strip_prefix
+from .bundle import Weights
+from .checkpoints import CheckpointError, Entry, kind_of, load_config, read_file, read_folder, strip_prefix
 
 CONFIGS = Path(__file__).parent / "configs" / "ltx"
 HEADS = 32  # of every published LTX-Video transformer
@@ -94,27 +95,45 @@ def _read_folder(folder: Path, vae: Path | None) -> Files:
 
 
 def _read_file(file: Path, vae: Path | None) -> Files:
-    entries, metadata = read_header(file)
+    entries, metadata = read_file(file)
     inside = {k.removeprefix("vae."): e for k, e in entries.items() if k.startswith("vae.")}
     rest = strip_prefix(
         {k: e for k, e in entries.items() if not k.startswith("vae.")}, "model.diffusion_model.", "model.model."
     )
-    named = {_replace(k, _TRANSFORMER): e for k, e in rest.items()}
-    if "transformer_blocks.0.scale_shift_table" not in named or "proj_in.weight" not in named:
+    network = transformer(rest, metadata)
+    if network is None:
         raise CheckpointError(f"{file.name} is {kind_of(entries)}, not LTX-Video. Use the loader of its family.")
     if not inside and vae is None:
         raise CheckpointError(
             f"{file.name} holds no VAE. Use Lightricks' all-in-one file of the same name in models/checkpoints, "
             "or put a VAE file of the same release into models/vae and choose it under vae."
         )
-    config = _transformer_config(named, metadata)
+    named, config = network.entries, network.config
     vae_entries, vae_config = _read_vae(vae) if vae else _describe_vae(inside, file.name)
     variant, defaults = _match(config, vae_config, file.name)
     return Files(variant, named, config, vae_entries, vae_config, _load(variant, "scheduler"), _tuples(defaults))
 
 
+def transformer(entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> Weights | None:
+    """The network under diffusers' names, if these are its tensors."""
+    named = {_replace(k, _TRANSFORMER): e for k, e in entries.items()}
+    if "transformer_blocks.0.scale_shift_table" not in named or "proj_in.weight" not in named:
+        return None
+    return Weights({"_class_name": "LTXVideoTransformer3DModel", **_transformer_config(named, metadata)}, named)
+
+
+def vae(entries: Mapping[str, Entry]) -> Weights | None:
+    """The VAE under diffusers' names, if these are its tensors."""
+    if not {"decoder.conv_in.conv.weight", "decoder.conv_out.conv.weight"} <= {*entries}:
+        return None
+    if not any(key.startswith("per_channel_statistics.") or key == "latents_mean" for key in entries):
+        return None
+    named, config = _describe_vae(entries, "")
+    return Weights({"_class_name": "AutoencoderKLLTXVideo", **config}, named)
+
+
 def _read_vae(file: Path) -> tuple[dict[str, Entry], dict[str, Any]]:
-    return _describe_vae(strip_prefix(read_header(file)[0], "vae."), file.name)
+    return _describe_vae(strip_prefix(read_file(file)[0], "vae."), file.name)
 
 
 def _describe_vae(entries: Mapping[str, Entry], name: str) -> tuple[dict[str, Entry], dict[str, Any]]:

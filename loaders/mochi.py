@@ -15,9 +15,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .bundle import read_bundle
 from .flow import FlowRun, begin, draw, encoded_source, mix
 from .mochi_vae import decode_pieces
+from .sources import read_model
 from .text_encoders import encode_t5, load_tokenizer
 from .video_model import Conditioning, Facts, Family, Keyframe, Memory, Recipe, Request, Run, Schedule, VideoModel
 
@@ -35,7 +35,7 @@ class Mochi(Family):
     image_models = "an image-to-video model of another family, as Wan2.1-I2V"
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_bundle(recipe.files["checkpoint"], self.name, self.title, _KINDS)
+        bundle = read_model(recipe, self.name, self.title, _KINDS)
         network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
         scale = vae["scaling_factor"]
         std = [s / scale for s in vae.get("latents_std") or [1.0] * vae["latent_channels"]]
@@ -45,7 +45,7 @@ class Mochi(Family):
             layers=network["num_layers"], mean=tuple(vae.get("latents_mean") or [0.0] * len(std)), std=tuple(std),
             scheduler=bundle.scheduler, **bundle.defaults,
         )  # fmt: skip
-        parts = bundle.make(getattr(torch, recipe.dtype))
+        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
         return VideoModel(self, bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
 
     def encode(

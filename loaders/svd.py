@@ -13,9 +13,9 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from .bundle import read_bundle
 from .flow import begin, draw, encoded_source
 from .media import cover
+from .sources import read_model
 from .svd_vae import decode_pieces
 from .video_model import Conditioning, Facts, Family, Keyframe, Memory, Recipe, Request, Run, Schedule, VideoModel
 
@@ -32,7 +32,7 @@ class SVD(Family):
     methods = ("cfg", "apg", "cfg-zero*", "tcfg")  # its UNet is no stack of blocks to skip
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_bundle(recipe.files["checkpoint"], self.name, self.title, _KINDS)
+        bundle = read_model(recipe, self.name, self.title, _KINDS)
         network, vae = bundle.parts["unet"].config, bundle.parts["vae"].config
         ratio = 2 ** (len(vae["block_out_channels"]) - 1)
         facts = Facts(
@@ -41,7 +41,7 @@ class SVD(Family):
             mean=(0.0,) * vae["latent_channels"], std=(1 / vae["scaling_factor"],) * vae["latent_channels"],
             scheduler=bundle.scheduler, pictures=(("first",),), **{k: v for k, v in bundle.defaults.items() if k != "prompt_tokens"},
         )  # fmt: skip
-        parts = bundle.make(getattr(torch, recipe.dtype))
+        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
         return VideoModel(self, bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
 
     def encode(

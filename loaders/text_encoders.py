@@ -1,77 +1,38 @@
-"""Text encoders and their tokenizers: from folders or single files, never from a hub."""
+"""Tokenizers, from folders or files and never from a hub, and prompts on their way through a T5."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .checkpoints import CheckpointError, Entry, build, kind_of, load_config, read_folder, read_header
-from .video_model import InputError, Progress
-
-
-@dataclass(frozen=True)
-class T5:
-    """A T5 encoder on disk: its config and its tensors."""
-
-    config: Mapping[str, Any]
-    entries: Mapping[str, Entry]
-
-    @property
-    def width(self) -> int:
-        return self.config["d_model"]
-
-    def build(self, dtype: torch.dtype, progress: Progress) -> nn.Module:
-        """The encoder; the softmax bias and the norms follow dtype as transformers does without a hub."""
-        from transformers import T5Config, T5EncoderModel
-
-        config = T5Config(**{k: v for k, v in self.config.items() if k not in ("architectures", "dtype", "model_type")})
-        encoder: Any = build(lambda: T5EncoderModel(config), self.entries, dtype, progress)
-        encoder.encoder.embed_tokens.weight = encoder.shared.weight  # one table under two names
-        return encoder
+from .checkpoints import CheckpointError, load_config, read_header
+from .video_model import InputError
 
 
-def read_t5(source: Path) -> T5:
-    """A T5 encoder from a transformers folder or from one safetensors file with transformers' key names."""
-    entries = read_folder(source) if source.is_dir() else read_header(source)[0]
-    if "encoder.block.0.layer.0.SelfAttention.q.weight" not in entries:
-        raise CheckpointError(
-            f"{source.name} is {kind_of(entries)}, not a T5 text encoder. Choose a T5-XXL file, as t5xxl_fp16.safetensors."
-        )
-    if "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight" in entries:
-        raise CheckpointError(
-            f"{source.name} is a UMT5 encoder, which reads other tokens than T5. Choose a T5-XXL file, as t5xxl_fp16.safetensors."
-        )
-    entries = {k: e for k, e in entries.items() if k not in ("encoder.embed_tokens.weight", "spiece_model")}
-    try:
-        return T5(load_config(source) if source.is_dir() else _config(entries), entries)
-    except KeyError as error:
-        raise CheckpointError(
-            f"{source.name} lacks {error.args[0]}: it is damaged or incomplete. Download it again."
-        ) from error
+def load_tokenizer(source: Path) -> Any:
+    """The tokenizer of a folder, or of a UMT5 file that carries its own."""
+    return _embedded_tokenizer(source, source.stat().st_mtime) if source.is_file() else _folder_tokenizer(source)
 
 
-def _config(entries: Mapping[str, Entry]) -> dict[str, Any]:
-    """The config that a T5 v1.1 encoder's shapes tell (google/t5-v1_1-xxl: 4096 wide, 24 layers, 64 heads)."""
-    layer = "encoder.block.0.layer"
-    vocabulary, width = entries["shared.weight"].shape
-    heads = entries[f"{layer}.0.SelfAttention.relative_attention_bias.weight"].shape[1]
-    return dict(
-        vocab_size=vocabulary, d_model=width, num_heads=heads,
-        d_kv=entries[f"{layer}.0.SelfAttention.q.weight"].shape[0] // heads,
-        d_ff=entries[f"{layer}.1.DenseReluDense.wo.weight"].shape[1],
-        num_layers=sum(k.endswith("SelfAttention.q.weight") for k in entries),
-        feed_forward_proj="gated-gelu" if f"{layer}.1.DenseReluDense.wi_0.weight" in entries else "relu",
-        relative_attention_num_buckets=entries[f"{layer}.0.SelfAttention.relative_attention_bias.weight"].shape[0],
-        is_encoder_decoder=False, use_cache=False, tie_word_embeddings=False,
-    )  # fmt: skip
+@lru_cache(4)
+def _embedded_tokenizer(file: Path, changed: float) -> Any:
+    """The sentencepiece model that ComfyUI's UMT5 files hold as a tensor (comfy/text_encoders/wan.py)."""
+    from safetensors import safe_open
+    from transformers import T5Tokenizer
+
+    if "spiece_model" not in read_header(file)[0]:
+        raise CheckpointError(f"{file.name} carries no tokenizer. Use the file that Comfy-Org publishes, which does (see the loader's page).")  # fmt: skip
+    with safe_open(file, framework="pt") as opened, TemporaryDirectory() as folder:
+        Path(folder, "spiece.model").write_bytes(opened.get_tensor("spiece_model").numpy().tobytes())
+        return T5Tokenizer.from_pretrained(folder, local_files_only=True, extra_ids=0)
 
 
-def load_tokenizer(folder: Path) -> Any:
+def _folder_tokenizer(folder: Path) -> Any:
     """The tokenizer of a folder: tokenizer.json as it stands, else spiece.model, else CLIP's vocab.json and merges.txt.
 
     The class is never the one that a config names: transformers 5 reads some tokenizer.json files wrongly by it

@@ -80,6 +80,7 @@ class Recipe:
     variant: str
     files: Mapping[str, Path]  # part name -> file or folder
     dtype: str  # a torch dtype's name, as "bfloat16"
+    storage: str = ""  # how the networks' weights are held: "fp8", "int8", or as in their files
 
 
 def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:

@@ -15,10 +15,11 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor
 
-from .bundle import Bundle, read_bundle
+from .bundle import Bundle, frozen, read_bundle, shipped_config
 from .checkpoints import CheckpointError
 from .flow import FlowRun, begin, draw, encoded_source, mix
 from .media import clip_pixels, cover, fit_inside
+from .sources import read_model, read_source
 from .text_encoders import encode_t5, load_tokenizer
 from .video_model import (
     Conditioning,
@@ -64,14 +65,14 @@ class Wan(Family):
     control_models = "Wan2.1-VACE"
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_bundle(recipe.files["checkpoint"], self.name, "Wan", _KINDS)
+        bundle = read_model(recipe, self.name, "Wan", _KINDS)
         if "low_noise" in recipe.files:
             bundle = _with_low_noise(bundle, recipe)
         facts = _read_facts(bundle)
         if (facts.boundary is not None) != ("transformer_2" in bundle.parts):
             name = recipe.files["checkpoint"].name
-            raise CheckpointError(f"{name} needs both experts of Wan 2.2-A14B, transformer (high noise) and transformer_2 (low noise). Download the whole folder again.")  # fmt: skip
-        parts = bundle.make(getattr(torch, recipe.dtype))
+            raise CheckpointError(f"{name} needs both experts of Wan 2.2-A14B. Choose the high-noise file under checkpoint and the low-noise file under low_noise_checkpoint, or download the whole folder again.")  # fmt: skip
+        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
         return VideoModel(self, bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
 
     def encode(
@@ -147,11 +148,20 @@ def _with_low_noise(bundle: Bundle, recipe: Recipe) -> Bundle:
         if re.search(rf"{wrong}[-_ ]?noise", path.name.lower()):
             right = {"low": "low_noise_checkpoint", "high": "checkpoint"}[wrong]
             raise CheckpointError(f"{slot} = {path.name}: this is a {wrong}-noise expert. Choose it under {right}.")
-    other = read_bundle(low, "wan", "Wan", _KINDS)
-    expert = other.parts.get("transformer_2", other.parts["transformer"])
-    return replace(
-        bundle, parts={**bundle.parts, "transformer_2": expert}, defaults={**other.defaults, **bundle.defaults}
-    )
+    if low.is_dir():
+        parts = read_bundle(low, "wan", "Wan", _KINDS).parts
+        expert = parts.get("transformer_2", parts["transformer"])
+    else:
+        expert = read_source(low, "wan", "Wan").network
+    mine, other = bundle.parts["transformer"].config, expert.config
+    if any(
+        frozen(mine.get(key)) != frozen(other.get(key)) for key in ("in_channels", "num_layers", "num_attention_heads")
+    ):
+        raise CheckpointError(f"low_noise_checkpoint = {low.name}: it is not the other half of {high.name}. Choose the low-noise expert of the same model.")  # fmt: skip
+    if bundle.variant == "2.1-t2v-14b":  # the same network: that there are two of them tells which it is
+        defaults = {k: frozen(v) for k, v in shipped_config("wan", "2.2-t2v-a14b", "defaults").items()}
+        bundle = replace(bundle, variant="2.2-t2v-a14b", defaults=defaults)
+    return replace(bundle, parts={**bundle.parts, "transformer_2": expert})
 
 
 def _read_facts(bundle: Bundle) -> WanFacts:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import comfy
 import comfy.latent_formats
 import comfy.model_management as mm
 import comfy.model_patcher
@@ -141,7 +142,7 @@ def bundled_models(family: str) -> dict[str, Path]:
 
 
 def checkpoints(family: str = "") -> dict[str, Path]:
-    """Choices of a loader -> paths: the bundled models, diffusers folders, and for LTX-Video single files.
+    """Choices of a loader -> paths: the bundled models, diffusers folders, and single files.
 
     Without a family, all that there are: a wrong choice is then told by what it is.
     """
@@ -152,15 +153,13 @@ def checkpoints(family: str = "") -> dict[str, Path]:
     folders = {
         name: path for name, (path, told) in found.items() if told.startswith(kind) and not told.endswith(UPSAMPLER)
     }
-    single = files("diffusion_models") | files("checkpoints") if family in ("", "ltx") else {}
-    return bundled_models(family) | folders | single
+    return bundled_models(family) | folders | files("diffusion_models") | files("checkpoints") | gguf_files()
 
 
 def where(family: str) -> str:
     """Where a loader finds its checkpoints."""
     bundled = ", or the bundled tiny model" if bundled_models(family) else ""
-    single = "A file in models/checkpoints or models/diffusion_models, or a" if family == "ltx" else "A"
-    return f"{single} diffusers folder in models/diffusers{bundled}. `python3 run.py tiny` makes tiny ones to try"
+    return f"A file in models/checkpoints or models/diffusion_models, or a diffusers folder in models/diffusers{bundled}. `python3 run.py tiny` makes tiny ones to try"
 
 
 def diffusers_folders() -> dict[str, Path]:
@@ -191,6 +190,13 @@ def files(kind: str) -> dict[str, Path]:
     return {f"{kind}/{name}": Path(path) for name in names if (path := folder_paths.get_full_path(kind, name))}
 
 
+def gguf_files() -> dict[str, Path]:
+    """GGUF files beside the diffusion models; the host's own list leaves them out."""
+    roots = map(Path, folder_paths.get_folder_paths("diffusion_models"))
+    found = ((root, path) for root in roots for path in sorted(root.rglob("*.gguf")))
+    return {f"diffusion_models/{path.relative_to(root).as_posix()}": path for root, path in found}
+
+
 def choose(name: str, value: str, choices: dict[str, Path]) -> Path:
     if value not in choices:
         raise InputError(
@@ -207,11 +213,10 @@ def changed(path: Path) -> float:
     return max((p.stat().st_mtime for p in path.rglob("*")), default=0.0) if path.is_dir() else path.stat().st_mtime
 
 
-def t5_tokenizer() -> Path:
-    """The T5 v1.1 tokenizer that ComfyUI brings along."""
-    import comfy.text_encoders.lt
-
-    return Path(comfy.text_encoders.lt.__file__).parent / "t5_tokenizer"
+def tokenizers() -> dict[str, Path]:
+    """Kind of text encoder -> the tokenizer that ComfyUI brings along for it."""
+    folder = Path(comfy.__path__[0])
+    return {"t5": folder / "text_encoders" / "t5_tokenizer", "clip": folder / "sd1_tokenizer", "llama": folder / "text_encoders" / "llama_tokenizer"}  # fmt: skip
 
 
 def check_prefix(prefix: str) -> None:

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..loaders.checkpoints import CheckpointError
+from ..loaders.sources import ENCODERS
 from ..loaders.video_model import InputError, Recipe
 from . import host
 from .types import VideoModelType
+
+# part -> the host's folder that holds such files, and what an input for it says
+_FOLDERS = {
+    "text_encoder": "text_encoders",
+    "text_encoder_2": "text_encoders",
+    "image_encoder": "clip_vision",
+    "vae": "vae",
+}
+_TOLD = {"text_encoder": "The text encoder, as a file", "text_encoder_2": "CLIP-L, as a file", "image_encoder": "CLIP vision, as a file", "vae": "The VAE, as a file"}  # fmt: skip
 
 
 class _Loader(io.ComfyNode):
@@ -26,11 +36,18 @@ class _Loader(io.ComfyNode):
             inputs=[
                 io.Combo.Input("checkpoint", options=list(host.checkpoints(cls.family)), tooltip=host.where(cls.family)),
                 *more,
+                *(cls._part(part) for part in (*ENCODERS[cls.family], "vae")),
                 io.Combo.Input("precision", options=list(host.PRECISIONS), default=host.AUTO, optional=True, advanced=True,
                                tooltip="auto: bfloat16 where the card computes in it, else float32"),
             ],
             outputs=[VideoModelType.Output(display_name="model")],
         )  # fmt: skip
+
+    @classmethod
+    def _part(cls, part: str) -> Any:
+        told = f"{_TOLD[part]}. auto: the one that comes with the checkpoint, else the only one in models/{_FOLDERS[part]} that fits"  # fmt: skip
+        options = [host.AUTO, *host.files(_FOLDERS[part])]
+        return io.Combo.Input(part, options=options, default=host.AUTO, optional=True, advanced=True, tooltip=told)
 
     @classmethod
     def validate_inputs(cls, checkpoint: str) -> bool | str:
@@ -43,21 +60,25 @@ class _Loader(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, **inputs: str) -> list[float]:
         """Load again when a file was replaced."""
-        known = host.checkpoints() | host.files("text_encoders") | host.files("vae")
+        known = {name: path for kind in {*_FOLDERS.values()} for name, path in host.files(kind).items()}
+        known |= host.checkpoints()
         return [host.changed(known[name]) for name in inputs.values() if name in known]
 
     @classmethod
-    def execute(cls, checkpoint: str, precision: str = host.AUTO) -> io.NodeOutput:
-        return cls.load(checkpoint, precision)
+    def execute(cls, checkpoint: str, precision: str = host.AUTO, **parts: str) -> io.NodeOutput:
+        from ..loaders.families import family, load
+        from ..loaders.sources import complete
+
+        chosen = {"checkpoint": host.choose("checkpoint", checkpoint, host.checkpoints())}
+        offered = {part: host.files(folder) for part, folder in _FOLDERS.items()}
+        chosen |= {part: host.choose(part, name, cls.choices(part, offered)) for part, name in parts.items() if name != host.AUTO}  # fmt: skip
+        files = complete(cls.family, family(cls.family).title, chosen, offered, host.tokenizers())
+        model = load(Recipe(cls.family, "", files, host.precision(precision)), host.HostMemory())
+        return io.NodeOutput(model)
 
     @classmethod
-    def load(cls, checkpoint: str, precision: str, **more: Path) -> io.NodeOutput:
-        from ..loaders.bundle import files_of
-        from ..loaders.families import load
-
-        source = host.choose("checkpoint", checkpoint, host.checkpoints())
-        recipe = Recipe(cls.family, "", {**files_of(source), **more}, host.precision(precision))
-        return io.NodeOutput(load(recipe, host.HostMemory()))
+    def choices(cls, part: str, offered: Mapping[str, Mapping[str, Path]]) -> dict[str, Path]:
+        return dict(offered[part])
 
 
 class LoadHunyuanVideo(_Loader):
@@ -82,15 +103,14 @@ class LoadWan(_Loader):
                           ["alibaba", "wan2.1", "wan2.2", "vace"], [low])  # fmt: skip
 
     @classmethod
-    def execute(
-        cls, checkpoint: str, low_noise_checkpoint: str = host.AUTO, precision: str = host.AUTO
-    ) -> io.NodeOutput:
-        if low_noise_checkpoint == host.AUTO:
-            return cls.load(checkpoint, precision)
+    def execute(cls, checkpoint: str, precision: str = host.AUTO, low_noise_checkpoint: str = host.AUTO, **parts: str) -> io.NodeOutput:  # fmt: skip
         if low_noise_checkpoint == checkpoint:
             raise InputError("low_noise_checkpoint", low_noise_checkpoint, "This is the checkpoint itself.", "Choose auto, or the other expert.")  # fmt: skip
-        low = host.choose("low_noise_checkpoint", low_noise_checkpoint, host.checkpoints())
-        return cls.load(checkpoint, precision, low_noise=low)
+        return super().execute(checkpoint, precision, low_noise=low_noise_checkpoint, **parts)
+
+    @classmethod
+    def choices(cls, part: str, offered: Mapping[str, Mapping[str, Path]]) -> dict[str, Path]:
+        return host.checkpoints() if part == "low_noise" else super().choices(part, offered)
 
 
 class LoadCogVideoX(_Loader):
@@ -128,52 +148,9 @@ class LoadLTX(_Loader):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        text = io.Combo.Input("text_encoder", options=[host.AUTO, *host.files("text_encoders")], default=host.AUTO, optional=True, advanced=True,
-                              tooltip="T5-XXL. auto: the folder's own, else the T5-XXL file in models/text_encoders")  # fmt: skip
-        vae = io.Combo.Input("vae", options=[host.AUTO, *host.files("vae")], default=host.AUTO, optional=True, advanced=True,
-                             tooltip="auto: the one that comes with the checkpoint")  # fmt: skip
         return cls.schema("ReelwireLoadLTX", "LTX-Video",
-                          "Loads LTX-Video 0.9.0 to 0.9.8 (2B, 13B, distilled) from a diffusers folder or a single file. It reads English: Chinese lies outside the vocabulary of its text encoder, T5-XXL (the bundled tiny model reads both).",
-                          ["ltxv", "lightricks"], [text, vae])  # fmt: skip
-
-    @classmethod
-    def execute(
-        cls, checkpoint: str, text_encoder: str = host.AUTO, vae: str = host.AUTO, precision: str = host.AUTO
-    ) -> io.NodeOutput:
-        from ..loaders.ltx_files import read_ltx
-
-        source, files = host.choose("checkpoint", checkpoint, host.checkpoints()), {}
-        if vae != host.AUTO:
-            files["vae"] = host.choose("vae", vae, host.files("vae"))
-        read_ltx(source, files.get("vae"))  # what is wrong with the checkpoint is told before what is missing beside it
-        text = _text_encoder(source, text_encoder)
-        return cls.load(checkpoint, precision, **files, text_encoder=text, tokenizer=_tokenizer(source, text))
-
-
-def _text_encoder(source: Path, chosen: str) -> Path:
-    if chosen != host.AUTO:
-        return host.choose("text_encoder", chosen, host.files("text_encoders"))
-    if (source / "text_encoder").is_dir():
-        return source / "text_encoder"
-    found = {
-        name: path
-        for name, path in host.files("text_encoders").items()
-        if "t5xxl" in name.lower() and "umt5" not in name.lower()
-    }
-    if len(found) == 1:
-        return next(iter(found.values()))
-    if found:
-        raise CheckpointError(f"text_encoder = auto: {', '.join(found)} could all serve. Choose one of them.")
-    raise CheckpointError(
-        f"{source.name} holds no text encoder. Put t5xxl_fp16.safetensors (9.8 GB) or t5xxl_fp8_e4m3fn.safetensors (4.9 GB), "
-        "published as comfyanonymous/flux_text_encoders, into models/text_encoders."
-    )
-
-
-def _tokenizer(source: Path, text_encoder: Path) -> Path:
-    """The tokenizer folder beside the text encoder that is used, else the host's T5 tokenizer."""
-    beside = source / "tokenizer"
-    return beside if beside.is_dir() and text_encoder.parent == source else host.t5_tokenizer()
+                          "Loads LTX-Video 0.9.0 to 0.9.8 (2B, 13B, distilled). It reads English: Chinese lies outside the vocabulary of its text encoder, T5-XXL (the bundled tiny model reads both).",
+                          ["ltxv", "lightricks"])  # fmt: skip
 
 
 NODES = [LoadHunyuanVideo, LoadWan, LoadCogVideoX, LoadMochi, LoadLTX, LoadSVD]

@@ -185,7 +185,7 @@ CASES = [
     Case("Wan", checkpoint("checkpoints/wan.safetensors"), ("wan.safetensors is Wan", "not LTX-Video", "Use the loader of its family")),
     Case("HunyuanVideo", checkpoint("checkpoints/hunyuan.safetensors"), ("hunyuan.safetensors is HunyuanVideo", "not LTX-Video", "Use the loader of its family")),
     Case("no VAE", checkpoint("checkpoints/without_vae.safetensors", NARROW), ("without_vae.safetensors holds no VAE", "choose it under vae", "models/vae")),
-    Case("no text encoder", checkpoint("checkpoints/good.safetensors"), ("good.safetensors holds no text encoder", "t5xxl_fp16.safetensors", "models/text_encoders")),
+    Case("no text encoder", checkpoint("checkpoints/wide.safetensors"), ("wide.safetensors holds no text encoder", "t5xxl_fp16.safetensors", "models/text_encoders")),
     Case("narrow text encoder", checkpoint("checkpoints/wide.safetensors", NARROW), ("narrow.safetensors is 32 wide", "wide.safetensors reads T5 text of width 64", "Choose the T5-XXL encoder")),
     *[Case(f"checkpoint {path}", checkpoint(path), (f"checkpoint = {path}", "not among the models", "choose one of the list")) for path in ("../input/torn.png", "/etc/passwd", "checkpoints/../../input/torn.png", "")],
     *[Case(f"text encoder {path}", checkpoint("bundled/tiny_ltx", path), ("text_encoder", f"'{path}'", "not in list", "'auto'")) for path in ("../input/torn.png", "/etc/passwd")],

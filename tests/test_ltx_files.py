@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.checkpoints import CheckpointError, read_header
+from reelwire.loaders.encoders import read_encoder
 from reelwire.loaders.ltx import LTX
 from reelwire.loaders.ltx_files import CONFIGS, read_ltx
 from reelwire.loaders.ltx_vae import decode_pieces
-from reelwire.loaders.text_encoders import read_t5
 from reelwire.loaders.video_model import PlainMemory, Recipe, VideoModel
 from reelwire.tests.tiny import BUNDLED, ltx_transformer, seeded, t5
 from safetensors.torch import save_file
@@ -321,7 +321,7 @@ def test_wrong_text_encoders_are_refused(native: Any, tmp_path: Path) -> None:
         {"text_model.encoder.layers.0.self_attn.q_proj.weight": torch.zeros(2, 2)}, tmp_path / "clip_l.safetensors"
     )
     with pytest.raises(CheckpointError, match=r"clip_l.safetensors is a CLIP text encoder, not a T5"):
-        read_t5(tmp_path / "clip_l.safetensors")
+        read_encoder(tmp_path / "clip_l.safetensors", "t5")
 
 
 def test_missing_and_extra_keys_are_listed(tmp_path: Path) -> None:

@@ -1,0 +1,213 @@
+"""From the files that people have to a Bundle: one file or folder for the network, others for what it lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from .bundle import CONFIGS, Bundle, Weights, files_of, frozen, match, read_bundle, shipped_config
+from .checkpoints import CheckpointError, Entry, kind_of, read_file, strip_prefix
+from .encoders import KINDS, read_encoder, width
+from .video_model import Recipe
+
+Files = Mapping[str, Path]
+NETWORK_PREFIXES = ("model.diffusion_model.", "model.model.", "diffusion_model.", "transformer.")
+VAE_PREFIXES = ("vae.", "first_stage_model.")
+PICTURE_PREFIXES = ("conditioner.embedders.0.open_clip.model.",)
+# part -> kind of encoder that a family's networks need beside them
+ENCODERS: Mapping[str, Mapping[str, str]] = {
+    "wan": {"text_encoder": "umt5", "image_encoder": "vision"}, "hunyuan_video": {"text_encoder": "llama", "text_encoder_2": "clip"},
+    "cogvideox": {"text_encoder": "t5"}, "mochi": {"text_encoder": "t5"}, "svd": {"image_encoder": "vision"}, "ltx": {"text_encoder": "t5"},
+}  # fmt: skip
+# key of the network's config -> the encoder whose width it is
+_WIDTHS = {"text_dim": "text_encoder", "text_embed_dim": "text_encoder", "caption_channels": "text_encoder", "pooled_projection_dim": "text_encoder_2", "image_dim": "image_encoder"}  # fmt: skip
+WORDS = {
+    "text_encoder": "text encoder",
+    "text_encoder_2": "second text encoder",
+    "image_encoder": "picture encoder",
+    "vae": "VAE",
+}
+VAES = {
+    "ltx": "Lightricks' all-in-one file of the same name, which holds one, into models/checkpoints, or a VAE of the same release",
+    "wan": "wan_2.1_vae.safetensors (0.25 GB; for TI2V-5B wan2.2_vae.safetensors, 1.4 GB), published as Comfy-Org/Wan_2.1_ComfyUI_repackaged and Wan_2.2_ComfyUI_Repackaged",
+    "hunyuan_video": "hunyuan_video_vae_bf16.safetensors (0.5 GB), published as Comfy-Org/HunyuanVideo_repackaged",
+    "cogvideox": "the vae folder's file of a CogVideoX diffusers folder (0.4 GB), published as zai-org/CogVideoX-5b",
+    "mochi": "the vae folder's file of genmo/mochi-1-preview (0.9 GB)",
+    "svd": "the all-in-one file svd_xt.safetensors (9.6 GB), published as stabilityai/stable-video-diffusion-img2vid-xt, whose VAE is inside,",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file with a network: what it is, and what else it holds."""
+
+    variant: str
+    network: Weights
+    inside: Mapping[str, Weights]  # parts beside the network
+
+
+def read_model(recipe: Recipe, family: str, title: str, kinds: Mapping[str, tuple[str, ...]]) -> Bundle:
+    """The checkpoint of a recipe with all its parts; raises CheckpointError for what does not fit together."""
+    files, main = recipe.files, next(iter(kinds))
+    if files["checkpoint"].is_dir():
+        bundle = read_bundle(files["checkpoint"], family, title, kinds)
+    else:
+        source = read_source(files["checkpoint"], family, title)
+        defaults = {k: frozen(v) for k, v in shipped_config(family, source.variant, "defaults").items()}
+        scheduler = shipped_config(family, source.variant, "scheduler")
+        bundle = Bundle(source.variant, {main: source.network, **source.inside}, scheduler, {}, defaults)
+    parts = {part: read_encoder(files[part], kind) for part, kind in ENCODERS[family].items() if _is_file(files, part)}
+    if _is_file(files, "vae"):
+        parts["vae"] = _scaled(read_vae(files["vae"], family, title), bundle.variant, family)
+    bundle = replace(bundle, parts={**bundle.parts, **parts})
+    for part, kind in ENCODERS[family].items():
+        if part not in bundle.parts and (part != "image_encoder" or bundle.parts[main].config.get("image_dim")):
+            raise CheckpointError(
+                f"{files['checkpoint'].name} holds no {WORDS[part]}. Put {KINDS[kind].advice}, and choose it."
+            )
+    if "vae" not in bundle.parts:
+        raise CheckpointError(
+            f"{files['checkpoint'].name} holds no VAE. Put {VAES[family]} into models/vae, and choose it."
+        )
+    _check_widths(bundle, main, files)
+    return bundle
+
+
+def _scaled(vae: Weights, variant: str, family: str) -> Weights:
+    """A VAE with the scale of its latents, which leaves no trace in shapes and is the variant's."""
+    if not (CONFIGS / family / variant).is_dir():
+        return vae
+    told = shipped_config(family, variant, "vae")
+    scale: dict[str, Any] = {key: told[key] for key in ("scaling_factor", "invert_scale_latents") if key in told}
+    return Weights({**vae.config, **scale}, vae.entries)
+
+
+def _is_file(files: Files, part: str) -> bool:
+    return part in files and files[part].is_file()
+
+
+def read_source(file: Path, family: str, title: str) -> Source:
+    """What a single file holds, from its header alone."""
+    module = import_module(f".{family}_files", __package__)
+    entries, metadata = read_file(file)
+    beside = {
+        k for k in entries if k.startswith((*VAE_PREFIXES, "conditioner.", "cond_stage_model.", "text_encoders."))
+    }
+    try:
+        own = strip_prefix({k: e for k, e in entries.items() if k not in beside}, *NETWORK_PREFIXES)
+        network = module.transformer(own, {**metadata, "file": file.name})
+        inside = {"vae": _inside(entries, VAE_PREFIXES, module.vae)}
+        if hasattr(module, "image_encoder"):
+            inside["image_encoder"] = _inside(entries, PICTURE_PREFIXES, lambda found: module.image_encoder(found, {}))
+    except KeyError as error:
+        raise CheckpointError(f"{file.name} lacks {error.args[0]}: it is damaged or incomplete. Download it again.") from error  # fmt: skip
+    if network is None:
+        raise CheckpointError(f"{file.name} is {kind_of(entries)}, not {title}. Use the loader of its family.")
+    choose = getattr(module, "variant", None)
+    variant = choose(network.config, file.name) if choose else match(family, network.config, file.name)[0]
+    return Source(variant, network, {part: weights for part, weights in inside.items() if weights})
+
+
+def _inside(entries: Mapping[str, Entry], prefixes: tuple[str, ...], read: Any) -> Weights | None:
+    found = {k: e for k, e in entries.items() if k.startswith(prefixes)}
+    return read(strip_prefix(found, *prefixes)) if found else None
+
+
+def read_vae(file: Path, family: str, title: str) -> Weights:
+    """The VAE of a file, or of an all-in-one file."""
+    entries, _ = read_file(file)
+    weights = import_module(f".{family}_files", __package__).vae(strip_prefix(entries, *VAE_PREFIXES))
+    if weights is None:
+        raise CheckpointError(f"{file.name} is {kind_of(entries)}, not a VAE of {title}. Put {VAES[family]} into models/vae.")  # fmt: skip
+    return weights
+
+
+def _wanted_channels(network: Mapping[str, Any]) -> int:
+    return network.get("out_channels") or network["in_channels"]
+
+
+def _channels(vae: Mapping[str, Any]) -> int:
+    return vae.get("z_dim") or vae["latent_channels"]
+
+
+def _check_widths(bundle: Bundle, main: str, files: Files) -> None:
+    """Text encoders and the VAE must be as wide as the network expects."""
+    config, name = bundle.parts[main].config, files["checkpoint"].name
+    for key, part in _WIDTHS.items():
+        if config.get(key) and part in bundle.parts and width(bundle.parts[part]) != config[key]:
+            told = files[part].name if part in files else f"its {WORDS[part]}"
+            raise CheckpointError(f"{told} is {width(bundle.parts[part])} wide, {name} needs a {WORDS[part]} of width {config[key]}. Choose the encoder that it was trained with.")  # fmt: skip
+    if "vae" in bundle.parts and _wanted_channels(config) != (channels := _channels(bundle.parts["vae"].config)):
+        told = files["vae"].name if "vae" in files else "its VAE"
+        raise CheckpointError(f"{told} makes latents of {channels} channels, {name} needs {_wanted_channels(config)}. Choose the VAE of its release.")  # fmt: skip
+
+
+# ---------------------------------------------------------------- what is missing
+
+
+def complete(family: str, title: str, chosen: Files, offered: Mapping[str, Files], tokenizers: Files) -> dict[str, Path]:  # fmt: skip
+    """The files of a Recipe: the chosen ones, and for each part that is missing the only one of the offered that fits.
+
+    chosen: "checkpoint" and whatever else a person chose; offered: part -> what lies in its folder, by the name that is
+    shown; tokenizers: kind of encoder -> its tokenizer's folder. Raises CheckpointError where none or several fit.
+    """
+    source = chosen["checkpoint"]
+    files = {**(files_of(source) if source.is_dir() else {}), **chosen}
+    if source.is_dir():
+        for part, kind in ENCODERS[family].items():
+            if not (source / part).is_dir() and part not in files:
+                with suppress(CheckpointError):  # the folder's own reader knows better what is wrong with it
+                    files[part] = find_encoder(part, kind, 0, source, offered.get(part, {}))
+            if part.startswith("text_encoder"):
+                files.setdefault(
+                    "tokenizer" + part.removeprefix("text_encoder"), tokenizers.get(kind, files.get(part, source))
+                )
+        return files
+    read = read_source(source, family, title)
+    config = read.network.config
+    for part, kind in ENCODERS[family].items():
+        if part in read.inside or (family == "wan" and part == "image_encoder" and not config.get("image_dim")):
+            continue
+        if part not in files:
+            wanted = next((config[key] for key, at in _WIDTHS.items() if at == part and config.get(key)), 0)
+            files[part] = find_encoder(part, kind, wanted, source, offered.get(part, {}))
+        if part.startswith("text_encoder"):
+            files["tokenizer" + part.removeprefix("text_encoder")] = tokenizers.get(kind, files[part])
+    if "vae" not in read.inside and "vae" not in files:
+        found = {n: f for n, f in offered.get("vae", {}).items() if _fits_vae(f, family, _wanted_channels(config))}
+        files["vae"] = _only("vae", source, found, VAES[family] + " into models/vae")
+    return files
+
+
+def find_encoder(part: str, kind: str, wanted: int, source: Path, offered: Files) -> Path:
+    """The only offered file that is an encoder of this kind and width (0: of any)."""
+    return _only(part, source, {n: f for n, f in offered.items() if _fits(f, kind, wanted)}, KINDS[kind].advice)
+
+
+def _only(part: str, source: Path, found: Files, advice: str) -> Path:
+    if len(found) == 1:
+        return next(iter(found.values()))
+    if found:
+        raise CheckpointError(f"{part} = auto: {', '.join(found)} could all serve {source.name}. Choose one of them.")
+    raise CheckpointError(
+        f"{source.name} holds no {WORDS[part]}, and none that fits is in ComfyUI's folders. Put {advice}."
+    )
+
+
+def _fits(file: Path, kind: str, wanted: int) -> bool:
+    """Whether a file is an encoder of this kind and width; a damaged one is not."""
+    try:
+        return wanted in (0, width(read_encoder(file, kind)))
+    except (CheckpointError, OSError):
+        return False
+
+
+def _fits_vae(file: Path, family: str, channels: int) -> bool:
+    try:
+        return _channels(read_vae(file, family, "").config) == channels
+    except (CheckpointError, OSError, KeyError):
+        return False
