@@ -18,10 +18,12 @@ import comfy.ops
 import comfy.utils
 import folder_paths
 import torch
+import torch.nn.functional as F
 from comfy.patcher_extension import CallbacksMP
 from einops import rearrange
 from torch import Tensor, nn
 
+from ..loaders.storage import Stored
 from ..loaders.video_model import InputError, Part, VideoModel
 
 BUNDLED = Path(__file__).parent.parent / "loaders" / "bundled"
@@ -46,6 +48,21 @@ _PIPELINES = {"ltx": "LTX", "wan": "Wan", "hunyuan_video": "HunyuanVideo", "moch
 
 _CASTING = {getattr(nn, name): getattr(comfy.ops.manual_cast, name)
             for name in ("Linear", "Conv1d", "Conv2d", "Conv3d", "LayerNorm", "RMSNorm", "GroupNorm", "Embedding")}  # fmt: skip
+
+
+class HostStored(Stored):
+    """Bytes that the host brings to where they are needed; they are widened there."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias, lent = comfy.ops.cast_bias_weight(
+            self, device=input.device, dtype=self.weight.dtype, bias_dtype=input.dtype, offloadable=True
+        )
+        made = F.linear(input, self.widened(weight, input.dtype), bias)
+        comfy.ops.uncast_bias_weight(self, weight, bias, lent)
+        return made
+
+
+_CASTING[Stored] = HostStored
 
 
 class Holder(nn.Module):
