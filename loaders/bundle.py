@@ -73,7 +73,8 @@ class Bundle:
         others = lambda name: tuple(n for n in large if n != name) if name in networks else ()
         small = {*networks, *(name for name in self.parts if name.startswith("text_encoder"))}
         load = lambda name: partial(self.parts[name].build, dtype, name in small, storage if name in networks else "")
-        return {name: Part(name, load(name), others(name)) for name in self.parts}
+        shapes = lambda name: {key: entry.shape for key, entry in self.parts[name].entries.items()}
+        return {name: Part(name, load(name), others(name), shapes(name)) for name in self.parts}
 
 
 def read_bundle(folder: Path, family: str, title: str, kinds: Mapping[str, tuple[str, ...]]) -> Bundle:

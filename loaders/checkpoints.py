@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from .storage import BY_NAME, FP8, Stored, is_ggml, is_small, narrow, widen
 from .video_model import Progress
 
-WORTH_STORING = 2**12  # numbers; smaller layers would save nothing
+_IN_A_BLOCK = re.compile(r"\.\d+\.")  # layers outside of the blocks are few, and their errors reach everything
 AT_ONCE = 2**28  # bytes that are read before a file is opened anew, so that its pages do not count as ours for long
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
           "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
@@ -188,7 +189,7 @@ def build(
     """Make a module and fill it with `entries` cast to dtype; raises CheckpointError unless every key fits.
 
     progress: called as (tensors read, tensors in all) after each one; may raise to stop. small: linear layers keep
-    weights of 8 bits and less as they are; storage: they are made so, "fp8" or "int8".
+    weights of 8 bits and less as they are; storage: those of the blocks are made so, "fp8" or "int8".
     """
     with _parameters_on_meta():
         module = make()
@@ -200,7 +201,7 @@ def build(
         layer = None if held or not (small or storage) else _linear(module, name)
         if layer is not None and is_small(entry.dtype):
             _put(module, name, Stored(layer, raw, entry.dtype, scale))
-        elif layer is not None and storage and layer.weight.numel() >= WORTH_STORING:
+        elif layer is not None and storage and _IN_A_BLOCK.search(name):
             narrowed, scales = narrow(_widen(raw, entry, scale, torch.float32), BY_NAME[storage])
             _put(module, name, Stored(layer, narrowed, BY_NAME[storage], scales))
         else:
@@ -228,6 +229,12 @@ def _widen(raw: Tensor, entry: Entry, scale: Tensor | None, dtype: torch.dtype) 
     if is_ggml(entry.dtype) or scale is not None:
         return widen(raw, entry.dtype, scale, dtype, entry.shape)
     return (raw.to(dtype) if raw.is_floating_point() else raw).reshape(entry.shape)
+
+
+def read_tensors(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
+    """Tensors one by one, in their own shapes, numbers as float32."""
+    for name, raw, scale in _read(entries):
+        yield name, _widen(raw, entries[name], scale, torch.float32)
 
 
 @contextmanager

@@ -98,7 +98,8 @@ class LTX(Family):
             text_width=text_width, scheduler=files.scheduler_config, pictures=None, layers=config["num_layers"], **files.defaults,
         )  # fmt: skip
         parts = {name: Part(name, load) for name, load in loads.items()}
-        parts["transformer"] = replace(parts["transformer"], instead_of=("text_encoder",))
+        shapes = {key: entry.shape for key, entry in files.transformer.items()}
+        parts["transformer"] = replace(parts["transformer"], instead_of=("text_encoder",), tensors=shapes)
         return VideoModel(self, files.variant, facts, parts, replace(recipe, variant=files.variant), memory)
 
     def encode(

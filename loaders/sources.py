@@ -194,7 +194,7 @@ def _only(part: str, source: Path, found: Files, advice: str) -> Path:
     if found:
         raise CheckpointError(f"{part} = auto: {', '.join(found)} could all serve {source.name}. Choose one of them.")
     raise CheckpointError(
-        f"{source.name} holds no {WORDS[part]}, and none that fits is in ComfyUI's folders. Put {advice}."
+        f"{source.name} holds no {WORDS[part]}, and none that fits is in ComfyUI's folders. Put {advice}, or choose it under {part}."
     )
 
 

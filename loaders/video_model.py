@@ -97,6 +97,7 @@ class Part:
     name: str
     load: Callable[[Progress], nn.Module] = field(repr=False)
     instead_of: tuple[str, ...] = ()
+    tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)  # names and shapes of its weights
 
 
 class Memory(Protocol):
@@ -218,6 +219,7 @@ class VideoModel:
     recipe: Recipe
     memory: Memory
     guidance: Guidance = Guidance()
+    loras: tuple[Any, ...] = ()  # of lora.LoRA
     options: Mapping[str, Any] = field(default_factory=dict)  # what only this family knows, as SVD's motion bucket
 
     def use(self, part: str, activations: int = 0) -> AbstractContextManager[Any]:

@@ -17,18 +17,26 @@ HEAD = 128  # channels of a head, in every published model
 Entries = Mapping[str, Entry]
 
 
+# words with an underscore in the published names, which Kohya's LoRA keys do not tell from dots
+UNDERSCORED = ("patch_embedding", "text_embedding", "time_embedding", "time_projection", "self_attn", "cross_attn", "norm_q", "norm_k",
+               "k_img", "v_img", "norm_k_img", "img_emb", "vace_blocks", "vace_patch_embedding", "before_proj", "after_proj")  # fmt: skip
+
+
+def renamed(entries: Entries) -> dict[str, Entry]:
+    """The published names -> diffusers'."""
+    from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
+
+    named = convert_wan_transformer_to_diffusers(dict(entries))
+    return {
+        key.replace("img_emb.emb_pos", "condition_embedder.image_embedder.pos_embed"): e for key, e in named.items()
+    }
+
+
 def transformer(entries: Entries, metadata: Mapping[str, str]) -> Weights | None:
     """The network under diffusers' names, if these are its tensors."""
     if not {"patch_embedding.weight", "blocks.0.self_attn.q.weight"} <= {*entries} and "blocks.0.attn1.to_q.weight" not in entries:  # fmt: skip
         return None
-    named = dict(entries)
-    if "blocks.0.self_attn.q.weight" in entries:
-        from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
-
-        named = convert_wan_transformer_to_diffusers(dict(entries))
-    named = {
-        key.replace("img_emb.emb_pos", "condition_embedder.image_embedder.pos_embed"): e for key, e in named.items()
-    }
+    named = renamed(entries) if "blocks.0.self_attn.q.weight" in entries else dict(entries)
     if "condition_embedder.text_embedder.linear_1.weight" not in named:
         return None
     return Weights(_config(named), named)

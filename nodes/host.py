@@ -77,8 +77,10 @@ class Holder(nn.Module):
 class HostMemory:
     """ComfyUI's memory manager: parts are moved, partly offloaded and evicted by it."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_on_card: float = 0.0) -> None:
+        """most_on_card: bytes of a part's weights that may lie on the card at a time; 0: as the manager decides."""
         self._patchers: dict[str, Any] = {}
+        self._most = most_on_card
 
     @contextmanager
     def use(self, part: Part, activations: int = 0) -> Iterator[nn.Module]:
@@ -89,6 +91,8 @@ class HostMemory:
             self._patchers[part.name] = self._wrap(part)
         patcher = self._patchers[part.name]
         mm.load_models_gpu([patcher], memory_required=activations)
+        if self._most and (over := patcher.loaded_size() - self._most) > 0:
+            patcher.partially_unload(patcher.offload_device, over)
         yield patcher.model.inner
 
     def device(self, part: str) -> torch.device:

@@ -8,6 +8,7 @@ from comfy_api.latest import io
 
 from ..loaders.video_model import Guidance, InputError, VideoModel
 from ..samplers.guidance import METHODS
+from . import host
 from .types import VideoModelType
 
 
@@ -76,4 +77,33 @@ class SetMotion(io.ComfyNode):
         return io.NodeOutput(replace(model, options=motion))
 
 
-NODES = [SetGuidance, SetMotion]
+WEIGHTS = {"as in the file": "", "fp8": "fp8", "int8": "int8"}
+
+
+class SetMemory(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReelwireMemory", display_name="Memory", category="Reelwire/model",
+            description="How the network's weights are held. Without this node they are held as their file has them, and ComfyUI decides what lies on the card. The model is read anew with these settings.",
+            search_aliases=["low vram", "offload", "block swap", "fp8", "int8", "quantise"],
+            inputs=[
+                VideoModelType.Input("model"),
+                io.Combo.Input("weights", options=list(WEIGHTS), default="as in the file",
+                               tooltip="fp8, int8: the layers of the network's blocks take half the room of bfloat16, with a scale for each row; int8 is nearer to the original. Files in fp8 or GGUF stay as they are in any case"),
+                io.Float.Input("most_on_card", default=0.0, min=0.0, max=1024.0, step=0.1,
+                               tooltip="GB of weights that may lie on the card at a time; the rest waits in RAM and is brought in layer by layer. 0: ComfyUI decides"),
+            ],
+            outputs=[VideoModelType.Output(display_name="model")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model: VideoModel, weights: str, most_on_card: float) -> io.NodeOutput:
+        from ..loaders.families import load
+
+        recipe = replace(model.recipe, storage=WEIGHTS[weights])
+        again = load(recipe, host.HostMemory(most_on_card * 2**30))
+        return io.NodeOutput(replace(again, guidance=model.guidance, options=model.options))
+
+
+NODES = [SetGuidance, SetMotion, SetMemory]

@@ -10,6 +10,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from ..loaders.lora import applied
 from ..loaders.video_model import Conditioning, Control, InputError, Request, Run, VideoModel
 from .guidance import check_guidance, guide
 from .keyframes import plan
@@ -65,7 +66,7 @@ def sample(
         run = family.prepare(model, conditioning, request, scheduler)
         predict, total, room = guide(model, run), len(run.timesteps), _activations(model, request)
         for part, steps in groupby(range(total), run.part):
-            with model.use(part, activations=room) as network:
+            with model.use(part, activations=room) as network, applied(network, part, model.loras):
                 for step in steps:
                     run.before(step)
                     run.advance(step, predict(network, step))

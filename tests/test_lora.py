@@ -1,0 +1,201 @@
+"""LoRA files in three key forms add exactly what a merged checkpoint has, and leave the model that they are put on alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reelwire.loaders.bundle import files_of
+from reelwire.loaders.checkpoints import CheckpointError
+from reelwire.loaders.families import load
+from reelwire.loaders.lora import LoRA, applied, read_lora
+from reelwire.loaders.video_model import PlainMemory, Recipe, Request, VideoModel
+from reelwire.samplers.denoise import sample
+from reelwire.tests.test_families import needed
+from reelwire.training.tiny_models import seeded
+from safetensors.torch import save_file
+from torch import Tensor
+
+pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
+RANK, ALPHA = 3, 6.0
+# family -> (tiny model, layers of its network as diffusers names them, the makers' names of the same)
+LAYERS: dict[str, tuple[str, dict[str, str]]] = {
+    "wan": ("tiny-wan2.1-t2v", {
+        "blocks.0.attn1.to_q": "blocks.0.self_attn.q", "blocks.1.attn2.to_out.0": "blocks.1.cross_attn.o", "blocks.2.ffn.net.0.proj": "blocks.2.ffn.0",
+        "condition_embedder.text_embedder.linear_1": "text_embedding.0", "condition_embedder.time_proj": "time_projection.1",
+    }),
+}  # fmt: skip
+FORMS = ("diffusers", "comfyui", "kohya")
+
+
+def open_model(folder: Path, name: str, family: str) -> VideoModel:
+    return load(Recipe(family, "", files_of(folder / name), "float32"), PlainMemory())
+
+
+def matrices(model: VideoModel, layers: dict[str, str]) -> dict[str, tuple[Tensor, Tensor]]:
+    shapes = model.parts["transformer"].tensors
+    with seeded(5):
+        return {
+            name: (
+                torch.randn(RANK, shapes[f"{name}.weight"][1]) * 0.2,
+                torch.randn(shapes[f"{name}.weight"][0], RANK) * 0.2,
+            )
+            for name in layers
+        }
+
+
+def write(file: Path, form: str, made: dict[str, tuple[Tensor, Tensor]], layers: dict[str, str]) -> None:
+    keys = {}
+    for name, (down, up) in made.items():
+        if form == "diffusers":
+            keys |= {
+                f"transformer.{name}.lora_A.weight": down,
+                f"transformer.{name}.lora_B.weight": up * (ALPHA / RANK),
+            }
+        elif form == "comfyui":
+            keys |= {f"diffusion_model.{layers[name]}.lora_down.weight": down, f"diffusion_model.{layers[name]}.lora_up.weight": up,
+                     f"diffusion_model.{layers[name]}.alpha": torch.tensor(ALPHA)}  # fmt: skip
+        else:
+            flat = layers[name].replace(".", "_")
+            keys |= {
+                f"lora_unet_{flat}.lora_down.weight": down,
+                f"lora_unet_{flat}.lora_up.weight": up,
+                f"lora_unet_{flat}.alpha": torch.tensor(ALPHA),
+            }
+    save_file({k: v.contiguous() for k, v in keys.items()}, file)
+
+
+def run(model: VideoModel, **changes: Any) -> Tensor:
+    inputs = needed(model)
+    conditioning = model.family.encode(model, "a red circle", "", inputs["keyframes"])
+    return sample(model, conditioning, Request(**{**inputs, "seed": 3, "steps": 3, **changes}))
+
+
+def merged(
+    folder: Path,
+    name: str,
+    family: str,
+    made: dict[str, tuple[Tensor, Tensor]],
+    strength: float,
+    parts: tuple[str, ...] = ("transformer",),
+) -> VideoModel:
+    model = open_model(folder, name, family)
+    for part in parts:
+        with model.use(part) as network:
+            for layer, (down, up) in made.items():
+                weight = network.get_submodule(layer).weight
+                weight.data = weight.data + strength * ALPHA / RANK * (up @ down).reshape(weight.shape)
+    return model
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("family", LAYERS)
+def test_it_equals_a_merged_checkpoint(tiny_models: Path, tmp_path: Path, family: str, form: str) -> None:
+    name, layers = LAYERS[family]
+    model, file = open_model(tiny_models, name, family), tmp_path / "lora.safetensors"
+    made = matrices(model, layers)
+    write(file, form, made, layers)
+    plain = run(model)
+    with_lora = replace(model, loras=(LoRA(file, 0.7, 0.7, read_lora(file, family, model.parts["transformer"])),))
+    changed = run(with_lora)
+    assert (changed - plain).abs().max() > 1e-3
+    expected = run(merged(tiny_models, name, family, made, 0.7))
+    assert (changed - expected).abs().max() < 1e-5 * max(1.0, expected.abs().max().item())
+    assert torch.equal(run(model), plain), "the other branch of the graph sees the LoRA"
+    assert torch.equal(run(with_lora), changed)
+
+
+def test_two_loras_add_up_and_zero_is_nothing(tiny_models: Path, tmp_path: Path) -> None:
+    name, layers = LAYERS["wan"]
+    model, file = open_model(tiny_models, name, "wan"), tmp_path / "lora.safetensors"
+    made = matrices(model, layers)
+    write(file, "diffusers", made, layers)
+    deltas = read_lora(file, "wan", model.parts["transformer"])
+    of = lambda *strengths: run(replace(model, loras=tuple(LoRA(file, s, s, deltas) for s in strengths)))
+    assert torch.equal(of(0.0), run(model))
+    assert (of(0.3, 0.4) - of(0.7)).abs().max() < 1e-5
+    assert torch.equal(of(), run(model))
+
+
+def test_strengths_of_two_experts(tiny_models: Path, tmp_path: Path) -> None:
+    name, (_, layers) = "tiny-wan2.2-t2v-a14b", LAYERS["wan"]
+    model, file = open_model(tiny_models, name, "wan"), tmp_path / "lora.safetensors"
+    made = matrices(model, layers)
+    write(file, "kohya", made, layers)
+    deltas = read_lora(file, "wan", model.parts["transformer"])
+    for high, low, parts in (
+        (0.8, 0.0, ("transformer",)),
+        (0.0, 0.8, ("transformer_2",)),
+        (0.8, 0.8, ("transformer", "transformer_2")),
+    ):
+        made_with = run(replace(model, loras=(LoRA(file, high, low, deltas),)), steps=6)
+        once = _merged_kept(tiny_models, name, made, parts)
+        assert (made_with - run(once, steps=6)).abs().max() < 1e-4
+
+
+def _merged_kept(folder: Path, name: str, made: Any, parts: tuple[str, ...]) -> VideoModel:
+    """Merged experts that stay in memory, though in a run one makes room for the other."""
+    model = open_model(folder, name, "wan")
+    networks = {}
+    for part in ("transformer", "transformer_2"):
+        one = merged(folder, name, "wan", made if part in parts else {}, 0.8, (part,))
+        with one.use(part) as network:
+            networks[part] = network
+    changed = {p: replace(model.parts[p], load=lambda progress, p=p: networks[p]) for p in networks}
+    return replace(model, parts={**model.parts, **changed})
+
+
+def test_biases_norms_and_whole_differences(tiny_models: Path, tmp_path: Path) -> None:
+    model, file = open_model(tiny_models, "tiny-wan2.1-t2v", "wan"), tmp_path / "lora.safetensors"
+    part, places = (
+        model.parts["transformer"],
+        {
+            "blocks.0.attn1.to_q": "blocks.0.self_attn.q",
+            "blocks.1.norm2": "blocks.1.norm3",
+            "blocks.1.attn1.norm_k": "blocks.1.self_attn.norm_k",
+        },
+    )
+    with seeded(6):
+        made = {name: torch.randn(part.tensors[f"{name}.weight"]) * 0.1 for name in places}
+        bias = torch.randn(part.tensors["blocks.0.attn1.to_q.bias"]) * 0.1
+    save_file(
+        {f"diffusion_model.{places[k]}.diff": v for k, v in made.items()}
+        | {"diffusion_model.blocks.0.self_attn.q.diff_b": bias},
+        file,
+    )
+    deltas = read_lora(file, "wan", part)
+    with model.use("transformer") as network, torch.no_grad():
+        x = dict(
+            hidden_states=torch.randn(1, 16, 2, 4, 4),
+            timestep=torch.tensor([500.0]),
+            encoder_hidden_states=torch.randn(1, 6, 32),
+            return_dict=False,
+        )
+        with applied(network, "transformer", (LoRA(file, 0.5, 0.5, deltas),)):
+            made_with = network(**x)[0]
+        for name, value in made.items():
+            network.get_submodule(name).weight.data += 0.5 * value
+        network.get_submodule("blocks.0.attn1.to_q").bias.data += 0.5 * bias
+        assert (network(**x)[0] - made_with).abs().max() < 1e-5
+
+
+REFUSED = {
+    "another family": ({"diffusion_model.double_blocks.0.img_attn_proj.lora_down.weight": torch.zeros(2, 24), "diffusion_model.double_blocks.0.img_attn_proj.lora_up.weight": torch.zeros(24, 2)}, r"match nothing in this model \(double_blocks"),
+    "another width": ({"transformer.blocks.0.attn1.to_q.lora_A.weight": torch.zeros(2, 48), "transformer.blocks.0.attn1.to_q.lora_B.weight": torch.zeros(48, 2)}, r"1 of its 1 layers match nothing.*blocks.0.attn1.to_q"),
+    "one half": ({"transformer.blocks.0.attn1.to_q.lora_A.weight": torch.zeros(2, 24)}, "match nothing"),
+    "a checkpoint": ({"patch_embedding.weight": torch.zeros(2)}, "keys patch_embedding.weight are none of a LoRA"),
+    "LoKr": ({"lora_unet_blocks_0_self_attn_q.lokr_w1": torch.zeros(2, 2)}, "lokr_w1 are none of a LoRA"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_fit_is_named(tiny_models: Path, tmp_path: Path, name: str) -> None:
+    keys, told = REFUSED[name]
+    file = tmp_path / "lora.safetensors"
+    save_file(keys, file)
+    model = open_model(tiny_models, "tiny-wan2.1-t2v", "wan")
+    with pytest.raises(CheckpointError, match=told):
+        read_lora(file, "wan", model.parts["transformer"])
