@@ -84,13 +84,13 @@ def run_demo(options: argparse.Namespace) -> int:
 
 
 def run_tiny(options: argparse.Namespace) -> int:
-    """Makes a tiny checkpoint of every family, for workflows to run on without a download."""
+    """Makes tiny checkpoints of every family and kind of file, for workflows to run on without a download."""
     host, python = set_up(options.comfyui, options.python)
-    folder = (host if options.comfyui else STATE / "base") / "models" / "diffusers"
-    with child([python, ROOT / "training" / "tiny_models.py", folder], env=surroundings(HF_HUB_OFFLINE="1")) as process:
+    models = (host if options.comfyui else STATE / "base") / "models"
+    with child([python, ROOT / "training" / "tiny_files.py", models], env=surroundings(HF_HUB_OFFLINE="1")) as process:
         if process.wait():
             raise Failure("The tiny models were not all made: see above. Those that are there stay.")
-    print(f"\nThey are in {folder}.\nNext: python3 run.py host, then Workflow, Browse templates, reelwire, any_t2v.")
+    print(f"\nThey are in {models}.\nNext: python3 run.py host, then Workflow, Browse templates, reelwire, any_t2v.")
     return 0
 
 

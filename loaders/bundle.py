@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .checkpoints import CheckpointError, Entry, build, load_config, read_folder
+from .checkpoints import CheckpointError, Entry, build, fitting, load_config, read_folder
 from .video_model import Part, Progress
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -45,6 +45,10 @@ class Weights:
     def build(self, dtype: torch.dtype, small: bool, storage: str, progress: Progress) -> nn.Module:
         """See `checkpoints.build`."""
         return build(self._make, self.entries, dtype, progress, small, storage)
+
+    def check(self) -> None:
+        """Raise CheckpointError unless every key and shape fits; reads no weights."""
+        fitting(self._make, self.entries)
 
     def _make(self) -> nn.Module:
         import diffusers
@@ -110,7 +114,7 @@ def read_part(folder: Path) -> Weights:
     return Weights(config, {key: entry for key, entry in renamed.items() if key not in _COPIES})
 
 
-def rename(key: str, table: Mapping[str, str]) -> str:
+def rename(key: str, table: Mapping[str, Any]) -> str:
     """A key after all substitutions of a table of patterns, in order."""
     for pattern, replacement in table.items():
         key = re.sub(pattern, replacement, key)

@@ -19,6 +19,7 @@ from .storage import BY_NAME, FP8, Stored, is_ggml, is_small, narrow, widen
 from .video_model import Progress
 
 _IN_A_BLOCK = re.compile(r"\.\d+\.")  # layers outside of the blocks are few, and their errors reach everything
+IDENTITY = "IDENTITY"  # the type of an entry that is in no file: a weight that changes nothing, or a bias of zeros
 AT_ONCE = 2**28  # bytes that are read before a file is opened anew, so that its pages do not count as ours for long
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
           "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
@@ -53,6 +54,7 @@ class Entry:
     dtype: str
     rows: tuple[tuple[int, int], ...] = ()
     scale: Entry | None = None
+    transposed: bool = False
 
     def split(self, *sizes: int) -> list[Entry]:
         """Parts along the first axis, of these sizes."""
@@ -68,6 +70,10 @@ class Entry:
         """The second half of the first axis before the first half."""
         first, second = self.chunk(2)
         return replace(self, rows=second.rows + first.rows)
+
+    def turned(self) -> Entry:
+        """The matrix transposed."""
+        return replace(self, shape=self.shape[::-1], transposed=True)
 
     def reshaped(self, *shape: int) -> Entry:
         return replace(self, shape=shape)
@@ -191,9 +197,7 @@ def build(
     progress: called as (tensors read, tensors in all) after each one; may raise to stop. small: linear layers keep
     weights of 8 bits and less as they are; storage: those of the blocks are made so, "fp8" or "int8".
     """
-    with _parameters_on_meta():
-        module = make()
-    check_fit(module, entries)
+    module = fitting(make, entries)
     whole = set(getattr(module, "_keep_in_fp32_modules", None) or ())  # diffusers keeps these in float32 too
     state: dict[str, Tensor] = {}
     for done, (name, raw, scale) in enumerate(_read(entries), 1):
@@ -210,6 +214,14 @@ def build(
     module.load_state_dict(state, strict=False, assign=True)
     getattr(module, "tie_weights", lambda: None)()
     return module.eval().requires_grad_(False)
+
+
+def fitting(make: Callable[[], nn.Module], entries: Mapping[str, Entry]) -> nn.Module:
+    """A module without memory for its weights; raises CheckpointError unless every key fits."""
+    with _parameters_on_meta():
+        module = make()
+    check_fit(module, entries)
+    return module
 
 
 def _linear(module: nn.Module, name: str) -> nn.Linear | None:
@@ -280,8 +292,10 @@ def _open(file: Path) -> Any:
 
 
 def _rows(opened: Any, entry: Entry) -> Tensor:
+    if entry.dtype == IDENTITY:
+        return torch.eye(*entry.shape[:2]) if len(entry.shape) > 1 else torch.zeros(entry.shape)
     if not entry.rows:
-        return opened.get_tensor(entry.key)
+        return opened.get_tensor(entry.key).mT if entry.transposed else opened.get_tensor(entry.key)
     whole = opened.get_slice(entry.key)
     parts = [whole[start:end] for start, end in entry.rows]
     return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)

@@ -74,6 +74,8 @@ def read_model(recipe: Recipe, family: str, title: str, kinds: Mapping[str, tupl
             f"{files['checkpoint'].name} holds no VAE. Put {VAES[family]} into models/vae, and choose it."
         )
     _check_widths(bundle, main, files)
+    for weights in bundle.parts.values():  # a VAE that does not fit is told now, not after an hour of sampling
+        weights.check()
     return bundle
 
 

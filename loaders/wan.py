@@ -158,6 +158,7 @@ def _with_low_noise(bundle: Bundle, recipe: Recipe) -> Bundle:
         frozen(mine.get(key)) != frozen(other.get(key)) for key in ("in_channels", "num_layers", "num_attention_heads")
     ):
         raise CheckpointError(f"low_noise_checkpoint = {low.name}: it is not the other half of {high.name}. Choose the low-noise expert of the same model.")  # fmt: skip
+    expert.check()
     if bundle.variant == "2.1-t2v-14b":  # the same network: that there are two of them tells which it is
         defaults = {k: frozen(v) for k, v in shipped_config("wan", "2.2-t2v-a14b", "defaults").items()}
         bundle = replace(bundle, variant="2.2-t2v-a14b", defaults=defaults)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -103,7 +104,68 @@ class SetMemory(io.ComfyNode):
 
         recipe = replace(model.recipe, storage=WEIGHTS[weights])
         again = load(recipe, host.HostMemory(most_on_card * 2**30))
-        return io.NodeOutput(replace(again, guidance=model.guidance, options=model.options))
+        kept = {name: getattr(model, name) for name in ("guidance", "options", "loras")}
+        return io.NodeOutput(replace(again, facts=replace(again.facts, presets=model.facts.presets), **kept))
 
 
-NODES = [SetGuidance, SetMotion, SetMemory]
+# step-distillation LoRAs -> what their makers sample with: lightx2v/Wan2.1-Distill-Models and Wan2.2-Lightning (README),
+# tianweiy/CausVid, hao-ai-lab/FastVideo (FastHunyuan)
+DISTILLED: dict[str, dict[str, float]] = {
+    "none": {},
+    "lightx2v, Lightning (4 steps)": {"steps": 4, "guidance": 1.0, "guidance_2": 1.0, "shift": 5.0},
+    "CausVid (8 steps)": {"steps": 8, "guidance": 1.0, "guidance_2": 1.0, "shift": 8.0},
+    "FastHunyuan (6 steps)": {"steps": 6, "guidance": 6.0, "shift": 17.0},
+}
+
+
+class AddLoRA(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReelwireLoRA", display_name="LoRA", category="Reelwire/model",
+            description="Puts a LoRA on a model; chain several. The model that came in stays as it is, and the weights are shared: another strength costs nothing.",
+            search_aliases=["lora loader", "lightx2v", "causvid", "distill", "lightning"],
+            inputs=[
+                VideoModelType.Input("model"),
+                io.Combo.Input("lora", options=list(host.files("loras")), tooltip="A file in models/loras, in diffusers', ComfyUI's or Kohya's form"),
+                io.Float.Input("strength", default=1.0, min=-100.0, max=100.0, step=0.05, tooltip="1 as trained, 0 off"),
+                io.Float.Input("low_noise_strength", default=1.0, min=-100.0, max=100.0, step=0.05, advanced=True, optional=True,
+                               tooltip="Wan 2.2-A14B: strength on the low-noise expert; the other one works on the high-noise expert. LoRAs come as two files there: set this to 0 for the high-noise file, and strength to 0 for the low-noise file"),
+                io.Combo.Input("distilled", options=list(DISTILLED), default="none", advanced=True, optional=True,
+                               tooltip="Step-distillation LoRAs: sets the default steps, guidance and shift to what its makers sample with. What is set in Sample Video goes before"),
+            ],
+            outputs=[VideoModelType.Output(display_name="model")],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, lora: str) -> bool | str:
+        try:
+            host.choose("lora", lora, host.files("loras"))
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, lora: str, **_: Any) -> float:
+        """Load again when the file was replaced."""
+        return host.changed(path) if (path := host.files("loras").get(lora)) else 0.0
+
+    @classmethod
+    def execute(cls, model: VideoModel, lora: str, strength: float, low_noise_strength: float = 1.0, distilled: str = "none") -> io.NodeOutput:  # fmt: skip
+        from ..loaders.lora import LoRA, read_lora
+
+        file = host.choose("lora", lora, host.files("loras"))
+        network = next((part for name, part in model.parts.items() if name in ("transformer", "unet")))
+        added = LoRA(file, strength, low_noise_strength, read_lora(file, model.family.name, network))
+        presets = _distilled(model, DISTILLED[distilled])
+        return io.NodeOutput(replace(model, loras=(*model.loras, added), facts=replace(model.facts, presets=presets)))
+
+
+def _distilled(model: VideoModel, asked: dict[str, float]) -> dict[str, Any]:
+    """The model's presets with other defaults; what a family does not have is left out."""
+    usual = model.facts.presets["default"]
+    changed = {**usual, **{name: value for name, value in asked.items() if name in usual}}
+    return {**model.facts.presets, "default": changed}
+
+
+NODES = [SetGuidance, SetMotion, SetMemory, AddLoRA]

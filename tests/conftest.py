@@ -30,6 +30,7 @@ _import_pack()
 
 from reelwire.bench.export_workflow import open_page  # noqa: E402
 from reelwire.tests.host import Host, boot  # noqa: E402
+from reelwire.training import tiny_files  # noqa: E402
 from reelwire.training.tiny_models import MODELS, make  # noqa: E402
 
 
@@ -57,6 +58,8 @@ def host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFact
     (base / "models" / "diffusers").mkdir(parents=True)
     for folder in tiny_models.iterdir():
         (base / "models" / "diffusers" / folder.name).symlink_to(folder, target_is_directory=True)
+    for name in tiny_files.FILES:
+        tiny_files.make(name, base / "models")
     with boot(comfyui, base) as running:
         yield running
 

@@ -87,9 +87,41 @@ def _ltx(file: Path, folder: Path) -> None:
         cross_attention_dim=32, num_layers=2, caption_channels=32).save_pretrained(folder / "transformer")  # fmt: skip
 
 
+def svd_vae(channels: int, widths: tuple[int, ...], layers: int, device: str = "cpu") -> Any:
+    """The host's own VAE of SVD (comfy/sd.py)."""
+    common = dict(double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=channels, ch_mult=[*widths],
+                  num_res_blocks=layers, attn_resolutions=[], dropout=0.0)  # fmt: skip
+    with host_classes(), seeded(1):
+        from comfy.ldm.models.autoencoder import AutoencodingEngine
+
+        part = lambda name, more: {"target": f"comfy.ldm.modules.{name}", "params": {**common, **more}}
+        with torch.device(device):
+            vae = AutoencodingEngine(
+                regularizer_config={"target": "comfy.ldm.models.autoencoder.DiagonalGaussianRegularizer"},
+                encoder_config=part("diffusionmodules.model.Encoder", {}),
+                decoder_config=part("temporal_ae.VideoDecoder", {"video_kernel_size": [3, 1, 1], "alpha": 0.0}),
+            )
+        if device == "cpu":
+            randomised(vae)
+    return vae.eval().requires_grad_(False)
+
+
+def _svd(file: Path, folder: Path) -> None:
+    """The host's class has always 128 channels: in 16 bits 0.2 GB."""
+    from reelwire.loaders.checkpoints import read_file
+    from reelwire.loaders.svd_files import vae
+
+    weights = svd_vae(128, (1, 2, 4, 4), 2).state_dict()
+    save_file({k: v.half().contiguous() for k, v in weights.items()}, file)
+    read = vae(read_file(file)[0])
+    assert read is not None
+    read.build(torch.float32, False, "", lambda *_: None).save_pretrained(folder / "vae")
+
+
 NATIVE_VAES = {
     "wan": Native("ReelwireLoadWan", "tiny-wan2.1-t2v", 9, _wan),
     "ltx": Native("ReelwireLoadLTX", "tiny-ltx-0.9.0", 9, _ltx),
+    "svd": Native("ReelwireLoadSVD", "tiny-svd", 14, _svd, pictured=True),
 }
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from reelwire.loaders.families import load as load_recipe
 from reelwire.loaders.ltx import LTX
 from reelwire.loaders.video_model import Memory, PlainMemory, Recipe, Request, VideoModel
 from reelwire.samplers.decode import stream_frames
@@ -131,3 +132,57 @@ def test_a_dropped_model_is_freed(host_module: Any) -> None:
     gc.collect()
     mm.cleanup_models_gc()
     assert [n() for n in networks] == [None] * 3
+
+
+# ---------------------------------------------------------------- small weights, small cards
+
+# the first tiny model of each family -> by how much of the latents' spread fp8 and int8 weights may change them
+SMALL = {"tiny-hunyuan-t2v": 0.1, "tiny-wan2.1-t2v": 0.1, "tiny-cogvideox-2b": 0.1, "tiny-mochi": 0.1, "tiny-ltx-0.9.0": 0.1, "tiny-svd": 0.1}  # fmt: skip
+
+
+def stored(folder: Path, name: str, storage: str, memory: Memory) -> tuple[VideoModel, torch.Tensor]:
+    model = _open(folder, name)
+    model = load_recipe(replace(model.recipe, storage=storage), memory)
+    inputs = needed(model)
+    conditioning = model.family.encode(model, "a red circle", "", inputs["keyframes"])
+    return model, sample(model, conditioning, Request(seed=1, steps=4, **inputs))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_weights_of_eight_bits(host_module: Any, tiny_models: Path, name: str) -> None:
+    """int8 is nearer to the original than fp8, both are near; the host's manager and a partial load change no number."""
+    _, whole = stored(tiny_models, name, "", PlainMemory())
+    off = {}
+    for storage in ("fp8", "int8"):
+        _, expected = stored(tiny_models, name, storage, PlainMemory())
+        off[storage] = ((expected - whole).abs().mean() / whole.std()).item()
+        memory = host_module.HostMemory()
+        model, made = stored(tiny_models, name, storage, memory)
+        assert torch.equal(made, expected)
+        network = next(part for part in ("transformer", "unet") if part in model.parts)
+        with model.use(network) as module:
+            kept = [layer for layer in module.modules() if isinstance(layer, host_module.HostStored)]
+            assert len(kept) > 10
+            assert all(layer.weight.dtype == torch.int8 for layer in kept)
+        for patcher in memory.patchers():
+            patcher.detach()
+            patcher.partially_load(patcher.load_device, extra_memory=2000)
+            assert patcher.loaded_size() < patcher.model_size()
+        inputs = needed(model)
+        conditioning = model.family.encode(model, "a red circle", "", inputs["keyframes"])
+        assert torch.equal(sample(model, conditioning, Request(seed=1, steps=4, **inputs)), expected)
+    assert 0 < off["int8"] < off["fp8"] < SMALL[name], off
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_most_on_card(host_module: Any, tiny_models: Path, name: str) -> None:
+    """No more than that lies on the card while the network works, and the numbers are the same."""
+    _, expected = stored(tiny_models, name, "", PlainMemory())
+    memory = host_module.HostMemory(most_on_card=4000.0)
+    model, made = stored(tiny_models, name, "", memory)
+    assert torch.equal(made, expected)
+    network = next(part for part in ("transformer", "unet") if part in model.parts)
+    with model.use(network):
+        patcher = memory._patchers[network]
+        assert patcher.model.model_lowvram
+        assert patcher.loaded_size() < patcher.model_size() / 2
