@@ -23,9 +23,18 @@ _NATIVE = {
 }  # fmt: skip
 
 
+# words with an underscore in ComfyUI's names, which Kohya's LoRA keys do not tell from dots
+UNDERSCORED = ("patch_embed", "text_proj", "time_embedding_linear_1", "time_embedding_linear_2", "attn_out", "ff_proj", "ff_out", "norm_q", "norm_k", "norm_out", "norm_final", "proj_out")  # fmt: skip
+
+
+def renamed(entries: Entries) -> dict[str, Entry]:
+    """ComfyUI's names -> diffusers'."""
+    return {rename(key, _NATIVE): entry for key, entry in entries.items()}
+
+
 def transformer(entries: Entries, metadata: Mapping[str, str]) -> Weights | None:
     """The network under diffusers' names, if these are its tensors."""
-    named = {rename(key, _NATIVE): entry for key, entry in entries.items()}
+    named = renamed(entries)
     if not {"patch_embed.text_proj.weight", "patch_embed.proj.weight", "transformer_blocks.0.attn1.to_q.weight"} <= {*named}:  # fmt: skip
         return None
     return Weights(_config(named, metadata.get("file", "")), named)

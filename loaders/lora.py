@@ -100,6 +100,7 @@ def _layers(entries: Mapping[str, Entry]) -> dict[str, Delta]:
 def _name(layers: Mapping[str, Delta], family: str, part: Part) -> dict[str, Delta]:
     """The network's layer names -> deltas; fused layers are divided as the family's files are."""
     module: Any = import_module(f".{family}_files", __package__)
+    words, renamed = getattr(module, "UNDERSCORED", ()), getattr(module, "renamed", None)
     known = {name.rpartition(".")[0] for name in part.tensors}
     by_underscores = {name.replace(".", "_"): name for name in known}
     plain: dict[str, Delta] = {}
@@ -107,11 +108,11 @@ def _name(layers: Mapping[str, Delta], family: str, part: Part) -> dict[str, Del
         short = _PREFIX.sub("", name)
         if _KOHYA.match(name):
             flat = _KOHYA.sub("", name)
-            short = by_underscores.get(flat) or _dotted(flat, module.UNDERSCORED)
+            short = by_underscores.get(flat) or _dotted(flat, words)
         plain[short] = delta
-    if all(name in known for name in plain):
+    if renamed is None or all(name in known for name in plain):
         return plain
-    return _divided(plain, module.renamed)
+    return _divided(plain, renamed)
 
 
 def _dotted(flat: str, words: tuple[str, ...]) -> str:

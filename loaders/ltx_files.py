@@ -114,9 +114,19 @@ def _read_file(file: Path, vae: Path | None) -> Files:
     return Files(variant, named, config, vae_entries, vae_config, _load(variant, "scheduler"), _tuples(defaults))
 
 
+# words with an underscore in the published names, which Kohya's LoRA keys do not tell from dots
+UNDERSCORED = ("patchify_proj", "adaln_single", "timestep_embedder", "transformer_blocks", "caption_projection", "linear_1", "linear_2", "to_q", "to_k",
+               "to_v", "to_out", "q_norm", "k_norm", "proj_out")  # fmt: skip
+
+
+def renamed(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """Lightricks' names of the network -> diffusers'."""
+    return {_replace(key, _TRANSFORMER): entry for key, entry in entries.items()}
+
+
 def transformer(entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> Weights | None:
     """The network under diffusers' names, if these are its tensors."""
-    named = {_replace(k, _TRANSFORMER): e for k, e in entries.items()}
+    named = renamed(entries)
     if "transformer_blocks.0.scale_shift_table" not in named or "proj_in.weight" not in named:
         return None
     return Weights({"_class_name": "LTXVideoTransformer3DModel", **_transformer_config(named, metadata)}, named)

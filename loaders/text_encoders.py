@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -19,17 +19,35 @@ def load_tokenizer(source: Path) -> Any:
     return _embedded_tokenizer(source, source.stat().st_mtime) if source.is_file() else _folder_tokenizer(source)
 
 
+class SentencePieceTokenizer:
+    """A sentencepiece model called as transformers' tokenizers are; they lose its fall-back to bytes."""
+
+    def __init__(self, model: bytes) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self._model = SentencePieceProcessor(model_proto=model)
+        self.unk_token_id = self._model.unk_id()
+
+    def __call__(self, text: str | list[str], add_special_tokens: bool = True, max_length: int = 0, **_: Any) -> Any:
+        """`input_ids` and `attention_mask`: lists for one text, tensors [1, max_length] for a list with one."""
+        ids = self._model.encode(text[0] if isinstance(text, list) else text)
+        ids = [*ids, self._model.eos_id()] if add_special_tokens else ids
+        if isinstance(text, str):
+            return SimpleNamespace(input_ids=ids, attention_mask=[1] * len(ids))
+        padded = torch.full((1, max_length), self._model.pad_id())
+        padded[0, : len(ids)] = torch.tensor(ids)
+        return SimpleNamespace(input_ids=padded, attention_mask=(torch.arange(max_length) < len(ids)).long()[None])
+
+
 @lru_cache(4)
-def _embedded_tokenizer(file: Path, changed: float) -> Any:
+def _embedded_tokenizer(file: Path, changed: float) -> SentencePieceTokenizer:
     """The sentencepiece model that ComfyUI's UMT5 files hold as a tensor (comfy/text_encoders/wan.py)."""
     from safetensors import safe_open
-    from transformers import T5Tokenizer
 
     if "spiece_model" not in read_header(file)[0]:
         raise CheckpointError(f"{file.name} carries no tokenizer. Use the file that Comfy-Org publishes, which does (see the loader's page).")  # fmt: skip
-    with safe_open(file, framework="pt") as opened, TemporaryDirectory() as folder:
-        Path(folder, "spiece.model").write_bytes(opened.get_tensor("spiece_model").numpy().tobytes())
-        return T5Tokenizer.from_pretrained(folder, local_files_only=True, extra_ids=0)
+    with safe_open(file, framework="pt") as opened:
+        return SentencePieceTokenizer(opened.get_tensor("spiece_model").numpy().tobytes())
 
 
 def _folder_tokenizer(folder: Path) -> Any:

@@ -87,6 +87,10 @@ def models(host: Host) -> Host:
         flip(good, checkpoints / f"flipped {name}.safetensors", mark)
     for name in ("pickle.ckpt", "pickle.pt", "pickle.safetensors"):
         torch.save({"patchify_proj.weight": torch.zeros(2, 2)}, checkpoints / name)
+    shutil.copy(
+        host.base / "models" / "vae" / "tiny-ltx-0.9.0-vae.safetensors",
+        host.base / "models" / "vae" / "another.safetensors",
+    )
     foreign(
         checkpoints / "wan.safetensors", "blocks.0.self_attn.q.weight", "patch_embedding.weight", "head.head.weight"
     )
@@ -184,7 +188,7 @@ CASES = [
     *[Case(name, checkpoint(f"checkpoints/{name}"), (name, "is a pickle", "can run code", "Use a .safetensors file")) for name in ("pickle.ckpt", "pickle.pt", "pickle.safetensors")],
     Case("Wan", checkpoint("checkpoints/wan.safetensors"), ("wan.safetensors is Wan", "not LTX-Video", "Use the loader of its family")),
     Case("HunyuanVideo", checkpoint("checkpoints/hunyuan.safetensors"), ("hunyuan.safetensors is HunyuanVideo", "not LTX-Video", "Use the loader of its family")),
-    Case("no VAE", checkpoint("checkpoints/without_vae.safetensors", NARROW), ("without_vae.safetensors holds no VAE", "choose it under vae", "models/vae")),
+    Case("two VAEs that fit", checkpoint("checkpoints/without_vae.safetensors", NARROW), ("vae = auto", "vae/tiny-ltx-0.9.0-vae.safetensors", "vae/another.safetensors", "could all serve without_vae.safetensors", "Choose one of them")),
     Case("no text encoder", checkpoint("checkpoints/wide.safetensors"), ("wide.safetensors holds no text encoder", "t5xxl_fp16.safetensors", "models/text_encoders")),
     Case("narrow text encoder", checkpoint("checkpoints/wide.safetensors", NARROW), ("narrow.safetensors is 32 wide", "wide.safetensors reads T5 text of width 64", "Choose the T5-XXL encoder")),
     *[Case(f"checkpoint {path}", checkpoint(path), (f"checkpoint = {path}", "not among the models", "choose one of the list")) for path in ("../input/torn.png", "/etc/passwd", "checkpoints/../../input/torn.png", "")],

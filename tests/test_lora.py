@@ -27,6 +27,27 @@ LAYERS: dict[str, tuple[str, dict[str, str]]] = {
         "blocks.0.attn1.to_q": "blocks.0.self_attn.q", "blocks.1.attn2.to_out.0": "blocks.1.cross_attn.o", "blocks.2.ffn.net.0.proj": "blocks.2.ffn.0",
         "condition_embedder.text_embedder.linear_1": "text_embedding.0", "condition_embedder.time_proj": "time_projection.1",
     }),
+    "hunyuan_video": ("tiny-hunyuan-t2v", {
+        "transformer_blocks.0.attn.to_out.0": "double_blocks.0.img_attn_proj", "transformer_blocks.1.ff_context.net.2": "double_blocks.1.txt_mlp.fc2",
+        "single_transformer_blocks.1.proj_out": "single_blocks.1.linear2", "transformer_blocks.0.norm1.linear": "double_blocks.0.img_mod.linear",
+    }),
+    "cogvideox": ("tiny-cogvideox-2b", {
+        "transformer_blocks.0.attn1.to_q": "blocks.0.q", "transformer_blocks.1.attn1.to_out.0": "blocks.1.attn_out", "transformer_blocks.2.ff.net.0.proj": "blocks.2.ff_proj",
+    }),
+    "mochi": ("tiny-mochi", {
+        "transformer_blocks.0.attn1.to_out.0": "blocks.0.attn.proj_x", "transformer_blocks.1.ff.net.2": "blocks.1.mlp_x.w2", "transformer_blocks.0.norm1.linear": "blocks.0.mod_x",
+    }),
+    "ltx": ("tiny-ltx-0.9.0", {
+        "transformer_blocks.0.attn1.to_q": "transformer_blocks.0.attn1.to_q", "transformer_blocks.1.ff.net.0.proj": "transformer_blocks.1.ff.net.0.proj",
+        "proj_in": "patchify_proj", "time_embed.linear": "adaln_single.linear",
+    }),
+}  # fmt: skip
+# layers that are one in the published files: family -> (its name, ours in their order, whether their halves are swapped)
+FUSED = {
+    "hunyuan_video": ("double_blocks.0.img_attn_qkv", [f"transformer_blocks.0.attn.to_{n}" for n in "qkv"], False),
+    "hunyuan_video single": ("single_blocks.0.linear1", [*(f"single_transformer_blocks.0.attn.to_{n}" for n in "qkv"), "single_transformer_blocks.0.proj_mlp"], False),
+    "mochi": ("blocks.0.attn.qkv_x", [f"transformer_blocks.0.attn1.to_{n}" for n in "qkv"], False),
+    "mochi gate": ("blocks.1.mlp_x.w1", ["transformer_blocks.1.ff.net.0.proj"], True),
 }  # fmt: skip
 FORMS = ("diffusers", "comfyui", "kohya")
 
@@ -106,6 +127,23 @@ def test_it_equals_a_merged_checkpoint(tiny_models: Path, tmp_path: Path, family
     assert (changed - expected).abs().max() < 1e-5 * max(1.0, expected.abs().max().item())
     assert torch.equal(run(model), plain), "the other branch of the graph sees the LoRA"
     assert torch.equal(run(with_lora), changed)
+
+
+@pytest.mark.parametrize("form", ["comfyui", "kohya"])
+@pytest.mark.parametrize("case", FUSED)
+def test_fused_layers_are_divided(tiny_models: Path, tmp_path: Path, case: str, form: str) -> None:
+    family, (theirs, ours, swapped) = case.split()[0], FUSED[case]
+    model, file = open_model(tiny_models, LAYERS[family][0], family), tmp_path / "lora.safetensors"
+    shapes = [model.parts["transformer"].tensors[f"{name}.weight"] for name in ours]
+    with seeded(8):
+        down, up = torch.randn(RANK, shapes[0][1]) * 0.2, torch.randn(sum(s[0] for s in shapes), RANK) * 0.2
+    write(file, form, {"fused": (down, up)}, {"fused": theirs})
+    changed = run(replace(model, loras=(LoRA(file, 1.0, 1.0, read_lora(file, family, model.parts["transformer"])),)))
+    parts = torch.cat(up.chunk(2)[::-1]) if swapped else up
+    made = {name: (down, part) for name, part in zip(ours, parts.split([s[0] for s in shapes]), strict=True)}
+    expected = run(merged(tiny_models, LAYERS[family][0], family, made, 1.0))
+    assert (changed - expected).abs().max() < 1e-5 * max(1.0, expected.abs().max().item())
+    assert (changed - run(model)).abs().max() > 1e-4
 
 
 def test_two_loras_add_up_and_zero_is_nothing(tiny_models: Path, tmp_path: Path) -> None:

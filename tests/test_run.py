@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from reelwire.training.tiny_files import FILES
 from reelwire.training.tiny_models import MODELS
 
 if TYPE_CHECKING:
@@ -425,10 +426,11 @@ def test_tiny_models_are_made_once(run: ModuleType, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(run, "surroundings", lambda **more: {**os.environ, **more})
     assert run.main(options) == 0
     told = capfd.readouterr().out
-    made = host / "models" / "diffusers"
-    assert {folder.name for folder in made.iterdir()} == {*MODELS}
-    assert all(name in told for name in MODELS)
+    made = host / "models"
+    assert {folder.name for folder in (made / "diffusers").iterdir()} == {*MODELS}
+    assert all((made / name).is_file() for name in FILES)
+    assert all(name in told for name in (*MODELS, *FILES))
     assert str(made) in told
     assert "was there" not in told
     assert run.main(options) == 0
-    assert capfd.readouterr().out.count("was there") == len(MODELS)
+    assert capfd.readouterr().out.count("was there") == len(MODELS) + len(FILES)
