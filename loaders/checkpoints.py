@@ -20,7 +20,7 @@ from .video_model import Progress
 
 _IN_A_BLOCK = re.compile(r"\.\d+\.")  # layers outside of the blocks are few, and their errors reach everything
 IDENTITY = "IDENTITY"  # the type of an entry that is in no file: a weight that changes nothing, or a bias of zeros
-AT_ONCE = 2**28  # bytes that are read before a file is opened anew, so that its pages do not count as ours for long
+AT_ONCE = 2**26  # bytes that are read before a file is opened anew, so that its pages do not count as ours for long
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
           "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
 # keys that only one kind of file has, to say what a file is when it is not what was asked for

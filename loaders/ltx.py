@@ -55,7 +55,7 @@ class LTXFacts(Facts):
 
 
 class LTX(Family):
-    name, title, batched_guidance = "ltx", "LTX-Video", True
+    name, title, batched_guidance, solvers = "ltx", "LTX-Video", True, "ltx"
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
         files = read_ltx(recipe.files["checkpoint"], recipe.files.get("vae"))

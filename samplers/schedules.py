@@ -77,8 +77,10 @@ def _follow(scheduler: Any, reference: Any) -> Any:
     return scheduler
 
 
+_FLOW_SOLVERS = {"euler": _euler, "unipc": _unipc, "dpm++ 2m": _dpmpp_2m}
 TABLES: dict[str, dict[str, Make]] = {
-    "flow": {"euler": _euler, "unipc": _unipc, "dpm++ 2m": _dpmpp_2m, "distilled": _euler},
+    "flow": _FLOW_SOLVERS,
+    "ltx": {**_FLOW_SOLVERS, "distilled": _euler},  # along the timesteps that a distilled checkpoint was trained on
     "cogvideox": {"ddim": _of("CogVideoXDDIMScheduler"), "dpm": _of("CogVideoXDPMScheduler")},
     "svd": {
         "euler": _of("EulerDiscreteScheduler"),

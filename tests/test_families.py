@@ -322,6 +322,8 @@ def test_shift_and_samplers(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
     told = refuse(model, sampler="no such")
     assert all(sampler in told for sampler in TABLES[model.family.solvers])
+    if model.family.name != "ltx":
+        assert "has no such sampler" in refuse(model, sampler="distilled")
     if "shift" not in model.facts.presets["default"]:
         assert "no flow shift" in refuse(model, shift=3.0)
 

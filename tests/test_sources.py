@@ -295,28 +295,26 @@ def test_wans_published_sizes_have_all_their_tensors(comfyui: Path, tmp_path: Pa
 
 def test_peak_of_reading_is_the_model_itself(tmp_path: Path) -> None:
     """Half a GB in another type than it is on disk: no second copy beside it, by the process' own high-water mark."""
-    import resource
     import subprocess
     import sys
 
     file, rows = tmp_path / "big.safetensors", 2**13
     save_file({f"{i}.weight": torch.zeros(rows, rows, dtype=torch.float16) for i in range(4)}, file)
     code = f"""
-import importlib.util, resource, sys, torch
+import importlib.util, re, sys, torch
 root = {str(Path(__file__).parent.parent)!r}
 spec = importlib.util.spec_from_file_location("pack", root + "/__init__.py", submodule_search_locations=[root])
 pack = importlib.util.module_from_spec(spec); sys.modules["pack"] = pack; spec.loader.exec_module(pack)
 from pack.loaders.checkpoints import build, read_file
 from pathlib import Path
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 make = lambda: torch.nn.Sequential(*(torch.nn.Linear({rows}, {rows}, bias=False) for _ in range(4)))
 entries, before = read_file(Path({str(file)!r}))[0], peak()
 made = build(make, entries, torch.bfloat16, lambda *_: None)
 print((peak() - before) / sum(p.nbytes for p in made.parameters()))
 """
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 1.35  # one tensor of four is on its way; in a real model it is one of hundreds
+    assert 0.9 < float(done.stdout) < 1.35  # one tensor of four is on its way; in a real model it is one of hundreds
 
 
 def test_read_file_keeps_scales_with_their_weights(tmp_path: Path) -> None:
