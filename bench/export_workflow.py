@@ -95,7 +95,9 @@ def run(url: str, api: dict[str, Any]) -> bytes:
         raise TimeoutError(f"ComfyUI did not end the run in {RUN_SECONDS} s.")
     if entry["status"]["status_str"] != "success":
         raise RuntimeError(f"The run failed: {entry['status']['messages'][-1]}")
-    file = next(f for output in entry["outputs"].values() for f in output["images"] if f["filename"].endswith(".mp4"))
+    file = next(
+        f for output in entry["outputs"].values() for f in output.get("images", []) if f["filename"].endswith(".mp4")
+    )
     with urllib.request.urlopen(f"{url}/view?{urllib.parse.urlencode(file)}") as answer:
         return answer.read()
 

@@ -393,7 +393,7 @@ class Family(ABC):
         given = tuple({0: "first", last: "last"}.get(k.frame, f"frame {k.frame}") for k in request.keyframes)
         if given not in allowed:
             told = " and ".join(f"{p} frame" if p in ("first", "last") else p for p in given) or "none"
-            rule, remedy = self._picture_rule(allowed)
+            rule, remedy = self._picture_rule(model, allowed)
             raise InputError("keyframes", told, f"{title} {rule}", remedy)
         for keyframe in request.keyframes:
             if len(keyframe.images) > 1:
@@ -401,11 +401,19 @@ class Family(ABC):
             if keyframe.strength != 1:
                 raise InputError("strength", keyframe.strength, f"{title} keeps its pictures as they are.", "Use 1.")
 
-    def _picture_rule(self, allowed: tuple[tuple[str, ...], ...]) -> tuple[str, str]:
+    def _picture_rule(self, model: VideoModel, allowed: tuple[tuple[str, ...], ...]) -> tuple[str, str]:
+        if allowed == ((),) and self.controlled(model):
+            return (
+                "follows a control video and takes no keyframes.",
+                f"Load {self.image_models} for pictures, or disconnect them.",
+            )
         if allowed == ((),):
             return "makes videos from text alone.", f"Load {self.image_models} instead, or disconnect the keyframes."
         sets = " or ".join(" and ".join(f"its {p} frame" for p in places) or "no picture" for places in allowed)
-        return f"starts from {sets}.", f"Connect Keyframe nodes so, or load {self.text_models} for text alone."
+        return (
+            f"starts from {sets}.",
+            f"Connect Keyframe nodes so (frame 0 is the first, -1 the last), or load {self.text_models} for text alone.",
+        )
 
     def controlled(self, model: VideoModel) -> bool:
         """Whether the model follows a control video."""

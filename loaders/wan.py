@@ -69,6 +69,8 @@ class Wan(Family):
         if "low_noise" in recipe.files:
             bundle = _with_low_noise(bundle, recipe)
         facts = _read_facts(bundle)
+        if facts.boundary is None and "low_noise" in recipe.files:
+            raise CheckpointError(f"{recipe.files['checkpoint'].name} has one expert and needs no other. Set low_noise_checkpoint to auto.")  # fmt: skip
         if (facts.boundary is not None) != ("transformer_2" in bundle.parts):
             name = recipe.files["checkpoint"].name
             raise CheckpointError(f"{name} needs both experts of Wan 2.2-A14B. Choose the high-noise file under checkpoint and the low-noise file under low_noise_checkpoint, or download the whole folder again.")  # fmt: skip

@@ -33,7 +33,7 @@ class EncodePrompt(io.ComfyNode):
     ) -> io.NodeOutput:
         conditioning = model.family.encode(model, positive, negative, tuple(keyframes or ()))
         host.tell(cls.hidden.unique_id, conditioning.notes)
-        return io.NodeOutput(conditioning)
+        return io.NodeOutput(conditioning, ui={"text": list(conditioning.notes)} if conditioning.notes else None)
 
 
 class AddKeyframe(io.ComfyNode):

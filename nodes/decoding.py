@@ -88,8 +88,12 @@ def _size(model: VideoModel, latent: dict[str, Any]) -> tuple[int, int, int]:
     from ..samplers.decode import frame_count
 
     samples, facts = host.samples(model, latent), model.facts
-    family = latent.get("reelwire", {}).get("family", model.family.name)
-    if family != model.family.name or samples.ndim != 5 or samples.shape[1] != facts.channels:
+    family = latent.get("reelwire", {}).get("family", "a model that is not told")
+    if (
+        family not in (model.family.name, "a model that is not told")
+        or samples.ndim != 5
+        or samples.shape[1] != facts.channels
+    ):
         what = f"latents of {family}, shape {list(samples.shape)}"
         rule = f"{model.variant} decodes latents of {model.family.name}, shape [1, {facts.channels}, t, h, w]."
         raise InputError("latent", what, rule, "Connect the model that made them.")
@@ -137,7 +141,8 @@ def _encode(container: Any, frames: Iterator[Tensor], size: tuple[int, int], fps
 
     stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
     stream.width, stream.height = size
-    stream.pix_fmt, stream.options = "yuv420p", {"crf": str(crf)}
+    # without the macroblock tree x264 makes the same bytes of the same frames each time, at every size
+    stream.pix_fmt, stream.options = "yuv420p", {"crf": str(crf), "x264-params": "mbtree=0"}
     for piece in frames:
         for frame in (piece * 255).round().to(torch.uint8).numpy():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))

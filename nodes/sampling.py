@@ -116,8 +116,9 @@ class LatentUpscale(io.ComfyNode):
     @classmethod
     def execute(cls, model: VideoModel, latent: dict[str, Any], upsampler: str, adain: float = 1.0, tone_map: float = 0.6) -> io.NodeOutput:  # fmt: skip
         from ..loaders.ltx_upsampler import load_upsampler
-        from ..samplers.multiscale import upscale
+        from ..samplers.multiscale import check_upscale, upscale
 
+        check_upscale(model)
         folder = host.choose("upsampler", upsampler, host.upsamplers())
         part = load_upsampler(folder, model.facts.channels, model.recipe.dtype)
         samples, update = _source(model, latent), host.progress()

@@ -86,6 +86,12 @@ def _check_source(model: VideoModel, request: Request, source: Tensor) -> None:
         raise InputError("strength", request.strength, "It must be above 0 and at most 1.", remedy)
     frames = source.ndim == 4 and source.shape[-1] == 3
     shape = model.facts.latent_shape(request.width, request.height, request.frames)
+    if not frames and (source.ndim != 5 or source.shape[1] != shape[1]):
+        rule, remedy = (
+            f"{model.variant} has latents of {shape[1]} channels: another model made these.",
+            "Decode them with their own model and connect the frames.",
+        )
+        raise InputError("source", f"latents {list(source.shape)}", rule, remedy)
     if not frames and tuple(source.shape) != shape:
         rule = f"This size and length need latents of shape {list(shape)}."
         raise InputError(

@@ -40,7 +40,11 @@ def _check_layers(model: VideoModel, guidance: Guidance) -> None:
     if wrong or not guidance.layers:
         rule = f"{model.variant} has the blocks 0 to {model.facts.layers - 1}."
         told = ", ".join(map(str, wrong)) or "none"
-        raise InputError("layers", told, rule, "Name one or more of them, as 7, 8, 9.")
+        last = model.facts.layers - 1
+        raise InputError("layers", told, rule, f"Name one or more of them, as {max(last - 1, 0)}, {last}.")
+    if not 0 <= guidance.layer_start < guidance.layer_end <= 1:
+        told, rule = f"{guidance.layer_start}, {guidance.layer_end}", "Layers are left out from start to end, shares of the steps."  # fmt: skip
+        raise InputError("layer_start, layer_end", told, rule, "Use 0 <= layer_start < layer_end <= 1.")
 
 
 def guide(model: VideoModel, run: Run) -> Predict:

@@ -10,6 +10,13 @@ from torch import Tensor
 from ..loaders.video_model import InputError, Part, VideoModel
 
 
+def check_upscale(model: VideoModel) -> None:
+    """Raise InputError for a model that has no latent upsamplers."""
+    if model.family.name != "ltx":
+        title = f"{model.family.title} ({model.variant})"
+        raise InputError("model", title, "Latent upsamplers are made for LTX-Video.", "Sample at the larger size.")
+
+
 def upscale(model: VideoModel, upsampler: Part, latents: Tensor, adain: float = 0.0, tone_map: float = 0.0) -> Tensor:
     """Latents [1, C, t, h, w] -> [1, C, t, 2h, 2w], both normalised (LTXLatentUpsamplePipeline).
 
@@ -18,9 +25,7 @@ def upscale(model: VideoModel, upsampler: Part, latents: Tensor, adain: float = 
     """
     from diffusers import LTXLatentUpsamplePipeline
 
-    if model.family.name != "ltx":
-        title = f"{model.family.title} ({model.variant})"
-        raise InputError("model", title, "Latent upsamplers are made for LTX-Video.", "Sample at the larger size.")
+    check_upscale(model)
     device = model.memory.device(upsampler.name)
     with torch.no_grad(), model.use("vae") as vae, model.memory.use(upsampler) as network:
         pipeline: Any = LTXLatentUpsamplePipeline(vae=vae, latent_upsampler=network)

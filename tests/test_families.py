@@ -221,6 +221,7 @@ def test_guidance_in_an_interval(tiny_models: Path, name: str) -> None:
         ("tiny-svd", Guidance("skip-layer", layers=(0,)), 3.0, "Stable Video Diffusion works with cfg, apg"),
         ("tiny-wan2.1-t2v", Guidance("skip-layer", layers=(4,)), 5.0, "layers = 4: tiny-wan2.1-t2v has the blocks 0 to 3"),
         ("tiny-wan2.1-t2v", Guidance("skip-layer"), 5.0, "layers = none"),
+        ("tiny-wan2.1-t2v", Guidance("skip-layer", layers=(0,), layer_start=0.5, layer_end=0.1), 5.0, "layer_start, layer_end = 0.5, 0.1: Layers are left out from start to end"),
         ("tiny-wan2.1-t2v", Guidance("apg"), 1.0, "guidance = 1.0: apg needs two branches"),
         ("tiny-hunyuan-t2v", Guidance("apg"), 6.0, "Set true_guidance above 1"),
         ("tiny-wan2.1-t2v", Guidance(true_scale=2.0), 5.0, "does not embed its guidance scale"),
@@ -305,6 +306,16 @@ def test_pictures(tiny_models: Path, name: str) -> None:
     if allowed != ((),):
         weak = tuple(replace(k, strength=0.5) for k in needed(model)["keyframes"] or (Keyframe(frames(1), 0),))
         assert "keeps its pictures as they are" in refuse(model, keyframes=weak)
+
+
+@each_family
+def test_latents_of_another_model(tiny_models: Path, name: str) -> None:
+    model = open_model(tiny_models, name)
+    channels = model.facts.channels
+    time = model.facts.latent_shape(64, 64, usual(model).frames)[2]
+    told = refuse(model, source=torch.zeros(1, channels + 1, time, 8, 8), strength=0.5, width=64, height=64)
+    assert f"has latents of {channels} channels" in told
+    assert "Decode them with their own model" in told
 
 
 @every

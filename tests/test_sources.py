@@ -86,6 +86,16 @@ def test_one_expert_alone_is_refused(models: Path) -> None:
         load(Recipe("wan", "", found(models, LOW, low_noise=models / HIGH), "float32"), PlainMemory())
 
 
+def test_a_second_expert_for_a_model_of_one(tiny_models: Path) -> None:
+    one = files_of(tiny_models / "tiny-wan2.1-t2v")
+    with pytest.raises(CheckpointError, match=r"has one expert and needs no other. Set low_noise_checkpoint to auto"):
+        load(Recipe("wan", "", {**one, "low_noise": tiny_models / "tiny-wan2.1-t2v"}, "float32"), PlainMemory())
+    two = files_of(tiny_models / "tiny-wan2.2-t2v-a14b")
+    for other in ("tiny-wan2.2-i2v-a14b", "tiny-wan2.2-ti2v-5b"):
+        with pytest.raises(CheckpointError, match=r"is not the other half of tiny-wan2.2-t2v-a14b"):
+            load(Recipe("wan", "", {**two, "low_noise": tiny_models / other}, "float32"), PlainMemory())
+
+
 def copies(models: Path, folder: Path, *leave: str) -> Path:
     for name in tiny_files.FILES:
         if not name.startswith(leave):
