@@ -285,12 +285,12 @@ def progress() -> Callable[..., None]:
     return update
 
 
-def tell(node_id: str, notes: tuple[str, ...]) -> None:
+def tell(node_id: str, notes: tuple[str, ...], level: int = logging.WARNING) -> None:
     """Show notes on a node, and log them for those who run without the page."""
     from server import PromptServer
 
     for note in notes:
-        logging.warning("Reelwire: %s", note)
+        logging.log(level, "Reelwire: %s", note)
     if notes:
         PromptServer.instance.send_progress_text("\n".join(notes), node_id)
 

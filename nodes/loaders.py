@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ class _Loader(io.ComfyNode):
                                tooltip="auto: bfloat16 where the card computes in it, else float32"),
             ],
             outputs=[VideoModelType.Output(display_name="model")],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
@@ -74,6 +76,9 @@ class _Loader(io.ComfyNode):
         chosen |= {part: host.choose(part, name, cls.choices(part, offered)) for part, name in parts.items() if name != host.AUTO}  # fmt: skip
         files = complete(cls.family, family(cls.family).title, chosen, offered, host.tokenizers())
         model = load(Recipe(cls.family, "", files, host.precision(precision)), host.HostMemory())
+        beside = [f"{part}: {files[part].name}" for part in _FOLDERS if part in files and files[part].is_file()]
+        told = "; ".join([f"{model.family.title} {model.variant}, {model.recipe.dtype}", *beside])
+        host.tell(cls.hidden.unique_id, (told,), logging.INFO)
         return io.NodeOutput(model)
 
     @classmethod

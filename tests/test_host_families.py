@@ -91,6 +91,25 @@ def test_previews_show_something(host: Host, loader: str) -> None:
     assert seen.all("execution_success")
 
 
+def test_what_a_file_is_is_said_on_the_node(host: Host) -> None:
+    """Its family and variant, and the files that were found beside it."""
+    names = {"text_encoder": "text_encoders/tiny-umt5.safetensors", "vae": "vae/tiny-wan-2.1-vae.safetensors"}
+    before, graph = (
+        len(host.log),
+        workflow("wan22_two_experts_fp8", {f"1.{part}": name for part, name in names.items()}),
+    )
+    graph["1"]["inputs"]["precision"] = "float32"
+    host.post(graph)
+    told = host.log[before:].decode()
+    assert "Wan 2.2-t2v-a14b, float32; text_encoder: tiny-umt5.safetensors; vae: tiny-wan-2.1-vae.safetensors" in told
+
+
+@pytest.mark.parametrize("name", ["diffusion_models/../../input/x.safetensors", "../x.safetensors", "/etc/passwd"])
+def test_paths_out_of_the_folders_are_refused(host: Host, name: str) -> None:
+    told, _ = host.refuse(any_t2v("ReelwireLoadWan", name))
+    assert "It is not among the models in ComfyUI's folders" in told
+
+
 def test_ignored_text_is_said_on_the_node(host: Host) -> None:
     before = len(host.log)
     host.post(any_t2v("ReelwireLoadSVD", "diffusers/tiny-svd", pictured=True, **{"2.positive": "a cat", "3.steps": 1}))
