@@ -172,7 +172,7 @@ CASES = [
     Case("source of another size", {"source": node("EmptyHunyuanLatentVideo", width=128, height=64, length=17, batch_size=1), "3.source": ["source", 0], "3.strength": 0.5, "3.width": 64},
          ("source = latents [1, 16, 5, 8, 16]", "need latents of shape [1, 16, 5, 8, 8]", "source's own width")),
     Case("latents of a picture as source", {"source": node("EmptyLatentImage", width=64, height=64, batch_size=1), "3.source": ["source", 0], "3.frames": 1, "3.strength": 0.5},
-         ("source = ", "[1, 4, 8, 8]", "[1, 16, 1, 8, 8]")),
+         ("source = latents [1, 4, 8, 8]", "tiny_ltx has latents of 16 channels", "Decode them with their own model")),
     Case("short source", {"picture": PICTURE, "3.source": ["picture", 0], "3.strength": 0.5}, ("source = 1 frames", "17 are asked for", "fewer frames")),
     Case("latents of another family", {"latent": node("EmptyMochiLatentVideo", width=64, height=64, length=7, batch_size=1), "4.latent": ["latent", 0]},
          ("latent = latents", "[1, 12, 2, 8, 8]", "[1, 16, t, h, w]", "Connect the model that made them")),
