@@ -88,12 +88,15 @@ def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
             from .gguf_files import read_gguf
 
             return read_gguf(file)
-        if start[:2] in (b"PK", b"\x80\x02", b"\x80\x04") or file.suffix in (".ckpt", ".pt", ".pth", ".bin"):
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        fits = 0 < length <= size - 8  # the first bytes alone do not tell: a length may begin as a pickle does
+        if file.suffix in (".ckpt", ".pt", ".pth", ".bin") or (
+            not fits and start[:2] in (b"PK", b"\x80\x02", b"\x80\x04")
+        ):
             raise CheckpointError(
                 f"{file.name} is a pickle, which can run code when it is opened. Use a .safetensors file."
             )
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 0 < length <= size - 8:
+        if not fits:
             raise CheckpointError(f"{file.name} is damaged or incomplete ({size} bytes). Download it again.")
         try:
             header: dict[str, Any] = json.loads(stream.read(length))

@@ -1,7 +1,7 @@
 """Text and picture encoders as single files: told apart by their keys, described by their shapes.
 
 Published sizes: google/t5-v1_1-xxl and google/umt5-xxl (4096 wide, 24 layers, 64 heads), openai/clip-vit-large-patch14,
-xtuner/llava-llama-3-8b-v1_1 (Llama 3 8B), laion/CLIP-ViT-H-14. What leaves no trace in shapes is the same in all of them.
+xtuner/llava-llama-3-8b-v1_1 (Llama 3 8B, and an eye of CLIP ViT-L at 336 pixels), laion/CLIP-ViT-H-14. What leaves no trace in shapes is the same in all of them.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from .bundle import Weights, read_part, rename
 from .checkpoints import CheckpointError, Entry, kind_of, read_file
 
 Entries = Mapping[str, Entry]
+# config.json of xtuner/llava-llama-3-8b-v1_1-transformers: its two tokens, and the layer of 24 that the projector reads
+LLAVA_PICTURE, LLAVA_PAD, LLAVA_LAYER = 128257, 128258, 23
 
 
 def _layers(entries: Entries, last: str) -> int:
@@ -62,13 +64,17 @@ def _llama_config(entries: Entries) -> dict[str, Any]:
 
 def _vision_config(entries: Entries) -> dict[str, Any]:
     """CLIP ViT-H: 80 channels a head, GELU; ViT-L: 64, quick GELU."""
+    return _tower_config(entries) | dict(projection_dim=entries["visual_projection.weight"].shape[0])
+
+
+def _tower_config(entries: Entries) -> dict[str, Any]:
     width, _, patch, _ = entries["vision_model.embeddings.patch_embedding.weight"].shape
     side = round((entries["vision_model.embeddings.position_embedding.weight"].shape[0] - 1) ** 0.5)
     large = width % 80 == 0
     return dict(
         hidden_size=width, patch_size=patch, image_size=side * patch, num_attention_heads=width // (80 if large else 64),
         intermediate_size=entries["vision_model.encoder.layers.0.mlp.fc1.weight"].shape[0], hidden_act="gelu" if large else "quick_gelu",
-        num_hidden_layers=_layers(entries, "mlp.fc1.weight"), projection_dim=entries["visual_projection.weight"].shape[0],
+        num_hidden_layers=_layers(entries, "mlp.fc1.weight"),
     )  # fmt: skip
 
 
@@ -88,6 +94,7 @@ class Kind:
 
 
 _BIAS = "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight"
+_PROJECTOR = "multi_modal_projector.linear_1.weight"
 _T5_UNUSED = r"^(encoder\.embed_tokens\.weight|spiece_model)$"  # a copy of shared.weight; UMT5's tokenizer
 KINDS = {
     "t5": Kind("T5EncoderModel", "a T5 text encoder", "encoder.block.0.layer.0.SelfAttention.q.weight", t5_config, {}, _T5_UNUSED,
@@ -100,7 +107,9 @@ KINDS = {
     "llama": Kind("LlamaModel", "a Llama text encoder", "layers.0.self_attn.q_proj.weight", _llama_config, {r"^model\.": "", r"^language_model\.model\.": ""}, r"^(language_model\.)?lm_head\.weight$",
                   "llava_llama3_fp16.safetensors (16.1 GB) or llava_llama3_fp8_scaled.safetensors (9.1 GB), published as Comfy-Org/HunyuanVideo_repackaged, into models/text_encoders"),
     "vision": Kind("CLIPVisionModelWithProjection", "a CLIP picture encoder", "vision_model.embeddings.patch_embedding.weight", _vision_config, {}, r"(position_ids|logit_scale)$",
-                   "clip_vision_h.safetensors (1.3 GB), published as Comfy-Org/Wan_2.1_ComfyUI_repackaged, into models/clip_vision"),
+                   "clip_vision_h.safetensors (1.3 GB), published as Comfy-Org/Wan_2.1_ComfyUI_repackaged, into models/clip_vision", _PROJECTOR),
+    "llava": Kind("CLIPVisionModel", "Llava's picture encoder", _PROJECTOR, _tower_config, {r"^vision_tower\.": ""}, r"(position_ids|logit_scale|^visual_projection\.weight)$",
+                  "llava_llama3_vision.safetensors (0.6 GB), published as Comfy-Org/HunyuanVideo_repackaged, into models/clip_vision"),
 }  # fmt: skip
 
 
@@ -128,6 +137,21 @@ def read_encoder(source: Path, kind: str) -> Weights:
         return weights if source.is_dir() else Weights({"architectures": [KINDS[kind].architecture], **KINDS[kind].config(renamed)}, renamed)  # fmt: skip
     except KeyError as error:
         raise CheckpointError(f"{source.name} lacks {error.args[0]}: it is damaged or incomplete. Download it again.") from error  # fmt: skip
+
+
+def with_eye(language: Weights, eye: Weights) -> Weights:
+    """Llava of its two halves, a Llama and a picture encoder; raises CheckpointError where they do not fit together."""
+    seen = eye.entries[_PROJECTOR].shape[0]
+    if seen != width(language):
+        raise CheckpointError(f"{eye.entries[_PROJECTOR].file.name} gives {seen} channels, the text encoder reads {width(language)}. Choose the two halves of one Llava.")  # fmt: skip
+    named = {re.sub(r"^vision_model\.", "vision_tower.", key): entry for key, entry in eye.entries.items()}
+    named |= {f"language_model.{key}": entry for key, entry in language.entries.items()}
+    config = dict(
+        architectures=["LlavaModel"], image_token_index=LLAVA_PICTURE, pad_token_id=LLAVA_PAD, projector_hidden_act="gelu",
+        vision_feature_layer=LLAVA_LAYER if eye.config["num_hidden_layers"] >= LLAVA_LAYER else -2,
+        vision_config={**eye.config, "model_type": "clip_vision_model"}, text_config={**language.config, "model_type": "llama"},
+    )  # fmt: skip
+    return Weights(config, named)
 
 
 def width(weights: Weights) -> int:

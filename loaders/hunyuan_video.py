@@ -15,7 +15,6 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .checkpoints import CheckpointError
 from .flow import FlowRun, begin, draw, encoded_source, mix
 from .hunyuan_video_text import encode_prompt
 from .hunyuan_video_vae import decode_pieces
@@ -70,9 +69,6 @@ class HunyuanVideo(Family):
             lead=4 if image == "latent_concat" else 0, pictures=(("first",),) if image else ((),),
             reads_pictures=bool(image), **bundle.defaults,
         )  # fmt: skip
-        if facts.image and bundle.parts["text_encoder"].kind == "LlamaModel":
-            name = recipe.files["checkpoint"].name
-            raise CheckpointError(f"{name} reads its first frame through Llava, which the chosen text encoder has no eye for. Use the diffusers folder, whose text encoder sees.")  # fmt: skip
         parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
         return VideoModel(self, bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
 

@@ -33,7 +33,7 @@ def encode_prompt(model: VideoModel, text: str, name: str, image: Tensor | None,
         if image is None:
             read = _read_text(encoder, tokenizer, model.facts.prompt_tokens, device, text, name)
         else:
-            pixels = _pixels(model, image).to(device, encoder.dtype)
+            pixels = _pixels(model, image, encoder.config.vision_config.image_size).to(device, encoder.dtype)
             read = _read_picture(encoder, tokenizer, model.facts.prompt_tokens, device, text, name, pixels, interleave)
     with model.use("text_encoder_2") as clip:
         clip_tokenizer = load_tokenizer(model.recipe.files["tokenizer_2"])
@@ -61,11 +61,14 @@ def _read_text(encoder: Any, tokenizer: Any, length: int, device: torch.device, 
     return {"text": hidden[:, begin:], "mask": mask[:, begin:]}
 
 
-def _pixels(model: VideoModel, image: Tensor) -> Tensor:
+def _pixels(model: VideoModel, image: Tensor, side: int) -> Tensor:
     from transformers import CLIPImageProcessor
 
     folder = model.recipe.files.get("image_processor")
-    processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True) if folder else CLIPImageProcessor()
+    sizes: dict[str, Any] = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    processor = (
+        CLIPImageProcessor.from_pretrained(folder, local_files_only=True) if folder else CLIPImageProcessor(**sizes)
+    )
     return processor(to_pil(image)[0], return_tensors="pt").pixel_values
 
 

@@ -30,6 +30,7 @@ from .video_model import Part
 DOWN, UP = ("lora_A", "lora_down"), ("lora_B", "lora_up")
 _PREFIX = re.compile(r"^(base_model\.model\.|transformer\.|unet\.|diffusion_model\.|model\.diffusion_model\.)+")
 _KOHYA = re.compile(r"^(lora_unet|lora_transformer|lycoris)_")
+_CONVOLUTIONS: dict[type[nn.Module], Any] = {nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d}
 _ENDINGS = re.compile(r"\.(?:(lora_A|lora_down|lora_B|lora_up)(?:\.default)?(?:\.weight)?|(alpha|diff|diff_b))$")
 
 
@@ -100,7 +101,7 @@ def _layers(entries: Mapping[str, Entry]) -> dict[str, Delta]:
 def _name(layers: Mapping[str, Delta], family: str, part: Part) -> dict[str, Delta]:
     """The network's layer names -> deltas; fused layers are divided as the family's files are."""
     module: Any = import_module(f".{family}_files", __package__)
-    words, renamed = getattr(module, "UNDERSCORED", ()), getattr(module, "renamed", None)
+    words, renamed = module.UNDERSCORED, getattr(module, "renamed", None) or module.renamed_for(part.tensors)
     known = {name.rpartition(".")[0] for name in part.tensors}
     by_underscores = {name.replace(".", "_"): name for name in known}
     plain: dict[str, Delta] = {}
@@ -110,9 +111,7 @@ def _name(layers: Mapping[str, Delta], family: str, part: Part) -> dict[str, Del
             flat = _KOHYA.sub("", name)
             short = by_underscores.get(flat) or _dotted(flat, words)
         plain[short] = delta
-    if renamed is None or all(name in known for name in plain):
-        return plain
-    return _divided(plain, renamed)
+    return plain if all(name in known for name in plain) else _divided(plain, renamed)
 
 
 def _dotted(flat: str, words: tuple[str, ...]) -> str:
@@ -204,8 +203,13 @@ def _add(tensors: dict[str, Tensor], strength: float, layer: Any, inputs: tuple[
         made = made + _through(layer, x, tensors["diff"], None)
     if "bias" in tensors:
         bias = tensors["bias"]
-        made = made + (bias if not isinstance(layer, nn.Conv3d) else bias.view(-1, 1, 1, 1))
+        made = made + (_upright(bias, x) if isinstance(layer, tuple(_CONVOLUTIONS)) else bias)
     return (output + strength * made).to(output.dtype)
+
+
+def _upright(values: Tensor, x: Tensor) -> Tensor:
+    """One number for each channel of x [B, C, ...]."""
+    return values.view(-1, *[1] * (x.ndim - 2))
 
 
 def _through(layer: Any, x: Tensor, first: Tensor, second: Tensor | None) -> Tensor:
@@ -213,9 +217,12 @@ def _through(layer: Any, x: Tensor, first: Tensor, second: Tensor | None) -> Ten
     if isinstance(layer, nn.Linear):
         made = F.linear(x, first)
         return made if second is None else F.linear(made, second)
-    if isinstance(layer, nn.Conv3d):
-        made = F.conv3d(x, first, None, layer.stride, layer.padding)
-        return made if second is None else F.conv3d(made, second.reshape(*second.shape[:2], 1, 1, 1))
+    for kind, convolve in _CONVOLUTIONS.items():
+        if isinstance(layer, kind):
+            made = convolve(x, first, None, layer.stride, layer.padding)
+            return made if second is None else convolve(made, second.reshape(*second.shape[:2], *[1] * (x.ndim - 2)))
+    if isinstance(layer, nn.GroupNorm):
+        return F.group_norm(x, layer.num_groups, None, None, layer.eps) * _upright(first, x)
     if isinstance(layer, nn.LayerNorm):
         return F.layer_norm(x, layer.normalized_shape, None, None, layer.eps) * first
     return x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + (layer.eps or math.ulp(1.0))).to(x) * first

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from .bundle import CONFIGS, Bundle, Weights, files_of, frozen, match, read_bundle, shipped_config
-from .checkpoints import CheckpointError, Entry, kind_of, read_file, strip_prefix
-from .encoders import KINDS, read_encoder, width
+from .checkpoints import CheckpointError, Entry, kind_of, load_config, read_file, strip_prefix
+from .encoders import KINDS, read_encoder, width, with_eye
 from .video_model import Recipe
 
 Files = Mapping[str, Path]
@@ -20,9 +20,11 @@ VAE_PREFIXES = ("vae.", "first_stage_model.")
 PICTURE_PREFIXES = ("conditioner.embedders.0.open_clip.model.",)
 # part -> kind of encoder that a family's networks need beside them
 ENCODERS: Mapping[str, Mapping[str, str]] = {
-    "wan": {"text_encoder": "umt5", "image_encoder": "vision"}, "hunyuan_video": {"text_encoder": "llama", "text_encoder_2": "clip"},
+    "wan": {"text_encoder": "umt5", "image_encoder": "vision"}, "hunyuan_video": {"text_encoder": "llama", "text_encoder_2": "clip", "image_encoder": "llava"},
     "cogvideox": {"text_encoder": "t5"}, "mochi": {"text_encoder": "t5"}, "svd": {"image_encoder": "vision"}, "ltx": {"text_encoder": "t5"},
 }  # fmt: skip
+# families whose picture encoder is for some variants only -> the key of the network's config that says so
+_EYES = {"wan": "image_dim", "hunyuan_video": "image_condition_type"}
 # key of the network's config -> the encoder whose width it is
 _WIDTHS = {"text_dim": "text_encoder", "text_embed_dim": "text_encoder", "caption_channels": "text_encoder", "pooled_projection_dim": "text_encoder_2", "image_dim": "image_encoder"}  # fmt: skip
 WORDS = {
@@ -63,9 +65,11 @@ def read_model(recipe: Recipe, family: str, title: str, kinds: Mapping[str, tupl
     parts = {part: read_encoder(files[part], kind) for part, kind in ENCODERS[family].items() if _is_file(files, part)}
     if _is_file(files, "vae"):
         parts["vae"] = _scaled(read_vae(files["vae"], family, title), bundle.variant, family)
-    bundle = replace(bundle, parts={**bundle.parts, **parts})
+    bundle = replace(bundle, parts=_with_sight({**bundle.parts, **parts}, family, bundle.parts[main].config))
     for part, kind in ENCODERS[family].items():
-        if part not in bundle.parts and (part != "image_encoder" or bundle.parts[main].config.get("image_dim")):
+        if part not in bundle.parts and _wants(
+            family, part, bundle.parts[main].config, bundle.parts.get("text_encoder")
+        ):
             raise CheckpointError(
                 f"{files['checkpoint'].name} holds no {WORDS[part]}. Put {KINDS[kind].advice}, and choose it."
             )
@@ -77,6 +81,24 @@ def read_model(recipe: Recipe, family: str, title: str, kinds: Mapping[str, tupl
     for weights in bundle.parts.values():  # a VAE that does not fit is told now, not after an hour of sampling
         weights.check()
     return bundle
+
+
+def _wants(family: str, part: str, config: Mapping[str, Any], text_encoder: Weights | None = None) -> bool:
+    """Whether a network of this config needs the part; a text encoder that sees needs no eye."""
+    if part != "image_encoder" or family not in _EYES:
+        return True
+    seeing = text_encoder is not None and text_encoder.kind.startswith("Llava")
+    return bool(config.get(_EYES[family])) and not seeing
+
+
+def _with_sight(parts: dict[str, Weights], family: str, config: Mapping[str, Any]) -> dict[str, Weights]:
+    """The parts, Llava's two halves as the one text encoder that they are."""
+    if ENCODERS[family].get("image_encoder") != "llava" or "image_encoder" not in parts:
+        return parts
+    eye = parts.pop("image_encoder")
+    if _wants(family, "image_encoder", config, parts["text_encoder"]):
+        parts["text_encoder"] = with_eye(parts["text_encoder"], eye)
+    return parts
 
 
 def _scaled(vae: Weights, variant: str, family: str) -> Weights:
@@ -160,8 +182,10 @@ def complete(family: str, title: str, chosen: Files, offered: Mapping[str, Files
     source = chosen["checkpoint"]
     files = {**(files_of(source) if source.is_dir() else {}), **chosen}
     if source.is_dir():
+        config = _network_config(source)
         for part, kind in ENCODERS[family].items():
-            if not (source / part).is_dir() and part not in files:
+            seeing = kind == "llava" and files.get("text_encoder", source).is_dir()
+            if not (source / part).is_dir() and part not in files and _wants(family, part, config) and not seeing:
                 with suppress(CheckpointError):  # the folder's own reader knows better what is wrong with it
                     files[part] = find_encoder(part, kind, 0, source, offered.get(part, {}))
             if part.startswith("text_encoder"):
@@ -172,7 +196,7 @@ def complete(family: str, title: str, chosen: Files, offered: Mapping[str, Files
     read = read_source(source, family, title)
     config = read.network.config
     for part, kind in ENCODERS[family].items():
-        if part in read.inside or (family == "wan" and part == "image_encoder" and not config.get("image_dim")):
+        if part in read.inside or not _wants(family, part, config):
             continue
         if part not in files:
             wanted = next((config[key] for key, at in _WIDTHS.items() if at == part and config.get(key)), 0)
@@ -183,6 +207,13 @@ def complete(family: str, title: str, chosen: Files, offered: Mapping[str, Files
         found = {n: f for n, f in offered.get("vae", {}).items() if _fits_vae(f, family, _wanted_channels(config))}
         files["vae"] = _only("vae", source, found, VAES[family] + " into models/vae")
     return files
+
+
+def _network_config(folder: Path) -> Mapping[str, Any]:
+    """The config of a diffusers folder's network; empty where it is damaged, which the folder's reader tells."""
+    with suppress(CheckpointError):
+        return load_config(folder / ("transformer" if (folder / "transformer").is_dir() else "unet"))
+    return {}
 
 
 def find_encoder(part: str, kind: str, wanted: int, source: Path, offered: Files) -> Path:

@@ -8,7 +8,8 @@ walked by structure here, so that any width and depth fits.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from .bundle import Weights, rename, shipped_config
@@ -18,6 +19,9 @@ from .encoders import KINDS
 HEAD = 64  # channels of a head, in every published UNet
 CONDITIONS = 3  # frame rate, motion and noise, each embedded alike
 Entries = Mapping[str, Entry]
+# words of the makers that have underscores of their own, for Kohya's keys
+UNDERSCORED = ("input_blocks", "output_blocks", "middle_block", "time_stack", "time_mixer", "transformer_blocks", "to_q", "to_k", "to_v", "to_out", "ff_in", "proj_in",
+               "proj_out", "in_layers", "out_layers", "emb_layers", "skip_connection", "time_embed", "label_emb", "time_pos_embed")  # fmt: skip
 
 # ---------------------------------------------------------------- UNet
 
@@ -45,13 +49,37 @@ def transformer(entries: Entries, metadata: Mapping[str, str]) -> Weights | None
     """The UNet under diffusers' names, if these are its tensors."""
     named = dict(entries)
     if "input_blocks.1.0.time_stack.in_layers.0.weight" in entries:
-        places = _places(entries)
-        place = lambda key: re.sub(r"^(in|out)put_blocks\.\d+\.\d+(?=\.)", lambda m: places.get(m[0], m[0]), key)
-        named = {rename(place(key), {**_UNET, **_RESNETS, **_REST}): entry for key, entry in entries.items()}
+        named = _renamed(entries, _places(entries))
     if "down_blocks.0.resnets.0.temporal_res_block.conv1.weight" not in named or "add_embedding.linear_1.weight" not in named:  # fmt: skip
         return None
     variant = "svd-xt" if "xt" in re.split(r"[^a-z0-9]+", metadata.get("file", "").lower()) else "svd"
     return Weights(_config(named, variant), named)
+
+
+def _renamed(entries: Entries, places: Mapping[str, str]) -> dict[str, Entry]:
+    place = lambda key: re.sub(r"^(in|out)put_blocks\.\d+\.\d+(?=\.)", lambda m: places.get(m[0], m[0]), key)
+    return {rename(place(key), {**_UNET, **_RESNETS, **_REST}): entry for key, entry in entries.items()}
+
+
+def renamed_for(tensors: Mapping[str, Any]) -> Callable[[Entries], dict[str, Entry]]:
+    """What renames some layers of the makers' UNet, as a LoRA has them, to those of a whole UNet with these tensors."""
+    places: dict[str, str] = {}
+    for way, blocks, n in (("input", "down_blocks", 1), ("output", "up_blocks", 0)):
+        for level in _numbers(tensors, rf"{blocks}\.(\d+)\."):
+            at = f"{blocks}.{level}"
+            for layer in _numbers(tensors, rf"{at}\.resnets\.(\d+)\."):
+                parts = [part for part in ("resnets", "attentions") if _has(tensors, f"{at}.{part}.{layer}.")]
+                places |= {f"{way}_blocks.{n}.{i}": f"{at}.{part}.{layer}" for i, part in enumerate(parts)}
+                n += 1
+            if _has(tensors, f"{at}.downsamplers.0."):
+                places[f"{way}_blocks.{n}.0"], n = f"{at}.downsamplers.0", n + 1
+            if _has(tensors, f"{at}.upsamplers.0."):  # it is the last part of the block before
+                places[f"{way}_blocks.{n - 1}.{len(parts)}"] = f"{at}.upsamplers.0"
+    return partial(_renamed, places=places)
+
+
+def _has(tensors: Mapping[str, Any], start: str) -> bool:
+    return any(name.startswith(start) for name in tensors)
 
 
 def _places(entries: Entries) -> dict[str, str]:
@@ -70,7 +98,7 @@ def _places(entries: Entries) -> dict[str, str]:
     return places
 
 
-def _numbers(named: Entries, pattern: str) -> list[int]:
+def _numbers(named: Mapping[str, Any], pattern: str) -> list[int]:
     """The different numbers that a pattern's group has among the keys."""
     return sorted({int(found[1]) for key in named if (found := re.match(pattern, key))})
 

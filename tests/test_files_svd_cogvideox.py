@@ -258,3 +258,18 @@ def test_image_models_of_the_same_layout_are_none_of_ours(tmp_path: Path) -> Non
     still = lambda module: {k: e for k, e in of(module, tmp_path).items() if not any(word in k for word in timed)}
     assert svd_files.transformer(still(native_unet("tiny", "meta")), {}) is None
     assert svd_files.vae(still(svd_vae(32, (1, 2), 2, "meta"))) is None
+
+
+def test_some_layers_are_renamed_as_in_the_whole_unet(tmp_path: Path) -> None:
+    """As a LoRA has them."""
+    entries = of(native_unet("published", "meta"), tmp_path)
+    whole = svd_files.transformer(entries, {})
+    assert whole is not None
+    some = {
+        key: entry
+        for key, entry in entries.items()
+        if "attn" in key or "layers.2" in key or ".op." in key or ".conv." in key
+    }
+    assert len(some) > 100
+    shapes = {name: entry.shape for name, entry in whole.entries.items()}
+    assert svd_files.renamed_for(shapes)(some) == {n: e for n, e in whole.entries.items() if e.key in some}

@@ -12,7 +12,7 @@ from reelwire.loaders.bundle import files_of
 from reelwire.loaders.checkpoints import CheckpointError
 from reelwire.loaders.families import load
 from reelwire.loaders.lora import LoRA, applied, read_lora
-from reelwire.loaders.video_model import PlainMemory, Recipe, Request, VideoModel
+from reelwire.loaders.video_model import Part, PlainMemory, Recipe, Request, VideoModel
 from reelwire.samplers.denoise import sample
 from reelwire.tests.test_families import needed
 from reelwire.training.tiny_models import seeded
@@ -21,6 +21,16 @@ from torch import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
 RANK, ALPHA = 3, 6.0
+# as Stability AI names them in a UNet of two levels, one layer and one attention each way
+SVD = {
+    "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": "input_blocks.1.1.transformer_blocks.0.attn1.to_q",
+    "down_blocks.0.resnets.0.spatial_res_block.conv1": "input_blocks.1.0.in_layers.2",
+    "down_blocks.0.resnets.0.temporal_res_block.conv2": "input_blocks.1.0.time_stack.out_layers.3",
+    "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
+    "up_blocks.0.upsamplers.0.conv": "output_blocks.1.1.conv",
+    "up_blocks.1.attentions.1.proj_in": "output_blocks.3.1.proj_in",
+    "mid_block.attentions.0.temporal_transformer_blocks.0.ff_in.net.2": "middle_block.1.time_stack.0.ff_in.net.2",
+}
 # family -> (tiny model, layers of its network as diffusers names them, the makers' names of the same)
 LAYERS: dict[str, tuple[str, dict[str, str]]] = {
     "wan": ("tiny-wan2.1-t2v", {
@@ -41,6 +51,7 @@ LAYERS: dict[str, tuple[str, dict[str, str]]] = {
         "transformer_blocks.0.attn1.to_q": "transformer_blocks.0.attn1.to_q", "transformer_blocks.1.ff.net.0.proj": "transformer_blocks.1.ff.net.0.proj",
         "proj_in": "patchify_proj", "time_embed.linear": "adaln_single.linear",
     }),
+    "svd": ("tiny-svd", SVD),
 }  # fmt: skip
 # layers that are one in the published files: family -> (its name, ours in their order, whether their halves are swapped)
 FUSED = {
@@ -56,12 +67,16 @@ def open_model(folder: Path, name: str, family: str) -> VideoModel:
     return load(Recipe(family, "", files_of(folder / name), "float32"), PlainMemory())
 
 
+def network_of(model: VideoModel) -> Part:
+    return next(part for name, part in model.parts.items() if name in ("transformer", "unet"))
+
+
 def matrices(model: VideoModel, layers: dict[str, str]) -> dict[str, tuple[Tensor, Tensor]]:
-    shapes = model.parts["transformer"].tensors
+    shapes = network_of(model).tensors
     with seeded(5):
         return {
             name: (
-                torch.randn(RANK, shapes[f"{name}.weight"][1]) * 0.2,
+                torch.randn(RANK, *shapes[f"{name}.weight"][1:]) * 0.2,
                 torch.randn(shapes[f"{name}.weight"][0], RANK) * 0.2,
             )
             for name in layers
@@ -71,6 +86,7 @@ def matrices(model: VideoModel, layers: dict[str, str]) -> dict[str, tuple[Tenso
 def write(file: Path, form: str, made: dict[str, tuple[Tensor, Tensor]], layers: dict[str, str]) -> None:
     keys = {}
     for name, (down, up) in made.items():
+        up = up.reshape(*up.shape, *[1] * (down.ndim - 2))
         if form == "diffusers":
             keys |= {
                 f"transformer.{name}.lora_A.weight": down,
@@ -101,14 +117,14 @@ def merged(
     family: str,
     made: dict[str, tuple[Tensor, Tensor]],
     strength: float,
-    parts: tuple[str, ...] = ("transformer",),
+    parts: tuple[str, ...] = (),
 ) -> VideoModel:
     model = open_model(folder, name, family)
-    for part in parts:
+    for part in parts or (network_of(model).name,):
         with model.use(part) as network:
             for layer, (down, up) in made.items():
                 weight = network.get_submodule(layer).weight
-                weight.data = weight.data + strength * ALPHA / RANK * (up @ down).reshape(weight.shape)
+                weight.data = weight.data + strength * ALPHA / RANK * (up @ down.flatten(1)).reshape(weight.shape)
     return model
 
 
@@ -120,7 +136,7 @@ def test_it_equals_a_merged_checkpoint(tiny_models: Path, tmp_path: Path, family
     made = matrices(model, layers)
     write(file, form, made, layers)
     plain = run(model)
-    with_lora = replace(model, loras=(LoRA(file, 0.7, 0.7, read_lora(file, family, model.parts["transformer"])),))
+    with_lora = replace(model, loras=(LoRA(file, 0.7, 0.7, read_lora(file, family, network_of(model))),))
     changed = run(with_lora)
     assert (changed - plain).abs().max() > 1e-3
     expected = run(merged(tiny_models, name, family, made, 0.7))
@@ -134,11 +150,11 @@ def test_it_equals_a_merged_checkpoint(tiny_models: Path, tmp_path: Path, family
 def test_fused_layers_are_divided(tiny_models: Path, tmp_path: Path, case: str, form: str) -> None:
     family, (theirs, ours, swapped) = case.split()[0], FUSED[case]
     model, file = open_model(tiny_models, LAYERS[family][0], family), tmp_path / "lora.safetensors"
-    shapes = [model.parts["transformer"].tensors[f"{name}.weight"] for name in ours]
+    shapes = [network_of(model).tensors[f"{name}.weight"] for name in ours]
     with seeded(8):
         down, up = torch.randn(RANK, shapes[0][1]) * 0.2, torch.randn(sum(s[0] for s in shapes), RANK) * 0.2
     write(file, form, {"fused": (down, up)}, {"fused": theirs})
-    changed = run(replace(model, loras=(LoRA(file, 1.0, 1.0, read_lora(file, family, model.parts["transformer"])),)))
+    changed = run(replace(model, loras=(LoRA(file, 1.0, 1.0, read_lora(file, family, network_of(model))),)))
     parts = torch.cat(up.chunk(2)[::-1]) if swapped else up
     made = {name: (down, part) for name, part in zip(ours, parts.split([s[0] for s in shapes]), strict=True)}
     expected = run(merged(tiny_models, LAYERS[family][0], family, made, 1.0))
@@ -151,7 +167,7 @@ def test_two_loras_add_up_and_zero_is_nothing(tiny_models: Path, tmp_path: Path)
     model, file = open_model(tiny_models, name, "wan"), tmp_path / "lora.safetensors"
     made = matrices(model, layers)
     write(file, "diffusers", made, layers)
-    deltas = read_lora(file, "wan", model.parts["transformer"])
+    deltas = read_lora(file, "wan", network_of(model))
     of = lambda *strengths: run(replace(model, loras=tuple(LoRA(file, s, s, deltas) for s in strengths)))
     assert torch.equal(of(0.0), run(model))
     assert (of(0.3, 0.4) - of(0.7)).abs().max() < 1e-5
@@ -163,7 +179,7 @@ def test_strengths_of_two_experts(tiny_models: Path, tmp_path: Path) -> None:
     model, file = open_model(tiny_models, name, "wan"), tmp_path / "lora.safetensors"
     made = matrices(model, layers)
     write(file, "kohya", made, layers)
-    deltas = read_lora(file, "wan", model.parts["transformer"])
+    deltas = read_lora(file, "wan", network_of(model))
     for high, low, parts in (
         (0.8, 0.0, ("transformer",)),
         (0.0, 0.8, ("transformer_2",)),
@@ -189,7 +205,7 @@ def _merged_kept(folder: Path, name: str, made: Any, parts: tuple[str, ...]) -> 
 def test_biases_norms_and_whole_differences(tiny_models: Path, tmp_path: Path) -> None:
     model, file = open_model(tiny_models, "tiny-wan2.1-t2v", "wan"), tmp_path / "lora.safetensors"
     part, places = (
-        model.parts["transformer"],
+        network_of(model),
         {
             "blocks.0.attn1.to_q": "blocks.0.self_attn.q",
             "blocks.1.norm2": "blocks.1.norm3",
@@ -236,4 +252,4 @@ def test_what_does_not_fit_is_named(tiny_models: Path, tmp_path: Path, name: str
     save_file(keys, file)
     model = open_model(tiny_models, "tiny-wan2.1-t2v", "wan")
     with pytest.raises(CheckpointError, match=told):
-        read_lora(file, "wan", model.parts["transformer"])
+        read_lora(file, "wan", network_of(model))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,13 @@ def test_broken_files_are_refused(name: str, change: Any, told: str, tmp_path: P
     file.write_bytes(change((tmp_path / "whole").read_bytes()))
     with pytest.raises(CheckpointError, match=told):
         read_header(file)
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0480, 0x4B50])  # whose first bytes are those of pickles and of archives
+def test_a_header_of_any_length_is_read(length: int, tmp_path: Path) -> None:
+    header = json.dumps({"x": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode().ljust(length)
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", length) + header + bytes(4))
+    assert read_header(tmp_path / "x.safetensors")[0]["x"].shape == (1,)
 
 
 def test_every_flipped_bit_of_a_header_is_noticed_or_harmless(tmp_path: Path) -> None:

@@ -248,7 +248,7 @@ def output(model: torch.nn.Module, kind: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("form", ["plain", "scaled fp8"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "llava"])  # which is half of a model
 def test_encoders_compute_what_they_did(tmp_path: Path, kind: str, form: str) -> None:
     original, state = published(kind)
     original.eval()
