@@ -209,7 +209,7 @@ def build(
         if layer is not None and is_small(entry.dtype):
             _put(module, name, Stored(layer, raw, entry.dtype, scale))
         elif layer is not None and storage and _IN_A_BLOCK.search(name):
-            narrowed, scales = narrow(_widen(raw, entry, scale, torch.float32), BY_NAME[storage])
+            narrowed, scales = narrow(raw.reshape(entry.shape), BY_NAME[storage])
             _put(module, name, Stored(layer, narrowed, BY_NAME[storage], scales))
         else:
             state[name] = _widen(raw, entry, scale, torch.float32 if held else dtype)

@@ -123,7 +123,7 @@ def _dotted(flat: str, words: tuple[str, ...]) -> str:
 
 def _divided(layers: Mapping[str, Delta], renamed: Any) -> dict[str, Delta]:
     """The family's renaming works on rows, so what it does to a weight it does to `up`, `diff` and `bias`."""
-    found: dict[str, Delta] = {}
+    found = {name: d for name, d in layers.items() if (d.up or d.diff or d.bias) is None}  # half a LoRA, told later
     for role, ending in (("up", "weight"), ("diff", "weight"), ("bias", "bias")):
         given = {f"{name}.{ending}": getattr(d, role) for name, d in layers.items() if getattr(d, role) is not None}
         owner = {entry.key: layers[key.rpartition(".")[0]] for key, entry in given.items()}

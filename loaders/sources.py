@@ -194,7 +194,16 @@ def complete(family: str, title: str, chosen: Files, offered: Mapping[str, Files
                 )
         return files
     read = read_source(source, family, title)
-    config = read.network.config
+    try:
+        return files | _beside(read, family, source, files, offered, tokenizers)
+    except CheckpointError:
+        read.network.check()  # that the file is damaged goes before what is missing beside it
+        raise
+
+
+def _beside(read: Source, family: str, source: Path, chosen: Files, offered: Mapping[str, Files], tokenizers: Files) -> dict[str, Path]:  # fmt: skip
+    """The encoders, tokenizers and the VAE that a single file lacks."""
+    config, files = read.network.config, {**chosen}
     for part, kind in ENCODERS[family].items():
         if part in read.inside or not _wants(family, part, config):
             continue

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 FP8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 INT8 = "int8"
+ROWS = 32  # of a weight that are made smaller at a time
 BY_NAME = {"fp8": "F8_E4M3", "int8": INT8}  # what a person chooses -> how it is held
 
 
@@ -46,11 +47,17 @@ def widen(raw: Tensor, kind: str, scale: Tensor | None, dtype: torch.dtype, shap
 
 
 def narrow(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """(bytes, scale of each row) of a weight [out, in]: its largest number becomes the type's largest."""
+    """(bytes, scale of each row) of a weight [out, in]: its largest number becomes the type's largest.
+
+    It goes by a few rows at a time, so that the float32 numbers between take no room to speak of.
+    """
     top = 127.0 if kind == INT8 else torch.finfo(FP8[kind]).max
-    scale = weight.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / top
-    numbers = weight.float() / scale
-    return (numbers.round().to(torch.int8) if kind == INT8 else numbers.to(FP8[kind]).view(torch.int8)), scale.squeeze(1)  # fmt: skip
+    made, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight), 1)
+    for rows, scale, numbers in zip(*(t.split(ROWS) for t in (weight, scales, made)), strict=True):
+        scale.copy_(rows.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / top)
+        exact = rows.float() / scale
+        numbers.copy_(exact.round().to(torch.int8) if kind == INT8 else exact.to(FP8[kind]).view(torch.int8))
+    return made, scales.squeeze(1)
 
 
 class Stored(nn.Linear):
