@@ -42,7 +42,7 @@ def scaled_fp8(file: Path, state: State, new: bool = False, prefix: str = "") ->
     for name, value in state.items():
         written[name], numbers[name] = value, value
         if _linear(name, value):
-            scale = (value.abs().max() / 448).float()
+            scale = (value.abs().max() / 448).float().clamp(min=1e-12)
             written[name] = (value / scale).to(E4M3)
             numbers[name] = written[name].float() * scale
             layer = name.removesuffix(".weight")

@@ -1,0 +1,62 @@
+"""How far one forward of a network is from the host's own class for each kind of file, and a run with smaller weights from one without.
+
+python bench/file_kinds.py     prints two tables and writes file_kinds.json beside this file; COMFYUI_DIR names the host
+
+The files are written from random weights in the published names by tests/files.py; both compute in float32 on the CPU.
+Smaller weights: the mean difference of the latents after four steps of a tiny model, as a share of their spread.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from pack import import_pack
+
+import_pack()
+from reelwire.loaders.video_model import PlainMemory  # noqa: E402
+from reelwire.tests import test_files_hunyuan_mochi, test_files_kinds, test_files_wan  # noqa: E402
+from reelwire.tests.files import KINDS  # noqa: E402
+from reelwire.tests.test_host_memory import SMALL, stored  # noqa: E402
+from reelwire.training.tiny_models import make  # noqa: E402
+
+NETWORKS = {
+    "Wan T2V": (test_files_wan, "t2v"), "Wan I2V": (test_files_wan, "i2v"), "Wan VACE": (test_files_wan, "vace"),
+    "HunyuanVideo T2V": (test_files_hunyuan_mochi, "t2v"), "HunyuanVideo I2V, concat": (test_files_hunyuan_mochi, "concat"),
+    "HunyuanVideo I2V, replace": (test_files_hunyuan_mochi, "replace"), "Mochi 1": (test_files_hunyuan_mochi, "mochi"),
+    "CogVideoX 1.5": (test_files_kinds, "cogvideox"), "LTX-Video": (test_files_kinds, "ltx"), "SVD": (test_files_kinds, "svd"),
+}  # fmt: skip
+
+
+def kinds(folder: Path) -> dict[str, dict[str, float]]:
+    table: dict[str, dict[str, float]] = {}
+    for name, (module, kind) in NETWORKS.items():
+        told = (
+            "hunyuan_video_v2_replace_image_to_video" if kind == "replace" else "network"
+        )  # the name tells the variant
+        table[name] = {of: module.differ(folder / f"{told}.safetensors", kind, of)[0] for of in KINDS}
+        print(f"{name:<26}" + "".join(f"{value:>10.1e}" for value in table[name].values()), flush=True)
+    print(" " * 26 + " | ".join(KINDS))
+    return table
+
+
+def weights(folder: Path) -> dict[str, dict[str, float]]:
+    table: dict[str, dict[str, float]] = {}
+    for name in SMALL:
+        make(name, folder)
+        _, whole = stored(folder, name, "", PlainMemory())
+        made = {kind: stored(folder, name, kind, PlainMemory())[1] for kind in ("fp8", "int8")}
+        table[name] = {kind: ((latents - whole).abs().mean() / whole.std()).item() for kind, latents in made.items()}
+        print(f"{name:<26}" + "".join(f"{kind:>6} {value:.2%}" for kind, value in table[name].items()), flush=True)
+    return table
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        table = {"files": kinds(Path(folder)), "weights": weights(Path(folder))}
+    Path(__file__).with_suffix(".json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
