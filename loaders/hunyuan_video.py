@@ -31,6 +31,7 @@ from .video_model import (
     Request,
     Run,
     Schedule,
+    Stacks,
     VideoModel,
 )
 
@@ -54,6 +55,7 @@ class HunyuanFacts(Facts):
 
 class HunyuanVideo(Family):
     name, title, batched_guidance = "hunyuan_video", "HunyuanVideo", False
+    stacks = Stacks(("transformer_blocks", "single_transformer_blocks"))
     image_models, text_models = "HunyuanVideo-I2V", "HunyuanVideo (T2V)"
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:

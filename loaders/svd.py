@@ -28,6 +28,7 @@ _KINDS = {"unet": ("UNetSpatioTemporalConditionModel",), "vae": ("AutoencoderKLT
 
 class SVD(Family):
     name, title, batched_guidance, solvers = "svd", "Stable Video Diffusion", True, "svd"
+    stacks = None
     text_models = "a text-to-video model of another family"
     methods = ("cfg", "apg", "cfg-zero*", "tcfg")  # its UNet is no stack of blocks to skip
 
@@ -139,7 +140,7 @@ class _Run(Run):
         seen = self.scheduler.scale_model_input(torch.cat([self.latents] * batch), time)
         seen = torch.cat([seen, self.given[branch]], 2)
         ids = self.ids.repeat(batch, 1)
-        return network(seen, time, encoder_hidden_states=self.look[branch], added_time_ids=ids, return_dict=False)[0]
+        return self.forward(network, step, branch, sample=seen, timestep=time, encoder_hidden_states=self.look[branch], added_time_ids=ids)  # fmt: skip
 
     def advance(self, step: int, prediction: Tensor) -> None:
         drawn = {"generator": self.generator} if "Ancestral" in type(self.scheduler).__name__ else {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -189,6 +189,24 @@ class Guidance:
 
 
 @dataclass(frozen=True)
+class Stacks:
+    """The blocks that a network's forward runs through, for caches. lists: its attributes that hold them, in order;
+    beside: a list that runs before them and gives its hints to the layers named in the config as `hinted`."""
+
+    lists: tuple[str, ...] = ("transformer_blocks",)
+    beside: str = ""
+    hinted: str = ""
+
+    def of(self, network: Any) -> tuple[str, ...]:
+        """The lists that this network has."""
+        return tuple(name for name in (self.beside, *self.lists) if name and hasattr(network, name))
+
+    def hints_last(self, network: Any) -> bool:
+        """Whether a hint is added behind the last block, so that the hints are needed in any case."""
+        return len(getattr(network, self.lists[-1])) - 1 in network.config[self.hinted]
+
+
+@dataclass(frozen=True)
 class Request:
     """One generation. Zero (or an empty name) means the model's own default; `complete` puts it in."""
 
@@ -220,6 +238,7 @@ class VideoModel:
     memory: Memory
     guidance: Guidance = Guidance()
     loras: tuple[Any, ...] = ()  # of lora.LoRA
+    cache: Any = None  # a caches.policy.Policy; None: every step is computed
     options: Mapping[str, Any] = field(default_factory=dict)  # what only this family knows, as SVD's motion bucket
 
     def use(self, part: str, activations: int = 0) -> AbstractContextManager[Any]:
@@ -261,6 +280,7 @@ class Run(ABC):
     scheduler: Any
     guidance: float
     skip: int
+    cache: Any = field(default=None, init=False)  # a caches.runner.Runner
 
     def part(self, step: int) -> str:
         """The part that makes this step."""
@@ -278,9 +298,11 @@ class Run(ABC):
         """The network's output for this step's latents in one branch, "cond" or "uncond", or in both, "cond_uncond"."""
 
     def forward(self, network: Any, step: int, branch: str, **inputs: Any) -> Tensor:
-        """One call of a diffusers network inside its cache context."""
-        count = len(self.timesteps)
-        with network.cache_context(branch, step_index=step, num_inference_steps=count, sigma=self.sigma(step)):
+        """One call of a diffusers network inside its cache context, through the run's cache if it has one."""
+        told = dict(step_index=step, num_inference_steps=len(self.timesteps), sigma=self.sigma(step))
+        with network.cache_context(branch, **told) if hasattr(network, "cache_context") else nullcontext():
+            if self.cache is not None:
+                return self.cache.call(network, step, branch, inputs)
             return network(**inputs, return_dict=False)[0]
 
     def sigma(self, step: int) -> float:
@@ -323,6 +345,7 @@ class Family(ABC):
     batched_guidance: bool  # whether the reference pipeline runs both branches of CFG as one batch
     solvers = "flow"  # which table of samplers/schedules.py steps through its noise
     blocks = "transformer_blocks"  # the network's attribute that holds its blocks
+    stacks: Stacks | None = Stacks()  # None: a UNet, of which only the deep blocks can be kept
     image_models = text_models = control_models = "a model of another family"  # what to load instead
     methods: tuple[str, ...] = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")  # of guidance
 

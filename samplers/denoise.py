@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from itertools import groupby
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..loaders.lora import applied
 from ..loaders.video_model import Conditioning, Control, InputError, Request, Run, VideoModel
+from .caches.runner import cached, planned
 from .guidance import check_guidance, guide
 from .keyframes import plan
 from .schedules import TABLES, solver
@@ -34,6 +36,7 @@ def ready(model: VideoModel, request: Request) -> Request:
     request = replace(request, keyframes=plan(request.keyframes, request.frames))
     model.family.check_pictures(model, request)
     check_guidance(model, request)
+    planned(model, request.steps)
     if request.source is None and request.strength != 1:
         rule = "It is the strength of a source, and none is connected."
         raise InputError("strength", request.strength, rule, "Connect a source, or set it to 1.")
@@ -65,12 +68,15 @@ def sample(
         scheduler = solver(family.solvers, request.sampler, family.schedule(model, request), device)
         run = family.prepare(model, conditioning, request, scheduler)
         predict, total, room = guide(model, run), len(run.timesteps), _activations(model, request)
-        for part, steps in groupby(range(total), run.part):
-            with model.use(part, activations=room) as network, applied(network, part, model.loras):
-                for step in steps:
-                    run.before(step)
-                    run.advance(step, predict(network, step))
-                    on_step(step + 1, total, run)
+        with cached(model, run):
+            for part, group in groupby(range(total), run.part):
+                steps = list(group)
+                phase = run.cache.phase(part, steps[0], len(steps)) if run.cache else nullcontext()
+                with model.use(part, activations=room) as network, applied(network, part, model.loras), phase:
+                    for step in steps:
+                        run.before(step)
+                        run.advance(step, predict(network, step))
+                        on_step(step + 1, total, run)
         return _finite(run.finish(), model)
 
 

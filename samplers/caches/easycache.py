@@ -1,0 +1,42 @@
+"""EasyCache (Zhou et al. 2025, arXiv 2507.02860): the output moves as the latents do, by a rate measured on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from .policy import At, Policy, State, Values
+
+
+@dataclass(frozen=True, kw_only=True)
+class EasyCache(Policy):
+    """threshold: of the change of the output, as a share of its size, that is let go by. Published: 0.025 with a warm-up of
+    5 steps for HunyuanVideo, 0.05 with 10 for Wan. It keeps a latent alone, so its memory is small."""
+
+    threshold: float = 0.05
+
+    title: ClassVar[str] = "EasyCache"
+    signal: ClassVar[str] = "latents"
+    follows: ClassVar[bool] = True
+    level: ClassVar[str] = "network"
+
+    def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
+        rate, size = state.memory.get("rate"), state.memory.get("size")
+        if moved is None or rate is None or size is None or state.signal is None:
+            return False
+        state.total += rate * moved * _size(state.signal) / max(size, 1e-12)
+        return state.total < self.threshold
+
+    def learn(self, state: State, at: At, values: Values, seen: Mapping[str, Tensor]) -> None:
+        x, output = seen["input"], seen["output"]
+        before = state.memory.get("input"), state.memory.get("output")
+        if before[0] is not None and before[1] is not None:
+            state.memory["rate"] = _size(output - before[1]) / max(_size(x - before[0]), 1e-12)
+        state.memory |= {"input": x.detach(), "output": output.detach(), "size": _size(output)}
+
+
+def _size(x: Tensor) -> float:
+    return float(x.float().abs().mean())

@@ -1,0 +1,38 @@
+"""FORA (Selvaraju et al. 2024, arXiv 2407.01425): every how many-eth step is computed, the others reuse it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from ...loaders.video_model import InputError, VideoModel
+from .policy import At, Policy, State
+
+GRANULARITIES = {"stack": "blocks", "module": "module"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FORA(Policy):
+    """interval: of computed steps, 1 computes all. granularity: "stack" keeps what all blocks do together; "module" each
+    attention and each MLP, as published, which takes tens of GB on large models."""
+
+    interval: int = 3
+    granularity: str = "stack"
+
+    title: ClassVar[str] = "FORA"
+
+    @property
+    def level(self) -> str:  # type: ignore[override]
+        return GRANULARITIES[self.granularity]
+
+    def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
+        return at.index % self.interval != 0
+
+    def fit(self, model: VideoModel, steps: int) -> tuple[Policy, tuple[str, ...]]:
+        if not 1 <= self.interval <= steps:
+            raise InputError("interval", self.interval, f"The run has {steps} steps.", f"Use 1 (computes all) to {steps}; 2 or 3 are usual.")  # fmt: skip
+        if model.family.stacks is None and self.granularity == "module":
+            raise InputError("granularity", "module", f"{model.family.title} is a UNet, whose deep blocks are kept as one.", "Use stack.")  # fmt: skip
+        return self, ()

@@ -1,0 +1,138 @@
+"""What all caches share: when a step may be reused, what is remembered of a branch, and the forecast of what was kept."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from ...loaders.video_model import InputError, VideoModel
+
+Values = tuple[Tensor, ...]
+FEWEST = (
+    10  # steps, under which a cache costs more picture than fewer steps would (caches of distilled models: no gain)
+)
+
+
+@dataclass(frozen=True)
+class At:
+    """Where a forward is. part, branch: of which network and guidance; step, steps: of the whole run; index, count: within
+    its expert."""
+
+    part: str
+    branch: str
+    step: int
+    steps: int
+    index: int
+    count: int
+
+
+@dataclass
+class State:
+    """What one branch of one expert remembers. kept: (where, values) of the computed steps, the newest last; reused: how
+    many steps in a row; total: what a policy has added up since the last computed step."""
+
+    kept: list[tuple[float, Values]] = field(default_factory=list)
+    reused: int = 0
+    total: float = 0.0
+    signal: Tensor | None = None
+    memory: dict[str, Any] = field(default_factory=dict)  # what one policy alone needs
+
+    @property
+    def bytes(self) -> int:
+        tensors = [t for _, values in self.kept for t in values]
+        tensors += [v for v in (self.signal, *self.memory.values()) if isinstance(v, Tensor)]
+        return sum(t.nbytes for t in tensors)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy(ABC):
+    """A way to decide which steps are computed. Immutable: its state is the run's.
+
+    start, end: the share of the steps between which a step may be reused; warmup: steps at the start of each expert that
+    are computed; longest: most reused steps in a row, 0 for any number; order: 0 keeps what was, 1 follows its change on.
+    """
+
+    start: float = 0.0
+    end: float = 1.0
+    warmup: int = 1
+    longest: int = 0
+    order: int = 0
+
+    title: ClassVar[str]
+    signal: ClassVar[str] = ""  # what `distance` compares: see signals.py
+    always: ClassVar[int] = 0  # blocks that run in any case
+    anew: ClassVar[bool] = (
+        True  # whether each step's signal is compared with the one before; else with the last computed one's
+    )
+    last: ClassVar[bool] = True  # whether the last step is always computed
+    follows: ClassVar[bool] = False  # whether the other branch does what the first one did
+    level: ClassVar[str] = (
+        "blocks"  # what is kept: the change that all "blocks" make, or the whole "network", or each "module"
+    )
+
+    @property
+    def memory_of(self) -> int:
+        """How many values of a token's width are kept for each token and branch."""
+        return self.order + 1 + (self.signal == "modulated" or self.signal == "block")
+
+    @abstractmethod
+    def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
+        """Whether this step may be reused; called only where the rules common to all policies allow it.
+
+        moved: how far the signal is from the one it is compared with; None where there is none yet.
+        """
+
+    def learn(self, state: State, at: At, values: Values, seen: Mapping[str, Tensor]) -> None:
+        """Told after each computed step: what is kept, and the network's "input" and "output"."""
+
+    def fit(self, model: VideoModel, steps: int) -> tuple[Policy, tuple[str, ...]]:
+        """The policy for this model and number of steps, and what the person should know; raises InputError."""
+        return self, ()
+
+    def notes(self, moves: list[float]) -> tuple[str, ...]:
+        """What the person should know after a run; moves: how far the signal went in its steps."""
+        return ()
+
+    def allowed(self, state: State, at: At) -> bool:
+        inside = int(self.start * at.steps) <= at.step < int(self.end * at.steps)
+        ends = self.last and at.step == at.steps - 1
+        tired = 0 < self.longest <= state.reused
+        return bool(state.kept) and inside and at.index >= self.warmup and not ends and not tired
+
+
+def check_policy(policy: Policy) -> None:
+    """Raise InputError for options that make no sense."""
+    if not 0 <= policy.start < policy.end <= 1:
+        raise InputError("start, end", f"{policy.start}, {policy.end}", "Steps are reused from start to end, shares of the steps.", "Use 0 <= start < end <= 1.")  # fmt: skip
+    if policy.order not in (0, 1, 2):
+        raise InputError("order", policy.order, "It is 0 to keep what was, 1 to follow its change.", "Use 0 or 1.")
+
+
+def forecast(kept: list[tuple[float, Values]], at: float, order: int) -> Values:
+    """What the kept values would be at another place: the newest, or the polynomial through the newest ones (Newton's form)."""
+    points = kept[-(order + 1) :]
+    if len(points) == 1:
+        return points[-1][1]
+    made = []
+    for values in zip(*(v for _, v in points), strict=True):
+        weights = [_lagrange([x for x, _ in points], i, at) for i in range(len(points))]
+        made.append(sum(w * v for w, v in zip(weights[1:], values[1:], strict=True)) + weights[0] * values[0])
+    return tuple(made)
+
+
+def _lagrange(places: list[float], i: int, at: float) -> float:
+    weight = 1.0
+    for j, place in enumerate(places):
+        if j != i:
+            weight *= (at - place) / (places[i] - place)
+    return weight
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    """Relative L1 distance of a from b: mean |a - b| / mean |b| (TeaCache, arXiv 2411.19108, eq. 4)."""
+    a, b = a.float(), b.float()
+    return float((a - b).abs().mean() / b.abs().mean().clamp(min=1e-12))

@@ -1,0 +1,322 @@
+"""Runs a network with a cache: block lists are exchanged for the length of a forward, and nothing else is touched.
+
+Blocks keep their names, hooks and compiled forms, so that LoRA, offloading and `torch.compile` know nothing of it. State
+belongs to a run: one for each branch, call and expert, and it is gone with the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from ...loaders.video_model import Run, Stacks, VideoModel
+from . import unet
+from .policy import FEWEST, At, Policy, State, Values, check_policy, distance, forecast
+from .signals import CAUGHT, EMBEDDER, SIGNALS
+
+Key = tuple[str, int]  # branch, and the how many-eth forward of it in this step
+
+
+@dataclass
+class Entry:
+    """One forward: where it was, whether it was computed, and how far its signal was from the last one's."""
+
+    part: str
+    branch: str
+    step: int
+    computed: bool
+    distance: float | None = None
+
+
+@dataclass
+class Runner:
+    """The cache of one run. notes: what the person should know; entries: all forwards so far; peak: the most bytes that its states held at a time."""
+
+    policy: Policy
+    stacks: Stacks | None
+    steps: int
+    notes: tuple[str, ...] = ()
+    entries: list[Entry] = field(default_factory=list)
+    peak: int = 0
+    _states: dict[Key, State] = field(default_factory=dict)
+    _calls: dict[str, int] = field(default_factory=dict)
+    _decided: dict[int, bool] = field(default_factory=dict)
+    _part: str = ""
+    _first: int = 0
+    _count: int = 0
+    _step: int = -1
+
+    @contextmanager
+    def phase(self, part: str, first: int, count: int) -> Iterator[None]:
+        """The steps of one expert, which starts with nothing kept."""
+        self._part, self._first, self._count = part, first, count
+        try:
+            yield
+        finally:
+            self.clear()
+
+    def clear(self) -> None:
+        """Forget what is kept; entries stay."""
+        self._states.clear()
+        self._decided.clear()
+
+    def call(self, network: Any, step: int, branch: str, inputs: dict[str, Any]) -> Tensor:
+        """The network's output for one forward, computed or made of what is kept."""
+        if step != self._step:
+            self._step, self._calls = step, {}
+        number = self._calls[branch] = self._calls.get(branch, 0) + 1
+        state = self._states.setdefault((branch, number), State())
+        at = At(self._part, branch, step, self.steps, step - self._first, self._count)
+        forward = Forward(self, state, at, Entry(self._part, branch, step, True), network)
+        output = forward.run(inputs)
+        self.entries.append(forward.entry)
+        self.peak = max(self.peak, sum(s.bytes for s in self._states.values()))
+        return output
+
+    def decide(self, state: State, at: At, signal: Tensor | None, entry: Entry) -> bool:
+        """Whether this forward reuses what is kept; counts it."""
+        policy = self.policy
+        if signal is not None and state.signal is not None and state.signal.shape == signal.shape:
+            entry.distance = distance(signal, state.signal)
+        leader = self._decided.get(at.step) if policy.follows else None
+        allowed = policy.allowed(state, at)
+        wanted = (policy.wants(state, at, entry.distance, signal) if leader is None else leader) if allowed else False
+        self._decided[at.step] = wanted
+        if signal is not None and (policy.anew or not wanted):
+            state.signal = signal.detach()
+        entry.computed = not wanted
+        state.reused = state.reused + 1 if wanted else 0
+        state.total = state.total if wanted else 0.0
+        return wanted
+
+    def keep(self, state: State, at: At, values: Values, seen: Mapping[str, Tensor]) -> None:
+        self.policy.learn(state, at, values, seen)
+        state.kept = [*state.kept, (float(at.step), values)][-(self.policy.order + 1) :]
+
+
+class Forward:
+    """One forward of a network in one of the ways that a policy asks for."""
+
+    def __init__(self, runner: Runner, state: State, at: At, entry: Entry, network: Any) -> None:
+        self.runner, self.policy, self.state, self.at, self.entry = runner, runner.policy, state, at, entry
+        self.network, self.reuse, self.caught = network, False, list[Any]()
+        self.anchor: Tensor | None = None
+
+    def run(self, inputs: dict[str, Any]) -> Tensor:
+        if self.runner.stacks is None:
+            return self._deep(inputs)
+        return {"network": self._whole, "blocks": self._blocks, "module": self._modules}[self.policy.level](
+            self.runner.stacks, inputs
+        )
+
+    # ------------------------------------------------------------ the whole network
+
+    def _whole(self, stacks: Stacks, inputs: dict[str, Any]) -> Tensor:
+        """What is kept is the output less the latents that went in (EasyCache)."""
+        x = inputs["hidden_states"]
+        self.reuse = self.runner.decide(self.state, self.at, x, self.entry)
+        if self.reuse:
+            (change,) = forecast(self.state.kept, self.at.step, self.policy.order)
+            return _part_of(x, change) + change
+        output: Tensor = self.network(**inputs, return_dict=False)[0]
+        x = _part_of(x, output)
+        self.runner.keep(self.state, self.at, (output - x,), {"input": x, "output": output})
+        return output
+
+    # ------------------------------------------------------------ all blocks at once
+
+    def _blocks(self, stacks: Stacks, inputs: dict[str, Any]) -> Tensor:
+        lists = stacks.of(self.network)
+        if stacks.beside in lists and (self.policy.always or stacks.hints_last(self.network)):
+            lists = stacks.lists
+        blocks = [block for name in lists for block in self.network._modules[name]]
+        shells = iter([Shell(self, block, i, len(blocks) - 1) for i, block in enumerate(blocks)])
+        changed = {name: nn.ModuleList([next(shells) for _ in self.network._modules[name]]) for name in lists}
+        with exchanged(self.network, changed), self._catching():
+            return self.network(**inputs, return_dict=False)[0]
+
+    @contextmanager
+    def _catching(self) -> Iterator[None]:
+        """Hear what the network's embedder of time gives, where the policy asks for it."""
+        if self.policy.signal not in CAUGHT:
+            yield
+            return
+        catch = lambda module, args, output: self.caught.extend(output[:2])
+        handle = self.network.get_submodule(EMBEDDER).register_forward_hook(catch)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    def at_block(self, index: int, last: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        hidden = _hidden(args, kwargs)
+        if index == 0 and self.policy.signal == "block":
+            self.state.memory["entry"] = hidden
+        if index == self.policy.always:
+            self._begin(hidden, block, args, kwargs)
+        if self.reuse and index >= self.policy.always:
+            made = hidden if index < last or self.anchor is None else self._made(self.anchor)
+            return _packed(made, args, kwargs, self.state.memory["pairs"][index])
+        output = block(*args, **kwargs)
+        self.state.memory.setdefault("pairs", {})[index] = isinstance(output, tuple)
+        if index == last:
+            out = output[0] if isinstance(output, tuple) else output
+            if self.anchor is not None:  # none: the policy looks behind the network's last block
+                self.runner.keep(self.state, self.at, (out - self.anchor,), {})
+        return output
+
+    def _begin(self, hidden: Tensor, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Decide; everything after this place is computed or reused."""
+        self.anchor, name, signal = hidden, self.policy.signal, None
+        if name == "block":
+            signal = hidden - self.state.memory.pop("entry")
+        elif name:
+            signal = SIGNALS[name](self.caught, block, args, kwargs)
+        self.reuse = self.runner.decide(self.state, self.at, signal, self.entry)
+
+    def _made(self, anchor: Tensor) -> Tensor:
+        (change,) = forecast(self.state.kept, self.at.step, self.policy.order)
+        return anchor + change
+
+    # ------------------------------------------------------------ each attention and MLP
+
+    def _modules(self, stacks: Stacks, inputs: dict[str, Any]) -> Tensor:
+        """FORA as published: modules are skipped one by one, their gates are not."""
+        self.reuse = self.runner.decide(self.state, self.at, None, self.entry)
+        kept: list[Tensor] = []
+        old = iter(forecast(self.state.kept, self.at.step, self.policy.order)) if self.reuse else None
+        with ExitStack() as stack:
+            for block, names in _inner(self.network, stacks.of(self.network)):
+                keepers = {name: Keeper(block.get_submodule(name), kept, old) for name in names}
+                stack.enter_context(exchanged(block, keepers))
+            output: Tensor = self.network(**inputs, return_dict=False)[0]
+        if not self.reuse:
+            self.runner.keep(self.state, self.at, tuple(kept), {})
+        return output
+
+    # ------------------------------------------------------------ a UNet
+
+    def _deep(self, inputs: dict[str, Any]) -> Tensor:
+        self.reuse = self.runner.decide(self.state, self.at, None, self.entry)
+        kept = forecast(self.state.kept, self.at.step, self.policy.order)[0] if self.reuse else None
+        children, last = unet.changed(self.network, kept)
+        with exchanged(self.network, children):
+            output: Tensor = self.network(**inputs, return_dict=False)[0]
+        if not self.reuse:
+            self.runner.keep(self.state, self.at, (last.given,), {})
+        return output
+
+
+class Shell(nn.Module):
+    """Stands in for a block during one forward, without owning it."""
+
+    run: Forward
+    block: nn.Module
+    index: int
+    last: int
+
+    def __init__(self, forward: Forward, block: nn.Module, index: int, last: int) -> None:
+        super().__init__()
+        self.__dict__.update(run=forward, block=block, index=index, last=last)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run.at_block(self.index, self.last, self.block, args, kwargs)
+
+
+class Keeper(nn.Module):
+    """Stands in for a module inside a block: keeps what it gives, or gives what was kept."""
+
+    inner: nn.Module
+    kept: list[Tensor]
+    old: Iterator[Tensor] | None
+
+    def __init__(self, inner: nn.Module, kept: list[Tensor], old: Iterator[Tensor] | None) -> None:
+        super().__init__()
+        self.__dict__.update(inner=inner, kept=kept, old=old)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.old is not None:
+            count = self.inner.__dict__.get("_outputs", 1)
+            made = tuple(next(self.old) for _ in range(count))
+            return made[0] if count == 1 else made
+        output = self.inner(*args, **kwargs)
+        values = output if isinstance(output, tuple) else (output,)
+        self.inner.__dict__["_outputs"] = len(values)
+        self.kept.extend(values)
+        return output
+
+
+# children of a block whose outputs FORA keeps (src/models.py of prathebaselva/FORA: attention and MLP, before their
+# gates; for blocks of two streams as Shenyi-Z/TaylorSeer does it)
+MODULES = ("attn", "attn1", "attn2", "ff", "ffn", "ff_context", "proj_mlp", "proj_out")
+
+
+def _inner(network: Any, lists: tuple[str, ...]) -> Iterator[tuple[nn.Module, list[str]]]:
+    for name in lists:
+        for block in network._modules[name]:
+            yield block, [child for child in MODULES if child in block._modules]
+
+
+@contextmanager
+def exchanged(module: nn.Module, changed: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Children of a module exchanged for the length of the block."""
+    old = {name: module._modules[name] for name in changed}
+    module._modules.update(changed)
+    try:
+        yield
+    finally:
+        module._modules.update(old)
+
+
+def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    return kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
+
+
+def _packed(hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], pair: bool) -> Any:
+    """As the block would give it: alone, or with the text that came in."""
+    if not pair:
+        return hidden
+    return hidden, kwargs["encoder_hidden_states"] if "encoder_hidden_states" in kwargs else args[1]
+
+
+def _part_of(x: Tensor, like: Tensor) -> Tensor:
+    """The latents among a network's input channels: pictures and masks lie behind them."""
+    for axis, size in enumerate(like.shape):
+        if x.shape[axis] != size:
+            return x.narrow(axis, 0, size)
+    return x
+
+
+# ---------------------------------------------------------------- in a run
+
+
+def planned(model: VideoModel, steps: int) -> tuple[Policy | None, tuple[str, ...]]:
+    """(the model's policy made ready for a run of so many steps, what the person should know); raises InputError.
+
+    None: every step is computed.
+    """
+    if model.cache is None:
+        return None, ()
+    check_policy(model.cache)
+    policy, notes = model.cache.fit(model, steps)
+    if steps < FEWEST:
+        return None, (f"{policy.title} is off: of {steps} steps each one counts. Caches begin to pay at {FEWEST}.",)
+    return policy, notes
+
+
+@contextmanager
+def cached(model: VideoModel, run: Run) -> Iterator[None]:
+    """The run through its model's cache, whose state ends with it; `run.cache` keeps what is to be told."""
+    policy, notes = planned(model, len(run.timesteps))
+    if policy is None:
+        yield
+        return
+    runner = run.cache = Runner(policy, model.family.stacks, len(run.timesteps), notes)
+    try:
+        yield
+    finally:
+        runner.clear()
