@@ -23,6 +23,7 @@ from .media import cover
 from .sources import read_model
 from .text_encoders import encode_t5, load_tokenizer
 from .video_model import (
+    SMALLEST,
     Conditioning,
     Facts,
     Family,
@@ -57,18 +58,14 @@ class CogFacts(Facts):
     @property
     def largest(self) -> tuple[int, int]:
         """(width, height) in pixels that 1.5's table of positions reaches; 1.0 stretches its own to any size."""
-        if self.patch_time == 1:
+        if self.time_patch == 1:
             return 16384, 16384
         return self.network["sample_width"] * self.spatial_ratio, self.network["sample_height"] * self.spatial_ratio
-
-    @property
-    def patch_time(self) -> int:
-        """Latent frames that the network reads as one."""
-        return self.network.get("patch_size_t") or 1
 
 
 class CogVideoX(Family):
     name, title, batched_guidance, solvers = "cogvideox", "CogVideoX", True, "cogvideox"
+    dispatches = False
     image_models = "CogVideoX-5B-I2V or CogVideoX1.5-5B-I2V"
     text_models = "CogVideoX-5B or CogVideoX1.5-5B"
     control_models = "CogVideoX-Fun-Control"
@@ -153,7 +150,7 @@ class CogVideoX(Family):
         b, c, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
         padding = _padding(facts, request)
         filled = torch.cat([first, first.new_zeros(b, t + padding - 1, c, h, w)], 1)
-        return torch.cat([filled[:, : filled.shape[1] % facts.patch_time], filled], 1)
+        return torch.cat([filled[:, : filled.shape[1] % facts.time_patch], filled], 1)
 
     def _control(self, model: VideoModel, request: Request, dtype: torch.dtype) -> Tensor:
         assert request.control is not None
@@ -198,14 +195,14 @@ def _read_facts(bundle: Bundle) -> CogFacts:
         size_multiple=ratio * network["patch_size"], width=network["num_attention_heads"] * network["attention_head_dim"],
         text_width=network["text_embed_dim"], layers=network["num_layers"], mean=(0.0,) * channels,
         std=(1 / vae["scaling_factor"],) * channels, scheduler=bundle.scheduler, network=network,
-        inverse_scale=bool(vae.get("invert_scale_latents")), fixed=fixed, control=control,
+        time_patch=network.get("patch_size_t") or 1, inverse_scale=bool(vae.get("invert_scale_latents")), fixed=fixed, control=control,
         pictures=(("first",),) if pictured else ((),), **bundle.defaults,
     )  # fmt: skip
 
 
 def _padding(facts: CogFacts, request: Request) -> int:
-    """Latent frames in front that make their number a multiple of patch_time; dropped at the end (CogVideoX 1.5)."""
-    return -facts.latent_shape(1, 1, request.frames)[2] % facts.patch_time
+    """Latent frames in front that make their number a multiple of time_patch; dropped at the end (CogVideoX 1.5)."""
+    return -facts.latent_shape(1, 1, request.frames)[2] % facts.time_patch
 
 
 def _rope(facts: CogFacts, height: int, width: int, time: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
@@ -222,9 +219,9 @@ def _rope(facts: CogFacts, height: int, width: int, time: int, device: torch.dev
     embed: Any = partial(
         get_3d_rotary_pos_embed, embed_dim=network["attention_head_dim"], grid_size=grid, device=device
     )
-    if facts.patch_time == 1:
+    if facts.time_patch == 1:
         return embed(crops_coords=get_resize_crop_region_for_grid(grid, base[1], base[0]), temporal_size=time)
-    frames = (time + facts.patch_time - 1) // facts.patch_time
+    frames = (time + facts.time_patch - 1) // facts.time_patch
     return embed(crops_coords=None, temporal_size=frames, grid_type="slice", max_size=base)
 
 
@@ -252,6 +249,14 @@ class _Run(Run):
         """The share of noise, the square root of 1 - alphas_cumprod."""
         at = self.timesteps[step] if step < len(self.timesteps) else 0
         return float((1 - self.scheduler.alphas_cumprod[int(at)]) ** 0.5)
+
+    def mixture(self, step: int) -> tuple[float, float]:
+        sigma = self.sigma(step)
+        return math.sqrt(max(1 - sigma**2, 0.0)), sigma
+
+    def line(self, step: int) -> tuple[Any, Any]:
+        alpha, sigma = self.mixture(step)  # v = alpha * noise - sigma * video (Salimans and Ho 2022)
+        return alpha, -max(sigma, SMALLEST)
 
     def predict(self, network: Network, step: int, branch: str) -> Tensor:
         batch, time = 2 if branch == "cond_uncond" else 1, self.timesteps[step]

@@ -25,6 +25,7 @@ from .media import cover
 from .streaming import Pieces
 from .text_encoders import encode_t5, load_tokenizer
 from .video_model import (
+    SMALLEST,
     Conditioning,
     Facts,
     Family,
@@ -37,6 +38,7 @@ from .video_model import (
     Request,
     Run,
     Schedule,
+    Stacks,
     VideoModel,
 )
 
@@ -56,6 +58,7 @@ class LTXFacts(Facts):
 
 class LTX(Family):
     name, title, batched_guidance, solvers = "ltx", "LTX-Video", True, "ltx"
+    stacks = Stacks(pairs=False)
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
         files = read_ltx(recipe.files["checkpoint"], recipe.files.get("vae"))
@@ -263,6 +266,9 @@ class _TextRun(FlowRun):
 class _ImageRun(_TextRun):
     """LTXImageToVideoPipeline: the first latent frame is given and stays."""
 
+    def line(self, step: int) -> tuple[Any, Any]:
+        return 1.0, -(self.timestep(step, 1) / 1000).clamp(min=SMALLEST)[..., None]
+
     def timestep(self, step: int, batch: int) -> Tensor:
         given = torch.arange(self.latents.shape[1], device=self.latents.device) < self.shape[1] * self.shape[2]
         return repeat(self.timesteps[step] * (1 - given.float()), "n -> b n", b=batch)
@@ -292,6 +298,9 @@ class _ConditionRun(_TextRun):
             noise = torch.randn(self.latents.shape, generator=self.generator).to(self.latents)
             noised = self.start + CONDITION_NOISE * noise * ((self.timesteps[step] / 1000.0) ** 2)
             self.latents = torch.where((self.given > 1.0 - 1e-6).unsqueeze(-1), noised, self.latents)
+
+    def line(self, step: int) -> tuple[Any, Any]:
+        return 1.0, -(self.timestep(step, 1) / 1000).clamp(min=SMALLEST)[..., None]
 
     def timestep(self, step: int, batch: int) -> Tensor:
         time = self.timesteps[step].expand(batch).unsqueeze(-1).float()

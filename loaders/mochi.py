@@ -19,7 +19,19 @@ from .flow import FlowRun, begin, draw, encoded_source, mix
 from .mochi_vae import decode_pieces
 from .sources import read_model
 from .text_encoders import encode_t5, load_tokenizer
-from .video_model import Conditioning, Facts, Family, Keyframe, Memory, Recipe, Request, Run, Schedule, VideoModel
+from .video_model import (
+    SMALLEST,
+    Conditioning,
+    Facts,
+    Family,
+    Keyframe,
+    Memory,
+    Recipe,
+    Request,
+    Run,
+    Schedule,
+    VideoModel,
+)
 
 Network = Any  # a diffusers or transformers module, whose attributes are untyped
 THRESHOLD_NOISE = 0.025  # of the linear-quadratic schedule (genmoai/models, mochi_preview/infer.py)
@@ -32,6 +44,7 @@ _KINDS = {
 
 class Mochi(Family):
     name, title, batched_guidance = "mochi", "Mochi 1", True
+    dispatches = False
     image_models = "an image-to-video model of another family, as Wan2.1-I2V"
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
@@ -107,6 +120,9 @@ class _Run(FlowRun):
     def sigma(self, step: int) -> float:
         stated = super().sigma(step)
         return 1.0 - stated if self.inverted() else stated
+
+    def line(self, step: int) -> tuple[Any, Any]:
+        return 1.0, max(self.sigma(step), SMALLEST)  # it predicts video - noise
 
     def predict(self, network: Network, step: int, branch: str) -> Tensor:
         batch = 2 if branch == "cond_uncond" else 1

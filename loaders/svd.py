@@ -5,6 +5,7 @@ Every number equals diffusers 0.42's StableVideoDiffusionPipeline. It reads no t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,7 +18,19 @@ from .flow import begin, draw, encoded_source
 from .media import cover
 from .sources import read_model
 from .svd_vae import decode_pieces
-from .video_model import Conditioning, Facts, Family, Keyframe, Memory, Recipe, Request, Run, Schedule, VideoModel
+from .video_model import (
+    SMALLEST,
+    Conditioning,
+    Facts,
+    Family,
+    Keyframe,
+    Memory,
+    Recipe,
+    Request,
+    Run,
+    Schedule,
+    VideoModel,
+)
 
 Network = Any  # a diffusers or transformers module, whose attributes are untyped
 MIN_GUIDANCE = 1.0  # of the first frame (min_guidance_scale); the last frame has the request's
@@ -28,7 +41,7 @@ _KINDS = {"unet": ("UNetSpatioTemporalConditionModel",), "vae": ("AutoencoderKLT
 
 class SVD(Family):
     name, title, batched_guidance, solvers = "svd", "Stable Video Diffusion", True, "svd"
-    stacks = None
+    stacks, dispatches = None, False
     text_models = "a text-to-video model of another family"
     methods = ("cfg", "apg", "cfg-zero*", "tcfg")  # its UNet is no stack of blocks to skip
 
@@ -134,6 +147,15 @@ class _Run(Run):
 
     def scale(self, step: int) -> float | Tensor:
         return self.scales
+
+    def mixture(self, step: int) -> tuple[float, float]:
+        sigma = self.sigma(step)
+        scale = 1 / math.sqrt(1 + sigma**2)
+        return scale, sigma * scale
+
+    def line(self, step: int) -> tuple[Any, Any]:
+        sigma = max(self.sigma(step), SMALLEST)  # EulerDiscreteScheduler.step, v_prediction
+        return 1 / (sigma**2 + 1), -sigma / math.sqrt(sigma**2 + 1)
 
     def predict(self, network: Network, step: int, branch: str) -> Tensor:
         batch, time = 2 if branch == "cond_uncond" else 1, self.timesteps[step]

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 Progress = Callable[[int, int], None]  # (done, in all)
+SMALLEST = 1e-6  # share of noise: where there is none, a prediction counts for nothing and must only stay finite
 
 
 class InputError(ValueError):
@@ -51,6 +52,7 @@ class Facts:
     )  # the sets of keyframes that work, of "first" and "last"; None: all
     reads_pictures: bool = False  # the text encoder looks at the first frame too
     layers: int = 0  # blocks of the network
+    time_patch: int = 1  # latent frames that are one token
     mean: tuple[float, ...] = ()  # per channel, of the VAE's latents: vae latent = latent * std + mean; empty: alike
     std: tuple[float, ...] = ()
     scheduler: Mapping[str, Any] = field(default_factory=dict)  # the config of the reference pipeline's scheduler
@@ -58,6 +60,12 @@ class Facts:
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int, int]:
         time = (frames + self.lead - 1) // self.temporal_ratio + 1
         return 1, self.channels, time, height // self.spatial_ratio, width // self.spatial_ratio
+
+    def tokens(self, width: int, height: int, frames: int) -> int:
+        """How many tokens the network makes of a video."""
+        _, _, time, h, w = self.latent_shape(width, height, frames)
+        patch = self.size_multiple // self.spatial_ratio
+        return -(-time // self.time_patch) * (h // patch) * (w // patch)
 
     def frames(self, latent_frames: int) -> int:
         """Frames of the video that this many latent frames decode to."""
@@ -196,6 +204,7 @@ class Stacks:
     lists: tuple[str, ...] = ("transformer_blocks",)
     beside: str = ""
     hinted: str = ""
+    pairs: bool = True  # a block gives (video, text); else the video alone
 
     def of(self, network: Any) -> tuple[str, ...]:
         """The lists that this network has."""
@@ -238,6 +247,7 @@ class VideoModel:
     memory: Memory
     guidance: Guidance = Guidance()
     loras: tuple[Any, ...] = ()  # of lora.LoRA
+    speed: Any = None  # a samplers.speed.Speed
     cache: Any = None  # a caches.policy.Policy; None: every step is computed
     options: Mapping[str, Any] = field(default_factory=dict)  # what only this family knows, as SVD's motion bucket
 
@@ -309,6 +319,25 @@ class Run(ABC):
         """How much noise is in the latents of this step, as its scheduler counts it; at step len(timesteps), after the last."""
         return float(self.scheduler.sigmas[self.skip + step])
 
+    def mixture(self, step: int) -> tuple[float, float]:
+        """(share of the video, share of the noise) in this step's latents; at step len(timesteps), after the last."""
+        sigma = self.sigma(step)
+        return 1 - sigma, sigma
+
+    def line(self, step: int) -> tuple[Any, Any]:
+        """(a, b) of the clean video a * latents + b * prediction: numbers, or tensors where tokens differ; b is not 0."""
+        return 1.0, -max(self.sigma(step), SMALLEST)
+
+    def to_clean(self, prediction: Tensor, step: int) -> Tensor:
+        """The clean video, in the network's layout, that a prediction for this step's latents points to."""
+        a, b = self.line(step)
+        return a * self.latents.float() + b * prediction.float()
+
+    def from_clean(self, clean: Tensor, step: int) -> Tensor:
+        """The prediction that points to a clean video."""
+        a, b = self.line(step)
+        return (clean - a * self.latents.float()) / b
+
     @abstractmethod
     def advance(self, step: int, prediction: Tensor) -> None:
         """Take one scheduler step."""
@@ -345,6 +374,7 @@ class Family(ABC):
     batched_guidance: bool  # whether the reference pipeline runs both branches of CFG as one batch
     solvers = "flow"  # which table of samplers/schedules.py steps through its noise
     blocks = "transformer_blocks"  # the network's attribute that holds its blocks
+    dispatches = True  # whether diffusers lets its attention have other kernels
     stacks: Stacks | None = Stacks()  # None: a UNet, of which only the deep blocks can be kept
     image_models = text_models = control_models = "a model of another family"  # what to load instead
     methods: tuple[str, ...] = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")  # of guidance

@@ -61,7 +61,7 @@ class WanFacts(Facts):
 
 class Wan(Family):
     name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
-    stacks = Stacks(("blocks",), "vace_blocks", "vace_layers")
+    stacks = Stacks(("blocks",), "vace_blocks", "vace_layers", pairs=False)
     image_models = "Wan2.1-I2V-14B, Wan2.2-I2V-A14B, Wan2.2-TI2V-5B or Wan2.1-VACE"
     text_models = "Wan2.1-T2V or Wan2.2-T2V-A14B"
     control_models = "Wan2.1-VACE"

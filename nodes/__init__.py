@@ -7,7 +7,7 @@ from importlib import import_module
 
 from comfy_api.latest import ComfyExtension, io
 
-MODULES = ("loaders", "modifiers", "conditioning", "sampling", "decoding")
+MODULES = ("loaders", "modifiers", "conditioning", "sampling", "caching", "decoding")
 
 
 class ReelwireExtension(ComfyExtension):

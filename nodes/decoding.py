@@ -77,6 +77,7 @@ class DecodeToVideo(io.ComfyNode):
         _, height, width = _size(model, latent)
         path, subfolder = host.output_file(filename_prefix, ".mp4", width, height)
         metadata = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
+        metadata["reelwire"] = latent.get("reelwire")  # family, size, seed, and what a cache did
         written = {k: json.dumps(v) for k, v in metadata.items() if v is not None}
         write_video(path, _frames(model, latent), (width, height), fps or model.facts.fps, crf, written)
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])

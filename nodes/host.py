@@ -234,6 +234,14 @@ def changed(path: Path) -> float:
     return max((p.stat().st_mtime for p in path.rglob("*")), default=0.0) if path.is_dir() else path.stat().st_mtime
 
 
+def calibrated() -> float:
+    """When a checkpoint was last calibrated."""
+    from ..samplers.caches.store import file_of
+
+    found = (file_of(path) for path in checkpoints().values())
+    return max((file.stat().st_mtime for file in found if file.exists()), default=0.0)
+
+
 def tokenizers() -> dict[str, Path]:
     """Kind of text encoder -> the tokenizer that ComfyUI brings along for it."""
     folder = Path(comfy.__path__[0])
@@ -293,6 +301,14 @@ def tell(node_id: str, notes: tuple[str, ...], level: int = logging.WARNING) -> 
         logging.log(level, "Reelwire: %s", note)
     if notes:
         PromptServer.instance.send_progress_text("\n".join(notes), node_id)
+
+
+def temporary_picture(image: Any, cls: Any) -> dict[str, Any]:
+    """A PIL image as what a node shows, kept in the host's temporary folder."""
+    from comfy_api.latest import ui
+
+    pixels = torch.tensor(bytearray(image.tobytes()), dtype=torch.uint8).view(1, image.height, image.width, 3)
+    return ui.PreviewImage(pixels / 255, cls=cls).as_dict()
 
 
 def frame_picture(frame: Tensor) -> Any:

@@ -104,8 +104,34 @@ class SetMemory(io.ComfyNode):
 
         recipe = replace(model.recipe, storage=WEIGHTS[weights])
         again = load(recipe, host.HostMemory(most_on_card * 2**30))
-        kept = {name: getattr(model, name) for name in ("guidance", "options", "loras")}
+        kept = {name: getattr(model, name) for name in ("guidance", "options", "loras", "cache", "speed")}
         return io.NodeOutput(replace(again, facts=replace(again.facts, presets=model.facts.presets), **kept))
+
+
+class SetSpeed(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        from ..samplers.speed import BACKENDS, missing
+
+        there = [name for name in BACKENDS if not missing(name)]
+        absent = ", ".join(f"{name} (pip install {missing(name)})" for name in BACKENDS if missing(name))
+        return io.Schema(
+            node_id="ReelwireSpeed", display_name="Speed", category="Reelwire/model",
+            description="Runs the same network faster: compiled blocks, and other kernels for attention. Works together with every cache.",
+            search_aliases=["torch compile", "sage attention", "flash attention", "xformers"],
+            inputs=[
+                VideoModelType.Input("model"),
+                io.Boolean.Input("compile", default=False, tooltip="torch.compile of the repeated blocks: the first run takes minutes, later ones less"),
+                io.Combo.Input("attention", options=there, default="auto", tooltip=f"auto: PyTorch's choice. Not installed here: {absent or 'none'}"),
+            ],
+            outputs=[VideoModelType.Output(display_name="model")],
+        )  # fmt: skip
+
+    @classmethod
+    def execute(cls, model: VideoModel, compile: bool, attention: str) -> io.NodeOutput:
+        from ..samplers.speed import Speed
+
+        return io.NodeOutput(replace(model, speed=Speed(compile, attention)))
 
 
 # step-distillation LoRAs -> what their makers sample with: lightx2v/Wan2.1-Distill-Models and Wan2.2-Lightning (README),
@@ -168,4 +194,4 @@ def _distilled(model: VideoModel, asked: dict[str, float]) -> dict[str, Any]:
     return {**model.facts.presets, "default": changed}
 
 
-NODES = [SetGuidance, SetMotion, SetMemory, AddLoRA]
+NODES = [SetGuidance, SetMotion, SetMemory, SetSpeed, AddLoRA]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from comfy_api.latest import io
@@ -16,6 +17,30 @@ DEFAULT = "default"
 PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled")
 
 
+def sampler_inputs() -> list[Any]:
+    """What tells a sampler which video to make."""
+    return [
+        VideoModelType.Input("model"),
+        ConditioningType.Input("conditioning", lazy=True),
+        io.Int.Input("width", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
+        io.Int.Input("height", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
+        io.Int.Input("frames", default=0, min=-100_000, max=100_000, tooltip="0: the preset's. HunyuanVideo and Wan make 4n+1 frames, CogVideoX and LTX-Video 8n+1, Mochi 6n+1, SVD 14 or 25"),
+        io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the preset's"),
+        io.Float.Input("guidance", default=0.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale; 0: the preset's, 1: off"),
+        io.Combo.Input("sampler", options=[DEFAULT, *SAMPLERS], default=DEFAULT,
+                       tooltip="default: the model's own. Where a source asks for DDIM on a flow model, use euler: with eta 0 they are the same"),
+        io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
+        io.Combo.Input("preset", options=list(PRESETS), default=DEFAULT, tooltip="Fills in whatever is 0"),
+        KeyframesType.Input("keyframes", optional=True),
+        io.MultiType.Input("source", [io.Image, io.Latent], optional=True, tooltip="Video-to-video: frames or latents to start from"),
+        io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
+                       tooltip="How much of the source is made anew: 1 all of it, .3 little"),
+        ControlType.Input("control", optional=True, tooltip="For models that follow a control video"),
+        io.Float.Input("shift", default=0.0, min=0.0, max=100.0, step=0.1, optional=True, advanced=True,
+                       tooltip="Flow shift of HunyuanVideo and Wan: more spends the steps on large shapes; 0: the preset's"),
+    ]  # fmt: skip
+
+
 class Sampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -23,27 +48,9 @@ class Sampler(io.ComfyNode):
             node_id="ReelwireSampler", display_name="Sample Video", category="Reelwire/sampling",
             description="Makes the video's latents. 0 for size, frames, steps and guidance means what the preset or the model says.",
             search_aliases=["ksampler", "text to video", "video sampler"],
-            inputs=[
-                VideoModelType.Input("model"),
-                ConditioningType.Input("conditioning", lazy=True),
-                io.Int.Input("width", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
-                io.Int.Input("height", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
-                io.Int.Input("frames", default=0, min=-100_000, max=100_000, tooltip="0: the preset's. HunyuanVideo and Wan make 4n+1 frames, CogVideoX and LTX-Video 8n+1, Mochi 6n+1, SVD 14 or 25"),
-                io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the preset's"),
-                io.Float.Input("guidance", default=0.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale; 0: the preset's, 1: off"),
-                io.Combo.Input("sampler", options=[DEFAULT, *SAMPLERS], default=DEFAULT,
-                               tooltip="default: the model's own. Where a source asks for DDIM on a flow model, use euler: with eta 0 they are the same"),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
-                io.Combo.Input("preset", options=list(PRESETS), default=DEFAULT, tooltip="Fills in whatever is 0"),
-                KeyframesType.Input("keyframes", optional=True),
-                io.MultiType.Input("source", [io.Image, io.Latent], optional=True, tooltip="Video-to-video: frames or latents to start from"),
-                io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
-                               tooltip="How much of the source is made anew: 1 all of it, .3 little"),
-                ControlType.Input("control", optional=True, tooltip="For models that follow a control video"),
-                io.Float.Input("shift", default=0.0, min=0.0, max=100.0, step=0.1, optional=True, advanced=True,
-                               tooltip="Flow shift of HunyuanVideo and Wan: more spends the steps on large shapes; 0: the preset's"),
-            ],
+            inputs=sampler_inputs(),
             outputs=[io.Latent.Output(display_name="latent")],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
@@ -51,27 +58,46 @@ class Sampler(io.ComfyNode):
         """Refuse what cannot work before the prompt is encoded, so before any weights are read."""
         from ..samplers.denoise import ready
 
-        ready(model, _request(model, **inputs))
+        ready(model, request_of(model, **inputs))
         return ["conditioning"] if conditioning is None else []
 
     @classmethod
     def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: Any) -> io.NodeOutput:
         from ..samplers.denoise import ready, sample
 
-        request = ready(model, _request(model, **inputs))
-        update = host.progress()
+        request = ready(model, request_of(model, **inputs))
+        update, runs = host.progress(), list[Run]()
 
         def on_step(done: int, total: int, run: Run) -> None:
+            runs[:] = [run]
             update(done, total, host.latent_picture(model, run.preview()))
 
         latents = sample(model, conditioning, request, on_step)
         note = {"family": model.family.name, "variant": model.variant, "frames": request.frames, "fps": model.facts.fps,
                 "width": request.width, "height": request.height, "seed": request.seed}  # fmt: skip
-        return io.NodeOutput({"samples": model.family.to_host(model, latents.cpu()), "reelwire": note})
+        shown = _cache_report(cls, model, request, runs, note)
+        return io.NodeOutput({"samples": model.family.to_host(model, latents.cpu()), "reelwire": note}, ui=shown)
 
 
-def _request(model: VideoModel, width: int, height: int, frames: int, steps: int, guidance: float, sampler: str, seed: int,
-             preset: str = DEFAULT, keyframes: tuple[Keyframe, ...] = (), source: Any = None, strength: float = 1.0,
+def _cache_report(cls: Any, model: VideoModel, request: Request, runs: list[Run], note: dict[str, Any]) -> dict[str, Any] | None:  # fmt: skip
+    """What the cache did, on the node and into `note`, which goes with the latents into the file."""
+    from ..samplers.caches.report import report
+    from ..samplers.caches.runner import planned
+
+    if model.cache is None:
+        return None
+    policy, notes = planned(model, request)
+    if policy is None or not runs:
+        host.tell(cls.hidden.unique_id, notes)
+        return {"text": list(notes)}
+    told = report(runs[0].cache, policy.estimate(model, request))
+    note["cache"] = told.facts()
+    host.tell(cls.hidden.unique_id, told.words(), logging.INFO)
+    return {"text": list(told.words()), **host.temporary_picture(told.picture(), cls)}
+
+
+def request_of(model: VideoModel, width: int = 0, height: int = 0, frames: int = 0, steps: int = 0, guidance: float = 0.0, sampler: str = DEFAULT, seed: int = 0,
+               preset: str = DEFAULT, keyframes: tuple[Keyframe, ...] = (), source: Any = None, strength: float = 1.0,
              control: Control | None = None, shift: float = 0.0) -> Request:  # fmt: skip
     plain = {DEFAULT: ""}
     return Request(width, height, frames, steps, guidance, plain.get(sampler, sampler), plain.get(preset, preset), seed,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from itertools import groupby
 
 import torch
@@ -13,11 +15,13 @@ from torch import Tensor
 
 from ..loaders.lora import applied
 from ..loaders.video_model import Conditioning, Control, InputError, Request, Run, VideoModel
-from .caches.runner import cached, planned
+from .caches.runner import cached, phase, planned
 from .guidance import check_guidance, guide
 from .keyframes import plan
 from .schedules import TABLES, solver
+from .speed import accelerated, check_speed
 
+COLLAPSED = 0.02  # spread of normalised latents, which is about 1
 OnStep = Callable[[int, int, Run], None]  # (steps done, steps in all, the run so far)
 
 
@@ -36,7 +40,8 @@ def ready(model: VideoModel, request: Request) -> Request:
     request = replace(request, keyframes=plan(request.keyframes, request.frames))
     model.family.check_pictures(model, request)
     check_guidance(model, request)
-    planned(model, request.steps)
+    planned(model, request)
+    check_speed(model)
     if request.source is None and request.strength != 1:
         rule = "It is the strength of a source, and none is connected."
         raise InputError("strength", request.strength, rule, "Connect a source, or set it to 1.")
@@ -68,16 +73,28 @@ def sample(
         scheduler = solver(family.solvers, request.sampler, family.schedule(model, request), device)
         run = family.prepare(model, conditioning, request, scheduler)
         predict, total, room = guide(model, run), len(run.timesteps), _activations(model, request)
-        with cached(model, run):
+        with cached(model, run, request):
             for part, group in groupby(range(total), run.part):
-                steps = list(group)
-                phase = run.cache.phase(part, steps[0], len(steps)) if run.cache else nullcontext()
-                with model.use(part, activations=room) as network, applied(network, part, model.loras), phase:
+                first, *rest = group
+                steps = range(first, first + len(rest) + 1)
+                with model.use(part, activations=room) as network, ExitStack() as stack:
+                    for way in (accelerated(network, model), applied(network, part, model.loras), phase(network, run, part, steps)):  # fmt: skip
+                        stack.enter_context(way)
                     for step in steps:
                         run.before(step)
-                        run.advance(step, predict(network, step))
+                        run.advance(step, _predicted(run, step, partial(predict, network, step)))
                         on_step(step + 1, total, run)
-        return _finite(run.finish(), model)
+        return _alive(_finite(run.finish(), model), model)
+
+
+def _predicted(run: Run, step: int, compute: Callable[[], Tensor]) -> Tensor:
+    if run.cache is None:
+        return compute()
+    begin, prediction = time.perf_counter(), run.cache.predict(run, step, compute)
+    if not torch.isfinite(prediction).all():  # (waits for the card too, so that the time is the step's own)
+        raise ValueError(f"{run.cache.policy.title}: step {step + 1} of {len(run.timesteps)} is not finite (NaN or infinite). Run without the cache node, or with a lower speed or threshold, to see whether the model itself is sound.")  # fmt: skip
+    run.cache.seconds.append(time.perf_counter() - begin)
+    return prediction
 
 
 def _activations(model: VideoModel, request: Request) -> int:
@@ -122,6 +139,13 @@ def _check_control(request: Request, control: Control) -> None:
             raise InputError(
                 "control", "not finite", "It holds NaN or infinite values.", "Check the node that made it."
             )
+
+
+def _alive(latents: Tensor, model: VideoModel) -> Tensor:
+    """Latents of a cached run that are not all one colour: those of a sound one spread as far as noise does."""
+    if model.cache is not None and latents.float().std() < COLLAPSED:
+        raise ValueError(f"{model.cache.title} skipped so much that the video collapsed. Lower its speed or threshold, or let it begin later (start).")  # fmt: skip
+    return latents
 
 
 def _finite(latents: Tensor, model: VideoModel) -> Tensor:

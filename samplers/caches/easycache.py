@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ...loaders.video_model import InputError, Request, VideoModel
 from .policy import At, Policy, State, Values
 
 
@@ -22,6 +23,15 @@ class EasyCache(Policy):
     signal: ClassVar[str] = "latents"
     follows: ClassVar[bool] = True
     level: ClassVar[str] = "network"
+
+    @property
+    def memory_of(self) -> int:
+        return self.order + 4  # changes, the last latents, and the last computed step's input and output
+
+    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+        if model.family.stacks is None:
+            raise InputError("policy", "easycache", f"{model.family.title} is a UNet that scales its latents.", "Use plan, or FORA.")  # fmt: skip
+        return self, ()
 
     def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
         rate, size = state.memory.get("rate"), state.memory.get("size")

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...loaders.video_model import InputError, VideoModel
+from ...loaders.video_model import InputError, Request, VideoModel
 from .policy import At, Policy, State
 
 
@@ -30,7 +30,9 @@ class FirstBlock(Policy):
     def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
         return moved is not None and moved < self.threshold
 
-    def fit(self, model: VideoModel, steps: int) -> tuple[Policy, tuple[str, ...]]:
+    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+        if model.family.stacks is None:
+            raise InputError("policy", "first block", f"{model.family.title} is a UNet without a stack of blocks.", "Use plan, or FORA.")  # fmt: skip
         if model.facts.layers < 2:
             raise InputError("policy", "first block", f"{model.variant} has a single block.", "Use easycache.")
         return self, ()

@@ -7,9 +7,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...loaders.video_model import InputError, VideoModel
+from ...loaders.video_model import InputError, Request, VideoModel
 from .policy import At, Policy, State
 
+# how many values of a token's width the modules of a block give together, streams of text left out
+MODULES_OF = {"hunyuan_video": 3, "wan": 3, "cogvideox": 2, "mochi": 2, "ltx": 3}
 GRANULARITIES = {"stack": "blocks", "module": "module"}
 
 
@@ -30,9 +32,14 @@ class FORA(Policy):
     def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
         return at.index % self.interval != 0
 
-    def fit(self, model: VideoModel, steps: int) -> tuple[Policy, tuple[str, ...]]:
-        if not 1 <= self.interval <= steps:
-            raise InputError("interval", self.interval, f"The run has {steps} steps.", f"Use 1 (computes all) to {steps}; 2 or 3 are usual.")  # fmt: skip
+    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+        if not 1 <= self.interval <= request.steps:
+            raise InputError("interval", self.interval, f"The run has {request.steps} steps.", f"Use 1 (computes all) to {request.steps}; 2 or 3 are usual.")  # fmt: skip
         if model.family.stacks is None and self.granularity == "module":
             raise InputError("granularity", "module", f"{model.family.title} is a UNet, whose deep blocks are kept as one.", "Use stack.")  # fmt: skip
         return self, ()
+
+    def estimate(self, model: VideoModel, request: Request) -> int:
+        """At module granularity: what each attention and MLP gives, in every block."""
+        whole = super().estimate(model, request)
+        return whole * model.facts.layers * MODULES_OF[model.family.name] if self.level == "module" else whole

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Tensor
 
+from ...loaders.video_model import InputError, Request, VideoModel
 from .policy import At, Policy, State
+from .store import key_of, match, read
 
 
 @dataclass(frozen=True, kw_only=True)
 class MagCache(Policy):
     """ratios: (expert, branch, one number for each of its steps: the mean of |residual| / |residual of the step before|,
-    the first 1); threshold: how much the sizes may be off, added up; longest and warmup as published: 4, and a fifth."""
+    the first 1), the calibrated ones where there are none; threshold: how much the sizes may be off, added up. Published: 4
+    reused steps in a row at most, and none in the first fifth."""
 
     ratios: tuple[tuple[str, str, tuple[float, ...]], ...] = ()
     threshold: float = 0.12
+    longest: int = 4
+    start: float = 0.2
 
     title: ClassVar[str] = "MagCache"
 
@@ -26,6 +31,17 @@ class MagCache(Policy):
         state.memory["size"] *= self._ratio(at)
         state.total += abs(1 - state.memory["size"])
         return state.total < self.threshold
+
+    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+        if model.family.stacks is None:
+            raise InputError("policy", "magcache", f"{model.family.title} is a UNet without a stack of blocks.", "Use plan, or FORA.")  # fmt: skip
+        if self.ratios:
+            return self, ()
+        record, differs = match(read(model.recipe.files["checkpoint"]), key_of(model, request))
+        if record is None:
+            raise InputError("policy", "magcache", f"{model.variant} has no calibration for {request.steps} steps, which tells the sizes of its residuals.", "Run Calibrate Cache once with this checkpoint and these steps, or use plan.")  # fmt: skip
+        notes = (f"The calibration differs in {', '.join(differs)}.",) if differs else ()
+        return replace(self, ratios=tuple((b.part, b.name, (1.0, *b.ratios)) for b in record.branches)), notes
 
     def _ratio(self, at: At) -> float:
         """Of the nearest calibrated step, where the run has another number of them (nearest_interp of MagCache's code)."""

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from ...loaders.video_model import InputError, VideoModel
+from ...loaders.video_model import InputError, Request, Run, VideoModel
 
 Values = tuple[Tensor, ...]
-FEWEST = (
-    10  # steps, under which a cache costs more picture than fewer steps would (caches of distilled models: no gain)
-)
+FEWEST = 10  # steps, under which each counts: caches on distilled models cost more picture than fewer steps do
+# children of a block whose outputs are kept one by one (src/models.py of prathebaselva/FORA: attention and MLP, before
+# their gates; for blocks of two streams as Shenyi-Z/TaylorSeer does it)
+MODULES = ("attn", "attn1", "attn2", "ff", "ffn", "ff_context", "proj_mlp", "proj_out")
 
 
 @dataclass(frozen=True)
 class At:
     """Where a forward is. part, branch: of which network and guidance; step, steps: of the whole run; index, count: within
-    its expert."""
+    its expert; plan: the steps of it that are computed, where the policy has chosen them."""
 
     part: str
     branch: str
@@ -28,6 +31,7 @@ class At:
     steps: int
     index: int
     count: int
+    plan: frozenset[int] = frozenset()
 
 
 @dataclass
@@ -65,18 +69,17 @@ class Policy(ABC):
     title: ClassVar[str]
     signal: ClassVar[str] = ""  # what `distance` compares: see signals.py
     always: ClassVar[int] = 0  # blocks that run in any case
-    anew: ClassVar[bool] = (
-        True  # whether each step's signal is compared with the one before; else with the last computed one's
-    )
+    # whether each step's signal is compared with that of the step before; else with the last computed one's
+    anew: ClassVar[bool] = True
     last: ClassVar[bool] = True  # whether the last step is always computed
     follows: ClassVar[bool] = False  # whether the other branch does what the first one did
-    level: ClassVar[str] = (
-        "blocks"  # what is kept: the change that all "blocks" make, or the whole "network", or each "module"
-    )
+    # what is kept: the change that all "blocks" make, or the whole "network", what each "module" gives, or the "guided"
+    # prediction of a step; "external": another library's business
+    level: ClassVar[str] = "blocks"
 
     @property
     def memory_of(self) -> int:
-        """How many values of a token's width are kept for each token and branch."""
+        """How many values of a token's width, or of a latent pixel's, are kept for each of them and each branch."""
         return self.order + 1 + (self.signal == "modulated" or self.signal == "block")
 
     @abstractmethod
@@ -89,13 +92,32 @@ class Policy(ABC):
     def learn(self, state: State, at: At, values: Values, seen: Mapping[str, Tensor]) -> None:
         """Told after each computed step: what is kept, and the network's "input" and "output"."""
 
-    def fit(self, model: VideoModel, steps: int) -> tuple[Policy, tuple[str, ...]]:
-        """The policy for this model and number of steps, and what the person should know; raises InputError."""
+    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+        """The policy for this model and complete request, and what the person should know; raises InputError."""
         return self, ()
+
+    def choose(self, run: Run, part: str, steps: range) -> frozenset[int]:
+        """Which steps of an expert are computed, for policies that know it beforehand."""
+        return frozenset()
 
     def notes(self, moves: list[float]) -> tuple[str, ...]:
         """What the person should know after a run; moves: how far the signal went in its steps."""
         return ()
+
+    def estimate(self, model: VideoModel, request: Request) -> int:
+        """Bytes that its states hold at most."""
+        branches = 2 if request.guidance > 1 and not getattr(model.facts, "embedded", False) else 1
+        if model.guidance.true_scale > 1:
+            branches = 2
+        if self.level in ("guided", "network"):
+            size = math.prod(model.facts.latent_shape(request.width, request.height, request.frames))
+            return self.memory_of * size * 4 * (branches if self.level == "network" else 1)
+        item = torch.empty(0, dtype=getattr(torch, model.recipe.dtype)).element_size()
+        if model.family.stacks is None:  # what the second outermost block of a UNet gives
+            _, _, time, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
+            return (self.order + 1) * time * h * w * 2 * model.facts.width * item * branches
+        tokens = model.facts.tokens(request.width, request.height, request.frames)
+        return self.memory_of * tokens * model.facts.width * item * branches
 
     def allowed(self, state: State, at: At) -> bool:
         inside = int(self.start * at.steps) <= at.step < int(self.end * at.steps)

@@ -6,16 +6,19 @@ belongs to a run: one for each branch, call and expert, and it is gone with the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
 
-from ...loaders.video_model import Run, Stacks, VideoModel
+from ...loaders.video_model import Request, Run, Stacks, VideoModel
 from . import unet
-from .policy import FEWEST, At, Policy, State, Values, check_policy, distance, forecast
+from .calibrate import Record
+from .external import External
+from .plan import place
+from .policy import FEWEST, MODULES, At, Policy, State, Values, check_policy, distance, forecast
 from .signals import CAUGHT, EMBEDDER, SIGNALS
 
 Key = tuple[str, int]  # branch, and the how many-eth forward of it in this step
@@ -34,14 +37,17 @@ class Entry:
 
 @dataclass
 class Runner:
-    """The cache of one run. notes: what the person should know; entries: all forwards so far; peak: the most bytes that its states held at a time."""
+    """The cache of one run. notes: what the person should know; entries: all forwards so far; peak: the most bytes that its states held at a time; seconds: of
+    each step."""
 
     policy: Policy
     stacks: Stacks | None
     steps: int
+    batched: bool = False  # both branches of guidance in one forward
     notes: tuple[str, ...] = ()
     entries: list[Entry] = field(default_factory=list)
     peak: int = 0
+    seconds: list[float] = field(default_factory=list)
     _states: dict[Key, State] = field(default_factory=dict)
     _calls: dict[str, int] = field(default_factory=dict)
     _decided: dict[int, bool] = field(default_factory=dict)
@@ -49,13 +55,20 @@ class Runner:
     _first: int = 0
     _count: int = 0
     _step: int = -1
+    _plan: frozenset[int] = frozenset()
 
     @contextmanager
-    def phase(self, part: str, first: int, count: int) -> Iterator[None]:
+    def phase(self, network: Any, run: Run, part: str, steps: range) -> Iterator[None]:
         """The steps of one expert, which starts with nothing kept."""
-        self._part, self._first, self._count = part, first, count
+        self._part, self._first, self._count = part, steps.start, len(steps)
+        self._plan = self.policy.choose(run, part, steps)
+        enabled: Any = nullcontext()
+        if isinstance(self.policy, External):
+            assert self.stacks is not None
+            enabled = self.policy.enabled(network, run, self.stacks, len(steps), self.batched)
         try:
-            yield
+            with enabled:
+                yield
         finally:
             self.clear()
 
@@ -64,18 +77,38 @@ class Runner:
         self._states.clear()
         self._decided.clear()
 
+    def predict(self, run: Run, step: int, compute: Callable[[], Tensor]) -> Tensor:
+        """The guided prediction of a step, computed or made of what is kept of the clean video."""
+        if self.policy.level != "guided":
+            prediction = compute()
+            if isinstance(self.policy, Record):
+                self.policy.watch(self._part, run.to_clean(prediction, step))
+            return prediction
+        state, at = self._states.setdefault(("guided", 1), State()), self._at("guided", step)
+        entry = Entry(self._part, "guided", step, True)
+        self.entries.append(entry)
+        if self.decide(state, at, None, entry):
+            return run.from_clean(forecast(state.kept, place(run, step), self.policy.order)[0], step)
+        prediction = compute()
+        self.keep(state, place(run, step), at, (run.to_clean(prediction, step),), {})
+        return prediction
+
     def call(self, network: Any, step: int, branch: str, inputs: dict[str, Any]) -> Tensor:
         """The network's output for one forward, computed or made of what is kept."""
+        if self.policy.level == "guided":
+            output: Tensor = network(**inputs, return_dict=False)[0]
+            return output
         if step != self._step:
             self._step, self._calls = step, {}
         number = self._calls[branch] = self._calls.get(branch, 0) + 1
         state = self._states.setdefault((branch, number), State())
-        at = At(self._part, branch, step, self.steps, step - self._first, self._count)
-        forward = Forward(self, state, at, Entry(self._part, branch, step, True), network)
+        forward = Forward(self, state, self._at(branch, step), Entry(self._part, branch, step, True), network)
         output = forward.run(inputs)
         self.entries.append(forward.entry)
-        self.peak = max(self.peak, sum(s.bytes for s in self._states.values()))
         return output
+
+    def _at(self, branch: str, step: int) -> At:
+        return At(self._part, branch, step, self.steps, step - self._first, self._count, self._plan)
 
     def decide(self, state: State, at: At, signal: Tensor | None, entry: Entry) -> bool:
         """Whether this forward reuses what is kept; counts it."""
@@ -93,9 +126,11 @@ class Runner:
         state.total = state.total if wanted else 0.0
         return wanted
 
-    def keep(self, state: State, at: At, values: Values, seen: Mapping[str, Tensor]) -> None:
+    def keep(self, state: State, where: float, at: At, values: Values, seen: Mapping[str, Tensor]) -> None:
+        """where: what a forecast is made along, the number of the step or its log-SNR."""
         self.policy.learn(state, at, values, seen)
-        state.kept = [*state.kept, (float(at.step), values)][-(self.policy.order + 1) :]
+        state.kept = [*state.kept, (where, values)][-(self.policy.order + 1) :]
+        self.peak = max(self.peak, sum(s.bytes for s in self._states.values()))
 
 
 class Forward:
@@ -109,9 +144,8 @@ class Forward:
     def run(self, inputs: dict[str, Any]) -> Tensor:
         if self.runner.stacks is None:
             return self._deep(inputs)
-        return {"network": self._whole, "blocks": self._blocks, "module": self._modules}[self.policy.level](
-            self.runner.stacks, inputs
-        )
+        ways = {"network": self._whole, "blocks": self._blocks, "module": self._modules, "external": self._foreign}
+        return ways[self.policy.level](self.runner.stacks, inputs)
 
     # ------------------------------------------------------------ the whole network
 
@@ -124,7 +158,7 @@ class Forward:
             return _part_of(x, change) + change
         output: Tensor = self.network(**inputs, return_dict=False)[0]
         x = _part_of(x, output)
-        self.runner.keep(self.state, self.at, (output - x,), {"input": x, "output": output})
+        self.runner.keep(self.state, self.at.step, self.at, (output - x,), {"input": x, "output": output})
         return output
 
     # ------------------------------------------------------------ all blocks at once
@@ -166,7 +200,7 @@ class Forward:
         if index == last:
             out = output[0] if isinstance(output, tuple) else output
             if self.anchor is not None:  # none: the policy looks behind the network's last block
-                self.runner.keep(self.state, self.at, (out - self.anchor,), {})
+                self.runner.keep(self.state, self.at.step, self.at, (out - self.anchor,), {})
         return output
 
     def _begin(self, hidden: Tensor, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -195,7 +229,20 @@ class Forward:
                 stack.enter_context(exchanged(block, keepers))
             output: Tensor = self.network(**inputs, return_dict=False)[0]
         if not self.reuse:
-            self.runner.keep(self.state, self.at, tuple(kept), {})
+            self.runner.keep(self.state, self.at.step, self.at, tuple(kept), {})
+        return output
+
+    # ------------------------------------------------------------ another library
+
+    def _foreign(self, stacks: Stacks, inputs: dict[str, Any]) -> Tensor:
+        """It decides; whether the last block's attention was computed tells how."""
+        block = getattr(self.network, stacks.lists[-1])[-1]
+        self.entry.computed, attention = False, block.attn1 if hasattr(block, "attn1") else block.attn
+        handle = attention.to_q.register_forward_pre_hook(lambda *_: setattr(self.entry, "computed", True))
+        try:
+            output: Tensor = self.network(**inputs, return_dict=False)[0]
+        finally:
+            handle.remove()
         return output
 
     # ------------------------------------------------------------ a UNet
@@ -207,7 +254,7 @@ class Forward:
         with exchanged(self.network, children):
             output: Tensor = self.network(**inputs, return_dict=False)[0]
         if not self.reuse:
-            self.runner.keep(self.state, self.at, (last.given,), {})
+            self.runner.keep(self.state, self.at.step, self.at, (last.given,), {})
         return output
 
 
@@ -250,11 +297,6 @@ class Keeper(nn.Module):
         return output
 
 
-# children of a block whose outputs FORA keeps (src/models.py of prathebaselva/FORA: attention and MLP, before their
-# gates; for blocks of two streams as Shenyi-Z/TaylorSeer does it)
-MODULES = ("attn", "attn1", "attn2", "ff", "ffn", "ff_context", "proj_mlp", "proj_out")
-
-
 def _inner(network: Any, lists: tuple[str, ...]) -> Iterator[tuple[nn.Module, list[str]]]:
     for name in lists:
         for block in network._modules[name]:
@@ -294,29 +336,36 @@ def _part_of(x: Tensor, like: Tensor) -> Tensor:
 # ---------------------------------------------------------------- in a run
 
 
-def planned(model: VideoModel, steps: int) -> tuple[Policy | None, tuple[str, ...]]:
-    """(the model's policy made ready for a run of so many steps, what the person should know); raises InputError.
+def planned(model: VideoModel, request: Request) -> tuple[Policy | None, tuple[str, ...]]:
+    """(the model's policy made ready for a complete request, what the person should know); raises InputError.
 
     None: every step is computed.
     """
     if model.cache is None:
         return None, ()
     check_policy(model.cache)
-    policy, notes = model.cache.fit(model, steps)
-    if steps < FEWEST:
-        return None, (f"{policy.title} is off: of {steps} steps each one counts. Caches begin to pay at {FEWEST}.",)
+    policy, notes = model.cache.fit(model, request)
+    if request.steps < FEWEST:
+        return None, (
+            f"{policy.title} is off: of {request.steps} steps each one counts. Caches begin to pay at {FEWEST}.",
+        )
     return policy, notes
 
 
 @contextmanager
-def cached(model: VideoModel, run: Run) -> Iterator[None]:
+def cached(model: VideoModel, run: Run, request: Request) -> Iterator[None]:
     """The run through its model's cache, whose state ends with it; `run.cache` keeps what is to be told."""
-    policy, notes = planned(model, len(run.timesteps))
+    policy, notes = planned(model, request)
     if policy is None:
         yield
         return
-    runner = run.cache = Runner(policy, model.family.stacks, len(run.timesteps), notes)
+    runner = run.cache = Runner(policy, model.family.stacks, len(run.timesteps), model.family.batched_guidance, notes)
     try:
         yield
     finally:
         runner.clear()
+
+
+def phase(network: Any, run: Run, part: str, steps: range) -> AbstractContextManager[None]:
+    """The steps of one expert, through the run's cache if it has one."""
+    return nullcontext() if run.cache is None else run.cache.phase(network, run, part, steps)

@@ -11,8 +11,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ...loaders.video_model import InputError, VideoModel
+from ...loaders.video_model import InputError, Request, VideoModel
 from .policy import At, Policy, State
+from .store import Calibration, key_of, match, read
 
 Coefficients = tuple[float, ...]
 
@@ -74,7 +75,7 @@ PUBLISHED: dict[tuple[str, str], tuple[Fit, ...]] = {
 }  # fmt: skip
 # variants that share another's coefficients, as the named file has it
 _SAME = {("cogvideox", "5b-i2v"): ("cogvideox", "5b"), ("wan", "2.1-flf2v-14b-720p"): ("wan", "2.1-i2v-14b-720p"), ("ltx", "0.9.0-2b"): ("ltx", "0.9.1-2b")}  # fmt: skip
-_SIGNALS = {"cogvideox": "time", "wan": "embedder"}  # of families without coefficients; else "modulated"
+SIGNALS_OF = {"cogvideox": "time", "wan": "embedder"}  # of families without coefficients; else "modulated"
 PLAIN_THRESHOLD = 0.1  # of the distance itself, where there is no polynomial
 
 
@@ -83,6 +84,12 @@ def published(model: VideoModel, retention: bool) -> Fit | None:
     key = (model.family.name, model.variant)
     fits = PUBLISHED.get(_SAME.get(key, key), ())
     return fits[-1 if retention else 0] if fits else None
+
+
+def calibrated(record: Calibration) -> Fit:
+    """The fit of a record, of its first branch."""
+    branch = record.branches[0]
+    return Fit(branch.signal, branch.coefficients, PLAIN_THRESHOLD, "calibration", low=branch.low, high=branch.high)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +101,7 @@ class TeaCache(Policy):
 
     threshold: float = 0.0
     retention: bool = False
+    source: str = "auto"  # of coefficients: "calibrated", "published", or the first of them that there is
     polynomial: Fit | None = None
     exact: bool = False  # a threshold of 0 means that nothing is reused
 
@@ -114,14 +122,21 @@ class TeaCache(Policy):
         state.total += self.polynomial(moved)
         return state.total < self.threshold
 
-    def fit(self, model: VideoModel, steps: int) -> tuple[Policy, tuple[str, ...]]:
+    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
         if model.family.stacks is None:
             raise InputError("policy", "TeaCache", f"{model.family.title} is a UNet without the blocks that TeaCache looks into.", "Use FORA.")  # fmt: skip
         if self.polynomial is not None:
             return self, ()
+        if self.source != "published":
+            record, differs = match(read(model.recipe.files["checkpoint"]), key_of(model, request))
+            if record is not None:
+                notes = (f"The calibration differs in {', '.join(differs)}.",) if differs else ()
+                return self._with(calibrated(record)), notes
+            if self.source == "calibrated":
+                raise InputError("coefficients", "calibrated", f"{model.variant} has no calibration for {request.steps} steps.", "Run Calibrate Cache once with this checkpoint and these steps, or use published.")  # fmt: skip
         found = published(model, self.retention)
         if found is None:
-            plain = Fit(_SIGNALS.get(model.family.name, "modulated"), (1.0, 0.0), PLAIN_THRESHOLD, "")
+            plain = Fit(SIGNALS_OF.get(model.family.name, "modulated"), (1.0, 0.0), PLAIN_THRESHOLD, "")
             note = f"Nobody published TeaCache coefficients for {model.variant}: the plain distance is used. Calibrate Cache makes coefficients for your checkpoint."
             return self._with(plain), (note,)
         return self._with(found), ()

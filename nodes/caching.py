@@ -1,0 +1,174 @@
+"""Caches: nodes that let a model skip steps, and the one that measures a checkpoint for them."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..loaders.video_model import Conditioning, VideoModel
+from . import host
+from .sampling import request_of, sampler_inputs
+from .types import VideoModelType
+
+AUTO, KEEP, FOLLOW = "auto", "0: keep", "1: follow"
+ORDERS = {KEEP: 0, FOLLOW: 1}
+COEFFICIENTS = (AUTO, "calibrated", "published")
+PLAN, MAGCACHE, EASYCACHE, FIRST_BLOCK = "plan", "magcache", "easycache", "first block"
+EXTERNAL = ("diffusers first block", "diffusers taylorseer", "diffusers seacache", "cache-dit")
+
+
+def _start(default: float) -> Any:
+    return io.Float.Input("start", default=default, min=0.0, max=1.0, step=0.01, advanced=True, tooltip="Share of the steps before which all are computed")  # fmt: skip
+
+
+def _end() -> Any:
+    return io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.01, advanced=True, tooltip="Share of the steps from which all are computed")  # fmt: skip
+
+
+def _order(choices: tuple[str, ...], default: str) -> Any:
+    return io.Combo.Input("order", options=list(choices), default=default, advanced=True,
+                          tooltip="What a reused step takes: what was kept (0), or its change followed on (1: one more tensor, mostly nearer)")  # fmt: skip
+
+
+def _longest(default: int) -> Any:
+    return io.Int.Input("longest", default=default, min=0, max=1000, advanced=True, tooltip="Most reused steps in a row; 0: any number")  # fmt: skip
+
+
+def _cached(cls: Any, model: VideoModel, policy: Any) -> io.NodeOutput:
+    """The model with a policy; what can be told before a run is told now."""
+    from ..samplers.caches.policy import check_policy
+
+    check_policy(policy)
+    default = model.complete(request_of(model))
+    notes = [f"At this model's default size it holds about {policy.estimate(model, default) / 2**30:.2f} GB."]
+    if model.cache is not None:
+        notes.append(f"The model had a cache already ({model.cache.title}): this one takes its place.")
+    host.tell(cls.hidden.unique_id, tuple(notes), logging.INFO)
+    return io.NodeOutput(replace(model, cache=policy), ui={"text": notes})
+
+
+class _CacheNode(io.ComfyNode):
+    @classmethod
+    def schema(cls, node_id: str, title: str, description: str, aliases: list[str], inputs: list[Any]) -> io.Schema:
+        return io.Schema(
+            node_id=node_id, display_name=title, category="Reelwire/caches", description=description,
+            search_aliases=["cache", "speed", "faster", *aliases], inputs=[VideoModelType.Input("model"), *inputs],
+            outputs=[VideoModelType.Output(display_name="model")], hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def fingerprint_inputs(cls, **_: Any) -> float:
+        """Anew when a checkpoint was calibrated."""
+        return host.calibrated()
+
+
+class TeaCacheNode(_CacheNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.schema("ReelwireTeaCache", "TeaCache", "Skips steps in which little would change, as TeaCache foretells it from what goes into the network. For the best picture at the same speed see Cache, policy plan.", ["tea cache"], [
+            io.Float.Input("threshold", default=0.0, min=0.0, max=10.0, step=0.005, tooltip="Change that may add up before a step is computed: more is faster. 0: the published one, about twice as fast"),
+            io.Combo.Input("coefficients", options=list(COEFFICIENTS), default=AUTO, advanced=True, tooltip="auto: of Calibrate Cache where this checkpoint has them, else the published ones, else none"),
+            io.Boolean.Input("retention", default=False, advanced=True, tooltip="Wan: the published mode use_ret_steps, which computes the first steps"),
+            _start(0.0), _end(), _longest(0), _order((KEEP, FOLLOW), KEEP),
+        ])  # fmt: skip
+
+    @classmethod
+    def execute(cls, model: VideoModel, threshold: float, coefficients: str = AUTO, retention: bool = False, start: float = 0.0,
+                end: float = 1.0, longest: int = 0, order: str = KEEP) -> io.NodeOutput:  # fmt: skip
+        from ..samplers.caches.teacache import TeaCache
+
+        policy = TeaCache(threshold=threshold, source=coefficients, retention=retention, start=start, end=end, longest=longest,
+                          order=ORDERS[order], warmup=ORDERS[order] + 1)  # fmt: skip
+        return _cached(cls, model, policy)
+
+
+class FORANode(_CacheNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.schema("ReelwireFORA", "FORA Cache", "Computes every how many-eth step and reuses it in between. Works on every family, Stable Video Diffusion too.", ["fora", "interval"], [
+            io.Int.Input("interval", default=2, min=1, max=1000, tooltip="1 computes all, 2 every second step, 3 every third"),
+            io.Combo.Input("granularity", options=["stack", "module"], default="stack", advanced=True, tooltip="stack: keeps what all blocks do together. module: each attention and MLP, as published: takes tens of GB on large models"),
+            _start(0.0), _end(), _order((KEEP, FOLLOW), FOLLOW),
+        ])  # fmt: skip
+
+    @classmethod
+    def execute(cls, model: VideoModel, interval: int, granularity: str = "stack", start: float = 0.0, end: float = 1.0, order: str = FOLLOW) -> io.NodeOutput:  # fmt: skip
+        from ..samplers.caches.fora import FORA
+
+        policy = FORA(interval=interval, granularity=granularity, start=start, end=end, order=ORDERS[order], warmup=ORDERS[order] + 1)  # fmt: skip
+        return _cached(cls, model, policy)
+
+
+class CacheNode(_CacheNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return cls.schema("ReelwireCache", "Cache", "Makes a model about so many times faster. plan computes the steps that matter most and forecasts the others; Calibrate Cache tells it which. The other policies are there to compare.", ["magcache", "easycache", "taylorseer", "seacache", "first block", "dbcache", "plan"], [
+            io.Combo.Input("policy", options=[PLAN, MAGCACHE, EASYCACHE, FIRST_BLOCK, *EXTERNAL], default=PLAN,
+                           tooltip="plan: the best picture at the same speed. magcache: needs Calibrate Cache. easycache: the least memory of those that adapt. cache-dit: where that package is installed"),
+            io.Float.Input("speed", default=2.0, min=1.0, max=10.0, step=0.1, tooltip="plan: about how many times faster"),
+            io.Float.Input("threshold", default=0.0, min=0.0, max=10.0, step=0.005, advanced=True, tooltip="The other policies: change that is let go by, more is faster. 0: the usual one"),
+            io.Int.Input("interval", default=3, min=1, max=1000, advanced=True, tooltip="taylorseer: every how many-eth step is computed"),
+            _start(0.0), _end(), _longest(0), _order((AUTO, KEEP, FOLLOW), AUTO),
+        ])  # fmt: skip
+
+    @classmethod
+    def execute(cls, model: VideoModel, policy: str, speed: float, threshold: float = 0.0, interval: int = 3, start: float = 0.0,
+                end: float = 1.0, longest: int = 0, order: str = AUTO) -> io.NodeOutput:  # fmt: skip
+        given = {"threshold": threshold, "longest": longest, "start": start, "end": end if end != 1 else None}
+        options = {name: value for name, value in given.items() if value}
+        if order != AUTO:
+            options["order"] = ORDERS[order]
+        return _cached(cls, model, _policy(policy, speed, interval, options))
+
+
+def _policy(name: str, speed: float, interval: int, options: dict[str, Any]) -> Any:
+    from ..samplers.caches import easycache, external, first_block, magcache, plan
+
+    if name == PLAN:
+        return plan.Plan(speed=speed, **{k: v for k, v in options.items() if k != "threshold"})
+    if name in EXTERNAL:
+        return external.External(kind=name, interval=interval, **{"order": 1, "warmup": 3, **options})
+    made = {MAGCACHE: magcache.MagCache, EASYCACHE: easycache.EasyCache, FIRST_BLOCK: first_block.FirstBlock}[name]
+    return made(**options)
+
+
+class CalibrateCache(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReelwireCalibrateCache", display_name="Calibrate Cache", category="Reelwire/caches", is_output_node=True,
+            description="Runs every step once with your checkpoint, steps and size, and writes beside the checkpoint what the caches need to know. Run it again with other prompts to make it surer.",
+            search_aliases=["teacache coefficients", "mag ratios", "calibrate"],
+            inputs=sampler_inputs(),
+            outputs=[VideoModelType.Output(display_name="model"), io.Latent.Output(display_name="latent")],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def check_lazy_status(cls, model: VideoModel, conditioning: Conditioning | None = None, **inputs: Any) -> list[str]:
+        from ..samplers.denoise import ready
+
+        ready(replace(model, cache=None), request_of(model, **inputs))
+        return ["conditioning"] if conditioning is None else []
+
+    @classmethod
+    def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: Any) -> io.NodeOutput:
+        from ..samplers.caches import store
+        from ..samplers.caches.calibrate import calibrate
+
+        update, checkpoint = host.progress(), model.recipe.files["checkpoint"]
+        store.check_place(checkpoint)
+        on_step = lambda done, total, run: update(done, total, host.latent_picture(model, run.preview()))
+        made, latents = calibrate(model, conditioning, request_of(model, **inputs), on_step)
+        made = store.add(checkpoint, made)
+        words = [f"{store.file_of(checkpoint).name}: {made.key.steps} steps, the mean of {made.runs} run(s)."]
+        words += [f"TeaCache, {b.part} {b.name}: distances {b.low:.3g} to {b.high:.3g}, R^2 {b.quality:.2f}." for b in made.branches]  # fmt: skip
+        host.tell(cls.hidden.unique_id, tuple(words), logging.INFO)
+        note = {"family": model.family.name, "variant": model.variant, "fps": model.facts.fps}
+        return io.NodeOutput(model, {"samples": model.family.to_host(model, latents.cpu()), "reelwire": note}, ui={"text": words})  # fmt: skip
+
+
+NODES = [TeaCacheNode, FORANode, CacheNode, CalibrateCache]

@@ -1,0 +1,97 @@
+"""What a cache did in a run: in numbers, in words, and as a small picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .policy import Policy
+from .runner import Entry, Runner
+
+COMPUTED, REUSED, PAPER, CURVE = (74, 144, 226), (225, 230, 238), (255, 255, 255), (226, 98, 60)
+BAR, ROW, EDGE = 14, 46, 6  # pixels of a step, of a branch, and around
+
+
+@dataclass(frozen=True)
+class Report:
+    """computed: (expert, branch) -> which of its forwards were computed, in order. seconds: of each step.
+
+    estimated: bytes that the states should hold, held: the most that they did.
+    """
+
+    title: str
+    computed: Mapping[tuple[str, str], tuple[bool, ...]]
+    moves: Mapping[tuple[str, str], tuple[float | None, ...]]
+    seconds: tuple[float, ...]
+    estimated: int
+    held: int
+    notes: tuple[str, ...]
+
+    @property
+    def ideal(self) -> float:
+        """Forwards over computed forwards."""
+        every = [c for forwards in self.computed.values() for c in forwards]
+        return len(every) / max(sum(every), 1)
+
+    @property
+    def real(self) -> float | None:
+        """How much longer the run would have taken if each step had taken as long as one that was computed whole."""
+        count = len(self.seconds)
+        whole = [all(f[i] for f in self.computed.values() if len(f) == count) for i in range(count)]
+        long = sorted(s for s, w in zip(self.seconds[1:], whole[1:], strict=True) if w)  # the first one warms up
+        if not long or any(len(f) != count for f in self.computed.values()):
+            return None
+        return count * long[len(long) // 2] / (sum(self.seconds[1:]) + long[len(long) // 2])
+
+    def words(self) -> tuple[str, ...]:
+        parts = [f"{name}: {sum(f)} of {len(f)} computed" for name, f in self._named()]
+        real = "" if self.real is None else f", {self.real:.2f} times as fast as without"
+        held = f"It held {_size(self.held)} at most ({_size(self.estimated)} expected)."
+        return (f"{self.title}: {'; '.join(parts)}. Ideal speed-up {self.ideal:.2f}{real}. {held}", *self.notes)
+
+    def _named(self) -> list[tuple[str, tuple[bool, ...]]]:
+        experts = {part for part, _ in self.computed}
+        told = {"transformer": "high noise", "transformer_2": "low noise"}
+        return [(f"{told.get(part, part)}, {branch}" if len(experts) > 1 else branch, f) for (part, branch), f in self.computed.items()]  # fmt: skip
+
+    def facts(self) -> dict[str, Any]:
+        """For a file's metadata."""
+        steps = {name: "".join("x" if c else "." for c in forwards) for name, forwards in self._named()}
+        return {"cache": self.title, "steps": steps, "ideal": round(self.ideal, 3), "real": self.real and round(self.real, 3)}  # fmt: skip
+
+    def picture(self) -> Any:
+        """A PIL image: a row for each branch, a bar for each step, dark where it was computed; a curve of the distances."""
+        from PIL import Image, ImageDraw
+
+        rows = list(self.computed.items())
+        longest = max((len(f) for _, f in rows), default=1)
+        image = Image.new("RGB", (2 * EDGE + BAR * longest, 2 * EDGE + ROW * len(rows)), PAPER)
+        draw = ImageDraw.Draw(image)
+        for row, (key, forwards) in enumerate(rows):
+            top, bottom = EDGE + row * ROW, EDGE + (row + 1) * ROW - EDGE
+            for i, computed in enumerate(forwards):
+                left = EDGE + i * BAR
+                draw.rectangle((left, top, left + BAR - 3, bottom), COMPUTED if computed else REUSED)
+            moves = self.moves[key]
+            most = max((m for m in moves if m is not None), default=0.0)
+            points = [(EDGE + i * BAR + BAR // 2 - 1, bottom - (bottom - top) * m / most) for i, m in enumerate(moves) if m is not None and most]  # fmt: skip
+            if len(points) > 1:
+                draw.line(points, CURVE, 2)
+        return image
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.2f} GB" if count >= 2**30 else f"{count / 2**20:.1f} MB"
+
+
+def report(runner: Runner, estimated: int) -> Report:
+    """What a finished run's cache did."""
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for entry in runner.entries:
+        groups.setdefault((entry.part, entry.branch), []).append(entry)
+    moves = {key: tuple(e.distance for e in entries) for key, entries in groups.items()}
+    seen = [m for found in moves.values() for m in found if m is not None]
+    policy: Policy = runner.policy
+    return Report(policy.title, {key: tuple(e.computed for e in entries) for key, entries in groups.items()}, moves,
+                  tuple(runner.seconds), estimated, runner.peak, runner.notes + policy.notes(seen))  # fmt: skip

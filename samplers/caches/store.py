@@ -1,0 +1,147 @@
+"""Calibrations on disk: a JSON file beside the checkpoint, and which of its records a run can use."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from ...loaders.checkpoints import CheckpointError
+from ...loaders.video_model import Request, VideoModel
+
+ENDING = ".reelwire-cache.json"
+SAMPLE = 2**16  # bytes that are hashed at each of a few places of a large file
+
+
+@dataclass(frozen=True)
+class Key:
+    """What a record was made with. size: the power of two nearest to the number of tokens."""
+
+    steps: int
+    sampler: str
+    guidance: float
+    shift: float
+    size: int
+    loras: tuple[str, ...] = ()
+
+    def differs(self, other: Key) -> tuple[str, ...]:
+        """What is not the same, in words."""
+        pairs = {"sampler": "sampler", "guidance": "guidance", "shift": "shift", "size": "size class", "loras": "LoRAs"}
+        return tuple(told for name, told in pairs.items() if getattr(self, name) != getattr(other, name))
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What one branch of one expert showed. fit: (signal, coefficients, low, high, R^2) of TeaCache's polynomial."""
+
+    part: str
+    name: str
+    moves: tuple[float, ...]
+    ratios: tuple[float, ...]
+    signal: str
+    coefficients: tuple[float, ...]
+    low: float
+    high: float
+    quality: float
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """One record. runs: how many runs it is the mean of; grams: expert -> scalar products of its steps' clean videos."""
+
+    key: Key
+    runs: int
+    grams: Mapping[str, tuple[tuple[float, ...], ...]]
+    branches: tuple[Branch, ...] = field(default=())
+
+    def joined(self, other: Calibration) -> Calibration:
+        """Both, weighted by their runs; the branches are those of the larger."""
+        total = self.runs + other.runs
+        mean = {part: tuple(tuple((a * self.runs + b * other.runs) / total for a, b in zip(x, y, strict=True))
+                            for x, y in zip(rows, other.grams[part], strict=True)) for part, rows in self.grams.items()}  # fmt: skip
+        return replace(self if self.runs > other.runs else other, runs=total, grams=mean)
+
+
+def key_of(model: VideoModel, request: Request) -> Key:
+    """The key of a complete request."""
+    tokens = model.facts.tokens(request.width, request.height, request.frames)
+    loras = tuple(sorted(f"{lora.file.name} {lora.strength:g} {lora.low_noise:g}" for lora in model.loras))
+    return Key(request.steps, request.sampler, request.guidance, request.shift, round(math.log2(max(tokens, 1))), loras)  # fmt: skip
+
+
+def file_of(checkpoint: Path) -> Path:
+    return checkpoint.with_name(checkpoint.name + ENDING)
+
+
+def check_place(checkpoint: Path) -> None:
+    """Raise OSError, before an hour of sampling, where no file can be written beside the checkpoint."""
+    if not os.access(checkpoint.parent, os.W_OK):
+        raise OSError(f"{file_of(checkpoint).name} cannot be written beside {checkpoint.name}: its folder is read-only. Make it writable, or link the checkpoint into another models folder.")  # fmt: skip
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """A hash of a checkpoint's headers, sizes and samples of its weights: a whole one would take minutes."""
+    files = sorted(checkpoint.rglob("*.safetensors")) if checkpoint.is_dir() else [checkpoint]
+    told = hashlib.sha256()
+    for file in files:
+        size = file.stat().st_size
+        told.update(f"{file.name if checkpoint.is_dir() else ''} {size}".encode())
+        with file.open("rb") as stream:
+            for at in (0, size // 3, size // 2, max(size - SAMPLE, 0)):
+                stream.seek(at)
+                told.update(stream.read(SAMPLE))
+    return told.hexdigest()[:16]
+
+
+def read(checkpoint: Path) -> tuple[Calibration, ...]:
+    """The records of a checkpoint; none where there is no file, or one of other weights. Raises CheckpointError for a damaged one."""
+    file = file_of(checkpoint)
+    if not file.exists():
+        return ()
+    try:
+        told = json.loads(file.read_text(encoding="utf-8"))
+        if told["checkpoint"] != fingerprint(checkpoint):
+            return ()
+        return tuple(_record(record) for record in told["records"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{file.name} is damaged. Delete it, and run Calibrate Cache again.") from error
+
+
+def _record(told: dict[str, Any]) -> Calibration:
+    key = Key(**{**told["key"], "loras": tuple(told["key"]["loras"])})
+    grams = {part: tuple(map(tuple, rows)) for part, rows in told["grams"].items()}
+    branches = tuple(Branch(**{k: tuple(v) if isinstance(v, list) else v for k, v in b.items()}) for b in told["branches"])  # type: ignore[arg-type]  # fmt: skip
+    return Calibration(key, told["runs"], grams, branches)
+
+
+def stale(checkpoint: Path) -> bool:
+    """Whether the file beside a checkpoint was made for other weights."""
+    file = file_of(checkpoint)
+    return file.exists() and json.loads(file.read_text(encoding="utf-8")).get("checkpoint") != fingerprint(checkpoint)
+
+
+def add(checkpoint: Path, made: Calibration) -> Calibration:
+    """Put a record into the file, joined with an earlier one of the same key; what is there now."""
+    others = {c.key: c for c in read(checkpoint)}
+    if made.key in others and {p: len(r) for p, r in made.grams.items()} == {p: len(r) for p, r in others[made.key].grams.items()}:  # fmt: skip
+        made = others[made.key].joined(made)
+    others[made.key] = made
+    file, told = file_of(checkpoint), {"checkpoint": fingerprint(checkpoint), "records": [asdict(c) for c in others.values()]}  # fmt: skip
+    part = file.with_name(f".{file.name}.part")
+    part.write_text(json.dumps(told), encoding="utf-8")
+    os.replace(part, file)
+    return made
+
+
+def match(records: tuple[Calibration, ...], key: Key) -> tuple[Calibration | None, tuple[str, ...]]:
+    """(the record of as many steps that differs least, in what it differs)."""
+    fitting = [c for c in records if c.key.steps == key.steps]
+    if not fitting:
+        return None, ()
+    best = min(fitting, key=lambda c: len(c.key.differs(key)))
+    return best, best.key.differs(key)
