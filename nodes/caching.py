@@ -21,20 +21,20 @@ EXTERNAL = ("diffusers first block", "diffusers taylorseer", "diffusers seacache
 
 
 def _start(default: float) -> Any:
-    return io.Float.Input("start", default=default, min=0.0, max=1.0, step=0.01, advanced=True, tooltip="Share of the steps before which all are computed")  # fmt: skip
+    return io.Float.Input("start", default=default, min=0.0, max=1.0, step=0.01, advanced=True, optional=True, tooltip="Share of the steps before which all are computed")  # fmt: skip
 
 
 def _end() -> Any:
-    return io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.01, advanced=True, tooltip="Share of the steps from which all are computed")  # fmt: skip
+    return io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.01, advanced=True, optional=True, tooltip="Share of the steps from which all are computed")  # fmt: skip
 
 
 def _order(choices: tuple[str, ...], default: str) -> Any:
-    return io.Combo.Input("order", options=list(choices), default=default, advanced=True,
+    return io.Combo.Input("order", options=list(choices), default=default, advanced=True, optional=True,
                           tooltip="What a reused step takes: what was kept (0), or its change followed on (1: one more tensor, mostly nearer)")  # fmt: skip
 
 
 def _longest(default: int) -> Any:
-    return io.Int.Input("longest", default=default, min=0, max=1000, advanced=True, tooltip="Most reused steps in a row; 0: any number")  # fmt: skip
+    return io.Int.Input("longest", default=default, min=0, max=1000, advanced=True, optional=True, tooltip="Most reused steps in a row; 0: any number")  # fmt: skip
 
 
 def _cached(cls: Any, model: VideoModel, policy: Any) -> io.NodeOutput:
@@ -70,8 +70,8 @@ class TeaCacheNode(_CacheNode):
     def define_schema(cls) -> io.Schema:
         return cls.schema("ReelwireTeaCache", "TeaCache", "Skips steps in which little would change, as TeaCache foretells it from what goes into the network. For the best picture at the same speed see Cache, policy plan.", ["tea cache"], [
             io.Float.Input("threshold", default=0.0, min=0.0, max=10.0, step=0.005, tooltip="Change that may add up before a step is computed: more is faster. 0: the published one, about twice as fast"),
-            io.Combo.Input("coefficients", options=list(COEFFICIENTS), default=AUTO, advanced=True, tooltip="auto: of Calibrate Cache where this checkpoint has them, else the published ones, else none"),
-            io.Boolean.Input("retention", default=False, advanced=True, tooltip="Wan: the published mode use_ret_steps, which computes the first steps"),
+            io.Combo.Input("coefficients", options=list(COEFFICIENTS), default=AUTO, advanced=True, optional=True, tooltip="auto: of Calibrate Cache where this checkpoint has them, else the published ones, else none"),
+            io.Boolean.Input("retention", default=False, advanced=True, optional=True, tooltip="Wan: the published mode use_ret_steps, which computes the first steps"),
             _start(0.0), _end(), _longest(0), _order((KEEP, FOLLOW), KEEP),
         ])  # fmt: skip
 
@@ -90,7 +90,7 @@ class FORANode(_CacheNode):
     def define_schema(cls) -> io.Schema:
         return cls.schema("ReelwireFORA", "FORA Cache", "Computes every how many-eth step and reuses it in between. Works on every family, Stable Video Diffusion too.", ["fora", "interval"], [
             io.Int.Input("interval", default=2, min=1, max=1000, tooltip="1 computes all, 2 every second step, 3 every third"),
-            io.Combo.Input("granularity", options=["stack", "module"], default="stack", advanced=True, tooltip="stack: keeps what all blocks do together. module: each attention and MLP, as published: takes tens of GB on large models"),
+            io.Combo.Input("granularity", options=["stack", "module"], default="stack", advanced=True, optional=True, tooltip="stack: keeps what all blocks do together. module: each attention and MLP, as published: takes tens of GB on large models"),
             _start(0.0), _end(), _order((KEEP, FOLLOW), FOLLOW),
         ])  # fmt: skip
 
@@ -109,8 +109,8 @@ class CacheNode(_CacheNode):
             io.Combo.Input("policy", options=[PLAN, MAGCACHE, EASYCACHE, FIRST_BLOCK, *EXTERNAL], default=PLAN,
                            tooltip="plan: the best picture at the same speed. magcache: needs Calibrate Cache. easycache: the least memory of those that adapt. cache-dit: where that package is installed"),
             io.Float.Input("speed", default=2.0, min=1.0, max=10.0, step=0.1, tooltip="plan: about how many times faster"),
-            io.Float.Input("threshold", default=0.0, min=0.0, max=10.0, step=0.005, advanced=True, tooltip="The other policies: change that is let go by, more is faster. 0: the usual one"),
-            io.Int.Input("interval", default=3, min=1, max=1000, advanced=True, tooltip="taylorseer: every how many-eth step is computed"),
+            io.Float.Input("threshold", default=0.0, min=0.0, max=10.0, step=0.005, advanced=True, optional=True, tooltip="The other policies: change that is let go by, more is faster. 0: the usual one"),
+            io.Int.Input("interval", default=3, min=1, max=1000, advanced=True, optional=True, tooltip="taylorseer: every how many-eth step is computed"),
             _start(0.0), _end(), _longest(0), _order((AUTO, KEEP, FOLLOW), AUTO),
         ])  # fmt: skip
 

@@ -17,6 +17,7 @@ from reelwire.loaders.ltx import LTX
 from reelwire.loaders.video_model import Memory, PlainMemory, Recipe, Request, VideoModel
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
+from reelwire.tests.test_caches import SOME, Sampled
 from reelwire.tests.test_families import needed
 from reelwire.tests.test_families import open_model as _open
 from reelwire.tests.tiny import BUNDLED
@@ -186,3 +187,22 @@ def test_most_on_card(host_module: Any, tiny_models: Path, name: str) -> None:
         patcher = memory._patchers[network]
         assert patcher.model.model_lowvram
         assert patcher.loaded_size() < patcher.model_size() / 2
+
+
+# ---------------------------------------------------------------- caches
+
+
+@pytest.mark.parametrize("policy", SOME)
+@pytest.mark.parametrize("name", ["tiny-hunyuan-t2v", "tiny-wan2.2-t2v-a14b"])
+def test_caches_under_the_hosts_manager(host_module: Any, tiny_models: Path, name: str, policy: str) -> None:
+    """With all weights there, and with most of them brought in layer by layer."""
+    cached = lambda memory: replace(open_model(tiny_models, name, memory), cache=SOME[policy])
+    expected = Sampled(cached(PlainMemory())).latents
+    memory = host_module.HostMemory()
+    model = cached(memory)
+    assert torch.equal(Sampled(model).latents, expected)
+    for patcher in memory.patchers():
+        patcher.detach()
+        patcher.partially_load(patcher.load_device, extra_memory=2000)
+        assert patcher.model.model_lowvram
+    assert torch.equal(Sampled(model).latents, expected)

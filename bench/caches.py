@@ -1,0 +1,238 @@
+"""Caches against each other on two trained models:  python bench/caches.py [--models tiny_ltx tiny_wan] [--prompts 8]
+
+One process, the same weights, prompts, noise and steps for all; the uncached run first and last. For each setting: how
+many of the steps were computed, how many times faster the denoising was, and how far the video is from the uncached one
+(PSNR and SSIM of the frames, PSNR of their differences for motion, relative distance of the latents). Calibrations come
+from one run of a prompt that is not among the tested. Writes caches.json and caches.svg beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pack import ROOT, import_pack
+from torch import Tensor
+
+import_pack()
+from reelwire.loaders.bundle import files_of  # noqa: E402
+from reelwire.loaders.families import load  # noqa: E402
+from reelwire.loaders.video_model import PlainMemory, Recipe, Request, VideoModel  # noqa: E402
+from reelwire.samplers.caches.calibrate import calibrate  # noqa: E402
+from reelwire.samplers.caches.easycache import EasyCache  # noqa: E402
+from reelwire.samplers.caches.external import DBCACHE, FIRST_BLOCK, MAGCACHE, SEACACHE, TAYLORSEER, External  # noqa: E402
+from reelwire.samplers.caches.first_block import FirstBlock  # noqa: E402
+from reelwire.samplers.caches.fora import FORA  # noqa: E402
+from reelwire.samplers.caches.magcache import MagCache  # noqa: E402
+from reelwire.samplers.caches.plan import Plan  # noqa: E402
+from reelwire.samplers.caches.policy import Policy  # noqa: E402
+from reelwire.samplers.caches.store import Calibration  # noqa: E402
+from reelwire.samplers.caches.teacache import PUBLISHED, TeaCache, calibrated  # noqa: E402
+from reelwire.samplers.decode import stream_frames  # noqa: E402
+from reelwire.samplers.denoise import sample  # noqa: E402
+from reelwire.training import world  # noqa: E402
+
+MODELS = {"tiny_ltx": ("ltx", ROOT / "loaders" / "bundled" / "tiny_ltx", ("ltx", "0.9.1-2b")),
+          "tiny_wan": ("wan", ROOT / "bench" / "tiny_wan", ("wan", "2.1-t2v-1.3b"))}  # fmt: skip
+STEPS, RATES = 30, (1.5, 2.0, 3.0)
+SPEEDS, INTERVALS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0), (2, 3, 4, 5, 6, 8)
+OURS, PEER, FEWER = "ours", "peer", "fewer steps"
+
+
+@dataclass(frozen=True)
+class Method:
+    """kind: ours, a peer as published, or fewer steps; settings: what is swept -> the policy, or the number of steps."""
+
+    kind: str
+    settings: Mapping[str, Policy | int]
+
+
+def methods(made: Calibration, published: tuple[str, str]) -> dict[str, Method]:
+    grams, fit, ratios = tuple(made.grams.items()), calibrated(made), tuple((b.part, b.name, (1.0, *b.ratios)) for b in made.branches)  # fmt: skip
+    by = lambda name, values, policy: {f"{name} {value:g}": policy(value) for value in values}
+    tea = lambda polynomial, order: lambda value: TeaCache(threshold=value, polynomial=polynomial, order=order, warmup=order + 1)  # fmt: skip
+    outside = lambda kind, **more: lambda value: External(kind=kind, **{"threshold": value, "warmup": 3, **more})
+    ours, theirs = PUBLISHED[published][0], (0.05, 0.1, 0.15, 0.25, 0.4, 0.7)
+    return {
+        "plan, calibrated": Method(OURS, by("speed", SPEEDS, lambda v: Plan(speed=v, grams=grams))),
+        "plan, not calibrated": Method(OURS, by("speed", SPEEDS, lambda v: Plan(speed=v))),
+        "FORA stack, follow": Method(OURS, by("interval", INTERVALS, lambda v: FORA(interval=v, order=1, warmup=2))),
+        "TeaCache calibrated, follow": Method(OURS, by("threshold", theirs, tea(fit, 1))),
+        "first block, ours": Method(OURS, by("threshold", (0.02, 0.05, 0.1, 0.15, 0.25, 0.4), lambda v: FirstBlock(threshold=v, order=1))),
+        "TeaCache, published": Method(PEER, by("threshold", (0.03, 0.06, 0.1, 0.2, 0.3, 0.5), tea(ours, 0))),
+        "TeaCache, calibrated": Method(PEER, by("threshold", theirs, tea(fit, 0))),
+        "FORA, published": Method(PEER, by("interval", INTERVALS, lambda v: FORA(interval=v, granularity="module"))),
+        "MagCache": Method(PEER, by("threshold", (0.03, 0.06, 0.12, 0.24, 0.5, 1.0), lambda v: MagCache(threshold=v, ratios=ratios))),
+        "EasyCache": Method(PEER, by("threshold", (0.02, 0.05, 0.1, 0.2, 0.4, 0.8), lambda v: EasyCache(threshold=v, warmup=5))),
+        "diffusers FirstBlockCache": Method(PEER, by("threshold", (0.02, 0.05, 0.1, 0.15, 0.25, 0.4), outside(FIRST_BLOCK))),
+        "diffusers TaylorSeer": Method(PEER, by("interval", INTERVALS, lambda v: External(kind=TAYLORSEER, interval=v, order=1, warmup=3))),
+        "diffusers SeaCache": Method(PEER, by("threshold", (0.1, 0.2, 0.3, 0.5, 0.8, 1.2), outside(SEACACHE, order=1))),
+        "diffusers MagCache": Method(PEER, by("threshold", (0.03, 0.06, 0.12, 0.24, 0.5, 1.0), outside(MAGCACHE, ratios=ratios[0][2], longest=4))),
+        "cache-dit DBCache": Method(PEER, by("threshold", (0.04, 0.08, 0.12, 0.2, 0.3, 0.5), outside(DBCACHE))),
+        "cache-dit DBCache + TaylorSeer": Method(PEER, by("threshold", (0.04, 0.08, 0.12, 0.2, 0.3, 0.5), outside(DBCACHE, order=1))),
+        "fewer steps": Method(FEWER, by("steps", (24, 20, 15, 12, 10, 8), int)),
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- distances
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Mean over frames, of [T, H, W, 3] in 0..1; 100 where they are equal."""
+    error = (a - b).square().mean((1, 2, 3)).clamp(min=1e-10)
+    return float((-10 * error.log10()).mean())
+
+
+def ssim(a: Tensor, b: Tensor) -> float:
+    """Structural similarity (Wang et al. 2004), a Gaussian window of 11 pixels with a deviation of 1.5."""
+    axis = torch.exp(-((torch.arange(11.0) - 5) ** 2) / (2 * 1.5**2))
+    window = torch.outer(axis, axis) / axis.sum() ** 2
+    smooth = lambda x: F.conv2d(x.flatten(0, 1)[:, None], window[None, None])
+    a, b = a.movedim(-1, 1), b.movedim(-1, 1)
+    ma, mb = smooth(a), smooth(b)
+    va, vb, vab = smooth(a * a) - ma**2, smooth(b * b) - mb**2, smooth(a * b) - ma * mb
+    c1, c2 = 0.01**2, 0.03**2
+    return float((((2 * ma * mb + c1) * (2 * vab + c2)) / ((ma**2 + mb**2 + c1) * (va + vb + c2))).mean())
+
+
+# ---------------------------------------------------------------- runs
+
+
+class Bench:
+    """One model with its test prompts, and what the uncached run made of them."""
+
+    def __init__(self, model: VideoModel, prompts: int) -> None:
+        train, held = world.split()
+        scenes = held[:: max(len(held) // prompts, 1)][:prompts]
+        text = lambda s: f"a {s.colour} {s.shape} {world.EN_WORDS.get(s.motion, ['moving ' + s.motion])[0]} on a {s.background} background"  # fmt: skip
+        self.model = model
+        self.prompts = [model.family.encode(model, text(scene), "") for scene in scenes]
+        self.other = model.family.encode(model, text(train[100]), "")
+        self.made = calibrate(model, self.other, Request(seed=99, steps=STEPS), lambda *_: None)[0]
+        self.base = [self.run(None, i) for i in range(prompts)]
+        self.frames = [self.decode(latents) for latents, *_ in self.base]
+
+    def run(self, setting: Policy | int | None, prompt: int) -> tuple[Tensor, float, float]:
+        """(latents, computed steps, seconds)."""
+        steps, policy = (setting, None) if isinstance(setting, int) else (STEPS, setting)
+        runs: list[Any] = []
+        begin = time.perf_counter()
+        latents = sample(replace(self.model, cache=policy), self.prompts[prompt], Request(seed=prompt, steps=steps), lambda *a: runs.append(a[2]))  # fmt: skip
+        seconds = time.perf_counter() - begin
+        entries = runs[-1].cache.entries if policy else []
+        computed = steps * (sum(e.computed for e in entries) / len(entries) if entries else 1.0)
+        return latents, computed, seconds
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return torch.cat(list(stream_frames(self.model, latents)))
+
+    def score(self, setting: Policy | int | None) -> dict[str, float]:
+        rows = []
+        for i, (latents, _, seconds) in enumerate(self.base):
+            made, computed, took = self.run(setting, i)
+            a, b = self.decode(made), self.frames[i]
+            rows.append((computed, psnr(a, b), ssim(a, b), psnr(a.diff(dim=0), b.diff(dim=0)),
+                         float((made - latents).norm() / latents.norm()), seconds / took))  # fmt: skip
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        mean = lambda values: sum(values) / len(values)
+        return {"computed": mean(columns[0]), "psnr": mean(columns[1]), "psnr_median": median(columns[1]), "psnr_worst": min(columns[1]),
+                "ssim": mean(columns[2]), "motion_psnr": mean(columns[3]), "latents": mean(columns[4]), "faster": median(columns[5])}  # fmt: skip
+
+
+def at_rate(rows: list[dict[str, float]], rate: float, value: str) -> float | None:
+    """A method's value at a share of computed steps, by straight lines between its settings; None outside of them."""
+    points = sorted({(row["computed"], row[value]) for row in rows})
+    wanted = STEPS / rate
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if x0 <= wanted <= x1:
+            return y0 + (y1 - y0) * (wanted - x0) / (x1 - x0)
+    return None
+
+
+def measure(name: str, prompts: int) -> dict[str, Any]:
+    family, folder, published = MODELS[name]
+    bench = Bench(load(Recipe(family, "", files_of(folder), "float32"), PlainMemory()), prompts)
+    table: dict[str, Any] = {}
+    for method, told in methods(bench.made, published).items():
+        table[method] = {"kind": told.kind, "rows": [{"setting": s, **bench.score(p)} for s, p in told.settings.items()]}  # fmt: skip
+        for row in table[method]["rows"]:
+            print(f"{name} {method:<30} {row['setting']:<15} {row['computed']:5.1f} steps {row['psnr']:6.2f} dB (worst {row['psnr_worst']:5.2f}) {row['faster']:5.2f} x", flush=True)  # fmt: skip
+    again = [bench.run(None, i)[0] for i in range(prompts)]
+    same = all(torch.equal(a, b[0]) for a, b in zip(again, bench.base, strict=True))
+    return {
+        "steps": STEPS,
+        "prompts": prompts,
+        "uncached_runs_equal": same,
+        "methods": table,
+        "best": dict(best(table)),
+    }
+
+
+def best(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """For each rate: our best method, the best peer, and fewer steps, in dB."""
+    for rate in RATES:
+        found: dict[str, tuple[str, float]] = {}
+        for method, told in table.items():
+            value = at_rate(told["rows"], rate, "psnr")
+            if value is not None and value > found.get(told["kind"], ("", -math.inf))[1]:
+                found[told["kind"]] = method, round(value, 2)
+        yield f"{rate:g}x", found
+
+
+# ---------------------------------------------------------------- the picture
+
+SIZE, MARGIN, COLOURS = (460, 360), 46, {OURS: "#1f6feb", PEER: "#b0b7c3", FEWER: "#d9730d"}
+
+
+def draw(result: Mapping[str, Any]) -> str:
+    """An SVG: for each model PSNR over computed steps, a line for each method."""
+    width, height = SIZE
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(result)}" height="{height}" font-family="sans-serif" font-size="11">',
+             f'<rect width="{width * len(result)}" height="{height}" fill="white"/>']  # fmt: skip
+    for column, (name, told) in enumerate(result.items()):
+        x = lambda steps, left=column * width: left + MARGIN + (width - MARGIN - 110) * (steps - 6) / (STEPS - 6)
+        y = lambda db: height - MARGIN - (height - 2 * MARGIN) * (min(max(db, 15), 70) - 15) / 55
+        parts.append(f'<text x="{x(6)}" y="20" font-size="13">{name}: PSNR (dB) over computed steps of {STEPS}</text>')
+        for db in range(20, 71, 10):
+            parts.append(f'<line x1="{x(6)}" x2="{x(STEPS)}" y1="{y(db)}" y2="{y(db)}" stroke="#eee"/><text x="{x(6) - 22}" y="{y(db) + 4}">{db}</text>')  # fmt: skip
+        for rate in (1.25, *RATES):
+            parts.append(f'<text x="{x(STEPS / rate) - 8}" y="{height - 26}">{rate:g}x</text>')
+        for method, lines in told["methods"].items():
+            points = sorted((row["computed"], row["psnr"]) for row in lines["rows"])
+            colour = COLOURS[lines["kind"]]
+            line = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
+            wide = 2.5 if method == "plan, calibrated" else 1.2
+            parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="{wide}"><title>{method}</title></polyline>')  # fmt: skip
+        for i, (kind, colour) in enumerate(COLOURS.items()):
+            parts.append(f'<rect x="{x(STEPS) + 8}" y="{60 + 18 * i}" width="10" height="4" fill="{colour}"/><text x="{x(STEPS) + 22}" y="{66 + 18 * i}">{kind}</text>')  # fmt: skip
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    arguments = parser.parse_args()
+    torch.set_grad_enabled(False)
+    result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
+    for name in arguments.models:
+        result[name] = measure(name, arguments.prompts)
+        print(name, json.dumps(result[name]["best"], indent=1))
+    result = {name: result[name] for name in MODELS if name in result}
+    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    arguments.out.with_suffix(".svg").write_text(draw(result), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
