@@ -258,7 +258,7 @@ class VideoModel:
         """Fill every zero of the request from its preset, then from the model's default preset."""
         presets = self.facts.presets
         if request.preset and request.preset not in presets:
-            remedy = f"Use one of {', '.join(presets)}."
+            remedy = f"Use one of {', '.join(presets)}." if len(presets) > 1 else "Use default."
             raise InputError("preset", request.preset, f"{self.variant} does not have this preset.", remedy)
         if request.source is not None and request.source.ndim == 5:  # latents bring their own size
             sizes: dict[str, Any] = {k: v for k, v in self._size(request.source).items() if not getattr(request, k)}

@@ -164,7 +164,9 @@ class CalibrateCache(io.ComfyNode):
         on_step = lambda done, total, run: update(done, total, host.latent_picture(model, run.preview()))
         made, latents = calibrate(model, conditioning, request_of(model, **inputs), on_step)
         made = store.add(checkpoint, made)
-        words = [f"{store.file_of(checkpoint).name}: {made.key.steps} steps, the mean of {made.runs} run(s)."]
+        words = [
+            f"{store.file_of(checkpoint).name}: {made.key.steps} steps, {made.runs} run(s); three make a plan sure."
+        ]
         words += [f"TeaCache, {b.part} {b.name}: distances {b.low:.3g} to {b.high:.3g}, R^2 {b.quality:.2f}." for b in made.branches]  # fmt: skip
         host.tell(cls.hidden.unique_id, tuple(words), logging.INFO)
         note = {"family": model.family.name, "variant": model.variant, "fps": model.facts.fps}

@@ -21,6 +21,7 @@ from .keyframes import plan
 from .schedules import TABLES, solver
 from .speed import accelerated, check_speed
 
+MOST_TOKENS = 2**20  # ten times HunyuanVideo at 720p and 129 frames
 COLLAPSED = 0.02  # spread of normalised latents, which is about 1
 OnStep = Callable[[int, int, Run], None]  # (steps done, steps in all, the run so far)
 
@@ -37,6 +38,12 @@ def ready(model: VideoModel, request: Request) -> Request:
             "guidance", request.guidance, "It must be a number from 0 on.", "Use 1 for none, 3 to 5 for most models."
         )
     model.family.check(model, request)
+    tokens = model.facts.tokens(request.width, request.height, request.frames)
+    if tokens > MOST_TOKENS:
+        rule = (
+            f"The network would attend to {tokens} tokens at once; beyond {MOST_TOKENS} a step takes hours on any card."
+        )
+        raise InputError("width, height, frames", f"{request.width}, {request.height}, {request.frames}", rule, "Ask for a smaller size or fewer frames.")  # fmt: skip
     request = replace(request, keyframes=plan(request.keyframes, request.frames))
     model.family.check_pictures(model, request)
     check_guidance(model, request)

@@ -141,6 +141,7 @@ CASES = [
     Case("negative width", {"3.width": -32}, ("width = -32", "tiny_ltx", "positive", "Use 8 or more, or 0")),
     Case("negative frames", {"3.frames": -1}, ("frames = -1", "tiny_ltx", "4n+1", "Use 5 or more, or 0")),
     Case("negative steps", {"3.steps": -1}, ("steps", "-1", "smaller than min of 0")),
+    Case("more than a card can do", {"3.width": 16384, "3.height": 16384, "3.frames": 97}, ("width, height, frames = 16384, 16384, 97", "tokens at once", "smaller size or fewer frames")),
     Case("huge width", {"3.width": 99999}, ("width", "99999", "bigger than max of 16384")),
     Case("sampler", {"3.sampler": "distilled"}, ("sampler = distilled", "distilled timesteps", "Use euler")),
     Case("preset", {"3.preset": "distilled"}, ("preset = distilled", "does not have this preset", "Use one of default, quality")),

@@ -113,10 +113,10 @@ def calibrate(model: VideoModel, conditioning: Conditioning, request: Request, o
         raise InputError("steps", request.steps, f"Caches begin to pay at {FEWEST}.", f"Use {FEWEST} or more.")
     record = Record(observed=observed(model))
     latents = sample(replace(model, cache=record), conditioning, request, on_step)
-    grams = {part: tuple(map(tuple, record.gram(part).tolist())) for part in record.clean}
+    grams = {part: (tuple(map(tuple, record.gram(part).tolist())),) for part in record.clean}
     branches = []
     for (part, name), track in record.tracks.items():
         if len(track.moves) > FEWEST_POINTS:
             fit, quality = fit_polynomial(track, record.signal)
             branches.append(Branch(part, name, tuple(track.moves), tuple(track.ratios), fit.signal, fit.coefficients, fit.low, fit.high, quality))  # fmt: skip
-    return Calibration(key_of(model, request), 1, grams, tuple(branches)), latents
+    return Calibration(key_of(model, request), grams, tuple(branches)), latents

@@ -14,6 +14,7 @@ from torch import Tensor
 from ...loaders.video_model import InputError, Request, Run, VideoModel
 
 Values = tuple[Tensor, ...]
+Chosen = dict[int, float]  # step that is not computed -> by how much of the last change its values lie further on
 FEWEST = 10  # steps, under which each counts: caches on distilled models cost more picture than fewer steps do
 # children of a block whose outputs are kept one by one (src/models.py of prathebaselva/FORA: attention and MLP, before
 # their gates; for blocks of two streams as Shenyi-Z/TaylorSeer does it)
@@ -23,7 +24,8 @@ MODULES = ("attn", "attn1", "attn2", "ff", "ffn", "ff_context", "proj_mlp", "pro
 @dataclass(frozen=True)
 class At:
     """Where a forward is. part, branch: of which network and guidance; step, steps: of the whole run; index, count: within
-    its expert; plan: the steps of it that are computed, where the policy has chosen them."""
+    its expert; plan: what the policy has chosen
+    beforehand."""
 
     part: str
     branch: str
@@ -31,7 +33,7 @@ class At:
     steps: int
     index: int
     count: int
-    plan: frozenset[int] = frozenset()
+    plan: Chosen = field(default_factory=dict)
 
 
 @dataclass
@@ -96,9 +98,9 @@ class Policy(ABC):
         """The policy for this model and complete request, and what the person should know; raises InputError."""
         return self, ()
 
-    def choose(self, run: Run, part: str, steps: range) -> frozenset[int]:
-        """Which steps of an expert are computed, for policies that know it beforehand."""
-        return frozenset()
+    def choose(self, run: Run, part: str, steps: range) -> Chosen:
+        """The reused steps of an expert with the slopes of their forecasts, for policies that know them beforehand."""
+        return {}
 
     def notes(self, moves: list[float]) -> tuple[str, ...]:
         """What the person should know after a run; moves: how far the signal went in its steps."""
@@ -144,6 +146,13 @@ def forecast(kept: list[tuple[float, Values]], at: float, order: int) -> Values:
         weights = [_lagrange([x for x, _ in points], i, at) for i in range(len(points))]
         made.append(sum(w * v for w, v in zip(weights[1:], values[1:], strict=True)) + weights[0] * values[0])
     return tuple(made)
+
+
+def followed(kept: list[tuple[float, Values]], slope: float) -> Values:
+    """The newest values, and so much of their change since the ones before."""
+    if len(kept) < 2 or not slope:
+        return kept[-1][1]
+    return tuple(new + slope * (new - old) for new, old in zip(kept[-1][1], kept[-2][1], strict=True))
 
 
 def _lagrange(places: list[float], i: int, at: float) -> float:

@@ -17,8 +17,7 @@ from ...loaders.video_model import Request, Run, Stacks, VideoModel
 from . import unet
 from .calibrate import Record
 from .external import External
-from .plan import place
-from .policy import FEWEST, MODULES, At, Policy, State, Values, check_policy, distance, forecast
+from .policy import FEWEST, MODULES, At, Chosen, Policy, State, Values, check_policy, distance, followed, forecast
 from .signals import CAUGHT, EMBEDDER, SIGNALS
 
 Key = tuple[str, int]  # branch, and the how many-eth forward of it in this step
@@ -37,8 +36,8 @@ class Entry:
 
 @dataclass
 class Runner:
-    """The cache of one run. notes: what the person should know; entries: all forwards so far; peak: the most bytes that its states held at a time; seconds: of
-    each step."""
+    """The cache of one run. notes: what the person should know; entries: all forwards so far; peak: the most bytes that its
+    states held at a time; seconds: of each step."""
 
     policy: Policy
     stacks: Stacks | None
@@ -55,7 +54,7 @@ class Runner:
     _first: int = 0
     _count: int = 0
     _step: int = -1
-    _plan: frozenset[int] = frozenset()
+    _plan: Chosen = field(default_factory=dict)
 
     @contextmanager
     def phase(self, network: Any, run: Run, part: str, steps: range) -> Iterator[None]:
@@ -88,9 +87,9 @@ class Runner:
         entry = Entry(self._part, "guided", step, True)
         self.entries.append(entry)
         if self.decide(state, at, None, entry):
-            return run.from_clean(forecast(state.kept, place(run, step), self.policy.order)[0], step)
+            return run.from_clean(followed(state.kept, self._plan[step])[0], step)
         prediction = compute()
-        self.keep(state, place(run, step), at, (run.to_clean(prediction, step),), {})
+        self.keep(state, at, (run.to_clean(prediction, step),), {})
         return prediction
 
     def call(self, network: Any, step: int, branch: str, inputs: dict[str, Any]) -> Tensor:
@@ -126,10 +125,9 @@ class Runner:
         state.total = state.total if wanted else 0.0
         return wanted
 
-    def keep(self, state: State, where: float, at: At, values: Values, seen: Mapping[str, Tensor]) -> None:
-        """where: what a forecast is made along, the number of the step or its log-SNR."""
+    def keep(self, state: State, at: At, values: Values, seen: Mapping[str, Tensor]) -> None:
         self.policy.learn(state, at, values, seen)
-        state.kept = [*state.kept, (where, values)][-(self.policy.order + 1) :]
+        state.kept = [*state.kept, (float(at.step), values)][-(self.policy.order + 1) :]
         self.peak = max(self.peak, sum(s.bytes for s in self._states.values()))
 
 
@@ -158,7 +156,7 @@ class Forward:
             return _part_of(x, change) + change
         output: Tensor = self.network(**inputs, return_dict=False)[0]
         x = _part_of(x, output)
-        self.runner.keep(self.state, self.at.step, self.at, (output - x,), {"input": x, "output": output})
+        self.runner.keep(self.state, self.at, (output - x,), {"input": x, "output": output})
         return output
 
     # ------------------------------------------------------------ all blocks at once
@@ -200,7 +198,7 @@ class Forward:
         if index == last:
             out = output[0] if isinstance(output, tuple) else output
             if self.anchor is not None:  # none: the policy looks behind the network's last block
-                self.runner.keep(self.state, self.at.step, self.at, (out - self.anchor,), {})
+                self.runner.keep(self.state, self.at, (out - self.anchor,), {})
         return output
 
     def _begin(self, hidden: Tensor, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -229,7 +227,7 @@ class Forward:
                 stack.enter_context(exchanged(block, keepers))
             output: Tensor = self.network(**inputs, return_dict=False)[0]
         if not self.reuse:
-            self.runner.keep(self.state, self.at.step, self.at, tuple(kept), {})
+            self.runner.keep(self.state, self.at, tuple(kept), {})
         return output
 
     # ------------------------------------------------------------ another library
@@ -254,7 +252,7 @@ class Forward:
         with exchanged(self.network, children):
             output: Tensor = self.network(**inputs, return_dict=False)[0]
         if not self.reuse:
-            self.runner.keep(self.state, self.at.step, self.at, (last.given,), {})
+            self.runner.keep(self.state, self.at, (last.given,), {})
         return output
 
 

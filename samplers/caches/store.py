@@ -15,6 +15,8 @@ from ...loaders.checkpoints import CheckpointError
 from ...loaders.video_model import Request, VideoModel
 
 ENDING = ".reelwire-cache.json"
+MOST_RUNS = 9
+Gram = tuple[tuple[float, ...], ...]
 SAMPLE = 2**16  # bytes that are hashed at each of a few places of a large file
 
 
@@ -52,19 +54,19 @@ class Branch:
 
 @dataclass(frozen=True)
 class Calibration:
-    """One record. runs: how many runs it is the mean of; grams: expert -> scalar products of its steps' clean videos."""
+    """One record. grams: expert -> scalar products of its steps' clean videos, for each run that was made."""
 
     key: Key
-    runs: int
-    grams: Mapping[str, tuple[tuple[float, ...], ...]]
+    grams: Mapping[str, tuple[Gram, ...]]
     branches: tuple[Branch, ...] = field(default=())
 
-    def joined(self, other: Calibration) -> Calibration:
-        """Both, weighted by their runs; the branches are those of the larger."""
-        total = self.runs + other.runs
-        mean = {part: tuple(tuple((a * self.runs + b * other.runs) / total for a, b in zip(x, y, strict=True))
-                            for x, y in zip(rows, other.grams[part], strict=True)) for part, rows in self.grams.items()}  # fmt: skip
-        return replace(self if self.runs > other.runs else other, runs=total, grams=mean)
+    @property
+    def runs(self) -> int:
+        return max(map(len, self.grams.values()))
+
+    def joined(self, later: Calibration) -> Calibration:
+        """The runs of both, the latest MOST_RUNS of them, with what the later one saw of the branches."""
+        return replace(later, grams={p: (*runs, *later.grams[p])[-MOST_RUNS:] for p, runs in self.grams.items()})
 
 
 def key_of(model: VideoModel, request: Request) -> Key:
@@ -114,9 +116,9 @@ def read(checkpoint: Path) -> tuple[Calibration, ...]:
 
 def _record(told: dict[str, Any]) -> Calibration:
     key = Key(**{**told["key"], "loras": tuple(told["key"]["loras"])})
-    grams = {part: tuple(map(tuple, rows)) for part, rows in told["grams"].items()}
+    grams = {part: tuple(tuple(map(tuple, rows)) for rows in runs) for part, runs in told["grams"].items()}
     branches = tuple(Branch(**{k: tuple(v) if isinstance(v, list) else v for k, v in b.items()}) for b in told["branches"])  # type: ignore[arg-type]  # fmt: skip
-    return Calibration(key, told["runs"], grams, branches)
+    return Calibration(key, grams, branches)
 
 
 def stale(checkpoint: Path) -> bool:
@@ -128,7 +130,8 @@ def stale(checkpoint: Path) -> bool:
 def add(checkpoint: Path, made: Calibration) -> Calibration:
     """Put a record into the file, joined with an earlier one of the same key; what is there now."""
     others = {c.key: c for c in read(checkpoint)}
-    if made.key in others and {p: len(r) for p, r in made.grams.items()} == {p: len(r) for p, r in others[made.key].grams.items()}:  # fmt: skip
+    sizes = lambda record: {part: len(runs[0]) for part, runs in record.grams.items()}
+    if made.key in others and sizes(made) == sizes(others[made.key]):
         made = others[made.key].joined(made)
     others[made.key] = made
     file, told = file_of(checkpoint), {"checkpoint": fingerprint(checkpoint), "records": [asdict(c) for c in others.values()]}  # fmt: skip
