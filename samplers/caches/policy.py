@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -112,7 +111,8 @@ class Policy(ABC):
         if model.guidance.true_scale > 1:
             branches = 2
         if self.level in ("guided", "network"):
-            size = math.prod(model.facts.latent_shape(request.width, request.height, request.frames))
+            _, channels, time, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
+            size = channels * -(-time // model.facts.time_patch) * model.facts.time_patch * h * w
             return self.memory_of * size * 4 * (branches if self.level == "network" else 1)
         item = torch.empty(0, dtype=getattr(torch, model.recipe.dtype)).element_size()
         if model.family.stacks is None:  # what the second outermost block of a UNet gives
