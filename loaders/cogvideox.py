@@ -193,7 +193,7 @@ def _read_facts(bundle: Bundle) -> CogFacts:
     return CogFacts(
         spatial_ratio=ratio, temporal_ratio=vae.get("temporal_compression_ratio", 4), channels=channels, frame_step=8,
         size_multiple=ratio * network["patch_size"], width=network["num_attention_heads"] * network["attention_head_dim"],
-        text_width=network["text_embed_dim"], layers=network["num_layers"], mean=(0.0,) * channels,
+        text_width=network["text_embed_dim"], layers=network["num_layers"], modules=2 * network["num_layers"], mean=(0.0,) * channels,
         std=(1 / vae["scaling_factor"],) * channels, scheduler=bundle.scheduler, network=network,
         time_patch=network.get("patch_size_t") or 1, inverse_scale=bool(vae.get("invert_scale_latents")), fixed=fixed, control=control,
         pictures=(("first",),) if pictured else ((),), **bundle.defaults,

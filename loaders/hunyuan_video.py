@@ -66,7 +66,7 @@ class HunyuanVideo(Family):
         facts = HunyuanFacts(
             spatial_ratio=ratio, temporal_ratio=vae.get("temporal_compression_ratio", 4), channels=channels,
             size_multiple=ratio * network["patch_size"], width=network["num_attention_heads"] * network["attention_head_dim"],
-            text_width=network["text_embed_dim"], layers=network["num_layers"], mean=(0.0,) * channels,
+            text_width=network["text_embed_dim"], layers=network["num_layers"], modules=2 * network["num_layers"] + network["num_single_layers"], mean=(0.0,) * channels,
             std=(1 / scale,) * channels, scheduler=bundle.scheduler, image=image, embedded=bool(network["guidance_embeds"]),
             lead=4 if image == "latent_concat" else 0, pictures=(("first",),) if image else ((),),
             reads_pictures=bool(image), **bundle.defaults,

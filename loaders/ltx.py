@@ -98,7 +98,7 @@ class LTX(Family):
         facts = LTXFacts(
             spatial_ratio=files.spatial_ratio, temporal_ratio=files.temporal_ratio, size_multiple=files.spatial_ratio,
             channels=config["in_channels"], width=config["num_attention_heads"] * config["attention_head_dim"],
-            text_width=text_width, scheduler=files.scheduler_config, pictures=None, layers=config["num_layers"], **files.defaults,
+            text_width=text_width, scheduler=files.scheduler_config, pictures=None, layers=config["num_layers"], modules=3 * config["num_layers"], **files.defaults,
         )  # fmt: skip
         parts = {name: Part(name, load) for name, load in loads.items()}
         shapes = {key: entry.shape for key, entry in files.transformer.items()}

@@ -55,7 +55,7 @@ class Mochi(Family):
         facts = Facts(
             spatial_ratio=8, temporal_ratio=6, channels=vae["latent_channels"], size_multiple=8 * network["patch_size"],
             width=network["num_attention_heads"] * network["attention_head_dim"], text_width=network["text_embed_dim"],
-            layers=network["num_layers"], mean=tuple(vae.get("latents_mean") or [0.0] * len(std)), std=tuple(std),
+            layers=network["num_layers"], modules=2 * network["num_layers"], mean=tuple(vae.get("latents_mean") or [0.0] * len(std)), std=tuple(std),
             scheduler=bundle.scheduler, **bundle.defaults,
         )  # fmt: skip
         parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)

@@ -53,6 +53,7 @@ class Facts:
     reads_pictures: bool = False  # the text encoder looks at the first frame too
     layers: int = 0  # blocks of the network
     time_patch: int = 1  # latent frames that are one token
+    modules: int = 0  # tensors as wide as the network that its blocks' attentions and MLPs give together
     mean: tuple[float, ...] = ()  # per channel, of the VAE's latents: vae latent = latent * std + mean; empty: alike
     std: tuple[float, ...] = ()
     scheduler: Mapping[str, Any] = field(default_factory=dict)  # the config of the reference pipeline's scheduler

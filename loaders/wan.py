@@ -179,7 +179,7 @@ def _read_facts(bundle: Bundle) -> WanFacts:
     return WanFacts(
         spatial_ratio=ratio, temporal_ratio=vae.get("scale_factor_temporal", 4), channels=vae["z_dim"],
         size_multiple=ratio * network["patch_size"][1], width=network["num_attention_heads"] * network["attention_head_dim"],
-        text_width=network["text_dim"], layers=network["num_layers"], mean=tuple(vae["latents_mean"]),
+        text_width=network["text_dim"], layers=network["num_layers"], modules=3 * (network["num_layers"] + vace_layers), mean=tuple(vae["latents_mean"]),
         std=tuple(vae["latents_std"]), scheduler=bundle.scheduler, boundary=boundary, per_token_time=per_token_time,
         concatenated=concatenated, vace_layers=vace_layers, pictures=_places(network, vace_layers > 0, concatenated, per_token_time), **defaults,
     )  # fmt: skip

@@ -40,10 +40,11 @@ def _longest(default: int) -> Any:
 def _cached(cls: Any, model: VideoModel, policy: Any) -> io.NodeOutput:
     """The model with a policy; what can be told before a run is told now."""
     from ..samplers.caches.policy import check_policy
+    from ..samplers.caches.report import size_in_words
 
     check_policy(policy)
     default = model.complete(request_of(model))
-    notes = [f"At this model's default size it holds about {policy.estimate(model, default) / 2**30:.2f} GB."]
+    notes = [f"At this model's default size it holds about {size_in_words(policy.estimate(model, default))}."]
     if model.cache is not None:
         notes.append(f"The model had a cache already ({model.cache.title}): this one takes its place.")
     host.tell(cls.hidden.unique_id, tuple(notes), logging.INFO)

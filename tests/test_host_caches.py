@@ -51,7 +51,7 @@ def test_a_cache_says_what_it_did(host: Host, plain: str, name: str) -> None:
     (picture,) = entry["outputs"]["4"]["images"]
     image = Image.open(io.BytesIO(host.read(f"/view?filename={picture['filename']}&type=temp&subfolder={picture['subfolder']}")))  # fmt: skip
     assert len(image.convert("RGB").getcolors(100_000)) > 2
-    assert "GB" in " ".join(entry["outputs"]["2"]["text"])
+    assert "default size it holds about" in " ".join(entry["outputs"]["2"]["text"])
     (file,) = host.videos(entry)
     with av.open(str(file)) as container:
         told = json.loads(container.metadata["reelwire"])["cache"]

@@ -10,8 +10,6 @@ from torch import Tensor
 from ...loaders.video_model import InputError, Request, VideoModel
 from .policy import At, Policy, State
 
-# how many values of a token's width the modules of a block give together, streams of text left out
-MODULES_OF = {"hunyuan_video": 3, "wan": 3, "cogvideox": 2, "mochi": 2, "ltx": 3}
 GRANULARITIES = {"stack": "blocks", "module": "module"}
 
 
@@ -40,6 +38,10 @@ class FORA(Policy):
         return self, ()
 
     def estimate(self, model: VideoModel, request: Request) -> int:
-        """At module granularity: what each attention and MLP gives, in every block."""
-        whole = super().estimate(model, request)
-        return whole * model.facts.layers * MODULES_OF[model.family.name] if self.level == "module" else whole
+        """At module granularity: what each attention and MLP gives, in every block, of the text too where both go in one."""
+        whole, stacks = super().estimate(model, request), model.family.stacks
+        if self.level != "module" or stacks is None:
+            return whole
+        tokens = model.facts.tokens(request.width, request.height, request.frames)
+        text = model.facts.prompt_tokens if stacks.pairs else 0
+        return whole * model.facts.modules * (tokens + text) // tokens

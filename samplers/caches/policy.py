@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...loaders.video_model import InputError, Request, Run, VideoModel
 
@@ -167,3 +168,14 @@ def distance(a: Tensor, b: Tensor) -> float:
     """Relative L1 distance of a from b: mean |a - b| / mean |b| (TeaCache, arXiv 2411.19108, eq. 4)."""
     a, b = a.float(), b.float()
     return float((a - b).abs().mean() / b.abs().mean().clamp(min=1e-12))
+
+
+@contextmanager
+def exchanged(module: nn.Module, changed: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Children of a module exchanged for the length of the block."""
+    old = {name: module._modules[name] for name in changed}
+    module._modules.update(changed)
+    try:
+        yield
+    finally:
+        module._modules.update(old)

@@ -47,7 +47,7 @@ class Report:
     def words(self) -> tuple[str, ...]:
         parts = [f"{name}: {sum(f)} of {len(f)} computed" for name, f in self._named()]
         real = "" if self.real is None else f", {self.real:.2f} times as fast as without"
-        held = f"It held {_size(self.held)} at most ({_size(self.estimated)} expected)."
+        held = f"It held {size_in_words(self.held)} at most ({size_in_words(self.estimated)} expected)."
         return (f"{self.title}: {'; '.join(parts)}. Ideal speed-up {self.ideal:.2f}{real}. {held}", *self.notes)
 
     def _named(self) -> list[tuple[str, tuple[bool, ...]]]:
@@ -81,8 +81,11 @@ class Report:
         return image
 
 
-def _size(count: int) -> str:
-    return f"{count / 2**30:.2f} GB" if count >= 2**30 else f"{count / 2**20:.1f} MB"
+def size_in_words(count: int) -> str:
+    unit, size = next(
+        (u, s) for u, s in (("GB", 2**30), ("MB", 2**20), ("KB", 2**10), ("bytes", 1)) if count >= s or s == 1
+    )
+    return f"{count / size:.3g} {unit}"
 
 
 def report(runner: Runner, estimated: int) -> Report:

@@ -7,7 +7,7 @@ belongs to a run: one for each branch, call and expert, and it is gone with the 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +17,8 @@ from ...loaders.video_model import Request, Run, Stacks, VideoModel
 from . import unet
 from .calibrate import Record
 from .external import External
-from .policy import FEWEST, MODULES, At, Chosen, Policy, State, Values, check_policy, distance, followed, forecast
+from .modules import taped
+from .policy import FEWEST, At, Chosen, Policy, State, Values, check_policy, distance, exchanged, followed, forecast
 from .signals import CAUGHT, EMBEDDER, SIGNALS
 
 Key = tuple[str, int]  # branch, and the how many-eth forward of it in this step
@@ -219,15 +220,13 @@ class Forward:
     def _modules(self, stacks: Stacks, inputs: dict[str, Any]) -> Tensor:
         """FORA as published: modules are skipped one by one, their gates are not."""
         self.reuse = self.runner.decide(self.state, self.at, None, self.entry)
-        kept: list[Tensor] = []
-        old = iter(forecast(self.state.kept, self.at.step, self.policy.order)) if self.reuse else None
-        with ExitStack() as stack:
-            for block, names in _inner(self.network, stacks.of(self.network)):
-                keepers = {name: Keeper(block.get_submodule(name), kept, old) for name in names}
-                stack.enter_context(exchanged(block, keepers))
+        old = forecast(self.state.kept, self.at.step, self.policy.order) if self.reuse else None
+        forms = self.state.memory["forms"] if self.reuse else []
+        with taped(self.network, stacks.of(self.network), forms, old) as tape:
             output: Tensor = self.network(**inputs, return_dict=False)[0]
         if not self.reuse:
-            self.runner.keep(self.state, self.at, tuple(kept), {})
+            self.state.memory["forms"] = tape.forms
+            self.runner.keep(self.state, self.at, tuple(tape.values), {})
         return output
 
     # ------------------------------------------------------------ another library
@@ -270,46 +269,6 @@ class Shell(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.run.at_block(self.index, self.last, self.block, args, kwargs)
-
-
-class Keeper(nn.Module):
-    """Stands in for a module inside a block: keeps what it gives, or gives what was kept."""
-
-    inner: nn.Module
-    kept: list[Tensor]
-    old: Iterator[Tensor] | None
-
-    def __init__(self, inner: nn.Module, kept: list[Tensor], old: Iterator[Tensor] | None) -> None:
-        super().__init__()
-        self.__dict__.update(inner=inner, kept=kept, old=old)
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        if self.old is not None:
-            count = self.inner.__dict__.get("_outputs", 1)
-            made = tuple(next(self.old) for _ in range(count))
-            return made[0] if count == 1 else made
-        output = self.inner(*args, **kwargs)
-        values = output if isinstance(output, tuple) else (output,)
-        self.inner.__dict__["_outputs"] = len(values)
-        self.kept.extend(values)
-        return output
-
-
-def _inner(network: Any, lists: tuple[str, ...]) -> Iterator[tuple[nn.Module, list[str]]]:
-    for name in lists:
-        for block in network._modules[name]:
-            yield block, [child for child in MODULES if child in block._modules]
-
-
-@contextmanager
-def exchanged(module: nn.Module, changed: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Children of a module exchanged for the length of the block."""
-    old = {name: module._modules[name] for name in changed}
-    module._modules.update(changed)
-    try:
-        yield
-    finally:
-        module._modules.update(old)
 
 
 def _hidden(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
