@@ -18,6 +18,7 @@ BACKENDS: Mapping[str, tuple[str, str]] = {
     "auto": ("", ""), "native": ("native", ""), "native cudnn": ("_native_cudnn", ""), "native efficient": ("_native_efficient", ""),
     "flash": ("flash", "flash_attn"), "sage": ("sage", "sageattention"), "xformers": ("xformers", "xformers"),
 }  # fmt: skip
+ANYWHERE = ("auto", "native")  # kernels that need no graphics card
 INSTALL = {
     "flash_attn": "flash-attn",
     "sageattention": "sageattention",
@@ -51,6 +52,8 @@ def check_speed(model: VideoModel) -> None:
         raise InputError("attention", speed.attention, f"The package {package} is not installed.", f"Install it into ComfyUI's Python with `pip install {package}`, or choose auto.")  # fmt: skip
     if BACKENDS[speed.attention][0] and not model.family.dispatches:
         raise InputError("attention", speed.attention, f"In diffusers {model.family.title} has PyTorch's own attention alone.", "Choose auto.")  # fmt: skip
+    if speed.attention not in ANYWHERE and model.memory.device("transformer").type == "cpu":
+        raise InputError("attention", speed.attention, "This kernel computes on a graphics card, the model is on the CPU.", "Choose auto or native.")  # fmt: skip
     if not speed.compile:
         return
     if model.family.stacks is None:

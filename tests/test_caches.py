@@ -352,6 +352,8 @@ def test_kernels_for_attention(opened: Any) -> None:
         Sampled(replace(model, speed=Speed(attention="sage")))
     with pytest.raises(InputError, match=r"Mochi 1 has PyTorch's own attention alone"):
         Sampled(replace(opened("tiny-mochi"), speed=speed))
+    with pytest.raises(InputError, match=r"native efficient: This kernel computes on a graphics card"):
+        Sampled(replace(model, speed=speed))
     with pytest.raises(InputError, match=r"compile = on.*UNet"):
         Sampled(replace(opened("tiny-svd"), speed=Speed(compile=True)))
 
