@@ -20,22 +20,10 @@ from .bundle import Bundle
 from .cogvideox_vae import decode_pieces
 from .flow import draw, encoded_source, skipped
 from .media import cover
+from .run import SMALLEST, Run, Schedule
 from .sources import read_model
 from .text_encoders import encode_t5, load_tokenizer
-from .video_model import (
-    SMALLEST,
-    Conditioning,
-    Facts,
-    Family,
-    InputError,
-    Keyframe,
-    Memory,
-    Recipe,
-    Request,
-    Run,
-    Schedule,
-    VideoModel,
-)
+from .video_model import Conditioning, Facts, Family, InputError, Keyframe, Memory, Recipe, Request, VideoModel
 
 Network = Any  # a diffusers or transformers module, whose attributes are untyped
 OFS = 2.0  # what the 1.5 image-to-video model is told (CogVideoXImageToVideoPipeline)

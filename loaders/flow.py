@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .media import cover
-from .video_model import Request, Run, VideoModel
+from .run import Run
+from .video_model import Request, VideoModel
 
 
 @dataclass

@@ -19,21 +19,9 @@ from .flow import FlowRun, begin, draw, encoded_source, mix
 from .hunyuan_video_text import encode_prompt
 from .hunyuan_video_vae import decode_pieces
 from .media import cover
+from .run import Run, Schedule
 from .sources import read_model
-from .video_model import (
-    Conditioning,
-    Facts,
-    Family,
-    InputError,
-    Keyframe,
-    Memory,
-    Recipe,
-    Request,
-    Run,
-    Schedule,
-    Stacks,
-    VideoModel,
-)
+from .video_model import Conditioning, Facts, Family, InputError, Keyframe, Memory, Recipe, Request, Stacks, VideoModel
 
 Network = Any  # a diffusers or transformers module, whose attributes are untyped
 _KINDS = {

@@ -22,10 +22,10 @@ from .flow import FlowRun, begin, encoded_source, mix
 from .ltx_files import read_ltx
 from .ltx_vae import decode_pieces
 from .media import cover
+from .run import SMALLEST, Run, Schedule
 from .streaming import Pieces
 from .text_encoders import encode_t5, load_tokenizer
 from .video_model import (
-    SMALLEST,
     Conditioning,
     Facts,
     Family,
@@ -36,8 +36,6 @@ from .video_model import (
     Progress,
     Recipe,
     Request,
-    Run,
-    Schedule,
     Stacks,
     VideoModel,
 )

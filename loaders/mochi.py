@@ -17,21 +17,10 @@ from torch import Tensor
 
 from .flow import FlowRun, begin, draw, encoded_source, mix
 from .mochi_vae import decode_pieces
+from .run import SMALLEST, Run, Schedule
 from .sources import read_model
 from .text_encoders import encode_t5, load_tokenizer
-from .video_model import (
-    SMALLEST,
-    Conditioning,
-    Facts,
-    Family,
-    Keyframe,
-    Memory,
-    Recipe,
-    Request,
-    Run,
-    Schedule,
-    VideoModel,
-)
+from .video_model import Conditioning, Facts, Family, Keyframe, Memory, Recipe, Request, VideoModel
 
 Network = Any  # a diffusers or transformers module, whose attributes are untyped
 THRESHOLD_NOISE = 0.025  # of the linear-quadratic schedule (genmoai/models, mochi_preview/infer.py)

@@ -16,21 +16,10 @@ from torch import Tensor
 
 from .flow import begin, draw, encoded_source
 from .media import cover
+from .run import SMALLEST, Run, Schedule
 from .sources import read_model
 from .svd_vae import decode_pieces
-from .video_model import (
-    SMALLEST,
-    Conditioning,
-    Facts,
-    Family,
-    Keyframe,
-    Memory,
-    Recipe,
-    Request,
-    Run,
-    Schedule,
-    VideoModel,
-)
+from .video_model import Conditioning, Facts, Family, Keyframe, Memory, Recipe, Request, VideoModel
 
 Network = Any  # a diffusers or transformers module, whose attributes are untyped
 MIN_GUIDANCE = 1.0  # of the first frame (min_guidance_scale); the last frame has the request's

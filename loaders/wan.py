@@ -19,22 +19,10 @@ from .bundle import Bundle, frozen, read_bundle, shipped_config
 from .checkpoints import CheckpointError
 from .flow import FlowRun, begin, draw, encoded_source, mix
 from .media import clip_pixels, cover, fit_inside
+from .run import Run, Schedule
 from .sources import read_model, read_source
 from .text_encoders import encode_t5, load_tokenizer
-from .video_model import (
-    Conditioning,
-    Facts,
-    Family,
-    InputError,
-    Keyframe,
-    Memory,
-    Recipe,
-    Request,
-    Run,
-    Schedule,
-    Stacks,
-    VideoModel,
-)
+from .video_model import Conditioning, Facts, Family, InputError, Keyframe, Memory, Recipe, Request, Stacks, VideoModel
 from .wan_vae import decode_pieces
 
 Network = Any  # a diffusers or transformers module, whose attributes are untyped

@@ -8,7 +8,8 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..loaders.video_model import Conditioning, Control, InputError, Keyframe, Request, Run, VideoModel
+from ..loaders.run import Run
+from ..loaders.video_model import Conditioning, Control, InputError, Keyframe, Request, VideoModel
 from ..samplers.schedules import SAMPLERS
 from . import host
 from .types import ConditioningType, ControlType, KeyframesType, VideoModelType

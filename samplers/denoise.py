@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..loaders.lora import applied
-from ..loaders.video_model import Conditioning, Control, InputError, Request, Run, VideoModel
+from ..loaders.run import Run
+from ..loaders.video_model import Conditioning, Control, InputError, Request, VideoModel
 from .caches.runner import cached, phase, planned
 from .guidance import check_guidance, guide
 from .keyframes import plan

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..loaders.video_model import Guidance, InputError, Request, Run, VideoModel
+from ..loaders.run import Run
+from ..loaders.video_model import Guidance, InputError, Request, VideoModel
 
 METHODS = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")
 Predict = Callable[[Any, int], Tensor]  # (network, step) -> the prediction

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..loaders.video_model import Schedule
+from ..loaders.run import Schedule
 
 Make = Callable[[Schedule, torch.device], Any]
 _FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "solver_order": 2}

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...loaders.video_model import Conditioning, InputError, Request, Run, VideoModel
+from ...loaders.run import Run
+from ...loaders.video_model import Conditioning, InputError, Request, VideoModel
 from .policy import FEWEST, At, Policy, State, Values, distance
 from .store import Branch, Calibration, key_of
 from .teacache import SIGNALS_OF, Fit, published

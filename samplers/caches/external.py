@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ...loaders.video_model import InputError, Request, Run, Stacks, VideoModel
+from ...loaders.run import Run
+from ...loaders.video_model import InputError, Request, Stacks, VideoModel
 from .policy import MODULES, At, Policy, State
 
 FIRST_BLOCK, TAYLORSEER, SEACACHE, MAGCACHE, DBCACHE = "diffusers first block", "diffusers taylorseer", "diffusers seacache", "diffusers magcache", "cache-dit"  # fmt: skip

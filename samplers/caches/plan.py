@@ -18,7 +18,8 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from ...loaders.video_model import InputError, Request, Run, VideoModel
+from ...loaders.run import Run
+from ...loaders.video_model import InputError, Request, VideoModel
 from .policy import At, Chosen, Policy, State
 from .store import Gram, key_of, match, read, stale
 

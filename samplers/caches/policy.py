@@ -11,7 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...loaders.video_model import InputError, Request, Run, VideoModel
+from ...loaders.run import Run
+from ...loaders.video_model import InputError, Request, VideoModel
 
 Values = tuple[Tensor, ...]
 Chosen = dict[int, float]  # step that is not computed -> by how much of the last change its values lie further on

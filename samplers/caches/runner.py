@@ -13,7 +13,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ...loaders.video_model import Request, Run, Stacks, VideoModel
+from ...loaders.run import Run
+from ...loaders.video_model import Request, Stacks, VideoModel
 from . import unet
 from .calibrate import Record
 from .external import External
