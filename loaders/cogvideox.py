@@ -7,7 +7,7 @@ CogVideoXFunControlPipeline.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -17,12 +17,13 @@ from einops import rearrange
 from torch import Tensor
 
 from .bundle import Bundle
-from .cogvideox_vae import decode_pieces
+from .cogvideox_vae import decode_pieces, encode_pieces
 from .flow import draw, encoded_source, skipped
 from .media import cover
 from .run import SMALLEST, Run, Schedule
 from .sources import read_model
 from .text_encoders import encode_t5, load_tokenizer
+from .tiles import Pieces, Tile
 from .video_model import Conditioning, Facts, Family, InputError, Keyframe, Memory, Recipe, Request, VideoModel
 
 Network = Any  # a diffusers or transformers module, whose attributes are untyped
@@ -53,6 +54,7 @@ class CogFacts(Facts):
 
 class CogVideoX(Family):
     name, title, batched_guidance, solvers = "cogvideox", "CogVideoX", True, "cogvideox"
+    vae_bytes = 72_000, 72_000
     dispatches = False
     image_models = "CogVideoX-5B-I2V or CogVideoX1.5-5B-I2V"
     text_models = "CogVideoX-5B or CogVideoX1.5-5B"
@@ -132,7 +134,7 @@ class CogVideoX(Family):
         """The first frame [1, t, C, h, w] and nothing after it (CogVideoXImageToVideoPipeline.prepare_latents)."""
         facts, image = _facts(model), cover(request.keyframes[0].images, request.width, request.height)
         with model.use("vae") as vae:
-            z = _sample(model, vae, image, generator)
+            z = self.vae_latents(model, vae, image, generator)
         scale = facts.std[0] if facts.inverse_scale else 1 / facts.std[0]
         first = rearrange(z.to(model.memory.device("transformer"), dtype), "b c t h w -> b t c h w") * scale
         b, c, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
@@ -148,27 +150,19 @@ class CogVideoX(Family):
             z = self.encode_video(model, vae, frames)
         return rearrange(z, "b c t h w -> b t c h w").to(model.memory.device("transformer"), dtype)
 
-    def encode_video(
-        self, model: VideoModel, vae: Network, frames: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        return _sample(model, vae, frames, generator).float() * (1 / model.facts.std[0])
+    def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
+        return latents.float() * (1 / model.facts.std[0])
 
-    def stream_decode(self, model: VideoModel, vae: Network, latents: Tensor, seed: int) -> Iterator[Tensor]:
-        z = model.facts.denormalise(latents.float()).to(model.memory.device("vae"), vae.dtype)
-        for piece in decode_pieces(vae, iter(z.split(1, 2))):
-            yield rearrange(piece, "1 c t h w -> t h w c").float().mul(0.5).add(0.5).clamp(0, 1)
+    def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+        return decode_pieces(vae, latents, tile.thrifty)
+
+    def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
+        return encode_pieces(vae, pixels, count)
 
 
 def _facts(model: VideoModel) -> CogFacts:
     assert isinstance(model.facts, CogFacts)
     return model.facts
-
-
-def _sample(model: VideoModel, vae: Network, frames: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Frames [T, H, W, 3] -> the VAE's latents [1, C, t, h, w]; their most likely value where no generator is given."""
-    pixels = rearrange(frames, "t h w c -> 1 c t h w") * 2 - 1
-    posterior = vae.encode(pixels.to(model.memory.device("vae"), vae.dtype)).latent_dist
-    return posterior.mode() if generator is None else posterior.sample(generator)
 
 
 def _read_facts(bundle: Bundle) -> CogFacts:

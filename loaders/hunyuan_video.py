@@ -6,21 +6,21 @@ reads the prompts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from .flow import FlowRun, begin, draw, encoded_source, mix
 from .hunyuan_video_text import encode_prompt
-from .hunyuan_video_vae import decode_pieces
+from .hunyuan_video_vae import decode_pieces, encode_pieces
 from .media import cover
 from .run import Run, Schedule
 from .sources import read_model
+from .tiles import Pieces, Tile
 from .video_model import Conditioning, Facts, Family, InputError, Keyframe, Memory, Recipe, Request, Stacks, VideoModel
 
 Network = Any  # a diffusers or transformers module, whose attributes are untyped
@@ -43,6 +43,7 @@ class HunyuanFacts(Facts):
 
 class HunyuanVideo(Family):
     name, title, batched_guidance = "hunyuan_video", "HunyuanVideo", False
+    vae_bytes = 81_000, 81_000
     stacks = Stacks(("transformer_blocks", "single_transformer_blocks"))
     image_models, text_models = "HunyuanVideo-I2V", "HunyuanVideo (T2V)"
 
@@ -103,18 +104,14 @@ class HunyuanVideo(Family):
         make = {"latent_concat": _ConcatRun, "token_replace": _ReplaceRun}.get(facts.image, _Run)
         return make(latents, timesteps, scheduler, guidance, skip, text=text, embedded=scale, dtype=dtype, first=first)
 
-    def encode_video(
-        self, model: VideoModel, vae: Network, frames: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        pixels = rearrange(frames, "t h w c -> 1 c t h w") * 2 - 1
-        posterior = vae.encode(pixels.to(model.memory.device("vae"), vae.dtype)).latent_dist
-        z = posterior.mode() if generator is None else posterior.sample(generator)
-        return z.float() * vae.config.scaling_factor
+    def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
+        return latents.float() * vae.config.scaling_factor
 
-    def stream_decode(self, model: VideoModel, vae: Network, latents: Tensor, seed: int) -> Iterator[Tensor]:
-        z = model.facts.denormalise(latents.float()).to(model.memory.device("vae"), vae.dtype)
-        for piece in decode_pieces(vae, iter(z.split(1, 2))):
-            yield rearrange(piece, "1 c t h w -> t h w c").float().mul(0.5).add(0.5).clamp(0, 1)
+    def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+        return decode_pieces(vae, latents)
+
+    def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
+        return encode_pieces(vae, pixels, count)
 
 
 def _facts(model: VideoModel) -> HunyuanFacts:

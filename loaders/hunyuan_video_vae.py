@@ -1,6 +1,6 @@
-"""The HunyuanVideo decoder, streamed: what AutoencoderKLHunyuanVideo.decode computes, in overlapping tiles of time.
+"""The HunyuanVideo VAE, streamed: what AutoencoderKLHunyuanVideo computes, in overlapping tiles of time.
 
-Its norms and its attention see a whole tile, so the tiles must be the reference's (framewise decoding, its default).
+Its norms and its attention see a whole tile, so the tiles must be the reference's (framewise coding, its default).
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from .streaming import Pieces
+from .streaming import Pieces, regroup
 
 
 def decode_pieces(vae: Any, latents: Pieces) -> Pieces:
@@ -35,3 +36,35 @@ def decode_pieces(vae: Any, latents: Pieces) -> Pieces:
         shown = tile[:, :, : min(kept + (before is None), left)]
         yield from shown.split(ratio, 2) if shown.shape[2] else ()
         before, left = tile, left - shown.shape[2]
+
+
+def encode_pieces(vae: Any, pixels: Pieces, count: int) -> Pieces:
+    """AutoencoderKLHunyuanVideo.encode of `count` frames [1, 3, n, H, W] as pieces of moments [1, 2C, m, h, w].
+
+    Clips of up to a tile (16 frames) are encoded whole. Later tiles lose the latent of their first frame and fade in
+    over what the tile before has left (_temporal_tiled_encode).
+    """
+    length, stride = vae.tile_sample_min_num_frames, vae.tile_sample_stride_num_frames
+    kept, overlap = (n // vae.temporal_compression_ratio for n in (stride, length - stride))
+    encode = lambda frames: vae.quant_conv(vae.encoder(frames))
+    if not vae.use_framewise_encoding or count <= length:
+        yield from map(encode, regroup(pixels, count, count))
+        return
+    before = None
+    for tile in map(encode, _tiles(pixels, length + 1, stride)):
+        tile = tile if before is None else vae.blend_t(before, tile[:, :, 1:], overlap)
+        yield tile[:, :, : kept + (before is None)]
+        before = tile
+
+
+def _tiles(pixels: Pieces, length: int, stride: int) -> Pieces:
+    """The frames i to i + length for i = 0, stride, 2 stride ...; not a last one of one frame, whose latent is dropped."""
+    held: list[Tensor] = []
+    for frame in regroup(pixels, 1, 1):
+        held.append(frame)
+        if len(held) == length:
+            tile, held = [torch.cat(held, 2)], held[stride:]
+            yield tile.pop()
+    while len(held) > 1:
+        tile, held = [torch.cat(held, 2)], held[stride:]
+        yield tile.pop()

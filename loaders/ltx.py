@@ -6,7 +6,7 @@ the one that a piece of code follows. `ltx_files.py` knows the layouts on disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,12 +20,13 @@ from .checkpoints import CheckpointError, build
 from .encoders import KINDS, read_encoder, width
 from .flow import FlowRun, begin, encoded_source, mix
 from .ltx_files import read_ltx
-from .ltx_vae import decode_pieces
+from .ltx_vae import Noise, decode_pieces, encode_pieces
 from .media import cover
 from .run import SMALLEST, Run, Schedule
-from .streaming import Pieces
 from .text_encoders import encode_t5, load_tokenizer
+from .tiles import Pieces, Tile
 from .video_model import (
+    Capabilities,
     Conditioning,
     Facts,
     Family,
@@ -56,6 +57,8 @@ class LTXFacts(Facts):
 
 class LTX(Family):
     name, title, batched_guidance, solvers = "ltx", "LTX-Video", True, "ltx"
+    vae_bytes = 9_000, 9_000
+    rounds_encode = True
     stacks = Stacks(pairs=False)
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
@@ -123,10 +126,10 @@ class LTX(Family):
             rule = f"The distilled sampler takes its own {fixed} steps."
             raise InputError("steps", request.steps, rule, f"Use {fixed} or 0, or choose the sampler euler.")
 
-    def check_pictures(self, model: VideoModel, request: Request) -> None:
-        super().check_pictures(model, request)
-        for keyframe in request.keyframes:
-            _check_keyframe(keyframe, request, model.facts.temporal_ratio)
+    def capabilities(self, model: VideoModel) -> Capabilities:
+        """Any number anywhere, clips too (LTXConditionPipeline)."""
+        step = model.facts.temporal_ratio
+        return replace(super().capabilities(model), clip_step=step, clip_start=step, strengths=True)
 
     def schedule(self, model: VideoModel, request: Request) -> Schedule:
         """What LTXConditionPipeline gives its scheduler, or LTXPipeline: there, sigmas that the clip's size shifts."""
@@ -157,32 +160,28 @@ class LTX(Family):
             encode = lambda frames: self.encode_video(model, vae, frames, generator)
             return make(model, conditioning, request, scheduler, generator, encode)
 
-    def encode_video(
-        self, model: VideoModel, vae: Network, frames: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        pixels = rearrange(frames, "t h w c -> 1 c t h w") * 2 - 1
-        posterior = vae.encode(pixels.to(vae.latents_mean.device, vae.dtype)).latent_dist
-        z = posterior.mode() if generator is None else posterior.sample(generator)
-        mean, std = _statistics(vae, z)
-        return ((z - mean) * vae.config.scaling_factor / std).float()
-
-    def stream_decode(self, model: VideoModel, vae: Network, latents: Tensor, seed: int) -> Iterator[Tensor]:
+    def to_vae(self, model: VideoModel, vae: Network, latents: Pieces, seed: int) -> Pieces:
         """The last denoising step of VAEs with timestep conditioning uses decode_timestep .05 and noise .025 (model card)."""
-        device, conditioned = vae.latents_mean.device, vae.config.timestep_conditioning
         generator = torch.Generator("cpu").manual_seed(seed)
-        time = torch.full((1,), 0.05, device=device, dtype=vae.dtype) if conditioned else None
+        for frame in latents:
+            z = frame.float()
+            mean, std = _statistics(vae, z)
+            z = z * std / vae.config.scaling_factor + mean
+            if vae.config.timestep_conditioning:
+                z = (1 - 0.025) * z + 0.025 * torch.randn(z.shape, generator=generator).to(z)
+            yield z.to(vae.dtype)
 
-        def denormalised() -> Pieces:
-            for frame in latents.split(1, 2):
-                z = frame.to(device, torch.float32)
-                mean, std = _statistics(vae, z)
-                z = z * std / vae.config.scaling_factor + mean
-                if conditioned:
-                    z = (1 - 0.025) * z + 0.025 * torch.randn(z.shape, generator=generator).to(z)
-                yield z.to(vae.dtype)
+    def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
+        mean, std = _statistics(vae, latents)
+        return ((latents - mean) * vae.config.scaling_factor / std).float()
 
-        for piece in decode_pieces(vae, denormalised(), time, generator):
-            yield rearrange(piece, "1 c t h w -> t h w c").float().mul(0.5).add(0.5).clamp(0, 1)
+    def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+        time = torch.full((1,), 0.05, device=vae.latents_mean.device, dtype=vae.dtype)
+        noise = Noise(torch.Generator("cpu").manual_seed(seed), tile)
+        return decode_pieces(vae, latents, time if vae.config.timestep_conditioning else None, noise)
+
+    def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
+        return encode_pieces(vae, pixels, count)
 
 
 def _facts(model: VideoModel) -> LTXFacts:
@@ -204,25 +203,6 @@ def _conditioned(model: VideoModel, request: Request) -> bool:
     simple = not places or places == [(0, 1, 1.0)]
     sourced = request.source is not None and request.strength < 1
     return _facts(model).conditioned or sourced or not simple
-
-
-def _check_keyframe(keyframe: Keyframe, request: Request, ratio: int) -> None:
-    count, at = len(keyframe.images), keyframe.frame
-    if count > 1 and (count - 1) % ratio:
-        raise InputError(
-            "keyframes",
-            f"a clip of {count} frames",
-            f"A clip needs {ratio}n+1 frames.",
-            f"Use {(count - 1) // ratio * ratio + 1}.",
-        )
-    if count > 1 and at > 0 and count < ratio + 1:
-        raise InputError(
-            "keyframes", f"a clip of {count} frames at frame {at}", "Too short to join.", f"Use {ratio + 1} frames."
-        )
-    if count > 1 and at % ratio:
-        raise InputError(
-            "keyframes", f"a clip at frame {at}", f"Clips start at multiples of {ratio}.", f"Use {at // ratio * ratio}."
-        )
 
 
 # ---------------------------------------------------------------- the three kinds of run

@@ -1,26 +1,42 @@
-"""The LTX-Video decoder, streamed: what AutoencoderKLLTXVideo.decode computes, in constant memory.
+"""The LTX-Video VAE, streamed: what AutoencoderKLLTXVideo computes, in constant memory.
 
-The decoder looks ahead (its convolutions are not causal) and its norms are pointwise, so generators that hold back a few
-frames are exact. diffusers' own framewise decode of this VAE is off by one frame.
+The decoder looks ahead (its convolutions are not causal), the encoder does not; the norms are pointwise, so generators
+that hold back a few frames are exact. diffusers' own framewise decode of this VAE is off by one frame.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from einops import rearrange
+from einops import rearrange, reduce
 from torch import Tensor
 
-from .streaming import Delay, Pieces, convolve, drop_first
+from .streaming import Delay, Pieces, convolve, drop_first, regroup
+from .tiles import Tile
 
 Network = Any  # diffusers modules, whose attributes are untyped
 
 
-def decode_pieces(vae: Network, latents: Pieces, time: Tensor | None, generator: torch.Generator) -> Pieces:
+@dataclass
+class Noise:
+    """The spatial noise patterns of one decode, drawn for whole frames in the layers' order, so that tiles agree on them."""
+
+    generator: torch.Generator
+    tile: Tile
+
+    def like(self, x: Tensor) -> Tensor:
+        """The next pattern [H, W] for a layer's x [..., H, W]."""
+        up = x.shape[-2] // self.tile.height
+        whole = torch.randn([side * up for side in self.tile.whole], generator=self.generator)
+        return self.tile.cut(whole).to(x)
+
+
+def decode_pieces(vae: Network, latents: Pieces, time: Tensor | None, noise: Noise) -> Pieces:
     """AutoencoderKLLTXVideo.decode of latent frames [B, C, 1, h, w] as pieces [B, 3, n, H, W], n at most a latent frame's.
 
-    time: decode timestep [B] of VAEs with timestep conditioning. generator: draws the noise that 0.9.1 injects.
+    time: decode timestep [B] of VAEs with timestep conditioning. noise: what 0.9.1 injects.
     """
     decoder = vae.decoder
     if time is not None and decoder.timestep_scale_multiplier is not None:
@@ -28,15 +44,34 @@ def decode_pieces(vae: Network, latents: Pieces, time: Tensor | None, generator:
     pieces = _conv(decoder.conv_in, latents)
     for block in (decoder.mid_block, *decoder.up_blocks):
         if getattr(block, "conv_in", None) is not None:
-            pieces = _resnet(block.conv_in, pieces, time, generator)
+            pieces = _resnet(block.conv_in, pieces, time, noise)
         embedding = _embed(block, time)
         for upsampler in getattr(block, "upsamplers", None) or []:
             pieces = _upsample(upsampler, pieces)
         for resnet in block.resnets:
-            pieces = _resnet(resnet, pieces, embedding, generator)
-    last = _conv(decoder.conv_out, (_head(decoder, x, _embed(decoder, time)) for x in pieces))
+            pieces = _resnet(resnet, pieces, embedding, noise)
+    last = _conv(decoder.conv_out, map(lambda x: _head(decoder, x, _embed(decoder, time)), pieces))
     p, q = decoder.patch_size, decoder.patch_size_t
-    return (rearrange(x, "b (c q r p) t h w -> b c (t q) (h p) (w r)", p=p, r=p, q=q) for x in last)
+    return map(lambda x: rearrange(x, "b (c q r p) t h w -> b c (t q) (h p) (w r)", p=p, r=p, q=q), last)
+
+
+def encode_pieces(vae: Network, pixels: Pieces, count: int) -> Pieces:
+    """AutoencoderKLLTXVideo.encode of `count` frames [B, 3, n, H, W] as pieces of moments [B, 2C, 1, h, w]."""
+    encoder = vae.encoder
+    p, q = encoder.patch_size, encoder.patch_size_t
+    patch = lambda x: rearrange(x, "b c (t q) (h p) (w r) -> b (c q r p) t h w", p=p, r=p, q=q)
+    pieces = _conv(encoder.conv_in, map(patch, regroup(pixels, q, q)))
+    for block in (*encoder.down_blocks, encoder.mid_block):
+        for resnet in block.resnets:
+            pieces = _resnet(resnet, pieces)
+        for downsampler in getattr(block, "downsamplers", None) or []:
+            pieces = (_downsample if hasattr(downsampler, "group_size") else _conv)(downsampler, pieces)
+        if getattr(block, "conv_out", None) is not None:
+            pieces = _resnet(block.conv_out, pieces)
+    last = _conv(encoder.conv_out, map(lambda x: encoder.conv_act(_norm(encoder.norm_out, x)), pieces))
+    return map(
+        lambda x: torch.cat([x, x[:, -1:].repeat(1, x.shape[1] - 2, 1, 1, 1)], 1), last
+    )  # one log variance for all
 
 
 def _embed(block: Network, time: Tensor | None) -> Tensor | None:
@@ -49,14 +84,14 @@ def _embed(block: Network, time: Tensor | None) -> Tensor | None:
 
 
 def _conv(conv: Network, pieces: Pieces) -> Pieces:
-    return convolve(conv.conv, conv.kernel_size[0], conv.is_causal, pieces)
+    return convolve(conv.conv, conv.kernel_size[0], conv.is_causal, pieces, stride=conv.conv.stride[0])
 
 
 def _norm(norm: Network, x: Tensor) -> Tensor:
     return norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
-def _resnet(block: Network, pieces: Pieces, time: Tensor | None, generator: torch.Generator) -> Pieces:
+def _resnet(block: Network, pieces: Pieces, time: Tensor | None = None, noise: Noise | None = None) -> Pieces:
     """LTXVideoResnetBlock3d.forward: the residual path waits for the look-ahead of the two convolutions."""
     skip = Delay()
     shifts: tuple[Any, Any] = (None, None)
@@ -71,26 +106,32 @@ def _resnet(block: Network, pieces: Pieces, time: Tensor | None, generator: torc
         x = _norm(norm, x)
         return block.nonlinearity(x if shifts[i] is None else x * (1 + scales[i]) + shifts[i])
 
-    def enter() -> Pieces:
-        for x in pieces:
-            skip.put(x)
-            yield activate(block.norm1, x, 0)
+    def enter(x: Tensor) -> Tensor:
+        skip.put(x)
+        return activate(block.norm1, x, 0)
 
-    inner = _inject(block.per_channel_scale1, _conv(block.conv1, enter()), generator)
-    outer = _conv(block.conv2, (activate(block.norm2, x, 1) for x in inner))
-    for x in _inject(block.per_channel_scale2, outer, generator):
+    def leave(x: Tensor) -> Tensor:
         rest = skip.take(x.shape[2])
         rest = rest if block.norm3 is None else _norm(block.norm3, rest)
-        yield x + (rest if block.conv_shortcut is None else block.conv_shortcut.conv(rest))
+        return x + (rest if block.conv_shortcut is None else block.conv_shortcut.conv(rest))
+
+    inner = _inject(block.per_channel_scale1, _conv(block.conv1, map(enter, pieces)), noise)
+    outer = _conv(block.conv2, map(lambda x: activate(block.norm2, x, 1), inner))
+    return map(leave, _inject(block.per_channel_scale2, outer, noise))
 
 
-def _inject(scale: Tensor | None, pieces: Pieces, generator: torch.Generator) -> Pieces:
+def _inject(scale: Tensor | None, pieces: Pieces, noise: Noise | None) -> Pieces:
     """Noise injection of 0.9.1: one spatial pattern for the whole clip."""
-    noise = None
-    for x in pieces:
-        if scale is not None and noise is None:
-            noise = torch.randn(x.shape[-2:], generator=generator).to(x)[None]
-        yield x if scale is None or noise is None else x + (noise * scale)[None, :, None]
+    if scale is None:
+        return pieces
+    assert noise is not None
+    patterns = list[Tensor]()
+
+    def inject(x: Tensor) -> Tensor:
+        patterns[:] = patterns or [noise.like(x)[None]]
+        return x + (patterns[0] * scale)[None, :, None]
+
+    return map(inject, pieces)
 
 
 def _upsample(block: Network, pieces: Pieces) -> Pieces:
@@ -98,18 +139,35 @@ def _upsample(block: Network, pieces: Pieces) -> Pieces:
     skip, (t, h, w) = Delay(), block.stride
     spread = lambda x: rearrange(x, "b (c t h w) f y x -> b c (f t) (y h) (x w)", t=t, h=h, w=w)
 
-    def enter() -> Pieces:
-        for x in pieces:
-            if block.residual:
-                skip.put(spread(x).repeat(1, t * h * w // block.upscale_factor, 1, 1, 1))
-            yield x
+    def enter(x: Tensor) -> Tensor:
+        if block.residual:
+            skip.put(spread(x).repeat(1, t * h * w // block.upscale_factor, 1, 1, 1))
+        return x
 
-    begun = False
-    for x in drop_first(t - 1, map(spread, _conv(block.conv, enter()))):
-        if block.residual and not begun:
-            skip.take(t - 1)
-        begun = True
-        yield x + skip.take(x.shape[2]) if block.residual else x
+    def leave(x: Tensor) -> Tensor:
+        return x + skip.take(x.shape[2]) if block.residual else x
+
+    return drop_first(t - 1, map(leave, map(spread, _conv(block.conv, map(enter, pieces)))))
+
+
+def _downsample(block: Network, pieces: Pieces) -> Pieces:
+    """LTXVideoDownsampler3d.forward: space and time to depth, beside the mean of the inputs that fall into one channel.
+
+    The first frame counts twice where time is halved.
+    """
+    skip, begun, (t, h, w) = Delay(), False, block.stride
+    gather = lambda x: rearrange(x, "b c (f t) (y h) (x w) -> b (c t h w) f y x", t=t, h=h, w=w)
+
+    def enter(x: Tensor) -> Tensor:
+        nonlocal begun
+        x, begun = x if begun else torch.cat([x[:, :, : t - 1], x], 2), True
+        skip.put(x)
+        return x
+
+    def leave(x: Tensor) -> Tensor:
+        return gather(x) + reduce(gather(skip.take(t)), "b (c g) f y x -> b c f y x", "mean", g=block.group_size)
+
+    return map(leave, regroup(_conv(block.conv, map(enter, pieces)), t, t))
 
 
 def _head(decoder: Network, x: Tensor, embedding: Tensor | None) -> Tensor:

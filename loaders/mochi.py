@@ -6,20 +6,20 @@ latents are, and predicts the way towards the video.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from .flow import FlowRun, begin, draw, encoded_source, mix
-from .mochi_vae import decode_pieces
+from .mochi_vae import decode_pieces, encode_pieces
 from .run import SMALLEST, Run, Schedule
 from .sources import read_model
 from .text_encoders import encode_t5, load_tokenizer
+from .tiles import Pieces, Tile
 from .video_model import Conditioning, Facts, Family, Keyframe, Memory, Recipe, Request, VideoModel
 
 Network = Any  # a diffusers or transformers module, whose attributes are untyped
@@ -33,6 +33,8 @@ _KINDS = {
 
 class Mochi(Family):
     name, title, batched_guidance = "mochi", "Mochi 1", True
+    vae_bytes = 33_000, 33_000
+    rounds_encode = True
     dispatches = False
     image_models = "an image-to-video model of another family, as Wan2.1-I2V"
 
@@ -82,18 +84,11 @@ class Mochi(Family):
         run.latents = run.latents.to(dtype)
         return run
 
-    def encode_video(
-        self, model: VideoModel, vae: Network, frames: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        pixels = rearrange(frames, "t h w c -> 1 c t h w") * 2 - 1
-        posterior = vae.encode(pixels.to(model.memory.device("vae"), vae.dtype)).latent_dist
-        z = posterior.mode() if generator is None else posterior.sample(generator)
-        return model.facts.normalise(z.float())
+    def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+        return decode_pieces(vae, latents, tile.thrifty)
 
-    def stream_decode(self, model: VideoModel, vae: Network, latents: Tensor, seed: int) -> Iterator[Tensor]:
-        z = model.facts.denormalise(latents.float()).to(model.memory.device("vae"), vae.dtype)
-        for piece in decode_pieces(vae, iter(z.split(1, 2))):
-            yield rearrange(piece, "1 c t h w -> t h w c").float().mul(0.5).add(0.5).clamp(0, 1)
+    def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
+        return encode_pieces(vae, pixels, count)
 
 
 @dataclass

@@ -1,7 +1,8 @@
-"""Video decoders as chains of generators: pieces of frames go in, pieces come out, and memory stays constant.
+"""Video VAEs as chains of generators: pieces of frames go in, pieces come out, and memory stays constant.
 
 A stage takes an iterator of tensors [B, C, t, H, W] and yields the same frames transformed, later by its look-ahead.
 Each stage holds only the frames that its own kernel spans, so the chain computes what the whole clip at once would.
+Stages without such a past are `map`: unlike a loop, it lets go of a piece as soon as the next stage has it.
 """
 
 from __future__ import annotations
@@ -29,19 +30,26 @@ class Delay:
         return taken
 
 
-def convolve(conv: Callable[[Tensor], Tensor], kernel: int, causal: bool, pieces: Pieces) -> Pieces:
+def convolve(
+    conv: Callable[[Tensor], Tensor], kernel: int, causal: bool, pieces: Pieces, thrifty: bool = False, stride: int = 1
+) -> Pieces:
     """A convolution over time that repeats the first and the last frame at the ends, as the LTX VAE does.
 
-    conv: a convolution without padding in time; kernel: its length in frames.
+    conv: a convolution without padding in time; kernel, stride: its length and its step in frames, kernel >= stride;
+    thrifty: its past waits in RAM.
     """
     before = kernel - 1 if causal else (kernel - 1) // 2
     window: Tensor | None = None
     for piece in pieces:
-        start = piece[:, :, :1].repeat(1, 1, before, 1, 1) if window is None else window
+        start = piece[:, :, :1].repeat(1, 1, before, 1, 1) if window is None else window.to(piece.device)
         window = torch.cat([start, piece], 2)
+        del start, piece
         if window.shape[2] >= kernel:
-            yield conv(window)
-            window = window[:, :, window.shape[2] - kernel + 1 :].clone()
+            made = [conv(window)]
+            steps = (window.shape[2] - kernel) // stride + 1
+            window = window[:, :, steps * stride :].clone()
+            window = window.cpu() if thrifty else window
+            yield made.pop()  # nothing of it is held here while the stages behind work on it
     after = kernel - 1 - before
     if after and window is not None:
         window = torch.cat([window, window[:, :, -1:].repeat(1, 1, after, 1, 1)], 2)
@@ -49,10 +57,23 @@ def convolve(conv: Callable[[Tensor], Tensor], kernel: int, causal: bool, pieces
             yield conv(window)
 
 
-def drop_first(count: int, pieces: Pieces) -> Pieces:
-    """Leave out the first `count` frames."""
+def regroup(pieces: Pieces, first: int, size: int) -> Pieces:
+    """The same frames as one piece of `first` and then pieces of `size` frames; a rest that fills none is left out."""
+    held: list[Tensor] = []
     for piece in pieces:
-        rest = piece[:, :, count:]
-        count = max(0, count - piece.shape[2])
-        if rest.shape[2]:
+        held.extend(piece.split(1, 2))
+        del piece
+        while len(held) >= first:
+            group, held, first = [torch.cat(held[:first], 2)], held[first:], size
+            yield group.pop()
+
+
+def drop_first(count: int, pieces: Pieces, dim: int = 2) -> Pieces:
+    """Leave out the first `count` frames; dim: the pieces' dimension of time."""
+    while count and (piece := next(pieces, None)) is not None:
+        length = piece.shape[dim]
+        rest = piece.narrow(dim, min(count, length), max(length - count, 0))
+        count = max(0, count - length)
+        if rest.shape[dim]:
             yield rest
+    yield from pieces

@@ -6,7 +6,7 @@ Every number equals diffusers 0.42's StableVideoDiffusionPipeline. It reads no t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,7 +18,8 @@ from .flow import begin, draw, encoded_source
 from .media import cover
 from .run import SMALLEST, Run, Schedule
 from .sources import read_model
-from .svd_vae import decode_pieces
+from .svd_vae import decode_pieces, encode_pieces
+from .tiles import Pieces, Tile
 from .video_model import Conditioning, Facts, Family, Keyframe, Memory, Recipe, Request, VideoModel
 
 Network = Any  # a diffusers or transformers module, whose attributes are untyped
@@ -30,6 +31,7 @@ _KINDS = {"unet": ("UNetSpatioTemporalConditionModel",), "vae": ("AutoencoderKLT
 
 class SVD(Family):
     name, title, batched_guidance, solvers = "svd", "Stable Video Diffusion", True, "svd"
+    vae_bytes = 104_000, 67_000
     stacks, dispatches = None, False
     text_models = "a text-to-video model of another family"
     methods = ("cfg", "apg", "cfg-zero*", "tcfg")  # its UNet is no stack of blocks to skip
@@ -84,19 +86,11 @@ class SVD(Family):
         return _Run(latents, timesteps, scheduler, request.guidance, skip, look=both(look), given=both(given),
                     ids=ids.to(device), scales=scales, generator=generator)  # fmt: skip
 
-    def encode_video(
-        self, model: VideoModel, vae: Network, frames: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        device, z = model.memory.device("vae"), []
-        for frame in (frames * 2 - 1).split(1):  # each on its own: the encoder knows no time
-            posterior = vae.encode(frame.movedim(-1, 1).to(device, vae.dtype)).latent_dist
-            z.append(posterior.mode() if generator is None else posterior.sample(generator))
-        return model.facts.normalise(rearrange(torch.cat(z), "t c h w -> 1 c t h w").float())
+    def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+        return decode_pieces(vae, latents, tile.thrifty)
 
-    def stream_decode(self, model: VideoModel, vae: Network, latents: Tensor, seed: int) -> Iterator[Tensor]:
-        z = model.facts.denormalise(latents.float()).to(model.memory.device("vae"), vae.dtype)
-        for piece in decode_pieces(vae, iter(z.split(1, 2))):
-            yield rearrange(piece, "1 c t h w -> t h w c").float().mul(0.5).add(0.5).clamp(0, 1)
+    def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
+        return encode_pieces(vae, pixels, count)
 
     def to_host(self, model: VideoModel, latents: Tensor) -> Tensor:
         """The host holds SVD's frames as a batch of pictures [T, C, h, w]."""

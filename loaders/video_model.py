@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -9,9 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from .run import Run, Schedule
+from .tiles import Pieces, Tile, Tiling, retried, tiled
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -119,6 +122,9 @@ class Memory(Protocol):
     def device(self, part: str) -> torch.device:
         """Where the part of this name computes."""
 
+    def room(self, part: str) -> int:
+        """Bytes that a run of this part may take there, weights included."""
+
 
 class PlainMemory:
     """Keeps every part on one device; for use outside the host."""
@@ -138,6 +144,9 @@ class PlainMemory:
     def device(self, part: str) -> torch.device:
         return self._device
 
+    def room(self, part: str) -> int:
+        return torch.cuda.mem_get_info(self._device)[0] if self._device.type == "cuda" else sys.maxsize
+
 
 @dataclass(frozen=True)
 class Keyframe:
@@ -146,6 +155,25 @@ class Keyframe:
     images: Tensor
     frame: int
     strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """Which keyframes a model takes. takes, remedy: the same in words, and what to do where that is not enough.
+
+    sets: those that work, of "first" and "last"; None: any number, anywhere. clip_step: clips of step * n + 1 frames, 0
+    for single pictures alone; clip_start: clips begin at its multiples. near: a picture this few frames beside the first
+    or the last is moved there.
+    """
+
+    title: str
+    takes: str
+    remedy: str
+    sets: tuple[tuple[str, ...], ...] | None = ((),)
+    clip_step: int = 0
+    clip_start: int = 1
+    strengths: bool = False
+    near: int = 0
 
 
 @dataclass(frozen=True)
@@ -235,6 +263,7 @@ class Request:
     shift: float = 0.0  # flow shift
     guidance_2: float = 0.0  # of the second expert
     control: Control | None = None
+    notes: tuple[str, ...] = ()  # what the person should know about how the request was read
 
 
 @dataclass(frozen=True)
@@ -255,6 +284,19 @@ class VideoModel:
 
     def use(self, part: str, activations: int = 0) -> AbstractContextManager[Any]:
         return self.memory.use(self.parts[part], activations)
+
+    def tiling(self, height: int, width: int) -> Tiling:
+        """The largest tiles with which the VAE's work on a frame of height x width latent pixels fits into its room."""
+        tiling: Tiling | None = Tiling()
+        while tiling and self.vae_bytes(tiling, height, width) > 0.8 * self.memory.room("vae"):
+            best, tiling = tiling, tiling.smaller(height, width)
+        return tiling or best
+
+    def vae_bytes(self, tiling: Tiling, height: int, width: int) -> int:
+        """About what the VAE's work needs beside its weights, whatever the length of the video."""
+        tile = tiling.rows(height, width)[0][0]
+        pixels = tile.height * tile.width * self.facts.spatial_ratio**2
+        return pixels * self.family.vae_bytes[tiling.thrifty] * getattr(torch, self.recipe.dtype).itemsize // 4
 
     def complete(self, request: Request) -> Request:
         """Fill every zero of the request from its preset, then from the model's default preset."""
@@ -290,6 +332,12 @@ class Family(ABC):
     dispatches = True  # whether diffusers lets its attention have other kernels
     stacks: Stacks | None = Stacks()  # None: a UNet, of which only the deep blocks can be kept
     image_models = text_models = control_models = "a model of another family"  # what to load instead
+    vae_bytes: tuple[
+        int, int
+    ]  # in float32, for each pixel of a frame: while the VAE works, and what waits between its steps
+    rounds_encode = (
+        False  # whether a streamed encode rounds otherwise, so that what fits into memory is encoded at once
+    )
     methods: tuple[str, ...] = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")  # of guidance
 
     @abstractmethod
@@ -314,14 +362,55 @@ class Family(ABC):
         """Noise, encoded pictures and the scheduler of one run, drawn in the reference pipeline's order."""
 
     @abstractmethod
+    def decode_pieces(self, vae: Any, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+        """The VAE's latent frames [1, C, 1, h, w] -> pieces of frames [1, 3, n, H, W] in -1..1, n small, of one tile."""
+
+    @abstractmethod
+    def encode_pieces(self, vae: Any, pixels: Pieces, count: int) -> Pieces:
+        """`count` frames [1, 3, 1, H, W] in -1..1 -> pieces [1, 2C, n, h, w] of the posterior's mean and log variance."""
+
+    def to_vae(self, model: VideoModel, vae: Any, latents: Pieces, seed: int) -> Pieces:
+        """Normalised latent frames [1, C, 1, h, w] -> the VAE's own."""
+        return (model.facts.denormalise(frame.float()).to(vae.dtype) for frame in latents)
+
+    def from_vae(self, model: VideoModel, vae: Any, latents: Tensor) -> Tensor:
+        """The VAE's latents [1, C, t, h, w] -> normalised ones."""
+        return model.facts.normalise(latents.float())
+
     def encode_video(
         self, model: VideoModel, vae: Any, frames: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Frames [T, H, W, 3] in 0..1 -> normalised latents [1, C, t, h, w]; sampled where a generator is given."""
+        """Frames [T, H, W, 3] in 0..1 -> normalised latents [1, C, t, h, w]; drawn from the posterior with a generator,
+        else its most likely value."""
+        return self.from_vae(model, vae, self.vae_latents(model, vae, frames, generator))
 
-    @abstractmethod
-    def stream_decode(self, model: VideoModel, vae: Any, latents: Tensor, seed: int) -> Iterator[Tensor]:
-        """Normalised latents [1, C, t, h, w] -> frames in order, as pieces [n, H, W, 3] in 0..1, n small."""
+    def vae_latents(self, model: VideoModel, vae: Any, frames: Tensor, generator: torch.Generator | None) -> Tensor:
+        """As `encode_video`, not normalised. Memory beside the frames does not grow with their number."""
+        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+        device, ratio = model.memory.device("vae"), model.facts.spatial_ratio
+        size = frames.shape[1] // ratio, frames.shape[2] // ratio
+
+        def moments(tiling: Tiling) -> Pieces:
+            pixels = (rearrange(f, "t h w c -> 1 c t h w") * 2 - 1 for f in frames.split(1))
+            stage = lambda part, tile: self.encode_pieces(vae, (p.to(device, vae.dtype) for p in part), len(frames))
+            return tiled(stage, pixels, tiling.rows(*size))
+
+        at_once = model.vae_bytes(Tiling(), *size) * (len(frames) // model.facts.temporal_ratio)
+        if self.rounds_encode and at_once <= 0.8 * model.memory.room("vae"):
+            pixels = rearrange(frames, "t h w c -> 1 c t h w") * 2 - 1
+            posterior = vae.encode(pixels.to(device, vae.dtype)).latent_dist
+        else:
+            made = retried(moments, model.tiling(*size), size, 2)
+            posterior = DiagonalGaussianDistribution(torch.cat(list(made), 2))
+        return posterior.mode() if generator is None else posterior.sample(generator)
+
+    def stream_decode(self, model: VideoModel, vae: Any, latents: Pieces, rows: list[list[Tile]], seed: int) -> Pieces:
+        """Normalised latent frames [1, C, 1, h, w] -> frames in order, as pieces [n, H, W, 3] in 0..1, n small."""
+        device = model.memory.device("vae")
+        stage = lambda part, tile: self.decode_pieces(vae, (z.to(device) for z in part), tile, seed)
+        for piece in tiled(stage, self.to_vae(model, vae, latents, seed), rows):
+            yield rearrange(piece, "1 c t h w -> t h w c").float().mul(0.5).add(0.5).clamp(0, 1)
 
     def to_host(self, model: VideoModel, latents: Tensor) -> Tensor:
         """Latents [1, C, t, h, w] as the host's LATENT of this family holds them."""
@@ -349,41 +438,29 @@ class Family(ABC):
             )
 
     def check_pictures(self, model: VideoModel, request: Request) -> None:
-        """Raise InputError for keyframes, a source or a control that this model has no use for, or lacks."""
-        title, allowed = f"{self.title} ({model.variant})", model.facts.pictures
+        """Raise InputError for keyframes beside a source or a control, or a control that this model has no use for or lacks."""
         if request.control is not None and not self.controlled(model):
+            title = f"{self.title} ({model.variant})"
             raise InputError("control", "connected", f"{title} follows no control video.", f"Load {self.control_models} instead.")  # fmt: skip
-        if allowed is None:
-            return
-        last = request.frames - 1
-        given = tuple({0: "first", last: "last"}.get(k.frame, f"frame {k.frame}") for k in request.keyframes)
-        if given not in allowed:
-            told = " and ".join(f"{p} frame" if p in ("first", "last") else p for p in given) or "none"
-            rule, remedy = self._picture_rule(model, allowed)
-            raise InputError("keyframes", told, f"{title} {rule}", remedy)
-        for keyframe in request.keyframes:
-            if len(keyframe.images) > 1:
-                raise InputError("keyframes", f"a clip of {len(keyframe.images)} frames", f"{title} takes single pictures.", "Connect one picture, or the clip as source.")  # fmt: skip
-            if keyframe.strength != 1:
-                raise InputError("strength", keyframe.strength, f"{title} keeps its pictures as they are.", "Use 1.")
 
-    def _picture_rule(self, model: VideoModel, allowed: tuple[tuple[str, ...], ...]) -> tuple[str, str]:
-        if allowed == ((),) and self.controlled(model):
-            return (
-                "follows a control video and takes no keyframes.",
-                f"Load {self.image_models} for pictures, or disconnect them.",
-            )
+    def capabilities(self, model: VideoModel) -> Capabilities:
+        """Which keyframes this model takes."""
+        allowed = model.facts.pictures
         if allowed == ((),):
-            return "makes videos from text alone.", f"Load {self.image_models} instead, or disconnect the keyframes."
-        sets = " or ".join(" and ".join(f"its {p} frame" for p in places) or "no picture" for places in allowed)
-        return (
-            f"starts from {sets}.",
-            f"Connect Keyframe nodes so (frame 0 is the first, -1 the last), or load {self.text_models} for text alone.",
-        )
+            takes = "follows a control video and takes no keyframes" if self.controlled(model) else "makes videos from text alone"  # fmt: skip
+            remedy = f"Load {self.image_models} for pictures, or disconnect them."
+        else:
+            takes = f"starts from {_sets(allowed or ())}"
+            remedy = f"Connect Keyframe nodes so (frame 0 is the first, -1 the last), or load {self.text_models} for text alone."
+        return Capabilities(f"{self.title} ({model.variant})", takes, remedy, allowed)
 
     def controlled(self, model: VideoModel) -> bool:
         """Whether the model follows a control video."""
         return False
+
+
+def _sets(allowed: tuple[tuple[str, ...], ...]) -> str:
+    return " or ".join(" and ".join(f"its {p} frame" for p in places) or "no picture" for places in allowed)
 
 
 def check_size(name: str, value: int, multiple: int, title: str) -> None:

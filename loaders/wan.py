@@ -6,7 +6,7 @@ Every number equals diffusers 0.42's WanPipeline, WanImageToVideoPipeline, WanVi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,8 +22,21 @@ from .media import clip_pixels, cover, fit_inside
 from .run import Run, Schedule
 from .sources import read_model, read_source
 from .text_encoders import encode_t5, load_tokenizer
-from .video_model import Conditioning, Facts, Family, InputError, Keyframe, Memory, Recipe, Request, Stacks, VideoModel
-from .wan_vae import decode_pieces
+from .tiles import Pieces, Tile
+from .video_model import (
+    Capabilities,
+    Conditioning,
+    Facts,
+    Family,
+    InputError,
+    Keyframe,
+    Memory,
+    Recipe,
+    Request,
+    Stacks,
+    VideoModel,
+)
+from .wan_vae import decode_pieces, encode_pieces
 
 Network = Any  # a diffusers or transformers module, whose attributes are untyped
 _TRANSFORMERS = ("WanTransformer3DModel", "WanVACETransformer3DModel")
@@ -49,6 +62,7 @@ class WanFacts(Facts):
 
 class Wan(Family):
     name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
+    vae_bytes = 22_000, 22_000
     stacks = Stacks(("blocks",), "vace_blocks", "vace_layers", pairs=False)
     image_models = "Wan2.1-I2V-14B, Wan2.2-I2V-A14B, Wan2.2-TI2V-5B or Wan2.1-VACE"
     text_models = "Wan2.1-T2V or Wan2.2-T2V-A14B"
@@ -88,6 +102,11 @@ class Wan(Family):
         if _references(request) and request.source is not None:
             raise InputError("control", "references beside a source", "Wan VACE starts from noise with references.", "Disconnect one of them.")  # fmt: skip
 
+    def capabilities(self, model: VideoModel) -> Capabilities:
+        """VACE takes any clip; pictures beside the first or last frame of a latent frame's length count as these."""
+        near = 0 if model.facts.pictures is None else model.facts.temporal_ratio
+        return replace(super().capabilities(model), clip_step=0 if near else 1, near=near)
+
     def controlled(self, model: VideoModel) -> bool:
         return _facts(model).vace_layers > 0
 
@@ -109,20 +128,17 @@ class Wan(Family):
             return noise
         return mix(noise, encoded_source(model, request), inputs["scheduler"].sigmas[inputs["skip"]])
 
-    def encode_video(
-        self, model: VideoModel, vae: Network, frames: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        device = model.memory.device("vae")
-        pixels = rearrange(frames, "t h w c -> 1 c t h w") * 2 - 1
-        posterior = vae.encode(pixels.to(device, vae.dtype)).latent_dist
-        z = (posterior.mode() if generator is None else posterior.sample(generator)).float()
-        mean, std = (torch.tensor(v, device=device).view(1, -1, 1, 1, 1) for v in (model.facts.mean, model.facts.std))
-        return (z - mean) * (1.0 / std)
+    def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
+        mean, std = (
+            torch.tensor(v).view(1, -1, 1, 1, 1).to(latents.device) for v in (model.facts.mean, model.facts.std)
+        )
+        return (latents.float() - mean) * (1.0 / std)
 
-    def stream_decode(self, model: VideoModel, vae: Network, latents: Tensor, seed: int) -> Iterator[Tensor]:
-        z = model.facts.denormalise(latents.float()).to(model.memory.device("vae"), vae.dtype)
-        for piece in decode_pieces(vae, iter(z.split(1, 2))):
-            yield rearrange(piece, "1 c t h w -> t h w c").float().mul(0.5).add(0.5).clamp(0, 1)
+    def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+        return decode_pieces(vae, latents, tile.thrifty)
+
+    def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
+        return encode_pieces(vae, pixels, count)
 
 
 def _facts(model: VideoModel) -> WanFacts:

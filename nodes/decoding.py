@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -25,21 +25,24 @@ class Decode(io.ComfyNode):
             node_id="ReelwireDecode", display_name="Decode Video to Images", category="Reelwire/decoding",
             description="Decodes latents to frames. For long videos use Decode Video to File, which never holds all frames.",
             search_aliases=["vae decode"],
-            inputs=[VideoModelType.Input("model"), io.Latent.Input("latent")],
+            inputs=[VideoModelType.Input("model"), io.Latent.Input("latent"), _tile()],
             outputs=[io.Image.Output(display_name="images")],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model: VideoModel, latent: dict[str, Any]) -> io.NodeOutput:
+    def execute(cls, model: VideoModel, latent: dict[str, Any], tile: int = 0) -> io.NodeOutput:
         count, height, width = _size(model, latent)
         room, needed = host.free_ram(), count * height * width * 3 * 4
         if needed > 0.9 * room:
             rule = f"They need {needed / 2**30:.1f} GB of RAM, {room / 2**30:.1f} GB are free."
             raise InputError("latent", f"{count} frames of {width}x{height}", rule, "Use Decode Video to File.")
         frames, done = torch.empty(count, height, width, 3), 0
-        for piece in _frames(model, latent):
-            frames[done : done + len(piece)] = piece
-            done += len(piece)
+        tiling = _tiling(model, latent, tile)
+        with kept_latents(latent, cls):
+            for piece in _frames(cls, model, latent, tiling):
+                frames[done : done + len(piece)] = piece
+                done += len(piece)
         return io.NodeOutput(frames)
 
 
@@ -56,6 +59,7 @@ class DecodeToVideo(io.ComfyNode):
                 io.Float.Input("fps", default=0.0, min=0.0, max=240.0, step=0.01, tooltip="Frames per second; 0: the model's own"),
                 io.String.Input("filename_prefix", default="video/reelwire", tooltip="Inside ComfyUI's output folder"),
                 io.Int.Input("crf", default=17, min=0, max=51, advanced=True, tooltip="H.264 quality: 0 lossless, 17 looks lossless, 28 small"),
+                _tile(),
             ],
             outputs=[io.Video.Output(display_name="video")],
         )  # fmt: skip
@@ -70,16 +74,16 @@ class DecodeToVideo(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: VideoModel, latent: dict[str, Any], fps: float, filename_prefix: str, crf: int = 17
+        cls, model: VideoModel, latent: dict[str, Any], fps: float, filename_prefix: str, crf: int = 17, tile: int = 0
     ) -> io.NodeOutput:
         if fps and not 1 <= fps <= 240:
             raise InputError("fps", fps, "A video has 1 to 240 frames per second.", "Use 0 for the model's own.")
         _, height, width = _size(model, latent)
+        tiling = _tiling(model, latent, tile)
         path, subfolder = host.output_file(filename_prefix, ".mp4", width, height)
-        metadata = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
-        metadata["reelwire"] = latent.get("reelwire")  # family, size, seed, and what a cache did
-        written = {k: json.dumps(v) for k, v in metadata.items() if v is not None}
-        write_video(path, _frames(model, latent), (width, height), fps or model.facts.fps, crf, written)
+        with kept_latents(latent, cls):
+            frames = _frames(cls, model, latent, tiling)
+            write_video(path, frames, (width, height), fps or model.facts.fps, crf, host.metadata(cls, latent))
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
 
@@ -105,13 +109,76 @@ def _size(model: VideoModel, latent: dict[str, Any]) -> tuple[int, int, int]:
     return frame_count(model, samples), samples.shape[3] * facts.spatial_ratio, samples.shape[4] * facts.spatial_ratio
 
 
-def _frames(model: VideoModel, latent: dict[str, Any]) -> Iterator[Tensor]:
+class LoadLatent(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReelwireLoadLatent", display_name="Load Kept Latents", category="Reelwire/decoding",
+            description="Loads the latents that a decode which failed has kept, so that the video can be decoded without sampling again.",
+            search_aliases=["recover", "load latent"],
+            inputs=[io.Combo.Input("file", options=list(host.kept_files()), tooltip="A file in output/reelwire/latents, newest first")],
+            outputs=[io.Latent.Output(display_name="latent")],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, file: str) -> bool | str:
+        try:
+            _kept_file(file)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, file: str) -> float:
+        return host.changed(_kept_file(file))
+
+    @classmethod
+    def execute(cls, file: str) -> io.NodeOutput:
+        return io.NodeOutput(host.read_latents(_kept_file(file)))
+
+
+def _kept_file(file: str) -> Path:
+    found = host.kept_files()
+    if file not in found:
+        rule = "There is no such file in output/reelwire/latents, where a decode that fails keeps its latents."
+        raise InputError("file", file, rule, "Press R and choose one of the list.")
+    return found[file]
+
+
+def _tile() -> Any:
+    return io.Int.Input("tile", default=0, min=0, max=16384, optional=True, advanced=True,
+                        tooltip="Pixels across a tile of each frame; 0: the whole frame, or as much as memory allows")  # fmt: skip
+
+
+def _tiling(model: VideoModel, latent: dict[str, Any], tile: int) -> Any:
+    from ..samplers.decode import tiling_of
+
+    return tiling_of(model, *host.samples(model, latent).shape[3:], tile)
+
+
+@contextmanager
+def kept_latents(latent: dict[str, Any], cls: Any) -> Iterator[None]:
+    """Keep latents on disk while they are decoded; after a failure they stay, and the error names them."""
+    path = host.keep_latents(latent, cls)
+    try:
+        yield
+    except host.Interrupted:
+        path.unlink(missing_ok=True)  # on purpose, and the host still holds them
+        raise
+    except Exception as error:
+        place = f"output/{path.relative_to(host.output_folder()).as_posix()}"
+        raise RuntimeError(f"{error} Nothing is lost: the latents are kept in {place}. Load Kept Latents (ReelwireLoadLatent) brings them back without sampling.") from error  # fmt: skip
+    path.unlink(missing_ok=True)
+
+
+def _frames(cls: Any, model: VideoModel, latent: dict[str, Any], tiling: Any) -> Iterator[Tensor]:
     """Frames in order with progress, preview and interrupt."""
     from ..samplers.decode import frame_count, stream_frames
 
     samples, update, done = host.samples(model, latent), host.progress(), 0
     total = frame_count(model, samples)
-    for piece in stream_frames(model, samples, latent.get("reelwire", {}).get("seed", 0)):
+    tell = lambda note: host.tell(cls.hidden.unique_id, (note,))
+    for piece in stream_frames(model, samples, latent.get("reelwire", {}).get("seed", 0), tiling, tell):
         done += len(piece)
         update(done, total, host.frame_picture(piece[-1]))
         yield piece
@@ -131,7 +198,7 @@ def write_video(
         os.replace(part, path)
     except OSError as error:
         raise OSError(
-            f"{path.name} could not be written: {error.strerror or error}. Free some disk space and run again; the latents are still cached."
+            f"{path.name} could not be written: {error.strerror or error}. Free some disk space and run again."
         ) from error
     finally:
         part.unlink(missing_ok=True)
@@ -150,4 +217,4 @@ def _encode(container: Any, frames: Iterator[Tensor], size: tuple[int, int], fps
     container.mux(stream.encode())
 
 
-NODES = [Decode, DecodeToVideo]
+NODES = [Decode, DecodeToVideo, LoadLatent]

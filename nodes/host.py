@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +23,8 @@ import torch
 import torch.nn.functional as F
 from comfy.patcher_extension import CallbacksMP
 from einops import rearrange
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from ..loaders.storage import Stored
@@ -30,6 +34,7 @@ BUNDLED = Path(__file__).parent.parent / "loaders" / "bundled"
 AUTO = "auto"
 PRECISIONS = (AUTO, "bfloat16", "float16", "float32")
 PREVIEW_SIZE = 512
+Interrupted = mm.InterruptProcessingException
 UPSAMPLER = "LatentUpsamplePipeline"
 LONGEST_NAME = 200  # bytes; most file systems take 255, and a counter and an ending follow
 # family -> the host's classes with preview colours, of which the number of channels tells the right one
@@ -97,6 +102,13 @@ class HostMemory:
 
     def device(self, part: str) -> torch.device:
         return _devices(part)[0]()
+
+    def room(self, part: str) -> int:
+        device = self.device(part)
+        if device.type == "cpu":
+            return free_ram()
+        held = sum(m.model_loaded_memory() for m in mm.current_loaded_models if m.device == device)  # can be sent away
+        return mm.get_free_memory(device) + held
 
     def patchers(self) -> list[Any]:
         return list(self._patchers.values())
@@ -265,6 +277,62 @@ def output_file(prefix: str, suffix: str, width: int, height: int) -> tuple[Path
     output = folder_paths.get_output_directory()
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
     return Path(folder) / f"{name}_{counter:05}_{suffix}", subfolder
+
+
+def output_folder() -> Path:
+    return Path(folder_paths.get_output_directory())
+
+
+def metadata(cls: Any, latent: dict[str, Any]) -> dict[str, str]:
+    """What goes into a file beside its content: prompt, workflow, and how the latents were made."""
+    told = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {}), "reelwire": latent.get("reelwire")}
+    return {k: json.dumps(v) for k, v in told.items() if v is not None}
+
+
+# ---------------------------------------------------------------- latents that outlive a failure
+
+
+def kept_files() -> dict[str, Path]:
+    """Latents that failed decodes have kept, newest first. (The host empties its temporary folder when it starts.)"""
+    found = (output_folder() / "reelwire" / "latents").glob("*.safetensors")
+    return {path.name: path for path in sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)}
+
+
+def keep_latents(latent: dict[str, Any], cls: Any) -> Path:
+    """Write a LATENT to a new file, whole or not at all."""
+    folder = output_folder() / "reelwire" / "latents"
+    family = latent.get("reelwire", {}).get("family", "latents")
+    path = folder / f"{family}_{time.strftime('%Y%m%d_%H%M%S')}_{uuid.uuid4().hex[:8]}.safetensors"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(path, save({"samples": latent["samples"].contiguous().cpu()}, metadata(cls, latent)))
+    except OSError as error:
+        logging.warning("Reelwire: the latents could not be kept beside the decode (%s).", error.strerror or error)
+    return path
+
+
+def read_latents(path: Path) -> dict[str, Any]:
+    """A LATENT from a file of `keep_latents`; raises CheckpointError where it is damaged."""
+    from ..loaders.checkpoints import CheckpointError
+
+    try:
+        with safe_open(path, "pt") as file:
+            return {"samples": file.get_tensor("samples"), "reelwire": json.loads(file.metadata()["reelwire"])}
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{path.name} is damaged or holds no kept latents ({error}). Choose another file.") from error  # fmt: skip
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is whole or not there, whatever happens meanwhile."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def samples(model: VideoModel, latent: dict[str, Any]) -> Tensor:

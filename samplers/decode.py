@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from ..loaders.video_model import VideoModel
+from ..loaders.streaming import drop_first
+from ..loaders.tiles import FEWEST, Tiling, retried
+from ..loaders.video_model import InputError, VideoModel
 
 
 def frame_count(model: VideoModel, latents: Tensor) -> int:
@@ -15,34 +17,58 @@ def frame_count(model: VideoModel, latents: Tensor) -> int:
     return model.facts.frames(latents.shape[2])
 
 
-def stream_frames(model: VideoModel, latents: Tensor, seed: int = 0) -> Iterator[Tensor]:
+def tiling_of(model: VideoModel, height: int, width: int, tile: int = 0) -> Tiling:
+    """Tiles of `tile` pixels for latents of height x width, or (0) the largest that memory has room for.
+
+    Raises InputError for tiles that are smaller than FEWEST latent pixels, or do not fall on latent pixels.
+    """
+    ratio = model.facts.spatial_ratio
+    if tile and (tile < FEWEST * ratio or tile % ratio):
+        rule = f"Tiles of {model.family.title} are a multiple of {ratio} pixels, and at least {FEWEST * ratio}."
+        raise InputError("tile", tile, rule, f"Use {max(tile // ratio, FEWEST) * ratio}, or 0 for what memory allows.")
+    if not tile:
+        return model.tiling(height, width)
+    return Tiling(tile // ratio, True) if tile < max(height, width) * ratio else Tiling()
+
+
+def stream_frames(model: VideoModel, latents: Tensor, seed: int = 0, tiling: Tiling | None = None,
+                  tell: Callable[[str], None] = lambda _: None) -> Iterator[Tensor]:  # fmt: skip
     """Frames in order as pieces [n, H, W, 3] in 0..1 on the CPU, n at most a few. latents: [1, C, t, h, w], normalised.
 
-    seed: of the noise that VAEs with timestep conditioning add. Raises ValueError for latents or frames that are not finite.
+    seed: of the noise that VAEs with timestep conditioning add. tiling: None for what memory allows; tell: hears when it
+    had to become smaller. Raises ValueError for latents or frames that are not finite.
     """
     if not torch.isfinite(latents).all():
         raise ValueError(
             "The latents are not finite (NaN or infinite), so there is no video in them. Sample again with precision bfloat16 or float32."
         )
-    with model.use("vae", activations=_activations(model, latents)) as vae, torch.no_grad():
-        for piece in _without(model.facts.lead, model.family.stream_decode(model, vae, latents, seed)):
-            if not torch.isfinite(piece).all():
-                raise ValueError(
-                    "The decoder made frames that are not finite. Load the model with precision bfloat16 or float32."
-                )
-            yield piece.cpu()
+    yield from frames_of(model, lambda: iter(latents.split(1, 2)), latents.shape[3:], seed, tiling, tell)
 
 
-def _activations(model: VideoModel, latents: Tensor) -> int:
-    """Bytes that a streaming decoder needs: about 2 KB for each pixel of a frame, whatever the length."""
-    ratio = model.facts.spatial_ratio
-    return latents.shape[3] * ratio * latents.shape[4] * ratio * 2048
+def frames_of(model: VideoModel, source: Callable[[], Iterator[Tensor]], size: tuple[int, ...], seed: int,
+              tiling: Tiling | None, tell: Callable[[str], None]) -> Iterator[Tensor]:  # fmt: skip
+    """As `stream_frames`, of latent frames [1, C, 1, h, w] that a source makes one after another.
+
+    source: called anew where memory ran out on the way, and must then give the same frames; size: (h, w).
+    """
+    height, width = size
+    tiling = tiling or model.tiling(height, width)
+
+    def make(tiling: Tiling) -> Iterator[Tensor]:
+        with model.use("vae", activations=model.vae_bytes(tiling, height, width)) as vae, torch.no_grad():
+            pieces = model.family.stream_decode(model, vae, source(), tiling.rows(height, width), seed)
+            yield from _finite(drop_first(model.facts.lead, pieces, 0))
+
+    def told(less: Tiling) -> None:
+        tell(f"Memory ran out while decoding; it goes on with {less.words(model.facts.spatial_ratio)}.")
+
+    return retried(make, tiling, (height, width), 0, told)
 
 
-def _without(lead: int, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
-    """Leave out the first frames."""
+def _finite(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
     for piece in pieces:
-        rest = piece[lead:]
-        lead = max(0, lead - len(piece))
-        if len(rest):
-            yield rest
+        if not torch.isfinite(piece).all():
+            raise ValueError(
+                "The decoder made frames that are not finite. Load the model with precision bfloat16 or float32."
+            )
+        yield piece.cpu()

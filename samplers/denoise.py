@@ -45,8 +45,9 @@ def ready(model: VideoModel, request: Request) -> Request:
             f"The network would attend to {tokens} tokens at once; beyond {MOST_TOKENS} a step takes hours on any card."
         )
         raise InputError("width, height, frames", f"{request.width}, {request.height}, {request.frames}", rule, "Ask for a smaller size or fewer frames.")  # fmt: skip
-    request = replace(request, keyframes=plan(request.keyframes, request.frames))
     model.family.check_pictures(model, request)
+    keyframes, notes = plan(request.keyframes, model.family.capabilities(model), request.frames)
+    request = replace(request, keyframes=keyframes, notes=notes)
     check_guidance(model, request)
     planned(model, request)
     check_speed(model)

@@ -167,7 +167,8 @@ def test_other_samplers_agree_with_euler_in_the_limit(sampler: str, keyed: bool)
 @pytest.mark.parametrize("release", ["0.9.0", "0.9.1", "0.9.5"])
 @pytest.mark.parametrize(("frames", "size"), [(1, (2, 3)), (2, (1, 1)), (7, (3, 2))])
 def test_streamed_decode_is_the_plain_decode(release: str, frames: int, size: tuple[int, int]) -> None:
-    from reelwire.loaders.ltx_vae import decode_pieces
+    from reelwire.loaders.ltx_vae import Noise, decode_pieces
+    from reelwire.loaders.tiles import Tile
 
     vae = ltx_vae(release)
     with seeded(6):
@@ -175,7 +176,8 @@ def test_streamed_decode_is_the_plain_decode(release: str, frames: int, size: tu
     time = torch.full((1,), 0.05) if vae.config.timestep_conditioning else None
     with seeded(7):
         plain = vae.decode(z, time, return_dict=False)[0]
-    pieces = list(decode_pieces(vae, iter(z.split(1, 2)), time, torch.Generator().manual_seed(7)))
+    noise = Noise(torch.Generator().manual_seed(7), Tile(0, 0, *size, size))
+    pieces = list(decode_pieces(vae, iter(z.split(1, 2)), time, noise))
     streamed = torch.cat(pieces, 2)
     assert streamed.shape == plain.shape == (1, 3, 8 * (frames - 1) + 1, size[0] * 32, size[1] * 32)
     assert (streamed - plain).abs().max() < 1e-4
