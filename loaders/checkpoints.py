@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -335,3 +336,16 @@ def load_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     except ValueError as error:
         raise CheckpointError(f"{file.parent.name}/{name} is not valid JSON. Download it again.") from error
     return config
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file that is whole or not there, whatever happens meanwhile."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)

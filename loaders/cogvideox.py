@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -220,6 +220,7 @@ class _Run(Run):
     padding: int
     dynamic: bool
     clean: Tensor | None = field(default=None, init=False)
+    time_dim: ClassVar[int] = 1
 
     def scale(self, step: int) -> float | Tensor:
         if not self.dynamic:

@@ -44,27 +44,31 @@ def encode_pieces(vae: Any, pixels: Pieces, count: int) -> Pieces:
     Clips of up to a tile (16 frames) are encoded whole. Later tiles lose the latent of their first frame and fade in
     over what the tile before has left (_temporal_tiled_encode).
     """
-    length, stride = vae.tile_sample_min_num_frames, vae.tile_sample_stride_num_frames
-    kept, overlap = (n // vae.temporal_compression_ratio for n in (stride, length - stride))
+    length, stride, ratio = (
+        vae.tile_sample_min_num_frames,
+        vae.tile_sample_stride_num_frames,
+        vae.temporal_compression_ratio,
+    )
+    kept, overlap = stride // ratio, (length - stride) // ratio
     encode = lambda frames: vae.quant_conv(vae.encoder(frames))
     if not vae.use_framewise_encoding or count <= length:
         yield from map(encode, regroup(pixels, count, count))
         return
     before = None
-    for tile in map(encode, _tiles(pixels, length + 1, stride)):
+    for tile in map(encode, _tiles(pixels, length + 1, stride, ratio)):
         tile = tile if before is None else vae.blend_t(before, tile[:, :, 1:], overlap)
         yield tile[:, :, : kept + (before is None)]
         before = tile
 
 
-def _tiles(pixels: Pieces, length: int, stride: int) -> Pieces:
-    """The frames i to i + length for i = 0, stride, 2 stride ...; not a last one of one frame, whose latent is dropped."""
+def _tiles(pixels: Pieces, length: int, stride: int, ratio: int) -> Pieces:
+    """The frames i to i + length for i = 0, stride, 2 stride ...; not a last one with no latent beside its first frame's."""
     held: list[Tensor] = []
     for frame in regroup(pixels, 1, 1):
         held.append(frame)
         if len(held) == length:
             tile, held = [torch.cat(held, 2)], held[stride:]
             yield tile.pop()
-    while len(held) > 1:
+    while len(held) > ratio:
         tile, held = [torch.cat(held, 2)], held[stride:]
         yield tile.pop()

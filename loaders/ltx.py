@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .checkpoints import CheckpointError, build
 from .encoders import KINDS, read_encoder, width
-from .flow import FlowRun, begin, encoded_source, mix
+from .flow import FlowRun, begin, draw, encoded_source, mix
 from .ltx_files import read_ltx
 from .ltx_vae import Noise, decode_pieces, encode_pieces
 from .media import cover
@@ -28,6 +28,7 @@ from .tiles import Pieces, Tile
 from .video_model import (
     Capabilities,
     Conditioning,
+    Extension,
     Facts,
     Family,
     InputError,
@@ -131,6 +132,12 @@ class LTX(Family):
         step = model.facts.temporal_ratio
         return replace(super().capabilities(model), clip_step=step, clip_start=step, strengths=True)
 
+    def extension(self, model: VideoModel) -> Extension:
+        return Extension(
+            "latents",
+            "each window goes on from the latents of the one before, kept near the first in colour and contrast",
+        )
+
     def schedule(self, model: VideoModel, request: Request) -> Schedule:
         """What LTXConditionPipeline gives its scheduler, or LTXPipeline: there, sigmas that the clip's size shifts."""
         from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
@@ -202,7 +209,7 @@ def _conditioned(model: VideoModel, request: Request) -> bool:
     places = [(k.frame, len(k.images), k.strength) for k in request.keyframes]
     simple = not places or places == [(0, 1, 1.0)]
     sourced = request.source is not None and request.strength < 1
-    return _facts(model).conditioned or sourced or not simple
+    return _facts(model).conditioned or sourced or not simple or request.past is not None
 
 
 # ---------------------------------------------------------------- the three kinds of run
@@ -349,6 +356,14 @@ def _condition_run(model: VideoModel, conditioning: Conditioning, request: Reque
         latents = mix(latents, encoded_source(model, request), scheduler.sigmas[common["skip"]])
     given = torch.zeros(latents.shape[2], device=latents.device)
     tokens, places, amounts = [], [], []
+    if request.past is not None:
+        past = request.past.latents.to(latents)
+        _mix(latents, given, 0, past, request.past.strength)
+        if request.past.memory is not None:
+            z, strength = request.past.memory.to(latents), request.past.memory_strength
+            tokens.append(_pack(torch.lerp(draw(z.shape, generator, z.device), z, strength)))
+            places.append(_coordinates(facts, z.shape[2:], -z.shape[2] * facts.temporal_ratio, False).to(z.device))
+            amounts.append(torch.full(tokens[-1].shape[:2], strength, device=z.device))
     for keyframe in request.keyframes:
         frames = cover(keyframe.images, request.width, request.height)
         z = encode(frames).to(latents)
@@ -365,7 +380,8 @@ def _condition_run(model: VideoModel, conditioning: Conditioning, request: Reque
     f, h, w = common["shape"]
     packed = torch.cat([*tokens, _pack(latents)], 1)
     place = torch.cat([*places, _coordinates(facts, (f, h, w), 0).to(packed.device)], 2)
-    amount = torch.cat([*amounts, repeat(given, "f -> 1 (f n)", n=h * w)], 1) if request.keyframes else None
+    kept = request.keyframes or request.past is not None
+    amount = torch.cat([*amounts, repeat(given, "f -> 1 (f n)", n=h * w)], 1) if kept else None
     common["place"] = {"video_coords": place}
     return _ConditionRun(latents=packed, given=amount, start=packed.clone(), generator=generator, **common)
 
@@ -376,10 +392,11 @@ def _mix(latents: Tensor, given: Tensor, at: int, z: Tensor, strength: float) ->
     given[here] = strength
 
 
-def _coordinates(facts: LTXFacts, shape: tuple[int, ...], frame: int) -> Tensor:
-    """Place [1, 3, f*h*w] of latent tokens in seconds and pixels; the first latent frame is one frame long."""
+def _coordinates(facts: LTXFacts, shape: tuple[int, ...], frame: int, short_first: bool = True) -> Tensor:
+    """Place [1, 3, f*h*w] of latent tokens in seconds and pixels; the first latent frame of a clip is one frame long."""
     f, h, w = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
-    time = (f * facts.temporal_ratio + 1 - facts.temporal_ratio).clamp(min=0) + frame
+    time = f * facts.temporal_ratio
+    time = (time + 1 - facts.temporal_ratio).clamp(min=0) + frame if short_first else time + frame
     place = torch.stack([time, h * facts.spatial_ratio, w * facts.spatial_ratio]).flatten(1)[None].float()
     place[:, 0] = place[:, 0] * (1.0 / facts.fps)
     return place

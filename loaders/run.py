@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -27,6 +27,7 @@ class Run(ABC):
     guidance: float
     skip: int
     cache: Any = field(default=None, init=False)  # a caches.runner.Runner
+    time_dim: ClassVar[int] = 2  # the latents' dimension of time
 
     def part(self, step: int) -> str:
         """The part that makes this step."""

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
+from .coding import Coder
 from .run import Run, Schedule
-from .tiles import Pieces, Tile, Tiling, retried, tiled
+from .tiles import Tiling
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -188,6 +188,30 @@ class Control:
 
 
 @dataclass(frozen=True)
+class Past:
+    """What a video goes on from. latents: its first frames [1, C, n, h, w], normalised, given with `strength`; memory:
+    latent frames of long ago [1, C, m, h, w], seen as if they lay before the video, with `memory_strength`."""
+
+    latents: Tensor
+    strength: float = 1.0
+    memory: Tensor | None = None
+    memory_strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Extension:
+    """How a family makes videos longer than it can sample at once. way: "latents" (each window goes on from the latents of
+    the one before), "pictures" (from its last decoded frames) or "context" (one sampling whose network sees windows).
+
+    overlap: frames that windows share, 0 for a share of the window; told: the same in words, with what to expect.
+    """
+
+    way: str
+    told: str
+    overlap: int = 0
+
+
+@dataclass(frozen=True)
 class Conditioning:
     """Text embeddings per branch ("cond", "uncond"): CPU tensors that no longer need the text encoder.
 
@@ -263,6 +287,7 @@ class Request:
     shift: float = 0.0  # flow shift
     guidance_2: float = 0.0  # of the second expert
     control: Control | None = None
+    past: Past | None = None
     notes: tuple[str, ...] = ()  # what the person should know about how the request was read
 
 
@@ -321,7 +346,7 @@ class VideoModel:
         return getattr(self.memory, "patchers", list)()
 
 
-class Family(ABC):
+class Family(Coder, ABC):
     """Everything that is special about one family of models. Stateless: one instance serves all models."""
 
     name: str  # as in `Recipe.family` and in the `reelwire` entry of a LATENT
@@ -332,12 +357,6 @@ class Family(ABC):
     dispatches = True  # whether diffusers lets its attention have other kernels
     stacks: Stacks | None = Stacks()  # None: a UNet, of which only the deep blocks can be kept
     image_models = text_models = control_models = "a model of another family"  # what to load instead
-    vae_bytes: tuple[
-        int, int
-    ]  # in float32, for each pixel of a frame: while the VAE works, and what waits between its steps
-    rounds_encode = (
-        False  # whether a streamed encode rounds otherwise, so that what fits into memory is encoded at once
-    )
     methods: tuple[str, ...] = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")  # of guidance
 
     @abstractmethod
@@ -360,57 +379,6 @@ class Family(ABC):
     @abstractmethod
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         """Noise, encoded pictures and the scheduler of one run, drawn in the reference pipeline's order."""
-
-    @abstractmethod
-    def decode_pieces(self, vae: Any, latents: Pieces, tile: Tile, seed: int) -> Pieces:
-        """The VAE's latent frames [1, C, 1, h, w] -> pieces of frames [1, 3, n, H, W] in -1..1, n small, of one tile."""
-
-    @abstractmethod
-    def encode_pieces(self, vae: Any, pixels: Pieces, count: int) -> Pieces:
-        """`count` frames [1, 3, 1, H, W] in -1..1 -> pieces [1, 2C, n, h, w] of the posterior's mean and log variance."""
-
-    def to_vae(self, model: VideoModel, vae: Any, latents: Pieces, seed: int) -> Pieces:
-        """Normalised latent frames [1, C, 1, h, w] -> the VAE's own."""
-        return (model.facts.denormalise(frame.float()).to(vae.dtype) for frame in latents)
-
-    def from_vae(self, model: VideoModel, vae: Any, latents: Tensor) -> Tensor:
-        """The VAE's latents [1, C, t, h, w] -> normalised ones."""
-        return model.facts.normalise(latents.float())
-
-    def encode_video(
-        self, model: VideoModel, vae: Any, frames: Tensor, generator: torch.Generator | None = None
-    ) -> Tensor:
-        """Frames [T, H, W, 3] in 0..1 -> normalised latents [1, C, t, h, w]; drawn from the posterior with a generator,
-        else its most likely value."""
-        return self.from_vae(model, vae, self.vae_latents(model, vae, frames, generator))
-
-    def vae_latents(self, model: VideoModel, vae: Any, frames: Tensor, generator: torch.Generator | None) -> Tensor:
-        """As `encode_video`, not normalised. Memory beside the frames does not grow with their number."""
-        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-
-        device, ratio = model.memory.device("vae"), model.facts.spatial_ratio
-        size = frames.shape[1] // ratio, frames.shape[2] // ratio
-
-        def moments(tiling: Tiling) -> Pieces:
-            pixels = (rearrange(f, "t h w c -> 1 c t h w") * 2 - 1 for f in frames.split(1))
-            stage = lambda part, tile: self.encode_pieces(vae, (p.to(device, vae.dtype) for p in part), len(frames))
-            return tiled(stage, pixels, tiling.rows(*size))
-
-        at_once = model.vae_bytes(Tiling(), *size) * (len(frames) // model.facts.temporal_ratio)
-        if self.rounds_encode and at_once <= 0.8 * model.memory.room("vae"):
-            pixels = rearrange(frames, "t h w c -> 1 c t h w") * 2 - 1
-            posterior = vae.encode(pixels.to(device, vae.dtype)).latent_dist
-        else:
-            made = retried(moments, model.tiling(*size), size, 2)
-            posterior = DiagonalGaussianDistribution(torch.cat(list(made), 2))
-        return posterior.mode() if generator is None else posterior.sample(generator)
-
-    def stream_decode(self, model: VideoModel, vae: Any, latents: Pieces, rows: list[list[Tile]], seed: int) -> Pieces:
-        """Normalised latent frames [1, C, 1, h, w] -> frames in order, as pieces [n, H, W, 3] in 0..1, n small."""
-        device = model.memory.device("vae")
-        stage = lambda part, tile: self.decode_pieces(vae, (z.to(device) for z in part), tile, seed)
-        for piece in tiled(stage, self.to_vae(model, vae, latents, seed), rows):
-            yield rearrange(piece, "1 c t h w -> t h w c").float().mul(0.5).add(0.5).clamp(0, 1)
 
     def to_host(self, model: VideoModel, latents: Tensor) -> Tensor:
         """Latents [1, C, t, h, w] as the host's LATENT of this family holds them."""
@@ -453,6 +421,14 @@ class Family(ABC):
             takes = f"starts from {_sets(allowed or ())}"
             remedy = f"Connect Keyframe nodes so (frame 0 is the first, -1 the last), or load {self.text_models} for text alone."
         return Capabilities(f"{self.title} ({model.variant})", takes, remedy, allowed)
+
+    def extension(self, model: VideoModel) -> Extension:
+        """How this model makes long videos."""
+        if model.facts.pictures == ((),):
+            told = "one sampling whose network sees overlapping windows of shuffled noise: the scene stays, it does not go on to another; good for two to four times the length"
+            return Extension("context", told)
+        told = "each window starts from the last picture of the one before: colours and motion drift a little at each join, and a keyframe there brings them back"
+        return Extension("pictures", told, 1)
 
     def controlled(self, model: VideoModel) -> bool:
         """Whether the model follows a control video."""

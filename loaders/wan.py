@@ -26,6 +26,7 @@ from .tiles import Pieces, Tile
 from .video_model import (
     Capabilities,
     Conditioning,
+    Extension,
     Facts,
     Family,
     InputError,
@@ -106,6 +107,12 @@ class Wan(Family):
         """VACE takes any clip; pictures beside the first or last frame of a latent frame's length count as these."""
         near = 0 if model.facts.pictures is None else model.facts.temporal_ratio
         return replace(super().capabilities(model), clip_step=0 if near else 1, near=near)
+
+    def extension(self, model: VideoModel) -> Extension:
+        if _facts(model).vace_layers:
+            told = "each window is given the last frames of the one before as a control video: motion goes on, colours drift a little over many windows"
+            return Extension("pictures", told)
+        return super().extension(model)
 
     def controlled(self, model: VideoModel) -> bool:
         return _facts(model).vace_layers > 0

@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from ..loaders.checkpoints import write_whole
 from ..loaders.storage import Stored
 from ..loaders.video_model import InputError, Part, VideoModel
 
@@ -320,19 +321,6 @@ def read_latents(path: Path) -> dict[str, Any]:
             return {"samples": file.get_tensor("samples"), "reelwire": json.loads(file.metadata()["reelwire"])}
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path.name} is damaged or holds no kept latents ({error}). Choose another file.") from error  # fmt: skip
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file that is whole or not there, whatever happens meanwhile."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def samples(model: VideoModel, latent: dict[str, Any]) -> Tensor:

@@ -62,11 +62,15 @@ def ready(model: VideoModel, request: Request) -> Request:
 
 
 def sample(
-    model: VideoModel, conditioning: Conditioning, request: Request, on_step: OnStep = lambda *_: None
+    model: VideoModel,
+    conditioning: Conditioning,
+    request: Request,
+    on_step: OnStep = lambda *_: None,
+    prepared: Callable[[Run], None] = lambda _: None,
 ) -> Tensor:
     """Latents [1, C, t, h, w], normalised as the model sees them, for one request.
 
-    on_step is called after every step and may raise to stop. Raises InputError before any weights are read.
+    on_step is called after every step and may raise to stop; prepared sees the run before the first. Raises InputError before any weights are read.
     """
     request = ready(model, request)
     family = model.family
@@ -81,6 +85,7 @@ def sample(
         device = model.memory.device("transformer")
         scheduler = solver(family.solvers, request.sampler, family.schedule(model, request), device)
         run = family.prepare(model, conditioning, request, scheduler)
+        prepared(run)
         predict, total, room = guide(model, run), len(run.timesteps), _activations(model, request)
         with cached(model, run, request):
             for part, group in groupby(range(total), run.part):

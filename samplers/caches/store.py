@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...loaders.checkpoints import CheckpointError
+from ...loaders.checkpoints import CheckpointError, write_whole
 from ...loaders.video_model import Request, VideoModel
 
 ENDING = ".reelwire-cache.json"
@@ -135,9 +135,7 @@ def add(checkpoint: Path, made: Calibration) -> Calibration:
         made = others[made.key].joined(made)
     others[made.key] = made
     file, told = file_of(checkpoint), {"checkpoint": fingerprint(checkpoint), "records": [asdict(c) for c in others.values()]}  # fmt: skip
-    part = file.with_name(f".{file.name}.part")
-    part.write_text(json.dumps(told), encoding="utf-8")
-    os.replace(part, file)
+    write_whole(file, json.dumps(told).encode())
     return made
 
 

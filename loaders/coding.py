@@ -1,0 +1,73 @@
+"""What every family does with its VAE: frames -> latents -> frames, streamed and in tiles."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from .tiles import Pieces, Tile, Tiling, retried, tiled
+
+if TYPE_CHECKING:
+    from .video_model import VideoModel
+
+
+class Coder(ABC):
+    """The half of a Family that belongs to its VAE."""
+
+    vae_bytes: tuple[int, int]  # per pixel of a frame in float32, plain and thrifty (python bench/vae.py --bytes)
+    rounds_encode = False  # whether a streamed encode rounds otherwise; what fits into memory is then encoded at once
+
+    @abstractmethod
+    def decode_pieces(self, vae: Any, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+        """The VAE's latent frames [1, C, 1, h, w] -> pieces of frames [1, 3, n, H, W] in -1..1, n small, of one tile."""
+
+    @abstractmethod
+    def encode_pieces(self, vae: Any, pixels: Pieces, count: int) -> Pieces:
+        """`count` frames [1, 3, 1, H, W] in -1..1 -> pieces [1, 2C, n, h, w] of the posterior's mean and log variance."""
+
+    def to_vae(self, model: VideoModel, vae: Any, latents: Pieces, seed: int) -> Pieces:
+        """Normalised latent frames [1, C, 1, h, w] -> the VAE's own."""
+        return (model.facts.denormalise(frame.float()).to(vae.dtype) for frame in latents)
+
+    def from_vae(self, model: VideoModel, vae: Any, latents: Tensor) -> Tensor:
+        """The VAE's latents [1, C, t, h, w] -> normalised ones."""
+        return model.facts.normalise(latents.float())
+
+    def encode_video(
+        self, model: VideoModel, vae: Any, frames: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Frames [T, H, W, 3] in 0..1 -> normalised latents [1, C, t, h, w]; drawn from the posterior with a generator,
+        else its most likely value."""
+        return self.from_vae(model, vae, self.vae_latents(model, vae, frames, generator))
+
+    def vae_latents(self, model: VideoModel, vae: Any, frames: Tensor, generator: torch.Generator | None) -> Tensor:
+        """As `encode_video`, not normalised. Memory beside the frames does not grow with their number."""
+        from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+        device, ratio = model.memory.device("vae"), model.facts.spatial_ratio
+        size = frames.shape[1] // ratio, frames.shape[2] // ratio
+
+        def moments(tiling: Tiling) -> Pieces:
+            pixels = (rearrange(f, "t h w c -> 1 c t h w") * 2 - 1 for f in frames.split(1))
+            stage = lambda part, tile: self.encode_pieces(vae, (p.to(device, vae.dtype) for p in part), len(frames))
+            return tiled(stage, pixels, tiling.rows(*size))
+
+        at_once = model.vae_bytes(Tiling(), *size) * (len(frames) // model.facts.temporal_ratio)
+        if self.rounds_encode and at_once <= 0.8 * model.memory.room("vae"):
+            pixels = rearrange(frames, "t h w c -> 1 c t h w") * 2 - 1
+            posterior = vae.encode(pixels.to(device, vae.dtype)).latent_dist
+        else:
+            made = retried(moments, model.tiling(*size), size, 2)
+            posterior = DiagonalGaussianDistribution(torch.cat(list(made), 2))
+        return posterior.mode() if generator is None else posterior.sample(generator)
+
+    def stream_decode(self, model: VideoModel, vae: Any, latents: Pieces, rows: list[list[Tile]], seed: int) -> Pieces:
+        """Normalised latent frames [1, C, 1, h, w] -> frames in order, as pieces [n, H, W, 3] in 0..1, n small."""
+        device = model.memory.device("vae")
+        stage = lambda part, tile: self.decode_pieces(vae, (z.to(device) for z in part), tile, seed)
+        for piece in tiled(stage, self.to_vae(model, vae, latents, seed), rows):
+            yield rearrange(piece, "1 c t h w -> t h w c").float().mul(0.5).add(0.5).clamp(0, 1)

@@ -1,0 +1,94 @@
+"""What a long render leaves on disk while it is under way, so that it can go on after any interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..loaders.checkpoints import write_whole
+from ..loaders.video_model import InputError
+
+ENDING = ".unfinished"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A folder with the latents of the windows that are done, and the inputs that made them."""
+
+    folder: Path
+
+    def begin(self, inputs: Mapping[str, Any], anew: bool = False) -> None:
+        """Open the job for these inputs; raises InputError, naming what differs, where it was begun with others.
+
+        anew: drop what is there.
+        """
+        if anew:
+            self.drop()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        told = self.folder / "inputs.json"
+        begun = _read(told)
+        if begun is None:
+            write_whole(told, json.dumps(dict(inputs), indent=1, ensure_ascii=False).encode())
+            return
+        different = [name for name in inputs if begun.get(name) != json.loads(json.dumps(inputs[name]))]
+        if different:
+            what = f"{self.folder.name} was begun with another {', '.join(different)}"
+            rule = "An unfinished render goes on only with the inputs that it was begun with."
+            remedy = "Set these back, choose another filename_prefix, or set unfinished to start over."
+            raise InputError("unfinished", what, rule, remedy)
+
+    def has(self, number: int) -> bool:
+        return self._file(number).exists()
+
+    def read(self, number: int) -> Tensor | None:
+        """Latents of a window; None where there are none, or the file is damaged (it is then removed)."""
+        path = self._file(number)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, "pt") as file:
+                latents, digest = file.get_tensor("latents"), file.metadata()["digest"]
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+            latents, digest = torch.empty(0), "unreadable"
+        if _digest(latents) == digest:
+            return latents
+        path.unlink()
+        return None
+
+    def write(self, number: int, latents: Tensor) -> None:
+        """Keep the latents of a window, whole or not at all."""
+        held = latents.contiguous().cpu()
+        write_whole(self._file(number), save({"latents": held}, {"digest": _digest(held)}))
+
+    def drop(self) -> None:
+        """Remove all that the job has kept."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _file(self, number: int) -> Path:
+        return self.folder / f"window_{number:04}.safetensors"
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None  # not there, or cut off by the interruption: the windows tell nothing without it
+
+
+def _digest(latents: Tensor) -> str:
+    return hashlib.sha256(latents.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def fingerprint(tensor: Tensor) -> str:
+    """A short name for what a tensor holds."""
+    return _digest(tensor.contiguous().cpu())[:16]

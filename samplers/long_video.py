@@ -1,0 +1,257 @@
+"""Videos longer than a model can sample at once: window after window, each kept on disk, decoded as they come.
+
+LTX-Video hands the latents of one window to the next and never decodes and encodes at a join. The recipe (overlapping
+windows, statistics held near the first window's by AdaIN, latents remembered from long ago at negative times) is that of
+LTXVLoopingSampler (Lightricks, https://github.com/Lightricks/ComfyUI-LTXVideo) and of diffusers'
+LTXI2VLongMultiPromptPipeline. What other families do is told by their `extension`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..loaders.run import Run
+from ..loaders.tiles import Tiling, out_of_memory
+from ..loaders.video_model import Conditioning, InputError, Keyframe, Past, Request, VideoModel, check_frames
+from .context import sample_in_context
+from .decode import frames_of, stream_frames
+from .denoise import ready, sample
+from .job import Job
+from .keyframes import plan
+from .timeline import Timeline
+from .windows import Spans, Window, check_spans, lay_windows, with_keyframes
+
+
+@dataclass(frozen=True)
+class Style:
+    """How windows hang together. window, overlap: frames, 0 for the model's own.
+
+    adain: how far the mean and spread of each latent channel are pulled to the first window's; memory: how strongly the
+    first latent frame of the video is remembered by all windows, 0 for not at all; hold: how strongly what two windows
+    share is kept in the second.
+    """
+
+    window: int = 0
+    overlap: int = 0
+    adain: float = 0.25
+    memory: float = 0.0
+    hold: float = 1.0
+
+
+@dataclass(frozen=True)
+class LongPlan:
+    """A whole render before it begins. request: of the whole video, complete; notes: what the person should know."""
+
+    windows: tuple[Window, ...]
+    request: Request
+    way: str
+    notes: tuple[str, ...]
+
+
+@dataclass
+class Watch:
+    """Who looks on. step: hears (steps done in the whole video, steps in all, the run); tell: notes in words."""
+
+    step: Callable[[int, int, Run | None], None] = lambda *_: None
+    tell: Callable[[str], None] = lambda _: None
+    begun: float = field(default_factory=time.monotonic)
+
+
+def plan_long(model: VideoModel, timeline: Timeline, request: Request, style: Style) -> LongPlan:
+    """Which windows make this video, and what each is given; raises InputError before any weights are read."""
+    request = model.complete(request)
+    title = f"{model.family.title} ({model.variant})"
+    _check_style(style)
+    spans = _spans(model, style)
+    check_spans(spans, title)
+    check_frames(request.frames, spans.step, title)
+    extension, capabilities = model.family.extension(model), model.family.capabilities(model)
+    placed, notes = plan(request.keyframes, replace(capabilities, sets=None, near=0), request.frames)
+    if extension.way == "context" and (placed or len(timeline.prompts) > 1):
+        what = "keyframes" if placed else f"{len(timeline.prompts)} prompts"
+        raise InputError("timeline", what, f"{title} makes a long video in one sampling, of one prompt and no pictures.", f"Load {model.family.image_models}, or LTX-Video.")  # fmt: skip
+    if extension.way == "context":
+        windows: tuple[Window, ...] = (Window(0, request.frames - 1, 0, 0),)
+    else:
+        placed, more = _on_joints(placed, capabilities, spans.step, request.frames)
+        joints = tuple(k.frame for k in placed) if capabilities.sets is not None else ()
+        windows = with_keyframes(lay_windows(request.frames, spans, timeline, joints), placed, capabilities)
+        notes += more
+    told = f"{title}, {len(windows)} window{'s' * (len(windows) > 1)} of up to {spans.length} frames: {extension.told}."
+    made = LongPlan(windows, replace(request, keyframes=placed), extension.way, (told, *notes))
+    for window in windows:
+        _check_window(model, made, window, spans)
+    return made
+
+
+def _check_style(style: Style) -> None:
+    for name in ("adain", "memory", "hold"):
+        if not 0 <= getattr(style, name) <= 1:
+            raise InputError(name, getattr(style, name), "It is a share from 0 to 1.", "Use 0.25 for adain, 0 for memory, 1 for hold.")  # fmt: skip
+
+
+def _spans(model: VideoModel, style: Style) -> Spans:
+    """Windows as long as the model's default, sharing a quarter where its way of going on does not say."""
+    facts, own = model.facts, model.facts.presets["default"]["frames"]
+    step = facts.frame_counts[0] - 1 if facts.frame_counts else facts.frame_step or facts.temporal_ratio
+    step = next((count - 1 for count in facts.frame_counts if count == (style.window or own)), step)
+    length = style.window or own
+    quarter = max((length - 1) // 4 // step, 1) * step + 1
+    return Spans(step, length, style.overlap or model.family.extension(model).overlap or quarter, bool(facts.frame_counts))  # fmt: skip
+
+
+def _on_joints(keyframes: tuple[Keyframe, ...], capabilities: Any, step: int, frames: int) -> tuple[tuple[Keyframe, ...], tuple[str, ...]]:  # fmt: skip
+    """Where a model takes pictures at its ends alone, each lies where windows can meet."""
+    if capabilities.sets is None:
+        return keyframes, ()
+    moved = tuple(replace(k, frame=min(round(k.frame / step) * step, frames - 1)) for k in keyframes)
+    pairs = zip(keyframes, moved, strict=True)
+    notes = tuple(f"The keyframe at frame {a.frame} is at frame {b.frame}, where windows can meet." for a, b in pairs if a.frame != b.frame)  # fmt: skip
+    if len({k.frame for k in moved}) < len(moved):
+        raise InputError("keyframes", f"two within {step} frames", "Each needs a joint of its own.", f"Put them at least {step} frames apart.")  # fmt: skip
+    return moved, notes
+
+
+def _check_window(model: VideoModel, made: LongPlan, window: Window, spans: Spans) -> None:
+    """All that a sampler would refuse, before the first window is made."""
+    request, size = made.request, (made.request.height, made.request.width)
+    keyframes = window.keyframes
+    if made.way == "pictures" and window.shared and not any(k.frame == 0 for k in keyframes):
+        keyframes = (Keyframe(torch.zeros(window.shared, *size, 3), 0), *keyframes)  # the last frames before it
+    frames = min(spans.length, window.frames)
+    try:
+        ready(model, replace(request, frames=frames, keyframes=keyframes))
+    except InputError as error:
+        raise InputError("window", f"frames {window.start} to {window.end}", str(error), "") from error
+
+
+def render(model: VideoModel, timeline: Timeline, made: LongPlan, style: Style, job: Job, tiling: Tiling | None, watch: Watch) -> Iterator[Tensor]:  # fmt: skip
+    """Frames of the whole video in order, as pieces [n, H, W, 3] in 0..1 on the CPU. Windows that `job` holds are not
+    sampled again; each new one is kept there before it is decoded."""
+    renderer = _Renderer(model, timeline, made, style, job, tiling, watch)
+    yield from {"latents": renderer.by_latents, "pictures": renderer.by_pictures, "context": renderer.in_context}[made.way]()  # fmt: skip
+
+
+@dataclass
+class _Renderer:
+    model: VideoModel
+    timeline: Timeline
+    made: LongPlan
+    style: Style
+    job: Job
+    tiling: Tiling | None
+    watch: Watch
+    prompts: dict[int, Conditioning] = field(default_factory=dict, init=False)
+
+    def by_latents(self) -> Iterator[Tensor]:
+        """One stream of latents through one decoder."""
+        facts, request = self.model.facts, self.made.request
+        size = facts.latent_shape(request.width, request.height, request.frames)[3:]
+        yield from frames_of(self.model, self._latents, size, request.seed, self.tiling, self.watch.tell)
+
+    def _latents(self) -> Iterator[Tensor]:
+        """Latent frames [1, C, 1, h, w] of the whole video, each as soon as no later window changes it."""
+        ratio, tail, first = self.model.facts.temporal_ratio, torch.empty(0), torch.empty(0)
+        for number, window in enumerate(self.made.windows):
+            given = (window.shared - 1) // ratio + 1 if window.shared else 0
+            past = None
+            if given:
+                memory = first[:, :, :1] if self.style.memory else None
+                past = Past(tail[:, :, -given:], self.style.hold, memory, self.style.memory)
+            latents = self._window(number, window, window.keyframes, past, first if number else None)
+            if not number:
+                first = latents
+            joined = _joined(tail, latents, given)
+            after = self.made.windows[number + 1] if number + 1 < len(self.made.windows) else None
+            shared = (after.shared - 1) // ratio + 1 if after else 0
+            done = joined.shape[2] - shared
+            yield from joined[:, :, :done].split(1, 2)
+            tail = joined[:, :, done:]
+
+    def by_pictures(self) -> Iterator[Tensor]:
+        """Windows that are decoded one by one; each begins with the last frames of the one before."""
+        tail, seed = torch.empty(0), self.made.request.seed
+        for number, window in enumerate(self.made.windows):
+            keyframes = window.keyframes
+            if window.shared and not any(k.frame == 0 for k in keyframes):
+                keyframes = (Keyframe(tail[-window.shared :], 0), *keyframes)
+            latents, known = self._window(number, window, keyframes), window.shared
+            for piece in stream_frames(self.model, latents, seed, self.tiling, self.watch.tell):
+                tail = torch.cat([tail, piece])[-self._most_shared() :] if len(tail) else piece
+                new, known = piece[min(known, len(piece)) :], max(0, known - len(piece))
+                if len(new):
+                    yield new
+
+    def in_context(self) -> Iterator[Tensor]:
+        window = self.made.windows[0]
+        latents = self._window(0, window, ())
+        yield from stream_frames(self.model, latents, self.made.request.seed, self.tiling, self.watch.tell)
+
+    def _most_shared(self) -> int:
+        return max(1, *(window.shared for window in self.made.windows))
+
+    def _window(self, number: int, window: Window, keyframes: tuple[Keyframe, ...], past: Past | None = None, first: Tensor | None = None) -> Tensor:  # fmt: skip
+        """Latents of a window: from the job, or sampled and kept there."""
+        if self.job.has(number):
+            kept = self.job.read(number)
+            if kept is not None:
+                return kept
+            self.watch.tell(f"The file of window {number + 1} was damaged; the window is made again.")
+        request = replace(
+            self.made.request, frames=window.frames, keyframes=keyframes, past=past, seed=(self.made.request.seed + window.start) % 2**64
+        )  # fmt: skip
+        latents = self._sampled(number, window, request).cpu()
+        if first is not None and self.made.way == "latents":
+            latents = towards(latents, first, self.style.adain)
+        self.job.write(number, latents)
+        with self.model.use("vae"):  # sampling may have sent it away while the decoder was at work
+            return latents
+
+    def _sampled(self, number: int, window: Window, request: Request) -> Tensor:
+        conditioning = self._conditioning(window, request.keyframes)
+        each, all_windows = request.steps, len(self.made.windows)
+        on_step = lambda done, total, run: self.watch.step(number * each + done, all_windows * each, run)
+        try:
+            if self.made.way == "context":
+                spans = _spans(self.model, self.style)
+                return sample_in_context(self.model, conditioning, request, spans.length, spans.overlap, on_step)
+            return sample(self.model, conditioning, request, on_step)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+            size = f"{window.frames} frames of {request.width}x{request.height}"
+        raise InputError("window", size, "Memory ran out while a window was sampled.", "Use a smaller window or size; what is done is kept.")  # fmt: skip
+
+    def _conditioning(self, window: Window, keyframes: tuple[Keyframe, ...]) -> Conditioning:
+        """The window's prompt, read once; anew for each window where the text encoder looks at its first frame too."""
+        text, model = self.timeline.prompts[window.prompt].text, self.model
+        if model.facts.reads_pictures:
+            return model.family.encode(model, text, self.timeline.negative, keyframes)
+        if not self.prompts:
+            for number, prompt in enumerate(self.timeline.prompts):
+                self.prompts[number] = model.family.encode(model, prompt.text, self.timeline.negative)
+                for note in self.prompts[number].notes:
+                    self.watch.tell(note)
+        return self.prompts[window.prompt]
+
+
+def towards(latents: Tensor, first: Tensor, share: float) -> Tensor:
+    """Latents [1, C, t, h, w] with the mean and spread of each channel pulled towards the first window's (AdaIN, Huang and
+    Belongie 2017)."""
+    over = (2, 3, 4)
+    (mean, spread), (wanted, width) = ((x.mean(over, True), x.std(over, keepdim=True)) for x in (latents, first))
+    return torch.lerp(latents, (latents - mean) / spread.clamp(min=1e-6) * width + wanted, share)
+
+
+def _joined(tail: Tensor, latents: Tensor, given: int) -> Tensor:
+    """Latents that go on from a tail: what both hold fades from the one to the other."""
+    if not given:
+        return latents
+    ramp = torch.linspace(0, 1, given + 2)[1:-1].view(1, 1, -1, 1, 1)
+    return torch.cat([torch.lerp(tail[:, :, -given:], latents[:, :, :given], ramp), latents[:, :, given:]], 2)

@@ -1,0 +1,122 @@
+"""Pure planning of a long video: which windows are sampled one after another, and what each of them is given."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from ..loaders.video_model import Capabilities, InputError, Keyframe
+from .timeline import Timeline
+
+
+@dataclass(frozen=True)
+class Window:
+    """One sampling run: the frames `start` to `end` of the video, both included.
+
+    shared: how many of its first frames the windows before have made; prompt: number in the timeline; keyframes:
+    counted from `start`.
+    """
+
+    start: int
+    end: int
+    shared: int
+    prompt: int
+    keyframes: tuple[Keyframe, ...] = ()
+
+    @property
+    def frames(self) -> int:
+        return self.end - self.start + 1
+
+
+@dataclass(frozen=True)
+class Spans:
+    """How windows may lie. step: frames between the places where one may begin or end; length, overlap: frames of a window
+    and of what it shares with the one before, both a multiple of step, and one; fixed: every window is that long."""
+
+    step: int
+    length: int
+    overlap: int
+    fixed: bool = False
+
+
+def check_spans(spans: Spans, title: str) -> None:
+    """Raise InputError for windows that cannot be."""
+    for name, value in (("window", spans.length), ("overlap", spans.overlap)):
+        low = max(value - 1, 0) // spans.step * spans.step + 1
+        if value < 1 or (value - 1) % spans.step:
+            rule = f"{title} makes {spans.step}n+1 frames at a time."
+            raise InputError(name, value, rule, f"Use {low} or {low + spans.step}, or 0 for the default.")
+    if spans.length <= spans.overlap:
+        rule = f"Each window shares its first {spans.overlap} frames with the one before and must make new ones."
+        raise InputError("window", spans.length, rule, f"Use {spans.overlap + spans.step} or more, or a smaller overlap.")  # fmt: skip
+
+
+def lay_windows(frames: int, spans: Spans, timeline: Timeline, joints: tuple[int, ...] = ()) -> tuple[Window, ...]:
+    """Windows that cover a video of `frames` exactly; raises InputError.
+
+    A prompt begins with the first new frame of a window, as near to its time as step allows. joints: frames at which a
+    window must end and the next begin, because a keyframe lies there.
+    """
+    step, units = spans.step, (frames - 1) // spans.step
+    starts = _prompt_starts(timeline, step)
+    cuts = sorted({*starts[1:], *(joint // step for joint in joints if 0 < joint < frames - 1)})
+    laid, begin = list[Window](), 0
+    for cut in (*cuts, units):
+        for end in _ends(begin, cut, spans, not laid):
+            back = (spans.overlap - 1) // step if laid else 0
+            start = max(0, begin - back)
+            prompt = max(i for i, at in enumerate(starts) if at <= begin)
+            laid.append(Window(start * step, end * step, (begin - start) * step + 1 if laid else 0, prompt))
+            begin = end
+    return tuple(laid)
+
+
+def _prompt_starts(timeline: Timeline, step: int) -> list[int]:
+    """The unit of `step` frames after which each prompt begins."""
+    starts = [0]
+    for number, prompt in enumerate(timeline.prompts[1:], 2):
+        starts.append(max(round((prompt.frame - 1) / step), 1))
+        if starts[-1] <= starts[-2]:
+            where = f"prompt {number} at frame {prompt.frame}"
+            rule = f"The prompt before it would not last a single window: prompts begin at least {step} frames apart."
+            raise InputError("timeline", where, rule, "Give it a later at, or leave one of them out.")
+    return starts
+
+
+def _ends(begin: int, end: int, spans: Spans, first: bool) -> list[int]:
+    """Where windows end that make the units `begin` to `end`, evenly long."""
+    length, back = (spans.length - 1) // spans.step, (spans.overlap - 1) // spans.step
+    new, room = end - begin, length - back
+    if new == 0:
+        return [end] if first else []  # a video of a single frame
+    if spans.fixed and new % room:
+        rule = f"Windows of this model are {spans.length} frames long and make {room * spans.step} new ones each."
+        low = new // room * room * spans.step
+        raise InputError("frames", f"{new * spans.step} between two cuts", rule, f"Use {low} or {low + room * spans.step}.")  # fmt: skip
+    count = 1 + -(-max(new - length, 0) // room) if first else -(-new // room)
+    shared = back if first else 0  # the first window has nothing before it, so it makes more
+    even = (new + shared * (count - 1)) / count
+    return [begin + round(even * (i + 1) - shared * i) for i in range(count)]
+
+
+def with_keyframes(windows: tuple[Window, ...], keyframes: tuple[Keyframe, ...], capabilities: Capabilities) -> tuple[Window, ...]:  # fmt: skip
+    """Each keyframe in the window that makes its frames; clips that reach over a window's end go on in the next.
+
+    Where a model takes pictures at the ends alone, the picture at a joint ends one window and begins the next.
+    """
+    return tuple(replace(w, keyframes=tuple(_given(w, k, capabilities) for k in keyframes if _touches(w, k, capabilities))) for w in windows)  # fmt: skip
+
+
+def _touches(window: Window, keyframe: Keyframe, capabilities: Capabilities) -> bool:
+    first, last = keyframe.frame, keyframe.frame + len(keyframe.images) - 1
+    if capabilities.sets is not None:
+        return first in (window.start, window.end)
+    return last >= window.start + window.shared and first <= window.end
+
+
+def _given(window: Window, keyframe: Keyframe, capabilities: Capabilities) -> Keyframe:
+    """The part of a keyframe that lies in a window, counted from the window's start."""
+    known = max(window.shared - 1, 0) if capabilities.clip_start > 1 else window.shared  # where clips can begin
+    begin = max(window.start + known, keyframe.frame)
+    first = begin - keyframe.frame if len(keyframe.images) > 1 else 0
+    images = keyframe.images[first : max(window.end - keyframe.frame, 0) + 1]
+    return replace(keyframe, images=images, frame=keyframe.frame + first - window.start)
