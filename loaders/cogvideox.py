@@ -24,7 +24,7 @@ from .run import SMALLEST, Run, Schedule
 from .sources import read_model
 from .text_encoders import encode_t5, load_tokenizer
 from .tiles import Pieces, Tile
-from .video_model import Conditioning, Facts, Family, InputError, Keyframe, Memory, Recipe, Request, VideoModel
+from .video_model import Conditioning, Control, Facts, Family, InputError, Keyframe, Memory, Recipe, Request, VideoModel
 
 Network = Any  # a diffusers or transformers module, whose attributes are untyped
 OFS = 2.0  # what the 1.5 image-to-video model is told (CogVideoXImageToVideoPipeline)
@@ -94,8 +94,8 @@ class CogVideoX(Family):
         control, title = request.control, f"{self.title} ({model.variant})"
         if control is None or control.frames is None:
             raise InputError("control", "none", f"{title} follows a control video.", "Connect one by Control Video.")
-        if control.mask is not None or control.references is not None or control.strength != 1:
-            raise InputError("control", "a mask, references or a strength", f"{title} takes the control video alone.", "Disconnect them, and use strength 1.")  # fmt: skip
+        if control.mask is not None or control.references is not None:
+            raise InputError("control", "a mask or references", f"{title} takes the control video alone.", "Disconnect them.")  # fmt: skip
 
     def controlled(self, model: VideoModel) -> bool:
         return _facts(model).control
@@ -116,7 +116,7 @@ class CogVideoX(Family):
         rope = _rope(facts, request.height, request.width, latents.shape[1], device)
         ofs = latents.new_full((1,), OFS) if facts.network.get("ofs_embed_dim") else None
         return _Run(latents, scheduler.timesteps[skip:], scheduler, request.guidance, skip, text=text, given=given, rope=rope,
-                    ofs=ofs, generator=generator, padding=_padding(facts, request), dynamic=model.guidance.dynamic)  # fmt: skip
+                    control=request.control, ofs=ofs, generator=generator, padding=_padding(facts, request), dynamic=model.guidance.dynamic)  # fmt: skip
 
     def _start(self, model: VideoModel, request: Request, generator: torch.Generator, scheduler: Any, skip: int) -> Tensor:  # fmt: skip
         """Noise [1, t, C, h, w], or the source with noise on it (CogVideoXVideoToVideoPipeline.prepare_latents)."""
@@ -143,12 +143,15 @@ class CogVideoX(Family):
         return torch.cat([filled[:, : filled.shape[1] % facts.time_patch], filled], 1)
 
     def _control(self, model: VideoModel, request: Request, dtype: torch.dtype) -> Tensor:
+        """The control video's latents [1, t, C, h, w]. A strength other than 1 is an approximation of ours: the network
+        was trained with whole ones, and scaling these scales what they add to its first, linear layer."""
         assert request.control is not None
         assert request.control.frames is not None
         frames = cover(request.control.frames[: request.frames], request.width, request.height)
         with model.use("vae") as vae:
             z = self.encode_video(model, vae, frames)
-        return rearrange(z, "b c t h w -> b t c h w").to(model.memory.device("transformer"), dtype)
+        z = rearrange(z, "b c t h w -> b t c h w").to(model.memory.device("transformer"), dtype)
+        return z * request.control.strength
 
     def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
         return latents.float() * (1 / model.facts.std[0])
@@ -210,10 +213,12 @@ def _rope(facts: CogFacts, height: int, width: int, time: int, device: torch.dev
 @dataclass
 class _Run(Run):
     """The four pipelines. latents: [1, t, C, h, w]; given: the first frame or the control video, beside the latents;
-    padding: latent frames in front that are not part of the video; dynamic: the scale grows along a cosine."""
+    control: its range tells in which steps it lies there; padding: latent frames in front that are not part of the
+    video; dynamic: the scale grows along a cosine."""
 
     text: Mapping[str, Tensor]
     given: Tensor | None
+    control: Control | None
     rope: tuple[Tensor, Tensor] | None
     ofs: Tensor | None
     generator: torch.Generator
@@ -241,10 +246,17 @@ class _Run(Run):
         alpha, sigma = self.mixture(step)  # v = alpha * noise - sigma * video (Salimans and Ho 2022)
         return alpha, -max(sigma, SMALLEST)
 
+    def beside(self, step: int) -> Tensor | None:
+        """What lies beside the latents in a step. Outside the control's range it is zeros, which add nothing to the first
+        layer: what Alibaba PAI's Fun-Control pipelines of Wan give without a control video (CogVideoX's always have one)."""
+        if self.given is None or self.control is None or self.control.counts(step, len(self.timesteps)):
+            return self.given
+        return torch.zeros_like(self.given)
+
     def predict(self, network: Network, step: int, branch: str) -> Tensor:
-        batch, time = 2 if branch == "cond_uncond" else 1, self.timesteps[step]
+        batch, time, beside = 2 if branch == "cond_uncond" else 1, self.timesteps[step], self.beside(step)
         seen = self.scheduler.scale_model_input(torch.cat([self.latents] * batch), time)
-        seen = seen if self.given is None else torch.cat([seen, torch.cat([self.given] * batch)], 2)
+        seen = seen if beside is None else torch.cat([seen, torch.cat([beside] * batch)], 2)
         return self.forward(
             network, step, branch, hidden_states=seen, encoder_hidden_states=self.text[branch], timestep=time.expand(batch),
             ofs=self.ofs, image_rotary_emb=self.rope,

@@ -179,12 +179,19 @@ class Capabilities:
 @dataclass(frozen=True)
 class Control:
     """A video that says what moves where. frames: [T, H, W, 3] in 0..1, or None; mask: [T, H, W], 1 where the video is
-    made anew; references: pictures [N, H, W, 3] of what must appear in it."""
+    made anew; references: pictures [N, H, W, 3] of what must appear in it; start, end: the share of the steps in which
+    it counts."""
 
     frames: Tensor | None = None
     mask: Tensor | None = None
     references: Tensor | None = None
     strength: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+
+    def counts(self, step: int, total: int) -> bool:
+        """Whether it counts in this step of `total`, as guidance between its start and end does."""
+        return int(self.start * total) <= step < int(self.end * total)
 
 
 @dataclass(frozen=True)
@@ -356,7 +363,8 @@ class Family(Coder, ABC):
     blocks = "transformer_blocks"  # the network's attribute that holds its blocks
     dispatches = True  # whether diffusers lets its attention have other kernels
     stacks: Stacks | None = Stacks()  # None: a UNet, of which only the deep blocks can be kept
-    image_models = text_models = control_models = "a model of another family"  # what to load instead
+    image_models = text_models = "a model of another family"  # what to load instead
+    control_models = "Wan2.1-VACE or CogVideoX-Fun-Control"  # the same for a control video
     methods: tuple[str, ...] = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")  # of guidance
 
     @abstractmethod

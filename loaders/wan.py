@@ -6,14 +6,15 @@ Every number equals diffusers 0.42's WanPipeline, WanImageToVideoPipeline, WanVi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
-from torch import Tensor
+from torch import Tensor, nn
 
 from .bundle import Bundle, frozen, read_bundle, shipped_config
 from .checkpoints import CheckpointError
@@ -26,6 +27,7 @@ from .tiles import Pieces, Tile
 from .video_model import (
     Capabilities,
     Conditioning,
+    Control,
     Extension,
     Facts,
     Family,
@@ -232,14 +234,14 @@ class _Run(FlowRun):
     def time(self, step: int) -> Tensor:
         return self.timesteps[step].expand(1)
 
-    def given(self) -> dict[str, Any]:
-        """Further inputs of the network."""
+    def given(self, step: int) -> dict[str, Any]:
+        """Further inputs of the network in a step."""
         return {}
 
     def predict(self, network: Network, step: int, branch: str) -> Tensor:
         batch = 2 if branch == "cond_uncond" else 1
         repeated = {
-            k: torch.cat([v] * batch) if k != "control_hidden_states_scale" else v for k, v in self.given().items()
+            k: torch.cat([v] * batch) if k != "control_hidden_states_scale" else v for k, v in self.given(step).items()
         }
         return self.forward(
             network, step, branch, hidden_states=torch.cat([self.seen()] * batch).to(self.dtype),
@@ -257,7 +259,7 @@ class _ImageRun(_Run):
     def seen(self) -> Tensor:
         return torch.cat([self.latents, self.condition], 1)
 
-    def given(self) -> dict[str, Any]:
+    def given(self, step: int) -> dict[str, Any]:
         return {} if self.image is None else {"encoder_hidden_states_image": self.image}
 
 
@@ -283,20 +285,51 @@ class _TokenRun(_Run):
 
 @dataclass
 class _ControlRun(_Run):
-    """WanVACEPipeline. control: [1, 96, t, h, w]; strengths: one for each VACE layer; references: latent frames in front."""
+    """WanVACEPipeline. control: [1, 96, t, h, w]; strengths: one for each VACE layer, 0 in steps outside the range of
+    what was `asked`; references: latent frames in front."""
 
     control: Tensor
     strengths: Tensor
     references: int
+    asked: Control
 
-    def given(self) -> dict[str, Any]:
-        return {"control_hidden_states": self.control, "control_hidden_states_scale": self.strengths}
+    def counts(self, step: int) -> bool:
+        return self.asked.strength > 0 and self.asked.counts(step, len(self.timesteps))
+
+    def given(self, step: int) -> dict[str, Any]:
+        strengths = self.strengths * self.counts(step)
+        return {"control_hidden_states": self.control, "control_hidden_states_scale": strengths}
+
+    def predict(self, network: Network, step: int, branch: str) -> Tensor:
+        """Where hints count 0 times, their layers rest; not under a cache, which goes by the layers it has seen."""
+        if self.cache is not None or self.counts(step):
+            return super().predict(network, step, branch)
+        with _hintless(network):
+            return super().predict(network, step, branch)
 
     def finish(self) -> Tensor:
         return self.latents[:, :, self.references :]
 
     def preview(self) -> Tensor:
         return self.clean()[:, :, self.references :]
+
+
+class _NoHint(nn.Module):
+    """Stands in for a VACE layer; adding its hint changes nothing."""
+
+    def forward(self, video: Tensor, text: Tensor, control: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        return control.new_zeros(()), control
+
+
+@contextmanager
+def _hintless(network: Network) -> Iterator[None]:
+    """The network without VACE's layers."""
+    layers = network.vace_blocks
+    network.vace_blocks = nn.ModuleList(_NoHint() for _ in layers)
+    try:
+        yield
+    finally:
+        network.vace_blocks = layers
 
 
 def _common(model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> dict[str, Any]:
@@ -366,10 +399,9 @@ def _control_run(model: VideoModel, request: Request, inputs: dict[str, Any]) ->
     grid = rearrange(mask, "t (h p) (w q) -> 1 (p q) t h w", p=r, q=r)
     grid = F.interpolate(grid, size=(facts.latent_shape(1, 1, request.frames)[2], *z.shape[3:]), mode="nearest-exact")
     grid = F.pad(grid, (0, 0, 0, 0, z.shape[2] - grid.shape[2], 0)).to(z)
-    strength = 1.0 if request.control is None else request.control.strength
-    like = dict(device=inputs["latents"].device, dtype=inputs["dtype"])
-    return _ControlRun(control=torch.cat([z, grid], 1).to(**like), references=len(_references(request)),
-                       strengths=torch.full((facts.vace_layers,), strength, **like), **inputs)  # fmt: skip
+    asked, like = request.control or Control(), dict(device=inputs["latents"].device, dtype=inputs["dtype"])
+    return _ControlRun(control=torch.cat([z, grid], 1).to(**like), references=len(_references(request)), asked=asked,
+                       strengths=torch.full((facts.vace_layers,), asked.strength, **like), **inputs)  # fmt: skip
 
 
 def _references(request: Request) -> list[Tensor]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from comfy_api.latest import io
+from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
+from ..loaders.controls import AS_IT_IS, WAYS, prepared
 from ..loaders.video_model import Control, InputError, Keyframe, VideoModel
 from . import host
 from .types import ConditioningType, ControlType, KeyframesType, VideoModelType
+
+NOTHING = "Control Video has neither frames nor references, so there are no images to show."
 
 
 class EncodePrompt(io.ComfyNode):
@@ -68,19 +72,28 @@ class ControlVideo(io.ComfyNode):
                 io.Image.Input("frames", optional=True, tooltip="Depth, pose, edges, or the video to change"),
                 io.Mask.Input("mask", optional=True, tooltip="VACE: white where the video is made anew, black where it stays; one mask, or one for each frame"),
                 io.Image.Input("references", optional=True, tooltip="VACE: pictures of what must appear in the video"),
-                io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip="VACE: how strongly it counts"),
+                io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip="How strongly it counts; on Fun-Control anything but 1 is an approximation"),
+                io.Combo.Input("prepare", options=list(WAYS), default=AS_IT_IS, optional=True, tooltip="What to make of the frames: edges (Canny), gray, blur, or nothing where they are depth or pose already"),
+                io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.01, advanced=True, optional=True, tooltip="Share of the steps before which the control does not count"),
+                io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.01, advanced=True, optional=True, tooltip="Share of the steps from which the control does not count: details are then the model's own"),
+                io.Float.Input("low", default=0.4, min=0.01, max=0.99, step=0.01, advanced=True, optional=True, tooltip="edges: one goes on where the change is above this; less gives longer lines"),
+                io.Float.Input("high", default=0.8, min=0.01, max=0.99, step=0.01, advanced=True, optional=True, tooltip="edges: one begins where the change is above this; less gives more lines"),
             ],
-            outputs=[ControlType.Output(display_name="control")],
+            outputs=[ControlType.Output(display_name="control"), io.Image.Output(display_name="images")],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, frames: Tensor | None = None, mask: Tensor | None = None, references: Tensor | None = None,
-                strength: float = 1.0) -> io.NodeOutput:  # fmt: skip
-        frames = None if frames is None else _pictures("frames", frames)
+    def execute(cls, frames: Tensor | None = None, mask: Tensor | None = None, references: Tensor | None = None, strength: float = 1.0,
+                prepare: str = AS_IT_IS, start: float = 0.0, end: float = 1.0, low: float = 0.4, high: float = 0.8) -> io.NodeOutput:  # fmt: skip
         references = None if references is None else _pictures("references", references)
-        if mask is not None and frames is None:
+        if frames is None and mask is not None:
             raise InputError("mask", "without frames", "It says which part of the frames stays.", "Connect frames too.")
-        return io.NodeOutput(Control(frames, mask, references, strength))
+        if frames is None and prepare != AS_IT_IS:
+            raise InputError("prepare", prepare, "There are no frames to prepare.", f"Connect frames, or choose {AS_IT_IS}.")  # fmt: skip
+        if frames is not None:
+            frames = prepared(_pictures("frames", frames), prepare, low, high, host.progress())
+        shown = next((images for images in (frames, references) if images is not None), ExecutionBlocker(NOTHING))
+        return io.NodeOutput(Control(frames, mask, references, strength, start, end), shown)
 
 
 def _pictures(name: str, image: Tensor) -> Tensor:

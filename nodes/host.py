@@ -293,6 +293,22 @@ def metadata(cls: Any, latent: dict[str, Any]) -> dict[str, str]:
 # ---------------------------------------------------------------- latents that outlive a failure
 
 
+def input_picture(name: str) -> Tensor:
+    """A picture of the host's input folder as [1, H, W, 3] in 0..1; raises InputError where there is none."""
+    from PIL import Image, ImageOps
+
+    folder = folder_paths.get_input_directory()
+    path = os.path.normpath(os.path.join(folder, name))
+    if not folder_paths.is_within_directory(folder, path) or not os.path.isfile(path):
+        raise InputError("timeline", f"image {name!r}", "There is no such picture in ComfyUI's input folder.", "Put it there, or connect a Keyframe node.")  # fmt: skip
+    try:
+        with Image.open(path) as image:
+            pixels = ImageOps.exif_transpose(image).convert("RGB")
+    except OSError as error:
+        raise InputError("timeline", f"image {name!r}", f"It cannot be read as a picture ({error}).", "Save it anew as PNG or JPEG.") from error  # fmt: skip
+    return torch.tensor(bytearray(pixels.tobytes()), dtype=torch.uint8).view(1, pixels.height, pixels.width, 3) / 255
+
+
 def kept_files() -> dict[str, Path]:
     """Latents that failed decodes have kept, newest first. (The host empties its temporary folder when it starts.)"""
     found = (output_folder() / "reelwire" / "latents").glob("*.safetensors")
@@ -357,6 +373,13 @@ def tell(node_id: str, notes: tuple[str, ...], level: int = logging.WARNING) -> 
         logging.log(level, "Reelwire: %s", note)
     if notes:
         PromptServer.instance.send_progress_text("\n".join(notes), node_id)
+
+
+def show(node_id: str, text: str) -> None:
+    """A line on a node that is replaced by the next."""
+    from server import PromptServer
+
+    PromptServer.instance.send_progress_text(text, node_id)
 
 
 def temporary_picture(image: Any, cls: Any) -> dict[str, Any]:

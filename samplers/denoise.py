@@ -142,7 +142,13 @@ def _check_source(model: VideoModel, request: Request, source: Tensor) -> None:
 
 
 def _check_control(request: Request, control: Control) -> None:
-    """Its frames and masks must last as long as the video."""
+    """Its range and strength must be sound, and its frames and masks last as long as the video."""
+    if not 0 <= control.start < control.end <= 1:
+        told = f"start {control.start}, end {control.end}"
+        raise InputError("control", told, "It counts from start to end, shares of the steps.", "Use 0 <= start < end <= 1.")  # fmt: skip
+    if not (math.isfinite(control.strength) and control.strength >= 0):
+        told, remedy = f"strength {control.strength}", "Use 1, or less where the video may go its own way."
+        raise InputError("control", told, "Its strength must be a number from 0 on.", remedy)
     for name, part in (("frames", control.frames), ("masks", control.mask)):
         count = request.frames if part is None else len(part)
         if count < request.frames and (name, count) != ("masks", 1):

@@ -40,7 +40,8 @@ class Job:
         if begun is None:
             write_whole(told, json.dumps(dict(inputs), indent=1, ensure_ascii=False).encode())
             return
-        different = [name for name in inputs if begun.get(name) != json.loads(json.dumps(inputs[name]))]
+        now = json.loads(json.dumps(dict(inputs)))
+        different = [name for name in {**begun, **now} if begun.get(name) != now.get(name)]
         if different:
             what = f"{self.folder.name} was begun with another {', '.join(different)}"
             rule = "An unfinished render goes on only with the inputs that it was begun with."

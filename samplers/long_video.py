@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -19,10 +19,11 @@ from torch import Tensor
 from ..loaders.run import Run
 from ..loaders.tiles import Tiling, out_of_memory
 from ..loaders.video_model import Conditioning, InputError, Keyframe, Past, Request, VideoModel, check_frames
+from .caches.store import fingerprint as checkpoint_fingerprint
 from .context import sample_in_context
 from .decode import frames_of, stream_frames
 from .denoise import ready, sample
-from .job import Job
+from .job import Job, fingerprint
 from .keyframes import plan
 from .timeline import Timeline
 from .windows import Spans, Window, check_spans, lay_windows, with_keyframes
@@ -129,6 +130,22 @@ def _check_window(model: VideoModel, made: LongPlan, window: Window, spans: Span
         ready(model, replace(request, frames=frames, keyframes=keyframes))
     except InputError as error:
         raise InputError("window", f"frames {window.start} to {window.end}", str(error), "") from error
+
+
+def inputs_of(model: VideoModel, timeline: Timeline, made: LongPlan, style: Style) -> dict[str, Any]:
+    """All that decides about the latents of a render, by the names that people know."""
+    recipe, request = model.recipe, made.request
+    files = {part.replace("_", " "): checkpoint_fingerprint(path) for part, path in recipe.files.items() if path.exists()}  # fmt: skip
+    told = {name: getattr(request, name) for name in ("width", "height", "frames", "steps", "guidance", "guidance_2", "sampler", "seed", "shift")}  # fmt: skip
+    options = {"guidance node": model.guidance, "speed": model.speed, "cache": model.cache, "model options": dict(model.options)}  # fmt: skip
+    prompts = {f"prompt {i}": [prompt.frame, prompt.text] for i, prompt in enumerate(timeline.prompts, 1)}
+    keyframes = {f"keyframe {i}": [k.frame, k.strength, fingerprint(k.images)] for i, k in enumerate(request.keyframes, 1)}  # fmt: skip
+    return {
+        "model": f"{model.family.name} {model.variant}", **files, "precision": f"{recipe.dtype} {recipe.storage}",
+        "LoRA": [f"{lora.file.name} {lora.strength:g} {lora.low_noise:g}" for lora in model.loras],
+        **{name: str(value) for name, value in options.items()}, **told, **asdict(style), **prompts,
+        "negative prompt": timeline.negative, **keyframes,
+    }  # fmt: skip
 
 
 def render(model: VideoModel, timeline: Timeline, made: LongPlan, style: Style, job: Job, tiling: Tiling | None, watch: Watch) -> Iterator[Tensor]:  # fmt: skip

@@ -171,10 +171,11 @@ class Host:
 
 @contextmanager
 def boot(comfyui: Path, base: Path) -> Iterator[Host]:
-    """ComfyUI from its folder, with this pack alone in an empty base directory."""
+    """ComfyUI from its folder, with this pack alone in a base directory that is empty, or was booted before."""
     for name in ("custom_nodes", "input"):
-        (base / name).mkdir(parents=True)
-    (base / "custom_nodes" / PACK).symlink_to(ROOT, target_is_directory=True)
+        (base / name).mkdir(parents=True, exist_ok=True)
+    if not (base / "custom_nodes" / PACK).exists():
+        (base / "custom_nodes" / PACK).symlink_to(ROOT, target_is_directory=True)
     port, log = _free_port(), bytearray()
     command = [sys.executable, "main.py", "--port", str(port), "--base-directory", str(base), *OPTIONS]
     # a pipe and not a file: a test limits how large the host's files may grow

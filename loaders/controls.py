@@ -1,0 +1,53 @@
+"""What a video shows of itself as a control video, computed without any model: edges, gray, blur."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from .video_model import InputError
+
+AS_IT_IS, EDGES, GRAY, BLUR = "as it is", "edges", "gray", "blur"
+WAYS = (AS_IT_IS, EDGES, GRAY, BLUR)
+BLURRED = 64  # the blur's sigma is this part of a frame's shorter side
+
+
+def prepared(frames: Tensor, way: str, low: float, high: float, done: Callable[[int, int], None]) -> Tensor:
+    """Frames [T, H, W, 3] in 0..1 in one of WAYS, one after another; done(count, of all) may raise to stop."""
+    if way == AS_IT_IS:
+        return frames
+    if way == EDGES:
+        _check_edges(frames, low, high)
+    make = _ways(low, high)[way]
+    made = torch.empty(frames.shape)
+    for i, frame in enumerate(frames):
+        done(i, len(frames))
+        if not torch.isfinite(frame).all():
+            raise InputError("frames", f"frame {i} is not finite", "It holds NaN or infinite values.", "Check the node that made it.")  # fmt: skip
+        made[i] = make(frame.float().cpu().movedim(-1, 0).unsqueeze(0))[0].movedim(0, -1)
+    done(len(frames), len(frames))
+    return made
+
+
+def _ways(low: float, high: float) -> Mapping[str, Callable[[Tensor], Tensor]]:
+    """Functions of one frame [1, 3, H, W], by kornia, which ComfyUI brings for its own Canny node; they give 1 or 3 channels."""
+    from kornia.color import rgb_to_grayscale
+    from kornia.filters import canny, gaussian_blur2d
+
+    def blur(frame: Tensor) -> Tensor:
+        sigma = min(frame.shape[2:]) / BLURRED
+        return gaussian_blur2d(frame, 2 * math.ceil(3 * sigma) + 1, (sigma, sigma), border_type="replicate")
+
+    return {EDGES: lambda frame: canny(frame, low, high)[1], GRAY: rgb_to_grayscale, BLUR: blur}
+
+
+def _check_edges(frames: Tensor, low: float, high: float) -> None:
+    if not 0 < low <= high:
+        rule = "An edge begins above high and goes on above low."
+        raise InputError("low, high", f"{low}, {high}", rule, "Use 0 < low <= high, as 0.4, 0.8.")
+    if min(frames.shape[1:3]) < 3:
+        size = f"{frames.shape[2]}x{frames.shape[1]}"
+        raise InputError("frames", size, "Edges are found in pictures of 3 pixels a side or more.", "Give larger ones.")

@@ -1,0 +1,163 @@
+"""One long video, window after window, written as it goes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from comfy_api.latest import InputImpl, io, ui
+from torch import Tensor
+
+from ..loaders.video_model import InputError, Keyframe, VideoModel
+from ..samplers.schedules import SAMPLERS
+from . import host
+from .decoding import write_video
+from .sampling import DEFAULT, PRESETS, request_of
+from .types import KeyframesType, VideoModelType
+
+RESUME, ANEW = "go on", "start over"
+TIMELINE = """{
+  "unit": "seconds",
+  "prompts": [
+    {"at": 0, "text": "A red car drives along the coast at sunrise"},
+    {"at": 5, "text": "The red car stops at a lighthouse"}
+  ],
+  "negative": "",
+  "keyframes": []
+}"""
+
+
+class LongVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReelwireLongVideo", display_name="Long Video", category="Reelwire/sampling", is_output_node=True,
+            description="Makes a video of any length into an mp4, window after window. Run it again with the same inputs after any interruption: it goes on where it was.",
+            search_aliases=["long", "extend", "loop", "timeline", "infinite", "sliding window"],
+            inputs=[
+                VideoModelType.Input("model"),
+                io.String.Input("timeline", multiline=True, default=TIMELINE, tooltip="JSON: which prompt holds from when on, in seconds or frames, and pictures of ComfyUI's input folder that the video must show"),
+                io.Int.Input("frames", default=241, min=1, max=1_000_000, tooltip="Length of the whole video; HunyuanVideo and Wan 4n+1, CogVideoX and LTX-Video 8n+1, Mochi 6n+1, SVD 13n+1 or 24n+1"),
+                io.Int.Input("width", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
+                io.Int.Input("height", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
+                io.Int.Input("window", default=0, min=0, max=100_000, tooltip="Frames that are sampled at once; 0: as the model was trained"),
+                io.Int.Input("overlap", default=0, min=0, max=100_000, tooltip="Frames that a window shares with the one before; 0: a quarter of the window, or what the model allows"),
+                io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the preset's"),
+                io.Float.Input("guidance", default=0.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale; 0: the preset's, 1: off"),
+                io.Combo.Input("sampler", options=[DEFAULT, *SAMPLERS], default=DEFAULT),
+                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=io.ControlAfterGenerate.fixed, tooltip="Each window has its own, counted from this one"),
+                io.Combo.Input("preset", options=list(PRESETS), default=DEFAULT, tooltip="Fills in whatever is 0"),
+                io.String.Input("filename_prefix", default="video/long", tooltip="Inside ComfyUI's output folder; what is unfinished lies beside it"),
+                KeyframesType.Input("keyframes", optional=True, tooltip="Beside those of the timeline; frames are counted in the whole video"),
+                io.Float.Input("adain", default=0.25, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
+                               tooltip="LTX-Video: how far each window is pulled to the colours and the contrast of the first"),
+                io.Float.Input("memory", default=0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
+                               tooltip="LTX-Video: how strongly every window remembers the first frame of the video"),
+                io.Float.Input("hold", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
+                               tooltip="LTX-Video: how strongly a window keeps what it shares with the one before"),
+                io.Float.Input("shift", default=0.0, min=0.0, max=100.0, step=0.1, optional=True, advanced=True, tooltip="Flow shift of HunyuanVideo and Wan; 0: the preset's"),
+                io.Float.Input("fps", default=0.0, min=0.0, max=240.0, step=0.01, optional=True, advanced=True, tooltip="Frames per second of the file and of the timeline's seconds; 0: the model's own"),
+                io.Int.Input("crf", default=17, min=0, max=51, optional=True, advanced=True, tooltip="H.264 quality: 0 lossless, 17 looks lossless, 28 small"),
+                io.Int.Input("tile", default=0, min=0, max=16384, optional=True, advanced=True, tooltip="Pixels across a tile of each frame while decoding; 0: the whole frame, or as much as memory allows"),
+                io.Combo.Input("unfinished", options=[RESUME, ANEW], default=RESUME, optional=True, advanced=True,
+                               tooltip="What to do with an unfinished render of this name: go on with it, or drop it"),
+            ],
+            outputs=[io.Video.Output(display_name="video")],
+            hidden=[io.Hidden.unique_id],
+        )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str) -> bool | str:
+        try:
+            host.check_prefix(filename_prefix)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(cls, model: VideoModel, timeline: str, frames: int, filename_prefix: str, window: int = 0, overlap: int = 0,
+                keyframes: tuple[Keyframe, ...] = (), adain: float = 0.25, memory: float = 0.0, hold: float = 1.0, fps: float = 0.0,
+                crf: int = 17, tile: int = 0, unfinished: str = RESUME, **inputs: Any) -> io.NodeOutput:  # fmt: skip
+        from ..samplers.decode import tiling_of
+        from ..samplers.job import ENDING, Job
+        from ..samplers.long_video import Style, inputs_of, plan_long, render
+        from ..samplers.timeline import read_timeline
+
+        if fps and not 1 <= fps <= 240:
+            raise InputError("fps", fps, "A video has 1 to 240 frames per second.", "Use 0 for the model's own.")
+        told, style = (
+            read_timeline(timeline, fps or model.facts.fps, frames),
+            Style(window, overlap, adain, memory, hold),
+        )
+        pictures = tuple(Keyframe(host.input_picture(p.file), p.frame, p.strength) for p in told.pictures)
+        request = request_of(model, frames=frames, keyframes=(*(keyframes or ()), *pictures), **inputs)
+        made = plan_long(model, told, request, style)
+        size = made.request.width, made.request.height
+        tiling = tiling_of(model, *model.facts.latent_shape(*size, 1)[3:], tile) if tile else None
+        path, subfolder = host.output_file(filename_prefix, ".mp4", *size)
+        job = Job(host.output_folder() / f"{filename_prefix}{ENDING}")
+        job.begin(inputs_of(model, told, made, style), unfinished == ANEW)
+        host.tell(cls.hidden.unique_id, made.notes)
+        watch = _Watching(cls, model, made, job)
+        note = {"family": model.family.name, "variant": model.variant, "frames": frames, "fps": fps or model.facts.fps, "windows": len(made.windows),
+                "width": size[0], "height": size[1], "seed": made.request.seed}  # fmt: skip
+        with watch.kept():
+            pieces = watch.counted(render(model, told, made, style, job, tiling, watch.watch))
+            write_video(path, pieces, size, fps or model.facts.fps, crf, host.metadata(cls, {"reelwire": note}))
+        job.drop()
+        shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui={**shown.as_dict(), "text": list(made.notes)})
+
+
+class _Watching:
+    """Progress over the whole video with the time that is left, and what a person is told when it stops early."""
+
+    def __init__(self, cls: Any, model: VideoModel, made: Any, job: Any) -> None:
+        from ..samplers.long_video import Watch
+
+        self._node, self._model, self._made, self._job = cls.hidden.unique_id, model, made, job
+        self._steps, self._frames, self._from = 0, 0, None
+        self._update, self._began = host.progress(), time.monotonic()
+        self.watch = Watch(self._step, lambda note: host.tell(self._node, (note,)))
+
+    def _step(self, done: int, total: int, run: Any) -> None:
+        self._steps = done
+        self._from = done - 1 if self._from is None else self._from
+        pace = (time.monotonic() - self._began) / (done - self._from)
+        window = (done - 1) // self._made.request.steps + 1
+        host.show(
+            self._node, f"Window {window} of {len(self._made.windows)}, about {_clock(pace * (total - done))} left"
+        )
+        self._move(host.latent_picture(self._model, run.preview()))
+
+    def counted(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+        for piece in pieces:
+            self._frames += len(piece)
+            self._move(host.frame_picture(piece[-1]))
+            yield piece
+
+    def _move(self, picture: Any) -> None:
+        request = self._made.request
+        self._update(self._steps + self._frames, request.steps * len(self._made.windows) + request.frames, picture)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Adds to any error how much is kept, and how to go on."""
+        try:
+            yield
+        except host.Interrupted:
+            raise
+        except Exception as error:
+            count = len(self._made.windows)
+            done, place = sum(map(self._job.has, range(count))), self._job.folder.relative_to(host.output_folder())
+            raise RuntimeError(f"{error} {done} of {count} windows are kept in output/{place.as_posix()}: run again with the same inputs to go on.") from error  # fmt: skip
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min {rest} s"
+
+
+NODES = [LongVideo]
