@@ -277,6 +277,13 @@ class _ConditionRun(_TextRun):
     given: Tensor | None
     start: Tensor
     generator: torch.Generator
+    past: Tensor | None  # what the video goes on from and must not change, without the noise on what is given
+
+    def finish(self) -> Tensor:
+        latents = super().finish()
+        if self.past is None:
+            return latents
+        return torch.cat([self.past.to(latents), latents[:, :, self.past.shape[2] :]], 2)
 
     def before(self, step: int) -> None:
         if self.given is not None:  # given tokens get a little fresh noise, less with every step
@@ -383,7 +390,8 @@ def _condition_run(model: VideoModel, conditioning: Conditioning, request: Reque
     kept = request.keyframes or request.past is not None
     amount = torch.cat([*amounts, repeat(given, "f -> 1 (f n)", n=h * w)], 1) if kept else None
     common["place"] = {"video_coords": place}
-    return _ConditionRun(latents=packed, given=amount, start=packed.clone(), generator=generator, **common)
+    held = request.past.latents if request.past is not None and request.past.strength == 1 else None
+    return _ConditionRun(latents=packed, given=amount, start=packed.clone(), generator=generator, past=held, **common)
 
 
 def _mix(latents: Tensor, given: Tensor, at: int, z: Tensor, strength: float) -> None:

@@ -81,10 +81,10 @@ def _moved(name: str, keyframe: Keyframe, capabilities: Capabilities, frames: in
     to = at
     if len(keyframe.images) > 1:
         to = at // capabilities.clip_start * capabilities.clip_start
-    elif at <= capabilities.near:
-        to = 0
-    elif at > last - capabilities.near and any("last" in places for places in capabilities.sets or ()):
-        to = last
+    elif capabilities.near:
+        lasts = any("last" in places for places in capabilities.sets or ())
+        ends = {at: 0} | ({last - at: last} if lasts else {})  # how far from it -> the end
+        to = next((end for far, end in sorted(ends.items()) if far < capabilities.near + (end == 0)), at)
     if to != at:
         notes.append(f"{name}: {capabilities.title} has no place for it at frame {at}; it is at frame {to}.")
     return replace(keyframe, frame=to)

@@ -103,7 +103,8 @@ def _spans(model: VideoModel, style: Style) -> Spans:
     step = facts.frame_counts[0] - 1 if facts.frame_counts else facts.frame_step or facts.temporal_ratio
     step = next((count - 1 for count in facts.frame_counts if count == (style.window or own)), step)
     length = style.window or own
-    quarter = max((length - 1) // 4 // step, 1) * step + 1
+    units = (length - 1) // step
+    quarter = max(units // 4, min(1, units - 1)) * step + 1
     return Spans(step, length, style.overlap or model.family.extension(model).overlap or quarter, bool(facts.frame_counts))  # fmt: skip
 
 
