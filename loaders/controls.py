@@ -15,8 +15,9 @@ WAYS = (AS_IT_IS, EDGES, GRAY, BLUR)
 BLURRED = 64  # the blur's sigma is this part of a frame's shorter side
 
 
-def prepared(frames: Tensor, way: str, low: float, high: float, done: Callable[[int, int], None]) -> Tensor:
-    """Frames [T, H, W, 3] in 0..1 in one of WAYS, one after another; done(count, of all) may raise to stop."""
+def prepared(frames: Tensor, way: str, low: float, high: float, done: Callable[[int, int], None], device: str | torch.device = "cpu") -> Tensor:  # fmt: skip
+    """Frames [T, H, W, 3] in 0..1 in one of WAYS, one after another on the device, held on the CPU; done(count, of all)
+    may raise to stop."""
     if way == AS_IT_IS:
         return frames
     if way == EDGES:
@@ -27,7 +28,7 @@ def prepared(frames: Tensor, way: str, low: float, high: float, done: Callable[[
         done(i, len(frames))
         if not torch.isfinite(frame).all():
             raise InputError("frames", f"frame {i} is not finite", "It holds NaN or infinite values.", "Check the node that made it.")  # fmt: skip
-        made[i] = make(frame.float().cpu().movedim(-1, 0).unsqueeze(0))[0].movedim(0, -1)
+        made[i] = make(frame.to(device, torch.float32).movedim(-1, 0).unsqueeze(0))[0].movedim(0, -1)
     done(len(frames), len(frames))
     return made
 

@@ -45,7 +45,7 @@ class AddKeyframe(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ReelwireKeyframe", display_name="Keyframe", category="Reelwire/conditioning",
-            description="A picture (or a short clip) that the video must show at a frame. Chain several. Pictures are scaled to cover the video and cut in the middle.",
+            description="A picture (or a short clip) that the video must show at a frame. Chain several. Pictures are scaled to cover the video and cut in the middle. What a model has no place for is moved, with a note on the sampler, or refused.",
             search_aliases=["image to video", "i2v", "first frame", "last frame"],
             inputs=[
                 io.Image.Input("image", tooltip="One picture, or the frames of a clip"),
@@ -91,7 +91,8 @@ class ControlVideo(io.ComfyNode):
         if frames is None and prepare != AS_IT_IS:
             raise InputError("prepare", prepare, "There are no frames to prepare.", f"Connect frames, or choose {AS_IT_IS}.")  # fmt: skip
         if frames is not None:
-            frames = prepared(_pictures("frames", frames), prepare, low, high, host.progress())
+            device = host.HostMemory().device("transformer")
+            frames = prepared(_pictures("frames", frames), prepare, low, high, host.progress(), device)
         shown = next((images for images in (frames, references) if images is not None), ExecutionBlocker(NOTHING))
         return io.NodeOutput(Control(frames, mask, references, strength, start, end), shown)
 

@@ -166,6 +166,8 @@ def kept_latents(latent: dict[str, Any], cls: Any) -> Iterator[None]:
         path.unlink(missing_ok=True)  # on purpose, and the host still holds them
         raise
     except Exception as error:
+        if not path.exists():  # the disk was full before
+            raise
         place = f"output/{path.relative_to(host.output_folder()).as_posix()}"
         raise RuntimeError(f"{error} Nothing is lost: the latents are kept in {place}. Load Kept Latents (ReelwireLoadLatent) brings them back without sampling.") from error  # fmt: skip
     path.unlink(missing_ok=True)

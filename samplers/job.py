@@ -19,6 +19,7 @@ from ..loaders.checkpoints import write_whole
 from ..loaders.video_model import InputError
 
 ENDING = ".unfinished"
+_WINDOW = "window_{}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,12 @@ class Job:
         self.folder.mkdir(parents=True, exist_ok=True)
         told = self.folder / "inputs.json"
         begun = _read(told)
+        if begun is None and any(self.folder.glob(_WINDOW.format("*"))):
+            what = f"{self.folder.name} has lost its inputs.json"
+            rule = "Nothing tells with which inputs its windows were made."
+            raise InputError(
+                "unfinished", what, rule, "Choose another filename_prefix, or set unfinished to start over."
+            )
         if begun is None:
             write_whole(told, json.dumps(dict(inputs), indent=1, ensure_ascii=False).encode())
             return
@@ -76,18 +83,20 @@ class Job:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _file(self, number: int) -> Path:
-        return self.folder / f"window_{number:04}.safetensors"
+        return self.folder / _WINDOW.format(f"{number:04}")
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None  # not there, or cut off by the interruption: the windows tell nothing without it
+    except (FileNotFoundError, ValueError, TypeError):
+        return None  # not there, or damaged
 
 
 def _digest(latents: Tensor) -> str:
-    return hashlib.sha256(latents.contiguous().view(torch.uint8).numpy().tobytes()).hexdigest()
+    told = hashlib.sha256(f"{latents.dtype} {list(latents.shape)}".encode())
+    told.update(latents.contiguous().view(torch.uint8).numpy().tobytes())
+    return told.hexdigest()
 
 
 def fingerprint(tensor: Tensor) -> str:

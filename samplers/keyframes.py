@@ -29,9 +29,8 @@ def plan(keyframes: tuple[Keyframe, ...], capabilities: Capabilities, frames: in
         if second.frame < first.frame + len(first.images):
             where = f"numbers {min(one, other)} and {max(one, other)}, at frames {first.frame} and {second.frame}"
             raise InputError("keyframes", where, "Two keyframes cannot share frames.", "Give each its own.")
-    ordered = tuple(keyframe for keyframe, _ in placed)
-    _check_set(ordered, capabilities, frames)
-    return ordered, tuple(notes)
+    _check_set(placed, capabilities, frames)
+    return tuple(keyframe for keyframe, _ in placed), tuple(notes)
 
 
 def _check(name: str, keyframe: Keyframe, capabilities: Capabilities) -> None:
@@ -90,11 +89,19 @@ def _moved(name: str, keyframe: Keyframe, capabilities: Capabilities, frames: in
     return replace(keyframe, frame=to)
 
 
-def _check_set(keyframes: tuple[Keyframe, ...], capabilities: Capabilities, frames: int) -> None:
-    """Whether these keyframes together are a set that the model takes."""
+def _check_set(placed: list[tuple[Keyframe, int]], capabilities: Capabilities, frames: int) -> None:
+    """Whether these keyframes, each with its number in the list, are together a set that the model takes."""
     if capabilities.sets is None:
         return
-    given = tuple({0: "first", frames - 1: "last"}.get(k.frame, f"frame {k.frame}") for k in keyframes)
+    rule, places = (
+        f"{capabilities.title} {capabilities.takes}.",
+        {place for given in capabilities.sets for place in given},
+    )
+    given = tuple({frames - 1: "last", 0: "first"}.get(k.frame, "") for k, _ in placed)
+    for (keyframe, number), place in zip(placed, given, strict=True):
+        if place not in places:
+            where = f"keyframe {number} at frame {keyframe.frame}"
+            raise InputError("keyframes", where, rule, "Move it there, or load LTX-Video or Wan2.1-VACE, which take pictures anywhere.")  # fmt: skip
     if given not in capabilities.sets:
-        told = " and ".join(f"{p} frame" if p in ("first", "last") else p for p in given) or "none"
-        raise InputError("keyframes", told, f"{capabilities.title} {capabilities.takes}.", capabilities.remedy)
+        told = " and ".join(f"{place} frame" for place in given) or "none"
+        raise InputError("keyframes", told, rule, capabilities.remedy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -14,6 +13,7 @@ EXAMPLE = (
     '{"prompts": [{"at": 0, "text": "..."}, {"at": 4.5, "text": "..."}], "keyframes": [{"at": 9, "image": "cat.png"}]}'
 )
 UNITS = ("seconds", "frames")
+MOST = 10**9  # of any number
 _KEYS = {
     "the timeline": ("unit", "prompts", "negative", "keyframes"),
     "prompt": ("at", "text"),
@@ -74,7 +74,7 @@ def _parsed(text: str) -> dict[str, Any]:
         raise _wrong("empty", "It says which prompt holds when.")
     try:
         told = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _wrong(f"not JSON ({error})", "It is a JSON text.") from error
     if not isinstance(told, dict):
         raise _wrong(f"a {type(told).__name__}", "It is a JSON object.")
@@ -102,21 +102,22 @@ def _entries(kind: str, told: dict[str, Any]) -> list[tuple[int, dict[str, Any]]
 
 
 def _number(name: str, key: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise _wrong(f"{key} {value!r} of {name}", "It is a number.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MOST:
+        raise _wrong(f"{key} {repr(value)[:40]} of {name}", f"It is a number below {MOST}.")
     return float(value)
 
 
 def _frame(name: str, entry: dict[str, Any], scale: float) -> int:
     if "at" not in entry:
         raise _wrong(f"{name} without at", "Each says where it begins.")
-    return round(_number(name, "at", entry["at"]) * scale)
+    at = _number(name, "at", entry["at"])
+    return min(round(at * scale), -1) if at < 0 else round(at * scale)  # less than a frame from the end is the last
 
 
 def _text(name: str, entry: dict[str, Any], key: str) -> str:
     value = entry.get(key)
-    if not isinstance(value, str):
-        raise _wrong(f"{key} {value!r} of {name}", "It is a text.")
+    if not isinstance(value, str) or any("\ud800" <= c <= "\udfff" for c in value):  # half a character, by an escape
+        raise _wrong(f"{key} {repr(value)[:40]} of {name}", "It is a text.")
     return value
 
 

@@ -40,6 +40,9 @@ class Spans:
 
 def check_spans(spans: Spans, title: str) -> None:
     """Raise InputError for windows that cannot be."""
+    if spans.fixed and spans.length != spans.step + 1:
+        rule = f"Windows of {title} are {spans.step + 1} frames long."
+        raise InputError("window", spans.length, rule, f"Use {spans.step + 1}, or 0 for the default.")
     for name, value in (("window", spans.length), ("overlap", spans.overlap)):
         low = max(value - 1, 0) // spans.step * spans.step + 1
         if value < 1 or (value - 1) % spans.step:
@@ -57,7 +60,7 @@ def lay_windows(frames: int, spans: Spans, timeline: Timeline, joints: tuple[int
     window must end and the next begin, because a keyframe lies there.
     """
     step, units = spans.step, (frames - 1) // spans.step
-    starts = _prompt_starts(timeline, step)
+    starts = _prompt_starts(timeline, step, units)
     cuts = sorted({*starts[1:], *(joint // step for joint in joints if 0 < joint < frames - 1)})
     laid, begin = list[Window](), 0
     for cut in (*cuts, units):
@@ -70,15 +73,15 @@ def lay_windows(frames: int, spans: Spans, timeline: Timeline, joints: tuple[int
     return tuple(laid)
 
 
-def _prompt_starts(timeline: Timeline, step: int) -> list[int]:
-    """The unit of `step` frames after which each prompt begins."""
+def _prompt_starts(timeline: Timeline, step: int, units: int) -> list[int]:
+    """The unit of `step` frames, of all `units`, after which each prompt begins."""
     starts = [0]
     for number, prompt in enumerate(timeline.prompts[1:], 2):
-        starts.append(max(round((prompt.frame - 1) / step), 1))
+        starts.append(min(max(round((prompt.frame - 1) / step), 1), units - 1))  # the last has a window too
         if starts[-1] <= starts[-2]:
             where = f"prompt {number} at frame {prompt.frame}"
-            rule = f"The prompt before it would not last a single window: prompts begin at least {step} frames apart."
-            raise InputError("timeline", where, rule, "Give it a later at, or leave one of them out.")
+            rule = f"It and the prompt before it need {step} new frames each, and the first {step + 1}."
+            raise InputError("timeline", where, rule, "Give them more room, or leave one of them out.")
     return starts
 
 
@@ -88,10 +91,6 @@ def _ends(begin: int, end: int, spans: Spans, first: bool) -> list[int]:
     new, room = end - begin, length - back
     if new == 0:
         return [end] if first else []  # a video of a single frame
-    if spans.fixed and new % room:
-        rule = f"Windows of this model are {spans.length} frames long and make {room * spans.step} new ones each."
-        low = new // room * room * spans.step
-        raise InputError("frames", f"{new * spans.step} between two cuts", rule, f"Use {low} or {low + room * spans.step}.")  # fmt: skip
     count = 1 + -(-max(new - length, 0) // room) if first else -(-new // room)
     shared = back if first else 0  # the first window has nothing before it, so it makes more
     even = (new + shared * (count - 1)) / count

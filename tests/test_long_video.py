@@ -23,6 +23,9 @@ from torch import Tensor
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
 
 
+PLAIN = Style()
+
+
 def timeline(*at: int) -> Timeline:
     texts = [PROMPT, "a blue ring on white", "一个绿色的三角形"]
     prompts = [{"at": frame, "text": text} for frame, text in zip(at or (0,), texts, strict=False)]
@@ -32,7 +35,7 @@ def timeline(*at: int) -> Timeline:
 class Film:
     """A long render of a tiny model into a folder."""
 
-    def __init__(self, model: VideoModel, folder: Path, told: Timeline, style: Style = Style(), **request: Any) -> None:
+    def __init__(self, model: VideoModel, folder: Path, told: Timeline, style: Style = PLAIN, **request: Any) -> None:
         self.model, self.told, self.style, self.job = model, told, style, Job(folder)
         self.made: LongPlan = plan_long(model, told, Request(**{"steps": 2, "seed": 3, **request}), style)
         self.notes: list[str] = []
@@ -95,7 +98,9 @@ def test_a_video_of_one_window_is_the_samplers(tmp_path: Path) -> None:
     model = load(BUNDLED)
     film = Film(model, tmp_path, timeline(), frames=17, keyframes=(Keyframe(frames(1), -1, 0.8),))
     conditioning = model.family.encode(model, PROMPT, "")
-    latents = sample(model, conditioning, Request(frames=17, steps=2, seed=3, keyframes=(Keyframe(frames(1), -1, 0.8),)))
+    latents = sample(
+        model, conditioning, Request(frames=17, steps=2, seed=3, keyframes=(Keyframe(frames(1), -1, 0.8),))
+    )
     assert torch.equal(film.frames(), torch.cat(list(stream_frames(model, latents, 3))))
 
 
@@ -193,11 +198,13 @@ def test_goes_on_with_the_same_model_alone(tmp_path: Path, tiny_models: Path) ->
     ({"frames": 81, "width": 60}, Style(), "width = 60"),
     ({"frames": 81, "sampler": "ddim"}, Style(), "sampler = ddim"),
 ])  # fmt: skip
-def test_bad_input_is_told_before_any_weights(tmp_path: Path, request_: dict[str, Any], style: Style, words: str) -> None:
+def test_bad_input_is_told_before_any_weights(
+    tmp_path: Path, request_: dict[str, Any], style: Style, words: str
+) -> None:
     model = load(BUNDLED)
     with pytest.raises(InputError, match=words):
         Film(model, tmp_path, timeline(), style, **request_)
-    assert not getattr(model.memory, "_modules")
+    assert not model.memory._modules
 
 
 def test_models_of_text_alone_take_one_prompt(tiny_models: Path, tmp_path: Path) -> None:

@@ -1,0 +1,152 @@
+"""Two minutes of LTX-Video on the real host, judged:  python bench/long_video.py [--frames 2881] [--steps 25]
+
+COMFYUI_DIR names the host's folder. The bundled model renders three prompts and four keyframes on one timeline. Written
+to bench/long_video.json: the number of frames, what the judge sees at each keyframe and how far the frame is from its
+picture, the mean and spread of each latent channel in the last window against the first, and the differences between
+neighbouring frames at the joins of windows against all others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pack import import_pack
+from PIL import Image
+from safetensors.torch import load_file
+
+WINDOW, OVERLAP, ADAIN = 17, 9, 1.0
+SCENES = (("right", 0), ("left", 1), ("right", 2))  # (motion of the prompt, part of the video)
+AROUND = 2  # frames at each side of a keyframe that the judge sees
+
+
+def picture(motion: str, share: float, seed: int) -> np.ndarray:
+    """A frame [H, W, 3] of a red circle that moves on black."""
+    from reelwire.training.world import Scene, sample_clip
+
+    clip = sample_clip(Scene("red", "circle", motion, "black"), 17, 64, 64, random.Random(seed))[0]
+    return (((clip[:, round(share * 16)] + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0)).numpy()
+
+
+def timeline(frames: int) -> tuple[dict[str, Any], list[Any], dict[int, np.ndarray]]:
+    """(the timeline, its windows, the keyframes' pictures by frame): at the ends, and inside the second and third part."""
+    from reelwire.samplers.timeline import read_timeline
+    from reelwire.samplers.windows import Spans, lay_windows
+
+    third = frames // 3
+    prompts = [
+        {"at": part * third, "text": f"a red circle moves {motion} on a black background"} for motion, part in SCENES
+    ]
+    told: dict[str, Any] = {"unit": "frames", "prompts": prompts, "negative": ""}
+    laid = lay_windows(frames, Spans(4, WINDOW, OVERLAP), read_timeline(json.dumps(told), 25, frames))
+    full = [[w.end for w in laid if w.prompt == part and w.frames == WINDOW] for part in (1, 2)]
+    places = [0, *(ends[len(ends) // 2] for ends in full), frames - 1]
+    pictures = {at: picture("right", share, 3) for at, share in zip(places, (0.0, 0.7, 0.3, 0.9), strict=True)}
+    told["keyframes"] = [{"at": at, "image": f"key{at}.png"} for at in places]
+    return told, list(laid), pictures
+
+
+def prompt(frames: int, told: dict[str, Any], steps: int, **changes: Any) -> dict[str, dict[str, Any]]:
+    load = {"checkpoint": "bundled/tiny_ltx", "text_encoder": "auto", "vae": "auto", "precision": "auto"}
+    film = {
+        "model": ["1", 0], "timeline": json.dumps(told), "frames": frames, "width": 0, "height": 0, "window": WINDOW, "overlap": OVERLAP,
+        "steps": steps, "guidance": 0.0, "sampler": "default", "seed": 1, "preset": "default", "filename_prefix": "long/film", "adain": ADAIN, "crf": 0,
+    }  # fmt: skip
+    return {
+        "1": {"class_type": "ReelwireLoadLTX", "inputs": load},
+        "2": {"class_type": "ReelwireLongVideo", "inputs": {**film, **changes}},
+    }
+
+
+def watch_windows(folder: Path, kept: Path) -> None:
+    """Copy windows as they appear: the node removes them when the file is whole."""
+    for file in folder.glob("window_*.safetensors"):
+        if not (kept / file.name).exists():
+            try:
+                shutil.copy(file, kept / f".{file.name}")
+                (kept / f".{file.name}").rename(kept / file.name)
+            except FileNotFoundError:  # the render has just ended
+                return
+
+
+def joins(windows: int, made: np.ndarray, starts: list[int]) -> dict[str, float]:
+    """Differences between neighbouring frames: the largest at a join, and the 99th percentile of all others."""
+    moved = np.abs(made[1:].astype(np.float32) - made[:-1]).mean((1, 2, 3)) / 255
+    at = np.array(starts[1:]) - 1
+    others = np.delete(moved, at)
+    return {
+        "windows": windows, "largest_at_a_join": round(float(moved[at].max()), 5),
+        "percentile_99_of_the_others": round(float(np.percentile(others, 99)), 5),
+        "joins_above_it": int((moved[at] > np.percentile(others, 99)).sum()),
+    }  # fmt: skip
+
+
+def drift(kept: Path) -> dict[str, float]:
+    """The last window against the first, the worst channel: means in spreads of the first, and the ratio of spreads."""
+    first, last = (
+        load_file(file)["latents"] for file in (sorted(kept.glob("window_*"))[0], sorted(kept.glob("window_*"))[-1])
+    )
+    spread = lambda x: x.std((0, 2, 3, 4))
+    mean = lambda x: x.mean((0, 2, 3, 4))
+    ratio = spread(last) / spread(first)
+    return {
+        "mean": round(float(((mean(last) - mean(first)).abs() / spread(first)).max()), 4),
+        "spread": round(float((ratio - 1).abs().max()), 4),
+    }
+
+
+def keyframe_report(made: np.ndarray, pictures: dict[int, np.ndarray]) -> list[dict[str, Any]]:
+    from reelwire.training.judge import judge
+
+    rows = []
+    for at, wanted in pictures.items():
+        begin = min(max(at - AROUND, 0), len(made) - 2 * AROUND - 1)
+        seen = judge(made[begin : begin + 2 * AROUND + 1] / 255.0)
+        far = np.abs(made.astype(np.float32) - wanted).mean((1, 2, 3)) / 255
+        rows.append({"frame": at, "colour": seen["colour"], "shape": seen["shape"], "background": seen["background"],
+                     "difference": round(float(far[at]), 4), "median_difference_of_all_frames": round(float(np.median(far)), 4)})  # fmt: skip
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--frames", type=int, default=2881)
+    parser.add_argument("--steps", type=int, default=25)
+    arguments = parser.parse_args()
+    import_pack()
+    from reelwire.tests.host import boot, frames
+
+    told, laid, pictures = timeline(arguments.frames)
+    with tempfile.TemporaryDirectory() as folder, boot(Path(os.environ["COMFYUI_DIR"]), Path(folder)) as host:
+        kept = Path(folder) / "kept"
+        kept.mkdir()
+        for at, content in pictures.items():
+            Image.fromarray(content).save(Path(folder) / "input" / f"key{at}.png")
+        began = time.monotonic()
+        status, answer = host.queue(prompt(arguments.frames, told, arguments.steps))
+        assert status == 200, answer
+        while answer["prompt_id"] not in host.get(f"/history/{answer['prompt_id']}"):
+            host.check()
+            watch_windows(Path(folder) / "output" / "long" / "film.unfinished", kept)
+            time.sleep(0.05)
+        (entry,) = host.get(f"/history/{answer['prompt_id']}").values()
+        made = frames(host.videos(entry)[0])
+        row = {
+            "frames": len(made), "seconds": round(time.monotonic() - began), "steps": arguments.steps, "window": WINDOW, "overlap": OVERLAP, "adain": ADAIN,
+            "keyframes": keyframe_report(made, pictures), "last_window_against_first": drift(kept),
+            "joins": joins(len(laid), made, [w.start + w.shared for w in laid]),
+        }  # fmt: skip
+    print(json.dumps(row, indent=1))
+    Path(__file__).with_suffix(".json").write_text(json.dumps(row, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Long videos and kept latents in a real ComfyUI: nothing is lost, whatever stops a run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from reelwire.tests.host import ROOT, Host, Prompt, frames, node, workflow
+from reelwire.tests.test_host_bad_input import full_disk
+from safetensors.torch import load_file, save_file
+
+sys.path.insert(0, str(ROOT / "bench"))
+from resume import finished, killed
+
+WINDOWS, STEPS = 4, 6
+TOLD = {
+    "unit": "seconds",
+    "prompts": [{"at": 0, "text": "a red circle moves right on black"}, {"at": 1.6, "text": "一个红色的圆向左移动"}],
+}
+
+
+def film(prefix: str, **changes: Any) -> Prompt:
+    load = {"checkpoint": "bundled/tiny_ltx", "text_encoder": "auto", "vae": "auto", "precision": "auto"}
+    inputs = {"model": ["1", 0], "timeline": json.dumps(TOLD), "frames": 73, "width": 0, "height": 0, "window": 33, "overlap": 9, "steps": STEPS,
+              "guidance": 0.0, "sampler": "default", "seed": 1, "preset": "default", "filename_prefix": f"long/{prefix}"}  # fmt: skip
+    return {"1": node("ReelwireLoadLTX", **load), "2": node("ReelwireLongVideo", **{**inputs, **changes})}
+
+
+def left(host: Host, prefix: str) -> list[str]:
+    """What lies in the output folder for a prefix."""
+    return sorted(path.name for path in (host.base / "output" / "long").glob(f"*{prefix}*"))
+
+
+def test_it_is_written_as_it_goes(host: Host) -> None:
+    """All frames; progress over the whole video, previews and the time left; nothing but the file remains."""
+    seen = host.watch(film("watched"))
+    (done,) = [data for data in seen.all("executed") if data["node"] == "2"]
+    assert "each window goes on from the latents of the one before" in done["output"]["text"][0]
+    values = [
+        data["value"] for data in seen.all("progress") if data["node"] == "2" and data["max"] == WINDOWS * STEPS + 73
+    ]
+    assert values == sorted(values)
+    assert values[-1] == WINDOWS * STEPS + 73
+    assert len(seen.pictures) > WINDOWS * STEPS
+    assert left(host, "watched") == ["watched_00001_.mp4"]
+    made = frames(host.base / "output" / "long" / "watched_00001_.mp4")
+    assert made.shape == (73, 64, 64, 3)
+    assert made.std() > 20
+
+
+def test_interrupt_keeps_what_is_done(host: Host) -> None:
+    """Interrupted in the third window, run again: two windows are not sampled anew and the file has the same bytes."""
+    expected = host.videos(host.post(film("again")))[0].read_bytes()
+    (host.base / "output" / "long" / "again_00001_.mp4").unlink()
+    host.send("/free", {"unload_models": True, "free_memory": True})
+
+    def stop(kind: str, data: dict[str, Any]) -> None:
+        if (
+            kind == "progress"
+            and data["node"] == "2"
+            and 2 * STEPS < data["value"] <= 2 * STEPS + 73
+            and steps.count(data["value"]) == 0
+        ):
+            steps.append(data["value"])
+            if len(list((host.base / "output" / "long").glob("again.unfinished/window_*"))) == 2:
+                host.send("/interrupt", {})
+
+    steps: list[int] = []
+    seen = host.watch(film("again"), stop)
+    assert seen.all("execution_interrupted")
+    assert [name for name in left(host, "again") if name.endswith("mp4")] == []
+    begun = {
+        file.name: file.stat().st_mtime_ns
+        for file in (host.base / "output" / "long" / "again.unfinished").glob("window_*")
+    }
+    assert len(begun) >= 2
+    entry = host.post(film("again"))
+    assert host.videos(entry)[0].read_bytes() == expected
+    assert left(host, "again") == ["again_00001_.mp4"]
+
+
+def test_other_inputs_are_refused_until_it_starts_over(host: Host) -> None:
+    with full_disk(host, 20_000):  # windows are larger
+        told = host.refuse(film("other")).told
+    assert "0 of 4 windows are kept in output/long/other.unfinished" in told
+    assert "run again with the same inputs" in told
+    changed = {**TOLD, "prompts": [TOLD["prompts"][0]]}
+    told = host.refuse(film("other", seed=2, timeline=json.dumps(changed))).told
+    assert "another seed, prompt 2" in told
+    assert "start over" in told
+    entry = host.post(film("other", seed=2, unfinished="start over"))
+    assert len(frames(host.videos(entry)[0])) == 73
+    assert left(host, "other") == ["other_00001_.mp4"]
+
+
+def test_pictures_of_the_timeline(host: Host) -> None:
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(host.base / "input" / "red.png")
+    (host.base / "input" / "broken.png").write_bytes(b"no picture")
+    keyed = lambda image, at=0: json.dumps({**TOLD, "keyframes": [{"at": at, "image": image}]})
+    plain = frames(host.videos(host.post(film("plain")))[0])
+    made = frames(host.videos(host.post(film("keyed", timeline=keyed("red.png"))))[0])
+    red = lambda video: abs(video[0].astype(float) - [200, 30, 30]).mean()
+    assert red(made) < 0.3 * red(plain)
+    for image, told in (
+        ("none.png", "no such picture"),
+        ("../x.png", "no such picture"),
+        ("broken.png", "cannot be read"),
+    ):
+        assert told in host.refuse(film("bad", timeline=keyed(image))).told
+    assert "frame = 125 of keyframe 1" in host.refuse(film("bad", timeline=keyed("red.png", 5.0))).told
+
+
+@pytest.mark.parametrize(("changes", "told"), [
+    ({"timeline": ""}, "timeline = empty"), ({"timeline": "{"}, "not JSON"), ({"timeline": '{"prompts": []}'}, "no prompts"),
+    ({"frames": 74}, "Use 73 or 77"), ({"window": 34}, "window = 34"), ({"overlap": 33}, "must make new ones"), ({"fps": 0.5}, "fps = 0.5"),
+    ({"filename_prefix": "../x"}, "filename_prefix"), ({"tile": 20}, "tile = 20"), ({"sampler": "ddim"}, "sampler = ddim"),
+])  # fmt: skip
+def test_bad_input_is_told(host: Host, changes: dict[str, Any], told: str) -> None:
+    refusal = host.refuse(film("bad", **changes))
+    assert told in refusal.told
+    host.check()
+
+
+def test_killed_and_run_again(comfyui: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle, a fresh host: the same bytes as a render that nobody disturbed, and nothing else."""
+    expected, took = finished(comfyui, tmp_path)
+    row = killed(comfyui, tmp_path, 0.6 * took)
+    assert row is not None
+    output = tmp_path / "output" / "long"
+    assert list(output.glob("film_*")) == []
+    assert list(output.glob("film.unfinished/window_*")) != []
+    assert finished(comfyui, tmp_path)[0] == expected
+
+
+def kept(host: Host) -> list[Path]:
+    return sorted((host.base / "output" / "reelwire" / "latents").glob("*"))
+
+
+def test_a_failed_decode_keeps_its_latents(host: Host) -> None:
+    """The error names a file, Load Kept Latents brings it back, and the video is the one that was lost."""
+    graph = workflow("ltx_t2v", {"3.steps": 2, "3.seed": 77, "4.filename_prefix": "lost/one", "4.crf": 0})
+    with full_disk(host, 24_000):
+        told = host.refuse(graph).told
+    (file,) = kept(host)
+    assert f"kept in output/reelwire/latents/{file.name}" in told
+    assert "ReelwireLoadLatent" in told
+    expected = frames(host.videos(host.post(graph))[0])
+    again = {
+        **graph,
+        "8": node("ReelwireLoadLatent", file=file.name),
+        "4": {**graph["4"], "inputs": {**graph["4"]["inputs"], "latent": ["8", 0]}},
+    }
+    del again["3"]
+    assert (frames(host.videos(host.post(again))[0]) == expected).all()
+    assert kept(host) == [file], "a decode that succeeds keeps nothing"
+    damaged = file.with_name("damaged.safetensors")
+    damaged.write_bytes(file.read_bytes()[:200])
+    again["8"]["inputs"]["file"] = damaged.name
+    assert "damaged" in host.refuse(again).told
+    again["8"]["inputs"]["file"] = "none.safetensors"
+    assert "no such file" in host.refuse(again).told
+    for path in (file, damaged):
+        path.unlink()
+
+
+def test_latents_that_are_not_finite_are_kept_too(host: Host) -> None:
+    latents = torch.full((1, 16, 5, 8, 8), float("nan"))
+    save_file(
+        {"latent_tensor": latents, "latent_format_version_0": torch.tensor([])}, host.base / "input" / "nan.latent"
+    )
+    graph = workflow("ltx_t2v", {"3": node("LoadLatent", latent="nan.latent")})
+    assert "not finite" in host.refuse(graph).told
+    (file,) = kept(host)
+    assert load_file(file)["samples"].isnan().all()
+    file.unlink()
