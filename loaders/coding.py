@@ -9,6 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from .media import cover
 from .tiles import Pieces, Tile, Tiling, retried, tiled
 
 if TYPE_CHECKING:
@@ -38,31 +39,44 @@ class Coder(ABC):
         return model.facts.normalise(latents.float())
 
     def encode_video(
-        self, model: VideoModel, vae: Any, frames: Tensor, generator: torch.Generator | None = None
+        self,
+        model: VideoModel,
+        vae: Any,
+        frames: Tensor,
+        generator: torch.Generator | None = None,
+        size: tuple[int, int] | None = None,
     ) -> Tensor:
         """Frames [T, H, W, 3] in 0..1 -> normalised latents [1, C, t, h, w]; drawn from the posterior with a generator,
-        else its most likely value."""
-        return self.from_vae(model, vae, self.vae_latents(model, vae, frames, generator))
+        else its most likely value. size: (width, height) that each frame is made to cover; None: its own."""
+        return self.from_vae(model, vae, self.vae_latents(model, vae, frames, generator, size))
 
-    def vae_latents(self, model: VideoModel, vae: Any, frames: Tensor, generator: torch.Generator | None) -> Tensor:
+    def vae_latents(
+        self,
+        model: VideoModel,
+        vae: Any,
+        frames: Tensor,
+        generator: torch.Generator | None,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor:
         """As `encode_video`, not normalised. Memory beside the frames does not grow with their number."""
         from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
         device, ratio = model.memory.device("vae"), model.facts.spatial_ratio
-        size = frames.shape[1] // ratio, frames.shape[2] // ratio
+        width, height = size or (frames.shape[2], frames.shape[1])
+        latent = height // ratio, width // ratio
+        pixels = lambda part: rearrange(cover(part, width, height), "t h w c -> 1 c t h w") * 2 - 1
+
+        at_once = model.vae_bytes(Tiling(), *latent) * (len(frames) // model.facts.temporal_ratio)
+        whole = self.rounds_encode and at_once <= 0.8 * model.memory.room("vae")
 
         def moments(tiling: Tiling) -> Pieces:
-            pixels = (rearrange(f, "t h w c -> 1 c t h w") * 2 - 1 for f in frames.split(1))
+            if whole and tiling == Tiling():
+                return iter([vae.encode(pixels(frames).to(device, vae.dtype)).latent_dist.parameters])
             stage = lambda part, tile: self.encode_pieces(vae, (p.to(device, vae.dtype) for p in part), len(frames))
-            return tiled(stage, pixels, tiling.rows(*size))
+            return tiled(stage, map(pixels, frames.split(1)), tiling.rows(*latent))
 
-        at_once = model.vae_bytes(Tiling(), *size) * (len(frames) // model.facts.temporal_ratio)
-        if self.rounds_encode and at_once <= 0.8 * model.memory.room("vae"):
-            pixels = rearrange(frames, "t h w c -> 1 c t h w") * 2 - 1
-            posterior = vae.encode(pixels.to(device, vae.dtype)).latent_dist
-        else:
-            made = retried(moments, model.tiling(*size), size, 2)
-            posterior = DiagonalGaussianDistribution(torch.cat(list(made), 2))
+        made = retried(moments, model.tiling(*latent), latent, 2)
+        posterior = DiagonalGaussianDistribution(torch.cat(list(made), 2))
         return posterior.mode() if generator is None else posterior.sample(generator)
 
     def stream_decode(self, model: VideoModel, vae: Any, latents: Pieces, rows: list[list[Tile]], seed: int) -> Pieces:

@@ -54,7 +54,7 @@ class CogFacts(Facts):
 
 class CogVideoX(Family):
     name, title, batched_guidance, solvers = "cogvideox", "CogVideoX", True, "cogvideox"
-    vae_bytes = 72_000, 72_000
+    vae_bytes = 74_000, 74_000
     dispatches = False
     image_models = "CogVideoX-5B-I2V or CogVideoX1.5-5B-I2V"
     text_models = "CogVideoX-5B or CogVideoX1.5-5B"

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .media import cover
 from .run import Run
 from .video_model import Request, VideoModel
 
@@ -62,9 +61,9 @@ def encoded_source(model: VideoModel, request: Request, generator: torch.Generat
     if source.ndim == 5:
         return source
     with model.use("vae") as vae:
-        frames = cover(source[: request.frames], request.width, request.height)
-        frames = torch.cat([frames[:1]] * model.facts.lead + [frames])
-        return model.family.encode_video(model, vae, frames, generator)
+        frames = source[: request.frames]
+        frames = torch.cat([frames[:1]] * model.facts.lead + [frames]) if model.facts.lead else frames
+        return model.family.encode_video(model, vae, frames, generator, (request.width, request.height))
 
 
 def draw(shape: tuple[int, ...], generator: torch.Generator, like: torch.device) -> Tensor:

@@ -30,7 +30,7 @@ def decode_pieces(vae: Any, latents: Pieces) -> Pieces:
         yield from decode(frames).split(ratio, 2)
         return
     before, left = None, (len(frames) - 1) * ratio + 1
-    for start in range(0, len(frames), stride):
+    for start in range(0, len(frames) - 1, stride):  # a last latent frame alone would add nothing
         tile = decode(frames[start : start + length + 1])
         tile = tile if before is None else vae.blend_t(before, tile[:, :, 1:], overlap)
         shown = tile[:, :, : min(kept + (before is None), left)]

@@ -41,16 +41,17 @@ def decode_pieces(vae: Network, latents: Pieces, time: Tensor | None, noise: Noi
     decoder = vae.decoder
     if time is not None and decoder.timestep_scale_multiplier is not None:
         time = time * decoder.timestep_scale_multiplier
-    pieces = _conv(decoder.conv_in, latents)
+    thrifty = noise.tile.thrifty  # what the layers remember waits in RAM
+    pieces = _conv(decoder.conv_in, latents, thrifty)
     for block in (decoder.mid_block, *decoder.up_blocks):
         if getattr(block, "conv_in", None) is not None:
             pieces = _resnet(block.conv_in, pieces, time, noise)
         embedding = _embed(block, time)
         for upsampler in getattr(block, "upsamplers", None) or []:
-            pieces = _upsample(upsampler, pieces)
+            pieces = _upsample(upsampler, pieces, thrifty)
         for resnet in block.resnets:
             pieces = _resnet(resnet, pieces, embedding, noise)
-    last = _conv(decoder.conv_out, map(lambda x: _head(decoder, x, _embed(decoder, time)), pieces))
+    last = _conv(decoder.conv_out, map(lambda x: _head(decoder, x, _embed(decoder, time)), pieces), thrifty)
     p, q = decoder.patch_size, decoder.patch_size_t
     return map(lambda x: rearrange(x, "b (c q r p) t h w -> b c (t q) (h p) (w r)", p=p, r=p, q=q), last)
 
@@ -83,8 +84,8 @@ def _embed(block: Network, time: Tensor | None) -> Tensor | None:
     return embedding.view(len(time), -1, 1, 1, 1)
 
 
-def _conv(conv: Network, pieces: Pieces) -> Pieces:
-    return convolve(conv.conv, conv.kernel_size[0], conv.is_causal, pieces, stride=conv.conv.stride[0])
+def _conv(conv: Network, pieces: Pieces, thrifty: bool = False) -> Pieces:
+    return convolve(conv.conv, conv.kernel_size[0], conv.is_causal, pieces, thrifty, conv.conv.stride[0])
 
 
 def _norm(norm: Network, x: Tensor) -> Tensor:
@@ -93,7 +94,8 @@ def _norm(norm: Network, x: Tensor) -> Tensor:
 
 def _resnet(block: Network, pieces: Pieces, time: Tensor | None = None, noise: Noise | None = None) -> Pieces:
     """LTXVideoResnetBlock3d.forward: the residual path waits for the look-ahead of the two convolutions."""
-    skip = Delay()
+    thrifty = noise is not None and noise.tile.thrifty
+    skip = Delay(thrifty)
     shifts: tuple[Any, Any] = (None, None)
     scales: tuple[Any, Any] = (None, None)
     if block.scale_shift_table is not None:
@@ -115,8 +117,8 @@ def _resnet(block: Network, pieces: Pieces, time: Tensor | None = None, noise: N
         rest = rest if block.norm3 is None else _norm(block.norm3, rest)
         return x + (rest if block.conv_shortcut is None else block.conv_shortcut.conv(rest))
 
-    inner = _inject(block.per_channel_scale1, _conv(block.conv1, map(enter, pieces)), noise)
-    outer = _conv(block.conv2, map(lambda x: activate(block.norm2, x, 1), inner))
+    inner = _inject(block.per_channel_scale1, _conv(block.conv1, map(enter, pieces), thrifty), noise)
+    outer = _conv(block.conv2, map(lambda x: activate(block.norm2, x, 1), inner), thrifty)
     return map(leave, _inject(block.per_channel_scale2, outer, noise))
 
 
@@ -134,9 +136,9 @@ def _inject(scale: Tensor | None, pieces: Pieces, noise: Noise | None) -> Pieces
     return map(inject, pieces)
 
 
-def _upsample(block: Network, pieces: Pieces) -> Pieces:
+def _upsample(block: Network, pieces: Pieces, thrifty: bool) -> Pieces:
     """LTXVideoUpsampler3d.forward: depth to space and time, without the frames that the first one would gain."""
-    skip, (t, h, w) = Delay(), block.stride
+    skip, (t, h, w) = Delay(thrifty), block.stride
     spread = lambda x: rearrange(x, "b (c t h w) f y x -> b c (f t) (y h) (x w)", t=t, h=h, w=w)
 
     def enter(x: Tensor) -> Tensor:
@@ -147,7 +149,7 @@ def _upsample(block: Network, pieces: Pieces) -> Pieces:
     def leave(x: Tensor) -> Tensor:
         return x + skip.take(x.shape[2]) if block.residual else x
 
-    return drop_first(t - 1, map(leave, map(spread, _conv(block.conv, map(enter, pieces)))))
+    return drop_first(t - 1, map(leave, map(spread, _conv(block.conv, map(enter, pieces), thrifty))))
 
 
 def _downsample(block: Network, pieces: Pieces) -> Pieces:

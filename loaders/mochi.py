@@ -33,7 +33,7 @@ _KINDS = {
 
 class Mochi(Family):
     name, title, batched_guidance = "mochi", "Mochi 1", True
-    vae_bytes = 33_000, 33_000
+    vae_bytes = 28_000, 16_000
     rounds_encode = True
     dispatches = False
     image_models = "an image-to-video model of another family, as Wan2.1-I2V"

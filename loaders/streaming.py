@@ -16,17 +16,21 @@ Pieces = Iterator[Tensor]
 
 
 class Delay:
-    """Holds the frames of a residual path until the main path has caught up."""
+    """Holds the frames of a residual path until the main path has caught up. thrifty: what is left waits in RAM."""
 
-    def __init__(self) -> None:
+    def __init__(self, thrifty: bool = False) -> None:
         self._held: Tensor | None = None
+        self._device, self._thrifty = torch.device("cpu"), thrifty
 
     def put(self, frames: Tensor) -> None:
-        self._held = frames if self._held is None else torch.cat([self._held, frames], 2)
+        self._device = frames.device
+        self._held = frames if self._held is None else torch.cat([self._held.to(self._device), frames], 2)
 
     def take(self, count: int) -> Tensor:
         assert self._held is not None
-        taken, self._held = self._held[:, :, :count], self._held[:, :, count:].clone()
+        held = self._held.to(self._device)
+        taken, left = held[:, :, :count], held[:, :, count:].clone()
+        self._held = left.cpu() if self._thrifty else left
         return taken
 
 
@@ -41,7 +45,8 @@ def convolve(
     before = kernel - 1 if causal else (kernel - 1) // 2
     window: Tensor | None = None
     for piece in pieces:
-        start = piece[:, :, :1].repeat(1, 1, before, 1, 1) if window is None else window.to(piece.device)
+        device = piece.device
+        start = piece[:, :, :1].repeat(1, 1, before, 1, 1) if window is None else window.to(device)
         window = torch.cat([start, piece], 2)
         del start, piece
         if window.shape[2] >= kernel:
@@ -52,6 +57,7 @@ def convolve(
             yield made.pop()  # nothing of it is held here while the stages behind work on it
     after = kernel - 1 - before
     if after and window is not None:
+        window = window.to(device)
         window = torch.cat([window, window[:, :, -1:].repeat(1, 1, after, 1, 1)], 2)
         if window.shape[2] >= kernel:
             yield conv(window)
@@ -70,10 +76,13 @@ def regroup(pieces: Pieces, first: int, size: int) -> Pieces:
 
 def drop_first(count: int, pieces: Pieces, dim: int = 2) -> Pieces:
     """Leave out the first `count` frames; dim: the pieces' dimension of time."""
+    rest: list[Tensor] = []
     while count and (piece := next(pieces, None)) is not None:
         length = piece.shape[dim]
-        rest = piece.narrow(dim, min(count, length), max(length - count, 0))
+        if length > count:
+            rest.append(piece.narrow(dim, count, length - count))
         count = max(0, count - length)
-        if rest.shape[dim]:
-            yield rest
+        del piece
+    if rest:
+        yield rest.pop()
     yield from pieces

@@ -36,7 +36,12 @@ class Decode(io.ComfyNode):
         room, needed = host.free_ram(), count * height * width * 3 * 4
         if needed > 0.9 * room:
             rule = f"They need {needed / 2**30:.1f} GB of RAM, {room / 2**30:.1f} GB are free."
-            raise InputError("latent", f"{count} frames of {width}x{height}", rule, "Use Decode Video to File.")
+            raise InputError(
+                "latent",
+                f"{count} frames of {width}x{height}",
+                rule,
+                "Use Decode Video to File (ReelwireDecodeToVideo), which never holds them all.",
+            )
         frames, done = torch.empty(count, height, width, 3), 0
         tiling = _tiling(model, latent, tile)
         with kept_latents(latent, cls):

@@ -8,7 +8,6 @@ LTXI2VLongMultiPromptPipeline. What other families do is told by their `extensio
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -50,6 +49,7 @@ class LongPlan:
     """A whole render before it begins. request: of the whole video, complete; notes: what the person should know."""
 
     windows: tuple[Window, ...]
+    spans: Spans
     request: Request
     way: str
     notes: tuple[str, ...]
@@ -61,7 +61,6 @@ class Watch:
 
     step: Callable[[int, int, Run | None], None] = lambda *_: None
     tell: Callable[[str], None] = lambda _: None
-    begun: float = field(default_factory=time.monotonic)
 
 
 def plan_long(model: VideoModel, timeline: Timeline, request: Request, style: Style) -> LongPlan:
@@ -69,8 +68,7 @@ def plan_long(model: VideoModel, timeline: Timeline, request: Request, style: St
     request = model.complete(request)
     title = f"{model.family.title} ({model.variant})"
     _check_style(style)
-    spans = _spans(model, style)
-    check_spans(spans, title)
+    spans = _spans(model, style, title)
     check_frames(request.frames, spans.step, title)
     extension, capabilities = model.family.extension(model), model.family.capabilities(model)
     placed, notes = plan(request.keyframes, replace(capabilities, sets=None, near=0), request.frames)
@@ -85,9 +83,9 @@ def plan_long(model: VideoModel, timeline: Timeline, request: Request, style: St
         windows = with_keyframes(lay_windows(request.frames, spans, timeline, joints), placed, capabilities)
         notes += more
     told = f"{title}, {len(windows)} window{'s' * (len(windows) > 1)} of up to {spans.length} frames: {extension.told}."
-    made = LongPlan(windows, replace(request, keyframes=placed), extension.way, (told, *notes))
+    made = LongPlan(windows, spans, replace(request, keyframes=placed), extension.way, (told, *notes))
     for window in windows:
-        _check_window(model, made, window, spans)
+        _check_window(model, made, window)
     return made
 
 
@@ -97,15 +95,19 @@ def _check_style(style: Style) -> None:
             raise InputError(name, getattr(style, name), "It is a share from 0 to 1.", "Use 0.25 for adain, 0 for memory, 1 for hold.")  # fmt: skip
 
 
-def _spans(model: VideoModel, style: Style) -> Spans:
+def _spans(model: VideoModel, style: Style, title: str) -> Spans:
     """Windows as long as the model's default, sharing a quarter where its way of going on does not say."""
-    facts, own = model.facts, model.facts.presets["default"]["frames"]
-    step = facts.frame_counts[0] - 1 if facts.frame_counts else facts.frame_step or facts.temporal_ratio
-    step = next((count - 1 for count in facts.frame_counts if count == (style.window or own)), step)
-    length = style.window or own
+    facts = model.facts
+    length, counts = style.window or facts.presets["default"]["frames"], facts.frame_counts
+    if counts and length not in counts:
+        told = " or ".join(map(str, counts))
+        raise InputError("window", length, f"{title} makes {told} frames at a time.", f"Use {told}, or 0 for the default.")  # fmt: skip
+    step = length - 1 if counts else facts.frame_step or facts.temporal_ratio
     units = (length - 1) // step
     quarter = max(units // 4, min(1, units - 1)) * step + 1
-    return Spans(step, length, style.overlap or model.family.extension(model).overlap or quarter, bool(facts.frame_counts))  # fmt: skip
+    spans = Spans(step, length, style.overlap or model.family.extension(model).overlap or quarter, bool(counts))
+    check_spans(spans, title)
+    return spans
 
 
 def _on_joints(keyframes: tuple[Keyframe, ...], capabilities: Any, step: int, frames: int) -> tuple[tuple[Keyframe, ...], tuple[str, ...]]:  # fmt: skip
@@ -120,13 +122,13 @@ def _on_joints(keyframes: tuple[Keyframe, ...], capabilities: Any, step: int, fr
     return moved, notes
 
 
-def _check_window(model: VideoModel, made: LongPlan, window: Window, spans: Spans) -> None:
+def _check_window(model: VideoModel, made: LongPlan, window: Window) -> None:
     """All that a sampler would refuse, before the first window is made."""
     request, size = made.request, (made.request.height, made.request.width)
     keyframes = window.keyframes
     if made.way == "pictures" and window.shared and not any(k.frame == 0 for k in keyframes):
         keyframes = (Keyframe(torch.zeros(window.shared, *size, 3), 0), *keyframes)  # the last frames before it
-    frames = min(spans.length, window.frames)
+    frames = min(made.spans.length, window.frames)
     try:
         ready(model, replace(request, frames=frames, keyframes=keyframes))
     except InputError as error:
@@ -237,7 +239,7 @@ class _Renderer:
         on_step = lambda done, total, run: self.watch.step(number * each + done, all_windows * each, run)
         try:
             if self.made.way == "context":
-                spans = _spans(self.model, self.style)
+                spans = self.made.spans
                 return sample_in_context(self.model, conditioning, request, spans.length, spans.overlap, on_step)
             return sample(self.model, conditioning, request, on_step)
         except Exception as error:
