@@ -226,7 +226,7 @@ class _Renderer:
         request = replace(
             self.made.request, frames=window.frames, keyframes=keyframes, past=past, seed=(self.made.request.seed + window.start) % 2**64
         )  # fmt: skip
-        latents = self._sampled(number, window, request).cpu()
+        latents = self._sampled(number, window, request).cpu().contiguous()  # laid out as a file's, so that sums agree
         if first is not None and self.made.way == "latents":
             latents = towards(latents, first, self.style.adain)
         self.job.write(number, latents)
