@@ -23,7 +23,7 @@ from pack import import_pack
 from PIL import Image
 from safetensors.torch import load_file
 
-WINDOW, OVERLAP, ADAIN = 17, 9, 1.0
+WINDOW, OVERLAP, ADAIN = 17, 5, 1.0
 SCENES = (("right", 0), ("left", 1), ("right", 2))  # (motion of the prompt, part of the video)
 AROUND = 2  # frames at each side of a keyframe that the judge sees
 

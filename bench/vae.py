@@ -261,6 +261,11 @@ def _decode_line(row: Row) -> str:
 # ---------------------------------------------------------------- memory
 
 
+def _storages(nest: Any) -> dict[int, torch.UntypedStorage]:
+    tensors = [leaf for leaf in tree_leaves(nest) if isinstance(leaf, Tensor) and leaf.is_meta]
+    return {t.untyped_storage()._cdata: t.untyped_storage() for t in tensors}
+
+
 class Live(TorchDispatchMode):
     """Counts the bytes of all storages that are alive on the meta device; what is copied away is not counted."""
 
@@ -274,9 +279,10 @@ class Live(TorchDispatchMode):
         if call is torch.ops.aten._to_copy.default and str(kwargs.get("device")) == "cpu":
             return torch.empty(args[0].shape)  # nothing on the meta device has values to copy
         made = call(*args, **kwargs)
-        for leaf in tree_leaves(made):
-            if isinstance(leaf, Tensor) and leaf.is_meta:
-                self._count(leaf.untyped_storage())
+        given = _storages((args, kwargs))  # a view of a weight is no new storage
+        for key, storage in _storages(made).items():
+            if key not in given:
+                self._count(storage)
         return made
 
     def _count(self, storage: torch.UntypedStorage) -> None:
