@@ -435,7 +435,9 @@ class Family(Coder, ABC):
         if model.facts.pictures == ((),):
             told = "one sampling whose network sees overlapping windows of shuffled noise: the scene stays, it does not go on to another; good for two to four times the length"
             return Extension("context", told)
-        told = "each window starts from the last picture of the one before: colours and motion drift a little at each join, and a keyframe there brings them back"
+        told = "each window starts from the last picture of the one before, so that colours and motion drift a little at each join"
+        if any("last" in places for places in model.facts.pictures or ()):
+            told = f"windows meet at keyframes, which are exact; elsewhere {told}"
         return Extension("pictures", told, 1)
 
     def controlled(self, model: VideoModel) -> bool:

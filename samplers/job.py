@@ -37,23 +37,19 @@ class Job:
             self.drop()
         self.folder.mkdir(parents=True, exist_ok=True)
         told = self.folder / "inputs.json"
-        begun = _read(told)
-        if begun is None and any(self.folder.glob(_WINDOW.format("*"))):
-            what = f"{self.folder.name} has lost its inputs.json"
-            rule = "Nothing tells with which inputs its windows were made."
-            raise InputError(
-                "unfinished", what, rule, "Choose another filename_prefix, or set unfinished to start over."
-            )
-        if begun is None:
-            write_whole(told, json.dumps(dict(inputs), indent=1, ensure_ascii=False).encode())
+        begun, now = _read(told), json.loads(json.dumps(dict(inputs)))
+        if not any(self.folder.glob(_WINDOW.format("*"))):  # nothing is done, so nothing is lost
+            write_whole(told, json.dumps(now, indent=1, ensure_ascii=False).encode())
             return
-        now = json.loads(json.dumps(dict(inputs)))
+        remedy = "choose another filename_prefix, or set unfinished to start over."
+        if begun is None:
+            rule = "Nothing tells with which inputs its windows were made."
+            raise InputError("unfinished", f"{self.folder.name} has lost its inputs.json", rule, remedy.capitalize())
         different = [name for name in {**begun, **now} if begun.get(name) != now.get(name)]
         if different:
-            what = f"{self.folder.name} was begun with another {', '.join(different)}"
+            what = f"{self.folder.name} was begun with other inputs: {', '.join(different)}"
             rule = "An unfinished render goes on only with the inputs that it was begun with."
-            remedy = "Set these back, choose another filename_prefix, or set unfinished to start over."
-            raise InputError("unfinished", what, rule, remedy)
+            raise InputError("unfinished", what, rule, f"Set these back, {remedy}")
 
     def has(self, number: int) -> bool:
         return self._file(number).exists()

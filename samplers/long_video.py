@@ -17,7 +17,16 @@ from torch import Tensor
 
 from ..loaders.run import Run
 from ..loaders.tiles import Tiling, out_of_memory
-from ..loaders.video_model import Conditioning, InputError, Keyframe, Past, Request, VideoModel, check_frames
+from ..loaders.video_model import (
+    Capabilities,
+    Conditioning,
+    InputError,
+    Keyframe,
+    Past,
+    Request,
+    VideoModel,
+    check_frames,
+)
 from .caches.store import fingerprint as checkpoint_fingerprint
 from .context import sample_in_context
 from .decode import frames_of, stream_frames
@@ -72,17 +81,17 @@ def plan_long(model: VideoModel, timeline: Timeline, request: Request, style: St
     check_frames(request.frames, spans.step, title)
     extension, capabilities = model.family.extension(model), model.family.capabilities(model)
     placed, notes = plan(request.keyframes, replace(capabilities, sets=None, near=0), request.frames)
-    if extension.way == "context" and (placed or len(timeline.prompts) > 1):
-        what = "keyframes" if placed else f"{len(timeline.prompts)} prompts"
-        raise InputError("timeline", what, f"{title} makes a long video in one sampling, of one prompt and no pictures.", f"Load {model.family.image_models}, or LTX-Video.")  # fmt: skip
     if extension.way == "context":
+        _check_context(model, title, placed, timeline)
         windows: tuple[Window, ...] = (Window(0, request.frames - 1, 0, 0),)
+        told = f"{title}, windows of {spans.length} frames that share {spans.overlap}: {extension.told}."
     else:
-        placed, more = _on_joints(placed, capabilities, spans.step, request.frames)
+        placed, more = _on_joints(placed, capabilities, spans, request.frames)
         joints = tuple(k.frame for k in placed) if capabilities.sets is not None else ()
         windows = with_keyframes(lay_windows(request.frames, spans, timeline, joints), placed, capabilities)
         notes += more
-    told = f"{title}, {len(windows)} window{'s' * (len(windows) > 1)} of up to {spans.length} frames: {extension.told}."
+        _check_ends(windows, capabilities, spans)
+        told = f"{title}, {len(windows)} window{'s' * (len(windows) > 1)} of up to {spans.length} frames: {extension.told}."
     made = LongPlan(windows, spans, replace(request, keyframes=placed), extension.way, (told, *notes))
     for window in windows:
         _check_window(model, made, window)
@@ -110,10 +119,38 @@ def _spans(model: VideoModel, style: Style, title: str) -> Spans:
     return spans
 
 
-def _on_joints(keyframes: tuple[Keyframe, ...], capabilities: Any, step: int, frames: int) -> tuple[tuple[Keyframe, ...], tuple[str, ...]]:  # fmt: skip
+def _check_context(model: VideoModel, title: str, keyframes: tuple[Keyframe, ...], timeline: Timeline) -> None:
+    """A single sampling follows one prompt, and nothing else."""
+    remedy = f"Load {model.family.image_models}, or LTX-Video."
+    if model.family.controlled(model):
+        raise InputError("model", title, "It follows a control video, and a long video has none.", "Use Sample Video, or load another model.")  # fmt: skip
+    if keyframes or len(timeline.prompts) > 1:
+        what = "keyframes" if keyframes else f"{len(timeline.prompts)} prompts"
+        raise InputError("timeline", what, f"{title} makes a long video in one sampling, of one prompt and no pictures.", remedy)  # fmt: skip
+
+
+def _check_ends(windows: tuple[Window, ...], capabilities: Capabilities, spans: Spans) -> None:
+    """Where each window needs a picture at its end too, whether each has one."""
+    if capabilities.sets is None or not all("last" in places for places in capabilities.sets):
+        return
+    lacking = [w.end for w in windows if not any(k.frame == w.end - w.start for k in w.keyframes)]
+    if lacking:
+        rule = f"{capabilities.title} makes each window from a picture at its first and one at its last frame."
+        remedy = f"Put keyframes at most {spans.length - 1} frames apart, and one at the last frame."
+        raise InputError("keyframes", f"none at frame {', '.join(map(str, lacking[:5]))}", rule, remedy)
+
+
+def _on_joints(keyframes: tuple[Keyframe, ...], capabilities: Capabilities, spans: Spans, frames: int) -> tuple[tuple[Keyframe, ...], tuple[str, ...]]:  # fmt: skip
     """Where a model takes pictures at its ends alone, each lies where windows can meet."""
     if capabilities.sets is None:
         return keyframes, ()
+    step, title = spans.step, capabilities.title
+    if spans.overlap > 1:
+        rule = f"Windows of {title} share one picture."
+        raise InputError("overlap", spans.overlap, rule, "Use 0.")
+    if keyframes and keyframes[-1].frame and not any("last" in places for places in capabilities.sets):
+        rule = f"{title} shows a picture at the first frame alone."
+        raise InputError("keyframes", f"at frame {keyframes[-1].frame}", rule, "Load Wan2.1-FLF2V or Wan2.2-I2V-A14B for pictures where windows meet, LTX-Video or Wan2.1-VACE for pictures anywhere.")  # fmt: skip
     moved = tuple(replace(k, frame=min(round(k.frame / step) * step, frames - 1)) for k in keyframes)
     pairs = zip(keyframes, moved, strict=True)
     notes = tuple(f"The keyframe at frame {a.frame} is at frame {b.frame}, where windows can meet." for a, b in pairs if a.frame != b.frame)  # fmt: skip

@@ -150,7 +150,7 @@ CASES = [
     Case(
         "keyframes at one frame",
         {**ONE_KEY, "first": keyframe(16), "key": keyframe(-1, "first")},
-        ("keyframes = at frames 16 and 16", "cannot share frames", "Give each its own frame"),
+        ("keyframes = numbers 1 and 2, at frames 16 and 16", "cannot share frames", "Give each its own"),
     ),
     Case(
         "keyframe of no strength",

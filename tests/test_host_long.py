@@ -91,7 +91,7 @@ def test_other_inputs_are_refused_until_it_starts_over(host: Host) -> None:
     assert "run again with the same inputs" in told
     changed = {**TOLD, "prompts": [TOLD["prompts"][0]]}
     told = host.refuse(film("other", seed=2, timeline=json.dumps(changed))).told
-    assert "another seed, prompt 2" in told
+    assert "other inputs: seed, prompt 2" in told
     assert "start over" in told
     entry = host.post(film("other", seed=2, unfinished="start over"))
     assert len(frames(host.videos(entry)[0])) == 73

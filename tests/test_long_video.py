@@ -167,15 +167,15 @@ def test_a_damaged_window_is_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("changes", "told"), [
-    ({"seed": 4}, "another seed"), ({"steps": 3}, "another steps"), ({"width": 96}, "another width"),
-    ({"keyframes": (Keyframe(torch.zeros(1, 8, 8, 3), 0),)}, "another keyframe 1"),
+    ({"seed": 4}, "other inputs: seed"), ({"steps": 3}, "other inputs: steps"), ({"width": 96}, "other inputs: width"),
+    ({"keyframes": (Keyframe(torch.zeros(1, 8, 8, 3), 0),)}, "other inputs: keyframe 1"),
 ])  # fmt: skip
 def test_goes_on_with_the_same_inputs_alone(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     model = load(BUNDLED)
     Film(model, tmp_path, timeline(), frames=33).frames()
     with pytest.raises(InputError, match=told):
         Film(model, tmp_path, timeline(), frames=33, **changes).frames()
-    for other, words in ((timeline(0, 20), "another prompt 2"), (replace(timeline(), negative="blur"), "negative")):
+    for other, words in ((timeline(0, 20), "other inputs: prompt 2"), (replace(timeline(), negative="blur"), "negative")):
         with pytest.raises(InputError, match=words):
             Film(model, tmp_path, other, frames=33).frames()
 
@@ -183,7 +183,7 @@ def test_goes_on_with_the_same_inputs_alone(tmp_path: Path, changes: dict[str, A
 def test_goes_on_with_the_same_model_alone(tmp_path: Path, tiny_models: Path) -> None:
     Film(load(BUNDLED), tmp_path, timeline(), frames=33).frames()
     other = Film(open_model(tiny_models, "tiny-ltx-0.9.0"), tmp_path, timeline(), frames=33)
-    with pytest.raises(InputError, match=r"another model, .*transformer|another model, .*checkpoint"):
+    with pytest.raises(InputError, match=r"other inputs: model, .*(transformer|checkpoint)"):
         other.frames()
 
 

@@ -212,8 +212,8 @@ def test_it_goes_on_with_the_same_inputs(job: Job) -> None:
 
 
 @pytest.mark.parametrize(("inputs", "told"), [
-    ({**INPUTS, "seed": 2}, "another seed:"), ({**INPUTS, "seed": 2, "steps": 5}, "another seed, steps:"),
-    ({"seed": 1, "steps": 20}, "another prompt 1:"), ({**INPUTS, "prompt 2": [9, "b"]}, "another prompt 2:"),
+    ({**INPUTS, "seed": 2}, "other inputs: seed:"), ({**INPUTS, "seed": 2, "steps": 5}, "other inputs: seed, steps:"),
+    ({"seed": 1, "steps": 20}, "other inputs: prompt 1:"), ({**INPUTS, "prompt 2": [9, "b"]}, "other inputs: prompt 2:"),
 ])  # fmt: skip
 def test_it_tells_what_differs(job: Job, inputs: dict[str, Any], told: str) -> None:
     job.write(0, latents())

@@ -96,7 +96,7 @@ def test_it_needs_no_other_pack(host: Host, file: Path) -> None:
 @every
 def test_its_twin_makes_a_video(host: Host, file: Path) -> None:
     twin = workflow(file.stem)
-    samplers = [name for name, node in twin.items() if node["class_type"] == "ReelwireSampler"]
+    samplers = [name for name, node in twin.items() if node["class_type"] in ("ReelwireSampler", "ReelwireLongVideo")]
     entry = host.post(workflow(file.stem, {f"{name}.steps": 2 for name in samplers}))
     (video,) = host.videos(entry)
     with av.open(str(video)) as container:
