@@ -58,7 +58,7 @@ class LTXFacts(Facts):
 
 class LTX(Family):
     name, title, batched_guidance, solvers = "ltx", "LTX-Video", True, "ltx"
-    vae_bytes = 3_100, 1_300
+    vae_bytes = 2_800, 1_300
     rounds_encode = True
     stacks = Stacks(pairs=False)
 

@@ -95,10 +95,11 @@ class LongVideo(io.ComfyNode):
         request = request_of(model, frames=frames, keyframes=(*(keyframes or ()), *pictures), **inputs)
         made = plan_long(model, told, request, style)
         size = made.request.width, made.request.height
-        tiling = tiling_of(model, *model.facts.latent_shape(*size, 1)[3:], tile) if tile else None
+        tiling = tiling_of(model, *model.facts.latent_shape(*size, 1)[3:], tile)
         path, subfolder = host.output_file(filename_prefix, ".mp4", *size)
         job = Job(host.output_folder() / f"{filename_prefix}{ENDING}")
         job.begin(inputs_of(model, told, made, style), unfinished == ANEW)
+        tiling = tiling if tile else job.settled(tiling)
         host.tell(cls.hidden.unique_id, made.notes)
         watch = _Watching(cls, model, made, job)
         note = {"family": model.family.name, "variant": model.variant, "frames": frames, "fps": fps or model.facts.fps, "windows": len(made.windows),

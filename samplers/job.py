@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..loaders.checkpoints import write_whole
+from ..loaders.tiles import Tiling
 from ..loaders.video_model import InputError
 
 ENDING = ".unfinished"
@@ -40,6 +41,7 @@ class Job:
         begun, now = _read(told), json.loads(json.dumps(dict(inputs)))
         if not any(self.folder.glob(_WINDOW.format("*"))):  # nothing is done, so nothing is lost
             write_whole(told, json.dumps(now, indent=1, ensure_ascii=False).encode())
+            self._tiling.unlink(missing_ok=True)
             return
         remedy = "choose another filename_prefix, or set unfinished to start over."
         if begun is None:
@@ -50,6 +52,18 @@ class Job:
             what = f"{self.folder.name} was begun with other inputs: {', '.join(different)}"
             rule = "An unfinished render goes on only with the inputs that it was begun with."
             raise InputError("unfinished", what, rule, f"Set these back, {remedy}")
+
+    def settled(self, tiling: Tiling) -> Tiling:
+        """The tiles that this job was begun with, so that the frames do not depend on the memory of the moment."""
+        begun = _read(self._tiling)
+        if begun is not None:
+            return Tiling(**begun)
+        write_whole(self._tiling, json.dumps(asdict(tiling)).encode())
+        return tiling
+
+    @property
+    def _tiling(self) -> Path:
+        return self.folder / "tiling.json"
 
     def has(self, number: int) -> bool:
         return self._file(number).exists()

@@ -25,7 +25,7 @@ import numpy as np
 ROOT = Path(__file__).parent.parent
 PACK = "reelwire"
 OPTIONS = ("--cpu", "--disable-api-nodes", "--database-url", "sqlite:///:memory:")
-BOOT_SECONDS, RUN_SECONDS = 300, 240
+BOOT_SECONDS, RUN_SECONDS = 300, 600
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 PREVIEW = 1  # the host's BinaryEventTypes.PREVIEW_IMAGE
 

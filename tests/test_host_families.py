@@ -51,6 +51,21 @@ def test_only_the_loader_differs(host: Host, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EVERY)
+def test_video_to_video_with_any_loader(host: Host, name: str) -> None:
+    """any_v2v with its loader swapped: as many frames as the model makes, and not those of the source alone."""
+    loader, checkpoint, count, extra = EVERY[name]
+    graph = workflow("any_v2v", {"4.steps": 4, "5.filename_prefix": "swapped/v2v"})
+    graph["1"] = node(loader, checkpoint=checkpoint, precision="float32")
+    if extra:
+        graph["one"] = node("ImageFromBatch", image=["2", 0], batch_index=0, length=1)
+        graph["key"] = node("ReelwireKeyframe", image=["one", 0], frame=0, strength=1.0)
+        graph["4"]["inputs"]["keyframes"] = ["key", 0]
+    made = frames(host.videos(host.post(graph))[0])
+    assert made.shape == (count, 64, 64, 3)
+    assert made.std() > 1
+
+
+@pytest.mark.parametrize("name", EVERY)
 def test_asked_sizes_and_frames(host: Host, name: str) -> None:
     loader, checkpoint, count, extra = EVERY[name]
     asked = {"3.width": 128, "3.height": 64, "3.frames": count if "SVD" in name else 2 * count - 1, "3.steps": 2}

@@ -175,7 +175,10 @@ def test_goes_on_with_the_same_inputs_alone(tmp_path: Path, changes: dict[str, A
     Film(model, tmp_path, timeline(), frames=33).frames()
     with pytest.raises(InputError, match=told):
         Film(model, tmp_path, timeline(), frames=33, **changes).frames()
-    for other, words in ((timeline(0, 20), "other inputs: prompt 2"), (replace(timeline(), negative="blur"), "negative")):
+    for other, words in (
+        (timeline(0, 20), "other inputs: prompt 2"),
+        (replace(timeline(), negative="blur"), "negative"),
+    ):
         with pytest.raises(InputError, match=words):
             Film(model, tmp_path, other, frames=33).frames()
 

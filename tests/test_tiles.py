@@ -33,8 +33,8 @@ Told = list[str]
 
 @dataclass(frozen=True)
 class Case:
-    """A tiny VAE. ratio, step: pixels and frames to a latent; latents: of the clips; apart: by how much of the pictures'
-    deviation tiles may differ from the whole frame in the mean (random weights make the edges of tiles loud)."""
+    """A tiny VAE. ratio, step: pixels and frames to a latent; latents: of the clips; apart: by how much of the deviation tiles
+    may differ from the whole frame in the mean (random weights make their edges loud; 1.1 is another picture altogether)."""
 
     family: str
     make: Callable[[], Any]
@@ -47,11 +47,14 @@ class Case:
 CASES = {
     "wan 2.1": Case("wan", tiny_models.wan_vae),
     "wan 2.2": Case("wan", tiny_models.wan_vae_22, 16),
-    "hunyuan": Case("hunyuan_video", tiny_models.hunyuan_vae, latents=8),
-    "cogvideox": Case("cogvideox", tiny_models.cog_vae),
-    "mochi": Case("mochi", tiny_models.mochi_vae, step=6),
-    **{f"ltx {r}": Case("ltx", partial(tiny_models.ltx_vae, r), 32, 8, 9) for r in tiny_models.LTX_VAES},
-    "svd": Case("svd", tiny_models.svd_vae, step=1, latents=6),
+    "hunyuan": Case("hunyuan_video", tiny_models.hunyuan_vae, latents=8, apart=0.65),
+    "cogvideox": Case("cogvideox", tiny_models.cog_vae, apart=0.55),
+    "mochi": Case("mochi", tiny_models.mochi_vae, step=6, apart=0.6),
+    **{
+        f"ltx {r}": Case("ltx", partial(tiny_models.ltx_vae, r), 32, 8, 12 if r == "0.9.0" else 9, 0.35)
+        for r in tiny_models.LTX_VAES
+    },
+    "svd": Case("svd", tiny_models.svd_vae, step=1, latents=6, apart=0.8),
 }
 PARKED = [name for name, case in CASES.items() if case.family in ("wan", "cogvideox", "mochi", "ltx")]
 every = pytest.mark.parametrize("name", CASES)
@@ -180,8 +183,17 @@ def test_decode_in_tiles(name: str) -> None:
     assert parts.shape == whole.shape
     assert whole.std() > 1e-3
     assert not torch.equal(parts, whole)
-    print("APART", name, ((parts - whole).abs().mean() / whole.std()).item())
     assert (parts - whole).abs().mean() < case.apart * whole.std()
+
+
+@pytest.mark.parametrize("name", bench.TRAINED)
+def test_tiles_of_trained_decoders(name: str) -> None:
+    """Of a picture of 104 x 144 pixels in tiles of 64: streaming changes nothing, tiles nothing that one sees."""
+    row = bench.decode_row(name, 3, *bench.CASES[name].sizes[0])
+    assert row["made"] == row["expected"] == 9
+    assert row["streamed"]["max"] < 1e-4
+    assert row["tiled"]["mean"] < 0.02
+    assert row["tiled"]["mean"] < 1.2 * row["diffusers_tiled"]["mean"]
 
 
 @every
@@ -203,12 +215,9 @@ def test_injected_noise_is_the_same_in_all_tiles() -> None:
 
 
 def test_noise_follows_the_seed_alone() -> None:
-    made = [
-        torch.cat(list(stream_frames(model_of("ltx 0.9.1"), latents_of("ltx 0.9.1"), seed, Tiling(6, True))))
-        for seed in (1, 1, 2)
-    ]
-    assert torch.equal(made[0], made[1])
-    assert not torch.equal(made[0], made[2])
+    model, latents, tiles = model_of("ltx 0.9.1"), latents_of("ltx 0.9.1"), Tiling(6, True)
+    assert torch.equal(torch.cat(list(stream_frames(model, latents, 0, tiles))), decoded("ltx 0.9.1", tiles))
+    assert not torch.equal(next(stream_frames(model, latents, 1, tiles))[0], decoded("ltx 0.9.1", tiles)[0])
 
 
 # ---------------------------------------------------------------- what waits in RAM
@@ -235,8 +244,8 @@ def test_thrifty_leaves_nothing_on_the_card(name: str) -> None:
                 del piece
                 waits.append(live.now - before)
         held[thrifty] = waits[len(waits) // 2]
-    assert held[True] <= shown
-    assert held[False] > 5 * (shown if case.family == "wan" else 1e5)
+    assert held[True] <= shown + z.nbytes
+    assert held[False] > 3 * held[True]
 
 
 @pytest.mark.parametrize("kind", sorted({case.family for case in bench.PUBLISHED.values()}))
@@ -335,7 +344,6 @@ def test_encoding_goes_on_in_tiles(name: str) -> None:
     assert short.calls > 1
     assert made.shape == whole.shape == (1, model.facts.channels, CASES[name].latents, HEIGHT, WIDTH)
     assert not torch.equal(made, whole)
-    print("APART-E", name, ((made - whole).abs().mean() / whole.std()).item())
     assert (made - whole).abs().mean() < CASES[name].apart * whole.std()
     with Short(vae_of(name).encoder, 0.01), pytest.raises(torch.OutOfMemoryError, match="on purpose"):
         encode()

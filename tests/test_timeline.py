@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from reelwire.loaders.tiles import Tiling
 from reelwire.loaders.video_model import InputError
 from reelwire.samplers.job import ENDING, Job, fingerprint
 from reelwire.samplers.timeline import EXAMPLE, MOST, Picture, Prompt, Timeline, read_timeline
@@ -342,3 +343,14 @@ def test_no_parts_are_left(job: Job) -> None:
     kept = job.read(0)
     assert kept is not None
     assert torch.equal(kept, latents())
+
+
+def test_a_job_keeps_the_tiles_that_it_was_begun_with(tmp_path: Path) -> None:
+    job = Job(tmp_path / "film.unfinished")
+    job.begin(INPUTS)
+    assert job.settled(Tiling(16, True)) == Tiling(16, True)
+    job.write(0, torch.zeros(1, 2, 3))
+    job.begin(INPUTS)
+    assert job.settled(Tiling()) == Tiling(16, True)
+    job.begin(INPUTS, anew=True)
+    assert job.settled(Tiling()) == Tiling()
