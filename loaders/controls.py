@@ -34,7 +34,7 @@ def prepared(frames: Tensor, way: str, low: float, high: float, done: Callable[[
 
 
 def _ways(low: float, high: float) -> Mapping[str, Callable[[Tensor], Tensor]]:
-    """Functions of one frame [1, 3, H, W], by kornia, which ComfyUI brings for its own Canny node; they give 1 or 3 channels."""
+    """Functions of one frame [1, 3, H, W], by kornia; they give 1 or 3 channels."""
     from kornia.color import rgb_to_grayscale
     from kornia.filters import canny, gaussian_blur2d
 
