@@ -97,7 +97,7 @@ class LongVideo(io.ComfyNode):
         size = made.request.width, made.request.height
         tiling = tiling_of(model, *model.facts.latent_shape(*size, 1)[3:], tile)
         path, subfolder = host.output_file(filename_prefix, ".mp4", *size)
-        job = Job(host.output_folder() / f"{filename_prefix}{ENDING}")
+        job = Job(path.with_name(path.stem.rsplit("_", 2)[0] + ENDING))  # beside the file, without its number
         job.begin(inputs_of(model, told, made, style), unfinished == ANEW)
         tiling = tiling if tile else job.settled(tiling)
         host.tell(cls.hidden.unique_id, made.notes)
