@@ -68,7 +68,7 @@ class Case:
     step: int = 4
     latents: tuple[int, ...] = (1, 2, 5, 8)
     sizes: tuple[tuple[int, int, int], ...] = ((7, 10, 4), (13, 9, 8))
-    fast: tuple[int, int, int] = (7, 24, 32)
+    fast: tuple[int, int, int] = (5, 14, 18)
 
     def frames(self, latents: int) -> int:
         return (latents - 1) * self.step + 1
@@ -81,19 +81,19 @@ class Case:
 _GROUPS = dict(block_out_channels=(8, 16, 32, 32), norm_num_groups=4)
 _LTX_NEW = dict(block_out_channels=(8, 16, 32, 64, 128), decoder_block_out_channels=(16, 32, 64))
 _TRAINED = (13, 18, 8), (26, 34, 8), (26, 34, 16)
-_LTX = dict(ratio=32, step=8, fast=(7, 12, 16))
+_LTX = dict(ratio=32, step=8, fast=(7, 18, 26))
 CASES = {
     "Wan 2.1": Case("wan", "2.1-t2v-14b", dict(base_dim=8)),
-    "Wan 2.2": Case("wan", "2.2-ti2v-5b", dict(base_dim=8, decoder_base_dim=8), ratio=16, fast=(7, 16, 20)),
+    "Wan 2.2": Case("wan", "2.2-ti2v-5b", dict(base_dim=8, decoder_base_dim=8), ratio=16, fast=(5, 10, 14)),
     "HunyuanVideo": Case("hunyuan_video", "t2v-13b", _GROUPS, latents=(1, 2, 4, 5, 8, 13)),
     "CogVideoX": Case("cogvideox", "5b", {**_GROUPS, "block_out_channels": (8, 16, 16, 32)}, latents=(1, 3, 5, 13)),
-    "Mochi 1": Case("mochi", "1-preview", dict(encoder_block_out_channels=(32, 64, 64, 96), decoder_block_out_channels=(32, 64, 64, 96)), step=6, fast=(7, 16, 20)),
+    "Mochi 1": Case("mochi", "1-preview", dict(encoder_block_out_channels=(32, 64, 64, 96), decoder_block_out_channels=(32, 64, 64, 96)), step=6, fast=(5, 14, 16)),
     "LTX 0.9.0": Case("ltx", "0.9.0-2b", dict(block_out_channels=(8, 16, 32, 32), decoder_block_out_channels=(8, 16, 32, 32)), **_LTX),
     "LTX 0.9.1": Case("ltx", "0.9.1-2b", dict(block_out_channels=(8, 16, 32, 32), decoder_block_out_channels=(16, 32, 64)), **_LTX),
     "LTX 0.9.5 to 0.9.8": Case("ltx", "0.9.5-2b", _LTX_NEW, **_LTX),
-    "SVD": Case("svd", "svd-xt", dict(block_out_channels=(32, 32, 32, 32)), step=1, latents=(14, 25), fast=(14, 24, 32)),
-    "bundled LTX": Case("ltx", "", {}, latents=(1, 2, 5, 8, 13), sizes=_TRAINED, fast=(25, 24, 32)),
-    "tiny Wan": Case("wan", "", {}, latents=(1, 2, 5, 8, 13), sizes=_TRAINED, fast=(25, 24, 32)),
+    "SVD": Case("svd", "svd-xt", dict(block_out_channels=(32, 32, 32, 32)), step=1, latents=(14, 25), fast=(14, 14, 18)),
+    "bundled LTX": Case("ltx", "", {}, latents=(1, 2, 5, 8, 13), sizes=_TRAINED, fast=(13, 24, 32)),
+    "tiny Wan": Case("wan", "", {}, latents=(1, 2, 5, 8, 13), sizes=_TRAINED, fast=(13, 24, 32)),
 }  # fmt: skip
 PUBLISHED = {name: case for name, case in CASES.items() if case.variant}
 
@@ -360,12 +360,24 @@ def _clock(into: list[float]) -> Iterator[None]:
     into.append(time.perf_counter() - start)
 
 
+class OneKernel(TorchFunctionMode):
+    """The same convolution for both: by itself torch takes its slow one on the CPU where channels x frames x rows are
+    20480 or fewer (ConvParams::use_mkldnn), and so for pieces of these narrow networks but not for whole clips."""
+
+    def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if call is not F.conv3d or kwargs:
+            return call(*args, **(kwargs or {}))
+        x, weight, bias, stride, padding, dilation, groups = args
+        padding = padding if isinstance(padding, tuple) else (padding,) * 3
+        return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
+
+
 def speed_row(name: str, rounds: int) -> Row:
     """Plain and streamed in turns; the ratio is the median of the rounds' own."""
     case, vae = CASES[name], reduced(name)
     z, ours, theirs = smooth(case, vae, *case.fast), list[float](), list[float]()
     for _ in range(rounds + 1):  # the first warms up
-        with torch.no_grad():
+        with torch.no_grad(), OneKernel():
             with _clock(theirs):
                 plain(case, vae, z)
             with _clock(ours):

@@ -62,7 +62,7 @@ class LongVideo(io.ComfyNode):
                 io.Int.Input("crf", default=17, min=0, max=51, optional=True, advanced=True, tooltip="H.264 quality: 0 lossless, 17 looks lossless, 28 small"),
                 io.Int.Input("tile", default=0, min=0, max=16384, optional=True, advanced=True, tooltip="Pixels across a tile of each frame while decoding; 0: the whole frame, or as much as memory allows"),
                 io.Combo.Input("unfinished", options=[RESUME, ANEW], default=RESUME, optional=True, advanced=True,
-                               tooltip="What to do with an unfinished render of this name: go on with it, or drop it"),
+                               tooltip="What to do with an unfinished render of this name that was begun with other inputs: refuse, or drop it and start over"),
             ],
             outputs=[io.Video.Output(display_name="video")],
             hidden=[io.Hidden.unique_id],
@@ -109,7 +109,8 @@ class LongVideo(io.ComfyNode):
             write_video(path, pieces, size, fps or model.facts.fps, crf, host.metadata(cls, {"reelwire": note}))
         job.drop()
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui={**shown.as_dict(), "text": list(made.notes)})
+        text = [*made.notes, *watch.notes()]
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui={**shown.as_dict(), "text": text})
 
 
 class _Watching:
@@ -121,10 +122,24 @@ class _Watching:
         self._node, self._model, self._made, self._job = cls.hidden.unique_id, model, made, job
         self._steps, self._frames, self._from = 0, 0, None
         self._update, self._began = host.progress(), time.monotonic()
-        self.watch = Watch(self._step, lambda note: host.tell(self._node, (note,)))
+        self._told, self._cache = list[str](), None
+        self.watch = Watch(self._step, self._tell)
+
+    def _tell(self, note: str) -> None:
+        self._told.append(note)
+        host.tell(self._node, (note,))
+
+    def notes(self) -> list[str]:
+        """What was told on the way, and what a cache did in the last window that was sampled."""
+        if self._cache is None:
+            return self._told
+        from ..samplers.caches.report import report
+
+        estimate = self._cache.policy.estimate(self._model, self._made.request_of_a_window)
+        return [*self._told, *(f"Last window: {words}" for words in report(self._cache, estimate).words())]
 
     def _step(self, done: int, total: int, run: Any) -> None:
-        self._steps = done
+        self._steps, self._cache = done, run.cache
         self._from = done - 1 if self._from is None else self._from
         pace = (time.monotonic() - self._began) / (done - self._from)
         window = (done - 1) // self._made.request.steps + 1
@@ -152,6 +167,8 @@ class _Watching:
             raise
         except Exception as error:
             count = len(self._made.windows)
+            if not any(map(self._job.has, range(count))):
+                raise
             done, place = sum(map(self._job.has, range(count))), self._job.folder.relative_to(host.output_folder())
             raise RuntimeError(f"{error} {done} of {count} windows are kept in output/{place.as_posix()}: run again with the same inputs to go on.") from error  # fmt: skip
 

@@ -32,10 +32,8 @@ class Job:
     def begin(self, inputs: Mapping[str, Any], anew: bool = False) -> None:
         """Open the job for these inputs; raises InputError, naming what differs, where it was begun with others.
 
-        anew: drop what is there.
+        anew: drop what was begun with others.
         """
-        if anew:
-            self.drop()
         self.folder.mkdir(parents=True, exist_ok=True)
         told = self.folder / "inputs.json"
         begun, now = _read(told), json.loads(json.dumps(dict(inputs)))
@@ -43,13 +41,18 @@ class Job:
             write_whole(told, json.dumps(now, indent=1, ensure_ascii=False).encode())
             self._tiling.unlink(missing_ok=True)
             return
+        different = [name for name in {**(begun or {}), **now} if (begun or {}).get(name) != now.get(name)]
+        if different and anew:
+            self.drop()
+            self.begin(inputs)
+            return
         remedy = "choose another filename_prefix, or set unfinished to start over."
         if begun is None:
             rule = "Nothing tells with which inputs its windows were made."
             raise InputError("unfinished", f"{self.folder.name} has lost its inputs.json", rule, remedy.capitalize())
-        different = [name for name in {**begun, **now} if begun.get(name) != now.get(name)]
         if different:
-            what = f"{self.folder.name} was begun with other inputs: {', '.join(different)}"
+            changes = ", ".join(_change(name, begun.get(name), now.get(name)) for name in different)
+            what = f"{self.folder.name} was begun with other inputs: {changes}"
             rule = "An unfinished render goes on only with the inputs that it was begun with."
             raise InputError("unfinished", what, rule, f"Set these back, {remedy}")
 
@@ -86,7 +89,10 @@ class Job:
     def write(self, number: int, latents: Tensor) -> None:
         """Keep the latents of a window, whole or not at all."""
         held = latents.contiguous().cpu()
-        write_whole(self._file(number), save({"latents": held}, {"digest": _digest(held)}))
+        try:
+            write_whole(self._file(number), save({"latents": held}, {"digest": _digest(held)}))
+        except OSError as error:
+            raise OSError(f"Window {number + 1} could not be kept: {error.strerror or error}. Free some disk space and run again.") from error  # fmt: skip
 
     def drop(self) -> None:
         """Remove all that the job has kept."""
@@ -94,6 +100,12 @@ class Job:
 
     def _file(self, number: int) -> Path:
         return self.folder / _WINDOW.format(f"{number:04}")
+
+
+def _change(name: str, before: Any, now: Any) -> str:
+    """What differs; with both values where they are numbers."""
+    numbers = all(isinstance(value, (int, float)) for value in (before, now))
+    return f"{name} ({before} -> {now})" if numbers else name
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -27,6 +27,7 @@ from ..loaders.video_model import (
     VideoModel,
     check_frames,
 )
+from .caches.runner import planned
 from .caches.store import fingerprint as checkpoint_fingerprint
 from .context import sample_in_context
 from .decode import frames_of, stream_frames
@@ -63,6 +64,11 @@ class LongPlan:
     way: str
     notes: tuple[str, ...]
 
+    @property
+    def request_of_a_window(self) -> Request:
+        """What the longest window asks for, beside its pictures."""
+        return replace(self.request, frames=min(self.spans.length, self.request.frames))
+
 
 @dataclass
 class Watch:
@@ -91,7 +97,11 @@ def plan_long(model: VideoModel, timeline: Timeline, request: Request, style: St
         windows = with_keyframes(lay_windows(request.frames, spans, timeline, joints), placed, capabilities)
         notes += more
         _check_ends(windows, capabilities, spans)
-        told = f"{title}, {len(windows)} window{'s' * (len(windows) > 1)} of up to {spans.length} frames: {extension.told}."
+        told = f"{title}, {len(windows)} windows of up to {spans.length} frames: {extension.told}."
+        notes += _moved_prompts(windows, timeline)
+    if len(windows) == 1 and extension.way != "context":
+        told = f"{title}, one window of {request.frames} frames."
+    notes += planned(model, replace(request, frames=min(spans.length, request.frames)))[1]
     made = LongPlan(windows, spans, replace(request, keyframes=placed), extension.way, (told, *notes))
     for window in windows:
         _check_window(model, made, window)
@@ -117,6 +127,13 @@ def _spans(model: VideoModel, style: Style, title: str) -> Spans:
     spans = Spans(step, length, style.overlap or model.family.extension(model).overlap or quarter, bool(counts))
     check_spans(spans, title)
     return spans
+
+
+def _moved_prompts(windows: tuple[Window, ...], timeline: Timeline) -> tuple[str, ...]:
+    """Prompts that do not begin with the frame that they ask for."""
+    begins = {w.prompt: w.start + w.shared for w in reversed(windows)}
+    pairs = ((number, prompt.frame, begins[number]) for number, prompt in enumerate(timeline.prompts))
+    return tuple(f"Prompt {n + 1} begins at frame {at}, where a window can begin, instead of {asked}." for n, asked, at in pairs if asked != at)  # fmt: skip
 
 
 def _check_context(model: VideoModel, title: str, keyframes: tuple[Keyframe, ...], timeline: Timeline) -> None:
@@ -169,6 +186,8 @@ def _check_window(model: VideoModel, made: LongPlan, window: Window) -> None:
     try:
         ready(model, replace(request, frames=frames, keyframes=keyframes))
     except InputError as error:
+        if not str(error).startswith("keyframes"):
+            raise
         raise InputError("window", f"frames {window.start} to {window.end}", str(error), "") from error
 
 
@@ -176,8 +195,9 @@ def inputs_of(model: VideoModel, timeline: Timeline, made: LongPlan, style: Styl
     """All that decides about the latents of a render, by the names that people know."""
     recipe, request = model.recipe, made.request
     files = {part.replace("_", " "): checkpoint_fingerprint(path) for part, path in recipe.files.items() if path.exists()}  # fmt: skip
-    told = {name: getattr(request, name) for name in ("width", "height", "frames", "steps", "guidance", "guidance_2", "sampler", "seed", "shift")}  # fmt: skip
+    told = {name: getattr(request, name) for name in ("width", "height", "frames", "steps", "guidance", "sampler", "seed", "shift")}  # fmt: skip
     options = {"guidance node": model.guidance, "speed": model.speed, "cache": model.cache, "model options": dict(model.options)}  # fmt: skip
+    told["guidance of the second expert"] = request.guidance_2
     prompts = {f"prompt {i}": [prompt.frame, prompt.text] for i, prompt in enumerate(timeline.prompts, 1)}
     keyframes = {f"keyframe {i}": [k.frame, k.strength, fingerprint(k.images)] for i, k in enumerate(request.keyframes, 1)}  # fmt: skip
     return {
@@ -292,9 +312,12 @@ class _Renderer:
             return model.family.encode(model, text, self.timeline.negative, keyframes)
         if not self.prompts:
             for number, prompt in enumerate(self.timeline.prompts):
-                self.prompts[number] = model.family.encode(model, prompt.text, self.timeline.negative)
+                try:
+                    self.prompts[number] = model.family.encode(model, prompt.text, self.timeline.negative)
+                except InputError as error:
+                    raise InputError("timeline", f"prompt {number + 1}", str(error), "") from error
                 for note in self.prompts[number].notes:
-                    self.watch.tell(note)
+                    self.watch.tell(f"Prompt {number + 1}: {note}")
         return self.prompts[window.prompt]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
 
@@ -55,7 +56,7 @@ def read_timeline(text: str, fps: float, frames: int) -> Timeline:
     _known("the timeline", told)
     unit = told.get("unit", UNITS[0])
     if unit not in UNITS:
-        raise _wrong(f"unit {unit!r}", "Times are in seconds or frames.")
+        raise _wrong(f"unit {unit!r}", "Times are in seconds or frames.", 'Write "seconds" or "frames".')
     scale = fps if unit == "seconds" else 1
     prompts = [
         Prompt(_frame(f"prompt {i}", entry, scale), _text(f"prompt {i}", entry, "text"))
@@ -73,11 +74,22 @@ def _parsed(text: str) -> dict[str, Any]:
     if not text.strip():
         raise _wrong("empty", "It says which prompt holds when.")
     try:
-        told = json.loads(text)
+        told = json.loads(text, object_pairs_hook=_once)
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:
         raise _wrong(f"not JSON ({error})", "It is a JSON text.") from error
     if not isinstance(told, dict):
         raise _wrong(f"a {type(told).__name__}", "It is a JSON object.")
+    return told
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose keys all differ; of two alike one would be lost."""
+    told = dict(pairs)
+    if len(told) < len(pairs):
+        twice = next(key for key, _ in pairs if [k for k, _ in pairs].count(key) > 1)
+        raise _wrong(f"{twice!r} twice", "An object has each key once.", "Put both into one list, or leave one out.")
     return told
 
 
@@ -89,7 +101,9 @@ def _known(name: str, entry: dict[str, Any]) -> None:
     allowed = _KEYS[name.split(" ")[0] if name != "the timeline" else name]
     for key in entry:
         if key not in allowed:
-            raise _wrong(f"{key!r} in {name}", f"It has {', '.join(allowed)}.")
+            near = get_close_matches(key, allowed, 1)
+            remedy = {"remedy": f"Did you mean {near[0]}?"} if near else {}
+            raise _wrong(f"{key!r} in {name}", f"It has {', '.join(allowed)}.", **remedy)
 
 
 def _entries(kind: str, told: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
@@ -103,7 +117,7 @@ def _entries(kind: str, told: dict[str, Any]) -> list[tuple[int, dict[str, Any]]
 
 def _number(name: str, key: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MOST:
-        raise _wrong(f"{key} {repr(value)[:40]} of {name}", f"It is a number below {MOST}.")
+        raise _wrong(f"{key} {repr(value)[:40]} of {name}", f"It is a number below {MOST}, without quotes.", f"Write as in {EXAMPLE}")  # fmt: skip
     return float(value)
 
 
@@ -115,7 +129,9 @@ def _frame(name: str, entry: dict[str, Any], scale: float) -> int:
 
 
 def _text(name: str, entry: dict[str, Any], key: str) -> str:
-    value = entry.get(key)
+    if key not in entry:
+        raise _wrong(f"{name} without {key}", "Each needs one.")
+    value = entry[key]
     if not isinstance(value, str) or any("\ud800" <= c <= "\udfff" for c in value):  # half a character, by an escape
         raise _wrong(f"{key} {repr(value)[:40]} of {name}", "It is a text.")
     return value

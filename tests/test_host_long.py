@@ -87,11 +87,14 @@ def test_interrupt_keeps_what_is_done(host: Host) -> None:
 def test_other_inputs_are_refused_until_it_starts_over(host: Host) -> None:
     with full_disk(host, 20_000):  # windows are larger
         told = host.refuse(film("other")).told
-    assert "0 of 4 windows are kept in output/long/other.unfinished" in told
-    assert "run again with the same inputs" in told
+    assert "Window 1 could not be kept: File too large" in told
+    assert "run again with the same inputs" not in told, "nothing is kept"
+    with full_disk(host, 30_000):  # the file is larger
+        told = host.refuse(film("other")).told
+    assert "4 of 4 windows are kept in output/long/other.unfinished: run again with the same inputs" in told
     changed = {**TOLD, "prompts": [TOLD["prompts"][0]]}
     told = host.refuse(film("other", seed=2, timeline=json.dumps(changed))).told
-    assert "other inputs: seed, prompt 2" in told
+    assert "other inputs: seed (1 -> 2), prompt 2" in told
     assert "start over" in told
     entry = host.post(film("other", seed=2, unfinished="start over"))
     assert len(frames(host.videos(entry)[0])) == 73
@@ -106,6 +109,9 @@ def test_pictures_of_the_timeline(host: Host) -> None:
     made = frames(host.videos(host.post(film("keyed", timeline=keyed("red.png"))))[0])
     red = lambda video: abs(video[0].astype(float) - [200, 30, 30]).mean()
     assert red(made) < 0.3 * red(plain)
+    told = host.refuse(film("bad", timeline=json.dumps({"prompts": [{"at": 0, "text": "qqq"}]}))).told
+    assert "timeline = prompt 1" in told
+    assert "kept" not in told
     for image, told in (
         ("none.png", "no such picture"),
         ("../x.png", "no such picture"),
@@ -124,6 +130,23 @@ def test_bad_input_is_told(host: Host, changes: dict[str, Any], told: str) -> No
     refusal = host.refuse(film("bad", **changes))
     assert told in refusal.told
     host.check()
+
+
+def test_a_cache_and_all_notes_are_told(host: Host) -> None:
+    """What a cache did in the last window, and what was told while it was rendered, stay on the node."""
+    graph = film(
+        "cached",
+        timeline=json.dumps(
+            {"unit": "frames", "prompts": [{"at": 0, "text": "a red circle qqq"}, {"at": 30, "text": "a ring"}]}
+        ),
+        steps=12,
+    )
+    graph["9"] = node("ReelwireFORA", model=["1", 0])
+    graph["2"]["inputs"]["model"] = ["9", 0]
+    text = " ".join(host.post(graph)["outputs"]["2"]["text"])
+    assert "Last window: FORA" in text
+    assert "Prompt 1: positive: 1 of" in text
+    assert "Prompt 2 begins at frame 29" in text
 
 
 def test_killed_and_run_again(comfyui: Path, tmp_path: Path) -> None:

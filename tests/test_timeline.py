@@ -92,7 +92,8 @@ def test_texts(text: str, told: str) -> None:
     ({"prompts": [{**FIRST, "time": 1}]}, "'time' in prompt 1: It has at, text"),
     ({"prompts": [{**FIRST, "strength": 1}]}, "'strength' in prompt 1"),
     ({"prompts": [{"text": "a"}]}, "prompt 1 without at: Each says where it begins"),
-    ({"prompts": [FIRST, {"at": 1}]}, "text None of prompt 2: It is a text"),
+    ({"promts": [FIRST]}, "'promts' in the timeline: It has unit, prompts, negative, keyframes. Did you mean prompts?"),
+    ({"prompts": [FIRST, {"at": 1}]}, "prompt 2 without text: Each needs one"),
     ({"prompts": [FIRST, {"at": 1, "text": 5}]}, "text 5 of prompt 2"),
     ({"prompts": [FIRST, {"at": 1, "text": "a\ud800"}]}, "text 'a\\ud800' of prompt 2"),
     ({"prompts": [FIRST, {"at": "1", "text": "b"}]}, "at '1' of prompt 2: It is a number"),
@@ -106,7 +107,7 @@ def test_texts(text: str, told: str) -> None:
     ({"prompts": [FIRST, {"at": 0.01, "text": "b"}]}, "prompt 2 at frame 0, prompt 1 at 0"),
     ({"prompts": [FIRST, {"at": 11, "text": "b"}]}, "prompt 2 at frame 264: The video ends at frame 240. Let it begin earlier"),
     ({"negative": None}, "negative None of the timeline: It is a text"), ({"negative": 3}, "negative 3"),
-    ({"keyframes": [{"at": 0}]}, "image None of keyframe 1: It is a text"), ({"keyframes": [{"image": "a"}]}, "keyframe 1 without at"),
+    ({"keyframes": [{"at": 0}]}, "keyframe 1 without image: Each needs one"), ({"keyframes": [{"image": "a"}]}, "keyframe 1 without at"),
     ({"keyframes": [{"at": 0, "image": "a", "strength": "1"}]}, "strength '1' of keyframe 1"),
     ({"keyframes": [{"at": 0, "image": "a", "strength": 10**400}]}, "strength 1000000"),
     ({"keyframes": [{"at": 0, "image": "a", "text": "b"}]}, "'text' in keyframe 1: It has at, image, strength"),
@@ -213,7 +214,7 @@ def test_it_goes_on_with_the_same_inputs(job: Job) -> None:
 
 
 @pytest.mark.parametrize(("inputs", "told"), [
-    ({**INPUTS, "seed": 2}, "other inputs: seed:"), ({**INPUTS, "seed": 2, "steps": 5}, "other inputs: seed, steps:"),
+    ({**INPUTS, "seed": 2}, "other inputs: seed (1 -> 2):"), ({**INPUTS, "seed": 2, "steps": 5}, "other inputs: seed (1 -> 2), steps (20 -> 5):"),
     ({"seed": 1, "steps": 20}, "other inputs: prompt 1:"), ({**INPUTS, "prompt 2": [9, "b"]}, "other inputs: prompt 2:"),
 ])  # fmt: skip
 def test_it_tells_what_differs(job: Job, inputs: dict[str, Any], told: str) -> None:
@@ -337,7 +338,7 @@ def test_no_parts_are_left(job: Job) -> None:
     job.write(0, latents(1))
     job.write(0, latents())
     (job.folder / "window_0001.safetensors").mkdir()
-    with pytest.raises(OSError, match="window_0001"):
+    with pytest.raises(OSError, match="Window 2 could not be kept"):
         job.write(1, latents())
     assert sorted(p.name for p in job.folder.iterdir()) == ["inputs.json", "window_0000.safetensors", "window_0001.safetensors"]  # fmt: skip
     kept = job.read(0)
@@ -352,5 +353,7 @@ def test_a_job_keeps_the_tiles_that_it_was_begun_with(tmp_path: Path) -> None:
     job.write(0, torch.zeros(1, 2, 3))
     job.begin(INPUTS)
     assert job.settled(Tiling()) == Tiling(16, True)
-    job.begin(INPUTS, anew=True)
+    job.begin(INPUTS, anew=True)  # the same inputs: nothing is thrown away
+    assert job.settled(Tiling()) == Tiling(16, True)
+    job.begin({**INPUTS, "seed": 9}, anew=True)
     assert job.settled(Tiling()) == Tiling()
