@@ -111,7 +111,11 @@ def _size(model: VideoModel, latent: dict[str, Any]) -> tuple[int, int, int]:
         raise InputError(
             "latent", f"a batch of {samples.shape[0]}", "One video is decoded at a time.", "Split the batch."
         )
-    return frame_count(model, samples), samples.shape[3] * facts.spatial_ratio, samples.shape[4] * facts.spatial_ratio
+    step, count = facts.frame_step, frame_count(model, samples)
+    if step and (count - 1) % step:
+        rule = f"{model.variant} decodes latents of videos of {step}n+1 frames."
+        raise InputError("latent", f"{samples.shape[2]} latent frames", rule, f"Cut them to {(count - 1) // step * step // facts.temporal_ratio + 1}.")  # fmt: skip
+    return count, samples.shape[3] * facts.spatial_ratio, samples.shape[4] * facts.spatial_ratio
 
 
 class LoadLatent(io.ComfyNode):

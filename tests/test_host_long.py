@@ -141,7 +141,7 @@ def test_a_cache_and_all_notes_are_told(host: Host) -> None:
         ),
         steps=12,
     )
-    graph["9"] = node("ReelwireFORA", model=["1", 0])
+    graph["9"] = node("ReelwireFORA", model=["1", 0], interval=2)
     graph["2"]["inputs"]["model"] = ["9", 0]
     text = " ".join(host.post(graph)["outputs"]["2"]["text"])
     assert "Last window: FORA" in text
@@ -201,3 +201,12 @@ def test_latents_that_are_not_finite_are_kept_too(host: Host) -> None:
     (file,) = kept(host)
     assert load_file(file)["samples"].isnan().all()
     file.unlink()
+
+
+def test_latents_between_two_lengths(host: Host) -> None:
+    """CogVideoX decodes pairs of latent frames, and one alone at the beginning."""
+    latents = {"latent_tensor": torch.zeros(1, 16, 4, 8, 8), "latent_format_version_0": torch.tensor([])}
+    save_file(latents, host.base / "input" / "even.latent")
+    graph = workflow("cogvideox_t2v", {"3": node("LoadLatent", latent="even.latent")})
+    assert "4 latent frames: " in (told := host.refuse(graph).told)
+    assert "Cut them to 3" in told
