@@ -160,7 +160,7 @@ CASES = [
     Case(
         "keyframe of NaN",
         {**ONE_KEY, "key": keyframe(0, image="nan"), "nan": node("ImageBlend", image1=["picture", 0], image2=["picture", 0], blend_factor=NAN, blend_mode="normal")},
-        ("image = not finite", "NaN", "check what made it"),
+        ("image = keyframe 1, not finite", "NaN", "check what made it"),
     ),
     Case(
         "keyframe of a broken picture",
