@@ -51,7 +51,26 @@ class Decode(io.ComfyNode):
         return io.NodeOutput(frames)
 
 
-class DecodeToVideo(io.ComfyNode):
+class FileWriter(io.ComfyNode):
+    """What nodes that write a video file share."""
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str) -> bool | str:
+        try:
+            host.check_prefix(filename_prefix)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @staticmethod
+    def rate(model: VideoModel, fps: float) -> float:
+        """Frames per second of the file; raises InputError."""
+        if fps and not 1 <= fps <= 240:
+            raise InputError("fps", fps, "A video has 1 to 240 frames per second.", "Use 0 for the model's own.")
+        return fps or model.facts.fps
+
+
+class DecodeToVideo(FileWriter):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -70,25 +89,16 @@ class DecodeToVideo(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str) -> bool | str:
-        try:
-            host.check_prefix(filename_prefix)
-        except ValueError as error:
-            return str(error)
-        return True
-
-    @classmethod
     def execute(
         cls, model: VideoModel, latent: dict[str, Any], fps: float, filename_prefix: str, crf: int = 17, tile: int = 0
     ) -> io.NodeOutput:
-        if fps and not 1 <= fps <= 240:
-            raise InputError("fps", fps, "A video has 1 to 240 frames per second.", "Use 0 for the model's own.")
+        fps = cls.rate(model, fps)
         _, height, width = _size(model, latent)
         tiling = _tiling(model, latent, tile)
         path, subfolder = host.output_file(filename_prefix, ".mp4", width, height)
         with kept_latents(latent, cls):
             frames = _frames(cls, model, latent, tiling)
-            write_video(path, frames, (width, height), fps or model.facts.fps, crf, host.metadata(cls, latent))
+            write_video(path, frames, (width, height), fps, crf, host.metadata(cls, latent))
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
 

@@ -10,10 +10,10 @@ from typing import Any
 from comfy_api.latest import InputImpl, io, ui
 from torch import Tensor
 
-from ..loaders.video_model import InputError, Keyframe, VideoModel
+from ..loaders.video_model import Keyframe, VideoModel
 from ..samplers.schedules import SAMPLERS
 from . import host
-from .decoding import write_video
+from .decoding import FileWriter, write_video
 from .sampling import DEFAULT, PRESETS, request_of
 from .types import KeyframesType, VideoModelType
 
@@ -29,7 +29,7 @@ TIMELINE = """{
 }"""
 
 
-class LongVideo(io.ComfyNode):
+class LongVideo(FileWriter):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -69,14 +69,6 @@ class LongVideo(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str) -> bool | str:
-        try:
-            host.check_prefix(filename_prefix)
-        except ValueError as error:
-            return str(error)
-        return True
-
-    @classmethod
     def execute(cls, model: VideoModel, timeline: str, frames: int, filename_prefix: str, window: int = 0, overlap: int = 0,
                 keyframes: tuple[Keyframe, ...] = (), adain: float = 0.25, memory: float = 0.0, hold: float = 1.0, fps: float = 0.0,
                 crf: int = 17, tile: int = 0, unfinished: str = RESUME, **inputs: Any) -> io.NodeOutput:  # fmt: skip
@@ -85,10 +77,9 @@ class LongVideo(io.ComfyNode):
         from ..samplers.long_video import Style, inputs_of, plan_long, render
         from ..samplers.timeline import read_timeline
 
-        if fps and not 1 <= fps <= 240:
-            raise InputError("fps", fps, "A video has 1 to 240 frames per second.", "Use 0 for the model's own.")
+        fps = cls.rate(model, fps)
         told, style = (
-            read_timeline(timeline, fps or model.facts.fps, frames),
+            read_timeline(timeline, fps, frames),
             Style(window, overlap, adain, memory, hold),
         )
         pictures = tuple(Keyframe(host.input_picture(p.file), p.frame, p.strength) for p in told.pictures)
@@ -102,11 +93,11 @@ class LongVideo(io.ComfyNode):
         tiling = tiling if tile else job.settled(tiling)
         host.tell(cls.hidden.unique_id, made.notes)
         watch = _Watching(cls, model, made, job)
-        note = {"family": model.family.name, "variant": model.variant, "frames": frames, "fps": fps or model.facts.fps, "windows": len(made.windows),
+        note = {"family": model.family.name, "variant": model.variant, "frames": frames, "fps": fps, "windows": len(made.windows),
                 "width": size[0], "height": size[1], "seed": made.request.seed}  # fmt: skip
         with watch.kept():
             pieces = watch.counted(render(model, told, made, style, job, tiling, watch.watch))
-            write_video(path, pieces, size, fps or model.facts.fps, crf, host.metadata(cls, {"reelwire": note}))
+            write_video(path, pieces, size, fps, crf, host.metadata(cls, {"reelwire": note}))
         job.drop()
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         text = [*made.notes, *watch.notes()]

@@ -202,7 +202,7 @@ def inputs_of(model: VideoModel, timeline: Timeline, made: LongPlan, style: Styl
     keyframes = {f"keyframe {i}": [k.frame, k.strength, fingerprint(k.images)] for i, k in enumerate(request.keyframes, 1)}  # fmt: skip
     return {
         "model": f"{model.family.name} {model.variant}", **files, "precision": f"{recipe.dtype} {recipe.storage}",
-        "LoRA": [f"{lora.file.name} {lora.strength:g} {lora.low_noise:g}" for lora in model.loras],
+        "LoRA": [f"{lora.file.name} {checkpoint_fingerprint(lora.file)} {lora.strength:g} {lora.low_noise:g}" for lora in model.loras],
         **{name: str(value) for name, value in options.items()}, **told, **asdict(style), **prompts,
         "negative prompt": timeline.negative, **keyframes,
     }  # fmt: skip
