@@ -76,7 +76,7 @@ class HunyuanVideo(Family):
         black = None if image is None else torch.zeros_like(image)
         uncond, more = encode_prompt(model, negative, "negative", black, 2)
         branches = {"cond": cond, "uncond": uncond}
-        return Conditioning(self.name, facts.text_width, branches, notes + more, image is not None)
+        return Conditioning(self.name, facts.text_width, branches, notes + more, image)
 
     def schedule(self, model: VideoModel, request: Request) -> Schedule:
         sigmas = np.linspace(1.0, 0.0, request.steps + 1)[:-1]

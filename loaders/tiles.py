@@ -119,9 +119,12 @@ def retried(make: Callable[[Tiling], Pieces], tiling: Tiling, size: tuple[int, i
                 yield piece
             return
         except Exception as error:
-            less = tiling.smaller(*size)
-            if less is None or not out_of_memory(error):
+            if not out_of_memory(error):
                 raise
+            less = tiling.smaller(*size)
+            if less is None:
+                words = "Memory ran out, even for the smallest tiles. Close what else needs memory, or make a smaller video."
+                raise torch.OutOfMemoryError(words) from error
         gc.collect()  # what the broken run held; its traceback is gone by now
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -229,7 +229,7 @@ class Conditioning:
     width: int  # of the embeddings
     branches: Mapping[str, Mapping[str, Tensor]]
     notes: tuple[str, ...] = ()
-    pictured: bool = False  # the text encoder has seen the first frame too
+    picture: Tensor | None = None  # the first frame [1, H, W, 3], where the text encoder has seen it too
 
 
 @dataclass(frozen=True)

@@ -188,7 +188,8 @@ def kept_latents(latent: dict[str, Any], cls: Any) -> Iterator[None]:
         if not path.exists():  # the disk was full before
             raise
         place = f"output/{path.relative_to(host.output_folder()).as_posix()}"
-        raise RuntimeError(f"{error} Nothing is lost: the latents are kept in {place}. Load Kept Latents (ReelwireLoadLatent) brings them back without sampling.") from error  # fmt: skip
+        words = f"Nothing is lost: the latents are kept in {place}. Load Kept Latents (ReelwireLoadLatent) brings them back without sampling."
+        raise host.retold(error, words) from error
     path.unlink(missing_ok=True)
 
 

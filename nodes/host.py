@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from ..loaders.checkpoints import write_whole
 from ..loaders.storage import Stored
+from ..loaders.tiles import out_of_memory
 from ..loaders.video_model import InputError, Part, VideoModel
 
 BUNDLED = Path(__file__).parent.parent / "loaders" / "bundled"
@@ -373,6 +374,12 @@ def tell(node_id: str, notes: tuple[str, ...], level: int = logging.WARNING) -> 
         logging.log(level, "Reelwire: %s", note)
     if notes:
         PromptServer.instance.send_progress_text("\n".join(notes), node_id)
+
+
+def retold(error: Exception, words: str) -> Exception:
+    """An error with more words, of a kind that the host knows: after one of memory it makes room."""
+    kind = torch.OutOfMemoryError if out_of_memory(error) else RuntimeError
+    return kind(f"{error} {words}")
 
 
 def show(node_id: str, text: str) -> None:

@@ -161,7 +161,8 @@ class _Watching:
             if not any(map(self._job.has, range(count))):
                 raise
             done, place = sum(map(self._job.has, range(count))), self._job.folder.relative_to(host.output_folder())
-            raise RuntimeError(f"{error} {done} of {count} windows are kept in output/{place.as_posix()}: run again with the same inputs to go on.") from error  # fmt: skip
+            words = f"{done} of {count} windows are kept in output/{place.as_posix()}: run again with the same inputs to go on."
+            raise host.retold(error, words) from error
 
 
 def _clock(seconds: float) -> str:

@@ -78,9 +78,8 @@ def sample(
         what = f"a prompt for {conditioning.family}, {conditioning.width} wide"
         rule = f"The model is {family.name} and reads text {model.facts.text_width} wide."
         raise InputError("conditioning", what, rule, "Encode the prompt with the same model.")
-    if model.facts.reads_pictures and not conditioning.pictured:
-        rule = f"{model.variant} reads the first frame along with the prompt."
-        raise InputError("conditioning", "without a picture", rule, "Connect the keyframes to Encode Prompt too.")
+    if model.facts.reads_pictures:
+        _check_picture(model, conditioning.picture, request)
     with torch.no_grad():
         device = model.memory.device("transformer")
         scheduler = solver(family.solvers, request.sampler, family.schedule(model, request), device)
@@ -99,6 +98,14 @@ def sample(
                         run.advance(step, _predicted(run, step, partial(predict, network, step)))
                         on_step(step + 1, total, run)
         return _alive(_finite(run.finish(), model), model)
+
+
+def _check_picture(model: VideoModel, seen: Tensor | None, request: Request) -> None:
+    """The prompt must have been read along with the picture that the video begins with."""
+    if seen is None or not torch.equal(seen, request.keyframes[0].images[:1]):
+        told = "without a picture" if seen is None else "with another picture"
+        rule = f"{model.variant} reads the first frame along with the prompt."
+        raise InputError("conditioning", told, rule, "Connect the same keyframes to Encode Prompt and Sample Video.")
 
 
 def _predicted(run: Run, step: int, compute: Callable[[], Tensor]) -> Tensor:

@@ -93,8 +93,9 @@ def plan_long(model: VideoModel, timeline: Timeline, request: Request, style: St
         told = f"{title}, windows of {spans.length} frames that share {spans.overlap}: {extension.told}."
     else:
         placed, more = _on_joints(placed, capabilities, spans, request.frames)
-        joints = tuple(k.frame for k in placed) if capabilities.sets is not None else ()
-        windows = with_keyframes(lay_windows(request.frames, spans, timeline, joints), placed, capabilities)
+        at = tuple(k.frame for k in placed)
+        joints, keys = (at, ()) if capabilities.sets is not None else ((), at)
+        windows = with_keyframes(lay_windows(request.frames, spans, timeline, joints, keys), placed, capabilities)
         notes += more
         _check_ends(windows, capabilities, spans)
         told = f"{title}, {len(windows)} windows of up to {spans.length} frames: {extension.told}."

@@ -53,18 +53,20 @@ def check_spans(spans: Spans, title: str) -> None:
         raise InputError("window", spans.length, rule, f"Use {spans.overlap + spans.step} or more, or a smaller overlap.")  # fmt: skip
 
 
-def lay_windows(frames: int, spans: Spans, timeline: Timeline, joints: tuple[int, ...] = ()) -> tuple[Window, ...]:
+def lay_windows(frames: int, spans: Spans, timeline: Timeline, joints: tuple[int, ...] = (), keys: tuple[int, ...] = ()) -> tuple[Window, ...]:  # fmt: skip
     """Windows that cover a video of `frames` exactly; raises InputError.
 
     A prompt begins with the first new frame of a window, as near to its time as step allows. joints: frames at which a
-    window must end and the next begin, because a keyframe lies there.
+    window must end and the next begin, because a keyframe lies there. keys: frames of keyframes that may lie anywhere;
+    no window begins shortly before one, where it could, as the way there would be too short.
     """
     step, units = spans.step, (frames - 1) // spans.step
+    near = {-(-key // step) for key in keys}
     starts = _prompt_starts(timeline, step, units)
     cuts = sorted({*starts[1:], *(joint // step for joint in joints if 0 < joint < frames - 1)})
     laid, begin = list[Window](), 0
     for cut in (*cuts, units):
-        for end in _ends(begin, cut, spans, not laid):
+        for end in _ends(begin, cut, spans, not laid, near):
             back = (spans.overlap - 1) // step if laid else 0
             start = max(0, begin - back)
             prompt = max(i for i, at in enumerate(starts) if at <= begin)
@@ -85,16 +87,24 @@ def _prompt_starts(timeline: Timeline, step: int, units: int) -> list[int]:
     return starts
 
 
-def _ends(begin: int, end: int, spans: Spans, first: bool) -> list[int]:
-    """Where windows end that make the units `begin` to `end`, evenly long."""
+def _ends(begin: int, end: int, spans: Spans, first: bool, keys: set[int]) -> list[int]:
+    """Where windows end that make the units `begin` to `end`: evenly long, but for keyframes in the units `keys`."""
     length, back = (spans.length - 1) // spans.step, (spans.overlap - 1) // spans.step
-    new, room = end - begin, length - back
-    if new == 0:
-        return [end] if first else []  # a video of a single frame
-    count = 1 + -(-max(new - length, 0) // room) if first else -(-new // room)
-    shared = back if first else 0  # the first window has nothing before it, so it makes more
-    even = (new + shared * (count - 1)) / count
-    return [begin + round(even * (i + 1) - shared * i) for i in range(count)]
+    room, most = length - back, length if first else length - back  # the first has nothing before it, so it makes more
+    ends, at = list[int](), begin
+    while at < end:
+        more = -(-max(end - at - most, 0) // room)  # windows after this one
+        even = (end - at + (most - room) * more) / (more + 1)
+        at = _away(at + round(even), at + max(most // 2, 1), keys, room // 3) if more else end
+        ends.append(at)
+        most = room
+    return ends or [end] * first  # a video of a single frame
+
+
+def _away(end: int, earliest: int, keys: set[int], margin: int) -> int:
+    """Where a window ends, at `end` or not much earlier, so that no keyframe lies in the first units of the next."""
+    ends = range(end, earliest - 1, -1)
+    return next((e for e in ends if not any(e < key <= e + margin for key in keys)), end)
 
 
 def with_keyframes(windows: tuple[Window, ...], keyframes: tuple[Keyframe, ...], capabilities: Capabilities) -> tuple[Window, ...]:  # fmt: skip

@@ -380,8 +380,13 @@ def test_the_text_encoder_must_have_seen_the_picture(tiny_models: Path) -> None:
     with pytest.raises(InputError, match="Connect the Keyframe at frame 0 to this node too"):
         model.family.encode(model, PROMPT, "")
     blind = Conditioning("hunyuan_video", model.facts.text_width, {"cond": {}, "uncond": {}})
-    with pytest.raises(InputError, match="Connect the keyframes to Encode Prompt too"):
+    with pytest.raises(
+        InputError, match=r"without a picture: .* Connect the same keyframes to Encode Prompt and Sample"
+    ):
         sample(model, blind, Request(**needed(model)))
+    other = replace(blind, picture=frames(1, 6))
+    with pytest.raises(InputError, match="with another picture: "):
+        sample(model, other, Request(**needed(model)))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

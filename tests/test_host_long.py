@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import resource
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reelwire.tests.host import ROOT, Host, Prompt, frames, node, workflow
+from reelwire.tests.host import ROOT, Host, Prompt, frames, node, told, workflow
 from reelwire.tests.test_host_bad_input import full_disk
 from safetensors.torch import load_file, save_file
 
@@ -206,6 +209,44 @@ def test_latents_that_are_not_finite_are_kept_too(host: Host) -> None:
     assert "not finite" in host.refuse(graph).told
     (file,) = kept(host)
     assert load_file(file)["samples"].isnan().all()
+
+
+@contextmanager
+def short_memory(host: Host, room: int) -> Iterator[None]:
+    """The host can take `room` bytes more than it has taken by now."""
+    status = Path(f"/proc/{host.pid}/status").read_text(encoding="utf-8")
+    held = int(status.split("VmSize:")[1].split()[0]) * 1024
+    before = resource.prlimit(host.pid, resource.RLIMIT_AS)
+    resource.prlimit(host.pid, resource.RLIMIT_AS, (held + room, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(host.pid, resource.RLIMIT_AS, before)
+
+
+@pytest.mark.usefixtures("nothing_kept")
+def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
+    """However much there is, it ends with the same pictures, but for what tiles do not see of each other, or in words."""
+    latents = torch.randn(1, 16, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    save_file(
+        {"latent_tensor": latents, "latent_format_version_0": torch.tensor([])}, host.base / "input" / "large.latent"
+    )
+    graph = workflow("ltx_t2v", {"3": node("LoadLatent", latent="large.latent"), "4.crf": 0})
+    whole = frames(host.videos(host.post(graph))[0]).astype(int)
+    for megabytes in range(256, 32, -16):
+        graph["4"]["inputs"]["filename_prefix"] = f"video/short{megabytes}"
+        before = len(host.log)
+        with short_memory(host, megabytes * 2**20):
+            entry = host.run(graph)
+        if entry["status"]["status_str"] != "success":
+            assert "Nothing is lost" in told(entry)
+            continue
+        made = frames(host.videos(entry)[0])
+        assert made.shape == whole.shape == (9, 512, 512, 3)
+        assert np.abs(made - whole).mean() < 3  # of 255
+        if b"goes on with tiles of" in host.log[before:]:
+            return
+    pytest.fail("No room was too small for the whole frame and large enough for tiles.")
 
 
 def test_latents_between_two_lengths(host: Host) -> None:

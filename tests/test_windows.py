@@ -38,12 +38,23 @@ def places(windows: tuple[Window, ...]) -> list[tuple[int, int, int]]:
 @pytest.mark.parametrize(("frames", "spans", "expected"), [
     (1, Spans(8, 97, 25), [(0, 0, 0)]), (97, Spans(8, 97, 25), [(0, 96, 0)]), (9, Spans(8, 97, 25), [(0, 8, 0)]),
     (33, Spans(4, 17, 9), [(0, 16, 0), (8, 24, 9), (16, 32, 9)]),
-    (29, Spans(4, 17, 9), [(0, 16, 0), (8, 20, 9), (12, 28, 9)]),  # evenly, not two long ones and a short one
+    (113, Spans(8, 97, 25), [(0, 64, 0), (40, 112, 25)]),  # evenly, not a long one and a short one
     (73, Spans(24, 25, 1, True), [(0, 24, 0), (24, 48, 1), (48, 72, 1)]),
     (27, Spans(13, 14, 1, True), [(0, 13, 0), (13, 26, 1)]),
 ])  # fmt: skip
 def test_windows(frames: int, spans: Spans, expected: list[tuple[int, int, int]]) -> None:
     assert places(lay_windows(frames, spans, timeline())) == expected
+
+
+@pytest.mark.parametrize(("keys", "expected"), [
+    ((), [0, 89, 153]),  # where windows begin to make new frames
+    ((88,), [0, 89, 153]), ((90,), [0, 65, 137]), ((112,), [0, 81, 145]), ((113,), [0, 89, 153]),
+    ((153,), [0, 89, 129, 169]), ((113, 89), [0, 65, 137]),
+    (tuple(range(1, 209)), [0, 89, 153]),  # no place is better
+])  # fmt: skip
+def test_no_window_begins_shortly_before_a_keyframe(keys: tuple[int, ...], expected: list[int]) -> None:
+    laid = lay_windows(209, Spans(8, 97, 25), timeline(), keys=keys)
+    assert [w.start + w.shared for w in laid] == expected
 
 
 def test_prompts_begin_windows() -> None:
@@ -88,11 +99,13 @@ class Film:
     spans: Spans
     told: Timeline
     joints: tuple[int, ...]
+    keys: tuple[int, ...] = ()
 
 
 @st.composite
-def films(draw: st.DrawFn, jointed: bool | None = None) -> Film:
-    """Of sound spans and numbers; jointed: with keyframes at joints, whose windows share one frame."""
+def films(draw: st.DrawFn, jointed: bool | None = None, keyed: bool = False) -> Film:
+    """Of sound spans and numbers; jointed: with keyframes at joints, whose windows share one frame; keyed: with keyframes
+    anywhere."""
     step = draw(st.sampled_from([1, 4, 6, 8, 13, 24]))
     fixed = draw(st.booleans()) if jointed else False
     length = 1 if fixed else draw(st.integers(1, 12))
@@ -101,14 +114,20 @@ def films(draw: st.DrawFn, jointed: bool | None = None) -> Film:
     some = partial(draw, st.lists(st.integers(1, max(step * units, 1)), max_size=4, unique=True))
     joints = tuple(at * step for at in draw(st.sets(st.integers(0, units), max_size=5))) if jointed else ()
     told = [at for at in sorted(some()) if at <= step * units]
-    return Film(step * units + 1, Spans(step, length * step + 1, overlap * step + 1, fixed), timeline(*told), joints)
+    return Film(
+        step * units + 1,
+        Spans(step, length * step + 1, overlap * step + 1, fixed),
+        timeline(*told),
+        joints,
+        tuple(some()) if keyed else (),
+    )
 
 
 def lay(film: Film) -> tuple[Window, ...] | None:
     """Windows; None where it is told in words that a prompt has no room."""
     check_spans(film.spans, "a model")
     try:
-        return lay_windows(film.frames, film.spans, film.told, film.joints)
+        return lay_windows(film.frames, film.spans, film.told, film.joints, film.keys)
     except InputError as error:
         told = str(error)
     assert told.startswith("timeline = prompt ")
@@ -117,7 +136,7 @@ def lay(film: Film) -> tuple[Window, ...] | None:
     return None
 
 
-@given(films() | films(jointed=True))
+@given(films() | films(jointed=True) | films(keyed=True))
 @properly
 def test_windows_cover_the_video_once(film: Film) -> None:
     windows, step = lay(film), film.spans.step
@@ -155,7 +174,7 @@ def test_windows_are_no_more_than_needed(film: Film) -> None:
         assert max(lengths, default=0) - min(lengths, default=0) <= step
 
 
-@given(films() | films(jointed=True))
+@given(films() | films(jointed=True) | films(keyed=True))
 @properly
 def test_every_prompt_begins_near_its_time(film: Film) -> None:
     windows = lay(film)
@@ -209,7 +228,7 @@ def clips(draw: st.DrawFn, film: Film, step: int) -> tuple[Keyframe, ...]:
     return tuple(made)
 
 
-@given(st.data(), films(), st.booleans())
+@given(st.data(), films() | films(keyed=True), st.booleans())
 @properly
 def test_every_keyframe_is_given_where_its_frames_are_made(data: st.DataObject, film: Film, on_grid: bool) -> None:
     """on_grid: as LTX-Video, whose clips begin and end with latent frames; else as VACE."""
