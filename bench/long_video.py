@@ -37,7 +37,8 @@ def picture(motion: str, share: float, seed: int) -> np.ndarray:
 
 
 def timeline(frames: int) -> tuple[dict[str, Any], list[Any], dict[int, np.ndarray]]:
-    """(the timeline, its windows, the keyframes' pictures by frame): at the ends, and inside the second and third part."""
+    """(the timeline, its windows, the keyframes' pictures by frame): at the ends, and in the middle of the second and the
+    third part, wherever that is in a window."""
     from reelwire.samplers.timeline import read_timeline
     from reelwire.samplers.windows import Spans, lay_windows
 
@@ -46,9 +47,8 @@ def timeline(frames: int) -> tuple[dict[str, Any], list[Any], dict[int, np.ndarr
         {"at": part * third, "text": f"a red circle moves {motion} on a black background"} for motion, part in SCENES
     ]
     told: dict[str, Any] = {"unit": "frames", "prompts": prompts, "negative": ""}
-    laid = lay_windows(frames, Spans(4, WINDOW, OVERLAP), read_timeline(json.dumps(told), 25, frames))
-    full = [[w.end for w in laid if w.prompt == part and w.frames == WINDOW] for part in (1, 2)]
-    places = [0, *(ends[len(ends) // 2] for ends in full), frames - 1]
+    places = (0, *(part * third + third // 2 for part in (1, 2)), frames - 1)
+    laid = lay_windows(frames, Spans(4, WINDOW, OVERLAP), read_timeline(json.dumps(told), 25, frames), keys=places)
     pictures = {at: picture("right", share, 3) for at, share in zip(places, (0.0, 0.7, 0.3, 0.9), strict=True)}
     told["keyframes"] = [{"at": at, "image": f"key{at}.png"} for at in places]
     return told, list(laid), pictures

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from reelwire.loaders.lora import LoRA
 from reelwire.loaders.video_model import InputError, Keyframe, Past, Request, VideoModel
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
@@ -188,6 +189,19 @@ def test_goes_on_with_the_same_model_alone(tmp_path: Path, tiny_models: Path) ->
     other = Film(open_model(tiny_models, "tiny-ltx-0.9.0"), tmp_path, timeline(), frames=33)
     with pytest.raises(InputError, match=r"other inputs: model, .*(transformer|checkpoint)"):
         other.frames()
+
+
+def test_a_lora_is_known_by_what_it_holds(tmp_path: Path) -> None:
+    """A file that was written anew under its old name is another LoRA."""
+    file = tmp_path / "style.safetensors"
+    file.write_bytes(b"one")
+    model = replace(load(BUNDLED), loras=(LoRA(file, 1.0, 1.0, {}),))
+    film = Film(model, tmp_path / "job", timeline(), frames=17)
+    told = lambda: inputs_of(film.model, film.told, film.made, film.style)
+    before = told()
+    assert before == told()
+    file.write_bytes(b"two")
+    assert [name for name, value in told().items() if value != before[name]] == ["LoRA"]
 
 
 @pytest.mark.parametrize(("request_", "style", "words"), [
