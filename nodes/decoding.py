@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -13,6 +12,7 @@ import torch
 from comfy_api.latest import InputImpl, io, ui
 from torch import Tensor
 
+from ..loaders.checkpoints import put_in_place
 from ..loaders.video_model import InputError, VideoModel
 from . import host
 from .types import VideoModelType
@@ -56,11 +56,7 @@ class FileWriter(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str) -> bool | str:
-        try:
-            host.check_prefix(filename_prefix)
-        except ValueError as error:
-            return str(error)
-        return True
+        return host.valid(filename_prefix, lambda: host.check_prefix(filename_prefix))
 
     @staticmethod
     def rate(model: VideoModel, fps: float) -> float:
@@ -141,15 +137,11 @@ class LoadLatent(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file: str) -> bool | str:
-        try:
-            _kept_file(file)
-        except ValueError as error:
-            return str(error)
-        return True
+        return host.valid(file, lambda: _kept_file(file))
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> float:
-        return host.changed(_kept_file(file))
+        return host.changed(path) if (path := host.kept_files().get(file)) else 0.0
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
@@ -216,14 +208,22 @@ def write_video(
     try:
         with av.open(str(part), "w", options={"movflags": "use_metadata_tags+faststart"}) as container:
             container.metadata.update(metadata)
-            _encode(container, frames, size, fps, crf)
-        os.replace(part, path)
+            _encode(container, _apart(frames), size, fps, crf)
+        put_in_place(part, path)
     except OSError as error:
         raise OSError(
             f"{path.name} could not be written: {error.strerror or error}. Free some disk space and run again."
         ) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def _apart(frames: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The same frames; a file that fails while they are made is not the one that is written."""
+    try:
+        yield from frames
+    except OSError as error:
+        raise RuntimeError(str(error)) from error
 
 
 def _encode(container: Any, frames: Iterator[Tensor], size: tuple[int, int], fps: float, crf: int) -> None:

@@ -262,6 +262,16 @@ def tokenizers() -> dict[str, Path]:
     return {"t5": folder / "text_encoders" / "t5_tokenizer", "clip": folder / "sd1_tokenizer", "llama": folder / "text_encoders" / "llama_tokenizer"}  # fmt: skip
 
 
+def valid(value: Any, check: Callable[[], object]) -> bool | str:
+    """What `validate_inputs` answers; what a link will bring is not known yet, and checked when the node runs."""
+    try:
+        if value is not None:
+            check()
+    except ValueError as error:
+        return str(error)
+    return True
+
+
 def check_prefix(prefix: str) -> None:
     """Raise InputError for a file name prefix that cannot be written inside the output folder."""
     remedy = "Use a name such as video/reelwire."
@@ -281,6 +291,11 @@ def output_file(prefix: str, suffix: str, width: int, height: int) -> tuple[Path
     return Path(folder) / f"{name}_{counter:05}_{suffix}", subfolder
 
 
+def beside_output(prefix: str, suffix: str) -> Path:
+    """A name in the output folder that stays the same for a prefix, whatever the time that it may ask for."""
+    return Path(os.path.normpath(output_folder() / f"{prefix}{suffix}"))
+
+
 def output_folder() -> Path:
     return Path(folder_paths.get_output_directory())
 
@@ -294,14 +309,20 @@ def metadata(cls: Any, latent: dict[str, Any]) -> dict[str, str]:
 # ---------------------------------------------------------------- latents that outlive a failure
 
 
-def input_picture(name: str) -> Tensor:
-    """A picture of the host's input folder as [1, H, W, 3] in 0..1; raises InputError where there is none."""
-    from PIL import Image, ImageOps
-
+def input_file(name: str) -> str:
+    """Where a file of the host's input folder lies; raises InputError where there is none."""
     folder = folder_paths.get_input_directory()
     path = os.path.normpath(os.path.join(folder, name))
     if not folder_paths.is_within_directory(folder, path) or not os.path.isfile(path):
         raise InputError("timeline", f"image {name!r}", "There is no such picture in ComfyUI's input folder.", "Put it there, or connect a Keyframe node.")  # fmt: skip
+    return path
+
+
+def input_picture(name: str) -> Tensor:
+    """A picture of the host's input folder as [1, H, W, 3] in 0..1; raises InputError where there is none."""
+    from PIL import Image, ImageOps
+
+    path = input_file(name)
     try:
         with Image.open(path) as image:
             pixels = ImageOps.exif_transpose(image).convert("RGB")
@@ -335,7 +356,8 @@ def read_latents(path: Path) -> dict[str, Any]:
 
     try:
         with safe_open(path, "pt") as file:
-            return {"samples": file.get_tensor("samples"), "reelwire": json.loads(file.metadata()["reelwire"])}
+            told = (file.metadata() or {}).get("reelwire")  # not there for latents that stock nodes made
+            return {"samples": file.get_tensor("samples")} | ({"reelwire": json.loads(told)} if told else {})
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{path.name} is damaged or holds no kept latents ({error}). Choose another file.") from error  # fmt: skip
 

@@ -53,11 +53,7 @@ class _Loader(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, checkpoint: str) -> bool | str:
-        try:
-            host.choose("checkpoint", checkpoint, host.checkpoints())
-        except ValueError as error:
-            return str(error)
-        return True
+        return host.valid(checkpoint, lambda: host.choose("checkpoint", checkpoint, host.checkpoints()))
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: str) -> list[float]:

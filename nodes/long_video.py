@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import InputImpl, io, ui
@@ -69,6 +70,17 @@ class LongVideo(FileWriter):
         )  # fmt: skip
 
     @classmethod
+    def fingerprint_inputs(cls, timeline: str | None = None, **_: Any) -> list[float]:
+        """Render again when a picture of the timeline was replaced."""
+        from ..samplers.timeline import read_timeline
+
+        try:
+            pictures = read_timeline(timeline or "", 24.0, 10**9).pictures
+            return [host.changed(Path(host.input_file(picture.file))) for picture in pictures]
+        except ValueError:  # told when the node runs
+            return []
+
+    @classmethod
     def execute(cls, model: VideoModel, timeline: str, frames: int, filename_prefix: str, window: int = 0, overlap: int = 0,
                 keyframes: tuple[Keyframe, ...] = (), adain: float = 0.25, memory: float = 0.0, hold: float = 1.0, fps: float = 0.0,
                 crf: int = 17, tile: int = 0, unfinished: str = RESUME, **inputs: Any) -> io.NodeOutput:  # fmt: skip
@@ -88,7 +100,7 @@ class LongVideo(FileWriter):
         size = made.request.width, made.request.height
         tiling = tiling_of(model, *model.facts.latent_shape(*size, 1)[3:], tile)
         path, subfolder = host.output_file(filename_prefix, ".mp4", *size)
-        job = Job(path.with_name(path.stem.rsplit("_", 2)[0] + ENDING))  # beside the file, without its number
+        job = Job(host.beside_output(filename_prefix, ENDING))
         job.begin(inputs_of(model, told, made, style), unfinished == ANEW)
         tiling = tiling if tile else job.settled(tiling)
         host.tell(cls.hidden.unique_id, made.notes)

@@ -165,11 +165,7 @@ class AddLoRA(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora: str) -> bool | str:
-        try:
-            host.choose("lora", lora, host.files("loras"))
-        except ValueError as error:
-            return str(error)
-        return True
+        return host.valid(lora, lambda: host.choose("lora", lora, host.files("loras")))
 
     @classmethod
     def fingerprint_inputs(cls, lora: str, **_: Any) -> float:

@@ -135,11 +135,7 @@ class LatentUpscale(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, upsampler: str) -> bool | str:
-        try:
-            host.choose("upsampler", upsampler, host.upsamplers())
-        except ValueError as error:
-            return str(error)
-        return True
+        return host.valid(upsampler, lambda: host.choose("upsampler", upsampler, host.upsamplers()))
 
     @classmethod
     def execute(cls, model: VideoModel, latent: dict[str, Any], upsampler: str, adain: float = 1.0, tone_map: float = 0.6) -> io.NodeOutput:  # fmt: skip

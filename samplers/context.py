@@ -14,14 +14,12 @@ import torch
 from torch import Tensor
 
 from ..loaders.run import Run
-from ..loaders.video_model import Conditioning, InputError, Request, VideoModel
+from ..loaders.video_model import Conditioning, Request, VideoModel
 from .denoise import OnStep, sample
 
 
 def sample_in_context(model: VideoModel, conditioning: Conditioning, request: Request, window: int, overlap: int, on_step: OnStep) -> Tensor:  # fmt: skip
     """Latents [1, C, t, h, w] of a request of any length, predicted in windows of `window` frames that share `overlap`."""
-    if model.cache is not None and request.frames > window:
-        raise InputError("model", f"with {model.cache.title}", "A cache knows one window and not several.", "Disconnect the cache node.")  # fmt: skip
     facts = model.facts
     whole, seen = (facts.latent_shape(request.width, request.height, n)[2] for n in (request.frames, min(window, request.frames)))  # fmt: skip
     stride = max(seen - facts.latent_shape(1, 1, overlap)[2], facts.time_patch) // facts.time_patch * facts.time_patch

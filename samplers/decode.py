@@ -31,22 +31,22 @@ def tiling_of(model: VideoModel, height: int, width: int, tile: int = 0) -> Tili
     return Tiling(tile // ratio, True) if tile < max(height, width) * ratio else Tiling()
 
 
-def stream_frames(model: VideoModel, latents: Tensor, seed: int = 0, tiling: Tiling | None = None,
-                  tell: Callable[[str], None] = lambda _: None) -> Iterator[Tensor]:  # fmt: skip
+def stream_frames(model: VideoModel, latents: Tensor, seed: int = 0, tiling: Tiling | None = None, tell: Callable[[str], None] = lambda _: None,
+                  smaller: Callable[[Tiling], None] = lambda _: None) -> Iterator[Tensor]:  # fmt: skip
     """Frames in order as pieces [n, H, W, 3] in 0..1 on the CPU, n at most a few. latents: [1, C, t, h, w], normalised.
 
-    seed: of the noise that VAEs with timestep conditioning add. tiling: None for what memory allows; tell: hears when it
-    had to become smaller. Raises ValueError for latents or frames that are not finite.
+    seed: of the noise that VAEs with timestep conditioning add. tiling: None for what memory allows; tell, smaller:
+    hear in words, and with the tiles, when they had to become smaller. Raises ValueError for latents or frames that are not finite.
     """
     if not torch.isfinite(latents).all():
         raise ValueError(
             "The latents are not finite (NaN or infinite), so there is no video in them. Sample again with precision bfloat16 or float32."
         )
-    yield from frames_of(model, lambda: iter(latents.split(1, 2)), latents.shape[3:], seed, tiling, tell)
+    yield from frames_of(model, lambda: iter(latents.split(1, 2)), latents.shape[3:], seed, tiling, tell, smaller)
 
 
 def frames_of(model: VideoModel, source: Callable[[], Iterator[Tensor]], size: tuple[int, ...], seed: int,
-              tiling: Tiling | None, tell: Callable[[str], None]) -> Iterator[Tensor]:  # fmt: skip
+              tiling: Tiling | None, tell: Callable[[str], None], smaller: Callable[[Tiling], None]) -> Iterator[Tensor]:  # fmt: skip
     """As `stream_frames`, of latent frames [1, C, 1, h, w] that a source makes one after another.
 
     source: called anew where memory ran out on the way, and must then give the same frames; size: (h, w).
@@ -60,6 +60,7 @@ def frames_of(model: VideoModel, source: Callable[[], Iterator[Tensor]], size: t
             yield from _finite(drop_first(model.facts.lead, pieces, 0))
 
     def told(less: Tiling) -> None:
+        smaller(less)
         tell(f"Memory ran out while decoding; it goes on with {less.words(model.facts.spatial_ratio)}.")
 
     return retried(make, tiling, (height, width), 0, told)

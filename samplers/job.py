@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -61,8 +62,12 @@ class Job:
         begun = _read(self._tiling)
         if begun is not None:
             return Tiling(**begun)
-        write_whole(self._tiling, json.dumps(asdict(tiling)).encode())
+        self.settle(tiling)
         return tiling
+
+    def settle(self, tiling: Tiling) -> None:
+        """Decode with these tiles from now on."""
+        write_whole(self._tiling, json.dumps(asdict(tiling)).encode())
 
     @property
     def _tiling(self) -> Path:
@@ -95,8 +100,13 @@ class Job:
             raise OSError(f"Window {number + 1} could not be kept: {error.strerror or error}. Free some disk space and run again.") from error  # fmt: skip
 
     def drop(self) -> None:
-        """Remove all that the job has kept."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove all that the job has kept, at once: what a kill leaves of it is no job any more."""
+        gone = self.folder.with_name(f".{self.folder.name}")
+        shutil.rmtree(gone, ignore_errors=True)
+        with suppress(OSError):
+            self.folder.rename(gone)
+        for folder in (gone, self.folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _file(self, number: int) -> Path:
         return self.folder / _WINDOW.format(f"{number:04}")

@@ -8,6 +8,7 @@ LTXI2VLongMultiPromptPipeline. What other families do is told by their `extensio
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -88,7 +89,7 @@ def plan_long(model: VideoModel, timeline: Timeline, request: Request, style: St
     extension, capabilities = model.family.extension(model), model.family.capabilities(model)
     placed, notes = plan(request.keyframes, replace(capabilities, sets=None, near=0), request.frames)
     if extension.way == "context":
-        _check_context(model, title, placed, timeline)
+        _check_context(model, title, placed, timeline, request.frames > spans.length)
         windows: tuple[Window, ...] = (Window(0, request.frames - 1, 0, 0),)
         told = f"{title}, windows of {spans.length} frames that share {spans.overlap}: {extension.told}."
     else:
@@ -137,11 +138,13 @@ def _moved_prompts(windows: tuple[Window, ...], timeline: Timeline) -> tuple[str
     return tuple(f"Prompt {n + 1} begins at frame {at}, where a window can begin, instead of {asked}." for n, asked, at in pairs if asked != at)  # fmt: skip
 
 
-def _check_context(model: VideoModel, title: str, keyframes: tuple[Keyframe, ...], timeline: Timeline) -> None:
-    """A single sampling follows one prompt, and nothing else."""
+def _check_context(model: VideoModel, title: str, keyframes: tuple[Keyframe, ...], timeline: Timeline, several: bool) -> None:  # fmt: skip
+    """A single sampling follows one prompt, and nothing else. several: whether it sees more than one window."""
     remedy = f"Load {model.family.image_models}, or LTX-Video."
     if model.family.controlled(model):
         raise InputError("model", title, "It follows a control video, and a long video has none.", "Use Sample Video, or load another model.")  # fmt: skip
+    if model.cache is not None and several:
+        raise InputError("model", f"with {model.cache.title}", "A cache knows one window and not several.", "Disconnect the cache node.")  # fmt: skip
     if keyframes or len(timeline.prompts) > 1:
         what = "keyframes" if keyframes else f"{len(timeline.prompts)} prompts"
         raise InputError("timeline", what, f"{title} makes a long video in one sampling, of one prompt and no pictures.", remedy)  # fmt: skip
@@ -205,15 +208,25 @@ def inputs_of(model: VideoModel, timeline: Timeline, made: LongPlan, style: Styl
         "model": f"{model.family.name} {model.variant}", **files, "precision": f"{recipe.dtype} {recipe.storage}",
         "LoRA": [f"{lora.file.name} {checkpoint_fingerprint(lora.file)} {lora.strength:g} {lora.low_noise:g}" for lora in model.loras],
         **{name: str(value) for name, value in options.items()}, **told, **asdict(style), **prompts,
-        "negative prompt": timeline.negative, **keyframes,
+        "negative prompt": timeline.negative, **keyframes, "calibration": _digest(planned(model, made.request_of_a_window)[0]),
+        "places of windows": _digest([(w.start, w.end, w.shared, w.prompt) for w in made.windows]),
     }  # fmt: skip
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
 def render(model: VideoModel, timeline: Timeline, made: LongPlan, style: Style, job: Job, tiling: Tiling | None, watch: Watch) -> Iterator[Tensor]:  # fmt: skip
     """Frames of the whole video in order, as pieces [n, H, W, 3] in 0..1 on the CPU. Windows that `job` holds are not
     sampled again; each new one is kept there before it is decoded."""
-    renderer = _Renderer(model, timeline, made, style, job, tiling, watch)
-    yield from {"latents": renderer.by_latents, "pictures": renderer.by_pictures, "context": renderer.in_context}[made.way]()  # fmt: skip
+    renderer, count = _Renderer(model, timeline, made, style, job, tiling, watch), 0
+    ways = {"latents": renderer.by_latents, "pictures": renderer.by_pictures, "context": renderer.in_context}
+    for piece in ways[made.way]():
+        count += len(piece)
+        yield piece
+    if count != made.request.frames:
+        raise RuntimeError(f"{count} frames were made, {made.request.frames} were asked for. This is Reelwire's fault: please report it with the timeline.")  # fmt: skip
 
 
 @dataclass
@@ -231,7 +244,7 @@ class _Renderer:
         """One stream of latents through one decoder."""
         facts, request = self.model.facts, self.made.request
         size = facts.latent_shape(request.width, request.height, request.frames)[3:]
-        yield from frames_of(self.model, self._latents, size, request.seed, self.tiling, self.watch.tell)
+        yield from frames_of(self.model, self._latents, size, request.seed, self.tiling, self.watch.tell, self._smaller)
 
     def _latents(self) -> Iterator[Tensor]:
         """Latent frames [1, C, 1, h, w] of the whole video, each as soon as no later window changes it."""
@@ -249,7 +262,8 @@ class _Renderer:
             after = self.made.windows[number + 1] if number + 1 < len(self.made.windows) else None
             shared = (after.shared - 1) // ratio + 1 if after else 0
             done = joined.shape[2] - shared
-            yield from joined[:, :, :done].split(1, 2)
+            if done:  # a window may be shared as a whole
+                yield from joined[:, :, :done].split(1, 2)
             tail = joined[:, :, done:]
 
     def by_pictures(self) -> Iterator[Tensor]:
@@ -260,7 +274,7 @@ class _Renderer:
             if window.shared and not any(k.frame == 0 for k in keyframes):
                 keyframes = (Keyframe(tail[-window.shared :], 0), *keyframes)
             latents, known = self._window(number, window, keyframes), window.shared
-            for piece in stream_frames(self.model, latents, seed, self.tiling, self.watch.tell):
+            for piece in stream_frames(self.model, latents, seed, self.tiling, self.watch.tell, self._smaller):
                 tail = torch.cat([tail, piece])[-self._most_shared() :] if len(tail) else piece
                 new, known = piece[min(known, len(piece)) :], max(0, known - len(piece))
                 if len(new):
@@ -269,7 +283,14 @@ class _Renderer:
     def in_context(self) -> Iterator[Tensor]:
         window = self.made.windows[0]
         latents = self._window(0, window, ())
-        yield from stream_frames(self.model, latents, self.made.request.seed, self.tiling, self.watch.tell)
+        yield from stream_frames(
+            self.model, latents, self.made.request.seed, self.tiling, self.watch.tell, self._smaller
+        )
+
+    def _smaller(self, tiling: Tiling) -> None:
+        """Memory was too short for larger tiles: it will be for the next window, and when the render goes on later."""
+        self.tiling = tiling
+        self.job.settle(tiling)
 
     def _most_shared(self) -> int:
         return max(1, *(window.shared for window in self.made.windows))
@@ -292,10 +313,10 @@ class _Renderer:
             return latents
 
     def _sampled(self, number: int, window: Window, request: Request) -> Tensor:
-        conditioning = self._conditioning(window, request.keyframes)
         each, all_windows = request.steps, len(self.made.windows)
         on_step = lambda done, total, run: self.watch.step(number * each + done, all_windows * each, run)
         try:
+            conditioning = self._conditioning(window, request.keyframes)
             if self.made.way == "context":
                 spans = self.made.spans
                 return sample_in_context(self.model, conditioning, request, spans.length, spans.overlap, on_step)
@@ -304,7 +325,7 @@ class _Renderer:
             if not out_of_memory(error):
                 raise
             size = f"{window.frames} frames of {request.width}x{request.height}"
-        raise InputError("window", size, "Memory ran out while a window was sampled.", "Use a smaller window or size; what is done is kept.")  # fmt: skip
+        raise InputError("window", size, "Memory ran out while its prompt was read or it was sampled.", "Use a smaller window or size; what is done is kept.")  # fmt: skip
 
     def _conditioning(self, window: Window, keyframes: tuple[Keyframe, ...]) -> Conditioning:
         """The window's prompt, read once; anew for each window where the text encoder looks at its first frame too."""

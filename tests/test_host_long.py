@@ -90,6 +90,7 @@ def test_other_inputs_are_refused_until_it_starts_over(host: Host) -> None:
     with full_disk(host, 20_000):  # windows are larger
         told = host.refuse(film("other")).told
     assert "Window 1 could not be kept: File too large" in told
+    assert "could not be written" not in told
     assert "run again with the same inputs" not in told, "nothing is kept"
     with full_disk(host, 30_000):  # the file is larger
         told = host.refuse(film("other")).told
@@ -101,6 +102,19 @@ def test_other_inputs_are_refused_until_it_starts_over(host: Host) -> None:
     entry = host.post(film("other", seed=2, unfinished="start over"))
     assert len(frames(host.videos(entry)[0])) == 73
     assert left(host, "other") == ["other_00001_.mp4"]
+
+
+def test_a_name_with_the_time_goes_on_too(host: Host) -> None:
+    """However much time has passed meanwhile; the name may come by a link."""
+    graph = film("linked", filename_prefix=["3", 0])
+    graph["3"] = node("PrimitiveString", value="long/clock_%second%_x")
+    with full_disk(host, 30_000):
+        told = host.refuse(graph).told
+    assert "kept in output/long/clock_%second%_x.unfinished" in told
+    (video,) = host.videos(host.post(graph))
+    assert video.name.startswith("clock_")
+    assert "%" not in video.name
+    assert left(host, "clock") == [video.name]
 
 
 def test_pictures_of_the_timeline(host: Host) -> None:
@@ -209,6 +223,8 @@ def test_latents_that_are_not_finite_are_kept_too(host: Host) -> None:
     assert "not finite" in host.refuse(graph).told
     (file,) = kept(host)
     assert load_file(file)["samples"].isnan().all()
+    graph["3"] = node("ReelwireLoadLatent", file=file.name)
+    assert "not finite" in host.refuse(graph).told, "it was loaded"
 
 
 @contextmanager

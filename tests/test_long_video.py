@@ -10,14 +10,17 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.lora import LoRA
+from reelwire.loaders.tiles import Tiling
 from reelwire.loaders.video_model import InputError, Keyframe, Past, Request, VideoModel
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.job import Job
-from reelwire.samplers.long_video import LongPlan, Style, Watch, inputs_of, plan_long, render, towards
+from reelwire.samplers.long_video import LongPlan, Style, Watch, _Renderer, inputs_of, plan_long, render, towards
 from reelwire.samplers.timeline import Timeline, read_timeline
+from reelwire.tests.test_caches import SOME
 from reelwire.tests.test_families import MODELS, PROMPT, every, frames, needed, open_model
 from reelwire.tests.test_ltx_parity import load
+from reelwire.tests.test_tiles import Short
 from reelwire.tests.tiny import BUNDLED
 from torch import Tensor
 
@@ -155,6 +158,27 @@ def test_prompts_begin_with_new_frames(tmp_path: Path) -> None:
     assert film.frames().shape[0] == 81
 
 
+@pytest.mark.parametrize("at", [4, 8, 12])
+def test_a_prompt_that_begins_soon(tmp_path: Path, at: int) -> None:
+    """The window after it shares the whole first one."""
+    film = Film(load(BUNDLED), tmp_path, timeline(0, at), Style(17, 9), frames=25)
+    assert film.frames().shape[0] == 25
+
+
+def test_frames_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Renderer, "by_latents", lambda renderer: iter([torch.zeros(3, 8, 8, 3)]))
+    with pytest.raises(RuntimeError, match="3 frames were made, 25 were asked for"):
+        Film(load(BUNDLED), tmp_path, timeline(), frames=25).frames()
+
+
+def test_smaller_tiles_are_kept_for_what_follows(tmp_path: Path) -> None:
+    film, told = Film(load(BUNDLED), tmp_path, timeline(), Style(17, 5), frames=29), Tiling(4, True)
+    with film.model.use("vae") as vae, Short(vae.decoder, 0.6):
+        film.frames()
+    assert film.job.settled(Tiling()) == told
+    assert sum("Memory ran out" in note for note in film.notes) == 2  # in parts, then in tiles
+
+
 def test_a_damaged_window_is_made_again(tmp_path: Path) -> None:
     film = Film(load(BUNDLED), tmp_path, timeline(), Style(17, 5), frames=41)
     whole = film.frames()
@@ -177,7 +201,7 @@ def test_goes_on_with_the_same_inputs_alone(tmp_path: Path, changes: dict[str, A
     with pytest.raises(InputError, match=told):
         Film(model, tmp_path, timeline(), frames=33, **changes).frames()
     for other, words in (
-        (timeline(0, 20), "other inputs: prompt 2"),
+        (timeline(0, 20), "other inputs: .*prompt 2"),
         (replace(timeline(), negative="blur"), "negative"),
     ):
         with pytest.raises(InputError, match=words):
@@ -202,6 +226,24 @@ def test_a_lora_is_known_by_what_it_holds(tmp_path: Path) -> None:
     assert before == told()
     file.write_bytes(b"two")
     assert [name for name, value in told().items() if value != before[name]] == ["LoRA"]
+
+
+def test_other_windows_are_other_inputs(tmp_path: Path, tiny_models: Path) -> None:
+    """Where they lie, and what a cache has been told by a calibration meanwhile."""
+    model = replace(load(BUNDLED), cache=SOME["TeaCache"])
+    film = Film(model, tmp_path, timeline(), Style(17, 5), frames=29, steps=12)
+    told = lambda made: inputs_of(model, film.told, made, film.style)
+    before, fewer = told(film.made), replace(film.made, windows=film.made.windows[:1])
+    assert before == told(plan_long(model, film.told, Request(steps=12, seed=3, frames=29), film.style))
+    assert [name for name, value in told(fewer).items() if value != before[name]] == ["places of windows"]
+    other = replace(film.made, request=replace(film.made.request, steps=4))  # too few for a cache
+    assert "calibration" in [name for name, value in told(other).items() if value != before[name]]
+
+
+def test_no_cache_over_several_windows(tmp_path: Path, tiny_models: Path) -> None:
+    model = replace(open_model(tiny_models, "tiny-wan2.1-t2v"), cache=SOME["TeaCache"])
+    with pytest.raises(InputError, match="A cache knows one window"):
+        Film(model, tmp_path, timeline(), frames=length(model))
 
 
 @pytest.mark.parametrize(("request_", "style", "words"), [
