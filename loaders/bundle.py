@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,12 @@ class Weights:
         """See `checkpoints.build`."""
         return build(self._make, self.entries, dtype, progress, small, storage)
 
+    def part(self, name: str, load: Callable[[Progress], nn.Module], instead_of: tuple[str, ...] = ()) -> Part:
+        """What a VideoModel holds of this network."""
+        shapes = {key: entry.shape for key, entry in self.entries.items()}
+        dtypes = {key: entry.dtype for key, entry in self.entries.items()}
+        return Part(name, load, instead_of, shapes, dtypes, self.config)
+
     def check(self) -> None:
         """Raise CheckpointError unless every key and shape fits; reads no weights."""
         fitting(self._make, self.entries)
@@ -77,8 +83,7 @@ class Bundle:
         others = lambda name: tuple(n for n in large if n != name) if name in networks else ()
         small = {*networks, *(name for name in self.parts if name.startswith("text_encoder"))}
         load = lambda name: partial(self.parts[name].build, dtype, name in small, storage if name in networks else "")
-        shapes = lambda name: {key: entry.shape for key, entry in self.parts[name].entries.items()}
-        return {name: Part(name, load(name), others(name), shapes(name)) for name in self.parts}
+        return {name: weights.part(name, load(name), others(name)) for name, weights in self.parts.items()}
 
 
 def read_bundle(folder: Path, family: str, title: str, kinds: Mapping[str, tuple[str, ...]]) -> Bundle:

@@ -20,6 +20,7 @@ from .bundle import Bundle
 from .cogvideox_vae import decode_pieces, encode_pieces
 from .flow import draw, encoded_source, skipped
 from .media import cover
+from .peaks import Moment
 from .run import SMALLEST, Run, Schedule
 from .sources import read_model
 from .text_encoders import encode_t5, load_tokenizer
@@ -55,6 +56,7 @@ class CogFacts(Facts):
 class CogVideoX(Family):
     name, title, batched_guidance, solvers = "cogvideox", "CogVideoX", True, "cogvideox"
     vae_bytes = 74_000, 74_000
+    moments: Mapping[str, Moment] = {"query and key": Moment(hidden=7, float32=2, copies=1, rotary=3, text=1)}
     dispatches = False
     image_models = "CogVideoX-5B-I2V or CogVideoX1.5-5B-I2V"
     text_models = "CogVideoX-5B or CogVideoX1.5-5B"

@@ -18,6 +18,7 @@ from .flow import FlowRun, begin, draw, encoded_source, mix
 from .hunyuan_video_text import encode_prompt
 from .hunyuan_video_vae import decode_pieces, encode_pieces
 from .media import cover
+from .peaks import Moment
 from .run import Run, Schedule
 from .sources import read_model
 from .tiles import Pieces, Tile
@@ -44,6 +45,9 @@ class HunyuanFacts(Facts):
 class HunyuanVideo(Family):
     name, title, batched_guidance = "hunyuan_video", "HunyuanVideo", False
     vae_bytes = 81_000, 81_000
+    moments: Mapping[str, Moment] = {
+        "query and key of a single block": Moment(hidden=7, mlp=1, float32=2, copies=1, rotary=2, text=1)
+    }
     stacks = Stacks(("transformer_blocks", "single_transformer_blocks"))
     image_models, text_models = "HunyuanVideo-I2V", "HunyuanVideo (T2V)"
 

@@ -16,12 +16,14 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from .bundle import Weights
 from .checkpoints import CheckpointError, build
 from .encoders import KINDS, read_encoder, width
 from .flow import FlowRun, begin, draw, encoded_source, mix
 from .ltx_files import read_ltx
 from .ltx_vae import Noise, decode_pieces, encode_pieces
 from .media import cover
+from .peaks import Moment
 from .run import SMALLEST, Run, Schedule
 from .text_encoders import encode_t5, load_tokenizer
 from .tiles import Pieces, Tile
@@ -34,7 +36,6 @@ from .video_model import (
     InputError,
     Keyframe,
     Memory,
-    Part,
     Progress,
     Recipe,
     Request,
@@ -59,6 +60,7 @@ class LTXFacts(Facts):
 class LTX(Family):
     name, title, batched_guidance, solvers = "ltx", "LTX-Video", True, "ltx"
     vae_bytes = 2_800, 1_300
+    moments: Mapping[str, Moment] = {"query and key": Moment(hidden=6, float32=4, copies=1)}
     rounds_encode = True
     stacks = Stacks(pairs=False)
 
@@ -91,20 +93,17 @@ class LTX(Family):
 
             return build(lambda: VAE.from_config(files.vae_config), files.vae, dtype, progress)
 
-        loads: dict[str, Callable[[Progress], nn.Module]] = {
-            "transformer": transformer,
-            "vae": vae,
-            "text_encoder": partial(text.build, dtype, True, ""),
-        }
         config = files.transformer_config
         facts = LTXFacts(
             spatial_ratio=files.spatial_ratio, temporal_ratio=files.temporal_ratio, size_multiple=files.spatial_ratio,
             channels=config["in_channels"], width=config["num_attention_heads"] * config["attention_head_dim"],
             text_width=text_width, scheduler=files.scheduler_config, pictures=None, layers=config["num_layers"], modules=3 * config["num_layers"], **files.defaults,
         )  # fmt: skip
-        parts = {name: Part(name, load) for name, load in loads.items()}
-        shapes = {key: entry.shape for key, entry in files.transformer.items()}
-        parts["transformer"] = replace(parts["transformer"], instead_of=("text_encoder",), tensors=shapes)
+        network, coder = Weights(config, files.transformer), Weights(files.vae_config, files.vae)
+        parts = {
+            "transformer": network.part("transformer", transformer, ("text_encoder",)), "vae": coder.part("vae", vae),
+            "text_encoder": text.part("text_encoder", partial(text.build, dtype, True, "")),
+        }  # fmt: skip
         return VideoModel(self, files.variant, facts, parts, replace(recipe, variant=files.variant), memory)
 
     def encode(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .flow import FlowRun, begin, draw, encoded_source, mix
 from .mochi_vae import decode_pieces, encode_pieces
+from .peaks import Moment
 from .run import SMALLEST, Run, Schedule
 from .sources import read_model
 from .text_encoders import encode_t5, load_tokenizer
@@ -34,6 +35,7 @@ _KINDS = {
 class Mochi(Family):
     name, title, batched_guidance = "mochi", "Mochi 1", True
     vae_bytes = 28_000, 16_000
+    moments: Mapping[str, Moment] = {"query and key": Moment(hidden=7, float32=3, text=1)}
     rounds_encode = True
     dispatches = False
     image_models = "an image-to-video model of another family, as Wan2.1-I2V"

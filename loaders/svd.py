@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .flow import begin, draw, encoded_source
 from .media import cover
+from .peaks import Moment
 from .run import SMALLEST, Run, Schedule
 from .sources import read_model
 from .svd_vae import decode_pieces, encode_pieces
@@ -32,6 +33,7 @@ _KINDS = {"unet": ("UNetSpatioTemporalConditionModel",), "vae": ("AutoencoderKLT
 class SVD(Family):
     name, title, batched_guidance, solvers = "svd", "Stable Video Diffusion", True, "svd"
     vae_bytes = 104_000, 67_000
+    moments: Mapping[str, Moment] = {"outermost block": Moment(hidden=14)}
     stacks, dispatches = None, False
     text_models = "a text-to-video model of another family"
     methods = ("cfg", "apg", "cfg-zero*", "tcfg")  # its UNet is no stack of blocks to skip

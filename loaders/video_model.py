@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .coding import Coder
+from .peaks import Moment
 from .run import Run, Schedule
 from .tiles import Tiling
 
@@ -104,13 +105,15 @@ def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
 class Part:
     """One network of a model: read from disk when it is first used, kept by the Memory that used it.
 
-    instead_of: names of parts that give their room away while this one is used.
+    instead_of: names of parts that give their room away while this one is used. config: of its class, as on disk.
     """
 
     name: str
     load: Callable[[Progress], nn.Module] = field(repr=False)
     instead_of: tuple[str, ...] = ()
     tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)  # names and shapes of its weights
+    dtypes: Mapping[str, str] = field(default_factory=dict, repr=False)  # names of its weights -> types in the file
+    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class Memory(Protocol):
@@ -359,6 +362,8 @@ class Family(Coder, ABC):
     name: str  # as in `Recipe.family` and in the `reelwire` entry of a LATENT
     title: str  # as people write it
     batched_guidance: bool  # whether the reference pipeline runs both branches of CFG as one batch
+    moments: Mapping[str, Moment]  # of a forward, at which most is alive
+    latents_held = 5.0  # tensors like the latents, in float32, that the sampler and its solver hold during a step
     solvers = "flow"  # which table of samplers/schedules.py steps through its noise
     blocks = "transformer_blocks"  # the network's attribute that holds its blocks
     dispatches = True  # whether diffusers lets its attention have other kernels
@@ -443,6 +448,18 @@ class Family(Coder, ABC):
     def controlled(self, model: VideoModel) -> bool:
         """Whether the model follows a control video."""
         return False
+
+    def positions(self, model: VideoModel, request: Request) -> int:
+        """The tokens of one branch in the network's forward."""
+        return model.facts.tokens(request.width, request.height, request.frames)
+
+    def text_positions(self, model: VideoModel, request: Request) -> int:
+        """The tokens of a prompt in the network's forward."""
+        return model.facts.prompt_tokens
+
+    def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
+        """How wide the network's MLPs are within."""
+        return 4 * hidden
 
 
 def _sets(allowed: tuple[tuple[str, ...], ...]) -> str:

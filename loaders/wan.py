@@ -20,6 +20,7 @@ from .bundle import Bundle, frozen, read_bundle, shipped_config
 from .checkpoints import CheckpointError
 from .flow import FlowRun, begin, draw, encoded_source, mix
 from .media import clip_pixels, cover, fit_inside
+from .peaks import Moment
 from .run import Run, Schedule
 from .sources import read_model, read_source
 from .text_encoders import encode_t5, load_tokenizer
@@ -66,6 +67,10 @@ class WanFacts(Facts):
 class Wan(Family):
     name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
     vae_bytes = 22_000, 22_000
+    moments: Mapping[str, Moment] = {
+        "query and key": Moment(hidden=5, float32=2, copies=1, rotary=2, controlled=1),
+        "MLP": Moment(hidden=3, mlp=2, rotary=2, controlled=1),
+    }
     stacks = Stacks(("blocks",), "vace_blocks", "vace_layers", pairs=False)
     image_models = "Wan2.1-I2V-14B, Wan2.2-I2V-A14B, Wan2.2-TI2V-5B or Wan2.1-VACE"
     text_models = "Wan2.1-T2V or Wan2.2-T2V-A14B"
@@ -118,6 +123,9 @@ class Wan(Family):
 
     def controlled(self, model: VideoModel) -> bool:
         return _facts(model).vace_layers > 0
+
+    def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
+        return int(config["ffn_dim"])
 
     def schedule(self, model: VideoModel, request: Request) -> Schedule:
         return Schedule({"shift": request.shift or 1.0}, request.steps)

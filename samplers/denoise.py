@@ -19,6 +19,7 @@ from ..loaders.video_model import Conditioning, Control, InputError, Request, Vi
 from .caches.runner import cached, phase, planned
 from .guidance import check_guidance, guide
 from .keyframes import plan
+from .room import step_bytes
 from .schedules import TABLES, solver
 from .speed import accelerated, check_speed
 
@@ -85,7 +86,7 @@ def sample(
         scheduler = solver(family.solvers, request.sampler, family.schedule(model, request), device)
         run = family.prepare(model, conditioning, request, scheduler)
         prepared(run)
-        predict, total, room = guide(model, run), len(run.timesteps), _activations(model, request)
+        predict, total, room = guide(model, run), len(run.timesteps), step_bytes(model, request)
         with cached(model, run, request):
             for part, group in groupby(range(total), run.part):
                 first, *rest = group
@@ -116,12 +117,6 @@ def _predicted(run: Run, step: int, compute: Callable[[], Tensor]) -> Tensor:
         raise ValueError(f"{run.cache.policy.title}: step {step + 1} of {len(run.timesteps)} is not finite (NaN or infinite). Run without the cache node, or with a lower speed or threshold, to see whether the model itself is sound.")  # fmt: skip
     run.cache.seconds.append(time.perf_counter() - begin)
     return prediction
-
-
-def _activations(model: VideoModel, request: Request) -> int:
-    """Bytes that a forward needs beside the weights: about twelve times its width for each token of both branches."""
-    tokens = math.prod(model.facts.latent_shape(request.width, request.height, request.frames)[2:])
-    return tokens * 2 * 12 * model.facts.width * 2
 
 
 def _check_source(model: VideoModel, request: Request, source: Tensor) -> None:

@@ -1,0 +1,207 @@
+"""What a run needs beside the weights, measured without numbers: networks at their published size on the meta device.
+
+The pack's own code runs (`samplers.denoise.sample`, `Family.encode`, `stream_frames`); a dispatch mode counts the bytes of all
+storages that are alive there. Where code reads a number back it is told a plain one, and masks count as full. Attention is
+taken for one of the fused kernels, which hold nothing but their result. What a kernel needs inside itself is not seen.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from reelwire.loaders.video_model import Conditioning, Control, Keyframe, Part, Request, VideoModel
+from reelwire.tests.support.published import imagined
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+META = torch.device("meta")
+aten = torch.ops.aten
+
+
+def _storages(nest: Any) -> dict[int, torch.UntypedStorage]:
+    tensors = [leaf for leaf in tree_leaves(nest) if isinstance(leaf, Tensor) and leaf.is_meta]
+    return {t.untyped_storage()._cdata: t.untyped_storage() for t in tensors}
+
+
+def _answer(call: Any, args: Any, kwargs: Any) -> Any:
+    """What is told where a number would be read back; None for all else."""
+    if call is aten._local_scalar_dense.default and args[0].is_meta:
+        return True if args[0].dtype == torch.bool else 0.5 if args[0].is_floating_point() else 1
+    if call is aten.equal.default and (args[0].is_meta or args[1].is_meta):
+        return True
+    if call is aten._to_copy.default and args[0].is_meta and str(kwargs.get("device")) == "cpu":
+        return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+    if call is aten.nonzero.default and args[0].is_meta:
+        return torch.empty(args[0].numel(), args[0].ndim, dtype=torch.long, device=META)
+    return None
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of all storages that are alive on the meta device; what is copied away is not counted.
+
+    at: what is alive at the peak, as (size, how many), when `detailed`.
+    """
+
+    def __init__(self, detailed: bool = False) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.at: Counter[Any] = Counter()
+        self._seen = dict[int, Any]()
+        self._detailed = detailed
+
+    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        told = _answer(call, args, kwargs)
+        made = call(*args, **kwargs) if told is None else told
+        given = _storages((args, kwargs))  # a view of a weight is no new storage
+        for key, storage in _storages(made).items():
+            if key not in given:
+                self._count(storage, call)
+        return made
+
+    def _count(self, storage: torch.UntypedStorage, call: Any) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._seen:
+            return
+        self._seen[key] = (size, str(call)) if self._detailed else size
+        self.now += size
+        if self.now > self.peak:
+            self.peak = self.now
+            if self._detailed:
+                self.at = Counter(self._seen.values())
+        weakref.finalize(storage, self._gone, key, size)
+
+    def _gone(self, key: int, size: int) -> None:
+        self._seen.pop(key)
+        self.now -= size
+
+    def restart(self) -> None:
+        """The peak from here on."""
+        self.peak = self.now
+
+
+class Fused(TorchFunctionMode):
+    """Attention as the fused kernels do it, which hold nothing but their result."""
+
+    def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if call is F.scaled_dot_product_attention:
+            return torch.empty_like(args[0] if args else (kwargs or {})["query"])
+        return call(*args, **(kwargs or {}))
+
+
+class Imagined:
+    """A memory whose parts lie on the meta device. asked: part -> bytes that each use has asked for."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, list[int]] = {}
+        self.peaks: dict[str, int] = {}
+        self._parts: dict[str, nn.Module] = {}
+
+    @contextmanager
+    def use(self, part: Part, activations: int = 0) -> Iterator[Any]:
+        self.asked.setdefault(part.name, []).append(activations)
+        self.make(part)
+        live = live_mode()
+        if live is not None:
+            live.restart()
+        before = 0 if live is None else live.now
+        yield self._parts[part.name]
+        if live is not None:
+            self.peaks[part.name] = max(self.peaks.get(part.name, 0), live.peak - (0 if "former" in part.name or part.name == "unet" else before))  # fmt: skip
+
+    def make(self, part: Part) -> None:
+        """Have a part before anything is counted."""
+        if part.name not in self._parts:
+            self._parts[part.name] = typed(part, self.dtype)
+
+    dtype = torch.bfloat16
+
+    def device(self, part: str) -> torch.device:
+        return META
+
+    def room(self, part: str) -> int:
+        return sys.maxsize
+
+
+_LIVE: list[Live] = []
+
+
+def live_mode() -> Live | None:
+    """The mode that counts now."""
+    return _LIVE[-1] if _LIVE else None
+
+
+@contextmanager
+def counted(detailed: bool = False) -> Iterator[Live]:
+    """Counts for the length of the block."""
+    autocast = torch.autocast
+    with Live(detailed) as live, Fused(), torch.no_grad():
+        _LIVE.append(live)
+        torch.autocast = lambda kind, *more, **named: (
+            nullcontext() if kind == "meta" else autocast(kind, *more, **named)
+        )  # type: ignore
+        try:
+            yield live
+        finally:
+            torch.autocast = autocast  # type: ignore[misc]
+            _LIVE.pop()
+
+
+def typed(part: Part, dtype: torch.dtype) -> nn.Module:
+    """The module of a part as `checkpoints.build` would type it, on the meta device."""
+    module = imagined(part.config)
+    whole = set(getattr(module, "_keep_in_fp32_modules", None) or ())
+    for name, weight in module.named_parameters():
+        weight.data = torch.empty(weight.shape, dtype=torch.float32 if whole & {*name.split(".")} else dtype, device=META)  # fmt: skip
+    return module
+
+
+def conditioning(model: VideoModel, request: Request) -> Conditioning:
+    """Prompts of the family's form, as long as they can be."""
+    facts, length = model.facts, model.facts.prompt_tokens
+    text = torch.zeros(1, length, facts.text_width)
+    read: dict[str, Tensor] = {"text": text, "mask": torch.ones(1, length, dtype=torch.bool)}
+    picture = None
+    if model.family.name == "svd":
+        read = {}
+    if model.family.name == "hunyuan_video":
+        image = getattr(facts, "image", "")
+        more = {"latent_concat": 288, "token_replace": 144}.get(image, 0)  # of the 576 tokens of a picture
+        read = {"text": torch.zeros(1, length + more, facts.text_width), "mask": torch.ones(1, length + more, dtype=torch.long),
+                "pooled": torch.zeros(1, 768)}  # fmt: skip
+        picture = request.keyframes[0].images if image else None
+    return Conditioning(model.family.name, facts.text_width, {"cond": read, "uncond": read}, (), picture)
+
+
+def fitted(model: VideoModel, **changes: Any) -> Request:
+    """The request of a variant's default preset with these changes, and with the pictures or the control that it needs."""
+    wanted = model.complete(Request(**changes))
+    frame = torch.zeros(1, wanted.height, wanted.width, 3)
+    places = (model.facts.pictures or ((),))[-1]
+    keyframes = tuple(Keyframe(frame, 0 if place == "first" else wanted.frames - 1) for place in places)
+    control = None
+    if model.family.controlled(model):
+        control = Control(torch.zeros(wanted.frames, wanted.height, wanted.width, 3))
+    return Request(**{**changes, "keyframes": keyframes, "control": control})
+
+
+def step_peak(model: VideoModel, steps: int = 2, detailed: bool = False, **changes: Any) -> Live:
+    """Two steps of a request through the pack's own sampler; `peak` is all that is alive beside the weights."""
+    from reelwire.samplers.denoise import sample
+
+    request = fitted(model, steps=steps, **changes)
+    for name, part in model.parts.items():
+        if not name.startswith("text"):
+            model.memory.make(part)
+    with counted(detailed) as live:
+        sample(model, conditioning(model, request), request)
+    return live
