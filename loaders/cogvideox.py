@@ -56,7 +56,10 @@ class CogFacts(Facts):
 class CogVideoX(Family):
     name, title, batched_guidance, solvers = "cogvideox", "CogVideoX", True, "cogvideox"
     vae_bytes = 74_000, 74_000
-    moments: Mapping[str, Moment] = {"query and key": Moment(hidden=7, float32=2, copies=1, rotary=3, text=1)}
+    moments: Mapping[str, Moment] = {
+        "query and key": Moment(hidden=7, float32=2, copies=1, rotary=3, text=1),
+        "MLP": Moment(hidden=4, mlp=2, rotary=3, text=1),
+    }
     dispatches = False
     image_models = "CogVideoX-5B-I2V or CogVideoX1.5-5B-I2V"
     text_models = "CogVideoX-5B or CogVideoX1.5-5B"

@@ -46,7 +46,8 @@ class HunyuanVideo(Family):
     name, title, batched_guidance = "hunyuan_video", "HunyuanVideo", False
     vae_bytes = 81_000, 81_000
     moments: Mapping[str, Moment] = {
-        "query and key of a single block": Moment(hidden=7, mlp=1, float32=2, copies=1, rotary=2, text=1)
+        "query and key of a single block": Moment(hidden=8, mlp=1, float32=2, copies=1, rotary=2, text=1),
+        "output of a single block": Moment(hidden=8, mlp=2, rotary=2, text=1),
     }
     stacks = Stacks(("transformer_blocks", "single_transformer_blocks"))
     image_models, text_models = "HunyuanVideo-I2V", "HunyuanVideo (T2V)"
@@ -107,6 +108,12 @@ class HunyuanVideo(Family):
         guidance = model.guidance.true_scale or 1.0 if facts.embedded else request.guidance
         make = {"latent_concat": _ConcatRun, "token_replace": _ReplaceRun}.get(facts.image, _Run)
         return make(latents, timesteps, scheduler, guidance, skip, text=text, embedded=scale, dtype=dtype, first=first)
+
+    def text_positions(self, model: VideoModel, request: Request) -> int:
+        """The prompt's, and those of the picture's tokens that are kept."""
+        config = model.parts["text_encoder"].config.get("vision_config")
+        seen = (config["image_size"] // config["patch_size"]) ** 2 if config else 0
+        return model.facts.prompt_tokens + seen // INTERLEAVE.get(_facts(model).image, 1)
 
     def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
         return latents.float() * vae.config.scaling_factor

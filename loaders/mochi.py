@@ -35,7 +35,10 @@ _KINDS = {
 class Mochi(Family):
     name, title, batched_guidance = "mochi", "Mochi 1", True
     vae_bytes = 28_000, 16_000
-    moments: Mapping[str, Moment] = {"query and key": Moment(hidden=7, float32=3, text=1)}
+    moments: Mapping[str, Moment] = {
+        "query and key": Moment(hidden=7, float32=2, copies=1, shared=1, text=0.5),
+        "MLP": Moment(hidden=5, mlp=4, shared=1, text=0.1),
+    }
     rounds_encode = True
     dispatches = False
     image_models = "an image-to-video model of another family, as Wan2.1-I2V"
@@ -85,6 +88,9 @@ class Mochi(Family):
             run.latents = mix(latents, encoded_source(model, request), torch.tensor(run.sigma(0)))
         run.latents = run.latents.to(dtype)
         return run
+
+    def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
+        return 4 * hidden * 2 // 3
 
     def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
         return decode_pieces(vae, latents, tile.thrifty)

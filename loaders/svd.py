@@ -33,7 +33,7 @@ _KINDS = {"unet": ("UNetSpatioTemporalConditionModel",), "vae": ("AutoencoderKLT
 class SVD(Family):
     name, title, batched_guidance, solvers = "svd", "Stable Video Diffusion", True, "svd"
     vae_bytes = 104_000, 67_000
-    moments: Mapping[str, Moment] = {"outermost block": Moment(hidden=14)}
+    moments: Mapping[str, Moment] = {"outermost block": Moment(hidden=28)}
     stacks, dispatches = None, False
     text_models = "a text-to-video model of another family"
     methods = ("cfg", "apg", "cfg-zero*", "tcfg")  # its UNet is no stack of blocks to skip
@@ -87,6 +87,11 @@ class SVD(Family):
         both = lambda cond: {"cond": cond, "uncond": torch.zeros_like(cond), "cond_uncond": torch.cat([torch.zeros_like(cond), cond])}  # fmt: skip
         return _Run(latents, timesteps, scheduler, request.guidance, skip, look=both(look), given=both(given),
                     ids=ids.to(device), scales=scales, generator=generator)  # fmt: skip
+
+    def positions(self, model: VideoModel, request: Request) -> int:
+        """Latent pixels of all frames: a UNet has no tokens."""
+        _, _, time, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
+        return time * height * width
 
     def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
         return decode_pieces(vae, latents, tile.thrifty)

@@ -68,8 +68,9 @@ class Wan(Family):
     name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
     vae_bytes = 22_000, 22_000
     moments: Mapping[str, Moment] = {
-        "query and key": Moment(hidden=5, float32=2, copies=1, rotary=2, controlled=1),
-        "MLP": Moment(hidden=3, mlp=2, rotary=2, controlled=1),
+        "query and key": Moment(hidden=5, float32=2, copies=1, rotary=2, controlled=1, timed=7, timed32=6),
+        "MLP": Moment(hidden=4, mlp=2, rotary=2, controlled=1, timed=7, timed32=6),
+        "key of the text": Moment(hidden=5, rotary=2, controlled=1, timed=7, timed32=6, keys=3, keys32=2, key_copies=1),
     }
     stacks = Stacks(("blocks",), "vace_blocks", "vace_layers", pairs=False)
     image_models = "Wan2.1-I2V-14B, Wan2.2-I2V-A14B, Wan2.2-TI2V-5B or Wan2.1-VACE"
@@ -123,6 +124,9 @@ class Wan(Family):
 
     def controlled(self, model: VideoModel) -> bool:
         return _facts(model).vace_layers > 0
+
+    def timed(self, model: VideoModel, request: Request) -> bool:
+        return _facts(model).per_token_time
 
     def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
         return int(config["ffn_dim"])
