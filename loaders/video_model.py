@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .coding import Coder
-from .peaks import Moment
+from .peaks import Moment, coder_bytes, encoder_bytes, with_kernels
 from .run import Run, Schedule
 from .tiles import Tiling
 
@@ -317,21 +317,28 @@ class VideoModel:
     cache: Any = None  # a caches.policy.Policy; None: every step is computed
     options: Mapping[str, Any] = field(default_factory=dict)  # what only this family knows, as SVD's motion bucket
 
-    def use(self, part: str, activations: int = 0) -> AbstractContextManager[Any]:
-        return self.memory.use(self.parts[part], activations)
+    def use(self, part: str, activations: int | None = None) -> AbstractContextManager[Any]:
+        """The part, ready to run. activations: bytes that it needs beside its weights; None: what an encoder needs for
+        the longest prompt."""
+        if activations is None:
+            activations = encoder_bytes(self, part) if "encoder" in part else 0
+        return self.memory.use(self.parts[part], with_kernels(activations))
 
-    def tiling(self, height: int, width: int) -> Tiling:
+    def tiling(self, height: int, width: int, encode: bool = False) -> Tiling:
         """The largest tiles with which the VAE's work on a frame of height x width latent pixels fits into its room."""
         tiling: Tiling | None = Tiling()
-        while tiling and self.vae_bytes(tiling, height, width) > 0.8 * self.memory.room("vae"):
+        while tiling and self.vae_bytes(tiling, height, width, encode) > 0.8 * self.memory.room("vae"):
             best, tiling = tiling, tiling.smaller(height, width)
         return tiling or best
 
-    def vae_bytes(self, tiling: Tiling, height: int, width: int) -> int:
-        """About what the VAE's work needs beside its weights, whatever the length of the video."""
-        tile = tiling.rows(height, width)[0][0]
-        pixels = tile.height * tile.width * self.facts.spatial_ratio**2
-        return pixels * self.family.vae_bytes[tiling.thrifty] * getattr(torch, self.recipe.dtype).itemsize // 4
+    def vae_bytes(self, tiling: Tiling, height: int, width: int, encode: bool = False) -> int:
+        """What the VAE's work needs beside its weights, whatever the length of the video."""
+        return coder_bytes(self, tiling.rows(height, width), encode)
+
+    def encoding(self, width: int, height: int) -> int:
+        """What the VAE needs to encode frames of width x height pixels, in the tiles that its room allows."""
+        size = height // self.facts.spatial_ratio, width // self.facts.spatial_ratio
+        return self.vae_bytes(self.tiling(*size, True), *size, True)
 
     def complete(self, request: Request) -> Request:
         """Fill every zero of the request from its preset, then from the model's default preset."""
