@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .coding import Coder
+from .devices import explained, free_bytes
 from .run import Run, Schedule
 from .tiles import Tiling
 
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 
 
 Progress = Callable[[int, int], None]  # (done, in all)
+_LESS_ON_CARD = "or let less of it lie on the card (Memory node, most_on_card)."
+_ENCODING = {  # kind of encoder -> (what it did when memory ran out, what helps)
+    "text": ("the prompt was read", f"Load a smaller text encoder (fp8 or GGUF), {_LESS_ON_CARD}"),
+    "image": ("the first frame was read", f"Close what else needs memory, {_LESS_ON_CARD}"),
+}
 
 
 class InputError(ValueError):
@@ -145,7 +150,7 @@ class PlainMemory:
         return self._device
 
     def room(self, part: str) -> int:
-        return torch.cuda.mem_get_info(self._device)[0] if self._device.type == "cuda" else sys.maxsize
+        return free_bytes(self._device)
 
 
 @dataclass(frozen=True)
@@ -314,8 +319,14 @@ class VideoModel:
     cache: Any = None  # a caches.policy.Policy; None: every step is computed
     options: Mapping[str, Any] = field(default_factory=dict)  # what only this family knows, as SVD's motion bucket
 
-    def use(self, part: str, activations: int = 0) -> AbstractContextManager[Any]:
-        return self.memory.use(self.parts[part], activations)
+    @contextmanager
+    def use(self, part: str, activations: int = 0) -> Iterator[Any]:
+        """A part, ready to run, with room for `activations` bytes beside it. Where an encoder runs out of memory, the
+        error says so; networks and VAEs are explained by those who know what they were asked for."""
+        with ExitStack() as stack:
+            if "encoder" in part:
+                stack.enter_context(explained(*_ENCODING["image" if part.startswith("image") else "text"]))
+            yield stack.enter_context(self.memory.use(self.parts[part], activations))
 
     def tiling(self, height: int, width: int) -> Tiling:
         """The largest tiles with which the VAE's work on a frame of height x width latent pixels fits into its room."""
