@@ -174,7 +174,7 @@ class _Watching:
                 raise
             done, place = sum(map(self._job.has, range(count))), self._job.folder.relative_to(host.output_folder())
             words = f"{done} of {count} windows are kept in output/{place.as_posix()}: run again with the same inputs to go on."
-            raise host.retold(error, words) from error
+            raise host.extended(error, words) from error
 
 
 def _clock(seconds: float) -> str:

@@ -11,13 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reelwire.loaders.lora import LoRA
-from reelwire.loaders.peaks import decode_bytes, encode_bytes, forward_bytes, weight_bytes
-from reelwire.loaders.tiles import Tiling
-from reelwire.loaders.video_model import PlainMemory, Request, VideoModel
-from reelwire.samplers.caches.fora import FORA
-from reelwire.samplers.room import step_bytes
-from reelwire.tests.support.fake_peak import Imagined, coder_peaks, encoder_peaks, fitted, step_peak
+from reelwire.loaders.peaks import forward_bytes
+from reelwire.loaders.video_model import VideoModel
+from reelwire.tests.support.fake_peak import Imagined, fitted, step_peak
 from reelwire.tests.support.published import published
 
 UNDER, OVER = 0.95, 1.15
