@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from .tiles import Tile
@@ -83,15 +84,15 @@ class CoderPeak:
     """What a VAE of a published size holds, in bytes a pixel of a frame in a type of 16 bits; twice that in float32.
 
     width: channels at full resolution that this was counted for; decode, thrifty: of a tile, and where memory is short;
-    encode: of a tile; kept: of each tile, what its stream through the encoder keeps; clip: frames whose decode is counted,
-    where it sees all at once, 0 where their number makes no difference; chunk: as many at a time where memory is short.
+    encode: of a tile; whole: of each frame of a clip that is encoded at once; clip: frames whose decode is counted, where it sees all at once, 0 where their number makes no
+    difference; chunk: as many at a time where memory is short.
     """
 
     width: int
     decode: int
     thrifty: int
     encode: int
-    kept: int = 0
+    whole: int = 0
     clip: int = 0
     chunk: int = 0
 
@@ -100,22 +101,16 @@ class CoderPeak:
         most = self.chunk if thrifty else self.clip
         return tile * (self.thrifty if thrifty else self.decode) * (min(frames, most) if most else 1) // (most or 1)
 
-    def encoding(self, tile: int, tiles: int) -> int:
-        """Bytes for tiles of so many pixels."""
-        return tile * self.encode + tile * tiles * self.kept
 
-
-def coder_bytes(model: VideoModel, tiles: list[list[Tile]], encode: bool = False) -> int:
-    """The peak of the VAE's work beside its weights, whatever the length of the video. tiles: of a frame, in rows."""
+def coder_bytes(model: VideoModel, tiles: list[list[Tile]], encode: bool = False, at_once: int = 0) -> int:
+    """The peak of the VAE's work beside its weights, whatever the length of the video; or with a clip of `at_once` frames
+    in one call. tiles: of a frame, in rows."""
     config, facts = model.parts["vae"].config, model.facts
     peak = model.family.coders[model.family.coder(config)]
     pixels = tiles[0][0].height * tiles[0][0].width * facts.spatial_ratio**2
-    count = sum(map(len, tiles))
-    needed = (
-        peak.encoding(pixels, count)
-        if encode
-        else peak.decoding(pixels, tiles[0][0].thrifty, max(facts.frame_counts, default=peak.clip))
-    )
+    frames = max(facts.frame_counts, default=peak.clip)
+    encoding = pixels * max(peak.encode, at_once * peak.whole)
+    needed = encoding if encode else peak.decoding(pixels, tiles[0][0].thrifty, frames)
     width = _base(config) or peak.width
     return needed * width * getattr(torch, model.recipe.dtype).itemsize // 2 // peak.width
 
@@ -130,6 +125,14 @@ def _base(config: Mapping[str, Any]) -> int:
         or 0
     )
     return found[0] if isinstance(found, (list, tuple)) else found
+
+
+UPSAMPLED = 5  # tensors as wide as a latent upsampler within that are alive at the size that it makes
+
+
+def upsampler_bytes(part: Part, latents: Tensor, item: int) -> int:
+    """The peak of a latent upsampler that makes latents [1, C, t, h, w] twice as large in space."""
+    return UPSAMPLED * int(part.config["mid_channels"]) * 4 * math.prod(latents.shape[2:]) * item
 
 
 KERNELS, SHARE = 128 << 20, 0.1
@@ -180,12 +183,17 @@ def held_bytes(model: VideoModel, size: Sizes) -> int:
     return math.ceil((model.family.latents_held + 2 * size.given) * size.latents * 4) + prompts
 
 
+WIDENED = 10  # bytes for each weight: float32 before and after the scale, and the computing type
+
+
 def widened_bytes(model: VideoModel) -> int:
     """What a layer's stored bytes take while it runs: its weight in float32, twice, before it is narrowed to the computing type."""
     network = next(part for name, part in model.parts.items() if name in ("transformer", "unet"))
     small = model.recipe.storage or any(is_stored(kind) for kind in network.dtypes.values())
     return (
-        8 * max((math.prod(shape) for shape in network.tensors.values() if len(shape) == 2), default=0) if small else 0
+        WIDENED * max((math.prod(shape) for shape in network.tensors.values() if len(shape) == 2), default=0)
+        if small
+        else 0
     )
 
 
@@ -220,6 +228,37 @@ def weight_bytes(model: VideoModel, part: str) -> int:
     return total
 
 
+@dataclass(frozen=True)
+class Reading:
+    """Tensors that are alive at one moment of an encoder, for each token. width, mlp: as wide as it, or as its MLPs
+    within, in the computing type; width32, mlp32: in float32; bias: a number for each head and pair of tokens; kept: what
+    each layer gives and remembers of it, as wide as the encoder and as its keys and values."""
+
+    width: float
+    mlp: float = 0.0
+    width32: float = 0.0
+    mlp32: float = 0.0
+    bias: float = 0.0
+    kept: float = 0.0
+
+    def bytes(self, config: Mapping[str, Any], tokens: int, item: int) -> int:
+        """For so many tokens, by a config of transformers."""
+        width, layers = config.get("d_model") or config["hidden_size"], config.get("num_hidden_layers", 0)
+        heads = config.get("num_heads") or config["num_attention_heads"]
+        mlp = config.get("d_ff") or config["intermediate_size"]
+        keys = 2 * width * config.get("num_key_value_heads", heads) // heads
+        narrow = self.width * width + self.mlp * mlp + self.kept * layers * (width + keys) + self.bias * heads * tokens
+        return math.ceil(tokens * (narrow * item + 4 * (self.width32 * width + self.mlp32 * mlp)))
+
+
+# class of transformers -> the moments of its forward, as the families call it
+_T5 = Reading(2, 3, width32=2, mlp32=1, bias=1), Reading(6, width32=1, bias=2)
+READINGS: Mapping[str, tuple[Reading, ...]] = {
+    "T5EncoderModel": _T5, "UMT5EncoderModel": _T5, "CLIPTextModel": (Reading(5, 3),), "LlamaModel": (Reading(2, 3, kept=1),),
+    "CLIPVisionModel": (Reading(6, 3),), "CLIPVisionModelWithProjection": (Reading(6, 3),),
+}  # fmt: skip
+
+
 def encode_bytes(model: VideoModel, prompt_tokens: int = 0) -> dict[str, int]:
     """Encoder of text or pictures -> the peak of its activations, for a prompt of so many tokens (0: the longest)."""
     return {name: encoder_bytes(model, name, prompt_tokens) for name in model.parts if "encoder" in name}
@@ -227,7 +266,12 @@ def encode_bytes(model: VideoModel, prompt_tokens: int = 0) -> dict[str, int]:
 
 def encoder_bytes(model: VideoModel, part: str, prompt_tokens: int = 0) -> int:
     """The peak of the activations of one encoder."""
-    return 0
+    config = model.parts[part].config
+    kind = next(iter(config.get("architectures") or [""]))
+    tokens, item = model.family.read_tokens(model, part, prompt_tokens), getattr(torch, model.recipe.dtype).itemsize
+    if "vision_config" in config:
+        config, kind = config["text_config"], "LlamaModel"
+    return max((moment.bytes(config, tokens, item) for moment in READINGS.get(kind, ())), default=0)
 
 
 def decode_bytes(model: VideoModel, request: Request) -> int:

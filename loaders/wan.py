@@ -67,8 +67,8 @@ class WanFacts(Facts):
 class Wan(Family):
     name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
     coders: Mapping[str, CoderPeak] = {
-        "2.1": CoderPeak(96, decode=11_000, thrifty=11_000, encode=4_700, kept=2_900),
-        "2.2": CoderPeak(256, decode=11_400, thrifty=11_400, encode=2_500, kept=1_400),
+        "2.1": CoderPeak(96, decode=11_000, thrifty=11_000, encode=7_700),
+        "2.2": CoderPeak(256, decode=11_400, thrifty=11_400, encode=3_900),
     }
     moments: Mapping[str, Moment] = {
         "query and key": Moment(hidden=5, float32=2, copies=1, rotary=2, controlled=1, timed=7, timed32=6),
