@@ -9,6 +9,7 @@ its text encoders, and for its VAE at encoding and decoding. --card: the tiny mo
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import sys
@@ -59,8 +60,29 @@ def variant_row(variant: str, folder: Path) -> Row:
         "variant": variant, "request": [request.width, request.height, request.frames], "before": asked_before(model, request),
         "asked": step_bytes(model, request), "estimated": forward_bytes(model, request), "counted": counted,
     }  # fmt: skip
-    row["encoders"] = {name: list(pair) for name, pair in encoder_peaks(model).items()}
-    return row | {kind: list(pair) for kind, pair in coder_peaks(model).items()}
+    for kind, count in (("encoders", encoder_peaks), ("coders", coder_peaks)):
+        key = kind, *_alike(model, kind, request)
+        if key not in _counted:
+            _counted[key] = {name: list(pair) for name, pair in count(model).items()}
+        row[kind] = _counted[key]
+    return row
+
+
+_counted: dict[Any, dict[str, list[int]]] = {}
+
+
+def _alike(model: VideoModel, kind: str, request: Request) -> tuple[str, ...]:
+    """What tells that other variants need the same: their configs, and sizes for a VAE."""
+    parts = {"encoders": "encoder", "coders": "vae"}
+    configs = (
+        json.dumps(dict(part.config), sort_keys=True) for name, part in model.parts.items() if parts[kind] in name
+    )
+    size = (
+        (request.width, request.height)
+        if kind == "coders"
+        else (model.facts.prompt_tokens, len((model.facts.pictures or ((),))[0]))
+    )
+    return *configs, str(size)
 
 
 def published_rows(variants: list[str]) -> list[Row]:
@@ -98,7 +120,7 @@ class Watched(PlainMemory):
         super().__init__(device)
         self.asked: dict[str, int] = {}
         self.peaks: dict[str, int] = {}
-        self._card = card
+        self._card, self._before = card, card.allocated()
 
     @contextmanager
     def use(self, part: Part, activations: int = 0) -> Iterator[Any]:
@@ -107,7 +129,7 @@ class Watched(PlainMemory):
             self._card.reset_peak()
             yield module
         weights = sum(_blocks(t) for kept in self._modules.values() for t in (*kept.parameters(), *kept.buffers()))
-        self.peaks[part.name] = max(self.peaks.get(part.name, 0), self._card.peak() - weights)
+        self.peaks[part.name] = max(self.peaks.get(part.name, 0), self._card.peak() - self._before - weights)
 
 
 def _blocks(tensor: torch.Tensor) -> int:
@@ -123,6 +145,7 @@ def card_rows(names: list[str], folder: Path, size: int = 8 << 30) -> list[Row]:
     from reelwire.tests.test_families import MODELS, run
 
     for name in names or [*MODELS]:
+        gc.collect()  # modules refer to themselves
         memory = Watched("npu", card)
         model = load(Recipe(MODELS[name], "", files_of(folder / name), "bfloat16"), memory)
         run(model)

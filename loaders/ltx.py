@@ -175,6 +175,14 @@ class LTX(Family):
             encode = lambda frames: self.encode_video(model, vae, frames, generator)
             return make(model, conditioning, request, scheduler, generator, encode)
 
+    def positions(self, model: VideoModel, request: Request) -> int:
+        """Tokens of the video, and those in front of it: of keyframes that are not at its start, of what lies long ago."""
+        *_, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
+        clips = ((len(k.images) - 1) // model.facts.temporal_ratio + 1 for k in request.keyframes if k.frame)
+        memory = None if request.past is None else request.past.memory
+        more = sum(min(clip, PREFIX) for clip in clips) + (0 if memory is None else memory.shape[2])
+        return super().positions(model, request) + more * height * width
+
     def timed(self, model: VideoModel, request: Request) -> bool:
         return bool(request.keyframes) or request.past is not None
 

@@ -36,7 +36,7 @@ class SVD(Family):
         "": CoderPeak(128, decode=52_000, thrifty=33_500, encode=1_340, clip=25, chunk=16),
     }
     moments: Mapping[str, Moment] = {"outermost block": Moment(hidden=28)}
-    stacks, dispatches = None, False
+    stacks, dispatches, layers_asked = None, False, False
     text_models = "a text-to-video model of another family"
     methods = ("cfg", "apg", "cfg-zero*", "tcfg")  # its UNet is no stack of blocks to skip
 

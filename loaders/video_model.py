@@ -388,6 +388,7 @@ class Family(Coder, ABC):
     title: str  # as people write it
     batched_guidance: bool  # whether the reference pipeline runs both branches of CFG as one batch
     moments: Mapping[str, Moment]  # of a forward, at which most is alive
+    layers_asked = True  # whether its picture and language encoders are asked for what each layer gives
     latents_held = 5.0  # tensors like the latents, in float32, that the sampler and its solver hold during a step
     solvers = "flow"  # which table of samplers/schedules.py steps through its noise
     blocks = "transformer_blocks"  # the network's attribute that holds its blocks

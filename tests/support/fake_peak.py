@@ -209,7 +209,7 @@ def step_peak(model: VideoModel, steps: int = 2, detailed: bool = False, **chang
 
 def encoder_peaks(model: VideoModel, detailed: bool = False) -> dict[str, tuple[int, int]]:
     """Encoder -> (bytes that it asked for, the most that was alive) where a prompt, or the picture, is encoded."""
-    memory, request = _memory(model, "nothing"), fitted(model)
+    memory, request = _memory(model, "nothing"), model.complete(fitted(model))
     with counted(detailed):
         prompts = model.family.encode(model, "a red cat", "", request.keyframes)
         del prompts
