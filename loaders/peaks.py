@@ -282,7 +282,7 @@ _DISTANCES = Reading(1, bias=1, pairs=14)
 READINGS: Mapping[str, tuple[Reading, ...]] = {
     "T5EncoderModel": (Reading(2, 3, width32=2, mlp32=1, bias=1), Reading(6, width32=1, bias=2), _DISTANCES),
     "UMT5EncoderModel": (Reading(2, 3, width32=2, mlp32=1), Reading(6, width32=1, bias=2), _DISTANCES),  # a bias in each layer
-    "CLIPTextModel": (Reading(5, 3),), "LlamaModel": (Reading(2, 3, kept=1, keys=1),),
+    "CLIPTextModel": (Reading(5, 3),), "LlamaModel": (Reading(2, 3, kept=1, keys=1, pairs=0.3),),
     "CLIPVisionModel": (Reading(3, 2, kept=1),), "CLIPVisionModelWithProjection": (Reading(3.8, 2, kept=1),),
 }  # fmt: skip
 
