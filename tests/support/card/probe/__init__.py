@@ -23,7 +23,8 @@ def _orders(index: int) -> dict[str, Any]:
 
 
 def _state(index: int) -> dict[str, Any]:
-    """All in bytes. loaded: [class, bytes on the card, bytes in all] of each part that the manager knows."""
+    """All in bytes. loaded: [class, bytes on the card, bytes in all] of each part that the manager knows; pages: how much
+    of that DynamicVRAM brought in when a layer ran, and may take away (layers of 16 KB and less always lie there)."""
     parts = [loaded.model for loaded in mm.current_loaded_models if loaded.model is not None]
     return {
         "device": str(mm.get_torch_device()),
@@ -34,12 +35,18 @@ def _state(index: int) -> dict[str, Any]:
         "allocations": torch.npu.allocations(index),
         "refusals": torch.npu.refusals(index),
         "loaded": [[type(_inner(p)).__name__, int(p.loaded_size()), int(p.model_size())] for p in parts],
+        "pages": [int(_pages(p)) for p in parts],
         "tensors": sorted(
             f"{tuple(t.shape)} {t.dtype}"
             for t in gc.get_objects()
             if issubclass(type(t), torch.Tensor) and t.device.type == "npu"
         )[:50],
     }
+
+
+def _pages(patcher: Any) -> int:
+    vbar = patcher._vbar_get() if patcher.is_dynamic() else None
+    return patcher.loaded_size() if vbar is None else vbar.loaded_size()
 
 
 def _inner(patcher: Any) -> Any:
