@@ -32,12 +32,18 @@ from reelwire.bench.export_workflow import open_page  # noqa: E402
 from reelwire.tests.host import Host, boot  # noqa: E402
 from reelwire.tests.support.card.host import CardHost, boot_on_card  # noqa: E402
 from reelwire.tests.support.card.pytest_card import TINY_MODELS, CardTests  # noqa: E402
+from reelwire.tests.support.card.table import CardTable  # noqa: E402
 from reelwire.training import tiny_files  # noqa: E402
 from reelwire.training.tiny_models import MODELS, make  # noqa: E402
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    CardTable.add_options(parser)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(CardTests(), "pretend card")
+    config.pluginmanager.register(CardTable(), "card table")
 
 
 @pytest.fixture(scope="session")

@@ -195,7 +195,7 @@ MIXED: dict[str, Callable[[Tensor, Tensor], Any]] = {
 
 @pytest.mark.parametrize("name", MIXED)
 def test_mixed_devices_are_refused(name: str) -> None:
-    with pytest.raises((RuntimeError, TypeError), match="device|type|cpu"):
+    with pytest.raises((RuntimeError, TypeError), match=r"device|type|cpu"):
         MIXED[name](torch.zeros(4, 4, device="npu"), torch.zeros(4, 4))
 
 
@@ -235,7 +235,7 @@ def test_memory_runs_out_and_comes_back(card: Card, name: str) -> None:
     """To the byte, with the words of CUDA's error and of its kind."""
     card.set_cap(10 * MB)
     a = torch.empty(8 * MB, dtype=torch.int8, device="npu")
-    with pytest.raises(torch.OutOfMemoryError, match="out of memory. Tried to allocate"):
+    with pytest.raises(torch.OutOfMemoryError, match=r"out of memory\. Tried to allocate"):
         TOO_LARGE[name](a)
     assert card.allocated() == 8 * MB
     assert torch.npu.mem_get_info() == (2 * MB, 10 * MB)

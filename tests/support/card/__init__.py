@@ -83,7 +83,13 @@ def attached() -> bool:
 
 @contextmanager
 def seen_by_comfyui() -> Iterator[None]:
-    """Inside the block `import torch_npu` works, as ComfyUI tries it; outside nobody finds an NPU's own kernels."""
+    """Inside the block `import torch_npu` works, as ComfyUI tries it; outside nobody finds an NPU's own kernels.
+
+    ComfyUI must be imported inside. Where there is no card nothing changes.
+    """
+    if not attached():
+        yield
+        return
     sys.modules["torch_npu"] = ModuleType("torch_npu")
     try:
         yield

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
-import card  # noqa: E402
+import card
 
 card.attach(int(os.environ["REELWIRE_CARD_BYTES"]), int(os.environ["REELWIRE_CARD_COUNT"]))
 if os.environ["REELWIRE_CARD_DYNAMIC"] == "1":

@@ -19,7 +19,15 @@ def _orders(index: int) -> dict[str, Any]:
         "fail_after": lambda allocations: torch.npu.fail_after(allocations, index),
         "reset_peak": lambda _: torch.npu.reset_peak_memory_stats(index),
         "collect": lambda _: gc.collect(),
+        "unload": _unload,
     }
+
+
+def _unload(share: float) -> None:
+    """That share of what each part has on the card goes, as when another needs the room."""
+    with torch.inference_mode():
+        for part in [loaded.model for loaded in mm.current_loaded_models if loaded.model is not None]:
+            part.partially_unload(part.offload_device, part.loaded_size() * share)
 
 
 def _state(index: int) -> dict[str, Any]:
