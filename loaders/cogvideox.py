@@ -54,6 +54,7 @@ class CogFacts(Facts):
 
 class CogVideoX(Family):
     name, title, batched_guidance, solvers = "cogvideox", "CogVideoX", True, "cogvideox"
+    keeps_padding = "CogVideoX reads the rows behind a prompt's end, it has no mask."
     vae_bytes = 74_000, 74_000
     dispatches = False
     image_models = "CogVideoX-5B-I2V or CogVideoX1.5-5B-I2V"

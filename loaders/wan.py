@@ -65,6 +65,7 @@ class WanFacts(Facts):
 
 class Wan(Family):
     name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
+    keeps_padding = "Wan was trained to read the zeros behind a prompt's end."
     vae_bytes = 22_000, 22_000
     stacks = Stacks(("blocks",), "vace_blocks", "vace_layers", pairs=False)
     image_models = "Wan2.1-I2V-14B, Wan2.2-I2V-A14B, Wan2.2-TI2V-5B or Wan2.1-VACE"
