@@ -99,7 +99,9 @@ class HunyuanVideo(Family):
         timesteps, skip = begin(scheduler, request)
         if request.source is not None and request.strength < 1:
             latents = mix(latents, encoded_source(model, request), scheduler.sigmas[skip])
-        branches = {branch: _trimmed(read) if model.trims_text else read for branch, read in conditioning.branches.items()}
+        branches = {
+            branch: _trimmed(read) if model.trims_text else read for branch, read in conditioning.branches.items()
+        }
         text = {branch: {k: v.to(device, dtype) for k, v in read.items()} for branch, read in branches.items()}
         scale = torch.tensor([request.guidance], dtype=dtype, device=device) * 1000.0 if facts.embedded else None
         guidance = model.guidance.true_scale or 1.0 if facts.embedded else request.guidance

@@ -320,7 +320,8 @@ def _common(model: VideoModel, conditioning: Conditioning, request: Request, sch
     cond, uncond = conditioning.branches["cond"], conditioning.branches["uncond"]
     both = {name: torch.cat([uncond[name], cond[name]]) for name in ("text", "mask")}
     read = {"cond": cond, "uncond": uncond, "cond_uncond": both}
-    branches = {b: trimmed(v["text"], v["mask"]) if model.trims_text else (v["text"], v["mask"]) for b, v in read.items()}
+    ready = trimmed if model.trims_text else lambda text, mask: (text, mask)
+    branches = {b: ready(v["text"], v["mask"]) for b, v in read.items()}
     f, h, w = facts.latent_shape(request.width, request.height, request.frames)[2:]
     scale = (facts.temporal_ratio / facts.fps, facts.spatial_ratio, facts.spatial_ratio)
     timesteps, skip = begin(scheduler, request)

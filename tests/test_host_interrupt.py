@@ -25,7 +25,8 @@ def interrupt_at(host: Host, step: int, prompt: dict[str, Any]) -> Seen:
     sent = list[int]()
 
     def on_event(kind: str, data: dict[str, Any]) -> None:
-        if kind == "progress" and data["node"] == SAMPLER and data["max"] == STEPS and data["value"] >= step and not sent:
+        sampling = kind == "progress" and (data["node"], data["max"]) == (SAMPLER, STEPS)
+        if sampling and data["value"] >= step and not sent:
             sent.append(data["value"])
             assert host.send("/interrupt", {})[0] == 200
 
