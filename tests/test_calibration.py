@@ -218,6 +218,8 @@ def test_a_calibration_serves_every_policy(models: Path, name: str) -> None:
     if name == "tiny-svd":
         assert made.branches == ()
         return
+    for branch in made.branches:  # each change belongs to the move of its own step, the last step's too
+        assert len(branch.moves) == len(branch.ratios) > 0
     for policy in (MagCache(threshold=1e9), TeaCache(threshold=1e9, source="calibrated")):
         _, cache = run(replace(model, cache=policy))
         assert cache.notes == ()

@@ -32,8 +32,19 @@ from torch.utils._pytree import tree_leaves
 
 pytestmark = [pytest.mark.on_card, pytest.mark.filterwarnings("ignore:In CPU autocast")]
 STEPS = 10  # as many as caches need
-BY_VALUE = ("_local_scalar_dense", "_linalg_check_errors", "nonzero", "masked_select", "equal", "_unique2", "unique_dim")
-DRAWN = {"dpm": 2, "euler ancestral": 1}  # samplers that draw noise in each step -> how often: on the CPU, where a seed means the same everywhere
+BY_VALUE = (
+    "_local_scalar_dense",
+    "_linalg_check_errors",
+    "nonzero",
+    "masked_select",
+    "equal",
+    "_unique2",
+    "unique_dim",
+)
+DRAWN = {
+    "dpm": 2,
+    "euler ancestral": 1,
+}  # samplers that draw noise in each step -> how often: on the CPU, where a seed means the same everywhere
 
 
 class Traffic(TorchDispatchMode):
@@ -71,7 +82,9 @@ def _masked(indices: Any) -> bool:
 @pytest.fixture(scope="module")
 def opened(tiny_models: Path) -> Iterator[Any]:
     """Models whose weights are all on the card after their first run."""
-    yield cache(lambda name: load(Recipe(MODELS[name], "", files_of(tiny_models / name), "float32"), PlainMemory("npu")))
+    yield cache(
+        lambda name: load(Recipe(MODELS[name], "", files_of(tiny_models / name), "float32"), PlainMemory("npu"))
+    )
 
 
 def steps(model: VideoModel, warm: bool = True, **changes: Any) -> Counter[str]:
@@ -124,8 +137,10 @@ def test_a_step_reads_nothing_back(opened: Any, name: str) -> None:
 
 
 WAYS = {
-    "skip-layer": Guidance("skip-layer", layers=(1,), layer_end=0.6), "half": Guidance(start=0.2, end=0.5),
-    "cfg-zero*": Guidance("cfg-zero*"), "tcfg": Guidance("tcfg"),
+    "skip-layer": Guidance("skip-layer", layers=(1,), layer_end=0.6),
+    "half": Guidance(start=0.2, end=0.5),
+    "cfg-zero*": Guidance("cfg-zero*"),
+    "tcfg": Guidance("tcfg"),
 }  # fmt: skip (apg goes to the CPU on devices of this one's name, in diffusers)
 
 

@@ -19,7 +19,10 @@ from reelwire.tests.test_families import MODELS, needed, usual
 from torch import Tensor
 
 ON, OFF = Speed(trim_text=True), Speed()
-BOUNDS = {"float32": 1e-5, "bfloat16": 3e-2}  # largest difference of the latents, in their standard deviations; measured: a third of it
+BOUNDS = {
+    "float32": 1e-5,
+    "bfloat16": 3e-2,
+}  # largest difference of the latents, in their standard deviations; measured: a third of it
 TRIMS = ["tiny-hunyuan-t2v", "tiny-hunyuan-i2v-concat", "tiny-hunyuan-i2v-replace", "tiny-ltx-0.9.0", "tiny-ltx-0.9.5"]
 
 
@@ -51,7 +54,9 @@ def test_the_same_latents_but_for_rounding(opened: Any, name: str, dtype: str) -
 def test_the_network_gets_no_padding_and_no_mask(opened: Any, name: str) -> None:
     model = replace(both_branches(opened(name)), speed=ON)
     seen, attention = list[tuple[int, Any]](), "attn" if "hunyuan" in name else "attn2"
-    look = lambda module, args, kwargs: seen.append((kwargs["encoder_hidden_states"].shape[1], kwargs["attention_mask"]))
+    look = lambda module, args, kwargs: seen.append(
+        (kwargs["encoder_hidden_states"].shape[1], kwargs["attention_mask"])
+    )
     with model.use("transformer") as network:
         blocks = [block for stack in model.family.stacks.lists for block in getattr(network, stack)]
         handles = [getattr(block, attention).register_forward_pre_hook(look, with_kwargs=True) for block in blocks]
