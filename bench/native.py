@@ -1,13 +1,13 @@
 """Reelwire side by side with ComfyUI's own classes: one forward, a whole run, and the decode, as ratios of time.
 
-python bench/native.py [--sections forward run decode] [--families wan ...] [--pairs 3]
+python bench/native.py [--sections forward run decode trim] [--families wan ...] [--pairs 3]
 
 COMFYUI_DIR names the host. Both sides are in one process and take turns, ours first in every second pair; the figure is the
 median of ours / theirs over the pairs, with their range. Networks have few blocks at reduced width and real head sizes, their
 weights are random float32, written as a native file and read from it by our own reader. A run is ComfyUI's sampling (its
 ModelPatcher, its KSampler) and ours (its memory manager, our sampler), both by euler (CogVideoX: ddim), with guidance by both
 branches where the family has it, from text embeddings to latents. Both use PyTorch's attention. A decode is the host's VAE
-class in one call, and our streamed one. Figures are added to native.json beside this file.
+class in one call, and our streamed one. "trim" is our run with Speed's trim_text against ours without. Figures are added to native.json beside this file.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from reelwire.loaders.families import load  # noqa: E402
 from reelwire.loaders.video_model import Conditioning, Part, PlainMemory, Recipe, Request, VideoModel  # noqa: E402
 from reelwire.samplers.decode import stream_frames  # noqa: E402
 from reelwire.samplers.denoise import sample  # noqa: E402
+from reelwire.samplers.speed import Speed  # noqa: E402
 from reelwire.tests.files import plain  # noqa: E402
 from reelwire.tests.native import randomised  # noqa: E402
 from reelwire.tests.test_ltx_files import COMMON, OLD_ENCODER  # noqa: E402
@@ -216,7 +217,7 @@ def _given(sides: Sides, text: Tensor, mask: Tensor) -> Mapping[str, Any]:
     context = text[:, : case.rows]
     more: dict[str, Mapping[str, Any]] = {
         "hunyuan_video": dict(y=torch.zeros(1, 768).to(text), guidance=torch.tensor([6.0]).to(text)),
-        "ltx": dict(attention_mask=mask[:, : case.rows], frame_rate=25), "mochi": dict(attention_mask=mask, num_tokens=case.real),
+        "ltx": dict(attention_mask=mask[:, : case.rows].long(), frame_rate=25), "mochi": dict(attention_mask=mask, num_tokens=case.real),
     }  # fmt: skip
     return {"context": context, **more.get(family, {})}
 
@@ -250,7 +251,7 @@ def their_run(sides: Sides) -> Tensor:
         text, mask = text_of(case, branch)
         told: dict[str, Any] = {"pooled_output": torch.zeros(1, 768)}
         if sides.model.family.name in ("ltx", "mochi"):
-            told["attention_mask"] = mask[:, : case.rows]
+            told["attention_mask"] = mask[:, : case.rows].long()
         conds.append([[text[:, : case.rows], told]])
     return comfy.sample.sample(sides.patcher, noise, STEPS, SCALE if case.guided else 1.0, sampler, schedule, *conds,
                                torch.zeros_like(noise, device=device), disable_pbar=True, seed=1)  # fmt: skip
@@ -332,11 +333,23 @@ def measure_run(family: str, folder: Path, pairs: int) -> Row:
     return {**compare(partial(our_run, sides), partial(their_run, sides), pairs), "steps": STEPS}
 
 
+def measure_trim(family: str, folder: Path, pairs: int) -> Row:
+    """Ours with Speed's trim_text against ours without."""
+    sides = open_sides(family, folder)
+    trimmed = replace(sides, model=replace(sides.model, speed=Speed(trim_text=True)))
+    mine, other = our_run(trimmed), our_run(sides)
+    row = compare(partial(our_run, trimmed), partial(our_run, sides), pairs)
+    return {**row, "difference": float((mine - other).pow(2).mean().sqrt() / other.std()), "steps": STEPS}
+
+
 def measure_decode(family: str, folder: Path, pairs: int) -> Row:
     return compare(*decode(family, folder), pairs)
 
 
-SECTIONS = {"forward": (measure_forward, CASES), "run": (measure_run, CASES), "decode": (measure_decode, DECODES)}
+SECTIONS: Mapping[str, tuple[Callable[[str, Path, int], Row], Mapping[str, Any]]] = {
+    "forward": (measure_forward, CASES), "run": (measure_run, CASES), "decode": (measure_decode, DECODES),
+    "trim": (measure_trim, {name: case for name, case in CASES.items() if case.padded}),
+}  # fmt: skip
 
 
 def main() -> None:

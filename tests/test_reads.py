@@ -7,7 +7,6 @@ an operator whose result's size depends on what the card holds. Numbers that go 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -80,9 +79,9 @@ def _masked(indices: Any) -> bool:
 
 
 @pytest.fixture(scope="module")
-def opened(tiny_models: Path) -> Iterator[Any]:
+def opened(tiny_models: Path) -> Any:
     """Models whose weights are all on the card after their first run."""
-    yield cache(
+    return cache(
         lambda name: load(Recipe(MODELS[name], "", files_of(tiny_models / name), "float32"), PlainMemory("npu"))
     )
 

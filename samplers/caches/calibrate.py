@@ -129,5 +129,6 @@ def calibrate(model: VideoModel, conditioning: Conditioning, request: Request, o
     for (part, name), track in record.tracks.items():
         if len(track.moves) > FEWEST_POINTS:
             fit, quality = fit_polynomial(track, record.signal)
-            branches.append(Branch(part, name, *(tuple(_numbers(seen).tolist()) for seen in (track.moves, track.ratios)), fit.signal, fit.coefficients, fit.low, fit.high, quality))  # fmt: skip
+            moves, ratios = (tuple(_numbers(seen).tolist()) for seen in (track.moves, track.ratios))
+            branches.append(Branch(part, name, moves, ratios, fit.signal, fit.coefficients, fit.low, fit.high, quality))  # fmt: skip
     return Calibration(key_of(model, request), grams, tuple(branches)), latents
