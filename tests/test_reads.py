@@ -189,6 +189,7 @@ def test_a_cache_reads_once_a_step_or_forward(opened: Any, name: str, policy: st
     seen = steps(replace(opened(name), cache=ready), warm=True, guidance=4.0)
     decided = 2 if "wan" in name and ready.signal and not ready.follows and policy != "calibration" else 1
     assert STEPS <= seen.pop("read") <= STEPS * decided
+    assert seen.pop("drawn", 0) <= (policy == "calibration"), "which numbers stand for all is drawn once"
     assert not seen
 
 
