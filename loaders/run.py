@@ -45,6 +45,10 @@ class Run(ABC):
         """The guidance scale of this step: a number, or a tensor that the prediction can be multiplied with."""
         return self.guidance
 
+    def strength(self, step: int) -> float:
+        """The guidance scale of this step as one number, the largest where frames have scales of their own."""
+        return float(self.scale(step))
+
     def before(self, step: int) -> None:
         """Change `latents` at the start of a step, as families with noisy conditions do."""
 

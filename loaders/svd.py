@@ -125,6 +125,14 @@ class _Run(Run):
     scales: Tensor
     generator: torch.Generator
     clean: Tensor | None = field(default=None, init=False)
+    largest: float = field(init=False)  # of the scales
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.largest = float(self.scales.max())
+
+    def strength(self, step: int) -> float:
+        return self.largest
 
     def part(self, step: int) -> str:
         return "unet"

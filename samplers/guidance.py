@@ -78,10 +78,9 @@ def _plain(model: VideoModel, run: Run) -> Predict:
 def _by_guider(model: VideoModel, run: Run) -> Predict:
     """A forward for each of the guider's branches. It takes one number: where frames have scales of their own, the largest."""
     guider, total = _make_guider(model), len(run.timesteps)
-    scales = [float(scale.max()) if isinstance(scale, Tensor) else scale for scale in map(run.scale, range(total))]
 
     def predict(network: Any, step: int) -> Tensor:
-        guider.guidance_scale = scales[step]
+        guider.guidance_scale = run.strength(step)
         guider.set_state(step=step, num_inference_steps=total, timestep=run.timesteps[step])
         batches = guider.prepare_inputs({"branch": ("cond", "uncond")})
         for batch in batches:
