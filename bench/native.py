@@ -79,7 +79,7 @@ CASES = {
                 (16, 3, 32, 32), 40, "tiny-hunyuan-t2v", 9, 8, guided=False, padded=256),
     "ltx": Case("LTXV", ltx_files, dict(image_model="ltxv", in_channels=128, cross_attention_dim=2048, attention_head_dim=64, num_attention_heads=32,
                 caption_channels=TEXT, num_layers=2), (128, 3, 16, 16), 128, "tiny-ltx-0.9.0", 17, 32, padded=128, time=1.0),
-    "mochi": Case("GenmoMochi", mochi_files, dict(image_model="mochi_preview", depth=2, patch_size=2, num_heads=12, hidden_size_x=1536, hidden_size_y=768, mlp_ratio_x=4.0,
+    "mochi": Case("GenmoMochi", mochi_files, dict(image_model="mochi_preview", depth=2, patch_size=2, num_heads=12, hidden_size_x=1536, hidden_size_y=768, mlp_ratio_x=8.0,
                 mlp_ratio_y=4.0, learn_sigma=False, in_channels=12, qk_norm=True, qkv_bias=False, out_bias=True, attn_drop=0.0, patch_embed_bias=True,
                 posenc_preserve_area=True, timestep_mlp_bias=True, attend_to_padding=False, timestep_scale=1000.0, use_t5=True, t5_feat_dim=TEXT,
                 t5_token_length=256, rope_theta=10000.0), (12, 3, 32, 32), 256, "tiny-mochi", 13, 8, time=1.0),

@@ -7,6 +7,7 @@ an operator whose result's size depends on what the card holds. Numbers that go 
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -16,9 +17,9 @@ import pytest
 import torch
 from reelwire.loaders.bundle import files_of
 from reelwire.loaders.families import load
-from reelwire.loaders.video_model import Guidance, Keyframe, PlainMemory, Recipe, Request, VideoModel
+from reelwire.loaders.video_model import Guidance, Keyframe, Part, PlainMemory, Recipe, Request, VideoModel
 from reelwire.samplers.caches.calibrate import Record
-from reelwire.samplers.caches.external import DBCACHE
+from reelwire.samplers.caches.external import DBCACHE, SEACACHE
 from reelwire.samplers.context import sample_in_context
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.schedules import TABLES
@@ -78,12 +79,17 @@ def _masked(indices: Any) -> bool:
     return any(isinstance(i, Tensor) and i.dtype == torch.bool for i in tree_leaves(indices))
 
 
+class Roomy(PlainMemory):
+    """Keeps all parts on the card, both experts too, so that no weights travel while steps are counted."""
+
+    def use(self, part: Part, activations: int = 0) -> AbstractContextManager[Any]:
+        return super().use(replace(part, instead_of=()), activations)
+
+
 @pytest.fixture(scope="module")
 def opened(tiny_models: Path) -> Any:
     """Models whose weights are all on the card after their first run."""
-    return cache(
-        lambda name: load(Recipe(MODELS[name], "", files_of(tiny_models / name), "float32"), PlainMemory("npu"))
-    )
+    return cache(lambda name: load(Recipe(MODELS[name], "", files_of(tiny_models / name), "float32"), Roomy("npu")))
 
 
 def steps(model: VideoModel, warm: bool = True, **changes: Any) -> Counter[str]:
@@ -195,7 +201,7 @@ def test_a_cache_reads_once_a_step_or_forward(opened: Any, name: str, policy: st
 
 @pytest.mark.parametrize("policy", [name for name in SOME if name not in (*OURS, DBCACHE)])
 def test_the_caches_of_diffusers_decide_by_reading(opened: Any, policy: str) -> None:
-    """Each forward once at most, and whether the step was finite."""
+    """Beside our one reading in a step, whether it was finite; SeaCache votes and compares."""
     seen = steps(replace(opened("tiny-ltx-0.9.0"), cache=SOME[policy]), warm=True)
-    assert STEPS <= seen.pop("read") <= STEPS * 2
+    assert STEPS <= seen.pop("read") <= STEPS * (4 if policy == SEACACHE else 2)
     assert not seen
