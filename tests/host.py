@@ -120,7 +120,7 @@ class Host:
             time.sleep(0.05)
         raise TimeoutError(f"The prompt did not end in {RUN_SECONDS} s.\n{self.tail()}")
 
-    def watch(self, prompt: Prompt, on_event: OnEvent = lambda *_: None, previews: str = "auto") -> Seen:
+    def watch(self, prompt: Prompt, on_event: OnEvent = lambda *_: None, previews: str = "default") -> Seen:
         """Run a prompt to its end as the page does; on_event is called with each event when it arrives. previews: the page's
         setting, "none" for the host's own default."""
         with ThreadPoolExecutor(1) as pool:  # a loop of its own: Playwright keeps one running in the test's thread

@@ -64,7 +64,7 @@ def test_previews_come_a_few_times_a_second(host: Host) -> None:
 
 
 def test_without_previews_no_picture_comes(host: Host) -> None:
-    """With previews off, as the host has it by default; all steps are told nevertheless."""
+    """Where the page has them off; all steps are told nevertheless."""
     graph = workflow("ltx_t2v", {"3.steps": 4, "3.seed": 36, "4.filename_prefix": "watched"})
     seen = host.watch(graph, previews="none")
     assert seen.pictures == []

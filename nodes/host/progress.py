@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -34,11 +35,18 @@ def progress() -> Callable[..., None]:
 
 
 def _previews_are_seen() -> bool:
-    """Whether the host shows previews (`--preview-method`, or the page's setting, which comes with each prompt), and the
-    one who queued this prompt is connected."""
+    """Whether the one who queued this prompt is connected, and nobody has chosen that there be no previews."""
     from server import PromptServer
 
     server = PromptServer.instance
-    if args.preview_method == LatentPreviewMethod.NoPreviews:
+    if args.preview_method == LatentPreviewMethod.NoPreviews and _none_are_wanted(server):
         return False
     return server.client_id in server.sockets if server.client_id else bool(server.sockets)
+
+
+def _none_are_wanted(server: Any) -> bool:
+    """Whether "none" was chosen, on the command line or in the page's settings, which come with each prompt. It is also
+    what ComfyUI starts with, as its own previews need decoders that a new installation lacks; ours need none."""
+    on_command_line = any(argument.startswith("--preview-method") for argument in sys.argv)
+    running, _ = server.prompt_queue.get_current_queue()
+    return on_command_line or any(entry[3].get("preview_method") == "none" for entry in running)
