@@ -32,6 +32,7 @@ _KINDS = {"unet": ("UNetSpatioTemporalConditionModel",), "vae": ("AutoencoderKLT
 
 class SVD(Family):
     name, title, batched_guidance, solvers = "svd", "Stable Video Diffusion", True, "svd"
+    keeps_padding = "Stable Video Diffusion reads no text."
     coders: Mapping[str, CoderPeak] = {
         "": CoderPeak(128, decode=52_000, thrifty=33_500, encode=1_340, clip=25, chunk=16),
     }
@@ -133,6 +134,14 @@ class _Run(Run):
     scales: Tensor
     generator: torch.Generator
     clean: Tensor | None = field(default=None, init=False)
+    largest: float = field(init=False)  # of the scales
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.largest = float(self.scales.max())
+
+    def strength(self, step: int) -> float:
+        return self.largest
 
     def part(self, step: int) -> str:
         return "unet"

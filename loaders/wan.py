@@ -66,6 +66,7 @@ class WanFacts(Facts):
 
 class Wan(Family):
     name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
+    keeps_padding = "Wan was trained to read the zeros behind a prompt's end."
     coders: Mapping[str, CoderPeak] = {
         "2.1": CoderPeak(96, decode=11_000, thrifty=11_000, encode=7_700),
         "2.2": CoderPeak(256, decode=11_400, thrifty=11_400, encode=3_900),
@@ -247,11 +248,10 @@ class _Run(FlowRun):
     text: Mapping[str, Tensor]
     dtype: torch.dtype
     low_guidance: float
-    boundary: float | None  # in timesteps
+    low: list[bool]  # whether the low-noise expert makes a step, for each of them
 
     def part(self, step: int) -> str:
-        low = self.boundary is not None and bool(self.timesteps[step] < self.boundary)
-        return "transformer_2" if low else "transformer"
+        return "transformer_2" if self.low[step] else "transformer"
 
     def scale(self, step: int) -> float | Tensor:
         return self.guidance if self.part(step) == "transformer" else self.low_guidance
@@ -366,9 +366,9 @@ def _common(model: VideoModel, conditioning: Conditioning, request: Request, sch
     text = {branch: v["text"].to(device, dtype) for branch, v in conditioning.branches.items()}
     text["cond_uncond"] = torch.cat([text["uncond"], text["cond"]])
     timesteps, skip = begin(scheduler, request)
-    boundary = None if facts.boundary is None else facts.boundary * scheduler.config.num_train_timesteps
+    boundary = 0.0 if facts.boundary is None else facts.boundary * scheduler.config.num_train_timesteps
     return dict(timesteps=timesteps, scheduler=scheduler, guidance=request.guidance, skip=skip, text=text, dtype=dtype,
-                low_guidance=request.guidance_2 or request.guidance, boundary=boundary)  # fmt: skip
+                low_guidance=request.guidance_2 or request.guidance, low=(timesteps < boundary).tolist())  # fmt: skip
 
 
 def _image_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> Run:
