@@ -251,11 +251,50 @@ def _stored(kind: str) -> float:
 
 
 @dataclass(frozen=True)
+class Reader:
+    """An encoder by the shapes of its weights. kind: a key of READINGS; heads: of a bias of distances, 0 without one; keys:
+    channels of a token's keys and values in a layer; pictures: tokens of a picture, 0 where it sees none."""
+
+    kind: str
+    width: int
+    mlp: int
+    layers: int
+    heads: int = 0
+    keys: int = 0
+    pictures: int = 0
+
+
+# the end of a name that only this kind of encoder has -> (kind, which axis is the MLP's)
+_MARKS = {"DenseReluDense.wo.weight": ("t5", 1), "mlp.gate_proj.weight": ("llama", 0), "mlp.fc1.weight": ("clip", 0)}
+
+
+def reader(tensors: Mapping[str, tuple[int, ...]]) -> Reader | None:
+    """What the names and shapes of an encoder's weights tell; None for no encoder that is known. Llava is a Llama that
+    sees."""
+    ends = lambda end: [shape for name, shape in tensors.items() if name.endswith(end)]
+    mark = next((mark for mark in _MARKS if ends(mark)), "")
+    if not mark:
+        return None
+    (kind, axis), layers = _MARKS[mark], ends(mark)
+    biases, keys = ends("relative_attention_bias.weight"), ends("self_attn.k_proj.weight")
+    seen = [
+        shape[0]
+        for name, shape in tensors.items()
+        if name.endswith("position_embedding.weight") and not ends("token_embedding.weight")
+    ]
+    kind = "umt5" if len(biases) > 1 else "clip vision" if kind == "clip" and seen else kind
+    return Reader(
+        kind, layers[0][1 - axis], layers[0][axis], len(layers), biases[0][1] if biases else 0,
+        2 * min((shape[0] for shape in keys if shape[1] == layers[0][1 - axis]), default=0), seen[0] if seen else 0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Reading:
     """Tensors that are alive at one moment of an encoder, for each token. width, mlp: as wide as it, or as its MLPs
     within, in the computing type; width32, mlp32: in float32; bias: a number for each head and pair of tokens; kept: what
-    each layer gives, where all layers are asked for; keys: what each remembers of keys and values; pairs:
-    numbers of 4 bytes for each pair of tokens, as tables of distances hold them."""
+    each layer gives, where all layers are asked for; keys: what each remembers of keys and values; pairs: numbers of 4
+    bytes for each pair of tokens, as tables of distances hold them."""
 
     width: float
     mlp: float = 0.0
@@ -266,24 +305,19 @@ class Reading:
     keys: float = 0.0
     pairs: float = 0.0
 
-    def bytes(self, config: Mapping[str, Any], tokens: int, item: int, layers_asked: bool) -> int:
-        """For so many tokens, by a config of transformers."""
-        width, layers = config.get("d_model") or config["hidden_size"], config.get("num_hidden_layers", 0)
-        heads = config.get("num_heads") or config["num_attention_heads"]
-        mlp = config.get("d_ff") or config["intermediate_size"]
-        keys = 2 * width * config.get("num_key_value_heads", heads) // heads
-        layer = self.kept * layers_asked * width + self.keys * keys
-        narrow = self.width * width + self.mlp * mlp + layers * layer + self.bias * heads * tokens
-        return math.ceil(tokens * (narrow * item + 4 * (self.width32 * width + self.mlp32 * mlp + self.pairs * tokens)))
+    def bytes(self, of: Reader, tokens: int, item: int, layers_asked: bool) -> int:
+        """For so many tokens."""
+        layer = self.kept * layers_asked * of.width + self.keys * of.keys
+        narrow = self.width * of.width + self.mlp * of.mlp + of.layers * layer + self.bias * of.heads * tokens
+        wide = self.width32 * of.width + self.mlp32 * of.mlp + self.pairs * tokens
+        return math.ceil(tokens * (narrow * item + 4 * wide))
 
 
-# class of transformers -> the moments of its forward, as the families call it
 _DISTANCES = Reading(1, bias=1, pairs=14)
 READINGS: Mapping[str, tuple[Reading, ...]] = {
-    "T5EncoderModel": (Reading(2, 3, width32=2, mlp32=1, bias=1), Reading(6, width32=1, bias=2), _DISTANCES),
-    "UMT5EncoderModel": (Reading(2, 3, width32=2, mlp32=1), Reading(6, width32=1, bias=2), _DISTANCES),  # a bias in each layer
-    "CLIPTextModel": (Reading(5, 3),), "LlamaModel": (Reading(2, 3, kept=1, keys=1, pairs=0.3),),
-    "CLIPVisionModel": (Reading(3, 2, kept=1),), "CLIPVisionModelWithProjection": (Reading(3.8, 2, kept=1),),
+    "t5": (Reading(2, 3, width32=2, mlp32=1, bias=1), Reading(6, width32=1, bias=2), _DISTANCES),
+    "umt5": (Reading(2, 3, width32=2, mlp32=1), Reading(6, width32=1, bias=2), _DISTANCES),  # a bias in each layer
+    "llama": (Reading(2, 3, kept=1, keys=1, pairs=0.3),), "clip": (Reading(5, 3),), "clip vision": (Reading(3.5, 2, kept=1),),
 }  # fmt: skip
 
 
@@ -293,15 +327,12 @@ def encode_bytes(model: VideoModel, prompt_tokens: int = 0) -> dict[str, int]:
 
 
 def encoder_bytes(model: VideoModel, part: str, prompt_tokens: int = 0) -> int:
-    """The peak of the activations of one encoder."""
-    config = model.parts[part].config
-    kind = next(iter(config.get("architectures") or [""]))
-    tokens, item = model.family.read_tokens(model, part, prompt_tokens), getattr(torch, model.recipe.dtype).itemsize
-    if "vision_config" in config:
-        config, kind = config["text_config"], "LlamaModel"
-    reading = max(
-        (moment.bytes(config, tokens, item, model.family.layers_asked) for moment in READINGS.get(kind, ())), default=0
-    )
+    """The peak of the activations of one encoder; 0 for one of an unknown kind."""
+    found = reader(model.parts[part].tensors)
+    if found is None:
+        return 0
+    tokens, item = model.family.read_tokens(model, found, prompt_tokens), getattr(torch, model.recipe.dtype).itemsize
+    reading = max(moment.bytes(found, tokens, item, model.family.layers_asked) for moment in READINGS[found.kind])
     return reading + widened_bytes(model, part)
 
 

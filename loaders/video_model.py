@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from .coding import Coder
 from .devices import explained, free_bytes
-from .peaks import Moment, coder_bytes, encoder_bytes, with_kernels
+from .peaks import Moment, Reader, coder_bytes, encoder_bytes, with_kernels
 from .run import Run, Schedule
 from .tiles import Tiling
 
@@ -493,12 +493,10 @@ class Family(Coder, ABC):
         """The tokens of a prompt in the network's forward."""
         return model.facts.prompt_tokens
 
-    def read_tokens(self, model: VideoModel, part: str, prompt_tokens: int = 0) -> int:
+    def read_tokens(self, model: VideoModel, encoder: Reader, prompt_tokens: int = 0) -> int:
         """Tokens that an encoder reads at a time: a prompt of so many (0: the longest), or its pictures."""
-        config = model.parts[part].config
-        if "patch_size" in config:
-            pictures = max(map(len, model.facts.pictures or ((),)))
-            return int(pictures * ((config["image_size"] // config["patch_size"]) ** 2 + 1))
+        if encoder.kind == "clip vision":
+            return encoder.pictures * max(map(len, model.facts.pictures or ((),)))
         return prompt_tokens or model.facts.prompt_tokens
 
     def timed(self, model: VideoModel, request: Request) -> bool:

@@ -20,7 +20,7 @@ from .bundle import Bundle, frozen, read_bundle, shipped_config
 from .checkpoints import CheckpointError
 from .flow import FlowRun, begin, draw, encoded_source, mix
 from .media import clip_pixels, cover, fit_inside
-from .peaks import CoderPeak, Moment
+from .peaks import CoderPeak, Moment, reader
 from .run import Run, Schedule
 from .sources import read_model, read_source
 from .text_encoders import encode_t5, load_tokenizer
@@ -136,15 +136,14 @@ class Wan(Family):
 
     def text_positions(self, model: VideoModel, request: Request) -> int:
         """The prompt's, and those of what CLIP has seen."""
-        return model.facts.prompt_tokens + (
-            self.read_tokens(model, "image_encoder") if "image_encoder" in model.parts else 0
-        )
+        found = reader(model.parts["image_encoder"].tensors) if "image_encoder" in model.parts else None
+        return model.facts.prompt_tokens + (self.read_tokens(model, found) if found else 0)
 
     def timed(self, model: VideoModel, request: Request) -> bool:
         return _facts(model).per_token_time
 
     def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
-        return int(config["ffn_dim"])
+        return int(config.get("ffn_dim") or super().mlp_width(config, hidden))
 
     def schedule(self, model: VideoModel, request: Request) -> Schedule:
         return Schedule({"shift": request.shift or 1.0}, request.steps)
