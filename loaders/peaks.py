@@ -82,6 +82,36 @@ class Sizes:
         )
 
 
+class Counted:
+    """The part of a Family that tells what its forward holds."""
+
+    moments: Mapping[str, Moment]  # of a forward, at which most is alive
+    layers_asked = True  # whether its picture and language encoders are asked for what each layer gives
+    latents_held = 5.0  # tensors like the latents, in float32, that the sampler and its solver hold during a step
+
+    def positions(self, model: VideoModel, request: Request) -> int:
+        """The tokens of one branch in the network's forward."""
+        return model.facts.tokens(request.width, request.height, request.frames)
+
+    def text_positions(self, model: VideoModel, request: Request) -> int:
+        """The tokens of a prompt in the network's forward."""
+        return model.facts.prompt_tokens
+
+    def read_tokens(self, model: VideoModel, encoder: Reader, prompt_tokens: int = 0) -> int:
+        """Tokens that an encoder reads at a time: a prompt of so many (0: the longest), or its pictures."""
+        if encoder.kind == "clip vision":
+            return encoder.pictures * max(map(len, model.facts.pictures or ((),)))
+        return prompt_tokens or model.facts.prompt_tokens
+
+    def timed(self, model: VideoModel, request: Request) -> bool:
+        """Whether each token has a time of its own."""
+        return False
+
+    def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
+        """How wide the network's MLPs are within."""
+        return 4 * hidden
+
+
 @dataclass(frozen=True)
 class CoderPeak:
     """What a VAE of a published size holds, in bytes a pixel of a frame in a type of 16 bits; twice that in float32.
