@@ -57,7 +57,7 @@ class CogVideoX(Family):
     name, title, batched_guidance, solvers = "cogvideox", "CogVideoX", True, "cogvideox"
     keeps_padding = "CogVideoX reads the rows behind a prompt's end, it has no mask."
     coders: Mapping[str, CoderPeak] = {
-        "": CoderPeak(128, decode=37_000, thrifty=37_000, encode=20_900),
+        "": CoderPeak(128, decode=37_000, thrifty=37_000, encode=20_900, still=5_550),
     }
     moments: Mapping[str, Moment] = {
         "query and key": Moment(hidden=7, float32=2, copies=1, rotary=3, text=1),
@@ -156,7 +156,7 @@ class CogVideoX(Family):
         assert request.control is not None
         assert request.control.frames is not None
         frames = cover(request.control.frames[: request.frames], request.width, request.height)
-        with model.use("vae", model.encoding(request.width, request.height)) as vae:
+        with model.use("vae", model.encoding(request.width, request.height, request.frames)) as vae:
             z = self.encode_video(model, vae, frames)
         z = rearrange(z, "b c t h w -> b t c h w").to(model.memory.device("transformer"), dtype)
         return z * request.control.strength

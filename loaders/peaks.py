@@ -117,7 +117,7 @@ class CoderPeak:
     """What a VAE of a published size holds, in bytes a pixel of a frame in a type of 16 bits; twice that in float32.
 
     width: channels at full resolution that this was counted for; decode, thrifty: of a tile, and where memory is short;
-    encode: of a tile; whole: of each frame of a clip that is encoded at once; clip: frames whose decode is counted, where it sees all at once, 0 where their number makes no
+    encode, still: of a tile of a clip, of a single frame; whole: of each frame of a clip that is encoded at once; clip: frames whose decode is counted, where it sees all at once, 0 where their number makes no
     difference; chunk: as many at a time where memory is short.
     """
 
@@ -125,6 +125,7 @@ class CoderPeak:
     decode: int
     thrifty: int
     encode: int
+    still: int
     whole: int = 0
     clip: int = 0
     chunk: int = 0
@@ -135,17 +136,17 @@ class CoderPeak:
         return tile * (self.thrifty if thrifty else self.decode) * (min(frames, most) if most else 1) // (most or 1)
 
 
-def coder_bytes(model: VideoModel, tiles: list[list[Tile]], encode: bool = False, at_once: int = 0) -> int:
-    """The peak of the VAE's work beside its weights, whatever the length of the video; or with a clip of `at_once` frames
-    in one call. tiles: of a frame, in rows."""
+def coder_bytes(model: VideoModel, tiles: list[list[Tile]], encoded: int = 0, at_once: bool = False) -> int:
+    """The peak of the VAE's work beside its weights: decoding, whatever the length of the video, or encoding so many
+    frames, streamed or at once. tiles: of a frame, in rows."""
     config, facts = model.parts["vae"].config, model.facts
     peak = model.family.coders[model.family.coder(config)]
     pixels = tiles[0][0].height * tiles[0][0].width * facts.spatial_ratio**2
-    frames = max(facts.frame_counts, default=peak.clip)
-    encoding = pixels * max(peak.encode, at_once * peak.whole)
-    needed = encoding if encode else peak.decoding(pixels, tiles[0][0].thrifty, frames)
+    streamed = peak.still if encoded == 1 else peak.encode
+    encoding = pixels * (max(peak.still, encoded * peak.whole) if at_once else streamed)
+    decoding = peak.decoding(pixels, tiles[0][0].thrifty, max(facts.frame_counts, default=peak.clip))
     width = _base(config) or peak.width
-    return needed * width * getattr(torch, model.recipe.dtype).itemsize // 2 // peak.width
+    return (encoding if encoded else decoding) * width * getattr(torch, model.recipe.dtype).itemsize // 2 // peak.width
 
 
 def _base(config: Mapping[str, Any]) -> int:

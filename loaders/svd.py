@@ -34,7 +34,7 @@ class SVD(Family):
     name, title, batched_guidance, solvers = "svd", "Stable Video Diffusion", True, "svd"
     keeps_padding = "Stable Video Diffusion reads no text."
     coders: Mapping[str, CoderPeak] = {
-        "": CoderPeak(128, decode=52_000, thrifty=33_500, encode=1_340, clip=25, chunk=16),
+        "": CoderPeak(128, decode=52_000, thrifty=33_500, encode=1_340, still=1_340, clip=25, chunk=16),
     }
     moments: Mapping[str, Moment] = {"outermost block": Moment(hidden=28)}
     stacks, dispatches, layers_asked = None, False, False

@@ -331,27 +331,27 @@ class VideoModel:
                 stack.enter_context(explained(*ENCODING["image" if part.startswith("image") else "text"]))
             yield stack.enter_context(self.memory.use(self.parts[part], with_kernels(activations)))
 
-    def tiling(self, height: int, width: int, encode: bool = False) -> Tiling:
+    def tiling(self, height: int, width: int, encoded: int = 0) -> Tiling:
         """The largest tiles with which the VAE's work on a frame of height x width latent pixels fits into its room."""
         tiling: Tiling | None = Tiling()
-        while tiling and self.vae_bytes(tiling, height, width, encode) > 0.8 * self.memory.room("vae"):
+        while tiling and self.vae_bytes(tiling, height, width, encoded) > 0.8 * self.memory.room("vae"):
             best, tiling = tiling, tiling.smaller(height, width)
         return tiling or best
 
-    def vae_bytes(self, tiling: Tiling, height: int, width: int, encode: bool = False) -> int:
-        """What the VAE's work needs beside its weights, whatever the length of the video."""
-        return coder_bytes(self, tiling.rows(height, width), encode)
+    def vae_bytes(self, tiling: Tiling, height: int, width: int, encoded: int = 0) -> int:
+        """What the VAE needs beside its weights to encode so many frames, or (0) to decode any number."""
+        return coder_bytes(self, tiling.rows(height, width), encoded)
 
     def encoding(self, width: int, height: int, frames: int = 1) -> int:
         """What the VAE needs to encode so many frames of width x height pixels, as its room allows."""
         size = height // self.facts.spatial_ratio, width // self.facts.spatial_ratio
         if self.encodes_whole(frames, *size):
-            return coder_bytes(self, Tiling().rows(*size), True, frames)
-        return self.vae_bytes(self.tiling(*size, encode=True), *size, encode=True)
+            return coder_bytes(self, Tiling().rows(*size), frames, True)
+        return self.vae_bytes(self.tiling(*size, frames), *size, frames)
 
     def encodes_whole(self, frames: int, height: int, width: int) -> bool:
         """Whether a clip of height x width latent pixels is encoded at once, where streaming it would round otherwise."""
-        at_once = coder_bytes(self, Tiling().rows(height, width), True, frames)
+        at_once = coder_bytes(self, Tiling().rows(height, width), frames, True)
         return self.family.rounds_encode and at_once <= 0.8 * self.memory.room("vae")
 
     def complete(self, request: Request) -> Request:

@@ -68,8 +68,8 @@ class Wan(Family):
     name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
     keeps_padding = "Wan was trained to read the zeros behind a prompt's end."
     coders: Mapping[str, CoderPeak] = {
-        "2.1": CoderPeak(96, decode=11_000, thrifty=11_000, encode=7_700),
-        "2.2": CoderPeak(256, decode=11_400, thrifty=11_400, encode=3_900),
+        "2.1": CoderPeak(96, decode=11_000, thrifty=11_000, encode=7_700, still=2_000),
+        "2.2": CoderPeak(256, decode=11_400, thrifty=11_400, encode=3_900, still=1_020),
     }
     moments: Mapping[str, Moment] = {
         "query and key": Moment(hidden=5, float32=2, copies=1, rotary=2, controlled=1, timed=7, timed32=6, keys=2.5),
@@ -379,7 +379,7 @@ def _image_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> R
     known = torch.zeros(request.frames)
     for at, picture in zip(places, images, strict=True):
         clip[at], known[at] = picture[0], 1.0
-    with model.use("vae", model.encoding(request.width, request.height)) as vae:
+    with model.use("vae", model.encoding(request.width, request.height, request.frames)) as vae:
         z = model.family.encode_video(model, vae, clip).to(latents)
     known = torch.cat([known[:1].repeat(facts.temporal_ratio), known[1:]])
     mask = repeat(known, "(t r) -> 1 r t h w", r=facts.temporal_ratio, h=latents.shape[3], w=latents.shape[4])
@@ -417,7 +417,7 @@ def _control_run(model: VideoModel, request: Request, inputs: dict[str, Any]) ->
     facts, family = _facts(model), model.family
     video, mask = _control_video(request)
     fresh = (mask > 0.5).unsqueeze(-1)
-    with model.use("vae", model.encoding(request.width, request.height)) as vae:
+    with model.use("vae", model.encoding(request.width, request.height, request.frames)) as vae:
         encode = lambda frames: family.encode_video(model, vae, frames)
         z = torch.cat([encode(torch.where(fresh, 0.5, video)), encode(torch.where(fresh, video, 0.5))], 1)
         for picture in _references(request):
