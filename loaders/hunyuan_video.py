@@ -48,7 +48,7 @@ class HunyuanFacts(Facts):
 class HunyuanVideo(Family):
     name, title, batched_guidance = "hunyuan_video", "HunyuanVideo", False
     coders: Mapping[str, CoderPeak] = {
-        "": CoderPeak(128, decode=40_500, thrifty=40_500, encode=17_800, still=1_880),
+        "": CoderPeak(128, decode=40_500, thrifty=40_500, encode=35_000, still=1_880),
     }
     moments: Mapping[str, Moment] = {
         "query and key of a single block": Moment(hidden=8, mlp=1, float32=2, copies=1, rotary=2, text=1),

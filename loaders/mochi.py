@@ -35,7 +35,7 @@ _KINDS = {
 class Mochi(Family):
     name, title, batched_guidance = "mochi", "Mochi 1", True
     coders: Mapping[str, CoderPeak] = {
-        "": CoderPeak(128, decode=14_000, thrifty=8_000, encode=15_300, still=2_500, whole=690),
+        "": CoderPeak(128, decode=14_000, thrifty=8_000, encode=4_600, still=920, grows=565, whole=900),
     }
     moments: Mapping[str, Moment] = {
         "query and key": Moment(hidden=7, float32=2, copies=1, shared=1, text=0.5),

@@ -117,7 +117,7 @@ class CoderPeak:
     """What a VAE of a published size holds, in bytes a pixel of a frame in a type of 16 bits; twice that in float32.
 
     width: channels at full resolution that this was counted for; decode, thrifty: of a tile, and where memory is short;
-    encode, still: of a tile of a clip, of a single frame; whole: of each frame of a clip that is encoded at once; clip: frames whose decode is counted, where it sees all at once, 0 where their number makes no
+    encode, still: of a tile of a clip, of a single frame; grows: with each frame of the clip, more; whole: of each frame of a clip that is encoded at once; clip: frames whose decode is counted, where it sees all at once, 0 where their number makes no
     difference; chunk: as many at a time where memory is short.
     """
 
@@ -126,6 +126,7 @@ class CoderPeak:
     thrifty: int
     encode: int
     still: int
+    grows: int = 0
     whole: int = 0
     clip: int = 0
     chunk: int = 0
@@ -142,7 +143,7 @@ def coder_bytes(model: VideoModel, tiles: list[list[Tile]], encoded: int = 0, at
     config, facts = model.parts["vae"].config, model.facts
     peak = model.family.coders[model.family.coder(config)]
     pixels = tiles[0][0].height * tiles[0][0].width * facts.spatial_ratio**2
-    streamed = peak.still if encoded == 1 else peak.encode
+    streamed = peak.still if encoded == 1 else peak.encode + encoded * peak.grows
     encoding = pixels * (max(peak.still, encoded * peak.whole) if at_once else streamed)
     decoding = peak.decoding(pixels, tiles[0][0].thrifty, max(facts.frame_counts, default=peak.clip))
     width = _base(config) or peak.width
