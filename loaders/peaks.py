@@ -117,8 +117,9 @@ class CoderPeak:
     """What a VAE of a published size holds, in bytes a pixel of a frame in a type of 16 bits; twice that in float32.
 
     width: channels at full resolution that this was counted for; decode, thrifty: of a tile, and where memory is short;
-    encode, still: of a tile of a clip, of a single frame; grows: with each frame of the clip, more; whole: of each frame of a clip that is encoded at once; clip: frames whose decode is counted, where it sees all at once, 0 where their number makes no
-    difference; chunk: as many at a time where memory is short.
+    encode, still: of a tile of a clip, of a single frame; grows: more with each frame of the clip; whole: of each frame of
+    a clip that is encoded at once; clip: frames whose decode is counted, where it sees all at once, 0 where their number
+    makes no difference; chunk: as many at a time where memory is short.
     """
 
     width: int

@@ -97,13 +97,10 @@ class Fused(TorchFunctionMode):
         if call is F.scaled_dot_product_attention:
             return torch.empty_like(args[0] if args else (kwargs or {})["query"])
         name = getattr(call, "__name__", "")
-        if name == "tolist" and args[0].is_meta:  # of levels of noise, from much to none
-            falling = (
-                torch.linspace(1, 0, args[0].numel())
-                if args[0].is_floating_point()
-                else torch.arange(args[0].numel()).flip(0)
-            )
-            return falling.reshape(args[0].shape).tolist()
+        if name == "tolist" and args[0].is_meta:  # of levels of noise, from much to none; of answers, all no
+            count, kind = args[0].numel(), args[0].dtype
+            falling = torch.linspace(1, 0, count) if kind.is_floating_point else torch.arange(count).flip(0)
+            return (falling * (kind != torch.bool)).to(kind).reshape(args[0].shape).tolist()
         if name == "__float__" and args[0].is_meta:  # inside a constructor, where modes of dispatch are off
             return 0.5
         return call(*args, **(kwargs or {}))
