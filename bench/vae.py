@@ -285,7 +285,7 @@ def bytes_row(name: str, height: int, width: int, thrifty: bool) -> Row:
     rounded = lambda n: round(n / height / width)
     coder = family(case.family)
     known = coder.coders[coder.coder(vae.config)]
-    assumed = 2 * known.decoding(1, thrifty, latents)  # they are told for types of 16 bits
+    assumed = round(known.full * known.decoding(1, thrifty, latents))  # they are told for types of 16 bits
     return {"vae": name, "pixels": [height, width], "latents": latents, "thrifty": thrifty, "piece": most, "peak": rounded(live.peak - before),
             "waits": rounded(waits[len(waits) // 2]), "assumed": assumed}  # fmt: skip
 

@@ -114,7 +114,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class CoderPeak:
-    """What a VAE of a published size holds, in bytes a pixel of a frame in a type of 16 bits; twice that in float32.
+    """What a VAE of a published size holds, in bytes a pixel of a frame in a type of 16 bits, and `full` times that in float32.
 
     width: channels at full resolution that this was counted for; decode, thrifty: of a tile, and where memory is short;
     encode, still: of a tile of a clip, of a single frame; grows: more with each frame of the clip; whole: of each frame of
@@ -131,6 +131,7 @@ class CoderPeak:
     whole: int = 0
     clip: int = 0
     chunk: int = 0
+    full: float = 2.0
 
     def decoding(self, tile: int, thrifty: bool, frames: int) -> int:
         """Bytes for a tile of so many pixels."""
@@ -147,8 +148,8 @@ def coder_bytes(model: VideoModel, tiles: list[list[Tile]], encoded: int = 0, at
     streamed = peak.still if encoded == 1 else peak.encode + encoded * peak.grows
     encoding = pixels * (max(peak.still, encoded * peak.whole) if at_once else streamed)
     decoding = peak.decoding(pixels, tiles[0][0].thrifty, max(facts.frame_counts, default=peak.clip))
-    width = _base(config) or peak.width
-    return (encoding if encoded else decoding) * width * getattr(torch, model.recipe.dtype).itemsize // 2 // peak.width
+    wide = peak.full if getattr(torch, model.recipe.dtype).itemsize == 4 else 1.0
+    return math.ceil((encoding if encoded else decoding) * wide * (_base(config) or peak.width) / peak.width)
 
 
 def _base(config: Mapping[str, Any]) -> int:
