@@ -63,7 +63,8 @@ def variant_row(variant: str, folder: Path) -> Row:
     for kind, count in (("encoders", encoder_peaks), ("coders", coder_peaks)):
         key = kind, *_alike(model, kind, request)
         if key not in _counted:
-            _counted[key] = {name: list(pair) for name, pair in count(model).items()}
+            bare = without_kernels if kind == "encoders" else int  # these tell what was asked of the manager
+            _counted[key] = {name: [bare(expected), most] for name, (expected, most) in count(model).items()}
         row[kind] = _counted[key]
     return row
 
