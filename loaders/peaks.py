@@ -351,7 +351,7 @@ _DISTANCES = Reading(1, bias=1, pairs=14)
 READINGS: Mapping[str, tuple[Reading, ...]] = {
     "t5": (Reading(2, 3, width32=2, mlp32=1, bias=1), Reading(6, width32=1, bias=2), _DISTANCES),
     "umt5": (Reading(2, 3, width32=2, mlp32=1), Reading(6, width32=1, bias=2), _DISTANCES),  # a bias in each layer
-    "llama": (Reading(2, 3, kept=1, keys=1, pairs=0.3),), "clip": (Reading(5, 3),), "clip vision": (Reading(3.5, 2, kept=1),),
+    "llama": (Reading(2, 3, kept=1, keys=1, pairs=0.3),), "clip": (Reading(5, 3),), "clip vision": (Reading(4.2, 2, kept=1),),
 }  # fmt: skip
 
 
