@@ -304,10 +304,11 @@ def decode(family: str, folder: Path) -> Calls:
 # ---------------------------------------------------------------- measuring
 
 
-def compare(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], pairs: int) -> Row:
-    """Seconds of both, and the median of their ratios with its range."""
+def compare(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], pairs: int, warm: bool = False) -> Row:
+    """Seconds of both, and the median of their ratios with its range. warm: both have been called before."""
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-    ours(), theirs()  # warms up, and loads
+    if not warm:
+        ours(), theirs()
     for number in range(pairs):
         for name, call in [("ours", ours), ("theirs", theirs)][:: 1 if number % 2 else -1]:
             begin = time.perf_counter()
@@ -325,7 +326,10 @@ def compare(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], pairs: int
 def measure_forward(family: str, folder: Path, pairs: int) -> Row:
     ours, theirs = forward(open_sides(family, folder))
     mine, other = ours().float(), theirs().float() * (-1 if family == "mochi" else 1)
-    return {**compare(ours, theirs, pairs), "difference": float((mine - other).pow(2).mean().sqrt() / other.std())}
+    return {
+        **compare(ours, theirs, pairs, warm=True),
+        "difference": float((mine - other).pow(2).mean().sqrt() / other.std()),
+    }
 
 
 def measure_run(family: str, folder: Path, pairs: int) -> Row:
@@ -338,7 +342,7 @@ def measure_trim(family: str, folder: Path, pairs: int) -> Row:
     sides = open_sides(family, folder)
     trimmed = replace(sides, model=replace(sides.model, speed=Speed(trim_text=True)))
     mine, other = our_run(trimmed), our_run(sides)
-    row = compare(partial(our_run, trimmed), partial(our_run, sides), pairs)
+    row = compare(partial(our_run, trimmed), partial(our_run, sides), pairs, warm=True)
     return {**row, "difference": float((mine - other).pow(2).mean().sqrt() / other.std()), "steps": STEPS}
 
 
