@@ -270,7 +270,10 @@ def _ltx_vae() -> Any:
     """The structure of 0.9.0, whose decoder adds no noise."""
     from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
 
-    return VideoVAE(config={**COMMON, "latent_channels": 128, "encoder_base_channels": 32, "decoder_base_channels": 32, "blocks": OLD_ENCODER})  # fmt: skip
+    made = VideoVAE(config={**COMMON, "latent_channels": 128, "encoder_base_channels": 32, "decoder_base_channels": 32, "blocks": OLD_ENCODER})  # fmt: skip
+    made.per_channel_statistics.get_buffer("mean-of-means").zero_()
+    made.per_channel_statistics.get_buffer("std-of-means").fill_(1.0)
+    return made
 
 
 # family -> (makes the host's VAE, latents [C, t, h, w])
