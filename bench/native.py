@@ -2,12 +2,13 @@
 
 python bench/native.py [--sections forward run decode trim] [--families wan ...] [--pairs 3]
 
-COMFYUI_DIR names the host. Both sides are in one process and take turns, ours first in every second pair; the figure is the
-median of ours / theirs over the pairs, with their range. Networks have few blocks at reduced width and real head sizes, their
-weights are random float32, written as a native file and read from it by our own reader. A run is ComfyUI's sampling (its
-ModelPatcher, its KSampler) and ours (its memory manager, our sampler), both by euler (CogVideoX: ddim), with guidance by both
-branches where the family has it, from text embeddings to latents. Both use PyTorch's attention. A decode is the host's VAE
-class in one call, and our streamed one. "trim" is our run with Speed's trim_text against ours without. Figures are added to native.json beside this file.
+COMFYUI_DIR names the host. Both sides are in one process and take turns, ours first in every second pair; the figure is
+the median of ours / theirs over the pairs, with their range. Networks have few blocks at reduced width and real head
+sizes, their weights are random float32, written as a native file and read from it by our own reader. A run is ComfyUI's
+sampling (its ModelPatcher, its KSampler) and ours (its memory manager, our sampler), both by euler (CogVideoX: ddim), with
+guidance by both branches where the family has it, from text embeddings to latents. Both use PyTorch's attention. A decode
+is the host's VAE class in one call, and our streamed one. "trim" is our run with Speed's trim_text against ours without.
+Figures are added to native.json beside this file.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ Calls = tuple[Callable[[], Tensor], Callable[[], Tensor]]
 
 @dataclass(frozen=True)
 class Case:
-    """One family. host: its class in comfy.supported_models; config: the network's; latents: [C, t, h, w]; rows: of text that
-    the host's nodes give; real: of them, those that a prompt of usual length fills; tiny: whose other parts a run takes."""
+    """One family. host: its class in comfy.supported_models; config: the network's; latents: [C, t, h, w]; rows: of text
+    that the host's nodes give; real: of them, those that a prompt of usual length fills; tiny: whose other parts a run takes.
+    """
 
     host: str
     reader: Any
@@ -71,22 +73,143 @@ class Case:
 
 
 CASES = {
-    "wan": Case("WAN21_T2V", wan_files, dict(image_model="wan2.1", model_type="t2v", in_dim=16, out_dim=16, dim=1024, ffn_dim=4096, num_heads=8, num_layers=2,
-                text_len=512, text_dim=TEXT), (16, 3, 32, 32), 512, "tiny-wan2.1-t2v", 9, 8),
-    "hunyuan_video": Case("HunyuanVideo", hunyuan_video_files, dict(image_model="hunyuan_video", in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=TEXT,
-                hidden_size=1024, mlp_ratio=4.0, num_heads=8, depth=1, depth_single_blocks=1, axes_dim=[16, 56, 56], theta=256, patch_size=[1, 2, 2],
-                qkv_bias=True, guidance_embed=True, byt5=False, meanflow=False, use_cond_type_embedding=False, vision_in_dim=None, meanflow_sum=False),
-                (16, 3, 48, 64), 40, "tiny-hunyuan-t2v", 9, 8, guided=False, padded=256),
-    "ltx": Case("LTXV", ltx_files, dict(image_model="ltxv", in_channels=128, cross_attention_dim=2048, attention_head_dim=64, num_attention_heads=32,
-                caption_channels=TEXT, num_layers=2), (128, 3, 16, 16), 128, "tiny-ltx-0.9.0", 17, 32, padded=128, time=1.0),
-    "mochi": Case("GenmoMochi", mochi_files, dict(image_model="mochi_preview", depth=2, patch_size=2, num_heads=12, hidden_size_x=1536, hidden_size_y=768, mlp_ratio_x=8.0,
-                mlp_ratio_y=4.0, learn_sigma=False, in_channels=12, qk_norm=True, qkv_bias=False, out_bias=True, attn_drop=0.0, patch_embed_bias=True,
-                posenc_preserve_area=True, timestep_mlp_bias=True, attend_to_padding=False, timestep_scale=1000.0, use_t5=True, t5_feat_dim=TEXT,
-                t5_token_length=256, rope_theta=10000.0), (12, 3, 32, 32), 256, "tiny-mochi", 13, 8, time=1.0),
-    "cogvideox": Case("CogVideoX_T2V", cogvideox_files, dict(image_model="cogvideox", num_attention_heads=16, attention_head_dim=64, in_channels=16, out_channels=16,
-                time_embed_dim=512, text_embed_dim=TEXT, num_layers=2, patch_size=2, patch_size_t=2, use_rotary_positional_embeddings=True,
-                sample_height=300, sample_width=300, sample_frames=81), (16, 4, 32, 32), 226, "tiny-cogvideox1.5-5b", 9, 8, real=226, time=999.0),
-}  # fmt: skip
+    "wan": Case(
+        "WAN21_T2V",
+        wan_files,
+        dict(
+            image_model="wan2.1",
+            model_type="t2v",
+            in_dim=16,
+            out_dim=16,
+            dim=1024,
+            ffn_dim=4096,
+            num_heads=8,
+            num_layers=2,
+            text_len=512,
+            text_dim=TEXT,
+        ),
+        (16, 3, 32, 32),
+        512,
+        "tiny-wan2.1-t2v",
+        9,
+        8,
+    ),
+    "hunyuan_video": Case(
+        "HunyuanVideo",
+        hunyuan_video_files,
+        dict(
+            image_model="hunyuan_video",
+            in_channels=16,
+            out_channels=16,
+            vec_in_dim=768,
+            context_in_dim=TEXT,
+            hidden_size=1024,
+            mlp_ratio=4.0,
+            num_heads=8,
+            depth=1,
+            depth_single_blocks=1,
+            axes_dim=[16, 56, 56],
+            theta=256,
+            patch_size=[1, 2, 2],
+            qkv_bias=True,
+            guidance_embed=True,
+            byt5=False,
+            meanflow=False,
+            use_cond_type_embedding=False,
+            vision_in_dim=None,
+            meanflow_sum=False,
+        ),
+        (16, 3, 48, 64),
+        40,
+        "tiny-hunyuan-t2v",
+        9,
+        8,
+        guided=False,
+        padded=256,
+    ),
+    "ltx": Case(
+        "LTXV",
+        ltx_files,
+        dict(
+            image_model="ltxv",
+            in_channels=128,
+            cross_attention_dim=2048,
+            attention_head_dim=64,
+            num_attention_heads=32,
+            caption_channels=TEXT,
+            num_layers=2,
+        ),
+        (128, 3, 16, 16),
+        128,
+        "tiny-ltx-0.9.0",
+        17,
+        32,
+        padded=128,
+        time=1.0,
+    ),
+    "mochi": Case(
+        "GenmoMochi",
+        mochi_files,
+        dict(
+            image_model="mochi_preview",
+            depth=2,
+            patch_size=2,
+            num_heads=12,
+            hidden_size_x=1536,
+            hidden_size_y=768,
+            mlp_ratio_x=8.0,
+            mlp_ratio_y=4.0,
+            learn_sigma=False,
+            in_channels=12,
+            qk_norm=True,
+            qkv_bias=False,
+            out_bias=True,
+            attn_drop=0.0,
+            patch_embed_bias=True,
+            posenc_preserve_area=True,
+            timestep_mlp_bias=True,
+            attend_to_padding=False,
+            timestep_scale=1000.0,
+            use_t5=True,
+            t5_feat_dim=TEXT,
+            t5_token_length=256,
+            rope_theta=10000.0,
+        ),
+        (12, 3, 32, 32),
+        256,
+        "tiny-mochi",
+        13,
+        8,
+        time=1.0,
+    ),
+    "cogvideox": Case(
+        "CogVideoX_T2V",
+        cogvideox_files,
+        dict(
+            image_model="cogvideox",
+            num_attention_heads=16,
+            attention_head_dim=64,
+            in_channels=16,
+            out_channels=16,
+            time_embed_dim=512,
+            text_embed_dim=TEXT,
+            num_layers=2,
+            patch_size=2,
+            patch_size_t=2,
+            use_rotary_positional_embeddings=True,
+            sample_height=300,
+            sample_width=300,
+            sample_frames=81,
+        ),
+        (16, 4, 32, 32),
+        226,
+        "tiny-cogvideox1.5-5b",
+        9,
+        8,
+        real=226,
+        time=999.0,
+    ),
+}
 
 
 # ---------------------------------------------------------------- both sides
@@ -143,8 +266,15 @@ def _narrow(network: Any) -> None:
 
     width = network.hidden_size_x
     for block in network.blocks:
-        block.mlp_x = FeedForward(width, 4 * width, multiple_of=256, ffn_dim_multiplier=None, dtype=torch.float32, device="cpu",
-                                  operations=comfy.ops.disable_weight_init)  # fmt: skip
+        block.mlp_x = FeedForward(
+            width,
+            4 * width,
+            multiple_of=256,
+            ffn_dim_multiplier=None,
+            dtype=torch.float32,
+            device="cpu",
+            operations=comfy.ops.disable_weight_init,
+        )
 
 
 def text_of(case: Case, branch: str) -> tuple[Tensor, Tensor]:
@@ -217,8 +347,9 @@ def _given(sides: Sides, text: Tensor, mask: Tensor) -> Mapping[str, Any]:
     context = text[:, : case.rows]
     more: dict[str, Mapping[str, Any]] = {
         "hunyuan_video": dict(y=torch.zeros(1, 768).to(text), guidance=torch.tensor([6.0]).to(text)),
-        "ltx": dict(attention_mask=mask[:, : case.rows].long(), frame_rate=25), "mochi": dict(attention_mask=mask, num_tokens=case.real),
-    }  # fmt: skip
+        "ltx": dict(attention_mask=mask[:, : case.rows].long(), frame_rate=25),
+        "mochi": dict(attention_mask=mask, num_tokens=case.real),
+    }
     return {"context": context, **more.get(family, {})}
 
 
@@ -253,8 +384,18 @@ def their_run(sides: Sides) -> Tensor:
         if sides.model.family.name in ("ltx", "mochi"):
             told["attention_mask"] = mask[:, : case.rows].long()
         conds.append([[text[:, : case.rows], told]])
-    return comfy.sample.sample(sides.patcher, noise, STEPS, SCALE if case.guided else 1.0, sampler, schedule, *conds,
-                               torch.zeros_like(noise, device=device), disable_pbar=True, seed=1)  # fmt: skip
+    return comfy.sample.sample(
+        sides.patcher,
+        noise,
+        STEPS,
+        SCALE if case.guided else 1.0,
+        sampler,
+        schedule,
+        *conds,
+        torch.zeros_like(noise, device=device),
+        disable_pbar=True,
+        seed=1,
+    )
 
 
 # ---------------------------------------------------------------- decode
@@ -270,7 +411,15 @@ def _ltx_vae() -> Any:
     """The structure of 0.9.0, whose decoder adds no noise."""
     from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
 
-    made = VideoVAE(config={**COMMON, "latent_channels": 128, "encoder_base_channels": 32, "decoder_base_channels": 32, "blocks": OLD_ENCODER})  # fmt: skip
+    made = VideoVAE(
+        config={
+            **COMMON,
+            "latent_channels": 128,
+            "encoder_base_channels": 32,
+            "decoder_base_channels": 32,
+            "blocks": OLD_ENCODER,
+        }
+    )
     made.per_channel_statistics.get_buffer("mean-of-means").zero_()
     made.per_channel_statistics.get_buffer("std-of-means").fill_(1.0)
     return made
@@ -354,9 +503,11 @@ def measure_decode(family: str, folder: Path, pairs: int) -> Row:
 
 
 SECTIONS: Mapping[str, tuple[Callable[[str, Path, int], Row], Mapping[str, Any]]] = {
-    "forward": (measure_forward, CASES), "run": (measure_run, CASES), "decode": (measure_decode, DECODES),
+    "forward": (measure_forward, CASES),
+    "run": (measure_run, CASES),
+    "decode": (measure_decode, DECODES),
     "trim": (measure_trim, {name: case for name, case in CASES.items() if case.padded}),
-}  # fmt: skip
+}
 
 
 def main() -> None:
@@ -372,8 +523,11 @@ def main() -> None:
             call, there = SECTIONS[section]
             for family in (name for name in options.families if name in there):
                 row = table.setdefault(section, {})[family] = call(family, Path(folder), options.pairs)
-                print(f"{section:<8} {family:<14} {row['ratio']:.2f} ({row['range'][0]:.2f} to {row['range'][1]:.2f})  ours {row['ours']:.2f} s"
-                      + (f"  difference {row['difference']:.1e}" if "difference" in row else ""), flush=True)  # fmt: skip
+                print(
+                    f"{section:<8} {family:<14} {row['ratio']:.2f} ({row['range'][0]:.2f} to {row['range'][1]:.2f})  ours {row['ours']:.2f} s"
+                    + (f"  difference {row['difference']:.1e}" if "difference" in row else ""),
+                    flush=True,
+                )
                 OUT.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 

@@ -26,7 +26,9 @@ TRIMS = ["tiny-hunyuan-t2v", "tiny-hunyuan-i2v-concat", "tiny-hunyuan-i2v-replac
 
 @pytest.fixture(scope="module")
 def opened(tiny_models: Path) -> Any:
-    return cache(lambda name, dtype="float32": load(Recipe(MODELS[name], "", files_of(tiny_models / name), dtype), PlainMemory()))  # fmt: skip
+    return cache(
+        lambda name, dtype="float32": load(Recipe(MODELS[name], "", files_of(tiny_models / name), dtype), PlainMemory())
+    )
 
 
 def both_branches(model: VideoModel) -> VideoModel:

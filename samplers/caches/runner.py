@@ -103,7 +103,10 @@ class Runner:
         self._since = now if steps else self._since
         for step, finite in zip(steps, values[len(numbers) :], strict=True):
             if not finite:
-                raise ValueError(f"{self.policy.title}: step {step + 1} of {self.steps} is not finite (NaN or infinite). Run without the cache node, or with a lower speed or threshold, to see whether the model itself is sound.")  # fmt: skip
+                raise ValueError(
+                    f"{self.policy.title}: step {step + 1} of {self.steps} is not finite (NaN or infinite). Run without the "
+                    "cache node, or with a lower speed or threshold, to see whether the model itself is sound."
+                )
         return dict(zip(numbers, values, strict=False))
 
     def predict(self, run: Run, step: int, compute: Callable[[], Tensor]) -> Tensor:
