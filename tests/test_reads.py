@@ -1,7 +1,7 @@
 """No step reads anything back from the card, so that the host can run ahead of it: every model, sampler and cache.
 
-Counted on the pretend card by what torch dispatches. A read is a number, or a tensor, that goes from the card to the CPU,
-or an operator whose result's size depends on what the card holds. Numbers that go the other way wait just as long.
+Counted on the pretend card by what torch dispatches. A read is a number, or a tensor, that goes from the card to the
+CPU, or an operator whose result's size depends on what the card holds. Numbers that go the other way wait just as long.
 """
 
 from __future__ import annotations
