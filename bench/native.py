@@ -2,12 +2,14 @@
 
 python bench/native.py [--sections forward run decode trim] [--families wan ...] [--pairs 3]
 
-COMFYUI_DIR names the host. Both sides are in one process and take turns, ours first in every second pair; the figure is the
-median of ours / theirs over the pairs, with their range. Networks have few blocks at reduced width and real head sizes, their
-weights are random float32, written as a native file and read from it by our own reader. A run is ComfyUI's sampling (its
-ModelPatcher, its KSampler) and ours (its memory manager, our sampler), both by euler (CogVideoX: ddim), with guidance by both
-branches where the family has it, from text embeddings to latents. Both use PyTorch's attention. A decode is the host's VAE
-class in one call, and our streamed one. "trim" is our run with Speed's trim_text against ours without. Figures are added to native.json beside this file.
+COMFYUI_DIR names the host. Both sides are in one process and take turns, ours first in every second pair; the figure is
+the median of ours / theirs over the pairs, with their range. Networks have few blocks at reduced width and real head
+sizes, their weights are random float32, written as a native file and read from it by our own reader. A run is ComfyUI's
+sampling (its ModelPatcher, its KSampler) and ours (its memory manager, our sampler), both by euler (CogVideoX: ddim),
+with guidance by both branches where the family has it, from text embeddings to latents. Both use PyTorch's attention.
+A decode is the host's VAE class in one call, and our streamed one. "trim" is our run with Speed's trim_text against
+ours without.
+Figures are added to native.json beside this file.
 """
 
 from __future__ import annotations
@@ -27,66 +29,24 @@ from statistics import median
 from typing import Any
 
 import torch
-from pack import import_pack
+from native_cases import CASES, TEXT, Case
+from reelwire.loaders.bundle import files_of
+from reelwire.loaders.checkpoints import read_file
+from reelwire.loaders.families import load
+from reelwire.loaders.video_model import Conditioning, Part, PlainMemory, Recipe, Request, VideoModel
+from reelwire.samplers.decode import stream_frames
+from reelwire.samplers.denoise import sample
+from reelwire.samplers.speed import Speed
+from reelwire.tests.files import plain
+from reelwire.tests.native import randomised
+from reelwire.tests.test_ltx_files import COMMON, OLD_ENCODER
+from reelwire.training.tiny_models import make, seeded
 from torch import Tensor
 
-import_pack()
-from reelwire.loaders import cogvideox_files, hunyuan_video_files, ltx_files, mochi_files, wan_files  # noqa: E402
-from reelwire.loaders.bundle import files_of  # noqa: E402
-from reelwire.loaders.checkpoints import read_file  # noqa: E402
-from reelwire.loaders.families import load  # noqa: E402
-from reelwire.loaders.video_model import Conditioning, Part, PlainMemory, Recipe, Request, VideoModel  # noqa: E402
-from reelwire.samplers.decode import stream_frames  # noqa: E402
-from reelwire.samplers.denoise import sample  # noqa: E402
-from reelwire.samplers.speed import Speed  # noqa: E402
-from reelwire.tests.files import plain  # noqa: E402
-from reelwire.tests.native import randomised  # noqa: E402
-from reelwire.tests.test_ltx_files import COMMON, OLD_ENCODER  # noqa: E402
-from reelwire.training.tiny_models import make, seeded  # noqa: E402
-
 OUT = Path(__file__).with_suffix(".json")
-TEXT = 4096  # width of T5's and Llama's text
 STEPS, SCALE = 5, 5.0
 Row = dict[str, Any]
 Calls = tuple[Callable[[], Tensor], Callable[[], Tensor]]
-
-
-@dataclass(frozen=True)
-class Case:
-    """One family. host: its class in comfy.supported_models; config: the network's; latents: [C, t, h, w]; rows: of text that
-    the host's nodes give; real: of them, those that a prompt of usual length fills; tiny: whose other parts a run takes."""
-
-    host: str
-    reader: Any
-    config: Mapping[str, Any]
-    latents: tuple[int, int, int, int]
-    rows: int
-    tiny: str
-    frames: int
-    size: int  # pixels of a latent one's side
-    real: int = 40
-    guided: bool = True
-    padded: int = 0  # rows of text that our family gives its network; 0: as many as the host
-    time: float = 1000.0  # what the host's network calls the first step
-
-
-CASES = {
-    "wan": Case("WAN21_T2V", wan_files, dict(image_model="wan2.1", model_type="t2v", in_dim=16, out_dim=16, dim=1024, ffn_dim=4096, num_heads=8, num_layers=2,
-                text_len=512, text_dim=TEXT), (16, 3, 32, 32), 512, "tiny-wan2.1-t2v", 9, 8),
-    "hunyuan_video": Case("HunyuanVideo", hunyuan_video_files, dict(image_model="hunyuan_video", in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=TEXT,
-                hidden_size=1024, mlp_ratio=4.0, num_heads=8, depth=1, depth_single_blocks=1, axes_dim=[16, 56, 56], theta=256, patch_size=[1, 2, 2],
-                qkv_bias=True, guidance_embed=True, byt5=False, meanflow=False, use_cond_type_embedding=False, vision_in_dim=None, meanflow_sum=False),
-                (16, 3, 48, 64), 40, "tiny-hunyuan-t2v", 9, 8, guided=False, padded=256),
-    "ltx": Case("LTXV", ltx_files, dict(image_model="ltxv", in_channels=128, cross_attention_dim=2048, attention_head_dim=64, num_attention_heads=32,
-                caption_channels=TEXT, num_layers=2), (128, 3, 16, 16), 128, "tiny-ltx-0.9.0", 17, 32, padded=128, time=1.0),
-    "mochi": Case("GenmoMochi", mochi_files, dict(image_model="mochi_preview", depth=2, patch_size=2, num_heads=12, hidden_size_x=1536, hidden_size_y=768, mlp_ratio_x=8.0,
-                mlp_ratio_y=4.0, learn_sigma=False, in_channels=12, qk_norm=True, qkv_bias=False, out_bias=True, attn_drop=0.0, patch_embed_bias=True,
-                posenc_preserve_area=True, timestep_mlp_bias=True, attend_to_padding=False, timestep_scale=1000.0, use_t5=True, t5_feat_dim=TEXT,
-                t5_token_length=256, rope_theta=10000.0), (12, 3, 32, 32), 256, "tiny-mochi", 13, 8, time=1.0),
-    "cogvideox": Case("CogVideoX_T2V", cogvideox_files, dict(image_model="cogvideox", num_attention_heads=16, attention_head_dim=64, in_channels=16, out_channels=16,
-                time_embed_dim=512, text_embed_dim=TEXT, num_layers=2, patch_size=2, patch_size_t=2, use_rotary_positional_embeddings=True,
-                sample_height=300, sample_width=300, sample_frames=81), (16, 4, 32, 32), 226, "tiny-cogvideox1.5-5b", 9, 8, real=226, time=999.0),
-}  # fmt: skip
 
 
 # ---------------------------------------------------------------- both sides
@@ -143,8 +103,15 @@ def _narrow(network: Any) -> None:
 
     width = network.hidden_size_x
     for block in network.blocks:
-        block.mlp_x = FeedForward(width, 4 * width, multiple_of=256, ffn_dim_multiplier=None, dtype=torch.float32, device="cpu",
-                                  operations=comfy.ops.disable_weight_init)  # fmt: skip
+        block.mlp_x = FeedForward(
+            width,
+            4 * width,
+            multiple_of=256,
+            ffn_dim_multiplier=None,
+            dtype=torch.float32,
+            device="cpu",
+            operations=comfy.ops.disable_weight_init,
+        )
 
 
 def text_of(case: Case, branch: str) -> tuple[Tensor, Tensor]:
@@ -217,8 +184,9 @@ def _given(sides: Sides, text: Tensor, mask: Tensor) -> Mapping[str, Any]:
     context = text[:, : case.rows]
     more: dict[str, Mapping[str, Any]] = {
         "hunyuan_video": dict(y=torch.zeros(1, 768).to(text), guidance=torch.tensor([6.0]).to(text)),
-        "ltx": dict(attention_mask=mask[:, : case.rows].long(), frame_rate=25), "mochi": dict(attention_mask=mask, num_tokens=case.real),
-    }  # fmt: skip
+        "ltx": dict(attention_mask=mask[:, : case.rows].long(), frame_rate=25),
+        "mochi": dict(attention_mask=mask, num_tokens=case.real),
+    }
     return {"context": context, **more.get(family, {})}
 
 
@@ -253,8 +221,18 @@ def their_run(sides: Sides) -> Tensor:
         if sides.model.family.name in ("ltx", "mochi"):
             told["attention_mask"] = mask[:, : case.rows].long()
         conds.append([[text[:, : case.rows], told]])
-    return comfy.sample.sample(sides.patcher, noise, STEPS, SCALE if case.guided else 1.0, sampler, schedule, *conds,
-                               torch.zeros_like(noise, device=device), disable_pbar=True, seed=1)  # fmt: skip
+    return comfy.sample.sample(
+        sides.patcher,
+        noise,
+        STEPS,
+        SCALE if case.guided else 1.0,
+        sampler,
+        schedule,
+        *conds,
+        torch.zeros_like(noise, device=device),
+        disable_pbar=True,
+        seed=1,
+    )
 
 
 # ---------------------------------------------------------------- decode
@@ -270,7 +248,18 @@ def _ltx_vae() -> Any:
     """The structure of 0.9.0, whose decoder adds no noise."""
     from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
 
-    return VideoVAE(config={**COMMON, "latent_channels": 128, "encoder_base_channels": 32, "decoder_base_channels": 32, "blocks": OLD_ENCODER})  # fmt: skip
+    made = VideoVAE(
+        config={
+            **COMMON,
+            "latent_channels": 128,
+            "encoder_base_channels": 32,
+            "decoder_base_channels": 32,
+            "blocks": OLD_ENCODER,
+        }
+    )
+    made.per_channel_statistics.get_buffer("mean-of-means").zero_()
+    made.per_channel_statistics.get_buffer("std-of-means").fill_(1.0)
+    return made
 
 
 # family -> (makes the host's VAE, latents [C, t, h, w])
@@ -304,10 +293,11 @@ def decode(family: str, folder: Path) -> Calls:
 # ---------------------------------------------------------------- measuring
 
 
-def compare(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], pairs: int) -> Row:
-    """Seconds of both, and the median of their ratios with its range."""
+def compare(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], pairs: int, warm: bool = False) -> Row:
+    """Seconds of both, and the median of their ratios with its range. warm: both have been called before."""
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
-    ours(), theirs()  # warms up, and loads
+    if not warm:
+        ours(), theirs()
     for number in range(pairs):
         for name, call in [("ours", ours), ("theirs", theirs)][:: 1 if number % 2 else -1]:
             begin = time.perf_counter()
@@ -325,7 +315,10 @@ def compare(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], pairs: int
 def measure_forward(family: str, folder: Path, pairs: int) -> Row:
     ours, theirs = forward(open_sides(family, folder))
     mine, other = ours().float(), theirs().float() * (-1 if family == "mochi" else 1)
-    return {**compare(ours, theirs, pairs), "difference": float((mine - other).pow(2).mean().sqrt() / other.std())}
+    return {
+        **compare(ours, theirs, pairs, warm=True),
+        "difference": float((mine - other).pow(2).mean().sqrt() / other.std()),
+    }
 
 
 def measure_run(family: str, folder: Path, pairs: int) -> Row:
@@ -338,7 +331,7 @@ def measure_trim(family: str, folder: Path, pairs: int) -> Row:
     sides = open_sides(family, folder)
     trimmed = replace(sides, model=replace(sides.model, speed=Speed(trim_text=True)))
     mine, other = our_run(trimmed), our_run(sides)
-    row = compare(partial(our_run, trimmed), partial(our_run, sides), pairs)
+    row = compare(partial(our_run, trimmed), partial(our_run, sides), pairs, warm=True)
     return {**row, "difference": float((mine - other).pow(2).mean().sqrt() / other.std()), "steps": STEPS}
 
 
@@ -347,9 +340,11 @@ def measure_decode(family: str, folder: Path, pairs: int) -> Row:
 
 
 SECTIONS: Mapping[str, tuple[Callable[[str, Path, int], Row], Mapping[str, Any]]] = {
-    "forward": (measure_forward, CASES), "run": (measure_run, CASES), "decode": (measure_decode, DECODES),
+    "forward": (measure_forward, CASES),
+    "run": (measure_run, CASES),
+    "decode": (measure_decode, DECODES),
     "trim": (measure_trim, {name: case for name, case in CASES.items() if case.padded}),
-}  # fmt: skip
+}
 
 
 def main() -> None:
@@ -365,8 +360,11 @@ def main() -> None:
             call, there = SECTIONS[section]
             for family in (name for name in options.families if name in there):
                 row = table.setdefault(section, {})[family] = call(family, Path(folder), options.pairs)
-                print(f"{section:<8} {family:<14} {row['ratio']:.2f} ({row['range'][0]:.2f} to {row['range'][1]:.2f})  ours {row['ours']:.2f} s"
-                      + (f"  difference {row['difference']:.1e}" if "difference" in row else ""), flush=True)  # fmt: skip
+                print(
+                    f"{section:<8} {family:<14} {row['ratio']:.2f} ({row['range'][0]:.2f} to {row['range'][1]:.2f})  ours {row['ours']:.2f} s"
+                    + (f"  difference {row['difference']:.1e}" if "difference" in row else ""),
+                    flush=True,
+                )
                 OUT.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 

@@ -1,7 +1,7 @@
-"""No step reads anything back from the card, so that the host can run ahead of it: every model, every sampler, every cache.
+"""No step reads anything back from the card, so that the host can run ahead of it: every model, sampler and cache.
 
-Counted on the pretend card by what torch dispatches. A read is a number, or a tensor, that goes from the card to the CPU, or
-an operator whose result's size depends on what the card holds. Numbers that go the other way wait just as long.
+Counted on the pretend card by what torch dispatches. A read is a number, or a tensor, that goes from the card to the
+CPU, or an operator whose result's size depends on what the card holds. Numbers that go the other way wait just as long.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ BY_VALUE = (
     "_unique2",
     "unique_dim",
 )
+# samplers that draw noise in each step -> how often: on the CPU, where a seed means the same everywhere
 DRAWN = {
     "dpm": 2,
     "euler ancestral": 1,
@@ -120,7 +121,14 @@ def test_the_counter_sees_each_kind() -> None:
     x, traffic = torch.ones(4, device="npu"), Traffic()
     with traffic:
         traffic.on = True
-        for read in (lambda: x.sum().item(), lambda: bool(x[0] > 0), x.cpu, x.nonzero, lambda: x[x > 0], lambda: torch.equal(x, x)):  # fmt: skip
+        for read in (
+            lambda: x.sum().item(),
+            lambda: bool(x[0] > 0),
+            x.cpu,
+            x.nonzero,
+            lambda: x[x > 0],
+            lambda: torch.equal(x, x),
+        ):
             before = traffic.seen["read"]
             read()
             assert traffic.seen["read"] > before
@@ -146,7 +154,7 @@ WAYS = {
     "half": Guidance(start=0.2, end=0.5),
     "cfg-zero*": Guidance("cfg-zero*"),
     "tcfg": Guidance("tcfg"),
-}  # fmt: skip (apg goes to the CPU on devices of this one's name, in diffusers)
+}  # not apg: on a device of this one's name diffusers computes it on the CPU
 
 
 @pytest.mark.parametrize("way", WAYS)

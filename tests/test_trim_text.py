@@ -19,16 +19,16 @@ from reelwire.tests.test_families import MODELS, needed, usual
 from torch import Tensor
 
 ON, OFF = Speed(trim_text=True), Speed()
-BOUNDS = {
-    "float32": 1e-5,
-    "bfloat16": 3e-2,
-}  # largest difference of the latents, in their standard deviations; measured: a third of it
+# the largest difference of latents, in their standard deviations; measured: 1.4e-6 and 4e-2
+BOUNDS = {"float32": 1e-5, "bfloat16": 8e-2}
 TRIMS = ["tiny-hunyuan-t2v", "tiny-hunyuan-i2v-concat", "tiny-hunyuan-i2v-replace", "tiny-ltx-0.9.0", "tiny-ltx-0.9.5"]
 
 
 @pytest.fixture(scope="module")
 def opened(tiny_models: Path) -> Any:
-    return cache(lambda name, dtype="float32": load(Recipe(MODELS[name], "", files_of(tiny_models / name), dtype), PlainMemory()))  # fmt: skip
+    return cache(
+        lambda name, dtype="float32": load(Recipe(MODELS[name], "", files_of(tiny_models / name), dtype), PlainMemory())
+    )
 
 
 def both_branches(model: VideoModel) -> VideoModel:

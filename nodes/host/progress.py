@@ -19,7 +19,7 @@ Interrupted = mm.InterruptProcessingException
 def progress() -> Callable[..., None]:
     """A function (done, in all, picture or None) that moves the running node's bar and stops when asked to.
 
-    picture: makes one, and is called where somebody sees it, a few times a second, and at the end: each waits for the card.
+    picture: makes one, and is called where somebody sees it, a few times a second and at the end: it waits for the card.
     """
     bar, shown = comfy.utils.ProgressBar(1), float("-inf")
 

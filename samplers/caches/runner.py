@@ -29,8 +29,8 @@ Key = tuple[str, int]  # branch, and the how many-eth forward of it in this step
 
 @dataclass
 class Entry:
-    """One forward: where it was, whether it was computed, and how far its signal was from the last one's (a number on the
-    card, where nobody needed it on the way)."""
+    """One forward: where it was, whether it was computed, and how far its signal was from the last one's (a number
+    on the card, where nobody needed it on the way)."""
 
     part: str
     branch: str
@@ -44,8 +44,8 @@ class Runner:
     """The cache of one run. notes: what the person should know; entries: all forwards so far; peak: the most bytes that its
     states held at a time; seconds: of each step.
 
-    What it must know of the card it reads once in a step, or once for each forward that is decided by itself: each reading
-    waits until the card has done all that it was given. Whether the step before was finite is told along with it.
+    What it must know of the card it reads once in a step, or once for each forward that is decided by itself: each
+    reading waits until the card has done all that it was given. Whether the step before was finite is told along with it.
     """
 
     policy: Policy
@@ -93,8 +93,8 @@ class Runner:
         self._finite.clear()
 
     def read(self, numbers: Mapping[str, Tensor]) -> dict[str, float]:
-        """Numbers of the card, by one reading that also ends the steps before it; raises ValueError where one of these is
-        not finite."""
+        """Numbers of the card, by one reading that also ends the steps before it; raises ValueError where one of these
+        is not finite."""
         steps, self._reads = list(self._finite), self._reads + 1
         values = torch.stack([value.float() for value in (*numbers.values(), *self._finite.values())]).tolist()
         self._finite.clear()
@@ -103,7 +103,10 @@ class Runner:
         self._since = now if steps else self._since
         for step, finite in zip(steps, values[len(numbers) :], strict=True):
             if not finite:
-                raise ValueError(f"{self.policy.title}: step {step + 1} of {self.steps} is not finite (NaN or infinite). Run without the cache node, or with a lower speed or threshold, to see whether the model itself is sound.")  # fmt: skip
+                raise ValueError(
+                    f"{self.policy.title}: step {step + 1} of {self.steps} is not finite (NaN or infinite). "
+                    "Run without the cache node, or with a lower speed or threshold, to see whether the model itself is sound."
+                )
         return dict(zip(numbers, values, strict=False))
 
     def predict(self, run: Run, step: int, compute: Callable[[], Tensor]) -> Tensor:
