@@ -37,10 +37,10 @@ def drawn(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def same(make: Make, *tensors: Tensor) -> None:
     """The card makes what the CPU makes, to the bit, and on the card."""
-    expected, made = make(*tensors), make(*(t.to("npu") for t in tensors))
-    assert made.device == torch.device("npu:0")
-    assert made.dtype == expected.dtype
-    torch.testing.assert_close(made.cpu(), expected, rtol=0, atol=0, equal_nan=True)
+    expected, result = make(*tensors), make(*(t.to("npu") for t in tensors))
+    assert result.device == torch.device("npu:0")
+    assert result.dtype == expected.dtype
+    torch.testing.assert_close(result.cpu(), expected, rtol=0, atol=0, equal_nan=True)
 
 
 # ---------------------------------------------------------------- the CPU's numbers
@@ -319,8 +319,8 @@ def test_random_numbers_are_the_cards_own() -> None:
 def test_autocast_and_gradients() -> None:
     layer = nn.Linear(4, 4, device="npu")
     with torch.autocast("npu", torch.bfloat16), torch.no_grad():
-        made = layer(torch.ones(2, 4, device="npu"))
-    assert made.dtype == torch.bfloat16
+        result = layer(torch.ones(2, 4, device="npu"))
+    assert result.dtype == torch.bfloat16
     x = torch.ones(2, 4, device="npu", requires_grad=True)
     (x.exp() * 2).sum().backward()
     assert x.grad is not None

@@ -49,9 +49,9 @@ def make(model: VideoModel, tiling: Tiling | None = None) -> tuple[Tensor, Tenso
 def test_it_makes_what_the_cpu_makes(tiny_models: Path, card: Card, name: str, dtype: str) -> None:
     expected = make(open_on("cpu", tiny_models, name, dtype))
     before = card.allocations()
-    made = make(open_on("npu", tiny_models, name, dtype))
+    result = make(open_on("npu", tiny_models, name, dtype))
     assert card.allocations() > before + 1000, "it was not made on the card"
-    for ours, theirs in zip(made, expected, strict=True):
+    for ours, theirs in zip(result, expected, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=0, atol=CLOSE[dtype])
 
 
@@ -60,8 +60,8 @@ def test_tiles_and_small_parts_too(tiny_models: Path, name: str) -> None:
     """Where what waits in between goes to RAM and comes back."""
     for tiling in (Tiling(thrifty=True), Tiling(4, True)):
         expected = make(open_on("cpu", tiny_models, name, "bfloat16"), tiling)
-        made = make(open_on("npu", tiny_models, name, "bfloat16"), tiling)
-        assert torch.equal(made[1], expected[1])
+        result = make(open_on("npu", tiny_models, name, "bfloat16"), tiling)
+        assert torch.equal(result[1], expected[1])
 
 
 @each_family
@@ -70,9 +70,9 @@ def test_on_a_second_card(tiny_models: Path, name: str) -> None:
     torch.ops.reelwire_card.set_count(2)
     Card(1).set_cap(1 << 30)
     expected, before = make(open_on("npu:0", tiny_models, name, "bfloat16")), Card(0).allocations()
-    made = make(open_on("npu:1", tiny_models, name, "bfloat16"))
+    result = make(open_on("npu:1", tiny_models, name, "bfloat16"))
     assert Card(0).allocations() == before
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(made, expected, strict=True))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(result, expected, strict=True))
     gc.collect()
     assert Card(1).allocated() == 0
 

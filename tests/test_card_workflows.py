@@ -87,13 +87,13 @@ def test_runs_that_alternate_do_not_grow(
     for turn in range(rounds):
         held.append([])
         for name in FAMILIES:
-            made = run(card_host, prompt_of(name, seed=10 + turn))
-            assert not made.error
+            result = run(card_host, prompt_of(name, seed=10 + turn))
+            assert not result.error
             held[-1].append(card_host.card.allocated() - base)
         ram.append(resident(card_host))
     left = card_host.freed(base) - base
-    told = {"runs": rounds * len(FAMILIES), "manager": manager, "held": held[-1], "left": left, "ram": ram}
-    record_property("card_runs", told)
+    facts = {"runs": rounds * len(FAMILIES), "manager": manager, "held": held[-1], "left": left, "ram": ram}
+    record_property("card_runs", facts)
     assert held[2:] == held[1:-1]
     assert left == 0
     assert ram[-1] - ram[1] < GROWTH, ram

@@ -33,16 +33,16 @@ class Generator final : public c10::GeneratorImpl {
   c10::intrusive_ptr<c10::TensorImpl> get_state() const override { return cpu.unsafeGetGeneratorImpl()->get_state(); }
 
   static at::Generator make(c10::DeviceIndex index) {
-    auto made = at::make_generator<Generator>(index, at::detail::createCPUGenerator());
-    made.set_current_seed(c10::default_rng_seed_val);
-    return made;
+    auto fresh = at::make_generator<Generator>(index, at::detail::createCPUGenerator());
+    fresh.set_current_seed(c10::default_rng_seed_val);
+    return fresh;
   }
 
   static const at::Generator& usual(c10::DeviceIndex index) {
     static const auto all = [] {
-      std::vector<at::Generator> made;
-      for (int i = 0; i < MOST_CARDS; ++i) made.push_back(make(static_cast<c10::DeviceIndex>(i)));
-      return made;
+      std::vector<at::Generator> list;
+      for (int i = 0; i < MOST_CARDS; ++i) list.push_back(make(static_cast<c10::DeviceIndex>(i)));
+      return list;
     }();
     return all[place_of(index).index()];
   }
@@ -100,7 +100,7 @@ struct Hooks final : at::PrivateUse1HooksInterface {
     const c10::DeviceGuard guard(storage.device());
     auto* memory = storage.unsafeGetStorageImpl();
     auto data = allocator.allocate(bytes);  // keeps the device, also when nothing is left
-    if (const size_t kept = std::min(bytes, memory->nbytes())) std::memcpy(data.get(), memory->data(), kept);
+    if (const size_t both = std::min(bytes, memory->nbytes())) std::memcpy(data.get(), memory->data(), both);
     memory->set_data_ptr_noswap(std::move(data));
     memory->set_nbytes(bytes);
   }

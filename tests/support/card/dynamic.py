@@ -111,7 +111,7 @@ class HostBuffer:
 
 def vbars() -> list[ModelVBAR]:
     """All ranges, the one that may best give its memory away first."""
-    return [found for entry in list(_ranges) if (found := entry()) is not None]
+    return [vbar for entry in list(_ranges) if (vbar := entry()) is not None]
 
 
 def _analyze(device: int | None = None) -> int:

@@ -29,11 +29,11 @@ void refuse_two_devices(c10::Device one, c10::Device other, const Where&... wher
 
 /// A tensor with the shape and type of another, on this memory.
 inline Tensor twin(const Tensor& tensor, Storage memory, c10::DispatchKey key) {
-  auto made = at::detail::make_tensor<c10::TensorImpl>(std::move(memory), c10::DispatchKeySet(key), tensor.dtype());
-  made.unsafeGetTensorImpl()->set_sizes_and_strides(tensor.sizes(), tensor.strides(), tensor.storage_offset());
-  made._set_conj(tensor.is_conj());
-  made._set_neg(tensor.is_neg());
-  return made;
+  auto result = at::detail::make_tensor<c10::TensorImpl>(std::move(memory), c10::DispatchKeySet(key), tensor.dtype());
+  result.unsafeGetTensorImpl()->set_sizes_and_strides(tensor.sizes(), tensor.strides(), tensor.storage_offset());
+  result._set_conj(tensor.is_conj());
+  result._set_neg(tensor.is_neg());
+  return result;
 }
 
 /// The CPU's views of the card's memory while one operator runs: two tensors that share memory share it here too.
@@ -46,15 +46,15 @@ class Views {
  public:
   Tensor cpu(const Tensor& tensor) { return twin(tensor, view_of(tensor.storage()), c10::DispatchKey::CPU); }
 
-  /// What a kernel made, as the card's: a view of what was there, or new memory that is taken over.
-  Tensor card(const Tensor& made, c10::DeviceIndex index) {
-    if (!made.defined() || !made.is_cpu()) return made;
-    auto* memory = made.storage().unsafeGetStorageImpl();
+  /// A kernel's result, as the card's: a view of what was there, or new memory that is taken over.
+  Tensor card(const Tensor& tensor, c10::DeviceIndex index) {
+    if (!tensor.defined() || !tensor.is_cpu()) return tensor;
+    auto* memory = tensor.storage().unsafeGetStorageImpl();
     for (const auto& [ours, view] : pairs_)
-      if (view.unsafeGetStorageImpl() == memory) return twin(made, ours, c10::DispatchKey::PrivateUse1);
+      if (view.unsafeGetStorageImpl() == memory) return twin(tensor, ours, c10::DispatchKey::PrivateUse1);
     const size_t bytes = memory->nbytes();
-    c10::DataPtr data(memory->mutable_data(), new Storage(made.storage()), &forget, c10::Device(c10::kCPU));
-    return twin(made, storage(adopt(std::move(data), bytes, index), bytes), c10::DispatchKey::PrivateUse1);
+    c10::DataPtr data(memory->mutable_data(), new Storage(tensor.storage()), &forget, c10::Device(c10::kCPU));
+    return twin(tensor, storage(adopt(std::move(data), bytes, index), bytes), c10::DispatchKey::PrivateUse1);
   }
 
   /// Memory that a kernel resized is resized on the card too.

@@ -72,10 +72,10 @@ class CardTests:
         if item.path not in self._files:
             tests = [i.nodeid for i in item.session.items if i.path == item.path and i.get_closest_marker(MARK)]
             self._files[item.path] = self._run(tests, item.config.rootpath)
-        found = self._files[item.path].get(item.nodeid, [])
-        for data in found:
+        reports = self._files[item.path].get(item.nodeid, [])
+        for data in reports:
             yield item.config.hook.pytest_report_from_serializable(config=item.config, data=data)
-        if not found or found[-1]["when"] != "teardown":
+        if not reports or reports[-1]["when"] != "teardown":
             words = f"The process with the pretend card ended before this test did.\n{self._output[-4000:]}"
             yield pytest.TestReport(item.nodeid, item.location, {}, "failed", words, "call")
 
@@ -86,8 +86,8 @@ class CardTests:
             command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", *tests]
             done = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")  # fmt: skip
             self._output = done.stdout
-            found: dict[str, list[dict[str, Any]]] = {}
+            reports: dict[str, list[dict[str, Any]]] = {}
             for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
                 data = json.loads(line)
-                found.setdefault(data["nodeid"], []).append(data)
-        return found
+                reports.setdefault(data["nodeid"], []).append(data)
+        return reports

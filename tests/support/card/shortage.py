@@ -24,9 +24,11 @@ CHUNKS = 8  # of 255: how far SVD's frames go apart where its decoder works in p
 IN_PARTS = "goes on with the whole frame, in parts"
 OUT_OF_MEMORY = re.compile(r"(out of|ran out|enough|short).{0,40}memory|memory.{0,40}(ran|run|runs) out", re.I | re.S)
 
+_on_cpu: dict[tuple[str, str, int, int], list[np.ndarray]] = {}  # (host, workflow, seed, tile) -> frames
 
-class Made(NamedTuple):
-    """What a run made: the error in words, or nothing; the frames of its files; what the host logged meanwhile."""
+
+class Run(NamedTuple):
+    """The outcome of a prompt: the error in words, or nothing; the frames of its files; what the host logged meanwhile."""
 
     error: str
     videos: list[np.ndarray]
@@ -48,7 +50,6 @@ class Trial:
     left: dict[str, int] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     peak: int = 0
-    _expected: dict[tuple[int, int], list[np.ndarray]] = field(default_factory=dict)
 
     def run(self) -> None:
         """All conditions, one after another; each begins with an empty card, but the second, which finds all loaded."""
@@ -80,25 +81,25 @@ class Trial:
 
     def _try(self, condition: str, seed: int) -> None:
         self.host.card.state(rooms=[])
-        made = run(self.host, prompt_of(self.name, seed))
-        self.rows[condition] = self._judge(made, seed)
-        if made.error:
-            self.errors[condition] = made.error
+        result = run(self.host, prompt_of(self.name, seed))
+        self.rows[condition] = self._judge(result, seed)
+        if result.error:
+            self.errors[condition] = result.error
 
-    def _judge(self, made: Made, seed: int) -> str:
-        if made.error:
-            return WORDS if OUT_OF_MEMORY.search(made.error) else f"FAILED: {made.error}"
+    def _judge(self, result: Run, seed: int) -> str:
+        if result.error:
+            return WORDS if OUT_OF_MEMORY.search(result.error) else f"FAILED: {result.error}"
         expected = self._on_cpu(seed)
-        if [v.shape for v in made.videos] != [v.shape for v in expected]:
-            return f"FAILED: frames {[v.shape for v in made.videos]} instead of {[v.shape for v in expected]}"
-        if _same(made.videos, expected):
+        if [v.shape for v in result.videos] != [v.shape for v in expected]:
+            return f"FAILED: frames {[v.shape for v in result.videos]} instead of {[v.shape for v in expected]}"
+        if _same(result.videos, expected):
             return EQUAL
-        apart = max(_apart(ours, theirs) for ours, theirs in zip(made.videos, expected, strict=True))
-        if self._replayed(made, seed) or self._tiled(made, seed) or (IN_PARTS in made.log and apart <= CHUNKS):
+        apart = max(_apart(ours, theirs) for ours, theirs in zip(result.videos, expected, strict=True))
+        if self._replayed(result, seed) or self._tiled(result, seed) or (IN_PARTS in result.log and apart <= CHUNKS):
             return TILES
         return f"FAILED: pixels up to {apart} of 255 apart"
 
-    def _replayed(self, made: Made, seed: int) -> bool:
+    def _replayed(self, result: Run, seed: int) -> bool:
         """Whether a card with ample room makes the same where it is told of the same rooms, and so takes the same tiles.
 
         (That tiles on the card are the CPU's tiles, the tests of the engine say.)
@@ -108,25 +109,26 @@ class Trial:
         self.host.card.state(rooms=rooms)
         again = run(self.host, prompt_of(self.name, seed))
         self.host.card.state(rooms=[])
-        return not again.error and _same(again.videos, made.videos)
+        return not again.error and _same(again.videos, result.videos)
 
-    def _tiled(self, made: Made, seed: int) -> bool:
+    def _tiled(self, result: Run, seed: int) -> bool:
         """Whether each frame is that of the CPU, whole or in tiles of one size."""
         whole = self._on_cpu(seed)
         size = max(whole[0].shape[1:3])
         for tile in (size // 2, size // 4, size // 8):
             tiles = self._on_cpu(seed, tile)
-            if tiles and all(_each_is_one_of(m, a, b) for m, a, b in zip(made.videos, whole, tiles, strict=True)):
+            if tiles and all(_each_is_one_of(m, a, b) for m, a, b in zip(result.videos, whole, tiles, strict=True)):
                 return True
         return False
 
     def _on_cpu(self, seed: int, tile: int = 0) -> list[np.ndarray]:
         """Frames; none where such tiles are refused."""
-        if (seed, tile) not in self._expected:
-            made = run(self.cpu, prompt_of(self.name, seed, tile))
-            assert tile or not made.error, f"{self.name} on the CPU: {made.error}"
-            self._expected[seed, tile] = made.videos
-        return self._expected[seed, tile]
+        key = self.cpu.url, self.name, seed, tile
+        if key not in _on_cpu:
+            result = run(self.cpu, prompt_of(self.name, seed, tile))
+            assert tile or not result.error, f"{self.name} on the CPU: {result.error}"
+            _on_cpu[key] = result.videos
+        return _on_cpu[key]
 
 
 def _same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> bool:
@@ -137,8 +139,8 @@ def _apart(ours: np.ndarray, theirs: np.ndarray) -> int:
     return int(np.abs(ours.astype(int) - theirs.astype(int)).max())
 
 
-def _each_is_one_of(made: np.ndarray, whole: np.ndarray, tiles: np.ndarray) -> bool:
-    return all(np.array_equal(f, a) or np.array_equal(f, b) for f, a, b in zip(made, whole, tiles, strict=True))
+def _each_is_one_of(ours: np.ndarray, whole: np.ndarray, tiles: np.ndarray) -> bool:
+    return all(np.array_equal(f, a) or np.array_equal(f, b) for f, a, b in zip(ours, whole, tiles, strict=True))
 
 
 def prompt_of(name: str, seed: int = 0, tile: int = 0) -> Prompt:
@@ -156,12 +158,12 @@ def prompt_of(name: str, seed: int = 0, tile: int = 0) -> Prompt:
     return prompt
 
 
-def run(host: Host, prompt: Prompt) -> Made:
+def run(host: Host, prompt: Prompt) -> Run:
     """A prompt to its end; raises AssertionError where the host does not outlive it."""
     begin = len(host.log)
     entry = host.run(prompt)
     videos = [frames(file) for file in host.videos(entry)]
-    return Made(told(entry), videos, host.log[begin:].decode(errors="replace"))
+    return Run(told(entry), videos, host.log[begin:].decode(errors="replace"))
 
 
 def resident(host: Host) -> int:

@@ -1,4 +1,4 @@
-"""What the tests of the workflows on a card found, as a table: from any worker, as JSON or Markdown."""
+"""What the tests of the workflows on a card showed, as a table: from any worker, as JSON or Markdown."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class CardTable:
 
     def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
         reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, ())]
-        found: dict[str, list[dict[str, Any]]] = {"card": [], "card_runs": []}
+        properties: dict[str, list[dict[str, Any]]] = {"card": [], "card_runs": []}
         for key, value in (pair for report in reports for pair in report.user_properties):
-            if key in found:
-                found[key].append(value)
-        rows = sorted(found["card"], key=lambda row: (row["workflow"], row["manager"]))
-        if not rows and not found["card_runs"]:
+            if key in properties:
+                properties[key].append(value)
+        rows = sorted(properties["card"], key=lambda row: (row["workflow"], row["manager"]))
+        if not rows and not properties["card_runs"]:
             return
-        lines = [*markdown(rows), "", *map(str, found["card_runs"])]
+        lines = [*markdown(rows), "", *map(str, properties["card_runs"])]
         terminalreporter.section("workflows on the pretend card")
         terminalreporter.write_line("\n".join(lines))
         if file := config.getoption("card_table"):
-            whole = json.dumps({"workflows": rows, "alternating": found["card_runs"]}, indent=1)
+            whole = json.dumps({"workflows": rows, "alternating": properties["card_runs"]}, indent=1)
             file.write_text(("\n".join(lines) if file.suffix == ".md" else whole) + "\n", encoding="utf-8")
 
 
