@@ -9,10 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 Pieces = Iterator[Tensor]
 
@@ -57,6 +61,24 @@ class Delay:
         return made
 
 
+class OneDNN(TorchFunctionMode):
+    """Float32 convolutions over time on the CPU by oneDNN whatever their size: by itself torch takes a slow kernel where
+    channels x frames x rows are 20480 or fewer (ConvParams::use_mkldnn in aten/src/ATen/native/Convolution.cpp), and so
+    for windows of a few frames but not for whole clips."""
+
+    def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if call is not F.conv3d or kwargs or args[0].device.type != "cpu" or args[0].dtype != torch.float32:
+            return call(*args, **(kwargs or {}))
+        x, weight, bias, stride, padding, dilation, groups = args
+        padding = padding if isinstance(padding, tuple) else (padding,) * 3
+        return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
+
+
+def _run(conv: Callable[[Tensor], Tensor], window: Tensor) -> Tensor:
+    with OneDNN() if torch.backends.mkldnn.is_available() else nullcontext():
+        return conv(window)
+
+
 def convolve(
     conv: Callable[[Tensor], Tensor], kernel: int, causal: bool, pieces: Pieces, level: Level, stride: int = 1
 ) -> Pieces:
@@ -76,7 +98,7 @@ def convolve(
         window = torch.cat([start, piece, *end], 2)
         del start, piece, end
         if window.shape[2] >= kernel:
-            made = [conv(window)]
+            made = [_run(conv, window)]
             steps = (window.shape[2] - kernel) // stride + 1
             window = None if whole else _left(window, steps * stride, level)
             level.ended = level.ended and (whole or not after)
@@ -86,7 +108,7 @@ def convolve(
         window = torch.cat([window, window[:, :, -1:].repeat(1, 1, after, 1, 1)], 2)
         level.ended = True
         if window.shape[2] >= kernel:
-            yield conv(window)
+            yield _run(conv, window)
 
 
 def _left(window: Tensor, start: int, level: Level) -> Tensor:
