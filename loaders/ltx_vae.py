@@ -17,7 +17,10 @@ from .streaming import Delay, Level, Pieces, convolve, drop_first, portions, reg
 from .tiles import Tile
 
 Network = Any  # diffusers modules, whose attributes are untyped
-MOST, MOST_CPU, LATENTS = 2**23, 2**21, 8  # elements and latent frames of a piece; the caches of a CPU are small
+MOST, LATENTS = (
+    2**21,
+    8,
+)  # elements and latent frames of a piece on the CPU, by bench/native.py; larger leave its caches
 
 
 @dataclass
@@ -42,8 +45,11 @@ def decode_pieces(vae: Network, latents: Pieces, time: Tensor | None, noise: Noi
     decoder = vae.decoder
     if time is not None and decoder.timestep_scale_multiplier is not None:
         time = time * decoder.timestep_scale_multiplier
-    thrifty, most = noise.tile.thrifty, MOST_CPU if vae.device.type == "cpu" else MOST
-    start, level, unit = Level(), Level(0 if thrifty else most, thrifty), 1
+    thrifty = noise.tile.thrifty  # what the layers remember waits in RAM
+    most = (
+        MOST if vae.device.type == "cpu" and not thrifty else 0
+    )  # cards are asked for a latent frame's room (`coders`)
+    start, level, unit = Level(), Level(most, thrifty), 1
     pieces = _conv(decoder.conv_in, portions(until(latents, start), start, level, unit, LATENTS), level)
     for block in (decoder.mid_block, *decoder.up_blocks):
         if getattr(block, "conv_in", None) is not None:

@@ -102,7 +102,7 @@ def test_the_end_is_made_with_the_last_piece() -> None:
 def test_the_size_of_pieces_does_not_matter(
     monkeypatch: pytest.MonkeyPatch, name: str, most: int, latents: int
 ) -> None:
-    monkeypatch.setattr(ltx_vae, "MOST_CPU", most)
+    monkeypatch.setattr(ltx_vae, "MOST", most)
     monkeypatch.setattr(ltx_vae, "LATENTS", latents)
     pieces = list(stream_frames(model_of(name), latents_of(name), tiling=Tiling()))
     assert max(map(len, pieces)) <= CASES[name].step
