@@ -46,10 +46,8 @@ def decode_pieces(vae: Network, latents: Pieces, time: Tensor | None, noise: Noi
     if time is not None and decoder.timestep_scale_multiplier is not None:
         time = time * decoder.timestep_scale_multiplier
     thrifty = noise.tile.thrifty  # what the layers remember waits in RAM
-    most = (
-        MOST if vae.device.type == "cpu" and not thrifty else 0
-    )  # cards are asked for a latent frame's room (`coders`)
-    start, level, unit = Level(), Level(most, thrifty), 1
+    large = vae.device.type == "cpu" and not thrifty  # a card is asked for the room of a latent frame (`coders`)
+    start, level, unit = Level(), Level(MOST if large else 0, thrifty), 1
     pieces = _conv(decoder.conv_in, portions(until(latents, start), start, level, unit, LATENTS), level)
     for block in (decoder.mid_block, *decoder.up_blocks):
         if getattr(block, "conv_in", None) is not None:
