@@ -24,7 +24,8 @@ Pieces = Iterator[Tensor]
 @dataclass
 class Level:
     """The layers of a network between two changes of resolution. most: elements that a piece is brought to where frames
-    are small, 0 for pieces as they come; thrifty: what its layers remember waits in RAM; ended: its last piece is here."""
+    are small, 0 for pieces as they come; thrifty: what its layers remember waits in RAM;
+    ended: its last piece is here."""
 
     most: int = 0
     thrifty: bool = False
@@ -62,8 +63,8 @@ class Delay:
 
 
 class OneDNN(TorchFunctionMode):
-    """Float32 convolutions over time on the CPU by oneDNN whatever their size: by itself torch takes a slow kernel where
-    channels x frames x rows are 20480 or fewer (ConvParams::use_mkldnn in aten/src/ATen/native/Convolution.cpp), and so
+    """Float32 convolutions over time on the CPU by oneDNN whatever their size: by itself torch takes a slow kernel
+    where channels x frames x rows are 20480 or fewer (ConvParams::use_mkldnn in aten/src/ATen/native/Convolution.cpp), and so
     for windows of a few frames but not for whole clips."""
 
     def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -84,8 +85,8 @@ def convolve(
 ) -> Pieces:
     """A convolution over time that repeats the first and the last frame at the ends, as the LTX VAE does.
 
-    conv: a convolution without padding in time; kernel, stride: its length and its step in frames, kernel >= stride. The
-    frames behind the last piece are made with it where both are no more than a piece of the level may be.
+    conv: a convolution without padding in time; kernel, stride: its length and its step in frames, kernel >= stride.
+    The frames behind the last piece are made with it where both are no more than a piece of the level may be.
     """
     before = kernel - 1 if causal else (kernel - 1) // 2
     after = kernel - 1 - before
@@ -128,8 +129,8 @@ def until(pieces: Pieces, level: Level) -> Pieces:
 
 
 def portions(pieces: Pieces, before: Level, level: Level, unit: int, units: int) -> Pieces:
-    """The frames of the level before, in pieces for a level: about as many units of `unit` frames as it may take at once,
-    at least one and at most `units`."""
+    """The frames of the level before, in pieces for a level: about as many units of `unit` frames as it may take at
+    once, at least one and at most `units`."""
     held: list[Tensor] = []
     for piece in pieces:
         held.append(piece)

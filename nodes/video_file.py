@@ -17,16 +17,16 @@ from . import host
 
 WAITING = 2**25  # bytes of frames that wait for the encoder; a larger piece waits alone
 PATIENCE = 0.1  # seconds between two looks at whether the host wants to stop
-# what x264 uses by itself on a processor with AVX-512, but for that: its macroblock tree in AVX-512 does not make the same
-# bytes of the same frames each time (core 165; 96, 200 or 648 pixels wide)
+# what x264 uses by itself on a processor with AVX-512, but for that: its macroblock tree in AVX-512 does not make the
+# same bytes of the same frames each time (core 165; 96, 200 or 648 pixels wide)
 _UP_TO_AVX2 = "asm=MMX2,SSE2Fast,LZCNT,SSSE3,SSE4.2,AVX,FMA3,BMI2,AVX2"
 
 
 def write_video(
     path: Path, frames: Iterator[Tensor], size: tuple[int, int], fps: float, crf: int, metadata: dict[str, str]
 ) -> None:
-    """H.264 mp4 of pieces [n, H, W, 3] uint8, written under a temporary name; after any failure nothing is left under the
-    final one. size: (width, height); crf: 0 (lossless) to 51. Raises OSError for a file that cannot be written, and
+    """H.264 mp4 of pieces [n, H, W, 3] uint8, written under a temporary name; after any failure nothing is left under
+    the final one. size: (width, height); crf: 0 (lossless) to 51. Raises OSError for a file that cannot be written, and
     RuntimeError for one that fails while the frames are made."""
     import av
 
@@ -69,7 +69,7 @@ def _encode(container: Any, frames: Iterator[Tensor], size: tuple[int, int], fps
 
 
 def repeatable(capability: str) -> dict[str, str]:
-    """The options with which x264 makes the same bytes of the same frames each time, on a processor that torch calls so."""
+    """x264's options for the same bytes of the same frames each time, on a processor that torch calls so."""
     return {"x264-params": _UP_TO_AVX2} if capability.startswith("AVX512") else {}
 
 
