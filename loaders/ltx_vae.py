@@ -6,17 +6,21 @@ that hold back a few frames are exact. diffusers' own framewise decode of this V
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from .streaming import Delay, Pieces, convolve, drop_first, regroup
+from .streaming import Delay, Level, Pieces, convolve, drop_first, portions, regroup, until
 from .tiles import Tile
 
 Network = Any  # diffusers modules, whose attributes are untyped
+MOST, LATENTS = (
+    2**21,
+    8,
+)  # elements and latent frames of a piece on the CPU, by bench/native.py; larger leave its caches
 
 
 @dataclass
@@ -42,18 +46,23 @@ def decode_pieces(vae: Network, latents: Pieces, time: Tensor | None, noise: Noi
     if time is not None and decoder.timestep_scale_multiplier is not None:
         time = time * decoder.timestep_scale_multiplier
     thrifty = noise.tile.thrifty  # what the layers remember waits in RAM
-    pieces = _conv(decoder.conv_in, latents, thrifty)
+    large = vae.device.type == "cpu" and not thrifty  # a card is asked for the room of a latent frame (`coders`)
+    start, level, unit = Level(), Level(MOST if large else 0, thrifty), 1
+    pieces = _conv(decoder.conv_in, portions(until(latents, start), start, level, unit, LATENTS), level)
     for block in (decoder.mid_block, *decoder.up_blocks):
         if getattr(block, "conv_in", None) is not None:
-            pieces = _resnet(block.conv_in, pieces, time, noise)
+            pieces = _resnet(block.conv_in, pieces, level, time, noise)
         embedding = _embed(block, time)
         for upsampler in getattr(block, "upsamplers", None) or []:
-            pieces = _upsample(upsampler, pieces, thrifty)
+            made, before, level = _upsample(upsampler, pieces, level), level, replace(level)
+            unit *= upsampler.stride[0]
+            pieces = portions(made, before, level, unit, LATENTS)
         for resnet in block.resnets:
-            pieces = _resnet(resnet, pieces, embedding, noise)
-    last = _conv(decoder.conv_out, map(lambda x: _head(decoder, x, _embed(decoder, time)), pieces), thrifty)
+            pieces = _resnet(resnet, pieces, level, embedding, noise)
+    last = _conv(decoder.conv_out, map(lambda x: _head(decoder, x, _embed(decoder, time)), pieces), level)
     p, q = decoder.patch_size, decoder.patch_size_t
-    return map(lambda x: rearrange(x, "b (c q r p) t h w -> b c (t q) (h p) (w r)", p=p, r=p, q=q), last)
+    shown = map(lambda x: rearrange(x, "b (c q r p) t h w -> b c (t q) (h p) (w r)", p=p, r=p, q=q), last)
+    return (part for piece in shown for part in piece.split(unit * q, 2))
 
 
 def encode_pieces(vae: Network, pixels: Pieces, count: int) -> Pieces:
@@ -61,15 +70,16 @@ def encode_pieces(vae: Network, pixels: Pieces, count: int) -> Pieces:
     encoder = vae.encoder
     p, q = encoder.patch_size, encoder.patch_size_t
     patch = lambda x: rearrange(x, "b c (t q) (h p) (w r) -> b (c q r p) t h w", p=p, r=p, q=q)
-    pieces = _conv(encoder.conv_in, map(patch, regroup(pixels, q, q)))
+    level = Level()
+    pieces = _conv(encoder.conv_in, map(patch, regroup(pixels, q, q)), level)
     for block in (*encoder.down_blocks, encoder.mid_block):
         for resnet in block.resnets:
-            pieces = _resnet(resnet, pieces)
+            pieces = _resnet(resnet, pieces, level)
         for downsampler in getattr(block, "downsamplers", None) or []:
-            pieces = (_downsample if hasattr(downsampler, "group_size") else _conv)(downsampler, pieces)
+            pieces = (_downsample if hasattr(downsampler, "group_size") else _conv)(downsampler, pieces, level)
         if getattr(block, "conv_out", None) is not None:
-            pieces = _resnet(block.conv_out, pieces)
-    last = _conv(encoder.conv_out, map(lambda x: encoder.conv_act(_norm(encoder.norm_out, x)), pieces))
+            pieces = _resnet(block.conv_out, pieces, level)
+    last = _conv(encoder.conv_out, map(lambda x: encoder.conv_act(_norm(encoder.norm_out, x)), pieces), level)
     return map(
         lambda x: torch.cat([x, x[:, -1:].repeat(1, x.shape[1] - 2, 1, 1, 1)], 1), last
     )  # one log variance for all
@@ -84,18 +94,19 @@ def _embed(block: Network, time: Tensor | None) -> Tensor | None:
     return embedding.view(len(time), -1, 1, 1, 1)
 
 
-def _conv(conv: Network, pieces: Pieces, thrifty: bool = False) -> Pieces:
-    return convolve(conv.conv, conv.kernel_size[0], conv.is_causal, pieces, thrifty, conv.conv.stride[0])
+def _conv(conv: Network, pieces: Pieces, level: Level) -> Pieces:
+    return convolve(conv.conv, conv.kernel_size[0], conv.is_causal, pieces, level, conv.conv.stride[0])
 
 
 def _norm(norm: Network, x: Tensor) -> Tensor:
     return norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
-def _resnet(block: Network, pieces: Pieces, time: Tensor | None = None, noise: Noise | None = None) -> Pieces:
+def _resnet(
+    block: Network, pieces: Pieces, level: Level, time: Tensor | None = None, noise: Noise | None = None
+) -> Pieces:
     """LTXVideoResnetBlock3d.forward: the residual path waits for the look-ahead of the two convolutions."""
-    thrifty = noise is not None and noise.tile.thrifty
-    skip = Delay(thrifty)
+    skip = Delay(level.thrifty)
     shifts: tuple[Any, Any] = (None, None)
     scales: tuple[Any, Any] = (None, None)
     if block.scale_shift_table is not None:
@@ -112,14 +123,13 @@ def _resnet(block: Network, pieces: Pieces, time: Tensor | None = None, noise: N
         skip.put(x)
         return activate(block.norm1, x, 0)
 
-    def leave(x: Tensor) -> Tensor:
-        rest = skip.take(x.shape[2])
+    def through(rest: Tensor) -> Tensor:
         rest = rest if block.norm3 is None else _norm(block.norm3, rest)
-        return x + (rest if block.conv_shortcut is None else block.conv_shortcut.conv(rest))
+        return rest if block.conv_shortcut is None else block.conv_shortcut.conv(rest)
 
-    inner = _inject(block.per_channel_scale1, _conv(block.conv1, map(enter, pieces), thrifty), noise)
-    outer = _conv(block.conv2, map(lambda x: activate(block.norm2, x, 1), inner), thrifty)
-    return map(leave, _inject(block.per_channel_scale2, outer, noise))
+    inner = _inject(block.per_channel_scale1, _conv(block.conv1, map(enter, pieces), level), noise)
+    outer = _conv(block.conv2, map(lambda x: activate(block.norm2, x, 1), inner), level)
+    return map(lambda x: skip.add_to(x, through), _inject(block.per_channel_scale2, outer, noise))
 
 
 def _inject(scale: Tensor | None, pieces: Pieces, noise: Noise | None) -> Pieces:
@@ -136,9 +146,9 @@ def _inject(scale: Tensor | None, pieces: Pieces, noise: Noise | None) -> Pieces
     return map(inject, pieces)
 
 
-def _upsample(block: Network, pieces: Pieces, thrifty: bool) -> Pieces:
+def _upsample(block: Network, pieces: Pieces, level: Level) -> Pieces:
     """LTXVideoUpsampler3d.forward: depth to space and time, without the frames that the first one would gain."""
-    skip, (t, h, w) = Delay(thrifty), block.stride
+    skip, (t, h, w) = Delay(level.thrifty), block.stride
     spread = lambda x: rearrange(x, "b (c t h w) f y x -> b c (f t) (y h) (x w)", t=t, h=h, w=w)
 
     def enter(x: Tensor) -> Tensor:
@@ -147,12 +157,12 @@ def _upsample(block: Network, pieces: Pieces, thrifty: bool) -> Pieces:
         return x
 
     def leave(x: Tensor) -> Tensor:
-        return x + skip.take(x.shape[2]) if block.residual else x
+        return skip.add_to(x) if block.residual else x
 
-    return drop_first(t - 1, map(leave, map(spread, _conv(block.conv, map(enter, pieces), thrifty))))
+    return drop_first(t - 1, map(leave, map(spread, _conv(block.conv, map(enter, pieces), level))))
 
 
-def _downsample(block: Network, pieces: Pieces) -> Pieces:
+def _downsample(block: Network, pieces: Pieces, level: Level) -> Pieces:
     """LTXVideoDownsampler3d.forward: space and time to depth, beside the mean of the inputs that fall into one channel.
 
     The first frame counts twice where time is halved.
@@ -167,9 +177,10 @@ def _downsample(block: Network, pieces: Pieces) -> Pieces:
         return x
 
     def leave(x: Tensor) -> Tensor:
-        return gather(x) + reduce(gather(skip.take(t)), "b (c g) f y x -> b c f y x", "mean", g=block.group_size)
+        rest = torch.cat([*skip.take(t, x.device)], 2)
+        return gather(x) + reduce(gather(rest), "b (c g) f y x -> b c f y x", "mean", g=block.group_size)
 
-    return map(leave, regroup(_conv(block.conv, map(enter, pieces)), t, t))
+    return map(leave, regroup(_conv(block.conv, map(enter, pieces), level), t, t))
 
 
 def _head(decoder: Network, x: Tensor, embedding: Tensor | None) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .streaming import Delay, Pieces, convolve, drop_first, regroup
+from .streaming import Delay, Level, Pieces, convolve, drop_first, regroup
 
 Network = Any  # diffusers modules, whose attributes are untyped
 MOST_PIXELS = 2**15  # that attend at once; CUDA's attention refuses larger batches (MochiDownBlock3D.forward)
@@ -57,7 +57,7 @@ def _conv(conv: Network, pieces: Pieces, thrifty: bool = False) -> Pieces:
     """CogVideoXCausalConv3d with pad_mode "replicate"."""
     edges = (conv.width_pad, conv.width_pad, conv.height_pad, conv.height_pad, 0, 0)
     padded = lambda x: conv.conv(F.pad(x, edges, mode="replicate"))
-    return convolve(padded, conv.time_kernel_size, True, pieces, thrifty, conv.conv.stride[0])
+    return convolve(padded, conv.time_kernel_size, True, pieces, Level(thrifty=thrifty), conv.conv.stride[0])
 
 
 def _resnet(block: Network, pieces: Pieces, thrifty: bool = False) -> Pieces:
@@ -69,7 +69,7 @@ def _resnet(block: Network, pieces: Pieces, thrifty: bool = False) -> Pieces:
         return block.nonlinearity(block.norm1(x))
 
     inner = map(lambda x: block.nonlinearity(block.norm2(x)), _conv(block.conv1, map(enter, pieces), thrifty))
-    return map(lambda x: x + skip.take(x.shape[2]), _conv(block.conv2, inner, thrifty))
+    return map(skip.add_to, _conv(block.conv2, inner, thrifty))
 
 
 def _upsample(block: Network, pieces: Pieces) -> Pieces:

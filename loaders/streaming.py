@@ -7,60 +7,143 @@ Stages without such a past are `map`: unlike a loop, it lets go of a piece as so
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 Pieces = Iterator[Tensor]
+
+
+@dataclass
+class Level:
+    """The layers of a network between two changes of resolution. most: elements that a piece is brought to where frames
+    are small, 0 for pieces as they come; thrifty: what its layers remember waits in RAM;
+    ended: its last piece is here."""
+
+    most: int = 0
+    thrifty: bool = False
+    ended: bool = False
 
 
 class Delay:
     """Holds the frames of a residual path until the main path has caught up. thrifty: what is left waits in RAM."""
 
     def __init__(self, thrifty: bool = False) -> None:
-        self._held: Tensor | None = None
-        self._device, self._thrifty = torch.device("cpu"), thrifty
+        self._held: list[Tensor] = []
+        self._thrifty = thrifty
 
     def put(self, frames: Tensor) -> None:
-        self._device = frames.device
-        self._held = frames if self._held is None else torch.cat([self._held.to(self._device), frames], 2)
+        self._held.append(frames)
 
-    def take(self, count: int) -> Tensor:
-        assert self._held is not None
-        held = self._held.to(self._device)
-        taken, left = held[:, :, :count], held[:, :, count:].clone()
-        self._held = left.cpu() if self._thrifty else left
-        return taken
+    def take(self, count: int, device: torch.device) -> Iterator[Tensor]:
+        """The next `count` frames, in parts as they came."""
+        while count:
+            part = self._held.pop(0).to(device)
+            if part.shape[2] > count:
+                left = part[:, :, count:].clone()
+                self._held.insert(0, left.cpu() if self._thrifty else left)
+                part = part[:, :, :count]
+            count -= part.shape[2]
+            yield part
+
+    def add_to(self, made: Tensor, through: Callable[[Tensor], Tensor] = lambda part: part) -> Tensor:
+        """made [B, C, n, H, W] plus, in place, the next n frames, each gone `through` what else is on their path."""
+        start = 0
+        for part in self.take(made.shape[2], made.device):
+            made.narrow(2, start, part.shape[2]).add_(through(part))
+            start += part.shape[2]
+        return made
+
+
+class OneDNN(TorchFunctionMode):
+    """Float32 convolutions over time on the CPU by oneDNN whatever their size: by itself torch takes a slow kernel
+    where channels x frames x rows are 20480 or fewer (ConvParams::use_mkldnn in aten/src/ATen/native/Convolution.cpp), and so
+    for windows of a few frames but not for whole clips."""
+
+    def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if call is not F.conv3d or kwargs or args[0].device.type != "cpu" or args[0].dtype != torch.float32:
+            return call(*args, **(kwargs or {}))
+        x, weight, bias, stride, padding, dilation, groups = args
+        padding = padding if isinstance(padding, tuple) else (padding,) * 3
+        return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
+
+
+def _run(conv: Callable[[Tensor], Tensor], window: Tensor) -> Tensor:
+    with OneDNN() if torch.backends.mkldnn.is_available() else nullcontext():
+        return conv(window)
 
 
 def convolve(
-    conv: Callable[[Tensor], Tensor], kernel: int, causal: bool, pieces: Pieces, thrifty: bool = False, stride: int = 1
+    conv: Callable[[Tensor], Tensor], kernel: int, causal: bool, pieces: Pieces, level: Level, stride: int = 1
 ) -> Pieces:
     """A convolution over time that repeats the first and the last frame at the ends, as the LTX VAE does.
 
-    conv: a convolution without padding in time; kernel, stride: its length and its step in frames, kernel >= stride;
-    thrifty: its past waits in RAM.
+    conv: a convolution without padding in time; kernel, stride: its length and its step in frames, kernel >= stride.
+    The frames behind the last piece are made with it where both are no more than a piece of the level may be.
     """
     before = kernel - 1 if causal else (kernel - 1) // 2
+    after = kernel - 1 - before
     window: Tensor | None = None
     for piece in pieces:
         device = piece.device
         start = piece[:, :, :1].repeat(1, 1, before, 1, 1) if window is None else window.to(device)
-        window = torch.cat([start, piece], 2)
-        del start, piece
+        whole = level.ended and start.numel() + piece.numel() <= level.most
+        end = [piece[:, :, -1:].repeat(1, 1, after, 1, 1)] if whole else []
+        window = torch.cat([start, piece, *end], 2)
+        del start, piece, end
         if window.shape[2] >= kernel:
-            made = [conv(window)]
+            made = [_run(conv, window)]
             steps = (window.shape[2] - kernel) // stride + 1
-            window = window[:, :, steps * stride :].clone()
-            window = window.cpu() if thrifty else window
+            window = None if whole else _left(window, steps * stride, level)
+            level.ended = level.ended and (whole or not after)
             yield made.pop()  # nothing of it is held here while the stages behind work on it
-    after = kernel - 1 - before
     if after and window is not None:
         window = window.to(device)
         window = torch.cat([window, window[:, :, -1:].repeat(1, 1, after, 1, 1)], 2)
+        level.ended = True
         if window.shape[2] >= kernel:
-            yield conv(window)
+            yield _run(conv, window)
+
+
+def _left(window: Tensor, start: int, level: Level) -> Tensor:
+    left = window[:, :, start:].clone()
+    return left.cpu() if level.thrifty else left
+
+
+def until(pieces: Pieces, level: Level) -> Pieces:
+    """The same pieces, each one late, so that the level has ended when the last is there."""
+    held: list[Tensor] = []
+    for piece in pieces:
+        held.append(piece)
+        if len(held) > 1:
+            yield held.pop(0)
+    level.ended = True
+    yield from held
+
+
+def portions(pieces: Pieces, before: Level, level: Level, unit: int, units: int) -> Pieces:
+    """The frames of the level before, in pieces for a level: about as many units of `unit` frames as it may take at
+    once, at least one and at most `units`."""
+    held: list[Tensor] = []
+    for piece in pieces:
+        held.append(piece)
+        size = unit * max(1, min(units, level.most // (unit * piece[:, :, :1].numel())))
+        count, ended = sum(part.shape[2] for part in held), before.ended
+        del piece
+        if count > size - unit or ended:
+            parts = [*(torch.cat(held, 2) if len(held) > 1 else held[0]).chunk(math.ceil(count / size), 2)]
+            held.clear()
+            while parts:
+                part = [parts.pop(0)]
+                level.ended = ended and not parts
+                yield part.pop()
 
 
 def regroup(pieces: Pieces, first: int, size: int) -> Pieces:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ import torch
 from comfy_api.latest import InputImpl, io, ui
 from torch import Tensor
 
-from ..loaders.checkpoints import put_in_place
 from ..loaders.video_model import InputError, VideoModel
 from . import host
 from .types import VideoModelType
+from .video_file import write_video
 
 
 class Decode(io.ComfyNode):
@@ -33,6 +32,8 @@ class Decode(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: VideoModel, latent: dict[str, Any], tile: int = 0) -> io.NodeOutput:
+        from ..samplers.decode import floats
+
         count, height, width = _size(model, latent)
         room, needed = host.free_ram(), count * height * width * 3 * 4
         if needed > 0.9 * room:
@@ -46,7 +47,7 @@ class Decode(io.ComfyNode):
         frames, done = torch.empty(count, height, width, 3), 0
         tiling = _tiling(model, latent, tile)
         with kept_latents(latent, cls):
-            for piece in _frames(cls, model, latent, tiling):
+            for piece in _frames(cls, model, latent, tiling, floats):
                 frames[done : done + len(piece)] = piece
                 done += len(piece)
         return io.NodeOutput(frames)
@@ -89,12 +90,14 @@ class DecodeToVideo(FileWriter):
     def execute(
         cls, model: VideoModel, latent: dict[str, Any], fps: float, filename_prefix: str, crf: int = 17, tile: int = 0
     ) -> io.NodeOutput:
+        from ..samplers.decode import eight_bits
+
         fps = cls.rate(model, fps)
         _, height, width = _size(model, latent)
         tiling = _tiling(model, latent, tile)
         path, subfolder = host.output_file(filename_prefix, ".mp4", width, height)
         with kept_latents(latent, cls):
-            frames = _frames(cls, model, latent, tiling)
+            frames = _frames(cls, model, latent, tiling, eight_bits)
             write_video(path, frames, (width, height), fps, crf, host.metadata(cls, latent))
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
@@ -186,58 +189,18 @@ def kept_latents(latent: dict[str, Any], cls: Any) -> Iterator[None]:
     path.unlink(missing_ok=True)
 
 
-def _frames(cls: Any, model: VideoModel, latent: dict[str, Any], tiling: Any) -> Iterator[Tensor]:
+def _frames(cls: Any, model: VideoModel, latent: dict[str, Any], tiling: Any, form: Any) -> Iterator[Tensor]:
     """Frames in order with progress, preview and interrupt."""
     from ..samplers.decode import frame_count, stream_frames
 
     samples, update, done = host.samples(model, latent), host.progress(), 0
     total = frame_count(model, samples)
     tell = lambda note: host.tell(cls.hidden.unique_id, (note,))
-    for piece in stream_frames(model, samples, latent.get("reelwire", {}).get("seed", 0), tiling, tell):
+    seed = latent.get("reelwire", {}).get("seed", 0)
+    for piece in stream_frames(model, samples, seed, tiling, tell, form=form):
         done += len(piece)
         update(done, total, partial(host.frame_picture, piece[-1]))
         yield piece
-
-
-def write_video(
-    path: Path, frames: Iterator[Tensor], size: tuple[int, int], fps: float, crf: int, metadata: dict[str, str]
-) -> None:
-    """H.264 mp4, encoded frame by frame under a temporary name; after any failure nothing is left under the final one."""
-    import av
-
-    part = path.with_name(f".{path.name}.part.mp4")
-    try:
-        with av.open(str(part), "w", options={"movflags": "use_metadata_tags+faststart"}) as container:
-            container.metadata.update(metadata)
-            _encode(container, _apart(frames), size, fps, crf)
-        put_in_place(part, path)
-    except OSError as error:
-        raise OSError(
-            f"{path.name} could not be written: {error.strerror or error}. Free some disk space and run again."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _apart(frames: Iterator[Tensor]) -> Iterator[Tensor]:
-    """The same frames; a file that fails while they are made is not the one that is written."""
-    try:
-        yield from frames
-    except OSError as error:
-        raise RuntimeError(str(error)) from error
-
-
-def _encode(container: Any, frames: Iterator[Tensor], size: tuple[int, int], fps: float, crf: int) -> None:
-    import av
-
-    stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
-    stream.width, stream.height = size
-    # without the macroblock tree x264 makes the same bytes of the same frames each time, at every size
-    stream.pix_fmt, stream.options = "yuv420p", {"crf": str(crf), "x264-params": "mbtree=0"}
-    for piece in frames:
-        for frame in (piece * 255).round().to(torch.uint8).numpy():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-    container.mux(stream.encode())
 
 
 NODES = [Decode, DecodeToVideo, LoadLatent]

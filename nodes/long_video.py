@@ -15,9 +15,10 @@ from torch import Tensor
 from ..loaders.video_model import Keyframe, VideoModel
 from ..samplers.schedules import SAMPLERS
 from . import host
-from .decoding import FileWriter, write_video
+from .decoding import FileWriter
 from .sampling import DEFAULT, PRESETS, request_of
 from .types import KeyframesType, VideoModelType
+from .video_file import write_video
 
 RESUME, ANEW = "go on", "start over"
 TIMELINE = """{
@@ -85,7 +86,7 @@ class LongVideo(FileWriter):
     def execute(cls, model: VideoModel, timeline: str, frames: int, filename_prefix: str, window: int = 0, overlap: int = 0,
                 keyframes: tuple[Keyframe, ...] = (), adain: float = 0.25, memory: float = 0.0, hold: float = 1.0, fps: float = 0.0,
                 crf: int = 17, tile: int = 0, unfinished: str = RESUME, **inputs: Any) -> io.NodeOutput:  # fmt: skip
-        from ..samplers.decode import tiling_of
+        from ..samplers.decode import eight_bits, tiling_of
         from ..samplers.job import ENDING, Job
         from ..samplers.long_video import Style, inputs_of, plan_long, render
         from ..samplers.timeline import read_timeline
@@ -109,7 +110,7 @@ class LongVideo(FileWriter):
         note = {"family": model.family.name, "variant": model.variant, "frames": frames, "fps": fps, "windows": len(made.windows),
                 "width": size[0], "height": size[1], "seed": made.request.seed}  # fmt: skip
         with watch.kept():
-            pieces = watch.counted(render(model, told, made, style, job, tiling, watch.watch))
+            pieces = watch.counted(render(model, told, made, style, job, tiling, watch.watch, eight_bits))
             write_video(path, pieces, size, fps, crf, host.metadata(cls, {"reelwire": note}))
         job.drop()
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])

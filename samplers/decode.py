@@ -11,6 +11,18 @@ from ..loaders.streaming import drop_first
 from ..loaders.tiles import FEWEST, Tiling, retried
 from ..loaders.video_model import InputError, VideoModel
 
+Form = Callable[[Tensor], Tensor]  # what becomes of frames [n, H, W, 3] in 0..1 where they were decoded; on the CPU
+
+
+def floats(frames: Tensor) -> Tensor:
+    """Frames as they are."""
+    return frames.cpu()
+
+
+def eight_bits(frames: Tensor) -> Tensor:
+    """Frames as uint8, rounded before they are brought to the CPU: a quarter of the bytes."""
+    return frames.mul(255).round_().to(torch.uint8).cpu()
+
 
 def frame_count(model: VideoModel, latents: Tensor) -> int:
     """Frames that latents [1, C, t, h, w] decode to."""
@@ -32,21 +44,21 @@ def tiling_of(model: VideoModel, height: int, width: int, tile: int = 0) -> Tili
 
 
 def stream_frames(model: VideoModel, latents: Tensor, seed: int = 0, tiling: Tiling | None = None, tell: Callable[[str], None] = lambda _: None,
-                  smaller: Callable[[Tiling], None] = lambda _: None) -> Iterator[Tensor]:  # fmt: skip
+                  smaller: Callable[[Tiling], None] = lambda _: None, form: Form = floats) -> Iterator[Tensor]:  # fmt: skip
     """Frames in order as pieces [n, H, W, 3] in 0..1 on the CPU, n at most a few. latents: [1, C, t, h, w], normalised.
 
     seed: of the noise that VAEs with timestep conditioning add. tiling: None for what memory allows; tell, smaller:
-    hear in words, and with the tiles, when they had to become smaller. Raises ValueError for latents or frames that are not finite.
+    hear in words, and with the tiles, when they had to become smaller; form: how the frames are wanted. Raises ValueError for latents or frames that are not finite.
     """
     if not torch.isfinite(latents).all():
         raise ValueError(
             "The latents are not finite (NaN or infinite), so there is no video in them. Sample again with precision bfloat16 or float32."
         )
-    yield from frames_of(model, lambda: iter(latents.split(1, 2)), latents.shape[3:], seed, tiling, tell, smaller)
+    yield from frames_of(model, lambda: iter(latents.split(1, 2)), latents.shape[3:], seed, tiling, tell, smaller, form)
 
 
 def frames_of(model: VideoModel, source: Callable[[], Iterator[Tensor]], size: tuple[int, ...], seed: int,
-              tiling: Tiling | None, tell: Callable[[str], None], smaller: Callable[[Tiling], None]) -> Iterator[Tensor]:  # fmt: skip
+              tiling: Tiling | None, tell: Callable[[str], None], smaller: Callable[[Tiling], None], form: Form) -> Iterator[Tensor]:  # fmt: skip
     """As `stream_frames`, of latent frames [1, C, 1, h, w] that a source makes one after another.
 
     source: called anew where memory ran out on the way, and must then give the same frames; size: (h, w).
@@ -57,7 +69,7 @@ def frames_of(model: VideoModel, source: Callable[[], Iterator[Tensor]], size: t
     def make(tiling: Tiling) -> Iterator[Tensor]:
         with model.use("vae", activations=model.vae_bytes(tiling, height, width)) as vae, torch.no_grad():
             pieces = model.family.stream_decode(model, vae, source(), tiling.rows(height, width), seed)
-            yield from _finite(drop_first(model.facts.lead, pieces, 0))
+            yield from map(form, _finite(drop_first(model.facts.lead, pieces, 0)))
 
     def told(less: Tiling) -> None:
         smaller(less)
@@ -72,4 +84,4 @@ def _finite(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
             raise ValueError(
                 "The decoder made frames that are not finite. Load the model with precision bfloat16 or float32."
             )
-        yield piece.cpu()
+        yield piece

@@ -31,7 +31,7 @@ from ..loaders.video_model import (
 from .caches.runner import planned
 from .caches.store import fingerprint as checkpoint_fingerprint
 from .context import sample_in_context
-from .decode import frames_of, stream_frames
+from .decode import Form, floats, frames_of, stream_frames
 from .denoise import ready, sample
 from .job import Job, fingerprint
 from .keyframes import plan
@@ -217,10 +217,11 @@ def _digest(value: object) -> str:
     return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
-def render(model: VideoModel, timeline: Timeline, made: LongPlan, style: Style, job: Job, tiling: Tiling | None, watch: Watch) -> Iterator[Tensor]:  # fmt: skip
-    """Frames of the whole video in order, as pieces [n, H, W, 3] in 0..1 on the CPU. Windows that `job` holds are not
+def render(model: VideoModel, timeline: Timeline, made: LongPlan, style: Style, job: Job, tiling: Tiling | None, watch: Watch,
+           form: Form = floats) -> Iterator[Tensor]:  # fmt: skip
+    """Frames of the whole video in order, as pieces [n, H, W, 3] in 0..1 on the CPU, in the form wanted. Windows that `job` holds are not
     sampled again; each new one is kept there before it is decoded."""
-    renderer, count = _Renderer(model, timeline, made, style, job, tiling, watch), 0
+    renderer, count = _Renderer(model, timeline, made, style, job, tiling, watch, form), 0
     ways = {"latents": renderer.by_latents, "pictures": renderer.by_pictures, "context": renderer.in_context}
     for piece in ways[made.way]():
         count += len(piece)
@@ -238,13 +239,16 @@ class _Renderer:
     job: Job
     tiling: Tiling | None
     watch: Watch
+    form: Form
     prompts: dict[int, Conditioning] = field(default_factory=dict, init=False)
 
     def by_latents(self) -> Iterator[Tensor]:
         """One stream of latents through one decoder."""
         facts, request = self.model.facts, self.made.request
         size = facts.latent_shape(request.width, request.height, request.frames)[3:]
-        yield from frames_of(self.model, self._latents, size, request.seed, self.tiling, self.watch.tell, self._smaller)
+        yield from frames_of(
+            self.model, self._latents, size, request.seed, self.tiling, self.watch.tell, self._smaller, self.form
+        )
 
     def _latents(self) -> Iterator[Tensor]:
         """Latent frames [1, C, 1, h, w] of the whole video, each as soon as no later window changes it."""
@@ -269,13 +273,19 @@ class _Renderer:
     def by_pictures(self) -> Iterator[Tensor]:
         """Windows that are decoded one by one; each begins with the last frames of the one before."""
         tail, seed = torch.empty(0), self.made.request.seed
+
+        def seen(piece: Tensor) -> Tensor:
+            nonlocal tail
+            last = piece[-self._most_shared() :].cpu()
+            tail = torch.cat([tail, last])[-self._most_shared() :] if len(tail) else last
+            return self.form(piece)
+
         for number, window in enumerate(self.made.windows):
             keyframes = window.keyframes
             if window.shared and not any(k.frame == 0 for k in keyframes):
                 keyframes = (Keyframe(tail[-window.shared :], 0), *keyframes)
             latents, known = self._window(number, window, keyframes), window.shared
-            for piece in stream_frames(self.model, latents, seed, self.tiling, self.watch.tell, self._smaller):
-                tail = torch.cat([tail, piece])[-self._most_shared() :] if len(tail) else piece
+            for piece in stream_frames(self.model, latents, seed, self.tiling, self.watch.tell, self._smaller, seen):
                 new, known = piece[min(known, len(piece)) :], max(0, known - len(piece))
                 if len(new):
                     yield new
@@ -283,9 +293,8 @@ class _Renderer:
     def in_context(self) -> Iterator[Tensor]:
         window = self.made.windows[0]
         latents = self._window(0, window, ())
-        yield from stream_frames(
-            self.model, latents, self.made.request.seed, self.tiling, self.watch.tell, self._smaller
-        )
+        seed = self.made.request.seed
+        yield from stream_frames(self.model, latents, seed, self.tiling, self.watch.tell, self._smaller, self.form)
 
     def _smaller(self, tiling: Tiling) -> None:
         """Memory was too short for larger tiles: it will be for the next window, and when the render goes on later."""

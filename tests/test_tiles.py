@@ -226,7 +226,12 @@ def test_noise_follows_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("name", PARKED)
 def test_thrifty_is_equal(name: str) -> None:
-    assert torch.equal(decoded(name, Tiling(0, True)), decoded(name))
+    """LTX-Video's pieces are smaller then, and its convolutions may add up in another order."""
+    made, expected = decoded(name, Tiling(0, True)), decoded(name)
+    if CASES[name].family == "ltx":
+        torch.testing.assert_close(made, expected, rtol=0, atol=1e-5)
+    else:
+        assert torch.equal(made, expected)
 
 
 @pytest.mark.parametrize("name", PARKED)
@@ -305,7 +310,7 @@ def test_decoding_goes_on_in_tiles_in_the_middle(name: str) -> None:
     told: Told = []
     pieces, before = list[Tensor](), 0
     latents = latents_of(name)
-    many = {"hunyuan": 1, "cogvideox": 1}.get(name, latents.shape[2] - 1)
+    many = 1 if name.startswith(("hunyuan", "cogvideox", "ltx")) else latents.shape[2] - 1  # several frames at a time
     with Short(vae_of(name).decoder, 0.6, many):
         for piece in stream_frames(model_of(name), latents, tell=told.append):
             before += 0 if told else len(piece)

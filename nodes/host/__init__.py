@@ -30,6 +30,7 @@ from .memory import make_room as make_room
 from .progress import PREVIEW_SIZE
 from .progress import Interrupted as Interrupted
 from .progress import progress as progress
+from .progress import stop_if_asked as stop_if_asked
 
 BUNDLED = Path(__file__).parents[2] / "loaders" / "bundled"
 AUTO = "auto"
@@ -290,10 +291,12 @@ def temporary_picture(image: Any, cls: Any) -> dict[str, Any]:
 
 
 def frame_picture(frame: Tensor) -> Any:
-    """A PIL image of a frame [H, W, 3] in 0..1, small ones enlarged so that they can be seen."""
+    """A PIL image of a frame [H, W, 3] in 0..1 or in 8 bits, small ones enlarged so that they can be seen."""
     from PIL import Image
 
-    image = Image.fromarray((frame.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy())
+    if frame.dtype != torch.uint8:
+        frame = (frame.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    image = Image.fromarray(frame.cpu().numpy())
     scale = PREVIEW_SIZE // 2 // max(image.size)
     return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST) if scale > 1 else image
 

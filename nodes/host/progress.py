@@ -16,6 +16,11 @@ PREVIEWS_EVERY = 0.25  # seconds at least between two previews of a node
 Interrupted = mm.InterruptProcessingException
 
 
+def stop_if_asked() -> None:
+    """Raise Interrupted where a person wants the running prompt to stop."""
+    mm.throw_exception_if_processing_interrupted()
+
+
 def progress() -> Callable[..., None]:
     """A function (done, in all, picture or None) that moves the running node's bar and stops when asked to.
 
@@ -25,7 +30,7 @@ def progress() -> Callable[..., None]:
 
     def update(done: int, total: int, picture: Callable[[], Any] | None = None) -> None:
         nonlocal shown
-        mm.throw_exception_if_processing_interrupted()
+        stop_if_asked()
         now, preview = time.monotonic(), None
         if picture is not None and (done >= total or now - shown >= PREVIEWS_EVERY) and _previews_are_seen():
             shown, preview = now, ("JPEG", picture(), args.preview_size)

@@ -1,0 +1,159 @@
+"""Frames become an mp4: they are made in the node's own thread and encoded in another."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from threading import Condition, Thread
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..loaders.checkpoints import put_in_place
+from . import host
+
+WAITING = 2**25  # bytes of frames that wait for the encoder; a larger piece waits alone
+PATIENCE = 0.1  # seconds between two looks at whether the host wants to stop
+# what x264 uses by itself on a processor with AVX-512, but for that: its macroblock tree in AVX-512 does not make the
+# same bytes of the same frames each time (core 165; 96, 200 or 648 pixels wide)
+_UP_TO_AVX2 = "asm=MMX2,SSE2Fast,LZCNT,SSSE3,SSE4.2,AVX,FMA3,BMI2,AVX2"
+
+
+def write_video(
+    path: Path, frames: Iterator[Tensor], size: tuple[int, int], fps: float, crf: int, metadata: dict[str, str]
+) -> None:
+    """H.264 mp4 of pieces [n, H, W, 3] uint8, written under a temporary name; after any failure nothing is left under
+    the final one. size: (width, height); crf: 0 (lossless) to 51. Raises OSError for a file that cannot be written, and
+    RuntimeError for one that fails while the frames are made."""
+    import av
+
+    part = path.with_name(f".{path.name}.part.mp4")
+
+    def write(pieces: Iterator[Tensor]) -> None:
+        with av.open(str(part), "w", options={"movflags": "use_metadata_tags+faststart"}) as container:
+            container.metadata.update(metadata)
+            _encode(container, pieces, size, fps, crf)
+
+    try:
+        hand_over(_apart(frames), write, host.stop_if_asked)
+        put_in_place(part, path)
+    except OSError as error:
+        raise OSError(
+            f"{path.name} could not be written: {error.strerror or error}. Free some disk space and run again."
+        ) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _apart(frames: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The same frames; a file that fails while they are made is not the one that is written."""
+    try:
+        yield from frames
+    except OSError as error:
+        raise RuntimeError(str(error)) from error
+
+
+def _encode(container: Any, frames: Iterator[Tensor], size: tuple[int, int], fps: float, crf: int) -> None:
+    import av
+
+    stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+    stream.width, stream.height = size
+    stream.pix_fmt, stream.options = "yuv420p", {"crf": str(crf), **repeatable(torch.backends.cpu.get_cpu_capability())}
+    for piece in frames:
+        for frame in piece.numpy():
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+    container.mux(stream.encode())
+
+
+def repeatable(capability: str) -> dict[str, str]:
+    """x264's options for the same bytes of the same frames each time, on a processor that torch calls so."""
+    return {"x264-params": _UP_TO_AVX2} if capability.startswith("AVX512") else {}
+
+
+def hand_over(
+    pieces: Iterator[Tensor], work: Callable[[Iterator[Tensor]], None], look: Callable[[], None], most: int = WAITING
+) -> None:
+    """Run work(pieces) in a thread of its own while the pieces are made in this one; at most `most` bytes of them wait.
+
+    look: called while this thread waits; what it raises ends both. An error of either side is raised here, once the
+    other has stopped; no thread is left behind.
+    """
+    belt = _Belt(most)
+    thread = Thread(target=belt.run, args=(work,), name="reelwire encoder")
+    thread.start()
+    try:
+        for piece in pieces:
+            belt.put(piece, look)
+            del piece
+        belt.finish(look)
+    except BaseException:
+        belt.stop()
+        raise
+    finally:
+        thread.join()
+
+
+class _StoppedError(Exception):
+    """The side that makes the pieces has failed."""
+
+
+class _Belt:
+    """Pieces on their way from one thread to another."""
+
+    def __init__(self, most: int) -> None:
+        self._most, self._pieces, self._changed = most, deque[Tensor](), Condition()
+        self._complete = self._stopped = self._done = False
+        self.error: BaseException | None = None
+
+    def run(self, work: Callable[[Iterator[Tensor]], None]) -> None:
+        """The other thread."""
+        try:
+            work(self._taken())
+        except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for this one
+            self.error = error
+        with self._changed:
+            self._done = True
+            self._pieces.clear()
+            self._changed.notify_all()
+
+    def _taken(self) -> Iterator[Tensor]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._pieces or self._complete or self._stopped)
+                if self._stopped:
+                    raise _StoppedError
+                if not self._pieces:
+                    return
+                held = [self._pieces.popleft()]
+                self._changed.notify_all()
+            yield held.pop()
+
+    def put(self, piece: Tensor, look: Callable[[], None]) -> None:
+        """Wait until there is room for a piece; raises the error of the other thread."""
+        fits = lambda: not self._pieces or sum(held.nbytes for held in self._pieces) + piece.nbytes <= self._most
+        with self._changed:
+            self._wait(fits, look)
+            self._pieces.append(piece)
+            self._changed.notify_all()
+
+    def finish(self, look: Callable[[], None]) -> None:
+        """No piece follows; wait until the other thread is done."""
+        with self._changed:
+            self._complete = True
+            self._changed.notify_all()
+            self._wait(lambda: False, look)
+
+    def stop(self) -> None:
+        """Make the other thread end at its next piece."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _wait(self, ready: Callable[[], bool], look: Callable[[], None]) -> None:
+        while not self._changed.wait_for(lambda: self._done or ready(), PATIENCE):
+            look()
+        if self.error is not None:
+            raise self.error
