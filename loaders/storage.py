@@ -29,7 +29,7 @@ def is_ggml(dtype: str) -> bool:
 
 
 def widen(raw: Tensor, kind: str, scale: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """The numbers that stored bytes stand for, computed in float32.
+    """The numbers that stored bytes stand for, scaled in float32.
 
     raw: int8 or uint8 bytes, rows first; kind: a type as a file's header names it, or "int8"; scale: one number, or one
     for each row.
@@ -40,10 +40,10 @@ def widen(raw: Tensor, kind: str, scale: Tensor | None, dtype: torch.dtype, shap
 
         blocks = GGUFParameter(raw.view(torch.uint8), quant_type=gguf.GGMLQuantizationType[kind])
         return dequantize_gguf_tensor(blocks).reshape(shape).to(dtype)
-    numbers = (raw.view(FP8[kind]) if kind in FP8 else raw.view(torch.int8)).to(torch.float32).reshape(shape)
-    if scale is not None:
-        numbers = numbers * scale.float().reshape(-1, *[1] * (len(shape) - 1))
-    return numbers.to(dtype)
+    numbers = (raw.view(FP8[kind]) if kind in FP8 else raw.view(torch.int8)).reshape(shape)
+    if scale is None:
+        return numbers.to(dtype)
+    return (numbers.to(torch.float32) * scale.float().reshape(-1, *[1] * (len(shape) - 1))).to(dtype)
 
 
 def narrow(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
@@ -75,11 +75,19 @@ class Stored(nn.Linear):
         self.bias = layer.bias
         self.register_buffer("scale", scale, persistent=False)
 
-    def widened(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
-        """raw: `weight`, wherever it is needed."""
-        scale = None if self.scale is None else self.scale.to(raw.device)
-        return widen(raw, self.kind, scale, dtype, (self.out_features, self.in_features))
-
     def forward(self, input: Tensor) -> Tensor:
-        weight = self.widened(self.weight.to(input.device), input.dtype)
-        return F.linear(input, weight, None if self.bias is None else self.bias.to(input))
+        bias = None if self.bias is None else self.bias.to(input)
+        return self.compute(input, self.weight.to(input.device), bias)
+
+    def compute(self, input: Tensor, raw: Tensor, bias: Tensor | None) -> Tensor:
+        """input [..., in] through the layer. raw: `weight`, and bias, wherever they are needed.
+
+        Numbers of 8 bits are cast straight to the input's type, which holds them exactly, and what they are scaled with
+        is multiplied onto the output: it has far fewer numbers than the weight. float16 would overflow there.
+        """
+        shape = (self.out_features, self.in_features)
+        scale = None if self.scale is None else self.scale.to(raw.device).flatten()
+        if scale is None or input.dtype == torch.float16:
+            return F.linear(input, widen(raw, self.kind, scale, input.dtype, shape), bias)
+        output = F.linear(input, widen(raw, self.kind, None, input.dtype, shape)).mul_(scale)
+        return output if bias is None else output.add_(bias)
