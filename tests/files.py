@@ -98,10 +98,10 @@ QUANTISED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-def host_layer(weight: Tensor, kind: str, exact: bool = True) -> Any:
+def host_layer(weight: Tensor, kind: str) -> Any:
     """A layer of the host's own with this weight [out, in], made small by its quantiser and computed in float32.
 
-    exact: it widens its weight, as the host does in text encoders and on cards without the kernels.
+    On a CPU it widens what PyTorch cannot multiply there, mxfp8 and nvfp4, and makes its inputs small for the others.
     """
     from reelwire.tests.native import host_classes
 
@@ -114,7 +114,9 @@ def host_layer(weight: Tensor, kind: str, exact: bool = True) -> Any:
     if "convrot" in asked or name.startswith("convrot"):
         asked = {**asked, "convrot_groupsize": 256 if columns % 256 == 0 else 16}
     layout = QUANT_ALGOS[name]["comfy_tensor_layout"]
-    kinds = comfy.ops.mixed_precision_ops({"mixed_ops": True}, torch.float32, full_precision_mm=exact)
+    kinds = comfy.ops.mixed_precision_ops(
+        {"mixed_ops": True}, torch.float32, full_precision_mm=name in ("mxfp8", "nvfp4")
+    )
     layer = kinds.Linear(columns, rows, bias=False)
     layer.quant_format, layer.layout_type = name, layout
     small = QuantizedTensor.from_float(weight.float(), layout, **asked)
@@ -122,12 +124,15 @@ def host_layer(weight: Tensor, kind: str, exact: bool = True) -> Any:
     return layer
 
 
-def quantised(file: Path, state: State, kind: str, prefix: str = "") -> State:
-    """ComfyUI's formats, written by its own layers; the numbers are those that it widens its weights to."""
+def quantised(file: Path, state: State, kind: str, prefix: str = "", whole: str = " ") -> State:
+    """ComfyUI's formats, written by its own layers; the numbers are those that it widens its weights to.
+
+    whole: a part of the names that are left as they are.
+    """
     written, numbers = {}, {}
     for name, value in state.items():
         numbers[name] = value
-        if _linear(name, value) and value.shape[1] % 64 == 0:
+        if _linear(name, value) and value.shape[1] % 64 == 0 and whole not in name:
             layer = host_layer(value, kind)
             written |= layer.state_dict(prefix=name.removesuffix("weight"))
             numbers[name] = layer.weight.dequantize()
