@@ -125,7 +125,7 @@ def recognise(entries: Entries) -> tuple[str, dict[str, Entry]]:
 
 
 def _exact(entry: Entry) -> Entry:
-    """A weight that is widened when it is used, whatever the card can do: so the host computes its text encoders."""
+    """A weight that is widened when it is used, whatever the card can do, as the host asks of its text encoders."""
     return replace(entry, quantisation=replace(entry.quantisation, exact=True))
 
 

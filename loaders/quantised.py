@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -149,7 +148,7 @@ def read_quantisation(config: Mapping[str, Any]) -> Quantisation:
     kind, rotated = config["format"], bool(config.get("convrot")) or config["format"].startswith("convrot")
     rotation = int(config.get("convrot_groupsize", 256)) if rotated else 0
     if rotation and not FORMATS[kind].rotates:
-        raise ValueError("it is rotated, which this format has not in ComfyUI")
+        raise ValueError("it is rotated, which ComfyUI does not read in this format")
     if rotation and rotation not in _ROTATIONS:
         raise ValueError(f"it is rotated by {rotation} columns, which is none of {', '.join(map(str, _ROTATIONS))}")
     if config.get("num_experts"):
@@ -235,7 +234,13 @@ def kitchen_computes(kind: str, device: torch.device) -> bool:
 
 @cache
 def _card_computes(kind: str, device: torch.device) -> bool:
-    if torch.version.cuda is None or find_spec("comfy_kitchen") is None:
+    if torch.version.cuda is None:
+        return False
+    try:
+        from comfy_kitchen.tensor import get_layout_class
+
+        get_layout_class(FORMATS[kind].layout)
+    except (ImportError, KeyError):  # not installed, or older than the format
         return False
     version = tuple(int(part) for part in torch.__version__.split(".")[:2])
     return torch.cuda.get_device_capability(device) >= FORMATS[kind].capability and version >= FORMATS[kind].release
