@@ -127,12 +127,12 @@ def host_layer(weight: Tensor, kind: str) -> Any:
 def quantised(file: Path, state: State, kind: str, prefix: str = "", whole: str = " ") -> State:
     """ComfyUI's formats, written by its own layers; the numbers are those that it widens its weights to.
 
-    whole: a part of the names that are left as they are.
+    whole: a part of the names that are left as they are, as zeros are: the host makes them NaN.
     """
     written, numbers = {}, {}
     for name, value in state.items():
         numbers[name] = value
-        if _linear(name, value) and value.shape[1] % 64 == 0 and whole not in name:
+        if _linear(name, value) and value.shape[1] % 64 == 0 and whole not in name and value.any():
             layer = host_layer(value, kind)
             written |= layer.state_dict(prefix=name.removesuffix("weight"))
             numbers[name] = layer.weight.dequantize()
