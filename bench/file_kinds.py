@@ -1,8 +1,10 @@
 """How far one forward of a network is from the host's own class for each kind of file, and a run with smaller weights from one without.
 
-python bench/file_kinds.py     prints two tables and writes file_kinds.json beside this file; COMFYUI_DIR names the host
+python bench/file_kinds.py     prints its tables and writes file_kinds.json beside this file; COMFYUI_DIR names the host
 
 The files are written from random weights in the published names by tests/files.py; both compute in float32 on the CPU.
+Quantised files are written by ComfyUI's own quantiser: beside the host's class with the same numbers, beside it with the
+weights before ("float weights"), and for Wan beside the host's own layers that load the same file ("host").
 Smaller weights: the mean difference of the latents after four steps of a tiny model, as a share of their spread.
 """
 
@@ -11,13 +13,15 @@ from __future__ import annotations
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from pack import import_pack
 
 import_pack()
 from reelwire.loaders.video_model import PlainMemory  # noqa: E402
 from reelwire.tests import test_files_hunyuan_mochi, test_files_kinds, test_files_wan  # noqa: E402
-from reelwire.tests.files import KINDS  # noqa: E402
+from reelwire.tests.files import KINDS, QUANTISED, quantised  # noqa: E402
+from reelwire.tests.test_files_quantised import beside_the_host  # noqa: E402
 from reelwire.tests.test_host_memory import SMALL, stored  # noqa: E402
 from reelwire.training.tiny_models import make  # noqa: E402
 
@@ -29,15 +33,38 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def kinds(folder: Path) -> dict[str, dict[str, float]]:
+def kinds(folder: Path, columns: dict[str, str]) -> dict[str, dict[str, float]]:
+    """Network -> column -> largest difference. columns: what is shown -> the kind of file."""
     table: dict[str, dict[str, float]] = {}
+    print(" " * 26 + " | ".join(columns))
     for name, (module, kind) in NETWORKS.items():
-        told = (
-            "hunyuan_video_v2_replace_image_to_video" if kind == "replace" else "network"
-        )  # the name tells the variant
-        table[name] = {of: module.differ(folder / f"{told}.safetensors", kind, of)[0] for of in KINDS}
+        told = "hunyuan_video_v2_replace_image_to_video" if kind == "replace" else "network"  # tells the variant
+        file = folder / f"{told}.safetensors"
+        table[name] = {column: module.differ(file, kind, of)[0] for column, of in columns.items()}
         print(f"{name:<26}" + "".join(f"{value:>10.1e}" for value in table[name].values()), flush=True)
-    print(" " * 26 + " | ".join(KINDS))
+    return table
+
+
+def before(kind: str) -> Any:
+    """Writes a quantised file, and gives the weights that it was made of."""
+
+    def write(file: Path, state: Any) -> Any:
+        quantised(file, state, kind)
+        return state
+
+    return write
+
+
+def float_weights(folder: Path) -> dict[str, dict[str, float]]:
+    names = {kind: f"{kind}, float weights" for kind in QUANTISED}
+    KINDS.update({name: before(kind) for kind, name in names.items()})
+    return kinds(folder, names)
+
+
+def host(folder: Path) -> dict[str, dict[str, float]]:
+    table = {kind: beside_the_host(folder / "wan.safetensors", kind) for kind in QUANTISED}
+    for kind, row in table.items():
+        print(f"{kind:<14}" + "  ".join(f"{name} {value:.1e}" for name, value in row.items()), flush=True)
     return table
 
 
@@ -54,7 +81,12 @@ def weights(folder: Path) -> dict[str, dict[str, float]]:
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        table = {"files": kinds(Path(folder)), "weights": weights(Path(folder))}
+        table = {
+            "files": kinds(Path(folder), {kind: kind for kind in KINDS}),
+            "float weights": float_weights(Path(folder)),
+            "host": host(Path(folder)),
+            "weights": weights(Path(folder)),
+        }
     Path(__file__).with_suffix(".json").write_text(json.dumps(table, indent=2) + "\n", encoding="utf-8")
 
 

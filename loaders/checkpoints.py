@@ -9,13 +9,27 @@ import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .quantised import (
+    FORMATS,
+    FP8_FORMATS,
+    TILE,
+    UNROTATED,
+    Coding,
+    Quantisation,
+    Tensors,
+    check_shapes,
+    read_quantisation,
+    round_up,
+    swizzled,
+    unswizzled,
+)
 from .storage import BY_NAME, FP8, Stored, is_ggml, is_small, narrow, widen
 from .video_model import Progress
 
@@ -23,7 +37,7 @@ _IN_A_BLOCK = re.compile(r"\.\d+\.")  # layers outside of the blocks are few, an
 IDENTITY = "IDENTITY"  # the type of an entry that is in no file: a weight that changes nothing, or a bias of zeros
 AT_ONCE = 2**26  # bytes that are read before a file is opened anew, so that its pages do not count as ours for long
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
-          "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}  # fmt: skip
+          "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}  # fmt: skip
 # keys that only one kind of file has, to say what a file is when it is not what was asked for
 _KINDS = {
     "LTX-Video": ("patchify_proj.weight", "transformer_blocks.0.scale_shift_table"),
@@ -46,16 +60,22 @@ class CheckpointError(ValueError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor as a file's header tells it. shape: what it becomes; rows: the ranges of its first axis that are put
-    together for that, all of it if there are none; scale: what numbers of 8 bits are multiplied with."""
+    """One tensor as a file's header tells it. shape: what it becomes; dtype: the header's, or one of FORMATS; rows: the
+    ranges of its first axis that are put together for that, all of it if there are none; scales: what its numbers are
+    multiplied with, by the names of `storage.widen`; quantisation: how else they are to be read."""
 
     file: Path
     key: str  # its name in the file
     shape: tuple[int, ...]
     dtype: str
     rows: tuple[tuple[int, int], ...] = ()
-    scale: Entry | None = None
+    scales: Mapping[str, Entry] = field(default_factory=dict)
+    quantisation: Quantisation = UNROTATED
     transposed: bool = False
+
+    @property
+    def coding(self) -> Coding:
+        return Coding(self.dtype, self.shape, self.quantisation)
 
     def split(self, *sizes: int) -> list[Entry]:
         """Parts along the first axis, of these sizes."""
@@ -127,32 +147,82 @@ def _check_spans(file: Path, room: int, spans: list[tuple[int, int]], entries: I
         raise CheckpointError(f"The header of {file.name} is damaged: sizes and types disagree. Download it again.")
 
 
-_MARKS = (
-    ".comfy_quant",
-    ".scale_input",
-    ".input_scale",
-)  # say how a layer may compute; its numbers need the scale alone
+_MARKS = (".comfy_quant", ".scale_input", ".input_scale", "scaled_fp8")  # the numbers do not need them
 _SCALES = (".scale_weight", ".weight_scale")
+_READABLE = f"Use a file of ComfyUI's formats (fp8_scaled, {', '.join(FORMATS)}), a GGUF, or one in bf16."
 
 
 def read_file(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
-    """(tensors by name, metadata) of a file, each fp8 tensor with its scale.
+    """(tensors by name, metadata) of a file, each quantised tensor with its scales.
 
-    Both of ComfyUI's formats: `scaled_fp8` with `x.scale_weight`, and `x.comfy_quant` with `x.weight_scale`. Raises
-    CheckpointError for a scale that belongs to nothing, and for numbers that are scaled in another way.
+    ComfyUI's formats: `scaled_fp8` with `x.scale_weight`, and `x.comfy_quant` (or `_quantization_metadata` in the header)
+    with `x.weight_scale` and what else its format needs, see `quantised`. Raises CheckpointError for a scale that
+    belongs to nothing, for a format that is not known, and for numbers that are scaled in another way.
     """
     entries, metadata = read_header(file)
-    scales = {k: e for k, e in entries.items() if k.endswith(_SCALES)}
-    plain = {k: e for k, e in entries.items() if k not in scales and not k.endswith(_MARKS) and k != "scaled_fp8"}
+    layers = _quantised_layers(file, entries, metadata)
+    quantised = {
+        f"{layer}.weight": _quantised(file, entries, layer, config)
+        for layer, config in layers.items()
+        if config["format"] in FORMATS
+    }
+    taken = {scale.key for entry in quantised.values() for scale in entry.scales.values()}
+    rest = {k: e for k, e in entries.items() if k not in taken and not k.endswith(_MARKS)}
+    scales = {k: e for k, e in rest.items() if k.endswith(_SCALES)}
+    plain = {k: quantised.get(k, e) for k, e in rest.items() if k not in scales}
     for key, scale in scales.items():
         name = key.rpartition(".")[0] + ".weight"
         if name not in plain or plain[name].dtype not in FP8 or math.prod(scale.shape) not in (1, plain[name].shape[0]):
-            raise CheckpointError(f"{file.name} holds {key}, a scale that fits no fp8 weight. Use an fp8_scaled file of ComfyUI's format, or one in bf16.")  # fmt: skip
-        plain[name] = replace(plain[name], scale=scale)
-    for key in (k for k in entries if k.endswith(".comfy_quant")):
-        if not {key.replace(".comfy_quant", end) for end in _SCALES} & {*scales}:
-            raise CheckpointError(f"{file.name} holds {key} without a scale. Use an fp8_scaled file of ComfyUI's format, or one in bf16.")  # fmt: skip
+            raise CheckpointError(f"{file.name} holds {key}, a scale that fits no fp8 weight. {_READABLE}")
+        plain[name] = replace(plain[name], scales={"scale": scale})
+    for layer in layers:
+        if f"{layer}.weight" not in plain or not plain[f"{layer}.weight"].scales:
+            raise CheckpointError(f"{file.name} holds {layer}.comfy_quant without a scale. {_READABLE}")
     return plain, metadata
+
+
+def _quantised_layers(
+    file: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Layer -> what the file says of its quantisation, in a tensor beside it or for all layers in the header."""
+    marks = [key for key in entries if key.endswith(".comfy_quant")]
+    layers: dict[str, dict[str, Any]] = {}
+    try:
+        listed = json.loads(metadata.get("_quantization_metadata", "{}")).get("layers", {})
+        for name, config in listed.items():  # by its whole name, or without the prefix of the network
+            keys = [key for key in entries if f".{key}".endswith(f".{name}.weight")]
+            layers |= {key.removesuffix(".weight"): {**config} for key in keys}
+        if marks:
+            with _open(file) as opened:
+                for key in marks:
+                    layers[key.removesuffix(".comfy_quant")] = {**json.loads(bytes(opened.get_tensor(key).tolist()))}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{file.name} does not say how it is quantised: {error}. Download it again.") from error
+    for layer, config in layers.items():
+        if config.get("format") not in (*FORMATS, *FP8_FORMATS):
+            name = config.get("format")
+            raise CheckpointError(f"{file.name} holds {layer} in the format {name!r}, which is not known. {_READABLE}")
+    return layers
+
+
+def _quantised(file: Path, entries: Mapping[str, Entry], layer: str, config: Mapping[str, Any]) -> Entry:
+    """The weight of a quantised layer in the shape that it stands for, with all that it is scaled with."""
+    kind, key = config["format"], f"{layer}.weight"
+    known = FORMATS[kind]
+    scales = {of: entries[f"{layer}.{end}"] for of, end in known.endings.items() if f"{layer}.{end}" in entries}
+    try:
+        quantisation = read_quantisation(config)
+        if missing := [k for k in (key, *(f"{layer}.{end}" for end in known.scales.values())) if k not in entries]:
+            raise ValueError(f"{', '.join(missing)} is missing")
+        weight, sizes = entries[key], {of: math.prod(scale.shape) for of, scale in scales.items()}
+        check_shapes(kind, quantisation.rotation, weight.shape, weight.dtype, sizes)
+    except ValueError as error:
+        raise CheckpointError(f"{file.name} holds {layer} in the format {kind}, but {error}. {_READABLE}") from error
+    rows, columns = weight.shape[0], weight.shape[1] * known.per_byte
+    bias = entries.get(f"{layer}.bias", weight).shape[0]  # tells how many of the rows are no padding
+    padded = bias < rows == round_up(bias, known.align)
+    shape, used = ((bias, columns), ((0, bias),)) if padded else ((rows, columns), ())
+    return replace(weight, dtype=kind, shape=shape, rows=used, scales=scales, quantisation=quantisation)
 
 
 def read_folder(folder: Path) -> dict[str, Entry]:
@@ -204,16 +274,16 @@ def build(
     module = fitting(make, entries)
     whole = set(getattr(module, "_keep_in_fp32_modules", None) or ())  # diffusers keeps these in float32 too
     state: dict[str, Tensor] = {}
-    for done, (name, raw, scale) in enumerate(_read(entries), 1):
+    for done, (name, tensors) in enumerate(_read(entries), 1):
         entry, held = entries[name], bool(whole & {*name.split(".")})
         layer = None if held or not (small or storage) else _linear(module, name)
         if layer is not None and is_small(entry.dtype):
-            _put(module, name, Stored(layer, raw, entry.dtype, scale))
+            _put(module, name, Stored(layer, tensors, entry.coding))
         elif layer is not None and storage and _IN_A_BLOCK.search(name):
-            narrowed, scales = narrow(raw.reshape(entry.shape), BY_NAME[storage])
-            _put(module, name, Stored(layer, narrowed, BY_NAME[storage], scales))
+            narrowed = narrow(tensors["weight"].reshape(entry.shape), BY_NAME[storage])
+            _put(module, name, Stored(layer, narrowed, Coding(BY_NAME[storage], entry.shape)))
         else:
-            state[name] = _widen(raw, entry, scale, torch.float32 if held else dtype)
+            state[name] = _widen(tensors, entry, torch.float32 if held else dtype)
         progress(done, len(entries))
     module.load_state_dict(state, strict=False, assign=True)
     getattr(module, "tie_weights", lambda: None)()
@@ -240,17 +310,18 @@ def _put(module: nn.Module, name: str, layer: nn.Module) -> None:
     setattr(module.get_submodule(owner), last, layer)
 
 
-def _widen(raw: Tensor, entry: Entry, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+def _widen(tensors: Tensors, entry: Entry, dtype: torch.dtype) -> Tensor:
     """A tensor of a file in its own shape; whole numbers stay what they are."""
-    if is_ggml(entry.dtype) or scale is not None:
-        return widen(raw, entry.dtype, scale, dtype, entry.shape)
+    if is_ggml(entry.dtype) or entry.scales:
+        return widen(tensors, entry.coding, dtype)
+    raw = tensors["weight"]
     return (raw.to(dtype) if raw.is_floating_point() else raw).reshape(entry.shape)
 
 
 def read_tensors(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
     """Tensors one by one, in their own shapes, numbers as float32."""
-    for name, raw, scale in _read(entries):
-        yield name, _widen(raw, entries[name], scale, torch.float32)
+    for name, tensors in _read(entries):
+        yield name, _widen(tensors, entries[name], torch.float32)
 
 
 @contextmanager
@@ -270,8 +341,8 @@ def _parameters_on_meta() -> Iterator[None]:
         nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
-def _read(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor, Tensor | None]]:
-    """(name, tensor as it lies on disk, its scale) one by one."""
+def _read(entries: Mapping[str, Entry]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """(name, tensor as it lies on disk, called "weight", with its scales) one by one."""
     for file in sorted({e.file for e in entries.values()}):
         names, read = [name for name, entry in entries.items() if entry.file == file], 0
         while names:
@@ -279,10 +350,10 @@ def _read(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor, Tensor | 
                 while names and read < AT_ONCE:
                     name = names.pop(0)
                     entry = entries[name]
-                    scale = None if entry.scale is None else opened.get_tensor(entry.scale.key)
-                    raw = _rows(opened, entry)
-                    read += raw.nbytes
-                    yield name, raw, _scale_rows(scale, entry)
+                    scales = {of: _scale_rows(of, opened.get_tensor(e.key), entry) for of, e in entry.scales.items()}
+                    tensors = {"weight": _rows(opened, entry), **scales}
+                    read += tensors["weight"].nbytes
+                    yield name, tensors
             read = 0
 
 
@@ -305,11 +376,15 @@ def _rows(opened: Any, entry: Entry) -> Tensor:
     return parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)
 
 
-def _scale_rows(scale: Tensor | None, entry: Entry) -> Tensor | None:
-    """One scale for all rows, or those of the rows that are taken."""
-    if scale is None or scale.numel() == 1 or not entry.rows:
+def _scale_rows(name: str, scale: Tensor, entry: Entry) -> Tensor:
+    """What a tensor is scaled with, or that of the rows that are taken."""
+    if scale.numel() == 1 or not entry.rows or name not in ("scale", "block_scale"):
         return scale
-    return torch.cat([scale[start:end] for start, end in entry.rows])
+    if name == "scale":
+        return torch.cat([scale[start:end] for start, end in entry.rows])
+    blocks = entry.shape[1] // FORMATS[entry.dtype].block
+    natural = unswizzled(scale, scale.numel() // round_up(blocks, TILE[1]), blocks)
+    return swizzled(torch.cat([natural[start:end] for start, end in entry.rows]))
 
 
 def check_fit(module: nn.Module, entries: Mapping[str, Entry]) -> None:

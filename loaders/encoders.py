@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +116,17 @@ KINDS = {
 def recognise(entries: Entries) -> tuple[str, dict[str, Entry]]:
     """(kind of encoder, its tensors under transformers 5's names); an empty kind where the file holds none."""
     for name, kind in KINDS.items():
-        renamed = {rename(key, kind.rename): entry for key, entry in entries.items() if not re.search(kind.unused, key)}
+        renamed = {
+            rename(key, kind.rename): _exact(entry) for key, entry in entries.items() if not re.search(kind.unused, key)
+        }
         if kind.mark in renamed and kind.lacks not in renamed:
             return name, renamed
     return "", {}
+
+
+def _exact(entry: Entry) -> Entry:
+    """A weight that is widened when it is used, whatever the card can do, as the host asks of its text encoders."""
+    return replace(entry, quantisation=replace(entry.quantisation, exact=True))
 
 
 def read_encoder(source: Path, kind: str) -> Weights:

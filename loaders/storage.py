@@ -1,4 +1,4 @@
-"""Weights that stay as small in memory as they are on disk: fp8 with a scale, int8 by rows, GGUF's blocks.
+"""Weights that stay as small in memory as they are on disk: fp8, int8, GGUF's blocks, ComfyUI's quantised formats.
 
 A `Stored` layer holds the bytes and widens them to the input's type when it runs. The bytes are held as int8, which
 diffusers and transformers leave alone where they would cast their inputs to a weight's type (T5's `wo`, Wan's time
@@ -13,41 +13,71 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .quantised import (
+    FORMATS,
+    Coding,
+    Tensors,
+    block_scales,
+    kitchen_computes,
+    kitchen_linear,
+    rotate,
+    round_up,
+)
+
 FP8 = {"F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2}
 INT8 = "int8"
 ROWS = 32  # of a weight that are made smaller at a time
+ALIGNED = 128  # bytes; where each tensor of a layer begins, so that any type and any kernel can read it there
 BY_NAME = {"fp8": "F8_E4M3", "int8": INT8}  # what a person chooses -> how it is held
 
 
 def is_small(dtype: str) -> bool:
     """Whether a file's type takes a byte a number or less, so that a layer may hold it as it is."""
-    return dtype in FP8 or is_ggml(dtype)
+    return dtype in FP8 or dtype in FORMATS or is_ggml(dtype)
 
 
 def is_ggml(dtype: str) -> bool:
     return dtype.startswith(("Q", "IQ"))
 
 
-def widen(raw: Tensor, kind: str, scale: Tensor | None, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """The numbers that stored bytes stand for, computed in float32.
+def widen(tensors: Tensors, coding: Coding, dtype: torch.dtype) -> Tensor:
+    """The numbers that stored bytes stand for, scaled in float32 and then cast.
 
-    raw: int8 or uint8 bytes, rows first; kind: a type as a file's header names it, or "int8"; scale: one number, or one
-    for each row.
+    tensors: "weight", int8 or uint8 bytes, rows first, and what they are scaled with: "scale", one number or one for
+    each row, "block_scale", "input_factor".
     """
-    if is_ggml(kind):
-        import gguf
-        from diffusers.quantizers.gguf.utils import GGUFParameter, dequantize_gguf_tensor
-
-        blocks = GGUFParameter(raw.view(torch.uint8), quant_type=gguf.GGMLQuantizationType[kind])
-        return dequantize_gguf_tensor(blocks).reshape(shape).to(dtype)
-    numbers = (raw.view(FP8[kind]) if kind in FP8 else raw.view(torch.int8)).to(torch.float32).reshape(shape)
-    if scale is not None:
-        numbers = numbers * scale.float().reshape(-1, *[1] * (len(shape) - 1))
+    numbers = _numbers(tensors, coding, torch.float32, scaled=True)
+    if coding.quantisation.rotation:
+        numbers = rotate(numbers, coding.quantisation.rotation)
+    if "input_factor" in tensors:
+        numbers = numbers * tensors["input_factor"].float()
     return numbers.to(dtype)
 
 
-def narrow(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
-    """(bytes, scale of each row) of a weight [out, in]: its largest number becomes the type's largest.
+def _numbers(tensors: Tensors, coding: Coding, dtype: torch.dtype, scaled: bool) -> Tensor:
+    """The weight, rotated if it is; scaled: with its `scale`, without which bfloat16 and float32 hold it exactly."""
+    raw, shape, known = tensors["weight"], coding.shape, FORMATS.get(coding.kind)
+    if is_ggml(coding.kind):
+        return _ggml(raw, coding.kind).reshape(shape).to(dtype)
+    numbers = known.numbers(raw, dtype) if known else raw.view(FP8.get(coding.kind, torch.int8)).to(dtype)
+    scale = tensors["scale"].float().reshape(-1, *[1] * (len(shape) - 1)) if scaled and "scale" in tensors else None
+    if known is not None and known.block:
+        blocks = block_scales(tensors, coding)
+        factor = (blocks if scale is None else scale * blocks).to(dtype)
+        return (numbers.unflatten(1, (-1, known.block)) * factor[..., None]).reshape(shape)
+    return numbers.reshape(shape) if scale is None else numbers.reshape(shape) * scale
+
+
+def _ggml(raw: Tensor, kind: str) -> Tensor:
+    import gguf
+    from diffusers.quantizers.gguf.utils import GGUFParameter, dequantize_gguf_tensor
+
+    packed = GGUFParameter(raw.view(torch.uint8), quant_type=gguf.GGMLQuantizationType[kind])
+    return dequantize_gguf_tensor(packed)
+
+
+def narrow(weight: Tensor, kind: str) -> dict[str, Tensor]:
+    """A weight [out, in] as "weight", bytes, and "scale" of each row: its largest number becomes the type's largest.
 
     It goes by a few rows at a time, so that the float32 numbers between take no room to speak of.
     """
@@ -57,29 +87,73 @@ def narrow(weight: Tensor, kind: str) -> tuple[Tensor, Tensor]:
         scale.copy_(rows.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / top)
         exact = rows.float() / scale
         numbers.copy_(exact.round().to(torch.int8) if kind == INT8 else exact.to(FP8[kind]).view(torch.int8))
-    return made, scales.squeeze(1)
+    return {"weight": made, "scale": scales.squeeze(1)}
+
+
+Places = tuple[tuple[str, int, torch.dtype, torch.Size], ...]  # name, first byte, type and shape of each tensor
+
+
+def pack(tensors: Tensors) -> tuple[Tensor, Places]:
+    """All tensors of a layer as int8 [bytes] in one piece, which a memory manager moves as one; and where they lie."""
+    places, end = [], 0
+    for name, tensor in tensors.items():
+        places.append((name, end, tensor.dtype, tensor.shape))
+        end += round_up(tensor.nbytes, ALIGNED)
+    flat = [tensor.contiguous().view(-1).view(torch.int8) for tensor in tensors.values()]
+    whole = flat[0] if len(flat) == 1 else torch.cat([F.pad(t, (0, -len(t) % ALIGNED)) for t in flat])
+    return whole, tuple(places)
+
+
+def unpack(whole: Tensor, places: Places) -> dict[str, Tensor]:
+    """The tensors of `pack`, as views."""
+    tensors = {}
+    for name, start, dtype, shape in places:
+        tensors[name] = whole[start : start + dtype.itemsize * shape.numel()].view(dtype).view(shape)
+    return tensors
 
 
 class Stored(nn.Linear):
-    """A linear layer that holds its weight as bytes. weight: int8 [out, bytes of a row]; scale: [1], [out] or None."""
+    """A linear layer that holds its weight, with its scales, as bytes. weight: int8 [bytes], see `pack`."""
 
     comfy_cast_weights = False  # tells ComfyUI's manager that the layer computes wherever its weight lies
-    scale: Tensor | None
     weight_function: tuple[Any, ...] = ()
     bias_function: tuple[Any, ...] = ()
 
-    def __init__(self, layer: nn.Linear, raw: Tensor, kind: str, scale: Tensor | None) -> None:
+    def __init__(self, layer: nn.Linear, tensors: Tensors, coding: Coding) -> None:
         nn.Module.__init__(self)
-        self.in_features, self.out_features, self.kind = layer.in_features, layer.out_features, kind
-        self.weight = nn.Parameter(raw.reshape(self.out_features, -1).view(torch.int8), requires_grad=False)
+        self.in_features, self.out_features, self.coding = layer.in_features, layer.out_features, coding
+        whole, self.places = pack(tensors)
+        self.weight = nn.Parameter(whole, requires_grad=False)
         self.bias = layer.bias
-        self.register_buffer("scale", scale, persistent=False)
-
-    def widened(self, raw: Tensor, dtype: torch.dtype) -> Tensor:
-        """raw: `weight`, wherever it is needed."""
-        scale = None if self.scale is None else self.scale.to(raw.device)
-        return widen(raw, self.kind, scale, dtype, (self.out_features, self.in_features))
 
     def forward(self, input: Tensor) -> Tensor:
-        weight = self.widened(self.weight.to(input.device), input.dtype)
-        return F.linear(input, weight, None if self.bias is None else self.bias.to(input))
+        bias = None if self.bias is None else self.bias.to(input)
+        return self.compute(input, self.weight.to(input.device), bias)
+
+    def compute(self, input: Tensor, raw: Tensor, bias: Tensor | None) -> Tensor:
+        """input [..., in] through the layer. raw: `weight`, and bias, wherever they are needed.
+
+        Widened, the numbers are cast straight to the input's type, which holds them exactly, and what they are scaled
+        with is multiplied onto the output, which has far fewer numbers (float16 would overflow there). A rotated weight
+        meets its input rotated.
+        """
+        x, tensors = input, unpack(raw, self.places)
+        if "input_factor" in tensors:
+            x = x * tensors["input_factor"].to(x.dtype)
+        if self._kitchen_takes(x):
+            return kitchen_linear(x, tensors, bias, self.coding)
+        if self.coding.quantisation.rotation:
+            x = rotate(x, self.coding.quantisation.rotation)
+        half = x.dtype == torch.float16
+        scale = None if half else tensors.get("scale")
+        weight = _numbers(tensors, self.coding, torch.float32 if half else x.dtype, scaled=half)
+        if scale is None:
+            return F.linear(x, weight.to(x.dtype), bias)
+        output = F.linear(x, weight).mul_(scale.flatten())
+        return output if bias is None else output.add_(bias)
+
+    def _kitchen_takes(self, x: Tensor) -> bool:
+        kind = self.coding.kind
+        if kind not in FORMATS or self.coding.quantisation.exact or self.out_features % FORMATS[kind].align:
+            return False
+        return kitchen_computes(kind, x.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,61 @@ def gguf(file: Path, state: State, kind: str = "Q8_0", architecture: str = "wan"
     return numbers
 
 
+# kind -> ComfyUI's name of the format, and what its quantiser is asked for
+QUANTISED: dict[str, tuple[str, dict[str, Any]]] = {
+    "int8": ("int8_tensorwise", {}),
+    "int8 rows": ("int8_tensorwise", {"per_channel": True}),
+    "int8 convrot": ("int8_tensorwise", {"per_channel": True, "convrot": True}),
+    "w4a4": ("convrot_w4a4", {}),
+    "mxfp8": ("mxfp8", {}),
+    "nvfp4": ("nvfp4", {}),
+}
+
+
+def host_layer(weight: Tensor, kind: str) -> Any:
+    """A layer of the host's own with this weight [out, in], made small by its quantiser and computed in float32.
+
+    On a CPU it widens what PyTorch cannot multiply there, mxfp8 and nvfp4, and makes its inputs small for the others.
+    """
+    from reelwire.tests.native import host_classes
+
+    with host_classes():
+        import comfy.ops
+        from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
+
+    name, asked = QUANTISED[kind]
+    rows, columns = weight.shape
+    if "convrot" in asked or name.startswith("convrot"):
+        asked = {**asked, "convrot_groupsize": 256 if columns % 256 == 0 else 16}
+    layout = QUANT_ALGOS[name]["comfy_tensor_layout"]
+    kinds = comfy.ops.mixed_precision_ops(
+        {"mixed_ops": True}, torch.float32, full_precision_mm=name in ("mxfp8", "nvfp4")
+    )
+    layer = kinds.Linear(columns, rows, bias=False)
+    layer.quant_format, layer.layout_type = name, layout
+    small = QuantizedTensor.from_float(weight.float(), layout, **asked)
+    layer.weight = torch.nn.Parameter(small, requires_grad=False)
+    return layer
+
+
+def quantised(file: Path, state: State, kind: str, prefix: str = "", whole: str = " ") -> State:
+    """ComfyUI's formats, written by its own layers; the numbers are those that it widens its weights to.
+
+    whole: a part of the names that are left as they are, as zeros are: the host makes them NaN.
+    """
+    written, numbers = {}, {}
+    for name, value in state.items():
+        numbers[name] = value
+        if _linear(name, value) and value.shape[1] % 64 == 0 and whole not in name and value.any():
+            layer = host_layer(value, kind)
+            written |= layer.state_dict(prefix=name.removesuffix("weight"))
+            numbers[name] = layer.weight.dequantize()
+        else:
+            written[name] = value
+    save_file({prefix + k: v.detach().clone().contiguous() for k, v in written.items()}, file)
+    return numbers
+
+
 KINDS: dict[str, Callable[[Path, State], State]] = {
     "fp32": plain,
     "bf16 with a prefix": lambda file, state: plain(file, state, torch.bfloat16, "model.diffusion_model."),
@@ -95,7 +151,9 @@ KINDS: dict[str, Callable[[Path, State], State]] = {
     "scaled fp8, new": lambda file, state: scaled_fp8(file, state, new=True, prefix="model.diffusion_model."),
     "GGUF Q8_0": gguf,
     "GGUF Q4_0": lambda file, state: gguf(file, state, "Q4_0"),
+    **{kind: partial(quantised, kind=kind) for kind in QUANTISED},
 }
+SMALL = tuple(kind for kind in KINDS if kind.startswith(("fp8", "scaled", "GGUF")) or kind in QUANTISED)
 
 
 def read_network(module: Any, file: Path, small: bool = True) -> Any:

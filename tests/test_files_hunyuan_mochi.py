@@ -16,7 +16,7 @@ from reelwire.loaders import hunyuan_video_files, mochi_files
 from reelwire.loaders.bundle import Weights, shipped_config
 from reelwire.loaders.checkpoints import CheckpointError, Entry, check_fit, read_file
 from reelwire.loaders.storage import Stored
-from reelwire.tests.files import KINDS, as_written, plain, read_network
+from reelwire.tests.files import KINDS, SMALL, as_written, plain, read_network
 from reelwire.tests.native import host_classes, randomised
 from reelwire.tests.test_configs import NATIVE, PUBLISHED, rename
 from reelwire.training.tiny_models import seeded
@@ -137,7 +137,7 @@ def test_a_network_computes_what_the_host_computes(tmp_path: Path, kind: str, fi
     told = {"replace": "hunyuan_video_v2_replace_image_to_video.safetensors"}.get(kind, "network.safetensors")
     difference, network = differ(tmp_path / told, kind, file_kind)
     stored = sum(isinstance(layer, Stored) for layer in network.modules())
-    assert (stored > 5) == file_kind.startswith(("fp8", "scaled", "GGUF"))
+    assert (stored > 5) == (file_kind in SMALL)
     assert difference < (2e-3 if "GGUF" in file_kind else 1e-4)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from reelwire.loaders import cogvideox_files, ltx_files, svd_files
 from reelwire.loaders.storage import Stored
-from reelwire.tests.files import KINDS, as_written, read_network
+from reelwire.tests.files import KINDS, SMALL, as_written, read_network
 from reelwire.tests.native import host_classes, randomised
 from reelwire.tests.test_files_svd_cogvideox import COGVIDEOX, TEXT, compute, native_cogvideox, native_unet
 from reelwire.training.tiny_models import seeded
@@ -61,7 +61,13 @@ NETWORKS = {
 }
 
 
-SVD_KINDS = ("fp8", "scaled fp8, new", "GGUF Q8_0")  # its UNet takes long; wide kinds are in test_files_svd_cogvideox
+SVD_KINDS = (
+    "fp8",
+    "scaled fp8, new",
+    "GGUF Q8_0",
+    "int8 convrot",
+    "nvfp4",
+)  # its UNet takes long; wide kinds are in test_files_svd_cogvideox
 CASES = [(family, kind) for family in NETWORKS for kind in KINDS if family != "svd" or kind in SVD_KINDS]
 
 
@@ -80,6 +86,6 @@ def differ(file: Path, family: str, file_kind: str) -> tuple[float, float, Any]:
 def test_a_file_computes_what_the_host_computes(tmp_path: Path, family: str, file_kind: str) -> None:
     difference, largest, ours = differ(tmp_path / "network.safetensors", family, file_kind)
     stored = sum(isinstance(layer, Stored) for layer in ours.modules())
-    assert (stored > 5) == file_kind.startswith(("fp8", "scaled", "GGUF"))
+    assert (stored > 5) == (file_kind in SMALL)
     assert largest > 0.1
     assert difference < max(NETWORKS[family][3], 2e-3 if "GGUF" in file_kind else 0) * max(1.0, largest)

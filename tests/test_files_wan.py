@@ -11,7 +11,7 @@ from reelwire.loaders import wan_files
 from reelwire.loaders.bundle import Weights
 from reelwire.loaders.checkpoints import CheckpointError, read_file
 from reelwire.loaders.storage import Stored
-from reelwire.tests.files import KINDS, as_written, gguf, plain, read_network, scaled_fp8
+from reelwire.tests.files import KINDS, SMALL, as_written, gguf, plain, read_network, scaled_fp8
 from reelwire.tests.native import host_classes, randomised
 from reelwire.training.tiny_models import seeded
 from safetensors.torch import load_file, save_file
@@ -76,7 +76,7 @@ def differ(file: Path, kind: str, file_kind: str) -> tuple[float, float, Any, An
 def test_a_file_computes_what_the_host_computes(tmp_path: Path, kind: str, file_kind: str) -> None:
     *differences, kept, wide = differ(tmp_path / "wan.safetensors", kind, file_kind)
     stored = sum(isinstance(layer, Stored) for layer in kept.modules())
-    assert (stored > 20) == file_kind.startswith(("fp8", "scaled", "GGUF"))
+    assert (stored > 20) == (file_kind in SMALL)
     assert not any(isinstance(layer, Stored) for layer in wide.modules())
     assert max(differences) < (2e-3 if "GGUF" in file_kind else 1e-4)
 

@@ -12,7 +12,6 @@ import comfy.model_management as mm
 import comfy.model_patcher
 import comfy.ops
 import torch
-import torch.nn.functional as F
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
@@ -27,15 +26,15 @@ _CASTING = {
 
 
 class HostStored(Stored):
-    """Bytes that the host brings to where they are needed; they are widened there."""
+    """Bytes that the host brings to where they are needed; they are computed there."""
 
     def forward(self, input: Tensor) -> Tensor:
         weight, bias, lent = comfy.ops.cast_bias_weight(
             self, device=input.device, dtype=self.weight.dtype, bias_dtype=input.dtype, offloadable=True
         )
-        made = F.linear(input, self.widened(weight, input.dtype), bias)
+        output = self.compute(input, weight, bias)
         comfy.ops.uncast_bias_weight(self, weight, bias, lent)
-        return made
+        return output
 
 
 _CASTING[Stored] = HostStored
