@@ -155,6 +155,18 @@ class CogVideoX(Family):
         z = rearrange(z, "b c t h w -> b t c h w").to(model.memory.device("transformer"), dtype)
         return z * request.control.strength
 
+    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
+        facts = _facts(model)
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+        _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
+        t += _padding(facts, request)
+        return dict(
+            hidden_states=empty(1, t, facts.network["in_channels"], h, w), timestep=empty(1, dtype=torch.int64),
+            encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
+            ofs=empty(1) if facts.network.get("ofs_embed_dim") else None,
+            image_rotary_emb=_rope(facts, request.height, request.width, t, torch.device("meta")),
+        )  # fmt: skip
+
     def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
         return latents.float() * (1 / model.facts.std[0])
 

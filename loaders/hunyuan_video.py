@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .flow import FlowRun, begin, draw, encoded_source, mix
-from .hunyuan_video_text import encode_prompt
+from .hunyuan_video_text import encode_prompt, text_tokens
 from .hunyuan_video_vae import decode_pieces, encode_pieces
 from .media import cover
 from .peaks import Moment
@@ -107,6 +108,17 @@ class HunyuanVideo(Family):
         guidance = model.guidance.true_scale or 1.0 if facts.embedded else request.guidance
         make = {"latent_concat": _ConcatRun, "token_replace": _ReplaceRun}.get(facts.image, _Run)
         return make(latents, timesteps, scheduler, guidance, skip, text=text, embedded=scale, dtype=dtype, first=first)
+
+    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
+        facts, config, dtype = _facts(model), model.parts["transformer"].config, getattr(torch, model.recipe.dtype)
+        empty = partial(torch.empty, device="meta", dtype=dtype)
+        _, _, *shape = facts.latent_shape(request.width, request.height, request.frames)
+        words = text_tokens(model, INTERLEAVE.get(facts.image, 0))
+        return dict(
+            hidden_states=empty(1, config["in_channels"], *shape), timestep=empty(1, dtype=torch.float32),
+            guidance=empty(1) if facts.embedded else None, encoder_hidden_states=empty(1, words, facts.text_width),
+            encoder_attention_mask=empty(1, words), pooled_projections=empty(1, config["pooled_projection_dim"]),
+        )  # fmt: skip
 
     def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
         return latents.float() * vae.config.scaling_factor

@@ -41,6 +41,15 @@ def encode_prompt(model: VideoModel, text: str, name: str, image: Tensor | None,
     return {**{k: v.cpu() for k, v in read.items()}, "pooled": pooled}, notes
 
 
+def text_tokens(model: VideoModel, interleave: int) -> int:
+    """How many rows of text the network reads with the prompt; interleave: as in `encode_prompt`, 0 without a picture."""
+    if not interleave:
+        return model.facts.prompt_tokens
+    vision = model.parts["text_encoder"].config["vision_config"]
+    picture = (vision["image_size"] // vision["patch_size"]) ** 2
+    return -(-picture // interleave) + model.facts.prompt_tokens - ASSISTANT
+
+
 def _tokens(tokenizer: Any, template: str, length: int, text: str, name: str) -> tuple[Any, int]:
     """(the tokens of the filled template, how many of them are the template's beginning)."""
     begin = len(tokenizer(template.split("{}")[0]).input_ids)

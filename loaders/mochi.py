@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -85,6 +86,15 @@ class Mochi(Family):
             run.latents = mix(latents, encoded_source(model, request), torch.tensor(run.sigma(0)))
         run.latents = run.latents.to(dtype)
         return run
+
+    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
+        facts = model.facts
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+        shape = facts.latent_shape(request.width, request.height, request.frames)
+        return dict(
+            hidden_states=empty(shape), encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
+            encoder_attention_mask=empty(1, facts.prompt_tokens, dtype=torch.bool), timestep=empty(1),
+        )  # fmt: skip
 
     def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
         return decode_pieces(vae, latents, tile.thrifty)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -87,6 +88,15 @@ class SVD(Family):
         both = lambda cond: {"cond": cond, "uncond": torch.zeros_like(cond), "cond_uncond": torch.cat([torch.zeros_like(cond), cond])}  # fmt: skip
         return _Run(latents, timesteps, scheduler, request.guidance, skip, look=both(look), given=both(given),
                     ids=ids.to(device), scales=scales, generator=generator)  # fmt: skip
+
+    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
+        config = model.parts["unet"].config
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+        _, _, t, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
+        return dict(
+            sample=empty(1, t, config["in_channels"], h, w), timestep=empty((), dtype=torch.float32),
+            encoder_hidden_states=empty(1, 1, config["cross_attention_dim"]), added_time_ids=empty(1, 3),
+        )  # fmt: skip
 
     def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
         return decode_pieces(vae, latents, tile.thrifty)

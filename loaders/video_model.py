@@ -393,6 +393,10 @@ class Family(Coder, ABC):
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         """Noise, encoded pictures and the scheduler of one run, drawn in the reference pipeline's order."""
 
+    @abstractmethod
+    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
+        """What the network is called with in one branch of one step of a complete request: tensors on the meta device."""
+
     def to_host(self, model: VideoModel, latents: Tensor) -> Tensor:
         """Latents [1, C, t, h, w] as the host's LATENT of this family holds them."""
         return model.facts.denormalise(latents)

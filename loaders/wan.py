@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -144,6 +145,28 @@ class Wan(Family):
         if request.source is None or request.strength >= 1:
             return noise
         return mix(noise, encoded_source(model, request), inputs["scheduler"].sigmas[inputs["skip"]])
+
+    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
+        facts, config, dtype = _facts(model), model.parts["transformer"].config, getattr(torch, model.recipe.dtype)
+        empty = partial(torch.empty, device="meta", dtype=dtype)
+        _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
+        t += len(_references(request))
+        each = (1, t * (h // 2) * (w // 2)) if facts.per_token_time else (1,)
+        inputs = dict(
+            hidden_states=empty(1, config["in_channels"], t, h, w), timestep=empty(*each, dtype=torch.float32),
+            encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
+        )  # fmt: skip
+        if facts.vace_layers:
+            inputs["control_hidden_states"] = empty(1, config["vace_in_channels"], t, h, w)
+            inputs["control_hidden_states_scale"] = empty(facts.vace_layers)
+        if facts.concatenated and "image_encoder" in model.parts:
+            vision, count = (
+                model.parts["image_encoder"].config,
+                len(request.keyframes) or len((facts.pictures or ((),))[0]),
+            )
+            seen = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
+            inputs["encoder_hidden_states_image"] = empty(count, seen, vision["hidden_size"])
+        return inputs
 
     def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
         mean, std = (
