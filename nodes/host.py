@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy
 import comfy.latent_formats
@@ -30,7 +30,10 @@ from torch import Tensor, nn
 from ..loaders.checkpoints import write_whole
 from ..loaders.storage import Stored
 from ..loaders.tiles import out_of_memory
-from ..loaders.video_model import InputError, Part, VideoModel
+from ..loaders.video_model import InputError, Part, Request, VideoModel
+
+if TYPE_CHECKING:
+    from ..samplers.estimate import Machine
 
 BUNDLED = Path(__file__).parent.parent / "loaders" / "bundled"
 AUTO = "auto"
@@ -115,6 +118,11 @@ class HostMemory:
     def patchers(self) -> list[Any]:
         return list(self._patchers.values())
 
+    @property
+    def limit(self) -> float:
+        """Bytes of a part's weights that may lie on the card at a time; 0: as the manager decides."""
+        return self._most
+
     def _wrap(self, part: Part) -> Any:
         offload = _devices(part.name)[1]()
         holder = Holder(use_casting_layers(part.load(progress())))
@@ -133,6 +141,26 @@ def _devices(part: str) -> tuple[Callable[[], torch.device], Callable[[], torch.
     if "encoder" in part:
         return mm.text_encoder_device, mm.text_encoder_offload_device
     return mm.get_torch_device, mm.unet_offload_device
+
+
+def machine(model: VideoModel) -> Machine:
+    """Where a run of this model would go, for an estimate: what is free there, and what this pack can send away."""
+    from ..samplers.estimate import Machine
+
+    device, waiting = model.memory.device("transformer"), sum(p.model_size() for p in model.get_models())
+    room, ram = model.memory.room("transformer"), free_ram() + waiting
+    cpu = device.type == "cpu"
+    name = "this processor" if cpu else str(mm.get_torch_device_name(device))
+    return Machine(name, ram if cpu else room, ram, cpu, getattr(model.memory, "limit", 0.0))
+
+
+def warn_of_shortage(model: VideoModel, request: Request, node_id: str) -> tuple[str, ...]:
+    """Say on a node, before it begins, what a complete request has no room for; mostly nothing. It is no error."""
+    from ..samplers.estimate import shortage
+
+    notes = shortage(model, request, machine(model).room)
+    tell(node_id, notes)
+    return notes
 
 
 def unload(patcher: Any) -> None:

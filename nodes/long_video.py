@@ -104,6 +104,7 @@ class LongVideo(FileWriter):
         job.begin(inputs_of(model, told, made, style), unfinished == ANEW)
         tiling = tiling if tile else job.settled(tiling)
         host.tell(cls.hidden.unique_id, made.notes)
+        host.warn_of_shortage(model, made.request_of_a_window, cls.hidden.unique_id)
         watch = _Watching(cls, model, made, job)
         note = {"family": model.family.name, "variant": model.variant, "frames": frames, "fps": fps, "windows": len(made.windows),
                 "width": size[0], "height": size[1], "seed": made.request.seed}  # fmt: skip

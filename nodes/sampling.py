@@ -68,6 +68,7 @@ class Sampler(io.ComfyNode):
 
         request = ready(model, request_of(model, **inputs))
         host.tell(cls.hidden.unique_id, request.notes)
+        host.warn_of_shortage(model, request, cls.hidden.unique_id)
         update, runs = host.progress(), list[Run]()
 
         def on_step(done: int, total: int, run: Run) -> None:
