@@ -56,7 +56,10 @@ class CogFacts(Facts):
 class CogVideoX(Family):
     name, title, batched_guidance, solvers = "cogvideox", "CogVideoX", True, "cogvideox"
     vae_bytes = 74_000, 74_000
-    moments: Mapping[str, Moment] = {"query and key": Moment(hidden=7, float32=2, copies=1, rotary=3, text=1)}
+    moments: Mapping[str, Moment] = {
+        "query and key": Moment(hidden=7, float32=2, copies=1, rotary=3, text=1),
+        "MLP": Moment(hidden=4, mlp=2, rotary=3, text=1),
+    }
     dispatches = False
     image_models = "CogVideoX-5B-I2V or CogVideoX1.5-5B-I2V"
     text_models = "CogVideoX-5B or CogVideoX1.5-5B"
@@ -104,6 +107,18 @@ class CogVideoX(Family):
 
     def schedule(self, model: VideoModel, request: Request) -> Schedule:
         return Schedule(model.facts.scheduler, request.steps)
+
+    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
+        facts = _facts(model)
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+        _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
+        t += _padding(facts, request)
+        return dict(
+            hidden_states=empty(1, t, facts.network["in_channels"], h, w), timestep=empty(1, dtype=torch.int64),
+            encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
+            ofs=empty(1) if facts.network.get("ofs_embed_dim") else None,
+            image_rotary_emb=_rope(facts, request.height, request.width, t, torch.device("meta")),
+        )  # fmt: skip
 
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         facts, device, dtype = _facts(model), model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
@@ -154,18 +169,6 @@ class CogVideoX(Family):
             z = self.encode_video(model, vae, frames)
         z = rearrange(z, "b c t h w -> b t c h w").to(model.memory.device("transformer"), dtype)
         return z * request.control.strength
-
-    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
-        facts = _facts(model)
-        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
-        _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
-        t += _padding(facts, request)
-        return dict(
-            hidden_states=empty(1, t, facts.network["in_channels"], h, w), timestep=empty(1, dtype=torch.int64),
-            encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
-            ofs=empty(1) if facts.network.get("ofs_embed_dim") else None,
-            image_rotary_emb=_rope(facts, request.height, request.width, t, torch.device("meta")),
-        )  # fmt: skip
 
     def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
         return latents.float() * (1 / model.facts.std[0])

@@ -47,7 +47,8 @@ class HunyuanVideo(Family):
     name, title, batched_guidance = "hunyuan_video", "HunyuanVideo", False
     vae_bytes = 81_000, 81_000
     moments: Mapping[str, Moment] = {
-        "query and key of a single block": Moment(hidden=7, mlp=1, float32=2, copies=1, rotary=2, text=1)
+        "query and key of a single block": Moment(hidden=8, mlp=1, float32=2, copies=1, rotary=2, text=1),
+        "output of a single block": Moment(hidden=8, mlp=2, rotary=2, text=1),
     }
     stacks = Stacks(("transformer_blocks", "single_transformer_blocks"))
     image_models, text_models = "HunyuanVideo-I2V", "HunyuanVideo (T2V)"
@@ -87,6 +88,17 @@ class HunyuanVideo(Family):
         sigmas = np.linspace(1.0, 0.0, request.steps + 1)[:-1]
         return Schedule({"shift": request.shift or 1.0}, request.steps, sigmas)
 
+    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
+        facts, config, dtype = _facts(model), model.parts["transformer"].config, getattr(torch, model.recipe.dtype)
+        empty = partial(torch.empty, device="meta", dtype=dtype)
+        _, _, *shape = facts.latent_shape(request.width, request.height, request.frames)
+        words = text_tokens(model, INTERLEAVE.get(facts.image, 0))
+        return dict(
+            hidden_states=empty(1, config["in_channels"], *shape), timestep=empty(1, dtype=torch.float32),
+            guidance=empty(1) if facts.embedded else None, encoder_hidden_states=empty(1, words, facts.text_width),
+            encoder_attention_mask=empty(1, words), pooled_projections=empty(1, config["pooled_projection_dim"]),
+        )  # fmt: skip
+
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         facts, device, dtype = _facts(model), model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
         generator = torch.Generator("cpu").manual_seed(request.seed)
@@ -109,16 +121,11 @@ class HunyuanVideo(Family):
         make = {"latent_concat": _ConcatRun, "token_replace": _ReplaceRun}.get(facts.image, _Run)
         return make(latents, timesteps, scheduler, guidance, skip, text=text, embedded=scale, dtype=dtype, first=first)
 
-    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
-        facts, config, dtype = _facts(model), model.parts["transformer"].config, getattr(torch, model.recipe.dtype)
-        empty = partial(torch.empty, device="meta", dtype=dtype)
-        _, _, *shape = facts.latent_shape(request.width, request.height, request.frames)
-        words = text_tokens(model, INTERLEAVE.get(facts.image, 0))
-        return dict(
-            hidden_states=empty(1, config["in_channels"], *shape), timestep=empty(1, dtype=torch.float32),
-            guidance=empty(1) if facts.embedded else None, encoder_hidden_states=empty(1, words, facts.text_width),
-            encoder_attention_mask=empty(1, words), pooled_projections=empty(1, config["pooled_projection_dim"]),
-        )  # fmt: skip
+    def text_positions(self, model: VideoModel, request: Request) -> int:
+        """The prompt's, and those of the picture's tokens that are kept."""
+        config = model.parts["text_encoder"].config.get("vision_config")
+        seen = (config["image_size"] // config["patch_size"]) ** 2 if config else 0
+        return model.facts.prompt_tokens + seen // INTERLEAVE.get(_facts(model).image, 1)
 
     def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
         return latents.float() * vae.config.scaling_factor

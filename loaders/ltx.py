@@ -60,7 +60,11 @@ class LTXFacts(Facts):
 class LTX(Family):
     name, title, batched_guidance, solvers = "ltx", "LTX-Video", True, "ltx"
     vae_bytes = 2_800, 1_300
-    moments: Mapping[str, Moment] = {"query and key": Moment(hidden=6, float32=4, copies=1)}
+    moments: Mapping[str, Moment] = {
+        "query and key": Moment(hidden=6, float32=4, copies=1, timed=13),
+        "MLP": Moment(hidden=4, float32=2, mlp=2, timed=13),
+        "key of the text": Moment(hidden=5, float32=2, timed=13, keys=3, keys32=2, key_copies=1),
+    }
     rounds_encode = True
     stacks = Stacks(pairs=False)
 
@@ -160,15 +164,6 @@ class LTX(Family):
         sigmas = np.linspace(1.0, 1 / request.steps, request.steps)
         return Schedule({"shift": 1.0, **facts.scheduler, **whole}, request.steps, sigmas, mu=mu)
 
-    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
-        generator = torch.Generator("cpu").manual_seed(request.seed)
-        make = _condition_run if _conditioned(model, request) else _image_run if request.keyframes else _text_run
-        if not request.keyframes:
-            return make(model, conditioning, request, scheduler, generator, _no_pictures)
-        with model.use("vae") as vae:
-            encode = lambda frames: self.encode_video(model, vae, frames, generator)
-            return make(model, conditioning, request, scheduler, generator, encode)
-
     def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
         facts = _facts(model)
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
@@ -190,6 +185,18 @@ class LTX(Family):
             encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
             encoder_attention_mask=empty(1, facts.prompt_tokens, dtype=torch.bool), **place,
         )  # fmt: skip
+
+    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        make = _condition_run if _conditioned(model, request) else _image_run if request.keyframes else _text_run
+        if not request.keyframes:
+            return make(model, conditioning, request, scheduler, generator, _no_pictures)
+        with model.use("vae") as vae:
+            encode = lambda frames: self.encode_video(model, vae, frames, generator)
+            return make(model, conditioning, request, scheduler, generator, encode)
+
+    def timed(self, model: VideoModel, request: Request) -> bool:
+        return bool(request.keyframes) or request.past is not None
 
     def to_vae(self, model: VideoModel, vae: Network, latents: Pieces, seed: int) -> Pieces:
         """The last denoising step of VAEs with timestep conditioning uses decode_timestep .05 and noise .025 (model card)."""

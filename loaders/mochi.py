@@ -36,7 +36,10 @@ _KINDS = {
 class Mochi(Family):
     name, title, batched_guidance = "mochi", "Mochi 1", True
     vae_bytes = 28_000, 16_000
-    moments: Mapping[str, Moment] = {"query and key": Moment(hidden=7, float32=3, text=1)}
+    moments: Mapping[str, Moment] = {
+        "query and key": Moment(hidden=7, float32=2, copies=1, shared=1, text=0.5),
+        "MLP": Moment(hidden=5, mlp=4, shared=1, text=0.1),
+    }
     rounds_encode = True
     dispatches = False
     image_models = "an image-to-video model of another family, as Wan2.1-I2V"
@@ -71,6 +74,15 @@ class Mochi(Family):
         sigmas = linear_quadratic_schedule(request.steps, THRESHOLD_NOISE) if request.steps > 1 else [1.0]
         return Schedule({"shift": 1.0, **model.facts.scheduler}, request.steps, np.array(sigmas))
 
+    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
+        facts = model.facts
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+        shape = facts.latent_shape(request.width, request.height, request.frames)
+        return dict(
+            hidden_states=empty(shape), encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
+            encoder_attention_mask=empty(1, facts.prompt_tokens, dtype=torch.bool), timestep=empty(1),
+        )  # fmt: skip
+
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         device, dtype = model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
         generator = torch.Generator("cpu").manual_seed(request.seed)
@@ -87,14 +99,8 @@ class Mochi(Family):
         run.latents = run.latents.to(dtype)
         return run
 
-    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
-        facts = model.facts
-        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
-        shape = facts.latent_shape(request.width, request.height, request.frames)
-        return dict(
-            hidden_states=empty(shape), encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
-            encoder_attention_mask=empty(1, facts.prompt_tokens, dtype=torch.bool), timestep=empty(1),
-        )  # fmt: skip
+    def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
+        return 4 * hidden * 2 // 3
 
     def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
         return decode_pieces(vae, latents, tile.thrifty)

@@ -24,8 +24,10 @@ class Moment:
 
     hidden, mlp: tensors as wide as the network, or as its MLPs within, in the computing type; float32: as wide as the
     network, in float32 whatever the computing type is; copies: likewise, but only where the computing type is narrower;
-    rotary: as wide as a head of attention, in float32, one for all branches; controlled: times the layers that read a
-    control video, as wide as the network; text: of these tensors, how many hold the text's tokens too, as a share.
+    rotary: as wide as a head of attention, in float32; shared: as wide as the network, in float32, for all branches at
+    once as rotary is; controlled: hidden ones for each layer that reads a control video; timed, timed32: hidden and
+    float32 ones where each token has a time of its own; text: how much of all this the text's tokens have too; keys, keys32,
+    key_copies: as hidden, float32 and copies, of the text's tokens alone.
     """
 
     hidden: float = 0.0
@@ -33,14 +35,21 @@ class Moment:
     float32: float = 0.0
     copies: float = 0.0
     rotary: float = 0.0
+    shared: float = 0.0
     controlled: float = 0.0
+    timed: float = 0.0
+    timed32: float = 0.0
     text: float = 0.0
+    keys: float = 0.0
+    keys32: float = 0.0
+    key_copies: float = 0.0
 
 
 @dataclass(frozen=True)
 class Sizes:
     """What a forward's peak is counted in. tokens: of one branch; text: tokens of one prompt; batch: branches in one
-    forward; hidden, mlp, head: widths; item: bytes of a number; latents: numbers in the latents of a run."""
+    forward; hidden, mlp, head: widths; item: bytes of a number; latents: numbers in the latents of a run; given: how many
+    times as many lie beside them; controlled: layers that read a control video; timed: each token has a time of its own."""
 
     tokens: int
     text: int
@@ -50,15 +59,22 @@ class Sizes:
     head: int
     item: int
     latents: int
+    given: float = 0.0
     controlled: int = 0
+    timed: bool = False
 
     def of(self, moment: Moment) -> int:
         """Bytes of one moment."""
-        narrow = self.item < 4
-        wide = self.hidden * ((moment.hidden + moment.controlled * self.controlled) * self.item
-                              + 4 * (moment.float32 + moment.copies * narrow))  # fmt: skip
-        positions = self.tokens + moment.text * self.text
-        return math.ceil(positions * self.batch * (wide + self.mlp * moment.mlp * self.item) + self.tokens * self.head * moment.rotary * 4)  # fmt: skip
+        m, positions = moment, self.batch * (self.tokens + moment.text * self.text)
+        narrow = m.hidden + m.controlled * self.controlled + m.timed * self.timed
+        wide = m.float32 + m.copies * (self.item < 4) + m.timed32 * self.timed
+        keys = m.keys * self.item + 4 * (m.keys32 + m.key_copies * (self.item < 4))
+        each = self.hidden * (narrow * self.item + wide * 4) + self.mlp * m.mlp * self.item
+        return math.ceil(
+            positions * each
+            + self.batch * self.text * self.hidden * keys
+            + self.tokens * 4 * (self.head * m.rotary + self.hidden * m.shared)
+        )
 
 
 def branches(model: VideoModel, request: Request) -> int:
@@ -71,12 +87,14 @@ def sizes(model: VideoModel, request: Request) -> Sizes:
     """The sizes of a complete request."""
     family, facts = model.family, model.facts
     network = next(part for name, part in model.parts.items() if name in ("transformer", "unet"))
+    shape = facts.latent_shape(request.width, request.height, request.frames)
     whole = branches(model, request) > 1 and family.batched_guidance and model.guidance.method == "cfg"
+    config, (_, channels, *_), item = network.config, shape, getattr(torch, model.recipe.dtype).itemsize
+    beside = config.get("in_channels", channels) / channels - 1 + config.get("vace_in_channels", 0) / channels
     return Sizes(
         tokens=family.positions(model, request), text=family.text_positions(model, request), batch=2 if whole else 1, hidden=facts.width,
-        mlp=family.mlp_width(network.config, facts.width), head=network.config.get("attention_head_dim") or 0,
-        item=getattr(torch, model.recipe.dtype).itemsize, latents=math.prod(facts.latent_shape(request.width, request.height, request.frames)),
-        controlled=len(network.config.get("vace_layers") or ()),
+        mlp=family.mlp_width(config, facts.width), head=config.get("attention_head_dim") or 0, item=item, latents=math.prod(shape), given=max(beside, 0.0),
+        controlled=len(config.get("vace_layers") or ()), timed=family.timed(model, request),
     )  # fmt: skip
 
 
@@ -91,9 +109,10 @@ def forward_bytes(model: VideoModel, request: Request) -> int:
 
 
 def held_bytes(model: VideoModel, size: Sizes) -> int:
-    """Latents, predictions and the solver's memory in float32, and the prompts of both branches, one by one and as a batch."""
+    """Latents, predictions and the solver's memory in float32, what lies beside them, and the prompts of both branches,
+    one by one and as a batch."""
     prompts = 4 * size.text * model.facts.text_width * size.item
-    return math.ceil(model.family.latents_held * size.latents * 4) + prompts
+    return math.ceil((model.family.latents_held + 2 * size.given) * size.latents * 4) + prompts
 
 
 def widened_bytes(model: VideoModel) -> int:

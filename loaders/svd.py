@@ -34,7 +34,7 @@ _KINDS = {"unet": ("UNetSpatioTemporalConditionModel",), "vae": ("AutoencoderKLT
 class SVD(Family):
     name, title, batched_guidance, solvers = "svd", "Stable Video Diffusion", True, "svd"
     vae_bytes = 104_000, 67_000
-    moments: Mapping[str, Moment] = {"outermost block": Moment(hidden=14)}
+    moments: Mapping[str, Moment] = {"outermost block": Moment(hidden=28)}
     stacks, dispatches = None, False
     text_models = "a text-to-video model of another family"
     methods = ("cfg", "apg", "cfg-zero*", "tcfg")  # its UNet is no stack of blocks to skip
@@ -66,6 +66,15 @@ class SVD(Family):
     def schedule(self, model: VideoModel, request: Request) -> Schedule:
         return Schedule(model.facts.scheduler, request.steps)
 
+    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
+        config = model.parts["unet"].config
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+        _, _, t, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
+        return dict(
+            sample=empty(1, t, config["in_channels"], h, w), timestep=empty((), dtype=torch.float32),
+            encoder_hidden_states=empty(1, 1, config["cross_attention_dim"]), added_time_ids=empty(1, 3),
+        )  # fmt: skip
+
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         generator, device = torch.Generator("cpu").manual_seed(request.seed), model.memory.device("unet")
         dtype, motion = getattr(torch, model.recipe.dtype), {**MOTION, **model.options}
@@ -89,14 +98,10 @@ class SVD(Family):
         return _Run(latents, timesteps, scheduler, request.guidance, skip, look=both(look), given=both(given),
                     ids=ids.to(device), scales=scales, generator=generator)  # fmt: skip
 
-    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
-        config = model.parts["unet"].config
-        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
-        _, _, t, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
-        return dict(
-            sample=empty(1, t, config["in_channels"], h, w), timestep=empty((), dtype=torch.float32),
-            encoder_hidden_states=empty(1, 1, config["cross_attention_dim"]), added_time_ids=empty(1, 3),
-        )  # fmt: skip
+    def positions(self, model: VideoModel, request: Request) -> int:
+        """Latent pixels of all frames: a UNet has no tokens."""
+        _, _, time, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
+        return time * height * width
 
     def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
         return decode_pieces(vae, latents, tile.thrifty)

@@ -461,6 +461,10 @@ class Family(Coder, ABC):
         """The tokens of a prompt in the network's forward."""
         return model.facts.prompt_tokens
 
+    def timed(self, model: VideoModel, request: Request) -> bool:
+        """Whether each token has a time of its own."""
+        return False
+
     def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
         """How wide the network's MLPs are within."""
         return 4 * hidden

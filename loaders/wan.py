@@ -69,8 +69,9 @@ class Wan(Family):
     name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
     vae_bytes = 22_000, 22_000
     moments: Mapping[str, Moment] = {
-        "query and key": Moment(hidden=5, float32=2, copies=1, rotary=2, controlled=1),
-        "MLP": Moment(hidden=3, mlp=2, rotary=2, controlled=1),
+        "query and key": Moment(hidden=5, float32=2, copies=1, rotary=2, controlled=1, timed=7, timed32=6),
+        "MLP": Moment(hidden=4, mlp=2, rotary=2, controlled=1, timed=7, timed32=6),
+        "key of the text": Moment(hidden=5, rotary=2, controlled=1, timed=7, timed32=6, keys=3, keys32=2, key_copies=1),
     }
     stacks = Stacks(("blocks",), "vace_blocks", "vace_layers", pairs=False)
     image_models = "Wan2.1-I2V-14B, Wan2.2-I2V-A14B, Wan2.2-TI2V-5B or Wan2.1-VACE"
@@ -125,26 +126,14 @@ class Wan(Family):
     def controlled(self, model: VideoModel) -> bool:
         return _facts(model).vace_layers > 0
 
+    def timed(self, model: VideoModel, request: Request) -> bool:
+        return _facts(model).per_token_time
+
     def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
         return int(config["ffn_dim"])
 
     def schedule(self, model: VideoModel, request: Request) -> Schedule:
         return Schedule({"shift": request.shift or 1.0}, request.steps)
-
-    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
-        facts, generator = _facts(model), torch.Generator("cpu").manual_seed(request.seed)
-        inputs = _common(model, conditioning, request, scheduler)
-        inputs["latents"] = self._start(model, request, generator, inputs)
-        make = _control_run if facts.vace_layers else _token_run if facts.per_token_time else _image_run if facts.concatenated else _text_run  # fmt: skip
-        return make(model, request, inputs)
-
-    def _start(self, model: VideoModel, request: Request, generator: torch.Generator, inputs: Mapping[str, Any]) -> Tensor:  # fmt: skip
-        """Noise, or the source with noise on it (WanVideoToVideoPipeline.prepare_latents); references go in front."""
-        b, c, t, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
-        noise = draw((b, c, t + len(_references(request)), h, w), generator, model.memory.device("transformer"))
-        if request.source is None or request.strength >= 1:
-            return noise
-        return mix(noise, encoded_source(model, request), inputs["scheduler"].sigmas[inputs["skip"]])
 
     def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
         facts, config, dtype = _facts(model), model.parts["transformer"].config, getattr(torch, model.recipe.dtype)
@@ -167,6 +156,21 @@ class Wan(Family):
             seen = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
             inputs["encoder_hidden_states_image"] = empty(count, seen, vision["hidden_size"])
         return inputs
+
+    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+        facts, generator = _facts(model), torch.Generator("cpu").manual_seed(request.seed)
+        inputs = _common(model, conditioning, request, scheduler)
+        inputs["latents"] = self._start(model, request, generator, inputs)
+        make = _control_run if facts.vace_layers else _token_run if facts.per_token_time else _image_run if facts.concatenated else _text_run  # fmt: skip
+        return make(model, request, inputs)
+
+    def _start(self, model: VideoModel, request: Request, generator: torch.Generator, inputs: Mapping[str, Any]) -> Tensor:  # fmt: skip
+        """Noise, or the source with noise on it (WanVideoToVideoPipeline.prepare_latents); references go in front."""
+        b, c, t, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
+        noise = draw((b, c, t + len(_references(request)), h, w), generator, model.memory.device("transformer"))
+        if request.source is None or request.strength >= 1:
+            return noise
+        return mix(noise, encoded_source(model, request), inputs["scheduler"].sigmas[inputs["skip"]])
 
     def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
         mean, std = (

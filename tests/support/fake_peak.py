@@ -39,7 +39,7 @@ def _answer(call: Any, args: Any, kwargs: Any) -> Any:
     if call is aten.equal.default and (args[0].is_meta or args[1].is_meta):
         return True
     if call is aten._to_copy.default and args[0].is_meta and str(kwargs.get("device")) == "cpu":
-        return torch.zeros(args[0].shape, dtype=kwargs.get("dtype") or args[0].dtype)
+        return torch.zeros((), dtype=kwargs.get("dtype") or args[0].dtype).expand(args[0].shape)
     if call is aten.nonzero.default and args[0].is_meta:
         return torch.empty(args[0].numel(), args[0].ndim, dtype=torch.long, device=META)
     return None
@@ -95,6 +95,8 @@ class Fused(TorchFunctionMode):
     def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if call is F.scaled_dot_product_attention:
             return torch.empty_like(args[0] if args else (kwargs or {})["query"])
+        if getattr(call, "__name__", "") == "__float__" and args[0].is_meta:  # inside a constructor, where modes are off
+            return 0.5
         return call(*args, **(kwargs or {}))
 
 
@@ -182,11 +184,14 @@ def conditioning(model: VideoModel, request: Request) -> Conditioning:
     return Conditioning(model.family.name, facts.text_width, {"cond": read, "uncond": read}, (), picture)
 
 
-def fitted(model: VideoModel, **changes: Any) -> Request:
-    """The request of a variant's default preset with these changes, and with the pictures or the control that it needs."""
+def fitted(model: VideoModel, pictured: bool = False, **changes: Any) -> Request:
+    """The request of a variant's default preset with these changes, and with the pictures or the control that it needs.
+
+    pictured: with a first frame too where the model needs none.
+    """
     wanted = model.complete(Request(**changes))
     frame = torch.zeros(1, wanted.height, wanted.width, 3)
-    places = (model.facts.pictures or ((),))[-1]
+    places = ("first",) if pictured else (model.facts.pictures or ((),))[-1]
     keyframes = tuple(Keyframe(frame, 0 if place == "first" else wanted.frames - 1) for place in places)
     control = None
     if model.family.controlled(model):
