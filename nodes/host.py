@@ -158,7 +158,7 @@ def warn_of_shortage(model: VideoModel, request: Request, node_id: str) -> tuple
     """Say on a node, before it begins, what a complete request has no room for; mostly nothing. It is no error."""
     from ..samplers.estimate import shortage
 
-    notes = shortage(model, request, machine(model).room)
+    notes = shortage(model, request, machine(model))
     tell(node_id, notes)
     return notes
 

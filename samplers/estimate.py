@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -40,14 +41,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class Need:
-    """What one part takes in one phase: its weights, the working memory beside them, and its largest layer, which must
-    be on the card while it computes. All in bytes."""
+    """What one part takes in one phase, in bytes: its weights, the working memory beside them, and its largest layer,
+    which must be on the card while it computes. earlier: the weights of what was used before, which wait in RAM."""
 
     phase: str
     part: str
     weights: int
     working: int
     layer: int
+    earlier: int = 0
 
     def kept(self, machine: Machine) -> int:
         """How much of the weights stays on the device."""
@@ -58,9 +60,13 @@ class Need:
 
     def verdict(self, machine: Machine) -> str:
         """Whether it fits, in one of the three words above."""
-        if self.working + min(self.layer, self.weights) > machine.room:
+        if self.least(machine) > machine.room:
             return FAILS
         return FITS if self.kept(machine) >= self.weights else MOVES
+
+    def least(self, machine: Machine) -> int:
+        """The room without which it cannot run."""
+        return self.working + (self.earlier + self.weights if machine.cpu else min(self.layer, self.weights))
 
 
 @dataclass(frozen=True)
@@ -160,7 +166,9 @@ def needs(model: VideoModel, request: Request, room: float) -> tuple[tuple[Need,
     found += [_need(model, "sample", part, working) for part in _networks(model)]
     _, _, _, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
     found.append(_need(model, "decode", "vae", decode_bytes(sized, request)))
-    return tuple(found), sized.tiling(height, width)
+    earlier = accumulate((need.weights for need in found), initial=0)
+    ordered = tuple(replace(need, earlier=before) for need, before in zip(found, earlier, strict=False))
+    return ordered, sized.tiling(height, width)
 
 
 def _need(model: VideoModel, phase: str, part: str, working: int) -> Need:
@@ -178,21 +186,21 @@ def lora_bytes(model: VideoModel) -> int:
     return sum(lora.file.stat().st_size for lora in model.loras)
 
 
-def shortage(model: VideoModel, request: Request, room: float) -> tuple[str, ...]:
-    """What a person should know before a complete request is sampled where `room` bytes are there; mostly nothing."""
-    found, _ = needs(model, request, room)
-    machine = Machine("", room, 0)
-    return tuple(_warning(model, request, need, room) for need in found if need.verdict(machine) == FAILS)
+def shortage(model: VideoModel, request: Request, machine: Machine) -> tuple[str, ...]:
+    """What a person should know before a complete request is sampled on a machine; mostly nothing."""
+    found, _ = needs(model, request, machine.room)
+    return tuple(_warning(model, request, need, machine) for need in found if need.verdict(machine) == FAILS)
 
 
 _WORDS = {"encode": "Reading the prompt", "sample": "Sampling", "decode": "Decoding"}
 
 
-def _warning(model: VideoModel, request: Request, need: Need, room: float) -> str:
+def _warning(model: VideoModel, request: Request, need: Need, machine: Machine) -> str:
     size = f"{request.frames} frames of {request.width}x{request.height}"
-    least = need.working + min(need.layer, need.weights)
-    kind = "card" if model.memory.device(need.part).type != "cpu" else "RAM"
-    return f"{_WORDS[need.phase]} {size} needs about {least / GIB:.1f} GB at a time beside weights that wait, and the {kind} has {room / GIB:.1f} GB: it may run out of memory. {_helps(model, need)}"  # fmt: skip
+    beside = (
+        "all weights included, and the RAM" if machine.cpu else "even with its weights waiting in RAM, and the card"
+    )
+    return f"{_WORDS[need.phase]} {size} needs about {need.least(machine) / GIB:.1f} GB, {beside} has {machine.room / GIB:.1f} GB: it may run out of memory. {_helps(model, need)}"  # fmt: skip
 
 
 def _helps(model: VideoModel, need: Need) -> str:

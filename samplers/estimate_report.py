@@ -82,7 +82,7 @@ def _advice(estimate: Estimate) -> Iterator[str]:
     if MOVES in worst:
         yield "Weights that wait in RAM come in layer by layer, which is slower. The Memory node (weights fp8 or int8) halves those of the network."
     if not estimate.machine.cpu and estimate.ram > estimate.machine.ram:
-        yield f"All weights together take {size(estimate.ram)}, and there are {size(estimate.machine.ram)} of RAM: what does not fit is read from disk again."
+        yield f"All weights together take {size(estimate.ram)}, and there are {size(estimate.machine.ram)} of RAM: the rest goes to swap, or ComfyUI is stopped."
 
 
 def _need(estimate: Estimate, need: Need) -> str:
@@ -176,6 +176,8 @@ def _basis(estimate: Estimate) -> Iterator[str]:
     yield "- Memory: the weights as their files' headers say, and the working memory by rules that are tested against measured peaks."
     yield "- Operations: counted by PyTorch's own counter on the networks without weights; a multiplication and an addition are two."
     yield f"- published: peak rates by the cards' makers, of which {len(published())} published whole runs reach {least:.0%} to {most:.0%} (samplers/cards.json names each). Weights that wait in RAM come over PCI Express, beside the computing at best, on top of it at worst. Loading from disk is left out."
+    if estimate.model.speed is not None:
+        yield "- What the Speed node sets is not in the times: compiled blocks and other kernels mostly make them shorter."
     if estimate.rates is not None:
         products, attention = (f"{rate / 1e12:.3g}" for rate in estimate.rates)
         yield f"- measured: on this machine just now, {products} TFLOPS in products of this model's shape and {attention} in attention; the other work of a forward adds up to half."

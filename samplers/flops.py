@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,10 +77,8 @@ def decode_flops(model: VideoModel, request: Request, tiling: Tiling | None = No
     for (height, width), count in tiles.items():
         frame = torch.empty(1, channels, 1, height, width, device="meta", dtype=vae.dtype)
         tile = Tile(0, 0, height, width, (height, width), bool(tiling and tiling.thrifty))
-        total += (
-            _stream_flops(lambda given, tile=tile: model.family.decode_pieces(vae, given, tile, 0), frame, frames)
-            * count
-        )
+        stage = partial(model.family.decode_pieces, vae, tile=tile, seed=0)
+        total += _stream_flops(stage, frame, frames) * count
     return total
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,18 @@ from reelwire.samplers.caches.plan import Plan
 from reelwire.samplers.caches.policy import Policy
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
-from reelwire.samplers.estimate import FAILS, FITS, MOVES, Estimate, Machine, Need, card_of, count_steps, estimate, shortage
+from reelwire.samplers.estimate import (
+    FAILS,
+    FITS,
+    MOVES,
+    Estimate,
+    Machine,
+    Need,
+    card_of,
+    count_steps,
+    estimate,
+    shortage,
+)
 from reelwire.samplers.estimate_report import facts, markdown, short
 from reelwire.samplers.flops import COUNTED, Flops, decode_flops, forward_flops, network_part
 from reelwire.samplers.rates import measure
@@ -263,6 +275,7 @@ def test_on_a_processor_nothing_waits_elsewhere() -> None:
     assert ROOMY.kept(replace(ANY, room=13 * GIB)) == ROOMY.weights
     assert ROOMY.verdict(replace(ANY, room=13 * GIB)) == FAILS, "weights and working memory are in the same RAM"
     assert ROOMY.verdict(ANY) == FITS
+    assert replace(ROOMY, earlier=51 * GIB).verdict(ANY) == FAILS, "what was used before is there too"
 
 
 def test_small_weights_and_options_count(headers: Callable[[str], VideoModel], tmp_path: Path) -> None:
@@ -280,12 +293,12 @@ def test_small_weights_and_options_count(headers: Callable[[str], VideoModel], t
 def test_a_shortage_is_told_and_what_helps(headers: Callable[[str], VideoModel]) -> None:
     model = headers(LARGEST)
     request = model.complete(Request())
-    assert shortage(model, request, 80 * GIB) == ()
-    (note,) = shortage(model, request, 8 * GIB)
+    assert shortage(model, request, card_of(80)) == ()
+    (note,) = shortage(model, request, card_of(8))
     assert "Sampling 129 frames of 1280x720 needs about" in note
-    assert "8.0 GB" in note
+    assert "the card has 6.8 GB" in note
     assert "fewer frames" in note
-    assert shortage(model, replace(request, width=320, height=192, frames=17), 8 * GIB) == ()
+    assert shortage(model, replace(request, width=320, height=192, frames=17), card_of(8)) == ()
 
 
 def test_what_cannot_run_is_refused_before_it_is_estimated(headers: Callable[[str], VideoModel]) -> None:
@@ -373,7 +386,7 @@ def result(headers: Callable[[str], VideoModel]) -> Estimate:
 def test_the_page_is_made_of_whole_tables(result: Estimate) -> None:
     page = markdown(result)
     lines = page.splitlines()
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in pairwise(lines):
         if line.startswith("|") and before.startswith("|"):
             assert line.count("|") == before.count("|")
     for heading in ("Memory", "Computing", "Time", "What fits where", "Where the numbers come from"):

@@ -95,7 +95,9 @@ class Fused(TorchFunctionMode):
     def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if call is F.scaled_dot_product_attention:
             return torch.empty_like(args[0] if args else (kwargs or {})["query"])
-        if getattr(call, "__name__", "") == "__float__" and args[0].is_meta:  # inside a constructor, where modes are off
+        if (
+            getattr(call, "__name__", "") == "__float__" and args[0].is_meta
+        ):  # inside a constructor, where modes are off
             return 0.5
         return call(*args, **(kwargs or {}))
 
