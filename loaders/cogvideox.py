@@ -114,11 +114,12 @@ class CogVideoX(Family):
         _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
         t += _padding(facts, request)
         return dict(
-            hidden_states=empty(1, t, facts.network["in_channels"], h, w), timestep=empty(1, dtype=torch.int64),
+            hidden_states=empty(1, t, facts.network["in_channels"], h, w),
+            timestep=empty(1, dtype=torch.int64),
             encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
             ofs=empty(1) if facts.network.get("ofs_embed_dim") else None,
             image_rotary_emb=_rope(facts, request.height, request.width, t, torch.device("meta")),
-        )  # fmt: skip
+        )
 
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         facts, device, dtype = _facts(model), model.memory.device("transformer"), getattr(torch, model.recipe.dtype)

@@ -94,10 +94,13 @@ class HunyuanVideo(Family):
         _, _, *shape = facts.latent_shape(request.width, request.height, request.frames)
         words = text_tokens(model, INTERLEAVE.get(facts.image, 0))
         return dict(
-            hidden_states=empty(1, config["in_channels"], *shape), timestep=empty(1, dtype=torch.float32),
-            guidance=empty(1) if facts.embedded else None, encoder_hidden_states=empty(1, words, facts.text_width),
-            encoder_attention_mask=empty(1, words), pooled_projections=empty(1, config["pooled_projection_dim"]),
-        )  # fmt: skip
+            hidden_states=empty(1, config["in_channels"], *shape),
+            timestep=empty(1, dtype=torch.float32),
+            guidance=empty(1) if facts.embedded else None,
+            encoder_hidden_states=empty(1, words, facts.text_width),
+            encoder_attention_mask=empty(1, words),
+            pooled_projections=empty(1, config["pooled_projection_dim"]),
+        )
 
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         facts, device, dtype = _facts(model), model.memory.device("transformer"), getattr(torch, model.recipe.dtype)

@@ -42,7 +42,7 @@ def encode_prompt(model: VideoModel, text: str, name: str, image: Tensor | None,
 
 
 def text_tokens(model: VideoModel, interleave: int) -> int:
-    """How many rows of text the network reads with the prompt; interleave: as in `encode_prompt`, 0 without a picture."""
+    """How many rows of text the network reads; interleave: as in `encode_prompt`, 0 without a picture."""
     if not interleave:
         return model.facts.prompt_tokens
     vision = model.parts["text_encoder"].config["vision_config"]

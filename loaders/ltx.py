@@ -181,10 +181,12 @@ class LTX(Family):
                 rope_interpolation_scale=(facts.temporal_ratio / facts.fps, ratio, ratio),
             )
         return dict(
-            hidden_states=empty(1, tokens, channels), timestep=empty(*each, dtype=torch.float32),
+            hidden_states=empty(1, tokens, channels),
+            timestep=empty(*each, dtype=torch.float32),
             encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
-            encoder_attention_mask=empty(1, facts.prompt_tokens, dtype=torch.bool), **place,
-        )  # fmt: skip
+            encoder_attention_mask=empty(1, facts.prompt_tokens, dtype=torch.bool),
+            **place,
+        )
 
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         generator = torch.Generator("cpu").manual_seed(request.seed)

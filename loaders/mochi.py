@@ -79,9 +79,11 @@ class Mochi(Family):
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
         shape = facts.latent_shape(request.width, request.height, request.frames)
         return dict(
-            hidden_states=empty(shape), encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
-            encoder_attention_mask=empty(1, facts.prompt_tokens, dtype=torch.bool), timestep=empty(1),
-        )  # fmt: skip
+            hidden_states=empty(shape),
+            encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
+            encoder_attention_mask=empty(1, facts.prompt_tokens, dtype=torch.bool),
+            timestep=empty(1),
+        )
 
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         device, dtype = model.memory.device("transformer"), getattr(torch, model.recipe.dtype)

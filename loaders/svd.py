@@ -71,9 +71,11 @@ class SVD(Family):
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
         _, _, t, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
         return dict(
-            sample=empty(1, t, config["in_channels"], h, w), timestep=empty((), dtype=torch.float32),
-            encoder_hidden_states=empty(1, 1, config["cross_attention_dim"]), added_time_ids=empty(1, 3),
-        )  # fmt: skip
+            sample=empty(1, t, config["in_channels"], h, w),
+            timestep=empty((), dtype=torch.float32),
+            encoder_hidden_states=empty(1, 1, config["cross_attention_dim"]),
+            added_time_ids=empty(1, 3),
+        )
 
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         generator, device = torch.Generator("cpu").manual_seed(request.seed), model.memory.device("unet")

@@ -395,7 +395,7 @@ class Family(Coder, ABC):
 
     @abstractmethod
     def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
-        """What the network is called with in one branch of one step of a complete request: tensors on the meta device."""
+        """What one branch of one step of a complete request calls the network with: tensors on the meta device."""
 
     def to_host(self, model: VideoModel, latents: Tensor) -> Tensor:
         """Latents [1, C, t, h, w] as the host's LATENT of this family holds them."""

@@ -142,9 +142,10 @@ class Wan(Family):
         t += len(_references(request))
         each = (1, t * (h // 2) * (w // 2)) if facts.per_token_time else (1,)
         inputs = dict(
-            hidden_states=empty(1, config["in_channels"], t, h, w), timestep=empty(*each, dtype=torch.float32),
+            hidden_states=empty(1, config["in_channels"], t, h, w),
+            timestep=empty(*each, dtype=torch.float32),
             encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
-        )  # fmt: skip
+        )
         if facts.vace_layers:
             inputs["control_hidden_states"] = empty(1, config["vace_in_channels"], t, h, w)
             inputs["control_hidden_states_scale"] = empty(facts.vace_layers)

@@ -13,9 +13,9 @@ from typing import Any
 
 GIB = 2**30
 SIZES = (8, 12, 16, 24, 48, 80)  # GiB, the classes of cards that a table has
-RESERVED = (
-    1.2 * GIB
-)  # of a card: the driver's context, and what ComfyUI leaves free (model_management.py, extra_reserved_memory and minimum_inference_memory)
+# bytes of a card that no run gets: the driver's context, and what ComfyUI leaves free (model_management.py,
+# extra_reserved_memory and minimum_inference_memory)
+RESERVED = 1.2 * GIB
 # bytes a second between RAM and a card: 16 lanes of PCI Express 4.0 and 3.0 (PCI-SIG, 16 and 8 GT/s a lane, 128b/130b)
 PCIE = (31.5e9, 15.75e9)
 

@@ -28,8 +28,8 @@ Span = tuple[float, float]  # the least and the most
 
 @dataclass(frozen=True)
 class Machine:
-    """Where a run would go. name: of the device; room: bytes that a part may take there, weights included; ram: bytes of
-    RAM for weights that wait, those that wait already included; cpu: whether the device is the processor itself;
+    """Where a run would go. name: of the device; room: bytes that a part may take there, weights included; ram: bytes
+    of RAM for weights that wait, those that wait already included; cpu: whether the device is the processor itself;
     limit: most bytes of a part's weights on the card, 0 for no limit."""
 
     name: str
@@ -71,8 +71,8 @@ class Need:
 
 @dataclass(frozen=True)
 class Steps:
-    """How often the network runs. computed: steps, of `total`; branches: predictions of one branch; passes: forwards, of
-    which each goes through all weights once; parts: steps of each expert."""
+    """How often the network runs. computed: steps, of `total`; branches: predictions of one branch; passes: forwards,
+    of which each goes through all weights once; parts: steps of each expert."""
 
     total: int
     computed: tuple[int, int]
@@ -83,8 +83,8 @@ class Steps:
 
 @dataclass(frozen=True)
 class Estimate:
-    """All of it. needs: one for each part and phase; tiling: of the decode; ram: bytes that the weights of all parts take
-    together; forward: operations of one branch of one step; rates: measured operations a second (products, attention)."""
+    """All of it. needs: one for each part and phase; tiling: of the decode; ram: bytes of the weights of all parts;
+    forward: operations of one branch of one step; rates: measured operations a second (products, attention)."""
 
     model: VideoModel
     request: Request
@@ -122,7 +122,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Time:
-    """How long a run takes on a class of cards, and what it costs there. memory: GiB of the class, 0 for this machine."""
+    """How long a run takes on a class of cards, and what that costs. memory: GiB of the class, 0 for this machine."""
 
     where: str
     memory: int
@@ -159,7 +159,7 @@ class _Imagined:
 
 
 def needs(model: VideoModel, request: Request, room: float) -> tuple[tuple[Need, ...], Tiling]:
-    """(what each part takes in its phase, the tiles of the decode) for a complete request, on a device with this room."""
+    """(what each part takes in its phase, the tiles of the decode) for a complete request where there is this room."""
     sized = replace(model, memory=_Imagined(room))
     found = [_need(model, "encode", part, working) for part, working in encode_bytes(model).items()]
     working = step_bytes(model, request) + lora_bytes(model)
@@ -200,7 +200,9 @@ def _warning(model: VideoModel, request: Request, need: Need, machine: Machine) 
     beside = (
         "all weights included, and the RAM" if machine.cpu else "even with its weights waiting in RAM, and the card"
     )
-    return f"{_WORDS[need.phase]} {size} needs about {need.least(machine) / GIB:.1f} GB, {beside} has {machine.room / GIB:.1f} GB: it may run out of memory. {_helps(model, need)}"  # fmt: skip
+    asked, room = f"{need.least(machine) / GIB:.1f} GB", f"{machine.room / GIB:.1f} GB"
+    told = f"{_WORDS[need.phase]} {size} needs about {asked}, {beside} has {room}: it may run out of memory."
+    return f"{told} {_helps(model, need)}"
 
 
 def _helps(model: VideoModel, need: Need) -> str:
@@ -222,12 +224,19 @@ def count_steps(model: VideoModel, request: Request) -> Steps:
     total = sum(map(len, parts.values()))
     each = forwards(model, request, total)
     policy, _ = planned(model, request)
-    spans = {part: (len(steps), len(steps)) if policy is None else policy.computed(part, steps, total) for part, steps in parts.items()}  # fmt: skip
+    spans = {
+        part: (len(steps), len(steps)) if policy is None else policy.computed(part, steps, total)
+        for part, steps in parts.items()
+    }
     branches = _sum((sum(each[i] for i in steps), spans[part], len(steps)) for part, steps in parts.items())
     whole = model.family.batched_guidance and model.guidance.method == "cfg"
-    return Steps(total, (sum(s[0] for s in spans.values()), sum(s[1] for s in spans.values())), branches,
-                 tuple(b * total / sum(each) for b in branches) if whole else branches,  # type: ignore[arg-type]
-                 {part: len(steps) for part, steps in parts.items()})  # fmt: skip
+    return Steps(
+        total,
+        (sum(s[0] for s in spans.values()), sum(s[1] for s in spans.values())),
+        branches,
+        tuple(b * total / sum(each) for b in branches) if whole else branches,  # type: ignore[arg-type]
+        {part: len(steps) for part, steps in parts.items()},
+    )
 
 
 def _sum(experts: Iterator[tuple[int, tuple[int, int], int]]) -> Span:
@@ -279,7 +288,7 @@ def _named(group: tuple[Card, ...]) -> str:
     return " to ".join(dict.fromkeys((group[0].name, group[-1].name)))
 
 
-BESIDE = 1.5  # of the products' time, at most, for what else a forward does: norms, gates, rotary positions (tests/test_estimate.py)
+BESIDE = 1.5  # of the products' time, at most, for the rest of a forward: norms, gates, rotary positions
 
 
 def _measured(estimate: Estimate, moved: float) -> Span:
@@ -307,7 +316,10 @@ def card_of(memory: int) -> Machine:
 
 def usual_sizes(model: VideoModel, request: Request) -> tuple[Request, ...]:
     """The request, and the model's presets where they differ in size or length, the largest first."""
-    found = {(r.width, r.height, r.frames): r for r in (request, *(model.complete(Request(preset=p)) for p in model.facts.presets))}  # fmt: skip
+    found = {
+        (r.width, r.height, r.frames): r
+        for r in (request, *(model.complete(Request(preset=p)) for p in model.facts.presets))
+    }
     first, *others = found.values()
     return first, *sorted(others, key=lambda r: -r.width * r.height * r.frames)
 
@@ -325,14 +337,27 @@ def fit_table(model: VideoModel, request: Request) -> tuple[tuple[Request, dict[
     return tuple(rows)
 
 
-def estimate(model: VideoModel, request: Request, machine: Machine, price: float = 0.0,
-             rates: tuple[float, float] | None = None) -> Estimate:  # fmt: skip
+def estimate(
+    model: VideoModel, request: Request, machine: Machine, price: float = 0.0, rates: tuple[float, float] | None = None
+) -> Estimate:
     """What a request needs on a machine; raises InputError for one that this model cannot run. No weights are read."""
     request = checked(model, request)
     found, tiling = needs(model, request, machine.room)
     notes = planned(model, request)[1]
     return Estimate(
-        model, request, machine, found, tiling, cache_bytes(model, request), sum(weight_bytes(model, part) for part in model.parts),
-        count_steps(model, request), forward_flops(model, request), encoder_flops(model), decode_flops(model, request, tiling),
-        fit_table(model, request), notes, price, rates,
-    )  # fmt: skip
+        model,
+        request,
+        machine,
+        found,
+        tiling,
+        cache_bytes(model, request),
+        sum(weight_bytes(model, part) for part in model.parts),
+        count_steps(model, request),
+        forward_flops(model, request),
+        encoder_flops(model),
+        decode_flops(model, request, tiling),
+        fit_table(model, request),
+        notes,
+        price,
+        rates,
+    )

@@ -55,8 +55,9 @@ def short(estimate: Estimate) -> tuple[str, ...]:
 
 
 def _request(estimate: Estimate) -> str:
-    r = estimate.request
-    return f"{estimate.model.family.title} {estimate.model.variant}, {r.frames} frames of {r.width}x{r.height}, {r.steps} steps"
+    r, model = estimate.request, estimate.model
+    title = f"{model.family.title} {model.variant}"
+    return f"{title}, {r.frames} frames of {r.width}x{r.height}, {r.steps} steps"
 
 
 def _where(estimate: Estimate) -> str:
@@ -80,9 +81,11 @@ def _advice(estimate: Estimate) -> Iterator[str]:
     elif FAILS in worst:
         yield f"The part that does not fit is {worst[FAILS].part}."
     if MOVES in worst:
-        yield "Weights that wait in RAM come in layer by layer, which is slower. The Memory node (weights fp8 or int8) halves those of the network."
+        yield "Weights that wait in RAM come in layer by layer, which is slower."
+        yield "The Memory node (weights fp8 or int8) halves those of the network."
     if not estimate.machine.cpu and estimate.ram > estimate.machine.ram:
-        yield f"All weights together take {size(estimate.ram)}, and there are {size(estimate.machine.ram)} of RAM: the rest goes to swap, or ComfyUI is stopped."
+        short = f"All weights together take {size(estimate.ram)}, and there are {size(estimate.machine.ram)} of RAM"
+        yield f"{short}: the rest goes to swap, or ComfyUI is stopped."
 
 
 def _need(estimate: Estimate, need: Need) -> str:
@@ -96,13 +99,25 @@ def _memory(estimate: Estimate) -> Iterator[str]:
     yield "## Memory"
     yield ""
     head = ("Phase", "Part", "Weights", "Stay on the device", "Wait in RAM", "Working memory", "")
-    yield from table(head, (
-        (PHASES[n.phase], n.part, size(n.weights), size(n.kept(machine)), size(n.weights - n.kept(machine)), size(n.working), n.verdict(machine))
-        for n in estimate.needs
-    ))  # fmt: skip
+    yield from table(
+        head,
+        (
+            (
+                PHASES[n.phase],
+                n.part,
+                size(n.weights),
+                size(n.kept(machine)),
+                size(n.weights - n.kept(machine)),
+                size(n.working),
+                n.verdict(machine),
+            )
+            for n in estimate.needs
+        ),
+    )
     yield ""
     ratio, tiling = estimate.model.facts.spatial_ratio, estimate.tiling
-    yield f"- Decoding takes {'the whole frame at once' if tiling.size == 0 and not tiling.thrifty else tiling.words(ratio)}."
+    whole = tiling.size == 0 and not tiling.thrifty
+    yield f"- Decoding takes {'the whole frame at once' if whole else tiling.words(ratio)}."
     if estimate.cache:
         yield f"- {estimate.model.cache.title} keeps {size(estimate.cache)}, which the working memory contains."
     yield f"- RAM: {size(estimate.ram)} for all weights together, {size(_waiting(estimate))} while the network works."
@@ -126,18 +141,22 @@ def _count(span: Span) -> str:
 
 
 def _computing(estimate: Estimate) -> Iterator[str]:
-    steps, sampled = estimate.steps, [estimate.forward.total * count for count in estimate.steps.branches]
+    steps, forward = estimate.steps, estimate.forward
+    sampled = [operations(forward.total * count) for count in steps.branches]
+    share = f"{forward.attention / max(forward.total, 1):.0%}"
     yield "## Computing"
     yield ""
     yield f"- {_steps(estimate)}"
     if len(steps.parts) > 1:
         yield f"- Steps of each expert: {', '.join(f'{part} {count}' for part, count in steps.parts.items())}."
-    yield from table(("Of what", "Operations"), (
-        ("One forward of one branch", f"{operations(estimate.forward.total)}, of which attention {estimate.forward.attention / max(estimate.forward.total, 1):.0%}"),
+    yield ""
+    rows = (
+        ("One forward of one branch", f"{operations(forward.total)}, of which attention {share}"),
         ("Read the prompt", operations(estimate.encode.total)),
-        ("Sample", " to ".join(dict.fromkeys(map(operations, sampled)))),
+        ("Sample", " to ".join(dict.fromkeys(sampled))),
         ("Decode", operations(estimate.decode.total)),
-    ))  # fmt: skip
+    )
+    yield from table(("Of what", "Operations"), rows)
 
 
 def _place(time: Time) -> str:
@@ -158,29 +177,43 @@ def _time(estimate: Estimate) -> Iterator[str]:
     yield ""
     priced = bool(estimate.price)
     head = ("Where", "Time", *(("Cost",) if priced else ()), "Basis")
-    yield from table(head, ((_place(t), in_words(t.seconds), *((_money(t.cost),) if t.cost else ()), t.basis) for t in estimate.times))  # fmt: skip
+    yield from table(
+        head,
+        ((_place(t), in_words(t.seconds), *((_money(t.cost),) if t.cost else ()), t.basis) for t in estimate.times),
+    )
 
 
 def _fits(estimate: Estimate) -> Iterator[str]:
     yield "## What fits where"
     yield ""
     memories = list(estimate.fits[0][1])
-    yield from table(("Size", *(f"{memory} GB" for memory in memories)),
-                     ((f"{r.width}x{r.height}, {r.frames} frames", *verdicts.values()) for r, verdicts in estimate.fits))  # fmt: skip
+    yield from table(
+        ("Size", *(f"{memory} GB" for memory in memories)),
+        ((f"{r.width}x{r.height}, {r.frames} frames", *verdicts.values()) for r, verdicts in estimate.fits),
+    )
+
+
+BASIS = (
+    "Memory: the weights as their files' headers say, and the working memory by rules tested against measured peaks.",
+    "Operations: by PyTorch's own counter on the networks without weights; a multiplication and an addition are two.",
+    "Weights that wait in RAM come over PCI Express, beside the computing at best, on top of it at worst.",
+    "Loading from disk is left out.",
+)
 
 
 def _basis(estimate: Estimate) -> Iterator[str]:
     least, most = utilisation()
     yield "## Where the numbers come from"
     yield ""
-    yield "- Memory: the weights as their files' headers say, and the working memory by rules that are tested against measured peaks."
-    yield "- Operations: counted by PyTorch's own counter on the networks without weights; a multiplication and an addition are two."
-    yield f"- published: peak rates by the cards' makers, of which {len(published())} published whole runs reach {least:.0%} to {most:.0%} (samplers/cards.json names each). Weights that wait in RAM come over PCI Express, beside the computing at best, on top of it at worst. Loading from disk is left out."
+    yield from (f"- {line}" for line in BASIS)
+    runs = f"{len(published())} published whole runs reach {least:.0%} to {most:.0%}"
+    yield f"- published: peak rates by the cards' makers, of which {runs} (samplers/cards.json names each source)."
     if estimate.model.speed is not None:
-        yield "- What the Speed node sets is not in the times: compiled blocks and other kernels mostly make them shorter."
+        yield "- What the Speed node sets is not in the times; it mostly makes them shorter."
     if estimate.rates is not None:
-        products, attention = (f"{rate / 1e12:.3g}" for rate in estimate.rates)
-        yield f"- measured: on this machine just now, {products} TFLOPS in products of this model's shape and {attention} in attention; the other work of a forward adds up to half."
+        products, attention = (f"{rate / 1e12:.3g} TFLOPS" for rate in estimate.rates)
+        yield f"- measured: here just now, {products} in products of this model's shape and {attention} in attention."
+        yield "- The other work of a forward adds up to half to what was measured."
 
 
 # ---------------------------------------------------------------- for programs
@@ -191,25 +224,50 @@ def facts(estimate: Estimate) -> dict[str, Any]:
     model, r, machine, steps = estimate.model, estimate.request, estimate.machine, estimate.steps
     return {
         "version": VERSION,
-        "model": {"family": model.family.name, "variant": model.variant, "precision": model.recipe.dtype, "weights": model.recipe.storage or "as in the file"},
-        "request": {name: getattr(r, name) for name in ("width", "height", "frames", "steps", "guidance", "sampler", "preset")},
+        "model": {
+            "family": model.family.name,
+            "variant": model.variant,
+            "precision": model.recipe.dtype,
+            "weights": model.recipe.storage or "as in the file",
+        },
+        "request": {
+            name: getattr(r, name) for name in ("width", "height", "frames", "steps", "guidance", "sampler", "preset")
+        },
         "machine": {"name": machine.name, "cpu": machine.cpu, "room": round(machine.room), "ram": _finite(machine.ram)},
         "verdict": estimate.verdict,
         "memory": {
-            "phases": [_phase(estimate, need) for need in estimate.needs], "cache": estimate.cache, "ram": estimate.ram,
+            "phases": [_phase(estimate, need) for need in estimate.needs],
+            "cache": estimate.cache,
+            "ram": estimate.ram,
             "tile": estimate.tiling.size * model.facts.spatial_ratio,
         },
         "computing": {
-            "steps": steps.total, "computed": list(steps.computed), "branches": list(steps.branches), "experts": dict(steps.parts),
-            "forward": estimate.forward.total, "attention": estimate.forward.attention, "encode": estimate.encode.total,
-            "decode": estimate.decode.total, "total": list(estimate.operations),
+            "steps": steps.total,
+            "computed": list(steps.computed),
+            "branches": list(steps.branches),
+            "experts": dict(steps.parts),
+            "forward": estimate.forward.total,
+            "attention": estimate.forward.attention,
+            "encode": estimate.encode.total,
+            "decode": estimate.decode.total,
+            "total": list(estimate.operations),
         },
         "time": [_row(time) for time in estimate.times],
-        "fits": [{"width": s.width, "height": s.height, "frames": s.frames, "cards": {str(k): v for k, v in verdicts.items()}} for s, verdicts in estimate.fits],
-        "measured": None if estimate.rates is None else dict(zip(("products", "attention"), estimate.rates, strict=True)),
+        "fits": [
+            {
+                "width": s.width,
+                "height": s.height,
+                "frames": s.frames,
+                "cards": {str(k): v for k, v in verdicts.items()},
+            }
+            for s, verdicts in estimate.fits
+        ],
+        "measured": None
+        if estimate.rates is None
+        else dict(zip(("products", "attention"), estimate.rates, strict=True)),
         "sources": {name: source(name) for name in sorted({run["source"] for run in published()})},
         "notes": list(estimate.notes),
-    }  # fmt: skip
+    }
 
 
 def _finite(value: float) -> int | None:
@@ -218,9 +276,22 @@ def _finite(value: float) -> int | None:
 
 def _phase(estimate: Estimate, need: Need) -> Mapping[str, Any]:
     kept = need.kept(estimate.machine)
-    return {"phase": need.phase, "part": need.part, "weights": need.weights, "kept": kept, "moved": need.weights - kept,
-            "working": need.working, "verdict": need.verdict(estimate.machine)}  # fmt: skip
+    return {
+        "phase": need.phase,
+        "part": need.part,
+        "weights": need.weights,
+        "kept": kept,
+        "moved": need.weights - kept,
+        "working": need.working,
+        "verdict": need.verdict(estimate.machine),
+    }
 
 
 def _row(time: Time) -> Mapping[str, Any]:
-    return {"where": time.where, "memory": time.memory, "seconds": list(time.seconds), "cost": None if time.cost is None else list(time.cost), "basis": time.basis}  # fmt: skip
+    return {
+        "where": time.where,
+        "memory": time.memory,
+        "seconds": list(time.seconds),
+        "cost": None if time.cost is None else list(time.cost),
+        "basis": time.basis,
+    }

@@ -1,4 +1,4 @@
-"""How much a run computes, counted by torch's own counter on networks without weights: shapes go through, no numbers do.
+"""How much a run computes, by torch's own counter on networks without weights: shapes go through, no numbers do.
 
 One forward of one branch is counted, and one more latent frame of a decode; what a run does is a multiple of these.
 """
@@ -26,8 +26,8 @@ COUNTED = 4  # latent frames of a decode that run; each further one costs a stre
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating point operations; a multiplication and an addition are two. attention: of those, the products of queries,
-    keys and values, which kernels of their own compute."""
+    """Floating point operations; a multiplication and an addition are two. attention: of those, the products of
+    queries, keys and values, which kernels of their own compute."""
 
     total: int
     attention: int = 0
@@ -101,8 +101,13 @@ def _stream_flops(stage: Callable[[Iterator[Tensor]], Iterator[Tensor]], frame: 
 def encoder_flops(model: VideoModel) -> Flops:
     """About what the text encoders compute for two prompts as long as they can be: two operations for each weight of a
     linear layer and token."""
-    weights = [shape for name, part in model.parts.items() if name.startswith("text_encoder") for key, shape in part.tensors.items()
-               if len(shape) == 2 and "embed" not in key and key != "shared.weight"]  # fmt: skip
+    weights = [
+        shape
+        for name, part in model.parts.items()
+        if name.startswith("text_encoder")
+        for key, shape in part.tensors.items()
+        if len(shape) == 2 and "embed" not in key and key != "shared.weight"
+    ]
     return Flops(2 * 2 * model.facts.prompt_tokens * sum(math.prod(shape) for shape in weights))
 
 
@@ -120,8 +125,12 @@ def _counting() -> Iterator[Callable[[], Flops]]:
     """torch's counter, with new tensors on the meta device. Yields what tells the count so far."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    autocast = torch.autocast  # knows no meta device; types make no difference here
-    torch.autocast = lambda kind, *more, **named: nullcontext() if kind == "meta" else autocast(kind, *more, **named)  # type: ignore[misc, assignment]
+    autocast: Any = torch.autocast  # knows no meta device; types make no difference here
+
+    def without_meta(kind: str, *more: Any, **named: Any) -> Any:
+        return nullcontext() if kind == "meta" else autocast(kind, *more, **named)
+
+    torch.autocast = without_meta  # type: ignore[misc, assignment]
     try:
         with torch.no_grad(), torch.device("meta"), _FullMasks(), FlopCounterMode(display=False) as counter:
             yield lambda: _read(counter)

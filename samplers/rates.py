@@ -36,8 +36,10 @@ def measure(model: VideoModel, request: Request, device: torch.device, seconds: 
         return lambda: F.scaled_dot_product_attention(q, q, q)
 
     with torch.inference_mode():
-        return (_rate(product, lambda n: 2 * n * hidden * 4 * hidden, most, seconds),
-                _rate(attention, lambda n: 4 * n * n * hidden, most, seconds))  # fmt: skip
+        return (
+            _rate(product, lambda n: 2 * n * hidden * 4 * hidden, most, seconds),
+            _rate(attention, lambda n: 4 * n * n * hidden, most, seconds),
+        )
 
 
 def _rate(

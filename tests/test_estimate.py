@@ -121,7 +121,9 @@ def test_a_forward_is_imagined_as_it_is_called(tiny_models: Path, name: str) -> 
     request = model.complete(Request(guidance=1.0, steps=2, **needed(model)))
     _, called = memory.calls[0]
     imagined = model.family.forward_inputs(model, request)
-    shapes = lambda given: {k: _shape(v) for k, v in given.items() if v is not None and k not in ("return_dict", "attention_kwargs")}  # fmt: skip
+    shapes = lambda given: {
+        k: _shape(v) for k, v in given.items() if v is not None and k not in ("return_dict", "attention_kwargs")
+    }
     assert shapes(imagined) == shapes(called)
     counted = forward_flops(model, request)
     assert counted == forward_flops(model, request, once=False)
@@ -170,9 +172,13 @@ def test_operations_grow_as_attention_does(headers: Callable[[str], VideoModel])
 
 
 GUIDED = {
-    "plain": Guidance(), "half": Guidance(start=0.25, end=0.75), "apg": Guidance("apg"), "zero": Guidance("cfg-zero*"),
-    "layers": Guidance("skip-layer", layers=(1,), layer_start=0.0, layer_end=0.5), "late": Guidance("apg", start=0.5),
-}  # fmt: skip
+    "plain": Guidance(),
+    "half": Guidance(start=0.25, end=0.75),
+    "apg": Guidance("apg"),
+    "zero": Guidance("cfg-zero*"),
+    "layers": Guidance("skip-layer", layers=(1,), layer_start=0.0, layer_end=0.5),
+    "late": Guidance("apg", start=0.5),
+}
 
 
 @pytest.mark.parametrize("way", GUIDED)
@@ -202,11 +208,15 @@ def test_experts_share_the_steps(tiny_models: Path) -> None:
 
 
 CACHES: dict[str, Policy] = {
-    "every second": FORA(interval=2, order=1, warmup=2), "every third from a quarter on": FORA(interval=3, start=0.25, end=0.8),
-    "plan": Plan(speed=2.0), "plan 3": Plan(speed=3.0, order=0), "plan of few": Plan(speed=12.0), "plan within": Plan(speed=2.0, start=0.5),
+    "every second": FORA(interval=2, order=1, warmup=2),
+    "every third from a quarter on": FORA(interval=3, start=0.25, end=0.8),
+    "plan": Plan(speed=2.0),
+    "plan 3": Plan(speed=3.0, order=0),
+    "plan of few": Plan(speed=12.0),
+    "plan within": Plan(speed=2.0, start=0.5),
     "magcache": MagCache(ratios=tuple(("transformer", branch, (1.0,) * 12) for branch in ("cond", "uncond"))),
     "easycache": EasyCache(threshold=0.5),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("policy", CACHES)
@@ -262,9 +272,17 @@ def test_the_largest_takes_less_than_three_seconds(headers: Callable[[str], Vide
 ROOMY = Need("sample", "transformer", 10 * GIB, 4 * GIB, GIB // 2)
 
 
-@pytest.mark.parametrize(("room", "limit", "kept", "verdict"), [
-    (14.0, 0, 10.0, FITS), (13.9, 0, 9.9, MOVES), (14.0, 6, 6.0, MOVES), (4.5, 0, 0.5, MOVES), (4.4, 0, 0.4, FAILS), (2.0, 0, 0.0, FAILS),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("room", "limit", "kept", "verdict"),
+    [
+        (14.0, 0, 10.0, FITS),
+        (13.9, 0, 9.9, MOVES),
+        (14.0, 6, 6.0, MOVES),
+        (4.5, 0, 0.5, MOVES),
+        (4.4, 0, 0.4, FAILS),
+        (2.0, 0, 0.0, FAILS),
+    ],
+)
 def test_what_stays_and_what_waits(room: float, limit: float, kept: float, verdict: str) -> None:
     machine = Machine("a card", room * GIB, 64 * GIB, limit=limit * GIB)
     assert ROOMY.kept(machine) == pytest.approx(kept * GIB, abs=1)
@@ -332,11 +350,18 @@ def test_published_seconds_lie_within_their_spans(headers: Callable[[str], Video
         assert first.seconds[1] >= run["seconds"] * 0.999
 
 
-@pytest.mark.parametrize(("device", "name"), [
-    ("cuda:0 NVIDIA GeForce RTX 4060 Ti : cudaMallocAsync", "GeForce RTX 4060 Ti"), ("NVIDIA GeForce RTX 4060 Laptop GPU", "GeForce RTX 4060"),
-    ("NVIDIA H100 80GB HBM3", "H100"), ("NVIDIA A100-SXM4-80GB", "A100"), ("AMD Radeon RX 7900 XTX", "Radeon RX 7900 XTX"), ("cpu", None),
-    ("NVIDIA GeForce RTX 2080", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [
+        ("cuda:0 NVIDIA GeForce RTX 4060 Ti : cudaMallocAsync", "GeForce RTX 4060 Ti"),
+        ("NVIDIA GeForce RTX 4060 Laptop GPU", "GeForce RTX 4060"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("AMD Radeon RX 7900 XTX", "Radeon RX 7900 XTX"),
+        ("cpu", None),
+        ("NVIDIA GeForce RTX 2080", None),
+    ],
+)
 def test_a_device_is_known_by_its_name(device: str, name: str | None) -> None:
     found = cards.find_card(device)
     assert (found and found.name) == name
@@ -358,7 +383,9 @@ def test_weights_that_wait_cost_time(headers: Callable[[str], VideoModel]) -> No
     times = {row.memory: row.seconds for row in estimate(model, Request(), ANY).times}
     assert times[8][1] > times[48][1] * 5
     moved = replace(ANY, name="NVIDIA GeForce RTX 4090", cpu=False, room=20 * GIB)
-    here, roomy = (estimate(model, Request(), machine).times[0].seconds for machine in (moved, replace(moved, room=80 * GIB)))  # fmt: skip
+    here, roomy = (
+        estimate(model, Request(), machine).times[0].seconds for machine in (moved, replace(moved, room=80 * GIB))
+    )
     assert here[1] > roomy[1]
 
 
@@ -400,7 +427,20 @@ def test_the_page_is_made_of_whole_tables(result: Estimate) -> None:
 def test_the_numbers_can_be_read_back(result: Estimate) -> None:
     told = json.loads(json.dumps(facts(result), allow_nan=False))
     assert told["version"] == 1
-    assert {*told} == {"version", "model", "request", "machine", "verdict", "memory", "computing", "time", "fits", "measured", "sources", "notes"}  # fmt: skip
+    assert {*told} == {
+        "version",
+        "model",
+        "request",
+        "machine",
+        "verdict",
+        "memory",
+        "computing",
+        "time",
+        "fits",
+        "measured",
+        "sources",
+        "notes",
+    }
     assert [phase["part"] for phase in told["memory"]["phases"]] == [need.part for need in result.needs]
     assert all(phase["kept"] + phase["moved"] == phase["weights"] for phase in told["memory"]["phases"])
     assert told["computing"]["experts"].keys() == {"transformer", "transformer_2"}

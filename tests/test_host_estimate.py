@@ -1,4 +1,4 @@
-"""The node Estimate in a real ComfyUI: every family, without a part loaded, and the largest model at its published size."""
+"""The node Estimate in a real ComfyUI: every family, no part loaded, and the largest model at its published size."""
 
 from __future__ import annotations
 
@@ -50,7 +50,10 @@ def test_every_family_is_estimated(host: Host, name: str) -> None:
 def test_it_sees_what_the_models_nodes_have_set(host: Host) -> None:
     prompt = asked("ReelwireLoadWan", "diffusers/tiny-wan2.1-t2v", steps=20, guidance=5.0)
     _, _, plain = told(host, prompt)
-    prompt |= {"5": node("ReelwireCache", model=["1", 0], policy="plan", speed=2.0), "6": node("ReelwireMemory", model=["5", 0], weights="int8", most_on_card=0.0)}  # fmt: skip
+    prompt |= {
+        "5": node("ReelwireCache", model=["1", 0], policy="plan", speed=2.0),
+        "6": node("ReelwireMemory", model=["5", 0], weights="int8", most_on_card=0.0),
+    }
     prompt["7"] = node("ReelwireGuidance", model=["6", 0], method="cfg", start=0.0, end=0.5)
     prompt["2"]["inputs"]["model"] = ["7", 0]
     _, page, numbers = told(host, prompt)
@@ -72,7 +75,7 @@ def test_this_machine_is_measured_when_asked(host: Host) -> None:
 
 
 def test_the_largest_is_estimated_without_being_loaded(host: Host, tmp_path: Path) -> None:
-    """HunyuanVideo 13B at 720p and 129 frames from files that are headers and holes: quick, and the server does not grow."""
+    """HunyuanVideo 13B at 720p and 129 frames from headers and holes: quick, and the server does not grow."""
     model = published("hunyuan_video/t2v-13b", tmp_path, PlainMemory())
     place = host.base / "models" / "diffusers" / "hunyuan-13b"
     place.symlink_to(model.recipe.files["checkpoint"], target_is_directory=True)
