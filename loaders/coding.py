@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .media import cover
+from .peaks import CoderPeak
 from .tiles import Pieces, Tile, Tiling, retried, tiled
 
 if TYPE_CHECKING:
@@ -19,8 +21,12 @@ if TYPE_CHECKING:
 class Coder(ABC):
     """The half of a Family that belongs to its VAE."""
 
-    vae_bytes: tuple[int, int]  # per pixel of a frame in float32, plain and thrifty (python bench/vae.py --bytes)
+    coders: Mapping[str, CoderPeak]  # what its VAEs hold (python bench/vae.py --bytes, python bench/memory.py)
     rounds_encode = False  # whether a streamed encode rounds otherwise; what fits into memory is then encoded at once
+
+    def coder(self, config: Mapping[str, Any]) -> str:
+        """Which of `coders` a VAE of this config is."""
+        return next(iter(self.coders))
 
     @abstractmethod
     def decode_pieces(self, vae: Any, latents: Pieces, tile: Tile, seed: int) -> Pieces:
@@ -66,7 +72,7 @@ class Coder(ABC):
         latent = height // ratio, width // ratio
         pixels = lambda part: rearrange(cover(part, width, height), "t h w c -> 1 c t h w") * 2 - 1
 
-        at_once = model.vae_bytes(Tiling(), *latent) * (len(frames) // model.facts.temporal_ratio)
+        at_once = model.vae_bytes(Tiling(), *latent, encode=True) * (len(frames) // model.facts.temporal_ratio)
         whole = self.rounds_encode and at_once <= 0.8 * model.memory.room("vae")
 
         def moments(tiling: Tiling) -> Pieces:
@@ -75,7 +81,7 @@ class Coder(ABC):
             stage = lambda part, tile: self.encode_pieces(vae, (p.to(device, vae.dtype) for p in part), len(frames))
             return tiled(stage, map(pixels, frames.split(1)), tiling.rows(*latent))
 
-        made = retried(moments, model.tiling(*latent), latent, 2)
+        made = retried(moments, model.tiling(*latent, encode=True), latent, 2, device)
         posterior = DiagonalGaussianDistribution(torch.cat(list(made), 2))
         return posterior.mode() if generator is None else posterior.sample(generator)
 

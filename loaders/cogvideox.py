@@ -20,7 +20,7 @@ from .bundle import Bundle
 from .cogvideox_vae import decode_pieces, encode_pieces
 from .flow import draw, encoded_source, skipped
 from .media import cover
-from .peaks import Moment
+from .peaks import CoderPeak, Moment
 from .run import SMALLEST, Run, Schedule
 from .sources import read_model
 from .text_encoders import encode_t5, load_tokenizer
@@ -55,7 +55,9 @@ class CogFacts(Facts):
 
 class CogVideoX(Family):
     name, title, batched_guidance, solvers = "cogvideox", "CogVideoX", True, "cogvideox"
-    vae_bytes = 74_000, 74_000
+    coders: Mapping[str, CoderPeak] = {
+        "": CoderPeak(128, decode=37_000, thrifty=37_000, encode=20_000, kept=1_000),
+    }
     moments: Mapping[str, Moment] = {
         "query and key": Moment(hidden=7, float32=2, copies=1, rotary=3, text=1),
         "MLP": Moment(hidden=4, mlp=2, rotary=3, text=1),
@@ -151,7 +153,7 @@ class CogVideoX(Family):
     def _given(self, model: VideoModel, request: Request, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """The first frame [1, t, C, h, w] and nothing after it (CogVideoXImageToVideoPipeline.prepare_latents)."""
         facts, image = _facts(model), cover(request.keyframes[0].images, request.width, request.height)
-        with model.use("vae") as vae:
+        with model.use("vae", model.encoding(request.width, request.height)) as vae:
             z = self.vae_latents(model, vae, image, generator)
         scale = facts.std[0] if facts.inverse_scale else 1 / facts.std[0]
         first = rearrange(z.to(model.memory.device("transformer"), dtype), "b c t h w -> b t c h w") * scale
@@ -166,7 +168,7 @@ class CogVideoX(Family):
         assert request.control is not None
         assert request.control.frames is not None
         frames = cover(request.control.frames[: request.frames], request.width, request.height)
-        with model.use("vae") as vae:
+        with model.use("vae", model.encoding(request.width, request.height)) as vae:
             z = self.encode_video(model, vae, frames)
         z = rearrange(z, "b c t h w -> b t c h w").to(model.memory.device("transformer"), dtype)
         return z * request.control.strength

@@ -19,7 +19,7 @@ from .flow import FlowRun, begin, draw, encoded_source, mix
 from .hunyuan_video_text import encode_prompt, text_tokens
 from .hunyuan_video_vae import decode_pieces, encode_pieces
 from .media import cover
-from .peaks import Moment
+from .peaks import CoderPeak, Moment
 from .run import Run, Schedule
 from .sources import read_model
 from .tiles import Pieces, Tile
@@ -45,10 +45,12 @@ class HunyuanFacts(Facts):
 
 class HunyuanVideo(Family):
     name, title, batched_guidance = "hunyuan_video", "HunyuanVideo", False
-    vae_bytes = 81_000, 81_000
+    coders: Mapping[str, CoderPeak] = {
+        "": CoderPeak(128, decode=40_500, thrifty=40_500, encode=20_000),
+    }
     moments: Mapping[str, Moment] = {
         "query and key of a single block": Moment(hidden=8, mlp=1, float32=2, copies=1, rotary=2, text=1),
-        "output of a single block": Moment(hidden=8, mlp=2, rotary=2, text=1),
+        "output of a single block": Moment(hidden=8.6, mlp=2, rotary=2, text=1),
     }
     stacks = Stacks(("transformer_blocks", "single_transformer_blocks"))
     image_models, text_models = "HunyuanVideo-I2V", "HunyuanVideo (T2V)"
@@ -108,7 +110,7 @@ class HunyuanVideo(Family):
         latents = draw(facts.latent_shape(request.width, request.height, request.frames), generator, device)
         first = None
         if facts.image:
-            with model.use("vae") as vae:
+            with model.use("vae", model.encoding(request.width, request.height)) as vae:
                 image = cover(request.keyframes[0].images, request.width, request.height)
                 first = self.encode_video(model, vae, image).to(latents)
             share = torch.tensor([0.999], device=device)  # the picture shines through the noise a little

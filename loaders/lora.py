@@ -204,6 +204,10 @@ def _add(tensors: dict[str, Tensor], strength: float, layer: Any, inputs: tuple[
     if "bias" in tensors:
         bias = tensors["bias"]
         made = made + (_upright(bias, x) if isinstance(layer, tuple(_CONVOLUTIONS)) else bias)
+    if (
+        getattr(made, "dtype", None) == output.dtype and made.shape == output.shape
+    ):  # in place: an MLP's inner layer is wide
+        return made.mul_(strength).add_(output)
     return (output + strength * made).to(output.dtype)
 
 

@@ -23,7 +23,7 @@ from .flow import FlowRun, begin, draw, encoded_source, mix
 from .ltx_files import read_ltx
 from .ltx_vae import Noise, decode_pieces, encode_pieces
 from .media import cover
-from .peaks import Moment
+from .peaks import CoderPeak, Moment
 from .run import SMALLEST, Run, Schedule
 from .text_encoders import encode_t5, load_tokenizer
 from .tiles import Pieces, Tile
@@ -59,7 +59,11 @@ class LTXFacts(Facts):
 
 class LTX(Family):
     name, title, batched_guidance, solvers = "ltx", "LTX-Video", True, "ltx"
-    vae_bytes = 2_800, 1_300
+    coders: Mapping[str, CoderPeak] = {
+        "0.9.0": CoderPeak(128, decode=1_020, thrifty=630, encode=2_000),
+        "0.9.1": CoderPeak(256, decode=1_340, thrifty=440, encode=2_000),
+        "0.9.5": CoderPeak(256, decode=1_300, thrifty=440, encode=2_000),
+    }
     moments: Mapping[str, Moment] = {
         "query and key": Moment(hidden=6, float32=4, copies=1, timed=13),
         "MLP": Moment(hidden=4, float32=2, mlp=2, timed=13),
@@ -193,7 +197,7 @@ class LTX(Family):
         make = _condition_run if _conditioned(model, request) else _image_run if request.keyframes else _text_run
         if not request.keyframes:
             return make(model, conditioning, request, scheduler, generator, _no_pictures)
-        with model.use("vae") as vae:
+        with model.use("vae", model.encoding(request.width, request.height)) as vae:
             encode = lambda frames: self.encode_video(model, vae, frames, generator)
             return make(model, conditioning, request, scheduler, generator, encode)
 
@@ -219,6 +223,11 @@ class LTX(Family):
         time = torch.full((1,), 0.05, device=vae.latents_mean.device, dtype=vae.dtype)
         noise = Noise(torch.Generator("cpu").manual_seed(seed), tile)
         return decode_pieces(vae, latents, time if vae.config.timestep_conditioning else None, noise)
+
+    def coder(self, config: Mapping[str, Any]) -> str:
+        if not config.get("timestep_conditioning"):
+            return "0.9.0"
+        return "0.9.1" if any(config.get("decoder_inject_noise") or ()) else "0.9.5"
 
     def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
         return encode_pieces(vae, pixels, count)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .flow import FlowRun, begin, draw, encoded_source, mix
 from .mochi_vae import decode_pieces, encode_pieces
-from .peaks import Moment
+from .peaks import CoderPeak, Moment
 from .run import SMALLEST, Run, Schedule
 from .sources import read_model
 from .text_encoders import encode_t5, load_tokenizer
@@ -35,7 +35,9 @@ _KINDS = {
 
 class Mochi(Family):
     name, title, batched_guidance = "mochi", "Mochi 1", True
-    vae_bytes = 28_000, 16_000
+    coders: Mapping[str, CoderPeak] = {
+        "": CoderPeak(128, decode=14_000, thrifty=8_000, encode=7_000),
+    }
     moments: Mapping[str, Moment] = {
         "query and key": Moment(hidden=7, float32=2, copies=1, shared=1, text=0.5),
         "MLP": Moment(hidden=5, mlp=4, shared=1, text=0.1),

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
-    from .video_model import Part, Request, VideoModel
+    from .tiles import Tile
+    from .video_model import Request, VideoModel
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,70 @@ class Sizes:
         )
 
 
+@dataclass(frozen=True)
+class CoderPeak:
+    """What a VAE of a published size holds, in bytes a pixel of a frame in a type of 16 bits; twice that in float32.
+
+    width: channels at full resolution that this was counted for; decode, thrifty: of a tile, and where memory is short;
+    encode: of a tile; kept: of each tile, what its stream through the encoder keeps; clip: frames whose decode is counted,
+    where it sees all at once, 0 where their number makes no difference; chunk: as many at a time where memory is short.
+    """
+
+    width: int
+    decode: int
+    thrifty: int
+    encode: int
+    kept: int = 0
+    clip: int = 0
+    chunk: int = 0
+
+    def decoding(self, tile: int, thrifty: bool, frames: int) -> int:
+        """Bytes for a tile of so many pixels."""
+        most = self.chunk if thrifty else self.clip
+        return tile * (self.thrifty if thrifty else self.decode) * (min(frames, most) if most else 1) // (most or 1)
+
+    def encoding(self, tile: int, tiles: int) -> int:
+        """Bytes for tiles of so many pixels."""
+        return tile * self.encode + tile * tiles * self.kept
+
+
+def coder_bytes(model: VideoModel, tiles: list[list[Tile]], encode: bool = False) -> int:
+    """The peak of the VAE's work beside its weights, whatever the length of the video. tiles: of a frame, in rows."""
+    config, facts = model.parts["vae"].config, model.facts
+    peak = model.family.coders[model.family.coder(config)]
+    pixels = tiles[0][0].height * tiles[0][0].width * facts.spatial_ratio**2
+    count = sum(map(len, tiles))
+    needed = (
+        peak.encoding(pixels, count)
+        if encode
+        else peak.decoding(pixels, tiles[0][0].thrifty, max(facts.frame_counts, default=peak.clip))
+    )
+    width = _base(config) or peak.width
+    return needed * width * getattr(torch, model.recipe.dtype).itemsize // 2 // peak.width
+
+
+def _base(config: Mapping[str, Any]) -> int:
+    """Channels of a VAE's decoder at full resolution; 0 where nothing tells."""
+    found = (
+        config.get("decoder_base_dim")
+        or config.get("base_dim")
+        or config.get("decoder_block_out_channels")
+        or config.get("block_out_channels")
+        or 0
+    )
+    return found[0] if isinstance(found, (list, tuple)) else found
+
+
+KERNELS, SHARE = 128 << 20, 0.1
+
+
+def with_kernels(counted: int) -> int:
+    """Room for what no count of tensors shows: workspaces of kernels (cuBLAS takes 32 MiB on a large card, cuDNN as much for
+    convolutions, attention a number for each token and head), and what PyTorch's allocator loses by blocks of 2 MiB that
+    fit nothing else. Assumed, not measured: no card was there; a tenth, and 128 MiB."""
+    return KERNELS + math.ceil(counted * (1 + SHARE))
+
+
 def branches(model: VideoModel, request: Request) -> int:
     """How many predictions a step of a complete request needs: 2 with classifier-free guidance."""
     scale = model.guidance.true_scale if getattr(model.facts, "embedded", False) else request.guidance
@@ -105,7 +170,7 @@ def forward_bytes(model: VideoModel, request: Request) -> int:
     """
     size = sizes(model, request)
     forward = max(size.of(moment) for moment in model.family.moments.values())
-    return forward + held_bytes(model, size) + widened_bytes(model)
+    return forward + held_bytes(model, size) + widened_bytes(model) + lora_bytes(model, size.item)
 
 
 def held_bytes(model: VideoModel, size: Sizes) -> int:
@@ -122,6 +187,13 @@ def widened_bytes(model: VideoModel) -> int:
     return (
         8 * max((math.prod(shape) for shape in network.tensors.values() if len(shape) == 2), default=0) if small else 0
     )
+
+
+def lora_bytes(model: VideoModel, item: int) -> int:
+    """The LoRAs' own weights, which stay where their layers compute."""
+    deltas = (delta for lora in model.loras for delta in lora.deltas.values())
+    entries = (entry for d in deltas for entry in (d.down, d.up, d.diff, d.bias) if entry is not None)
+    return sum(math.prod(entry.shape) for entry in entries) * item
 
 
 def is_stored(kind: str) -> bool:
@@ -149,18 +221,13 @@ def weight_bytes(model: VideoModel, part: str) -> int:
 
 
 def encode_bytes(model: VideoModel, prompt_tokens: int = 0) -> dict[str, int]:
-    """Encoder -> the peak of its activations for a prompt as long as it can be."""
-    length = prompt_tokens or model.facts.prompt_tokens
-    item = getattr(torch, model.recipe.dtype).itemsize
-    return {name: _encoder_bytes(part, length, item) for name, part in model.parts.items() if "encoder" in name}
+    """Encoder of text or pictures -> the peak of its activations, for a prompt of so many tokens (0: the longest)."""
+    return {name: encoder_bytes(model, name, prompt_tokens) for name in model.parts if "encoder" in name}
 
 
-def _encoder_bytes(part: Part, length: int, item: int) -> int:
-    config: Mapping[str, Any] = part.config.get("text_config") or part.config
-    width = config.get("d_model") or config.get("hidden_size") or 0
-    mlp = config.get("d_ff") or config.get("intermediate_size") or 0
-    heads = config.get("num_heads") or config.get("num_attention_heads") or 0
-    return length * (10 * width + 4 * mlp) * item + 4 * heads * length**2 * 4
+def encoder_bytes(model: VideoModel, part: str, prompt_tokens: int = 0) -> int:
+    """The peak of the activations of one encoder."""
+    return 0
 
 
 def decode_bytes(model: VideoModel, request: Request) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .flow import begin, draw, encoded_source
 from .media import cover
-from .peaks import Moment
+from .peaks import CoderPeak, Moment
 from .run import SMALLEST, Run, Schedule
 from .sources import read_model
 from .svd_vae import decode_pieces, encode_pieces
@@ -33,7 +33,9 @@ _KINDS = {"unet": ("UNetSpatioTemporalConditionModel",), "vae": ("AutoencoderKLT
 
 class SVD(Family):
     name, title, batched_guidance, solvers = "svd", "Stable Video Diffusion", True, "svd"
-    vae_bytes = 104_000, 67_000
+    coders: Mapping[str, CoderPeak] = {
+        "": CoderPeak(128, decode=52_000, thrifty=33_500, encode=5_000, clip=25, chunk=16),
+    }
     moments: Mapping[str, Moment] = {"outermost block": Moment(hidden=28)}
     stacks, dispatches = None, False
     text_models = "a text-to-video model of another family"
@@ -84,7 +86,7 @@ class SVD(Family):
         look = _look(model, image).to(device, dtype)
         pixels = image.movedim(-1, 1) * 2 - 1
         pixels = pixels + motion["noise_augmentation"] * torch.randn(pixels.shape, generator=generator)
-        with model.use("vae") as vae:
+        with model.use("vae", model.encoding(request.width, request.height)) as vae:
             z = vae.encode(pixels.to(model.memory.device("vae"), vae.dtype)).latent_dist.mode()
         given = repeat(z.to(device, dtype), "1 c h w -> 1 t c h w", t=request.frames)
         shape = model.facts.latent_shape(request.width, request.height, request.frames)

@@ -6,7 +6,6 @@ tiles overlap they fade into one another linearly.
 
 from __future__ import annotations
 
-import gc
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .devices import OutOfMemory, empty_cache, out_of_memory
 from .streaming import Pieces, drop_first
 
 OVERLAP = 0.25  # of a tile, with each neighbour
@@ -106,10 +106,18 @@ def _fade(parts: list[Tensor], starts: list[int], dim: int) -> Tensor:
     return whole
 
 
-def retried(make: Callable[[Tiling], Pieces], tiling: Tiling, size: tuple[int, int], dim: int, tell: Callable[[Tiling], None] = lambda _: None) -> Pieces:  # fmt: skip
+def retried(
+    make: Callable[[Tiling], Pieces],
+    tiling: Tiling,
+    size: tuple[int, int],
+    dim: int,
+    device: torch.device,
+    tell: Callable[[Tiling], None] = lambda _: None,
+) -> Pieces:
     """The pieces of make(tiling); each time that memory runs out, the rest of them with the next smaller tiling.
 
-    size: (height, width) of the frame in latent pixels; dim: the pieces' dimension of time; tell: hears of each change.
+    size: (height, width) of the frame in latent pixels; dim: the pieces' dimension of time; device: where they are
+    made; tell: hears of each change.
     """
     done = 0
     while True:
@@ -118,27 +126,18 @@ def retried(make: Callable[[Tiling], Pieces], tiling: Tiling, size: tuple[int, i
                 done += piece.shape[dim]
                 yield piece
             return
+        except OutOfMemory:  # of what makes the latents: smaller tiles are no help
+            raise
         except Exception as error:
             if not out_of_memory(error):
                 raise
             less = tiling.smaller(*size)
             if less is None:
                 words = "Memory ran out, even for the smallest tiles. Close what else needs memory, or make a smaller video."
-                raise torch.OutOfMemoryError(words) from error
-        gc.collect()  # what the broken run held; its traceback is gone by now
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+                raise OutOfMemory(words) from error
+        empty_cache(device)  # what the broken run held; its traceback is gone by now
         tiling = less
         tell(tiling)
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a card or in RAM."""
-    told = str(error).lower()
-    words = ("not enough memory", "allocate memory", "out of memory")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and any(w in told for w in words)
-    )
 
 
 def park(state: Any, where: torch.device | str) -> Any:

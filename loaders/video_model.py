@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .coding import Coder
-from .peaks import Moment
+from .devices import explained, free_bytes
+from .peaks import Moment, coder_bytes, encoder_bytes, with_kernels
 from .run import Run, Schedule
 from .tiles import Tiling
 
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 
 Progress = Callable[[int, int], None]  # (done, in all)
+_LESS_ON_CARD = "or let less of it lie on the card (Memory node, most_on_card)."
+_ENCODING = {  # kind of encoder -> (what it did when memory ran out, what helps)
+    "text": ("the prompt was read", f"Load a smaller text encoder (fp8 or GGUF), {_LESS_ON_CARD}"),
+    "image": ("the first frame was read", f"Close what else needs memory, {_LESS_ON_CARD}"),
+}
 
 
 class InputError(ValueError):
@@ -148,7 +153,7 @@ class PlainMemory:
         return self._device
 
     def room(self, part: str) -> int:
-        return torch.cuda.mem_get_info(self._device)[0] if self._device.type == "cuda" else sys.maxsize
+        return free_bytes(self._device)
 
 
 @dataclass(frozen=True)
@@ -317,21 +322,33 @@ class VideoModel:
     cache: Any = None  # a caches.policy.Policy; None: every step is computed
     options: Mapping[str, Any] = field(default_factory=dict)  # what only this family knows, as SVD's motion bucket
 
-    def use(self, part: str, activations: int = 0) -> AbstractContextManager[Any]:
-        return self.memory.use(self.parts[part], activations)
+    @contextmanager
+    def use(self, part: str, activations: int | None = None) -> Iterator[Any]:
+        """A part, ready to run, with room for `activations` bytes beside it, or (None) for what an encoder needs to read
+        the longest prompt. Where an encoder runs out of memory, the error says so; networks and VAEs are explained by
+        those who know what they were asked for."""
+        if activations is None:
+            activations = encoder_bytes(self, part) if "encoder" in part else 0
+        with ExitStack() as stack:
+            if "encoder" in part:
+                stack.enter_context(explained(*_ENCODING["image" if part.startswith("image") else "text"]))
+            yield stack.enter_context(self.memory.use(self.parts[part], with_kernels(activations)))
 
-    def tiling(self, height: int, width: int) -> Tiling:
+    def tiling(self, height: int, width: int, encode: bool = False) -> Tiling:
         """The largest tiles with which the VAE's work on a frame of height x width latent pixels fits into its room."""
         tiling: Tiling | None = Tiling()
-        while tiling and self.vae_bytes(tiling, height, width) > 0.8 * self.memory.room("vae"):
+        while tiling and self.vae_bytes(tiling, height, width, encode) > 0.8 * self.memory.room("vae"):
             best, tiling = tiling, tiling.smaller(height, width)
         return tiling or best
 
-    def vae_bytes(self, tiling: Tiling, height: int, width: int) -> int:
-        """About what the VAE's work needs beside its weights, whatever the length of the video."""
-        tile = tiling.rows(height, width)[0][0]
-        pixels = tile.height * tile.width * self.facts.spatial_ratio**2
-        return pixels * self.family.vae_bytes[tiling.thrifty] * getattr(torch, self.recipe.dtype).itemsize // 4
+    def vae_bytes(self, tiling: Tiling, height: int, width: int, encode: bool = False) -> int:
+        """What the VAE's work needs beside its weights, whatever the length of the video."""
+        return coder_bytes(self, tiling.rows(height, width), encode)
+
+    def encoding(self, width: int, height: int) -> int:
+        """What the VAE needs to encode frames of width x height pixels, in the tiles that its room allows."""
+        size = height // self.facts.spatial_ratio, width // self.facts.spatial_ratio
+        return self.vae_bytes(self.tiling(*size, True), *size, True)
 
     def complete(self, request: Request) -> Request:
         """Fill every zero of the request from its preset, then from the model's default preset."""

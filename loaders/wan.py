@@ -21,7 +21,7 @@ from .bundle import Bundle, frozen, read_bundle, shipped_config
 from .checkpoints import CheckpointError
 from .flow import FlowRun, begin, draw, encoded_source, mix
 from .media import clip_pixels, cover, fit_inside
-from .peaks import Moment
+from .peaks import CoderPeak, Moment
 from .run import Run, Schedule
 from .sources import read_model, read_source
 from .text_encoders import encode_t5, load_tokenizer
@@ -67,7 +67,10 @@ class WanFacts(Facts):
 
 class Wan(Family):
     name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
-    vae_bytes = 22_000, 22_000
+    coders: Mapping[str, CoderPeak] = {
+        "2.1": CoderPeak(96, decode=11_000, thrifty=11_000, encode=4_700, kept=2_900),
+        "2.2": CoderPeak(256, decode=11_400, thrifty=11_400, encode=2_500, kept=1_400),
+    }
     moments: Mapping[str, Moment] = {
         "query and key": Moment(hidden=5, float32=2, copies=1, rotary=2, controlled=1, timed=7, timed32=6),
         "MLP": Moment(hidden=4, mlp=2, rotary=2, controlled=1, timed=7, timed32=6),
@@ -181,6 +184,9 @@ class Wan(Family):
 
     def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
         return decode_pieces(vae, latents, tile.thrifty)
+
+    def coder(self, config: Mapping[str, Any]) -> str:
+        return "2.2" if config.get("is_residual") else "2.1"
 
     def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
         return encode_pieces(vae, pixels, count)
@@ -387,7 +393,7 @@ def _image_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> R
     known = torch.zeros(request.frames)
     for at, picture in zip(places, images, strict=True):
         clip[at], known[at] = picture[0], 1.0
-    with model.use("vae") as vae:
+    with model.use("vae", model.encoding(request.width, request.height)) as vae:
         z = model.family.encode_video(model, vae, clip).to(latents)
     known = torch.cat([known[:1].repeat(facts.temporal_ratio), known[1:]])
     mask = repeat(known, "(t r) -> 1 r t h w", r=facts.temporal_ratio, h=latents.shape[3], w=latents.shape[4])
@@ -408,7 +414,7 @@ def _token_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> R
     latents = inputs["latents"]
     free, first = torch.ones_like(latents[:, :1]), torch.zeros_like(latents)
     if request.keyframes:
-        with model.use("vae") as vae:
+        with model.use("vae", model.encoding(request.width, request.height)) as vae:
             image = cover(request.keyframes[0].images, request.width, request.height)
             first = model.family.encode_video(model, vae, image).to(latents)
         free[:, :, 0] = 0
@@ -425,7 +431,7 @@ def _control_run(model: VideoModel, request: Request, inputs: dict[str, Any]) ->
     facts, family = _facts(model), model.family
     video, mask = _control_video(request)
     fresh = (mask > 0.5).unsqueeze(-1)
-    with model.use("vae") as vae:
+    with model.use("vae", model.encoding(request.width, request.height)) as vae:
         encode = lambda frames: family.encode_video(model, vae, frames)
         z = torch.cat([encode(torch.where(fresh, 0.5, video)), encode(torch.where(fresh, video, 0.5))], 1)
         for picture in _references(request):

@@ -6,7 +6,8 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ..loaders.controls import AS_IT_IS, WAYS, prepared
+from ..loaders.controls import AS_IT_IS, WAYS, WORKING_BYTES, prepared
+from ..loaders.devices import empty_cache, out_of_memory
 from ..loaders.video_model import Control, InputError, Keyframe, VideoModel
 from . import host
 from .types import ConditioningType, ControlType, KeyframesType, VideoModelType
@@ -80,6 +81,7 @@ class ControlVideo(io.ComfyNode):
                 io.Float.Input("high", default=0.8, min=0.01, max=0.99, step=0.01, advanced=True, optional=True, tooltip="edges: one begins where the change is above this; less gives more lines"),
             ],
             outputs=[ControlType.Output(display_name="control"), io.Image.Output(display_name="images")],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
@@ -91,10 +93,23 @@ class ControlVideo(io.ComfyNode):
         if frames is None and prepare != AS_IT_IS:
             raise InputError("prepare", prepare, "There are no frames to prepare.", f"Connect frames, or choose {AS_IT_IS}.")  # fmt: skip
         if frames is not None:
-            device = host.HostMemory().device("transformer")
-            frames = prepared(_pictures("frames", frames), prepare, low, high, host.progress(), device)
+            frames = cls.prepared(_pictures("frames", frames), prepare, low, high)
         shown = next((images for images in (frames, references) if images is not None), ExecutionBlocker(NOTHING))
         return io.NodeOutput(Control(frames, mask, references, strength, start, end), shown)
+
+    @classmethod
+    def prepared(cls, frames: Tensor, way: str, low: float, high: float) -> Tensor:
+        """Frames [T, H, W, 3] in one of WAYS, on the card, or on the CPU where the card has no room even for one."""
+        device, update = host.HostMemory().device("transformer"), host.progress()
+        host.make_room(device, frames[0, ..., 0].numel() * WORKING_BYTES.get(way, 0))
+        try:
+            return prepared(frames, way, low, high, update, device)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
+        empty_cache(device)
+        host.tell(cls.hidden.unique_id, ("Memory ran out on the card: the control video was prepared on the CPU.",))
+        return prepared(frames, way, low, high, update)
 
 
 def _pictures(name: str, image: Tensor) -> Tensor:

@@ -181,7 +181,7 @@ def kept_latents(latent: dict[str, Any], cls: Any) -> Iterator[None]:
             raise
         place = f"output/{path.relative_to(host.output_folder()).as_posix()}"
         words = f"Nothing is lost: the latents are kept in {place}. Load Kept Latents (ReelwireLoadLatent) brings them back without sampling."
-        raise host.retold(error, words) from error
+        raise host.extended(error, words) from error
     path.unlink(missing_ok=True)
 
 

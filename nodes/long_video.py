@@ -103,8 +103,7 @@ class LongVideo(FileWriter):
         job = Job(host.beside_output(filename_prefix, ENDING))
         job.begin(inputs_of(model, told, made, style), unfinished == ANEW)
         tiling = tiling if tile else job.settled(tiling)
-        host.tell(cls.hidden.unique_id, made.notes)
-        host.warn_of_shortage(model, made.request_of_a_window, cls.hidden.unique_id)
+        host.tell(cls.hidden.unique_id, (*made.notes, *host.shortage(model, made.request_of_a_window)))
         watch = _Watching(cls, model, made, job)
         note = {"family": model.family.name, "variant": model.variant, "frames": frames, "fps": fps, "windows": len(made.windows),
                 "width": size[0], "height": size[1], "seed": made.request.seed}  # fmt: skip
@@ -175,7 +174,7 @@ class _Watching:
                 raise
             done, place = sum(map(self._job.has, range(count))), self._job.folder.relative_to(host.output_folder())
             words = f"{done} of {count} windows are kept in output/{place.as_posix()}: run again with the same inputs to go on."
-            raise host.retold(error, words) from error
+            raise host.extended(error, words) from error
 
 
 def _clock(seconds: float) -> str:

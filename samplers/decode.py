@@ -63,7 +63,7 @@ def frames_of(model: VideoModel, source: Callable[[], Iterator[Tensor]], size: t
         smaller(less)
         tell(f"Memory ran out while decoding; it goes on with {less.words(model.facts.spatial_ratio)}.")
 
-    return retried(make, tiling, (height, width), 0, told)
+    return retried(make, tiling, (height, width), 0, model.memory.device("vae"), told)
 
 
 def _finite(pieces: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -13,6 +13,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from ..loaders.devices import explained
 from ..loaders.lora import applied
 from ..loaders.run import Run
 from ..loaders.video_model import Conditioning, Control, InputError, Request, VideoModel
@@ -24,6 +25,10 @@ from .schedules import TABLES, solver
 from .speed import accelerated, check_speed
 
 MOST_TOKENS = 2**20  # ten times HunyuanVideo at 720p and 129 frames
+LESS_MEMORY = (
+    "Use fewer frames (in Long Video a smaller window) or a smaller size, "
+    "or hold the network in fp8 or int8, or with less of it on the card (Memory node)."
+)
 COLLAPSED = 0.02  # spread of normalised latents, which is about 1
 OnStep = Callable[[int, int, Run], None]  # (steps done, steps in all, the run so far)
 
@@ -87,7 +92,7 @@ def sample(
         raise InputError("conditioning", what, rule, "Encode the prompt with the same model.")
     if model.facts.reads_pictures:
         _check_picture(model, conditioning.picture, request)
-    with torch.no_grad():
+    with torch.no_grad(), explained(_activity(request), LESS_MEMORY):
         device = model.memory.device("transformer")
         scheduler = solver(family.solvers, request.sampler, family.schedule(model, request), device)
         run = family.prepare(model, conditioning, request, scheduler)
@@ -105,6 +110,10 @@ def sample(
                         run.advance(step, _predicted(run, step, partial(predict, network, step)))
                         on_step(step + 1, total, run)
         return _alive(_finite(run.finish(), model), model)
+
+
+def _activity(request: Request) -> str:
+    return f"{request.frames} frames of {request.width}x{request.height} were sampled"
 
 
 def _check_picture(model: VideoModel, seen: Tensor | None, request: Request) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..loaders.run import Run
-from ..loaders.tiles import Tiling, out_of_memory
+from ..loaders.tiles import Tiling
 from ..loaders.video_model import (
     Capabilities,
     Conditioning,
@@ -315,17 +315,11 @@ class _Renderer:
     def _sampled(self, number: int, window: Window, request: Request) -> Tensor:
         each, all_windows = request.steps, len(self.made.windows)
         on_step = lambda done, total, run: self.watch.step(number * each + done, all_windows * each, run)
-        try:
-            conditioning = self._conditioning(window, request.keyframes)
-            if self.made.way == "context":
-                spans = self.made.spans
-                return sample_in_context(self.model, conditioning, request, spans.length, spans.overlap, on_step)
-            return sample(self.model, conditioning, request, on_step)
-        except Exception as error:
-            if not out_of_memory(error):
-                raise
-            size = f"{window.frames} frames of {request.width}x{request.height}"
-        raise InputError("window", size, "Memory ran out while its prompt was read or it was sampled.", "Use a smaller window or size; what is done is kept.")  # fmt: skip
+        conditioning = self._conditioning(window, request.keyframes)
+        if self.made.way == "context":
+            spans = self.made.spans
+            return sample_in_context(self.model, conditioning, request, spans.length, spans.overlap, on_step)
+        return sample(self.model, conditioning, request, on_step)
 
     def _conditioning(self, window: Window, keyframes: tuple[Keyframe, ...]) -> Conditioning:
         """The window's prompt, read once; anew for each window where the text encoder looks at its first frame too."""

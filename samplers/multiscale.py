@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..loaders.devices import explained
 from ..loaders.video_model import InputError, Part, VideoModel
+
+LESS = "Enlarge a shorter or a smaller video."
 
 
 def check_upscale(model: VideoModel) -> None:
@@ -27,9 +30,10 @@ def upscale(model: VideoModel, upsampler: Part, latents: Tensor, adain: float = 
 
     check_upscale(model)
     device = model.memory.device(upsampler.name)
-    with torch.no_grad(), model.use("vae") as vae, model.memory.use(upsampler) as network:
+    with model.use("vae") as vae:  # for its statistics alone: the upsampler's weights may send it away
+        statistics = vae.latents_mean.to(device), vae.latents_std.to(device), vae.config.scaling_factor
+    with torch.no_grad(), explained("latents were enlarged", LESS), model.memory.use(upsampler) as network:
         pipeline: Any = LTXLatentUpsamplePipeline(vae=vae, latent_upsampler=network)
-        statistics = vae.latents_mean, vae.latents_std, vae.config.scaling_factor
         small = pipeline._denormalize_latents(latents.to(device, torch.float32), *statistics).to(network.dtype)
         large = network(small)
         if adain:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from ..loaders.peaks import forward_bytes
+from ..loaders.peaks import forward_bytes, sizes
 from ..loaders.video_model import Request, VideoModel
 from .caches.runner import planned
 
 
 def step_bytes(model: VideoModel, request: Request) -> int:
-    """The peak of a complete request's steps in bytes, what a cache keeps between them included."""
+    """The peak of a complete request's steps in bytes, with what a cache keeps between them. `peaks.with_kernels` adds
+    what cannot be counted."""
     return forward_bytes(model, request) + cache_bytes(model, request)
 
 
 def cache_bytes(model: VideoModel, request: Request) -> int:
-    """What the cache of a complete request keeps at most; 0 without one."""
+    """What the cache of a complete request keeps at most, and what its forward holds for it; 0 without one."""
     policy, _ = planned(model, request)
-    return 0 if policy is None else policy.estimate(model, request)
+    if policy is None:
+        return 0
+    size = sizes(model, request)
+    beginning = size.batch * (size.tokens + size.text) * size.hidden * size.item  # what went into the blocks
+    return policy.estimate(model, request) + (beginning if policy.level == "blocks" and model.family.stacks else 0)

@@ -30,6 +30,7 @@ _import_pack()
 
 from reelwire.bench.export_workflow import open_page  # noqa: E402
 from reelwire.tests.host import Host, boot  # noqa: E402
+from reelwire.tests.support.card.host import CardHost, boot_on_card  # noqa: E402
 from reelwire.training import tiny_files  # noqa: E402
 from reelwire.training.tiny_models import MODELS, make  # noqa: E402
 
@@ -54,14 +55,33 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A real ComfyUI with this pack and all tiny models, booted once per session."""
+    with boot(comfyui, _base(tiny_models, tmp_path_factory)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def card_host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CardHost]:
+    """The same on a pretend card of 2 GiB, under the legacy manager."""
+    with boot_on_card(comfyui, _base(tiny_models, tmp_path_factory)) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def dynamic_card_host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CardHost]:
+    """The same on a pretend card of 2 GiB, under DynamicVRAM."""
+    with boot_on_card(comfyui, _base(tiny_models, tmp_path_factory), dynamic=True) as running:
+        yield running
+
+
+def _base(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A base directory for a ComfyUI, with all tiny models and files."""
     base = tmp_path_factory.mktemp("comfyui")
     (base / "models" / "diffusers").mkdir(parents=True)
     for folder in tiny_models.iterdir():
         (base / "models" / "diffusers" / folder.name).symlink_to(folder, target_is_directory=True)
     for name in tiny_files.FILES:
         tiny_files.make(name, base / "models")
-    with boot(comfyui, base) as running:
-        yield running
+    return base
 
 
 @pytest.fixture(scope="session")

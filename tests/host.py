@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -18,17 +19,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 ROOT = Path(__file__).parent.parent
 PACK = "reelwire"
-OPTIONS = ("--cpu", "--disable-api-nodes", "--database-url", "sqlite:///:memory:")
+OPTIONS = ("--disable-api-nodes", "--database-url", "sqlite:///:memory:")
 BOOT_SECONDS, RUN_SECONDS = 300, 600
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 PREVIEW = 1  # the host's BinaryEventTypes.PREVIEW_IMAGE
 
+HostKind = TypeVar("HostKind", bound="Host")
 Prompt = dict[str, dict[str, Any]]
 OnEvent = Callable[[str, dict[str, Any]], None]
 
@@ -170,21 +172,34 @@ class Host:
 
 
 @contextmanager
-def boot(comfyui: Path, base: Path) -> Iterator[Host]:
-    """ComfyUI from its folder, with this pack alone in a base directory that is empty, or was booted before."""
+def boot(
+    comfyui: Path,
+    base: Path,
+    options: tuple[str, ...] = ("--cpu",),
+    environment: Mapping[str, str] | None = None,
+    packs: Mapping[str, Path] | None = None,
+    kind: type[HostKind] = Host,  # type: ignore[assignment]
+) -> Iterator[HostKind]:
+    """ComfyUI from its folder, with this pack in a base directory that is empty, or was booted before.
+
+    options: how it starts; environment: variables beside this process's; packs: name -> folder of more custom nodes;
+    kind: what talks to it.
+    """
     for name in ("custom_nodes", "input"):
         (base / name).mkdir(parents=True, exist_ok=True)
-    if not (base / "custom_nodes" / PACK).exists():
-        (base / "custom_nodes" / PACK).symlink_to(ROOT, target_is_directory=True)
+    for name, folder in {PACK: ROOT, **(packs or {})}.items():
+        if not (base / "custom_nodes" / name).exists():
+            (base / "custom_nodes" / name).symlink_to(folder, target_is_directory=True)
     port, log = _free_port(), bytearray()
-    command = [sys.executable, "main.py", "--port", str(port), "--base-directory", str(base), *OPTIONS]
+    command = [sys.executable, "main.py", "--port", str(port), "--base-directory", str(base), *OPTIONS, *options]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     # a pipe and not a file: a test limits how large the host's files may grow
-    with subprocess.Popen(command, cwd=comfyui, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+    with subprocess.Popen(command, cwd=comfyui, env={**os.environ, **(environment or {})}, **streams) as process:
         assert process.stdout is not None
         reader = threading.Thread(target=lambda: [log.extend(line) for line in process.stdout or ()])
         reader.start()
         try:
-            host = Host(f"http://127.0.0.1:{port}", base, process, log)
+            host = kind(f"http://127.0.0.1:{port}", base, process, log)
             _wait_for_boot(host)
             yield host
         finally:

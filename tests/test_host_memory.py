@@ -32,7 +32,7 @@ def open_model(folder: Path, name: str, memory: Memory) -> VideoModel:
 
 @pytest.fixture(scope="module")
 def host_module(comfyui: Path) -> Iterator[Any]:
-    """nodes/host.py with ComfyUI's modules in this process."""
+    """nodes/host with ComfyUI's modules in this process."""
     sys.path.insert(0, str(comfyui))
     import comfy.cli_args
 
@@ -162,7 +162,7 @@ def test_weights_of_eight_bits(host_module: Any, tiny_models: Path, name: str) -
         assert torch.equal(made, expected)
         network = next(part for part in ("transformer", "unet") if part in model.parts)
         with model.use(network) as module:
-            kept = [layer for layer in module.modules() if isinstance(layer, host_module.HostStored)]
+            kept = [layer for layer in module.modules() if isinstance(layer, host_module.memory.HostStored)]
             assert len(kept) > 10
             assert all(layer.weight.dtype == torch.int8 for layer in kept)
         for patcher in memory.patchers():

@@ -14,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reelwire.loaders.devices import out_of_memory
 from reelwire.loaders.families import family
 from reelwire.loaders.ltx_vae import Noise
-from reelwire.loaders.tiles import FEWEST, OVERLAP, Pieces, Tile, Tiling, out_of_memory, tiled
+from reelwire.loaders.tiles import FEWEST, OVERLAP, Pieces, Tile, Tiling, tiled
 from reelwire.loaders.video_model import Facts, InputError, Part, PlainMemory, Recipe, VideoModel
 from reelwire.samplers.decode import frame_count, stream_frames, tiling_of
 from reelwire.tests.host import ROOT

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...loaders.run import Run
 from ...loaders.video_model import InputError, Request, Stacks, VideoModel
-from .policy import MODULES, At, Policy, State
+from .policy import MODULES, At, Policy, State, of_modules
 
 FIRST_BLOCK, TAYLORSEER, SEACACHE, MAGCACHE, DBCACHE = "diffusers first block", "diffusers taylorseer", "diffusers seacache", "diffusers magcache", "cache-dit"  # fmt: skip
 
@@ -39,7 +39,12 @@ class External(Policy):
 
     @property
     def memory_of(self) -> int:
-        return 2
+        return self.order + 1 if self.kind == TAYLORSEER else 2
+
+    def estimate(self, model: VideoModel, request: Request) -> int:
+        """TaylorSeer keeps what each attention and MLP gives, with its changes; the others two values of the blocks."""
+        whole = super().estimate(model, request)
+        return int(whole * of_modules(model, request)) if self.kind == TAYLORSEER else whole
 
     def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
         raise AssertionError("the other library decides")

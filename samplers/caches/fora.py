@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from ...loaders.video_model import InputError, Request, VideoModel
-from .policy import At, Policy, State
+from .policy import At, Policy, State, of_modules
 
 GRANULARITIES = {"stack": "blocks", "module": "module"}
 
@@ -39,9 +39,5 @@ class FORA(Policy):
 
     def estimate(self, model: VideoModel, request: Request) -> int:
         """At module granularity: what each attention and MLP gives, in every block, of the text too where both go in one."""
-        whole, stacks = super().estimate(model, request), model.family.stacks
-        if self.level != "module" or stacks is None:
-            return whole
-        tokens = model.facts.tokens(request.width, request.height, request.frames)
-        text = model.facts.prompt_tokens if stacks.pairs else 0
-        return whole * model.facts.modules * (tokens + text) // tokens
+        whole = super().estimate(model, request)
+        return whole if self.level != "module" else int(whole * of_modules(model, request))

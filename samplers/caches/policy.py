@@ -148,6 +148,14 @@ class Policy(ABC):
         return bool(state.kept) and inside and at.index >= self.warmup and not ends and not tired
 
 
+def of_modules(model: VideoModel, request: Request) -> float:
+    """How many times the video's hidden states all attentions and MLPs of a network give; in blocks of two streams, of
+    the text's tokens too."""
+    tokens = model.facts.tokens(request.width, request.height, request.frames)
+    text = model.facts.prompt_tokens if model.family.stacks and model.family.stacks.pairs else 0
+    return model.facts.modules * (tokens + text) / tokens
+
+
 def check_policy(policy: Policy) -> None:
     """Raise InputError for options that make no sense."""
     if not 0 <= policy.start < policy.end <= 1:

@@ -223,6 +223,8 @@ class Forward:
         self.reuse = self.runner.decide(self.state, self.at, None, self.entry)
         old = forecast(self.state.kept, self.at.step, self.policy.order) if self.reuse else None
         forms = self.state.memory["forms"] if self.reuse else []
+        if not self.reuse:  # what the new values will push out makes room for them
+            self.state.kept = self.state.kept[max(len(self.state.kept) - self.policy.order, 0) :]
         with taped(self.network, stacks.of(self.network), forms, old) as tape:
             output: Tensor = self.network(**inputs, return_dict=False)[0]
         if not self.reuse:

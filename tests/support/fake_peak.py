@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from reelwire.loaders.tiles import Tiling
 from reelwire.loaders.video_model import Conditioning, Control, Keyframe, Part, Request, VideoModel
 from reelwire.tests.support.published import imagined
 from torch import Tensor, nn
@@ -103,45 +104,40 @@ class Fused(TorchFunctionMode):
 
 
 class Imagined:
-    """A memory whose parts lie on the meta device. asked: part -> bytes that each use has asked for."""
+    """A memory whose parts lie on the meta device. asked: part -> the most bytes that a use has asked for; peaks: part ->
+    what was alive then at most beside the weights, of an encoder or a VAE beside all that was there before, too; at: what
+    that was, where it is counted in detail."""
 
-    def __init__(self) -> None:
-        self.asked: dict[str, list[int]] = {}
+    def __init__(self, dtype: str = "bfloat16", room: int = sys.maxsize) -> None:
+        self.asked: dict[str, int] = {}
         self.peaks: dict[str, int] = {}
-        self._parts: dict[str, nn.Module] = {}
+        self.at: dict[str, Counter[Any]] = {}
+        self._dtype, self._room, self._parts = getattr(torch, dtype), room, dict[str, nn.Module]()
 
     @contextmanager
     def use(self, part: Part, activations: int = 0) -> Iterator[Any]:
-        self.asked.setdefault(part.name, []).append(activations)
-        self.make(part)
-        live = live_mode()
-        if live is not None:
-            live.restart()
-        before = 0 if live is None else live.now
-        yield self._parts[part.name]
-        if live is not None:
-            self.peaks[part.name] = max(self.peaks.get(part.name, 0), live.peak - (0 if "former" in part.name or part.name == "unet" else before))  # fmt: skip
+        self.asked[part.name] = max(self.asked.get(part.name, 0), activations)
+        module, live = self.make(part), _LIVE[-1]
+        live.restart()
+        before = 0 if part.name.startswith(("transformer", "unet")) else live.now
+        yield module
+        if live.peak - before > self.peaks.get(part.name, 0):
+            self.peaks[part.name], self.at[part.name] = live.peak - before, live.at
 
-    def make(self, part: Part) -> None:
-        """Have a part before anything is counted."""
+    def make(self, part: Part) -> nn.Module:
+        """A part; to be called before anything is counted."""
         if part.name not in self._parts:
-            self._parts[part.name] = typed(part, self.dtype)
-
-    dtype = torch.bfloat16
+            self._parts[part.name] = typed(part, self._dtype)
+        return self._parts[part.name]
 
     def device(self, part: str) -> torch.device:
         return META
 
     def room(self, part: str) -> int:
-        return sys.maxsize
+        return self._room
 
 
 _LIVE: list[Live] = []
-
-
-def live_mode() -> Live | None:
-    """The mode that counts now."""
-    return _LIVE[-1] if _LIVE else None
 
 
 @contextmanager
@@ -201,14 +197,76 @@ def fitted(model: VideoModel, pictured: bool = False, **changes: Any) -> Request
     return Request(**{**changes, "keyframes": keyframes, "control": control})
 
 
-def step_peak(model: VideoModel, steps: int = 2, detailed: bool = False, **changes: Any) -> Live:
-    """Two steps of a request through the pack's own sampler; `peak` is all that is alive beside the weights."""
+def step_peak(model: VideoModel, steps: int = 2, detailed: bool = False, **changes: Any) -> int:
+    """Two steps of a request through the pack's own sampler: the most that is alive beside the weights, in bytes."""
     from reelwire.samplers.denoise import sample
 
-    request = fitted(model, steps=steps, **changes)
-    for name, part in model.parts.items():
-        if not name.startswith("text"):
-            model.memory.make(part)
-    with counted(detailed) as live:
+    memory, request = _memory(model, "text"), fitted(model, steps=steps, **changes)
+    with counted(detailed):
         sample(model, conditioning(model, request), request)
-    return live
+    return max(peak for name, peak in memory.peaks.items() if name.startswith(("transformer", "unet")))
+
+
+def encoder_peaks(model: VideoModel, detailed: bool = False) -> dict[str, tuple[int, int]]:
+    """Encoder -> (bytes that it asked for, the most that was alive) where a prompt, or the picture, is encoded."""
+    memory, request = _memory(model, "nothing"), fitted(model)
+    with counted(detailed):
+        prompts = model.family.encode(model, "a red cat", "", request.keyframes)
+        del prompts
+        if "image_encoder" in model.parts:
+            _look(model, request)
+    return {name: (memory.asked[name], memory.peaks[name]) for name in memory.peaks if "encoder" in name}
+
+
+def _look(model: VideoModel, request: Request) -> None:
+    """The picture's way through its encoder, as the families' runs begin."""
+    from importlib import import_module
+
+    from reelwire.loaders.media import cover
+
+    images = [cover(k.images, request.width, request.height) for k in request.keyframes]
+    module: Any = import_module(f"reelwire.loaders.{model.family.name}")
+    module._look(model, images if model.family.name == "wan" else images[0])
+
+
+def coder_peaks(
+    model: VideoModel, tiling: Tiling | None = None, frames: int = 0, **changes: Any
+) -> dict[str, tuple[int, int]]:
+    """ "encode" and "decode" -> (bytes that are asked for, the most that was alive) for a clip of `frames` frames (0: as long
+    as shows all, not as the default is) of the default size."""
+    from reelwire.samplers.decode import stream_frames
+
+    memory, facts = _memory(model, "text"), model.facts
+    request = model.complete(Request(**changes))
+    latents = facts.latent_shape(request.width, request.height, frames or _enough(model, request))
+    clip, tiling = (
+        torch.zeros(()).expand(facts.frames(latents[2]) + facts.lead, request.height, request.width, 3),
+        tiling or Tiling(),
+    )
+    found = {}
+    with counted():
+        memory.peaks.clear()
+        with model.use("vae", model.vae_bytes(tiling, *latents[3:], encode=True)) as vae:
+            model.family.encode_video(model, vae, clip)
+        found["encode"] = memory.asked["vae"], memory.peaks.pop("vae")
+        memory.asked.clear()
+        for piece in stream_frames(model, torch.zeros(latents, device=META), tiling=tiling):
+            del piece
+        found["decode"] = memory.asked["vae"], memory.peaks.pop("vae")
+    return found
+
+
+def _enough(model: VideoModel, request: Request) -> int:
+    """Frames after which a streamed VAE's memory grows no more."""
+    facts = model.facts
+    return max(facts.frame_counts) if facts.frame_counts else 6 * facts.temporal_ratio * facts.time_patch + 1
+
+
+def _memory(model: VideoModel, left_out: str) -> Imagined:
+    """The model's memory with all parts made but those of this name."""
+    memory = model.memory
+    assert isinstance(memory, Imagined)
+    for name, part in model.parts.items():
+        if not name.startswith(left_out):
+            memory.make(part)
+    return memory

@@ -35,7 +35,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "umt5": {"architectures": ["UMT5EncoderModel"], "vocab_size": 256384, **_T5},
     "llama": {"architectures": ["LlamaModel"], **_LLAMA},
     "llava": {"architectures": ["LlavaForConditionalGeneration"], "vision_config": {"model_type": "clip_vision_model", **_EYE},
-              "text_config": {"model_type": "llama", **_LLAMA}, "vision_feature_layer": -2, "projector_hidden_act": "gelu"},
+              "text_config": {"model_type": "llama", **_LLAMA}, "vision_feature_layer": -2, "pad_token_id": 0, "projector_hidden_act": "gelu"},
     "clip": dict(architectures=["CLIPTextModel"], hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12, vocab_size=49408,
                  projection_dim=768, max_position_embeddings=77, hidden_act="quick_gelu"),
     "vision": {"architectures": ["CLIPVisionModelWithProjection"], **_VIT_H},

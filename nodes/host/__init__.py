@@ -1,4 +1,4 @@
-"""Every call into ComfyUI: folders, memory manager, progress, preview, interrupt."""
+"""Every call into ComfyUI: folders, files, notes and pictures here, memory and progress in modules of their own."""
 
 from __future__ import annotations
 
@@ -7,39 +7,35 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import comfy
 import comfy.latent_formats
 import comfy.model_management as mm
-import comfy.model_patcher
-import comfy.ops
-import comfy.utils
 import folder_paths
 import torch
-import torch.nn.functional as F
-from comfy.patcher_extension import CallbacksMP
 from einops import rearrange
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..loaders.checkpoints import write_whole
-from ..loaders.storage import Stored
-from ..loaders.tiles import out_of_memory
-from ..loaders.video_model import InputError, Part, Request, VideoModel
+from ...loaders.checkpoints import write_whole
+from ...loaders.devices import OutOfMemory, out_of_memory
+from ...loaders.video_model import InputError, VideoModel
+from .machine import machine as machine
+from .machine import shortage as shortage
+from .memory import HostMemory as HostMemory
+from .memory import free_ram as free_ram
+from .memory import make_room as make_room
+from .progress import PREVIEW_SIZE
+from .progress import Interrupted as Interrupted
+from .progress import progress as progress
 
-if TYPE_CHECKING:
-    from ..samplers.estimate import Machine
-
-BUNDLED = Path(__file__).parent.parent / "loaders" / "bundled"
+BUNDLED = Path(__file__).parents[2] / "loaders" / "bundled"
 AUTO = "auto"
 PRECISIONS = (AUTO, "bfloat16", "float16", "float32")
-PREVIEW_SIZE = 512
-Interrupted = mm.InterruptProcessingException
 UPSAMPLER = "LatentUpsamplePipeline"
 LONGEST_NAME = 200  # bytes; most file systems take 255, and a counter and an ending follow
 # family -> the host's classes with preview colours, of which the number of channels tells the right one
@@ -52,142 +48,6 @@ _LATENT_FORMATS = {
 }
 # how the pipelines of a family are called in model_index.json
 _PIPELINES = {"ltx": "LTX", "wan": "Wan", "hunyuan_video": "HunyuanVideo", "mochi": "Mochi", "svd": "StableVideoDiffusion", "cogvideox": "CogVideoX"}  # fmt: skip
-
-
-# ---------------------------------------------------------------- memory
-
-_CASTING = {getattr(nn, name): getattr(comfy.ops.manual_cast, name)
-            for name in ("Linear", "Conv1d", "Conv2d", "Conv3d", "LayerNorm", "RMSNorm", "GroupNorm", "Embedding")}  # fmt: skip
-
-
-class HostStored(Stored):
-    """Bytes that the host brings to where they are needed; they are widened there."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        weight, bias, lent = comfy.ops.cast_bias_weight(
-            self, device=input.device, dtype=self.weight.dtype, bias_dtype=input.dtype, offloadable=True
-        )
-        made = F.linear(input, self.widened(weight, input.dtype), bias)
-        comfy.ops.uncast_bias_weight(self, weight, bias, lent)
-        return made
-
-
-_CASTING[Stored] = HostStored
-
-
-class Holder(nn.Module):
-    """Takes the attributes that ModelPatcher writes, so that diffusers and transformers modules stay untouched."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        self.device = torch.device("cpu")
-
-
-class HostMemory:
-    """ComfyUI's memory manager: parts are moved, partly offloaded and evicted by it."""
-
-    def __init__(self, most_on_card: float = 0.0) -> None:
-        """most_on_card: bytes of a part's weights that may lie on the card at a time; 0: as the manager decides."""
-        self._patchers: dict[str, Any] = {}
-        self._most = most_on_card
-
-    @contextmanager
-    def use(self, part: Part, activations: int = 0) -> Iterator[nn.Module]:
-        for name in part.instead_of:
-            if name in self._patchers:
-                unload(self._patchers[name])
-        if part.name not in self._patchers:
-            self._patchers[part.name] = self._wrap(part)
-        patcher = self._patchers[part.name]
-        mm.load_models_gpu([patcher], memory_required=activations)
-        if self._most and (over := patcher.loaded_size() - self._most) > 0:
-            patcher.partially_unload(patcher.offload_device, over)
-        yield patcher.model.inner
-
-    def device(self, part: str) -> torch.device:
-        return _devices(part)[0]()
-
-    def room(self, part: str) -> int:
-        device = self.device(part)
-        if device.type == "cpu":
-            return free_ram()
-        held = sum(m.model_loaded_memory() for m in mm.current_loaded_models if m.device == device)  # can be sent away
-        return mm.get_free_memory(device) + held
-
-    def patchers(self) -> list[Any]:
-        return list(self._patchers.values())
-
-    @property
-    def limit(self) -> float:
-        """Bytes of a part's weights that may lie on the card at a time; 0: as the manager decides."""
-        return self._most
-
-    def _wrap(self, part: Part) -> Any:
-        offload = _devices(part.name)[1]()
-        holder = Holder(use_casting_layers(part.load(progress())))
-        patcher = comfy.model_patcher.CoreModelPatcher(
-            holder, load_device=self.device(part.name), offload_device=offload
-        )
-        patcher.add_callback(CallbacksMP.ON_LOAD, lambda _patcher, device, *_: move_rest(holder, device))
-        patcher.add_callback(CallbacksMP.ON_DETACH, lambda _patcher, *_: move_rest(holder, offload))
-        return patcher
-
-
-def _devices(part: str) -> tuple[Callable[[], torch.device], Callable[[], torch.device]]:
-    """Where a part computes, and where it waits."""
-    if part == "vae":
-        return mm.vae_device, mm.vae_offload_device
-    if "encoder" in part:
-        return mm.text_encoder_device, mm.text_encoder_offload_device
-    return mm.get_torch_device, mm.unet_offload_device
-
-
-def machine(model: VideoModel) -> Machine:
-    """Where a run of this model would go, for an estimate: what is free there, and what this pack can send away."""
-    from ..samplers.estimate import Machine
-
-    device, waiting = model.memory.device("transformer"), sum(p.model_size() for p in model.get_models())
-    room, ram = model.memory.room("transformer"), free_ram() + waiting
-    cpu = device.type == "cpu"
-    name = "this processor" if cpu else str(mm.get_torch_device_name(device))
-    return Machine(name, ram if cpu else room, ram, cpu, getattr(model.memory, "limit", 0.0))
-
-
-def warn_of_shortage(model: VideoModel, request: Request, node_id: str) -> tuple[str, ...]:
-    """Say on a node, before it begins, what a complete request has no room for; mostly nothing. It is no error."""
-    from ..samplers.estimate import shortage
-
-    notes = shortage(model, request, machine(model))
-    tell(node_id, notes)
-    return notes
-
-
-def unload(patcher: Any) -> None:
-    """Take a part off its device, if it is there."""
-    for loaded in [m for m in mm.current_loaded_models if m.model is patcher]:
-        loaded.model_unload()
-        mm.current_loaded_models.remove(loaded)
-
-
-def use_casting_layers(module: nn.Module) -> nn.Module:
-    """Switch plain leaf layers to the host's casting ops, which can compute while their weights lie elsewhere."""
-    for layer in module.modules():
-        casting = _CASTING.get(type(layer))
-        if casting is not None:
-            layer.__class__ = casting
-            if not hasattr(layer, "bias"):
-                layer.bias = None
-    return module
-
-
-def move_rest(module: nn.Module, device: torch.device | None) -> None:
-    """Move what the partial loader leaves behind: parameters beside sub-modules or in foreign layers, and buffers."""
-    for layer in module.modules():
-        if hasattr(layer, "comfy_cast_weights"):
-            continue
-        for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
-            tensor.data = tensor.data.to(device)
 
 
 def precision(name: str) -> str:
@@ -278,7 +138,7 @@ def changed(path: Path) -> float:
 
 def calibrated() -> float:
     """When a checkpoint was last calibrated."""
-    from ..samplers.caches.store import file_of
+    from ...samplers.caches.store import file_of
 
     found = (file_of(path) for path in checkpoints().values())
     return max((file.stat().st_mtime for file in found if file.exists()), default=0.0)
@@ -380,7 +240,7 @@ def keep_latents(latent: dict[str, Any], cls: Any) -> Path:
 
 def read_latents(path: Path) -> dict[str, Any]:
     """A LATENT from a file of `keep_latents`; raises CheckpointError where it is damaged."""
-    from ..loaders.checkpoints import CheckpointError
+    from ...loaders.checkpoints import CheckpointError
 
     try:
         with safe_open(path, "pt") as file:
@@ -398,22 +258,7 @@ def samples(model: VideoModel, latent: dict[str, Any]) -> Tensor:
     return model.family.from_host(model, held) if fits and not pictures else held
 
 
-def free_ram() -> int:
-    return mm.get_free_memory(torch.device("cpu"))
-
-
-# ---------------------------------------------------------------- progress
-
-
-def progress() -> Callable[..., None]:
-    """A function (done, in all, picture or None) that moves the running node's bar, shows the picture and stops when asked to."""
-    bar = comfy.utils.ProgressBar(1)
-
-    def update(done: int, total: int, picture: Any = None) -> None:
-        mm.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done, total, None if picture is None else ("JPEG", picture, PREVIEW_SIZE))
-
-    return update
+# ---------------------------------------------------------------- notes
 
 
 def tell(node_id: str, notes: tuple[str, ...], level: int = logging.WARNING) -> None:
@@ -426,10 +271,9 @@ def tell(node_id: str, notes: tuple[str, ...], level: int = logging.WARNING) -> 
         PromptServer.instance.send_progress_text("\n".join(notes), node_id)
 
 
-def retold(error: Exception, words: str) -> Exception:
+def extended(error: Exception, words: str) -> Exception:
     """An error with more words, of a kind that the host knows: after one of memory it makes room."""
-    kind = torch.OutOfMemoryError if out_of_memory(error) else RuntimeError
-    return kind(f"{error} {words}")
+    return (OutOfMemory if out_of_memory(error) else RuntimeError)(f"{error} {words}")
 
 
 def show(node_id: str, text: str) -> None:

@@ -1,0 +1,155 @@
+"""What runs need beside the weights, asked and counted:  python bench/memory.py [--card] [VARIANT...]
+
+Every shipped variant at its default preset, in bfloat16, at its published size without numbers (tests/support/fake_peak.py):
+the room that a step asked for before (a formula of latent positions), what it asks now, and what was counted; the same for
+its text encoders, and for its VAE at encoding and decoding. --card: the tiny models too, whole, on the pretend card
+(tests/support/card). Prints tables and writes bench/memory.json when no variant is named.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from pack import import_pack
+
+if "reelwire" not in sys.modules:
+    import_pack()
+from reelwire.loaders.bundle import files_of
+from reelwire.loaders.families import load
+from reelwire.loaders.peaks import forward_bytes
+from reelwire.loaders.video_model import Part, PlainMemory, Recipe, Request, VideoModel
+from reelwire.samplers.room import step_bytes
+from reelwire.tests.support.fake_peak import Imagined, coder_peaks, encoder_peaks, fitted, step_peak
+from reelwire.tests.support.published import VARIANTS, published
+
+OUT = Path(__file__).with_suffix(".json")
+GIB, MIB = 2**30, 2**20
+Row = dict[str, Any]
+
+
+def asked_before(model: VideoModel, request: Request) -> int:
+    """The formula that stood here: twelve times the width for each latent position of both branches."""
+    return (
+        math.prod(model.facts.latent_shape(request.width, request.height, request.frames)[2:])
+        * 2
+        * 12
+        * model.facts.width
+        * 2
+    )
+
+
+def variant_row(variant: str, folder: Path) -> Row:
+    """Of one shipped variant at its default."""
+    memory = Imagined()
+    model = published(variant, folder, memory)
+    request = model.complete(fitted(model))
+    counted = step_peak(model)
+    row: Row = {
+        "variant": variant, "request": [request.width, request.height, request.frames], "before": asked_before(model, request),
+        "asked": step_bytes(model, request), "estimated": forward_bytes(model, request), "counted": counted,
+    }  # fmt: skip
+    row["encoders"] = {name: list(pair) for name, pair in encoder_peaks(model).items()}
+    return row | {kind: list(pair) for kind, pair in coder_peaks(model).items()}
+
+
+def published_rows(variants: list[str]) -> list[Row]:
+    print(
+        f"{'variant':<32}{'size':>14} |{'before':>8}{'asked':>8}{'estimate':>9}{'counted':>9}{'ratio':>7} | encoders MiB | encode, decode GiB"
+    )
+    rows = list[Row]()
+    with tempfile.TemporaryDirectory() as folder:
+        for variant in variants:
+            rows.append(variant_row(variant, Path(folder)))
+            print(_line(rows[-1]), flush=True)
+    return rows
+
+
+def _line(row: Row) -> str:
+    size = "x".join(map(str, row["request"]))
+    gib = "".join(
+        f"{row[key] / GIB:>{width}.2f}"
+        for key, width in (("before", 8), ("asked", 8), ("estimated", 9), ("counted", 9))
+    )
+    encoders = ", ".join(f"{a / MIB:.0f} for {b / MIB:.0f}" for a, b in row["encoders"].values())
+    vae = ", ".join(
+        f"{row[key][0] / GIB:.2f} for {row[key][1] / GIB:.2f}" for key in ("encode", "decode") if key in row
+    )
+    return f"{row['variant']:<32}{size:>14} |{gib}{row['estimated'] / row['counted']:>7.3f} | {encoders} | {vae}"
+
+
+# ---------------------------------------------------------------- tiny models on the pretend card
+
+
+class Watched(PlainMemory):
+    """A memory that hears how much is held on the card beside the weights. peaks: part -> the most of it."""
+
+    def __init__(self, device: str, card: Any) -> None:
+        super().__init__(device)
+        self.asked: dict[str, int] = {}
+        self.peaks: dict[str, int] = {}
+        self._card = card
+
+    @contextmanager
+    def use(self, part: Part, activations: int = 0) -> Iterator[Any]:
+        self.asked[part.name] = max(self.asked.get(part.name, 0), activations)
+        with super().use(part, activations) as module:
+            self._card.reset_peak()
+            yield module
+        weights = sum(_blocks(t) for kept in self._modules.values() for t in (*kept.parameters(), *kept.buffers()))
+        self.peaks[part.name] = max(self.peaks.get(part.name, 0), self._card.peak() - weights)
+
+
+def _blocks(tensor: torch.Tensor) -> int:
+    """Bytes that the card counts for a tensor."""
+    return -(-tensor.nbytes // 512) * 512
+
+
+def card_rows(names: list[str], folder: Path, size: int = 8 << 30) -> list[Row]:
+    """Each tiny model of `folder` once through its own steps on the card, in bfloat16."""
+    from reelwire.tests.support.card import attach
+
+    card, rows = attach(size), list[Row]()
+    from reelwire.tests.test_families import MODELS, run
+
+    for name in names or [*MODELS]:
+        memory = Watched("npu", card)
+        model = load(Recipe(MODELS[name], "", files_of(folder / name), "bfloat16"), memory)
+        run(model)
+        for part, peak in memory.peaks.items():
+            rows.append({"model": name, "part": part, "asked": memory.asked[part], "peak": peak})
+            print(f"{name:<28}{part:<16} asked {memory.asked[part] / MIB:8.2f} MiB, peak {peak / MIB:8.2f}", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="*", default=VARIANTS, help="family/variant; all if none is named")
+    parser.add_argument("--card", action="store_true", help="tiny models on the pretend card too")
+    options = parser.parse_args()
+    told: dict[str, list[Row]] = {"published": published_rows(options.variants)}
+    if options.card:
+        from reelwire.training.tiny_models import MODELS, make
+
+        with tempfile.TemporaryDirectory() as folder:
+            for name in MODELS:
+                make(name, Path(folder))
+            told["card"] = card_rows([], Path(folder))
+    if [*options.variants] == VARIANTS:
+        before = json.loads(OUT.read_text()) if OUT.exists() else {}
+        lines = {k: "[\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]" for k, rows in {**before, **told}.items()}
+        OUT.write_text("{\n " + ",\n ".join(f'"{k}": {v}' for k, v in lines.items()) + "\n}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,57 @@
+"""What differs between graphics cards: how much memory is free, how it is given back, how running out of it looks."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+_PHRASES = ("not enough memory", "allocate memory", "out of memory")  # of the CPU's allocator, cuDNN, MPS and others
+
+
+class OutOfMemory(torch.OutOfMemoryError):
+    """Memory ran out, in words. ComfyUI knows it by its base class and makes room for what comes after."""
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that are free on a device, including what PyTorch holds back for reuse; sys.maxsize where nobody counts."""
+    backend: Any = getattr(torch, device.type, None)
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
+    if not hasattr(backend, "mem_get_info"):
+        return sys.maxsize
+    statistics = backend.memory_stats(device) if hasattr(backend, "memory_stats") else {}
+    unused = statistics.get("reserved_bytes.all.current", 0) - statistics.get("active_bytes.all.current", 0)
+    return int(backend.mem_get_info(device)[0] + unused)
+
+
+def empty_cache(device: torch.device) -> None:
+    """Give back what PyTorch holds for reuse on a device, after what is garbage has been collected."""
+    gc.collect()
+    empty = getattr(getattr(torch, device.type, None), "empty_cache", None)
+    if empty is not None:
+        empty()
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a card or in RAM."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(phrase in str(error).lower() for phrase in _PHRASES)
+
+
+@contextmanager
+def explained(activity: str, remedy: str) -> Iterator[None]:
+    """Raise OutOfMemory, saying what was done and what helps, for any error within that says that memory ran out."""
+    try:
+        yield
+    except OutOfMemory:
+        raise
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        raise OutOfMemory(f"Memory ran out while {activity}. {remedy}") from error

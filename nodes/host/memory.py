@@ -1,0 +1,192 @@
+"""ComfyUI's memory manager as the engine's Memory: it moves, partly offloads and evicts every part."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.model_management as mm
+import comfy.model_patcher
+import comfy.ops
+import torch
+import torch.nn.functional as F
+from comfy.patcher_extension import CallbacksMP
+from torch import Tensor, nn
+
+from ...loaders.storage import Stored
+from ...loaders.video_model import Part
+from .progress import progress
+
+_CASTING = {
+    getattr(nn, name): getattr(comfy.ops.manual_cast, name)
+    for name in ("Linear", "Conv1d", "Conv2d", "Conv3d", "LayerNorm", "RMSNorm", "GroupNorm", "Embedding")
+}
+
+
+class HostStored(Stored):
+    """Bytes that the host brings to where they are needed; they are widened there."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        weight, bias, lent = comfy.ops.cast_bias_weight(
+            self, device=input.device, dtype=self.weight.dtype, bias_dtype=input.dtype, offloadable=True
+        )
+        made = F.linear(input, self.widened(weight, input.dtype), bias)
+        comfy.ops.uncast_bias_weight(self, weight, bias, lent)
+        return made
+
+
+_CASTING[Stored] = HostStored
+
+
+class Holder(nn.Module):
+    """Takes the attributes that ModelPatcher writes, so that diffusers and transformers modules stay untouched."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        self.device = torch.device("cpu")
+
+
+class HostMemory:
+    """ComfyUI's memory manager: parts are moved, partly offloaded and evicted by it."""
+
+    def __init__(self, most_on_card: float = 0.0) -> None:
+        """most_on_card: bytes of a part's weights that may lie on the card at a time; 0: as the manager decides."""
+        self._patchers: dict[str, Any] = {}
+        self._most = int(most_on_card)
+
+    @contextmanager
+    def use(self, part: Part, activations: int = 0) -> Iterator[nn.Module]:
+        for name in part.instead_of:
+            if name in self._patchers:
+                unload(self._patchers[name])
+        if part.name not in self._patchers:
+            self._patchers[part.name] = self._wrap(part)
+        patcher = self._patchers[part.name]
+        mm.load_models_gpu([patcher], memory_required=activations)
+        if self._most:
+            limit(patcher, self._most)
+        move_rest(patcher.model, patcher.load_device)
+        yield patcher.model.inner
+
+    def device(self, part: str) -> torch.device:
+        return _devices(part)[0]()
+
+    def room(self, part: str) -> int:
+        device = self.device(part)
+        if device.type == "cpu":
+            return free_ram()
+        evictable = sum(m.model_loaded_memory() for m in mm.current_loaded_models if m.device == device)
+        return int(mm.get_free_memory(device) + evictable)
+
+    def patchers(self) -> list[Any]:
+        return list(self._patchers.values())
+
+    @property
+    def most_on_card(self) -> int:
+        """Bytes of a part's weights that may lie on the card at a time; 0: as the manager decides."""
+        return self._most
+
+    def _wrap(self, part: Part) -> Any:
+        offload = _devices(part.name)[1]()
+        holder = Holder(use_casting_layers(part.load(progress())))
+        patcher = comfy.model_patcher.CoreModelPatcher(
+            holder, load_device=self.device(part.name), offload_device=offload
+        )
+
+        def on_detach(_patcher: Any, unpatch_all: bool = True, *_: Any) -> None:
+            if (
+                unpatch_all
+            ):  # else the weights stay: the manager detaches a model that is loaded before it loads it anew
+                move_rest(holder, offload)
+
+        patcher.add_callback(CallbacksMP.ON_LOAD, lambda _patcher, device, *_: move_rest(holder, device))
+        patcher.add_callback(CallbacksMP.ON_DETACH, on_detach)
+        return patcher
+
+
+def make_room(device: torch.device, needed: int) -> None:
+    """Have models sent away until `needed` bytes are free on a device, for work that no model does."""
+    if device.type != "cpu":
+        mm.free_memory(needed + mm.extra_reserved_memory(), device)
+
+
+def free_ram() -> int:
+    return int(mm.get_free_memory(torch.device("cpu")))
+
+
+def _devices(part: str) -> tuple[Callable[[], torch.device], Callable[[], torch.device]]:
+    """Where a part computes, and where it waits."""
+    if part == "vae":
+        return mm.vae_device, mm.vae_offload_device
+    if "encoder" in part:
+        return mm.text_encoder_device, mm.text_encoder_offload_device
+    return mm.get_torch_device, mm.unet_offload_device
+
+
+def limit(patcher: Any, most: int) -> None:
+    """Keep at most this many bytes of a loaded part's weights on its device while it runs."""
+    over = patcher.loaded_size() - most
+    if not patcher.is_dynamic():
+        if over > 0:
+            patcher.partially_unload(patcher.offload_device, over)
+        return
+    # DynamicVRAM brings layers in when they run, up to a watermark. Small and foreign weights always lie on the card.
+    pages = getattr(patcher, "_vbar_get", lambda: None)()
+    if not hasattr(pages, "set_watermark_limit"):
+        logging.warning("Reelwire: this ComfyUI has no limit for DynamicVRAM; most_on_card is not kept.")
+        return
+    fixed = patcher.loaded_size() - pages.loaded_size()
+    pages.free_memory(max(over, 0))
+    pages.set_watermark_limit(max(most - fixed, 0))
+
+
+def unload(patcher: Any) -> None:
+    """Take a part off its device, if it is there."""
+    for loaded in [m for m in mm.current_loaded_models if m.model is patcher]:
+        loaded.model_unload()
+        mm.current_loaded_models.remove(loaded)
+
+
+def use_casting_layers(module: nn.Module) -> nn.Module:
+    """Switch leaf layers to the host's casting ops, which can compute while their weights lie elsewhere."""
+    for layer in module.modules():
+        casting = _casting(type(layer))
+        if casting is not None:
+            layer.__class__ = casting
+            if not hasattr(layer, "bias"):
+                layer.bias = None
+    return module
+
+
+def _casting(layer: type[nn.Module]) -> type[nn.Module] | None:
+    """The host's form of a layer's class, None where it has none.
+
+    A class that only prepares its input and calls `super().forward` (as diffusers' causal convolutions of Wan and
+    CogVideoX do) is put before the host's layer: its `super()` is then the host's. One that reads its weight itself
+    (as FP32LayerNorm does) computes where its weight lies.
+    """
+    if layer in _CASTING:
+        return _CASTING[layer]
+    base = next((known for known in layer.__mro__ if known in _CASTING), None)
+    if base is None or issubclass(layer, comfy.ops.CastWeightBiasOp):
+        return None
+    own = (vars(c).get("forward") for c in layer.__mro__[: layer.__mro__.index(base)])
+    names = [set(inspect.unwrap(forward).__code__.co_names) for forward in own if forward is not None]
+    if any("super" not in used or used & {"weight", "bias"} for used in names):
+        return None
+    _CASTING[layer] = type(layer.__name__, (layer, _CASTING[base]), {"__module__": layer.__module__})
+    return _CASTING[layer]
+
+
+def move_rest(module: nn.Module, device: torch.device | None) -> None:
+    """Move what the manager's partial loads and unloads leave behind: parameters beside sub-modules or in layers that
+    cannot be cast, and buffers."""
+    for layer in module.modules():
+        if hasattr(layer, "comfy_cast_weights"):
+            continue
+        for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
+            tensor.data = tensor.data.to(device)

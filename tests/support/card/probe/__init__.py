@@ -1,0 +1,55 @@
+"""A custom node pack for tests: `/reelwire_card` tells the state of a running ComfyUI's card, and sets what a test sets."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import comfy.model_management as mm
+import torch
+from aiohttp import web
+from server import PromptServer
+
+NODE_CLASS_MAPPINGS: dict[str, Any] = {}
+
+
+def _orders(index: int) -> dict[str, Any]:
+    return {
+        "set_cap": lambda size: torch.npu.set_cap(size, index),
+        "fail_after": lambda allocations: torch.npu.fail_after(allocations, index),
+        "reset_peak": lambda _: torch.npu.reset_peak_memory_stats(index),
+        "collect": lambda _: gc.collect(),
+    }
+
+
+def _state(index: int) -> dict[str, Any]:
+    """All in bytes. loaded: [class, bytes on the card, bytes in all] of each part that the manager knows."""
+    parts = [loaded.model for loaded in mm.current_loaded_models if loaded.model is not None]
+    return {
+        "device": str(mm.get_torch_device()),
+        "dynamic": mm.comfy.memory_management.aimdo_enabled,
+        "allocated": torch.npu.memory_allocated(index),
+        "peak": torch.npu.max_memory_allocated(index),
+        "cap": torch.npu.mem_get_info(index)[1],
+        "allocations": torch.npu.allocations(index),
+        "refusals": torch.npu.refusals(index),
+        "loaded": [[type(_inner(p)).__name__, int(p.loaded_size()), int(p.model_size())] for p in parts],
+        "tensors": sorted(
+            f"{tuple(t.shape)} {t.dtype}"
+            for t in gc.get_objects()
+            if issubclass(type(t), torch.Tensor) and t.device.type == "npu"
+        )[:50],
+    }
+
+
+def _inner(patcher: Any) -> Any:
+    return getattr(patcher.model, "inner", patcher.model)
+
+
+@PromptServer.instance.routes.post("/reelwire_card/{index}")
+async def state(request: web.Request) -> web.Response:
+    """The body: a JSON object of orders, which are done in their order before the state is told."""
+    index, orders = int(request.match_info["index"]), await request.json()
+    for name, value in orders.items():
+        _orders(index)[name](value)
+    return web.json_response(_state(index))
