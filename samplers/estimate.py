@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..loaders.peaks import decode_bytes, encode_bytes, weight_bytes
+from ..loaders.peaks import decode_bytes, encode_bytes, weight_bytes, with_kernels
 from ..loaders.tiles import Tiling
 from ..loaders.video_model import Part, Request, VideoModel
 from .caches.runner import planned
@@ -56,7 +56,7 @@ class Need:
         if machine.cpu:
             return self.weights
         most = min(self.weights, machine.limit or self.weights)
-        return int(min(most, max(machine.room - self.working, 0)))
+        return int(min(most, max(machine.room - with_kernels(self.working), 0)))
 
     def verdict(self, machine: Machine) -> str:
         """Whether it fits, in one of the three words above."""
@@ -66,7 +66,9 @@ class Need:
 
     def least(self, machine: Machine) -> int:
         """The room without which it cannot run."""
-        return self.working + (self.earlier + self.weights if machine.cpu else min(self.layer, self.weights))
+        if machine.cpu:
+            return self.working + self.earlier + self.weights
+        return with_kernels(self.working) + min(self.layer, self.weights)
 
 
 @dataclass(frozen=True)
