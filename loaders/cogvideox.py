@@ -63,6 +63,7 @@ class CogVideoX(Family):
         "MLP": Moment(hidden=4, mlp=2, rotary=3, text=1),
     }
     dispatches = False
+    decode_cycle = 1, 2
     image_models = "CogVideoX-5B-I2V or CogVideoX1.5-5B-I2V"
     text_models = "CogVideoX-5B or CogVideoX1.5-5B"
     control_models = "CogVideoX-Fun-Control"

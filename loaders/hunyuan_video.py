@@ -52,6 +52,7 @@ class HunyuanVideo(Family):
         "query and key of a single block": Moment(hidden=8, mlp=1, float32=2, copies=1, rotary=2, text=1),
         "output of a single block": Moment(hidden=8.6, mlp=2, rotary=2, text=1),
     }
+    decode_cycle = 2, 3
     stacks = Stacks(("transformer_blocks", "single_transformer_blocks"))
     image_models, text_models = "HunyuanVideo-I2V", "HunyuanVideo (T2V)"
 

@@ -57,11 +57,12 @@ def source(name: str) -> str:
     return str(_data()["sources"][name])
 
 
-@lru_cache(1)
-def utilisation() -> tuple[float, float]:
-    """(least, most) share of a card's peak rate that the published runs reach."""
+@lru_cache
+def utilisation(card: Card | None = None) -> tuple[float, float]:
+    """(least, most) share of its peak rate that the published runs on a card reach; on all cards, where it has none."""
     rates = {card.name: card.rate("bfloat16") for card in cards()}
-    shares = [run["petaflops"] * 1e15 / run["seconds"] / rates[run["card"]] for run in published()]
+    runs = [run for run in published() if card is not None and run["card"] == card.name] or published()
+    shares = [run["petaflops"] * 1e15 / run["seconds"] / rates[run["card"]] for run in runs]
     return min(shares), max(shares)
 
 
@@ -80,9 +81,8 @@ def find_card(device: str) -> Card | None:
 def seconds(operations: tuple[float, float], moved: float, slow: Card, fast: Card, dtype: str) -> tuple[float, float]:
     """(least, most) seconds for operations on cards of a class; moved: bytes of weights that come from RAM on the way,
     hidden behind the computing at best, on top of it at worst."""
-    least, most = utilisation()
-    begin = max(operations[0] / (fast.rate(dtype) * most), moved / PCIE[0])
-    return begin, operations[1] / (slow.rate(dtype) * least) + moved / PCIE[1]
+    begin = max(operations[0] / (fast.rate(dtype) * utilisation(fast)[1]), moved / PCIE[0])
+    return begin, operations[1] / (slow.rate(dtype) * utilisation(slow)[0]) + moved / PCIE[1]
 
 
 def in_words(span: tuple[float, float]) -> str:

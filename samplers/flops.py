@@ -21,8 +21,6 @@ from ..loaders.bundle import blank
 from ..loaders.tiles import Tile, Tiling
 from ..loaders.video_model import Request, VideoModel
 
-COUNTED = 4  # latent frames of a decode that run; each further one costs a streamed decoder what the last of these did
-
 
 @dataclass(frozen=True)
 class Flops:
@@ -78,24 +76,26 @@ def decode_flops(model: VideoModel, request: Request, tiling: Tiling | None = No
         frame = torch.empty(1, channels, 1, height, width, device="meta", dtype=vae.dtype)
         tile = Tile(0, 0, height, width, (height, width), bool(tiling and tiling.thrifty))
         stage = partial(model.family.decode_pieces, vae, tile=tile, seed=0)
-        total += _stream_flops(stage, frame, frames) * count
+        total += _stream_flops(stage, frame, frames, *model.family.decode_cycle) * count
     return total
 
 
-def _stream_flops(stage: Callable[[Iterator[Tensor]], Iterator[Tensor]], frame: Tensor, count: int) -> Flops:
-    """What a stage computes for a stream of `count` equal frames, of which the first few run."""
-    asked: list[Flops] = []  # what had been computed when a frame was asked for
+def _stream_flops(
+    stage: Callable[[Iterator[Tensor]], Iterator[Tensor]], frame: Tensor, count: int, start: int, period: int
+) -> Flops:
+    """What a stage computes for `count` equal frames, of which few run: from `start` on each `period` costs the same."""
 
-    def frames(counted: Callable[[], Flops]) -> Iterator[Tensor]:
-        for _ in range(min(count, COUNTED)):
-            asked.append(counted())
-            yield frame
+    def run(frames: int) -> Flops:
+        with _counting() as counted:
+            for _ in stage(iter([frame] * frames)):
+                pass
+            return counted()
 
-    with _counting() as counted:
-        for _ in stage(frames(counted)):
-            pass
-        whole = counted()
-    return whole + (asked[-1] - asked[-2]) * (count - COUNTED) if count > COUNTED else whole
+    first = start + (count - start) % period
+    if count <= first + period:
+        return run(count)
+    few = run(first)
+    return few + (run(first + period) - few) * ((count - first) // period)
 
 
 def encoder_flops(model: VideoModel) -> Flops:
@@ -111,12 +111,15 @@ def encoder_flops(model: VideoModel) -> Flops:
     return Flops(2 * 2 * model.facts.prompt_tokens * sum(math.prod(shape) for shape in weights))
 
 
-class _FullMasks(TorchFunctionMode):
-    """Which entries of a mask are set, asked without numbers: all of them, as if the prompt filled its tokens."""
+class _WithoutNumbers(TorchFunctionMode):
+    """What cannot be done without numbers: nothing is moved off the meta device, and each entry of a mask counts as
+    set, as if the prompt filled its tokens."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.nonzero and args[0].is_meta and args[0].ndim == 1:
             return torch.empty(len(args[0]), 1, device="meta", dtype=torch.int64)
+        if func is Tensor.to and args[0].is_meta:
+            args = tuple("meta" if isinstance(value, (str, torch.device)) else value for value in args)
         return func(*args, **(kwargs or {}))
 
 
@@ -132,7 +135,7 @@ def _counting() -> Iterator[Callable[[], Flops]]:
 
     torch.autocast = without_meta  # type: ignore[misc, assignment]
     try:
-        with torch.no_grad(), torch.device("meta"), _FullMasks(), FlopCounterMode(display=False) as counter:
+        with torch.no_grad(), torch.device("meta"), _WithoutNumbers(), FlopCounterMode(display=False) as counter:
             yield lambda: _read(counter)
     finally:
         torch.autocast = autocast  # type: ignore[misc]
