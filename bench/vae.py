@@ -1,7 +1,7 @@
 """The streamed VAEs against diffusers' own, on the CPU in float32. Prints tables and writes bench/vae.json.
 
 python bench/vae.py            frames made, and how far streaming and tiles go from `decode` and `encode` of diffusers
-python bench/vae.py --bytes    bytes per pixel that the decoders need at published width (`vae_bytes` of the families)
+python bench/vae.py --bytes    bytes per pixel that the decoders need at published width (`coders` of the families)
 python bench/vae.py --speed    time of the plain decode over that of the streamed one, side by side
 
 The first and the last use the published depths at reduced width with random weights, whose pictures have a deviation
@@ -15,7 +15,6 @@ import argparse
 import json
 import sys
 import time
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,8 +28,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pack import ROOT, import_pack
@@ -40,6 +37,7 @@ if "reelwire" not in sys.modules:
 from reelwire.loaders.bundle import shipped_config
 from reelwire.loaders.families import family
 from reelwire.loaders.tiles import Pieces, Tile, Tiling, tiled
+from reelwire.tests.support.fake_peak import Fused, Live
 from reelwire.training.tiny_models import new, seeded
 
 OUT = Path(__file__).with_suffix(".json")
@@ -261,52 +259,6 @@ def _decode_line(row: Row) -> str:
 # ---------------------------------------------------------------- memory
 
 
-def _storages(nest: Any) -> dict[int, torch.UntypedStorage]:
-    tensors = [leaf for leaf in tree_leaves(nest) if isinstance(leaf, Tensor) and leaf.is_meta]
-    return {t.untyped_storage()._cdata: t.untyped_storage() for t in tensors}
-
-
-class Live(TorchDispatchMode):
-    """Counts the bytes of all storages that are alive on the meta device; what is copied away is not counted."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._seen = set[int]()
-
-    def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if call is torch.ops.aten._to_copy.default and str(kwargs.get("device")) == "cpu":
-            return torch.empty(args[0].shape)  # nothing on the meta device has values to copy
-        made = call(*args, **kwargs)
-        given = _storages((args, kwargs))  # a view of a weight is no new storage
-        for key, storage in _storages(made).items():
-            if key not in given:
-                self._count(storage)
-        return made
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._seen:
-            self._seen.add(key)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._gone, key, size)
-
-    def _gone(self, key: int, size: int) -> None:
-        self._seen.discard(key)
-        self.now -= size
-
-
-class Fused(TorchFunctionMode):
-    """Attention as the fused kernels do it, which hold nothing but their result."""
-
-    def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if call is F.scaled_dot_product_attention:
-            return torch.empty_like(args[0])
-        return call(*args, **(kwargs or {}))
-
-
 @cache
 def decoder_alone(name: str) -> Any:
     """The published VAE without its encoder, on the meta device."""
@@ -331,14 +283,16 @@ def bytes_row(name: str, height: int, width: int, thrifty: bool) -> Row:
             del piece
             waits.append(live.now - before)
     rounded = lambda n: round(n / height / width)
-    assumed = family(case.family).vae_bytes[thrifty]
+    coder = family(case.family)
+    known = coder.coders[coder.coder(vae.config)]
+    assumed = 2 * known.decoding(1, thrifty, latents)  # they are told for types of 16 bits
     return {"vae": name, "pixels": [height, width], "latents": latents, "thrifty": thrifty, "piece": most, "peak": rounded(live.peak - before),
             "waits": rounded(waits[len(waits) // 2]), "assumed": assumed}  # fmt: skip
 
 
 def memory() -> dict[str, list[Row]]:
     print(
-        f"{'VAE':<19}{'pixels':>10}{'thrifty':>8} |{'peak B/px':>10}{'between pieces':>15}{'vae_bytes':>10}{'margin':>8}"
+        f"{'VAE':<19}{'pixels':>10}{'thrifty':>8} |{'peak B/px':>10}{'between pieces':>15}{'assumed':>10}{'margin':>8}"
     )
     rows = list[Row]()
     for name in PUBLISHED:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .media import cover
 from .peaks import CoderPeak
-from .tiles import Pieces, Tile, Tiling, retried, tiled
+from .tiles import Pieces, Tile, Tiling, one_by_one, retried, tiled
 
 if TYPE_CHECKING:
     from .video_model import VideoModel
@@ -73,14 +73,13 @@ class Coder(ABC):
         latent = height // ratio, width // ratio
         pixels = lambda part: rearrange(cover(part, width, height), "t h w c -> 1 c t h w") * 2 - 1
 
-        at_once = model.vae_bytes(Tiling(), *latent, encode=True) * (len(frames) // model.facts.temporal_ratio)
-        whole = self.rounds_encode and at_once <= 0.8 * model.memory.room("vae")
+        whole = model.encodes_whole(len(frames), *latent)
 
         def moments(tiling: Tiling) -> Pieces:
             if whole and tiling == Tiling():
                 return iter([vae.encode(pixels(frames).to(device, vae.dtype)).latent_dist.parameters])
             stage = lambda part, tile: self.encode_pieces(vae, (p.to(device, vae.dtype) for p in part), len(frames))
-            return tiled(stage, map(pixels, frames.split(1)), tiling.rows(*latent))
+            return one_by_one(stage, lambda: map(pixels, frames.split(1)), tiling.rows(*latent))
 
         made = retried(moments, model.tiling(*latent, encode=True), latent, 2, device)
         posterior = DiagonalGaussianDistribution(torch.cat(list(made), 2))

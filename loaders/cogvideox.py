@@ -56,7 +56,7 @@ class CogFacts(Facts):
 class CogVideoX(Family):
     name, title, batched_guidance, solvers = "cogvideox", "CogVideoX", True, "cogvideox"
     coders: Mapping[str, CoderPeak] = {
-        "": CoderPeak(128, decode=37_000, thrifty=37_000, encode=20_000, kept=1_000),
+        "": CoderPeak(128, decode=37_000, thrifty=37_000, encode=20_900),
     }
     moments: Mapping[str, Moment] = {
         "query and key": Moment(hidden=7, float32=2, copies=1, rotary=3, text=1),

@@ -60,7 +60,7 @@ def encoded_source(model: VideoModel, request: Request, generator: torch.Generat
     assert source is not None
     if source.ndim == 5:
         return source
-    with model.use("vae", model.encoding(request.width, request.height)) as vae:
+    with model.use("vae", model.encoding(request.width, request.height, request.frames)) as vae:
         frames = source[: request.frames]
         frames = torch.cat([frames[:1]] * model.facts.lead + [frames]) if model.facts.lead else frames
         return model.family.encode_video(model, vae, frames, generator, (request.width, request.height))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .flow import FlowRun, begin, draw, encoded_source, mix
-from .hunyuan_video_text import encode_prompt, text_tokens
+from .hunyuan_video_text import CLIP_TOKENS, encode_prompt, template_tokens, text_tokens
 from .hunyuan_video_vae import decode_pieces, encode_pieces
 from .media import cover
 from .peaks import CoderPeak, Moment
@@ -46,7 +46,7 @@ class HunyuanFacts(Facts):
 class HunyuanVideo(Family):
     name, title, batched_guidance = "hunyuan_video", "HunyuanVideo", False
     coders: Mapping[str, CoderPeak] = {
-        "": CoderPeak(128, decode=40_500, thrifty=40_500, encode=20_000),
+        "": CoderPeak(128, decode=40_500, thrifty=40_500, encode=17_800),
     }
     moments: Mapping[str, Moment] = {
         "query and key of a single block": Moment(hidden=8, mlp=1, float32=2, copies=1, rotary=2, text=1),
@@ -127,11 +127,19 @@ class HunyuanVideo(Family):
         make = {"latent_concat": _ConcatRun, "token_replace": _ReplaceRun}.get(facts.image, _Run)
         return make(latents, timesteps, scheduler, guidance, skip, text=text, embedded=scale, dtype=dtype, first=first)
 
+    def read_tokens(self, model: VideoModel, part: str, prompt_tokens: int = 0) -> int:
+        """CLIP's own number; Llama's with the template around the prompt, and the picture's."""
+        if part == "text_encoder_2":
+            return CLIP_TOKENS
+        return (prompt_tokens or model.facts.prompt_tokens) + template_tokens(model) + self._picture_tokens(model)
+
+    def _picture_tokens(self, model: VideoModel) -> int:
+        config = model.parts["text_encoder"].config.get("vision_config")
+        return (config["image_size"] // config["patch_size"]) ** 2 if config else 0
+
     def text_positions(self, model: VideoModel, request: Request) -> int:
         """The prompt's, and those of the picture's tokens that are kept."""
-        config = model.parts["text_encoder"].config.get("vision_config")
-        seen = (config["image_size"] // config["patch_size"]) ** 2 if config else 0
-        return model.facts.prompt_tokens + seen // INTERLEAVE.get(_facts(model).image, 1)
+        return model.facts.prompt_tokens + self._picture_tokens(model) // INTERLEAVE.get(_facts(model).image, 1)
 
     def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
         return latents.float() * vae.config.scaling_factor

@@ -50,6 +50,22 @@ def text_tokens(model: VideoModel, interleave: int) -> int:
     return -(-picture // interleave) + model.facts.prompt_tokens - ASSISTANT
 
 
+def template_tokens(model: VideoModel) -> int:
+    """How many tokens stand before the prompt, by the tokenizer at hand."""
+    tokenizer = load_tokenizer(model.recipe.files["tokenizer"])
+    return len(
+        tokenizer(_template(picture="vision_config" in model.parts["text_encoder"].config).split("{}")[0]).input_ids
+    )
+
+
+def _template(picture: bool) -> str:
+    """diffusers' own, of text or of image to video."""
+    import diffusers.pipelines.hunyuan_video as pipelines
+
+    name = "pipeline_hunyuan_video_image2video" if picture else "pipeline_hunyuan_video"
+    return str(getattr(pipelines, name).DEFAULT_PROMPT_TEMPLATE["template"])
+
+
 def _tokens(tokenizer: Any, template: str, length: int, text: str, name: str) -> tuple[Any, int]:
     """(the tokens of the filled template, how many of them are the template's beginning)."""
     begin = len(tokenizer(template.split("{}")[0]).input_ids)

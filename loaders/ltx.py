@@ -60,9 +60,9 @@ class LTXFacts(Facts):
 class LTX(Family):
     name, title, batched_guidance, solvers = "ltx", "LTX-Video", True, "ltx"
     coders: Mapping[str, CoderPeak] = {
-        "0.9.0": CoderPeak(128, decode=1_020, thrifty=630, encode=2_000),
-        "0.9.1": CoderPeak(256, decode=1_340, thrifty=440, encode=2_000),
-        "0.9.5": CoderPeak(256, decode=1_300, thrifty=440, encode=2_000),
+        "0.9.0": CoderPeak(128, decode=1_010, thrifty=625, encode=660, whole=124),
+        "0.9.1": CoderPeak(256, decode=1_330, thrifty=435, encode=660, whole=124),
+        "0.9.5": CoderPeak(256, decode=1_290, thrifty=435, encode=1_240, whole=124),
     }
     moments: Mapping[str, Moment] = {
         "query and key": Moment(hidden=6, float32=4, copies=1, timed=13),
@@ -197,9 +197,18 @@ class LTX(Family):
         make = _condition_run if _conditioned(model, request) else _image_run if request.keyframes else _text_run
         if not request.keyframes:
             return make(model, conditioning, request, scheduler, generator, _no_pictures)
-        with model.use("vae", model.encoding(request.width, request.height)) as vae:
+        longest = max(len(keyframe.images) for keyframe in request.keyframes)
+        with model.use("vae", model.encoding(request.width, request.height, longest)) as vae:
             encode = lambda frames: self.encode_video(model, vae, frames, generator)
             return make(model, conditioning, request, scheduler, generator, encode)
+
+    def positions(self, model: VideoModel, request: Request) -> int:
+        """Tokens of the video, and those in front of it: of keyframes that are not at its start, of what lies long ago."""
+        *_, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
+        clips = ((len(k.images) - 1) // model.facts.temporal_ratio + 1 for k in request.keyframes if k.frame)
+        memory = None if request.past is None else request.past.memory
+        more = sum(min(clip, PREFIX) for clip in clips) + (0 if memory is None else memory.shape[2])
+        return super().positions(model, request) + more * height * width
 
     def timed(self, model: VideoModel, request: Request) -> bool:
         return bool(request.keyframes) or request.past is not None

@@ -30,4 +30,4 @@ def load_upsampler(folder: Path, channels: int, dtype: str) -> Part:
     def load(progress: Progress) -> nn.Module:
         return build(make, weights.entries, getattr(torch, dtype), progress)
 
-    return Part(f"upsampler of {folder.name}", partial(load), instead_of=("transformer",))
+    return weights.part(f"upsampler of {folder.name}", partial(load), ("transformer",))

@@ -36,7 +36,7 @@ _KINDS = {
 class Mochi(Family):
     name, title, batched_guidance = "mochi", "Mochi 1", True
     coders: Mapping[str, CoderPeak] = {
-        "": CoderPeak(128, decode=14_000, thrifty=8_000, encode=7_000),
+        "": CoderPeak(128, decode=14_000, thrifty=8_000, encode=15_300, whole=690),
     }
     moments: Mapping[str, Moment] = {
         "query and key": Moment(hidden=7, float32=2, copies=1, shared=1, text=0.5),

@@ -8,15 +8,19 @@ storage), and tests hold them within 15% of that, never under by more than 5%. N
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+
+from .storage import is_ggml, is_small
 
 if TYPE_CHECKING:
     from .tiles import Tile
-    from .video_model import Request, VideoModel
+    from .video_model import Part, Request, VideoModel
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Moment:
     hidden, mlp: tensors as wide as the network, or as its MLPs within, in the computing type; float32: as wide as the
     network, in float32 whatever the computing type is; copies: likewise, but only where the computing type is narrower;
     rotary: as wide as a head of attention, in float32; shared: as wide as the network, in float32, for all branches at
-    once as rotary is; controlled: hidden ones for each layer that reads a control video; timed, timed32: hidden and
+    once as rotary is; controlled: hidden ones for each layer that reads a control video, and for that; timed, timed32: hidden and
     float32 ones where each token has a time of its own; text: how much of all this the text's tokens have too; keys, keys32,
     key_copies: as hidden, float32 and copies, of the text's tokens alone.
     """
@@ -83,15 +87,15 @@ class CoderPeak:
     """What a VAE of a published size holds, in bytes a pixel of a frame in a type of 16 bits; twice that in float32.
 
     width: channels at full resolution that this was counted for; decode, thrifty: of a tile, and where memory is short;
-    encode: of a tile; kept: of each tile, what its stream through the encoder keeps; clip: frames whose decode is counted,
-    where it sees all at once, 0 where their number makes no difference; chunk: as many at a time where memory is short.
+    encode: of a tile; whole: of each frame of a clip that is encoded at once; clip: frames whose decode is counted, where it sees all at once, 0 where their number makes no
+    difference; chunk: as many at a time where memory is short.
     """
 
     width: int
     decode: int
     thrifty: int
     encode: int
-    kept: int = 0
+    whole: int = 0
     clip: int = 0
     chunk: int = 0
 
@@ -100,22 +104,16 @@ class CoderPeak:
         most = self.chunk if thrifty else self.clip
         return tile * (self.thrifty if thrifty else self.decode) * (min(frames, most) if most else 1) // (most or 1)
 
-    def encoding(self, tile: int, tiles: int) -> int:
-        """Bytes for tiles of so many pixels."""
-        return tile * self.encode + tile * tiles * self.kept
 
-
-def coder_bytes(model: VideoModel, tiles: list[list[Tile]], encode: bool = False) -> int:
-    """The peak of the VAE's work beside its weights, whatever the length of the video. tiles: of a frame, in rows."""
+def coder_bytes(model: VideoModel, tiles: list[list[Tile]], encode: bool = False, at_once: int = 0) -> int:
+    """The peak of the VAE's work beside its weights, whatever the length of the video; or with a clip of `at_once` frames
+    in one call. tiles: of a frame, in rows."""
     config, facts = model.parts["vae"].config, model.facts
     peak = model.family.coders[model.family.coder(config)]
     pixels = tiles[0][0].height * tiles[0][0].width * facts.spatial_ratio**2
-    count = sum(map(len, tiles))
-    needed = (
-        peak.encoding(pixels, count)
-        if encode
-        else peak.decoding(pixels, tiles[0][0].thrifty, max(facts.frame_counts, default=peak.clip))
-    )
+    frames = max(facts.frame_counts, default=peak.clip)
+    encoding = pixels * max(peak.encode, at_once * peak.whole)
+    needed = encoding if encode else peak.decoding(pixels, tiles[0][0].thrifty, frames)
     width = _base(config) or peak.width
     return needed * width * getattr(torch, model.recipe.dtype).itemsize // 2 // peak.width
 
@@ -130,6 +128,14 @@ def _base(config: Mapping[str, Any]) -> int:
         or 0
     )
     return found[0] if isinstance(found, (list, tuple)) else found
+
+
+UPSAMPLED = 5  # tensors as wide as a latent upsampler within that are alive at the size that it makes
+
+
+def upsampler_bytes(part: Part, latents: Tensor, item: int) -> int:
+    """The peak of a latent upsampler that makes latents [1, C, t, h, w] twice as large in space."""
+    return UPSAMPLED * int(part.config["mid_channels"]) * 4 * math.prod(latents.shape[2:]) * item
 
 
 KERNELS, SHARE = 128 << 20, 0.1
@@ -148,10 +154,14 @@ def branches(model: VideoModel, request: Request) -> int:
     return 2 if scale > 1 else 1
 
 
+def _network(model: VideoModel) -> Part:
+    return next(part for name, part in model.parts.items() if name in ("transformer", "unet"))
+
+
 def sizes(model: VideoModel, request: Request) -> Sizes:
     """The sizes of a complete request."""
     family, facts = model.family, model.facts
-    network = next(part for name, part in model.parts.items() if name in ("transformer", "unet"))
+    network = _network(model)
     shape = facts.latent_shape(request.width, request.height, request.frames)
     whole = branches(model, request) > 1 and family.batched_guidance and model.guidance.method == "cfg"
     config, (_, channels, *_), item = network.config, shape, getattr(torch, model.recipe.dtype).itemsize
@@ -159,18 +169,32 @@ def sizes(model: VideoModel, request: Request) -> Sizes:
     return Sizes(
         tokens=family.positions(model, request), text=family.text_positions(model, request), batch=2 if whole else 1, hidden=facts.width,
         mlp=family.mlp_width(config, facts.width), head=config.get("attention_head_dim") or 0, item=item, latents=math.prod(shape), given=max(beside, 0.0),
-        controlled=len(config.get("vace_layers") or ()), timed=family.timed(model, request),
+        controlled=len(config["vace_layers"]) + 1 if config.get("vace_layers") else 0, timed=family.timed(model, request),
     )  # fmt: skip
 
 
-def forward_bytes(model: VideoModel, request: Request) -> int:
+UNFUSED = (
+    "mps",
+    "privateuseone",
+)  # devices on which PyTorch's attention holds its scores (aten/native/mps/operations/Attention.mm; DirectML)
+
+
+def forward_bytes(model: VideoModel, request: Request, fused: bool = True) -> int:
     """The peak of a step of a complete request beside the weights: the forward, and what the sampler holds meanwhile.
 
-    Caches are not in it: samplers/room.py adds what they keep.
+    fused: attention by a kernel that holds nothing but its result (flash, memory-efficient, cuDNN); else its scores, and
+    what softmax makes of them, count too. Caches are not in it: samplers/room.py adds what they keep.
     """
     size = sizes(model, request)
     forward = max(size.of(moment) for moment in model.family.moments.values())
-    return forward + held_bytes(model, size) + widened_bytes(model) + lora_bytes(model, size.item)
+    scores = 0 if fused else 2 * size.batch * size.hidden // (size.head or 64) * size.tokens**2 * size.item
+    return (
+        forward
+        + scores
+        + held_bytes(model, size)
+        + widened_bytes(model, _network(model).name)
+        + lora_bytes(model, size.item)
+    )
 
 
 def held_bytes(model: VideoModel, size: Sizes) -> int:
@@ -180,13 +204,12 @@ def held_bytes(model: VideoModel, size: Sizes) -> int:
     return math.ceil((model.family.latents_held + 2 * size.given) * size.latents * 4) + prompts
 
 
-def widened_bytes(model: VideoModel) -> int:
-    """What a layer's stored bytes take while it runs: its weight in float32, twice, before it is narrowed to the computing type."""
-    network = next(part for name, part in model.parts.items() if name in ("transformer", "unet"))
-    small = model.recipe.storage or any(is_stored(kind) for kind in network.dtypes.values())
-    return (
-        8 * max((math.prod(shape) for shape in network.tensors.values() if len(shape) == 2), default=0) if small else 0
-    )
+WIDENED = 10  # bytes for each weight: float32 before and after the scale, and the computing type
+
+
+def widened_bytes(model: VideoModel, part: str) -> int:
+    """What the widest layer of a part takes while it runs, where its weight is held in 8 bits or less."""
+    return WIDENED * max((count for count, size in _held(model, part) if size <= 1), default=0)
 
 
 def lora_bytes(model: VideoModel, item: int) -> int:
@@ -196,28 +219,72 @@ def lora_bytes(model: VideoModel, item: int) -> int:
     return sum(math.prod(entry.shape) for entry in entries) * item
 
 
-def is_stored(kind: str) -> bool:
-    """Whether weights of this type of a file may be held as they are."""
-    from .storage import is_small
-
-    return is_small(kind)
-
-
-_BYTES = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "I64": 8, "I32": 4}
-
-
 def weight_bytes(model: VideoModel, part: str) -> int:
     """A part's weights as they will be held: in the computing type, or as stored bytes where linear layers keep them."""
-    found = model.parts[part]
-    item, storage = getattr(torch, model.recipe.dtype).itemsize, model.recipe.storage
+    return math.ceil(sum(count * size for count, size in _held(model, part)))
+
+
+def _held(model: VideoModel, part: str) -> Iterator[tuple[int, float]]:
+    """(how many numbers, bytes of each) of a part's weights."""
+    found, item, made = model.parts[part], getattr(torch, model.recipe.dtype).itemsize, model.recipe.storage
     network = part.startswith(("transformer", "unet"))
-    total = 0
     for name, shape in found.tensors.items():
-        kind, linear = found.dtypes.get(name, ""), len(shape) == 2 and name.endswith(".weight")
-        small = linear and part != "vae" and is_stored(kind) and not name.startswith(("shared", "embed"))
-        made = linear and network and bool(storage) and "blocks." in name
-        total += math.prod(shape) * (1 if small or made else item)
-    return total
+        kind, size = found.dtypes.get(name, ""), float(item)
+        if len(shape) == 2 and name.endswith(".weight") and part != "vae" and not _TABLE.search(name):
+            size = _stored(kind) if is_small(kind) else 1.0 if network and made and "blocks." in name else size
+        yield math.prod(shape), size
+
+
+_TABLE = re.compile(
+    r"(^|\.)(shared|\w*embed\w*|\w*embedding|relative_attention_bias)\.weight$"
+)  # looked up, not multiplied with
+
+
+def _stored(kind: str) -> float:
+    """Bytes of a number in a type of 8 bits or less, GGUF's blocks with their scales."""
+    if not is_ggml(kind):
+        return 1.0
+    import gguf
+
+    count, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    return size / count
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Tensors that are alive at one moment of an encoder, for each token. width, mlp: as wide as it, or as its MLPs
+    within, in the computing type; width32, mlp32: in float32; bias: a number for each head and pair of tokens; kept: what
+    each layer gives, where all layers are asked for; keys: what each remembers of keys and values; pairs:
+    numbers of 4 bytes for each pair of tokens, as tables of distances hold them."""
+
+    width: float
+    mlp: float = 0.0
+    width32: float = 0.0
+    mlp32: float = 0.0
+    bias: float = 0.0
+    kept: float = 0.0
+    keys: float = 0.0
+    pairs: float = 0.0
+
+    def bytes(self, config: Mapping[str, Any], tokens: int, item: int, layers_asked: bool) -> int:
+        """For so many tokens, by a config of transformers."""
+        width, layers = config.get("d_model") or config["hidden_size"], config.get("num_hidden_layers", 0)
+        heads = config.get("num_heads") or config["num_attention_heads"]
+        mlp = config.get("d_ff") or config["intermediate_size"]
+        keys = 2 * width * config.get("num_key_value_heads", heads) // heads
+        layer = self.kept * layers_asked * width + self.keys * keys
+        narrow = self.width * width + self.mlp * mlp + layers * layer + self.bias * heads * tokens
+        return math.ceil(tokens * (narrow * item + 4 * (self.width32 * width + self.mlp32 * mlp + self.pairs * tokens)))
+
+
+# class of transformers -> the moments of its forward, as the families call it
+_DISTANCES = Reading(1, bias=1, pairs=14)
+READINGS: Mapping[str, tuple[Reading, ...]] = {
+    "T5EncoderModel": (Reading(2, 3, width32=2, mlp32=1, bias=1), Reading(6, width32=1, bias=2), _DISTANCES),
+    "UMT5EncoderModel": (Reading(2, 3, width32=2, mlp32=1), Reading(6, width32=1, bias=2), _DISTANCES),  # a bias in each layer
+    "CLIPTextModel": (Reading(5, 3),), "LlamaModel": (Reading(2, 3, kept=1, keys=1, pairs=0.3),),
+    "CLIPVisionModel": (Reading(3, 2, kept=1),), "CLIPVisionModelWithProjection": (Reading(3.8, 2, kept=1),),
+}  # fmt: skip
 
 
 def encode_bytes(model: VideoModel, prompt_tokens: int = 0) -> dict[str, int]:
@@ -227,7 +294,15 @@ def encode_bytes(model: VideoModel, prompt_tokens: int = 0) -> dict[str, int]:
 
 def encoder_bytes(model: VideoModel, part: str, prompt_tokens: int = 0) -> int:
     """The peak of the activations of one encoder."""
-    return 0
+    config = model.parts[part].config
+    kind = next(iter(config.get("architectures") or [""]))
+    tokens, item = model.family.read_tokens(model, part, prompt_tokens), getattr(torch, model.recipe.dtype).itemsize
+    if "vision_config" in config:
+        config, kind = config["text_config"], "LlamaModel"
+    reading = max(
+        (moment.bytes(config, tokens, item, model.family.layers_asked) for moment in READINGS.get(kind, ())), default=0
+    )
+    return reading + widened_bytes(model, part)
 
 
 def decode_bytes(model: VideoModel, request: Request) -> int:

@@ -34,10 +34,10 @@ _KINDS = {"unet": ("UNetSpatioTemporalConditionModel",), "vae": ("AutoencoderKLT
 class SVD(Family):
     name, title, batched_guidance, solvers = "svd", "Stable Video Diffusion", True, "svd"
     coders: Mapping[str, CoderPeak] = {
-        "": CoderPeak(128, decode=52_000, thrifty=33_500, encode=5_000, clip=25, chunk=16),
+        "": CoderPeak(128, decode=52_000, thrifty=33_500, encode=1_340, clip=25, chunk=16),
     }
     moments: Mapping[str, Moment] = {"outermost block": Moment(hidden=28)}
-    stacks, dispatches = None, False
+    stacks, dispatches, layers_asked = None, False, False
     text_models = "a text-to-video model of another family"
     methods = ("cfg", "apg", "cfg-zero*", "tcfg")  # its UNet is no stack of blocks to skip
 

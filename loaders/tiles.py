@@ -85,6 +85,18 @@ def tiled(stage: Callable[[Pieces, Tile], Pieces], pieces: Pieces, rows: list[li
         yield _together(list(made), rows)
 
 
+def one_by_one(stage: Callable[[Pieces, Tile], Pieces], source: Callable[[], Pieces], rows: list[list[Tile]]) -> Pieces:
+    """As `tiled`, one tile after another: for stages that give little, as encoders do, whose pieces can all wait while
+    the streams of other tiles keep nothing. source: called anew for each tile."""
+    tiles = [tile for row in rows for tile in row]
+    if len(tiles) == 1:
+        yield from stage(source(), tiles[0])
+        return
+    made = [list(stage(map(tile.cut, source()), tile)) for tile in tiles]
+    for pieces in zip(*made, strict=True):
+        yield _together(list(pieces), rows)
+
+
 def _together(made: list[Tensor], rows: list[list[Tile]]) -> Tensor:
     up, wide = made[0].shape[-1] / rows[0][0].width, len(rows[0])
     lines = [

@@ -345,10 +345,18 @@ class VideoModel:
         """What the VAE's work needs beside its weights, whatever the length of the video."""
         return coder_bytes(self, tiling.rows(height, width), encode)
 
-    def encoding(self, width: int, height: int) -> int:
-        """What the VAE needs to encode frames of width x height pixels, in the tiles that its room allows."""
+    def encoding(self, width: int, height: int, frames: int = 1) -> int:
+        """What the VAE needs to encode so many frames of width x height pixels, as its room allows."""
         size = height // self.facts.spatial_ratio, width // self.facts.spatial_ratio
-        return self.vae_bytes(self.tiling(*size, True), *size, True)
+        needed = self.vae_bytes(self.tiling(*size, encode=True), *size, encode=True)
+        return max(needed, self._at_once(frames, *size)) if self.encodes_whole(frames, *size) else needed
+
+    def encodes_whole(self, frames: int, height: int, width: int) -> bool:
+        """Whether a clip of height x width latent pixels is encoded at once, where streaming it would round otherwise."""
+        return self.family.rounds_encode and self._at_once(frames, height, width) <= 0.8 * self.memory.room("vae")
+
+    def _at_once(self, frames: int, height: int, width: int) -> int:
+        return coder_bytes(self, Tiling().rows(height, width), True, frames)
 
     def complete(self, request: Request) -> Request:
         """Fill every zero of the request from its preset, then from the model's default preset."""
@@ -380,6 +388,7 @@ class Family(Coder, ABC):
     title: str  # as people write it
     batched_guidance: bool  # whether the reference pipeline runs both branches of CFG as one batch
     moments: Mapping[str, Moment]  # of a forward, at which most is alive
+    layers_asked = True  # whether its picture and language encoders are asked for what each layer gives
     latents_held = 5.0  # tensors like the latents, in float32, that the sampler and its solver hold during a step
     solvers = "flow"  # which table of samplers/schedules.py steps through its noise
     blocks = "transformer_blocks"  # the network's attribute that holds its blocks
@@ -477,6 +486,14 @@ class Family(Coder, ABC):
     def text_positions(self, model: VideoModel, request: Request) -> int:
         """The tokens of a prompt in the network's forward."""
         return model.facts.prompt_tokens
+
+    def read_tokens(self, model: VideoModel, part: str, prompt_tokens: int = 0) -> int:
+        """Tokens that an encoder reads at a time: a prompt of so many (0: the longest), or its pictures."""
+        config = model.parts[part].config
+        if "patch_size" in config:
+            pictures = max(map(len, model.facts.pictures or ((),)))
+            return int(pictures * ((config["image_size"] // config["patch_size"]) ** 2 + 1))
+        return prompt_tokens or model.facts.prompt_tokens
 
     def timed(self, model: VideoModel, request: Request) -> bool:
         """Whether each token has a time of its own."""

@@ -68,12 +68,12 @@ class WanFacts(Facts):
 class Wan(Family):
     name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
     coders: Mapping[str, CoderPeak] = {
-        "2.1": CoderPeak(96, decode=11_000, thrifty=11_000, encode=4_700, kept=2_900),
-        "2.2": CoderPeak(256, decode=11_400, thrifty=11_400, encode=2_500, kept=1_400),
+        "2.1": CoderPeak(96, decode=11_000, thrifty=11_000, encode=7_700),
+        "2.2": CoderPeak(256, decode=11_400, thrifty=11_400, encode=3_900),
     }
     moments: Mapping[str, Moment] = {
-        "query and key": Moment(hidden=5, float32=2, copies=1, rotary=2, controlled=1, timed=7, timed32=6),
-        "MLP": Moment(hidden=4, mlp=2, rotary=2, controlled=1, timed=7, timed32=6),
+        "query and key": Moment(hidden=5, float32=2, copies=1, rotary=2, controlled=1, timed=7, timed32=6, keys=2.5),
+        "MLP": Moment(hidden=4, mlp=2, rotary=2, controlled=1, timed=7, timed32=6, keys=2.5),
         "key of the text": Moment(hidden=5, rotary=2, controlled=1, timed=7, timed32=6, keys=3, keys32=2, key_copies=1),
     }
     stacks = Stacks(("blocks",), "vace_blocks", "vace_layers", pairs=False)
@@ -128,6 +128,17 @@ class Wan(Family):
 
     def controlled(self, model: VideoModel) -> bool:
         return _facts(model).vace_layers > 0
+
+    def positions(self, model: VideoModel, request: Request) -> int:
+        """Tokens of the video and of the reference pictures in front of it, each a latent frame."""
+        one = model.facts.tokens(request.width, request.height, 1)
+        return super().positions(model, request) + len(_references(request)) * one
+
+    def text_positions(self, model: VideoModel, request: Request) -> int:
+        """The prompt's, and those of what CLIP has seen."""
+        return model.facts.prompt_tokens + (
+            self.read_tokens(model, "image_encoder") if "image_encoder" in model.parts else 0
+        )
 
     def timed(self, model: VideoModel, request: Request) -> bool:
         return _facts(model).per_token_time

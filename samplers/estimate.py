@@ -164,7 +164,7 @@ def needs(model: VideoModel, request: Request, room: float) -> tuple[tuple[Need,
     """(what each part takes in its phase, the tiles of the decode) for a complete request where there is this room."""
     sized = replace(model, memory=_Imagined(room))
     found = [_need(model, "encode", part, working) for part, working in encode_bytes(model).items()]
-    working = step_bytes(model, request) + lora_bytes(model)
+    working = step_bytes(model, request)
     found += [_need(model, "sample", part, working) for part in _networks(model)]
     _, _, _, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
     found.append(_need(model, "decode", "vae", decode_bytes(sized, request)))
@@ -181,11 +181,6 @@ def _need(model: VideoModel, phase: str, part: str, working: int) -> Need:
 
 def _networks(model: VideoModel) -> tuple[str, ...]:
     return tuple(part for part in ("transformer", "transformer_2", "unet") if part in model.parts)
-
-
-def lora_bytes(model: VideoModel) -> int:
-    """What LoRAs add to the network's working memory: their files' numbers in the computing type, about."""
-    return sum(lora.file.stat().st_size for lora in model.loras)
 
 
 def shortage(model: VideoModel, request: Request, machine: Machine) -> tuple[str, ...]:

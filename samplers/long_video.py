@@ -309,7 +309,8 @@ class _Renderer:
         if first is not None and self.made.way == "latents":
             latents = towards(latents, first, self.style.adain)
         self.job.write(number, latents)
-        with self.model.use("vae"):  # sampling may have sent it away while the decoder was at work
+        room = self.model.vae_bytes(self.tiling or Tiling(), *latents.shape[3:])
+        with self.model.use("vae", room):  # sampling may have sent it away while the decoder was at work
             return latents
 
     def _sampled(self, number: int, window: Window, request: Request) -> Tensor:

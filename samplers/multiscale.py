@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..loaders.devices import explained
+from ..loaders.peaks import upsampler_bytes, with_kernels
 from ..loaders.video_model import InputError, Part, VideoModel
 
 LESS = "Enlarge a shorter or a smaller video."
@@ -30,9 +31,10 @@ def upscale(model: VideoModel, upsampler: Part, latents: Tensor, adain: float = 
 
     check_upscale(model)
     device = model.memory.device(upsampler.name)
+    room = with_kernels(upsampler_bytes(upsampler, latents, getattr(torch, model.recipe.dtype).itemsize))
     with model.use("vae") as vae:  # for its statistics alone: the upsampler's weights may send it away
         statistics = vae.latents_mean.to(device), vae.latents_std.to(device), vae.config.scaling_factor
-    with torch.no_grad(), explained("latents were enlarged", LESS), model.memory.use(upsampler) as network:
+    with torch.no_grad(), explained("latents were enlarged", LESS), model.memory.use(upsampler, room) as network:
         pipeline: Any = LTXLatentUpsamplePipeline(vae=vae, latent_upsampler=network)
         small = pipeline._denormalize_latents(latents.to(device, torch.float32), *statistics).to(network.dtype)
         large = network(small)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..loaders.peaks import forward_bytes, sizes
+from ..loaders.peaks import UNFUSED, forward_bytes, sizes
 from ..loaders.video_model import Request, VideoModel
 from .caches.runner import planned
 
@@ -10,7 +10,8 @@ from .caches.runner import planned
 def step_bytes(model: VideoModel, request: Request) -> int:
     """The peak of a complete request's steps in bytes, with what a cache keeps between them. `peaks.with_kernels` adds
     what cannot be counted."""
-    return forward_bytes(model, request) + cache_bytes(model, request)
+    fused = model.memory.device("transformer").type not in UNFUSED
+    return forward_bytes(model, request, fused) + cache_bytes(model, request)
 
 
 def cache_bytes(model: VideoModel, request: Request) -> int:

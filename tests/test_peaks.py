@@ -6,14 +6,21 @@ variants that differ in kind; `python bench/memory.py` takes every one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from reelwire.loaders.peaks import forward_bytes
-from reelwire.loaders.video_model import VideoModel
-from reelwire.tests.support.fake_peak import Imagined, fitted, step_peak
+import torch
+from reelwire.loaders.bundle import files_of
+from reelwire.loaders.families import load
+from reelwire.loaders.peaks import WIDENED, encode_bytes, forward_bytes, weight_bytes, with_kernels
+from reelwire.loaders.storage import Stored
+from reelwire.loaders.tiles import Tiling
+from reelwire.loaders.video_model import PlainMemory, Recipe, VideoModel
+from reelwire.samplers.caches.fora import FORA
+from reelwire.samplers.room import step_bytes
+from reelwire.tests.support.fake_peak import Imagined, coder_peaks, counted, encoder_peaks, fitted, step_peak
 from reelwire.tests.support.published import published
 
 UNDER, OVER = 0.95, 1.15
@@ -41,9 +48,9 @@ def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def of(sparse: Path) -> Iterator[Any]:
+def of(sparse: Path) -> Any:
     made: dict[str, VideoModel] = {}
-    yield lambda name: made.setdefault(name, published(name, sparse, Imagined()))
+    return lambda name: made.setdefault(name, published(name, sparse, Imagined()))
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -53,3 +60,64 @@ def test_a_step(of: Any, name: str) -> None:
         model.memory.peaks.clear()
         counted = step_peak(model, **changes)
         close(forward_bytes(model, model.complete(fitted(model, **changes))), counted)
+
+
+@pytest.mark.parametrize(
+    "name", ["wan/2.1-t2v-1.3b", "hunyuan_video/t2v-13b", "cogvideox/2b", "ltx/0.9.5-2b", "svd/svd"]
+)
+def test_encoders(of: Any, name: str) -> None:
+    model = of(name)
+    for part, (asked, most) in encoder_peaks(model).items():
+        close(encode_bytes(model)[part], most)
+        assert asked == with_kernels(encode_bytes(model)[part])
+
+
+@pytest.mark.parametrize(
+    "name", ["wan/2.1-t2v-1.3b", "wan/2.2-ti2v-5b", "cogvideox/2b", "mochi/1-preview", "ltx/0.9.5-2b", "svd/svd"]
+)
+def test_coders(of: Any, name: str) -> None:
+    for expected, most in coder_peaks(of(name)).values():
+        close(expected, most)
+
+
+@pytest.mark.parametrize("name", ["wan/2.1-t2v-1.3b", "mochi/1-preview"])
+def test_tiles_of_an_encoder_keep_nothing_of_each_other(of: Any, name: str) -> None:
+    """They are encoded one after another, so that a quarter of the frame takes little more than a quarter of the room."""
+    model = of(name)
+    whole, quarter = (coder_peaks(model, tiling)["encode"][1] for tiling in (Tiling(), Tiling(30, True)))
+    assert quarter < 0.5 * whole
+
+
+@pytest.mark.parametrize("granularity", ["stack", "module"])
+def test_a_step_with_a_cache(of: Any, granularity: str) -> None:
+    """What a cache keeps, with what its forward holds for it; the values of before make room for the new ones."""
+    model = replace(of("wan/2.1-t2v-1.3b"), cache=FORA(interval=2, granularity=granularity))
+    size = dict(width=256, height=256, frames=33)
+    model.memory.peaks.clear()
+    counted = step_peak(model, steps=10, **size)
+    close(step_bytes(model, model.complete(fitted(model, steps=10, **size))), counted)
+
+
+def test_weights_as_they_are_held(tiny_models: Path) -> None:
+    """Counted in the modules themselves, with and without storage in 8 bits."""
+    for name, family in (("tiny-wan2.1-t2v", "wan"), ("tiny-ltx-0.9.5", "ltx"), ("tiny-hunyuan-t2v", "hunyuan_video")):
+        for storage in ("", "fp8"):
+            model = load(Recipe(family, "", files_of(tiny_models / name), "bfloat16", storage), PlainMemory())
+            for part in model.parts:
+                with model.use(part) as module:
+                    held = sum(t.nbytes for t in module.parameters())
+                assert weight_bytes(model, part) == pytest.approx(held, rel=0.03), (name, part, storage)
+
+
+def test_bytes_that_are_widened_count(tiny_models: Path) -> None:
+    """A layer in 8 bits takes its weight in full while it runs."""
+    model = load(Recipe("wan", "", files_of(tiny_models / "tiny-wan2.1-t2v"), "bfloat16", "int8"), PlainMemory())
+    with model.use("transformer") as network:
+        layer = next(module for module in network.modules() if isinstance(module, Stored)).to("meta")
+    with counted() as live:
+        layer(torch.zeros(1, layer.in_features, dtype=torch.bfloat16, device="meta"))
+    assert (
+        2 * layer.in_features * layer.out_features
+        <= live.peak
+        <= 1.05 * WIDENED * layer.in_features * layer.out_features
+    )
