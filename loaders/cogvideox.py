@@ -62,6 +62,7 @@ class CogVideoX(Family):
         "query and key": Moment(hidden=7, float32=2, copies=1, rotary=3, text=1),
         "MLP": Moment(hidden=4, mlp=2, rotary=3, text=1),
     }
+    keeps_padding = "CogVideoX reads the rows behind a prompt's end, it has no mask."
     dispatches = False
     decode_cycle = 1, 2
     image_models = "CogVideoX-5B-I2V or CogVideoX1.5-5B-I2V"
@@ -252,12 +253,11 @@ class _Run(Run):
         if not self.dynamic:
             return self.guidance
         count = len(self.timesteps)  # the reference takes the timestep for the step here
-        return 1 + self.guidance * (1 - math.cos(math.pi * ((count - self.timesteps[step].item()) / count) ** 5.0)) / 2
+        return 1 + self.guidance * (1 - math.cos(math.pi * ((count - self.times[step]) / count) ** 5.0)) / 2
 
-    def sigma(self, step: int) -> float:
+    def noise_levels(self) -> list[float]:
         """The share of noise, the square root of 1 - alphas_cumprod."""
-        at = self.timesteps[step] if step < len(self.timesteps) else 0
-        return float((1 - self.scheduler.alphas_cumprod[int(at)]) ** 0.5)
+        return [float((1 - self.scheduler.alphas_cumprod[time]) ** 0.5) for time in (*self.times, 0)]
 
     def mixture(self, step: int) -> tuple[float, float]:
         sigma = self.sigma(step)
@@ -284,9 +284,9 @@ class _Run(Run):
         ).float()  # fmt: skip
 
     def advance(self, step: int, prediction: Tensor) -> None:
-        dtype, time = self.latents.dtype, self.timesteps[step]
+        dtype, time = self.latents.dtype, self.times[step]
         if "DPM" in type(self.scheduler).__name__:  # a two-step method that asks for its last estimate
-            before = self.timesteps[step - 1] if step else None
+            before = self.times[step - 1] if step else None
             stepped = self.scheduler.step(prediction, self.clean, time, before, self.latents, generator=self.generator, return_dict=False)  # fmt: skip
         else:
             stepped = self.scheduler.step(

@@ -6,7 +6,8 @@ reads the prompts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from .media import cover
 from .peaks import CoderPeak, Moment
 from .run import Run, Schedule
 from .sources import read_model
+from .text_encoders import trimmed
 from .tiles import Pieces, Tile
 from .video_model import Conditioning, Facts, Family, InputError, Keyframe, Memory, Recipe, Request, Stacks, VideoModel
 
@@ -32,6 +34,7 @@ _KINDS = {
 }  # fmt: skip
 # how a picture comes in -> every how many of its tokens the text refiner reads (image_embed_interleave of the pipeline)
 INTERLEAVE = {"latent_concat": 2, "token_replace": 4}
+MASK = 3  # which input of a block is the mask of its attention (HunyuanVideoTransformer3DModel.forward)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,9 +122,10 @@ class HunyuanVideo(Family):
         timesteps, skip = begin(scheduler, request)
         if request.source is not None and request.strength < 1:
             latents = mix(latents, encoded_source(model, request), scheduler.sigmas[skip])
-        text = {
-            branch: {k: v.to(device, dtype) for k, v in read.items()} for branch, read in conditioning.branches.items()
+        branches = {
+            branch: _trimmed(read) if model.trims_text else read for branch, read in conditioning.branches.items()
         }
+        text = {branch: {k: v.to(device, dtype) for k, v in read.items()} for branch, read in branches.items()}
         scale = torch.tensor([request.guidance], dtype=dtype, device=device) * 1000.0 if facts.embedded else None
         guidance = model.guidance.true_scale or 1.0 if facts.embedded else request.guidance
         make = {"latent_concat": _ConcatRun, "token_replace": _ReplaceRun}.get(facts.image, _Run)
@@ -141,6 +145,19 @@ class HunyuanVideo(Family):
         """The prompt's, and those of the picture's tokens that are kept."""
         return model.facts.prompt_tokens + self._picture_tokens(model) // INTERLEAVE.get(_facts(model).image, 1)
 
+    @contextmanager
+    def unmasked(self, network: Network) -> Iterator[None]:
+        """Without the mask that the network gives its blocks as their fourth input, for which the fast kernels of attention
+        are left out."""
+        drop = lambda block, inputs: (*inputs[:MASK], None, *inputs[MASK + 1 :])
+        blocks = (block for name in self.stacks.lists for block in getattr(network, name))
+        handles = [block.register_forward_pre_hook(drop) for block in blocks]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
     def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
         return latents.float() * vae.config.scaling_factor
 
@@ -154,6 +171,12 @@ class HunyuanVideo(Family):
 def _facts(model: VideoModel) -> HunyuanFacts:
     assert isinstance(model.facts, HunyuanFacts)
     return model.facts
+
+
+def _trimmed(read: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A branch without the rows that the network masks: those behind as many as the mask has ones."""
+    text, mask = trimmed(read["text"], read["mask"])
+    return {**read, "text": text, "mask": mask}
 
 
 @dataclass

@@ -25,7 +25,7 @@ from .ltx_vae import Noise, decode_pieces, encode_pieces
 from .media import cover
 from .peaks import CoderPeak, Moment
 from .run import SMALLEST, Run, Schedule
-from .text_encoders import encode_t5, load_tokenizer
+from .text_encoders import encode_t5, load_tokenizer, trimmed
 from .tiles import Pieces, Tile
 from .video_model import (
     Capabilities,
@@ -278,7 +278,7 @@ class _TextRun(FlowRun):
     """LTXPipeline. latents: packed tokens [1, f*h*w, C]; place: what tells the network where each token is."""
 
     text: Mapping[str, Tensor]
-    mask: Mapping[str, Tensor]
+    mask: Mapping[str, Tensor | None]
     place: Mapping[str, Any]
     shape: tuple[int, int, int]  # latent frames, height, width
 
@@ -375,15 +375,18 @@ class _ConditionRun(_TextRun):
 
 def _common(model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> dict[str, Any]:
     facts, device, dtype = _facts(model), model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
-    branches = {b: (v["text"].to(device, dtype), v["mask"].to(device)) for b, v in conditioning.branches.items()}
-    both = [torch.cat([branches["uncond"][i], branches["cond"][i]]) for i in (0, 1)]
-    branches["cond_uncond"] = both[0], both[1]
+    cond, uncond = conditioning.branches["cond"], conditioning.branches["uncond"]
+    both = {name: torch.cat([uncond[name], cond[name]]) for name in ("text", "mask")}
+    read = {"cond": cond, "uncond": uncond, "cond_uncond": both}
+    ready = trimmed if model.trims_text else lambda text, mask: (text, mask)
+    branches = {b: ready(v["text"], v["mask"]) for b, v in read.items()}
     f, h, w = facts.latent_shape(request.width, request.height, request.frames)[2:]
     scale = (facts.temporal_ratio / facts.fps, facts.spatial_ratio, facts.spatial_ratio)
     timesteps, skip = begin(scheduler, request)
     return dict(
         timesteps=timesteps, scheduler=scheduler, guidance=request.guidance, skip=skip, shape=(f, h, w),
-        text={b: v[0] for b, v in branches.items()}, mask={b: v[1] for b, v in branches.items()},
+        text={b: text.to(device, dtype) for b, (text, _) in branches.items()},
+        mask={b: None if model.trims_text and mask.all() else mask.to(device) for b, (_, mask) in branches.items()},
         place=dict(num_frames=f, height=h, width=w, rope_interpolation_scale=scale),
     )  # fmt: skip
 

@@ -44,6 +44,7 @@ class Mochi(Family):
     }
     rounds_encode = True
     dispatches = False
+    keeps_padding = "Mochi's attention leaves out the rows behind a prompt's end by itself."
     image_models = "an image-to-video model of another family, as Wan2.1-I2V"
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:

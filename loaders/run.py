@@ -18,7 +18,9 @@ class Run(ABC):
     """The state of one denoising, made by `Family.prepare` and dropped at its end.
 
     latents: whatever layout the network wants. timesteps: one per step, on the latents' device; the first is the
-    scheduler's number `skip`. guidance: scale of classifier-free guidance, 1 where there is none.
+    scheduler's number `skip`. guidance: scale of classifier-free guidance, 1 where there is none. times: the timesteps
+    as plain numbers; levels: `sigma` of every step and after the last. Both are read from the card once, before the first
+    step: a number that is read inside of one makes the host wait for all that the card has yet to do.
     """
 
     latents: Tensor
@@ -27,7 +29,13 @@ class Run(ABC):
     guidance: float
     skip: int
     cache: Any = field(default=None, init=False)  # a caches.runner.Runner
+    times: list[Any] = field(init=False)
+    levels: list[float] = field(init=False)
     time_dim: ClassVar[int] = 2  # the latents' dimension of time
+
+    def __post_init__(self) -> None:
+        self.times = self.timesteps.tolist()
+        self.levels = self.noise_levels()
 
     def part(self, step: int) -> str:
         """The part that makes this step."""
@@ -36,6 +44,10 @@ class Run(ABC):
     def scale(self, step: int) -> float | Tensor:
         """The guidance scale of this step: a number, or a tensor that the prediction can be multiplied with."""
         return self.guidance
+
+    def strength(self, step: int) -> float:
+        """The guidance scale of this step as one number, the largest where frames have scales of their own."""
+        return float(self.scale(step))
 
     def before(self, step: int) -> None:
         """Change `latents` at the start of a step, as families with noisy conditions do."""
@@ -54,7 +66,11 @@ class Run(ABC):
 
     def sigma(self, step: int) -> float:
         """How much noise is in the latents of this step, as its scheduler counts it; at step len(timesteps), after the last."""
-        return float(self.scheduler.sigmas[self.skip + step])
+        return self.levels[step]
+
+    def noise_levels(self) -> list[float]:
+        """`sigma` of every step and after the last, as the scheduler holds them."""
+        return self.scheduler.sigmas[self.skip : self.skip + len(self.times) + 1].tolist()
 
     def mixture(self, step: int) -> tuple[float, float]:
         """(share of the video, share of the noise) in this step's latents; at step len(timesteps), after the last."""

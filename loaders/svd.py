@@ -38,6 +38,7 @@ class SVD(Family):
     }
     moments: Mapping[str, Moment] = {"outermost block": Moment(hidden=28)}
     stacks, dispatches, layers_asked = None, False, False
+    keeps_padding = "Stable Video Diffusion reads no text."
     text_models = "a text-to-video model of another family"
     methods = ("cfg", "apg", "cfg-zero*", "tcfg")  # its UNet is no stack of blocks to skip
 
@@ -145,6 +146,14 @@ class _Run(Run):
     scales: Tensor
     generator: torch.Generator
     clean: Tensor | None = field(default=None, init=False)
+    largest: float = field(init=False)  # of the scales
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.largest = float(self.scales.max())
+
+    def strength(self, step: int) -> float:
+        return self.largest
 
     def part(self, step: int) -> str:
         return "unet"

@@ -99,6 +99,12 @@ def read_prompt(tokenizer: Any, text: str, length: int, name: str) -> tuple[Any,
     return tokenizer([text], padding="max_length", max_length=length, return_tensors="pt"), notes if lost else ()
 
 
+def trimmed(text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Text [B, L, width] and its mask [B, L] without the rows at the end that no text of the batch reaches."""
+    rows = int(mask.sum(1).max())
+    return text[:, :rows], mask[:, :rows]
+
+
 def encode_t5(
     encoder: Any, tokenizer: Any, length: int, masked: bool, device: torch.device, text: str, name: str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:

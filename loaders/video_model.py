@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -322,6 +322,11 @@ class VideoModel:
     cache: Any = None  # a caches.policy.Policy; None: every step is computed
     options: Mapping[str, Any] = field(default_factory=dict)  # what only this family knows, as SVD's motion bucket
 
+    @property
+    def trims_text(self) -> bool:
+        """Whether this model's Speed cuts off the rows behind a prompt's end."""
+        return bool(getattr(self.speed, "trim_text", False))
+
     @contextmanager
     def use(self, part: str, activations: int | None = None) -> Iterator[Any]:
         """A part, ready to run, with room for `activations` bytes beside it, or (None) for what an encoder needs to read
@@ -393,6 +398,7 @@ class Family(Coder, ABC):
     solvers = "flow"  # which table of samplers/schedules.py steps through its noise
     blocks = "transformer_blocks"  # the network's attribute that holds its blocks
     dispatches = True  # whether diffusers lets its attention have other kernels
+    keeps_padding = ""  # why the rows behind a prompt's end must stay; empty: they are masked, and can be cut off
     stacks: Stacks | None = Stacks()  # None: a UNet, of which only the deep blocks can be kept
     image_models = text_models = "a model of another family"  # what to load instead
     control_models = "Wan2.1-VACE or CogVideoX-Fun-Control"  # the same for a control video
@@ -430,6 +436,10 @@ class Family(Coder, ABC):
     def from_host(self, model: VideoModel, samples: Tensor) -> Tensor:
         """The `samples` of a LATENT -> latents [1, C, t, h, w] as the network sees them."""
         return model.facts.normalise(samples)
+
+    def unmasked(self, network: Any) -> AbstractContextManager[None]:
+        """The network for a run whose text was trimmed, so that no attention needs a mask."""
+        return nullcontext()
 
     def check(self, model: VideoModel, request: Request) -> None:
         """Raise InputError for a completed request that this model cannot run; reads no weights."""

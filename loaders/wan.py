@@ -76,6 +76,7 @@ class Wan(Family):
         "MLP": Moment(hidden=4, mlp=2, rotary=2, controlled=1, timed=7, timed32=6, keys=2.5),
         "key of the text": Moment(hidden=5, rotary=2, controlled=1, timed=7, timed32=6, keys=3, keys32=2, key_copies=1),
     }
+    keeps_padding = "Wan was trained to read the zeros behind a prompt's end."
     stacks = Stacks(("blocks",), "vace_blocks", "vace_layers", pairs=False)
     image_models = "Wan2.1-I2V-14B, Wan2.2-I2V-A14B, Wan2.2-TI2V-5B or Wan2.1-VACE"
     text_models = "Wan2.1-T2V or Wan2.2-T2V-A14B"
@@ -271,11 +272,10 @@ class _Run(FlowRun):
     text: Mapping[str, Tensor]
     dtype: torch.dtype
     low_guidance: float
-    boundary: float | None  # in timesteps
+    low: list[bool]  # whether the low-noise expert makes a step, for each of them
 
     def part(self, step: int) -> str:
-        low = self.boundary is not None and bool(self.timesteps[step] < self.boundary)
-        return "transformer_2" if low else "transformer"
+        return "transformer_2" if self.low[step] else "transformer"
 
     def scale(self, step: int) -> float | Tensor:
         return self.guidance if self.part(step) == "transformer" else self.low_guidance
@@ -390,9 +390,9 @@ def _common(model: VideoModel, conditioning: Conditioning, request: Request, sch
     text = {branch: v["text"].to(device, dtype) for branch, v in conditioning.branches.items()}
     text["cond_uncond"] = torch.cat([text["uncond"], text["cond"]])
     timesteps, skip = begin(scheduler, request)
-    boundary = None if facts.boundary is None else facts.boundary * scheduler.config.num_train_timesteps
+    boundary = 0.0 if facts.boundary is None else facts.boundary * scheduler.config.num_train_timesteps
     return dict(timesteps=timesteps, scheduler=scheduler, guidance=request.guidance, skip=skip, text=text, dtype=dtype,
-                low_guidance=request.guidance_2 or request.guidance, boundary=boundary)  # fmt: skip
+                low_guidance=request.guidance_2 or request.guidance, low=(timesteps < boundary).tolist())  # fmt: skip
 
 
 def _image_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> Run:

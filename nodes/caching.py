@@ -162,7 +162,7 @@ class CalibrateCache(io.ComfyNode):
 
         update, checkpoint = host.progress(), model.recipe.files["checkpoint"]
         store.check_place(checkpoint)
-        on_step = lambda done, total, run: update(done, total, host.latent_picture(model, run.preview()))
+        on_step = lambda done, total, run: update(done, total, lambda: host.latent_picture(model, run.preview()))
         made, latents = calibrate(model, conditioning, request_of(model, **inputs), on_step)
         made = store.add(checkpoint, made)
         words = [

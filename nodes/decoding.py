@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -194,7 +195,7 @@ def _frames(cls: Any, model: VideoModel, latent: dict[str, Any], tiling: Any) ->
     tell = lambda note: host.tell(cls.hidden.unique_id, (note,))
     for piece in stream_frames(model, samples, latent.get("reelwire", {}).get("seed", 0), tiling, tell):
         done += len(piece)
-        update(done, total, host.frame_picture(piece[-1]))
+        update(done, total, partial(host.frame_picture, piece[-1]))
         yield piece
 
 

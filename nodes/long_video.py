@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,15 +150,15 @@ class _Watching:
         host.show(
             self._node, f"Window {window} of {len(self._made.windows)}, about {_clock(pace * (total - done))} left"
         )
-        self._move(host.latent_picture(self._model, run.preview()))
+        self._move(lambda: host.latent_picture(self._model, run.preview()))
 
     def counted(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
         for piece in pieces:
             self._frames += len(piece)
-            self._move(host.frame_picture(piece[-1]))
+            self._move(partial(host.frame_picture, piece[-1]))
             yield piece
 
-    def _move(self, picture: Any) -> None:
+    def _move(self, picture: Callable[[], Any]) -> None:
         request = self._made.request
         self._update(self._steps + self._frames, request.steps * len(self._made.windows) + request.frames, picture)
 

@@ -117,21 +117,23 @@ class SetSpeed(io.ComfyNode):
         absent = ", ".join(f"{name} (pip install {missing(name)})" for name in BACKENDS if missing(name))
         return io.Schema(
             node_id="ReelwireSpeed", display_name="Speed", category="Reelwire/model",
-            description="Runs the same network faster: compiled blocks, and other kernels for attention. Works together with every cache.",
+            description="Runs the same network faster: compiled blocks, other kernels for attention, no padding. Works together with every cache.",
             search_aliases=["torch compile", "sage attention", "flash attention", "xformers"],
             inputs=[
                 VideoModelType.Input("model"),
                 io.Boolean.Input("compile", default=False, tooltip="torch.compile of the repeated blocks: the first run takes minutes, later ones less"),
                 io.Combo.Input("attention", options=there, default="auto", tooltip=f"auto: PyTorch's choice. Not installed here: {absent or 'none'}"),
+                io.Boolean.Input("trim_text", default=False, optional=True, advanced=True,
+                                 tooltip="HunyuanVideo, LTX-Video: leaves out the empty rows behind a prompt's end, and with them the mask that keeps fast kernels away. The same video but for rounding"),
             ],
             outputs=[VideoModelType.Output(display_name="model")],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model: VideoModel, compile: bool, attention: str) -> io.NodeOutput:
+    def execute(cls, model: VideoModel, compile: bool, attention: str, trim_text: bool = False) -> io.NodeOutput:
         from ..samplers.speed import Speed
 
-        return io.NodeOutput(replace(model, speed=Speed(compile, attention)))
+        return io.NodeOutput(replace(model, speed=Speed(compile, attention, trim_text=trim_text)))
 
 
 # step-distillation LoRAs -> what their makers sample with: lightx2v/Wan2.1-Distill-Models and Wan2.2-Lightning (README),

@@ -72,7 +72,7 @@ class Sampler(io.ComfyNode):
 
         def on_step(done: int, total: int, run: Run) -> None:
             runs[:] = [run]
-            update(done, total, host.latent_picture(model, run.preview()))
+            update(done, total, lambda: host.latent_picture(model, run.preview()))
 
         latents = sample(model, conditioning, request, on_step)
         note = {"family": model.family.name, "variant": model.variant, "frames": request.frames, "fps": model.facts.fps,
@@ -147,7 +147,7 @@ class LatentUpscale(io.ComfyNode):
         part = load_upsampler(folder, model.facts.channels, model.recipe.dtype)
         samples, update = _source(model, latent), host.progress()
         large = upscale(model, part, samples, adain, tone_map).cpu()
-        update(1, 1, host.latent_picture(model, large))
+        update(1, 1, lambda: host.latent_picture(model, large))
         note = {k: v * 2 if k in ("width", "height") else v for k, v in latent.get("reelwire", {}).items()}
         return io.NodeOutput({"samples": model.family.to_host(model, large), "reelwire": note})
 

@@ -32,7 +32,7 @@ def _spread(run: Run, more: int, stride: int, seed: int) -> None:
     dim, inner = run.time_dim, run.predict
     length = run.latents.shape[dim]
     run.latents = shuffled(run.latents, dim, more, stride, torch.Generator("cpu").manual_seed(seed))
-    starts = [*range(0, more, stride), more]
+    starts, pyramid = [*range(0, more, stride), more], _pyramid(length).to(run.latents.device)
 
     def predict(network: Any, step: int, branch: str) -> Tensor:
         whole = run.latents
@@ -41,8 +41,8 @@ def _spread(run: Run, more: int, stride: int, seed: int) -> None:
         try:
             for start in starts:
                 run.latents = whole.narrow(dim, start, length)
-                total = total + _placed(inner(network, step, branch), dim, start, whole.shape[dim])
-                weight[start : start + length] += _pyramid(length).to(weight)
+                total = total + _placed(inner(network, step, branch), pyramid, dim, start, whole.shape[dim])
+                weight[start : start + length] += pyramid
         finally:
             run.latents = whole
         assert isinstance(total, Tensor)
@@ -61,13 +61,13 @@ def shuffled(noise: Tensor, dim: int, more: int, stride: int, generator: torch.G
     return noise
 
 
-def _placed(prediction: Tensor, dim: int, start: int, length: int) -> Tensor:
-    """A window's weighted prediction in a video of zeros."""
+def _placed(prediction: Tensor, weights: Tensor, dim: int, start: int, length: int) -> Tensor:
+    """A window's weighted prediction in a video of zeros. weights: of its frames."""
     shape = list(prediction.shape)
     shape[dim] = length
     whole = prediction.new_zeros(shape)
-    count = prediction.shape[dim]
-    whole.narrow(dim, start, count).copy_(prediction * _along(_pyramid(count).to(prediction), dim, prediction))
+    weighted = prediction * _along(weights.to(prediction), dim, prediction)
+    whole.narrow(dim, start, len(weights)).copy_(weighted)
     return whole
 
 

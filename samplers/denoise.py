@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,7 +20,7 @@ from .caches.runner import cached, phase, planned
 from .guidance import check_guidance, guide
 from .keyframes import plan
 from .room import step_bytes
-from .schedules import TABLES, solver
+from .schedules import TABLES, solver, without_waiting
 from .speed import accelerated, check_speed
 
 MOST_TOKENS = 2**20  # ten times HunyuanVideo at 720p and 129 frames
@@ -107,7 +106,9 @@ def sample(
                         stack.enter_context(way)
                     for step in steps:
                         run.before(step)
-                        run.advance(step, _predicted(run, step, partial(predict, network, step)))
+                        prediction = _predicted(run, step, partial(predict, network, step))
+                        with without_waiting():
+                            run.advance(step, prediction)
                         on_step(step + 1, total, run)
         return _alive(_finite(run.finish(), model), model)
 
@@ -125,13 +126,7 @@ def _check_picture(model: VideoModel, seen: Tensor | None, request: Request) -> 
 
 
 def _predicted(run: Run, step: int, compute: Callable[[], Tensor]) -> Tensor:
-    if run.cache is None:
-        return compute()
-    begin, prediction = time.perf_counter(), run.cache.predict(run, step, compute)
-    if not torch.isfinite(prediction).all():  # (waits for the card too, so that the time is the step's own)
-        raise ValueError(f"{run.cache.policy.title}: step {step + 1} of {len(run.timesteps)} is not finite (NaN or infinite). Run without the cache node, or with a lower speed or threshold, to see whether the model itself is sound.")  # fmt: skip
-    run.cache.seconds.append(time.perf_counter() - begin)
-    return prediction
+    return compute() if run.cache is None else run.cache.predict(run, step, compute)
 
 
 def _check_source(model: VideoModel, request: Request, source: Tensor) -> None:

@@ -99,8 +99,7 @@ def _by_guider(model: VideoModel, run: Run) -> Predict:
     guider, total = _make_guider(model), len(run.timesteps)
 
     def predict(network: Any, step: int) -> Tensor:
-        scale = run.scale(step)
-        guider.guidance_scale = float(scale.max()) if isinstance(scale, Tensor) else float(scale)
+        guider.guidance_scale = run.strength(step)
         guider.set_state(step=step, num_inference_steps=total, timestep=run.timesteps[step])
         batches = guider.prepare_inputs({"branch": ("cond", "uncond")})
         for batch in batches:

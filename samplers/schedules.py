@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from ..loaders.run import Schedule
 
@@ -20,6 +21,26 @@ _SHIFTING = ("use_dynamic_shifting", "shift_terminal", "time_shift_type")
 def solver(table: str, name: str, schedule: Schedule, device: torch.device) -> Any:
     """A diffusers scheduler with its timesteps set; table: the family's `solvers`, name: of a sampler."""
     return TABLES[table][name](schedule, device)
+
+
+class without_waiting(TorchFunctionMode):  # noqa: N801 (a context manager)
+    """Lets a solver's single numbers reach the card without the host waiting for it, in the same bits.
+
+    Solvers that hold their sigmas in RAM copy them over one by one, which waits as reading does: here they travel as what a
+    tensor is filled with. UniPC's two equations are solved without asking the card whether they could be.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.linalg.solve:
+            return torch.linalg.solve_ex(*args, **kwargs).result
+        if func is torch.Tensor.to and len(args) == 2 and _number(args[0]) and isinstance(args[1], torch.device):
+            return torch.full((), args[0].item(), dtype=args[0].dtype, device=args[1])
+        return func(*args, **kwargs)
+
+
+def _number(value: torch.Tensor) -> bool:
+    return value.ndim == 0 and value.device.type == "cpu" and value.is_floating_point()
 
 
 def _of(kind: str) -> Make:

@@ -1,4 +1,4 @@
-"""Ways to run the same network faster: compiled blocks, and other kernels for attention. Both end with the run."""
+"""Ways to run the same network faster: compiled blocks, other kernels for attention, no padding. All end with the run."""
 
 from __future__ import annotations
 
@@ -29,12 +29,14 @@ INSTALL = {
 @dataclass(frozen=True)
 class Speed:
     """compile: the repeated blocks are compiled when they first run. attention: a key of BACKENDS. compiler and whole: of
-    torch.compile, its backend and whether a block must be one graph."""
+    torch.compile, its backend and whether a block must be one graph. trim_text: the network does not compute the rows behind
+    a prompt's end, which its mask hides from the video anyway; rounding differs, measured in tests/test_trim_text.py."""
 
     compile: bool = False
     attention: str = "auto"
     compiler: str = "inductor"
     whole: bool = False
+    trim_text: bool = False
 
 
 def missing(attention: str) -> str:
@@ -50,6 +52,8 @@ def check_speed(model: VideoModel) -> None:
         return
     if package := missing(speed.attention):
         raise InputError("attention", speed.attention, f"The package {package} is not installed.", f"Install it into ComfyUI's Python with `pip install {package}`, or choose auto.")  # fmt: skip
+    if speed.trim_text and model.family.keeps_padding:
+        raise InputError("trim_text", "on", model.family.keeps_padding, "Switch it off.")
     if BACKENDS[speed.attention][0] and not model.family.dispatches:
         raise InputError("attention", speed.attention, f"In diffusers {model.family.title} has PyTorch's own attention alone.", "Choose auto.")  # fmt: skip
     if speed.attention not in ANYWHERE and model.memory.device("transformer").type == "cpu":
@@ -82,6 +86,8 @@ def accelerated(network: Any, model: VideoModel) -> Iterator[None]:
         if name := BACKENDS[speed.attention][0]:
             network.set_attention_backend(name)
             stack.callback(network.reset_attention_backend)
+        if speed.trim_text:
+            stack.enter_context(model.family.unmasked(network))
         if speed.compile:
             stack.enter_context(_compiled(network, model, speed))
         yield

@@ -31,8 +31,19 @@ _import_pack()
 from reelwire.bench.export_workflow import open_page  # noqa: E402
 from reelwire.tests.host import Host, boot  # noqa: E402
 from reelwire.tests.support.card.host import CardHost, boot_on_card  # noqa: E402
+from reelwire.tests.support.card.pytest_card import TINY_MODELS, CardTests  # noqa: E402
+from reelwire.tests.support.card.table import CardTable  # noqa: E402
 from reelwire.training import tiny_files  # noqa: E402
 from reelwire.training.tiny_models import MODELS, make  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    CardTable.add_options(parser)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(CardTests(), "pretend card")
+    config.pluginmanager.register(CardTable(), "card table")
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +55,9 @@ def comfyui() -> Path:
 
 
 @pytest.fixture(scope="session")
-def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_models() -> Path:
     """A folder with a tiny checkpoint of every family and task."""
-    folder = tmp_path_factory.mktemp("tiny_models")
+    folder = Path(os.environ[TINY_MODELS])
     for name in MODELS:
         make(name, folder)
     return folder

@@ -74,7 +74,7 @@ def test_a_forecast_is_exact_for_a_polynomial_of_its_order(order: int) -> None:
 
 
 def test_distance_is_relative() -> None:
-    assert distance(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0])) == pytest.approx(0.5)
+    assert float(distance(torch.tensor([1.0, 3.0]), torch.tensor([2.0, 2.0]))) == pytest.approx(0.5)
 
 
 @pytest.mark.parametrize("order", [0, 1])
@@ -176,7 +176,7 @@ def test_a_run_that_went_astray_counts_for_nothing() -> None:
 
 def test_a_polynomial_is_found_again() -> None:
     x = np.linspace(0.05, 0.6, 25)
-    fit, quality = fit_polynomial(Track(x.tolist(), (0.3 + 2 * x - x**2).tolist()), "modulated")
+    fit, quality = fit_polynomial(Track(list(torch.tensor(x)), list(torch.tensor(0.3 + 2 * x - x**2))), "modulated")
     assert quality > 0.999
     assert fit(0.3) == pytest.approx(0.3 + 0.6 - 0.09, abs=1e-3)
     assert fit.knows(0.3)
@@ -218,6 +218,8 @@ def test_a_calibration_serves_every_policy(models: Path, name: str) -> None:
     if name == "tiny-svd":
         assert made.branches == ()
         return
+    for branch in made.branches:  # each change belongs to the move of its own step, the last step's too
+        assert len(branch.moves) == len(branch.ratios) > 0
     for policy in (MagCache(threshold=1e9), TeaCache(threshold=1e9, source="calibrated")):
         _, cache = run(replace(model, cache=policy))
         assert cache.notes == ()

@@ -50,7 +50,7 @@ def test_it_is_written_as_it_goes(host: Host) -> None:
     ]
     assert values == sorted(values)
     assert values[-1] == WINDOWS * STEPS + 73
-    assert len(seen.pictures) > WINDOWS * STEPS
+    assert len(seen.pictures) >= 2, "neither the first step nor the last frame was shown"
     assert left(host, "watched") == ["watched_00001_.mp4"]
     made = frames(host.base / "output" / "long" / "watched_00001_.mp4")
     assert made.shape == (73, 64, 64, 3)

@@ -17,6 +17,7 @@ from reelwire.loaders.ltx import LTX
 from reelwire.loaders.video_model import Memory, PlainMemory, Recipe, Request, VideoModel
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
+from reelwire.tests.support.card import attached, seen_by_comfyui
 from reelwire.tests.test_caches import SOME, Sampled
 from reelwire.tests.test_families import needed
 from reelwire.tests.test_families import open_model as _open
@@ -24,6 +25,14 @@ from reelwire.tests.tiny import BUNDLED
 from reelwire.training.tiny_models import MODELS
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
+
+# test_card_memory.py runs all of this on a card, where weights that wait and weights that compute lie apart
+DEVICE = "npu" if attached() else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def plain() -> PlainMemory:
+    """Everything stays where it computes, without a manager."""
+    return PlainMemory(DEVICE)
 
 
 def open_model(folder: Path, name: str, memory: Memory) -> VideoModel:
@@ -36,8 +45,9 @@ def host_module(comfyui: Path) -> Iterator[Any]:
     sys.path.insert(0, str(comfyui))
     import comfy.cli_args
 
-    comfy.cli_args.args.cpu = not torch.cuda.is_available()
-    import reelwire.nodes.host as module
+    comfy.cli_args.args.cpu = DEVICE == "cpu"
+    with seen_by_comfyui():
+        import reelwire.nodes.host as module
 
     yield module
     sys.path.remove(str(comfyui))
@@ -62,7 +72,7 @@ def same(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> bool:
 def test_the_hosts_manager_changes_no_number(host_module: Any) -> None:
     import comfy.model_management as mm
 
-    expected = make(load(PlainMemory()))
+    expected = make(load(plain()))
     model = load(host_module.HostMemory())
     assert model.get_models() == []
     assert same(make(model), expected)
@@ -110,7 +120,7 @@ def run_tiny(folder: Path, name: str, memory: Memory, seen: list[set[str]] | Non
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_family_under_the_hosts_manager(host_module: Any, tiny_models: Path, name: str) -> None:
     """The same numbers as without it, with all weights there, then with room for a few KB alone."""
-    expected = run_tiny(tiny_models, name, PlainMemory())[1:]
+    expected = run_tiny(tiny_models, name, plain())[1:]
     seen: list[set[str]] = []
     memory = host_module.HostMemory()
     assert same(run_tiny(tiny_models, name, memory, seen)[1:], expected)
@@ -152,10 +162,10 @@ def stored(folder: Path, name: str, storage: str, memory: Memory) -> tuple[Video
 @pytest.mark.parametrize("name", SMALL)
 def test_weights_of_eight_bits(host_module: Any, tiny_models: Path, name: str) -> None:
     """int8 is nearer to the original than fp8, both are near; the host's manager and a partial load change no number."""
-    _, whole = stored(tiny_models, name, "", PlainMemory())
+    _, whole = stored(tiny_models, name, "", plain())
     off = {}
     for storage in ("fp8", "int8"):
-        _, expected = stored(tiny_models, name, storage, PlainMemory())
+        _, expected = stored(tiny_models, name, storage, plain())
         off[storage] = ((expected - whole).abs().mean() / whole.std()).item()
         memory = host_module.HostMemory()
         model, made = stored(tiny_models, name, storage, memory)
@@ -178,7 +188,7 @@ def test_weights_of_eight_bits(host_module: Any, tiny_models: Path, name: str) -
 @pytest.mark.parametrize("name", SMALL)
 def test_most_on_card(host_module: Any, tiny_models: Path, name: str) -> None:
     """No more than that lies on the card while the network works, and the numbers are the same."""
-    _, expected = stored(tiny_models, name, "", PlainMemory())
+    _, expected = stored(tiny_models, name, "", plain())
     memory = host_module.HostMemory(most_on_card=4000.0)
     model, made = stored(tiny_models, name, "", memory)
     assert torch.equal(made, expected)
@@ -197,7 +207,7 @@ def test_most_on_card(host_module: Any, tiny_models: Path, name: str) -> None:
 def test_caches_under_the_hosts_manager(host_module: Any, tiny_models: Path, name: str, policy: str) -> None:
     """With all weights there, and with most of them brought in layer by layer."""
     cached = lambda memory: replace(open_model(tiny_models, name, memory), cache=SOME[policy])
-    expected = Sampled(cached(PlainMemory())).latents
+    expected = Sampled(cached(plain())).latents
     memory = host_module.HostMemory()
     model = cached(memory)
     assert torch.equal(Sampled(model).latents, expected)

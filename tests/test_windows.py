@@ -297,6 +297,9 @@ class Echo(Run):
         self.calls.append(self.latents)
         return self.latents * (self.factors[len(self.calls) - 1] if self.factors else 1.0)
 
+    def noise_levels(self) -> list[float]:
+        return [1.0, 0.0]
+
     def advance(self, step: int, prediction: Tensor) -> None:
         raise NotImplementedError
 

@@ -98,9 +98,8 @@ class HostMemory:
         )
 
         def on_detach(_patcher: Any, unpatch_all: bool = True, *_: Any) -> None:
-            if (
-                unpatch_all
-            ):  # else the weights stay: the manager detaches a model that is loaded before it loads it anew
+            # without unpatch_all the weights stay: the manager detaches what is loaded before it loads it anew
+            if unpatch_all:
                 move_rest(holder, offload)
 
         patcher.add_callback(CallbacksMP.ON_LOAD, lambda _patcher, device, *_: move_rest(holder, device))

@@ -2,22 +2,51 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
 import comfy.model_management as mm
 import comfy.utils
+from comfy.cli_args import LatentPreviewMethod, args
 
 PREVIEW_SIZE = 512
+PREVIEWS_EVERY = 0.25  # seconds at least between two previews of a node
 Interrupted = mm.InterruptProcessingException
 
 
 def progress() -> Callable[..., None]:
-    """A function (done, in all, picture or None) that moves the running node's bar, shows the picture and stops when asked to."""
-    bar = comfy.utils.ProgressBar(1)
+    """A function (done, in all, picture or None) that moves the running node's bar and stops when asked to.
 
-    def update(done: int, total: int, picture: Any = None) -> None:
+    picture: makes one, and is called where somebody sees it, a few times a second, and at the end: each waits for the card.
+    """
+    bar, shown = comfy.utils.ProgressBar(1), float("-inf")
+
+    def update(done: int, total: int, picture: Callable[[], Any] | None = None) -> None:
+        nonlocal shown
         mm.throw_exception_if_processing_interrupted()
-        bar.update_absolute(done, total, None if picture is None else ("JPEG", picture, PREVIEW_SIZE))
+        now, preview = time.monotonic(), None
+        if picture is not None and (done >= total or now - shown >= PREVIEWS_EVERY) and _previews_are_seen():
+            shown, preview = now, ("JPEG", picture(), args.preview_size)
+        bar.update_absolute(done, total, preview)
 
     return update
+
+
+def _previews_are_seen() -> bool:
+    """Whether the one who queued this prompt is connected, and nobody has chosen that there be no previews."""
+    from server import PromptServer
+
+    server = PromptServer.instance
+    if args.preview_method == LatentPreviewMethod.NoPreviews and _none_are_wanted(server):
+        return False
+    return server.client_id in server.sockets if server.client_id else bool(server.sockets)
+
+
+def _none_are_wanted(server: Any) -> bool:
+    """Whether "none" was chosen, on the command line or in the page's settings, which come with each prompt. It is also
+    what ComfyUI starts with, as its own previews need decoders that a new installation lacks; ours need none."""
+    on_command_line = any(argument.startswith("--preview-method") for argument in sys.argv)
+    running, _ = server.prompt_queue.get_current_queue()
+    return on_command_line or any(entry[3].get("preview_method") == "none" for entry in running)

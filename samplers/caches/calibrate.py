@@ -26,11 +26,11 @@ DEGREES = (1, 2, 3, 4)  # of the polynomial, of which the one that foretells bes
 @dataclass
 class Track:
     """What was seen of one branch of one expert. moves: how far the signal went in each step; changes: how far the
-    residual did; ratios: of its size to that of the step before."""
+    residual did; ratios: of its size to that of the step before. All still on the card."""
 
-    moves: list[float] = field(default_factory=list)
-    changes: list[float] = field(default_factory=list)
-    ratios: list[float] = field(default_factory=list)
+    moves: list[Tensor] = field(default_factory=list)
+    changes: list[Tensor] = field(default_factory=list)
+    ratios: list[Tensor] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +41,7 @@ class Record(Policy):
     observed: str = "modulated"
     tracks: dict[tuple[str, str], Track] = field(default_factory=dict, compare=False)
     clean: dict[str, list[Tensor]] = field(default_factory=dict, compare=False)
+    picked: dict[str, Tensor] = field(default_factory=dict, compare=False)  # which numbers, on the card
 
     title: ClassVar[str] = "calibration"
 
@@ -52,10 +53,11 @@ class Record(Policy):
     def memory_of(self) -> int:
         return 2
 
-    def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
-        if moved is not None:
-            self._track(at).moves.append(moved)
+    def allowed(self, state: State, at: At) -> bool:
         return False
+
+    def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
+        raise AssertionError("every step is computed")
 
     def learn(self, state: State, at: At, values: Values, seen: Mapping[str, Tensor]) -> None:
         track, residual = self._track(at), values[0].detach()
@@ -63,17 +65,21 @@ class Record(Policy):
         if state.kept:
             before = state.kept[-1][1][0].reshape(flat.shape)
             track.changes.append(distance(flat, before))
-            track.ratios.append(float((flat.float().norm(dim=-1) / before.float().norm(dim=-1).clamp(min=1e-12)).mean()))  # fmt: skip
+            track.ratios.append((flat.float().norm(dim=-1) / before.float().norm(dim=-1).clamp(min=1e-12)).mean())
+            if state.moved is not None:
+                track.moves.append(state.moved)
 
     def watch(self, part: str, clean: Tensor) -> None:
         """Told the clean video that each step's guided prediction points to."""
         flat = clean.flatten()
-        picked = torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))[:NUMBERS]
-        self.clean.setdefault(part, []).append(flat[picked.to(flat.device)].double().cpu())
+        if part not in self.picked:
+            order = torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))
+            self.picked[part] = order[:NUMBERS].to(flat.device)
+        self.clean.setdefault(part, []).append(flat[self.picked[part]])
 
     def gram(self, part: str) -> np.ndarray:
         """Scalar products [n, n] of the clean videos of an expert's steps, the last one's length being 1."""
-        rows = torch.stack(self.clean[part])
+        rows = torch.stack(self.clean[part]).double().cpu()
         products = (rows @ rows.T).numpy()
         return products / max(products[-1, -1], 1e-30)
 
@@ -86,7 +92,7 @@ class Record(Policy):
 
 def fit_polynomial(track: Track, signal: str, threshold: float = 0.1) -> tuple[Fit, float]:
     """(the polynomial of the degree whose left-out points are nearest, its R^2) from moves of a signal to changes."""
-    x, y = np.array(track.moves), np.array(track.changes[-len(track.moves) :])
+    x, y = _numbers(track.moves), _numbers(track.changes)[-len(track.moves) :]
 
     def missed(degree: int) -> float:
         errors = [(np.polyval(np.polyfit(np.delete(x, i), np.delete(y, i), degree), x[i]) - y[i]) ** 2 for i in range(len(x))]  # fmt: skip
@@ -97,6 +103,10 @@ def fit_polynomial(track: Track, signal: str, threshold: float = 0.1) -> tuple[F
     left = ((np.polyval(coefficients, x) - y) ** 2).sum() / max(((y - y.mean()) ** 2).sum(), 1e-12)
     fit = Fit(signal, tuple(float(c) for c in coefficients), threshold, "calibrated", low=float(x.min()), high=float(x.max()))  # fmt: skip
     return fit, float(1 - left)
+
+
+def _numbers(values: list[Tensor]) -> np.ndarray:
+    return torch.stack(values).double().cpu().numpy()
 
 
 def observed(model: VideoModel) -> str:
@@ -119,5 +129,6 @@ def calibrate(model: VideoModel, conditioning: Conditioning, request: Request, o
     for (part, name), track in record.tracks.items():
         if len(track.moves) > FEWEST_POINTS:
             fit, quality = fit_polynomial(track, record.signal)
-            branches.append(Branch(part, name, tuple(track.moves), tuple(track.ratios), fit.signal, fit.coefficients, fit.low, fit.high, quality))  # fmt: skip
+            moves, ratios = (tuple(_numbers(seen).tolist()) for seen in (track.moves, track.ratios))
+            branches.append(Branch(part, name, moves, ratios, fit.signal, fit.coefficients, fit.low, fit.high, quality))  # fmt: skip
     return Calibration(key_of(model, request), grams, tuple(branches)), latents

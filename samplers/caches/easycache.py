@@ -34,19 +34,24 @@ class EasyCache(Policy):
         return self, ()
 
     def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
-        rate, size = state.memory.get("rate"), state.memory.get("size")
-        if moved is None or rate is None or size is None or state.signal is None:
+        seen = state.numbers
+        if moved is None or "change" not in seen:
             return False
-        state.total += rate * moved * _size(state.signal) / max(size, 1e-12)
+        rate = seen["change"] / max(seen["way"], 1e-12)
+        state.total += rate * moved * seen["latents"] / max(seen["output"], 1e-12)
         return state.total < self.threshold
 
     def learn(self, state: State, at: At, values: Values, seen: Mapping[str, Tensor]) -> None:
         x, output = seen["input"], seen["output"]
         before = state.memory.get("input"), state.memory.get("output")
         if before[0] is not None and before[1] is not None:
-            state.memory["rate"] = _size(output - before[1]) / max(_size(x - before[0]), 1e-12)
-        state.memory |= {"input": x.detach(), "output": output.detach(), "size": _size(output)}
+            state.unread |= {"change": _size(output - before[1]), "way": _size(x - before[0])}
+        state.memory |= {"input": x.detach(), "output": output.detach()}
+        state.unread["output"] = _size(output)
+
+    def looks(self, state: State) -> Mapping[str, Tensor]:
+        return {"latents": _size(state.signal)} if state.signal is not None else {}
 
 
-def _size(x: Tensor) -> float:
-    return float(x.float().abs().mean())
+def _size(x: Tensor) -> Tensor:
+    return x.float().abs().mean()

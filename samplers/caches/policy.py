@@ -40,12 +40,16 @@ class At:
 @dataclass
 class State:
     """What one branch of one expert remembers. kept: (where, values) of the computed steps, the newest last; reused: how
-    many steps in a row; total: what a policy has added up since the last computed step."""
+    many steps in a row; total: what a policy has added up since the last computed step; moved: how far the signal went, not
+    read yet; unread: other numbers that the policy will look at, still on the card; numbers: those that were read."""
 
     kept: list[tuple[float, Values]] = field(default_factory=list)
     reused: int = 0
     total: float = 0.0
     signal: Tensor | None = None
+    moved: Tensor | None = None
+    unread: dict[str, Tensor] = field(default_factory=dict)
+    numbers: dict[str, float] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)  # what one policy alone needs
 
     @property
@@ -94,6 +98,10 @@ class Policy(ABC):
 
     def learn(self, state: State, at: At, values: Values, seen: Mapping[str, Tensor]) -> None:
         """Told after each computed step: what is kept, and the network's "input" and "output"."""
+
+    def looks(self, state: State) -> Mapping[str, Tensor]:
+        """Further numbers that `wants` finds in the state, to be read from the card together with how far the signal is."""
+        return {}
 
     def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
         """The policy for this model and complete request, and what the person should know; raises InputError."""
@@ -191,10 +199,10 @@ def _lagrange(places: list[float], i: int, at: float) -> float:
     return weight
 
 
-def distance(a: Tensor, b: Tensor) -> float:
-    """Relative L1 distance of a from b: mean |a - b| / mean |b| (TeaCache, arXiv 2411.19108, eq. 4)."""
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """Relative L1 distance of a from b: mean |a - b| / mean |b| (TeaCache, arXiv 2411.19108, eq. 4), a number on the card."""
     a, b = a.float(), b.float()
-    return float((a - b).abs().mean() / b.abs().mean().clamp(min=1e-12))
+    return (a - b).abs().mean() / b.abs().mean().clamp(min=1e-12)
 
 
 @contextmanager

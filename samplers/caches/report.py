@@ -93,7 +93,7 @@ def report(runner: Runner, estimated: int) -> Report:
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in runner.entries:
         groups.setdefault((entry.part, entry.branch), []).append(entry)
-    moves = {key: tuple(e.distance for e in entries) for key, entries in groups.items()}
+    moves = {key: tuple(None if e.distance is None else float(e.distance) for e in entries) for key, entries in groups.items()}  # fmt: skip
     seen = [m for found in moves.values() for m in found if m is not None]
     policy: Policy = runner.policy
     return Report(policy.title, {key: tuple(e.computed for e in entries) for key, entries in groups.items()}, moves,

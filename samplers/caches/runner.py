@@ -6,11 +6,13 @@ belongs to a run: one for each branch, call and expert, and it is gone with the 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ...loaders.run import Run
@@ -27,19 +29,24 @@ Key = tuple[str, int]  # branch, and the how many-eth forward of it in this step
 
 @dataclass
 class Entry:
-    """One forward: where it was, whether it was computed, and how far its signal was from the last one's."""
+    """One forward: where it was, whether it was computed, and how far its signal was from the last one's (a number on the
+    card, where nobody needed it on the way)."""
 
     part: str
     branch: str
     step: int
     computed: bool
-    distance: float | None = None
+    distance: float | Tensor | None = None
 
 
 @dataclass
 class Runner:
     """The cache of one run. notes: what the person should know; entries: all forwards so far; peak: the most bytes that its
-    states held at a time; seconds: of each step."""
+    states held at a time; seconds: of each step.
+
+    What it must know of the card it reads once in a step, or once for each forward that is decided by itself: each reading
+    waits until the card has done all that it was given. Whether the step before was finite is told along with it.
+    """
 
     policy: Policy
     stacks: Stacks | None
@@ -57,6 +64,9 @@ class Runner:
     _count: int = 0
     _step: int = -1
     _plan: Chosen = field(default_factory=dict)
+    _finite: dict[int, Tensor] = field(default_factory=dict)  # step -> whether it is, not read yet
+    _reads: int = 0
+    _since: float = 0.0  # when the last step whose end is known ended
 
     @contextmanager
     def phase(self, network: Any, run: Run, part: str, steps: range) -> Iterator[None]:
@@ -68,8 +78,11 @@ class Runner:
             assert self.stacks is not None
             enabled = self.policy.enabled(network, run, self.stacks, len(steps), self.batched)
         try:
+            self._since = time.perf_counter()
             with enabled:
                 yield
+            if self._finite:
+                self.read({})
         finally:
             self.clear()
 
@@ -77,8 +90,31 @@ class Runner:
         """Forget what is kept; entries stay."""
         self._states.clear()
         self._decided.clear()
+        self._finite.clear()
+
+    def read(self, numbers: Mapping[str, Tensor]) -> dict[str, float]:
+        """Numbers of the card, by one reading that also ends the steps before it; raises ValueError where one of these is
+        not finite."""
+        steps, self._reads = list(self._finite), self._reads + 1
+        values = torch.stack([value.float() for value in (*numbers.values(), *self._finite.values())]).tolist()
+        self._finite.clear()
+        now = time.perf_counter()
+        self.seconds += [(now - self._since) / len(steps)] * len(steps) if steps else []
+        self._since = now if steps else self._since
+        for step, finite in zip(steps, values[len(numbers) :], strict=True):
+            if not finite:
+                raise ValueError(f"{self.policy.title}: step {step + 1} of {self.steps} is not finite (NaN or infinite). Run without the cache node, or with a lower speed or threshold, to see whether the model itself is sound.")  # fmt: skip
+        return dict(zip(numbers, values, strict=False))
 
     def predict(self, run: Run, step: int, compute: Callable[[], Tensor]) -> Tensor:
+        """The guided prediction of a step, computed or reused, and known to be finite one step later at the latest."""
+        reads, prediction = self._reads, self._predicted(run, step, compute)
+        self._finite[step] = torch.isfinite(prediction).all()
+        if self._reads == reads:
+            self.read({})
+        return prediction
+
+    def _predicted(self, run: Run, step: int, compute: Callable[[], Tensor]) -> Tensor:
         """The guided prediction of a step, computed or made of what is kept of the clean video."""
         if self.policy.level != "guided":
             prediction = compute()
@@ -115,10 +151,9 @@ class Runner:
         """Whether this forward reuses what is kept; counts it."""
         policy = self.policy
         if signal is not None and state.signal is not None and state.signal.shape == signal.shape:
-            entry.distance = distance(signal, state.signal)
+            entry.distance = state.moved = distance(signal, state.signal)
         leader = self._decided.get(at.step) if policy.follows else None
-        allowed = policy.allowed(state, at)
-        wanted = (policy.wants(state, at, entry.distance, signal) if leader is None else leader) if allowed else False
+        wanted = policy.allowed(state, at) and (self._wanted(state, at, signal, entry) if leader is None else leader)
         self._decided[at.step] = wanted
         if signal is not None and (policy.anew or not wanted):
             state.signal = signal.detach()
@@ -126,6 +161,18 @@ class Runner:
         state.reused = state.reused + 1 if wanted else 0
         state.total = state.total if wanted else 0.0
         return wanted
+
+    def _wanted(self, state: State, at: At, signal: Tensor | None, entry: Entry) -> bool:
+        """Ask the policy, with all that it looks at read from the card together."""
+        moved = {"moved": entry.distance} if isinstance(entry.distance, Tensor) else {}
+        asked = {**moved, **state.unread, **self.policy.looks(state)}
+        if asked:
+            state.numbers |= self.read(asked)
+            state.unread.clear()
+        if moved:
+            entry.distance = state.numbers["moved"]
+            return self.policy.wants(state, at, entry.distance, signal)
+        return self.policy.wants(state, at, None, signal)
 
     def keep(self, state: State, at: At, values: Values, seen: Mapping[str, Tensor]) -> None:
         self.policy.learn(state, at, values, seen)

@@ -6,7 +6,7 @@ devices that are mixed (refused as CUDA refuses them), memory that runs out, wei
 
 It cannot show speed, streams and asynchronous copies, pinned memory, compilation, the kernels and the rounding of CUDA, or
 memory that a kernel takes for itself (im2col, workspaces): tensors alone are counted, in blocks of 512 bytes, without a cache.
-matmul, linear and attention are whole and have no gradients.
+matmul, linear and attention are whole and have no gradients; dropout draws from the CPU's random numbers.
 
 A process that has attached it keeps it: the device's name is torch's for the whole process. Tests that need it in their own
 process are therefore run in another (see pytest_card.py). By hand, in the repository's folder:
@@ -83,7 +83,13 @@ def attached() -> bool:
 
 @contextmanager
 def seen_by_comfyui() -> Iterator[None]:
-    """Inside the block `import torch_npu` works, as ComfyUI tries it; outside nobody finds an NPU's own kernels."""
+    """Inside the block `import torch_npu` works, as ComfyUI tries it; outside nobody finds an NPU's own kernels.
+
+    ComfyUI must be imported inside. Where there is no card nothing changes.
+    """
+    if not attached():
+        yield
+        return
     sys.modules["torch_npu"] = ModuleType("torch_npu")
     try:
         yield

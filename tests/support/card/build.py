@@ -1,6 +1,7 @@
 """Builds the pretend card's C++ for the torch that is installed: one call of g++, cached beside the environment.
 
-python tests/support/card/build.py     builds it, or finds it as it was built before; `run.py test` calls it.
+python -m tests.support.card.build     builds it, or finds it as it was built before; one of the checks of `run.py test`.
+                                       Where there is no compiler, root on Debian gets one, others are told how.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -39,7 +41,7 @@ def library() -> Path:
 
 def _compile(torch_folder: Path, abi: int, target: Path) -> None:
     """Whole or not at all, also where two build at once."""
-    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    compiler = _compiler()
     if compiler is None:
         raise NoCompilerError(
             "The tests on the pretend graphics card need g++ 11 or newer (or CXX), and there is none. "
@@ -57,5 +59,32 @@ def _compile(torch_folder: Path, abi: int, target: Path) -> None:
         draft.replace(target)
 
 
+def _compiler() -> str | None:
+    return shutil.which(os.environ.get("CXX", "g++"))
+
+
+def _install_compiler() -> None:
+    """As root on Debian; elsewhere nothing happens."""
+    if not Path("/etc/debian_version").exists() or os.geteuid() != 0:
+        return
+    for command in (["apt-get", "update"], ["apt-get", "install", "-y", "g++"]):
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
+        if done.returncode:
+            raise NoCompilerError(
+                f"{' '.join(command)} failed (status {done.returncode}): install g++, then run this again."
+            )
+
+
+def main() -> int:
+    try:
+        if _compiler() is None:
+            _install_compiler()
+        library()
+    except RuntimeError as error:
+        print(error, file=sys.stderr)  # noqa: T201
+        return 1
+    return 0
+
+
 if __name__ == "__main__":
-    print(library())
+    sys.exit(main())

@@ -3,8 +3,12 @@
 
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
-#include <ATen/native/Resize.h>
+#include <c10/core/DeviceGuard.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
 
 #include "memory.h"
 
@@ -93,8 +97,12 @@ struct Hooks final : at::PrivateUse1HooksInterface {
   const at::Generator& getDefaultGenerator(c10::DeviceIndex index) const override { return Generator::usual(index); }
   at::Generator getNewGenerator(c10::DeviceIndex index) const override { return Generator::make(place_of(index).index()); }
   void resizePrivateUse1Bytes(const c10::Storage& storage, size_t bytes) const override {
-    const c10::OptionalDeviceGuard guard(storage.device());
-    at::native::resize_bytes_cpu(storage.unsafeGetStorageImpl(), bytes);
+    const c10::DeviceGuard guard(storage.device());
+    auto* memory = storage.unsafeGetStorageImpl();
+    auto data = allocator.allocate(bytes);  // keeps the device, also when nothing is left
+    if (const size_t kept = std::min(bytes, memory->nbytes())) std::memcpy(data.get(), memory->data(), kept);
+    memory->set_data_ptr_noswap(std::move(data));
+    memory->set_nbytes(bytes);
   }
 };
 

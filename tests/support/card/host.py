@@ -27,7 +27,7 @@ class HostCard:
     index: int = 0
 
     def state(self, **orders: Any) -> dict[str, Any]:
-        """What probe/ tells of it, after orders: set_cap, fail_after, reset_peak, collect."""
+        """What probe/ tells of it, after orders: set_cap, fail_after, reset_peak, collect, unload, rooms."""
         status, state = self.host.send(f"/reelwire_card/{self.index}", orders)
         assert status == 200, self.host.tail()
         return state

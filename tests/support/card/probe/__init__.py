@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from typing import Any
 
 import comfy.model_management as mm
@@ -11,6 +12,8 @@ from aiohttp import web
 from server import PromptServer
 
 NODE_CLASS_MAPPINGS: dict[str, Any] = {}
+_answered: list[int] = []  # what the pack's memory said of the room that it has, in order
+_ordered: list[int] = []  # what it says next instead
 
 
 def _orders(index: int) -> dict[str, Any]:
@@ -19,11 +22,36 @@ def _orders(index: int) -> dict[str, Any]:
         "fail_after": lambda allocations: torch.npu.fail_after(allocations, index),
         "reset_peak": lambda _: torch.npu.reset_peak_memory_stats(index),
         "collect": lambda _: gc.collect(),
+        "unload": _unload,
+        "rooms": _order_rooms,
     }
 
 
+def _unload(share: float) -> None:
+    """That share of what each part has on the card goes, as when another needs the room."""
+    with torch.inference_mode():
+        for part in [loaded.model for loaded in mm.current_loaded_models if loaded.model is not None]:
+            part.partially_unload(part.offload_device, part.loaded_size() * share)
+
+
+def _order_rooms(rooms: list[int]) -> None:
+    """From now on the pack is told of these rooms; when they are used up, of the true ones. The record begins anew."""
+    memory = next(module for name, module in sys.modules.items() if name.endswith("reelwire.nodes.host")).HostMemory
+    if memory.room.__name__ != "_room":
+        true = memory.room
+
+        def _room(self: Any, part: str) -> int:
+            _answered.append(_ordered.pop(0) if _ordered else true(self, part))
+            return _answered[-1]
+
+        memory.room = _room
+    _answered.clear()
+    _ordered[:] = rooms
+
+
 def _state(index: int) -> dict[str, Any]:
-    """All in bytes. loaded: [class, bytes on the card, bytes in all] of each part that the manager knows."""
+    """All in bytes. loaded: [class, bytes on the card, bytes in all] of each part that the manager knows; pages: how much
+    of that DynamicVRAM brought in when a layer ran, and may take away (layers of 16 KB and less always lie there)."""
     parts = [loaded.model for loaded in mm.current_loaded_models if loaded.model is not None]
     return {
         "device": str(mm.get_torch_device()),
@@ -33,13 +61,20 @@ def _state(index: int) -> dict[str, Any]:
         "cap": torch.npu.mem_get_info(index)[1],
         "allocations": torch.npu.allocations(index),
         "refusals": torch.npu.refusals(index),
+        "rooms": [*_answered],
         "loaded": [[type(_inner(p)).__name__, int(p.loaded_size()), int(p.model_size())] for p in parts],
+        "pages": [int(_pages(p)) for p in parts],
         "tensors": sorted(
             f"{tuple(t.shape)} {t.dtype}"
             for t in gc.get_objects()
             if issubclass(type(t), torch.Tensor) and t.device.type == "npu"
         )[:50],
     }
+
+
+def _pages(patcher: Any) -> int:
+    vbar = patcher._vbar_get() if patcher.is_dynamic() else None
+    return patcher.loaded_size() if vbar is None else vbar.loaded_size()
 
 
 def _inner(patcher: Any) -> Any:

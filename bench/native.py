@@ -1,0 +1,374 @@
+"""Reelwire side by side with ComfyUI's own classes: one forward, a whole run, and the decode, as ratios of time.
+
+python bench/native.py [--sections forward run decode trim] [--families wan ...] [--pairs 3]
+
+COMFYUI_DIR names the host. Both sides are in one process and take turns, ours first in every second pair; the figure is the
+median of ours / theirs over the pairs, with their range. Networks have few blocks at reduced width and real head sizes, their
+weights are random float32, written as a native file and read from it by our own reader. A run is ComfyUI's sampling (its
+ModelPatcher, its KSampler) and ours (its memory manager, our sampler), both by euler (CogVideoX: ddim), with guidance by both
+branches where the family has it, from text embeddings to latents. Both use PyTorch's attention. A decode is the host's VAE
+class in one call, and our streamed one. "trim" is our run with Speed's trim_text against ours without. Figures are added to native.json beside this file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from pack import import_pack
+from torch import Tensor
+
+import_pack()
+from reelwire.loaders import cogvideox_files, hunyuan_video_files, ltx_files, mochi_files, wan_files  # noqa: E402
+from reelwire.loaders.bundle import files_of  # noqa: E402
+from reelwire.loaders.checkpoints import read_file  # noqa: E402
+from reelwire.loaders.families import load  # noqa: E402
+from reelwire.loaders.video_model import Conditioning, Part, PlainMemory, Recipe, Request, VideoModel  # noqa: E402
+from reelwire.samplers.decode import stream_frames  # noqa: E402
+from reelwire.samplers.denoise import sample  # noqa: E402
+from reelwire.samplers.speed import Speed  # noqa: E402
+from reelwire.tests.files import plain  # noqa: E402
+from reelwire.tests.native import randomised  # noqa: E402
+from reelwire.tests.test_ltx_files import COMMON, OLD_ENCODER  # noqa: E402
+from reelwire.training.tiny_models import make, seeded  # noqa: E402
+
+OUT = Path(__file__).with_suffix(".json")
+TEXT = 4096  # width of T5's and Llama's text
+STEPS, SCALE = 5, 5.0
+Row = dict[str, Any]
+Calls = tuple[Callable[[], Tensor], Callable[[], Tensor]]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One family. host: its class in comfy.supported_models; config: the network's; latents: [C, t, h, w]; rows: of text that
+    the host's nodes give; real: of them, those that a prompt of usual length fills; tiny: whose other parts a run takes."""
+
+    host: str
+    reader: Any
+    config: Mapping[str, Any]
+    latents: tuple[int, int, int, int]
+    rows: int
+    tiny: str
+    frames: int
+    size: int  # pixels of a latent one's side
+    real: int = 40
+    guided: bool = True
+    padded: int = 0  # rows of text that our family gives its network; 0: as many as the host
+    time: float = 1000.0  # what the host's network calls the first step
+
+
+CASES = {
+    "wan": Case("WAN21_T2V", wan_files, dict(image_model="wan2.1", model_type="t2v", in_dim=16, out_dim=16, dim=1024, ffn_dim=4096, num_heads=8, num_layers=2,
+                text_len=512, text_dim=TEXT), (16, 3, 32, 32), 512, "tiny-wan2.1-t2v", 9, 8),
+    "hunyuan_video": Case("HunyuanVideo", hunyuan_video_files, dict(image_model="hunyuan_video", in_channels=16, out_channels=16, vec_in_dim=768, context_in_dim=TEXT,
+                hidden_size=1024, mlp_ratio=4.0, num_heads=8, depth=1, depth_single_blocks=1, axes_dim=[16, 56, 56], theta=256, patch_size=[1, 2, 2],
+                qkv_bias=True, guidance_embed=True, byt5=False, meanflow=False, use_cond_type_embedding=False, vision_in_dim=None, meanflow_sum=False),
+                (16, 3, 48, 64), 40, "tiny-hunyuan-t2v", 9, 8, guided=False, padded=256),
+    "ltx": Case("LTXV", ltx_files, dict(image_model="ltxv", in_channels=128, cross_attention_dim=2048, attention_head_dim=64, num_attention_heads=32,
+                caption_channels=TEXT, num_layers=2), (128, 3, 16, 16), 128, "tiny-ltx-0.9.0", 17, 32, padded=128, time=1.0),
+    "mochi": Case("GenmoMochi", mochi_files, dict(image_model="mochi_preview", depth=2, patch_size=2, num_heads=12, hidden_size_x=1536, hidden_size_y=768, mlp_ratio_x=8.0,
+                mlp_ratio_y=4.0, learn_sigma=False, in_channels=12, qk_norm=True, qkv_bias=False, out_bias=True, attn_drop=0.0, patch_embed_bias=True,
+                posenc_preserve_area=True, timestep_mlp_bias=True, attend_to_padding=False, timestep_scale=1000.0, use_t5=True, t5_feat_dim=TEXT,
+                t5_token_length=256, rope_theta=10000.0), (12, 3, 32, 32), 256, "tiny-mochi", 13, 8, time=1.0),
+    "cogvideox": Case("CogVideoX_T2V", cogvideox_files, dict(image_model="cogvideox", num_attention_heads=16, attention_head_dim=64, in_channels=16, out_channels=16,
+                time_embed_dim=512, text_embed_dim=TEXT, num_layers=2, patch_size=2, patch_size_t=2, use_rotary_positional_embeddings=True,
+                sample_height=300, sample_width=300, sample_frames=81), (16, 4, 32, 32), 226, "tiny-cogvideox1.5-5b", 9, 8, real=226, time=999.0),
+}  # fmt: skip
+
+
+# ---------------------------------------------------------------- both sides
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The same weights on both sides: the host's patcher, and our model whose network was read from the native file."""
+
+    case: Case
+    patcher: Any
+    model: VideoModel
+
+
+def start_host() -> None:
+    sys.path.insert(0, os.environ["COMFYUI_DIR"])
+    from comfy.cli_args import args
+
+    args.cpu, args.use_pytorch_cross_attention = not torch.cuda.is_available(), True
+
+
+def open_sides(family: str, folder: Path) -> Sides:
+    import comfy.model_management as mm
+    import comfy.model_patcher
+    import comfy.supported_models
+    from reelwire.nodes.host.memory import HostMemory
+
+    case, dtype = CASES[family], torch.float32
+    config = getattr(comfy.supported_models, case.host)(dict(case.config))
+    config.set_inference_dtype(dtype, None)
+    with seeded(1):
+        native = config.get_model({}, "", mm.unet_offload_device())
+        if family == "mochi":  # the host's class takes the published width of this layer alone
+            _narrow(native.diffusion_model)
+        state = randomised(native.diffusion_model)
+    file = folder / f"{family}.safetensors"
+    plain(file, state)
+    patcher = comfy.model_patcher.CoreModelPatcher(native, mm.get_torch_device(), mm.unet_offload_device())
+    files = files_of(make(case.tiny, folder))
+    tiny = load(Recipe(family, "", files, "float32"), HostMemory())
+    entries, metadata = read_file(file)
+    weights = case.reader.transformer(entries, {**metadata, "file": file.name})
+    part = Part("transformer", lambda progress: weights.build(dtype, True, "", progress))
+    channels = case.latents[0]
+    given: dict[str, Any] = dict(channels=channels, text_width=TEXT, mean=(0.0,) * channels, std=(1.0,) * channels)
+    given |= {"network": weights.config} if family == "cogvideox" else {}
+    model = replace(tiny, facts=replace(tiny.facts, **given), parts={**tiny.parts, "transformer": part})
+    return Sides(case, patcher, model)
+
+
+def _narrow(network: Any) -> None:
+    import comfy.ops
+    from comfy.ldm.genmo.joint_model.layers import FeedForward
+
+    width = network.hidden_size_x
+    for block in network.blocks:
+        block.mlp_x = FeedForward(width, 4 * width, multiple_of=256, ffn_dim_multiplier=None, dtype=torch.float32, device="cpu",
+                                  operations=comfy.ops.disable_weight_init)  # fmt: skip
+
+
+def text_of(case: Case, branch: str) -> tuple[Tensor, Tensor]:
+    """Embeddings [1, rows, TEXT] and their mask, as many rows as are real being ones."""
+    with seeded(len(branch)):
+        text = torch.randn(1, max(case.rows, case.padded), TEXT) * 0.1
+    mask = torch.arange(text.shape[1])[None] < case.real
+    return text, mask
+
+
+# ---------------------------------------------------------------- forward
+
+
+def forward(sides: Sides) -> Calls:
+    """(ours, theirs): one forward of one branch, with weights that are where they compute."""
+    import comfy.model_management as mm
+
+    case = sides.case
+    mm.load_models_gpu([sides.patcher])
+    device, network = sides.patcher.load_device, sides.patcher.model.diffusion_model
+    with seeded(3):
+        x = torch.randn(1, *case.latents).to(device)
+    text, mask = (value.to(device) for value in text_of(case, "cond"))
+    time = torch.tensor([case.time], device=device)
+    run = _prepared(sides)
+
+    def ours() -> Tensor:
+        with torch.no_grad(), sides.model.use("transformer") as mine:
+            run.latents = _packed(sides, x)
+            return _unpacked(sides, run.predict(mine, 0, "cond"))
+
+    def theirs() -> Tensor:
+        with torch.no_grad():
+            return network(x, time, **_given(sides, text, mask))
+
+    return ours, theirs
+
+
+class PreparedError(Exception):
+    """Ends a run that is only to be prepared."""
+
+
+def _prepared(sides: Sides) -> Any:
+    found: list[Any] = []
+
+    def stop(run: Any) -> None:
+        found.append(run)
+        raise PreparedError
+
+    with suppress(PreparedError):
+        our_run(sides, prepared=stop)
+    return found[0]
+
+
+def _packed(sides: Sides, x: Tensor) -> Tensor:
+    if sides.model.family.name == "ltx":
+        return x.flatten(2).mT.contiguous().float()
+    return x.movedim(1, 2) if sides.model.family.name == "cogvideox" else x.float()
+
+
+def _unpacked(sides: Sides, made: Tensor) -> Tensor:
+    if sides.model.family.name == "ltx":
+        return made.mT.reshape(1, *sides.case.latents)
+    return made.movedim(1, 2) if sides.model.family.name == "cogvideox" else made
+
+
+def _given(sides: Sides, text: Tensor, mask: Tensor) -> Mapping[str, Any]:
+    """What the host's network is given beside latents and time, as its BaseModel gives it."""
+    family, case = sides.model.family.name, sides.case
+    context = text[:, : case.rows]
+    more: dict[str, Mapping[str, Any]] = {
+        "hunyuan_video": dict(y=torch.zeros(1, 768).to(text), guidance=torch.tensor([6.0]).to(text)),
+        "ltx": dict(attention_mask=mask[:, : case.rows].long(), frame_rate=25), "mochi": dict(attention_mask=mask, num_tokens=case.real),
+    }  # fmt: skip
+    return {"context": context, **more.get(family, {})}
+
+
+# ---------------------------------------------------------------- run
+
+
+def our_run(sides: Sides, **more: Any) -> Tensor:
+    case, model = sides.case, sides.model
+    branches = {}
+    for branch in ("cond", "uncond"):
+        text, mask = text_of(case, branch)
+        branches[branch] = {"text": text, "mask": mask, "pooled": torch.zeros(1, 768)}
+    conditioning = Conditioning(model.family.name, TEXT, branches)
+    _, _, height, width = (side * case.size for side in case.latents)
+    scale = SCALE if case.guided else 6.0
+    sampler = {"cogvideox": "ddim"}.get(model.family.name, "euler")
+    request = Request(width, height, case.frames, STEPS, scale, sampler, seed=1)
+    return sample(model, conditioning, request, **more)
+
+
+def their_run(sides: Sides) -> Tensor:
+    import comfy.sample
+
+    case, device = sides.case, torch.device("cpu")
+    with seeded(1):
+        noise = torch.randn(1, *case.latents)
+    sampler, schedule = {"cogvideox": ("ddim", "ddim_uniform")}.get(sides.model.family.name, ("euler", "simple"))
+    conds = []
+    for branch in ("cond", "uncond"):
+        text, mask = text_of(case, branch)
+        told: dict[str, Any] = {"pooled_output": torch.zeros(1, 768)}
+        if sides.model.family.name in ("ltx", "mochi"):
+            told["attention_mask"] = mask[:, : case.rows].long()
+        conds.append([[text[:, : case.rows], told]])
+    return comfy.sample.sample(sides.patcher, noise, STEPS, SCALE if case.guided else 1.0, sampler, schedule, *conds,
+                               torch.zeros_like(noise, device=device), disable_pbar=True, seed=1)  # fmt: skip
+
+
+# ---------------------------------------------------------------- decode
+
+
+def _wan_vae() -> Any:
+    from comfy.ldm.wan.vae import WanVAE
+
+    return WanVAE(dim=32, z_dim=16, dim_mult=[1, 2, 4, 4], temperal_downsample=[False, True, True])
+
+
+def _ltx_vae() -> Any:
+    """The structure of 0.9.0, whose decoder adds no noise."""
+    from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
+
+    return VideoVAE(config={**COMMON, "latent_channels": 128, "encoder_base_channels": 32, "decoder_base_channels": 32, "blocks": OLD_ENCODER})  # fmt: skip
+
+
+# family -> (makes the host's VAE, latents [C, t, h, w])
+DECODES: dict[str, tuple[Callable[[], Any], tuple[int, int, int, int]]] = {
+    "wan": (_wan_vae, (16, 9, 16, 16)),
+    "ltx": (_ltx_vae, (128, 7, 8, 8)),
+}
+
+
+def decode(family: str, folder: Path) -> Calls:
+    """(ours, theirs): the frames of one clip, ours streamed into a tensor, theirs as the host's class gives them."""
+    make_native, shape = DECODES[family]
+    with seeded(1):
+        native = make_native().eval().requires_grad_(False)
+        state, z = randomised(native), torch.randn(1, *shape)
+    file = folder / f"{family}_vae.safetensors"
+    plain(file, state)
+    weights = CASES[family].reader.vae(read_file(file)[0])
+    tiny = load(Recipe(family, "", files_of(make(CASES[family].tiny, folder)), "float32"), PlainMemory())
+    part = Part("vae", lambda progress: weights.build(torch.float32, False, "", progress))
+    facts = replace(tiny.facts, channels=shape[0], mean=(), std=())
+    model = replace(tiny, facts=facts, parts={**tiny.parts, "vae": part})
+
+    def theirs() -> Tensor:
+        with torch.no_grad():
+            return native.decode(z)
+
+    return (lambda: torch.cat(list(stream_frames(model, z)))), theirs
+
+
+# ---------------------------------------------------------------- measuring
+
+
+def compare(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], pairs: int) -> Row:
+    """Seconds of both, and the median of their ratios with its range."""
+    seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
+    ours(), theirs()  # warms up, and loads
+    for number in range(pairs):
+        for name, call in [("ours", ours), ("theirs", theirs)][:: 1 if number % 2 else -1]:
+            begin = time.perf_counter()
+            call()
+            seconds[name].append(time.perf_counter() - begin)
+    ratios = [mine / other for mine, other in zip(seconds["ours"], seconds["theirs"], strict=True)]
+    return {
+        "ratio": median(ratios),
+        "range": [min(ratios), max(ratios)],
+        "pairs": pairs,
+        **{name: median(each) for name, each in seconds.items()},
+    }
+
+
+def measure_forward(family: str, folder: Path, pairs: int) -> Row:
+    ours, theirs = forward(open_sides(family, folder))
+    mine, other = ours().float(), theirs().float() * (-1 if family == "mochi" else 1)
+    return {**compare(ours, theirs, pairs), "difference": float((mine - other).pow(2).mean().sqrt() / other.std())}
+
+
+def measure_run(family: str, folder: Path, pairs: int) -> Row:
+    sides = open_sides(family, folder)
+    return {**compare(partial(our_run, sides), partial(their_run, sides), pairs), "steps": STEPS}
+
+
+def measure_trim(family: str, folder: Path, pairs: int) -> Row:
+    """Ours with Speed's trim_text against ours without."""
+    sides = open_sides(family, folder)
+    trimmed = replace(sides, model=replace(sides.model, speed=Speed(trim_text=True)))
+    mine, other = our_run(trimmed), our_run(sides)
+    row = compare(partial(our_run, trimmed), partial(our_run, sides), pairs)
+    return {**row, "difference": float((mine - other).pow(2).mean().sqrt() / other.std()), "steps": STEPS}
+
+
+def measure_decode(family: str, folder: Path, pairs: int) -> Row:
+    return compare(*decode(family, folder), pairs)
+
+
+SECTIONS: Mapping[str, tuple[Callable[[str, Path, int], Row], Mapping[str, Any]]] = {
+    "forward": (measure_forward, CASES), "run": (measure_run, CASES), "decode": (measure_decode, DECODES),
+    "trim": (measure_trim, {name: case for name, case in CASES.items() if case.padded}),
+}  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
+    parser.add_argument("--families", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--pairs", type=int, default=3)
+    options = parser.parse_args()
+    start_host()
+    table = json.loads(OUT.read_text()) if OUT.exists() else {}
+    with tempfile.TemporaryDirectory() as folder:
+        for section in options.sections:
+            call, there = SECTIONS[section]
+            for family in (name for name in options.families if name in there):
+                row = table.setdefault(section, {})[family] = call(family, Path(folder), options.pairs)
+                print(f"{section:<8} {family:<14} {row['ratio']:.2f} ({row['range'][0]:.2f} to {row['range'][1]:.2f})  ours {row['ours']:.2f} s"
+                      + (f"  difference {row['difference']:.1e}" if "difference" in row else ""), flush=True)  # fmt: skip
+                OUT.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

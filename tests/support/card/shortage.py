@@ -1,0 +1,172 @@
+"""A workflow on a card with ample room, with too little, and where an allocation fails: what a person then gets."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from ...host import Host, Prompt, frames, told, workflow
+from . import USUAL_SIZE
+from .host import CardHost
+
+EQUAL, TILES, WORDS = "equal", "equal but for tiles", "error in words"
+AMPLE, PARTLY, SHORT, AGAIN = "ample room", "weights partly unloaded", "75% of the peak", "again"
+SHORTAGES = {0.3: "an allocation fails at 30%", 0.6: "at 60%", 0.97: "at 97%"}
+CONDITIONS = (AMPLE, PARTLY, SHORT, *SHORTAGES.values(), AGAIN)
+ROOM = 0.75  # of the peak
+MOST_STEPS, FEW_STEPS = 12, 3  # tiny models; some workflows (caches, calibration) need the more
+RESERVE = int(0.8 * (1 << 30)) + 400 * (1 << 20)  # kept free by ComfyUI: model_management.minimum_inference_memory()
+LEFT_ON_CARD = 0.3  # of the weights, where a part is unloaded
+CHUNKS = 8  # of 255: how far SVD's frames go apart where its decoder works in parts (see the decoder's own tests)
+IN_PARTS = "goes on with the whole frame, in parts"
+OUT_OF_MEMORY = re.compile(r"(out of|ran out|enough|short).{0,40}memory|memory.{0,40}(ran|run|runs) out", re.I | re.S)
+
+
+class Made(NamedTuple):
+    """What a run made: the error in words, or nothing; the frames of its files; what the host logged meanwhile."""
+
+    error: str
+    videos: list[np.ndarray]
+    log: str
+
+
+@dataclass
+class Trial:
+    """One workflow on a host with a card, compared with a host without; `rows` fills with condition -> outcome.
+
+    peak, left: bytes on the card, above those before, at the most with ample room, and after POST /free at the end of each.
+    """
+
+    cpu: Host
+    host: CardHost
+    name: str
+    dynamic: bool
+    rows: dict[str, str] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    peak: int = 0
+    _expected: dict[tuple[int, int], list[np.ndarray]] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """All conditions, one after another; each begins with an empty card, but the second, which finds all loaded."""
+        card, base = self.host.card, self.host.freed()
+        before = card.state(set_cap=USUAL_SIZE, fail_after=-1, reset_peak=True)
+        self._try(AMPLE, 0)
+        state = card.state(collect=True)
+        self.peak = state["peak"] - base
+        count = state["allocations"] - before["allocations"]
+        weights = sum(size for *_, size in state["loaded"])
+        cap = base + RESERVE + int(weights * LEFT_ON_CARD)
+        card.state(**({"unload": 1 - LEFT_ON_CARD} if self.dynamic else {"set_cap": cap}))
+        self._try(PARTLY, 1)
+        self._free(PARTLY, base)
+        card.set_cap(base + int(self.peak * ROOM))
+        self._try(SHORT, 0)
+        self._free(SHORT, base)
+        for share, condition in SHORTAGES.items():
+            card.fail_after(int(count * share))
+            self._try(condition, 0)
+            self._free(condition, base)
+        self._try(AGAIN, 0)
+        self._free(AGAIN, base)
+
+    def _free(self, condition: str, base: int) -> None:
+        """An empty card of the usual size."""
+        self.host.card.state(set_cap=USUAL_SIZE, fail_after=-1)
+        self.left[condition] = self.host.freed(base) - base
+
+    def _try(self, condition: str, seed: int) -> None:
+        self.host.card.state(rooms=[])
+        made = run(self.host, prompt_of(self.name, seed))
+        self.rows[condition] = self._judge(made, seed)
+        if made.error:
+            self.errors[condition] = made.error
+
+    def _judge(self, made: Made, seed: int) -> str:
+        if made.error:
+            return WORDS if OUT_OF_MEMORY.search(made.error) else f"FAILED: {made.error}"
+        expected = self._on_cpu(seed)
+        if [v.shape for v in made.videos] != [v.shape for v in expected]:
+            return f"FAILED: frames {[v.shape for v in made.videos]} instead of {[v.shape for v in expected]}"
+        if _same(made.videos, expected):
+            return EQUAL
+        apart = max(_apart(ours, theirs) for ours, theirs in zip(made.videos, expected, strict=True))
+        if self._replayed(made, seed) or self._tiled(made, seed) or (IN_PARTS in made.log and apart <= CHUNKS):
+            return TILES
+        return f"FAILED: pixels up to {apart} of 255 apart"
+
+    def _replayed(self, made: Made, seed: int) -> bool:
+        """Whether a card with ample room makes the same where it is told of the same rooms, and so takes the same tiles.
+
+        (That tiles on the card are the CPU's tiles, the tests of the engine say.)
+        """
+        rooms = self.host.card.state(set_cap=USUAL_SIZE, fail_after=-1)["rooms"]
+        self.host.freed()
+        self.host.card.state(rooms=rooms)
+        again = run(self.host, prompt_of(self.name, seed))
+        self.host.card.state(rooms=[])
+        return not again.error and _same(again.videos, made.videos)
+
+    def _tiled(self, made: Made, seed: int) -> bool:
+        """Whether each frame is that of the CPU, whole or in tiles of one size."""
+        whole = self._on_cpu(seed)
+        size = max(whole[0].shape[1:3])
+        for tile in (size // 2, size // 4, size // 8):
+            tiles = self._on_cpu(seed, tile)
+            if tiles and all(_each_is_one_of(m, a, b) for m, a, b in zip(made.videos, whole, tiles, strict=True)):
+                return True
+        return False
+
+    def _on_cpu(self, seed: int, tile: int = 0) -> list[np.ndarray]:
+        """Frames; none where such tiles are refused."""
+        if (seed, tile) not in self._expected:
+            made = run(self.cpu, prompt_of(self.name, seed, tile))
+            assert tile or not made.error, f"{self.name} on the CPU: {made.error}"
+            self._expected[seed, tile] = made.videos
+        return self._expected[seed, tile]
+
+
+def _same(ours: list[np.ndarray], theirs: list[np.ndarray]) -> bool:
+    return all(np.array_equal(one, other) for one, other in zip(ours, theirs, strict=True))
+
+
+def _apart(ours: np.ndarray, theirs: np.ndarray) -> int:
+    return int(np.abs(ours.astype(int) - theirs.astype(int)).max())
+
+
+def _each_is_one_of(made: np.ndarray, whole: np.ndarray, tiles: np.ndarray) -> bool:
+    return all(np.array_equal(f, a) or np.array_equal(f, b) for f, a, b in zip(made, whole, tiles, strict=True))
+
+
+def prompt_of(name: str, seed: int = 0, tile: int = 0) -> Prompt:
+    """A shipped workflow with few steps, in bfloat16 and into a file without loss; seed is added to its own."""
+    prompt = workflow(name)
+    changes = {
+        "steps": lambda steps: min(steps or FEW_STEPS, MOST_STEPS),
+        "precision": lambda _: "bfloat16",
+        "seed": lambda own: own + seed,
+        "tile": lambda _: tile,
+        "crf": lambda _: 0,
+    }
+    for part in prompt.values():
+        part["inputs"] |= {key: changes[key](value) for key, value in part["inputs"].items() if key in changes}
+    return prompt
+
+
+def run(host: Host, prompt: Prompt) -> Made:
+    """A prompt to its end; raises AssertionError where the host does not outlive it."""
+    begin = len(host.log)
+    entry = host.run(prompt)
+    videos = [frames(file) for file in host.videos(entry)]
+    return Made(told(entry), videos, host.log[begin:].decode(errors="replace"))
+
+
+def resident(host: Host) -> int:
+    """Bytes of RAM that a host's process holds (Linux)."""
+    import resource
+    from pathlib import Path
+
+    return int(Path(f"/proc/{host.pid}/statm").read_text().split()[1]) * resource.getpagesize()
