@@ -124,13 +124,15 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Time:
-    """How long a run takes on a class of cards, and what that costs. memory: GiB of the class, 0 for this machine."""
+    """How long a run takes on a class of cards, and what that costs. memory: GiB of the class, 0 for this machine;
+    verdict: whether it fits there."""
 
     where: str
     memory: int
     seconds: Span
     cost: Span | None
     basis: str
+    verdict: str
 
 
 def worst(verdicts: Iterator[str]) -> str:
@@ -278,7 +280,8 @@ def _times(estimate: Estimate) -> Iterator[Time]:
 
 def _time(estimate: Estimate, where: str, memory: int, span: Span, basis: str) -> Time:
     cost = (span[0] / 3600 * estimate.price, span[1] / 3600 * estimate.price) if estimate.price else None
-    return Time(where, memory, span, cost, basis)
+    verdict = estimate.fits[0][1][memory] if memory else estimate.verdict
+    return Time(where, memory, span, cost, basis, verdict)
 
 
 def _named(group: tuple[Card, ...]) -> str:

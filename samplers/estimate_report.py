@@ -50,7 +50,7 @@ def short(estimate: Estimate) -> tuple[str, ...]:
     lines = [f"{_request(estimate)}: {estimate.verdict} on {_where(estimate)}."]
     lines += [f"{PHASES[need.phase]} ({need.part}): {_need(estimate, need)}" for need in estimate.needs]
     lines.append(f"RAM: {size(estimate.ram)} for all weights together. {_steps(estimate)}")
-    lines += [f"{_place(time)}: {in_words(time.seconds)}{_cost(time)}" for time in estimate.times]
+    lines += [f"{_place(time)}: {in_words(time.seconds)}{_cost(time)}, {time.verdict}" for time in estimate.times]
     return (*lines, *estimate.notes)
 
 
@@ -176,11 +176,12 @@ def _time(estimate: Estimate) -> Iterator[str]:
     yield "## Time"
     yield ""
     priced = bool(estimate.price)
-    head = ("Where", "Time", *(("Cost",) if priced else ()), "Basis")
-    yield from table(
-        head,
-        ((_place(t), in_words(t.seconds), *((_money(t.cost),) if t.cost else ()), t.basis) for t in estimate.times),
+    head = ("Where", "Time", *(("Cost",) if priced else ()), "Basis", "")
+    rows = (
+        (_place(t), in_words(t.seconds), *((_money(t.cost),) if t.cost else ()), t.basis, t.verdict)
+        for t in estimate.times
     )
+    yield from table(head, rows)
 
 
 def _fits(estimate: Estimate) -> Iterator[str]:
@@ -294,4 +295,5 @@ def _row(time: Time) -> Mapping[str, Any]:
         "seconds": list(time.seconds),
         "cost": None if time.cost is None else list(time.cost),
         "basis": time.basis,
+        "verdict": time.verdict,
     }

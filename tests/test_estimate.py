@@ -270,6 +270,7 @@ def test_every_variant_is_estimated_from_headers(headers: Callable[[str], VideoM
     low, high = result.operations
     assert 0 < low <= high
     for row in result.times:
+        assert row.verdict == (result.fits[0][1][row.memory] if row.memory else result.verdict)
         assert row.cost is not None
         assert 0 < row.seconds[0] < row.seconds[1]
     order = (FAILS, MOVES, FITS)
