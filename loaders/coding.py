@@ -81,7 +81,7 @@ class Coder(ABC):
             stage = lambda part, tile: self.encode_pieces(vae, (p.to(device, vae.dtype) for p in part), len(frames))
             return one_by_one(stage, lambda: map(pixels, frames.split(1)), tiling.rows(*latent))
 
-        made = retried(moments, model.tiling(*latent, encode=True), latent, 2, device)
+        made = retried(moments, model.tiling(*latent, len(frames)), latent, 2, device)
         posterior = DiagonalGaussianDistribution(torch.cat(list(made), 2))
         return posterior.mode() if generator is None else posterior.sample(generator)
 

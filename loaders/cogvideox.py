@@ -55,14 +55,14 @@ class CogFacts(Facts):
 
 class CogVideoX(Family):
     name, title, batched_guidance, solvers = "cogvideox", "CogVideoX", True, "cogvideox"
+    keeps_padding = "CogVideoX reads the rows behind a prompt's end, it has no mask."
     coders: Mapping[str, CoderPeak] = {
-        "": CoderPeak(128, decode=37_000, thrifty=37_000, encode=20_900),
+        "": CoderPeak(128, decode=37_000, thrifty=37_000, encode=20_900, still=5_550),
     }
     moments: Mapping[str, Moment] = {
         "query and key": Moment(hidden=7, float32=2, copies=1, rotary=3, text=1),
         "MLP": Moment(hidden=4, mlp=2, rotary=3, text=1),
     }
-    keeps_padding = "CogVideoX reads the rows behind a prompt's end, it has no mask."
     dispatches = False
     decode_cycle = 1, 2
     image_models = "CogVideoX-5B-I2V or CogVideoX1.5-5B-I2V"
@@ -112,13 +112,13 @@ class CogVideoX(Family):
     def schedule(self, model: VideoModel, request: Request) -> Schedule:
         return Schedule(model.facts.scheduler, request.steps)
 
-    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
         facts = _facts(model)
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
         _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
         t += _padding(facts, request)
         return dict(
-            hidden_states=empty(1, t, facts.network["in_channels"], h, w),
+            hidden_states=empty(1, t, config["in_channels"], h, w),
             timestep=empty(1, dtype=torch.int64),
             encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
             ofs=empty(1) if facts.network.get("ofs_embed_dim") else None,
@@ -170,7 +170,7 @@ class CogVideoX(Family):
         assert request.control is not None
         assert request.control.frames is not None
         frames = cover(request.control.frames[: request.frames], request.width, request.height)
-        with model.use("vae", model.encoding(request.width, request.height)) as vae:
+        with model.use("vae", model.encoding(request.width, request.height, request.frames)) as vae:
             z = self.encode_video(model, vae, frames)
         z = rearrange(z, "b c t h w -> b t c h w").to(model.memory.device("transformer"), dtype)
         return z * request.control.strength

@@ -12,6 +12,12 @@ import torch
 
 _PHRASES = ("not enough memory", "allocate memory", "out of memory")  # of the CPU's allocator, cuDNN, MPS and others
 
+_LESS_ON_CARD = "or let less of it lie on the card (Memory node, most_on_card)."
+ENCODING = {  # kind of encoder -> (what it did when memory ran out, what helps)
+    "text": ("the prompt was read", f"Load a smaller text encoder (fp8 or GGUF), {_LESS_ON_CARD}"),
+    "image": ("the first frame was read", f"Close what else needs memory, {_LESS_ON_CARD}"),
+}
+
 
 class OutOfMemory(torch.OutOfMemoryError):
     """Memory ran out, in words. ComfyUI knows it by its base class and makes room for what comes after."""

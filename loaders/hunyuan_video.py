@@ -20,7 +20,7 @@ from .flow import FlowRun, begin, draw, encoded_source, mix
 from .hunyuan_video_text import CLIP_TOKENS, encode_prompt, template_tokens, text_tokens
 from .hunyuan_video_vae import decode_pieces, encode_pieces
 from .media import cover
-from .peaks import CoderPeak, Moment
+from .peaks import CoderPeak, Moment, Reader, reader
 from .run import Run, Schedule
 from .sources import read_model
 from .text_encoders import trimmed
@@ -49,7 +49,7 @@ class HunyuanFacts(Facts):
 class HunyuanVideo(Family):
     name, title, batched_guidance = "hunyuan_video", "HunyuanVideo", False
     coders: Mapping[str, CoderPeak] = {
-        "": CoderPeak(128, decode=40_500, thrifty=40_500, encode=17_800),
+        "": CoderPeak(128, decode=40_500, thrifty=40_500, encode=17_800, still=1_880),
     }
     moments: Mapping[str, Moment] = {
         "query and key of a single block": Moment(hidden=8, mlp=1, float32=2, copies=1, rotary=2, text=1),
@@ -94,9 +94,9 @@ class HunyuanVideo(Family):
         sigmas = np.linspace(1.0, 0.0, request.steps + 1)[:-1]
         return Schedule({"shift": request.shift or 1.0}, request.steps, sigmas)
 
-    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
-        facts, config, dtype = _facts(model), model.parts["transformer"].config, getattr(torch, model.recipe.dtype)
-        empty = partial(torch.empty, device="meta", dtype=dtype)
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        facts = _facts(model)
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
         _, _, *shape = facts.latent_shape(request.width, request.height, request.frames)
         words = text_tokens(model, INTERLEAVE.get(facts.image, 0))
         return dict(
@@ -131,19 +131,17 @@ class HunyuanVideo(Family):
         make = {"latent_concat": _ConcatRun, "token_replace": _ReplaceRun}.get(facts.image, _Run)
         return make(latents, timesteps, scheduler, guidance, skip, text=text, embedded=scale, dtype=dtype, first=first)
 
-    def read_tokens(self, model: VideoModel, part: str, prompt_tokens: int = 0) -> int:
+    def read_tokens(self, model: VideoModel, encoder: Reader, prompt_tokens: int = 0) -> int:
         """CLIP's own number; Llama's with the template around the prompt, and the picture's."""
-        if part == "text_encoder_2":
+        if encoder.kind == "clip":
             return CLIP_TOKENS
-        return (prompt_tokens or model.facts.prompt_tokens) + template_tokens(model) + self._picture_tokens(model)
-
-    def _picture_tokens(self, model: VideoModel) -> int:
-        config = model.parts["text_encoder"].config.get("vision_config")
-        return (config["image_size"] // config["patch_size"]) ** 2 if config else 0
+        return (prompt_tokens or model.facts.prompt_tokens) + template_tokens(model) + max(encoder.pictures - 1, 0)
 
     def text_positions(self, model: VideoModel, request: Request) -> int:
         """The prompt's, and those of the picture's tokens that are kept."""
-        return model.facts.prompt_tokens + self._picture_tokens(model) // INTERLEAVE.get(_facts(model).image, 1)
+        found = reader(model.parts["text_encoder"].tensors)
+        seen = max(found.pictures - 1, 0) if found else 0  # without the one that stands for all
+        return model.facts.prompt_tokens + seen // INTERLEAVE.get(_facts(model).image, 1)
 
     @contextmanager
     def unmasked(self, network: Network) -> Iterator[None]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .media import to_pil
+from .peaks import reader
 from .text_encoders import load_tokenizer
 from .video_model import InputError, VideoModel
 
@@ -45,8 +46,8 @@ def text_tokens(model: VideoModel, interleave: int) -> int:
     """How many rows of text the network reads; interleave: as in `encode_prompt`, 0 without a picture."""
     if not interleave:
         return model.facts.prompt_tokens
-    vision = model.parts["text_encoder"].config["vision_config"]
-    picture = (vision["image_size"] // vision["patch_size"]) ** 2
+    eye = reader(model.parts["text_encoder"].tensors)
+    picture = max(eye.pictures - 1, 0) if eye else 0  # without the one that stands for all
     return -(-picture // interleave) + model.facts.prompt_tokens - ASSISTANT
 
 

@@ -60,9 +60,9 @@ class LTXFacts(Facts):
 class LTX(Family):
     name, title, batched_guidance, solvers = "ltx", "LTX-Video", True, "ltx"
     coders: Mapping[str, CoderPeak] = {
-        "0.9.0": CoderPeak(128, decode=1_010, thrifty=625, encode=660, whole=124),
-        "0.9.1": CoderPeak(256, decode=1_330, thrifty=435, encode=660, whole=124),
-        "0.9.5": CoderPeak(256, decode=1_290, thrifty=435, encode=1_240, whole=124),
+        "0.9.0": CoderPeak(128, decode=1_010, thrifty=625, encode=660, still=400, whole=124),
+        "0.9.1": CoderPeak(256, decode=1_330, thrifty=435, encode=660, still=400, whole=124),
+        "0.9.5": CoderPeak(256, decode=1_290, thrifty=435, encode=1_240, still=400, whole=124),
     }
     moments: Mapping[str, Moment] = {
         "query and key": Moment(hidden=6, float32=4, copies=1, timed=13),
@@ -168,7 +168,7 @@ class LTX(Family):
         sigmas = np.linspace(1.0, 1 / request.steps, request.steps)
         return Schedule({"shift": 1.0, **facts.scheduler, **whole}, request.steps, sigmas, mu=mu)
 
-    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
         facts = _facts(model)
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
         _, channels, f, h, w = facts.latent_shape(request.width, request.height, request.frames)

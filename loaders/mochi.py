@@ -36,7 +36,7 @@ _KINDS = {
 class Mochi(Family):
     name, title, batched_guidance = "mochi", "Mochi 1", True
     coders: Mapping[str, CoderPeak] = {
-        "": CoderPeak(128, decode=14_000, thrifty=8_000, encode=15_300, whole=690),
+        "": CoderPeak(128, decode=14_000, thrifty=8_000, encode=15_300, still=2_500, whole=690),
     }
     moments: Mapping[str, Moment] = {
         "query and key": Moment(hidden=7, float32=2, copies=1, shared=1, text=0.5),
@@ -77,7 +77,7 @@ class Mochi(Family):
         sigmas = linear_quadratic_schedule(request.steps, THRESHOLD_NOISE) if request.steps > 1 else [1.0]
         return Schedule({"shift": 1.0, **model.facts.scheduler}, request.steps, np.array(sigmas))
 
-    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
         facts = model.facts
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
         shape = facts.latent_shape(request.width, request.height, request.frames)

@@ -82,12 +82,42 @@ class Sizes:
         )
 
 
+class Counted:
+    """The part of a Family that tells what its forward holds."""
+
+    moments: Mapping[str, Moment]  # of a forward, at which most is alive
+    layers_asked = True  # whether its picture and language encoders are asked for what each layer gives
+    latents_held = 5.0  # tensors like the latents, in float32, that the sampler and its solver hold during a step
+
+    def positions(self, model: VideoModel, request: Request) -> int:
+        """The tokens of one branch in the network's forward."""
+        return model.facts.tokens(request.width, request.height, request.frames)
+
+    def text_positions(self, model: VideoModel, request: Request) -> int:
+        """The tokens of a prompt in the network's forward."""
+        return model.facts.prompt_tokens
+
+    def read_tokens(self, model: VideoModel, encoder: Reader, prompt_tokens: int = 0) -> int:
+        """Tokens that an encoder reads at a time: a prompt of so many (0: the longest), or its pictures."""
+        if encoder.kind == "clip vision":
+            return encoder.pictures * max(map(len, model.facts.pictures or ((),)))
+        return prompt_tokens or model.facts.prompt_tokens
+
+    def timed(self, model: VideoModel, request: Request) -> bool:
+        """Whether each token has a time of its own."""
+        return False
+
+    def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
+        """How wide the network's MLPs are within."""
+        return 4 * hidden
+
+
 @dataclass(frozen=True)
 class CoderPeak:
     """What a VAE of a published size holds, in bytes a pixel of a frame in a type of 16 bits; twice that in float32.
 
     width: channels at full resolution that this was counted for; decode, thrifty: of a tile, and where memory is short;
-    encode: of a tile; whole: of each frame of a clip that is encoded at once; clip: frames whose decode is counted, where it sees all at once, 0 where their number makes no
+    encode, still: of a tile of a clip, of a single frame; whole: of each frame of a clip that is encoded at once; clip: frames whose decode is counted, where it sees all at once, 0 where their number makes no
     difference; chunk: as many at a time where memory is short.
     """
 
@@ -95,6 +125,7 @@ class CoderPeak:
     decode: int
     thrifty: int
     encode: int
+    still: int
     whole: int = 0
     clip: int = 0
     chunk: int = 0
@@ -105,17 +136,17 @@ class CoderPeak:
         return tile * (self.thrifty if thrifty else self.decode) * (min(frames, most) if most else 1) // (most or 1)
 
 
-def coder_bytes(model: VideoModel, tiles: list[list[Tile]], encode: bool = False, at_once: int = 0) -> int:
-    """The peak of the VAE's work beside its weights, whatever the length of the video; or with a clip of `at_once` frames
-    in one call. tiles: of a frame, in rows."""
+def coder_bytes(model: VideoModel, tiles: list[list[Tile]], encoded: int = 0, at_once: bool = False) -> int:
+    """The peak of the VAE's work beside its weights: decoding, whatever the length of the video, or encoding so many
+    frames, streamed or at once. tiles: of a frame, in rows."""
     config, facts = model.parts["vae"].config, model.facts
     peak = model.family.coders[model.family.coder(config)]
     pixels = tiles[0][0].height * tiles[0][0].width * facts.spatial_ratio**2
-    frames = max(facts.frame_counts, default=peak.clip)
-    encoding = pixels * max(peak.encode, at_once * peak.whole)
-    needed = encoding if encode else peak.decoding(pixels, tiles[0][0].thrifty, frames)
+    streamed = peak.still if encoded == 1 else peak.encode
+    encoding = pixels * (max(peak.still, encoded * peak.whole) if at_once else streamed)
+    decoding = peak.decoding(pixels, tiles[0][0].thrifty, max(facts.frame_counts, default=peak.clip))
     width = _base(config) or peak.width
-    return needed * width * getattr(torch, model.recipe.dtype).itemsize // 2 // peak.width
+    return (encoding if encoded else decoding) * width * getattr(torch, model.recipe.dtype).itemsize // 2 // peak.width
 
 
 def _base(config: Mapping[str, Any]) -> int:
@@ -251,11 +282,50 @@ def _stored(kind: str) -> float:
 
 
 @dataclass(frozen=True)
+class Reader:
+    """An encoder by the shapes of its weights. kind: a key of READINGS; heads: of a bias of distances, 0 without one; keys:
+    channels of a token's keys and values in a layer; pictures: tokens of a picture, 0 where it sees none."""
+
+    kind: str
+    width: int
+    mlp: int
+    layers: int
+    heads: int = 0
+    keys: int = 0
+    pictures: int = 0
+
+
+# the end of a name that only this kind of encoder has -> (kind, which axis is the MLP's)
+_MARKS = {"DenseReluDense.wo.weight": ("t5", 1), "mlp.gate_proj.weight": ("llama", 0), "mlp.fc1.weight": ("clip", 0)}
+
+
+def reader(tensors: Mapping[str, tuple[int, ...]]) -> Reader | None:
+    """What the names and shapes of an encoder's weights tell; None for no encoder that is known. Llava is a Llama that
+    sees."""
+    ends = lambda end: [shape for name, shape in tensors.items() if name.endswith(end)]
+    mark = next((mark for mark in _MARKS if ends(mark)), "")
+    if not mark:
+        return None
+    (kind, axis), layers = _MARKS[mark], ends(mark)
+    biases, keys = ends("relative_attention_bias.weight"), ends("self_attn.k_proj.weight")
+    seen = [
+        shape[0]
+        for name, shape in tensors.items()
+        if name.endswith("position_embedding.weight") and not ends("token_embedding.weight")
+    ]
+    kind = "umt5" if len(biases) > 1 else "clip vision" if kind == "clip" and seen else kind
+    return Reader(
+        kind, layers[0][1 - axis], layers[0][axis], len(layers), biases[0][1] if biases else 0,
+        2 * min((shape[0] for shape in keys if shape[1] == layers[0][1 - axis]), default=0), seen[0] if seen else 0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Reading:
     """Tensors that are alive at one moment of an encoder, for each token. width, mlp: as wide as it, or as its MLPs
     within, in the computing type; width32, mlp32: in float32; bias: a number for each head and pair of tokens; kept: what
-    each layer gives, where all layers are asked for; keys: what each remembers of keys and values; pairs:
-    numbers of 4 bytes for each pair of tokens, as tables of distances hold them."""
+    each layer gives, where all layers are asked for; keys: what each remembers of keys and values; pairs: numbers of 4
+    bytes for each pair of tokens, as tables of distances hold them."""
 
     width: float
     mlp: float = 0.0
@@ -266,24 +336,19 @@ class Reading:
     keys: float = 0.0
     pairs: float = 0.0
 
-    def bytes(self, config: Mapping[str, Any], tokens: int, item: int, layers_asked: bool) -> int:
-        """For so many tokens, by a config of transformers."""
-        width, layers = config.get("d_model") or config["hidden_size"], config.get("num_hidden_layers", 0)
-        heads = config.get("num_heads") or config["num_attention_heads"]
-        mlp = config.get("d_ff") or config["intermediate_size"]
-        keys = 2 * width * config.get("num_key_value_heads", heads) // heads
-        layer = self.kept * layers_asked * width + self.keys * keys
-        narrow = self.width * width + self.mlp * mlp + layers * layer + self.bias * heads * tokens
-        return math.ceil(tokens * (narrow * item + 4 * (self.width32 * width + self.mlp32 * mlp + self.pairs * tokens)))
+    def bytes(self, of: Reader, tokens: int, item: int, layers_asked: bool) -> int:
+        """For so many tokens."""
+        layer = self.kept * layers_asked * of.width + self.keys * of.keys
+        narrow = self.width * of.width + self.mlp * of.mlp + of.layers * layer + self.bias * of.heads * tokens
+        wide = self.width32 * of.width + self.mlp32 * of.mlp + self.pairs * tokens
+        return math.ceil(tokens * (narrow * item + 4 * wide))
 
 
-# class of transformers -> the moments of its forward, as the families call it
 _DISTANCES = Reading(1, bias=1, pairs=14)
 READINGS: Mapping[str, tuple[Reading, ...]] = {
-    "T5EncoderModel": (Reading(2, 3, width32=2, mlp32=1, bias=1), Reading(6, width32=1, bias=2), _DISTANCES),
-    "UMT5EncoderModel": (Reading(2, 3, width32=2, mlp32=1), Reading(6, width32=1, bias=2), _DISTANCES),  # a bias in each layer
-    "CLIPTextModel": (Reading(5, 3),), "LlamaModel": (Reading(2, 3, kept=1, keys=1, pairs=0.3),),
-    "CLIPVisionModel": (Reading(3, 2, kept=1),), "CLIPVisionModelWithProjection": (Reading(3.8, 2, kept=1),),
+    "t5": (Reading(2, 3, width32=2, mlp32=1, bias=1), Reading(6, width32=1, bias=2), _DISTANCES),
+    "umt5": (Reading(2, 3, width32=2, mlp32=1), Reading(6, width32=1, bias=2), _DISTANCES),  # a bias in each layer
+    "llama": (Reading(2, 3, kept=1, keys=1, pairs=0.3),), "clip": (Reading(5, 3),), "clip vision": (Reading(3.5, 2, kept=1),),
 }  # fmt: skip
 
 
@@ -293,15 +358,12 @@ def encode_bytes(model: VideoModel, prompt_tokens: int = 0) -> dict[str, int]:
 
 
 def encoder_bytes(model: VideoModel, part: str, prompt_tokens: int = 0) -> int:
-    """The peak of the activations of one encoder."""
-    config = model.parts[part].config
-    kind = next(iter(config.get("architectures") or [""]))
-    tokens, item = model.family.read_tokens(model, part, prompt_tokens), getattr(torch, model.recipe.dtype).itemsize
-    if "vision_config" in config:
-        config, kind = config["text_config"], "LlamaModel"
-    reading = max(
-        (moment.bytes(config, tokens, item, model.family.layers_asked) for moment in READINGS.get(kind, ())), default=0
-    )
+    """The peak of the activations of one encoder; 0 for one of an unknown kind."""
+    found = reader(model.parts[part].tensors)
+    if found is None:
+        return 0
+    tokens, item = model.family.read_tokens(model, found, prompt_tokens), getattr(torch, model.recipe.dtype).itemsize
+    reading = max(moment.bytes(found, tokens, item, model.family.layers_asked) for moment in READINGS[found.kind])
     return reading + widened_bytes(model, part)
 
 

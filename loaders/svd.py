@@ -33,12 +33,12 @@ _KINDS = {"unet": ("UNetSpatioTemporalConditionModel",), "vae": ("AutoencoderKLT
 
 class SVD(Family):
     name, title, batched_guidance, solvers = "svd", "Stable Video Diffusion", True, "svd"
+    keeps_padding = "Stable Video Diffusion reads no text."
     coders: Mapping[str, CoderPeak] = {
-        "": CoderPeak(128, decode=52_000, thrifty=33_500, encode=1_340, clip=25, chunk=16),
+        "": CoderPeak(128, decode=52_000, thrifty=33_500, encode=1_340, still=1_340, clip=25, chunk=16),
     }
     moments: Mapping[str, Moment] = {"outermost block": Moment(hidden=28)}
     stacks, dispatches, layers_asked = None, False, False
-    keeps_padding = "Stable Video Diffusion reads no text."
     text_models = "a text-to-video model of another family"
     methods = ("cfg", "apg", "cfg-zero*", "tcfg")  # its UNet is no stack of blocks to skip
 
@@ -69,8 +69,7 @@ class SVD(Family):
     def schedule(self, model: VideoModel, request: Request) -> Schedule:
         return Schedule(model.facts.scheduler, request.steps)
 
-    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
-        config = model.parts["unet"].config
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
         _, _, t, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
         return dict(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from .coding import Coder
-from .devices import explained, free_bytes
-from .peaks import Moment, coder_bytes, encoder_bytes, with_kernels
+from .devices import ENCODING, explained, free_bytes
+from .peaks import Counted, coder_bytes, encoder_bytes, with_kernels
 from .run import Run, Schedule
 from .tiles import Tiling
 
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 
 
 Progress = Callable[[int, int], None]  # (done, in all)
-_LESS_ON_CARD = "or let less of it lie on the card (Memory node, most_on_card)."
-_ENCODING = {  # kind of encoder -> (what it did when memory ran out, what helps)
-    "text": ("the prompt was read", f"Load a smaller text encoder (fp8 or GGUF), {_LESS_ON_CARD}"),
-    "image": ("the first frame was read", f"Close what else needs memory, {_LESS_ON_CARD}"),
-}
 
 
 class InputError(ValueError):
@@ -57,9 +52,8 @@ class Facts:
     frame_step: int = 0  # 0: temporal_ratio
     frame_counts: tuple[int, ...] = ()
     lead: int = 0  # frames that are decoded before the video begins
-    pictures: tuple[tuple[str, ...], ...] | None = (
-        (),
-    )  # the sets of keyframes that work, of "first" and "last"; None: all
+    # the sets of keyframes that work, of "first" and "last"; None: all
+    pictures: tuple[tuple[str, ...], ...] | None = ((),)
     reads_pictures: bool = False  # the text encoder looks at the first frame too
     layers: int = 0  # blocks of the network
     time_patch: int = 1  # latent frames that are one token
@@ -328,40 +322,37 @@ class VideoModel:
         return bool(getattr(self.speed, "trim_text", False))
 
     @contextmanager
-    def use(self, part: str, activations: int | None = None) -> Iterator[Any]:
-        """A part, ready to run, with room for `activations` bytes beside it, or (None) for what an encoder needs to read
-        the longest prompt. Where an encoder runs out of memory, the error says so; networks and VAEs are explained by
-        those who know what they were asked for."""
-        if activations is None:
-            activations = encoder_bytes(self, part) if "encoder" in part else 0
+    def use(self, part: str, activations: int = 0) -> Iterator[Any]:
+        """A part, ready to run, with room for `activations` bytes beside it, or for an encoder's longest prompt. Where an
+        encoder runs out of memory, the error says so; networks and VAEs are explained by those who know what they were for."""
         with ExitStack() as stack:
             if "encoder" in part:
-                stack.enter_context(explained(*_ENCODING["image" if part.startswith("image") else "text"]))
+                activations = activations or encoder_bytes(self, part)
+                stack.enter_context(explained(*ENCODING["image" if part.startswith("image") else "text"]))
             yield stack.enter_context(self.memory.use(self.parts[part], with_kernels(activations)))
 
-    def tiling(self, height: int, width: int, encode: bool = False) -> Tiling:
+    def tiling(self, height: int, width: int, encoded: int = 0) -> Tiling:
         """The largest tiles with which the VAE's work on a frame of height x width latent pixels fits into its room."""
         tiling: Tiling | None = Tiling()
-        while tiling and self.vae_bytes(tiling, height, width, encode) > 0.8 * self.memory.room("vae"):
+        while tiling and self.vae_bytes(tiling, height, width, encoded) > 0.8 * self.memory.room("vae"):
             best, tiling = tiling, tiling.smaller(height, width)
         return tiling or best
 
-    def vae_bytes(self, tiling: Tiling, height: int, width: int, encode: bool = False) -> int:
-        """What the VAE's work needs beside its weights, whatever the length of the video."""
-        return coder_bytes(self, tiling.rows(height, width), encode)
+    def vae_bytes(self, tiling: Tiling, height: int, width: int, encoded: int = 0) -> int:
+        """What the VAE needs beside its weights to encode so many frames, or (0) to decode any number."""
+        return coder_bytes(self, tiling.rows(height, width), encoded)
 
     def encoding(self, width: int, height: int, frames: int = 1) -> int:
         """What the VAE needs to encode so many frames of width x height pixels, as its room allows."""
         size = height // self.facts.spatial_ratio, width // self.facts.spatial_ratio
-        needed = self.vae_bytes(self.tiling(*size, encode=True), *size, encode=True)
-        return max(needed, self._at_once(frames, *size)) if self.encodes_whole(frames, *size) else needed
+        if self.encodes_whole(frames, *size):
+            return coder_bytes(self, Tiling().rows(*size), frames, True)
+        return self.vae_bytes(self.tiling(*size, frames), *size, frames)
 
     def encodes_whole(self, frames: int, height: int, width: int) -> bool:
         """Whether a clip of height x width latent pixels is encoded at once, where streaming it would round otherwise."""
-        return self.family.rounds_encode and self._at_once(frames, height, width) <= 0.8 * self.memory.room("vae")
-
-    def _at_once(self, frames: int, height: int, width: int) -> int:
-        return coder_bytes(self, Tiling().rows(height, width), True, frames)
+        at_once = coder_bytes(self, Tiling().rows(height, width), frames, True)
+        return self.family.rounds_encode and at_once <= 0.8 * self.memory.room("vae")
 
     def complete(self, request: Request) -> Request:
         """Fill every zero of the request from its preset, then from the model's default preset."""
@@ -386,15 +377,12 @@ class VideoModel:
         return getattr(self.memory, "patchers", list)()
 
 
-class Family(Coder, ABC):
+class Family(Coder, Counted, ABC):
     """Everything that is special about one family of models. Stateless: one instance serves all models."""
 
     name: str  # as in `Recipe.family` and in the `reelwire` entry of a LATENT
     title: str  # as people write it
     batched_guidance: bool  # whether the reference pipeline runs both branches of CFG as one batch
-    moments: Mapping[str, Moment]  # of a forward, at which most is alive
-    layers_asked = True  # whether its picture and language encoders are asked for what each layer gives
-    latents_held = 5.0  # tensors like the latents, in float32, that the sampler and its solver hold during a step
     solvers = "flow"  # which table of samplers/schedules.py steps through its noise
     blocks = "transformer_blocks"  # the network's attribute that holds its blocks
     dispatches = True  # whether diffusers lets its attention have other kernels
@@ -426,8 +414,8 @@ class Family(Coder, ABC):
         """Noise, encoded pictures and the scheduler of one run, drawn in the reference pipeline's order."""
 
     @abstractmethod
-    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
-        """What one branch of one step of a complete request calls the network with: tensors on the meta device."""
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What a network of this config is called with in one branch of one step: tensors on the meta device."""
 
     def to_host(self, model: VideoModel, latents: Tensor) -> Tensor:
         """Latents [1, C, t, h, w] as the host's LATENT of this family holds them."""
@@ -488,30 +476,6 @@ class Family(Coder, ABC):
     def controlled(self, model: VideoModel) -> bool:
         """Whether the model follows a control video."""
         return False
-
-    def positions(self, model: VideoModel, request: Request) -> int:
-        """The tokens of one branch in the network's forward."""
-        return model.facts.tokens(request.width, request.height, request.frames)
-
-    def text_positions(self, model: VideoModel, request: Request) -> int:
-        """The tokens of a prompt in the network's forward."""
-        return model.facts.prompt_tokens
-
-    def read_tokens(self, model: VideoModel, part: str, prompt_tokens: int = 0) -> int:
-        """Tokens that an encoder reads at a time: a prompt of so many (0: the longest), or its pictures."""
-        config = model.parts[part].config
-        if "patch_size" in config:
-            pictures = max(map(len, model.facts.pictures or ((),)))
-            return int(pictures * ((config["image_size"] // config["patch_size"]) ** 2 + 1))
-        return prompt_tokens or model.facts.prompt_tokens
-
-    def timed(self, model: VideoModel, request: Request) -> bool:
-        """Whether each token has a time of its own."""
-        return False
-
-    def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
-        """How wide the network's MLPs are within."""
-        return 4 * hidden
 
 
 def _sets(allowed: tuple[tuple[str, ...], ...]) -> str:

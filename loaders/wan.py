@@ -21,7 +21,7 @@ from .bundle import Bundle, frozen, read_bundle, shipped_config
 from .checkpoints import CheckpointError
 from .flow import FlowRun, begin, draw, encoded_source, mix
 from .media import clip_pixels, cover, fit_inside
-from .peaks import CoderPeak, Moment
+from .peaks import CoderPeak, Moment, reader
 from .run import Run, Schedule
 from .sources import read_model, read_source
 from .text_encoders import encode_t5, load_tokenizer
@@ -67,16 +67,16 @@ class WanFacts(Facts):
 
 class Wan(Family):
     name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
+    keeps_padding = "Wan was trained to read the zeros behind a prompt's end."
     coders: Mapping[str, CoderPeak] = {
-        "2.1": CoderPeak(96, decode=11_000, thrifty=11_000, encode=7_700),
-        "2.2": CoderPeak(256, decode=11_400, thrifty=11_400, encode=3_900),
+        "2.1": CoderPeak(96, decode=11_000, thrifty=11_000, encode=7_700, still=2_000),
+        "2.2": CoderPeak(256, decode=11_400, thrifty=11_400, encode=3_900, still=1_020),
     }
     moments: Mapping[str, Moment] = {
         "query and key": Moment(hidden=5, float32=2, copies=1, rotary=2, controlled=1, timed=7, timed32=6, keys=2.5),
         "MLP": Moment(hidden=4, mlp=2, rotary=2, controlled=1, timed=7, timed32=6, keys=2.5),
         "key of the text": Moment(hidden=5, rotary=2, controlled=1, timed=7, timed32=6, keys=3, keys32=2, key_copies=1),
     }
-    keeps_padding = "Wan was trained to read the zeros behind a prompt's end."
     stacks = Stacks(("blocks",), "vace_blocks", "vace_layers", pairs=False)
     image_models = "Wan2.1-I2V-14B, Wan2.2-I2V-A14B, Wan2.2-TI2V-5B or Wan2.1-VACE"
     text_models = "Wan2.1-T2V or Wan2.2-T2V-A14B"
@@ -137,22 +137,21 @@ class Wan(Family):
 
     def text_positions(self, model: VideoModel, request: Request) -> int:
         """The prompt's, and those of what CLIP has seen."""
-        return model.facts.prompt_tokens + (
-            self.read_tokens(model, "image_encoder") if "image_encoder" in model.parts else 0
-        )
+        found = reader(model.parts["image_encoder"].tensors) if "image_encoder" in model.parts else None
+        return model.facts.prompt_tokens + (self.read_tokens(model, found) if found else 0)
 
     def timed(self, model: VideoModel, request: Request) -> bool:
         return _facts(model).per_token_time
 
     def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
-        return int(config["ffn_dim"])
+        return int(config.get("ffn_dim") or super().mlp_width(config, hidden))
 
     def schedule(self, model: VideoModel, request: Request) -> Schedule:
         return Schedule({"shift": request.shift or 1.0}, request.steps)
 
-    def forward_inputs(self, model: VideoModel, request: Request) -> dict[str, Any]:
-        facts, config, dtype = _facts(model), model.parts["transformer"].config, getattr(torch, model.recipe.dtype)
-        empty = partial(torch.empty, device="meta", dtype=dtype)
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        facts = _facts(model)
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
         _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
         t += len(_references(request))
         each = (1, t * (h // 2) * (w // 2)) if facts.per_token_time else (1,)
@@ -164,13 +163,10 @@ class Wan(Family):
         if facts.vace_layers:
             inputs["control_hidden_states"] = empty(1, config["vace_in_channels"], t, h, w)
             inputs["control_hidden_states_scale"] = empty(facts.vace_layers)
-        if facts.concatenated and "image_encoder" in model.parts:
-            vision, count = (
-                model.parts["image_encoder"].config,
-                len(request.keyframes) or len((facts.pictures or ((),))[0]),
-            )
-            seen = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
-            inputs["encoder_hidden_states_image"] = empty(count, seen, vision["hidden_size"])
+        eye = reader(model.parts["image_encoder"].tensors) if "image_encoder" in model.parts else None
+        if facts.concatenated and eye is not None:
+            count = len(request.keyframes) or len((facts.pictures or ((),))[0])
+            inputs["encoder_hidden_states_image"] = empty(count, eye.pictures, eye.width)
         return inputs
 
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
@@ -404,7 +400,7 @@ def _image_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> R
     known = torch.zeros(request.frames)
     for at, picture in zip(places, images, strict=True):
         clip[at], known[at] = picture[0], 1.0
-    with model.use("vae", model.encoding(request.width, request.height)) as vae:
+    with model.use("vae", model.encoding(request.width, request.height, request.frames)) as vae:
         z = model.family.encode_video(model, vae, clip).to(latents)
     known = torch.cat([known[:1].repeat(facts.temporal_ratio), known[1:]])
     mask = repeat(known, "(t r) -> 1 r t h w", r=facts.temporal_ratio, h=latents.shape[3], w=latents.shape[4])
@@ -442,7 +438,7 @@ def _control_run(model: VideoModel, request: Request, inputs: dict[str, Any]) ->
     facts, family = _facts(model), model.family
     video, mask = _control_video(request)
     fresh = (mask > 0.5).unsqueeze(-1)
-    with model.use("vae", model.encoding(request.width, request.height)) as vae:
+    with model.use("vae", model.encoding(request.width, request.height, request.frames)) as vae:
         encode = lambda frames: family.encode_video(model, vae, frames)
         z = torch.cat([encode(torch.where(fresh, 0.5, video)), encode(torch.where(fresh, video, 0.5))], 1)
         for picture in _references(request):

@@ -56,10 +56,8 @@ def forward_flops(model: VideoModel, request: Request, once: bool = True) -> Flo
 
     once: of blocks that are alike the first alone runs and counts for all of them; that changes nothing but the time.
     """
-    network, inputs = (
-        blank(model.parts[network_part(model)], dtype_of(model)),
-        model.family.forward_inputs(model, request),
-    )
+    network: Any = blank(model.parts[network_part(model)], dtype_of(model))
+    inputs = model.family.forward_inputs(model, request, network.config)
     with _counting() as counted:
         others = _alike_once(network, counted) if once else []
         network(**inputs, return_dict=False)

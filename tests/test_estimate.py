@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders.bundle import files_of
+from reelwire.loaders.bundle import blank, files_of
 from reelwire.loaders.families import load
 from reelwire.loaders.peaks import weight_bytes, with_kernels
 from reelwire.loaders.video_model import (
@@ -138,7 +138,8 @@ def test_a_forward_is_imagined_as_it_is_called(tiny_models: Path, name: str) -> 
     memory = sampled(replace(model, guidance=unguided), count=True, guidance=1.0, steps=2)
     request = model.complete(Request(guidance=1.0, steps=2, **needed(model)))
     _, called = memory.calls[0]
-    imagined = model.family.forward_inputs(model, request)
+    config = blank(model.parts[network_part(model)], torch.float32).config
+    imagined = model.family.forward_inputs(model, request, config)
     shapes = lambda given: {
         k: _shape(v) for k, v in given.items() if v is not None and k not in ("return_dict", "attention_kwargs")
     }
@@ -357,7 +358,7 @@ def test_published_runs_are_counted_as_they_are_written(headers: Callable[[str],
         assert run["petaflops"] == pytest.approx(low / 1e15, rel=5e-3), run
         assert cards.source(run["source"]).startswith("https://")
     least, most = cards.utilisation()
-    assert 0.2 < least < most < 0.7
+    assert 0.2 < least < most < 0.8
 
 
 def test_published_seconds_lie_within_their_spans(headers: Callable[[str], VideoModel]) -> None:

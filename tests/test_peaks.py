@@ -29,8 +29,8 @@ STEPS: dict[str, tuple[dict[str, Any], ...]] = {
     "wan/2.1-t2v-1.3b": (dict(width=640, height=352, frames=49), dict(width=256, height=256, frames=9)),
     "wan/2.1-vace-1.3b": (dict(width=256, height=256, frames=9),),
     "wan/2.2-ti2v-5b": (dict(width=256, height=256, frames=9),),
-    "hunyuan_video/i2v-13b-replace": (dict(width=640, height=368, frames=61),),
-    "cogvideox/2b": (dict(frames=9),),
+    "hunyuan_video/t2v-13b": (dict(width=640, height=368, frames=61),),
+    "cogvideox/5b": (dict(frames=9),),
     "mochi/1-preview": (dict(width=256, height=256, frames=7),),
     "ltx/0.9.5-2b": (dict(width=1216, height=704), dict(pictured=True)),
     "svd/svd": (dict(width=512, height=320),),
@@ -63,7 +63,7 @@ def test_a_step(of: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["wan/2.1-t2v-1.3b", "hunyuan_video/t2v-13b", "cogvideox/2b", "ltx/0.9.5-2b", "svd/svd"]
+    "name", ["wan/2.1-t2v-1.3b", "hunyuan_video/t2v-13b", "cogvideox/5b", "ltx/0.9.5-2b", "svd/svd"]
 )
 def test_encoders(of: Any, name: str) -> None:
     model = of(name)
@@ -73,7 +73,7 @@ def test_encoders(of: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["wan/2.1-t2v-1.3b", "wan/2.2-ti2v-5b", "cogvideox/2b", "mochi/1-preview", "ltx/0.9.5-2b", "svd/svd"]
+    "name", ["wan/2.1-t2v-1.3b", "wan/2.2-ti2v-5b", "cogvideox/5b", "mochi/1-preview", "ltx/0.9.5-2b", "svd/svd"]
 )
 def test_coders(of: Any, name: str) -> None:
     for expected, most in coder_peaks(of(name)).values():

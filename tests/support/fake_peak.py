@@ -96,9 +96,15 @@ class Fused(TorchFunctionMode):
     def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if call is F.scaled_dot_product_attention:
             return torch.empty_like(args[0] if args else (kwargs or {})["query"])
-        if (
-            getattr(call, "__name__", "") == "__float__" and args[0].is_meta
-        ):  # inside a constructor, where modes are off
+        name = getattr(call, "__name__", "")
+        if name == "tolist" and args[0].is_meta:  # of levels of noise, from much to none
+            falling = (
+                torch.linspace(1, 0, args[0].numel())
+                if args[0].is_floating_point()
+                else torch.arange(args[0].numel()).flip(0)
+            )
+            return falling.reshape(args[0].shape).tolist()
+        if name == "__float__" and args[0].is_meta:  # inside a constructor, where modes of dispatch are off
             return 0.5
         return call(*args, **(kwargs or {}))
 
@@ -251,14 +257,15 @@ def coder_peaks(
         tiling or Tiling(),
     )
     found, size = dict[str, tuple[int, int]](), latents[3:]
-    needed = {"encode": model.vae_bytes(tiling, *size, encode=True), "decode": model.vae_bytes(tiling, *size)}
+    needed = {"encode": model.vae_bytes(tiling, *size, len(clip)), "decode": model.vae_bytes(tiling, *size)}
     memory.peaks.clear()
     with counted():
-        for way in ("encode", *(["encode at once"] if model.family.rounds_encode else [])):
+        for way in ("still", "encode", *(["encode at once"] if model.family.rounds_encode else [])):
             memory.limit(int(1.3 * needed[way]) if way in needed else sys.maxsize)  # where there is room, at once
-            asked = needed.get(way) or model.encoding(request.width, request.height, len(clip))
+            frames_in = clip[:1] if way == "still" else clip
+            asked = needed.get(way) or model.encoding(request.width, request.height, len(frames_in))
             with model.use("vae", asked) as vae:
-                model.family.encode_video(model, vae, clip)
+                model.family.encode_video(model, vae, frames_in)
             found[way] = asked, memory.peaks.pop("vae")
         for piece in stream_frames(model, torch.zeros(latents, device=META), tiling=tiling):
             del piece
