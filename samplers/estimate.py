@@ -162,14 +162,25 @@ class _Imagined:
         return int(self.bytes)
 
 
-def needs(model: VideoModel, request: Request, room: float) -> tuple[tuple[Need, ...], Tiling]:
-    """(what each part takes in its phase, the tiles of the decode) for a complete request where there is this room."""
-    sized = replace(model, memory=_Imagined(room))
-    found = [_need(model, "encode", part, working) for part, working in encode_bytes(model).items()]
+def reading_needs(model: VideoModel, peaks: Mapping[str, int] | None = None) -> tuple[Need, ...]:
+    """What the encoders take. peaks: of their working memory, where it is known or makes no difference."""
+    found = encode_bytes(model) if peaks is None else peaks
+    return tuple(_need(model, "encode", part, working) for part, working in found.items())
+
+
+def sampling_needs(model: VideoModel, request: Request) -> tuple[Need, ...]:
+    """What the networks of a complete request take."""
     working = step_bytes(model, request)
-    found += [_need(model, "sample", part, working) for part in _networks(model)]
+    return tuple(_need(model, "sample", part, working) for part in _networks(model))
+
+
+def with_decode(
+    model: VideoModel, request: Request, found: tuple[Need, ...], room: float
+) -> tuple[tuple[Need, ...], Tiling]:
+    """(the needs and that of the decode, its tiles) for a complete request where there is this room."""
+    sized = replace(model, memory=_Imagined(room))
     _, _, _, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
-    found.append(_need(model, "decode", "vae", decode_bytes(sized, request)))
+    found = (*found, _need(model, "decode", "vae", decode_bytes(sized, request)))
     earlier = accumulate((need.weights for need in found), initial=0)
     ordered = tuple(replace(need, earlier=before) for need, before in zip(found, earlier, strict=False))
     return ordered, sized.tiling(height, width)
@@ -187,11 +198,13 @@ def _networks(model: VideoModel) -> tuple[str, ...]:
 
 def shortage(model: VideoModel, request: Request, machine: Machine) -> tuple[str, ...]:
     """What a person should know before a complete request is sampled on a machine; mostly nothing."""
-    found, _ = needs(model, request, machine.room)
-    return tuple(_warning(model, request, need, machine) for need in found if need.verdict(machine) == FAILS)
+    read = reading_needs(model, {part: 0 for part in model.parts if "encoder" in part})  # it is done by then
+    found, _ = with_decode(model, request, (*read, *sampling_needs(model, request)), machine.room)
+    short = [need for need in found if need.phase != "encode" and need.verdict(machine) == FAILS]
+    return tuple(_warning(model, request, need, machine) for need in short)
 
 
-_WORDS = {"encode": "Reading the prompt", "sample": "Sampling", "decode": "Decoding"}
+_WORDS = {"sample": "Sampling", "decode": "Decoding"}
 
 
 def _warning(model: VideoModel, request: Request, need: Need, machine: Machine) -> str:
@@ -206,8 +219,6 @@ def _warning(model: VideoModel, request: Request, need: Need, machine: Machine) 
 
 def _helps(model: VideoModel, need: Need) -> str:
     """What makes this phase smaller, the most helpful first."""
-    if need.phase == "encode":
-        return "Close what else needs memory, or use a text encoder in fp8."
     if need.phase == "decode":
         return "Set a tile in the decoder, or make a smaller video."
     cache = f"Leave {model.cache.title} out, use" if model.cache is not None else "Use"
@@ -324,14 +335,17 @@ def usual_sizes(model: VideoModel, request: Request) -> tuple[Request, ...]:
     return first, *sorted(others, key=lambda r: -r.width * r.height * r.frames)
 
 
-def fit_table(model: VideoModel, request: Request) -> tuple[tuple[Request, dict[int, str]], ...]:
+Fits = tuple[tuple[Request, dict[int, str]], ...]
+
+
+def fit_table(model: VideoModel, request: Request, reading: tuple[Need, ...]) -> Fits:
     """For each usual size, whether it fits on a card of each class."""
     rows = []
     for sized in usual_sizes(model, request):
-        verdicts = {}
+        before, verdicts = (*reading, *sampling_needs(model, sized)), {}
         for memory in SIZES:
-            machine = replace(card_of(memory), limit=0.0)
-            found, _ = needs(model, sized, machine.room)
+            machine = card_of(memory)
+            found, _ = with_decode(model, sized, before, machine.room)
             verdicts[memory] = worst(need.verdict(machine) for need in found)
         rows.append((sized, verdicts))
     return tuple(rows)
@@ -342,7 +356,8 @@ def estimate(
 ) -> Estimate:
     """What a request needs on a machine; raises InputError for one that this model cannot run. No weights are read."""
     request = checked(model, request)
-    found, tiling = needs(model, request, machine.room)
+    reading = reading_needs(model)
+    found, tiling = with_decode(model, request, (*reading, *sampling_needs(model, request)), machine.room)
     notes = planned(model, request)[1]
     return Estimate(
         model,
@@ -356,7 +371,7 @@ def estimate(
         forward_flops(model, request),
         encoder_flops(model),
         decode_flops(model, request, tiling),
-        fit_table(model, request),
+        fit_table(model, request, reading),
         notes,
         price,
         rates,
