@@ -214,15 +214,16 @@ def _warning(model: VideoModel, request: Request, need: Need, machine: Machine) 
     )
     asked, room = f"{need.least(machine) / GIB:.1f} GB", f"{machine.room / GIB:.1f} GB"
     told = f"{_WORDS[need.phase]} {size} needs about {asked}, {beside} has {room}: it may run out of memory."
-    return f"{told} {_helps(model, need)}"
+    return f"{told} {_helps(model, need, machine)}"
 
 
-def _helps(model: VideoModel, need: Need) -> str:
+def _helps(model: VideoModel, need: Need, machine: Machine) -> str:
     """What makes this phase smaller, the most helpful first."""
     if need.phase == "decode":
         return "Set a tile in the decoder, or make a smaller video."
     cache = f"Leave {model.cache.title} out, use" if model.cache is not None else "Use"
-    return f"{cache} fewer frames or a smaller size (Estimate shows what fits), or Long Video with a smaller window."
+    smaller = f"{cache} fewer frames or a smaller size (Estimate shows what fits), or Long Video with a smaller window."
+    return f"{smaller} The Memory node (weights fp8 or int8) halves the network." if machine.cpu else smaller
 
 
 # ---------------------------------------------------------------- computing
