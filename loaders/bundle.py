@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from .checkpoints import CheckpointError, Entry, build, fitting, load_config, read_folder
 from .video_model import Part, Progress
@@ -64,6 +65,23 @@ class Weights:
             return getattr(diffusers, self.kind).from_config(dict(self.config))
         kind = getattr(transformers, self.kind)
         return kind(kind.config_class.from_dict(dict(self.config)))
+
+
+class _WithoutInit(TorchFunctionMode):
+    """Leaves new weights as they are: on the meta device there is nothing to fill."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs.get("tensor", args[0] if args else None)
+        return func(*args, **kwargs)
+
+
+def blank(part: Part, dtype: torch.dtype) -> nn.Module:
+    """The module of a part on the meta device: shapes without numbers, all in `dtype`."""
+    with torch.device("meta"), _WithoutInit():
+        module = Weights(part.config, {})._make()
+    return module.requires_grad_(False).eval().to_empty(device="meta").type(dtype)
 
 
 @dataclass(frozen=True)

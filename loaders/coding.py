@@ -22,6 +22,7 @@ class Coder(ABC):
     """The half of a Family that belongs to its VAE."""
 
     coders: Mapping[str, CoderPeak]  # what its VAEs hold (python bench/vae.py --bytes, python bench/memory.py)
+    decode_cycle = 1, 1  # (latent frames, period) from which on each period of a streamed decode takes the same work
     rounds_encode = False  # whether a streamed encode rounds otherwise; what fits into memory is then encoded at once
 
     def coder(self, config: Mapping[str, Any]) -> str:

@@ -64,6 +64,7 @@ class CogVideoX(Family):
         "MLP": Moment(hidden=4, mlp=2, rotary=3, text=1),
     }
     dispatches = False
+    decode_cycle = 1, 2
     image_models = "CogVideoX-5B-I2V or CogVideoX1.5-5B-I2V"
     text_models = "CogVideoX-5B or CogVideoX1.5-5B"
     control_models = "CogVideoX-Fun-Control"
@@ -110,6 +111,19 @@ class CogVideoX(Family):
 
     def schedule(self, model: VideoModel, request: Request) -> Schedule:
         return Schedule(model.facts.scheduler, request.steps)
+
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        facts = _facts(model)
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+        _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
+        t += _padding(facts, request)
+        return dict(
+            hidden_states=empty(1, t, config["in_channels"], h, w),
+            timestep=empty(1, dtype=torch.int64),
+            encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
+            ofs=empty(1) if facts.network.get("ofs_embed_dim") else None,
+            image_rotary_emb=_rope(facts, request.height, request.width, t, torch.device("meta")),
+        )
 
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         facts, device, dtype = _facts(model), model.memory.device("transformer"), getattr(torch, model.recipe.dtype)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .flow import FlowRun, begin, draw, encoded_source, mix
-from .hunyuan_video_text import CLIP_TOKENS, encode_prompt, template_tokens
+from .hunyuan_video_text import CLIP_TOKENS, encode_prompt, template_tokens, text_tokens
 from .hunyuan_video_vae import decode_pieces, encode_pieces
 from .media import cover
 from .peaks import CoderPeak, Moment, Reader, reader
@@ -54,6 +55,7 @@ class HunyuanVideo(Family):
         "query and key of a single block": Moment(hidden=8, mlp=1, float32=2, copies=1, rotary=2, text=1),
         "output of a single block": Moment(hidden=8.6, mlp=2, rotary=2, text=1),
     }
+    decode_cycle = 2, 3
     stacks = Stacks(("transformer_blocks", "single_transformer_blocks"))
     image_models, text_models = "HunyuanVideo-I2V", "HunyuanVideo (T2V)"
 
@@ -91,6 +93,20 @@ class HunyuanVideo(Family):
     def schedule(self, model: VideoModel, request: Request) -> Schedule:
         sigmas = np.linspace(1.0, 0.0, request.steps + 1)[:-1]
         return Schedule({"shift": request.shift or 1.0}, request.steps, sigmas)
+
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        facts = _facts(model)
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+        _, _, *shape = facts.latent_shape(request.width, request.height, request.frames)
+        words = text_tokens(model, INTERLEAVE.get(facts.image, 0))
+        return dict(
+            hidden_states=empty(1, config["in_channels"], *shape),
+            timestep=empty(1, dtype=torch.float32),
+            guidance=empty(1) if facts.embedded else None,
+            encoder_hidden_states=empty(1, words, facts.text_width),
+            encoder_attention_mask=empty(1, words),
+            pooled_projections=empty(1, config["pooled_projection_dim"]),
+        )
 
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         facts, device, dtype = _facts(model), model.memory.device("transformer"), getattr(torch, model.recipe.dtype)

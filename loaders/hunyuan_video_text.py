@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .media import to_pil
+from .peaks import reader
 from .text_encoders import load_tokenizer
 from .video_model import InputError, VideoModel
 
@@ -39,6 +40,15 @@ def encode_prompt(model: VideoModel, text: str, name: str, image: Tensor | None,
         clip_tokenizer = load_tokenizer(model.recipe.files["tokenizer_2"])
         pooled, notes = _pool(clip, clip_tokenizer, model.memory.device("text_encoder_2"), text, name)
     return {**{k: v.cpu() for k, v in read.items()}, "pooled": pooled}, notes
+
+
+def text_tokens(model: VideoModel, interleave: int) -> int:
+    """How many rows of text the network reads; interleave: as in `encode_prompt`, 0 without a picture."""
+    if not interleave:
+        return model.facts.prompt_tokens
+    eye = reader(model.parts["text_encoder"].tensors)
+    picture = max(eye.pictures - 1, 0) if eye else 0  # without the one that stands for all
+    return -(-picture // interleave) + model.facts.prompt_tokens - ASSISTANT
 
 
 def template_tokens(model: VideoModel) -> int:

@@ -107,7 +107,10 @@ class LTX(Family):
             channels=config["in_channels"], width=config["num_attention_heads"] * config["attention_head_dim"],
             text_width=text_width, scheduler=files.scheduler_config, pictures=None, layers=config["num_layers"], modules=3 * config["num_layers"], **files.defaults,
         )  # fmt: skip
-        network, coder = Weights(config, files.transformer), Weights(files.vae_config, files.vae)
+        network, coder = (
+            Weights({**config, "_class_name": "LTXVideoTransformer3DModel"}, files.transformer),
+            Weights({**files.vae_config, "_class_name": "AutoencoderKLLTXVideo"}, files.vae),
+        )
         parts = {
             "transformer": network.part("transformer", transformer, ("text_encoder",)), "vae": coder.part("vae", vae),
             "text_encoder": text.part("text_encoder", partial(text.build, dtype, True, "")),
@@ -164,6 +167,30 @@ class LTX(Family):
         mu = calculate_shift(tokens, *(facts.scheduler.get(name, usual) for name, usual in limits.items()))
         sigmas = np.linspace(1.0, 1 / request.steps, request.steps)
         return Schedule({"shift": 1.0, **facts.scheduler, **whole}, request.steps, sigmas, mu=mu)
+
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        facts = _facts(model)
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+        _, channels, f, h, w = facts.latent_shape(request.width, request.height, request.frames)
+        conditioned, given = _conditioned(model, request), bool(request.keyframes) or request.past is not None
+        tokens = f * h * w + (_extra_frames(facts, request) * h * w if conditioned else 0)
+        each = (1, tokens) if given else (1, 1) if conditioned else (1,)
+        place: dict[str, Any] = {"video_coords": empty(1, 3, tokens, dtype=torch.float32)}
+        if not conditioned:
+            ratio = facts.spatial_ratio
+            place = dict(
+                num_frames=f,
+                height=h,
+                width=w,
+                rope_interpolation_scale=(facts.temporal_ratio / facts.fps, ratio, ratio),
+            )
+        return dict(
+            hidden_states=empty(1, tokens, channels),
+            timestep=empty(*each, dtype=torch.float32),
+            encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
+            encoder_attention_mask=empty(1, facts.prompt_tokens, dtype=torch.bool),
+            **place,
+        )
 
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         generator = torch.Generator("cpu").manual_seed(request.seed)
@@ -234,6 +261,13 @@ def _conditioned(model: VideoModel, request: Request) -> bool:
     simple = not places or places == [(0, 1, 1.0)]
     sourced = request.source is not None and request.strength < 1
     return _facts(model).conditioned or sourced or not simple or request.past is not None
+
+
+def _extra_frames(facts: LTXFacts, request: Request) -> int:
+    """Latent frames of keyframes and memory that lie beside the video as tokens of their own."""
+    clips = [(len(k.images) - 1) // facts.temporal_ratio + 1 for k in request.keyframes if k.frame]
+    memory = request.past.memory if request.past is not None else None
+    return sum(min(count, PREFIX) for count in clips) + (0 if memory is None else memory.shape[2])
 
 
 # ---------------------------------------------------------------- the three kinds of run

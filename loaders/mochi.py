@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,17 @@ class Mochi(Family):
         # one step has no linear half: it goes straight from noise to the video
         sigmas = linear_quadratic_schedule(request.steps, THRESHOLD_NOISE) if request.steps > 1 else [1.0]
         return Schedule({"shift": 1.0, **model.facts.scheduler}, request.steps, np.array(sigmas))
+
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        facts = model.facts
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+        shape = facts.latent_shape(request.width, request.height, request.frames)
+        return dict(
+            hidden_states=empty(shape),
+            encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
+            encoder_attention_mask=empty(1, facts.prompt_tokens, dtype=torch.bool),
+            timestep=empty(1),
+        )
 
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         device, dtype = model.memory.device("transformer"), getattr(torch, model.recipe.dtype)

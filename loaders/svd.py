@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -67,6 +68,16 @@ class SVD(Family):
 
     def schedule(self, model: VideoModel, request: Request) -> Schedule:
         return Schedule(model.facts.scheduler, request.steps)
+
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+        _, _, t, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
+        return dict(
+            sample=empty(1, t, config["in_channels"], h, w),
+            timestep=empty((), dtype=torch.float32),
+            encoder_hidden_states=empty(1, 1, config["cross_attention_dim"]),
+            added_time_ids=empty(1, 3),
+        )
 
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         generator, device = torch.Generator("cpu").manual_seed(request.seed), model.memory.device("unet")

@@ -363,8 +363,7 @@ class VideoModel:
         if request.source is not None and request.source.ndim == 5:  # latents bring their own size
             sizes: dict[str, Any] = {k: v for k, v in self._size(request.source).items() if not getattr(request, k)}
             request = replace(request, **sizes)
-        low_noise = self.guidance.low_noise or request.guidance_2 or request.guidance
-        request = replace(request, guidance_2=low_noise)
+        request = replace(request, guidance_2=self.guidance.low_noise or request.guidance_2 or request.guidance)
         values = {**presets["default"], **presets.get(request.preset, {})}
         return replace(request, **{k: v for k, v in values.items() if not getattr(request, k)})
 
@@ -413,6 +412,10 @@ class Family(Coder, Counted, ABC):
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         """Noise, encoded pictures and the scheduler of one run, drawn in the reference pipeline's order."""
 
+    @abstractmethod
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What a network of this config is called with in one branch of one step: tensors on the meta device."""
+
     def to_host(self, model: VideoModel, latents: Tensor) -> Tensor:
         """Latents [1, C, t, h, w] as the host's LATENT of this family holds them."""
         return model.facts.denormalise(latents)
@@ -438,9 +441,8 @@ class Family(Coder, Counted, ABC):
         if request.shift and "shift" not in facts.presets["default"]:
             raise InputError("shift", request.shift, f"{title} has no flow shift to set.", "Use 0.")
         if request.steps < 1:
-            raise InputError(
-                "steps", request.steps, "At least one step is needed.", "Use 20 to 50, or 0 for the default."
-            )
+            remedy = "Use 20 to 50, or 0 for the default."
+            raise InputError("steps", request.steps, "At least one step is needed.", remedy)
 
     def check_pictures(self, model: VideoModel, request: Request) -> None:
         """Raise InputError for keyframes beside a source or a control, or a control that this model has no use for or lacks."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -147,6 +148,26 @@ class Wan(Family):
 
     def schedule(self, model: VideoModel, request: Request) -> Schedule:
         return Schedule({"shift": request.shift or 1.0}, request.steps)
+
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        facts = _facts(model)
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+        _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
+        t += len(_references(request))
+        each = (1, t * (h // 2) * (w // 2)) if facts.per_token_time else (1,)
+        inputs = dict(
+            hidden_states=empty(1, config["in_channels"], t, h, w),
+            timestep=empty(*each, dtype=torch.float32),
+            encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
+        )
+        if facts.vace_layers:
+            inputs["control_hidden_states"] = empty(1, config["vace_in_channels"], t, h, w)
+            inputs["control_hidden_states_scale"] = empty(facts.vace_layers)
+        eye = reader(model.parts["image_encoder"].tensors) if "image_encoder" in model.parts else None
+        if facts.concatenated and eye is not None:
+            count = len(request.keyframes) or len((facts.pictures or ((),))[0])
+            inputs["encoder_hidden_states_image"] = empty(count, eye.pictures, eye.width)
+        return inputs
 
     def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         facts, generator = _facts(model), torch.Generator("cpu").manual_seed(request.seed)

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from comfy_api.latest import ComfyExtension, io
 
-MODULES = ("loaders", "modifiers", "conditioning", "sampling", "long_video", "caching", "decoding")
+MODULES = ("loaders", "modifiers", "conditioning", "sampling", "long_video", "caching", "decoding", "reports")
 
 
 class ReelwireExtension(ComfyExtension):

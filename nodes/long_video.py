@@ -105,7 +105,7 @@ class LongVideo(FileWriter):
         job = Job(host.beside_output(filename_prefix, ENDING))
         job.begin(inputs_of(model, told, made, style), unfinished == ANEW)
         tiling = tiling if tile else job.settled(tiling)
-        host.tell(cls.hidden.unique_id, made.notes)
+        host.tell(cls.hidden.unique_id, (*made.notes, *host.shortage(model, made.request_of_a_window)))
         watch = _Watching(cls, model, made, job)
         note = {"family": model.family.name, "variant": model.variant, "frames": frames, "fps": fps, "windows": len(made.windows),
                 "width": size[0], "height": size[1], "seed": made.request.seed}  # fmt: skip

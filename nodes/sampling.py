@@ -67,7 +67,7 @@ class Sampler(io.ComfyNode):
         from ..samplers.denoise import ready, sample
 
         request = ready(model, request_of(model, **inputs))
-        host.tell(cls.hidden.unique_id, request.notes)
+        host.tell(cls.hidden.unique_id, (*request.notes, *host.shortage(model, request)))
         update, runs = host.progress(), list[Run]()
 
         def on_step(done: int, total: int, run: Run) -> None:

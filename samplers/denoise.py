@@ -32,8 +32,8 @@ COLLAPSED = 0.02  # spread of normalised latents, which is about 1
 OnStep = Callable[[int, int, Run], None]  # (steps done, steps in all, the run so far)
 
 
-def ready(model: VideoModel, request: Request) -> Request:
-    """The request with the model's defaults in place and keyframes counted from the start; raises InputError."""
+def checked(model: VideoModel, request: Request) -> Request:
+    """The request with the model's defaults in place, its size, length, guidance and cache checked; raises InputError."""
     request = model.complete(request)
     offered = TABLES[model.family.solvers]
     if request.sampler not in offered:
@@ -50,12 +50,18 @@ def ready(model: VideoModel, request: Request) -> Request:
             f"The network would attend to {tokens} tokens at once; beyond {MOST_TOKENS} a step takes hours on any card."
         )
         raise InputError("width, height, frames", f"{request.width}, {request.height}, {request.frames}", rule, "Ask for a smaller size or fewer frames.")  # fmt: skip
-    model.family.check_pictures(model, request)
-    keyframes, notes = plan(request.keyframes, model.family.capabilities(model), request.frames)
-    request = replace(request, keyframes=keyframes, notes=notes)
     check_guidance(model, request)
     planned(model, request)
     check_speed(model)
+    return request
+
+
+def ready(model: VideoModel, request: Request) -> Request:
+    """A checked request with keyframes counted from the start and all that it comes with checked; raises InputError."""
+    request = checked(model, request)
+    model.family.check_pictures(model, request)
+    keyframes, notes = plan(request.keyframes, model.family.capabilities(model), request.frames)
+    request = replace(request, keyframes=keyframes, notes=notes)
     if request.source is None and request.strength != 1:
         rule = "It is the strength of a source, and none is connected."
         raise InputError("strength", request.strength, rule, "Connect a source, or set it to 1.")

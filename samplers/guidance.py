@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..loaders.run import Run
@@ -60,6 +61,24 @@ def guide(model: VideoModel, run: Run) -> Predict:
         return guided(network, step)
 
     return predict
+
+
+def forwards(model: VideoModel, request: Request, total: int) -> list[int]:
+    """How many branches the network predicts in each of the `total` steps of a complete request."""
+    guidance, embedded = model.guidance, getattr(model.facts, "embedded", False)
+    scale = (guidance.true_scale or 1.0) if embedded else request.guidance
+    first, last = int(guidance.start * total), int(guidance.end * total)
+    on = [scale > 1 and first <= step < last for step in range(total)]
+    if guidance.method == "cfg" or not any(on):
+        return [1 + guided for guided in on]
+    guider = _make_guider(model)
+    guider.guidance_scale = scale
+
+    def conditions(step: int) -> int:
+        guider.set_state(step=step, num_inference_steps=total, timestep=torch.zeros(()))
+        return int(guider.num_conditions)
+
+    return [conditions(step) if guided else 1 for step, guided in enumerate(on)]
 
 
 def _plain(model: VideoModel, run: Run) -> Predict:

@@ -24,6 +24,8 @@ from torch import Tensor
 from ...loaders.checkpoints import write_whole
 from ...loaders.devices import OutOfMemory, out_of_memory
 from ...loaders.video_model import InputError, VideoModel
+from .machine import machine as machine
+from .machine import shortage as shortage
 from .memory import HostMemory as HostMemory
 from .memory import free_ram as free_ram
 from .memory import make_room as make_room

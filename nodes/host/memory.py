@@ -84,6 +84,11 @@ class HostMemory:
     def patchers(self) -> list[Any]:
         return list(self._patchers.values())
 
+    @property
+    def most_on_card(self) -> int:
+        """Bytes of a part's weights that may lie on the card at a time; 0: as the manager decides."""
+        return self._most
+
     def _wrap(self, part: Part) -> Any:
         offload = _devices(part.name)[1]()
         holder = Holder(use_casting_layers(part.load(progress())))

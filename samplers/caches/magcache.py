@@ -43,6 +43,9 @@ class MagCache(Policy):
         notes = (f"The calibration differs in {', '.join(differs)}.",) if differs else ()
         return replace(self, ratios=tuple((b.part, b.name, (1.0, *b.ratios)) for b in record.branches)), notes
 
+    def computed(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
+        return super().computed(part, steps, total, next((b for p, b, _ in self.ratios if p == part), branch))
+
     def _ratio(self, at: At) -> float:
         """Of the nearest calibrated step, where the run has another number of them (nearest_interp of MagCache's code)."""
         ratios = next(r for part, branch, r in self.ratios if (part, branch) == (at.part, at.branch))

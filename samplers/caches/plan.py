@@ -58,6 +58,12 @@ class Plan(Policy):
         notes = (f"The calibration differs in {', '.join(differs)}: Calibrate Cache makes one for these.",) if differs else ()  # fmt: skip
         return replace(self, grams=tuple(record.grams.items())), notes
 
+    def computed(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
+        """As many as the plan has; more where its range, warm-up or longest row does not let it skip what it would."""
+        planned = min(len(steps), max(budget(len(steps), self.speed), self.order + 2))
+        free = (self.start, self.end, self.longest) == (0.0, 1.0, 0) and self.warmup <= self.order + 1
+        return planned, planned if free else len(steps)
+
     def choose(self, run: Run, part: str, steps: range) -> Chosen:
         """Which steps of an expert are computed, and how far the others follow the last change."""
         grams = next((runs for name, runs in self.grams if name == part and len(runs[0]) == len(steps)), ())

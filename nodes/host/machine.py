@@ -1,0 +1,31 @@
+"""The machine that the host runs on, as an estimate sees it; and the warning where it is too small."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import comfy.model_management as mm
+
+from ...loaders.video_model import Request, VideoModel
+from .memory import free_ram
+
+if TYPE_CHECKING:
+    from ...samplers.estimate import Machine
+
+
+def machine(model: VideoModel) -> Machine:
+    """Where a run of this model would go: what is free there, with what this pack and the host can send away."""
+    from ...samplers.estimate import Machine
+
+    device, waiting = model.memory.device("transformer"), sum(patcher.model_size() for patcher in model.get_models())
+    ram, limit = free_ram() + waiting, getattr(model.memory, "most_on_card", 0)
+    if device.type == "cpu":
+        return Machine("this processor", ram, ram, True, limit)
+    return Machine(str(mm.get_torch_device_name(device)), model.memory.room("transformer"), ram, False, limit)
+
+
+def shortage(model: VideoModel, request: Request) -> tuple[str, ...]:
+    """What a complete request has no room for here, in words; mostly nothing. It is a warning, no error."""
+    from ...samplers.estimate import shortage
+
+    return shortage(model, request, machine(model))

@@ -1,0 +1,94 @@
+"""What a run will need, told before it is queued."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from comfy_api.latest import io
+
+from ..loaders.video_model import VideoModel
+from . import host
+from .sampling import DEFAULT, PRESETS, request_of
+from .types import VideoModelType
+
+
+class EstimateNode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReelwireEstimate",
+            display_name="Estimate",
+            category="Reelwire/reports",
+            is_output_node=True,
+            description="Says before you queue a run whether it fits, how long it takes and what it costs: memory by "
+            "phase, operations, time by card. Reads the files' headers alone; no weights are loaded.",
+            search_aliases=["vram", "memory", "will it fit", "cost", "time", "flops", "out of memory"],
+            inputs=[
+                VideoModelType.Input(
+                    "model", tooltip="With its cache, memory, speed, guidance and LoRA nodes: they are counted"
+                ),
+                io.Int.Input("width", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
+                io.Int.Input("height", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
+                io.Int.Input("frames", default=0, min=-100_000, max=100_000, tooltip="0: the preset's"),
+                io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the preset's"),
+                io.Float.Input(
+                    "guidance",
+                    default=0.0,
+                    min=0.0,
+                    max=100.0,
+                    step=0.1,
+                    tooltip="Guidance scale; 0: the preset's, 1: off, which takes half the forwards on most models",
+                ),
+                io.Combo.Input("preset", options=list(PRESETS), default=DEFAULT, tooltip="Fills in whatever is 0"),
+                io.Float.Input(
+                    "price",
+                    default=0.0,
+                    min=0.0,
+                    max=100_000.0,
+                    step=0.01,
+                    tooltip="Of one hour of the card, in any currency; 0 leaves the cost out",
+                ),
+                io.Boolean.Input(
+                    "calibrate",
+                    default=False,
+                    tooltip="Measures for about a second how fast this machine multiplies, in this model's shapes, and "
+                    "tells the time here by that",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="report"), io.String.Output(display_name="json")],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, calibrate: bool | None = None, **_: Any) -> float:
+        """Anew each time: what is free changes, and so does what is measured."""
+        return float("nan")
+
+    @classmethod
+    def execute(
+        cls,
+        model: VideoModel,
+        width: int,
+        height: int,
+        frames: int,
+        steps: int,
+        guidance: float,
+        preset: str = DEFAULT,
+        price: float = 0.0,
+        calibrate: bool = False,
+    ) -> io.NodeOutput:
+        from ..samplers.denoise import checked
+        from ..samplers.estimate import estimate
+        from ..samplers.estimate_report import facts, markdown, short
+        from ..samplers.rates import measure
+
+        request = checked(model, request_of(model, width, height, frames, steps, guidance, preset=preset))
+        rates = measure(model, request, model.memory.device("transformer")) if calibrate else None
+        result = estimate(model, request, host.machine(model), price, rates)
+        lines = short(result)
+        host.show(cls.hidden.unique_id, "\n".join(lines))
+        return io.NodeOutput(markdown(result), json.dumps(facts(result), indent=1), ui={"text": list(lines)})
+
+
+NODES = [EstimateNode]

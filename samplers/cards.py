@@ -1,0 +1,103 @@
+"""Graphics cards by their published rates, and how much of these whole runs reach (cards.json, with its sources)."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+GIB = 2**30
+SIZES = (8, 12, 16, 24, 48, 80)  # GiB, the classes of cards that a table has
+# bytes of a card that no run gets: the driver's context, and what ComfyUI leaves free (model_management.py,
+# extra_reserved_memory and minimum_inference_memory)
+RESERVED = 1.2 * GIB
+# bytes a second between RAM and a card: 16 lanes of PCI Express 4.0 and 3.0 (PCI-SIG, 16 and 8 GT/s a lane, 128b/130b)
+PCIE = (31.5e9, 15.75e9)
+
+
+@dataclass(frozen=True)
+class Card:
+    """One card. memory: GiB, 0 where it is shared with the processor; tflops, tflops32: peak rates of 16-bit matrix
+    products and of 32-bit arithmetic; bandwidth: GB/s."""
+
+    name: str
+    memory: int
+    tflops: float
+    tflops32: float
+    bandwidth: float
+    source: str
+
+    def rate(self, dtype: str) -> float:
+        """Peak operations a second in a computing type."""
+        return 1e12 * (self.tflops32 if dtype == "float32" else self.tflops)
+
+
+@lru_cache(1)
+def _data() -> Mapping[str, Any]:
+    return json.loads(Path(__file__).with_name("cards.json").read_text(encoding="utf-8"))
+
+
+@lru_cache(1)
+def cards() -> tuple[Card, ...]:
+    return tuple(Card(**card) for card in _data()["cards"])
+
+
+def published() -> list[dict[str, Any]]:
+    """Whole runs that were published, each with the petaflops that it takes by our count."""
+    return list(_data()["published"])
+
+
+def source(name: str) -> str:
+    """Where a number of a card or a run comes from."""
+    return str(_data()["sources"][name])
+
+
+@lru_cache
+def utilisation(card: Card | None = None) -> tuple[float, float]:
+    """(least, most) share of its peak rate that the published runs on a card reach; on all cards, where it has none."""
+    rates = {card.name: card.rate("bfloat16") for card in cards()}
+    runs = [run for run in published() if card is not None and run["card"] == card.name] or published()
+    shares = [run["petaflops"] * 1e15 / run["seconds"] / rates[run["card"]] for run in runs]
+    return min(shares), max(shares)
+
+
+def class_of(memory: int) -> tuple[Card, ...]:
+    """The cards with this many GiB, slowest first."""
+    return tuple(sorted((card for card in cards() if card.memory == memory), key=lambda card: card.tflops))
+
+
+def find_card(device: str) -> Card | None:
+    """The card that a device's name means: the one with the longest name whose words all occur in it."""
+    words = set(re.findall(r"[a-z0-9]+", device.lower()))
+    fitting = [card for card in cards() if words >= set(re.findall(r"[a-z0-9]+", card.name.lower()))]
+    return max(fitting, key=lambda card: len(card.name), default=None)
+
+
+def seconds(operations: tuple[float, float], moved: float, slow: Card, fast: Card, dtype: str) -> tuple[float, float]:
+    """(least, most) seconds for operations on cards of a class; moved: bytes of weights that come from RAM on the way,
+    hidden behind the computing at best, on top of it at worst."""
+    begin = max(operations[0] / (fast.rate(dtype) * utilisation(fast)[1]), moved / PCIE[0])
+    return begin, operations[1] / (slow.rate(dtype) * utilisation(slow)[0]) + moved / PCIE[1]
+
+
+def in_words(span: tuple[float, float]) -> str:
+    """A span of seconds, rounded to what it can mean."""
+    least, most = (round_to_two(value) for value in span)
+    return clock(most) if least == most else f"{clock(least)} to {clock(most)}"
+
+
+def round_to_two(value: float) -> float:
+    """A number with two digits that count."""
+    return value if value <= 0 else round(value, 1 - math.floor(math.log10(value)))
+
+
+def clock(value: float) -> str:
+    """Seconds in the unit that suits them."""
+    if value >= 5400:
+        return f"{value / 3600:.2g} h"
+    return f"{value / 60:.2g} min" if value >= 90 else f"{value:.2g} s"

@@ -1,0 +1,299 @@
+"""An estimate as tables for people (Markdown) and as numbers for programs (JSON)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from .cards import GIB, in_words, published, round_to_two, source, utilisation
+from .estimate import FAILS, MOVES, Estimate, Need, Span, Time
+
+PHASES = {"encode": "Read the prompt", "sample": "Sample", "decode": "Decode"}
+VERSION = 1  # of the JSON
+
+
+def size(count: float) -> str:
+    """Bytes in GB (of 2^30), with what digits they can mean."""
+    return (
+        f"{count / GIB:.0f} GB"
+        if count >= 100 * GIB
+        else f"{count / GIB:.1f} GB"
+        if count >= GIB / 10
+        else f"{count / 2**20:.0f} MB"
+    )
+
+
+def operations(count: float) -> str:
+    """Operations in the unit that suits them."""
+    unit, value = next((u, v) for u, v in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 0.0)) if count >= v)
+    return f"{count / (value or 1e6):.3g} {unit}FLOP"
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """A table in Markdown."""
+    head = list(head)
+    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *map(list, rows))]
+
+
+# ---------------------------------------------------------------- for people
+
+
+def markdown(estimate: Estimate) -> str:
+    """All of an estimate, as a page."""
+    parts = (_title, _memory, _computing, _time, _fits, _basis)
+    return "\n\n".join("\n".join(part(estimate)) for part in parts)
+
+
+def short(estimate: Estimate) -> tuple[str, ...]:
+    """What a node shows: the verdict, the phases, the time."""
+    lines = [f"{_request(estimate)}: {estimate.verdict} on {_where(estimate)}."]
+    lines += [f"{PHASES[need.phase]} ({need.part}): {_need(estimate, need)}" for need in estimate.needs]
+    lines.append(f"RAM: {size(estimate.ram)} for all weights together. {_steps(estimate)}")
+    lines += [f"{_place(time)}: {in_words(time.seconds)}{_cost(time)}, {time.verdict}" for time in estimate.times]
+    return (*lines, *estimate.notes)
+
+
+def _request(estimate: Estimate) -> str:
+    r, model = estimate.request, estimate.model
+    title = f"{model.family.title} {model.variant}"
+    return f"{title}, {r.frames} frames of {r.width}x{r.height}, {r.steps} steps"
+
+
+def _where(estimate: Estimate) -> str:
+    machine = estimate.machine
+    kind = "RAM, as there is no card and the processor computes" if machine.cpu else "card"
+    return f"{machine.name} ({size(machine.room)} of {kind})"
+
+
+def _title(estimate: Estimate) -> Iterator[str]:
+    yield f"# {_request(estimate)}"
+    yield ""
+    yield f"**{estimate.verdict.capitalize()}** on {_where(estimate)}."
+    yield from (f"- {line}" for line in (*_advice(estimate), *estimate.notes))
+
+
+def _advice(estimate: Estimate) -> Iterator[str]:
+    """What would help where it does not fit, or fits badly."""
+    worst = {need.verdict(estimate.machine): need for need in estimate.needs}
+    if FAILS in worst and worst[FAILS].phase == "sample":
+        yield "Fewer frames or a smaller size make the working memory smaller; the table at the end shows what fits."
+    elif FAILS in worst:
+        yield f"The part that does not fit is {worst[FAILS].part}."
+    if MOVES in worst:
+        yield "Weights that wait in RAM come in layer by layer, which is slower."
+        yield "The Memory node (weights fp8 or int8) halves those of the network."
+    if not estimate.machine.cpu and estimate.ram > estimate.machine.ram:
+        short = f"All weights together take {size(estimate.ram)}, and there are {size(estimate.machine.ram)} of RAM"
+        yield f"{short}: the rest goes to swap, or ComfyUI is stopped."
+
+
+def _need(estimate: Estimate, need: Need) -> str:
+    kept = need.kept(estimate.machine)
+    moved = f", {size(need.weights - kept)} wait in RAM" if kept < need.weights else ""
+    return f"weights {size(need.weights)}{moved}, working memory {size(need.working)}: {need.verdict(estimate.machine)}"
+
+
+def _memory(estimate: Estimate) -> Iterator[str]:
+    machine = estimate.machine
+    yield "## Memory"
+    yield ""
+    head = ("Phase", "Part", "Weights", "Stay on the device", "Wait in RAM", "Working memory", "")
+    yield from table(
+        head,
+        (
+            (
+                PHASES[n.phase],
+                n.part,
+                size(n.weights),
+                size(n.kept(machine)),
+                size(n.weights - n.kept(machine)),
+                size(n.working),
+                n.verdict(machine),
+            )
+            for n in estimate.needs
+        ),
+    )
+    yield ""
+    ratio, tiling = estimate.model.facts.spatial_ratio, estimate.tiling
+    whole = tiling.size == 0 and not tiling.thrifty
+    yield f"- Decoding takes {'the whole frame at once' if whole else tiling.words(ratio)}."
+    if estimate.cache:
+        yield f"- {estimate.model.cache.title} keeps {size(estimate.cache)}, which the working memory contains."
+    yield f"- RAM: {size(estimate.ram)} for all weights together, {size(_waiting(estimate))} while the network works."
+
+
+def _waiting(estimate: Estimate) -> float:
+    """Bytes of weights in RAM while the network works."""
+    if estimate.machine.cpu:
+        return estimate.ram
+    return estimate.ram - min(need.kept(estimate.machine) for need in estimate.needs if need.phase == "sample")
+
+
+def _steps(estimate: Estimate) -> str:
+    steps = estimate.steps
+    return f"{_count(steps.computed)} of {steps.total} steps computed, {_count(steps.branches)} forwards of one branch."
+
+
+def _count(span: Span) -> str:
+    low, high = round(span[0]), round(span[1])
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _computing(estimate: Estimate) -> Iterator[str]:
+    steps, forward = estimate.steps, estimate.forward
+    sampled = [operations(forward.total * count) for count in steps.branches]
+    share = f"{forward.attention / max(forward.total, 1):.0%}"
+    yield "## Computing"
+    yield ""
+    yield f"- {_steps(estimate)}"
+    if len(steps.parts) > 1:
+        yield f"- Steps of each expert: {', '.join(f'{part} {count}' for part, count in steps.parts.items())}."
+    yield ""
+    rows = (
+        ("One forward of one branch", f"{operations(forward.total)}, of which attention {share}"),
+        ("Read the prompt", operations(estimate.encode.total)),
+        ("Sample", " to ".join(dict.fromkeys(sampled))),
+        ("Decode", operations(estimate.decode.total)),
+    )
+    yield from table(("Of what", "Operations"), rows)
+
+
+def _place(time: Time) -> str:
+    return f"{time.memory} GB ({time.where})" if time.memory else time.where
+
+
+def _cost(time: Time) -> str:
+    return "" if time.cost is None else f", costs {_money(time.cost)}"
+
+
+def _money(span: Span) -> str:
+    low, high = (f"{round_to_two(value):g}" for value in span)
+    return low if low == high else f"{low} to {high}"
+
+
+def _time(estimate: Estimate) -> Iterator[str]:
+    yield "## Time"
+    yield ""
+    priced = bool(estimate.price)
+    head = ("Where", "Time", *(("Cost",) if priced else ()), "Basis", "")
+    rows = (
+        (_place(t), in_words(t.seconds), *((_money(t.cost),) if t.cost else ()), t.basis, t.verdict)
+        for t in estimate.times
+    )
+    yield from table(head, rows)
+
+
+def _fits(estimate: Estimate) -> Iterator[str]:
+    yield "## What fits where"
+    yield ""
+    memories = list(estimate.fits[0][1])
+    yield from table(
+        ("Size", *(f"{memory} GB" for memory in memories)),
+        ((f"{r.width}x{r.height}, {r.frames} frames", *verdicts.values()) for r, verdicts in estimate.fits),
+    )
+
+
+BASIS = (
+    "Memory: the weights as their files' headers say, and the working memory by rules tested against measured peaks.",
+    "Operations: by PyTorch's own counter on the networks without weights; a multiplication and an addition are two.",
+    "Weights that wait in RAM come over PCI Express, beside the computing at best, on top of it at worst.",
+    "Loading from disk is left out.",
+)
+
+
+def _basis(estimate: Estimate) -> Iterator[str]:
+    least, most = utilisation()
+    yield "## Where the numbers come from"
+    yield ""
+    yield from (f"- {line}" for line in BASIS)
+    runs = f"{len(published())} published whole runs reach {least:.0%} to {most:.0%}"
+    yield f"- published: peak rates by the cards' makers, of which {runs} (samplers/cards.json names each source)."
+    if estimate.model.speed is not None:
+        yield "- What the Speed node sets is not in the times; it mostly makes them shorter."
+    if estimate.rates is not None:
+        products, attention = (f"{rate / 1e12:.3g} TFLOPS" for rate in estimate.rates)
+        yield f"- measured: here just now, {products} in products of this model's shape and {attention} in attention."
+        yield "- The other work of a forward adds up to half to what was measured."
+
+
+# ---------------------------------------------------------------- for programs
+
+
+def facts(estimate: Estimate) -> dict[str, Any]:
+    """All of an estimate as plain numbers: bytes, operations, seconds. Spans are [least, most]."""
+    model, r, machine, steps = estimate.model, estimate.request, estimate.machine, estimate.steps
+    return {
+        "version": VERSION,
+        "model": {
+            "family": model.family.name,
+            "variant": model.variant,
+            "precision": model.recipe.dtype,
+            "weights": model.recipe.storage or "as in the file",
+        },
+        "request": {
+            name: getattr(r, name) for name in ("width", "height", "frames", "steps", "guidance", "sampler", "preset")
+        },
+        "machine": {"name": machine.name, "cpu": machine.cpu, "room": round(machine.room), "ram": _finite(machine.ram)},
+        "verdict": estimate.verdict,
+        "memory": {
+            "phases": [_phase(estimate, need) for need in estimate.needs],
+            "cache": estimate.cache,
+            "ram": estimate.ram,
+            "tile": estimate.tiling.size * model.facts.spatial_ratio,
+        },
+        "computing": {
+            "steps": steps.total,
+            "computed": list(steps.computed),
+            "branches": list(steps.branches),
+            "experts": dict(steps.parts),
+            "forward": estimate.forward.total,
+            "attention": estimate.forward.attention,
+            "encode": estimate.encode.total,
+            "decode": estimate.decode.total,
+            "total": list(estimate.operations),
+        },
+        "time": [_row(time) for time in estimate.times],
+        "fits": [
+            {
+                "width": s.width,
+                "height": s.height,
+                "frames": s.frames,
+                "cards": {str(k): v for k, v in verdicts.items()},
+            }
+            for s, verdicts in estimate.fits
+        ],
+        "measured": None
+        if estimate.rates is None
+        else dict(zip(("products", "attention"), estimate.rates, strict=True)),
+        "sources": {name: source(name) for name in sorted({run["source"] for run in published()})},
+        "notes": list(estimate.notes),
+    }
+
+
+def _finite(value: float) -> int | None:
+    return round(value) if math.isfinite(value) else None
+
+
+def _phase(estimate: Estimate, need: Need) -> Mapping[str, Any]:
+    kept = need.kept(estimate.machine)
+    return {
+        "phase": need.phase,
+        "part": need.part,
+        "weights": need.weights,
+        "kept": kept,
+        "moved": need.weights - kept,
+        "working": need.working,
+        "verdict": need.verdict(estimate.machine),
+    }
+
+
+def _row(time: Time) -> Mapping[str, Any]:
+    return {
+        "where": time.where,
+        "memory": time.memory,
+        "seconds": list(time.seconds),
+        "cost": None if time.cost is None else list(time.cost),
+        "basis": time.basis,
+        "verdict": time.verdict,
+    }
