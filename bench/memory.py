@@ -1,9 +1,9 @@
-"""What runs need beside the weights, asked and counted:  python bench/memory.py [--card] [VARIANT...]
+"""What runs need beside the weights, asked and counted:  python bench/memory.py [--card | VARIANT...]
 
 Every shipped variant at its default preset, in bfloat16, at its published size without numbers (tests/support/fake_peak.py):
 the room that a step asked for before (a formula of latent positions), what it asks now, and what was counted; the same for
-its text encoders, and for its VAE at encoding and decoding. --card: the tiny models too, whole, on the pretend card
-(tests/support/card). Prints tables and writes bench/memory.json when no variant is named.
+its text encoders, and for its VAE at encoding and decoding. --card: the tiny models instead, whole, on the pretend card
+(tests/support/card). Prints tables and puts their rows into bench/memory.json.
 """
 
 from __future__ import annotations
@@ -95,6 +95,7 @@ def published_rows(variants: list[str]) -> list[Row]:
         for variant in variants:
             rows.append(variant_row(variant, Path(folder)))
             print(_line(rows[-1]), flush=True)
+            write({"published": rows[-1:]})
     return rows
 
 
@@ -167,23 +168,34 @@ def without_kernels(asked: int) -> int:
     return int((asked - KERNELS) / (1 + SHARE))
 
 
+def write(told: dict[str, list[Row]]) -> None:
+    """Put the rows into bench/memory.json in place of those of the same variants, or of the same parts of tiny models."""
+    rows = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
+    for kind, fresh in told.items():
+        by_name = {_name(row): row for row in (*rows.get(kind, []), *fresh)}
+        rows[kind] = [by_name[name] for name in sorted(by_name)]
+    lines = (f'"{kind}": [\n  ' + ",\n  ".join(map(json.dumps, of_kind)) + "\n ]" for kind, of_kind in rows.items())
+    OUT.write_text("{\n " + ",\n ".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def _name(row: Row) -> str:
+    return str(row.get("variant") or f"{row['model']} {row['part']}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variants", nargs="*", default=VARIANTS, help="family/variant; all if none is named")
-    parser.add_argument("--card", action="store_true", help="tiny models on the pretend card too")
+    parser.add_argument("variants", nargs="*", help="family/variant; all if none is named")
+    parser.add_argument("--card", action="store_true", help="only the tiny models, on the pretend card")
     options = parser.parse_args()
-    told: dict[str, list[Row]] = {"published": published_rows(options.variants)}
-    if options.card:
-        from reelwire.training.tiny_models import MODELS, make
+    if not options.card:
+        published_rows(options.variants or VARIANTS)
+        return
+    from reelwire.training.tiny_models import MODELS, make
 
-        with tempfile.TemporaryDirectory() as folder:
-            for name in MODELS:
-                make(name, Path(folder))
-            told["card"] = card_rows([], Path(folder))
-    if [*options.variants] == VARIANTS:
-        before = json.loads(OUT.read_text()) if OUT.exists() else {}
-        lines = {k: "[\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]" for k, rows in {**before, **told}.items()}
-        OUT.write_text("{\n " + ",\n ".join(f'"{k}": {v}' for k, v in lines.items()) + "\n}\n")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in MODELS:
+            make(name, Path(folder))
+        write({"card": card_rows([], Path(folder))})
 
 
 if __name__ == "__main__":
