@@ -29,7 +29,7 @@ if "reelwire" not in sys.modules:
 from reelwire.loaders.bundle import files_of
 from reelwire.loaders.families import load
 from reelwire.loaders.peaks import KERNELS, SHARE, forward_bytes
-from reelwire.loaders.video_model import Part, PlainMemory, Recipe, Request, VideoModel
+from reelwire.loaders.video_model import Control, Part, PlainMemory, Recipe, Request, VideoModel
 from reelwire.samplers.room import step_bytes
 from reelwire.tests.support.fake_peak import Imagined, coder_peaks, encoder_peaks, fitted, step_peak
 from reelwire.tests.support.published import VARIANTS, published
@@ -113,10 +113,11 @@ def _line(row: Row) -> str:
 # ---------------------------------------------------------------- tiny models on the pretend card
 
 
-# sizes at which tiny networks hold more of the video than of anything else
+# sizes at which tiny networks hold more of the video than of anything else; of some, their one size
 CARD_SIZES: dict[str, dict[str, int]] = {
     "wan": dict(width=256, height=256, frames=17), "hunyuan_video": dict(width=256, height=256, frames=17), "cogvideox": dict(width=256, height=256, frames=17),
     "mochi": dict(width=256, height=256, frames=19), "ltx": dict(width=512, height=512, frames=33), "svd": dict(width=128, height=128),
+    "tiny-cogvideox-5b-i2v": {}, "tiny-cogvideox-fun-control": {},
 }  # fmt: skip
 
 
@@ -146,17 +147,29 @@ def _blocks(tensor: torch.Tensor) -> int:
     return -(-tensor.nbytes // 512) * 512
 
 
-def card_rows(names: list[str], folder: Path, size: int = 8 << 30) -> list[Row]:
-    """Each tiny model of `folder` once through its own steps on the card, in bfloat16."""
+def on_card(folder: Path, name: str, card: Any) -> Watched:
+    """The memory of a tiny model of `folder` after a run on the card, in bfloat16."""
+    from reelwire.tests.test_families import MODELS, run
+
+    memory = Watched("npu", card)
+    model = load(Recipe(MODELS[name], "", files_of(folder / name), "bfloat16"), memory)
+    size = CARD_SIZES.get(name, CARD_SIZES[MODELS[name]])
+    if getattr(model.facts, "control", False) and size:
+        run(model, **size, control=Control(torch.zeros(size["frames"], 64, 64, 3)))
+    else:
+        run(model, **size)
+    return memory
+
+
+def card_rows(folder: Path, size: int = 8 << 30) -> list[Row]:
+    """Each tiny model of `folder` once through its own steps on the card."""
     from reelwire.tests.support.card import attach
 
     card, rows = attach(size), list[Row]()
-    from reelwire.tests.test_families import MODELS, run
+    from reelwire.tests.test_families import MODELS
 
-    for name in names or [*MODELS]:
-        memory = Watched("npu", card)
-        model = load(Recipe(MODELS[name], "", files_of(folder / name), "bfloat16"), memory)
-        run(model, **CARD_SIZES[MODELS[name]])
+    for name in MODELS:
+        memory = on_card(folder, name, card)
         for part, peak in memory.peaks.items():
             rows.append({"model": name, "part": part, "estimated": without_kernels(memory.asked[part]), "peak": peak})
             print("{model:<28}{part:<16}".format(**rows[-1]), f"estimated {rows[-1]['estimated'] / MIB:8.2f} MiB, peak {peak / MIB:8.2f}", flush=True)  # fmt: skip
@@ -195,7 +208,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name in MODELS:
             make(name, Path(folder))
-        write({"card": card_rows([], Path(folder))})
+        write({"card": card_rows(Path(folder))})
 
 
 if __name__ == "__main__":

@@ -96,7 +96,8 @@ class Counted:
         return model.facts.tokens(request.width, request.height, request.frames)
 
     def text_positions(self, model: VideoModel, request: Request) -> int:
-        """The tokens of a prompt in the network's forward."""
+        """The tokens of a prompt in the network's forward, as many as it can have: what Speed's trim_text leaves out of
+        them, no header tells."""
         return model.facts.prompt_tokens
 
     def read_tokens(self, model: VideoModel, encoder: Reader, prompt_tokens: int = 0) -> int:
