@@ -122,8 +122,8 @@ def test_a_step_with_a_cache(of: Any, granularity: str) -> None:
     model = replace(of("wan/2.1-t2v-1.3b"), cache=FORA(interval=2, granularity=granularity))
     size = dict(width=256, height=256, frames=33)
     model.memory.peaks.clear()
-    counted = step_peak(model, steps=10, **size)
-    close(step_bytes(model, model.complete(fitted(model, steps=10, **size))), counted)
+    counted = step_peak(model, steps=6, **size)
+    close(step_bytes(model, model.complete(fitted(model, steps=6, **size))), counted)
 
 
 def test_weights_as_they_are_held(tiny_models: Path) -> None:
