@@ -95,10 +95,11 @@ def test_lowest_versions_are_the_libraries_own() -> None:
 
 
 def test_nobody_else_asks_whether_a_package_is_there() -> None:
-    """A check of presence alone offers what then fails: all go by `Package`, which knows versions."""
+    """A check of presence alone offers what then fails: all go by `Package`, which knows versions; quantised.py asks
+    comfy-kitchen for the very layout that it will use."""
     files = [file for folder in ("loaders", "samplers", "nodes") for file in (ROOT / folder).rglob("*.py")]
     asking = re.compile(r"find_spec\(|except \(?(ImportError|ModuleNotFoundError)")
-    assert {f.name for f in files if asking.search(f.read_text(encoding="utf-8"))} == {"kernels.py"}
+    assert {f.name for f in files if asking.search(f.read_text(encoding="utf-8"))} == {"kernels.py", "quantised.py"}
 
 
 CARDS = [
@@ -196,12 +197,12 @@ def test_a_kernel_in_compiled_blocks(opened: Any, backends: list[tuple[str, str]
 
 
 def test_without_padding_hunyuan_can_have_a_kernel_without_masks(opened: Any, backends: list[tuple[str, str]]) -> None:
-    """But for the text refiner, which masks its own."""
+    """In its text refiner too."""
     model = opened("tiny-hunyuan-t2v")
     expected = sampled(replace(model, speed=Speed(trim_text=True)))
     backends.clear()
     made = sampled(replace(model, speed=Speed(trim_text=True, attention="native flash")))
-    assert {*backends} == {(NATIVE_FLASH, "plain"), ("native", "masked")}
+    assert {*backends} == {(NATIVE_FLASH, "plain")}
     assert (made - expected).abs().max() < 1e-4
 
 
