@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
+from .checkpoints import CheckpointError
 from .video_model import Family, Memory, Recipe, VideoModel
 
 FAMILIES = {
@@ -21,5 +22,11 @@ def family(name: str) -> Family:
 
 
 def load(recipe: Recipe, memory: Memory) -> VideoModel:
-    """The model that a recipe describes; no weights are read yet."""
-    return family(recipe.family).load(recipe, memory)
+    """The model that a recipe describes; no weights are read yet. Raises CheckpointError for files that cannot be it."""
+    try:
+        return family(recipe.family).load(recipe, memory)
+    except KeyError as error:
+        name = recipe.files["checkpoint"].name
+        raise CheckpointError(
+            f"A config of {name} lacks {error.args[0]}: it is incomplete. Download it again."
+        ) from error
