@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from .checkpoints import CheckpointError
 from .video_model import Family, Memory, Recipe, VideoModel
 
 FAMILIES = {
@@ -23,10 +22,4 @@ def family(name: str) -> Family:
 
 def load(recipe: Recipe, memory: Memory) -> VideoModel:
     """The model that a recipe describes; no weights are read yet. Raises CheckpointError for files that cannot be it."""
-    try:
-        return family(recipe.family).load(recipe, memory)
-    except KeyError as error:
-        name = recipe.files["checkpoint"].name
-        raise CheckpointError(
-            f"A config of {name} lacks {error.args[0]}: it is incomplete. Download it again."
-        ) from error
+    return family(recipe.family).load(recipe, memory)

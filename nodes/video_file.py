@@ -155,5 +155,6 @@ class _Belt:
     def _wait(self, ready: Callable[[], bool], look: Callable[[], None]) -> None:
         while not self._changed.wait_for(lambda: self._done or ready(), PATIENCE):
             look()
-        if self.error is not None:
-            raise self.error
+        error, self.error = self.error, None  # not held: its traceback holds the decoder
+        if error is not None:
+            raise error

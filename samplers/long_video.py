@@ -203,8 +203,9 @@ def inputs_of(model: VideoModel, timeline: Timeline, made: LongPlan, style: Styl
     told = {name: getattr(request, name) for name in ("width", "height", "frames", "steps", "guidance", "sampler", "seed", "shift")}  # fmt: skip
     options = {"guidance node": model.guidance, "speed": model.speed, "cache": model.cache, "model options": dict(model.options)}  # fmt: skip
     told["guidance of the second expert"] = request.guidance_2
-    kernel = kernel_of(model).backend  # named where it is not PyTorch's own, so that older renders go on
+    kernel = kernel_of(model).backend  # named where it differs from what older renders had, so that they go on
     options |= {"kernel for attention": kernel} if model.host_attention and kernel else {}
+    options |= {"trimmed text": True} if model.speed is not None and model.speed.trim_text else {}
     prompts = {f"prompt {i}": [prompt.frame, prompt.text] for i, prompt in enumerate(timeline.prompts, 1)}
     keyframes = {f"keyframe {i}": [k.frame, k.strength, fingerprint(k.images)] for i, k in enumerate(request.keyframes, 1)}  # fmt: skip
     return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -29,7 +29,7 @@ class Speed:
     attention: str = "auto"
     compiler: str = "inductor"
     whole: bool = False
-    trim_text: bool = False
+    trim_text: bool = field(default=False, repr=False)  # not in the words that unfinished renders keep
 
 
 def check_speed(model: VideoModel) -> None:
