@@ -8,6 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..loaders.notices import heard_by
 from ..loaders.run import Run
 from ..loaders.video_model import Conditioning, Control, InputError, Keyframe, Part, Request, VideoModel
 from ..samplers.schedules import SAMPLERS
@@ -76,7 +77,8 @@ class Sampler(io.ComfyNode):
             runs[:] = [run]
             update(done, total, lambda: host.latent_picture(model, run.preview()))
 
-        latents = sample(model, conditioning, request, on_step)
+        with heard_by(lambda notice: host.tell(cls.hidden.unique_id, (notice,))):
+            latents = sample(model, conditioning, request, on_step)
         note = {"family": model.family.name, "variant": model.variant, "frames": request.frames, "fps": model.facts.fps,
                 "width": request.width, "height": request.height, "seed": request.seed}  # fmt: skip
         shown = _cache_report(cls, model, request, runs, note)
