@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from reelwire.loaders.devices import out_of_memory
 from reelwire.loaders.families import family
 from reelwire.loaders.ltx_vae import Noise
+from reelwire.loaders.notices import heard_by
 from reelwire.loaders.tiles import FEWEST, OVERLAP, Pieces, Tile, Tiling, tiled
 from reelwire.loaders.video_model import Facts, InputError, Part, PlainMemory, Recipe, VideoModel
 from reelwire.samplers.decode import frame_count, stream_frames, tiling_of
@@ -387,3 +388,15 @@ def test_tiles_that_are_asked_for(name: str) -> None:
     for wrong, remedy in ((1, FEWEST), (FEWEST * ratio - ratio, FEWEST), (9 * ratio + 1, 9)):
         with pytest.raises(InputError, match=rf"tile = {wrong}: .*{rule}\. Use {remedy * ratio}, or 0"):
             tiling_of(model, 60, 100, wrong)
+
+
+def test_an_encode_in_tiles_is_said() -> None:
+    """Tiles change what is encoded; a frame in parts that together are the whole does not, and needs no word."""
+    name = "wan 2.1"
+    said: list[str] = []
+    for room in (sys.maxsize, 1):
+        model = model_of(name, room)
+        with heard_by(said.append):
+            model.family.encode_video(model, vae_of(name), clip_of(name))
+    assert len(said) == 1
+    assert "given frames are encoded in tiles of" in said[0]
