@@ -13,14 +13,13 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from .streaming import Delay, Level, Pieces, convolve, drop_first, portions, regroup, until
+from .streaming import Delay, Level, Pieces, convolve, drop_first, portions, regroup, split, until
 from .tiles import Tile
 
 Network = Any  # diffusers modules, whose attributes are untyped
-MOST, LATENTS = (
-    2**21,
-    8,
-)  # elements and latent frames of a piece on the CPU, by bench/native.py; larger leave its caches
+# elements and latent frames of a piece on the CPU, at most: the fastest of a few that were tried in bench/native.py
+MOST = 2**21
+LATENTS = 8
 
 
 @dataclass
@@ -62,7 +61,7 @@ def decode_pieces(vae: Network, latents: Pieces, time: Tensor | None, noise: Noi
     last = _conv(decoder.conv_out, map(lambda x: _head(decoder, x, _embed(decoder, time)), pieces), level)
     p, q = decoder.patch_size, decoder.patch_size_t
     shown = map(lambda x: rearrange(x, "b (c q r p) t h w -> b c (t q) (h p) (w r)", p=p, r=p, q=q), last)
-    return (part for piece in shown for part in piece.split(unit * q, 2))
+    return split(shown, unit * q)
 
 
 def encode_pieces(vae: Network, pixels: Pieces, count: int) -> Pieces:

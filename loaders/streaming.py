@@ -33,33 +33,32 @@ class Level:
 
 
 class Delay:
-    """Holds the frames of a residual path until the main path has caught up. thrifty: what is left waits in RAM."""
+    """Holds the frames of a residual path until the main path has caught up. thrifty: they wait in RAM."""
 
     def __init__(self, thrifty: bool = False) -> None:
-        self._held: list[Tensor] = []
+        self._parts: list[Tensor] = []
         self._thrifty = thrifty
 
     def put(self, frames: Tensor) -> None:
-        self._held.append(frames)
+        self._parts.append(frames.cpu() if self._thrifty else frames)
 
     def take(self, count: int, device: torch.device) -> Iterator[Tensor]:
         """The next `count` frames, in parts as they came."""
         while count:
-            part = self._held.pop(0).to(device)
+            part = self._parts.pop(0)
             if part.shape[2] > count:
-                left = part[:, :, count:].clone()
-                self._held.insert(0, left.cpu() if self._thrifty else left)
+                self._parts.insert(0, part[:, :, count:].clone())
                 part = part[:, :, :count]
             count -= part.shape[2]
-            yield part
+            yield part.to(device)
 
-    def add_to(self, made: Tensor, through: Callable[[Tensor], Tensor] = lambda part: part) -> Tensor:
-        """made [B, C, n, H, W] plus, in place, the next n frames, each gone `through` what else is on their path."""
+    def add_to(self, frames: Tensor, through: Callable[[Tensor], Tensor] = lambda part: part) -> Tensor:
+        """frames [B, C, n, H, W] plus, in place, the next n that wait, each gone `through` what else is on their path."""
         start = 0
-        for part in self.take(made.shape[2], made.device):
-            made.narrow(2, start, part.shape[2]).add_(through(part))
+        for part in self.take(frames.shape[2], frames.device):
+            frames.narrow(2, start, part.shape[2]).add_(through(part))
             start += part.shape[2]
-        return made
+        return frames
 
 
 class OneDNN(TorchFunctionMode):
@@ -141,9 +140,17 @@ def portions(pieces: Pieces, before: Level, level: Level, unit: int, units: int)
             parts = [*(torch.cat(held, 2) if len(held) > 1 else held[0]).chunk(math.ceil(count / size), 2)]
             held.clear()
             while parts:
-                part = [parts.pop(0)]
-                level.ended = ended and not parts
-                yield part.pop()
+                level.ended = ended and len(parts) == 1
+                yield parts.pop(0)
+
+
+def split(pieces: Pieces, size: int) -> Pieces:
+    """The same frames in pieces of `size` at most."""
+    for piece in pieces:
+        parts = [*piece.split(size, 2)]
+        del piece
+        while parts:
+            yield parts.pop(0)
 
 
 def regroup(pieces: Pieces, first: int, size: int) -> Pieces:

@@ -118,6 +118,6 @@ def test_eight_bits_are_rounded_as_before(name: str) -> None:
 
 def test_every_value_is_rounded_to_the_nearest() -> None:
     values = torch.linspace(0, 1, 2**20).view(1, 1024, 1024, 1)
-    kept = values.clone()
+    before = values.clone()
     assert torch.equal(eight_bits(values), (values * 255).round().to(torch.uint8))
-    assert torch.equal(values, kept), "it was changed in place"
+    assert torch.equal(values, before), "it was changed in place"
