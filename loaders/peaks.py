@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from .quantised import FORMATS
 from .storage import is_ggml, is_small
 
 if TYPE_CHECKING:
@@ -275,7 +276,9 @@ _TABLE = re.compile(
 
 
 def _stored(kind: str) -> float:
-    """Bytes of a number in a type of 8 bits or less, GGUF's blocks with their scales."""
+    """Bytes of a number in a type of 8 bits or less, blocks with their scales."""
+    if kind in FORMATS:
+        return FORMATS[kind].bytes
     if not is_ggml(kind):
         return 1.0
     import gguf

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..loaders.run import Run
-from ..loaders.video_model import Conditioning, Control, InputError, Keyframe, Request, VideoModel
+from ..loaders.video_model import Conditioning, Control, InputError, Keyframe, Part, Request, VideoModel
 from ..samplers.schedules import SAMPLERS
 from . import host
 from .types import ConditioningType, ControlType, KeyframesType, VideoModelType
@@ -65,9 +65,11 @@ class Sampler(io.ComfyNode):
     @classmethod
     def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: Any) -> io.NodeOutput:
         from ..samplers.denoise import ready, sample
+        from ..samplers.kernels import attention_notes
 
         request = ready(model, request_of(model, **inputs))
-        host.tell(cls.hidden.unique_id, (*request.notes, *host.shortage(model, request)))
+        notes = (*request.notes, *host.shortage(model, request))
+        host.tell(cls.hidden.unique_id, notes + attention_notes(model), logging.WARNING if notes else logging.INFO)
         update, runs = host.progress(), list[Run]()
 
         def on_step(done: int, total: int, run: Run) -> None:
@@ -125,7 +127,7 @@ class LatentUpscale(io.ComfyNode):
             search_aliases=["multi-scale", "spatial upscaler", "hires fix"],
             inputs=[
                 VideoModelType.Input("model"),
-                io.Latent.Input("latent"),
+                io.Latent.Input("latent", lazy=True),
                 io.Combo.Input("upsampler", options=list(host.upsamplers()), tooltip="A diffusers folder in models/diffusers, as ltxv-spatial-upscaler-0.9.7"),
                 io.Float.Input("adain", default=1.0, min=0.0, max=1.0, step=0.05, advanced=True, tooltip="How much of the small latents' contrast and colour the large ones keep"),
                 io.Float.Input("tone_map", default=0.6, min=0.0, max=1.0, step=0.05, advanced=True, tooltip="How much extreme values are softened"),
@@ -138,13 +140,25 @@ class LatentUpscale(io.ComfyNode):
         return host.valid(upsampler, lambda: host.choose("upsampler", upsampler, host.upsamplers()))
 
     @classmethod
-    def execute(cls, model: VideoModel, latent: dict[str, Any], upsampler: str, adain: float = 1.0, tone_map: float = 0.6) -> io.NodeOutput:  # fmt: skip
+    def check_lazy_status(cls, model: VideoModel, upsampler: str, latent: Any = None, **inputs: Any) -> list[str]:
+        """Refuse an upsampler that does not fit before the latents are sampled."""
+        cls._part(model, upsampler)
+        return ["latent"] if latent is None else []
+
+    @staticmethod
+    def _part(model: VideoModel, upsampler: str) -> Part:
         from ..loaders.ltx_upsampler import load_upsampler
-        from ..samplers.multiscale import check_upscale, upscale
+        from ..samplers.multiscale import check_upscale
 
         check_upscale(model)
         folder = host.choose("upsampler", upsampler, host.upsamplers())
-        part = load_upsampler(folder, model.facts.channels, model.recipe.dtype)
+        return load_upsampler(folder, model.facts.channels, model.recipe.dtype)
+
+    @classmethod
+    def execute(cls, model: VideoModel, latent: dict[str, Any], upsampler: str, adain: float = 1.0, tone_map: float = 0.6) -> io.NodeOutput:  # fmt: skip
+        from ..samplers.multiscale import upscale
+
+        part = cls._part(model, upsampler)
         samples, update = _source(model, latent), host.progress()
         large = upscale(model, part, samples, adain, tone_map).cpu()
         update(1, 1, lambda: host.latent_picture(model, large))

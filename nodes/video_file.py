@@ -158,5 +158,6 @@ class _Queue:
     def _wait(self, ready: Callable[[], bool], check: Callable[[], None]) -> None:
         while not self._changed.wait_for(lambda: self._over or ready(), PATIENCE):
             check()
-        if self._error is not None:
-            raise self._error
+        error, self._error = self._error, None  # not held: its traceback holds the decoder
+        if error is not None:
+            raise error

@@ -16,6 +16,7 @@ import torch
 from reelwire.loaders.bundle import blank, files_of
 from reelwire.loaders.families import load
 from reelwire.loaders.peaks import weight_bytes, with_kernels
+from reelwire.loaders.tiles import Tiling
 from reelwire.loaders.video_model import (
     Conditioning,
     Guidance,
@@ -60,8 +61,8 @@ LARGEST = "hunyuan_video/t2v-13b"
 ANY = Machine("this processor", 64 * GIB, 64 * GIB, cpu=True)
 
 
-def opened(folder: Path, name: str) -> VideoModel:
-    return load(Recipe(MODELS[name], "", files_of(folder / name), "float32"), PlainMemory())
+def opened(folder: Path, name: str, dtype: str = "float32") -> VideoModel:
+    return load(Recipe(MODELS[name], "", files_of(folder / name), dtype), PlainMemory())
 
 
 def unloadable(model: VideoModel) -> VideoModel:
@@ -159,16 +160,18 @@ def _shape(value: Any) -> Any:
 @each_family
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 9])
 def test_a_decode_is_counted_exactly(tiny_models: Path, name: str, count: int) -> None:
-    """Whatever its length in latent frames, of which few run."""
-    model = opened(tiny_models, name)
+    """Whatever its length in latent frames, of which few run. (In small parts: LTX-Video takes larger ones on a CPU.)"""
+    model = opened(
+        tiny_models, name, "bfloat16"
+    )  # in float32 oneDNN takes some convolutions, which torch does not count
     facts = model.facts
     frames = facts.frame_counts[-1] if facts.frame_counts else (count - 1) * facts.temporal_ratio + 1
     request = replace(model.complete(Request()), frames=frames)
     shape = facts.latent_shape(request.width, request.height, frames)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        for _ in stream_frames(model, torch.zeros(shape)):
+        for _ in stream_frames(model, torch.zeros(shape), tiling=Tiling(thrifty=True)):
             pass
-    assert decode_flops(model, request).total == counter.get_total_flops()
+    assert decode_flops(model, request, Tiling(thrifty=True)).total == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("variant", ["hunyuan_video/t2v-13b", "wan/2.1-vace-14b", "svd/svd-xt"])
