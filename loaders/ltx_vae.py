@@ -13,7 +13,7 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from .streaming import Delay, Level, Pieces, convolve, drop_first, portions, regroup, split, until
+from .streaming import Delay, Level, Pieces, convolve, drop_first, mark_last, portions, regroup, split
 from .tiles import Tile
 
 Network = Any  # diffusers modules, whose attributes are untyped
@@ -47,15 +47,15 @@ def decode_pieces(vae: Network, latents: Pieces, time: Tensor | None, noise: Noi
     thrifty = noise.tile.thrifty  # what the layers remember waits in RAM
     large = vae.device.type == "cpu" and not thrifty  # a card is asked for the room of a latent frame (`coders`)
     start, level, unit = Level(), Level(MOST if large else 0, thrifty), 1
-    pieces = _conv(decoder.conv_in, portions(until(latents, start), start, level, unit, LATENTS), level)
+    pieces = _conv(decoder.conv_in, portions(mark_last(latents, start), start, level, unit, LATENTS), level)
     for block in (decoder.mid_block, *decoder.up_blocks):
         if getattr(block, "conv_in", None) is not None:
             pieces = _resnet(block.conv_in, pieces, level, time, noise)
         embedding = _embed(block, time)
         for upsampler in getattr(block, "upsamplers", None) or []:
-            made, before, level = _upsample(upsampler, pieces, level), level, replace(level)
+            before, level = level, replace(level)
             unit *= upsampler.stride[0]
-            pieces = portions(made, before, level, unit, LATENTS)
+            pieces = portions(_upsample(upsampler, pieces, before), before, level, unit, LATENTS)
         for resnet in block.resnets:
             pieces = _resnet(resnet, pieces, level, embedding, noise)
     last = _conv(decoder.conv_out, map(lambda x: _head(decoder, x, _embed(decoder, time)), pieces), level)
