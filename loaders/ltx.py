@@ -58,9 +58,11 @@ class LTXFacts(Facts):
 class LTX(Family):
     name, title, batched_guidance, solvers = "ltx", "LTX-Video", True, "ltx"
     coders: Mapping[str, CoderPeak] = {
-        "0.9.0": CoderPeak(128, decode=1_215, thrifty=740, full=1.65, encode=660, still=165, whole=124),
-        "0.9.1": CoderPeak(256, decode=1_390, thrifty=435, encode=660, still=165, whole=124),
-        "0.9.5": CoderPeak(256, decode=1_350, thrifty=435, encode=1_240, still=175, whole=124),
+        "0.9.0": CoderPeak(
+            128, decode=1_215, thrifty=690, full=1.65, full_thrifty=1.25, encode=660, still=165, whole=124
+        ),
+        "0.9.1": CoderPeak(256, decode=1_390, thrifty=380, full_thrifty=1.65, encode=660, still=165, whole=124),
+        "0.9.5": CoderPeak(256, decode=1_350, thrifty=380, full_thrifty=1.65, encode=1_240, still=175, whole=124),
     }
     moments: Mapping[str, Moment] = {
         "query and key": Moment(hidden=6, float32=4, copies=1, timed=13),

@@ -161,9 +161,7 @@ def _shape(value: Any) -> Any:
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 9])
 def test_a_decode_is_counted_exactly(tiny_models: Path, name: str, count: int) -> None:
     """Whatever its length in latent frames, of which few run. (In small parts: LTX-Video takes larger ones on a CPU.)"""
-    model = opened(
-        tiny_models, name, "bfloat16"
-    )  # in float32 oneDNN takes some convolutions, which torch does not count
+    model = opened(tiny_models, name)
     facts = model.facts
     frames = facts.frame_counts[-1] if facts.frame_counts else (count - 1) * facts.temporal_ratio + 1
     request = replace(model.complete(Request()), frames=frames)
