@@ -1,9 +1,9 @@
-"""What runs need beside the weights, asked and counted:  python bench/memory.py [--card] [VARIANT...]
+"""What runs need beside the weights, asked and counted:  python bench/memory.py [--card | VARIANT...]
 
 Every shipped variant at its default preset, in bfloat16, at its published size without numbers (tests/support/fake_peak.py):
 the room that a step asked for before (a formula of latent positions), what it asks now, and what was counted; the same for
-its text encoders, and for its VAE at encoding and decoding. --card: the tiny models too, whole, on the pretend card
-(tests/support/card). Prints tables and writes bench/memory.json when no variant is named.
+its text encoders, and for its VAE at encoding and decoding. --card: the tiny models instead, whole, on the pretend card
+(tests/support/card). Prints tables and puts their rows into bench/memory.json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if "reelwire" not in sys.modules:
 from reelwire.loaders.bundle import files_of
 from reelwire.loaders.families import load
 from reelwire.loaders.peaks import KERNELS, SHARE, forward_bytes
-from reelwire.loaders.video_model import Part, PlainMemory, Recipe, Request, VideoModel
+from reelwire.loaders.video_model import Control, Part, PlainMemory, Recipe, Request, VideoModel
 from reelwire.samplers.room import step_bytes
 from reelwire.tests.support.fake_peak import Imagined, coder_peaks, encoder_peaks, fitted, step_peak
 from reelwire.tests.support.published import VARIANTS, published
@@ -95,6 +95,7 @@ def published_rows(variants: list[str]) -> list[Row]:
         for variant in variants:
             rows.append(variant_row(variant, Path(folder)))
             print(_line(rows[-1]), flush=True)
+            write({"published": rows[-1:]})
     return rows
 
 
@@ -112,10 +113,11 @@ def _line(row: Row) -> str:
 # ---------------------------------------------------------------- tiny models on the pretend card
 
 
-# sizes at which tiny networks hold more of the video than of anything else
+# sizes at which tiny networks hold more of the video than of anything else; of some, their one size
 CARD_SIZES: dict[str, dict[str, int]] = {
     "wan": dict(width=256, height=256, frames=17), "hunyuan_video": dict(width=256, height=256, frames=17), "cogvideox": dict(width=256, height=256, frames=17),
     "mochi": dict(width=256, height=256, frames=19), "ltx": dict(width=512, height=512, frames=33), "svd": dict(width=128, height=128),
+    "tiny-cogvideox-5b-i2v": {}, "tiny-cogvideox-fun-control": {},
 }  # fmt: skip
 
 
@@ -145,17 +147,29 @@ def _blocks(tensor: torch.Tensor) -> int:
     return -(-tensor.nbytes // 512) * 512
 
 
-def card_rows(names: list[str], folder: Path, size: int = 8 << 30) -> list[Row]:
-    """Each tiny model of `folder` once through its own steps on the card, in bfloat16."""
+def on_card(folder: Path, name: str, card: Any) -> Watched:
+    """The memory of a tiny model of `folder` after a run on the card, in bfloat16."""
+    from reelwire.tests.test_families import MODELS, run
+
+    memory = Watched("npu", card)
+    model = load(Recipe(MODELS[name], "", files_of(folder / name), "bfloat16"), memory)
+    size = CARD_SIZES.get(name, CARD_SIZES[MODELS[name]])
+    if getattr(model.facts, "control", False) and size:
+        run(model, **size, control=Control(torch.zeros(size["frames"], 64, 64, 3)))
+    else:
+        run(model, **size)
+    return memory
+
+
+def card_rows(folder: Path, size: int = 8 << 30) -> list[Row]:
+    """Each tiny model of `folder` once through its own steps on the card."""
     from reelwire.tests.support.card import attach
 
     card, rows = attach(size), list[Row]()
-    from reelwire.tests.test_families import MODELS, run
+    from reelwire.tests.test_families import MODELS
 
-    for name in names or [*MODELS]:
-        memory = Watched("npu", card)
-        model = load(Recipe(MODELS[name], "", files_of(folder / name), "bfloat16"), memory)
-        run(model, **CARD_SIZES[MODELS[name]])
+    for name in MODELS:
+        memory = on_card(folder, name, card)
         for part, peak in memory.peaks.items():
             rows.append({"model": name, "part": part, "estimated": without_kernels(memory.asked[part]), "peak": peak})
             print("{model:<28}{part:<16}".format(**rows[-1]), f"estimated {rows[-1]['estimated'] / MIB:8.2f} MiB, peak {peak / MIB:8.2f}", flush=True)  # fmt: skip
@@ -167,23 +181,34 @@ def without_kernels(asked: int) -> int:
     return int((asked - KERNELS) / (1 + SHARE))
 
 
+def write(told: dict[str, list[Row]]) -> None:
+    """Put the rows into bench/memory.json in place of those of the same variants, or of the same parts of tiny models."""
+    rows = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
+    for kind, fresh in told.items():
+        by_name = {_name(row): row for row in (*rows.get(kind, []), *fresh)}
+        rows[kind] = [by_name[name] for name in sorted(by_name)]
+    lines = (f'"{kind}": [\n  ' + ",\n  ".join(map(json.dumps, of_kind)) + "\n ]" for kind, of_kind in rows.items())
+    OUT.write_text("{\n " + ",\n ".join(lines) + "\n}\n", encoding="utf-8")
+
+
+def _name(row: Row) -> str:
+    return str(row.get("variant") or f"{row['model']} {row['part']}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variants", nargs="*", default=VARIANTS, help="family/variant; all if none is named")
-    parser.add_argument("--card", action="store_true", help="tiny models on the pretend card too")
+    parser.add_argument("variants", nargs="*", help="family/variant; all if none is named")
+    parser.add_argument("--card", action="store_true", help="only the tiny models, on the pretend card")
     options = parser.parse_args()
-    told: dict[str, list[Row]] = {"published": published_rows(options.variants)}
-    if options.card:
-        from reelwire.training.tiny_models import MODELS, make
+    if not options.card:
+        published_rows(options.variants or VARIANTS)
+        return
+    from reelwire.training.tiny_models import MODELS, make
 
-        with tempfile.TemporaryDirectory() as folder:
-            for name in MODELS:
-                make(name, Path(folder))
-            told["card"] = card_rows([], Path(folder))
-    if [*options.variants] == VARIANTS:
-        before = json.loads(OUT.read_text()) if OUT.exists() else {}
-        lines = {k: "[\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]" for k, rows in {**before, **told}.items()}
-        OUT.write_text("{\n " + ",\n ".join(f'"{k}": {v}' for k, v in lines.items()) + "\n}\n")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in MODELS:
+            make(name, Path(folder))
+        write({"card": card_rows(Path(folder))})
 
 
 if __name__ == "__main__":

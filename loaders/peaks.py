@@ -11,13 +11,14 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .quantised import FORMATS
-from .storage import is_ggml, is_small
+from .storage import BY_NAME, is_ggml, is_small
 
 if TYPE_CHECKING:
     from .tiles import Tile
@@ -31,9 +32,9 @@ class Moment:
     hidden, mlp: tensors as wide as the network, or as its MLPs within, in the computing type; float32: as wide as the
     network, in float32 whatever the computing type is; copies: likewise, but only where the computing type is narrower;
     rotary: as wide as a head of attention, in float32; shared: as wide as the network, in float32, for all branches at
-    once as rotary is; controlled: hidden ones for each layer that reads a control video, and for that; timed, timed32: hidden and
-    float32 ones where each token has a time of its own; text: how much of all this the text's tokens have too; keys, keys32,
-    key_copies: as hidden, float32 and copies, of the text's tokens alone.
+    once as rotary is; controlled: hidden ones for each layer that reads a control video, and for that; timed, timed32:
+    hidden and float32 ones where each token has a time of its own; text: how much of all this the text's tokens have too;
+    keys, keys32, key_copies: as hidden, float32 and copies, of the text's tokens alone.
     """
 
     hidden: float = 0.0
@@ -95,7 +96,8 @@ class Counted:
         return model.facts.tokens(request.width, request.height, request.frames)
 
     def text_positions(self, model: VideoModel, request: Request) -> int:
-        """The tokens of a prompt in the network's forward."""
+        """The tokens of a prompt in the network's forward, as many as it can have: what Speed's trim_text leaves out of
+        them, no header tells."""
         return model.facts.prompt_tokens
 
     def read_tokens(self, model: VideoModel, encoder: Reader, prompt_tokens: int = 0) -> int:
@@ -213,10 +215,8 @@ def sizes(model: VideoModel, request: Request) -> Sizes:
     )  # fmt: skip
 
 
-UNFUSED = (
-    "mps",
-    "privateuseone",
-)  # devices on which PyTorch's attention holds its scores (aten/native/mps/operations/Attention.mm; DirectML)
+# devices on which PyTorch's attention holds its scores (aten/native/mps/operations/Attention.mm; DirectML)
+UNFUSED = ("mps", "privateuseone")
 
 
 def forward_bytes(model: VideoModel, request: Request, fused: bool = True) -> int:
@@ -244,12 +244,25 @@ def held_bytes(model: VideoModel, size: Sizes) -> int:
     return math.ceil((model.family.latents_held + 2 * size.given) * size.latents * 4) + prompts
 
 
-WIDENED = 10  # bytes for each weight: float32 before and after the scale, and the computing type
+# kind of a stored weight -> bytes a number beside it while its layer runs in bfloat16, float16 and float32: what it is
+# widened to, and what that is made from (`Stored.compute`; diffusers' and gguf's readers of blocks); counted
+_PLAIN, _BLOCKS = (2.0, 8.0, 4.0), (5.3, 6.0, 6.0)
+WIDENED: Mapping[str, tuple[float, float, float]] = {
+    "convrot_w4a4": (4.0, 8.0, 6.0), "mxfp8": (4.2, 8.2, 8.2), "nvfp4": (4.4, 8.5, 8.3), "Q8_0": (4.0, 6.0, 6.0), "Q4_0": (4.0, 6.0, 6.0),
+    "Q5_0": (10.0, 10.0, 10.0), "Q5_1": (10.0, 10.0, 10.0), "Q5_K": (7.2, 7.2, 7.2), "IQ4_NL": (12.0, 12.0, 12.0), "IQ4_XS": (12.3, 12.3, 12.3),
+}  # fmt: skip
+
+
+def widening(kind: str, dtype: torch.dtype) -> float:
+    """Bytes a number that a layer of this kind of stored weight takes for it while it runs; 0 for none that is stored."""
+    column = (torch.bfloat16, torch.float16, torch.float32).index(dtype)
+    return WIDENED.get(kind, _BLOCKS if is_ggml(kind) else _PLAIN)[column] if kind else 0.0
 
 
 def widened_bytes(model: VideoModel, part: str) -> int:
     """What the widest layer of a part takes while it runs, where its weight is held in 8 bits or less."""
-    return WIDENED * max((count for count, size in _held(model, part) if size <= 1), default=0)
+    dtype = getattr(torch, model.recipe.dtype)
+    return math.ceil(max((count * widening(kind, dtype) for count, _, kind in _held(model, part)), default=0))
 
 
 def lora_bytes(model: VideoModel, item: int) -> int:
@@ -261,35 +274,45 @@ def lora_bytes(model: VideoModel, item: int) -> int:
 
 def weight_bytes(model: VideoModel, part: str) -> int:
     """A part's weights as they will be held: in the computing type, or as stored bytes where linear layers keep them."""
-    return math.ceil(sum(count * size for count, size in _held(model, part)))
+    return math.ceil(sum(size for _, size, _ in _held(model, part)))
 
 
-def _held(model: VideoModel, part: str) -> Iterator[tuple[int, float]]:
-    """(how many numbers, bytes of each) of a part's weights."""
+def _held(model: VideoModel, part: str) -> Iterator[tuple[int, float, str]]:
+    """(how many numbers, their bytes, the kind if they are stored as bytes or "") of each of a part's weights."""
     found, item, made = model.parts[part], getattr(torch, model.recipe.dtype).itemsize, model.recipe.storage
-    network = part.startswith(("transformer", "unet"))
+    network, whole = part.startswith(("transformer", "unet")), _whole(found.config)
     for name, shape in found.tensors.items():
-        kind, size = found.dtypes.get(name, ""), float(item)
+        if whole & {*name.split(".")}:
+            yield math.prod(shape), 4.0 * math.prod(shape), ""
+            continue
+        kind = ""
         if len(shape) == 2 and name.endswith(".weight") and part != "vae" and not _TABLE.search(name):
-            size = _stored(kind) if is_small(kind) else 1.0 if network and made and "blocks." in name else size
-        yield math.prod(shape), size
+            kind = found.dtypes.get(name, "")
+            kind = kind if is_small(kind) else BY_NAME[made] if network and made and "blocks." in name else ""
+        yield math.prod(shape), _stored(kind, shape) if kind else float(item * math.prod(shape)), kind
 
 
-_TABLE = re.compile(
-    r"(^|\.)(shared|\w*embed\w*|\w*embedding|relative_attention_bias)\.weight$"
-)  # looked up, not multiplied with
+def _whole(config: Mapping[str, Any]) -> frozenset[str]:
+    """Parts of the names of weights that a module of this config keeps in float32, as `checkpoints.build` does."""
+    kind = config.get("_class_name") or next(iter(config.get("architectures") or [""]))
+    made = getattr(import_module("diffusers" if "_class_name" in config else "transformers"), kind, None)
+    return frozenset(getattr(made, "_keep_in_fp32_modules", None) or ())
 
 
-def _stored(kind: str) -> float:
-    """Bytes of a number in a type of 8 bits or less, blocks with their scales."""
-    if kind in FORMATS:
-        return FORMATS[kind].bytes
+# looked up, not multiplied with
+_TABLE = re.compile(r"(^|\.)(shared|\w*embed\w*|\w*embedding|relative_attention_bias)\.weight$")
+
+
+def _stored(kind: str, shape: tuple[int, ...]) -> float:
+    """Bytes of a weight [out, in] in a type of 8 bits or less, with its scales: of blocks, or of rows, as most have."""
+    count, known = math.prod(shape), FORMATS.get(kind)
     if not is_ggml(kind):
-        return 1.0
+        per_byte, block = (known.per_byte, known.block) if known else (1, 0)
+        return count / per_byte + (count / block if block else 4 * shape[0])
     import gguf
 
-    count, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
-    return size / count
+    numbers, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    return count * size / numbers
 
 
 @dataclass(frozen=True)

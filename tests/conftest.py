@@ -39,6 +39,7 @@ from reelwire.training.tiny_models import MODELS, make  # noqa: E402
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     CardTable.add_options(parser)
+    parser.addoption("--all-variants", action="store_true", help="what all shipped variants hold, not only those that differ in kind")  # fmt: skip
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -5,19 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from reelwire.bench.memory import CARD_SIZES, Watched, without_kernels
-from reelwire.loaders.bundle import files_of
-from reelwire.loaders.families import load
-from reelwire.loaders.video_model import Recipe
+from reelwire.bench.memory import MIB, on_card, without_kernels
 from reelwire.tests.support.card import Card
-from reelwire.tests.test_families import MODELS, run
 
 pytestmark = pytest.mark.on_card
+KINDS = (
+    "tiny-hunyuan-i2v-concat", "tiny-wan2.1-t2v", "tiny-wan2.1-vace", "tiny-cogvideox-5b", "tiny-mochi", "tiny-ltx-0.9.5", "tiny-svd",
+)  # fmt: skip
+SLACK = (
+    2.5 * MIB
+)  # pictures, tables and tensors of less than a block, which are nothing beside networks of published size
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", KINDS)
 def test_what_is_asked_for_covers_what_is_taken(tiny_models: Path, name: str) -> None:
-    memory = Watched("npu", Card())
-    run(load(Recipe(MODELS[name], "", files_of(tiny_models / name), "bfloat16"), memory), **CARD_SIZES[MODELS[name]])
-    for part, peak in memory.peaks.items():
-        assert peak * 0.95 <= without_kernels(memory.asked[part]), part
+    memory = on_card(tiny_models, name, Card())
+    short = {
+        part: (peak, without_kernels(memory.asked[part]))
+        for part, peak in memory.peaks.items()
+        if peak * 0.95 > without_kernels(memory.asked[part]) + SLACK
+    }
+    assert memory.peaks
+    assert not short

@@ -19,6 +19,7 @@ from reelwire.loaders.bundle import CONFIGS, shipped_config
 from reelwire.loaders.families import load
 from reelwire.loaders.video_model import Memory, Recipe, VideoModel
 from reelwire.training import tiny_text
+from torch.overrides import TorchFunctionMode
 
 VARIANTS = sorted(folder.relative_to(CONFIGS).as_posix() for folder in CONFIGS.glob("*/*/"))
 _T5 = dict(d_model=4096, d_ff=10240, d_kv=64, num_heads=64, num_layers=24, feed_forward_proj="gated-gelu", is_encoder_decoder=False,
@@ -123,12 +124,20 @@ def kind_of(config: Mapping[str, Any]) -> str:
     return str(config.get("_class_name") or config["architectures"][0])
 
 
+class _Unset(TorchFunctionMode):
+    """Leaves out the drawing of first weights, which takes most of the time of making a module without numbers."""
+
+    def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        drawn = getattr(call, "__name__", "") in ("uniform_", "normal_", "kaiming_uniform_", "trunc_normal_")
+        return (args[0] if args else (kwargs or {})["tensor"]) if drawn else call(*args, **(kwargs or {}))
+
+
 def imagined(config: Mapping[str, Any]) -> Any:
     """The module of a config on the meta device: shapes without numbers."""
     import diffusers
     import transformers
 
-    with torch.device("meta"):
+    with torch.device("meta"), _Unset():
         if "_class_name" in config:
             module = getattr(diffusers, kind_of(config)).from_config(dict(config))
         else:
