@@ -71,11 +71,20 @@ def class_of(memory: int) -> tuple[Card, ...]:
     return tuple(sorted((card for card in cards() if card.memory == memory), key=lambda card: card.tflops))
 
 
+# words that make another card of a name, slower or faster than the one without: of laptops, of the same chip with more or
+# fewer units, of the same card with less power, and of a part of a card
+OTHERS = {"laptop", "mobile", "q", "ti", "super", "d", "pcie", "nvl", "mig", "grid"}
+
+
 def find_card(device: str) -> Card | None:
-    """The card that a device's name means: the one with the longest name whose words all occur in it."""
-    words = set(re.findall(r"[a-z0-9]+", device.lower()))
-    fitting = [card for card in cards() if words >= set(re.findall(r"[a-z0-9]+", card.name.lower()))]
+    """The card that a device's name means; None where it has a word more that makes it another card."""
+    words = _words(device)
+    fitting = (card for card in cards() if not (words - _words(card.name)) & OTHERS and words >= _words(card.name))
     return max(fitting, key=lambda card: len(card.name), default=None)
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", name.lower()))
 
 
 def seconds(operations: tuple[float, float], moved: float, slow: Card, fast: Card, dtype: str) -> tuple[float, float]:

@@ -50,6 +50,7 @@ def short(estimate: Estimate) -> tuple[str, ...]:
     lines = [f"{_request(estimate)}: {estimate.verdict} on {_where(estimate)}."]
     lines += [f"{PHASES[need.phase]} ({need.part}): {_need(estimate, need)}" for need in estimate.needs]
     lines.append(f"RAM: {size(estimate.ram)} for all weights together. {_steps(estimate)}")
+    lines += _unknown(estimate)
     lines += [f"{_place(time)}: {in_words(time.seconds)}{_cost(time)}, {time.verdict}" for time in estimate.times]
     return (*lines, *estimate.notes)
 
@@ -172,9 +173,17 @@ def _money(span: Span) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def _unknown(estimate: Estimate) -> list[str]:
+    """Why there is no time of this machine, where there is none."""
+    if any(not time.memory for time in estimate.times):
+        return []
+    return [f"No rate of {estimate.machine.name} is known: switch calibrate on, and it is measured."]
+
+
 def _time(estimate: Estimate) -> Iterator[str]:
     yield "## Time"
     yield ""
+    yield from (line for told in _unknown(estimate) for line in (told, ""))
     priced = bool(estimate.price)
     head = ("Where", "Time", *(("Cost",) if priced else ()), "Basis", "")
     rows = (

@@ -378,7 +378,17 @@ def test_published_seconds_lie_within_their_spans(headers: Callable[[str], Video
     ("device", "name"),
     [
         ("cuda:0 NVIDIA GeForce RTX 4060 Ti : cudaMallocAsync", "GeForce RTX 4060 Ti"),
-        ("NVIDIA GeForce RTX 4060 Laptop GPU", "GeForce RTX 4060"),
+        ("NVIDIA GeForce RTX 4060 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4080 SUPER", None),
+        ("NVIDIA GeForce RTX 4070 Ti SUPER", None),
+        ("NVIDIA GeForce RTX 3060 Ti", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA GeForce RTX 3060 with Max-Q Design", None),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H100 NVL", None),
+        ("NVIDIA A100-PCIE-40GB", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
+        ("Apple M4 Max", "Apple M4 Max"),
         ("NVIDIA H100 80GB HBM3", "H100"),
         ("NVIDIA A100-SXM4-80GB", "A100"),
         ("AMD Radeon RX 7900 XTX", "Radeon RX 7900 XTX"),
@@ -446,6 +456,16 @@ def test_the_page_is_made_of_whole_tables(result: Estimate) -> None:
     assert "nan" not in page.lower()
     assert "inf" not in page.split()
     assert all(len(line) < 240 for line in short(result))
+
+
+def test_an_unknown_machine_is_told(result: Estimate) -> None:
+    words = "No rate of NVIDIA GeForce RTX 3060 Ti is known: switch calibrate on, and it is measured."
+    machine = replace(card_of(8), name="NVIDIA GeForce RTX 3060 Ti")
+    unknown = replace(result, machine=machine, rates=None)
+    assert words in short(unknown)
+    assert words in markdown(unknown).splitlines()
+    assert "No rate of" not in markdown(replace(unknown, machine=replace(machine, name="NVIDIA GeForce RTX 3060")))
+    assert "No rate of" not in markdown(result)
 
 
 def test_the_numbers_can_be_read_back(result: Estimate) -> None:
