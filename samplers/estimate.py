@@ -168,9 +168,9 @@ def reading_needs(model: VideoModel, peaks: Mapping[str, int] | None = None) -> 
     return tuple(_need(model, "encode", part, working) for part, working in found.items())
 
 
-def sampling_needs(model: VideoModel, request: Request) -> tuple[Need, ...]:
-    """What the networks of a complete request take."""
-    working = step_bytes(model, request)
+def sampling_needs(model: VideoModel, request: Request, fused: bool | None = None) -> tuple[Need, ...]:
+    """What the networks of a complete request take. fused: as in `step_bytes`; a card that is only asked about has it."""
+    working = step_bytes(model, request, fused)
     return tuple(_need(model, "sample", part, working) for part in _networks(model))
 
 
@@ -274,20 +274,25 @@ def expert_steps(model: VideoModel, request: Request) -> dict[str, range]:
 def _times(estimate: Estimate) -> Iterator[Time]:
     """This machine first, where its rate is known, then each class of cards."""
     name, dtype = estimate.machine.name, estimate.model.recipe.dtype
-    here = [need for need in estimate.needs if need.phase == "sample"]
-    moved = max(need.weights - need.kept(estimate.machine) for need in here) * estimate.steps.passes[1]
+    here = tuple(need for need in estimate.needs if need.phase == "sample")
+    moved = _moved(here, estimate.machine, estimate.steps)
     known = find_card(name)
     if estimate.rates is not None:
         yield _time(estimate, name, 0, _measured(estimate, moved), "measured")
     elif known is not None:
         span = seconds(estimate.operations, moved, known, known, dtype)
         yield _time(estimate, name, 0, span, "published")
+    there = sampling_needs(estimate.model, estimate.request, fused=True)
     for memory in SIZES:
         group = class_of(memory)
-        machine = card_of(memory)
-        moved = max(need.weights - need.kept(machine) for need in here) * estimate.steps.passes[1]
+        moved = _moved(there, card_of(memory), estimate.steps)
         span = seconds(estimate.operations, moved, group[0], group[-1], dtype)
         yield _time(estimate, _named(group), memory, span, "published")
+
+
+def _moved(needs: tuple[Need, ...], machine: Machine, steps: Steps) -> float:
+    """Bytes of the network's weights that come from RAM in a whole run, at most."""
+    return max(need.weights - need.kept(machine) for need in needs) * steps.passes[1]
 
 
 def _time(estimate: Estimate, where: str, memory: int, span: Span, basis: str) -> Time:
@@ -340,10 +345,11 @@ Fits = tuple[tuple[Request, dict[int, str]], ...]
 
 
 def fit_table(model: VideoModel, request: Request, reading: tuple[Need, ...]) -> Fits:
-    """For each usual size, whether it fits on a card of each class."""
+    """For each usual size, whether it fits on a card of each class, whatever the machine is that asks: cards as NVIDIA's,
+    whose attention holds no scores, and the model in its own precision."""
     rows = []
     for sized in usual_sizes(model, request):
-        before, verdicts = (*reading, *sampling_needs(model, sized)), {}
+        before, verdicts = (*reading, *sampling_needs(model, sized, fused=True)), {}
         for memory in SIZES:
             machine = card_of(memory)
             found, _ = with_decode(model, sized, before, machine.room)

@@ -201,6 +201,8 @@ def _fits(estimate: Estimate) -> Iterator[str]:
         ("Size", *(f"{memory} GB" for memory in memories)),
         ((f"{r.width}x{r.height}, {r.frames} frames", *verdicts.values()) for r, verdicts in estimate.fits),
     )
+    yield ""
+    yield f"NVIDIA cards with nothing else on them, and the model in {estimate.model.recipe.dtype}, as it is loaded here."
 
 
 BASIS = (

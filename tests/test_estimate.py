@@ -406,6 +406,30 @@ def test_every_card_has_a_source_and_every_class_a_card() -> None:
     assert all(cards.class_of(memory) for memory in cards.SIZES)
 
 
+class Elsewhere(PlainMemory):
+    """Another device with another room; nothing can be loaded there."""
+
+    def __init__(self, device: str, room: int) -> None:
+        super().__init__(device)
+        self._room = room
+
+    def room(self, part: str) -> int:
+        return self._room
+
+
+def test_the_table_is_the_same_on_every_machine(headers: Callable[[str], VideoModel]) -> None:
+    """Cards that are asked about, their verdicts and their times, do not depend on the device that asks."""
+    model = headers("wan/2.1-t2v-1.3b")
+    plain, elsewhere = (
+        estimate(replace(model, memory=Elsewhere(device, room)), Request(), replace(ANY, cpu=device == "cpu"))
+        for device, room in (("cpu", 64 * GIB), ("mps", 2 * GIB))
+    )
+    sampled = [next(n.working for n in result.needs if n.phase == "sample") for result in (plain, elsewhere)]
+    assert sampled[1] > 2 * sampled[0], "what this device holds of attention's scores is in its own needs"
+    assert elsewhere.fits == plain.fits
+    assert elsewhere.times == plain.times
+
+
 def test_price_is_by_the_hour(headers: Callable[[str], VideoModel]) -> None:
     row = estimate(headers("svd/svd"), Request(), card_of(80), price=3.6).times[-1]
     assert row.cost == pytest.approx(tuple(second * 0.001 for second in row.seconds))
