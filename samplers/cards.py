@@ -13,9 +13,10 @@ from typing import Any
 
 GIB = 2**30
 SIZES = (8, 12, 16, 24, 48, 80)  # GiB, the classes of cards that a table has
-# bytes of a card that no run gets: the driver's context, and what ComfyUI leaves free (model_management.py,
-# extra_reserved_memory and minimum_inference_memory)
-RESERVED = 1.2 * GIB
+CONTEXT = 0.5 * GIB  # bytes of a card that the driver's context takes; assumed
+# bytes that ComfyUI keeps free beside a part's weights and its working memory, and what it takes that working memory to
+# be at least (model_management.py, extra_reserved_memory and minimum_inference_memory)
+RESERVED, LEAST = 400 * 2**20, 0.8 * GIB
 # bytes a second between RAM and a card: 16 lanes of PCI Express 4.0 and 3.0 (PCI-SIG, 16 and 8 GT/s a lane, 128b/130b)
 PCIE = (31.5e9, 15.75e9)
 

@@ -15,7 +15,7 @@ from ..loaders.peaks import decode_bytes, encode_bytes, weight_bytes, with_kerne
 from ..loaders.tiles import Tiling
 from ..loaders.video_model import Part, Request, VideoModel
 from .caches.runner import planned
-from .cards import GIB, PCIE, RESERVED, SIZES, Card, class_of, find_card, seconds
+from .cards import CONTEXT, GIB, LEAST, PCIE, RESERVED, SIZES, Card, class_of, find_card, seconds
 from .denoise import checked
 from .flops import Flops, decode_flops, encoder_flops, forward_flops, network_part
 from .guidance import forwards
@@ -52,11 +52,12 @@ class Need:
     earlier: int = 0
 
     def kept(self, machine: Machine) -> int:
-        """How much of the weights stays on the device."""
+        """How much of the weights stays on the device, as ComfyUI's load_models_gpu decides."""
         if machine.cpu:
             return self.weights
         most = min(self.weights, machine.limit or self.weights)
-        return int(min(most, max(machine.room - with_kernels(self.working), 0)))
+        beside = max(with_kernels(self.working), LEAST) + RESERVED
+        return int(min(most, max(machine.room - beside, 0)))
 
     def verdict(self, machine: Machine) -> str:
         """Whether it fits, in one of the three words above."""
@@ -328,7 +329,7 @@ def _measured(estimate: Estimate, moved: float) -> Span:
 
 def card_of(memory: int) -> Machine:
     """A card of so many GiB with nothing else on it, beside as much RAM as it takes."""
-    return Machine(f"{memory} GB", memory * GIB - RESERVED, float("inf"))
+    return Machine(f"{memory} GB", memory * GIB - CONTEXT, float("inf"))
 
 
 def usual_sizes(model: VideoModel, request: Request) -> tuple[Request, ...]:
