@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..loaders.peaks import decode_bytes, encode_bytes, weight_bytes, with_kernels
+from ..loaders.storage import is_small
 from ..loaders.tiles import Tiling
 from ..loaders.video_model import Part, Request, VideoModel
 from .caches.runner import planned
@@ -224,7 +225,16 @@ def _helps(model: VideoModel, need: Need, machine: Machine) -> str:
         return "Set a tile in the decoder, or make a smaller video."
     cache = f"Leave {model.cache.title} out, use" if model.cache is not None else "Use"
     smaller = f"{cache} fewer frames or a smaller size (Estimate shows what fits), or Long Video with a smaller window."
-    return f"{smaller} The Memory node (weights fp8 or int8) halves the network." if machine.cpu else smaller
+    return f"{smaller} {SMALLER}" if machine.cpu and can_shrink(model, need) else smaller
+
+
+SMALLER = "The Memory node (weights fp8 or int8) holds the network in half the bytes, or fewer."
+
+
+def can_shrink(model: VideoModel, need: Need) -> bool:
+    """Whether the Memory node can make these weights smaller: of a network that neither it nor the file has in 8 bits."""
+    kinds = model.parts[need.part].dtypes.values()
+    return need.phase == "sample" and not model.recipe.storage and not any(map(is_small, kinds))
 
 
 # ---------------------------------------------------------------- computing
@@ -306,7 +316,8 @@ def _named(group: tuple[Card, ...]) -> str:
     return " to ".join(dict.fromkeys((group[0].name, group[-1].name)))
 
 
-BESIDE = 1.5  # of the products' time, at most, for the rest of a forward: norms, gates, rotary positions
+# of the time of products and attention, at most, with the rest of a forward: norms, gates, rotary positions. Assumed
+BESIDE = 1.5
 
 
 def _measured(estimate: Estimate, moved: float) -> Span:

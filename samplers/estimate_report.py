@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .cards import GIB, in_words, published, round_to_two, source, utilisation
-from .estimate import FAILS, MOVES, Estimate, Need, Span, Time
+from .estimate import BESIDE, FAILS, MOVES, SMALLER, Estimate, Need, Span, Time, can_shrink
 
 PHASES = {"encode": "Read the prompt", "sample": "Sample", "decode": "Decode"}
 VERSION = 1  # of the JSON
@@ -83,7 +83,9 @@ def _advice(estimate: Estimate) -> Iterator[str]:
         yield f"The part that does not fit is {worst[FAILS].part}."
     if MOVES in worst:
         yield "Weights that wait in RAM come in layer by layer, which is slower."
-        yield "The Memory node (weights fp8 or int8) halves those of the network."
+    moving = [need for need in estimate.needs if need.verdict(estimate.machine) == MOVES]
+    if any(can_shrink(estimate.model, need) for need in moving):
+        yield SMALLER
     if not estimate.machine.cpu and estimate.ram > estimate.machine.ram:
         short = f"All weights together take {size(estimate.ram)}, and there are {size(estimate.machine.ram)} of RAM"
         yield f"{short}: the rest goes to swap, or ComfyUI is stopped."
@@ -225,7 +227,7 @@ def _basis(estimate: Estimate) -> Iterator[str]:
     if estimate.rates is not None:
         products, attention = (f"{rate / 1e12:.3g} TFLOPS" for rate in estimate.rates)
         yield f"- measured: here just now, {products} in products of this model's shape and {attention} in attention."
-        yield "- The other work of a forward adds up to half to what was measured."
+        yield f"- The other work of a forward is assumed, not measured, to add up to {BESIDE - 1:.0%} to that."
 
 
 # ---------------------------------------------------------------- for programs

@@ -39,6 +39,7 @@ from reelwire.samplers.estimate import (
     FAILS,
     FITS,
     MOVES,
+    SMALLER,
     Estimate,
     Machine,
     Need,
@@ -499,6 +500,29 @@ def test_an_unknown_machine_is_told(result: Estimate) -> None:
     assert words in markdown(unknown).splitlines()
     assert "No rate of" not in markdown(replace(unknown, machine=replace(machine, name="NVIDIA GeForce RTX 3060")))
     assert "No rate of" not in markdown(result)
+
+
+@pytest.mark.parametrize(
+    ("storage", "kind", "room", "helps"),
+    [
+        ("", "BF16", 6, True),
+        ("fp8", "BF16", 6, False),
+        ("", "F8_E4M3", 6, False),
+        ("", "Q4_K", 6, False),
+        ("", "BF16", 40, False),
+    ],
+)
+def test_smaller_weights_are_advised_where_there_are_larger(
+    headers: Callable[[str], VideoModel], storage: str, kind: str, room: float, helps: bool
+) -> None:
+    """Not for a network that is small already, nor where it fits."""
+    model = headers("wan/2.1-t2v-14b")
+    part = model.parts["transformer"]
+    stored = replace(part, dtypes=dict.fromkeys(part.tensors, kind))
+    model = replace(model, recipe=replace(model.recipe, storage=storage), parts={**model.parts, "transformer": stored})
+    card = replace(card_of(8), room=room * GIB)
+    page = markdown(estimate(model, Request(width=320, height=192, frames=17), card))
+    assert (SMALLER in page) == helps
 
 
 def test_the_numbers_can_be_read_back(result: Estimate) -> None:
