@@ -50,7 +50,8 @@ from reelwire.samplers.estimate import (
 )
 from reelwire.samplers.estimate_report import facts, markdown, short
 from reelwire.samplers.flops import Flops, decode_flops, forward_flops, network_part
-from reelwire.samplers.rates import measure
+from reelwire.samplers.rates import MOST_BYTES, measure
+from reelwire.samplers.rates import needed as needed_bytes
 from reelwire.tests.support.published import VARIANTS, published
 from reelwire.tests.test_families import MODELS, PROMPT, each_family, every, needed
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -467,6 +468,14 @@ def test_this_machine_is_measured(tiny_models: Path) -> None:
     result = estimate(model, Request(), ANY, rates=rates)
     assert [row.basis for row in result.times] == ["measured"] + ["published"] * len(cards.SIZES)
     assert result.times[0].where == ANY.name
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_measuring_takes_few_bytes(headers: Callable[[str], VideoModel], device: str) -> None:
+    """Of the widest network at its full length too, and where attention holds its scores."""
+    model = headers("wan/2.1-t2v-14b")
+    assert model.facts.width == 5120
+    assert 2**28 < needed_bytes(model, model.complete(Request()), torch.device(device)) <= MOST_BYTES
 
 
 # ---------------------------------------------------------------- the report
