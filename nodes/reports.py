@@ -7,7 +7,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..loaders.video_model import VideoModel
+from ..loaders.devices import explained
+from ..loaders.video_model import Request, VideoModel
 from . import host
 from .sampling import DEFAULT, PRESETS, request_of
 from .types import VideoModelType
@@ -81,14 +82,23 @@ class EstimateNode(io.ComfyNode):
         from ..samplers.denoise import checked
         from ..samplers.estimate import estimate
         from ..samplers.estimate_report import facts, markdown, short
-        from ..samplers.rates import measure
 
         request = checked(model, request_of(model, width, height, frames, steps, guidance, preset=preset))
-        rates = measure(model, request, model.memory.device("transformer")) if calibrate else None
+        rates = _measured(model, request) if calibrate else None
         result = estimate(model, request, host.machine(model), price, rates)
         lines = short(result)
         host.show(cls.hidden.unique_id, "\n".join(lines))
         return io.NodeOutput(markdown(result), json.dumps(facts(result), indent=1), ui={"text": list(lines)})
+
+
+def _measured(model: VideoModel, request: Request) -> tuple[float, float]:
+    """Operations a second of (products, attention) here, after room was made for them."""
+    from ..samplers.rates import measure, needed
+
+    device = model.memory.device("transformer")
+    host.make_room(device, needed(model, request, device))
+    with explained("this machine was measured", "Switch calibrate off, or close what else needs memory."):
+        return measure(model, request, device)
 
 
 NODES = [EstimateNode]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from reelwire.bench.memory import CARD_SIZES, Watched
 from reelwire.loaders.bundle import files_of
 from reelwire.loaders.families import load
 from reelwire.loaders.video_model import Recipe, Request
 from reelwire.samplers.estimate import Machine, estimate
+from reelwire.samplers.rates import measure, needed
 from reelwire.tests.host import node, workflow
 from reelwire.tests.support.card import Card
 from reelwire.tests.support.card.host import CardHost, boot_on_card
-from reelwire.tests.test_families import MODELS, every, needed, run
+from reelwire.tests.test_families import MODELS, every, run
+from reelwire.tests.test_families import needed as needed_by
 
 
 @pytest.mark.on_card
@@ -30,12 +35,25 @@ def test_no_phase_takes_more_than_was_estimated(tiny_models: Path, name: str) ->
         weights = sum(tensor.nbytes for tensor in vae.parameters())
     said = {
         need.part: need
-        for need in estimate(model, Request(**size, **needed(model)), Machine("npu", 2**40, 2**40)).needs
+        for need in estimate(model, Request(**size, **needed_by(model)), Machine("npu", 2**40, 2**40)).needs
     }
     assert said["vae"].weights == pytest.approx(weights, rel=0.01)
     for part, peak in memory.peaks.items():
         if part.startswith(("transformer", "unet")):
             assert said[part].working >= 0.95 * peak, part
+
+
+@pytest.mark.on_card
+def test_measuring_takes_what_it_asks_for(tiny_models: Path) -> None:
+    name, card, device = "tiny-wan2.1-t2v", Card(), torch.device("npu")
+    model = load(Recipe(MODELS[name], "", files_of(tiny_models / name), "bfloat16"), Watched("npu", card))
+    model = replace(model, facts=replace(model.facts, width=512))
+    request = model.complete(Request(width=256, height=256, frames=33))
+    gc.collect()
+    card.reset_peak()
+    before = card.allocated()
+    measure(model, request, device, 0.01)
+    assert 0.5 * needed(model, request, device) < card.peak() - before <= needed(model, request, device) + 2**20
 
 
 @pytest.fixture(scope="module")
