@@ -21,6 +21,7 @@ from reelwire.loaders.video_model import (
     Conditioning,
     Guidance,
     InputError,
+    Keyframe,
     Part,
     PlainMemory,
     Recipe,
@@ -343,6 +344,31 @@ def test_small_weights_and_options_count(headers: Callable[[str], VideoModel], t
     assert part(small).kept(card_of(24)) > part(plain).kept(card_of(24)) / 2
 
 
+def test_keyframes_count(headers: Callable[[str], VideoModel]) -> None:
+    """LTX-Video gives each token a time of its own from the first keyframe on, and more tokens for one that lies within;
+    elsewhere they change nothing. Those that a model does not take are refused, those that it moves are told."""
+    picture = torch.zeros(1, 64, 64, 3)
+
+    def asked(variant: str, *frames: int) -> Estimate:
+        keyframes = tuple(Keyframe(picture, frame) for frame in frames)
+        return estimate(headers(variant), Request(width=704, height=512, frames=97, keyframes=keyframes), ANY)
+
+    def working(result: Estimate) -> int:
+        return next(need.working for need in result.needs if need.phase == "sample")
+
+    plain, first, within = (asked("ltx/2b-0.9.5", *frames) for frames in ((), (0,), (0, 48)))
+    assert 1.7 < working(first) / working(plain) < 1.9
+    assert working(within) > working(first)
+    assert within.forward.total > first.forward.total
+    still = headers("wan/2.1-i2v-14b-480p")
+    given = replace(still.complete(Request()), keyframes=(Keyframe(picture, 2),))
+    one, other = (estimate(still, request, ANY) for request in (Request(), given))
+    assert working(one) == working(other)
+    assert any("it is at frame 0" in note for note in other.notes)
+    with pytest.raises(InputError, match="frame"):
+        asked("ltx/2b-0.9.5", 97)
+
+
 def test_a_shortage_is_told_and_what_helps(headers: Callable[[str], VideoModel]) -> None:
     model = headers(LARGEST)
     request = model.complete(Request())
@@ -513,24 +539,23 @@ def test_an_unknown_machine_is_told(result: Estimate) -> None:
 
 @pytest.mark.parametrize(
     ("storage", "kind", "room", "helps"),
-    [
-        ("", "BF16", 6, True),
-        ("fp8", "BF16", 6, False),
-        ("", "F8_E4M3", 6, False),
-        ("", "Q4_K", 6, False),
-        ("", "BF16", 40, False),
-    ],
+    [("", "BF16", 24, True), ("fp8", "BF16", 24, False), ("", "F8_E4M3", 24, False), ("", "BF16", 80, False)],
 )
 def test_smaller_weights_are_advised_where_there_are_larger(
-    headers: Callable[[str], VideoModel], storage: str, kind: str, room: float, helps: bool
+    result: Estimate, storage: str, kind: str, room: float, helps: bool
 ) -> None:
-    """Not for a network that is small already, nor where it fits."""
-    model = headers("wan/2.1-t2v-14b")
-    part = model.parts["transformer"]
-    stored = replace(part, dtypes=dict.fromkeys(part.tensors, kind))
-    model = replace(model, recipe=replace(model.recipe, storage=storage), parts={**model.parts, "transformer": stored})
-    card = replace(card_of(8), room=room * GIB)
-    page = markdown(estimate(model, Request(width=320, height=192, frames=17), card))
+    """Not for a network that is small already, nor where it fits and others move."""
+    model = result.model
+    parts = {
+        name: replace(part, dtypes=dict.fromkeys(part.tensors, kind)) if name.startswith("transformer") else part
+        for name, part in model.parts.items()
+    }
+    model = replace(model, recipe=replace(model.recipe, storage=storage), parts=parts)
+    moving = replace(result.needs[0], weights=200 * GIB)
+    assert moving.phase == "encode"
+    needs = (moving, *result.needs[1:])
+    page = markdown(replace(result, model=model, machine=card_of(int(room)), needs=needs))
+    assert "come in layer by layer" in page
     assert (SMALLER in page) == helps
 
 
