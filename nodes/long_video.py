@@ -106,7 +106,8 @@ class LongVideo(FileWriter):
         job = Job(host.beside_output(filename_prefix, ENDING))
         job.begin(inputs_of(model, told, made, style), unfinished == ANEW)
         tiling = tiling if tile else job.settled(tiling)
-        host.tell(cls.hidden.unique_id, (*made.notes, *host.shortage(model, made.request_of_a_window)))
+        notes = (*made.notes, *host.shortage(model, made.request_of_a_window))
+        host.tell(cls.hidden.unique_id, notes)
         watch = _Watching(cls, model, made, job)
         note = {"family": model.family.name, "variant": model.variant, "frames": frames, "fps": fps, "windows": len(made.windows),
                 "width": size[0], "height": size[1], "seed": made.request.seed}  # fmt: skip
@@ -117,7 +118,7 @@ class LongVideo(FileWriter):
             write_video(path, pieces, size, fps, crf, host.metadata(cls, {"reelwire": note}))
         job.drop()
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
-        text = [*made.notes, *watch.notes()]
+        text = [*notes, *watch.notes()]
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui={**shown.as_dict(), "text": text})
 
 
