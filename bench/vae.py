@@ -27,6 +27,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pack import ROOT, import_pack
@@ -35,7 +36,6 @@ if "reelwire" not in sys.modules:
     import_pack()
 from reelwire.loaders.bundle import shipped_config
 from reelwire.loaders.families import family
-from reelwire.loaders.streaming import OneDNN
 from reelwire.loaders.tiles import Pieces, Tile, Tiling, tiled
 from reelwire.tests.support.fake_peak import Fused, Live
 from reelwire.training.tiny_models import new, seeded
@@ -285,7 +285,7 @@ def bytes_row(name: str, height: int, width: int, thrifty: bool) -> Row:
     rounded = lambda n: round(n / height / width)
     coder = family(case.family)
     known = coder.coders[coder.coder(vae.config)]
-    assumed = round(known.full * known.decoding(1, thrifty, latents))  # they are told for types of 16 bits
+    assumed = round(known.decoding(1, thrifty, latents, float32=True))
     return {"vae": name, "pixels": [height, width], "latents": latents, "thrifty": thrifty, "piece": most, "peak": rounded(live.peak - before),
             "waits": rounded(waits[len(waits) // 2]), "assumed": assumed}  # fmt: skip
 
@@ -314,12 +314,24 @@ def _clock(into: list[float]) -> Iterator[None]:
     into.append(time.perf_counter() - start)
 
 
+class OneKernel(TorchFunctionMode):
+    """The same convolution for both: by itself torch takes its slow one on the CPU where channels x frames x rows are
+    20480 or fewer (ConvParams::use_mkldnn), and so for pieces of these narrow networks but not for whole clips."""
+
+    def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if call is not F.conv3d or kwargs:
+            return call(*args, **(kwargs or {}))
+        x, weight, bias, stride, padding, dilation, groups = args
+        padding = padding if isinstance(padding, tuple) else (padding,) * 3
+        return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
+
+
 def speed_row(name: str, rounds: int) -> Row:
     """Plain and streamed in turns; the ratio is the median of the rounds' own."""
     case, vae = CASES[name], reduced(name)
     z, ours, theirs = smooth(case, vae, *case.fast), list[float](), list[float]()
     for _ in range(rounds + 1):  # the first warms up
-        with torch.no_grad(), OneDNN():  # for whole clips too, which are small here
+        with torch.no_grad(), OneKernel():
             with _clock(theirs):
                 plain(case, vae, z)
             with _clock(ours):

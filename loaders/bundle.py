@@ -54,8 +54,15 @@ class Weights:
         return Part(name, load, instead_of, shapes, dtypes, self.config)
 
     def check(self) -> None:
-        """Raise CheckpointError unless every key and shape fits; reads no weights."""
-        fitting(self._make, self.entries)
+        """Raise CheckpointError unless the config makes a network that every key and shape fits; reads no weights."""
+        try:
+            fitting(self._make, self.entries)
+        except CheckpointError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            name = next((entry.file.parent.name for entry in self.entries.values()), self.kind)
+            rule = f"{name}: no {self.kind} can be made of its config ({error})."
+            raise CheckpointError(f"{rule} Download it again.") from error
 
     def _make(self) -> nn.Module:
         import diffusers

@@ -401,8 +401,19 @@ def check_fit(module: nn.Module, entries: Mapping[str, Entry]) -> None:
         raise CheckpointError(f"{name} does not fit {type(module).__name__}: {'; '.join(told)}. Nothing was loaded.")
 
 
-def load_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
-    """A diffusers or transformers config without the private entries."""
+class Config(dict[str, Any]):
+    """A config as on disk. Asked for an entry that it lacks, it raises CheckpointError with the file's name."""
+
+    def __init__(self, entries: Mapping[str, Any], name: str) -> None:
+        super().__init__(entries)
+        self.name = name
+
+    def __missing__(self, key: str) -> Any:
+        raise CheckpointError(f"{self.name} lacks {key}: it is incomplete. Download it again.")
+
+
+def load_config(folder: Path, name: str = "config.json") -> Config:
+    """A diffusers or transformers config."""
     file = folder / name
     if not file.exists():
         raise CheckpointError(f"{folder.parent.name}/{folder.name}/{name} is missing. Download the whole folder again.")
@@ -410,7 +421,9 @@ def load_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise CheckpointError(f"{file.parent.name}/{name} is not valid JSON. Download it again.") from error
-    return config
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file.parent.name}/{name} holds no entries. Download it again.")
+    return Config(config, f"{file.parent.name}/{name}")
 
 
 def put_in_place(part: Path, path: Path) -> None:

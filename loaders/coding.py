@@ -11,11 +11,19 @@ from einops import rearrange
 from torch import Tensor
 
 from .media import cover
+from .notices import say
 from .peaks import CoderPeak
 from .tiles import Pieces, Tile, Tiling, one_by_one, retried, tiled
 
 if TYPE_CHECKING:
     from .video_model import VideoModel
+
+
+def _say_tiles(tiling: Tiling, count: int, ratio: int) -> None:
+    """Tiles change what is encoded a little; a whole frame in parts does not."""
+    if tiling.size:
+        frames = f"{count} given frames are" if count > 1 else "the given picture is"
+        say(f"Memory is short: {frames} encoded in {tiling.words(ratio)}.")
 
 
 class Coder(ABC):
@@ -81,7 +89,10 @@ class Coder(ABC):
             stage = lambda part, tile: self.encode_pieces(vae, (p.to(device, vae.dtype) for p in part), len(frames))
             return one_by_one(stage, lambda: map(pixels, frames.split(1)), tiling.rows(*latent))
 
-        made = retried(moments, model.tiling(*latent, len(frames)), latent, 2, device)
+        tiling = model.tiling(*latent, len(frames))
+        tell = lambda tiling: _say_tiles(tiling, len(frames), ratio)
+        tell(tiling)
+        made = retried(moments, tiling, latent, 2, device, tell)
         posterior = DiagonalGaussianDistribution(torch.cat(list(made), 2))
         return posterior.mode() if generator is None else posterior.sample(generator)
 

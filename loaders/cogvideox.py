@@ -23,7 +23,7 @@ from .media import cover
 from .peaks import CoderPeak, Moment
 from .run import SMALLEST, Run, Schedule
 from .sources import read_model
-from .text_encoders import encode_t5, load_tokenizer
+from .text_encoders import check_prompts, encode_t5, load_tokenizer
 from .tiles import Pieces, Tile
 from .video_model import Conditioning, Control, Facts, Family, InputError, Keyframe, Memory, Recipe, Request, VideoModel
 
@@ -80,6 +80,7 @@ class CogVideoX(Family):
         self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
     ) -> Conditioning:
         tokenizer, device = load_tokenizer(model.recipe.files["tokenizer"]), model.memory.device("text_encoder")
+        check_prompts(tokenizer, model.facts.prompt_tokens, positive=positive, negative=negative)
         with model.use("text_encoder") as encoder:
             read = partial(encode_t5, encoder, tokenizer, model.facts.prompt_tokens, False, device)
             (cond, notes), (uncond, more) = read(positive, "positive"), read(negative, "negative")

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-_PHRASES = ("not enough memory", "allocate memory", "out of memory")  # of the CPU's allocator, cuDNN, MPS and others
+# of the CPU's allocator, MPS and others, and cuBLAS (CUBLAS_STATUS_ALLOC_FAILED)
+_PHRASES = ("not enough memory", "allocate memory", "out of memory", "alloc_failed")
 
 _LESS_ON_CARD = "or let less of it lie on the card (Memory node, most_on_card)."
 ENCODING = {  # kind of encoder -> (what it did when memory ran out, what helps)

@@ -21,5 +21,5 @@ def family(name: str) -> Family:
 
 
 def load(recipe: Recipe, memory: Memory) -> VideoModel:
-    """The model that a recipe describes; no weights are read yet."""
+    """The model that a recipe describes; no weights are read yet. Raises CheckpointError for files that cannot be it."""
     return family(recipe.family).load(recipe, memory)

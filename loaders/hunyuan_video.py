@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .flow import FlowRun, begin, draw, encoded_source, mix
-from .hunyuan_video_text import CLIP_TOKENS, encode_prompt, template_tokens, text_tokens
+from .hunyuan_video_text import CLIP_TOKENS, check_prompts, encode_prompt, template_tokens, text_tokens
 from .hunyuan_video_vae import decode_pieces, encode_pieces
 from .media import cover
 from .peaks import CoderPeak, Moment, Reader, reader
@@ -57,6 +57,7 @@ class HunyuanVideo(Family):
     }
     decode_cycle = 2, 3
     stacks = Stacks(("transformer_blocks", "single_transformer_blocks"))
+    masked = "."
     image_models, text_models = "HunyuanVideo-I2V", "HunyuanVideo (T2V)"
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
@@ -83,6 +84,7 @@ class HunyuanVideo(Family):
         if facts.image and image is None:
             rule = f"{model.variant} reads the first frame along with the prompt."
             raise InputError("keyframes", "none", rule, "Connect the Keyframe at frame 0 to this node too.")
+        check_prompts(model, image is not None, positive=positive, negative=negative)
         cond, notes = encode_prompt(model, positive, "positive", image, INTERLEAVE.get(facts.image, 1))
         # the reference reads a black picture with the negative prompt, and every second of its tokens, whatever the kind
         black = None if image is None else torch.zeros_like(image)

@@ -67,6 +67,16 @@ def _template(picture: bool) -> str:
     return str(getattr(pipelines, name).DEFAULT_PROMPT_TEMPLATE["template"])
 
 
+def check_prompts(model: VideoModel, sees: bool, **prompts: str) -> None:
+    """Raise InputError for prompts, by the names of their inputs, that are too long; before an encoder is loaded.
+
+    sees: whether Llava reads a picture along with them.
+    """
+    tokenizer = load_tokenizer(model.recipe.files["tokenizer"])
+    for name, text in prompts.items():
+        _tokens(tokenizer, _template(sees), model.facts.prompt_tokens, text, name)
+
+
 def _tokens(tokenizer: Any, template: str, length: int, text: str, name: str) -> tuple[Any, int]:
     """(the tokens of the filled template, how many of them are the template's beginning)."""
     begin = len(tokenizer(template.split("{}")[0]).input_ids)
@@ -79,9 +89,7 @@ def _tokens(tokenizer: Any, template: str, length: int, text: str, name: str) ->
 
 
 def _read_text(encoder: Any, tokenizer: Any, length: int, device: torch.device, text: str, name: str) -> Read:
-    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
-
-    batch, begin = _tokens(tokenizer, str(DEFAULT_PROMPT_TEMPLATE["template"]), length, text, name)
+    batch, begin = _tokens(tokenizer, _template(False), length, text, name)
     ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
     hidden = encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[HIDDEN]
     return {"text": hidden[:, begin:], "mask": mask[:, begin:]}
@@ -100,12 +108,9 @@ def _pixels(model: VideoModel, image: Tensor, side: int) -> Tensor:
 
 def _read_picture(encoder: Any, tokenizer: Any, length: int, device: torch.device, text: str, name: str, pixels: Tensor, interleave: int) -> Read:  # fmt: skip
     """The picture's hidden states, then the prompt's without the template around it."""
-    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import (
-        DEFAULT_PROMPT_TEMPLATE,
-        _expand_input_ids_with_image_tokens,
-    )
+    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import _expand_input_ids_with_image_tokens
 
-    batch, begin = _tokens(tokenizer, str(DEFAULT_PROMPT_TEMPLATE["template"]), length, text, name)
+    batch, begin = _tokens(tokenizer, _template(True), length, text, name)
     ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
     image_token, vision = encoder.config.image_token_id, encoder.config.vision_config
     count = (vision.image_size // vision.patch_size) ** 2

@@ -139,6 +139,10 @@ def _fits(name: str, delta: Delta, part: Part) -> bool:
     weight, bias = part.tensors.get(f"{name}.weight"), part.tensors.get(f"{name}.bias")
     if (delta.down is None) != (delta.up is None) or delta == Delta():
         return False
+    if delta.alpha is not None and math.prod(delta.alpha.shape) != 1:
+        return False
+    if delta.down is not None and not delta.down.shape[0]:
+        return False
     if (
         delta.down is not None
         and delta.up is not None

@@ -14,10 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange, repeat
-from torch import Tensor, nn
+from torch import Tensor
 
-from .bundle import Weights
-from .checkpoints import CheckpointError, build
+from .checkpoints import CheckpointError
 from .encoders import KINDS, read_encoder, width
 from .flow import FlowRun, begin, draw, encoded_source, mix
 from .ltx_files import read_ltx
@@ -25,7 +24,7 @@ from .ltx_vae import Noise, decode_pieces, encode_pieces
 from .media import cover
 from .peaks import CoderPeak, Moment
 from .run import SMALLEST, Run, Schedule
-from .text_encoders import encode_t5, load_tokenizer, trimmed
+from .text_encoders import check_prompts, encode_t5, load_tokenizer, trimmed
 from .tiles import Pieces, Tile
 from .video_model import (
     Capabilities,
@@ -36,7 +35,6 @@ from .video_model import (
     InputError,
     Keyframe,
     Memory,
-    Progress,
     Recipe,
     Request,
     Stacks,
@@ -60,9 +58,11 @@ class LTXFacts(Facts):
 class LTX(Family):
     name, title, batched_guidance, solvers = "ltx", "LTX-Video", True, "ltx"
     coders: Mapping[str, CoderPeak] = {
-        "0.9.0": CoderPeak(128, decode=1_215, thrifty=740, full=1.65, encode=660, still=165, whole=124),
-        "0.9.1": CoderPeak(256, decode=1_390, thrifty=435, encode=660, still=165, whole=124),
-        "0.9.5": CoderPeak(256, decode=1_350, thrifty=435, encode=1_240, still=175, whole=124),
+        "0.9.0": CoderPeak(
+            128, decode=1_215, thrifty=690, full=1.65, full_thrifty=1.25, encode=660, still=165, whole=124
+        ),
+        "0.9.1": CoderPeak(256, decode=1_390, thrifty=380, full_thrifty=1.65, encode=660, still=165, whole=124),
+        "0.9.5": CoderPeak(256, decode=1_350, thrifty=380, full_thrifty=1.65, encode=1_240, still=175, whole=124),
     }
     moments: Mapping[str, Moment] = {
         "query and key": Moment(hidden=6, float32=4, copies=1, timed=13),
@@ -71,6 +71,7 @@ class LTX(Family):
     }
     rounds_encode = True
     stacks = Stacks(pairs=False)
+    masked = r"\.attn2$"
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
         files = read_ltx(recipe.files["checkpoint"], recipe.files.get("vae"))
@@ -82,39 +83,22 @@ class LTX(Family):
             name, wanted = recipe.files["text_encoder"].name, files.transformer_config["caption_channels"]
             raise CheckpointError(f"{name} is {text_width} wide, {recipe.files['checkpoint'].name} reads T5 text of width {wanted}. "
                                   "Choose the T5-XXL encoder, as t5xxl_fp16.safetensors." )  # fmt: skip
+        network, vae = files.weights()
+        for weights in (network, vae, text):  # what does not fit is refused now, not after the prompt was read
+            weights.check()
         dtype = getattr(torch, recipe.dtype)
-
-        def transformer(progress: Progress) -> nn.Module:
-            from diffusers import LTXVideoTransformer3DModel as Transformer
-
-            return build(
-                lambda: Transformer.from_config(files.transformer_config),
-                files.transformer,
-                dtype,
-                progress,
-                True,
-                recipe.storage,
-            )
-
-        def vae(progress: Progress) -> nn.Module:
-            from diffusers import AutoencoderKLLTXVideo as VAE
-
-            return build(lambda: VAE.from_config(files.vae_config), files.vae, dtype, progress)
-
         config = files.transformer_config
         facts = LTXFacts(
             spatial_ratio=files.spatial_ratio, temporal_ratio=files.temporal_ratio, size_multiple=files.spatial_ratio,
             channels=config["in_channels"], width=config["num_attention_heads"] * config["attention_head_dim"],
             text_width=text_width, scheduler=files.scheduler_config, pictures=None, layers=config["num_layers"], modules=3 * config["num_layers"], **files.defaults,
         )  # fmt: skip
-        network, coder = (
-            Weights({**config, "_class_name": "LTXVideoTransformer3DModel"}, files.transformer),
-            Weights({**files.vae_config, "_class_name": "AutoencoderKLLTXVideo"}, files.vae),
-        )
+        load = partial(network.build, dtype, True, recipe.storage)
         parts = {
-            "transformer": network.part("transformer", transformer, ("text_encoder",)), "vae": coder.part("vae", vae),
+            "transformer": network.part("transformer", load, ("text_encoder",)),
+            "vae": vae.part("vae", partial(vae.build, dtype, False, "")),
             "text_encoder": text.part("text_encoder", partial(text.build, dtype, True, "")),
-        }  # fmt: skip
+        }
         return VideoModel(self, files.variant, facts, parts, replace(recipe, variant=files.variant), memory)
 
     def encode(
@@ -122,6 +106,7 @@ class LTX(Family):
     ) -> Conditioning:
         facts, device = _facts(model), model.memory.device("text_encoder")
         tokenizer = load_tokenizer(model.recipe.files["tokenizer"])
+        check_prompts(tokenizer, facts.prompt_tokens, positive=positive, negative=negative)
         with model.use("text_encoder") as encoder:
             read = partial(encode_t5, encoder, tokenizer, facts.prompt_tokens, facts.conditioned, device)
             (cond, notes), (uncond, more) = read(positive, "positive"), read(negative, "negative")

@@ -17,6 +17,7 @@ from .bundle import Weights
 from .checkpoints import CheckpointError, Entry, kind_of, load_config, read_file, read_folder, strip_prefix
 
 CONFIGS = Path(__file__).parent / "configs" / "ltx"
+NETWORK, VAE_CLASS = "LTXVideoTransformer3DModel", "AutoencoderKLLTXVideo"
 HEADS = 32  # of every published LTX-Video transformer
 _TRANSFORMER = {"patchify_proj": "proj_in", "adaln_single": "time_embed", "q_norm": "norm_q", "k_norm": "norm_k"}
 _VAE = {
@@ -38,6 +39,11 @@ class Files:
     vae_config: Mapping[str, Any]
     scheduler_config: Mapping[str, Any]
     defaults: Mapping[str, Any]
+
+    def weights(self) -> tuple[Weights, Weights]:
+        """The network and the VAE, by diffusers' classes."""
+        network = Weights({**self.transformer_config, "_class_name": NETWORK}, self.transformer)
+        return network, Weights({**self.vae_config, "_class_name": VAE_CLASS}, self.vae)
 
     @property
     def spatial_ratio(self) -> int:
@@ -73,7 +79,7 @@ def read_ltx(source: Path, vae: Path | None) -> Files:
 
 def _read_folder(folder: Path, vae: Path | None) -> Files:
     index = load_config(folder, "model_index.json")
-    if (index.get("transformer") or [None])[-1] != "LTXVideoTransformer3DModel":
+    if (index.get("transformer") or [None])[-1] != NETWORK:
         raise CheckpointError(
             f"{folder.name} is a {index.get('_class_name')} folder, not LTX-Video. Use the loader of its family."
         )
@@ -87,6 +93,9 @@ def _read_folder(folder: Path, vae: Path | None) -> Files:
         conditioned = index.get("_class_name") == "LTXConditionPipeline"
         defaults |= {"conditioned": conditioned, "prompt_tokens": 256 if conditioned else 128}
     scheduler = load_config(folder / "scheduler", "scheduler_config.json")
+    if not vae and vae_config.get("_class_name", VAE_CLASS) != VAE_CLASS:
+        rule = f"{folder.name}/vae is a {vae_config['_class_name']}, LTX-Video needs {VAE_CLASS}."
+        raise CheckpointError(f"{rule} Download the whole folder again.")
     transformer = read_folder(folder / "transformer")
     return Files(variant, transformer, config, vae_entries, vae_config, scheduler, _tuples(defaults))
 
@@ -129,7 +138,7 @@ def transformer(entries: Mapping[str, Entry], metadata: Mapping[str, str]) -> We
     named = renamed(entries)
     if "transformer_blocks.0.scale_shift_table" not in named or "proj_in.weight" not in named:
         return None
-    return Weights({"_class_name": "LTXVideoTransformer3DModel", **_transformer_config(named, metadata)}, named)
+    return Weights({"_class_name": NETWORK, **_transformer_config(named, metadata)}, named)
 
 
 def vae(entries: Mapping[str, Entry]) -> Weights | None:
@@ -139,7 +148,7 @@ def vae(entries: Mapping[str, Entry]) -> Weights | None:
     if not any(key.startswith("per_channel_statistics.") or key == "latents_mean" for key in entries):
         return None
     named, config = _describe_vae(entries, "")
-    return Weights({"_class_name": "AutoencoderKLLTXVideo", **config}, named)
+    return Weights({"_class_name": VAE_CLASS, **config}, named)
 
 
 def _read_vae(file: Path) -> tuple[dict[str, Entry], dict[str, Any]]:

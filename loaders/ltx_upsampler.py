@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from .bundle import read_part
-from .checkpoints import CheckpointError, build
+from .checkpoints import CheckpointError, build, fitting
 from .video_model import Part, Progress
 
 KIND = "LTXLatentUpsamplerModel"
@@ -18,7 +18,7 @@ KIND = "LTXLatentUpsamplerModel"
 def load_upsampler(folder: Path, channels: int, dtype: str) -> Part:
     """The upsampler of a folder, for latents of so many channels; no weights are read yet."""
     weights = read_part(folder / "latent_upsampler")
-    if weights.kind != KIND or weights.config["in_channels"] != channels:
+    if weights.kind != KIND or weights.config.get("in_channels") != channels:
         told = f"a {weights.kind} of {weights.config.get('in_channels')} channels"
         raise CheckpointError(f"{folder.name} holds {told}. The model's latents need an {KIND} of {channels} channels.")
 
@@ -26,6 +26,8 @@ def load_upsampler(folder: Path, channels: int, dtype: str) -> Part:
         from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsamplerModel
 
         return LTXLatentUpsamplerModel.from_config(dict(weights.config))
+
+    fitting(make, weights.entries)
 
     def load(progress: Progress) -> nn.Module:
         return build(make, weights.entries, getattr(torch, dtype), progress)

@@ -13,14 +13,13 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from .streaming import Delay, Level, Pieces, convolve, drop_first, portions, regroup, until
+from .streaming import Delay, Level, Pieces, convolve, drop_first, mark_last, portions, regroup, split
 from .tiles import Tile
 
 Network = Any  # diffusers modules, whose attributes are untyped
-MOST, LATENTS = (
-    2**21,
-    8,
-)  # elements and latent frames of a piece on the CPU, by bench/native.py; larger leave its caches
+# elements and latent frames of a piece on the CPU, at most: the fastest of a few that were tried in bench/native.py
+MOST = 2**21
+LATENTS = 8
 
 
 @dataclass
@@ -48,21 +47,21 @@ def decode_pieces(vae: Network, latents: Pieces, time: Tensor | None, noise: Noi
     thrifty = noise.tile.thrifty  # what the layers remember waits in RAM
     large = vae.device.type == "cpu" and not thrifty  # a card is asked for the room of a latent frame (`coders`)
     start, level, unit = Level(), Level(MOST if large else 0, thrifty), 1
-    pieces = _conv(decoder.conv_in, portions(until(latents, start), start, level, unit, LATENTS), level)
+    pieces = _conv(decoder.conv_in, portions(mark_last(latents, start), start, level, unit, LATENTS), level)
     for block in (decoder.mid_block, *decoder.up_blocks):
         if getattr(block, "conv_in", None) is not None:
             pieces = _resnet(block.conv_in, pieces, level, time, noise)
         embedding = _embed(block, time)
         for upsampler in getattr(block, "upsamplers", None) or []:
-            made, before, level = _upsample(upsampler, pieces, level), level, replace(level)
+            before, level = level, replace(level)
             unit *= upsampler.stride[0]
-            pieces = portions(made, before, level, unit, LATENTS)
+            pieces = portions(_upsample(upsampler, pieces, before), before, level, unit, LATENTS)
         for resnet in block.resnets:
             pieces = _resnet(resnet, pieces, level, embedding, noise)
     last = _conv(decoder.conv_out, map(lambda x: _head(decoder, x, _embed(decoder, time)), pieces), level)
     p, q = decoder.patch_size, decoder.patch_size_t
     shown = map(lambda x: rearrange(x, "b (c q r p) t h w -> b c (t q) (h p) (w r)", p=p, r=p, q=q), last)
-    return (part for piece in shown for part in piece.split(unit * q, 2))
+    return split(shown, unit * q)
 
 
 def encode_pieces(vae: Network, pixels: Pieces, count: int) -> Pieces:

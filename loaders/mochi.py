@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from .flow import FlowRun, begin, draw, encoded_source, mix
+from .mochi_attention import install, prompt_lengths
 from .mochi_vae import decode_pieces, encode_pieces
 from .peaks import CoderPeak, Moment
 from .run import SMALLEST, Run, Schedule
 from .sources import read_model
-from .text_encoders import encode_t5, load_tokenizer
+from .text_encoders import check_prompts, encode_t5, load_tokenizer
 from .tiles import Pieces, Tile
 from .video_model import Conditioning, Facts, Family, Keyframe, Memory, Recipe, Request, VideoModel
 
@@ -43,7 +44,6 @@ class Mochi(Family):
         "MLP": Moment(hidden=5, mlp=4, shared=1, text=0.1),
     }
     rounds_encode = True
-    dispatches = False
     keeps_padding = "Mochi's attention leaves out the rows behind a prompt's end by itself."
     image_models = "an image-to-video model of another family, as Wan2.1-I2V"
 
@@ -59,12 +59,15 @@ class Mochi(Family):
             scheduler=bundle.scheduler, **bundle.defaults,
         )  # fmt: skip
         parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
+        load = parts["transformer"].load
+        parts["transformer"] = replace(parts["transformer"], load=lambda progress: install(load(progress)))
         return VideoModel(self, bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
 
     def encode(
         self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
     ) -> Conditioning:
         tokenizer, device = load_tokenizer(model.recipe.files["tokenizer"]), model.memory.device("text_encoder")
+        check_prompts(tokenizer, model.facts.prompt_tokens, positive=positive, negative=negative)
         with model.use("text_encoder") as encoder:
             read = lambda text, name: encode_t5(encoder, tokenizer, model.facts.prompt_tokens, True, device, text, name)
             (cond, notes), (uncond, more) = read(positive, "positive"), read(negative, "negative")
@@ -96,9 +99,11 @@ class Mochi(Family):
         }
         both = [torch.cat([text["uncond"][i], text["cond"][i]]) for i in (0, 1)]
         text["cond_uncond"] = both[0], both[1]
+        lengths = {branch: prompt_lengths(v["mask"]) for branch, v in conditioning.branches.items()}
+        lengths["cond_uncond"] = lengths["uncond"] + lengths["cond"]
         latents = draw(model.facts.latent_shape(request.width, request.height, request.frames), generator, device)
         timesteps, skip = begin(scheduler, request)
-        run = _Run(latents, timesteps, scheduler, request.guidance, skip, text)
+        run = _Run(latents, timesteps, scheduler, request.guidance, skip, text, lengths)
         if request.source is not None and request.strength < 1:
             run.latents = mix(latents, encoded_source(model, request), torch.tensor(run.sigma(0)))
         run.latents = run.latents.to(dtype)
@@ -116,9 +121,13 @@ class Mochi(Family):
 
 @dataclass
 class _Run(FlowRun):
-    """MochiPipeline. text: (embeddings, mask) per branch. Latents keep the network's dtype between the steps."""
+    """MochiPipeline. Latents keep the network's dtype between the steps.
+
+    text: (embeddings, mask) per branch; lengths: tokens of the prompt in each row of the branch.
+    """
 
     text: Mapping[str, tuple[Tensor, Tensor]]
+    lengths: Mapping[str, tuple[int, ...]]
 
     def inverted(self) -> bool:
         """Whether the scheduler counts as the reference pipeline does; other solvers count the usual way."""
@@ -135,10 +144,11 @@ class _Run(FlowRun):
         batch = 2 if branch == "cond_uncond" else 1
         text, mask = self.text[branch]
         time = self.timesteps[step] if self.inverted() else 1000 - self.timesteps[step]
-        return self.forward(
-            network, step, branch, hidden_states=torch.cat([self.latents] * batch), encoder_hidden_states=text,
-            encoder_attention_mask=mask, timestep=time.expand(batch).to(self.latents.dtype),
-        ).float()  # fmt: skip
+        with network.joint_attention.reading(self.lengths[branch]):
+            return self.forward(
+                network, step, branch, hidden_states=torch.cat([self.latents] * batch), encoder_hidden_states=text,
+                encoder_attention_mask=mask, timestep=time.expand(batch).to(self.latents.dtype),
+            ).float()  # fmt: skip
 
     def advance(self, step: int, prediction: Tensor) -> None:
         dtype, latents = self.latents.dtype, self.latents.float()

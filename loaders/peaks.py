@@ -122,7 +122,8 @@ class Counted:
 
 @dataclass(frozen=True)
 class CoderPeak:
-    """What a VAE of a published size holds, in bytes a pixel of a frame in a type of 16 bits, and `full` times that in float32.
+    """What a VAE of a published size holds, in bytes a pixel of a frame in a type of 16 bits, and `full` times that in float32
+    (`full_thrifty` times where a decode is thrifty: norms compute in float32 in every type).
 
     width: channels at full resolution that this was counted for; decode, thrifty: of a tile, and where memory is short;
     encode, still: of a tile of a clip, of a single frame; grows: more with each frame of the clip; whole: of each frame of
@@ -140,11 +141,14 @@ class CoderPeak:
     clip: int = 0
     chunk: int = 0
     full: float = 2.0
+    full_thrifty: float = 2.0
 
-    def decoding(self, tile: int, thrifty: bool, frames: int) -> int:
+    def decoding(self, tile: int, thrifty: bool, frames: int, float32: bool = False) -> float:
         """Bytes for a tile of so many pixels."""
-        most = self.chunk if thrifty else self.clip
-        return tile * (self.thrifty if thrifty else self.decode) * (min(frames, most) if most else 1) // (most or 1)
+        most, each, full = (
+            (self.chunk, self.thrifty, self.full_thrifty) if thrifty else (self.clip, self.decode, self.full)
+        )
+        return tile * each * (full if float32 else 1) * (min(frames, most) if most else 1) / (most or 1)
 
 
 def coder_bytes(model: VideoModel, tiles: list[list[Tile]], encoded: int = 0, at_once: bool = False) -> int:
@@ -155,9 +159,10 @@ def coder_bytes(model: VideoModel, tiles: list[list[Tile]], encoded: int = 0, at
     pixels = tiles[0][0].height * tiles[0][0].width * facts.spatial_ratio**2
     streamed = peak.still if encoded == 1 else peak.encode + encoded * peak.grows
     encoding = pixels * (max(peak.still, encoded * peak.whole) if at_once else streamed)
-    decoding = peak.decoding(pixels, tiles[0][0].thrifty, max(facts.frame_counts, default=peak.clip))
-    wide = peak.full if getattr(torch, model.recipe.dtype).itemsize == 4 else 1.0
-    return math.ceil((encoding if encoded else decoding) * wide * (_base(config) or peak.width) / peak.width)
+    float32 = getattr(torch, model.recipe.dtype).itemsize == 4
+    decoding = peak.decoding(pixels, tiles[0][0].thrifty, max(facts.frame_counts, default=peak.clip), float32)
+    needed = encoding * (peak.full if float32 else 1) if encoded else decoding
+    return math.ceil(needed * (_base(config) or peak.width) / peak.width)
 
 
 def _base(config: Mapping[str, Any]) -> int:

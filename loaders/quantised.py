@@ -89,12 +89,12 @@ def _pairs(values: tuple[float, ...], low_first: bool) -> Callable[[Tensor, torc
     pairs = [(values[byte & 15], values[byte >> 4]) for byte in range(256)]
 
     @cache
-    def table(device: torch.device, dtype: torch.dtype) -> Tensor:
-        found = torch.tensor(pairs, dtype=dtype, device=device)
-        return found if low_first else found.flip(1)
+    def table(dtype: torch.dtype) -> Tensor:
+        numbers = torch.tensor(pairs, dtype=dtype)
+        return numbers if low_first else numbers.flip(1)
 
     def read(raw: Tensor, dtype: torch.dtype) -> Tensor:
-        return F.embedding(raw.view(torch.uint8).int(), table(raw.device, dtype)).flatten(1)
+        return F.embedding(raw.view(torch.uint8).int(), table(dtype).to(raw.device)).flatten(1)
 
     return read
 
@@ -210,9 +210,10 @@ def block_scales(tensors: Tensors, coding: Coding) -> Tensor:
 
 
 @cache
-def _hadamard(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """ConvRot's regular Hadamard matrix [size, size], a power of 4: symmetric and its own inverse, of powers of 2."""
-    four = torch.ones(4, 4, dtype=dtype, device=device) - 2 * torch.eye(4, dtype=dtype, device=device).flip(1)
+def _hadamard(size: int, dtype: torch.dtype) -> Tensor:
+    """ConvRot's regular Hadamard matrix [size, size], a power of 4: symmetric and its own inverse, of powers of 2. It is
+    held on the CPU: what a cache holds on a card would stay there."""
+    four = torch.ones(4, 4, dtype=dtype) - 2 * torch.eye(4, dtype=dtype).flip(1)
     matrix = four
     while len(matrix) < size:
         matrix = torch.kron(matrix, four)
@@ -221,7 +222,7 @@ def _hadamard(size: int, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 def rotate(values: Tensor, size: int) -> Tensor:
     """[..., columns] with each `size` columns rotated together; twice gives what there was."""
-    return (values.unflatten(-1, (-1, size)) @ _hadamard(size, values.device, values.dtype).T).flatten(-2)
+    return (values.unflatten(-1, (-1, size)) @ _hadamard(size, values.dtype).to(values.device).T).flatten(-2)
 
 
 # ---------------------------------------------------------------- comfy-kitchen

@@ -9,75 +9,54 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 Pieces = Iterator[Tensor]
 
 
 @dataclass
 class Level:
-    """The layers of a network between two changes of resolution. most: elements that a piece is brought to where frames
-    are small, 0 for pieces as they come; thrifty: what its layers remember waits in RAM;
-    ended: its last piece is here."""
+    """The layers of a network between two changes of resolution.
+
+    most: elements that a piece is brought to where frames are small, 0 for pieces as they come;
+    thrifty: what its layers remember waits in RAM; last: no piece follows the one on its way.
+    """
 
     most: int = 0
     thrifty: bool = False
-    ended: bool = False
+    last: bool = False
 
 
 class Delay:
-    """Holds the frames of a residual path until the main path has caught up. thrifty: what is left waits in RAM."""
+    """Holds the frames of a residual path until the main path has caught up. thrifty: they wait in RAM."""
 
     def __init__(self, thrifty: bool = False) -> None:
-        self._held: list[Tensor] = []
+        self._parts: list[Tensor] = []
         self._thrifty = thrifty
 
     def put(self, frames: Tensor) -> None:
-        self._held.append(frames)
+        self._parts.append(frames.cpu() if self._thrifty else frames)
 
     def take(self, count: int, device: torch.device) -> Iterator[Tensor]:
         """The next `count` frames, in parts as they came."""
         while count:
-            part = self._held.pop(0).to(device)
+            part = self._parts.pop(0)
             if part.shape[2] > count:
-                left = part[:, :, count:].clone()
-                self._held.insert(0, left.cpu() if self._thrifty else left)
+                self._parts.insert(0, part[:, :, count:].clone())
                 part = part[:, :, :count]
             count -= part.shape[2]
-            yield part
+            yield part.to(device)
 
-    def add_to(self, made: Tensor, through: Callable[[Tensor], Tensor] = lambda part: part) -> Tensor:
-        """made [B, C, n, H, W] plus, in place, the next n frames, each gone `through` what else is on their path."""
+    def add_to(self, frames: Tensor, through: Callable[[Tensor], Tensor] = lambda part: part) -> Tensor:
+        """frames [B, C, n, H, W] plus, in place, the next n that wait, each gone `through` what else is on their path."""
         start = 0
-        for part in self.take(made.shape[2], made.device):
-            made.narrow(2, start, part.shape[2]).add_(through(part))
+        for part in self.take(frames.shape[2], frames.device):
+            frames.narrow(2, start, part.shape[2]).add_(through(part))
             start += part.shape[2]
-        return made
-
-
-class OneDNN(TorchFunctionMode):
-    """Float32 convolutions over time on the CPU by oneDNN whatever their size: by itself torch takes a slow kernel
-    where channels x frames x rows are 20480 or fewer (ConvParams::use_mkldnn in aten/src/ATen/native/Convolution.cpp), and so
-    for windows of a few frames but not for whole clips."""
-
-    def __torch_function__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if call is not F.conv3d or kwargs or args[0].device.type != "cpu" or args[0].dtype != torch.float32:
-            return call(*args, **(kwargs or {}))
-        x, weight, bias, stride, padding, dilation, groups = args
-        padding = padding if isinstance(padding, tuple) else (padding,) * 3
-        return torch.mkldnn_convolution(x, weight, bias, padding, stride, dilation, groups)
-
-
-def _run(conv: Callable[[Tensor], Tensor], window: Tensor) -> Tensor:
-    with OneDNN() if torch.backends.mkldnn.is_available() else nullcontext():
-        return conv(window)
+        return frames
 
 
 def convolve(
@@ -86,7 +65,7 @@ def convolve(
     """A convolution over time that repeats the first and the last frame at the ends, as the LTX VAE does.
 
     conv: a convolution without padding in time; kernel, stride: its length and its step in frames, kernel >= stride.
-    The frames behind the last piece are made with it where both are no more than a piece of the level may be.
+    The frames behind the last piece are computed with it where both are no more than a piece of the level may be.
     """
     before = kernel - 1 if causal else (kernel - 1) // 2
     after = kernel - 1 - before
@@ -94,56 +73,64 @@ def convolve(
     for piece in pieces:
         device = piece.device
         start = piece[:, :, :1].repeat(1, 1, before, 1, 1) if window is None else window.to(device)
-        whole = level.ended and start.numel() + piece.numel() <= level.most
+        whole = level.last and start.numel() + piece.numel() <= level.most
         end = [piece[:, :, -1:].repeat(1, 1, after, 1, 1)] if whole else []
         window = torch.cat([start, piece, *end], 2)
         del start, piece, end
         if window.shape[2] >= kernel:
-            made = [_run(conv, window)]
+            output = [conv(window)]
             steps = (window.shape[2] - kernel) // stride + 1
-            window = None if whole else _left(window, steps * stride, level)
-            level.ended = level.ended and (whole or not after)
-            yield made.pop()  # nothing of it is held here while the stages behind work on it
+            window = None if whole else _rest(window, steps * stride, level)
+            level.last = level.last and (whole or not after)
+            yield output.pop()  # nothing of it is held here while the stages behind work on it
     if after and window is not None:
         window = window.to(device)
         window = torch.cat([window, window[:, :, -1:].repeat(1, 1, after, 1, 1)], 2)
-        level.ended = True
+        level.last = True
         if window.shape[2] >= kernel:
-            yield _run(conv, window)
+            yield conv(window)
 
 
-def _left(window: Tensor, start: int, level: Level) -> Tensor:
-    left = window[:, :, start:].clone()
-    return left.cpu() if level.thrifty else left
+def _rest(window: Tensor, start: int, level: Level) -> Tensor:
+    rest = window[:, :, start:].clone()
+    return rest.cpu() if level.thrifty else rest
 
 
-def until(pieces: Pieces, level: Level) -> Pieces:
-    """The same pieces, each one late, so that the level has ended when the last is there."""
-    held: list[Tensor] = []
+def mark_last(pieces: Pieces, level: Level) -> Pieces:
+    """The same pieces, each one late, so that the level knows the last."""
+    waiting: list[Tensor] = []
     for piece in pieces:
-        held.append(piece)
-        if len(held) > 1:
-            yield held.pop(0)
-    level.ended = True
-    yield from held
+        waiting.append(piece)
+        if len(waiting) > 1:
+            yield waiting.pop(0)
+    level.last = True
+    yield from waiting
 
 
 def portions(pieces: Pieces, before: Level, level: Level, unit: int, units: int) -> Pieces:
     """The frames of the level before, in pieces for a level: about as many units of `unit` frames as it may take at
     once, at least one and at most `units`."""
-    held: list[Tensor] = []
+    waiting: list[Tensor] = []
     for piece in pieces:
-        held.append(piece)
+        waiting.append(piece)
         size = unit * max(1, min(units, level.most // (unit * piece[:, :, :1].numel())))
-        count, ended = sum(part.shape[2] for part in held), before.ended
+        count, last = sum(part.shape[2] for part in waiting), before.last
         del piece
-        if count > size - unit or ended:
-            parts = [*(torch.cat(held, 2) if len(held) > 1 else held[0]).chunk(math.ceil(count / size), 2)]
-            held.clear()
+        if count > size - unit or last:
+            parts = [*torch.cat(waiting, 2).chunk(math.ceil(count / size), 2)]
+            waiting.clear()
             while parts:
-                part = [parts.pop(0)]
-                level.ended = ended and not parts
-                yield part.pop()
+                level.last = last and len(parts) == 1
+                yield parts.pop(0)
+
+
+def split(pieces: Pieces, size: int) -> Pieces:
+    """The same frames in pieces of at most `size`."""
+    for piece in pieces:
+        parts = [*piece.split(size, 2)]
+        del piece
+        while parts:
+            yield parts.pop(0)
 
 
 def regroup(pieces: Pieces, first: int, size: int) -> Pieces:

@@ -33,6 +33,7 @@ _KINDS = {"unet": ("UNetSpatioTemporalConditionModel",), "vae": ("AutoencoderKLT
 
 class SVD(Family):
     name, title, batched_guidance, solvers = "svd", "Stable Video Diffusion", True, "svd"
+    decode_cycle = 25, 1  # more frames than it makes: all are counted
     keeps_padding = "Stable Video Diffusion reads no text."
     coders: Mapping[str, CoderPeak] = {
         "": CoderPeak(128, decode=52_000, thrifty=33_500, encode=1_340, still=1_340, clip=25, chunk=16),

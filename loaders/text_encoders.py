@@ -105,6 +105,12 @@ def trimmed(text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return text[:, :rows], mask[:, :rows]
 
 
+def check_prompts(tokenizer: Any, length: int, **prompts: str) -> None:
+    """Raise InputError for prompts, by the names of their inputs, that cannot be read; before the encoder is loaded."""
+    for name, text in prompts.items():
+        read_prompt(tokenizer, text, length, name)
+
+
 def encode_t5(
     encoder: Any, tokenizer: Any, length: int, masked: bool, device: torch.device, text: str, name: str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:

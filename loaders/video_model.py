@@ -20,7 +20,6 @@ from .tiles import Tiling
 if TYPE_CHECKING:
     from pathlib import Path
 
-
 Progress = Callable[[int, int], None]  # (done, in all)
 
 
@@ -313,6 +312,7 @@ class VideoModel:
     guidance: Guidance = Guidance()
     loras: tuple[Any, ...] = ()  # of lora.LoRA
     speed: Any = None  # a samplers.speed.Speed
+    host_attention: str = ""  # the kernel that the host computes attention with, a key of samplers.kernels.KERNELS
     cache: Any = None  # a caches.policy.Policy; None: every step is computed
     options: Mapping[str, Any] = field(default_factory=dict)  # what only this family knows, as SVD's motion bucket
 
@@ -384,7 +384,8 @@ class Family(Coder, Counted, ABC):
     batched_guidance: bool  # whether the reference pipeline runs both branches of CFG as one batch
     solvers = "flow"  # which table of samplers/schedules.py steps through its noise
     blocks = "transformer_blocks"  # the network's attribute that holds its blocks
-    dispatches = True  # whether diffusers lets its attention have other kernels
+    dispatches = True  # whether its layers ask diffusers' dispatcher for attention, or PyTorch's function itself
+    masked = ""  # a pattern of the names of the attentions that are handed a mask; "." where all are
     keeps_padding = ""  # why the rows behind a prompt's end must stay; empty: they are masked, and can be cut off
     stacks: Stacks | None = Stacks()  # None: a UNet, of which only the deep blocks can be kept
     image_models = text_models = "a model of another family"  # what to load instead
@@ -399,10 +400,7 @@ class Family(Coder, Counted, ABC):
     def encode(
         self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
     ) -> Conditioning:
-        """Prompts -> Conditioning. Raises InputError where the text encoder would cut a prompt.
-
-        keyframes: for text encoders that look at the first frame too.
-        """
+        """Prompts -> Conditioning; raises InputError for one that would be cut. keyframes: for encoders that see the first."""
 
     @abstractmethod
     def schedule(self, model: VideoModel, request: Request) -> Schedule:

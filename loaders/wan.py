@@ -24,7 +24,7 @@ from .media import clip_pixels, cover, fit_inside
 from .peaks import CoderPeak, Moment, reader
 from .run import Run, Schedule
 from .sources import read_model, read_source
-from .text_encoders import encode_t5, load_tokenizer
+from .text_encoders import check_prompts, encode_t5, load_tokenizer
 from .tiles import Pieces, Tile
 from .video_model import (
     Capabilities,
@@ -103,6 +103,9 @@ class Wan(Family):
 
         tokenizer, device = load_tokenizer(model.recipe.files["tokenizer"]), model.memory.device("text_encoder")
         branches, notes = {}, tuple[str, ...]()
+        check_prompts(
+            tokenizer, model.facts.prompt_tokens, positive=prompt_clean(positive), negative=prompt_clean(negative)
+        )
         with model.use("text_encoder") as encoder:
             for branch, name, text in (("cond", "positive", positive), ("uncond", "negative", negative)):
                 length = model.facts.prompt_tokens

@@ -45,7 +45,7 @@ class Decode(io.ComfyNode):
                 "Use Decode Video to File (ReelwireDecodeToVideo), which never holds them all.",
             )
         frames, done = torch.empty(count, height, width, 3), 0
-        tiling = _tiling(model, latent, tile)
+        tiling = _tiling(cls, model, latent, tile)
         with kept_latents(latent, cls):
             for piece in _frames(cls, model, latent, tiling, floats):
                 frames[done : done + len(piece)] = piece
@@ -94,7 +94,7 @@ class DecodeToVideo(FileWriter):
 
         fps = cls.rate(model, fps)
         _, height, width = _size(model, latent)
-        tiling = _tiling(model, latent, tile)
+        tiling = _tiling(cls, model, latent, tile)
         path, subfolder = host.output_file(filename_prefix, ".mp4", width, height)
         with kept_latents(latent, cls):
             frames = _frames(cls, model, latent, tiling, eight_bits)
@@ -165,10 +165,19 @@ def _tile() -> Any:
                         tooltip="Pixels across a tile of each frame; 0: the whole frame, or as much as memory allows")  # fmt: skip
 
 
-def _tiling(model: VideoModel, latent: dict[str, Any], tile: int) -> Any:
+def _tiling(cls: Any, model: VideoModel, latent: dict[str, Any], tile: int) -> Any:
+    """The tiles that were asked for, or those that memory has room for, which the node then tells."""
     from ..samplers.decode import tiling_of
 
-    return tiling_of(model, *host.samples(model, latent).shape[3:], tile)
+    tiling = tiling_of(model, *host.samples(model, latent).shape[3:], tile)
+    if tiling.size and not tile:
+        host.tell(cls.hidden.unique_id, (decoded_in_tiles(tiling, model),))
+    return tiling
+
+
+def decoded_in_tiles(tiling: Any, model: VideoModel) -> str:
+    """What a person should know of tiles that nobody asked for."""
+    return f"Memory is short: each frame is decoded in {tiling.words(model.facts.spatial_ratio)}."
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,7 @@ class _Loader(io.ComfyNode):
         chosen |= {part: host.choose(part, name, cls.choices(part, offered)) for part, name in parts.items() if name != host.AUTO}  # fmt: skip
         files = complete(cls.family, family(cls.family).title, chosen, offered, host.tokenizers())
         model = load(Recipe(cls.family, "", files, host.precision(precision)), host.HostMemory())
+        model = replace(model, host_attention=host.attention())
         beside = [f"{part}: {files[part].name}" for part in _FOLDERS if part in files and files[part].is_file()]
         told = "; ".join([f"{model.family.title} {model.variant}, {model.recipe.dtype}", *beside])
         host.tell(cls.hidden.unique_id, (told,), logging.INFO)

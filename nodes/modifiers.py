@@ -104,17 +104,21 @@ class SetMemory(io.ComfyNode):
 
         recipe = replace(model.recipe, storage=WEIGHTS[weights])
         again = load(recipe, host.HostMemory(most_on_card * 2**30))
-        kept = {name: getattr(model, name) for name in ("guidance", "options", "loras", "cache", "speed")}
+        kept = {
+            name: getattr(model, name) for name in ("guidance", "options", "loras", "cache", "speed", "host_attention")
+        }
         return io.NodeOutput(replace(again, facts=replace(again.facts, presets=model.facts.presets), **kept))
 
 
 class SetSpeed(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from ..samplers.speed import BACKENDS, missing
+        from ..samplers.kernels import KERNELS, absent
 
-        there = [name for name in BACKENDS if not missing(name)]
-        absent = ", ".join(f"{name} (pip install {missing(name)})" for name in BACKENDS if missing(name))
+        lacks = absent()
+        there = [name for name in KERNELS if name not in lacks]
+        auto = "auto: as ComfyUI computes it (--use-sage-attention and the like)."
+        tooltip = " ".join([auto, *(f"{name}: {words}" for name, words in lacks.items())])
         return io.Schema(
             node_id="ReelwireSpeed", display_name="Speed", category="Reelwire/model",
             description="Runs the same network faster: compiled blocks, other kernels for attention, no padding. Works together with every cache.",
@@ -122,12 +126,19 @@ class SetSpeed(io.ComfyNode):
             inputs=[
                 VideoModelType.Input("model"),
                 io.Boolean.Input("compile", default=False, tooltip="torch.compile of the repeated blocks: the first run takes minutes, later ones less"),
-                io.Combo.Input("attention", options=there, default="auto", tooltip=f"auto: PyTorch's choice. Not installed here: {absent or 'none'}"),
+                io.Combo.Input("attention", options=there, default="auto", tooltip=tooltip),
                 io.Boolean.Input("trim_text", default=False, optional=True, advanced=True,
                                  tooltip="HunyuanVideo, LTX-Video: leaves out the empty rows behind a prompt's end, and with them the mask that keeps fast kernels away. The same video but for rounding"),
             ],
             outputs=[VideoModelType.Output(display_name="model")],
         )  # fmt: skip
+
+    @classmethod
+    def validate_inputs(cls, attention: str) -> bool | str:
+        """In place of the host's own check, which names the offered ones alone: why one is not among them."""
+        from ..samplers.kernels import check_offered
+
+        return host.valid(attention, lambda: check_offered(attention))
 
     @classmethod
     def execute(cls, model: VideoModel, compile: bool, attention: str, trim_text: bool = False) -> io.NodeOutput:

@@ -7,10 +7,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..loaders.video_model import VideoModel
+from ..loaders.devices import explained
+from ..loaders.video_model import Keyframe, Request, VideoModel
 from . import host
-from .sampling import DEFAULT, PRESETS, request_of
-from .types import VideoModelType
+from .sampling import DEFAULT, preset_input, request_of, size_inputs
+from .types import KeyframesType, VideoModelType
 
 
 class EstimateNode(io.ComfyNode):
@@ -28,19 +29,8 @@ class EstimateNode(io.ComfyNode):
                 VideoModelType.Input(
                     "model", tooltip="With its cache, memory, speed, guidance and LoRA nodes: they are counted"
                 ),
-                io.Int.Input("width", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
-                io.Int.Input("height", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
-                io.Int.Input("frames", default=0, min=-100_000, max=100_000, tooltip="0: the preset's"),
-                io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the preset's"),
-                io.Float.Input(
-                    "guidance",
-                    default=0.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Guidance scale; 0: the preset's, 1: off, which takes half the forwards on most models",
-                ),
-                io.Combo.Input("preset", options=list(PRESETS), default=DEFAULT, tooltip="Fills in whatever is 0"),
+                *size_inputs(),
+                preset_input(),
                 io.Float.Input(
                     "price",
                     default=0.0,
@@ -54,6 +44,11 @@ class EstimateNode(io.ComfyNode):
                     default=False,
                     tooltip="Measures for about a second how fast this machine multiplies, in this model's shapes, and "
                     "tells the time here by that",
+                ),
+                KeyframesType.Input(
+                    "keyframes",
+                    optional=True,
+                    tooltip="As the sampler gets them; on LTX-Video any keyframe makes the working memory larger",
                 ),
             ],
             outputs=[io.String.Output(display_name="report"), io.String.Output(display_name="json")],
@@ -77,18 +72,27 @@ class EstimateNode(io.ComfyNode):
         preset: str = DEFAULT,
         price: float = 0.0,
         calibrate: bool = False,
+        keyframes: tuple[Keyframe, ...] = (),
     ) -> io.NodeOutput:
-        from ..samplers.denoise import checked
-        from ..samplers.estimate import estimate
+        from ..samplers.estimate import estimate, settled
         from ..samplers.estimate_report import facts, markdown, short
-        from ..samplers.rates import measure
 
-        request = checked(model, request_of(model, width, height, frames, steps, guidance, preset=preset))
-        rates = measure(model, request, model.memory.device("transformer")) if calibrate else None
-        result = estimate(model, request, host.machine(model), price, rates)
+        asked = request_of(model, width, height, frames, steps, guidance, preset=preset, keyframes=keyframes)
+        rates = _measured(model, settled(model, asked)) if calibrate else None
+        result = estimate(model, asked, host.machine(model), price, rates)
         lines = short(result)
         host.show(cls.hidden.unique_id, "\n".join(lines))
         return io.NodeOutput(markdown(result), json.dumps(facts(result), indent=1), ui={"text": list(lines)})
+
+
+def _measured(model: VideoModel, request: Request) -> tuple[float, float]:
+    """Operations a second of (products, attention) here, after room was made for them."""
+    from ..samplers.rates import measure, needed
+
+    device = model.memory.device("transformer")
+    host.make_room(device, needed(model, request, device))
+    with explained("this machine was measured", "Switch calibrate off, or close what else needs memory."):
+        return measure(model, request, device)
 
 
 NODES = [EstimateNode]

@@ -17,8 +17,8 @@ from . import host
 
 WAITING = 2**25  # bytes of frames that wait for the encoder; a larger piece waits alone
 PATIENCE = 0.1  # seconds between two looks at whether the host wants to stop
-# what x264 uses by itself on a processor with AVX-512, but for that: its macroblock tree in AVX-512 does not make the
-# same bytes of the same frames each time (core 165; 96, 200 or 648 pixels wide)
+# what x264 takes by itself on a processor with AVX-512, but for that: with it, its macroblock tree did not make the same
+# bytes of the same frames each time (core 165; clips 96, 200 and 648 pixels wide)
 _UP_TO_AVX2 = "asm=MMX2,SSE2Fast,LZCNT,SSSE3,SSE4.2,AVX,FMA3,BMI2,AVX2"
 
 
@@ -38,7 +38,7 @@ def write_video(
             _encode(container, pieces, size, fps, crf)
 
     try:
-        hand_over(_apart(frames), write, host.stop_if_asked)
+        overlap(_apart(frames), write, host.stop_if_asked)
         put_in_place(part, path)
     except OSError as error:
         raise OSError(
@@ -73,24 +73,27 @@ def repeatable(capability: str) -> dict[str, str]:
     return {"x264-params": _UP_TO_AVX2} if capability.startswith("AVX512") else {}
 
 
-def hand_over(
-    pieces: Iterator[Tensor], work: Callable[[Iterator[Tensor]], None], look: Callable[[], None], most: int = WAITING
+def overlap(
+    pieces: Iterator[Tensor],
+    consume: Callable[[Iterator[Tensor]], None],
+    check: Callable[[], None],
+    limit: int = WAITING,
 ) -> None:
-    """Run work(pieces) in a thread of its own while the pieces are made in this one; at most `most` bytes of them wait.
+    """Run consume(pieces) in a thread of its own while this one makes the pieces; at most `limit` bytes of them wait.
 
-    look: called while this thread waits; what it raises ends both. An error of either side is raised here, once the
+    check: called while this thread waits; what it raises ends both. An error of either side is raised here, once the
     other has stopped; no thread is left behind.
     """
-    belt = _Belt(most)
-    thread = Thread(target=belt.run, args=(work,), name="reelwire encoder")
+    queue = _Queue(limit)
+    thread = Thread(target=queue.run, args=(consume,), name="reelwire encoder")
     thread.start()
     try:
         for piece in pieces:
-            belt.put(piece, look)
+            queue.put(piece, check)
             del piece
-        belt.finish(look)
+        queue.finish(check)
     except BaseException:
-        belt.stop()
+        queue.stop()
         raise
     finally:
         thread.join()
@@ -100,26 +103,26 @@ class _StoppedError(Exception):
     """The side that makes the pieces has failed."""
 
 
-class _Belt:
-    """Pieces on their way from one thread to another."""
+class _Queue:
+    """Pieces on their way from one thread to another, bounded by bytes instead of by number."""
 
-    def __init__(self, most: int) -> None:
-        self._most, self._pieces, self._changed = most, deque[Tensor](), Condition()
-        self._complete = self._stopped = self._done = False
-        self.error: BaseException | None = None
+    def __init__(self, limit: int) -> None:
+        self._limit, self._pieces, self._changed = limit, deque[Tensor](), Condition()
+        self._complete = self._stopped = self._over = False
+        self._error: BaseException | None = None
 
-    def run(self, work: Callable[[Iterator[Tensor]], None]) -> None:
+    def run(self, consume: Callable[[Iterator[Tensor]], None]) -> None:
         """The other thread."""
         try:
-            work(self._taken())
+            consume(self._arriving())
         except BaseException as error:  # noqa: BLE001 - raised in the thread that waits for this one
-            self.error = error
+            self._error = error
         with self._changed:
-            self._done = True
+            self._over = True
             self._pieces.clear()
             self._changed.notify_all()
 
-    def _taken(self) -> Iterator[Tensor]:
+    def _arriving(self) -> Iterator[Tensor]:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._pieces or self._complete or self._stopped)
@@ -127,24 +130,24 @@ class _Belt:
                     raise _StoppedError
                 if not self._pieces:
                     return
-                held = [self._pieces.popleft()]
+                first = [self._pieces.popleft()]
                 self._changed.notify_all()
-            yield held.pop()
+            yield first.pop()  # nothing of it stays here while it is encoded
 
-    def put(self, piece: Tensor, look: Callable[[], None]) -> None:
+    def put(self, piece: Tensor, check: Callable[[], None]) -> None:
         """Wait until there is room for a piece; raises the error of the other thread."""
-        fits = lambda: not self._pieces or sum(held.nbytes for held in self._pieces) + piece.nbytes <= self._most
+        fits = lambda: not self._pieces or sum(each.nbytes for each in self._pieces) + piece.nbytes <= self._limit
         with self._changed:
-            self._wait(fits, look)
+            self._wait(fits, check)
             self._pieces.append(piece)
             self._changed.notify_all()
 
-    def finish(self, look: Callable[[], None]) -> None:
-        """No piece follows; wait until the other thread is done."""
+    def finish(self, check: Callable[[], None]) -> None:
+        """No piece follows; wait until the other thread is over."""
         with self._changed:
             self._complete = True
             self._changed.notify_all()
-            self._wait(lambda: False, look)
+            self._wait(lambda: False, check)
 
     def stop(self) -> None:
         """Make the other thread end at its next piece."""
@@ -152,8 +155,9 @@ class _Belt:
             self._stopped = True
             self._changed.notify_all()
 
-    def _wait(self, ready: Callable[[], bool], look: Callable[[], None]) -> None:
-        while not self._changed.wait_for(lambda: self._done or ready(), PATIENCE):
-            look()
-        if self.error is not None:
-            raise self.error
+    def _wait(self, ready: Callable[[], bool], check: Callable[[], None]) -> None:
+        while not self._changed.wait_for(lambda: self._over or ready(), PATIENCE):
+            check()
+        error, self._error = self._error, None  # not held: its traceback holds the decoder
+        if error is not None:
+            raise error

@@ -13,9 +13,10 @@ from typing import Any
 
 GIB = 2**30
 SIZES = (8, 12, 16, 24, 48, 80)  # GiB, the classes of cards that a table has
-# bytes of a card that no run gets: the driver's context, and what ComfyUI leaves free (model_management.py,
-# extra_reserved_memory and minimum_inference_memory)
-RESERVED = 1.2 * GIB
+CONTEXT = 0.5 * GIB  # bytes of a card that the driver's context takes; assumed
+# bytes that ComfyUI keeps free beside a part's weights and its working memory, and what it takes that working memory to
+# be at least (model_management.py, extra_reserved_memory and minimum_inference_memory)
+RESERVED, LEAST = 400 * 2**20, 0.8 * GIB
 # bytes a second between RAM and a card: 16 lanes of PCI Express 4.0 and 3.0 (PCI-SIG, 16 and 8 GT/s a lane, 128b/130b)
 PCIE = (31.5e9, 15.75e9)
 
@@ -71,11 +72,20 @@ def class_of(memory: int) -> tuple[Card, ...]:
     return tuple(sorted((card for card in cards() if card.memory == memory), key=lambda card: card.tflops))
 
 
+# words that make another card of a name, slower or faster than the one without: of laptops, of the same chip with more or
+# fewer units, of the same card with less power, and of a part of a card
+OTHERS = {"laptop", "mobile", "q", "ti", "super", "d", "pcie", "nvl", "mig", "grid"}
+
+
 def find_card(device: str) -> Card | None:
-    """The card that a device's name means: the one with the longest name whose words all occur in it."""
-    words = set(re.findall(r"[a-z0-9]+", device.lower()))
-    fitting = [card for card in cards() if words >= set(re.findall(r"[a-z0-9]+", card.name.lower()))]
+    """The card that a device's name means; None where it has a word more that makes it another card."""
+    words = _words(device)
+    fitting = (card for card in cards() if not (words - _words(card.name)) & OTHERS and words >= _words(card.name))
     return max(fitting, key=lambda card: len(card.name), default=None)
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", name.lower()))
 
 
 def seconds(operations: tuple[float, float], moved: float, slow: Card, fast: Card, dtype: str) -> tuple[float, float]:

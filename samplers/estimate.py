@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from ..loaders.peaks import decode_bytes, encode_bytes, weight_bytes, with_kernels
+from ..loaders.storage import is_small
 from ..loaders.tiles import Tiling
 from ..loaders.video_model import Part, Request, VideoModel
 from .caches.runner import planned
-from .cards import GIB, PCIE, RESERVED, SIZES, Card, class_of, find_card, seconds
-from .denoise import checked
+from .cards import CONTEXT, GIB, LEAST, PCIE, RESERVED, SIZES, Card, class_of, find_card, seconds
+from .denoise import checked, ready
 from .flops import Flops, decode_flops, encoder_flops, forward_flops, network_part
 from .guidance import forwards
 from .room import cache_bytes, step_bytes
@@ -52,11 +53,12 @@ class Need:
     earlier: int = 0
 
     def kept(self, machine: Machine) -> int:
-        """How much of the weights stays on the device."""
+        """How much of the weights stays on the device, as ComfyUI's load_models_gpu decides."""
         if machine.cpu:
             return self.weights
         most = min(self.weights, machine.limit or self.weights)
-        return int(min(most, max(machine.room - with_kernels(self.working), 0)))
+        beside = max(with_kernels(self.working), LEAST) + RESERVED
+        return int(min(most, max(machine.room - beside, 0)))
 
     def verdict(self, machine: Machine) -> str:
         """Whether it fits, in one of the three words above."""
@@ -168,9 +170,9 @@ def reading_needs(model: VideoModel, peaks: Mapping[str, int] | None = None) -> 
     return tuple(_need(model, "encode", part, working) for part, working in found.items())
 
 
-def sampling_needs(model: VideoModel, request: Request) -> tuple[Need, ...]:
-    """What the networks of a complete request take."""
-    working = step_bytes(model, request)
+def sampling_needs(model: VideoModel, request: Request, fused: bool | None = None) -> tuple[Need, ...]:
+    """What the networks of a complete request take. fused: as in `step_bytes`; a card that is only asked about has it."""
+    working = step_bytes(model, request, fused)
     return tuple(_need(model, "sample", part, working) for part in _networks(model))
 
 
@@ -223,7 +225,16 @@ def _helps(model: VideoModel, need: Need, machine: Machine) -> str:
         return "Set a tile in the decoder, or make a smaller video."
     cache = f"Leave {model.cache.title} out, use" if model.cache is not None else "Use"
     smaller = f"{cache} fewer frames or a smaller size (Estimate shows what fits), or Long Video with a smaller window."
-    return f"{smaller} The Memory node (weights fp8 or int8) halves the network." if machine.cpu else smaller
+    return f"{smaller} {SMALLER}" if machine.cpu and can_shrink(model, need) else smaller
+
+
+SMALLER = "The Memory node (weights fp8 or int8) holds the network in half the bytes, or fewer."
+
+
+def can_shrink(model: VideoModel, need: Need) -> bool:
+    """Whether the Memory node can make these weights smaller: of a network that neither it nor the file has in 8 bits."""
+    kinds = model.parts[need.part].dtypes.values()
+    return need.phase == "sample" and not model.recipe.storage and not any(map(is_small, kinds))
 
 
 # ---------------------------------------------------------------- computing
@@ -274,20 +285,25 @@ def expert_steps(model: VideoModel, request: Request) -> dict[str, range]:
 def _times(estimate: Estimate) -> Iterator[Time]:
     """This machine first, where its rate is known, then each class of cards."""
     name, dtype = estimate.machine.name, estimate.model.recipe.dtype
-    here = [need for need in estimate.needs if need.phase == "sample"]
-    moved = max(need.weights - need.kept(estimate.machine) for need in here) * estimate.steps.passes[1]
+    here = tuple(need for need in estimate.needs if need.phase == "sample")
+    moved = _moved(here, estimate.machine, estimate.steps)
     known = find_card(name)
     if estimate.rates is not None:
         yield _time(estimate, name, 0, _measured(estimate, moved), "measured")
     elif known is not None:
         span = seconds(estimate.operations, moved, known, known, dtype)
         yield _time(estimate, name, 0, span, "published")
+    there = sampling_needs(estimate.model, estimate.request, fused=True)
     for memory in SIZES:
         group = class_of(memory)
-        machine = card_of(memory)
-        moved = max(need.weights - need.kept(machine) for need in here) * estimate.steps.passes[1]
+        moved = _moved(there, card_of(memory), estimate.steps)
         span = seconds(estimate.operations, moved, group[0], group[-1], dtype)
         yield _time(estimate, _named(group), memory, span, "published")
+
+
+def _moved(needs: tuple[Need, ...], machine: Machine, steps: Steps) -> float:
+    """Bytes of the network's weights that come from RAM in a whole run, at most."""
+    return max(need.weights - need.kept(machine) for need in needs) * steps.passes[1]
 
 
 def _time(estimate: Estimate, where: str, memory: int, span: Span, basis: str) -> Time:
@@ -300,7 +316,8 @@ def _named(group: tuple[Card, ...]) -> str:
     return " to ".join(dict.fromkeys((group[0].name, group[-1].name)))
 
 
-BESIDE = 1.5  # of the products' time, at most, for the rest of a forward: norms, gates, rotary positions
+# of the time of products and attention, at most, with the rest of a forward: norms, gates, rotary positions. Assumed
+BESIDE = 1.5
 
 
 def _measured(estimate: Estimate, moved: float) -> Span:
@@ -323,14 +340,15 @@ def _measured(estimate: Estimate, moved: float) -> Span:
 
 def card_of(memory: int) -> Machine:
     """A card of so many GiB with nothing else on it, beside as much RAM as it takes."""
-    return Machine(f"{memory} GB", memory * GIB - RESERVED, float("inf"))
+    return Machine(f"{memory} GB", memory * GIB - CONTEXT, float("inf"))
 
 
 def usual_sizes(model: VideoModel, request: Request) -> tuple[Request, ...]:
     """The request, and the model's presets where they differ in size or length, the largest first."""
+    presets = model.facts.presets
     found = {
         (r.width, r.height, r.frames): r
-        for r in (request, *(model.complete(Request(preset=p)) for p in model.facts.presets))
+        for r in (request, *(replace(model.complete(Request(preset=p)), keyframes=request.keyframes) for p in presets))
     }
     first, *others = found.values()
     return first, *sorted(others, key=lambda r: -r.width * r.height * r.frames)
@@ -340,10 +358,11 @@ Fits = tuple[tuple[Request, dict[int, str]], ...]
 
 
 def fit_table(model: VideoModel, request: Request, reading: tuple[Need, ...]) -> Fits:
-    """For each usual size, whether it fits on a card of each class."""
+    """For each usual size, whether it fits on a card of each class, whatever the machine is that asks: cards as NVIDIA's,
+    whose attention holds no scores, and the model in its own precision."""
     rows = []
     for sized in usual_sizes(model, request):
-        before, verdicts = (*reading, *sampling_needs(model, sized)), {}
+        before, verdicts = (*reading, *sampling_needs(model, sized, fused=True)), {}
         for memory in SIZES:
             machine = card_of(memory)
             found, _ = with_decode(model, sized, before, machine.room)
@@ -352,14 +371,20 @@ def fit_table(model: VideoModel, request: Request, reading: tuple[Need, ...]) ->
     return tuple(rows)
 
 
+def settled(model: VideoModel, request: Request) -> Request:
+    """A checked request, its keyframes in their places; raises InputError. Without keyframes none is asked for, though a
+    sampler of this model may need one."""
+    return ready(model, request) if request.keyframes else checked(model, request)
+
+
 def estimate(
     model: VideoModel, request: Request, machine: Machine, price: float = 0.0, rates: tuple[float, float] | None = None
 ) -> Estimate:
     """What a request needs on a machine; raises InputError for one that this model cannot run. No weights are read."""
-    request = checked(model, request)
+    request = settled(model, request)
     reading = reading_needs(model)
     found, tiling = with_decode(model, request, (*reading, *sampling_needs(model, request)), machine.room)
-    notes = planned(model, request)[1]
+    notes = (*request.notes, *planned(model, request)[1])
     return Estimate(
         model,
         request,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from .cards import GIB, in_words, published, round_to_two, source, utilisation
-from .estimate import FAILS, MOVES, Estimate, Need, Span, Time
+from .estimate import BESIDE, FAILS, MOVES, SMALLER, Estimate, Need, Span, Time, can_shrink
 
 PHASES = {"encode": "Read the prompt", "sample": "Sample", "decode": "Decode"}
 VERSION = 1  # of the JSON
@@ -50,6 +50,7 @@ def short(estimate: Estimate) -> tuple[str, ...]:
     lines = [f"{_request(estimate)}: {estimate.verdict} on {_where(estimate)}."]
     lines += [f"{PHASES[need.phase]} ({need.part}): {_need(estimate, need)}" for need in estimate.needs]
     lines.append(f"RAM: {size(estimate.ram)} for all weights together. {_steps(estimate)}")
+    lines += _unknown(estimate)
     lines += [f"{_place(time)}: {in_words(time.seconds)}{_cost(time)}, {time.verdict}" for time in estimate.times]
     return (*lines, *estimate.notes)
 
@@ -82,7 +83,9 @@ def _advice(estimate: Estimate) -> Iterator[str]:
         yield f"The part that does not fit is {worst[FAILS].part}."
     if MOVES in worst:
         yield "Weights that wait in RAM come in layer by layer, which is slower."
-        yield "The Memory node (weights fp8 or int8) halves those of the network."
+    moving = [need for need in estimate.needs if need.verdict(estimate.machine) == MOVES]
+    if any(can_shrink(estimate.model, need) for need in moving):
+        yield SMALLER
     if not estimate.machine.cpu and estimate.ram > estimate.machine.ram:
         short = f"All weights together take {size(estimate.ram)}, and there are {size(estimate.machine.ram)} of RAM"
         yield f"{short}: the rest goes to swap, or ComfyUI is stopped."
@@ -172,9 +175,17 @@ def _money(span: Span) -> str:
     return low if low == high else f"{low} to {high}"
 
 
+def _unknown(estimate: Estimate) -> list[str]:
+    """Why there is no time of this machine, where there is none."""
+    if any(not time.memory for time in estimate.times):
+        return []
+    return [f"No rate of {estimate.machine.name} is known: switch calibrate on, and it is measured."]
+
+
 def _time(estimate: Estimate) -> Iterator[str]:
     yield "## Time"
     yield ""
+    yield from (line for told in _unknown(estimate) for line in (told, ""))
     priced = bool(estimate.price)
     head = ("Where", "Time", *(("Cost",) if priced else ()), "Basis", "")
     rows = (
@@ -192,6 +203,8 @@ def _fits(estimate: Estimate) -> Iterator[str]:
         ("Size", *(f"{memory} GB" for memory in memories)),
         ((f"{r.width}x{r.height}, {r.frames} frames", *verdicts.values()) for r, verdicts in estimate.fits),
     )
+    yield ""
+    yield f"NVIDIA cards with nothing else on them, and the model in {estimate.model.recipe.dtype}, as it is loaded here."
 
 
 BASIS = (
@@ -214,7 +227,7 @@ def _basis(estimate: Estimate) -> Iterator[str]:
     if estimate.rates is not None:
         products, attention = (f"{rate / 1e12:.3g} TFLOPS" for rate in estimate.rates)
         yield f"- measured: here just now, {products} in products of this model's shape and {attention} in attention."
-        yield "- The other work of a forward adds up to half to what was measured."
+        yield f"- The other work of a forward is assumed, not measured, to add up to {BESIDE - 1:.0%} to that."
 
 
 # ---------------------------------------------------------------- for programs

@@ -116,6 +116,8 @@ class _WithoutNumbers(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.nonzero and args[0].is_meta and args[0].ndim == 1:
             return torch.empty(len(args[0]), 1, device="meta", dtype=torch.int64)
+        if func is Tensor.cpu and args[0].is_meta:
+            return args[0]
         if func is Tensor.to and args[0].is_meta:
             args = tuple("meta" if isinstance(value, (str, torch.device)) else value for value in args)
         return func(*args, **(kwargs or {}))

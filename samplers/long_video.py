@@ -34,6 +34,7 @@ from .context import sample_in_context
 from .decode import Form, floats, frames_of, stream_frames
 from .denoise import ready, sample
 from .job import Job, fingerprint
+from .kernels import attention_notes, kernel_of
 from .keyframes import plan
 from .timeline import Timeline
 from .windows import Spans, Window, check_spans, lay_windows, with_keyframes
@@ -103,7 +104,7 @@ def plan_long(model: VideoModel, timeline: Timeline, request: Request, style: St
         notes += _moved_prompts(windows, timeline)
     if len(windows) == 1 and extension.way != "context":
         told = f"{title}, one window of {request.frames} frames."
-    notes += planned(model, replace(request, frames=min(spans.length, request.frames)))[1]
+    notes += planned(model, replace(request, frames=min(spans.length, request.frames)))[1] + attention_notes(model)
     made = LongPlan(windows, spans, replace(request, keyframes=placed), extension.way, (told, *notes))
     for window in windows:
         _check_window(model, made, window)
@@ -202,6 +203,9 @@ def inputs_of(model: VideoModel, timeline: Timeline, made: LongPlan, style: Styl
     told = {name: getattr(request, name) for name in ("width", "height", "frames", "steps", "guidance", "sampler", "seed", "shift")}  # fmt: skip
     options = {"guidance node": model.guidance, "speed": model.speed, "cache": model.cache, "model options": dict(model.options)}  # fmt: skip
     told["guidance of the second expert"] = request.guidance_2
+    kernel = kernel_of(model).backend  # named where it differs from what older renders had, so that they go on
+    options |= {"kernel for attention": kernel} if model.host_attention and kernel else {}
+    options |= {"trimmed text": True} if model.speed is not None and model.speed.trim_text else {}
     prompts = {f"prompt {i}": [prompt.frame, prompt.text] for i, prompt in enumerate(timeline.prompts, 1)}
     keyframes = {f"keyframe {i}": [k.frame, k.strength, fingerprint(k.images)] for i, k in enumerate(request.keyframes, 1)}  # fmt: skip
     return {

@@ -7,10 +7,11 @@ from ..loaders.video_model import Request, VideoModel
 from .caches.runner import planned
 
 
-def step_bytes(model: VideoModel, request: Request) -> int:
+def step_bytes(model: VideoModel, request: Request, fused: bool | None = None) -> int:
     """The peak of a complete request's steps in bytes, with what a cache keeps between them. `peaks.with_kernels` adds
-    what cannot be counted."""
-    fused = model.memory.device("transformer").type not in UNFUSED
+    what cannot be counted. fused: whether attention holds no scores; None: as on the device of the model's memory."""
+    if fused is None:
+        fused = model.memory.device("transformer").type not in UNFUSED
     return forward_bytes(model, request, fused) + cache_bytes(model, request)
 
 

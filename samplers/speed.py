@@ -2,33 +2,26 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from ..loaders.video_model import InputError, VideoModel
+from .kernels import TRITON, Kernel, choice, kernel_of, masked, processors, refusal
 
-# what a person chooses -> (diffusers' name, the package that brings it)
-BACKENDS: Mapping[str, tuple[str, str]] = {
-    "auto": ("", ""), "native": ("native", ""), "native cudnn": ("_native_cudnn", ""), "native efficient": ("_native_efficient", ""),
-    "flash": ("flash", "flash_attn"), "sage": ("sage", "sageattention"), "xformers": ("xformers", "xformers"),
-}  # fmt: skip
-ANYWHERE = ("auto", "native")  # kernels that need no graphics card
-INSTALL = {
-    "flash_attn": "flash-attn",
-    "sageattention": "sageattention",
-    "xformers": "xformers",
-}  # package -> its name for pip
+OLDEST_TRITON_CARD = (7, 0)  # torch/_inductor/exc.py, GPUTooOldForTriton
 
 
 @dataclass(frozen=True)
 class Speed:
-    """compile: the repeated blocks are compiled when they first run. attention: a key of BACKENDS. compiler and whole: of
+    """compile: the repeated blocks are compiled when they first run. attention: a key of KERNELS. compiler and whole: of
     torch.compile, its backend and whether a block must be one graph. trim_text: the network does not compute the rows behind
     a prompt's end, which its mask hides from the video anyway; rounding differs, measured in tests/test_trim_text.py."""
 
@@ -36,13 +29,7 @@ class Speed:
     attention: str = "auto"
     compiler: str = "inductor"
     whole: bool = False
-    trim_text: bool = False
-
-
-def missing(attention: str) -> str:
-    """The package that a kernel for attention lacks, by its name for pip; empty where nothing does."""
-    package = BACKENDS[attention][1]
-    return INSTALL[package] if package and importlib.util.find_spec(package) is None else ""
+    trim_text: bool = field(default=False, repr=False)  # not in the words that unfinished renders keep
 
 
 def check_speed(model: VideoModel) -> None:
@@ -50,14 +37,11 @@ def check_speed(model: VideoModel) -> None:
     speed = model.speed
     if speed is None:
         return
-    if package := missing(speed.attention):
-        raise InputError("attention", speed.attention, f"The package {package} is not installed.", f"Install it into ComfyUI's Python with `pip install {package}`, or choose auto.")  # fmt: skip
+    name, _, hindrance = choice(model)
+    if hindrance and name == speed.attention:
+        raise refusal(name, hindrance)
     if speed.trim_text and model.family.keeps_padding:
         raise InputError("trim_text", "on", model.family.keeps_padding, "Switch it off.")
-    if BACKENDS[speed.attention][0] and not model.family.dispatches:
-        raise InputError("attention", speed.attention, f"In diffusers {model.family.title} has PyTorch's own attention alone.", "Choose auto.")  # fmt: skip
-    if speed.attention not in ANYWHERE and model.memory.device("transformer").type == "cpu":
-        raise InputError("attention", speed.attention, "This kernel computes on a graphics card, the model is on the CPU.", "Choose auto or native.")  # fmt: skip
     if not speed.compile:
         return
     if model.family.stacks is None:
@@ -65,32 +49,75 @@ def check_speed(model: VideoModel) -> None:
     if getattr(model.cache, "level", "") == "module":
         raise InputError("compile", "on", "A cache at module granularity reaches into the blocks.", "Set FORA's granularity to stack, or switch compile off.")  # fmt: skip
     if speed.compiler == "inductor" and (lacks := _lacking(model.memory.device("transformer"))):
-        raise InputError("compile", "on", f"torch.compile needs {lacks}, which is not there.", "Install it, or switch compile off.")  # fmt: skip
+        raise InputError("compile", "on", *lacks)
 
 
-def _lacking(device: torch.device) -> str:
-    """What torch.compile's own compiler needs and does not find."""
-    if device.type == "cuda":
-        return "" if importlib.util.find_spec("triton") else "the package triton (on Windows: triton-windows)"
-    return "" if any(map(shutil.which, ("c++", "g++", "clang++", "cl"))) else "a C++ compiler"
+def _lacking(device: torch.device) -> tuple[str, str] | None:
+    """(what torch.compile's own compiler needs and does not find, what to do)."""
+    if device.type != "cuda":
+        found = any(map(shutil.which, ("c++", "g++", "clang++", "cl")))
+        return None if found else ("torch.compile needs a C++ compiler.", "Install one, or switch compile off.")
+    if lack := TRITON.lack():
+        return lack, f"{TRITON.source} Or switch compile off."
+    if not torch.version.hip and torch.cuda.get_device_capability(device) < OLDEST_TRITON_CARD:
+        return "torch.compile needs a card of compute capability 7.0 or more.", "Switch compile off."
+    return None
 
 
 @contextmanager
 def accelerated(network: Any, model: VideoModel) -> Iterator[None]:
-    """The network with its model's Speed for the length of the block."""
-    speed = model.speed
-    if speed is None:
-        yield
-        return
+    """The network with its model's Speed and kernel for the length of the block."""
+    kernel = kernel_of(model)
     with ExitStack() as stack:
-        if name := BACKENDS[speed.attention][0]:
-            network.set_attention_backend(name)
-            stack.callback(network.reset_attention_backend)
-        if speed.trim_text:
+        if kernel.backend:
+            stack.enter_context(_dispatching(network, kernel, masked(model)))
+            stack.enter_context(nullcontext() if model.family.dispatches else _Redirected())
+        if model.trims_text:
             stack.enter_context(model.family.unmasked(network))
-        if speed.compile:
-            stack.enter_context(_compiled(network, model, speed))
+        if model.speed is not None and model.speed.compile:
+            stack.enter_context(_compiled(network, model, model.speed))
         yield
+
+
+@contextmanager
+def _dispatching(network: Any, kernel: Kernel, pattern: str) -> Iterator[None]:
+    """diffusers' dispatcher set to a kernel; where a mask is handed to one that takes none, to PyTorch's own.
+
+    Not by ModelMixin.set_attention_backend: it sets all models, and its reset does not set them back.
+    """
+    from diffusers.models import AttentionBackendName, attention_backend
+
+    masked_ones = [] if kernel.masks else processors(network, pattern)
+    with attention_backend(kernel.backend):
+        for processor in masked_ones:
+            processor._attention_backend = AttentionBackendName.NATIVE
+        try:
+            yield
+        finally:
+            for processor in masked_ones:
+                processor._attention_backend = None
+
+
+_PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")  # of PyTorch's attention, in order
+
+
+class _Redirected(TorchFunctionMode):
+    """PyTorch's attention without a mask goes to diffusers' dispatcher, for networks whose layers do not ask it."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function is F.scaled_dot_product_attention:
+            options = dict(zip(_PARAMETERS, args, strict=False)) | (kwargs or {})
+            if options.get("attn_mask") is None:
+                return _dispatched(**options)
+        return function(*args, **(kwargs or {}))
+
+
+def _dispatched(query: Tensor, key: Tensor, value: Tensor, attn_mask: None = None, **options: Any) -> Tensor:
+    """torch.nn.functional.scaled_dot_product_attention of [B, H, N, D], by diffusers' dispatcher of [B, N, H, D]."""
+    from diffusers.models.attention_dispatch import dispatch_attention_fn
+
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    return dispatch_attention_fn(query, key, value, **options).transpose(1, 2)
 
 
 @contextmanager

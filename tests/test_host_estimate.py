@@ -54,7 +54,9 @@ def test_it_sees_what_the_models_nodes_have_set(host: Host) -> None:
         "5": node("ReelwireCache", model=["1", 0], policy="plan", speed=2.0),
         "6": node("ReelwireMemory", model=["5", 0], weights="int8", most_on_card=0.0),
     }
-    prompt["7"] = node("ReelwireGuidance", model=["6", 0], method="cfg", start=0.0, end=0.5)
+    more = dict(low_noise_guidance=0.0, true_guidance=0.0, dynamic=False, layers="", layer_scale=2.8, layer_start=0.01)
+    more |= dict(layer_end=0.2, eta=1.0, momentum=0.0, threshold=15.0)
+    prompt["7"] = node("ReelwireGuidance", model=["6", 0], method="cfg", start=0.0, end=0.5, **more)
     prompt["2"]["inputs"]["model"] = ["7", 0]
     _, page, numbers = told(host, prompt)
     assert (plain["computing"]["computed"], plain["computing"]["branches"]) == ([20, 20], [40, 40])

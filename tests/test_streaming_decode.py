@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reelwire.loaders import ltx_vae
-from reelwire.loaders.streaming import Delay, Level, Pieces, convolve, portions, until
+from reelwire.loaders.streaming import Delay, Level, Pieces, convolve, mark_last, portions
 from reelwire.loaders.tiles import Tiling
 from reelwire.samplers.decode import eight_bits, stream_frames
 from reelwire.tests.test_tiles import CASES, decoded, every, latents_of, model_of
@@ -54,7 +54,7 @@ def layer(pieces: Pieces, level: Level) -> Pieces:
 def chain(clip: Tensor, layers: int, doublings: int, new: Callable[[], Level], units: int) -> tuple[Pieces, Level]:
     """A stream of the frames, and its last level."""
     start, level = Level(), new()
-    pieces = portions(until(iter(clip.split(1, 2)), start), start, level, 1, units)
+    pieces = portions(mark_last(iter(clip.split(1, 2)), start), start, level, 1, units)
     for number in range(doublings + 1):
         if number:
             before, level = level, new()
@@ -69,22 +69,22 @@ def chain(clip: Tensor, layers: int, doublings: int, new: Callable[[], Level], u
     st.integers(1, 12), st.integers(1, 4), st.integers(0, 2), st.sampled_from([0, 1, 7, 24, 10**6]), st.integers(1, 9)
 )
 def test_a_chain_of_layers(frames: int, layers: int, doublings: int, most: int, units: int) -> None:
-    """Every frame comes once; the last piece, and no other, is told as the last."""
+    """Every frame comes once; the last piece, and no other, is known as the last."""
     clip = torch.arange(float(frames * 4)).view(1, 2, frames, 1, 2).sin()
     pieces, level = chain(clip, layers, doublings, lambda: Level(most), units)
-    made, ended = list[Tensor](), list[bool]()
+    frames_out, last = list[Tensor](), list[bool]()
     for piece in pieces:
-        made.append(piece)
-        ended.append(level.ended)
-    assert ended == [False] * (len(made) - 1) + [True]
-    torch.testing.assert_close(torch.cat(made, 2), whole(clip, layers, doublings))
+        frames_out.append(piece)
+        last.append(level.last)
+    assert last == [False] * (len(frames_out) - 1) + [True]
+    torch.testing.assert_close(torch.cat(frames_out, 2), whole(clip, layers, doublings))
 
 
 @pytest.mark.parametrize(("most", "longest"), [(0, 1), (40, 10), (10**6, 16)])
 def test_pieces_are_as_large_as_a_level_may_take(most: int, longest: int) -> None:
     start, level = Level(), Level(most)
     clip = torch.rand(1, 2, 37, 1, 2)
-    sizes = [x.shape[2] for x in portions(until(iter(clip.split(1, 2)), start), start, level, 1, 16)]
+    sizes = [x.shape[2] for x in portions(mark_last(iter(clip.split(1, 2)), start), start, level, 1, 16)]
     assert sum(sizes) == 37
     assert max(sizes) == longest
 
@@ -111,13 +111,13 @@ def test_the_size_of_pieces_does_not_matter(
 
 @every
 def test_eight_bits_are_rounded_as_before(name: str) -> None:
-    made = torch.cat(list(stream_frames(model_of(name), latents_of(name), form=eight_bits)))
-    assert made.dtype == torch.uint8
-    assert torch.equal(made, (decoded(name) * 255).round().to(torch.uint8))
+    frames = torch.cat(list(stream_frames(model_of(name), latents_of(name), form=eight_bits)))
+    assert frames.dtype == torch.uint8
+    assert torch.equal(frames, (decoded(name) * 255).round().to(torch.uint8))
 
 
 def test_every_value_is_rounded_to_the_nearest() -> None:
     values = torch.linspace(0, 1, 2**20).view(1, 1024, 1024, 1)
-    kept = values.clone()
+    before = values.clone()
     assert torch.equal(eight_bits(values), (values * 255).round().to(torch.uint8))
-    assert torch.equal(values, kept), "it was changed in place"
+    assert torch.equal(values, before), "it was changed in place"

@@ -16,6 +16,7 @@ import comfy.latent_formats
 import comfy.model_management as mm
 import folder_paths
 import torch
+from comfy.cli_args import args
 from einops import rearrange
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -56,6 +57,19 @@ def precision(name: str) -> str:
     if name != AUTO:
         return name
     return "bfloat16" if mm.should_use_bf16(mm.get_torch_device()) else "float32"
+
+
+def attention() -> str:
+    """The kernel that the host was told to compute attention with (sage, flash, xformers, split or quad), in the order in
+    which it looks for them; empty where it is PyTorch's own."""
+    switches = {
+        "sage": mm.sage_attention_enabled(),
+        "flash": mm.flash_attention_enabled(),
+        "xformers": mm.xformers_enabled(),
+        "split": args.use_split_cross_attention,
+        "quad": args.use_quad_cross_attention,
+    }
+    return next((name for name, on in switches.items() if on), "")
 
 
 # ---------------------------------------------------------------- folders

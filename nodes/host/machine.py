@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as mm
 
@@ -17,11 +17,17 @@ def machine(model: VideoModel) -> Machine:
     """Where a run of this model would go: what is free there, with what this pack and the host can send away."""
     from ...samplers.estimate import Machine
 
-    device, waiting = model.memory.device("transformer"), sum(patcher.model_size() for patcher in model.get_models())
+    device, waiting = model.memory.device("transformer"), sum(map(_in_ram, model.get_models()))
     ram, limit = free_ram() + waiting, getattr(model.memory, "most_on_card", 0)
     if device.type == "cpu":
         return Machine("this processor", ram, ram, True, limit)
     return Machine(str(mm.get_torch_device_name(device)), model.memory.room("transformer"), ram, False, limit)
+
+
+def _in_ram(patcher: Any) -> int:
+    """Bytes of a part's weights that lie in RAM."""
+    on_card = 0 if patcher.load_device.type == "cpu" else patcher.loaded_size()
+    return int(patcher.model_size() - on_card)
 
 
 def shortage(model: VideoModel, request: Request) -> tuple[str, ...]:

@@ -53,5 +53,5 @@ def _none_are_wanted(server: Any) -> bool:
     """Whether "none" was chosen, on the command line or in the page's settings, which come with each prompt. It is also
     what ComfyUI starts with, as its own previews need decoders that a new installation lacks; ours need none."""
     on_command_line = any(argument.startswith("--preview-method") for argument in sys.argv)
-    running, _ = server.prompt_queue.get_current_queue()
+    running, _ = server.prompt_queue.get_current_queue_volatile()
     return on_command_line or any(entry[3].get("preview_method") == "none" for entry in running)

@@ -6,7 +6,6 @@ SeaCache must be told where the video is. Both are told here.
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from ...loaders.run import Run
 from ...loaders.video_model import InputError, Request, Stacks, VideoModel
+from ..kernels import CACHE_DIT
 from .policy import MODULES, At, Policy, State, of_modules
 
 FIRST_BLOCK, TAYLORSEER, SEACACHE, MAGCACHE, DBCACHE = "diffusers first block", "diffusers taylorseer", "diffusers seacache", "diffusers magcache", "cache-dit"  # fmt: skip
@@ -52,8 +52,8 @@ class External(Policy):
     def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
         if model.family.stacks is None:
             raise InputError("policy", self.kind, f"{model.family.title} is a UNet, and this cache works on transformers.", "Use FORA.")  # fmt: skip
-        if self.kind == DBCACHE and importlib.util.find_spec("cache_dit") is None:
-            raise InputError("policy", self.kind, "The package cache-dit is not installed.", "Install it into ComfyUI's Python with `pip install cache-dit`, or choose another policy.")  # fmt: skip
+        if self.kind == DBCACHE and (lack := CACHE_DIT.lack()):
+            raise InputError("policy", self.kind, lack, f"{CACHE_DIT.source} Or choose another policy.")
         whole = model.guidance.method == "cfg" and (model.guidance.start, model.guidance.end) == (0, 1)
         if self.kind == DBCACHE and not whole:
             raise InputError("policy", self.kind, "cache-dit counts forwards, so that each step must have the same.", "Use plain guidance (cfg, from 0 to 1), or another policy.")  # fmt: skip

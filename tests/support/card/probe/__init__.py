@@ -30,7 +30,7 @@ def _orders(index: int) -> dict[str, Any]:
 def _unload(share: float) -> None:
     """That share of what each part has on the card goes, as when another needs the room."""
     with torch.inference_mode():
-        for part in [loaded.model for loaded in mm.current_loaded_models if loaded.model is not None]:
+        for part in _parts():
             part.partially_unload(part.offload_device, part.loaded_size() * share)
 
 
@@ -52,7 +52,7 @@ def _order_rooms(rooms: list[int]) -> None:
 def _state(index: int) -> dict[str, Any]:
     """All in bytes. loaded: [class, bytes on the card, bytes in all] of each part that the manager knows; pages: how much
     of that DynamicVRAM brought in when a layer ran, and may take away (layers of 16 KB and less always lie there)."""
-    parts = [loaded.model for loaded in mm.current_loaded_models if loaded.model is not None]
+    parts = _parts()
     return {
         "device": str(mm.get_torch_device()),
         "dynamic": mm.comfy.memory_management.aimdo_enabled,
@@ -75,6 +75,11 @@ def _state(index: int) -> dict[str, Any]:
 def _pages(patcher: Any) -> int:
     vbar = patcher._vbar_get() if patcher.is_dynamic() else None
     return patcher.loaded_size() if vbar is None else vbar.loaded_size()
+
+
+def _parts() -> list[Any]:
+    """The patchers that the manager knows; the host's worker may drop one at any moment."""
+    return [part for loaded in [*mm.current_loaded_models] if (part := loaded.model) is not None]
 
 
 def _inner(patcher: Any) -> Any:

@@ -1,0 +1,286 @@
+"""The kernels for attention, and what each needs: a package of some version, a card, numbers of 16 bits, no masks.
+
+Cards and types: the projects' pages, https://github.com/Dao-AILab/flash-attention (README), thu-ml/SageAttention
+(sageattention/core.py), facebookresearch/xformers (ops/fmha/common.py), and PyTorch's sdp_utils.cpp. Lowest versions
+are diffusers' own.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from packaging.version import Version
+
+from ..loaders.video_model import InputError, VideoModel
+
+ALL_MASKED = "."  # of Family.masked
+UNKNOWN = "?"
+
+
+@dataclass(frozen=True)
+class Package:
+    """What an option needs beside our own requirements.
+
+    module: as Python imports it; names: as pip knows it, and builds of it under other names; wanted_by: whose lowest
+    version it is; floor: that version; source: where such a build comes from.
+    """
+
+    module: str
+    names: tuple[str, ...]
+    wanted_by: str
+    floor: Callable[[], str]
+    source: str
+
+    @property
+    def installed(self) -> str:
+        """Its version; empty where it is not there, UNKNOWN where nothing says which one it is."""
+        if importlib.util.find_spec(self.module) is None:
+            return ""
+        for name in self.names:
+            with suppress(importlib.metadata.PackageNotFoundError):
+                return importlib.metadata.version(name)
+        return UNKNOWN
+
+    def lack(self) -> str:
+        """What is wrong with what is installed, in words; empty where nothing is."""
+        have, want, name = self.installed, self.floor(), self.names[0]
+        if not have:
+            wanted = f"{want} or newer" if want else "it"
+            return f"The package {name} is not installed; {self.wanted_by} wants {wanted}."
+        if want and have != UNKNOWN and Version(have) < Version(want):
+            return f"{name} {have} is installed; {self.wanted_by} wants {want} or newer."
+        return ""
+
+
+@cache
+def diffusers_floors() -> dict[str, str]:
+    """diffusers' lowest versions of other packages by the names of its constants, read without importing it."""
+    spec = importlib.util.find_spec("diffusers")
+    file = Path(spec.origin or "").parent / "models" / "attention_dispatch.py" if spec else Path()
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return dict(re.findall(r'^(_REQUIRED_\w+_VERSION) = "([^"]+)"', text, re.M))
+
+
+def torch_triton() -> str:
+    """The version of triton that the installed PyTorch asks for, to the second number; empty where it asks for none."""
+    named = (re.match(r"triton\s*==\s*(\d+\.\d+)", line) for line in importlib.metadata.requires("torch") or ())
+    return next((match[1] for match in named if match), "")
+
+
+FLASH = Package(
+    "flash_attn",
+    ("flash-attn",),
+    "diffusers",
+    lambda: diffusers_floors().get("_REQUIRED_FLASH_VERSION", ""),
+    "`pip install flash-attn --no-build-isolation` builds it for your PyTorch; "
+    "github.com/Dao-AILab/flash-attention/releases has wheels for Linux.",
+)
+SAGE = Package(
+    "sageattention",
+    ("sageattention",),
+    "diffusers",
+    lambda: diffusers_floors().get("_REQUIRED_SAGE_VERSION", ""),
+    "`pip install sageattention` is no help, as PyPI's ends at 1.0.6: SageAttention 2 is built from "
+    "github.com/thu-ml/SageAttention; github.com/woct0rdho/SageAttention/releases has wheels for Windows.",
+)
+XFORMERS = Package(
+    "xformers",
+    ("xformers",),
+    "diffusers",
+    lambda: diffusers_floors().get("_REQUIRED_XFORMERS_VERSION", ""),
+    "Each xformers is built for one PyTorch: `pip install --no-deps xformers==...` in the version that "
+    "github.com/facebookresearch/xformers/releases names for yours.",
+)
+CACHE_DIT = Package(
+    "cache_dit",
+    ("cache-dit",),
+    "Reelwire",
+    lambda: "1.5",
+    "`pip install -U cache-dit` brings it, with ComfyUI's Python.",
+)
+TRITON = Package(
+    "triton",
+    ("triton", "triton-windows"),
+    "torch.compile",
+    torch_triton,
+    "PyTorch for Linux brings its own; for Windows it is triton-windows, in the version that "
+    "github.com/woct0rdho/triton-windows names for your PyTorch.",
+)
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to compute attention.
+
+    backend: its name in diffusers, empty for diffusers' default; package: what brings it; platforms: the kinds of card
+    that it is made for, empty for any device; capability: the lowest of NVIDIA's compute capabilities; half: whether it
+    takes bfloat16 and float16 alone; masks: whether it takes a mask without writing it out for every pair of tokens.
+    """
+
+    backend: str = ""
+    package: Package | None = None
+    platforms: tuple[str, ...] = ()
+    capability: tuple[int, int] = (0, 0)
+    half: bool = False
+    masks: bool = True
+
+
+KERNELS: Mapping[str, Kernel] = {
+    "auto": Kernel(),
+    "native": Kernel("native"),
+    "native cudnn": Kernel("_native_cudnn", None, ("cuda",), (8, 0), half=True),
+    "native efficient": Kernel("_native_efficient", None, ("cuda", "rocm"), (5, 0)),
+    "native flash": Kernel("_native_flash", None, ("cuda", "rocm", "cpu"), (8, 0), half=True, masks=False),
+    "flash": Kernel("flash", FLASH, ("cuda", "rocm"), (8, 0), half=True, masks=False),
+    "sage": Kernel("sage", SAGE, ("cuda",), (8, 0), half=True, masks=False),
+    "xformers": Kernel("xformers", XFORMERS, ("cuda", "rocm"), (5, 0), masks=False),
+}
+PLATFORMS = {"cuda": "NVIDIA cards", "rocm": "AMD cards", "cpu": "CPUs"}
+Obstacle = tuple[str, str]  # (why a kernel cannot compute, what to do about it, empty where nothing can be done)
+
+
+def platform(device: torch.device) -> str:
+    """The kind of a device: "cuda" for NVIDIA's cards, "rocm" for AMD's, else its torch type."""
+    return "rocm" if device.type == "cuda" and torch.version.hip else device.type
+
+
+def obstacle(model: VideoModel, name: str) -> Obstacle | None:
+    """Why this model cannot have a kernel on this machine, and what to do; None where it can. Reads no weights."""
+    kernel, device = KERNELS[name], model.memory.device("transformer")
+    found = (check(kernel, model, device) for check in _CHECKS)
+    return next(filter(None, found), None)
+
+
+def _package(kernel: Kernel, model: VideoModel, device: torch.device) -> Obstacle | None:
+    lack = kernel.package.lack() if kernel.package else ""
+    return (lack, kernel.package.source) if kernel.package and lack else None
+
+
+def _card(kernel: Kernel, model: VideoModel, device: torch.device) -> Obstacle | None:
+    kind = platform(device)
+    rule = unfit(kernel, kind, torch.cuda.get_device_capability(device) if kind == "cuda" else (0, 0))
+    return (rule, "") if rule else None
+
+
+def unfit(kernel: Kernel, kind: str, capability: tuple[int, int]) -> str:
+    """Why a kind of card (see `platform`) of this compute capability cannot run a kernel; empty where it can."""
+    if kernel.platforms and kind not in kernel.platforms:
+        made_for = " and ".join(PLATFORMS[name] for name in kernel.platforms)
+        return f"This kernel is made for {made_for}; the model computes on {kind}."
+    if kind == "cuda" and capability < kernel.capability:
+        numbers = (*kernel.capability, *capability)
+        return "This kernel needs compute capability {}.{}; this card has {}.{}.".format(*numbers)
+    return ""
+
+
+def _type(kernel: Kernel, model: VideoModel, device: torch.device) -> Obstacle | None:
+    if not kernel.half or device.type == "cpu" or model.recipe.dtype in ("bfloat16", "float16"):
+        return None
+    rule = f"This kernel takes numbers of 16 bits; the model computes in {model.recipe.dtype}."
+    return rule, "Load the model with precision bfloat16."
+
+
+def _masks(kernel: Kernel, model: VideoModel, device: torch.device) -> Obstacle | None:
+    if kernel.masks or masked(model) != ALL_MASKED:
+        return None
+    title = model.family.title
+    rule = f"{title} masks the padding of its prompt in every attention, and this kernel takes no mask."
+    return rule, "Switch Speed's trim_text on, which leaves the padding out."
+
+
+def _verdict(kernel: Kernel, model: VideoModel, device: torch.device) -> Obstacle | None:
+    """What diffusers itself says: a package may be there and not import, as one built for another PyTorch."""
+    if kernel.package is None:
+        return None
+    from diffusers.models import attention_backend
+
+    try:
+        with attention_backend(kernel.backend):
+            return None
+    except (RuntimeError, ValueError) as error:
+        have = f"{kernel.package.names[0]} {kernel.package.installed}"
+        rule = f"{have} is installed, and diffusers cannot use it ({error})."
+        return rule, f"Restart ComfyUI if it is new. {kernel.package.source}"
+
+
+_CHECKS: tuple[Callable[[Kernel, VideoModel, torch.device], Obstacle | None], ...] = (
+    _package,
+    _card,
+    _type,
+    _masks,
+    _verdict,
+)
+
+
+def absent() -> dict[str, str]:
+    """Kernel -> what is wrong with its package, for those whose package is missing or too old."""
+    lacks = {name: kernel.package.lack() for name, kernel in KERNELS.items() if kernel.package}
+    return {name: lack for name, lack in lacks.items() if lack}
+
+
+def check_offered(name: str) -> None:
+    """Raise InputError for a kernel that there is not, or whose package is missing or too old."""
+    if name not in KERNELS:
+        raise InputError("attention", name, "There is no such kernel.", f"Use one of {', '.join(KERNELS)}.")
+    if lack := absent().get(name):
+        raise refusal(name, (lack, KERNELS[name].package.source))  # type: ignore[union-attr]
+
+
+def refusal(name: str, hindrance: Obstacle) -> InputError:
+    rule, remedy = hindrance
+    return InputError("attention", name, rule, f"{remedy} Or choose auto." if remedy else "Choose auto.")
+
+
+def choice(model: VideoModel) -> tuple[str, str, Obstacle | None]:
+    """(the chosen kernel, who chose it, what is in its way): chosen by the Speed node, else the host, else nobody."""
+    asked = model.speed.attention if model.speed else "auto"
+    if asked != "auto":
+        return asked, "the Speed node", obstacle(model, asked)
+    if not model.host_attention:
+        return "auto", "", None
+    if model.host_attention not in KERNELS:
+        return model.host_attention, "ComfyUI", ("diffusers has no such kernel.", "")
+    return model.host_attention, "ComfyUI", obstacle(model, model.host_attention)
+
+
+def kernel_of(model: VideoModel) -> Kernel:
+    """What computes this model's attention: the chosen kernel where nothing is in its way, else diffusers' default."""
+    name, _, hindrance = choice(model)
+    return KERNELS["auto"] if hindrance else KERNELS[name]
+
+
+def attention_notes(model: VideoModel) -> tuple[str, ...]:
+    """Which kernel computes attention, where somebody has chosen one."""
+    name, who, hindrance = choice(model)
+    if not who:
+        return ()
+    if hindrance:
+        return (f"Attention: PyTorch's own. {who} is set to {name}: {' '.join(hindrance).strip()}",)
+    rest = " where there is no mask, else PyTorch's own" if not KERNELS[name].masks and masked(model) else ""
+    return (f"Attention: {name}{rest}, as {who} is set to.",)
+
+
+def masked(model: VideoModel) -> str:
+    """A pattern of the names of the attentions that are handed a mask in this model's runs.
+
+    Without the padding (Speed's trim_text) nothing is masked in the blocks of a model that masks all otherwise.
+    """
+    pattern, stacks = model.family.masked, model.family.stacks
+    if not (model.trims_text and pattern == ALL_MASKED and stacks):
+        return pattern
+    return f"^(?!{'|'.join(stacks.lists)})"
+
+
+def processors(network: Any, pattern: str) -> list[Any]:
+    """The processors of the attentions whose names fit a pattern; none where it is empty."""
+    named = ((name, getattr(module, "processor", None)) for name, module in network.named_modules())
+    return [p for name, p in named if pattern and re.search(pattern, name) and hasattr(p, "_attention_backend")]
