@@ -56,8 +56,8 @@ class Moment:
 class Sizes:
     """What a forward's peak is counted in. tokens: of one branch; text: tokens of one prompt; batch: branches in one
     forward; hidden, mlp, head: widths; item: bytes of a number; latents: numbers in the latents of a run; given: how many
-    times as many lie beside them; controlled: layers that read a control video; timed: each token has a time of its own; keyed: tokens of
-    the text whose keys are made at once, where words and pictures have keys of their own, 0: all."""
+    times as many lie beside them; controlled: layers that read a control video; timed: each token has a time of its own;
+    keyed: tokens of the text whose keys are made at once, where words and pictures have keys of their own, 0: all."""
 
     tokens: int
     text: int
