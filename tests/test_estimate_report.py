@@ -25,26 +25,21 @@ __all__ = ["headers"]
 
 
 def test_published_runs_are_counted_as_they_are_written(headers: Callable[[str], VideoModel]) -> None:
-    """The share of a card's peak that runs reach rests on these operations."""
-    for run in cards.published():
-        model = headers(run["model"])
-        request = Request(width=run["width"], height=run["height"], frames=run["frames"], steps=run["steps"])
-        low, high = estimate(model, request, ANY).operations
-        assert low == high
-        assert run["petaflops"] == pytest.approx(low / 1e15, rel=5e-3), run
-        assert cards.source(run["source"]).startswith("https://")
-    least, most = cards.utilisation()
-    assert 0.2 < least < most < 0.8
-
-
-def test_published_seconds_lie_within_their_spans(headers: Callable[[str], VideoModel]) -> None:
+    """The share of a card's peak that runs reach rests on these operations; their seconds lie within the span."""
     for run in cards.published():
         request = Request(width=run["width"], height=run["height"], frames=run["frames"], steps=run["steps"])
         machine = Machine(f"cuda:0 NVIDIA {run['card']} : native", 1000 * GIB, 1000 * GIB)
-        first = estimate(headers(run["model"]), request, machine).times[0]
-        assert first.basis == "published"
-        assert first.seconds[0] <= run["seconds"] * 1.001
-        assert first.seconds[1] >= run["seconds"] * 0.999
+        result = estimate(headers(run["model"]), request, machine)
+        low, high = result.operations
+        assert low == high
+        assert run["petaflops"] == pytest.approx(low / 1e15, rel=5e-3), run
+        assert cards.source(run["source"]).startswith("https://")
+        here = result.times[0]
+        assert here.basis == "published"
+        assert here.seconds[0] <= run["seconds"] * 1.001
+        assert here.seconds[1] >= run["seconds"] * 0.999
+    least, most = cards.utilisation()
+    assert 0.2 < least < most < 0.8
 
 
 @pytest.mark.parametrize(
@@ -103,10 +98,10 @@ def test_the_table_is_the_same_on_every_machine(headers: Callable[[str], VideoMo
     assert elsewhere.times == plain.times
 
 
-def test_price_is_by_the_hour(headers: Callable[[str], VideoModel]) -> None:
-    row = estimate(headers("svd/svd"), Request(), card_of(80), price=3.6).times[-1]
+def test_price_is_by_the_hour(result: Estimate) -> None:
+    row = replace(result, price=3.6).times[-1]
     assert row.cost == pytest.approx(tuple(second * 0.001 for second in row.seconds))
-    assert estimate(headers("svd/svd"), Request(), card_of(80)).times[-1].cost is None
+    assert replace(result, price=0.0).times[-1].cost is None
 
 
 def test_weights_that_wait_cost_time(headers: Callable[[str], VideoModel]) -> None:
