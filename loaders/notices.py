@@ -17,8 +17,15 @@ def say(notice: str) -> None:
 
 @contextmanager
 def heard_by(listener: Callable[[str], None]) -> Iterator[None]:
-    """Everything that is said within goes to a listener."""
-    token = _listener.set(listener)
+    """Everything that is said within goes to a listener, the same words once."""
+    said: set[str] = set()
+
+    def hear(notice: str) -> None:
+        if notice not in said:
+            said.add(notice)
+            listener(notice)
+
+    token = _listener.set(hear)
     try:
         yield
     finally:

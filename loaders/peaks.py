@@ -56,7 +56,8 @@ class Moment:
 class Sizes:
     """What a forward's peak is counted in. tokens: of one branch; text: tokens of one prompt; batch: branches in one
     forward; hidden, mlp, head: widths; item: bytes of a number; latents: numbers in the latents of a run; given: how many
-    times as many lie beside them; controlled: layers that read a control video; timed: each token has a time of its own."""
+    times as many lie beside them; controlled: layers that read a control video; timed: each token has a time of its own; keyed: tokens of
+    the text whose keys are made at once, where words and pictures have keys of their own, 0: all."""
 
     tokens: int
     text: int
@@ -69,17 +70,21 @@ class Sizes:
     given: float = 0.0
     controlled: int = 0
     timed: bool = False
+    keyed: int = 0
 
     def of(self, moment: Moment) -> int:
         """Bytes of one moment."""
         m, positions = moment, self.batch * (self.tokens + moment.text * self.text)
         narrow = m.hidden + m.controlled * self.controlled + m.timed * self.timed
         wide = m.float32 + m.copies * (self.item < 4) + m.timed32 * self.timed
-        keys = m.keys * self.item + 4 * (m.keys32 + m.key_copies * (self.item < 4))
+        both = min(
+            m.keys, 2.0
+        )  # the text and what is made of it; the rest is of the words or of the pictures at a time
+        keys = (m.keys - both) * self.item + 4 * (m.keys32 + m.key_copies * (self.item < 4))
         each = self.hidden * (narrow * self.item + wide * 4) + self.mlp * m.mlp * self.item
         return math.ceil(
             positions * each
-            + self.batch * self.text * self.hidden * keys
+            + self.batch * self.hidden * (self.text * both * self.item + (self.keyed or self.text) * keys)
             + self.tokens * 4 * (self.head * m.rotary + self.hidden * m.shared)
         )
 
@@ -212,6 +217,7 @@ def sizes(model: VideoModel, request: Request) -> Sizes:
         tokens=family.positions(model, request), text=family.text_positions(model, request), batch=2 if whole else 1, hidden=facts.width,
         mlp=family.mlp_width(config, facts.width), head=config.get("attention_head_dim") or 0, item=item, latents=math.prod(shape), given=max(beside, 0.0),
         controlled=len(config["vace_layers"]) + 1 if config.get("vace_layers") else 0, timed=family.timed(model, request),
+        keyed=max(facts.prompt_tokens, family.text_positions(model, request) - facts.prompt_tokens),
     )  # fmt: skip
 
 

@@ -79,11 +79,6 @@ class Format:
     quantises_input: bool = False
 
     @property
-    def bytes(self) -> float:
-        """Of a number, with its share of a block's scale."""
-        return 1 / self.per_byte + (1 / self.block if self.block else 0)
-
-    @property
     def endings(self) -> dict[str, str]:
         """What a layer has beside its bytes -> the ending of its key."""
         return {**self.scales, **self.options}

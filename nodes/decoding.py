@@ -171,9 +171,13 @@ def _tiling(cls: Any, model: VideoModel, latent: dict[str, Any], tile: int) -> A
 
     tiling = tiling_of(model, *host.samples(model, latent).shape[3:], tile)
     if tiling.size and not tile:
-        words = f"Memory is short: each frame is decoded in {tiling.words(model.facts.spatial_ratio)}."
-        host.tell(cls.hidden.unique_id, (words,))
+        host.tell(cls.hidden.unique_id, (decoded_in_tiles(tiling, model),))
     return tiling
+
+
+def decoded_in_tiles(tiling: Any, model: VideoModel) -> str:
+    """What a person should know of tiles that nobody asked for."""
+    return f"Memory is short: each frame is decoded in {tiling.words(model.facts.spatial_ratio)}."
 
 
 @contextmanager

@@ -12,10 +12,11 @@ from typing import Any
 from comfy_api.latest import InputImpl, io, ui
 from torch import Tensor
 
+from ..loaders.notices import heard_by, say
 from ..loaders.video_model import Keyframe, VideoModel
 from ..samplers.schedules import SAMPLERS
 from . import host
-from .decoding import FileWriter
+from .decoding import FileWriter, decoded_in_tiles
 from .sampling import DEFAULT, PRESETS, request_of
 from .types import KeyframesType, VideoModelType
 from .video_file import write_video
@@ -105,16 +106,19 @@ class LongVideo(FileWriter):
         job = Job(host.beside_output(filename_prefix, ENDING))
         job.begin(inputs_of(model, told, made, style), unfinished == ANEW)
         tiling = tiling if tile else job.settled(tiling)
-        host.tell(cls.hidden.unique_id, (*made.notes, *host.shortage(model, made.request_of_a_window)))
+        notes = (*made.notes, *host.shortage(model, made.request_of_a_window))
+        host.tell(cls.hidden.unique_id, notes)
         watch = _Watching(cls, model, made, job)
         note = {"family": model.family.name, "variant": model.variant, "frames": frames, "fps": fps, "windows": len(made.windows),
                 "width": size[0], "height": size[1], "seed": made.request.seed}  # fmt: skip
-        with watch.kept():
+        with watch.kept(), heard_by(watch.watch.tell):
+            if tiling is not None and tiling.size and not tile:
+                say(decoded_in_tiles(tiling, model))
             pieces = watch.counted(render(model, told, made, style, job, tiling, watch.watch, eight_bits))
             write_video(path, pieces, size, fps, crf, host.metadata(cls, {"reelwire": note}))
         job.drop()
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
-        text = [*made.notes, *watch.notes()]
+        text = [*notes, *watch.notes()]
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui={**shown.as_dict(), "text": text})
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..loaders.devices import explained
-from ..loaders.video_model import Request, VideoModel
+from ..loaders.video_model import Keyframe, Request, VideoModel
 from . import host
-from .sampling import DEFAULT, PRESETS, request_of
-from .types import VideoModelType
+from .sampling import DEFAULT, preset_input, request_of, size_inputs
+from .types import KeyframesType, VideoModelType
 
 
 class EstimateNode(io.ComfyNode):
@@ -29,19 +29,8 @@ class EstimateNode(io.ComfyNode):
                 VideoModelType.Input(
                     "model", tooltip="With its cache, memory, speed, guidance and LoRA nodes: they are counted"
                 ),
-                io.Int.Input("width", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
-                io.Int.Input("height", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
-                io.Int.Input("frames", default=0, min=-100_000, max=100_000, tooltip="0: the preset's"),
-                io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the preset's"),
-                io.Float.Input(
-                    "guidance",
-                    default=0.0,
-                    min=0.0,
-                    max=100.0,
-                    step=0.1,
-                    tooltip="Guidance scale; 0: the preset's, 1: off, which takes half the forwards on most models",
-                ),
-                io.Combo.Input("preset", options=list(PRESETS), default=DEFAULT, tooltip="Fills in whatever is 0"),
+                *size_inputs(),
+                preset_input(),
                 io.Float.Input(
                     "price",
                     default=0.0,
@@ -55,6 +44,11 @@ class EstimateNode(io.ComfyNode):
                     default=False,
                     tooltip="Measures for about a second how fast this machine multiplies, in this model's shapes, and "
                     "tells the time here by that",
+                ),
+                KeyframesType.Input(
+                    "keyframes",
+                    optional=True,
+                    tooltip="As the sampler gets them; on LTX-Video any keyframe makes the working memory larger",
                 ),
             ],
             outputs=[io.String.Output(display_name="report"), io.String.Output(display_name="json")],
@@ -78,14 +72,14 @@ class EstimateNode(io.ComfyNode):
         preset: str = DEFAULT,
         price: float = 0.0,
         calibrate: bool = False,
+        keyframes: tuple[Keyframe, ...] = (),
     ) -> io.NodeOutput:
-        from ..samplers.denoise import checked
-        from ..samplers.estimate import estimate
+        from ..samplers.estimate import estimate, settled
         from ..samplers.estimate_report import facts, markdown, short
 
-        request = checked(model, request_of(model, width, height, frames, steps, guidance, preset=preset))
-        rates = _measured(model, request) if calibrate else None
-        result = estimate(model, request, host.machine(model), price, rates)
+        asked = request_of(model, width, height, frames, steps, guidance, preset=preset, keyframes=keyframes)
+        rates = _measured(model, settled(model, asked)) if calibrate else None
+        result = estimate(model, asked, host.machine(model), price, rates)
         lines = short(result)
         host.show(cls.hidden.unique_id, "\n".join(lines))
         return io.NodeOutput(markdown(result), json.dumps(facts(result), indent=1), ui={"text": list(lines)})

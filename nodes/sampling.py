@@ -19,20 +19,46 @@ DEFAULT = "default"
 PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled")
 
 
+def size_inputs() -> list[Any]:
+    """Size, length, steps and guidance of a video."""
+    return [
+        io.Int.Input("width", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
+        io.Int.Input("height", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
+        io.Int.Input(
+            "frames",
+            default=0,
+            min=-100_000,
+            max=100_000,
+            tooltip="0: the preset's. HunyuanVideo and Wan make 4n+1 frames, "
+            "CogVideoX and LTX-Video 8n+1, Mochi 6n+1, SVD 14 or 25",
+        ),
+        io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the preset's"),
+        io.Float.Input(
+            "guidance",
+            default=0.0,
+            min=0.0,
+            max=100.0,
+            step=0.1,
+            tooltip="Guidance scale; 0: the preset's, 1: off, which takes half the forwards on most models",
+        ),
+    ]
+
+
+def preset_input() -> Any:
+    """What fills in those that are 0."""
+    return io.Combo.Input("preset", options=list(PRESETS), default=DEFAULT, tooltip="Fills in whatever is 0")
+
+
 def sampler_inputs() -> list[Any]:
     """What tells a sampler which video to make."""
     return [
         VideoModelType.Input("model"),
         ConditioningType.Input("conditioning", lazy=True),
-        io.Int.Input("width", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
-        io.Int.Input("height", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
-        io.Int.Input("frames", default=0, min=-100_000, max=100_000, tooltip="0: the preset's. HunyuanVideo and Wan make 4n+1 frames, CogVideoX and LTX-Video 8n+1, Mochi 6n+1, SVD 14 or 25"),
-        io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the preset's"),
-        io.Float.Input("guidance", default=0.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale; 0: the preset's, 1: off"),
+        *size_inputs(),
         io.Combo.Input("sampler", options=[DEFAULT, *SAMPLERS], default=DEFAULT,
                        tooltip="default: the model's own. Where a source asks for DDIM on a flow model, use euler: with eta 0 they are the same"),
         io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
-        io.Combo.Input("preset", options=list(PRESETS), default=DEFAULT, tooltip="Fills in whatever is 0"),
+        preset_input(),
         KeyframesType.Input("keyframes", optional=True),
         io.MultiType.Input("source", [io.Image, io.Latent], optional=True, tooltip="Video-to-video: frames or latents to start from"),
         io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
@@ -69,7 +95,7 @@ class Sampler(io.ComfyNode):
         from ..samplers.kernels import attention_notes
 
         request = ready(model, request_of(model, **inputs))
-        notes = (*request.notes, *host.shortage(model, request))
+        notes = request.notes + host.shortage(model, request)
         host.tell(cls.hidden.unique_id, notes + attention_notes(model), logging.WARNING if notes else logging.INFO)
         update, runs = host.progress(), list[Run]()
 
@@ -81,8 +107,16 @@ class Sampler(io.ComfyNode):
             latents = sample(model, conditioning, request, on_step)
         note = {"family": model.family.name, "variant": model.variant, "frames": request.frames, "fps": model.facts.fps,
                 "width": request.width, "height": request.height, "seed": request.seed}  # fmt: skip
-        shown = _cache_report(cls, model, request, runs, note)
+        shown = _shown(cls, notes, _cache_report(cls, model, request, runs, note))
         return io.NodeOutput({"samples": model.family.to_host(model, latents.cpu()), "reelwire": note}, ui=shown)
+
+
+def _shown(cls: Any, notes: tuple[str, ...], report: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What stays on the node: the notes of before the first step, and below them what the cache did."""
+    text = [*notes, *(report or {}).get("text", ())]
+    if notes and report:
+        host.show(cls.hidden.unique_id, "\n".join(text))
+    return {**(report or {}), "text": text} if text else report
 
 
 def _cache_report(cls: Any, model: VideoModel, request: Request, runs: list[Run], note: dict[str, Any]) -> dict[str, Any] | None:  # fmt: skip

@@ -17,7 +17,7 @@ from ..loaders.tiles import Tiling
 from ..loaders.video_model import Part, Request, VideoModel
 from .caches.runner import planned
 from .cards import CONTEXT, GIB, LEAST, PCIE, RESERVED, SIZES, Card, class_of, find_card, seconds
-from .denoise import checked
+from .denoise import checked, ready
 from .flops import Flops, decode_flops, encoder_flops, forward_flops, network_part
 from .guidance import forwards
 from .room import cache_bytes, step_bytes
@@ -345,9 +345,10 @@ def card_of(memory: int) -> Machine:
 
 def usual_sizes(model: VideoModel, request: Request) -> tuple[Request, ...]:
     """The request, and the model's presets where they differ in size or length, the largest first."""
+    presets = model.facts.presets
     found = {
         (r.width, r.height, r.frames): r
-        for r in (request, *(model.complete(Request(preset=p)) for p in model.facts.presets))
+        for r in (request, *(replace(model.complete(Request(preset=p)), keyframes=request.keyframes) for p in presets))
     }
     first, *others = found.values()
     return first, *sorted(others, key=lambda r: -r.width * r.height * r.frames)
@@ -370,14 +371,20 @@ def fit_table(model: VideoModel, request: Request, reading: tuple[Need, ...]) ->
     return tuple(rows)
 
 
+def settled(model: VideoModel, request: Request) -> Request:
+    """A checked request, its keyframes in their places; raises InputError. Without keyframes none is asked for, though a
+    sampler of this model may need one."""
+    return ready(model, request) if request.keyframes else checked(model, request)
+
+
 def estimate(
     model: VideoModel, request: Request, machine: Machine, price: float = 0.0, rates: tuple[float, float] | None = None
 ) -> Estimate:
     """What a request needs on a machine; raises InputError for one that this model cannot run. No weights are read."""
-    request = checked(model, request)
+    request = settled(model, request)
     reading = reading_needs(model)
     found, tiling = with_decode(model, request, (*reading, *sampling_needs(model, request)), machine.room)
-    notes = planned(model, request)[1]
+    notes = (*request.notes, *planned(model, request)[1])
     return Estimate(
         model,
         request,

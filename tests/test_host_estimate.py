@@ -67,6 +67,20 @@ def test_it_sees_what_the_models_nodes_have_set(host: Host) -> None:
     assert weights(numbers) < weights(plain)
 
 
+def test_keyframes_are_counted(host: Host) -> None:
+    """On LTX-Video, whose tokens then have a time of their own."""
+    prompt, working = asked("ReelwireLoadLTX", "bundled/tiny_ltx"), []
+    keyframe = {
+        "5": node("EmptyImage", width=64, height=64, batch_size=1, color=255),
+        "6": node("ReelwireKeyframe", image=["5", 0], frame=0, strength=1.0),
+    }
+    for more in ({}, keyframe):
+        prompt["2"]["inputs"] |= {"keyframes": ["6", 0]} if more else {}
+        _, _, numbers = told(host, prompt | more)
+        working += [p["working"] for p in numbers["memory"]["phases"] if p["phase"] == "sample"]
+    assert working[1] > working[0]
+
+
 def test_this_machine_is_measured_when_asked(host: Host) -> None:
     begin = time.perf_counter()
     lines, _, numbers = told(host, asked("ReelwireLoadLTX", "bundled/tiny_ltx", calibrate=True))

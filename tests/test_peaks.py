@@ -35,20 +35,17 @@ UNDER, OVER = 0.95, 1.15
 BF16, FP32 = "bfloat16", "float32"
 BLOCKS = ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "Q6_K", "Q5_K", "Q4_K", "Q3_K", "Q2_K", "IQ4_NL", "IQ4_XS")
 Changes = dict[str, Any]
-MIDDLE: Changes = dict(width=640, height=352, frames=49)
 # family -> a size so small that texts count more than the video
 SMALL: dict[str, Changes] = {
     **{family: dict(width=256, height=256, frames=9) for family in ("wan", "hunyuan_video", "ltx")},
     "cogvideox": dict(frames=9), "mochi": dict(width=256, height=256, frames=7), "svd": dict(width=512, height=320),
 }  # fmt: skip
 STEPS: tuple[tuple[str, str, Changes], ...] = (
-    *(("wan/2.1-t2v-1.3b", BF16, changes) for changes in ({}, MIDDLE, SMALL["wan"])),
-    ("wan/2.1-vace-1.3b", FP32, SMALL["wan"]), ("wan/2.2-ti2v-5b", BF16, SMALL["wan"]), ("hunyuan_video/t2v-13b", BF16, {}),
-    ("cogvideox/5b", BF16, {}), ("mochi/1-preview", BF16, {}), ("ltx/0.9.5-2b", BF16, {}), ("ltx/0.9.5-2b", BF16, dict(pictured=True)),
-    ("svd/svd", BF16, {}),
+    *(("wan/2.1-t2v-1.3b", BF16, changes) for changes in ({}, SMALL["wan"])), ("wan/2.1-vace-1.3b", FP32, SMALL["wan"]),
+    ("cogvideox/2b", BF16, {}), ("ltx/0.9.8-2b-distilled", BF16, {}), ("svd/svd", BF16, {}),
 )  # fmt: skip
-ENCODERS = ("wan/2.1-t2v-1.3b", "hunyuan_video/t2v-13b", "ltx/0.9.5-2b", "svd/svd")
-CODERS = ("wan/2.1-t2v-1.3b", "wan/2.2-ti2v-5b", "cogvideox/5b", "mochi/1-preview", "ltx/0.9.0-2b", "svd/svd")
+ENCODERS = ("wan/2.1-t2v-1.3b", "cogvideox/2b", "svd/svd")
+CODERS = ("wan/2.1-t2v-1.3b", "cogvideox/2b", "svd/svd")
 
 
 def every_step() -> list[tuple[str, str, Changes]]:
@@ -111,7 +108,7 @@ def test_coders(of: Any, with_coder: str) -> None:
         close(expected, most)
 
 
-@pytest.mark.parametrize("name", ["wan/2.1-t2v-1.3b", "mochi/1-preview"])
+@pytest.mark.parametrize("name", ["wan/2.1-t2v-1.3b"])
 def test_tiles_of_an_encoder_keep_nothing_of_each_other(of: Any, name: str) -> None:
     """They are encoded one after another, so that a quarter of the frame takes little more than a quarter of the room."""
     model = of(name)
@@ -125,8 +122,8 @@ def test_a_step_with_a_cache(of: Any, granularity: str) -> None:
     model = replace(of("wan/2.1-t2v-1.3b"), cache=FORA(interval=2, granularity=granularity))
     size = dict(width=256, height=256, frames=33)
     model.memory.peaks.clear()
-    counted = step_peak(model, steps=10, **size)
-    close(step_bytes(model, model.complete(fitted(model, steps=10, **size))), counted)
+    counted = step_peak(model, steps=6, **size)
+    close(step_bytes(model, model.complete(fitted(model, steps=6, **size))), counted)
 
 
 def test_weights_as_they_are_held(tiny_models: Path) -> None:
