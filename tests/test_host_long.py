@@ -93,7 +93,7 @@ def test_other_inputs_are_refused_until_it_starts_over(host: Host) -> None:
     assert "could not be written" not in told
     assert "run again with the same inputs" not in told, "nothing is kept"
     with full_disk(host, 30_000):  # the file is larger
-        told = host.refuse(film("other")).told
+        told = host.refuse(film("other", crf=0)).told
     assert "4 of 4 windows are kept in output/long/other.unfinished: run again with the same inputs" in told
     changed = {**TOLD, "prompts": [TOLD["prompts"][0]]}
     told = host.refuse(film("other", seed=2, timeline=json.dumps(changed))).told
@@ -106,7 +106,7 @@ def test_other_inputs_are_refused_until_it_starts_over(host: Host) -> None:
 
 def test_a_name_with_the_time_goes_on_too(host: Host) -> None:
     """However much time has passed meanwhile; the name may come by a link."""
-    graph = film("linked", filename_prefix=["3", 0])
+    graph = film("linked", filename_prefix=["3", 0], crf=0)
     graph["3"] = node("PrimitiveString", value="long/clock_%second%_x")
     with full_disk(host, 30_000):
         told = host.refuse(graph).told
