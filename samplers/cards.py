@@ -98,7 +98,7 @@ def seconds(operations: tuple[float, float], moved: float, slow: Card, fast: Car
 def in_words(span: tuple[float, float]) -> str:
     """A span of seconds, rounded to what it can mean."""
     least, most = (round_to_two(value) for value in span)
-    return clock(most) if least == most else f"{clock(least)} to {clock(most)}"
+    return " to ".join(dict.fromkeys((clock(least), clock(most))))
 
 
 def round_to_two(value: float) -> float:
@@ -106,8 +106,16 @@ def round_to_two(value: float) -> float:
     return value if value <= 0 else round(value, 1 - math.floor(math.log10(value)))
 
 
+def number(value: float) -> str:
+    """A number with two digits that count, without an exponent."""
+    rounded = round_to_two(value)
+    return f"{rounded:.0f}" if rounded >= 10 else f"{rounded:g}"
+
+
 def clock(value: float) -> str:
     """Seconds in the unit that suits them."""
-    if value >= 5400:
-        return f"{value / 3600:.2g} h"
-    return f"{value / 60:.2g} min" if value >= 90 else f"{value:.2g} s"
+    if value < 1:
+        return "under 1 s"
+    units = ((48 * 3600, 86400, "days"), (5400, 3600, "h"), (90, 60, "min"), (0, 1, "s"))
+    unit, name = next((unit, name) for least, unit, name in units if value >= least)
+    return f"{number(value / unit)} {name}"

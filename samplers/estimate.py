@@ -126,12 +126,12 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Time:
-    """How long a run takes on a class of cards, and what that costs. memory: GiB of the class, 0 for this machine;
-    verdict: whether it fits there."""
+    """How long a run takes on a class of cards, and what that costs; None where it does not fit. memory: GiB of the
+    class, 0 for this machine; verdict: whether it fits there."""
 
     where: str
     memory: int
-    seconds: Span
+    seconds: Span | None
     cost: Span | None
     basis: str
     verdict: str
@@ -284,7 +284,7 @@ def expert_steps(model: VideoModel, request: Request) -> dict[str, range]:
 
 def _times(estimate: Estimate) -> Iterator[Time]:
     """This machine first, where its rate is known, then each class of cards."""
-    name, dtype = estimate.machine.name, estimate.model.recipe.dtype
+    name, dtype, asked = estimate.machine.name, estimate.model.recipe.dtype, on_cards(estimate.model, estimate.machine)
     here = tuple(need for need in estimate.needs if need.phase == "sample")
     moved = _moved(here, estimate.machine, estimate.steps)
     known = find_card(name)
@@ -293,11 +293,11 @@ def _times(estimate: Estimate) -> Iterator[Time]:
     elif known is not None:
         span = seconds(estimate.operations, moved, known, known, dtype)
         yield _time(estimate, name, 0, span, "published")
-    there = sampling_needs(estimate.model, estimate.request, fused=True)
+    there = sampling_needs(asked, estimate.request, fused=True)
     for memory in SIZES:
         group = class_of(memory)
-        moved = _moved(there, card_of(memory), estimate.steps)
-        span = seconds(estimate.operations, moved, group[0], group[-1], dtype)
+        moved = _moved(there, card_of(memory, estimate.machine.limit), estimate.steps)
+        span = seconds(estimate.operations, moved, group[0], group[-1], asked.recipe.dtype)
         yield _time(estimate, _named(group), memory, span, "published")
 
 
@@ -307,8 +307,10 @@ def _moved(needs: tuple[Need, ...], machine: Machine, steps: Steps) -> float:
 
 
 def _time(estimate: Estimate, where: str, memory: int, span: Span, basis: str) -> Time:
-    cost = (span[0] / 3600 * estimate.price, span[1] / 3600 * estimate.price) if estimate.price else None
     verdict = estimate.fits[0][1][memory] if memory else estimate.verdict
+    if verdict == FAILS:
+        return Time(where, memory, None, None, basis, verdict)
+    cost = (span[0] / 3600 * estimate.price, span[1] / 3600 * estimate.price) if estimate.price else None
     return Time(where, memory, span, cost, basis, verdict)
 
 
@@ -338,9 +340,16 @@ def _measured(estimate: Estimate, moved: float) -> Span:
 # ---------------------------------------------------------------- all together
 
 
-def card_of(memory: int) -> Machine:
-    """A card of so many GiB with nothing else on it, beside as much RAM as it takes."""
-    return Machine(f"{memory} GB", memory * GIB - CONTEXT, float("inf"))
+def card_of(memory: int, limit: float = 0.0) -> Machine:
+    """A card of so many GiB with nothing else on it, beside as much RAM as it takes. limit: as a Machine's."""
+    return Machine(f"{memory} GB", memory * GIB - CONTEXT, float("inf"), limit=limit)
+
+
+def on_cards(model: VideoModel, machine: Machine) -> VideoModel:
+    """The model as cards load it: a machine without a card chooses float32, where they choose bfloat16."""
+    if not machine.cpu or model.recipe.dtype != "float32":
+        return model
+    return replace(model, recipe=replace(model.recipe, dtype="bfloat16"))
 
 
 def usual_sizes(model: VideoModel, request: Request) -> tuple[Request, ...]:
@@ -357,14 +366,14 @@ def usual_sizes(model: VideoModel, request: Request) -> tuple[Request, ...]:
 Fits = tuple[tuple[Request, dict[int, str]], ...]
 
 
-def fit_table(model: VideoModel, request: Request, reading: tuple[Need, ...]) -> Fits:
+def fit_table(model: VideoModel, request: Request, reading: tuple[Need, ...], limit: float = 0.0) -> Fits:
     """For each usual size, whether it fits on a card of each class, whatever the machine is that asks: cards as NVIDIA's,
-    whose attention holds no scores, and the model in its own precision."""
+    whose attention holds no scores, and the model in its own precision. limit: as a Machine's."""
     rows = []
     for sized in usual_sizes(model, request):
         before, verdicts = (*reading, *sampling_needs(model, sized, fused=True)), {}
         for memory in SIZES:
-            machine = card_of(memory)
+            machine = card_of(memory, limit)
             found, _ = with_decode(model, sized, before, machine.room)
             verdicts[memory] = worst(need.verdict(machine) for need in found)
         rows.append((sized, verdicts))
@@ -385,6 +394,8 @@ def estimate(
     reading = reading_needs(model)
     found, tiling = with_decode(model, request, (*reading, *sampling_needs(model, request)), machine.room)
     notes = (*request.notes, *planned(model, request)[1])
+    asked = on_cards(model, machine)
+    fits = fit_table(asked, request, reading if asked is model else reading_needs(asked), machine.limit)
     return Estimate(
         model,
         request,
@@ -397,7 +408,7 @@ def estimate(
         forward_flops(model, request),
         encoder_flops(model),
         decode_flops(model, request, tiling),
-        fit_table(model, request, reading),
+        fits,
         notes,
         price,
         rates,

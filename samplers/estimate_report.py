@@ -6,11 +6,20 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from .cards import GIB, in_words, published, round_to_two, source, utilisation
-from .estimate import BESIDE, FAILS, MOVES, SMALLER, Estimate, Need, Span, Time, can_shrink
+from .cards import GIB, in_words, number, published, source, utilisation
+from .estimate import BESIDE, FAILS, MOVES, SMALLER, Estimate, Need, Span, Time, can_shrink, on_cards
 
 PHASES = {"encode": "Read the prompt", "sample": "Sample", "decode": "Decode"}
 VERSION = 1  # of the JSON
+
+
+def _reading(parts: Iterable[str]) -> str:
+    """What encoders do: only the picture is read where there is no encoder of text."""
+    return "Read the picture" if {*parts} == {"image_encoder"} else PHASES["encode"]
+
+
+def _phase_name(need: Need) -> str:
+    return _reading((need.part,)) if need.phase == "encode" else PHASES[need.phase]
 
 
 def size(count: float) -> str:
@@ -26,7 +35,7 @@ def size(count: float) -> str:
 
 def operations(count: float) -> str:
     """Operations in the unit that suits them."""
-    unit, value = next((u, v) for u, v in (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 0.0)) if count >= v)
+    unit, value = next((u, v) for u, v in (("E", 1e18), ("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 0.0)) if count >= v)
     return f"{count / (value or 1e6):.3g} {unit}FLOP"
 
 
@@ -46,19 +55,30 @@ def markdown(estimate: Estimate) -> str:
 
 
 def short(estimate: Estimate) -> tuple[str, ...]:
-    """What a node shows: the verdict, the phases, the time."""
-    lines = [f"{_request(estimate)}: {estimate.verdict} on {_where(estimate)}."]
-    lines += [f"{PHASES[need.phase]} ({need.part}): {_need(estimate, need)}" for need in estimate.needs]
-    lines.append(f"RAM: {size(estimate.ram)} for all weights together. {_steps(estimate)}")
-    lines += _unknown(estimate)
-    lines += [f"{_place(time)}: {in_words(time.seconds)}{_cost(time)}, {time.verdict}" for time in estimate.times]
-    return (*lines, *estimate.notes)
+    """What a node shows, the most important first: the verdict, the time by card, then the phases."""
+    lines = [f"{estimate.verdict.capitalize()} on {estimate.machine.name}."]
+    lines += [f"{_place(time, brief=True)}: {_told(time)}" for time in estimate.times]
+    lines += [*_in_other(estimate), *_unknown(estimate), *estimate.notes, *_advice(estimate)]
+    lines.append(f"{_request(estimate)}, on {_where(estimate)}.")
+    lines += [f"{_phase_name(need)} ({need.part}): {_need(estimate, need)}" for need in estimate.needs]
+    return (*lines, f"RAM: {size(estimate.ram)} for all weights together. {_steps(estimate)}")
+
+
+def _told(time: Time) -> str:
+    """Time, cost and verdict of one row."""
+    return f"{in_words(time.seconds)}{_cost(time)}, {time.verdict}" if time.seconds else time.verdict
+
+
+def _in_other(estimate: Estimate) -> list[str]:
+    """That the cards compute in another precision than this machine, where they do."""
+    here, there = (m.recipe.dtype for m in (estimate.model, on_cards(estimate.model, estimate.machine)))
+    return [] if here == there else [f"Here in {here}; the rows of cards are in {there}, as a card loads it."]
 
 
 def _request(estimate: Estimate) -> str:
     r, model = estimate.request, estimate.model
     title = f"{model.family.title} {model.variant}"
-    return f"{title}, {r.frames} frames of {r.width}x{r.height}, {r.steps} steps"
+    return f"{title}, {r.frames} frames of {r.width}x{r.height}, {r.steps} steps, {model.recipe.dtype}"
 
 
 def _where(estimate: Estimate) -> str:
@@ -71,19 +91,24 @@ def _title(estimate: Estimate) -> Iterator[str]:
     yield f"# {_request(estimate)}"
     yield ""
     yield f"**{estimate.verdict.capitalize()}** on {_where(estimate)}."
-    yield from (f"- {line}" for line in (*_advice(estimate), *estimate.notes))
+    yield from (f"- {line}" for line in (*_in_other(estimate), *_advice(estimate), *estimate.notes))
+
+
+HELPS = {
+    "encode": "choose a smaller encoder file, or free memory.",
+    "sample": "fewer frames or a smaller size make the working memory smaller; the report's last table shows what fits.",
+    "decode": "set a smaller tile in the decoder, or make a smaller video.",
+}
 
 
 def _advice(estimate: Estimate) -> Iterator[str]:
     """What would help where it does not fit, or fits badly."""
-    worst = {need.verdict(estimate.machine): need for need in estimate.needs}
-    if FAILS in worst and worst[FAILS].phase == "sample":
-        yield "Fewer frames or a smaller size make the working memory smaller; the table at the end shows what fits."
-    elif FAILS in worst:
-        yield f"The part that does not fit is {worst[FAILS].part}."
-    if MOVES in worst:
-        yield "Weights that wait in RAM come in layer by layer, which is slower."
+    failing = [need for need in estimate.needs if need.verdict(estimate.machine) == FAILS]
+    for need in sorted(failing, key=lambda need: -need.least(estimate.machine)):
+        yield f"{need.part} does not fit, it needs {size(need.least(estimate.machine))}: {HELPS[need.phase]}"
     moving = [need for need in estimate.needs if need.verdict(estimate.machine) == MOVES]
+    if moving:
+        yield "Weights that wait in RAM come in layer by layer, which is slower."
     if any(can_shrink(estimate.model, need) for need in moving):
         yield SMALLER
     if not estimate.machine.cpu and estimate.ram > estimate.machine.ram:
@@ -106,7 +131,7 @@ def _memory(estimate: Estimate) -> Iterator[str]:
         head,
         (
             (
-                PHASES[n.phase],
+                _phase_name(n),
                 n.part,
                 size(n.weights),
                 size(n.kept(machine)),
@@ -155,15 +180,17 @@ def _computing(estimate: Estimate) -> Iterator[str]:
     yield ""
     rows = (
         ("One forward of one branch", f"{operations(forward.total)}, of which attention {share}"),
-        ("Read the prompt", operations(estimate.encode.total)),
+        (_reading(n.part for n in estimate.needs if n.phase == "encode"), operations(estimate.encode.total)),
         ("Sample", " to ".join(dict.fromkeys(sampled))),
         ("Decode", operations(estimate.decode.total)),
     )
     yield from table(("Of what", "Operations"), rows)
 
 
-def _place(time: Time) -> str:
-    return f"{time.memory} GB ({time.where})" if time.memory else time.where
+def _place(time: Time, brief: bool = False) -> str:
+    if not time.memory:
+        return time.where
+    return f"{time.memory} GB" if brief else f"{time.memory} GB ({time.where})"
 
 
 def _cost(time: Time) -> str:
@@ -171,8 +198,7 @@ def _cost(time: Time) -> str:
 
 
 def _money(span: Span) -> str:
-    low, high = (f"{round_to_two(value):g}" for value in span)
-    return low if low == high else f"{low} to {high}"
+    return " to ".join(dict.fromkeys("under 0.01" if value < 0.01 else number(value) for value in span))
 
 
 def _unknown(estimate: Estimate) -> list[str]:
@@ -189,7 +215,13 @@ def _time(estimate: Estimate) -> Iterator[str]:
     priced = bool(estimate.price)
     head = ("Where", "Time", *(("Cost",) if priced else ()), "Basis", "")
     rows = (
-        (_place(t), in_words(t.seconds), *((_money(t.cost),) if t.cost else ()), t.basis, t.verdict)
+        (
+            _place(t),
+            in_words(t.seconds) if t.seconds else "",
+            *((_money(t.cost) if t.cost else "",) if priced else ()),
+            t.basis,
+            t.verdict,
+        )
         for t in estimate.times
     )
     yield from table(head, rows)
@@ -204,7 +236,9 @@ def _fits(estimate: Estimate) -> Iterator[str]:
         ((f"{r.width}x{r.height}, {r.frames} frames", *verdicts.values()) for r, verdicts in estimate.fits),
     )
     yield ""
-    yield f"NVIDIA cards with nothing else on them, and the model in {estimate.model.recipe.dtype}, as it is loaded here."
+    dtype, most = on_cards(estimate.model, estimate.machine).recipe.dtype, estimate.machine.limit
+    limit = f"; at most {size(most)} of weights on the card, as the Memory node says" if most else ""
+    yield f"NVIDIA cards with nothing else on them, and the model in {dtype}{limit}."
 
 
 BASIS = (
@@ -242,10 +276,12 @@ def facts(estimate: Estimate) -> dict[str, Any]:
             "family": model.family.name,
             "variant": model.variant,
             "precision": model.recipe.dtype,
+            "precision_on_cards": on_cards(model, machine).recipe.dtype,
             "weights": model.recipe.storage or "as in the file",
         },
         "request": {
-            name: getattr(r, name) for name in ("width", "height", "frames", "steps", "guidance", "sampler", "preset")
+            **{name: getattr(r, name) for name in ("width", "height", "frames", "steps", "guidance", "sampler")},
+            "preset": r.preset or "default",
         },
         "machine": {"name": machine.name, "cpu": machine.cpu, "room": round(machine.room), "ram": _finite(machine.ram)},
         "verdict": estimate.verdict,
@@ -305,7 +341,7 @@ def _row(time: Time) -> Mapping[str, Any]:
     return {
         "where": time.where,
         "memory": time.memory,
-        "seconds": list(time.seconds),
+        "seconds": None if time.seconds is None else list(time.seconds),
         "cost": None if time.cost is None else list(time.cost),
         "basis": time.basis,
         "verdict": time.verdict,

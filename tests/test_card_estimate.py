@@ -95,7 +95,7 @@ def test_the_sampler_warns_before_it_starts(card_host: CardHost) -> None:
 def test_the_node_tells_of_the_card(card_host: CardHost) -> None:
     from reelwire.tests.test_host_estimate import asked, told
 
-    lines, _, numbers = told(card_host, asked("ReelwireLoadWan", "diffusers/tiny-wan2.1-t2v", price=1.0))
+    _, page, numbers = told(card_host, asked("ReelwireLoadWan", "diffusers/tiny-wan2.1-t2v", price=1.0))
     assert not numbers["machine"]["cpu"]
-    assert "of card)" in lines[0]
+    assert "of card)" in page
     assert numbers["machine"]["room"] < 2.1 * 2**30

@@ -40,7 +40,10 @@ def test_every_family_is_estimated(host: Host, name: str) -> None:
     assert numbers["request"]["frames"] == count
     assert numbers["verdict"] == "fits"
     assert numbers["machine"]["cpu"]
-    assert "there is no card and the processor computes" in lines[0]
+    assert numbers["request"]["preset"] == "default"
+    assert lines[0] == "Fits on this processor."
+    assert [line.split(":")[0] for line in lines[1:7]] == [f"{size} GB" for size in (8, 12, 16, 24, 48, 80)]
+    assert "there is no card and the processor computes" in page
     assert page.startswith("# ")
     assert "| Cost |" in page
     assert [phase["part"] for phase in numbers["memory"]["phases"]][-1] == "vae"
