@@ -97,8 +97,7 @@ def seconds(operations: tuple[float, float], moved: float, slow: Card, fast: Car
 
 def in_words(span: tuple[float, float]) -> str:
     """A span of seconds, rounded to what it can mean."""
-    least, most = (round_to_two(value) for value in span)
-    return " to ".join(dict.fromkeys((clock(least), clock(most))))
+    return " to ".join(dict.fromkeys(map(clock, span)))
 
 
 def round_to_two(value: float) -> float:

@@ -96,7 +96,7 @@ def _title(estimate: Estimate) -> Iterator[str]:
 
 HELPS = {
     "encode": "choose a smaller encoder file, or free memory.",
-    "sample": "fewer frames or a smaller size make the working memory smaller; the report's last table shows what fits.",
+    "sample": "fewer frames or a smaller size make the working memory smaller; the last table shows what fits.",
     "decode": "set a smaller tile in the decoder, or make a smaller video.",
 }
 
@@ -259,7 +259,7 @@ def _basis(estimate: Estimate) -> Iterator[str]:
     if estimate.model.speed is not None:
         yield "- What the Speed node sets is not in the times; it mostly makes them shorter."
     if estimate.rates is not None:
-        products, attention = (f"{rate / 1e12:.3g} TFLOPS" for rate in estimate.rates)
+        products, attention = (f"{operations(rate)}S" for rate in estimate.rates)
         yield f"- measured: here just now, {products} in products of this model's shape and {attention} in attention."
         yield f"- The other work of a forward is assumed, not measured, to add up to {BESIDE - 1:.0%} to that."
 
