@@ -249,7 +249,7 @@ def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
     )
     graph = workflow("ltx_t2v", {"3": node("LoadLatent", latent="large.latent"), "4.crf": 0})
     whole = frames(host.videos(host.post(graph))[0]).astype(int)
-    for megabytes in range(256, 32, -16):
+    for megabytes in range(256, 32, -8):
         graph["4"]["inputs"]["filename_prefix"] = f"video/short{megabytes}"
         before = len(host.log)
         with short_memory(host, megabytes * 2**20):
