@@ -30,6 +30,8 @@ from typing import Any
 
 import torch
 from native_cases import CASES, TEXT, Case
+from native_decodes import DECODES
+from native_svd import open_sides as open_svd
 from reelwire.loaders.bundle import files_of
 from reelwire.loaders.checkpoints import read_file
 from reelwire.loaders.families import load
@@ -39,12 +41,12 @@ from reelwire.samplers.denoise import sample
 from reelwire.samplers.speed import Speed
 from reelwire.tests.files import plain
 from reelwire.tests.native import randomised
-from reelwire.tests.test_ltx_files import COMMON, OLD_ENCODER
 from reelwire.training.tiny_models import make, seeded
 from torch import Tensor
 
 OUT = Path(__file__).with_suffix(".json")
 STEPS, SCALE = 5, 5.0
+FAMILIES = (*CASES, "svd")
 Row = dict[str, Any]
 Calls = tuple[Callable[[], Tensor], Callable[[], Tensor]]
 
@@ -238,54 +240,24 @@ def their_run(sides: Sides) -> Tensor:
 # ---------------------------------------------------------------- decode
 
 
-def _wan_vae() -> Any:
-    from comfy.ldm.wan.vae import WanVAE
-
-    return WanVAE(dim=32, z_dim=16, dim_mult=[1, 2, 4, 4], temperal_downsample=[False, True, True])
-
-
-def _ltx_vae() -> Any:
-    """The structure of 0.9.0, whose decoder adds no noise."""
-    from comfy.ldm.lightricks.vae.causal_video_autoencoder import VideoVAE
-
-    made = VideoVAE(
-        config={
-            **COMMON,
-            "latent_channels": 128,
-            "encoder_base_channels": 32,
-            "decoder_base_channels": 32,
-            "blocks": OLD_ENCODER,
-        }
-    )
-    made.per_channel_statistics.get_buffer("mean-of-means").zero_()
-    made.per_channel_statistics.get_buffer("std-of-means").fill_(1.0)
-    return made
-
-
-# family -> (makes the host's VAE, latents [C, t, h, w])
-DECODES: dict[str, tuple[Callable[[], Any], tuple[int, int, int, int]]] = {
-    "wan": (_wan_vae, (16, 9, 16, 16)),
-    "ltx": (_ltx_vae, (128, 7, 8, 8)),
-}
-
-
-def decode(family: str, folder: Path) -> Calls:
+def decode(name: str, folder: Path) -> Calls:
     """(ours, theirs): the frames of one clip, ours streamed into a tensor, theirs as the host's class gives them."""
-    make_native, shape = DECODES[family]
+    case = DECODES[name]
     with seeded(1):
-        native = make_native().eval().requires_grad_(False)
-        state, z = randomised(native), torch.randn(1, *shape)
-    file = folder / f"{family}_vae.safetensors"
+        native = case.make().eval().requires_grad_(False)
+        state, z = randomised(native), torch.randn(1, *case.latents)
+    native, z = native.to(case.dtype), z.to(case.dtype)
+    file = folder / f"{name}.safetensors"
     plain(file, state)
-    weights = CASES[family].reader.vae(read_file(file)[0])
-    tiny = load(Recipe(family, "", files_of(make(CASES[family].tiny, folder)), "float32"), PlainMemory())
-    part = Part("vae", lambda progress: weights.build(torch.float32, False, "", progress))
-    facts = replace(tiny.facts, channels=shape[0], mean=(), std=())
+    weights = case.reader.vae(read_file(file)[0])
+    tiny = load(Recipe(case.family, "", files_of(make(case.tiny, folder)), str(case.dtype)[6:]), PlainMemory())
+    part = Part("vae", lambda progress: weights.build(case.dtype, False, "", progress))
+    facts = replace(tiny.facts, channels=case.latents[0], mean=(), std=())
     model = replace(tiny, facts=facts, parts={**tiny.parts, "vae": part})
 
     def theirs() -> Tensor:
         with torch.no_grad():
-            return native.decode(z)
+            return case.call(native, z)
 
     return (lambda: torch.cat(list(stream_frames(model, z)))), theirs
 
@@ -313,7 +285,7 @@ def compare(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], pairs: int
 
 
 def measure_forward(family: str, folder: Path, pairs: int) -> Row:
-    ours, theirs = forward(open_sides(family, folder))
+    ours, theirs = open_svd(folder, STEPS, SCALE).forward() if family == "svd" else forward(open_sides(family, folder))
     mine, other = ours().float(), theirs().float() * (-1 if family == "mochi" else 1)
     return {
         **compare(ours, theirs, pairs, warm=True),
@@ -322,6 +294,9 @@ def measure_forward(family: str, folder: Path, pairs: int) -> Row:
 
 
 def measure_run(family: str, folder: Path, pairs: int) -> Row:
+    if family == "svd":
+        svd = open_svd(folder, STEPS, SCALE)
+        return {**compare(svd.ours, svd.theirs, pairs), "steps": STEPS}
     sides = open_sides(family, folder)
     return {**compare(partial(our_run, sides), partial(their_run, sides), pairs), "steps": STEPS}
 
@@ -335,13 +310,13 @@ def measure_trim(family: str, folder: Path, pairs: int) -> Row:
     return {**row, "difference": float((mine - other).pow(2).mean().sqrt() / other.std()), "steps": STEPS}
 
 
-def measure_decode(family: str, folder: Path, pairs: int) -> Row:
-    return compare(*decode(family, folder), pairs)
+def measure_decode(name: str, folder: Path, pairs: int) -> Row:
+    return compare(*decode(name, folder), pairs)
 
 
 SECTIONS: Mapping[str, tuple[Callable[[str, Path, int], Row], Mapping[str, Any]]] = {
-    "forward": (measure_forward, CASES),
-    "run": (measure_run, CASES),
+    "forward": (measure_forward, dict.fromkeys(FAMILIES)),
+    "run": (measure_run, dict.fromkeys(FAMILIES)),
     "decode": (measure_decode, DECODES),
     "trim": (measure_trim, {name: case for name, case in CASES.items() if case.padded}),
 }
@@ -350,7 +325,7 @@ SECTIONS: Mapping[str, tuple[Callable[[str, Path, int], Row], Mapping[str, Any]]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
-    parser.add_argument("--families", nargs="+", choices=CASES, default=list(CASES))
+    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--pairs", type=int, default=3)
     options = parser.parse_args()
     start_host()
@@ -358,10 +333,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for section in options.sections:
             call, there = SECTIONS[section]
-            for family in (name for name in options.families if name in there):
+            for family in (name for name in there if name.split(",")[0] in options.families):
                 row = table.setdefault(section, {})[family] = call(family, Path(folder), options.pairs)
                 print(
-                    f"{section:<8} {family:<14} {row['ratio']:.2f} ({row['range'][0]:.2f} to {row['range'][1]:.2f})  ours {row['ours']:.2f} s"
+                    f"{section:<8} {family:<26} {row['ratio']:.2f} ({row['range'][0]:.2f} to {row['range'][1]:.2f})  ours {row['ours']:.2f} s"
                     + (f"  difference {row['difference']:.1e}" if "difference" in row else ""),
                     flush=True,
                 )

@@ -177,17 +177,32 @@ def requirements() -> str:
 
 def page(ranges: Sequence[Range], trials: Mapping[str, Trial]) -> str:
     """docs/dependencies.md."""
-    rows = ["| package | range | lowest | highest |", "| --- | --- | --- | --- |"]
+    rows = ["| package | range | lowest | highest | what for |", "| --- | --- | --- | --- | --- |"]
     for r in ranges:
         allowed = f">= {r.low}" + (f", < {r.below}" if r.below else "")
-        rows.append(
-            f"| {r.name} | {allowed} | " + " | ".join(trials[end].versions.get(r.name, "-") for end in ENDS) + " |"
-        )
-    rows.append("| **engine tests** | | " + " | ".join(trials[end].words for end in ENDS) + " |")
-    return HEAD + "\n".join(rows) + "\n"
+        tried = (trials[end].versions.get(r.name, "-") for end in ENDS)
+        rows.append(f"| {' | '.join((r.name, allowed, *tried, WHAT_FOR[r.name]))} |")
+    rows.append("| **engine tests** | | " + " | ".join(trials[end].words for end in ENDS) + " | |")
+    return HEAD + "\n".join(rows) + "\n" + FOOT
 
 
-HEAD = f"""# Versions of other packages
+WHAT_FOR = {
+    "av": "writing video frame by frame; ComfyUI brings it too",
+    "diffusers": "the models' architectures and schedulers, kept by the people who publish them",
+    "einops": "shapes that can be read",
+    "ftfy": "cleans Wan's prompts as in its training; without it, Chinese punctuation reads otherwise",
+    "gguf": "reading GGUF files",
+    "kornia": "edges, gray and blur of control videos; ComfyUI brings it too",
+    "packaging": "compares versions of kernels for attention; transformers brings it too",
+    "protobuf": "tokenizers in sentencepiece's form",
+    "safetensors": "reading weights without running code",
+    "sentencepiece": "tokenizers in its form",
+    "transformers": "text encoders, image encoders and tokenizers",
+}
+FOOT = """
+torch, Pillow and numpy come with ComfyUI. cache-dit is optional: its DBCache is a policy of the Cache node.
+"""
+HEAD = f"""# Other packages
 
 Both ends of every range in `requirements.txt`, tried together by `python3 bench/ranges.py`, which writes this page: the
 engine's tests (every family against diffusers' own pipelines, difference 0.0), with {TORCH[0].replace("==", " ")}

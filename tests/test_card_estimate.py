@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -69,15 +71,30 @@ def card_host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPat
 WARNED = "it may run out of memory"
 
 
-def test_the_sampler_warns_before_it_starts(card_host: CardHost) -> None:
+def _sampled(prefix: str) -> dict[str, Any]:
+    graph = workflow("any_t2v", {"3.steps": 2, "3.width": 256, "3.height": 256, "4.filename_prefix": prefix})
+    graph["1"] = node("ReelwireLoadWan", checkpoint="diffusers/tiny-wan2.1-t2v", precision="float32")
+    return graph
+
+
+def _long(prefix: str) -> dict[str, Any]:
+    """The node that warns is number 3, as above."""
+    size = dict(width=256, height=256, frames=17, window=9, overlap=5, steps=2, guidance=0.0)
+    timeline = json.dumps({"prompts": [{"at": 0, "text": "a circle"}]})
+    return {
+        "1": node("ReelwireLoadWan", checkpoint="diffusers/tiny-wan2.1-t2v", precision="float32"),
+        "3": node("ReelwireLongVideo", model=["1", 0], timeline=timeline, filename_prefix=prefix, seed=1, **size),
+    }
+
+
+@pytest.mark.parametrize("graph", [_sampled, _long])
+def test_it_warns_before_it_starts(card_host: CardHost, graph: Callable[[str], dict[str, Any]]) -> None:
     """With too small a card it says so on the node, where it stays, and in the log; with room it says nothing."""
 
     def noted(size: int) -> str:
         card_host.card.set_cap(size)
-        graph = workflow("any_t2v", {"3.steps": 2, "3.width": 256, "3.height": 256, "4.filename_prefix": "warned/clip"})
-        graph["1"] = node("ReelwireLoadWan", checkpoint="diffusers/tiny-wan2.1-t2v", precision="float32")
         begin = len(card_host.log)
-        seen = card_host.watch(graph)
+        seen = card_host.watch(graph(f"warned/{graph.__name__}_{size}"))
         texts = [str(data) for data in seen.all("progress_text")]
         stays = [str(data["output"]) for data in seen.all("executed") if data["node"] == "3"]
         words = card_host.log[begin:].decode(errors="replace") + "".join(texts)
@@ -90,6 +107,7 @@ def test_the_sampler_warns_before_it_starts(card_host: CardHost) -> None:
     assert "Sampling 9 frames of 256x256 needs about" in warned
     assert "even with its weights waiting in RAM, and the card has" in warned
     card_host.card.set_cap(2 << 30)
+    card_host.free()
 
 
 def test_the_node_tells_of_the_card(card_host: CardHost) -> None:

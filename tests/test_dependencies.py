@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -62,6 +63,27 @@ def test_every_line_is_a_range_and_pyproject_says_the_same(ranges: Any) -> None:
     assert [line.strip().strip('",') for line in listed.strip().splitlines()] == lines
 
 
+# what ComfyUI and torch bring along, and what is looked for before it is used
+FROM_THE_HOST = {"comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "torch", "numpy", "PIL"}
+OPTIONAL = {"cache_dit", "comfy_kitchen"}
+
+
+def imported(file: Path) -> set[str]:
+    """The packages that a file of ours imports, but for those of Python itself."""
+    found = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    names = {alias.name for node in found if isinstance(node, ast.Import) for alias in node.names}
+    names |= {node.module or "" for node in found if isinstance(node, ast.ImportFrom) and not node.level}
+    return {name.split(".")[0] for name in names} - {*sys.stdlib_module_names}
+
+
+def test_all_that_is_imported_is_required(ranges: Any) -> None:
+    files = [file for folder in ("loaders", "samplers", "nodes") for file in (ROOT / folder).rglob("*.py")]
+    names = set[str]().union(*map(imported, files))
+    assert {"diffusers", "comfy"} < names
+    required = {r.name for r in ranges.read_ranges(ranges.requirements())}
+    assert names - FROM_THE_HOST - OPTIONAL <= required
+
+
 LOWEST = [
     ("4.0", "", ["3.20.3", "4.21.1", "5.26.0"], "4.21.1"),
     ("5.6", "6", ["5.5.4", "5.10.1", "5.6.0", "5.6.2", "6.0"], "5.6.0"),
@@ -89,10 +111,10 @@ def test_the_page_is_of_these_ranges(ranges: Any) -> None:
     ]
     table = {name: cells for name, *cells in rows[2:-1]}
     read = {r.name: r for r in ranges.read_ranges(ranges.requirements())}
-    assert {*table} == {*read}
-    for name, (allowed, low, high) in table.items():
+    assert {*table} == {*read} == {*ranges.WHAT_FOR}
+    for name, (allowed, low, high, _) in table.items():
         below = f", < {read[name].below}" if read[name].below else ""
         assert allowed == f">= {read[name].low}{below}"
         assert read[name].holds(low)
         assert read[name].holds(high)
-    assert all("passed" in words and "failed" not in words for words in rows[-1][2:])
+    assert all("passed" in words and "failed" not in words for words in rows[-1][2:4])
