@@ -1,0 +1,73 @@
+"""Draws docs/demo.webp, which moves: six prompts through workflows/api/ltx_t2v.json on a running ComfyUI with this pack.
+
+python bench/demo_picture.py --font NotoSansCJK-Regular.ttc [--url http://127.0.0.1:8188]
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+
+import av
+from export_workflow import WORKFLOWS, run
+from PIL import Image, ImageDraw, ImageFont
+
+PROMPTS = (
+    "a red circle moving right\non a black background",
+    "a yellow ring rising\nagainst a gray backdrop",
+    "a blue triangle that grows\non a white background",
+    "on white, a purple ball\nfalling down slowly",
+    "一个青色的圆环\n在黑色背景上向左移动",
+    "灰色背景上,\n绿色三角形逐渐变小",
+)
+TILE, LABEL, GAP, COLUMNS, SIZE = 192, 44, 16, 3, 14  # in pixels, but for COLUMNS; SIZE: of the letters
+MILLISECONDS, LAST = 90, 900  # each picture is shown for so long, the last one for so long
+
+
+def frames_of(video: bytes) -> list[Image.Image]:
+    with av.open(io.BytesIO(video)) as container:
+        frames = [frame.to_image() for frame in container.decode(video=0)]
+    return [frame.resize((TILE, TILE), Image.Resampling.LANCZOS) for frame in frames]
+
+
+def made(url: str, prompt: str, seed: int) -> list[Image.Image]:
+    """The frames that a prompt gives."""
+    api = json.loads((WORKFLOWS / "api" / "ltx_t2v.json").read_text(encoding="utf-8"))
+    api["2"]["inputs"]["positive"], api["3"]["inputs"]["seed"] = prompt.replace("\n", " "), seed
+    return frames_of(run(url, api))
+
+
+def place(index: int) -> tuple[int, int]:
+    """The upper left corner of a clip."""
+    row, column = divmod(index, COLUMNS)
+    return GAP + column * (TILE + GAP), GAP + row * (TILE + LABEL + GAP)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--url", default="http://127.0.0.1:8188")
+    parser.add_argument("--font", required=True, help="a font file with Chinese characters")
+    parser.add_argument("--seed", type=int, default=7)
+    options = parser.parse_args()
+    font = ImageFont.truetype(options.font, SIZE)
+    clips = [made(options.url, prompt, options.seed) for prompt in PROMPTS]
+    right, bottom = place(len(PROMPTS) - 1)
+    empty = Image.new("RGB", (right + TILE + GAP, bottom + TILE + LABEL + GAP), "white")
+    draw = ImageDraw.Draw(empty)
+    for index, prompt in enumerate(PROMPTS):
+        x, y = place(index)
+        draw.multiline_text((x, y + TILE + 4), prompt, "black", font, spacing=2)
+    pictures = []
+    for frames in zip(*clips, strict=True):
+        pictures.append(empty.copy())
+        for index, frame in enumerate(frames):
+            pictures[-1].paste(frame, place(index))
+    target = WORKFLOWS.parent / "docs" / "demo.webp"
+    times = [MILLISECONDS] * (len(pictures) - 1) + [LAST]
+    pictures[0].save(target, save_all=True, append_images=pictures[1:], duration=times, loop=0, quality=80, method=6)
+    print(target)
+
+
+if __name__ == "__main__":
+    main()
