@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checkpoints import CheckpointError, Entry, read_file, read_tensors
-from .messages import message
+from .messages import Origin, message
 from .video_model import Part
 
 DOWN, UP = ("lora_A", "lora_down"), ("lora_B", "lora_up")
@@ -43,7 +43,7 @@ class LoRA:
     strength: float
     low_noise: float
     deltas: Mapping[str, Delta] = field(repr=False, hash=False, compare=False)  # layer of the network -> what is added
-    node: str = field(default="", compare=False, repr=False)  # the id of the node that made it, in the host
+    node: Origin | None = field(default=None, compare=False, repr=False)
 
     def of(self, part: str) -> float:
         return self.low_noise if part == "transformer_2" else self.strength

@@ -10,6 +10,7 @@ from functools import cache, reduce
 from pathlib import Path
 from typing import Any
 
+Origin = tuple[str, str]  # (kind, id) of the node that made a thing, in the host
 ENGLISH = Path(__file__).parents[1] / "locales" / "en" / "main.json"
 
 
@@ -95,10 +96,10 @@ def message_of(error: BaseException) -> str:
 
 
 class RefusedError(ValueError):
-    """Something that cannot work, told as: name = value: rule. Remedy. node: the id of the node that caused it, where
-    that is known to be another than the one that runs."""
+    """Something that cannot work, told as: name = value: rule. Remedy. node: the one that caused it, where it is known to
+    be another than the one that runs."""
 
-    node = ""
+    node: Origin | None = None
 
     def __init__(self, rule: str, remedy: str = "", name: str = "", value: object = "") -> None:
         self.name, self.value, self.rule, self.remedy = name, value, rule, remedy
@@ -127,5 +128,5 @@ def about(thing: Any) -> Iterator[None]:
     try:
         yield
     except RefusedError as error:
-        error.node = error.node or getattr(thing, "node", "")
+        error.node = error.node or getattr(thing, "node", None)
         raise

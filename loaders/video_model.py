@@ -15,7 +15,7 @@ from .coding import Coder
 from .devices import ENCODING, explained, free_bytes
 from .limits import check_count, check_frames, check_size
 from .messages import InputError as InputError
-from .messages import about, both, either, message
+from .messages import Origin, about, both, either, message
 from .peaks import Counted, coder_bytes, encoder_bytes, with_kernels
 from .run import Run, Schedule
 from .tiles import Tiling
@@ -152,7 +152,7 @@ class Keyframe:
     images: Tensor
     frame: int
     strength: float = 1.0
-    node: str = field(default="", compare=False, repr=False)  # the id of the node that made it, in the host
+    node: Origin | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ class Control:
     strength: float = 1.0
     start: float = 0.0
     end: float = 1.0
-    node: str = field(default="", compare=False, repr=False)  # the id of the node that made it, in the host
+    node: Origin | None = field(default=None, compare=False, repr=False)
 
     def counts(self, step: int, total: int) -> bool:
         """Whether it counts in this step of `total`, as guidance between its start and end does."""
@@ -229,7 +229,7 @@ class Conditioning:
     branches: Mapping[str, Mapping[str, Tensor]]
     notes: tuple[str, ...] = ()
     picture: Tensor | None = None  # the first frame [1, H, W, 3], where the text encoder has seen it too
-    node: str = field(default="", compare=False, repr=False)  # the id of the node that made it, in the host
+    node: Origin | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ class Guidance:
     eta: float = 1.0
     momentum: float = 0.0
     threshold: float = 15.0
-    node: str = field(default="", compare=False, repr=False)  # the id of the node that made it, in the host
+    node: Origin | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -315,7 +315,7 @@ class VideoModel:
     host_attention: str = ""  # the kernel that the host computes attention with, a key of samplers.kernels.KERNELS
     cache: Any = None  # a caches.policy.Policy; None: every step is computed
     options: Mapping[str, Any] = field(default_factory=dict)  # what only this family knows, as SVD's motion bucket
-    node: str = field(default="", compare=False, repr=False)  # the id of the node that made it, in the host
+    node: Origin | None = field(default=None, compare=False, repr=False)
 
     @property
     def trims_text(self) -> bool:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..loaders.messages import message
+from ..loaders.messages import Origin, message
 from ..loaders.video_model import InputError, VideoModel
 from .kernels import TRITON, Kernel, choice, kernel_of, masked, processors, refusal
 
@@ -31,7 +31,7 @@ class Speed:
     compiler: str = "inductor"
     whole: bool = False
     trim_text: bool = field(default=False, repr=False)  # not in the words that unfinished renders keep
-    node: str = field(default="", compare=False, repr=False)  # the id of the node that made it, in the host
+    node: Origin | None = field(default=None, compare=False, repr=False)
 
 
 def check_speed(model: VideoModel) -> None:

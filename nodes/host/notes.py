@@ -11,11 +11,12 @@ from functools import wraps
 from typing import Any
 
 from comfy_api.latest import io
+from comfy_execution.graph_utils import is_link
 from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 
 from ...loaders.devices import OutOfMemory, out_of_memory
-from ...loaders.messages import Message, data, message_of, sentences
+from ...loaders.messages import Message, Origin, data, message_of, sentences
 
 _refusals: deque[str] = deque(maxlen=100)  # what was refused before it ran, of which the page gets the plain text alone
 
@@ -92,27 +93,20 @@ def speaking(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
         own, plain = getattr(node, name).__func__, getattr(io.ComfyNode, name).__func__
         if own is not plain:
             setattr(node, name, classmethod(_reported(own)))
-    schema = node.define_schema.__func__  # type: ignore[attr-defined]
-    node.define_schema = classmethod(wraps(schema)(lambda cls: _with_id(schema(cls))))  # type: ignore[assignment, method-assign]
     return node
-
-
-def _with_id(schema: io.Schema) -> io.Schema:
-    """A schema that asks for the node's id: the host then keeps no result of one node for another."""
-    if io.Hidden.unique_id not in schema.hidden:
-        schema.hidden = [*schema.hidden, io.Hidden.unique_id]
-    return schema
 
 
 def _reported(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def run(cls: Any, *args: Any, **kwargs: Any) -> Any:
         context = get_executing_context()
-        node_id = _displayed(context.node_id) if context else ""
-        with _telling(node_id, context.prompt_id if context else ""):
+        if context is None:
+            return function(cls, *args, **kwargs)
+        with _telling(context.node_id, context.prompt_id):
             result = function(cls, *args, **kwargs)
         if isinstance(result, io.NodeOutput):
-            result.args = tuple(_made_by(node_id, thing) for thing in result.args)
+            origin = _kind(context.node_id), context.node_id
+            result.args = tuple(_made_by(origin, thing) for thing in result.args)
         return result
 
     return run
@@ -126,26 +120,54 @@ def _telling(node_id: str, prompt_id: str) -> Iterator[None]:
     except Exception as error:
         said = message_of(error)
         if isinstance(said, Message):
-            content = {"prompt_id": prompt_id, "node": _culprit(error) or node_id, "message": data(said)}
-            _send("reelwire.error", content)
+            cause = _displayed(_cause(error, node_id))
+            _send("reelwire.error", {"prompt_id": prompt_id, "node": cause, "message": data(said)})
         raise
 
 
-def _culprit(error: BaseException | None) -> str:
-    """The id of the node that an error, or what it came from, was about."""
+def _cause(error: BaseException, running: str) -> str:
+    """The id of the node that an error is about, among those that the running one rests on; else the running one's.
+
+    The host keeps results from graph to graph, so that a thing may know a node by the id that it had in another.
+    """
+    kind, node_id = _origin(error)
+    above = _above(running)
+    if above.get(node_id) == kind:
+        return node_id
+    alike = [other for other, its_kind in above.items() if its_kind == kind]
+    return alike[0] if len(alike) == 1 else running
+
+
+def _origin(error: BaseException | None) -> Origin:
+    """The node that an error, or what it came from, is about."""
     while error is not None:
-        if node := getattr(error, "node", ""):
-            return str(node)
+        if origin := getattr(error, "node", None):
+            return origin
         error = error.__cause__
-    return ""
+    return "", ""
 
 
-def _made_by(node_id: str, thing: Any) -> Any:
+def _above(running: str) -> dict[str, str]:
+    """Id -> kind of the nodes that a node rests on."""
+    found, waiting = dict[str, str](), [running]
+    while waiting:
+        for value in get_progress_state().dynprompt.get_node(waiting.pop())["inputs"].values():
+            if is_link(value) and value[0] not in found:
+                found[value[0]] = _kind(value[0])
+                waiting.append(value[0])
+    return found
+
+
+def _kind(node_id: str) -> str:
+    return str(get_progress_state().dynprompt.get_node(node_id)["class_type"])
+
+
+def _made_by(origin: Origin, thing: Any) -> Any:
     """A thing whose own and whose parts' `node` is this one where they do not know theirs."""
     if isinstance(thing, tuple):
-        return tuple(_made_by(node_id, part) for part in thing)
+        return tuple(_made_by(origin, part) for part in thing)
     if not is_dataclass(thing) or isinstance(thing, type) or not hasattr(thing, "node"):
         return thing
-    parts = {field.name: getattr(thing, field.name) for field in fields(thing) if field.init}
-    known = {name: _made_by(node_id, part) for name, part in parts.items()}
-    return replace(thing, **{**known, "node": parts["node"] or node_id})
+    parts = {field.name: getattr(thing, field.name) for field in fields(thing) if field.init and field.name != "node"}
+    known = {name: _made_by(origin, part) for name, part in parts.items()}
+    return replace(thing, **known, node=thing.node or origin)

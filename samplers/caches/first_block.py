@@ -34,11 +34,11 @@ class FirstBlock(Policy):
     def suits(self, model: VideoModel) -> None:
         if model.family.stacks is None:
             raise InputError(
-                "policy", "first block", message("unet_no_stack", title=model.family.title), message("use_plan_or_fora")
+                "policy", self.title, message("unet_no_stack", title=model.family.title), message("use_plan_or_fora")
             )
         if model.facts.layers < 2:
             raise InputError(
-                "policy", "first block", message("single_block", variant=model.variant), message("use_easycache")
+                "policy", self.title, message("single_block", variant=model.variant), message("use_easycache")
             )
 
     def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from ...loaders.messages import message
+from ...loaders.messages import Origin, message
 from ...loaders.run import Run
 from ...loaders.video_model import InputError, Request, VideoModel
 
@@ -73,7 +73,7 @@ class Policy(ABC):
     warmup: int = 1
     longest: int = 0
     order: int = 0
-    node: str = field(default="", compare=False, repr=False)  # the id of the node that made it, in the host
+    node: Origin | None = field(default=None, compare=False, repr=False)
 
     title: ClassVar[str]
     signal: ClassVar[str] = ""  # what `distance` compares: see signals.py
