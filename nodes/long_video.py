@@ -83,10 +83,11 @@ class LongVideo(FileWriter):
         width: int | None = None,
         height: int | None = None,
     ) -> bool | str:
-        from ..samplers.early import check_fps
+        from ..samplers.early import ENDLESS, check_fps, check_length
 
-        checks = (host.check_prefix, filename_prefix), (check_fps, fps), *size_checks(width, height, frames)
-        return host.valid(*checks, (_check_timeline, timeline, fps or 0.0, frames or 0))
+        numbers = (check_fps, fps), *size_checks(width, height), (check_length, frames, ENDLESS, False)
+        told = _check_timeline, timeline, fps or 0.0, frames or 0
+        return host.valid((host.check_prefix, filename_prefix), *numbers, told)
 
     @classmethod
     def fingerprint_inputs(cls, timeline: str | None = None, **_: Any) -> list[float]:

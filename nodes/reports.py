@@ -60,7 +60,9 @@ class EstimateNode(io.ComfyNode):
     def validate_inputs(
         cls, width: int | None = None, height: int | None = None, frames: int | None = None
     ) -> bool | str:
-        return host.valid(*size_checks(width, height, frames))
+        from ..samplers.early import check_length
+
+        return host.valid(*size_checks(width, height), (check_length, frames))
 
     @classmethod
     def fingerprint_inputs(cls, calibrate: bool | None = None, **_: Any) -> float:

@@ -70,11 +70,11 @@ def sampler_inputs() -> list[Any]:
     ]  # fmt: skip
 
 
-def size_checks(width: int | None, height: int | None, frames: int | None) -> tuple[Any, ...]:
-    """What can be refused of `size_inputs` before the model is known."""
-    from ..samplers.early import check_length, check_side
+def size_checks(width: int | None, height: int | None) -> tuple[Any, ...]:
+    """What can be refused of a size before the model is known."""
+    from ..samplers.early import check_side
 
-    return (check_side, "width", width), (check_side, "height", height), (check_length, frames)
+    return (check_side, "width", width), (check_side, "height", height)
 
 
 class SamplerNode(io.ComfyNode):
@@ -89,9 +89,10 @@ class SamplerNode(io.ComfyNode):
         strength: float | None = None,
         source: Any = ABSENT,
     ) -> bool | str:
-        from ..samplers.early import check_strength
+        from ..samplers.early import check_length, check_strength
 
-        return host.valid(*size_checks(width, height, frames), (check_strength, strength, source != ABSENT))
+        sizes = *size_checks(width, height), (check_length, frames)
+        return host.valid(*sizes, (check_strength, strength, source != ABSENT))
 
 
 class Sampler(SamplerNode):

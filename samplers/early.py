@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..loaders.messages import InputError, either, message
 
-LARGEST, LONGEST = 16384, 100_000  # pixels of a side, frames
+LARGEST, LONGEST, ENDLESS = 16384, 100_000, 1_000_000  # pixels of a side, frames of a clip and of a long video
 FINEST, COARSEST = 8, 64  # pixels: every model's sizes are multiples of the one; multiples of the other suit them all
 
 
@@ -21,13 +21,14 @@ def check_side(name: str, value: int) -> None:
         raise InputError(name, value, rule, message("use_value_or_0", value=near))
 
 
-def check_length(frames: int) -> None:
-    """Raise InputError for a number of frames that every model refuses; 0 is each model's own."""
-    rule = message("length_rule", most=LONGEST)
-    if frames < 0:
-        raise InputError("frames", frames, rule, message("use_at_least_or_0", least=1))
-    if frames > LONGEST:
-        raise InputError("frames", frames, rule, message("use_at_most", most=LONGEST))
+def check_length(frames: int, most: int = LONGEST, own: bool = True) -> None:
+    """Raise InputError for a number of frames that every model refuses. own: whether 0 is each model's own."""
+    rule = message("length_rule", most=most)
+    if frames < 0 or not (frames or own):
+        remedy = message("use_at_least_or_0", least=1) if own else message("use_at_least", least=1)
+        raise InputError("frames", frames, rule, remedy)
+    if frames > most:
+        raise InputError("frames", frames, rule, message("use_at_most", most=most))
 
 
 def check_strength(strength: float, source: bool) -> None:

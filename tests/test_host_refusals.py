@@ -73,6 +73,7 @@ EARLY = {
     "no prompt": Early("ltx_long", long(timeline='{"prompts": []}'), "11", ("timeline = no prompts", "At least one", "Write as in")),
     "a late prompt": Early("ltx_long", long(timeline=timeline((0, "a"), (97, "b"), unit="frames")), "11", ("timeline = prompt 2 at frame 97", "ends at frame 96", "begin earlier")),
     "late in seconds": Early("ltx_long", long(timeline=timeline((0, "a"), (5, "b")), fps=24.0), "11", ("timeline = prompt 2 at frame 120", "ends at frame 96", "begin earlier")),
+    "no frames": Early("ltx_long", long(frames=0), "11", ("frames = 0", "1 to 1000000 frames", "Use 1 or more")),
     "a picture": Early("ltx_long", long(timeline=timeline((0, "a"), keyframes=[{"at": 1, "image": "no.png"}])), "11", ("timeline = image 'no.png'", "no such picture", "Put it there")),
 }  # fmt: skip
 
@@ -110,7 +111,6 @@ def test_what_a_link_brings_is_refused_when_it_is_there(host: Host, name: str) -
     [
         {"11.timeline": timeline((0, "a"), (0.01, "b"))},  # how far apart they are, only the model's rate tells
         {"11.timeline": timeline((0, "a"), (3.9, "b"))},
-        {"11.frames": 0},
     ],
 )
 def test_what_the_model_decides_is_left_to_it(host: Host, changes: dict[str, Any]) -> None:

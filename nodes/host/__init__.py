@@ -1,4 +1,4 @@
-"""Every call into ComfyUI: folders, files, notes and pictures here, memory and progress in modules of their own."""
+"""Every call into ComfyUI: folders, files and pictures here; memory, progress and what is said in modules of their own."""
 
 from __future__ import annotations
 
