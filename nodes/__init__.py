@@ -16,7 +16,7 @@ class ReelwireExtension(ComfyExtension):
     async def on_load(self) -> None:
         try:
             serve_refusals()
-        except (ImportError, AttributeError):
+        except AttributeError:
             logging.exception("Reelwire: what is refused before it runs is told in English alone")
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
