@@ -7,8 +7,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..loaders.messages import message
 from ..loaders.video_model import Guidance, InputError, VideoModel
-from ..samplers.guidance import METHODS
+from ..samplers.guidance import METHODS, check_method, check_span
 from . import host
 from .types import VideoModelType
 
@@ -41,18 +42,24 @@ class SetGuidance(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, start: float | None, end: float | None, layers: str | None = None) -> bool | str:
+        return host.valid((check_span, start, end), (_numbers, layers))
+
+    @classmethod
     def execute(cls, model: VideoModel, method: str, start: float, end: float, low_noise_guidance: float = 0.0,
                 true_guidance: float = 0.0, dynamic: bool = False, layers: str = "", layer_scale: float = 2.8, layer_start: float = 0.01,
                 layer_end: float = 0.2, eta: float = 1.0, momentum: float = 0.0, threshold: float = 15.0) -> io.NodeOutput:  # fmt: skip
         guidance = Guidance(method, start, end, low_noise_guidance, true_guidance, dynamic, _numbers(layers), layer_scale,
                             layer_start, layer_end, eta, momentum, threshold)  # fmt: skip
-        return io.NodeOutput(replace(model, guidance=guidance))
+        guided = replace(model, guidance=guidance)
+        check_method(guided)
+        return io.NodeOutput(guided)
 
 
 def _numbers(layers: str) -> tuple[int, ...]:
     words = layers.replace(",", " ").split()
     if not all(word.isdecimal() for word in words):
-        raise InputError("layers", repr(layers), "It is a list of block numbers.", "Write it as 7, 8, 9.")
+        raise InputError("layers", repr(layers), message("layers_rule"), message("write_blocks"))
     return tuple(map(int, words))
 
 
@@ -138,13 +145,15 @@ class SetSpeed(io.ComfyNode):
         """In place of the host's own check, which names the offered ones alone: why one is not among them."""
         from ..samplers.kernels import check_offered
 
-        return host.valid(attention, lambda: check_offered(attention))
+        return host.valid((check_offered, attention))
 
     @classmethod
     def execute(cls, model: VideoModel, compile: bool, attention: str, trim_text: bool = False) -> io.NodeOutput:
-        from ..samplers.speed import Speed
+        from ..samplers.speed import Speed, check_speed
 
-        return io.NodeOutput(replace(model, speed=Speed(compile, attention, trim_text=trim_text)))
+        faster = replace(model, speed=Speed(compile, attention, trim_text=trim_text))
+        check_speed(faster)
+        return io.NodeOutput(faster)
 
 
 # step-distillation LoRAs -> what their makers sample with: lightx2v/Wan2.1-Distill-Models and Wan2.2-Lightning (README),
@@ -178,7 +187,7 @@ class AddLoRA(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora: str) -> bool | str:
-        return host.valid(lora, lambda: host.choose("lora", lora, host.files("loras")))
+        return host.valid((host.choose, "lora", lora, host.files("loras")))
 
     @classmethod
     def fingerprint_inputs(cls, lora: str, **_: Any) -> float:

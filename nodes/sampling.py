@@ -8,12 +8,13 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..loaders.messages import message
 from ..loaders.notices import heard_by
 from ..loaders.run import Run
 from ..loaders.video_model import Conditioning, Control, InputError, Keyframe, Part, Request, VideoModel
 from ..samplers.schedules import SAMPLERS
 from . import host
-from .types import ConditioningType, ControlType, KeyframesType, VideoModelType
+from .types import ABSENT, ConditioningType, ControlType, KeyframesType, VideoModelType
 
 DEFAULT = "default"
 PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled")
@@ -69,7 +70,32 @@ def sampler_inputs() -> list[Any]:
     ]  # fmt: skip
 
 
-class Sampler(io.ComfyNode):
+def size_checks(width: int | None, height: int | None) -> tuple[Any, ...]:
+    """What can be refused of a size before the model is known."""
+    from ..samplers.early import check_side
+
+    return (check_side, "width", width), (check_side, "height", height)
+
+
+class SamplerNode(io.ComfyNode):
+    """What nodes with `sampler_inputs` share."""
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        width: int | None = None,
+        height: int | None = None,
+        frames: int | None = None,
+        strength: float | None = None,
+        source: Any = ABSENT,
+    ) -> bool | str:
+        from ..samplers.early import check_length, check_strength
+
+        sizes = *size_checks(width, height), (check_length, frames)
+        return host.valid(*sizes, (check_strength, strength, source != ABSENT))
+
+
+class Sampler(SamplerNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -115,7 +141,7 @@ def _shown(cls: Any, notes: tuple[str, ...], report: dict[str, Any] | None) -> d
     """What stays on the node: the notes of before the first step, and below them what the cache did."""
     text = [*notes, *(report or {}).get("text", ())]
     if notes and report:
-        host.show(cls.hidden.unique_id, "\n".join(text))
+        host.show(cls.hidden.unique_id, *text)
     return {**(report or {}), "text": text} if text else report
 
 
@@ -149,8 +175,8 @@ def _source(model: VideoModel, source: Any) -> Tensor | None:
         return source
     family = source.get("reelwire", {}).get("family", model.family.name)
     if family != model.family.name:
-        rule = f"These latents belong to {family}, the model is {model.family.name}."
-        raise InputError("source", family, rule, "Decode them with their own model and connect the frames.")
+        rule = message("latents_of_family", family=family, model=model.family.name)
+        raise InputError("source", family, rule, message("decode_and_connect"))
     return host.samples(model, source)
 
 
@@ -173,7 +199,7 @@ class LatentUpscale(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, upsampler: str) -> bool | str:
-        return host.valid(upsampler, lambda: host.choose("upsampler", upsampler, host.upsamplers()))
+        return host.valid((host.choose, "upsampler", upsampler, host.upsamplers()))
 
     @classmethod
     def check_lazy_status(cls, model: VideoModel, upsampler: str, latent: Any = None, **inputs: Any) -> list[str]:

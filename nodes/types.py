@@ -6,3 +6,5 @@ VideoModelType = io.Custom("VIDEO_MODEL")
 ConditioningType = io.Custom("VIDEO_CONDITIONING")
 KeyframesType = io.Custom("KEYFRAMES")
 ControlType = io.Custom("VIDEO_CONTROL")
+
+ABSENT = "absent"  # an input without a link, where `validate_inputs` gets None for one with a link: not known yet
