@@ -122,7 +122,7 @@ def _check_picture(model: VideoModel, seen: Tensor | None, request: Request) -> 
     if seen is None or not torch.equal(seen, request.keyframes[0].images[:1]):
         told = "without a picture" if seen is None else "with another picture"
         rule = f"{model.variant} reads the first frame along with the prompt."
-        raise InputError("conditioning", told, rule, "Connect the same keyframes to Encode Prompt and Sample Video.")
+        raise InputError("conditioning", told, rule, "Connect the same keyframes to Encode Prompt and Video Sampler.")
 
 
 def _predicted(run: Run, step: int, compute: Callable[[], Tensor]) -> Tensor:

@@ -143,7 +143,7 @@ def _check_context(model: VideoModel, title: str, keyframes: tuple[Keyframe, ...
     """A single sampling follows one prompt, and nothing else. several: whether it sees more than one window."""
     remedy = f"Load {model.family.image_models}, or LTX-Video."
     if model.family.controlled(model):
-        raise InputError("model", title, "It follows a control video, and a long video has none.", "Use Sample Video, or load another model.")  # fmt: skip
+        raise InputError("model", title, "It follows a control video, and a long video has none.", "Use Video Sampler, or load another model.")  # fmt: skip
     if model.cache is not None and several:
         raise InputError("model", f"with {model.cache.title}", "A cache knows one window and not several.", "Disconnect the cache node.")  # fmt: skip
     if keyframes or len(timeline.prompts) > 1:
