@@ -139,8 +139,8 @@ class CacheNode(_CacheNode):
             io.Combo.Input("policy", options=[PLAN, MAGCACHE, EASYCACHE, FIRST_BLOCK, *EXTERNAL], default=PLAN,
                            tooltip="plan: the best picture at the same speed. magcache: needs Calibrate Cache. easycache: the least memory of those that adapt. cache-dit: where that package is installed"),
             io.Float.Input("speed", default=2.0, min=1.0, max=10.0, step=0.1, tooltip="plan: about how many times faster; the other policies do not read it"),
-            io.Float.Input("threshold", default=0.0, min=0.0, max=10.0, step=0.005, advanced=True, optional=True, tooltip="All policies but plan and taylorseer: change that is let go by, more is faster. 0: the usual one"),
-            io.Int.Input("interval", default=3, min=1, max=1000, advanced=True, optional=True, tooltip="taylorseer: every how many-eth step is computed"),
+            io.Float.Input("threshold", default=0.0, min=0.0, max=10.0, step=0.005, optional=True, tooltip="All policies but plan and taylorseer: change that is let go by, more is faster. 0: the usual one"),
+            io.Int.Input("interval", default=3, min=1, max=1000, optional=True, tooltip="taylorseer: every how many-eth step is computed"),
             _start(0.0), _end(), _longest(0), _order((AUTO, KEEP, FOLLOW), AUTO),
         ], CACHE_COUNTS)  # fmt: skip
 

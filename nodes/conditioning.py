@@ -96,8 +96,8 @@ class ControlVideo(io.ComfyNode):
                 io.Combo.Input("prepare", options=list(WAYS), default=AS_IT_IS, optional=True, tooltip="What to make of the frames: edges (Canny), gray, blur, or nothing where they are depth or pose already"),
                 io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.01, advanced=True, optional=True, tooltip="Share of the steps before which the control does not count"),
                 io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.01, advanced=True, optional=True, tooltip="Share of the steps from which the control does not count: details are then the model's own"),
-                io.Float.Input("low", default=0.4, min=0.01, max=0.99, step=0.01, advanced=True, optional=True, tooltip="edges: one goes on where the change is above this; less gives longer lines"),
-                io.Float.Input("high", default=0.8, min=0.01, max=0.99, step=0.01, advanced=True, optional=True, tooltip="edges: one begins where the change is above this; less gives more lines"),
+                io.Float.Input("low", default=0.4, min=0.01, max=0.99, step=0.01, optional=True, tooltip="edges: one goes on where the change is above this; less gives longer lines"),
+                io.Float.Input("high", default=0.8, min=0.01, max=0.99, step=0.01, optional=True, tooltip="edges: one begins where the change is above this; less gives more lines"),
             ], CONTROL_COUNTS),
             outputs=[
                 ControlType.Output(display_name="control", tooltip="The control video, for Video Sampler"),
