@@ -18,8 +18,10 @@ function refresh(node, keepsSize = loading) {
         const hidden = idle(node, widget, needed, initialValue(definition, name), family);
         changed ||= Boolean(widget.hidden) !== hidden;
         widget.hidden = hidden;
-        widget.options.hidden = hidden; // what Nodes 2.0 reads
+        // what Nodes 2.0 reads: its store keeps the options of the first widget of this name in the graph
+        for (const options of [widget.options, widget._state?.options]) if (options) options.hidden = hidden;
     }
+    if (changed) node.widgets.push(node.widgets.pop()); // Nodes 2.0 looks anew at a list that changed
     if (changed) fit(node, keepsSize ? 0 : node.computeSize()[1] - before);
 }
 
