@@ -36,7 +36,7 @@ def of_family(checkpoint: Any, name: str) -> Any:
 def idle(cls: Any, given: Mapping[str, Any], model: VideoModel | None = None) -> tuple[Line, ...]:
     """What to say of inputs that were changed and do nothing, by the conditions in the node's schema."""
     lines = []
-    for field in cls.GET_SCHEMA().inputs:
+    for field in cls.define_schema().inputs:
         needed = field.extra_dict.get(KEY, {}).get("when", {})
         if not needed or given.get(field.id) in (None, field.default):
             continue
