@@ -15,6 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from .checkpoints import CheckpointError, Entry, build, fitting, load_config, read_folder
+from .messages import either, message
 from .video_model import Part, Progress
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -61,8 +62,8 @@ class Weights:
             raise
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
             name = next((entry.file.parent.name for entry in self.entries.values()), self.kind)
-            rule = f"{name}: no {self.kind} can be made of its config ({error})."
-            raise CheckpointError(f"{rule} Download it again.") from error
+            rule = message("config_unusable", file=name, kind=self.kind, error=error)
+            raise CheckpointError(rule, message("download_again")) from error
 
     def _make(self) -> nn.Module:
         import diffusers
@@ -117,16 +118,29 @@ def read_bundle(folder: Path, family: str, title: str, kinds: Mapping[str, tuple
     kinds: part -> the classes it may have; the first part must be there. Raises CheckpointError for anything else.
     """
     if not folder.is_dir():
-        raise CheckpointError(f"{folder.name} is a single file. {title} is read from a diffusers folder in models/diffusers.")  # fmt: skip
+        raise CheckpointError(message("single_file", file=folder.name), message("read_from_folder", title=title))
     index = load_config(folder, "model_index.json")
     main = next(iter(kinds))
     told = {name: value[1] for name, value in index.items() if isinstance(value, list) and value[1]}
     if told.get(main) not in kinds[main]:
-        raise CheckpointError(f"{folder.name} is a {index.get('_class_name')} folder, not {title}. Use the loader of its family.")  # fmt: skip
+        raise CheckpointError(
+            message("wrong_folder", folder=folder.name, kind=index.get("_class_name"), title=title),
+            message("use_its_loader"),
+        )
     parts = {name: read_part(folder / name) for name in kinds if name in told}
     for name, weights in parts.items():
         if weights.kind not in kinds[name]:
-            raise CheckpointError(f"{folder.name}/{name} is a {weights.kind}, {title} needs {' or '.join(kinds[name])}. Download the whole folder again.")  # fmt: skip
+            raise CheckpointError(
+                message(
+                    "wrong_part",
+                    folder=folder.name,
+                    part=name,
+                    kind=weights.kind,
+                    title=title,
+                    needed=either(*kinds[name]),
+                ),
+                message("download_folder"),
+            )
     shipped = folder / "reelwire.json"
     if shipped.exists():
         variant, defaults = folder.name, json.loads(shipped.read_text(encoding="utf-8"))

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .messages import CheckpointError as CheckpointError
+from .messages import listed, message
 from .quantised import (
     FORMATS,
     FP8_FORMATS,
@@ -39,23 +41,19 @@ AT_ONCE = 2**26  # bytes that are read before a file is opened anew, so that its
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
           "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}  # fmt: skip
 # keys that only one kind of file has, to say what a file is when it is not what was asked for
-_KINDS = {
+_KINDS: dict[str, tuple[str, ...]] = {
     "LTX-Video": ("patchify_proj.weight", "transformer_blocks.0.scale_shift_table"),
     "HunyuanVideo": ("double_blocks.0.img_attn_qkv.weight", "single_transformer_blocks.0.proj_mlp.weight"),
     "Wan": ("blocks.0.self_attn.q.weight", "blocks.0.attn1.norm_added_k.weight", "patch_embedding.weight"),
     "Mochi": ("blocks.0.attn.qkv_x.weight", "t5_y_embedder.to_kv.weight"),
     "CogVideoX": ("patch_embed.text_proj.weight",),
     "Stable Video Diffusion": ("input_blocks.1.0.time_stack.in_layers.0.weight", "down_blocks.0.resnets.0.temporal_res_block.conv1.weight"),
-    "a T5 text encoder": ("encoder.block.0.layer.0.SelfAttention.q.weight",),
-    "a CLIP text encoder": ("text_model.encoder.layers.0.self_attn.q_proj.weight",),
-    "a Stable Diffusion or SDXL image model": ("input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight", "input_blocks.4.1.proj_in.weight"),
+    message("kind_t5"): ("encoder.block.0.layer.0.SelfAttention.q.weight",),
+    message("kind_clip"): ("text_model.encoder.layers.0.self_attn.q_proj.weight",),
+    message("kind_image_model"): ("input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight", "input_blocks.4.1.proj_in.weight"),
     "Flux": ("double_blocks.0.img_attn.qkv.weight",),
-    "a LoRA": ("lora_A.weight", "lora_down.weight"),
+    message("kind_lora"): ("lora_A.weight", "lora_down.weight"),
 }  # fmt: skip
-
-
-class CheckpointError(ValueError):
-    """A file that cannot be loaded exactly, with what to do about it."""
 
 
 @dataclass(frozen=True)
@@ -114,11 +112,9 @@ def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         if file.suffix in (".ckpt", ".pt", ".pth", ".bin") or (
             not fits and start[:2] in (b"PK", b"\x80\x02", b"\x80\x04")
         ):
-            raise CheckpointError(
-                f"{file.name} is a pickle, which can run code when it is opened. Use a .safetensors file."
-            )
+            raise CheckpointError(message("pickle", file=file.name), message("use_safetensors"))
         if not fits:
-            raise CheckpointError(f"{file.name} is damaged or incomplete ({size} bytes). Download it again.")
+            raise CheckpointError(message("damaged_size", file=file.name, size=size), message("download_again"))
         try:
             header: dict[str, Any] = json.loads(stream.read(length))
             metadata = header.pop("__metadata__", {})
@@ -126,7 +122,7 @@ def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
             spans = sorted((int(begin), int(end)) for begin, end in (v["data_offsets"] for v in header.values()))
             dict.items(metadata)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"The header of {file.name} is damaged. Download it again.") from error
+            raise CheckpointError(message("header_damaged", file=file.name), message("download_again")) from error
     _check_spans(file, size - 8 - length, spans, entries.values())
     return entries, metadata
 
@@ -136,20 +132,18 @@ def _check_spans(file: Path, room: int, spans: list[tuple[int, int]], entries: I
     end = 0
     for begin, stop in spans:
         if begin != end:
-            raise CheckpointError(f"The header of {file.name} is damaged: its tensors leave gaps. Download it again.")
+            raise CheckpointError(message("header_gaps", file=file.name), message("download_again"))
         end = stop
     if end != room:
-        raise CheckpointError(
-            f"{file.name} is incomplete: {room} bytes of tensors where its header says {end}. Download it again."
-        )
+        raise CheckpointError(message("file_short", file=file.name, room=room, end=end), message("download_again"))
     total = sum(math.prod(e.shape) * _BYTES.get(e.dtype, 0) for e in entries)
     if total != end:
-        raise CheckpointError(f"The header of {file.name} is damaged: sizes and types disagree. Download it again.")
+        raise CheckpointError(message("header_sizes", file=file.name), message("download_again"))
 
 
 _MARKS = (".comfy_quant", ".scale_input", ".input_scale", "scaled_fp8")  # the numbers do not need them
 _SCALES = (".scale_weight", ".weight_scale")
-_READABLE = f"Use a file of ComfyUI's formats (fp8_scaled, {', '.join(FORMATS)}), a GGUF, or one in bf16."
+_READABLE = message("use_readable", formats=", ".join(FORMATS))
 
 
 def read_file(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
@@ -173,11 +167,11 @@ def read_file(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     for key, scale in scales.items():
         name = key.rpartition(".")[0] + ".weight"
         if name not in plain or plain[name].dtype not in FP8 or math.prod(scale.shape) not in (1, plain[name].shape[0]):
-            raise CheckpointError(f"{file.name} holds {key}, a scale that fits no fp8 weight. {_READABLE}")
+            raise CheckpointError(message("stray_scale", file=file.name, scale=key), _READABLE)
         plain[name] = replace(plain[name], scales={"scale": scale})
     for layer in layers:
         if f"{layer}.weight" not in plain or not plain[f"{layer}.weight"].scales:
-            raise CheckpointError(f"{file.name} holds {layer}.comfy_quant without a scale. {_READABLE}")
+            raise CheckpointError(message("lacks_scale", file=file.name, layer=layer), _READABLE)
     return plain, metadata
 
 
@@ -197,11 +191,13 @@ def _quantised_layers(
                 for key in marks:
                     layers[key.removesuffix(".comfy_quant")] = {**json.loads(bytes(opened.get_tensor(key).tolist()))}
     except (ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file.name} does not say how it is quantised: {error}. Download it again.") from error
+        raise CheckpointError(
+            message("quantisation_untold", file=file.name, error=error), message("download_again")
+        ) from error
     for layer, config in layers.items():
         if config.get("format") not in (*FORMATS, *FP8_FORMATS):
             name = config.get("format")
-            raise CheckpointError(f"{file.name} holds {layer} in the format {name!r}, which is not known. {_READABLE}")
+            raise CheckpointError(message("format_unknown", file=file.name, layer=layer, format=repr(name)), _READABLE)
     return layers
 
 
@@ -213,11 +209,13 @@ def _quantised(file: Path, entries: Mapping[str, Entry], layer: str, config: Map
     try:
         quantisation = read_quantisation(config)
         if missing := [k for k in (key, *(f"{layer}.{end}" for end in known.scales.values())) if k not in entries]:
-            raise ValueError(f"{', '.join(missing)} is missing")
+            raise ValueError(message("format_lacks", names=", ".join(missing)))
         weight, sizes = entries[key], {of: math.prod(scale.shape) for of, scale in scales.items()}
         check_shapes(kind, quantisation.rotation, weight.shape, weight.dtype, sizes)
     except ValueError as error:
-        raise CheckpointError(f"{file.name} holds {layer} in the format {kind}, but {error}. {_READABLE}") from error
+        raise CheckpointError(
+            message("format_wrong", file=file.name, layer=layer, format=kind, error=error), _READABLE
+        ) from error
     rows, columns = weight.shape[0], weight.shape[1] * known.per_byte
     bias = entries.get(f"{layer}.bias", weight).shape[0]  # tells how many of the rows are no padding
     padded = bias < rows == round_up(bias, known.align)
@@ -231,7 +229,7 @@ def read_folder(folder: Path) -> dict[str, Entry]:
     plain = [f for f in files if "-of-" not in f.name]
     if not files:
         raise CheckpointError(
-            f"{folder.parent.name}/{folder.name} holds no .safetensors file. Download the whole folder again."
+            message("folder_empty", parent=folder.parent.name, folder=folder.name), message("download_folder")
         )
     index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
     if plain or index is None:
@@ -240,7 +238,8 @@ def read_folder(folder: Path) -> dict[str, Entry]:
     missing = [n for n in names if not (folder / n).exists()]
     if missing:
         raise CheckpointError(
-            f"{folder.parent.name}/{folder.name} lacks {', '.join(missing)}. Download these files again."
+            message("folder_lacks", parent=folder.parent.name, folder=folder.name, files=", ".join(missing)),
+            message("download_these"),
         )
     return {k: e for n in names for k, e in read_header(folder / n)[0].items()}
 
@@ -259,7 +258,7 @@ def kind_of(entries: Mapping[str, Entry]) -> str:
     for kind, marks in _KINDS.items():
         if any(key.endswith(mark) for mark in marks for key in entries):
             return kind
-    return "none of the models that this pack knows"
+    return message("kind_unknown")
 
 
 def build(
@@ -395,10 +394,17 @@ def check_fit(module: nn.Module, entries: Mapping[str, Entry]) -> None:
     extra = sorted(set(entries) - set(wanted))
     wrong = sorted(k for k in set(wanted) & set(entries) if wanted[k] != entries[k].shape)
     if missing or extra or wrong:
-        name = next((e.file.name for e in entries.values()), "the file")
-        told = [f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-                for what, keys in (("missing", missing), ("unexpected", extra), ("of another shape", wrong)) if keys]  # fmt: skip
-        raise CheckpointError(f"{name} does not fit {type(module).__name__}: {'; '.join(told)}. Nothing was loaded.")
+        name = next((e.file.name for e in entries.values()), message("the_file"))
+        counted = lambda keys: {"count": len(keys), "names": ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")}
+        told = [
+            *([message("keys_missing", **counted(missing))] if missing else ()),
+            *([message("keys_unexpected", **counted(extra))] if extra else ()),
+            *([message("keys_reshaped", **counted(wrong))] if wrong else ()),
+        ]
+        raise CheckpointError(
+            message("does_not_fit", file=name, network=type(module).__name__, differences=listed(told)),
+            message("nothing_loaded"),
+        )
 
 
 class Config(dict[str, Any]):
@@ -409,20 +415,25 @@ class Config(dict[str, Any]):
         self.name = name
 
     def __missing__(self, key: str) -> Any:
-        raise CheckpointError(f"{self.name} lacks {key}: it is incomplete. Download it again.")
+        raise CheckpointError(message("file_incomplete", file=self.name, key=key), message("download_again"))
 
 
 def load_config(folder: Path, name: str = "config.json") -> Config:
     """A diffusers or transformers config."""
     file = folder / name
     if not file.exists():
-        raise CheckpointError(f"{folder.parent.name}/{folder.name}/{name} is missing. Download the whole folder again.")
+        raise CheckpointError(
+            message("config_missing", parent=folder.parent.name, folder=folder.name, file=name),
+            message("download_folder"),
+        )
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{file.parent.name}/{name} is not valid JSON. Download it again.") from error
+        raise CheckpointError(
+            message("not_json", folder=file.parent.name, file=name), message("download_again")
+        ) from error
     if not isinstance(config, dict):
-        raise CheckpointError(f"{file.parent.name}/{name} holds no entries. Download it again.")
+        raise CheckpointError(message("no_entries", folder=file.parent.name, file=name), message("download_again"))
     return Config(config, f"{file.parent.name}/{name}")
 
 

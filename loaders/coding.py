@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .media import cover
+from .messages import message
 from .notices import say
 from .peaks import CoderPeak
 from .tiles import Pieces, Tile, Tiling, one_by_one, retried, tiled
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 def _say_tiles(tiling: Tiling, count: int, ratio: int) -> None:
     """Tiles change what is encoded a little; a whole frame in parts does not."""
     if tiling.size:
-        frames = f"{count} given frames are" if count > 1 else "the given picture is"
-        say(f"Memory is short: {frames} encoded in {tiling.words(ratio)}.")
+        tiles = tiling.words(ratio)
+        several = message("memory_frames_tiles", count=count, tiles=tiles)
+        say(several if count > 1 else message("memory_picture_tiles", tiles=tiles))
 
 
 class Coder(ABC):

@@ -20,6 +20,7 @@ from .bundle import Bundle
 from .cogvideox_vae import decode_pieces, encode_pieces
 from .flow import draw, encoded_source, skipped
 from .media import cover
+from .messages import either, message
 from .peaks import CoderPeak, Moment
 from .run import SMALLEST, Run, Schedule
 from .sources import read_model
@@ -55,7 +56,7 @@ class CogFacts(Facts):
 
 class CogVideoX(Family):
     name, title, batched_guidance, solvers = "cogvideox", "CogVideoX", True, "cogvideox"
-    keeps_padding = "CogVideoX reads the rows behind a prompt's end, it has no mask."
+    keeps_padding = message("padding_cogvideox")
     coders: Mapping[str, CoderPeak] = {
         "": CoderPeak(128, decode=37_000, thrifty=37_000, encode=21_850, still=5_550),
     }
@@ -65,8 +66,8 @@ class CogVideoX(Family):
     }
     dispatches = False
     decode_cycle = 1, 2
-    image_models = "CogVideoX-5B-I2V or CogVideoX1.5-5B-I2V"
-    text_models = "CogVideoX-5B or CogVideoX1.5-5B"
+    image_models = either("CogVideoX-5B-I2V", "CogVideoX1.5-5B-I2V")
+    text_models = either("CogVideoX-5B", "CogVideoX1.5-5B")
     control_models = "CogVideoX-Fun-Control"
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
@@ -90,12 +91,12 @@ class CogVideoX(Family):
         super().check(model, request)
         fixed = _facts(model).fixed
         if fixed and (request.width, request.height) != fixed:
-            rule = f"{self.title} ({model.variant}) has learned its positions and makes {fixed[0]}x{fixed[1]} alone."
-            raise InputError("width, height", f"{request.width}x{request.height}", rule, "Use 0 for the default.")
+            rule = message("positions_fixed", title=self.title, variant=model.variant, width=fixed[0], height=fixed[1])
+            raise InputError("width, height", f"{request.width}x{request.height}", rule, message("use_default_0"))
         for name, most in zip(("width", "height"), _facts(model).largest, strict=True):
             if getattr(request, name) > most:
-                rule = f"{self.title} ({model.variant}) knows positions up to {most} pixels."
-                raise InputError(name, getattr(request, name), rule, f"Use {most} or less.")
+                rule = message("positions_most", title=self.title, variant=model.variant, most=most)
+                raise InputError(name, getattr(request, name), rule, message("use_at_most", most=most))
 
     def check_pictures(self, model: VideoModel, request: Request) -> None:
         super().check_pictures(model, request)
@@ -103,9 +104,13 @@ class CogVideoX(Family):
             return
         control, title = request.control, f"{self.title} ({model.variant})"
         if control is None or control.frames is None:
-            raise InputError("control", "none", f"{title} follows a control video.", "Connect one by Control Video.")
+            raise InputError(
+                "control", message("none"), message("needs_control", title=title), message("connect_control")
+            )
         if control.mask is not None or control.references is not None:
-            raise InputError("control", "a mask or references", f"{title} takes the control video alone.", "Disconnect them.")  # fmt: skip
+            raise InputError(
+                "control", message("control_mask"), message("control_alone", title=title), message("disconnect_them")
+            )
 
     def controlled(self, model: VideoModel) -> bool:
         return _facts(model).control

@@ -10,6 +10,7 @@ from typing import Any
 
 from .bundle import Weights, rename, shipped_config
 from .checkpoints import CheckpointError, Entry
+from .messages import message
 
 HEAD = 64  # channels of a head, in every published model
 LAYERS_2B = 30  # 5B has 42; 2B has as many heads as layers, 5B has 48
@@ -47,7 +48,9 @@ def _config(named: Entries, name: str) -> dict[str, Any]:
     volume = patch * patch * (frames or 1)
     channels, out = taken // (1 if kernel else volume), named["proj_out.weight"].shape[0] // volume
     if channels not in (out, 2 * out) or (channels > out and width == LAYERS_2B * HEAD):
-        raise CheckpointError(f"{name} is a CogVideoX of {width // HEAD} heads that takes {channels} channels, which is none of 2B, 5B, 5B-I2V, 1.5-5B, 1.5-5B-I2V and Fun-1.1-5B-Control. Use one of these.")  # fmt: skip
+        raise CheckpointError(
+            message("cogvideox_unknown", file=name, heads=width // HEAD, channels=channels), message("use_one_of_these")
+        )
     ofs = named.get("ofs_embedding.linear_1.weight")
     layers = len({found[0] for key in named if (found := re.match(r"transformer_blocks\.\d+\.", key))})
     learned = "patch_embed.pos_embedding" in named

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from .messages import message
 from .video_model import InputError
 
 AS_IT_IS, EDGES, GRAY, BLUR = "as it is", "edges", "gray", "blur"
@@ -29,7 +30,9 @@ def prepared(frames: Tensor, way: str, low: float, high: float, done: Callable[[
     for i, frame in enumerate(frames):
         done(i, len(frames))
         if not torch.isfinite(frame).all():
-            raise InputError("frames", f"frame {i} is not finite", "It holds NaN or infinite values.", "Check the node that made it.")  # fmt: skip
+            raise InputError(
+                "frames", message("frame_not_finite", frame=i), message("holds_nan"), message("check_maker")
+            )
         made[i] = make(frame.to(device, torch.float32).movedim(-1, 0).unsqueeze(0))[0].movedim(0, -1)
     done(len(frames), len(frames))
     return made
@@ -47,10 +50,35 @@ def _ways(low: float, high: float) -> Mapping[str, Callable[[Tensor], Tensor]]:
     return {EDGES: lambda frame: canny(frame, low, high)[1], GRAY: rgb_to_grayscale, BLUR: blur}
 
 
+def check_range(start: float, end: float, strength: float) -> None:
+    """Raise InputError for shares of the steps in which a control cannot count, or a strength that it cannot have."""
+    if not 0 <= start < end <= 1:
+        told = message("control_span", start=start, end=end)
+        raise InputError("control", told, message("control_span_rule"), message("use_span"))
+    if not (math.isfinite(strength) and strength >= 0):
+        told, remedy = message("control_strength", strength=strength), message("use_control_strength")
+        raise InputError("control", told, message("control_strength_rule"), remedy)
+
+
+def check_way(way: str, low: float, high: float) -> None:
+    """Raise InputError for what frames cannot be made into."""
+    if way not in WAYS:
+        raise InputError("prepare", way, message("no_such_choice"), message("use_one_of", names=", ".join(WAYS)))
+    if way == EDGES and not 0 < low <= high:
+        raise InputError("low, high", f"{low}, {high}", message("edges_rule"), message("use_edges"))
+
+
+def check_given(frames: bool, mask: bool, way: str) -> None:
+    """Raise InputError for a mask without frames, and for a way to prepare frames that are not there."""
+    if not frames and mask:
+        raise InputError("mask", message("mask_without_frames"), message("mask_rule"), message("connect_frames_too"))
+    if not frames and way != AS_IT_IS:
+        remedy = message("connect_frames_or", choice=AS_IT_IS)
+        raise InputError("prepare", way, message("nothing_to_prepare"), remedy)
+
+
 def _check_edges(frames: Tensor, low: float, high: float) -> None:
-    if not 0 < low <= high:
-        rule = "An edge begins above high and goes on above low."
-        raise InputError("low, high", f"{low}, {high}", rule, "Use 0 < low <= high, as 0.4, 0.8.")
+    check_way(EDGES, low, high)
     if min(frames.shape[1:3]) < 3:
         size = f"{frames.shape[2]}x{frames.shape[1]}"
-        raise InputError("frames", size, "Edges are found in pictures of 3 pixels a side or more.", "Give larger ones.")
+        raise InputError("frames", size, message("edges_size"), message("give_larger"))

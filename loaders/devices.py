@@ -10,18 +10,21 @@ from typing import Any
 
 import torch
 
+from .messages import message, sentences
+
 # of the CPU's allocator, MPS and others, and cuBLAS (CUBLAS_STATUS_ALLOC_FAILED)
 _PHRASES = ("not enough memory", "allocate memory", "out of memory", "alloc_failed")
 
-_LESS_ON_CARD = "or let less of it lie on the card (Memory node, most_on_card)."
 ENCODING = {  # kind of encoder -> (what it did when memory ran out, what helps)
-    "text": ("the prompt was read", f"Load a smaller text encoder (fp8 or GGUF), {_LESS_ON_CARD}"),
-    "image": ("the first frame was read", f"Close what else needs memory, {_LESS_ON_CARD}"),
+    "text": (message("reading_prompt"), message("smaller_encoder")),
+    "image": (message("reading_first_frame"), message("close_or_less")),
 }
 
 
 class OutOfMemory(torch.OutOfMemoryError):
     """Memory ran out, in words. ComfyUI knows it by its base class and makes room for what comes after."""
+
+    __module__ = "reelwire"  # as the host shows it
 
 
 def free_bytes(device: torch.device) -> int:
@@ -61,4 +64,4 @@ def explained(activity: str, remedy: str) -> Iterator[None]:
     except Exception as error:
         if not out_of_memory(error):
             raise
-        raise OutOfMemory(f"Memory ran out while {activity}. {remedy}") from error
+        raise OutOfMemory(sentences(message("memory_out", activity=activity), remedy)) from error

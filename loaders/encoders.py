@@ -14,6 +14,7 @@ from typing import Any
 
 from .bundle import Weights, read_part, rename
 from .checkpoints import CheckpointError, Entry, kind_of, read_file
+from .messages import either, message
 
 Entries = Mapping[str, Entry]
 # config.json of xtuner/llava-llama-3-8b-v1_1-transformers: its two tokens, and the layer of 24 that the projector reads
@@ -97,19 +98,19 @@ _BIAS = "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight"
 _PROJECTOR = "multi_modal_projector.linear_1.weight"
 _T5_UNUSED = r"^(encoder\.embed_tokens\.weight|spiece_model)$"  # a copy of shared.weight; UMT5's tokenizer
 KINDS = {
-    "t5": Kind("T5EncoderModel", "a T5 text encoder", "encoder.block.0.layer.0.SelfAttention.q.weight", t5_config, {}, _T5_UNUSED,
-               "t5xxl_fp16.safetensors (9.8 GB) or t5xxl_fp8_e4m3fn_scaled.safetensors (5.2 GB), published as comfyanonymous/flux_text_encoders, into models/text_encoders", _BIAS),
-    "umt5": Kind("UMT5EncoderModel", "a UMT5 text encoder", _BIAS, t5_config, {}, _T5_UNUSED,
-                 "umt5_xxl_fp16.safetensors (11.4 GB) or umt5_xxl_fp8_e4m3fn_scaled.safetensors (6.7 GB), published as Comfy-Org/Wan_2.1_ComfyUI_repackaged, into models/text_encoders"),
-    "clip": Kind("CLIPTextModel", "a CLIP text encoder", "encoder.layers.0.self_attn.q_proj.weight", _clip_config, {r"^text_model\.": ""},
+    "t5": Kind("T5EncoderModel", message("kind_t5"), "encoder.block.0.layer.0.SelfAttention.q.weight", t5_config, {}, _T5_UNUSED,
+               message("into_text_encoders", files=either("t5xxl_fp16.safetensors (9.8 GB)", "t5xxl_fp8_e4m3fn_scaled.safetensors (5.2 GB)"), publisher="comfyanonymous/flux_text_encoders"), _BIAS),
+    "umt5": Kind("UMT5EncoderModel", message("kind_umt5"), _BIAS, t5_config, {}, _T5_UNUSED,
+                 message("into_text_encoders", files=either("umt5_xxl_fp16.safetensors (11.4 GB)", "umt5_xxl_fp8_e4m3fn_scaled.safetensors (6.7 GB)"), publisher="Comfy-Org/Wan_2.1_ComfyUI_repackaged")),
+    "clip": Kind("CLIPTextModel", message("kind_clip"), "encoder.layers.0.self_attn.q_proj.weight", _clip_config, {r"^text_model\.": ""},
                  r"(^text_projection\.weight|position_ids|logit_scale)$",
-                 "clip_l.safetensors (0.2 GB), published as comfyanonymous/flux_text_encoders, into models/text_encoders", "vision_model.embeddings.patch_embedding.weight"),
-    "llama": Kind("LlamaModel", "a Llama text encoder", "layers.0.self_attn.q_proj.weight", _llama_config, {r"^model\.": "", r"^language_model\.model\.": ""}, r"^(language_model\.)?lm_head\.weight$",
-                  "llava_llama3_fp16.safetensors (16.1 GB) or llava_llama3_fp8_scaled.safetensors (9.1 GB), published as Comfy-Org/HunyuanVideo_repackaged, into models/text_encoders"),
-    "vision": Kind("CLIPVisionModelWithProjection", "a CLIP picture encoder", "vision_model.embeddings.patch_embedding.weight", _vision_config, {}, r"(position_ids|logit_scale)$",
-                   "clip_vision_h.safetensors (1.3 GB), published as Comfy-Org/Wan_2.1_ComfyUI_repackaged, into models/clip_vision", _PROJECTOR),
-    "llava": Kind("CLIPVisionModel", "Llava's picture encoder", _PROJECTOR, _tower_config, {r"^vision_tower\.": ""}, r"(position_ids|logit_scale|^visual_projection\.weight)$",
-                  "llava_llama3_vision.safetensors (0.6 GB), published as Comfy-Org/HunyuanVideo_repackaged, into models/clip_vision"),
+                 message("into_text_encoders", files="clip_l.safetensors (0.2 GB)", publisher="comfyanonymous/flux_text_encoders"), "vision_model.embeddings.patch_embedding.weight"),
+    "llama": Kind("LlamaModel", message("kind_llama"), "layers.0.self_attn.q_proj.weight", _llama_config, {r"^model\.": "", r"^language_model\.model\.": ""}, r"^(language_model\.)?lm_head\.weight$",
+                  message("into_text_encoders", files=either("llava_llama3_fp16.safetensors (16.1 GB)", "llava_llama3_fp8_scaled.safetensors (9.1 GB)"), publisher="Comfy-Org/HunyuanVideo_repackaged")),
+    "vision": Kind("CLIPVisionModelWithProjection", message("kind_vision"), "vision_model.embeddings.patch_embedding.weight", _vision_config, {}, r"(position_ids|logit_scale)$",
+                   message("into_clip_vision", files="clip_vision_h.safetensors (1.3 GB)", publisher="Comfy-Org/Wan_2.1_ComfyUI_repackaged"), _PROJECTOR),
+    "llava": Kind("CLIPVisionModel", message("kind_llava"), _PROJECTOR, _tower_config, {r"^vision_tower\.": ""}, r"(position_ids|logit_scale|^visual_projection\.weight)$",
+                  message("into_clip_vision", files="llava_llama3_vision.safetensors (0.6 GB)", publisher="Comfy-Org/HunyuanVideo_repackaged")),
 }  # fmt: skip
 
 
@@ -133,24 +134,33 @@ def read_encoder(source: Path, kind: str) -> Weights:
     """The encoder of a file, or of a transformers folder; raises CheckpointError for another kind and for a damaged file."""
     if source.is_dir():
         weights = read_part(source)
-        found, told = kind if weights.kind == KINDS[kind].architecture else "", f"a {weights.kind}"
+        found = kind if weights.kind == KINDS[kind].architecture else ""
+        told: str = message("kind_weights", kind=weights.kind)
     else:
         entries = read_file(source)[0]
         found, renamed = recognise(entries)
         told = KINDS[found].title if found else kind_of(entries)
     if found != kind:
-        raise CheckpointError(f"{source.name} is {told}, not {KINDS[kind].title}. Put {KINDS[kind].advice}.")
+        raise CheckpointError(
+            message("wrong_family", file=source.name, kind=told, title=KINDS[kind].title),
+            message("put", advice=KINDS[kind].advice),
+        )
     try:
         return weights if source.is_dir() else Weights({"architectures": [KINDS[kind].architecture], **KINDS[kind].config(renamed)}, renamed)  # fmt: skip
     except KeyError as error:
-        raise CheckpointError(f"{source.name} lacks {error.args[0]}: it is damaged or incomplete. Download it again.") from error  # fmt: skip
+        raise CheckpointError(
+            message("file_lacks", file=source.name, key=error.args[0]), message("download_again")
+        ) from error
 
 
 def with_eye(language: Weights, eye: Weights) -> Weights:
     """Llava of its two halves, a Llama and a picture encoder; raises CheckpointError where they do not fit together."""
     seen = eye.entries[_PROJECTOR].shape[0]
     if seen != width(language):
-        raise CheckpointError(f"{eye.entries[_PROJECTOR].file.name} gives {seen} channels, the text encoder reads {width(language)}. Choose the two halves of one Llava.")  # fmt: skip
+        raise CheckpointError(
+            message("llava_halves", file=eye.entries[_PROJECTOR].file.name, seen=seen, wanted=width(language)),
+            message("choose_llava"),
+        )
     named = {re.sub(r"^vision_model\.", "vision_tower.", key): entry for key, entry in eye.entries.items()}
     named |= {f"language_model.{key}": entry for key, entry in language.entries.items()}
     config = dict(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .checkpoints import CheckpointError, Entry
+from .messages import message
 
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _SHAPE = "comfy.gguf.orig_shape."  # where the shape of a tensor is told that was folded to at most four axes
@@ -20,7 +21,7 @@ def _open(file: Path) -> Any:
     try:
         return GGUFReader(str(file), "c")  # copy on write: torch takes no read-only array
     except (ValueError, KeyError, IndexError, OverflowError, AssertionError) as error:
-        raise CheckpointError(f"{file.name} is a damaged or incomplete GGUF file. Download it again.") from error
+        raise CheckpointError(message("gguf_damaged", file=file.name), message("download_again")) from error
 
 
 def read_gguf(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
@@ -32,7 +33,9 @@ def read_gguf(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     for tensor in reader.tensors:
         kind, told = tensor.tensor_type.name, reader.fields.get(_SHAPE + tensor.name)
         if kind not in known:
-            raise CheckpointError(f"{file.name} holds weights of GGUF type {kind}, which cannot be read. Use a file of one of {', '.join(sorted(known))}.")  # fmt: skip
+            raise CheckpointError(
+                message("gguf_type", file=file.name, kind=kind), message("use_file_of", kinds=", ".join(sorted(known)))
+            )
         shape = [int(told.parts[at][0]) for at in told.data] if told else [int(n) for n in reversed(tensor.shape)]
         entries[tensor.name] = Entry(file, tensor.name, tuple(shape), kind)
     return entries, {"architecture": _architecture(reader)}

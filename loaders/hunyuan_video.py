@@ -20,6 +20,7 @@ from .flow import FlowRun, begin, draw, encoded_source, mix
 from .hunyuan_video_text import CLIP_TOKENS, check_prompts, encode_prompt, template_tokens, text_tokens
 from .hunyuan_video_vae import decode_pieces, encode_pieces
 from .media import cover
+from .messages import message
 from .peaks import CoderPeak, Moment, Reader, reader
 from .run import Run, Schedule
 from .sources import read_model
@@ -82,8 +83,8 @@ class HunyuanVideo(Family):
         facts = _facts(model)
         image = next((k.images[:1] for k in keyframes if k.frame == 0), None) if facts.image else None
         if facts.image and image is None:
-            rule = f"{model.variant} reads the first frame along with the prompt."
-            raise InputError("keyframes", "none", rule, "Connect the Keyframe at frame 0 to this node too.")
+            rule = message("reads_first_frame", variant=model.variant)
+            raise InputError("keyframes", message("none"), rule, message("connect_keyframe_too"))
         check_prompts(model, image is not None, positive=positive, negative=negative)
         cond, notes = encode_prompt(model, positive, "positive", image, INTERLEAVE.get(facts.image, 1))
         # the reference reads a black picture with the negative prompt, and every second of its tokens, whatever the kind

@@ -14,6 +14,7 @@ from typing import Any
 
 from .bundle import Weights, rename, shipped_config
 from .checkpoints import CheckpointError, Entry
+from .messages import message
 
 Entries = Mapping[str, Entry]
 MLP = 4  # times the width: the inner layers of every published model
@@ -73,7 +74,9 @@ def transformer(entries: Entries, metadata: Mapping[str, str]) -> Weights | None
     try:
         return Weights(_config(named, metadata), named)
     except KeyError as error:
-        raise CheckpointError(f"{_file(named)} lacks {error.args[0]}: it is incomplete. Download it again.") from error
+        raise CheckpointError(
+            message("file_incomplete", file=_file(named), key=error.args[0]), message("download_again")
+        ) from error
 
 
 def _file(entries: Entries) -> str:
@@ -110,8 +113,8 @@ def _config(named: Entries, metadata: Mapping[str, str]) -> dict[str, Any]:
     config = shipped | stated | config
     if sum(config["rope_axes_dim"]) != config["attention_head_dim"]:
         raise CheckpointError(
-            f"{_file(named)} has heads of {config['attention_head_dim']} channels, and nothing in it says how they are "
-            f"shared among time, height and width. Use a diffusers folder of this model."
+            message("hunyuan_heads", file=_file(named), channels=config["attention_head_dim"]),
+            message("use_folder_of_model"),
         )
     return config
 
@@ -150,8 +153,8 @@ def _variant(config: Mapping[str, Any], named: Entries, file: str) -> str:
     if channels == 2 * latent + 1:
         return "i2v-13b-concat"
     raise CheckpointError(
-        f"{_file(named)} reads {channels} channels. HunyuanVideo reads {latent} of them, or {2 * latent + 1} for image to "
-        "video: use one of Tencent's own models."
+        message("hunyuan_channels", file=_file(named), channels=channels),
+        message("hunyuan_channels_remedy", latent=latent, image=2 * latent + 1),
     )
 
 
@@ -182,7 +185,9 @@ def vae(entries: Entries) -> Weights | None:
     try:
         return Weights(_vae_config(named), named)
     except KeyError as error:
-        raise CheckpointError(f"{_file(named)} lacks {error.args[0]}: it is incomplete. Download it again.") from error
+        raise CheckpointError(
+            message("file_incomplete", file=_file(named), key=error.args[0]), message("download_again")
+        ) from error
 
 
 def _renamed_vae(entries: Entries) -> dict[str, Entry]:

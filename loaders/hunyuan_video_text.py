@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .media import to_pil
+from .messages import message
 from .peaks import reader
 from .text_encoders import load_tokenizer
 from .video_model import InputError, VideoModel
@@ -83,8 +84,8 @@ def _tokens(tokenizer: Any, template: str, length: int, text: str, name: str) ->
     filled = template.format(text)
     count = len(tokenizer(filled).input_ids) - begin
     if count > length:
-        rule = f"The prompt has {count} tokens, the model reads {length}."
-        raise InputError(name, f"{text[:40]!r}...", rule, "Shorten it.")
+        rule = message("prompt_too_long", count=count, most=length)
+        raise InputError(name, f"{text[:40]!r}...", rule, message("shorten"))
     return tokenizer([filled], padding="max_length", max_length=length + begin, return_tensors="pt"), begin
 
 
@@ -133,5 +134,5 @@ def _pool(clip: Any, tokenizer: Any, device: torch.device, text: str, name: str)
     count = len(tokenizer(text).input_ids)
     batch = tokenizer([text], padding="max_length", max_length=CLIP_TOKENS, truncation=True, return_tensors="pt")
     pooled = clip(batch.input_ids.to(device), output_hidden_states=False).pooler_output.cpu()
-    note = f"{name}: CLIP-L reads the first {CLIP_TOKENS} of {count} tokens. Llama, the main text encoder, reads all of them."
+    note = message("clip_reads_first", name=name, most=CLIP_TOKENS, count=count)
     return pooled, (note,) if count > CLIP_TOKENS else ()

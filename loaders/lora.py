@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .checkpoints import CheckpointError, Entry, read_file, read_tensors
+from .messages import Origin, message
 from .video_model import Part
 
 DOWN, UP = ("lora_A", "lora_down"), ("lora_B", "lora_up")
@@ -42,6 +43,7 @@ class LoRA:
     strength: float
     low_noise: float
     deltas: Mapping[str, Delta] = field(repr=False, hash=False, compare=False)  # layer of the network -> what is added
+    node: Origin | None = field(default=None, compare=False, repr=False)
 
     def of(self, part: str) -> float:
         return self.low_noise if part == "transformer_2" else self.strength
@@ -63,17 +65,13 @@ def read_lora(file: Path, family: str, part: Part) -> Mapping[str, Delta]:
     entries, _ = read_file(file)
     layers, strange = _layers(entries), sorted(k for k in entries if not _ENDINGS.search(k))
     if not layers or strange:
-        told = f"its keys {_list(strange)} are none of a LoRA" if strange else "it holds no LoRA"
-        raise CheckpointError(
-            f"{file.name} cannot be used: {told}. Use a LoRA in diffusers', ComfyUI's or Kohya's form."
-        )
+        told = message("lora_strange", keys=_list(strange)) if strange else message("lora_empty")
+        raise CheckpointError(message("lora_unusable", file=file.name, cause=told), message("use_lora_form"))
     named = _name(layers, family, part)
     wrong = [name for name, delta in named.items() if not _fits(name, delta, part)]
     if wrong:
-        few = f"{len(wrong)} of its {len(named)} layers match nothing in this model"
-        raise CheckpointError(
-            f"{file.name} does not fit: {few} ({_list(wrong)}). Use a LoRA that was made for this family and size."
-        )
+        rule = message("lora_does_not_fit", file=file.name, wrong=len(wrong), count=len(named), names=_list(wrong))
+        raise CheckpointError(rule, message("use_lora_of_family"))
     return named
 
 

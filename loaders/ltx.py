@@ -22,6 +22,7 @@ from .flow import FlowRun, begin, draw, encoded_source, mix
 from .ltx_files import read_ltx
 from .ltx_vae import Noise, decode_pieces, encode_pieces
 from .media import cover
+from .messages import message
 from .peaks import CoderPeak, Moment
 from .run import SMALLEST, Run, Schedule
 from .text_encoders import check_prompts, encode_t5, load_tokenizer, trimmed
@@ -76,13 +77,24 @@ class LTX(Family):
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
         files = read_ltx(recipe.files["checkpoint"], recipe.files.get("vae"))
         if "text_encoder" not in recipe.files:
-            raise CheckpointError(f"{recipe.files['checkpoint'].name} holds no text encoder. Put {KINDS['t5'].advice}, and choose it.")  # fmt: skip
+            raise CheckpointError(
+                message("no_text_encoder", file=recipe.files["checkpoint"].name),
+                message("put_and_choose", advice=KINDS["t5"].advice),
+            )
         text = read_encoder(recipe.files["text_encoder"], "t5")
         text_width = width(text)
         if text_width != files.transformer_config["caption_channels"]:
             name, wanted = recipe.files["text_encoder"].name, files.transformer_config["caption_channels"]
-            raise CheckpointError(f"{name} is {text_width} wide, {recipe.files['checkpoint'].name} reads T5 text of width {wanted}. "
-                                  "Choose the T5-XXL encoder, as t5xxl_fp16.safetensors." )  # fmt: skip
+            raise CheckpointError(
+                message(
+                    "ltx_text_width",
+                    file=name,
+                    width=text_width,
+                    checkpoint=recipe.files["checkpoint"].name,
+                    wanted=wanted,
+                ),
+                message("choose_t5"),
+            )
         network, vae = files.weights()
         for weights in (network, vae, text):  # what does not fit is refused now, not after the prompt was read
             weights.check()
@@ -115,12 +127,12 @@ class LTX(Family):
     def check(self, model: VideoModel, request: Request) -> None:
         super().check(model, request)
         if request.sampler == "distilled" and not _facts(model).distilled_timesteps:
-            rule = f"{model.variant} has no distilled timesteps."
-            raise InputError("sampler", "distilled", rule, "Use euler, or load a distilled checkpoint.")
+            rule = message("no_distilled", variant=model.variant)
+            raise InputError("sampler", "distilled", rule, message("use_euler_or_distilled"))
         fixed = len(_facts(model).distilled_timesteps)
         if request.sampler == "distilled" and request.steps != fixed:
-            rule = f"The distilled sampler takes its own {fixed} steps."
-            raise InputError("steps", request.steps, rule, f"Use {fixed} or 0, or choose the sampler euler.")
+            rule = message("distilled_steps", steps=fixed)
+            raise InputError("steps", request.steps, rule, message("use_steps_or_euler", steps=fixed))
 
     def capabilities(self, model: VideoModel) -> Capabilities:
         """Any number anywhere, clips too (LTXConditionPipeline)."""
@@ -130,7 +142,7 @@ class LTX(Family):
     def extension(self, model: VideoModel) -> Extension:
         return Extension(
             "latents",
-            "each window goes on from the latents of the one before, kept near the first in colour and contrast",
+            message("way_ltx"),
         )
 
     def schedule(self, model: VideoModel, request: Request) -> Schedule:

@@ -15,6 +15,7 @@ from typing import Any
 
 from .bundle import Weights
 from .checkpoints import CheckpointError, Entry, kind_of, load_config, read_file, read_folder, strip_prefix
+from .messages import message
 
 CONFIGS = Path(__file__).parent / "configs" / "ltx"
 NETWORK, VAE_CLASS = "LTXVideoTransformer3DModel", "AutoencoderKLLTXVideo"
@@ -70,7 +71,7 @@ def read_ltx(source: Path, vae: Path | None) -> Files:
         return _read_folder(source, vae) if source.is_dir() else _read_file(source, vae)
     except KeyError as error:
         raise CheckpointError(
-            f"{source.name} lacks {error.args[0]}: it is damaged or incomplete. Download it again."
+            message("file_lacks", file=source.name, key=error.args[0]), message("download_again")
         ) from error
 
 
@@ -80,9 +81,8 @@ def read_ltx(source: Path, vae: Path | None) -> Files:
 def _read_folder(folder: Path, vae: Path | None) -> Files:
     index = load_config(folder, "model_index.json")
     if (index.get("transformer") or [None])[-1] != NETWORK:
-        raise CheckpointError(
-            f"{folder.name} is a {index.get('_class_name')} folder, not LTX-Video. Use the loader of its family."
-        )
+        rule = message("wrong_folder", folder=folder.name, kind=index.get("_class_name"), title="LTX-Video")
+        raise CheckpointError(rule, message("use_its_loader"))
     config = load_config(folder / "transformer")
     vae_entries, vae_config = _read_vae(vae) if vae else (read_folder(folder / "vae"), load_config(folder / "vae"))
     shipped = folder / "reelwire.json"
@@ -94,8 +94,8 @@ def _read_folder(folder: Path, vae: Path | None) -> Files:
         defaults |= {"conditioned": conditioned, "prompt_tokens": 256 if conditioned else 128}
     scheduler = load_config(folder / "scheduler", "scheduler_config.json")
     if not vae and vae_config.get("_class_name", VAE_CLASS) != VAE_CLASS:
-        rule = f"{folder.name}/vae is a {vae_config['_class_name']}, LTX-Video needs {VAE_CLASS}."
-        raise CheckpointError(f"{rule} Download the whole folder again.")
+        rule = message("wrong_vae_class", folder=folder.name, kind=vae_config["_class_name"], needed=VAE_CLASS)
+        raise CheckpointError(rule, message("download_folder"))
     transformer = read_folder(folder / "transformer")
     return Files(variant, transformer, config, vae_entries, vae_config, scheduler, _tuples(defaults))
 
@@ -111,12 +111,9 @@ def _read_file(file: Path, vae: Path | None) -> Files:
     )
     network = transformer(rest, metadata)
     if network is None:
-        raise CheckpointError(f"{file.name} is {kind_of(entries)}, not LTX-Video. Use the loader of its family.")
+        raise CheckpointError(message("wrong_ltx", file=file.name, kind=kind_of(entries)), message("use_its_loader"))
     if not inside and vae is None:
-        raise CheckpointError(
-            f"{file.name} holds no VAE. Use Lightricks' all-in-one file of the same name in models/checkpoints, "
-            "or put a VAE file of the same release into models/vae and choose it under vae."
-        )
+        raise CheckpointError(message("holds_no_vae", file=file.name), message("ltx_vae_remedy"))
     named, config = network.entries, network.config
     vae_entries, vae_config = _read_vae(vae) if vae else _describe_vae(inside, file.name)
     variant, defaults = _match(config, vae_config, file.name)
@@ -169,7 +166,7 @@ def _replace(key: str, table: Mapping[str, str]) -> str:
 def rename_vae(entries: Mapping[str, Entry], name: str) -> dict[str, Entry]:
     """Lightricks' VAE keys -> diffusers'; keys that already are diffusers' pass unchanged."""
     if "decoder.conv_in.conv.weight" not in entries:
-        raise CheckpointError(f"{name} is {kind_of(entries)}, not an LTX-Video VAE.")
+        raise CheckpointError(message("wrong_ltx_vae", file=name, kind=kind_of(entries)))
     if "latents_mean" in entries:
         return dict(entries)
     places = {**_encoder_places(entries), **_decoder_places(entries)}

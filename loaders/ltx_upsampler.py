@@ -10,6 +10,7 @@ from torch import nn
 
 from .bundle import read_part
 from .checkpoints import CheckpointError, build, fitting
+from .messages import message
 from .video_model import Part, Progress
 
 KIND = "LTXLatentUpsamplerModel"
@@ -19,8 +20,11 @@ def load_upsampler(folder: Path, channels: int, dtype: str) -> Part:
     """The upsampler of a folder, for latents of so many channels; no weights are read yet."""
     weights = read_part(folder / "latent_upsampler")
     if weights.kind != KIND or weights.config.get("in_channels") != channels:
-        told = f"a {weights.kind} of {weights.config.get('in_channels')} channels"
-        raise CheckpointError(f"{folder.name} holds {told}. The model's latents need an {KIND} of {channels} channels.")
+        told = message("kind_channels", kind=weights.kind, channels=weights.config.get("in_channels"))
+        raise CheckpointError(
+            message("upsampler_wrong", folder=folder.name, kind=told),
+            message("upsampler_needed", kind=KIND, channels=channels),
+        )
 
     def make() -> nn.Module:
         from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsamplerModel

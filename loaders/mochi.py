@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .flow import FlowRun, begin, draw, encoded_source, mix
+from .messages import message
 from .mochi_attention import install, prompt_lengths
 from .mochi_vae import decode_pieces, encode_pieces
 from .peaks import CoderPeak, Moment
@@ -44,8 +45,8 @@ class Mochi(Family):
         "MLP": Moment(hidden=5, mlp=4, shared=1, text=0.1),
     }
     rounds_encode = True
-    keeps_padding = "Mochi's attention leaves out the rows behind a prompt's end by itself."
-    image_models = "an image-to-video model of another family, as Wan2.1-I2V"
+    keeps_padding = message("padding_mochi")
+    image_models = message("mochi_image_models")
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
         bundle = read_model(recipe, self.name, self.title, _KINDS)

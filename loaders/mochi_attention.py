@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .messages import message
+
 Network = Any  # a diffusers module, whose attributes are untyped
 
 
@@ -88,7 +90,7 @@ def prompt_lengths(mask: Tensor) -> tuple[int, ...]:
     """Tokens of each prompt of a mask [B, T]; raises ValueError where padding lies before its end."""
     lengths = tuple(map(int, mask.sum(-1)))
     if any(not row[:length].all() for row, length in zip(mask, lengths, strict=True)):
-        raise ValueError("The mask of Mochi's prompt has padding before the prompt's end.")
+        raise ValueError(message("mochi_padding"))
     return lengths
 
 

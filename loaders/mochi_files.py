@@ -11,6 +11,7 @@ from typing import Any
 
 from .bundle import Weights, rename, shipped_config
 from .checkpoints import CheckpointError, Entry
+from .messages import message
 
 Entries = Mapping[str, Entry]
 
@@ -54,7 +55,9 @@ def _described(named: Entries, describe: Callable[[Entries], dict[str, Any]]) ->
     try:
         return Weights(describe(named), named)
     except KeyError as error:
-        raise CheckpointError(f"{_file(named)} lacks {error.args[0]}: it is incomplete. Download it again.") from error
+        raise CheckpointError(
+            message("file_incomplete", file=_file(named), key=error.args[0]), message("download_again")
+        ) from error
 
 
 def _file(entries: Entries) -> str:
@@ -129,10 +132,7 @@ def vae(entries: Entries) -> Weights | None:
         return None
     there = [name for prefix, name in _HALVES.items() if any(key.startswith(prefix) for key in named)]
     if len(there) == 1:
-        raise CheckpointError(
-            f"{_file(named)} holds the {there[0]} of Mochi's VAE alone. Use the vae folder's file of genmo/mochi-1-preview "
-            "(0.9 GB), which holds the encoder and the decoder."
-        )
+        raise CheckpointError(message("mochi_half_vae", file=_file(named), half=there[0]), message("mochi_vae_remedy"))
     return _described(named, _vae_config)
 
 

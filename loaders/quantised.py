@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from .messages import either, message
+
 Tensors = Mapping[str, Tensor]  # "weight": the bytes of a layer; "scale", "block_scale", ...: what belongs to them
 TILE = 128, 4  # rows and columns of block scales that lie together
 _ROTATIONS = (4, 16, 64, 256, 1024)
@@ -148,11 +150,11 @@ def read_quantisation(config: Mapping[str, Any]) -> Quantisation:
     kind, rotated = config["format"], bool(config.get("convrot")) or config["format"].startswith("convrot")
     rotation = int(config.get("convrot_groupsize", 256)) if rotated else 0
     if rotation and not FORMATS[kind].rotates:
-        raise ValueError("it is rotated, which ComfyUI does not read in this format")
+        raise ValueError(message("format_rotated"))
     if rotation and rotation not in _ROTATIONS:
-        raise ValueError(f"it is rotated by {rotation} columns, which is none of {', '.join(map(str, _ROTATIONS))}")
+        raise ValueError(message("format_rotation", rotation=rotation, known=", ".join(map(str, _ROTATIONS))))
     if config.get("num_experts"):
-        raise ValueError("it holds several experts in one layer, which none of these networks has")
+        raise ValueError(message("format_experts"))
     return Quantisation(rotation, bool(config.get("full_precision_matrix_mult")), config.get("linear_dtype", "int4"))
 
 
@@ -160,11 +162,12 @@ def check_shapes(kind: str, rotation: int, shape: tuple[int, ...], dtype: str, s
     """Raise ValueError unless bytes of this shape and type fit the format. sizes: how many numbers each scale has."""
     known = FORMATS[kind]
     if len(shape) != 2 or dtype not in known.storage:
-        raise ValueError(f"its weight is {dtype} {list(shape)}, not a matrix of {' or '.join(known.storage)}")
+        raise ValueError(message("format_matrix", dtype=dtype, shape=list(shape), storage=either(*known.storage)))
     rows, columns = shape[0], shape[1] * known.per_byte
-    for count, words in ((rotation, "the rotation"), (known.block, "the blocks")):
-        if count and columns % count:
-            raise ValueError(f"its {columns} columns are no multiple of {words} of {count}")
+    if rotation and columns % rotation:
+        raise ValueError(message("format_columns_rotation", columns=columns, count=rotation))
+    if known.block and columns % known.block:
+        raise ValueError(message("format_columns_blocks", columns=columns, count=known.block))
     tiles = round_up(rows, TILE[0]) * round_up(columns // known.block, TILE[1]) if known.block else 0
     allowed = {
         "scale": (1,) if known.block else (1, rows),
@@ -174,8 +177,8 @@ def check_shapes(kind: str, rotation: int, shape: tuple[int, ...], dtype: str, s
     }
     for name, size in sizes.items():
         if size not in allowed[name]:
-            counts = " or ".join(map(str, allowed[name]))
-            raise ValueError(f"its {known.endings[name]} has {size} numbers, not {counts}")
+            counts = either(*allowed[name])
+            raise ValueError(message("format_numbers", scale=known.endings[name], size=size, counts=counts))
 
 
 def round_up(number: int, multiple: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from .bundle import CONFIGS, Bundle, Weights, files_of, frozen, match, read_bundle, shipped_config
 from .checkpoints import CheckpointError, Entry, kind_of, load_config, read_file, strip_prefix
 from .encoders import KINDS, read_encoder, width, with_eye
+from .messages import both, message
 from .video_model import Recipe
 
 Files = Mapping[str, Path]
@@ -28,18 +29,18 @@ _EYES = {"wan": "image_dim", "hunyuan_video": "image_condition_type"}
 # key of the network's config -> the encoder whose width it is
 _WIDTHS = {"text_dim": "text_encoder", "text_embed_dim": "text_encoder", "caption_channels": "text_encoder", "pooled_projection_dim": "text_encoder_2", "image_dim": "image_encoder"}  # fmt: skip
 WORDS = {
-    "text_encoder": "text encoder",
-    "text_encoder_2": "second text encoder",
-    "image_encoder": "picture encoder",
-    "vae": "VAE",
+    "text_encoder": message("part_text_encoder"),
+    "text_encoder_2": message("part_text_encoder_2"),
+    "image_encoder": message("part_image_encoder"),
+    "vae": message("part_vae"),
 }
 VAES = {
-    "ltx": "Lightricks' all-in-one file of the same name, which holds one, into models/checkpoints, or a VAE of the same release",
-    "wan": "wan_2.1_vae.safetensors (0.25 GB; for TI2V-5B wan2.2_vae.safetensors, 1.4 GB), published as Comfy-Org/Wan_2.1_ComfyUI_repackaged and Wan_2.2_ComfyUI_Repackaged",
-    "hunyuan_video": "hunyuan_video_vae_bf16.safetensors (0.5 GB), published as Comfy-Org/HunyuanVideo_repackaged",
-    "cogvideox": "the vae folder's file of a CogVideoX diffusers folder (0.4 GB), published as zai-org/CogVideoX-5b",
-    "mochi": "the vae folder's file of genmo/mochi-1-preview (0.9 GB)",
-    "svd": "the all-in-one file svd_xt.safetensors (9.6 GB), published as stabilityai/stable-video-diffusion-img2vid-xt, whose VAE is inside,",
+    "ltx": message("vae_ltx"),
+    "wan": message("published_as", files=message("vae_wan_file"), publisher=both("Comfy-Org/Wan_2.1_ComfyUI_repackaged", "Wan_2.2_ComfyUI_Repackaged")),
+    "hunyuan_video": message("published_as", files="hunyuan_video_vae_bf16.safetensors (0.5 GB)", publisher="Comfy-Org/HunyuanVideo_repackaged"),
+    "cogvideox": message("published_as", files=message("vae_cogvideox_file"), publisher="zai-org/CogVideoX-5b"),
+    "mochi": message("vae_mochi"),
+    "svd": message("vae_svd"),
 }  # fmt: skip
 
 
@@ -71,11 +72,12 @@ def read_model(recipe: Recipe, family: str, title: str, kinds: Mapping[str, tupl
             family, part, bundle.parts[main].config, bundle.parts.get("text_encoder")
         ):
             raise CheckpointError(
-                f"{files['checkpoint'].name} holds no {WORDS[part]}. Put {KINDS[kind].advice}, and choose it."
+                message("holds_no_part", file=files["checkpoint"].name, part=WORDS[part]),
+                message("put_and_choose", advice=KINDS[kind].advice),
             )
     if "vae" not in bundle.parts:
         raise CheckpointError(
-            f"{files['checkpoint'].name} holds no VAE. Put {VAES[family]} into models/vae, and choose it."
+            message("holds_no_vae", file=files["checkpoint"].name), message("put_vae_and_choose", vae=VAES[family])
         )
     _check_widths(bundle, main, files)
     for weights in bundle.parts.values():  # a VAE that does not fit is told now, not after an hour of sampling
@@ -128,9 +130,13 @@ def read_source(file: Path, family: str, title: str) -> Source:
         if hasattr(module, "image_encoder"):
             inside["image_encoder"] = _inside(entries, PICTURE_PREFIXES, lambda found: module.image_encoder(found, {}))
     except KeyError as error:
-        raise CheckpointError(f"{file.name} lacks {error.args[0]}: it is damaged or incomplete. Download it again.") from error  # fmt: skip
+        raise CheckpointError(
+            message("file_lacks", file=file.name, key=error.args[0]), message("download_again")
+        ) from error
     if network is None:
-        raise CheckpointError(f"{file.name} is {kind_of(entries)}, not {title}. Use the loader of its family.")
+        raise CheckpointError(
+            message("wrong_family", file=file.name, kind=kind_of(entries), title=title), message("use_its_loader")
+        )
     choose = getattr(module, "variant", None)
     variant = choose(network.config, file.name) if choose else match(family, network.config, file.name)[0]
     return Source(variant, network, {part: weights for part, weights in inside.items() if weights})
@@ -146,7 +152,10 @@ def read_vae(file: Path, family: str, title: str) -> Weights:
     entries, _ = read_file(file)
     weights = import_module(f".{family}_files", __package__).vae(strip_prefix(entries, *VAE_PREFIXES))
     if weights is None:
-        raise CheckpointError(f"{file.name} is {kind_of(entries)}, not a VAE of {title}. Put {VAES[family]} into models/vae.")  # fmt: skip
+        raise CheckpointError(
+            message("wrong_vae", file=file.name, kind=kind_of(entries), title=title),
+            message("put_vae", vae=VAES[family]),
+        )
     return weights
 
 
@@ -163,11 +172,24 @@ def _check_widths(bundle: Bundle, main: str, files: Files) -> None:
     config, name = bundle.parts[main].config, files["checkpoint"].name
     for key, part in _WIDTHS.items():
         if config.get(key) and part in bundle.parts and width(bundle.parts[part]) != config[key]:
-            told = files[part].name if part in files else f"its {WORDS[part]}"
-            raise CheckpointError(f"{told} is {width(bundle.parts[part])} wide, {name} needs a {WORDS[part]} of width {config[key]}. Choose the encoder that it was trained with.")  # fmt: skip
+            told = files[part].name if part in files else message("its_part", part=WORDS[part])
+            raise CheckpointError(
+                message(
+                    "wrong_width",
+                    file=told,
+                    width=width(bundle.parts[part]),
+                    checkpoint=name,
+                    part=WORDS[part],
+                    wanted=config[key],
+                ),
+                message("choose_trained_encoder"),
+            )
     if "vae" in bundle.parts and _wanted_channels(config) != (channels := _channels(bundle.parts["vae"].config)):
-        told = files["vae"].name if "vae" in files else "its VAE"
-        raise CheckpointError(f"{told} makes latents of {channels} channels, {name} needs {_wanted_channels(config)}. Choose the VAE of its release.")  # fmt: skip
+        told = files["vae"].name if "vae" in files else message("its_part", part=WORDS["vae"])
+        raise CheckpointError(
+            message("wrong_channels", file=told, channels=channels, checkpoint=name, wanted=_wanted_channels(config)),
+            message("choose_its_vae"),
+        )
 
 
 # ---------------------------------------------------------------- what is missing
@@ -214,7 +236,7 @@ def _beside(read: Source, family: str, source: Path, chosen: Files, offered: Map
             files["tokenizer" + part.removeprefix("text_encoder")] = tokenizers.get(kind, files[part])
     if "vae" not in read.inside and "vae" not in files:
         found = {n: f for n, f in offered.get("vae", {}).items() if _fits_vae(f, family, _wanted_channels(config))}
-        files["vae"] = _only("vae", source, found, VAES[family] + " into models/vae")
+        files["vae"] = _only("vae", source, found, message("into_vae", vae=VAES[family]))
     return files
 
 
@@ -234,9 +256,11 @@ def _only(part: str, source: Path, found: Files, advice: str) -> Path:
     if len(found) == 1:
         return next(iter(found.values()))
     if found:
-        raise CheckpointError(f"{part} = auto: {', '.join(found)} could all serve {source.name}. Choose one of them.")
+        raise CheckpointError(
+            message("several_fit", part=part, files=", ".join(found), checkpoint=source.name), message("choose_one")
+        )
     raise CheckpointError(
-        f"{source.name} holds no {WORDS[part]}, and none that fits is in ComfyUI's folders. Put {advice}, or choose it under {part}."
+        message("none_fits", file=source.name, part=WORDS[part]), message("put_or_choose", advice=advice, part=part)
     )
 
 

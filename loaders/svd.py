@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .flow import begin, draw, encoded_source
 from .media import cover
+from .messages import message
 from .peaks import CoderPeak, Moment
 from .run import SMALLEST, Run, Schedule
 from .sources import read_model
@@ -34,13 +35,13 @@ _KINDS = {"unet": ("UNetSpatioTemporalConditionModel",), "vae": ("AutoencoderKLT
 class SVD(Family):
     name, title, batched_guidance, solvers = "svd", "Stable Video Diffusion", True, "svd"
     decode_cycle = 25, 1  # more frames than it makes: all are counted
-    keeps_padding = "Stable Video Diffusion reads no text."
+    keeps_padding = message("padding_svd")
     coders: Mapping[str, CoderPeak] = {
         "": CoderPeak(128, decode=52_000, thrifty=33_500, encode=1_340, still=1_340, clip=25, chunk=16),
     }
     moments: Mapping[str, Moment] = {"outermost block": Moment(hidden=28)}
     stacks, dispatches, layers_asked = None, False, False
-    text_models = "a text-to-video model of another family"
+    text_models = message("svd_text_models")
     methods = ("cfg", "apg", "cfg-zero*", "tcfg")  # its UNet is no stack of blocks to skip
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
@@ -60,11 +61,7 @@ class SVD(Family):
         self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
     ) -> Conditioning:
         told = positive.strip() or negative.strip()
-        notes = (
-            ("Stable Video Diffusion reads no text: the prompt is ignored, the keyframe alone decides.",)
-            if told
-            else ()
-        )
+        notes = (message("svd_reads_no_text"),) if told else ()
         return Conditioning(self.name, 0, {"cond": {}, "uncond": {}}, notes)
 
     def schedule(self, model: VideoModel, request: Request) -> Schedule:

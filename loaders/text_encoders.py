@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .checkpoints import CheckpointError, load_config, read_header
+from .messages import message
 from .video_model import InputError
 
 
@@ -45,7 +46,7 @@ def _embedded_tokenizer(file: Path, changed: float) -> SentencePieceTokenizer:
     from safetensors import safe_open
 
     if "spiece_model" not in read_header(file)[0]:
-        raise CheckpointError(f"{file.name} carries no tokenizer. Use the file that Comfy-Org publishes, which does (see the loader's page).")  # fmt: skip
+        raise CheckpointError(message("no_tokenizer", file=file.name), message("use_comfy_org_file"))
     with safe_open(file, framework="pt") as opened:
         return SentencePieceTokenizer(opened.get_tensor("spiece_model").numpy().tobytes())
 
@@ -65,7 +66,7 @@ def _folder_tokenizer(folder: Path) -> Any:
     if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
         return CLIPTokenizer.from_pretrained(folder, local_files_only=True)
     raise CheckpointError(
-        f"{folder.parent.name}/{folder.name} holds no tokenizer.json, spiece.model, or vocab.json with merges.txt. Download the whole folder again."
+        message("folder_no_tokenizer", parent=folder.parent.name, folder=folder.name), message("download_folder")
     )
 
 
@@ -87,15 +88,15 @@ def read_prompt(tokenizer: Any, text: str, length: int, name: str) -> tuple[Any,
     words = tokenizer(text, add_special_tokens=False).input_ids
     unknown = tokenizer.unk_token_id
     if words and set(words) <= {unknown}:
-        rule = "The text encoder knows none of these words (T5-XXL reads English)."
-        raise InputError(name, repr(text[:40]), rule, "Write the prompt in English.")
+        rule = message("prompt_unknown")
+        raise InputError(name, repr(text[:40]), rule, message("write_english"))
     count = len(tokenizer(text).input_ids)
     if count > length:
         raise InputError(
-            name, f"{text[:40]!r}...", f"The prompt has {count} tokens, the model reads {length}.", "Shorten it."
+            name, f"{text[:40]!r}...", message("prompt_too_long", count=count, most=length), message("shorten")
         )
     lost = words.count(unknown) if unknown is not None else 0
-    notes = (f"{name}: {lost} of {len(words)} tokens are unknown to the text encoder and say nothing. T5-XXL reads English, not Chinese.",)  # fmt: skip
+    notes = (message("prompt_tokens_lost", name=name, lost=lost, count=len(words)),)
     return tokenizer([text], padding="max_length", max_length=length, return_tensors="pt"), notes if lost else ()
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .devices import OutOfMemory, empty_cache, out_of_memory
+from .messages import message
 from .streaming import Pieces, drop_first
 
 OVERLAP = 0.25  # of a tile, with each neighbour
@@ -62,7 +63,7 @@ class Tiling:
 
     def words(self, ratio: int) -> str:
         """What is done, in pixels."""
-        return f"tiles of {self.size * ratio} pixels" if self.size else "the whole frame, in parts"
+        return message("tiles", size=self.size * ratio) if self.size else message("whole_in_parts")
 
 
 def _starts(length: int, size: int) -> tuple[list[int], int]:
@@ -145,7 +146,7 @@ def retried(
                 raise
             less = tiling.smaller(*size)
             if less is None:
-                words = "Memory ran out, even for the smallest tiles. Close what else needs memory, or make a smaller video."
+                words = message("memory_out_tiles")
                 raise OutOfMemory(words) from error
         empty_cache(device)  # what the broken run held; its traceback is gone by now
         tiling = less

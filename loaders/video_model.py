@@ -13,6 +13,9 @@ from torch import Tensor, nn
 
 from .coding import Coder
 from .devices import ENCODING, explained, free_bytes
+from .limits import check_count, check_frames, check_size
+from .messages import InputError as InputError
+from .messages import Origin, about, both, either, message
 from .peaks import Counted, coder_bytes, encoder_bytes, with_kernels
 from .run import Run, Schedule
 from .tiles import Tiling
@@ -21,13 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Progress = Callable[[int, int], None]  # (done, in all)
-
-
-class InputError(ValueError):
-    """A value that cannot work, told as: input = value: rule. Remedy."""
-
-    def __init__(self, name: str, value: object, rule: str, remedy: str) -> None:
-        super().__init__(f"{name} = {value}: {rule} {remedy}")
 
 
 @dataclass(frozen=True)
@@ -156,6 +152,7 @@ class Keyframe:
     images: Tensor
     frame: int
     strength: float = 1.0
+    node: Origin | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -189,6 +186,7 @@ class Control:
     strength: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    node: Origin | None = field(default=None, compare=False, repr=False)
 
     def counts(self, step: int, total: int) -> bool:
         """Whether it counts in this step of `total`, as guidance between its start and end does."""
@@ -231,6 +229,7 @@ class Conditioning:
     branches: Mapping[str, Mapping[str, Tensor]]
     notes: tuple[str, ...] = ()
     picture: Tensor | None = None  # the first frame [1, H, W, 3], where the text encoder has seen it too
+    node: Origin | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -256,6 +255,7 @@ class Guidance:
     eta: float = 1.0
     momentum: float = 0.0
     threshold: float = 15.0
+    node: Origin | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -315,6 +315,7 @@ class VideoModel:
     host_attention: str = ""  # the kernel that the host computes attention with, a key of samplers.kernels.KERNELS
     cache: Any = None  # a caches.policy.Policy; None: every step is computed
     options: Mapping[str, Any] = field(default_factory=dict)  # what only this family knows, as SVD's motion bucket
+    node: Origin | None = field(default=None, compare=False, repr=False)
 
     @property
     def trims_text(self) -> bool:
@@ -329,7 +330,9 @@ class VideoModel:
             if "encoder" in part:
                 activations = activations or encoder_bytes(self, part)
                 stack.enter_context(explained(*ENCODING["image" if part.startswith("image") else "text"]))
-            yield stack.enter_context(self.memory.use(self.parts[part], with_kernels(activations)))
+            with about(self):
+                network = stack.enter_context(self.memory.use(self.parts[part], with_kernels(activations)))
+            yield network
 
     def tiling(self, height: int, width: int, encoded: int = 0) -> Tiling:
         """The largest tiles with which the VAE's work on a frame of height x width latent pixels fits into its room."""
@@ -358,8 +361,8 @@ class VideoModel:
         """Fill every zero of the request from its preset, then from the model's default preset."""
         presets = self.facts.presets
         if request.preset and request.preset not in presets:
-            remedy = f"Use one of {', '.join(presets)}." if len(presets) > 1 else "Use default."
-            raise InputError("preset", request.preset, f"{self.variant} does not have this preset.", remedy)
+            remedy = message("use_one_of", names=", ".join(presets)) if len(presets) > 1 else message("use_default")
+            raise InputError("preset", request.preset, message("no_preset", variant=self.variant), remedy)
         if request.source is not None and request.source.ndim == 5:  # latents bring their own size
             sizes: dict[str, Any] = {k: v for k, v in self._size(request.source).items() if not getattr(request, k)}
             request = replace(request, **sizes)
@@ -388,8 +391,9 @@ class Family(Coder, Counted, ABC):
     masked = ""  # a pattern of the names of the attentions that are handed a mask; "." where all are
     keeps_padding = ""  # why the rows behind a prompt's end must stay; empty: they are masked, and can be cut off
     stacks: Stacks | None = Stacks()  # None: a UNet, of which only the deep blocks can be kept
-    image_models = text_models = "a model of another family"  # what to load instead
-    control_models = "Wan2.1-VACE or CogVideoX-Fun-Control"  # the same for a control video
+    image_models: str = message("other_family")  # what to load instead
+    text_models: str = message("other_family")
+    control_models = either("Wan2.1-VACE", "CogVideoX-Fun-Control")  # the same for a control video
     methods: tuple[str, ...] = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")  # of guidance
 
     @abstractmethod
@@ -433,40 +437,45 @@ class Family(Coder, Counted, ABC):
         check_size("width", request.width, facts.size_multiple, title)
         check_size("height", request.height, facts.size_multiple, title)
         if facts.frame_counts:
-            _check_count(request.frames, facts.frame_counts, title)
+            check_count(request.frames, facts.frame_counts, title)
         else:
             check_frames(request.frames, facts.frame_step or facts.temporal_ratio, title)
         if request.shift and "shift" not in facts.presets["default"]:
-            raise InputError("shift", request.shift, f"{title} has no flow shift to set.", "Use 0.")
+            raise InputError("shift", request.shift, message("no_shift", title=title), message("use_0"))
         if request.steps < 1:
-            remedy = "Use 20 to 50, or 0 for the default."
-            raise InputError("steps", request.steps, "At least one step is needed.", remedy)
+            remedy = message("use_steps")
+            raise InputError("steps", request.steps, message("steps_rule"), remedy)
 
     def check_pictures(self, model: VideoModel, request: Request) -> None:
         """Raise InputError for keyframes beside a source or a control, or a control that this model has no use for or lacks."""
         if request.control is not None and not self.controlled(model):
             title = f"{self.title} ({model.variant})"
-            raise InputError("control", "connected", f"{title} follows no control video.", f"Load {self.control_models} instead.")  # fmt: skip
+            raise InputError(
+                "control",
+                message("connected"),
+                message("no_control", title=title),
+                message("load_instead", models=self.control_models),
+            )
 
     def capabilities(self, model: VideoModel) -> Capabilities:
         """Which keyframes this model takes."""
         allowed = model.facts.pictures
         if allowed == ((),):
-            takes = "follows a control video and takes no keyframes" if self.controlled(model) else "makes videos from text alone"  # fmt: skip
-            remedy = f"Load {self.image_models} for pictures, or disconnect them."
+            takes = message("takes_no_keyframes") if self.controlled(model) else message("takes_text_alone")
+            remedy = message("load_for_pictures", models=self.image_models)
         else:
-            takes = f"starts from {_sets(allowed or ())}"
-            remedy = f"Connect Keyframe nodes so (frame 0 is the first, -1 the last), or load {self.text_models} for text alone."
+            takes = message("takes_starts_from", pictures=_sets(allowed or ()))
+            remedy = message("connect_keyframes_or_load", models=self.text_models)
         return Capabilities(f"{self.title} ({model.variant})", takes, remedy, allowed)
 
     def extension(self, model: VideoModel) -> Extension:
         """How this model makes long videos."""
         if model.facts.pictures == ((),):
-            told = "one sampling whose network sees overlapping windows of shuffled noise: the scene stays, it does not go on to another; good for two to four times the length"
+            told = message("way_context")
             return Extension("context", told)
-        told = "each window starts from the last picture of the one before, so that colours and motion drift a little at each join"
+        told = message("way_pictures")
         if any("last" in places for places in model.facts.pictures or ()):
-            told = f"windows meet at keyframes, which are exact; elsewhere {told}"
+            told = message("way_keyframes", way=told)
         return Extension("pictures", told, 1)
 
     def controlled(self, model: VideoModel) -> bool:
@@ -475,24 +484,5 @@ class Family(Coder, Counted, ABC):
 
 
 def _sets(allowed: tuple[tuple[str, ...], ...]) -> str:
-    return " or ".join(" and ".join(f"its {p} frame" for p in places) or "no picture" for places in allowed)
-
-
-def check_size(name: str, value: int, multiple: int, title: str) -> None:
-    if value < multiple or value % multiple:
-        low = max(value // multiple, 1) * multiple
-        near = f"{low} or more, or 0 for the default" if value < multiple else f"{low} or {low + multiple}"
-        raise InputError(name, value, f"{title} needs a positive multiple of {multiple}.", f"Use {near}.")
-
-
-def _check_count(frames: int, counts: tuple[int, ...], title: str) -> None:
-    if frames not in counts:
-        told = " or ".join(map(str, counts))
-        raise InputError("frames", frames, f"{title} makes {told} frames.", f"Use {told}, or 0 for the default.")
-
-
-def check_frames(frames: int, step: int, title: str) -> None:
-    if frames < 1 or (frames - 1) % step:
-        low = max(frames - 1, 0) // step * step + 1
-        near = f"{low + step} or more, or 0 for the default" if frames < 1 else f"{low} or {low + step}"
-        raise InputError("frames", frames, f"{title} makes {step}n+1 frames.", f"Use {near}.")
+    words = {"first": message("its_first_frame"), "last": message("its_last_frame")}
+    return either(*(both(*(words[p] for p in places)) if places else message("no_picture") for places in allowed))

@@ -21,6 +21,7 @@ from .bundle import Bundle, frozen, read_bundle, shipped_config
 from .checkpoints import CheckpointError
 from .flow import FlowRun, begin, draw, encoded_source, mix
 from .media import clip_pixels, cover, fit_inside
+from .messages import either, message
 from .peaks import CoderPeak, Moment, reader
 from .run import Run, Schedule
 from .sources import read_model, read_source
@@ -67,7 +68,7 @@ class WanFacts(Facts):
 
 class Wan(Family):
     name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
-    keeps_padding = "Wan was trained to read the zeros behind a prompt's end."
+    keeps_padding = message("padding_wan")
     coders: Mapping[str, CoderPeak] = {
         "2.1": CoderPeak(96, decode=11_000, thrifty=11_000, encode=7_700, still=2_000),
         "2.2": CoderPeak(256, decode=11_400, thrifty=11_400, encode=3_900, still=1_020),
@@ -78,8 +79,8 @@ class Wan(Family):
         "key of the text": Moment(hidden=5, rotary=2, controlled=1, timed=7, timed32=6, keys=3, keys32=2, key_copies=1),
     }
     stacks = Stacks(("blocks",), "vace_blocks", "vace_layers", pairs=False)
-    image_models = "Wan2.1-I2V-14B, Wan2.2-I2V-A14B, Wan2.2-TI2V-5B or Wan2.1-VACE"
-    text_models = "Wan2.1-T2V or Wan2.2-T2V-A14B"
+    image_models = either("Wan2.1-I2V-14B, Wan2.2-I2V-A14B, Wan2.2-TI2V-5B", "Wan2.1-VACE")
+    text_models = either("Wan2.1-T2V", "Wan2.2-T2V-A14B")
     control_models = "Wan2.1-VACE"
 
     def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
@@ -88,10 +89,12 @@ class Wan(Family):
             bundle = _with_low_noise(bundle, recipe)
         facts = _read_facts(bundle)
         if facts.boundary is None and "low_noise" in recipe.files:
-            raise CheckpointError(f"{recipe.files['checkpoint'].name} has one expert and needs no other. Set low_noise_checkpoint to auto.")  # fmt: skip
+            raise CheckpointError(
+                message("one_expert_file", file=recipe.files["checkpoint"].name), message("set_low_auto")
+            )
         if (facts.boundary is not None) != ("transformer_2" in bundle.parts):
             name = recipe.files["checkpoint"].name
-            raise CheckpointError(f"{name} needs both experts of Wan 2.2-A14B. Choose the high-noise file under checkpoint and the low-noise file under low_noise_checkpoint, or download the whole folder again.")  # fmt: skip
+            raise CheckpointError(message("needs_experts", file=name), message("choose_experts"))
         parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
         return VideoModel(self, bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
 
@@ -117,7 +120,9 @@ class Wan(Family):
     def check_pictures(self, model: VideoModel, request: Request) -> None:
         super().check_pictures(model, request)
         if _references(request) and request.source is not None:
-            raise InputError("control", "references beside a source", "Wan VACE starts from noise with references.", "Disconnect one of them.")  # fmt: skip
+            raise InputError(
+                "control", message("references_beside_source"), message("vace_noise"), message("disconnect_one")
+            )
 
     def capabilities(self, model: VideoModel) -> Capabilities:
         """VACE takes any clip; pictures beside the first or last frame of a latent frame's length count as these."""
@@ -126,7 +131,7 @@ class Wan(Family):
 
     def extension(self, model: VideoModel) -> Extension:
         if _facts(model).vace_layers:
-            told = "each window is given the last frames of the one before as a control video: motion goes on, colours drift a little over many windows"
+            told = message("way_vace")
             return Extension("pictures", told)
         return super().extension(model)
 
@@ -211,13 +216,16 @@ def _facts(model: VideoModel) -> WanFacts:
 # ---------------------------------------------------------------- files
 
 
+_OTHER = {"low": message("a_low_expert"), "high": message("a_high_expert")}
+
+
 def _with_low_noise(bundle: Bundle, recipe: Recipe) -> Bundle:
     """The low-noise expert from another folder; names tell when the two are in each other's place."""
     high, low = recipe.files["checkpoint"], recipe.files["low_noise"]
     for slot, path, wrong in (("checkpoint", high, "low"), ("low_noise_checkpoint", low, "high")):
         if re.search(rf"{wrong}[-_ ]?noise", path.name.lower()):
             right = {"low": "low_noise_checkpoint", "high": "checkpoint"}[wrong]
-            raise CheckpointError(f"{slot} = {path.name}: this is a {wrong}-noise expert. Choose it under {right}.")
+            raise CheckpointError(_OTHER[wrong], message("choose_under", input=right), slot, path.name)
     if low.is_dir():
         parts = read_bundle(low, "wan", "Wan", _KINDS).parts
         expert = parts.get("transformer_2", parts["transformer"])
@@ -227,7 +235,8 @@ def _with_low_noise(bundle: Bundle, recipe: Recipe) -> Bundle:
     if any(
         frozen(mine.get(key)) != frozen(other.get(key)) for key in ("in_channels", "num_layers", "num_attention_heads")
     ):
-        raise CheckpointError(f"low_noise_checkpoint = {low.name}: it is not the other half of {high.name}. Choose the low-noise expert of the same model.")  # fmt: skip
+        rule = message("not_other_half", file=high.name)
+        raise CheckpointError(rule, message("choose_low_expert"), "low_noise_checkpoint", low.name)
     expert.check()
     if bundle.variant == "2.1-t2v-14b":  # the same network: that there are two of them tells which it is
         defaults = {k: frozen(v) for k, v in shipped_config("wan", "2.2-t2v-a14b", "defaults").items()}

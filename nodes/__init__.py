@@ -7,15 +7,23 @@ from importlib import import_module
 
 from comfy_api.latest import ComfyExtension, io
 
+from .host import serve_refusals, speaking
+
 MODULES = ("loaders", "modifiers", "conditioning", "sampling", "long_video", "caching", "decoding", "reports")
 
 
 class ReelwireExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        try:
+            serve_refusals()
+        except AttributeError:
+            logging.exception("Reelwire: what is refused before it runs is told in English alone")
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         nodes: list[type[io.ComfyNode]] = []
         for name in MODULES:
             try:
-                nodes += import_module(f".{name}", __package__).NODES
+                nodes += map(speaking, import_module(f".{name}", __package__).NODES)
             except Exception:
                 logging.exception("Reelwire: the nodes of nodes/%s.py are missing", name)
         return nodes

@@ -8,13 +8,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..loaders.messages import Message, message
 from ..loaders.video_model import Conditioning, VideoModel
 from . import host
 from .effect import Conditions, counted, idle
 from .origin import from_model
-from .sampling import request_of, sampler_inputs
+from .sampling import SamplerNode, request_of, sampler_inputs
 from .types import model_input, model_output
-from .words import Line, as_ui
+from .words import as_ui
 
 AUTO, KEEP, FOLLOW = "auto", "0: keep", "1: follow"
 ORDERS = {KEEP: 0, FOLLOW: 1}
@@ -42,24 +43,29 @@ def _longest(default: int) -> Any:
     return io.Int.Input("longest", default=default, min=0, max=1000, advanced=True, optional=True, tooltip="Most reused steps in a row; 0: any number")  # fmt: skip
 
 
-def _cached(cls: Any, model: VideoModel, policy: Any, lines: tuple[Line, ...] = ()) -> io.NodeOutput:
+def _cached(cls: Any, model: VideoModel, policy: Any, lines: tuple[Message, ...] = ()) -> io.NodeOutput:
     """The model with a policy; what can be told before a run is told now."""
     from ..samplers.caches.policy import check_policy
     from ..samplers.caches.report import size_in_words
 
     check_policy(policy)
+    policy.suits(model)
     default = model.complete(request_of(model))
-    notes: list[str] = [
-        f"At this model's default size it holds about {size_in_words(policy.estimate(model, default))}."
-    ]
+    notes = [message("cache_holds", size=size_in_words(policy.estimate(model, default)))]
     if model.cache is not None:
-        notes.append(f"The model had a cache already ({model.cache.title}): this one takes its place.")
+        notes.append(message("cache_replaced", cache=model.cache.title))
     notes += lines
     host.tell(cls.hidden.unique_id, tuple(notes), logging.INFO)
     return io.NodeOutput(replace(model, cache=policy), ui=as_ui(notes))
 
 
 class _CacheNode(io.ComfyNode):
+    @classmethod
+    def validate_inputs(cls, start: float | None = None, end: float | None = 1.0) -> bool | str:
+        from ..samplers.caches.policy import check_span
+
+        return host.valid((check_span, start, end))
+
     @classmethod
     def schema(
         cls,
@@ -166,7 +172,7 @@ def _policy(name: str, speed: float, interval: int, options: dict[str, Any]) -> 
     return made(**options)
 
 
-class CalibrateCache(io.ComfyNode):
+class CalibrateCache(SamplerNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -195,10 +201,18 @@ class CalibrateCache(io.ComfyNode):
         on_step = lambda done, total, run: update(done, total, lambda: host.latent_picture(model, run.preview()))
         made, latents = calibrate(model, conditioning, request_of(model, **inputs), on_step)
         made = store.add(checkpoint, made)
-        words = [
-            f"{store.file_of(checkpoint).name}: {made.key.steps} steps, {made.runs} run(s); three make a plan sure."
+        words = [message("calibrated_runs", file=store.file_of(checkpoint).name, steps=made.key.steps, runs=made.runs)]
+        words += [
+            message(
+                "calibrated_teacache",
+                part=b.part,
+                branch=b.name,
+                low=f"{b.low:.3g}",
+                high=f"{b.high:.3g}",
+                quality=f"{b.quality:.2f}",
+            )
+            for b in made.branches
         ]
-        words += [f"TeaCache, {b.part} {b.name}: distances {b.low:.3g} to {b.high:.3g}, R^2 {b.quality:.2f}." for b in made.branches]  # fmt: skip
         host.tell(cls.hidden.unique_id, tuple(words), logging.INFO)
         note = {"family": model.family.name, "variant": model.variant, "fps": model.facts.fps}
         return io.NodeOutput(model, from_model(model, model.family.to_host(model, latents.cpu()), note), ui=as_ui(words))  # fmt: skip

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ..loaders.controls import AS_IT_IS, EDGES, WAYS, WORKING_BYTES, prepared
+from ..loaders.controls import AS_IT_IS, EDGES, WAYS, WORKING_BYTES, check_given, check_range, check_way, prepared
 from ..loaders.devices import empty_cache, out_of_memory
+from ..loaders.messages import message
 from ..loaders.video_model import Control, InputError, Keyframe, VideoModel
 from . import host
 from .effect import counted, idle
-from .types import ConditioningType, ControlType, KeyframesType, model_input
-from .words import Line, as_ui
+from .types import ABSENT, ConditioningType, ControlType, KeyframesType, model_input
+from .words import as_ui
 
-NOTHING = "Control Video has neither frames nor references, so there are no images to show."
+NOTHING = message("control_nothing")
 
 
 class EncodePrompt(io.ComfyNode):
@@ -42,10 +44,9 @@ class EncodePrompt(io.ComfyNode):
         cls, model: VideoModel, positive: str, negative: str = "", keyframes: tuple[Keyframe, ...] = ()
     ) -> io.NodeOutput:
         conditioning = model.family.encode(model, positive, negative, tuple(keyframes or ()))
-        lines = conditioning.notes
-        if keyframes and conditioning.picture is None:
-            english = "The keyframes are not read here: {title} takes them at Video Sampler."
-            lines = (*lines, Line("keyframes_not_read", english, title=f"{model.family.title} ({model.variant})"))
+        unread = keyframes and conditioning.picture is None
+        title = f"{model.family.title} ({model.variant})"
+        lines = (*conditioning.notes, *((message("keyframes_not_read", title=title),) if unread else ()))
         host.tell(cls.hidden.unique_id, lines)
         return io.NodeOutput(conditioning, ui=as_ui(lines) if lines else None)
 
@@ -68,11 +69,17 @@ class AddKeyframe(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, strength: float | None) -> bool | str:
+        from ..samplers.early import check_keyframe
+
+        return host.valid((check_keyframe, strength))
+
+    @classmethod
     def execute(cls, image: Tensor, frame: int, strength: float, keyframes: tuple[Keyframe, ...] = ()) -> io.NodeOutput:
         images, lines = _pictures("image", image), ()
         if frame == 0 and any(earlier.frame == 0 for earlier in keyframes):
             frame = -len(images)
-            lines = (Line("keyframe_last", "Frame 0 is taken by an earlier keyframe: this one is the last frame."),)
+            lines = (message("keyframe_last"),)
             host.tell(cls.hidden.unique_id, lines, logging.INFO)
         added = Keyframe(images, frame, strength)
         return io.NodeOutput((*keyframes, added), ui=as_ui(lines) if lines else None)
@@ -107,13 +114,29 @@ class ControlVideo(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(
+        cls,
+        strength: float | None = None,
+        frames: Any = ABSENT,
+        mask: Any = ABSENT,
+        prepare: str | None = AS_IT_IS,
+        start: float | None = 0.0,
+        end: float | None = 1.0,
+        low: float | None = 0.4,
+        high: float | None = 0.8,
+    ) -> bool | str:
+        return host.valid(
+            (check_way, prepare, low, high),
+            (check_given, frames != ABSENT, mask != ABSENT, prepare),
+            (check_range, start, end, strength),
+        )
+
+    @classmethod
     def execute(cls, frames: Tensor | None = None, mask: Tensor | None = None, references: Tensor | None = None, strength: float = 1.0,
                 prepare: str = AS_IT_IS, start: float = 0.0, end: float = 1.0, low: float = 0.4, high: float = 0.8) -> io.NodeOutput:  # fmt: skip
         references = None if references is None else _pictures("references", references)
-        if frames is None and mask is not None:
-            raise InputError("mask", "without frames", "It says which part of the frames stays.", "Connect frames too.")
-        if frames is None and prepare != AS_IT_IS:
-            raise InputError("prepare", prepare, "There are no frames to prepare.", f"Connect frames, or choose {AS_IT_IS}.")  # fmt: skip
+        check_given(frames is not None, mask is not None, prepare)
+        check_range(start, end, strength)
         lines = idle(cls, {"prepare": prepare, "low": low, "high": high})
         host.tell(cls.hidden.unique_id, lines)
         if frames is not None:
@@ -133,15 +156,15 @@ class ControlVideo(io.ComfyNode):
             if not out_of_memory(error):
                 raise
         empty_cache(device)
-        host.tell(cls.hidden.unique_id, ("Memory ran out on the card: the control video was prepared on the CPU.",))
+        host.tell(cls.hidden.unique_id, (message("control_on_cpu"),))
         return prepared(frames, way, low, high, update)
 
 
 def _pictures(name: str, image: Tensor) -> Tensor:
     """An IMAGE without its alpha; raises InputError for anything else."""
     if image.ndim != 4 or image.shape[-1] < 3 or 0 in image.shape:
-        rule, remedy = "This is not a picture.", "Connect Load Image or the frames of a video."
-        raise InputError(name, f"a tensor of shape {list(image.shape)}", rule, remedy)
+        rule, remedy = message("not_a_picture"), message("connect_picture")
+        raise InputError(name, message("tensor_shape", shape=list(image.shape)), rule, remedy)
     return image[..., :3]
 
 

@@ -12,12 +12,13 @@ import torch
 from comfy_api.latest import InputImpl, io, ui
 from torch import Tensor
 
+from ..loaders.messages import message
 from ..loaders.video_model import InputError, VideoModel
 from . import host
 from .origin import decoder
 from .types import model_input
 from .video_file import write_video
-from .words import Line, as_ui, written
+from .words import as_ui, written
 
 
 class Decode(io.ComfyNode):
@@ -40,12 +41,12 @@ class Decode(io.ComfyNode):
         count, height, width = _size(model, latent)
         room, needed = host.free_ram(), count * height * width * 3 * 4
         if needed > 0.9 * room:
-            rule = f"They need {needed / 2**30:.1f} GB of RAM, {room / 2**30:.1f} GB are free."
+            rule = message("ram_needed", needed=f"{needed / 2**30:.1f}", free=f"{room / 2**30:.1f}")
             raise InputError(
                 "latent",
-                f"{count} frames of {width}x{height}",
+                message("frames_of_size", frames=count, width=width, height=height),
                 rule,
-                "Use Decode Video to File (ReelwireDecodeToVideo), which never holds them all.",
+                message("use_decode_to_file"),
             )
         frames, done = torch.empty(count, height, width, 3), 0
         tiling = _tiling(cls, model, latent, tile)
@@ -53,7 +54,7 @@ class Decode(io.ComfyNode):
             for piece in _frames(cls, model, latent, tiling, floats):
                 frames[done : done + len(piece)] = piece
                 done += len(piece)
-        lines = [Line("decoded", "{frames} frames of {size}", frames=count, size=f"{width}x{height}")]
+        lines = [message("frames_of_size", frames=count, width=width, height=height)]
         return io.NodeOutput(frames, ui=as_ui(lines))
 
 
@@ -61,14 +62,17 @@ class FileWriter(io.ComfyNode):
     """What nodes that write a video file share."""
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str) -> bool | str:
-        return host.valid(filename_prefix, lambda: host.check_prefix(filename_prefix))
+    def validate_inputs(cls, filename_prefix: str, fps: float | None = None) -> bool | str:
+        from ..samplers.early import check_fps
+
+        return host.valid((host.check_prefix, filename_prefix), (check_fps, fps))
 
     @staticmethod
     def rate(model: VideoModel, fps: float) -> float:
         """Frames per second of the file; raises InputError."""
-        if fps and not 1 <= fps <= 240:
-            raise InputError("fps", fps, "A video has 1 to 240 frames per second.", "Use 0 for the model's own.")
+        from ..samplers.early import check_fps
+
+        check_fps(fps)
         return fps or model.facts.fps
 
 
@@ -115,23 +119,24 @@ def _size(model: VideoModel, latent: dict[str, Any]) -> tuple[int, int, int]:
     from ..samplers.decode import frame_count
 
     samples, facts = host.samples(model, latent), model.facts
-    family = latent.get("reelwire", {}).get("family", "a model that is not told")
-    if (
-        family not in (model.family.name, "a model that is not told")
-        or samples.ndim != 5
-        or samples.shape[1] != facts.channels
-    ):
-        what = f"latents of {family}, shape {list(samples.shape)}"
-        rule = f"{model.variant} decodes latents of {model.family.name}, shape [1, {facts.channels}, t, h, w]."
-        raise InputError("latent", what, rule, "Connect the model that made them.")
+    family = latent.get("reelwire", {}).get("family", "")
+    if family not in (model.family.name, "") or samples.ndim != 5 or samples.shape[1] != facts.channels:
+        what = message("latents_of", family=family or message("unknown_model"), shape=list(samples.shape))
+        rule = message("decodes_latents_of", variant=model.variant, family=model.family.name, channels=facts.channels)
+        raise InputError("latent", what, rule, message("connect_its_model"))
     if samples.shape[0] != 1:
         raise InputError(
-            "latent", f"a batch of {samples.shape[0]}", "One video is decoded at a time.", "Split the batch."
+            "latent", message("a_batch", count=samples.shape[0]), message("one_video"), message("split_batch")
         )
     step, count = facts.frame_step, frame_count(model, samples)
     if step and (count - 1) % step:
-        rule = f"{model.variant} decodes latents of videos of {step}n+1 frames."
-        raise InputError("latent", f"{samples.shape[2]} latent frames", rule, f"Cut them to {(count - 1) // step * step // facts.temporal_ratio + 1}.")  # fmt: skip
+        rule = message("decodes_counts", variant=model.variant, step=step)
+        raise InputError(
+            "latent",
+            message("latent_frames", count=samples.shape[2]),
+            rule,
+            message("cut_to", count=(count - 1) // step * step // facts.temporal_ratio + 1),
+        )
     return count, samples.shape[3] * facts.spatial_ratio, samples.shape[4] * facts.spatial_ratio
 
 
@@ -148,7 +153,7 @@ class LoadLatent(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, file: str) -> bool | str:
-        return host.valid(file, lambda: _kept_file(file))
+        return host.valid((_kept_file, file))
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> float:
@@ -162,8 +167,8 @@ class LoadLatent(io.ComfyNode):
 def _kept_file(file: str) -> Path:
     found = host.kept_files()
     if file not in found:
-        rule = "There is no such file in output/reelwire/latents, where a decode that fails keeps its latents."
-        raise InputError("file", file, rule, "Press R and choose one of the list.")
+        rule = message("no_kept_file")
+        raise InputError("file", file, rule, message("press_r"))
     return found[file]
 
 
@@ -193,7 +198,7 @@ def _tiling(cls: Any, model: VideoModel, latent: dict[str, Any], tile: int) -> A
 
 def decoded_in_tiles(tiling: Any, model: VideoModel) -> str:
     """What a person should know of tiles that nobody asked for."""
-    return f"Memory is short: each frame is decoded in {tiling.words(model.facts.spatial_ratio)}."
+    return message("memory_decode_tiles", tiles=tiling.words(model.facts.spatial_ratio))
 
 
 @contextmanager
@@ -209,7 +214,7 @@ def kept_latents(latent: dict[str, Any], cls: Any) -> Iterator[None]:
         if not path.exists():  # the disk was full before
             raise
         place = f"output/{path.relative_to(host.output_folder()).as_posix()}"
-        words = f"Nothing is lost: the latents are kept in {place}. Load Kept Latents (ReelwireLoadLatent) brings them back without sampling."
+        words = message("latents_kept", place=place)
         raise host.extended(error, words) from error
     path.unlink(missing_ok=True)
 

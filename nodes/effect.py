@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..loaders.families import FAMILIES
+from ..loaders.messages import Message, message
 from ..loaders.video_model import VideoModel
-from .words import Line
 
 KEY = "reelwire"  # what the page finds beside an input's default and tooltip
 FAMILY = "family"
@@ -22,7 +22,9 @@ def counted(inputs: list[Any], conditions: Conditions) -> list[Any]:
     for name, needed in conditions.items():
         strange = needed.keys() - named.keys() - {FAMILY} | {*needed.get(FAMILY, ())} - FAMILIES.keys()  # type: ignore[misc]
         if strange:
-            raise ValueError(f"{name} cannot depend on {', '.join(sorted(strange))}: there is no such input or family.")
+            raise LookupError(
+                f"{name} cannot depend on {', '.join(sorted(strange))}: there is no such input or family."
+            )
         named[name].extra_dict = {KEY: {"when": dict(needed)}}
     return inputs
 
@@ -33,7 +35,7 @@ def of_family(checkpoint: Any, name: str) -> Any:
     return checkpoint
 
 
-def idle(cls: Any, given: Mapping[str, Any], model: VideoModel | None = None) -> tuple[Line, ...]:
+def idle(cls: Any, given: Mapping[str, Any], model: VideoModel | None = None) -> tuple[Message, ...]:
     """What to say of inputs that were changed and do nothing, by the conditions in the node's schema."""
     lines = []
     for field in cls.define_schema().inputs:
@@ -52,14 +54,11 @@ def _holds(name: str, wanted: Any, given: Mapping[str, Any], model: VideoModel |
     return given.get(name) is not None if wanted is True else given.get(name) in wanted
 
 
-def _line(name: str, failed: str, wanted: Any, given: Mapping[str, Any], model: VideoModel | None) -> Line:
+def _line(name: str, failed: str, wanted: Any, given: Mapping[str, Any], model: VideoModel | None) -> Message:
     values = {"input": name, "value": given[name]}
     if failed == FAMILY and model is not None:
         titles = ", ".join(FAMILIES[known] for known in wanted)
-        english = "{input} = {value} does nothing on {title}: it is for {titles}."
-        return Line("idle_family", english, title=model.family.title, titles=titles, **values)
+        return message("idle_family", title=model.family.title, titles=titles, **values)
     if wanted is True:
-        english = "{input} = {value} does nothing: nothing is connected to {other}."
-        return Line("idle_unconnected", english, other=failed, **values)
-    english = "{input} = {value} does nothing while {other} is {choice}: it counts with {wanted}."
-    return Line("idle_choice", english, other=failed, choice=given[failed], wanted=", ".join(wanted), **values)
+        return message("idle_unconnected", other=failed, **values)
+    return message("idle_choice", other=failed, choice=given[failed], wanted=", ".join(wanted), **values)

@@ -10,6 +10,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..loaders.messages import listed, message
 from ..loaders.sources import ENCODERS
 from ..loaders.video_model import InputError, Recipe
 from . import host
@@ -77,7 +78,7 @@ class _Loader(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, checkpoint: str) -> bool | str:
-        return host.valid(checkpoint, lambda: host.choose("checkpoint", checkpoint, host.checkpoints()))
+        return host.valid((host.choose, "checkpoint", checkpoint, host.checkpoints()))
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: str) -> list[float]:
@@ -97,8 +98,13 @@ class _Loader(io.ComfyNode):
         files = complete(cls.family, family(cls.family).title, chosen, offered, host.tokenizers())
         model = load(Recipe(cls.family, "", files, host.precision(precision)), host.HostMemory())
         model = replace(model, host_attention=host.attention())
-        beside = [f"{part}: {files[part].name}" for part in _FOLDERS if part in files and files[part].is_file()]
-        told = "; ".join([f"{model.family.title} {model.variant}, {model.recipe.dtype}", *beside])
+        beside = [
+            message("part_file", part=part, file=files[part].name)
+            for part in _FOLDERS
+            if part in files and files[part].is_file()
+        ]
+        named = message("loaded", title=model.family.title, variant=model.variant, dtype=model.recipe.dtype)
+        told = listed([named, *beside])
         host.tell(cls.hidden.unique_id, (told,), logging.INFO)
         return io.NodeOutput(model)
 
@@ -131,14 +137,29 @@ class LoadWan(_Loader):
                           "checkpoint / high noise", "Of Wan 2.2-A14B the high-noise expert; of all others the checkpoint. ")  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, checkpoint: str, low_noise_checkpoint: str | None = None) -> bool | str:  # type: ignore[override]
+        found = host.checkpoints()
+        known = {host.AUTO: Path(), **found}
+        return host.valid(
+            (host.choose, "checkpoint", checkpoint, found),
+            (host.choose, "low_noise_checkpoint", low_noise_checkpoint, known),
+            (_check_experts, checkpoint, low_noise_checkpoint),
+        )
+
+    @classmethod
     def execute(cls, checkpoint: str, precision: str = host.AUTO, low_noise_checkpoint: str = host.AUTO, **parts: str) -> io.NodeOutput:  # fmt: skip
-        if low_noise_checkpoint == checkpoint:
-            raise InputError("low_noise_checkpoint", low_noise_checkpoint, "This is the checkpoint itself.", "Choose auto, or the other expert.")  # fmt: skip
+        _check_experts(checkpoint, low_noise_checkpoint)
         return super().execute(checkpoint, precision, low_noise=low_noise_checkpoint, **parts)
 
     @classmethod
     def choices(cls, part: str, offered: Mapping[str, Mapping[str, Path]]) -> dict[str, Path]:
         return host.checkpoints() if part == "low_noise" else super().choices(part, offered)
+
+
+def _check_experts(checkpoint: str, low_noise_checkpoint: str) -> None:
+    if low_noise_checkpoint == checkpoint:
+        rule, remedy = message("the_checkpoint_itself"), message("choose_other_expert")
+        raise InputError("low_noise_checkpoint", low_noise_checkpoint, rule, remedy)
 
 
 class LoadCogVideoX(_Loader):

@@ -12,16 +12,17 @@ from typing import Any
 from comfy_api.latest import InputImpl, io, ui
 from torch import Tensor
 
+from ..loaders.messages import message
 from ..loaders.notices import heard_by, say
 from ..loaders.video_model import Keyframe, VideoModel
 from ..samplers.schedules import SAMPLERS
 from . import host
 from .decoding import FileWriter, decoded_in_tiles
 from .effect import Conditions, counted, idle
-from .sampling import DEFAULT, PRESET, PRESETS, request_of
+from .sampling import DEFAULT, PRESET, PRESETS, request_of, size_checks
 from .types import KeyframesType, model_input
 from .video_file import write_video
-from .words import as_ui, clock, long_video
+from .words import as_ui, long_video
 
 RESUME, ANEW = "go on", "start over"
 TIMELINE = """{
@@ -81,6 +82,22 @@ class LongVideo(FileWriter):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(  # type: ignore[override]
+        cls,
+        filename_prefix: str,
+        fps: float | None = None,
+        timeline: str | None = None,
+        frames: int | None = None,
+        width: int | None = None,
+        height: int | None = None,
+    ) -> bool | str:
+        from ..samplers.early import ENDLESS, check_fps, check_length
+
+        numbers = (check_fps, fps), *size_checks(width, height), (check_length, frames, ENDLESS, False)
+        told = _check_timeline, timeline, fps or 0.0, frames or 0
+        return host.valid((host.check_prefix, filename_prefix), *numbers, told)
+
+    @classmethod
     def fingerprint_inputs(cls, timeline: str | None = None, **_: Any) -> list[float]:
         """Render again when a picture of the timeline was replaced."""
         from ..samplers.timeline import read_timeline
@@ -133,6 +150,14 @@ class LongVideo(FileWriter):
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui={**shown.as_dict(), **as_ui(lines)})
 
 
+def _check_timeline(timeline: str, fps: float, frames: int) -> None:
+    """Raise InputError for what is wrong with a timeline whatever the model is. fps, frames: 0 where they are not known."""
+    from ..samplers.timeline import read_timeline
+
+    for picture in read_timeline(timeline, fps or None, frames or None).pictures:
+        host.input_file(picture.file)
+
+
 class _Watching:
     """Progress over the whole video with the time that is left, and what a person is told when it stops early."""
 
@@ -161,7 +186,7 @@ class _Watching:
         from ..samplers.caches.report import report
 
         estimate = self._cache.policy.estimate(self._model, self._made.request_of_a_window)
-        return [*self._told, *(f"Last window: {words}" for words in report(self._cache, estimate).words())]
+        return [*self._told, *(message("last_window", note=words) for words in report(self._cache, estimate).words())]
 
     def _step(self, done: int, total: int, run: Any) -> None:
         self._steps, self._cache = done, run.cache
@@ -169,7 +194,10 @@ class _Watching:
         pace = (time.monotonic() - self._began) / (done - self._from)
         window = (done - 1) // self._made.request.steps + 1
         host.show(
-            self._node, f"Window {window} of {len(self._made.windows)}, about {clock(pace * (total - done))} left"
+            self._node,
+            message(
+                "time_left_window", number=window, count=len(self._made.windows), time=_clock(pace * (total - done))
+            ),
         )
         self._move(lambda: host.latent_picture(self._model, run.preview()))
 
@@ -195,8 +223,17 @@ class _Watching:
             if not any(map(self._job.has, range(count))):
                 raise
             done, place = sum(map(self._job.has, range(count))), self._job.folder.relative_to(host.output_folder())
-            words = f"{done} of {count} windows are kept in output/{place.as_posix()}: run again with the same inputs to go on."
+            words = message("windows_kept", done=done, count=count, place=f"output/{place.as_posix()}")
             raise host.extended(error, words) from error
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        message("clock_h_min", hours=minutes // 60, minutes=minutes % 60)
+        if minutes >= 60
+        else message("clock_min_s", minutes=minutes, seconds=rest)
+    )
 
 
 NODES = [LongVideo]

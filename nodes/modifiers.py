@@ -7,12 +7,13 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from ..loaders.messages import Message, message
 from ..loaders.video_model import Guidance, InputError, VideoModel
-from ..samplers.guidance import METHODS
+from ..samplers.guidance import METHODS, check_method, check_span
 from . import host
 from .effect import counted, idle
 from .types import model_input, model_output
-from .words import Line, as_ui
+from .words import as_ui
 
 _SKIP_LAYER, _APG = {"method": ("skip-layer",)}, {"method": ("apg",)}
 GUIDANCE_COUNTS = {
@@ -53,6 +54,10 @@ class SetGuidance(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
+    def validate_inputs(cls, start: float | None, end: float | None, layers: str | None = None) -> bool | str:
+        return host.valid((check_span, start, end), (_numbers, layers))
+
+    @classmethod
     def execute(cls, model: VideoModel, method: str, start: float, end: float, low_noise_guidance: float = 0.0,
                 true_guidance: float = 0.0, dynamic: bool = False, layers: str = "", layer_scale: float = 2.8, layer_start: float = 0.01,
                 layer_end: float = 0.2, eta: float = 1.0, momentum: float = 0.0, threshold: float = 15.0) -> io.NodeOutput:  # fmt: skip
@@ -63,19 +68,21 @@ class SetGuidance(io.ComfyNode):
             "layers": layers, "layer_scale": layer_scale, "layer_start": layer_start, "layer_end": layer_end,
             "eta": eta, "momentum": momentum, "threshold": threshold,
         }  # fmt: skip
-        return _changed(cls, model, idle(cls, given, model), guidance=guidance)
+        guided = replace(model, guidance=guidance)
+        check_method(guided)
+        return _told(cls, guided, idle(cls, given, model))
 
 
-def _changed(cls: Any, model: VideoModel, lines: tuple[Line, ...], **fields: Any) -> io.NodeOutput:
-    """A copy of the model with other fields, and on the node what does nothing."""
+def _told(cls: Any, model: VideoModel, lines: tuple[Message, ...]) -> io.NodeOutput:
+    """The model, and on the node what does nothing."""
     host.tell(cls.hidden.unique_id, lines)
-    return io.NodeOutput(replace(model, **fields), ui=as_ui(lines) if lines else None)
+    return io.NodeOutput(model, ui=as_ui(lines) if lines else None)
 
 
 def _numbers(layers: str) -> tuple[int, ...]:
     words = layers.replace(",", " ").split()
     if not all(word.isdecimal() for word in words):
-        raise InputError("layers", repr(layers), "It is a list of block numbers.", "Write it as 7, 8, 9.")
+        raise InputError("layers", repr(layers), message("layers_rule"), message("write_blocks"))
     return tuple(map(int, words))
 
 
@@ -99,9 +106,8 @@ class SetMotion(io.ComfyNode):
     @classmethod
     def execute(cls, model: VideoModel, motion_bucket: int, fps: int, noise_augmentation: float) -> io.NodeOutput:
         motion = {"motion_bucket": motion_bucket, "fps": fps, "noise_augmentation": noise_augmentation}
-        english = "This node does nothing on {title}: it is for Stable Video Diffusion."
-        lines = () if model.family.name == "svd" else (Line("idle_motion", english, title=model.family.title),)
-        return _changed(cls, model, lines, options=motion)
+        lines = () if model.family.name == "svd" else (message("idle_motion", title=model.family.title),)
+        return _told(cls, replace(model, options=motion), lines)
 
 
 WEIGHTS = {"as in the file": "", "fp8": "fp8", "int8": "int8"}
@@ -165,14 +171,15 @@ class SetSpeed(io.ComfyNode):
         """In place of the host's own check, which names the offered ones alone: why one is not among them."""
         from ..samplers.kernels import check_offered
 
-        return host.valid(attention, lambda: check_offered(attention))
+        return host.valid((check_offered, attention))
 
     @classmethod
     def execute(cls, model: VideoModel, compile: bool, attention: str, trim_text: bool = False) -> io.NodeOutput:
-        from ..samplers.speed import Speed
+        from ..samplers.speed import Speed, check_speed
 
-        lines = idle(cls, {"trim_text": trim_text}, model)
-        return _changed(cls, model, lines, speed=Speed(compile, attention, trim_text=trim_text))
+        faster = replace(model, speed=Speed(compile, attention, trim_text=trim_text))
+        check_speed(faster)
+        return _told(cls, faster, idle(cls, {"trim_text": trim_text}, model))
 
 
 # step-distillation LoRAs -> what their makers sample with: lightx2v/Wan2.1-Distill-Models and Wan2.2-Lightning (README),
@@ -207,7 +214,7 @@ class AddLoRA(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, lora: str) -> bool | str:
-        return host.valid(lora, lambda: host.choose("lora", lora, host.files("loras")))
+        return host.valid((host.choose, "lora", lora, host.files("loras")))
 
     @classmethod
     def fingerprint_inputs(cls, lora: str, **_: Any) -> float:
@@ -226,17 +233,15 @@ class AddLoRA(io.ComfyNode):
             replace(model.facts, presets=presets),
             idle(cls, {"low_noise_strength": low_noise_strength}, model),
         )
-        return _changed(
-            cls, model, lines or _one_expert(model, low_noise_strength), loras=(*model.loras, added), facts=facts
-        )
+        changed = replace(model, loras=(*model.loras, added), facts=facts)
+        return _told(cls, changed, lines or _one_expert(model, low_noise_strength))
 
 
-def _one_expert(model: VideoModel, low_noise_strength: float) -> tuple[Line, ...]:
+def _one_expert(model: VideoModel, low_noise_strength: float) -> tuple[Message, ...]:
     """What to say of a strength for a second expert that the model does not have."""
     if low_noise_strength == 1 or getattr(model.facts, "boundary", None) is not None:
         return ()
-    english = "low_noise_strength = {value} does nothing: {variant} has one expert."
-    return (Line("idle_expert", english, value=low_noise_strength, variant=model.variant),)
+    return (message("idle_expert", value=low_noise_strength, variant=model.variant),)
 
 
 def _distilled(model: VideoModel, asked: dict[str, float]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import weakref
 from typing import Any
 
 from ..loaders.families import load
+from ..loaders.messages import message
 from ..loaders.video_model import InputError, Recipe, VideoModel
 from . import host
 
@@ -44,6 +45,5 @@ def decoder(model: VideoModel | None, latent: dict[str, Any]) -> VideoModel:
         return model
     origin = latent.get(KEY)
     if not isinstance(origin, Origin):
-        rule = "These latents do not say which model made them, as those that lay on disk."
-        raise InputError("model", "not connected", rule, "Connect the loader of their model.")
+        raise InputError("model", message("not_connected"), message("latents_unnamed"), message("connect_their_loader"))
     return origin.model()

@@ -8,9 +8,10 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..loaders.devices import explained
+from ..loaders.messages import message
 from ..loaders.video_model import Keyframe, Request, VideoModel
 from . import host
-from .sampling import DEFAULT, preset_input, request_of, size_inputs
+from .sampling import DEFAULT, preset_input, request_of, size_checks, size_inputs
 from .types import KeyframesType, model_input
 
 
@@ -69,6 +70,14 @@ class EstimateNode(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(
+        cls, width: int | None = None, height: int | None = None, frames: int | None = None
+    ) -> bool | str:
+        from ..samplers.early import check_length
+
+        return host.valid(*size_checks(width, height), (check_length, frames))
+
+    @classmethod
     def fingerprint_inputs(cls, calibrate: bool | None = None, **_: Any) -> float:
         """Anew each time: what is free changes, and so does what is measured."""
         return float("nan")
@@ -94,7 +103,7 @@ class EstimateNode(io.ComfyNode):
         rates = _measured(model, settled(model, asked)) if calibrate else None
         result = estimate(model, asked, host.machine(model), price, rates)
         lines = short(result)
-        host.show(cls.hidden.unique_id, "\n".join(lines))
+        host.show(cls.hidden.unique_id, *lines)
         return io.NodeOutput(markdown(result), json.dumps(facts(result), indent=1), ui={"text": list(lines)})
 
 
@@ -104,7 +113,7 @@ def _measured(model: VideoModel, request: Request) -> tuple[float, float]:
 
     device = model.memory.device("transformer")
     host.make_room(device, needed(model, request, device))
-    with explained("this machine was measured", "Switch calibrate off, or close what else needs memory."):
+    with explained(message("measuring_activity"), message("less_to_measure")):
         return measure(model, request, device)
 
 

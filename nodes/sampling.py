@@ -9,6 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..loaders.messages import message
 from ..loaders.notices import heard_by
 from ..loaders.run import Run
 from ..loaders.video_model import Conditioning, Control, InputError, Keyframe, Part, Request, VideoModel
@@ -16,7 +17,7 @@ from ..samplers.schedules import SAMPLERS
 from . import host
 from .effect import Conditions, counted
 from .origin import from_model
-from .types import ConditioningType, ControlType, KeyframesType, model_input
+from .types import ABSENT, ConditioningType, ControlType, KeyframesType, model_input
 from .words import as_ui, sampled
 
 DEFAULT = "default"
@@ -86,7 +87,32 @@ def sampler_inputs() -> list[Any]:
     ], SAMPLER_COUNTS)  # fmt: skip
 
 
-class Sampler(io.ComfyNode):
+def size_checks(width: int | None, height: int | None) -> tuple[Any, ...]:
+    """What can be refused of a size before the model is known."""
+    from ..samplers.early import check_side
+
+    return (check_side, "width", width), (check_side, "height", height)
+
+
+class SamplerNode(io.ComfyNode):
+    """What nodes with `sampler_inputs` share."""
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        width: int | None = None,
+        height: int | None = None,
+        frames: int | None = None,
+        strength: float | None = None,
+        source: Any = ABSENT,
+    ) -> bool | str:
+        from ..samplers.early import check_length, check_strength
+
+        sizes = *size_checks(width, height), (check_length, frames)
+        return host.valid(*sizes, (check_strength, strength, source != ABSENT))
+
+
+class Sampler(SamplerNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -132,9 +158,9 @@ class Sampler(io.ComfyNode):
 
 def _shown(cls: Any, lines: tuple[str, ...], report: dict[str, Any] | None) -> dict[str, Any]:
     """What stays on the node: what was made, the notes of before the first step, and below them what the cache did."""
-    lines = (*lines, *(report or {}).get("text", ()))
-    host.show(cls.hidden.unique_id, "\n".join(lines))
-    return {**(report or {}), **as_ui(lines)}
+    shown = (*lines, *(report or {}).get("text", ()))
+    host.show(cls.hidden.unique_id, *shown)
+    return {**(report or {}), **as_ui(shown)}
 
 
 def _cache_report(cls: Any, model: VideoModel, request: Request, runs: list[Run], note: dict[str, Any]) -> dict[str, Any] | None:  # fmt: skip
@@ -167,8 +193,8 @@ def _source(model: VideoModel, source: Any) -> Tensor | None:
         return source
     family = source.get("reelwire", {}).get("family", model.family.name)
     if family != model.family.name:
-        rule = f"These latents belong to {family}, the model is {model.family.name}."
-        raise InputError("source", family, rule, "Decode them with their own model and connect the frames.")
+        rule = message("latents_of_family", family=family, model=model.family.name)
+        raise InputError("source", family, rule, message("decode_and_connect"))
     return host.samples(model, source)
 
 
@@ -191,7 +217,7 @@ class LatentUpscale(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, upsampler: str) -> bool | str:
-        return host.valid(upsampler, lambda: host.choose("upsampler", upsampler, host.upsamplers()))
+        return host.valid((host.choose, "upsampler", upsampler, host.upsamplers()))
 
     @classmethod
     def check_lazy_status(cls, model: VideoModel, upsampler: str, latent: Any = None, **inputs: Any) -> list[str]:

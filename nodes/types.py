@@ -9,6 +9,7 @@ ConditioningType = io.Custom("VIDEO_CONDITIONING")
 KeyframesType = io.Custom("KEYFRAMES")
 ControlType = io.Custom("VIDEO_CONTROL")
 
+ABSENT = "absent"  # an input without a link, where `validate_inputs` gets None for one with a link: not known yet
 
 MODEL = "From a loader, or from a node that changes the model, as LoRA or Cache"
 

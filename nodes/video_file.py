@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..loaders.checkpoints import put_in_place
+from ..loaders.messages import message, message_of
 from . import host
 
 WAITING = 2**25  # bytes of frames that wait for the encoder; a larger piece waits alone
@@ -41,9 +42,7 @@ def write_video(
         overlap(_apart(frames), write, host.stop_if_asked)
         put_in_place(part, path)
     except OSError as error:
-        raise OSError(
-            f"{path.name} could not be written: {error.strerror or error}. Free some disk space and run again."
-        ) from error
+        raise OSError(message("file_unwritten", file=path.name, error=error.strerror or error)) from error
     finally:
         part.unlink(missing_ok=True)
 
@@ -53,7 +52,7 @@ def _apart(frames: Iterator[Tensor]) -> Iterator[Tensor]:
     try:
         yield from frames
     except OSError as error:
-        raise RuntimeError(str(error)) from error
+        raise RuntimeError(message_of(error)) from error
 
 
 def _encode(container: Any, frames: Iterator[Tensor], size: tuple[int, int], fps: float, crf: int) -> None:

@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from ..loaders.messages import between, message
+
 GIB = 2**30
 SIZES = (8, 12, 16, 24, 48, 80)  # GiB, the classes of cards that a table has
 CONTEXT = 0.5 * GIB  # bytes of a card that the driver's context takes; assumed
@@ -97,7 +99,7 @@ def seconds(operations: tuple[float, float], moved: float, slow: Card, fast: Car
 
 def in_words(span: tuple[float, float]) -> str:
     """A span of seconds, rounded to what it can mean."""
-    return " to ".join(dict.fromkeys(map(clock, span)))
+    return between(*map(clock, span))
 
 
 def round_to_two(value: float) -> float:
@@ -114,7 +116,11 @@ def number(value: float) -> str:
 def clock(value: float) -> str:
     """Seconds in the unit that suits them."""
     if value < 1:
-        return "under 1 s"
-    units = ((48 * 3600, 86400, "days"), (5400, 3600, "h"), (90, 60, "min"), (0, 1, "s"))
-    unit, name = next((unit, name) for least, unit, name in units if value >= least)
-    return f"{number(value / unit)} {name}"
+        return message("under_1_s")
+    if value >= 48 * 3600:
+        return message("time_days", number=number(value / 86400))
+    if value >= 5400:
+        return message("time_h", number=number(value / 3600))
+    if value >= 90:
+        return message("time_min", number=number(value / 60))
+    return message("time_s", number=number(value))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from ..loaders.messages import message
 from ..loaders.streaming import drop_first
 from ..loaders.tiles import FEWEST, Tiling, retried
 from ..loaders.video_model import InputError, VideoModel
@@ -36,8 +37,8 @@ def tiling_of(model: VideoModel, height: int, width: int, tile: int = 0) -> Tili
     """
     ratio = model.facts.spatial_ratio
     if tile and (tile < FEWEST * ratio or tile % ratio):
-        rule = f"Tiles of {model.family.title} are a multiple of {ratio} pixels, and at least {FEWEST * ratio}."
-        raise InputError("tile", tile, rule, f"Use {max(tile // ratio, FEWEST) * ratio}, or 0 for what memory allows.")
+        rule = message("tile_rule", title=model.family.title, ratio=ratio, least=FEWEST * ratio)
+        raise InputError("tile", tile, rule, message("use_tile", tile=max(tile // ratio, FEWEST) * ratio))
     if not tile:
         return model.tiling(height, width)
     return Tiling(tile // ratio, True) if tile < max(height, width) * ratio else Tiling()
@@ -51,9 +52,7 @@ def stream_frames(model: VideoModel, latents: Tensor, seed: int = 0, tiling: Til
     hear in words, and with the tiles, when they had to become smaller; form: how the frames are wanted. Raises ValueError for latents or frames that are not finite.
     """
     if not torch.isfinite(latents).all():
-        raise ValueError(
-            "The latents are not finite (NaN or infinite), so there is no video in them. Sample again with precision bfloat16 or float32."
-        )
+        raise ValueError(message("latents_hold_no_video"))
     yield from frames_of(model, lambda: iter(latents.split(1, 2)), latents.shape[3:], seed, tiling, tell, smaller, form)
 
 
@@ -73,7 +72,7 @@ def frames_of(model: VideoModel, source: Callable[[], Iterator[Tensor]], size: t
 
     def told(less: Tiling) -> None:
         smaller(less)
-        tell(f"Memory ran out while decoding; it goes on with {less.words(model.facts.spatial_ratio)}.")
+        tell(message("memory_decode_goes_on", tiles=less.words(model.facts.spatial_ratio)))
 
     return retried(make, tiling, (height, width), 0, model.memory.device("vae"), told)
 
@@ -81,7 +80,5 @@ def frames_of(model: VideoModel, source: Callable[[], Iterator[Tensor]], size: t
 def _finite(pieces: Iterator[Tensor]) -> Iterator[Tensor]:
     for piece in pieces:
         if not torch.isfinite(piece).all():
-            raise ValueError(
-                "The decoder made frames that are not finite. Load the model with precision bfloat16 or float32."
-            )
+            raise ValueError(message("frames_not_finite"))
         yield piece

@@ -12,11 +12,14 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
+from ..loaders.controls import check_range
 from ..loaders.devices import explained
 from ..loaders.lora import applied
+from ..loaders.messages import about, message
 from ..loaders.run import Run
 from ..loaders.video_model import Conditioning, Control, InputError, Request, VideoModel
 from .caches.runner import cached, phase, planned
+from .early import check_strength
 from .guidance import check_guidance, guide
 from .keyframes import plan
 from .room import step_bytes
@@ -24,10 +27,7 @@ from .schedules import TABLES, solver, without_waiting
 from .speed import accelerated, check_speed
 
 MOST_TOKENS = 2**20  # ten times HunyuanVideo at 720p and 129 frames
-LESS_MEMORY = (
-    "Use fewer frames (in Long Video a smaller window) or a smaller size, "
-    "or hold the network in fp8 or int8, or with less of it on the card (Memory node)."
-)
+LESS_MEMORY = message("less_memory")
 COLLAPSED = 0.02  # spread of normalised latents, which is about 1
 OnStep = Callable[[int, int, Run], None]  # (steps done, steps in all, the run so far)
 
@@ -37,38 +37,41 @@ def checked(model: VideoModel, request: Request) -> Request:
     request = model.complete(request)
     offered = TABLES[model.family.solvers]
     if request.sampler not in offered:
-        remedy = f"Use one of {', '.join(offered)}, or default."
-        raise InputError("sampler", request.sampler, f"{model.family.title} has no such sampler.", remedy)
+        remedy = message("use_one_of_or_default", names=", ".join(offered))
+        raise InputError("sampler", request.sampler, message("no_sampler", title=model.family.title), remedy)
     if not (math.isfinite(request.guidance) and request.guidance >= 0):
-        raise InputError(
-            "guidance", request.guidance, "It must be a number from 0 on.", "Use 1 for none, 3 to 5 for most models."
-        )
+        raise InputError("guidance", request.guidance, message("number_from_0"), message("use_guidance"))
     model.family.check(model, request)
     tokens = model.facts.tokens(request.width, request.height, request.frames)
     if tokens > MOST_TOKENS:
-        rule = (
-            f"The network would attend to {tokens} tokens at once; beyond {MOST_TOKENS} a step takes hours on any card."
+        rule = message("too_many_tokens", tokens=tokens, most=MOST_TOKENS)
+        raise InputError(
+            "width, height, frames",
+            f"{request.width}, {request.height}, {request.frames}",
+            rule,
+            message("ask_smaller"),
         )
-        raise InputError("width, height, frames", f"{request.width}, {request.height}, {request.frames}", rule, "Ask for a smaller size or fewer frames.")  # fmt: skip
-    check_guidance(model, request)
+    with about(model.guidance):
+        check_guidance(model, request)
     planned(model, request)
-    check_speed(model)
+    with about(model.speed):
+        check_speed(model)
     return request
 
 
 def ready(model: VideoModel, request: Request) -> Request:
     """A checked request with keyframes counted from the start and all that it comes with checked; raises InputError."""
     request = checked(model, request)
-    model.family.check_pictures(model, request)
+    with about(request.control):
+        model.family.check_pictures(model, request)
     keyframes, notes = plan(request.keyframes, model.family.capabilities(model), request.frames)
     request = replace(request, keyframes=keyframes, notes=notes)
-    if request.source is None and request.strength != 1:
-        rule = "It is the strength of a source, and none is connected."
-        raise InputError("strength", request.strength, rule, "Connect a source, or set it to 1.")
+    check_strength(request.strength, request.source is not None)
     if request.source is not None:
         _check_source(model, request, request.source)
     if request.control is not None:
-        _check_control(request, request.control)
+        with about(request.control):
+            _check_control(request, request.control)
     return request
 
 
@@ -86,11 +89,13 @@ def sample(
     request = ready(model, request)
     family = model.family
     if (conditioning.family, conditioning.width) != (family.name, model.facts.text_width):
-        what = f"a prompt for {conditioning.family}, {conditioning.width} wide"
-        rule = f"The model is {family.name} and reads text {model.facts.text_width} wide."
-        raise InputError("conditioning", what, rule, "Encode the prompt with the same model.")
+        what = message("prompt_of_other", family=conditioning.family, width=conditioning.width)
+        rule = message("model_reads", family=family.name, width=model.facts.text_width)
+        with about(conditioning):
+            raise InputError("conditioning", what, rule, message("encode_with_same"))
     if model.facts.reads_pictures:
-        _check_picture(model, conditioning.picture, request)
+        with about(conditioning):
+            _check_picture(model, conditioning.picture, request)
     with torch.no_grad(), explained(_activity(request), LESS_MEMORY):
         device = model.memory.device("transformer")
         scheduler = solver(family.solvers, request.sampler, family.schedule(model, request), device)
@@ -114,15 +119,15 @@ def sample(
 
 
 def _activity(request: Request) -> str:
-    return f"{request.frames} frames of {request.width}x{request.height} were sampled"
+    return message("sampling_activity", frames=request.frames, width=request.width, height=request.height)
 
 
 def _check_picture(model: VideoModel, seen: Tensor | None, request: Request) -> None:
     """The prompt must have been read along with the picture that the video begins with."""
     if seen is None or not torch.equal(seen, request.keyframes[0].images[:1]):
-        told = "without a picture" if seen is None else "with another picture"
-        rule = f"{model.variant} reads the first frame along with the prompt."
-        raise InputError("conditioning", told, rule, "Connect the same keyframes to Encode Prompt and Video Sampler.")
+        told = message("without_picture") if seen is None else message("with_other_picture")
+        rule = message("reads_first_frame", variant=model.variant)
+        raise InputError("conditioning", told, rule, message("connect_same_keyframes"))
 
 
 def _predicted(run: Run, step: int, compute: Callable[[], Tensor]) -> Tensor:
@@ -130,64 +135,49 @@ def _predicted(run: Run, step: int, compute: Callable[[], Tensor]) -> Tensor:
 
 
 def _check_source(model: VideoModel, request: Request, source: Tensor) -> None:
-    if not 0 < request.strength <= 1:
-        remedy = "Use .3 to stay close to the source, .8 to go far."
-        raise InputError("strength", request.strength, "It must be above 0 and at most 1.", remedy)
     frames = source.ndim == 4 and source.shape[-1] == 3
     shape = model.facts.latent_shape(request.width, request.height, request.frames)
     if not frames and (source.ndim != 5 or source.shape[1] != shape[1]):
         rule, remedy = (
-            f"{model.variant} has latents of {shape[1]} channels: another model made these.",
-            "Decode them with their own model and connect the frames.",
+            message("other_channels", variant=model.variant, channels=shape[1]),
+            message("decode_and_connect"),
         )
-        raise InputError("source", f"latents {list(source.shape)}", rule, remedy)
+        raise InputError("source", message("latents_shape", shape=list(source.shape)), rule, remedy)
     if not frames and tuple(source.shape) != shape:
-        rule = f"This size and length need latents of shape {list(shape)}."
+        rule = message("needs_shape", shape=list(shape))
         raise InputError(
-            "source", f"latents {list(source.shape)}", rule, "Give the source's own width, height and frames."
+            "source", message("latents_shape", shape=list(source.shape)), rule, message("give_source_size")
         )
     if frames and len(source) < request.frames:
-        rule, remedy = f"{request.frames} are asked for.", "Ask for fewer frames, or give a longer source."
-        raise InputError("source", f"{len(source)} frames", rule, remedy)
+        rule, remedy = message("are_asked_for", frames=request.frames), message("fewer_or_longer_source")
+        raise InputError("source", message("count_frames", count=len(source)), rule, remedy)
     if not torch.isfinite(source).all():
-        raise InputError("source", "not finite", "It holds NaN or infinite values.", "Check the node that made it.")
+        raise InputError("source", message("not_finite_value"), message("holds_nan"), message("check_maker"))
 
 
 def _check_control(request: Request, control: Control) -> None:
     """Its range and strength must be sound, and its frames and masks last as long as the video."""
-    if not 0 <= control.start < control.end <= 1:
-        told = f"start {control.start}, end {control.end}"
-        raise InputError("control", told, "It counts from start to end, shares of the steps.", "Use 0 <= start < end <= 1.")  # fmt: skip
-    if not (math.isfinite(control.strength) and control.strength >= 0):
-        told, remedy = f"strength {control.strength}", "Use 1, or less where the video may go its own way."
-        raise InputError("control", told, "Its strength must be a number from 0 on.", remedy)
-    for name, part in (("frames", control.frames), ("masks", control.mask)):
-        count = request.frames if part is None else len(part)
-        if count < request.frames and (name, count) != ("masks", 1):
-            rule, remedy = f"{request.frames} are asked for.", "Ask for fewer frames, or give a longer control video."
-            raise InputError("control", f"{count} {name}", rule, remedy)
+    check_range(control.start, control.end, control.strength)
+    frames, masks = (request.frames if part is None else len(part) for part in (control.frames, control.mask))
+    rule, remedy = message("are_asked_for", frames=request.frames), message("fewer_or_longer_control")
+    if frames < request.frames:
+        raise InputError("control", message("count_frames", count=frames), rule, remedy)
+    if 1 < masks < request.frames or not masks:
+        raise InputError("control", message("count_masks", count=masks), rule, remedy)
     for part in (control.frames, control.mask, control.references):
         if part is not None and not torch.isfinite(part).all():
-            raise InputError(
-                "control", "not finite", "It holds NaN or infinite values.", "Check the node that made it."
-            )
+            raise InputError("control", message("not_finite_value"), message("holds_nan"), message("check_maker"))
 
 
 def _alive(latents: Tensor, model: VideoModel) -> Tensor:
     """Latents of a cached run that are not all one colour: those of a sound one spread as far as noise does."""
     if model.cache is not None and latents.float().std() < COLLAPSED:
-        raise ValueError(f"{model.cache.title} skipped so much that the video collapsed. Lower its speed or threshold, or let it begin later (start).")  # fmt: skip
+        raise ValueError(message("collapsed", cache=model.cache.title))
     return latents
 
 
 def _finite(latents: Tensor, model: VideoModel) -> Tensor:
     if not torch.isfinite(latents).all():
-        cause = (
-            "half precision overflowed"
-            if model.recipe.dtype == "float16"
-            else "the checkpoint is damaged or the precision does not suit it"
-        )
-        raise ValueError(
-            f"The latents are not finite (NaN or infinite): {cause}. Load the model with precision bfloat16 or float32."
-        )
+        cause = message("half_overflow") if model.recipe.dtype == "float16" else message("damaged_or_precision")
+        raise ValueError(message("latents_not_finite", cause=cause))
     return latents

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..loaders.messages import message, sentences
 from ..loaders.peaks import decode_bytes, encode_bytes, weight_bytes, with_kernels
 from ..loaders.storage import is_small
 from ..loaders.tiles import Tiling
@@ -23,7 +24,7 @@ from .guidance import forwards
 from .room import cache_bytes, step_bytes
 from .schedules import solver
 
-FITS, MOVES, FAILS = "fits", "fits with weights moved", "does not fit"
+FITS, MOVES, FAILS = message("fits"), message("fits_moved"), message("fits_not")
 Span = tuple[float, float]  # the least and the most
 
 
@@ -206,29 +207,29 @@ def shortage(model: VideoModel, request: Request, machine: Machine) -> tuple[str
     return tuple(_warning(model, request, need, machine) for need in short)
 
 
-_WORDS = {"sample": "Sampling", "decode": "Decoding"}
-
-
 def _warning(model: VideoModel, request: Request, need: Need, machine: Machine) -> str:
-    size = f"{request.frames} frames of {request.width}x{request.height}"
-    beside = (
-        "all weights included, and the RAM" if machine.cpu else "even with its weights waiting in RAM, and the card"
-    )
-    asked, room = f"{need.least(machine) / GIB:.1f} GB", f"{machine.room / GIB:.1f} GB"
-    told = f"{_WORDS[need.phase]} {size} needs about {asked}, {beside} has {room}: it may run out of memory."
-    return f"{told} {_helps(model, need, machine)}"
+    told = {
+        "phase": message("phase_sampling") if need.phase == "sample" else message("phase_decoding"),
+        "frames": request.frames,
+        "width": request.width,
+        "height": request.height,
+        "needed": f"{need.least(machine) / GIB:.1f} GB",
+        "room": f"{machine.room / GIB:.1f} GB",
+        "helps": _helps(model, need, machine),
+    }
+    return message("machine_short_cpu", **told) if machine.cpu else message("machine_short", **told)
 
 
 def _helps(model: VideoModel, need: Need, machine: Machine) -> str:
     """What makes this phase smaller, the most helpful first."""
     if need.phase == "decode":
-        return "Set a tile in the decoder, or make a smaller video."
-    cache = f"Leave {model.cache.title} out, use" if model.cache is not None else "Use"
-    smaller = f"{cache} fewer frames or a smaller size (Estimate shows what fits), or Long Video with a smaller window."
-    return f"{smaller} {SMALLER}" if machine.cpu and can_shrink(model, need) else smaller
+        return message("help_tile")
+    cache = message("help_fewer_cache", cache=model.cache.title) if model.cache is not None else None
+    smaller = cache or message("help_fewer")
+    return sentences(smaller, SMALLER) if machine.cpu and can_shrink(model, need) else smaller
 
 
-SMALLER = "The Memory node (weights fp8 or int8) holds the network in half the bytes, or fewer."
+SMALLER = message("help_smaller")
 
 
 def can_shrink(model: VideoModel, need: Need) -> bool:

@@ -6,16 +6,22 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ..loaders.messages import between, message
 from .cards import GIB, in_words, number, published, source, utilisation
-from .estimate import BESIDE, FAILS, MOVES, SMALLER, Estimate, Need, Span, Time, can_shrink, on_cards
+from .estimate import BESIDE, FAILS, FITS, MOVES, SMALLER, Estimate, Need, Span, Time, can_shrink, on_cards
 
-PHASES = {"encode": "Read the prompt", "sample": "Sample", "decode": "Decode"}
+PHASES = {"encode": message("phase_read_prompt"), "sample": message("phase_sample"), "decode": message("phase_decode")}
 VERSION = 1  # of the JSON
+
+
+def _begun(verdict: str) -> str:
+    """A verdict as the beginning of a sentence."""
+    return {FITS: message("fits_begun"), MOVES: message("fits_moved_begun"), FAILS: message("fits_not_begun")}[verdict]
 
 
 def _reading(parts: Iterable[str]) -> str:
     """What encoders do: only the picture is read where there is no encoder of text."""
-    return "Read the picture" if {*parts} == {"image_encoder"} else PHASES["encode"]
+    return message("phase_read_picture") if {*parts} == {"image_encoder"} else PHASES["encode"]
 
 
 def _phase_name(need: Need) -> str:
@@ -56,48 +62,57 @@ def markdown(estimate: Estimate) -> str:
 
 def short(estimate: Estimate) -> tuple[str, ...]:
     """What a node shows, the most important first: the verdict, the time by card, then the phases."""
-    lines = [f"{estimate.verdict.capitalize()} on {estimate.machine.name}."]
-    lines += [f"{_place(time, brief=True)}: {_told(time)}" for time in estimate.times]
+    lines = [message("estimate_verdict", verdict=_begun(estimate.verdict), machine=estimate.machine.name)]
+    lines += [message("estimate_place", place=_place(time, brief=True), told=_told(time)) for time in estimate.times]
     lines += [*_in_other(estimate), *_unknown(estimate), *estimate.notes, *_advice(estimate)]
-    lines.append(f"{_request(estimate)}, on {_where(estimate)}.")
-    lines += [f"{_phase_name(need)} ({need.part}): {_need(estimate, need)}" for need in estimate.needs]
-    return (*lines, f"RAM: {size(estimate.ram)} for all weights together. {_steps(estimate)}")
+    lines.append(message("estimate_request_on", request=_request(estimate), machine=_where(estimate)))
+    lines += [
+        message("estimate_phase", phase=_phase_name(need), part=need.part, need=_need(estimate, need))
+        for need in estimate.needs
+    ]
+    return (*lines, message("estimate_ram", size=size(estimate.ram), steps=_steps(estimate)))
 
 
 def _told(time: Time) -> str:
     """Time, cost and verdict of one row."""
-    return f"{in_words(time.seconds)}{_cost(time)}, {time.verdict}" if time.seconds else time.verdict
+    if not time.seconds:
+        return time.verdict
+    told = {"time": in_words(time.seconds), "verdict": time.verdict}
+    return (
+        message("estimate_time_cost", cost=_money(time.cost), **told) if time.cost else message("estimate_time", **told)
+    )
 
 
 def _in_other(estimate: Estimate) -> list[str]:
     """That the cards compute in another precision than this machine, where they do."""
     here, there = (m.recipe.dtype for m in (estimate.model, on_cards(estimate.model, estimate.machine)))
-    return [] if here == there else [f"Here in {here}; the rows of cards are in {there}, as a card loads it."]
+    return [] if here == there else [message("estimate_precision", here=here, there=there)]
 
 
 def _request(estimate: Estimate) -> str:
     r, model = estimate.request, estimate.model
-    title = f"{model.family.title} {model.variant}"
-    return f"{title}, {r.frames} frames of {r.width}x{r.height}, {r.steps} steps, {model.recipe.dtype}"
+    sizes = {"frames": r.frames, "width": r.width, "height": r.height, "steps": r.steps}
+    named = {"title": model.family.title, "variant": model.variant, "dtype": model.recipe.dtype}
+    return message("estimate_request", **named, **sizes)
 
 
 def _where(estimate: Estimate) -> str:
     machine = estimate.machine
-    kind = "RAM, as there is no card and the processor computes" if machine.cpu else "card"
-    return f"{machine.name} ({size(machine.room)} of {kind})"
+    told = {"name": machine.name, "room": size(machine.room)}
+    return message("machine_cpu", **told) if machine.cpu else message("machine_card", **told)
 
 
 def _title(estimate: Estimate) -> Iterator[str]:
     yield f"# {_request(estimate)}"
     yield ""
-    yield f"**{estimate.verdict.capitalize()}** on {_where(estimate)}."
+    yield f"**{_begun(estimate.verdict)}** on {_where(estimate)}."
     yield from (f"- {line}" for line in (*_in_other(estimate), *_advice(estimate), *estimate.notes))
 
 
 HELPS = {
-    "encode": "choose a smaller encoder file, or free memory.",
-    "sample": "fewer frames or a smaller size make the working memory smaller; the last table shows what fits.",
-    "decode": "set a smaller tile in the decoder, or make a smaller video.",
+    "encode": message("advise_encoder"),
+    "sample": message("advise_fewer"),
+    "decode": message("advise_tile"),
 }
 
 
@@ -105,21 +120,24 @@ def _advice(estimate: Estimate) -> Iterator[str]:
     """What would help where it does not fit, or fits badly."""
     failing = [need for need in estimate.needs if need.verdict(estimate.machine) == FAILS]
     for need in sorted(failing, key=lambda need: -need.least(estimate.machine)):
-        yield f"{need.part} does not fit, it needs {size(need.least(estimate.machine))}: {HELPS[need.phase]}"
+        yield message(
+            "part_does_not_fit", part=need.part, size=size(need.least(estimate.machine)), helps=HELPS[need.phase]
+        )
     moving = [need for need in estimate.needs if need.verdict(estimate.machine) == MOVES]
     if moving:
-        yield "Weights that wait in RAM come in layer by layer, which is slower."
+        yield message("weights_layer_by_layer")
     if any(can_shrink(estimate.model, need) for need in moving):
         yield SMALLER
     if not estimate.machine.cpu and estimate.ram > estimate.machine.ram:
-        short = f"All weights together take {size(estimate.ram)}, and there are {size(estimate.machine.ram)} of RAM"
-        yield f"{short}: the rest goes to swap, or ComfyUI is stopped."
+        yield message("ram_short", size=size(estimate.ram), ram=size(estimate.machine.ram))
 
 
 def _need(estimate: Estimate, need: Need) -> str:
     kept = need.kept(estimate.machine)
-    moved = f", {size(need.weights - kept)} wait in RAM" if kept < need.weights else ""
-    return f"weights {size(need.weights)}{moved}, working memory {size(need.working)}: {need.verdict(estimate.machine)}"
+    told = {"weights": size(need.weights), "working": size(need.working), "verdict": need.verdict(estimate.machine)}
+    if kept < need.weights:
+        return message("estimate_need_moved", moved=size(need.weights - kept), **told)
+    return message("estimate_need", **told)
 
 
 def _memory(estimate: Estimate) -> Iterator[str]:
@@ -160,12 +178,14 @@ def _waiting(estimate: Estimate) -> float:
 
 def _steps(estimate: Estimate) -> str:
     steps = estimate.steps
-    return f"{_count(steps.computed)} of {steps.total} steps computed, {_count(steps.branches)} forwards of one branch."
+    return message(
+        "estimate_steps", computed=_count(steps.computed), total=steps.total, branches=_count(steps.branches)
+    )
 
 
 def _count(span: Span) -> str:
     low, high = round(span[0]), round(span[1])
-    return f"{low}" if low == high else f"{low} to {high}"
+    return between(f"{low}", f"{high}")
 
 
 def _computing(estimate: Estimate) -> Iterator[str]:
@@ -181,7 +201,7 @@ def _computing(estimate: Estimate) -> Iterator[str]:
     rows = (
         ("One forward of one branch", f"{operations(forward.total)}, of which attention {share}"),
         (_reading(n.part for n in estimate.needs if n.phase == "encode"), operations(estimate.encode.total)),
-        ("Sample", " to ".join(dict.fromkeys(sampled))),
+        ("Sample", between(*sampled)),
         ("Decode", operations(estimate.decode.total)),
     )
     yield from table(("Of what", "Operations"), rows)
@@ -193,19 +213,15 @@ def _place(time: Time, brief: bool = False) -> str:
     return f"{time.memory} GB" if brief else f"{time.memory} GB ({time.where})"
 
 
-def _cost(time: Time) -> str:
-    return "" if time.cost is None else f", costs {_money(time.cost)}"
-
-
 def _money(span: Span) -> str:
-    return " to ".join(dict.fromkeys("under 0.01" if value < 0.01 else number(value) for value in span))
+    return between(*(message("under_cent") if value < 0.01 else number(value) for value in span))
 
 
 def _unknown(estimate: Estimate) -> list[str]:
     """Why there is no time of this machine, where there is none."""
     if any(not time.memory for time in estimate.times):
         return []
-    return [f"No rate of {estimate.machine.name} is known: switch calibrate on, and it is measured."]
+    return [message("rate_unknown", machine=estimate.machine.name)]
 
 
 def _time(estimate: Estimate) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..loaders.messages import message
 from ..loaders.run import Run
 from ..loaders.video_model import Guidance, InputError, Request, VideoModel
 
@@ -17,36 +18,48 @@ Predict = Callable[[Any, int], Tensor]  # (network, step) -> the prediction
 
 def check_guidance(model: VideoModel, request: Request) -> None:
     """Raise InputError for a guidance that this model or this request cannot have."""
-    guidance, family = model.guidance, model.family
-    if guidance.method not in family.methods:
-        rule = f"{family.title} works with {', '.join(family.methods)}."
-        raise InputError("method", guidance.method, rule, "Choose one of these in the Guidance node.")
-    if not 0 <= guidance.start < guidance.end <= 1:
-        raise InputError("start, end", f"{guidance.start}, {guidance.end}", "Guidance is on from start to end, shares of the steps.", "Use 0 <= start < end <= 1.")  # fmt: skip
-    embedded = getattr(model.facts, "embedded", False)
-    if guidance.true_scale and not embedded:
-        raise InputError("true_guidance", guidance.true_scale, f"{model.variant} does not embed its guidance scale.", "Set it to 0 and use the sampler's guidance.")  # fmt: skip
-    if guidance.low_noise and getattr(model.facts, "boundary", None) is None:
-        raise InputError("low_noise_guidance", guidance.low_noise, f"{model.variant} has one expert.", "Set it to 0 and use the sampler's guidance.")  # fmt: skip
-    if guidance.dynamic and family.solvers != "cogvideox":
-        raise InputError("dynamic", "on", "Only CogVideoX was tuned with a growing scale.", "Switch it off.")
+    check_method(model)
+    guidance, embedded = model.guidance, getattr(model.facts, "embedded", False)
     scale, name = (guidance.true_scale, "true_guidance") if embedded else (request.guidance, "guidance")
     if guidance.method != "cfg" and scale <= 1:
-        raise InputError(name, scale, f"{guidance.method} needs two branches to work on.", f"Set {name} above 1.")
+        rule = message("needs_two_branches", method=guidance.method)
+        raise InputError(name, scale, rule, message("set_above_1", name=name))
+
+
+def check_method(model: VideoModel) -> None:
+    """Raise InputError for a guidance that this model cannot have, whatever the request."""
+    guidance, family = model.guidance, model.family
+    if guidance.method not in family.methods:
+        rule = message("works_with", title=family.title, methods=", ".join(family.methods))
+        raise InputError("method", guidance.method, rule, message("choose_method"))
+    check_span(guidance.start, guidance.end)
+    own = message("use_sampler_guidance")
+    if guidance.true_scale and not getattr(model.facts, "embedded", False):
+        raise InputError("true_guidance", guidance.true_scale, message("not_embedded", variant=model.variant), own)
+    if guidance.low_noise and getattr(model.facts, "boundary", None) is None:
+        raise InputError("low_noise_guidance", guidance.low_noise, message("one_expert", variant=model.variant), own)
+    if guidance.dynamic and family.solvers != "cogvideox":
+        raise InputError("dynamic", message("on"), message("only_cogvideox_dynamic"), message("switch_off"))
     if guidance.method == "skip-layer":
         _check_layers(model, guidance)
+
+
+def check_span(start: float, end: float) -> None:
+    """Raise InputError for shares of the steps between which guidance cannot be on."""
+    if not 0 <= start < end <= 1:
+        raise InputError("start, end", f"{start}, {end}", message("guidance_span_rule"), message("use_span"))
 
 
 def _check_layers(model: VideoModel, guidance: Guidance) -> None:
     wrong = [layer for layer in guidance.layers if not 0 <= layer < model.facts.layers]
     if wrong or not guidance.layers:
-        rule = f"{model.variant} has the blocks 0 to {model.facts.layers - 1}."
-        told = ", ".join(map(str, wrong)) or "none"
+        rule = message("blocks_rule", variant=model.variant, last=model.facts.layers - 1)
+        told = ", ".join(map(str, wrong)) or message("none")
         last = model.facts.layers - 1
-        raise InputError("layers", told, rule, f"Name one or more of them, as {max(last - 1, 0)}, {last}.")
+        raise InputError("layers", told, rule, message("name_blocks", one=max(last - 1, 0), other=last))
     if not 0 <= guidance.layer_start < guidance.layer_end <= 1:
-        told, rule = f"{guidance.layer_start}, {guidance.layer_end}", "Layers are left out from start to end, shares of the steps."  # fmt: skip
-        raise InputError("layer_start, layer_end", told, rule, "Use 0 <= layer_start < layer_end <= 1.")
+        told, rule = f"{guidance.layer_start}, {guidance.layer_end}", message("layer_span_rule")
+        raise InputError("layer_start, layer_end", told, rule, message("use_layer_span"))
 
 
 def guide(model: VideoModel, run: Run) -> Predict:

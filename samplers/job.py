@@ -17,6 +17,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..loaders.checkpoints import write_whole
+from ..loaders.messages import message
 from ..loaders.tiles import Tiling
 from ..loaders.video_model import InputError
 
@@ -47,15 +48,16 @@ class Job:
             self.drop()
             self.begin(inputs)
             return
-        remedy = "choose another filename_prefix, or set unfinished to start over."
         if begun is None:
-            rule = "Nothing tells with which inputs its windows were made."
-            raise InputError("unfinished", f"{self.folder.name} has lost its inputs.json", rule, remedy.capitalize())
+            rule = message("job_unknown")
+            raise InputError(
+                "unfinished", message("job_lost_inputs", folder=self.folder.name), rule, message("job_start_over")
+            )
         if different:
             changes = ", ".join(_change(name, begun.get(name), now.get(name)) for name in different)
-            what = f"{self.folder.name} was begun with other inputs: {changes}"
-            rule = "An unfinished render goes on only with the inputs that it was begun with."
-            raise InputError("unfinished", what, rule, f"Set these back, {remedy}")
+            what = message("job_other_inputs", folder=self.folder.name, changes=changes)
+            rule = message("job_rule")
+            raise InputError("unfinished", what, rule, message("job_set_back"))
 
     def settled(self, tiling: Tiling) -> Tiling:
         """The tiles that this job was begun with, so that the frames do not depend on the memory of the moment."""
@@ -97,7 +99,7 @@ class Job:
         try:
             write_whole(self._file(number), save({"latents": held}, {"digest": _digest(held)}))
         except OSError as error:
-            raise OSError(f"Window {number + 1} could not be kept: {error.strerror or error}. Free some disk space and run again.") from error  # fmt: skip
+            raise OSError(message("window_unkept", number=number + 1, error=error.strerror or error)) from error
 
     def drop(self) -> None:
         """Remove all that the job has kept, at once: what a kill leaves of it is no job any more."""

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from packaging.version import Version
 
+from ..loaders.messages import both, message, sentences
 from ..loaders.video_model import InputError, VideoModel
 
 ALL_MASKED = "."  # of Family.masked
@@ -54,10 +55,11 @@ class Package:
         """What is wrong with what is installed, in words; empty where nothing is."""
         have, want, name = self.installed, self.floor(), self.names[0]
         if not have:
-            wanted = f"{want} or newer" if want else "it"
-            return f"The package {name} is not installed; {self.wanted_by} wants {wanted}."
+            if not want:
+                return message("package_absent", name=name, who=self.wanted_by)
+            return message("package_absent_version", name=name, who=self.wanted_by, version=want)
         if want and have != UNKNOWN and Version(have) < Version(want):
-            return f"{name} {have} is installed; {self.wanted_by} wants {want} or newer."
+            return message("package_old", name=name, version=have, who=self.wanted_by, wanted=want)
         return ""
 
 
@@ -81,39 +83,35 @@ FLASH = Package(
     ("flash-attn",),
     "diffusers",
     lambda: diffusers_floors().get("_REQUIRED_FLASH_VERSION", ""),
-    "`pip install flash-attn --no-build-isolation` builds it for your PyTorch; "
-    "github.com/Dao-AILab/flash-attention/releases has wheels for Linux.",
+    message("source_flash"),
 )
 SAGE = Package(
     "sageattention",
     ("sageattention",),
     "diffusers",
     lambda: diffusers_floors().get("_REQUIRED_SAGE_VERSION", ""),
-    "`pip install sageattention` is no help, as PyPI's ends at 1.0.6: SageAttention 2 is built from "
-    "github.com/thu-ml/SageAttention; github.com/woct0rdho/SageAttention/releases has wheels for Windows.",
+    message("source_sage"),
 )
 XFORMERS = Package(
     "xformers",
     ("xformers",),
     "diffusers",
     lambda: diffusers_floors().get("_REQUIRED_XFORMERS_VERSION", ""),
-    "Each xformers is built for one PyTorch: `pip install --no-deps xformers==...` in the version that "
-    "github.com/facebookresearch/xformers/releases names for yours.",
+    message("source_xformers"),
 )
 CACHE_DIT = Package(
     "cache_dit",
     ("cache-dit",),
     "Reelwire",
     lambda: "1.5",
-    "`pip install -U cache-dit` brings it, with ComfyUI's Python.",
+    message("source_cache_dit"),
 )
 TRITON = Package(
     "triton",
     ("triton", "triton-windows"),
     "torch.compile",
     torch_triton,
-    "PyTorch for Linux brings its own; for Windows it is triton-windows, in the version that "
-    "github.com/woct0rdho/triton-windows names for your PyTorch.",
+    message("source_triton"),
 )
 
 
@@ -144,7 +142,7 @@ KERNELS: Mapping[str, Kernel] = {
     "sage": Kernel("sage", SAGE, ("cuda",), (8, 0), half=True, masks=False),
     "xformers": Kernel("xformers", XFORMERS, ("cuda", "rocm"), (5, 0), masks=False),
 }
-PLATFORMS = {"cuda": "NVIDIA cards", "rocm": "AMD cards", "cpu": "CPUs"}
+PLATFORMS = {"cuda": message("nvidia_cards"), "rocm": message("amd_cards"), "cpu": message("cpus")}
 Obstacle = tuple[str, str]  # (why a kernel cannot compute, what to do about it, empty where nothing can be done)
 
 
@@ -174,27 +172,27 @@ def _card(kernel: Kernel, model: VideoModel, device: torch.device) -> Obstacle |
 def unfit(kernel: Kernel, kind: str, capability: tuple[int, int]) -> str:
     """Why a kind of card (see `platform`) of this compute capability cannot run a kernel; empty where it can."""
     if kernel.platforms and kind not in kernel.platforms:
-        made_for = " and ".join(PLATFORMS[name] for name in kernel.platforms)
-        return f"This kernel is made for {made_for}; the model computes on {kind}."
+        made_for = both(*(PLATFORMS[name] for name in kernel.platforms))
+        return message("kernel_made_for", devices=made_for, kind=kind)
     if kind == "cuda" and capability < kernel.capability:
-        numbers = (*kernel.capability, *capability)
-        return "This kernel needs compute capability {}.{}; this card has {}.{}.".format(*numbers)
+        wanted, had = (".".join(map(str, numbers)) for numbers in (kernel.capability, capability))
+        return message("kernel_capability", wanted=wanted, had=had)
     return ""
 
 
 def _type(kernel: Kernel, model: VideoModel, device: torch.device) -> Obstacle | None:
     if not kernel.half or device.type == "cpu" or model.recipe.dtype in ("bfloat16", "float16"):
         return None
-    rule = f"This kernel takes numbers of 16 bits; the model computes in {model.recipe.dtype}."
-    return rule, "Load the model with precision bfloat16."
+    rule = message("kernel_16_bits", dtype=model.recipe.dtype)
+    return rule, message("load_bfloat16")
 
 
 def _masks(kernel: Kernel, model: VideoModel, device: torch.device) -> Obstacle | None:
     if kernel.masks or masked(model) != ALL_MASKED:
         return None
     title = model.family.title
-    rule = f"{title} masks the padding of its prompt in every attention, and this kernel takes no mask."
-    return rule, "Switch Speed's trim_text on, which leaves the padding out."
+    rule = message("kernel_no_mask", title=title)
+    return rule, message("switch_trim_text_on")
 
 
 def _verdict(kernel: Kernel, model: VideoModel, device: torch.device) -> Obstacle | None:
@@ -208,8 +206,8 @@ def _verdict(kernel: Kernel, model: VideoModel, device: torch.device) -> Obstacl
             return None
     except (RuntimeError, ValueError) as error:
         have = f"{kernel.package.names[0]} {kernel.package.installed}"
-        rule = f"{have} is installed, and diffusers cannot use it ({error})."
-        return rule, f"Restart ComfyUI if it is new. {kernel.package.source}"
+        rule = message("kernel_unusable", package=have, error=error)
+        return rule, message("restart_or_source", source=kernel.package.source)
 
 
 _CHECKS: tuple[Callable[[Kernel, VideoModel, torch.device], Obstacle | None], ...] = (
@@ -230,25 +228,25 @@ def absent() -> dict[str, str]:
 def check_offered(name: str) -> None:
     """Raise InputError for a kernel that there is not, or whose package is missing or too old."""
     if name not in KERNELS:
-        raise InputError("attention", name, "There is no such kernel.", f"Use one of {', '.join(KERNELS)}.")
+        raise InputError("attention", name, message("no_kernel"), message("use_one_of", names=", ".join(KERNELS)))
     if lack := absent().get(name):
         raise refusal(name, (lack, KERNELS[name].package.source))  # type: ignore[union-attr]
 
 
 def refusal(name: str, hindrance: Obstacle) -> InputError:
     rule, remedy = hindrance
-    return InputError("attention", name, rule, f"{remedy} Or choose auto." if remedy else "Choose auto.")
+    return InputError("attention", name, rule, message("or_auto", remedy=remedy) if remedy else message("choose_auto"))
 
 
 def choice(model: VideoModel) -> tuple[str, str, Obstacle | None]:
     """(the chosen kernel, who chose it, what is in its way): chosen by the Speed node, else the host, else nobody."""
     asked = model.speed.attention if model.speed else "auto"
     if asked != "auto":
-        return asked, "the Speed node", obstacle(model, asked)
+        return asked, message("who_speed"), obstacle(model, asked)
     if not model.host_attention:
         return "auto", "", None
     if model.host_attention not in KERNELS:
-        return model.host_attention, "ComfyUI", ("diffusers has no such kernel.", "")
+        return model.host_attention, "ComfyUI", (message("no_kernel_diffusers"), "")
     return model.host_attention, "ComfyUI", obstacle(model, model.host_attention)
 
 
@@ -264,9 +262,10 @@ def attention_notes(model: VideoModel) -> tuple[str, ...]:
     if not who:
         return ()
     if hindrance:
-        return (f"Attention: PyTorch's own. {who} is set to {name}: {' '.join(hindrance).strip()}",)
-    rest = " where there is no mask, else PyTorch's own" if not KERNELS[name].masks and masked(model) else ""
-    return (f"Attention: {name}{rest}, as {who} is set to.",)
+        return (message("attention_own", who=who, kernel=name, cause=sentences(*hindrance)),)
+    if not KERNELS[name].masks and masked(model):
+        return (message("attention_chosen_masked", kernel=name, who=who),)
+    return (message("attention_chosen", kernel=name, who=who),)
 
 
 def masked(model: VideoModel) -> str:

@@ -7,8 +7,10 @@ from itertools import pairwise
 
 import torch
 
+from ..loaders.messages import about, both, message
 from ..loaders.video_model import Capabilities, InputError, Keyframe
 
+_ENDS = {"first": message("first_frame"), "last": message("last_frame")}
 Plan = tuple[tuple[Keyframe, ...], tuple[str, ...]]  # (keyframes in order, notes on what was moved or cut)
 
 
@@ -20,15 +22,20 @@ def plan(keyframes: tuple[Keyframe, ...], capabilities: Capabilities, frames: in
     """
     placed, notes = [], list[str]()
     for number, keyframe in enumerate(keyframes, 1):
-        name = f"keyframe {number}"
-        _check(name, keyframe, capabilities)
-        at = _fitted(name, keyframe, capabilities, notes)
-        placed.append((_moved(name, replace(at, frame=_place(name, at, frames)), capabilities, frames, notes), number))
+        name = message("keyframe_name", number=number)
+        with about(keyframe):
+            _check(name, keyframe, capabilities)
+            at = _fitted(name, keyframe, capabilities, notes)
+            at = replace(at, frame=_place(name, at, frames))
+        placed.append((_moved(name, at, capabilities, frames, notes), number))
     placed.sort(key=lambda pair: pair[0].frame)
     for (first, one), (second, other) in pairwise(placed):
         if second.frame < first.frame + len(first.images):
-            where = f"numbers {min(one, other)} and {max(one, other)}, at frames {first.frame} and {second.frame}"
-            raise InputError("keyframes", where, "Two keyframes cannot share frames.", "Give each its own.")
+            where = message(
+                "keyframe_numbers", one=min(one, other), other=max(one, other), first=first.frame, second=second.frame
+            )
+            with about(max((one, first), (other, second), key=lambda pair: pair[0])[1]):
+                raise InputError("keyframes", where, message("keyframes_share"), message("give_own"))
     _check_set(placed, capabilities, frames)
     return tuple(keyframe for keyframe, _ in placed), tuple(notes)
 
@@ -37,17 +44,34 @@ def _check(name: str, keyframe: Keyframe, capabilities: Capabilities) -> None:
     """Whether the model knows this kind of keyframe at all."""
     count, title = len(keyframe.images), capabilities.title
     if capabilities.sets == ((),):
-        raise InputError("keyframes", f"{name} at frame {keyframe.frame}", f"{title} {capabilities.takes}.", capabilities.remedy)  # fmt: skip
+        raise InputError(
+            "keyframes",
+            message("keyframe_at", name=name, frame=keyframe.frame),
+            message("takes", title=title, takes=capabilities.takes),
+            capabilities.remedy,
+        )
     if count > 1 and not capabilities.clip_step:
-        raise InputError("keyframes", f"{name}, a clip of {count} frames", f"{title} takes single pictures.", "Connect one picture, or the clip as source.")  # fmt: skip
+        raise InputError(
+            "keyframes",
+            message("keyframe_clip", name=name, count=count),
+            message("single_pictures", title=title),
+            message("connect_one_picture"),
+        )
     if not 0 < keyframe.strength <= 1:
-        rule = "It must be above 0 and at most 1."
-        raise InputError("strength", f"{keyframe.strength} of {name}", rule, "Use 1 to keep the picture as it is.")
+        rule = message("share_above_0")
+        raise InputError(
+            "strength", message("value_of", value=keyframe.strength, name=name), rule, message("use_1_to_keep")
+        )
     if keyframe.strength != 1 and not capabilities.strengths:
-        raise InputError("strength", f"{keyframe.strength} of {name}", f"{title} keeps its pictures as they are.", "Use 1.")  # fmt: skip
+        raise InputError(
+            "strength",
+            message("value_of", value=keyframe.strength, name=name),
+            message("keeps_pictures", title=title),
+            message("use_1"),
+        )
     if not torch.isfinite(keyframe.images).all():
-        rule = "The picture holds NaN or infinite values."
-        raise InputError("image", f"{name}, not finite", rule, "Load it again, or check what made it.")
+        rule = message("picture_nan")
+        raise InputError("image", message("name_not_finite", name=name), rule, message("load_again"))
 
 
 def _fitted(name: str, keyframe: Keyframe, capabilities: Capabilities, notes: list[str]) -> Keyframe:
@@ -56,7 +80,7 @@ def _fitted(name: str, keyframe: Keyframe, capabilities: Capabilities, notes: li
     if count == 1 or (count - 1) % step == 0:
         return keyframe
     kept = (count - 1) // step * step + 1
-    notes.append(f"{name}: {capabilities.title} takes clips of {step}n+1 frames; {kept} of its {count} are used.")
+    notes.append(message("clip_cut", name=name, title=capabilities.title, step=step, kept=kept, count=count))
     return replace(keyframe, images=keyframe.images[:kept])
 
 
@@ -64,13 +88,13 @@ def _place(name: str, keyframe: Keyframe, frames: int) -> int:
     at = keyframe.frame + frames if keyframe.frame < 0 else keyframe.frame
     count = len(keyframe.images)
     if count > frames:
-        rule = f"The video has {frames} frames."
-        raise InputError("keyframes", f"{name}, a clip of {count} frames", rule, "Give a shorter clip, or ask for more frames.")  # fmt: skip
+        rule = message("video_has", frames=frames)
+        raise InputError("keyframes", message("keyframe_clip", name=name, count=count), rule, message("shorter_clip"))
     if not 0 <= at <= frames - count:
-        what = f"A clip of {count} frames" if count > 1 else "A keyframe"
-        rule = f"{what} must lie inside the {frames} frames of the video."
-        remedy = f"Use 0 to {frames - count}, or -{frames} to -{count} from the end."
-        raise InputError("frame", f"{keyframe.frame} of {name}", rule, remedy)
+        clip = message("clip_inside", count=count, frames=frames)
+        rule = clip if count > 1 else message("keyframe_inside", frames=frames)
+        remedy = message("use_frames_span", last=frames - count, frames=frames, count=count)
+        raise InputError("frame", message("value_of", value=keyframe.frame, name=name), rule, remedy)
     return at
 
 
@@ -85,7 +109,7 @@ def _moved(name: str, keyframe: Keyframe, capabilities: Capabilities, frames: in
         ends = {at: 0} | ({last - at: last} if lasts else {})  # how far from it -> the end
         to = next((end for far, end in sorted(ends.items()) if far < capabilities.near + (end == 0)), at)
     if to != at:
-        notes.append(f"{name}: {capabilities.title} has no place for it at frame {at}; it is at frame {to}.")
+        notes.append(message("keyframe_moved", name=name, title=capabilities.title, frame=at, to=to))
     return replace(keyframe, frame=to)
 
 
@@ -94,14 +118,15 @@ def _check_set(placed: list[tuple[Keyframe, int]], capabilities: Capabilities, f
     if capabilities.sets is None:
         return
     rule, places = (
-        f"{capabilities.title} {capabilities.takes}.",
+        message("takes", title=capabilities.title, takes=capabilities.takes),
         {place for given in capabilities.sets for place in given},
     )
     given = tuple({frames - 1: "last", 0: "first"}.get(k.frame, "") for k, _ in placed)
     for (keyframe, number), place in zip(placed, given, strict=True):
         if place not in places:
-            where = f"keyframe {number} at frame {keyframe.frame}"
-            raise InputError("keyframes", where, rule, "Move it there, or load LTX-Video or Wan2.1-VACE, which take pictures anywhere.")  # fmt: skip
+            where = message("keyframe_at", name=message("keyframe_name", number=number), frame=keyframe.frame)
+            with about(keyframe):
+                raise InputError("keyframes", where, rule, message("move_or_load"))
     if given not in capabilities.sets:
-        told = " and ".join(f"{place} frame" for place in given) or "none"
+        told = both(*(_ENDS[place] for place in given)) if given else message("none")
         raise InputError("keyframes", told, rule, capabilities.remedy)

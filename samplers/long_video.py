@@ -11,11 +11,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ..loaders.limits import check_frames
+from ..loaders.messages import about, either, message, message_of
 from ..loaders.run import Run
 from ..loaders.tiles import Tiling
 from ..loaders.video_model import (
@@ -26,7 +29,6 @@ from ..loaders.video_model import (
     Past,
     Request,
     VideoModel,
-    check_frames,
 )
 from .caches.runner import planned
 from .caches.store import fingerprint as checkpoint_fingerprint
@@ -92,7 +94,7 @@ def plan_long(model: VideoModel, timeline: Timeline, request: Request, style: St
     if extension.way == "context":
         _check_context(model, title, placed, timeline, request.frames > spans.length)
         windows: tuple[Window, ...] = (Window(0, request.frames - 1, 0, 0),)
-        told = f"{title}, windows of {spans.length} frames that share {spans.overlap}: {extension.told}."
+        told = message("long_context", title=title, length=spans.length, overlap=spans.overlap, way=extension.told)
     else:
         placed, more = _on_joints(placed, capabilities, spans, request.frames)
         at = tuple(k.frame for k in placed)
@@ -100,10 +102,10 @@ def plan_long(model: VideoModel, timeline: Timeline, request: Request, style: St
         windows = with_keyframes(lay_windows(request.frames, spans, timeline, joints, keys), placed, capabilities)
         notes += more
         _check_ends(windows, capabilities, spans)
-        told = f"{title}, {len(windows)} windows of up to {spans.length} frames: {extension.told}."
+        told = message("long_windows", title=title, count=len(windows), length=spans.length, way=extension.told)
         notes += _moved_prompts(windows, timeline)
     if len(windows) == 1 and extension.way != "context":
-        told = f"{title}, one window of {request.frames} frames."
+        told = message("long_one", title=title, frames=request.frames)
     notes += planned(model, replace(request, frames=min(spans.length, request.frames)))[1] + attention_notes(model)
     made = LongPlan(windows, spans, replace(request, keyframes=placed), extension.way, (told, *notes))
     for window in windows:
@@ -114,7 +116,7 @@ def plan_long(model: VideoModel, timeline: Timeline, request: Request, style: St
 def _check_style(style: Style) -> None:
     for name in ("adain", "memory", "hold"):
         if not 0 <= getattr(style, name) <= 1:
-            raise InputError(name, getattr(style, name), "It is a share from 0 to 1.", "Use 0.25 for adain, 0 for memory, 1 for hold.")  # fmt: skip
+            raise InputError(name, getattr(style, name), message("share_rule"), message("use_shares"))
 
 
 def _spans(model: VideoModel, style: Style, title: str) -> Spans:
@@ -122,8 +124,10 @@ def _spans(model: VideoModel, style: Style, title: str) -> Spans:
     facts = model.facts
     length, counts = style.window or facts.presets["default"]["frames"], facts.frame_counts
     if counts and length not in counts:
-        told = " or ".join(map(str, counts))
-        raise InputError("window", length, f"{title} makes {told} frames at a time.", f"Use {told}, or 0 for the default.")  # fmt: skip
+        told = either(*counts)
+        raise InputError(
+            "window", length, message("window_counts", title=title, counts=told), message("use_value_or_0", value=told)
+        )
     step = length - 1 if counts else facts.frame_step or facts.temporal_ratio
     units = (length - 1) // step
     quarter = max(units // 4, min(1, units - 1)) * step + 1
@@ -136,19 +140,21 @@ def _moved_prompts(windows: tuple[Window, ...], timeline: Timeline) -> tuple[str
     """Prompts that do not begin with the frame that they ask for."""
     begins = {w.prompt: w.start + w.shared for w in reversed(windows)}
     pairs = ((number, prompt.frame, begins[number]) for number, prompt in enumerate(timeline.prompts))
-    return tuple(f"Prompt {n + 1} begins at frame {at}, where a window can begin, instead of {asked}." for n, asked, at in pairs if asked != at)  # fmt: skip
+    return tuple(message("prompt_moved", number=n + 1, frame=at, asked=asked) for n, asked, at in pairs if asked != at)
 
 
 def _check_context(model: VideoModel, title: str, keyframes: tuple[Keyframe, ...], timeline: Timeline, several: bool) -> None:  # fmt: skip
     """A single sampling follows one prompt, and nothing else. several: whether it sees more than one window."""
-    remedy = f"Load {model.family.image_models}, or LTX-Video."
+    remedy = message("load_or_ltx", models=model.family.image_models)
     if model.family.controlled(model):
-        raise InputError("model", title, "It follows a control video, and a long video has none.", "Use Video Sampler, or load another model.")  # fmt: skip
+        raise InputError("model", title, message("no_control_in_long"), message("use_sample_video"))
     if model.cache is not None and several:
-        raise InputError("model", f"with {model.cache.title}", "A cache knows one window and not several.", "Disconnect the cache node.")  # fmt: skip
+        what = message("with_cache", cache=model.cache.title)
+        with about(model.cache):
+            raise InputError("model", what, message("cache_one_window"), message("disconnect_cache"))
     if keyframes or len(timeline.prompts) > 1:
-        what = "keyframes" if keyframes else f"{len(timeline.prompts)} prompts"
-        raise InputError("timeline", what, f"{title} makes a long video in one sampling, of one prompt and no pictures.", remedy)  # fmt: skip
+        what = message("keyframes_word") if keyframes else message("count_prompts", count=len(timeline.prompts))
+        raise InputError("timeline", what, message("one_sampling", title=title), remedy)
 
 
 def _check_ends(windows: tuple[Window, ...], capabilities: Capabilities, spans: Spans) -> None:
@@ -157,9 +163,9 @@ def _check_ends(windows: tuple[Window, ...], capabilities: Capabilities, spans: 
         return
     lacking = [w.end for w in windows if not any(k.frame == w.end - w.start for k in w.keyframes)]
     if lacking:
-        rule = f"{capabilities.title} makes each window from a picture at its first and one at its last frame."
-        remedy = f"Put keyframes at most {spans.length - 1} frames apart, and one at the last frame."
-        raise InputError("keyframes", f"none at frame {', '.join(map(str, lacking[:5]))}", rule, remedy)
+        rule = message("needs_both_ends", title=capabilities.title)
+        remedy = message("put_keyframes_apart", most=spans.length - 1)
+        raise InputError("keyframes", message("none_at", frames=", ".join(map(str, lacking[:5]))), rule, remedy)
 
 
 def _on_joints(keyframes: tuple[Keyframe, ...], capabilities: Capabilities, spans: Spans, frames: int) -> tuple[tuple[Keyframe, ...], tuple[str, ...]]:  # fmt: skip
@@ -168,16 +174,22 @@ def _on_joints(keyframes: tuple[Keyframe, ...], capabilities: Capabilities, span
         return keyframes, ()
     step, title = spans.step, capabilities.title
     if spans.overlap > 1:
-        rule = f"Windows of {title} share one picture."
-        raise InputError("overlap", spans.overlap, rule, "Use 0.")
+        rule = message("share_one_picture", title=title)
+        raise InputError("overlap", spans.overlap, rule, message("use_0"))
     if keyframes and keyframes[-1].frame and not any("last" in places for places in capabilities.sets):
-        rule = f"{title} shows a picture at the first frame alone."
-        raise InputError("keyframes", f"at frame {keyframes[-1].frame}", rule, "Load Wan2.1-FLF2V or Wan2.2-I2V-A14B for pictures where windows meet, LTX-Video or Wan2.1-VACE for pictures anywhere.")  # fmt: skip
+        rule = message("first_frame_alone", title=title)
+        with about(keyframes[-1]):
+            raise InputError(
+                "keyframes", message("at_frame", frame=keyframes[-1].frame), rule, message("load_for_joints")
+            )
     moved = tuple(replace(k, frame=min(round(k.frame / step) * step, frames - 1)) for k in keyframes)
     pairs = zip(keyframes, moved, strict=True)
-    notes = tuple(f"The keyframe at frame {a.frame} is at frame {b.frame}, where windows can meet." for a, b in pairs if a.frame != b.frame)  # fmt: skip
-    if len({k.frame for k in moved}) < len(moved):
-        raise InputError("keyframes", f"two within {step} frames", "Each needs a joint of its own.", f"Put them at least {step} frames apart.")  # fmt: skip
+    notes = tuple(message("keyframe_on_joint", frame=a.frame, to=b.frame) for a, b in pairs if a.frame != b.frame)
+    for one, other in pairwise(moved):
+        if one.frame == other.frame:
+            with about(other):
+                apart = message("put_apart", step=step)
+                raise InputError("keyframes", message("two_within", step=step), message("own_joint"), apart)
     return moved, notes
 
 
@@ -191,9 +203,11 @@ def _check_window(model: VideoModel, made: LongPlan, window: Window) -> None:
     try:
         ready(model, replace(request, frames=frames, keyframes=keyframes))
     except InputError as error:
-        if not str(error).startswith("keyframes"):
+        if error.name != "keyframes":
             raise
-        raise InputError("window", f"frames {window.start} to {window.end}", str(error), "") from error
+        raise InputError(
+            "window", message("window_frames", start=window.start, end=window.end), message_of(error)
+        ) from error
 
 
 def inputs_of(model: VideoModel, timeline: Timeline, made: LongPlan, style: Style) -> dict[str, Any]:
@@ -231,7 +245,7 @@ def render(model: VideoModel, timeline: Timeline, made: LongPlan, style: Style, 
         count += len(piece)
         yield piece
     if count != made.request.frames:
-        raise RuntimeError(f"{count} frames were made, {made.request.frames} were asked for. This is Reelwire's fault: please report it with the timeline.")  # fmt: skip
+        raise RuntimeError(message("count_wrong", count=count, wanted=made.request.frames))
 
 
 @dataclass
@@ -314,7 +328,7 @@ class _Renderer:
             kept = self.job.read(number)
             if kept is not None:
                 return kept
-            self.watch.tell(f"The file of window {number + 1} was damaged; the window is made again.")
+            self.watch.tell(message("window_damaged", number=number + 1))
         request = replace(
             self.made.request, frames=window.frames, keyframes=keyframes, past=past, seed=(self.made.request.seed + window.start) % 2**64
         )  # fmt: skip
@@ -345,9 +359,11 @@ class _Renderer:
                 try:
                     self.prompts[number] = model.family.encode(model, prompt.text, self.timeline.negative)
                 except InputError as error:
-                    raise InputError("timeline", f"prompt {number + 1}", str(error), "") from error
+                    raise InputError(
+                        "timeline", message("prompt_name", number=number + 1), message_of(error)
+                    ) from error
                 for note in self.prompts[number].notes:
-                    self.watch.tell(f"Prompt {number + 1}: {note}")
+                    self.watch.tell(message("note_of_prompt", number=number + 1, note=note))
         return self.prompts[window.prompt]
 
 

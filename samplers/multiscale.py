@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 
 from ..loaders.devices import explained
+from ..loaders.messages import message
 from ..loaders.peaks import upsampler_bytes, with_kernels
 from ..loaders.video_model import InputError, Part, VideoModel
 
-LESS = "Enlarge a shorter or a smaller video."
+LESS = message("less_to_enlarge")
 
 
 def check_upscale(model: VideoModel) -> None:
     """Raise InputError for a model that has no latent upsamplers."""
     if model.family.name != "ltx":
         title = f"{model.family.title} ({model.variant})"
-        raise InputError("model", title, "Latent upsamplers are made for LTX-Video.", "Sample at the larger size.")
+        raise InputError("model", title, message("upscale_rule"), message("sample_larger"))
 
 
 def upscale(model: VideoModel, upsampler: Part, latents: Tensor, adain: float = 0.0, tone_map: float = 0.0) -> Tensor:
@@ -34,7 +35,7 @@ def upscale(model: VideoModel, upsampler: Part, latents: Tensor, adain: float = 
     room = with_kernels(upsampler_bytes(upsampler, latents, getattr(torch, model.recipe.dtype).itemsize))
     with model.use("vae") as vae:  # for its statistics alone: the upsampler's weights may send it away
         statistics = vae.latents_mean.to(device), vae.latents_std.to(device), vae.config.scaling_factor
-    with torch.no_grad(), explained("latents were enlarged", LESS), model.memory.use(upsampler, room) as network:
+    with torch.no_grad(), explained(message("enlarging_activity"), LESS), model.memory.use(upsampler, room) as network:
         pipeline: Any = LTXLatentUpsamplePipeline(vae=vae, latent_upsampler=network)
         small = pipeline._denormalize_latents(latents.to(device, torch.float32), *statistics).to(network.dtype)
         large = network(small)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from ..loaders.messages import Origin, message
 from ..loaders.video_model import InputError, VideoModel
 from .kernels import TRITON, Kernel, choice, kernel_of, masked, processors, refusal
 
@@ -30,6 +31,7 @@ class Speed:
     compiler: str = "inductor"
     whole: bool = False
     trim_text: bool = field(default=False, repr=False)  # not in the words that unfinished renders keep
+    node: Origin | None = field(default=None, compare=False, repr=False)
 
 
 def check_speed(model: VideoModel) -> None:
@@ -41,26 +43,28 @@ def check_speed(model: VideoModel) -> None:
     if hindrance and name == speed.attention:
         raise refusal(name, hindrance)
     if speed.trim_text and model.family.keeps_padding:
-        raise InputError("trim_text", "on", model.family.keeps_padding, "Switch it off.")
+        raise InputError("trim_text", message("on"), model.family.keeps_padding, message("switch_off"))
     if not speed.compile:
         return
     if model.family.stacks is None:
-        raise InputError("compile", "on", f"{model.family.title} is a UNet, without blocks that repeat.", "Switch it off.")  # fmt: skip
+        raise InputError(
+            "compile", message("on"), message("unet_no_blocks", title=model.family.title), message("switch_off")
+        )
     if getattr(model.cache, "level", "") == "module":
-        raise InputError("compile", "on", "A cache at module granularity reaches into the blocks.", "Set FORA's granularity to stack, or switch compile off.")  # fmt: skip
+        raise InputError("compile", message("on"), message("module_cache_compile"), message("set_stack"))
     if speed.compiler == "inductor" and (lacks := _lacking(model.memory.device("transformer"))):
-        raise InputError("compile", "on", *lacks)
+        raise InputError("compile", message("on"), *lacks)
 
 
 def _lacking(device: torch.device) -> tuple[str, str] | None:
     """(what torch.compile's own compiler needs and does not find, what to do)."""
     if device.type != "cuda":
         found = any(map(shutil.which, ("c++", "g++", "clang++", "cl")))
-        return None if found else ("torch.compile needs a C++ compiler.", "Install one, or switch compile off.")
+        return None if found else (message("needs_compiler"), message("install_compiler"))
     if lack := TRITON.lack():
-        return lack, f"{TRITON.source} Or switch compile off."
+        return lack, message("or_compile_off", source=TRITON.source)
     if not torch.version.hip and torch.cuda.get_device_capability(device) < OLDEST_TRITON_CARD:
-        return "torch.compile needs a card of compute capability 7.0 or more.", "Switch compile off."
+        return message("needs_capability_7"), message("compile_off")
     return None
 
 

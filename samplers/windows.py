@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from ..loaders.messages import either, message
 from ..loaders.video_model import Capabilities, InputError, Keyframe
 from .timeline import Timeline
 
@@ -41,16 +42,16 @@ class Spans:
 def check_spans(spans: Spans, title: str) -> None:
     """Raise InputError for windows that cannot be."""
     if spans.fixed and spans.length != spans.step + 1:
-        rule = f"Windows of {title} are {spans.step + 1} frames long."
-        raise InputError("window", spans.length, rule, f"Use {spans.step + 1}, or 0 for the default.")
+        rule = message("window_fixed", title=title, frames=spans.step + 1)
+        raise InputError("window", spans.length, rule, message("use_value_or_0", value=spans.step + 1))
     for name, value in (("window", spans.length), ("overlap", spans.overlap)):
         low = max(value - 1, 0) // spans.step * spans.step + 1
         if value < 1 or (value - 1) % spans.step:
-            rule = f"{title} makes {spans.step}n+1 frames at a time."
-            raise InputError(name, value, rule, f"Use {low} or {low + spans.step}, or 0 for the default.")
+            rule = message("window_rule", title=title, step=spans.step)
+            raise InputError(name, value, rule, message("use_value_or_0", value=either(low, low + spans.step)))
     if spans.length <= spans.overlap:
-        rule = f"Each window shares its first {spans.overlap} frames with the one before and must make new ones."
-        raise InputError("window", spans.length, rule, f"Use {spans.overlap + spans.step} or more, or a smaller overlap.")  # fmt: skip
+        rule = message("window_new_frames", overlap=spans.overlap)
+        raise InputError("window", spans.length, rule, message("larger_window", least=spans.overlap + spans.step))
 
 
 def lay_windows(frames: int, spans: Spans, timeline: Timeline, joints: tuple[int, ...] = (), keys: tuple[int, ...] = ()) -> tuple[Window, ...]:  # fmt: skip
@@ -81,9 +82,9 @@ def _prompt_starts(timeline: Timeline, step: int, units: int) -> list[int]:
     for number, prompt in enumerate(timeline.prompts[1:], 2):
         starts.append(min(max(round((prompt.frame - 1) / step), 1), units - 1))  # the last has a window too
         if starts[-1] <= starts[-2]:
-            where = f"prompt {number} at frame {prompt.frame}"
-            rule = f"It and the prompt before it need {step} new frames each, and the first {step + 1}."
-            raise InputError("timeline", where, rule, "Give them more room, or leave one of them out.")
+            where = message("prompt_at", number=number, frame=prompt.frame)
+            rule = message("prompts_room", step=step, first=step + 1)
+            raise InputError("timeline", where, rule, message("give_prompts_room"))
     return starts
 
 

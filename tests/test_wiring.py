@@ -24,7 +24,6 @@ from reelwire.tests.tiny import BUNDLED
 EN_NODES = ROOT / "locales" / "en" / "nodeDefs.json"
 PICTURE = node("EmptyImage", width=64, height=64, batch_size=1, color=255)
 BLUE = node("EmptyImage", width=64, height=64, batch_size=1, color=0x0000FF)
-LINE = re.compile(r'Line\(\s*"(\w+)",\s*("(?:[^"\\]|\\.)*"|english)')
 
 
 def t2v(changes: dict[str, Any]) -> Prompt:
@@ -224,21 +223,6 @@ def test_no_changed_input_is_silently_unused(host: Host, kind: str) -> None:
     inputs, words = IDLE[kind]
     graph = t2v({"8": node(kind, model=["1", 0], **inputs), "3.model": ["8", 0], "3.steps": 12})
     assert any(words in line for line in said(host.post(graph), "8"))
-
-
-def test_every_line_has_its_text_in_both_languages() -> None:
-    messages = {
-        language: json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))["reelwire"]["messages"]
-        for language in ("en", "zh")
-    }  # fmt: skip
-    source = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "nodes").glob("*.py")))
-    keys = {key for key, _ in LINE.findall(source)} | {"long_video", "long_video_with_shift"}
-    assert len(keys) > 10
-    for key in keys:
-        placeholders = [set(re.findall(r"{(\w+)}", messages[language][key])) for language in ("en", "zh")]
-        assert placeholders[0] == placeholders[1], key
-    for key, english in LINE.findall(source):
-        assert english == "english" or messages["en"][key] == json.loads(english), key
 
 
 # ---------------------------------------------------------------- titles, tooltips, help

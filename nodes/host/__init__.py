@@ -1,4 +1,4 @@
-"""Every call into ComfyUI: folders, files, notes and pictures here, memory and progress in modules of their own."""
+"""Every call into ComfyUI: folders, files and pictures here; memory, progress and what is said in modules of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import logging
 import os
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +22,19 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...loaders.checkpoints import write_whole
-from ...loaders.devices import OutOfMemory, out_of_memory
+from ...loaders.messages import message
 from ...loaders.video_model import InputError, VideoModel
 from .machine import machine as machine
 from .machine import shortage as shortage
 from .memory import HostMemory as HostMemory
 from .memory import free_ram as free_ram
 from .memory import make_room as make_room
+from .notes import extended as extended
+from .notes import serve_refusals as serve_refusals
+from .notes import show as show
+from .notes import speaking as speaking
+from .notes import tell as tell
+from .notes import valid as valid
 from .progress import PREVIEW_SIZE
 from .progress import Interrupted as Interrupted
 from .progress import progress as progress
@@ -140,8 +145,8 @@ def choose(name: str, value: str, choices: dict[str, Path]) -> Path:
         raise InputError(
             name,
             value,
-            "It is not among the models in ComfyUI's folders.",
-            "Put it there and press R, or choose one of the list. `python3 run.py tiny` makes the tiny-... models.",
+            message("not_among_models"),
+            message("put_model"),
         )
     return choices[value]
 
@@ -165,25 +170,15 @@ def tokenizers() -> dict[str, Path]:
     return {"t5": folder / "text_encoders" / "t5_tokenizer", "clip": folder / "sd1_tokenizer", "llama": folder / "text_encoders" / "llama_tokenizer"}  # fmt: skip
 
 
-def valid(value: Any, check: Callable[[], object]) -> bool | str:
-    """What `validate_inputs` answers; what a link will bring is not known yet, and checked when the node runs."""
-    try:
-        if value is not None:
-            check()
-    except ValueError as error:
-        return str(error)
-    return True
-
-
 def check_prefix(prefix: str) -> None:
     """Raise InputError for a file name prefix that cannot be written inside the output folder."""
-    remedy = "Use a name such as video/reelwire."
+    remedy = message("use_prefix")
     output = folder_paths.get_output_directory()
     target = os.path.normpath(os.path.join(output, os.path.dirname(prefix)))
     if os.path.isabs(prefix) or not folder_paths.is_within_directory(output, target):
-        raise InputError("filename_prefix", prefix, "It leads outside ComfyUI's output folder.", remedy)
+        raise InputError("filename_prefix", prefix, message("outside_output"), remedy)
     if not os.path.basename(prefix) or "\0" in prefix or max(map(len, prefix.encode().split(b"/"))) > LONGEST_NAME:
-        raise InputError("filename_prefix", repr(prefix[:40]), "This cannot be the name of a file.", remedy)
+        raise InputError("filename_prefix", repr(prefix[:40]), message("no_file_name"), remedy)
 
 
 def output_file(prefix: str, suffix: str, width: int, height: int) -> tuple[Path, str]:
@@ -217,7 +212,9 @@ def input_file(name: str) -> str:
     folder = folder_paths.get_input_directory()
     path = os.path.normpath(os.path.join(folder, name))
     if not folder_paths.is_within_directory(folder, path) or not os.path.isfile(path):
-        raise InputError("timeline", f"image {name!r}", "There is no such picture in ComfyUI's input folder.", "Put it there, or connect a Keyframe node.")  # fmt: skip
+        raise InputError(
+            "timeline", message("image_value", name=repr(name)), message("no_input_picture"), message("put_or_keyframe")
+        )
     return path
 
 
@@ -230,7 +227,12 @@ def input_picture(name: str) -> Tensor:
         with Image.open(path) as image:
             pixels = ImageOps.exif_transpose(image).convert("RGB")
     except OSError as error:
-        raise InputError("timeline", f"image {name!r}", f"It cannot be read as a picture ({error}).", "Save it anew as PNG or JPEG.") from error  # fmt: skip
+        raise InputError(
+            "timeline",
+            message("image_value", name=repr(name)),
+            message("unreadable_picture", error=error),
+            message("save_anew"),
+        ) from error
     return torch.tensor(bytearray(pixels.tobytes()), dtype=torch.uint8).view(1, pixels.height, pixels.width, 3) / 255
 
 
@@ -249,7 +251,7 @@ def keep_latents(latent: dict[str, Any], cls: Any) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, save({"samples": latent["samples"].contiguous().cpu()}, metadata(cls, latent)))
     except OSError as error:
-        logging.warning("Reelwire: the latents could not be kept beside the decode (%s).", error.strerror or error)
+        logging.warning("Reelwire: %s", message("latents_unkept", error=error.strerror or error))
     return path
 
 
@@ -262,7 +264,9 @@ def read_latents(path: Path) -> dict[str, Any]:
             told = (file.metadata() or {}).get("reelwire")  # not there for latents that stock nodes made
             return {"samples": file.get_tensor("samples")} | ({"reelwire": json.loads(told)} if told else {})
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise CheckpointError(f"{path.name} is damaged or holds no kept latents ({error}). Choose another file.") from error  # fmt: skip
+        raise CheckpointError(
+            message("latents_damaged", file=path.name, error=error), message("choose_another_file")
+        ) from error
 
 
 def samples(model: VideoModel, latent: dict[str, Any]) -> Tensor:
@@ -273,29 +277,7 @@ def samples(model: VideoModel, latent: dict[str, Any]) -> Tensor:
     return model.family.from_host(model, held) if fits and not pictures else held
 
 
-# ---------------------------------------------------------------- notes
-
-
-def tell(node_id: str, notes: tuple[str, ...], level: int = logging.WARNING) -> None:
-    """Show notes on a node, and log them for those who run without the page."""
-    from server import PromptServer
-
-    for note in notes:
-        logging.log(level, "Reelwire: %s", note)
-    if notes:
-        PromptServer.instance.send_progress_text("\n".join(notes), node_id)
-
-
-def extended(error: Exception, words: str) -> Exception:
-    """An error with more words, of a kind that the host knows: after one of memory it makes room."""
-    return (OutOfMemory if out_of_memory(error) else RuntimeError)(f"{error} {words}")
-
-
-def show(node_id: str, text: str) -> None:
-    """A line on a node that is replaced by the next."""
-    from server import PromptServer
-
-    PromptServer.instance.send_progress_text(text, node_id)
+# ---------------------------------------------------------------- pictures
 
 
 def temporary_picture(image: Any, cls: Any) -> dict[str, Any]:

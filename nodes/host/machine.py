@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as mm
 
+from ...loaders.messages import message
 from ...loaders.video_model import Request, VideoModel
 from .memory import free_ram
 
@@ -20,7 +21,7 @@ def machine(model: VideoModel) -> Machine:
     device, waiting = model.memory.device("transformer"), sum(map(_in_ram, model.get_models()))
     ram, limit = free_ram() + waiting, getattr(model.memory, "most_on_card", 0)
     if device.type == "cpu":
-        return Machine("this processor", ram, ram, True, limit)
+        return Machine(message("this_processor"), ram, ram, True, limit)
     return Machine(str(mm.get_torch_device_name(device)), model.memory.room("transformer"), ram, False, limit)
 
 

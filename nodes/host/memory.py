@@ -15,6 +15,7 @@ import torch
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
+from ...loaders.messages import message
 from ...loaders.storage import Stored
 from ...loaders.video_model import Part
 from .progress import progress
@@ -135,7 +136,7 @@ def limit(patcher: Any, most: int) -> None:
     # DynamicVRAM brings layers in when they run, up to a watermark. Small and foreign weights always lie on the card.
     pages = getattr(patcher, "_vbar_get", lambda: None)()
     if not hasattr(pages, "set_watermark_limit"):
-        logging.warning("Reelwire: this ComfyUI has no limit for DynamicVRAM; most_on_card is not kept.")
+        logging.warning("Reelwire: %s", message("no_dynamic_limit"))
         return
     fixed = patcher.loaded_size() - pages.loaded_size()
     pages.free_memory(max(over, 0))

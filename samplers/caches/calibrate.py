@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...loaders.messages import message
 from ...loaders.run import Run
 from ...loaders.video_model import Conditioning, InputError, Request, VideoModel
 from .policy import FEWEST, At, Policy, State, Values, distance
@@ -121,7 +122,9 @@ def calibrate(model: VideoModel, conditioning: Conditioning, request: Request, o
 
     request = ready(replace(model, cache=None), request)
     if request.steps < FEWEST:
-        raise InputError("steps", request.steps, f"Caches begin to pay at {FEWEST}.", f"Use {FEWEST} or more.")
+        raise InputError(
+            "steps", request.steps, message("few_steps_rule", steps=FEWEST), message("use_at_least", least=FEWEST)
+        )
     record = Record(observed=observed(model))
     latents = sample(replace(model, cache=record), conditioning, request, on_step)
     grams = {part: (tuple(map(tuple, record.gram(part).tolist())),) for part in record.clean}

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ...loaders.messages import message
 from ...loaders.video_model import InputError, Request, VideoModel
 from .policy import At, Policy, State, Values
 
@@ -28,9 +29,14 @@ class EasyCache(Policy):
     def memory_of(self) -> int:
         return self.order + 4  # changes, the last latents, and the last computed step's input and output
 
-    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+    def suits(self, model: VideoModel) -> None:
         if model.family.stacks is None:
-            raise InputError("policy", "easycache", f"{model.family.title} is a UNet that scales its latents.", "Use plan, or FORA.")  # fmt: skip
+            raise InputError(
+                "policy", "easycache", message("unet_scales", title=model.family.title), message("use_plan_or_fora")
+            )
+
+    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+        self.suits(model)
         return self, ()
 
     def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from ...loaders.messages import message
 from ...loaders.run import Run
 from ...loaders.video_model import InputError, Request, Stacks, VideoModel
 from ..kernels import CACHE_DIT
@@ -49,14 +50,19 @@ class External(Policy):
     def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
         raise AssertionError("the other library decides")
 
-    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+    def suits(self, model: VideoModel) -> None:
         if model.family.stacks is None:
-            raise InputError("policy", self.kind, f"{model.family.title} is a UNet, and this cache works on transformers.", "Use FORA.")  # fmt: skip
+            raise InputError(
+                "policy", self.kind, message("unet_transformers", title=model.family.title), message("use_fora")
+            )
         if self.kind == DBCACHE and (lack := CACHE_DIT.lack()):
-            raise InputError("policy", self.kind, lack, f"{CACHE_DIT.source} Or choose another policy.")
+            raise InputError("policy", self.kind, lack, message("or_other_policy", source=CACHE_DIT.source))
+
+    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+        self.suits(model)
         whole = model.guidance.method == "cfg" and (model.guidance.start, model.guidance.end) == (0, 1)
         if self.kind == DBCACHE and not whole:
-            raise InputError("policy", self.kind, "cache-dit counts forwards, so that each step must have the same.", "Use plain guidance (cfg, from 0 to 1), or another policy.")  # fmt: skip
+            raise InputError("policy", self.kind, message("cache_dit_counts"), message("use_plain_guidance"))
         return self, ()
 
     @contextmanager

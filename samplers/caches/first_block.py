@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ...loaders.messages import message
 from ...loaders.video_model import InputError, Request, VideoModel
 from .policy import At, Policy, State
 
@@ -30,9 +31,16 @@ class FirstBlock(Policy):
     def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
         return moved is not None and moved < self.threshold
 
-    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+    def suits(self, model: VideoModel) -> None:
         if model.family.stacks is None:
-            raise InputError("policy", "first block", f"{model.family.title} is a UNet without a stack of blocks.", "Use plan, or FORA.")  # fmt: skip
+            raise InputError(
+                "policy", self.title, message("unet_no_stack", title=model.family.title), message("use_plan_or_fora")
+            )
         if model.facts.layers < 2:
-            raise InputError("policy", "first block", f"{model.variant} has a single block.", "Use easycache.")
+            raise InputError(
+                "policy", self.title, message("single_block", variant=model.variant), message("use_easycache")
+            )
+
+    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+        self.suits(model)
         return self, ()

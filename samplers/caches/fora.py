@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ...loaders.messages import message
 from ...loaders.video_model import InputError, Request, VideoModel
 from .policy import At, Policy, State, of_modules
 
@@ -30,11 +31,21 @@ class FORA(Policy):
     def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
         return at.index % self.interval != 0
 
-    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
-        if not 1 <= self.interval <= request.steps:
-            raise InputError("interval", self.interval, f"The run has {request.steps} steps.", f"Use 1 (computes all) to {request.steps}; 2 or 3 are usual.")  # fmt: skip
+    def suits(self, model: VideoModel) -> None:
         if model.family.stacks is None and self.granularity == "module":
-            raise InputError("granularity", "module", f"{model.family.title} is a UNet, whose deep blocks are kept as one.", "Use stack.")  # fmt: skip
+            raise InputError(
+                "granularity", "module", message("unet_deep_as_one", title=model.family.title), message("use_stack")
+            )
+
+    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+        self.suits(model)
+        if not 1 <= self.interval <= request.steps:
+            raise InputError(
+                "interval",
+                self.interval,
+                message("run_has_steps", steps=request.steps),
+                message("use_interval", most=request.steps),
+            )
         return self, ()
 
     def estimate(self, model: VideoModel, request: Request) -> int:

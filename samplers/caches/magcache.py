@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ...loaders.messages import message
 from ...loaders.video_model import InputError, Request, VideoModel
 from .policy import At, Policy, State
 from .store import key_of, match, read
@@ -32,15 +33,25 @@ class MagCache(Policy):
         state.total += abs(1 - state.memory["size"])
         return state.total < self.threshold
 
-    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+    def suits(self, model: VideoModel) -> None:
         if model.family.stacks is None:
-            raise InputError("policy", "magcache", f"{model.family.title} is a UNet without a stack of blocks.", "Use plan, or FORA.")  # fmt: skip
+            raise InputError(
+                "policy", "magcache", message("unet_no_stack", title=model.family.title), message("use_plan_or_fora")
+            )
+
+    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+        self.suits(model)
         if self.ratios:
             return self, ()
         record, differs = match(read(model.recipe.files["checkpoint"]), key_of(model, request))
         if record is None:
-            raise InputError("policy", "magcache", f"{model.variant} has no calibration for {request.steps} steps, which tells the sizes of its residuals.", "Run Calibrate Cache once with this checkpoint and these steps, or use plan.")  # fmt: skip
-        notes = (f"The calibration differs in {', '.join(differs)}.",) if differs else ()
+            raise InputError(
+                "policy",
+                "magcache",
+                message("no_calibration_sizes", variant=model.variant, steps=request.steps),
+                message("calibrate_or_plan"),
+            )
+        notes = (message("calibration_differs", names=", ".join(differs)),) if differs else ()
         return replace(self, ratios=tuple((b.part, b.name, (1.0, *b.ratios)) for b in record.branches)), notes
 
     def computed(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:

@@ -18,6 +18,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
+from ...loaders.messages import message
 from ...loaders.run import Run
 from ...loaders.video_model import InputError, Request, VideoModel
 from .policy import At, Chosen, Policy, State
@@ -47,15 +48,21 @@ class Plan(Policy):
 
     def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
         if not 1 <= self.speed <= request.steps:
-            raise InputError("speed", self.speed, f"The run has {request.steps} steps.", f"Use 1 (computes all) to {min(request.steps, 4)}; 2 is usual.")  # fmt: skip
+            raise InputError(
+                "speed",
+                self.speed,
+                message("run_has_steps", steps=request.steps),
+                message("use_speed", most=min(request.steps, 4)),
+            )
         if self.grams or self.speed == 1:
             return self, ()
         checkpoint = model.recipe.files["checkpoint"]
         record, differs = match(read(checkpoint), key_of(model, request))
         if record is None:
-            other = " The calibration beside it was made for other weights." if stale(checkpoint) else ""
-            return self, (f"{model.variant} is not calibrated for {request.steps} steps: they are planned by their noise alone.{other} Calibrate Cache finds better ones.",)  # fmt: skip
-        notes = (f"The calibration differs in {', '.join(differs)}: Calibrate Cache makes one for these.",) if differs else ()  # fmt: skip
+            told = {"variant": model.variant, "steps": request.steps}
+            other = message("planned_by_noise_other", **told) if stale(checkpoint) else None
+            return self, (other or message("planned_by_noise", **told),)
+        notes = (message("calibration_differs_plan", names=", ".join(differs)),) if differs else ()
         return replace(self, grams=tuple(record.grams.items())), notes
 
     def computed(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ...loaders.messages import Origin, message
 from ...loaders.run import Run
 from ...loaders.video_model import InputError, Request, VideoModel
 
@@ -72,6 +73,7 @@ class Policy(ABC):
     warmup: int = 1
     longest: int = 0
     order: int = 0
+    node: Origin | None = field(default=None, compare=False, repr=False)
 
     title: ClassVar[str]
     signal: ClassVar[str] = ""  # what `distance` compares: see signals.py
@@ -102,6 +104,9 @@ class Policy(ABC):
     def looks(self, state: State) -> Mapping[str, Tensor]:
         """Further numbers that `wants` finds in the state, to be read from the card together with how far the signal is."""
         return {}
+
+    def suits(self, model: VideoModel) -> None:
+        """Raise InputError for a model that it cannot work on, whatever the request."""
 
     def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
         """The policy for this model and complete request, and what the person should know; raises InputError."""
@@ -164,12 +169,17 @@ def of_modules(model: VideoModel, request: Request) -> float:
     return model.facts.modules * (tokens + text) / tokens
 
 
+def check_span(start: float, end: float) -> None:
+    """Raise InputError for shares of the steps between which nothing can be reused."""
+    if not 0 <= start < end <= 1:
+        raise InputError("start, end", f"{start}, {end}", message("cache_span_rule"), message("use_span"))
+
+
 def check_policy(policy: Policy) -> None:
     """Raise InputError for options that make no sense."""
-    if not 0 <= policy.start < policy.end <= 1:
-        raise InputError("start, end", f"{policy.start}, {policy.end}", "Steps are reused from start to end, shares of the steps.", "Use 0 <= start < end <= 1.")  # fmt: skip
+    check_span(policy.start, policy.end)
     if policy.order not in (0, 1, 2):
-        raise InputError("order", policy.order, "It is 0 to keep what was, 1 to follow its change.", "Use 0 or 1.")
+        raise InputError("order", policy.order, message("order_rule"), message("use_0_or_1"))
 
 
 def forecast(kept: list[tuple[float, Values]], at: float, order: int) -> Values:

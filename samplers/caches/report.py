@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ...loaders.messages import listed, message
 from .policy import Policy
 from .runner import Entry, Runner
 
@@ -45,15 +46,21 @@ class Report:
         return count * long[len(long) // 2] / (sum(self.seconds[1:]) + long[len(long) // 2])
 
     def words(self) -> tuple[str, ...]:
-        parts = [f"{name}: {sum(f)} of {len(f)} computed" for name, f in self._named()]
-        real = "" if self.real is None else f", {self.real:.2f} times as fast as without"
-        held = f"It held {size_in_words(self.held)} at most ({size_in_words(self.estimated)} expected)."
-        return (f"{self.title}: {'; '.join(parts)}. Ideal speed-up {self.ideal:.2f}{real}. {held}", *self.notes)
+        parts = [message("cache_branch", name=name, computed=sum(f), count=len(f)) for name, f in self._named()]
+        numbers = {
+            "ideal": f"{self.ideal:.2f}",
+            "held": size_in_words(self.held),
+            "expected": size_in_words(self.estimated),
+        }
+        numbers |= {"cache": self.title, "branches": listed(parts)}
+        if self.real is None:
+            return (message("cache_report", **numbers), *self.notes)
+        return (message("cache_report_real", real=f"{self.real:.2f}", **numbers), *self.notes)
 
     def _named(self) -> list[tuple[str, tuple[bool, ...]]]:
         experts = {part for part, _ in self.computed}
-        told = {"transformer": "high noise", "transformer_2": "low noise"}
-        return [(f"{told.get(part, part)}, {branch}" if len(experts) > 1 else branch, f) for (part, branch), f in self.computed.items()]  # fmt: skip
+        told = {"transformer": message("high_noise"), "transformer_2": message("low_noise")}
+        return [(message("expert_branch", expert=told.get(part, part), branch=branch) if len(experts) > 1 else branch, f) for (part, branch), f in self.computed.items()]  # fmt: skip
 
     def facts(self) -> dict[str, Any]:
         """For a file's metadata."""

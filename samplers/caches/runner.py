@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...loaders.messages import about, message
 from ...loaders.run import Run
 from ...loaders.video_model import Request, Stacks, VideoModel
 from . import unet
@@ -103,10 +104,7 @@ class Runner:
         self._since = now if steps else self._since
         for step, finite in zip(steps, values[len(numbers) :], strict=True):
             if not finite:
-                raise ValueError(
-                    f"{self.policy.title}: step {step + 1} of {self.steps} is not finite (NaN or infinite). "
-                    "Run without the cache node, or with a lower speed or threshold, to see whether the model itself is sound."
-                )
+                raise ValueError(message("step_not_finite", cache=self.policy.title, step=step + 1, steps=self.steps))
         return dict(zip(numbers, values, strict=False))
 
     def predict(self, run: Run, step: int, compute: Callable[[], Tensor]) -> Tensor:
@@ -353,12 +351,11 @@ def planned(model: VideoModel, request: Request) -> tuple[Policy | None, tuple[s
     """
     if model.cache is None:
         return None, ()
-    check_policy(model.cache)
-    policy, notes = model.cache.fit(model, request)
+    with about(model.cache):
+        check_policy(model.cache)
+        policy, notes = model.cache.fit(model, request)
     if request.steps < FEWEST:
-        return None, (
-            f"{policy.title} is off: of {request.steps} steps each one counts. Caches begin to pay at {FEWEST}.",
-        )
+        return None, (message("cache_off", cache=policy.title, steps=request.steps, least=FEWEST),)
     return policy, notes
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ...loaders.checkpoints import CheckpointError, write_whole
+from ...loaders.messages import message
 from ...loaders.video_model import Request, VideoModel
 
 ENDING = ".reelwire-cache.json"
@@ -83,7 +84,7 @@ def file_of(checkpoint: Path) -> Path:
 def check_place(checkpoint: Path) -> None:
     """Raise OSError, before an hour of sampling, where no file can be written beside the checkpoint."""
     if not os.access(checkpoint.parent, os.W_OK):
-        raise OSError(f"{file_of(checkpoint).name} cannot be written beside {checkpoint.name}: its folder is read-only. Make it writable, or link the checkpoint into another models folder.")  # fmt: skip
+        raise OSError(message("calibration_read_only", file=file_of(checkpoint).name, checkpoint=checkpoint.name))
 
 
 def fingerprint(checkpoint: Path) -> str:
@@ -111,7 +112,7 @@ def read(checkpoint: Path) -> tuple[Calibration, ...]:
             return ()
         return tuple(_record(record) for record in told["records"])
     except (ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{file.name} is damaged. Delete it, and run Calibrate Cache again.") from error
+        raise CheckpointError(message("calibration_damaged", file=file.name), message("delete_calibration")) from error
 
 
 def _record(told: dict[str, Any]) -> Calibration:

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
+from ...loaders.messages import message
 from ...loaders.video_model import InputError, Request, VideoModel
 from .policy import At, Policy, State
 from .store import Calibration, key_of, match, read
@@ -122,22 +123,32 @@ class TeaCache(Policy):
         state.total += self.polynomial(moved)
         return state.total < self.threshold
 
-    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+    def suits(self, model: VideoModel) -> None:
         if model.family.stacks is None:
-            raise InputError("policy", "TeaCache", f"{model.family.title} is a UNet without the blocks that TeaCache looks into.", "Use FORA.")  # fmt: skip
+            raise InputError(
+                "policy", "TeaCache", message("unet_no_teacache", title=model.family.title), message("use_fora")
+            )
+
+    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+        self.suits(model)
         if self.polynomial is not None:
             return self, ()
         if self.source != "published":
             record, differs = match(read(model.recipe.files["checkpoint"]), key_of(model, request))
             if record is not None:
-                notes = (f"The calibration differs in {', '.join(differs)}.",) if differs else ()
+                notes = (message("calibration_differs", names=", ".join(differs)),) if differs else ()
                 return self._with(calibrated(record)), notes
             if self.source == "calibrated":
-                raise InputError("coefficients", "calibrated", f"{model.variant} has no calibration for {request.steps} steps.", "Run Calibrate Cache once with this checkpoint and these steps, or use published.")  # fmt: skip
+                raise InputError(
+                    "coefficients",
+                    "calibrated",
+                    message("no_calibration", variant=model.variant, steps=request.steps),
+                    message("calibrate_or_published"),
+                )
         found = published(model, self.retention)
         if found is None:
             plain = Fit(SIGNALS_OF.get(model.family.name, "modulated"), (1.0, 0.0), PLAIN_THRESHOLD, "")
-            note = f"Nobody published TeaCache coefficients for {model.variant}: the plain distance is used. Calibrate Cache makes coefficients for your checkpoint."
+            note = message("teacache_unpublished", variant=model.variant)
             return self._with(plain), (note,)
         return self._with(found), ()
 
@@ -150,4 +161,4 @@ class TeaCache(Policy):
         outside = sum(not self.polynomial.knows(move) for move in moves)
         if not outside:
             return ()
-        return (f"TeaCache: {outside} of {len(moves)} distances lie outside the range of its coefficients, and count as nothing or too little. Calibrate Cache makes them for your steps and size.",)  # fmt: skip
+        return (message("teacache_outside", outside=outside, count=len(moves)),)

@@ -1,0 +1,132 @@
+"""Words for people: each has a key and values, so that the page can say it in another language. Their texts lie in locales/."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache, reduce
+from pathlib import Path
+from typing import Any
+
+Origin = tuple[str, str]  # (kind, id) of the node that made a thing, in the host
+ENGLISH = Path(__file__).parents[1] / "locales" / "en" / "main.json"
+
+
+@cache
+def texts() -> dict[str, str]:
+    """Key -> English text with {placeholders}."""
+    return dict(json.loads(ENGLISH.read_text(encoding="utf-8"))["reelwire"]["messages"])
+
+
+class Message(str):
+    """An English text that also tells its key and its values: numbers, strings, or messages again."""
+
+    __slots__ = ("key", "values")
+
+    key: str
+    values: Mapping[str, int | float | str]
+
+    def __new__(cls, key: str, values: Mapping[str, Any]) -> Message:
+        made = super().__new__(cls, texts()[key].format_map(values))
+        made.key, made.values = key, values
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Message, (self.key, self.values)
+
+
+def message(key: str, /, **values: Any) -> Message:
+    """The message of this key; an error among the values stands for what it says."""
+    return Message(key, {name: _plain(value) for name, value in values.items()})
+
+
+def _plain(value: Any) -> int | float | str:
+    if isinstance(value, BaseException):
+        return message_of(value)
+    return value if isinstance(value, (int, float, str)) else str(value)
+
+
+def either(*choices: object) -> str:
+    """The choices as "a or b or c"."""
+    return _joined(lambda first, second: message("or_list", first=first, second=second), choices)
+
+
+def both(*things: object) -> str:
+    """The things as "a and b and c"."""
+    return _joined(lambda first, second: message("and_list", first=first, second=second), things)
+
+
+def listed(things: Iterable[str]) -> str:
+    """The things as "a; b; c"."""
+    return _joined(lambda first, second: message("semicolon_list", first=first, second=second), things)
+
+
+def sentences(*parts: str) -> str:
+    """The parts that are not empty, one after another."""
+    return _joined(lambda first, second: message("sentences", first=first, second=second), filter(None, parts))
+
+
+def _joined(join: Callable[[str, str], str], things: Iterable[object]) -> str:
+    words = [thing if isinstance(thing, str) else str(thing) for thing in things]
+    return reduce(join, words) if words else ""
+
+
+def between(low: str, high: str) -> str:
+    """Two texts as "low to high", or the one that they are."""
+    return low if low == high else message("range", low=low, high=high)
+
+
+def data(text: str) -> dict[str, Any]:
+    """A message as the page gets it: {"key", "values", "text"}; the key is empty for a text that is no message."""
+    values = {name: _sendable(value) for name, value in getattr(text, "values", {}).items()}
+    return {"key": getattr(text, "key", ""), "values": values, "text": str(text)}
+
+
+def _sendable(value: Any) -> Any:
+    if isinstance(value, Message):
+        return data(value)
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no NaN
+
+
+def message_of(error: BaseException) -> str:
+    """What an error says: a Message where it is ours."""
+    return next((part for part in error.args if isinstance(part, Message)), None) or str(error)
+
+
+class RefusedError(ValueError):
+    """Something that cannot work, told as: name = value: rule. Remedy. node: the one that caused it, where it is known to
+    be another than the one that runs."""
+
+    node: Origin | None = None
+
+    def __init__(self, rule: str, remedy: str = "", name: str = "", value: object = "") -> None:
+        self.name, self.value, self.rule, self.remedy = name, value, rule, remedy
+        refused = message("input_rule", name=name, value=value, rule=rule) if name else rule
+        super().__init__(sentences(refused, remedy))
+
+
+class InputError(RefusedError):
+    """A value that cannot work."""
+
+    __module__ = "reelwire"  # as the host shows it, which would else show the folder of the pack
+
+    def __init__(self, name: str, value: object, rule: str, remedy: str = "") -> None:
+        super().__init__(rule, remedy, name, value)
+
+
+class CheckpointError(RefusedError):
+    """A file that cannot be loaded exactly, with what to do about it."""
+
+    __module__ = "reelwire"
+
+
+@contextmanager
+def about(thing: Any) -> Iterator[None]:
+    """What is refused within was caused by the node that made this thing, if it knows its node."""
+    try:
+        yield
+    except RefusedError as error:
+        error.node = error.node or getattr(thing, "node", None)
+        raise

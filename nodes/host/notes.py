@@ -1,0 +1,173 @@
+"""What nodes say: notes and errors go to the page as messages, which it says in its own language, with the node they are about."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
+from functools import wraps
+from typing import Any
+
+from comfy_api.latest import io
+from comfy_execution.graph_utils import is_link
+from comfy_execution.progress import get_progress_state
+from comfy_execution.utils import get_executing_context
+
+from ...loaders.devices import OutOfMemory, out_of_memory
+from ...loaders.messages import Message, Origin, data, message_of, sentences
+
+_refusals: deque[str] = deque(maxlen=100)  # what was refused before it ran, of which the page gets the plain text alone
+
+
+def tell(node_id: str, notes: tuple[str, ...], level: int = logging.WARNING) -> None:
+    """Show notes on a node, and log them for those who run without the page."""
+    for note in notes:
+        logging.log(level, "Reelwire: %s", note)
+    if notes:
+        show(node_id, *notes)
+
+
+def show(node_id: str, *lines: str) -> None:
+    """Lines on a node that are replaced by the next."""
+    from server import PromptServer
+
+    PromptServer.instance.send_progress_text("\n".join(lines), node_id)
+    _send("reelwire.note", {"node": _displayed(node_id), "messages": [data(line) for line in lines]})
+
+
+def extended(error: Exception, words: str) -> Exception:
+    """An error with more words, of a kind that the host knows: after one of memory it makes room."""
+    return (OutOfMemory if out_of_memory(error) else RuntimeError)(sentences(message_of(error), words))
+
+
+def _send(event: str, content: dict[str, Any]) -> None:
+    """To the page that queued the running prompt; to nobody where that was done without a page."""
+    from server import PromptServer
+
+    server = PromptServer.instance
+    if server.client_id is not None:
+        server.send_sync(event, content, server.client_id)
+
+
+def _displayed(node_id: str) -> str:
+    """The id of the node that the page shows: of one that another node has expanded to, that node's."""
+    return str(get_progress_state().dynprompt.get_display_node_id(node_id))
+
+
+# ---------------------------------------------------------------- refused before it runs
+
+
+def valid(*checks: tuple[Callable[..., object], Any]) -> bool | str:
+    """What `validate_inputs` answers for checks (function, values ...), which raise what the node would raise later.
+
+    What a link will bring is None, not known yet: the check is left to the node.
+    """
+    for check, *values in checks:
+        try:
+            if all(value is not None for value in values):
+                check(*values)
+        except ValueError as error:
+            _refusals.append(message_of(error))
+            return message_of(error)
+    return True
+
+
+def serve_refusals() -> None:
+    """GET /reelwire/refusals: the last of them as messages, as a refused prompt is answered in English alone."""
+    from aiohttp import web
+    from server import PromptServer
+
+    @PromptServer.instance.routes.get("/reelwire/refusals")
+    async def refusals(_: Any) -> Any:
+        return web.json_response([data(refusal) for refusal in _refusals])
+
+
+# ---------------------------------------------------------------- around every node
+
+
+def speaking(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
+    """A node whose errors are told to the page, and whose results know that it has made them."""
+    for name in ("execute", "check_lazy_status"):
+        own, plain = getattr(node, name).__func__, getattr(io.ComfyNode, name).__func__
+        if own is not plain:
+            setattr(node, name, classmethod(_reported(own)))
+    return node
+
+
+def _reported(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def run(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        context = get_executing_context()
+        if context is None:
+            return function(cls, *args, **kwargs)
+        with _telling(context.node_id, context.prompt_id):
+            result = function(cls, *args, **kwargs)
+        if isinstance(result, io.NodeOutput):
+            origin = _kind(context.node_id), context.node_id
+            result.args = tuple(_made_by(origin, thing) for thing in result.args)
+        return result
+
+    return run
+
+
+@contextmanager
+def _telling(node_id: str, prompt_id: str) -> Iterator[None]:
+    """Tell the page of an error of ours, and which node has caused it, before the host tells where it was noticed."""
+    try:
+        yield
+    except Exception as error:
+        said = message_of(error)
+        if isinstance(said, Message):
+            cause = _displayed(_cause(error, node_id))
+            _send("reelwire.error", {"prompt_id": prompt_id, "node": cause, "message": data(said)})
+        raise
+
+
+def _cause(error: BaseException, running: str) -> str:
+    """The id of the node that an error is about, among those that the running one rests on; else the running one's.
+
+    The host keeps results from graph to graph, so that a thing may know a node by the id that it had in another.
+    """
+    kind, node_id = _origin(error)
+    above = _above(running)
+    if above.get(node_id) == kind:
+        return node_id
+    alike = [other for other, its_kind in above.items() if its_kind == kind]
+    return alike[0] if len(alike) == 1 else running
+
+
+def _origin(error: BaseException | None) -> Origin:
+    """The node that an error, or what it came from, is about."""
+    while error is not None:
+        if origin := getattr(error, "node", None):
+            return origin
+        error = error.__cause__
+    return "", ""
+
+
+def _above(running: str) -> dict[str, str]:
+    """Id -> kind of the nodes that a node rests on."""
+    found, waiting = dict[str, str](), [running]
+    while waiting:
+        for value in get_progress_state().dynprompt.get_node(waiting.pop())["inputs"].values():
+            if is_link(value) and value[0] not in found:
+                found[value[0]] = _kind(value[0])
+                waiting.append(value[0])
+    return found
+
+
+def _kind(node_id: str) -> str:
+    return str(get_progress_state().dynprompt.get_node(node_id)["class_type"])
+
+
+def _made_by(origin: Origin, thing: Any) -> Any:
+    """A thing whose own and whose parts' `node` is this one where they do not know theirs."""
+    if isinstance(thing, tuple):
+        return tuple(_made_by(origin, part) for part in thing)
+    if not is_dataclass(thing) or isinstance(thing, type) or not hasattr(thing, "node"):
+        return thing
+    parts = {field.name: getattr(thing, field.name) for field in fields(thing) if field.init and field.name != "node"}
+    known = {name: _made_by(origin, part) for name, part in parts.items()}
+    return replace(thing, **known, node=thing.node or origin)

@@ -1,0 +1,51 @@
+"""What no model can make: refused before there is a model, so before a prompt is queued."""
+
+from __future__ import annotations
+
+from ..loaders.messages import InputError, either, message
+
+LARGEST, LONGEST, ENDLESS = 16384, 100_000, 1_000_000  # pixels of a side, frames of a clip and of a long video
+FINEST, COARSEST = 8, 64  # pixels: every model's sizes are multiples of the one; multiples of the other suit them all
+
+
+def check_side(name: str, value: int) -> None:
+    """Raise InputError for a width or height that every model refuses; 0 is each model's own."""
+    rule = message("side_rule", multiple=FINEST, most=LARGEST)
+    if value < 0:
+        raise InputError(name, value, rule, message("use_at_least_or_0", least=COARSEST))
+    if value > LARGEST:
+        raise InputError(name, value, rule, message("use_at_most", most=LARGEST))
+    if value % FINEST:
+        low = value // COARSEST * COARSEST
+        near = either(low, low + COARSEST) if low else COARSEST
+        raise InputError(name, value, rule, message("use_value_or_0", value=near))
+
+
+def check_length(frames: int, most: int = LONGEST, own: bool = True) -> None:
+    """Raise InputError for a number of frames that every model refuses. own: whether 0 is each model's own."""
+    rule = message("length_rule", most=most)
+    if frames < 0 or not (frames or own):
+        remedy = message("use_at_least_or_0", least=1) if own else message("use_at_least", least=1)
+        raise InputError("frames", frames, rule, remedy)
+    if frames > most:
+        raise InputError("frames", frames, rule, message("use_at_most", most=most))
+
+
+def check_strength(strength: float, source: bool) -> None:
+    """Raise InputError for the strength of a source that may not be there."""
+    if not source and strength != 1:
+        raise InputError("strength", strength, message("strength_without_source"), message("connect_source"))
+    if not 0 < strength <= 1:
+        raise InputError("strength", strength, message("share_above_0"), message("use_strength"))
+
+
+def check_fps(fps: float) -> None:
+    """Raise InputError for a rate that no file should have; 0 is each model's own."""
+    if fps and not 1 <= fps <= 240:
+        raise InputError("fps", fps, message("fps_rule"), message("use_0_own_fps"))
+
+
+def check_keyframe(strength: float) -> None:
+    """Raise InputError for a strength that no keyframe can have."""
+    if not 0 < strength <= 1:
+        raise InputError("strength", strength, message("share_above_0"), message("use_1_to_keep"))
