@@ -8,17 +8,22 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..loaders.messages import message
+from ..loaders.messages import Message, message
 from ..loaders.video_model import Conditioning, VideoModel
 from . import host
+from .effect import Conditions, counted, idle
+from .origin import from_model
 from .sampling import SamplerNode, request_of, sampler_inputs
-from .types import VideoModelType
+from .types import model_input, model_output
+from .words import as_ui
 
 AUTO, KEEP, FOLLOW = "auto", "0: keep", "1: follow"
 ORDERS = {KEEP: 0, FOLLOW: 1}
 COEFFICIENTS = (AUTO, "calibrated", "published")
 PLAN, MAGCACHE, EASYCACHE, FIRST_BLOCK = "plan", "magcache", "easycache", "first block"
-EXTERNAL = ("diffusers first block", "diffusers taylorseer", "diffusers seacache", "cache-dit")
+DIFFUSERS_FIRST_BLOCK, TAYLORSEER, SEACACHE, CACHE_DIT = EXTERNAL = (
+    "diffusers first block", "diffusers taylorseer", "diffusers seacache", "cache-dit",
+)  # fmt: skip
 
 
 def _start(default: float) -> Any:
@@ -38,7 +43,7 @@ def _longest(default: int) -> Any:
     return io.Int.Input("longest", default=default, min=0, max=1000, advanced=True, optional=True, tooltip="Most reused steps in a row; 0: any number")  # fmt: skip
 
 
-def _cached(cls: Any, model: VideoModel, policy: Any) -> io.NodeOutput:
+def _cached(cls: Any, model: VideoModel, policy: Any, lines: tuple[Message, ...] = ()) -> io.NodeOutput:
     """The model with a policy; what can be told before a run is told now."""
     from ..samplers.caches.policy import check_policy
     from ..samplers.caches.report import size_in_words
@@ -49,8 +54,9 @@ def _cached(cls: Any, model: VideoModel, policy: Any) -> io.NodeOutput:
     notes = [message("cache_holds", size=size_in_words(policy.estimate(model, default)))]
     if model.cache is not None:
         notes.append(message("cache_replaced", cache=model.cache.title))
+    notes += lines
     host.tell(cls.hidden.unique_id, tuple(notes), logging.INFO)
-    return io.NodeOutput(replace(model, cache=policy), ui={"text": notes})
+    return io.NodeOutput(replace(model, cache=policy), ui=as_ui(notes))
 
 
 class _CacheNode(io.ComfyNode):
@@ -61,11 +67,20 @@ class _CacheNode(io.ComfyNode):
         return host.valid((check_span, start, end))
 
     @classmethod
-    def schema(cls, node_id: str, title: str, description: str, aliases: list[str], inputs: list[Any]) -> io.Schema:
+    def schema(
+        cls,
+        node_id: str,
+        title: str,
+        description: str,
+        aliases: list[str],
+        inputs: list[Any],
+        conditions: Conditions | None = None,
+    ) -> io.Schema:
         return io.Schema(
             node_id=node_id, display_name=title, category="Reelwire/caches", description=description,
-            search_aliases=["cache", "speed", "faster", *aliases], inputs=[VideoModelType.Input("model"), *inputs],
-            outputs=[VideoModelType.Output(display_name="model")], hidden=[io.Hidden.unique_id],
+            search_aliases=["cache", "speed", "faster", "缓存", "加速", *aliases],
+            inputs=counted([model_input(), *inputs], conditions or {}),
+            outputs=[model_output("The model with the cache; the one that came in stays as it is")], hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
@@ -77,12 +92,12 @@ class _CacheNode(io.ComfyNode):
 class TeaCacheNode(_CacheNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return cls.schema("ReelwireTeaCache", "TeaCache", "Skips steps in which little would change, as TeaCache foretells it from what goes into the network. For the best picture at the same speed see Cache, policy plan.", ["tea cache"], [
+        return cls.schema("ReelwireTeaCache", "TeaCache (Video)", "Skips steps in which little would change, as TeaCache foretells it from what goes into the network. For the best picture at the same speed see Cache, policy plan.", ["tea cache"], [
             io.Float.Input("threshold", default=0.0, min=0.0, max=10.0, step=0.005, tooltip="Change that may add up before a step is computed: more is faster. 0: the published one, about twice as fast"),
             io.Combo.Input("coefficients", options=list(COEFFICIENTS), default=AUTO, advanced=True, optional=True, tooltip="auto: of Calibrate Cache where this checkpoint has them, else the published ones, else none"),
             io.Boolean.Input("retention", default=False, advanced=True, optional=True, tooltip="Wan: the published mode use_ret_steps, which computes the first steps"),
             _start(0.0), _end(), _longest(0), _order((KEEP, FOLLOW), KEEP),
-        ])  # fmt: skip
+        ], {"retention": {"family": ("wan",)}})  # fmt: skip
 
     @classmethod
     def execute(cls, model: VideoModel, threshold: float, coefficients: str = AUTO, retention: bool = False, start: float = 0.0,
@@ -91,13 +106,13 @@ class TeaCacheNode(_CacheNode):
 
         policy = TeaCache(threshold=threshold, source=coefficients, retention=retention, start=start, end=end, longest=longest,
                           order=ORDERS[order], warmup=ORDERS[order] + 1)  # fmt: skip
-        return _cached(cls, model, policy)
+        return _cached(cls, model, policy, idle(cls, {"retention": retention}, model))
 
 
 class FORANode(_CacheNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return cls.schema("ReelwireFORA", "FORA Cache", "Computes every how many-eth step and reuses it in between. Works on every family, Stable Video Diffusion too.", ["fora", "interval"], [
+        return cls.schema("ReelwireFORA", "FORA Cache (Video)", "Computes every how many-eth step and reuses it in between. Works on every family, Stable Video Diffusion too.", ["fora", "interval"], [
             io.Int.Input("interval", default=2, min=1, max=1000, tooltip="1 computes all, 2 every second step, 3 every third"),
             io.Combo.Input("granularity", options=["stack", "module"], default="stack", advanced=True, optional=True, tooltip="stack: keeps what all blocks do together. module: each attention and MLP, as published: takes tens of GB on large models"),
             _start(0.0), _end(), _order((KEEP, FOLLOW), FOLLOW),
@@ -111,17 +126,29 @@ class FORANode(_CacheNode):
         return _cached(cls, model, policy)
 
 
+_OURS = (PLAN, MAGCACHE, EASYCACHE, FIRST_BLOCK)
+CACHE_COUNTS: Conditions = {
+    "speed": {"policy": (PLAN,)},
+    "threshold": {"policy": (MAGCACHE, EASYCACHE, FIRST_BLOCK, *(name for name in EXTERNAL if name != TAYLORSEER))},
+    "interval": {"policy": (TAYLORSEER,)},
+    "start": {"policy": _OURS},
+    "end": {"policy": _OURS},
+    "longest": {"policy": (*_OURS, SEACACHE, CACHE_DIT)},
+    "order": {"policy": (*_OURS, TAYLORSEER, SEACACHE, CACHE_DIT)},
+}
+
+
 class CacheNode(_CacheNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return cls.schema("ReelwireCache", "Cache", "Makes a model about so many times faster. plan computes the steps that matter most and forecasts the others; Calibrate Cache tells it which. The other policies are there to compare.", ["magcache", "easycache", "taylorseer", "seacache", "first block", "dbcache", "plan"], [
+        return cls.schema("ReelwireCache", "Cache (Video)", "Makes a model about so many times faster. plan computes the steps that matter most and forecasts the others; Calibrate Cache tells it which. The other policies are there to compare.", ["magcache", "easycache", "taylorseer", "seacache", "first block", "dbcache", "plan"], [
             io.Combo.Input("policy", options=[PLAN, MAGCACHE, EASYCACHE, FIRST_BLOCK, *EXTERNAL], default=PLAN,
                            tooltip="plan: the best picture at the same speed. magcache: needs Calibrate Cache. easycache: the least memory of those that adapt. cache-dit: where that package is installed"),
-            io.Float.Input("speed", default=2.0, min=1.0, max=10.0, step=0.1, tooltip="plan: about how many times faster"),
-            io.Float.Input("threshold", default=0.0, min=0.0, max=10.0, step=0.005, advanced=True, optional=True, tooltip="The other policies: change that is let go by, more is faster. 0: the usual one"),
-            io.Int.Input("interval", default=3, min=1, max=1000, advanced=True, optional=True, tooltip="taylorseer: every how many-eth step is computed"),
+            io.Float.Input("speed", default=2.0, min=1.0, max=10.0, step=0.1, tooltip="plan: about how many times faster; the other policies do not read it"),
+            io.Float.Input("threshold", default=0.0, min=0.0, max=10.0, step=0.005, optional=True, tooltip="All policies but plan and taylorseer: change that is let go by, more is faster. 0: the usual one"),
+            io.Int.Input("interval", default=3, min=1, max=1000, optional=True, tooltip="taylorseer: every how many-eth step is computed"),
             _start(0.0), _end(), _longest(0), _order((AUTO, KEEP, FOLLOW), AUTO),
-        ])  # fmt: skip
+        ], CACHE_COUNTS)  # fmt: skip
 
     @classmethod
     def execute(cls, model: VideoModel, policy: str, speed: float, threshold: float = 0.0, interval: int = 3, start: float = 0.0,
@@ -130,7 +157,8 @@ class CacheNode(_CacheNode):
         options = {name: value for name, value in given.items() if value}
         if order != AUTO:
             options["order"] = ORDERS[order]
-        return _cached(cls, model, _policy(policy, speed, interval, options))
+        asked = {**given, "policy": policy, "speed": speed, "interval": interval, "end": end, "order": order}
+        return _cached(cls, model, _policy(policy, speed, interval, options), idle(cls, asked))
 
 
 def _policy(name: str, speed: float, interval: int, options: dict[str, Any]) -> Any:
@@ -148,11 +176,11 @@ class CalibrateCache(SamplerNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireCalibrateCache", display_name="Calibrate Cache", category="Reelwire/caches", is_output_node=True,
+            node_id="ReelwireCalibrateCache", display_name="Calibrate Cache (Video)", category="Reelwire/caches", is_output_node=True,
             description="Runs every step once with your checkpoint, steps and size, and writes beside the checkpoint what the caches need to know. Run it again with other prompts to make it surer.",
-            search_aliases=["teacache coefficients", "mag ratios", "calibrate"],
+            search_aliases=["teacache coefficients", "mag ratios", "calibrate", "校准", "校准缓存"],
             inputs=sampler_inputs(),
-            outputs=[VideoModelType.Output(display_name="model"), io.Latent.Output(display_name="latent")],
+            outputs=[model_output("The model as it came in"), io.Latent.Output(display_name="latent", tooltip="The video of this run, for the two decode nodes")],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
@@ -187,7 +215,7 @@ class CalibrateCache(SamplerNode):
         ]
         host.tell(cls.hidden.unique_id, tuple(words), logging.INFO)
         note = {"family": model.family.name, "variant": model.variant, "fps": model.facts.fps}
-        return io.NodeOutput(model, {"samples": model.family.to_host(model, latents.cpu()), "reelwire": note}, ui={"text": words})  # fmt: skip
+        return io.NodeOutput(model, from_model(model, model.family.to_host(model, latents.cpu()), note), ui=as_ui(words))  # fmt: skip
 
 
 NODES = [TeaCacheNode, FORANode, CacheNode, CalibrateCache]

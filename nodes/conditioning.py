@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ..loaders.controls import AS_IT_IS, WAYS, WORKING_BYTES, check_given, check_range, check_way, prepared
+from ..loaders.controls import AS_IT_IS, EDGES, WAYS, WORKING_BYTES, check_given, check_range, check_way, prepared
 from ..loaders.devices import empty_cache, out_of_memory
 from ..loaders.messages import message
 from ..loaders.video_model import Control, InputError, Keyframe, VideoModel
 from . import host
-from .types import ABSENT, ConditioningType, ControlType, KeyframesType, VideoModelType
+from .effect import counted, idle
+from .types import ABSENT, ConditioningType, ControlType, KeyframesType, model_input
+from .words import as_ui
 
 NOTHING = message("control_nothing")
 
@@ -24,14 +27,15 @@ class EncodePrompt(io.ComfyNode):
         return io.Schema(
             node_id="ReelwireEncodePrompt", display_name="Encode Prompt (Video)", category="Reelwire/conditioning",
             description="Turns a prompt into what the model reads. An empty prompt is allowed: the model then makes what it likes.",
-            search_aliases=["clip text encode", "prompt", "text"],
+            search_aliases=["clip text encode", "prompt", "text", "text encode", "提示词", "文本编码"],
             inputs=[
-                VideoModelType.Input("model"),
+                model_input(),
                 io.String.Input("positive", multiline=True, dynamic_prompts=True, tooltip="What the video shows"),
                 io.String.Input("negative", multiline=True, dynamic_prompts=True, default="", tooltip="What it should not look like"),
-                KeyframesType.Input("keyframes", optional=True, tooltip="For models that read the first frame along with the prompt (HunyuanVideo I2V); others pay no attention to it"),
+                KeyframesType.Input("keyframes", optional=True, display_name="keyframes (HunyuanVideo I2V)",
+                                    tooltip="For HunyuanVideo I2V alone, which reads the first frame along with the prompt; connect the same ones to Video Sampler. All other models take keyframes at Video Sampler, and nothing is needed here"),
             ],
-            outputs=[ConditioningType.Output(display_name="conditioning")],
+            outputs=[ConditioningType.Output(display_name="conditioning", tooltip="The encoded prompts, for Video Sampler with the same model")],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
@@ -40,24 +44,28 @@ class EncodePrompt(io.ComfyNode):
         cls, model: VideoModel, positive: str, negative: str = "", keyframes: tuple[Keyframe, ...] = ()
     ) -> io.NodeOutput:
         conditioning = model.family.encode(model, positive, negative, tuple(keyframes or ()))
-        host.tell(cls.hidden.unique_id, conditioning.notes)
-        return io.NodeOutput(conditioning, ui={"text": list(conditioning.notes)} if conditioning.notes else None)
+        unread = keyframes and conditioning.picture is None
+        title = f"{model.family.title} ({model.variant})"
+        lines = (*conditioning.notes, *((message("keyframes_not_read", title=title),) if unread else ()))
+        host.tell(cls.hidden.unique_id, lines)
+        return io.NodeOutput(conditioning, ui=as_ui(lines) if lines else None)
 
 
 class AddKeyframe(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireKeyframe", display_name="Keyframe", category="Reelwire/conditioning",
+            node_id="ReelwireKeyframe", display_name="Keyframe (Image to Video)", category="Reelwire/conditioning",
             description="A picture (or a short clip) that the video must show at a frame. Chain several. Pictures are scaled to cover the video and cut in the middle. What a model has no place for is moved, with a note on the sampler, or refused.",
-            search_aliases=["image to video", "i2v", "first frame", "last frame"],
+            search_aliases=["i2v", "image to video", "first last frame", "flf2v", "first frame", "last frame", "start image", "end image", "图生视频", "首尾帧", "首帧", "尾帧", "关键帧"],
             inputs=[
                 io.Image.Input("image", tooltip="One picture, or the frames of a clip"),
-                io.Int.Input("frame", default=0, min=-100_000, max=100_000, tooltip="Where it lies; negative counts from the end, -1 is the last frame"),
+                io.Int.Input("frame", default=0, min=-100_000, max=100_000, tooltip="Where it lies: 0 is the first frame, -1 the last, negative counts from the end. In a chain whose first frame is taken, 0 is the last frame, so that two Keyframes as they are mean first and last"),
                 io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.05, tooltip="1 keeps the picture as it is, less lets the model change it"),
-                KeyframesType.Input("keyframes", optional=True, tooltip="Earlier keyframes"),
+                KeyframesType.Input("keyframes", optional=True, display_name="earlier keyframes", tooltip="Earlier keyframes: chain as many as the model takes"),
             ],
-            outputs=[KeyframesType.Output(display_name="keyframes")],
+            outputs=[KeyframesType.Output(display_name="keyframes", tooltip="The earlier keyframes and this one, for Video Sampler or Long Video")],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
@@ -68,7 +76,16 @@ class AddKeyframe(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, frame: int, strength: float, keyframes: tuple[Keyframe, ...] = ()) -> io.NodeOutput:
-        return io.NodeOutput((*keyframes, Keyframe(_pictures("image", image), frame, strength)))
+        images, lines = _pictures("image", image), ()
+        if frame == 0 and any(earlier.frame == 0 for earlier in keyframes):
+            frame = -len(images)
+            lines = (message("keyframe_last"),)
+            host.tell(cls.hidden.unique_id, lines, logging.INFO)
+        added = Keyframe(images, frame, strength)
+        return io.NodeOutput((*keyframes, added), ui=as_ui(lines) if lines else None)
+
+
+CONTROL_COUNTS = {name: {"prepare": (EDGES,)} for name in ("low", "high")}
 
 
 class ControlVideo(io.ComfyNode):
@@ -77,8 +94,8 @@ class ControlVideo(io.ComfyNode):
         return io.Schema(
             node_id="ReelwireControl", display_name="Control Video", category="Reelwire/conditioning",
             description="A video that says what moves where, for models that follow one: Wan VACE and CogVideoX Fun-Control.",
-            search_aliases=["vace", "controlnet", "depth", "pose", "inpaint", "reference"],
-            inputs=[
+            search_aliases=["vace", "controlnet", "video controlnet", "depth", "pose", "inpaint", "reference", "控制", "控制网络", "姿态", "深度", "参考图像"],
+            inputs=counted([
                 io.Image.Input("frames", optional=True, tooltip="Depth, pose, edges, or the video to change"),
                 io.Mask.Input("mask", optional=True, tooltip="VACE: white where the video is made anew, black where it stays; one mask, or one for each frame"),
                 io.Image.Input("references", optional=True, tooltip="VACE: pictures of what must appear in the video"),
@@ -86,10 +103,13 @@ class ControlVideo(io.ComfyNode):
                 io.Combo.Input("prepare", options=list(WAYS), default=AS_IT_IS, optional=True, tooltip="What to make of the frames: edges (Canny), gray, blur, or nothing where they are depth or pose already"),
                 io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.01, advanced=True, optional=True, tooltip="Share of the steps before which the control does not count"),
                 io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.01, advanced=True, optional=True, tooltip="Share of the steps from which the control does not count: details are then the model's own"),
-                io.Float.Input("low", default=0.4, min=0.01, max=0.99, step=0.01, advanced=True, optional=True, tooltip="edges: one goes on where the change is above this; less gives longer lines"),
-                io.Float.Input("high", default=0.8, min=0.01, max=0.99, step=0.01, advanced=True, optional=True, tooltip="edges: one begins where the change is above this; less gives more lines"),
+                io.Float.Input("low", default=0.4, min=0.01, max=0.99, step=0.01, optional=True, tooltip="edges: one goes on where the change is above this; less gives longer lines"),
+                io.Float.Input("high", default=0.8, min=0.01, max=0.99, step=0.01, optional=True, tooltip="edges: one begins where the change is above this; less gives more lines"),
+            ], CONTROL_COUNTS),
+            outputs=[
+                ControlType.Output(display_name="control", tooltip="The control video, for Video Sampler"),
+                io.Image.Output(display_name="images", tooltip="The frames as prepared, to look at; without frames, the references"),
             ],
-            outputs=[ControlType.Output(display_name="control"), io.Image.Output(display_name="images")],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
@@ -117,10 +137,13 @@ class ControlVideo(io.ComfyNode):
         references = None if references is None else _pictures("references", references)
         check_given(frames is not None, mask is not None, prepare)
         check_range(start, end, strength)
+        lines = idle(cls, {"prepare": prepare, "low": low, "high": high})
+        host.tell(cls.hidden.unique_id, lines)
         if frames is not None:
             frames = cls.prepared(_pictures("frames", frames), prepare, low, high)
         shown = next((images for images in (frames, references) if images is not None), ExecutionBlocker(NOTHING))
-        return io.NodeOutput(Control(frames, mask, references, strength, start, end), shown)
+        control = Control(frames, mask, references, strength, start, end)
+        return io.NodeOutput(control, shown, ui=as_ui(lines) if lines else None)
 
     @classmethod
     def prepared(cls, frames: Tensor, way: str, low: float, high: float) -> Tensor:

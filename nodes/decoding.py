@@ -15,8 +15,10 @@ from torch import Tensor
 from ..loaders.messages import message
 from ..loaders.video_model import InputError, VideoModel
 from . import host
-from .types import VideoModelType
+from .origin import decoder
+from .types import model_input
 from .video_file import write_video
+from .words import as_ui, written
 
 
 class Decode(io.ComfyNode):
@@ -25,16 +27,17 @@ class Decode(io.ComfyNode):
         return io.Schema(
             node_id="ReelwireDecode", display_name="Decode Video to Images", category="Reelwire/decoding",
             description="Decodes latents to frames. For long videos use Decode Video to File, which never holds all frames.",
-            search_aliases=["vae decode"],
-            inputs=[VideoModelType.Input("model"), io.Latent.Input("latent"), _tile()],
-            outputs=[io.Image.Output(display_name="images")],
+            search_aliases=["vae decode", "video decode", "解码", "视频解码"],
+            inputs=[_latent(), _model(), _tile()],
+            outputs=[io.Image.Output(display_name="images", tooltip="The frames in order")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )  # fmt: skip
 
     @classmethod
-    def execute(cls, model: VideoModel, latent: dict[str, Any], tile: int = 0) -> io.NodeOutput:
+    def execute(cls, latent: dict[str, Any], model: VideoModel | None = None, tile: int = 0) -> io.NodeOutput:
         from ..samplers.decode import floats
 
+        model = decoder(model, latent)
         count, height, width = _size(model, latent)
         room, needed = host.free_ram(), count * height * width * 3 * 4
         if needed > 0.9 * room:
@@ -51,7 +54,8 @@ class Decode(io.ComfyNode):
             for piece in _frames(cls, model, latent, tiling, floats):
                 frames[done : done + len(piece)] = piece
                 done += len(piece)
-        return io.NodeOutput(frames)
+        lines = [message("frames_of_size", frames=count, width=width, height=height)]
+        return io.NodeOutput(frames, ui=as_ui(lines))
 
 
 class FileWriter(io.ComfyNode):
@@ -78,33 +82,36 @@ class DecodeToVideo(FileWriter):
         return io.Schema(
             node_id="ReelwireDecodeToVideo", display_name="Decode Video to File", category="Reelwire/decoding", is_output_node=True,
             description="Decodes latents straight into an mp4 in the output folder, frame by frame: memory does not grow with length. Prompt and workflow go into the file.",
-            search_aliases=["save video", "video combine", "mp4"],
+            search_aliases=["save video", "video combine", "mp4", "vae decode", "video decode", "解码", "视频解码", "保存视频"],
             inputs=[
-                VideoModelType.Input("model"),
-                io.Latent.Input("latent"),
+                _latent(),
                 io.Float.Input("fps", default=0.0, min=0.0, max=240.0, step=0.01, tooltip="Frames per second; 0: the model's own"),
                 io.String.Input("filename_prefix", default="video/reelwire", tooltip="Inside ComfyUI's output folder"),
                 io.Int.Input("crf", default=17, min=0, max=51, advanced=True, tooltip="H.264 quality: 0 lossless, 17 looks lossless, 28 small"),
+                _model(),
                 _tile(),
             ],
-            outputs=[io.Video.Output(display_name="video")],
+            outputs=[io.Video.Output(display_name="video", tooltip="The file that was written")],
         )  # fmt: skip
 
     @classmethod
     def execute(
-        cls, model: VideoModel, latent: dict[str, Any], fps: float, filename_prefix: str, crf: int = 17, tile: int = 0
-    ) -> io.NodeOutput:
+        cls, latent: dict[str, Any], fps: float, filename_prefix: str, crf: int = 17,
+        model: VideoModel | None = None, tile: int = 0,
+    ) -> io.NodeOutput:  # fmt: skip
         from ..samplers.decode import eight_bits
 
+        model = decoder(model, latent)
         fps = cls.rate(model, fps)
-        _, height, width = _size(model, latent)
+        count, height, width = _size(model, latent)
         tiling = _tiling(cls, model, latent, tile)
         path, subfolder = host.output_file(filename_prefix, ".mp4", width, height)
         with kept_latents(latent, cls):
             frames = _frames(cls, model, latent, tiling, eight_bits)
             write_video(path, frames, (width, height), fps, crf, host.metadata(cls, latent))
-        shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=shown)
+        shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
+        lines = as_ui([written(width, height, count, fps, path)])
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui={**shown, **lines})
 
 
 def _size(model: VideoModel, latent: dict[str, Any]) -> tuple[int, int, int]:
@@ -137,11 +144,11 @@ class LoadLatent(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireLoadLatent", display_name="Load Kept Latents", category="Reelwire/decoding",
+            node_id="ReelwireLoadLatent", display_name="Load Kept Latents (Video)", category="Reelwire/decoding",
             description="Loads the latents that a decode which failed has kept, so that the video can be decoded without sampling again.",
-            search_aliases=["recover", "load latent"],
+            search_aliases=["recover", "load latent", "恢复", "加载潜空间"],
             inputs=[io.Combo.Input("file", options=list(host.kept_files()), tooltip="A file in output/reelwire/latents, newest first")],
-            outputs=[io.Latent.Output(display_name="latent")],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The latents, with family, size and seed")],
         )  # fmt: skip
 
     @classmethod
@@ -163,6 +170,15 @@ def _kept_file(file: str) -> Path:
         rule = message("no_kept_file")
         raise InputError("file", file, rule, message("press_r"))
     return found[file]
+
+
+def _latent() -> Any:
+    return io.Latent.Input("latent", tooltip="Latents of a video, from Video Sampler; they say which model made them")
+
+
+def _model() -> Any:
+    told = "Needed for latents that do not say which model made them (Load Kept Latents, other packs); for those of Video Sampler it may stay open"
+    return model_input(told, optional=True)
 
 
 def _tile() -> Any:

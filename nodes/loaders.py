@@ -14,7 +14,8 @@ from ..loaders.messages import listed, message
 from ..loaders.sources import ENCODERS
 from ..loaders.video_model import InputError, Recipe
 from . import host
-from .types import VideoModelType
+from .effect import of_family
+from .types import model_output
 
 # part -> the host's folder that holds such files, and what an input for it says
 _FOLDERS = {
@@ -23,7 +24,13 @@ _FOLDERS = {
     "image_encoder": "clip_vision",
     "vae": "vae",
 }
-_TOLD = {"text_encoder": "The text encoder, as a file", "text_encoder_2": "CLIP-L, as a file", "image_encoder": "CLIP vision, as a file", "vae": "The VAE, as a file"}  # fmt: skip
+# family -> part -> what it is, for its tooltip
+_NAMES = {
+    "hunyuan_video": {"text_encoder": "Llama 3 (Llava)", "text_encoder_2": "CLIP-L", "image_encoder": "Image to video: Llava's vision encoder, for a text encoder that comes without it"},
+    "wan": {"text_encoder": "UMT5-XXL", "image_encoder": "Image to video with Wan 2.1: CLIP ViT-H"},
+    "svd": {"image_encoder": "CLIP ViT-H"},
+    **{name: {"text_encoder": "T5-XXL"} for name in ("cogvideox", "mochi", "ltx")},
+}  # fmt: skip
 
 
 class _Loader(io.ComfyNode):
@@ -32,24 +39,40 @@ class _Loader(io.ComfyNode):
     family: str
 
     @classmethod
-    def schema(cls, node_id: str, title: str, description: str, aliases: list[str], more: list[Any] = []) -> io.Schema:  # noqa: B006
+    def schema(
+        cls,
+        node_id: str,
+        title: str,
+        description: str,
+        aliases: list[str],
+        more: list[Any] = [],  # noqa: B006
+        label: str = "checkpoint",
+        told: str = "",
+    ) -> io.Schema:
+        checkpoint = io.Combo.Input(
+            "checkpoint",
+            options=list(host.checkpoints(cls.family)),
+            display_name=label,
+            tooltip=told + host.where(cls.family),
+        )
         return io.Schema(
-            node_id=node_id, display_name=f"Load {title}", category="Reelwire/loaders", description=description,
-            search_aliases=["video model", *aliases],
+            node_id=node_id, display_name=title, category="Reelwire/loaders", description=description,
+            search_aliases=["video model", "load video model", "加载模型", "视频模型", *aliases],
             inputs=[
-                io.Combo.Input("checkpoint", options=list(host.checkpoints(cls.family)), tooltip=host.where(cls.family)),
+                of_family(checkpoint, cls.family),
                 *more,
                 *(cls._part(part) for part in (*ENCODERS[cls.family], "vae")),
                 io.Combo.Input("precision", options=list(host.PRECISIONS), default=host.AUTO, optional=True, advanced=True,
                                tooltip="auto: bfloat16 where the card computes in it, else float32"),
             ],
-            outputs=[VideoModelType.Output(display_name="model")],
+            outputs=[model_output("The model, for all other Reelwire nodes; each part is read when it is first used")],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
     def _part(cls, part: str) -> Any:
-        told = f"{_TOLD[part]}. auto: the one that comes with the checkpoint, else the only one in models/{_FOLDERS[part]} that fits"  # fmt: skip
+        name = _NAMES[cls.family].get(part, "The VAE")
+        told = f"{name}. auto: the one that comes with the checkpoint, else the only one in models/{_FOLDERS[part]} that fits"  # fmt: skip
         options = [host.AUTO, *host.files(_FOLDERS[part])]
         return io.Combo.Input(part, options=options, default=host.AUTO, optional=True, advanced=True, tooltip=told)
 
@@ -95,9 +118,9 @@ class LoadHunyuanVideo(_Loader):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return cls.schema("ReelwireLoadHunyuanVideo", "HunyuanVideo",
+        return cls.schema("ReelwireLoadHunyuanVideo", "HunyuanVideo Loader",
                           "Loads HunyuanVideo 13B: text to video, and image to video of both kinds. Reads English and Chinese.",
-                          ["tencent", "hunyuan"])  # fmt: skip
+                          ["tencent", "hunyuan", "混元", "腾讯"])  # fmt: skip
 
 
 class LoadWan(_Loader):
@@ -105,11 +128,13 @@ class LoadWan(_Loader):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        low = io.Combo.Input("low_noise_checkpoint", options=[host.AUTO, *host.checkpoints(cls.family)], default=host.AUTO, optional=True, advanced=True,
-                             tooltip="Wan 2.2-A14B: the low-noise expert, where it lies in another folder. auto: the checkpoint's own")  # fmt: skip
-        return cls.schema("ReelwireLoadWan", "Wan",
+        low = io.Combo.Input("low_noise_checkpoint", options=[host.AUTO, *host.checkpoints(cls.family)], default=host.AUTO, optional=True,
+                             display_name="low noise (2.2-A14B)",
+                             tooltip="Wan 2.2-A14B: the low-noise expert, where it is another file or folder. auto: the checkpoint's own")  # fmt: skip
+        return cls.schema("ReelwireLoadWan", "Wan Video Loader",
                           "Loads Wan 2.1 (text, image, first and last frame, VACE) and Wan 2.2 (A14B with two experts, TI2V-5B). Reads English and Chinese.",
-                          ["alibaba", "wan2.1", "wan2.2", "vace"], [low])  # fmt: skip
+                          ["wan", "alibaba", "wan2.1", "wan2.2", "vace", "万相", "阿里"], [low],
+                          "checkpoint / high noise", "Of Wan 2.2-A14B the high-noise expert; of all others the checkpoint. ")  # fmt: skip
 
     @classmethod
     def validate_inputs(cls, checkpoint: str, low_noise_checkpoint: str | None = None) -> bool | str:  # type: ignore[override]
@@ -142,9 +167,9 @@ class LoadCogVideoX(_Loader):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return cls.schema("ReelwireLoadCogVideoX", "CogVideoX",
+        return cls.schema("ReelwireLoadCogVideoX", "CogVideoX Loader",
                           "Loads CogVideoX 2B, 5B and 1.5-5B (text or image to video) and Fun-Control. It reads English: Chinese lies outside the vocabulary of its text encoder, T5-XXL.",
-                          ["zhipu", "cog", "fun control"])  # fmt: skip
+                          ["cogvideo", "zhipu", "cog", "fun control", "智谱"])  # fmt: skip
 
 
 class LoadMochi(_Loader):
@@ -152,9 +177,9 @@ class LoadMochi(_Loader):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return cls.schema("ReelwireLoadMochi", "Mochi 1",
+        return cls.schema("ReelwireLoadMochi", "Mochi Video Loader",
                           "Loads Mochi 1. It reads English: Chinese lies outside the vocabulary of its text encoder, T5-XXL.",
-                          ["genmo"])  # fmt: skip
+                          ["mochi 1", "genmo"])  # fmt: skip
 
 
 class LoadSVD(_Loader):
@@ -162,9 +187,9 @@ class LoadSVD(_Loader):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return cls.schema("ReelwireLoadSVD", "Stable Video Diffusion",
+        return cls.schema("ReelwireLoadSVD", "SVD Loader (Stable Video Diffusion)",
                           "Loads Stable Video Diffusion (14 frames) and SVD-XT (25): sets one picture in motion. It reads no text, prompts are ignored.",
-                          ["svd", "stability", "image to video"])  # fmt: skip
+                          ["svd", "stability", "image to video", "i2v", "图生视频"])  # fmt: skip
 
 
 class LoadLTX(_Loader):
@@ -172,9 +197,9 @@ class LoadLTX(_Loader):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return cls.schema("ReelwireLoadLTX", "LTX-Video",
+        return cls.schema("ReelwireLoadLTX", "LTXV Video Loader",
                           "Loads LTX-Video 0.9.0 to 0.9.8 (2B, 13B, distilled). It reads English: Chinese lies outside the vocabulary of its text encoder, T5-XXL (the bundled tiny model reads both).",
-                          ["ltxv", "lightricks"])  # fmt: skip
+                          ["ltx", "ltxv", "ltx-video", "lightricks"])  # fmt: skip
 
 
 NODES = [LoadHunyuanVideo, LoadWan, LoadCogVideoX, LoadMochi, LoadLTX, LoadSVD]

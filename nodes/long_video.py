@@ -18,9 +18,11 @@ from ..loaders.video_model import Keyframe, VideoModel
 from ..samplers.schedules import SAMPLERS
 from . import host
 from .decoding import FileWriter, decoded_in_tiles
-from .sampling import DEFAULT, PRESETS, request_of, size_checks
-from .types import KeyframesType, VideoModelType
+from .effect import Conditions, counted, idle
+from .sampling import DEFAULT, PRESET, PRESETS, request_of, size_checks
+from .types import KeyframesType, model_input
 from .video_file import write_video
+from .words import as_ui, long_video
 
 RESUME, ANEW = "go on", "start over"
 TIMELINE = """{
@@ -34,15 +36,21 @@ TIMELINE = """{
 }"""
 
 
+COUNTS: Conditions = {
+    **{name: {"family": ("ltx",)} for name in ("adain", "memory", "hold")},
+    "shift": {"family": ("hunyuan_video", "wan")},
+}
+
+
 class LongVideo(FileWriter):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ReelwireLongVideo", display_name="Long Video", category="Reelwire/sampling", is_output_node=True,
             description="Makes a video of any length into an mp4, window after window. Run it again with the same inputs after any interruption: it goes on where it was.",
-            search_aliases=["long", "extend", "loop", "timeline", "infinite", "sliding window"],
-            inputs=[
-                VideoModelType.Input("model"),
+            search_aliases=["long", "extend", "loop", "timeline", "infinite", "sliding window", "长视频", "时间线", "延长", "续写"],
+            inputs=counted([
+                model_input(),
                 io.String.Input("timeline", multiline=True, default=TIMELINE, tooltip="JSON: which prompt holds from when on, in seconds or frames, and pictures of ComfyUI's input folder that the video must show"),
                 io.Int.Input("frames", default=241, min=1, max=1_000_000, tooltip="Length of the whole video; HunyuanVideo and Wan 4n+1, CogVideoX and LTX-Video 8n+1, Mochi 6n+1, SVD 13n+1 or 24n+1"),
                 io.Int.Input("width", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
@@ -51,9 +59,9 @@ class LongVideo(FileWriter):
                 io.Int.Input("overlap", default=0, min=0, max=100_000, tooltip="Frames that a window shares with the one before; 0: a quarter of the window, or what the model allows"),
                 io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the preset's"),
                 io.Float.Input("guidance", default=0.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale; 0: the preset's, 1: off"),
-                io.Combo.Input("sampler", options=[DEFAULT, *SAMPLERS], default=DEFAULT),
+                io.Combo.Input("sampler", options=[DEFAULT, *SAMPLERS], default=DEFAULT, tooltip="default: the model's own"),
                 io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=io.ControlAfterGenerate.fixed, tooltip="Each window has its own, counted from this one"),
-                io.Combo.Input("preset", options=list(PRESETS), default=DEFAULT, tooltip="Fills in whatever is 0"),
+                io.Combo.Input("preset", options=list(PRESETS), default=DEFAULT, tooltip=PRESET),
                 io.String.Input("filename_prefix", default="video/long", tooltip="Inside ComfyUI's output folder; what is unfinished lies beside it"),
                 KeyframesType.Input("keyframes", optional=True, tooltip="Beside those of the timeline; frames are counted in the whole video"),
                 io.Float.Input("adain", default=0.25, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
@@ -68,8 +76,8 @@ class LongVideo(FileWriter):
                 io.Int.Input("tile", default=0, min=0, max=16384, optional=True, advanced=True, tooltip="Pixels across a tile of each frame while decoding; 0: the whole frame, or as much as memory allows"),
                 io.Combo.Input("unfinished", options=[RESUME, ANEW], default=RESUME, optional=True, advanced=True,
                                tooltip="What to do with an unfinished render of this name that was begun with other inputs: refuse, or drop it and start over"),
-            ],
-            outputs=[io.Video.Output(display_name="video")],
+            ], COUNTS),
+            outputs=[io.Video.Output(display_name="video", tooltip="The file that was written")],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
@@ -123,7 +131,8 @@ class LongVideo(FileWriter):
         job = Job(host.beside_output(filename_prefix, ENDING))
         job.begin(inputs_of(model, told, made, style), unfinished == ANEW)
         tiling = tiling if tile else job.settled(tiling)
-        notes = (*made.notes, *host.shortage(model, made.request_of_a_window))
+        unused = idle(cls, {"adain": adain, "memory": memory, "hold": hold}, model)
+        notes = (*unused, *made.notes, *host.shortage(model, made.request_of_a_window))
         host.tell(cls.hidden.unique_id, notes)
         watch = _Watching(cls, model, made, job)
         note = {"family": model.family.name, "variant": model.variant, "frames": frames, "fps": fps, "windows": len(made.windows),
@@ -135,8 +144,10 @@ class LongVideo(FileWriter):
             write_video(path, pieces, size, fps, crf, host.metadata(cls, {"reelwire": note}))
         job.drop()
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
-        text = [*notes, *watch.notes()]
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui={**shown.as_dict(), "text": text})
+        line = long_video(made.request, len(made.windows), fps, path, watch.seconds)
+        lines = [line, *notes, *watch.notes()]
+        host.show(cls.hidden.unique_id, "\n".join(lines))
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui={**shown.as_dict(), **as_ui(lines)})
 
 
 def _check_timeline(timeline: str, fps: float, frames: int) -> None:
@@ -162,6 +173,11 @@ class _Watching:
     def _tell(self, note: str) -> None:
         self._told.append(note)
         host.tell(self._node, (note,))
+
+    @property
+    def seconds(self) -> float:
+        """Since the node began."""
+        return time.monotonic() - self._began
 
     def notes(self) -> list[str]:
         """What was told on the way, and what a cache did in the last window that was sampled."""

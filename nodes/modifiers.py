@@ -7,22 +7,33 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..loaders.messages import message
+from ..loaders.messages import Message, message
 from ..loaders.video_model import Guidance, InputError, VideoModel
 from ..samplers.guidance import METHODS, check_method, check_span
 from . import host
-from .types import VideoModelType
+from .effect import counted, idle
+from .types import model_input, model_output
+from .words import as_ui
+
+_SKIP_LAYER, _APG = {"method": ("skip-layer",)}, {"method": ("apg",)}
+GUIDANCE_COUNTS = {
+    "low_noise_guidance": {"family": ("wan",)},
+    "true_guidance": {"family": ("hunyuan_video",)},
+    "dynamic": {"family": ("cogvideox",)},
+    **dict.fromkeys(("layers", "layer_scale", "layer_start", "layer_end"), _SKIP_LAYER),
+    **dict.fromkeys(("eta", "momentum", "threshold"), _APG),
+}
 
 
 class SetGuidance(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireGuidance", display_name="Guidance", category="Reelwire/model",
+            node_id="ReelwireGuidance", display_name="Guidance (Video)", category="Reelwire/model",
             description="How strongly and in what way the prompt pulls. Without this node the sampler does plain classifier-free guidance with its own scale.",
-            search_aliases=["cfg", "apg", "cfg zero star", "tcfg", "slg", "skip layer", "perpendicular"],
-            inputs=[
-                VideoModelType.Input("model"),
+            search_aliases=["cfg", "apg", "cfg zero star", "tcfg", "slg", "skip layer", "perpendicular", "引导"],
+            inputs=counted([
+                model_input(),
                 io.Combo.Input("method", options=list(METHODS), default="cfg",
                                tooltip="cfg: plain. apg: high scales without oversaturation. cfg-zero*: for flow models. tcfg: drops what the two branches disagree on. skip-layer: steadier shapes"),
                 io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Share of the steps before which guidance is off"),
@@ -30,15 +41,16 @@ class SetGuidance(io.ComfyNode):
                 io.Float.Input("low_noise_guidance", default=0.0, min=0.0, max=100.0, step=0.1, advanced=True, tooltip="Wan 2.2-A14B: scale of the low-noise expert; 0: the preset's, or the sampler's where that is set"),
                 io.Float.Input("true_guidance", default=0.0, min=0.0, max=100.0, step=0.1, advanced=True, tooltip="HunyuanVideo: scale of classifier-free guidance beside the embedded one; 0 or 1: off. Takes two forwards a step"),
                 io.Boolean.Input("dynamic", default=False, advanced=True, tooltip="CogVideoX: the scale grows along a cosine; made for its sampler dpm"),
-                io.String.Input("layers", default="", advanced=True, tooltip="skip-layer: the blocks to leave out, as 7, 8, 9"),
-                io.Float.Input("layer_scale", default=2.8, min=0.0, max=100.0, step=0.1, advanced=True, tooltip="skip-layer: how much it counts"),
-                io.Float.Input("layer_start", default=0.01, min=0.0, max=1.0, step=0.01, advanced=True, tooltip="skip-layer: from this share of the steps on"),
-                io.Float.Input("layer_end", default=0.2, min=0.0, max=1.0, step=0.01, advanced=True, tooltip="skip-layer: up to this share of the steps"),
-                io.Float.Input("eta", default=1.0, min=0.0, max=10.0, step=0.05, advanced=True, tooltip="apg: how much of the part parallel to the prediction stays; less means less saturation"),
-                io.Float.Input("momentum", default=0.0, min=-1.0, max=1.0, step=0.05, advanced=True, tooltip="apg: of the update over the steps; -.5 is usual"),
-                io.Float.Input("threshold", default=15.0, min=0.0, max=1000.0, step=0.5, advanced=True, tooltip="apg: largest norm of the update; 0: no limit"),
-            ],
-            outputs=[VideoModelType.Output(display_name="model")],
+                io.String.Input("layers", default="", tooltip="skip-layer: the blocks to leave out, as 7, 8, 9"),
+                io.Float.Input("layer_scale", default=2.8, min=0.0, max=100.0, step=0.1, tooltip="skip-layer: how much it counts"),
+                io.Float.Input("layer_start", default=0.01, min=0.0, max=1.0, step=0.01, tooltip="skip-layer: from this share of the steps on"),
+                io.Float.Input("layer_end", default=0.2, min=0.0, max=1.0, step=0.01, tooltip="skip-layer: up to this share of the steps"),
+                io.Float.Input("eta", default=1.0, min=0.0, max=10.0, step=0.05, tooltip="apg: how much of the part parallel to the prediction stays; less means less saturation"),
+                io.Float.Input("momentum", default=0.0, min=-1.0, max=1.0, step=0.05, tooltip="apg: of the update over the steps; -.5 is usual"),
+                io.Float.Input("threshold", default=15.0, min=0.0, max=1000.0, step=0.5, tooltip="apg: largest norm of the update; 0: no limit"),
+            ], GUIDANCE_COUNTS),
+            outputs=[model_output("The same model with this guidance; the one that came in stays as it is")],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
@@ -51,9 +63,20 @@ class SetGuidance(io.ComfyNode):
                 layer_end: float = 0.2, eta: float = 1.0, momentum: float = 0.0, threshold: float = 15.0) -> io.NodeOutput:  # fmt: skip
         guidance = Guidance(method, start, end, low_noise_guidance, true_guidance, dynamic, _numbers(layers), layer_scale,
                             layer_start, layer_end, eta, momentum, threshold)  # fmt: skip
+        given = {
+            "method": method, "low_noise_guidance": low_noise_guidance, "true_guidance": true_guidance, "dynamic": dynamic,
+            "layers": layers, "layer_scale": layer_scale, "layer_start": layer_start, "layer_end": layer_end,
+            "eta": eta, "momentum": momentum, "threshold": threshold,
+        }  # fmt: skip
         guided = replace(model, guidance=guidance)
         check_method(guided)
-        return io.NodeOutput(guided)
+        return _told(cls, guided, idle(cls, given, model))
+
+
+def _told(cls: Any, model: VideoModel, lines: tuple[Message, ...]) -> io.NodeOutput:
+    """The model, and on the node what does nothing."""
+    host.tell(cls.hidden.unique_id, lines)
+    return io.NodeOutput(model, ui=as_ui(lines) if lines else None)
 
 
 def _numbers(layers: str) -> tuple[int, ...]:
@@ -67,22 +90,24 @@ class SetMotion(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireMotion", display_name="Motion (SVD)", category="Reelwire/model",
+            node_id="ReelwireMotion", display_name="Motion (SVD Video)", category="Reelwire/model",
             description="How much a Stable Video Diffusion model moves its picture. Other models pay no attention to it, so that graphs can be shared.",
-            search_aliases=["motion bucket", "augmentation", "svd conditioning"],
+            search_aliases=["motion bucket", "augmentation", "svd conditioning", "运动"],
             inputs=[
-                VideoModelType.Input("model"),
+                model_input(),
                 io.Int.Input("motion_bucket", default=127, min=0, max=1023, tooltip="More means more motion; 127 is usual, up to 255 was trained"),
                 io.Int.Input("fps", default=7, min=1, max=120, tooltip="What the model is told; 5 to 30 was trained"),
                 io.Float.Input("noise_augmentation", default=0.02, min=0.0, max=10.0, step=0.01, tooltip="Noise on the picture: more gives the model more freedom"),
             ],
-            outputs=[VideoModelType.Output(display_name="model")],
+            outputs=[model_output("The same model with this motion; the one that came in stays as it is")],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
     def execute(cls, model: VideoModel, motion_bucket: int, fps: int, noise_augmentation: float) -> io.NodeOutput:
         motion = {"motion_bucket": motion_bucket, "fps": fps, "noise_augmentation": noise_augmentation}
-        return io.NodeOutput(replace(model, options=motion))
+        lines = () if model.family.name == "svd" else (message("idle_motion", title=model.family.title),)
+        return _told(cls, replace(model, options=motion), lines)
 
 
 WEIGHTS = {"as in the file": "", "fp8": "fp8", "int8": "int8"}
@@ -92,17 +117,17 @@ class SetMemory(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireMemory", display_name="Memory", category="Reelwire/model",
+            node_id="ReelwireMemory", display_name="Memory (Video)", category="Reelwire/model",
             description="How the network's weights are held. Without this node they are held as their file has them, and ComfyUI decides what lies on the card. The model is read anew with these settings.",
-            search_aliases=["low vram", "offload", "block swap", "fp8", "int8", "quantise"],
+            search_aliases=["vram", "low vram", "offload", "block swap", "fp8", "int8", "quantise", "显存", "内存", "低显存", "量化"],
             inputs=[
-                VideoModelType.Input("model"),
+                model_input(),
                 io.Combo.Input("weights", options=list(WEIGHTS), default="as in the file",
                                tooltip="fp8, int8: the layers of the network's blocks take half the room of bfloat16, with a scale for each row; int8 is nearer to the original. Files in fp8 or GGUF stay as they are in any case"),
                 io.Float.Input("most_on_card", default=0.0, min=0.0, max=1024.0, step=0.1,
                                tooltip="GB of weights that may lie on the card at a time; the rest waits in RAM and is brought in layer by layer. 0: ComfyUI decides"),
             ],
-            outputs=[VideoModelType.Output(display_name="model")],
+            outputs=[model_output("The model with these settings; the one that came in stays as it is")],
         )  # fmt: skip
 
     @classmethod
@@ -127,17 +152,18 @@ class SetSpeed(io.ComfyNode):
         auto = "auto: as ComfyUI computes it (--use-sage-attention and the like)."
         tooltip = " ".join([auto, *(f"{name}: {words}" for name, words in lacks.items())])
         return io.Schema(
-            node_id="ReelwireSpeed", display_name="Speed", category="Reelwire/model",
+            node_id="ReelwireSpeed", display_name="Speed (Video)", category="Reelwire/model",
             description="Runs the same network faster: compiled blocks, other kernels for attention, no padding. Works together with every cache.",
-            search_aliases=["torch compile", "sage attention", "flash attention", "xformers"],
-            inputs=[
-                VideoModelType.Input("model"),
+            search_aliases=["torch compile", "sage attention", "flash attention", "xformers", "加速", "编译"],
+            inputs=counted([
+                model_input(),
                 io.Boolean.Input("compile", default=False, tooltip="torch.compile of the repeated blocks: the first run takes minutes, later ones less"),
                 io.Combo.Input("attention", options=there, default="auto", tooltip=tooltip),
                 io.Boolean.Input("trim_text", default=False, optional=True, advanced=True,
                                  tooltip="HunyuanVideo, LTX-Video: leaves out the empty rows behind a prompt's end, and with them the mask that keeps fast kernels away. The same video but for rounding"),
-            ],
-            outputs=[VideoModelType.Output(display_name="model")],
+            ], {"trim_text": {"family": ("hunyuan_video", "ltx")}}),
+            outputs=[model_output("The same model with these settings")],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
@@ -153,7 +179,7 @@ class SetSpeed(io.ComfyNode):
 
         faster = replace(model, speed=Speed(compile, attention, trim_text=trim_text))
         check_speed(faster)
-        return io.NodeOutput(faster)
+        return _told(cls, faster, idle(cls, {"trim_text": trim_text}, model))
 
 
 # step-distillation LoRAs -> what their makers sample with: lightx2v/Wan2.1-Distill-Models and Wan2.2-Lightning (README),
@@ -170,19 +196,20 @@ class AddLoRA(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireLoRA", display_name="LoRA", category="Reelwire/model",
+            node_id="ReelwireLoRA", display_name="LoRA (Video)", category="Reelwire/model",
             description="Puts a LoRA on a model; chain several. The model that came in stays as it is, and the weights are shared: another strength costs nothing.",
-            search_aliases=["lora loader", "lightx2v", "causvid", "distill", "lightning"],
-            inputs=[
-                VideoModelType.Input("model"),
+            search_aliases=["lora loader", "lightx2v", "causvid", "distill", "lightning", "加载 LoRA"],
+            inputs=counted([
+                model_input(),
                 io.Combo.Input("lora", options=list(host.files("loras")), tooltip="A file in models/loras, in diffusers', ComfyUI's or Kohya's form"),
                 io.Float.Input("strength", default=1.0, min=-100.0, max=100.0, step=0.05, tooltip="1 as trained, 0 off"),
                 io.Float.Input("low_noise_strength", default=1.0, min=-100.0, max=100.0, step=0.05, advanced=True, optional=True,
                                tooltip="Wan 2.2-A14B: strength on the low-noise expert; the other one works on the high-noise expert. LoRAs come as two files there: set this to 0 for the high-noise file, and strength to 0 for the low-noise file"),
                 io.Combo.Input("distilled", options=list(DISTILLED), default="none", advanced=True, optional=True,
-                               tooltip="Step-distillation LoRAs: sets the default steps, guidance and shift to what its makers sample with. What is set in Sample Video goes before"),
-            ],
-            outputs=[VideoModelType.Output(display_name="model")],
+                               tooltip="Step-distillation LoRAs: sets the default steps, guidance and shift to what its makers sample with. What is set in Video Sampler goes before"),
+            ], {"low_noise_strength": {"family": ("wan",)}}),
+            outputs=[model_output("The same model with the LoRA")],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
@@ -202,7 +229,19 @@ class AddLoRA(io.ComfyNode):
         network = next((part for name, part in model.parts.items() if name in ("transformer", "unet")))
         added = LoRA(file, strength, low_noise_strength, read_lora(file, model.family.name, network))
         presets = _distilled(model, DISTILLED[distilled])
-        return io.NodeOutput(replace(model, loras=(*model.loras, added), facts=replace(model.facts, presets=presets)))
+        facts, lines = (
+            replace(model.facts, presets=presets),
+            idle(cls, {"low_noise_strength": low_noise_strength}, model),
+        )
+        changed = replace(model, loras=(*model.loras, added), facts=facts)
+        return _told(cls, changed, lines or _one_expert(model, low_noise_strength))
+
+
+def _one_expert(model: VideoModel, low_noise_strength: float) -> tuple[Message, ...]:
+    """What to say of a strength for a second expert that the model does not have."""
+    if low_noise_strength == 1 or getattr(model.facts, "boundary", None) is not None:
+        return ()
+    return (message("idle_expert", value=low_noise_strength, variant=model.variant),)
 
 
 def _distilled(model: VideoModel, asked: dict[str, float]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from ..loaders.messages import message
 from ..loaders.video_model import Keyframe, Request, VideoModel
 from . import host
 from .sampling import DEFAULT, preset_input, request_of, size_checks, size_inputs
-from .types import KeyframesType, VideoModelType
+from .types import KeyframesType, model_input
 
 
 class EstimateNode(io.ComfyNode):
@@ -20,16 +20,26 @@ class EstimateNode(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ReelwireEstimate",
-            display_name="Estimate",
+            display_name="Estimate (Video)",
             category="Reelwire/reports",
             is_output_node=True,
             description="Says before you queue a run whether it fits, how long it takes and what it costs: memory by "
             "phase, operations, time by card. Reads the files' headers alone; no weights are loaded.",
-            search_aliases=["vram", "memory", "will it fit", "cost", "time", "flops", "out of memory"],
+            search_aliases=[
+                "vram",
+                "memory",
+                "will it fit",
+                "cost",
+                "time",
+                "flops",
+                "out of memory",
+                "显存",
+                "内存",
+                "估算",
+                "显存不足",
+            ],
             inputs=[
-                VideoModelType.Input(
-                    "model", tooltip="With its cache, memory, speed, guidance and LoRA nodes: they are counted"
-                ),
+                model_input("With its cache, memory, speed, guidance and LoRA nodes: they are counted"),
                 *size_inputs(),
                 preset_input(),
                 io.Float.Input(
@@ -52,7 +62,10 @@ class EstimateNode(io.ComfyNode):
                     tooltip="As the sampler gets them; on LTX-Video any keyframe makes the working memory larger",
                 ),
             ],
-            outputs=[io.String.Output(display_name="report"), io.String.Output(display_name="json")],
+            outputs=[
+                io.String.Output(display_name="report", tooltip="Everything as a page with tables (Markdown)"),
+                io.String.Output(display_name="json", tooltip="The same as numbers: bytes, operations, seconds"),
+            ],
             hidden=[io.Hidden.unique_id],
         )
 

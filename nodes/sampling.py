@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Any
 
 from comfy_api.latest import io
@@ -14,7 +15,10 @@ from ..loaders.run import Run
 from ..loaders.video_model import Conditioning, Control, InputError, Keyframe, Part, Request, VideoModel
 from ..samplers.schedules import SAMPLERS
 from . import host
-from .types import ABSENT, ConditioningType, ControlType, KeyframesType, VideoModelType
+from .effect import Conditions, counted
+from .origin import from_model
+from .types import ABSENT, ConditioningType, ControlType, KeyframesType, model_input
+from .words import as_ui, sampled
 
 DEFAULT = "default"
 PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled")
@@ -45,29 +49,42 @@ def size_inputs() -> list[Any]:
     ]
 
 
+PRESET = (
+    "Fills in whatever is 0. default: as the makers sample. quality, balanced, speed: larger or smaller, more steps or fewer; "
+    "LTX-Video 1216x704 in 40 steps, 896x512 in 25, 640x352 in 10. distilled: for distilled checkpoints, 8 steps. The help "
+    "page has all numbers, and after a run the node shows what was used"
+)
+
+
 def preset_input() -> Any:
     """What fills in those that are 0."""
-    return io.Combo.Input("preset", options=list(PRESETS), default=DEFAULT, tooltip="Fills in whatever is 0")
+    return io.Combo.Input("preset", options=list(PRESETS), default=DEFAULT, tooltip=PRESET)
+
+
+# what a sampler's inputs depend on
+SAMPLER_COUNTS: Conditions = {"strength": {"source": True}, "shift": {"family": ("hunyuan_video", "wan")}}
 
 
 def sampler_inputs() -> list[Any]:
     """What tells a sampler which video to make."""
-    return [
-        VideoModelType.Input("model"),
-        ConditioningType.Input("conditioning", lazy=True),
+    return counted([
+        model_input(),
+        ConditioningType.Input("conditioning", lazy=True, tooltip="The prompts, from Encode Prompt (Video) with the same model"),
         *size_inputs(),
         io.Combo.Input("sampler", options=[DEFAULT, *SAMPLERS], default=DEFAULT,
                        tooltip="default: the model's own. Where a source asks for DDIM on a flow model, use euler: with eta 0 they are the same"),
-        io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True),
+        io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
+                     tooltip="Starting point of the noise: the same seed and inputs make the same video"),
         preset_input(),
-        KeyframesType.Input("keyframes", optional=True),
+        KeyframesType.Input("keyframes", optional=True, display_name="keyframes (pictures)",
+                            tooltip="The pictures that the video must show, from Keyframe. For HunyuanVideo I2V connect them to Encode Prompt too; for all others here alone"),
         io.MultiType.Input("source", [io.Image, io.Latent], optional=True, tooltip="Video-to-video: frames or latents to start from"),
         io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
                        tooltip="How much of the source is made anew: 1 all of it, .3 little"),
         ControlType.Input("control", optional=True, tooltip="For models that follow a control video"),
         io.Float.Input("shift", default=0.0, min=0.0, max=100.0, step=0.1, optional=True, advanced=True,
                        tooltip="Flow shift of HunyuanVideo and Wan: more spends the steps on large shapes; 0: the preset's"),
-    ]  # fmt: skip
+    ], SAMPLER_COUNTS)  # fmt: skip
 
 
 def size_checks(width: int | None, height: int | None) -> tuple[Any, ...]:
@@ -99,11 +116,11 @@ class Sampler(SamplerNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireSampler", display_name="Sample Video", category="Reelwire/sampling",
+            node_id="ReelwireSampler", display_name="Video Sampler", category="Reelwire/sampling",
             description="Makes the video's latents. 0 for size, frames, steps and guidance means what the preset or the model says.",
-            search_aliases=["ksampler", "text to video", "video sampler"],
+            search_aliases=["sample video", "ksampler", "sampler", "text to video", "t2v", "video to video", "v2v", "generate video", "文生视频", "视频生视频", "生成视频", "采样", "采样器"],
             inputs=sampler_inputs(),
-            outputs=[io.Latent.Output(display_name="latent")],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="The latents, with size, length and seed noted, for the two decode nodes")],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
@@ -129,20 +146,21 @@ class Sampler(SamplerNode):
             runs[:] = [run]
             update(done, total, lambda: host.latent_picture(model, run.preview()))
 
+        began = time.monotonic()
         with heard_by(lambda notice: host.tell(cls.hidden.unique_id, (notice,))):
             latents = sample(model, conditioning, request, on_step)
+        line = sampled(request, model.facts.fps, time.monotonic() - began)
         note = {"family": model.family.name, "variant": model.variant, "frames": request.frames, "fps": model.facts.fps,
                 "width": request.width, "height": request.height, "seed": request.seed}  # fmt: skip
-        shown = _shown(cls, notes, _cache_report(cls, model, request, runs, note))
-        return io.NodeOutput({"samples": model.family.to_host(model, latents.cpu()), "reelwire": note}, ui=shown)
+        shown = _shown(cls, (line, *notes), _cache_report(cls, model, request, runs, note))
+        return io.NodeOutput(from_model(model, model.family.to_host(model, latents.cpu()), note), ui=shown)
 
 
-def _shown(cls: Any, notes: tuple[str, ...], report: dict[str, Any] | None) -> dict[str, Any] | None:
-    """What stays on the node: the notes of before the first step, and below them what the cache did."""
-    text = [*notes, *(report or {}).get("text", ())]
-    if notes and report:
-        host.show(cls.hidden.unique_id, *text)
-    return {**(report or {}), "text": text} if text else report
+def _shown(cls: Any, lines: tuple[str, ...], report: dict[str, Any] | None) -> dict[str, Any]:
+    """What stays on the node: what was made, the notes of before the first step, and below them what the cache did."""
+    shown = (*lines, *(report or {}).get("text", ()))
+    host.show(cls.hidden.unique_id, *shown)
+    return {**(report or {}), **as_ui(shown)}
 
 
 def _cache_report(cls: Any, model: VideoModel, request: Request, runs: list[Run], note: dict[str, Any]) -> dict[str, Any] | None:  # fmt: skip
@@ -184,17 +202,17 @@ class LatentUpscale(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireLatentUpscale", display_name="Upscale Latent (LTX)", category="Reelwire/sampling",
-            description="Doubles width and height of LTX-Video latents. Give the result to Sample Video as source, with a strength of about .4, to refine it.",
-            search_aliases=["multi-scale", "spatial upscaler", "hires fix"],
+            node_id="ReelwireLatentUpscale", display_name="Upscale Latent (LTX Video)", category="Reelwire/sampling",
+            description="Doubles width and height of LTX-Video latents. Give the result to Video Sampler as source, with a strength of about .4, to refine it.",
+            search_aliases=["multi-scale", "spatial upscaler", "hires fix", "upscale", "upscale video", "放大", "视频放大", "高清修复"],
             inputs=[
-                VideoModelType.Input("model"),
-                io.Latent.Input("latent", lazy=True),
+                model_input(),
+                io.Latent.Input("latent", lazy=True, tooltip="Latents of LTX-Video, from Video Sampler"),
                 io.Combo.Input("upsampler", options=list(host.upsamplers()), tooltip="A diffusers folder in models/diffusers, as ltxv-spatial-upscaler-0.9.7"),
                 io.Float.Input("adain", default=1.0, min=0.0, max=1.0, step=0.05, advanced=True, tooltip="How much of the small latents' contrast and colour the large ones keep"),
                 io.Float.Input("tone_map", default=0.6, min=0.0, max=1.0, step=0.05, advanced=True, tooltip="How much extreme values are softened"),
             ],
-            outputs=[io.Latent.Output(display_name="latent")],
+            outputs=[io.Latent.Output(display_name="latent", tooltip="Latents of twice the width and height, for Video Sampler as source")],
         )  # fmt: skip
 
     @classmethod
@@ -225,7 +243,7 @@ class LatentUpscale(io.ComfyNode):
         large = upscale(model, part, samples, adain, tone_map).cpu()
         update(1, 1, lambda: host.latent_picture(model, large))
         note = {k: v * 2 if k in ("width", "height") else v for k, v in latent.get("reelwire", {}).items()}
-        return io.NodeOutput({"samples": model.family.to_host(model, large), "reelwire": note})
+        return io.NodeOutput(from_model(model, model.family.to_host(model, large), note))
 
 
 NODES = [Sampler, LatentUpscale]

@@ -44,7 +44,7 @@ def test_it_is_written_as_it_goes(host: Host) -> None:
     """All frames; progress over the whole video, previews and the time left; nothing but the file remains."""
     seen = host.watch(film("watched"))
     (done,) = [data for data in seen.all("executed") if data["node"] == "2"]
-    assert "each window goes on from the latents of the one before" in done["output"]["text"][0]
+    assert "each window goes on from the latents of the one before" in " ".join(done["output"]["text"])
     values = [
         data["value"] for data in seen.all("progress") if data["node"] == "2" and data["max"] == WINDOWS * STEPS + 73
     ]

@@ -102,7 +102,7 @@ def checkpoints(family: str = "") -> dict[str, Path]:
 def where(family: str) -> str:
     """Where a loader finds its checkpoints."""
     bundled = ", or the bundled tiny model" if bundled_models(family) else ""
-    return f"A file in models/checkpoints or models/diffusion_models, or a diffusers folder in models/diffusers{bundled}. `python3 run.py tiny` makes tiny ones to try"
+    return f"A file in models/diffusion_models or models/checkpoints (safetensors, GGUF), or a diffusers folder in models/diffusers{bundled}"
 
 
 def diffusers_folders() -> dict[str, Path]:

@@ -1,0 +1,64 @@
+"""Which inputs count under which choice: the page hides those that do nothing, and the node says so of those that were changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..loaders.families import FAMILIES
+from ..loaders.messages import Message, message
+from ..loaders.video_model import VideoModel
+
+KEY = "reelwire"  # what the page finds beside an input's default and tooltip
+FAMILY = "family"
+# input -> the conditions under which it counts: another input -> the values that it must have, or True where something must
+# be connected to it; "family" -> the families of which the model must be
+Conditions = Mapping[str, Mapping[str, tuple[str, ...] | bool]]
+
+
+def counted(inputs: list[Any], conditions: Conditions) -> list[Any]:
+    """The inputs of a node, those of the table with the conditions under which they count."""
+    named = {field.id: field for field in inputs}
+    for name, needed in conditions.items():
+        strange = needed.keys() - named.keys() - {FAMILY} | {*needed.get(FAMILY, ())} - FAMILIES.keys()  # type: ignore[misc]
+        if strange:
+            raise LookupError(
+                f"{name} cannot depend on {', '.join(sorted(strange))}: there is no such input or family."
+            )
+        named[name].extra_dict = {KEY: {"when": dict(needed)}}
+    return inputs
+
+
+def of_family(checkpoint: Any, name: str) -> Any:
+    """A loader's input, by which the page knows the family of the loader's models."""
+    checkpoint.extra_dict = {KEY: {FAMILY: name}}
+    return checkpoint
+
+
+def idle(cls: Any, given: Mapping[str, Any], model: VideoModel | None = None) -> tuple[Message, ...]:
+    """What to say of inputs that were changed and do nothing, by the conditions in the node's schema."""
+    lines = []
+    for field in cls.define_schema().inputs:
+        needed = field.extra_dict.get(KEY, {}).get("when", {})
+        if not needed or given.get(field.id) in (None, field.default):
+            continue
+        failed = next((name for name in needed if not _holds(name, needed[name], given, model)), None)
+        if failed is not None:
+            lines.append(_line(field.id, failed, needed[failed], given, model))
+    return tuple(lines)
+
+
+def _holds(name: str, wanted: Any, given: Mapping[str, Any], model: VideoModel | None) -> bool:
+    if name == FAMILY:
+        return model is None or model.family.name in wanted
+    return given.get(name) is not None if wanted is True else given.get(name) in wanted
+
+
+def _line(name: str, failed: str, wanted: Any, given: Mapping[str, Any], model: VideoModel | None) -> Message:
+    values = {"input": name, "value": given[name]}
+    if failed == FAMILY and model is not None:
+        titles = ", ".join(FAMILIES[known] for known in wanted)
+        return message("idle_family", title=model.family.title, titles=titles, **values)
+    if wanted is True:
+        return message("idle_unconnected", other=failed, **values)
+    return message("idle_choice", other=failed, choice=given[failed], wanted=", ".join(wanted), **values)

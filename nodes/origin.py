@@ -1,0 +1,49 @@
+"""Latents name the model that made them, so that a decoder needs no second wire."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any
+
+from ..loaders.families import load
+from ..loaders.messages import message
+from ..loaders.video_model import InputError, Recipe, VideoModel
+from . import host
+
+KEY = "reelwire_origin"  # of a LATENT, beside "reelwire", which is what goes into files
+
+
+class Origin:
+    """The model that made latents: its recipe, and itself while somebody else holds it.
+
+    A LATENT outlives its loader in the host's cache: it must not keep weights in memory, so that the model is read anew
+    (its headers, then its VAE) where it was dropped. LoRAs, caches and guidance do not change how latents are decoded.
+    """
+
+    def __init__(self, recipe: Recipe, model: VideoModel | None = None) -> None:
+        self._recipe = recipe
+        self._held = weakref.ref(model) if model is not None else None
+
+    def model(self) -> VideoModel:
+        """The model, ready to decode."""
+        held = self._held() if self._held is not None else None
+        return held if held is not None else load(self._recipe, host.HostMemory())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process builds the model from its recipe."""
+        return Origin, (self._recipe,)
+
+
+def from_model(model: VideoModel, samples: Any, note: dict[str, Any]) -> dict[str, Any]:
+    """A LATENT with how it was made and by which model."""
+    return {"samples": samples, "reelwire": note, KEY: Origin(model.recipe, model)}
+
+
+def decoder(model: VideoModel | None, latent: dict[str, Any]) -> VideoModel:
+    """The model that is connected, else the one that made the latents; raises InputError where they do not say it."""
+    if model is not None:
+        return model
+    origin = latent.get(KEY)
+    if not isinstance(origin, Origin):
+        raise InputError("model", message("not_connected"), message("latents_unnamed"), message("connect_their_loader"))
+    return origin.model()
