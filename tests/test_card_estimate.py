@@ -79,7 +79,7 @@ def _sampled(prefix: str) -> dict[str, Any]:
 
 def _long(prefix: str) -> dict[str, Any]:
     """The node that warns is number 3, as above."""
-    size = dict(width=256, height=256, frames=17, window=9, overlap=5, steps=2, guidance=0.0)
+    size = dict(width=256, height=256, frames=17, window=9, overlap=5, steps=2, guidance=0.0, sampler="default", preset="default")
     timeline = json.dumps({"prompts": [{"at": 0, "text": "a circle"}]})
     return {
         "1": node("ReelwireLoadWan", checkpoint="diffusers/tiny-wan2.1-t2v", precision="float32"),
