@@ -96,6 +96,10 @@ def test_every_text_is_used_and_every_key_has_one() -> None:
             given = {keyword.arg for keyword in call.keywords}
             if None not in given:
                 assert given == {*BRACES.findall(english[key.value])}, f"{where}: the values of {key.value}"
+    for script in (file for file in (ROOT / "web").iterdir() if file.suffix in (".js", ".mjs")):
+        own = {*re.findall(r'\bkey: "(\w+)"', script.read_text(encoding="utf-8"))}
+        assert own <= english.keys(), f"{script.name}: {own - english.keys()}"
+        used |= own
     assert used == english.keys(), f"not used: {sorted(english.keys() - used)}"
 
 

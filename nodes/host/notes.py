@@ -163,11 +163,14 @@ def _kind(node_id: str) -> str:
 
 
 def _made_by(origin: Origin, thing: Any) -> Any:
-    """A thing whose own and whose parts' `node` is this one where they do not know theirs."""
+    """A thing whose own and whose parts' `node` is this one where they do not know theirs; itself where all do."""
     if isinstance(thing, tuple):
-        return tuple(_made_by(origin, part) for part in thing)
+        parts = tuple(_made_by(origin, part) for part in thing)
+        return thing if all(new is old for new, old in zip(parts, thing, strict=True)) else parts
     if not is_dataclass(thing) or isinstance(thing, type) or not hasattr(thing, "node"):
         return thing
-    parts = {field.name: getattr(thing, field.name) for field in fields(thing) if field.init and field.name != "node"}
-    known = {name: _made_by(origin, part) for name, part in parts.items()}
-    return replace(thing, **known, node=thing.node or origin)
+    known = {"node": thing.node or origin}
+    for field in fields(thing):
+        if field.init and field.name != "node":
+            known[field.name] = _made_by(origin, getattr(thing, field.name))
+    return thing if all(getattr(thing, name) is part for name, part in known.items()) else replace(thing, **known)
