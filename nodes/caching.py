@@ -21,9 +21,8 @@ AUTO, KEEP, FOLLOW = "auto", "0: keep", "1: follow"
 ORDERS = {KEEP: 0, FOLLOW: 1}
 COEFFICIENTS = (AUTO, "calibrated", "published")
 PLAN, MAGCACHE, EASYCACHE, FIRST_BLOCK = "plan", "magcache", "easycache", "first block"
-DIFFUSERS_FIRST_BLOCK, TAYLORSEER, SEACACHE, CACHE_DIT = EXTERNAL = (
-    "diffusers first block", "diffusers taylorseer", "diffusers seacache", "cache-dit",
-)  # fmt: skip
+TAYLORSEER, SEACACHE, CACHE_DIT = "diffusers taylorseer", "diffusers seacache", "cache-dit"
+EXTERNAL = ("diffusers first block", TAYLORSEER, SEACACHE, CACHE_DIT)
 
 
 def _start(default: float) -> Any:

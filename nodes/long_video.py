@@ -146,7 +146,7 @@ class LongVideo(FileWriter):
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         line = long_video(made.request, len(made.windows), fps, path, watch.seconds)
         lines = [line, *notes, *watch.notes()]
-        host.show(cls.hidden.unique_id, "\n".join(lines))
+        host.show(cls.hidden.unique_id, *lines)
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui={**shown.as_dict(), **as_ui(lines)})
 
 

@@ -229,11 +229,8 @@ class AddLoRA(io.ComfyNode):
         network = next((part for name, part in model.parts.items() if name in ("transformer", "unet")))
         added = LoRA(file, strength, low_noise_strength, read_lora(file, model.family.name, network))
         presets = _distilled(model, DISTILLED[distilled])
-        facts, lines = (
-            replace(model.facts, presets=presets),
-            idle(cls, {"low_noise_strength": low_noise_strength}, model),
-        )
-        changed = replace(model, loras=(*model.loras, added), facts=facts)
+        lines = idle(cls, {"low_noise_strength": low_noise_strength}, model)
+        changed = replace(model, loras=(*model.loras, added), facts=replace(model.facts, presets=presets))
         return _told(cls, changed, lines or _one_expert(model, low_noise_strength))
 
 

@@ -76,7 +76,7 @@ def sampler_inputs() -> list[Any]:
         io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
                      tooltip="Starting point of the noise: the same seed and inputs make the same video"),
         preset_input(),
-        KeyframesType.Input("keyframes", optional=True, display_name="keyframes (pictures)",
+        KeyframesType.Input("keyframes", optional=True,
                             tooltip="The pictures that the video must show, from Keyframe. For HunyuanVideo I2V connect them to Encode Prompt too; for all others here alone"),
         io.MultiType.Input("source", [io.Image, io.Latent], optional=True, tooltip="Video-to-video: frames or latents to start from"),
         io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,

@@ -141,7 +141,7 @@ def keyframe(frame: int, earlier: str = "", strength: float = 1.0) -> dict[str, 
     return node("ReelwireKeyframe", image=["picture", 0], frame=frame, strength=strength, **linked)
 
 
-TWO = {"picture": PICTURE, "one": keyframe(0), "other": keyframe(0, "one"), "3.keyframes": ["other", 0]}
+TWO = {"picture": PICTURE, "one": keyframe(8), "other": keyframe(8, "one"), "3.keyframes": ["other", 0]}
 OUTSIDE = {"picture": PICTURE, "one": keyframe(99), "other": keyframe(-1, "one"), "3.keyframes": ["other", 0]}
 SHORT = {"c": node("ReelwireControl", frames=["picture", 0], strength=1.0), "picture": PICTURE, "7.control": ["c", 0]}
 TRIM = node("ReelwireSpeed", model=["1", 0], compile=False, attention="auto", trim_text=True)

@@ -228,14 +228,18 @@ def test_no_changed_input_is_silently_unused(host: Host, kind: str) -> None:
 # ---------------------------------------------------------------- titles, tooltips, help
 
 
-def defined(told: dict[str, Any]) -> dict[str, Any]:
-    """A node in the form of nodeDefs.json."""
+def defined(told: dict[str, Any], labels: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A node in the form of nodeDefs.json. labels: its inputs there, for sockets, whose label in the schema would hide all
+    translations."""
     inputs = {k: v for kind in ("required", "optional") for k, v in told["input"].get(kind, {}).items()}
     outputs = zip(told["output_name"], told["output_tooltips"], strict=True)
     return {
         "display_name": told["display_name"],
         "description": told["description"],
-        "inputs": {k: {"name": o.get("display_name", k), "tooltip": o.get("tooltip")} for k, (_, o) in inputs.items()},
+        "inputs": {
+            k: {"name": o.get("display_name") or (labels or {}).get(k, {}).get("name", k), "tooltip": o.get("tooltip")}
+            for k, (_, o) in inputs.items()
+        },
         "outputs": {str(i): {"name": name, "tooltip": tooltip} for i, (name, tooltip) in enumerate(outputs)},
     }
 
@@ -243,7 +247,11 @@ def defined(told: dict[str, Any]) -> dict[str, Any]:
 def test_english_is_what_the_nodes_say(info: dict[str, Any], tmp_path: Path) -> None:
     """The page shows locales/en in place of the schemas. Without a tooltip for Speed's kernels: it says what is here."""
     pinned = json.loads(EN_NODES.read_text(encoding="utf-8"))
-    found = {name: defined(info[name]) for name in [*pinned, *(info.keys() - pinned.keys())] if name in info}
+    found = {
+        name: defined(info[name], pinned.get(name, {}).get("inputs"))
+        for name in [*pinned, *(info.keys() - pinned.keys())]
+        if name in info
+    }
     del found["ReelwireSpeed"]["inputs"]["attention"]["tooltip"]
     made = tmp_path / EN_NODES.name
     made.write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -268,6 +276,20 @@ def test_titles_say_that_it_is_about_video(host: Host, info: dict[str, Any], lan
     titles = {name: host.get("/i18n")[language]["nodeDefs"][name]["display_name"] for name in info}
     exceptions = {"ReelwireLoadCogVideoX", "ReelwireLoadSVD"} if language == "en" else set()
     assert [title for name, title in titles.items() if word not in title.lower() and name not in exceptions] == []
+
+
+def test_no_socket_hides_its_translations(info: dict[str, Any]) -> None:
+    """The page shows a socket's label of the schema in every language; those of widgets are translated."""
+    sockets = [
+        (name, field, options)
+        for name, told in info.items()
+        for kind in ("required", "optional")
+        for field, (type_, options) in told["input"].get(kind, {}).items()
+        if isinstance(type_, str)
+        and type_.split(",")[0] in ("VIDEO_MODEL", "VIDEO_CONDITIONING", "KEYFRAMES", "LATENT", "IMAGE")
+    ]
+    assert len(sockets) > 20
+    assert [(name, field) for name, field, options in sockets if "display_name" in options] == []
 
 
 def test_the_two_experts_are_told_apart(info: dict[str, Any]) -> None:
