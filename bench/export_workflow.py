@@ -1,11 +1,13 @@
 """Makes what workflows/ shows in the page's gallery from its API twins, with a running ComfyUI that has this pack.
 
-python bench/export_workflow.py                    all: the templates, as ComfyUI's own page exports them, and their pictures
+python bench/export_workflow.py                    all of it, in about three minutes
 python bench/export_workflow.py wan_t2v any_t2v    these alone
-python bench/export_workflow.py --only templates   or --only pictures
+python bench/export_workflow.py --only templates   as ComfyUI's own page exports them, with layout, note and files
+python bench/export_workflow.py --only pictures    workflows/*.jpg
+python bench/export_workflow.py --only rest        workflows/inputs/ and templates/memory.json, without a ComfyUI
 
-bench/templates/ holds what they are made from: cards.json (title, note and drawing of each twin that has a card),
-files.json (published files), layout.json; memory.json is made by templates/memory.py, workflows/inputs by templates/inputs.py.
+The templates are made from the twins and bench/templates/: cards.json (title, note and drawing of each twin that has a
+card), files.json (published files, and where their addresses were found), words.json, layout.json.
 """
 
 from __future__ import annotations
@@ -63,8 +65,8 @@ PLACE = """async ([places, led, groups, note, models]) => {
     }
     for (const [id, files] of Object.entries(models)) graph.getNodeById(id).properties.models = files;
     for (const [from, output, to, input, points] of led) {
-        const link = [...graph.links.values()].find(l => l.origin_id === from && l.origin_slot === output
-            && l.target_id === to && l.target_slot === input);
+        const link = [...graph.links.values()].find(l => l.origin_id == from && l.origin_slot == output
+            && l.target_id == to && l.target_slot == input);  // ids may be text
         for (const point of points) graph.createReroute(point, link);
     }
     for (const [title, left, top, right, bottom] of groups) {
@@ -104,17 +106,16 @@ def open_page(url: str, **settings: Any) -> Iterator[Page]:
 
 def template(page: Page, name: str, api: dict[str, Any]) -> dict[str, Any]:
     """The UI form of a twin that has a card: laid out, grouped, with its note and its files, and the same each time."""
-    controls = {id: "fixed" if node["class_type"] in FIXED else "randomize" for id, node in api.items()}
-    nodes, links = page.evaluate(LOAD, [api, notes.CARDS[name]["title"], layout.PLAN, controls])
-    named = notes.CARDS[name].get("groups", {})
-    group = lambda id, type: named.get(str(id), layout.PLAN["groups"].get(type, "load"))
-    made = layout.Layout(
-        {int(id): layout.Node(int(id), type, round(w), round(h), group=group(id, type)) for id, type, w, h in nodes},
-        [layout.Wire(int(source), output, int(target), input) for source, output, target, input in links],
-    )
+    controls = {node: "fixed" if told["class_type"] in FIXED else "randomize" for node, told in api.items()}
+    sizes, links = page.evaluate(LOAD, [api, notes.CARDS[name]["title"], layout.PLAN, controls])
+    nodes = [layout.Node(int(node), kind, round(width), round(height)) for node, kind, width, height in sizes]
+    for node in nodes:
+        named = notes.CARDS[name].get("groups", {})
+        node.group = named.get(str(node.id), layout.PLAN["groups"].get(node.type, "load"))
+    made = layout.Layout({node.id: node for node in nodes}, [layout.Wire(*map(int, link)) for link in links])
     made.arrange()
-    at, size = made.note()
-    note = {"pos": [*map(round, at)], "size": [*map(round, size)], "text": notes.note(name, api)}
+    left, top, right, bottom = map(round, made.note())
+    note = {"pos": [left, top], "size": [right - left, bottom - top], "text": notes.note(name, api)}
     workflow = page.evaluate(PLACE, [*_placed(made), note, notes.models(api)])
     return _same_each_time(json.loads(workflow), name)
 
@@ -179,22 +180,47 @@ def twin(name: str) -> dict[str, Any]:
     return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def make_templates(url: str, names: list[str]) -> None:
+    with open_page(url) as page:
+        for name in names:
+            file_of(name).write_text(to_text(template(page, name, twin(name))), encoding="utf-8")
+
+
+def make_pictures(url: str, names: list[str]) -> None:
+    from templates import pictures
+
+    for name in names:
+        pictures.picture(url, name, run).save(file_of(name).with_suffix(".jpg"), quality=88)
+
+
+def make_rest(*_: object) -> None:
+    """What needs no ComfyUI: the example files, and what Estimate says of cards."""
+    from templates import inputs, memory
+
+    inputs.main()
+    notes.MEMORY.update(memory.main())
+
+
+def clear() -> None:
+    """Remove templates whose card has another title now."""
+    for file in (*WORKFLOWS.glob("*.json"), *WORKFLOWS.glob("*.jpg")):
+        if file.stem not in {card["title"] for card in notes.CARDS.values()}:
+            file.unlink()
+
+
+STEPS = {"rest": make_rest, "templates": make_templates, "pictures": make_pictures}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="twins to make it of; all that have a card if none is named")
     parser.add_argument("--url", default="http://127.0.0.1:8188", help="of the running ComfyUI")
-    parser.add_argument("--only", choices=("templates", "pictures"), help="one of the two")
+    parser.add_argument("--only", choices=STEPS, help="one step")
     options = parser.parse_args()
     names = options.names or list(notes.CARDS)
-    if options.only != "pictures":
-        with open_page(options.url) as page:
-            for name in names:
-                file_of(name).write_text(to_text(template(page, name, twin(name))), encoding="utf-8")
-    if options.only != "templates":
-        from templates import pictures
-
-        for name in names:
-            pictures.picture(options.url, name).save(file_of(name).with_suffix(".jpg"), quality=88)
+    clear()
+    for step in [options.only] if options.only else STEPS:
+        STEPS[step](options.url, names)
     print(f"Made {', '.join(names)} in {WORKFLOWS}.")
 
 

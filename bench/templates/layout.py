@@ -6,16 +6,19 @@ All in the page's units. Boxes are (left, top, right, bottom) with a node's titl
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 PLAN = json.loads(Path(__file__).with_name("layout.json").read_text(encoding="utf-8"))
-TITLE, SLOT = 30, 20  # heights of a node's title bar and of one slot
-GAP, BETWEEN, WITHIN, MARGIN = 50, 110, 60, 12  # between columns, nodes of two groups and of one, beside a wire
+TITLE, SLOT, INSET = 30, 20, 10  # heights of a node's title bar and of one slot; how far inside a wire ends
+GAP, BETWEEN, WITHIN, MARGIN = 50, 120, 90, 12  # between columns, nodes of two groups and of one, beside a wire
 NOTE = "MarkdownNote"
-PADDING, HEAD = 20, 40  # of a group around its nodes, and for its title
+PADDING, FOOT, HEAD = 20, 40, 40  # of a group around its nodes, below them, and for its title
+VIEW = 16, 9  # how a screen is shaped
 LANE, MOST_MOVES, LOWEST = 24, 400, 1200  # between two wires that go round; when a wire has to
 
 Box = tuple[float, float, float, float]
@@ -55,10 +58,10 @@ class Node:
         return self.x, self.y - TITLE, self.x + self.width, self.y + self.grown
 
     def entry(self, slot: int) -> Point:
-        return self.x, self.y + (slot + 0.7) * SLOT
+        return self.x + INSET, self.y + (slot + 0.7) * SLOT
 
     def exit(self, slot: int) -> Point:
-        return self.x + self.width, self.y + (slot + 0.7) * SLOT
+        return self.x + self.width - INSET, self.y + (slot + 0.7) * SLOT
 
 
 def curve(start: Point, end: Point, steps: int = 40) -> list[Point]:
@@ -74,7 +77,7 @@ def curve(start: Point, end: Point, steps: int = 40) -> list[Point]:
 def path(points: Iterable[Point]) -> list[Point]:
     """The whole way of a wire through the points that it is led by."""
     stops = list(points)
-    return [p for start, end in zip(stops, stops[1:], strict=False) for p in curve(start, end)]
+    return [p for start, end in pairwise(stops) for p in curve(start, end)]
 
 
 def inside(way: Iterable[Point], box: Box, margin: float = 0) -> list[Point]:
@@ -94,14 +97,20 @@ class Layout:
     nodes: dict[int, Node]
     wires: list[Wire]
     led: dict[Wire, list[Point]] = field(default_factory=dict)
+    gaps: Counter[int] = field(default_factory=Counter)
 
     def arrange(self) -> None:
-        """Give every node its place, and lead those wires round that would run behind a node."""
+        """Give every node its place; where moving down does not help, make room for a wire, or lead it round."""
         self._columns()
         self._across()
         self._down()
         while (wire := self._settle()) is not None:
-            self.led[wire] = []
+            source, target = self.nodes[wire.source].column, self.nodes[wire.target].column
+            if target == source + 1:
+                self.gaps[source] += GAP
+            else:
+                self.led[wire] = []
+            self._across()
             self._down()
         for lane, wire in enumerate(self.led):
             self.led[wire] = self._round(wire, lane)
@@ -146,7 +155,7 @@ class Layout:
             width = max(n.width for n in stack)
             for node in stack:  # all as wide as the widest, so that no wire crosses a corner
                 node.x, node.width = x, width
-            x += width + GAP
+            x += width + GAP + self.gaps[column]
 
     def _down(self) -> None:
         floor = self._floor()
@@ -158,29 +167,30 @@ class Layout:
                 below, above = node.y + node.grown, node.group or "none"
 
     def _floor(self) -> float:
-        """Where the group of prompts begins: below the loaders, where it stands in their columns too, and the note."""
+        """Where the group of prompts begins: below the loaders, where it stands in their columns too."""
         load = [n for n in self.nodes.values() if n.group == "load"]
         prompt = [n.column for n in self.nodes.values() if n.group == "prompt"]
         if not load or not prompt or min(prompt) > max(n.column for n in load):
             return 0
-        heights = [n.grown for n in load]
-        if min(prompt) < min(n.column for n in load):
-            heights.append(self.note()[1][1])
-        return max(heights) + BETWEEN
+        return max(n.grown for n in load) + BETWEEN
 
-    def note(self) -> tuple[list[float], list[float]]:
-        """(place, size) of the note: left of the loaders, or below them where nothing else stands there."""
-        width, height = PLAN["note"]
-        load = [n for n in self.nodes.values() if n.group == "load"]
-        left, first = min(n.x for n in load), min(n.x for n in self.nodes.values())
-        if any(n.group == "prompt" and n.x <= left for n in self.nodes.values()):
-            right = left - PADDING - GAP
-            start = min(first, right - width)
-            return [start, 0], [right - start, max(width * height / (right - start), 0.7 * height)]
-        below = sorted((n for n in self.nodes.values() if n.column < 2), key=lambda n: n.x)
-        right = below[-1].x + below[-1].width
-        boxes = [n.box for n in below] + [box for box in groups(self.nodes.values()).values() if box[0] < right]
-        return [first, max(box[3] for box in boxes) + GAP + TITLE], [right - first, height]
+    def note(self) -> Box:
+        """Where the note stands, with nothing below it, for it may grow: below what is read first, or below the result."""
+        nodes, width = list(self.nodes.values()), PLAN["note"][0]
+        end = min(n.x for n in nodes if n.group not in ("load", "prompt", "measure")) - GAP
+        last = max(n.x for n in nodes)
+        places = [self._below(min(n.x for n in nodes), end), self._below(last, last + width)]
+        return min(places, key=self._extent)
+
+    def _below(self, left: float, right: float) -> Box:
+        boxes = [*(n.box for n in self.nodes.values()), *groups(self.nodes.values()).values()]
+        top = max(box[3] for box in boxes if box[0] < right and left < box[2]) + GAP + TITLE
+        return left, top, right, top + PLAN["note"][1]
+
+    def _extent(self, note: Box) -> float:
+        """How far the page has to zoom out to show all of it."""
+        left, top, right, bottom = around([note, *groups(self.nodes.values()).values()])
+        return max((right - left) / VIEW[0], (bottom - top) / VIEW[1])
 
     def _settle(self) -> Wire | None:
         """Move nodes down out of the way of wires; the wire that cannot be helped so, or None."""
@@ -211,7 +221,7 @@ def groups(nodes: Iterable[Node]) -> dict[str, Box]:
     """The box around the nodes of each group, as they are after a run."""
     made: dict[str, Box] = {}
     for node in nodes:
-        box = (node.x - PADDING, node.y - TITLE - HEAD, node.x + node.width + PADDING, node.y + node.grown + PADDING)
+        box = (node.x - PADDING, node.y - TITLE - HEAD, node.x + node.width + PADDING, node.y + node.grown + FOOT)
         if node.group:
             made[node.group] = around((made.get(node.group, box), box))
     return made
@@ -225,9 +235,7 @@ def around(boxes: Iterable[Box]) -> Box:
 
 def of(made: Mapping[str, Any]) -> Layout:
     """The layout that a template in its UI form has."""
-    nodes = {
-        n["id"]: Node(n["id"], n["type"], *n["size"], *n["pos"]) for n in made["nodes"] if n["type"] != NOTE
-    }
+    nodes = {n["id"]: Node(n["id"], n["type"], *n["size"], *n["pos"]) for n in made["nodes"] if n["type"] != NOTE}
     wires = {link[0]: Wire(*link[1:5]) for link in made["links"]}
     points = {r["id"]: r for r in made["extra"].get("reroutes", ())}
     led: dict[Wire, list[Point]] = {}

@@ -84,7 +84,5 @@ def _cards(told: Mapping[str, Any], words: Mapping[str, str]) -> Iterator[str]:
 
 
 def _prompts(prompt: Prompt) -> list[str]:
-    texts = [
-        node["inputs"]["positive"] for node in prompt.values() if node["class_type"] == "ReelwireEncodePrompt"
-    ]
+    texts = [node["inputs"]["positive"] for node in prompt.values() if node["class_type"] == "ReelwireEncodePrompt"]
     return list(dict.fromkeys(filter(None, texts)))
