@@ -24,12 +24,14 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from ..bench.templates.inputs import write_clip
 from .support.tiny import changed, on_tiny_files
 
 ROOT = Path(__file__).parent.parent
 PACK = "reelwire"
 OPTIONS = ("--disable-api-nodes", "--database-url", "sqlite:///:memory:")
 BOOT_SECONDS, RUN_SECONDS = 300, 600
+TINY_CLIP = 64, 49  # pixels and frames of a clip that tiny models start from
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 PREVIEW = 1  # the host's BinaryEventTypes.PREVIEW_IMAGE
 
@@ -196,6 +198,7 @@ def boot(
             (base / "custom_nodes" / name).symlink_to(folder, target_is_directory=True)
     for file in (ROOT / "workflows" / "inputs").iterdir():  # as the page puts them there when a template is opened
         shutil.copy(file, base / "input")
+    write_clip(base / "input" / "tiny_clip.mp4", *TINY_CLIP)
     port, log = _free_port(), bytearray()
     command = [sys.executable, "main.py", "--port", str(port), "--base-directory", str(base), *OPTIONS, *options]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}

@@ -25,21 +25,21 @@ def circle(across: float, size: int = PICTURE) -> Image.Image:
     return picture.resize((size, size), Image.Resampling.LANCZOS)
 
 
-def clip() -> Iterator[Image.Image]:
+def clip(size: int, frames: int) -> Iterator[Image.Image]:
     """The circle from the left to the right and back, again and again."""
-    for i in range(FRAMES):
-        yield circle(0.5 - (0.5 - EDGE) * math.cos(2 * math.pi * i / TURN), CLIP)
+    for i in range(frames):
+        yield circle(0.5 - (0.5 - EDGE) * math.cos(2 * math.pi * i / TURN), size)
 
 
-def write_clip(file: Path) -> None:
+def write_clip(file: Path, size: int = CLIP, frames: int = FRAMES) -> None:
     """The clip as h264."""
     import av
 
     with av.open(str(file), "w") as container:
         stream = container.add_stream("h264", rate=Fraction(FPS), options={"crf": "16"})
-        stream.width = stream.height = CLIP  # type: ignore[attr-defined]
+        stream.width = stream.height = size  # type: ignore[attr-defined]
         stream.pix_fmt = "yuv420p"  # type: ignore[attr-defined]
-        for picture in clip():
+        for picture in clip(size, frames):
             container.mux(stream.encode(av.VideoFrame.from_image(picture)))  # type: ignore[attr-defined]
         container.mux(stream.encode())  # type: ignore[attr-defined]
 

@@ -18,18 +18,21 @@ HERE = Path(__file__).parent
 def asked(card: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """{"rows": what fits where by size, the largest first, "defaults": of the variant} of Estimate."""
     from reelwire.loaders.video_model import PlainMemory, Request
-    from reelwire.samplers.estimate import card_of, estimate
+    from reelwire.samplers.estimate import GIB, card_of, estimate
     from reelwire.tests.support.published import published
 
     model = published(card["variant"], folder, PlainMemory(), storage=card.get("storage", ""))
-    result = estimate(model, Request(**card.get("asks", {})), card_of(80))
+    result = estimate(model, Request(**card.get("asks", {})), card_of(80, card.get("most_on_card", 0) * GIB))
     usual = model.complete(Request())
     rows = [
         {"size": f"{r.width}x{r.height}, {r.frames}", "cards": {str(gb): said for gb, said in verdicts.items()}}
         for r, verdicts in result.fits
     ]
     names = ("width", "height", "frames", "steps", "guidance")
-    return {"defaults": {n: getattr(usual, n) for n in names} | {"fps": model.facts.fps, **card.get("defaults", {})}, "rows": rows}
+    return {
+        "defaults": {n: getattr(usual, n) for n in names} | {"fps": model.facts.fps, **card.get("defaults", {})},
+        "rows": rows,
+    }
 
 
 def main() -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+LOCALES = HERE.parent.parent / "locales"
 CARDS, FILES, MEMORY, WORDS = (
     json.loads((HERE / f"{name}.json").read_text(encoding="utf-8")) for name in ("cards", "files", "memory", "words")
 )
@@ -41,48 +42,61 @@ def note(name: str, prompt: Prompt) -> str:
 
 
 def _told(name: str, prompt: Prompt, language: str) -> Iterator[str]:
-    card, words = CARDS[name], {key: texts[LANGUAGES.index(language)] for key, texts in WORDS.items()}
-    pick = lambda texts: texts[LANGUAGES.index(language)]
+    card, names = CARDS[name], _names(language)
+    pick = lambda texts, **more: texts[LANGUAGES.index(language)].format(**names, **more)
     yield f"## {card['zh'] if language == 'zh' else card['title']}"
     yield pick(card["makes"])
-    yield f"**{words['files']}**"
-    yield "\n".join(_files(prompt, words)) or words["bundled"]
+    yield f"**{pick(WORDS['files'])}**"
+    yield "\n".join(_files(prompt)) or pick(WORDS["bundled"])
+    if list(named(prompt)):
+        yield pick(WORDS["offered"])
     if name in MEMORY:
-        yield f"**{words['cards']}**"
-        yield "\n".join(_cards(MEMORY[name], words))
-        yield words["zeros"].format(**MEMORY[name]["defaults"])
+        yield f"**{pick(WORDS['cards'])}**"
+        yield "\n".join(f"- {pick(WORDS[key], **facts)}" for key, facts in _cards(MEMORY[name]["rows"]))
+        yield pick(WORDS["zeros"], **MEMORY[name]["defaults"])
     if tips := card.get("tips"):
-        yield f"**{words['tips']}**"
+        yield f"**{pick(WORDS['tips'])}**"
         yield "\n".join(f"- {pick(tip)}" for tip in tips)
-    yield f"**{words['swap']}**"
-    yield words["how"]
+    yield f"**{pick(WORDS['swap'])}**"
+    yield pick(WORDS["how"])
     if card.get("prompt_zh"):
-        yield f"**{words['prompts']}**"
+        yield f"**{pick(WORDS['prompts'])}**"
         yield "\n".join(f"- {text}" for text in (*_prompts(prompt), card["prompt_zh"]))
 
 
-def _files(prompt: Prompt, words: Mapping[str, str]) -> Iterator[str]:
-    files = list(dict.fromkeys(file for _, file in named(prompt)))
-    for file in files:
+def _names(language: str) -> dict[str, str]:
+    """How the page calls the pack's nodes in a language, by their ids without the pack's name."""
+    told = json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    return {name.removeprefix("Reelwire"): node["display_name"] for name, node in told.items()}
+
+
+def _files(prompt: Prompt) -> Iterator[str]:
+    for file in dict.fromkeys(file for _, file in named(prompt)):
         folder, short = file.split("/")
         size = f", {FILES[file]['gb']} GB" if FILES[file]["gb"] else ""
         yield f"- [{short}]({FILES[file]['url']}) → `models/{folder}`{size}"
-    if files:
-        yield f"\n{words['offered']}"
 
 
-def _cards(told: Mapping[str, Any], words: Mapping[str, str]) -> Iterator[str]:
-    """From which card on each size runs, and from which on nothing waits in RAM."""
-    for row in told["rows"]:
+def _cards(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(word, what it says) of each size whose answer differs from that of a larger one: from which card on it runs, and
+    from which on nothing waits in RAM."""
+    before: set[tuple[int | None, int | None]] = set()
+    for row in rows:
         size, frames = row["size"].split(", ")
         whole, least = (
             min((int(gb) for gb, said in row["cards"].items() if said in verdicts), default=None)
             for verdicts in ((FITS,), (FITS, MOVES))
         )
-        key = "never" if least is None else "waits" if whole is None else "both" if least < whole else "whole"
-        yield f"- {size}, " + words[key].format(frames=frames, whole=whole, least=least)
+        if (whole, least) not in before:
+            key = "never" if least is None else "waits" if whole is None else "both" if least < whole else "whole"
+            yield key, {"size": size, "frames": frames, "whole": whole, "least": least}
+        before.add((whole, least))
 
 
 def _prompts(prompt: Prompt) -> list[str]:
-    texts = [node["inputs"]["positive"] for node in prompt.values() if node["class_type"] == "ReelwireEncodePrompt"]
+    """What the twin's nodes are asked for."""
+    texts: list[str] = []
+    for node in prompt.values():
+        texts.append(node["inputs"].get("positive", ""))
+        texts += [part["text"] for part in json.loads(node["inputs"].get("timeline", "{}")).get("prompts", ())]
     return list(dict.fromkeys(filter(None, texts)))

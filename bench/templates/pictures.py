@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 HERE = Path(__file__).parent
 CARDS = json.loads((HERE / "cards.json").read_text(encoding="utf-8"))
@@ -114,7 +114,9 @@ def video_card(pen: Pen, box: Box, given: Image.Image) -> None:
     pen.box(box, FILM, 6)
     left, top, right, bottom = box
     holes(pen, (left, top, right, bottom), 7)
-    pen.paste(given, (left + 5, top + 14, right - 5, bottom - 14))
+    inner = (left + 5, top + 14, right - 5, bottom - 14)
+    shape = (round((inner[2] - inner[0]) * FINER), round((inner[3] - inner[1]) * FINER))
+    pen.paste(ImageOps.fit(given, shape), inner)
     x, y = (left + right) / 2, (top + bottom) / 2
     pen.disc(x, y, 19, PAPER)
     pen.shape([(x - 6, y - 10), (x - 6, y + 10), (x + 11, y)], INK)
