@@ -37,6 +37,10 @@ ENDS = """() => [...window.app.rootGraph.links.values()].map(l => {
     return [[l.origin_id, l.origin_slot, l.target_id, l.target_slot],
             [...from.getOutputPos(l.origin_slot)], [...to.getInputPos(l.target_slot)]];
 })"""
+RENDERER = "on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
+BOXES = """[...document.querySelectorAll("[data-node-id]")].map(node => [node, node.getBoundingClientRect()])
+    .filter(([, box]) => box.width > 0)
+    .map(([node, box]) => [node.dataset.nodeId, box.left, box.top, box.right, box.bottom])"""
 NEAR = 4  # of the page's units
 
 every = pytest.mark.parametrize("name", list(notes.CARDS))
@@ -130,6 +134,20 @@ def test_it_is_offered_as_a_template(host: Host, name: str) -> None:
     assert file.stem in host.get("/workflow_templates")[PACK]
     assert host.get(f"{place}.json") == template(name)
     assert host.read(f"{place}.jpg") == file.with_suffix(".jpg").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["any_t2v", "ltx_keyframes", "wan_vace", "cogvideox_control"])
+def test_nothing_overlaps_in_nodes_2(canvas: Page, name: str) -> None:
+    """There nodes are as tall as their content, the note too."""
+    canvas.evaluate(RENDERER, True)
+    try:
+        drop(canvas, name)
+        canvas.wait_for_function(f"count => {BOXES}.length === count", arg=len(shipped(name)) + 1, timeout=20_000)
+        canvas.wait_for_timeout(1000)  # pictures and the note's text come in
+        boxes = canvas.evaluate(f"() => {BOXES}")
+    finally:
+        canvas.evaluate(RENDERER, False)
+    assert not [(one, other) for one, other in combinations(boxes, 2) if layout.overlap(one[1:], other[1:])]
 
 
 # ---------------------------------------------------------------- as files
