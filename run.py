@@ -90,7 +90,7 @@ def run_tiny(options: argparse.Namespace) -> int:
     with child([python, ROOT / "training" / "tiny_files.py", models], env=surroundings(HF_HUB_OFFLINE="1")) as process:
         if process.wait():
             raise Failure("The tiny models were not all made: see above. Those that are there stay.")
-    print(f"\nThey are in {models}.\nNext: python3 run.py host, then Workflow, Browse templates, reelwire, any_t2v.")
+    print(f"\nThey are in {models}.\nNext: python3 run.py host, then open a template and choose them in its loader.")
     return 0
 
 

@@ -1,15 +1,21 @@
-"""Makes what workflows/ ships from its API twins, with a running ComfyUI that has this pack.
+"""Makes what workflows/ shows in the page's gallery from its API twins, with a running ComfyUI that has this pack.
 
-python bench/export_workflow.py                 workflows/<name>.json, as ComfyUI's own page exports them
-python bench/export_workflow.py --thumbnails    workflows/<name>.jpg, a strip of the frames that each one makes
+python bench/export_workflow.py                    all of it, in about three minutes
+python bench/export_workflow.py wan_t2v any_t2v    these alone
+python bench/export_workflow.py --only templates   as ComfyUI's own page exports them, with layout, note and files
+python bench/export_workflow.py --only pictures    workflows/*.jpg
+python bench/export_workflow.py --only rest        workflows/inputs/ and templates/memory.json, without a ComfyUI
+
+The templates are made from the twins and bench/templates/: cards.json (title, note and drawing of each twin that has a
+card), files.json (published files, and where their addresses were found), words.json, layout.json.
 """
 
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
+import sys
 import time
 import urllib.parse
 import urllib.request
@@ -19,8 +25,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+if __package__:
+    from .templates import layout, notes
+else:  # as a plain script
+    sys.path.insert(0, str(Path(__file__).parent))
+    from templates import layout, notes  # type: ignore[import-not-found, no-redef]
+
 if TYPE_CHECKING:
-    from PIL import Image
     from playwright.sync_api import Page
 
 WORKFLOWS = Path(__file__).parent.parent / "workflows"
@@ -28,22 +39,56 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 # the default graph loads after the extensions: what comes earlier is overwritten by it
 READY = """() => window.app?.extensionManager?.workflow?.activeWorkflow && window.app.rootGraph?.nodes?.length > 0
     && !document.querySelector('.p-blockui-mask') && document.querySelector('#graph-canvas')"""
-EXPORT = """async ([api, name]) => {
+# the nodes of a twin, in the sizes that they need
+LOAD = """async ([api, name, plan, controls]) => {
     const app = window.app;
+    app.clean();  // else nodes are as tall as what others of the same id have shown
     await app.loadApiJson(api, name);
-    for (const node of app.rootGraph.nodes)
+    await new Promise(drawn => setTimeout(drawn, 300));
+    for (const node of app.rootGraph.nodes) {
         for (const widget of node.widgets ?? [])
-            if (widget.name === "control_after_generate") widget.value = "fixed";
-    app.rootGraph.arrange();
+            if (widget.name === "control_after_generate") widget.value = controls[node.id];
+        const [width, height] = node.computeSize();
+        const least = plan.least_heights[node.type] ?? 0;
+        node.setSize(plan.sizes[node.type] ?? [plan.widths[node.type] ?? width, Math.max(height, least)]);
+    }
+    const links = [...app.rootGraph.links.values()];
+    return [app.rootGraph.nodes.map(node => [node.id, node.type, ...node.size]),
+            links.map(link => [link.origin_id, link.origin_slot, link.target_id, link.target_slot])];
+}"""
+# the same with places, groups, a note and files; as the page saves it
+PLACE = """async ([places, led, groups, note, models]) => {
+    const app = window.app, graph = app.rootGraph;
+    for (const [id, x, y, width, height] of places) {
+        graph.getNodeById(id).pos = [x, y];
+        graph.getNodeById(id).setSize([width, height]);
+    }
+    for (const [id, files] of Object.entries(models)) graph.getNodeById(id).properties.models = files;
+    for (const [from, output, to, input, points] of led) {
+        const link = [...graph.links.values()].find(l => l.origin_id == from && l.origin_slot == output
+            && l.target_id == to && l.target_slot == input);  // ids may be text
+        for (const point of points) graph.createReroute(point, link);
+    }
+    for (const [title, left, top, right, bottom] of groups) {
+        const group = new window.LiteGraph.LGraphGroup(title);
+        group.pos = [left, top];
+        group.size = [right - left, bottom - top];
+        graph.add(group);
+    }
+    const text = window.LiteGraph.createNode("MarkdownNote");
+    graph.add(text);
+    text.pos = note.pos;
+    text.setSize(note.size);
+    text.widgets[0].value = note.text;
     return JSON.stringify((await app.graphToPrompt()).workflow);
 }"""
-WIDTH, COLUMNS, ROWS = 400, 4, 2  # of a thumbnail, in pixels and in pictures
+FIXED = ("ReelwireCalibrateCache", "ReelwireLongVideo")  # what is kept on disk belongs to one seed
 RUN_SECONDS = 600
 
 
 @contextmanager
-def open_page(url: str) -> Iterator[Page]:
-    """ComfyUI's page in headless Chromium, when it is ready to take a workflow."""
+def open_page(url: str, **settings: Any) -> Iterator[Page]:
+    """ComfyUI's page in headless Chromium, when it is ready to take a workflow. settings: of the page."""
     from playwright.sync_api import sync_playwright
 
     chromium = os.environ.get("REELWIRE_CHROMIUM", "/usr/bin/chromium")
@@ -53,20 +98,44 @@ def open_page(url: str) -> Iterator[Page]:
     ):
         page = browser.new_page(viewport={"width": 1600, "height": 900})
         # else a dialog of templates covers the canvas
-        page.request.post(f"{url}/api/settings", data={"Comfy.TutorialCompleted": True})
+        page.request.post(f"{url}/api/settings", data={"Comfy.TutorialCompleted": True, **settings})
         page.goto(url, wait_until="domcontentloaded")
         page.wait_for_function(READY, timeout=240_000)
         yield page
 
 
-def ui_form(page: Page, api: dict[str, Any], name: str) -> dict[str, Any]:
-    """The UI form of an API workflow: laid out, seeds fixed, and the same each time."""
-    made = json.loads(page.evaluate(EXPORT, [api, name]))
-    made["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"https://github.com/reelwire/reelwire/workflows/{name}"))
-    for node in made["nodes"]:  # text widths differ by a fraction between machines
+def template(page: Page, name: str, api: dict[str, Any]) -> dict[str, Any]:
+    """The UI form of a twin that has a card: laid out, grouped, with its note and its files, and the same each time."""
+    controls = {node: "fixed" if told["class_type"] in FIXED else "randomize" for node, told in api.items()}
+    sizes, links = page.evaluate(LOAD, [api, notes.CARDS[name]["title"], layout.PLAN, controls])
+    nodes = [layout.Node(int(node), kind, round(width), round(height)) for node, kind, width, height in sizes]
+    for node in nodes:
+        named = notes.CARDS[name].get("groups", {})
+        node.group = named.get(str(node.id), layout.PLAN["groups"].get(node.type, "load"))
+    made = layout.Layout({node.id: node for node in nodes}, [layout.Wire(*map(int, link)) for link in links])
+    made.arrange()
+    left, top, right, bottom = map(round, made.note())
+    note = {"pos": [left, top], "size": [right - left, bottom - top], "text": notes.note(name, api)}
+    workflow = page.evaluate(PLACE, [*_placed(made), note, notes.models(api)])
+    return _same_each_time(json.loads(workflow), name)
+
+
+def _placed(made: layout.Layout) -> tuple[list[Any], list[Any], list[Any]]:
+    """Places of nodes, points of wires, boxes of groups, as the page's script takes them."""
+    titles, boxes = layout.PLAN["titles"], layout.groups(made.nodes.values())
+    return (
+        [[node.id, *map(round, (node.x, node.y, node.width, node.height))] for node in made.nodes.values()],
+        [[*wire, points] for wire, points in made.led.items()],
+        [[titles[group], *map(round, boxes[group])] for group in titles if group in boxes],
+    )
+
+
+def _same_each_time(workflow: dict[str, Any], name: str) -> dict[str, Any]:
+    workflow["id"] = str(uuid.uuid5(uuid.NAMESPACE_URL, f"https://github.com/reelwire/reelwire/workflows/{name}"))
+    for node in workflow["nodes"]:  # text widths differ by a fraction between machines
         node.update({k: [round(v) for v in node[k]] for k in ("pos", "size")})
-    del made["extra"]["ds"]  # where the window was looking; without it the page shows the whole graph
-    return made
+    workflow["extra"].pop("ds", None)  # where the window was looking; without it the page shows the whole graph
+    return workflow
 
 
 def to_text(made: dict[str, Any]) -> str:
@@ -102,39 +171,56 @@ def run(url: str, api: dict[str, Any]) -> bytes:
         return answer.read()
 
 
-def strip(video: bytes) -> Image.Image:
-    """Frames from the first to the last, evenly spaced, in rows."""
-    import av
-    from PIL import Image
+def file_of(name: str) -> Path:
+    """The template of a twin that has a card; its picture lies beside it."""
+    return WORKFLOWS / f"{notes.CARDS[name]['title']}.json"
 
-    with av.open(io.BytesIO(video)) as container:
-        frames = [frame.to_image() for frame in container.decode(video=0)]
-    width = WIDTH // COLUMNS
-    height = round(width * frames[0].height / frames[0].width)
-    sheet = Image.new("RGB", (WIDTH, height * ROWS))
-    for i in range(COLUMNS * ROWS):
-        frame = frames[round(i * (len(frames) - 1) / (COLUMNS * ROWS - 1))]
-        sheet.paste(
-            frame.resize((width, height), Image.Resampling.LANCZOS), (i % COLUMNS * width, i // COLUMNS * height)
-        )
-    return sheet
+
+def twin(name: str) -> dict[str, Any]:
+    return json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def make_templates(url: str, names: list[str]) -> None:
+    with open_page(url) as page:
+        for name in names:
+            file_of(name).write_text(to_text(template(page, name, twin(name))), encoding="utf-8")
+
+
+def make_pictures(url: str, names: list[str]) -> None:
+    from templates import pictures
+
+    for name in names:
+        pictures.picture(url, name, run).save(file_of(name).with_suffix(".jpg"), quality=88)
+
+
+def make_rest(*_: object) -> None:
+    """What needs no ComfyUI: the example files, and what Estimate says of cards."""
+    from templates import inputs, memory
+
+    inputs.main()
+    notes.MEMORY.update(memory.main())
+
+
+def clear() -> None:
+    """Remove templates whose card has another title now."""
+    for file in (*WORKFLOWS.glob("*.json"), *WORKFLOWS.glob("*.jpg")):
+        if file.stem not in {card["title"] for card in notes.CARDS.values()}:
+            file.unlink()
+
+
+STEPS = {"rest": make_rest, "templates": make_templates, "pictures": make_pictures}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="workflows to make; all of them if none is named")
+    parser.add_argument("names", nargs="*", help="twins to make it of; all that have a card if none is named")
     parser.add_argument("--url", default="http://127.0.0.1:8188", help="of the running ComfyUI")
-    parser.add_argument("--thumbnails", action="store_true", help="run the workflows and make their pictures")
+    parser.add_argument("--only", choices=STEPS, help="one step")
     options = parser.parse_args()
-    names = options.names or sorted(p.stem for p in (WORKFLOWS / "api").glob("*.json"))
-    twins = {name: json.loads((WORKFLOWS / "api" / f"{name}.json").read_text(encoding="utf-8")) for name in names}
-    if options.thumbnails:
-        for name, api in twins.items():
-            strip(run(options.url, api)).save(WORKFLOWS / f"{name}.jpg", quality=85)
-    else:
-        with open_page(options.url) as page:
-            for name, api in twins.items():
-                (WORKFLOWS / f"{name}.json").write_text(to_text(ui_form(page, api, name)), encoding="utf-8")
+    names = options.names or list(notes.CARDS)
+    clear()
+    for step in [options.only] if options.only else STEPS:
+        STEPS[step](options.url, names)
     print(f"Made {', '.join(names)} in {WORKFLOWS}.")
 
 

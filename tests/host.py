@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -23,10 +24,14 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from ..bench.templates.inputs import write_clip
+from .support.tiny import changed, on_tiny_files
+
 ROOT = Path(__file__).parent.parent
 PACK = "reelwire"
 OPTIONS = ("--disable-api-nodes", "--database-url", "sqlite:///:memory:")
 BOOT_SECONDS, RUN_SECONDS = 300, 600
+TINY_CLIP = 64, 49  # pixels and frames of a clip that tiny models start from
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 PREVIEW = 1  # the host's BinaryEventTypes.PREVIEW_IMAGE
 
@@ -191,6 +196,9 @@ def boot(
     for name, folder in {PACK: ROOT, **(packs or {})}.items():
         if not (base / "custom_nodes" / name).exists():
             (base / "custom_nodes" / name).symlink_to(folder, target_is_directory=True)
+    for file in (ROOT / "workflows" / "inputs").iterdir():  # as the page puts them there when a template is opened
+        shutil.copy(file, base / "input")
+    write_clip(base / "input" / "tiny_clip.mp4", *TINY_CLIP)
     port, log = _free_port(), bytearray()
     command = [sys.executable, "main.py", "--port", str(port), "--base-directory", str(base), *OPTIONS, *options]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
@@ -253,16 +261,14 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
 
 
+def shipped(name: str) -> Prompt:
+    """A shipped API workflow as it is, with the published files that it names."""
+    return json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
+
+
 def workflow(name: str, changes: Mapping[str, Any] | None = None) -> Prompt:
-    """A shipped API workflow with {"3.steps": 2} set as inputs and {"9": node(...)} put in."""
-    prompt = json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))
-    for place, value in (changes or {}).items():
-        at, _, entry = place.partition(".")
-        if entry:
-            prompt[at]["inputs"][entry] = value
-        else:
-            prompt[at] = value
-    return prompt
+    """A shipped API workflow on tiny files, with {"3.steps": 2} set as inputs and {"9": node(...)} put in."""
+    return changed(on_tiny_files(name, shipped(name)), changes or {})
 
 
 def frames(video: Path) -> np.ndarray:

@@ -1,0 +1,102 @@
+"""The note of a template, in English and Chinese: what it makes, its files and cards, how to swap the model, its prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+LOCALES = HERE.parent.parent / "locales"
+CARDS, FILES, MEMORY, WORDS = (
+    json.loads((HERE / f"{name}.json").read_text(encoding="utf-8")) for name in ("cards", "files", "memory", "words")
+)
+LANGUAGES = ("en", "zh")
+FITS, MOVES = "fits", "fits with weights moved"  # of Estimate
+FOLDERS = ("bundled/", "diffusers/")  # whose entries are no files, so that the page cannot offer them
+Prompt = Mapping[str, Mapping[str, Any]]
+
+
+def named(prompt: Prompt) -> Iterator[tuple[str, str]]:
+    """(node, file or folder) for each model that a twin names."""
+    for name, node in prompt.items():
+        for value in node["inputs"].values():
+            if isinstance(value, str) and value in FILES:
+                yield name, value
+
+
+def models(prompt: Prompt) -> dict[str, list[dict[str, str]]]:
+    """Node -> its `properties.models`, from which the page offers what is missing. Names are as the widgets show them."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for node, file in dict.fromkeys(named(prompt)):
+        if not file.startswith(FOLDERS):
+            entry = {"name": file, "url": FILES[file]["url"], "directory": file.split("/")[0]}
+            found.setdefault(node, []).append(entry)
+    return found
+
+
+def note(name: str, prompt: Prompt) -> str:
+    """The Markdown of a template's note, one language after the other."""
+    return "\n\n---\n\n".join(("*中文说明在下方。*", *("\n\n".join(_told(name, prompt, word)) for word in LANGUAGES)))
+
+
+def _told(name: str, prompt: Prompt, language: str) -> Iterator[str]:
+    card, names = CARDS[name], _names(language)
+    pick = lambda texts, **more: texts[LANGUAGES.index(language)].format(**names, **more)
+    yield f"## {card['zh'] if language == 'zh' else card['title']}"
+    yield pick(card["makes"])
+    yield f"**{pick(WORDS['files'])}**"
+    yield "\n".join(_files(prompt)) or pick(WORDS["bundled"])
+    if list(named(prompt)):
+        yield pick(WORDS["offered"])
+    if name in MEMORY:
+        yield f"**{pick(WORDS['cards'])}**"
+        yield "\n".join(f"- {pick(WORDS[key], **facts)}" for key, facts in _cards(MEMORY[name]["rows"]))
+        yield pick(WORDS["zeros"], **MEMORY[name]["defaults"])
+    if tips := card.get("tips"):
+        yield f"**{pick(WORDS['tips'])}**"
+        yield "\n".join(f"- {pick(tip)}" for tip in tips)
+    yield f"**{pick(WORDS['swap'])}**"
+    yield pick(WORDS["how"])
+    if card.get("prompt_zh"):
+        yield f"**{pick(WORDS['prompts'])}**"
+        yield "\n".join(f"- {text}" for text in (*_prompts(prompt), card["prompt_zh"]))
+
+
+def _names(language: str) -> dict[str, str]:
+    """How the page calls the pack's nodes in a language, by their ids without the pack's name."""
+    told = json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    return {name.removeprefix("Reelwire"): node["display_name"] for name, node in told.items()}
+
+
+def _files(prompt: Prompt) -> Iterator[str]:
+    for file in dict.fromkeys(file for _, file in named(prompt)):
+        folder, short = file.split("/")
+        size = f", {FILES[file]['gb']} GB" if FILES[file]["gb"] else ""
+        yield f"- [{short}]({FILES[file]['url']}) → `models/{folder}`{size}"
+
+
+def _cards(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(word, what it says) of each size whose answer differs from that of a larger one: from which card on it runs, and
+    from which on nothing waits in RAM."""
+    before: set[tuple[int | None, int | None]] = set()
+    for row in rows:
+        size, frames = row["size"].split(", ")
+        whole, least = (
+            min((int(gb) for gb, said in row["cards"].items() if said in verdicts), default=None)
+            for verdicts in ((FITS,), (FITS, MOVES))
+        )
+        if (whole, least) not in before:
+            key = "never" if least is None else "waits" if whole is None else "both" if least < whole else "whole"
+            yield key, {"size": size, "frames": frames, "whole": whole, "least": least}
+        before.add((whole, least))
+
+
+def _prompts(prompt: Prompt) -> list[str]:
+    """What the twin's nodes are asked for."""
+    texts: list[str] = []
+    for node in prompt.values():
+        texts.append(node["inputs"].get("positive", ""))
+        texts += [part["text"] for part in json.loads(node["inputs"].get("timeline", "{}")).get("prompts", ())]
+    return list(dict.fromkeys(filter(None, texts)))

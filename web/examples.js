@@ -1,0 +1,65 @@
+// The templates' example pictures: workflows/inputs/, which ComfyUI serves beside the templates. A graph that asks for one
+// that the input folder lacks gets it there, by the page's own upload, and says so.
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+
+const SHIPPED = ["reelwire_left.png", "reelwire_right.png", "reelwire_clip.mp4"];
+const WIDGETS = { LoadImage: "image", LoadVideo: "file" };
+const PACK = new URL(import.meta.url).pathname.split("/").at(-2); // the folder may have any name
+const SERVED = `/workflow_templates/${PACK}/inputs/`;
+
+const ours = (name) => SHIPPED.includes(name);
+
+/** Names of the example files that the nodes of a saved graph ask for. */
+function asked(graph) {
+  const nodes = [graph, ...(graph.definitions?.subgraphs ?? [])].flatMap((part) => part.nodes ?? []);
+  const names = nodes.filter((node) => node.type in WIDGETS).flatMap((node) => node.widgets_values ?? []);
+  return [...new Set(names.filter(ours))];
+}
+
+/** Whether the input folder holds a file. */
+async function isThere(name) {
+  const answer = await api.fetchApi(`/view?filename=${encodeURIComponent(name)}&type=input`, { method: "HEAD" });
+  return answer.ok;
+}
+
+/** Put a shipped file into the input folder. */
+async function upload(name) {
+  const shipped = await api.fetchApi(SERVED + name);
+  if (!shipped.ok) throw new Error(`${SERVED + name}: ${shipped.status}`);
+  const body = new FormData();
+  body.append("image", new File([await shipped.blob()], name));
+  const answer = await api.fetchApi("/upload/image", { method: "POST", body });
+  if (!answer.ok) throw new Error(`/upload/image: ${answer.status}`);
+}
+
+async function say(names) {
+  const { translate } = await import("./messages.mjs");
+  const values = { names: names.join(", ") };
+  const text = `The example files of this template were put into ComfyUI's input folder: ${values.names}.`;
+  const detail = await translate({ key: "template_inputs", values, text });
+  app.extensionManager.toast.add({ severity: "info", summary: "Reelwire", detail, life: 8000 });
+}
+
+/** Let the node's list name the file: it was made before the file was there. */
+function offer(node) {
+  const widget = node.widgets?.find((candidate) => candidate.name === WIDGETS[node.type]);
+  const values = widget?.options?.values;
+  if (ours(widget?.value) && Array.isArray(values) && !values.includes(widget.value)) values.push(widget.value);
+}
+
+app.registerExtension({
+  name: "reelwire.examples",
+  async beforeConfigureGraph(graph) {
+    try {
+      const names = asked(graph);
+      const there = await Promise.all(names.map(isThere));
+      const missing = names.filter((_, i) => !there[i]);
+      await Promise.all(missing.map(upload));
+      if (missing.length) await say(missing);
+    } catch (error) {
+      console.error("Reelwire could not put a template's example files into the input folder:", error);
+    }
+  },
+  loadedGraphNode: offer,
+});
