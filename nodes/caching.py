@@ -47,8 +47,9 @@ def _cached(cls: Any, model: VideoModel, policy: Any) -> io.NodeOutput:
     notes = [f"At this model's default size it holds about {size_in_words(policy.estimate(model, default))}."]
     if model.cache is not None:
         notes.append(f"The model had a cache already ({model.cache.title}): this one takes its place.")
-    host.tell(cls.hidden.unique_id, tuple(notes), logging.INFO)
-    return io.NodeOutput(replace(model, cache=policy), ui={"text": notes})
+    report = host.Report(cls)
+    report.tell(*notes, level=logging.INFO)
+    return io.NodeOutput(replace(model, cache=policy), ui=report.ui())
 
 
 class _CacheNode(io.ComfyNode):
@@ -169,9 +170,10 @@ class CalibrateCache(io.ComfyNode):
             f"{store.file_of(checkpoint).name}: {made.key.steps} steps, {made.runs} run(s); three make a plan sure."
         ]
         words += [f"TeaCache, {b.part} {b.name}: distances {b.low:.3g} to {b.high:.3g}, R^2 {b.quality:.2f}." for b in made.branches]  # fmt: skip
-        host.tell(cls.hidden.unique_id, tuple(words), logging.INFO)
+        report = host.Report(cls)
+        report.tell(*words, level=logging.INFO)
         note = {"family": model.family.name, "variant": model.variant, "fps": model.facts.fps}
-        return io.NodeOutput(model, {"samples": model.family.to_host(model, latents.cpu()), "reelwire": note}, ui={"text": words})  # fmt: skip
+        return io.NodeOutput(model, {"samples": model.family.to_host(model, latents.cpu()), "reelwire": note}, ui=report.ui())  # fmt: skip
 
 
 NODES = [TeaCacheNode, FORANode, CacheNode, CalibrateCache]

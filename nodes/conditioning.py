@@ -37,8 +37,9 @@ class EncodePrompt(io.ComfyNode):
         cls, model: VideoModel, positive: str, negative: str = "", keyframes: tuple[Keyframe, ...] = ()
     ) -> io.NodeOutput:
         conditioning = model.family.encode(model, positive, negative, tuple(keyframes or ()))
-        host.tell(cls.hidden.unique_id, conditioning.notes)
-        return io.NodeOutput(conditioning, ui={"text": list(conditioning.notes)} if conditioning.notes else None)
+        report = host.Report(cls)
+        report.tell(*conditioning.notes)
+        return io.NodeOutput(conditioning, ui=report.ui())
 
 
 class AddKeyframe(io.ComfyNode):
@@ -87,18 +88,18 @@ class ControlVideo(io.ComfyNode):
     @classmethod
     def execute(cls, frames: Tensor | None = None, mask: Tensor | None = None, references: Tensor | None = None, strength: float = 1.0,
                 prepare: str = AS_IT_IS, start: float = 0.0, end: float = 1.0, low: float = 0.4, high: float = 0.8) -> io.NodeOutput:  # fmt: skip
-        references = None if references is None else _pictures("references", references)
+        report, references = host.Report(cls), None if references is None else _pictures("references", references)
         if frames is None and mask is not None:
             raise InputError("mask", "without frames", "It says which part of the frames stays.", "Connect frames too.")
         if frames is None and prepare != AS_IT_IS:
             raise InputError("prepare", prepare, "There are no frames to prepare.", f"Connect frames, or choose {AS_IT_IS}.")  # fmt: skip
         if frames is not None:
-            frames = cls.prepared(_pictures("frames", frames), prepare, low, high)
+            frames = cls.prepared(report, _pictures("frames", frames), prepare, low, high)
         shown = next((images for images in (frames, references) if images is not None), ExecutionBlocker(NOTHING))
-        return io.NodeOutput(Control(frames, mask, references, strength, start, end), shown)
+        return io.NodeOutput(Control(frames, mask, references, strength, start, end), shown, ui=report.ui())
 
     @classmethod
-    def prepared(cls, frames: Tensor, way: str, low: float, high: float) -> Tensor:
+    def prepared(cls, report: host.Report, frames: Tensor, way: str, low: float, high: float) -> Tensor:
         """Frames [T, H, W, 3] in one of WAYS, on the card, or on the CPU where the card has no room even for one."""
         device, update = host.HostMemory().device("transformer"), host.progress()
         host.make_room(device, frames[0, ..., 0].numel() * WORKING_BYTES.get(way, 0))
@@ -108,7 +109,7 @@ class ControlVideo(io.ComfyNode):
             if not out_of_memory(error):
                 raise
         empty_cache(device)
-        host.tell(cls.hidden.unique_id, ("Memory ran out on the card: the control video was prepared on the CPU.",))
+        report.tell("Memory ran out on the card: the control video was prepared on the CPU.")
         return prepared(frames, way, low, high, update)
 
 

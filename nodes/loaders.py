@@ -76,8 +76,9 @@ class _Loader(io.ComfyNode):
         model = replace(model, host_attention=host.attention())
         beside = [f"{part}: {files[part].name}" for part in _FOLDERS if part in files and files[part].is_file()]
         told = "; ".join([f"{model.family.title} {model.variant}, {model.recipe.dtype}", *beside])
-        host.tell(cls.hidden.unique_id, (told,), logging.INFO)
-        return io.NodeOutput(model)
+        report = host.Report(cls)
+        report.tell(told, level=logging.INFO)
+        return io.NodeOutput(model, ui=report.ui())
 
     @classmethod
     def choices(cls, part: str, offered: Mapping[str, Mapping[str, Path]]) -> dict[str, Path]:

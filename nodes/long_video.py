@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -106,55 +107,51 @@ class LongVideo(FileWriter):
         job = Job(host.beside_output(filename_prefix, ENDING))
         job.begin(inputs_of(model, told, made, style), unfinished == ANEW)
         tiling = tiling if tile else job.settled(tiling)
-        notes = (*made.notes, *host.shortage(model, made.request_of_a_window))
-        host.tell(cls.hidden.unique_id, notes)
-        watch = _Watching(cls, model, made, job)
+        report = host.Report(cls)
+        report.tell(*made.notes, *host.shortage(model, made.request_of_a_window))
+        watch = _Watching(report, model, made, job)
         note = {"family": model.family.name, "variant": model.variant, "frames": frames, "fps": fps, "windows": len(made.windows),
                 "width": size[0], "height": size[1], "seed": made.request.seed}  # fmt: skip
-        with watch.kept(), heard_by(watch.watch.tell):
+        with watch.kept(), heard_by(report.tell):
             if tiling is not None and tiling.size and not tile:
                 say(decoded_in_tiles(tiling, model))
             pieces = watch.counted(render(model, told, made, style, job, tiling, watch.watch, eight_bits))
             write_video(path, pieces, size, fps, crf, host.metadata(cls, {"reelwire": note}))
         job.drop()
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
-        text = [*notes, *watch.notes()]
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui={**shown.as_dict(), "text": text})
+        watch.tell_of_cache()
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(shown.as_dict()))
 
 
 class _Watching:
     """Progress over the whole video with the time that is left, and what a person is told when it stops early."""
 
-    def __init__(self, cls: Any, model: VideoModel, made: Any, job: Any) -> None:
+    def __init__(self, report: host.Report, model: VideoModel, made: Any, job: Any) -> None:
         from ..samplers.long_video import Watch
 
-        self._node, self._model, self._made, self._job = cls.hidden.unique_id, model, made, job
+        self._report, self._model, self._made, self._job = report, model, made, job
         self._steps, self._frames, self._from = 0, 0, None
         self._update, self._began = host.progress(), time.monotonic()
-        self._told, self._cache = list[str](), None
-        self.watch = Watch(self._step, self._tell)
+        self._cache = None
+        self.watch = Watch(self._step, report.tell)
 
-    def _tell(self, note: str) -> None:
-        self._told.append(note)
-        host.tell(self._node, (note,))
-
-    def notes(self) -> list[str]:
-        """What was told on the way, and what a cache did in the last window that was sampled."""
+    def tell_of_cache(self) -> None:
+        """Say what a cache did in the last window that was sampled."""
         if self._cache is None:
-            return self._told
+            return
         from ..samplers.caches.report import report
 
         estimate = self._cache.policy.estimate(self._model, self._made.request_of_a_window)
-        return [*self._told, *(f"Last window: {words}" for words in report(self._cache, estimate).words())]
+        words = report(self._cache, estimate).words()
+        self._report.tell(*(f"Last window: {line}" for line in words), level=logging.INFO)
 
     def _step(self, done: int, total: int, run: Any) -> None:
         self._steps, self._cache = done, run.cache
         self._from = done - 1 if self._from is None else self._from
         pace = (time.monotonic() - self._began) / (done - self._from)
         window = (done - 1) // self._made.request.steps + 1
-        host.show(
-            self._node, f"Window {window} of {len(self._made.windows)}, about {_clock(pace * (total - done))} left"
-        )
+        left = _clock(pace * (total - done))
+        self._report.show(f"Window {window} of {len(self._made.windows)}, about {left} left")
         self._move(lambda: host.latent_picture(self._model, run.preview()))
 
     def counted(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -30,10 +30,10 @@ from .machine import shortage as shortage
 from .memory import HostMemory as HostMemory
 from .memory import free_ram as free_ram
 from .memory import make_room as make_room
-from .progress import PREVIEW_SIZE
 from .progress import Interrupted as Interrupted
 from .progress import progress as progress
 from .progress import stop_if_asked as stop_if_asked
+from .report import Report as Report
 
 BUNDLED = Path(__file__).parents[2] / "loaders" / "bundled"
 AUTO = "auto"
@@ -273,17 +273,7 @@ def samples(model: VideoModel, latent: dict[str, Any]) -> Tensor:
     return model.family.from_host(model, held) if fits and not pictures else held
 
 
-# ---------------------------------------------------------------- notes
-
-
-def tell(node_id: str, notes: tuple[str, ...], level: int = logging.WARNING) -> None:
-    """Show notes on a node, and log them for those who run without the page."""
-    from server import PromptServer
-
-    for note in notes:
-        logging.log(level, "Reelwire: %s", note)
-    if notes:
-        PromptServer.instance.send_progress_text("\n".join(notes), node_id)
+# ---------------------------------------------------------------- errors and previews
 
 
 def extended(error: Exception, words: str) -> Exception:
@@ -291,30 +281,19 @@ def extended(error: Exception, words: str) -> Exception:
     return (OutOfMemory if out_of_memory(error) else RuntimeError)(f"{error} {words}")
 
 
-def show(node_id: str, text: str) -> None:
-    """A line on a node that is replaced by the next."""
-    from server import PromptServer
+def frame_picture(frame: Tensor, scale: int = 1) -> Any:
+    """A PIL image of a frame [H, W, 3] in 0..1 or in 8 bits, enlarged to the size of the video, which the page writes below.
 
-    PromptServer.instance.send_progress_text(text, node_id)
-
-
-def temporary_picture(image: Any, cls: Any) -> dict[str, Any]:
-    """A PIL image as what a node shows, kept in the host's temporary folder."""
-    from comfy_api.latest import ui
-
-    pixels = torch.tensor(bytearray(image.tobytes()), dtype=torch.uint8).view(1, image.height, image.width, 3)
-    return ui.PreviewImage(pixels / 255, cls=cls).as_dict()
-
-
-def frame_picture(frame: Tensor) -> Any:
-    """A PIL image of a frame [H, W, 3] in 0..1 or in 8 bits, small ones enlarged so that they can be seen."""
+    It has no more detail than ComfyUI's --preview-size asks for, so that few bytes are sent.
+    """
     from PIL import Image
 
     if frame.dtype != torch.uint8:
         frame = (frame.float().clamp(0, 1) * 255).round().to(torch.uint8)
     image = Image.fromarray(frame.cpu().numpy())
-    scale = PREVIEW_SIZE // 2 // max(image.size)
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST) if scale > 1 else image
+    size = image.width * scale, image.height * scale
+    image.thumbnail((args.preview_size, args.preview_size))
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def latent_picture(model: VideoModel, latents: Tensor) -> Any:
@@ -322,8 +301,8 @@ def latent_picture(model: VideoModel, latents: Tensor) -> Any:
     colours = torch.tensor(model.facts.rgb) if model.facts.rgb else _host_colours(model)
     middle = rearrange(latents[0, :, latents.shape[2] // 2].float().cpu(), "c h w -> h w c")
     if colours is None:
-        return frame_picture(_main_axes(middle))
-    return frame_picture((middle @ colours[:-1] + colours[-1]) / 2 + 0.5)
+        return frame_picture(_main_axes(middle), model.facts.spatial_ratio)
+    return frame_picture((middle @ colours[:-1] + colours[-1]) / 2 + 0.5, model.facts.spatial_ratio)
 
 
 def _main_axes(latent: Tensor) -> Tensor:
