@@ -142,7 +142,7 @@ class _Watching:
         from ..samplers.caches.report import report
 
         estimate = self._cache.policy.estimate(self._model, self._made.request_of_a_window)
-        words = report(self._cache, estimate).words()
+        words = [line for line in report(self._cache, estimate).words() if line not in self._report]
         self._report.tell(*(f"Last window: {line}" for line in words), level=logging.INFO)
 
     def _step(self, done: int, total: int, run: Any) -> None:

@@ -18,6 +18,10 @@ class Report:
     def __init__(self, cls: Any) -> None:
         self._node, self._messages = cls.hidden.unique_id, list[str]()
 
+    def __contains__(self, text: str) -> bool:
+        """Whether this was told already."""
+        return text in self._messages
+
     def tell(self, *messages: str, level: int = logging.WARNING) -> None:
         """Show messages on the node, where they stay, and log them for those who run without the page."""
         for text in messages:
