@@ -78,7 +78,7 @@ def test_the_sampler_warns_before_it_starts(card_host: CardHost) -> None:
         graph["1"] = node("ReelwireLoadWan", checkpoint="diffusers/tiny-wan2.1-t2v", precision="float32")
         begin = len(card_host.log)
         seen = card_host.watch(graph)
-        texts = [str(data) for data in seen.all("progress_text")]
+        texts = [note["text"] for data in seen.all("reelwire.note") for note in data["messages"]]
         stays = [str(data["output"]) for data in seen.all("executed") if data["node"] == "3"]
         words = card_host.log[begin:].decode(errors="replace") + "".join(texts)
         assert (WARNED in "".join(stays)) == (WARNED in words)

@@ -36,13 +36,14 @@ function explain(detail) {
 let seen;
 
 /** The page marks these nodes itself; what it does not show are the words. */
-function refusedBeforeRun(errors) {
+async function refusedBeforeRun(errors) {
   if (!errors || errors === seen) return;
   seen = errors;
   for (const [id, { class_type, errors: found }] of Object.entries(errors)) {
     const ours = isOurs(class_type) ? found.filter(({ type }) => type === REFUSED) : [];
-    const sentences = ours.map(({ details, extra_info }) => details.replace(`${extra_info?.input_name} - `, ""));
-    if (sentences.length) tell(nodeOf(id), [...new Set(sentences)].join("\n"));
+    const texts = ours.map(({ details, extra_info }) => details.replace(`${extra_info?.input_name} - `, ""));
+    const sentences = await Promise.all([...new Set(texts)].map((text) => translate({ key: "", values: {}, text })));
+    if (sentences.length && errors === seen) tell(nodeOf(id), sentences.join("\n"));
   }
 }
 
@@ -54,7 +55,7 @@ function tell(node, sentence) {
 }
 
 function forget() {
-  cause = undefined;
+  cause = seen = undefined;
   for (const toast of toasts.splice(0)) app.extensionManager.toast.remove(toast);
   for (const node of ourNodes()) show(node, { error: "" });
 }

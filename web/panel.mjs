@@ -8,6 +8,7 @@ const panels = new WeakMap();
 
 /** Change what a node shows: {error, preview, video, chart, lines}; an empty value takes that part away. */
 export function show(node, changes) {
+  if (node.graph?.getNodeById(node.id) !== node) return; // it was taken away while the words were looked up
   if (!panels.has(node)) panels.set(node, new Panel(node));
   panels.get(node).show(changes);
 }

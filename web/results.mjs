@@ -8,7 +8,7 @@ import { show } from "./panel.mjs";
 
 const VIDEOS = ["ReelwireDecodeToVideo", "ReelwireLongVideo"]; // nodes that end with one
 export const endsWithVideo = (type) => VIDEOS.includes(type);
-const running = new Map(); // node -> what it has said in this run; passing: the last of it gives way to the next
+const running = new WeakMap(); // node -> what it has said in this run; passing: the last of it gives way to the next
 
 export function listenForResults() {
   api.addEventListener("executing", ({ detail }) => begin(nodeOf(detail)));

@@ -14,6 +14,7 @@ RENDERERS = {"LiteGraph": False, "Nodes 2.0": True}
 SECONDS = 120_000  # in milliseconds, as Playwright counts
 LOAD = """async ([api, name]) => {
     await app.loadApiJson(api, name);
+    app.nodeOutputs = {}; // which this way of loading keeps
     for (const node of app.rootGraph.nodes)
         for (const widget of node.widgets ?? []) if (widget.name === "control_after_generate") widget.value = "fixed";
     app.rootGraph.arrange();
