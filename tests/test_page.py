@@ -23,7 +23,8 @@ ONE_PROMPT = json.dumps({"unit": "frames", "prompts": [{"at": 0, "text": "a red 
 LOOK = """id => {
     const node = app.rootGraph.getNodeById(id);
     const element = node.widgets?.find(widget => widget.name === "reelwire_panel")?.element;
-    const box = element => (({ left, top, right, bottom }) => [left, top, right, bottom])(element.getBoundingClientRect());
+    const corners = ({ left, top, right, bottom }) => [left, top, right, bottom];
+    const box = element => corners(element.getBoundingClientRect());
     const [scale, { left, top }] = [app.canvas.ds.scale, app.canvas.canvas.getBoundingClientRect()];
     const [x, y] = node.pos.map((at, i) => (at + app.canvas.ds.offset[i]) * scale + [left, top][i]);
     const inVue = document.querySelector(`[data-node-id="${id}"]`);
@@ -33,12 +34,13 @@ LOOK = """id => {
         content: element && box(element.firstElementChild),
         words: element?.innerText ?? "",
         lines: [...(element?.querySelectorAll(".reelwire-words > div") ?? [])].map(line => line.textContent),
-        cut: [...(element?.querySelectorAll("*") ?? [])].some(part => part.scrollWidth > part.clientWidth + 1 && part.clientWidth),
+        cut: [...(element?.querySelectorAll("*") ?? [])].some(
+            part => part.scrollWidth > part.clientWidth + 1 && part.clientWidth),
         steps: element?.querySelectorAll("rect").length ?? 0,
         legend: [...(element?.querySelectorAll("figcaption > *") ?? [])].map(entry => entry.textContent),
         error: element?.querySelector(".reelwire-error")?.textContent ?? "",
-        video: video && { src: video.src, ready: video.readyState, paused: video.paused, muted: video.muted, loop: video.loop },
-        pictures: (inVue?.querySelectorAll("img").length ?? 0) + (element && !inVue ? element.querySelectorAll("img").length : 0),
+        video: video && (({ src, readyState, paused, muted, loop }) => ({ src, ready: readyState, paused, muted, loop }))(video),
+        pictures: (inVue ?? element)?.querySelectorAll("img").length ?? 0,
         others: (node.imgs?.length ?? 0) + (inVue?.querySelectorAll("video").length ?? 0) - (inVue && video ? 1 : 0),
         marked: LiteGraph.vueNodesMode
             ? getComputedStyle(inVue.querySelector("[data-testid=node-inner-wrapper]")).boxShadow.includes("4px")
@@ -51,7 +53,8 @@ PREVIEWS = """() => {
     app.api.addEventListener("b_preview_with_metadata", async ({ detail }) => {
         const { width, height } = await createImageBitmap(detail.blob);
         await new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)));
-        const shown = [...document.querySelectorAll("img[src^='blob:']")].some(image => image.naturalWidth && image.offsetHeight);
+        const images = [...document.querySelectorAll("img[src^='blob:']")];
+        const shown = images.some(image => image.naturalWidth && image.offsetHeight);
         window.previews.push([detail.displayNodeId, width, height, shown]);
     });
 }"""
@@ -79,7 +82,7 @@ def keyframes(first: int, second: int) -> Prompt:
 
 
 class Ran(NamedTuple):
-    """A graph after its first run. told: node -> its lines in the history; before: what the page exported before the run."""
+    """A graph after its first run. told: node -> its lines in the history; before: what the page exported earlier."""
 
     page: Page
     renderer: str
@@ -260,7 +263,8 @@ def failed(view: tuple[Page, str], screenshots: Screenshots) -> Page:
     load(page, keyframes(0, 0), f"failed in {renderer}")
     page.evaluate("""() => app.api.addEventListener("execution_start", ({ detail }) =>
         queueMicrotask(() => app.api.dispatchCustomEvent("reelwire.error", {
-            prompt_id: detail.prompt_id, node: "8", message: { key: "", values: {}, text: "Two keyframes cannot share frames." },
+            prompt_id: detail.prompt_id, node: "8",
+            message: { key: "", values: {}, text: "Two keyframes cannot share frames." },
         })), { once: true })""")
     kind, _ = run(page)
     assert kind == "execution_error"

@@ -1,8 +1,8 @@
-/** Errors of this pack's nodes: a toast with the sentence, and the sentence on the node that caused it, until the next run. */
+/** Errors of this pack's nodes: the sentence in a toast, and on the node that caused it until the next run. */
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { translate } from "./messages.mjs";
-import { isOurs, nodeOf, ourNodes } from "./nodes.mjs";
+import { isOurs, nodeOf, ourNodes, rootGraph } from "./nodes.mjs";
 import { show } from "./panel.mjs";
 
 const REFUSED = "custom_validation_failed"; // what a node's own check refuses before a run
@@ -17,7 +17,7 @@ export function listenForErrors() {
   // before the page's own listeners: what they show is then about the cause too
   api.addEventListener("execution_error", ({ detail }) => explain(detail), { capture: true });
   for (const event of ["promptQueueing", "execution_start"]) api.addEventListener(event, forget);
-  app.rootGraph.events?.addEventListener("node:property:changed", ({ detail }) => {
+  rootGraph().events?.addEventListener("node:property:changed", ({ detail }) => {
     if (detail.property === "has_errors" && detail.newValue) refusedBeforeRun(app.extensionManager.lastNodeErrors);
   });
 }
@@ -49,7 +49,8 @@ async function refusedBeforeRun(errors) {
 
 function tell(node, sentence) {
   if (node) show(node, { error: sentence });
-  const toast = { severity: "error", summary: node?.getTitle() ?? "Reelwire", detail: sentence, styleClass: "reelwire-toast" };
+  const words = { summary: node?.getTitle() ?? "Reelwire", detail: sentence };
+  const toast = { severity: "error", styleClass: "reelwire-toast", ...words };
   toasts.push(toast);
   app.extensionManager.toast.add(toast);
 }

@@ -1,4 +1,4 @@
-/** The panel of a node: its error, its preview or video, its cache's chart and its words. It is there while it shows something. */
+/** The panel of a node: its error, preview or video, chart and words. It is there while there is something to show. */
 import { app } from "../../scripts/app.js";
 import { outputName } from "./nodes.mjs";
 
@@ -13,7 +13,7 @@ export function show(node, changes) {
   panels.get(node).show(changes);
 }
 
-/** A saved node is as large as it is without its panel and its preview, which come back when there is something to show. */
+/** A saved node is as large as without its panel and its preview, which come back when there is something to show. */
 export function leaveOutPanel(node, saved) {
   const panel = panels.get(node);
   if (panel?.grown && saved.size) saved.size = [saved.size[0], panel.heightWithout(saved.size[1])];

@@ -6,15 +6,22 @@ import { isOurs } from "./nodes.mjs";
 import { leaveOutPanel } from "./panel.mjs";
 import { endsWithVideo, listenForResults, showAfterReload, showOutput, showOutputs } from "./results.mjs";
 
+function addStyle() {
+  const style = { rel: "stylesheet", href: new URL("reelwire.css", import.meta.url).href };
+  document.head.append(Object.assign(document.createElement("link"), style));
+}
+
 app.registerExtension({
   name: "reelwire.page",
 
   setup() {
-    const style = { rel: "stylesheet", href: new URL("reelwire.css", import.meta.url).href };
-    document.head.append(Object.assign(document.createElement("link"), style));
-    keepTypeColours();
-    listenForResults();
-    listenForErrors();
+    for (const feature of [addStyle, keepTypeColours, listenForResults, listenForErrors]) {
+      try {
+        feature();
+      } catch (error) {
+        console.error(`Reelwire: ${feature.name} does not work in this version of ComfyUI's page.`, error);
+      }
+    }
   },
 
   beforeRegisterNodeDef(nodeType, nodeData) {

@@ -77,10 +77,11 @@ export function showOutputs(outputs) {
 
 // ---------------------------------------------------------------- after a reload
 
-const STORE = "reelwire.prompts"; // workflow -> node -> the prompt that it last put something out for, in this tab of the browser
+// workflow -> node -> the prompt for which it last put something out, in this tab of the browser
+const STORE = "reelwire.prompts";
 const before = read();
 
-const workflowName = () => app.extensionManager.workflow.activeWorkflow?.path;
+const workflowName = () => app.extensionManager.workflow?.activeWorkflow?.path;
 
 function read() {
   return JSON.parse(sessionStorage.getItem(STORE) ?? "{}");
@@ -108,7 +109,7 @@ export async function showAfterReload() {
   app.nodeOutputs = { ...Object.fromEntries(found), ...app.nodeOutputs };
 }
 
-/** The workflow that was just loaded, if it is one of these: the page names it only some time after its graph is there. */
+/** The workflow that was just loaded, if it is one of these: the page names it only a while after its graph is there. */
 async function openedOf(workflows) {
   for (let waited = 0; waited < 5000 && Object.keys(workflows).length; waited += 100) {
     if (workflows[workflowName()]) return workflowName();
