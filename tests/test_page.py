@@ -39,7 +39,8 @@ LOOK = """id => {
         steps: element?.querySelectorAll("rect").length ?? 0,
         legend: [...(element?.querySelectorAll("figcaption > *") ?? [])].map(entry => entry.textContent),
         error: element?.querySelector(".reelwire-error")?.textContent ?? "",
-        video: video && (({ src, readyState, paused, muted, loop }) => ({ src, ready: readyState, paused, muted, loop }))(video),
+        video: video && { src: video.src, ready: video.readyState, paused: video.paused, muted: video.muted,
+            loop: video.loop },
         pictures: (inVue ?? element)?.querySelectorAll("img").length ?? 0,
         others: (node.imgs?.length ?? 0) + (inVue?.querySelectorAll("video").length ?? 0) - (inVue && video ? 1 : 0),
         marked: LiteGraph.vueNodesMode

@@ -1,4 +1,4 @@
-/** What a cache did: a row for each branch, a bar for each step, filled where it was computed, a curve of the changes. */
+/** What a cache did: a row for each branch, a bar for each step, filled where it was computed, a curve of changes. */
 import { translate } from "./messages.mjs";
 
 const SVG = "http://www.w3.org/2000/svg";

@@ -109,7 +109,7 @@ export async function showAfterReload() {
   app.nodeOutputs = { ...Object.fromEntries(found), ...app.nodeOutputs };
 }
 
-/** The workflow that was just loaded, if it is one of these: the page names it only a while after its graph is there. */
+/** The workflow that was just loaded, if it is one of these: the page names it a while after its graph is there. */
 async function openedOf(workflows) {
   for (let waited = 0; waited < 5000 && Object.keys(workflows).length; waited += 100) {
     if (workflows[workflowName()]) return workflowName();
