@@ -15,7 +15,6 @@ from .effect import Conditions, counted, idle
 from .origin import from_model
 from .sampling import SamplerNode, request_of, sampler_inputs
 from .types import model_input, model_output
-from .words import as_ui
 
 AUTO, KEEP, FOLLOW = "auto", "0: keep", "1: follow"
 ORDERS = {KEEP: 0, FOLLOW: 1}
@@ -53,9 +52,9 @@ def _cached(cls: Any, model: VideoModel, policy: Any, lines: tuple[Message, ...]
     notes = [message("cache_holds", size=size_in_words(policy.estimate(model, default)))]
     if model.cache is not None:
         notes.append(message("cache_replaced", cache=model.cache.title))
-    notes += lines
-    host.tell(cls.hidden.unique_id, tuple(notes), logging.INFO)
-    return io.NodeOutput(replace(model, cache=policy), ui=as_ui(notes))
+    report = host.Report(cls)
+    report.tell(*notes, *lines, level=logging.INFO)
+    return io.NodeOutput(replace(model, cache=policy), ui=report.ui())
 
 
 class _CacheNode(io.ComfyNode):
@@ -212,9 +211,10 @@ class CalibrateCache(SamplerNode):
             )
             for b in made.branches
         ]
-        host.tell(cls.hidden.unique_id, tuple(words), logging.INFO)
+        report = host.Report(cls)
+        report.tell(*words, level=logging.INFO)
         note = {"family": model.family.name, "variant": model.variant, "fps": model.facts.fps}
-        return io.NodeOutput(model, from_model(model, model.family.to_host(model, latents.cpu()), note), ui=as_ui(words))  # fmt: skip
+        return io.NodeOutput(model, from_model(model, model.family.to_host(model, latents.cpu()), note), ui=report.ui())
 
 
 NODES = [TeaCacheNode, FORANode, CacheNode, CalibrateCache]

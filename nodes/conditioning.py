@@ -16,7 +16,6 @@ from ..loaders.video_model import Control, InputError, Keyframe, VideoModel
 from . import host
 from .effect import counted, idle
 from .types import ABSENT, ConditioningType, ControlType, KeyframesType, model_input
-from .words import as_ui
 
 NOTHING = message("control_nothing")
 
@@ -44,11 +43,10 @@ class EncodePrompt(io.ComfyNode):
         cls, model: VideoModel, positive: str, negative: str = "", keyframes: tuple[Keyframe, ...] = ()
     ) -> io.NodeOutput:
         conditioning = model.family.encode(model, positive, negative, tuple(keyframes or ()))
-        unread = keyframes and conditioning.picture is None
+        report, unread = host.Report(cls), keyframes and conditioning.picture is None
         title = f"{model.family.title} ({model.variant})"
-        lines = (*conditioning.notes, *((message("keyframes_not_read", title=title),) if unread else ()))
-        host.tell(cls.hidden.unique_id, lines)
-        return io.NodeOutput(conditioning, ui=as_ui(lines) if lines else None)
+        report.tell(*conditioning.notes, *((message("keyframes_not_read", title=title),) if unread else ()))
+        return io.NodeOutput(conditioning, ui=report.ui())
 
 
 class AddKeyframe(io.ComfyNode):
@@ -76,13 +74,11 @@ class AddKeyframe(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, frame: int, strength: float, keyframes: tuple[Keyframe, ...] = ()) -> io.NodeOutput:
-        images, lines = _pictures("image", image), ()
+        images, report = _pictures("image", image), host.Report(cls)
         if frame == 0 and any(earlier.frame == 0 for earlier in keyframes):
             frame = -len(images)
-            lines = (message("keyframe_last"),)
-            host.tell(cls.hidden.unique_id, lines, logging.INFO)
-        added = Keyframe(images, frame, strength)
-        return io.NodeOutput((*keyframes, added), ui=as_ui(lines) if lines else None)
+            report.tell(message("keyframe_last"), level=logging.INFO)
+        return io.NodeOutput((*keyframes, Keyframe(images, frame, strength)), ui=report.ui())
 
 
 CONTROL_COUNTS = {name: {"prepare": (EDGES,)} for name in ("low", "high")}
@@ -134,19 +130,17 @@ class ControlVideo(io.ComfyNode):
     @classmethod
     def execute(cls, frames: Tensor | None = None, mask: Tensor | None = None, references: Tensor | None = None, strength: float = 1.0,
                 prepare: str = AS_IT_IS, start: float = 0.0, end: float = 1.0, low: float = 0.4, high: float = 0.8) -> io.NodeOutput:  # fmt: skip
-        references = None if references is None else _pictures("references", references)
+        report, references = host.Report(cls), None if references is None else _pictures("references", references)
         check_given(frames is not None, mask is not None, prepare)
         check_range(start, end, strength)
-        lines = idle(cls, {"prepare": prepare, "low": low, "high": high})
-        host.tell(cls.hidden.unique_id, lines)
+        report.tell(*idle(cls, {"prepare": prepare, "low": low, "high": high}))
         if frames is not None:
-            frames = cls.prepared(_pictures("frames", frames), prepare, low, high)
+            frames = cls.prepared(report, _pictures("frames", frames), prepare, low, high)
         shown = next((images for images in (frames, references) if images is not None), ExecutionBlocker(NOTHING))
-        control = Control(frames, mask, references, strength, start, end)
-        return io.NodeOutput(control, shown, ui=as_ui(lines) if lines else None)
+        return io.NodeOutput(Control(frames, mask, references, strength, start, end), shown, ui=report.ui())
 
     @classmethod
-    def prepared(cls, frames: Tensor, way: str, low: float, high: float) -> Tensor:
+    def prepared(cls, report: host.Report, frames: Tensor, way: str, low: float, high: float) -> Tensor:
         """Frames [T, H, W, 3] in one of WAYS, on the card, or on the CPU where the card has no room even for one."""
         device, update = host.HostMemory().device("transformer"), host.progress()
         host.make_room(device, frames[0, ..., 0].numel() * WORKING_BYTES.get(way, 0))
@@ -156,7 +150,7 @@ class ControlVideo(io.ComfyNode):
             if not out_of_memory(error):
                 raise
         empty_cache(device)
-        host.tell(cls.hidden.unique_id, (message("control_on_cpu"),))
+        report.tell(message("control_on_cpu"))
         return prepared(frames, way, low, high, update)
 
 

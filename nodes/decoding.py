@@ -18,7 +18,7 @@ from . import host
 from .origin import decoder
 from .types import model_input
 from .video_file import write_video
-from .words import as_ui, written
+from .words import written
 
 
 class Decode(io.ComfyNode):
@@ -48,14 +48,14 @@ class Decode(io.ComfyNode):
                 rule,
                 message("use_decode_to_file"),
             )
-        frames, done = torch.empty(count, height, width, 3), 0
-        tiling = _tiling(cls, model, latent, tile)
+        frames, done, report = torch.empty(count, height, width, 3), 0, host.Report(cls)
+        tiling = _tiling(report, model, latent, tile)
         with kept_latents(latent, cls):
-            for piece in _frames(cls, model, latent, tiling, floats):
+            for piece in _frames(report, model, latent, tiling, floats):
                 frames[done : done + len(piece)] = piece
                 done += len(piece)
-        lines = [message("frames_of_size", frames=count, width=width, height=height)]
-        return io.NodeOutput(frames, ui=as_ui(lines))
+        made = message("frames_of_size", frames=count, width=width, height=height)
+        return io.NodeOutput(frames, ui=report.ui(made=made))
 
 
 class FileWriter(io.ComfyNode):
@@ -101,17 +101,17 @@ class DecodeToVideo(FileWriter):
     ) -> io.NodeOutput:  # fmt: skip
         from ..samplers.decode import eight_bits
 
-        model = decoder(model, latent)
+        model, report = decoder(model, latent), host.Report(cls)
         fps = cls.rate(model, fps)
         count, height, width = _size(model, latent)
-        tiling = _tiling(cls, model, latent, tile)
+        tiling = _tiling(report, model, latent, tile)
         path, subfolder = host.output_file(filename_prefix, ".mp4", width, height)
         with kept_latents(latent, cls):
-            frames = _frames(cls, model, latent, tiling, eight_bits)
+            frames = _frames(report, model, latent, tiling, eight_bits)
             write_video(path, frames, (width, height), fps, crf, host.metadata(cls, latent))
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
-        lines = as_ui([written(width, height, count, fps, path)])
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui={**shown, **lines})
+        made = written(width, height, count, fps, path)
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(shown, made))
 
 
 def _size(model: VideoModel, latent: dict[str, Any]) -> tuple[int, int, int]:
@@ -186,13 +186,13 @@ def _tile() -> Any:
                         tooltip="Pixels across a tile of each frame; 0: the whole frame, or as much as memory allows")  # fmt: skip
 
 
-def _tiling(cls: Any, model: VideoModel, latent: dict[str, Any], tile: int) -> Any:
+def _tiling(report: host.Report, model: VideoModel, latent: dict[str, Any], tile: int) -> Any:
     """The tiles that were asked for, or those that memory has room for, which the node then tells."""
     from ..samplers.decode import tiling_of
 
     tiling = tiling_of(model, *host.samples(model, latent).shape[3:], tile)
     if tiling.size and not tile:
-        host.tell(cls.hidden.unique_id, (decoded_in_tiles(tiling, model),))
+        report.tell(decoded_in_tiles(tiling, model))
     return tiling
 
 
@@ -219,15 +219,14 @@ def kept_latents(latent: dict[str, Any], cls: Any) -> Iterator[None]:
     path.unlink(missing_ok=True)
 
 
-def _frames(cls: Any, model: VideoModel, latent: dict[str, Any], tiling: Any, form: Any) -> Iterator[Tensor]:
+def _frames(report: host.Report, model: VideoModel, latent: dict[str, Any], tiling: Any, form: Any) -> Iterator[Tensor]:
     """Frames in order with progress, preview and interrupt."""
     from ..samplers.decode import frame_count, stream_frames
 
     samples, update, done = host.samples(model, latent), host.progress(), 0
     total = frame_count(model, samples)
-    tell = lambda note: host.tell(cls.hidden.unique_id, (note,))
     seed = latent.get("reelwire", {}).get("seed", 0)
-    for piece in stream_frames(model, samples, seed, tiling, tell, form=form):
+    for piece in stream_frames(model, samples, seed, tiling, report.tell, form=form):
         done += len(piece)
         update(done, total, partial(host.frame_picture, piece[-1]))
         yield piece

@@ -104,9 +104,9 @@ class _Loader(io.ComfyNode):
             if part in files and files[part].is_file()
         ]
         named = message("loaded", title=model.family.title, variant=model.variant, dtype=model.recipe.dtype)
-        told = listed([named, *beside])
-        host.tell(cls.hidden.unique_id, (told,), logging.INFO)
-        return io.NodeOutput(model)
+        report = host.Report(cls)
+        report.tell(listed([named, *beside]), level=logging.INFO)
+        return io.NodeOutput(model, ui=report.ui())
 
     @classmethod
     def choices(cls, part: str, offered: Mapping[str, Mapping[str, Path]]) -> dict[str, Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from .effect import Conditions, counted, idle
 from .sampling import DEFAULT, PRESET, PRESETS, request_of, size_checks
 from .types import KeyframesType, model_input
 from .video_file import write_video
-from .words import as_ui, long_video
+from .words import long_video
 
 RESUME, ANEW = "go on", "start over"
 TIMELINE = """{
@@ -131,23 +132,22 @@ class LongVideo(FileWriter):
         job = Job(host.beside_output(filename_prefix, ENDING))
         job.begin(inputs_of(model, told, made, style), unfinished == ANEW)
         tiling = tiling if tile else job.settled(tiling)
-        unused = idle(cls, {"adain": adain, "memory": memory, "hold": hold}, model)
-        notes = (*unused, *made.notes, *host.shortage(model, made.request_of_a_window))
-        host.tell(cls.hidden.unique_id, notes)
-        watch = _Watching(cls, model, made, job)
+        report = host.Report(cls)
+        report.tell(*idle(cls, {"adain": adain, "memory": memory, "hold": hold}, model))
+        report.tell(*made.notes, *host.shortage(model, made.request_of_a_window))
+        watch = _Watching(report, model, made, job)
         note = {"family": model.family.name, "variant": model.variant, "frames": frames, "fps": fps, "windows": len(made.windows),
                 "width": size[0], "height": size[1], "seed": made.request.seed}  # fmt: skip
-        with watch.kept(), heard_by(watch.watch.tell):
+        with watch.kept(), heard_by(report.tell):
             if tiling is not None and tiling.size and not tile:
                 say(decoded_in_tiles(tiling, model))
             pieces = watch.counted(render(model, told, made, style, job, tiling, watch.watch, eight_bits))
             write_video(path, pieces, size, fps, crf, host.metadata(cls, {"reelwire": note}))
         job.drop()
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
+        watch.tell_of_cache()
         line = long_video(made.request, len(made.windows), fps, path, watch.seconds)
-        lines = [line, *notes, *watch.notes()]
-        host.show(cls.hidden.unique_id, *lines)
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui={**shown.as_dict(), **as_ui(lines)})
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(shown.as_dict(), line))
 
 
 def _check_timeline(timeline: str, fps: float, frames: int) -> None:
@@ -161,44 +161,37 @@ def _check_timeline(timeline: str, fps: float, frames: int) -> None:
 class _Watching:
     """Progress over the whole video with the time that is left, and what a person is told when it stops early."""
 
-    def __init__(self, cls: Any, model: VideoModel, made: Any, job: Any) -> None:
+    def __init__(self, report: host.Report, model: VideoModel, made: Any, job: Any) -> None:
         from ..samplers.long_video import Watch
 
-        self._node, self._model, self._made, self._job = cls.hidden.unique_id, model, made, job
+        self._report, self._model, self._made, self._job = report, model, made, job
         self._steps, self._frames, self._from = 0, 0, None
         self._update, self._began = host.progress(), time.monotonic()
-        self._told, self._cache = list[str](), None
-        self.watch = Watch(self._step, self._tell)
-
-    def _tell(self, note: str) -> None:
-        self._told.append(note)
-        host.tell(self._node, (note,))
+        self._cache = None
+        self.watch = Watch(self._step, report.tell)
 
     @property
     def seconds(self) -> float:
         """Since the node began."""
         return time.monotonic() - self._began
 
-    def notes(self) -> list[str]:
-        """What was told on the way, and what a cache did in the last window that was sampled."""
+    def tell_of_cache(self) -> None:
+        """Say what a cache did in the last window that was sampled."""
         if self._cache is None:
-            return self._told
+            return
         from ..samplers.caches.report import report
 
         estimate = self._cache.policy.estimate(self._model, self._made.request_of_a_window)
-        return [*self._told, *(message("last_window", note=words) for words in report(self._cache, estimate).words())]
+        words = [line for line in report(self._cache, estimate).words() if line not in self._report]
+        self._report.tell(*(message("last_window", note=line) for line in words), level=logging.INFO)
 
     def _step(self, done: int, total: int, run: Any) -> None:
         self._steps, self._cache = done, run.cache
         self._from = done - 1 if self._from is None else self._from
         pace = (time.monotonic() - self._began) / (done - self._from)
         window = (done - 1) // self._made.request.steps + 1
-        host.show(
-            self._node,
-            message(
-                "time_left_window", number=window, count=len(self._made.windows), time=_clock(pace * (total - done))
-            ),
-        )
+        left = _clock(pace * (total - done))
+        self._report.show(message("time_left_window", number=window, count=len(self._made.windows), time=left))
         self._move(lambda: host.latent_picture(self._model, run.preview()))
 
     def counted(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:

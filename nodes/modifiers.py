@@ -13,7 +13,6 @@ from ..samplers.guidance import METHODS, check_method, check_span
 from . import host
 from .effect import counted, idle
 from .types import model_input, model_output
-from .words import as_ui
 
 _SKIP_LAYER, _APG = {"method": ("skip-layer",)}, {"method": ("apg",)}
 GUIDANCE_COUNTS = {
@@ -75,8 +74,9 @@ class SetGuidance(io.ComfyNode):
 
 def _told(cls: Any, model: VideoModel, lines: tuple[Message, ...]) -> io.NodeOutput:
     """The model, and on the node what does nothing."""
-    host.tell(cls.hidden.unique_id, lines)
-    return io.NodeOutput(model, ui=as_ui(lines) if lines else None)
+    report = host.Report(cls)
+    report.tell(*lines)
+    return io.NodeOutput(model, ui=report.ui())
 
 
 def _numbers(layers: str) -> tuple[int, ...]:

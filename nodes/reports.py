@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 from comfy_api.latest import io
@@ -102,9 +103,9 @@ class EstimateNode(io.ComfyNode):
         asked = request_of(model, width, height, frames, steps, guidance, preset=preset, keyframes=keyframes)
         rates = _measured(model, settled(model, asked)) if calibrate else None
         result = estimate(model, asked, host.machine(model), price, rates)
-        lines = short(result)
-        host.show(cls.hidden.unique_id, *lines)
-        return io.NodeOutput(markdown(result), json.dumps(facts(result), indent=1), ui={"text": list(lines)})
+        report = host.Report(cls)
+        report.tell(*short(result), level=logging.DEBUG)
+        return io.NodeOutput(markdown(result), json.dumps(facts(result), indent=1), ui=report.ui())
 
 
 def _measured(model: VideoModel, request: Request) -> tuple[float, float]:

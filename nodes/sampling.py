@@ -18,7 +18,7 @@ from . import host
 from .effect import Conditions, counted
 from .origin import from_model
 from .types import ABSENT, ConditioningType, ControlType, KeyframesType, model_input
-from .words import as_ui, sampled
+from .words import sampled
 
 DEFAULT = "default"
 PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled")
@@ -137,9 +137,9 @@ class Sampler(SamplerNode):
         from ..samplers.denoise import ready, sample
         from ..samplers.kernels import attention_notes
 
-        request = ready(model, request_of(model, **inputs))
-        notes = request.notes + host.shortage(model, request)
-        host.tell(cls.hidden.unique_id, notes + attention_notes(model), logging.WARNING if notes else logging.INFO)
+        request, report = ready(model, request_of(model, **inputs)), host.Report(cls)
+        report.tell(*request.notes, *host.shortage(model, request))
+        report.tell(*attention_notes(model), level=logging.INFO)
         update, runs = host.progress(), list[Run]()
 
         def on_step(done: int, total: int, run: Run) -> None:
@@ -147,37 +147,33 @@ class Sampler(SamplerNode):
             update(done, total, lambda: host.latent_picture(model, run.preview()))
 
         began = time.monotonic()
-        with heard_by(lambda notice: host.tell(cls.hidden.unique_id, (notice,))):
+        with heard_by(report.tell):
             latents = sample(model, conditioning, request, on_step)
         line = sampled(request, model.facts.fps, time.monotonic() - began)
         note = {"family": model.family.name, "variant": model.variant, "frames": request.frames, "fps": model.facts.fps,
                 "width": request.width, "height": request.height, "seed": request.seed}  # fmt: skip
-        shown = _shown(cls, (line, *notes), _cache_report(cls, model, request, runs, note))
-        return io.NodeOutput(from_model(model, model.family.to_host(model, latents.cpu()), note), ui=shown)
+        charts = _tell_of_cache(report, model, request, runs, note)
+        latent = from_model(model, model.family.to_host(model, latents.cpu()), note)
+        return io.NodeOutput(latent, ui=report.ui(charts, line))
 
 
-def _shown(cls: Any, lines: tuple[str, ...], report: dict[str, Any] | None) -> dict[str, Any]:
-    """What stays on the node: what was made, the notes of before the first step, and below them what the cache did."""
-    shown = (*lines, *(report or {}).get("text", ()))
-    host.show(cls.hidden.unique_id, *shown)
-    return {**(report or {}), **as_ui(shown)}
-
-
-def _cache_report(cls: Any, model: VideoModel, request: Request, runs: list[Run], note: dict[str, Any]) -> dict[str, Any] | None:  # fmt: skip
-    """What the cache did, on the node and into `note`, which goes with the latents into the file."""
-    from ..samplers.caches.report import report
+def _tell_of_cache(
+    report: host.Report, model: VideoModel, request: Request, runs: list[Run], note: dict[str, Any]
+) -> dict[str, Any]:
+    """Say what the cache did, and add it to `note`, which goes with the latents into the file; its chart for the page."""
+    from ..samplers.caches.report import report as report_of
     from ..samplers.caches.runner import planned
 
     if model.cache is None:
-        return None
+        return {}
     policy, notes = planned(model, request)
     if policy is None or not runs:
-        host.tell(cls.hidden.unique_id, notes)
-        return {"text": list(notes)}
-    told = report(runs[0].cache, policy.estimate(model, request))
-    note["cache"] = told.facts()
-    host.tell(cls.hidden.unique_id, told.words(), logging.INFO)
-    return {"text": list(told.words()), **host.temporary_picture(told.picture(), cls)}
+        report.tell(*notes)
+        return {}
+    cache = report_of(runs[0].cache, policy.estimate(model, request))
+    note["cache"] = cache.facts()
+    report.tell(*cache.words(), level=logging.INFO)
+    return {"reelwire_chart": [cache.chart()]}
 
 
 def request_of(model: VideoModel, width: int = 0, height: int = 0, frames: int = 0, steps: int = 0, guidance: float = 0.0, sampler: str = DEFAULT, seed: int = 0,

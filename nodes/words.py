@@ -1,20 +1,12 @@
-"""What nodes say they made, and what stays on them after a run."""
+"""What nodes say they made."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..loaders.messages import Message, message
 from ..loaders.video_model import Request
-
-
-def as_ui(lines: Iterable[str]) -> dict[str, Any]:
-    """What stays on a node and in the history: the lines in English, and what the page translates them from."""
-    lines = list(lines)
-    messages = [{"key": getattr(line, "key", ""), "values": dict(getattr(line, "values", {})), "text": str(line)} for line in lines]  # fmt: skip
-    return {"text": [str(line) for line in lines], "reelwire": messages}
 
 
 def sampled(request: Request, fps: float, seconds: float) -> Message:

@@ -33,12 +33,14 @@ from reelwire.tests.host import Host, boot  # noqa: E402
 from reelwire.tests.support.card.host import CardHost, boot_on_card  # noqa: E402
 from reelwire.tests.support.card.pytest_card import TINY_MODELS, CardTests  # noqa: E402
 from reelwire.tests.support.card.table import CardTable  # noqa: E402
+from reelwire.tests.support.screenshots import add_option  # noqa: E402
 from reelwire.training import tiny_files  # noqa: E402
 from reelwire.training.tiny_models import MODELS, make  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     CardTable.add_options(parser)
+    add_option(parser)
     parser.addoption("--all-variants", action="store_true", help="what all shipped variants hold, not only those that differ in kind")  # fmt: skip
 
 

@@ -79,7 +79,17 @@ def _sampled(prefix: str) -> dict[str, Any]:
 
 def _long(prefix: str) -> dict[str, Any]:
     """The node that warns is number 3, as above."""
-    size = dict(width=256, height=256, frames=17, window=9, overlap=5, steps=2, guidance=0.0, sampler="default", preset="default")
+    size = dict(
+        width=256,
+        height=256,
+        frames=17,
+        window=9,
+        overlap=5,
+        steps=2,
+        guidance=0.0,
+        sampler="default",
+        preset="default",
+    )
     timeline = json.dumps({"prompts": [{"at": 0, "text": "a circle"}]})
     return {
         "1": node("ReelwireLoadWan", checkpoint="diffusers/tiny-wan2.1-t2v", precision="float32"),
@@ -95,7 +105,7 @@ def test_it_warns_before_it_starts(card_host: CardHost, graph: Callable[[str], d
         card_host.card.set_cap(size)
         begin = len(card_host.log)
         seen = card_host.watch(graph(f"warned/{graph.__name__}_{size}"))
-        texts = [str(data) for data in seen.all("progress_text")]
+        texts = [note["text"] for data in seen.all("reelwire.note") for note in data["messages"]]
         stays = [str(data["output"]) for data in seen.all("executed") if data["node"] == "3"]
         words = card_host.log[begin:].decode(errors="replace") + "".join(texts)
         assert (WARNED in "".join(stays)) == (WARNED in words)

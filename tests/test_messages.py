@@ -159,7 +159,7 @@ def test_nothing_is_told_without_a_key(folder: str) -> None:
         'def f(x):\n    rule = f"It is {x}."\n    raise CheckpointError(rule, message("use_0"))',
         'def f(x):\n    rule, y = ("Wrong." if x else message("use_0")), 1\n    raise InputError("frames", x, rule)',
         'def f(tell):\n    tell("Something " + "else")',
-        'def f():\n    host.tell(1, ("Memory ran out.",))',
+        'def f():\n    report.tell("Memory ran out.")',
         'def f():\n    raise OSError("No room is left.")',
     ],
 )

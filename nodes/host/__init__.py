@@ -31,14 +31,12 @@ from .memory import free_ram as free_ram
 from .memory import make_room as make_room
 from .notes import extended as extended
 from .notes import serve_refusals as serve_refusals
-from .notes import show as show
 from .notes import speaking as speaking
-from .notes import tell as tell
 from .notes import valid as valid
-from .progress import PREVIEW_SIZE
 from .progress import Interrupted as Interrupted
 from .progress import progress as progress
 from .progress import stop_if_asked as stop_if_asked
+from .report import Report as Report
 
 BUNDLED = Path(__file__).parents[2] / "loaders" / "bundled"
 AUTO = "auto"
@@ -277,26 +275,22 @@ def samples(model: VideoModel, latent: dict[str, Any]) -> Tensor:
     return model.family.from_host(model, held) if fits and not pictures else held
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- previews
 
 
-def temporary_picture(image: Any, cls: Any) -> dict[str, Any]:
-    """A PIL image as what a node shows, kept in the host's temporary folder."""
-    from comfy_api.latest import ui
+def frame_picture(frame: Tensor, scale: int = 1) -> Any:
+    """A PIL image of a frame [H, W, 3] in 0..1 or in 8 bits, enlarged to the size of the video, which the page writes below.
 
-    pixels = torch.tensor(bytearray(image.tobytes()), dtype=torch.uint8).view(1, image.height, image.width, 3)
-    return ui.PreviewImage(pixels / 255, cls=cls).as_dict()
-
-
-def frame_picture(frame: Tensor) -> Any:
-    """A PIL image of a frame [H, W, 3] in 0..1 or in 8 bits, small ones enlarged so that they can be seen."""
+    It has no more detail than ComfyUI's --preview-size asks for, so that few bytes are sent.
+    """
     from PIL import Image
 
     if frame.dtype != torch.uint8:
         frame = (frame.float().clamp(0, 1) * 255).round().to(torch.uint8)
     image = Image.fromarray(frame.cpu().numpy())
-    scale = PREVIEW_SIZE // 2 // max(image.size)
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST) if scale > 1 else image
+    size = image.width * scale, image.height * scale
+    image.thumbnail((args.preview_size, args.preview_size))
+    return image.resize(size, Image.Resampling.BICUBIC)
 
 
 def latent_picture(model: VideoModel, latents: Tensor) -> Any:
@@ -304,8 +298,8 @@ def latent_picture(model: VideoModel, latents: Tensor) -> Any:
     colours = torch.tensor(model.facts.rgb) if model.facts.rgb else _host_colours(model)
     middle = rearrange(latents[0, :, latents.shape[2] // 2].float().cpu(), "c h w -> h w c")
     if colours is None:
-        return frame_picture(_main_axes(middle))
-    return frame_picture((middle @ colours[:-1] + colours[-1]) / 2 + 0.5)
+        return frame_picture(_main_axes(middle), model.facts.spatial_ratio)
+    return frame_picture((middle @ colours[:-1] + colours[-1]) / 2 + 0.5, model.facts.spatial_ratio)
 
 
 def _main_axes(latent: Tensor) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,28 +20,12 @@ from ...loaders.messages import Message, Origin, data, message_of, sentences
 _refusals: deque[str] = deque(maxlen=100)  # what was refused before it ran, of which the page gets the plain text alone
 
 
-def tell(node_id: str, notes: tuple[str, ...], level: int = logging.WARNING) -> None:
-    """Show notes on a node, and log them for those who run without the page."""
-    for note in notes:
-        logging.log(level, "Reelwire: %s", note)
-    if notes:
-        show(node_id, *notes)
-
-
-def show(node_id: str, *lines: str) -> None:
-    """Lines on a node that are replaced by the next."""
-    from server import PromptServer
-
-    PromptServer.instance.send_progress_text("\n".join(lines), node_id)
-    _send("reelwire.note", {"node": _displayed(node_id), "messages": [data(line) for line in lines]})
-
-
 def extended(error: Exception, words: str) -> Exception:
     """An error with more words, of a kind that the host knows: after one of memory it makes room."""
     return (OutOfMemory if out_of_memory(error) else RuntimeError)(sentences(message_of(error), words))
 
 
-def _send(event: str, content: dict[str, Any]) -> None:
+def send(event: str, content: dict[str, Any]) -> None:
     """To the page that queued the running prompt; to nobody where that was done without a page."""
     from server import PromptServer
 
@@ -51,7 +34,7 @@ def _send(event: str, content: dict[str, Any]) -> None:
         server.send_sync(event, content, server.client_id)
 
 
-def _displayed(node_id: str) -> str:
+def displayed(node_id: str) -> str:
     """The id of the node that the page shows: of one that another node has expanded to, that node's."""
     return str(get_progress_state().dynprompt.get_display_node_id(node_id))
 
@@ -120,8 +103,8 @@ def _telling(node_id: str, prompt_id: str) -> Iterator[None]:
     except Exception as error:
         said = message_of(error)
         if isinstance(said, Message):
-            cause = _displayed(_cause(error, node_id))
-            _send("reelwire.error", {"prompt_id": prompt_id, "node": cause, "message": data(said)})
+            cause = displayed(_cause(error, node_id))
+            send("reelwire.error", {"prompt_id": prompt_id, "node": cause, "message": data(said)})
         raise
 
 

@@ -11,7 +11,6 @@ import comfy.model_management as mm
 import comfy.utils
 from comfy.cli_args import LatentPreviewMethod, args
 
-PREVIEW_SIZE = 512
 PREVIEWS_EVERY = 0.25  # seconds at least between two previews of a node
 Interrupted = mm.InterruptProcessingException
 
@@ -33,7 +32,7 @@ def progress() -> Callable[..., None]:
         stop_if_asked()
         now, preview = time.monotonic(), None
         if picture is not None and (done >= total or now - shown >= PREVIEWS_EVERY) and _previews_are_seen():
-            shown, preview = now, ("JPEG", picture(), args.preview_size)
+            shown, preview = now, ("JPEG", picture(), None)
         bar.update_absolute(done, total, preview)
 
     return update

@@ -1,7 +1,8 @@
-"""What a cache did in a run: in numbers, in words, and as a small picture."""
+"""What a cache did in a run: in numbers, in words, and as a chart."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +10,6 @@ from typing import Any
 from ...loaders.messages import listed, message
 from .policy import Policy
 from .runner import Entry, Runner
-
-COMPUTED, REUSED, PAPER, CURVE = (74, 144, 226), (225, 230, 238), (255, 255, 255), (226, 98, 60)
-BAR, ROW, EDGE = 14, 46, 6  # pixels of a step, of a branch, and around
 
 
 @dataclass(frozen=True)
@@ -67,25 +65,17 @@ class Report:
         steps = {name: "".join("x" if c else "." for c in forwards) for name, forwards in self._named()}
         return {"cache": self.title, "steps": steps, "ideal": round(self.ideal, 3), "real": self.real and round(self.real, 3)}  # fmt: skip
 
-    def picture(self) -> Any:
-        """A PIL image: a row for each branch, a bar for each step, dark where it was computed; a curve of the distances."""
-        from PIL import Image, ImageDraw
-
-        rows = list(self.computed.items())
-        longest = max((len(f) for _, f in rows), default=1)
-        image = Image.new("RGB", (2 * EDGE + BAR * longest, 2 * EDGE + ROW * len(rows)), PAPER)
-        draw = ImageDraw.Draw(image)
-        for row, (key, forwards) in enumerate(rows):
-            top, bottom = EDGE + row * ROW, EDGE + (row + 1) * ROW - EDGE
-            for i, computed in enumerate(forwards):
-                left = EDGE + i * BAR
-                draw.rectangle((left, top, left + BAR - 3, bottom), COMPUTED if computed else REUSED)
-            moves = self.moves[key]
-            most = max((m for m in moves if m is not None), default=0.0)
-            points = [(EDGE + i * BAR + BAR // 2 - 1, bottom - (bottom - top) * m / most) for i, m in enumerate(moves) if m is not None and most]  # fmt: skip
-            if len(points) > 1:
-                draw.line(points, CURVE, 2)
-        return image
+    def chart(self) -> dict[str, Any]:
+        """For the page to draw: a row for each branch, with which steps were computed and how far each one was from the last."""
+        rows = [
+            {
+                "name": str(name),
+                "computed": list(computed),
+                "distances": [d if d and math.isfinite(d) else None for d in moves],
+            }
+            for (name, computed), moves in zip(self._named(), self.moves.values(), strict=True)
+        ]
+        return {"title": self.title, "rows": rows}
 
 
 def size_in_words(count: int) -> str:

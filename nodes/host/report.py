@@ -1,0 +1,43 @@
+"""What a node says to people: while it runs, and what stays on it when it is done."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ...loaders.messages import data
+from .notes import displayed, send
+
+
+class Report:
+    """The messages of one run of a node, in order."""
+
+    def __init__(self, cls: Any) -> None:
+        self._node, self._messages = displayed(cls.hidden.unique_id), list[str]()
+
+    def __contains__(self, text: str) -> bool:
+        """Whether this was told already."""
+        return text in self._messages
+
+    def tell(self, *messages: str, level: int = logging.WARNING) -> None:
+        """Show messages on the node, where they stay, and log them for those who run without the page."""
+        for text in messages:
+            logging.log(level, "Reelwire: %s", text)
+        self._messages += messages
+        self._send(messages, passing=False)
+
+    def show(self, *messages: str) -> None:
+        """Show messages on the node until the next ones come, or until it is done."""
+        self._send(messages, passing=True)
+
+    def ui(self, shown: Mapping[str, Any] | None = None, made: str = "") -> dict[str, Any] | None:
+        """What stays on the node, for its output: what it made, all that was told, and what else it shows; None where that
+        is nothing."""
+        lines = [*([made] if made else []), *self._messages]
+        words = {"text": [str(line) for line in lines], "reelwire": [data(line) for line in lines]}
+        return {**(shown or {}), **(words if lines else {})} or None
+
+    def _send(self, messages: Iterable[str], passing: bool) -> None:
+        if notes := [data(text) for text in messages]:
+            send("reelwire.note", {"node": self._node, "messages": notes, "passing": passing})

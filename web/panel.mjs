@@ -1,0 +1,107 @@
+/** The panel of a node: its error, preview or video, chart and words. It is there while there is something to show. */
+import { app } from "../../scripts/app.js";
+import { outputName } from "./nodes.mjs";
+
+const [NAME, MARGIN] = ["reelwire_panel", 8];
+const MONOSPACED = ["ReelwireEstimate"]; // nodes whose words are a table
+const panels = new WeakMap();
+
+/** Change what a node shows: {error, preview, video, chart, lines}; an empty value takes that part away. */
+export function show(node, changes) {
+  if (node.graph?.getNodeById(node.id) !== node) return; // it was taken away while the words were looked up
+  if (!panels.has(node)) panels.set(node, new Panel(node));
+  panels.get(node).show(changes);
+}
+
+/** A saved node is as large as without its panel and its preview, which come back when there is something to show. */
+export function leaveOutPanel(node, saved) {
+  const panel = panels.get(node);
+  if (panel?.grown && saved.size) saved.size = [saved.size[0], panel.heightWithout(saved.size[1])];
+}
+
+class Panel {
+  height = 0;
+  parts = {};
+
+  constructor(node) {
+    this.node = node;
+    this.element = block("reelwire-panel", this.content = block("reelwire-content"));
+    this.content.classList.toggle("reelwire-table", MONOSPACED.includes(node.type));
+    this.element.addEventListener("wheel", (event) => LiteGraph.vueNodesMode || app.canvas.processMouseWheel(event));
+    new ResizeObserver(() => this.fit()).observe(this.content);
+  }
+
+  /** Whether the node is larger by the panel, or in Nodes 2.0 by the preview that the page itself shows. */
+  get grown() {
+    return this.widget || (LiteGraph.vueNodesMode && app.nodePreviewImages[outputName(this.node)]?.length > 0);
+  }
+
+  heightWithout(height) {
+    return LiteGraph.vueNodesMode ? this.before : height - this.height;
+  }
+
+  show(changes) {
+    if (!this.grown) this.before = this.node.size[1];
+    for (const [name, value] of Object.entries(changes)) {
+      const part = value?.length === 0 || !value ? undefined : DRAW[name](value, this.parts[name]);
+      if (part !== this.parts[name]) this.parts[name] = part;
+    }
+    const { error, preview, video, chart, lines } = this.parts;
+    const shown = [error, preview ?? video, chart, lines].filter(Boolean);
+    if (shown.some((part, i) => part !== this.content.children[i]) || shown.length !== this.content.children.length)
+      this.content.replaceChildren(...shown);
+    if (shown.length) this.add();
+    else this.remove();
+  }
+
+  add() {
+    if (this.widget) return;
+    const height = () => this.height;
+    const options = { serialize: false, hideOnZoom: false, margin: MARGIN, getMinHeight: height, getMaxHeight: height };
+    this.widget = this.node.addDOMWidget(NAME, "reelwire", this.element, options);
+    this.widget.serialize = false;
+  }
+
+  remove() {
+    if (!this.widget) return;
+    this.node.removeWidget(this.widget);
+    this.widget = undefined;
+    this.resize(0);
+  }
+
+  /** Make the node larger or smaller by what its content grew; Nodes 2.0 does that itself. */
+  fit() {
+    const inside = this.content.offsetHeight; // 0 while it is not on the screen
+    if (this.widget && inside) this.resize(inside + 2 * MARGIN);
+  }
+
+  resize(height) {
+    const grown = height - this.height;
+    this.height = height;
+    if (!grown) return;
+    const [width, old] = this.node.size;
+    if (!LiteGraph.vueNodesMode) this.node.setSize([width, old + grown]);
+    app.canvas.setDirty(true, true);
+  }
+}
+
+/** How each part is made of its value, or of what is there already. */
+const DRAW = {
+  error: (text) => block("reelwire-error", text),
+  preview: (url, old) => Object.assign(old ?? new Image(), { src: url, className: "reelwire-picture" }),
+  video: (url, old) => (old?.getAttribute("src") === url ? old : videoOf(url)),
+  chart: (figure) => block("reelwire-chart", figure),
+  lines: (texts) => block("reelwire-words", ...texts.map((text) => block("", text))),
+};
+
+function videoOf(url) {
+  const video = Object.assign(document.createElement("video"), { className: "reelwire-picture" });
+  Object.assign(video, { src: url, muted: true, loop: true, autoplay: true, controls: true, playsInline: true });
+  return video;
+}
+
+function block(className, ...content) {
+  const element = Object.assign(document.createElement("div"), { className });
+  element.append(...content);
+  return element;
+}

@@ -1,0 +1,123 @@
+/** What a run leaves on its nodes, from the first note to the video, and again after a reload of the page. */
+import { api } from "../../scripts/api.js";
+import { app } from "../../scripts/app.js";
+import { drawChart } from "./chart.mjs";
+import { translate } from "./messages.mjs";
+import { nodeOf, ourNodes, outputName } from "./nodes.mjs";
+import { show } from "./panel.mjs";
+
+const VIDEOS = ["ReelwireDecodeToVideo", "ReelwireLongVideo"]; // nodes that end with one
+export const endsWithVideo = (type) => VIDEOS.includes(type);
+const running = new WeakMap(); // node -> what it has said in this run; passing: the last of it gives way to the next
+
+export function listenForResults() {
+  api.addEventListener("executing", ({ detail }) => begin(nodeOf(detail)));
+  api.addEventListener("reelwire.note", ({ detail }) => note(nodeOf(detail.node), detail));
+  api.addEventListener("b_preview_with_metadata", ({ detail }) => preview(nodeOf(detail.displayNodeId), detail.blob));
+  api.addEventListener("progress_state", ({ detail }) => (progress = detail));
+  api.addEventListener("executed", ({ detail }) => {
+    const id = detail.display_node ?? detail.node;
+    const node = nodeOf(id);
+    if (endsWithVideo(node?.type)) dropPreview(id);
+    if (node) remember(id, detail.prompt_id);
+  });
+}
+
+/** A node that runs anew has said nothing yet; its last video stays until something else can be seen. */
+function begin(node) {
+  if (!node) return;
+  running.set(node, { kept: [], passing: [] });
+  show(node, { lines: [], chart: undefined });
+}
+
+async function note(node, { messages, passing }) {
+  if (!node) return;
+  const said = running.get(node) ?? running.set(node, { kept: [], passing: [] }).get(node);
+  if (passing) said.passing = messages;
+  else said.kept.push(...messages);
+  const lines = await Promise.all([...said.kept, ...said.passing].map(translate));
+  if (running.get(node) === said) show(node, { lines });
+}
+
+let pictured = "";
+
+/** LiteGraph has the preview in the panel, where the video will be; Nodes 2.0 has its own place below. */
+function preview(node, blob) {
+  if (!node) return;
+  URL.revokeObjectURL(pictured);
+  pictured = URL.createObjectURL(blob);
+  show(node, LiteGraph.vueNodesMode ? { video: undefined } : { preview: pictured });
+}
+
+let progress = { nodes: {} };
+
+/** The page drops a node's preview when it hears that the node starts, and never when it ends: tell it so. */
+function dropPreview(id) {
+  const { prompt_id, nodes } = progress;
+  if (!app.nodePreviewImages[id] || !nodes[id]) return;
+  for (const told of [{}, { [id]: { ...nodes[id], state: "running" } }, nodes])
+    api.dispatchCustomEvent("progress_state", { prompt_id, nodes: told });
+}
+
+/** Show what a node put out. */
+export async function showOutput(node, output) {
+  running.delete(node);
+  const [chart] = output?.reelwire_chart ?? [];
+  const file = output?.images?.find(({ filename }) => filename?.endsWith(".mp4"));
+  const video = endsWithVideo(node.type) && file && api.apiURL(`/view?${new URLSearchParams(file)}`);
+  const messages = output?.reelwire ?? output?.text?.map((text) => ({ key: "", values: {}, text })) ?? [];
+  const [lines, figure] = await Promise.all([Promise.all(messages.map(translate)), chart && drawChart(chart)]);
+  show(node, { lines, chart: figure, video, ...(endsWithVideo(node.type) && { preview: undefined }) });
+}
+
+/** Show what the page has kept of all nodes, as when another tab was looked at. */
+export function showOutputs(outputs) {
+  for (const node of ourNodes()) showOutput(node, outputs[outputName(node)]);
+}
+
+// ---------------------------------------------------------------- after a reload
+
+// workflow -> node -> the prompt for which it last put something out, in this tab of the browser
+const STORE = "reelwire.prompts";
+const before = read();
+
+const workflowName = () => app.extensionManager.workflow?.activeWorkflow?.path;
+
+function read() {
+  return JSON.parse(sessionStorage.getItem(STORE) ?? "{}");
+}
+
+function remember(id, prompt) {
+  const all = read();
+  all[workflowName()] = { ...all[workflowName()], [id]: prompt };
+  sessionStorage.setItem(STORE, JSON.stringify(all));
+}
+
+/** The page forgets all outputs when it is loaded; the server has those of each run. */
+export async function showAfterReload() {
+  const name = await openedOf(before);
+  const prompts = before[name];
+  delete before[name];
+  if (!prompts) return;
+  const entries = Object.fromEntries(await Promise.all([...new Set(Object.values(prompts))].map(historyOf)));
+  if (name !== workflowName()) return;
+  const found = Object.entries(prompts).flatMap(([id, prompt]) => {
+    const [node, entry] = [nodeOf(id), entries[prompt]];
+    const same = node && entry?.prompt[2][id]?.class_type === node.type;
+    return same && entry.outputs[id] ? [[outputName(node), entry.outputs[id]]] : [];
+  });
+  app.nodeOutputs = { ...Object.fromEntries(found), ...app.nodeOutputs };
+}
+
+/** The workflow that was just loaded, if it is one of these: the page names it a while after its graph is there. */
+async function openedOf(workflows) {
+  for (let waited = 0; waited < 5000 && Object.keys(workflows).length; waited += 100) {
+    if (workflows[workflowName()]) return workflowName();
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+
+async function historyOf(prompt) {
+  const response = await api.fetchApi(`/history/${prompt}`);
+  return [prompt, (await response.json())[prompt]];
+}
