@@ -171,6 +171,22 @@ def run(url: str, api: dict[str, Any]) -> bytes:
         return answer.read()
 
 
+def upload(url: str, file: Path) -> None:
+    """Put a file into ComfyUI's input folder, where templates load it from."""
+    mark = uuid.uuid4().hex
+    parts = (("image", file.name, file.read_bytes()), ("overwrite", "", b"true"))
+    body = b"".join(
+        f'--{mark}\r\nContent-Disposition: form-data; name="{field}"'.encode()
+        + (f'; filename="{name}"' if name else "").encode()
+        + b"\r\n\r\n" + content + b"\r\n"
+        for field, name, content in parts
+    )  # fmt: skip
+    headers = {"Content-Type": f"multipart/form-data; boundary={mark}"}
+    request = urllib.request.Request(f"{url}/upload/image", body + f"--{mark}--\r\n".encode(), headers)
+    with urllib.request.urlopen(request) as answer:
+        answer.read()
+
+
 def file_of(name: str) -> Path:
     """The template of a twin that has a card; its picture lies beside it."""
     return WORKFLOWS / f"{notes.CARDS[name]['title']}.json"
@@ -189,6 +205,8 @@ def make_templates(url: str, names: list[str]) -> None:
 def make_pictures(url: str, names: list[str]) -> None:
     from templates import pictures
 
+    for file in (WORKFLOWS / "inputs").iterdir():
+        upload(url, file)
     for name in names:
         pictures.picture(url, name, run).save(file_of(name).with_suffix(".jpg"), quality=88)
 

@@ -15,6 +15,7 @@ AS_IT_IS, EDGES, GRAY, BLUR = "as it is", "edges", "gray", "blur"
 WAYS = (AS_IT_IS, EDGES, GRAY, BLUR)
 # bytes for each pixel of a frame that is prepared, in float32 (measured: peak over pixels, alike at all sizes)
 WORKING_BYTES = {EDGES: 161, GRAY: 21, BLUR: 50}
+STRONGEST = 10  # strength of a control
 BLURRED = 64  # the blur's sigma is this part of a frame's shorter side
 
 
@@ -55,9 +56,9 @@ def check_range(start: float, end: float, strength: float) -> None:
     if not 0 <= start < end <= 1:
         told = message("control_span", start=start, end=end)
         raise InputError("control", told, message("control_span_rule"), message("use_span"))
-    if not (math.isfinite(strength) and strength >= 0):
+    if not 0 <= strength <= STRONGEST:
         told, remedy = message("control_strength", strength=strength), message("use_control_strength")
-        raise InputError("control", told, message("control_strength_rule"), remedy)
+        raise InputError("control", told, message("control_strength_rule", most=STRONGEST), remedy)
 
 
 def check_way(way: str, low: float, high: float) -> None:

@@ -94,7 +94,8 @@ class Counted:
 
     moments: Mapping[str, Moment]  # of a forward, at which most is alive
     layers_asked = True  # whether its picture and language encoders are asked for what each layer gives
-    latents_held = 5.0  # tensors like the latents, in float32, that the sampler and its solver hold during a step
+    latents_held = 5.0  # tensors like the latents, in float32, that the sampler and its solver hold during a forward
+    latents_stepped = 13.0  # likewise while the solver makes its step, after the forward: UniPC's second order, counted
 
     def positions(self, model: VideoModel, request: Request) -> int:
         """The tokens of one branch in the network's forward."""
@@ -234,13 +235,9 @@ def forward_bytes(model: VideoModel, request: Request, fused: bool = True) -> in
     size = sizes(model, request)
     forward = max(size.of(moment) for moment in model.family.moments.values())
     scores = 0 if fused else 2 * size.batch * size.hidden // (size.head or 64) * size.tokens**2 * size.item
-    return (
-        forward
-        + scores
-        + held_bytes(model, size)
-        + widened_bytes(model, _network(model).name)
-        + lora_bytes(model, size.item)
-    )
+    computing = forward + scores + widened_bytes(model, _network(model).name)
+    stepping = math.ceil((model.family.latents_stepped - model.family.latents_held) * size.latents * 4)
+    return max(computing, stepping) + held_bytes(model, size) + lora_bytes(model, size.item)
 
 
 def held_bytes(model: VideoModel, size: Sizes) -> int:

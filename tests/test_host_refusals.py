@@ -63,6 +63,7 @@ EARLY = {
     "layers": Early("ltx_t2v", guidance(layers="one"), "g", ("layers = 'one'", "list of block numbers", "7, 8, 9")),
     "keyframe": Early("wan_vace", {"5.strength": 0.0}, "5", ("strength = 0.0", "above 0", "Use 1 to keep")),
     "control": Early("wan_vace", control(start=0.7, end=0.2), "3", ("control = start 0.7, end 0.2", "counts from start to end", "0 <= start")),
+    "too strong": Early("wan_vace", control(strength=11.0), "3", ("control = strength 11.0", "from 0 to 10", "Use 1, or less")),
     "edges": Early("wan_vace", control(prepare="edges", low=0.9, high=0.1), "3", ("low, high = 0.9, 0.1", "above high", "0 < low <= high")),
     "mask": Early("wan_vace", {"3": CONTROL, "mask": MASK}, "3", ("mask = without frames", "which part", "Connect frames too")),
     "prepare": Early("wan_vace", {"3": node("ReelwireControl", strength=1.0, prepare="blur")}, "3", ("prepare = blur", "no frames to prepare", "choose as it is")),
