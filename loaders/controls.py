@@ -16,6 +16,7 @@ WAYS = (AS_IT_IS, EDGES, GRAY, BLUR)
 # bytes for each pixel of a frame that is prepared, in float32 (measured: peak over pixels, alike at all sizes)
 WORKING_BYTES = {EDGES: 161, GRAY: 21, BLUR: 50}
 STRONGEST = 10  # strength of a control
+WEAKEST, CLEAREST = 0.01, 0.99  # changes of brightness between which edges are told
 BLURRED = 64  # the blur's sigma is this part of a frame's shorter side
 
 
@@ -65,7 +66,7 @@ def check_way(way: str, low: float, high: float) -> None:
     """Raise InputError for what frames cannot be made into."""
     if way not in WAYS:
         raise InputError("prepare", way, message("no_such_choice"), message("use_one_of", names=", ".join(WAYS)))
-    if way == EDGES and not 0 < low <= high:
+    if not (WEAKEST <= low <= CLEAREST and WEAKEST <= high <= CLEAREST and low <= high):
         raise InputError("low, high", f"{low}, {high}", message("edges_rule"), message("use_edges"))
 
 

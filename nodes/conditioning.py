@@ -67,7 +67,7 @@ class AddKeyframe(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, strength: float | None) -> bool | str:
+    def validate_inputs(cls, strength: float | None = None) -> bool | str:
         from ..samplers.early import check_keyframe
 
         return host.valid((check_keyframe, strength))
@@ -75,8 +75,8 @@ class AddKeyframe(io.ComfyNode):
     @classmethod
     def execute(cls, image: Tensor, frame: int, strength: float, keyframes: tuple[Keyframe, ...] = ()) -> io.NodeOutput:
         images, report = _pictures("image", image), host.Report(cls)
-        if frame == 0 and any(earlier.frame == 0 for earlier in keyframes):
-            frame = -len(images)
+        if frame == 0 and len(images) == 1 and any(earlier.frame == 0 for earlier in keyframes):
+            frame = -1
             report.tell(message("keyframe_last"), level=logging.INFO)
         return io.NodeOutput((*keyframes, Keyframe(images, frame, strength)), ui=report.ui())
 

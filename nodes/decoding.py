@@ -62,7 +62,7 @@ class FileWriter(io.ComfyNode):
     """What nodes that write a video file share."""
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str, fps: float | None = None) -> bool | str:
+    def validate_inputs(cls, filename_prefix: str | None = None, fps: float | None = None) -> bool | str:
         from ..samplers.early import check_fps
 
         return host.valid((host.check_prefix, filename_prefix), (check_fps, fps))
@@ -92,6 +92,7 @@ class DecodeToVideo(FileWriter):
                 _tile(),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="The file that was written")],
+            hidden=[io.Hidden.unique_id],
         )  # fmt: skip
 
     @classmethod
@@ -152,7 +153,7 @@ class LoadLatent(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, file: str) -> bool | str:
+    def validate_inputs(cls, file: str | None = None) -> bool | str:
         return host.valid((_kept_file, file))
 
     @classmethod

@@ -38,7 +38,7 @@ def of_family(checkpoint: Any, name: str) -> Any:
 def idle(cls: Any, given: Mapping[str, Any], model: VideoModel | None = None) -> tuple[Message, ...]:
     """What to say of inputs that were changed and do nothing, by the conditions in the node's schema."""
     lines = []
-    for field in cls.define_schema().inputs:
+    for field in (cls.SCHEMA or cls.define_schema()).inputs:
         needed = field.extra_dict.get(KEY, {}).get("when", {})
         if not needed or given.get(field.id) in (None, field.default):
             continue

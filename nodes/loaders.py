@@ -77,7 +77,7 @@ class _Loader(io.ComfyNode):
         return io.Combo.Input(part, options=options, default=host.AUTO, optional=True, advanced=True, tooltip=told)
 
     @classmethod
-    def validate_inputs(cls, checkpoint: str) -> bool | str:
+    def validate_inputs(cls, checkpoint: str | None = None) -> bool | str:
         return host.valid((host.choose, "checkpoint", checkpoint, host.checkpoints()))
 
     @classmethod
@@ -137,7 +137,7 @@ class LoadWan(_Loader):
                           "checkpoint / high noise", "Of Wan 2.2-A14B the high-noise expert; of all others the checkpoint. ")  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, checkpoint: str, low_noise_checkpoint: str | None = None) -> bool | str:  # type: ignore[override]
+    def validate_inputs(cls, checkpoint: str | None = None, low_noise_checkpoint: str | None = None) -> bool | str:  # type: ignore[override]
         found = host.checkpoints()
         known = {host.AUTO: Path(), **found}
         return host.valid(

@@ -85,7 +85,7 @@ class LongVideo(FileWriter):
     @classmethod
     def validate_inputs(  # type: ignore[override]
         cls,
-        filename_prefix: str,
+        filename_prefix: str | None = None,
         fps: float | None = None,
         timeline: str | None = None,
         frames: int | None = None,

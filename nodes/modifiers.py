@@ -53,7 +53,9 @@ class SetGuidance(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, start: float | None, end: float | None, layers: str | None = None) -> bool | str:
+    def validate_inputs(
+        cls, start: float | None = None, end: float | None = None, layers: str | None = None
+    ) -> bool | str:
         return host.valid((check_span, start, end), (_numbers, layers))
 
     @classmethod
@@ -167,7 +169,7 @@ class SetSpeed(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, attention: str) -> bool | str:
+    def validate_inputs(cls, attention: str | None = None) -> bool | str:
         """In place of the host's own check, which names the offered ones alone: why one is not among them."""
         from ..samplers.kernels import check_offered
 
@@ -213,7 +215,7 @@ class AddLoRA(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, lora: str) -> bool | str:
+    def validate_inputs(cls, lora: str | None = None) -> bool | str:
         return host.valid((host.choose, "lora", lora, host.files("loras")))
 
     @classmethod

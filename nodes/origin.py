@@ -20,18 +20,18 @@ class Origin:
     (its headers, then its VAE) where it was dropped. LoRAs, caches and guidance do not change how latents are decoded.
     """
 
-    def __init__(self, recipe: Recipe, model: VideoModel | None = None) -> None:
-        self._recipe = recipe
+    def __init__(self, recipe: Recipe, model: VideoModel | None = None, most_on_card: float = 0.0) -> None:
+        self._recipe, self._most = recipe, getattr(getattr(model, "memory", None), "most_on_card", most_on_card)
         self._held = weakref.ref(model) if model is not None else None
 
     def model(self) -> VideoModel:
         """The model, ready to decode."""
         held = self._held() if self._held is not None else None
-        return held if held is not None else load(self._recipe, host.HostMemory())
+        return held if held is not None else load(self._recipe, host.HostMemory(self._most))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process builds the model from its recipe."""
-        return Origin, (self._recipe,)
+        return Origin, (self._recipe, None, self._most)
 
 
 def from_model(model: VideoModel, samples: Any, note: dict[str, Any]) -> dict[str, Any]:

@@ -212,7 +212,7 @@ class LatentUpscale(io.ComfyNode):
         )  # fmt: skip
 
     @classmethod
-    def validate_inputs(cls, upsampler: str) -> bool | str:
+    def validate_inputs(cls, upsampler: str | None = None) -> bool | str:
         return host.valid((host.choose, "upsampler", upsampler, host.upsamplers()))
 
     @classmethod

@@ -6,6 +6,8 @@ as Markdown where the name ends in .md.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 
 import pytest
@@ -32,6 +34,7 @@ CHOSEN = {
 }
 FAMILIES = ("ltx_t2v", "wan_t2v", "hunyuan_t2v", "cogvideox_t2v", "mochi_t2v", "svd_i2v")
 ROUNDS, ALL_ROUNDS = [("legacy", 3)], [("legacy", 9), ("dynamic", 9)]  # of all families: 54 runs
+SETTLING_SECONDS = 3
 GROWTH = 64 << 20  # bytes of RAM; a round that leaked its tiny models would leave more
 
 CardHostOf = Callable[[str], CardHost]
@@ -73,15 +76,24 @@ def test_a_workflow_that_runs_short_of_memory(
     assert {*trial.left.values()} == {0}, "something is left on the card after /free"
 
 
+def settled(card_host: CardHost, expected: float) -> int:
+    """Bytes on the card soon after a run; the host's worker may still have to let go of something."""
+    end = time.monotonic() + SETTLING_SECONDS
+    while (held := card_host.card.allocated()) > expected and time.monotonic() < end:
+        time.sleep(0.1)
+    return held
+
+
 def test_runs_that_alternate_do_not_grow(
     card_host_of: CardHostOf,
     manager: str,
     rounds: int,
     record_property: Callable[[str, object], None],
 ) -> None:
-    """From the second round on the card holds, after each run, what it held a round before."""
+    """From the second round on the card holds no more after a run than it did a round before."""
     card_host = card_host_of(manager)
     base = card_host.freed()
+    least = dict.fromkeys(FAMILIES, math.inf)  # that was held so far
     held: list[list[int]] = []
     ram: list[int] = []
     for turn in range(rounds):
@@ -89,11 +101,12 @@ def test_runs_that_alternate_do_not_grow(
         for name in FAMILIES:
             result = run(card_host, prompt_of(name, seed=10 + turn))
             assert not result.error
-            held[-1].append(card_host.card.allocated() - base)
+            held[-1].append(settled(card_host, base + least[name]) - base)
+            least[name] = min(held[-1][-1], least[name])
         ram.append(resident(card_host))
     left = card_host.freed(base) - base
     facts = {"runs": rounds * len(FAMILIES), "manager": manager, "held": held[-1], "left": left, "ram": ram}
     record_property("card_runs", facts)
-    assert held[2:] == held[1:-1]
+    assert all(now <= before for now, before in zip(held[-1], held[1], strict=True)), held
     assert left == 0
     assert ram[-1] - ram[1] < GROWTH, ram

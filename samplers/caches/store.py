@@ -34,8 +34,14 @@ class Key:
 
     def differs(self, other: Key) -> tuple[str, ...]:
         """What is not the same, in words."""
-        pairs = {"sampler": "sampler", "guidance": "guidance", "shift": "shift", "size": "size class", "loras": "LoRAs"}
-        return tuple(told for name, told in pairs.items() if getattr(self, name) != getattr(other, name))
+        words = {
+            "sampler": message("word_sampler"),
+            "guidance": message("word_guidance"),
+            "shift": message("word_shift"),
+            "size": message("word_size"),
+            "loras": message("word_loras"),
+        }
+        return tuple(word for name, word in words.items() if getattr(self, name) != getattr(other, name))
 
 
 @dataclass(frozen=True)
