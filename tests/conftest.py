@@ -33,6 +33,7 @@ from reelwire.tests.host import Host, boot  # noqa: E402
 from reelwire.tests.support.card.host import CardHost, boot_on_card  # noqa: E402
 from reelwire.tests.support.card.pytest_card import TINY_MODELS, CardTests  # noqa: E402
 from reelwire.tests.support.card.table import CardTable  # noqa: E402
+from reelwire.tests.support.extensive import is_extensive  # noqa: E402
 from reelwire.tests.support.screenshots import add_option  # noqa: E402
 from reelwire.training import tiny_files  # noqa: E402
 from reelwire.training.tiny_models import MODELS, make  # noqa: E402
@@ -41,7 +42,17 @@ from reelwire.training.tiny_models import MODELS, make  # noqa: E402
 def pytest_addoption(parser: pytest.Parser) -> None:
     CardTable.add_options(parser)
     add_option(parser)
+    parser.addoption("--extensive", action="store_true", help="all tests: also those of models that are like others")
     parser.addoption("--all-variants", action="store_true", help="what all shipped variants hold, not only those that differ in kind")  # fmt: skip
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what differs in nothing but the model from what runs, unless all is asked for."""
+    if config.getoption("extensive"):
+        return
+    left = [item for item in items if is_extensive(item.nodeid)]
+    items[:] = [item for item in items if not is_extensive(item.nodeid)]
+    config.hook.pytest_deselected(items=left)
 
 
 def pytest_configure(config: pytest.Config) -> None:
