@@ -22,6 +22,12 @@ def cover(frames: Tensor, width: int, height: int) -> Tensor:
     return rearrange(scaled[:, :, top : top + height, left : left + width], "n c h w -> n h w c")
 
 
+def middle(frames: Tensor, width: int, height: int) -> tuple[int, int]:
+    """(width, height) of what `cover` leaves of frames [N, H, W, 3], in their own pixels."""
+    scale = max(width / frames.shape[2], height / frames.shape[1])
+    return min(round(width / scale), frames.shape[2]), min(round(height / scale), frames.shape[1])
+
+
 def fit_inside(frames: Tensor, width: int, height: int) -> Tensor:
     """Scale frames [N, H, W, 3] to fit into width x height, and fill up with white (WanVACEPipeline's references)."""
     scale = min(height / frames.shape[1], width / frames.shape[2])

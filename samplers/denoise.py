@@ -21,7 +21,7 @@ from ..loaders.video_model import Conditioning, Control, InputError, Request, Vi
 from .caches.runner import cached, phase, planned
 from .early import check_strength
 from .guidance import check_guidance, guide
-from .keyframes import plan
+from .keyframes import cut_notes, plan
 from .room import step_bytes
 from .schedules import TABLES, solver, without_waiting
 from .speed import accelerated, check_speed
@@ -65,7 +65,7 @@ def ready(model: VideoModel, request: Request) -> Request:
     with about(request.control):
         model.family.check_pictures(model, request)
     keyframes, notes = plan(request.keyframes, model.family.capabilities(model), request.frames)
-    request = replace(request, keyframes=keyframes, notes=notes)
+    request = replace(request, keyframes=keyframes, notes=(*notes, *cut_notes(request)))
     check_strength(request.strength, request.source is not None)
     if request.source is not None:
         _check_source(model, request, request.source)

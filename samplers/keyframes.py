@@ -6,11 +6,14 @@ from dataclasses import replace
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
+from ..loaders.media import middle
 from ..loaders.messages import about, both, message
-from ..loaders.video_model import Capabilities, InputError, Keyframe
+from ..loaders.video_model import Capabilities, InputError, Keyframe, Request
 
 _ENDS = {"first": message("first_frame"), "last": message("last_frame")}
+UNNOTICED = 0.97  # nobody minds a thirtieth of a side
 Plan = tuple[tuple[Keyframe, ...], tuple[str, ...]]  # (keyframes in order, notes on what was moved or cut)
 
 
@@ -38,6 +41,30 @@ def plan(keyframes: tuple[Keyframe, ...], capabilities: Capabilities, frames: in
                 raise InputError("keyframes", where, message("keyframes_share"), message("give_own"))
     _check_set(placed, capabilities, frames)
     return tuple(keyframe for keyframe, _ in placed), tuple(notes)
+
+
+def cut_notes(request: Request) -> tuple[str, ...]:
+    """What is lost of pictures and videos of another shape than a complete request's, of which the middle fills the video."""
+    given = [(message("keyframe_name", number=n), key.images) for n, key in enumerate(request.keyframes, 1)]
+    given += [(message("the_source"), request.source)] if is_frames(request.source) else []
+    if request.control is not None and is_frames(request.control.frames):
+        given.append((message("the_control"), request.control.frames))
+    notes = []
+    for name, images in given:
+        width, height = middle(images, request.width, request.height)
+        if width < UNNOTICED * images.shape[2] or height < UNNOTICED * images.shape[1]:
+            notes.append(
+                message(
+                    "picture_cut", name=name, size=f"{images.shape[2]}x{images.shape[1]}", middle=f"{width}x{height}",
+                    video=f"{request.width}x{request.height}",
+                )
+            )  # fmt: skip
+    return tuple(notes)
+
+
+def is_frames(images: Tensor | None) -> bool:
+    """Whether these are frames [T, H, W, 3], and no latents."""
+    return images is not None and images.ndim == 4 and images.shape[-1] == 3
 
 
 def _check(name: str, keyframe: Keyframe, capabilities: Capabilities) -> None:

@@ -37,7 +37,7 @@ from .decode import Form, floats, frames_of, stream_frames
 from .denoise import ready, sample
 from .job import Job, fingerprint
 from .kernels import attention_notes, kernel_of
-from .keyframes import plan
+from .keyframes import cut_notes, plan
 from .timeline import Timeline
 from .windows import Spans, Window, check_spans, lay_windows, with_keyframes
 
@@ -91,6 +91,7 @@ def plan_long(model: VideoModel, timeline: Timeline, request: Request, style: St
     check_frames(request.frames, spans.step, title)
     extension, capabilities = model.family.extension(model), model.family.capabilities(model)
     placed, notes = plan(request.keyframes, replace(capabilities, sets=None, near=0), request.frames)
+    notes += cut_notes(request)
     if extension.way == "context":
         _check_context(model, title, placed, timeline, request.frames > spans.length)
         windows: tuple[Window, ...] = (Window(0, request.frames - 1, 0, 0),)

@@ -11,8 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reelwire.loaders.video_model import Capabilities, InputError, Keyframe
-from reelwire.samplers.keyframes import plan
+from reelwire.loaders.media import cover, middle
+from reelwire.loaders.video_model import Capabilities, Control, InputError, Keyframe, Request
+from reelwire.samplers.keyframes import cut_notes, plan
 from reelwire.tests.test_families import MODELS, every, open_model
 from reelwire.tests.test_ltx_parity import load
 from reelwire.tests.tiny import BUNDLED
@@ -278,3 +279,34 @@ def test_models_of_any_keyframes_take_all_that_fit(tiny_models: Path, counts: li
     for before, after in zip(keyframes, placed, strict=True):
         assert torch.equal(after.images, before.images[: len(after.images)])
         assert 0 <= before.frame - after.frame < capabilities.clip_start
+
+
+# ---------------------------------------------------------------- pictures of another shape
+
+
+@pytest.mark.parametrize(
+    ("size", "kept"),
+    [((128, 320), "128x128"), ((320, 128), "128x128"), ((64, 64), ""), ((128, 128), ""), ((128, 130), "")],
+)
+def test_what_is_cut_of_a_picture_is_said(size: tuple[int, int], kept: str) -> None:
+    height, width = size
+    key = Keyframe(torch.zeros(1, height, width, 3), 0)
+    notes = cut_notes(Request(64, 64, 17, keyframes=(key,)))
+    assert [note.values["middle"] for note in notes] == ([kept] if kept else [])
+
+
+def test_what_is_cut_is_what_cover_leaves_out() -> None:
+    """The middle has the values that are seen, what lies outside has others."""
+    frames = torch.zeros(1, 100, 300, 3)
+    width, height = middle(frames, 64, 64)
+    left = (frames.shape[2] - width) // 2
+    frames[:, :, left : left + width] = 1.0
+    assert (width, height) == (100, 100)
+    assert cover(frames, 64, 64)[:, :, 2:-2].min() > 0.9
+
+
+def test_sources_and_control_videos_are_cut_too() -> None:
+    wide = torch.zeros(17, 64, 128, 3)
+    notes = cut_notes(Request(64, 64, 17, source=wide, control=Control(wide)))
+    assert [note.values["name"].key for note in notes] == ["the_source", "the_control"]
+    assert cut_notes(Request(64, 64, 17, source=torch.zeros(1, 16, 5, 8, 8))) == ()
