@@ -51,4 +51,5 @@ def _length(width: int, height: int, frames: int, fps: float) -> dict[str, Any]:
 
 
 def _size(file: Path) -> str:
-    return f"{file.stat().st_size / 1e6:.3g} MB"
+    size = file.stat().st_size
+    return f"{size / 1e6:.3g} MB" if size >= 1e6 else f"{size / 1e3:.3g} KB"

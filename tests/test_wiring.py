@@ -190,7 +190,7 @@ def test_the_sampler_says_what_every_0_became(host: Host) -> None:
     told = entry["outputs"]["3"]["reelwire"][0]
     assert told["key"] == "sampled"
     assert {"size": "64x64", "frames": 17, "steps": 2, "guidance": "4"}.items() <= told["values"].items()
-    assert re.fullmatch(r"64x64, 17 frames \(\S+ s at \S+ fps\), \S+ MB", said(entry, "4")[0])
+    assert re.fullmatch(r"64x64, 17 frames \(\S+ s at \S+ fps\), \S+ [KM]B", said(entry, "4")[0])
 
 
 def test_a_long_video_says_what_it_made(host: Host) -> None:
@@ -202,7 +202,7 @@ def test_a_long_video_says_what_it_made(host: Host) -> None:
                       overlap=9, steps=2, guidance=0.0, sampler="default", seed=3, preset="default", filename_prefix="wiring/long"),
         }
     )  # fmt: skip
-    pattern = r"64x64, 25 frames \(1 s at 25 fps\), 2 windows of 2 steps, guidance 4, euler, \d+\.\d s, \S+ MB"
+    pattern = r"64x64, 25 frames \(1 s at 25 fps\), 2 windows of 2 steps, guidance 4, euler, \d+\.\d s, \S+ [KM]B"
     assert re.fullmatch(pattern, said(entry, "2")[0]), said(entry, "2")
 
 
