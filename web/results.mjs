@@ -11,6 +11,7 @@ const VIDEOS = ["ReelwireDecodeToVideo", "ReelwireLongVideo"]; // nodes that end
 export const endsWithVideo = (type) => VIDEOS.includes(type);
 // node -> what it has said in this run, passing: the last of it gives way to the next; or a mark of what it shows since
 const latest = new WeakMap();
+const outputs = new WeakMap(); // node -> the output that it shows
 let running; // the node that runs now
 
 export function listenForResults() {
@@ -23,7 +24,7 @@ export function listenForResults() {
     hear({ prompt_id: detail.jobId }, detail.displayNodeId, (node) => preview(node, detail.blob)),
   );
   api.addEventListener("progress_state", ({ detail }) => (progress = detail));
-  api.addEventListener("executed", executed, { capture: true }); // before the page keeps it
+  api.addEventListener("executed", executed);
 }
 
 /** A node that runs anew has said nothing yet; its last video stays until something else can be seen. */
@@ -47,20 +48,20 @@ async function note(node, { messages, passing }) {
 /** Show and remember an output. One of another workflow is taken from the shown one's, where the page puts it too. */
 function executed({ detail }) {
   const id = detail.display_node ?? detail.node;
-  const name = nodeOf(id) && outputName(nodeOf(id));
-  const earlier = app.nodeOutputs[name];
-  const keep = (node) => {
-    if (!node) return;
-    if (endsWithVideo(node.type)) dropPreview(id);
-    showOutput(node, detail.output);
-    remember(id, detail.prompt_id);
-  };
-  const giveBack = () => {
-    if (!name || app.nodeOutputs[name] !== detail.output) return;
-    if (earlier) app.nodeOutputs[name] = earlier;
-    else delete app.nodeOutputs[name];
-  };
-  hear(detail, id, keep, giveBack);
+  hear(detail, id, (node) => node && keep(node, id, detail), (node) => node && giveBack(node, detail));
+}
+
+function keep(node, id, { output, prompt_id }) {
+  if (endsWithVideo(node.type)) dropPreview(id);
+  showOutput(node, output);
+  remember(id, prompt_id);
+}
+
+function giveBack(node, { output }) {
+  const name = outputName(node);
+  if (app.nodeOutputs[name] !== output) return;
+  delete app.nodeOutputs[name];
+  if (outputs.get(node)) app.nodeOutputs[name] = outputs.get(node);
 }
 
 let pictured = "";
@@ -87,6 +88,7 @@ function dropPreview(id) {
 async function showOutput(node, output) {
   const mark = {};
   latest.set(node, mark);
+  outputs.set(node, output);
   const [chart] = (output?.reelwire_chart ?? []).map((text) => JSON.parse(text));
   const file = output?.images?.find(({ filename }) => filename?.endsWith(".mp4"));
   const video = endsWithVideo(node.type) && file && api.apiURL(`/view?${new URLSearchParams(file)}`);
@@ -97,8 +99,8 @@ async function showOutput(node, output) {
 }
 
 /** Show what the page has kept of all nodes, as when another tab was looked at; but for the node that runs now. */
-export function showOutputs(outputs) {
-  for (const node of ourNodes()) if (node !== running) showOutput(node, outputs[outputName(node)]);
+export function showOutputs(kept) {
+  for (const node of ourNodes()) if (node !== running) showOutput(node, kept[outputName(node)]);
 }
 
 // ---------------------------------------------------------------- after a reload
