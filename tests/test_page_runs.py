@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from reelwire.bench.export_workflow import READY
 from reelwire.loaders.messages import data, message
-from reelwire.tests.host import PACK, Host
+from reelwire.tests.host import PACK, ROOT, Host
 from reelwire.tests.support.pages import RENDERERS, choose, exported, fit, load, render_with, run
 from reelwire.tests.test_page import DECODE, LOOK, PLAYS, SAMPLER, SENTENCE, TOASTS, film, keyframes
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+OUTSIDE = json.loads((ROOT / "locales" / "zh" / "main.json").read_text(encoding="utf-8"))["reelwire"]["messages"][
+    "outside_output"
+]
 # a run of what the page had kept earlier, while it shows something else
 QUEUE_KEPT = "async () => { await app.api.queuePrompt(0, window.kept); }"
 KEEP = "async () => { window.kept = await app.graphToPrompt(); }"
@@ -96,6 +99,13 @@ def test_an_error_is_told_anew_where_the_texts_come_late(chinese: Page) -> None:
     chinese.evaluate("() => window.release()")
     chinese.wait_for_function(f"() => ({LOOK})('8').error.includes('关键帧')")
     chinese.wait_for_function(f"() => ({TOASTS})().length === 1 && ({TOASTS})()[0].includes('关键帧')")
+
+
+def test_what_is_refused_before_the_run_is_chinese(chinese: Page) -> None:
+    load(chinese, film("/outside"), "refused")
+    chinese.evaluate("() => app.queuePrompt(0, 1)")
+    chinese.wait_for_function(f"() => ({TOASTS})().length === 1 && ({TOASTS})()[0].includes({json.dumps(OUTSIDE)})")
+    assert OUTSIDE in chinese.evaluate(LOOK, DECODE)["error"]
 
 
 def test_rows_of_a_chart_are_chinese(chinese: Page) -> None:
