@@ -12,7 +12,7 @@ let cause; // of the error that the page is about to hear of
 
 export function listenForErrors() {
   api.addEventListener("reelwire.error", ({ detail }) => (cause = detail));
-  // before the page's own listeners: what they show is then about the cause too
+  // the page keeps this object and draws later: what it shows is then about the cause too
   api.addEventListener("execution_error", ({ detail }) => explain(detail), { capture: true });
   api.addEventListener("promptQueueing", forget);
   rootGraph().events?.addEventListener("node:property:changed", ({ detail }) => {
