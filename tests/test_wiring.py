@@ -42,7 +42,7 @@ def unwired(prompt: Prompt, *places: str) -> Prompt:
 def said(entry: dict[str, Any], name: str) -> list[str]:
     """What stays on a node after a run."""
     output = entry["outputs"].get(name, {})
-    assert [line["text"] for line in output.get("reelwire", [])] == output.get("text", [])
+    assert [json.loads(line)["text"] for line in output.get("reelwire", [])] == output.get("text", [])
     return output.get("text", [])
 
 
