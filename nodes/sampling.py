@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from typing import Any
@@ -152,28 +153,28 @@ class Sampler(SamplerNode):
         line = sampled(request, model.facts.fps, time.monotonic() - began)
         note = {"family": model.family.name, "variant": model.variant, "frames": request.frames, "fps": model.facts.fps,
                 "width": request.width, "height": request.height, "seed": request.seed}  # fmt: skip
-        charts = _tell_of_cache(report, model, request, runs, note)
+        charts = {"reelwire_chart": _tell_of_cache(report, model, request, runs, note)}
         latent = from_model(model, model.family.to_host(model, latents.cpu()), note)
         return io.NodeOutput(latent, ui=report.ui(charts, line))
 
 
 def _tell_of_cache(
     report: host.Report, model: VideoModel, request: Request, runs: list[Run], note: dict[str, Any]
-) -> dict[str, Any]:
-    """Say what the cache did, and add it to `note`, which goes with the latents into the file; its chart for the page."""
+) -> list[str]:
+    """Say what the cache did, and add it to `note`, which goes with the latents into the file; its charts for the page."""
     from ..samplers.caches.report import report as report_of
     from ..samplers.caches.runner import planned
 
     if model.cache is None:
-        return {}
+        return []
     policy, notes = planned(model, request)
     if policy is None or not runs:
         report.tell(*notes)
-        return {}
+        return []
     cache = report_of(runs[0].cache, policy.estimate(model, request))
     note["cache"] = cache.facts()
     report.tell(*cache.words(), level=logging.INFO)
-    return {"reelwire_chart": [cache.chart()]}
+    return [json.dumps(cache.chart())]
 
 
 def request_of(model: VideoModel, width: int = 0, height: int = 0, frames: int = 0, steps: int = 0, guidance: float = 0.0, sampler: str = DEFAULT, seed: int = 0,

@@ -125,13 +125,15 @@ class Host:
             time.sleep(0.05)
         raise TimeoutError(f"The prompt did not end in {RUN_SECONDS} s.\n{self.tail()}")
 
-    def watch(self, prompt: Prompt, on_event: OnEvent = lambda *_: None, previews: str = "default") -> Seen:
+    def watch(
+        self, prompt: Prompt, on_event: OnEvent = lambda *_: None, previews: str = "default", workflow: Any = None
+    ) -> Seen:
         """Run a prompt to its end as the page does; on_event is called with each event when it arrives. previews: the page's
-        setting, "none" for the host's own default."""
+        setting, "none" for the host's own default. workflow: the UI form that the page would send along."""
         with ThreadPoolExecutor(1) as pool:  # a loop of its own: Playwright keeps one running in the test's thread
-            return pool.submit(asyncio.run, self._watch(prompt, on_event, previews)).result()
+            return pool.submit(asyncio.run, self._watch(prompt, on_event, previews, workflow)).result()
 
-    async def _watch(self, prompt: Prompt, on_event: OnEvent, previews: str) -> Seen:
+    async def _watch(self, prompt: Prompt, on_event: OnEvent, previews: str, workflow: Any) -> Seen:
         import aiohttp
 
         client, seen = uuid.uuid4().hex, Seen()
@@ -140,7 +142,8 @@ class Host:
             aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=RUN_SECONDS)) as session,
             session.ws_connect(socket_url, max_msg_size=0) as stream,
         ):
-            status, answer = self.queue(prompt, client_id=client, extra_data={"preview_method": previews})
+            extra = {"preview_method": previews, **({"extra_pnginfo": {"workflow": workflow}} if workflow else {})}
+            status, answer = self.queue(prompt, client_id=client, extra_data=extra)
             assert status == 200, told_before(answer)
             async for message in stream:
                 if message.type == aiohttp.WSMsgType.BINARY:

@@ -46,7 +46,8 @@ def test_a_cache_says_what_it_did(host: Host, plain: str, name: str) -> None:
     entry = host.post(cached(CACHES[name]))
     said = " ".join(entry["outputs"]["4"]["text"])
     assert "computed. Ideal speed-up" in said
-    (chart,) = entry["outputs"]["4"]["reelwire_chart"]
+    chart = json.loads(*entry["outputs"]["4"]["reelwire_chart"])
+    assert host.get(f"/api/jobs/{entry['prompt'][1]}")["outputs_count"] == 1, "ComfyUI counts the video alone"
     computed = [step for row in chart["rows"] for step in row["computed"]]
     assert "default size it holds about" in " ".join(entry["outputs"]["2"]["text"])
     (file,) = host.videos(entry)
@@ -61,6 +62,13 @@ def test_a_cache_says_what_it_did(host: Host, plain: str, name: str) -> None:
     assert digest(host.videos(host.post(cached(None)))[0]) == plain
     host.free()
     assert digest(host.videos(host.post(cached(CACHES[name])))[0]) == made
+
+
+def test_a_node_puts_out_the_same_kinds_of_things_each_time(host: Host) -> None:
+    """ComfyUI joins what a node puts out for each item of a list by what it did for the first."""
+    runs = [host.post(cached(cache, seed=11, steps=2))["outputs"] for cache in (None, CACHES["plan"])]
+    assert runs[0]["4"].keys() == runs[1]["4"].keys() >= {"text", "reelwire", "reelwire_chart"}
+    assert runs[1]["2"].keys() == {"text", "reelwire"}
 
 
 def test_interval_1_is_no_cache(host: Host, plain: str) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import urllib.error
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -87,9 +89,44 @@ def test_refused_before_it_is_queued(host: Host, case: Early) -> None:
     (sentence,) = {error["details"].partition(" - ")[2] for error in errors}
     assert not [words for words in case.told if words not in sentence], sentence
     assert sentence.startswith(case.told[0])
-    (known,) = [told for told in host.get("/reelwire/refusals") if told["text"] == sentence][-1:]
+    _, known = host.send("/reelwire/refusal", {"text": sentence})
     assert known["values"]["first"]["key"] == "input_rule", "the page can say it in another language"
     host.check()
+
+
+def test_a_refusal_is_told_to_those_who_know_it(host: Host) -> None:
+    host.queue(workflow("ltx_t2v", {"3.width": 100}))
+    assert host.send("/reelwire/refusal", {"text": "width"}) == (200, None)
+    assert host.send("/reelwire/refusal", {})[1] is None
+    with pytest.raises(urllib.error.HTTPError):
+        host.get("/reelwire/refusals")
+
+
+def test_what_is_told_names_the_prompt_and_its_workflow(host: Host) -> None:
+    graph = workflow("ltx_t2v", {"3.frames": 18, "1.precision": "float32", "3.seed": 818})
+    host.free()
+    seen = host.watch(graph, workflow={"id": "of this graph"})
+    told = [*seen.all("reelwire.note"), *seen.all("reelwire.error")]
+    (start,) = seen.all("execution_start")
+    assert len(told) > 1
+    assert {(one["prompt_id"], one["workflow"]) for one in told} == {(start["prompt_id"], "of this graph")}
+
+
+def test_previews_are_as_large_as_comfyui_asks_for(host: Host) -> None:
+    """In the shape of the video, so that the page neither waits for large pictures nor shows them askew."""
+    from PIL import Image
+
+    changes = {
+        "3.width": 768,
+        "3.height": 384,
+        "3.frames": 1,
+        "3.steps": 1,
+        "3.seed": 819,
+        "4.filename_prefix": "early/wide",
+    }
+    seen = host.watch(workflow("ltx_t2v", changes))
+    assert seen.all("execution_success")
+    assert {Image.open(io.BytesIO(picture)).size for picture in seen.pictures} == {(512, 256)}
 
 
 LINKED = {

@@ -166,9 +166,9 @@ def test_all_words_of_the_report_are_there(ran: Ran, name: str) -> None:
     assert not look["cut"]
 
 
-def test_previews_come_while_it_runs_as_large_as_the_video(ran: Ran) -> None:
+def test_previews_come_while_it_runs_in_the_size_that_comfyui_asks_for(ran: Ran) -> None:
     assert {name for name, *_ in ran.previews} >= {SAMPLER, DECODE}
-    assert {size for _, *size, _ in ran.previews for size in [tuple(size)]} == {(64, 64)}
+    assert {size for _, *size, _ in ran.previews for size in [tuple(size)]} == {(512, 512)}
     assert all(shown for *_, shown in ran.previews)
 
 

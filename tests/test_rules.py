@@ -82,3 +82,14 @@ def test_dependencies_are_told_once_and_never_torch() -> None:
     for line in required:
         assert f'"{line}"' in project, f"{line} is not in pyproject.toml"
         assert not line.startswith("torch"), "ComfyUI brings its own torch"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "web").glob("*.*js")), ids=lambda p: p.name)
+def test_scripts_of_the_page_look_alike(file: Path) -> None:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        assert len(line) <= 120, f"{file.name}:{number} has {len(line)} columns"
+        before = lines[number - 2] if number > 1 else ""
+        grown = len(line) - len(line.lstrip()) - (len(before) - len(before.lstrip()))
+        comment = line.lstrip().startswith("*")
+        assert not before or not line or comment or grown <= 2, f"{file.name}:{number}: indent by 2"

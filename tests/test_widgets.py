@@ -107,6 +107,20 @@ def test_what_is_for_one_family_follows_the_loader(page: Page, renderer: bool) -
     assert {"true_guidance", "dynamic"} <= {*page.evaluate(hidden)}
 
 
+OTHER_PACK = """() => {
+    const extension = window.app.extensions.find(({ name }) => name === "reelwire.hideWidgets");
+    const own = () => "own";
+    const node = { comfyClass: "Other", inputs: [{ type: "VIDEO_MODEL" }], widgets: [], onConnectionsChange: own };
+    extension.beforeRegisterNodeDef({}, { name: "Other", input: { required: { odd: null } } });
+    extension.nodeCreated(node);
+    return node.onConnectionsChange === own;
+}"""
+
+
+def test_nodes_of_other_packs_are_left_alone(page: Page) -> None:
+    assert page.evaluate(OTHER_PACK)
+
+
 def test_conditions_name_what_there_is(host: Any) -> None:
     """The table that the page hides by: inputs of the same node, and values that they can have."""
     seen = 0

@@ -42,7 +42,7 @@ def unwired(prompt: Prompt, *places: str) -> Prompt:
 def said(entry: dict[str, Any], name: str) -> list[str]:
     """What stays on a node after a run."""
     output = entry["outputs"].get(name, {})
-    assert [line["text"] for line in output.get("reelwire", [])] == output.get("text", [])
+    assert [json.loads(line)["text"] for line in output.get("reelwire", [])] == output.get("text", [])
     return output.get("text", [])
 
 
@@ -187,7 +187,7 @@ def test_the_sampler_says_what_every_0_became(host: Host) -> None:
     entry = host.post(t2v({**changes, "3.preset": "default", "3.sampler": "default", "3.seed": 901}))
     line = said(entry, "3")[0]
     assert re.fullmatch(r"64x64, 17 frames \(0\.68 s at 25 fps\), 2 steps, guidance 4, euler, \d+\.\d s", line), line
-    told = entry["outputs"]["3"]["reelwire"][0]
+    told = json.loads(entry["outputs"]["3"]["reelwire"][0])
     assert told["key"] == "sampled"
     assert {"size": "64x64", "frames": 17, "steps": 2, "guidance": "4"}.items() <= told["values"].items()
     assert re.fullmatch(r"64x64, 17 frames \(\S+ s at \S+ fps\), \S+ [KM]B", said(entry, "4")[0])

@@ -14,7 +14,9 @@ export async function drawChart({ rows }) {
   const figure = document.createElement("figure");
   const curves = rows.map(curveOf);
   const names = Object.keys(LEGEND).filter((name) => name !== "distance" || curves.some(Boolean));
-  figure.append(...rows.flatMap((row, i) => [label("div", row.name), drawRow(row, curves[i])]), await legend(names));
+  const titles = await Promise.all(rows.map((row) => translate(row.name)));
+  const drawn = rows.flatMap((row, i) => [label("div", titles[i]), drawRow(row, curves[i])]);
+  figure.append(...drawn, await legend(names));
   return figure;
 }
 

@@ -1,22 +1,20 @@
-/** Errors of this pack's nodes: the sentence in a toast, and on the node that caused it until the next run. */
+/** Errors of this pack's nodes: the sentence in a toast, and on the node that caused it until the next press of Run. */
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { translate } from "./messages.mjs";
+import { refusalOf, sayNow, translate } from "./messages.mjs";
 import { isOurs, nodeOf, ourNodes, rootGraph } from "./nodes.mjs";
 import { show } from "./panel.mjs";
+import { isFromHere } from "./prompts.mjs";
 
 const REFUSED = "custom_validation_failed"; // what a node's own check refuses before a run
 const toasts = [];
 let cause; // of the error that the page is about to hear of
 
 export function listenForErrors() {
-  api.addEventListener("reelwire.error", async ({ detail }) => {
-    cause = { ...detail, sentence: detail.message.text };
-    cause.sentence = await translate(detail.message);
-  });
-  // before the page's own listeners: what they show is then about the cause too
+  api.addEventListener("reelwire.error", ({ detail }) => (cause = detail));
+  // the page keeps this object and draws later: what it shows is then about the cause too
   api.addEventListener("execution_error", ({ detail }) => explain(detail), { capture: true });
-  for (const event of ["promptQueueing", "execution_start"]) api.addEventListener(event, forget);
+  api.addEventListener("promptQueueing", forget);
   rootGraph().events?.addEventListener("node:property:changed", ({ detail }) => {
     if (detail.property === "has_errors" && detail.newValue) refusedBeforeRun(app.extensionManager.lastNodeErrors);
   });
@@ -26,11 +24,12 @@ export function listenForErrors() {
 function explain(detail) {
   if (!isOurs(detail.node_type)) return;
   const known = cause?.prompt_id === detail.prompt_id ? cause : undefined;
-  const node = nodeOf(known?.node ?? detail.node_id);
+  const node = isFromHere(known ?? detail) ? nodeOf(known?.node ?? detail.node_id) : undefined;
+  const message = known?.message ?? { key: "", values: {}, text: detail.exception_message.trim() };
   detail.exception_type = detail.exception_type?.split(".").pop();
-  detail.exception_message = known?.sentence ?? detail.exception_message.trim();
+  detail.exception_message = sayNow(message);
   if (node && known) Object.assign(detail, { node_id: known.node, node_type: node.type });
-  tell(node, detail.exception_message);
+  tell(node, [message]);
 }
 
 let seen;
@@ -42,21 +41,39 @@ async function refusedBeforeRun(errors) {
   for (const [id, { class_type, errors: found }] of Object.entries(errors)) {
     const ours = isOurs(class_type) ? found.filter(({ type }) => type === REFUSED) : [];
     const texts = ours.map(({ details, extra_info }) => details.replace(`${extra_info?.input_name} - `, ""));
-    const sentences = await Promise.all([...new Set(texts)].map((text) => translate({ key: "", values: {}, text })));
-    if (sentences.length && errors === seen) tell(nodeOf(id), sentences.join("\n"));
+    const messages = await Promise.all([...new Set(texts)].map(refusalOf));
+    if (messages.length && errors === seen) tell(nodeOf(id), messages);
   }
 }
 
-function tell(node, sentence) {
-  if (node) show(node, { error: sentence });
+/** Tell it at once, and again in the page's language where its texts come late. */
+async function tell(node, messages) {
+  const sentence = messages.map(sayNow).join("\n");
+  const toast = put(node, sentence);
+  const translated = (await Promise.all(messages.map(translate))).join("\n");
+  if (translated === sentence || !toasts.includes(toast)) return;
+  drop(toast);
+  put(node, translated);
+}
+
+/** The toast that says it; another one that says the same gives way to it. */
+function put(node, sentence) {
   const words = { summary: node?.getTitle() ?? "Reelwire", detail: sentence };
   const toast = { severity: "error", styleClass: "reelwire-toast", ...words };
+  if (node) show(node, { error: sentence });
+  toasts.filter(({ summary, detail }) => summary === toast.summary && detail === sentence).forEach(drop);
   toasts.push(toast);
   app.extensionManager.toast.add(toast);
+  return toast;
+}
+
+function drop(toast) {
+  toasts.splice(toasts.indexOf(toast), 1);
+  app.extensionManager.toast.remove(toast);
 }
 
 function forget() {
   cause = seen = undefined;
-  for (const toast of toasts.splice(0)) app.extensionManager.toast.remove(toast);
+  [...toasts].forEach(drop);
   for (const node of ourNodes()) show(node, { error: "" });
 }

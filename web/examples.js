@@ -1,5 +1,5 @@
-// The templates' example pictures: workflows/inputs/, which ComfyUI serves beside the templates. A graph that asks for one
-// that the input folder lacks gets it there, by the page's own upload, and says so.
+// The templates' example pictures: workflows/inputs/, which ComfyUI serves beside the templates. A graph that asks for
+// one that the input folder lacks gets it there, by the page's own upload, and says so.
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 

@@ -2,33 +2,44 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 
-let languages;
+let languages = {}; // language -> what /i18n has of it
+let loading;
 
-/** A message in the page's language; its own English text where there is no other. A refusal, of which the page has the
- * text alone, is looked up at the server. */
-export async function translate({ key, values, text }) {
-  const texts = await pageTexts();
-  if (!texts) return text;
-  const known = key ? { key, values, text } : await refusalOf(text);
-  return say(texts, known ?? { text });
+/** Have the texts of all languages, so that the first message can be said at once. */
+export const loadTexts = () => (loading ??= fetchTexts());
+
+async function fetchTexts() {
+  try {
+    languages = await (await api.fetchApi("/i18n")).json();
+  } catch (error) {
+    loading = undefined; // for the next one to try
+    console.warn("Reelwire could not load its texts:", error);
+  }
 }
 
-/** Key -> text in the page's language; nothing in English, which the messages bring along. */
-async function pageTexts() {
+/** A message in the page's language; its own English text where there is no other. */
+export async function translate(message) {
+  await loadTexts();
+  return sayNow(message);
+}
+
+/** The same with the texts that are there by now. */
+export function sayNow(message) {
   const locale = app.extensionManager.setting.get("Comfy.Locale") ?? "en";
-  if (locale === "en") return;
-  languages ??= fetchJson("/i18n").catch(() => ({}));
-  const all = await languages;
-  return (all[locale] ?? all[locale.split("-")[0]])?.reelwire?.messages;
+  const texts = (languages[locale] ?? languages[locale.split("-")[0]])?.reelwire?.messages;
+  return locale === "en" || !texts ? message.text : say(texts, message);
 }
 
-async function refusalOf(text) {
-  const refusals = await fetchJson("/reelwire/refusals").catch(() => []);
-  return refusals.findLast((refusal) => text.endsWith(refusal.text));
-}
-
-async function fetchJson(path) {
-  return (await api.fetchApi(path)).json();
+/** The message of a refusal, of which the page has the text alone. */
+export async function refusalOf(text) {
+  const plain = { key: "", values: {}, text };
+  try {
+    const request = { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ text }) };
+    const answer = await api.fetchApi("/reelwire/refusal", request);
+    return (answer.ok && (await answer.json())) || plain;
+  } catch {
+    return plain; // it is said in English
+  }
 }
 
 /** The text of a message with its values, which may be messages too. */

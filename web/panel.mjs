@@ -37,11 +37,22 @@ class Panel {
   }
 
   heightWithout(height) {
-    return LiteGraph.vueNodesMode ? this.before : height - this.height;
+    return LiteGraph.vueNodesMode ? this.ownHeight() ?? height : height - this.height;
+  }
+
+  /** The height of a node in Nodes 2.0 without its panel. What the page keeps is the least that it may have, whatever
+   * grows in it; a person who changes that does so with the panel in sight. */
+  ownHeight() {
+    const box = document.querySelector(`[data-node-id="${this.node.id}"]`);
+    const kept = parseFloat(box?.style.getPropertyValue("--node-height")) - LiteGraph.NODE_TITLE_HEIGHT;
+    if (!this.grown) this.before = this.node.size[1];
+    else if (kept && kept !== this.kept) this.before = kept - this.height;
+    if (kept) this.kept = kept;
+    return this.before;
   }
 
   show(changes) {
-    if (!this.grown) this.before = this.node.size[1];
+    this.ownHeight(); // noted before it changes
     for (const [name, value] of Object.entries(changes)) {
       const part = value?.length === 0 || !value ? undefined : DRAW[name](value, this.parts[name]);
       if (part !== this.parts[name]) this.parts[name] = part;

@@ -2,9 +2,10 @@
 import { app } from "../../scripts/app.js";
 import { keepTypeColours } from "./colours.mjs";
 import { listenForErrors } from "./errors.mjs";
+import { loadTexts } from "./messages.mjs";
 import { isOurs } from "./nodes.mjs";
 import { leaveOutPanel } from "./panel.mjs";
-import { endsWithVideo, listenForResults, showAfterReload, showOutput, showOutputs } from "./results.mjs";
+import { endsWithVideo, listenForResults, showAfterReload, showOutputs } from "./results.mjs";
 
 function addStyle() {
   const style = { rel: "stylesheet", href: new URL("reelwire.css", import.meta.url).href };
@@ -15,7 +16,7 @@ app.registerExtension({
   name: "reelwire.page",
 
   setup() {
-    for (const feature of [addStyle, keepTypeColours, listenForResults, listenForErrors]) {
+    for (const feature of [addStyle, loadTexts, keepTypeColours, listenForResults, listenForErrors]) {
       try {
         feature();
       } catch (error) {
@@ -26,12 +27,8 @@ app.registerExtension({
 
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!isOurs(nodeData.name)) return;
-    const { onExecuted, onSerialize } = nodeType.prototype;
+    const { onSerialize } = nodeType.prototype;
     Object.assign(nodeType.prototype, {
-      onExecuted(output) {
-        onExecuted?.call(this, output);
-        showOutput(this, output);
-      },
       onSerialize(saved) {
         onSerialize?.call(this, saved);
         leaveOutPanel(this, saved);

@@ -5,38 +5,63 @@ import { drawChart } from "./chart.mjs";
 import { translate } from "./messages.mjs";
 import { nodeOf, ourNodes, outputName } from "./nodes.mjs";
 import { show } from "./panel.mjs";
+import { hear, isShown, workflowOf } from "./prompts.mjs";
 
 const VIDEOS = ["ReelwireDecodeToVideo", "ReelwireLongVideo"]; // nodes that end with one
 export const endsWithVideo = (type) => VIDEOS.includes(type);
-const running = new WeakMap(); // node -> what it has said in this run; passing: the last of it gives way to the next
+// node -> what it has said in this run, passing: the last of it gives way to the next; or a mark of what it shows since
+const latest = new WeakMap();
+const outputs = new WeakMap(); // node -> the output that it shows
+let running; // the node that runs now
 
 export function listenForResults() {
-  api.addEventListener("executing", ({ detail }) => begin(nodeOf(detail)));
-  api.addEventListener("reelwire.note", ({ detail }) => note(nodeOf(detail.node), detail));
-  api.addEventListener("b_preview_with_metadata", ({ detail }) => preview(nodeOf(detail.displayNodeId), detail.blob));
+  let prompt_id; // of what runs now
+  for (const event of ["execution_start", "progress_state"])
+    api.addEventListener(event, ({ detail }) => (prompt_id = detail.prompt_id));
+  api.addEventListener("executing", ({ detail }) => hear({ prompt_id }, detail, begin, () => (running = undefined)));
+  api.addEventListener("reelwire.note", ({ detail }) => hear(detail, detail.node, (node) => note(node, detail)));
+  api.addEventListener("b_preview_with_metadata", ({ detail }) =>
+    hear({ prompt_id: detail.jobId }, detail.displayNodeId, (node) => preview(node, detail.blob)),
+  );
   api.addEventListener("progress_state", ({ detail }) => (progress = detail));
-  api.addEventListener("executed", ({ detail }) => {
-    const id = detail.display_node ?? detail.node;
-    const node = nodeOf(id);
-    if (endsWithVideo(node?.type)) dropPreview(id);
-    if (node) remember(id, detail.prompt_id);
-  });
+  api.addEventListener("executed", executed);
 }
 
 /** A node that runs anew has said nothing yet; its last video stays until something else can be seen. */
 function begin(node) {
+  running = node;
   if (!node) return;
-  running.set(node, { kept: [], passing: [] });
+  latest.set(node, { kept: [], passing: [] });
   show(node, { lines: [], chart: undefined });
 }
 
 async function note(node, { messages, passing }) {
   if (!node) return;
-  const said = running.get(node) ?? running.set(node, { kept: [], passing: [] }).get(node);
+  if (!latest.get(node)?.kept) latest.set(node, { kept: [], passing: [] });
+  const said = latest.get(node);
   if (passing) said.passing = messages;
   else said.kept.push(...messages);
   const lines = await Promise.all([...said.kept, ...said.passing].map(translate));
-  if (running.get(node) === said) show(node, { lines });
+  if (latest.get(node) === said) show(node, { lines });
+}
+
+/** Show and remember an output. One of another workflow is taken from the shown one's, where the page puts it too. */
+function executed({ detail }) {
+  const id = detail.display_node ?? detail.node;
+  hear(detail, id, (node) => node && keep(node, id, detail), (node) => node && giveBack(node, detail));
+}
+
+function keep(node, id, { output, prompt_id }) {
+  if (endsWithVideo(node.type)) dropPreview(id);
+  showOutput(node, output);
+  remember(id, prompt_id);
+}
+
+function giveBack(node, { output }) {
+  const name = outputName(node);
+  if (app.nodeOutputs[name] !== output) return;
+  delete app.nodeOutputs[name];
+  if (outputs.get(node)) app.nodeOutputs[name] = outputs.get(node);
 }
 
 let pictured = "";
@@ -59,20 +84,23 @@ function dropPreview(id) {
     api.dispatchCustomEvent("progress_state", { prompt_id, nodes: told });
 }
 
-/** Show what a node put out. */
-export async function showOutput(node, output) {
-  running.delete(node);
-  const [chart] = output?.reelwire_chart ?? [];
+/** Show what a node put out, unless it runs anew or has put out something else by the time that its words are there. */
+async function showOutput(node, output) {
+  const mark = {};
+  latest.set(node, mark);
+  outputs.set(node, output);
+  const [chart] = (output?.reelwire_chart ?? []).map((text) => JSON.parse(text));
   const file = output?.images?.find(({ filename }) => filename?.endsWith(".mp4"));
   const video = endsWithVideo(node.type) && file && api.apiURL(`/view?${new URLSearchParams(file)}`);
-  const messages = output?.reelwire ?? output?.text?.map((text) => ({ key: "", values: {}, text })) ?? [];
+  const messages = (output?.reelwire ?? []).map((text) => JSON.parse(text));
   const [lines, figure] = await Promise.all([Promise.all(messages.map(translate)), chart && drawChart(chart)]);
+  if (latest.get(node) !== mark) return;
   show(node, { lines, chart: figure, video, ...(endsWithVideo(node.type) && { preview: undefined }) });
 }
 
-/** Show what the page has kept of all nodes, as when another tab was looked at. */
-export function showOutputs(outputs) {
-  for (const node of ourNodes()) showOutput(node, outputs[outputName(node)]);
+/** Show what the page has kept of all nodes, as when another tab was looked at; but for the node that runs now. */
+export function showOutputs(kept) {
+  for (const node of ourNodes()) if (node !== running) showOutput(node, kept[outputName(node)]);
 }
 
 // ---------------------------------------------------------------- after a reload
@@ -103,7 +131,7 @@ export async function showAfterReload() {
   if (name !== workflowName()) return;
   const found = Object.entries(prompts).flatMap(([id, prompt]) => {
     const [node, entry] = [nodeOf(id), entries[prompt]];
-    const same = node && entry?.prompt[2][id]?.class_type === node.type;
+    const same = node && isShown(workflowOf(entry)) && entry?.prompt[2][id]?.class_type === node.type;
     return same && entry.outputs[id] ? [[outputName(node), entry.outputs[id]]] : [];
   });
   app.nodeOutputs = { ...Object.fromEntries(found), ...app.nodeOutputs };

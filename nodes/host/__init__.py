@@ -278,19 +278,15 @@ def samples(model: VideoModel, latent: dict[str, Any]) -> Tensor:
 # ---------------------------------------------------------------- previews
 
 
-def frame_picture(frame: Tensor, scale: int = 1) -> Any:
-    """A PIL image of a frame [H, W, 3] in 0..1 or in 8 bits, enlarged to the size of the video, which the page writes below.
-
-    It has no more detail than ComfyUI's --preview-size asks for, so that few bytes are sent.
-    """
+def frame_picture(frame: Tensor) -> Any:
+    """A PIL image of a frame [H, W, 3] in 0..1 or in 8 bits, no larger than ComfyUI's --preview-size."""
     from PIL import Image
 
     if frame.dtype != torch.uint8:
         frame = (frame.float().clamp(0, 1) * 255).round().to(torch.uint8)
     image = Image.fromarray(frame.cpu().numpy())
-    size = image.width * scale, image.height * scale
     image.thumbnail((args.preview_size, args.preview_size))
-    return image.resize(size, Image.Resampling.BICUBIC)
+    return image
 
 
 def latent_picture(model: VideoModel, latents: Tensor) -> Any:
@@ -298,8 +294,8 @@ def latent_picture(model: VideoModel, latents: Tensor) -> Any:
     colours = torch.tensor(model.facts.rgb) if model.facts.rgb else _host_colours(model)
     middle = rearrange(latents[0, :, latents.shape[2] // 2].float().cpu(), "c h w -> h w c")
     if colours is None:
-        return frame_picture(_main_axes(middle), model.facts.spatial_ratio)
-    return frame_picture((middle @ colours[:-1] + colours[-1]) / 2 + 0.5, model.facts.spatial_ratio)
+        return frame_picture(_main_axes(middle))
+    return frame_picture((middle @ colours[:-1] + colours[-1]) / 2 + 0.5)
 
 
 def _main_axes(latent: Tensor) -> Tensor:

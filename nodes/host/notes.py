@@ -26,12 +26,21 @@ def extended(error: Exception, words: str) -> Exception:
 
 
 def send(event: str, content: dict[str, Any]) -> None:
-    """To the page that queued the running prompt; to nobody where that was done without a page."""
+    """To the page that queued the running prompt, with what it was queued from; to nobody where that was done without a page."""
     from server import PromptServer
 
     server = PromptServer.instance
     if server.client_id is not None:
-        server.send_sync(event, content, server.client_id)
+        server.send_sync(event, {**_running(server), **content}, server.client_id)
+
+
+def _running(server: Any) -> dict[str, Any]:
+    """The prompt that runs, and the id of its workflow, by which the page tells its tabs apart; None where that has none."""
+    running, _ = server.prompt_queue.get_current_queue_volatile()
+    for _, prompt_id, _, extra, *_ in running:
+        workflow = (extra.get("extra_pnginfo") or {}).get("workflow")
+        return {"prompt_id": prompt_id, "workflow": workflow.get("id") if isinstance(workflow, dict) else None}
+    return {}
 
 
 def displayed(node_id: str) -> str:
@@ -58,13 +67,16 @@ def valid(*checks: tuple[Callable[..., object], Any]) -> bool | str:
 
 
 def serve_refusals() -> None:
-    """GET /reelwire/refusals: the last of them as messages, as a refused prompt is answered in English alone."""
+    """POST /reelwire/refusal with {"text"}: that refusal as a message, as a refused prompt is answered in English alone; null
+    where it is none of the last ones."""
     from aiohttp import web
     from server import PromptServer
 
-    @PromptServer.instance.routes.get("/reelwire/refusals")
-    async def refusals(_: Any) -> Any:
-        return web.json_response([data(refusal) for refusal in _refusals])
+    @PromptServer.instance.routes.post("/reelwire/refusal")
+    async def refusal(request: Any) -> Any:
+        asked = await request.json()
+        text = asked.get("text") if isinstance(asked, dict) else None
+        return web.json_response(next((data(known) for known in _refusals if known == text), None))
 
 
 # ---------------------------------------------------------------- around every node
@@ -85,7 +97,7 @@ def _reported(function: Callable[..., Any]) -> Callable[..., Any]:
         context = get_executing_context()
         if context is None:
             return function(cls, *args, **kwargs)
-        with _telling(context.node_id, context.prompt_id):
+        with _telling(context.node_id):
             result = function(cls, *args, **kwargs)
         if isinstance(result, io.NodeOutput):
             origin = _kind(context.node_id), context.node_id
@@ -96,15 +108,14 @@ def _reported(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @contextmanager
-def _telling(node_id: str, prompt_id: str) -> Iterator[None]:
+def _telling(node_id: str) -> Iterator[None]:
     """Tell the page of an error of ours, and which node has caused it, before the host tells where it was noticed."""
     try:
         yield
     except Exception as error:
         said = message_of(error)
         if isinstance(said, Message):
-            cause = displayed(_cause(error, node_id))
-            send("reelwire.error", {"prompt_id": prompt_id, "node": cause, "message": data(said)})
+            send("reelwire.error", {"node": displayed(_cause(error, node_id)), "message": data(said)})
         raise
 
 

@@ -23,7 +23,8 @@ def stop_if_asked() -> None:
 def progress() -> Callable[..., None]:
     """A function (done, in all, picture or None) that moves the running node's bar and stops when asked to.
 
-    picture: makes one, and is called where somebody sees it, a few times a second and at the end: it waits for the card.
+    picture: makes one, and is called where somebody sees it, a few times a second and at the end: it waits for the card. The
+    server brings it to the size that ComfyUI's --preview-size asks for, beside the run.
     """
     bar, shown = comfy.utils.ProgressBar(1), float("-inf")
 
@@ -32,7 +33,7 @@ def progress() -> Callable[..., None]:
         stop_if_asked()
         now, preview = time.monotonic(), None
         if picture is not None and (done >= total or now - shown >= PREVIEWS_EVERY) and _previews_are_seen():
-            shown, preview = now, ("JPEG", picture(), None)
+            shown, preview = now, ("JPEG", picture(), args.preview_size)
         bar.update_absolute(done, total, preview)
 
     return update

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -31,12 +32,18 @@ class Report:
         """Show messages on the node until the next ones come, or until it is done."""
         self._send(messages, passing=True)
 
-    def ui(self, shown: Mapping[str, Any] | None = None, made: str = "") -> dict[str, Any] | None:
-        """What stays on the node, for its output: what it made, all that was told, and what else it shows; None where that
-        is nothing."""
+    def ui(self, shown: Mapping[str, Any] | None = None, made: str = "") -> dict[str, Any]:
+        """What stays on the node, for its output: what it made, all that was told, and what else it shows.
+
+        Always under the same keys, as the host joins the outputs of a node that runs over a list by those of the first; and
+        as texts, because it counts everything else as a file that was made.
+        """
         lines = [*([made] if made else []), *self._messages]
-        words = {"text": [str(line) for line in lines], "reelwire": [data(line) for line in lines]}
-        return {**(shown or {}), **(words if lines else {})} or None
+        return {
+            **(shown or {}),
+            "text": [str(line) for line in lines],
+            "reelwire": [json.dumps(data(line)) for line in lines],
+        }
 
     def _send(self, messages: Iterable[str], passing: bool) -> None:
         if notes := [data(text) for text in messages]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ...loaders.messages import listed, message
+from ...loaders.messages import data, listed, message
 from .policy import Policy
 from .runner import Entry, Runner
 
@@ -69,7 +69,7 @@ class Report:
         """For the page to draw: a row for each branch, with which steps were computed and how far each one was from the last."""
         rows = [
             {
-                "name": str(name),
+                "name": data(name),
                 "computed": list(computed),
                 "distances": [d if d and math.isfinite(d) else None for d in moves],
             }
