@@ -295,3 +295,10 @@ def test_what_is_missing_is_said_by_its_name(host: Host) -> None:
         if inputs:
             errors = posted(host, kind)
             assert {error["type"] for error in errors} <= {"required_input_missing"}, (kind, errors)
+
+
+def test_every_node_knows_its_id(host: Host) -> None:
+    """What it says while it runs is sent with it."""
+    silent = {"ReelwireMemory", "ReelwireLatentUpscale", "ReelwireLoadLatent"}
+    known = {kind: told for kind, told in host.get("/object_info").items() if kind.startswith("Reelwire")}
+    assert {kind for kind, told in known.items() if "unique_id" not in told["input"].get("hidden", {})} == silent

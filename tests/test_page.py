@@ -280,6 +280,11 @@ def test_the_toast_does_not_hide_the_pages_own_notice_nor_it_the_toast(failed: P
     assert ours is not None
     assert pages is not None
     assert ours["y"] >= pages["y"] + pages["height"]
+    covered = """() => [...document.querySelectorAll("[data-testid=error-overlay] button")].filter(button => {
+        const { x, y, width, height } = button.getBoundingClientRect();
+        return !button.contains(document.elementFromPoint(x + width / 2, y + height / 2));
+    }).length"""
+    assert failed.evaluate(covered) == 0, "a button of the page's notice cannot be clicked"
 
 
 def test_the_cause_is_marked_and_not_the_node_that_stopped(failed: Page) -> None:
