@@ -1,4 +1,5 @@
-"""Draws docs/demo.webp, which moves: six prompts through workflows/api/ltx_t2v.json on a running ComfyUI with this pack.
+"""Draws README's pictures with a running ComfyUI that has this pack: docs/demo.webp, which moves, six prompts through
+workflows/api/ltx_t2v.json; and docs/first_graph.png, the template for any model in the page after its run.
 
 python bench/demo_picture.py --font NotoSansCJK-Regular.ttc [--url http://127.0.0.1:8188]
 """
@@ -10,7 +11,7 @@ import io
 import json
 
 import av
-from export_workflow import WORKFLOWS, run
+from export_workflow import WORKFLOWS, file_of, open_page, run
 from PIL import Image, ImageDraw, ImageFont
 
 PROMPTS = (
@@ -22,6 +23,9 @@ PROMPTS = (
     "灰色背景上,\n绿色三角形逐渐变小",
 )
 TILE, LABEL, GAP, COLUMNS, SIZE = 192, 44, 16, 3, 14  # in pixels, but for COLUMNS; SIZE: of the letters
+DOCS = WORKFLOWS.parent / "docs"
+CANVAS = dict(x=60, y=40, width=1530, height=850)  # of the page, without its bars
+SETTLED = 12_000  # milliseconds until the page's own notices are gone
 MILLISECONDS, LAST = 90, 900  # each picture is shown for so long, the last one for so long
 
 
@@ -44,6 +48,17 @@ def place(index: int) -> tuple[int, int]:
     return GAP + column * (TILE + GAP), GAP + row * (TILE + LABEL + GAP)
 
 
+def draw_graph(url: str) -> None:
+    """The first template after its run: its groups, the video on the last node."""
+    graph = json.loads(file_of("any_t2v").read_text(encoding="utf-8"))
+    with open_page(url) as page:
+        page.evaluate("async graph => { await app.loadGraphData(graph); await app.queuePrompt(0, 1); }", graph)
+        page.wait_for_function("() => [...document.querySelectorAll('video')].some(video => video.readyState > 2)")
+        page.mouse.move(1250, 700)
+        page.wait_for_timeout(SETTLED)
+        page.screenshot(path=str(DOCS / "first_graph.png"), clip=CANVAS)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--url", default="http://127.0.0.1:8188")
@@ -63,10 +78,11 @@ def main() -> None:
         pictures.append(empty.copy())
         for index, frame in enumerate(frames):
             pictures[-1].paste(frame, place(index))
-    target = WORKFLOWS.parent / "docs" / "demo.webp"
+    target = DOCS / "demo.webp"
     times = [MILLISECONDS] * (len(pictures) - 1) + [LAST]
     pictures[0].save(target, save_all=True, append_images=pictures[1:], duration=times, loop=0, quality=80, method=6)
-    print(target)
+    draw_graph(options.url)
+    print(f"Drew {target} and first_graph.png beside it.")
 
 
 if __name__ == "__main__":
