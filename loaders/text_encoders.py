@@ -14,8 +14,6 @@ from .checkpoints import CheckpointError, load_config, read_header
 from .messages import message
 from .video_model import InputError
 
-SMALL_VOCABULARY = 1000  # tokens; the published encoders know 30,000 and more
-
 
 def load_tokenizer(source: Path) -> Any:
     """The tokenizer of a folder, or of a UMT5 file that carries its own."""
@@ -98,10 +96,7 @@ def read_prompt(tokenizer: Any, text: str, length: int, name: str) -> tuple[Any,
             name, f"{text[:40]!r}...", message("prompt_too_long", count=count, most=length), message("shorten")
         )
     lost = words.count(unknown) if unknown is not None else 0
-    if len(tokenizer) < SMALL_VOCABULARY:
-        notes = (message("prompt_words_lost", name=name, lost=lost, count=len(words)),)
-    else:
-        notes = (message("prompt_tokens_lost", name=name, lost=lost, count=len(words)),)
+    notes = (message("prompt_tokens_lost", name=name, lost=lost, count=len(words)),)
     return tokenizer([text], padding="max_length", max_length=length, return_tensors="pt"), notes if lost else ()
 
 

@@ -290,7 +290,7 @@ def test_the_report_says_what_was_done(models: Path) -> None:
     facts = told.facts()
     assert json.loads(json.dumps(facts)) == facts
     assert sum(steps.count("x") for steps in facts["steps"].values()) == sum(e.computed for e in cache.entries)
-    rows = {row["name"]: row for row in told.chart()["rows"]}
+    rows = {row["name"]["text"]: row for row in told.chart()["rows"]}
     assert {name: "".join("x" if c else "." for c in row["computed"]) for name, row in rows.items()} == facts["steps"]
     assert all(len(row["distances"]) == len(row["computed"]) for row in rows.values())
     assert any(distance for row in rows.values() for distance in row["distances"])

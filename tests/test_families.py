@@ -381,7 +381,7 @@ def test_the_text_encoder_must_have_seen_the_picture(tiny_models: Path) -> None:
         model.family.encode(model, PROMPT, "")
     blind = Conditioning("hunyuan_video", model.facts.text_width, {"cond": {}, "uncond": {}})
     with pytest.raises(
-        InputError, match=r"without a picture: .* Connect the same keyframes to Encode Prompt and Sample"
+        InputError, match=r"without a picture: .* Connect the same keyframes to Encode Prompt and Video Sampler"
     ):
         sample(model, blind, Request(**needed(model)))
     other = replace(blind, picture=frames(1, 6))

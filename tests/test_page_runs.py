@@ -24,6 +24,7 @@ QUEUE_KEPT = "async () => { await app.api.queuePrompt(0, window.kept); }"
 KEEP = "async () => { window.kept = await app.graphToPrompt(); }"
 SHOWN = "() => app.rootGraph.id"
 OPEN = "name => app.loadGraphData({ ...app.rootGraph.serialize(), id: crypto.randomUUID() }, true, true, name)"
+SWITCH = "way => app.extensionManager.command.execute(`Workspace.${way}OpenedWorkflow`)"
 END = """() => {
     window.ended = undefined;
     for (const kind of ["execution_success", "execution_error"])
@@ -145,10 +146,10 @@ def test_a_run_of_another_workflow_shows_nothing_here(view: tuple[Page, str], ho
     kind, told = page.evaluate("() => window.ended")
     assert kind == "execution_success"
     assert other != here
-    switch = "way => app.extensionManager.command.execute(`Workspace.${way}OpenedWorkflow`)"
+    assert page.evaluate("name => app.nodeOutputs[name] ?? null", DECODE) is None, "the page would show it on a node"
     for ways in ((), ("Previous", "Next")):
         for way in ways:
-            page.evaluate(switch, way)
+            page.evaluate(SWITCH, way)
             page.wait_for_timeout(500)
         assert page.evaluate(SHOWN) == here
         for name in ("1", "2", SAMPLER, DECODE):
@@ -161,6 +162,28 @@ def test_a_run_of_another_workflow_shows_nothing_here(view: tuple[Page, str], ho
     page.wait_for_timeout(1000)
     assert page.evaluate(SHOWN) == here
     assert page.evaluate(LOOK, DECODE)["video"] is None
+
+
+def test_the_last_run_is_there_after_a_reload_though_another_tab_was_in_front(view: tuple[Page, str]) -> None:
+    page, renderer = view
+    name = renderer.replace(" ", "_")
+    here = opened(page, film(f"page/earlier_{name}"), f"C in {renderer}")
+    assert run(page)[0] == "execution_success"
+    rename = (
+        "([id, prefix]) => app.rootGraph.getNodeById(id).widgets.find(w => w.name === 'filename_prefix').value = prefix"
+    )
+    page.evaluate(rename, [DECODE, f"page/last_{name}"])
+    page.evaluate(KEEP)
+    opened(page, film(f"page/front_{name}"), f"D in {renderer}")
+    page.evaluate(END)
+    page.evaluate(QUEUE_KEPT)
+    page.wait_for_function(ENDED)
+    for _ in range(2):  # over the tab in which D was made
+        page.evaluate(SWITCH, "Previous")
+        page.wait_for_timeout(500)
+    assert page.evaluate(SHOWN) == here
+    reload(page)
+    page.wait_for_function(f"name => ({LOOK})('{DECODE}').video?.includes(name)", arg=f"last_{name}", timeout=10_000)
 
 
 def test_an_error_of_another_workflow_marks_nothing_here(view: tuple[Page, str]) -> None:

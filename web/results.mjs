@@ -3,7 +3,7 @@ import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { drawChart } from "./chart.mjs";
 import { translate } from "./messages.mjs";
-import { nodeOf, ourNodes, outputName } from "./nodes.mjs";
+import { nodeOf, ourNodes, outputName, rootGraph } from "./nodes.mjs";
 import { show } from "./panel.mjs";
 import { hear, isShown, workflowOf } from "./prompts.mjs";
 
@@ -59,7 +59,7 @@ function keep(node, id, { output, prompt_id }) {
 
 function giveBack(node, { output }) {
   const name = outputName(node);
-  if (app.nodeOutputs[name] !== output) return;
+  if (JSON.stringify(app.nodeOutputs[name]) !== JSON.stringify(output)) return; // the page may keep a copy
   delete app.nodeOutputs[name];
   if (outputs.get(node)) app.nodeOutputs[name] = outputs.get(node);
 }
@@ -127,14 +127,10 @@ export async function showAfterReload() {
   const prompts = before[name];
   delete before[name];
   if (!prompts) return;
-  const entries = Object.fromEntries(await Promise.all([...new Set(Object.values(prompts))].map(historyOf)));
+  const entries = await Promise.all([...new Set(Object.values(prompts))].map(historyOf));
+  const later = (await fetchHistory(`?max_items=${RECENT}`)).filter(isOfThis); // ended while another tab was in front
   if (name !== workflowName()) return;
-  const found = Object.entries(prompts).flatMap(([id, prompt]) => {
-    const [node, entry] = [nodeOf(id), entries[prompt]];
-    const same = node && isShown(workflowOf(entry)) && entry?.prompt[2][id]?.class_type === node.type;
-    return same && entry.outputs[id] ? [[outputName(node), entry.outputs[id]]] : [];
-  });
-  app.nodeOutputs = { ...Object.fromEntries(found), ...app.nodeOutputs };
+  app.nodeOutputs = { ...Object.assign({}, ...[...entries, ...later].map(outputsOf)), ...app.nodeOutputs };
 }
 
 /** The workflow that was just loaded, if it is one of these: the page names it a while after its graph is there. */
@@ -145,7 +141,20 @@ async function openedOf(workflows) {
   }
 }
 
-async function historyOf(prompt) {
-  const response = await api.fetchApi(`/history/${prompt}`);
-  return [prompt, (await response.json())[prompt]];
+const RECENT = 64; // runs, oldest first
+const isOfThis = (entry) => workflowOf(entry) === rootGraph().id;
+
+/** What a run of this workflow has left on nodes that are still there, under the names by which the page knows them. */
+function outputsOf(entry) {
+  if (!entry || !isShown(workflowOf(entry))) return {};
+  const found = Object.entries(entry.outputs).map(([id, output]) => [nodeOf(id), id, output]);
+  const same = found.filter(([node, id]) => node && entry.prompt[2][id]?.class_type === node.type);
+  return Object.fromEntries(same.map(([node, , output]) => [outputName(node), output]));
+}
+
+const historyOf = async (prompt) => (await fetchHistory(`/${prompt}`))[0];
+
+async function fetchHistory(which) {
+  const response = await api.fetchApi(`/history${which}`);
+  return Object.values(await response.json());
 }
