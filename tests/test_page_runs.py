@@ -183,7 +183,9 @@ def test_the_last_run_is_there_after_a_reload_though_another_tab_was_in_front(vi
         page.wait_for_timeout(500)
     assert page.evaluate(SHOWN) == here
     reload(page)
-    page.wait_for_function(f"name => ({LOOK})('{DECODE}').video?.src.includes(name)", arg=f"last_{name}", timeout=10_000)
+    page.wait_for_function(
+        f"name => ({LOOK})('{DECODE}').video?.src.includes(name)", arg=f"last_{name}", timeout=10_000
+    )
 
 
 def test_an_error_of_another_workflow_marks_nothing_here(view: tuple[Page, str]) -> None:
