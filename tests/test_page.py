@@ -275,6 +275,7 @@ def test_an_error_is_told_in_a_toast(failed: Page) -> None:
 
 
 def test_the_toast_does_not_hide_the_pages_own_notice_nor_it_the_toast(failed: Page) -> None:
+    failed.wait_for_function("() => document.querySelectorAll('.reelwire-toast').length === 1")  # an earlier one fades
     boxes = [failed.locator(name).bounding_box() for name in (".reelwire-toast", "[data-testid=error-overlay]")]
     ours, pages = boxes
     assert ours is not None
