@@ -309,8 +309,9 @@ def test_what_is_refused_before_the_run_is_told_too(view: tuple[Page, str]) -> N
     page, renderer = view
     load(page, film("/outside"), f"refused in {renderer}")
     page.evaluate("() => app.queuePrompt(0, 1)")
-    assert "It leads outside ComfyUI's output folder." in toast(page)
+    page.wait_for_function(f"() => ({TOASTS})().length === 1 && ({TOASTS})()[0].includes('leads outside')")
     look = page.evaluate(LOOK, DECODE)
+    assert "It leads outside ComfyUI's output folder." in look["error"]
     assert look["error"] == toast(page)
     assert look["marked"]
 
