@@ -25,22 +25,24 @@ from pack import ROOT, import_pack
 from torch import Tensor
 
 import_pack()
-from reelwire.loaders.bundle import files_of  # noqa: E402
-from reelwire.loaders.families import load  # noqa: E402
-from reelwire.loaders.video_model import PlainMemory, Recipe, Request, VideoModel  # noqa: E402
-from reelwire.samplers.caches.calibrate import calibrate  # noqa: E402
-from reelwire.samplers.caches.easycache import EasyCache  # noqa: E402
-from reelwire.samplers.caches.external import DBCACHE, FIRST_BLOCK, MAGCACHE, SEACACHE, TAYLORSEER, External  # noqa: E402
-from reelwire.samplers.caches.first_block import FirstBlock  # noqa: E402
-from reelwire.samplers.caches.fora import FORA  # noqa: E402
-from reelwire.samplers.caches.magcache import MagCache  # noqa: E402
-from reelwire.samplers.caches.plan import Plan  # noqa: E402
-from reelwire.samplers.caches.policy import Policy  # noqa: E402
-from reelwire.samplers.caches.store import Calibration  # noqa: E402
-from reelwire.samplers.caches.teacache import PUBLISHED, TeaCache, calibrated  # noqa: E402
-from reelwire.samplers.decode import stream_frames  # noqa: E402
-from reelwire.samplers.denoise import sample  # noqa: E402
-from reelwire.training import world  # noqa: E402
+from reelwire.loaders.families import load
+from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.request import Request
+from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.bundle import files_of
+from reelwire.samplers.caches.calibration import calibrate
+from reelwire.samplers.caches.policies.easycache import EasyCache
+from reelwire.samplers.caches.policies.external import DBCACHE, FIRST_BLOCK, MAGCACHE, SEACACHE, TAYLORSEER, External
+from reelwire.samplers.caches.policies.first_block import FirstBlock
+from reelwire.samplers.caches.policies.fora import FORA
+from reelwire.samplers.caches.policies.magcache import MagCache
+from reelwire.samplers.caches.policies.plan import Plan
+from reelwire.samplers.caches.policies.teacache import PUBLISHED, TeaCache, calibrated
+from reelwire.samplers.caches.policy import Policy
+from reelwire.samplers.caches.store import Calibration
+from reelwire.samplers.decode import stream_frames
+from reelwire.samplers.denoise import sample
+from reelwire.training import world
 
 MODELS = {"tiny_ltx": ("ltx", ROOT / "loaders" / "bundled" / "tiny_ltx", ("ltx", "0.9.1-2b")),
           "tiny_wan": ("wan", ROOT / "bench" / "tiny_wan", ("wan", "2.1-t2v-1.3b"))}  # fmt: skip

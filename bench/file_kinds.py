@@ -18,12 +18,12 @@ from typing import Any
 from pack import import_pack
 
 import_pack()
-from reelwire.loaders.video_model import PlainMemory  # noqa: E402
-from reelwire.tests import test_files_hunyuan_mochi, test_files_kinds, test_files_wan  # noqa: E402
-from reelwire.tests.files import KINDS, QUANTISED, quantised  # noqa: E402
-from reelwire.tests.test_files_quantised import beside_the_host  # noqa: E402
-from reelwire.tests.test_host_memory import SMALL, stored  # noqa: E402
-from reelwire.training.tiny_models import make  # noqa: E402
+from reelwire.loaders.parts import PlainMemory
+from reelwire.tests import test_files_hunyuan_mochi, test_files_kinds, test_files_wan
+from reelwire.tests.files import KINDS, QUANTISED, quantised
+from reelwire.tests.test_files_quantised import beside_the_host
+from reelwire.tests.test_host_memory import SMALL, stored
+from reelwire.training.tiny_models import make
 
 NETWORKS = {
     "Wan T2V": (test_files_wan, "t2v"), "Wan I2V": (test_files_wan, "i2v"), "Wan VACE": (test_files_wan, "vace"),

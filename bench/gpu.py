@@ -28,17 +28,19 @@ from pack import import_pack
 from torch import Tensor
 
 import_pack()
-from reelwire.loaders.bundle import files_of, shipped_config  # noqa: E402
-from reelwire.loaders.families import load  # noqa: E402
-from reelwire.loaders.video_model import Conditioning, Part, PlainMemory, Recipe, Request, VideoModel  # noqa: E402
-from reelwire.samplers.caches.easycache import EasyCache  # noqa: E402
-from reelwire.samplers.caches.fora import FORA  # noqa: E402
-from reelwire.samplers.caches.plan import Plan  # noqa: E402
-from reelwire.samplers.caches.policy import Policy  # noqa: E402
-from reelwire.samplers.caches.teacache import TeaCache  # noqa: E402
-from reelwire.samplers.decode import stream_frames  # noqa: E402
-from reelwire.samplers.denoise import sample  # noqa: E402
-from reelwire.training import tiny_models  # noqa: E402
+from reelwire.loaders.families import load
+from reelwire.loaders.parts import Part, PlainMemory, Recipe
+from reelwire.loaders.request import Conditioning, Request
+from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.bundle import files_of, shipped_config
+from reelwire.samplers.caches.policies.easycache import EasyCache
+from reelwire.samplers.caches.policies.fora import FORA
+from reelwire.samplers.caches.policies.plan import Plan
+from reelwire.samplers.caches.policies.teacache import TeaCache
+from reelwire.samplers.caches.policy import Policy
+from reelwire.samplers.decode import stream_frames
+from reelwire.samplers.denoise import sample
+from reelwire.training import tiny_models
 
 T5 = dict(architectures=["T5EncoderModel"], d_model=4096, d_kv=64, d_ff=10240, num_layers=1, num_heads=64, vocab_size=32128,
           feed_forward_proj="gated-gelu", is_encoder_decoder=False, tie_word_embeddings=False)  # fmt: skip

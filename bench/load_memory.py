@@ -22,10 +22,10 @@ import torch
 from pack import import_pack
 
 import_pack()
-from reelwire.loaders import wan_files  # noqa: E402
-from reelwire.loaders.bundle import CONFIGS, shipped_config  # noqa: E402
-from reelwire.loaders.checkpoints import read_file  # noqa: E402
-from reelwire.training.tiny_files import WAN  # noqa: E402
+from reelwire.loaders.families.wan import checkpoint as wan_files
+from reelwire.loaders.weights.bundle import FOLDER, shipped_config
+from reelwire.loaders.weights.safetensors import read_file
+from reelwire.training.tiny_files import WAN
 
 ROUNDS = 3
 WAYS = ("ours, bfloat16", "diffusers, bfloat16", "ours, float16 as stored", "ours, fp8 storage")
@@ -66,7 +66,7 @@ def read(file: Path, way: str) -> None:
         weights = wan_files.transformer(entries, metadata)
         network = weights.build(dtype, True, "fp8" if "fp8" in way else "", lambda *_: None)
     else:
-        config = CONFIGS / "wan" / "2.1-t2v-1.3b"
+        config = FOLDER / "wan" / "variants" / "2.1-t2v-1.3b"
         with tempfile.TemporaryDirectory() as folder:
             Path(folder, "config.json").write_bytes((config / "transformer.json").read_bytes())
             network = diffusers.WanTransformer3DModel.from_single_file(str(file), config=folder, torch_dtype=dtype, local_files_only=True)  # fmt: skip

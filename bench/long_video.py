@@ -39,8 +39,8 @@ def picture(motion: str, share: float, seed: int) -> np.ndarray:
 def timeline(frames: int) -> tuple[dict[str, Any], list[Any], dict[int, np.ndarray]]:
     """(the timeline, its windows, the keyframes' pictures by frame): at the ends, and in the middle of the second and the
     third part, wherever that is in a window."""
-    from reelwire.samplers.timeline import read_timeline
-    from reelwire.samplers.windows import Spans, lay_windows
+    from reelwire.samplers.long.timeline import read_timeline
+    from reelwire.samplers.long.windows import Spans, lay_windows
 
     third = frames // 3
     prompts = [

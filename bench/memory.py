@@ -26,10 +26,12 @@ from pack import import_pack
 
 if "reelwire" not in sys.modules:
     import_pack()
-from reelwire.loaders.bundle import files_of
+from reelwire.loaders.common.peaks import KERNELS, SHARE, forward_bytes
 from reelwire.loaders.families import load
-from reelwire.loaders.peaks import KERNELS, SHARE, forward_bytes
-from reelwire.loaders.video_model import Control, Part, PlainMemory, Recipe, Request, VideoModel
+from reelwire.loaders.parts import Part, PlainMemory, Recipe
+from reelwire.loaders.request import Control, Request
+from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.room import step_bytes
 from reelwire.tests.support.fake_peak import Imagined, coder_peaks, encoder_peaks, fitted, step_peak
 from reelwire.tests.support.published import VARIANTS, published

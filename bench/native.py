@@ -32,10 +32,12 @@ import torch
 from native_cases import CASES, TEXT, Case
 from native_decodes import DECODES
 from native_svd import open_sides as open_svd
-from reelwire.loaders.bundle import files_of
-from reelwire.loaders.checkpoints import read_file
 from reelwire.loaders.families import load
-from reelwire.loaders.video_model import Conditioning, Part, PlainMemory, Recipe, Request, VideoModel
+from reelwire.loaders.parts import Part, PlainMemory, Recipe
+from reelwire.loaders.request import Conditioning, Request
+from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.bundle import files_of
+from reelwire.loaders.weights.safetensors import read_file
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.speed import Speed

@@ -9,7 +9,11 @@ from typing import Any
 from pack import import_pack
 
 import_pack()
-from reelwire.loaders import cogvideox_files, hunyuan_video_files, ltx_files, mochi_files, wan_files  # noqa: E402
+from reelwire.loaders.families.cogvideox import checkpoint as cogvideox_files
+from reelwire.loaders.families.hunyuan_video import checkpoint as hunyuan_video_files
+from reelwire.loaders.families.ltx import checkpoint as ltx_files
+from reelwire.loaders.families.mochi import checkpoint as mochi_files
+from reelwire.loaders.families.wan import checkpoint as wan_files
 
 TEXT = 4096  # width of T5's and Llama's text
 

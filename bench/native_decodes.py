@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from native_cases import CASES
-from reelwire.loaders import svd_files
+from reelwire.loaders.families.svd import checkpoint as svd_files
 from reelwire.tests.native import svd_vae
 from reelwire.tests.test_files_hunyuan_mochi import mochi_vae
 from reelwire.tests.test_files_svd_cogvideox import native_cogvideox_vae

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reelwire.loaders import svd_files
-from reelwire.loaders.bundle import files_of
-from reelwire.loaders.checkpoints import read_file
 from reelwire.loaders.families import load
-from reelwire.loaders.video_model import Conditioning, Keyframe, Part, Recipe, Request, VideoModel
+from reelwire.loaders.families.svd import checkpoint as svd_files
+from reelwire.loaders.parts import Part, Recipe
+from reelwire.loaders.request import Conditioning, Keyframe, Request
+from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.bundle import files_of
+from reelwire.loaders.weights.safetensors import read_file
 from reelwire.samplers.denoise import sample
 from reelwire.tests.files import plain
 from reelwire.tests.native import randomised

@@ -26,7 +26,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-from run import TORCH, VENV, python_of  # noqa: E402
+from run import TORCH, VENV, python_of
 
 PAGE = ROOT / "docs" / "dependencies.md"
 TOOLS = ("pytest>=8", "pytest-timeout>=2", "hypothesis>=6", "accelerate>=1.0")

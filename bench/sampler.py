@@ -22,8 +22,9 @@ PROMPT = "a red circle moving right on a black background"
 def make_runs(steps: int) -> dict[str, Callable[[int], torch.Tensor]]:
     import_pack()
     from diffusers import LTXPipeline
-    from reelwire.loaders.ltx import LTX
-    from reelwire.loaders.video_model import PlainMemory, Recipe, Request
+    from reelwire.loaders.families.ltx import LTX
+    from reelwire.loaders.parts import PlainMemory, Recipe
+    from reelwire.loaders.request import Request
     from reelwire.samplers.denoise import sample
 
     folder = ROOT / "loaders" / "bundled" / "tiny_ltx"

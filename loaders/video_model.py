@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from .coding import Coder
-from .devices import ENCODING, explained, free_bytes
+from .common.peaks import Counted, coder_bytes, encoder_bytes, with_kernels
+from .denoiser import Run, Schedule
+from .devices import ENCODING, explained
 from .limits import check_count, check_frames, check_size
 from .messages import InputError as InputError
 from .messages import Origin, about, both, either, message
-from .peaks import Counted, coder_bytes, encoder_bytes, with_kernels
-from .run import Run, Schedule
-from .tiles import Tiling
+from .vae.codec import Coder
+from .vae.tiles import Tiling
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-Progress = Callable[[int, int], None]  # (done, in all)
+    pass
+from .parts import Memory, Part, Recipe
+from .request import Capabilities, Conditioning, Extension, Guidance, Keyframe, Request
 
 
 @dataclass(frozen=True)
@@ -80,182 +80,8 @@ class Facts:
         return (latents - _channels(self.mean, latents)) / _channels(self.std, latents) if self.std else latents
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """All that another process needs to build the same model; picklable."""
-
-    family: str
-    variant: str
-    files: Mapping[str, Path]  # part name -> file or folder
-    dtype: str  # a torch dtype's name, as "bfloat16"
-    storage: str = ""  # how the networks' weights are held: "fp8", "int8", or as in their files
-
-
 def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1, 1).to(like)
-
-
-@dataclass(frozen=True)
-class Part:
-    """One network of a model: read from disk when it is first used, kept by the Memory that used it.
-
-    instead_of: names of parts that give their room away while this one is used. config: of its class, as on disk.
-    """
-
-    name: str
-    load: Callable[[Progress], nn.Module] = field(repr=False)
-    instead_of: tuple[str, ...] = ()
-    tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)  # names and shapes of its weights
-    dtypes: Mapping[str, str] = field(default_factory=dict, repr=False)  # names of its weights -> types in the file
-    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-
-class Memory(Protocol):
-    """Who decides where a part's weights lie; ComfyUI's own manager inside the host."""
-
-    def use(self, part: Part, activations: int = 0) -> AbstractContextManager[Any]:
-        """The part, ready to run on `device`; `activations` is the room in bytes that the run needs beside it."""
-
-    def device(self, part: str) -> torch.device:
-        """Where the part of this name computes."""
-
-    def room(self, part: str) -> int:
-        """Bytes that a run of this part may take there, weights included."""
-
-
-class PlainMemory:
-    """Keeps every part on one device; for use outside the host."""
-
-    def __init__(self, device: str = "cpu") -> None:
-        self._device = torch.device(device)
-        self._modules: dict[str, nn.Module] = {}
-
-    @contextmanager
-    def use(self, part: Part, activations: int = 0) -> Iterator[nn.Module]:
-        for name in part.instead_of:
-            self._modules.pop(name, None)
-        if part.name not in self._modules:
-            self._modules[part.name] = part.load(lambda done, total: None).to(self._device)
-        yield self._modules[part.name]
-
-    def device(self, part: str) -> torch.device:
-        return self._device
-
-    def room(self, part: str) -> int:
-        return free_bytes(self._device)
-
-
-@dataclass(frozen=True)
-class Keyframe:
-    """Pictures that the video must show. images: [N, H, W, 3] in 0..1 (N > 1 is a clip); frame may count from the end."""
-
-    images: Tensor
-    frame: int
-    strength: float = 1.0
-    node: Origin | None = field(default=None, compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class Capabilities:
-    """Which keyframes a model takes. takes, remedy: the same in words, and what to do where that is not enough.
-
-    sets: those that work, of "first" and "last"; None: any number, anywhere. clip_step: clips of step * n + 1 frames, 0
-    for single pictures alone; clip_start: clips begin at its multiples. near: a picture this few frames beside the first
-    or the last is moved there.
-    """
-
-    title: str
-    takes: str
-    remedy: str
-    sets: tuple[tuple[str, ...], ...] | None = ((),)
-    clip_step: int = 0
-    clip_start: int = 1
-    strengths: bool = False
-    near: int = 0
-
-
-@dataclass(frozen=True)
-class Control:
-    """A video that says what moves where. frames: [T, H, W, 3] in 0..1, or None; mask: [T, H, W], 1 where the video is
-    made anew; references: pictures [N, H, W, 3] of what must appear in it; start, end: the share of the steps in which
-    it counts."""
-
-    frames: Tensor | None = None
-    mask: Tensor | None = None
-    references: Tensor | None = None
-    strength: float = 1.0
-    start: float = 0.0
-    end: float = 1.0
-    node: Origin | None = field(default=None, compare=False, repr=False)
-
-    def counts(self, step: int, total: int) -> bool:
-        """Whether it counts in this step of `total`, as guidance between its start and end does."""
-        return int(self.start * total) <= step < int(self.end * total)
-
-
-@dataclass(frozen=True)
-class Past:
-    """What a video goes on from. latents: its first frames [1, C, n, h, w], normalised, given with `strength`; memory:
-    latent frames of long ago [1, C, m, h, w], seen as if they lay before the video, with `memory_strength`."""
-
-    latents: Tensor
-    strength: float = 1.0
-    memory: Tensor | None = None
-    memory_strength: float = 1.0
-
-
-@dataclass(frozen=True)
-class Extension:
-    """How a family makes videos longer than it can sample at once. way: "latents" (each window goes on from the latents of
-    the one before), "pictures" (from its last decoded frames) or "context" (one sampling whose network sees windows).
-
-    overlap: frames that windows share, 0 for a share of the window; told: the same in words, with what to expect.
-    """
-
-    way: str
-    told: str
-    overlap: int = 0
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """Text embeddings per branch ("cond", "uncond"): CPU tensors that no longer need the text encoder.
-
-    notes: what the person should know about how the prompt was read.
-    """
-
-    family: str
-    width: int  # of the embeddings
-    branches: Mapping[str, Mapping[str, Tensor]]
-    notes: tuple[str, ...] = ()
-    picture: Tensor | None = None  # the first frame [1, H, W, 3], where the text encoder has seen it too
-    node: Origin | None = field(default=None, compare=False, repr=False)
-
-
-@dataclass(frozen=True)
-class Guidance:
-    """How the two branches of guidance become one prediction. start, end: the share of the steps in which it is on.
-
-    low_noise: scale of the second expert (0: as the first); true_scale: of classifier-free guidance on models that
-    embed the guidance scale (0: off); dynamic: CogVideoX's cosine growth of the scale; layers: which blocks skip-layer
-    guidance leaves out, layer_scale how much that counts, from layer_start to layer_end of the steps; eta, momentum and
-    threshold (of the norm) are APG's.
-    """
-
-    method: str = "cfg"
-    start: float = 0.0
-    end: float = 1.0
-    low_noise: float = 0.0
-    true_scale: float = 0.0
-    dynamic: bool = False
-    layers: tuple[int, ...] = ()
-    layer_scale: float = 2.8
-    layer_start: float = 0.01
-    layer_end: float = 0.2
-    eta: float = 1.0
-    momentum: float = 0.0
-    threshold: float = 15.0
-    node: Origin | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -278,28 +104,6 @@ class Stacks:
 
 
 @dataclass(frozen=True)
-class Request:
-    """One generation. Zero (or an empty name) means the model's own default; `complete` puts it in."""
-
-    width: int = 0
-    height: int = 0
-    frames: int = 0
-    steps: int = 0
-    guidance: float = 0.0
-    sampler: str = ""
-    preset: str = ""
-    seed: int = 0
-    keyframes: tuple[Keyframe, ...] = ()
-    source: Tensor | None = None  # frames [T, H, W, 3] in 0..1 or latents [1, C, t, h, w]
-    strength: float = 1.0  # of the denoising of `source`: 1 ignores it, 0 returns it
-    shift: float = 0.0  # flow shift
-    guidance_2: float = 0.0  # of the second expert
-    control: Control | None = None
-    past: Past | None = None
-    notes: tuple[str, ...] = ()  # what the person should know about how the request was read
-
-
-@dataclass(frozen=True)
 class VideoModel:
     """A checkpoint of any family, ready to sample. Shared by every consumer and never changed in place."""
 
@@ -309,7 +113,7 @@ class VideoModel:
     parts: Mapping[str, Part]
     recipe: Recipe
     memory: Memory
-    guidance: Guidance = Guidance()
+    guidance: Guidance = field(default_factory=Guidance)
     loras: tuple[Any, ...] = ()  # of lora.LoRA
     speed: Any = None  # a samplers.speed.Speed
     host_attention: str = ""  # the kernel that the host computes attention with, a key of samplers.kernels.KERNELS
@@ -385,7 +189,7 @@ class Family(Coder, Counted, ABC):
     name: str  # as in `Recipe.family` and in the `reelwire` entry of a LATENT
     title: str  # as people write it
     batched_guidance: bool  # whether the reference pipeline runs both branches of CFG as one batch
-    solvers = "flow"  # which table of samplers/schedules.py steps through its noise
+    solvers = "flow"  # which table of samplers/solvers.py steps through its noise
     blocks = "transformer_blocks"  # the network's attribute that holds its blocks
     dispatches = True  # whether its layers ask diffusers' dispatcher for attention, or PyTorch's function itself
     masked = ""  # a pattern of the names of the attentions that are handed a mask; "." where all are

@@ -9,7 +9,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..loaders.messages import Message, message
-from ..loaders.video_model import Conditioning, VideoModel
+from ..loaders.request import Conditioning
+from ..loaders.video_model import VideoModel
 from . import host
 from .effect import Conditions, counted, idle
 from .origin import from_model
@@ -100,7 +101,7 @@ class TeaCacheNode(_CacheNode):
     @classmethod
     def execute(cls, model: VideoModel, threshold: float, coefficients: str = AUTO, retention: bool = False, start: float = 0.0,
                 end: float = 1.0, longest: int = 0, order: str = KEEP) -> io.NodeOutput:  # fmt: skip
-        from ..samplers.caches.teacache import TeaCache
+        from ..samplers.caches.policies.teacache import TeaCache
 
         policy = TeaCache(threshold=threshold, source=coefficients, retention=retention, start=start, end=end, longest=longest,
                           order=ORDERS[order], warmup=ORDERS[order] + 1)  # fmt: skip
@@ -118,7 +119,7 @@ class FORANode(_CacheNode):
 
     @classmethod
     def execute(cls, model: VideoModel, interval: int, granularity: str = "stack", start: float = 0.0, end: float = 1.0, order: str = FOLLOW) -> io.NodeOutput:  # fmt: skip
-        from ..samplers.caches.fora import FORA
+        from ..samplers.caches.policies.fora import FORA
 
         policy = FORA(interval=interval, granularity=granularity, start=start, end=end, order=ORDERS[order], warmup=ORDERS[order] + 1)  # fmt: skip
         return _cached(cls, model, policy)
@@ -160,7 +161,7 @@ class CacheNode(_CacheNode):
 
 
 def _policy(name: str, speed: float, interval: int, options: dict[str, Any]) -> Any:
-    from ..samplers.caches import easycache, external, first_block, magcache, plan
+    from ..samplers.caches.policies import easycache, external, first_block, magcache, plan
 
     if name == PLAN:
         return plan.Plan(speed=speed, **{k: v for k, v in options.items() if k != "threshold"})
@@ -192,7 +193,7 @@ class CalibrateCache(SamplerNode):
     @classmethod
     def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: Any) -> io.NodeOutput:
         from ..samplers.caches import store
-        from ..samplers.caches.calibrate import calibrate
+        from ..samplers.caches.calibration import calibrate
 
         update, checkpoint = host.progress(), model.recipe.files["checkpoint"]
         store.check_place(checkpoint)

@@ -9,10 +9,20 @@ from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
 from torch import Tensor
 
-from ..loaders.controls import AS_IT_IS, EDGES, WAYS, WORKING_BYTES, check_given, check_range, check_way, prepared
+from ..loaders.common.controls import (
+    AS_IT_IS,
+    EDGES,
+    WAYS,
+    WORKING_BYTES,
+    check_given,
+    check_range,
+    check_way,
+    prepared,
+)
 from ..loaders.devices import empty_cache, out_of_memory
 from ..loaders.messages import message
-from ..loaders.video_model import Control, InputError, Keyframe, VideoModel
+from ..loaders.request import Control, Keyframe
+from ..loaders.video_model import InputError, VideoModel
 from . import host
 from .effect import counted, idle
 from .types import ABSENT, ConditioningType, ControlType, KeyframesType, model_input

@@ -11,8 +11,9 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..loaders.messages import listed, message
-from ..loaders.sources import ENCODERS
-from ..loaders.video_model import InputError, Recipe
+from ..loaders.parts import Recipe
+from ..loaders.video_model import InputError
+from ..loaders.weights.find import ENCODERS
 from . import host
 from .effect import of_family
 from .types import model_output
@@ -90,7 +91,7 @@ class _Loader(io.ComfyNode):
     @classmethod
     def execute(cls, checkpoint: str, precision: str = host.AUTO, **parts: str) -> io.NodeOutput:
         from ..loaders.families import family, load
-        from ..loaders.sources import complete
+        from ..loaders.weights.find import complete
 
         chosen = {"checkpoint": host.choose("checkpoint", checkpoint, host.checkpoints())}
         offered = {part: host.files(folder) for part, folder in _FOLDERS.items()}

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from ..loaders.messages import message
 from ..loaders.notices import heard_by, say
-from ..loaders.video_model import Keyframe, VideoModel
-from ..samplers.schedules import SAMPLERS
+from ..loaders.request import Keyframe
+from ..loaders.video_model import VideoModel
+from ..samplers.solvers import SAMPLERS
 from . import host
 from .decoding import FileWriter, decoded_in_tiles
 from .effect import Conditions, counted, idle
@@ -101,7 +102,7 @@ class LongVideo(FileWriter):
     @classmethod
     def fingerprint_inputs(cls, timeline: str | None = None, **_: Any) -> list[float]:
         """Render again when a picture of the timeline was replaced."""
-        from ..samplers.timeline import read_timeline
+        from ..samplers.long.timeline import read_timeline
 
         try:
             pictures = read_timeline(timeline or "", 24.0, 10**9).pictures
@@ -114,9 +115,9 @@ class LongVideo(FileWriter):
                 keyframes: tuple[Keyframe, ...] = (), adain: float = 0.25, memory: float = 0.0, hold: float = 1.0, fps: float = 0.0,
                 crf: int = 17, tile: int = 0, unfinished: str = RESUME, **inputs: Any) -> io.NodeOutput:  # fmt: skip
         from ..samplers.decode import eight_bits, tiling_of
-        from ..samplers.job import ENDING, Job
-        from ..samplers.long_video import Style, inputs_of, plan_long, render
-        from ..samplers.timeline import read_timeline
+        from ..samplers.long.job import ENDING, Job
+        from ..samplers.long.render import Style, inputs_of, plan_long, render
+        from ..samplers.long.timeline import read_timeline
 
         fps = cls.rate(model, fps)
         told, style = (
@@ -152,7 +153,7 @@ class LongVideo(FileWriter):
 
 def _check_timeline(timeline: str, fps: float, frames: int) -> None:
     """Raise InputError for what is wrong with a timeline whatever the model is. fps, frames: 0 where they are not known."""
-    from ..samplers.timeline import read_timeline
+    from ..samplers.long.timeline import read_timeline
 
     for picture in read_timeline(timeline, fps or None, frames or None).pictures:
         host.input_file(picture.file)
@@ -162,7 +163,7 @@ class _Watching:
     """Progress over the whole video with the time that is left, and what a person is told when it stops early."""
 
     def __init__(self, report: host.Report, model: VideoModel, made: Any, job: Any) -> None:
-        from ..samplers.long_video import Watch
+        from ..samplers.long.render import Watch
 
         self._report, self._model, self._made, self._job = report, model, made, job
         self._steps, self._frames, self._from = 0, 0, None

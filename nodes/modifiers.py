@@ -8,7 +8,8 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..loaders.messages import Message, message
-from ..loaders.video_model import Guidance, InputError, VideoModel
+from ..loaders.request import Guidance
+from ..loaders.video_model import InputError, VideoModel
 from ..samplers.guidance import METHODS, check_method, check_span
 from . import host
 from .effect import counted, idle
@@ -225,7 +226,7 @@ class AddLoRA(io.ComfyNode):
 
     @classmethod
     def execute(cls, model: VideoModel, lora: str, strength: float, low_noise_strength: float = 1.0, distilled: str = "none") -> io.NodeOutput:  # fmt: skip
-        from ..loaders.lora import LoRA, read_lora
+        from ..loaders.weights.lora import LoRA, read_lora
 
         file = host.choose("lora", lora, host.files("loras"))
         network = next((part for name, part in model.parts.items() if name in ("transformer", "unet")))

@@ -7,7 +7,8 @@ from typing import Any
 
 from ..loaders.families import load
 from ..loaders.messages import message
-from ..loaders.video_model import InputError, Recipe, VideoModel
+from ..loaders.parts import Recipe
+from ..loaders.video_model import InputError, VideoModel
 from . import host
 
 KEY = "reelwire_origin"  # of a LATENT, beside "reelwire", which is what goes into files

@@ -10,7 +10,8 @@ from comfy_api.latest import io
 
 from ..loaders.devices import explained
 from ..loaders.messages import message
-from ..loaders.video_model import Keyframe, Request, VideoModel
+from ..loaders.request import Keyframe, Request
+from ..loaders.video_model import VideoModel
 from . import host
 from .sampling import DEFAULT, preset_input, request_of, size_checks, size_inputs
 from .types import KeyframesType, model_input
@@ -97,8 +98,8 @@ class EstimateNode(io.ComfyNode):
         calibrate: bool = False,
         keyframes: tuple[Keyframe, ...] = (),
     ) -> io.NodeOutput:
-        from ..samplers.estimate import estimate, settled
-        from ..samplers.estimate_report import facts, markdown, short
+        from ..samplers.estimate.count import estimate, settled
+        from ..samplers.estimate.report import facts, markdown, short
 
         asked = request_of(model, width, height, frames, steps, guidance, preset=preset, keyframes=keyframes)
         rates = _measured(model, settled(model, asked)) if calibrate else None
@@ -110,7 +111,7 @@ class EstimateNode(io.ComfyNode):
 
 def _measured(model: VideoModel, request: Request) -> tuple[float, float]:
     """Operations a second of (products, attention) here, after room was made for them."""
-    from ..samplers.rates import measure, needed
+    from ..samplers.estimate.rates import measure, needed
 
     device = model.memory.device("transformer")
     host.make_room(device, needed(model, request, device))

@@ -10,11 +10,13 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..loaders.denoiser import Run
 from ..loaders.messages import message
 from ..loaders.notices import heard_by
-from ..loaders.run import Run
-from ..loaders.video_model import Conditioning, Control, InputError, Keyframe, Part, Request, VideoModel
-from ..samplers.schedules import SAMPLERS
+from ..loaders.parts import Part
+from ..loaders.request import Conditioning, Control, Keyframe, Request
+from ..loaders.video_model import InputError, VideoModel
+from ..samplers.solvers import SAMPLERS
 from . import host
 from .effect import Conditions, counted
 from .origin import from_model
@@ -224,7 +226,7 @@ class LatentUpscale(io.ComfyNode):
 
     @staticmethod
     def _part(model: VideoModel, upsampler: str) -> Part:
-        from ..loaders.ltx_upsampler import load_upsampler
+        from ..loaders.families.ltx.upsampler import load_upsampler
         from ..samplers.multiscale import check_upscale
 
         check_upscale(model)

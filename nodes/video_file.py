@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..loaders.checkpoints import put_in_place
+from ..loaders.files import put_in_place
 from ..loaders.messages import message, message_of
 from . import host
 

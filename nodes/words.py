@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..loaders.messages import Message, message
-from ..loaders.video_model import Request
+from ..loaders.request import Request
 
 
 def sampled(request: Request, fps: float, seconds: float) -> Message:

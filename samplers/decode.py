@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ..loaders.messages import message
-from ..loaders.streaming import drop_first
-from ..loaders.tiles import FEWEST, Tiling, retried
+from ..loaders.vae.streaming import drop_first
+from ..loaders.vae.tiles import FEWEST, Tiling, retried
 from ..loaders.video_model import InputError, VideoModel
 
 Form = Callable[[Tensor], Tensor]  # what becomes of frames [n, H, W, 3] in 0..1 where they were decoded; on the CPU

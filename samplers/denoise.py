@@ -12,18 +12,19 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from ..loaders.controls import check_range
+from ..loaders.common.controls import check_range
+from ..loaders.denoiser import Run
 from ..loaders.devices import explained
-from ..loaders.lora import applied
 from ..loaders.messages import about, message
-from ..loaders.run import Run
-from ..loaders.video_model import Conditioning, Control, InputError, Request, VideoModel
+from ..loaders.request import Conditioning, Control, Request
+from ..loaders.video_model import InputError, VideoModel
+from ..loaders.weights.lora import applied
 from .caches.runner import cached, phase, planned
 from .early import check_strength
 from .guidance import check_guidance, guide
 from .keyframes import cut_notes, plan
 from .room import step_bytes
-from .schedules import TABLES, solver, without_waiting
+from .solvers import TABLES, solver, without_waiting
 from .speed import accelerated, check_speed
 
 MOST_TOKENS = 2**20  # ten times HunyuanVideo at 720p and 129 frames

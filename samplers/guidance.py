@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..loaders.denoiser import Run
 from ..loaders.messages import message
-from ..loaders.run import Run
-from ..loaders.video_model import Guidance, InputError, Request, VideoModel
+from ..loaders.request import Guidance, Request
+from ..loaders.video_model import InputError, VideoModel
 
 METHODS = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")
 Predict = Callable[[Any, int], Tensor]  # (network, step) -> the prediction

@@ -8,9 +8,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..loaders.media import middle
+from ..loaders.common.images import middle
 from ..loaders.messages import about, both, message
-from ..loaders.video_model import Capabilities, InputError, Keyframe, Request
+from ..loaders.request import Capabilities, Keyframe, Request
+from ..loaders.video_model import InputError
 
 _ENDS = {"first": message("first_frame"), "last": message("last_frame")}
 UNNOTICED = 0.97  # nobody minds a thirtieth of a side

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..loaders.common.peaks import upsampler_bytes, with_kernels
 from ..loaders.devices import explained
 from ..loaders.messages import message
-from ..loaders.peaks import upsampler_bytes, with_kernels
-from ..loaders.video_model import InputError, Part, VideoModel
+from ..loaders.parts import Part
+from ..loaders.video_model import InputError, VideoModel
 
 LESS = message("less_to_enlarge")
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..loaders.peaks import UNFUSED, forward_bytes, sizes
-from ..loaders.video_model import Request, VideoModel
+from ..loaders.common.peaks import UNFUSED, forward_bytes, sizes
+from ..loaders.request import Request
+from ..loaders.video_model import VideoModel
 from .caches.runner import planned
 
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reelwire.loaders.checkpoints import read_file, strip_prefix
-from reelwire.loaders.sources import NETWORK_PREFIXES
+from reelwire.loaders.weights.entry import strip_prefix
+from reelwire.loaders.weights.find import NETWORK_PREFIXES
+from reelwire.loaders.weights.safetensors import read_file
 from safetensors.torch import save_file
 from torch import Tensor
 

@@ -65,8 +65,8 @@ def _wan(file: Path, folder: Path) -> None:
 def _ltx(file: Path, folder: Path) -> None:
     """The host's class has always 128 channels, so the transformer gets as many."""
     from diffusers import AutoencoderKLLTXVideo
-    from reelwire.loaders.checkpoints import read_header
-    from reelwire.loaders.ltx_files import _describe_vae
+    from reelwire.loaders.families.ltx.checkpoint import _describe_vae
+    from reelwire.loaders.weights.safetensors import read_header
 
     config = {**COMMON, "latent_channels": 128, "blocks": OLD_ENCODER}
     with host_classes(), seeded(1):
@@ -108,8 +108,8 @@ def svd_vae(channels: int, widths: tuple[int, ...], layers: int, device: str = "
 
 def _svd(file: Path, folder: Path) -> None:
     """The host's class has always 128 channels: in 16 bits 0.2 GB."""
-    from reelwire.loaders.checkpoints import read_file
-    from reelwire.loaders.svd_files import vae
+    from reelwire.loaders.families.svd.checkpoint import vae
+    from reelwire.loaders.weights.safetensors import read_file
 
     weights = svd_vae(128, (1, 2, 4, 4), 2).state_dict()
     save_file({k: v.half().contiguous() for k, v in weights.items()}, file)

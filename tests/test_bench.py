@@ -20,9 +20,9 @@ import gpu
 
 @pytest.mark.parametrize("name", gpu.CASES)
 def test_a_full_size_network_is_described_from_its_headers(tmp_path: Path, name: str) -> None:
-    from reelwire.loaders.bundle import files_of
     from reelwire.loaders.families import load
-    from reelwire.loaders.video_model import PlainMemory, Recipe
+    from reelwire.loaders.parts import PlainMemory, Recipe
+    from reelwire.loaders.weights.bundle import files_of
 
     case = gpu.CASES[name]
     folder = gpu.hollow(tmp_path / case.variant, case)

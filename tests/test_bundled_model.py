@@ -7,8 +7,9 @@ import random
 import numpy as np
 import pytest
 import torch
-from reelwire.loaders.ltx import LTX
-from reelwire.loaders.video_model import PlainMemory, Recipe, Request
+from reelwire.loaders.families.ltx import LTX
+from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.request import Request
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
 from reelwire.tests.tiny import BUNDLED

@@ -9,15 +9,17 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders.video_model import Guidance, InputError, PlainMemory, Request, VideoModel
-from reelwire.samplers.caches.easycache import EasyCache
-from reelwire.samplers.caches.external import DBCACHE, FIRST_BLOCK, SEACACHE, TAYLORSEER, External
-from reelwire.samplers.caches.first_block import FirstBlock
-from reelwire.samplers.caches.fora import FORA
-from reelwire.samplers.caches.magcache import MagCache
-from reelwire.samplers.caches.plan import Plan
+from reelwire.loaders.parts import PlainMemory
+from reelwire.loaders.request import Guidance, Request
+from reelwire.loaders.video_model import InputError, VideoModel
+from reelwire.samplers.caches.policies.easycache import EasyCache
+from reelwire.samplers.caches.policies.external import DBCACHE, FIRST_BLOCK, SEACACHE, TAYLORSEER, External
+from reelwire.samplers.caches.policies.first_block import FirstBlock
+from reelwire.samplers.caches.policies.fora import FORA
+from reelwire.samplers.caches.policies.magcache import MagCache
+from reelwire.samplers.caches.policies.plan import Plan
+from reelwire.samplers.caches.policies.teacache import Fit, TeaCache
 from reelwire.samplers.caches.policy import Policy
-from reelwire.samplers.caches.teacache import Fit, TeaCache
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.speed import Speed
 from reelwire.tests.test_families import needed
@@ -200,7 +202,7 @@ def test_with_fp8_weights(tiny_models: Path, name: str, policy: str) -> None:
 @pytest.mark.parametrize("policy", SOME)
 def test_with_a_lora(tiny_models: Path, tmp_path: Path, policy: str) -> None:
     """It counts in what is computed and what is kept, and is gone without it."""
-    from reelwire.loaders.lora import LoRA, read_lora
+    from reelwire.loaders.weights.lora import LoRA, read_lora
     from reelwire.tests.test_lora import LAYERS, matrices, write
 
     model, file = _open(tiny_models, "tiny-wan2.1-t2v"), tmp_path / "lora.safetensors"
@@ -237,7 +239,7 @@ def test_with_compiled_blocks(opened: Any, name: str, policy: str) -> None:
 @pytest.mark.parametrize("name", ["tiny-ltx-0.9.0", "tiny-ltx-0.9.5", "tiny-wan2.2-ti2v-5b"])
 def test_with_keyframes(opened: Any, name: str) -> None:
     """Tokens have times of their own; what is given stays."""
-    from reelwire.loaders.video_model import Keyframe
+    from reelwire.loaders.request import Keyframe
 
     picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
     keyframes = (Keyframe(picture, 0), *([Keyframe(picture.flip(1), 8, 0.8)] if "ltx" in name else []))

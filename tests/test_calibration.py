@@ -12,19 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reelwire.loaders.bundle import files_of
-from reelwire.loaders.checkpoints import CheckpointError
 from reelwire.loaders.families import load
-from reelwire.loaders.video_model import InputError, PlainMemory, Recipe, Request, VideoModel
+from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.request import Request
+from reelwire.loaders.video_model import InputError, VideoModel
+from reelwire.loaders.weights.bundle import files_of
+from reelwire.loaders.weights.modules import CheckpointError
 from reelwire.samplers import denoise
 from reelwire.samplers.caches import store
-from reelwire.samplers.caches.calibrate import Track, calibrate, fit_polynomial
-from reelwire.samplers.caches.magcache import MagCache
-from reelwire.samplers.caches.plan import Plan, best_steps, budget, missed, place, slope, slopes, weight
+from reelwire.samplers.caches.calibration import Track, calibrate, fit_polynomial
+from reelwire.samplers.caches.policies.magcache import MagCache
+from reelwire.samplers.caches.policies.plan import Plan, best_steps, budget, missed, place, slope, slopes, weight
+from reelwire.samplers.caches.policies.teacache import PUBLISHED, TeaCache, published
 from reelwire.samplers.caches.policy import distance, followed, forecast
 from reelwire.samplers.caches.report import report
 from reelwire.samplers.caches.runner import planned
-from reelwire.samplers.caches.teacache import PUBLISHED, TeaCache, published
 from reelwire.samplers.denoise import sample
 from reelwire.tests.test_families import needed
 from reelwire.training.tiny_models import MODELS, seeded
@@ -297,7 +299,7 @@ def test_the_report_says_what_was_done(models: Path) -> None:
 
 
 def test_the_published_signal_of_each_family(models: Path) -> None:
-    from reelwire.samplers.caches.calibrate import observed
+    from reelwire.samplers.caches.calibration import observed
 
     expected = {"tiny-wan2.1-t2v": "embedder", "tiny-cogvideox-2b": "time", "tiny-ltx-0.9.0": "modulated", "tiny-mochi": "modulated", "tiny-hunyuan-t2v": "modulated"}  # fmt: skip
     for name, signal in expected.items():

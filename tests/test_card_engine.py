@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from reelwire.loaders.bundle import files_of
 from reelwire.loaders.families import load
-from reelwire.loaders.tiles import Tiling
-from reelwire.loaders.video_model import PlainMemory, Recipe, VideoModel
+from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.vae.tiles import Tiling
+from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.decode import stream_frames
 from reelwire.tests.support.card import Card
 from reelwire.tests.test_families import FIRST, MODELS, each_family, every, run

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 from reelwire.bench.memory import CARD_SIZES, Watched, on_card, without_kernels
-from reelwire.loaders.bundle import files_of
 from reelwire.loaders.families import load
-from reelwire.loaders.video_model import Control, Recipe, Request
-from reelwire.samplers.estimate import Machine, estimate
-from reelwire.samplers.rates import measure, needed
+from reelwire.loaders.parts import Recipe
+from reelwire.loaders.request import Control, Request
+from reelwire.loaders.weights.bundle import files_of
+from reelwire.samplers.estimate.count import Machine, estimate
+from reelwire.samplers.estimate.rates import measure, needed
 from reelwire.tests.host import node, workflow
 from reelwire.tests.support.card import Card
 from reelwire.tests.support.card.host import CardHost, boot_on_card

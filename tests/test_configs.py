@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders.bundle import CONFIGS
 from reelwire.loaders.families import FAMILIES
 from reelwire.loaders.video_model import Facts
+from reelwire.loaders.weights.bundle import FOLDER, shipped_config, shipped_variants
 from reelwire.tests.native import host_classes
 
-VARIANTS = sorted(folder.relative_to(CONFIGS).as_posix() for folder in CONFIGS.glob("*/*/"))
+VARIANTS = [f"{folder.parents[1].name}/{folder.name}" for folder in shipped_variants()]
 every = pytest.mark.parametrize("variant", VARIANTS)
 # tensors of the network, and parameters in billions, as published or counted in the host's own classes
 SIZES = {
@@ -33,7 +32,7 @@ FRAME_STEPS = {"hunyuan_video": 4, "wan": 4, "cogvideox": 8, "mochi": 6, "ltx": 
 
 
 def read(variant: str, name: str) -> dict[str, Any]:
-    return json.loads((CONFIGS / variant / f"{name}.json").read_text(encoding="utf-8"))
+    return shipped_config(*variant.split("/"), name)
 
 
 def network(variant: str) -> str:
@@ -94,7 +93,7 @@ def test_scheduler_and_presets(variant: str) -> None:
 @every
 def test_its_sources_are_named(variant: str) -> None:
     family, name = variant.split("/")
-    sources = (CONFIGS / "SOURCES.md").read_text(encoding="utf-8")
+    sources = (FOLDER / "SOURCES.md").read_text(encoding="utf-8")
     section = sources.split(f"## {family}\n")[1].split("\n## ")[0]
     assert f"`{name}`" in section
 

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reelwire.loaders.bundle import files_of
-from reelwire.loaders.controls import BLUR, EDGES, GRAY, WAYS, prepared
+from reelwire.loaders.common.controls import BLUR, EDGES, GRAY, WAYS, prepared
+from reelwire.loaders.denoiser import Run
 from reelwire.loaders.families import load
-from reelwire.loaders.run import Run
-from reelwire.loaders.video_model import Control, InputError, PlainMemory, Recipe, Request, VideoModel
+from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.request import Control, Request
+from reelwire.loaders.video_model import InputError, VideoModel
+from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.denoise import ready, sample
 from reelwire.tests.host import Host, Prompt, node, workflow
 from reelwire.training.tiny_models import seeded

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reelwire.loaders.checkpoints import build, read_file
+from reelwire.loaders.weights.modules import build
+from reelwire.loaders.weights.safetensors import read_file
 from reelwire.tests.files import gguf
 
 ROOT = Path(__file__).parent.parent

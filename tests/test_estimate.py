@@ -12,30 +12,22 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders.bundle import blank, files_of
+from reelwire.loaders.common.peaks import weight_bytes, with_kernels
 from reelwire.loaders.families import load
-from reelwire.loaders.peaks import weight_bytes, with_kernels
-from reelwire.loaders.tiles import Tiling
-from reelwire.loaders.video_model import (
-    Conditioning,
-    Guidance,
-    InputError,
-    Keyframe,
-    Part,
-    PlainMemory,
-    Recipe,
-    Request,
-    VideoModel,
-)
-from reelwire.samplers import cards
-from reelwire.samplers.caches.easycache import EasyCache
-from reelwire.samplers.caches.fora import FORA
-from reelwire.samplers.caches.magcache import MagCache
-from reelwire.samplers.caches.plan import Plan
+from reelwire.loaders.parts import Part, PlainMemory, Recipe
+from reelwire.loaders.request import Conditioning, Guidance, Keyframe, Request
+from reelwire.loaders.vae.tiles import Tiling
+from reelwire.loaders.video_model import InputError, VideoModel
+from reelwire.loaders.weights.bundle import blank, files_of
+from reelwire.samplers.caches.policies.easycache import EasyCache
+from reelwire.samplers.caches.policies.fora import FORA
+from reelwire.samplers.caches.policies.magcache import MagCache
+from reelwire.samplers.caches.policies.plan import Plan
 from reelwire.samplers.caches.policy import Policy
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
-from reelwire.samplers.estimate import (
+from reelwire.samplers.estimate import cards
+from reelwire.samplers.estimate.count import (
     FAILS,
     FITS,
     MOVES,
@@ -47,7 +39,7 @@ from reelwire.samplers.estimate import (
     estimate,
     shortage,
 )
-from reelwire.samplers.flops import decode_flops, forward_flops, network_part
+from reelwire.samplers.estimate.flops import decode_flops, forward_flops, network_part
 from reelwire.tests.support.published import VARIANTS, published
 from reelwire.tests.test_families import FIRST, MODELS, PROMPT, every, needed
 from torch.nn.attention import SDPBackend, sdpa_kernel

@@ -11,14 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from reelwire.loaders.video_model import PlainMemory, Request, VideoModel
-from reelwire.samplers import cards
-from reelwire.samplers.caches.easycache import EasyCache
-from reelwire.samplers.estimate import FITS, MOVES, SMALLER, Estimate, Machine, card_of, estimate
-from reelwire.samplers.estimate_report import facts, markdown, short
-from reelwire.samplers.flops import Flops
-from reelwire.samplers.rates import MOST_BYTES, measure
-from reelwire.samplers.rates import needed as needed_bytes
+from reelwire.loaders.parts import PlainMemory
+from reelwire.loaders.request import Request
+from reelwire.loaders.video_model import VideoModel
+from reelwire.samplers.caches.policies.easycache import EasyCache
+from reelwire.samplers.estimate import cards
+from reelwire.samplers.estimate.count import FITS, MOVES, SMALLER, Estimate, Machine, card_of, estimate
+from reelwire.samplers.estimate.flops import Flops
+from reelwire.samplers.estimate.rates import MOST_BYTES, measure
+from reelwire.samplers.estimate.rates import needed as needed_bytes
+from reelwire.samplers.estimate.report import facts, markdown, short
 from reelwire.tests.test_estimate import ANY, GIB, headers, opened
 
 __all__ = ["headers"]

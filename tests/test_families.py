@@ -10,24 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders.bundle import files_of
-from reelwire.loaders.checkpoints import CheckpointError
 from reelwire.loaders.families import FAMILIES, load
-from reelwire.loaders.video_model import (
-    Conditioning,
-    Control,
-    Guidance,
-    InputError,
-    Keyframe,
-    Part,
-    PlainMemory,
-    Recipe,
-    Request,
-    VideoModel,
-)
+from reelwire.loaders.parts import Part, PlainMemory, Recipe
+from reelwire.loaders.request import Conditioning, Control, Guidance, Keyframe, Request
+from reelwire.loaders.video_model import InputError, VideoModel
+from reelwire.loaders.weights.bundle import files_of
+from reelwire.loaders.weights.modules import CheckpointError
 from reelwire.samplers.denoise import ready, sample
 from reelwire.samplers.guidance import METHODS
-from reelwire.samplers.schedules import TABLES
+from reelwire.samplers.solvers import TABLES
 from reelwire.training.tiny_models import MODELS as TINY
 from reelwire.training.tiny_models import seeded
 from torch import Tensor

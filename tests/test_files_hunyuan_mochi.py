@@ -12,10 +12,13 @@ import diffusers
 import pytest
 import torch
 from diffusers.loaders import single_file_utils
-from reelwire.loaders import hunyuan_video_files, mochi_files
-from reelwire.loaders.bundle import Weights, shipped_config
-from reelwire.loaders.checkpoints import CheckpointError, Entry, check_fit, read_file
-from reelwire.loaders.storage import Stored
+from reelwire.loaders.families.hunyuan_video import checkpoint as hunyuan_video_files
+from reelwire.loaders.families.mochi import checkpoint as mochi_files
+from reelwire.loaders.weights.bundle import Weights, shipped_config
+from reelwire.loaders.weights.entry import Entry
+from reelwire.loaders.weights.modules import CheckpointError, check_fit
+from reelwire.loaders.weights.safetensors import read_file
+from reelwire.loaders.weights.stored import Stored
 from reelwire.tests.files import KINDS, SMALL, as_written, plain, read_network
 from reelwire.tests.native import host_classes, randomised
 from reelwire.tests.test_configs import NATIVE, PUBLISHED, rename

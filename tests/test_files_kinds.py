@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders import cogvideox_files, ltx_files, svd_files
-from reelwire.loaders.storage import Stored
+from reelwire.loaders.families.cogvideox import checkpoint as cogvideox_files
+from reelwire.loaders.families.ltx import checkpoint as ltx_files
+from reelwire.loaders.families.svd import checkpoint as svd_files
+from reelwire.loaders.weights.stored import Stored
 from reelwire.tests.files import KINDS, SMALL, as_written, read_network
 from reelwire.tests.native import host_classes, randomised
 from reelwire.tests.test_files_svd_cogvideox import COGVIDEOX, TEXT, compute, native_cogvideox, native_unet

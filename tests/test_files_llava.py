@@ -8,13 +8,15 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from reelwire.loaders.checkpoints import CheckpointError
-from reelwire.loaders.encoders import LLAVA_PAD, LLAVA_PICTURE, read_encoder, with_eye
+from reelwire.loaders.common.prompts import load_tokenizer
 from reelwire.loaders.families import load
-from reelwire.loaders.hunyuan_video_text import _read_picture
-from reelwire.loaders.sources import complete
-from reelwire.loaders.text_encoders import load_tokenizer
-from reelwire.loaders.video_model import Keyframe, PlainMemory, Recipe, Request, VideoModel
+from reelwire.loaders.families.hunyuan_video.prompts import _read_picture
+from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.request import Keyframe, Request
+from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.encoders import LLAVA_PAD, LLAVA_PICTURE, read_encoder, with_eye
+from reelwire.loaders.weights.find import complete
+from reelwire.loaders.weights.modules import CheckpointError
 from reelwire.samplers.denoise import sample
 from reelwire.tests.files import plain, scaled_fp8
 from reelwire.tests.native import host_classes, randomised

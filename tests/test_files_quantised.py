@@ -12,10 +12,16 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from reelwire.loaders import cogvideox_files, hunyuan_video_files, ltx_files, mochi_files, svd_files, wan_files
-from reelwire.loaders.checkpoints import CheckpointError, _read, build, check_fit, read_file, read_tensors
-from reelwire.loaders.encoders import read_encoder
-from reelwire.loaders.quantised import (
+from reelwire.loaders.families.cogvideox import checkpoint as cogvideox_files
+from reelwire.loaders.families.hunyuan_video import checkpoint as hunyuan_video_files
+from reelwire.loaders.families.ltx import checkpoint as ltx_files
+from reelwire.loaders.families.mochi import checkpoint as mochi_files
+from reelwire.loaders.families.svd import checkpoint as svd_files
+from reelwire.loaders.families.wan import checkpoint as wan_files
+from reelwire.loaders.parts import Part
+from reelwire.loaders.weights.encoders import read_encoder
+from reelwire.loaders.weights.modules import CheckpointError, _read, build, check_fit, read_tensors
+from reelwire.loaders.weights.quantised import (
     FORMATS,
     kitchen_computes,
     kitchen_linear,
@@ -24,8 +30,8 @@ from reelwire.loaders.quantised import (
     swizzled,
     unswizzled,
 )
-from reelwire.loaders.storage import Stored, unpack, widen
-from reelwire.loaders.video_model import Part
+from reelwire.loaders.weights.safetensors import read_file
+from reelwire.loaders.weights.stored import Stored, unpack, widen
 from reelwire.tests import test_files_hunyuan_mochi, test_files_kinds, test_files_wan
 from reelwire.tests.files import QUANTISED, as_written, host_layer, plain, quantised, read_network
 from reelwire.training.tiny_models import seeded

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reelwire.loaders.video_model import PlainMemory
+from reelwire.loaders.parts import PlainMemory
 from reelwire.tests.host import Host, Prompt, node
 from reelwire.tests.support.published import published
 from reelwire.tests.test_host_families import EVERY

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.families import load as load_recipe
-from reelwire.loaders.ltx import LTX
-from reelwire.loaders.video_model import Memory, PlainMemory, Recipe, Request, VideoModel
+from reelwire.loaders.families.ltx import LTX
+from reelwire.loaders.parts import Memory, PlainMemory, Recipe
+from reelwire.loaders.request import Request
+from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
 from reelwire.tests.support.card import attached, seen_by_comfyui

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders.bundle import files_of
 from reelwire.loaders.families import load
-from reelwire.loaders.video_model import InputError, PlainMemory, Recipe, Request, VideoModel
+from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.request import Request
+from reelwire.loaders.video_model import InputError, VideoModel
+from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.denoise import ready
 from reelwire.samplers.kernels import (
     CACHE_DIT,

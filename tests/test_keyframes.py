@@ -11,8 +11,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reelwire.loaders.media import cover, middle
-from reelwire.loaders.video_model import Capabilities, Control, InputError, Keyframe, Request
+from reelwire.loaders.common.images import cover, middle
+from reelwire.loaders.request import Capabilities, Control, Keyframe, Request
+from reelwire.loaders.video_model import InputError
 from reelwire.samplers.keyframes import cut_notes, plan
 from reelwire.tests.test_families import MODELS, every, open_model
 from reelwire.tests.test_ltx_parity import load

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders.lora import LoRA
-from reelwire.loaders.tiles import Tiling
-from reelwire.loaders.video_model import InputError, Keyframe, Past, Request, VideoModel
+from reelwire.loaders.request import Keyframe, Past, Request
+from reelwire.loaders.vae.tiles import Tiling
+from reelwire.loaders.video_model import InputError, VideoModel
+from reelwire.loaders.weights.lora import LoRA
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
-from reelwire.samplers.job import Job
-from reelwire.samplers.long_video import LongPlan, Style, Watch, _Renderer, inputs_of, plan_long, render, towards
-from reelwire.samplers.timeline import Timeline, read_timeline
+from reelwire.samplers.long.job import Job
+from reelwire.samplers.long.render import LongPlan, Style, Watch, _Renderer, inputs_of, plan_long, render, towards
+from reelwire.samplers.long.timeline import Timeline, read_timeline
 from reelwire.tests.test_caches import SOME
 from reelwire.tests.test_families import MODELS, PROMPT, every, frames, needed, open_model
 from reelwire.tests.test_ltx_parity import load

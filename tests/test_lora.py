@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders.bundle import files_of
-from reelwire.loaders.checkpoints import CheckpointError
 from reelwire.loaders.families import load
-from reelwire.loaders.lora import LoRA, applied, read_lora
-from reelwire.loaders.video_model import Part, PlainMemory, Recipe, Request, VideoModel
+from reelwire.loaders.parts import Part, PlainMemory, Recipe
+from reelwire.loaders.request import Request
+from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.bundle import files_of
+from reelwire.loaders.weights.lora import LoRA, applied, read_lora
+from reelwire.loaders.weights.modules import CheckpointError
 from reelwire.samplers.denoise import sample
 from reelwire.tests.test_families import needed
 from reelwire.training.tiny_models import seeded

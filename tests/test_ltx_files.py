@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders.checkpoints import CheckpointError, read_header
-from reelwire.loaders.encoders import read_encoder
-from reelwire.loaders.ltx import LTX
-from reelwire.loaders.ltx_files import CONFIGS, read_ltx
-from reelwire.loaders.ltx_vae import Noise, decode_pieces
-from reelwire.loaders.tiles import Tile
-from reelwire.loaders.video_model import PlainMemory, Recipe, VideoModel
+from reelwire.loaders.families.ltx import LTX
+from reelwire.loaders.families.ltx.checkpoint import VARIANTS, read_ltx
+from reelwire.loaders.families.ltx.vae import Noise, decode_pieces
+from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.vae.tiles import Tile
+from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.encoders import read_encoder
+from reelwire.loaders.weights.modules import CheckpointError
+from reelwire.loaders.weights.safetensors import read_header
 from reelwire.tests.tiny import BUNDLED, ltx_transformer, seeded, t5
 from safetensors.torch import save_file
 
@@ -131,7 +133,7 @@ def test_all_in_one_file_computes_what_the_host_computes(native: Any, release: s
 @pytest.mark.parametrize("text", ["a red circle", "", "Two cats, 24 mm lens; it's snowing — slowly!"])
 def test_the_hosts_t5_tokenizer_gives_the_hosts_ids(native: Any, text: str) -> None:
     import comfy.text_encoders.lt as lt
-    from reelwire.loaders.text_encoders import load_tokenizer
+    from reelwire.loaders.common.prompts import load_tokenizer
 
     theirs = [token for token, _ in lt.LTXVT5Tokenizer().tokenize_with_weights(text)["t5xxl"][0]]
     ours = load_tokenizer(Path(lt.__file__).parent / "t5_tokenizer")(
@@ -146,7 +148,7 @@ def test_a_folder_with_only_spiece_model_gives_sentencepieces_ids(text: str, tmp
     import random
 
     import sentencepiece
-    from reelwire.loaders.text_encoders import load_tokenizer
+    from reelwire.loaders.common.prompts import load_tokenizer
     from reelwire.training.world import caption, split
 
     rng = random.Random(0)
@@ -172,8 +174,9 @@ def test_vae_in_its_own_file(native: Any, tmp_path: Path) -> None:
 def test_published_sizes_have_all_their_tensors(native: Any, tmp_path: Path) -> None:
     """The shapes of a 2B and a 13B file, as the host's classes make them on the meta device, fit our configs."""
     from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
-    from reelwire.loaders.checkpoints import Entry, check_fit
-    from reelwire.loaders.ltx_files import _TRANSFORMER, _load, _replace, rename_vae
+    from reelwire.loaders.families.ltx.checkpoint import _TRANSFORMER, _load, _replace, rename_vae
+    from reelwire.loaders.weights.entry import Entry
+    from reelwire.loaders.weights.modules import check_fit
 
     for variant, heads in (("0.9.0-2b", 64), ("0.9.8-13b-dev", 128)):
         with torch.device("meta"):
@@ -196,10 +199,10 @@ def test_published_sizes_have_all_their_tensors(native: Any, tmp_path: Path) -> 
         check_fit(ours, entries)
 
 
-@pytest.mark.parametrize("variant", sorted(p.name for p in CONFIGS.iterdir()))
+@pytest.mark.parametrize("variant", sorted(p.name for p in VARIANTS.iterdir()))
 def test_every_variant_is_complete(variant: str) -> None:
-    from reelwire.loaders.ltx import LTXFacts
-    from reelwire.loaders.ltx_files import _load, _match, _tuples
+    from reelwire.loaders.families.ltx import LTXFacts
+    from reelwire.loaders.families.ltx.checkpoint import _load, _match, _tuples
 
     defaults = _load(variant, "defaults")
     facts = LTXFacts(
@@ -222,7 +225,8 @@ def test_every_variant_is_complete(variant: str) -> None:
 
 
 def test_distilled_checkpoints_take_their_own_steps(tmp_path: Path) -> None:
-    from reelwire.loaders.video_model import InputError, Request
+    from reelwire.loaders.request import Request
+    from reelwire.loaders.video_model import InputError
     from reelwire.samplers.denoise import ready
     from reelwire.tests.tiny import ltx_folder
 
@@ -257,7 +261,8 @@ def test_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_prompt_for_another_model_is_refused() -> None:
-    from reelwire.loaders.video_model import Conditioning, InputError, Request
+    from reelwire.loaders.request import Conditioning, Request
+    from reelwire.loaders.video_model import InputError
     from reelwire.samplers.denoise import sample
 
     files = {"checkpoint": BUNDLED, "text_encoder": BUNDLED / "text_encoder", "tokenizer": BUNDLED / "tokenizer"}
@@ -336,7 +341,8 @@ def test_wrong_text_encoders_are_refused(native: Any, tmp_path: Path) -> None:
 
 def test_missing_and_extra_keys_are_listed(tmp_path: Path) -> None:
     from diffusers import LTXVideoTransformer3DModel
-    from reelwire.loaders.checkpoints import build, strip_prefix
+    from reelwire.loaders.weights.entry import strip_prefix
+    from reelwire.loaders.weights.modules import build
 
     transformer = ltx_transformer()
     weights = {k: v.clone() for k, v in transformer.state_dict().items()}

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from reelwire.loaders.ltx import LTX
-from reelwire.loaders.video_model import Keyframe, PlainMemory, Recipe, Request, VideoModel
+from reelwire.loaders.families.ltx import LTX
+from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.request import Keyframe, Request
+from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
 from reelwire.tests.tiny import BUNDLED, ltx_folder, ltx_vae, seeded
@@ -167,8 +169,8 @@ def test_other_samplers_agree_with_euler_in_the_limit(sampler: str, keyed: bool)
 @pytest.mark.parametrize("release", ["0.9.0", "0.9.1", "0.9.5"])
 @pytest.mark.parametrize(("frames", "size"), [(1, (2, 3)), (2, (1, 1)), (7, (3, 2))])
 def test_streamed_decode_is_the_plain_decode(release: str, frames: int, size: tuple[int, int]) -> None:
-    from reelwire.loaders.ltx_vae import Noise, decode_pieces
-    from reelwire.loaders.tiles import Tile
+    from reelwire.loaders.families.ltx.vae import Noise, decode_pieces
+    from reelwire.loaders.vae.tiles import Tile
 
     vae = ltx_vae(release)
     with seeded(6):

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from reelwire.loaders.lora import LoRA
 from reelwire.loaders.messages import CheckpointError, InputError, about, data, either, message, message_of, sentences
-from reelwire.loaders.video_model import Conditioning, Control, Guidance, Keyframe, VideoModel
+from reelwire.loaders.request import Conditioning, Control, Guidance, Keyframe
+from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.lora import LoRA
 from reelwire.samplers.caches.policy import Policy
 from reelwire.samplers.speed import Speed
 from reelwire.tests.host import PACK, ROOT

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders.mochi_attention import prompt_lengths
+from reelwire.loaders.families.mochi.attention import prompt_lengths
 from reelwire.tests.test_refused_at_load import opened
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from reelwire.loaders.bundle import files_of
+from reelwire.loaders.common.prompts import load_tokenizer
 from reelwire.loaders.families import load
-from reelwire.loaders.text_encoders import load_tokenizer
-from reelwire.loaders.video_model import Control, Guidance, Keyframe, PlainMemory, Recipe, Request, VideoModel
+from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.request import Control, Guidance, Keyframe, Request
+from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
 from reelwire.training.tiny_models import seeded

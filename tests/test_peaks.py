@@ -14,16 +14,17 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from reelwire.loaders import wan_files
-from reelwire.loaders.bundle import files_of
-from reelwire.loaders.checkpoints import read_file
+from reelwire.loaders.common.peaks import encode_bytes, forward_bytes, weight_bytes, widening, with_kernels
 from reelwire.loaders.families import load
-from reelwire.loaders.peaks import encode_bytes, forward_bytes, weight_bytes, widening, with_kernels
-from reelwire.loaders.quantised import FORMATS, Coding, Quantisation
-from reelwire.loaders.storage import ALIGNED, FP8, INT8, Stored, is_ggml
-from reelwire.loaders.tiles import Tiling
-from reelwire.loaders.video_model import PlainMemory, Recipe, VideoModel
-from reelwire.samplers.caches.fora import FORA
+from reelwire.loaders.families.wan import checkpoint as wan_files
+from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.vae.tiles import Tiling
+from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.bundle import files_of
+from reelwire.loaders.weights.quantised import FORMATS, Coding, Quantisation
+from reelwire.loaders.weights.safetensors import read_file
+from reelwire.loaders.weights.stored import ALIGNED, FP8, INT8, Stored, is_ggml
+from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.room import step_bytes
 from reelwire.tests import test_files_wan
 from reelwire.tests.files import QUANTISED, quantised

@@ -15,14 +15,16 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders.bundle import files_of
 from reelwire.loaders.families import load
-from reelwire.loaders.video_model import Guidance, Keyframe, Part, PlainMemory, Recipe, Request, VideoModel
-from reelwire.samplers.caches.calibrate import Record
-from reelwire.samplers.caches.external import DBCACHE, SEACACHE
-from reelwire.samplers.context import sample_in_context
+from reelwire.loaders.parts import Part, PlainMemory, Recipe
+from reelwire.loaders.request import Guidance, Keyframe, Request
+from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.bundle import files_of
+from reelwire.samplers.caches.calibration import Record
+from reelwire.samplers.caches.policies.external import DBCACHE, SEACACHE
 from reelwire.samplers.denoise import sample
-from reelwire.samplers.schedules import TABLES
+from reelwire.samplers.long.context import sample_in_context
+from reelwire.samplers.solvers import TABLES
 from reelwire.samplers.speed import Speed
 from reelwire.tests.test_caches import NOTHING, OURS, SOME
 from reelwire.tests.test_families import MODELS, frames, needed, usual

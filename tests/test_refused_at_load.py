@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders.bundle import files_of
-from reelwire.loaders.checkpoints import CheckpointError
 from reelwire.loaders.families import load
-from reelwire.loaders.lora import read_lora
-from reelwire.loaders.ltx_upsampler import load_upsampler
-from reelwire.loaders.video_model import InputError, PlainMemory, Recipe
+from reelwire.loaders.families.ltx.upsampler import load_upsampler
+from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.video_model import InputError
+from reelwire.loaders.weights.bundle import files_of
+from reelwire.loaders.weights.lora import read_lora
+from reelwire.loaders.weights.modules import CheckpointError
 from reelwire.tests.test_families import MODELS
 from reelwire.tests.tiny import BUNDLED, ltx_transformer, ltx_vae, t5
 from safetensors.torch import load_file, save_file

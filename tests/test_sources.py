@@ -6,15 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from reelwire.loaders import wan_files
-from reelwire.loaders.bundle import files_of
-from reelwire.loaders.checkpoints import CheckpointError, Entry, check_fit, read_file
-from reelwire.loaders.encoders import KINDS, read_encoder
+from reelwire.loaders.common.prompts import load_tokenizer
 from reelwire.loaders.families import family, load
-from reelwire.loaders.sources import complete, read_model
-from reelwire.loaders.text_encoders import load_tokenizer
-from reelwire.loaders.video_model import PlainMemory, Recipe, Request
-from reelwire.loaders.wan import _KINDS
+from reelwire.loaders.families.wan import _KINDS
+from reelwire.loaders.families.wan import checkpoint as wan_files
+from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.request import Request
+from reelwire.loaders.weights.bundle import files_of
+from reelwire.loaders.weights.encoders import KINDS, read_encoder
+from reelwire.loaders.weights.entry import Entry
+from reelwire.loaders.weights.find import complete, read_model
+from reelwire.loaders.weights.modules import CheckpointError, check_fit
+from reelwire.loaders.weights.safetensors import read_file
 from reelwire.samplers.denoise import sample
 from reelwire.tests.files import plain, scaled_fp8
 from reelwire.tests.native import host_classes

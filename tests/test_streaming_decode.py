@@ -8,9 +8,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reelwire.loaders import ltx_vae
-from reelwire.loaders.streaming import Delay, Level, Pieces, convolve, mark_last, portions
-from reelwire.loaders.tiles import Tiling
+from reelwire.loaders.families.ltx import vae as ltx_vae
+from reelwire.loaders.vae.streaming import Delay, Level, Pieces, convolve, mark_last, portions
+from reelwire.loaders.vae.tiles import Tiling
 from reelwire.samplers.decode import eight_bits, stream_frames
 from reelwire.tests.test_tiles import CASES, decoded, every, latents_of, model_of
 from torch import Tensor

@@ -11,7 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders import cogvideox_vae, hunyuan_video_vae, ltx_vae, mochi_vae, svd_vae, wan_vae
+from reelwire.loaders.families.cogvideox import vae as cogvideox_vae
+from reelwire.loaders.families.hunyuan_video import vae as hunyuan_video_vae
+from reelwire.loaders.families.ltx import vae as ltx_vae
+from reelwire.loaders.families.mochi import vae as mochi_vae
+from reelwire.loaders.families.svd import vae as svd_vae
+from reelwire.loaders.families.wan import vae as wan_vae
 from reelwire.training import tiny_models
 from reelwire.training.tiny_models import new, seeded
 from torch import Tensor

@@ -14,13 +14,14 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reelwire.loaders import ltx_vae
 from reelwire.loaders.devices import out_of_memory
 from reelwire.loaders.families import family
-from reelwire.loaders.ltx_vae import Noise
+from reelwire.loaders.families.ltx import vae as ltx_vae
+from reelwire.loaders.families.ltx.vae import Noise
 from reelwire.loaders.notices import heard_by
-from reelwire.loaders.tiles import FEWEST, OVERLAP, Pieces, Tile, Tiling, tiled
-from reelwire.loaders.video_model import Facts, InputError, Part, PlainMemory, Recipe, VideoModel
+from reelwire.loaders.parts import Part, PlainMemory, Recipe
+from reelwire.loaders.vae.tiles import FEWEST, OVERLAP, Pieces, Tile, Tiling, tiled
+from reelwire.loaders.video_model import Facts, InputError, VideoModel
 from reelwire.samplers.decode import frame_count, stream_frames, tiling_of
 from reelwire.tests.host import ROOT
 from reelwire.training import tiny_models

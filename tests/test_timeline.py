@@ -13,10 +13,10 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from reelwire.loaders.tiles import Tiling
+from reelwire.loaders.vae.tiles import Tiling
 from reelwire.loaders.video_model import InputError
-from reelwire.samplers.job import ENDING, Job, fingerprint
-from reelwire.samplers.timeline import EXAMPLE, MOST, Picture, Prompt, Timeline, read_timeline
+from reelwire.samplers.long.job import ENDING, Job, fingerprint
+from reelwire.samplers.long.timeline import EXAMPLE, MOST, Picture, Prompt, Timeline, read_timeline
 from safetensors.torch import save_file
 from torch import Tensor
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders.bundle import files_of
 from reelwire.loaders.families import load
-from reelwire.loaders.video_model import Guidance, InputError, PlainMemory, Recipe, VideoModel
-from reelwire.samplers.context import sample_in_context
+from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.request import Guidance
+from reelwire.loaders.video_model import InputError, VideoModel
+from reelwire.loaders.weights.bundle import files_of
+from reelwire.samplers.long.context import sample_in_context
 from reelwire.samplers.speed import Speed
 from reelwire.tests.test_caches import OURS, SOME, Sampled, StopError
 from reelwire.tests.test_families import MODELS, needed, usual

@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from reelwire.loaders.run import Run
-from reelwire.loaders.video_model import Capabilities, InputError, Keyframe, Request
-from reelwire.samplers.context import _spread, sample_in_context, shuffled
+from reelwire.loaders.denoiser import Run
+from reelwire.loaders.request import Capabilities, Keyframe, Request
+from reelwire.loaders.video_model import InputError
 from reelwire.samplers.denoise import sample
-from reelwire.samplers.timeline import Prompt, Timeline
-from reelwire.samplers.windows import Spans, Window, check_spans, lay_windows, with_keyframes
+from reelwire.samplers.long.context import _spread, sample_in_context, shuffled
+from reelwire.samplers.long.timeline import Prompt, Timeline
+from reelwire.samplers.long.windows import Spans, Window, check_spans, lay_windows, with_keyframes
 from reelwire.tests.test_families import PROMPT, open_model, usual
 from torch import Tensor
 

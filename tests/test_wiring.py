@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.families import load
-from reelwire.loaders.video_model import InputError, PlainMemory, Recipe, VideoModel
+from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.video_model import InputError, VideoModel
 from reelwire.tests.host import PACK, ROOT, Host, Prompt, frames, node, workflow
 from reelwire.tests.support.card import seen_by_comfyui
 from reelwire.tests.tiny import BUNDLED

@@ -17,8 +17,9 @@ HERE = Path(__file__).parent
 
 def asked(card: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """{"rows": what fits where by size, the largest first, "defaults": of the variant} of Estimate."""
-    from reelwire.loaders.video_model import PlainMemory, Request
-    from reelwire.samplers.estimate import GIB, card_of, estimate
+    from reelwire.loaders.parts import PlainMemory
+    from reelwire.loaders.request import Request
+    from reelwire.samplers.estimate.count import GIB, card_of, estimate
     from reelwire.tests.support.published import published
 
     model = published(card["variant"], folder, PlainMemory(), storage=card.get("storage", ""))

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ...loaders.checkpoints import write_whole
+from ...loaders.files import write_whole
 from ...loaders.messages import message
 from ...loaders.video_model import InputError, VideoModel
 from .machine import machine as machine
@@ -255,7 +255,7 @@ def keep_latents(latent: dict[str, Any], cls: Any) -> Path:
 
 def read_latents(path: Path) -> dict[str, Any]:
     """A LATENT from a file of `keep_latents`; raises CheckpointError where it is damaged."""
-    from ...loaders.checkpoints import CheckpointError
+    from ...loaders.weights.modules import CheckpointError
 
     try:
         with safe_open(path, "pt") as file:

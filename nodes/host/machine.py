@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Any
 import comfy.model_management as mm
 
 from ...loaders.messages import message
-from ...loaders.video_model import Request, VideoModel
+from ...loaders.request import Request
+from ...loaders.video_model import VideoModel
 from .memory import free_ram
 
 if TYPE_CHECKING:
-    from ...samplers.estimate import Machine
+    from ...samplers.estimate.count import Machine
 
 
 def machine(model: VideoModel) -> Machine:
     """Where a run of this model would go: what is free there, with what this pack and the host can send away."""
-    from ...samplers.estimate import Machine
+    from ...samplers.estimate.count import Machine
 
     device, waiting = model.memory.device("transformer"), sum(map(_in_ram, model.get_models()))
     ram, limit = free_ram() + waiting, getattr(model.memory, "most_on_card", 0)
@@ -33,6 +34,6 @@ def _in_ram(patcher: Any) -> int:
 
 def shortage(model: VideoModel, request: Request) -> tuple[str, ...]:
     """What a complete request has no room for here, in words; mostly nothing. It is a warning, no error."""
-    from ...samplers.estimate import shortage
+    from ...samplers.estimate.count import shortage
 
     return shortage(model, request, machine(model))

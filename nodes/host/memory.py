@@ -16,8 +16,8 @@ from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
 from ...loaders.messages import message
-from ...loaders.storage import Stored
-from ...loaders.video_model import Part
+from ...loaders.parts import Part
+from ...loaders.weights.stored import Stored
 from .progress import progress
 
 _CASTING = {

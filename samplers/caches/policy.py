@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ...loaders.denoiser import Run
 from ...loaders.messages import Origin, message
-from ...loaders.run import Run
-from ...loaders.video_model import InputError, Request, VideoModel
+from ...loaders.request import Request
+from ...loaders.video_model import InputError, VideoModel
 
 Values = tuple[Tensor, ...]
 Chosen = dict[int, float]  # step that is not computed -> by how much of the last change its values lie further on

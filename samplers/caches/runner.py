@@ -15,13 +15,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...loaders.denoiser import Run
 from ...loaders.messages import about, message
-from ...loaders.run import Run
-from ...loaders.video_model import Request, Stacks, VideoModel
-from . import unet
-from .calibrate import Record
-from .external import External
-from .modules import taped
+from ...loaders.request import Request
+from ...loaders.video_model import Stacks, VideoModel
+from .calibration import Record
+from .mechanisms import unet
+from .mechanisms.modules import taped
+from .policies.external import External
 from .policy import FEWEST, At, Chosen, Policy, State, Values, check_policy, distance, exchanged, followed, forecast
 from .signals import CAUGHT, EMBEDDER, SIGNALS
 

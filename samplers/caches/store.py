@@ -11,9 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...loaders.checkpoints import CheckpointError, write_whole
+from ...loaders.files import write_whole
 from ...loaders.messages import message
-from ...loaders.video_model import Request, VideoModel
+from ...loaders.request import Request
+from ...loaders.video_model import VideoModel
+from ...loaders.weights.modules import CheckpointError
 
 ENDING = ".reelwire-cache.json"
 MOST_RUNS = 9

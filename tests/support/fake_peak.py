@@ -16,8 +16,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from reelwire.loaders.tiles import Tiling
-from reelwire.loaders.video_model import Conditioning, Control, Keyframe, Part, Request, VideoModel
+from reelwire.loaders.parts import Part
+from reelwire.loaders.request import Conditioning, Control, Keyframe, Request
+from reelwire.loaders.vae.tiles import Tiling
+from reelwire.loaders.video_model import VideoModel
 from reelwire.tests.support.published import imagined
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
@@ -234,7 +236,7 @@ def _look(model: VideoModel, request: Request) -> None:
     """The picture's way through its encoder, as the families' runs begin."""
     from importlib import import_module
 
-    from reelwire.loaders.media import cover
+    from reelwire.loaders.common.images import cover
 
     images = [cover(k.images, request.width, request.height) for k in request.keyframes]
     module: Any = import_module(f"reelwire.loaders.{model.family.name}")

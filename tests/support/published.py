@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reelwire.loaders.bundle import CONFIGS, shipped_config
 from reelwire.loaders.families import load
-from reelwire.loaders.video_model import Memory, Recipe, VideoModel
+from reelwire.loaders.parts import Memory, Recipe
+from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.bundle import shipped_config, shipped_variants
 from reelwire.training import tiny_text
 from torch.overrides import TorchFunctionMode
 
-VARIANTS = sorted(folder.relative_to(CONFIGS).as_posix() for folder in CONFIGS.glob("*/*/"))
+VARIANTS = [f"{folder.parents[1].name}/{folder.name}" for folder in shipped_variants()]
 _T5 = dict(d_model=4096, d_ff=10240, d_kv=64, num_heads=64, num_layers=24, feed_forward_proj="gated-gelu", is_encoder_decoder=False,
            use_cache=False, tie_word_embeddings=False)  # fmt: skip
 _LLAMA = dict(hidden_size=4096, intermediate_size=14336, num_attention_heads=32, num_key_value_heads=8, num_hidden_layers=32, vocab_size=128320,

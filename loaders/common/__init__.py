@@ -1,0 +1,1 @@
+"""What families share: flow matching, prompts, images, controls, and what a computation holds at its peak."""

@@ -1,0 +1,412 @@
+"""What a computation holds beside the weights at its peak, from headers alone: forwards, text encoders, VAEs.
+
+A network's forward is told as the moments at which most is alive: how many tensors of which width, for each token. They
+are data of the families, read off networks of published size without numbers (tests/support/fake_peak.py counts every
+storage), and tests hold them within 15% of that, never under by more than 5%. Nothing here needs the host or weights.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..weights.quantised import FORMATS
+from ..weights.stored import BY_NAME, is_ggml, is_small
+
+if TYPE_CHECKING:
+    from ..parts import Part
+    from ..request import Request
+    from ..vae.tiles import Tile
+    from ..video_model import VideoModel
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Tensors that are alive at one moment of a forward, in numbers a token.
+
+    hidden, mlp: tensors as wide as the network, or as its MLPs within, in the computing type; float32: as wide as the
+    network, in float32 whatever the computing type is; copies: likewise, but only where the computing type is narrower;
+    rotary: as wide as a head of attention, in float32; shared: as wide as the network, in float32, for all branches at
+    once as rotary is; controlled: hidden ones for each layer that reads a control video, and for that; timed, timed32:
+    hidden and float32 ones where each token has a time of its own; text: how much of all this the text's tokens have too;
+    keys, keys32, key_copies: as hidden, float32 and copies, of the text's tokens alone.
+    """
+
+    hidden: float = 0.0
+    mlp: float = 0.0
+    float32: float = 0.0
+    copies: float = 0.0
+    rotary: float = 0.0
+    shared: float = 0.0
+    controlled: float = 0.0
+    timed: float = 0.0
+    timed32: float = 0.0
+    text: float = 0.0
+    keys: float = 0.0
+    keys32: float = 0.0
+    key_copies: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a forward's peak is counted in. tokens: of one branch; text: tokens of one prompt; batch: branches in one
+    forward; hidden, mlp, head: widths; item: bytes of a number; latents: numbers in the latents of a run; given: how many
+    times as many lie beside them; controlled: layers that read a control video; timed: each token has a time of its own;
+    keyed: tokens of the text whose keys are made at once, where words and pictures have keys of their own, 0: all."""
+
+    tokens: int
+    text: int
+    batch: int
+    hidden: int
+    mlp: int
+    head: int
+    item: int
+    latents: int
+    given: float = 0.0
+    controlled: int = 0
+    timed: bool = False
+    keyed: int = 0
+
+    def of(self, moment: Moment) -> int:
+        """Bytes of one moment."""
+        m, positions = moment, self.batch * (self.tokens + moment.text * self.text)
+        narrow = m.hidden + m.controlled * self.controlled + m.timed * self.timed
+        wide = m.float32 + m.copies * (self.item < 4) + m.timed32 * self.timed
+        both = min(
+            m.keys, 2.0
+        )  # the text and what is made of it; the rest is of the words or of the pictures at a time
+        keys = (m.keys - both) * self.item + 4 * (m.keys32 + m.key_copies * (self.item < 4))
+        each = self.hidden * (narrow * self.item + wide * 4) + self.mlp * m.mlp * self.item
+        return math.ceil(
+            positions * each
+            + self.batch * self.hidden * (self.text * both * self.item + (self.keyed or self.text) * keys)
+            + self.tokens * 4 * (self.head * m.rotary + self.hidden * m.shared)
+        )
+
+
+class Counted:
+    """The part of a Family that tells what its forward holds."""
+
+    moments: Mapping[str, Moment]  # of a forward, at which most is alive
+    layers_asked = True  # whether its picture and language encoders are asked for what each layer gives
+    latents_held = 5.0  # tensors like the latents, in float32, that the sampler and its solver hold during a forward
+    latents_stepped = 13.0  # likewise while the solver makes its step, after the forward: UniPC's second order, counted
+
+    def positions(self, model: VideoModel, request: Request) -> int:
+        """The tokens of one branch in the network's forward."""
+        return model.facts.tokens(request.width, request.height, request.frames)
+
+    def text_positions(self, model: VideoModel, request: Request) -> int:
+        """The tokens of a prompt in the network's forward, as many as it can have: what Speed's trim_text leaves out of
+        them, no header tells."""
+        return model.facts.prompt_tokens
+
+    def read_tokens(self, model: VideoModel, encoder: Reader, prompt_tokens: int = 0) -> int:
+        """Tokens that an encoder reads at a time: a prompt of so many (0: the longest), or its pictures."""
+        if encoder.kind == "clip vision":
+            return encoder.pictures * max(map(len, model.facts.pictures or ((),)))
+        return prompt_tokens or model.facts.prompt_tokens
+
+    def timed(self, model: VideoModel, request: Request) -> bool:
+        """Whether each token has a time of its own."""
+        return False
+
+    def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
+        """How wide the network's MLPs are within."""
+        return 4 * hidden
+
+
+@dataclass(frozen=True)
+class CoderPeak:
+    """What a VAE of a published size holds, in bytes a pixel of a frame in a type of 16 bits, and `full` times that in float32
+    (`full_thrifty` times where a decode is thrifty: norms compute in float32 in every type).
+
+    width: channels at full resolution that this was counted for; decode, thrifty: of a tile, and where memory is short;
+    encode, still: of a tile of a clip, of a single frame; grows: more with each frame of the clip; whole: of each frame of
+    a clip that is encoded at once; clip: frames whose decode is counted, where it sees all at once, 0 where their number
+    makes no difference; chunk: as many at a time where memory is short.
+    """
+
+    width: int
+    decode: int
+    thrifty: int
+    encode: int
+    still: int
+    grows: int = 0
+    whole: int = 0
+    clip: int = 0
+    chunk: int = 0
+    full: float = 2.0
+    full_thrifty: float = 2.0
+
+    def decoding(self, tile: int, thrifty: bool, frames: int, float32: bool = False) -> float:
+        """Bytes for a tile of so many pixels."""
+        most, each, full = (
+            (self.chunk, self.thrifty, self.full_thrifty) if thrifty else (self.clip, self.decode, self.full)
+        )
+        return tile * each * (full if float32 else 1) * (min(frames, most) if most else 1) / (most or 1)
+
+
+def coder_bytes(model: VideoModel, tiles: list[list[Tile]], encoded: int = 0, at_once: bool = False) -> int:
+    """The peak of the VAE's work beside its weights: decoding, whatever the length of the video, or encoding so many
+    frames, streamed or at once. tiles: of a frame, in rows."""
+    config, facts = model.parts["vae"].config, model.facts
+    peak = model.family.coders[model.family.coder(config)]
+    pixels = tiles[0][0].height * tiles[0][0].width * facts.spatial_ratio**2
+    streamed = peak.still if encoded == 1 else peak.encode + encoded * peak.grows
+    encoding = pixels * (max(peak.still, encoded * peak.whole) if at_once else streamed)
+    float32 = getattr(torch, model.recipe.dtype).itemsize == 4
+    decoding = peak.decoding(pixels, tiles[0][0].thrifty, max(facts.frame_counts, default=peak.clip), float32)
+    needed = encoding * (peak.full if float32 else 1) if encoded else decoding
+    return math.ceil(needed * (_base(config) or peak.width) / peak.width)
+
+
+def _base(config: Mapping[str, Any]) -> int:
+    """Channels of a VAE's decoder at full resolution; 0 where nothing tells."""
+    found = (
+        config.get("decoder_base_dim")
+        or config.get("base_dim")
+        or config.get("decoder_block_out_channels")
+        or config.get("block_out_channels")
+        or 0
+    )
+    return found[0] if isinstance(found, (list, tuple)) else found
+
+
+UPSAMPLED = 5  # tensors as wide as a latent upsampler within that are alive at the size that it makes
+
+
+def upsampler_bytes(part: Part, latents: Tensor, item: int) -> int:
+    """The peak of a latent upsampler that makes latents [1, C, t, h, w] twice as large in space."""
+    return UPSAMPLED * int(part.config["mid_channels"]) * 4 * math.prod(latents.shape[2:]) * item
+
+
+KERNELS, SHARE = 128 << 20, 0.1
+
+
+def with_kernels(counted: int) -> int:
+    """Room for what no count of tensors shows: workspaces of kernels (cuBLAS takes 32 MiB on a large card, cuDNN as much for
+    convolutions, attention a number for each token and head), and what PyTorch's allocator loses by blocks of 2 MiB that
+    fit nothing else. Assumed, not measured: no card was there; a tenth, and 128 MiB."""
+    return KERNELS + math.ceil(counted * (1 + SHARE))
+
+
+def branches(model: VideoModel, request: Request) -> int:
+    """How many predictions a step of a complete request needs: 2 with classifier-free guidance."""
+    scale = model.guidance.true_scale if getattr(model.facts, "embedded", False) else request.guidance
+    return 2 if scale > 1 else 1
+
+
+def _network(model: VideoModel) -> Part:
+    return next(part for name, part in model.parts.items() if name in ("transformer", "unet"))
+
+
+def sizes(model: VideoModel, request: Request) -> Sizes:
+    """The sizes of a complete request."""
+    family, facts = model.family, model.facts
+    network = _network(model)
+    shape = facts.latent_shape(request.width, request.height, request.frames)
+    whole = branches(model, request) > 1 and family.batched_guidance and model.guidance.method == "cfg"
+    config, (_, channels, *_), item = network.config, shape, getattr(torch, model.recipe.dtype).itemsize
+    beside = config.get("in_channels", channels) / channels - 1 + config.get("vace_in_channels", 0) / channels
+    return Sizes(
+        tokens=family.positions(model, request), text=family.text_positions(model, request), batch=2 if whole else 1, hidden=facts.width,
+        mlp=family.mlp_width(config, facts.width), head=config.get("attention_head_dim") or 0, item=item, latents=math.prod(shape), given=max(beside, 0.0),
+        controlled=len(config["vace_layers"]) + 1 if config.get("vace_layers") else 0, timed=family.timed(model, request),
+        keyed=max(facts.prompt_tokens, family.text_positions(model, request) - facts.prompt_tokens),
+    )  # fmt: skip
+
+
+# devices on which PyTorch's attention holds its scores (aten/native/mps/operations/Attention.mm; DirectML)
+UNFUSED = ("mps", "privateuseone")
+
+
+def forward_bytes(model: VideoModel, request: Request, fused: bool = True) -> int:
+    """The peak of a step of a complete request beside the weights: the forward, and what the sampler holds meanwhile.
+
+    fused: attention by a kernel that holds nothing but its result (flash, memory-efficient, cuDNN); else its scores, and
+    what softmax makes of them, count too. Caches are not in it: samplers/room.py adds what they keep.
+    """
+    size = sizes(model, request)
+    forward = max(size.of(moment) for moment in model.family.moments.values())
+    scores = 0 if fused else 2 * size.batch * size.hidden // (size.head or 64) * size.tokens**2 * size.item
+    computing = forward + scores + widened_bytes(model, _network(model).name)
+    stepping = math.ceil((model.family.latents_stepped - model.family.latents_held) * size.latents * 4)
+    return max(computing, stepping) + held_bytes(model, size) + lora_bytes(model, size.item)
+
+
+def held_bytes(model: VideoModel, size: Sizes) -> int:
+    """Latents, predictions and the solver's memory in float32, what lies beside them, and the prompts of both branches,
+    one by one and as a batch."""
+    prompts = 4 * size.text * model.facts.text_width * size.item
+    return math.ceil((model.family.latents_held + 2 * size.given) * size.latents * 4) + prompts
+
+
+# kind of a stored weight -> bytes a number beside it while its layer runs in bfloat16, float16 and float32: what it is
+# widened to, and what that is made from (`Stored.compute`; diffusers' and gguf's readers of blocks); counted
+_PLAIN, _BLOCKS = (2.0, 8.0, 4.0), (5.3, 6.0, 6.0)
+WIDENED: Mapping[str, tuple[float, float, float]] = {
+    "convrot_w4a4": (4.0, 8.0, 6.0), "mxfp8": (4.2, 8.2, 8.2), "nvfp4": (4.4, 8.5, 8.3), "Q8_0": (4.0, 6.0, 6.0), "Q4_0": (4.0, 6.0, 6.0),
+    "Q5_0": (10.0, 10.0, 10.0), "Q5_1": (10.0, 10.0, 10.0), "Q5_K": (7.2, 7.2, 7.2), "IQ4_NL": (12.0, 12.0, 12.0), "IQ4_XS": (12.3, 12.3, 12.3),
+}  # fmt: skip
+
+
+def widening(kind: str, dtype: torch.dtype) -> float:
+    """Bytes a number that a layer of this kind of stored weight takes for it while it runs; 0 for none that is stored."""
+    column = (torch.bfloat16, torch.float16, torch.float32).index(dtype)
+    return WIDENED.get(kind, _BLOCKS if is_ggml(kind) else _PLAIN)[column] if kind else 0.0
+
+
+def widened_bytes(model: VideoModel, part: str) -> int:
+    """What the widest layer of a part takes while it runs, where its weight is held in 8 bits or less."""
+    dtype = getattr(torch, model.recipe.dtype)
+    return math.ceil(max((count * widening(kind, dtype) for count, _, kind in _held(model, part)), default=0))
+
+
+def lora_bytes(model: VideoModel, item: int) -> int:
+    """The LoRAs' own weights, which stay where their layers compute."""
+    deltas = (delta for lora in model.loras for delta in lora.deltas.values())
+    entries = (entry for d in deltas for entry in (d.down, d.up, d.diff, d.bias) if entry is not None)
+    return sum(math.prod(entry.shape) for entry in entries) * item
+
+
+def weight_bytes(model: VideoModel, part: str) -> int:
+    """A part's weights as they will be held: in the computing type, or as stored bytes where linear layers keep them."""
+    return math.ceil(sum(size for _, size, _ in _held(model, part)))
+
+
+def _held(model: VideoModel, part: str) -> Iterator[tuple[int, float, str]]:
+    """(how many numbers, their bytes, the kind if they are stored as bytes or "") of each of a part's weights."""
+    found, item, made = model.parts[part], getattr(torch, model.recipe.dtype).itemsize, model.recipe.storage
+    network, whole = part.startswith(("transformer", "unet")), _whole(found.config)
+    for name, shape in found.tensors.items():
+        if whole & {*name.split(".")}:
+            yield math.prod(shape), 4.0 * math.prod(shape), ""
+            continue
+        kind = ""
+        if len(shape) == 2 and name.endswith(".weight") and part != "vae" and not _TABLE.search(name):
+            kind = found.dtypes.get(name, "")
+            kind = kind if is_small(kind) else BY_NAME[made] if network and made and "blocks." in name else ""
+        yield math.prod(shape), _stored(kind, shape) if kind else float(item * math.prod(shape)), kind
+
+
+def _whole(config: Mapping[str, Any]) -> frozenset[str]:
+    """Parts of the names of weights that a module of this config keeps in float32, as `checkpoints.build` does."""
+    kind = config.get("_class_name") or next(iter(config.get("architectures") or [""]))
+    made = getattr(import_module("diffusers" if "_class_name" in config else "transformers"), kind, None)
+    return frozenset(getattr(made, "_keep_in_fp32_modules", None) or ())
+
+
+# looked up, not multiplied with
+_TABLE = re.compile(r"(^|\.)(shared|\w*embed\w*|\w*embedding|relative_attention_bias)\.weight$")
+
+
+def _stored(kind: str, shape: tuple[int, ...]) -> float:
+    """Bytes of a weight [out, in] in a type of 8 bits or less, with its scales: of blocks, or of rows, as most have."""
+    count, known = math.prod(shape), FORMATS.get(kind)
+    if not is_ggml(kind):
+        per_byte, block = (known.per_byte, known.block) if known else (1, 0)
+        return count / per_byte + (count / block if block else 4 * shape[0])
+    import gguf
+
+    numbers, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind]]
+    return count * size / numbers
+
+
+@dataclass(frozen=True)
+class Reader:
+    """An encoder by the shapes of its weights. kind: a key of READINGS; heads: of a bias of distances, 0 without one; keys:
+    channels of a token's keys and values in a layer; pictures: tokens of a picture, 0 where it sees none."""
+
+    kind: str
+    width: int
+    mlp: int
+    layers: int
+    heads: int = 0
+    keys: int = 0
+    pictures: int = 0
+
+
+# the end of a name that only this kind of encoder has -> (kind, which axis is the MLP's)
+_MARKS = {"DenseReluDense.wo.weight": ("t5", 1), "mlp.gate_proj.weight": ("llama", 0), "mlp.fc1.weight": ("clip", 0)}
+
+
+def reader(tensors: Mapping[str, tuple[int, ...]]) -> Reader | None:
+    """What the names and shapes of an encoder's weights tell; None for no encoder that is known. Llava is a Llama that
+    sees."""
+    ends = lambda end: [shape for name, shape in tensors.items() if name.endswith(end)]
+    mark = next((mark for mark in _MARKS if ends(mark)), "")
+    if not mark:
+        return None
+    (kind, axis), layers = _MARKS[mark], ends(mark)
+    biases, keys = ends("relative_attention_bias.weight"), ends("self_attn.k_proj.weight")
+    seen = [
+        shape[0]
+        for name, shape in tensors.items()
+        if name.endswith("position_embedding.weight") and not ends("token_embedding.weight")
+    ]
+    kind = "umt5" if len(biases) > 1 else "clip vision" if kind == "clip" and seen else kind
+    return Reader(
+        kind, layers[0][1 - axis], layers[0][axis], len(layers), biases[0][1] if biases else 0,
+        2 * min((shape[0] for shape in keys if shape[1] == layers[0][1 - axis]), default=0), seen[0] if seen else 0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Tensors that are alive at one moment of an encoder, for each token. width, mlp: as wide as it, or as its MLPs
+    within, in the computing type; width32, mlp32: in float32; bias: a number for each head and pair of tokens; kept: what
+    each layer gives, where all layers are asked for; keys: what each remembers of keys and values; pairs: numbers of 4
+    bytes for each pair of tokens, as tables of distances hold them."""
+
+    width: float
+    mlp: float = 0.0
+    width32: float = 0.0
+    mlp32: float = 0.0
+    bias: float = 0.0
+    kept: float = 0.0
+    keys: float = 0.0
+    pairs: float = 0.0
+
+    def bytes(self, of: Reader, tokens: int, item: int, layers_asked: bool) -> int:
+        """For so many tokens."""
+        layer = self.kept * layers_asked * of.width + self.keys * of.keys
+        narrow = self.width * of.width + self.mlp * of.mlp + of.layers * layer + self.bias * of.heads * tokens
+        wide = self.width32 * of.width + self.mlp32 * of.mlp + self.pairs * tokens
+        return math.ceil(tokens * (narrow * item + 4 * wide))
+
+
+_DISTANCES = Reading(1, bias=1, pairs=14)
+READINGS: Mapping[str, tuple[Reading, ...]] = {
+    "t5": (Reading(2, 3, width32=2, mlp32=1, bias=1), Reading(6, width32=1, bias=2), _DISTANCES),
+    "umt5": (Reading(2, 3, width32=2, mlp32=1), Reading(6, width32=1, bias=2), _DISTANCES),  # a bias in each layer
+    "llama": (Reading(2, 3, kept=1, keys=1, pairs=0.3),), "clip": (Reading(5, 3),), "clip vision": (Reading(4.2, 2, kept=1),),
+}  # fmt: skip
+
+
+def encode_bytes(model: VideoModel, prompt_tokens: int = 0) -> dict[str, int]:
+    """Encoder of text or pictures -> the peak of its activations, for a prompt of so many tokens (0: the longest)."""
+    return {name: encoder_bytes(model, name, prompt_tokens) for name in model.parts if "encoder" in name}
+
+
+def encoder_bytes(model: VideoModel, part: str, prompt_tokens: int = 0) -> int:
+    """The peak of the activations of one encoder; 0 for one of an unknown kind."""
+    found = reader(model.parts[part].tensors)
+    if found is None:
+        return 0
+    tokens, item = model.family.read_tokens(model, found, prompt_tokens), getattr(torch, model.recipe.dtype).itemsize
+    reading = max(moment.bytes(found, tokens, item, model.family.layers_asked) for moment in READINGS[found.kind])
+    return reading + widened_bytes(model, part)
+
+
+def decode_bytes(model: VideoModel, request: Request) -> int:
+    """The peak of decoding a complete request with the tiles that `model.tiling` chooses."""
+    _, _, _, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
+    return model.vae_bytes(model.tiling(height, width), height, width)

@@ -1,0 +1,310 @@
+"""CogVideoX 2B, 5B and 1.5-5B (Zhipu AI, https://github.com/zai-org/CogVideo), and Fun-Control by Alibaba PAI.
+
+Every number equals diffusers 0.42's CogVideoXPipeline, CogVideoXImageToVideoPipeline, CogVideoXVideoToVideoPipeline or
+CogVideoXFunControlPipeline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from ...common.flow import draw, encoded_source, skipped
+from ...common.images import cover
+from ...common.peaks import CoderPeak, Moment
+from ...common.prompts import check_prompts, encode_t5, load_tokenizer
+from ...denoiser import SMALLEST, Run, Schedule
+from ...messages import either, message
+from ...parts import Memory, Recipe
+from ...request import Conditioning, Control, Keyframe, Request
+from ...vae.tiles import Pieces, Tile
+from ...video_model import Facts, Family, InputError, VideoModel
+from ...weights.bundle import Bundle
+from ...weights.find import read_model
+from .vae import decode_pieces, encode_pieces
+
+Network = Any  # a diffusers or transformers module, whose attributes are untyped
+OFS = 2.0  # what the 1.5 image-to-video model is told (CogVideoXImageToVideoPipeline)
+_KINDS = {
+    "transformer": ("CogVideoXTransformer3DModel",),
+    "vae": ("AutoencoderKLCogVideoX",),
+    "text_encoder": ("T5EncoderModel",),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CogFacts(Facts):
+    """What CogVideoX adds. fixed: (width, height) of models with learned positions; control: Fun-Control."""
+
+    network: Mapping[str, Any]
+    inverse_scale: bool  # pictures are scaled the wrong way round, as in training (invert_scale_latents)
+    fixed: tuple[int, int] | None
+    control: bool
+
+    @property
+    def largest(self) -> tuple[int, int]:
+        """(width, height) in pixels that 1.5's table of positions reaches; 1.0 stretches its own to any size."""
+        if self.time_patch == 1:
+            return 16384, 16384
+        return self.network["sample_width"] * self.spatial_ratio, self.network["sample_height"] * self.spatial_ratio
+
+
+class CogVideoX(Family):
+    name, title, batched_guidance, solvers = "cogvideox", "CogVideoX", True, "cogvideox"
+    keeps_padding = message("padding_cogvideox")
+    coders: Mapping[str, CoderPeak] = {
+        "": CoderPeak(128, decode=37_000, thrifty=37_000, encode=21_850, still=5_550),
+    }
+    moments: Mapping[str, Moment] = {
+        "query and key": Moment(hidden=7, float32=2, copies=1, rotary=3, text=1),
+        "MLP": Moment(hidden=4, mlp=2, rotary=3, text=1),
+    }
+    dispatches = False
+    decode_cycle = 1, 2
+    image_models = either("CogVideoX-5B-I2V", "CogVideoX1.5-5B-I2V")
+    text_models = either("CogVideoX-5B", "CogVideoX1.5-5B")
+    control_models = "CogVideoX-Fun-Control"
+
+    def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
+        bundle = read_model(recipe, self.name, self.title, _KINDS)
+        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
+        return VideoModel(
+            self, bundle.variant, _read_facts(bundle), parts, replace(recipe, variant=bundle.variant), memory
+        )
+
+    def encode(
+        self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
+    ) -> Conditioning:
+        tokenizer, device = load_tokenizer(model.recipe.files["tokenizer"]), model.memory.device("text_encoder")
+        check_prompts(tokenizer, model.facts.prompt_tokens, positive=positive, negative=negative)
+        with model.use("text_encoder") as encoder:
+            read = partial(encode_t5, encoder, tokenizer, model.facts.prompt_tokens, False, device)
+            (cond, notes), (uncond, more) = read(positive, "positive"), read(negative, "negative")
+        return Conditioning(self.name, model.facts.text_width, {"cond": cond, "uncond": uncond}, notes + more)
+
+    def check(self, model: VideoModel, request: Request) -> None:
+        super().check(model, request)
+        fixed = _facts(model).fixed
+        if fixed and (request.width, request.height) != fixed:
+            rule = message("positions_fixed", title=self.title, variant=model.variant, width=fixed[0], height=fixed[1])
+            raise InputError("width, height", f"{request.width}x{request.height}", rule, message("use_default_0"))
+        for name, most in zip(("width", "height"), _facts(model).largest, strict=True):
+            if getattr(request, name) > most:
+                rule = message("positions_most", title=self.title, variant=model.variant, most=most)
+                raise InputError(name, getattr(request, name), rule, message("use_at_most", most=most))
+
+    def check_pictures(self, model: VideoModel, request: Request) -> None:
+        super().check_pictures(model, request)
+        if not self.controlled(model):
+            return
+        control, title = request.control, f"{self.title} ({model.variant})"
+        if control is None or control.frames is None:
+            raise InputError(
+                "control", message("none"), message("needs_control", title=title), message("connect_control")
+            )
+        if control.mask is not None or control.references is not None:
+            raise InputError(
+                "control", message("control_mask"), message("control_alone", title=title), message("disconnect_them")
+            )
+
+    def controlled(self, model: VideoModel) -> bool:
+        return _facts(model).control
+
+    def schedule(self, model: VideoModel, request: Request) -> Schedule:
+        return Schedule(model.facts.scheduler, request.steps)
+
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        facts = _facts(model)
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+        _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
+        t += _padding(facts, request)
+        return dict(
+            hidden_states=empty(1, t, config["in_channels"], h, w),
+            timestep=empty(1, dtype=torch.int64),
+            encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
+            ofs=empty(1) if facts.network.get("ofs_embed_dim") else None,
+            image_rotary_emb=_rope(facts, request.height, request.width, t, torch.device("meta")),
+        )
+
+    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+        facts, device, dtype = _facts(model), model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        text = {branch: v["text"].to(device, dtype) for branch, v in conditioning.branches.items()}
+        text["cond_uncond"] = torch.cat([text["uncond"], text["cond"]])
+        skip = skipped(len(scheduler.timesteps), request)
+        given = self._given(model, request, generator, dtype) if request.keyframes else None
+        latents = self._start(model, request, generator, scheduler, skip).to(dtype)
+        if facts.control:
+            given = self._control(model, request, dtype)
+        rope = _rope(facts, request.height, request.width, latents.shape[1], device)
+        ofs = latents.new_full((1,), OFS) if facts.network.get("ofs_embed_dim") else None
+        return _Run(latents, scheduler.timesteps[skip:], scheduler, request.guidance, skip, text=text, given=given, rope=rope,
+                    control=request.control, ofs=ofs, generator=generator, padding=_padding(facts, request), dynamic=model.guidance.dynamic)  # fmt: skip
+
+    def _start(self, model: VideoModel, request: Request, generator: torch.Generator, scheduler: Any, skip: int) -> Tensor:  # fmt: skip
+        """Noise [1, t, C, h, w], or the source with noise on it (CogVideoXVideoToVideoPipeline.prepare_latents)."""
+        facts, device = _facts(model), model.memory.device("transformer")
+        b, c, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
+        video = None
+        if request.source is not None and request.strength < 1:
+            video = rearrange(encoded_source(model, request, generator), "b c t h w -> b t c h w").to(device)
+            video = torch.cat([video[:, :1]] * _padding(facts, request) + [video], 1)
+        noise = draw((b, t + _padding(facts, request), c, h, w), generator, device)
+        started = noise if video is None else scheduler.add_noise(video, noise, scheduler.timesteps[skip : skip + 1])
+        return started * scheduler.init_noise_sigma
+
+    def _given(self, model: VideoModel, request: Request, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        """The first frame [1, t, C, h, w] and nothing after it (CogVideoXImageToVideoPipeline.prepare_latents)."""
+        facts, image = _facts(model), cover(request.keyframes[0].images, request.width, request.height)
+        with model.use("vae", model.encoding(request.width, request.height)) as vae:
+            z = self.vae_latents(model, vae, image, generator)
+        scale = facts.std[0] if facts.inverse_scale else 1 / facts.std[0]
+        first = rearrange(z.to(model.memory.device("transformer"), dtype), "b c t h w -> b t c h w") * scale
+        b, c, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
+        padding = _padding(facts, request)
+        filled = torch.cat([first, first.new_zeros(b, t + padding - 1, c, h, w)], 1)
+        return torch.cat([filled[:, : filled.shape[1] % facts.time_patch], filled], 1)
+
+    def _control(self, model: VideoModel, request: Request, dtype: torch.dtype) -> Tensor:
+        """The control video's latents [1, t, C, h, w]. A strength other than 1 is an approximation of ours: the network
+        was trained with whole ones, and scaling these scales what they add to its first, linear layer."""
+        assert request.control is not None
+        assert request.control.frames is not None
+        frames = cover(request.control.frames[: request.frames], request.width, request.height)
+        with model.use("vae", model.encoding(request.width, request.height, request.frames)) as vae:
+            z = self.encode_video(model, vae, frames)
+        z = rearrange(z, "b c t h w -> b t c h w").to(model.memory.device("transformer"), dtype)
+        return z * request.control.strength
+
+    def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
+        return latents.float() * (1 / model.facts.std[0])
+
+    def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+        return decode_pieces(vae, latents, tile.thrifty)
+
+    def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
+        return encode_pieces(vae, pixels, count)
+
+
+def _facts(model: VideoModel) -> CogFacts:
+    assert isinstance(model.facts, CogFacts)
+    return model.facts
+
+
+def _read_facts(bundle: Bundle) -> CogFacts:
+    network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
+    ratio = 2 ** (len(vae["block_out_channels"]) - 1)
+    control = bundle.pipeline.get("_class_name") == "CogVideoXFunControlPipeline" or "control" in bundle.variant
+    channels, learned = vae["latent_channels"], network.get("use_learned_positional_embeddings")
+    fixed = (network["sample_width"] * ratio, network["sample_height"] * ratio) if learned else None
+    pictured = network["in_channels"] > channels and not control
+    return CogFacts(
+        spatial_ratio=ratio, temporal_ratio=vae.get("temporal_compression_ratio", 4), channels=channels, frame_step=8,
+        size_multiple=ratio * network["patch_size"], width=network["num_attention_heads"] * network["attention_head_dim"],
+        text_width=network["text_embed_dim"], layers=network["num_layers"], modules=2 * network["num_layers"], mean=(0.0,) * channels,
+        std=(1 / vae["scaling_factor"],) * channels, scheduler=bundle.scheduler, network=network,
+        time_patch=network.get("patch_size_t") or 1, inverse_scale=bool(vae.get("invert_scale_latents")), fixed=fixed, control=control,
+        pictures=(("first",),) if pictured else ((),), **bundle.defaults,
+    )  # fmt: skip
+
+
+def _padding(facts: CogFacts, request: Request) -> int:
+    """Latent frames in front that make their number a multiple of time_patch; dropped at the end (CogVideoX 1.5)."""
+    return -facts.latent_shape(1, 1, request.frames)[2] % facts.time_patch
+
+
+def _rope(facts: CogFacts, height: int, width: int, time: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
+    """Rotary positions (_prepare_rotary_positional_embeddings of the pipelines): 1.0 crops its native grid, 1.5 slices it."""
+    from diffusers.models.embeddings import get_3d_rotary_pos_embed
+    from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
+
+    network = facts.network
+    if not network.get("use_rotary_positional_embeddings"):
+        return None
+    patch = network["patch_size"]
+    grid = height // (facts.spatial_ratio * patch), width // (facts.spatial_ratio * patch)
+    base = network["sample_height"] // patch, network["sample_width"] // patch
+    embed: Any = partial(
+        get_3d_rotary_pos_embed, embed_dim=network["attention_head_dim"], grid_size=grid, device=device
+    )
+    if facts.time_patch == 1:
+        return embed(crops_coords=get_resize_crop_region_for_grid(grid, base[1], base[0]), temporal_size=time)
+    frames = (time + facts.time_patch - 1) // facts.time_patch
+    return embed(crops_coords=None, temporal_size=frames, grid_type="slice", max_size=base)
+
+
+@dataclass
+class _Run(Run):
+    """The four pipelines. latents: [1, t, C, h, w]; given: the first frame or the control video, beside the latents;
+    control: its range tells in which steps it lies there; padding: latent frames in front that are not part of the
+    video; dynamic: the scale grows along a cosine."""
+
+    text: Mapping[str, Tensor]
+    given: Tensor | None
+    control: Control | None
+    rope: tuple[Tensor, Tensor] | None
+    ofs: Tensor | None
+    generator: torch.Generator
+    padding: int
+    dynamic: bool
+    clean: Tensor | None = field(default=None, init=False)
+    time_dim: ClassVar[int] = 1
+
+    def scale(self, step: int) -> float | Tensor:
+        if not self.dynamic:
+            return self.guidance
+        count = len(self.timesteps)  # the reference takes the timestep for the step here
+        return 1 + self.guidance * (1 - math.cos(math.pi * ((count - self.times[step]) / count) ** 5.0)) / 2
+
+    def noise_levels(self) -> list[float]:
+        """The share of noise, the square root of 1 - alphas_cumprod."""
+        return [float((1 - self.scheduler.alphas_cumprod[time]) ** 0.5) for time in (*self.times, 0)]
+
+    def mixture(self, step: int) -> tuple[float, float]:
+        sigma = self.sigma(step)
+        return math.sqrt(max(1 - sigma**2, 0.0)), sigma
+
+    def line(self, step: int) -> tuple[Any, Any]:
+        alpha, sigma = self.mixture(step)  # v = alpha * noise - sigma * video (Salimans and Ho 2022)
+        return alpha, -max(sigma, SMALLEST)
+
+    def beside(self, step: int) -> Tensor | None:
+        """What lies beside the latents in a step. Outside the control's range it is zeros, which add nothing to the first
+        layer: what Alibaba PAI's Fun-Control pipelines of Wan give without a control video (CogVideoX's always have one)."""
+        if self.given is None or self.control is None or self.control.counts(step, len(self.timesteps)):
+            return self.given
+        return torch.zeros_like(self.given)
+
+    def predict(self, network: Network, step: int, branch: str) -> Tensor:
+        batch, time, beside = 2 if branch == "cond_uncond" else 1, self.timesteps[step], self.beside(step)
+        seen = self.scheduler.scale_model_input(torch.cat([self.latents] * batch), time)
+        seen = seen if beside is None else torch.cat([seen, torch.cat([beside] * batch)], 2)
+        return self.forward(
+            network, step, branch, hidden_states=seen, encoder_hidden_states=self.text[branch], timestep=time.expand(batch),
+            ofs=self.ofs, image_rotary_emb=self.rope,
+        ).float()  # fmt: skip
+
+    def advance(self, step: int, prediction: Tensor) -> None:
+        dtype, time = self.latents.dtype, self.times[step]
+        if "DPM" in type(self.scheduler).__name__:  # a two-step method that asks for its last estimate
+            before = self.times[step - 1] if step else None
+            stepped = self.scheduler.step(prediction, self.clean, time, before, self.latents, generator=self.generator, return_dict=False)  # fmt: skip
+        else:
+            stepped = self.scheduler.step(
+                prediction, time, self.latents, eta=0.0, generator=self.generator, return_dict=False
+            )
+        self.latents, self.clean = stepped[0].to(dtype), stepped[1]
+
+    def finish(self) -> Tensor:
+        return rearrange(self.latents[:, self.padding :], "b t c h w -> b c t h w").float()
+
+    def preview(self) -> Tensor:
+        clean = self.latents if self.clean is None else self.clean
+        return rearrange(clean[:, self.padding :], "b t c h w -> b c t h w").float()

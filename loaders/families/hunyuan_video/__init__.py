@@ -1,0 +1,236 @@
+"""HunyuanVideo 13B (Tencent, https://github.com/Tencent-Hunyuan/HunyuanVideo): T2V, and I2V of both kinds.
+
+Every number equals diffusers 0.42's HunyuanVideoPipeline or HunyuanVideoImageToVideoPipeline. `hunyuan_video_text.py`
+reads the prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...common.flow import FlowRun, begin, draw, encoded_source, mix
+from ...common.images import cover
+from ...common.peaks import CoderPeak, Moment, Reader, reader
+from ...common.prompts import trimmed
+from ...denoiser import Run, Schedule
+from ...messages import message
+from ...parts import Memory, Recipe
+from ...request import Conditioning, Keyframe, Request
+from ...vae.tiles import Pieces, Tile
+from ...video_model import Facts, Family, InputError, Stacks, VideoModel
+from ...weights.find import read_model
+from .prompts import CLIP_TOKENS, check_prompts, encode_prompt, template_tokens, text_tokens
+from .vae import decode_pieces, encode_pieces
+
+Network = Any  # a diffusers or transformers module, whose attributes are untyped
+_KINDS = {
+    "transformer": ("HunyuanVideoTransformer3DModel",), "vae": ("AutoencoderKLHunyuanVideo",),
+    "text_encoder": ("LlamaModel", "LlavaForConditionalGeneration"), "text_encoder_2": ("CLIPTextModel",),
+}  # fmt: skip
+# how a picture comes in -> every how many of its tokens the text refiner reads (image_embed_interleave of the pipeline)
+INTERLEAVE = {"latent_concat": 2, "token_replace": 4}
+MASK = 3  # which input of a block is the mask of its attention (HunyuanVideoTransformer3DModel.forward)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HunyuanFacts(Facts):
+    """What HunyuanVideo adds. image: "latent_concat", "token_replace" or "" (text alone); embedded: the network is told
+    the guidance scale, so that one forward does for two."""
+
+    image: str
+    embedded: bool
+
+
+class HunyuanVideo(Family):
+    name, title, batched_guidance = "hunyuan_video", "HunyuanVideo", False
+    coders: Mapping[str, CoderPeak] = {
+        "": CoderPeak(128, decode=40_500, thrifty=40_500, encode=35_000, still=1_880),
+    }
+    moments: Mapping[str, Moment] = {
+        "query and key of a single block": Moment(hidden=8, mlp=1, float32=2, copies=1, rotary=2, text=1),
+        "output of a single block": Moment(hidden=8.6, mlp=2, rotary=2, text=1),
+    }
+    decode_cycle = 2, 3
+    stacks = Stacks(("transformer_blocks", "single_transformer_blocks"))
+    masked = "."
+    image_models, text_models = "HunyuanVideo-I2V", "HunyuanVideo (T2V)"
+
+    def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
+        bundle = read_model(recipe, self.name, self.title, _KINDS)
+        network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
+        image, scale = network.get("image_condition_type") or "", vae["scaling_factor"]
+        ratio, channels = vae.get("spatial_compression_ratio", 8), vae["latent_channels"]
+        facts = HunyuanFacts(
+            spatial_ratio=ratio, temporal_ratio=vae.get("temporal_compression_ratio", 4), channels=channels,
+            size_multiple=ratio * network["patch_size"], width=network["num_attention_heads"] * network["attention_head_dim"],
+            text_width=network["text_embed_dim"], layers=network["num_layers"], modules=2 * network["num_layers"] + network["num_single_layers"], mean=(0.0,) * channels,
+            std=(1 / scale,) * channels, scheduler=bundle.scheduler, image=image, embedded=bool(network["guidance_embeds"]),
+            lead=4 if image == "latent_concat" else 0, pictures=(("first",),) if image else ((),),
+            reads_pictures=bool(image), **bundle.defaults,
+        )  # fmt: skip
+        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
+        return VideoModel(self, bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+
+    def encode(
+        self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
+    ) -> Conditioning:
+        facts = _facts(model)
+        image = next((k.images[:1] for k in keyframes if k.frame == 0), None) if facts.image else None
+        if facts.image and image is None:
+            rule = message("reads_first_frame", variant=model.variant)
+            raise InputError("keyframes", message("none"), rule, message("connect_keyframe_too"))
+        check_prompts(model, image is not None, positive=positive, negative=negative)
+        cond, notes = encode_prompt(model, positive, "positive", image, INTERLEAVE.get(facts.image, 1))
+        # the reference reads a black picture with the negative prompt, and every second of its tokens, whatever the kind
+        black = None if image is None else torch.zeros_like(image)
+        uncond, more = encode_prompt(model, negative, "negative", black, 2)
+        branches = {"cond": cond, "uncond": uncond}
+        return Conditioning(self.name, facts.text_width, branches, notes + more, image)
+
+    def schedule(self, model: VideoModel, request: Request) -> Schedule:
+        sigmas = np.linspace(1.0, 0.0, request.steps + 1)[:-1]
+        return Schedule({"shift": request.shift or 1.0}, request.steps, sigmas)
+
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        facts = _facts(model)
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+        _, _, *shape = facts.latent_shape(request.width, request.height, request.frames)
+        words = text_tokens(model, INTERLEAVE.get(facts.image, 0))
+        return dict(
+            hidden_states=empty(1, config["in_channels"], *shape),
+            timestep=empty(1, dtype=torch.float32),
+            guidance=empty(1) if facts.embedded else None,
+            encoder_hidden_states=empty(1, words, facts.text_width),
+            encoder_attention_mask=empty(1, words),
+            pooled_projections=empty(1, config["pooled_projection_dim"]),
+        )
+
+    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+        facts, device, dtype = _facts(model), model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        latents = draw(facts.latent_shape(request.width, request.height, request.frames), generator, device)
+        first = None
+        if facts.image:
+            with model.use("vae", model.encoding(request.width, request.height)) as vae:
+                image = cover(request.keyframes[0].images, request.width, request.height)
+                first = self.encode_video(model, vae, image).to(latents)
+            share = torch.tensor([0.999], device=device)  # the picture shines through the noise a little
+            latents = latents * share + first.repeat(1, 1, latents.shape[2], 1, 1) * (1 - share)
+        timesteps, skip = begin(scheduler, request)
+        if request.source is not None and request.strength < 1:
+            latents = mix(latents, encoded_source(model, request), scheduler.sigmas[skip])
+        branches = {
+            branch: _trimmed(read) if model.trims_text else read for branch, read in conditioning.branches.items()
+        }
+        text = {branch: {k: v.to(device, dtype) for k, v in read.items()} for branch, read in branches.items()}
+        scale = torch.tensor([request.guidance], dtype=dtype, device=device) * 1000.0 if facts.embedded else None
+        guidance = model.guidance.true_scale or 1.0 if facts.embedded else request.guidance
+        make = {"latent_concat": _ConcatRun, "token_replace": _ReplaceRun}.get(facts.image, _Run)
+        return make(latents, timesteps, scheduler, guidance, skip, text=text, embedded=scale, dtype=dtype, first=first)
+
+    def read_tokens(self, model: VideoModel, encoder: Reader, prompt_tokens: int = 0) -> int:
+        """CLIP's own number; Llama's with the template around the prompt, and the picture's."""
+        if encoder.kind == "clip":
+            return CLIP_TOKENS
+        return (prompt_tokens or model.facts.prompt_tokens) + template_tokens(model) + max(encoder.pictures - 1, 0)
+
+    def text_positions(self, model: VideoModel, request: Request) -> int:
+        """The prompt's, and those of the picture's tokens that are kept."""
+        found = reader(model.parts["text_encoder"].tensors)
+        seen = max(found.pictures - 1, 0) if found else 0  # without the one that stands for all
+        return model.facts.prompt_tokens + seen // INTERLEAVE.get(_facts(model).image, 1)
+
+    @contextmanager
+    def unmasked(self, network: Network) -> Iterator[None]:
+        """Without the mask that the network gives its blocks as their fourth input, for which the fast kernels of attention
+        are left out."""
+        drop = lambda block, inputs: (*inputs[:MASK], None, *inputs[MASK + 1 :])
+        blocks = (block for name in self.stacks.lists for block in getattr(network, name))
+        handles = [block.register_forward_pre_hook(drop) for block in blocks]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
+        return latents.float() * vae.config.scaling_factor
+
+    def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+        return decode_pieces(vae, latents)
+
+    def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
+        return encode_pieces(vae, pixels, count)
+
+
+def _facts(model: VideoModel) -> HunyuanFacts:
+    assert isinstance(model.facts, HunyuanFacts)
+    return model.facts
+
+
+def _trimmed(read: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A branch without the rows that the network masks: those behind as many as the mask has ones."""
+    text, mask = trimmed(read["text"], read["mask"])
+    return {**read, "text": text, "mask": mask}
+
+
+@dataclass
+class _Run(FlowRun):
+    """HunyuanVideoPipeline. text: "text", "mask" and "pooled" per branch; embedded: the guidance scale for the network;
+    first: the first frame's latents [1, C, 1, h, w] of image-to-video."""
+
+    text: Mapping[str, Mapping[str, Tensor]]
+    embedded: Tensor | None
+    dtype: torch.dtype
+    first: Tensor | None
+
+    def seen(self) -> Tensor:
+        """The latents and what is given beside them, as the network takes them in."""
+        return self.latents
+
+    def predict(self, network: Network, step: int, branch: str) -> Tensor:
+        if branch == "cond_uncond":  # the branches' texts differ in length, so they cannot share a batch
+            return torch.cat([self.predict(network, step, name) for name in ("uncond", "cond")])
+        text = self.text[branch]
+        return self.forward(
+            network, step, branch, hidden_states=self.seen().to(self.dtype), guidance=self.embedded,
+            timestep=self.timesteps[step].expand(1).to(self.latents.dtype), encoder_hidden_states=text["text"],
+            encoder_attention_mask=text["mask"], pooled_projections=text["pooled"],
+        )  # fmt: skip
+
+
+@dataclass
+class _ConcatRun(_Run):
+    """Image-to-video by channels: latents, the first frame in its place, and a mask that says where that is."""
+
+    def seen(self) -> Tensor:
+        assert self.first is not None
+        given = torch.zeros_like(self.latents)
+        given[:, :, :1] = self.first
+        mask = torch.zeros_like(self.latents[:, :1])
+        mask[:, :, 0] = 1
+        return torch.cat([self.latents, given, mask], 1)
+
+
+@dataclass
+class _ReplaceRun(_Run):
+    """Image-to-video by tokens: the first latent frame is given and stays; only the others are denoised."""
+
+    def seen(self) -> Tensor:
+        assert self.first is not None
+        return torch.cat([self.first, self.latents[:, :, 1:]], 2)
+
+    def advance(self, step: int, prediction: Tensor) -> None:
+        given, rest = self.first, self.latents[:, :, 1:]
+        assert given is not None
+        stepped = self.scheduler.step(prediction[:, :, 1:], self.timesteps[step], rest, return_dict=False)[0]
+        self.latents = torch.cat([given, stepped], 2)
+        self.remember(step, torch.cat([torch.zeros_like(given), prediction[:, :, 1:]], 2))

@@ -1,0 +1,166 @@
+"""Mochi 1 (Genmo, https://github.com/genmoai/mochi).
+
+Every number equals diffusers 0.42's MochiPipeline. Its sigmas count up from 0: the network is told how clean the
+latents are, and predicts the way towards the video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...common.flow import FlowRun, begin, draw, encoded_source, mix
+from ...common.peaks import CoderPeak, Moment
+from ...common.prompts import check_prompts, encode_t5, load_tokenizer
+from ...denoiser import SMALLEST, Run, Schedule
+from ...messages import message
+from ...parts import Memory, Recipe
+from ...request import Conditioning, Keyframe, Request
+from ...vae.tiles import Pieces, Tile
+from ...video_model import Facts, Family, VideoModel
+from ...weights.find import read_model
+from .attention import install, prompt_lengths
+from .vae import decode_pieces, encode_pieces
+
+Network = Any  # a diffusers or transformers module, whose attributes are untyped
+THRESHOLD_NOISE = 0.025  # of the linear-quadratic schedule (genmoai/models, mochi_preview/infer.py)
+_KINDS = {
+    "transformer": ("MochiTransformer3DModel",),
+    "vae": ("AutoencoderKLMochi",),
+    "text_encoder": ("T5EncoderModel",),
+}
+
+
+class Mochi(Family):
+    name, title, batched_guidance = "mochi", "Mochi 1", True
+    coders: Mapping[str, CoderPeak] = {
+        "": CoderPeak(128, decode=14_000, thrifty=8_000, encode=4_600, still=920, grows=565, whole=900),
+    }
+    moments: Mapping[str, Moment] = {
+        "query and key": Moment(hidden=7, float32=2, copies=1, shared=1, text=0.5),
+        "MLP": Moment(hidden=5, mlp=4, shared=1, text=0.1),
+    }
+    rounds_encode = True
+    keeps_padding = message("padding_mochi")
+    image_models = message("mochi_image_models")
+
+    def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
+        bundle = read_model(recipe, self.name, self.title, _KINDS)
+        network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
+        scale = vae["scaling_factor"]
+        std = [s / scale for s in vae.get("latents_std") or [1.0] * vae["latent_channels"]]
+        facts = Facts(
+            spatial_ratio=8, temporal_ratio=6, channels=vae["latent_channels"], size_multiple=8 * network["patch_size"],
+            width=network["num_attention_heads"] * network["attention_head_dim"], text_width=network["text_embed_dim"],
+            layers=network["num_layers"], modules=2 * network["num_layers"], mean=tuple(vae.get("latents_mean") or [0.0] * len(std)), std=tuple(std),
+            scheduler=bundle.scheduler, **bundle.defaults,
+        )  # fmt: skip
+        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
+        load = parts["transformer"].load
+        parts["transformer"] = replace(parts["transformer"], load=lambda progress: install(load(progress)))
+        return VideoModel(self, bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+
+    def encode(
+        self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
+    ) -> Conditioning:
+        tokenizer, device = load_tokenizer(model.recipe.files["tokenizer"]), model.memory.device("text_encoder")
+        check_prompts(tokenizer, model.facts.prompt_tokens, positive=positive, negative=negative)
+        with model.use("text_encoder") as encoder:
+            read = lambda text, name: encode_t5(encoder, tokenizer, model.facts.prompt_tokens, True, device, text, name)
+            (cond, notes), (uncond, more) = read(positive, "positive"), read(negative, "negative")
+        return Conditioning(self.name, model.facts.text_width, {"cond": cond, "uncond": uncond}, notes + more)
+
+    def schedule(self, model: VideoModel, request: Request) -> Schedule:
+        from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule
+
+        # one step has no linear half: it goes straight from noise to the video
+        sigmas = linear_quadratic_schedule(request.steps, THRESHOLD_NOISE) if request.steps > 1 else [1.0]
+        return Schedule({"shift": 1.0, **model.facts.scheduler}, request.steps, np.array(sigmas))
+
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        facts = model.facts
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+        shape = facts.latent_shape(request.width, request.height, request.frames)
+        return dict(
+            hidden_states=empty(shape),
+            encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
+            encoder_attention_mask=empty(1, facts.prompt_tokens, dtype=torch.bool),
+            timestep=empty(1),
+        )
+
+    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+        device, dtype = model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
+        generator = torch.Generator("cpu").manual_seed(request.seed)
+        text = {
+            branch: (v["text"].to(device, dtype), v["mask"].to(device)) for branch, v in conditioning.branches.items()
+        }
+        both = [torch.cat([text["uncond"][i], text["cond"][i]]) for i in (0, 1)]
+        text["cond_uncond"] = both[0], both[1]
+        lengths = {branch: prompt_lengths(v["mask"]) for branch, v in conditioning.branches.items()}
+        lengths["cond_uncond"] = lengths["uncond"] + lengths["cond"]
+        latents = draw(model.facts.latent_shape(request.width, request.height, request.frames), generator, device)
+        timesteps, skip = begin(scheduler, request)
+        run = _Run(latents, timesteps, scheduler, request.guidance, skip, text, lengths)
+        if request.source is not None and request.strength < 1:
+            run.latents = mix(latents, encoded_source(model, request), torch.tensor(run.sigma(0)))
+        run.latents = run.latents.to(dtype)
+        return run
+
+    def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
+        return 4 * hidden * 2 // 3
+
+    def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+        return decode_pieces(vae, latents, tile.thrifty)
+
+    def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
+        return encode_pieces(vae, pixels, count)
+
+
+@dataclass
+class _Run(FlowRun):
+    """MochiPipeline. Latents keep the network's dtype between the steps.
+
+    text: (embeddings, mask) per branch; lengths: tokens of the prompt in each row of the branch.
+    """
+
+    text: Mapping[str, tuple[Tensor, Tensor]]
+    lengths: Mapping[str, tuple[int, ...]]
+
+    def inverted(self) -> bool:
+        """Whether the scheduler counts as the reference pipeline does; other solvers count the usual way."""
+        return bool(self.scheduler.config.get("invert_sigmas"))
+
+    def sigma(self, step: int) -> float:
+        stated = super().sigma(step)
+        return 1.0 - stated if self.inverted() else stated
+
+    def line(self, step: int) -> tuple[Any, Any]:
+        return 1.0, max(self.sigma(step), SMALLEST)  # it predicts video - noise
+
+    def predict(self, network: Network, step: int, branch: str) -> Tensor:
+        batch = 2 if branch == "cond_uncond" else 1
+        text, mask = self.text[branch]
+        time = self.timesteps[step] if self.inverted() else 1000 - self.timesteps[step]
+        with network.joint_attention.reading(self.lengths[branch]):
+            return self.forward(
+                network, step, branch, hidden_states=torch.cat([self.latents] * batch), encoder_hidden_states=text,
+                encoder_attention_mask=mask, timestep=time.expand(batch).to(self.latents.dtype),
+            ).float()  # fmt: skip
+
+    def advance(self, step: int, prediction: Tensor) -> None:
+        dtype, latents = self.latents.dtype, self.latents.float()
+        towards = prediction if self.inverted() else -prediction
+        self.latents = self.scheduler.step(towards, self.timesteps[step], latents, return_dict=False)[0].to(dtype)
+        self.remember(step, -prediction)
+
+    def finish(self) -> Tensor:
+        return self.latents.float()
+
+    def preview(self) -> Tensor:
+        return self.clean().float()

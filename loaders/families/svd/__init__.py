@@ -1,0 +1,188 @@
+"""Stable Video Diffusion and SVD-XT (Stability AI, https://github.com/Stability-AI/generative-models): one picture, set in motion.
+
+Every number equals diffusers 0.42's StableVideoDiffusionPipeline. It reads no text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor
+
+from ...common.flow import begin, draw, encoded_source
+from ...common.images import cover
+from ...common.peaks import CoderPeak, Moment
+from ...denoiser import SMALLEST, Run, Schedule
+from ...messages import message
+from ...parts import Memory, Recipe
+from ...request import Conditioning, Keyframe, Request
+from ...vae.tiles import Pieces, Tile
+from ...video_model import Facts, Family, VideoModel
+from ...weights.find import read_model
+from .vae import decode_pieces, encode_pieces
+
+Network = Any  # a diffusers or transformers module, whose attributes are untyped
+MIN_GUIDANCE = 1.0  # of the first frame (min_guidance_scale); the last frame has the request's
+MOTION = {"motion_bucket": 127, "fps": 7, "noise_augmentation": 0.02}  # StableVideoDiffusionPipeline.__call__
+_KINDS = {"unet": ("UNetSpatioTemporalConditionModel",), "vae": ("AutoencoderKLTemporalDecoder",),
+          "image_encoder": ("CLIPVisionModelWithProjection",)}  # fmt: skip
+
+
+class SVD(Family):
+    name, title, batched_guidance, solvers = "svd", "Stable Video Diffusion", True, "svd"
+    decode_cycle = 25, 1  # more frames than it makes: all are counted
+    keeps_padding = message("padding_svd")
+    coders: Mapping[str, CoderPeak] = {
+        "": CoderPeak(128, decode=52_000, thrifty=33_500, encode=1_340, still=1_340, clip=25, chunk=16),
+    }
+    moments: Mapping[str, Moment] = {"outermost block": Moment(hidden=28)}
+    stacks, dispatches, layers_asked = None, False, False
+    text_models = message("svd_text_models")
+    methods = ("cfg", "apg", "cfg-zero*", "tcfg")  # its UNet is no stack of blocks to skip
+
+    def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
+        bundle = read_model(recipe, self.name, self.title, _KINDS)
+        network, vae = bundle.parts["unet"].config, bundle.parts["vae"].config
+        ratio = 2 ** (len(vae["block_out_channels"]) - 1)
+        facts = Facts(
+            spatial_ratio=ratio, temporal_ratio=1, channels=vae["latent_channels"], text_width=0, prompt_tokens=0,
+            size_multiple=ratio * 2 ** (len(network["block_out_channels"]) - 1), width=network["block_out_channels"][0],
+            mean=(0.0,) * vae["latent_channels"], std=(1 / vae["scaling_factor"],) * vae["latent_channels"],
+            scheduler=bundle.scheduler, pictures=(("first",),), **{k: v for k, v in bundle.defaults.items() if k != "prompt_tokens"},
+        )  # fmt: skip
+        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
+        return VideoModel(self, bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+
+    def encode(
+        self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
+    ) -> Conditioning:
+        told = positive.strip() or negative.strip()
+        notes = (message("svd_reads_no_text"),) if told else ()
+        return Conditioning(self.name, 0, {"cond": {}, "uncond": {}}, notes)
+
+    def schedule(self, model: VideoModel, request: Request) -> Schedule:
+        return Schedule(model.facts.scheduler, request.steps)
+
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+        _, _, t, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
+        return dict(
+            sample=empty(1, t, config["in_channels"], h, w),
+            timestep=empty((), dtype=torch.float32),
+            encoder_hidden_states=empty(1, 1, config["cross_attention_dim"]),
+            added_time_ids=empty(1, 3),
+        )
+
+    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+        generator, device = torch.Generator("cpu").manual_seed(request.seed), model.memory.device("unet")
+        dtype, motion = getattr(torch, model.recipe.dtype), {**MOTION, **model.options}
+        image = cover(request.keyframes[0].images, request.width, request.height)
+        look = _look(model, image).to(device, dtype)
+        pixels = image.movedim(-1, 1) * 2 - 1
+        pixels = pixels + motion["noise_augmentation"] * torch.randn(pixels.shape, generator=generator)
+        with model.use("vae", model.encoding(request.width, request.height)) as vae:
+            z = vae.encode(pixels.to(model.memory.device("vae"), vae.dtype)).latent_dist.mode()
+        given = repeat(z.to(device, dtype), "1 c h w -> 1 t c h w", t=request.frames)
+        shape = model.facts.latent_shape(request.width, request.height, request.frames)
+        noise = draw((1, shape[2], shape[1], *shape[3:]), generator, device).to(dtype)
+        timesteps, skip = begin(scheduler, request)
+        latents = noise * scheduler.init_noise_sigma
+        if request.source is not None and request.strength < 1:
+            video = rearrange(encoded_source(model, request), "b c t h w -> b t c h w").to(noise)
+            latents = video + noise * float(scheduler.sigmas[skip])
+        ids = torch.tensor([[motion["fps"] - 1, motion["motion_bucket"], motion["noise_augmentation"]]], dtype=dtype)
+        scales = torch.linspace(MIN_GUIDANCE, request.guidance, request.frames).view(1, -1, 1, 1, 1).to(device, dtype)
+        both = lambda cond: {"cond": cond, "uncond": torch.zeros_like(cond), "cond_uncond": torch.cat([torch.zeros_like(cond), cond])}  # fmt: skip
+        return _Run(latents, timesteps, scheduler, request.guidance, skip, look=both(look), given=both(given),
+                    ids=ids.to(device), scales=scales, generator=generator)  # fmt: skip
+
+    def positions(self, model: VideoModel, request: Request) -> int:
+        """Latent pixels of all frames: a UNet has no tokens."""
+        _, _, time, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
+        return time * height * width
+
+    def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+        return decode_pieces(vae, latents, tile.thrifty)
+
+    def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
+        return encode_pieces(vae, pixels, count)
+
+    def to_host(self, model: VideoModel, latents: Tensor) -> Tensor:
+        """The host holds SVD's frames as a batch of pictures [T, C, h, w]."""
+        return rearrange(super().to_host(model, latents), "1 c t h w -> t c h w")
+
+    def from_host(self, model: VideoModel, samples: Tensor) -> Tensor:
+        return super().from_host(model, rearrange(samples, "t c h w -> 1 c t h w") if samples.ndim == 4 else samples)
+
+
+def _look(model: VideoModel, image: Tensor) -> Tensor:
+    """CLIP's view of the picture [1, 1, width] (StableVideoDiffusionPipeline._encode_image)."""
+    from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
+    from transformers import CLIPImageProcessor
+
+    folder = model.recipe.files.get("image_processor")
+    processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True) if folder else CLIPImageProcessor()
+    small = _resize_with_antialiasing(image.movedim(-1, 1) * 2.0 - 1.0, (224, 224))
+    seen = processor(images=(small + 1.0) / 2.0, do_normalize=True, do_center_crop=False, do_resize=False, do_rescale=False, return_tensors="pt").pixel_values  # fmt: skip
+    with model.use("image_encoder") as encoder:
+        return encoder(seen.to(model.memory.device("image_encoder"), encoder.dtype)).image_embeds.unsqueeze(1)
+
+
+@dataclass
+class _Run(Run):
+    """StableVideoDiffusionPipeline. latents: [1, T, C, h, w]; look, given: CLIP's and the VAE's view of the picture per
+    branch; ids: fps, motion bucket and noise augmentation; scales: of guidance, one for each frame."""
+
+    look: Mapping[str, Tensor]
+    given: Mapping[str, Tensor]
+    ids: Tensor
+    scales: Tensor
+    generator: torch.Generator
+    clean: Tensor | None = field(default=None, init=False)
+    largest: float = field(init=False)  # of the scales
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.largest = float(self.scales.max())
+
+    def strength(self, step: int) -> float:
+        return self.largest
+
+    def part(self, step: int) -> str:
+        return "unet"
+
+    def scale(self, step: int) -> float | Tensor:
+        return self.scales
+
+    def mixture(self, step: int) -> tuple[float, float]:
+        sigma = self.sigma(step)
+        scale = 1 / math.sqrt(1 + sigma**2)
+        return scale, sigma * scale
+
+    def line(self, step: int) -> tuple[Any, Any]:
+        sigma = max(self.sigma(step), SMALLEST)  # EulerDiscreteScheduler.step, v_prediction
+        return 1 / (sigma**2 + 1), -sigma / math.sqrt(sigma**2 + 1)
+
+    def predict(self, network: Network, step: int, branch: str) -> Tensor:
+        batch, time = 2 if branch == "cond_uncond" else 1, self.timesteps[step]
+        seen = self.scheduler.scale_model_input(torch.cat([self.latents] * batch), time)
+        seen = torch.cat([seen, self.given[branch]], 2)
+        ids = self.ids.repeat(batch, 1)
+        return self.forward(network, step, branch, sample=seen, timestep=time, encoder_hidden_states=self.look[branch], added_time_ids=ids)  # fmt: skip
+
+    def advance(self, step: int, prediction: Tensor) -> None:
+        drawn = {"generator": self.generator} if "Ancestral" in type(self.scheduler).__name__ else {}
+        stepped = self.scheduler.step(prediction, self.timesteps[step], self.latents, **drawn)
+        self.latents, self.clean = stepped.prev_sample, getattr(stepped, "pred_original_sample", None)
+
+    def finish(self) -> Tensor:
+        return rearrange(self.latents, "b t c h w -> b c t h w").float()
+
+    def preview(self) -> Tensor:
+        return self.finish() if self.clean is None else rearrange(self.clean, "b t c h w -> b c t h w").float()

@@ -1,0 +1,475 @@
+"""Wan 2.1 and 2.2 (Alibaba, https://github.com/Wan-Video): T2V, I2V, first-last-frame, VACE, two experts, TI2V-5B.
+
+Every number equals diffusers 0.42's WanPipeline, WanImageToVideoPipeline, WanVideoToVideoPipeline or WanVACEPipeline.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from ...common.flow import FlowRun, begin, draw, encoded_source, mix
+from ...common.images import clip_pixels, cover, fit_inside
+from ...common.peaks import CoderPeak, Moment, reader
+from ...common.prompts import check_prompts, encode_t5, load_tokenizer
+from ...denoiser import Run, Schedule
+from ...messages import either, message
+from ...parts import Memory, Recipe
+from ...request import Capabilities, Conditioning, Control, Extension, Keyframe, Request
+from ...vae.tiles import Pieces, Tile
+from ...video_model import Facts, Family, InputError, Stacks, VideoModel
+from ...weights.bundle import Bundle, frozen, read_bundle, shipped_config
+from ...weights.find import read_model, read_source
+from ...weights.modules import CheckpointError
+from .vae import decode_pieces, encode_pieces
+
+Network = Any  # a diffusers or transformers module, whose attributes are untyped
+_TRANSFORMERS = ("WanTransformer3DModel", "WanVACETransformer3DModel")
+_KINDS = {
+    "transformer": _TRANSFORMERS, "transformer_2": _TRANSFORMERS, "vae": ("AutoencoderKLWan",),
+    "text_encoder": ("UMT5EncoderModel",), "image_encoder": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class WanFacts(Facts):
+    """What Wan adds.
+
+    boundary: the share of the noise above which the high-noise expert works, None for one expert. per_token_time: the
+    time of each token is its own, so that a first frame can stay (TI2V-5B). concatenated: pictures come in as channels.
+    """
+
+    boundary: float | None
+    per_token_time: bool
+    concatenated: bool
+    vace_layers: int  # how many of VACE's layers read the control video; 0: no VACE
+
+
+class Wan(Family):
+    name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
+    keeps_padding = message("padding_wan")
+    coders: Mapping[str, CoderPeak] = {
+        "2.1": CoderPeak(96, decode=11_000, thrifty=11_000, encode=7_700, still=2_000),
+        "2.2": CoderPeak(256, decode=11_400, thrifty=11_400, encode=3_900, still=1_020),
+    }
+    moments: Mapping[str, Moment] = {
+        "query and key": Moment(hidden=5, float32=2, copies=1, rotary=2, controlled=1, timed=7, timed32=6, keys=2.5),
+        "MLP": Moment(hidden=4, mlp=2, rotary=2, controlled=1, timed=7, timed32=6, keys=2.5),
+        "key of the text": Moment(hidden=5, rotary=2, controlled=1, timed=7, timed32=6, keys=3, keys32=2, key_copies=1),
+    }
+    stacks = Stacks(("blocks",), "vace_blocks", "vace_layers", pairs=False)
+    image_models = either("Wan2.1-I2V-14B, Wan2.2-I2V-A14B, Wan2.2-TI2V-5B", "Wan2.1-VACE")
+    text_models = either("Wan2.1-T2V", "Wan2.2-T2V-A14B")
+    control_models = "Wan2.1-VACE"
+
+    def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
+        bundle = read_model(recipe, self.name, "Wan", _KINDS)
+        if "low_noise" in recipe.files:
+            bundle = _with_low_noise(bundle, recipe)
+        facts = _read_facts(bundle)
+        if facts.boundary is None and "low_noise" in recipe.files:
+            raise CheckpointError(
+                message("one_expert_file", file=recipe.files["checkpoint"].name), message("set_low_auto")
+            )
+        if (facts.boundary is not None) != ("transformer_2" in bundle.parts):
+            name = recipe.files["checkpoint"].name
+            raise CheckpointError(message("needs_experts", file=name), message("choose_experts"))
+        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
+        return VideoModel(self, bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+
+    def encode(
+        self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
+    ) -> Conditioning:
+        """UMT5 embeddings, zero after the prompt's end (WanPipeline._get_t5_prompt_embeds)."""
+        from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+
+        tokenizer, device = load_tokenizer(model.recipe.files["tokenizer"]), model.memory.device("text_encoder")
+        branches, notes = {}, tuple[str, ...]()
+        check_prompts(
+            tokenizer, model.facts.prompt_tokens, positive=prompt_clean(positive), negative=prompt_clean(negative)
+        )
+        with model.use("text_encoder") as encoder:
+            for branch, name, text in (("cond", "positive", positive), ("uncond", "negative", negative)):
+                length = model.facts.prompt_tokens
+                read, more = encode_t5(encoder, tokenizer, length, True, device, prompt_clean(text), name)
+                branches[branch] = {"text": torch.where(read["mask"].unsqueeze(-1), read["text"], 0.0)}
+                notes += more
+        return Conditioning(self.name, model.facts.text_width, branches, notes)
+
+    def check_pictures(self, model: VideoModel, request: Request) -> None:
+        super().check_pictures(model, request)
+        if _references(request) and request.source is not None:
+            raise InputError(
+                "control", message("references_beside_source"), message("vace_noise"), message("disconnect_one")
+            )
+
+    def capabilities(self, model: VideoModel) -> Capabilities:
+        """VACE takes any clip; pictures beside the first or last frame of a latent frame's length count as these."""
+        near = 0 if model.facts.pictures is None else model.facts.temporal_ratio
+        return replace(super().capabilities(model), clip_step=0 if near else 1, near=near)
+
+    def extension(self, model: VideoModel) -> Extension:
+        if _facts(model).vace_layers:
+            told = message("way_vace")
+            return Extension("pictures", told)
+        return super().extension(model)
+
+    def controlled(self, model: VideoModel) -> bool:
+        return _facts(model).vace_layers > 0
+
+    def positions(self, model: VideoModel, request: Request) -> int:
+        """Tokens of the video and of the reference pictures in front of it, each a latent frame."""
+        one = model.facts.tokens(request.width, request.height, 1)
+        return super().positions(model, request) + len(_references(request)) * one
+
+    def text_positions(self, model: VideoModel, request: Request) -> int:
+        """The prompt's, and those of what CLIP has seen."""
+        found = reader(model.parts["image_encoder"].tensors) if "image_encoder" in model.parts else None
+        return model.facts.prompt_tokens + (self.read_tokens(model, found) if found else 0)
+
+    def timed(self, model: VideoModel, request: Request) -> bool:
+        return _facts(model).per_token_time
+
+    def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
+        return int(config.get("ffn_dim") or super().mlp_width(config, hidden))
+
+    def schedule(self, model: VideoModel, request: Request) -> Schedule:
+        return Schedule({"shift": request.shift or 1.0}, request.steps)
+
+    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        facts = _facts(model)
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+        _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
+        t += len(_references(request))
+        each = (1, t * (h // 2) * (w // 2)) if facts.per_token_time else (1,)
+        inputs = dict(
+            hidden_states=empty(1, config["in_channels"], t, h, w),
+            timestep=empty(*each, dtype=torch.float32),
+            encoder_hidden_states=empty(1, facts.prompt_tokens, facts.text_width),
+        )
+        if facts.vace_layers:
+            inputs["control_hidden_states"] = empty(1, config["vace_in_channels"], t, h, w)
+            inputs["control_hidden_states_scale"] = empty(facts.vace_layers)
+        eye = reader(model.parts["image_encoder"].tensors) if "image_encoder" in model.parts else None
+        if facts.concatenated and eye is not None:
+            count = len(request.keyframes) or len((facts.pictures or ((),))[0])
+            inputs["encoder_hidden_states_image"] = empty(count, eye.pictures, eye.width)
+        return inputs
+
+    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+        facts, generator = _facts(model), torch.Generator("cpu").manual_seed(request.seed)
+        inputs = _common(model, conditioning, request, scheduler)
+        inputs["latents"] = self._start(model, request, generator, inputs)
+        make = _control_run if facts.vace_layers else _token_run if facts.per_token_time else _image_run if facts.concatenated else _text_run  # fmt: skip
+        return make(model, request, inputs)
+
+    def _start(self, model: VideoModel, request: Request, generator: torch.Generator, inputs: Mapping[str, Any]) -> Tensor:  # fmt: skip
+        """Noise, or the source with noise on it (WanVideoToVideoPipeline.prepare_latents); references go in front."""
+        b, c, t, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
+        noise = draw((b, c, t + len(_references(request)), h, w), generator, model.memory.device("transformer"))
+        if request.source is None or request.strength >= 1:
+            return noise
+        return mix(noise, encoded_source(model, request), inputs["scheduler"].sigmas[inputs["skip"]])
+
+    def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
+        mean, std = (
+            torch.tensor(v).view(1, -1, 1, 1, 1).to(latents.device) for v in (model.facts.mean, model.facts.std)
+        )
+        return (latents.float() - mean) * (1.0 / std)
+
+    def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+        return decode_pieces(vae, latents, tile.thrifty)
+
+    def coder(self, config: Mapping[str, Any]) -> str:
+        return "2.2" if config.get("is_residual") else "2.1"
+
+    def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
+        return encode_pieces(vae, pixels, count)
+
+
+def _facts(model: VideoModel) -> WanFacts:
+    assert isinstance(model.facts, WanFacts)
+    return model.facts
+
+
+# ---------------------------------------------------------------- files
+
+
+_OTHER = {"low": message("a_low_expert"), "high": message("a_high_expert")}
+
+
+def _with_low_noise(bundle: Bundle, recipe: Recipe) -> Bundle:
+    """The low-noise expert from another folder; names tell when the two are in each other's place."""
+    high, low = recipe.files["checkpoint"], recipe.files["low_noise"]
+    for slot, path, wrong in (("checkpoint", high, "low"), ("low_noise_checkpoint", low, "high")):
+        if re.search(rf"{wrong}[-_ ]?noise", path.name.lower()):
+            right = {"low": "low_noise_checkpoint", "high": "checkpoint"}[wrong]
+            raise CheckpointError(_OTHER[wrong], message("choose_under", input=right), slot, path.name)
+    if low.is_dir():
+        parts = read_bundle(low, "wan", "Wan", _KINDS).parts
+        expert = parts.get("transformer_2", parts["transformer"])
+    else:
+        expert = read_source(low, "wan", "Wan").network
+    mine, other = bundle.parts["transformer"].config, expert.config
+    if any(
+        frozen(mine.get(key)) != frozen(other.get(key)) for key in ("in_channels", "num_layers", "num_attention_heads")
+    ):
+        rule = message("not_other_half", file=high.name)
+        raise CheckpointError(rule, message("choose_low_expert"), "low_noise_checkpoint", low.name)
+    expert.check()
+    if bundle.variant == "2.1-t2v-14b":  # the same network: that there are two of them tells which it is
+        defaults = {k: frozen(v) for k, v in shipped_config("wan", "2.2-t2v-a14b", "defaults").items()}
+        bundle = replace(bundle, variant="2.2-t2v-a14b", defaults=defaults)
+    return replace(bundle, parts={**bundle.parts, "transformer_2": expert})
+
+
+def _read_facts(bundle: Bundle) -> WanFacts:
+    network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
+    defaults = {k: v for k, v in bundle.defaults.items() if k not in ("boundary", "per_token_time")}
+    boundary = bundle.pipeline.get("boundary_ratio", bundle.defaults.get("boundary"))
+    per_token_time = bool(bundle.pipeline.get("expand_timesteps", bundle.defaults.get("per_token_time")))
+    vace_layers, concatenated = len(network.get("vace_layers", ())), network["in_channels"] > vae["z_dim"]
+    ratio = vae.get("scale_factor_spatial", 8)
+    return WanFacts(
+        spatial_ratio=ratio, temporal_ratio=vae.get("scale_factor_temporal", 4), channels=vae["z_dim"],
+        size_multiple=ratio * network["patch_size"][1], width=network["num_attention_heads"] * network["attention_head_dim"],
+        text_width=network["text_dim"], layers=network["num_layers"], modules=3 * (network["num_layers"] + vace_layers), mean=tuple(vae["latents_mean"]),
+        std=tuple(vae["latents_std"]), scheduler=bundle.scheduler, boundary=boundary, per_token_time=per_token_time,
+        concatenated=concatenated, vace_layers=vace_layers, pictures=_places(network, vace_layers > 0, concatenated, per_token_time), **defaults,
+    )  # fmt: skip
+
+
+def _places(network: Mapping[str, Any], vace: bool, concatenated: bool, per_token_time: bool) -> tuple[tuple[str, ...], ...] | None:  # fmt: skip
+    if vace:
+        return None
+    if not concatenated:
+        return ((), ("first",)) if per_token_time else ((),)
+    if network.get("pos_embed_seq_len"):
+        return (("first", "last"),)
+    return (("first",),) if network.get("image_dim") else (("first",), ("first", "last"))
+
+
+# ---------------------------------------------------------------- the four kinds of run
+
+
+@dataclass
+class _Run(FlowRun):
+    """WanPipeline: text alone. text: embeddings [1, L, width] per branch; dtype: the network's."""
+
+    text: Mapping[str, Tensor]
+    dtype: torch.dtype
+    low_guidance: float
+    low: list[bool]  # whether the low-noise expert makes a step, for each of them
+
+    def part(self, step: int) -> str:
+        return "transformer_2" if self.low[step] else "transformer"
+
+    def scale(self, step: int) -> float | Tensor:
+        return self.guidance if self.part(step) == "transformer" else self.low_guidance
+
+    def seen(self) -> Tensor:
+        """The latents and what is given beside them, as the network takes them in."""
+        return self.latents
+
+    def time(self, step: int) -> Tensor:
+        return self.timesteps[step].expand(1)
+
+    def given(self, step: int) -> dict[str, Any]:
+        """Further inputs of the network in a step."""
+        return {}
+
+    def predict(self, network: Network, step: int, branch: str) -> Tensor:
+        batch = 2 if branch == "cond_uncond" else 1
+        repeated = {
+            k: torch.cat([v] * batch) if k != "control_hidden_states_scale" else v for k, v in self.given(step).items()
+        }
+        return self.forward(
+            network, step, branch, hidden_states=torch.cat([self.seen()] * batch).to(self.dtype),
+            timestep=torch.cat([self.time(step)] * batch), encoder_hidden_states=self.text[branch], **repeated,
+        )  # fmt: skip
+
+
+@dataclass
+class _ImageRun(_Run):
+    """WanImageToVideoPipeline. condition: mask and encoded pictures [1, 4 + C, t, h, w]; image: CLIP's view of them."""
+
+    condition: Tensor
+    image: Tensor | None
+
+    def seen(self) -> Tensor:
+        return torch.cat([self.latents, self.condition], 1)
+
+    def given(self, step: int) -> dict[str, Any]:
+        return {} if self.image is None else {"encoder_hidden_states_image": self.image}
+
+
+@dataclass
+class _TokenRun(_Run):
+    """WanPipeline and WanImageToVideoPipeline with expand_timesteps. free: 0 on the first frame if `first` gives it."""
+
+    first: Tensor
+    free: Tensor  # [1, 1, t, h, w]
+
+    def seen(self) -> Tensor:
+        return (1 - self.free) * self.first + self.free * self.latents
+
+    def time(self, step: int) -> Tensor:
+        return (self.free[0][0][:, ::2, ::2] * self.timesteps[step]).flatten().unsqueeze(0)
+
+    def finish(self) -> Tensor:
+        return self.seen()
+
+    def preview(self) -> Tensor:
+        return (1 - self.free) * self.first + self.free * self.clean()
+
+
+@dataclass
+class _ControlRun(_Run):
+    """WanVACEPipeline. control: [1, 96, t, h, w]; strengths: one for each VACE layer, 0 in steps outside the range of
+    what was `asked`; references: latent frames in front."""
+
+    control: Tensor
+    strengths: Tensor
+    references: int
+    asked: Control
+
+    def counts(self, step: int) -> bool:
+        return self.asked.strength > 0 and self.asked.counts(step, len(self.timesteps))
+
+    def given(self, step: int) -> dict[str, Any]:
+        strengths = self.strengths * self.counts(step)
+        return {"control_hidden_states": self.control, "control_hidden_states_scale": strengths}
+
+    def predict(self, network: Network, step: int, branch: str) -> Tensor:
+        """Where hints count 0 times, their layers rest; not under a cache, which goes by the layers it has seen."""
+        if self.cache is not None or self.counts(step):
+            return super().predict(network, step, branch)
+        with _hintless(network):
+            return super().predict(network, step, branch)
+
+    def finish(self) -> Tensor:
+        return self.latents[:, :, self.references :]
+
+    def preview(self) -> Tensor:
+        return self.clean()[:, :, self.references :]
+
+
+class _NoHint(nn.Module):
+    """Stands in for a VACE layer; adding its hint changes nothing."""
+
+    def forward(self, video: Tensor, text: Tensor, control: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+        return control.new_zeros(()), control
+
+
+@contextmanager
+def _hintless(network: Network) -> Iterator[None]:
+    """The network without VACE's layers."""
+    layers = network.vace_blocks
+    network.vace_blocks = nn.ModuleList(_NoHint() for _ in layers)
+    try:
+        yield
+    finally:
+        network.vace_blocks = layers
+
+
+def _common(model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> dict[str, Any]:
+    facts, device, dtype = _facts(model), model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
+    text = {branch: v["text"].to(device, dtype) for branch, v in conditioning.branches.items()}
+    text["cond_uncond"] = torch.cat([text["uncond"], text["cond"]])
+    timesteps, skip = begin(scheduler, request)
+    boundary = 0.0 if facts.boundary is None else facts.boundary * scheduler.config.num_train_timesteps
+    return dict(timesteps=timesteps, scheduler=scheduler, guidance=request.guidance, skip=skip, text=text, dtype=dtype,
+                low_guidance=request.guidance_2 or request.guidance, low=(timesteps < boundary).tolist())  # fmt: skip
+
+
+def _image_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> Run:
+    """Pictures at their places in an otherwise gray clip, and a mask that tells which frames are given."""
+    facts, latents = _facts(model), inputs["latents"]
+    images = [cover(k.images, request.width, request.height) for k in request.keyframes]
+    places = [k.frame for k in request.keyframes]
+    clip = torch.full((request.frames, request.height, request.width, 3), 0.5)
+    known = torch.zeros(request.frames)
+    for at, picture in zip(places, images, strict=True):
+        clip[at], known[at] = picture[0], 1.0
+    with model.use("vae", model.encoding(request.width, request.height, request.frames)) as vae:
+        z = model.family.encode_video(model, vae, clip).to(latents)
+    known = torch.cat([known[:1].repeat(facts.temporal_ratio), known[1:]])
+    mask = repeat(known, "(t r) -> 1 r t h w", r=facts.temporal_ratio, h=latents.shape[3], w=latents.shape[4])
+    image = _look(model, images) if "image_encoder" in model.parts else None
+    return _ImageRun(condition=torch.cat([mask.to(z), z], 1), image=image, **inputs)
+
+
+def _look(model: VideoModel, images: list[Tensor]) -> Tensor:
+    """CLIP's second last hidden states [N, 257, width] (WanImageToVideoPipeline.encode_image)."""
+    seen = clip_pixels(torch.cat(images), model.recipe.files.get("image_processor"))
+    with model.use("image_encoder") as encoder:
+        seen = seen.to(model.memory.device("image_encoder"), encoder.dtype)
+        hidden = encoder(pixel_values=seen, output_hidden_states=True).hidden_states[-2]
+    return hidden.to(model.memory.device("transformer"), getattr(torch, model.recipe.dtype))
+
+
+def _token_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> Run:
+    latents = inputs["latents"]
+    free, first = torch.ones_like(latents[:, :1]), torch.zeros_like(latents)
+    if request.keyframes:
+        with model.use("vae", model.encoding(request.width, request.height)) as vae:
+            image = cover(request.keyframes[0].images, request.width, request.height)
+            first = model.family.encode_video(model, vae, image).to(latents)
+        free[:, :, 0] = 0
+    return _TokenRun(first=first, free=free, **inputs)
+
+
+def _text_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> Run:
+    return _Run(**inputs)
+
+
+def _control_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> Run:
+    """VACE's two halves: what is known (keyframes, and the control video outside its mask), and what the control video
+    shows where the video is made anew; then the mask (prepare_video_latents, prepare_masks)."""
+    facts, family = _facts(model), model.family
+    video, mask = _control_video(request)
+    fresh = (mask > 0.5).unsqueeze(-1)
+    with model.use("vae", model.encoding(request.width, request.height, request.frames)) as vae:
+        encode = lambda frames: family.encode_video(model, vae, frames)
+        z = torch.cat([encode(torch.where(fresh, 0.5, video)), encode(torch.where(fresh, video, 0.5))], 1)
+        for picture in _references(request):
+            front = encode(fit_inside(picture, request.width, request.height))
+            z = torch.cat([torch.cat([front, torch.zeros_like(front)], 1), z], 2)
+    r = facts.spatial_ratio
+    grid = rearrange(mask, "t (h p) (w q) -> 1 (p q) t h w", p=r, q=r)
+    grid = F.interpolate(grid, size=(facts.latent_shape(1, 1, request.frames)[2], *z.shape[3:]), mode="nearest-exact")
+    grid = F.pad(grid, (0, 0, 0, 0, z.shape[2] - grid.shape[2], 0)).to(z)
+    asked, like = request.control or Control(), dict(device=inputs["latents"].device, dtype=inputs["dtype"])
+    return _ControlRun(control=torch.cat([z, grid], 1).to(**like), references=len(_references(request)), asked=asked,
+                       strengths=torch.full((facts.vace_layers,), asked.strength, **like), **inputs)  # fmt: skip
+
+
+def _references(request: Request) -> list[Tensor]:
+    """The control's reference pictures, each [1, H, W, 3]."""
+    references = None if request.control is None else request.control.references
+    return [] if references is None else list(references.split(1))
+
+
+def _control_video(request: Request) -> tuple[Tensor, Tensor]:
+    """(frames [T, H, W, 3], mask [T, H, W] of what is made anew): the control video with the keyframes laid over it."""
+    control, size = request.control, (request.width, request.height)
+    video = torch.full((request.frames, request.height, request.width, 3), 0.5)
+    mask = torch.ones(video.shape[:3])
+    if control is not None and control.frames is not None:
+        video = cover(control.frames[: request.frames], *size).clone()
+        if control.mask is not None:
+            mask = cover(repeat(control.mask, "t h w -> t h w c", c=3), *size)[: request.frames, ..., 0].clone()
+            mask = mask.expand(len(video), -1, -1).clone()
+    for keyframe in request.keyframes:
+        here = slice(keyframe.frame, keyframe.frame + len(keyframe.images))
+        video[here], mask[here] = cover(keyframe.images, *size), 0.0
+    return video, mask

@@ -1,0 +1,150 @@
+"""What is asked of a model: prompts, keyframes, controls and numbers, as they travel on the wires."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .messages import InputError as InputError
+from .messages import Origin
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class Keyframe:
+    """Pictures that the video must show. images: [N, H, W, 3] in 0..1 (N > 1 is a clip); frame may count from the end."""
+
+    images: Tensor
+    frame: int
+    strength: float = 1.0
+    node: Origin | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """Which keyframes a model takes. takes, remedy: the same in words, and what to do where that is not enough.
+
+    sets: those that work, of "first" and "last"; None: any number, anywhere. clip_step: clips of step * n + 1 frames, 0
+    for single pictures alone; clip_start: clips begin at its multiples. near: a picture this few frames beside the first
+    or the last is moved there.
+    """
+
+    title: str
+    takes: str
+    remedy: str
+    sets: tuple[tuple[str, ...], ...] | None = ((),)
+    clip_step: int = 0
+    clip_start: int = 1
+    strengths: bool = False
+    near: int = 0
+
+
+@dataclass(frozen=True)
+class Control:
+    """A video that says what moves where. frames: [T, H, W, 3] in 0..1, or None; mask: [T, H, W], 1 where the video is
+    made anew; references: pictures [N, H, W, 3] of what must appear in it; start, end: the share of the steps in which
+    it counts."""
+
+    frames: Tensor | None = None
+    mask: Tensor | None = None
+    references: Tensor | None = None
+    strength: float = 1.0
+    start: float = 0.0
+    end: float = 1.0
+    node: Origin | None = field(default=None, compare=False, repr=False)
+
+    def counts(self, step: int, total: int) -> bool:
+        """Whether it counts in this step of `total`, as guidance between its start and end does."""
+        return int(self.start * total) <= step < int(self.end * total)
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a video goes on from. latents: its first frames [1, C, n, h, w], normalised, given with `strength`; memory:
+    latent frames of long ago [1, C, m, h, w], seen as if they lay before the video, with `memory_strength`."""
+
+    latents: Tensor
+    strength: float = 1.0
+    memory: Tensor | None = None
+    memory_strength: float = 1.0
+
+
+@dataclass(frozen=True)
+class Extension:
+    """How a family makes videos longer than it can sample at once. way: "latents" (each window goes on from the latents of
+    the one before), "pictures" (from its last decoded frames) or "context" (one sampling whose network sees windows).
+
+    overlap: frames that windows share, 0 for a share of the window; told: the same in words, with what to expect.
+    """
+
+    way: str
+    told: str
+    overlap: int = 0
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Text embeddings per branch ("cond", "uncond"): CPU tensors that no longer need the text encoder.
+
+    notes: what the person should know about how the prompt was read.
+    """
+
+    family: str
+    width: int  # of the embeddings
+    branches: Mapping[str, Mapping[str, Tensor]]
+    notes: tuple[str, ...] = ()
+    picture: Tensor | None = None  # the first frame [1, H, W, 3], where the text encoder has seen it too
+    node: Origin | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How the two branches of guidance become one prediction. start, end: the share of the steps in which it is on.
+
+    low_noise: scale of the second expert (0: as the first); true_scale: of classifier-free guidance on models that
+    embed the guidance scale (0: off); dynamic: CogVideoX's cosine growth of the scale; layers: which blocks skip-layer
+    guidance leaves out, layer_scale how much that counts, from layer_start to layer_end of the steps; eta, momentum and
+    threshold (of the norm) are APG's.
+    """
+
+    method: str = "cfg"
+    start: float = 0.0
+    end: float = 1.0
+    low_noise: float = 0.0
+    true_scale: float = 0.0
+    dynamic: bool = False
+    layers: tuple[int, ...] = ()
+    layer_scale: float = 2.8
+    layer_start: float = 0.01
+    layer_end: float = 0.2
+    eta: float = 1.0
+    momentum: float = 0.0
+    threshold: float = 15.0
+    node: Origin | None = field(default=None, compare=False, repr=False)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One generation. Zero (or an empty name) means the model's own default; `complete` puts it in."""
+
+    width: int = 0
+    height: int = 0
+    frames: int = 0
+    steps: int = 0
+    guidance: float = 0.0
+    sampler: str = ""
+    preset: str = ""
+    seed: int = 0
+    keyframes: tuple[Keyframe, ...] = ()
+    source: Tensor | None = None  # frames [T, H, W, 3] in 0..1 or latents [1, C, t, h, w]
+    strength: float = 1.0  # of the denoising of `source`: 1 ignores it, 0 returns it
+    shift: float = 0.0  # flow shift
+    guidance_2: float = 0.0  # of the second expert
+    control: Control | None = None
+    past: Past | None = None
+    notes: tuple[str, ...] = ()  # what the person should know about how the request was read

@@ -1,0 +1,1 @@
+"""Files on disk -> modules: headers, quantised weights, what belongs together, encoders, LoRAs."""

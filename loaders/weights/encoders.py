@@ -1,0 +1,180 @@
+"""Text and picture encoders as single files: told apart by their keys, described by their shapes.
+
+Published sizes: google/t5-v1_1-xxl and google/umt5-xxl (4096 wide, 24 layers, 64 heads), openai/clip-vit-large-patch14,
+xtuner/llava-llama-3-8b-v1_1 (Llama 3 8B, and an eye of CLIP ViT-L at 336 pixels), laion/CLIP-ViT-H-14. What leaves no trace in shapes is the same in all of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..messages import either, message
+from .bundle import Weights, read_part, rename
+from .entry import Entry
+from .kinds import kind_of
+from .modules import CheckpointError
+from .safetensors import read_file
+
+Entries = Mapping[str, Entry]
+# config.json of xtuner/llava-llama-3-8b-v1_1-transformers: its two tokens, and the layer of 24 that the projector reads
+LLAVA_PICTURE, LLAVA_PAD, LLAVA_LAYER = 128257, 128258, 23
+
+
+def _layers(entries: Entries, last: str) -> int:
+    """How many layers have this key."""
+    return sum(key.endswith(last) for key in entries)
+
+
+def t5_config(entries: Entries) -> dict[str, Any]:
+    """The config that the shapes of a T5 v1.1 or UMT5 encoder tell."""
+    layer = "encoder.block.0.layer"
+    vocabulary, width = entries["shared.weight"].shape
+    bias = entries[f"{layer}.0.SelfAttention.relative_attention_bias.weight"].shape
+    return dict(
+        vocab_size=vocabulary, d_model=width, num_heads=bias[1], relative_attention_num_buckets=bias[0],
+        d_kv=entries[f"{layer}.0.SelfAttention.q.weight"].shape[0] // bias[1], d_ff=entries[f"{layer}.1.DenseReluDense.wo.weight"].shape[1],
+        num_layers=_layers(entries, "SelfAttention.q.weight"),
+        feed_forward_proj="gated-gelu" if f"{layer}.1.DenseReluDense.wi_0.weight" in entries else "relu",
+        is_encoder_decoder=False, use_cache=False, tie_word_embeddings=False,
+    )  # fmt: skip
+
+
+def _clip_config(entries: Entries) -> dict[str, Any]:
+    """CLIP-L's text tower: 64 channels a head, quick GELU."""
+    vocabulary, width = entries["embeddings.token_embedding.weight"].shape
+    return dict(
+        vocab_size=vocabulary, hidden_size=width, num_attention_heads=max(width // 64, 1), hidden_act="quick_gelu",
+        max_position_embeddings=entries["embeddings.position_embedding.weight"].shape[0],
+        intermediate_size=entries["encoder.layers.0.mlp.fc1.weight"].shape[0], projection_dim=width,
+        num_hidden_layers=_layers(entries, "mlp.fc1.weight"), bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1,
+    )  # fmt: skip
+
+
+def _llama_config(entries: Entries) -> dict[str, Any]:
+    """Llama 3 8B: 128 channels a head, theta 500000."""
+    vocabulary, width = entries["embed_tokens.weight"].shape
+    rows = lambda name: entries[f"layers.0.self_attn.{name}_proj.weight"].shape[0] // 128
+    return dict(
+        vocab_size=vocabulary, hidden_size=width, num_attention_heads=rows("q"), num_key_value_heads=rows("k"), head_dim=128,
+        intermediate_size=entries["layers.0.mlp.gate_proj.weight"].shape[0], num_hidden_layers=_layers(entries, "mlp.gate_proj.weight"),
+        rms_norm_eps=1e-5, rope_theta=500000.0, rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+        max_position_embeddings=8192, tie_word_embeddings=False,
+    )  # fmt: skip
+
+
+def _vision_config(entries: Entries) -> dict[str, Any]:
+    """CLIP ViT-H: 80 channels a head, GELU; ViT-L: 64, quick GELU."""
+    return _tower_config(entries) | dict(projection_dim=entries["visual_projection.weight"].shape[0])
+
+
+def _tower_config(entries: Entries) -> dict[str, Any]:
+    width, _, patch, _ = entries["vision_model.embeddings.patch_embedding.weight"].shape
+    side = round((entries["vision_model.embeddings.position_embedding.weight"].shape[0] - 1) ** 0.5)
+    large = width % 80 == 0
+    return dict(
+        hidden_size=width, patch_size=patch, image_size=side * patch, num_attention_heads=width // (80 if large else 64),
+        intermediate_size=entries["vision_model.encoder.layers.0.mlp.fc1.weight"].shape[0], hidden_act="gelu" if large else "quick_gelu",
+        num_hidden_layers=_layers(entries, "mlp.fc1.weight"),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of encoder. mark: a key that it has, not: one that it has not; rename: its names -> transformers 5's;
+    unused: keys that belong to something else; advice: which file to get, and where it goes."""
+
+    architecture: str
+    title: str
+    mark: str
+    config: Callable[[Entries], dict[str, Any]]
+    rename: Mapping[str, str]
+    unused: str
+    advice: str
+    lacks: str = ""
+
+
+_BIAS = "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight"
+_PROJECTOR = "multi_modal_projector.linear_1.weight"
+_T5_UNUSED = r"^(encoder\.embed_tokens\.weight|spiece_model)$"  # a copy of shared.weight; UMT5's tokenizer
+KINDS = {
+    "t5": Kind("T5EncoderModel", message("kind_t5"), "encoder.block.0.layer.0.SelfAttention.q.weight", t5_config, {}, _T5_UNUSED,
+               message("into_text_encoders", files=either("t5xxl_fp16.safetensors (9.8 GB)", "t5xxl_fp8_e4m3fn_scaled.safetensors (5.2 GB)"), publisher="comfyanonymous/flux_text_encoders"), _BIAS),
+    "umt5": Kind("UMT5EncoderModel", message("kind_umt5"), _BIAS, t5_config, {}, _T5_UNUSED,
+                 message("into_text_encoders", files=either("umt5_xxl_fp16.safetensors (11.4 GB)", "umt5_xxl_fp8_e4m3fn_scaled.safetensors (6.7 GB)"), publisher="Comfy-Org/Wan_2.1_ComfyUI_repackaged")),
+    "clip": Kind("CLIPTextModel", message("kind_clip"), "encoder.layers.0.self_attn.q_proj.weight", _clip_config, {r"^text_model\.": ""},
+                 r"(^text_projection\.weight|position_ids|logit_scale)$",
+                 message("into_text_encoders", files="clip_l.safetensors (0.2 GB)", publisher="comfyanonymous/flux_text_encoders"), "vision_model.embeddings.patch_embedding.weight"),
+    "llama": Kind("LlamaModel", message("kind_llama"), "layers.0.self_attn.q_proj.weight", _llama_config, {r"^model\.": "", r"^language_model\.model\.": ""}, r"^(language_model\.)?lm_head\.weight$",
+                  message("into_text_encoders", files=either("llava_llama3_fp16.safetensors (16.1 GB)", "llava_llama3_fp8_scaled.safetensors (9.1 GB)"), publisher="Comfy-Org/HunyuanVideo_repackaged")),
+    "vision": Kind("CLIPVisionModelWithProjection", message("kind_vision"), "vision_model.embeddings.patch_embedding.weight", _vision_config, {}, r"(position_ids|logit_scale)$",
+                   message("into_clip_vision", files="clip_vision_h.safetensors (1.3 GB)", publisher="Comfy-Org/Wan_2.1_ComfyUI_repackaged"), _PROJECTOR),
+    "llava": Kind("CLIPVisionModel", message("kind_llava"), _PROJECTOR, _tower_config, {r"^vision_tower\.": ""}, r"(position_ids|logit_scale|^visual_projection\.weight)$",
+                  message("into_clip_vision", files="llava_llama3_vision.safetensors (0.6 GB)", publisher="Comfy-Org/HunyuanVideo_repackaged")),
+}  # fmt: skip
+
+
+def recognise(entries: Entries) -> tuple[str, dict[str, Entry]]:
+    """(kind of encoder, its tensors under transformers 5's names); an empty kind where the file holds none."""
+    for name, kind in KINDS.items():
+        renamed = {
+            rename(key, kind.rename): _exact(entry) for key, entry in entries.items() if not re.search(kind.unused, key)
+        }
+        if kind.mark in renamed and kind.lacks not in renamed:
+            return name, renamed
+    return "", {}
+
+
+def _exact(entry: Entry) -> Entry:
+    """A weight that is widened when it is used, whatever the card can do, as the host asks of its text encoders."""
+    return replace(entry, quantisation=replace(entry.quantisation, exact=True))
+
+
+def read_encoder(source: Path, kind: str) -> Weights:
+    """The encoder of a file, or of a transformers folder; raises CheckpointError for another kind and for a damaged file."""
+    if source.is_dir():
+        weights = read_part(source)
+        found = kind if weights.kind == KINDS[kind].architecture else ""
+        told: str = message("kind_weights", kind=weights.kind)
+    else:
+        entries = read_file(source)[0]
+        found, renamed = recognise(entries)
+        told = KINDS[found].title if found else kind_of(entries)
+    if found != kind:
+        raise CheckpointError(
+            message("wrong_family", file=source.name, kind=told, title=KINDS[kind].title),
+            message("put", advice=KINDS[kind].advice),
+        )
+    try:
+        return weights if source.is_dir() else Weights({"architectures": [KINDS[kind].architecture], **KINDS[kind].config(renamed)}, renamed)  # fmt: skip
+    except KeyError as error:
+        raise CheckpointError(
+            message("file_lacks", file=source.name, key=error.args[0]), message("download_again")
+        ) from error
+
+
+def with_eye(language: Weights, eye: Weights) -> Weights:
+    """Llava of its two halves, a Llama and a picture encoder; raises CheckpointError where they do not fit together."""
+    seen = eye.entries[_PROJECTOR].shape[0]
+    if seen != width(language):
+        raise CheckpointError(
+            message("llava_halves", file=eye.entries[_PROJECTOR].file.name, seen=seen, wanted=width(language)),
+            message("choose_llava"),
+        )
+    named = {re.sub(r"^vision_model\.", "vision_tower.", key): entry for key, entry in eye.entries.items()}
+    named |= {f"language_model.{key}": entry for key, entry in language.entries.items()}
+    config = dict(
+        architectures=["LlavaModel"], image_token_index=LLAVA_PICTURE, pad_token_id=LLAVA_PAD, projector_hidden_act="gelu",
+        vision_feature_layer=LLAVA_LAYER if eye.config["num_hidden_layers"] >= LLAVA_LAYER else -2,
+        vision_config={**eye.config, "model_type": "clip_vision_model"}, text_config={**language.config, "model_type": "llama"},
+    )  # fmt: skip
+    return Weights(config, named)
+
+
+def width(weights: Weights) -> int:
+    """Channels of what an encoder gives."""
+    config = weights.config
+    return config.get("d_model") or config.get("hidden_size") or config["text_config"]["hidden_size"]

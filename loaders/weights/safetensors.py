@@ -1,0 +1,181 @@
+"""Headers of checkpoint files, checked strictly and never a pickle; scales go with the tensors that they belong to."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..messages import CheckpointError as CheckpointError
+from ..messages import message
+from .entry import Entry
+from .quantised import (
+    FORMATS,
+    FP8_FORMATS,
+    check_shapes,
+    read_quantisation,
+    round_up,
+)
+from .stored import FP8
+
+_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
+          "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}  # fmt: skip
+
+
+def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+    """(tensors by name, metadata) of a safetensors file; checks that all its bytes are there."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        if start[:4] == b"GGUF":
+            from .gguf import read_gguf
+
+            return read_gguf(file)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        fits = 0 < length <= size - 8  # the first bytes alone do not tell: a length may begin as a pickle does
+        if file.suffix in (".ckpt", ".pt", ".pth", ".bin") or (
+            not fits and start[:2] in (b"PK", b"\x80\x02", b"\x80\x04")
+        ):
+            raise CheckpointError(message("pickle", file=file.name), message("use_safetensors"))
+        if not fits:
+            raise CheckpointError(message("damaged_size", file=file.name, size=size), message("download_again"))
+        try:
+            header: dict[str, Any] = json.loads(stream.read(length))
+            metadata = header.pop("__metadata__", {})
+            entries = {k: Entry(file, k, tuple(map(int, v["shape"])), str(v["dtype"])) for k, v in header.items()}
+            spans = sorted((int(begin), int(end)) for begin, end in (v["data_offsets"] for v in header.values()))
+            dict.items(metadata)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(message("header_damaged", file=file.name), message("download_again")) from error
+    _check_spans(file, size - 8 - length, spans, entries.values())
+    return entries, metadata
+
+
+def _check_spans(file: Path, room: int, spans: list[tuple[int, int]], entries: Iterable[Entry]) -> None:
+    """The tensors must fill the data without gaps, and each dtype must be known."""
+    end = 0
+    for begin, stop in spans:
+        if begin != end:
+            raise CheckpointError(message("header_gaps", file=file.name), message("download_again"))
+        end = stop
+    if end != room:
+        raise CheckpointError(message("file_short", file=file.name, room=room, end=end), message("download_again"))
+    total = sum(math.prod(e.shape) * _BYTES.get(e.dtype, 0) for e in entries)
+    if total != end:
+        raise CheckpointError(message("header_sizes", file=file.name), message("download_again"))
+
+
+_MARKS = (".comfy_quant", ".scale_input", ".input_scale", "scaled_fp8")  # the numbers do not need them
+_SCALES = (".scale_weight", ".weight_scale")
+_READABLE = message("use_readable", formats=", ".join(FORMATS))
+
+
+def read_file(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+    """(tensors by name, metadata) of a file, each quantised tensor with its scales.
+
+    ComfyUI's formats: `scaled_fp8` with `x.scale_weight`, and `x.comfy_quant` (or `_quantization_metadata` in the header)
+    with `x.weight_scale` and what else its format needs, see `quantised`. Raises CheckpointError for a scale that
+    belongs to nothing, for a format that is not known, and for numbers that are scaled in another way.
+    """
+    entries, metadata = read_header(file)
+    layers = _quantised_layers(file, entries, metadata)
+    quantised = {
+        f"{layer}.weight": _quantised(file, entries, layer, config)
+        for layer, config in layers.items()
+        if config["format"] in FORMATS
+    }
+    taken = {scale.key for entry in quantised.values() for scale in entry.scales.values()}
+    rest = {k: e for k, e in entries.items() if k not in taken and not k.endswith(_MARKS)}
+    scales = {k: e for k, e in rest.items() if k.endswith(_SCALES)}
+    plain = {k: quantised.get(k, e) for k, e in rest.items() if k not in scales}
+    for key, scale in scales.items():
+        name = key.rpartition(".")[0] + ".weight"
+        if name not in plain or plain[name].dtype not in FP8 or math.prod(scale.shape) not in (1, plain[name].shape[0]):
+            raise CheckpointError(message("stray_scale", file=file.name, scale=key), _READABLE)
+        plain[name] = replace(plain[name], scales={"scale": scale})
+    for layer in layers:
+        if f"{layer}.weight" not in plain or not plain[f"{layer}.weight"].scales:
+            raise CheckpointError(message("lacks_scale", file=file.name, layer=layer), _READABLE)
+    return plain, metadata
+
+
+def _quantised_layers(
+    file: Path, entries: Mapping[str, Entry], metadata: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Layer -> what the file says of its quantisation, in a tensor beside it or for all layers in the header."""
+    marks = [key for key in entries if key.endswith(".comfy_quant")]
+    layers: dict[str, dict[str, Any]] = {}
+    try:
+        listed = json.loads(metadata.get("_quantization_metadata", "{}")).get("layers", {})
+        for name, config in listed.items():  # by its whole name, or without the prefix of the network
+            keys = [key for key in entries if f".{key}".endswith(f".{name}.weight")]
+            layers |= {key.removesuffix(".weight"): {**config} for key in keys}
+        if marks:
+            with _open(file) as opened:
+                for key in marks:
+                    layers[key.removesuffix(".comfy_quant")] = {**json.loads(bytes(opened.get_tensor(key).tolist()))}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            message("quantisation_untold", file=file.name, error=error), message("download_again")
+        ) from error
+    for layer, config in layers.items():
+        if config.get("format") not in (*FORMATS, *FP8_FORMATS):
+            name = config.get("format")
+            raise CheckpointError(message("format_unknown", file=file.name, layer=layer, format=repr(name)), _READABLE)
+    return layers
+
+
+def _quantised(file: Path, entries: Mapping[str, Entry], layer: str, config: Mapping[str, Any]) -> Entry:
+    """The weight of a quantised layer in the shape that it stands for, with all that it is scaled with."""
+    kind, key = config["format"], f"{layer}.weight"
+    known = FORMATS[kind]
+    scales = {of: entries[f"{layer}.{end}"] for of, end in known.endings.items() if f"{layer}.{end}" in entries}
+    try:
+        quantisation = read_quantisation(config)
+        if missing := [k for k in (key, *(f"{layer}.{end}" for end in known.scales.values())) if k not in entries]:
+            raise ValueError(message("format_lacks", names=", ".join(missing)))
+        weight, sizes = entries[key], {of: math.prod(scale.shape) for of, scale in scales.items()}
+        check_shapes(kind, quantisation.rotation, weight.shape, weight.dtype, sizes)
+    except ValueError as error:
+        raise CheckpointError(
+            message("format_wrong", file=file.name, layer=layer, format=kind, error=error), _READABLE
+        ) from error
+    rows, columns = weight.shape[0], weight.shape[1] * known.per_byte
+    bias = entries.get(f"{layer}.bias", weight).shape[0]  # tells how many of the rows are no padding
+    padded = bias < rows == round_up(bias, known.align)
+    shape, used = ((bias, columns), ((0, bias),)) if padded else ((rows, columns), ())
+    return replace(weight, dtype=kind, shape=shape, rows=used, scales=scales, quantisation=quantisation)
+
+
+def read_folder(folder: Path) -> dict[str, Entry]:
+    """All tensors of one part of a diffusers or transformers folder, sharded or not."""
+    files = sorted(folder.glob("*.safetensors"))
+    plain = [f for f in files if "-of-" not in f.name]
+    if not files:
+        raise CheckpointError(
+            message("folder_empty", parent=folder.parent.name, folder=folder.name), message("download_folder")
+        )
+    index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
+    if plain or index is None:
+        return read_header(min(plain or files, key=lambda f: len(f.name)))[0]
+    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    missing = [n for n in names if not (folder / n).exists()]
+    if missing:
+        raise CheckpointError(
+            message("folder_lacks", parent=folder.parent.name, folder=folder.name, files=", ".join(missing)),
+            message("download_these"),
+        )
+    return {k: e for n in names for k, e in read_header(folder / n)[0].items()}
+
+
+def _open(file: Path) -> Any:
+    from safetensors import safe_open
+
+    from .gguf import GGUFTensors
+
+    with file.open("rb") as stream:
+        return GGUFTensors(file) if stream.read(4) == b"GGUF" else safe_open(file, framework="pt")

@@ -1,0 +1,1 @@
+"""Policies: when a step may be reused, one file each."""
