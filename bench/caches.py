@@ -120,8 +120,8 @@ class Bench:
         scenes = held[:: max(len(held) // prompts, 1)][:prompts]
         text = lambda s: f"a {s.colour} {s.shape} {world.EN_WORDS.get(s.motion, ['moving ' + s.motion])[0]} on a {s.background} background"  # fmt: skip
         self.model = model
-        self.prompts = [model.family.encode(model, text(scene), "") for scene in scenes]
-        others = [model.family.encode(model, text(train[i]), "") for i in (100, 7, 50)]
+        self.prompts = [model.encode(text(scene), "") for scene in scenes]
+        others = [model.encode(text(train[i]), "") for i in (100, 7, 50)]
         runs = [
             calibrate(model, other, Request(seed=200 + i, steps=STEPS), lambda *_: None)[0]
             for i, other in enumerate(others)

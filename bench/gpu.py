@@ -143,7 +143,7 @@ def opened(case: Case, tiny: bool, folder: Path, device: str) -> tuple[VideoMode
     if tiny:
         tiny_models.make(case.tiny, folder)
         model = load(Recipe(case.family, "", files_of(folder / case.tiny), "float32"), PlainMemory(device))
-        return model, model.family.encode(model, "a red circle", ""), Request(steps=12)
+        return model, model.encode("a red circle", ""), Request(steps=12)
     files = files_of(hollow(folder / case.variant, case))
     model = load(Recipe(case.family, case.variant, files, "bfloat16"), PlainMemory(device))
     configs = {name: shipped_config(case.family, case.variant, name) for name in ("transformer", "vae")}

@@ -171,20 +171,20 @@ def _prepared(sides: Sides) -> Any:
 
 
 def _packed(sides: Sides, x: Tensor) -> Tensor:
-    if sides.model.family.name == "ltx":
+    if sides.model.name == "ltx":
         return x.flatten(2).mT.contiguous().float()
-    return x.movedim(1, 2) if sides.model.family.name == "cogvideox" else x.float()
+    return x.movedim(1, 2) if sides.model.name == "cogvideox" else x.float()
 
 
 def _unpacked(sides: Sides, made: Tensor) -> Tensor:
-    if sides.model.family.name == "ltx":
+    if sides.model.name == "ltx":
         return made.mT.reshape(1, *sides.case.latents)
-    return made.movedim(1, 2) if sides.model.family.name == "cogvideox" else made
+    return made.movedim(1, 2) if sides.model.name == "cogvideox" else made
 
 
 def _given(sides: Sides, text: Tensor, mask: Tensor) -> Mapping[str, Any]:
     """What the host's network is given beside latents and time, as its BaseModel gives it."""
-    family, case = sides.model.family.name, sides.case
+    family, case = sides.model.name, sides.case
     context = text[:, : case.rows]
     more: dict[str, Mapping[str, Any]] = {
         "hunyuan_video": dict(y=torch.zeros(1, 768).to(text), guidance=torch.tensor([6.0]).to(text)),
@@ -203,10 +203,10 @@ def our_run(sides: Sides, **more: Any) -> Tensor:
     for branch in ("cond", "uncond"):
         text, mask = text_of(case, branch)
         branches[branch] = {"text": text, "mask": mask, "pooled": torch.zeros(1, 768)}
-    conditioning = Conditioning(model.family.name, TEXT, branches)
+    conditioning = Conditioning(model.name, TEXT, branches)
     _, _, height, width = (side * case.size for side in case.latents)
     scale = SCALE if case.guided else 6.0
-    sampler = {"cogvideox": "ddim"}.get(model.family.name, "euler")
+    sampler = {"cogvideox": "ddim"}.get(model.name, "euler")
     request = Request(width, height, case.frames, STEPS, scale, sampler, seed=1)
     return sample(model, conditioning, request, **more)
 
@@ -217,12 +217,12 @@ def their_run(sides: Sides) -> Tensor:
     case, device = sides.case, torch.device("cpu")
     with seeded(1):
         noise = torch.randn(1, *case.latents)
-    sampler, schedule = {"cogvideox": ("ddim", "ddim_uniform")}.get(sides.model.family.name, ("euler", "simple"))
+    sampler, schedule = {"cogvideox": ("ddim", "ddim_uniform")}.get(sides.model.name, ("euler", "simple"))
     conds = []
     for branch in ("cond", "uncond"):
         text, mask = text_of(case, branch)
         told: dict[str, Any] = {"pooled_output": torch.zeros(1, 768)}
-        if sides.model.family.name in ("ltx", "mochi"):
+        if sides.model.name in ("ltx", "mochi"):
             told["attention_mask"] = mask[:, : case.rows].long()
         conds.append([[text[:, : case.rows], told]])
     return comfy.sample.sample(

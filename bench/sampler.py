@@ -34,7 +34,7 @@ def make_runs(steps: int) -> dict[str, Callable[[int], torch.Tensor]]:
     pipe.set_progress_bar_config(disable=True)
 
     def ours(seed: int) -> torch.Tensor:
-        conditioning = model.family.encode(model, PROMPT, "")
+        conditioning = model.encode(PROMPT, "")
         return sample(model, conditioning, Request(64, 64, 17, steps, 4.0, "euler", seed=seed))
 
     def theirs(seed: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ SMALLEST = 1e-6  # share of noise: where there is none, a prediction counts for 
 
 @dataclass
 class Run(ABC):
-    """The state of one denoising, made by `Family.prepare` and dropped at its end.
+    """The state of one denoising, made by `VideoModel.prepare` and dropped at its end.
 
     latents: whatever layout the network wants. timesteps: one per step, on the latents' device; the first is the
     scheduler's number `skip`. guidance: scale of classifier-free guidance, 1 where there is none. times: the timesteps

@@ -214,8 +214,8 @@ class CalibrateCache(SamplerNode):
         ]
         report = host.Report(cls)
         report.tell(*words, level=logging.INFO)
-        note = {"family": model.family.name, "variant": model.variant, "fps": model.facts.fps}
-        return io.NodeOutput(model, from_model(model, model.family.to_host(model, latents.cpu()), note), ui=report.ui())
+        note = {"family": model.name, "variant": model.variant, "fps": model.facts.fps}
+        return io.NodeOutput(model, from_model(model, model.to_host(latents.cpu()), note), ui=report.ui())
 
 
 NODES = [TeaCacheNode, FORANode, CacheNode, CalibrateCache]

@@ -20,9 +20,9 @@ from ..loaders.common.controls import (
     prepared,
 )
 from ..loaders.devices import empty_cache, out_of_memory
-from ..loaders.messages import message
+from ..loaders.messages import InputError, message
 from ..loaders.request import Control, Keyframe
-from ..loaders.video_model import InputError, VideoModel
+from ..loaders.video_model import VideoModel
 from . import host
 from .effect import counted, idle
 from .types import ABSENT, ConditioningType, ControlType, KeyframesType, model_input
@@ -52,9 +52,9 @@ class EncodePrompt(io.ComfyNode):
     def execute(
         cls, model: VideoModel, positive: str, negative: str = "", keyframes: tuple[Keyframe, ...] = ()
     ) -> io.NodeOutput:
-        conditioning = model.family.encode(model, positive, negative, tuple(keyframes or ()))
+        conditioning = model.encode(positive, negative, tuple(keyframes or ()))
         report, unread = host.Report(cls), keyframes and conditioning.picture is None
-        title = f"{model.family.title} ({model.variant})"
+        title = f"{model.title} ({model.variant})"
         report.tell(*conditioning.notes, *((message("keyframes_not_read", title=title),) if unread else ()))
         return io.NodeOutput(conditioning, ui=report.ui())
 

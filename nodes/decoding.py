@@ -12,8 +12,8 @@ import torch
 from comfy_api.latest import InputImpl, io, ui
 from torch import Tensor
 
-from ..loaders.messages import message
-from ..loaders.video_model import InputError, VideoModel
+from ..loaders.messages import InputError, message
+from ..loaders.video_model import VideoModel
 from . import host
 from .origin import decoder
 from .types import model_input
@@ -121,9 +121,9 @@ def _size(model: VideoModel, latent: dict[str, Any]) -> tuple[int, int, int]:
 
     samples, facts = host.samples(model, latent), model.facts
     family = latent.get("reelwire", {}).get("family", "")
-    if family not in (model.family.name, "") or samples.ndim != 5 or samples.shape[1] != facts.channels:
+    if family not in (model.name, "") or samples.ndim != 5 or samples.shape[1] != facts.channels:
         what = message("latents_of", family=family or message("unknown_model"), shape=list(samples.shape))
-        rule = message("decodes_latents_of", variant=model.variant, family=model.family.name, channels=facts.channels)
+        rule = message("decodes_latents_of", variant=model.variant, family=model.name, channels=facts.channels)
         raise InputError("latent", what, rule, message("connect_its_model"))
     if samples.shape[0] != 1:
         raise InputError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..loaders.families import FAMILIES
+from ..loaders.families import FAMILIES, family
 from ..loaders.messages import Message, message
 from ..loaders.video_model import VideoModel
 
@@ -20,7 +20,7 @@ def counted(inputs: list[Any], conditions: Conditions) -> list[Any]:
     """The inputs of a node, those of the table with the conditions under which they count."""
     named = {field.id: field for field in inputs}
     for name, needed in conditions.items():
-        strange = needed.keys() - named.keys() - {FAMILY} | {*needed.get(FAMILY, ())} - FAMILIES.keys()  # type: ignore[misc]
+        strange = needed.keys() - named.keys() - {FAMILY} | {*needed.get(FAMILY, ())} - {*FAMILIES}  # type: ignore[misc]
         if strange:
             raise LookupError(
                 f"{name} cannot depend on {', '.join(sorted(strange))}: there is no such input or family."
@@ -50,15 +50,15 @@ def idle(cls: Any, given: Mapping[str, Any], model: VideoModel | None = None) ->
 
 def _holds(name: str, wanted: Any, given: Mapping[str, Any], model: VideoModel | None) -> bool:
     if name == FAMILY:
-        return model is None or model.family.name in wanted
+        return model is None or model.name in wanted
     return given.get(name) is not None if wanted is True else given.get(name) in wanted
 
 
 def _line(name: str, failed: str, wanted: Any, given: Mapping[str, Any], model: VideoModel | None) -> Message:
     values = {"input": name, "value": given[name]}
     if failed == FAMILY and model is not None:
-        titles = ", ".join(FAMILIES[known] for known in wanted)
-        return message("idle_family", title=model.family.title, titles=titles, **values)
+        titles = ", ".join(family(known).title for known in wanted)
+        return message("idle_family", title=model.title, titles=titles, **values)
     if wanted is True:
         return message("idle_unconnected", other=failed, **values)
     return message("idle_choice", other=failed, choice=given[failed], wanted=", ".join(wanted), **values)

@@ -10,9 +10,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..loaders.messages import listed, message
+from ..loaders.messages import InputError, listed, message
 from ..loaders.parts import Recipe
-from ..loaders.video_model import InputError
 from ..loaders.weights.find import ENCODERS
 from . import host
 from .effect import of_family
@@ -104,7 +103,7 @@ class _Loader(io.ComfyNode):
             for part in _FOLDERS
             if part in files and files[part].is_file()
         ]
-        named = message("loaded", title=model.family.title, variant=model.variant, dtype=model.recipe.dtype)
+        named = message("loaded", title=model.title, variant=model.variant, dtype=model.recipe.dtype)
         report = host.Report(cls)
         report.tell(listed([named, *beside]), level=logging.INFO)
         return io.NodeOutput(model, ui=report.ui())

@@ -137,7 +137,7 @@ class LongVideo(FileWriter):
         report.tell(*idle(cls, {"adain": adain, "memory": memory, "hold": hold}, model))
         report.tell(*made.notes, *host.shortage(model, made.request_of_a_window))
         watch = _Watching(report, model, made, job)
-        note = {"family": model.family.name, "variant": model.variant, "frames": frames, "fps": fps, "windows": len(made.windows),
+        note = {"family": model.name, "variant": model.variant, "frames": frames, "fps": fps, "windows": len(made.windows),
                 "width": size[0], "height": size[1], "seed": made.request.seed}  # fmt: skip
         with watch.kept(), heard_by(report.tell):
             if tiling is not None and tiling.size and not tile:

@@ -7,9 +7,9 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..loaders.messages import Message, message
+from ..loaders.messages import InputError, Message, message
 from ..loaders.request import Guidance
-from ..loaders.video_model import InputError, VideoModel
+from ..loaders.video_model import VideoModel
 from ..samplers.guidance import METHODS, check_method, check_span
 from . import host
 from .effect import counted, idle
@@ -109,7 +109,7 @@ class SetMotion(io.ComfyNode):
     @classmethod
     def execute(cls, model: VideoModel, motion_bucket: int, fps: int, noise_augmentation: float) -> io.NodeOutput:
         motion = {"motion_bucket": motion_bucket, "fps": fps, "noise_augmentation": noise_augmentation}
-        lines = () if model.family.name == "svd" else (message("idle_motion", title=model.family.title),)
+        lines = () if model.name == "svd" else (message("idle_motion", title=model.title),)
         return _told(cls, replace(model, options=motion), lines)
 
 
@@ -230,7 +230,7 @@ class AddLoRA(io.ComfyNode):
 
         file = host.choose("lora", lora, host.files("loras"))
         network = next((part for name, part in model.parts.items() if name in ("transformer", "unet")))
-        added = LoRA(file, strength, low_noise_strength, read_lora(file, model.family.name, network))
+        added = LoRA(file, strength, low_noise_strength, read_lora(file, model.name, network))
         presets = _distilled(model, DISTILLED[distilled])
         lines = idle(cls, {"low_noise_strength": low_noise_strength}, model)
         changed = replace(model, loras=(*model.loras, added), facts=replace(model.facts, presets=presets))

@@ -6,9 +6,9 @@ import weakref
 from typing import Any
 
 from ..loaders.families import load
-from ..loaders.messages import message
+from ..loaders.messages import InputError, message
 from ..loaders.parts import Recipe
-from ..loaders.video_model import InputError, VideoModel
+from ..loaders.video_model import VideoModel
 from . import host
 
 KEY = "reelwire_origin"  # of a LATENT, beside "reelwire", which is what goes into files

@@ -11,11 +11,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ..loaders.denoiser import Run
-from ..loaders.messages import message
+from ..loaders.messages import InputError, message
 from ..loaders.notices import heard_by
 from ..loaders.parts import Part
 from ..loaders.request import Conditioning, Control, Keyframe, Request
-from ..loaders.video_model import InputError, VideoModel
+from ..loaders.video_model import VideoModel
 from ..samplers.solvers import SAMPLERS
 from . import host
 from .effect import Conditions, counted
@@ -153,10 +153,10 @@ class Sampler(SamplerNode):
         with heard_by(report.tell):
             latents = sample(model, conditioning, request, on_step)
         line = sampled(request, model.facts.fps, time.monotonic() - began)
-        note = {"family": model.family.name, "variant": model.variant, "frames": request.frames, "fps": model.facts.fps,
+        note = {"family": model.name, "variant": model.variant, "frames": request.frames, "fps": model.facts.fps,
                 "width": request.width, "height": request.height, "seed": request.seed}  # fmt: skip
         charts = {"reelwire_chart": _tell_of_cache(report, model, request, runs, note)}
-        latent = from_model(model, model.family.to_host(model, latents.cpu()), note)
+        latent = from_model(model, model.to_host(latents.cpu()), note)
         return io.NodeOutput(latent, ui=report.ui(charts, line))
 
 
@@ -190,9 +190,9 @@ def request_of(model: VideoModel, width: int = 0, height: int = 0, frames: int =
 def _source(model: VideoModel, source: Any) -> Tensor | None:
     if not isinstance(source, dict):
         return source
-    family = source.get("reelwire", {}).get("family", model.family.name)
-    if family != model.family.name:
-        rule = message("latents_of_family", family=family, model=model.family.name)
+    family = source.get("reelwire", {}).get("family", model.name)
+    if family != model.name:
+        rule = message("latents_of_family", family=family, model=model.name)
         raise InputError("source", family, rule, message("decode_and_connect"))
     return host.samples(model, source)
 
@@ -242,7 +242,7 @@ class LatentUpscale(io.ComfyNode):
         large = upscale(model, part, samples, adain, tone_map).cpu()
         update(1, 1, lambda: host.latent_picture(model, large))
         note = {k: v * 2 if k in ("width", "height") else v for k, v in latent.get("reelwire", {}).items()}
-        return io.NodeOutput(from_model(model, model.family.to_host(model, large), note))
+        return io.NodeOutput(from_model(model, model.to_host(large), note))
 
 
 NODES = [Sampler, LatentUpscale]

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ..loaders.messages import message
+from ..loaders.messages import InputError, message
 from ..loaders.vae.streaming import drop_first
 from ..loaders.vae.tiles import FEWEST, Tiling, retried
-from ..loaders.video_model import InputError, VideoModel
+from ..loaders.video_model import VideoModel
 
 Form = Callable[[Tensor], Tensor]  # what becomes of frames [n, H, W, 3] in 0..1 where they were decoded; on the CPU
 
@@ -37,7 +37,7 @@ def tiling_of(model: VideoModel, height: int, width: int, tile: int = 0) -> Tili
     """
     ratio = model.facts.spatial_ratio
     if tile and (tile < FEWEST * ratio or tile % ratio):
-        rule = message("tile_rule", title=model.family.title, ratio=ratio, least=FEWEST * ratio)
+        rule = message("tile_rule", title=model.title, ratio=ratio, least=FEWEST * ratio)
         raise InputError("tile", tile, rule, message("use_tile", tile=max(tile // ratio, FEWEST) * ratio))
     if not tile:
         return model.tiling(height, width)
@@ -67,7 +67,7 @@ def frames_of(model: VideoModel, source: Callable[[], Iterator[Tensor]], size: t
 
     def make(tiling: Tiling) -> Iterator[Tensor]:
         with model.use("vae", activations=model.vae_bytes(tiling, height, width)) as vae, torch.no_grad():
-            pieces = model.family.stream_decode(model, vae, source(), tiling.rows(height, width), seed)
+            pieces = model.stream_decode(vae, source(), tiling.rows(height, width), seed)
             yield from map(form, _finite(drop_first(model.facts.lead, pieces, 0)))
 
     def told(less: Tiling) -> None:

@@ -15,9 +15,9 @@ from torch import Tensor
 from ..loaders.common.controls import check_range
 from ..loaders.denoiser import Run
 from ..loaders.devices import explained
-from ..loaders.messages import about, message
+from ..loaders.messages import InputError, about, message
 from ..loaders.request import Conditioning, Control, Request
-from ..loaders.video_model import InputError, VideoModel
+from ..loaders.video_model import VideoModel
 from ..loaders.weights.lora import applied
 from .caches.runner import cached, phase, planned
 from .early import check_strength
@@ -36,13 +36,13 @@ OnStep = Callable[[int, int, Run], None]  # (steps done, steps in all, the run s
 def checked(model: VideoModel, request: Request) -> Request:
     """The request with the model's defaults in place, its size, length, guidance and cache checked; raises InputError."""
     request = model.complete(request)
-    offered = TABLES[model.family.solvers]
+    offered = TABLES[model.solvers]
     if request.sampler not in offered:
         remedy = message("use_one_of_or_default", names=", ".join(offered))
-        raise InputError("sampler", request.sampler, message("no_sampler", title=model.family.title), remedy)
+        raise InputError("sampler", request.sampler, message("no_sampler", title=model.title), remedy)
     if not (math.isfinite(request.guidance) and request.guidance >= 0):
         raise InputError("guidance", request.guidance, message("number_from_0"), message("use_guidance"))
-    model.family.check(model, request)
+    model.check(request)
     tokens = model.facts.tokens(request.width, request.height, request.frames)
     if tokens > MOST_TOKENS:
         rule = message("too_many_tokens", tokens=tokens, most=MOST_TOKENS)
@@ -64,8 +64,8 @@ def ready(model: VideoModel, request: Request) -> Request:
     """A checked request with keyframes counted from the start and all that it comes with checked; raises InputError."""
     request = checked(model, request)
     with about(request.control):
-        model.family.check_pictures(model, request)
-    keyframes, notes = plan(request.keyframes, model.family.capabilities(model), request.frames)
+        model.check_pictures(request)
+    keyframes, notes = plan(request.keyframes, model.capabilities(), request.frames)
     request = replace(request, keyframes=keyframes, notes=(*notes, *cut_notes(request)))
     check_strength(request.strength, request.source is not None)
     if request.source is not None:
@@ -88,10 +88,9 @@ def sample(
     on_step is called after every step and may raise to stop; prepared sees the run before the first. Raises InputError before any weights are read.
     """
     request = ready(model, request)
-    family = model.family
-    if (conditioning.family, conditioning.width) != (family.name, model.facts.text_width):
+    if (conditioning.family, conditioning.width) != (model.name, model.facts.text_width):
         what = message("prompt_of_other", family=conditioning.family, width=conditioning.width)
-        rule = message("model_reads", family=family.name, width=model.facts.text_width)
+        rule = message("model_reads", family=model.name, width=model.facts.text_width)
         with about(conditioning):
             raise InputError("conditioning", what, rule, message("encode_with_same"))
     if model.facts.reads_pictures:
@@ -99,8 +98,8 @@ def sample(
             _check_picture(model, conditioning.picture, request)
     with torch.no_grad(), explained(_activity(request), LESS_MEMORY):
         device = model.memory.device("transformer")
-        scheduler = solver(family.solvers, request.sampler, family.schedule(model, request), device)
-        run = family.prepare(model, conditioning, request, scheduler)
+        scheduler = solver(model.solvers, request.sampler, model.schedule(request), device)
+        run = model.prepare(conditioning, request, scheduler)
         prepared(run)
         predict, total, room = guide(model, run), len(run.timesteps), step_bytes(model, request)
         with cached(model, run, request):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..loaders.denoiser import Run
-from ..loaders.messages import message
+from ..loaders.messages import InputError, message
 from ..loaders.request import Guidance, Request
-from ..loaders.video_model import InputError, VideoModel
+from ..loaders.video_model import VideoModel
 
 METHODS = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")
 Predict = Callable[[Any, int], Tensor]  # (network, step) -> the prediction
@@ -29,9 +29,9 @@ def check_guidance(model: VideoModel, request: Request) -> None:
 
 def check_method(model: VideoModel) -> None:
     """Raise InputError for a guidance that this model cannot have, whatever the request."""
-    guidance, family = model.guidance, model.family
-    if guidance.method not in family.methods:
-        rule = message("works_with", title=family.title, methods=", ".join(family.methods))
+    guidance = model.guidance
+    if guidance.method not in model.methods:
+        rule = message("works_with", title=model.title, methods=", ".join(model.methods))
         raise InputError("method", guidance.method, rule, message("choose_method"))
     check_span(guidance.start, guidance.end)
     own = message("use_sampler_guidance")
@@ -39,7 +39,7 @@ def check_method(model: VideoModel) -> None:
         raise InputError("true_guidance", guidance.true_scale, message("not_embedded", variant=model.variant), own)
     if guidance.low_noise and getattr(model.facts, "boundary", None) is None:
         raise InputError("low_noise_guidance", guidance.low_noise, message("one_expert", variant=model.variant), own)
-    if guidance.dynamic and family.solvers != "cogvideox":
+    if guidance.dynamic and model.solvers != "cogvideox":
         raise InputError("dynamic", message("on"), message("only_cogvideox_dynamic"), message("switch_off"))
     if guidance.method == "skip-layer":
         _check_layers(model, guidance)
@@ -99,7 +99,7 @@ def _plain(model: VideoModel, run: Run) -> Predict:
     """Classifier-free guidance (Ho & Salimans 2022), as one batch or two forwards as the reference pipeline does it."""
 
     def predict(network: Any, step: int) -> Tensor:
-        if model.family.batched_guidance:
+        if model.batched_guidance:
             uncond, cond = run.predict(network, step, "cond_uncond").chunk(2)
         else:
             cond, uncond = run.predict(network, step, "cond"), run.predict(network, step, "uncond")
@@ -132,7 +132,7 @@ def _make_guider(model: VideoModel) -> Any:
     from diffusers.hooks import LayerSkipConfig
 
     g = model.guidance
-    skipped = LayerSkipConfig(indices=list(g.layers), fqn=model.family.blocks) if g.method == "skip-layer" else None
+    skipped = LayerSkipConfig(indices=list(g.layers), fqn=model.blocks) if g.method == "skip-layer" else None
     name, options = {
         "apg": ("AdaptiveProjectedGuidance", dict(eta=g.eta, adaptive_projected_guidance_momentum=g.momentum or None,
                                                   adaptive_projected_guidance_rescale=g.threshold)),

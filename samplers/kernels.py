@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from packaging.version import Version
 
-from ..loaders.messages import both, message, sentences
-from ..loaders.video_model import InputError, VideoModel
+from ..loaders.messages import InputError, both, message, sentences
+from ..loaders.video_model import VideoModel
 
-ALL_MASKED = "."  # of Family.masked
+ALL_MASKED = "."  # of VideoModel.masked
 UNKNOWN = "?"
 
 
@@ -190,7 +190,7 @@ def _type(kernel: Kernel, model: VideoModel, device: torch.device) -> Obstacle |
 def _masks(kernel: Kernel, model: VideoModel, device: torch.device) -> Obstacle | None:
     if kernel.masks or masked(model) != ALL_MASKED:
         return None
-    title = model.family.title
+    title = model.title
     rule = message("kernel_no_mask", title=title)
     return rule, message("switch_trim_text_on")
 
@@ -273,7 +273,7 @@ def masked(model: VideoModel) -> str:
 
     Without the padding (Speed's trim_text) nothing is masked in the blocks of a model that masks all otherwise.
     """
-    pattern, stacks = model.family.masked, model.family.stacks
+    pattern, stacks = model.masked, model.stacks
     if not (model.trims_text and pattern == ALL_MASKED and stacks):
         return pattern
     return f"^(?!{'|'.join(stacks.lists)})"

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from ..loaders.common.images import middle
-from ..loaders.messages import about, both, message
+from ..loaders.messages import InputError, about, both, message
 from ..loaders.request import Capabilities, Keyframe, Request
-from ..loaders.video_model import InputError
 
 _ENDS = {"first": message("first_frame"), "last": message("last_frame")}
 UNNOTICED = 0.97  # nobody minds a thirtieth of a side

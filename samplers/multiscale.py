@@ -9,17 +9,17 @@ from torch import Tensor
 
 from ..loaders.common.peaks import upsampler_bytes, with_kernels
 from ..loaders.devices import explained
-from ..loaders.messages import message
+from ..loaders.messages import InputError, message
 from ..loaders.parts import Part
-from ..loaders.video_model import InputError, VideoModel
+from ..loaders.video_model import VideoModel
 
 LESS = message("less_to_enlarge")
 
 
 def check_upscale(model: VideoModel) -> None:
     """Raise InputError for a model that has no latent upsamplers."""
-    if model.family.name != "ltx":
-        title = f"{model.family.title} ({model.variant})"
+    if model.name != "ltx":
+        title = f"{model.title} ({model.variant})"
         raise InputError("model", title, message("upscale_rule"), message("sample_larger"))
 
 

@@ -23,4 +23,4 @@ def cache_bytes(model: VideoModel, request: Request) -> int:
         return 0
     size = sizes(model, request)
     beginning = size.batch * (size.tokens + size.text) * size.hidden * size.item  # what went into the blocks
-    return policy.estimate(model, request) + (beginning if policy.level == "blocks" and model.family.stacks else 0)
+    return policy.estimate(model, request) + (beginning if policy.level == "blocks" and model.stacks else 0)

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..loaders.messages import Origin, message
-from ..loaders.video_model import InputError, VideoModel
+from ..loaders.messages import InputError, Origin, message
+from ..loaders.video_model import VideoModel
 from .kernels import TRITON, Kernel, choice, kernel_of, masked, processors, refusal
 
 OLDEST_TRITON_CARD = (7, 0)  # torch/_inductor/exc.py, GPUTooOldForTriton
@@ -42,14 +42,12 @@ def check_speed(model: VideoModel) -> None:
     name, _, hindrance = choice(model)
     if hindrance and name == speed.attention:
         raise refusal(name, hindrance)
-    if speed.trim_text and model.family.keeps_padding:
-        raise InputError("trim_text", message("on"), model.family.keeps_padding, message("switch_off"))
+    if speed.trim_text and model.keeps_padding:
+        raise InputError("trim_text", message("on"), model.keeps_padding, message("switch_off"))
     if not speed.compile:
         return
-    if model.family.stacks is None:
-        raise InputError(
-            "compile", message("on"), message("unet_no_blocks", title=model.family.title), message("switch_off")
-        )
+    if model.stacks is None:
+        raise InputError("compile", message("on"), message("unet_no_blocks", title=model.title), message("switch_off"))
     if getattr(model.cache, "level", "") == "module":
         raise InputError("compile", message("on"), message("module_cache_compile"), message("set_stack"))
     if speed.compiler == "inductor" and (lacks := _lacking(model.memory.device("transformer"))):
@@ -75,9 +73,9 @@ def accelerated(network: Any, model: VideoModel) -> Iterator[None]:
     with ExitStack() as stack:
         if kernel.backend:
             stack.enter_context(_dispatching(network, kernel, masked(model)))
-            stack.enter_context(nullcontext() if model.family.dispatches else _Redirected())
+            stack.enter_context(nullcontext() if model.dispatches else _Redirected())
         if model.trims_text:
-            stack.enter_context(model.family.unmasked(network))
+            stack.enter_context(model.unmasked(network))
         if model.speed is not None and model.speed.compile:
             stack.enter_context(_compiled(network, model, model.speed))
         yield
@@ -127,8 +125,8 @@ def _dispatched(query: Tensor, key: Tensor, value: Tensor, attn_mask: None = Non
 @contextmanager
 def _compiled(network: Any, model: VideoModel, speed: Speed) -> Iterator[None]:
     """Hooks are part of what is compiled for, so that a LoRA that comes or goes is noticed."""
-    assert model.family.stacks is not None
-    blocks = [block for name in model.family.stacks.of(network) for block in getattr(network, name)]
+    assert model.stacks is not None
+    blocks = [block for name in model.stacks.of(network) for block in getattr(network, name)]
     with torch._dynamo.config.patch(skip_nnmodule_hook_guards=False, recompile_limit=64):
         for block in blocks:
             block.compile(backend=speed.compiler, fullgraph=speed.whole)

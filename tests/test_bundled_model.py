@@ -58,7 +58,7 @@ def test_held_out_prompts_in_both_languages() -> None:
     model = LTX().load(Recipe("ltx", "", files, "float32"), PlainMemory())
 
     def generate(prompt: str, seed: int) -> np.ndarray:
-        latents = sample(model, model.family.encode(model, prompt, ""), Request(seed=seed))
+        latents = sample(model, model.encode(prompt, ""), Request(seed=seed))
         return torch.cat(list(stream_frames(model, latents))).numpy()
 
     rows = table(score(s, generate(s.prompt, s.seed)) for s in held_out_prompts())

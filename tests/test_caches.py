@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory
 from reelwire.loaders.request import Guidance, Request
-from reelwire.loaders.video_model import InputError, VideoModel
+from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.caches.policies.easycache import EasyCache
 from reelwire.samplers.caches.policies.external import DBCACHE, FIRST_BLOCK, SEACACHE, TAYLORSEER, External
 from reelwire.samplers.caches.policies.first_block import FirstBlock
@@ -58,7 +59,7 @@ class Sampled:
 
     def __init__(self, model: VideoModel, stop: int = 0, **changes: Any) -> None:
         inputs = {**needed(model), "seed": 3, "steps": STEPS, **changes}
-        conditioning = model.family.encode(model, "a red circle", "a blue square", inputs["keyframes"])
+        conditioning = model.encode("a red circle", "a blue square", inputs["keyframes"])
         self.stop = stop
         self.latents: Tensor = sample(model, conditioning, Request(**inputs), self._see)
 

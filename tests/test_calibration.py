@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from reelwire.loaders.families import load
+from reelwire.loaders.messages import CheckpointError, InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
-from reelwire.loaders.video_model import InputError, VideoModel
+from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
-from reelwire.loaders.weights.modules import CheckpointError
 from reelwire.samplers import denoise
 from reelwire.samplers.caches import store
 from reelwire.samplers.caches.calibration import Track, calibrate, fit_polynomial
@@ -50,7 +50,7 @@ def open_model(folder: Path, name: str) -> VideoModel:
 
 def calibrated(model: VideoModel, seed: int = 1, **changes: Any) -> store.Calibration:
     inputs = {**needed(model), "seed": seed, "steps": STEPS, **changes}
-    conditioning = model.family.encode(model, "a blue square", "", inputs["keyframes"])
+    conditioning = model.encode("a blue square", "", inputs["keyframes"])
     made, latents = calibrate(model, conditioning, Request(**inputs), lambda *_: None)
     assert torch.equal(latents, sample(replace(model, cache=None), conditioning, Request(**inputs)))
     return store.add(model.recipe.files["checkpoint"], made)
@@ -58,7 +58,7 @@ def calibrated(model: VideoModel, seed: int = 1, **changes: Any) -> store.Calibr
 
 def run(model: VideoModel, **changes: Any) -> tuple[torch.Tensor, Any]:
     inputs, runs = {**needed(model), "seed": 3, "steps": STEPS, **changes}, list[Any]()
-    conditioning = model.family.encode(model, "a red circle", "", inputs["keyframes"])
+    conditioning = model.encode("a red circle", "", inputs["keyframes"])
     return sample(model, conditioning, Request(**inputs), lambda *a: runs.append(a[2])), runs[-1].cache
 
 
@@ -129,7 +129,7 @@ def test_places_and_weights_are_those_of_the_noise(models: Path) -> None:
     """An error of the clean video moves a flow's next latents by the share of the noise that goes."""
     runs = list[Any]()
     model = open_model(models, "tiny-wan2.1-t2v")
-    conditioning = model.family.encode(model, "a", "")
+    conditioning = model.encode("a", "")
     sample(model, conditioning, Request(steps=STEPS), lambda *a: runs.append(a[2]))
     sigmas = [runs[0].sigma(i) for i in range(STEPS + 1)]
     for i in range(STEPS):
@@ -142,7 +142,7 @@ def test_the_clean_video_goes_there_and_back(models: Path, name: str) -> None:
     """Where each family's prediction points, and from there back, at every step; at the end it is the video."""
     model, seen = open_model(models, name), list[Any]()
     inputs = {**needed(model), "seed": 3, "steps": STEPS}
-    conditioning = model.family.encode(model, "a red circle", "", inputs["keyframes"])
+    conditioning = model.encode("a red circle", "", inputs["keyframes"])
 
     def there_and_back(run: Any, step: int, compute: Any) -> torch.Tensor:
         prediction = compute()
@@ -233,7 +233,7 @@ def test_more_runs_are_kept_side_by_side(models: Path) -> None:
     first = calibrated(model, 1)
     second = calibrated(model, 2)
     assert second.runs == 2
-    alone, _ = calibrate(model, model.family.encode(model, "a blue square", ""), Request(seed=2, steps=STEPS, **needed(model)), lambda *_: None)  # fmt: skip
+    alone, _ = calibrate(model, model.encode("a blue square", ""), Request(seed=2, steps=STEPS, **needed(model)), lambda *_: None)  # fmt: skip
     assert second.grams["transformer"] == (*first.grams["transformer"], *alone.grams["transformer"])
     assert len(store.read(models / "tiny-wan2.1-t2v")) == 1
     calibrated(model, 1, steps=15)
@@ -275,7 +275,7 @@ def test_a_damaged_file_is_told(models: Path, damage: str) -> None:
 def test_too_few_steps_are_refused(models: Path) -> None:
     model = open_model(models, "tiny-wan2.1-t2v")
     with pytest.raises(InputError, match=r"steps = 9: Caches begin to pay at 10. Use 10 or more"):
-        calibrate(model, model.family.encode(model, "a", ""), Request(steps=9), lambda *_: None)
+        calibrate(model, model.encode("a", ""), Request(steps=9), lambda *_: None)
 
 
 # ---------------------------------------------------------------- the report

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from reelwire.loaders.facts import Facts
 from reelwire.loaders.families import FAMILIES
-from reelwire.loaders.video_model import Facts
 from reelwire.loaders.weights.bundle import FOLDER, shipped_config, shipped_variants
 from reelwire.tests.native import host_classes
 

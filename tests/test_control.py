@@ -14,9 +14,10 @@ from PIL import Image
 from reelwire.loaders.common.controls import BLUR, EDGES, GRAY, WAYS, prepared
 from reelwire.loaders.denoiser import Run
 from reelwire.loaders.families import load
+from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Control, Request
-from reelwire.loaders.video_model import InputError, VideoModel
+from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.denoise import ready, sample
 from reelwire.tests.host import Host, Prompt, node, workflow
@@ -46,7 +47,7 @@ def request(**control: Any) -> Request:
 
 
 def run(model: VideoModel, on_start: Callable[[Run], None] = lambda _: None, **control: Any) -> Tensor:
-    conditioning = model.family.encode(model, "a red circle moving left", "a cat")
+    conditioning = model.encode("a red circle moving left", "a cat")
     return sample(model, conditioning, request(**control), prepared=on_start)
 
 

@@ -14,10 +14,11 @@ import pytest
 import torch
 from reelwire.loaders.common.peaks import weight_bytes, with_kernels
 from reelwire.loaders.families import load
+from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.request import Conditioning, Guidance, Keyframe, Request
 from reelwire.loaders.vae.tiles import Tiling
-from reelwire.loaders.video_model import InputError, VideoModel
+from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import blank, files_of
 from reelwire.samplers.caches.policies.easycache import EasyCache
 from reelwire.samplers.caches.policies.fora import FORA
@@ -104,7 +105,7 @@ def sampled(model: VideoModel, count: bool = False, **changes: Any) -> Watched:
     """A real run of a tiny model, watched."""
     memory = Watched(count)
     watched, inputs = replace(model, memory=memory), {**needed(model), "steps": 2, "seed": 3, **changes}
-    conditioning = watched.family.encode(watched, PROMPT, "", inputs["keyframes"])
+    conditioning = watched.encode(PROMPT, "", inputs["keyframes"])
     sample(watched, filled(conditioning), Request(**inputs))
     return memory
 
@@ -130,7 +131,7 @@ def test_a_forward_is_imagined_as_it_is_called(tiny_models: Path, name: str) -> 
     request = model.complete(Request(guidance=1.0, steps=2, **needed(model)))
     _, called = memory.calls[0]
     config = blank(model.parts[network_part(model)], torch.float32).config
-    imagined = model.family.forward_inputs(model, request, config)
+    imagined = model.forward_inputs(request, config)
     shapes = lambda given: {
         k: _shape(v) for k, v in given.items() if v is not None and k not in ("return_dict", "attention_kwargs")
     }
@@ -237,7 +238,7 @@ CACHES: dict[str, Policy] = {
 def test_computed_steps_are_those_of_a_run(tiny_models: Path, policy: str) -> None:
     """Exactly, where the policy knows them beforehand; else between the fewest and the most."""
     model, found = replace(opened(tiny_models, "tiny-wan2.1-t2v"), cache=CACHES[policy]), []
-    conditioning = model.family.encode(model, PROMPT, "")
+    conditioning = model.encode(PROMPT, "")
     sample(model, conditioning, Request(steps=12, guidance=4.0, seed=3), lambda done, total, run: found.append(run))
     entries = found[-1].cache.entries
     computed = sum(entry.computed for entry in entries if entry.branch == entries[0].branch)

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.families import FAMILIES, load
+from reelwire.loaders.messages import CheckpointError, InputError
 from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.request import Conditioning, Control, Guidance, Keyframe, Request
-from reelwire.loaders.video_model import InputError, VideoModel
+from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
-from reelwire.loaders.weights.modules import CheckpointError
 from reelwire.samplers.denoise import ready, sample
 from reelwire.samplers.guidance import METHODS
 from reelwire.samplers.solvers import TABLES
@@ -77,7 +77,7 @@ def usual(model: VideoModel) -> Request:
 
 def run(model: VideoModel, **changes: Any) -> Tensor:
     inputs = {**needed(model), "seed": 3, "steps": 4, **changes}
-    conditioning = model.family.encode(model, PROMPT, "a cat", inputs["keyframes"])
+    conditioning = model.encode(PROMPT, "a cat", inputs["keyframes"])
     return sample(model, conditioning, Request(**inputs))
 
 
@@ -103,7 +103,7 @@ def test_a_run_leaves_nothing_behind(tiny_models: Path, name: str) -> None:
         raise StopError
 
     inputs = needed(model)
-    conditioning = model.family.encode(model, PROMPT, "", inputs["keyframes"])
+    conditioning = model.encode(PROMPT, "", inputs["keyframes"])
     with pytest.raises(StopError):
         sample(model, conditioning, Request(seed=4, **inputs), stop)
     run(model, seed=5, steps=3)
@@ -126,7 +126,7 @@ def test_encoders_are_gone_while_the_network_works(tiny_models: Path, name: str)
 @pytest.mark.parametrize(("name", "boundary"), [("tiny-wan2.2-t2v-a14b", 0.875), ("tiny-wan2.2-i2v-a14b", 0.9)])
 def test_experts_change_at_the_boundary(tiny_models: Path, name: str, boundary: float) -> None:
     model, order, times = open_model(tiny_models, name), [], []
-    conditioning = model.family.encode(model, PROMPT, "")
+    conditioning = model.encode(PROMPT, "")
 
     def on_step(done: int, total: int, state: Any) -> None:
         order.append(state.part(done - 1))
@@ -146,7 +146,7 @@ def test_video_to_video(tiny_models: Path, name: str, as_latents: bool) -> None:
     model = open_model(tiny_models, name)
     source = frames(usual(model).frames)
     with model.use("vae") as vae, torch.no_grad():
-        latents = model.family.encode_video(model, vae, source)
+        latents = model.encode_video(vae, source)
     given = latents if as_latents else source
     near, far = (run(model, steps=8, source=given, strength=s) for s in (0.25, 0.75))
     assert (near - latents).abs().mean() < (far - latents).abs().mean()
@@ -156,10 +156,10 @@ def test_video_to_video(tiny_models: Path, name: str, as_latents: bool) -> None:
 @each_family
 def test_each_sampler_runs(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
-    made = [run(model, sampler=s, steps=6) for s in TABLES[model.family.solvers] if s != "distilled"]
+    made = [run(model, sampler=s, steps=6) for s in TABLES[model.solvers] if s != "distilled"]
     assert all(torch.isfinite(latents).all() for latents in made)
     assert all(not torch.equal(a, b) for i, a in enumerate(made) for b in made[:i])
-    again = [run(model, sampler=s, steps=6) for s in TABLES[model.family.solvers] if s != "distilled"]
+    again = [run(model, sampler=s, steps=6) for s in TABLES[model.solvers] if s != "distilled"]
     assert all(torch.equal(a, b) for a, b in zip(made, again, strict=True))
 
 
@@ -187,7 +187,7 @@ def test_ways_of_guidance(tiny_models: Path, name: str) -> None:
     embedded = {"true_scale": 3.0} if getattr(model.facts, "embedded", False) else {}
     more = dict(layers=(1,), layer_start=0.0, layer_end=1.0, eta=0.2)
     plain = run(replace(model, guidance=Guidance(**embedded)), guidance=3.0)
-    for method in set(model.family.methods) - {"cfg"}:
+    for method in set(model.methods) - {"cfg"}:
         made = run(replace(model, guidance=Guidance(method, **embedded, **more)), guidance=3.0)
         assert torch.isfinite(made).all()
         assert (made - plain).abs().max() > 1e-6, method
@@ -294,7 +294,7 @@ def test_pictures(tiny_models: Path, name: str) -> None:
             assert ([k.frame for k in made.keyframes], made.notes) == ([*places], ())
             continue
         told = refuse(model, **changes)
-        assert told.startswith(f"keyframes = {_wrong(kind, places, allowed)}: {model.family.title} ({name}) ")
+        assert told.startswith(f"keyframes = {_wrong(kind, places, allowed)}: {model.title} ({name}) ")
         assert "Load " in told or "Connect " in told or "or load " in told
     if allowed != ((),):
         weak = tuple(replace(k, strength=0.5) for k in needed(model)["keyframes"] or (Keyframe(frames(1), 0),))
@@ -323,7 +323,7 @@ def test_latents_of_another_model(tiny_models: Path, name: str) -> None:
 @every
 def test_controls(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
-    if not model.family.controlled(model):
+    if not model.controlled():
         assert "follows no control video" in refuse(model, control=Control(frames(9)))
     else:
         short = refuse(model, control=Control(frames(3)))
@@ -334,8 +334,8 @@ def test_controls(tiny_models: Path, name: str) -> None:
 def test_shift_and_samplers(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
     told = refuse(model, sampler="no such")
-    assert all(sampler in told for sampler in TABLES[model.family.solvers])
-    if model.family.name != "ltx":
+    assert all(sampler in told for sampler in TABLES[model.solvers])
+    if model.name != "ltx":
         assert "has no such sampler" in refuse(model, sampler="distilled")
     if "shift" not in model.facts.presets["default"]:
         assert "no flow shift" in refuse(model, shift=3.0)
@@ -346,7 +346,7 @@ def test_prompts_beyond_the_limit(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
     for name_of, prompts in {"positive": ("ab " * 600, ""), "negative": ("", "ab " * 600)}.items():
         with pytest.raises(InputError) as refusal:
-            model.family.encode(model, *prompts)
+            model.encode(*prompts)
         assert str(refusal.value).startswith(name_of)
         assert f"the model reads {model.facts.prompt_tokens}" in str(refusal.value)
 
@@ -354,7 +354,7 @@ def test_prompts_beyond_the_limit(tiny_models: Path, name: str) -> None:
 @every
 def test_chinese_is_read_or_it_is_said(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
-    notes = model.family.encode(model, "a circle 一只猫在跑", "", needed(model)["keyframes"]).notes
+    notes = model.encode("a circle 一只猫在跑", "", needed(model)["keyframes"]).notes
     reads = MODELS[name] in ("wan", "hunyuan_video")
     assert reads == (notes == ())
     assert reads or "English" in notes[0] or "no text" in notes[0]
@@ -362,14 +362,14 @@ def test_chinese_is_read_or_it_is_said(tiny_models: Path, name: str) -> None:
 
 def test_a_long_prompt_for_clip_is_said(tiny_models: Path) -> None:
     model = open_model(tiny_models, "tiny-hunyuan-t2v")
-    (note,) = model.family.encode(model, "ab " * 50, "").notes
+    (note,) = model.encode("ab " * 50, "").notes
     assert "CLIP-L reads the first 77" in note
 
 
 def test_the_text_encoder_must_have_seen_the_picture(tiny_models: Path) -> None:
     model = open_model(tiny_models, "tiny-hunyuan-i2v-replace")
     with pytest.raises(InputError, match="Connect the Keyframe at frame 0 to this node too"):
-        model.family.encode(model, PROMPT, "")
+        model.encode(PROMPT, "")
     blind = Conditioning("hunyuan_video", model.facts.text_width, {"cond": {}, "uncond": {}})
     with pytest.raises(
         InputError, match=r"without a picture: .* Connect the same keyframes to Encode Prompt and Video Sampler"

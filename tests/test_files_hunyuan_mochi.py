@@ -14,9 +14,10 @@ import torch
 from diffusers.loaders import single_file_utils
 from reelwire.loaders.families.hunyuan_video import checkpoint as hunyuan_video_files
 from reelwire.loaders.families.mochi import checkpoint as mochi_files
+from reelwire.loaders.messages import CheckpointError
 from reelwire.loaders.weights.bundle import Weights, shipped_config
 from reelwire.loaders.weights.entry import Entry
-from reelwire.loaders.weights.modules import CheckpointError, check_fit
+from reelwire.loaders.weights.modules import check_fit
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.loaders.weights.stored import Stored
 from reelwire.tests.files import KINDS, SMALL, as_written, plain, read_network

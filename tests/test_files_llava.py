@@ -11,12 +11,12 @@ import transformers
 from reelwire.loaders.common.prompts import load_tokenizer
 from reelwire.loaders.families import load
 from reelwire.loaders.families.hunyuan_video.prompts import _read_picture
+from reelwire.loaders.messages import CheckpointError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.encoders import LLAVA_PAD, LLAVA_PICTURE, read_encoder, with_eye
 from reelwire.loaders.weights.find import complete
-from reelwire.loaders.weights.modules import CheckpointError
 from reelwire.samplers.denoise import sample
 from reelwire.tests.files import plain, scaled_fp8
 from reelwire.tests.native import host_classes, randomised
@@ -158,7 +158,7 @@ def test_a_picture_is_set_in_motion_from_single_files(models: Path, whole: Any) 
     assert (made["text"] - expected["text"]).abs().max() < 1e-5
     assert torch.equal(made["mask"], expected["mask"])
     picture = (Keyframe(torch.rand(1, 64, 64, 3), 0),)
-    conditioning = model.family.encode(model, "a red circle", "", picture)
+    conditioning = model.encode("a red circle", "", picture)
     latents = sample(model, conditioning, Request(64, 64, 5, 2, keyframes=picture))
     assert torch.isfinite(latents).all()
 

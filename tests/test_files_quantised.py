@@ -18,9 +18,10 @@ from reelwire.loaders.families.ltx import checkpoint as ltx_files
 from reelwire.loaders.families.mochi import checkpoint as mochi_files
 from reelwire.loaders.families.svd import checkpoint as svd_files
 from reelwire.loaders.families.wan import checkpoint as wan_files
+from reelwire.loaders.messages import CheckpointError
 from reelwire.loaders.parts import Part
 from reelwire.loaders.weights.encoders import read_encoder
-from reelwire.loaders.weights.modules import CheckpointError, _read, build, check_fit, read_tensors
+from reelwire.loaders.weights.modules import _read, build, check_fit, read_tensors
 from reelwire.loaders.weights.quantised import (
     FORMATS,
     kitchen_computes,

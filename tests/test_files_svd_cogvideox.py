@@ -11,9 +11,10 @@ import pytest
 import torch
 from reelwire.loaders.families.cogvideox import checkpoint as cogvideox_files
 from reelwire.loaders.families.svd import checkpoint as svd_files
+from reelwire.loaders.messages import CheckpointError
 from reelwire.loaders.weights.bundle import Weights, shipped_config
 from reelwire.loaders.weights.entry import Entry
-from reelwire.loaders.weights.modules import CheckpointError, check_fit
+from reelwire.loaders.weights.modules import check_fit
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.tests.files import plain, read_network
 from reelwire.tests.native import host_classes, randomised, svd_vae

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.families.wan import checkpoint as wan_files
+from reelwire.loaders.messages import CheckpointError
 from reelwire.loaders.weights.bundle import Weights
-from reelwire.loaders.weights.modules import CheckpointError
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.loaders.weights.stored import Stored
 from reelwire.tests.files import KINDS, SMALL, as_written, gguf, plain, read_network, scaled_fp8

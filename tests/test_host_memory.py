@@ -62,7 +62,7 @@ def load(memory: Memory) -> VideoModel:
 
 def make(model: VideoModel) -> tuple[torch.Tensor, torch.Tensor]:
     """(latents, frames) of a short run."""
-    conditioning = model.family.encode(model, "a red circle moving right", "")
+    conditioning = model.encode("a red circle moving right", "")
     latents = sample(model, conditioning, Request(seed=1, steps=3, frames=9))
     return latents, torch.cat(list(stream_frames(model, latents)))
 
@@ -107,7 +107,7 @@ def run_tiny(folder: Path, name: str, memory: Memory, seen: list[set[str]] | Non
 
     model = open_model(folder, name, memory)
     inputs = needed(model)
-    conditioning = model.family.encode(model, "a red circle", "", inputs["keyframes"])
+    conditioning = model.encode("a red circle", "", inputs["keyframes"])
 
     def on_step(*_: Any) -> None:
         loaded = [id(m.model) for m in mm.current_loaded_models]
@@ -157,7 +157,7 @@ def stored(folder: Path, name: str, storage: str, memory: Memory) -> tuple[Video
     model = _open(folder, name)
     model = load_recipe(replace(model.recipe, storage=storage), memory)
     inputs = needed(model)
-    conditioning = model.family.encode(model, "a red circle", "", inputs["keyframes"])
+    conditioning = model.encode("a red circle", "", inputs["keyframes"])
     return model, sample(model, conditioning, Request(seed=1, steps=4, **inputs))
 
 
@@ -182,7 +182,7 @@ def test_weights_of_eight_bits(host_module: Any, tiny_models: Path, name: str) -
             patcher.partially_load(patcher.load_device, extra_memory=2000)
             assert patcher.loaded_size() < patcher.model_size()
         inputs = needed(model)
-        conditioning = model.family.encode(model, "a red circle", "", inputs["keyframes"])
+        conditioning = model.encode("a red circle", "", inputs["keyframes"])
         assert torch.equal(sample(model, conditioning, Request(seed=1, steps=4, **inputs)), expected)
     assert 0 < off["int8"] < off["fp8"] < SMALL[name], off
 

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.families import load
+from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
-from reelwire.loaders.video_model import InputError, VideoModel
+from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.denoise import ready
 from reelwire.samplers.kernels import (

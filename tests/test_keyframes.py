@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reelwire.loaders.common.images import cover, middle
+from reelwire.loaders.messages import InputError
 from reelwire.loaders.request import Capabilities, Control, Keyframe, Request
-from reelwire.loaders.video_model import InputError
 from reelwire.samplers.keyframes import cut_notes, plan
 from reelwire.tests.test_families import MODELS, every, open_model
 from reelwire.tests.test_ltx_parity import load
@@ -40,7 +40,7 @@ def specs(keyframes: tuple[Keyframe, ...]) -> list[Spec]:
 @lru_cache
 def capabilities_of(folder: Path, name: str) -> Capabilities:
     model = open_model(folder, name)
-    return model.family.capabilities(model)
+    return model.capabilities()
 
 
 # ---------------------------------------------------------------- the table
@@ -175,7 +175,7 @@ def test_the_table(tiny_models: Path, name: str) -> None:
 def test_the_bundled_model() -> None:
     model = load(BUNDLED)
     for row in ltx(4):
-        check(row, model.family.capabilities(model))
+        check(row, model.capabilities())
 
 
 @pytest.mark.parametrize("name", [name for name, rows in ROWS.items() if rows is NONE])

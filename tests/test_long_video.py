@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from reelwire.loaders.messages import InputError
 from reelwire.loaders.request import Keyframe, Past, Request
 from reelwire.loaders.vae.tiles import Tiling
-from reelwire.loaders.video_model import InputError, VideoModel
+from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.lora import LoRA
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
@@ -102,7 +103,7 @@ def test_every_family_goes_beyond_its_length(tiny_models: Path, tmp_path: Path, 
 def test_a_video_of_one_window_is_the_samplers(tmp_path: Path) -> None:
     model = load(BUNDLED)
     film = Film(model, tmp_path, timeline(), frames=17, keyframes=(Keyframe(frames(1), -1, 0.8),))
-    conditioning = model.family.encode(model, PROMPT, "")
+    conditioning = model.encode(PROMPT, "")
     latents = sample(
         model, conditioning, Request(frames=17, steps=2, seed=3, keyframes=(Keyframe(frames(1), -1, 0.8),))
     )
@@ -146,7 +147,7 @@ def test_memory_and_hold_count(tmp_path: Path) -> None:
 def test_the_past_stays_as_it_is() -> None:
     model = load(BUNDLED)
     past = Past(torch.randn(1, 16, 2, 8, 8), memory=torch.randn(1, 16, 1, 8, 8))
-    conditioning = model.family.encode(model, PROMPT, "")
+    conditioning = model.encode(PROMPT, "")
     made = sample(model, conditioning, Request(frames=17, steps=3, seed=1, past=past))
     assert made.shape == (1, 16, 5, 8, 8)
     assert torch.equal(made[:, :, :2], past.latents)

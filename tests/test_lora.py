@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.families import load
+from reelwire.loaders.messages import CheckpointError
 from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.lora import LoRA, applied, read_lora
-from reelwire.loaders.weights.modules import CheckpointError
 from reelwire.samplers.denoise import sample
 from reelwire.tests.test_families import needed
 from reelwire.training.tiny_models import seeded
@@ -109,7 +109,7 @@ def write(file: Path, form: str, made: dict[str, tuple[Tensor, Tensor]], layers:
 
 def run(model: VideoModel, **changes: Any) -> Tensor:
     inputs = needed(model)
-    conditioning = model.family.encode(model, "a red circle", "", inputs["keyframes"])
+    conditioning = model.encode("a red circle", "", inputs["keyframes"])
     return sample(model, conditioning, Request(**{**inputs, "seed": 3, "steps": 3, **changes}))
 
 

@@ -14,11 +14,11 @@ import torch
 from reelwire.loaders.families.ltx import LTX
 from reelwire.loaders.families.ltx.checkpoint import VARIANTS, read_ltx
 from reelwire.loaders.families.ltx.vae import Noise, decode_pieces
+from reelwire.loaders.messages import CheckpointError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.vae.tiles import Tile
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.encoders import read_encoder
-from reelwire.loaders.weights.modules import CheckpointError
 from reelwire.loaders.weights.safetensors import read_header
 from reelwire.tests.tiny import BUNDLED, ltx_transformer, seeded, t5
 from safetensors.torch import save_file
@@ -115,7 +115,7 @@ def test_all_in_one_file_computes_what_the_host_computes(native: Any, release: s
     assert theirs.abs().max() > 0.1
     assert (mine.mT.reshape(theirs.shape) - theirs).abs().max() < 1e-4
     with model.use("vae") as ours:
-        encoded = model.family.encode_video(model, ours, frames)
+        encoded = model.encode_video(ours, frames)
     assert (encoded - vae.encode(frames.movedim(-1, 0)[None] * 2 - 1)).abs().max() < 1e-4
     vae.decode_noise_scale = 0.0  # the host noises latents before they are denormalised, diffusers (and we) after
     generator = torch.Generator().manual_seed(0)
@@ -225,8 +225,8 @@ def test_every_variant_is_complete(variant: str) -> None:
 
 
 def test_distilled_checkpoints_take_their_own_steps(tmp_path: Path) -> None:
+    from reelwire.loaders.messages import InputError
     from reelwire.loaders.request import Request
-    from reelwire.loaders.video_model import InputError
     from reelwire.samplers.denoise import ready
     from reelwire.tests.tiny import ltx_folder
 
@@ -240,29 +240,29 @@ def test_distilled_checkpoints_take_their_own_steps(tmp_path: Path) -> None:
         8,
         1.0,
     )
-    assert model.family.schedule(model, request).timesteps.tolist() == pytest.approx(model.facts.distilled_timesteps)
+    assert model.schedule(request).timesteps.tolist() == pytest.approx(model.facts.distilled_timesteps)
     with pytest.raises(InputError, match=r"steps = 20: The distilled sampler takes its own 8 steps. Use 8 or 0"):
         ready(model, Request(steps=20))
     assert ready(model, Request(steps=20, sampler="euler")).steps == 20
 
 
 def test_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
-    from reelwire.loaders.video_model import InputError
+    from reelwire.loaders.messages import InputError
     from reelwire.tests.tiny import ltx_folder
 
     folder = ltx_folder(tmp_path / "ltx", "0.9.0")
     files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
     model = LTX().load(Recipe("ltx", "", files, "float32"), PlainMemory())
     with pytest.raises(InputError, match=r"positive = 'qwerty asdf': The text encoder knows none of these words"):
-        model.family.encode(model, "qwerty asdf", "")
+        model.encode("qwerty asdf", "")
     with pytest.raises(InputError, match=r"negative = .*The prompt has 131 tokens, the model reads 128. Shorten it"):
-        model.family.encode(model, "a red circle", "red " * 130)
-    model.family.encode(model, "", "")
+        model.encode("a red circle", "red " * 130)
+    model.encode("", "")
 
 
 def test_a_prompt_for_another_model_is_refused() -> None:
+    from reelwire.loaders.messages import InputError
     from reelwire.loaders.request import Conditioning, Request
-    from reelwire.loaders.video_model import InputError
     from reelwire.samplers.denoise import sample
 
     files = {"checkpoint": BUNDLED, "text_encoder": BUNDLED / "text_encoder", "tokenizer": BUNDLED / "tokenizer"}

@@ -51,7 +51,7 @@ def run_reference(kind: str, case: tuple[str, Path, VideoModel], guidance: float
     name, folder, model = case
     height, width, frames = SIZES[name]
     pipe = reference(kind, folder)
-    branches = model.family.encode(model, PROMPT, NEGATIVE).branches
+    branches = model.encode(PROMPT, NEGATIVE).branches
     if (kind == "LTXConditionPipeline") == model.facts.conditioned:
         inputs |= {"prompt": PROMPT, "negative_prompt": NEGATIVE}
     else:  # this checkpoint reads its prompts as another pipeline does
@@ -70,7 +70,7 @@ def run_reference(kind: str, case: tuple[str, Path, VideoModel], guidance: float
 def run_ours(case: tuple[str, Path, VideoModel], guidance: float = 3.0, **inputs: Any) -> Tensor:
     name, _, model = case
     height, width, frames = SIZES[name]
-    conditioning = model.family.encode(model, PROMPT, NEGATIVE)
+    conditioning = model.encode(PROMPT, NEGATIVE)
     return sample(
         model,
         conditioning,
@@ -142,7 +142,7 @@ def test_source_frames_are_encoded(case: tuple[str, Path, VideoModel]) -> None:
     name, _, model = case
     frames = picture(case, 5, SIZES[name][2])[1]
     with model.use("vae") as vae:
-        latents = model.family.encode_video(model, vae, frames)
+        latents = model.encode_video(vae, frames)
     assert torch.equal(run_ours(case, source=frames, strength=0.5), run_ours(case, source=latents, strength=0.5))
 
 
@@ -151,7 +151,7 @@ def test_source_frames_are_encoded(case: tuple[str, Path, VideoModel]) -> None:
 def test_other_samplers_agree_with_euler_in_the_limit(sampler: str, keyed: bool) -> None:
     """Different solvers of one differential equation: many steps bring them together, few do not."""
     model = load(BUNDLED)
-    conditioning = model.family.encode(model, PROMPT, "")
+    conditioning = model.encode(PROMPT, "")
     frame = torch.full((1, 64, 64, 3), 0.5)
     keyframes = (Keyframe(frame, -1),) if keyed else ()
 
@@ -202,7 +202,7 @@ def test_streamed_decode_of_the_bundled_model() -> None:
 def test_a_run_leaves_nothing_behind() -> None:
     """The same bytes after another size, another step count, an interrupt and a failure."""
     model = load(BUNDLED)
-    conditioning = model.family.encode(model, PROMPT, "")
+    conditioning = model.encode(PROMPT, "")
     request = Request(seed=3, steps=4)
     expected = sample(model, conditioning, request)
 
@@ -222,7 +222,7 @@ def test_preview_points_at_the_result() -> None:
     """What a preview shows after the last step is the result, and half-way it is closer to it than the noisy latents."""
     model = load(BUNDLED)
     seen: list[tuple[Tensor, Tensor]] = []
-    result = sample(model, model.family.encode(model, PROMPT, ""), Request(seed=3, steps=6),
+    result = sample(model, model.encode(PROMPT, ""), Request(seed=3, steps=6),
                     lambda done, total, run: seen.append((run.preview(), run.finish())))  # fmt: skip
     assert torch.equal(seen[-1][0], result)
     preview, noisy = seen[2]

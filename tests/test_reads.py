@@ -98,7 +98,7 @@ def opened(tiny_models: Path) -> Any:
 def steps(model: VideoModel, warm: bool = True, **changes: Any) -> Counter[str]:
     """What a whole run lets pass from its first step to its last, when all weights are there."""
     inputs = {**needed(model), "seed": 3, "steps": STEPS, **changes}
-    conditioning = model.family.encode(model, "a red circle", "a blue square", inputs["keyframes"])
+    conditioning = model.encode("a red circle", "a blue square", inputs["keyframes"])
     traffic = Traffic()
     if warm:
         sample(model, conditioning, Request(**inputs))
@@ -144,7 +144,7 @@ def test_the_counter_sees_each_kind() -> None:
 def test_a_step_reads_nothing_back(opened: Any, name: str) -> None:
     """With every sampler of its family."""
     model = opened(name)
-    for number, sampler in enumerate(s for s in TABLES[model.family.solvers] if s != "distilled"):
+    for number, sampler in enumerate(s for s in TABLES[model.solvers] if s != "distilled"):
         seen = steps(model, warm=not number, sampler=sampler)
         drawn = seen.pop("drawn", 0)
         assert not seen, sampler
@@ -190,7 +190,7 @@ def test_trimmed_text(opened: Any, name: str) -> None:
 def test_context_windows(opened: Any) -> None:
     model, traffic = opened("tiny-wan2.1-t2v"), Traffic()
     request = replace(usual(model), frames=17, steps=4)
-    conditioning = model.family.encode(model, "a red circle", "")
+    conditioning = model.encode("a red circle", "")
     on_step, _ = _between(traffic)
     with traffic:  # its steps begin where the first has ended
         sample_in_context(model, conditioning, request, 9, 5, on_step)

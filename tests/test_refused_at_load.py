@@ -12,11 +12,10 @@ import pytest
 import torch
 from reelwire.loaders.families import load
 from reelwire.loaders.families.ltx.upsampler import load_upsampler
+from reelwire.loaders.messages import CheckpointError, InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
-from reelwire.loaders.video_model import InputError
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.lora import read_lora
-from reelwire.loaders.weights.modules import CheckpointError
 from reelwire.tests.test_families import MODELS
 from reelwire.tests.tiny import BUNDLED, ltx_transformer, ltx_vae, t5
 from safetensors.torch import load_file, save_file
@@ -158,5 +157,5 @@ def test_a_prompt_that_is_too_long_is_refused_before_the_text_encoder_is_read(
     prompts = {"positive": "a red circle", "negative": "", which: "a red circle " * 400}
     memory = model.memory
     with pytest.raises(InputError, match=rf"{which} = .*tokens, the model reads"):
-        model.family.encode(model, prompts["positive"], prompts["negative"])
+        model.encode(prompts["positive"], prompts["negative"])
     assert not memory._modules

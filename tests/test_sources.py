@@ -10,13 +10,14 @@ from reelwire.loaders.common.prompts import load_tokenizer
 from reelwire.loaders.families import family, load
 from reelwire.loaders.families.wan import _KINDS
 from reelwire.loaders.families.wan import checkpoint as wan_files
+from reelwire.loaders.messages import CheckpointError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.encoders import KINDS, read_encoder
 from reelwire.loaders.weights.entry import Entry
 from reelwire.loaders.weights.find import complete, read_model
-from reelwire.loaders.weights.modules import CheckpointError, check_fit
+from reelwire.loaders.weights.modules import check_fit
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.samplers.denoise import sample
 from reelwire.tests.files import plain, scaled_fp8
@@ -72,7 +73,7 @@ def test_two_experts_of_scaled_fp8_make_a_video(models: Path) -> None:
     files = found(models, low_noise=models / LOW)
     model = load(Recipe("wan", "", files, "float32"), PlainMemory())
     assert model.variant == "2.2-t2v-a14b"
-    conditioning = model.family.encode(model, "a red circle \u4e00\u53ea\u732b", "")
+    conditioning = model.encode("a red circle \u4e00\u53ea\u732b", "")
     assert conditioning.notes == ()
     seen: list[str] = []
     latents = sample(

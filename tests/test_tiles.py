@@ -15,13 +15,15 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reelwire.loaders.devices import out_of_memory
+from reelwire.loaders.facts import Facts
 from reelwire.loaders.families import family
 from reelwire.loaders.families.ltx import vae as ltx_vae
 from reelwire.loaders.families.ltx.vae import Noise
+from reelwire.loaders.messages import InputError
 from reelwire.loaders.notices import heard_by
 from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.vae.tiles import FEWEST, OVERLAP, Pieces, Tile, Tiling, tiled
-from reelwire.loaders.video_model import Facts, InputError, VideoModel
+from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.decode import frame_count, stream_frames, tiling_of
 from reelwire.tests.host import ROOT
 from reelwire.training import tiny_models
@@ -94,7 +96,7 @@ def model_of(name: str, room: int = sys.maxsize) -> VideoModel:
         text_width=0, prompt_tokens=0, presets={}, mean=(0.0,) * channels, std=(1.0,) * channels,
     )  # fmt: skip
     parts = {"vae": Part("vae", lambda progress: vae)}
-    return VideoModel(family(case.family), "tiny", facts, parts, Recipe(case.family, "", {}, "float32"), Memory(room))
+    return family(case.family)("tiny", facts, parts, Recipe(case.family, "", {}, "float32"), Memory(room))
 
 
 def latents_of(name: str) -> Tensor:
@@ -343,7 +345,7 @@ def test_other_errors_are_not_retried() -> None:
 @every
 def test_encoding_goes_on_in_tiles(name: str) -> None:
     model, frames = model_of(name), clip_of(name)
-    encode = partial(model.family.encode_video, model, vae_of(name), frames)
+    encode = partial(model.encode_video, vae_of(name), frames)
     whole = encode()
     with Short(vae_of(name).encoder, 0.6) as short:
         made = encode()
@@ -397,6 +399,6 @@ def test_an_encode_in_tiles_is_said() -> None:
     for room in (sys.maxsize, 1):
         model = model_of(name, room)
         with heard_by(said.append):
-            model.family.encode_video(model, vae_of(name), clip_of(name))
+            model.encode_video(vae_of(name), clip_of(name))
     assert len(said) == 1
     assert "given frames are encoded in tiles of" in said[0]

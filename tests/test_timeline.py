@@ -13,8 +13,8 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from reelwire.loaders.messages import InputError
 from reelwire.loaders.vae.tiles import Tiling
-from reelwire.loaders.video_model import InputError
 from reelwire.samplers.long.job import ENDING, Job, fingerprint
 from reelwire.samplers.long.timeline import EXAMPLE, MOST, Picture, Prompt, Timeline, read_timeline
 from safetensors.torch import save_file

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.families import load
+from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Guidance
-from reelwire.loaders.video_model import InputError, VideoModel
+from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.long.context import sample_in_context
 from reelwire.samplers.speed import Speed
@@ -60,14 +61,14 @@ def test_the_network_gets_no_padding_and_no_mask(opened: Any, name: str) -> None
         (kwargs["encoder_hidden_states"].shape[1], kwargs["attention_mask"])
     )
     with model.use("transformer") as network:
-        blocks = [block for stack in model.family.stacks.lists for block in getattr(network, stack)]
+        blocks = [block for stack in model.stacks.lists for block in getattr(network, stack)]
         handles = [getattr(block, attention).register_forward_pre_hook(look, with_kwargs=True) for block in blocks]
         try:
             Sampled(model, guidance=1.0)  # LTX-Video's branches share a batch, and the shorter text keeps a mask in it
         finally:
             for handle in handles:
                 handle.remove()
-    branches = model.family.encode(model, "a red circle", "a blue square", needed(model)["keyframes"]).branches
+    branches = model.encode("a red circle", "a blue square", needed(model)["keyframes"]).branches
     lengths = {int(read["mask"].sum()) for read in branches.values()}
     assert {rows for rows, _ in seen} == (lengths if "hunyuan" in name else {int(branches["cond"]["mask"].sum())})
     assert max(lengths) < branches["cond"]["mask"].shape[1]
@@ -91,7 +92,7 @@ def test_with_compiled_blocks(opened: Any, name: str) -> None:
 
 def test_in_context_windows(opened: Any) -> None:
     model = opened("tiny-hunyuan-t2v")
-    request, conditioning = replace(usual(model), frames=17, steps=4), model.family.encode(model, "a red circle", "")
+    request, conditioning = replace(usual(model), frames=17, steps=4), model.encode("a red circle", "")
     long = lambda model: sample_in_context(model, conditioning, request, 9, 5, lambda *_: None)
     expected: Tensor = long(model)
     assert 0 < (long(replace(model, speed=ON)) - expected).abs().max() < BOUNDS["float32"] * expected.std()

@@ -12,8 +12,8 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reelwire.loaders.denoiser import Run
+from reelwire.loaders.messages import InputError
 from reelwire.loaders.request import Capabilities, Keyframe, Request
-from reelwire.loaders.video_model import InputError
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.long.context import _spread, sample_in_context, shuffled
 from reelwire.samplers.long.timeline import Prompt, Timeline
@@ -343,7 +343,7 @@ def test_a_real_run_is_spread(tiny_models: Path, name: str) -> None:
     """One window is the sampler's own video to the bit; of a longer one every latent frame is predicted, and an error
     leaves the run as it was."""
     model = open_model(tiny_models, name)
-    conditioning = model.family.encode(model, PROMPT, "")
+    conditioning = model.encode(PROMPT, "")
     own, step = usual(model).frames, model.facts.frame_step or model.facts.temporal_ratio
     request = Request(frames=own, steps=2, seed=3)
     made = sample_in_context(model, conditioning, model.complete(request), own, step + 1, lambda *_: None)

@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.families import load
+from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
-from reelwire.loaders.video_model import InputError, VideoModel
+from reelwire.loaders.video_model import VideoModel
 from reelwire.tests.host import PACK, ROOT, Host, Prompt, frames, node, workflow
 from reelwire.tests.support.card import seen_by_comfyui
 from reelwire.tests.tiny import BUNDLED
@@ -117,7 +118,7 @@ def test_latents_keep_no_model_in_memory(origin: Any) -> None:
     gc.collect()
     assert held() is None
     again = origin.decoder(None, latent)
-    assert (again.family.name, again.recipe.dtype) == ("ltx", "float32")
+    assert (again.name, again.recipe.dtype) == ("ltx", "float32")
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda latent: pickle.loads(pickle.dumps(latent))])

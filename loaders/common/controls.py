@@ -8,8 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ..messages import message
-from ..video_model import InputError
+from ..messages import InputError, message
 
 AS_IT_IS, EDGES, GRAY, BLUR = "as it is", "edges", "gray", "blur"
 WAYS = (AS_IT_IS, EDGES, GRAY, BLUR)

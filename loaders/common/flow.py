@@ -64,7 +64,7 @@ def encoded_source(model: VideoModel, request: Request, generator: torch.Generat
     with model.use("vae", model.encoding(request.width, request.height, request.frames)) as vae:
         frames = source[: request.frames]
         frames = torch.cat([frames[:1]] * model.facts.lead + [frames]) if model.facts.lead else frames
-        return model.family.encode_video(model, vae, frames, generator, (request.width, request.height))
+        return model.encode_video(vae, frames, generator, (request.width, request.height))
 
 
 def draw(shape: tuple[int, ...], generator: torch.Generator, like: torch.device) -> Tensor:

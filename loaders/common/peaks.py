@@ -12,19 +12,16 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
+from ..base import ModelBase
+from ..parts import Part
+from ..request import Request
 from ..weights.quantised import FORMATS
 from ..weights.stored import BY_NAME, is_ggml, is_small
-
-if TYPE_CHECKING:
-    from ..parts import Part
-    from ..request import Request
-    from ..vae.tiles import Tile
-    from ..video_model import VideoModel
 
 
 @dataclass(frozen=True)
@@ -91,93 +88,43 @@ class Sizes:
         )
 
 
-class Counted:
-    """The part of a Family that tells what its forward holds."""
+@dataclass(frozen=True)
+class Counted(ModelBase):
+    """The part of a VideoModel that tells what its forward holds."""
 
-    moments: Mapping[str, Moment]  # of a forward, at which most is alive
-    layers_asked = True  # whether its picture and language encoders are asked for what each layer gives
-    latents_held = 5.0  # tensors like the latents, in float32, that the sampler and its solver hold during a forward
-    latents_stepped = 13.0  # likewise while the solver makes its step, after the forward: UniPC's second order, counted
+    moments: ClassVar[Mapping[str, Moment]]  # of a forward, at which most is alive
+    batched_guidance: ClassVar[bool]  # whether the reference pipeline runs both branches of CFG as one batch
+    layers_asked: ClassVar[bool] = True  # whether its picture and language encoders are asked for what each layer gives
+    latents_held: ClassVar[float] = (
+        5.0  # tensors like the latents, in float32, that the sampler and its solver hold during a forward
+    )
+    latents_stepped: ClassVar[float] = (
+        13.0  # likewise while the solver makes its step, after the forward: UniPC's second order, counted
+    )
 
-    def positions(self, model: VideoModel, request: Request) -> int:
+    def positions(self, request: Request) -> int:
         """The tokens of one branch in the network's forward."""
-        return model.facts.tokens(request.width, request.height, request.frames)
+        return self.facts.tokens(request.width, request.height, request.frames)
 
-    def text_positions(self, model: VideoModel, request: Request) -> int:
+    def text_positions(self, request: Request) -> int:
         """The tokens of a prompt in the network's forward, as many as it can have: what Speed's trim_text leaves out of
         them, no header tells."""
-        return model.facts.prompt_tokens
+        return self.facts.prompt_tokens
 
-    def read_tokens(self, model: VideoModel, encoder: Reader, prompt_tokens: int = 0) -> int:
+    def read_tokens(self, encoder: Reader, prompt_tokens: int = 0) -> int:
         """Tokens that an encoder reads at a time: a prompt of so many (0: the longest), or its pictures."""
         if encoder.kind == "clip vision":
-            return encoder.pictures * max(map(len, model.facts.pictures or ((),)))
-        return prompt_tokens or model.facts.prompt_tokens
+            return encoder.pictures * max(map(len, self.facts.pictures or ((),)))
+        return prompt_tokens or self.facts.prompt_tokens
 
-    def timed(self, model: VideoModel, request: Request) -> bool:
+    def timed(self, request: Request) -> bool:
         """Whether each token has a time of its own."""
         return False
 
-    def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
+    @classmethod
+    def mlp_width(cls, config: Mapping[str, Any], hidden: int) -> int:
         """How wide the network's MLPs are within."""
         return 4 * hidden
-
-
-@dataclass(frozen=True)
-class CoderPeak:
-    """What a VAE of a published size holds, in bytes a pixel of a frame in a type of 16 bits, and `full` times that in float32
-    (`full_thrifty` times where a decode is thrifty: norms compute in float32 in every type).
-
-    width: channels at full resolution that this was counted for; decode, thrifty: of a tile, and where memory is short;
-    encode, still: of a tile of a clip, of a single frame; grows: more with each frame of the clip; whole: of each frame of
-    a clip that is encoded at once; clip: frames whose decode is counted, where it sees all at once, 0 where their number
-    makes no difference; chunk: as many at a time where memory is short.
-    """
-
-    width: int
-    decode: int
-    thrifty: int
-    encode: int
-    still: int
-    grows: int = 0
-    whole: int = 0
-    clip: int = 0
-    chunk: int = 0
-    full: float = 2.0
-    full_thrifty: float = 2.0
-
-    def decoding(self, tile: int, thrifty: bool, frames: int, float32: bool = False) -> float:
-        """Bytes for a tile of so many pixels."""
-        most, each, full = (
-            (self.chunk, self.thrifty, self.full_thrifty) if thrifty else (self.clip, self.decode, self.full)
-        )
-        return tile * each * (full if float32 else 1) * (min(frames, most) if most else 1) / (most or 1)
-
-
-def coder_bytes(model: VideoModel, tiles: list[list[Tile]], encoded: int = 0, at_once: bool = False) -> int:
-    """The peak of the VAE's work beside its weights: decoding, whatever the length of the video, or encoding so many
-    frames, streamed or at once. tiles: of a frame, in rows."""
-    config, facts = model.parts["vae"].config, model.facts
-    peak = model.family.coders[model.family.coder(config)]
-    pixels = tiles[0][0].height * tiles[0][0].width * facts.spatial_ratio**2
-    streamed = peak.still if encoded == 1 else peak.encode + encoded * peak.grows
-    encoding = pixels * (max(peak.still, encoded * peak.whole) if at_once else streamed)
-    float32 = getattr(torch, model.recipe.dtype).itemsize == 4
-    decoding = peak.decoding(pixels, tiles[0][0].thrifty, max(facts.frame_counts, default=peak.clip), float32)
-    needed = encoding * (peak.full if float32 else 1) if encoded else decoding
-    return math.ceil(needed * (_base(config) or peak.width) / peak.width)
-
-
-def _base(config: Mapping[str, Any]) -> int:
-    """Channels of a VAE's decoder at full resolution; 0 where nothing tells."""
-    found = (
-        config.get("decoder_base_dim")
-        or config.get("base_dim")
-        or config.get("decoder_block_out_channels")
-        or config.get("block_out_channels")
-        or 0
-    )
-    return found[0] if isinstance(found, (list, tuple)) else found
 
 
 UPSAMPLED = 5  # tensors as wide as a latent upsampler within that are alive at the size that it makes
@@ -198,29 +145,29 @@ def with_kernels(counted: int) -> int:
     return KERNELS + math.ceil(counted * (1 + SHARE))
 
 
-def branches(model: VideoModel, request: Request) -> int:
+def branches(model: Counted, request: Request) -> int:
     """How many predictions a step of a complete request needs: 2 with classifier-free guidance."""
     scale = model.guidance.true_scale if getattr(model.facts, "embedded", False) else request.guidance
     return 2 if scale > 1 else 1
 
 
-def _network(model: VideoModel) -> Part:
+def _network(model: Counted) -> Part:
     return next(part for name, part in model.parts.items() if name in ("transformer", "unet"))
 
 
-def sizes(model: VideoModel, request: Request) -> Sizes:
+def sizes(model: Counted, request: Request) -> Sizes:
     """The sizes of a complete request."""
-    family, facts = model.family, model.facts
+    facts = model.facts
     network = _network(model)
     shape = facts.latent_shape(request.width, request.height, request.frames)
-    whole = branches(model, request) > 1 and family.batched_guidance and model.guidance.method == "cfg"
+    whole = branches(model, request) > 1 and model.batched_guidance and model.guidance.method == "cfg"
     config, (_, channels, *_), item = network.config, shape, getattr(torch, model.recipe.dtype).itemsize
     beside = config.get("in_channels", channels) / channels - 1 + config.get("vace_in_channels", 0) / channels
     return Sizes(
-        tokens=family.positions(model, request), text=family.text_positions(model, request), batch=2 if whole else 1, hidden=facts.width,
-        mlp=family.mlp_width(config, facts.width), head=config.get("attention_head_dim") or 0, item=item, latents=math.prod(shape), given=max(beside, 0.0),
-        controlled=len(config["vace_layers"]) + 1 if config.get("vace_layers") else 0, timed=family.timed(model, request),
-        keyed=max(facts.prompt_tokens, family.text_positions(model, request) - facts.prompt_tokens),
+        tokens=model.positions(request), text=model.text_positions(request), batch=2 if whole else 1, hidden=facts.width,
+        mlp=model.mlp_width(config, facts.width), head=config.get("attention_head_dim") or 0, item=item, latents=math.prod(shape), given=max(beside, 0.0),
+        controlled=len(config["vace_layers"]) + 1 if config.get("vace_layers") else 0, timed=model.timed(request),
+        keyed=max(facts.prompt_tokens, model.text_positions(request) - facts.prompt_tokens),
     )  # fmt: skip
 
 
@@ -228,25 +175,25 @@ def sizes(model: VideoModel, request: Request) -> Sizes:
 UNFUSED = ("mps", "privateuseone")
 
 
-def forward_bytes(model: VideoModel, request: Request, fused: bool = True) -> int:
+def forward_bytes(model: Counted, request: Request, fused: bool = True) -> int:
     """The peak of a step of a complete request beside the weights: the forward, and what the sampler holds meanwhile.
 
     fused: attention by a kernel that holds nothing but its result (flash, memory-efficient, cuDNN); else its scores, and
     what softmax makes of them, count too. Caches are not in it: samplers/room.py adds what they keep.
     """
     size = sizes(model, request)
-    forward = max(size.of(moment) for moment in model.family.moments.values())
+    forward = max(size.of(moment) for moment in model.moments.values())
     scores = 0 if fused else 2 * size.batch * size.hidden // (size.head or 64) * size.tokens**2 * size.item
     computing = forward + scores + widened_bytes(model, _network(model).name)
-    stepping = math.ceil((model.family.latents_stepped - model.family.latents_held) * size.latents * 4)
+    stepping = math.ceil((model.latents_stepped - model.latents_held) * size.latents * 4)
     return max(computing, stepping) + held_bytes(model, size) + lora_bytes(model, size.item)
 
 
-def held_bytes(model: VideoModel, size: Sizes) -> int:
+def held_bytes(model: Counted, size: Sizes) -> int:
     """Latents, predictions and the solver's memory in float32, what lies beside them, and the prompts of both branches,
     one by one and as a batch."""
     prompts = 4 * size.text * model.facts.text_width * size.item
-    return math.ceil((model.family.latents_held + 2 * size.given) * size.latents * 4) + prompts
+    return math.ceil((model.latents_held + 2 * size.given) * size.latents * 4) + prompts
 
 
 # kind of a stored weight -> bytes a number beside it while its layer runs in bfloat16, float16 and float32: what it is
@@ -264,25 +211,25 @@ def widening(kind: str, dtype: torch.dtype) -> float:
     return WIDENED.get(kind, _BLOCKS if is_ggml(kind) else _PLAIN)[column] if kind else 0.0
 
 
-def widened_bytes(model: VideoModel, part: str) -> int:
+def widened_bytes(model: Counted, part: str) -> int:
     """What the widest layer of a part takes while it runs, where its weight is held in 8 bits or less."""
     dtype = getattr(torch, model.recipe.dtype)
     return math.ceil(max((count * widening(kind, dtype) for count, _, kind in _held(model, part)), default=0))
 
 
-def lora_bytes(model: VideoModel, item: int) -> int:
+def lora_bytes(model: Counted, item: int) -> int:
     """The LoRAs' own weights, which stay where their layers compute."""
     deltas = (delta for lora in model.loras for delta in lora.deltas.values())
     entries = (entry for d in deltas for entry in (d.down, d.up, d.diff, d.bias) if entry is not None)
     return sum(math.prod(entry.shape) for entry in entries) * item
 
 
-def weight_bytes(model: VideoModel, part: str) -> int:
+def weight_bytes(model: Counted, part: str) -> int:
     """A part's weights as they will be held: in the computing type, or as stored bytes where linear layers keep them."""
     return math.ceil(sum(size for _, size, _ in _held(model, part)))
 
 
-def _held(model: VideoModel, part: str) -> Iterator[tuple[int, float, str]]:
+def _held(model: Counted, part: str) -> Iterator[tuple[int, float, str]]:
     """(how many numbers, their bytes, the kind if they are stored as bytes or "") of each of a part's weights."""
     found, item, made = model.parts[part], getattr(torch, model.recipe.dtype).itemsize, model.recipe.storage
     network, whole = part.startswith(("transformer", "unet")), _whole(found.config)
@@ -391,22 +338,16 @@ READINGS: Mapping[str, tuple[Reading, ...]] = {
 }  # fmt: skip
 
 
-def encode_bytes(model: VideoModel, prompt_tokens: int = 0) -> dict[str, int]:
+def encode_bytes(model: Counted, prompt_tokens: int = 0) -> dict[str, int]:
     """Encoder of text or pictures -> the peak of its activations, for a prompt of so many tokens (0: the longest)."""
     return {name: encoder_bytes(model, name, prompt_tokens) for name in model.parts if "encoder" in name}
 
 
-def encoder_bytes(model: VideoModel, part: str, prompt_tokens: int = 0) -> int:
+def encoder_bytes(model: Counted, part: str, prompt_tokens: int = 0) -> int:
     """The peak of the activations of one encoder; 0 for one of an unknown kind."""
     found = reader(model.parts[part].tensors)
     if found is None:
         return 0
-    tokens, item = model.family.read_tokens(model, found, prompt_tokens), getattr(torch, model.recipe.dtype).itemsize
-    reading = max(moment.bytes(found, tokens, item, model.family.layers_asked) for moment in READINGS[found.kind])
+    tokens, item = model.read_tokens(found, prompt_tokens), getattr(torch, model.recipe.dtype).itemsize
+    reading = max(moment.bytes(found, tokens, item, model.layers_asked) for moment in READINGS[found.kind])
     return reading + widened_bytes(model, part)
-
-
-def decode_bytes(model: VideoModel, request: Request) -> int:
-    """The peak of decoding a complete request with the tiles that `model.tiling` chooses."""
-    _, _, _, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
-    return model.vae_bytes(model.tiling(height, width), height, width)

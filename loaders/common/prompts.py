@@ -10,10 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..messages import message
-from ..video_model import InputError
+from ..messages import CheckpointError, InputError, message
 from ..weights.configs import load_config
-from ..weights.modules import CheckpointError
 from ..weights.safetensors import read_header
 
 

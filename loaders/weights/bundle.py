@@ -14,11 +14,11 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from ..messages import either, message
+from ..messages import CheckpointError, either, message
 from ..parts import Part, Progress
 from .configs import load_config
 from .entry import Entry
-from .modules import CheckpointError, build, fitting
+from .modules import build, fitting
 from .safetensors import read_folder
 
 FOLDER = Path(__file__).parents[1] / "families"

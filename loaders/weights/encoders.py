@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ..messages import either, message
+from ..messages import CheckpointError, either, message
 from .bundle import Weights, read_part, rename
 from .entry import Entry
 from .kinds import kind_of
-from .modules import CheckpointError
 from .safetensors import read_file
 
 Entries = Mapping[str, Entry]

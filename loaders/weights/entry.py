@@ -7,11 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..messages import CheckpointError as CheckpointError
-from .quantised import (
-    UNROTATED,
-    Coding,
-    Quantisation,
-)
+from .quantised import UNROTATED, Coding, Quantisation
 
 IDENTITY = "IDENTITY"  # the type of an entry that is in no file: a weight that changes nothing, or a bias of zeros
 

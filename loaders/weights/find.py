@@ -9,14 +9,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..messages import both, message
+from ..messages import CheckpointError, both, message
 from ..parts import Recipe
 from .bundle import FOLDER, Bundle, Weights, files_of, frozen, match, read_bundle, shipped_config
 from .configs import load_config
 from .encoders import KINDS, read_encoder, width, with_eye
 from .entry import Entry, strip_prefix
 from .kinds import kind_of
-from .modules import CheckpointError
 from .safetensors import read_file
 
 Files = Mapping[str, Path]

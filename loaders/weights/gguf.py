@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..messages import message
+from ..messages import CheckpointError, message
 from .entry import Entry
-from .modules import CheckpointError
 
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _SHAPE = "comfy.gguf.orig_shape."  # where the shape of a tensor is told that was folded to at most four axes

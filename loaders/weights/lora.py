@@ -24,10 +24,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..messages import Origin, message
+from ..messages import CheckpointError, Origin, message
 from ..parts import Part
 from .entry import Entry
-from .modules import CheckpointError, read_tensors
+from .modules import read_tensors
 from .safetensors import read_file
 
 DOWN, UP = ("lora_A", "lora_down"), ("lora_B", "lora_up")

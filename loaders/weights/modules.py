@@ -14,15 +14,7 @@ from ..messages import CheckpointError as CheckpointError
 from ..messages import listed, message
 from ..parts import Progress
 from .entry import IDENTITY, Entry
-from .quantised import (
-    FORMATS,
-    TILE,
-    Coding,
-    Tensors,
-    round_up,
-    swizzled,
-    unswizzled,
-)
+from .quantised import FORMATS, TILE, Coding, Tensors, round_up, swizzled, unswizzled
 from .safetensors import _open
 from .stored import BY_NAME, Stored, is_ggml, is_small, narrow, widen
 

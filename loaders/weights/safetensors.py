@@ -13,13 +13,7 @@ from typing import Any
 from ..messages import CheckpointError as CheckpointError
 from ..messages import message
 from .entry import Entry
-from .quantised import (
-    FORMATS,
-    FP8_FORMATS,
-    check_shapes,
-    read_quantisation,
-    round_up,
-)
+from .quantised import FORMATS, FP8_FORMATS, check_shapes, read_quantisation, round_up
 from .stored import FP8
 
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,

@@ -22,8 +22,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...loaders.files import write_whole
-from ...loaders.messages import message
-from ...loaders.video_model import InputError, VideoModel
+from ...loaders.messages import InputError, message
+from ...loaders.video_model import VideoModel
 from .machine import machine as machine
 from .machine import shortage as shortage
 from .memory import HostMemory as HostMemory
@@ -255,7 +255,7 @@ def keep_latents(latent: dict[str, Any], cls: Any) -> Path:
 
 def read_latents(path: Path) -> dict[str, Any]:
     """A LATENT from a file of `keep_latents`; raises CheckpointError where it is damaged."""
-    from ...loaders.weights.modules import CheckpointError
+    from ...loaders.messages import CheckpointError
 
     try:
         with safe_open(path, "pt") as file:
@@ -272,7 +272,7 @@ def samples(model: VideoModel, latent: dict[str, Any]) -> Tensor:
     held = latent["samples"]
     fits = held.ndim in (4, 5) and held.shape[1] == model.facts.channels
     pictures = held.ndim == 4 and model.facts.temporal_ratio > 1
-    return model.family.from_host(model, held) if fits and not pictures else held
+    return model.from_host(held) if fits and not pictures else held
 
 
 # ---------------------------------------------------------------- previews
@@ -308,7 +308,7 @@ def _main_axes(latent: Tensor) -> Tensor:
 
 
 def _host_colours(model: VideoModel) -> Tensor | None:
-    for name in _LATENT_FORMATS.get(model.family.name, ()):
+    for name in _LATENT_FORMATS.get(model.name, ()):
         form = getattr(comfy.latent_formats, name)()
         factors = form.latent_rgb_factors
         if factors and len(factors) == model.facts.channels:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ...loaders.denoiser import Run
-from ...loaders.messages import message
+from ...loaders.messages import InputError, message
 from ...loaders.request import Conditioning, Request
-from ...loaders.video_model import InputError, VideoModel
+from ...loaders.video_model import VideoModel
 from .policies.teacache import SIGNALS_OF, Fit, published
 from .policy import FEWEST, At, Policy, State, Values, distance
 from .store import Branch, Calibration, key_of
@@ -114,7 +114,7 @@ def _numbers(values: list[Tensor]) -> np.ndarray:
 def observed(model: VideoModel) -> str:
     """The signal that TeaCache looks at in this family: the published one."""
     found = published(model, False)
-    return found.signal if found else SIGNALS_OF.get(model.family.name, "modulated")
+    return found.signal if found else SIGNALS_OF.get(model.name, "modulated")
 
 
 def calibrate(model: VideoModel, conditioning: Conditioning, request: Request, on_step: OnStep) -> tuple[Calibration, Tensor]:  # fmt: skip

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from ...loaders.denoiser import Run
-from ...loaders.messages import Origin, message
+from ...loaders.messages import InputError, Origin, message
 from ...loaders.request import Request
-from ...loaders.video_model import InputError, VideoModel
+from ...loaders.video_model import VideoModel
 
 Values = tuple[Tensor, ...]
 Chosen = dict[int, float]  # step that is not computed -> by how much of the last change its values lie further on
@@ -149,7 +149,7 @@ class Policy(ABC):
             size = channels * -(-time // model.facts.time_patch) * model.facts.time_patch * h * w
             return self.memory_of * size * 4 * (branches if self.level == "network" else 1)
         item = torch.empty(0, dtype=getattr(torch, model.recipe.dtype)).element_size()
-        if model.family.stacks is None:  # what the second outermost block of a UNet gives
+        if model.stacks is None:  # what the second outermost block of a UNet gives
             _, _, time, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
             return (self.order + 1) * time * h * w * 2 * model.facts.width * item * branches
         tokens = model.facts.tokens(request.width, request.height, request.frames)
@@ -166,7 +166,7 @@ def of_modules(model: VideoModel, request: Request) -> float:
     """How many times the video's hidden states all attentions and MLPs of a network give; in blocks of two streams, of
     the text's tokens too."""
     tokens = model.facts.tokens(request.width, request.height, request.frames)
-    text = model.facts.prompt_tokens if model.family.stacks and model.family.stacks.pairs else 0
+    text = model.facts.prompt_tokens if model.stacks and model.stacks.pairs else 0
     return model.facts.modules * (tokens + text) / tokens
 
 

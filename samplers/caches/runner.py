@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ...loaders.denoiser import Run
+from ...loaders.facts import Stacks
 from ...loaders.messages import about, message
 from ...loaders.request import Request
-from ...loaders.video_model import Stacks, VideoModel
+from ...loaders.video_model import VideoModel
 from .calibration import Record
 from .mechanisms import unet
 from .mechanisms.modules import taped
@@ -367,7 +368,7 @@ def cached(model: VideoModel, run: Run, request: Request) -> Iterator[None]:
     if policy is None:
         yield
         return
-    runner = run.cache = Runner(policy, model.family.stacks, len(run.timesteps), model.family.batched_guidance, notes)
+    runner = run.cache = Runner(policy, model.stacks, len(run.timesteps), model.batched_guidance, notes)
     try:
         yield
     finally:

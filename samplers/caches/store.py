@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ...loaders.files import write_whole
-from ...loaders.messages import message
+from ...loaders.messages import CheckpointError, message
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
-from ...loaders.weights.modules import CheckpointError
 
 ENDING = ".reelwire-cache.json"
 MOST_RUNS = 9

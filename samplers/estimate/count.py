@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...loaders.common.peaks import decode_bytes, encode_bytes, weight_bytes, with_kernels
+from ...loaders.common.peaks import encode_bytes, weight_bytes, with_kernels
 from ...loaders.messages import message, sentences
 from ...loaders.parts import Part
 from ...loaders.request import Request
@@ -185,7 +185,7 @@ def with_decode(
     """(the needs and that of the decode, its tiles) for a complete request where there is this room."""
     sized = replace(model, memory=_Imagined(room))
     _, _, _, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
-    found = (*found, _need(model, "decode", "vae", decode_bytes(sized, request)))
+    found = (*found, _need(model, "decode", "vae", sized.decode_bytes(request)))
     earlier = accumulate((need.weights for need in found), initial=0)
     ordered = tuple(replace(need, earlier=before) for need, before in zip(found, earlier, strict=False))
     return ordered, sized.tiling(height, width)
@@ -254,7 +254,7 @@ def count_steps(model: VideoModel, request: Request) -> Steps:
         for part, steps in parts.items()
     }
     branches = _sum((sum(each[i] for i in steps), spans[part], len(steps)) for part, steps in parts.items())
-    whole = model.family.batched_guidance and model.guidance.method == "cfg"
+    whole = model.batched_guidance and model.guidance.method == "cfg"
     return Steps(
         total,
         (sum(s[0] for s in spans.values()), sum(s[1] for s in spans.values())),
@@ -273,9 +273,7 @@ def _sum(experts: Iterator[tuple[int, tuple[int, int], int]]) -> Span:
 
 def expert_steps(model: VideoModel, request: Request) -> dict[str, range]:
     """Which steps each network takes: the high-noise expert those above its boundary, the other one the rest."""
-    scheduler = solver(
-        model.family.solvers, request.sampler, model.family.schedule(model, request), torch.device("cpu")
-    )
+    scheduler = solver(model.solvers, request.sampler, model.schedule(request), torch.device("cpu"))
     times: Tensor = scheduler.timesteps
     boundary = getattr(model.facts, "boundary", None)
     if boundary is None:

@@ -58,7 +58,7 @@ def forward_flops(model: VideoModel, request: Request, once: bool = True) -> Flo
     once: of blocks that are alike the first alone runs and counts for all of them; that changes nothing but the time.
     """
     network: Any = blank(model.parts[network_part(model)], dtype_of(model))
-    inputs = model.family.forward_inputs(model, request, network.config)
+    inputs = model.forward_inputs(request, network.config)
     with _counting() as counted:
         others = _alike_once(network, counted) if once else []
         network(**inputs, return_dict=False)
@@ -74,8 +74,8 @@ def decode_flops(model: VideoModel, request: Request, tiling: Tiling | None = No
     for (height, width), count in tiles.items():
         frame = torch.empty(1, channels, 1, height, width, device="meta", dtype=vae.dtype)
         tile = Tile(0, 0, height, width, (height, width), bool(tiling and tiling.thrifty))
-        stage = partial(model.family.decode_pieces, vae, tile=tile, seed=0)
-        total += _stream_flops(stage, frame, frames, *model.family.decode_cycle) * count
+        stage = partial(model.decode_pieces, vae, tile=tile, seed=0)
+        total += _stream_flops(stage, frame, frames, *model.decode_cycle) * count
     return total
 
 

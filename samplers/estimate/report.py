@@ -92,7 +92,7 @@ def _in_other(estimate: Estimate) -> list[str]:
 def _request(estimate: Estimate) -> str:
     r, model = estimate.request, estimate.model
     sizes = {"frames": r.frames, "width": r.width, "height": r.height, "steps": r.steps}
-    named = {"title": model.family.title, "variant": model.variant, "dtype": model.recipe.dtype}
+    named = {"title": model.title, "variant": model.variant, "dtype": model.recipe.dtype}
     return message("estimate_request", **named, **sizes)
 
 
@@ -289,7 +289,7 @@ def facts(estimate: Estimate) -> dict[str, Any]:
     return {
         "version": VERSION,
         "model": {
-            "family": model.family.name,
+            "family": model.name,
             "variant": model.variant,
             "precision": model.recipe.dtype,
             "precision_on_cards": on_cards(model, machine).recipe.dtype,

@@ -17,9 +17,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ...loaders.files import write_whole
-from ...loaders.messages import message
+from ...loaders.messages import InputError, message
 from ...loaders.vae.tiles import Tiling
-from ...loaders.video_model import InputError
 
 ENDING = ".unfinished"
 _WINDOW = "window_{}.safetensors"

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ...loaders.denoiser import Run
 from ...loaders.limits import check_frames
-from ...loaders.messages import about, either, message, message_of
+from ...loaders.messages import InputError, about, either, message, message_of
 from ...loaders.request import Capabilities, Conditioning, Keyframe, Past, Request
 from ...loaders.vae.tiles import Tiling
-from ...loaders.video_model import InputError, VideoModel
+from ...loaders.video_model import VideoModel
 from ..caches.runner import planned
 from ..caches.store import fingerprint as checkpoint_fingerprint
 from ..decode import Form, floats, frames_of, stream_frames
@@ -78,11 +78,11 @@ class Watch:
 def plan_long(model: VideoModel, timeline: Timeline, request: Request, style: Style) -> LongPlan:
     """Which windows make this video, and what each is given; raises InputError before any weights are read."""
     request = model.complete(request)
-    title = f"{model.family.title} ({model.variant})"
+    title = f"{model.title} ({model.variant})"
     _check_style(style)
     spans = _spans(model, style, title)
     check_frames(request.frames, spans.step, title)
-    extension, capabilities = model.family.extension(model), model.family.capabilities(model)
+    extension, capabilities = model.extension(), model.capabilities()
     placed, notes = plan(request.keyframes, replace(capabilities, sets=None, near=0), request.frames)
     notes += cut_notes(request)
     if extension.way == "context":
@@ -125,7 +125,7 @@ def _spans(model: VideoModel, style: Style, title: str) -> Spans:
     step = length - 1 if counts else facts.frame_step or facts.temporal_ratio
     units = (length - 1) // step
     quarter = max(units // 4, min(1, units - 1)) * step + 1
-    spans = Spans(step, length, style.overlap or model.family.extension(model).overlap or quarter, bool(counts))
+    spans = Spans(step, length, style.overlap or model.extension().overlap or quarter, bool(counts))
     check_spans(spans, title)
     return spans
 
@@ -139,8 +139,8 @@ def _moved_prompts(windows: tuple[Window, ...], timeline: Timeline) -> tuple[str
 
 def _check_context(model: VideoModel, title: str, keyframes: tuple[Keyframe, ...], timeline: Timeline, several: bool) -> None:  # fmt: skip
     """A single sampling follows one prompt, and nothing else. several: whether it sees more than one window."""
-    remedy = message("load_or_ltx", models=model.family.image_models)
-    if model.family.controlled(model):
+    remedy = message("load_or_ltx", models=model.image_models)
+    if model.controlled():
         raise InputError("model", title, message("no_control_in_long"), message("use_sample_video"))
     if model.cache is not None and several:
         what = message("with_cache", cache=model.cache.title)
@@ -217,7 +217,7 @@ def inputs_of(model: VideoModel, timeline: Timeline, made: LongPlan, style: Styl
     prompts = {f"prompt {i}": [prompt.frame, prompt.text] for i, prompt in enumerate(timeline.prompts, 1)}
     keyframes = {f"keyframe {i}": [k.frame, k.strength, fingerprint(k.images)] for i, k in enumerate(request.keyframes, 1)}  # fmt: skip
     return {
-        "model": f"{model.family.name} {model.variant}", **files, "precision": f"{recipe.dtype} {recipe.storage}",
+        "model": f"{model.name} {model.variant}", **files, "precision": f"{recipe.dtype} {recipe.storage}",
         "LoRA": [f"{lora.file.name} {checkpoint_fingerprint(lora.file)} {lora.strength:g} {lora.low_noise:g}" for lora in model.loras],
         **{name: str(value) for name, value in options.items()}, **told, **asdict(style), **prompts,
         "negative prompt": timeline.negative, **keyframes, "calibration": _digest(planned(model, made.request_of_a_window)[0]),
@@ -347,11 +347,11 @@ class _Renderer:
         """The window's prompt, read once; anew for each window where the text encoder looks at its first frame too."""
         text, model = self.timeline.prompts[window.prompt].text, self.model
         if model.facts.reads_pictures:
-            return model.family.encode(model, text, self.timeline.negative, keyframes)
+            return model.encode(text, self.timeline.negative, keyframes)
         if not self.prompts:
             for number, prompt in enumerate(self.timeline.prompts):
                 try:
-                    self.prompts[number] = model.family.encode(model, prompt.text, self.timeline.negative)
+                    self.prompts[number] = model.encode(prompt.text, self.timeline.negative)
                 except InputError as error:
                     raise InputError(
                         "timeline", message("prompt_name", number=number + 1), message_of(error)

@@ -8,8 +8,7 @@ from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
 
-from ...loaders.messages import message
-from ...loaders.video_model import InputError
+from ...loaders.messages import InputError, message
 
 EXAMPLE = (
     '{"prompts": [{"at": 0, "text": "..."}, {"at": 4.5, "text": "..."}], "keyframes": [{"at": 9, "image": "cat.png"}]}'

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ...loaders.messages import either, message
+from ...loaders.messages import InputError, either, message
 from ...loaders.request import Capabilities, Keyframe
-from ...loaders.video_model import InputError
 from .timeline import Timeline
 
 

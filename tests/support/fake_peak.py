@@ -1,6 +1,6 @@
 """What a run needs beside the weights, measured without numbers: networks at their published size on the meta device.
 
-The pack's own code runs (`samplers.denoise.sample`, `Family.encode`, `stream_frames`); a dispatch mode counts the bytes of all
+The pack's own code runs (`samplers.denoise.sample`, `VideoModel.encode`, `stream_frames`); a dispatch mode counts the bytes of all
 storages that are alive there. Where code reads a number back it is told a plain one, and masks count as full. Attention is
 taken for one of the fused kernels, which hold nothing but their result. What a kernel needs inside itself is not seen.
 """
@@ -182,15 +182,15 @@ def conditioning(model: VideoModel, request: Request) -> Conditioning:
     text = torch.zeros(1, length, facts.text_width)
     read: dict[str, Tensor] = {"text": text, "mask": torch.ones(1, length, dtype=torch.bool)}
     picture = None
-    if model.family.name == "svd":
+    if model.name == "svd":
         read = {}
-    if model.family.name == "hunyuan_video":
+    if model.name == "hunyuan_video":
         image = getattr(facts, "image", "")
         more = {"latent_concat": 288, "token_replace": 144}.get(image, 0)  # of the 576 tokens of a picture
         read = {"text": torch.zeros(1, length + more, facts.text_width), "mask": torch.ones(1, length + more, dtype=torch.long),
                 "pooled": torch.zeros(1, 768)}  # fmt: skip
         picture = request.keyframes[0].images if image else None
-    return Conditioning(model.family.name, facts.text_width, {"cond": read, "uncond": read}, (), picture)
+    return Conditioning(model.name, facts.text_width, {"cond": read, "uncond": read}, (), picture)
 
 
 def fitted(model: VideoModel, pictured: bool = False, **changes: Any) -> Request:
@@ -203,7 +203,7 @@ def fitted(model: VideoModel, pictured: bool = False, **changes: Any) -> Request
     places = ("first",) if pictured else (model.facts.pictures or ((),))[-1]
     keyframes = tuple(Keyframe(frame, 0 if place == "first" else wanted.frames - 1) for place in places)
     control = None
-    if model.family.controlled(model):
+    if model.controlled():
         control = Control(torch.zeros(wanted.frames, wanted.height, wanted.width, 3))
     return Request(**{**changes, "keyframes": keyframes, "control": control})
 
@@ -223,7 +223,7 @@ def encoder_peaks(model: VideoModel, detailed: bool = False) -> dict[str, tuple[
     """Encoder -> (bytes that it asked for, the most that was alive) where a prompt, or the picture, is encoded."""
     memory, request = _memory(model, "nothing"), model.complete(fitted(model))
     with counted(detailed):
-        prompts = model.family.encode(model, "a red cat", "", request.keyframes)
+        prompts = model.encode("a red cat", "", request.keyframes)
         del prompts
         if "image_encoder" in model.parts:
             _look(model, request)
@@ -239,8 +239,8 @@ def _look(model: VideoModel, request: Request) -> None:
     from reelwire.loaders.common.images import cover
 
     images = [cover(k.images, request.width, request.height) for k in request.keyframes]
-    module: Any = import_module(f"reelwire.loaders.{model.family.name}")
-    module._look(model, images if model.family.name == "wan" else images[0])
+    module: Any = import_module(f"reelwire.loaders.{model.name}")
+    module._look(model, images if model.name == "wan" else images[0])
 
 
 def coder_peaks(
@@ -261,12 +261,12 @@ def coder_peaks(
     needed = {"encode": model.vae_bytes(tiling, *size, len(clip)), "decode": model.vae_bytes(tiling, *size)}
     memory.peaks.clear()
     with counted():
-        for way in ("still", "encode", *(["encode at once"] if model.family.rounds_encode else [])):
+        for way in ("still", "encode", *(["encode at once"] if model.rounds_encode else [])):
             memory.limit(int(1.3 * needed[way]) if way in needed else sys.maxsize)  # where there is room, at once
             frames_in = clip[:1] if way == "still" else clip
             asked = needed.get(way) or model.encoding(request.width, request.height, len(frames_in))
             with model.use("vae", asked) as vae:
-                model.family.encode_video(model, vae, frames_in)
+                model.encode_video(vae, frames_in)
             found[way] = asked, memory.peaks.pop("vae")
         for piece in stream_frames(model, torch.zeros(latents, device=META), tiling=tiling):
             del piece

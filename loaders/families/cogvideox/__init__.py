@@ -18,14 +18,16 @@ from torch import Tensor
 
 from ...common.flow import draw, encoded_source, skipped
 from ...common.images import cover
-from ...common.peaks import CoderPeak, Moment
+from ...common.peaks import Moment
 from ...common.prompts import check_prompts, encode_t5, load_tokenizer
 from ...denoiser import SMALLEST, Run, Schedule
-from ...messages import either, message
+from ...facts import Facts
+from ...messages import InputError, either, message
 from ...parts import Memory, Recipe
 from ...request import Conditioning, Control, Keyframe, Request
+from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
-from ...video_model import Facts, Family, InputError, VideoModel
+from ...video_model import VideoModel
 from ...weights.bundle import Bundle
 from ...weights.find import read_model
 from .vae import decode_pieces, encode_pieces
@@ -56,13 +58,13 @@ class CogFacts(Facts):
         return self.network["sample_width"] * self.spatial_ratio, self.network["sample_height"] * self.spatial_ratio
 
 
-class CogVideoX(Family):
+class CogVideoX(VideoModel):
     name, title, batched_guidance, solvers = "cogvideox", "CogVideoX", True, "cogvideox"
     keeps_padding = message("padding_cogvideox")
-    coders: Mapping[str, CoderPeak] = {
+    coders: ClassVar[Mapping[str, CoderPeak]] = {
         "": CoderPeak(128, decode=37_000, thrifty=37_000, encode=21_850, still=5_550),
     }
-    moments: Mapping[str, Moment] = {
+    moments: ClassVar[Mapping[str, Moment]] = {
         "query and key": Moment(hidden=7, float32=2, copies=1, rotary=3, text=1),
         "MLP": Moment(hidden=4, mlp=2, rotary=3, text=1),
     }
@@ -72,39 +74,36 @@ class CogVideoX(Family):
     text_models = either("CogVideoX-5B", "CogVideoX1.5-5B")
     control_models = "CogVideoX-Fun-Control"
 
-    def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_model(recipe, self.name, self.title, _KINDS)
+    @classmethod
+    def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
+        bundle = read_model(recipe, cls.name, cls.title, _KINDS)
         parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
-        return VideoModel(
-            self, bundle.variant, _read_facts(bundle), parts, replace(recipe, variant=bundle.variant), memory
-        )
+        return cls(bundle.variant, _read_facts(bundle), parts, replace(recipe, variant=bundle.variant), memory)
 
-    def encode(
-        self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
-    ) -> Conditioning:
-        tokenizer, device = load_tokenizer(model.recipe.files["tokenizer"]), model.memory.device("text_encoder")
-        check_prompts(tokenizer, model.facts.prompt_tokens, positive=positive, negative=negative)
-        with model.use("text_encoder") as encoder:
-            read = partial(encode_t5, encoder, tokenizer, model.facts.prompt_tokens, False, device)
+    def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
+        tokenizer, device = load_tokenizer(self.recipe.files["tokenizer"]), self.memory.device("text_encoder")
+        check_prompts(tokenizer, self.facts.prompt_tokens, positive=positive, negative=negative)
+        with self.use("text_encoder") as encoder:
+            read = partial(encode_t5, encoder, tokenizer, self.facts.prompt_tokens, False, device)
             (cond, notes), (uncond, more) = read(positive, "positive"), read(negative, "negative")
-        return Conditioning(self.name, model.facts.text_width, {"cond": cond, "uncond": uncond}, notes + more)
+        return Conditioning(self.name, self.facts.text_width, {"cond": cond, "uncond": uncond}, notes + more)
 
-    def check(self, model: VideoModel, request: Request) -> None:
-        super().check(model, request)
-        fixed = _facts(model).fixed
+    def check(self, request: Request) -> None:
+        super().check(request)
+        fixed = _facts(self).fixed
         if fixed and (request.width, request.height) != fixed:
-            rule = message("positions_fixed", title=self.title, variant=model.variant, width=fixed[0], height=fixed[1])
+            rule = message("positions_fixed", title=self.title, variant=self.variant, width=fixed[0], height=fixed[1])
             raise InputError("width, height", f"{request.width}x{request.height}", rule, message("use_default_0"))
-        for name, most in zip(("width", "height"), _facts(model).largest, strict=True):
+        for name, most in zip(("width", "height"), _facts(self).largest, strict=True):
             if getattr(request, name) > most:
-                rule = message("positions_most", title=self.title, variant=model.variant, most=most)
+                rule = message("positions_most", title=self.title, variant=self.variant, most=most)
                 raise InputError(name, getattr(request, name), rule, message("use_at_most", most=most))
 
-    def check_pictures(self, model: VideoModel, request: Request) -> None:
-        super().check_pictures(model, request)
-        if not self.controlled(model):
+    def check_pictures(self, request: Request) -> None:
+        super().check_pictures(request)
+        if not self.controlled():
             return
-        control, title = request.control, f"{self.title} ({model.variant})"
+        control, title = request.control, f"{self.title} ({self.variant})"
         if control is None or control.frames is None:
             raise InputError(
                 "control", message("none"), message("needs_control", title=title), message("connect_control")
@@ -114,15 +113,15 @@ class CogVideoX(Family):
                 "control", message("control_mask"), message("control_alone", title=title), message("disconnect_them")
             )
 
-    def controlled(self, model: VideoModel) -> bool:
-        return _facts(model).control
+    def controlled(self) -> bool:
+        return _facts(self).control
 
-    def schedule(self, model: VideoModel, request: Request) -> Schedule:
-        return Schedule(model.facts.scheduler, request.steps)
+    def schedule(self, request: Request) -> Schedule:
+        return Schedule(self.facts.scheduler, request.steps)
 
-    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
-        facts = _facts(model)
-        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+    def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        facts = _facts(self)
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
         _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
         t += _padding(facts, request)
         return dict(
@@ -133,63 +132,65 @@ class CogVideoX(Family):
             image_rotary_emb=_rope(facts, request.height, request.width, t, torch.device("meta")),
         )
 
-    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
-        facts, device, dtype = _facts(model), model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
+    def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+        facts, device, dtype = _facts(self), self.memory.device("transformer"), getattr(torch, self.recipe.dtype)
         generator = torch.Generator("cpu").manual_seed(request.seed)
         text = {branch: v["text"].to(device, dtype) for branch, v in conditioning.branches.items()}
         text["cond_uncond"] = torch.cat([text["uncond"], text["cond"]])
         skip = skipped(len(scheduler.timesteps), request)
-        given = self._given(model, request, generator, dtype) if request.keyframes else None
-        latents = self._start(model, request, generator, scheduler, skip).to(dtype)
+        given = self._given(request, generator, dtype) if request.keyframes else None
+        latents = self._start(request, generator, scheduler, skip).to(dtype)
         if facts.control:
-            given = self._control(model, request, dtype)
+            given = self._control(request, dtype)
         rope = _rope(facts, request.height, request.width, latents.shape[1], device)
         ofs = latents.new_full((1,), OFS) if facts.network.get("ofs_embed_dim") else None
         return _Run(latents, scheduler.timesteps[skip:], scheduler, request.guidance, skip, text=text, given=given, rope=rope,
-                    control=request.control, ofs=ofs, generator=generator, padding=_padding(facts, request), dynamic=model.guidance.dynamic)  # fmt: skip
+                    control=request.control, ofs=ofs, generator=generator, padding=_padding(facts, request), dynamic=self.guidance.dynamic)  # fmt: skip
 
-    def _start(self, model: VideoModel, request: Request, generator: torch.Generator, scheduler: Any, skip: int) -> Tensor:  # fmt: skip
+    def _start(self, request: Request, generator: torch.Generator, scheduler: Any, skip: int) -> Tensor:  # fmt: skip
         """Noise [1, t, C, h, w], or the source with noise on it (CogVideoXVideoToVideoPipeline.prepare_latents)."""
-        facts, device = _facts(model), model.memory.device("transformer")
+        facts, device = _facts(self), self.memory.device("transformer")
         b, c, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
         video = None
         if request.source is not None and request.strength < 1:
-            video = rearrange(encoded_source(model, request, generator), "b c t h w -> b t c h w").to(device)
+            video = rearrange(encoded_source(self, request, generator), "b c t h w -> b t c h w").to(device)
             video = torch.cat([video[:, :1]] * _padding(facts, request) + [video], 1)
         noise = draw((b, t + _padding(facts, request), c, h, w), generator, device)
         started = noise if video is None else scheduler.add_noise(video, noise, scheduler.timesteps[skip : skip + 1])
         return started * scheduler.init_noise_sigma
 
-    def _given(self, model: VideoModel, request: Request, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    def _given(self, request: Request, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """The first frame [1, t, C, h, w] and nothing after it (CogVideoXImageToVideoPipeline.prepare_latents)."""
-        facts, image = _facts(model), cover(request.keyframes[0].images, request.width, request.height)
-        with model.use("vae", model.encoding(request.width, request.height)) as vae:
-            z = self.vae_latents(model, vae, image, generator)
+        facts, image = _facts(self), cover(request.keyframes[0].images, request.width, request.height)
+        with self.use("vae", self.encoding(request.width, request.height)) as vae:
+            z = self.vae_latents(vae, image, generator)
         scale = facts.std[0] if facts.inverse_scale else 1 / facts.std[0]
-        first = rearrange(z.to(model.memory.device("transformer"), dtype), "b c t h w -> b t c h w") * scale
+        first = rearrange(z.to(self.memory.device("transformer"), dtype), "b c t h w -> b t c h w") * scale
         b, c, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
         padding = _padding(facts, request)
         filled = torch.cat([first, first.new_zeros(b, t + padding - 1, c, h, w)], 1)
         return torch.cat([filled[:, : filled.shape[1] % facts.time_patch], filled], 1)
 
-    def _control(self, model: VideoModel, request: Request, dtype: torch.dtype) -> Tensor:
+    def _control(self, request: Request, dtype: torch.dtype) -> Tensor:
         """The control video's latents [1, t, C, h, w]. A strength other than 1 is an approximation of ours: the network
         was trained with whole ones, and scaling these scales what they add to its first, linear layer."""
         assert request.control is not None
         assert request.control.frames is not None
         frames = cover(request.control.frames[: request.frames], request.width, request.height)
-        with model.use("vae", model.encoding(request.width, request.height, request.frames)) as vae:
-            z = self.encode_video(model, vae, frames)
-        z = rearrange(z, "b c t h w -> b t c h w").to(model.memory.device("transformer"), dtype)
+        with self.use("vae", self.encoding(request.width, request.height, request.frames)) as vae:
+            z = self.encode_video(vae, frames)
+        z = rearrange(z, "b c t h w -> b t c h w").to(self.memory.device("transformer"), dtype)
         return z * request.control.strength
 
-    def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
-        return latents.float() * (1 / model.facts.std[0])
+    def from_vae(self, vae: Network, latents: Tensor) -> Tensor:
+        return latents.float() * (1 / self.facts.std[0])
 
-    def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+    @classmethod
+    def decode_pieces(cls, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
         return decode_pieces(vae, latents, tile.thrifty)
 
-    def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
+    @classmethod
+    def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:
         return encode_pieces(vae, pixels, count)
 
 

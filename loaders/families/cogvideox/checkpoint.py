@@ -8,10 +8,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ...messages import message
+from ...messages import CheckpointError, message
 from ...weights.bundle import Weights, rename, shipped_config
 from ...weights.entry import Entry
-from ...weights.modules import CheckpointError
 
 HEAD = 64  # channels of a head, in every published model
 LAYERS_2B = 30  # 5B has 42; 2B has as many heads as layers, 5B has 48

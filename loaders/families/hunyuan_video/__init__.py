@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,14 +18,16 @@ from torch import Tensor
 
 from ...common.flow import FlowRun, begin, draw, encoded_source, mix
 from ...common.images import cover
-from ...common.peaks import CoderPeak, Moment, Reader, reader
+from ...common.peaks import Moment, Reader, reader
 from ...common.prompts import trimmed
 from ...denoiser import Run, Schedule
-from ...messages import message
+from ...facts import Facts, Stacks
+from ...messages import InputError, message
 from ...parts import Memory, Recipe
 from ...request import Conditioning, Keyframe, Request
+from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
-from ...video_model import Facts, Family, InputError, Stacks, VideoModel
+from ...video_model import VideoModel
 from ...weights.find import read_model
 from .prompts import CLIP_TOKENS, check_prompts, encode_prompt, template_tokens, text_tokens
 from .vae import decode_pieces, encode_pieces
@@ -49,12 +51,12 @@ class HunyuanFacts(Facts):
     embedded: bool
 
 
-class HunyuanVideo(Family):
+class HunyuanVideo(VideoModel):
     name, title, batched_guidance = "hunyuan_video", "HunyuanVideo", False
-    coders: Mapping[str, CoderPeak] = {
+    coders: ClassVar[Mapping[str, CoderPeak]] = {
         "": CoderPeak(128, decode=40_500, thrifty=40_500, encode=35_000, still=1_880),
     }
-    moments: Mapping[str, Moment] = {
+    moments: ClassVar[Mapping[str, Moment]] = {
         "query and key of a single block": Moment(hidden=8, mlp=1, float32=2, copies=1, rotary=2, text=1),
         "output of a single block": Moment(hidden=8.6, mlp=2, rotary=2, text=1),
     }
@@ -63,8 +65,9 @@ class HunyuanVideo(Family):
     masked = "."
     image_models, text_models = "HunyuanVideo-I2V", "HunyuanVideo (T2V)"
 
-    def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_model(recipe, self.name, self.title, _KINDS)
+    @classmethod
+    def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
+        bundle = read_model(recipe, cls.name, cls.title, _KINDS)
         network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
         image, scale = network.get("image_condition_type") or "", vae["scaling_factor"]
         ratio, channels = vae.get("spatial_compression_ratio", 8), vae["latent_channels"]
@@ -77,33 +80,31 @@ class HunyuanVideo(Family):
             reads_pictures=bool(image), **bundle.defaults,
         )  # fmt: skip
         parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
-        return VideoModel(self, bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+        return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
 
-    def encode(
-        self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
-    ) -> Conditioning:
-        facts = _facts(model)
+    def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
+        facts = _facts(self)
         image = next((k.images[:1] for k in keyframes if k.frame == 0), None) if facts.image else None
         if facts.image and image is None:
-            rule = message("reads_first_frame", variant=model.variant)
+            rule = message("reads_first_frame", variant=self.variant)
             raise InputError("keyframes", message("none"), rule, message("connect_keyframe_too"))
-        check_prompts(model, image is not None, positive=positive, negative=negative)
-        cond, notes = encode_prompt(model, positive, "positive", image, INTERLEAVE.get(facts.image, 1))
+        check_prompts(self, image is not None, positive=positive, negative=negative)
+        cond, notes = encode_prompt(self, positive, "positive", image, INTERLEAVE.get(facts.image, 1))
         # the reference reads a black picture with the negative prompt, and every second of its tokens, whatever the kind
         black = None if image is None else torch.zeros_like(image)
-        uncond, more = encode_prompt(model, negative, "negative", black, 2)
+        uncond, more = encode_prompt(self, negative, "negative", black, 2)
         branches = {"cond": cond, "uncond": uncond}
         return Conditioning(self.name, facts.text_width, branches, notes + more, image)
 
-    def schedule(self, model: VideoModel, request: Request) -> Schedule:
+    def schedule(self, request: Request) -> Schedule:
         sigmas = np.linspace(1.0, 0.0, request.steps + 1)[:-1]
         return Schedule({"shift": request.shift or 1.0}, request.steps, sigmas)
 
-    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
-        facts = _facts(model)
-        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+    def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        facts = _facts(self)
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
         _, _, *shape = facts.latent_shape(request.width, request.height, request.frames)
-        words = text_tokens(model, INTERLEAVE.get(facts.image, 0))
+        words = text_tokens(self, INTERLEAVE.get(facts.image, 0))
         return dict(
             hidden_states=empty(1, config["in_channels"], *shape),
             timestep=empty(1, dtype=torch.float32),
@@ -113,40 +114,40 @@ class HunyuanVideo(Family):
             pooled_projections=empty(1, config["pooled_projection_dim"]),
         )
 
-    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
-        facts, device, dtype = _facts(model), model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
+    def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+        facts, device, dtype = _facts(self), self.memory.device("transformer"), getattr(torch, self.recipe.dtype)
         generator = torch.Generator("cpu").manual_seed(request.seed)
         latents = draw(facts.latent_shape(request.width, request.height, request.frames), generator, device)
         first = None
         if facts.image:
-            with model.use("vae", model.encoding(request.width, request.height)) as vae:
+            with self.use("vae", self.encoding(request.width, request.height)) as vae:
                 image = cover(request.keyframes[0].images, request.width, request.height)
-                first = self.encode_video(model, vae, image).to(latents)
+                first = self.encode_video(vae, image).to(latents)
             share = torch.tensor([0.999], device=device)  # the picture shines through the noise a little
             latents = latents * share + first.repeat(1, 1, latents.shape[2], 1, 1) * (1 - share)
         timesteps, skip = begin(scheduler, request)
         if request.source is not None and request.strength < 1:
-            latents = mix(latents, encoded_source(model, request), scheduler.sigmas[skip])
+            latents = mix(latents, encoded_source(self, request), scheduler.sigmas[skip])
         branches = {
-            branch: _trimmed(read) if model.trims_text else read for branch, read in conditioning.branches.items()
+            branch: _trimmed(read) if self.trims_text else read for branch, read in conditioning.branches.items()
         }
         text = {branch: {k: v.to(device, dtype) for k, v in read.items()} for branch, read in branches.items()}
         scale = torch.tensor([request.guidance], dtype=dtype, device=device) * 1000.0 if facts.embedded else None
-        guidance = model.guidance.true_scale or 1.0 if facts.embedded else request.guidance
+        guidance = self.guidance.true_scale or 1.0 if facts.embedded else request.guidance
         make = {"latent_concat": _ConcatRun, "token_replace": _ReplaceRun}.get(facts.image, _Run)
         return make(latents, timesteps, scheduler, guidance, skip, text=text, embedded=scale, dtype=dtype, first=first)
 
-    def read_tokens(self, model: VideoModel, encoder: Reader, prompt_tokens: int = 0) -> int:
+    def read_tokens(self, encoder: Reader, prompt_tokens: int = 0) -> int:
         """CLIP's own number; Llama's with the template around the prompt, and the picture's."""
         if encoder.kind == "clip":
             return CLIP_TOKENS
-        return (prompt_tokens or model.facts.prompt_tokens) + template_tokens(model) + max(encoder.pictures - 1, 0)
+        return (prompt_tokens or self.facts.prompt_tokens) + template_tokens(self) + max(encoder.pictures - 1, 0)
 
-    def text_positions(self, model: VideoModel, request: Request) -> int:
+    def text_positions(self, request: Request) -> int:
         """The prompt's, and those of the picture's tokens that are kept."""
-        found = reader(model.parts["text_encoder"].tensors)
+        found = reader(self.parts["text_encoder"].tensors)
         seen = max(found.pictures - 1, 0) if found else 0  # without the one that stands for all
-        return model.facts.prompt_tokens + seen // INTERLEAVE.get(_facts(model).image, 1)
+        return self.facts.prompt_tokens + seen // INTERLEAVE.get(_facts(self).image, 1)
 
     @contextmanager
     def unmasked(self, network: Network) -> Iterator[None]:
@@ -161,13 +162,15 @@ class HunyuanVideo(Family):
             for handle in handles:
                 handle.remove()
 
-    def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
+    def from_vae(self, vae: Network, latents: Tensor) -> Tensor:
         return latents.float() * vae.config.scaling_factor
 
-    def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+    @classmethod
+    def decode_pieces(cls, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
         return decode_pieces(vae, latents)
 
-    def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
+    @classmethod
+    def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:
         return encode_pieces(vae, pixels, count)
 
 

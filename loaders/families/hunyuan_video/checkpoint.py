@@ -12,10 +12,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from ...messages import message
+from ...messages import CheckpointError, message
 from ...weights.bundle import Weights, rename, shipped_config
 from ...weights.entry import Entry
-from ...weights.modules import CheckpointError
 
 Entries = Mapping[str, Entry]
 MLP = 4  # times the width: the inner layers of every published model

@@ -14,8 +14,8 @@ from torch import Tensor
 from ...common.images import to_pil
 from ...common.peaks import reader
 from ...common.prompts import load_tokenizer
-from ...messages import message
-from ...video_model import InputError, VideoModel
+from ...messages import InputError, message
+from ...video_model import VideoModel
 
 HIDDEN = -3  # which hidden states are the text: two layers before the last (num_hidden_layers_to_skip)
 CLIP_TOKENS = 77

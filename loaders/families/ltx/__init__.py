@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,16 +18,17 @@ from torch import Tensor
 
 from ...common.flow import FlowRun, begin, draw, encoded_source, mix
 from ...common.images import cover
-from ...common.peaks import CoderPeak, Moment
+from ...common.peaks import Moment
 from ...common.prompts import check_prompts, encode_t5, load_tokenizer, trimmed
 from ...denoiser import SMALLEST, Run, Schedule
-from ...messages import message
+from ...facts import Facts, Stacks
+from ...messages import CheckpointError, InputError, message
 from ...parts import Memory, Recipe
 from ...request import Capabilities, Conditioning, Extension, Keyframe, Request
+from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
-from ...video_model import Facts, Family, InputError, Stacks, VideoModel
+from ...video_model import VideoModel
 from ...weights.encoders import KINDS, read_encoder, width
-from ...weights.modules import CheckpointError
 from .checkpoint import read_ltx
 from .vae import Noise, decode_pieces, encode_pieces
 
@@ -45,16 +46,16 @@ class LTXFacts(Facts):
     distilled_timesteps: tuple[float, ...]
 
 
-class LTX(Family):
+class LTX(VideoModel):
     name, title, batched_guidance, solvers = "ltx", "LTX-Video", True, "ltx"
-    coders: Mapping[str, CoderPeak] = {
+    coders: ClassVar[Mapping[str, CoderPeak]] = {
         "0.9.0": CoderPeak(
             128, decode=1_215, thrifty=690, full=1.65, full_thrifty=1.25, encode=660, still=165, whole=124
         ),
         "0.9.1": CoderPeak(256, decode=1_390, thrifty=380, full_thrifty=1.65, encode=660, still=165, whole=124),
         "0.9.5": CoderPeak(256, decode=1_350, thrifty=380, full_thrifty=1.65, encode=1_240, still=175, whole=124),
     }
-    moments: Mapping[str, Moment] = {
+    moments: ClassVar[Mapping[str, Moment]] = {
         "query and key": Moment(hidden=6, float32=4, copies=1, timed=13),
         "MLP": Moment(hidden=4, float32=2, mlp=2, timed=13),
         "key of the text": Moment(hidden=5, float32=2, timed=13, keys=3, keys32=2, key_copies=1),
@@ -63,7 +64,8 @@ class LTX(Family):
     stacks = Stacks(pairs=False)
     masked = r"\.attn2$"
 
-    def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
+    @classmethod
+    def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
         files = read_ltx(recipe.files["checkpoint"], recipe.files.get("vae"))
         if "text_encoder" not in recipe.files:
             raise CheckpointError(
@@ -100,47 +102,45 @@ class LTX(Family):
             "vae": vae.part("vae", partial(vae.build, dtype, False, "")),
             "text_encoder": text.part("text_encoder", partial(text.build, dtype, True, "")),
         }
-        return VideoModel(self, files.variant, facts, parts, replace(recipe, variant=files.variant), memory)
+        return cls(files.variant, facts, parts, replace(recipe, variant=files.variant), memory)
 
-    def encode(
-        self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
-    ) -> Conditioning:
-        facts, device = _facts(model), model.memory.device("text_encoder")
-        tokenizer = load_tokenizer(model.recipe.files["tokenizer"])
+    def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
+        facts, device = _facts(self), self.memory.device("text_encoder")
+        tokenizer = load_tokenizer(self.recipe.files["tokenizer"])
         check_prompts(tokenizer, facts.prompt_tokens, positive=positive, negative=negative)
-        with model.use("text_encoder") as encoder:
+        with self.use("text_encoder") as encoder:
             read = partial(encode_t5, encoder, tokenizer, facts.prompt_tokens, facts.conditioned, device)
             (cond, notes), (uncond, more) = read(positive, "positive"), read(negative, "negative")
         return Conditioning(self.name, facts.text_width, {"cond": cond, "uncond": uncond}, notes + more)
 
-    def check(self, model: VideoModel, request: Request) -> None:
-        super().check(model, request)
-        if request.sampler == "distilled" and not _facts(model).distilled_timesteps:
-            rule = message("no_distilled", variant=model.variant)
+    def check(self, request: Request) -> None:
+        super().check(request)
+        if request.sampler == "distilled" and not _facts(self).distilled_timesteps:
+            rule = message("no_distilled", variant=self.variant)
             raise InputError("sampler", "distilled", rule, message("use_euler_or_distilled"))
-        fixed = len(_facts(model).distilled_timesteps)
+        fixed = len(_facts(self).distilled_timesteps)
         if request.sampler == "distilled" and request.steps != fixed:
             rule = message("distilled_steps", steps=fixed)
             raise InputError("steps", request.steps, rule, message("use_steps_or_euler", steps=fixed))
 
-    def capabilities(self, model: VideoModel) -> Capabilities:
+    def capabilities(self) -> Capabilities:
         """Any number anywhere, clips too (LTXConditionPipeline)."""
-        step = model.facts.temporal_ratio
-        return replace(super().capabilities(model), clip_step=step, clip_start=step, strengths=True)
+        step = self.facts.temporal_ratio
+        return replace(super().capabilities(), clip_step=step, clip_start=step, strengths=True)
 
-    def extension(self, model: VideoModel) -> Extension:
+    def extension(self) -> Extension:
         return Extension(
             "latents",
             message("way_ltx"),
         )
 
-    def schedule(self, model: VideoModel, request: Request) -> Schedule:
+    def schedule(self, request: Request) -> Schedule:
         """What LTXConditionPipeline gives its scheduler, or LTXPipeline: there, sigmas that the clip's size shifts."""
         from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
         from diffusers.pipelines.ltx.pipeline_ltx_condition import linear_quadratic_schedule
 
-        facts = _facts(model)
-        if request.sampler == "distilled" or _conditioned(model, request):
+        facts = _facts(self)
+        if request.sampler == "distilled" or _conditioned(self, request):
             # given timesteps must not be shifted again, so the scheduler is static (LTXConditionPipeline)
             static = {**facts.scheduler, "use_dynamic_shifting": False, "shift": 1.0, "shift_terminal": None}
             given = torch.tensor(facts.distilled_timesteps)
@@ -154,11 +154,11 @@ class LTX(Family):
         sigmas = np.linspace(1.0, 1 / request.steps, request.steps)
         return Schedule({"shift": 1.0, **facts.scheduler, **whole}, request.steps, sigmas, mu=mu)
 
-    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
-        facts = _facts(model)
-        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+    def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        facts = _facts(self)
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
         _, channels, f, h, w = facts.latent_shape(request.width, request.height, request.frames)
-        conditioned, given = _conditioned(model, request), bool(request.keyframes) or request.past is not None
+        conditioned, given = _conditioned(self, request), bool(request.keyframes) or request.past is not None
         tokens = f * h * w + (_extra_frames(facts, request) * h * w if conditioned else 0)
         each = (1, tokens) if given else (1, 1) if conditioned else (1,)
         place: dict[str, Any] = {"video_coords": empty(1, 3, tokens, dtype=torch.float32)}
@@ -178,28 +178,28 @@ class LTX(Family):
             **place,
         )
 
-    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+    def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
         generator = torch.Generator("cpu").manual_seed(request.seed)
-        make = _condition_run if _conditioned(model, request) else _image_run if request.keyframes else _text_run
+        make = _condition_run if _conditioned(self, request) else _image_run if request.keyframes else _text_run
         if not request.keyframes:
-            return make(model, conditioning, request, scheduler, generator, _no_pictures)
+            return make(self, conditioning, request, scheduler, generator, _no_pictures)
         longest = max(len(keyframe.images) for keyframe in request.keyframes)
-        with model.use("vae", model.encoding(request.width, request.height, longest)) as vae:
-            encode = lambda frames: self.encode_video(model, vae, frames, generator)
-            return make(model, conditioning, request, scheduler, generator, encode)
+        with self.use("vae", self.encoding(request.width, request.height, longest)) as vae:
+            encode = lambda frames: self.encode_video(vae, frames, generator)
+            return make(self, conditioning, request, scheduler, generator, encode)
 
-    def positions(self, model: VideoModel, request: Request) -> int:
+    def positions(self, request: Request) -> int:
         """Tokens of the video, and those in front of it: of keyframes that are not at its start, of what lies long ago."""
-        *_, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
-        clips = ((len(k.images) - 1) // model.facts.temporal_ratio + 1 for k in request.keyframes if k.frame)
+        *_, height, width = self.facts.latent_shape(request.width, request.height, request.frames)
+        clips = ((len(k.images) - 1) // self.facts.temporal_ratio + 1 for k in request.keyframes if k.frame)
         memory = None if request.past is None else request.past.memory
         more = sum(min(clip, PREFIX) for clip in clips) + (0 if memory is None else memory.shape[2])
-        return super().positions(model, request) + more * height * width
+        return super().positions(request) + more * height * width
 
-    def timed(self, model: VideoModel, request: Request) -> bool:
+    def timed(self, request: Request) -> bool:
         return bool(request.keyframes) or request.past is not None
 
-    def to_vae(self, model: VideoModel, vae: Network, latents: Pieces, seed: int) -> Pieces:
+    def to_vae(self, vae: Network, latents: Pieces, seed: int) -> Pieces:
         """The last denoising step of VAEs with timestep conditioning uses decode_timestep .05 and noise .025 (model card)."""
         generator = torch.Generator("cpu").manual_seed(seed)
         for frame in latents:
@@ -210,21 +210,24 @@ class LTX(Family):
                 z = (1 - 0.025) * z + 0.025 * torch.randn(z.shape, generator=generator).to(z)
             yield z.to(vae.dtype)
 
-    def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
+    def from_vae(self, vae: Network, latents: Tensor) -> Tensor:
         mean, std = _statistics(vae, latents)
         return ((latents - mean) * vae.config.scaling_factor / std).float()
 
-    def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+    @classmethod
+    def decode_pieces(cls, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
         time = torch.full((1,), 0.05, device=vae.latents_mean.device, dtype=vae.dtype)
         noise = Noise(torch.Generator("cpu").manual_seed(seed), tile)
         return decode_pieces(vae, latents, time if vae.config.timestep_conditioning else None, noise)
 
-    def coder(self, config: Mapping[str, Any]) -> str:
+    @classmethod
+    def coder(cls, config: Mapping[str, Any]) -> str:
         if not config.get("timestep_conditioning"):
             return "0.9.0"
         return "0.9.1" if any(config.get("decoder_inject_noise") or ()) else "0.9.5"
 
-    def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
+    @classmethod
+    def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:
         return encode_pieces(vae, pixels, count)
 
 

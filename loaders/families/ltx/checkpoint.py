@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...messages import message
+from ...messages import CheckpointError, message
 from ...weights.bundle import Weights
 from ...weights.configs import load_config
 from ...weights.entry import Entry, strip_prefix
 from ...weights.kinds import kind_of
-from ...weights.modules import CheckpointError
 from ...weights.safetensors import read_file, read_folder
 
 VARIANTS = Path(__file__).parent / "variants"

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ...messages import message
+from ...messages import CheckpointError, message
 from ...parts import Part, Progress
 from ...weights.bundle import read_part
-from ...weights.modules import CheckpointError, build, fitting
+from ...weights.modules import build, fitting
 
 KIND = "LTXLatentUpsamplerModel"
 

@@ -9,21 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ...common.flow import FlowRun, begin, draw, encoded_source, mix
-from ...common.peaks import CoderPeak, Moment
+from ...common.peaks import Moment
 from ...common.prompts import check_prompts, encode_t5, load_tokenizer
 from ...denoiser import SMALLEST, Run, Schedule
+from ...facts import Facts
 from ...messages import message
 from ...parts import Memory, Recipe
 from ...request import Conditioning, Keyframe, Request
+from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
-from ...video_model import Facts, Family, VideoModel
+from ...video_model import VideoModel
 from ...weights.find import read_model
 from .attention import install, prompt_lengths
 from .vae import decode_pieces, encode_pieces
@@ -37,12 +39,12 @@ _KINDS = {
 }
 
 
-class Mochi(Family):
+class Mochi(VideoModel):
     name, title, batched_guidance = "mochi", "Mochi 1", True
-    coders: Mapping[str, CoderPeak] = {
+    coders: ClassVar[Mapping[str, CoderPeak]] = {
         "": CoderPeak(128, decode=14_000, thrifty=8_000, encode=4_600, still=920, grows=565, whole=900),
     }
-    moments: Mapping[str, Moment] = {
+    moments: ClassVar[Mapping[str, Moment]] = {
         "query and key": Moment(hidden=7, float32=2, copies=1, shared=1, text=0.5),
         "MLP": Moment(hidden=5, mlp=4, shared=1, text=0.1),
     }
@@ -50,8 +52,9 @@ class Mochi(Family):
     keeps_padding = message("padding_mochi")
     image_models = message("mochi_image_models")
 
-    def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_model(recipe, self.name, self.title, _KINDS)
+    @classmethod
+    def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
+        bundle = read_model(recipe, cls.name, cls.title, _KINDS)
         network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
         scale = vae["scaling_factor"]
         std = [s / scale for s in vae.get("latents_std") or [1.0] * vae["latent_channels"]]
@@ -64,28 +67,26 @@ class Mochi(Family):
         parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
         load = parts["transformer"].load
         parts["transformer"] = replace(parts["transformer"], load=lambda progress: install(load(progress)))
-        return VideoModel(self, bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+        return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
 
-    def encode(
-        self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
-    ) -> Conditioning:
-        tokenizer, device = load_tokenizer(model.recipe.files["tokenizer"]), model.memory.device("text_encoder")
-        check_prompts(tokenizer, model.facts.prompt_tokens, positive=positive, negative=negative)
-        with model.use("text_encoder") as encoder:
-            read = lambda text, name: encode_t5(encoder, tokenizer, model.facts.prompt_tokens, True, device, text, name)
+    def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
+        tokenizer, device = load_tokenizer(self.recipe.files["tokenizer"]), self.memory.device("text_encoder")
+        check_prompts(tokenizer, self.facts.prompt_tokens, positive=positive, negative=negative)
+        with self.use("text_encoder") as encoder:
+            read = lambda text, name: encode_t5(encoder, tokenizer, self.facts.prompt_tokens, True, device, text, name)
             (cond, notes), (uncond, more) = read(positive, "positive"), read(negative, "negative")
-        return Conditioning(self.name, model.facts.text_width, {"cond": cond, "uncond": uncond}, notes + more)
+        return Conditioning(self.name, self.facts.text_width, {"cond": cond, "uncond": uncond}, notes + more)
 
-    def schedule(self, model: VideoModel, request: Request) -> Schedule:
+    def schedule(self, request: Request) -> Schedule:
         from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule
 
         # one step has no linear half: it goes straight from noise to the video
         sigmas = linear_quadratic_schedule(request.steps, THRESHOLD_NOISE) if request.steps > 1 else [1.0]
-        return Schedule({"shift": 1.0, **model.facts.scheduler}, request.steps, np.array(sigmas))
+        return Schedule({"shift": 1.0, **self.facts.scheduler}, request.steps, np.array(sigmas))
 
-    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
-        facts = model.facts
-        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+    def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        facts = self.facts
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
         shape = facts.latent_shape(request.width, request.height, request.frames)
         return dict(
             hidden_states=empty(shape),
@@ -94,8 +95,8 @@ class Mochi(Family):
             timestep=empty(1),
         )
 
-    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
-        device, dtype = model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
+    def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+        device, dtype = self.memory.device("transformer"), getattr(torch, self.recipe.dtype)
         generator = torch.Generator("cpu").manual_seed(request.seed)
         text = {
             branch: (v["text"].to(device, dtype), v["mask"].to(device)) for branch, v in conditioning.branches.items()
@@ -104,21 +105,24 @@ class Mochi(Family):
         text["cond_uncond"] = both[0], both[1]
         lengths = {branch: prompt_lengths(v["mask"]) for branch, v in conditioning.branches.items()}
         lengths["cond_uncond"] = lengths["uncond"] + lengths["cond"]
-        latents = draw(model.facts.latent_shape(request.width, request.height, request.frames), generator, device)
+        latents = draw(self.facts.latent_shape(request.width, request.height, request.frames), generator, device)
         timesteps, skip = begin(scheduler, request)
         run = _Run(latents, timesteps, scheduler, request.guidance, skip, text, lengths)
         if request.source is not None and request.strength < 1:
-            run.latents = mix(latents, encoded_source(model, request), torch.tensor(run.sigma(0)))
+            run.latents = mix(latents, encoded_source(self, request), torch.tensor(run.sigma(0)))
         run.latents = run.latents.to(dtype)
         return run
 
-    def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
+    @classmethod
+    def mlp_width(cls, config: Mapping[str, Any], hidden: int) -> int:
         return 4 * hidden * 2 // 3
 
-    def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+    @classmethod
+    def decode_pieces(cls, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
         return decode_pieces(vae, latents, tile.thrifty)
 
-    def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
+    @classmethod
+    def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:
         return encode_pieces(vae, pixels, count)
 
 

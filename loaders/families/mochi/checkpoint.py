@@ -9,10 +9,9 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ...messages import message
+from ...messages import CheckpointError, message
 from ...weights.bundle import Weights, rename, shipped_config
 from ...weights.entry import Entry
-from ...weights.modules import CheckpointError
 
 Entries = Mapping[str, Entry]
 

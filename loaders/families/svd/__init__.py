@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange, repeat
@@ -17,13 +17,15 @@ from torch import Tensor
 
 from ...common.flow import begin, draw, encoded_source
 from ...common.images import cover
-from ...common.peaks import CoderPeak, Moment
+from ...common.peaks import Moment
 from ...denoiser import SMALLEST, Run, Schedule
+from ...facts import Facts
 from ...messages import message
 from ...parts import Memory, Recipe
 from ...request import Conditioning, Keyframe, Request
+from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
-from ...video_model import Facts, Family, VideoModel
+from ...video_model import VideoModel
 from ...weights.find import read_model
 from .vae import decode_pieces, encode_pieces
 
@@ -34,20 +36,21 @@ _KINDS = {"unet": ("UNetSpatioTemporalConditionModel",), "vae": ("AutoencoderKLT
           "image_encoder": ("CLIPVisionModelWithProjection",)}  # fmt: skip
 
 
-class SVD(Family):
+class SVD(VideoModel):
     name, title, batched_guidance, solvers = "svd", "Stable Video Diffusion", True, "svd"
     decode_cycle = 25, 1  # more frames than it makes: all are counted
     keeps_padding = message("padding_svd")
-    coders: Mapping[str, CoderPeak] = {
+    coders: ClassVar[Mapping[str, CoderPeak]] = {
         "": CoderPeak(128, decode=52_000, thrifty=33_500, encode=1_340, still=1_340, clip=25, chunk=16),
     }
-    moments: Mapping[str, Moment] = {"outermost block": Moment(hidden=28)}
+    moments: ClassVar[Mapping[str, Moment]] = {"outermost block": Moment(hidden=28)}
     stacks, dispatches, layers_asked = None, False, False
     text_models = message("svd_text_models")
     methods = ("cfg", "apg", "cfg-zero*", "tcfg")  # its UNet is no stack of blocks to skip
 
-    def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_model(recipe, self.name, self.title, _KINDS)
+    @classmethod
+    def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
+        bundle = read_model(recipe, cls.name, cls.title, _KINDS)
         network, vae = bundle.parts["unet"].config, bundle.parts["vae"].config
         ratio = 2 ** (len(vae["block_out_channels"]) - 1)
         facts = Facts(
@@ -57,21 +60,19 @@ class SVD(Family):
             scheduler=bundle.scheduler, pictures=(("first",),), **{k: v for k, v in bundle.defaults.items() if k != "prompt_tokens"},
         )  # fmt: skip
         parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
-        return VideoModel(self, bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+        return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
 
-    def encode(
-        self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
-    ) -> Conditioning:
+    def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
         told = positive.strip() or negative.strip()
         notes = (message("svd_reads_no_text"),) if told else ()
         return Conditioning(self.name, 0, {"cond": {}, "uncond": {}}, notes)
 
-    def schedule(self, model: VideoModel, request: Request) -> Schedule:
-        return Schedule(model.facts.scheduler, request.steps)
+    def schedule(self, request: Request) -> Schedule:
+        return Schedule(self.facts.scheduler, request.steps)
 
-    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
-        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
-        _, _, t, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
+    def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
+        _, _, t, h, w = self.facts.latent_shape(request.width, request.height, request.frames)
         return dict(
             sample=empty(1, t, config["in_channels"], h, w),
             timestep=empty((), dtype=torch.float32),
@@ -79,22 +80,22 @@ class SVD(Family):
             added_time_ids=empty(1, 3),
         )
 
-    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
-        generator, device = torch.Generator("cpu").manual_seed(request.seed), model.memory.device("unet")
-        dtype, motion = getattr(torch, model.recipe.dtype), {**MOTION, **model.options}
+    def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+        generator, device = torch.Generator("cpu").manual_seed(request.seed), self.memory.device("unet")
+        dtype, motion = getattr(torch, self.recipe.dtype), {**MOTION, **self.options}
         image = cover(request.keyframes[0].images, request.width, request.height)
-        look = _look(model, image).to(device, dtype)
+        look = _look(self, image).to(device, dtype)
         pixels = image.movedim(-1, 1) * 2 - 1
         pixels = pixels + motion["noise_augmentation"] * torch.randn(pixels.shape, generator=generator)
-        with model.use("vae", model.encoding(request.width, request.height)) as vae:
-            z = vae.encode(pixels.to(model.memory.device("vae"), vae.dtype)).latent_dist.mode()
+        with self.use("vae", self.encoding(request.width, request.height)) as vae:
+            z = vae.encode(pixels.to(self.memory.device("vae"), vae.dtype)).latent_dist.mode()
         given = repeat(z.to(device, dtype), "1 c h w -> 1 t c h w", t=request.frames)
-        shape = model.facts.latent_shape(request.width, request.height, request.frames)
+        shape = self.facts.latent_shape(request.width, request.height, request.frames)
         noise = draw((1, shape[2], shape[1], *shape[3:]), generator, device).to(dtype)
         timesteps, skip = begin(scheduler, request)
         latents = noise * scheduler.init_noise_sigma
         if request.source is not None and request.strength < 1:
-            video = rearrange(encoded_source(model, request), "b c t h w -> b t c h w").to(noise)
+            video = rearrange(encoded_source(self, request), "b c t h w -> b t c h w").to(noise)
             latents = video + noise * float(scheduler.sigmas[skip])
         ids = torch.tensor([[motion["fps"] - 1, motion["motion_bucket"], motion["noise_augmentation"]]], dtype=dtype)
         scales = torch.linspace(MIN_GUIDANCE, request.guidance, request.frames).view(1, -1, 1, 1, 1).to(device, dtype)
@@ -102,23 +103,25 @@ class SVD(Family):
         return _Run(latents, timesteps, scheduler, request.guidance, skip, look=both(look), given=both(given),
                     ids=ids.to(device), scales=scales, generator=generator)  # fmt: skip
 
-    def positions(self, model: VideoModel, request: Request) -> int:
+    def positions(self, request: Request) -> int:
         """Latent pixels of all frames: a UNet has no tokens."""
-        _, _, time, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
+        _, _, time, height, width = self.facts.latent_shape(request.width, request.height, request.frames)
         return time * height * width
 
-    def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+    @classmethod
+    def decode_pieces(cls, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
         return decode_pieces(vae, latents, tile.thrifty)
 
-    def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
+    @classmethod
+    def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:
         return encode_pieces(vae, pixels, count)
 
-    def to_host(self, model: VideoModel, latents: Tensor) -> Tensor:
+    def to_host(self, latents: Tensor) -> Tensor:
         """The host holds SVD's frames as a batch of pictures [T, C, h, w]."""
-        return rearrange(super().to_host(model, latents), "1 c t h w -> t c h w")
+        return rearrange(super().to_host(latents), "1 c t h w -> t c h w")
 
-    def from_host(self, model: VideoModel, samples: Tensor) -> Tensor:
-        return super().from_host(model, rearrange(samples, "t c h w -> 1 c t h w") if samples.ndim == 4 else samples)
+    def from_host(self, samples: Tensor) -> Tensor:
+        return super().from_host(rearrange(samples, "t c h w -> 1 c t h w") if samples.ndim == 4 else samples)
 
 
 def _look(model: VideoModel, image: Tensor) -> Tensor:

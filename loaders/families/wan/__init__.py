@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -19,17 +19,18 @@ from torch import Tensor, nn
 
 from ...common.flow import FlowRun, begin, draw, encoded_source, mix
 from ...common.images import clip_pixels, cover, fit_inside
-from ...common.peaks import CoderPeak, Moment, reader
+from ...common.peaks import Moment, reader
 from ...common.prompts import check_prompts, encode_t5, load_tokenizer
 from ...denoiser import Run, Schedule
-from ...messages import either, message
+from ...facts import Facts, Stacks
+from ...messages import CheckpointError, InputError, either, message
 from ...parts import Memory, Recipe
 from ...request import Capabilities, Conditioning, Control, Extension, Keyframe, Request
+from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
-from ...video_model import Facts, Family, InputError, Stacks, VideoModel
+from ...video_model import VideoModel
 from ...weights.bundle import Bundle, frozen, read_bundle, shipped_config
 from ...weights.find import read_model, read_source
-from ...weights.modules import CheckpointError
 from .vae import decode_pieces, encode_pieces
 
 Network = Any  # a diffusers or transformers module, whose attributes are untyped
@@ -54,14 +55,14 @@ class WanFacts(Facts):
     vace_layers: int  # how many of VACE's layers read the control video; 0: no VACE
 
 
-class Wan(Family):
+class Wan(VideoModel):
     name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
     keeps_padding = message("padding_wan")
-    coders: Mapping[str, CoderPeak] = {
+    coders: ClassVar[Mapping[str, CoderPeak]] = {
         "2.1": CoderPeak(96, decode=11_000, thrifty=11_000, encode=7_700, still=2_000),
         "2.2": CoderPeak(256, decode=11_400, thrifty=11_400, encode=3_900, still=1_020),
     }
-    moments: Mapping[str, Moment] = {
+    moments: ClassVar[Mapping[str, Moment]] = {
         "query and key": Moment(hidden=5, float32=2, copies=1, rotary=2, controlled=1, timed=7, timed32=6, keys=2.5),
         "MLP": Moment(hidden=4, mlp=2, rotary=2, controlled=1, timed=7, timed32=6, keys=2.5),
         "key of the text": Moment(hidden=5, rotary=2, controlled=1, timed=7, timed32=6, keys=3, keys32=2, key_copies=1),
@@ -71,8 +72,9 @@ class Wan(Family):
     text_models = either("Wan2.1-T2V", "Wan2.2-T2V-A14B")
     control_models = "Wan2.1-VACE"
 
-    def load(self, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_model(recipe, self.name, "Wan", _KINDS)
+    @classmethod
+    def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
+        bundle = read_model(recipe, cls.name, "Wan", _KINDS)
         if "low_noise" in recipe.files:
             bundle = _with_low_noise(bundle, recipe)
         facts = _read_facts(bundle)
@@ -84,70 +86,69 @@ class Wan(Family):
             name = recipe.files["checkpoint"].name
             raise CheckpointError(message("needs_experts", file=name), message("choose_experts"))
         parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
-        return VideoModel(self, bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+        return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
 
-    def encode(
-        self, model: VideoModel, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()
-    ) -> Conditioning:
+    def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
         """UMT5 embeddings, zero after the prompt's end (WanPipeline._get_t5_prompt_embeds)."""
         from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
-        tokenizer, device = load_tokenizer(model.recipe.files["tokenizer"]), model.memory.device("text_encoder")
+        tokenizer, device = load_tokenizer(self.recipe.files["tokenizer"]), self.memory.device("text_encoder")
         branches, notes = {}, tuple[str, ...]()
         check_prompts(
-            tokenizer, model.facts.prompt_tokens, positive=prompt_clean(positive), negative=prompt_clean(negative)
+            tokenizer, self.facts.prompt_tokens, positive=prompt_clean(positive), negative=prompt_clean(negative)
         )
-        with model.use("text_encoder") as encoder:
+        with self.use("text_encoder") as encoder:
             for branch, name, text in (("cond", "positive", positive), ("uncond", "negative", negative)):
-                length = model.facts.prompt_tokens
+                length = self.facts.prompt_tokens
                 read, more = encode_t5(encoder, tokenizer, length, True, device, prompt_clean(text), name)
                 branches[branch] = {"text": torch.where(read["mask"].unsqueeze(-1), read["text"], 0.0)}
                 notes += more
-        return Conditioning(self.name, model.facts.text_width, branches, notes)
+        return Conditioning(self.name, self.facts.text_width, branches, notes)
 
-    def check_pictures(self, model: VideoModel, request: Request) -> None:
-        super().check_pictures(model, request)
+    def check_pictures(self, request: Request) -> None:
+        super().check_pictures(request)
         if _references(request) and request.source is not None:
             raise InputError(
                 "control", message("references_beside_source"), message("vace_noise"), message("disconnect_one")
             )
 
-    def capabilities(self, model: VideoModel) -> Capabilities:
+    def capabilities(self) -> Capabilities:
         """VACE takes any clip; pictures beside the first or last frame of a latent frame's length count as these."""
-        near = 0 if model.facts.pictures is None else model.facts.temporal_ratio
-        return replace(super().capabilities(model), clip_step=0 if near else 1, near=near)
+        near = 0 if self.facts.pictures is None else self.facts.temporal_ratio
+        return replace(super().capabilities(), clip_step=0 if near else 1, near=near)
 
-    def extension(self, model: VideoModel) -> Extension:
-        if _facts(model).vace_layers:
+    def extension(self) -> Extension:
+        if _facts(self).vace_layers:
             told = message("way_vace")
             return Extension("pictures", told)
-        return super().extension(model)
+        return super().extension()
 
-    def controlled(self, model: VideoModel) -> bool:
-        return _facts(model).vace_layers > 0
+    def controlled(self) -> bool:
+        return _facts(self).vace_layers > 0
 
-    def positions(self, model: VideoModel, request: Request) -> int:
+    def positions(self, request: Request) -> int:
         """Tokens of the video and of the reference pictures in front of it, each a latent frame."""
-        one = model.facts.tokens(request.width, request.height, 1)
-        return super().positions(model, request) + len(_references(request)) * one
+        one = self.facts.tokens(request.width, request.height, 1)
+        return super().positions(request) + len(_references(request)) * one
 
-    def text_positions(self, model: VideoModel, request: Request) -> int:
+    def text_positions(self, request: Request) -> int:
         """The prompt's, and those of what CLIP has seen."""
-        found = reader(model.parts["image_encoder"].tensors) if "image_encoder" in model.parts else None
-        return model.facts.prompt_tokens + (self.read_tokens(model, found) if found else 0)
+        found = reader(self.parts["image_encoder"].tensors) if "image_encoder" in self.parts else None
+        return self.facts.prompt_tokens + (self.read_tokens(found) if found else 0)
 
-    def timed(self, model: VideoModel, request: Request) -> bool:
-        return _facts(model).per_token_time
+    def timed(self, request: Request) -> bool:
+        return _facts(self).per_token_time
 
-    def mlp_width(self, config: Mapping[str, Any], hidden: int) -> int:
+    @classmethod
+    def mlp_width(cls, config: Mapping[str, Any], hidden: int) -> int:
         return int(config.get("ffn_dim") or super().mlp_width(config, hidden))
 
-    def schedule(self, model: VideoModel, request: Request) -> Schedule:
+    def schedule(self, request: Request) -> Schedule:
         return Schedule({"shift": request.shift or 1.0}, request.steps)
 
-    def forward_inputs(self, model: VideoModel, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
-        facts = _facts(model)
-        empty = partial(torch.empty, device="meta", dtype=getattr(torch, model.recipe.dtype))
+    def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+        facts = _facts(self)
+        empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
         _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
         t += len(_references(request))
         each = (1, t * (h // 2) * (w // 2)) if facts.per_token_time else (1,)
@@ -159,40 +160,41 @@ class Wan(Family):
         if facts.vace_layers:
             inputs["control_hidden_states"] = empty(1, config["vace_in_channels"], t, h, w)
             inputs["control_hidden_states_scale"] = empty(facts.vace_layers)
-        eye = reader(model.parts["image_encoder"].tensors) if "image_encoder" in model.parts else None
+        eye = reader(self.parts["image_encoder"].tensors) if "image_encoder" in self.parts else None
         if facts.concatenated and eye is not None:
             count = len(request.keyframes) or len((facts.pictures or ((),))[0])
             inputs["encoder_hidden_states_image"] = empty(count, eye.pictures, eye.width)
         return inputs
 
-    def prepare(self, model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
-        facts, generator = _facts(model), torch.Generator("cpu").manual_seed(request.seed)
-        inputs = _common(model, conditioning, request, scheduler)
-        inputs["latents"] = self._start(model, request, generator, inputs)
+    def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+        facts, generator = _facts(self), torch.Generator("cpu").manual_seed(request.seed)
+        inputs = _common(self, conditioning, request, scheduler)
+        inputs["latents"] = self._start(request, generator, inputs)
         make = _control_run if facts.vace_layers else _token_run if facts.per_token_time else _image_run if facts.concatenated else _text_run  # fmt: skip
-        return make(model, request, inputs)
+        return make(self, request, inputs)
 
-    def _start(self, model: VideoModel, request: Request, generator: torch.Generator, inputs: Mapping[str, Any]) -> Tensor:  # fmt: skip
+    def _start(self, request: Request, generator: torch.Generator, inputs: Mapping[str, Any]) -> Tensor:  # fmt: skip
         """Noise, or the source with noise on it (WanVideoToVideoPipeline.prepare_latents); references go in front."""
-        b, c, t, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
-        noise = draw((b, c, t + len(_references(request)), h, w), generator, model.memory.device("transformer"))
+        b, c, t, h, w = self.facts.latent_shape(request.width, request.height, request.frames)
+        noise = draw((b, c, t + len(_references(request)), h, w), generator, self.memory.device("transformer"))
         if request.source is None or request.strength >= 1:
             return noise
-        return mix(noise, encoded_source(model, request), inputs["scheduler"].sigmas[inputs["skip"]])
+        return mix(noise, encoded_source(self, request), inputs["scheduler"].sigmas[inputs["skip"]])
 
-    def from_vae(self, model: VideoModel, vae: Network, latents: Tensor) -> Tensor:
-        mean, std = (
-            torch.tensor(v).view(1, -1, 1, 1, 1).to(latents.device) for v in (model.facts.mean, model.facts.std)
-        )
+    def from_vae(self, vae: Network, latents: Tensor) -> Tensor:
+        mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1).to(latents.device) for v in (self.facts.mean, self.facts.std))
         return (latents.float() - mean) * (1.0 / std)
 
-    def decode_pieces(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+    @classmethod
+    def decode_pieces(cls, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
         return decode_pieces(vae, latents, tile.thrifty)
 
-    def coder(self, config: Mapping[str, Any]) -> str:
+    @classmethod
+    def coder(cls, config: Mapping[str, Any]) -> str:
         return "2.2" if config.get("is_residual") else "2.1"
 
-    def encode_pieces(self, vae: Network, pixels: Pieces, count: int) -> Pieces:
+    @classmethod
+    def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:
         return encode_pieces(vae, pixels, count)
 
 
@@ -401,7 +403,7 @@ def _image_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> R
     for at, picture in zip(places, images, strict=True):
         clip[at], known[at] = picture[0], 1.0
     with model.use("vae", model.encoding(request.width, request.height, request.frames)) as vae:
-        z = model.family.encode_video(model, vae, clip).to(latents)
+        z = model.encode_video(vae, clip).to(latents)
     known = torch.cat([known[:1].repeat(facts.temporal_ratio), known[1:]])
     mask = repeat(known, "(t r) -> 1 r t h w", r=facts.temporal_ratio, h=latents.shape[3], w=latents.shape[4])
     image = _look(model, images) if "image_encoder" in model.parts else None
@@ -423,7 +425,7 @@ def _token_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> R
     if request.keyframes:
         with model.use("vae", model.encoding(request.width, request.height)) as vae:
             image = cover(request.keyframes[0].images, request.width, request.height)
-            first = model.family.encode_video(model, vae, image).to(latents)
+            first = model.encode_video(vae, image).to(latents)
         free[:, :, 0] = 0
     return _TokenRun(first=first, free=free, **inputs)
 
@@ -435,11 +437,11 @@ def _text_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> Ru
 def _control_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> Run:
     """VACE's two halves: what is known (keyframes, and the control video outside its mask), and what the control video
     shows where the video is made anew; then the mask (prepare_video_latents, prepare_masks)."""
-    facts, family = _facts(model), model.family
+    facts = _facts(model)
     video, mask = _control_video(request)
     fresh = (mask > 0.5).unsqueeze(-1)
     with model.use("vae", model.encoding(request.width, request.height, request.frames)) as vae:
-        encode = lambda frames: family.encode_video(model, vae, frames)
+        encode = lambda frames: model.encode_video(vae, frames)
         z = torch.cat([encode(torch.where(fresh, 0.5, video)), encode(torch.where(fresh, video, 0.5))], 1)
         for picture in _references(request):
             front = encode(fit_inside(picture, request.width, request.height))

@@ -8,9 +8,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ....loaders.messages import message
+from ....loaders.messages import InputError, message
 from ....loaders.request import Request
-from ....loaders.video_model import InputError, VideoModel
+from ....loaders.video_model import VideoModel
 from ..policy import At, Policy, State, Values
 
 
@@ -31,9 +31,9 @@ class EasyCache(Policy):
         return self.order + 4  # changes, the last latents, and the last computed step's input and output
 
     def suits(self, model: VideoModel) -> None:
-        if model.family.stacks is None:
+        if model.stacks is None:
             raise InputError(
-                "policy", "easycache", message("unet_scales", title=model.family.title), message("use_plan_or_fora")
+                "policy", "easycache", message("unet_scales", title=model.title), message("use_plan_or_fora")
             )
 
     def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:

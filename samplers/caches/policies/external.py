@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ....loaders.denoiser import Run
-from ....loaders.messages import message
+from ....loaders.facts import Stacks
+from ....loaders.messages import InputError, message
 from ....loaders.request import Request
-from ....loaders.video_model import InputError, Stacks, VideoModel
+from ....loaders.video_model import VideoModel
 from ...kernels import CACHE_DIT
 from ..policy import MODULES, At, Policy, State, of_modules
 
@@ -52,10 +53,8 @@ class External(Policy):
         raise AssertionError("the other library decides")
 
     def suits(self, model: VideoModel) -> None:
-        if model.family.stacks is None:
-            raise InputError(
-                "policy", self.kind, message("unet_transformers", title=model.family.title), message("use_fora")
-            )
+        if model.stacks is None:
+            raise InputError("policy", self.kind, message("unet_transformers", title=model.title), message("use_fora"))
         if self.kind == DBCACHE and (lack := CACHE_DIT.lack()):
             raise InputError("policy", self.kind, lack, message("or_other_policy", source=CACHE_DIT.source))
 

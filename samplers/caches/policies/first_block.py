@@ -10,9 +10,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ....loaders.messages import message
+from ....loaders.messages import InputError, message
 from ....loaders.request import Request
-from ....loaders.video_model import InputError, VideoModel
+from ....loaders.video_model import VideoModel
 from ..policy import At, Policy, State
 
 
@@ -33,9 +33,9 @@ class FirstBlock(Policy):
         return moved is not None and moved < self.threshold
 
     def suits(self, model: VideoModel) -> None:
-        if model.family.stacks is None:
+        if model.stacks is None:
             raise InputError(
-                "policy", self.title, message("unet_no_stack", title=model.family.title), message("use_plan_or_fora")
+                "policy", self.title, message("unet_no_stack", title=model.title), message("use_plan_or_fora")
             )
         if model.facts.layers < 2:
             raise InputError(

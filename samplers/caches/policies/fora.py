@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ....loaders.messages import message
+from ....loaders.messages import InputError, message
 from ....loaders.request import Request
-from ....loaders.video_model import InputError, VideoModel
+from ....loaders.video_model import VideoModel
 from ..policy import At, Policy, State, of_modules
 
 GRANULARITIES = {"stack": "blocks", "module": "module"}
@@ -33,9 +33,9 @@ class FORA(Policy):
         return at.index % self.interval != 0
 
     def suits(self, model: VideoModel) -> None:
-        if model.family.stacks is None and self.granularity == "module":
+        if model.stacks is None and self.granularity == "module":
             raise InputError(
-                "granularity", "module", message("unet_deep_as_one", title=model.family.title), message("use_stack")
+                "granularity", "module", message("unet_deep_as_one", title=model.title), message("use_stack")
             )
 
     def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:

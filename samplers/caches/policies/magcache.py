@@ -7,9 +7,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ....loaders.messages import message
+from ....loaders.messages import InputError, message
 from ....loaders.request import Request
-from ....loaders.video_model import InputError, VideoModel
+from ....loaders.video_model import VideoModel
 from ..policy import At, Policy, State
 from ..store import key_of, match, read
 
@@ -35,9 +35,9 @@ class MagCache(Policy):
         return state.total < self.threshold
 
     def suits(self, model: VideoModel) -> None:
-        if model.family.stacks is None:
+        if model.stacks is None:
             raise InputError(
-                "policy", "magcache", message("unet_no_stack", title=model.family.title), message("use_plan_or_fora")
+                "policy", "magcache", message("unet_no_stack", title=model.title), message("use_plan_or_fora")
             )
 
     def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:

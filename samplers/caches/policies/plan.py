@@ -19,9 +19,9 @@ import numpy as np
 from torch import Tensor
 
 from ....loaders.denoiser import Run
-from ....loaders.messages import message
+from ....loaders.messages import InputError, message
 from ....loaders.request import Request
-from ....loaders.video_model import InputError, VideoModel
+from ....loaders.video_model import VideoModel
 from ..policy import At, Chosen, Policy, State
 from ..store import Gram, key_of, match, read, stale
 

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from ....loaders.messages import message
+from ....loaders.messages import InputError, message
 from ....loaders.request import Request
-from ....loaders.video_model import InputError, VideoModel
+from ....loaders.video_model import VideoModel
 from ..policy import At, Policy, State
 from ..store import Calibration, key_of, match, read
 
@@ -83,7 +83,7 @@ PLAIN_THRESHOLD = 0.1  # of the distance itself, where there is no polynomial
 
 def published(model: VideoModel, retention: bool) -> Fit | None:
     """The published fit for a model; retention: in the mode that computes the first steps."""
-    key = (model.family.name, model.variant)
+    key = (model.name, model.variant)
     fits = PUBLISHED.get(_SAME.get(key, key), ())
     return fits[-1 if retention else 0] if fits else None
 
@@ -125,10 +125,8 @@ class TeaCache(Policy):
         return state.total < self.threshold
 
     def suits(self, model: VideoModel) -> None:
-        if model.family.stacks is None:
-            raise InputError(
-                "policy", "TeaCache", message("unet_no_teacache", title=model.family.title), message("use_fora")
-            )
+        if model.stacks is None:
+            raise InputError("policy", "TeaCache", message("unet_no_teacache", title=model.title), message("use_fora"))
 
     def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
         self.suits(model)
@@ -148,7 +146,7 @@ class TeaCache(Policy):
                 )
         found = published(model, self.retention)
         if found is None:
-            plain = Fit(SIGNALS_OF.get(model.family.name, "modulated"), (1.0, 0.0), PLAIN_THRESHOLD, "")
+            plain = Fit(SIGNALS_OF.get(model.name, "modulated"), (1.0, 0.0), PLAIN_THRESHOLD, "")
             note = message("teacache_unpublished", variant=model.variant)
             return self._with(plain), (note,)
         return self._with(found), ()

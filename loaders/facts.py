@@ -1,0 +1,87 @@
+"""What a model's numbers must obey, and what its network is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the numbers of a request must obey, and what they are when nobody says.
+
+    Sizes in pixels, time in frames. A clip has `frame_step * n + 1` frames (or one of `frame_counts`); one latent frame
+    stands for `temporal_ratio` of them, one latent pixel for `spatial_ratio` x `spatial_ratio` pixels.
+    """
+
+    spatial_ratio: int
+    temporal_ratio: int
+    channels: int
+    size_multiple: int
+    fps: float
+    width: int  # of the network, in channels
+    text_width: int  # 0: the model reads no text
+    prompt_tokens: int
+    presets: Mapping[str, Mapping[str, Any]]
+    rgb: tuple[tuple[float, ...], ...] = ()  # previews: colour (-1..1) = latent @ rgb[:-1] + rgb[-1]; empty: the host's
+    frame_step: int = 0  # 0: temporal_ratio
+    frame_counts: tuple[int, ...] = ()
+    lead: int = 0  # frames that are decoded before the video begins
+    # the sets of keyframes that work, of "first" and "last"; None: all
+    pictures: tuple[tuple[str, ...], ...] | None = ((),)
+    reads_pictures: bool = False  # the text encoder looks at the first frame too
+    layers: int = 0  # blocks of the network
+    time_patch: int = 1  # latent frames that are one token
+    modules: int = 0  # tensors as wide as the network that its blocks' attentions and MLPs give together
+    mean: tuple[float, ...] = ()  # per channel, of the VAE's latents: vae latent = latent * std + mean; empty: alike
+    std: tuple[float, ...] = ()
+    scheduler: Mapping[str, Any] = field(default_factory=dict)  # the config of the reference pipeline's scheduler
+
+    def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int, int]:
+        time = (frames + self.lead - 1) // self.temporal_ratio + 1
+        return 1, self.channels, time, height // self.spatial_ratio, width // self.spatial_ratio
+
+    def tokens(self, width: int, height: int, frames: int) -> int:
+        """How many tokens the network makes of a video."""
+        _, _, time, h, w = self.latent_shape(width, height, frames)
+        patch = self.size_multiple // self.spatial_ratio
+        return -(-time // self.time_patch) * (h // patch) * (w // patch)
+
+    def frames(self, latent_frames: int) -> int:
+        """Frames of the video that this many latent frames decode to."""
+        return (latent_frames - 1) * self.temporal_ratio + 1 - self.lead
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        """Latents [1, C, t, h, w] as the network sees them -> as the VAE does."""
+        return latents * _channels(self.std, latents) + _channels(self.mean, latents) if self.std else latents
+
+    def normalise(self, latents: Tensor) -> Tensor:
+        """Latents [1, C, t, h, w] as the VAE sees them -> as the network does."""
+        return (latents - _channels(self.mean, latents)) / _channels(self.std, latents) if self.std else latents
+
+
+def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64).view(1, -1, 1, 1, 1).to(like)
+
+
+@dataclass(frozen=True)
+class Stacks:
+    """The blocks that a network's forward runs through, for caches. lists: its attributes that hold them, in order;
+    beside: a list that runs before them and gives its hints to the layers named in the config as `hinted`."""
+
+    lists: tuple[str, ...] = ("transformer_blocks",)
+    beside: str = ""
+    hinted: str = ""
+    pairs: bool = True  # a block gives (video, text); else the video alone
+
+    def of(self, network: Any) -> tuple[str, ...]:
+        """The lists that this network has."""
+        return tuple(name for name in (self.beside, *self.lists) if name and hasattr(network, name))
+
+    def hints_last(self, network: Any) -> bool:
+        """Whether a hint is added behind the last block, so that the hints are needed in any case."""
+        return len(getattr(network, self.lists[-1])) - 1 in network.config[self.hinted]
