@@ -20,9 +20,10 @@ from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers import denoise
 from reelwire.samplers.caches import store
-from reelwire.samplers.caches.calibration import Track, calibrate, fit_polynomial
+from reelwire.samplers.caches.calibration import calibrate, fit_polynomial
 from reelwire.samplers.caches.policies.magcache import MagCache
 from reelwire.samplers.caches.policies.plan import Plan, best_steps, budget, missed, place, slope, slopes, weight
+from reelwire.samplers.caches.policies.record import Track
 from reelwire.samplers.caches.policies.teacache import PUBLISHED, TeaCache, published
 from reelwire.samplers.caches.policy import distance, followed, forecast
 from reelwire.samplers.caches.report import report

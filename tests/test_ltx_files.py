@@ -201,8 +201,8 @@ def test_published_sizes_have_all_their_tensors(native: Any, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("variant", sorted(p.name for p in VARIANTS.iterdir()))
 def test_every_variant_is_complete(variant: str) -> None:
-    from reelwire.loaders.families.ltx import LTXFacts
     from reelwire.loaders.families.ltx.checkpoint import _load, _match, _tuples
+    from reelwire.loaders.families.ltx.denoiser import LTXFacts
 
     defaults = _load(variant, "defaults")
     facts = LTXFacts(

@@ -20,8 +20,8 @@ from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.request import Guidance, Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
-from reelwire.samplers.caches.calibration import Record
 from reelwire.samplers.caches.policies.external import DBCACHE, SEACACHE
+from reelwire.samplers.caches.policies.record import Record
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.long.context import sample_in_context
 from reelwire.samplers.solvers import TABLES

@@ -20,10 +20,10 @@ from ...loaders.facts import Stacks
 from ...loaders.messages import about, message
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
-from .calibration import Record
 from .mechanisms import unet
 from .mechanisms.modules import taped
 from .policies.external import External
+from .policies.record import Record
 from .policy import FEWEST, At, Chosen, Policy, State, Values, check_policy, distance, exchanged, followed, forecast
 from .signals import CAUGHT, EMBEDDER, SIGNALS
 

@@ -6,9 +6,8 @@ CogVideoXFunControlPipeline.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -20,42 +19,24 @@ from ...common.flow import draw, encoded_source, skipped
 from ...common.images import cover
 from ...common.peaks import Moment
 from ...common.prompts import check_prompts, encode_t5, load_tokenizer
-from ...denoiser import SMALLEST, Run, Schedule
-from ...facts import Facts
+from ...denoiser import Run, Schedule
 from ...messages import InputError, either, message
 from ...parts import Memory, Recipe
-from ...request import Conditioning, Control, Keyframe, Request
+from ...request import Conditioning, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
 from ...video_model import VideoModel
 from ...weights.bundle import Bundle
 from ...weights.find import read_model
+from .denoiser import CogFacts, Network, _facts, _padding, _rope, _Run
 from .vae import decode_pieces, encode_pieces
 
-Network = Any  # a diffusers or transformers module, whose attributes are untyped
 OFS = 2.0  # what the 1.5 image-to-video model is told (CogVideoXImageToVideoPipeline)
 _KINDS = {
     "transformer": ("CogVideoXTransformer3DModel",),
     "vae": ("AutoencoderKLCogVideoX",),
     "text_encoder": ("T5EncoderModel",),
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class CogFacts(Facts):
-    """What CogVideoX adds. fixed: (width, height) of models with learned positions; control: Fun-Control."""
-
-    network: Mapping[str, Any]
-    inverse_scale: bool  # pictures are scaled the wrong way round, as in training (invert_scale_latents)
-    fixed: tuple[int, int] | None
-    control: bool
-
-    @property
-    def largest(self) -> tuple[int, int]:
-        """(width, height) in pixels that 1.5's table of positions reaches; 1.0 stretches its own to any size."""
-        if self.time_patch == 1:
-            return 16384, 16384
-        return self.network["sample_width"] * self.spatial_ratio, self.network["sample_height"] * self.spatial_ratio
 
 
 class CogVideoX(VideoModel):
@@ -194,11 +175,6 @@ class CogVideoX(VideoModel):
         return encode_pieces(vae, pixels, count)
 
 
-def _facts(model: VideoModel) -> CogFacts:
-    assert isinstance(model.facts, CogFacts)
-    return model.facts
-
-
 def _read_facts(bundle: Bundle) -> CogFacts:
     network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
     ratio = 2 ** (len(vae["block_out_channels"]) - 1)
@@ -214,98 +190,3 @@ def _read_facts(bundle: Bundle) -> CogFacts:
         time_patch=network.get("patch_size_t") or 1, inverse_scale=bool(vae.get("invert_scale_latents")), fixed=fixed, control=control,
         pictures=(("first",),) if pictured else ((),), **bundle.defaults,
     )  # fmt: skip
-
-
-def _padding(facts: CogFacts, request: Request) -> int:
-    """Latent frames in front that make their number a multiple of time_patch; dropped at the end (CogVideoX 1.5)."""
-    return -facts.latent_shape(1, 1, request.frames)[2] % facts.time_patch
-
-
-def _rope(facts: CogFacts, height: int, width: int, time: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
-    """Rotary positions (_prepare_rotary_positional_embeddings of the pipelines): 1.0 crops its native grid, 1.5 slices it."""
-    from diffusers.models.embeddings import get_3d_rotary_pos_embed
-    from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
-
-    network = facts.network
-    if not network.get("use_rotary_positional_embeddings"):
-        return None
-    patch = network["patch_size"]
-    grid = height // (facts.spatial_ratio * patch), width // (facts.spatial_ratio * patch)
-    base = network["sample_height"] // patch, network["sample_width"] // patch
-    embed: Any = partial(
-        get_3d_rotary_pos_embed, embed_dim=network["attention_head_dim"], grid_size=grid, device=device
-    )
-    if facts.time_patch == 1:
-        return embed(crops_coords=get_resize_crop_region_for_grid(grid, base[1], base[0]), temporal_size=time)
-    frames = (time + facts.time_patch - 1) // facts.time_patch
-    return embed(crops_coords=None, temporal_size=frames, grid_type="slice", max_size=base)
-
-
-@dataclass
-class _Run(Run):
-    """The four pipelines. latents: [1, t, C, h, w]; given: the first frame or the control video, beside the latents;
-    control: its range tells in which steps it lies there; padding: latent frames in front that are not part of the
-    video; dynamic: the scale grows along a cosine."""
-
-    text: Mapping[str, Tensor]
-    given: Tensor | None
-    control: Control | None
-    rope: tuple[Tensor, Tensor] | None
-    ofs: Tensor | None
-    generator: torch.Generator
-    padding: int
-    dynamic: bool
-    clean: Tensor | None = field(default=None, init=False)
-    time_dim: ClassVar[int] = 1
-
-    def scale(self, step: int) -> float | Tensor:
-        if not self.dynamic:
-            return self.guidance
-        count = len(self.timesteps)  # the reference takes the timestep for the step here
-        return 1 + self.guidance * (1 - math.cos(math.pi * ((count - self.times[step]) / count) ** 5.0)) / 2
-
-    def noise_levels(self) -> list[float]:
-        """The share of noise, the square root of 1 - alphas_cumprod."""
-        return [float((1 - self.scheduler.alphas_cumprod[time]) ** 0.5) for time in (*self.times, 0)]
-
-    def mixture(self, step: int) -> tuple[float, float]:
-        sigma = self.sigma(step)
-        return math.sqrt(max(1 - sigma**2, 0.0)), sigma
-
-    def line(self, step: int) -> tuple[Any, Any]:
-        alpha, sigma = self.mixture(step)  # v = alpha * noise - sigma * video (Salimans and Ho 2022)
-        return alpha, -max(sigma, SMALLEST)
-
-    def beside(self, step: int) -> Tensor | None:
-        """What lies beside the latents in a step. Outside the control's range it is zeros, which add nothing to the first
-        layer: what Alibaba PAI's Fun-Control pipelines of Wan give without a control video (CogVideoX's always have one)."""
-        if self.given is None or self.control is None or self.control.counts(step, len(self.timesteps)):
-            return self.given
-        return torch.zeros_like(self.given)
-
-    def predict(self, network: Network, step: int, branch: str) -> Tensor:
-        batch, time, beside = 2 if branch == "cond_uncond" else 1, self.timesteps[step], self.beside(step)
-        seen = self.scheduler.scale_model_input(torch.cat([self.latents] * batch), time)
-        seen = seen if beside is None else torch.cat([seen, torch.cat([beside] * batch)], 2)
-        return self.forward(
-            network, step, branch, hidden_states=seen, encoder_hidden_states=self.text[branch], timestep=time.expand(batch),
-            ofs=self.ofs, image_rotary_emb=self.rope,
-        ).float()  # fmt: skip
-
-    def advance(self, step: int, prediction: Tensor) -> None:
-        dtype, time = self.latents.dtype, self.times[step]
-        if "DPM" in type(self.scheduler).__name__:  # a two-step method that asks for its last estimate
-            before = self.times[step - 1] if step else None
-            stepped = self.scheduler.step(prediction, self.clean, time, before, self.latents, generator=self.generator, return_dict=False)  # fmt: skip
-        else:
-            stepped = self.scheduler.step(
-                prediction, time, self.latents, eta=0.0, generator=self.generator, return_dict=False
-            )
-        self.latents, self.clean = stepped[0].to(dtype), stepped[1]
-
-    def finish(self) -> Tensor:
-        return rearrange(self.latents[:, self.padding :], "b t c h w -> b c t h w").float()
-
-    def preview(self) -> Tensor:
-        clean = self.latents if self.clean is None else self.clean
-        return rearrange(clean[:, self.padding :], "b t c h w -> b c t h w").float()
