@@ -51,7 +51,7 @@ def long_video(frames: int, size: int, steps: int, inputs: Path) -> dict[str, di
 
 
 def measured(graph: Any, frames: int, size: int, steps: int) -> dict[str, Any]:
-    from reelwire.tests.host import boot
+    from reelwire.tests.support.host import boot
 
     with tempfile.TemporaryDirectory() as folder, boot(Path(os.environ["COMFYUI_DIR"]), Path(folder)) as host:
         prompt = graph(frames, size, steps, Path(folder) / "input")

@@ -2,7 +2,7 @@
 
 python bench/file_kinds.py     prints its tables and writes file_kinds.json beside this file; COMFYUI_DIR names the host
 
-The files are written from random weights in the published names by tests/files.py; both compute in float32 on the CPU.
+The files are written from random weights in the published names by tests/support/files.py; both compute in float32 on the CPU.
 Quantised files are written by ComfyUI's own quantiser: beside the host's class with the same numbers, beside it with the
 weights before ("float weights"), and for Wan beside the host's own layers that load the same file ("host").
 Smaller weights: the mean difference of the latents after four steps of a tiny model, as a share of their spread.
@@ -19,10 +19,10 @@ from pack import import_pack
 
 import_pack()
 from reelwire.loaders.parts import PlainMemory
-from reelwire.tests import test_files_hunyuan_mochi, test_files_kinds, test_files_wan
-from reelwire.tests.files import KINDS, QUANTISED, quantised
-from reelwire.tests.test_files_quantised import beside_the_host
-from reelwire.tests.test_host_memory import SMALL, stored
+from reelwire.tests.loaders.weights import test_files_hunyuan_mochi, test_files_kinds, test_files_wan
+from reelwire.tests.loaders.weights.test_files_quantised import beside_the_host
+from reelwire.tests.nodes.test_host_memory import SMALL, stored
+from reelwire.tests.support.files import KINDS, QUANTISED, quantised
 from reelwire.training.tiny_models import make
 
 NETWORKS = {

@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     arguments = parser.parse_args()
     import_pack()
-    from reelwire.tests.host import boot, frames
+    from reelwire.tests.support.host import boot, frames
 
     told, laid, pictures = timeline(arguments.frames)
     with tempfile.TemporaryDirectory() as folder, boot(Path(os.environ["COMFYUI_DIR"]), Path(folder)) as host:

@@ -41,8 +41,8 @@ from reelwire.loaders.weights.safetensors import read_file
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.speed import Speed
-from reelwire.tests.files import plain
-from reelwire.tests.native import randomised
+from reelwire.tests.support.files import plain
+from reelwire.tests.support.native import randomised
 from reelwire.training.tiny_models import make, seeded
 from torch import Tensor
 

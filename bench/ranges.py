@@ -32,16 +32,16 @@ PAGE = ROOT / "docs" / "dependencies.md"
 TOOLS = ("pytest>=8", "pytest-timeout>=2", "hypothesis>=6", "accelerate>=1.0")
 LINKED = re.compile(r"^(torch|triton|pytorch-triton.*|nvidia-.*|cuda-.*)$")  # large, and pinned by torch itself
 TESTS = (
-    "tests/test_parity.py::test_equals_the_reference_pipeline",
-    "tests/test_ltx_parity.py",
-    "tests/test_sources.py::test_the_only_files_that_fit_are_taken",
-    "tests/test_sources.py::test_encoders_compute_what_they_did",
-    "tests/test_sources.py::test_the_embedded_tokenizer_is_sentencepieces_own",
-    "tests/test_ltx_files.py::test_a_folder_with_only_spiece_model_gives_sentencepieces_ids",
-    "tests/test_control.py::test_edges_of_a_square_are_its_outline",
-    "tests/test_control.py::test_blur_keeps_the_mean_and_loses_the_details",
-    "tests/test_dependencies.py::test_av_writes_what_it_reads_with_metadata",
-    "tests/test_dependencies.py::test_gguf_blocks_are_the_librarys_own",
+    "tests/samplers/test_parity.py::test_equals_the_reference_pipeline",
+    "tests/samplers/test_ltx_parity.py",
+    "tests/loaders/weights/test_sources.py::test_the_only_files_that_fit_are_taken",
+    "tests/loaders/weights/test_sources.py::test_encoders_compute_what_they_did",
+    "tests/loaders/weights/test_sources.py::test_the_embedded_tokenizer_is_sentencepieces_own",
+    "tests/loaders/families/test_ltx_files.py::test_a_folder_with_only_spiece_model_gives_sentencepieces_ids",
+    "tests/samplers/test_control.py::test_edges_of_a_square_are_its_outline",
+    "tests/samplers/test_control.py::test_blur_keeps_the_mean_and_loses_the_details",
+    "tests/repository/test_dependencies.py::test_av_writes_what_it_reads_with_metadata",
+    "tests/repository/test_dependencies.py::test_gguf_blocks_are_the_librarys_own",
 )
 ENDS = ("lowest", "highest")
 

@@ -40,7 +40,7 @@ def phase(output: Path) -> str:
 
 def killed(comfyui: Path, base: Path, after: float) -> dict[str, Any] | None:
     """Render and kill after some seconds; None if it was done before."""
-    from reelwire.tests.host import boot
+    from reelwire.tests.support.host import boot
 
     output = base / "output" / "long"
     with boot(comfyui, base) as host:
@@ -57,7 +57,7 @@ def killed(comfyui: Path, base: Path, after: float) -> dict[str, Any] | None:
 
 def finished(comfyui: Path, base: Path) -> tuple[bytes, float]:
     """(the bytes of the file of a render that is left alone, its seconds)."""
-    from reelwire.tests.host import boot
+    from reelwire.tests.support.host import boot
 
     with boot(comfyui, base) as host:
         began = time.monotonic()

@@ -24,7 +24,7 @@ OLDEST_TRITON_CARD = (7, 0)  # torch/_inductor/exc.py, GPUTooOldForTriton
 class Speed:
     """compile: the repeated blocks are compiled when they first run. attention: a key of KERNELS. compiler and whole: of
     torch.compile, its backend and whether a block must be one graph. trim_text: the network does not compute the rows behind
-    a prompt's end, which its mask hides from the video anyway; rounding differs, measured in tests/test_trim_text.py."""
+    a prompt's end, which its mask hides from the video anyway; rounding differs, measured in tests/samplers/test_trim_text.py."""
 
     compile: bool = False
     attention: str = "auto"

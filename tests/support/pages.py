@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-    from ..host import Prompt
+    from .host import Prompt
 
 RENDERERS = {"LiteGraph": False, "Nodes 2.0": True}
 SECONDS = 120_000  # in milliseconds, as Playwright counts

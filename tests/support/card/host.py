@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...host import Host, boot
+from ..host import Host, boot
 from . import USUAL_SIZE
 from .build import library
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...host import Host, Prompt, frames, told, workflow
+from ..host import Host, Prompt, frames, told, workflow
 from . import USUAL_SIZE
 from .host import CardHost
 

@@ -1,0 +1,112 @@
+"""The shipped workflows in a real ComfyUI on the pretend card: the pixels of the CPU, or an error in words, and no leak.
+
+CI runs those that differ in kind, `--all-workflows` runs all of them; `--card-table FILE` writes what came out, as JSON, or
+as Markdown where the name ends in .md.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import pytest
+from reelwire.tests.support.card.host import CardHost
+from reelwire.tests.support.card.shortage import (
+    AGAIN,
+    AMPLE,
+    CONDITIONS,
+    EQUAL,
+    PARTLY,
+    Trial,
+    prompt_of,
+    resident,
+    run,
+)
+from reelwire.tests.support.host import ROOT, Host
+
+ALL = sorted(file.stem for file in (ROOT / "workflows" / "api").glob("*.json"))
+# two experts in fp8, an image encoder and a decoder in chunks, a control video; weights in int8 that partly wait in RAM,
+# windows of a long video
+CHOSEN = {
+    "legacy": ("wan22_two_experts_fp8", "svd_i2v", "cogvideox_control"),
+    "dynamic": ("hunyuan_low_vram", "ltx_long"),
+}
+FAMILIES = ("ltx_t2v", "wan_t2v", "hunyuan_t2v", "cogvideox_t2v", "mochi_t2v", "svd_i2v")
+ROUNDS, ALL_ROUNDS = [("legacy", 3)], [("legacy", 9), ("dynamic", 9)]  # of all families: 54 runs
+SETTLING_SECONDS = 3
+GROWTH = 64 << 20  # bytes of RAM; a round that leaked its tiny models would leave more
+
+CardHostOf = Callable[[str], CardHost]
+
+
+@pytest.fixture
+def card_host_of(request: pytest.FixtureRequest) -> CardHostOf:
+    """The host of a manager; it is booted when it is first asked for."""
+    names = {"legacy": "card_host", "dynamic": "dynamic_card_host"}
+    return lambda manager: request.getfixturevalue(names[manager])
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    everything = metafunc.config.getoption("all_workflows")
+    if "rounds" in metafunc.fixturenames:
+        metafunc.parametrize(("manager", "rounds"), ALL_ROUNDS if everything else ROUNDS)
+    if "workflow" in metafunc.fixturenames:
+        chosen = dict.fromkeys(CHOSEN, ALL) if everything else CHOSEN
+        metafunc.parametrize(("manager", "workflow"), [(m, name) for m, names in chosen.items() for name in names])
+
+
+def test_a_workflow_that_runs_short_of_memory(
+    host: Host,
+    card_host_of: CardHostOf,
+    manager: str,
+    workflow: str,
+    record_property: Callable[[str, object], None],
+) -> None:
+    trial = Trial(host, card_host_of(manager), workflow, manager == "dynamic")
+    try:
+        trial.run()
+    finally:
+        record_property("card", {"workflow": workflow, "manager": manager, "peak": trial.peak, "left": trial.left, "errors": trial.errors, **trial.rows})  # fmt: skip
+    assert [*trial.rows] == [*CONDITIONS]
+    assert {condition: trial.rows[condition] for condition in (AMPLE, PARTLY, AGAIN)} == dict.fromkeys(
+        (AMPLE, PARTLY, AGAIN), EQUAL
+    )
+    assert not [outcome for outcome in trial.rows.values() if outcome.startswith("FAILED")], trial.rows
+    assert {*trial.left.values()} == {0}, "something is left on the card after /free"
+
+
+def settled(card_host: CardHost, expected: float) -> int:
+    """Bytes on the card soon after a run; the host's worker may still have to let go of something."""
+    end = time.monotonic() + SETTLING_SECONDS
+    while (held := card_host.card.allocated()) > expected and time.monotonic() < end:
+        time.sleep(0.1)
+    return held
+
+
+def test_runs_that_alternate_do_not_grow(
+    card_host_of: CardHostOf,
+    manager: str,
+    rounds: int,
+    record_property: Callable[[str, object], None],
+) -> None:
+    """From the second round on the card holds no more after a run than it did a round before."""
+    card_host = card_host_of(manager)
+    base = card_host.freed()
+    least = dict.fromkeys(FAMILIES, math.inf)  # that was held so far
+    held: list[list[int]] = []
+    ram: list[int] = []
+    for turn in range(rounds):
+        held.append([])
+        for name in FAMILIES:
+            result = run(card_host, prompt_of(name, seed=10 + turn))
+            assert not result.error
+            held[-1].append(settled(card_host, base + least[name]) - base)
+            least[name] = min(held[-1][-1], least[name])
+        ram.append(resident(card_host))
+    left = card_host.freed(base) - base
+    facts = {"runs": rounds * len(FAMILIES), "manager": manager, "held": held[-1], "left": left, "ram": ram}
+    record_property("card_runs", facts)
+    assert all(now <= before for now, before in zip(held[-1], held[1], strict=True)), held
+    assert left == 0
+    assert ram[-1] - ram[1] < GROWTH, ram

@@ -1,0 +1,404 @@
+"""Tiles of space, memory that runs out, and what waits in RAM; tiny VAEs of every family, the host left out."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reelwire.loaders.devices import out_of_memory
+from reelwire.loaders.facts import Facts
+from reelwire.loaders.families import family
+from reelwire.loaders.families.ltx import vae as ltx_vae
+from reelwire.loaders.families.ltx.vae import Noise
+from reelwire.loaders.messages import InputError
+from reelwire.loaders.notices import heard_by
+from reelwire.loaders.parts import Part, PlainMemory, Recipe
+from reelwire.loaders.vae.tiles import FEWEST, OVERLAP, Pieces, Tile, Tiling, tiled
+from reelwire.loaders.video_model import VideoModel
+from reelwire.samplers.decode import frame_count, stream_frames, tiling_of
+from reelwire.tests.support.host import ROOT
+from reelwire.training import tiny_models
+from reelwire.training.tiny_models import seeded
+from torch import Tensor, nn
+
+sys.path.insert(0, str(ROOT / "bench"))
+import vae as bench
+
+HEIGHT, WIDTH = 8, 12  # latent pixels: halves of 6, and no smaller
+Told = list[str]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A tiny VAE. ratio, step: pixels and frames to a latent; latents: of the clips; apart: by how much of the deviation tiles
+    may differ from the whole frame in the mean (random weights make their edges loud; 1.1 is another picture altogether)."""
+
+    family: str
+    make: Callable[[], Any]
+    ratio: int = 8
+    step: int = 4
+    latents: int = 5
+    apart: float = 0.5
+
+
+CASES = {
+    "wan 2.1": Case("wan", tiny_models.wan_vae),
+    "wan 2.2": Case("wan", tiny_models.wan_vae_22, 16),
+    "hunyuan": Case("hunyuan_video", tiny_models.hunyuan_vae, latents=8, apart=0.65),
+    "cogvideox": Case("cogvideox", tiny_models.cog_vae, apart=0.55),
+    "mochi": Case("mochi", tiny_models.mochi_vae, step=6, apart=0.6),
+    **{
+        f"ltx {r}": Case("ltx", partial(tiny_models.ltx_vae, r), 32, 8, 12 if r == "0.9.0" else 9, 0.35)
+        for r in tiny_models.LTX_VAES
+    },
+    "svd": Case("svd", tiny_models.svd_vae, step=1, latents=6, apart=0.8),
+}
+PARKED = [name for name, case in CASES.items() if case.family in ("wan", "cogvideox", "mochi", "ltx")]
+every = pytest.mark.parametrize("name", CASES)
+
+
+@pytest.fixture(autouse=True)
+def _no_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+@cache
+def vae_of(name: str) -> Any:
+    return CASES[name].make()
+
+
+class Memory(PlainMemory):
+    """Of so many bytes."""
+
+    def __init__(self, room: int = sys.maxsize) -> None:
+        super().__init__()
+        self._room = room
+
+    def room(self, part: str) -> int:
+        return self._room
+
+
+def model_of(name: str, room: int = sys.maxsize) -> VideoModel:
+    case, vae = CASES[name], vae_of(name)
+    channels = vae.config.get("latent_channels") or vae.config.z_dim
+    facts = Facts(
+        spatial_ratio=case.ratio, temporal_ratio=case.step, channels=channels, size_multiple=case.ratio, fps=8, width=0,
+        text_width=0, prompt_tokens=0, presets={}, mean=(0.0,) * channels, std=(1.0,) * channels,
+    )  # fmt: skip
+    parts = {"vae": Part("vae", lambda progress: vae)}
+    return family(case.family)("tiny", facts, parts, Recipe(case.family, "", {}, "float32"), Memory(room))
+
+
+def latents_of(name: str) -> Tensor:
+    """Smooth ones."""
+    channels = model_of(name).facts.channels
+    with seeded(4):
+        few = torch.randn(1, channels, 3, 3, 4)
+    return F.interpolate(few, (CASES[name].latents, HEIGHT, WIDTH), mode="trilinear", align_corners=True)
+
+
+def clip_of(name: str) -> Tensor:
+    """Frames [T, H, W, 3] as long as the latents."""
+    case = CASES[name]
+    count = (case.latents - 1) * case.step + 1
+    with seeded(5):
+        few = torch.rand(1, 3, 2, 3, 4)
+    size = (count, HEIGHT * case.ratio, WIDTH * case.ratio)
+    return F.interpolate(few, size, mode="trilinear", align_corners=True)[0].movedim(0, -1)
+
+
+@cache
+def decoded(name: str, tiling: Tiling = Tiling(), most: int = ltx_vae.MOST) -> Tensor:  # noqa: B008
+    """Frames [T, H, W, 3]. most: elements of LTX-Video's pieces, 0 as on a card."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ltx_vae, "MOST", most)
+        return torch.cat(list(stream_frames(model_of(name), latents_of(name), tiling=tiling)))
+
+
+# ---------------------------------------------------------------- how a frame is cut
+
+
+@given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 64).filter(lambda v: v == 0 or v >= FEWEST))
+def test_tiles_cover_the_frame(height: int, width: int, size: int) -> None:
+    """All are equally large, and each shares a quarter or more with its neighbours."""
+    rows = Tiling(size).rows(height, width)
+    assert len({(t.height, t.width) for row in rows for t in row}) == 1
+    assert {t.whole for row in rows for t in row} == {(height, width)}
+    tops, lefts = [row[0].top for row in rows], [t.left for t in rows[0]]
+    assert all(
+        [t.left for t in row] == lefts and {t.top for t in row} == {top} for row, top in zip(rows, tops, strict=True)
+    )
+    for starts, length, whole in ((tops, rows[0][0].height, height), (lefts, rows[0][0].width, width)):
+        assert length == (min(size, whole) if size else whole)
+        assert starts[0] == 0
+        assert starts[-1] + length == whole
+        assert all(a < b <= a + length * (1 - OVERLAP) for a, b in pairwise(starts))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(FEWEST, 16), st.integers(1, 3))
+def test_tiles_of_what_stays_the_same_are_seamless(height: int, width: int, size: int, up: int) -> None:
+    """Of a stage that only enlarges, in pieces of two frames."""
+    frames = torch.rand(1, 2, 4, height, width, generator=torch.Generator().manual_seed(0))
+    enlarge = lambda x: x.repeat_interleave(up, -1).repeat_interleave(up, -2)
+    stage = lambda pieces, tile: map(enlarge, pieces)
+    made = torch.cat(list(tiled(stage, iter(frames.split(2, 2)), Tiling(size).rows(height, width))), 2)
+    assert made.shape == (1, 2, 4, height * up, width * up)
+    assert (made - enlarge(frames)).abs().max() < 1e-6
+
+
+@given(st.integers(1, 300), st.integers(1, 300))
+def test_every_next_tiling_is_smaller(height: int, width: int) -> None:
+    tiling, seen = Tiling(), list[Tiling]()
+    while (less := tiling.smaller(height, width)) is not None:
+        assert less.thrifty
+        assert less.size == (0 if not tiling.thrifty else (tiling.size or max(height, width)) // 2)
+        assert less.size == 0 or less.size >= FEWEST
+        tiling = less
+        seen.append(less)
+    assert (tiling.size or max(height, width)) < 2 * FEWEST
+    assert len(seen) < 10
+
+
+def test_streams_of_unequal_length_are_an_error() -> None:
+    """One tile's stage that loses a frame must not shorten the video in silence."""
+
+    def stage(pieces: Pieces, tile: Tile) -> Pieces:
+        yield from list(pieces)[: 2 if tile.left else 3]
+
+    with pytest.raises(ValueError, match="shorter"):
+        list(tiled(stage, iter(torch.zeros(1, 1, 3, 8, 8).split(1, 2)), Tiling(4).rows(8, 8)))
+
+
+# ---------------------------------------------------------------- the families' decoders in tiles
+
+
+@every
+def test_decode_in_tiles(name: str) -> None:
+    whole, parts = decoded(name), decoded(name, Tiling(6, True))
+    case = CASES[name]
+    assert whole.shape == (frame_count(model_of(name), latents_of(name)), HEIGHT * case.ratio, WIDTH * case.ratio, 3)
+    assert parts.shape == whole.shape
+    assert whole.std() > 1e-3
+    assert not torch.equal(parts, whole)
+    assert (parts - whole).abs().mean() < case.apart * whole.std()
+
+
+@pytest.mark.parametrize("name", bench.TRAINED)
+def test_tiles_of_trained_decoders(name: str) -> None:
+    """Of a picture of 104 x 144 pixels in tiles of 64: streaming changes nothing, tiles nothing that one sees."""
+    row = bench.decode_row(name, 3, *bench.CASES[name].sizes[0])
+    assert row["made"] == row["expected"] == 9
+    assert row["streamed"]["max"] < 1e-4
+    assert row["tiled"]["mean"] < 0.02
+    assert row["tiled"]["mean"] < 1.2 * row["diffusers_tiled"]["mean"]
+
+
+@every
+def test_a_tile_as_large_as_the_frame_changes_nothing(name: str) -> None:
+    assert torch.equal(decoded(name, Tiling(max(HEIGHT, WIDTH))), decoded(name))
+
+
+def test_injected_noise_is_the_same_in_all_tiles() -> None:
+    """LTX 0.9.1: a tile sees its part of the whole frame's pattern, at every layer's resolution."""
+    whole = Tiling().rows(HEIGHT, WIDTH)[0][0]
+    draw = lambda: torch.Generator().manual_seed(3)
+    for row in Tiling(6).rows(HEIGHT, WIDTH):
+        for tile in row:
+            mine, full = Noise(draw(), tile), Noise(draw(), whole)
+            for up in (1, 1, 2, 4, 8):
+                expected = full.like(torch.zeros(1, 1, 1, HEIGHT * up, WIDTH * up))
+                seen = mine.like(torch.zeros(1, 1, 1, 6 * up, 6 * up))
+                assert torch.equal(seen, tile.cut(expected))
+
+
+def test_noise_follows_the_seed_alone() -> None:
+    model, latents, tiles = model_of("ltx 0.9.1"), latents_of("ltx 0.9.1"), Tiling(6, True)
+    assert torch.equal(torch.cat(list(stream_frames(model, latents, 0, tiles))), decoded("ltx 0.9.1", tiles))
+    assert not torch.equal(next(stream_frames(model, latents, 1, tiles))[0], decoded("ltx 0.9.1", tiles)[0])
+
+
+# ---------------------------------------------------------------- what waits in RAM
+
+
+@pytest.mark.parametrize("name", PARKED)
+def test_thrifty_is_equal(name: str) -> None:
+    assert torch.equal(decoded(name, Tiling(0, True)), decoded(name, most=0))
+
+
+@pytest.mark.parametrize("name", PARKED)
+def test_thrifty_leaves_nothing_on_the_card(name: str) -> None:
+    """On the meta device in the card's place: between two pieces the past is not there (at most the piece itself), and it
+    comes back from RAM."""
+    case, vae, shown = CASES[name], CASES[name].make().to("meta"), 0
+    held = {}
+    for thrifty in (False, True):
+        with bench.Live() as live, bench.Fused():
+            z = torch.zeros(1, model_of(name).facts.channels, case.latents, HEIGHT, WIDTH, device="meta")
+            before, tile, waits = live.now, Tile(0, 0, HEIGHT, WIDTH, (HEIGHT, WIDTH), thrifty), list[int]()
+            for piece in family(case.family).decode_pieces(vae, iter(z.split(1, 2)), tile, 0):
+                assert piece.is_meta
+                shown = max(shown, piece.nbytes)
+                del piece
+                waits.append(live.now - before)
+        held[thrifty] = waits[len(waits) // 2]
+    assert held[True] <= shown + z.nbytes
+    assert held[False] > 3 * held[True]
+
+
+@pytest.mark.parametrize("name", bench.PUBLISHED)
+@pytest.mark.parametrize("thrifty", [False, True])
+def test_the_room_that_is_asked_for(name: str, thrifty: bool) -> None:
+    """It is what the published decoder holds at most, and not much more."""
+    row = bench.bytes_row(name, *bench.FRAMES[0], thrifty)
+    assert row["peak"] <= row["assumed"] <= 1.15 * row["peak"]
+
+
+# ---------------------------------------------------------------- memory that runs out
+
+
+class Short:
+    """A network whose first convolution finds no memory for more than `share` of the pixels that it was first given.
+
+    after: how many times it does so all the same.
+    """
+
+    def __init__(self, network: Any, share: float, after: int = 0) -> None:
+        self.share, self.after, self.calls, self.first = share, after, 0, 0
+        conv = next(m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d)))
+        self.handle = conv.register_forward_pre_hook(self._ask)
+
+    def _ask(self, conv: Any, inputs: tuple[Any, ...]) -> None:
+        size = inputs[0].shape[-1] * inputs[0].shape[-2]
+        self.first = self.first or size
+        self.calls += 1
+        if size > self.share * self.first and self.calls > self.after:
+            raise torch.OutOfMemoryError("out of memory, on purpose")
+
+    def __enter__(self) -> Short:
+        return self
+
+    def __exit__(self, *told: object) -> None:
+        self.handle.remove()
+
+
+def changes(name: str) -> Told:
+    start = "Memory ran out while decoding; it goes on with"
+    return [f"{start} the whole frame, in parts.", f"{start} tiles of {6 * CASES[name].ratio} pixels."]
+
+
+@every
+def test_decoding_goes_on_in_tiles(name: str) -> None:
+    told: Told = []
+    with Short(vae_of(name).decoder, 0.6):
+        made = torch.cat(list(stream_frames(model_of(name), latents_of(name), tell=told.append)))
+    assert told == changes(name)
+    assert torch.equal(made, decoded(name, Tiling(6, True)))
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n != "svd"])  # which decodes all at once
+def test_decoding_goes_on_in_tiles_in_the_middle(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """No frame is lost or comes twice."""
+    monkeypatch.setattr(ltx_vae, "MOST", 0)  # as on a card
+    told: Told = []
+    pieces, before = list[Tensor](), 0
+    latents = latents_of(name)
+    many = {"hunyuan": 1, "cogvideox": 1}.get(name, latents.shape[2] - 1)  # these take several frames at a time
+    with Short(vae_of(name).decoder, 0.6, many):
+        for piece in stream_frames(model_of(name), latents, tell=told.append):
+            before += 0 if told else len(piece)
+            pieces.append(piece)
+    made = torch.cat(pieces)
+    assert told == changes(name)
+    assert 0 < before < len(made) == frame_count(model_of(name), latents)
+    assert torch.equal(made[:before], decoded(name, most=0)[:before])
+    assert torch.equal(made[before:], decoded(name, Tiling(6, True))[before:])
+
+
+@every
+def test_no_memory_even_for_the_smallest_tile(name: str) -> None:
+    told: Told = []
+    with Short(vae_of(name).decoder, 0.01), pytest.raises(torch.OutOfMemoryError, match="even for the smallest tiles"):
+        list(stream_frames(model_of(name), latents_of(name), tell=told.append))
+    assert told == changes(name)
+
+
+def test_other_errors_are_not_retried() -> None:
+    told: Told = []
+    latents = latents_of("wan 2.1")[:, :3]
+    with pytest.raises(RuntimeError) as caught:
+        list(stream_frames(model_of("wan 2.1"), latents, tell=told.append))
+    assert not out_of_memory(caught.value)
+    assert told == []
+
+
+@every
+def test_encoding_goes_on_in_tiles(name: str) -> None:
+    model, frames = model_of(name), clip_of(name)
+    encode = partial(model.encode_video, vae_of(name), frames)
+    whole = encode()
+    with Short(vae_of(name).encoder, 0.6) as short:
+        made = encode()
+    assert short.calls > 1
+    assert made.shape == whole.shape == (1, model.facts.channels, CASES[name].latents, HEIGHT, WIDTH)
+    assert not torch.equal(made, whole)
+    assert (made - whole).abs().mean() < CASES[name].apart * whole.std()
+    with Short(vae_of(name).encoder, 0.01), pytest.raises(torch.OutOfMemoryError, match="even for the smallest tiles"):
+        encode()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: you tried"),
+                                   RuntimeError("CUDA error: out of memory"), torch.OutOfMemoryError("x")])  # fmt: skip
+def test_errors_of_memory(error: Exception) -> None:
+    assert out_of_memory(error)
+    assert not out_of_memory(ValueError("out of memory"))
+    assert not out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+# ---------------------------------------------------------------- the choice of tiles
+
+
+@every
+def test_tiles_follow_the_room(name: str) -> None:
+    whole = model_of(name).vae_bytes(Tiling(), 60, 100)
+    assert model_of(name, 2 * whole).tiling(60, 100) == Tiling()
+    least = model_of(name, 1000).tiling(60, 100)
+    assert least == Tiling(6, True)  # 50, 25, 12, 6
+    sizes = [model_of(name, whole // part).tiling(60, 100).size or 100 for part in (1, 2, 4, 8, 16, 32)]
+    assert sizes == sorted(sizes, reverse=True)
+    for part in (1, 2, 4, 8):
+        model = model_of(name, whole // part)
+        assert model.vae_bytes(model.tiling(60, 100), 60, 100) <= 0.8 * whole / part
+
+
+@every
+def test_tiles_that_are_asked_for(name: str) -> None:
+    model, ratio = model_of(name), CASES[name].ratio
+    assert tiling_of(model, 60, 100, 32 * ratio) == Tiling(32, True)
+    assert tiling_of(model, 60, 100, 100 * ratio) == tiling_of(model, 60, 100) == Tiling()
+    rule = f"multiple of {ratio} pixels, and at least {FEWEST * ratio}"
+    for wrong, remedy in ((1, FEWEST), (FEWEST * ratio - ratio, FEWEST), (9 * ratio + 1, 9)):
+        with pytest.raises(InputError, match=rf"tile = {wrong}: .*{rule}\. Use {remedy * ratio}, or 0"):
+            tiling_of(model, 60, 100, wrong)
+
+
+def test_an_encode_in_tiles_is_said() -> None:
+    """Tiles change what is encoded; a frame in parts that together are the whole does not, and needs no word."""
+    name = "wan 2.1"
+    said: list[str] = []
+    for room in (sys.maxsize, 1):
+        model = model_of(name, room)
+        with heard_by(said.append):
+            model.encode_video(vae_of(name), clip_of(name))
+    assert len(said) == 1
+    assert "given frames are encoded in tiles of" in said[0]

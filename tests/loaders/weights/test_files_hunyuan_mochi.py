@@ -1,0 +1,403 @@
+"""Single files of HunyuanVideo and Mochi, written by the host's own classes, compute here what they compute there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers.loaders import single_file_utils
+from reelwire.loaders.families.hunyuan_video import checkpoint as hunyuan_video_files
+from reelwire.loaders.families.mochi import checkpoint as mochi_files
+from reelwire.loaders.messages import CheckpointError
+from reelwire.loaders.weights.bundle import Weights, shipped_config
+from reelwire.loaders.weights.entry import Entry
+from reelwire.loaders.weights.modules import check_fit
+from reelwire.loaders.weights.safetensors import read_file
+from reelwire.loaders.weights.stored import Stored
+from reelwire.tests.loaders.families.test_configs import NATIVE, PUBLISHED, rename
+from reelwire.tests.support.files import KINDS, SMALL, as_written, plain, read_network
+from reelwire.tests.support.native import host_classes, randomised
+from reelwire.training.tiny_models import seeded
+
+FILES = {"hunyuan_video": hunyuan_video_files, "mochi": mochi_files}
+pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
+VARIANTS = ["hunyuan_video/t2v-13b", "hunyuan_video/i2v-13b-concat", "hunyuan_video/i2v-13b-replace", "mochi/1-preview"]
+TEXT, POOLED, TOKENS = 64, 32, 7
+
+
+def unchanged(make: Callable[..., Any]) -> Callable[..., Any]:
+    """Make each module once, and give it its first weights again at every call."""
+
+    @cache
+    def made(*kind: str) -> tuple[Any, dict[str, torch.Tensor]]:
+        module = make(*kind).eval().requires_grad_(False)
+        return module, {key: value.clone() for key, value in module.state_dict().items()}
+
+    def again(*kind: str) -> Any:
+        module, state = made(*kind)
+        module.load_state_dict(state)
+        return module
+
+    return again
+
+
+@unchanged
+def hunyuan(kind: str = "t2v") -> Any:
+    with host_classes(), seeded(1):
+        import comfy.ops
+        from comfy.ldm.hunyuan_video.model import HunyuanVideo
+
+        made = HunyuanVideo(
+            in_channels=33 if kind == "concat" else 16, out_channels=16, vec_in_dim=POOLED, context_in_dim=TEXT, hidden_size=256, mlp_ratio=4.0,
+            num_heads=2, depth=2, depth_single_blocks=2, axes_dim=[16, 56, 56], theta=256, patch_size=[1, 2, 2], qkv_bias=True,
+            guidance_embed=kind != "concat", byt5=False, meanflow=False, use_cond_type_embedding=False, vision_in_dim=None, meanflow_sum=False,
+            dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)  # fmt: skip
+        randomised(made)
+    if kind == "replace":  # the host tells the given frame the guidance scale too, Tencent and diffusers do not
+        for value in made.guidance_in.parameters():
+            value.data.zero_()
+    return made
+
+
+@unchanged
+def mochi() -> Any:
+    """The host's class takes the published width alone, so its layers of another width are put in afterwards."""
+    with host_classes(), seeded(1):
+        import comfy.ops
+        from comfy.ldm.genmo.joint_model.asymm_models_joint import AsymmDiTJoint
+        from comfy.ldm.genmo.joint_model.layers import FeedForward
+
+        common = dict(dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
+        made = AsymmDiTJoint(depth=3, num_heads=3, hidden_size_x=384, hidden_size_y=96, mlp_ratio_x=32.0, mlp_ratio_y=4.0, learn_sigma=False,
+                             in_channels=12, qk_norm=True, qkv_bias=False, out_bias=True, attn_drop=0.0, posenc_preserve_area=True,
+                             timestep_scale=1000.0, use_t5=True, t5_feat_dim=TEXT, t5_token_length=TOKENS, **common)  # fmt: skip
+        for block in made.blocks:
+            block.mlp_x = FeedForward(384, 4 * 384, multiple_of=256, ffn_dim_multiplier=None, **common)
+        randomised(made)
+    return made
+
+
+def published(state: Any) -> dict[str, torch.Tensor]:
+    """ComfyUI's names of a network of HunyuanVideo -> Tencent's."""
+    return {rename(name, PUBLISHED["hunyuan_video"]): value for name, value in state.items()}
+
+
+NAMES: dict[str, Callable[[Any], Any]] = {"hunyuan_video": published, "mochi": dict}
+
+
+def inputs(channels: int) -> dict[str, Any]:
+    with seeded(2):
+        return dict(x=torch.randn(1, channels, 3, 4, 6), text=torch.randn(1, TOKENS, TEXT), pooled=torch.randn(1, POOLED),
+                    mask=torch.ones(1, TOKENS, dtype=torch.bool))  # fmt: skip
+
+
+def theirs(model: Any, family: str, replaced: bool = False) -> torch.Tensor:
+    """replaced: the first latent frame is a picture, and has no noise."""
+    i = inputs(model.in_channels)
+    if family == "mochi":
+        return -model(i["x"], torch.tensor([0.7]), i["text"], i["mask"], num_tokens=TOKENS)
+    guidance = torch.tensor([6.0]) if model.params.guidance_embed else None
+    given = {"guiding_frame_index": torch.tensor([0.0])} if replaced else {}
+    return model(i["x"], torch.tensor([700.0]), i["text"], y=i["pooled"], guidance=guidance, **given)
+
+
+@torch.no_grad()
+def ours(model: Any, family: str) -> torch.Tensor:
+    i = inputs(model.config.in_channels)
+    common = dict(
+        hidden_states=i["x"], encoder_hidden_states=i["text"], encoder_attention_mask=i["mask"], return_dict=False
+    )
+    if family == "mochi":
+        return model(timestep=torch.tensor([300.0]), **common)[0]
+    guidance = torch.tensor([6000.0]) if model.config.guidance_embeds else None
+    return model(timestep=torch.tensor([700.0]), pooled_projections=i["pooled"], guidance=guidance, **common)[0]
+
+
+def differ(file: Path, kind: str, file_kind: str) -> tuple[float, Any]:
+    """(largest difference of one forward to the host's, the network) of a file of this kind."""
+    family = "mochi" if kind == "mochi" else "hunyuan_video"
+    model = mochi() if kind == "mochi" else hunyuan(kind)
+    state = NAMES[family](model.state_dict())
+    numbers = KINDS[file_kind](file, state)
+    with as_written(model, {key: numbers[name] for key, name in zip(model.state_dict(), state, strict=True)}):
+        expected = theirs(model, family, kind == "replace")
+    assert expected.abs().max() > 0.1
+    network = read_network(FILES[family], file)
+    given = 1 if kind == "replace" else 0  # frames whose output counts for nothing
+    return (ours(network, family) - expected)[:, :, given:].abs().max().item(), network
+
+
+NETWORKS = [(kind, file_kind) for kind in ("t2v", "mochi") for file_kind in KINDS]
+
+
+@pytest.mark.parametrize(("kind", "file_kind"), [*NETWORKS, ("concat", "fp32"), ("replace", "fp32"), ("replace", "scaled fp8, old")])  # fmt: skip
+def test_a_network_computes_what_the_host_computes(tmp_path: Path, kind: str, file_kind: str) -> None:
+    told = {"replace": "hunyuan_video_v2_replace_image_to_video.safetensors"}.get(kind, "network.safetensors")
+    difference, network = differ(tmp_path / told, kind, file_kind)
+    stored = sum(isinstance(layer, Stored) for layer in network.modules())
+    assert (stored > 5) == (file_kind in SMALL)
+    assert difference < (2e-3 if "GGUF" in file_kind else 1e-4)
+
+
+def test_comfyuis_own_names(tmp_path: Path) -> None:
+    model, file = hunyuan(), tmp_path / "saved.safetensors"
+    old = {key.replace("_norm.weight", "_norm.scale"): value for key, value in model.state_dict().items()}
+    plain(file, old, prefix="model.model.")
+    expected = theirs(model, "hunyuan_video")
+    assert (ours(read_network(hunyuan_video_files, file), "hunyuan_video") - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "condition"),
+    [
+        ("hunyuan_video_t2v_720p_bf16", "t2v", None),
+        ("hunyuan_video_image_to_video_720p_bf16", "concat", "latent_concat"),
+        ("hunyuan_video_v2_replace_image_to_video_720p_bf16", "t2v", "token_replace"),
+        ("HunyuanVideo-I2V", "t2v", "token_replace"),
+    ],
+)
+def test_the_variant(name: str, kind: str, condition: str | None) -> None:
+    weights = hunyuan_video_files.transformer(entries_of(hunyuan(kind), published), {"file": f"{name}.safetensors"})
+    assert weights is not None
+    told = weights.config
+    assert told["image_condition_type"] == condition
+    assert (told["num_layers"], told["num_single_layers"], told["num_refiner_layers"]) == (2, 2, 2)
+    assert (told["num_attention_heads"], told["attention_head_dim"], told["guidance_embeds"]) == (2, 128, kind == "t2v")
+
+
+@pytest.mark.parametrize("family", FILES)
+def test_diffusers_names_pass(tmp_path: Path, family: str) -> None:
+    model, file, again = hunyuan() if family == "hunyuan_video" else mochi(), tmp_path / "a.safetensors", tmp_path / "b"
+    plain(file, model.state_dict())
+    network = read_network(FILES[family], file)
+    plain(again, network.state_dict())
+    assert (ours(read_network(FILES[family], again), family) - theirs(model, family)).abs().max() < 1e-4
+
+
+# ---------------------------------------------------------------- VAEs
+
+
+@unchanged
+def hunyuan_vae() -> Any:
+    with host_classes(), seeded(1):
+        from comfy.ldm.models.autoencoder import AutoencoderKL
+
+        told = dict(double_z=True, z_channels=16, resolution=256, in_channels=3, out_ch=3, ch=32, ch_mult=[1, 1, 2, 2], num_res_blocks=1,
+                    attn_resolutions=[], dropout=0.0, conv3d=True, time_compress=4)  # fmt: skip
+        made = AutoencoderKL(ddconfig=told, embed_dim=16)
+        randomised(made)
+    return made
+
+
+@unchanged
+def mochi_vae() -> Any:
+    """The host's class has the published widths alone; its halves take others."""
+    with host_classes(), seeded(1):
+        from comfy.ldm.genmo.vae.model import Decoder, Encoder
+
+        depth, stages = [2, 1, 2, 1, 1], [1, 2, 3]
+        made = torch.nn.Module()
+        made.encoder = Encoder(in_channels=15, base_channels=32, channel_multipliers=[1, 2, 3, 4], num_res_blocks=depth, latent_dim=12,
+                               temporal_reductions=stages, spatial_reductions=[2, 2, 2], prune_bottlenecks=[False] * 5,
+                               has_attentions=[False, True, True, True, True], input_is_conv_1x1=True, padding_mode="replicate")  # fmt: skip
+        made.decoder = Decoder(out_channels=3, base_channels=64, channel_multipliers=[1, 2, 3, 4], temporal_expansions=stages,
+                               spatial_expansions=[2, 2, 2], num_res_blocks=depth, latent_dim=12, has_attention=[False] * 5,
+                               padding_mode="replicate", output_norm=False)  # fmt: skip
+        randomised(made)
+    return made
+
+
+def read_vae(family: str, file: Path) -> Any:
+    weights = FILES[family].vae(read_file(file)[0])
+    assert isinstance(weights, Weights)
+    return weights.build(torch.float32, False, "", lambda *_: None)
+
+
+def test_hunyuans_vae_computes_what_the_host_computes(tmp_path: Path) -> None:
+    """One frame: for more of them the host's attention looks ahead, diffusers' does not."""
+    model, file = hunyuan_vae(), tmp_path / "hunyuan_video_vae_bf16.safetensors"
+    plain(file, model.state_dict())
+    vae = read_vae("hunyuan_video", file)
+    with seeded(3), torch.no_grad():
+        frame, latent = torch.rand(1, 3, 1, 16, 32) * 2 - 1, torch.randn(1, 16, 1, 2, 4)
+        encoded = (vae.encode(frame).latent_dist.mode() - model.encode(frame)).abs().max()
+        decoded, expected = vae.decode(latent).sample, model.decode(latent)
+    difference = (decoded - expected).abs().max()
+    assert expected.abs().max() > 0.1
+    assert max(encoded, difference) < 1e-4
+    plain(tmp_path / "diffusers.safetensors", vae.state_dict())  # Tencent's own file has these names
+    again = read_vae("hunyuan_video", tmp_path / "diffusers.safetensors")
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in vae.state_dict().items())
+
+
+def as_the_host_computes(vae: Any) -> None:
+    """The host drops surplus frames after each block, diffusers after the last; its encoder's attention looks ahead."""
+    vae.drop_last_temporal_frames = False
+    for block in vae.decoder.up_blocks:
+        block.register_forward_hook(lambda block, _, out: (out[0][:, :, block.temporal_expansion - 1 :], out[1]))
+    for module in vae.encoder.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = False
+
+
+def test_mochis_vae_computes_what_the_host_computes(tmp_path: Path) -> None:
+    model, file = mochi_vae(), tmp_path / "mochi_vae.safetensors"
+    plain(file, model.state_dict())
+    vae = read_vae("mochi", file)
+    plain(tmp_path / "diffusers.safetensors", vae.state_dict())
+    as_the_host_computes(vae)
+    with seeded(3), torch.no_grad():
+        frames, latent = torch.rand(1, 3, 7, 16, 24) * 2 - 1, torch.randn(1, 12, 2, 2, 3)
+        encoded = (vae.encode(frames).latent_dist.mode() - model.encoder(frames).mode()).abs().max()
+        decoded, expected = vae.decode(latent).sample, model.decoder(latent)
+    assert decoded.shape == expected.shape
+    difference = (decoded - expected).abs().max()
+    assert expected.abs().max() > 0.1
+    assert max(encoded, difference) < 1e-4
+    again = read_vae("mochi", tmp_path / "diffusers.safetensors")
+    assert all(torch.equal(value, again.state_dict()[key]) for key, value in vae.state_dict().items())
+
+
+@pytest.mark.parametrize("half", ["encoder", "decoder"])
+@pytest.mark.parametrize("prefix", ["", "half."])
+def test_half_of_mochis_vae_is_refused(tmp_path: Path, half: str, prefix: str) -> None:
+    state = getattr(mochi_vae(), half).state_dict()
+    prefix = prefix.replace("half", half)
+    plain(tmp_path / "half.safetensors", state, torch.float16, prefix)
+    with pytest.raises(
+        CheckpointError, match=rf"half.safetensors holds the {half} of Mochi's VAE alone. Use the vae folder"
+    ):
+        mochi_files.vae(read_file(tmp_path / "half.safetensors")[0])
+
+
+# ---------------------------------------------------------------- real sizes
+
+
+def entries_of(module: Any, names: Callable[[Any], Any] = dict) -> dict[str, Entry]:
+    file = Path("some.safetensors")
+    return {key: Entry(file, key, tuple(value.shape), "BF16") for key, value in names(module.state_dict()).items()}
+
+
+def real_size(variant: str, part: str) -> Any:
+    family = variant.split("/")[0]
+    with host_classes(), torch.device("meta"):
+        import comfy.ops
+        from comfy.ldm.genmo.vae.model import VideoVAE
+        from comfy.ldm.models.autoencoder import AutoencoderKL
+
+        if part == "transformer":
+            make = NATIVE[family][0](shipped_config(*variant.split("/"), "transformer"))
+            return make(device="meta", dtype=torch.bfloat16, operations=comfy.ops.disable_weight_init)
+        told = dict(double_z=True, z_channels=16, resolution=256, in_channels=3, out_ch=3, ch=128, ch_mult=[1, 2, 4, 4], num_res_blocks=2,
+                    attn_resolutions=[], dropout=0.0, conv3d=True, time_compress=4)  # fmt: skip
+        return VideoVAE() if family == "mochi" else AutoencoderKL(ddconfig=told, embed_dim=16)
+
+
+def described(variant: str, part: str) -> Weights | None:
+    family = variant.split("/")[0]
+    entries = entries_of(real_size(variant, part), NAMES[family] if part == "transformer" else dict)
+    if part == "vae":
+        return FILES[family].vae(entries)
+    return FILES[family].transformer(entries, {"file": f"{variant.replace('/', '_')}_bf16.safetensors"})
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_published_sizes_have_all_their_tensors(variant: str, part: str) -> None:
+    weights = described(variant, part)
+    assert weights is not None
+    assert weights.config == shipped_config(*variant.split("/"), part)
+    with torch.device("meta"):
+        module = getattr(diffusers, weights.kind).from_config(dict(weights.config))
+    check_fit(module, weights.entries)
+
+
+@pytest.mark.parametrize("variant", ["hunyuan_video/t2v-13b", "mochi/1-preview"])
+def test_every_row_goes_where_diffusers_own_converter_puts_it(variant: str) -> None:
+    """Each row of each tensor is a number of its own."""
+    weights, converter = described(variant, "transformer"), NATIVE[variant.split("/")[0]][1]
+    assert weights is not None
+    rows, total = {}, 0
+    for key, entry in entries_of(real_size(variant, "transformer"), NAMES[variant.split("/")[0]]).items():
+        rows[key] = torch.arange(total, total := total + entry.shape[0])
+    expected = getattr(single_file_utils, converter)(dict(rows))
+    assert {*expected} == {*weights.entries}
+    for name, entry in weights.entries.items():
+        parts = [rows[entry.key][start:end] for start, end in entry.rows] or [rows[entry.key]]
+        assert torch.equal(torch.cat(parts), expected[name]), name
+
+
+@pytest.mark.parametrize("family", FILES)
+def test_some_layers_are_renamed_as_in_the_whole_network(family: str) -> None:
+    """As a LoRA has them."""
+    entries = entries_of(hunyuan() if family == "hunyuan_video" else mochi(), NAMES[family])
+    whole = FILES[family].renamed(entries)
+    some = {key: entry for key, entry in entries.items() if "linear1" in key or "qkv" in key or "mlp" in key}
+    assert len(some) > 10
+    assert FILES[family].renamed(some) == {name: e for name, e in whole.items() if e.key in some}
+
+
+# ---------------------------------------------------------------- other files
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_other_families_are_not_taken(part: str) -> None:
+    made = {"hunyuan_video": hunyuan, "mochi": mochi} if part == "transformer" else {"hunyuan_video": hunyuan_vae, "mochi": mochi_vae}  # fmt: skip
+    for family, make in made.items():
+        entries = entries_of(make())
+        for reader, module in FILES.items():
+            told = [module.transformer(entries, {}), module.vae(entries)]
+            kept = [bool(weights) for weights in told]
+            assert kept == [reader == family and part == "transformer", reader == family and part == "vae"]
+
+
+@pytest.mark.parametrize("key", ["patchify_proj.weight", "decoder.conv_in.conv.weight", "blocks.0.self_attn.q.weight"])
+def test_strangers_are_not_taken(key: str) -> None:
+    entries = {key: Entry(Path("a.safetensors"), key, (4, 4), "F32")}
+    for module in FILES.values():
+        assert module.transformer(entries, {}) is None
+        assert module.vae(entries) is None
+        assert module.vae({}) is None
+
+
+def test_other_channels_are_refused() -> None:
+    entries = entries_of(hunyuan())
+    entries["img_in.proj.weight"] = entries["img_in.proj.weight"].reshaped(256, 32, 1, 2, 2)
+    with pytest.raises(
+        CheckpointError, match=r"some.safetensors reads 32 channels. HunyuanVideo reads 16 of them, or 33"
+    ):
+        hunyuan_video_files.transformer(entries, {})
+
+
+def test_other_heads_need_to_be_stated() -> None:
+    entries = entries_of(hunyuan())
+    narrow = {key: e.reshaped(64) if "query_norm" in key or "key_norm" in key else e for key, e in entries.items()}
+    with pytest.raises(CheckpointError, match="heads of 64 channels"):
+        hunyuan_video_files.transformer(narrow, {"config": "[]"})
+    stated = {"config": json.dumps({"transformer": {"rope_axes_dim": [8, 28, 28], "num_layers": 9}})}
+    weights = hunyuan_video_files.transformer(narrow, stated)
+    assert weights is not None
+    told = weights.config
+    assert (told["num_attention_heads"], told["rope_axes_dim"], told["num_layers"]) == (4, [8, 28, 28], 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "key", "told"),
+    [
+        (hunyuan, "double_blocks.0.img_attn.norm.query_norm.weight", "transformer_blocks.0.attn.norm_q.weight"),
+        (hunyuan_vae, "decoder.conv_out.conv.weight", "decoder.conv_out.conv.weight"),
+        (mochi, "x_embedder.proj.weight", "patch_embed.proj.weight"),
+        (mochi_vae, "decoder.output_proj.weight", "decoder.proj_out.weight"),
+    ],
+)
+def test_what_is_missing_is_told(make: Callable[[], Any], key: str, told: str) -> None:
+    entries = entries_of(make())
+    del entries[key]
+    with pytest.raises(CheckpointError, match=f"some.safetensors lacks {told}: it is incomplete"):
+        [read for module in FILES.values() for read in (module.transformer(entries, {}), module.vae(entries))]

@@ -1,0 +1,279 @@
+"""Single files of Stable Video Diffusion and CogVideoX, written by the host's own classes, compute what they compute there."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reelwire.loaders.families.cogvideox import checkpoint as cogvideox_files
+from reelwire.loaders.families.svd import checkpoint as svd_files
+from reelwire.loaders.messages import CheckpointError
+from reelwire.loaders.weights.bundle import Weights, shipped_config
+from reelwire.loaders.weights.entry import Entry
+from reelwire.loaders.weights.modules import check_fit
+from reelwire.loaders.weights.safetensors import read_file
+from reelwire.tests.loaders.families.test_configs import VARIANTS, build, network, read
+from reelwire.tests.support.files import plain, read_network
+from reelwire.tests.support.native import host_classes, randomised, svd_vae
+from reelwire.training.tiny_models import seeded
+from torch import Tensor
+
+TEXT, TOKENS = 32, 226  # width of text, and its length where a table of positions fixes it
+VIDEO = dict(use_spatial_transformer=True, use_linear_in_transformer=True, num_heads=-1, num_head_channels=64, num_classes="sequential",
+             use_temporal_attention=True, use_temporal_resblock=True, extra_ff_mix_layer=True, use_spatial_context=True, legacy=False,
+             merge_strategy="learned_with_images", merge_factor=0.0, video_kernel_size=[3, 1, 1], image_size=32, in_channels=8,
+             out_channels=4)  # what the host tells of every SVD file (comfy/model_detection.py)  # fmt: skip
+UNETS = {
+    "tiny": dict(model_channels=64, channel_mult=(1, 2, 2), num_res_blocks=[1, 1, 1], transformer_depth=[1, 1, 0], transformer_depth_middle=1,
+                 transformer_depth_output=[1, 1, 1, 1, 0, 0], context_dim=TEXT, adm_in_channels=96),
+    "published": dict(model_channels=320, channel_mult=(1, 2, 4, 4), num_res_blocks=[2] * 4, transformer_depth=[1] * 6 + [0] * 2, transformer_depth_middle=1,
+                      transformer_depth_output=[1] * 9 + [0] * 3, context_dim=1024, adm_in_channels=768),
+}  # fmt: skip
+TOWER = dict(hidden_size=160, intermediate_size=320, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14, num_channels=3,
+             hidden_act="gelu", layer_norm_eps=1e-5, projection_dim=48, model_type="clip_vision_model")  # fmt: skip
+COGVIDEOX = {
+    "2b": dict(),
+    "5b": dict(num_layers=31, use_rotary_positional_embeddings=True),
+    "5b-i2v": dict(in_channels=32, use_rotary_positional_embeddings=True, use_learned_positional_embeddings=True),
+    "fun-1.1-5b-control": dict(in_channels=32, use_rotary_positional_embeddings=True),
+    "1.5-5b": dict(patch_size_t=2, use_rotary_positional_embeddings=True, sample_height=300, sample_width=300),
+    "1.5-5b-i2v": dict(in_channels=32, patch_size_t=2, use_rotary_positional_embeddings=True, sample_height=300, sample_width=300, ofs_embed_dim=64),
+}  # fmt: skip
+
+
+def built(weights: Weights | None) -> Any:
+    assert weights is not None
+    return weights.build(torch.float32, False, "", lambda *_: None)
+
+
+def far(ours: Tensor, theirs: Tensor) -> float:
+    assert ours.shape == theirs.shape
+    assert theirs.abs().max() > 0.1
+    return float((ours - theirs).abs().max())
+
+
+def native_unet(size: str, device: str = "cpu") -> Any:
+    with host_classes(), seeded(1):
+        import comfy.ops
+        from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+        unet = UNetModel(**VIDEO, **UNETS[size], device=device, dtype=torch.float32, operations=comfy.ops.disable_weight_init)  # fmt: skip
+        if device == "cpu":
+            randomised(unet)
+    return unet.eval().requires_grad_(False)
+
+
+def native_cogvideox(config: Mapping[str, Any], device: str = "cpu") -> Any:
+    with host_classes(), seeded(1):
+        import comfy.ops
+        from comfy.ldm.cogvideo.model import CogVideoXTransformer3DModel as Native
+
+        taken = {k: v for k, v in config.items() if k in inspect.signature(Native.__init__).parameters}
+        with torch.device(device):
+            made = Native(**taken, device=device, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
+        if device == "cpu":
+            randomised(made)
+            if config.get("use_learned_positional_embeddings"):
+                made.patch_embed.pos_embedding[:, TOKENS:].normal_()
+    return made.eval().requires_grad_(False)
+
+
+def native_cogvideox_vae(device: str, **config: Any) -> Any:
+    with host_classes(), seeded(1):
+        from comfy.ldm.cogvideo.vae import AutoencoderKLCogVideoX
+
+        with torch.device(device):
+            vae = AutoencoderKLCogVideoX(**config)
+        if device == "cpu":
+            randomised(vae)
+    return vae.eval().requires_grad_(False)
+
+
+# ---------------------------------------------------------------- Stable Video Diffusion
+
+
+def test_svds_unet(tmp_path: Path) -> None:
+    theirs, file = native_unet("tiny"), tmp_path / "svd_xt.safetensors"
+    plain(file, theirs.state_dict(), prefix="model.diffusion_model.")
+    ours = read_network(svd_files, file)
+    assert (ours.config.num_frames, list(ours.config.num_attention_heads)) == (25, [1, 2, 2])
+    frames, time, ids = 3, torch.tensor(0.7), torch.tensor([[6.0, 127.0, 0.02]])
+    with seeded(2):
+        x, look = torch.randn(1, frames, 8, 8, 8), torch.randn(1, 1, TEXT)
+    told = ours.add_time_proj(ids.flatten()).reshape(1, -1)
+    expected = theirs(x[0], time.repeat(frames), look.repeat(frames, 1, 1), told.repeat(frames, 1), num_video_frames=frames,
+                      image_only_indicator=torch.zeros(1))  # fmt: skip
+    call = lambda: ours(x, time, encoder_hidden_states=look, added_time_ids=ids, return_dict=False)[0][0]
+    assert far(call(), expected) < 5e-3
+    for name, layer in ours.named_modules():  # all that differs: the constant that keeps GroupNorm from dividing by 0
+        if isinstance(layer, torch.nn.GroupNorm) and "res_block" in name:
+            layer.eps = 1e-5
+    assert far(call(), expected) < 1e-4
+
+
+def test_svds_vae(tmp_path: Path) -> None:
+    theirs, file = svd_vae(32, (1, 2, 2), 2), tmp_path / "svd.safetensors"
+    plain(file, theirs.state_dict())
+    ours = built(svd_files.vae(read_file(file)[0]))
+    with seeded(2):
+        pixels, z = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randn(3, 4, 4, 4)
+    assert far(ours.encode(pixels).latent_dist.parameters, theirs.encode(pixels, unregularized=True)[0]) < 1e-4
+    assert far(ours.decode(z, num_frames=3).sample, theirs.decode(z)) < 1e-4
+
+
+@pytest.mark.parametrize("layout", ["open_clip", "transformers"])
+def test_svds_picture_encoder(tmp_path: Path, layout: str) -> None:
+    file = tmp_path / "svd.safetensors"
+    written = open_clip_tower()
+    with host_classes():
+        import comfy.ops
+        from comfy.clip_model import CLIPVisionModelProjection
+        from comfy.clip_vision import convert_to_transformers
+
+        theirs = CLIPVisionModelProjection(TOWER, torch.float32, "cpu", comfy.ops.manual_cast).eval()
+        converted = convert_to_transformers(dict(written), "visual.")
+    told = theirs.load_state_dict({k: v for k, v in converted.items() if not k.startswith("ln_final")}, strict=False)
+    assert not told.missing_keys
+    plain(file, written if layout == "open_clip" else theirs.state_dict())
+    ours = built(svd_files.image_encoder(read_file(file)[0]))
+    with seeded(2), torch.no_grad():
+        pixels = torch.randn(2, 3, 28, 28)
+        assert far(ours(pixels).image_embeds, theirs(pixel_values=pixels)[2]) < 1e-4
+
+
+def open_clip_tower() -> dict[str, Tensor]:
+    """Random weights under open_clip's names, with what SVD's files keep of the text tower beside it."""
+    wide, inner, layers = TOWER["hidden_size"], TOWER["intermediate_size"], TOWER["num_hidden_layers"]
+    shapes: dict[str, tuple[int, ...]] = {"class_embedding": (wide,), "positional_embedding": (5, wide), "proj": (wide, 48), "conv1.weight": (wide, 3, 14, 14)}  # fmt: skip
+    pairs: dict[str, tuple[int, ...]] = {"ln_pre": (wide,), "ln_post": (wide,)}
+    for layer in (f"transformer.resblocks.{i}." for i in range(layers)):
+        pairs |= {f"{layer}ln_1": (wide,), f"{layer}ln_2": (wide,), f"{layer}attn.out_proj": (wide, wide),
+                  f"{layer}mlp.c_fc": (inner, wide), f"{layer}mlp.c_proj": (wide, inner)}  # fmt: skip
+        shapes |= {f"{layer}attn.in_proj_weight": (3 * wide, wide), f"{layer}attn.in_proj_bias": (3 * wide,)}
+    shapes |= {f"{k}.weight": v for k, v in pairs.items()} | {f"{k}.bias": v[:1] for k, v in pairs.items()}
+    with seeded(1):
+        made = {f"visual.{k}": torch.randn(v) * (0.3 / v[-1] ** 0.5 if len(v) > 1 else 0.5) for k, v in shapes.items()}
+    return made | {"ln_final.weight": torch.ones(48), "logit_scale": torch.tensor(1.0)}
+
+
+# ---------------------------------------------------------------- CogVideoX
+
+
+@pytest.mark.parametrize("variant", COGVIDEOX)
+def test_cogvideox(tmp_path: Path, variant: str) -> None:
+    tiny = dict(num_attention_heads=3, num_layers=2, text_embed_dim=TEXT, time_embed_dim=64)
+    theirs, file = native_cogvideox({**tiny, **COGVIDEOX[variant]}), tmp_path / f"CogVideoX-{variant}.safetensors"
+    plain(file, theirs.state_dict(), prefix="model.diffusion_model.")
+    ours, again = read_network(cogvideox_files, file), tmp_path / f"{variant}-again.safetensors"
+    same = {**shipped_config("cogvideox", variant, "transformer"), **tiny, **COGVIDEOX[variant]}
+    assert {k: v for k, v in ours.config.items() if k in same} == {**same, "_class_name": ours.config["_class_name"]}
+    assert far(*compute(ours, theirs)) < 1e-4
+    plain(again, ours.state_dict())  # the same under diffusers' names
+    assert far(*compute(read_network(cogvideox_files, again), theirs)) < 1e-4
+
+
+def compute(ours: Any, theirs: Any) -> tuple[Tensor, Tensor]:
+    """One step of both, with the host's positions: diffusers computes others for CogVideoX 1.0, and takes learned ones for
+    49 frames alone."""
+    config = ours.config
+    learned, frames = config.use_learned_positional_embeddings, config.patch_size_t or 1
+    high, wide = (60, 90) if learned else (4, 6)
+    with seeded(2):
+        x, text = torch.randn(1, config.in_channels, frames, high, wide), torch.randn(1, TOKENS, TEXT)
+    time, ofs = torch.tensor([500.0]), torch.tensor([2.0]) if config.ofs_embed_dim else None
+    rope = theirs._get_rotary_emb(high // 2, wide // 2, 1, "cpu") if config.use_rotary_positional_embeddings else None
+    computed = theirs.patch_embed._get_positional_embeddings
+    ours.patch_embed._get_positional_embeddings = lambda h, w, t, device: (
+        ours.patch_embed.pos_embedding[:, : TOKENS + x.shape[-1] * x.shape[-2] // 4] if learned else computed(h, w, t)
+    )
+    mine = ours(x.movedim(2, 1), text, time, ofs=ofs, image_rotary_emb=rope, return_dict=False)[0]
+    return mine.movedim(1, 2), theirs(x, time, text, ofs=ofs)
+
+
+def test_cogvideox_for_inpainting_is_refused(tmp_path: Path) -> None:
+    for told in (dict(in_channels=48, num_attention_heads=3), dict(in_channels=32, num_attention_heads=30)):
+        entries = of(native_cogvideox({**told, "num_layers": 1}, "meta"), tmp_path)
+        with pytest.raises(CheckpointError, match=rf"x.safetensors is .* takes {told['in_channels']} channels.*Use one of these"):  # fmt: skip
+            cogvideox_files.transformer(entries, {"file": "x.safetensors"})
+
+
+def test_cogvideoxs_vae(tmp_path: Path) -> None:
+    """The host's encoder and decoder go through frames in pieces of their own; one frame is alike."""
+    theirs, file = native_cogvideox_vae("cpu", block_out_channels=(32, 32, 32, 64), layers_per_block=1), tmp_path / "cogvideox_vae.safetensors"  # fmt: skip
+    plain(file, theirs.state_dict())
+    ours = built(cogvideox_files.vae(read_file(file)[0]))
+    with seeded(2):
+        pixels, z = torch.rand(1, 3, 1, 32, 32) * 2 - 1, torch.randn(1, 16, 1, 4, 4)
+    assert far(ours.encode(pixels).latent_dist.mode(), theirs.encode(pixels)) < 1e-4
+    assert far(ours.decode(z).sample, theirs.decode(z)) < 1e-4
+
+
+# ---------------------------------------------------------------- published sizes
+
+
+def of(module: Any, file: Path) -> dict[str, Entry]:
+    return {k: Entry(file, k, tuple(v.shape), "F16") for k, v in module.state_dict().items()}
+
+
+def fits(weights: Weights | None) -> None:
+    assert weights is not None
+    with torch.device("meta"):
+        check_fit(weights._make(), weights.entries)
+
+
+@pytest.mark.parametrize("variant", [v for v in VARIANTS if v.startswith(("svd", "cogvideox"))])
+def test_published_sizes_have_all_their_tensors(variant: str, tmp_path: Path) -> None:
+    """The host's classes at their real sizes: nothing missing, unexpected or of another shape, and the shipped config."""
+    family, name = variant.split("/")
+    if family == "svd":
+        module, theirs, vae = svd_files, native_unet("published", "meta"), svd_vae(128, (1, 2, 4, 4), 2, "meta")
+    else:
+        module, theirs, vae = cogvideox_files, native_cogvideox(read(variant, "transformer"), "meta"), native_cogvideox_vae("meta")  # fmt: skip
+    weights = module.transformer(of(theirs, tmp_path), {"file": f"{name.replace('-', '_')}.safetensors"})
+    fits(weights)
+    assert weights.config == read(variant, network(variant))
+    described = module.vae(of(vae, tmp_path))
+    fits(described)
+    varies = ("scaling_factor", "invert_scale_latents")
+    assert {k: v for k, v in described.config.items() if k not in varies} == {
+        k: v for k, v in read(variant, "vae").items() if k not in varies
+    }
+
+
+def test_diffusers_names_pass_and_other_families_are_none_of_ours(tmp_path: Path) -> None:
+    every = {"svd": svd_files, "cogvideox": cogvideox_files}
+    for variant in ("svd/svd", "cogvideox/5b-i2v", "wan/2.1-t2v-1.3b", "ltx/0.9.5-2b", "mochi/1-preview", "hunyuan_video/t2v-13b"):  # fmt: skip
+        unet, vae = of(build(variant, network(variant)), tmp_path), of(build(variant, "vae"), tmp_path)
+        for family, module in every.items():
+            ours, told = variant.startswith(family), {"file": "x"}
+            assert (getattr(module.transformer(unet, told), "entries", None) == unet) == ours
+            assert (getattr(module.vae(vae), "entries", None) == vae) == ours
+            assert module.transformer(vae, told) is module.vae(unet) is None
+        assert svd_files.image_encoder(unet) is None
+
+
+def test_image_models_of_the_same_layout_are_none_of_ours(tmp_path: Path) -> None:
+    """Stable Diffusion's UNet and VAE have the same names but for those of time."""
+    timed = ("time_stack", "time_mixer", "time_pos_embed", "mix_factor", "time_mix_conv")
+    still = lambda module: {k: e for k, e in of(module, tmp_path).items() if not any(word in k for word in timed)}
+    assert svd_files.transformer(still(native_unet("tiny", "meta")), {}) is None
+    assert svd_files.vae(still(svd_vae(32, (1, 2), 2, "meta"))) is None
+
+
+def test_some_layers_are_renamed_as_in_the_whole_unet(tmp_path: Path) -> None:
+    """As a LoRA has them."""
+    entries = of(native_unet("published", "meta"), tmp_path)
+    whole = svd_files.transformer(entries, {})
+    assert whole is not None
+    some = {
+        key: entry
+        for key, entry in entries.items()
+        if "attn" in key or "layers.2" in key or ".op." in key or ".conv." in key
+    }
+    assert len(some) > 100
+    shapes = {name: entry.shape for name, entry in whole.entries.items()}
+    assert svd_files.renamed_for(shapes)(some) == {n: e for n, e in whole.entries.items() if e.key in some}

@@ -1,0 +1,115 @@
+"""Progress, previews and interrupts in a real ComfyUI; and after an interrupt everything is as before."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Any
+
+import pytest
+from PIL import Image
+from reelwire.tests.support.host import Host, Seen, cached, digest, workflow
+
+STEPS, SAMPLER, LOSSLESS = 200, "3", 0
+LONG = {"3.steps": STEPS, "3.seed": 31}
+
+
+def steps(seen: Seen, total: int = STEPS, node: str = SAMPLER) -> list[int]:
+    """A node's progress towards `total`, one number for each event; reading weights before that counts to another total."""
+    told = [data for data in seen.all("progress") if data["node"] == node]
+    return [data["value"] for data in told if data["max"] == total]
+
+
+def interrupt_at(host: Host, step: int, prompt: dict[str, Any]) -> Seen:
+    """Run a prompt and interrupt it after a step of the sampler, or the first that the host tells after it."""
+    sent = list[int]()
+
+    def on_event(kind: str, data: dict[str, Any]) -> None:
+        sampling = kind == "progress" and (data["node"], data["max"]) == (SAMPLER, STEPS)
+        if sampling and data["value"] >= step and not sent:
+            sent.append(data["value"])
+            assert host.send("/interrupt", {})[0] == 200
+
+    return host.watch(prompt, on_event)
+
+
+def test_progress_tells_the_steps(host: Host) -> None:
+    """The first and the last, and between them what the host lets through (ten a second)."""
+    seen = host.watch(workflow("ltx_t2v", {"3.steps": 5, "3.seed": 30, "4.filename_prefix": "watched"}))
+    told = steps(seen, 5)
+    assert (told[0], told[-1]) == (1, 5)
+    assert told == sorted(set(told))
+    decoded = steps(seen, 17, "4")
+    assert decoded == sorted(decoded)
+    assert decoded[-1] == 17
+    assert seen.all("execution_success")
+
+
+def test_previews_are_pictures(host: Host) -> None:
+    seen = host.watch(workflow("ltx_t2v", {"3.steps": 4, "3.seed": 32, "4.filename_prefix": "watched"}))
+    assert len(seen.pictures) >= 2 + 1  # of the first and the last step, and some while decoding
+    for data in seen.pictures:
+        with Image.open(io.BytesIO(data)) as picture:
+            assert picture.format == "JPEG"
+            assert min(picture.size) >= 64
+            assert picture.convert("L").getextrema()[0] < picture.convert("L").getextrema()[1], "a flat picture"
+
+
+def test_previews_come_a_few_times_a_second(host: Host) -> None:
+    """However short the steps are; the last one is always shown."""
+    began = time.monotonic()
+    seen = host.watch(workflow("ltx_t2v", {"3.steps": 60, "3.seed": 35, "4.filename_prefix": "watched"}))
+    seconds = time.monotonic() - began
+    assert 3 <= len(seen.pictures) <= seconds / 0.25 + 2 * 2  # the first and the last of two nodes
+
+
+def test_without_previews_no_picture_comes(host: Host) -> None:
+    """Where the page has them off; all steps are told nevertheless."""
+    graph = workflow("ltx_t2v", {"3.steps": 4, "3.seed": 36, "4.filename_prefix": "watched"})
+    seen = host.watch(graph, previews="none")
+    assert seen.pictures == []
+    assert steps(seen, 4)[-1] == 4
+    assert seen.all("execution_success")
+
+
+@pytest.mark.parametrize("step", [1, 3])
+def test_interrupt_stops_within_a_step(host: Host, step: int) -> None:
+    seen = interrupt_at(host, step, workflow("ltx_t2v", LONG))
+    (data,) = seen.all("execution_interrupted")
+    assert data["node_id"] == SAMPLER
+    after = [told for told in steps(seen) if told >= step]
+    assert len(after) <= 2
+    assert after[-1] < STEPS
+    assert not seen.all("execution_success")
+    assert not seen.all("execution_error")
+
+
+def test_interrupted_decode_leaves_no_file(host: Host) -> None:
+    def on_event(kind: str, data: dict[str, Any]) -> None:
+        if kind == "progress" and data["node"] == "4":
+            host.send("/interrupt", {})
+
+    graph = workflow("ltx_t2v", {"3.steps": 2, "3.frames": 81, "4.filename_prefix": "interrupted/clip"})
+    seen = host.watch(graph, on_event)
+    assert [data["node_id"] for data in seen.all("execution_interrupted")] == ["4"]
+    assert list((host.base / "output" / "interrupted").iterdir()) == []
+
+
+def test_after_an_interrupt_the_same_bytes(host: Host) -> None:
+    """As before it on the same loaded model, and as after everything was dropped."""
+
+    def run(sampler: str) -> str:
+        graph = workflow(
+            "ltx_t2v",
+            {"3.steps": 4, "3.seed": 33, "3.sampler": sampler, "4.crf": LOSSLESS, "4.filename_prefix": "after"},
+        )
+        entry = host.post(graph)
+        assert SAMPLER not in cached(entry), "nothing was sampled"
+        return digest(host.videos(entry)[0])
+
+    host.free()
+    before = run("default")
+    interrupt_at(host, 2, workflow("ltx_t2v", LONG | {"3.seed": 34}))
+    after = run("euler")  # what "default" means, so that the first result is not taken from the cache
+    host.free()
+    assert run("default") == before == after

@@ -1,0 +1,274 @@
+"""Long videos and kept latents in a real ComfyUI: nothing is lost, whatever stops a run."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from reelwire.tests.nodes.test_host_bad_input import full_disk
+from reelwire.tests.support.host import ROOT, Host, Prompt, frames, node, told, workflow
+from safetensors.torch import load_file, save_file
+
+sys.path.insert(0, str(ROOT / "bench"))
+from resume import finished, killed
+
+WINDOWS, STEPS = 4, 6
+TOLD = {
+    "unit": "seconds",
+    "prompts": [{"at": 0, "text": "a red circle moves right on black"}, {"at": 1.6, "text": "一个红色的圆向左移动"}],
+}
+
+
+def film(prefix: str, **changes: Any) -> Prompt:
+    load = {"checkpoint": "bundled/tiny_ltx", "text_encoder": "auto", "vae": "auto", "precision": "auto"}
+    inputs = {"model": ["1", 0], "timeline": json.dumps(TOLD), "frames": 73, "width": 0, "height": 0, "window": 33, "overlap": 9, "steps": STEPS,
+              "guidance": 0.0, "sampler": "default", "seed": 1, "preset": "default", "filename_prefix": f"long/{prefix}"}  # fmt: skip
+    return {"1": node("ReelwireLoadLTX", **load), "2": node("ReelwireLongVideo", **{**inputs, **changes})}
+
+
+def left(host: Host, prefix: str) -> list[str]:
+    """What lies in the output folder for a prefix."""
+    return sorted(path.name for path in (host.base / "output" / "long").glob(f"*{prefix}*"))
+
+
+def test_it_is_written_as_it_goes(host: Host) -> None:
+    """All frames; progress over the whole video, previews and the time left; nothing but the file remains."""
+    seen = host.watch(film("watched"))
+    (done,) = [data for data in seen.all("executed") if data["node"] == "2"]
+    assert "each window goes on from the latents of the one before" in " ".join(done["output"]["text"])
+    values = [
+        data["value"] for data in seen.all("progress") if data["node"] == "2" and data["max"] == WINDOWS * STEPS + 73
+    ]
+    assert values == sorted(values)
+    assert values[-1] == WINDOWS * STEPS + 73
+    assert len(seen.pictures) >= 2, "neither the first step nor the last frame was shown"
+    assert left(host, "watched") == ["watched_00001_.mp4"]
+    made = frames(host.base / "output" / "long" / "watched_00001_.mp4")
+    assert made.shape == (73, 64, 64, 3)
+    assert made.std() > 20
+
+
+def test_interrupt_keeps_what_is_done(host: Host) -> None:
+    """Interrupted after two windows or more, run again: those are not sampled anew and the file has the same bytes."""
+    graph = film("again", frames=145)
+    expected = host.videos(host.post(graph))[0].read_bytes()
+    folder = host.base / "output" / "long"
+    (folder / "again_00001_.mp4").unlink()
+    host.free()
+    stopped = list[str]()
+
+    def stop(kind: str, data: dict[str, Any]) -> None:
+        if kind == "progress" and not stopped and len(list(folder.glob("again.unfinished/window_*"))) >= 2:
+            stopped.append(host.send("/interrupt", {}))
+
+    assert host.watch(graph, stop).all("execution_interrupted")
+    assert [name for name in left(host, "again") if name.endswith("mp4")] == []
+    windows = list((folder / "again.unfinished").glob("window_*"))
+    assert 2 <= len(windows) < 6
+    kept, seen = {path: path.stat().st_mtime_ns for path in windows}, set[int]()
+
+    def look(kind: str, data: dict[str, Any]) -> None:
+        with suppress(FileNotFoundError):  # gone once the file is whole
+            seen.update(path.stat().st_mtime_ns for path in kept)
+
+    assert host.watch(graph, look).all("execution_success")
+    assert seen == set(kept.values()), "sampled anew"
+    assert (folder / "again_00001_.mp4").read_bytes() == expected
+    assert left(host, "again") == ["again_00001_.mp4"]
+
+
+def test_other_inputs_are_refused_until_it_starts_over(host: Host) -> None:
+    with full_disk(host, 20_000):  # windows are larger
+        told = host.refuse(film("other")).told
+    assert "Window 1 could not be kept: File too large" in told
+    assert "could not be written" not in told
+    assert "run again with the same inputs" not in told, "nothing is kept"
+    with full_disk(host, 30_000):  # the file is larger
+        told = host.refuse(film("other", crf=0)).told
+    assert "4 of 4 windows are kept in output/long/other.unfinished: run again with the same inputs" in told
+    changed = {**TOLD, "prompts": [TOLD["prompts"][0]]}
+    told = host.refuse(film("other", seed=2, timeline=json.dumps(changed))).told
+    assert "other inputs: seed (1 -> 2), prompt 2" in told
+    assert "start over" in told
+    entry = host.post(film("other", seed=2, unfinished="start over"))
+    assert len(frames(host.videos(entry)[0])) == 73
+    assert left(host, "other") == ["other_00001_.mp4"]
+
+
+def test_a_name_with_the_time_goes_on_too(host: Host) -> None:
+    """However much time has passed meanwhile; the name may come by a link."""
+    graph = film("linked", filename_prefix=["3", 0], crf=0)
+    graph["3"] = node("PrimitiveString", value="long/clock_%second%_x")
+    with full_disk(host, 30_000):
+        told = host.refuse(graph).told
+    assert "kept in output/long/clock_%second%_x.unfinished" in told
+    (video,) = host.videos(host.post(graph))
+    assert video.name.startswith("clock_")
+    assert "%" not in video.name
+    assert left(host, "clock") == [video.name]
+
+
+def test_pictures_of_the_timeline(host: Host) -> None:
+    Image.new("RGB", (64, 64), (200, 30, 30)).save(host.base / "input" / "red.png")
+    (host.base / "input" / "broken.png").write_bytes(b"no picture")
+    keyed = lambda image, at=0: json.dumps({**TOLD, "keyframes": [{"at": at, "image": image}]})
+    plain = frames(host.videos(host.post(film("plain")))[0])
+    made = frames(host.videos(host.post(film("keyed", timeline=keyed("red.png"))))[0])
+    red = lambda video: abs(video[0].astype(float) - [200, 30, 30]).mean()
+    assert red(made) < 0.3 * red(plain)
+    told = host.refuse(film("bad", timeline=json.dumps({"prompts": [{"at": 0, "text": "qqq"}]}))).told
+    assert "timeline = prompt 1" in told
+    assert "kept" not in told
+    for image, told in (
+        ("none.png", "no such picture"),
+        ("../x.png", "no such picture"),
+        ("broken.png", "cannot be read"),
+    ):
+        assert told in host.refuse(film("bad", timeline=keyed(image))).told
+    assert "frame = 125 of keyframe 1" in host.refuse(film("bad", timeline=keyed("red.png", 5.0))).told
+
+
+@pytest.mark.parametrize(("changes", "told"), [
+    ({"timeline": ""}, "timeline = empty"), ({"timeline": "{"}, "not JSON"), ({"timeline": '{"prompts": []}'}, "no prompts"),
+    ({"frames": 74}, "Use 73 or 77"), ({"window": 34}, "window = 34"), ({"overlap": 33}, "must make new ones"), ({"fps": 0.5}, "fps = 0.5"),
+    ({"filename_prefix": "../x"}, "filename_prefix"), ({"tile": 20}, "tile = 20"), ({"sampler": "ddim"}, "sampler = ddim"),
+])  # fmt: skip
+def test_bad_input_is_told(host: Host, changes: dict[str, Any], told: str) -> None:
+    refusal = host.refuse(film("bad", **changes))
+    assert told in refusal.told
+    host.check()
+
+
+def test_a_cache_and_all_notes_are_told(host: Host) -> None:
+    """What a cache did in the last window, and what was told while it was rendered, stay on the node."""
+    graph = film(
+        "cached",
+        timeline=json.dumps(
+            {"unit": "frames", "prompts": [{"at": 0, "text": "a red circle qqq"}, {"at": 30, "text": "a ring"}]}
+        ),
+        steps=12,
+    )
+    graph["9"] = node("ReelwireFORA", model=["1", 0], interval=2)
+    graph["2"]["inputs"]["model"] = ["9", 0]
+    text = " ".join(host.post(graph)["outputs"]["2"]["text"])
+    assert "Last window: FORA" in text
+    assert "Prompt 1: positive: 1 of" in text
+    assert "Prompt 2 begins at frame 29" in text
+
+
+def test_killed_and_run_again(comfyui: Path, tmp_path: Path) -> None:
+    """SIGKILL in the middle, a fresh host: the same bytes as a render that nobody disturbed, and nothing else."""
+    expected, took = finished(comfyui, tmp_path)
+    row = killed(comfyui, tmp_path, 0.6 * took)
+    assert row is not None
+    output = tmp_path / "output" / "long"
+    assert list(output.glob("film_*")) == []
+    assert list(output.glob("film.unfinished/window_*")) != []
+    assert finished(comfyui, tmp_path)[0] == expected
+
+
+def kept(host: Host) -> list[Path]:
+    return sorted((host.base / "output" / "reelwire" / "latents").glob("*"))
+
+
+@pytest.fixture
+def nothing_kept(host: Host) -> None:
+    """The host is shared: a decode that failed in another test has kept its latents as well."""
+    for path in kept(host):
+        path.unlink()
+
+
+@pytest.mark.usefixtures("nothing_kept")
+def test_a_failed_decode_keeps_its_latents(host: Host) -> None:
+    """The error names a file, Load Kept Latents brings it back, and the video is the one that was lost."""
+    graph = workflow("ltx_t2v", {"3.steps": 2, "3.seed": 77, "4.filename_prefix": "lost/one", "4.crf": 0})
+    with full_disk(host, 24_000):
+        told = host.refuse(graph).told
+    (file,) = kept(host)
+    assert f"kept in output/reelwire/latents/{file.name}" in told
+    assert "ReelwireLoadLatent" in told
+    expected = frames(host.videos(host.post(graph))[0])
+    again = {
+        **graph,
+        "8": node("ReelwireLoadLatent", file=file.name),
+        "4": {**graph["4"], "inputs": {**graph["4"]["inputs"], "latent": ["8", 0]}},
+    }
+    del again["3"]
+    assert (frames(host.videos(host.post(again))[0]) == expected).all()
+    assert kept(host) == [file], "a decode that succeeds keeps nothing"
+    damaged = file.with_name("damaged.safetensors")
+    damaged.write_bytes(file.read_bytes()[:200])
+    again["8"]["inputs"]["file"] = damaged.name
+    assert "damaged" in host.refuse(again).told
+    again["8"]["inputs"]["file"] = "none.safetensors"
+    assert "no such file" in host.refuse(again).told
+
+
+@pytest.mark.usefixtures("nothing_kept")
+def test_latents_that_are_not_finite_are_kept_too(host: Host) -> None:
+    latents = torch.full((1, 16, 5, 8, 8), float("nan"))
+    save_file(
+        {"latent_tensor": latents, "latent_format_version_0": torch.tensor([])}, host.base / "input" / "nan.latent"
+    )
+    graph = workflow("ltx_t2v", {"3": node("LoadLatent", latent="nan.latent")})
+    assert "not finite" in host.refuse(graph).told
+    (file,) = kept(host)
+    assert load_file(file)["samples"].isnan().all()
+    graph["3"] = node("ReelwireLoadLatent", file=file.name)
+    assert "not finite" in host.refuse(graph).told, "it was loaded"
+
+
+@contextmanager
+def short_memory(host: Host, room: int) -> Iterator[None]:
+    """The host can take `room` bytes more than it has taken by now."""
+    status = Path(f"/proc/{host.pid}/status").read_text(encoding="utf-8")
+    held = int(status.split("VmSize:")[1].split()[0]) * 1024
+    before = resource.prlimit(host.pid, resource.RLIMIT_AS)
+    resource.prlimit(host.pid, resource.RLIMIT_AS, (held + room, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(host.pid, resource.RLIMIT_AS, before)
+
+
+@pytest.mark.usefixtures("nothing_kept")
+def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
+    """However much there is, it ends with the same pictures, but for what tiles do not see of each other, or in words."""
+    latents = torch.randn(1, 16, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    save_file(
+        {"latent_tensor": latents, "latent_format_version_0": torch.tensor([])}, host.base / "input" / "large.latent"
+    )
+    graph = workflow("ltx_t2v", {"3": node("LoadLatent", latent="large.latent"), "4.crf": 0})
+    whole = frames(host.videos(host.post(graph))[0]).astype(int)
+    for megabytes in range(256, 32, -8):
+        graph["4"]["inputs"]["filename_prefix"] = f"video/short{megabytes}"
+        before = len(host.log)
+        with short_memory(host, megabytes * 2**20):
+            entry = host.run(graph)
+        if entry["status"]["status_str"] != "success":
+            assert "Nothing is lost" in told(entry)
+            continue
+        made = frames(host.videos(entry)[0])
+        assert made.shape == whole.shape == (9, 512, 512, 3)
+        assert np.abs(made - whole).mean() < 3  # of 255
+        if b"goes on with tiles of" in host.log[before:]:
+            return
+    pytest.fail("No room was too small for the whole frame and large enough for tiles.")
+
+
+def test_latents_between_two_lengths(host: Host) -> None:
+    """CogVideoX decodes pairs of latent frames, and one alone at the beginning."""
+    latents = {"latent_tensor": torch.zeros(1, 16, 4, 8, 8), "latent_format_version_0": torch.tensor([])}
+    save_file(latents, host.base / "input" / "even.latent")
+    graph = workflow("cogvideox_t2v", {"3": node("LoadLatent", latent="even.latent")})
+    assert "4 latent frames: " in (told := host.refuse(graph).told)
+    assert "Cut them to 3" in told

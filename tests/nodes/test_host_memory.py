@@ -1,0 +1,220 @@
+"""Parts under ComfyUI's own memory manager compute the same numbers, loaded fully, partly or anew, and are freed."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import weakref
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reelwire.loaders.families import load as load_recipe
+from reelwire.loaders.families.ltx import LTX
+from reelwire.loaders.parts import Memory, PlainMemory, Recipe
+from reelwire.loaders.request import Request
+from reelwire.loaders.video_model import VideoModel
+from reelwire.samplers.decode import stream_frames
+from reelwire.samplers.denoise import sample
+from reelwire.tests.samplers.caches.test_caches import SOME, Sampled
+from reelwire.tests.samplers.test_families import needed
+from reelwire.tests.samplers.test_families import open_model as _open
+from reelwire.tests.support.card import attached, seen_by_comfyui
+from reelwire.tests.support.components import BUNDLED
+from reelwire.training.tiny_models import MODELS
+
+pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
+
+# test_card_memory.py runs all of this on a card, where weights that wait and weights that compute lie apart
+DEVICE = "npu" if attached() else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def plain() -> PlainMemory:
+    """Everything stays where it computes, without a manager."""
+    return PlainMemory(DEVICE)
+
+
+def open_model(folder: Path, name: str, memory: Memory) -> VideoModel:
+    return replace(_open(folder, name), memory=memory)
+
+
+@pytest.fixture(scope="module")
+def host_module(comfyui: Path) -> Iterator[Any]:
+    """nodes/host with ComfyUI's modules in this process."""
+    sys.path.insert(0, str(comfyui))
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = DEVICE == "cpu"
+    with seen_by_comfyui():
+        import reelwire.nodes.host as module
+
+    yield module
+    sys.path.remove(str(comfyui))
+
+
+def load(memory: Memory) -> VideoModel:
+    files = {"checkpoint": BUNDLED, "text_encoder": BUNDLED / "text_encoder", "tokenizer": BUNDLED / "tokenizer"}
+    return LTX().load(Recipe("ltx", "", files, "float32"), memory)
+
+
+def make(model: VideoModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """(latents, frames) of a short run."""
+    conditioning = model.encode("a red circle moving right", "")
+    latents = sample(model, conditioning, Request(seed=1, steps=3, frames=9))
+    return latents, torch.cat(list(stream_frames(model, latents)))
+
+
+def same(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_the_hosts_manager_changes_no_number(host_module: Any) -> None:
+    import comfy.model_management as mm
+
+    expected = make(load(plain()))
+    model = load(host_module.HostMemory())
+    assert model.get_models() == []
+    assert same(make(model), expected)
+    patchers = model.get_models()
+    assert len(patchers) == 3
+    loaded = {id(m.model) for m in mm.current_loaded_models}
+    assert len(loaded & {id(p) for p in patchers}) == 2, "the text encoder gave its room to the transformer"
+    mm.unload_all_models()
+    assert same(make(model), expected)
+
+
+def test_partial_load_changes_no_number(host_module: Any) -> None:
+    """With room for a few KB, layers stay where they are and are cast when they run."""
+    model = load(host_module.HostMemory())
+    expected = make(model)
+    for patcher in model.get_models():
+        patcher.detach()
+        patcher.partially_load(patcher.load_device, extra_memory=5000)
+        assert patcher.model.model_lowvram
+        assert patcher.loaded_size() < patcher.model_size() / 2
+    assert same(make(model), expected)
+
+
+FAMILIES = [name for name in MODELS if "upsampler" not in name]
+
+
+def run_tiny(folder: Path, name: str, memory: Memory, seen: list[set[str]] | None = None) -> tuple[VideoModel, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """(the model, latents, frames) of a short run; seen: the names of the loaded parts at each step."""
+    import comfy.model_management as mm
+
+    model = open_model(folder, name, memory)
+    inputs = needed(model)
+    conditioning = model.encode("a red circle", "", inputs["keyframes"])
+
+    def on_step(*_: Any) -> None:
+        loaded = [id(m.model) for m in mm.current_loaded_models]
+        parts = getattr(memory, "_patchers", {})
+        if seen is not None:
+            seen.append({name for name, patcher in parts.items() if id(patcher) in loaded})
+
+    latents = sample(model, conditioning, Request(seed=1, steps=4, **inputs), on_step)
+    return model, latents, torch.cat(list(stream_frames(model, latents)))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_under_the_hosts_manager(host_module: Any, tiny_models: Path, name: str) -> None:
+    """The same numbers as without it, with all weights there, then with room for a few KB alone."""
+    expected = run_tiny(tiny_models, name, plain())[1:]
+    seen: list[set[str]] = []
+    memory = host_module.HostMemory()
+    assert same(run_tiny(tiny_models, name, memory, seen)[1:], expected)
+    for parts in seen:
+        assert not {part for part in parts if "encoder" in part}, "an encoder was left on the device"
+        assert len({part for part in parts if part.startswith(("transformer", "unet"))}) == 1, "two experts at a time"
+    for patcher in memory.patchers():
+        patcher.detach()
+        patcher.partially_load(patcher.load_device, extra_memory=2000)
+    assert same(run_tiny(tiny_models, name, memory)[1:], expected)
+
+
+def test_a_dropped_model_is_freed(host_module: Any) -> None:
+    import comfy.model_management as mm
+
+    model = load(host_module.HostMemory())
+    make(model)
+    networks = [weakref.ref(p.model.inner) for p in model.get_models()]
+    del model
+    gc.collect()
+    mm.cleanup_models_gc()
+    assert [n() for n in networks] == [None] * 3
+
+
+# ---------------------------------------------------------------- small weights, small cards
+
+# the first tiny model of each family -> by how much of the latents' spread fp8 and int8 weights may change them
+SMALL = {"tiny-hunyuan-t2v": 0.1, "tiny-wan2.1-t2v": 0.1, "tiny-cogvideox-2b": 0.1, "tiny-mochi": 0.1, "tiny-ltx-0.9.0": 0.1, "tiny-svd": 0.1}  # fmt: skip
+
+
+def stored(folder: Path, name: str, storage: str, memory: Memory) -> tuple[VideoModel, torch.Tensor]:
+    model = _open(folder, name)
+    model = load_recipe(replace(model.recipe, storage=storage), memory)
+    inputs = needed(model)
+    conditioning = model.encode("a red circle", "", inputs["keyframes"])
+    return model, sample(model, conditioning, Request(seed=1, steps=4, **inputs))
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_weights_of_eight_bits(host_module: Any, tiny_models: Path, name: str) -> None:
+    """int8 is nearer to the original than fp8, both are near; the host's manager and a partial load change no number."""
+    _, whole = stored(tiny_models, name, "", plain())
+    off = {}
+    for storage in ("fp8", "int8"):
+        _, expected = stored(tiny_models, name, storage, plain())
+        off[storage] = ((expected - whole).abs().mean() / whole.std()).item()
+        memory = host_module.HostMemory()
+        model, made = stored(tiny_models, name, storage, memory)
+        assert torch.equal(made, expected)
+        network = next(part for part in ("transformer", "unet") if part in model.parts)
+        with model.use(network) as module:
+            kept = [layer for layer in module.modules() if isinstance(layer, host_module.memory.HostStored)]
+            assert len(kept) > 10
+            assert all(layer.weight.dtype == torch.int8 for layer in kept)
+        for patcher in memory.patchers():
+            patcher.detach()
+            patcher.partially_load(patcher.load_device, extra_memory=2000)
+            assert patcher.loaded_size() < patcher.model_size()
+        inputs = needed(model)
+        conditioning = model.encode("a red circle", "", inputs["keyframes"])
+        assert torch.equal(sample(model, conditioning, Request(seed=1, steps=4, **inputs)), expected)
+    assert 0 < off["int8"] < off["fp8"] < SMALL[name], off
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_most_on_card(host_module: Any, tiny_models: Path, name: str) -> None:
+    """No more than that lies on the card while the network works, and the numbers are the same."""
+    _, expected = stored(tiny_models, name, "", plain())
+    memory = host_module.HostMemory(most_on_card=4000.0)
+    model, made = stored(tiny_models, name, "", memory)
+    assert torch.equal(made, expected)
+    network = next(part for part in ("transformer", "unet") if part in model.parts)
+    with model.use(network):
+        patcher = memory._patchers[network]
+        assert patcher.model.model_lowvram
+        assert patcher.loaded_size() < patcher.model_size() / 2
+
+
+# ---------------------------------------------------------------- caches
+
+
+@pytest.mark.parametrize("policy", SOME)
+@pytest.mark.parametrize("name", ["tiny-hunyuan-t2v", "tiny-wan2.2-t2v-a14b"])
+def test_caches_under_the_hosts_manager(host_module: Any, tiny_models: Path, name: str, policy: str) -> None:
+    """With all weights there, and with most of them brought in layer by layer."""
+    cached = lambda memory: replace(open_model(tiny_models, name, memory), cache=SOME[policy])
+    expected = Sampled(cached(plain())).latents
+    memory = host_module.HostMemory()
+    model = cached(memory)
+    assert torch.equal(Sampled(model).latents, expected)
+    for patcher in memory.patchers():
+        patcher.detach()
+        patcher.partially_load(patcher.load_device, extra_memory=2000)
+        assert patcher.model.model_lowvram
+    assert torch.equal(Sampled(model).latents, expected)

@@ -1,0 +1,80 @@
+"""The measuring programs: they run on tiny networks, and the full-size ones are described without a card."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reelwire.tests.support.host import ROOT
+
+sys.path.insert(0, str(ROOT / "bench"))
+import caches
+import gpu
+
+
+@pytest.mark.parametrize("name", gpu.CASES)
+def test_a_full_size_network_is_described_from_its_headers(tmp_path: Path, name: str) -> None:
+    from reelwire.loaders.families import load
+    from reelwire.loaders.parts import PlainMemory, Recipe
+    from reelwire.loaders.weights.bundle import files_of
+
+    case = gpu.CASES[name]
+    folder = gpu.hollow(tmp_path / case.variant, case)
+    model = load(Recipe(case.family, case.variant, files_of(folder), "bfloat16"), PlainMemory())
+    assert model.variant == case.variant
+    size = sum(torch.Size(shape).numel() for shape in model.parts["transformer"].tensors.values())
+    assert size > 1e9
+    model.check(model.complete(case.request))
+    assert sum(f.stat().st_blocks for f in folder.rglob("*.safetensors")) * 512 < 2**24, "the files are not hollow"
+
+
+def test_the_card_benchmark_on_tiny_networks(tmp_path: Path) -> None:
+    out = tmp_path / "gpu.json"
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "gpu.py", "--tiny", "--rounds", "1", "--out", str(out)], cwd=ROOT / "bench", capture_output=True, text=True, check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "2"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = json.loads(out.read_text())
+    for name, case in gpu.CASES.items():
+        assert {"no cache", *gpu.CACHES, "overhead of the runner"} <= {*told[name]}
+        assert told[name]["plan 2"]["computed"] == pytest.approx(0.5, abs=0.05)
+        assert ("to a finished mp4" in told[name]) == case.to_file
+
+
+def test_without_a_card_it_says_so() -> None:
+    if torch.cuda.is_available():
+        pytest.fail("this test is for machines without a card", pytrace=False)
+    done = subprocess.run([sys.executable, "-W", "ignore", "gpu.py"], cwd=ROOT / "bench", capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 1
+    assert "There is no CUDA card here" in done.stderr
+
+
+def test_distances_of_the_cache_benchmark() -> None:
+    frames = torch.rand(3, 24, 24, 3, generator=torch.Generator().manual_seed(0))
+    assert caches.psnr(frames, frames) == pytest.approx(100)
+    assert caches.psnr(frames, frames + 0.1) == pytest.approx(20, abs=1e-3)
+    assert caches.ssim(frames, frames) == pytest.approx(1, abs=1e-5)
+    assert caches.ssim(frames, frames.flip(1)) < 0.5
+
+
+@pytest.fixture
+def published() -> dict[str, Any]:
+    return json.loads((ROOT / "bench" / "caches.json").read_text(encoding="utf-8"))
+
+
+def test_the_shipped_figures_are_whole(published: dict[str, Any]) -> None:
+    """All methods on both models, six settings each; the picture in the README is drawn from them."""
+    assert [*published] == [*caches.MODELS]
+    for told in published.values():
+        assert told["uncached_runs_equal"]
+        assert {"ours", "peer", "fewer steps"} == {m["kind"] for m in told["methods"].values()}
+        assert all(len(m["rows"]) >= 6 for m in told["methods"].values())
+        assert json.loads(json.dumps(dict(caches.best(told["methods"])))) == json.loads(json.dumps(told["best"]))
+    assert (ROOT / "bench" / "caches.svg").read_text(encoding="utf-8") == caches.draw(published)

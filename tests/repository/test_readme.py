@@ -1,0 +1,59 @@
+"""README.md and README.zh.md say the same, briefly, and what they point to is there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGES = ("README.md", "README.zh.md")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+every = pytest.mark.parametrize("name", PAGES)
+
+
+def text_of(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def anchor(title: str) -> str:
+    """What GitHub calls a heading in an address."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+@every
+def test_it_is_short(name: str) -> None:
+    assert len(text_of(name).splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", [*PAGES, *(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))])
+def test_what_it_points_to_is_there(page: str) -> None:
+    text = text_of(page)
+    anchors = {anchor(title) for title in re.findall(r"^#+ (.*)$", text, re.M)}
+    local = [link for link in LINK.findall(text) if not link.startswith("http")]
+    assert local or "://" in text or page.endswith("dependencies.md")
+    lost = [link for link in local if not link.startswith("#") and not (ROOT / page).parent.joinpath(link).exists()]
+    lost += [link for link in local if link.startswith("#") and link[1:] not in anchors]
+    assert not lost
+
+
+def test_both_languages_have_the_same_parts() -> None:
+    """As many headings, rows of tables and points in each part, the same files and the same addresses."""
+    english, chinese = (re.split(r"^## .*$", text_of(name), flags=re.M) for name in PAGES)
+    shape = lambda part: [len(re.findall(mark, part, re.M)) for mark in (r"^\|", r"^- ", r"!\[")]
+    assert [*map(shape, english)] == [*map(shape, chinese)]
+    outward = lambda parts: sorted(link for part in parts for link in LINK.findall(part) if link.startswith("http"))
+    assert outward(english) == outward(chinese)
+    code = lambda parts: {word for part in parts for word in re.findall(r"`([\w.]+)`", part)}
+    assert code(english) == code(chinese)
+
+
+def test_something_moves() -> None:
+    """A video pack shows a video, of a size that a page loads at once."""
+    from PIL import Image
+
+    file = ROOT / "docs" / "demo.webp"
+    with Image.open(file) as picture:
+        assert picture.n_frames > 10  # type: ignore[attr-defined]
+    assert file.stat().st_size < 2 << 20

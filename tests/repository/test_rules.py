@@ -1,0 +1,95 @@
+"""The rules of the repository that a reader relies on."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("loaders", "samplers", "nodes", "training", "bench", "tests")
+FILES = [p for folder in FOLDERS for p in sorted((ROOT / folder).rglob("*.py"))] + [
+    ROOT / "run.py",
+    ROOT / "__init__.py",
+]
+HOST = ("comfy", "comfy_api", "comfy_execution", "folder_paths", "server", "execution", "latent_preview")
+MAY_USE = {"loaders": ("loaders",), "samplers": ("samplers", "loaders"), "nodes": ("nodes", "samplers", "loaders")}
+FAMILIES = ("ltx", "wan", "hunyuan_video", "cogvideox", "mochi", "svd")
+
+
+def _imports(file: Path) -> list[tuple[int, str, int]]:
+    """(dots, module, line) of every import in a file."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found += [(0, alias.name, node.lineno) for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found += [(node.level, name, node.lineno) for name in names]
+    return found
+
+
+@pytest.mark.parametrize("folder", MAY_USE)
+def test_imports_go_one_way(folder: str) -> None:
+    for file in (ROOT / folder).rglob("*.py"):
+        depth = len(file.relative_to(ROOT).parts) - 1
+        for dots, module, line in _imports(file):
+            target = folder if 0 < dots <= depth else module.split(".")[0]
+            if dots > depth:
+                assert target in MAY_USE[folder], f"{file}:{line} imports {module}"
+            elif dots == 0:
+                assert target not in ("nodes", "loaders", "samplers"), f"{file}:{line}: absolute import of {module}"
+                assert folder == "nodes" or target not in HOST, f"{file}:{line} imports the host"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families_do_not_import_each_other(family: str) -> None:
+    others = [f for f in FAMILIES if f != family]
+    for file in (ROOT / "loaders" / "families" / family).glob("*.py"):
+        for _, module, line in _imports(file):
+            assert not {*module.split(".")} & {*others}, f"{file}:{line} imports {module}"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_functions_fit_a_screen(file: Path) -> None:
+    source = file.read_text(encoding="utf-8")
+    assert source.count("\n") <= 500, f"{file.name} has {source.count(chr(10))} lines"
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert length <= 60, f"{file.name}:{node.lineno} {node.name} has {length} lines"
+
+
+def test_importing_the_engine_costs_nothing() -> None:
+    code = (
+        "import importlib.util, sys\n"
+        f"spec = importlib.util.spec_from_file_location('pack', {str(ROOT / '__init__.py')!r}, submodule_search_locations=[{str(ROOT)!r}])\n"
+        "pack = importlib.util.module_from_spec(spec); sys.modules['pack'] = pack; spec.loader.exec_module(pack)\n"
+        "import pack.loaders.families.ltx, pack.samplers.denoise, pack.samplers.decode\n"
+        "print(sorted({'diffusers', 'transformers', 'comfy'} & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_dependencies_are_told_once_and_never_torch() -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    required = (ROOT / "requirements.txt").read_text(encoding="utf-8").split()
+    assert required
+    for line in required:
+        assert f'"{line}"' in project, f"{line} is not in pyproject.toml"
+        assert not line.startswith("torch"), "ComfyUI brings its own torch"
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "web").glob("*.*js")), ids=lambda p: p.name)
+def test_scripts_of_the_page_look_alike(file: Path) -> None:
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, 1):
+        assert len(line) <= 120, f"{file.name}:{number} has {len(line)} columns"
+        before = lines[number - 2] if number > 1 else ""
+        grown = len(line) - len(line.lstrip()) - (len(before) - len(before.lstrip()))
+        comment = line.lstrip().startswith("*")
+        assert not before or not line or comment or grown <= 2, f"{file.name}:{number}: indent by 2"

@@ -1,0 +1,362 @@
+"""Caches: nothing is changed where nothing is skipped, and a run leaves nothing behind, for every family and policy."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reelwire.loaders.messages import InputError
+from reelwire.loaders.parts import PlainMemory
+from reelwire.loaders.request import Guidance, Request
+from reelwire.loaders.video_model import VideoModel
+from reelwire.samplers.caches.policies.easycache import EasyCache
+from reelwire.samplers.caches.policies.external import DBCACHE, FIRST_BLOCK, SEACACHE, TAYLORSEER, External
+from reelwire.samplers.caches.policies.first_block import FirstBlock
+from reelwire.samplers.caches.policies.fora import FORA
+from reelwire.samplers.caches.policies.magcache import MagCache
+from reelwire.samplers.caches.policies.plan import Plan
+from reelwire.samplers.caches.policies.teacache import Fit, TeaCache
+from reelwire.samplers.caches.policy import Policy
+from reelwire.samplers.denoise import sample
+from reelwire.samplers.speed import Speed
+from reelwire.tests.samplers.test_families import needed
+from reelwire.tests.samplers.test_families import open_model as _open
+from reelwire.training.tiny_models import MODELS
+from torch import Tensor
+
+pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
+STEPS = 10
+TRANSFORMERS = [name for name in MODELS if "upsampler" not in name and "svd" not in name]
+# one of each family, and those whose forward is another: two experts, hints, tokens with times of their own, padding
+SOME_MODELS = ["tiny-hunyuan-t2v", "tiny-hunyuan-i2v-replace", "tiny-wan2.1-vace", "tiny-wan2.2-t2v-a14b", "tiny-wan2.2-ti2v-5b",
+               "tiny-cogvideox1.5-5b-i2v", "tiny-mochi", "tiny-ltx-0.9.5"]  # fmt: skip
+RATIOS = tuple((part, branch, (1.0, *[0.97] * 9)) for part in ("transformer", "transformer_2") for branch in ("cond", "uncond", "cond_uncond"))  # fmt: skip
+# policies that compute every step, and such that skip some
+NOTHING: dict[str, Policy] = {
+    "TeaCache": TeaCache(exact=True), "FORA": FORA(interval=1), "FORA, modules": FORA(interval=1, granularity="module"),
+    "EasyCache": EasyCache(threshold=0.0), "first block": FirstBlock(threshold=0.0), "plan": Plan(speed=1.0),
+    "MagCache": MagCache(threshold=0.0, ratios=RATIOS),
+}  # fmt: skip
+SOME: dict[str, Policy] = {
+    "TeaCache": TeaCache(threshold=1e9, longest=1), "TeaCache, follow": TeaCache(threshold=1e9, longest=1, order=1, warmup=2),
+    "FORA": FORA(interval=2), "FORA, modules": FORA(interval=2, granularity="module"), "EasyCache": EasyCache(threshold=1e9, longest=2),
+    "first block": FirstBlock(threshold=1e9), "plan": Plan(speed=2.0), "MagCache": MagCache(threshold=1e9, longest=1, ratios=RATIOS),
+    **{kind: External(kind=kind, threshold=1e9, interval=2, longest=2, order=1, warmup=1) for kind in (FIRST_BLOCK, TAYLORSEER, SEACACHE, DBCACHE)},
+}  # fmt: skip
+OURS = [name for name in SOME if name not in (FIRST_BLOCK, TAYLORSEER, SEACACHE, DBCACHE)]
+
+
+class StopError(Exception):
+    """An interrupt."""
+
+
+class Sampled:
+    """One run of a model, and what its cache did. stop: the step after which it is interrupted."""
+
+    def __init__(self, model: VideoModel, stop: int = 0, **changes: Any) -> None:
+        inputs = {**needed(model), "seed": 3, "steps": STEPS, **changes}
+        conditioning = model.encode("a red circle", "a blue square", inputs["keyframes"])
+        self.stop = stop
+        self.latents: Tensor = sample(model, conditioning, Request(**inputs), self._see)
+
+    def _see(self, done: int, total: int, run: Any) -> None:
+        self.run = run
+        if done == self.stop:
+            raise StopError
+
+    @property
+    def entries(self) -> list[Any]:
+        return self.run.cache.entries
+
+    @property
+    def computed(self) -> int:
+        return sum(entry.computed for entry in self.entries)
+
+
+@pytest.fixture(scope="module")
+def opened(tiny_models: Path) -> Any:
+    return cache(lambda name: _open(tiny_models, name))
+
+
+@pytest.fixture(scope="module")
+def plain(opened: Any) -> Any:
+    """Latents of the uncached run of a model."""
+    return cache(lambda name: Sampled(opened(name)).latents)
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_where_nothing_is_skipped_every_bit_is_the_same(opened: Any, plain: Any, name: str) -> None:
+    for title, policy in NOTHING.items():
+        made = Sampled(replace(opened(name), cache=policy))
+        assert torch.equal(made.latents, plain(name)), title
+        assert made.computed == len(made.entries) > 0, title
+    assert torch.equal(Sampled(opened(name)).latents, plain(name))
+
+
+@pytest.mark.parametrize("policy", SOME)
+@pytest.mark.parametrize("name", SOME_MODELS)
+def test_skipping_changes_a_little_and_a_rerun_nothing(opened: Any, plain: Any, name: str, policy: str) -> None:
+    cached = replace(opened(name), cache=SOME[policy])
+    made = Sampled(cached)
+    assert 0 < made.computed < len(made.entries)
+    assert 0 < (made.latents - plain(name)).abs().max() < 6 * plain(name).std()
+    assert torch.equal(Sampled(cached).latents, made.latents)
+    assert torch.equal(Sampled(opened(name)).latents, plain(name))
+    assert not made.run.cache._states
+
+
+WAYS = {
+    "apg": Guidance("apg", momentum=-0.5), "skip-layer": Guidance("skip-layer", layers=(1,), layer_end=0.6), "half": Guidance(start=0.2, end=0.5),
+    "cfg-zero*": Guidance("cfg-zero*"), "tcfg": Guidance("tcfg"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("name", ["tiny-wan2.1-t2v", "tiny-ltx-0.9.0", "tiny-hunyuan-t2v"])
+def test_every_form_of_guidance(opened: Any, name: str, way: str) -> None:
+    embedded = getattr(opened(name).facts, "embedded", False)
+    model = replace(opened(name), guidance=replace(WAYS[way], true_scale=4.0 if embedded else 0.0))
+    expected = Sampled(model).latents
+    for title, policy in NOTHING.items():
+        assert torch.equal(Sampled(replace(model, cache=policy)).latents, expected), title
+    for title in OURS:
+        cached = replace(model, cache=SOME[title])
+        made = Sampled(cached)
+        assert made.computed < len(made.entries), title
+        assert torch.equal(Sampled(cached).latents, made.latents), title
+
+
+@pytest.mark.parametrize("policy", SOME)
+@pytest.mark.parametrize("name", ["tiny-wan2.2-t2v-a14b", "tiny-ltx-0.9.0"])
+def test_a_run_leaves_nothing_behind(opened: Any, name: str, policy: str) -> None:
+    """The same after an interrupt, after another size and number of steps, with two samplers and two caches on one model."""
+    model = replace(opened(name), cache=SOME[policy])
+    expected = Sampled(model).latents
+    for stop in (1, 4, 9):
+        with pytest.raises(StopError):
+            Sampled(model, stop=stop)
+        assert torch.equal(Sampled(model).latents, expected), f"after an interrupt at step {stop}"
+    Sampled(model, width=96, frames=17)
+    assert torch.equal(Sampled(model).latents, expected), "after another size"
+    Sampled(model, steps=13)
+    assert torch.equal(Sampled(model).latents, expected), "after another number of steps"
+    other = replace(model, cache=FORA(interval=3))
+    alone = Sampled(other).latents
+    Sampled(model)
+    assert torch.equal(Sampled(other).latents, alone), "after another cache on the same network"
+    assert torch.equal(Sampled(model).latents, expected)
+
+
+def test_experts_share_nothing(opened: Any) -> None:
+    for policy in (SOME["TeaCache"], SOME["plan"], SOME["FORA"]):
+        made = Sampled(replace(opened("tiny-wan2.2-t2v-a14b"), cache=policy), steps=16)
+        for branch in {e.branch for e in made.entries}:
+            for part in ("transformer", "transformer_2"):
+                steps = [e for e in made.entries if (e.part, e.branch) == (part, branch)]
+                assert steps[0].computed, f"{part} began with what the other expert left"
+
+
+def test_few_steps_pass_through(opened: Any) -> None:
+    model = opened("tiny-ltx-0.9.0")
+    few = Sampled(replace(model, cache=SOME["FORA"]), steps=9)
+    assert few.run.cache is None
+    assert torch.equal(few.latents, Sampled(model, steps=9).latents)
+
+
+# ---------------------------------------------------------------- a UNet
+
+
+def test_svd(opened: Any, plain: Any) -> None:
+    """Its deep blocks at an interval, or its clean video by a plan; policies that look into a transformer are refused."""
+    model, expected = opened("tiny-svd"), plain("tiny-svd")
+    for nothing in (FORA(interval=1), Plan(speed=1.0)):
+        assert torch.equal(Sampled(replace(model, cache=nothing)).latents, expected)
+    for some in (FORA(interval=2), FORA(interval=2, order=1, warmup=2), Plan(speed=2.0)):
+        made = Sampled(replace(model, cache=some))
+        assert 0 < made.computed < len(made.entries)
+        assert 0 < (made.latents - expected).abs().max() < 3 * expected.std()
+        assert torch.equal(Sampled(replace(model, cache=some)).latents, made.latents)
+    assert torch.equal(Sampled(model).latents, expected)
+    for refused in (TeaCache(), EasyCache(), FirstBlock(), MagCache(), External(kind=SEACACHE), FORA(granularity="module")):  # fmt: skip
+        with pytest.raises(InputError, match=r"UNet.*Use"):
+            Sampled(replace(model, cache=refused))
+
+
+# ---------------------------------------------------------------- with everything else
+
+
+@pytest.mark.parametrize("policy", OURS)
+@pytest.mark.parametrize("name", ["tiny-wan2.1-t2v", "tiny-hunyuan-t2v"])
+def test_with_fp8_weights(tiny_models: Path, name: str, policy: str) -> None:
+    from reelwire.loaders.families import load
+
+    small = load(replace(_open(tiny_models, name).recipe, storage="fp8"), PlainMemory())
+    assert torch.equal(Sampled(replace(small, cache=NOTHING.get(policy, FORA(interval=1)))).latents, Sampled(small).latents)  # fmt: skip
+    made = Sampled(replace(small, cache=SOME[policy]))
+    assert made.computed < len(made.entries)
+
+
+@pytest.mark.parametrize("policy", SOME)
+def test_with_a_lora(tiny_models: Path, tmp_path: Path, policy: str) -> None:
+    """It counts in what is computed and what is kept, and is gone without it."""
+    from reelwire.loaders.weights.lora import LoRA, read_lora
+    from reelwire.tests.loaders.weights.test_lora import LAYERS, matrices, write
+
+    model, file = _open(tiny_models, "tiny-wan2.1-t2v"), tmp_path / "lora.safetensors"
+    write(file, "diffusers", matrices(model, LAYERS["wan"][1]), LAYERS["wan"][1])
+    lora = (LoRA(file, 0.7, 0.7, read_lora(file, "wan", model.parts["transformer"])),)
+    cached = replace(model, cache=SOME[policy])
+    without = Sampled(cached).latents
+    with_it = Sampled(replace(cached, loras=lora)).latents
+    assert (with_it - without).abs().max() > 1e-3
+    assert torch.equal(Sampled(replace(cached, loras=lora)).latents, with_it)
+    assert torch.equal(Sampled(cached).latents, without)
+    nothing = NOTHING.get(policy)
+    if nothing is not None:
+        assert torch.equal(Sampled(replace(cached, loras=lora, cache=nothing)).latents, Sampled(replace(model, loras=lora)).latents)  # fmt: skip
+
+
+@pytest.mark.parametrize("policy", OURS)
+@pytest.mark.parametrize("name", ["tiny-wan2.1-t2v", "tiny-ltx-0.9.0", "tiny-hunyuan-t2v", "tiny-mochi", "tiny-cogvideox-2b"])  # fmt: skip
+def test_with_compiled_blocks(opened: Any, name: str, policy: str) -> None:
+    """Each block is one graph; a cache changes nothing in it."""
+    cached = replace(opened(name), cache=SOME[policy])
+    fast = replace(cached, speed=Speed(compile=True, compiler="eager", whole=True))
+    if policy == "FORA, modules":
+        with pytest.raises(InputError, match=r"module granularity.*stack"):
+            Sampled(fast)
+        return
+    expected = Sampled(cached)
+    made = Sampled(fast)
+    assert torch.allclose(made.latents, expected.latents, atol=1e-4)
+    assert [e.computed for e in made.entries] == [e.computed for e in expected.entries]
+    assert torch.equal(Sampled(cached).latents, expected.latents), "the compiled blocks stayed"
+
+
+@pytest.mark.parametrize("name", ["tiny-ltx-0.9.0", "tiny-ltx-0.9.5", "tiny-wan2.2-ti2v-5b"])
+def test_with_keyframes(opened: Any, name: str) -> None:
+    """Tokens have times of their own; what is given stays."""
+    from reelwire.loaders.request import Keyframe
+
+    picture = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(1))
+    keyframes = (Keyframe(picture, 0), *([Keyframe(picture.flip(1), 8, 0.8)] if "ltx" in name else []))
+    model = opened(name)
+    expected = Sampled(model, keyframes=keyframes).latents
+    for title, policy in NOTHING.items():
+        assert torch.equal(Sampled(replace(model, cache=policy), keyframes=keyframes).latents, expected), title
+    for title, policy in SOME.items():
+        made = Sampled(replace(model, cache=policy), keyframes=keyframes)
+        assert made.computed < len(made.entries), title
+        assert (made.latents - expected).abs().max() < 6 * expected.std(), title
+        assert torch.equal(Sampled(replace(model, cache=policy), keyframes=keyframes).latents, made.latents), title
+
+
+def test_names_of_the_weights_stay(opened: Any) -> None:
+    model = opened("tiny-ltx-0.9.0")
+    with model.use("transformer") as network:
+        names = list(network.state_dict())
+        seen: list[list[str]] = []
+        handle = network.transformer_blocks[0].register_forward_hook(lambda *_: seen.append(list(network.state_dict())))
+        Sampled(replace(model, cache=SOME["TeaCache"]))
+        handle.remove()
+        assert list(network.state_dict()) == names
+    assert seen
+
+
+# ---------------------------------------------------------------- memory
+
+
+@pytest.mark.parametrize("policy", ["TeaCache", "TeaCache, follow", "FORA", "FORA, modules", "EasyCache", "first block", "plan", "MagCache"])  # fmt: skip
+@pytest.mark.parametrize("name", ["tiny-hunyuan-t2v", "tiny-wan2.1-t2v", "tiny-cogvideox1.5-5b", "tiny-mochi", "tiny-ltx-0.9.0"])  # fmt: skip
+def test_memory_is_what_was_said(opened: Any, name: str, policy: str) -> None:
+    from reelwire.samplers.caches.runner import planned
+
+    model = replace(opened(name), cache=SOME[policy])
+    # Mochi's text is narrower than its video, which counts for something at small sizes alone
+    size = dict(width=320, height=320, frames=19) if name == "tiny-mochi" else dict(width=128, height=128, frames=17)
+    made = Sampled(model, **size)
+    request = model.complete(Request(**size, steps=STEPS))
+    ready, _ = planned(model, request)
+    assert ready is not None
+    assert ready.estimate(model, request) == pytest.approx(made.run.cache.peak, rel=0.1)
+
+
+# ---------------------------------------------------------------- bad input
+
+REFUSED: dict[str, tuple[Policy, str]] = {
+    "start after end": (FORA(start=0.6, end=0.5), r"start, end = 0.6, 0.5.*0 <= start < end <= 1"),
+    "interval 0": (FORA(interval=0), r"interval = 0: The run has 10 steps. Use 1"),
+    "interval above the steps": (FORA(interval=11), r"interval = 11: The run has 10 steps"),
+    "speed below 1": (Plan(speed=0.5), r"speed = 0.5"),
+    "order": (FORA(order=7), r"order = 7"),
+    "MagCache without a calibration": (MagCache(), r"has no calibration for 10 steps.*Calibrate Cache"),
+    "coefficients that are not there": (TeaCache(source="calibrated"), r"coefficients = calibrated.*no calibration for 10 steps"),
+    "a cache that is not installed": (External(kind=DBCACHE), r"cache-dit is not installed.*pip install -U cache-dit"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_is_told(opened: Any, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    import importlib.util
+
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, find=importlib.util.find_spec: None if name == "cache_dit" else find(name))  # fmt: skip
+    policy, told = REFUSED[case]
+    with pytest.raises(InputError, match=told):
+        Sampled(replace(opened("tiny-wan2.1-t2v"), cache=policy))
+
+
+def test_cache_dit_counts_forwards(opened: Any) -> None:
+    model = replace(opened("tiny-wan2.1-t2v"), cache=SOME[DBCACHE], guidance=Guidance(end=0.5))
+    with pytest.raises(InputError, match=r"cache-dit counts forwards.*plain guidance"):
+        Sampled(model)
+
+
+class _Broken(FORA):
+    """Keeps what no network gave."""
+
+    def learn(self, state: Any, at: Any, values: Any, seen: Any) -> None:
+        values[0].mul_(torch.nan)
+
+
+def test_what_is_not_finite_stops_with_words(opened: Any) -> None:
+    with pytest.raises(ValueError, match=r"FORA: step 2 of 10 is not finite.*without the cache node"):
+        Sampled(replace(opened("tiny-ltx-0.9.0"), cache=_Broken(interval=2)))
+
+
+class _Flat(Plan):
+    """Computes the first step alone, and points to a gray video."""
+
+    def learn(self, state: Any, at: Any, values: Any, seen: Any) -> None:
+        values[0].mul_(0.0)
+
+    def choose(self, run: Any, part: str, steps: range) -> dict[int, float]:
+        return dict.fromkeys(steps[1:], 0.0)
+
+    def allowed(self, state: Any, at: Any) -> bool:
+        return at.step > 0
+
+
+def test_a_collapsed_video_stops_with_words(opened: Any) -> None:
+    with pytest.raises(ValueError, match=r"plan skipped so much that the video collapsed.*Lower its speed"):
+        Sampled(replace(opened("tiny-ltx-0.9.0"), cache=_Flat(speed=5.0, order=0)))
+
+
+# ---------------------------------------------------------------- Speed
+
+
+def test_a_unet_is_not_compiled(opened: Any) -> None:
+    with pytest.raises(InputError, match=r"compile = on.*UNet"):
+        Sampled(replace(opened("tiny-svd"), speed=Speed(compile=True)))
+
+
+@pytest.mark.parametrize("poly", [Fit("modulated", (-1.0, 0.0), 0.1, ""), Fit("modulated", (1.0, 0.0), 0.1, "", low=1e-9, high=1e-8)])  # fmt: skip
+def test_distances_outside_of_a_polynomials_range_are_told(opened: Any, poly: Fit) -> None:
+    from reelwire.samplers.caches.report import report
+
+    made = Sampled(replace(opened("tiny-ltx-0.9.0"), cache=TeaCache(polynomial=poly, threshold=0.1)))
+    (note,) = report(made.run.cache, 0).notes
+    assert "distances lie outside the range of its coefficients" in note

@@ -1,0 +1,289 @@
+"""Long videos of every family: the right frames in the right order, and the same ones after any interruption."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reelwire.loaders.messages import InputError
+from reelwire.loaders.request import Keyframe, Past, Request
+from reelwire.loaders.vae.tiles import Tiling
+from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.lora import LoRA
+from reelwire.samplers.decode import stream_frames
+from reelwire.samplers.denoise import sample
+from reelwire.samplers.long.job import Job
+from reelwire.samplers.long.render import LongPlan, Style, Watch, _Renderer, inputs_of, plan_long, render, towards
+from reelwire.samplers.long.timeline import Timeline, read_timeline
+from reelwire.tests.loaders.vae.test_tiles import Short
+from reelwire.tests.samplers.caches.test_caches import SOME
+from reelwire.tests.samplers.test_families import MODELS, PROMPT, every, frames, needed, open_model
+from reelwire.tests.samplers.test_ltx_parity import load
+from reelwire.tests.support.components import BUNDLED
+from torch import Tensor
+
+pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
+
+
+PLAIN = Style()
+
+
+def timeline(*at: int) -> Timeline:
+    texts = [PROMPT, "a blue ring on white", "一个绿色的三角形"]
+    prompts = [{"at": frame, "text": text} for frame, text in zip(at or (0,), texts, strict=False)]
+    return read_timeline(json.dumps({"unit": "frames", "prompts": prompts}), 24.0, 10**6)
+
+
+class Film:
+    """A long render of a tiny model into a folder."""
+
+    def __init__(self, model: VideoModel, folder: Path, told: Timeline, style: Style = PLAIN, **request: Any) -> None:
+        self.model, self.told, self.style, self.job = model, told, style, Job(folder)
+        self.made: LongPlan = plan_long(model, told, Request(**{"steps": 2, "seed": 3, **request}), style)
+        self.notes: list[str] = []
+        self.sampled: list[int] = []
+
+    def frames(self, stop_at: int = 10**9) -> Tensor:
+        """All frames; stop_at: raises KeyboardInterrupt at this step of the whole video."""
+
+        def step(done: int, total: int, run: Any) -> None:
+            self.sampled.append(done)
+            if done == stop_at:
+                raise KeyboardInterrupt
+
+        self.job.begin(inputs_of(self.model, self.told, self.made, self.style))
+        watch = Watch(step, self.notes.append)
+        return torch.cat(list(render(self.model, self.told, self.made, self.style, self.job, None, watch)))
+
+
+def length(model: VideoModel) -> int:
+    """About three windows of this model."""
+    facts = model.facts
+    own = facts.presets["default"]["frames"]
+    step = own - 1 if facts.frame_counts else facts.frame_step or facts.temporal_ratio
+    return 2 * (own - 1) + (own - 1 if facts.frame_counts else step) + 1
+
+
+def pictures(model: VideoModel, count: int) -> tuple[Keyframe, ...]:
+    """The keyframes that a long video of this model begins with; where every window needs both ends, some for all joints."""
+    given = needed(model)["keyframes"]
+    if len(given) < 2:
+        return given
+    own = model.facts.presets["default"]["frames"] - 1
+    return tuple(Keyframe(frames(1, at), at) for at in range(0, count, own // 2 or 1))
+
+
+@every
+def test_every_family_goes_beyond_its_length(tiny_models: Path, tmp_path: Path, name: str) -> None:
+    """Exactly as many frames as asked for, finite and not all alike, and the same bytes after a stop in the middle."""
+    model = open_model(tiny_models, name)
+    if needed(model)["control"] is not None:
+        with pytest.raises(InputError, match="follows a control video"):
+            Film(model, tmp_path, timeline(), frames=length(model))
+        return
+    count = length(model)
+    film = Film(model, tmp_path / "a", timeline(), frames=count, keyframes=pictures(model, count))
+    whole = film.frames()
+    assert whole.shape[0] == count
+    assert whole.std() > 0
+    assert len(film.made.windows) > 1 or film.made.way == "context"
+    again = Film(model, tmp_path / "b", timeline(), frames=count, keyframes=pictures(model, count))
+    total = again.made.request.steps * len(again.made.windows)
+    with pytest.raises(KeyboardInterrupt):
+        again.frames(stop_at=total - 1)
+    before = len(again.sampled)
+    assert torch.equal(again.frames(), whole)
+    assert len(again.sampled) - before <= total - (len(again.made.windows) - 1) * again.made.request.steps
+
+
+def test_a_video_of_one_window_is_the_samplers(tmp_path: Path) -> None:
+    model = load(BUNDLED)
+    film = Film(model, tmp_path, timeline(), frames=17, keyframes=(Keyframe(frames(1), -1, 0.8),))
+    conditioning = model.encode(PROMPT, "")
+    latents = sample(
+        model, conditioning, Request(frames=17, steps=2, seed=3, keyframes=(Keyframe(frames(1), -1, 0.8),))
+    )
+    assert torch.equal(film.frames(), torch.cat(list(stream_frames(model, latents, 3))))
+
+
+def test_what_windows_share_is_handed_over_as_latents(tmp_path: Path) -> None:
+    """With full hold and no AdaIN, the second window begins with the first one's last latents to the bit."""
+    film = Film(load(BUNDLED), tmp_path, timeline(), Style(17, 9, adain=0.0), frames=25)
+    film.frames()
+    first, second = (film.job.read(number) for number in range(2))
+    assert first is not None
+    assert second is not None
+    assert [(w.start, w.end, w.shared) for w in film.made.windows] == [(0, 16, 0), (8, 24, 9)]
+    assert torch.equal(first[:, :, -3:], second[:, :, :3])
+    assert not torch.equal(first[:, :, -3:], second[:, :, -3:])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_adain_anchors_to_the_first_window(share: float) -> None:
+    first, later = torch.randn(1, 4, 5, 8, 8), 2 * torch.randn(1, 4, 6, 8, 8) + 1
+    made, over = towards(later, first, share), (2, 3, 4)
+    for value in (torch.mean, torch.std):
+        wanted = torch.lerp(value(later, over), value(first, over), share)
+        assert torch.allclose(value(made, over), wanted, atol=1e-4)
+
+
+def test_memory_and_hold_count(tmp_path: Path) -> None:
+    """The options of the way by latents each change the second window, and only it."""
+    made = {}
+    for name, style in {"plain": {}, "memory": {"memory": 1.0}, "hold": {"hold": 0.5}, "adain": {"adain": 1.0}}.items():
+        film = Film(load(BUNDLED), tmp_path / name, timeline(), replace(Style(17, 9), **style), frames=25)
+        film.frames()
+        made[name] = [film.job.read(number) for number in range(2)]
+    plain = made.pop("plain")
+    for name, (first, second) in made.items():
+        assert torch.equal(first, plain[0]), name
+        assert not torch.equal(second, plain[1]), name
+
+
+def test_the_past_stays_as_it_is() -> None:
+    model = load(BUNDLED)
+    past = Past(torch.randn(1, 16, 2, 8, 8), memory=torch.randn(1, 16, 1, 8, 8))
+    conditioning = model.encode(PROMPT, "")
+    made = sample(model, conditioning, Request(frames=17, steps=3, seed=1, past=past))
+    assert made.shape == (1, 16, 5, 8, 8)
+    assert torch.equal(made[:, :, :2], past.latents)
+
+
+def test_prompts_begin_with_new_frames(tmp_path: Path) -> None:
+    film = Film(load(BUNDLED), tmp_path, timeline(0, 30, 50), Style(17, 5), frames=81)
+    begins = {w.prompt: w.start + w.shared for w in reversed(film.made.windows)}
+    assert begins == {0: 0, 1: 29, 2: 49}
+    assert film.frames().shape[0] == 81
+
+
+@pytest.mark.parametrize("at", [4, 8, 12])
+def test_a_prompt_that_begins_soon(tmp_path: Path, at: int) -> None:
+    """The window after it shares the whole first one."""
+    film = Film(load(BUNDLED), tmp_path, timeline(0, at), Style(17, 9), frames=25)
+    assert film.frames().shape[0] == 25
+
+
+def test_frames_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Renderer, "by_latents", lambda renderer: iter([torch.zeros(3, 8, 8, 3)]))
+    with pytest.raises(RuntimeError, match="3 frames were made, 25 were asked for"):
+        Film(load(BUNDLED), tmp_path, timeline(), frames=25).frames()
+
+
+def test_smaller_tiles_are_kept_for_what_follows(tmp_path: Path) -> None:
+    film, told = Film(load(BUNDLED), tmp_path, timeline(), Style(17, 5), frames=29), Tiling(4, True)
+    with film.model.use("vae") as vae, Short(vae.decoder, 0.6):
+        film.frames()
+    assert film.job.settled(Tiling()) == told
+    assert sum("Memory ran out" in note for note in film.notes) == 2  # in parts, then in tiles
+
+
+def test_a_damaged_window_is_made_again(tmp_path: Path) -> None:
+    film = Film(load(BUNDLED), tmp_path, timeline(), Style(17, 5), frames=41)
+    whole = film.frames()
+    file = sorted(tmp_path.glob("window_*"))[1]
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 255
+    file.write_bytes(content)
+    film.notes.clear()
+    assert torch.equal(film.frames(), whole)
+    assert any("window 2 was damaged" in note for note in film.notes)
+
+
+@pytest.mark.parametrize(("changes", "told"), [
+    ({"seed": 4}, "other inputs: seed"), ({"steps": 3}, "other inputs: steps"), ({"width": 96}, "other inputs: width"),
+    ({"keyframes": (Keyframe(torch.zeros(1, 8, 8, 3), 0),)}, "other inputs: keyframe 1"),
+])  # fmt: skip
+def test_goes_on_with_the_same_inputs_alone(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+    model = load(BUNDLED)
+    Film(model, tmp_path, timeline(), frames=33).frames()
+    with pytest.raises(InputError, match=told):
+        Film(model, tmp_path, timeline(), frames=33, **changes).frames()
+    for other, words in (
+        (timeline(0, 20), "other inputs: .*prompt 2"),
+        (replace(timeline(), negative="blur"), "negative"),
+    ):
+        with pytest.raises(InputError, match=words):
+            Film(model, tmp_path, other, frames=33).frames()
+
+
+def test_goes_on_with_the_same_model_alone(tmp_path: Path, tiny_models: Path) -> None:
+    Film(load(BUNDLED), tmp_path, timeline(), frames=33).frames()
+    other = Film(open_model(tiny_models, "tiny-ltx-0.9.0"), tmp_path, timeline(), frames=33)
+    with pytest.raises(InputError, match=r"other inputs: model, .*(transformer|checkpoint)"):
+        other.frames()
+
+
+def test_a_lora_is_known_by_what_it_holds(tmp_path: Path) -> None:
+    """A file that was written anew under its old name is another LoRA."""
+    file = tmp_path / "style.safetensors"
+    file.write_bytes(b"one")
+    model = replace(load(BUNDLED), loras=(LoRA(file, 1.0, 1.0, {}),))
+    film = Film(model, tmp_path / "job", timeline(), frames=17)
+    told = lambda: inputs_of(film.model, film.told, film.made, film.style)
+    before = told()
+    assert before == told()
+    file.write_bytes(b"two")
+    assert [name for name, value in told().items() if value != before[name]] == ["LoRA"]
+
+
+def test_other_windows_are_other_inputs(tmp_path: Path, tiny_models: Path) -> None:
+    """Where they lie, and what a cache has been told by a calibration meanwhile."""
+    model = replace(load(BUNDLED), cache=SOME["TeaCache"])
+    film = Film(model, tmp_path, timeline(), Style(17, 5), frames=29, steps=12)
+    told = lambda made: inputs_of(model, film.told, made, film.style)
+    before, fewer = told(film.made), replace(film.made, windows=film.made.windows[:1])
+    assert before == told(plan_long(model, film.told, Request(steps=12, seed=3, frames=29), film.style))
+    assert [name for name, value in told(fewer).items() if value != before[name]] == ["places of windows"]
+    other = replace(film.made, request=replace(film.made.request, steps=4))  # too few for a cache
+    assert "calibration" in [name for name, value in told(other).items() if value != before[name]]
+
+
+def test_no_cache_over_several_windows(tmp_path: Path, tiny_models: Path) -> None:
+    model = replace(open_model(tiny_models, "tiny-wan2.1-t2v"), cache=SOME["TeaCache"])
+    with pytest.raises(InputError, match="A cache knows one window"):
+        Film(model, tmp_path, timeline(), frames=length(model))
+
+
+@pytest.mark.parametrize(("request_", "style", "words"), [
+    ({"frames": 80}, Style(), "4n\\+1 frames"),
+    ({"frames": 81}, Style(window=18), "window = 18"),
+    ({"frames": 81}, Style(window=9, overlap=9), "must make new ones"),
+    ({"frames": 81}, Style(overlap=4), "overlap = 4"),
+    ({"frames": 81}, Style(adain=2.0), "adain = 2.0"),
+    ({"frames": 81, "keyframes": (Keyframe(torch.zeros(1, 8, 8, 3), 81),)}, Style(), "frame = 81 of keyframe 1"),
+    ({"frames": 81, "keyframes": (Keyframe(torch.zeros(9, 8, 8, 3), 8), Keyframe(torch.zeros(9, 8, 8, 3), 12))}, Style(), "cannot share frames"),
+    ({"frames": 81, "width": 60}, Style(), "width = 60"),
+    ({"frames": 81, "sampler": "ddim"}, Style(), "sampler = ddim"),
+])  # fmt: skip
+def test_bad_input_is_told_before_any_weights(
+    tmp_path: Path, request_: dict[str, Any], style: Style, words: str
+) -> None:
+    model = load(BUNDLED)
+    with pytest.raises(InputError, match=words):
+        Film(model, tmp_path, timeline(), style, **request_)
+    assert not model.memory._modules
+
+
+def test_models_of_text_alone_take_one_prompt(tiny_models: Path, tmp_path: Path) -> None:
+    model = open_model(tiny_models, "tiny-mochi")
+    for changes, told in (((0, 20), {}), ((0,), {"keyframes": (Keyframe(frames(1), 0),)})):
+        with pytest.raises(InputError, match="one prompt and no pictures"):
+            Film(model, tmp_path, timeline(*changes), frames=49, **told)
+
+
+def test_pictures_at_joints_end_one_window_and_begin_the_next(tiny_models: Path, tmp_path: Path) -> None:
+    model = open_model(tiny_models, "tiny-wan2.2-i2v-a14b")
+    keyframes = tuple(Keyframe(frames(1, at), at) for at in (0, 11, -1))
+    film = Film(model, tmp_path, timeline(), frames=33, keyframes=keyframes)
+    given = {(w.start, w.end): [k.frame for k in w.keyframes] for w in film.made.windows}
+    assert all((0 in given[place]) == (place[0] in (0, 12)) for place in given)
+    assert any("frame 11 is at frame 12" in note for note in film.made.notes)
+    assert film.frames().shape[0] == 33
+
+
+def test_all_models_are_tried() -> None:
+    assert set(MODELS) >= {"tiny-wan2.1-vace", "tiny-svd", "tiny-mochi", "tiny-ltx-0.9.5", "tiny-cogvideox1.5-5b-i2v"}

@@ -1,0 +1,318 @@
+"""Control videos: in which steps and how strongly they count, and what frames are made into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from reelwire.loaders.common.controls import BLUR, EDGES, GRAY, WAYS, prepared
+from reelwire.loaders.denoiser import Run
+from reelwire.loaders.families import load
+from reelwire.loaders.messages import InputError
+from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.request import Control, Request
+from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.bundle import files_of
+from reelwire.samplers.denoise import ready, sample
+from reelwire.tests.support.host import Host, Prompt, node, workflow
+from reelwire.training.tiny_models import seeded
+from torch import Tensor
+
+pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
+VACE, FUN, STEPS = "tiny-wan2.1-vace", "tiny-cogvideox-fun-control", 8
+CONTROLLED = {VACE: "wan", FUN: "cogvideox"}
+WITHOUT = {"tiny-hunyuan-t2v": "hunyuan_video", "tiny-mochi": "mochi", "tiny-ltx-0.9.5": "ltx", "tiny-svd": "svd"}
+RANGE = dict(start=0.25, end=0.75)  # steps 2 to 5 of 8
+
+both = pytest.mark.parametrize("name", CONTROLLED)
+
+
+def open_model(tiny_models: Path, name: str) -> VideoModel:
+    return load(Recipe({**CONTROLLED, **WITHOUT}[name], "", files_of(tiny_models / name), "float32"), PlainMemory())
+
+
+def frames(count: int = 9, size: int = 64) -> Tensor:
+    with seeded(2):
+        return torch.rand(count, size, size, 3)
+
+
+def request(**control: Any) -> Request:
+    return Request(64, 64, 9, STEPS, seed=3, control=Control(frames(), **control))
+
+
+def run(model: VideoModel, on_start: Callable[[Run], None] = lambda _: None, **control: Any) -> Tensor:
+    conditioning = model.encode("a red circle moving left", "a cat")
+    return sample(model, conditioning, request(**control), prepared=on_start)
+
+
+def started(model: VideoModel, **control: Any) -> Run:
+    """The run of a request before its first step."""
+    runs = list[Run]()
+
+    class ReadyError(Exception):
+        pass
+
+    def stop(made: Run) -> None:
+        runs.append(made)
+        raise ReadyError
+
+    with pytest.raises(ReadyError):
+        run(model, stop, **control)
+    return runs[0]
+
+
+def refuse(model: VideoModel, **control: Any) -> str:
+    with pytest.raises(InputError) as refusal:
+        ready(model, request(**control))
+    return str(refusal.value)
+
+
+# ---------------------------------------------------------------- in which steps, and how strongly
+
+
+@both
+def test_inside_the_range_all_of_it_counts_and_outside_nothing(tiny_models: Path, name: str) -> None:
+    model = open_model(tiny_models, name)
+    ranged, full, none = (started(model, **asked) for asked in (RANGE, {}, {"strength": 0.0}))
+    assert torch.equal(ranged.latents, full.latents)
+    with torch.no_grad(), model.use("transformer") as network:
+        for step in range(STEPS):
+            here, whole, without = (r.predict(network, step, "cond_uncond") for r in (ranged, full, none))
+            assert not torch.equal(whole, without)
+            assert torch.equal(here, whole if 2 <= step < 6 else without), step
+
+
+@both
+def test_a_range_makes_its_own_video(tiny_models: Path, name: str) -> None:
+    model = open_model(tiny_models, name)
+    made = [run(model, **asked) for asked in ({}, RANGE, {"end": 0.5}, {"start": 0.5}, {"strength": 0.5})]
+    assert all(torch.isfinite(latents).all() for latents in made)
+    assert all(not torch.equal(a, b) for i, a in enumerate(made) for b in made[:i])
+    assert torch.equal(run(model), made[0])
+
+
+@both
+def test_a_range_shorter_than_a_step_holds_none(tiny_models: Path, name: str) -> None:
+    model = open_model(tiny_models, name)
+    assert torch.equal(run(model, start=0.3, end=0.35), run(model, strength=0.0))
+
+
+@both
+@pytest.mark.parametrize(("start", "end"), [(0.5, 0.5), (0.7, 0.2), (-0.1, 1.0), (0.0, 1.5), (float("nan"), 1.0)])
+def test_ranges_that_cannot_be(tiny_models: Path, name: str, start: float, end: float) -> None:
+    told = refuse(open_model(tiny_models, name), start=start, end=end)
+    assert told.startswith(f"control = start {start}, end {end}: ")
+    assert "Use 0 <= start < end <= 1." in told
+
+
+@both
+@pytest.mark.parametrize("strength", [-1.0, float("nan"), float("inf")])
+def test_strengths_that_cannot_be(tiny_models: Path, name: str, strength: float) -> None:
+    assert f"control = strength {strength}: " in refuse(open_model(tiny_models, name), strength=strength)
+
+
+@pytest.mark.parametrize("more", [{"mask": torch.ones(1, 64, 64)}, {"references": torch.zeros(1, 64, 64, 3)}])
+def test_fun_control_takes_frames_alone(tiny_models: Path, more: dict[str, Tensor]) -> None:
+    assert "takes the control video alone" in refuse(open_model(tiny_models, FUN), **more)
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_models_without_control_tell_which_have_it(tiny_models: Path, name: str) -> None:
+    model = open_model(tiny_models, name)
+    with pytest.raises(InputError, match=r"Load Wan2\.1-VACE or CogVideoX-Fun-Control instead"):
+        ready(model, Request(control=Control(frames())))
+
+
+# ---------------------------------------------------------------- VACE's layers outside the range
+
+
+def test_without_control_vace_is_wan(tiny_models: Path) -> None:
+    """The network without its control layers is plain Wan with the same weights."""
+    from diffusers import WanTransformer3DModel
+
+    model = open_model(tiny_models, VACE)
+    made: Any = started(model, start=0.5)
+    with torch.no_grad(), model.use("transformer") as network:
+        options = {k: v for k, v in network.config.items() if not k.startswith(("vace", "_"))}
+        plain = WanTransformer3DModel(**options).eval()
+        plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("vace")})
+        inputs = dict(hidden_states=made.seen(), timestep=made.time(1), encoder_hidden_states=made.text["cond"])
+        assert torch.equal(made.predict(network, 1, "cond"), plain(**inputs, return_dict=False)[0])
+
+
+def test_layers_rest_exactly_and_come_back(tiny_models: Path) -> None:
+    """Under a cache they run and count 0 times: the same numbers."""
+    model = open_model(tiny_models, VACE)
+    rested, counted = started(model, start=0.5), started(model, start=0.5)
+    counted.cache = SimpleNamespace(call=lambda network, step, branch, inputs: network(**inputs, return_dict=False)[0])
+    with torch.no_grad(), model.use("transformer") as network:
+        layers, calls = network.vace_blocks, list[int]()
+        handle = layers[0].register_forward_hook(lambda *_: calls.append(1))
+        assert torch.equal(rested.predict(network, 0, "cond"), counted.predict(network, 0, "cond"))
+        assert len(calls) == 1, "the layers of the run without a cache did not rest"
+        rested.predict(network, STEPS - 1, "cond")
+        assert len(calls) == 2
+        handle.remove()
+        assert network.vace_blocks is layers
+
+
+def test_layers_come_back_after_a_failure(tiny_models: Path) -> None:
+    model = open_model(tiny_models, VACE)
+    made = started(model, start=0.5)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("out of memory")
+
+    with torch.no_grad(), model.use("transformer") as network:
+        layers, handle = network.vace_blocks, network.proj_out.register_forward_hook(fail)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            made.predict(network, 0, "cond")
+        handle.remove()
+        assert network.vace_blocks is layers
+
+
+# ---------------------------------------------------------------- what frames are made into
+
+
+def quiet(done: int, total: int) -> None:
+    pass
+
+
+def square(size: int = 64) -> Tensor:
+    """A white square on black [1, H, W, 3]."""
+    picture = torch.zeros(1, size, size, 3)
+    picture[:, 16:48, 16:48] = 1.0
+    return picture
+
+
+def check_outline(picture: Tensor) -> None:
+    """White lines [H, W, 3] along the sides of the square, nothing inside it and nothing around it."""
+    assert picture.unique().tolist() == [0.0, 1.0]
+    assert torch.equal(picture[..., :1].expand_as(picture), picture)
+    lines = picture[..., 0]
+    assert lines[19:45, 19:45].sum() == 0
+    lines = lines.clone()
+    lines[14:50, 14:50] = 0
+    assert lines.sum() == 0
+    for across in (picture[32, :, 0], picture[:, 32, 0]):
+        assert across.nonzero().flatten().tolist() == pytest.approx([15.5, 47.5], abs=1)
+
+
+def test_edges_of_a_square_are_its_outline() -> None:
+    check_outline(prepared(square(), EDGES, 0.4, 0.8, quiet)[0])
+
+
+def test_thresholds_choose_the_edges() -> None:
+    faint = square() * 0.2
+    assert prepared(faint, EDGES, 0.4, 0.8, quiet).sum() == 0
+    assert prepared(faint, EDGES, 0.1, 0.3, quiet).sum() > 0
+
+
+def test_gray_is_what_the_eye_sees() -> None:
+    made = prepared(torch.eye(3).view(3, 1, 1, 3).expand(3, 4, 4, 3), GRAY, 0.4, 0.8, quiet)
+    assert made[:, 0, 0].tolist() == [pytest.approx([grey] * 3) for grey in (0.299, 0.587, 0.114)]
+
+
+def test_blur_keeps_the_mean_and_loses_the_details() -> None:
+    made, given = prepared(frames(2), BLUR, 0.4, 0.8, quiet), frames(2)
+    assert made.mean().item() == pytest.approx(given.mean().item(), abs=0.01)
+    assert made.std() < 0.5 * given.std()
+    tiny = torch.rand(1, 1, 2, 3)
+    assert prepared(tiny, BLUR, 0.4, 0.8, quiet).shape == tiny.shape
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_each_frame_is_made_by_itself(way: str) -> None:
+    """In order and size as given, and the given ones stay as they are."""
+    given, told = frames(3, 40), list[tuple[int, int]]()
+    kept = given.clone()
+    made = prepared(given, way, 0.4, 0.8, lambda *at: told.append(at))
+    assert made.shape == given.shape
+    assert torch.equal(given, kept)
+    for i in range(3):
+        assert torch.equal(prepared(given[i : i + 1], way, 0.4, 0.8, quiet)[0], made[i])
+    assert told == ([] if made is given else [(0, 3), (1, 3), (2, 3), (3, 3)])
+
+
+def test_it_can_be_stopped() -> None:
+    class StopError(Exception):
+        pass
+
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise StopError
+
+    with pytest.raises(StopError):
+        prepared(frames(), EDGES, 0.4, 0.8, stop)
+
+
+@pytest.mark.parametrize(("given", "low", "high", "told"), [
+    (torch.zeros(1, 8, 8, 3), 0.8, 0.4, "low, high = 0.8, 0.4: "),
+    (torch.zeros(1, 8, 8, 3), 0.0, 0.4, "low, high = 0.0, 0.4: "),
+    (torch.zeros(1, 2, 8, 3), 0.4, 0.8, "frames = 8x2: "),
+    (torch.full((1, 8, 8, 3), float("nan")), 0.4, 0.8, "frames = frame 0 is not finite: "),
+])  # fmt: skip
+def test_frames_that_have_no_edges(given: Tensor, low: float, high: float, told: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        prepared(given, EDGES, low, high, quiet)
+    assert str(refusal.value).startswith(told)
+
+
+# ---------------------------------------------------------------- the node in a real ComfyUI
+
+
+def prompt(host: Host, **inputs: Any) -> Prompt:
+    """A square, Control Video with the inputs, and a look at its images."""
+    pixels = (square()[0].numpy() * 255).astype(np.uint8)
+    Image.fromarray(pixels).save(host.base / "input" / "square.png")
+    control = node("ReelwireControl", **{"strength": 1.0, **inputs})
+    return {"1": node("LoadImage", image="square.png"), "2": control, "3": node("PreviewImage", images=["2", 1])}
+
+
+def shown(host: Host, graph: Prompt) -> Tensor:
+    """The one picture that Preview Image shows."""
+    (file,) = host.post(graph)["outputs"]["3"]["images"]
+    with Image.open(host.base / file["type"] / file["subfolder"] / file["filename"]) as picture:
+        return torch.from_numpy(np.asarray(picture.convert("RGB")).copy()).float() / 255
+
+
+def test_the_node_shows_what_it_made(host: Host) -> None:
+    check_outline(shown(host, prompt(host, frames=["1", 0], prepare=EDGES)))
+    assert torch.equal(shown(host, prompt(host, frames=["1", 0])), square()[0])
+    assert torch.equal(shown(host, prompt(host, references=["1", 0])), square()[0])
+
+
+def test_the_node_tells_how_far_it_is(host: Host) -> None:
+    graph = prompt(host, frames=["4", 0], prepare=GRAY)
+    graph["4"] = node("RepeatImageBatch", image=["1", 0], amount=5)
+    told = [data["value"] for data in host.watch(graph).all("progress") if data["node"] == "2" and data["max"] == 5]
+    assert (told[0], told[-1]) == (0, 5)  # the host leaves out what comes faster than one can see
+    assert told == sorted(told)
+
+
+def test_without_pictures_there_is_nothing_to_show(host: Host) -> None:
+    (error,) = host.watch(prompt(host)).all("execution_error")
+    assert "neither frames nor references" in error["exception_message"]
+
+
+@pytest.mark.parametrize(("inputs", "told"), [
+    ({"prepare": EDGES}, "prepare = edges: There are no frames to prepare."),
+    ({"frames": ["1", 0], "prepare": EDGES, "low": 0.9, "high": 0.2}, "low, high = 0.9, 0.2: "),
+    ({"frames": ["1", 0], "prepare": "no such"}, "prepare"),
+])  # fmt: skip
+def test_the_node_refuses_in_words(host: Host, inputs: dict[str, Any], told: str) -> None:
+    assert told in host.refuse(prompt(host, **inputs)).told
+
+
+def test_a_range_goes_from_the_node_to_the_sampler(host: Host) -> None:
+    changes = {"3.prepare": EDGES, "3.strength": 0.8, "3.start": 0.0, "3.end": 0.5, "7.steps": 2}
+    assert host.videos(host.post(workflow("wan_vace", changes)))
+    refusal = host.refuse(workflow("wan_vace", {**changes, "3.start": 0.7}))
+    assert "control = start 0.7, end 0.5: " in refusal.told
+    assert "ReelwireEncodePrompt" not in refusal.done

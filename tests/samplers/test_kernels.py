@@ -1,0 +1,282 @@
+"""Kernels for attention are offered where packages, card, types and masks allow it; else words say why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reelwire.loaders.families import load
+from reelwire.loaders.messages import InputError
+from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.request import Request
+from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.bundle import files_of
+from reelwire.samplers.denoise import ready
+from reelwire.samplers.kernels import (
+    CACHE_DIT,
+    FLASH,
+    KERNELS,
+    SAGE,
+    TRITON,
+    XFORMERS,
+    Package,
+    absent,
+    attention_notes,
+    diffusers_floors,
+    torch_triton,
+    unfit,
+)
+from reelwire.samplers.speed import Speed
+from reelwire.tests.samplers.caches.test_caches import Sampled
+from reelwire.tests.samplers.test_families import MODELS
+from reelwire.tests.support.host import boot, node, workflow
+
+pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
+ROOT = Path(__file__).parents[2]
+
+
+def install(folder: Path, module: str, name: str, version: str, source: str = "") -> Path:
+    """A package as pip leaves it in a folder for `sys.path`; without a version, as a copied folder leaves it."""
+    (folder / module).mkdir(parents=True)
+    (folder / module / "__init__.py").write_text(source)
+    if version:
+        about = folder / f"{name.replace('-', '_')}-{version}.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    return folder
+
+
+PACKAGES = [
+    (SAGE, "1.0.6", "sageattention 1.0.6 is installed; diffusers wants 2.1.1 or newer."),
+    (SAGE, "2.1.1", ""),
+    (SAGE, "2.2.0.post3", ""),
+    (SAGE, "", ""),
+    (FLASH, "2.6.2", "flash-attn 2.6.2 is installed; diffusers wants 2.6.3 or newer."),
+    (FLASH, "2.8.3+cu128torch2.9", ""),
+    (XFORMERS, "0.0.28.post3", "xformers 0.0.28.post3 is installed; diffusers wants 0.0.29 or newer."),
+    (XFORMERS, "0.0.35", ""),
+    (CACHE_DIT, "1.4.9", "cache-dit 1.4.9 is installed; Reelwire wants 1.5 or newer."),
+    (CACHE_DIT, "1.10.0", ""),
+    (TRITON, "2.1.0", "triton 2.1.0 is installed; torch.compile wants"),
+    (TRITON, "99.0", ""),
+]
+
+
+@pytest.mark.parametrize(("package", "version", "words"), PACKAGES, ids=lambda v: getattr(v, "module", v))
+def test_versions_count_not_presence(
+    package: Package, version: str, words: str, tmp_path: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.syspath_prepend(str(install(tmp_path, package.module, package.names[0], version)))
+    assert package.lack().startswith(words) if words else not package.lack()
+
+
+@pytest.mark.parametrize("package", [SAGE, FLASH, XFORMERS], ids=lambda p: p.module)
+def test_what_is_missing_is_named_with_its_source(package: Package) -> None:
+    assert (
+        f"The package {package.names[0]} is not installed; diffusers wants {package.floor()} or newer."
+        == package.lack()
+    )
+    assert "github.com" in package.source
+    assert absent()[next(name for name, kernel in KERNELS.items() if kernel.package is package)] == package.lack()
+
+
+def test_lowest_versions_are_the_libraries_own() -> None:
+    from diffusers.models import attention_dispatch
+
+    floors = diffusers_floors()
+    assert {"_REQUIRED_SAGE_VERSION", "_REQUIRED_FLASH_VERSION", "_REQUIRED_XFORMERS_VERSION"} <= {*floors}
+    assert all(getattr(attention_dispatch, name) == version for name, version in floors.items())
+    backends = {backend.value for backend in attention_dispatch.AttentionBackendName}
+    assert {kernel.backend for kernel in KERNELS.values() if kernel.backend} <= backends
+    assert f'cache-dit = ["cache-dit>={CACHE_DIT.floor()}"]' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert TRITON.installed.startswith(torch_triton())
+
+
+def test_nobody_else_asks_whether_a_package_is_there() -> None:
+    """A check of presence alone offers what then fails: all go by `Package`, which knows versions; quantised.py asks
+    comfy-kitchen for the very layout that it will use."""
+    files = [file for folder in ("loaders", "samplers", "nodes") for file in (ROOT / folder).rglob("*.py")]
+    asking = re.compile(r"find_spec\(|except \(?(ImportError|ModuleNotFoundError)")
+    assert {f.name for f in files if asking.search(f.read_text(encoding="utf-8"))} == {"kernels.py", "quantised.py"}
+
+
+CARDS = [
+    ("sage", "cuda", (7, 5), "compute capability 8.0; this card has 7.5"),
+    ("sage", "cuda", (8, 0), ""),
+    ("sage", "cuda", (12, 0), ""),
+    ("sage", "rocm", (0, 0), "made for NVIDIA cards; the model computes on rocm"),
+    ("sage", "cpu", (0, 0), "made for NVIDIA cards"),
+    ("flash", "cuda", (7, 5), "compute capability 8.0"),
+    ("flash", "rocm", (0, 0), ""),
+    ("flash", "mps", (0, 0), "NVIDIA cards and AMD cards"),
+    ("xformers", "cuda", (6, 1), ""),
+    ("xformers", "xpu", (0, 0), "the model computes on xpu"),
+    ("native cudnn", "rocm", (0, 0), "made for NVIDIA cards"),
+    ("native cudnn", "cuda", (7, 5), "compute capability 8.0"),
+    ("native efficient", "cuda", (7, 5), ""),
+    ("native efficient", "cpu", (0, 0), "the model computes on cpu"),
+    ("native flash", "cpu", (0, 0), ""),
+    ("native", "mps", (0, 0), ""),
+    ("auto", "privateuseone", (0, 0), ""),
+]
+
+
+@pytest.mark.parametrize(("kernel", "kind", "capability", "words"), CARDS)
+def test_cards(kernel: str, kind: str, capability: tuple[int, int], words: str) -> None:
+    said = unfit(KERNELS[kernel], kind, capability)
+    assert words in said if words else not said
+
+
+@pytest.fixture(scope="module")
+def opened(tiny_models: Path) -> Any:
+    def open_model(name: str, dtype: str = "float32") -> VideoModel:
+        return load(Recipe(MODELS[name], "", files_of(tiny_models / name), dtype), PlainMemory())
+
+    return open_model
+
+
+def sampled(model: VideoModel) -> torch.Tensor:
+    return Sampled(model, steps=2).latents
+
+
+@pytest.fixture
+def backends(opened: Any) -> Iterator[list[tuple[str, str]]]:
+    """(what the dispatcher is asked for, "masked" or "plain") of each attention, heard at the dispatcher itself."""
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Registry
+
+    heard: list[tuple[str, str]] = []
+    before = dict(Registry._backends)
+    for name, compute in before.items():
+
+        def listening(*args: Any, name: Any = name, compute: Any = compute, **kwargs: Any) -> Any:
+            heard.append((name.value, "plain" if kwargs.get("attn_mask") is None else "masked"))
+            return compute(*args, **kwargs)
+
+        Registry._backends[name] = listening
+    yield heard
+    Registry._backends.update(before)
+
+
+NATIVE_FLASH = "_native_flash"
+DISPATCHED = {
+    "tiny-wan2.1-t2v": {(NATIVE_FLASH, "plain")},
+    "tiny-mochi": {(NATIVE_FLASH, "plain")},
+    "tiny-ltx-0.9.0": {(NATIVE_FLASH, "plain"), ("native", "masked")},
+    "tiny-cogvideox-2b": {(NATIVE_FLASH, "plain")},
+    "tiny-svd": {(NATIVE_FLASH, "plain")},
+}
+
+
+@pytest.mark.parametrize("name", DISPATCHED)
+def test_a_kernel_computes_what_it_can(opened: Any, backends: list[tuple[str, str]], name: str) -> None:
+    """By the Speed node and by the host's choice alike; masks go to PyTorch's own; afterwards all is as before."""
+    model = opened(name)
+    expected = sampled(model)
+    assert {backend for backend, _ in backends} <= {"native"}
+    for choosing in (dict(speed=Speed(attention="native flash")), dict(host_attention="native flash")):
+        backends.clear()
+        made = sampled(replace(model, **choosing))
+        assert {*backends} == DISPATCHED[name]
+        assert (made - expected).abs().max() < 1e-4
+    backends.clear()
+    assert torch.equal(sampled(model), expected)
+    assert {backend for backend, _ in backends} <= {"native"}
+
+
+@pytest.mark.parametrize("name", [name for name in DISPATCHED if name != "tiny-svd"])
+def test_a_kernel_in_compiled_blocks(opened: Any, backends: list[tuple[str, str]], name: str) -> None:
+    model = opened(name)
+    expected = sampled(model)
+    backends.clear()
+    made = sampled(replace(model, speed=Speed(compile=True, attention="native flash", compiler="eager")))
+    assert {*backends} == DISPATCHED[name]
+    assert (made - expected).abs().max() < 1e-4
+    assert torch.equal(sampled(model), expected)
+
+
+def test_without_padding_hunyuan_can_have_a_kernel_without_masks(opened: Any, backends: list[tuple[str, str]]) -> None:
+    """In its text refiner too."""
+    model = opened("tiny-hunyuan-t2v")
+    expected = sampled(replace(model, speed=Speed(trim_text=True)))
+    backends.clear()
+    made = sampled(replace(model, speed=Speed(trim_text=True, attention="native flash")))
+    assert {*backends} == {(NATIVE_FLASH, "plain")}
+    assert (made - expected).abs().max() < 1e-4
+
+
+def test_a_kernel_ends_with_its_run(opened: Any) -> None:
+    """diffusers keeps the last kernel for all models, so that one without masks broke the next model's run."""
+    sampled(replace(opened("tiny-wan2.1-t2v"), speed=Speed(attention="native flash")))
+    assert sampled(opened("tiny-hunyuan-t2v")).isfinite().all()
+
+
+def test_the_speed_nodes_word_goes_before_the_hosts(opened: Any, backends: list[tuple[str, str]]) -> None:
+    model = replace(opened("tiny-wan2.1-t2v"), host_attention="native flash")
+    sampled(replace(model, speed=Speed(attention="native")))
+    assert {backend for backend, _ in backends} == {"native"}
+
+
+REFUSED = [
+    (
+        "tiny-wan2.1-t2v",
+        "float32",
+        "sage",
+        r"sageattention is not installed; diffusers wants 2\.1\.1 or newer\. .*no help.*github.com/thu-ml",
+    ),
+    (
+        "tiny-wan2.1-t2v",
+        "float32",
+        "native efficient",
+        r"made for NVIDIA cards and AMD cards; the model computes on cpu\. Choose auto",
+    ),
+    (
+        "tiny-hunyuan-t2v",
+        "float32",
+        "native flash",
+        r"HunyuanVideo masks the padding .* takes no mask\..*trim_text.*\. Or choose auto",
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "dtype", "kernel", "words"), REFUSED)
+def test_what_cannot_be_is_refused_or_said(opened: Any, name: str, dtype: str, kernel: str, words: str) -> None:
+    """Asked for by Speed: refused before weights are read. As the host's choice: said, and PyTorch's own computes."""
+    model, request = opened(name, dtype), Request(64, 64, 9, 2)
+    with pytest.raises(InputError, match=rf"attention = {kernel}: .*{words}"):
+        ready(replace(model, speed=Speed(attention=kernel)), request)
+    hosted = replace(model, host_attention=kernel)
+    (note,) = attention_notes(hosted)
+    assert re.search(rf"^Attention: PyTorch's own\. ComfyUI is set to {kernel}: ", note)
+    assert re.search(re.split(r"\\\. (?:Choose|Or choose)", words)[0], note)
+    assert torch.equal(sampled(hosted), sampled(model))
+
+
+def test_notes_name_the_kernel(opened: Any) -> None:
+    model = opened("tiny-ltx-0.9.0")
+    assert attention_notes(model) == ()
+    assert attention_notes(replace(model, host_attention="split")) == (
+        "Attention: PyTorch's own. ComfyUI is set to split: diffusers has no such kernel.",
+    )
+    (note,) = attention_notes(replace(model, host_attention="native flash"))
+    assert note == "Attention: native flash where there is no mask, else PyTorch's own, as ComfyUI is set to."
+
+
+def test_the_hosts_switch_is_heard(comfyui: Path, tmp_path: Path) -> None:
+    """A real ComfyUI with --use-sage-attention and PyPI's version of it: said on the sampler, and it runs."""
+    source = "def sageattn(q, k, v, tensor_layout='HND', **options): raise NotImplementedError"  # nobody calls it
+    packages = install(tmp_path / "packages", "sageattention", "sageattention", "1.0.6", source)
+    options, environment = ("--cpu", "--use-sage-attention"), {"PYTHONPATH": str(packages)}
+    with boot(comfyui, tmp_path / "base", options, environment) as host:
+        host.post(workflow("ltx_t2v", {"3.steps": 2}))
+        speed = {"8": node("ReelwireSpeed", model=["1", 0], compile=False, attention="sage"), "3.model": ["8", 0]}
+        refused = host.refuse(workflow("ltx_t2v", speed))
+        said = host.log.decode(errors="replace")
+    assert "Using sage attention" in said
+    assert "attention = sage: sageattention 1.0.6 is installed; diffusers wants 2.1.1 or newer." in refused.told
+    assert not refused.done
+    assert said.count("ComfyUI is set to sage: sageattention 1.0.6 is installed; diffusers wants 2.1.1 or newer.") == 1
