@@ -23,13 +23,14 @@ from reelwire.tests.support.node_views import (
     video_of,
 )
 from reelwire.tests.support.pages import (
-    PATH,
+    GRAPH_ID,
     WATCH,
     becomes,
     ended,
     exported,
     fit,
     load,
+    open_template,
     reload,
     run,
     settles,
@@ -52,8 +53,6 @@ REMEMBER = """([node, prompt]) => {
 RENAME = """([id, prefix]) => {
     app.rootGraph.getNodeById(id).widgets.find(widget => widget.name === "filename_prefix").value = prefix;
 }"""
-SHOWN = "() => app.rootGraph.id"
-OPEN = "name => app.loadGraphData({ ...app.rootGraph.serialize(), id: crypto.randomUUID() }, true, true, name)"
 
 
 def run_kept(page: Page) -> tuple[str, dict[str, Any]]:
@@ -61,14 +60,6 @@ def run_kept(page: Page) -> tuple[str, dict[str, Any]]:
     page.evaluate(WATCH)
     page.evaluate(QUEUE_KEPT)
     return ended(page)
-
-
-def opened(page: Page, graph: dict[str, Any], name: str) -> str:
-    """Open a graph in a new tab as a template is opened, with an id of its own, which is returned."""
-    load(page, graph, f"API of {name}")
-    page.evaluate(OPEN, name)
-    page.wait_for_function(f"name => !app.configuringGraph && ({PATH})().includes(name)", arg=f"/{name}")
-    return page.evaluate(SHOWN)
 
 
 # ---------------------------------------------------------------- the first error
@@ -146,9 +137,9 @@ def test_an_error_stays_while_later_prompts_of_a_batch_run(view: tuple[Page, str
 def test_a_run_of_another_workflow_shows_nothing_here(view: tuple[Page, str], host: Host) -> None:
     page, renderer = view
     host.free()
-    other = opened(page, film(f"page/other {renderer}"), f"A in {renderer}")
+    other = open_template(page, film(f"page/other {renderer}"), f"A in {renderer}")
     page.evaluate(KEEP)
-    here = opened(page, film(f"page/here {renderer}"), f"B in {renderer}")
+    here = open_template(page, film(f"page/here {renderer}"), f"B in {renderer}")
     kind, ending = run_kept(page)
     assert kind == "execution_success"
     assert other != here
@@ -156,7 +147,7 @@ def test_a_run_of_another_workflow_shows_nothing_here(view: tuple[Page, str], ho
     for directions in ((), ("Previous", "Next")):
         for direction in directions:
             switch(page, direction)
-        assert page.evaluate(SHOWN) == here
+        assert page.evaluate(GRAPH_ID) == here
         for name in ("1", "2", SAMPLER, DECODE):
             assert settles(page, parts(("words", "video", "steps")), name) == ["", None, 0], name
     # not even where a run of this tab was another workflow's
@@ -166,31 +157,31 @@ def test_a_run_of_another_workflow_shows_nothing_here(view: tuple[Page, str], ho
         page.expect_response(lambda answer: "/history?max_items=" in answer.url),
     ):
         reload(page)
-    assert page.evaluate(SHOWN) == here
+    assert page.evaluate(GRAPH_ID) == here
     assert settles(page, parts(("video",)), DECODE) == [None]
 
 
 def test_the_last_run_is_there_after_a_reload_though_another_tab_was_in_front(view: tuple[Page, str]) -> None:
     page, renderer = view
     name = renderer.replace(" ", "_")
-    here = opened(page, film(f"page/earlier_{name}"), f"C in {renderer}")
+    here = open_template(page, film(f"page/earlier_{name}"), f"C in {renderer}")
     assert run(page)[0] == "execution_success"
     page.evaluate(RENAME, [DECODE, f"page/last_{name}"])
     page.evaluate(KEEP)
-    opened(page, film(f"page/front_{name}"), f"D in {renderer}")
+    open_template(page, film(f"page/front_{name}"), f"D in {renderer}")
     assert run_kept(page)[0] == "execution_success"
     for _ in range(2):  # over the tab in which D was made
         switch(page, "Previous")
-    assert page.evaluate(SHOWN) == here
+    assert page.evaluate(GRAPH_ID) == here
     reload(page)
     page.wait_for_function(f"name => ({LOOK})('{DECODE}').video?.src.includes(name)", arg=f"last_{name}")
 
 
 def test_an_error_of_another_workflow_marks_nothing_here(view: tuple[Page, str]) -> None:
     page, renderer = view
-    opened(page, keyframes(8, 8), f"A failed in {renderer}")
+    open_template(page, keyframes(8, 8), f"A failed in {renderer}")
     page.evaluate(KEEP)
-    opened(page, keyframes(8, -1), f"B fine in {renderer}")
+    open_template(page, keyframes(8, -1), f"B fine in {renderer}")
     assert run_kept(page)[0] == "execution_error"
     toast(page, SENTENCE)
     for name in ("7", KEYFRAME, SAMPLER):
@@ -235,7 +226,7 @@ def test_a_node_that_runs_keeps_its_words_when_outputs_come_back(page: Page) -> 
 
 def test_a_resize_after_a_run_is_saved(view: tuple[Page, str]) -> None:
     page, renderer = view
-    load(page, film(f"page/resized {renderer}"), f"resized in {renderer}")
+    load(page, film(f"page/resized {renderer}", seed=len(renderer)), f"resized in {renderer}")
     kind, ending = run(page)
     assert kind == "execution_success", ending
     video_of(page, DECODE)

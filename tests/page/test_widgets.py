@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from reelwire.tests.support.host import Host, node
-from reelwire.tests.support.pages import MOUNTED, becomes, load, settles
+from reelwire.tests.support.pages import MOUNTED, becomes, open_template, settles
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -64,7 +64,7 @@ CHOICES = [
 def renderer(view: tuple[Page, str]) -> Iterator[str]:
     """The renderer in which the page shows PROMPT."""
     page, name = view
-    load(page, PROMPT, "widgets")
+    open_template(page, PROMPT, "widgets")
     yield name
     page.evaluate("() => window.app.rootGraph.clear()")
 

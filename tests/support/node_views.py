@@ -54,13 +54,14 @@ TOASTS = "() => [...document.querySelectorAll('.reelwire-toast .p-toast-detail')
 SENTENCE = "Two keyframes cannot share frames."
 
 
-def film(filename_prefix: str) -> Prompt:
-    """A graph whose sampler has a cache that says all that there is to say."""
+def film(filename_prefix: str, seed: int = 7) -> Prompt:
+    """A graph whose sampler has a cache that says all that there is to say; what it has said of a seed already it says
+    again in the same workflow alone."""
     return {
         "1": LOADER,
         "2": node("ReelwireTeaCache", model=["1", 0], threshold=0.2, coefficients="auto"),
         PROMPT: node("ReelwireEncodePrompt", model=["1", 0], positive="a red circle", negative=""),
-        SAMPLER: node("ReelwireSampler", model=["2", 0], conditioning=[PROMPT, 0], steps=20, seed=7),
+        SAMPLER: node("ReelwireSampler", model=["2", 0], conditioning=[PROMPT, 0], steps=20, seed=seed),
         DECODE: node("ReelwireDecodeToVideo", model=["1", 0], latent=[SAMPLER, 0], filename_prefix=filename_prefix),
     }
 

@@ -45,6 +45,8 @@ DRAWN = "() => new Promise(drawn => requestAnimationFrame(() => requestAnimation
 MOUNTED = """() => !LiteGraph.vueNodesMode || app.rootGraph.nodes.every(
     node => document.querySelector(`[data-node-id="${node.id}"] [data-testid=node-inner-wrapper]`))"""
 PATH = "() => app.extensionManager.workflow.activeWorkflow?.path"
+GRAPH_ID = "() => app.rootGraph.id"
+OPEN = "name => app.loadGraphData({ ...app.rootGraph.serialize(), id: crypto.randomUUID() }, true, true, name)"
 SHOWS = f"path => !app.configuringGraph && ({PATH})() === path"
 # a new language makes the page fetch all definitions of nodes and load its workflow anew
 SET_LANGUAGE = """language => {
@@ -141,6 +143,18 @@ def load(page: Page, graph: Prompt, name: str) -> None:
     )
     page.wait_for_function(MOUNTED)
     fit(page)
+
+
+def open_template(page: Page, graph: Prompt, name: str) -> str:
+    """The same as a template is opened, with an id of its own, which is returned.
+
+    Graphs without an id are one to the page's store of widgets: in Nodes 2.0 it keeps options of what it showed before.
+    """
+    load(page, graph, f"API of {name}")
+    page.evaluate(OPEN, name)
+    page.wait_for_function(f"name => !app.configuringGraph && ({PATH})().includes(name)", arg=f"/{name}")
+    page.wait_for_function(MOUNTED)
+    return page.evaluate(GRAPH_ID)
 
 
 def fit(page: Page) -> None:
