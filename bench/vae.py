@@ -35,8 +35,8 @@ from pack import ROOT, import_pack
 if "reelwire" not in sys.modules:
     import_pack()
 from reelwire.loaders.families import family
+from reelwire.loaders.spec import shipped_config
 from reelwire.loaders.vae.tiles import Pieces, Tile, Tiling, tiled
-from reelwire.loaders.weights.bundle import shipped_config
 from reelwire.tests.support.fake_peak import Fused, Live
 from reelwire.training.tiny_models import new, seeded
 

@@ -8,17 +8,21 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from .common.peaks import Counted, encoder_bytes, with_kernels
 from .denoiser import Run, Schedule
 from .devices import ENCODING, explained
-from .facts import Stacks
+from .facts import Facts, Stacks
 from .limits import check_count, check_frames, check_size
 from .messages import InputError, about, both, either, message
 from .parts import Memory, Recipe
 from .request import Capabilities, Conditioning, Extension, Keyframe, Request
 from .vae.codec import VideoVAE
+from .weights.bundle import Bundle
+from .weights.find import read_model
+from .weights.format import CheckpointFormat
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,8 @@ class VideoModel(VideoVAE, Counted, ABC):
     """A checkpoint of any family, ready to sample; each family is a subclass. Shared by every consumer and never changed in
     place."""
 
-    name: ClassVar[str]  # as in `Recipe.family` and in the `reelwire` entry of a LATENT
+    checkpoint: ClassVar[CheckpointFormat]  # what the family's files look like, and its spec.json
+    name: ClassVar[str]  # of the family, as in `Recipe.family` and in the `reelwire` entry of a LATENT
     title: ClassVar[str]  # as people write it
     batched_guidance: ClassVar[bool]  # whether the reference pipeline runs both branches of CFG as one batch
     solvers = "flow"  # which table of samplers/solvers.py steps through its noise
@@ -39,6 +44,12 @@ class VideoModel(VideoVAE, Counted, ABC):
     text_models: ClassVar[str] = message("other_family")
     control_models = either("Wan2.1-VACE", "CogVideoX-Fun-Control")  # the same for a control video
     methods: ClassVar[tuple[str, ...]] = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")  # of guidance
+
+    def __init_subclass__(cls) -> None:
+        """Name a family's class as its spec.json does."""
+        if "checkpoint" in vars(cls):
+            cls.name = cls.checkpoint.spec.name
+            cls.title = cls.checkpoint.spec.title
 
     @contextmanager
     def use(self, part: str, activations: int = 0) -> Iterator[Any]:
@@ -74,9 +85,22 @@ class VideoModel(VideoVAE, Counted, ABC):
         return getattr(self.memory, "patchers", list)()
 
     @classmethod
-    @abstractmethod
     def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
-        """Check the files' headers strictly and describe the model; no weights are read yet."""
+        """The model of a recipe, its files' headers checked strictly; no weights are read yet."""
+        bundle = cls.read_bundle(recipe)
+        facts = cls.read_facts(bundle)
+        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
+        return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+
+    @classmethod
+    def read_bundle(cls, recipe: Recipe) -> Bundle:
+        """The parts of a recipe; raises CheckpointError for what does not fit together."""
+        return read_model(recipe, cls.checkpoint)
+
+    @classmethod
+    @abstractmethod
+    def read_facts(cls, bundle: Bundle) -> Facts:
+        """What the configs and the variant's defaults say of a model."""
 
     @abstractmethod
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:

@@ -12,7 +12,7 @@ from comfy_api.latest import io
 
 from ..loaders.messages import InputError, listed, message
 from ..loaders.parts import Recipe
-from ..loaders.weights.find import ENCODERS
+from ..loaders.spec import spec_of
 from . import host
 from .effect import of_family
 from .types import model_output
@@ -61,7 +61,7 @@ class _Loader(io.ComfyNode):
             inputs=[
                 of_family(checkpoint, cls.family),
                 *more,
-                *(cls._part(part) for part in (*ENCODERS[cls.family], "vae")),
+                *(cls._part(part) for part in (*spec_of(cls.family).encoders, "vae")),
                 io.Combo.Input("precision", options=list(host.PRECISIONS), default=host.AUTO, optional=True, advanced=True,
                                tooltip="auto: bfloat16 where the card computes in it, else float32"),
             ],
@@ -95,7 +95,7 @@ class _Loader(io.ComfyNode):
         chosen = {"checkpoint": host.choose("checkpoint", checkpoint, host.checkpoints())}
         offered = {part: host.files(folder) for part, folder in _FOLDERS.items()}
         chosen |= {part: host.choose(part, name, cls.choices(part, offered)) for part, name in parts.items() if name != host.AUTO}  # fmt: skip
-        files = complete(cls.family, family(cls.family).title, chosen, offered, host.tokenizers())
+        files = complete(family(cls.family).checkpoint, chosen, offered, host.tokenizers())
         model = load(Recipe(cls.family, "", files, host.precision(precision)), host.HostMemory())
         model = replace(model, host_attention=host.attention())
         beside = [

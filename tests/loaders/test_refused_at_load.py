@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.families import load
+from reelwire.loaders.families.ltx import LTX
 from reelwire.loaders.families.ltx.upsampler import load_upsampler
 from reelwire.loaders.messages import CheckpointError, InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
@@ -145,7 +146,7 @@ def test_a_lora(tiny_models: Path, tmp_path: Path, broken: str) -> None:
         state[f"transformer.{layer}.lora_B.weight"] = torch.zeros(out, rank)
     save_file(state, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=r"x.safetensors does not fit: 1 of its 1 layers"):
-        read_lora(tmp_path / "x.safetensors", "ltx", part)
+        read_lora(tmp_path / "x.safetensors", LTX.checkpoint, part)
 
 
 @pytest.mark.parametrize("which", ["positive", "negative"])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -23,20 +22,16 @@ from ...common.prompts import trimmed
 from ...denoiser import Run, Schedule
 from ...facts import Stacks
 from ...messages import InputError, message
-from ...parts import Memory, Recipe
 from ...request import Conditioning, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
 from ...video_model import VideoModel
-from ...weights.find import read_model
+from ...weights.bundle import Bundle
+from .checkpoint import FORMAT
 from .denoiser import HunyuanFacts, Network, _ConcatRun, _ReplaceRun, _Run
 from .prompts import CLIP_TOKENS, check_prompts, encode_prompt, template_tokens, text_tokens
 from .vae import decode_pieces, encode_pieces
 
-_KINDS = {
-    "transformer": ("HunyuanVideoTransformer3DModel",), "vae": ("AutoencoderKLHunyuanVideo",),
-    "text_encoder": ("LlamaModel", "LlavaForConditionalGeneration"), "text_encoder_2": ("CLIPTextModel",),
-}  # fmt: skip
 # how a picture comes in -> every how many of its tokens the text refiner reads (image_embed_interleave of the pipeline)
 INTERLEAVE = {"latent_concat": 2, "token_replace": 4}
 MASK = 3  # which input of a block is the mask of its attention (HunyuanVideoTransformer3DModel.forward)
@@ -44,7 +39,8 @@ MASK = 3  # which input of a block is the mask of its attention (HunyuanVideoTra
 
 class HunyuanVideo(VideoModel):
     facts: HunyuanFacts
-    name, title, batched_guidance = "hunyuan_video", "HunyuanVideo", False
+    checkpoint = FORMAT
+    batched_guidance = False
     coders: ClassVar[Mapping[str, CoderPeak]] = {
         "": CoderPeak(128, decode=40_500, thrifty=40_500, encode=35_000, still=1_880),
     }
@@ -58,21 +54,29 @@ class HunyuanVideo(VideoModel):
     image_models, text_models = "HunyuanVideo-I2V", "HunyuanVideo (T2V)"
 
     @classmethod
-    def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_model(recipe, cls.name, cls.title, _KINDS)
+    def read_facts(cls, bundle: Bundle) -> HunyuanFacts:
         network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
-        image, scale = network.get("image_condition_type") or "", vae["scaling_factor"]
+        image = network.get("image_condition_type") or ""
         ratio, channels = vae.get("spatial_compression_ratio", 8), vae["latent_channels"]
-        facts = HunyuanFacts(
-            spatial_ratio=ratio, temporal_ratio=vae.get("temporal_compression_ratio", 4), channels=channels,
-            size_multiple=ratio * network["patch_size"], width=network["num_attention_heads"] * network["attention_head_dim"],
-            text_width=network["text_embed_dim"], layers=network["num_layers"], modules=2 * network["num_layers"] + network["num_single_layers"], mean=(0.0,) * channels,
-            std=(1 / scale,) * channels, scheduler=bundle.scheduler, image=image, embedded=bool(network["guidance_embeds"]),
-            lead=4 if image == "latent_concat" else 0, pictures=(("first",),) if image else ((),),
-            reads_pictures=bool(image), **bundle.defaults,
-        )  # fmt: skip
-        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
-        return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+        return HunyuanFacts(
+            spatial_ratio=ratio,
+            temporal_ratio=vae.get("temporal_compression_ratio", 4),
+            channels=channels,
+            size_multiple=ratio * network["patch_size"],
+            width=network["num_attention_heads"] * network["attention_head_dim"],
+            text_width=network["text_embed_dim"],
+            layers=network["num_layers"],
+            modules=2 * network["num_layers"] + network["num_single_layers"],
+            mean=(0.0,) * channels,
+            std=(1 / vae["scaling_factor"],) * channels,
+            scheduler=bundle.scheduler,
+            image=image,
+            embedded=bool(network["guidance_embeds"]),
+            lead=4 if image == "latent_concat" else 0,
+            pictures=(("first",),) if image else ((),),
+            reads_pictures=bool(image),
+            **bundle.defaults,
+        )
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
         facts = self.facts

@@ -1,7 +1,7 @@
 """LTX-Video 0.9.0 to 0.9.8, 2B and 13B (Lightricks, https://github.com/Lightricks/LTX-Video).
 
 Every number equals diffusers 0.42's LTXPipeline, LTXImageToVideoPipeline or LTXConditionPipeline; the docstrings name
-the one that a piece of code follows. `ltx_files.py` knows the layouts on disk.
+the one that a piece of code follows. `checkpoint.py` knows the layouts on disk.
 """
 
 from __future__ import annotations
@@ -19,14 +19,12 @@ from ...common.peaks import Moment
 from ...common.prompts import check_prompts, encode_t5, load_tokenizer
 from ...denoiser import Run, Schedule
 from ...facts import Stacks
-from ...messages import CheckpointError, InputError, message
-from ...parts import Memory, Recipe
+from ...messages import InputError, message
 from ...request import Capabilities, Conditioning, Extension, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
-from ...video_model import VideoModel
-from ...weights.encoders import KINDS, read_encoder, width
-from .checkpoint import read_ltx
+from ...weights.bundle import Bundle
+from .checkpoint import FORMAT
 from .denoiser import (
     PREFIX,
     LTXFacts,
@@ -43,7 +41,9 @@ from .vae import Noise, decode_pieces, encode_pieces
 
 
 class LTX(LTXModel):
-    name, title, batched_guidance, solvers = "ltx", "LTX-Video", True, "ltx"
+    checkpoint = FORMAT
+    batched_guidance = True
+    solvers = "ltx"
     coders: ClassVar[Mapping[str, CoderPeak]] = {
         "0.9.0": CoderPeak(
             128, decode=1_215, thrifty=690, full=1.65, full_thrifty=1.25, encode=660, still=165, whole=124
@@ -61,44 +61,22 @@ class LTX(LTXModel):
     masked = r"\.attn2$"
 
     @classmethod
-    def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
-        files = read_ltx(recipe.files["checkpoint"], recipe.files.get("vae"))
-        if "text_encoder" not in recipe.files:
-            raise CheckpointError(
-                message("no_text_encoder", file=recipe.files["checkpoint"].name),
-                message("put_and_choose", advice=KINDS["t5"].advice),
-            )
-        text = read_encoder(recipe.files["text_encoder"], "t5")
-        text_width = width(text)
-        if text_width != files.transformer_config["caption_channels"]:
-            name, wanted = recipe.files["text_encoder"].name, files.transformer_config["caption_channels"]
-            raise CheckpointError(
-                message(
-                    "ltx_text_width",
-                    file=name,
-                    width=text_width,
-                    checkpoint=recipe.files["checkpoint"].name,
-                    wanted=wanted,
-                ),
-                message("choose_t5"),
-            )
-        network, vae = files.weights()
-        for weights in (network, vae, text):  # what does not fit is refused now, not after the prompt was read
-            weights.check()
-        dtype = getattr(torch, recipe.dtype)
-        config = files.transformer_config
-        facts = LTXFacts(
-            spatial_ratio=files.spatial_ratio, temporal_ratio=files.temporal_ratio, size_multiple=files.spatial_ratio,
-            channels=config["in_channels"], width=config["num_attention_heads"] * config["attention_head_dim"],
-            text_width=text_width, scheduler=files.scheduler_config, pictures=None, layers=config["num_layers"], modules=3 * config["num_layers"], **files.defaults,
-        )  # fmt: skip
-        load = partial(network.build, dtype, True, recipe.storage)
-        parts = {
-            "transformer": network.part("transformer", load, ("text_encoder",)),
-            "vae": vae.part("vae", partial(vae.build, dtype, False, "")),
-            "text_encoder": text.part("text_encoder", partial(text.build, dtype, True, "")),
-        }
-        return cls(files.variant, facts, parts, replace(recipe, variant=files.variant), memory)
+    def read_facts(cls, bundle: Bundle) -> LTXFacts:
+        network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
+        ratio = vae["patch_size"] * 2 ** _stages(vae, "spatial")
+        return LTXFacts(
+            spatial_ratio=ratio,
+            temporal_ratio=vae["patch_size_t"] * 2 ** _stages(vae, "temporal"),
+            size_multiple=ratio,
+            channels=network["in_channels"],
+            width=network["num_attention_heads"] * network["attention_head_dim"],
+            text_width=network["caption_channels"],
+            scheduler=bundle.scheduler,
+            pictures=None,
+            layers=network["num_layers"],
+            modules=3 * network["num_layers"],
+            **bundle.defaults,
+        )
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
         facts, device = self.facts, self.memory.device("text_encoder")
@@ -225,6 +203,13 @@ class LTX(LTXModel):
     @classmethod
     def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:
         return encode_pieces(vae, pixels, count)
+
+
+def _stages(config: Mapping[str, Any], kind: str) -> int:
+    """How many stages of the VAE's encoder compress space or time ("spatial" or "temporal")."""
+    scaled = config["spatio_temporal_scaling"]
+    types = config.get("downsample_type") or ("conv",) * len(scaled)
+    return sum(used and t in ("conv", "spatiotemporal", kind) for used, t in zip(scaled, types, strict=True))
 
 
 def _statistics(vae: Network, z: Tensor) -> tuple[Tensor, Tensor]:

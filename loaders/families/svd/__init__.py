@@ -6,7 +6,6 @@ Every number equals diffusers 0.42's StableVideoDiffusionPipeline. It reads no t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -20,23 +19,23 @@ from ...common.peaks import Moment
 from ...denoiser import Run, Schedule
 from ...facts import Facts
 from ...messages import message
-from ...parts import Memory, Recipe
 from ...request import Conditioning, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
 from ...video_model import VideoModel
-from ...weights.find import read_model
+from ...weights.bundle import Bundle
+from .checkpoint import FORMAT
 from .denoiser import Network, _Run
 from .vae import decode_pieces, encode_pieces
 
 MIN_GUIDANCE = 1.0  # of the first frame (min_guidance_scale); the last frame has the request's
 MOTION = {"motion_bucket": 127, "fps": 7, "noise_augmentation": 0.02}  # StableVideoDiffusionPipeline.__call__
-_KINDS = {"unet": ("UNetSpatioTemporalConditionModel",), "vae": ("AutoencoderKLTemporalDecoder",),
-          "image_encoder": ("CLIPVisionModelWithProjection",)}  # fmt: skip
 
 
 class SVD(VideoModel):
-    name, title, batched_guidance, solvers = "svd", "Stable Video Diffusion", True, "svd"
+    checkpoint = FORMAT
+    batched_guidance = True
+    solvers = "svd"
     decode_cycle = 25, 1  # more frames than it makes: all are counted
     keeps_padding = message("padding_svd")
     coders: ClassVar[Mapping[str, CoderPeak]] = {
@@ -48,18 +47,24 @@ class SVD(VideoModel):
     methods = ("cfg", "apg", "cfg-zero*", "tcfg")  # its UNet is no stack of blocks to skip
 
     @classmethod
-    def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_model(recipe, cls.name, cls.title, _KINDS)
+    def read_facts(cls, bundle: Bundle) -> Facts:
         network, vae = bundle.parts["unet"].config, bundle.parts["vae"].config
+        channels = vae["latent_channels"]
         ratio = 2 ** (len(vae["block_out_channels"]) - 1)
-        facts = Facts(
-            spatial_ratio=ratio, temporal_ratio=1, channels=vae["latent_channels"], text_width=0, prompt_tokens=0,
-            size_multiple=ratio * 2 ** (len(network["block_out_channels"]) - 1), width=network["block_out_channels"][0],
-            mean=(0.0,) * vae["latent_channels"], std=(1 / vae["scaling_factor"],) * vae["latent_channels"],
-            scheduler=bundle.scheduler, pictures=(("first",),), **{k: v for k, v in bundle.defaults.items() if k != "prompt_tokens"},
-        )  # fmt: skip
-        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
-        return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+        return Facts(
+            spatial_ratio=ratio,
+            temporal_ratio=1,
+            channels=channels,
+            size_multiple=ratio * 2 ** (len(network["block_out_channels"]) - 1),
+            width=network["block_out_channels"][0],
+            text_width=0,
+            prompt_tokens=0,
+            mean=(0.0,) * channels,
+            std=(1 / vae["scaling_factor"],) * channels,
+            scheduler=bundle.scheduler,
+            pictures=(("first",),),
+            **{key: value for key, value in bundle.defaults.items() if key != "prompt_tokens"},
+        )
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
         told = positive.strip() or negative.strip()

@@ -20,25 +20,21 @@ from ...common.prompts import check_prompts, encode_t5, load_tokenizer
 from ...denoiser import Run, Schedule
 from ...facts import Stacks
 from ...messages import CheckpointError, InputError, either, message
-from ...parts import Memory, Recipe
+from ...parts import Recipe
 from ...request import Capabilities, Conditioning, Extension, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
-from ...video_model import VideoModel
-from ...weights.bundle import Bundle, frozen, read_bundle, shipped_config
-from ...weights.find import read_model, read_source
+from ...weights.bundle import Bundle, frozen, read_diffusers
+from ...weights.find import read_source
+from .checkpoint import FORMAT
 from .denoiser import Network, WanFacts, WanModel, _common, _control_run, _image_run, _references, _text_run, _token_run
 from .vae import decode_pieces, encode_pieces
 
-_TRANSFORMERS = ("WanTransformer3DModel", "WanVACETransformer3DModel")
-_KINDS = {
-    "transformer": _TRANSFORMERS, "transformer_2": _TRANSFORMERS, "vae": ("AutoencoderKLWan",),
-    "text_encoder": ("UMT5EncoderModel",), "image_encoder": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
-}  # fmt: skip
-
 
 class Wan(WanModel):
-    name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
+    checkpoint = FORMAT
+    batched_guidance = False
+    blocks = "blocks"
     keeps_padding = message("padding_wan")
     coders: ClassVar[Mapping[str, CoderPeak]] = {
         "2.1": CoderPeak(96, decode=11_000, thrifty=11_000, encode=7_700, still=2_000),
@@ -55,20 +51,45 @@ class Wan(WanModel):
     control_models = "Wan2.1-VACE"
 
     @classmethod
-    def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_model(recipe, cls.name, "Wan", _KINDS)
+    def read_bundle(cls, recipe: Recipe) -> Bundle:
+        bundle = super().read_bundle(recipe)
+        checkpoint = recipe.files["checkpoint"].name
         if "low_noise" in recipe.files:
             bundle = _with_low_noise(bundle, recipe)
-        facts = _read_facts(bundle)
-        if facts.boundary is None and "low_noise" in recipe.files:
-            raise CheckpointError(
-                message("one_expert_file", file=recipe.files["checkpoint"].name), message("set_low_auto")
-            )
-        if (facts.boundary is not None) != ("transformer_2" in bundle.parts):
-            name = recipe.files["checkpoint"].name
-            raise CheckpointError(message("needs_experts", file=name), message("choose_experts"))
-        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
-        return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+        boundary = _boundary(bundle)
+        if boundary is None and "low_noise" in recipe.files:
+            raise CheckpointError(message("one_expert_file", file=checkpoint), message("set_low_auto"))
+        if (boundary is not None) != ("transformer_2" in bundle.parts):
+            raise CheckpointError(message("needs_experts", file=checkpoint), message("choose_experts"))
+        return bundle
+
+    @classmethod
+    def read_facts(cls, bundle: Bundle) -> WanFacts:
+        network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
+        defaults = {k: v for k, v in bundle.defaults.items() if k not in ("boundary", "per_token_time")}
+        per_token_time = bool(bundle.pipeline.get("expand_timesteps", bundle.defaults.get("per_token_time")))
+        vace_layers = len(network.get("vace_layers", ()))
+        concatenated = network["in_channels"] > vae["z_dim"]
+        ratio = vae.get("scale_factor_spatial", 8)
+        return WanFacts(
+            spatial_ratio=ratio,
+            temporal_ratio=vae.get("scale_factor_temporal", 4),
+            channels=vae["z_dim"],
+            size_multiple=ratio * network["patch_size"][1],
+            width=network["num_attention_heads"] * network["attention_head_dim"],
+            text_width=network["text_dim"],
+            layers=network["num_layers"],
+            modules=3 * (network["num_layers"] + vace_layers),
+            mean=tuple(vae["latents_mean"]),
+            std=tuple(vae["latents_std"]),
+            scheduler=bundle.scheduler,
+            boundary=_boundary(bundle),
+            per_token_time=per_token_time,
+            concatenated=concatenated,
+            vace_layers=vace_layers,
+            pictures=_places(network, vace_layers > 0, concatenated, per_token_time),
+            **defaults,
+        )
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
         """UMT5 embeddings, zero after the prompt's end (WanPipeline._get_t5_prompt_embeds)."""
@@ -194,37 +215,26 @@ def _with_low_noise(bundle: Bundle, recipe: Recipe) -> Bundle:
             right = {"low": "low_noise_checkpoint", "high": "checkpoint"}[wrong]
             raise CheckpointError(_OTHER[wrong], message("choose_under", input=right), slot, path.name)
     if low.is_dir():
-        parts = read_bundle(low, "wan", "Wan", _KINDS).parts
+        parts = read_diffusers(low, FORMAT).parts
         expert = parts.get("transformer_2", parts["transformer"])
     else:
-        expert = read_source(low, "wan", "Wan").network
+        expert = read_source(low, FORMAT).parts["transformer"]
     mine, other = bundle.parts["transformer"].config, expert.config
-    if any(
-        frozen(mine.get(key)) != frozen(other.get(key)) for key in ("in_channels", "num_layers", "num_attention_heads")
-    ):
+    sizes = ("in_channels", "num_layers", "num_attention_heads")
+    if any(frozen(mine.get(key)) != frozen(other.get(key)) for key in sizes):
         rule = message("not_other_half", file=high.name)
         raise CheckpointError(rule, message("choose_low_expert"), "low_noise_checkpoint", low.name)
     expert.check()
     if bundle.variant == "2.1-t2v-14b":  # the same network: that there are two of them tells which it is
-        defaults = {k: frozen(v) for k, v in shipped_config("wan", "2.2-t2v-a14b", "defaults").items()}
+        defaults = {k: frozen(v) for k, v in FORMAT.spec.config("2.2-t2v-a14b", "defaults").items()}
         bundle = replace(bundle, variant="2.2-t2v-a14b", defaults=defaults)
     return replace(bundle, parts={**bundle.parts, "transformer_2": expert})
 
 
-def _read_facts(bundle: Bundle) -> WanFacts:
-    network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
-    defaults = {k: v for k, v in bundle.defaults.items() if k not in ("boundary", "per_token_time")}
-    boundary = bundle.pipeline.get("boundary_ratio", bundle.defaults.get("boundary"))
-    per_token_time = bool(bundle.pipeline.get("expand_timesteps", bundle.defaults.get("per_token_time")))
-    vace_layers, concatenated = len(network.get("vace_layers", ())), network["in_channels"] > vae["z_dim"]
-    ratio = vae.get("scale_factor_spatial", 8)
-    return WanFacts(
-        spatial_ratio=ratio, temporal_ratio=vae.get("scale_factor_temporal", 4), channels=vae["z_dim"],
-        size_multiple=ratio * network["patch_size"][1], width=network["num_attention_heads"] * network["attention_head_dim"],
-        text_width=network["text_dim"], layers=network["num_layers"], modules=3 * (network["num_layers"] + vace_layers), mean=tuple(vae["latents_mean"]),
-        std=tuple(vae["latents_std"]), scheduler=bundle.scheduler, boundary=boundary, per_token_time=per_token_time,
-        concatenated=concatenated, vace_layers=vace_layers, pictures=_places(network, vace_layers > 0, concatenated, per_token_time), **defaults,
-    )  # fmt: skip
+def _boundary(bundle: Bundle) -> float | None:
+    """The share of the noise above which the high-noise expert works; None for one expert."""
+    boundary: float | None = bundle.pipeline.get("boundary_ratio", bundle.defaults.get("boundary"))
+    return boundary
 
 
 def _places(network: Mapping[str, Any], vace: bool, concatenated: bool, per_token_time: bool) -> tuple[tuple[str, ...], ...] | None:  # fmt: skip

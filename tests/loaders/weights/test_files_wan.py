@@ -9,7 +9,7 @@ import pytest
 import torch
 from reelwire.loaders.families.wan import checkpoint as wan_files
 from reelwire.loaders.messages import CheckpointError
-from reelwire.loaders.weights.bundle import Weights
+from reelwire.loaders.weights.format import Weights
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.loaders.weights.stored import Stored
 from reelwire.tests.support.files import KINDS, SMALL, as_written, gguf, plain, read_network, scaled_fp8

@@ -8,7 +8,7 @@ import pytest
 import torch
 from reelwire.loaders.common.prompts import load_tokenizer
 from reelwire.loaders.families import family, load
-from reelwire.loaders.families.wan import _KINDS
+from reelwire.loaders.families.wan import Wan
 from reelwire.loaders.families.wan import checkpoint as wan_files
 from reelwire.loaders.messages import CheckpointError
 from reelwire.loaders.parts import PlainMemory, Recipe
@@ -53,7 +53,7 @@ def offered(models: Path) -> dict[str, Files]:
 
 
 def found(models: Path, name: str = HIGH, kind: str = "wan", **chosen: Path) -> Files:
-    return complete(kind, family(kind).title, {"checkpoint": models / name, **chosen}, offered(models), {"t5": models})
+    return complete(family(kind).checkpoint, {"checkpoint": models / name, **chosen}, offered(models), {"t5": models})
 
 
 def test_the_only_files_that_fit_are_taken(models: Path) -> None:
@@ -153,10 +153,9 @@ def test_parts_that_do_not_fit_are_refused_at_once(models: Path, tmp_path: Path)
     }
     for part, wrong in tries.items():
         for file, told in wrong.items():
+            recipe = Recipe("wan", "", {**files, "low_noise": models / LOW, part: file}, "float32")
             with pytest.raises(CheckpointError, match=told):
-                read_model(
-                    Recipe("wan", "", {**files, "low_noise": models / LOW, part: file}, "float32"), "wan", "Wan", _KINDS
-                )
+                read_model(recipe, Wan.checkpoint)
 
 
 @pytest.mark.parametrize("kind", ["wan", "hunyuan_video", "cogvideox", "mochi", "ltx", "svd"])
