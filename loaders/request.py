@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Keyframe:
-    """Pictures that the video must show. images: [N, H, W, 3] in 0..1 (N > 1 is a clip); frame may count from the end."""
+    """Pictures that the video must show. images: [N, H, W, 3] in 0..1 (N > 1 is a clip); frame may count from the
+    end."""
 
     images: Tensor
     frame: int
@@ -30,8 +31,8 @@ class Capabilities:
     """Which keyframes a model takes. takes, remedy: the same in words, and what to do where that is not enough.
 
     sets: those that work, of "first" and "last"; None: any number, anywhere. clip_step: clips of step * n + 1 frames, 0
-    for single pictures alone; clip_start: clips begin at its multiples. near: a picture this few frames beside the first
-    or the last is moved there.
+    for single pictures alone; clip_start: clips begin at its multiples. near: a picture this few frames beside the
+    first or the last is moved there.
     """
 
     title: str
@@ -76,8 +77,9 @@ class Past:
 
 @dataclass(frozen=True)
 class Extension:
-    """How a family makes videos longer than it can sample at once. way: "latents" (each window goes on from the latents of
-    the one before), "pictures" (from its last decoded frames) or "context" (one sampling whose network sees windows).
+    """How a family makes videos longer than it can sample at once. way: "latents" (each window goes on from the latents
+    of the one before), "pictures" (from its last decoded frames) or "context" (one sampling whose network sees
+    windows).
 
     overlap: frames that windows share, 0 for a share of the window; told: the same in words, with what to expect.
     """

@@ -27,8 +27,8 @@ from .weights.format import CheckpointFormat
 
 @dataclass(frozen=True)
 class VideoModel(VideoVAE, Counted, ABC):
-    """A checkpoint of any family, ready to sample; each family is a subclass. Shared by every consumer and never changed in
-    place."""
+    """A checkpoint of any family, ready to sample; each family is a subclass. Shared by every consumer and never
+    changed in place."""
 
     checkpoint: ClassVar[CheckpointFormat]  # what the family's files look like, and its spec.json
     name: ClassVar[str]  # of the family, as in `Recipe.family` and in the `reelwire` entry of a LATENT
@@ -53,8 +53,9 @@ class VideoModel(VideoVAE, Counted, ABC):
 
     @contextmanager
     def use(self, part: str, activations: int = 0) -> Iterator[Any]:
-        """A part, ready to run, with room for `activations` bytes beside it, or for an encoder's longest prompt. Where an
-        encoder runs out of memory, the error says so; networks and VAEs are explained by those who know what they were for."""
+        """A part, ready to run, with room for `activations` bytes beside it, or for an encoder's longest prompt. Where
+        an encoder runs out of memory, the error says so; networks and VAEs are explained by those who know what they
+        were for."""
         with ExitStack() as stack:
             if "encoder" in part:
                 activations = activations or encoder_bytes(self, part)
@@ -104,7 +105,8 @@ class VideoModel(VideoVAE, Counted, ABC):
 
     @abstractmethod
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
-        """Prompts -> Conditioning; raises InputError for one that would be cut. keyframes: for encoders that see the first."""
+        """Prompts -> Conditioning; raises InputError for one that would be cut. keyframes: for encoders that see the
+        first."""
 
     @abstractmethod
     def schedule(self, request: Request) -> Schedule:
@@ -147,7 +149,8 @@ class VideoModel(VideoVAE, Counted, ABC):
             raise InputError("steps", request.steps, message("steps_rule"), remedy)
 
     def check_pictures(self, request: Request) -> None:
-        """Raise InputError for keyframes beside a source or a control, or a control that this model has no use for or lacks."""
+        """Raise InputError for keyframes beside a source or a control, or a control that this model has no use for or
+        lacks."""
         if request.control is not None and not self.controlled():
             title = f"{self.title} ({self.variant})"
             raise InputError(
@@ -171,12 +174,11 @@ class VideoModel(VideoVAE, Counted, ABC):
     def extension(self) -> Extension:
         """How this model makes long videos."""
         if self.facts.pictures == ((),):
-            told = message("way_context")
-            return Extension("context", told)
-        told = message("way_pictures")
+            return Extension("context", message("way_context"))
+        description = message("way_pictures")
         if any("last" in places for places in self.facts.pictures or ()):
-            told = message("way_keyframes", way=told)
-        return Extension("pictures", told, 1)
+            description = message("way_keyframes", way=description)
+        return Extension("pictures", description, 1)
 
     def controlled(self) -> bool:
         """Whether the model follows a control video."""

@@ -1,4 +1,5 @@
-"""A checkpoint with all its parts, wherever they came from; here: diffusers folders, sharded or not, with strict keys."""
+"""A checkpoint with all its parts, wherever they came from; here: diffusers folders, sharded or not, with strict
+keys."""
 
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ whatever type it is held, and a hook adds the LoRA's part for the length of a ru
 anew, and a model without the LoRA shares the same weights.
 
 Key forms: diffusers (`transformer.blocks.0.attn1.to_q.lora_A.weight`), ComfyUI and the makers' own
-(`diffusion_model.blocks.0.self_attn.q.lora_down.weight`), Kohya and musubi (`lora_unet_blocks_0_self_attn_q.lora_down.weight`).
+(`diffusion_model.blocks.0.self_attn.q.lora_down.weight`), Kohya and musubi
+(`lora_unet_blocks_0_self_attn_q.lora_down.weight`).
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ class Delta:
 
 
 def read_lora(file: Path, form: CheckpointFormat, part: Part) -> Mapping[str, Delta]:
-    """Layer of `part` -> what the file adds to it; raises CheckpointError for keys that belong to none of its layers."""
+    """Layer of `part` -> what the file adds to it; raises CheckpointError for keys that belong to none of its
+    layers."""
     entries, _ = read_file(file)
     layers, strange = _layers(entries), sorted(k for k in entries if not _ENDINGS.search(k))
     if not layers or strange:

@@ -39,7 +39,7 @@ class CogVideoX(VideoModel):
     solvers = "cogvideox"
     keeps_padding = message("padding_cogvideox")
     coders: ClassVar[Mapping[str, CoderPeak]] = {
-        "": CoderPeak(128, decode=37_000, thrifty=37_000, encode=21_850, still=5_550),
+        "": CoderPeak(128, decode=37_000, offloaded=37_000, encode=21_850, still=5_550),
     }
     moments: ClassVar[Mapping[str, Moment]] = {
         "query and key": Moment(hidden=7, float32=2, copies=1, rotary=3, text=1),
@@ -64,10 +64,10 @@ class CogVideoX(VideoModel):
             channels=channels,
             frame_step=8,
             size_multiple=ratio * network["patch_size"],
-            width=network["num_attention_heads"] * network["attention_head_dim"],
+            hidden_size=network["num_attention_heads"] * network["attention_head_dim"],
             text_width=network["text_embed_dim"],
             layers=network["num_layers"],
-            modules=2 * network["num_layers"],
+            cached_module_outputs=2 * network["num_layers"],
             mean=(0.0,) * channels,
             std=(1 / vae["scaling_factor"],) * channels,
             scheduler=bundle.scheduler,
@@ -187,7 +187,7 @@ class CogVideoX(VideoModel):
 
     @classmethod
     def decode_pieces(cls, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
-        return decode_pieces(vae, latents, tile.thrifty)
+        return decode_pieces(vae, latents, tile.offload_state)
 
     @classmethod
     def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:

@@ -70,7 +70,7 @@ def _config(named: Entries, name: str) -> dict[str, Any]:
             message("cogvideox_unknown", file=name, heads=width // HEAD, channels=channels), message("use_one_of_these")
         )
     ofs = named.get("ofs_embedding.linear_1.weight")
-    layers = len({found[0] for key in named if (found := re.match(r"transformer_blocks\.\d+\.", key))})
+    layers = len({match[0] for key in named if (match := re.match(r"transformer_blocks\.\d+\.", key))})
     learned = "patch_embed.pos_embedding" in named
     variant = _variant(name.lower(), bool(frames), channels > out, learned, layers)
     return SPEC.config(variant, "transformer") | dict(
@@ -90,7 +90,8 @@ def _config(named: Entries, name: str) -> dict[str, Any]:
 
 
 def _variant(name: str, newer: bool, pictured: bool, learned: bool, layers: int) -> str:
-    """Which published variant this is. A picture's model learned its positions, Fun-Control's positions are computed."""
+    """Which published variant this is. A picture's model learned its positions, Fun-Control's positions are
+    computed."""
     if newer:
         return "1.5-5b-i2v" if pictured else "1.5-5b"
     if pictured:
@@ -99,13 +100,14 @@ def _variant(name: str, newer: bool, pictured: bool, learned: bool, layers: int)
 
 
 def vae(entries: Entries) -> Weights | None:
-    """The VAE, whose names are diffusers' in every file, if these are its tensors. Its scale is the variant's: here 5B's."""
+    """The VAE, whose names are diffusers' in every file, if these are its tensors. Its scale is the variant's: here
+    5B's."""
     if not {"encoder.conv_in.conv.weight", "decoder.mid_block.resnets.0.norm1.norm_layer.weight"} <= {*entries}:
         return None
     widths = {
-        int(found[1]): entry.shape[0]
+        int(match[1]): entry.shape[0]
         for key, entry in entries.items()
-        if (found := re.fullmatch(r"encoder\.down_blocks\.(\d+)\.resnets\.0\.conv1\.conv\.weight", key))
+        if (match := re.fullmatch(r"encoder\.down_blocks\.(\d+)\.resnets\.0\.conv1\.conv\.weight", key))
     }
     depth = sum(bool(re.fullmatch(r"encoder\.down_blocks\.0\.resnets\.\d+\.conv1\.conv\.weight", k)) for k in entries)
     config = SPEC.config("5b", "vae") | dict(

@@ -42,7 +42,7 @@ class HunyuanVideo(VideoModel):
     checkpoint = FORMAT
     batched_guidance = False
     coders: ClassVar[Mapping[str, CoderPeak]] = {
-        "": CoderPeak(128, decode=40_500, thrifty=40_500, encode=35_000, still=1_880),
+        "": CoderPeak(128, decode=40_500, offloaded=40_500, encode=35_000, still=1_880),
     }
     moments: ClassVar[Mapping[str, Moment]] = {
         "query and key of a single block": Moment(hidden=8, mlp=1, float32=2, copies=1, rotary=2, text=1),
@@ -63,16 +63,16 @@ class HunyuanVideo(VideoModel):
             temporal_ratio=vae.get("temporal_compression_ratio", 4),
             channels=channels,
             size_multiple=ratio * network["patch_size"],
-            width=network["num_attention_heads"] * network["attention_head_dim"],
+            hidden_size=network["num_attention_heads"] * network["attention_head_dim"],
             text_width=network["text_embed_dim"],
             layers=network["num_layers"],
-            modules=2 * network["num_layers"] + network["num_single_layers"],
+            cached_module_outputs=2 * network["num_layers"] + network["num_single_layers"],
             mean=(0.0,) * channels,
             std=(1 / vae["scaling_factor"],) * channels,
             scheduler=bundle.scheduler,
             image=image,
             embedded=bool(network["guidance_embeds"]),
-            lead=4 if image == "latent_concat" else 0,
+            discarded_frames=4 if image == "latent_concat" else 0,
             pictures=(("first",),) if image else ((),),
             reads_pictures=bool(image),
             **bundle.defaults,
@@ -86,7 +86,8 @@ class HunyuanVideo(VideoModel):
             raise InputError("keyframes", message("none"), rule, message("connect_keyframe_too"))
         check_prompts(self, image is not None, positive=positive, negative=negative)
         cond, notes = encode_prompt(self, positive, "positive", image, INTERLEAVE.get(facts.image, 1))
-        # the reference reads a black picture with the negative prompt, and every second of its tokens, whatever the kind
+        # the reference reads a black picture with the negative prompt, and every second of its tokens, whatever the
+        # kind
         black = None if image is None else torch.zeros_like(image)
         uncond, more = encode_prompt(self, negative, "negative", black, 2)
         branches = {"cond": cond, "uncond": uncond}
@@ -141,14 +142,14 @@ class HunyuanVideo(VideoModel):
 
     def text_positions(self, request: Request) -> int:
         """The prompt's, and those of the picture's tokens that are kept."""
-        found = reader(self.parts["text_encoder"].tensors)
-        seen = max(found.pictures - 1, 0) if found else 0  # without the one that stands for all
-        return self.facts.prompt_tokens + seen // INTERLEAVE.get(self.facts.image, 1)
+        encoder = reader(self.parts["text_encoder"].tensors)
+        tokens = max(encoder.pictures - 1, 0) if encoder else 0  # without the one that stands for all
+        return self.facts.prompt_tokens + tokens // INTERLEAVE.get(self.facts.image, 1)
 
     @contextmanager
     def unmasked(self, network: Network) -> Iterator[None]:
-        """Without the mask that the network gives its blocks as their fourth input, for which the fast kernels of attention
-        are left out."""
+        """Without the mask that the network gives its blocks as their fourth input, for which the fast kernels of
+        attention are left out."""
         drop = lambda block, inputs: (*inputs[:MASK], None, *inputs[MASK + 1 :])
         blocks = (block for name in self.stacks.lists for block in getattr(network, name))
         handles = [block.register_forward_pre_hook(drop) for block in blocks]

@@ -1,7 +1,8 @@
 """HunyuanVideo as single files: Tencent's names and ComfyUI's -> diffusers'.
 
 Names of the network: diffusers, loaders/single_file_utils.py; ComfyUI, comfy/supported_models.py. Names of the VAE:
-ComfyUI, comfy/diffusers_convert.py and comfy/ldm/modules/diffusionmodules/model.py; Tencent's own VAE has diffusers' names.
+ComfyUI, comfy/diffusers_convert.py and comfy/ldm/modules/diffusionmodules/model.py; Tencent's own VAE has diffusers'
+names.
 """
 
 from __future__ import annotations
@@ -241,8 +242,8 @@ def vae(entries: Entries) -> Weights | None:
 
 def _renamed_vae(entries: Entries) -> dict[str, Entry]:
     """ComfyUI's names -> diffusers', which counts the decoder's blocks from the smallest picture on."""
-    found = (re.match(r"decoder\.up\.(\d+)\.", key) for key in entries)
-    last = max((int(match[1]) for match in found if match), default=0)
+    matches = (re.match(r"decoder\.up\.(\d+)\.", key) for key in entries)
+    last = max((int(match[1]) for match in matches if match), default=0)
     named = {}
     for key, entry in entries.items():
         turned = re.sub(r"^(decoder\.up\.)(\d+)\.", lambda match: f"{match[1]}{last - int(match[2])}.", key)

@@ -23,7 +23,9 @@ ASSISTANT = 4  # tokens of the template's last header, which are cut out
 Read = dict[str, Tensor]
 
 
-def encode_prompt(model: VideoModel, text: str, name: str, image: Tensor | None, interleave: int) -> tuple[Read, tuple[str, ...]]:  # fmt: skip
+def encode_prompt(
+    model: VideoModel, text: str, name: str, image: Tensor | None, interleave: int
+) -> tuple[Read, tuple[str, ...]]:
     """({"text" [1, L, width], "mask" [1, L], "pooled" [1, width]} on the CPU, notes).
 
     image: the first frame [1, H, W, 3] that Llava reads, every `interleave`-th of its tokens kept. Raises InputError
@@ -107,7 +109,16 @@ def _pixels(model: VideoModel, image: Tensor, side: int) -> Tensor:
     return processor(to_pil(image)[0], return_tensors="pt").pixel_values
 
 
-def _read_picture(encoder: Any, tokenizer: Any, length: int, device: torch.device, text: str, name: str, pixels: Tensor, interleave: int) -> Read:  # fmt: skip
+def _read_picture(
+    encoder: Any,
+    tokenizer: Any,
+    length: int,
+    device: torch.device,
+    text: str,
+    name: str,
+    pixels: Tensor,
+    interleave: int,
+) -> Read:
     """The picture's hidden states, then the prompt's without the template around it."""
     from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import _expand_input_ids_with_image_tokens
 
@@ -125,8 +136,9 @@ def _read_picture(encoder: Any, tokenizer: Any, length: int, device: torch.devic
     shift = count - 1  # the picture's one token has become this many more
     words = torch.cat([hidden[begin + shift : last + shift - ASSISTANT], hidden[last + shift :]])
     word_mask = torch.cat([mask[0, begin : last - ASSISTANT], mask[0, last:]])
-    seen = hidden[start : start + count][::interleave]
-    return {"text": torch.cat([seen, words])[None], "mask": torch.cat([word_mask.new_ones(len(seen)), word_mask])[None]}
+    image = hidden[start : start + count][::interleave]
+    mask = torch.cat([word_mask.new_ones(len(image)), word_mask])
+    return {"text": torch.cat([image, words])[None], "mask": mask[None]}
 
 
 def _pool(clip: Any, tokenizer: Any, device: torch.device, text: str, name: str) -> tuple[Tensor, tuple[str, ...]]:

@@ -46,17 +46,17 @@ class LTX(LTXModel):
     solvers = "ltx"
     coders: ClassVar[Mapping[str, CoderPeak]] = {
         "0.9.0": CoderPeak(
-            128, decode=1_215, thrifty=690, full=1.65, full_thrifty=1.25, encode=660, still=165, whole=124
+            128, decode=1_215, offloaded=690, full=1.65, full_offloaded=1.25, encode=660, still=165, whole=124
         ),
-        "0.9.1": CoderPeak(256, decode=1_390, thrifty=380, full_thrifty=1.65, encode=660, still=165, whole=124),
-        "0.9.5": CoderPeak(256, decode=1_350, thrifty=380, full_thrifty=1.65, encode=1_240, still=175, whole=124),
+        "0.9.1": CoderPeak(256, decode=1_390, offloaded=380, full_offloaded=1.65, encode=660, still=165, whole=124),
+        "0.9.5": CoderPeak(256, decode=1_350, offloaded=380, full_offloaded=1.65, encode=1_240, still=175, whole=124),
     }
     moments: ClassVar[Mapping[str, Moment]] = {
         "query and key": Moment(hidden=6, float32=4, copies=1, timed=13),
         "MLP": Moment(hidden=4, float32=2, mlp=2, timed=13),
         "key of the text": Moment(hidden=5, float32=2, timed=13, keys=3, keys32=2, key_copies=1),
     }
-    rounds_encode = True
+    streamed_encode_differs = True
     stacks = Stacks(pairs=False)
     masked = r"\.attn2$"
 
@@ -69,12 +69,12 @@ class LTX(LTXModel):
             temporal_ratio=vae["patch_size_t"] * 2 ** _stages(vae, "temporal"),
             size_multiple=ratio,
             channels=network["in_channels"],
-            width=network["num_attention_heads"] * network["attention_head_dim"],
+            hidden_size=network["num_attention_heads"] * network["attention_head_dim"],
             text_width=network["caption_channels"],
             scheduler=bundle.scheduler,
             pictures=None,
             layers=network["num_layers"],
-            modules=3 * network["num_layers"],
+            cached_module_outputs=3 * network["num_layers"],
             **bundle.defaults,
         )
 
@@ -163,7 +163,8 @@ class LTX(LTXModel):
             return make(self, conditioning, request, scheduler, generator, encode)
 
     def positions(self, request: Request) -> int:
-        """Tokens of the video, and those in front of it: of keyframes that are not at its start, of what lies long ago."""
+        """Tokens of the video, and those in front of it: of keyframes that are not at its start, of what lies long
+        ago."""
         *_, height, width = self.facts.latent_shape(request.width, request.height, request.frames)
         clips = ((len(k.images) - 1) // self.facts.temporal_ratio + 1 for k in request.keyframes if k.frame)
         memory = None if request.past is None else request.past.memory
@@ -174,7 +175,8 @@ class LTX(LTXModel):
         return bool(request.keyframes) or request.past is not None
 
     def to_vae(self, vae: Network, latents: Pieces, seed: int) -> Pieces:
-        """The last denoising step of VAEs with timestep conditioning uses decode_timestep .05 and noise .025 (model card)."""
+        """The last denoising step of VAEs with timestep conditioning uses decode_timestep .05 and noise .025 (model
+        card)."""
         generator = torch.Generator("cpu").manual_seed(seed)
         for frame in latents:
             z = frame.float()

@@ -89,7 +89,8 @@ def rename_vae(entries: Entries) -> dict[str, Entry]:
 
 
 def _blocks(entries: Entries, prefix: str) -> list[tuple[str, str]]:
-    """(name, kind) of numbered blocks: "stack" of ResNet blocks, single "resnet", or "scale" for down and up sampling."""
+    """(name, kind) of numbered blocks: "stack" of ResNet blocks, single "resnet", or "scale" for down and up
+    sampling."""
     count = 1 + max(int(k.removeprefix(prefix).split(".")[0]) for k in entries if k.startswith(prefix))
     return [(f"{prefix}{i}", _block_kind(entries, f"{prefix}{i}")) for i in range(count)]
 

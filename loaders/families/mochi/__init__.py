@@ -38,13 +38,13 @@ class Mochi(VideoModel):
     checkpoint = FORMAT
     batched_guidance = True
     coders: ClassVar[Mapping[str, CoderPeak]] = {
-        "": CoderPeak(128, decode=14_000, thrifty=8_000, encode=4_600, still=920, grows=565, whole=900),
+        "": CoderPeak(128, decode=14_000, offloaded=8_000, encode=4_600, still=920, grows=565, whole=900),
     }
     moments: ClassVar[Mapping[str, Moment]] = {
         "query and key": Moment(hidden=7, float32=2, copies=1, shared=1, text=0.5),
         "MLP": Moment(hidden=5, mlp=4, shared=1, text=0.1),
     }
-    rounds_encode = True
+    streamed_encode_differs = True
     keeps_padding = message("padding_mochi")
     image_models = message("mochi_image_models")
 
@@ -65,10 +65,10 @@ class Mochi(VideoModel):
             temporal_ratio=6,
             channels=vae["latent_channels"],
             size_multiple=8 * network["patch_size"],
-            width=network["num_attention_heads"] * network["attention_head_dim"],
+            hidden_size=network["num_attention_heads"] * network["attention_head_dim"],
             text_width=network["text_embed_dim"],
             layers=network["num_layers"],
-            modules=2 * network["num_layers"],
+            cached_module_outputs=2 * network["num_layers"],
             mean=tuple(vae.get("latents_mean") or [0.0] * len(std)),
             std=tuple(std),
             scheduler=bundle.scheduler,
@@ -125,7 +125,7 @@ class Mochi(VideoModel):
 
     @classmethod
     def decode_pieces(cls, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
-        return decode_pieces(vae, latents, tile.thrifty)
+        return decode_pieces(vae, latents, tile.offload_state)
 
     @classmethod
     def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:

@@ -1,4 +1,5 @@
-"""Stable Video Diffusion and SVD-XT (Stability AI, https://github.com/Stability-AI/generative-models): one picture, set in motion.
+"""Stable Video Diffusion and SVD-XT (Stability AI, https://github.com/Stability-AI/generative-models): one picture, set
+in motion.
 
 Every number equals diffusers 0.42's StableVideoDiffusionPipeline. It reads no text.
 """
@@ -39,7 +40,7 @@ class SVD(VideoModel):
     decode_cycle = 25, 1  # more frames than it makes: all are counted
     keeps_padding = message("padding_svd")
     coders: ClassVar[Mapping[str, CoderPeak]] = {
-        "": CoderPeak(128, decode=52_000, thrifty=33_500, encode=1_340, still=1_340, clip=25, chunk=16),
+        "": CoderPeak(128, decode=52_000, offloaded=33_500, encode=1_340, still=1_340, clip=25, chunk=16),
     }
     moments: ClassVar[Mapping[str, Moment]] = {"outermost block": Moment(hidden=28)}
     stacks, dispatches, layers_asked = None, False, False
@@ -56,7 +57,7 @@ class SVD(VideoModel):
             temporal_ratio=1,
             channels=channels,
             size_multiple=ratio * 2 ** (len(network["block_out_channels"]) - 1),
-            width=network["block_out_channels"][0],
+            hidden_size=network["block_out_channels"][0],
             text_width=0,
             prompt_tokens=0,
             mean=(0.0,) * channels,
@@ -67,8 +68,8 @@ class SVD(VideoModel):
         )
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
-        told = positive.strip() or negative.strip()
-        notes = (message("svd_reads_no_text"),) if told else ()
+        prompted = positive.strip() or negative.strip()
+        notes = (message("svd_reads_no_text"),) if prompted else ()
         return Conditioning(self.name, 0, {"cond": {}, "uncond": {}}, notes)
 
     def schedule(self, request: Request) -> Schedule:
@@ -114,7 +115,7 @@ class SVD(VideoModel):
 
     @classmethod
     def decode_pieces(cls, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
-        return decode_pieces(vae, latents, tile.thrifty)
+        return decode_pieces(vae, latents, tile.offload_state)
 
     @classmethod
     def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:
@@ -136,6 +137,14 @@ def _look(model: VideoModel, image: Tensor) -> Tensor:
     folder = model.recipe.files.get("image_processor")
     processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True) if folder else CLIPImageProcessor()
     small = _resize_with_antialiasing(image.movedim(-1, 1) * 2.0 - 1.0, (224, 224))
-    seen = processor(images=(small + 1.0) / 2.0, do_normalize=True, do_center_crop=False, do_resize=False, do_rescale=False, return_tensors="pt").pixel_values  # fmt: skip
+    processed = processor(
+        images=(small + 1.0) / 2.0,
+        do_normalize=True,
+        do_center_crop=False,
+        do_resize=False,
+        do_rescale=False,
+        return_tensors="pt",
+    )
     with model.use("image_encoder") as encoder:
-        return encoder(seen.to(model.memory.device("image_encoder"), encoder.dtype)).image_embeds.unsqueeze(1)
+        pixels = processed.pixel_values.to(model.memory.device("image_encoder"), encoder.dtype)
+        return encoder(pixels).image_embeds.unsqueeze(1)

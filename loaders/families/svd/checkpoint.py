@@ -1,4 +1,5 @@
-"""Stable Video Diffusion as a single file: svd.safetensors and svd_xt.safetensors hold the UNet, the VAE and CLIP's tower.
+"""Stable Video Diffusion as a single file: svd.safetensors and svd_xt.safetensors hold the UNet, the VAE and CLIP's
+tower.
 
 Their layout is that of Stability-AI/generative-models (sgm/modules/diffusionmodules/video_model.py,
 sgm/modules/autoencoding/temporal_ae.py) and of open_clip. diffusers: scripts/convert_svd_to_diffusers.py. Blocks are
@@ -74,7 +75,12 @@ _REST = {
     r"\.time_pos_embed\.0\.": ".time_pos_embed.linear_1.",
     r"\.time_pos_embed\.2\.": ".time_pos_embed.linear_2.",
 }
-_PARTS = {"in_layers.0": "resnets", "norm": "attentions", "op": "downsamplers", "conv": "upsamplers"}  # told by a key
+_PARTS = {
+    "in_layers.0": "resnets",
+    "norm": "attentions",
+    "op": "downsamplers",
+    "conv": "upsamplers",
+}  # recognised by a key
 
 
 def transformer(entries: Entries, metadata: Mapping[str, str]) -> Weights | None:

@@ -37,8 +37,8 @@ class Wan(WanModel):
     blocks = "blocks"
     keeps_padding = message("padding_wan")
     coders: ClassVar[Mapping[str, CoderPeak]] = {
-        "2.1": CoderPeak(96, decode=11_000, thrifty=11_000, encode=7_700, still=2_000),
-        "2.2": CoderPeak(256, decode=11_400, thrifty=11_400, encode=3_900, still=1_020),
+        "2.1": CoderPeak(96, decode=11_000, offloaded=11_000, encode=7_700, still=2_000),
+        "2.2": CoderPeak(256, decode=11_400, offloaded=11_400, encode=3_900, still=1_020),
     }
     moments: ClassVar[Mapping[str, Moment]] = {
         "query and key": Moment(hidden=5, float32=2, copies=1, rotary=2, controlled=1, timed=7, timed32=6, keys=2.5),
@@ -76,10 +76,10 @@ class Wan(WanModel):
             temporal_ratio=vae.get("scale_factor_temporal", 4),
             channels=vae["z_dim"],
             size_multiple=ratio * network["patch_size"][1],
-            width=network["num_attention_heads"] * network["attention_head_dim"],
+            hidden_size=network["num_attention_heads"] * network["attention_head_dim"],
             text_width=network["text_dim"],
             layers=network["num_layers"],
-            modules=3 * (network["num_layers"] + vace_layers),
+            cached_module_outputs=3 * (network["num_layers"] + vace_layers),
             mean=tuple(vae["latents_mean"]),
             std=tuple(vae["latents_std"]),
             scheduler=bundle.scheduler,
@@ -87,7 +87,7 @@ class Wan(WanModel):
             per_token_time=per_token_time,
             concatenated=concatenated,
             vace_layers=vace_layers,
-            pictures=_places(network, vace_layers > 0, concatenated, per_token_time),
+            pictures=_keyframe_sets(network, vace_layers > 0, concatenated, per_token_time),
             **defaults,
         )
 
@@ -122,8 +122,7 @@ class Wan(WanModel):
 
     def extension(self) -> Extension:
         if self.facts.vace_layers:
-            told = message("way_vace")
-            return Extension("pictures", told)
+            return Extension("pictures", message("way_vace"))
         return super().extension()
 
     def controlled(self) -> bool:
@@ -136,8 +135,8 @@ class Wan(WanModel):
 
     def text_positions(self, request: Request) -> int:
         """The prompt's, and those of what CLIP has seen."""
-        found = reader(self.parts["image_encoder"].tensors) if "image_encoder" in self.parts else None
-        return self.facts.prompt_tokens + (self.read_tokens(found) if found else 0)
+        encoder = reader(self.parts["image_encoder"].tensors) if "image_encoder" in self.parts else None
+        return self.facts.prompt_tokens + (self.read_tokens(encoder) if encoder else 0)
 
     def timed(self, request: Request) -> bool:
         return self.facts.per_token_time
@@ -163,10 +162,10 @@ class Wan(WanModel):
         if facts.vace_layers:
             inputs["control_hidden_states"] = empty(1, config["vace_in_channels"], t, h, w)
             inputs["control_hidden_states_scale"] = empty(facts.vace_layers)
-        eye = reader(self.parts["image_encoder"].tensors) if "image_encoder" in self.parts else None
-        if facts.concatenated and eye is not None:
+        encoder = reader(self.parts["image_encoder"].tensors) if "image_encoder" in self.parts else None
+        if facts.concatenated and encoder is not None:
             count = len(request.keyframes) or len((facts.pictures or ((),))[0])
-            inputs["encoder_hidden_states_image"] = empty(count, eye.pictures, eye.width)
+            inputs["encoder_hidden_states_image"] = empty(count, encoder.pictures, encoder.width)
         return inputs
 
     def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
@@ -190,7 +189,7 @@ class Wan(WanModel):
 
     @classmethod
     def decode_pieces(cls, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
-        return decode_pieces(vae, latents, tile.thrifty)
+        return decode_pieces(vae, latents, tile.offload_state)
 
     @classmethod
     def coder(cls, config: Mapping[str, Any]) -> str:
@@ -237,7 +236,10 @@ def _boundary(bundle: Bundle) -> float | None:
     return boundary
 
 
-def _places(network: Mapping[str, Any], vace: bool, concatenated: bool, per_token_time: bool) -> tuple[tuple[str, ...], ...] | None:  # fmt: skip
+def _keyframe_sets(
+    network: Mapping[str, Any], vace: bool, concatenated: bool, per_token_time: bool
+) -> tuple[tuple[str, ...], ...] | None:
+    """The sets of keyframes that work, as `Facts.pictures` has them."""
     if vace:
         return None
     if not concatenated:

@@ -93,8 +93,12 @@ def _config(named: Entries) -> dict[str, Any]:
 
 # the nested blocks of TI2V-5B's VAE (wan/modules/vae2_2.py); diffusers' converter knows the flat ones of 2.1
 _NESTED = {
-    r"^encoder\.downsamples\.(\d+)\.downsamples\.(\d+)\.(residual|shortcut)\.": r"encoder.down_blocks.\1.resnets.\2.\3.",
-    r"^encoder\.downsamples\.(\d+)\.downsamples\.\d+\.(resample|time_conv)\.": r"encoder.down_blocks.\1.downsampler.\2.",
+    r"^encoder\.downsamples\.(\d+)\.downsamples\.(\d+)\.(residual|shortcut)\.": (
+        r"encoder.down_blocks.\1.resnets.\2.\3."
+    ),
+    r"^encoder\.downsamples\.(\d+)\.downsamples\.\d+\.(resample|time_conv)\.": (
+        r"encoder.down_blocks.\1.downsampler.\2."
+    ),
     r"^decoder\.upsamples\.(\d+)\.upsamples\.(\d+)\.(residual|shortcut)\.": r"decoder.up_blocks.\1.resnets.\2.\3.",
     r"^decoder\.upsamples\.(\d+)\.upsamples\.\d+\.(resample|time_conv)\.": r"decoder.up_blocks.\1.upsampler.\2.",
     r"(_blocks\.\d+\.resnets\.\d+)\.residual\.0\.": r"\1.norm1.",

@@ -212,7 +212,7 @@ def test_every_variant_is_complete(variant: str) -> None:
         size_multiple=32,
         scheduler=SPEC.config(variant, "scheduler"),
         text_width=4096,
-        width=2048,
+        hidden_size=2048,
         **{key: frozen(value) for key, value in defaults.items()},
     )
     for preset in facts.presets.values():

@@ -318,7 +318,8 @@ import importlib.util, re, sys, torch
 root = {str(Path(__file__).parents[3])!r}
 spec = importlib.util.spec_from_file_location("pack", root + "/__init__.py", submodule_search_locations=[root])
 pack = importlib.util.module_from_spec(spec); sys.modules["pack"] = pack; spec.loader.exec_module(pack)
-from pack.loaders.checkpoints import build, read_file
+from pack.loaders.weights.modules import build
+from pack.loaders.weights.safetensors import read_file
 from pathlib import Path
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 make = lambda: torch.nn.Sequential(*(torch.nn.Linear({rows}, {rows}, bias=False) for _ in range(4)))
