@@ -19,7 +19,6 @@ FEATURES = {
     "dynamic_guidance": "a guidance scale that grows along a cosine",
     "embedded_guidance": "a guidance scale that the network reads",
     "flow_shift": "a shift of the noise levels that the sampler may change",
-    "latent_upscale": "a published network that doubles the size of its latents",
     "latent_windows": "long videos whose windows go on from latents",
     "motion": "how much the picture moves, as numbers",
     "trimmed_text": "the empty rows behind a prompt's end can be left out",
@@ -64,6 +63,7 @@ class Spec:
     pipeline: how the names of its pipelines in model_index.json begin.
     preview_formats: the host's latent formats with preview colours, told apart by their number of channels.
     frame_step, frame_counts: clips have step * n + 1 frames, or one of the counts.
+    control_models: its models that follow a control video; empty: none do.
     features: keys of FEATURES.
     cache_signal: what TeaCache goes by where no polynomial is published.
     cache_fits: variant -> its published polynomials; the last is that of the mode "retention".
@@ -81,6 +81,7 @@ class Spec:
     preview_formats: tuple[str, ...]
     frame_step: int
     frame_counts: tuple[int, ...]
+    control_models: str
     features: frozenset[str]
     cache_signal: str
     cache_fits: Mapping[str, tuple[CacheFit, ...]]
@@ -111,11 +112,12 @@ def read_spec(folder: Path) -> Spec:
         file_keys=files.texts("keys"),
         encoders=entries.named_texts("encoders"),
         image_encoder_key=entries.text("image_encoder_key", ""),
-        vae=_words(entries.any("vae"), entries.place("vae")),
+        vae=_words(entries.value("vae"), entries.place("vae")),
         pipeline=entries.text("pipeline"),
         preview_formats=entries.texts("preview_formats"),
         frame_step=frames.number("step", 0),
         frame_counts=frames.numbers("counts", ()),
+        control_models=entries.text("control_models", ""),
         features=frozenset(entries.texts("features")),
         cache_signal=teacache.text("signal"),
         cache_fits=_fits(teacache),
@@ -225,7 +227,7 @@ class _Entries:
     def place(self, key: str) -> str:
         return f"{self.at}: {key}"
 
-    def any(self, key: str, default: Any = _MISSING) -> Any:
+    def value(self, key: str, default: Any = _MISSING) -> Any:
         self._asked.add(key)
         value = self.values.get(key, default)
         if value is _MISSING:
@@ -233,22 +235,22 @@ class _Entries:
         return value
 
     def inner(self, key: str) -> _Entries:
-        return _Entries(self.any(key), self.place(key))
+        return _Entries(self.value(key), self.place(key))
 
     def inners(self, key: str) -> list[_Entries]:
         return [_Entries(value, f"{self.place(key)}[{i}]") for i, value in enumerate(self._list(key))]
 
     def text(self, key: str, default: str = _MISSING) -> str:
-        return str(self._typed(self.any(key, default), str, key))
+        return str(self._typed(self.value(key, default), str, key))
 
     def number(self, key: str, default: int) -> int:
-        return int(self._typed(self.any(key, default), int, key))
+        return int(self._typed(self.value(key, default), int, key))
 
     def decimal(self, key: str) -> float:
-        return float(self._typed(self.any(key), (int, float), key))
+        return float(self._typed(self.value(key), (int, float), key))
 
     def truth(self, key: str, default: bool) -> bool:
-        return bool(self._typed(self.any(key, default), bool, key))
+        return bool(self._typed(self.value(key, default), bool, key))
 
     def texts(self, key: str) -> tuple[str, ...]:
         return tuple(self._typed(value, str, key) for value in self._list(key))
@@ -269,7 +271,7 @@ class _Entries:
             raise SpecError(f"{self.at}: nobody reads {', '.join(sorted(strange))}")
 
     def _list(self, key: str, default: Any = _MISSING) -> list[Any]:
-        return list(self._typed(self.any(key, default), (list, tuple), key))
+        return list(self._typed(self.value(key, default), (list, tuple), key))
 
     def _typed(self, value: Any, kinds: Any, key: str) -> Any:
         if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -17,8 +18,9 @@ from .devices import ENCODING, explained
 from .facts import Facts, Stacks
 from .limits import check_count, check_frames, check_size
 from .messages import InputError, about, both, either, message
-from .parts import Memory, Recipe
+from .parts import Memory, Part, Recipe
 from .request import Capabilities, Conditioning, Extension, Keyframe, Request
+from .spec import specs
 from .vae.codec import VideoVAE
 from .weights.bundle import Bundle
 from .weights.find import read_model
@@ -27,23 +29,35 @@ from .weights.format import CheckpointFormat
 
 @dataclass(frozen=True)
 class VideoModel(VideoVAE, Counted, ABC):
-    """A checkpoint of any family, ready to sample; each family is a subclass. Shared by every consumer and never
-    changed in place."""
+    """A checkpoint of any family, ready to sample. Shared by every consumer and never changed in place.
 
-    checkpoint: ClassVar[CheckpointFormat]  # what the family's files look like, and its spec.json
-    name: ClassVar[str]  # of the family, as in `Recipe.family` and in the `reelwire` entry of a LATENT
-    title: ClassVar[str]  # as people write it
-    batched_guidance: ClassVar[bool]  # whether the reference pipeline runs both branches of CFG as one batch
-    solvers = "flow"  # which table of samplers/solvers.py steps through its noise
-    blocks = "transformer_blocks"  # the network's attribute that holds its blocks
-    dispatches = True  # whether its layers ask diffusers' dispatcher for attention, or PyTorch's function itself
-    masked = ""  # a pattern of the names of the attentions that are handed a mask; "." where all are
-    keeps_padding = ""  # why the rows behind a prompt's end must stay; empty: they are masked, and can be cut off
-    stacks: ClassVar[Stacks | None] = Stacks()  # None: a UNet, of which only the deep blocks can be kept
-    image_models: ClassVar[str] = message("other_family")  # what to load instead
+    checkpoint: what the family's files look like, and its spec.json.
+    name: of the family, as in `Recipe.family` and in the `reelwire` entry of a LATENT.
+    title: of the family, as people write it.
+    batched_guidance: whether the reference pipeline runs both branches of CFG as one batch.
+    solvers: which table of samplers/solvers.py steps through its noise.
+    blocks: the network's attribute that holds its blocks.
+    dispatches: whether its layers ask diffusers' dispatcher for attention, or PyTorch's function itself.
+    masked: a pattern of the names of the attentions that are handed a mask; "." where all are.
+    keeps_padding: why the rows behind a prompt's end must stay; empty: they are masked, and can be cut off.
+    stacks: the blocks that caches know; None: a UNet, of which only the deep blocks can be cached.
+    image_models, text_models: what to load instead for images, and for text alone.
+    methods: of guidance.
+    """
+
+    checkpoint: ClassVar[CheckpointFormat]
+    name: ClassVar[str]
+    title: ClassVar[str]
+    batched_guidance: ClassVar[bool]
+    solvers = "flow"
+    blocks = "transformer_blocks"
+    dispatches = True
+    masked = ""
+    keeps_padding = ""
+    stacks: ClassVar[Stacks | None] = Stacks()
+    image_models: ClassVar[str] = message("other_family")
     text_models: ClassVar[str] = message("other_family")
-    control_models = either("Wan2.1-VACE", "CogVideoX-Fun-Control")  # the same for a control video
-    methods: ClassVar[tuple[str, ...]] = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")  # of guidance
+    methods: ClassVar[tuple[str, ...]] = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")
 
     def __init_subclass__(cls) -> None:
         """Name a family's class as its spec.json does."""
@@ -120,6 +134,11 @@ class VideoModel(VideoVAE, Counted, ABC):
     def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
         """What a network of this config is called with in one branch of one step: tensors on the meta device."""
 
+    def upsampler(self, folder: Path) -> Part:
+        """The network of a folder that doubles the size of this model's latents; no weights are read yet."""
+        title = f"{self.title} ({self.variant})"
+        raise InputError("model", title, message("upscale_rule"), message("sample_larger"))
+
     def to_host(self, latents: Tensor) -> Tensor:
         """Latents [1, C, t, h, w] as the host's LATENT of this family holds them."""
         return self.facts.denormalise(latents)
@@ -151,14 +170,12 @@ class VideoModel(VideoVAE, Counted, ABC):
     def check_pictures(self, request: Request) -> None:
         """Raise InputError for keyframes beside a source or a control, or a control that this model has no use for or
         lacks."""
-        if request.control is not None and not self.controlled():
-            title = f"{self.title} ({self.variant})"
-            raise InputError(
-                "control",
-                message("connected"),
-                message("no_control", title=title),
-                message("load_instead", models=self.control_models),
-            )
+        if request.control is None or self.controlled():
+            return
+        known = [spec.control_models for spec in reversed(specs()) if spec.control_models]
+        rule = message("no_control", title=f"{self.title} ({self.variant})")
+        remedy = message("load_instead", models=self.checkpoint.spec.control_models or either(*known))
+        raise InputError("control", message("connected"), rule, remedy)
 
     def capabilities(self) -> Capabilities:
         """Which keyframes this model takes."""
@@ -174,11 +191,11 @@ class VideoModel(VideoVAE, Counted, ABC):
     def extension(self) -> Extension:
         """How this model makes long videos."""
         if self.facts.pictures == ((),):
-            return Extension("context", message("way_context"))
+            return Extension("context_windows", message("way_context"))
         description = message("way_pictures")
         if any("last" in places for places in self.facts.pictures or ()):
             description = message("way_keyframes", way=description)
-        return Extension("pictures", description, 1)
+        return Extension("last_frames", description, 1)
 
     def controlled(self) -> bool:
         """Whether the model follows a control video."""

@@ -227,12 +227,7 @@ class LatentUpscale(io.ComfyNode):
 
     @staticmethod
     def _part(model: VideoModel, upsampler: str) -> Part:
-        from ..loaders.families.ltx.upsampler import load_upsampler
-        from ..samplers.multiscale import check_upscale
-
-        check_upscale(model)
-        folder = host.choose("upsampler", upsampler, host.upsamplers())
-        return load_upsampler(folder, model.facts.channels, model.recipe.dtype)
+        return model.upsampler(host.choose("upsampler", upsampler, host.upsamplers()))
 
     @classmethod
     def execute(cls, model: VideoModel, latent: dict[str, Any], upsampler: str, adain: float = 1.0, tone_map: float = 0.6) -> io.NodeOutput:  # fmt: skip

@@ -28,12 +28,14 @@ from ..weights.stored import BY_NAME, is_ggml, is_small
 class Moment:
     """Tensors that are alive at one moment of a forward, in numbers a token.
 
-    hidden, mlp: tensors as wide as the network, or as its MLPs within, in the computing type; float32: as wide as the
-    network, in float32 whatever the computing type is; copies: likewise, but only where the computing type is narrower;
-    rotary: as wide as a head of attention, in float32; shared: as wide as the network, in float32, for all branches at
-    once as rotary is; controlled: hidden ones for each layer that reads a control video, and for that; timed, timed32:
-    hidden and float32 ones where each token has a time of its own; text: how much of all this the text's tokens have
-    too;
+    hidden, mlp: as wide as the network, and as its MLPs within, in the computing type.
+    float32: as wide as the network, in float32 whatever the computing type is.
+    copies: likewise, but only where the computing type is narrower.
+    rotary: as wide as a head of attention, in float32.
+    shared: as wide as the network, in float32, for all branches at once as rotary is.
+    controlled: hidden ones for each layer that reads a control video, and for that.
+    timed, timed32: hidden and float32 ones where each token has a time of its own.
+    text: how much of all this the text's tokens have too.
     keys, keys32, key_copies: as hidden, float32 and copies, of the text's tokens alone.
     """
 
@@ -54,11 +56,18 @@ class Moment:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a forward's peak is counted in. tokens: of one branch; text: tokens of one prompt; batch: branches in one
-    forward; hidden, mlp, head: widths; item: bytes of a number; latents: numbers in the latents of a run; beside: how
-    many times as many lie beside them; controlled: layers that read a control video; timed: each token has a time of
-    its own; keyed: tokens of the text whose keys are made at once, where words and pictures have keys of their own, 0:
-    all."""
+    """What a forward's peak is counted in.
+
+    tokens, text: tokens of one branch, and of one prompt.
+    batch: branches in one forward.
+    hidden, mlp, head: widths.
+    item: bytes of a number.
+    latents: numbers in the latents of a run.
+    beside: how many times as many lie beside them.
+    controlled: layers that read a control video.
+    timed: whether each token has a time of its own.
+    keyed: tokens of the text whose keys are made at once, where words and images have keys of their own; 0: all.
+    """
 
     tokens: int
     text: int
@@ -78,9 +87,7 @@ class Sizes:
         m, positions = moment, self.batch * (self.tokens + moment.text * self.text)
         narrow = m.hidden + m.controlled * self.controlled + m.timed * self.timed
         wide = m.float32 + m.copies * (self.item < 4) + m.timed32 * self.timed
-        both = min(
-            m.keys, 2.0
-        )  # the text and what is made of it; the rest is of the words or of the pictures at a time
+        both = min(m.keys, 2.0)  # the text and what comes of it; the rest is of the words or of the images at a time
         keys = (m.keys - both) * self.item + 4 * (m.keys32 + m.key_copies * (self.item < 4))
         each = self.hidden * (narrow * self.item + wide * 4) + self.mlp * m.mlp * self.item
         return math.ceil(
@@ -92,17 +99,20 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Counted(ModelBase):
-    """The part of a VideoModel that tells what its forward holds."""
+    """The part of a VideoModel that tells what its forward holds.
 
-    moments: ClassVar[Mapping[str, Moment]]  # of a forward, at which most is alive
-    batched_guidance: ClassVar[bool]  # whether the reference pipeline runs both branches of CFG as one batch
-    layers_asked: ClassVar[bool] = True  # whether its picture and language encoders are asked for what each layer gives
-    latents_held: ClassVar[float] = (
-        5.0  # tensors like the latents, in float32, that the sampler and its solver hold during a forward
-    )
-    latents_stepped: ClassVar[float] = (
-        13.0  # likewise while the solver makes its step, after the forward: UniPC's second order, counted
-    )
+    moments: of a forward, at which most is alive.
+    batched_guidance: whether the reference pipeline runs both branches of CFG as one batch.
+    layers_asked: whether its encoders are asked for what each layer gives.
+    latents_held: tensors like the latents, in float32, that the sampler and its solver hold during a forward.
+    latents_stepped: likewise while the solver makes its step, after the forward (UniPC's second order, counted).
+    """
+
+    moments: ClassVar[Mapping[str, Moment]]
+    batched_guidance: ClassVar[bool]
+    layers_asked: ClassVar[bool] = True
+    latents_held: ClassVar[float] = 5.0
+    latents_stepped: ClassVar[float] = 13.0
 
     def positions(self, request: Request) -> int:
         """The tokens of one branch in the network's forward."""
@@ -291,8 +301,14 @@ def _stored(kind: str, shape: tuple[int, ...]) -> float:
 
 @dataclass(frozen=True)
 class Reader:
-    """An encoder by the shapes of its weights. kind: a key of READINGS; heads: of a bias of distances, 0 without one;
-    keys: channels of a token's keys and values in a layer; pictures: tokens of a picture, 0 where it sees none."""
+    """An encoder by the shapes of its weights.
+
+    kind: a key of READINGS.
+    width, mlp, layers: its channels, those of its MLPs within, and how many layers it has.
+    heads: of a bias of distances; 0 without one.
+    keys: channels of a token's keys and values in a layer.
+    pictures: tokens of an image; 0 where it reads none.
+    """
 
     kind: str
     width: int
@@ -335,10 +351,15 @@ def reader(tensors: Mapping[str, tuple[int, ...]]) -> Reader | None:
 
 @dataclass(frozen=True)
 class Reading:
-    """Tensors that are alive at one moment of an encoder, for each token. width, mlp: as wide as it, or as its MLPs
-    within, in the computing type; width32, mlp32: in float32; bias: a number for each head and pair of tokens; per_layer:
-    what each layer gives, where all layers are asked for; keys: what each remembers of keys and values; pairs: numbers
-    of 4 bytes for each pair of tokens, as tables of distances hold them."""
+    """Tensors that are alive at one moment of an encoder, for each token.
+
+    width, mlp: as wide as it, and as its MLPs within, in the computing type.
+    width32, mlp32: the same in float32.
+    bias: numbers for each head and pair of tokens.
+    per_layer: what each layer gives, where all layers are asked for.
+    keys: what each layer remembers of keys and values.
+    pairs: numbers of 4 bytes for each pair of tokens, as tables of distances hold them.
+    """
 
     width: float
     mlp: float = 0.0

@@ -49,7 +49,6 @@ class CogVideoX(VideoModel):
     decode_cycle = 1, 2
     image_models = either("CogVideoX-5B-I2V", "CogVideoX1.5-5B-I2V")
     text_models = either("CogVideoX-5B", "CogVideoX1.5-5B")
-    control_models = "CogVideoX-Fun-Control"
 
     @classmethod
     def read_facts(cls, bundle: Bundle) -> CogFacts:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ from ...common.prompts import check_prompts, encode_t5, load_tokenizer
 from ...denoiser import Run, Schedule
 from ...facts import Stacks
 from ...messages import InputError, message
+from ...parts import Part
 from ...request import Capabilities, Conditioning, Extension, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
@@ -37,6 +39,7 @@ from .denoiser import (
     _no_pictures,
     _text_run,
 )
+from .upsampler import load_upsampler
 from .vae import Noise, decode_pieces, encode_pieces
 
 
@@ -170,6 +173,9 @@ class LTX(LTXModel):
         memory = None if request.past is None else request.past.memory
         more = sum(min(clip, PREFIX) for clip in clips) + (0 if memory is None else memory.shape[2])
         return super().positions(request) + more * height * width
+
+    def upsampler(self, folder: Path) -> Part:
+        return load_upsampler(folder, self.facts.channels, self.recipe.dtype)
 
     def timed(self, request: Request) -> bool:
         return bool(request.keyframes) or request.past is not None

@@ -48,7 +48,6 @@ class Wan(WanModel):
     stacks = Stacks(("blocks",), "vace_blocks", "vace_layers", pairs=False)
     image_models = either("Wan2.1-I2V-14B, Wan2.2-I2V-A14B, Wan2.2-TI2V-5B", "Wan2.1-VACE")
     text_models = either("Wan2.1-T2V", "Wan2.2-T2V-A14B")
-    control_models = "Wan2.1-VACE"
 
     @classmethod
     def read_bundle(cls, recipe: Recipe) -> Bundle:
@@ -122,7 +121,7 @@ class Wan(WanModel):
 
     def extension(self) -> Extension:
         if self.facts.vace_layers:
-            return Extension("pictures", message("way_vace"))
+            return Extension("last_frames", message("way_vace"))
         return super().extension()
 
     def controlled(self) -> bool:
