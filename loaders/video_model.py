@@ -128,7 +128,7 @@ class VideoModel(VideoVAE, Counted, ABC):
 
     @abstractmethod
     def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
-        """Noise, encoded pictures and the scheduler of one run, drawn in the reference pipeline's order."""
+        """Noise, encoded images and the scheduler of one run, drawn in the reference pipeline's order."""
 
     @abstractmethod
     def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:

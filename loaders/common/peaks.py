@@ -124,7 +124,7 @@ class Counted(ModelBase):
         return self.facts.prompt_tokens
 
     def read_tokens(self, encoder: Reader, prompt_tokens: int = 0) -> int:
-        """Tokens that an encoder reads at a time: a prompt of so many (0: the longest), or its pictures."""
+        """Tokens that an encoder reads at a time: a prompt of so many (0: the longest), or its images."""
         if encoder.kind == "clip vision":
             return encoder.pictures * max(map(len, self.facts.pictures or ((),)))
         return prompt_tokens or self.facts.prompt_tokens
@@ -389,7 +389,7 @@ READINGS: Mapping[str, tuple[Reading, ...]] = {
 
 
 def encode_bytes(model: Counted, prompt_tokens: int = 0) -> dict[str, int]:
-    """Encoder of text or pictures -> the peak of its activations, for a prompt of so many tokens (0: the longest)."""
+    """Encoder of text or images -> the peak of its activations, for a prompt of so many tokens (0: the longest)."""
     return {name: encoder_bytes(model, name, prompt_tokens) for name in model.parts if "encoder" in name}
 
 

@@ -156,12 +156,12 @@ def retried(
         tell(tiling)
 
 
-def park(state: Any, where: torch.device | str) -> Any:
+def to_device(state: Any, where: torch.device | str) -> Any:
     """A nest of tensors, moved to where it waits or is needed."""
     if isinstance(state, Tensor):
         return state.to(where)
     if isinstance(state, dict):
-        return {key: park(value, where) for key, value in state.items()}
+        return {key: to_device(value, where) for key, value in state.items()}
     if isinstance(state, (list, tuple)):
-        return type(state)(park(value, where) for value in state)
+        return type(state)(to_device(value, where) for value in state)
     return state

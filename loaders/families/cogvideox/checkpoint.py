@@ -90,7 +90,7 @@ def _config(named: Entries, name: str) -> dict[str, Any]:
 
 
 def _variant(name: str, newer: bool, pictured: bool, learned: bool, layers: int) -> str:
-    """Which published variant this is. A picture's model learned its positions, Fun-Control's positions are
+    """Which published variant this is. A model for images learned its positions, Fun-Control's positions are
     computed."""
     if newer:
         return "1.5-5b-i2v" if pictured else "1.5-5b"

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ...vae.streaming import Pieces, regroup
-from ...vae.tiles import park
+from ...vae.tiles import to_device
 
 
 def decode_pieces(vae: Any, latents: Pieces, offload_state: bool = False) -> Pieces:
@@ -27,8 +27,8 @@ def decode_pieces(vae: Any, latents: Pieces, offload_state: bool = False) -> Pie
         if vae.post_quant_conv is not None:
             z = vae.post_quant_conv(z)
         with _no_needless_copies(vae):  # not across a yield: the VAE is shared, and tiles take turns
-            pixels, conv_cache = vae.decoder(z, conv_cache=park(conv_cache, z.device))
-        conv_cache = park(conv_cache, "cpu") if offload_state else conv_cache
+            pixels, conv_cache = vae.decoder(z, conv_cache=to_device(conv_cache, z.device))
+        conv_cache = to_device(conv_cache, "cpu") if offload_state else conv_cache
         yield pixels
         start, end = end, end + size
 

@@ -1,6 +1,6 @@
 """HunyuanVideo 13B (Tencent, https://github.com/Tencent-Hunyuan/HunyuanVideo): T2V, and I2V of both kinds.
 
-Every number equals diffusers 0.42's HunyuanVideoPipeline or HunyuanVideoImageToVideoPipeline. `hunyuan_video_text.py`
+Every number equals diffusers 0.42's HunyuanVideoPipeline or HunyuanVideoImageToVideoPipeline. `prompts.py`
 reads the prompts.
 """
 
@@ -32,7 +32,7 @@ from .denoiser import HunyuanFacts, Network, _ConcatRun, _ReplaceRun, _Run
 from .prompts import CLIP_TOKENS, check_prompts, encode_prompt, template_tokens, text_tokens
 from .vae import decode_pieces, encode_pieces
 
-# how a picture comes in -> every how many of its tokens the text refiner reads (image_embed_interleave of the pipeline)
+# how an image comes in -> the text refiner reads every N-th of its tokens (image_embed_interleave of the pipeline)
 INTERLEAVE = {"latent_concat": 2, "token_replace": 4}
 MASK = 3  # which input of a block is the mask of its attention (HunyuanVideoTransformer3DModel.forward)
 
@@ -86,7 +86,7 @@ class HunyuanVideo(VideoModel):
             raise InputError("keyframes", message("none"), rule, message("connect_keyframe_too"))
         check_prompts(self, image is not None, positive=positive, negative=negative)
         cond, notes = encode_prompt(self, positive, "positive", image, INTERLEAVE.get(facts.image, 1))
-        # the reference reads a black picture with the negative prompt, and every second of its tokens, whatever the
+        # the reference reads a black image with the negative prompt, and every second of its tokens, whatever the
         # kind
         black = None if image is None else torch.zeros_like(image)
         uncond, more = encode_prompt(self, negative, "negative", black, 2)
@@ -120,7 +120,7 @@ class HunyuanVideo(VideoModel):
             with self.use("vae", self.encoding(request.width, request.height)) as vae:
                 image = cover(request.keyframes[0].images, request.width, request.height)
                 first = self.encode_video(vae, image).to(latents)
-            share = torch.tensor([0.999], device=device)  # the picture shines through the noise a little
+            share = torch.tensor([0.999], device=device)  # the image shines through the noise a little
             latents = latents * share + first.repeat(1, 1, latents.shape[2], 1, 1) * (1 - share)
         timesteps, skip = begin(scheduler, request)
         if request.source is not None and request.strength < 1:
@@ -135,13 +135,13 @@ class HunyuanVideo(VideoModel):
         return make(latents, timesteps, scheduler, guidance, skip, text=text, embedded=scale, dtype=dtype, first=first)
 
     def read_tokens(self, encoder: Reader, prompt_tokens: int = 0) -> int:
-        """CLIP's own number; Llama's with the template around the prompt, and the picture's."""
+        """CLIP's own number; Llama's with the template around the prompt, and the image's."""
         if encoder.kind == "clip":
             return CLIP_TOKENS
         return (prompt_tokens or self.facts.prompt_tokens) + template_tokens(self) + max(encoder.pictures - 1, 0)
 
     def text_positions(self, request: Request) -> int:
-        """The prompt's, and those of the picture's tokens that are kept."""
+        """The prompt's, and those of the image's tokens that are kept."""
         encoder = reader(self.parts["text_encoder"].tensors)
         tokens = max(encoder.pictures - 1, 0) if encoder else 0  # without the one that stands for all
         return self.facts.prompt_tokens + tokens // INTERLEAVE.get(self.facts.image, 1)

@@ -241,7 +241,7 @@ def vae(entries: Entries) -> Weights | None:
 
 
 def _renamed_vae(entries: Entries) -> dict[str, Entry]:
-    """ComfyUI's names -> diffusers', which counts the decoder's blocks from the smallest picture on."""
+    """ComfyUI's names -> diffusers', which counts the decoder's blocks from the smallest image on."""
     matches = (re.match(r"decoder\.up\.(\d+)\.", key) for key in entries)
     last = max((int(match[1]) for match in matches if match), default=0)
     named = {}

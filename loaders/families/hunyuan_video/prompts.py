@@ -46,12 +46,12 @@ def encode_prompt(
 
 
 def text_tokens(model: VideoModel, interleave: int) -> int:
-    """How many rows of text the network reads; interleave: as in `encode_prompt`, 0 without a picture."""
+    """How many rows of text the network reads; interleave: as in `encode_prompt`, 0 without an image."""
     if not interleave:
         return model.facts.prompt_tokens
-    eye = reader(model.parts["text_encoder"].tensors)
-    picture = max(eye.pictures - 1, 0) if eye else 0  # without the one that stands for all
-    return -(-picture // interleave) + model.facts.prompt_tokens - ASSISTANT
+    encoder = reader(model.parts["text_encoder"].tensors)
+    image = max(encoder.pictures - 1, 0) if encoder else 0  # without the one that stands for all
+    return -(-image // interleave) + model.facts.prompt_tokens - ASSISTANT
 
 
 def template_tokens(model: VideoModel) -> int:
@@ -73,7 +73,7 @@ def _template(picture: bool) -> str:
 def check_prompts(model: VideoModel, sees: bool, **prompts: str) -> None:
     """Raise InputError for prompts, by the names of their inputs, that are too long; before an encoder is loaded.
 
-    sees: whether Llava reads a picture along with them.
+    sees: whether Llava reads an image along with them.
     """
     tokenizer = load_tokenizer(model.recipe.files["tokenizer"])
     for name, text in prompts.items():
@@ -119,7 +119,7 @@ def _read_picture(
     pixels: Tensor,
     interleave: int,
 ) -> Read:
-    """The picture's hidden states, then the prompt's without the template around it."""
+    """The image's hidden states, then the prompt's without the template around it."""
     from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import _expand_input_ids_with_image_tokens
 
     batch, begin = _tokens(tokenizer, _template(True), length, text, name)
@@ -133,7 +133,7 @@ def _read_picture(
     )
     hidden = encoder(**expanded, pixel_values=pixels, output_hidden_states=True).hidden_states[HIDDEN][0]
     last = int((ids[0] == tokenizer.convert_tokens_to_ids("<|end_header_id|>")).nonzero()[-1]) + 1
-    shift = count - 1  # the picture's one token has become this many more
+    shift = count - 1  # the image's one token has become this many more
     words = torch.cat([hidden[begin + shift : last + shift - ASSISTANT], hidden[last + shift :]])
     word_mask = torch.cat([mask[0, begin : last - ASSISTANT], mask[0, last:]])
     image = hidden[start : start + count][::interleave]

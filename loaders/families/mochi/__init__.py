@@ -50,7 +50,7 @@ class Mochi(VideoModel):
 
     @classmethod
     def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
-        """As all families, with an attention that is exact for each prompt of a batch (`attention.py`)."""
+        """As all families, with the joint attention of `attention.py` in the network."""
         model = super().load(recipe, memory)
         network = model.parts["transformer"]
         exact = replace(network, load=lambda progress: install(network.load(progress)))

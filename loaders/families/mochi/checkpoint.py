@@ -187,7 +187,7 @@ def _renamed_vae(entries: Entries) -> dict[str, Entry]:
 
 
 def _vae_name(key: str, downs: range) -> str:
-    """downs: the encoder's layers that make the picture smaller."""
+    """downs: the encoder's layers that make the image smaller."""
     if match := _IN_RESIDUAL.fullmatch(key):
         block, number = _place(match[1], downs)
         return f"{block}.{_RESIDUAL[match[2]].format(number)}.{match[3]}"

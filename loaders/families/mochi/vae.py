@@ -2,7 +2,7 @@
 time.
 
 Its convolutions are causal and its norms see one frame at a time, so a chain of generators is exact. diffusers' own
-framewise decode pads the frames' edges in another way and gives other pictures.
+framewise decode pads the frames' edges in another way and gives other images.
 """
 
 from __future__ import annotations

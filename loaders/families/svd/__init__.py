@@ -1,4 +1,4 @@
-"""Stable Video Diffusion and SVD-XT (Stability AI, https://github.com/Stability-AI/generative-models): one picture, set
+"""Stable Video Diffusion and SVD-XT (Stability AI, https://github.com/Stability-AI/generative-models): one image, set
 in motion.
 
 Every number equals diffusers 0.42's StableVideoDiffusionPipeline. It reads no text.
@@ -89,7 +89,7 @@ class SVD(VideoModel):
         generator, device = torch.Generator("cpu").manual_seed(request.seed), self.memory.device("unet")
         dtype, motion = getattr(torch, self.recipe.dtype), {**MOTION, **self.options}
         image = cover(request.keyframes[0].images, request.width, request.height)
-        look = _look(self, image).to(device, dtype)
+        look = _encode_image(self, image).to(device, dtype)
         pixels = image.movedim(-1, 1) * 2 - 1
         pixels = pixels + motion["noise_augmentation"] * torch.randn(pixels.shape, generator=generator)
         with self.use("vae", self.encoding(request.width, request.height)) as vae:
@@ -122,15 +122,15 @@ class SVD(VideoModel):
         return encode_pieces(vae, pixels, count)
 
     def to_host(self, latents: Tensor) -> Tensor:
-        """The host holds SVD's frames as a batch of pictures [T, C, h, w]."""
+        """The host holds SVD's frames as a batch of images [T, C, h, w]."""
         return rearrange(super().to_host(latents), "1 c t h w -> t c h w")
 
     def from_host(self, samples: Tensor) -> Tensor:
         return super().from_host(rearrange(samples, "t c h w -> 1 c t h w") if samples.ndim == 4 else samples)
 
 
-def _look(model: VideoModel, image: Tensor) -> Tensor:
-    """CLIP's view of the picture [1, 1, width] (StableVideoDiffusionPipeline._encode_image)."""
+def _encode_image(model: VideoModel, image: Tensor) -> Tensor:
+    """CLIP's view of the image [1, 1, width] (StableVideoDiffusionPipeline._encode_image)."""
     from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
     from transformers import CLIPImageProcessor
 

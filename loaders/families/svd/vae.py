@@ -17,7 +17,7 @@ def decode_pieces(vae: Any, latents: Pieces, offload_state: bool = False) -> Pie
     """AutoencoderKLTemporalDecoder.decode of latent frames [1, C, 1, h, w] as pieces [1, 3, 1, H, W].
 
     offload_state: CHUNK frames at a time, with AROUND more at each side that only give context. That needs less memory
-    and gives slightly other pictures (bench/vae.json says how far).
+    and gives slightly other images (bench/vae.json says how far).
     """
     z = rearrange(torch.cat(list(latents), 2), "1 c t h w -> t c h w")
     chunk = CHUNK if offload_state else len(z)

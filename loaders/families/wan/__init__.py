@@ -115,7 +115,7 @@ class Wan(WanModel):
             )
 
     def capabilities(self) -> Capabilities:
-        """VACE takes any clip; pictures beside the first or last frame of a latent frame's length count as these."""
+        """VACE takes any clip; images beside the first or last frame of a latent frame's length count as these."""
         near = 0 if self.facts.pictures is None else self.facts.temporal_ratio
         return replace(super().capabilities(), clip_step=0 if near else 1, near=near)
 
@@ -128,7 +128,7 @@ class Wan(WanModel):
         return self.facts.vace_layers > 0
 
     def positions(self, request: Request) -> int:
-        """Tokens of the video and of the reference pictures in front of it, each a latent frame."""
+        """Tokens of the video and of the reference images in front of it, each a latent frame."""
         one = self.facts.tokens(request.width, request.height, 1)
         return super().positions(request) + len(_references(request)) * one
 

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from ...vae.streaming import Pieces, regroup
-from ...vae.tiles import park
+from ...vae.tiles import to_device
 
 
 def decode_pieces(vae: Any, latents: Pieces, offload_state: bool = False) -> Pieces:
@@ -22,11 +22,11 @@ def decode_pieces(vae: Any, latents: Pieces, offload_state: bool = False) -> Pie
     past: list[Tensor | None] = [None] * len(vae._feat_map)
     for number, frame in enumerate(latents):
         z = vae.post_quant_conv(frame)
-        past = park(past, z.device)
+        past = to_device(past, z.device)
         pixels = vae.decoder(z, feat_cache=past, feat_idx=[0], first_chunk=number == 0)
         if vae.config.patch_size is not None:
             pixels = unpatchify(pixels, patch_size=vae.config.patch_size)
-        past = park(past, "cpu") if offload_state else past
+        past = to_device(past, "cpu") if offload_state else past
         yield pixels.clamp(-1.0, 1.0)
 
 
