@@ -29,7 +29,7 @@ def make_runs(steps: int) -> dict[str, Callable[[int], torch.Tensor]]:
 
     folder = ROOT / "loaders" / "bundled" / "tiny_ltx"
     files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
-    model = LTX().load(Recipe("ltx", "", files, "float32"), PlainMemory())
+    model = LTX.load(Recipe("ltx", "", files, "float32"), PlainMemory())
     pipe = LTXPipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
 
