@@ -15,15 +15,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-if __package__:
+if TYPE_CHECKING or __package__:
     from . import tiny_text as text
 else:  # as a plain script
     sys.path.insert(0, str(Path(__file__).parent))
-    import tiny_text as text  # type: ignore[no-redef]
+    import tiny_text as text
 
 SPREAD = 0.03  # standard deviation that is added to every weight: none stays at a trivial 0 or 1
 Made = tuple[Any, dict[str, Any]]  # (a diffusers pipeline, what reelwire.json says)
