@@ -30,12 +30,12 @@ MILLISECONDS, LAST = 90, 900  # each picture is shown for so long, the last one 
 
 
 def frames_of(video: bytes) -> list[Image.Image]:
-    with av.open(io.BytesIO(video)) as container:
+    with av.open(io.BytesIO(video), "r") as container:
         frames = [frame.to_image() for frame in container.decode(video=0)]
     return [frame.resize((TILE, TILE), Image.Resampling.LANCZOS) for frame in frames]
 
 
-def made(url: str, prompt: str, seed: int) -> list[Image.Image]:
+def render(url: str, prompt: str, seed: int) -> list[Image.Image]:
     """The frames that a prompt gives."""
     api = json.loads((WORKFLOWS / "api" / "ltx_t2v.json").read_text(encoding="utf-8"))
     api["2"]["inputs"]["positive"], api["3"]["inputs"]["seed"] = prompt.replace("\n", " "), seed
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     font = ImageFont.truetype(options.font, SIZE)
-    clips = [made(options.url, prompt, options.seed) for prompt in PROMPTS]
+    clips = [render(options.url, prompt, options.seed) for prompt in PROMPTS]
     right, bottom = place(len(PROMPTS) - 1)
     empty = Image.new("RGB", (right + TILE + GAP, bottom + TILE + LABEL + GAP), "white")
     draw = ImageDraw.Draw(empty)

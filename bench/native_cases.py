@@ -20,8 +20,10 @@ TEXT = 4096  # width of T5's and Llama's text
 
 @dataclass(frozen=True)
 class Case:
-    """One family. host: its class in comfy.supported_models; config: the network's; latents: [C, t, h, w]; rows: of
-    text that the host's nodes give; real: of them, those that a usual prompt fills; tiny: whose other parts a run takes.
+    """One family.
+
+    host: its class in comfy.supported_models. config: the network's. latents: [C, t, h, w]. rows: of text that the
+    host's nodes give. real: of them, those that a usual prompt fills. tiny: the model whose other parts a run takes.
     """
 
     host: str

@@ -67,7 +67,8 @@ def forward_flops(model: VideoModel, request: Request, once: bool = True) -> Flo
 
 def decode_flops(model: VideoModel, request: Request, tiling: Tiling | None = None) -> Flops:
     """What the VAE computes for a complete request, in tiles (by default the whole frame at once)."""
-    facts, vae = model.facts, blank(model.parts["vae"], dtype_of(model))
+    facts = model.facts
+    vae: Any = blank(model.parts["vae"], dtype_of(model))
     _, channels, frames, height, width = facts.latent_shape(request.width, request.height, request.frames)
     tiles = Counter((tile.height, tile.width) for row in (tiling or Tiling()).rows(height, width) for tile in row)
     total = Flops(0)
@@ -82,7 +83,7 @@ def decode_flops(model: VideoModel, request: Request, tiling: Tiling | None = No
 def _stream_flops(
     stage: Callable[[Iterator[Tensor]], Iterator[Tensor]], frame: Tensor, count: int, start: int, period: int
 ) -> Flops:
-    """What a stage computes for `count` equal frames, of which few run: from `start` on each `period` costs the same."""
+    """What a stage computes for `count` equal frames; few of them run: each `period` from `start` on costs the same."""
 
     def run(frames: int) -> Flops:
         with _counting() as counted:
