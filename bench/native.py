@@ -29,9 +29,12 @@ from statistics import median
 from typing import Any
 
 import torch
-from native_cases import CASES, TEXT, Case
-from native_decodes import DECODES
-from native_svd import open_sides as open_svd
+from pack import import_pack
+
+import_pack()
+from reelwire.bench.sides.cases import CASES, TEXT, Case
+from reelwire.bench.sides.decodes import DECODES
+from reelwire.bench.sides.svd import open_sides as open_svd
 from reelwire.loaders.families import load
 from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.request import Conditioning, Request

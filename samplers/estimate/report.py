@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from ...loaders.messages import between, message
 from .cards import GIB, in_words, number, published, source, utilisation
@@ -290,7 +289,7 @@ def _basis(estimate: Estimate) -> Iterator[str]:
 # ---------------------------------------------------------------- for programs
 
 
-def facts(estimate: Estimate) -> dict[str, Any]:
+def facts(estimate: Estimate) -> dict[str, object]:
     """All of an estimate as plain numbers: bytes, operations, seconds. Spans are [least, most]."""
     model, r, machine, steps = estimate.model, estimate.request, estimate.machine, estimate.steps
     return {
@@ -347,7 +346,7 @@ def _finite(value: float) -> int | None:
     return round(value) if math.isfinite(value) else None
 
 
-def _phase(estimate: Estimate, need: Need) -> Mapping[str, Any]:
+def _phase(estimate: Estimate, need: Need) -> Mapping[str, object]:
     resident = need.resident(estimate.machine)
     return {
         "phase": need.phase,
@@ -360,7 +359,7 @@ def _phase(estimate: Estimate, need: Need) -> Mapping[str, Any]:
     }
 
 
-def _row(time: Time) -> Mapping[str, Any]:
+def _row(time: Time) -> Mapping[str, object]:
     return {
         "where": time.where,
         "memory": time.memory,

@@ -1,7 +1,7 @@
 """Draws README's pictures with a running ComfyUI that has this pack: docs/demo.webp, which moves, six prompts through
 workflows/api/ltx_t2v.json; and docs/first_graph.png, the template for any model in the page after its run.
 
-python bench/demo_picture.py --font NotoSansCJK-Regular.ttc [--url http://127.0.0.1:8188]
+python bench/templates/demo_picture.py --font NotoSansCJK-Regular.ttc [--url http://127.0.0.1:8188]
 """
 
 from __future__ import annotations
@@ -9,10 +9,18 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import sys
+from pathlib import Path
+from typing import Any
 
 import av
-from export_workflow import WORKFLOWS, file_of, open_page, run
 from PIL import Image, ImageDraw, ImageFont
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from pack import import_pack
+
+import_pack()
+from reelwire.bench.export_workflow import WORKFLOWS, file_of, open_page, run
 
 PROMPTS = (
     "a red circle moving right\non a black background",
@@ -24,7 +32,7 @@ PROMPTS = (
 )
 TILE, LABEL, GAP, COLUMNS, SIZE = 192, 44, 16, 3, 14  # in pixels, but for COLUMNS; SIZE: of the letters
 DOCS = WORKFLOWS.parent / "docs"
-CANVAS = dict(x=60, y=40, width=1530, height=850)  # of the page, without its bars
+CANVAS: Any = dict(x=60, y=40, width=1530, height=850)  # of the page, without its bars
 SETTLED = 12_000  # milliseconds until the page's own notices are gone
 MILLISECONDS, LAST = 90, 900  # each picture is shown for so long, the last one for so long
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from native_cases import CASES
+from reelwire.bench.sides.cases import CASES
 from reelwire.loaders.families.svd import checkpoint as svd_files
 from reelwire.tests.loaders.families.test_ltx_files import COMMON, OLD_ENCODER
 from reelwire.tests.loaders.weights.test_files_hunyuan_mochi import mochi_vae

@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pack import import_pack
-
-import_pack()
 from reelwire.loaders.families.cogvideox import checkpoint as cogvideox_files
 from reelwire.loaders.families.hunyuan_video import checkpoint as hunyuan_video_files
 from reelwire.loaders.families.ltx import checkpoint as ltx_files
