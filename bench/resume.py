@@ -38,21 +38,25 @@ def phase(output: Path) -> str:
     return f"{windows} windows kept, " + ("writing" if part else "not writing yet")
 
 
-def killed(comfyui: Path, base: Path, after: float) -> dict[str, Any] | None:
-    """Render and kill after some seconds; None if it was done before."""
+def killed(comfyui: Path, base: Path, after: float = 0, windows: int = 0) -> dict[str, Any] | None:
+    """Render and kill after some seconds, or once so many windows are kept; None if it was done before."""
     from reelwire.tests.support.host import Host, boot
 
     output = base / "output" / "long"
     with boot(comfyui, base, kind=Host) as host:
         status, answer = host.queue(prompt(FRAMES, TOLD, STEPS))
         assert status == 200, answer
+        began = time.monotonic()
         time.sleep(after)
+        while windows > len(list(output.glob("film.unfinished/window_*"))) and not list(output.glob("film_*.mp4")):
+            time.sleep(0.02)
+        took = time.monotonic() - began
         done = list(output.glob("film_*.mp4"))
         os.kill(host.pid, signal.SIGKILL)
         host.process.wait(30)
     if done or list(output.glob("film_*.mp4")):
         return None
-    return {"seconds": round(after, 2), "found": phase(output)}
+    return {"seconds": round(took, 2), "found": phase(output)}
 
 
 def finished(comfyui: Path, base: Path) -> tuple[bytes, float]:
