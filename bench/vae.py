@@ -331,9 +331,7 @@ def bytes_row(name: str, height: int, width: int, offload_state: bool) -> Row:
 
 
 def memory() -> dict[str, list[Row]]:
-    print(
-        f"{'VAE':<19}{'pixels':>10}{'offload_state':>8} |{'peak B/px':>10}{'between pieces':>15}{'assumed':>10}{'margin':>8}"
-    )
+    print(f"{'VAE':<19}{'pixels':>10}{'offload':>8} |{'peak B/px':>10}{'waits':>15}{'assumed':>10}{'margin':>8}")
     rows = list[Row]()
     for name in PUBLISHED:
         for size, offload_state in product(FRAMES, (False, True)):
