@@ -338,7 +338,8 @@ def memory() -> dict[str, list[Row]]:
             rows.append(bytes_row(name, *size, offload_state))
             row = rows[-1]
             print(
-                f"{name:<19}{_size(row):>10}{offload_state!s:>8} |{row['peak']:>10}{row['waits']:>15}{row['assumed']:>10}"
+                f"{name:<19}{_size(row):>10}{offload_state!s:>8} |{row['peak']:>10}{row['waits']:>15}"
+                f"{row['assumed']:>10}"
                 f"{row['assumed'] / row['peak'] - 1:>8.0%}",
                 flush=True,
             )
