@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import resource
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -171,11 +170,10 @@ def test_a_cache_and_all_notes_are_told(host: Host) -> None:
 
 def test_killed_and_run_again(host: Host, comfyui: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle, a fresh host: the same bytes as a render that nobody disturbed, and nothing else."""
-    begin = time.monotonic()
     (video,) = host.videos(host.post(long_film(FRAMES, TIMELINE, STEPS_OF_FILM)))
-    took, expected = time.monotonic() - begin, video.read_bytes()
+    expected = video.read_bytes()
     video.unlink()
-    row = killed(comfyui, tmp_path, 0.6 * took)
+    row = killed(comfyui, tmp_path, windows=2)
     assert row is not None
     output = tmp_path / "output" / "long"
     assert list(output.glob("film_*")) == []

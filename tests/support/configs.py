@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 import torch
-from reelwire.loaders.weights.bundle import shipped_config, shipped_variants
+from reelwire.loaders.spec import shipped_config, shipped_variants
 
 VARIANTS = [f"{folder.parents[1].name}/{folder.name}" for folder in shipped_variants()]
 

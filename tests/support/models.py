@@ -85,7 +85,7 @@ PEAK_MODELS = (
 def open_ltx(folder: Path) -> VideoModel:
     """LTX-Video from a folder whose encoder and tokenizer lie in it."""
     files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
-    return LTX().load(Recipe("ltx", "", files, "float32"), PlainMemory())
+    return LTX.load(Recipe("ltx", "", files, "float32"), PlainMemory())
 
 
 def open_plain(folder: Path, name: str, dtype: str = "float32") -> VideoModel:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from reelwire.loaders.facts import Facts
 from reelwire.loaders.families import FAMILIES
-from reelwire.loaders.weights.bundle import FOLDER
+from reelwire.loaders.spec import FOLDER
 from reelwire.tests.support.configs import (
     NATIVE,
     PUBLISHED,

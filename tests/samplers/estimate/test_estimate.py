@@ -140,9 +140,9 @@ def test_a_decode_is_counted_exactly(tiny_models: Path, name: str, count: int) -
     request = replace(model.complete(Request()), frames=frames)
     shape = facts.latent_shape(request.width, request.height, frames)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        for _ in stream_frames(model, torch.zeros(shape), tiling=Tiling(thrifty=True)):
+        for _ in stream_frames(model, torch.zeros(shape), tiling=Tiling(offload_state=True)):
             pass
-    assert decode_flops(model, request, Tiling(thrifty=True)).total == counter.get_total_flops()
+    assert decode_flops(model, request, Tiling(offload_state=True)).total == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("variant", ["hunyuan_video/t2v-13b", "wan/2.1-vace-14b", "svd/svd-xt"])
@@ -286,19 +286,19 @@ def test_what_stays_and_what_waits(beside: float, limit: float, kept: float, ver
     """beside: GiB of room that the working memory, as it is asked for, and what ComfyUI keeps free leave."""
     room = with_kernels(ROOMY.working) + cards.RESERVED + beside * GIB
     machine = Machine("a card", room, 64 * GIB, limit=limit * GIB)
-    assert ROOMY.kept(machine) == pytest.approx(kept * GIB, abs=1)
+    assert ROOMY.resident(machine) == pytest.approx(kept * GIB, abs=1)
     assert ROOMY.verdict(machine) == verdict
 
 
 def test_little_work_keeps_as_much_free_as_comfyui_does() -> None:
     need, free = replace(ROOMY, working=0), (0.8 * GIB + 400 * 2**20)  # minimum_inference_memory
     machine = Machine("a card", 10 * GIB + free, 64 * GIB)
-    assert need.kept(machine) == pytest.approx(10 * GIB, abs=2)
-    assert need.kept(replace(machine, room=machine.room - GIB)) == pytest.approx(9 * GIB, abs=2)
+    assert need.resident(machine) == pytest.approx(10 * GIB, abs=2)
+    assert need.resident(replace(machine, room=machine.room - GIB)) == pytest.approx(9 * GIB, abs=2)
 
 
 def test_on_a_processor_nothing_waits_elsewhere() -> None:
-    assert ROOMY.kept(replace(ANY, room=13 * GIB)) == ROOMY.weights
+    assert ROOMY.resident(replace(ANY, room=13 * GIB)) == ROOMY.weights
     assert ROOMY.verdict(replace(ANY, room=13 * GIB)) == FAILS, "weights and working memory are in the same RAM"
     assert ROOMY.verdict(ANY) == FITS
     assert replace(ROOMY, earlier=51 * GIB).verdict(ANY) == FAILS, "what was used before is there too"
@@ -313,7 +313,7 @@ def test_small_weights_and_options_count(headers: Callable[[str], VideoModel], t
     assert 0.5 < part(small).weights / part(plain).weights < 0.6
     assert part(cached).working == part(plain).working + cached.cache > part(plain).working
     assert cached.operations[1] < 0.6 * plain.operations[0]
-    assert part(small).kept(card_of(24)) > part(plain).kept(card_of(24)) / 2
+    assert part(small).resident(card_of(24)) > part(plain).resident(card_of(24)) / 2
 
 
 def test_keyframes_count(headers: Callable[[str], VideoModel]) -> None:
