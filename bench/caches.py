@@ -29,6 +29,7 @@ import_pack()
 from reelwire.loaders.families import load
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
+from reelwire.loaders.spec import spec_of
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.caches.calibration import calibrate
@@ -38,7 +39,7 @@ from reelwire.samplers.caches.policies.first_block import FirstBlock
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.magcache import MagCache
 from reelwire.samplers.caches.policies.plan import Plan
-from reelwire.samplers.caches.policies.teacache import PUBLISHED, TeaCache, calibrated
+from reelwire.samplers.caches.policies.teacache import TeaCache, calibrated, published_fits
 from reelwire.samplers.caches.policy import Policy
 from reelwire.samplers.caches.store import Calibration
 from reelwire.samplers.decode import stream_frames
@@ -70,7 +71,7 @@ def methods(calibration: Calibration, published: tuple[str, str]) -> dict[str, M
         lambda value: TeaCache(threshold=value, polynomial=polynomial, order=order, warmup=order + 1)
     )
     outside = lambda kind, **more: lambda value: External(kind=kind, **{"threshold": value, "warmup": 3, **more})
-    ours, theirs = PUBLISHED[published][0], (0.05, 0.1, 0.15, 0.25, 0.4, 0.7)
+    ours, theirs = published_fits(spec_of(published[0]))[published[1]][0], (0.05, 0.1, 0.15, 0.25, 0.4, 0.7)
     return {
         "plan, calibrated": Method(OURS, by("speed", SPEEDS, lambda v: Plan(speed=v, grams=grams))),
         "plan, calibrated once": Method(OURS, by("speed", SPEEDS, lambda v: Plan(speed=v, grams=once))),

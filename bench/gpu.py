@@ -32,8 +32,9 @@ import_pack()
 from reelwire.loaders.families import load
 from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.request import Conditioning, Request
+from reelwire.loaders.spec import shipped_config
 from reelwire.loaders.video_model import VideoModel
-from reelwire.loaders.weights.bundle import files_of, shipped_config
+from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.caches.policies.easycache import EasyCache
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.plan import Plan

@@ -24,7 +24,7 @@ from pack import import_pack
 
 import_pack()
 from reelwire.loaders.families.wan import checkpoint as wan_files
-from reelwire.loaders.weights.bundle import FOLDER, shipped_config
+from reelwire.loaders.spec import FOLDER, shipped_config
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.training.tiny_files import WAN
 

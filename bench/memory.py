@@ -47,7 +47,7 @@ def asked_before(model: VideoModel, request: Request) -> int:
         math.prod(model.facts.latent_shape(request.width, request.height, request.frames)[2:])
         * 2
         * 12
-        * model.facts.width
+        * model.facts.hidden_size
         * 2
     )
 

@@ -35,8 +35,8 @@ from pack import ROOT, import_pack
 if "reelwire" not in sys.modules:
     import_pack()
 from reelwire.loaders.families import family
+from reelwire.loaders.spec import shipped_config
 from reelwire.loaders.vae.tiles import Pieces, Tile, Tiling, tiled
-from reelwire.loaders.weights.bundle import shipped_config
 from reelwire.tests.support.fake_peak import Fused, Live
 from reelwire.training.tiny_models import new, seeded
 
@@ -211,7 +211,7 @@ def decode_row(name: str, latents: int, height: int, width: int, across: int) ->
     z = smooth(case, vae, latents, height, width)
     expected = plain(case, vae, z)
     decoded = torch.cat(list(streamed(case, vae, z)), 2)
-    parts = torch.cat(list(streamed(case, vae, z, Tiling(across, thrifty=case.family != "svd"))), 2)
+    parts = torch.cat(list(streamed(case, vae, z, Tiling(across, offload_state=case.family != "svd"))), 2)
     theirs = diffusers_tiled(case, vae, z, across * case.ratio)
     row: Row = {
         "vae": name,
@@ -303,13 +303,13 @@ def decoder_alone(name: str) -> Any:
     return vae.to("meta").eval().requires_grad_(False)
 
 
-def bytes_row(name: str, height: int, width: int, thrifty: bool) -> Row:
+def bytes_row(name: str, height: int, width: int, offload_state: bool) -> Row:
     """peak: per pixel of a frame; waits: what is held there between two pieces; piece: frames at a time, at most."""
     case, vae, most, waits = PUBLISHED[name], decoder_alone(name), 0, list[int]()
     latents, size = 25 if case.family == "svd" else 9, (height // case.ratio, width // case.ratio)
     with Live() as live, Fused(), torch.no_grad():
         z = torch.zeros(1, vae.config.get("latent_channels") or vae.config.z_dim, latents, *size, device="meta")
-        before, tile = live.now, Tile(0, 0, *size, size, thrifty)
+        before, tile = live.now, Tile(0, 0, *size, size, offload_state)
         for piece in family(case.family).decode_pieces(vae, iter(z.split(1, 2)), tile, SEED):
             most = max(most, piece.shape[2])
             del piece
@@ -317,12 +317,12 @@ def bytes_row(name: str, height: int, width: int, thrifty: bool) -> Row:
     rounded = lambda n: round(n / height / width)
     coder = family(case.family)
     known = coder.coders[coder.coder(vae.config)]
-    assumed = round(known.decoding(1, thrifty, latents, float32=True))
+    assumed = round(known.decoding(1, offload_state, latents, float32=True))
     return {
         "vae": name,
         "pixels": [height, width],
         "latents": latents,
-        "thrifty": thrifty,
+        "offload_state": offload_state,
         "piece": most,
         "peak": rounded(live.peak - before),
         "waits": rounded(waits[len(waits) // 2]),
@@ -332,15 +332,15 @@ def bytes_row(name: str, height: int, width: int, thrifty: bool) -> Row:
 
 def memory() -> dict[str, list[Row]]:
     print(
-        f"{'VAE':<19}{'pixels':>10}{'thrifty':>8} |{'peak B/px':>10}{'between pieces':>15}{'assumed':>10}{'margin':>8}"
+        f"{'VAE':<19}{'pixels':>10}{'offload_state':>8} |{'peak B/px':>10}{'between pieces':>15}{'assumed':>10}{'margin':>8}"
     )
     rows = list[Row]()
     for name in PUBLISHED:
-        for size, thrifty in product(FRAMES, (False, True)):
-            rows.append(bytes_row(name, *size, thrifty))
+        for size, offload_state in product(FRAMES, (False, True)):
+            rows.append(bytes_row(name, *size, offload_state))
             row = rows[-1]
             print(
-                f"{name:<19}{_size(row):>10}{thrifty!s:>8} |{row['peak']:>10}{row['waits']:>15}{row['assumed']:>10}"
+                f"{name:<19}{_size(row):>10}{offload_state!s:>8} |{row['peak']:>10}{row['waits']:>15}{row['assumed']:>10}"
                 f"{row['assumed'] / row['peak'] - 1:>8.0%}",
                 flush=True,
             )

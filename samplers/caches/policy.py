@@ -151,9 +151,9 @@ class Policy(ABC):
         item = torch.empty(0, dtype=getattr(torch, model.recipe.dtype)).element_size()
         if model.stacks is None:  # what the second outermost block of a UNet gives
             _, _, time, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
-            return (self.order + 1) * time * h * w * 2 * model.facts.width * item * branches
+            return (self.order + 1) * time * h * w * 2 * model.facts.hidden_size * item * branches
         tokens = model.facts.tokens(request.width, request.height, request.frames)
-        return self.memory_of * tokens * model.facts.width * item * branches
+        return self.memory_of * tokens * model.facts.hidden_size * item * branches
 
     def allowed(self, state: State, at: At) -> bool:
         inside = int(self.start * at.steps) <= at.step < int(self.end * at.steps)
@@ -167,7 +167,7 @@ def of_modules(model: VideoModel, request: Request) -> float:
     the text's tokens too."""
     tokens = model.facts.tokens(request.width, request.height, request.frames)
     text = model.facts.prompt_tokens if model.stacks and model.stacks.pairs else 0
-    return model.facts.modules * (tokens + text) / tokens
+    return model.facts.cached_module_outputs * (tokens + text) / tokens
 
 
 def check_span(start: float, end: float) -> None:

@@ -77,7 +77,7 @@ def decode_flops(model: VideoModel, request: Request, tiling: Tiling | None = No
     total = Flops(0)
     for (height, width), count in tiles.items():
         frame = torch.empty(1, channels, 1, height, width, device="meta", dtype=vae.dtype)
-        tile = Tile(0, 0, height, width, (height, width), bool(tiling and tiling.thrifty))
+        tile = Tile(0, 0, height, width, (height, width), bool(tiling and tiling.offload_state))
         stage = partial(model.decode_pieces, vae, tile=tile, seed=0)
         total += _stream_flops(stage, frame, frames, *model.decode_cycle) * count
     return total

@@ -168,7 +168,7 @@ def _memory(estimate: Estimate) -> Iterator[str]:
     )
     yield ""
     ratio, tiling = estimate.model.facts.spatial_ratio, estimate.tiling
-    whole = tiling.size == 0 and not tiling.thrifty
+    whole = tiling.size == 0 and not tiling.offload_state
     yield f"- Decoding takes {'the whole frame at once' if whole else tiling.words(ratio)}."
     if estimate.cache:
         yield f"- {estimate.model.cache.title} keeps {size(estimate.cache)}, which the working memory contains."

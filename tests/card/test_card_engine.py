@@ -59,7 +59,7 @@ def test_it_makes_what_the_cpu_makes(tiny_models: Path, card: Card, name: str, d
 @each_family
 def test_tiles_and_small_parts_too(tiny_models: Path, name: str) -> None:
     """Where what waits in between goes to RAM and comes back."""
-    for tiling in (Tiling(thrifty=True), Tiling(4, True)):
+    for tiling in (Tiling(offload_state=True), Tiling(4, True)):
         expected = make(open_on("cpu", tiny_models, name, "bfloat16"), tiling)
         result = make(open_on("npu", tiny_models, name, "bfloat16"), tiling)
         assert torch.equal(result[1], expected[1])

@@ -57,7 +57,7 @@ def host_module(comfyui: Path) -> Iterator[Any]:
 
 def load(memory: Memory) -> VideoModel:
     files = {"checkpoint": BUNDLED, "text_encoder": BUNDLED / "text_encoder", "tokenizer": BUNDLED / "tokenizer"}
-    return LTX().load(Recipe("ltx", "", files, "float32"), memory)
+    return LTX.load(Recipe("ltx", "", files, "float32"), memory)
 
 
 def make(model: VideoModel) -> tuple[torch.Tensor, torch.Tensor]:

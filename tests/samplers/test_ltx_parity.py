@@ -23,7 +23,7 @@ SIZES = {"bundled": (64, 96, 17), "0.9.0": (64, 96, 17), "0.9.5": (64, 96, 17)} 
 
 def load(folder: Path, **changes: Any) -> VideoModel:
     files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
-    return LTX().load(Recipe("ltx", "", files, "float32"), PlainMemory())
+    return LTX.load(Recipe("ltx", "", files, "float32"), PlainMemory())
 
 
 @pytest.fixture(scope="module", params=SIZES)

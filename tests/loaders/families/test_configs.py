@@ -11,7 +11,7 @@ import pytest
 import torch
 from reelwire.loaders.facts import Facts
 from reelwire.loaders.families import FAMILIES
-from reelwire.loaders.weights.bundle import FOLDER, shipped_config, shipped_variants
+from reelwire.loaders.spec import FOLDER, shipped_config, shipped_variants
 from reelwire.tests.support.native import host_classes
 
 VARIANTS = [f"{folder.parents[1].name}/{folder.name}" for folder in shipped_variants()]

@@ -92,7 +92,7 @@ def model_of(name: str, room: int = sys.maxsize) -> VideoModel:
     case, vae = CASES[name], vae_of(name)
     channels = vae.config.get("latent_channels") or vae.config.z_dim
     facts = Facts(
-        spatial_ratio=case.ratio, temporal_ratio=case.step, channels=channels, size_multiple=case.ratio, fps=8, width=0,
+        spatial_ratio=case.ratio, temporal_ratio=case.step, channels=channels, size_multiple=case.ratio, fps=8, hidden_size=0,
         text_width=0, prompt_tokens=0, presets={}, mean=(0.0,) * channels, std=(1.0,) * channels,
     )  # fmt: skip
     parts = {"vae": Part("vae", lambda progress: vae)}
@@ -161,8 +161,8 @@ def test_tiles_of_what_stays_the_same_are_seamless(height: int, width: int, size
 def test_every_next_tiling_is_smaller(height: int, width: int) -> None:
     tiling, seen = Tiling(), list[Tiling]()
     while (less := tiling.smaller(height, width)) is not None:
-        assert less.thrifty
-        assert less.size == (0 if not tiling.thrifty else (tiling.size or max(height, width)) // 2)
+        assert less.offload_state
+        assert less.size == (0 if not tiling.offload_state else (tiling.size or max(height, width)) // 2)
         assert less.size == 0 or less.size >= FEWEST
         tiling = less
         seen.append(less)
@@ -228,39 +228,56 @@ def test_noise_follows_the_seed_alone() -> None:
     assert not torch.equal(next(stream_frames(model, latents, 1, tiles))[0], decoded("ltx 0.9.1", tiles)[0])
 
 
+@every
+@pytest.mark.parametrize("pieces", [1, 99])
+def test_a_decode_leaves_the_shared_vae_as_it_was(name: str, pieces: int) -> None:
+    """Whether it was finished or broken off: another run, or a comparison with diffusers, gets the same VAE."""
+    case, vae = CASES[name], CASES[name].make()
+    modules = list(vae.modules())
+    plain = [{k: v for k, v in vars(m).items() if isinstance(v, (str, int, float, tuple))} for m in modules]
+    changed = lambda: [k for m, before in zip(modules, plain, strict=True) for k in before if vars(m)[k] != before[k]]
+    z = torch.zeros(1, model_of(name).facts.channels, case.latents, HEIGHT, WIDTH)
+    tile = Tile(0, 0, HEIGHT, WIDTH, (HEIGHT, WIDTH))
+    stream = family(case.family).decode_pieces(vae, iter(z.split(1, 2)), tile, 0)
+    for _ in zip(range(pieces), stream, strict=False):
+        assert not changed()
+    del stream
+    assert not changed()
+
+
 # ---------------------------------------------------------------- what waits in RAM
 
 
 @pytest.mark.parametrize("name", PARKED)
-def test_thrifty_is_equal(name: str) -> None:
+def test_an_offloaded_state_is_equal(name: str) -> None:
     assert torch.equal(decoded(name, Tiling(0, True)), decoded(name, most=0))
 
 
 @pytest.mark.parametrize("name", PARKED)
-def test_thrifty_leaves_nothing_on_the_card(name: str) -> None:
+def test_an_offloaded_state_leaves_nothing_on_the_card(name: str) -> None:
     """On the meta device in the card's place: between two pieces the past is not there (at most the piece itself), and it
     comes back from RAM."""
     case, vae, shown = CASES[name], CASES[name].make().to("meta"), 0
     held = {}
-    for thrifty in (False, True):
+    for offload_state in (False, True):
         with bench.Live() as live, bench.Fused():
             z = torch.zeros(1, model_of(name).facts.channels, case.latents, HEIGHT, WIDTH, device="meta")
-            before, tile, waits = live.now, Tile(0, 0, HEIGHT, WIDTH, (HEIGHT, WIDTH), thrifty), list[int]()
+            before, tile, waits = live.now, Tile(0, 0, HEIGHT, WIDTH, (HEIGHT, WIDTH), offload_state), list[int]()
             for piece in family(case.family).decode_pieces(vae, iter(z.split(1, 2)), tile, 0):
                 assert piece.is_meta
                 shown = max(shown, piece.nbytes)
                 del piece
                 waits.append(live.now - before)
-        held[thrifty] = waits[len(waits) // 2]
+        held[offload_state] = waits[len(waits) // 2]
     assert held[True] <= shown + z.nbytes
     assert held[False] > 3 * held[True]
 
 
 @pytest.mark.parametrize("name", bench.PUBLISHED)
-@pytest.mark.parametrize("thrifty", [False, True])
-def test_the_room_that_is_asked_for(name: str, thrifty: bool) -> None:
+@pytest.mark.parametrize("offload_state", [False, True])
+def test_the_room_that_is_asked_for(name: str, offload_state: bool) -> None:
     """It is what the published decoder holds at most, and not much more."""
-    row = bench.bytes_row(name, *bench.FRAMES[0], thrifty)
+    row = bench.bytes_row(name, *bench.FRAMES[0], offload_state)
     assert row["peak"] <= row["assumed"] <= 1.15 * row["peak"]
 
 

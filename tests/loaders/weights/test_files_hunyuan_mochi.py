@@ -15,8 +15,9 @@ from diffusers.loaders import single_file_utils
 from reelwire.loaders.families.hunyuan_video import checkpoint as hunyuan_video_files
 from reelwire.loaders.families.mochi import checkpoint as mochi_files
 from reelwire.loaders.messages import CheckpointError
-from reelwire.loaders.weights.bundle import Weights, shipped_config
+from reelwire.loaders.spec import shipped_config
 from reelwire.loaders.weights.entry import Entry
+from reelwire.loaders.weights.format import Weights
 from reelwire.loaders.weights.modules import check_fit
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.loaders.weights.stored import Stored
@@ -368,7 +369,7 @@ def test_strangers_are_not_taken(key: str) -> None:
 
 def test_other_channels_are_refused() -> None:
     entries = entries_of(hunyuan())
-    entries["img_in.proj.weight"] = entries["img_in.proj.weight"].reshaped(256, 32, 1, 2, 2)
+    entries["img_in.proj.weight"] = entries["img_in.proj.weight"].reshape(256, 32, 1, 2, 2)
     with pytest.raises(
         CheckpointError, match=r"some.safetensors reads 32 channels. HunyuanVideo reads 16 of them, or 33"
     ):
@@ -377,7 +378,7 @@ def test_other_channels_are_refused() -> None:
 
 def test_other_heads_need_to_be_stated() -> None:
     entries = entries_of(hunyuan())
-    narrow = {key: e.reshaped(64) if "query_norm" in key or "key_norm" in key else e for key, e in entries.items()}
+    narrow = {key: e.reshape(64) if "query_norm" in key or "key_norm" in key else e for key, e in entries.items()}
     with pytest.raises(CheckpointError, match="heads of 64 channels"):
         hunyuan_video_files.transformer(narrow, {"config": "[]"})
     stated = {"config": json.dumps({"transformer": {"rope_axes_dim": [8, 28, 28], "num_layers": 9}})}

@@ -195,7 +195,7 @@ def test_comfy_kitchen_takes_the_bytes_as_they_are_held(tmp_path: Path, kind: st
     layer, theirs = one_layer(tmp_path, weight, kind), host_layer(weight, kind)
     entry, whole = read_file(tmp_path / "one.safetensors")[0]["0.weight"], theirs.weight.dequantize()
     swapped = torch.cat([whole[144:], whole[:144]])
-    for part, expected in ((entry, whole), (entry.split(160, 128)[1], whole[160:]), (entry.swapped(), swapped)):
+    for part, expected in ((entry, whole), (entry.split(160, 128)[1], whole[160:]), (entry.swap_halves(), swapped)):
         ((_, tensors),) = _read({"0.weight": part})
         assert torch.equal(widen(tensors, part.coding, torch.float32), expected)
         assert torch.equal(kitchen_weight(tensors, part.coding, torch.float32).dequantize(), expected)

@@ -12,8 +12,9 @@ import torch
 from reelwire.loaders.families.cogvideox import checkpoint as cogvideox_files
 from reelwire.loaders.families.svd import checkpoint as svd_files
 from reelwire.loaders.messages import CheckpointError
-from reelwire.loaders.weights.bundle import Weights, shipped_config
+from reelwire.loaders.spec import shipped_config
 from reelwire.loaders.weights.entry import Entry
+from reelwire.loaders.weights.format import Weights
 from reelwire.loaders.weights.modules import check_fit
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.tests.loaders.families.test_configs import VARIANTS, build, network, read
@@ -222,7 +223,7 @@ def of(module: Any, file: Path) -> dict[str, Entry]:
 def fits(weights: Weights | None) -> None:
     assert weights is not None
     with torch.device("meta"):
-        check_fit(weights._make(), weights.entries)
+        check_fit(weights.module(), weights.entries)
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v.startswith(("svd", "cogvideox"))])
@@ -276,4 +277,4 @@ def test_some_layers_are_renamed_as_in_the_whole_unet(tmp_path: Path) -> None:
     }
     assert len(some) > 100
     shapes = {name: entry.shape for name, entry in whole.entries.items()}
-    assert svd_files.renamed_for(shapes)(some) == {n: e for n, e in whole.entries.items() if e.key in some}
+    assert svd_files.renamed(some, shapes) == {n: e for n, e in whole.entries.items() if e.key in some}

@@ -9,7 +9,7 @@ import pytest
 import torch
 from reelwire.loaders.families.wan import checkpoint as wan_files
 from reelwire.loaders.messages import CheckpointError
-from reelwire.loaders.weights.bundle import Weights
+from reelwire.loaders.weights.format import Weights
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.loaders.weights.stored import Stored
 from reelwire.tests.support.files import KINDS, SMALL, as_written, gguf, plain, read_network, scaled_fp8
@@ -157,4 +157,5 @@ def test_vaes(tmp_path: Path, release: str) -> None:
 ])  # fmt: skip
 def test_variants(name: str, changes: dict[str, Any], variant: str) -> None:
     told = {"in_channels": 16, "out_channels": 16, "num_layers": 40, "image_dim": None, "pos_embed_seq_len": None}
-    assert wan_files.variant({**told, **changes}, name) == variant
+    assert wan_files.FORMAT.variant is not None
+    assert wan_files.FORMAT.variant({"transformer": {**told, **changes}}, name) == variant

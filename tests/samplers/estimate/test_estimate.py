@@ -162,9 +162,9 @@ def test_a_decode_is_counted_exactly(tiny_models: Path, name: str, count: int) -
     request = replace(model.complete(Request()), frames=frames)
     shape = facts.latent_shape(request.width, request.height, frames)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        for _ in stream_frames(model, torch.zeros(shape), tiling=Tiling(thrifty=True)):
+        for _ in stream_frames(model, torch.zeros(shape), tiling=Tiling(offload_state=True)):
             pass
-    assert decode_flops(model, request, Tiling(thrifty=True)).total == counter.get_total_flops()
+    assert decode_flops(model, request, Tiling(offload_state=True)).total == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("variant", ["hunyuan_video/t2v-13b", "wan/2.1-vace-14b", "svd/svd-xt"])

@@ -174,7 +174,7 @@ def test_this_machine_is_measured(tiny_models: Path) -> None:
 def test_measuring_takes_few_bytes(headers: Callable[[str], VideoModel], device: str) -> None:
     """Of the widest network at its full length too, and where attention holds its scores."""
     model = headers("wan/2.1-t2v-14b")
-    assert model.facts.width == 5120
+    assert model.facts.hidden_size == 5120
     assert 2**28 < needed_bytes(model, model.complete(Request()), torch.device(device)) <= MOST_BYTES
 
 
