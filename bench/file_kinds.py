@@ -20,23 +20,23 @@ from pack import import_pack
 
 import_pack()
 from reelwire.loaders.parts import PlainMemory
-from reelwire.tests.loaders.weights import test_files_hunyuan_mochi, test_files_kinds, test_files_wan
-from reelwire.tests.loaders.weights.test_files_quantised import beside_the_host
-from reelwire.tests.nodes.test_host_memory import SMALL, stored
+from reelwire.tests.support import native_hunyuan_mochi, native_networks, native_wan
 from reelwire.tests.support.files import KINDS, QUANTISED, quantised
+from reelwire.tests.support.native_quantised import beside_the_host
+from reelwire.tests.support.small_weights import SMALL, stored
 from reelwire.training.tiny_models import make
 
 NETWORKS = {
-    "Wan T2V": (test_files_wan, "t2v"),
-    "Wan I2V": (test_files_wan, "i2v"),
-    "Wan VACE": (test_files_wan, "vace"),
-    "HunyuanVideo T2V": (test_files_hunyuan_mochi, "t2v"),
-    "HunyuanVideo I2V, concat": (test_files_hunyuan_mochi, "concat"),
-    "HunyuanVideo I2V, replace": (test_files_hunyuan_mochi, "replace"),
-    "Mochi 1": (test_files_hunyuan_mochi, "mochi"),
-    "CogVideoX 1.5": (test_files_kinds, "cogvideox"),
-    "LTX-Video": (test_files_kinds, "ltx"),
-    "SVD": (test_files_kinds, "svd"),
+    "Wan T2V": (native_wan, "t2v"),
+    "Wan I2V": (native_wan, "i2v"),
+    "Wan VACE": (native_wan, "vace"),
+    "HunyuanVideo T2V": (native_hunyuan_mochi, "t2v"),
+    "HunyuanVideo I2V, concat": (native_hunyuan_mochi, "concat"),
+    "HunyuanVideo I2V, replace": (native_hunyuan_mochi, "replace"),
+    "Mochi 1": (native_hunyuan_mochi, "mochi"),
+    "CogVideoX 1.5": (native_networks, "cogvideox"),
+    "LTX-Video": (native_networks, "ltx"),
+    "SVD": (native_networks, "svd"),
 }
 
 

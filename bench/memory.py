@@ -159,7 +159,7 @@ def _blocks(tensor: torch.Tensor) -> int:
 
 def on_card(folder: Path, name: str, card: Any) -> Watched:
     """The memory of a tiny model of `folder` after a run on the card, in bfloat16."""
-    from reelwire.tests.samplers.test_families import MODELS, run
+    from reelwire.tests.support.models import MODELS, run
 
     memory = Watched("npu", card)
     model = load(Recipe(MODELS[name], "", files_of(folder / name), "bfloat16"), memory)
@@ -176,7 +176,7 @@ def card_rows(folder: Path, size: int = 8 << 30) -> list[Row]:
     from reelwire.tests.support.card import attach
 
     card, rows = attach(size), list[Row]()
-    from reelwire.tests.samplers.test_families import MODELS
+    from reelwire.tests.support.models import MODELS
 
     for name in MODELS:
         memory = on_card(folder, name, card)

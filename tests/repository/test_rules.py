@@ -40,6 +40,16 @@ def test_imports_go_one_way(folder: str) -> None:
                 assert folder == "nodes" or target not in HOST, f"{file}:{line} imports the host"
 
 
+def test_no_test_imports_another() -> None:
+    """What tests share lies in tests/support, so that one can be read, moved and run alone."""
+    modules = {file.stem for file in (ROOT / "tests").rglob("test_*.py")}
+    for file in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                named = {*(node.module or "").split("."), *(alias.name for alias in node.names)}
+                assert not named & modules, f"{file}:{node.lineno} imports a test"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families_do_not_import_each_other(family: str) -> None:
     others = [f for f in FAMILIES if f != family]

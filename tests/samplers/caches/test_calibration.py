@@ -30,7 +30,7 @@ from reelwire.samplers.caches.policy import distance, followed, forecast
 from reelwire.samplers.caches.report import report
 from reelwire.samplers.caches.runner import planned
 from reelwire.samplers.denoise import sample
-from reelwire.tests.samplers.test_families import needed
+from reelwire.tests.support.models import needed
 from reelwire.training.tiny_models import MODELS, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")
