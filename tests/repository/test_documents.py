@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import math
 import re
-import shutil
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +23,7 @@ from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers import solvers
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.plan import plan
+from reelwire.tests.support.documents import code_blocks
 from reelwire.tools.source import House
 from torch import Tensor
 
@@ -34,11 +32,6 @@ BUNDLED = ROOT / "loaders" / "bundled" / "tiny_ltx"
 PAGES = [ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 NAMED = re.compile(r"\[`([\w.]+)`\]\(([^)\s]+\.py)\)")
 PATHS = re.compile(r"`((?:[\w-]+/)+[\w.-]+\.(?:py|json|md|yml))`")
-
-
-def blocks(name: str) -> list[str]:
-    """The Python code of a page, block by block."""
-    return re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(encoding="utf-8"), re.S)
 
 
 def names_in(file: Path) -> set[str]:
@@ -92,7 +85,7 @@ def sampled(model: VideoModel, sampler: str, steps: int) -> Tensor:
 
 
 def test_the_cache_computes_every_other_step(model: VideoModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    (code,) = blocks("add-a-cache.md")
+    (code,) = code_blocks("add-a-cache.md")
     assert len(code.splitlines()) <= 25
     module = ModuleType("reelwire.samplers.caches.policies.every_other")
     module.__package__ = "reelwire.samplers.caches.policies"
@@ -136,7 +129,7 @@ class Gaussian:
 
 @pytest.fixture(scope="module")
 def midpoint() -> solvers.Solver:
-    code, row = blocks("add-a-solver.md")
+    code, row = code_blocks("add-a-solver.md")
     assert len(code.splitlines()) <= 20
     namespace = dict(vars(solvers))
     exec(compile(code, "solvers.py", "exec"), namespace)
@@ -168,41 +161,3 @@ def test_the_solver_samples_the_bundled_model(
     fine = sampled(model, "euler", 40)
     ours, theirs = ((sampled(model, name, 8) - fine).norm() for name in ("midpoint", "euler"))
     assert ours < theirs
-
-
-# ---------------------------------------------------------------- a family
-
-
-@pytest.fixture
-def pack(tmp_path: Path) -> Iterator[ModuleType]:
-    """A copy of the engine, importable as a package of its own."""
-    for name in ("__init__.py", "loaders", "samplers", "locales"):
-        source = ROOT / name
-        copy = shutil.copytree if source.is_dir() else shutil.copy
-        copy(source, tmp_path / name)
-    spec = importlib.util.spec_from_file_location(
-        "copied_pack", tmp_path / "__init__.py", submodule_search_locations=[str(tmp_path)]
-    )
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["copied_pack"] = module
-    spec.loader.exec_module(module)
-    yield module
-    for name in [name for name in sys.modules if name.split(".")[0] == "copied_pack"]:
-        del sys.modules[name]
-
-
-@pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
-def test_a_copied_family_loads_and_samples(pack: ModuleType, tiny_models: Path) -> None:
-    (code,) = blocks("add-a-family.md")
-    exec(compile(code, "copy.py", "exec"), {"PACK": Path(pack.__path__[0])})
-    part = lambda name: importlib.import_module(f"copied_pack.{name}")
-    families, parts, request = part("loaders.families"), part("loaders.parts"), part("loaders.request")
-    assert "my_model" in families.FAMILIES
-    files = part("loaders.weights.bundle").files_of(tiny_models / "tiny-mochi")
-    model = families.load(parts.Recipe("my_model", "", files, "float32"), parts.PlainMemory())
-    assert model.name == "my_model"
-    wanted = part("samplers.plan").plan(model, request.Request(64, 64, 7, 2, seed=1))
-    latents = part("samplers.denoise").sample(model, model.encode("a red circle", ""), wanted)
-    assert torch.isfinite(latents).all()
