@@ -130,7 +130,7 @@ def test_a_calibration_is_used_by_what_comes_after(host: Host) -> None:
 PICTURE = node("EmptyImage", width=64, height=64, batch_size=1, color=255)
 SVD = {"1": node("ReelwireLoadSVD", checkpoint="diffusers/tiny-svd"), "picture": PICTURE,
        "key": node("ReelwireKeyframe", image=["picture", 0], frame=0, strength=1.0), "4.keyframes": ["key", 0]}  # fmt: skip
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a policy that the family has not": ({**SVD, "2": CACHES["TeaCache"]}, ("TeaCache", "UNet", "Use FORA")),
     "start after end": ({"2": node("ReelwireFORA", model=["1", 0], interval=2, start=0.8, end=0.2)}, ("start, end = 0.8, 0.2", "0 <= start < end <= 1")),
     "interval 0": ({"2": node("ReelwireFORA", model=["1", 0], interval=0)}, ("interval", "smaller than min of 1")),
