@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from ..messages import CheckpointError, either, message
+from ..parts import ConfigDict
 from .bundle import read_part
 from .entry import Entry, rename
 from .format import Entries, Weights
@@ -29,7 +29,7 @@ def _layers(entries: Entries, last: str) -> int:
     return sum(key.endswith(last) for key in entries)
 
 
-def t5_config(entries: Entries) -> dict[str, Any]:
+def t5_config(entries: Entries) -> ConfigDict:
     """The config that the shapes of a T5 v1.1 or UMT5 encoder tell."""
     layer = "encoder.block.0.layer"
     vocabulary, width = entries["shared.weight"].shape
@@ -50,7 +50,7 @@ def t5_config(entries: Entries) -> dict[str, Any]:
     )
 
 
-def _clip_config(entries: Entries) -> dict[str, Any]:
+def _clip_config(entries: Entries) -> ConfigDict:
     """CLIP-L's text tower: 64 channels a head, quick GELU."""
     vocabulary, width = entries["embeddings.token_embedding.weight"].shape
     return dict(
@@ -67,7 +67,7 @@ def _clip_config(entries: Entries) -> dict[str, Any]:
     )
 
 
-def _llama_config(entries: Entries) -> dict[str, Any]:
+def _llama_config(entries: Entries) -> ConfigDict:
     """Llama 3 8B: 128 channels a head, theta 500000."""
     vocabulary, width = entries["embed_tokens.weight"].shape
     rows = lambda name: entries[f"layers.0.self_attn.{name}_proj.weight"].shape[0] // 128
@@ -87,12 +87,12 @@ def _llama_config(entries: Entries) -> dict[str, Any]:
     )
 
 
-def _vision_config(entries: Entries) -> dict[str, Any]:
+def _vision_config(entries: Entries) -> ConfigDict:
     """CLIP ViT-H: 80 channels a head, GELU; ViT-L: 64, quick GELU."""
     return _tower_config(entries) | dict(projection_dim=entries["visual_projection.weight"].shape[0])
 
 
-def _tower_config(entries: Entries) -> dict[str, Any]:
+def _tower_config(entries: Entries) -> ConfigDict:
     """CLIP's vision tower, without its last projection."""
     width, _, patch, _ = entries["vision_model.embeddings.patch_embedding.weight"].shape
     positions = entries["vision_model.embeddings.position_embedding.weight"].shape[0]
@@ -125,7 +125,7 @@ class Kind:
     architecture: str
     title: str
     mark: str
-    config: Callable[[Entries], dict[str, Any]]
+    config: Callable[[Entries], ConfigDict]
     rename: Mapping[str, str]
     unused: str
     advice: str

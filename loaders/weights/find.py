@@ -6,10 +6,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..messages import CheckpointError, message
-from ..parts import Recipe
+from ..parts import Config, Recipe
 from ..spec import Spec
 from .bundle import Bundle, Source, files_of, read_diffusers
 from .configs import load_config
@@ -64,7 +63,7 @@ def _read_part(file: Path, part: str, form: CheckpointFormat) -> Weights:
     return read_vae(file, form) if part == "vae" else read_encoder(file, form.spec.encoders[part])
 
 
-def _needed(spec: Spec, part: str, config: Mapping[str, Any], text_encoder: Weights | None = None) -> bool:
+def _needed(spec: Spec, part: str, config: Config, text_encoder: Weights | None = None) -> bool:
     """Whether a network of this config needs the part; a text encoder that sees needs no image encoder."""
     if part != "image_encoder" or not spec.image_encoder_key:
         return True
@@ -144,12 +143,12 @@ def read_vae(file: Path, form: CheckpointFormat) -> Weights:
     return weights
 
 
-def _network_channels(network: Mapping[str, Any]) -> int:
+def _network_channels(network: Config) -> int:
     """Channels of the latents that a network of this config makes."""
     return network.get("out_channels") or network["in_channels"]
 
 
-def _vae_channels(vae: Mapping[str, Any]) -> int:
+def _vae_channels(vae: Config) -> int:
     return vae.get("z_dim") or vae["latent_channels"]
 
 
@@ -239,7 +238,7 @@ def _complete_file(
     return files
 
 
-def _network_config(folder: Path) -> Mapping[str, Any]:
+def _network_config(folder: Path) -> Config:
     """The config of a diffusers folder's network; empty where it is damaged, which the folder's reader tells."""
     with suppress(CheckpointError):
         return load_config(folder / ("transformer" if (folder / "transformer").is_dir() else "unet"))

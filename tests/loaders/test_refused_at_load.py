@@ -91,14 +91,14 @@ def test_a_folders_configs(tiny_models: Path, tmp_path: Path, name: str, part: s
 
 def test_a_damaged_part_can_be_replaced(tiny_models: Path, tmp_path: Path) -> None:
     """What another file is chosen for is not read from the folder."""
-    folder = copied(tiny_models / "tiny-wan2.1-t2v", tmp_path / "x", "vae")
+    folder = copied(tiny_models / "tiny-cogvideox-2b", tmp_path / "x", "vae")
     file = next((folder / "vae").glob("*.safetensors"))
     whole = tmp_path / "vae.safetensors"
     shutil.copy(file, whole)
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(CheckpointError, match=rf"{file.name} .*damaged"):
-        opened(folder, "wan")
-    model = load(Recipe("wan", "", {**files_of(folder), "vae": whole}, "float32"), PlainMemory())
+        opened(folder, "cogvideox")
+    model = load(Recipe("cogvideox", "", {**files_of(folder), "vae": whole}, "float32"), PlainMemory())
     assert model.parts["vae"].tensors
 
 
