@@ -60,11 +60,10 @@ def read_model(recipe: Recipe, form: CheckpointFormat) -> Bundle:
 
 
 def _read_part(file: Path, part: str, form: CheckpointFormat) -> Weights:
-    return (
-        read_vae(file, form)
-        if part == "vae"
-        else read_encoder(file, form.spec.encoders[part], form.spec.encoder_files[part])
-    )
+    """A part that comes from another file or folder than the network."""
+    if part == "vae":
+        return read_vae(file, form)
+    return read_encoder(file, form.spec.encoders[part], form.spec.encoder_files[part])
 
 
 def _needed(spec: Spec, part: str, config: Config, text_encoder: Weights | None = None) -> bool:
