@@ -22,11 +22,10 @@ from ..samplers.solvers import SAMPLERS
 from . import host
 from .decoding import FileWriter, decoded_in_tiles
 from .effect import Conditions, counted, idle
-from .families import frame_rules, titles_with
 from .sampling import DEFAULT, PRESET, PRESETS, request_of, size_checks
 from .types import KeyframesType, model_input
 from .video_file import write_video
-from .words import long_video
+from .words import frame_rules, long_video, titles_with
 
 RESUME, ANEW = "go on", "start over"
 TIMELINE = """{

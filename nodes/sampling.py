@@ -20,10 +20,9 @@ from ..loaders.video_model import VideoModel
 from ..samplers.solvers import SAMPLERS
 from . import host
 from .effect import Conditions, counted
-from .families import frame_rules, titles_with
 from .origin import from_model
 from .types import ABSENT, ConditioningType, ControlType, KeyframesType, model_input
-from .words import sampled
+from .words import frame_rules, sampled, titles_with
 
 DEFAULT = "default"
 PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled")
