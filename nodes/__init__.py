@@ -1,4 +1,4 @@
-"""All that ComfyUI sees. A file that fails to import takes down its own nodes, with its traceback logged, not the pack."""
+"""All that ComfyUI sees. A file that fails to import takes down its own nodes alone, and is logged."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from . import host
 
 WAITING = 2**25  # bytes of frames that wait for the encoder; a larger piece waits alone
 PATIENCE = 0.1  # seconds between two looks at whether the host wants to stop
-# what x264 takes by itself on a processor with AVX-512, but for that: with it, its macroblock tree did not make the same
-# bytes of the same frames each time (core 165; clips 96, 200 and 648 pixels wide)
+# what x264 takes by itself on a processor with AVX-512, but for that: with it, its macroblock tree did not make the
+# same bytes of the same frames each time (core 165; clips 96, 200 and 648 pixels wide)
 _UP_TO_AVX2 = "asm=MMX2,SSE2Fast,LZCNT,SSSE3,SSE4.2,AVX,FMA3,BMI2,AVX2"
 
 

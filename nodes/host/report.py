@@ -32,15 +32,15 @@ class Report:
         """Show messages on the node until the next ones come, or until it is done."""
         self._send(messages, passing=True)
 
-    def ui(self, shown: Mapping[str, Any] | None = None, made: str = "") -> dict[str, Any]:
-        """What stays on the node, for its output: what it made, all that was told, and what else it shows.
+    def ui(self, output: Mapping[str, Any] | None = None, result: str = "") -> dict[str, Any]:
+        """What stays on the node, for its output: `result`, all messages, and what else it shows.
 
-        Always under the same keys, as the host joins the outputs of a node that runs over a list by those of the first; and
-        as texts, because it counts everything else as a file that was made.
+        Always under the same keys, as the host joins the outputs of a node that runs over a list by those of the first;
+        and as texts, because it counts everything else as a file that was made.
         """
-        lines = [*([made] if made else []), *self._messages]
+        lines = [*([result] if result else []), *self._messages]
         return {
-            **(shown or {}),
+            **(output or {}),
             "text": [str(line) for line in lines],
             "reelwire": [json.dumps(data(line)) for line in lines],
         }
