@@ -13,6 +13,8 @@ MODULES = ("loaders", "modifiers", "conditioning", "sampling", "long_video", "ca
 
 
 class ReelwireExtension(ComfyExtension):
+    """What ComfyUI asks for the pack's nodes."""
+
     async def on_load(self) -> None:
         try:
             serve_refusals()

@@ -16,7 +16,7 @@ from . import host
 from .effect import Conditions, counted, idle
 from .origin import from_model
 from .sampling import SamplerNode, request_of, sampler_inputs
-from .types import model_input, model_output, node_schema, share_input
+from .types import model_input, model_output, node_schema, number_input, share_input, whole_input
 
 AUTO, KEEP, FOLLOW = "auto", "0: keep", "1: follow"
 ORDERS = {KEEP: 0, FOLLOW: 1}
@@ -25,7 +25,7 @@ COEFFICIENTS = (AUTO, "calibrated", "published")
 OPTIONS = ("speed", "threshold", "interval", "start", "end", "longest", "order")
 
 
-def _span_inputs() -> list[Any]:
+def _span_inputs() -> list[io.Input]:
     """Between which steps a cache works."""
     more = {"advanced": True, "optional": True}
     return [
@@ -34,7 +34,8 @@ def _span_inputs() -> list[Any]:
     ]
 
 
-def _order_input(choices: tuple[str, ...], default: str) -> Any:
+def _order_input(choices: tuple[str, ...], default: str) -> io.Input:
+    """The order of the forecast of what a reused step takes."""
     return io.Combo.Input(
         "order",
         options=list(choices),
@@ -46,19 +47,14 @@ def _order_input(choices: tuple[str, ...], default: str) -> Any:
     )
 
 
-def _longest_input() -> Any:
-    return io.Int.Input(
-        "longest",
-        default=0,
-        min=0,
-        max=1000,
-        advanced=True,
-        optional=True,
-        tooltip="Most reused steps in a row; 0: any number",
+def _longest_input() -> io.Input:
+    """How many steps in a row may be reused."""
+    return whole_input(
+        "longest", 0, (0, 1000), "Most reused steps in a row; 0: any number", advanced=True, optional=True
     )
 
 
-def _cached(cls: Any, model: VideoModel, policy: Any, lines: tuple[Message, ...] = ()) -> io.NodeOutput:
+def _cached(cls: type[io.ComfyNode], model: VideoModel, policy: Any, lines: tuple[Message, ...] = ()) -> io.NodeOutput:
     """The model with a policy; what can be told before a run is told now."""
     from ..samplers.caches.policy import check_policy
     from ..samplers.caches.report import size_in_words
@@ -89,7 +85,8 @@ class PolicyNode(io.ComfyNode):
         return host.last_calibration()
 
 
-def _schema(node: str, title: str, description: str, aliases: list[str], inputs: list[Any]) -> io.Schema:
+def _schema(node: str, title: str, description: str, aliases: list[str], inputs: list[io.Input]) -> io.Schema:
+    """The schema of a node that gives a model a policy."""
     return node_schema(
         node,
         title,
@@ -116,13 +113,11 @@ class TeaCacheNode(PolicyNode):
             counted(
                 [
                     model_input(),
-                    io.Float.Input(
+                    number_input(
                         "threshold",
-                        default=0.0,
-                        min=0.0,
-                        max=10.0,
-                        step=0.005,
-                        tooltip="Change that may add up before a step is computed: more is faster. 0: the published "
+                        0.0,
+                        (0.0, 10.0, 0.005),
+                        "Change that may add up before a step is computed: more is faster. 0: the published "
                         "one, "
                         "about twice as fast",
                     ),
@@ -179,13 +174,7 @@ class FORANode(PolicyNode):
             ["fora", "interval"],
             [
                 model_input(),
-                io.Int.Input(
-                    "interval",
-                    default=2,
-                    min=1,
-                    max=1000,
-                    tooltip="1 computes all, 2 every second step, 3 every third",
-                ),
+                whole_input("interval", 2, (1, 1000), "1 computes all, 2 every second step, 3 every third"),
                 io.Combo.Input(
                     "granularity",
                     options=["stack", "module"],
@@ -274,7 +263,7 @@ class CacheNode(PolicyNode):
         return _cached(cls, model, chosen, idle(cls, {**values, "policy": policy, "order": order}))
 
 
-def _policy_inputs() -> list[Any]:
+def _policy_inputs() -> list[io.Input]:
     """The policy, and what only some of them read."""
     policies = choices()
     return [
@@ -284,31 +273,17 @@ def _policy_inputs() -> list[Any]:
             default=next(iter(policies)),
             tooltip=". ".join(f"{name}: {policy.tooltip}" for name, policy in policies.items() if policy.tooltip),
         ),
-        io.Float.Input(
-            "speed",
-            default=2.0,
-            min=1.0,
-            max=10.0,
-            step=0.1,
-            tooltip="plan: about how many times faster; the other policies do not read it",
+        number_input(
+            "speed", 2.0, (1.0, 10.0, 0.1), "plan: about how many times faster; the other policies do not read it"
         ),
-        io.Float.Input(
+        number_input(
             "threshold",
-            default=0.0,
-            min=0.0,
-            max=10.0,
-            step=0.005,
+            0.0,
+            (0.0, 10.0, 0.005),
+            "All policies but plan and taylorseer: change that is let go by, more is faster. 0: the usual one",
             optional=True,
-            tooltip="All policies but plan and taylorseer: change that is let go by, more is faster. 0: the usual one",
         ),
-        io.Int.Input(
-            "interval",
-            default=3,
-            min=1,
-            max=1000,
-            optional=True,
-            tooltip="taylorseer: every N-th step is computed",
-        ),
+        whole_input("interval", 3, (1, 1000), "taylorseer: every N-th step is computed", optional=True),
     ]
 
 

@@ -25,12 +25,24 @@ from ..loaders.request import Control, Keyframe
 from ..loaders.video_model import VideoModel
 from . import host
 from .effect import counted, idle
-from .types import ABSENT, ConditioningType, ControlType, KeyframesType, keyframes_input, model_input, share_input
+from .types import (
+    ABSENT,
+    ConditioningType,
+    ControlType,
+    KeyframesType,
+    keyframes_input,
+    model_input,
+    number_input,
+    share_input,
+    whole_input,
+)
 
 NOTHING = message("control_nothing")
 
 
 class EncodePrompt(io.ComfyNode):
+    """Encode Prompt (Video)."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -73,6 +85,8 @@ class EncodePrompt(io.ComfyNode):
 
 
 class AddKeyframe(io.ComfyNode):
+    """Keyframe (Image to Video)."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -99,12 +113,11 @@ class AddKeyframe(io.ComfyNode):
             ],
             inputs=[
                 io.Image.Input("image", tooltip="One picture, or the frames of a clip"),
-                io.Int.Input(
+                whole_input(
                     "frame",
-                    default=0,
-                    min=-100_000,
-                    max=100_000,
-                    tooltip="Where it lies: 0 is the first frame, -1 the last, negative counts from the end. In a "
+                    0,
+                    (-100_000, 100_000),
+                    "Where it lies: 0 is the first frame, -1 the last, negative counts from the end. In a "
                     "chain whose first frame is taken, 0 is the last frame, so that two Keyframes as they are mean "
                     "first and last",
                 ),
@@ -138,7 +151,7 @@ class AddKeyframe(io.ComfyNode):
 CONTROL_COUNTS = {name: {"prepare": (EDGES,)} for name in ("low", "high")}
 
 
-def _control_inputs() -> list[Any]:
+def _control_inputs() -> list[io.Input]:
     """The control video itself."""
     return [
         io.Image.Input("frames", optional=True, tooltip="Depth, pose, edges, or the video to change"),
@@ -148,18 +161,16 @@ def _control_inputs() -> list[Any]:
             tooltip="VACE: white where the video is made anew, black where it stays; one mask, or one for each frame",
         ),
         io.Image.Input("references", optional=True, tooltip="VACE: pictures of what must appear in the video"),
-        io.Float.Input(
+        number_input(
             "strength",
-            default=1.0,
-            min=0.0,
-            max=10.0,
-            step=0.05,
-            tooltip="How strongly it counts; on Fun-Control anything but 1 is an approximation",
+            1.0,
+            (0.0, 10.0, 0.05),
+            "How strongly it counts; on Fun-Control anything but 1 is an approximation",
         ),
     ]
 
 
-def _preparation_inputs() -> list[Any]:
+def _preparation_inputs() -> list[io.Input]:
     """What is made of the frames, and in which steps they count."""
     return [
         io.Combo.Input(
@@ -180,28 +191,26 @@ def _preparation_inputs() -> list[Any]:
             advanced=True,
             optional=True,
         ),
-        io.Float.Input(
+        number_input(
             "low",
-            default=0.4,
-            min=0.01,
-            max=0.99,
-            step=0.01,
+            0.4,
+            (0.01, 0.99, 0.01),
+            "edges: one goes on where the change is above this; less gives longer lines",
             optional=True,
-            tooltip="edges: one goes on where the change is above this; less gives longer lines",
         ),
-        io.Float.Input(
+        number_input(
             "high",
-            default=0.8,
-            min=0.01,
-            max=0.99,
-            step=0.01,
+            0.8,
+            (0.01, 0.99, 0.01),
+            "edges: one begins where the change is above this; less gives more lines",
             optional=True,
-            tooltip="edges: one begins where the change is above this; less gives more lines",
         ),
     ]
 
 
 class ControlVideo(io.ComfyNode):
+    """Control Video."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -16,12 +16,14 @@ from ..loaders.messages import InputError, message
 from ..loaders.video_model import VideoModel
 from . import host
 from .origin import decoder
-from .types import model_input
+from .types import model_input, number_input, whole_input
 from .video_file import write_video
 from .words import written
 
 
 class Decode(io.ComfyNode):
+    """Decode Video to Images."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -37,7 +39,7 @@ class Decode(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, latent: dict[str, Any], model: VideoModel | None = None, tile: int = 0) -> io.NodeOutput:
+    def execute(cls, latent: host.Latent, model: VideoModel | None = None, tile: int = 0) -> io.NodeOutput:
         from ..samplers.decode import floats
 
         model = decoder(model, latent)
@@ -80,6 +82,8 @@ class FileWriter(io.ComfyNode):
 
 
 class DecodeToVideo(FileWriter):
+    """Decode Video to File."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -101,17 +105,10 @@ class DecodeToVideo(FileWriter):
             ],
             inputs=[
                 _latent(),
-                io.Float.Input(
-                    "fps", default=0.0, min=0.0, max=240.0, step=0.01, tooltip="Frames per second; 0: the model's own"
-                ),
+                number_input("fps", 0.0, (0.0, 240.0, 0.01), "Frames per second; 0: the model's own"),
                 io.String.Input("filename_prefix", default="video/reelwire", tooltip="Inside ComfyUI's output folder"),
-                io.Int.Input(
-                    "crf",
-                    default=17,
-                    min=0,
-                    max=51,
-                    advanced=True,
-                    tooltip="H.264 quality: 0 lossless, 17 looks lossless, 28 small",
+                whole_input(
+                    "crf", 17, (0, 51), "H.264 quality: 0 lossless, 17 looks lossless, 28 small", advanced=True
                 ),
                 _model(),
                 _tile(),
@@ -123,7 +120,7 @@ class DecodeToVideo(FileWriter):
     @classmethod
     def execute(
         cls,
-        latent: dict[str, Any],
+        latent: host.Latent,
         fps: float,
         filename_prefix: str,
         crf: int = 17,
@@ -145,7 +142,7 @@ class DecodeToVideo(FileWriter):
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview, result))
 
 
-def _size(model: VideoModel, latent: dict[str, Any]) -> tuple[int, int, int]:
+def _size(model: VideoModel, latent: host.Latent) -> tuple[int, int, int]:
     """(frames, height, width) that a LATENT decodes to; raises InputError where it is not this model's."""
     from ..samplers.decode import frame_count
 
@@ -172,6 +169,8 @@ def _size(model: VideoModel, latent: dict[str, Any]) -> tuple[int, int, int]:
 
 
 class LoadLatent(io.ComfyNode):
+    """Load Kept Latents (Video)."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -205,6 +204,7 @@ class LoadLatent(io.ComfyNode):
 
 
 def _latents_file(file: str) -> Path:
+    """The path of saved latents; raises InputError where there is no such file."""
     files = host.saved_latents()
     if file not in files:
         rule = message("no_latents_file")
@@ -212,11 +212,13 @@ def _latents_file(file: str) -> Path:
     return files[file]
 
 
-def _latent() -> Any:
+def _latent() -> io.Input:
+    """The socket for latents that say which model made them."""
     return io.Latent.Input("latent", tooltip="Latents of a video, from Video Sampler; they say which model made them")
 
 
-def _model() -> Any:
+def _model() -> io.Input:
+    """The socket for the model of those that do not say it."""
     tooltip = (
         "Needed for latents that do not say which model made them (Load Kept Latents, other packs); for those of Video "
         "Sampler it may stay open"
@@ -224,19 +226,19 @@ def _model() -> Any:
     return model_input(tooltip, optional=True)
 
 
-def _tile() -> Any:
-    return io.Int.Input(
+def _tile() -> io.Input:
+    """The size of a tile of each frame."""
+    return whole_input(
         "tile",
-        default=0,
-        min=0,
-        max=16384,
+        0,
+        (0, 16384),
+        "Pixels across a tile of each frame; 0: the whole frame, or as much as memory allows",
         optional=True,
         advanced=True,
-        tooltip="Pixels across a tile of each frame; 0: the whole frame, or as much as memory allows",
     )
 
 
-def _tiling(report: host.Report, model: VideoModel, latent: dict[str, Any], tile: int) -> Any:
+def _tiling(report: host.Report, model: VideoModel, latent: host.Latent, tile: int) -> Any:
     """The tiles that were asked for, or those that memory has room for, which the node then tells."""
     from ..samplers.decode import tiling_of
 
@@ -252,7 +254,7 @@ def decoded_in_tiles(tiling: Any, model: VideoModel) -> str:
 
 
 @contextmanager
-def latents_on_disk(latent: dict[str, Any], cls: Any) -> Iterator[None]:
+def latents_on_disk(latent: host.Latent, cls: type[io.ComfyNode]) -> Iterator[None]:
     """Keep latents on disk while they are decoded; after a failure they stay, and the error names them."""
     path = host.save_latents(latent, cls)
     try:
@@ -269,7 +271,7 @@ def latents_on_disk(latent: dict[str, Any], cls: Any) -> Iterator[None]:
     path.unlink(missing_ok=True)
 
 
-def _frames(report: host.Report, model: VideoModel, latent: dict[str, Any], tiling: Any, form: Any) -> Iterator[Tensor]:
+def _frames(report: host.Report, model: VideoModel, latent: host.Latent, tiling: Any, form: Any) -> Iterator[Tensor]:
     """Frames in order with progress, preview and interrupt."""
     from ..samplers.decode import frame_count, stream_frames
 

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from comfy_api.latest import io
+
 from ..loaders.families import FAMILIES, family
 from ..loaders.messages import Message, message
 from ..loaders.video_model import VideoModel
@@ -17,7 +19,7 @@ FAMILY = "family"
 Conditions = Mapping[str, Mapping[str, tuple[str, ...] | bool]]
 
 
-def counted(inputs: list[Any], conditions: Conditions) -> list[Any]:
+def counted(inputs: list[io.Input], conditions: Conditions) -> list[io.Input]:
     """The inputs of a node, those of the table with the conditions under which they count."""
     named = {field.id: field for field in inputs}
     for name, needed in conditions.items():
@@ -30,13 +32,13 @@ def counted(inputs: list[Any], conditions: Conditions) -> list[Any]:
     return inputs
 
 
-def of_family(checkpoint: Any, name: str) -> Any:
+def of_family(checkpoint: io.Input, name: str) -> io.Input:
     """A loader's input, by which the page knows the family of the loader's models."""
     checkpoint.extra_dict = {KEY: {FAMILY: name}}
     return checkpoint
 
 
-def idle(cls: Any, inputs: Mapping[str, Any], model: VideoModel | None = None) -> tuple[Message, ...]:
+def idle(cls: type[io.ComfyNode], inputs: Mapping[str, Any], model: VideoModel | None = None) -> tuple[Message, ...]:
     """What to say of inputs that were changed and do nothing, by the conditions in the node's schema."""
     lines = []
     for field in (cls.SCHEMA or cls.define_schema()).inputs:
@@ -50,12 +52,14 @@ def idle(cls: Any, inputs: Mapping[str, Any], model: VideoModel | None = None) -
 
 
 def _holds(name: str, wanted: Any, inputs: Mapping[str, Any], model: VideoModel | None) -> bool:
+    """Whether a condition of an input is met."""
     if name == FAMILY:
         return model is None or model.name in wanted
     return inputs.get(name) is not None if wanted is True else inputs.get(name) in wanted
 
 
 def _line(name: str, failed: str, wanted: Any, inputs: Mapping[str, Any], model: VideoModel | None) -> Message:
+    """What to say of an input whose condition is not met."""
     values = {"input": name, "value": inputs[name]}
     if failed == FAMILY and model is not None:
         titles = ", ".join(family(known).title for known in wanted)

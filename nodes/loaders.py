@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from comfy_api.latest import io
 
@@ -172,7 +172,7 @@ class Loader(io.ComfyNode):
         return io.NodeOutput(model, ui=report.ui())
 
 
-def _checkpoint_inputs(row: Row) -> list[Any]:
+def _checkpoint_inputs(row: Row) -> list[io.Input]:
     """The checkpoint, and where a family has two experts, the other one's."""
     options, places = list(host.checkpoints(row.family)), host.checkpoint_places(row.family)
     label, first = "checkpoint", ""
@@ -191,7 +191,7 @@ def _checkpoint_inputs(row: Row) -> list[Any]:
     return [of_family(checkpoint, row.family), *([other] if row.low_noise else [])]
 
 
-def _part_inputs(row: Row) -> list[Any]:
+def _part_inputs(row: Row) -> list[io.Input]:
     """The encoders and the VAE, where the checkpoint comes without them."""
     return [
         io.Combo.Input(
@@ -207,7 +207,8 @@ def _part_inputs(row: Row) -> list[Any]:
     ]
 
 
-def _precision_input() -> Any:
+def _precision_input() -> io.Input:
+    """The type in which the networks compute."""
     return io.Combo.Input(
         "precision",
         options=list(host.PRECISIONS),

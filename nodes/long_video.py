@@ -30,7 +30,7 @@ from .sampling import (
     size_checks,
     steps_inputs,
 )
-from .types import KeyframesType, model_input, share_input
+from .types import KeyframesType, model_input, number_input, share_input, whole_input
 from .video_file import write_video
 from .words import long_video
 
@@ -53,6 +53,8 @@ COUNTS: Conditions = {
 
 
 class LongVideo(FileWriter):
+    """Long Video."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -190,7 +192,7 @@ class LongVideo(FileWriter):
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview.as_dict(), line))
 
 
-def _timeline_inputs() -> list[Any]:
+def _timeline_inputs() -> list[io.Input]:
     """What the video shows, how long it is, and its size."""
     return [
         io.String.Input(
@@ -200,40 +202,31 @@ def _timeline_inputs() -> list[Any]:
             tooltip="JSON: which prompt holds from when on, in seconds or frames, and pictures of "
             "ComfyUI's input folder that the video must show",
         ),
-        io.Int.Input(
+        whole_input(
             "frames",
-            default=241,
-            min=1,
-            max=1_000_000,
-            tooltip="Length of the whole video; HunyuanVideo and Wan 4n+1, CogVideoX and LTX-Video 8n+1, "
+            241,
+            (1, 1_000_000),
+            "Length of the whole video; HunyuanVideo and Wan 4n+1, CogVideoX and LTX-Video 8n+1, "
             "Mochi 6n+1, SVD 13n+1 or 24n+1",
         ),
         *side_inputs(),
     ]
 
 
-def _window_inputs() -> list[Any]:
+def _window_inputs() -> list[io.Input]:
     """How the video is cut into windows."""
     return [
-        io.Int.Input(
-            "window",
-            default=0,
-            min=0,
-            max=100_000,
-            tooltip="Frames that are sampled at once; 0: as the model was trained",
-        ),
-        io.Int.Input(
+        whole_input("window", 0, (0, 100_000), "Frames that are sampled at once; 0: as the model was trained"),
+        whole_input(
             "overlap",
-            default=0,
-            min=0,
-            max=100_000,
-            tooltip="Frames that a window shares with the one before; 0: a quarter of the window, or what "
-            "the model allows",
+            0,
+            (0, 100_000),
+            "Frames that a window shares with the one before; 0: a quarter of the window, or what the model allows",
         ),
     ]
 
 
-def _joint_inputs() -> list[Any]:
+def _joint_inputs() -> list[io.Input]:
     """How windows are joined."""
     return [
         share_input(
@@ -263,37 +256,27 @@ def _joint_inputs() -> list[Any]:
     ]
 
 
-def _file_inputs() -> list[Any]:
+def _file_inputs() -> list[io.Input]:
     """How the video is decoded and written."""
     return [
-        io.Float.Input(
+        number_input(
             "fps",
-            default=0.0,
-            min=0.0,
-            max=240.0,
-            step=0.01,
+            0.0,
+            (0.0, 240.0, 0.01),
+            "Frames per second of the file and of the timeline's seconds; 0: the model's own",
             optional=True,
             advanced=True,
-            tooltip="Frames per second of the file and of the timeline's seconds; 0: the model's own",
         ),
-        io.Int.Input(
-            "crf",
-            default=17,
-            min=0,
-            max=51,
-            optional=True,
-            advanced=True,
-            tooltip="H.264 quality: 0 lossless, 17 looks lossless, 28 small",
+        whole_input(
+            "crf", 17, (0, 51), "H.264 quality: 0 lossless, 17 looks lossless, 28 small", optional=True, advanced=True
         ),
-        io.Int.Input(
+        whole_input(
             "tile",
-            default=0,
-            min=0,
-            max=16384,
+            0,
+            (0, 16384),
+            "Pixels across a tile of each frame while decoding; 0: the whole frame, or as much as memory allows",
             optional=True,
             advanced=True,
-            tooltip="Pixels across a tile of each frame while decoding; 0: the whole frame, or as much as "
-            "memory allows",
         ),
         io.Combo.Input(
             "unfinished",
@@ -353,6 +336,7 @@ class _Watching:
         self._move(lambda: host.latent_preview(self._model, run.preview()))
 
     def counted(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+        """The pieces, with progress and preview."""
         for piece in pieces:
             self._frames += len(piece)
             self._move(partial(host.frame_preview, piece[-1]))
@@ -379,6 +363,7 @@ class _Watching:
 
 
 def _clock(seconds: float) -> str:
+    """Seconds as hours and minutes, or minutes and seconds, in words."""
     minutes, rest = divmod(round(seconds), 60)
     return (
         message("clock_h_min", hours=minutes // 60, minutes=minutes % 60)

@@ -13,7 +13,7 @@ from ..loaders.video_model import VideoModel
 from ..samplers.guidance import METHODS, check_method, check_span
 from . import host
 from .effect import Conditions, counted, idle
-from .types import model_input, model_output, share_input
+from .types import model_input, model_output, number_input, share_input, whole_input
 
 _SKIP_LAYER: dict[str, tuple[str, ...] | bool] = {"method": ("skip-layer",)}
 _APG: dict[str, tuple[str, ...] | bool] = {"method": ("apg",)}
@@ -59,7 +59,7 @@ class SetGuidance(io.ComfyNode):
         return _noted(cls, guided, idle(cls, {**inputs, "layers": layers}, model))
 
 
-def _guidance_inputs() -> list[Any]:
+def _guidance_inputs() -> list[io.Input]:
     """When and how strongly guidance is on."""
     scale: dict[str, Any] = {"default": 0.0, "min": 0.0, "max": 100.0, "step": 0.1, "advanced": True}
     return [
@@ -96,43 +96,25 @@ def _guidance_inputs() -> list[Any]:
     ]
 
 
-def _method_inputs() -> list[Any]:
+def _method_inputs() -> list[io.Input]:
     """What single methods of guidance read."""
     return [
         io.String.Input("layers", default="", tooltip="skip-layer: the blocks to leave out, as 7, 8, 9"),
-        io.Float.Input(
-            "layer_scale", default=2.8, min=0.0, max=100.0, step=0.1, tooltip="skip-layer: how much it counts"
-        ),
+        number_input("layer_scale", 2.8, (0.0, 100.0, 0.1), "skip-layer: how much it counts"),
         share_input("layer_start", 0.01, "skip-layer: from this share of the steps on"),
         share_input("layer_end", 0.2, "skip-layer: up to this share of the steps"),
-        io.Float.Input(
+        number_input(
             "eta",
-            default=1.0,
-            min=0.0,
-            max=10.0,
-            step=0.05,
-            tooltip="apg: how much of the part parallel to the prediction stays; less means less saturation",
+            1.0,
+            (0.0, 10.0, 0.05),
+            "apg: how much of the part parallel to the prediction stays; less means less saturation",
         ),
-        io.Float.Input(
-            "momentum",
-            default=0.0,
-            min=-1.0,
-            max=1.0,
-            step=0.05,
-            tooltip="apg: of the update over the steps; -.5 is usual",
-        ),
-        io.Float.Input(
-            "threshold",
-            default=15.0,
-            min=0.0,
-            max=1000.0,
-            step=0.5,
-            tooltip="apg: largest norm of the update; 0: no limit",
-        ),
+        number_input("momentum", 0.0, (-1.0, 1.0, 0.05), "apg: of the update over the steps; -.5 is usual"),
+        number_input("threshold", 15.0, (0.0, 1000.0, 0.5), "apg: largest norm of the update; 0: no limit"),
     ]
 
 
-def _noted(cls: Any, model: VideoModel, lines: tuple[Message, ...]) -> io.NodeOutput:
+def _noted(cls: type[io.ComfyNode], model: VideoModel, lines: tuple[Message, ...]) -> io.NodeOutput:
     """The model, and on the node what does nothing."""
     report = host.Report(cls)
     report.tell(*lines)
@@ -162,21 +144,15 @@ class SetMotion(io.ComfyNode):
             search_aliases=["motion bucket", "augmentation", "svd conditioning", "运动"],
             inputs=[
                 model_input(),
-                io.Int.Input(
-                    "motion_bucket",
-                    default=127,
-                    min=0,
-                    max=1023,
-                    tooltip="More means more motion; 127 is usual, up to 255 was trained",
+                whole_input(
+                    "motion_bucket", 127, (0, 1023), "More means more motion; 127 is usual, up to 255 was trained"
                 ),
-                io.Int.Input("fps", default=7, min=1, max=120, tooltip="What the model is told; 5 to 30 was trained"),
-                io.Float.Input(
+                whole_input("fps", 7, (1, 120), "What the model is told; 5 to 30 was trained"),
+                number_input(
                     "noise_augmentation",
-                    default=0.02,
-                    min=0.0,
-                    max=10.0,
-                    step=0.01,
-                    tooltip="Noise on the picture: more gives the model more freedom",
+                    0.02,
+                    (0.0, 10.0, 0.01),
+                    "Noise on the picture: more gives the model more freedom",
                 ),
             ],
             outputs=[model_output("The same model with this motion; the one that came in stays as it is")],
@@ -228,13 +204,11 @@ class SetMemory(io.ComfyNode):
                     "scale "
                     "for each row; int8 is nearer to the original. Files in fp8 or GGUF stay as they are in any case",
                 ),
-                io.Float.Input(
+                number_input(
                     "most_on_card",
-                    default=0.0,
-                    min=0.0,
-                    max=1024.0,
-                    step=0.1,
-                    tooltip="GB of weights that may lie on the card at a time; the rest waits in RAM and is brought in "
+                    0.0,
+                    (0.0, 1024.0, 0.1),
+                    "GB of weights that may lie on the card at a time; the rest waits in RAM and is brought in "
                     "layer by layer. 0: ComfyUI decides",
                 ),
             ],
@@ -308,7 +282,7 @@ class SetSpeed(io.ComfyNode):
         return _noted(cls, faster, idle(cls, inputs, model))
 
 
-def _attention_input() -> Any:
+def _attention_input() -> io.Input:
     """The kernels that can be used here, and of the others why not."""
     from ..samplers.kernels import KERNELS, absent
 
@@ -376,7 +350,7 @@ class AddLoRA(io.ComfyNode):
         return _noted(cls, changed, lines or _one_expert(model, low_noise_strength))
 
 
-def _lora_inputs() -> list[Any]:
+def _lora_inputs() -> list[io.Input]:
     """Which LoRA, and how strongly."""
     strength: dict[str, Any] = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.05}
     return [

@@ -34,12 +34,12 @@ class Origin:
         return Origin, (self._recipe, None, self._most)
 
 
-def from_model(model: VideoModel, samples: Any, note: dict[str, Any]) -> dict[str, Any]:
+def from_model(model: VideoModel, samples: Any, note: dict[str, Any]) -> host.Latent:
     """A LATENT with how it was made and by which model."""
     return {"samples": samples, "reelwire": note, KEY: Origin(model.recipe, model)}
 
 
-def decoder(model: VideoModel | None, latent: dict[str, Any]) -> VideoModel:
+def decoder(model: VideoModel | None, latent: host.Latent) -> VideoModel:
     """The model that is connected, else the one that made the latents; raises InputError where they do not say it."""
     if model is not None:
         return model

@@ -20,7 +20,16 @@ from ..samplers.solvers import SAMPLERS
 from . import host
 from .effect import Conditions, counted
 from .origin import from_model
-from .types import ABSENT, ConditioningType, ControlType, keyframes_input, model_input, share_input
+from .types import (
+    ABSENT,
+    ConditioningType,
+    ControlType,
+    keyframes_input,
+    model_input,
+    number_input,
+    share_input,
+    whole_input,
+)
 from .words import sampled
 
 DEFAULT = "default"
@@ -38,67 +47,55 @@ PRESET = (
 )
 
 
-def side_inputs() -> list[Any]:
+def side_inputs() -> list[io.Input]:
     """Width and height of a video."""
-    return [
-        io.Int.Input(name, default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's")
-        for name in ("width", "height")
-    ]
+    return [whole_input(name, 0, (-16384, 16384), "Pixels; 0: the preset's") for name in ("width", "height")]
 
 
-def steps_inputs(guidance: str) -> list[Any]:
+def steps_inputs(guidance: str) -> list[io.Input]:
     """Steps and guidance of a video. guidance: the tooltip of the scale."""
     return [
-        io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the preset's"),
-        io.Float.Input("guidance", default=0.0, min=0.0, max=100.0, step=0.1, tooltip=guidance),
+        whole_input("steps", 0, (0, 1000), "0: the preset's"),
+        number_input("guidance", 0.0, (0.0, 100.0, 0.1), guidance),
     ]
 
 
-def size_inputs() -> list[Any]:
+def size_inputs() -> list[io.Input]:
     """Size, length, steps and guidance of a video."""
     guidance = "Guidance scale; 0: the preset's, 1: off, which takes half the forwards on most models"
     return [
         *side_inputs(),
-        io.Int.Input("frames", default=0, min=-100_000, max=100_000, tooltip=FRAMES),
+        whole_input("frames", 0, (-100_000, 100_000), FRAMES),
         *steps_inputs(guidance),
     ]
 
 
-def sampler_input(tooltip: str) -> Any:
+def sampler_input(tooltip: str) -> io.Input:
     """The solver."""
     return io.Combo.Input("sampler", options=[DEFAULT, *SAMPLERS], default=DEFAULT, tooltip=tooltip)
 
 
-def seed_input(tooltip: str, after: Any) -> Any:
+def seed_input(tooltip: str, after: Any) -> io.Input:
     """The seed. after: what the page does with it after a run."""
     largest = 0xFFFFFFFFFFFFFFFF
     return io.Int.Input("seed", default=0, min=0, max=largest, control_after_generate=after, tooltip=tooltip)
 
 
-def preset_input() -> Any:
+def preset_input() -> io.Input:
     """What fills in those that are 0."""
     return io.Combo.Input("preset", options=list(PRESETS), default=DEFAULT, tooltip=PRESET)
 
 
-def shift_input(tooltip: str) -> Any:
+def shift_input(tooltip: str) -> io.Input:
     """The flow shift."""
-    return io.Float.Input(
-        "shift",
-        default=0.0,
-        min=0.0,
-        max=100.0,
-        step=0.1,
-        optional=True,
-        advanced=True,
-        tooltip=tooltip,
-    )
+    return number_input("shift", 0.0, (0.0, 100.0, 0.1), tooltip, optional=True, advanced=True)
 
 
 # what a sampler's inputs depend on
 SAMPLER_COUNTS: Conditions = {"strength": {"source": True}, "shift": {"family": ("hunyuan_video", "wan")}}
 
 
-def sampler_inputs() -> list[Any]:
+def sampler_inputs() -> list[io.Input]:
     """What tells a sampler which video to make."""
     inputs = [
         model_input(),
@@ -122,7 +119,7 @@ def sampler_inputs() -> list[Any]:
     return counted(inputs, SAMPLER_COUNTS)
 
 
-def _image_inputs() -> list[Any]:
+def _image_inputs() -> list[io.Input]:
     """What a video begins with or is made of."""
     return [
         keyframes_input(
@@ -173,6 +170,8 @@ class SamplerNode(io.ComfyNode):
 
 
 class Sampler(SamplerNode):
+    """Video Sampler."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -281,6 +280,7 @@ def request_of(
     control: Control | None = None,
     shift: float = 0.0,
 ) -> Request:
+    """The request that a sampler's inputs stand for, before defaults are filled in."""
     plain = {DEFAULT: ""}
     return Request(
         width,
@@ -300,6 +300,7 @@ def request_of(
 
 
 def _source(model: VideoModel, source: Any) -> Tensor | None:
+    """Frames, or latents as the model has them; raises InputError for those of another family."""
     if not isinstance(source, dict):
         return source
     family = source.get("reelwire", {}).get("family", model.name)
@@ -310,6 +311,8 @@ def _source(model: VideoModel, source: Any) -> Tensor | None:
 
 
 class LatentUpscale(io.ComfyNode):
+    """Upscale Latent (LTX Video)."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -364,6 +367,7 @@ class LatentUpscale(io.ComfyNode):
 
     @staticmethod
     def _part(model: VideoModel, upsampler: str) -> Part:
+        """The upsampler; raises InputError where it does not fit the model."""
         from ..loaders.families.ltx.upsampler import load_upsampler
         from ..samplers.multiscale import check_upscale
 
@@ -373,7 +377,7 @@ class LatentUpscale(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: VideoModel, latent: dict[str, Any], upsampler: str, adain: float = 1.0, tone_map: float = 0.6
+        cls, model: VideoModel, latent: host.Latent, upsampler: str, adain: float = 1.0, tone_map: float = 0.6
     ) -> io.NodeOutput:
         from ..samplers.multiscale import upscale
 

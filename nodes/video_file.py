@@ -56,6 +56,7 @@ def _apart(frames: Iterator[Tensor]) -> Iterator[Tensor]:
 
 
 def _encode(container: Any, frames: Iterator[Tensor], size: tuple[int, int], fps: float, crf: int) -> None:
+    """Encode pieces as H.264 into an open container."""
     import av
 
     stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
@@ -122,6 +123,7 @@ class _Queue:
             self._changed.notify_all()
 
     def _arriving(self) -> Iterator[Tensor]:
+        """The pieces, as they come."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._pieces or self._complete or self._stopped)
@@ -155,6 +157,7 @@ class _Queue:
             self._changed.notify_all()
 
     def _wait(self, ready: Callable[[], bool], check: Callable[[], None]) -> None:
+        """Wait until `ready`; raises the error of the other thread."""
         while not self._changed.wait_for(lambda: self._over or ready(), PATIENCE):
             check()
         error, self._error = self._error, None  # not held: its traceback holds the decoder

@@ -35,6 +35,7 @@ def clock(seconds: float) -> str:
 
 
 def _settings(request: Request, fps: float, seconds: float) -> dict[str, Any]:
+    """What a line about a run names."""
     scales = dict.fromkeys(f"{scale:g}" for scale in (request.guidance, request.guidance_2) if scale)
     return {
         **_length(request.width, request.height, request.frames, fps),
@@ -47,9 +48,11 @@ def _settings(request: Request, fps: float, seconds: float) -> dict[str, Any]:
 
 
 def _length(width: int, height: int, frames: int, fps: float) -> dict[str, Any]:
+    """Size, frames and length of a video."""
     return {"size": f"{width}x{height}", "frames": frames, "length": f"{frames / fps:.3g}", "fps": f"{fps:g}"}
 
 
 def _size(file: Path) -> str:
+    """A file's size in MB or KB."""
     size = file.stat().st_size
     return f"{size / 1e6:.3g} MB" if size >= 1e6 else f"{size / 1e3:.3g} KB"

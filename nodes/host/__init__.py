@@ -1,5 +1,6 @@
 """Every call into ComfyUI, by rooms; what the nodes take from them."""
 
+from .files import Latent as Latent
 from .files import beside_output as beside_output
 from .files import check_prefix as check_prefix
 from .files import input_file as input_file

@@ -12,6 +12,7 @@ from typing import Any
 
 import folder_paths
 import torch
+from comfy_api.latest import io
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -20,6 +21,7 @@ from ...loaders.files import write_whole
 from ...loaders.messages import CheckpointError, InputError, message
 from ...loaders.video_model import VideoModel
 
+Latent = dict[str, Any]  # the host's LATENT: "samples", and what comes with them
 LONGEST_NAME = 200  # bytes; most file systems take 255, and a counter and an ending follow
 
 
@@ -55,7 +57,7 @@ def beside_output(prefix: str, suffix: str) -> Path:
     return Path(os.path.normpath(output_folder() / f"{prefix}{suffix}"))
 
 
-def metadata(cls: Any, latent: dict[str, Any]) -> dict[str, str]:
+def metadata(cls: type[io.ComfyNode], latent: Latent) -> dict[str, str]:
     """What goes into a file beside its content: prompt, workflow, and how the latents were made."""
     values = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {}), "reelwire": latent.get("reelwire")}
     return {name: json.dumps(value) for name, value in values.items() if value is not None}
@@ -97,7 +99,7 @@ def saved_latents() -> dict[str, Path]:
     return {path.name: path for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)}
 
 
-def save_latents(latent: dict[str, Any], cls: Any) -> Path:
+def save_latents(latent: Latent, cls: type[io.ComfyNode]) -> Path:
     """Write a LATENT to a new file, whole or not at all."""
     folder = output_folder() / "reelwire" / "latents"
     family = latent.get("reelwire", {}).get("family", "latents")
@@ -110,7 +112,7 @@ def save_latents(latent: dict[str, Any], cls: Any) -> Path:
     return path
 
 
-def read_latents(path: Path) -> dict[str, Any]:
+def read_latents(path: Path) -> Latent:
     """A LATENT from a file of `save_latents`; raises CheckpointError where it is damaged."""
     try:
         with safe_open(path, "pt") as file:
@@ -121,7 +123,7 @@ def read_latents(path: Path) -> dict[str, Any]:
         raise CheckpointError(rule, message("choose_another_file")) from error
 
 
-def latents_of(model: VideoModel, latent: dict[str, Any]) -> Tensor:
+def latents_of(model: VideoModel, latent: Latent) -> Tensor:
     """The `samples` of a LATENT as this model's latents [1, C, t, h, w]; as they are where they cannot be that."""
     samples: Tensor = latent["samples"]
     fits = samples.ndim in (4, 5) and samples.shape[1] == model.facts.channels

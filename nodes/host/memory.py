@@ -67,6 +67,7 @@ class HostMemory:
 
     @contextmanager
     def use(self, part: Part, activations: int = 0) -> Iterator[nn.Module]:
+        """The part on its device, in the host's accounting."""
         for name in part.instead_of:
             if name in self._patchers:
                 unload(self._patchers[name])
@@ -80,9 +81,11 @@ class HostMemory:
         yield patcher.model.inner
 
     def device(self, part: str) -> torch.device:
+        """Where the host computes this part."""
         return _devices(part)[0]()
 
     def room(self, part: str) -> int:
+        """Bytes that are free there, or that the host can free."""
         device = self.device(part)
         if device.type == "cpu":
             return free_ram()
@@ -99,6 +102,7 @@ class HostMemory:
         return self._most
 
     def _wrap(self, part: Part) -> Any:
+        """The part as the host's patcher."""
         offload = _devices(part.name)[1]()
         holder = Holder(use_casting_layers(part.load(progress())))
         patcher = comfy.model_patcher.CoreModelPatcher(
@@ -124,6 +128,7 @@ class _Accounted:
     """What ComfyUI asks of everything that travels between nodes: the patchers that it holds."""
 
     def get_models(self: Any) -> list[Any]:
+        """The patchers of its parts in use."""
         return patchers_of(self)
 
 

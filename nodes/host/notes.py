@@ -94,6 +94,8 @@ def speaking(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
 
 
 def _reported(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, with its errors sent to the page, and its results marked with the node."""
+
     @wraps(function)
     def run(cls: Any, *args: Any, **kwargs: Any) -> Any:
         context = get_executing_context()
@@ -155,6 +157,7 @@ def _above(running: str) -> dict[str, str]:
 
 
 def _kind(node_id: str) -> str:
+    """The class type of a node of the running prompt."""
     return str(get_progress_state().dynprompt.get_node(node_id)["class_type"])
 
 

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from comfy_api.latest import io
+
 from ...loaders.messages import data
 from .notes import displayed, send
 
@@ -14,7 +16,7 @@ from .notes import displayed, send
 class Report:
     """The messages of one run of a node, in order."""
 
-    def __init__(self, cls: Any) -> None:
+    def __init__(self, cls: type[io.ComfyNode]) -> None:
         self._node, self._messages = displayed(cls.hidden.unique_id), list[str]()
 
     def __contains__(self, text: str) -> bool:
@@ -46,5 +48,6 @@ class Report:
         }
 
     def _send(self, messages: Iterable[str], passing: bool) -> None:
+        """Send messages to the page; passing ones go with the next."""
         if notes := [data(text) for text in messages]:
             send("reelwire.note", {"node": self._node, "messages": notes, "passing": passing})

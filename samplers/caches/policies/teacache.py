@@ -38,6 +38,7 @@ class Fit:
     high: float = 0.0
 
     def __call__(self, x: float) -> float:
+        """How far the output moves where the signal moves by x; not below 0."""
         total = 0.0
         for c in self.coefficients:
             total = total * x + c
@@ -150,6 +151,7 @@ class TeaCache(Policy):
         return self._with(fit), ()
 
     def _with(self, fit: Fit) -> TeaCache:
+        """The policy with this polynomial, and its threshold where none was set."""
         threshold = self.threshold if self.threshold or self.exact else fit.threshold
         return replace(self, polynomial=fit, threshold=threshold, warmup=max(self.warmup, fit.warmup))
 
