@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..loaders.messages import Message, message
 from ..loaders.request import Conditioning
+from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
 from ..samplers.caches.policies import choices
 from . import host
@@ -142,7 +143,7 @@ class TeaCacheNode(PolicyNode):
                     _longest_input(),
                     _order_input((KEEP, FOLLOW), KEEP),
                 ],
-                {"retention": {"family": ("wan",)}},
+                {"retention": {"family": with_feature("cache_retention")}},
             ),
         )
 

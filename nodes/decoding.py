@@ -242,7 +242,8 @@ def _tiling(report: host.Report, model: VideoModel, latent: host.Latent, tile: i
     """The tiles that were asked for, or those that memory has room for, which the node then tells."""
     from ..samplers.decode import tiling_of
 
-    tiling = tiling_of(model, *host.latents_of(model, latent).shape[3:], tile)
+    height, width = host.latents_of(model, latent).shape[3:]
+    tiling = tiling_of(model, height, width, tile)
     if tiling.size and not tile:
         report.tell(decoded_in_tiles(tiling, model))
     return tiling

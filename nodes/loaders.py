@@ -161,7 +161,7 @@ class Loader(io.ComfyNode):
             if name != host.AUTO:
                 chosen[part] = host.choose(part, name, choices[part])
         name = cls.row.family
-        files = complete(name, family(name).title, chosen, offered, host.tokenizers())
+        files = complete(family(name).checkpoint, chosen, offered, host.tokenizers())
         model = host.load_model(Recipe(name, "", files, host.precision(precision)))
         model = replace(model, host_attention=host.attention())
         single = [part for part in FOLDERS if part in files and files[part].is_file()]

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..loaders.messages import message
 from ..loaders.notices import heard_by, say
 from ..loaders.request import Keyframe
+from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
 from . import host
 from .decoding import FileWriter, decoded_in_tiles
@@ -32,7 +33,7 @@ from .sampling import (
 )
 from .types import KeyframesType, model_input, number_input, share_input, whole_input
 from .video_file import write_video
-from .words import long_video
+from .words import frame_rules, long_video, titles_with
 
 RESUME, ANEW = "go on", "start over"
 TIMELINE = """{
@@ -47,8 +48,8 @@ TIMELINE = """{
 
 
 COUNTS: Conditions = {
-    **{name: {"family": ("ltx",)} for name in ("adain", "memory", "hold")},
-    "shift": {"family": ("hunyuan_video", "wan")},
+    **{name: {"family": with_feature("latent_windows")} for name in ("adain", "memory", "hold")},
+    "shift": {"family": with_feature("flow_shift")},
 }
 
 
@@ -96,7 +97,7 @@ class LongVideo(FileWriter):
                         tooltip="Beside those of the timeline; frames are counted in the whole video",
                     ),
                     *_joint_inputs(),
-                    shift_input("Flow shift of HunyuanVideo and Wan; 0: the preset's"),
+                    shift_input(f"Flow shift of {titles_with('flow_shift')}; 0: the preset's"),
                     *_file_inputs(),
                 ],
                 COUNTS,
@@ -106,7 +107,7 @@ class LongVideo(FileWriter):
         )
 
     @classmethod
-    def validate_inputs(  # type: ignore[override]
+    def validate_inputs(
         cls,
         filename_prefix: str | None = None,
         fps: float | None = None,
@@ -206,8 +207,7 @@ def _timeline_inputs() -> list[io.Input]:
             "frames",
             241,
             (1, 1_000_000),
-            "Length of the whole video; HunyuanVideo and Wan 4n+1, CogVideoX and LTX-Video 8n+1, "
-            "Mochi 6n+1, SVD 13n+1 or 24n+1",
+            f"Length of the whole video; {frame_rules(long=True)}",
         ),
         *side_inputs(),
     ]

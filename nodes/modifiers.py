@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..loaders.messages import InputError, Message, message
 from ..loaders.request import Guidance
+from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
 from ..samplers.guidance import METHODS, check_method, check_span
 from . import host
@@ -18,9 +19,9 @@ from .types import model_input, model_output, number_input, share_input, whole_i
 _SKIP_LAYER: dict[str, tuple[str, ...] | bool] = {"method": ("skip-layer",)}
 _APG: dict[str, tuple[str, ...] | bool] = {"method": ("apg",)}
 GUIDANCE_COUNTS: Conditions = {
-    "low_noise_guidance": {"family": ("wan",)},
-    "true_guidance": {"family": ("hunyuan_video",)},
-    "dynamic": {"family": ("cogvideox",)},
+    "low_noise_guidance": {"family": with_feature("two_experts")},
+    "true_guidance": {"family": with_feature("embedded_guidance")},
+    "dynamic": {"family": with_feature("dynamic_guidance")},
     **dict.fromkeys(("layers", "layer_scale", "layer_start", "layer_end"), _SKIP_LAYER),
     **dict.fromkeys(("eta", "momentum", "threshold"), _APG),
 }
@@ -162,7 +163,7 @@ class SetMotion(io.ComfyNode):
     @classmethod
     def execute(cls, model: VideoModel, motion_bucket: int, fps: int, noise_augmentation: float) -> io.NodeOutput:
         motion = {"motion_bucket": motion_bucket, "fps": fps, "noise_augmentation": noise_augmentation}
-        lines = () if model.name == "svd" else (message("idle_motion", title=model.title),)
+        lines = () if "motion" in model.checkpoint.spec.features else (message("idle_motion", title=model.title),)
         return _noted(cls, replace(model, options=motion), lines)
 
 
@@ -260,7 +261,7 @@ class SetSpeed(io.ComfyNode):
                         "the mask that keeps fast kernels away. The same video but for rounding",
                     ),
                 ],
-                {"trim_text": {"family": ("hunyuan_video", "ltx")}},
+                {"trim_text": {"family": with_feature("trimmed_text")}},
             ),
             outputs=[model_output("The same model with these settings")],
             hidden=[io.Hidden.unique_id],
@@ -316,7 +317,9 @@ class AddLoRA(io.ComfyNode):
             "weights are "
             "shared: another strength costs nothing.",
             search_aliases=["lora loader", "lightx2v", "causvid", "distill", "lightning", "加载 LoRA"],
-            inputs=counted([model_input(), *_lora_inputs()], {"low_noise_strength": {"family": ("wan",)}}),
+            inputs=counted(
+                [model_input(), *_lora_inputs()], {"low_noise_strength": {"family": with_feature("two_experts")}}
+            ),
             outputs=[model_output("The same model with the LoRA")],
             hidden=[io.Hidden.unique_id],
         )
@@ -343,7 +346,7 @@ class AddLoRA(io.ComfyNode):
 
         file = host.choose("lora", lora, host.files("loras"))
         network = next((part for name, part in model.parts.items() if name in ("transformer", "unet")))
-        added = LoRA(file, strength, low_noise_strength, read_lora(file, model.name, network))
+        added = LoRA(file, strength, low_noise_strength, read_lora(file, model.checkpoint, network))
         facts = replace(model.facts, presets=_distilled(model, DISTILLED[distilled]))
         lines = idle(cls, {"low_noise_strength": low_noise_strength}, model)
         changed = replace(model, loras=(*model.loras, added), facts=facts)

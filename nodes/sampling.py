@@ -15,6 +15,7 @@ from ..loaders.messages import InputError, message
 from ..loaders.notices import heard_by
 from ..loaders.parts import Part
 from ..loaders.request import Conditioning, Control, Keyframe, Request
+from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
 from ..samplers.solvers import SAMPLERS
 from . import host
@@ -30,15 +31,12 @@ from .types import (
     share_input,
     whole_input,
 )
-from .words import sampled
+from .words import frame_rules, sampled, titles_with
 
 DEFAULT = "default"
 PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled")
 
 
-FRAMES = (
-    "0: the preset's. HunyuanVideo and Wan make 4n+1 frames, CogVideoX and LTX-Video 8n+1, Mochi 6n+1, SVD 14 or 25"
-)
 PRESET = (
     "Fills in whatever is 0. default: as the makers sample. quality, balanced, speed: larger or smaller, more steps or "
     "fewer; LTX-Video 1216x704 in 40 steps, 896x512 in 25, 640x352 in 10. distilled: for distilled checkpoints, 8 "
@@ -65,7 +63,7 @@ def size_inputs() -> list[io.Input]:
     guidance = "Guidance scale; 0: the preset's, 1: off, which takes half the forwards on most models"
     return [
         *side_inputs(),
-        whole_input("frames", 0, (-100_000, 100_000), FRAMES),
+        whole_input("frames", 0, (-100_000, 100_000), f"0: the preset's. {frame_rules()}"),
         *steps_inputs(guidance),
     ]
 
@@ -92,7 +90,7 @@ def shift_input(tooltip: str) -> io.Input:
 
 
 # what a sampler's inputs depend on
-SAMPLER_COUNTS: Conditions = {"strength": {"source": True}, "shift": {"family": ("hunyuan_video", "wan")}}
+SAMPLER_COUNTS: Conditions = {"strength": {"source": True}, "shift": {"family": with_feature("flow_shift")}}
 
 
 def sampler_inputs() -> list[io.Input]:
@@ -114,7 +112,9 @@ def sampler_inputs() -> list[io.Input]:
         preset_input(),
         *_image_inputs(),
         ControlType.Input("control", optional=True, tooltip="For models that follow a control video"),
-        shift_input("Flow shift of HunyuanVideo and Wan: more spends the steps on large shapes; 0: the preset's"),
+        shift_input(
+            f"Flow shift of {titles_with('flow_shift')}: more spends the steps on large shapes; 0: the preset's"
+        ),
     ]
     return counted(inputs, SAMPLER_COUNTS)
 
@@ -300,14 +300,17 @@ def request_of(
 
 
 def _source(model: VideoModel, source: Any) -> Tensor | None:
-    """Frames, or latents as the model has them; raises InputError for those of another family."""
-    if not isinstance(source, dict):
-        return source
-    family = source.get("reelwire", {}).get("family", model.name)
+    """Frames as they are, or latents as the model has them."""
+    return _latents(model, source) if isinstance(source, dict) else source
+
+
+def _latents(model: VideoModel, latent: host.Latent) -> Tensor:
+    """A LATENT's latents as the model has them; raises InputError for those of another family."""
+    family = latent.get("reelwire", {}).get("family", model.name)
     if family != model.name:
         rule = message("latents_of_family", family=family, model=model.name)
         raise InputError("source", family, rule, message("decode_and_connect"))
-    return host.latents_of(model, source)
+    return host.latents_of(model, latent)
 
 
 class LatentUpscale(io.ComfyNode):
@@ -368,12 +371,7 @@ class LatentUpscale(io.ComfyNode):
     @staticmethod
     def _part(model: VideoModel, upsampler: str) -> Part:
         """The upsampler; raises InputError where it does not fit the model."""
-        from ..loaders.families.ltx.upsampler import load_upsampler
-        from ..samplers.multiscale import check_upscale
-
-        check_upscale(model)
-        folder = host.choose("upsampler", upsampler, host.upsamplers())
-        return load_upsampler(folder, model.facts.channels, model.recipe.dtype)
+        return model.upsampler(host.choose("upsampler", upsampler, host.upsamplers()))
 
     @classmethod
     def execute(
@@ -382,7 +380,7 @@ class LatentUpscale(io.ComfyNode):
         from ..samplers.multiscale import upscale
 
         part = cls._part(model, upsampler)
-        samples, update = _source(model, latent), host.progress()
+        samples, update = _latents(model, latent), host.progress()
         large = upscale(model, part, samples, adain, tone_map).cpu()
         update(1, 1, lambda: host.latent_preview(model, large))
         note = {k: v * 2 if k in ("width", "height") else v for k, v in latent.get("reelwire", {}).items()}

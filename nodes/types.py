@@ -1,4 +1,4 @@
-"""The pack's own wire types, and the sockets that many nodes share."""
+"""The pack's own wire types, and the sockets and widgets that many nodes share."""
 
 from typing import Any
 

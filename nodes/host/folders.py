@@ -10,18 +10,10 @@ import comfy
 import folder_paths
 
 from ...loaders.messages import InputError, message
+from ...loaders.spec import spec_of
 
 BUNDLED = Path(__file__).parents[2] / "loaders" / "bundled"
 UPSAMPLER = "LatentUpsamplePipeline"
-# family -> how the names of its pipelines begin in model_index.json
-_PIPELINES = {
-    "ltx": "LTX",
-    "wan": "Wan",
-    "hunyuan_video": "HunyuanVideo",
-    "mochi": "Mochi",
-    "svd": "StableVideoDiffusion",
-    "cogvideox": "CogVideoX",
-}
 
 
 def bundled_models(family: str) -> dict[str, Path]:
@@ -34,7 +26,7 @@ def checkpoints(family: str = "") -> dict[str, Path]:
 
     Without a family, all that there are: a wrong choice is then refused by what it is.
     """
-    beginning = _PIPELINES.get(family, "")
+    beginning = spec_of(family).pipeline if family else ""
     folders = {}
     for name, path in diffusers_folders().items():
         pipeline = pipeline_of(path)

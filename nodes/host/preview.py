@@ -12,15 +12,6 @@ from torch import Tensor
 
 from ...loaders.video_model import VideoModel
 
-# family -> the host's classes with preview colours, of which the number of channels tells the right one
-_LATENT_FORMATS = {
-    "ltx": ("LTXV",),
-    "wan": ("Wan21", "Wan22"),
-    "hunyuan_video": ("HunyuanVideo",),
-    "mochi": ("Mochi",),
-    "svd": ("SD15",),
-}
-
 
 def frame_preview(frame: Tensor) -> Any:
     """A PIL image of a frame [H, W, 3] in 0..1 or in 8 bits, no larger than ComfyUI's --preview-size."""
@@ -53,7 +44,7 @@ def _main_axes(latent: Tensor) -> Tensor:
 
 def _host_colours(model: VideoModel) -> Tensor | None:
     """The host's preview colours [C + 1, 3] for this model's latents, the last row a bias; None where it has none."""
-    for name in _LATENT_FORMATS.get(model.name, ()):
+    for name in model.checkpoint.spec.preview_formats:
         if not hasattr(comfy.latent_formats, name):  # another version of the host: no reason to stop a run
             continue
         form = getattr(comfy.latent_formats, name)()

@@ -25,8 +25,8 @@ from reelwire.samplers.denoise import sample
 from reelwire.samplers.long.context import sample_in_context
 from reelwire.samplers.solvers import TABLES
 from reelwire.samplers.speed import Speed
-from reelwire.tests.samplers.caches.test_caches import NOTHING, OURS, SOME
-from reelwire.tests.samplers.test_families import MODELS, frames, needed, usual
+from reelwire.tests.support.cached_runs import NOTHING, OURS, SOME
+from reelwire.tests.support.models import MODELS, frames, needed, usual
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

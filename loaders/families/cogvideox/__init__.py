@@ -7,7 +7,6 @@ CogVideoXFunControlPipeline.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -21,29 +20,26 @@ from ...common.peaks import Moment
 from ...common.prompts import check_prompts, encode_t5, load_tokenizer
 from ...denoiser import Run, Schedule
 from ...messages import InputError, either, message
-from ...parts import Memory, Recipe
 from ...request import Conditioning, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
 from ...video_model import VideoModel
 from ...weights.bundle import Bundle
-from ...weights.find import read_model
-from .denoiser import CogFacts, Network, _facts, _padding, _rope, _Run
+from .checkpoint import FORMAT
+from .denoiser import CogFacts, Network, _padding, _rope, _Run
 from .vae import decode_pieces, encode_pieces
 
 OFS = 2.0  # what the 1.5 image-to-video model is told (CogVideoXImageToVideoPipeline)
-_KINDS = {
-    "transformer": ("CogVideoXTransformer3DModel",),
-    "vae": ("AutoencoderKLCogVideoX",),
-    "text_encoder": ("T5EncoderModel",),
-}
 
 
 class CogVideoX(VideoModel):
-    name, title, batched_guidance, solvers = "cogvideox", "CogVideoX", True, "cogvideox"
+    facts: CogFacts
+    checkpoint = FORMAT
+    batched_guidance = True
+    solvers = "cogvideox"
     keeps_padding = message("padding_cogvideox")
     coders: ClassVar[Mapping[str, CoderPeak]] = {
-        "": CoderPeak(128, decode=37_000, thrifty=37_000, encode=21_850, still=5_550),
+        "": CoderPeak(128, decode=37_000, offloaded=37_000, encode=21_850, still=5_550),
     }
     moments: ClassVar[Mapping[str, Moment]] = {
         "query and key": Moment(hidden=7, float32=2, copies=1, rotary=3, text=1),
@@ -53,13 +49,35 @@ class CogVideoX(VideoModel):
     decode_cycle = 1, 2
     image_models = either("CogVideoX-5B-I2V", "CogVideoX1.5-5B-I2V")
     text_models = either("CogVideoX-5B", "CogVideoX1.5-5B")
-    control_models = "CogVideoX-Fun-Control"
 
     @classmethod
-    def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_model(recipe, cls.name, cls.title, _KINDS)
-        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
-        return cls(bundle.variant, _read_facts(bundle), parts, replace(recipe, variant=bundle.variant), memory)
+    def read_facts(cls, bundle: Bundle) -> CogFacts:
+        network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
+        ratio = 2 ** (len(vae["block_out_channels"]) - 1)
+        control = bundle.pipeline.get("_class_name") == "CogVideoXFunControlPipeline" or "control" in bundle.variant
+        channels, learned = vae["latent_channels"], network.get("use_learned_positional_embeddings")
+        takes_image = network["in_channels"] > channels and not control
+        return CogFacts(
+            spatial_ratio=ratio,
+            temporal_ratio=vae.get("temporal_compression_ratio", 4),
+            channels=channels,
+            frame_step=8,
+            size_multiple=ratio * network["patch_size"],
+            hidden_size=network["num_attention_heads"] * network["attention_head_dim"],
+            text_width=network["text_embed_dim"],
+            layers=network["num_layers"],
+            cached_module_outputs=2 * network["num_layers"],
+            mean=(0.0,) * channels,
+            std=(1 / vae["scaling_factor"],) * channels,
+            scheduler=bundle.scheduler,
+            network=network,
+            time_patch=network.get("patch_size_t") or 1,
+            inverse_scale=bool(vae.get("invert_scale_latents")),
+            fixed=(network["sample_width"] * ratio, network["sample_height"] * ratio) if learned else None,
+            control=control,
+            pictures=(("first",),) if takes_image else ((),),
+            **bundle.defaults,
+        )
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
         tokenizer, device = load_tokenizer(self.recipe.files["tokenizer"]), self.memory.device("text_encoder")
@@ -71,11 +89,11 @@ class CogVideoX(VideoModel):
 
     def check(self, request: Request) -> None:
         super().check(request)
-        fixed = _facts(self).fixed
+        fixed = self.facts.fixed
         if fixed and (request.width, request.height) != fixed:
             rule = message("positions_fixed", title=self.title, variant=self.variant, width=fixed[0], height=fixed[1])
             raise InputError("width, height", f"{request.width}x{request.height}", rule, message("use_default_0"))
-        for name, most in zip(("width", "height"), _facts(self).largest, strict=True):
+        for name, most in zip(("width", "height"), self.facts.largest, strict=True):
             if getattr(request, name) > most:
                 rule = message("positions_most", title=self.title, variant=self.variant, most=most)
                 raise InputError(name, getattr(request, name), rule, message("use_at_most", most=most))
@@ -95,13 +113,13 @@ class CogVideoX(VideoModel):
             )
 
     def controlled(self) -> bool:
-        return _facts(self).control
+        return self.facts.control
 
     def schedule(self, request: Request) -> Schedule:
         return Schedule(self.facts.scheduler, request.steps)
 
     def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
-        facts = _facts(self)
+        facts = self.facts
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
         _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
         t += _padding(facts, request)
@@ -114,7 +132,7 @@ class CogVideoX(VideoModel):
         )
 
     def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
-        facts, device, dtype = _facts(self), self.memory.device("transformer"), getattr(torch, self.recipe.dtype)
+        facts, device, dtype = self.facts, self.memory.device("transformer"), getattr(torch, self.recipe.dtype)
         generator = torch.Generator("cpu").manual_seed(request.seed)
         text = {branch: v["text"].to(device, dtype) for branch, v in conditioning.branches.items()}
         text["cond_uncond"] = torch.cat([text["uncond"], text["cond"]])
@@ -130,7 +148,7 @@ class CogVideoX(VideoModel):
 
     def _start(self, request: Request, generator: torch.Generator, scheduler: Any, skip: int) -> Tensor:  # fmt: skip
         """Noise [1, t, C, h, w], or the source with noise on it (CogVideoXVideoToVideoPipeline.prepare_latents)."""
-        facts, device = _facts(self), self.memory.device("transformer")
+        facts, device = self.facts, self.memory.device("transformer")
         b, c, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
         video = None
         if request.source is not None and request.strength < 1:
@@ -142,7 +160,7 @@ class CogVideoX(VideoModel):
 
     def _given(self, request: Request, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """The first frame [1, t, C, h, w] and nothing after it (CogVideoXImageToVideoPipeline.prepare_latents)."""
-        facts, image = _facts(self), cover(request.keyframes[0].images, request.width, request.height)
+        facts, image = self.facts, cover(request.keyframes[0].images, request.width, request.height)
         with self.use("vae", self.encoding(request.width, request.height)) as vae:
             z = self.vae_latents(vae, image, generator)
         scale = facts.std[0] if facts.inverse_scale else 1 / facts.std[0]
@@ -168,25 +186,8 @@ class CogVideoX(VideoModel):
 
     @classmethod
     def decode_pieces(cls, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
-        return decode_pieces(vae, latents, tile.thrifty)
+        return decode_pieces(vae, latents, tile.offload_state)
 
     @classmethod
     def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:
         return encode_pieces(vae, pixels, count)
-
-
-def _read_facts(bundle: Bundle) -> CogFacts:
-    network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
-    ratio = 2 ** (len(vae["block_out_channels"]) - 1)
-    control = bundle.pipeline.get("_class_name") == "CogVideoXFunControlPipeline" or "control" in bundle.variant
-    channels, learned = vae["latent_channels"], network.get("use_learned_positional_embeddings")
-    fixed = (network["sample_width"] * ratio, network["sample_height"] * ratio) if learned else None
-    pictured = network["in_channels"] > channels and not control
-    return CogFacts(
-        spatial_ratio=ratio, temporal_ratio=vae.get("temporal_compression_ratio", 4), channels=channels, frame_step=8,
-        size_multiple=ratio * network["patch_size"], width=network["num_attention_heads"] * network["attention_head_dim"],
-        text_width=network["text_embed_dim"], layers=network["num_layers"], modules=2 * network["num_layers"], mean=(0.0,) * channels,
-        std=(1 / vae["scaling_factor"],) * channels, scheduler=bundle.scheduler, network=network,
-        time_patch=network.get("patch_size_t") or 1, inverse_scale=bool(vae.get("invert_scale_latents")), fixed=fixed, control=control,
-        pictures=(("first",),) if pictured else ((),), **bundle.defaults,
-    )  # fmt: skip
