@@ -95,10 +95,6 @@ class VideoModel(VideoVAE, Counted, ABC):
         ratio, (_, _, time, height, width) = self.facts.spatial_ratio, latents.shape
         return dict(width=width * ratio, height=height * ratio, frames=self.facts.frames(time))
 
-    def get_models(self) -> list[Any]:
-        """For ComfyUI's memory accounting: the patchers of the parts in use."""
-        return getattr(self.memory, "patchers", list)()
-
     @classmethod
     def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
         """The model of a recipe, its files' headers checked strictly; no weights are read yet."""

@@ -1,4 +1,4 @@
-"""What nodes say they made, and what tooltips say of the families: that in English, as all texts of nodes are written."""
+"""What nodes say they made, and what their tooltips say of the families (in English, as all texts of nodes)."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def clock(seconds: float) -> str:
 
 
 def _settings(request: Request, fps: float, seconds: float) -> dict[str, Any]:
+    """What a line about a run names."""
     scales = dict.fromkeys(f"{scale:g}" for scale in (request.guidance, request.guidance_2) if scale)
     return {
         **_length(request.width, request.height, request.frames, fps),
@@ -49,12 +50,17 @@ def _settings(request: Request, fps: float, seconds: float) -> dict[str, Any]:
 
 
 def _length(width: int, height: int, frames: int, fps: float) -> dict[str, Any]:
+    """Size, frames and length of a video."""
     return {"size": f"{width}x{height}", "frames": frames, "length": f"{frames / fps:.3g}", "fps": f"{fps:g}"}
 
 
 def _size(file: Path) -> str:
+    """A file's size in MB or KB."""
     size = file.stat().st_size
     return f"{size / 1e6:.3g} MB" if size >= 1e6 else f"{size / 1e3:.3g} KB"
+
+
+# ---------------------------------------------------------------- tooltips
 
 
 def titles_with(feature: str) -> str:
@@ -75,11 +81,13 @@ def frame_rules(long: bool = False) -> str:
 
 
 def _frame_rule(counts: tuple[int, ...], step: int, long: bool) -> str:
+    """Numbers of frames, as "8n+1" or "14 or 25"."""
     if step:
         return f"{step}n+1"
     return " or ".join(f"{count - 1}n+1" if long else str(count) for count in counts)
 
 
 def _both(titles: Iterable[str]) -> str:
+    """Titles as "A, B and C"."""
     *most, last = titles
     return f"{', '.join(most)} and {last}" if most else last
