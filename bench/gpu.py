@@ -40,6 +40,7 @@ from reelwire.samplers.caches.policies.teacache import TeaCache
 from reelwire.samplers.caches.policy import Policy
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
+from reelwire.samplers.plan import plan
 from reelwire.training import tiny_models
 
 T5 = dict(architectures=["T5EncoderModel"], d_model=4096, d_kv=64, d_ff=10240, num_layers=1, num_heads=64, vocab_size=32128,
@@ -172,7 +173,8 @@ def timed(model: VideoModel, conditioning: Conditioning, request: Request, polic
 
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    sample(replace(model, cache=policy), conditioning, replace(request, seed=1), on_step)
+    cached = replace(model, cache=policy)
+    sample(cached, conditioning, plan(cached, replace(request, seed=1)), on_step)
     steps = [b - a for a, b in pairwise(stamps)]
     entries = runs[0].cache.entries if runs[0].cache else []
     share = sum(e.computed for e in entries) / len(entries) if entries else 1.0
@@ -202,7 +204,7 @@ def measure(case: Case, tiny: bool, folder: Path, device: str, rounds: int) -> I
 def to_file(model: VideoModel, conditioning: Conditioning, request: Request, folder: Path, device: str) -> dict[str, float]:  # fmt: skip
     """Seconds from embeddings to a finished mp4; decoding and encoding go hand in hand."""
     begin = time.perf_counter()
-    latents = sample(model, conditioning, replace(request, seed=1))
+    latents = sample(model, conditioning, plan(model, replace(request, seed=1)))
     wait(device)
     sampled = time.perf_counter()
     frames = sum(len(piece) for piece in _written(stream_frames(model, latents), folder / "made.mp4", model.facts.fps))

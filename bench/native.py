@@ -40,6 +40,7 @@ from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
+from reelwire.samplers.plan import plan
 from reelwire.samplers.speed import Speed
 from reelwire.tests.support.files import plain
 from reelwire.tests.support.native import randomised
@@ -208,7 +209,7 @@ def our_run(sides: Sides, **more: Any) -> Tensor:
     scale = SCALE if case.guided else 6.0
     sampler = {"cogvideox": "ddim"}.get(model.name, "euler")
     request = Request(width, height, case.frames, STEPS, scale, sampler, seed=1)
-    return sample(model, conditioning, request, **more)
+    return sample(model, conditioning, plan(model, request), **more)
 
 
 def their_run(sides: Sides) -> Tensor:

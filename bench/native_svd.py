@@ -17,6 +17,7 @@ from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.samplers.denoise import sample
+from reelwire.samplers.plan import plan
 from reelwire.tests.support.files import plain
 from reelwire.tests.support.native import randomised
 from reelwire.training.tiny_models import make, seeded
@@ -52,7 +53,8 @@ class Sides:
         return Request(WIDTH, HEIGHT, FRAMES, self.steps, self.scale, seed=1, keyframes=(image,))
 
     def ours(self, **more: Any) -> Tensor:
-        return sample(self.model, Conditioning("svd", 0, {"cond": {}, "uncond": {}}), self.request(), **more)
+        conditioning = Conditioning("svd", 0, {"cond": {}, "uncond": {}})
+        return sample(self.model, conditioning, plan(self.model, self.request()), **more)
 
     def theirs(self) -> Tensor:
         import comfy.sample

@@ -147,4 +147,3 @@ class Request:
     guidance_2: float = 0.0  # of the second expert
     control: Control | None = None
     past: Past | None = None
-    notes: tuple[str, ...] = ()  # what the person should know about how the request was read

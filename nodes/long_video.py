@@ -115,34 +115,35 @@ class LongVideo(FileWriter):
                 keyframes: tuple[Keyframe, ...] = (), adain: float = 0.25, memory: float = 0.0, hold: float = 1.0, fps: float = 0.0,
                 crf: int = 17, tile: int = 0, unfinished: str = RESUME, **inputs: Any) -> io.NodeOutput:  # fmt: skip
         from ..samplers.decode import eight_bits, tiling_of
+        from ..samplers.long.fingerprint import render_fingerprint, upgraded
         from ..samplers.long.job import ENDING, Job
-        from ..samplers.long.render import Style, inputs_of, plan_long, render
+        from ..samplers.long.plan import LongVideoOptions, plan_long
+        from ..samplers.long.render import render
         from ..samplers.long.timeline import read_timeline
 
         fps = cls.rate(model, fps)
-        told, style = (
-            read_timeline(timeline, fps, frames),
-            Style(window, overlap, adain, memory, hold),
-        )
+        told = read_timeline(timeline, fps, frames)
+        options = LongVideoOptions(window, overlap, adain, memory, hold)
         pictures = tuple(Keyframe(host.input_picture(p.file), p.frame, p.strength) for p in told.pictures)
         request = request_of(model, frames=frames, keyframes=(*(keyframes or ()), *pictures), **inputs)
-        made = plan_long(model, told, request, style)
+        made = plan_long(model, told, request, options)
         size = made.request.width, made.request.height
         tiling = tiling_of(model, *model.facts.latent_shape(*size, 1)[3:], tile)
         path, subfolder = host.output_file(filename_prefix, ".mp4", *size)
         job = Job(host.beside_output(filename_prefix, ENDING))
-        job.begin(inputs_of(model, told, made, style), unfinished == ANEW)
+        begun = render_fingerprint(model, told, made, options)
+        job.begin(begun, unfinished == ANEW, lambda inputs: upgraded(inputs, model, made))
         tiling = tiling if tile else job.settled(tiling)
         report = host.Report(cls)
         report.tell(*idle(cls, {"adain": adain, "memory": memory, "hold": hold}, model))
-        report.tell(*made.notes, *host.shortage(model, made.request_of_a_window))
+        report.tell(*made.notes, *host.shortage(model, made.longest))
         watch = _Watching(report, model, made, job)
         note = {"family": model.name, "variant": model.variant, "frames": frames, "fps": fps, "windows": len(made.windows),
                 "width": size[0], "height": size[1], "seed": made.request.seed}  # fmt: skip
         with watch.kept(), heard_by(report.tell):
             if tiling is not None and tiling.size and not tile:
                 say(decoded_in_tiles(tiling, model))
-            pieces = watch.counted(render(model, told, made, style, job, tiling, watch.watch, eight_bits))
+            pieces = watch.counted(render(model, told, made, options, job, tiling, watch.callbacks, eight_bits))
             write_video(path, pieces, size, fps, crf, host.metadata(cls, {"reelwire": note}))
         job.drop()
         shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
@@ -163,13 +164,13 @@ class _Watching:
     """Progress over the whole video with the time that is left, and what a person is told when it stops early."""
 
     def __init__(self, report: host.Report, model: VideoModel, made: Any, job: Any) -> None:
-        from ..samplers.long.render import Watch
+        from ..samplers.long.render import Callbacks
 
         self._report, self._model, self._made, self._job = report, model, made, job
         self._steps, self._frames, self._from = 0, 0, None
         self._update, self._began = host.progress(), time.monotonic()
         self._cache = None
-        self.watch = Watch(self._step, report.tell)
+        self.callbacks = Callbacks(self._step, report.tell)
 
     @property
     def seconds(self) -> float:
@@ -182,7 +183,7 @@ class _Watching:
             return
         from ..samplers.caches.report import report
 
-        estimate = self._cache.policy.estimate(self._model, self._made.request_of_a_window)
+        estimate = self._cache.policy.estimate(self._model, self._made.longest.request)
         words = [line for line in report(self._cache, estimate).words() if line not in self._report]
         self._report.tell(*(message("last_window", note=line) for line in words), level=logging.INFO)
 

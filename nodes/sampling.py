@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -22,6 +22,9 @@ from .effect import Conditions, counted
 from .origin import from_model
 from .types import ABSENT, ConditioningType, ControlType, KeyframesType, model_input
 from .words import sampled
+
+if TYPE_CHECKING:
+    from ..samplers.plan import SamplingPlan
 
 DEFAULT = "default"
 PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled")
@@ -130,19 +133,19 @@ class Sampler(SamplerNode):
     @classmethod
     def check_lazy_status(cls, model: VideoModel, conditioning: Conditioning | None = None, **inputs: Any) -> list[str]:
         """Refuse what cannot work before the prompt is encoded, so before any weights are read."""
-        from ..samplers.denoise import ready
+        from ..samplers.plan import plan
 
-        ready(model, request_of(model, **inputs))
+        plan(model, request_of(model, **inputs))
         return ["conditioning"] if conditioning is None else []
 
     @classmethod
     def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: Any) -> io.NodeOutput:
-        from ..samplers.denoise import ready, sample
-        from ..samplers.kernels import attention_notes
+        from ..samplers.denoise import sample
+        from ..samplers.plan import plan
 
-        request, report = ready(model, request_of(model, **inputs)), host.Report(cls)
-        report.tell(*request.notes, *host.shortage(model, request))
-        report.tell(*attention_notes(model), level=logging.INFO)
+        prepared, report = plan(model, request_of(model, **inputs)), host.Report(cls)
+        request = prepared.request
+        report.tell(*prepared.notes, *host.shortage(model, prepared))
         update, runs = host.progress(), list[Run]()
 
         def on_step(done: int, total: int, run: Run) -> None:
@@ -151,29 +154,24 @@ class Sampler(SamplerNode):
 
         began = time.monotonic()
         with heard_by(report.tell):
-            latents = sample(model, conditioning, request, on_step)
+            latents = sample(model, conditioning, prepared, on_step)
         line = sampled(request, model.facts.fps, time.monotonic() - began)
         note = {"family": model.name, "variant": model.variant, "frames": request.frames, "fps": model.facts.fps,
                 "width": request.width, "height": request.height, "seed": request.seed}  # fmt: skip
-        charts = {"reelwire_chart": _tell_of_cache(report, model, request, runs, note)}
+        charts = {"reelwire_chart": _tell_of_cache(report, model, prepared, runs, note)}
         latent = from_model(model, model.to_host(latents.cpu()), note)
         return io.NodeOutput(latent, ui=report.ui(charts, line))
 
 
 def _tell_of_cache(
-    report: host.Report, model: VideoModel, request: Request, runs: list[Run], note: dict[str, Any]
+    report: host.Report, model: VideoModel, prepared: SamplingPlan, runs: list[Run], note: dict[str, Any]
 ) -> list[str]:
     """Say what the cache did, and add it to `note`, which goes with the latents into the file; its charts for the page."""
     from ..samplers.caches.report import report as report_of
-    from ..samplers.caches.runner import planned
 
-    if model.cache is None:
+    if prepared.policy is None or not runs:
         return []
-    policy, notes = planned(model, request)
-    if policy is None or not runs:
-        report.tell(*notes)
-        return []
-    cache = report_of(runs[0].cache, policy.estimate(model, request))
+    cache = report_of(runs[0].cache, prepared.policy.estimate(model, prepared.request))
     note["cache"] = cache.facts()
     report.tell(*cache.words(), level=logging.INFO)
     return [json.dumps(cache.chart())]

@@ -14,10 +14,10 @@ from ..loaders.request import Capabilities, Keyframe, Request
 
 _ENDS = {"first": message("first_frame"), "last": message("last_frame")}
 UNNOTICED = 0.97  # nobody minds a thirtieth of a side
-Plan = tuple[tuple[Keyframe, ...], tuple[str, ...]]  # (keyframes in order, notes on what was moved or cut)
+Placed = tuple[tuple[Keyframe, ...], tuple[str, ...]]  # (keyframes in order, notes on what was moved or cut)
 
 
-def plan(keyframes: tuple[Keyframe, ...], capabilities: Capabilities, frames: int) -> Plan:
+def place_keyframes(keyframes: tuple[Keyframe, ...], capabilities: Capabilities, frames: int) -> Placed:
     """Keyframes in order, counted from the start of a clip of `frames`, as a model can honour them.
 
     What is only nearly right is moved or cut, and noted; anything else raises InputError, naming the keyframe by its

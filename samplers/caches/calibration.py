@@ -53,15 +53,18 @@ def observed(model: VideoModel) -> str:
 
 def calibrate(model: VideoModel, conditioning: Conditioning, request: Request, on_step: OnStep) -> tuple[Calibration, Tensor]:  # fmt: skip
     """(what one run of every step showed, its latents); raises InputError for too few steps."""
-    from ..denoise import ready, sample
+    from ..denoise import sample
+    from ..plan import plan
 
-    request = ready(replace(model, cache=None), request)
+    record = Record(observed=observed(model))
+    model = replace(model, cache=record)
+    prepared = plan(model, request)
+    request = prepared.request
     if request.steps < FEWEST:
         raise InputError(
             "steps", request.steps, message("few_steps_rule", steps=FEWEST), message("use_at_least", least=FEWEST)
         )
-    record = Record(observed=observed(model))
-    latents = sample(replace(model, cache=record), conditioning, request, on_step)
+    latents = sample(model, conditioning, prepared, on_step)
     grams = {part: (tuple(map(tuple, record.gram(part).tolist())),) for part in record.clean}
     branches = []
     for (part, name), track in record.tracks.items():

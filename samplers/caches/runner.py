@@ -362,13 +362,12 @@ def planned(model: VideoModel, request: Request) -> tuple[Policy | None, tuple[s
 
 
 @contextmanager
-def cached(model: VideoModel, run: Run, request: Request) -> Iterator[None]:
-    """The run through its model's cache, whose state ends with it; `run.cache` keeps what is to be told."""
-    policy, notes = planned(model, request)
+def cached(model: VideoModel, run: Run, policy: Policy | None) -> Iterator[None]:
+    """The run through a cache, whose state ends with it; `run.cache` keeps what is to be told. policy: None for no cache."""
     if policy is None:
         yield
         return
-    runner = run.cache = Runner(policy, model.stacks, len(run.timesteps), model.batched_guidance, notes)
+    runner = run.cache = Runner(policy, model.stacks, len(run.timesteps), model.batched_guidance)
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ from ...loaders.denoiser import Run
 from ...loaders.request import Conditioning, Request
 from ...loaders.video_model import VideoModel
 from ..denoise import OnStep, sample
+from ..plan import plan
 
 
 def sample_in_context(model: VideoModel, conditioning: Conditioning, request: Request, window: int, overlap: int, on_step: OnStep) -> Tensor:  # fmt: skip
@@ -25,7 +26,8 @@ def sample_in_context(model: VideoModel, conditioning: Conditioning, request: Re
     whole, seen = (facts.latent_shape(request.width, request.height, n)[2] for n in (request.frames, min(window, request.frames)))  # fmt: skip
     stride = max(seen - facts.latent_shape(1, 1, overlap)[2], facts.time_patch) // facts.time_patch * facts.time_patch
     spread = partial(_spread, more=whole - seen, stride=stride, seed=request.seed)
-    return sample(model, conditioning, replace(request, frames=min(window, request.frames)), on_step, spread)
+    prepared = plan(model, replace(request, frames=min(window, request.frames)))
+    return sample(model, conditioning, prepared, on_step, spread)
 
 
 def _spread(run: Run, more: int, stride: int, seed: int) -> None:

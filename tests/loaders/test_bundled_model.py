@@ -11,8 +11,8 @@ from reelwire.loaders.families.ltx import LTX
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
 from reelwire.samplers.decode import stream_frames
-from reelwire.samplers.denoise import sample
 from reelwire.tests.support.components import BUNDLED
+from reelwire.tests.support.sampling import sample
 from reelwire.training.evaluate import ATTRIBUTES, as_text, held_out_prompts, score, table
 from reelwire.training.judge import judge
 from reelwire.training.world import Scene, sample_clip, split
@@ -55,7 +55,7 @@ def test_held_out_scenes_leave_every_pair_in_training() -> None:
 def test_held_out_prompts_in_both_languages() -> None:
     """At least 90% right on colour, background and motion each, 80% on shape; through our own sampler and decoder."""
     files = {"checkpoint": BUNDLED, "text_encoder": BUNDLED / "text_encoder", "tokenizer": BUNDLED / "tokenizer"}
-    model = LTX().load(Recipe("ltx", "", files, "float32"), PlainMemory())
+    model = LTX.load(Recipe("ltx", "", files, "float32"), PlainMemory())
 
     def generate(prompt: str, seed: int) -> np.ndarray:
         latents = sample(model, model.encode(prompt, ""), Request(seed=seed))

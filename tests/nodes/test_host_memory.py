@@ -18,12 +18,12 @@ from reelwire.loaders.parts import Memory, PlainMemory, Recipe
 from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.decode import stream_frames
-from reelwire.samplers.denoise import sample
 from reelwire.tests.samplers.caches.test_caches import SOME, Sampled
 from reelwire.tests.samplers.test_families import needed
 from reelwire.tests.samplers.test_families import open_model as _open
 from reelwire.tests.support.card import attached, seen_by_comfyui
 from reelwire.tests.support.components import BUNDLED
+from reelwire.tests.support.sampling import sample
 from reelwire.training.tiny_models import MODELS
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
@@ -57,7 +57,7 @@ def host_module(comfyui: Path) -> Iterator[Any]:
 
 def load(memory: Memory) -> VideoModel:
     files = {"checkpoint": BUNDLED, "text_encoder": BUNDLED / "text_encoder", "tokenizer": BUNDLED / "tokenizer"}
-    return LTX().load(Recipe("ltx", "", files, "float32"), memory)
+    return LTX.load(Recipe("ltx", "", files, "float32"), memory)
 
 
 def make(model: VideoModel) -> tuple[torch.Tensor, torch.Tensor]:

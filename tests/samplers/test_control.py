@@ -19,8 +19,9 @@ from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Control, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
-from reelwire.samplers.denoise import ready, sample
+from reelwire.samplers.plan import plan
 from reelwire.tests.support.host import Host, Prompt, node, workflow
+from reelwire.tests.support.sampling import sample
 from reelwire.training.tiny_models import seeded
 from torch import Tensor
 
@@ -69,7 +70,7 @@ def started(model: VideoModel, **control: Any) -> Run:
 
 def refuse(model: VideoModel, **control: Any) -> str:
     with pytest.raises(InputError) as refusal:
-        ready(model, request(**control))
+        plan(model, request(**control))
     return str(refusal.value)
 
 
@@ -126,7 +127,7 @@ def test_fun_control_takes_frames_alone(tiny_models: Path, more: dict[str, Tenso
 def test_models_without_control_tell_which_have_it(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
     with pytest.raises(InputError, match=r"Load Wan2\.1-VACE or CogVideoX-Fun-Control instead"):
-        ready(model, Request(control=Control(frames())))
+        plan(model, Request(control=Control(frames())))
 
 
 # ---------------------------------------------------------------- VACE's layers outside the range

@@ -16,9 +16,10 @@ from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.request import Conditioning, Control, Guidance, Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
-from reelwire.samplers.denoise import ready, sample
 from reelwire.samplers.guidance import METHODS
+from reelwire.samplers.plan import plan
 from reelwire.samplers.solvers import TABLES
+from reelwire.tests.support.sampling import sample
 from reelwire.training.tiny_models import MODELS as TINY
 from reelwire.training.tiny_models import seeded
 from torch import Tensor
@@ -226,7 +227,7 @@ def test_guidance_that_cannot_be(
 ) -> None:
     model = replace(open_model(tiny_models, name), guidance=guidance)
     with pytest.raises(InputError) as refusal:
-        ready(model, Request(guidance=request_guidance, **needed(model)))
+        plan(model, Request(guidance=request_guidance, **needed(model)))
     assert told in str(refusal.value)
 
 
@@ -243,7 +244,7 @@ def test_methods_are_known() -> None:
 def refuse(model: VideoModel, **changes: Any) -> str:
     """What is told about a request; no weights may have been read by then."""
     with pytest.raises(InputError) as refusal:
-        ready(model, Request(**{**needed(model), **changes}))
+        plan(model, Request(**{**needed(model), **changes}))
     assert model.memory.seen == []
     return str(refusal.value)
 
@@ -290,8 +291,8 @@ def test_pictures(tiny_models: Path, name: str) -> None:
     for kind, places in tries.items():
         changes = {"frames": count, "keyframes": tuple(Keyframe(frames(1), at) for at in places)}
         if kind in allowed:
-            made = ready(model, Request(**{**needed(model), **changes}))
-            assert ([k.frame for k in made.keyframes], made.notes) == ([*places], ())
+            made = plan(model, Request(**{**needed(model), **changes}))
+            assert ([k.frame for k in made.request.keyframes], made.notes) == ([*places], ())
             continue
         told = refuse(model, **changes)
         assert told.startswith(f"keyframes = {_wrong(kind, places, allowed)}: {model.title} ({name}) ")

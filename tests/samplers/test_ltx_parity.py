@@ -13,8 +13,8 @@ from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.decode import stream_frames
-from reelwire.samplers.denoise import sample
 from reelwire.tests.support.components import BUNDLED, ltx_folder, ltx_vae, seeded
+from reelwire.tests.support.sampling import sample
 from torch import Tensor
 
 PROMPT, NEGATIVE, STEPS, SEED = "a red circle moving right on a black background", "a ring", 5, 11
@@ -23,7 +23,7 @@ SIZES = {"bundled": (64, 96, 17), "0.9.0": (64, 96, 17), "0.9.5": (64, 96, 17)} 
 
 def load(folder: Path, **changes: Any) -> VideoModel:
     files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
-    return LTX().load(Recipe("ltx", "", files, "float32"), PlainMemory())
+    return LTX.load(Recipe("ltx", "", files, "float32"), PlainMemory())
 
 
 @pytest.fixture(scope="module", params=SIZES)

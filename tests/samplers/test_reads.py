@@ -22,12 +22,12 @@ from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.caches.policies.external import DBCACHE, SEACACHE
 from reelwire.samplers.caches.policies.record import Record
-from reelwire.samplers.denoise import sample
 from reelwire.samplers.long.context import sample_in_context
 from reelwire.samplers.solvers import TABLES
 from reelwire.samplers.speed import Speed
 from reelwire.tests.samplers.caches.test_caches import NOTHING, OURS, SOME
 from reelwire.tests.samplers.test_families import MODELS, frames, needed, usual
+from reelwire.tests.support.sampling import sample
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

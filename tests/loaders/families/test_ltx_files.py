@@ -92,7 +92,7 @@ def t5_file(file: Path, width: int = 32) -> Path:
 
 def load(file: Path, folder: Path, width: int = 32) -> VideoModel:
     text = t5_file(folder / f"t5xxl_{width}.safetensors", width)
-    return LTX().load(
+    return LTX.load(
         Recipe("ltx", "", {"checkpoint": file, "text_encoder": text, "tokenizer": BUNDLED / "tokenizer"}, "float32"),
         PlainMemory(),
     )
@@ -227,13 +227,13 @@ def test_every_variant_is_complete(variant: str) -> None:
 def test_distilled_checkpoints_take_their_own_steps(tmp_path: Path) -> None:
     from reelwire.loaders.messages import InputError
     from reelwire.loaders.request import Request
-    from reelwire.samplers.denoise import ready
+    from reelwire.samplers.plan import plan
     from reelwire.tests.support.components import ltx_folder
 
     folder = ltx_folder(tmp_path / "ltxv-2b-0.9.8-distilled", "0.9.5")
     files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
-    model = LTX().load(Recipe("ltx", "", files, "float32"), PlainMemory())
-    request = ready(model, Request())
+    model = LTX.load(Recipe("ltx", "", files, "float32"), PlainMemory())
+    request = plan(model, Request()).request
     assert (model.variant, request.sampler, request.steps, request.guidance) == (
         "0.9.8-2b-distilled",
         "distilled",
@@ -242,8 +242,8 @@ def test_distilled_checkpoints_take_their_own_steps(tmp_path: Path) -> None:
     )
     assert model.schedule(request).timesteps.tolist() == pytest.approx(model.facts.distilled_timesteps)
     with pytest.raises(InputError, match=r"steps = 20: The distilled sampler takes its own 8 steps. Use 8 or 0"):
-        ready(model, Request(steps=20))
-    assert ready(model, Request(steps=20, sampler="euler")).steps == 20
+        plan(model, Request(steps=20))
+    assert plan(model, Request(steps=20, sampler="euler")).request.steps == 20
 
 
 def test_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
@@ -252,7 +252,7 @@ def test_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 
     folder = ltx_folder(tmp_path / "ltx", "0.9.0")
     files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
-    model = LTX().load(Recipe("ltx", "", files, "float32"), PlainMemory())
+    model = LTX.load(Recipe("ltx", "", files, "float32"), PlainMemory())
     with pytest.raises(InputError, match=r"positive = 'qwerty asdf': The text encoder knows none of these words"):
         model.encode("qwerty asdf", "")
     with pytest.raises(InputError, match=r"negative = .*The prompt has 131 tokens, the model reads 128. Shorten it"):
@@ -263,10 +263,10 @@ def test_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 def test_a_prompt_for_another_model_is_refused() -> None:
     from reelwire.loaders.messages import InputError
     from reelwire.loaders.request import Conditioning, Request
-    from reelwire.samplers.denoise import sample
+    from reelwire.tests.support.sampling import sample
 
     files = {"checkpoint": BUNDLED, "text_encoder": BUNDLED / "text_encoder", "tokenizer": BUNDLED / "tokenizer"}
-    model = LTX().load(Recipe("ltx", "", files, "float32"), PlainMemory())
+    model = LTX.load(Recipe("ltx", "", files, "float32"), PlainMemory())
     with pytest.raises(InputError, match="conditioning = a prompt for wan, 96 wide: The model is ltx"):
         sample(model, Conditioning("wan", 96, {}), Request())
     with pytest.raises(

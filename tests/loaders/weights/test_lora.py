@@ -15,8 +15,8 @@ from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.lora import LoRA, applied, read_lora
-from reelwire.samplers.denoise import sample
 from reelwire.tests.samplers.test_families import needed
+from reelwire.tests.support.sampling import sample
 from reelwire.training.tiny_models import seeded
 from safetensors.torch import save_file
 from torch import Tensor

@@ -28,8 +28,8 @@ from reelwire.samplers.caches.policies.teacache import PUBLISHED, TeaCache, publ
 from reelwire.samplers.caches.policy import distance, followed, forecast
 from reelwire.samplers.caches.report import report
 from reelwire.samplers.caches.runner import planned
-from reelwire.samplers.denoise import sample
 from reelwire.tests.samplers.test_families import needed
+from reelwire.tests.support.sampling import sample
 from reelwire.training.tiny_models import MODELS, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")

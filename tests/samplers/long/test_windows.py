@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from reelwire.loaders.denoiser import Run
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.request import Capabilities, Keyframe, Request
-from reelwire.samplers.denoise import sample
 from reelwire.samplers.long.context import _spread, sample_in_context, shuffled
 from reelwire.samplers.long.timeline import Prompt, Timeline
 from reelwire.samplers.long.windows import Spans, Window, check_spans, lay_windows, with_keyframes
 from reelwire.tests.samplers.test_families import PROMPT, open_model, usual
+from reelwire.tests.support.sampling import sample
 from torch import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
