@@ -28,7 +28,7 @@ from ...vae.tiles import Pieces, Tile
 from ...video_model import VideoModel
 from ...weights.bundle import Bundle
 from ...weights.find import read_model
-from .denoiser import CogFacts, Network, _facts, _padding, _rope, _Run
+from .denoiser import CogFacts, Network, _padding, _rope, _Run
 from .vae import decode_pieces, encode_pieces
 
 OFS = 2.0  # what the 1.5 image-to-video model is told (CogVideoXImageToVideoPipeline)
@@ -40,6 +40,7 @@ _KINDS = {
 
 
 class CogVideoX(VideoModel):
+    facts: CogFacts
     name, title, batched_guidance, solvers = "cogvideox", "CogVideoX", True, "cogvideox"
     keeps_padding = message("padding_cogvideox")
     coders: ClassVar[Mapping[str, CoderPeak]] = {
@@ -71,11 +72,11 @@ class CogVideoX(VideoModel):
 
     def check(self, request: Request) -> None:
         super().check(request)
-        fixed = _facts(self).fixed
+        fixed = self.facts.fixed
         if fixed and (request.width, request.height) != fixed:
             rule = message("positions_fixed", title=self.title, variant=self.variant, width=fixed[0], height=fixed[1])
             raise InputError("width, height", f"{request.width}x{request.height}", rule, message("use_default_0"))
-        for name, most in zip(("width", "height"), _facts(self).largest, strict=True):
+        for name, most in zip(("width", "height"), self.facts.largest, strict=True):
             if getattr(request, name) > most:
                 rule = message("positions_most", title=self.title, variant=self.variant, most=most)
                 raise InputError(name, getattr(request, name), rule, message("use_at_most", most=most))
@@ -95,13 +96,13 @@ class CogVideoX(VideoModel):
             )
 
     def controlled(self) -> bool:
-        return _facts(self).control
+        return self.facts.control
 
     def schedule(self, request: Request) -> Schedule:
         return Schedule(self.facts.scheduler, request.steps)
 
     def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
-        facts = _facts(self)
+        facts = self.facts
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
         _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
         t += _padding(facts, request)
@@ -114,7 +115,7 @@ class CogVideoX(VideoModel):
         )
 
     def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
-        facts, device, dtype = _facts(self), self.memory.device("transformer"), getattr(torch, self.recipe.dtype)
+        facts, device, dtype = self.facts, self.memory.device("transformer"), getattr(torch, self.recipe.dtype)
         generator = torch.Generator("cpu").manual_seed(request.seed)
         text = {branch: v["text"].to(device, dtype) for branch, v in conditioning.branches.items()}
         text["cond_uncond"] = torch.cat([text["uncond"], text["cond"]])
@@ -130,7 +131,7 @@ class CogVideoX(VideoModel):
 
     def _start(self, request: Request, generator: torch.Generator, scheduler: Any, skip: int) -> Tensor:  # fmt: skip
         """Noise [1, t, C, h, w], or the source with noise on it (CogVideoXVideoToVideoPipeline.prepare_latents)."""
-        facts, device = _facts(self), self.memory.device("transformer")
+        facts, device = self.facts, self.memory.device("transformer")
         b, c, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
         video = None
         if request.source is not None and request.strength < 1:
@@ -142,7 +143,7 @@ class CogVideoX(VideoModel):
 
     def _given(self, request: Request, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """The first frame [1, t, C, h, w] and nothing after it (CogVideoXImageToVideoPipeline.prepare_latents)."""
-        facts, image = _facts(self), cover(request.keyframes[0].images, request.width, request.height)
+        facts, image = self.facts, cover(request.keyframes[0].images, request.width, request.height)
         with self.use("vae", self.encoding(request.width, request.height)) as vae:
             z = self.vae_latents(vae, image, generator)
         scale = facts.std[0] if facts.inverse_scale else 1 / facts.std[0]

@@ -15,7 +15,6 @@ from torch import Tensor
 from ...denoiser import SMALLEST, Run
 from ...facts import Facts
 from ...request import Control, Request
-from ...video_model import VideoModel
 
 Network = Any  # a diffusers or transformers module, whose attributes are untyped
 
@@ -35,11 +34,6 @@ class CogFacts(Facts):
         if self.time_patch == 1:
             return 16384, 16384
         return self.network["sample_width"] * self.spatial_ratio, self.network["sample_height"] * self.spatial_ratio
-
-
-def _facts(model: VideoModel) -> CogFacts:
-    assert isinstance(model.facts, CogFacts)
-    return model.facts
 
 
 def _padding(facts: CogFacts, request: Request) -> int:

@@ -29,7 +29,7 @@ from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
 from ...video_model import VideoModel
 from ...weights.find import read_model
-from .denoiser import HunyuanFacts, Network, _ConcatRun, _facts, _ReplaceRun, _Run
+from .denoiser import HunyuanFacts, Network, _ConcatRun, _ReplaceRun, _Run
 from .prompts import CLIP_TOKENS, check_prompts, encode_prompt, template_tokens, text_tokens
 from .vae import decode_pieces, encode_pieces
 
@@ -43,6 +43,7 @@ MASK = 3  # which input of a block is the mask of its attention (HunyuanVideoTra
 
 
 class HunyuanVideo(VideoModel):
+    facts: HunyuanFacts
     name, title, batched_guidance = "hunyuan_video", "HunyuanVideo", False
     coders: ClassVar[Mapping[str, CoderPeak]] = {
         "": CoderPeak(128, decode=40_500, thrifty=40_500, encode=35_000, still=1_880),
@@ -74,7 +75,7 @@ class HunyuanVideo(VideoModel):
         return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
-        facts = _facts(self)
+        facts = self.facts
         image = next((k.images[:1] for k in keyframes if k.frame == 0), None) if facts.image else None
         if facts.image and image is None:
             rule = message("reads_first_frame", variant=self.variant)
@@ -92,7 +93,7 @@ class HunyuanVideo(VideoModel):
         return Schedule({"shift": request.shift or 1.0}, request.steps, sigmas)
 
     def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
-        facts = _facts(self)
+        facts = self.facts
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
         _, _, *shape = facts.latent_shape(request.width, request.height, request.frames)
         words = text_tokens(self, INTERLEAVE.get(facts.image, 0))
@@ -106,7 +107,7 @@ class HunyuanVideo(VideoModel):
         )
 
     def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
-        facts, device, dtype = _facts(self), self.memory.device("transformer"), getattr(torch, self.recipe.dtype)
+        facts, device, dtype = self.facts, self.memory.device("transformer"), getattr(torch, self.recipe.dtype)
         generator = torch.Generator("cpu").manual_seed(request.seed)
         latents = draw(facts.latent_shape(request.width, request.height, request.frames), generator, device)
         first = None
@@ -138,7 +139,7 @@ class HunyuanVideo(VideoModel):
         """The prompt's, and those of the picture's tokens that are kept."""
         found = reader(self.parts["text_encoder"].tensors)
         seen = max(found.pictures - 1, 0) if found else 0  # without the one that stands for all
-        return self.facts.prompt_tokens + seen // INTERLEAVE.get(_facts(self).image, 1)
+        return self.facts.prompt_tokens + seen // INTERLEAVE.get(self.facts.image, 1)
 
     @contextmanager
     def unmasked(self, network: Network) -> Iterator[None]:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ...common.flow import FlowRun
 from ...facts import Facts
-from ...video_model import VideoModel
 
 Network = Any  # a diffusers or transformers module, whose attributes are untyped
 
@@ -23,11 +22,6 @@ class HunyuanFacts(Facts):
 
     image: str
     embedded: bool
-
-
-def _facts(model: VideoModel) -> HunyuanFacts:
-    assert isinstance(model.facts, HunyuanFacts)
-    return model.facts
 
 
 @dataclass

@@ -30,11 +30,11 @@ from .checkpoint import read_ltx
 from .denoiser import (
     PREFIX,
     LTXFacts,
+    LTXModel,
     Network,
     _condition_run,
     _conditioned,
     _extra_frames,
-    _facts,
     _image_run,
     _no_pictures,
     _text_run,
@@ -42,7 +42,7 @@ from .denoiser import (
 from .vae import Noise, decode_pieces, encode_pieces
 
 
-class LTX(VideoModel):
+class LTX(LTXModel):
     name, title, batched_guidance, solvers = "ltx", "LTX-Video", True, "ltx"
     coders: ClassVar[Mapping[str, CoderPeak]] = {
         "0.9.0": CoderPeak(
@@ -101,7 +101,7 @@ class LTX(VideoModel):
         return cls(files.variant, facts, parts, replace(recipe, variant=files.variant), memory)
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
-        facts, device = _facts(self), self.memory.device("text_encoder")
+        facts, device = self.facts, self.memory.device("text_encoder")
         tokenizer = load_tokenizer(self.recipe.files["tokenizer"])
         check_prompts(tokenizer, facts.prompt_tokens, positive=positive, negative=negative)
         with self.use("text_encoder") as encoder:
@@ -111,10 +111,10 @@ class LTX(VideoModel):
 
     def check(self, request: Request) -> None:
         super().check(request)
-        if request.sampler == "distilled" and not _facts(self).distilled_timesteps:
+        if request.sampler == "distilled" and not self.facts.distilled_timesteps:
             rule = message("no_distilled", variant=self.variant)
             raise InputError("sampler", "distilled", rule, message("use_euler_or_distilled"))
-        fixed = len(_facts(self).distilled_timesteps)
+        fixed = len(self.facts.distilled_timesteps)
         if request.sampler == "distilled" and request.steps != fixed:
             rule = message("distilled_steps", steps=fixed)
             raise InputError("steps", request.steps, rule, message("use_steps_or_euler", steps=fixed))
@@ -135,7 +135,7 @@ class LTX(VideoModel):
         from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
         from diffusers.pipelines.ltx.pipeline_ltx_condition import linear_quadratic_schedule
 
-        facts = _facts(self)
+        facts = self.facts
         if request.sampler == "distilled" or _conditioned(self, request):
             # given timesteps must not be shifted again, so the scheduler is static (LTXConditionPipeline)
             static = {**facts.scheduler, "use_dynamic_shifting": False, "shift": 1.0, "shift_terminal": None}
@@ -151,7 +151,7 @@ class LTX(VideoModel):
         return Schedule({"shift": 1.0, **facts.scheduler, **whole}, request.steps, sigmas, mu=mu)
 
     def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
-        facts = _facts(self)
+        facts = self.facts
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
         _, channels, f, h, w = facts.latent_shape(request.width, request.height, request.frames)
         conditioned, given = _conditioned(self, request), bool(request.keyframes) or request.past is not None

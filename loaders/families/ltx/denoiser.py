@@ -32,20 +32,21 @@ class LTXFacts(Facts):
     distilled_timesteps: tuple[float, ...]
 
 
-def _facts(model: VideoModel) -> LTXFacts:
-    assert isinstance(model.facts, LTXFacts)
-    return model.facts
+class LTXModel(VideoModel):
+    """A VideoModel with the facts of LTX-Video, for the functions here; families/ltx says the rest of it."""
+
+    facts: LTXFacts
 
 
 # ---------------------------------------------------------------- what a request asks for
 
 
-def _conditioned(model: VideoModel, request: Request) -> bool:
+def _conditioned(model: LTXModel, request: Request) -> bool:
     """Whether the run follows LTXConditionPipeline; else it is plain text-to-video or one given first frame."""
     places = [(k.frame, len(k.images), k.strength) for k in request.keyframes]
     simple = not places or places == [(0, 1, 1.0)]
     sourced = request.source is not None and request.strength < 1
-    return _facts(model).conditioned or sourced or not simple or request.past is not None
+    return model.facts.conditioned or sourced or not simple or request.past is not None
 
 
 def _extra_frames(facts: LTXFacts, request: Request) -> int:
@@ -158,8 +159,8 @@ class _ConditionRun(_TextRun):
         self.remember(step, prediction if free is None else torch.where(free, prediction, 0.0))
 
 
-def _common(model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> dict[str, Any]:
-    facts, device, dtype = _facts(model), model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
+def _common(model: LTXModel, conditioning: Conditioning, request: Request, scheduler: Any) -> dict[str, Any]:
+    facts, device, dtype = model.facts, model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
     cond, uncond = conditioning.branches["cond"], conditioning.branches["uncond"]
     both = {name: torch.cat([uncond[name], cond[name]]) for name in ("text", "mask")}
     read = {"cond": cond, "uncond": uncond, "cond_uncond": both}
@@ -180,7 +181,7 @@ def _no_pictures(frames: Tensor) -> Tensor:
     raise AssertionError("a run without keyframes has no pictures to encode")
 
 
-def _noise(model: VideoModel, request: Request, generator: torch.Generator) -> Tensor:
+def _noise(model: LTXModel, request: Request, generator: torch.Generator) -> Tensor:
     shape = model.facts.latent_shape(request.width, request.height, request.frames)
     return torch.randn(shape, generator=generator).to(model.memory.device("transformer"))
 
@@ -189,21 +190,21 @@ def _pack(latents: Tensor) -> Tensor:
     return rearrange(latents, "b c f h w -> b (f h w) c")
 
 
-def _text_run(model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any, generator: torch.Generator, encode: Encode) -> Run:  # fmt: skip
+def _text_run(model: LTXModel, conditioning: Conditioning, request: Request, scheduler: Any, generator: torch.Generator, encode: Encode) -> Run:  # fmt: skip
     return _TextRun(
         latents=_pack(_noise(model, request, generator)), **_common(model, conditioning, request, scheduler)
     )
 
 
-def _image_run(model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any, generator: torch.Generator, encode: Encode) -> Run:  # fmt: skip
+def _image_run(model: LTXModel, conditioning: Conditioning, request: Request, scheduler: Any, generator: torch.Generator, encode: Encode) -> Run:  # fmt: skip
     first = encode(cover(request.keyframes[0].images, request.width, request.height))
     latents = _noise(model, request, generator)
     latents[:, :, :1] = first
     return _ImageRun(latents=_pack(latents), **_common(model, conditioning, request, scheduler))
 
 
-def _condition_run(model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any, generator: torch.Generator, encode: Encode) -> Run:  # fmt: skip
-    facts, common = _facts(model), _common(model, conditioning, request, scheduler)
+def _condition_run(model: LTXModel, conditioning: Conditioning, request: Request, scheduler: Any, generator: torch.Generator, encode: Encode) -> Run:  # fmt: skip
+    facts, common = model.facts, _common(model, conditioning, request, scheduler)
     latents = _noise(model, request, generator)
     if request.source is not None and request.strength < 1:
         latents = mix(latents, encoded_source(model, request), scheduler.sigmas[common["skip"]])

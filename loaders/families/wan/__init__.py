@@ -27,7 +27,7 @@ from ...vae.tiles import Pieces, Tile
 from ...video_model import VideoModel
 from ...weights.bundle import Bundle, frozen, read_bundle, shipped_config
 from ...weights.find import read_model, read_source
-from .denoiser import Network, WanFacts, _common, _control_run, _facts, _image_run, _references, _text_run, _token_run
+from .denoiser import Network, WanFacts, WanModel, _common, _control_run, _image_run, _references, _text_run, _token_run
 from .vae import decode_pieces, encode_pieces
 
 _TRANSFORMERS = ("WanTransformer3DModel", "WanVACETransformer3DModel")
@@ -37,7 +37,7 @@ _KINDS = {
 }  # fmt: skip
 
 
-class Wan(VideoModel):
+class Wan(WanModel):
     name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
     keeps_padding = message("padding_wan")
     coders: ClassVar[Mapping[str, CoderPeak]] = {
@@ -100,13 +100,13 @@ class Wan(VideoModel):
         return replace(super().capabilities(), clip_step=0 if near else 1, near=near)
 
     def extension(self) -> Extension:
-        if _facts(self).vace_layers:
+        if self.facts.vace_layers:
             told = message("way_vace")
             return Extension("pictures", told)
         return super().extension()
 
     def controlled(self) -> bool:
-        return _facts(self).vace_layers > 0
+        return self.facts.vace_layers > 0
 
     def positions(self, request: Request) -> int:
         """Tokens of the video and of the reference pictures in front of it, each a latent frame."""
@@ -119,7 +119,7 @@ class Wan(VideoModel):
         return self.facts.prompt_tokens + (self.read_tokens(found) if found else 0)
 
     def timed(self, request: Request) -> bool:
-        return _facts(self).per_token_time
+        return self.facts.per_token_time
 
     @classmethod
     def mlp_width(cls, config: Mapping[str, Any], hidden: int) -> int:
@@ -129,7 +129,7 @@ class Wan(VideoModel):
         return Schedule({"shift": request.shift or 1.0}, request.steps)
 
     def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
-        facts = _facts(self)
+        facts = self.facts
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
         _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
         t += len(_references(request))
@@ -149,7 +149,7 @@ class Wan(VideoModel):
         return inputs
 
     def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
-        facts, generator = _facts(self), torch.Generator("cpu").manual_seed(request.seed)
+        facts, generator = self.facts, torch.Generator("cpu").manual_seed(request.seed)
         inputs = _common(self, conditioning, request, scheduler)
         inputs["latents"] = self._start(request, generator, inputs)
         make = _control_run if facts.vace_layers else _token_run if facts.per_token_time else _image_run if facts.concatenated else _text_run  # fmt: skip

@@ -36,9 +36,10 @@ class WanFacts(Facts):
     vace_layers: int  # how many of VACE's layers read the control video; 0: no VACE
 
 
-def _facts(model: VideoModel) -> WanFacts:
-    assert isinstance(model.facts, WanFacts)
-    return model.facts
+class WanModel(VideoModel):
+    """A VideoModel with Wan's facts, for the functions here; families/wan says the rest of it."""
+
+    facts: WanFacts
 
 
 # ---------------------------------------------------------------- the four kinds of run
@@ -164,8 +165,8 @@ def _hintless(network: Network) -> Iterator[None]:
         network.vace_blocks = layers
 
 
-def _common(model: VideoModel, conditioning: Conditioning, request: Request, scheduler: Any) -> dict[str, Any]:
-    facts, device, dtype = _facts(model), model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
+def _common(model: WanModel, conditioning: Conditioning, request: Request, scheduler: Any) -> dict[str, Any]:
+    facts, device, dtype = model.facts, model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
     text = {branch: v["text"].to(device, dtype) for branch, v in conditioning.branches.items()}
     text["cond_uncond"] = torch.cat([text["uncond"], text["cond"]])
     timesteps, skip = begin(scheduler, request)
@@ -174,9 +175,9 @@ def _common(model: VideoModel, conditioning: Conditioning, request: Request, sch
                 low_guidance=request.guidance_2 or request.guidance, low=(timesteps < boundary).tolist())  # fmt: skip
 
 
-def _image_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> Run:
+def _image_run(model: WanModel, request: Request, inputs: dict[str, Any]) -> Run:
     """Pictures at their places in an otherwise gray clip, and a mask that tells which frames are given."""
-    facts, latents = _facts(model), inputs["latents"]
+    facts, latents = model.facts, inputs["latents"]
     images = [cover(k.images, request.width, request.height) for k in request.keyframes]
     places = [k.frame for k in request.keyframes]
     clip = torch.full((request.frames, request.height, request.width, 3), 0.5)
@@ -191,7 +192,7 @@ def _image_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> R
     return _ImageRun(condition=torch.cat([mask.to(z), z], 1), image=image, **inputs)
 
 
-def _look(model: VideoModel, images: list[Tensor]) -> Tensor:
+def _look(model: WanModel, images: list[Tensor]) -> Tensor:
     """CLIP's second last hidden states [N, 257, width] (WanImageToVideoPipeline.encode_image)."""
     seen = clip_pixels(torch.cat(images), model.recipe.files.get("image_processor"))
     with model.use("image_encoder") as encoder:
@@ -200,7 +201,7 @@ def _look(model: VideoModel, images: list[Tensor]) -> Tensor:
     return hidden.to(model.memory.device("transformer"), getattr(torch, model.recipe.dtype))
 
 
-def _token_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> Run:
+def _token_run(model: WanModel, request: Request, inputs: dict[str, Any]) -> Run:
     latents = inputs["latents"]
     free, first = torch.ones_like(latents[:, :1]), torch.zeros_like(latents)
     if request.keyframes:
@@ -211,14 +212,14 @@ def _token_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> R
     return _TokenRun(first=first, free=free, **inputs)
 
 
-def _text_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> Run:
+def _text_run(model: WanModel, request: Request, inputs: dict[str, Any]) -> Run:
     return _Run(**inputs)
 
 
-def _control_run(model: VideoModel, request: Request, inputs: dict[str, Any]) -> Run:
+def _control_run(model: WanModel, request: Request, inputs: dict[str, Any]) -> Run:
     """VACE's two halves: what is known (keyframes, and the control video outside its mask), and what the control video
     shows where the video is made anew; then the mask (prepare_video_latents, prepare_masks)."""
-    facts = _facts(model)
+    facts = model.facts
     video, mask = _control_video(request)
     fresh = (mask > 0.5).unsqueeze(-1)
     with model.use("vae", model.encoding(request.width, request.height, request.frames)) as vae:
