@@ -145,8 +145,7 @@ def forward(sides: Sides) -> Calls:
 
     def ours() -> Tensor:
         with torch.no_grad(), sides.model.use("transformer") as mine:
-            run.latents = _packed(sides, x)
-            return _unpacked(sides, run.predict(mine, 0, "cond"))
+            return _unpacked(sides, run.predict(mine, _packed(sides, x), 0, "cond"))
 
     def theirs() -> Tensor:
         with torch.no_grad():
@@ -167,7 +166,7 @@ def _prepared(sides: Sides) -> Any:
         raise PreparedError
 
     with suppress(PreparedError):
-        our_run(sides, prepared=stop)
+        our_run(sides, wrap=stop)
     return found[0]
 
 

@@ -75,12 +75,12 @@ class Sides:
         mm.load_models_gpu([self.patcher])
         network, run = self.patcher.model.diffusion_model, self._prepared()
         seen = self._seen(run)
-        time = run.timesteps[:1]
+        time = run.schedule.timesteps[:1]
         vector = torch.cat([self.patcher.model.embedder(number) for number in run.ids[0].float().split(1)], 1)
 
         def ours() -> Tensor:
             with torch.no_grad(), self.model.use("unet") as mine:
-                return run.predict(mine, 0, "cond")[0]
+                return run.predict(mine, run.latents, 0, "cond")[0]
 
         def theirs() -> Tensor:
             with torch.no_grad():
@@ -93,7 +93,7 @@ class Sides:
 
     @staticmethod
     def _seen(run: Any) -> Tensor:
-        scaled = run.scheduler.scale_model_input(run.latents, run.timesteps[0])
+        scaled = run.schedule.scheduler.scale_model_input(run.latents, run.schedule.timesteps[0])
         return torch.cat([scaled, run.given["cond"]], 2)
 
     def _prepared(self) -> Any:
@@ -104,7 +104,7 @@ class Sides:
             raise StopIteration
 
         with suppress(StopIteration):
-            self.ours(prepared=stop)
+            self.ours(wrap=stop)
         return found[0]
 
 

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..loaders.denoiser import Run
 from ..loaders.messages import InputError, message
 from ..loaders.notices import heard_by
 from ..loaders.parts import Part
@@ -24,6 +23,7 @@ from .types import ABSENT, ConditioningType, ControlType, KeyframesType, model_i
 from .words import sampled
 
 if TYPE_CHECKING:
+    from ..samplers.denoise import Sampling
     from ..samplers.plan import SamplingPlan
 
 DEFAULT = "default"
@@ -146,9 +146,9 @@ class Sampler(SamplerNode):
         prepared, report = plan(model, request_of(model, **inputs)), host.Report(cls)
         request = prepared.request
         report.tell(*prepared.notes, *host.shortage(model, prepared))
-        update, runs = host.progress(), list[Run]()
+        update, runs = host.progress(), list[Sampling]()
 
-        def on_step(done: int, total: int, run: Run) -> None:
+        def on_step(done: int, total: int, run: Sampling) -> None:
             runs[:] = [run]
             update(done, total, lambda: host.latent_picture(model, run.preview()))
 
@@ -164,7 +164,7 @@ class Sampler(SamplerNode):
 
 
 def _tell_of_cache(
-    report: host.Report, model: VideoModel, prepared: SamplingPlan, runs: list[Run], note: dict[str, Any]
+    report: host.Report, model: VideoModel, prepared: SamplingPlan, runs: list[Sampling], note: dict[str, Any]
 ) -> list[str]:
     """Say what the cache did, and add it to `note`, which goes with the latents into the file; its charts for the page."""
     from ..samplers.caches.report import report as report_of

@@ -6,12 +6,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ...loaders.denoiser import Run
+from ...loaders.denoiser import Denoiser
 from ...loaders.messages import InputError, Origin, message
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
@@ -22,6 +22,15 @@ FEWEST = 10  # steps, under which each counts: caches on distilled models cost m
 # children of a block whose outputs are kept one by one (src/models.py of prathebaselva/FORA: attention and MLP, before
 # their gates; for blocks of two streams as Shenyi-Z/TaylorSeer does it)
 MODULES = ("attn", "attn1", "attn2", "ff", "ffn", "ff_context", "proj_mlp", "proj_out")
+
+
+class RunUnderWay(Protocol):
+    """What caches look at of a run."""
+
+    denoiser: Denoiser
+
+    def finish(self) -> Tensor:
+        """The latents as they are now, as [B, C, T, h, w]."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ class Policy(ABC):
         """The policy for this model and complete request, and what the person should know; raises InputError."""
         return self, ()
 
-    def choose(self, run: Run, part: str, steps: range) -> Chosen:
+    def choose(self, denoiser: Denoiser, part: str, steps: range) -> Chosen:
         """The reused steps of an expert with the slopes of their forecasts, for policies that know them beforehand."""
         return {}
 

@@ -8,23 +8,38 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...loaders.denoiser import Run
+from ...loaders.denoiser import Denoiser, NoiseSchedule
 from ...loaders.facts import Stacks
 from ...loaders.messages import about, message
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
+from ..guidance import Guided, Predict
+from ..solvers import prediction_count
 from .mechanisms import unet
 from .mechanisms.modules import taped
 from .policies.external import External
 from .policies.record import Record
-from .policy import FEWEST, At, Chosen, Policy, State, Values, check_policy, distance, exchanged, followed, forecast
+from .policy import (
+    FEWEST,
+    At,
+    Chosen,
+    Policy,
+    RunUnderWay,
+    State,
+    Values,
+    check_policy,
+    distance,
+    exchanged,
+    followed,
+    forecast,
+)
 from .signals import CAUGHT, EMBEDDER, SIGNALS
 
 Key = tuple[str, int]  # branch, and the how many-eth forward of it in this step
@@ -72,10 +87,10 @@ class Runner:
     _since: float = 0.0  # when the last step whose end is known ended
 
     @contextmanager
-    def phase(self, network: Any, run: Run, part: str, steps: range) -> Iterator[None]:
+    def phase(self, network: Any, run: RunUnderWay, part: str, steps: range) -> Iterator[None]:
         """The steps of one expert, which starts with nothing kept."""
         self._part, self._first, self._count = part, steps.start, len(steps)
-        self._plan = self.policy.choose(run, part, steps)
+        self._plan = self.policy.choose(run.denoiser, part, steps)
         enabled: Any = nullcontext()
         if isinstance(self.policy, External):
             assert self.stacks is not None
@@ -109,28 +124,28 @@ class Runner:
                 raise ValueError(message("step_not_finite", cache=self.policy.title, step=step + 1, steps=self.steps))
         return dict(zip(numbers, values, strict=False))
 
-    def predict(self, run: Run, step: int, compute: Callable[[], Tensor]) -> Tensor:
+    def predict(self, denoiser: Denoiser, latents: Tensor, step: int, compute: Callable[[], Tensor]) -> Tensor:
         """The guided prediction of a step, computed or reused, and known to be finite one step later at the latest."""
-        reads, prediction = self._reads, self._predicted(run, step, compute)
+        reads, prediction = self._reads, self._predicted(denoiser, latents, step, compute)
         self._finite[step] = torch.isfinite(prediction).all()
         if self._reads == reads:
             self.read({})
         return prediction
 
-    def _predicted(self, run: Run, step: int, compute: Callable[[], Tensor]) -> Tensor:
+    def _predicted(self, denoiser: Denoiser, latents: Tensor, step: int, compute: Callable[[], Tensor]) -> Tensor:
         """The guided prediction of a step, computed or made of what is kept of the clean video."""
         if self.policy.level != "guided":
             prediction = compute()
             if isinstance(self.policy, Record):
-                self.policy.watch(self._part, run.to_clean(prediction, step))
+                self.policy.watch(self._part, denoiser.x0(prediction, latents, step))
             return prediction
         state, at = self._states.setdefault(("guided", 1), State()), self._at("guided", step)
         entry = Entry(self._part, "guided", step, True)
         self.entries.append(entry)
         if self.decide(state, at, None, entry):
-            return run.from_clean(followed(state.kept, self._plan[step])[0], step)
+            return denoiser.from_x0(followed(state.kept, self._plan[step])[0], latents, step)
         prediction = compute()
-        self.keep(state, at, (run.to_clean(prediction, step),), {})
+        self.keep(state, at, (denoiser.x0(prediction, latents, step),), {})
         return prediction
 
     def call(self, network: Any, step: int, branch: str, inputs: dict[str, Any]) -> Tensor:
@@ -356,24 +371,54 @@ def planned(model: VideoModel, request: Request) -> tuple[Policy | None, tuple[s
     with about(model.cache):
         check_policy(model.cache)
         policy, notes = model.cache.fit(model, request)
-    if request.steps < FEWEST:
-        return None, (message("cache_off", cache=policy.title, steps=request.steps, least=FEWEST),)
+    predictions = prediction_count(model, request)
+    if predictions < FEWEST:
+        return None, (message("cache_off", cache=policy.title, steps=predictions, least=FEWEST),)
     return policy, notes
 
 
 @contextmanager
-def cached(model: VideoModel, run: Run, policy: Policy | None) -> Iterator[None]:
-    """The run through a cache, whose state ends with it; `run.cache` keeps what is to be told. policy: None for no cache."""
+def cached(model: VideoModel, schedule: NoiseSchedule, policy: Policy | None) -> Iterator[Runner | None]:
+    """The cache of one run, whose state ends with it; what is to be told stays. None where every step is computed."""
     if policy is None:
-        yield
+        yield None
         return
-    runner = run.cache = Runner(policy, model.stacks, len(run.timesteps), model.batched_guidance)
+    runner = Runner(policy, model.stacks, len(schedule), model.batched_guidance)
     try:
-        yield
+        yield runner
     finally:
         runner.clear()
 
 
-def phase(network: Any, run: Run, part: str, steps: range) -> AbstractContextManager[None]:
-    """The steps of one expert, through the run's cache if it has one."""
-    return nullcontext() if run.cache is None else run.cache.phase(network, run, part, steps)
+def through_cache(predict: Predict, runner: Runner) -> Predict:
+    """Predictions whose network is asked through a cache."""
+    return lambda network, latents, step, branch: predict(CachedNetwork(network, runner), latents, step, branch)
+
+
+def forecasting(guided: Guided, denoiser: Denoiser, runner: Runner) -> Guided:
+    """Guided predictions, computed or made of what a cache has kept of the video; all of them checked to be finite."""
+    return lambda network, latents, step: runner.predict(
+        denoiser, latents, step, lambda: guided(network, latents, step)
+    )
+
+
+class CachedNetwork:
+    """Stands in for a network whose forwards go through a cache; all else is the network's own."""
+
+    def __init__(self, network: Any, runner: Runner) -> None:
+        self._network, self._runner = network, runner
+        self._branch, self._step = "", 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+    @contextmanager
+    def cache_context(self, branch: str, step_index: int, **place: Any) -> Iterator[None]:
+        """Tells the cache too which forward comes next."""
+        self._branch, self._step = branch, step_index
+        has_context = hasattr(self._network, "cache_context")
+        with self._network.cache_context(branch, step_index=step_index, **place) if has_context else nullcontext():
+            yield
+
+    def __call__(self, return_dict: bool = True, **inputs: Any) -> tuple[Tensor]:
+        return (self._runner.call(self._network, self._step, self._branch, inputs),)

@@ -9,7 +9,6 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...loaders.common.peaks import encode_bytes, weight_bytes, with_kernels
 from ...loaders.messages import message, sentences
@@ -22,7 +21,7 @@ from ..caches.runner import planned
 from ..guidance import forwards
 from ..plan import SamplingPlan, plan
 from ..room import cache_bytes, step_bytes
-from ..solvers import solver
+from ..solvers import noise_schedule
 from .cards import CONTEXT, GIB, LEAST, PCIE, RESERVED, SIZES, Card, class_of, find_card, seconds
 from .flops import Flops, decode_flops, encoder_flops, forward_flops, network_part
 
@@ -273,8 +272,8 @@ def _sum(experts: Iterator[tuple[int, tuple[int, int], int]]) -> Span:
 
 def expert_steps(model: VideoModel, request: Request) -> dict[str, range]:
     """Which steps each network takes: the high-noise expert those above its boundary, the other one the rest."""
-    scheduler = solver(model.solvers, request.sampler, model.schedule(request), torch.device("cpu"))
-    times: Tensor = scheduler.timesteps
+    schedule = noise_schedule(model, request, torch.device("cpu"))
+    times, scheduler = schedule.timesteps, schedule.scheduler
     boundary = getattr(model.facts, "boundary", None)
     if boundary is None:
         return {network_part(model): range(len(times))}

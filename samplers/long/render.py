@@ -14,13 +14,12 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ...loaders.denoiser import Run
 from ...loaders.messages import InputError, message, message_of
 from ...loaders.request import Conditioning, Keyframe, Past, Request
 from ...loaders.vae.tiles import Tiling
 from ...loaders.video_model import VideoModel
 from ..decode import Form, floats, frames_of, stream_frames
-from ..denoise import sample
+from ..denoise import Sampling, sample
 from ..plan import plan
 from .context import sample_in_context
 from .job import Job
@@ -33,7 +32,7 @@ from .windows import Window
 class Callbacks:
     """Who looks on. step: hears (steps done in the whole video, steps in all, the run); tell: notes in words."""
 
-    step: Callable[[int, int, Run | None], None] = lambda *_: None
+    step: Callable[[int, int, Sampling], None] = lambda *_: None
     tell: Callable[[str], None] = lambda _: None
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from reelwire.loaders.common.controls import BLUR, EDGES, GRAY, WAYS, prepared
-from reelwire.loaders.denoiser import Run
+from reelwire.loaders.denoiser import Denoiser
 from reelwire.loaders.families import load
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
@@ -47,19 +47,19 @@ def request(**control: Any) -> Request:
     return Request(64, 64, 9, STEPS, seed=3, control=Control(frames(), **control))
 
 
-def run(model: VideoModel, on_start: Callable[[Run], None] = lambda _: None, **control: Any) -> Tensor:
+def run(model: VideoModel, wrap: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser, **control: Any) -> Tensor:
     conditioning = model.encode("a red circle moving left", "a cat")
-    return sample(model, conditioning, request(**control), prepared=on_start)
+    return sample(model, conditioning, request(**control), wrap=wrap)
 
 
-def started(model: VideoModel, **control: Any) -> Run:
-    """The run of a request before its first step."""
-    runs = list[Run]()
+def started(model: VideoModel, **control: Any) -> Denoiser:
+    """The denoiser of a request before its first step."""
+    runs = list[Denoiser]()
 
     class ReadyError(Exception):
         pass
 
-    def stop(made: Run) -> None:
+    def stop(made: Denoiser) -> Denoiser:
         runs.append(made)
         raise ReadyError
 
@@ -84,7 +84,7 @@ def test_inside_the_range_all_of_it_counts_and_outside_nothing(tiny_models: Path
     assert torch.equal(ranged.latents, full.latents)
     with torch.no_grad(), model.use("transformer") as network:
         for step in range(STEPS):
-            here, whole, without = (r.predict(network, step, "cond_uncond") for r in (ranged, full, none))
+            here, whole, without = (r.predict(network, r.latents, step, "cond_uncond") for r in (ranged, full, none))
             assert not torch.equal(whole, without)
             assert torch.equal(here, whole if 2 <= step < 6 else without), step
 

@@ -130,8 +130,8 @@ def test_experts_change_at_the_boundary(tiny_models: Path, name: str, boundary: 
     conditioning = model.encode(PROMPT, "")
 
     def on_step(done: int, total: int, state: Any) -> None:
-        order.append(state.part(done - 1))
-        times.append(float(state.timesteps[done - 1]))
+        order.append(state.denoiser.part(done - 1))
+        times.append(state.denoiser.schedule.times[done - 1])
 
     sample(model, conditioning, Request(steps=12, **needed(model)), on_step)
     assert order == ["transformer" if time >= boundary * 1000 else "transformer_2" for time in times]

@@ -14,10 +14,10 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from ...common.flow import begin, draw, encoded_source
+from ...common.flow import draw, encoded_source
 from ...common.images import cover
 from ...common.peaks import Moment
-from ...denoiser import Run, Schedule
+from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...facts import Facts
 from ...messages import message
 from ...parts import Memory, Recipe
@@ -26,7 +26,7 @@ from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
 from ...video_model import VideoModel
 from ...weights.find import read_model
-from .denoiser import Network, _Run
+from .denoiser import SVDDenoiser
 from .vae import decode_pieces, encode_pieces
 
 MIN_GUIDANCE = 1.0  # of the first frame (min_guidance_scale); the last frame has the request's
@@ -79,7 +79,7 @@ class SVD(VideoModel):
             added_time_ids=empty(1, 3),
         )
 
-    def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+    def prepare(self, conditioning: Conditioning, request: Request, schedule: NoiseSchedule) -> Denoiser:
         generator, device = torch.Generator("cpu").manual_seed(request.seed), self.memory.device("unet")
         dtype, motion = getattr(torch, self.recipe.dtype), {**MOTION, **self.options}
         image = cover(request.keyframes[0].images, request.width, request.height)
@@ -91,16 +91,14 @@ class SVD(VideoModel):
         given = repeat(z.to(device, dtype), "1 c h w -> 1 t c h w", t=request.frames)
         shape = self.facts.latent_shape(request.width, request.height, request.frames)
         noise = draw((1, shape[2], shape[1], *shape[3:]), generator, device).to(dtype)
-        timesteps, skip = begin(scheduler, request)
-        latents = noise * scheduler.init_noise_sigma
+        latents = noise * schedule.scheduler.init_noise_sigma
         if request.source is not None and request.strength < 1:
             video = rearrange(encoded_source(self, request), "b c t h w -> b t c h w").to(noise)
-            latents = video + noise * float(scheduler.sigmas[skip])
+            latents = video + noise * schedule.sigmas[0]
         ids = torch.tensor([[motion["fps"] - 1, motion["motion_bucket"], motion["noise_augmentation"]]], dtype=dtype)
         scales = torch.linspace(MIN_GUIDANCE, request.guidance, request.frames).view(1, -1, 1, 1, 1).to(device, dtype)
-        both = lambda cond: {"cond": cond, "uncond": torch.zeros_like(cond), "cond_uncond": torch.cat([torch.zeros_like(cond), cond])}  # fmt: skip
-        return _Run(latents, timesteps, scheduler, request.guidance, skip, look=both(look), given=both(given),
-                    ids=ids.to(device), scales=scales, generator=generator)  # fmt: skip
+        run = latents, schedule, request.guidance, generator
+        return SVDDenoiser(*run, _both(look), _both(given), ids.to(device), scales)
 
     def positions(self, request: Request) -> int:
         """Latent pixels of all frames: a UNet has no tokens."""
@@ -121,6 +119,12 @@ class SVD(VideoModel):
 
     def from_host(self, samples: Tensor) -> Tensor:
         return super().from_host(rearrange(samples, "t c h w -> 1 c t h w") if samples.ndim == 4 else samples)
+
+
+def _both(cond: Tensor) -> dict[str, Tensor]:
+    """An input of the network per branch: without the prompt's picture it is zeros."""
+    zeros = torch.zeros_like(cond)
+    return {"cond": cond, "uncond": zeros, "cond_uncond": torch.cat([zeros, cond])}
 
 
 def _look(model: VideoModel, image: Tensor) -> Tensor:

@@ -13,13 +13,12 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from ....loaders.denoiser import Run
 from ....loaders.facts import Stacks
 from ....loaders.messages import InputError, message
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
 from ...kernels import CACHE_DIT
-from ..policy import MODULES, At, Policy, State, of_modules
+from ..policy import MODULES, At, Policy, RunUnderWay, State, of_modules
 
 FIRST_BLOCK, TAYLORSEER, SEACACHE, MAGCACHE, DBCACHE = "diffusers first block", "diffusers taylorseer", "diffusers seacache", "diffusers magcache", "cache-dit"  # fmt: skip
 
@@ -66,10 +65,10 @@ class External(Policy):
         return self, ()
 
     @contextmanager
-    def enabled(self, network: Any, run: Run, stacks: Stacks, steps: int, batched: bool) -> Iterator[None]:
+    def enabled(self, network: Any, run: RunUnderWay, stacks: Stacks, steps: int, batched: bool) -> Iterator[None]:
         """The network with this cache. batched: both branches of guidance go in one forward."""
         if self.kind == DBCACHE:
-            with _db_cache(self, network, stacks, steps, batched and run.guidance > 1):
+            with _db_cache(self, network, stacks, steps, batched and run.denoiser.guidance > 1):
                 yield
             return
         network.enable_cache(_CONFIGS[self.kind](self, network, run, stacks, steps))
@@ -83,13 +82,13 @@ def _given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value}
 
 
-def _first_block(policy: External, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
+def _first_block(policy: External, network: Any, run: RunUnderWay, stacks: Stacks, steps: int) -> Any:
     from diffusers import FirstBlockCacheConfig
 
     return FirstBlockCacheConfig(**_given(threshold=policy.threshold))
 
 
-def _taylorseer(policy: External, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
+def _taylorseer(policy: External, network: Any, run: RunUnderWay, stacks: Stacks, steps: int) -> Any:
     from diffusers import TaylorSeerCacheConfig
 
     lists, modules = "|".join(stacks.of(network)), "|".join(MODULES)
@@ -99,21 +98,21 @@ def _taylorseer(policy: External, network: Any, run: Run, stacks: Stacks, steps:
     )  # fmt: skip
 
 
-def _seacache(policy: External, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
+def _seacache(policy: External, network: Any, run: RunUnderWay, stacks: Stacks, steps: int) -> Any:
     from diffusers.hooks import SeaCacheConfig
 
     return SeaCacheConfig(raw_vision_callback=lambda *_: list(run.finish()), residual_order=policy.order,
                           **_given(threshold=policy.threshold, max_consecutive_cached=policy.longest))  # fmt: skip
 
 
-def _magcache(policy: External, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
+def _magcache(policy: External, network: Any, run: RunUnderWay, stacks: Stacks, steps: int) -> Any:
     from diffusers import MagCacheConfig
 
     return MagCacheConfig(num_inference_steps=steps, mag_ratios=list(policy.ratios),
                           **_given(threshold=policy.threshold, max_skip_steps=policy.longest))  # fmt: skip
 
 
-_CONFIGS: Mapping[str, Callable[[External, Any, Run, Stacks, int], Any]] = {
+_CONFIGS: Mapping[str, Callable[[External, Any, RunUnderWay, Stacks, int], Any]] = {
     FIRST_BLOCK: _first_block, TAYLORSEER: _taylorseer, SEACACHE: _seacache, MAGCACHE: _magcache,
 }  # fmt: skip
 

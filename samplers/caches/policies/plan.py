@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from ....loaders.denoiser import Run
+from ....loaders.denoiser import Denoiser
 from ....loaders.messages import InputError, message
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
@@ -72,10 +72,10 @@ class Plan(Policy):
         free = (self.start, self.end, self.longest) == (0.0, 1.0, 0) and self.warmup <= self.order + 1
         return planned, planned if free else len(steps)
 
-    def choose(self, run: Run, part: str, steps: range) -> Chosen:
+    def choose(self, denoiser: Denoiser, part: str, steps: range) -> Chosen:
         """Which steps of an expert are computed, and how far the others follow the last change."""
         grams = next((runs for name, runs in self.grams if name == part and len(runs[0]) == len(steps)), ())
-        places, weights = tuple(place(run, i) for i in steps), tuple(weight(run, i) for i in steps)
+        places, weights = tuple(place(denoiser, i) for i in steps), tuple(weight(denoiser, i) for i in steps)
         chosen = _chosen(grams, places, weights, budget(len(steps), self.speed), self.order)
         return {steps.start + i: how for i, how in chosen}
 
@@ -93,16 +93,22 @@ def budget(count: int, speed: float) -> int:
     return min(count, max(2, round(count / speed)))
 
 
-def place(run: Run, step: int) -> float:
+def place(denoiser: Denoiser, step: int) -> float:
     """The log-SNR of a step's latents, half of it, as DPM-Solver counts."""
-    alpha, sigma = run.mixture(step)
+    alpha, sigma = denoiser.alpha_sigma(step)
     return math.log((alpha + EDGE) / (sigma + EDGE))
 
 
-def weight(run: Run, step: int) -> float:
-    """How much an error of a step's clean video counts: how far it moves the next latents, x' = a' x0 + s' (x - a x0) / s,
-    times how much it grows on the way to the end, the more the more noise is left."""
-    (alpha, sigma), (after, left) = run.mixture(step), run.mixture(step + 1)
+def weight(denoiser: Denoiser, step: int) -> float:
+    """How much an error of a prediction's x0 counts.
+
+    How far it moves the latents of the next noise level, x' = a' x0 + s' (x - a x0) / s, times how much it grows on the
+    way to the end, the more the more noise is left. Solvers may make two predictions at one level.
+    """
+    levels = denoiser.schedule.sigmas
+    last = len(levels) - 1
+    following = next((i for i in range(step + 1, last) if levels[i] != levels[step]), last)
+    (alpha, sigma), (after, left) = denoiser.alpha_sigma(step), denoiser.alpha_sigma(following)
     return abs(after - left * alpha / max(sigma, EDGE)) * math.exp(GROWTH * sigma)
 
 

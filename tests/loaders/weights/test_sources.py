@@ -77,7 +77,7 @@ def test_two_experts_of_scaled_fp8_make_a_video(models: Path) -> None:
     assert conditioning.notes == ()
     seen: list[str] = []
     latents = sample(
-        model, conditioning, Request(64, 64, 9, 6), lambda done, total, run: seen.append(run.part(done - 1))
+        model, conditioning, Request(64, 64, 9, 6), lambda done, total, run: seen.append(run.denoiser.part(done - 1))
     )
     assert torch.isfinite(latents).all()
     assert {*seen} == {"transformer", "transformer_2"}

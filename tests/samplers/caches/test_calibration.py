@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reelwire.loaders.denoiser import DenoiserWrapper
 from reelwire.loaders.families import load
 from reelwire.loaders.messages import CheckpointError, InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
-from reelwire.samplers import denoise
 from reelwire.samplers.caches import store
 from reelwire.samplers.caches.calibration import calibrate, fit_polynomial
 from reelwire.samplers.caches.policies.magcache import MagCache
@@ -132,10 +132,11 @@ def test_places_and_weights_are_those_of_the_noise(models: Path) -> None:
     model = open_model(models, "tiny-wan2.1-t2v")
     conditioning = model.encode("a", "")
     sample(model, conditioning, Request(steps=STEPS), lambda *a: runs.append(a[2]))
-    sigmas = [runs[0].sigma(i) for i in range(STEPS + 1)]
+    denoiser = runs[0].denoiser
+    sigmas = denoiser.schedule.sigmas
     for i in range(STEPS):
-        assert weight(runs[0], i) == pytest.approx((1 - sigmas[i + 1] / sigmas[i]) * np.exp(2 * sigmas[i]), rel=1e-5)
-        assert place(runs[0], i) == pytest.approx(np.log((1 - sigmas[i] + 1e-3) / (sigmas[i] + 1e-3)))
+        assert weight(denoiser, i) == pytest.approx((1 - sigmas[i + 1] / sigmas[i]) * np.exp(2 * sigmas[i]), rel=1e-5)
+        assert place(denoiser, i) == pytest.approx(np.log((1 - sigmas[i] + 1e-3) / (sigmas[i] + 1e-3)))
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if "upsampler" not in name])
@@ -145,18 +146,18 @@ def test_the_clean_video_goes_there_and_back(models: Path, name: str) -> None:
     inputs = {**needed(model), "seed": 3, "steps": STEPS}
     conditioning = model.encode("a red circle", "", inputs["keyframes"])
 
-    def there_and_back(run: Any, step: int, compute: Any) -> torch.Tensor:
-        prediction = compute()
-        back = run.from_clean(run.to_clean(prediction, step), step)
-        free = (
-            torch.as_tensor(run.line(step)[1]).abs() > 1e-3
-        )  # given tokens have no noise: their output counts for nothing
-        seen.append((((back - prediction).abs() * free).max() / prediction.abs().max()).item())
-        return prediction
+    class ThereAndBack(DenoiserWrapper):
+        def predict(self, network: Any, latents: torch.Tensor, step: int, branch: str) -> torch.Tensor:
+            prediction = super().predict(network, latents, step, branch)
+            if branch == "uncond":  # where the branches are predicted one by one, the first shows it
+                return prediction
+            half = prediction.chunk(2)[0] if branch == "cond_uncond" else prediction
+            back = self.from_x0(self.x0(half, latents, step), latents, step)
+            free = torch.as_tensor(self.scalings(step)[1]).abs() > 1e-3  # tokens that are given have no noise
+            seen.append((((back - half).abs() * free).max() / half.abs().max()).item())
+            return prediction
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(denoise, "_predicted", there_and_back)
-        made = sample(model, conditioning, Request(**inputs))
+    made = sample(model, conditioning, Request(**inputs), wrap=ThereAndBack)
     assert len(seen) == STEPS
     assert max(seen) < 1e-3
     assert torch.equal(made, sample(model, conditioning, Request(**inputs)))
