@@ -191,7 +191,7 @@ class _Watching:
         self._steps, self._cache = done, run.cache
         self._from = done - 1 if self._from is None else self._from
         pace = (time.monotonic() - self._began) / (done - self._from)
-        window = (done - 1) // self._made.request.steps + 1
+        window = (done - 1) * len(self._made.windows) // total + 1
         left = _clock(pace * (total - done))
         self._report.show(message("time_left_window", number=window, count=len(self._made.windows), time=left))
         self._move(lambda: host.latent_picture(self._model, run.preview()))
@@ -204,7 +204,8 @@ class _Watching:
 
     def _move(self, picture: Callable[[], Any]) -> None:
         request = self._made.request
-        self._update(self._steps + self._frames, request.steps * len(self._made.windows) + request.frames, picture)
+        steps = self._made.longest.predictions * len(self._made.windows)
+        self._update(self._steps + self._frames, steps + request.frames, picture)
 
     @contextmanager
     def kept(self) -> Iterator[None]:

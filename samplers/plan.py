@@ -19,7 +19,7 @@ from .guidance import check_guidance
 from .kernels import attention_notes
 from .keyframes import cut_notes, place_keyframes
 from .room import step_bytes
-from .solvers import TABLES
+from .solvers import TABLES, prediction_count
 from .speed import check_speed
 
 MOST_TOKENS = 2**20  # ten times HunyuanVideo at 720p and 129 frames
@@ -31,12 +31,14 @@ class SamplingPlan:
 
     request: complete and checked, its keyframes counted from the start.
     policy: the model's cache, ready for this request; None where every prediction is computed.
+    predictions: how many the solver asks for, were it not for a source that spares some.
     room: bytes that the steps need beside the weights.
     notes: what the person should know before the run.
     """
 
     request: Request
     policy: Policy | None
+    predictions: int
     room: int
     notes: tuple[str, ...]
 
@@ -58,7 +60,8 @@ def plan(model: VideoModel, request: Request, outline: bool = False) -> Sampling
     if not outline:
         request, keyframe_notes = _with_media(model, request)
     notes = (*keyframe_notes, *cache_notes, *attention_notes(model))
-    return SamplingPlan(request, policy, step_bytes(model, request, policy), notes)
+    predictions = prediction_count(model, request)
+    return SamplingPlan(request, policy, predictions, step_bytes(model, request, policy), notes)
 
 
 def _check_numbers(model: VideoModel, request: Request) -> None:

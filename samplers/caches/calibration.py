@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...loaders.denoiser import Run
 from ...loaders.messages import InputError, message
 from ...loaders.request import Conditioning, Request
 from ...loaders.video_model import VideoModel
+from ..denoise import OnStep, sample
+from ..plan import plan
 from .policies.record import Record, Track
 from .policies.teacache import SIGNALS_OF, Fit, published
 from .policy import FEWEST
 from .store import Branch, Calibration, key_of
 
-OnStep = Callable[[int, int, Run], None]
 FEWEST_POINTS = 3  # of an expert's steps, under which nothing is fitted
 DEGREES = (1, 2, 3, 4)  # of the polynomial, of which the one that foretells best is taken
 
@@ -53,14 +52,11 @@ def observed(model: VideoModel) -> str:
 
 def calibrate(model: VideoModel, conditioning: Conditioning, request: Request, on_step: OnStep) -> tuple[Calibration, Tensor]:  # fmt: skip
     """(what one run of every step showed, its latents); raises InputError for too few steps."""
-    from ..denoise import sample
-    from ..plan import plan
-
     record = Record(observed=observed(model))
     model = replace(model, cache=record)
     prepared = plan(model, request)
     request = prepared.request
-    if request.steps < FEWEST:
+    if prepared.predictions < FEWEST:
         raise InputError(
             "steps", request.steps, message("few_steps_rule", steps=FEWEST), message("use_at_least", least=FEWEST)
         )

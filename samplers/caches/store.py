@@ -15,6 +15,7 @@ from ...loaders.files import write_whole
 from ...loaders.messages import CheckpointError, message
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
+from ..solvers import prediction_count
 
 ENDING = ".reelwire-cache.json"
 MOST_RUNS = 9
@@ -24,7 +25,7 @@ SAMPLE = 2**16  # bytes that are hashed at each of a few places of a large file
 
 @dataclass(frozen=True)
 class Key:
-    """What a record was made with. size: the power of two nearest to the number of tokens."""
+    """What a record was made with. steps: predictions of the run; size: the power of two nearest to the number of tokens."""
 
     steps: int
     sampler: str
@@ -81,7 +82,9 @@ def key_of(model: VideoModel, request: Request) -> Key:
     """The key of a complete request."""
     tokens = model.facts.tokens(request.width, request.height, request.frames)
     loras = tuple(sorted(f"{lora.file.name} {lora.strength:g} {lora.low_noise:g}" for lora in model.loras))
-    return Key(request.steps, request.sampler, request.guidance, request.shift, round(math.log2(max(tokens, 1))), loras)  # fmt: skip
+    predictions = prediction_count(model, request)
+    size = round(math.log2(max(tokens, 1)))
+    return Key(predictions, request.sampler, request.guidance, request.shift, size, loras)
 
 
 def file_of(checkpoint: Path) -> Path:
