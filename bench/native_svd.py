@@ -85,7 +85,7 @@ class Sides:
         def theirs() -> Tensor:
             with torch.no_grad():
                 return network(
-                    seen[0], time.repeat(FRAMES), run.look["cond"].repeat(FRAMES, 1, 1), vector.repeat(FRAMES, 1),
+                    seen[0], time.repeat(FRAMES), run.embeds["cond"].repeat(FRAMES, 1, 1), vector.repeat(FRAMES, 1),
                     num_video_frames=FRAMES, image_only_indicator=torch.zeros(1),
                 )  # fmt: skip
 
@@ -94,7 +94,7 @@ class Sides:
     @staticmethod
     def _seen(run: Any) -> Tensor:
         scaled = run.schedule.scheduler.scale_model_input(run.latents, run.schedule.timesteps[0])
-        return torch.cat([scaled, run.given["cond"]], 2)
+        return torch.cat([scaled, run.image_latents["cond"]], 2)
 
     def _prepared(self) -> Any:
         found: list[Any] = []

@@ -104,7 +104,7 @@ class Denoiser(ABC):
         return 1 - sigma, sigma
 
     def scalings(self, step: int) -> tuple[Any, Any]:
-        """(c_skip, c_out) of x0 = c_skip * latents + c_out * prediction; tensors where tokens differ. c_out is not 0."""
+        """(c_skip, c_out) of x0 = c_skip * latents + c_out * prediction, tensors where tokens differ; c_out != 0."""
         return 1.0, -max(self.schedule.sigmas[step], SMALLEST)
 
     def x0(self, prediction: Tensor, latents: Tensor, step: int) -> Tensor:

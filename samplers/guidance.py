@@ -1,4 +1,4 @@
-"""How the prompt's pull becomes one prediction: plain classifier-free guidance here, other ways by diffusers' guiders."""
+"""How the prompt's pull becomes one prediction: classifier-free guidance here, other methods by diffusers' guiders."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def _plain(predict: Predict, denoiser: Denoiser, batched: bool) -> Guided:
 
 
 def _by_guider(predict: Predict, denoiser: Denoiser, guider: Any) -> Guided:
-    """A forward for each of the guider's branches. It takes one number: where frames have scales of their own, the largest."""
+    """A forward for each of a guider's branches; of scales that differ between frames it takes the largest."""
     schedule = denoiser.schedule
 
     def predict_step(network: Network, latents: Tensor, step: int) -> Tensor:

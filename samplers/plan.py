@@ -80,7 +80,7 @@ def _check_numbers(model: VideoModel, request: Request) -> None:
 
 
 def _with_media(model: VideoModel, request: Request) -> tuple[Request, tuple[str, ...]]:
-    """(the request with its keyframes in their places, notes on them), after its source and its control were checked."""
+    """(the request with its keyframes in their places, notes on them); its source and its control are checked too."""
     with about(request.control):
         model.check_pictures(request)
     keyframes, notes = place_keyframes(request.keyframes, model.capabilities(), request.frames)

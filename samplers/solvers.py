@@ -214,9 +214,10 @@ def _heun_levels(count: int) -> list[int]:
 def dpmpp_2m_sde(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> Tensor:
     """SDE-DPM-Solver++ (2M) (Lu et al. 2022, arXiv 2211.01095), its second order by the midpoint rule.
 
-    x' = sigma'/sigma e^-h x + alpha' (1 - e^-2h) (x0 + (x0 - x0_before) / 2r) + sigma' sqrt(1 - e^-2h) noise, where h is
-    the step's change of lambda = log(alpha / sigma), and r the last step's in units of it. At pure noise lambda is -inf,
-    so that e^-h is 0 and the first two steps are of first order. Noise is drawn on the CPU from the request's seed.
+    x' = sigma'/sigma e^-h x + alpha' (1 - e^-2h) (x0 + (x0 - x0_before) / 2r) + sigma' sqrt(1 - e^-2h) noise
+
+    h is the step's change of lambda = log(alpha / sigma), and r the last step's in units of it. At pure noise lambda is
+    -inf, so that e^-h is 0 and the first two steps are of first order. Noise is drawn on the CPU from the request's seed.
     """
     generator, before, h_before = denoise.denoiser.generator, latents, math.inf
     for step in range(len(schedule)):
@@ -283,7 +284,7 @@ def _dpmpp_2m(schedule: Schedule, device: torch.device) -> Any:
 
 
 def _follow(scheduler: Any, reference: Any) -> Any:
-    """Give a multistep scheduler the reference's sigmas; exactly 1 would divide by zero in the log signal-to-noise ratio.
+    """A multistep scheduler with the reference's sigmas; exactly 1 would divide by zero in the log-SNR.
 
     Where the reference counts its sigmas up from 0 (Mochi), the follower counts them down from 1.
     """

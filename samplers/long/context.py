@@ -1,7 +1,7 @@
-"""Context windows: one sampling of a video longer than its network can see, for models that nothing can be handed over to.
+"""Context windows: one sampling of a video longer than its network can see, for models that nothing is handed over to.
 
-At each step the network predicts overlapping windows, whose predictions are averaged; the noise of later windows is that
-of the first, shuffled, so that they show the same scene (FreeNoise, Qiu and others 2023).
+At each step the network predicts overlapping windows, whose predictions are averaged; the noise of later windows is
+that of the first, shuffled, so that they show the same scene (FreeNoise, Qiu and others 2023).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def sample_in_context(
 
 
 class ContextWindows(DenoiserWrapper):
-    """A denoiser made for one window, of a video with `more` latent frames: it predicts windows `stride` frames apart."""
+    """A denoiser of one window around which `more` latent frames lie: it predicts windows `stride` frames apart."""
 
     def __init__(self, inner: Denoiser, more: int, stride: int, seed: int) -> None:
         super().__init__(inner)

@@ -1,7 +1,7 @@
 """Videos longer than a model can sample at once: window after window, each kept on disk, decoded as they come.
 
 LTX-Video hands the latents of one window to the next and never decodes and encodes at a join. The recipe (overlapping
-windows, statistics held near the first window's by AdaIN, latents remembered from long ago at negative times) is that of
+windows, statistics held near the first window's by AdaIN, latents remembered from long ago at negative times) is of
 LTXVLoopingSampler (Lightricks, https://github.com/Lightricks/ComfyUI-LTXVideo) and of diffusers'
 LTXI2VLongMultiPromptPipeline. What other families do is told by their `extension`.
 """
@@ -186,8 +186,10 @@ class _Renderer:
 
 
 def adain(latents: Tensor, first: Tensor, share: float) -> Tensor:
-    """Latents [1, C, t, h, w] with the mean and spread of each channel pulled towards the first window's (AdaIN, Huang and
-    Belongie 2017)."""
+    """Latents [1, C, t, h, w] with the mean and spread of each channel pulled to the first window's.
+
+    AdaIN, Huang and Belongie 2017.
+    """
     over = (2, 3, 4)
     (mean, spread), (wanted, width) = ((x.mean(over, True), x.std(over, keepdim=True)) for x in (latents, first))
     return torch.lerp(latents, (latents - mean) / spread.clamp(min=1e-6) * width + wanted, share)

@@ -119,10 +119,10 @@ class CogVideoX(VideoModel):
         generator = torch.Generator("cpu").manual_seed(request.seed)
         text = {branch: v["text"].to(device, dtype) for branch, v in conditioning.branches.items()}
         text["cond_uncond"] = torch.cat([text["uncond"], text["cond"]])
-        given = self._given(request, generator, dtype) if request.keyframes else None
+        condition = self._first_frame(request, generator, dtype) if request.keyframes else None
         latents = self._start(request, generator, schedule).to(dtype)
         if facts.control:
-            given = self._control(request, dtype)
+            condition = self._control(request, dtype)
         rope = _rope(facts, request.height, request.width, latents.shape[1], device)
         ofs = latents.new_full((1,), OFS) if facts.network.get("ofs_embed_dim") else None
         return CogDenoiser(
@@ -131,7 +131,7 @@ class CogVideoX(VideoModel):
             request.guidance,
             generator,
             text=text,
-            given=given,
+            condition=condition,
             control=request.control,
             rope=rope,
             ofs=ofs,
@@ -152,7 +152,7 @@ class CogVideoX(VideoModel):
         latents = noise if video is None else scheduler.add_noise(video, noise, schedule.timesteps[:1])
         return latents * scheduler.init_noise_sigma
 
-    def _given(self, request: Request, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    def _first_frame(self, request: Request, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """The first frame [1, t, C, h, w] and nothing after it (CogVideoXImageToVideoPipeline.prepare_latents)."""
         facts, image = self.facts, cover(request.keyframes[0].images, request.width, request.height)
         with self.use("vae", self.encoding(request.width, request.height)) as vae:

@@ -40,7 +40,7 @@ def _padding(facts: CogFacts, request: Request) -> int:
 
 
 def _rope(facts: CogFacts, height: int, width: int, time: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
-    """Rotary positions (_prepare_rotary_positional_embeddings of the pipelines): 1.0 crops its native grid, 1.5 slices it."""
+    """Rotary positions (_prepare_rotary_positional_embeddings): 1.0 crops its native grid, 1.5 slices it."""
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
     from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 
@@ -64,14 +64,14 @@ class CogDenoiser(Denoiser):
     """The four pipelines, which keep their latents [1, t, C, h, w] in the network's dtype.
 
     text: embeddings per branch.
-    given: the first frame or the control video, beside the latents.
+    condition: latents of the first frame or of the control video, beside those of the video.
     control: its range tells in which steps it lies there.
     padding: latent frames in front that are not part of the video.
     dynamic: whether the guidance scale grows along a cosine.
     """
 
     text: Mapping[str, Tensor]
-    given: Tensor | None
+    condition: Tensor | None
     control: Control | None
     rope: tuple[Tensor, Tensor] | None
     ofs: Tensor | None
@@ -93,20 +93,20 @@ class CogDenoiser(Denoiser):
         alpha, sigma = self.alpha_sigma(step)  # v = alpha * noise - sigma * video (Salimans and Ho 2022)
         return alpha, -max(sigma, SMALLEST)
 
-    def beside(self, step: int) -> Tensor | None:
-        """What lies beside the latents. Outside the control's range it is zeros, which add nothing to the first layer.
+    def condition_at(self, step: int) -> Tensor | None:
+        """The condition of a prediction: outside of the control's range zeros, which add nothing to the first layer.
 
-        That is what Alibaba PAI's Fun-Control pipelines of Wan give without a control video (CogVideoX's always have one).
+        That is what Alibaba PAI's Fun-Control pipelines of Wan give without a control (CogVideoX's always have one).
         """
-        if self.given is None or self.control is None or self.control.counts(step, len(self.schedule)):
-            return self.given
-        return torch.zeros_like(self.given)
+        if self.condition is None or self.control is None or self.control.counts(step, len(self.schedule)):
+            return self.condition
+        return torch.zeros_like(self.condition)
 
     def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
-        batch, beside = 2 if branch == "cond_uncond" else 1, self.beside(step)
+        batch, condition = 2 if branch == "cond_uncond" else 1, self.condition_at(step)
         hidden_states = torch.cat([latents] * batch)
-        if beside is not None:
-            hidden_states = torch.cat([hidden_states, torch.cat([beside] * batch)], 2)
+        if condition is not None:
+            hidden_states = torch.cat([hidden_states, torch.cat([condition] * batch)], 2)
         return self.forward(
             network,
             step,

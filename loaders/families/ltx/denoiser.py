@@ -25,7 +25,7 @@ Encode = Callable[[Tensor], Tensor]  # frames [T, H, W, 3] -> latents [1, C, t, 
 
 @dataclass(frozen=True, kw_only=True)
 class LTXFacts(Facts):
-    """What LTX-Video adds. conditioned: the checkpoint follows LTXConditionPipeline (0.9.5 on) instead of LTXPipeline."""
+    """What LTX-Video adds. conditioned: whether it follows LTXConditionPipeline (0.9.5 on) instead of LTXPipeline."""
 
     conditioned: bool
     distilled_timesteps: tuple[float, ...]
@@ -115,11 +115,11 @@ class LTXImageDenoiser(LTXTextDenoiser):
 class LTXConditionDenoiser(LTXTextDenoiser):
     """LTXConditionPipeline: keyframes and clips anywhere, as tokens with their own place and amount of noise.
 
-    given: [1, N], how much of each token is given (0 made from noise, 1 kept), None without keyframes.
+    strengths: [1, N], how much of each token is given (0 made from noise, 1 kept), None without keyframes.
     past: what the video goes on from and must not change, without the noise on what is given.
     """
 
-    given: Tensor | None
+    strengths: Tensor | None
     past: Tensor | None
     start: Tensor = field(init=False)
 
@@ -129,15 +129,15 @@ class LTXConditionDenoiser(LTXTextDenoiser):
 
     def noised(self, latents: Tensor, step: int) -> Tensor:
         """Latents for a prediction: tokens that are given whole get a little fresh noise, less with every step."""
-        if self.given is None or step == len(self.schedule):
+        if self.strengths is None or step == len(self.schedule):
             return latents
         noise = torch.randn(latents.shape, generator=self.generator).to(latents)
         noisy = self.start + CONDITION_NOISE * noise * ((self.schedule.timesteps[step] / 1000.0) ** 2)
-        return torch.where((self.given > 1.0 - 1e-6).unsqueeze(-1), noisy, latents)
+        return torch.where((self.strengths > 1.0 - 1e-6).unsqueeze(-1), noisy, latents)
 
     def timestep(self, step: int, batch: int) -> Tensor:
         time = self.schedule.timesteps[step].expand(batch).unsqueeze(-1).float()
-        return time if self.given is None else torch.min(time, (1 - self.given.repeat(batch, 1)) * 1000.0)
+        return time if self.strengths is None else torch.min(time, (1 - self.strengths.repeat(batch, 1)) * 1000.0)
 
     def token_times(self, step: int) -> Tensor | None:
         return self.timestep(step, 1)
@@ -146,9 +146,9 @@ class LTXConditionDenoiser(LTXTextDenoiser):
         return 1.0, -(self.timestep(step, 1) / 1000).clamp(min=SMALLEST)[..., None]
 
     def settle(self, stepped: Tensor, latents: Tensor, step: int, following: int) -> Tensor:
-        if self.given is None:
+        if self.strengths is None:
             return stepped
-        is_free = (self.schedule.timesteps[step] / 1000 - 1e-6 < (1.0 - self.given)).unsqueeze(-1)
+        is_free = (self.schedule.timesteps[step] / 1000 - 1e-6 < (1.0 - self.strengths)).unsqueeze(-1)
         return self.noised(torch.where(is_free, stepped, latents), following)
 
     def finish(self, latents: Tensor) -> Tensor:
@@ -218,28 +218,33 @@ def condition_denoiser(model: LTXModel, request: Request, inputs: dict[str, Any]
     latents = _noise(model, request, generator)
     if request.source is not None and request.strength < 1:
         latents = mix(latents, encoded_source(model, request), inputs["schedule"].sigmas[0])
-    given = torch.zeros(latents.shape[2], device=latents.device)
+    strengths = torch.zeros(latents.shape[2], device=latents.device)
     extra = _Extra(facts, generator)
     if request.past is not None:
-        _mix(latents, given, 0, request.past.latents.to(latents), request.past.strength)
+        _mix(latents, strengths, 0, request.past.latents.to(latents), request.past.strength)
         if request.past.memory is not None:
             extra.remember(request.past.memory.to(latents), request.past.memory_strength)
     for keyframe in request.keyframes:
         z = encode(cover(keyframe.images, request.width, request.height)).to(latents)
         if keyframe.frame == 0:
-            _mix(latents, given, 0, z, keyframe.strength)
+            _mix(latents, strengths, 0, z, keyframe.strength)
             continue
         if z.shape[2] > PREFIX:  # the rest of a clip lies in the video itself
-            _mix(latents, given, keyframe.frame // facts.temporal_ratio + PREFIX, z[:, :, PREFIX:], keyframe.strength)
+            _mix(
+                latents, strengths, keyframe.frame // facts.temporal_ratio + PREFIX, z[:, :, PREFIX:], keyframe.strength
+            )
             z = z[:, :, :PREFIX]
         extra.show(z, keyframe.frame, keyframe.strength)
     f, h, w = inputs["shape"]
     packed = torch.cat([*extra.tokens, _pack(latents)], 1)
     place = torch.cat([*extra.places, _coordinates(facts, (f, h, w), 0).to(packed.device)], 2)
-    has_given = request.keyframes or request.past is not None
-    amount = torch.cat([*extra.amounts, repeat(given, "f -> 1 (f n)", n=h * w)], 1) if has_given else None
+    of_tokens = None
+    if request.keyframes or request.past is not None:
+        of_tokens = torch.cat([*extra.strengths, repeat(strengths, "f -> 1 (f n)", n=h * w)], 1)
     past = request.past.latents if request.past is not None and request.past.strength == 1 else None
-    return LTXConditionDenoiser(latents=packed, given=amount, past=past, **{**inputs, "place": {"video_coords": place}})
+    return LTXConditionDenoiser(
+        latents=packed, strengths=of_tokens, past=past, **{**inputs, "place": {"video_coords": place}}
+    )
 
 
 @dataclass
@@ -250,7 +255,7 @@ class _Extra:
     generator: torch.Generator
     tokens: list[Tensor] = field(default_factory=list)
     places: list[Tensor] = field(default_factory=list)
-    amounts: list[Tensor] = field(default_factory=list)
+    strengths: list[Tensor] = field(default_factory=list)
 
     def remember(self, z: Tensor, strength: float) -> None:
         """Add latents as if they lay before the video."""
@@ -266,17 +271,17 @@ class _Extra:
     def _add(self, latents: Tensor, place: Tensor, strength: float) -> None:
         self.tokens.append(_pack(latents))
         self.places.append(place.to(latents.device))
-        self.amounts.append(torch.full(self.tokens[-1].shape[:2], strength, device=latents.device))
+        self.strengths.append(torch.full(self.tokens[-1].shape[:2], strength, device=latents.device))
 
 
-def _mix(latents: Tensor, given: Tensor, at: int, z: Tensor, strength: float) -> None:
+def _mix(latents: Tensor, strengths: Tensor, at: int, z: Tensor, strength: float) -> None:
     here = slice(at, at + z.shape[2])
     latents[:, :, here] = torch.lerp(latents[:, :, here], z, strength)
-    given[here] = strength
+    strengths[here] = strength
 
 
 def _coordinates(facts: LTXFacts, shape: tuple[int, ...], frame: int, short_first: bool = True) -> Tensor:
-    """Place [1, 3, f*h*w] of latent tokens in seconds and pixels; the first latent frame of a clip is one frame long."""
+    """Place [1, 3, f*h*w] of tokens in seconds and pixels; the first latent frame of a clip is one frame long."""
     f, h, w = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
     time = f * facts.temporal_ratio
     time = (time + 1 - facts.temporal_ratio).clamp(min=0) + frame if short_first else time + frame

@@ -83,12 +83,12 @@ class SVD(VideoModel):
         generator, device = torch.Generator("cpu").manual_seed(request.seed), self.memory.device("unet")
         dtype, motion = getattr(torch, self.recipe.dtype), {**MOTION, **self.options}
         image = cover(request.keyframes[0].images, request.width, request.height)
-        look = _look(self, image).to(device, dtype)
+        embeds = _encode_image(self, image).to(device, dtype)
         pixels = image.movedim(-1, 1) * 2 - 1
         pixels = pixels + motion["noise_augmentation"] * torch.randn(pixels.shape, generator=generator)
         with self.use("vae", self.encoding(request.width, request.height)) as vae:
             z = vae.encode(pixels.to(self.memory.device("vae"), vae.dtype)).latent_dist.mode()
-        given = repeat(z.to(device, dtype), "1 c h w -> 1 t c h w", t=request.frames)
+        image_latents = repeat(z.to(device, dtype), "1 c h w -> 1 t c h w", t=request.frames)
         shape = self.facts.latent_shape(request.width, request.height, request.frames)
         noise = draw((1, shape[2], shape[1], *shape[3:]), generator, device).to(dtype)
         latents = noise * schedule.scheduler.init_noise_sigma
@@ -98,7 +98,7 @@ class SVD(VideoModel):
         ids = torch.tensor([[motion["fps"] - 1, motion["motion_bucket"], motion["noise_augmentation"]]], dtype=dtype)
         scales = torch.linspace(MIN_GUIDANCE, request.guidance, request.frames).view(1, -1, 1, 1, 1).to(device, dtype)
         run = latents, schedule, request.guidance, generator
-        return SVDDenoiser(*run, _both(look), _both(given), ids.to(device), scales)
+        return SVDDenoiser(*run, _both(embeds), _both(image_latents), ids.to(device), scales)
 
     def positions(self, request: Request) -> int:
         """Latent pixels of all frames: a UNet has no tokens."""
@@ -127,7 +127,7 @@ def _both(cond: Tensor) -> dict[str, Tensor]:
     return {"cond": cond, "uncond": zeros, "cond_uncond": torch.cat([zeros, cond])}
 
 
-def _look(model: VideoModel, image: Tensor) -> Tensor:
+def _encode_image(model: VideoModel, image: Tensor) -> Tensor:
     """CLIP's view of the picture [1, 1, width] (StableVideoDiffusionPipeline._encode_image)."""
     from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
     from transformers import CLIPImageProcessor

@@ -18,13 +18,13 @@ from ...denoiser import SMALLEST, Denoiser, Network
 class SVDDenoiser(Denoiser):
     """StableVideoDiffusionPipeline. latents: [1, T, C, h, w].
 
-    look, given: CLIP's and the VAE's view of the picture per branch.
+    embeds, image_latents: of the picture by CLIP and by the VAE, per branch.
     ids: fps, motion bucket and noise augmentation.
     scales: of guidance, one for each frame.
     """
 
-    look: Mapping[str, Tensor]
-    given: Mapping[str, Tensor]
+    embeds: Mapping[str, Tensor]
+    image_latents: Mapping[str, Tensor]
     ids: Tensor
     scales: Tensor
     largest: float = field(init=False)  # of the scales
@@ -57,9 +57,9 @@ class SVDDenoiser(Denoiser):
             network,
             step,
             branch,
-            sample=torch.cat([scaled, self.given[branch]], 2),
+            sample=torch.cat([scaled, self.image_latents[branch]], 2),
             timestep=time,
-            encoder_hidden_states=self.look[branch],
+            encoder_hidden_states=self.embeds[branch],
             added_time_ids=self.ids.repeat(batch, 1),
         )
 

@@ -204,16 +204,16 @@ def image_denoiser(model: WanModel, request: Request, inputs: dict[str, Any]) ->
         z = model.encode_video(vae, clip).to(latents)
     known = torch.cat([known[:1].repeat(facts.temporal_ratio), known[1:]])
     mask = repeat(known, "(t r) -> 1 r t h w", r=facts.temporal_ratio, h=latents.shape[3], w=latents.shape[4])
-    image = _look(model, images) if "image_encoder" in model.parts else None
+    image = encode_image(model, images) if "image_encoder" in model.parts else None
     return WanImageDenoiser(condition=torch.cat([mask.to(z), z], 1), image=image, **inputs)
 
 
-def _look(model: WanModel, images: list[Tensor]) -> Tensor:
+def encode_image(model: WanModel, images: list[Tensor]) -> Tensor:
     """CLIP's second last hidden states [N, 257, width] (WanImageToVideoPipeline.encode_image)."""
-    seen = clip_pixels(torch.cat(images), model.recipe.files.get("image_processor"))
+    pixels = clip_pixels(torch.cat(images), model.recipe.files.get("image_processor"))
     with model.use("image_encoder") as encoder:
-        seen = seen.to(model.memory.device("image_encoder"), encoder.dtype)
-        hidden = encoder(pixel_values=seen, output_hidden_states=True).hidden_states[-2]
+        pixels = pixels.to(model.memory.device("image_encoder"), encoder.dtype)
+        hidden = encoder(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
     return hidden.to(model.memory.device("transformer"), getattr(torch, model.recipe.dtype))
 
 
