@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -11,6 +11,7 @@ from comfy_api.latest import io
 from ..loaders.messages import Message, message
 from ..loaders.request import Conditioning
 from ..loaders.video_model import VideoModel
+from ..samplers.caches.policies import choices
 from . import host
 from .effect import Conditions, counted, idle
 from .origin import from_model
@@ -20,9 +21,8 @@ from .types import model_input, model_output
 AUTO, KEEP, FOLLOW = "auto", "0: keep", "1: follow"
 ORDERS = {KEEP: 0, FOLLOW: 1}
 COEFFICIENTS = (AUTO, "calibrated", "published")
-PLAN, MAGCACHE, EASYCACHE, FIRST_BLOCK = "plan", "magcache", "easycache", "first block"
-TAYLORSEER, SEACACHE, CACHE_DIT = "diffusers taylorseer", "diffusers seacache", "cache-dit"
-EXTERNAL = ("diffusers first block", TAYLORSEER, SEACACHE, CACHE_DIT)
+# inputs of the node Cache that are options of a policy
+OPTIONS = ("speed", "threshold", "interval", "start", "end", "longest", "order")
 
 
 def _start(default: float) -> Any:
@@ -48,7 +48,7 @@ def _cached(cls: Any, model: VideoModel, policy: Any, lines: tuple[Message, ...]
     from ..samplers.caches.report import size_in_words
 
     check_policy(policy)
-    policy.suits(model)
+    policy.check_model(model)
     default = model.complete(request_of(model))
     notes = [message("cache_holds", size=size_in_words(policy.estimate(model, default)))]
     if model.cache is not None:
@@ -125,50 +125,49 @@ class FORANode(_CacheNode):
         return _cached(cls, model, policy)
 
 
-_OURS = (PLAN, MAGCACHE, EASYCACHE, FIRST_BLOCK)
-CACHE_COUNTS: Conditions = {
-    "speed": {"policy": (PLAN,)},
-    "threshold": {"policy": (MAGCACHE, EASYCACHE, FIRST_BLOCK, *(name for name in EXTERNAL if name != TAYLORSEER))},
-    "interval": {"policy": (TAYLORSEER,)},
-    "start": {"policy": _OURS},
-    "end": {"policy": _OURS},
-    "longest": {"policy": (*_OURS, SEACACHE, CACHE_DIT)},
-    "order": {"policy": (*_OURS, TAYLORSEER, SEACACHE, CACHE_DIT)},
-}
+def _reads(policy: Any) -> set[str]:
+    """The options that a policy reads."""
+    return {each.name for each in fields(policy)} - {*policy.unused}
+
+
+def cache_counts() -> Conditions:
+    """Which inputs of the node Cache count under which policies."""
+    readers = {name: tuple(title for title, policy in choices().items() if name in _reads(policy)) for name in OPTIONS}
+    return {name: {"policy": titles} for name, titles in readers.items()}
 
 
 class CacheNode(_CacheNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
+        policies = choices()
+        told = ". ".join(f"{name}: {policy.tooltip}" for name, policy in policies.items() if policy.tooltip)
         return cls.schema("ReelwireCache", "Cache (Video)", "Makes a model about so many times faster. plan computes the steps that matter most and forecasts the others; Calibrate Cache tells it which. The other policies are there to compare.", ["magcache", "easycache", "taylorseer", "seacache", "first block", "dbcache", "plan"], [
-            io.Combo.Input("policy", options=[PLAN, MAGCACHE, EASYCACHE, FIRST_BLOCK, *EXTERNAL], default=PLAN,
-                           tooltip="plan: the best picture at the same speed. magcache: needs Calibrate Cache. easycache: the least memory of those that adapt. cache-dit: where that package is installed"),
+            io.Combo.Input("policy", options=[*policies], default=next(iter(policies)), tooltip=told),
             io.Float.Input("speed", default=2.0, min=1.0, max=10.0, step=0.1, tooltip="plan: about how many times faster; the other policies do not read it"),
             io.Float.Input("threshold", default=0.0, min=0.0, max=10.0, step=0.005, optional=True, tooltip="All policies but plan and taylorseer: change that is let go by, more is faster. 0: the usual one"),
             io.Int.Input("interval", default=3, min=1, max=1000, optional=True, tooltip="taylorseer: every how many-eth step is computed"),
             _start(0.0), _end(), _longest(0), _order((AUTO, KEEP, FOLLOW), AUTO),
-        ], CACHE_COUNTS)  # fmt: skip
+        ], cache_counts())  # fmt: skip
 
     @classmethod
     def execute(cls, model: VideoModel, policy: str, speed: float, threshold: float = 0.0, interval: int = 3, start: float = 0.0,
                 end: float = 1.0, longest: int = 0, order: str = AUTO) -> io.NodeOutput:  # fmt: skip
-        given = {"threshold": threshold, "longest": longest, "start": start, "end": end if end != 1 else None}
-        options = {name: value for name, value in given.items() if value}
+        values = {
+            "speed": speed,
+            "threshold": threshold,
+            "interval": interval,
+            "start": start,
+            "end": end,
+            "longest": longest,
+        }
+        usual = {"threshold": 0.0, "start": 0.0, "end": 1.0, "longest": 0}
+        options = {name: value for name, value in values.items() if value != usual.get(name)}
         if order != AUTO:
             options["order"] = ORDERS[order]
-        asked = {**given, "policy": policy, "speed": speed, "interval": interval, "end": end, "order": order}
-        return _cached(cls, model, _policy(policy, speed, interval, options), idle(cls, asked))
-
-
-def _policy(name: str, speed: float, interval: int, options: dict[str, Any]) -> Any:
-    from ..samplers.caches.policies import easycache, external, first_block, magcache, plan
-
-    if name == PLAN:
-        return plan.Plan(speed=speed, **{k: v for k, v in options.items() if k != "threshold"})
-    if name in EXTERNAL:
-        return external.External(kind=name, interval=interval, **{"order": 1, "warmup": 3, **options})
-    made = {MAGCACHE: magcache.MagCache, EASYCACHE: easycache.EasyCache, FIRST_BLOCK: first_block.FirstBlock}[name]
-    return made(**options)
+        kind = choices()[policy]
+        names = {each.name for each in fields(kind)}
+        chosen = kind(**{name: value for name, value in options.items() if name in names})
+        return _cached(cls, model, chosen, idle(cls, {**values, "policy": policy, "order": order}))
 
 
 class CalibrateCache(SamplerNode):
