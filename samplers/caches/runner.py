@@ -48,7 +48,6 @@ class Runner:
     """The cache of one run.
 
     batched: whether both branches of guidance go in one forward pass.
-    notes: what the person should know.
     entries: all decisions so far.
     peak: the most bytes that its states held at a time.
     seconds: of each step.
@@ -61,7 +60,6 @@ class Runner:
     stacks: Stacks | None
     steps: int
     batched: bool = False
-    notes: tuple[str, ...] = ()
     entries: list[Entry] = field(default_factory=list)
     peak: int = 0
     seconds: list[float] = field(default_factory=list)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from reelwire.loaders.denoiser import Denoiser
@@ -14,6 +15,7 @@ from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.plan import Plan
 from reelwire.samplers.caches.policy import Policy
 from reelwire.samplers.caches.report import report
+from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import Sampling
 from reelwire.samplers.estimate.count import count_steps
 from reelwire.samplers.plan import plan
@@ -23,6 +25,7 @@ from reelwire.tests.samplers.test_ltx_parity import load
 from reelwire.tests.support.components import BUNDLED
 from reelwire.tests.support.denoisers import Gaussian, PlainRun, flow_schedule
 from reelwire.tests.support.sampling import sample
+from reelwire.training.evaluate import ATTRIBUTES, as_text, held_out_prompts, score, table
 from torch import Tensor
 
 HEUN, SDE = TABLES["flow"]["heun"], TABLES["flow"]["dpm++ 2m sde"]
@@ -166,3 +169,17 @@ def test_caches_count_predictions(policy: Policy) -> None:
     assert steps.computed == (sum(computed), sum(computed))
     assert sum(computed) < 11
     assert [entry.step for entry in cache.entries] == list(range(11))
+
+
+@pytest.mark.parametrize(("name", "steps"), [("heun", 13), ("dpm++ 2m sde", 25)])
+def test_the_trained_model_shows_what_prompts_say(name: str, steps: int) -> None:
+    """By the judge of tests/loaders/test_bundled_model.py, on every seventh held-out prompt, in 25 predictions each."""
+    model = load(BUNDLED)
+
+    def frames(prompt: str, seed: int) -> np.ndarray:
+        latents = sample(model, model.encode(prompt, ""), Request(steps=steps, sampler=name, seed=seed))
+        return torch.cat(list(stream_frames(model, latents))).numpy()
+
+    rows = table(score(each, frames(each.prompt, each.seed)) for each in held_out_prompts()[::7])
+    assert rows["all"]["n"] >= 10
+    assert all(rows["all"][attribute] >= 0.8 for attribute in ATTRIBUTES), as_text(rows)

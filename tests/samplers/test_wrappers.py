@@ -52,10 +52,15 @@ def test_a_scale_of_one_is_no_guidance() -> None:
     assert guided(None, X, 0).mean() == 3.0
 
 
-@pytest.mark.parametrize("method", ["apg", "cfg-zero*", "tcfg"])
+def test_cfg_zero_star_leaves_branches_that_differ_in_length_alone() -> None:
+    guided = guide(toy().predict, toy(), Guidance("cfg-zero*"), False)
+    assert [guided(None, X, step).mean().item() for step in (0, STEPS // 2)] == [0.0, pytest.approx(3.0)]
+
+
+@pytest.mark.parametrize("method", ["apg", "tcfg"])
 def test_other_guidance_pulls_the_same_way(method: str) -> None:
     guided = guide(toy().predict, toy(), Guidance(method, threshold=0.0), False)
-    assert guided(None, X, STEPS // 2).mean() > 3.0  # (cfg-zero* begins with nothing)
+    assert guided(None, X, 0).mean() > 3.0
 
 
 # ---------------------------------------------------------------- caches
