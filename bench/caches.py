@@ -3,7 +3,8 @@
 One process, the same weights, prompts, noise and steps for all; the uncached run first and last. For each setting: how
 many of the steps were computed, how many times faster the denoising was, and how far the video is from the uncached one
 (PSNR and SSIM of the frames, PSNR of their differences for motion, relative distance of the latents). Calibrations come
-from three runs of prompts that are not among the tested, and "once" from the first of them. Writes caches.json and caches.svg beside this file.
+from three runs of prompts that are not among the tested, and "once" from the first of them. Writes caches.json and
+caches.svg beside this file.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ import_pack()
 from reelwire.loaders.families import load
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
+from reelwire.loaders.spec import spec_of
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.caches.calibration import calibrate
@@ -43,7 +45,7 @@ from reelwire.samplers.caches.policies.first_block import FirstBlock
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.magcache import MagCache
 from reelwire.samplers.caches.policies.plan import Plan
-from reelwire.samplers.caches.policies.teacache import PUBLISHED, TeaCache, calibrated
+from reelwire.samplers.caches.policies.teacache import TeaCache, calibrated, published_fits
 from reelwire.samplers.caches.policy import Policy
 from reelwire.samplers.caches.store import Calibration
 from reelwire.samplers.decode import stream_frames
@@ -51,8 +53,10 @@ from reelwire.samplers.denoise import sample
 from reelwire.samplers.plan import plan
 from reelwire.training import world
 
-MODELS = {"tiny_ltx": ("ltx", ROOT / "loaders" / "bundled" / "tiny_ltx", ("ltx", "0.9.1-2b")),
-          "tiny_wan": ("wan", ROOT / "bench" / "tiny_wan", ("wan", "2.1-t2v-1.3b"))}  # fmt: skip
+MODELS = {
+    "tiny_ltx": ("ltx", ROOT / "loaders" / "bundled" / "tiny_ltx", ("ltx", "0.9.1-2b")),
+    "tiny_wan": ("wan", ROOT / "bench" / "tiny_wan", ("wan", "2.1-t2v-1.3b")),
+}
 STEPS, RATES = 30, (1.5, 2.0, 3.0)
 SPEEDS, INTERVALS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0), (2, 3, 4, 5, 6, 8)
 OURS, PEER, FEWER = "ours", "peer", "fewer steps"
@@ -60,39 +64,60 @@ OURS, PEER, FEWER = "ours", "peer", "fewer steps"
 
 @dataclass(frozen=True)
 class Method:
-    """kind: ours, a peer as published, or fewer steps; settings: what is swept -> the policy, or the number of steps."""
+    """kind: ours, a peer as published, or fewer steps; settings: what is swept -> a policy or a number of steps."""
 
     kind: str
     settings: Mapping[str, Policy | int]
 
 
-def methods(made: Calibration, published: tuple[str, str]) -> dict[str, Method]:
-    grams, once = tuple(made.grams.items()), tuple((part, runs[:1]) for part, runs in made.grams.items())
-    fit, ratios = calibrated(made), tuple((b.part, b.name, (1.0, *b.ratios)) for b in made.branches)  # fmt: skip
+def methods(calibration: Calibration, published: tuple[str, str]) -> dict[str, Method]:
+    grams, once = tuple(calibration.grams.items()), tuple((part, runs[:1]) for part, runs in calibration.grams.items())
+    fit, ratios = calibrated(calibration), tuple((b.part, b.name, (1.0, *b.ratios)) for b in calibration.branches)
     by = lambda name, values, policy: {f"{name} {value:g}": policy(value) for value in values}
-    tea = lambda polynomial, order: lambda value: TeaCache(threshold=value, polynomial=polynomial, order=order, warmup=order + 1)  # fmt: skip
+    tea = lambda polynomial, order: (
+        lambda value: TeaCache(threshold=value, polynomial=polynomial, order=order, warmup=order + 1)
+    )
     outside = lambda kind, **more: lambda value: kind(**{"threshold": value, "order": 0, **more})
-    ours, theirs = PUBLISHED[published][0], (0.05, 0.1, 0.15, 0.25, 0.4, 0.7)
+    ours, theirs = published_fits(spec_of(published[0]))[published[1]][0], (0.05, 0.1, 0.15, 0.25, 0.4, 0.7)
     return {
         "plan, calibrated": Method(OURS, by("speed", SPEEDS, lambda v: Plan(speed=v, grams=grams))),
         "plan, calibrated once": Method(OURS, by("speed", SPEEDS, lambda v: Plan(speed=v, grams=once))),
         "plan, not calibrated": Method(OURS, by("speed", SPEEDS, lambda v: Plan(speed=v))),
         "FORA stack, follow": Method(OURS, by("interval", INTERVALS, lambda v: FORA(interval=v, order=1, warmup=2))),
         "TeaCache calibrated, follow": Method(OURS, by("threshold", theirs, tea(fit, 1))),
-        "first block, ours": Method(OURS, by("threshold", (0.02, 0.05, 0.1, 0.15, 0.25, 0.4), lambda v: FirstBlock(threshold=v, order=1))),
+        "first block, ours": Method(
+            OURS, by("threshold", (0.02, 0.05, 0.1, 0.15, 0.25, 0.4), lambda v: FirstBlock(threshold=v, order=1))
+        ),
         "TeaCache, published": Method(PEER, by("threshold", (0.03, 0.06, 0.1, 0.2, 0.3, 0.5), tea(ours, 0))),
         "TeaCache, calibrated": Method(PEER, by("threshold", theirs, tea(fit, 0))),
         "FORA, published": Method(PEER, by("interval", INTERVALS, lambda v: FORA(interval=v, granularity="module"))),
-        "MagCache": Method(PEER, by("threshold", (0.03, 0.06, 0.12, 0.24, 0.5, 1.0), lambda v: MagCache(threshold=v, ratios=ratios))),
-        "EasyCache": Method(PEER, by("threshold", (0.02, 0.05, 0.1, 0.2, 0.4, 0.8), lambda v: EasyCache(threshold=v, warmup=5))),
-        "diffusers FirstBlockCache": Method(PEER, by("threshold", (0.02, 0.05, 0.1, 0.15, 0.25, 0.4), outside(DiffusersFirstBlock))),
+        "MagCache": Method(
+            PEER, by("threshold", (0.03, 0.06, 0.12, 0.24, 0.5, 1.0), lambda v: MagCache(threshold=v, ratios=ratios))
+        ),
+        "EasyCache": Method(
+            PEER, by("threshold", (0.02, 0.05, 0.1, 0.2, 0.4, 0.8), lambda v: EasyCache(threshold=v, warmup=5))
+        ),
+        "diffusers FirstBlockCache": Method(
+            PEER, by("threshold", (0.02, 0.05, 0.1, 0.15, 0.25, 0.4), outside(DiffusersFirstBlock))
+        ),
         "diffusers TaylorSeer": Method(PEER, by("interval", INTERVALS, lambda v: DiffusersTaylorSeer(interval=v))),
-        "diffusers SeaCache": Method(PEER, by("threshold", (0.1, 0.2, 0.3, 0.5, 0.8, 1.2), outside(DiffusersSeaCache, order=1))),
-        "diffusers MagCache": Method(PEER, by("threshold", (0.03, 0.06, 0.12, 0.24, 0.5, 1.0), outside(DiffusersMagCache, ratios=ratios[0][2], longest=4))),
+        "diffusers SeaCache": Method(
+            PEER, by("threshold", (0.1, 0.2, 0.3, 0.5, 0.8, 1.2), outside(DiffusersSeaCache, order=1))
+        ),
+        "diffusers MagCache": Method(
+            PEER,
+            by(
+                "threshold",
+                (0.03, 0.06, 0.12, 0.24, 0.5, 1.0),
+                outside(DiffusersMagCache, ratios=ratios[0][2], longest=4),
+            ),
+        ),
         "cache-dit DBCache": Method(PEER, by("threshold", (0.04, 0.08, 0.12, 0.2, 0.3, 0.5), outside(CacheDiT))),
-        "cache-dit DBCache + TaylorSeer": Method(PEER, by("threshold", (0.04, 0.08, 0.12, 0.2, 0.3, 0.5), outside(CacheDiT, order=1))),
+        "cache-dit DBCache + TaylorSeer": Method(
+            PEER, by("threshold", (0.04, 0.08, 0.12, 0.2, 0.3, 0.5), outside(CacheDiT, order=1))
+        ),
         "fewer steps": Method(FEWER, by("steps", (24, 20, 15, 12, 10, 8), int)),
-    }  # fmt: skip
+    }
 
 
 # ---------------------------------------------------------------- distances
@@ -119,21 +144,26 @@ def ssim(a: Tensor, b: Tensor) -> float:
 # ---------------------------------------------------------------- runs
 
 
+def prompt_of(scene: world.Scene) -> str:
+    """An English prompt for a scene of the trained models' world."""
+    motion = world.EN_WORDS.get(scene.motion, ["moving " + scene.motion])[0]
+    return f"a {scene.colour} {scene.shape} {motion} on a {scene.background} background"
+
+
 class Bench:
     """One model with its test prompts, and what the uncached run made of them."""
 
     def __init__(self, model: VideoModel, prompts: int) -> None:
-        train, held = world.split()
-        scenes = held[:: max(len(held) // prompts, 1)][:prompts]
-        text = lambda s: f"a {s.colour} {s.shape} {world.EN_WORDS.get(s.motion, ['moving ' + s.motion])[0]} on a {s.background} background"  # fmt: skip
+        train, held_out = world.split()
+        scenes = held_out[:: max(len(held_out) // prompts, 1)][:prompts]
         self.model = model
-        self.prompts = [model.encode(text(scene), "") for scene in scenes]
-        others = [model.encode(text(train[i]), "") for i in (100, 7, 50)]
+        self.prompts = [model.encode(prompt_of(scene), "") for scene in scenes]
+        others = [model.encode(prompt_of(train[i]), "") for i in (100, 7, 50)]
         runs = [
             calibrate(model, other, Request(seed=200 + i, steps=STEPS), lambda *_: None)[0]
             for i, other in enumerate(others)
         ]
-        self.made = runs[0].joined(runs[1]).joined(runs[2])
+        self.calibration = runs[0].joined(runs[1]).joined(runs[2])
         self.base = [self.run(None, i) for i in range(prompts)]
         self.frames = [self.decode(latents) for latents, *_ in self.base]
 
@@ -156,14 +186,30 @@ class Bench:
     def score(self, setting: Policy | int | None) -> dict[str, float]:
         rows = []
         for i, (latents, _, seconds) in enumerate(self.base):
-            made, computed, took = self.run(setting, i)
-            a, b = self.decode(made), self.frames[i]
-            rows.append((computed, psnr(a, b), ssim(a, b), psnr(a.diff(dim=0), b.diff(dim=0)),
-                         float((made - latents).norm() / latents.norm()), seconds / took))  # fmt: skip
+            sampled, computed, took = self.run(setting, i)
+            a, b = self.decode(sampled), self.frames[i]
+            rows.append(
+                (
+                    computed,
+                    psnr(a, b),
+                    ssim(a, b),
+                    psnr(a.diff(dim=0), b.diff(dim=0)),
+                    float((sampled - latents).norm() / latents.norm()),
+                    seconds / took,
+                )
+            )
         columns = [list(column) for column in zip(*rows, strict=True)]
         mean = lambda values: sum(values) / len(values)
-        return {"computed": mean(columns[0]), "psnr": mean(columns[1]), "psnr_median": median(columns[1]), "psnr_worst": min(columns[1]),
-                "ssim": mean(columns[2]), "motion_psnr": mean(columns[3]), "latents": mean(columns[4]), "faster": median(columns[5])}  # fmt: skip
+        return {
+            "computed": mean(columns[0]),
+            "psnr": mean(columns[1]),
+            "psnr_median": median(columns[1]),
+            "psnr_worst": min(columns[1]),
+            "ssim": mean(columns[2]),
+            "motion_psnr": mean(columns[3]),
+            "latents": mean(columns[4]),
+            "faster": median(columns[5]),
+        }
 
 
 def at_rate(rows: list[dict[str, float]], rate: float, value: str) -> float | None:
@@ -180,10 +226,13 @@ def measure(name: str, prompts: int) -> dict[str, Any]:
     family, folder, published = MODELS[name]
     bench = Bench(load(Recipe(family, "", files_of(folder), "float32"), PlainMemory()), prompts)
     table: dict[str, Any] = {}
-    for method, told in methods(bench.made, published).items():
-        table[method] = {"kind": told.kind, "rows": [{"setting": s, **bench.score(p)} for s, p in told.settings.items()]}  # fmt: skip
+    for method, entry in methods(bench.calibration, published).items():
+        table[method] = {
+            "kind": entry.kind,
+            "rows": [{"setting": s, **bench.score(p)} for s, p in entry.settings.items()],
+        }
         for row in table[method]["rows"]:
-            print(f"{name} {method:<30} {row['setting']:<15} {row['computed']:5.1f} steps {row['psnr']:6.2f} dB (worst {row['psnr_worst']:5.2f}) {row['faster']:5.2f} x", flush=True)  # fmt: skip
+            print(f"{name} {method:<30} {_line(row)}", flush=True)
     again = [bench.run(None, i)[0] for i in range(prompts)]
     same = all(torch.equal(a, b[0]) for a, b in zip(again, bench.base, strict=True))
     return {
@@ -195,15 +244,21 @@ def measure(name: str, prompts: int) -> dict[str, Any]:
     }
 
 
+def _line(row: Mapping[str, Any]) -> str:
+    """One setting of a method, for the terminal."""
+    quality = f"{row['psnr']:6.2f} dB (worst {row['psnr_worst']:5.2f})"
+    return f"{row['setting']:<15} {row['computed']:5.1f} steps {quality} {row['faster']:5.2f} x"
+
+
 def best(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """For each rate: our best method, the best peer, and fewer steps, in dB."""
     for rate in RATES:
-        found: dict[str, tuple[str, float]] = {}
-        for method, told in table.items():
-            value = at_rate(told["rows"], rate, "psnr")
-            if value is not None and value > found.get(told["kind"], ("", -math.inf))[1]:
-                found[told["kind"]] = method, round(value, 2)
-        yield f"{rate:g}x", found
+        winners: dict[str, tuple[str, float]] = {}
+        for method, entry in table.items():
+            value = at_rate(entry["rows"], rate, "psnr")
+            if value is not None and value > winners.get(entry["kind"], ("", -math.inf))[1]:
+                winners[entry["kind"]] = method, round(value, 2)
+        yield f"{rate:g}x", winners
 
 
 # ---------------------------------------------------------------- the picture
@@ -214,24 +269,30 @@ SIZE, MARGIN, COLOURS = (460, 360), 46, {OURS: "#1f6feb", PEER: "#b0b7c3", FEWER
 def draw(result: Mapping[str, Any]) -> str:
     """An SVG: for each model PSNR over computed steps, a line for each method."""
     width, height = SIZE
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(result)}" height="{height}" font-family="sans-serif" font-size="11">',
-             f'<rect width="{width * len(result)}" height="{height}" fill="white"/>']  # fmt: skip
-    for column, (name, told) in enumerate(result.items()):
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(result)}" height="{height}" '
+        'font-family="sans-serif" font-size="11">',
+        f'<rect width="{width * len(result)}" height="{height}" fill="white"/>',
+    ]
+    for column, (name, entry) in enumerate(result.items()):
         x = lambda steps, left=column * width: left + MARGIN + (width - MARGIN - 110) * (steps - 6) / (STEPS - 6)
         y = lambda db: height - MARGIN - (height - 2 * MARGIN) * (min(max(db, 15), 70) - 15) / 55
         parts.append(f'<text x="{x(6)}" y="20" font-size="13">{name}: PSNR (dB) over computed steps of {STEPS}</text>')
         for db in range(20, 71, 10):
-            parts.append(f'<line x1="{x(6)}" x2="{x(STEPS)}" y1="{y(db)}" y2="{y(db)}" stroke="#eee"/><text x="{x(6) - 22}" y="{y(db) + 4}">{db}</text>')  # fmt: skip
+            line = f'<line x1="{x(6)}" x2="{x(STEPS)}" y1="{y(db)}" y2="{y(db)}" stroke="#eee"/>'
+            parts.append(f'{line}<text x="{x(6) - 22}" y="{y(db) + 4}">{db}</text>')
         for rate in (1.25, *RATES):
             parts.append(f'<text x="{x(STEPS / rate) - 8}" y="{height - 26}">{rate:g}x</text>')
-        for method, lines in told["methods"].items():
+        for method, lines in entry["methods"].items():
             points = sorted((row["computed"], row["psnr"]) for row in lines["rows"])
             colour = COLOURS[lines["kind"]]
-            line = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
+            places = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
             wide = 2.5 if method == "plan, calibrated" else 1.2
-            parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="{wide}"><title>{method}</title></polyline>')  # fmt: skip
+            line = f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="{wide}">'
+            parts.append(f"{line}<title>{method}</title></polyline>")
         for i, (kind, colour) in enumerate(COLOURS.items()):
-            parts.append(f'<rect x="{x(STEPS) + 8}" y="{60 + 18 * i}" width="10" height="4" fill="{colour}"/><text x="{x(STEPS) + 22}" y="{66 + 18 * i}">{kind}</text>')  # fmt: skip
+            mark = f'<rect x="{x(STEPS) + 8}" y="{60 + 18 * i}" width="10" height="4" fill="{colour}"/>'
+            parts.append(f'{mark}<text x="{x(STEPS) + 22}" y="{66 + 18 * i}">{kind}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

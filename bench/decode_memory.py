@@ -1,4 +1,4 @@
-"""Peak memory against length, of Decode Video to File and of Long Video on the real host:  python bench/decode_memory.py
+"""Peak memory against length of Decode Video to File and of Long Video on the real host: python bench/decode_memory.py
 
 COMFYUI_DIR names the host's folder. The bundled model; for the decoder random latents of --size pixels come in through
 the stock Load Latent node, so that nothing else works; the long video is rendered with --steps steps in windows of 97
@@ -31,35 +31,61 @@ def memory(pid: int, key: str) -> int:
     return next(int(line.split()[1]) // MIB for line in lines if line.startswith(key))
 
 
-def decode(frames: int, size: int, steps: int, inputs: Path) -> dict[str, dict[str, Any]]:
+def decode(frames: int, size: int, steps: int, folder: Path) -> dict[str, dict[str, Any]]:
     latents = torch.randn(1, 16, (frames - 1) // 4 + 1, size // 8, size // 8)
-    save_file({"latent_tensor": latents, "latent_format_version_0": torch.tensor([])}, inputs / "l.latent")
+    save_file({"latent_tensor": latents, "latent_format_version_0": torch.tensor([])}, folder / "l.latent")
     return {
         "1": {"class_type": "ReelwireLoadLTX", "inputs": LOAD},
         "2": {"class_type": "LoadLatent", "inputs": {"latent": "l.latent"}},
-        "3": {"class_type": "ReelwireDecodeToVideo", "inputs": {"model": ["1", 0], "latent": ["2", 0], "fps": 0.0, "filename_prefix": "made", "crf": 17}},
-    }  # fmt: skip
+        "3": {
+            "class_type": "ReelwireDecodeToVideo",
+            "inputs": {"model": ["1", 0], "latent": ["2", 0], "fps": 0.0, "filename_prefix": "made", "crf": 17},
+        },
+    }
 
 
-def long_video(frames: int, size: int, steps: int, inputs: Path) -> dict[str, dict[str, Any]]:
-    told = {"model": ["1", 0], "timeline": TIMELINE, "frames": frames, "width": size, "height": size, "window": 97, "overlap": 25, "steps": steps,
-            "guidance": 1.0, "sampler": "default", "seed": 1, "preset": "default", "filename_prefix": "made"}  # fmt: skip
+def long_video(frames: int, size: int, steps: int, folder: Path) -> dict[str, dict[str, Any]]:
+    inputs = {
+        "model": ["1", 0],
+        "timeline": TIMELINE,
+        "frames": frames,
+        "width": size,
+        "height": size,
+        "window": 97,
+        "overlap": 25,
+        "steps": steps,
+        "guidance": 1.0,
+        "sampler": "default",
+        "seed": 1,
+        "preset": "default",
+        "filename_prefix": "made",
+    }
     return {
         "1": {"class_type": "ReelwireLoadLTX", "inputs": LOAD},
-        "3": {"class_type": "ReelwireLongVideo", "inputs": told},
+        "3": {"class_type": "ReelwireLongVideo", "inputs": inputs},
     }
 
 
 def measured(graph: Any, frames: int, size: int, steps: int) -> dict[str, Any]:
-    from reelwire.tests.support.host import boot
+    from reelwire.tests.support.host import Host, boot
 
-    with tempfile.TemporaryDirectory() as folder, boot(Path(os.environ["COMFYUI_DIR"]), Path(folder)) as host:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        boot(Path(os.environ["COMFYUI_DIR"]), Path(folder), kind=Host) as host,
+    ):
         prompt = graph(frames, size, steps, Path(folder) / "input")
         before = memory(host.pid, "VmRSS")
         host.post(prompt)
         peak = memory(host.pid, "VmHWM")
-    held = frames * size**2 * 12 // 2**20
-    return {"node": graph.__name__, "frames": frames, "size": size, "before_mib": before, "peak_mib": peak, "all_frames_as_float_mib": held}  # fmt: skip
+    frames_mib = frames * size**2 * 12 // 2**20
+    return {
+        "node": graph.__name__,
+        "frames": frames,
+        "size": size,
+        "before_mib": before,
+        "peak_mib": peak,
+        "all_frames_as_float_mib": frames_mib,
+    }
 
 
 def main() -> None:
@@ -81,8 +107,8 @@ def main() -> None:
         ratios[graph.__name__] = round(max(peaks) / min(peaks), 3)
         rows += mine
     print(json.dumps(ratios))
-    told = {"largest_peak_over_smallest": ratios, "rows": rows}
-    Path(__file__).with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n")
+    summary = {"largest_peak_over_smallest": ratios, "rows": rows}
+    Path(__file__).with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n")
 
 
 if __name__ == "__main__":

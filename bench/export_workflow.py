@@ -20,22 +20,30 @@ import time
 import urllib.parse
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if __package__:
+if TYPE_CHECKING or __package__:
     from .templates import layout, notes
 else:  # as a plain script
     sys.path.insert(0, str(Path(__file__).parent))
-    from templates import layout, notes  # type: ignore[import-not-found, no-redef]
+    from templates import layout, notes
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 WORKFLOWS = Path(__file__).parent.parent / "workflows"
-FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync")  # fmt: skip
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 # the default graph loads after the extensions: what comes earlier is overwritten by it
 READY = """() => window.app?.extensionManager?.workflow?.activeWorkflow && window.app.rootGraph?.nodes?.length > 0
     && !document.querySelector('.p-blockui-mask') && document.querySelector('#graph-canvas')"""
@@ -106,26 +114,26 @@ def open_page(url: str, **settings: Any) -> Iterator[Page]:
 
 def template(page: Page, name: str, api: dict[str, Any]) -> dict[str, Any]:
     """The UI form of a twin that has a card: laid out, grouped, with its note and its files, and the same each time."""
-    controls = {node: "fixed" if told["class_type"] in FIXED else "randomize" for node, told in api.items()}
+    controls = {node: "fixed" if node_data["class_type"] in FIXED else "randomize" for node, node_data in api.items()}
     sizes, links = page.evaluate(LOAD, [api, notes.CARDS[name]["title"], layout.PLAN, controls])
     nodes = [layout.Node(int(node), kind, round(width), round(height)) for node, kind, width, height in sizes]
     for node in nodes:
         named = notes.CARDS[name].get("groups", {})
         node.group = named.get(str(node.id), layout.PLAN["groups"].get(node.type, "load"))
-    made = layout.Layout({node.id: node for node in nodes}, [layout.Wire(*map(int, link)) for link in links])
-    made.arrange()
-    left, top, right, bottom = map(round, made.note())
+    arrangement = layout.Layout({node.id: node for node in nodes}, [layout.Wire(*map(int, link)) for link in links])
+    arrangement.arrange()
+    left, top, right, bottom = map(round, arrangement.note())
     note = {"pos": [left, top], "size": [right - left, bottom - top], "text": notes.note(name, api)}
-    workflow = page.evaluate(PLACE, [*_placed(made), note, notes.models(api)])
+    workflow = page.evaluate(PLACE, [*_placed(arrangement), note, notes.models(api)])
     return _same_each_time(json.loads(workflow), name)
 
 
-def _placed(made: layout.Layout) -> tuple[list[Any], list[Any], list[Any]]:
+def _placed(arrangement: layout.Layout) -> tuple[list[Any], list[Any], list[Any]]:
     """Places of nodes, points of wires, boxes of groups, as the page's script takes them."""
-    titles, boxes = layout.PLAN["titles"], layout.groups(made.nodes.values())
+    titles, boxes = layout.PLAN["titles"], layout.groups(arrangement.nodes.values())
     return (
-        [[node.id, *map(round, (node.x, node.y, node.width, node.height))] for node in made.nodes.values()],
-        [[*wire, points] for wire, points in made.led.items()],
+        [[node.id, *map(round, (node.x, node.y, node.width, node.height))] for node in arrangement.nodes.values()],
+        [[*wire, points] for wire, points in arrangement.led.items()],
         [[titles[group], *map(round, boxes[group])] for group in titles if group in boxes],
     )
 
@@ -138,11 +146,12 @@ def _same_each_time(workflow: dict[str, Any], name: str) -> dict[str, Any]:
     return workflow
 
 
-def to_text(made: dict[str, Any]) -> str:
+def to_text(workflow: dict[str, Any]) -> str:
     """JSON with one line for each node and link, so that differences can be read."""
     one_a_line = lambda items: "[\n" + ",\n".join(f"    {json.dumps(i, ensure_ascii=False)}" for i in items) + "\n  ]"
     values = {
-        k: one_a_line(v) if isinstance(v, list) and v else json.dumps(v, ensure_ascii=False) for k, v in made.items()
+        k: one_a_line(v) if isinstance(v, list) and v else json.dumps(v, ensure_ascii=False)
+        for k, v in workflow.items()
     }
     return "{\n" + ",\n".join(f"  {json.dumps(k)}: {v}" for k, v in values.items()) + "\n}\n"
 
@@ -178,9 +187,11 @@ def upload(url: str, file: Path) -> None:
     body = b"".join(
         f'--{mark}\r\nContent-Disposition: form-data; name="{field}"'.encode()
         + (f'; filename="{name}"' if name else "").encode()
-        + b"\r\n\r\n" + content + b"\r\n"
+        + b"\r\n\r\n"
+        + content
+        + b"\r\n"
         for field, name, content in parts
-    )  # fmt: skip
+    )
     headers = {"Content-Type": f"multipart/form-data; boundary={mark}"}
     request = urllib.request.Request(f"{url}/upload/image", body + f"--{mark}--\r\n".encode(), headers)
     with urllib.request.urlopen(request) as answer:
@@ -226,7 +237,11 @@ def clear() -> None:
             file.unlink()
 
 
-STEPS = {"rest": make_rest, "templates": make_templates, "pictures": make_pictures}
+STEPS: dict[str, Callable[[str, list[str]], None]] = {
+    "rest": make_rest,
+    "templates": make_templates,
+    "pictures": make_pictures,
+}
 
 
 def main() -> None:

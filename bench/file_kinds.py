@@ -1,10 +1,11 @@
-"""How far one forward of a network is from the host's own class for each kind of file, and a run with smaller weights from one without.
+"""How far one forward is from that of the host's own class for each kind of file, and a run with smaller weights from
+one without.
 
 python bench/file_kinds.py     prints its tables and writes file_kinds.json beside this file; COMFYUI_DIR names the host
 
-The files are written from random weights in the published names by tests/support/files.py; both compute in float32 on the CPU.
-Quantised files are written by ComfyUI's own quantiser: beside the host's class with the same numbers, beside it with the
-weights before ("float weights"), and for Wan beside the host's own layers that load the same file ("host").
+The files are written from random weights in the published names by tests/support/files.py; both compute in float32 on
+the CPU. Quantised files are written by ComfyUI's own quantiser: beside the host's class with the same numbers, beside
+it with the weights before ("float weights"), and for Wan beside the host's own layers that load the same file ("host").
 Smaller weights: the mean difference of the latents after four steps of a tiny model, as a share of their spread.
 """
 
@@ -19,18 +20,24 @@ from pack import import_pack
 
 import_pack()
 from reelwire.loaders.parts import PlainMemory
-from reelwire.tests.loaders.weights import test_files_hunyuan_mochi, test_files_kinds, test_files_wan
-from reelwire.tests.loaders.weights.test_files_quantised import beside_the_host
-from reelwire.tests.nodes.test_host_memory import SMALL, stored
+from reelwire.tests.support import native_hunyuan_mochi, native_networks, native_wan
 from reelwire.tests.support.files import KINDS, QUANTISED, quantised
+from reelwire.tests.support.native_quantised import beside_the_host
+from reelwire.tests.support.small_weights import SMALL, stored
 from reelwire.training.tiny_models import make
 
 NETWORKS = {
-    "Wan T2V": (test_files_wan, "t2v"), "Wan I2V": (test_files_wan, "i2v"), "Wan VACE": (test_files_wan, "vace"),
-    "HunyuanVideo T2V": (test_files_hunyuan_mochi, "t2v"), "HunyuanVideo I2V, concat": (test_files_hunyuan_mochi, "concat"),
-    "HunyuanVideo I2V, replace": (test_files_hunyuan_mochi, "replace"), "Mochi 1": (test_files_hunyuan_mochi, "mochi"),
-    "CogVideoX 1.5": (test_files_kinds, "cogvideox"), "LTX-Video": (test_files_kinds, "ltx"), "SVD": (test_files_kinds, "svd"),
-}  # fmt: skip
+    "Wan T2V": (native_wan, "t2v"),
+    "Wan I2V": (native_wan, "i2v"),
+    "Wan VACE": (native_wan, "vace"),
+    "HunyuanVideo T2V": (native_hunyuan_mochi, "t2v"),
+    "HunyuanVideo I2V, concat": (native_hunyuan_mochi, "concat"),
+    "HunyuanVideo I2V, replace": (native_hunyuan_mochi, "replace"),
+    "Mochi 1": (native_hunyuan_mochi, "mochi"),
+    "CogVideoX 1.5": (native_networks, "cogvideox"),
+    "LTX-Video": (native_networks, "ltx"),
+    "SVD": (native_networks, "svd"),
+}
 
 
 def kinds(folder: Path, columns: dict[str, str]) -> dict[str, dict[str, float]]:
@@ -38,8 +45,8 @@ def kinds(folder: Path, columns: dict[str, str]) -> dict[str, dict[str, float]]:
     table: dict[str, dict[str, float]] = {}
     print(" " * 26 + " | ".join(columns))
     for name, (module, kind) in NETWORKS.items():
-        told = "hunyuan_video_v2_replace_image_to_video" if kind == "replace" else "network"  # tells the variant
-        file = folder / f"{told}.safetensors"
+        stem = "hunyuan_video_v2_replace_image_to_video" if kind == "replace" else "network"  # tells the variant
+        file = folder / f"{stem}.safetensors"
         table[name] = {column: module.differ(file, kind, of)[0] for column, of in columns.items()}
         print(f"{name:<26}" + "".join(f"{value:>10.1e}" for value in table[name].values()), flush=True)
     return table
@@ -73,8 +80,8 @@ def weights(folder: Path) -> dict[str, dict[str, float]]:
     for name in SMALL:
         make(name, folder)
         _, whole = stored(folder, name, "", PlainMemory())
-        made = {kind: stored(folder, name, kind, PlainMemory())[1] for kind in ("fp8", "int8")}
-        table[name] = {kind: ((latents - whole).abs().mean() / whole.std()).item() for kind, latents in made.items()}
+        smaller = {kind: stored(folder, name, kind, PlainMemory())[1] for kind in ("fp8", "int8")}
+        table[name] = {kind: ((latents - whole).abs().mean() / whole.std()).item() for kind, latents in smaller.items()}
         print(f"{name:<26}" + "".join(f"{kind:>6} {value:.2%}" for kind, value in table[name].items()), flush=True)
     return table
 

@@ -3,9 +3,10 @@
 python bench/gpu.py            on a CUDA card; prints a table and writes gpu.json beside this file
 python bench/gpu.py --tiny     the same measurements on tiny networks, on any machine
 
-For each network: the time of a step without a cache, the overhead of the runner with nothing skipped, and for each cache
-setting the time of denoising, the share of the ideal (all steps over computed steps) that it reaches, and the peak memory.
-For LTX-Video also the way from embeddings to a finished mp4, and the parts of it that denoising and decoding take.
+For each network: the time of a step without a cache, the overhead of the runner with nothing skipped, and for each
+cache setting the time of denoising, the share of the ideal (all steps over computed steps) that it reaches, and the
+peak memory. For LTX-Video also the way from embeddings to a finished mp4, and the parts of it that denoising and
+decoding take.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ import_pack()
 from reelwire.loaders.families import load
 from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.request import Conditioning, Request
+from reelwire.loaders.spec import shipped_config
 from reelwire.loaders.video_model import VideoModel
-from reelwire.loaders.weights.bundle import files_of, shipped_config
+from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.caches.policies.easycache import EasyCache
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.plan import Plan
@@ -43,10 +45,27 @@ from reelwire.samplers.denoise import sample
 from reelwire.samplers.plan import plan
 from reelwire.training import tiny_models
 
-T5 = dict(architectures=["T5EncoderModel"], d_model=4096, d_kv=64, d_ff=10240, num_layers=1, num_heads=64, vocab_size=32128,
-          feed_forward_proj="gated-gelu", is_encoder_decoder=False, tie_word_embeddings=False)  # fmt: skip
-LLAMA = dict(architectures=["LlamaModel"], hidden_size=4096, intermediate_size=14336, num_hidden_layers=1, num_attention_heads=32,
-             num_key_value_heads=8, vocab_size=128320)  # fmt: skip
+T5 = dict(
+    architectures=["T5EncoderModel"],
+    d_model=4096,
+    d_kv=64,
+    d_ff=10240,
+    num_layers=1,
+    num_heads=64,
+    vocab_size=32128,
+    feed_forward_proj="gated-gelu",
+    is_encoder_decoder=False,
+    tie_word_embeddings=False,
+)
+LLAMA = dict(
+    architectures=["LlamaModel"],
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_hidden_layers=1,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    vocab_size=128320,
+)
 CLIP = dict(
     architectures=["CLIPTextModel"],
     hidden_size=768,
@@ -58,7 +77,7 @@ CLIP = dict(
 
 @dataclass(frozen=True)
 class Case:
-    """A network: its family and shipped variant, or the tiny model that stands for it; what is sampled, and its text encoders."""
+    """A network: its family and shipped variant, or a tiny model in its place; its request and text encoders."""
 
     family: str
     variant: str
@@ -69,15 +88,34 @@ class Case:
 
 
 CASES = {
-    "LTX-Video 2B distilled": Case("ltx", "0.9.8-2b-distilled", "tiny-ltx-0.9.5", Request(1216, 704, 121), {"text_encoder": T5}, True),
+    "LTX-Video 2B distilled": Case(
+        "ltx", "0.9.8-2b-distilled", "tiny-ltx-0.9.5", Request(1216, 704, 121), {"text_encoder": T5}, True
+    ),
     "LTX-Video 2B": Case("ltx", "0.9.6-2b-dev", "tiny-ltx-0.9.0", Request(768, 512, 121, 30), {"text_encoder": T5}),
-    "Wan 2.1 1.3B": Case("wan", "2.1-t2v-1.3b", "tiny-wan2.1-t2v", Request(832, 480, 81, 30), {"text_encoder": {**T5, "architectures": ["UMT5EncoderModel"]}}),
-    "HunyuanVideo 13B": Case("hunyuan_video", "t2v-13b", "tiny-hunyuan-t2v", Request(960, 544, 65, 20), {"text_encoder": LLAMA, "text_encoder_2": CLIP}),
-}  # fmt: skip
+    "Wan 2.1 1.3B": Case(
+        "wan",
+        "2.1-t2v-1.3b",
+        "tiny-wan2.1-t2v",
+        Request(832, 480, 81, 30),
+        {"text_encoder": {**T5, "architectures": ["UMT5EncoderModel"]}},
+    ),
+    "HunyuanVideo 13B": Case(
+        "hunyuan_video",
+        "t2v-13b",
+        "tiny-hunyuan-t2v",
+        Request(960, 544, 65, 20),
+        {"text_encoder": LLAMA, "text_encoder_2": CLIP},
+    ),
+}
 CACHES: dict[str, Policy] = {
-    "nothing skipped": FORA(interval=1), "plan 1.5": Plan(speed=1.5), "plan 2": Plan(speed=2.0), "plan 3": Plan(speed=3.0),
-    "FORA 2": FORA(interval=2, order=1, warmup=2), "TeaCache": TeaCache(threshold=1e9, longest=1), "EasyCache": EasyCache(threshold=1e9, longest=1),
-}  # fmt: skip
+    "nothing skipped": FORA(interval=1),
+    "plan 1.5": Plan(speed=1.5),
+    "plan 2": Plan(speed=2.0),
+    "plan 3": Plan(speed=3.0),
+    "FORA 2": FORA(interval=2, order=1, warmup=2),
+    "TeaCache": TeaCache(threshold=1e9, longest=1),
+    "EasyCache": EasyCache(threshold=1e9, longest=1),
+}
 
 
 # ---------------------------------------------------------------- models without files
@@ -103,7 +141,9 @@ def hollow(folder: Path, case: Case) -> Path:
             file.write(struct.pack("<Q", len(header)) + header)
             file.truncate(8 + len(header) + at)
     (folder / "scheduler").mkdir()
-    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(shipped_config(case.family, case.variant, "scheduler")))  # fmt: skip
+    (folder / "scheduler" / "scheduler_config.json").write_text(
+        json.dumps(shipped_config(case.family, case.variant, "scheduler"))
+    )
     (folder / "model_index.json").write_text(json.dumps(index))
     return folder
 
@@ -120,8 +160,8 @@ def _make(config: Mapping[str, Any]) -> Any:
 
 def _shapes(config: Mapping[str, Any]) -> tuple[str, dict[str, tuple[int, ...]]]:
     with torch.device("meta"):
-        made = _make(config)
-    return type(made).__name__, {name: tuple(value.shape) for name, value in made.state_dict().items()}
+        network = _make(config)
+    return type(network).__name__, {name: tuple(value.shape) for name, value in network.state_dict().items()}
 
 
 def filled(part: Part, config: Mapping[str, Any], device: str) -> Part:
@@ -132,10 +172,10 @@ def filled(part: Part, config: Mapping[str, Any], device: str) -> Part:
         torch.set_default_dtype(torch.bfloat16)
         try:
             with torch.device(device):
-                made = _make(config)
+                network = _make(config)
         finally:
             torch.set_default_dtype(before)
-        return made.eval().requires_grad_(False)
+        return network.eval().requires_grad_(False)
 
     return replace(part, load=make)
 
@@ -150,7 +190,11 @@ def opened(case: Case, tiny: bool, folder: Path, device: str) -> tuple[VideoMode
     configs = {name: shipped_config(case.family, case.variant, name) for name in ("transformer", "vae")}
     model = replace(model, parts={**model.parts, **{n: filled(model.parts[n], c, device) for n, c in configs.items()}})
     length, width = model.facts.prompt_tokens, model.facts.text_width
-    read: dict[str, Tensor] = {"text": torch.randn(1, length, width), "mask": torch.ones(1, length, dtype=torch.long), "pooled": torch.randn(1, 768)}  # fmt: skip
+    read: dict[str, Tensor] = {
+        "text": torch.randn(1, length, width),
+        "mask": torch.ones(1, length, dtype=torch.long),
+        "pooled": torch.randn(1, 768),
+    }
     return model, Conditioning(case.family, width, {"cond": read, "uncond": read}), case.request
 
 
@@ -162,7 +206,9 @@ def wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def timed(model: VideoModel, conditioning: Conditioning, request: Request, policy: Policy | None, device: str) -> dict[str, float]:  # fmt: skip
+def timed(
+    model: VideoModel, conditioning: Conditioning, request: Request, policy: Policy | None, device: str
+) -> dict[str, float]:
     """Median seconds of a step after the first, seconds of them all, computed share, and peak memory in GB."""
     stamps, runs = list[float](), list[Any]()
 
@@ -201,7 +247,9 @@ def measure(case: Case, tiny: bool, folder: Path, device: str, rounds: int) -> I
     yield "overhead of the runner", {"share": middle["nothing skipped"]["all"] / whole["all"] - 1}
 
 
-def to_file(model: VideoModel, conditioning: Conditioning, request: Request, folder: Path, device: str) -> dict[str, float]:  # fmt: skip
+def to_file(
+    model: VideoModel, conditioning: Conditioning, request: Request, folder: Path, device: str
+) -> dict[str, float]:
     """Seconds from embeddings to a finished mp4; decoding and encoding go hand in hand."""
     begin = time.perf_counter()
     latents = sample(model, conditioning, plan(model, replace(request, seed=1)))

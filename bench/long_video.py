@@ -37,8 +37,10 @@ def picture(motion: str, share: float, seed: int) -> np.ndarray:
 
 
 def timeline(frames: int) -> tuple[dict[str, Any], list[Any], dict[int, np.ndarray]]:
-    """(the timeline, its windows, the keyframes' pictures by frame): at the ends, and in the middle of the second and the
-    third part, wherever that is in a window."""
+    """(the timeline, its windows, the keyframes' pictures by frame).
+
+    Keyframes stand at the ends and in the middle of the second and the third part, wherever that is in a window.
+    """
     from reelwire.samplers.long.timeline import read_timeline
     from reelwire.samplers.long.windows import Spans, lay_windows
 
@@ -46,53 +48,68 @@ def timeline(frames: int) -> tuple[dict[str, Any], list[Any], dict[int, np.ndarr
     prompts = [
         {"at": part * third, "text": f"a red circle moves {motion} on a black background"} for motion, part in SCENES
     ]
-    told: dict[str, Any] = {"unit": "frames", "prompts": prompts, "negative": ""}
+    script: dict[str, Any] = {"unit": "frames", "prompts": prompts, "negative": ""}
     places = (0, *(part * third + third // 2 for part in (1, 2)), frames - 1)
-    laid = lay_windows(frames, Spans(4, WINDOW, OVERLAP), read_timeline(json.dumps(told), 25, frames), keys=places)
+    laid = lay_windows(frames, Spans(4, WINDOW, OVERLAP), read_timeline(json.dumps(script), 25, frames), keys=places)
     pictures = {at: picture("right", share, 3) for at, share in zip(places, (0.0, 0.7, 0.3, 0.9), strict=True)}
-    told["keyframes"] = [{"at": at, "image": f"key{at}.png"} for at in places]
-    return told, list(laid), pictures
+    script["keyframes"] = [{"at": at, "image": f"key{at}.png"} for at in places]
+    return script, list(laid), pictures
 
 
-def prompt(frames: int, told: dict[str, Any], steps: int, **changes: Any) -> dict[str, dict[str, Any]]:
+def prompt(frames: int, script: dict[str, Any], steps: int, **changes: Any) -> dict[str, dict[str, Any]]:
     load = {"checkpoint": "bundled/tiny_ltx", "text_encoder": "auto", "vae": "auto", "precision": "auto"}
     film = {
-        "model": ["1", 0], "timeline": json.dumps(told), "frames": frames, "width": 0, "height": 0, "window": WINDOW, "overlap": OVERLAP,
-        "steps": steps, "guidance": 0.0, "sampler": "default", "seed": 1, "preset": "default", "filename_prefix": "long/film", "adain": ADAIN, "crf": 0,
-    }  # fmt: skip
+        "model": ["1", 0],
+        "timeline": json.dumps(script),
+        "frames": frames,
+        "width": 0,
+        "height": 0,
+        "window": WINDOW,
+        "overlap": OVERLAP,
+        "steps": steps,
+        "guidance": 0.0,
+        "sampler": "default",
+        "seed": 1,
+        "preset": "default",
+        "filename_prefix": "long/film",
+        "adain": ADAIN,
+        "crf": 0,
+    }
     return {
         "1": {"class_type": "ReelwireLoadLTX", "inputs": load},
         "2": {"class_type": "ReelwireLongVideo", "inputs": {**film, **changes}},
     }
 
 
-def watch_windows(folder: Path, kept: Path) -> None:
+def watch_windows(folder: Path, windows: Path) -> None:
     """Copy windows as they appear: the node removes them when the file is whole."""
     for file in folder.glob("window_*.safetensors"):
-        if not (kept / file.name).exists():
+        if not (windows / file.name).exists():
             try:
-                shutil.copy(file, kept / f".{file.name}")
-                (kept / f".{file.name}").rename(kept / file.name)
+                shutil.copy(file, windows / f".{file.name}")
+                (windows / f".{file.name}").rename(windows / file.name)
             except FileNotFoundError:  # the render has just ended
                 return
 
 
-def joins(windows: int, made: np.ndarray, starts: list[int]) -> dict[str, float]:
+def joins(windows: int, video: np.ndarray, starts: list[int]) -> dict[str, float]:
     """Differences between neighbouring frames: the largest at a join, and the 99th percentile of all others."""
-    moved = np.abs(made[1:].astype(np.float32) - made[:-1]).mean((1, 2, 3)) / 255
+    moved = np.abs(video[1:].astype(np.float32) - video[:-1]).mean((1, 2, 3)) / 255
     at = np.array(starts[1:]) - 1
     others = np.delete(moved, at)
     return {
-        "windows": windows, "largest_at_a_join": round(float(moved[at].max()), 5),
+        "windows": windows,
+        "largest_at_a_join": round(float(moved[at].max()), 5),
         "percentile_99_of_the_others": round(float(np.percentile(others, 99)), 5),
         "joins_above_it": int((moved[at] > np.percentile(others, 99)).sum()),
-    }  # fmt: skip
+    }
 
 
-def drift(kept: Path) -> dict[str, float]:
+def drift(windows: Path) -> dict[str, float]:
     """The last window against the first, the worst channel: means in spreads of the first, and the ratio of spreads."""
     first, last = (
-        load_file(file)["latents"] for file in (sorted(kept.glob("window_*"))[0], sorted(kept.glob("window_*"))[-1])
+        load_file(file)["latents"]
+        for file in (sorted(windows.glob("window_*"))[0], sorted(windows.glob("window_*"))[-1])
     )
     spread = lambda x: x.std((0, 2, 3, 4))
     mean = lambda x: x.mean((0, 2, 3, 4))
@@ -103,16 +120,24 @@ def drift(kept: Path) -> dict[str, float]:
     }
 
 
-def keyframe_report(made: np.ndarray, pictures: dict[int, np.ndarray]) -> list[dict[str, Any]]:
+def keyframe_report(video: np.ndarray, pictures: dict[int, np.ndarray]) -> list[dict[str, Any]]:
     from reelwire.training.judge import judge
 
     rows = []
     for at, wanted in pictures.items():
-        begin = min(max(at - AROUND, 0), len(made) - 2 * AROUND - 1)
-        seen = judge(made[begin : begin + 2 * AROUND + 1] / 255.0)
-        far = np.abs(made.astype(np.float32) - wanted).mean((1, 2, 3)) / 255
-        rows.append({"frame": at, "colour": seen["colour"], "shape": seen["shape"], "background": seen["background"],
-                     "difference": round(float(far[at]), 4), "median_difference_of_all_frames": round(float(np.median(far)), 4)})  # fmt: skip
+        begin = min(max(at - AROUND, 0), len(video) - 2 * AROUND - 1)
+        verdict = judge(video[begin : begin + 2 * AROUND + 1] / 255.0)
+        far = np.abs(video.astype(np.float32) - wanted).mean((1, 2, 3)) / 255
+        rows.append(
+            {
+                "frame": at,
+                "colour": verdict["colour"],
+                "shape": verdict["shape"],
+                "background": verdict["background"],
+                "difference": round(float(far[at]), 4),
+                "median_difference_of_all_frames": round(float(np.median(far)), 4),
+            }
+        )
     return rows
 
 
@@ -122,28 +147,37 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     arguments = parser.parse_args()
     import_pack()
-    from reelwire.tests.support.host import boot, frames
+    from reelwire.tests.support.host import Host, boot, frames
 
-    told, laid, pictures = timeline(arguments.frames)
-    with tempfile.TemporaryDirectory() as folder, boot(Path(os.environ["COMFYUI_DIR"]), Path(folder)) as host:
-        kept = Path(folder) / "kept"
-        kept.mkdir()
+    script, laid, pictures = timeline(arguments.frames)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        boot(Path(os.environ["COMFYUI_DIR"]), Path(folder), kind=Host) as host,
+    ):
+        windows = Path(folder) / "kept"
+        windows.mkdir()
         for at, content in pictures.items():
             Image.fromarray(content).save(Path(folder) / "input" / f"key{at}.png")
         began = time.monotonic()
-        status, answer = host.queue(prompt(arguments.frames, told, arguments.steps))
+        status, answer = host.queue(prompt(arguments.frames, script, arguments.steps))
         assert status == 200, answer
         while answer["prompt_id"] not in host.get(f"/history/{answer['prompt_id']}"):
             host.check()
-            watch_windows(Path(folder) / "output" / "long" / "film.unfinished", kept)
+            watch_windows(Path(folder) / "output" / "long" / "film.unfinished", windows)
             time.sleep(0.05)
         (entry,) = host.get(f"/history/{answer['prompt_id']}").values()
-        made = frames(host.videos(entry)[0])
+        video = frames(host.videos(entry)[0])
         row = {
-            "frames": len(made), "seconds": round(time.monotonic() - began), "steps": arguments.steps, "window": WINDOW, "overlap": OVERLAP, "adain": ADAIN,
-            "keyframes": keyframe_report(made, pictures), "last_window_against_first": drift(kept),
-            "joins": joins(len(laid), made, [w.start + w.shared for w in laid]),
-        }  # fmt: skip
+            "frames": len(video),
+            "seconds": round(time.monotonic() - began),
+            "steps": arguments.steps,
+            "window": WINDOW,
+            "overlap": OVERLAP,
+            "adain": ADAIN,
+            "keyframes": keyframe_report(video, pictures),
+            "last_window_against_first": drift(windows),
+            "joins": joins(len(laid), video, [w.start + w.shared for w in laid]),
+        }
     print(json.dumps(row, indent=1))
     Path(__file__).with_suffix(".json").write_text(json.dumps(row, indent=1) + "\n")
 

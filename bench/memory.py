@@ -1,9 +1,9 @@
 """What runs need beside the weights, asked and counted:  python bench/memory.py [--card | VARIANT...]
 
-Every shipped variant at its default preset, in bfloat16, at its published size without numbers (tests/support/fake_peak.py):
-the room that a step asked for before (a formula of latent positions), what it asks now, and what was counted; the same for
-its text encoders, and for its VAE at encoding and decoding. --card: the tiny models instead, whole, on the pretend card
-(tests/support/card). Prints tables and puts their rows into bench/memory.json.
+Every shipped variant at its default preset, in bfloat16, at its published size without numbers
+(tests/support/fake_peak.py): the room that a step asked for before (a formula of latent positions), what it asks now,
+and what was counted; the same for its text encoders, and for its VAE at encoding and decoding. --card: the tiny models
+instead, whole, on the pretend card (tests/support/card). Prints tables and puts their rows into bench/memory.json.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def asked_before(model: VideoModel, request: Request) -> int:
         math.prod(model.facts.latent_shape(request.width, request.height, request.frames)[2:])
         * 2
         * 12
-        * model.facts.width
+        * model.facts.hidden_size
         * 2
     )
 
@@ -59,9 +59,13 @@ def variant_row(variant: str, folder: Path) -> Row:
     request = model.complete(fitted(model))
     counted = step_peak(model)
     row: Row = {
-        "variant": variant, "request": [request.width, request.height, request.frames], "before": asked_before(model, request),
-        "asked": step_bytes(model, request), "estimated": forward_bytes(model, request), "counted": counted,
-    }  # fmt: skip
+        "variant": variant,
+        "request": [request.width, request.height, request.frames],
+        "before": asked_before(model, request),
+        "asked": step_bytes(model, request),
+        "estimated": forward_bytes(model, request),
+        "counted": counted,
+    }
     for kind, count in (("encoders", encoder_peaks), ("coders", coder_peaks)):
         key = kind, *_alike(model, kind, request)
         if key not in _counted:
@@ -89,9 +93,8 @@ def _alike(model: VideoModel, kind: str, request: Request) -> tuple[str, ...]:
 
 
 def published_rows(variants: list[str]) -> list[Row]:
-    print(
-        f"{'variant':<32}{'size':>14} |{'before':>8}{'asked':>8}{'estimate':>9}{'counted':>9}{'ratio':>7} | encoders MiB (estimate for counted) | VAE GiB"
-    )
+    numbers = f"{'before':>8}{'asked':>8}{'estimate':>9}{'counted':>9}{'ratio':>7}"
+    print(f"{'variant':<32}{'size':>14} |{numbers} | encoders MiB (estimate for counted) | VAE GiB")
     rows = list[Row]()
     with tempfile.TemporaryDirectory() as folder:
         for variant in variants:
@@ -108,7 +111,7 @@ def _line(row: Row) -> str:
         for key, width in (("before", 8), ("asked", 8), ("estimated", 9), ("counted", 9))
     )
     encoders = ", ".join(f"{a / MIB:.0f} for {b / MIB:.0f}" for a, b in row["encoders"].values())
-    vae = ", ".join(f"{way} {a / GIB:.2f} for {b / GIB:.2f}" for way, (a, b) in row["coders"].items())
+    vae = ", ".join(f"{direction} {a / GIB:.2f} for {b / GIB:.2f}" for direction, (a, b) in row["coders"].items())
     return f"{row['variant']:<32}{size:>14} |{gib}{row['estimated'] / row['counted']:>7.3f} | {encoders} | {vae}"
 
 
@@ -117,10 +120,15 @@ def _line(row: Row) -> str:
 
 # sizes at which tiny networks hold more of the video than of anything else; of some, their one size
 CARD_SIZES: dict[str, dict[str, int]] = {
-    "wan": dict(width=256, height=256, frames=17), "hunyuan_video": dict(width=256, height=256, frames=17), "cogvideox": dict(width=256, height=256, frames=17),
-    "mochi": dict(width=256, height=256, frames=19), "ltx": dict(width=512, height=512, frames=33), "svd": dict(width=128, height=128),
-    "tiny-cogvideox-5b-i2v": {}, "tiny-cogvideox-fun-control": {},
-}  # fmt: skip
+    "wan": dict(width=256, height=256, frames=17),
+    "hunyuan_video": dict(width=256, height=256, frames=17),
+    "cogvideox": dict(width=256, height=256, frames=17),
+    "mochi": dict(width=256, height=256, frames=19),
+    "ltx": dict(width=512, height=512, frames=33),
+    "svd": dict(width=128, height=128),
+    "tiny-cogvideox-5b-i2v": {},
+    "tiny-cogvideox-fun-control": {},
+}
 
 
 class Watched(PlainMemory):
@@ -137,7 +145,7 @@ class Watched(PlainMemory):
         self.asked[part.name] = max(self.asked.get(part.name, 0), activations)
         with super().use(part, activations) as module:
             gc.collect()  # modules refer to themselves: those that went away are still there
-            weights = sum(_blocks(t) for kept in self._modules.values() for t in (*kept.parameters(), *kept.buffers()))
+            weights = sum(_blocks(t) for used in self._modules.values() for t in (*used.parameters(), *used.buffers()))
             before = weights if part.name.startswith(("transformer", "unet")) else self._card.allocated()
             self._card.reset_peak()
             yield module
@@ -151,7 +159,7 @@ def _blocks(tensor: torch.Tensor) -> int:
 
 def on_card(folder: Path, name: str, card: Any) -> Watched:
     """The memory of a tiny model of `folder` after a run on the card, in bfloat16."""
-    from reelwire.tests.samplers.test_families import MODELS, run
+    from reelwire.tests.support.models import MODELS, run
 
     memory = Watched("npu", card)
     model = load(Recipe(MODELS[name], "", files_of(folder / name), "bfloat16"), memory)
@@ -168,13 +176,17 @@ def card_rows(folder: Path, size: int = 8 << 30) -> list[Row]:
     from reelwire.tests.support.card import attach
 
     card, rows = attach(size), list[Row]()
-    from reelwire.tests.samplers.test_families import MODELS
+    from reelwire.tests.support.models import MODELS
 
     for name in MODELS:
         memory = on_card(folder, name, card)
         for part, peak in memory.peaks.items():
             rows.append({"model": name, "part": part, "estimated": without_kernels(memory.asked[part]), "peak": peak})
-            print("{model:<28}{part:<16}".format(**rows[-1]), f"estimated {rows[-1]['estimated'] / MIB:8.2f} MiB, peak {peak / MIB:8.2f}", flush=True)  # fmt: skip
+            print(
+                "{model:<28}{part:<16}".format(**rows[-1]),
+                f"estimated {rows[-1]['estimated'] / MIB:8.2f} MiB, peak {peak / MIB:8.2f}",
+                flush=True,
+            )
     return rows
 
 
@@ -183,10 +195,10 @@ def without_kernels(asked: int) -> int:
     return int((asked - KERNELS) / (1 + SHARE))
 
 
-def write(told: dict[str, list[Row]]) -> None:
-    """Put the rows into bench/memory.json in place of those of the same variants, or of the same parts of tiny models."""
+def write(tables: dict[str, list[Row]]) -> None:
+    """Put the rows into bench/memory.json in place of those of the same variants, or the same parts of tiny models."""
     rows = json.loads(OUT.read_text(encoding="utf-8")) if OUT.exists() else {}
-    for kind, fresh in told.items():
+    for kind, fresh in tables.items():
         by_name = {_name(row): row for row in (*rows.get(kind, []), *fresh)}
         rows[kind] = [by_name[name] for name in sorted(by_name)]
     lines = (f'"{kind}": [\n  ' + ",\n  ".join(map(json.dumps, of_kind)) + "\n ]" for kind, of_kind in rows.items())

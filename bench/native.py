@@ -29,9 +29,12 @@ from statistics import median
 from typing import Any
 
 import torch
-from native_cases import CASES, TEXT, Case
-from native_decodes import DECODES
-from native_svd import open_sides as open_svd
+from pack import import_pack
+
+import_pack()
+from reelwire.bench.sides.cases import CASES, TEXT, Case
+from reelwire.bench.sides.decodes import DECODES
+from reelwire.bench.sides.svd import open_sides as open_svd
 from reelwire.loaders.families import load
 from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.request import Conditioning, Request
@@ -96,9 +99,9 @@ def open_sides(family: str, folder: Path) -> Sides:
     weights = case.reader.transformer(entries, {**metadata, "file": file.name})
     part = Part("transformer", lambda progress: weights.build(dtype, True, "", progress))
     channels = case.latents[0]
-    given: dict[str, Any] = dict(channels=channels, text_width=TEXT, mean=(0.0,) * channels, std=(1.0,) * channels)
-    given |= {"network": weights.config} if family == "cogvideox" else {}
-    model = replace(tiny, facts=replace(tiny.facts, **given), parts={**tiny.parts, "transformer": part})
+    options: dict[str, Any] = dict(channels=channels, text_width=TEXT, mean=(0.0,) * channels, std=(1.0,) * channels)
+    options |= {"network": weights.config} if family == "cogvideox" else {}
+    model = replace(tiny, facts=replace(tiny.facts, **options), parts={**tiny.parts, "transformer": part})
     return Sides(case, patcher, model)
 
 
@@ -159,15 +162,15 @@ class PreparedError(Exception):
 
 
 def _prepared(sides: Sides) -> Any:
-    found: list[Any] = []
+    runs: list[Any] = []
 
     def stop(run: Any) -> None:
-        found.append(run)
+        runs.append(run)
         raise PreparedError
 
     with suppress(PreparedError):
         our_run(sides, wrap=stop)
-    return found[0]
+    return runs[0]
 
 
 def _packed(sides: Sides, x: Tensor) -> Tensor:
@@ -176,10 +179,10 @@ def _packed(sides: Sides, x: Tensor) -> Tensor:
     return x.movedim(1, 2) if sides.model.name == "cogvideox" else x.float()
 
 
-def _unpacked(sides: Sides, made: Tensor) -> Tensor:
+def _unpacked(sides: Sides, latents: Tensor) -> Tensor:
     if sides.model.name == "ltx":
-        return made.mT.reshape(1, *sides.case.latents)
-    return made.movedim(1, 2) if sides.model.name == "cogvideox" else made
+        return latents.mT.reshape(1, *sides.case.latents)
+    return latents.movedim(1, 2) if sides.model.name == "cogvideox" else latents
 
 
 def _given(sides: Sides, text: Tensor, mask: Tensor) -> Mapping[str, Any]:
@@ -221,10 +224,10 @@ def their_run(sides: Sides) -> Tensor:
     conds = []
     for branch in ("cond", "uncond"):
         text, mask = text_of(case, branch)
-        told: dict[str, Any] = {"pooled_output": torch.zeros(1, 768)}
+        extras: dict[str, Any] = {"pooled_output": torch.zeros(1, 768)}
         if sides.model.name in ("ltx", "mochi"):
-            told["attention_mask"] = mask[:, : case.rows].long()
-        conds.append([[text[:, : case.rows], told]])
+            extras["attention_mask"] = mask[:, : case.rows].long()
+        conds.append([[text[:, : case.rows], extras]])
     return comfy.sample.sample(
         sides.patcher,
         noise,
@@ -324,6 +327,13 @@ SECTIONS: Mapping[str, tuple[Callable[[str, Path, int], Row], Mapping[str, Any]]
 }
 
 
+def _line(row: Row) -> str:
+    """One measurement, for the terminal."""
+    low, high = row["range"]
+    difference = f"  difference {row['difference']:.1e}" if "difference" in row else ""
+    return f"{row['ratio']:.2f} ({low:.2f} to {high:.2f})  ours {row['ours']:.2f} s{difference}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
@@ -337,11 +347,7 @@ def main() -> None:
             call, there = SECTIONS[section]
             for family in (name for name in there if name.split(",")[0] in options.families):
                 row = table.setdefault(section, {})[family] = call(family, Path(folder), options.pairs)
-                print(
-                    f"{section:<8} {family:<26} {row['ratio']:.2f} ({row['range'][0]:.2f} to {row['range'][1]:.2f})  ours {row['ours']:.2f} s"
-                    + (f"  difference {row['difference']:.1e}" if "difference" in row else ""),
-                    flush=True,
-                )
+                print(f"{section:<8} {family:<26} {_line(row)}", flush=True)
                 OUT.write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 

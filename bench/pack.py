@@ -10,6 +10,9 @@ ROOT = Path(__file__).parent.parent
 
 
 def import_pack() -> None:
+    """Makes `import reelwire` work, where it does not yet."""
+    if "reelwire" in sys.modules:
+        return
     spec = importlib.util.spec_from_file_location(
         "reelwire", ROOT / "__init__.py", submodule_search_locations=[str(ROOT)]
     )

@@ -25,8 +25,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-from run import TORCH, VENV, python_of
+from pack import import_pack
+
+import_pack()
+from reelwire.run import TORCH, VENV, python_of
 
 PAGE = ROOT / "docs" / "dependencies.md"
 TOOLS = ("pytest>=8", "pytest-timeout>=2", "hypothesis>=6", "accelerate>=1.0")

@@ -1,9 +1,9 @@
-"""Kills ComfyUI at random moments of a long render, and compares the file in the end:  python bench/resume.py [--kills 20]
+"""Kills ComfyUI at random moments of a long render and compares its file: python bench/resume.py [--kills 20]
 
 COMFYUI_DIR names the host's folder. One render of the bundled model is left alone; the others are killed (SIGKILL) four
-times each, anywhere between their first and their last second, and go on with a fresh host. Written to bench/resume.json:
-when each was killed, what was being done, and whether the file has the same bytes in the end. A file under its final name
-that is not whole counts as a failure at once.
+times each, anywhere between their first and their last second, and go on with a fresh host. Written to
+bench/resume.json: when each was killed, what was being done, and whether the file has the same bytes in the end. A file
+under its final name that is not whole counts as a failure at once.
 """
 
 from __future__ import annotations
@@ -38,28 +38,32 @@ def phase(output: Path) -> str:
     return f"{windows} windows kept, " + ("writing" if part else "not writing yet")
 
 
-def killed(comfyui: Path, base: Path, after: float) -> dict[str, Any] | None:
-    """Render and kill after some seconds; None if it was done before."""
-    from reelwire.tests.support.host import boot
+def killed(comfyui: Path, base: Path, after: float = 0, windows: int = 0) -> dict[str, Any] | None:
+    """Render and kill after some seconds, or once so many windows are kept; None if it was done before."""
+    from reelwire.tests.support.host import Host, boot
 
     output = base / "output" / "long"
-    with boot(comfyui, base) as host:
+    with boot(comfyui, base, kind=Host) as host:
         status, answer = host.queue(prompt(FRAMES, TOLD, STEPS))
         assert status == 200, answer
+        began = time.monotonic()
         time.sleep(after)
+        while windows > len(list(output.glob("film.unfinished/window_*"))) and not list(output.glob("film_*.mp4")):
+            time.sleep(0.02)
+        took = time.monotonic() - began
         done = list(output.glob("film_*.mp4"))
         os.kill(host.pid, signal.SIGKILL)
         host.process.wait(30)
     if done or list(output.glob("film_*.mp4")):
         return None
-    return {"seconds": round(after, 2), "found": phase(output)}
+    return {"seconds": round(took, 2), "found": phase(output)}
 
 
 def finished(comfyui: Path, base: Path) -> tuple[bytes, float]:
     """(the bytes of the file of a render that is left alone, its seconds)."""
-    from reelwire.tests.support.host import boot
+    from reelwire.tests.support.host import Host, boot
 
-    with boot(comfyui, base) as host:
+    with boot(comfyui, base, kind=Host) as host:
         began = time.monotonic()
         (video,) = host.videos(host.post(prompt(FRAMES, TOLD, STEPS)))
         took = time.monotonic() - began
@@ -91,10 +95,10 @@ def main() -> None:
             kills += mine
             rows.append({"kills": mine, "same_bytes": content == expected})
             print(json.dumps(rows[-1]), flush=True)
-    told = {"frames": FRAMES, "steps": STEPS, "seconds_alone": round(took, 1), "kills": len(kills), "renders": rows}
-    told["all_the_same_bytes"] = all(row["same_bytes"] for row in rows)
-    Path(__file__).with_suffix(".json").write_text(json.dumps(told, indent=1) + "\n")
-    print(f"{len(kills)} kills, {len(rows)} renders, all the same bytes: {told['all_the_same_bytes']}")
+    summary = {"frames": FRAMES, "steps": STEPS, "seconds_alone": round(took, 1), "kills": len(kills), "renders": rows}
+    summary["all_the_same_bytes"] = all(row["same_bytes"] for row in rows)
+    Path(__file__).with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n")
+    print(f"{len(kills)} kills, {len(rows)} renders, all the same bytes: {summary['all_the_same_bytes']}")
 
 
 def _taken(base: Path) -> tuple[bytes, float]:

@@ -22,7 +22,7 @@ PROMPT = "a red circle moving right on a black background"
 def make_runs(steps: int) -> dict[str, Callable[[int], torch.Tensor]]:
     import_pack()
     from diffusers import LTXPipeline
-    from reelwire.loaders.families.ltx import LTX
+    from reelwire.loaders.families import load
     from reelwire.loaders.parts import PlainMemory, Recipe
     from reelwire.loaders.request import Request
     from reelwire.samplers.denoise import sample
@@ -30,7 +30,7 @@ def make_runs(steps: int) -> dict[str, Callable[[int], torch.Tensor]]:
 
     folder = ROOT / "loaders" / "bundled" / "tiny_ltx"
     files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
-    model = LTX.load(Recipe("ltx", "", files, "float32"), PlainMemory())
+    model = load(Recipe("ltx", "", files, "float32"), PlainMemory())
     pipe = LTXPipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
 
@@ -40,8 +40,17 @@ def make_runs(steps: int) -> dict[str, Callable[[int], torch.Tensor]]:
 
     def theirs(seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
-        packed = pipe(PROMPT, "", 64, 64, 17, num_inference_steps=steps, guidance_scale=4.0, generator=generator,
-                      output_type="latent").frames  # fmt: skip
+        packed = pipe(
+            PROMPT,
+            "",
+            64,
+            64,
+            17,
+            num_inference_steps=steps,
+            guidance_scale=4.0,
+            generator=generator,
+            output_type="latent",
+        ).frames
         return pipe._unpack_latents(packed, 5, 8, 8)
 
     return {"reelwire": ours, "diffusers": theirs}
@@ -63,8 +72,13 @@ def main() -> None:
             seconds[name] += [time.perf_counter() - begin] if seed >= 0 else []
         worst = max(worst, (latents["reelwire"] - latents["diffusers"]).abs().max().item())
     medians = {name: median(values) for name, values in seconds.items()}
-    result = {"steps": arguments.steps, "runs": arguments.runs, "median_seconds": medians,
-              "ratio": medians["reelwire"] / medians["diffusers"], "largest_difference": worst}  # fmt: skip
+    result = {
+        "steps": arguments.steps,
+        "runs": arguments.runs,
+        "median_seconds": medians,
+        "ratio": medians["reelwire"] / medians["diffusers"],
+        "largest_difference": worst,
+    }
     Path(__file__).with_suffix(".json").write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result, indent=1))
 

@@ -4,8 +4,8 @@ python bench/vae.py            frames made, and how far streaming and tiles go f
 python bench/vae.py --bytes    bytes per pixel that the decoders need at published width (`coders` of the families)
 python bench/vae.py --speed    time of the plain decode over that of the streamed one, side by side
 
-The first and the last use the published depths at reduced width with random weights, whose pictures have a deviation
-of SPREAD, and two small trained models: only these tell what tiles of space do. Latents are smooth noise, and the trained
+The first and the last use the published depths at reduced width with random weights, whose pictures have a deviation of
+SPREAD, and two small trained models: only these tell what tiles of space do. Latents are smooth noise, and the trained
 ones' are those of a video. The second runs nothing: it counts storages on torch's meta device, in the sizes of use.
 """
 
@@ -35,8 +35,8 @@ from pack import ROOT, import_pack
 if "reelwire" not in sys.modules:
     import_pack()
 from reelwire.loaders.families import family
+from reelwire.loaders.spec import shipped_config
 from reelwire.loaders.vae.tiles import Pieces, Tile, Tiling, tiled
-from reelwire.loaders.weights.bundle import shipped_config
 from reelwire.tests.support.fake_peak import Fused, Live
 from reelwire.training.tiny_models import new, seeded
 
@@ -54,8 +54,8 @@ Row = dict[str, Any]
 class Case:
     """A VAE: its family and the shipped variant whose config it has ("": a trained model).
 
-    narrow: what the reduced one changes; ratio, step: pixels and frames to a latent; latents: lengths that are compared;
-    sizes: (height, width, tile) in latent pixels, the last of them for one length alone; fast: (latents, height, width)
+    narrow: what the reduced one changes. ratio, step: pixels and frames to a latent. latents: lengths to compare.
+    sizes: (height, width, tile) in latent pixels, the last of them for one length alone. fast: (latents, height, width)
     for --speed.
     """
 
@@ -76,23 +76,35 @@ class Case:
         return [(n, self.sizes[0]) for n in self.latents] + [(self.latents[-2], size) for size in self.sizes[1:]]
 
 
-_GROUPS = dict(block_out_channels=(8, 16, 32, 32), norm_num_groups=4)
-_LTX_NEW = dict(block_out_channels=(8, 16, 32, 64, 128), decoder_block_out_channels=(16, 32, 64))
+_GROUPS: dict[str, Any] = dict(block_out_channels=(8, 16, 32, 32), norm_num_groups=4)
+_LTX_NEW: dict[str, Any] = dict(block_out_channels=(8, 16, 32, 64, 128), decoder_block_out_channels=(16, 32, 64))
 _TRAINED = (13, 18, 8), (26, 34, 8), (26, 34, 16)
-_LTX = dict(ratio=32, step=8, fast=(7, 18, 26))
+_LTX: dict[str, Any] = dict(ratio=32, step=8, fast=(7, 18, 26))
 CASES = {
     "Wan 2.1": Case("wan", "2.1-t2v-14b", dict(base_dim=8)),
     "Wan 2.2": Case("wan", "2.2-ti2v-5b", dict(base_dim=8, decoder_base_dim=8), ratio=16, fast=(5, 10, 14)),
     "HunyuanVideo": Case("hunyuan_video", "t2v-13b", _GROUPS, latents=(1, 2, 4, 5, 8, 13)),
     "CogVideoX": Case("cogvideox", "5b", {**_GROUPS, "block_out_channels": (8, 16, 16, 32)}, latents=(1, 3, 5, 13)),
-    "Mochi 1": Case("mochi", "1-preview", dict(encoder_block_out_channels=(32, 64, 64, 96), decoder_block_out_channels=(32, 64, 64, 96)), step=6, fast=(5, 14, 16)),
-    "LTX 0.9.0": Case("ltx", "0.9.0-2b", dict(block_out_channels=(8, 16, 32, 32), decoder_block_out_channels=(8, 16, 32, 32)), **_LTX),
-    "LTX 0.9.1": Case("ltx", "0.9.1-2b", dict(block_out_channels=(8, 16, 32, 32), decoder_block_out_channels=(16, 32, 64)), **_LTX),
+    "Mochi 1": Case(
+        "mochi",
+        "1-preview",
+        dict(encoder_block_out_channels=(32, 64, 64, 96), decoder_block_out_channels=(32, 64, 64, 96)),
+        step=6,
+        fast=(5, 14, 16),
+    ),
+    "LTX 0.9.0": Case(
+        "ltx", "0.9.0-2b", dict(block_out_channels=(8, 16, 32, 32), decoder_block_out_channels=(8, 16, 32, 32)), **_LTX
+    ),
+    "LTX 0.9.1": Case(
+        "ltx", "0.9.1-2b", dict(block_out_channels=(8, 16, 32, 32), decoder_block_out_channels=(16, 32, 64)), **_LTX
+    ),
     "LTX 0.9.5 to 0.9.8": Case("ltx", "0.9.5-2b", _LTX_NEW, **_LTX),
-    "SVD": Case("svd", "svd-xt", dict(block_out_channels=(32, 32, 32, 32)), step=1, latents=(14, 25), fast=(14, 14, 18)),
+    "SVD": Case(
+        "svd", "svd-xt", dict(block_out_channels=(32, 32, 32, 32)), step=1, latents=(14, 25), fast=(14, 14, 18)
+    ),
     "bundled LTX": Case("ltx", "", {}, latents=(1, 2, 5, 8, 13), sizes=_TRAINED, fast=(13, 24, 32)),
     "tiny Wan": Case("wan", "", {}, latents=(1, 2, 5, 8, 13), sizes=_TRAINED, fast=(13, 24, 32)),
-}  # fmt: skip
+}
 PUBLISHED = {name: case for name, case in CASES.items() if case.variant}
 
 
@@ -127,8 +139,8 @@ def smooth(case: Case, vae: Any, latents: int, height: int, width: int, seed: in
 def _slow(channels: int, frames: int, height: int, width: int, across: int, seed: int) -> Tensor:
     with seeded(seed):
         few = torch.randn(1, channels, -(-frames // 2) + 1, -(-height // across) + 1, -(-width // across) + 1)
-    made = F.interpolate(few, (frames, height, width), mode="trilinear", align_corners=True)
-    return made / made.std()
+    smooth = F.interpolate(few, (frames, height, width), mode="trilinear", align_corners=True)
+    return smooth / smooth.std()
 
 
 def _latents_of_a_video(case: Case, vae: Any, latents: int, height: int, width: int) -> Tensor:
@@ -182,11 +194,11 @@ def diffusers_tiled(case: Case, vae: Any, z: Tensor, pixels: int) -> Tensor | No
         vae.disable_tiling()
 
 
-def gap(made: Tensor, expected: Tensor) -> dict[str, float]:
+def gap(ours: Tensor, expected: Tensor) -> dict[str, float]:
     """Largest and mean difference."""
-    if made.shape != expected.shape:
-        raise ValueError(f"{tuple(made.shape)} instead of {tuple(expected.shape)}")
-    distance = (made.double() - expected.double()).abs()
+    if ours.shape != expected.shape:
+        raise ValueError(f"{tuple(ours.shape)} instead of {tuple(expected.shape)}")
+    distance = (ours.double() - expected.double()).abs()
     return {"max": float(f"{distance.max():.3g}"), "mean": float(f"{distance.mean():.3g}")}
 
 
@@ -198,13 +210,20 @@ def decode_row(name: str, latents: int, height: int, width: int, across: int) ->
     case, vae = CASES[name], reduced(name)
     z = smooth(case, vae, latents, height, width)
     expected = plain(case, vae, z)
-    made = torch.cat(list(streamed(case, vae, z)), 2)
-    parts = torch.cat(list(streamed(case, vae, z, Tiling(across, thrifty=case.family != "svd"))), 2)
+    decoded = torch.cat(list(streamed(case, vae, z)), 2)
+    parts = torch.cat(list(streamed(case, vae, z, Tiling(across, offload_state=case.family != "svd"))), 2)
     theirs = diffusers_tiled(case, vae, z, across * case.ratio)
     row: Row = {
-        "vae": name, "latents": latents, "pixels": [height * case.ratio, width * case.ratio], "expected": case.frames(latents), "made": made.shape[2],
-        "deviation": round(expected.std().item(), 3), "streamed": gap(made, expected), "tile": across * case.ratio, "tiled": gap(parts, expected),
-    }  # fmt: skip
+        "vae": name,
+        "latents": latents,
+        "pixels": [height * case.ratio, width * case.ratio],
+        "expected": case.frames(latents),
+        "made": decoded.shape[2],
+        "deviation": round(expected.std().item(), 3),
+        "streamed": gap(decoded, expected),
+        "tile": across * case.ratio,
+        "tiled": gap(parts, expected),
+    }
     if theirs is not None and theirs.shape == expected.shape:
         row |= {"diffusers_tiled": gap(theirs, expected), "tiled_to_diffusers_tiled": gap(parts, theirs)}
     if case.family == "svd":
@@ -221,13 +240,21 @@ def encode_row(name: str, latents: int, height: int, width: int) -> Row:
             expected = torch.stack([vae.encode(frame).latent_dist.parameters for frame in pixels.unbind(2)], 2)
         else:
             expected = vae.encode(pixels).latent_dist.parameters
-        made = torch.cat(list(family(case.family).encode_pieces(vae, iter(pixels.split(1, 2)), count)), 2)
-    return {"vae": name, "frames": count, "pixels": list(pixels.shape[3:]), "latents": made.shape[2], "streamed": gap(made, expected)}  # fmt: skip
+        encoded = torch.cat(list(family(case.family).encode_pieces(vae, iter(pixels.split(1, 2)), count)), 2)
+    return {
+        "vae": name,
+        "frames": count,
+        "pixels": list(pixels.shape[3:]),
+        "latents": encoded.shape[2],
+        "streamed": gap(encoded, expected),
+    }
 
 
 def differences() -> dict[str, list[Row]]:
-    print(f"{'VAE':<19}{'latents':>8}{'pixels':>10}{'frames':>10} |{'streamed':>9} |{'tile':>5}{'max':>9}{'mean':>9}"
-          f" |{'diffusers':>9}{'mean':>9} |{'ours to theirs':>15}")  # fmt: skip
+    print(
+        f"{'VAE':<19}{'latents':>8}{'pixels':>10}{'frames':>10} |{'streamed':>9} |{'tile':>5}{'max':>9}{'mean':>9}"
+        f" |{'diffusers':>9}{'mean':>9} |{'ours to theirs':>15}"
+    )
     decode, encode = list[Row](), list[Row]()
     for name, case in CASES.items():
         for latents, size in case.clips():
@@ -238,7 +265,10 @@ def differences() -> dict[str, list[Row]]:
         for latents in case.latents:
             encode.append(encode_row(name, latents, *case.sizes[0][:2]))
             row = encode[-1]
-            print(f"{name:<19}{row['frames']:>8}{_size(row):>10}{row['latents']:>8} |{row['streamed']['max']:>16.1e}", flush=True)  # fmt: skip
+            print(
+                f"{name:<19}{row['frames']:>8}{_size(row):>10}{row['latents']:>8} |{row['streamed']['max']:>16.1e}",
+                flush=True,
+            )
     return {"decode": decode, "encode": encode}
 
 
@@ -248,9 +278,11 @@ def _size(row: Row) -> str:
 
 def _decode_line(row: Row) -> str:
     frames = f"{row['made']} / {row['expected']}"
-    line = f"{row['vae']:<19}{row['latents']:>8}{_size(row):>10}{frames:>10} |{row['streamed']['max']:>9.1e} |{row['tile']:>5}{row['tiled']['max']:>9.1e}{row['tiled']['mean']:>9.1e} |"
+    line = f"{row['vae']:<19}{row['latents']:>8}{_size(row):>10}{frames:>10} |{row['streamed']['max']:>9.1e} |"
+    line += f"{row['tile']:>5}{row['tiled']['max']:>9.1e}{row['tiled']['mean']:>9.1e} |"
     if "diffusers_tiled" in row:
-        line += f"{row['diffusers_tiled']['max']:>9.1e}{row['diffusers_tiled']['mean']:>9.1e} |{row['tiled_to_diffusers_tiled']['max']:>15.1e}"
+        line += f"{row['diffusers_tiled']['max']:>9.1e}{row['diffusers_tiled']['mean']:>9.1e} |"
+        line += f"{row['tiled_to_diffusers_tiled']['max']:>15.1e}"
     if "chunks" in row:
         line += f"  chunks of time: max {row['chunks']['max']:.1e}, mean {row['chunks']['mean']:.1e}"
     return line
@@ -271,13 +303,13 @@ def decoder_alone(name: str) -> Any:
     return vae.to("meta").eval().requires_grad_(False)
 
 
-def bytes_row(name: str, height: int, width: int, thrifty: bool) -> Row:
+def bytes_row(name: str, height: int, width: int, offload_state: bool) -> Row:
     """peak: per pixel of a frame; waits: what is held there between two pieces; piece: frames at a time, at most."""
     case, vae, most, waits = PUBLISHED[name], decoder_alone(name), 0, list[int]()
     latents, size = 25 if case.family == "svd" else 9, (height // case.ratio, width // case.ratio)
     with Live() as live, Fused(), torch.no_grad():
         z = torch.zeros(1, vae.config.get("latent_channels") or vae.config.z_dim, latents, *size, device="meta")
-        before, tile = live.now, Tile(0, 0, *size, size, thrifty)
+        before, tile = live.now, Tile(0, 0, *size, size, offload_state)
         for piece in family(case.family).decode_pieces(vae, iter(z.split(1, 2)), tile, SEED):
             most = max(most, piece.shape[2])
             del piece
@@ -285,22 +317,32 @@ def bytes_row(name: str, height: int, width: int, thrifty: bool) -> Row:
     rounded = lambda n: round(n / height / width)
     coder = family(case.family)
     known = coder.coders[coder.coder(vae.config)]
-    assumed = round(known.decoding(1, thrifty, latents, float32=True))
-    return {"vae": name, "pixels": [height, width], "latents": latents, "thrifty": thrifty, "piece": most, "peak": rounded(live.peak - before),
-            "waits": rounded(waits[len(waits) // 2]), "assumed": assumed}  # fmt: skip
+    assumed = round(known.decoding(1, offload_state, latents, float32=True))
+    return {
+        "vae": name,
+        "pixels": [height, width],
+        "latents": latents,
+        "offload_state": offload_state,
+        "piece": most,
+        "peak": rounded(live.peak - before),
+        "waits": rounded(waits[len(waits) // 2]),
+        "assumed": assumed,
+    }
 
 
 def memory() -> dict[str, list[Row]]:
-    print(
-        f"{'VAE':<19}{'pixels':>10}{'thrifty':>8} |{'peak B/px':>10}{'between pieces':>15}{'assumed':>10}{'margin':>8}"
-    )
+    print(f"{'VAE':<19}{'pixels':>10}{'offload':>8} |{'peak B/px':>10}{'waits':>15}{'assumed':>10}{'margin':>8}")
     rows = list[Row]()
     for name in PUBLISHED:
-        for size, thrifty in product(FRAMES, (False, True)):
-            rows.append(bytes_row(name, *size, thrifty))
+        for size, offload_state in product(FRAMES, (False, True)):
+            rows.append(bytes_row(name, *size, offload_state))
             row = rows[-1]
-            print(f"{name:<19}{_size(row):>10}{thrifty!s:>8} |{row['peak']:>10}{row['waits']:>15}{row['assumed']:>10}"
-                  f"{row['assumed'] / row['peak'] - 1:>8.0%}", flush=True)  # fmt: skip
+            print(
+                f"{name:<19}{_size(row):>10}{offload_state!s:>8} |{row['peak']:>10}{row['waits']:>15}"
+                f"{row['assumed']:>10}"
+                f"{row['assumed'] / row['peak'] - 1:>8.0%}",
+                flush=True,
+            )
     return {"bytes": rows}
 
 
@@ -338,8 +380,16 @@ def speed_row(name: str, rounds: int) -> Row:
                 for _piece in streamed(case, vae, z):
                     pass
     ratios = [a / b for a, b in zip(theirs[1:], ours[1:], strict=True)]
-    return {"vae": name, "latents": case.fast[0], "pixels": [v * case.ratio for v in case.fast[1:]], "plain_s": round(median(theirs[1:]), 3),
-            "streamed_s": round(median(ours[1:]), 3), "ratio": round(median(ratios), 3), "least": round(min(ratios), 3), "most": round(max(ratios), 3)}  # fmt: skip
+    return {
+        "vae": name,
+        "latents": case.fast[0],
+        "pixels": [v * case.ratio for v in case.fast[1:]],
+        "plain_s": round(median(theirs[1:]), 3),
+        "streamed_s": round(median(ours[1:]), 3),
+        "ratio": round(median(ratios), 3),
+        "least": round(min(ratios), 3),
+        "most": round(max(ratios), 3),
+    }
 
 
 def speed(rounds: int, names: Iterable[str]) -> dict[str, list[Row]]:
@@ -348,8 +398,9 @@ def speed(rounds: int, names: Iterable[str]) -> dict[str, list[Row]]:
     for name in names:
         rows.append(speed_row(name, rounds))
         row = rows[-1]
-        print(f"{name:<19}{row['latents']:>8}{_size(row):>10} |{row['plain_s']:>8.2f}{row['streamed_s']:>11.2f}{row['ratio']:>7.3f}"
-              f"  ({row['least']:.3f}, {row['most']:.3f})", flush=True)  # fmt: skip
+        times = f"{row['plain_s']:>8.2f}{row['streamed_s']:>11.2f}{row['ratio']:>7.3f}"
+        span = f"({row['least']:.3f}, {row['most']:.3f})"
+        print(f"{name:<19}{row['latents']:>8}{_size(row):>10} |{times}  {span}", flush=True)
     return {"speed": rows}
 
 
@@ -362,10 +413,10 @@ def main() -> None:
         "--only", nargs="+", choices=CASES, default=[*CASES], help="VAEs of --speed; the file stays as it is"
     )
     options = parser.parse_args()
-    told = memory() if options.bytes else speed(options.rounds, options.only) if options.speed else differences()
+    results = memory() if options.bytes else speed(options.rounds, options.only) if options.speed else differences()
     if [*options.only] == [*CASES]:
         before = json.loads(OUT.read_text()) if OUT.exists() else {}
-        lines = {k: "[\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]" for k, rows in {**before, **told}.items()}
+        lines = {k: "[\n  " + ",\n  ".join(map(json.dumps, rows)) + "\n ]" for k, rows in {**before, **results}.items()}
         OUT.write_text("{\n " + ",\n ".join(f'"{k}": {v}' for k, v in lines.items()) + "\n}\n")
 
 

@@ -12,10 +12,27 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Facts:
-    """What the numbers of a request must obey, and what they are when nobody says.
+    """What the numbers of a request must obey, and what they are when nobody says. Sizes in pixels, time in frames.
 
-    Sizes in pixels, time in frames. A clip has `frame_step * n + 1` frames (or one of `frame_counts`); one latent frame
-    stands for `temporal_ratio` of them, one latent pixel for `spatial_ratio` x `spatial_ratio` pixels.
+    spatial_ratio: one latent pixel stands for spatial_ratio x spatial_ratio pixels.
+    temporal_ratio: one latent frame stands for so many frames.
+    channels: of the latents.
+    size_multiple: of which width and height must be multiples.
+    fps: frames per second that the model was trained with.
+    hidden_size: channels of the network.
+    text_width: channels of the text embeddings; 0: the model reads no text.
+    prompt_tokens: that a prompt may have.
+    presets: name -> values of a request; "default" has all.
+    rgb: previews: colour (-1..1) = latent @ rgb[:-1] + rgb[-1]; empty: the host's.
+    frame_step, frame_counts: a clip has frame_step * n + 1 frames (0: temporal_ratio), or one of frame_counts.
+    discarded_frames: that are decoded before the video begins.
+    pictures: the sets of keyframes that work, of "first" and "last"; None: all.
+    reads_pictures: whether the text encoder reads the first frame too.
+    layers: blocks of the network.
+    time_patch: latent frames that are one token.
+    cached_module_outputs: tensors of hidden_size that the blocks' attentions and MLPs give together, per token.
+    mean, std: per channel, of the VAE's latents: vae latent = latent * std + mean; empty: alike.
+    scheduler: the config of the reference pipeline's scheduler.
     """
 
     spatial_ratio: int
@@ -23,26 +40,26 @@ class Facts:
     channels: int
     size_multiple: int
     fps: float
-    width: int  # of the network, in channels
-    text_width: int  # 0: the model reads no text
+    hidden_size: int
+    text_width: int
     prompt_tokens: int
     presets: Mapping[str, Mapping[str, Any]]
-    rgb: tuple[tuple[float, ...], ...] = ()  # previews: colour (-1..1) = latent @ rgb[:-1] + rgb[-1]; empty: the host's
-    frame_step: int = 0  # 0: temporal_ratio
+    rgb: tuple[tuple[float, ...], ...] = ()
+    frame_step: int = 0
     frame_counts: tuple[int, ...] = ()
-    lead: int = 0  # frames that are decoded before the video begins
-    # the sets of keyframes that work, of "first" and "last"; None: all
+    discarded_frames: int = 0
     pictures: tuple[tuple[str, ...], ...] | None = ((),)
-    reads_pictures: bool = False  # the text encoder looks at the first frame too
-    layers: int = 0  # blocks of the network
-    time_patch: int = 1  # latent frames that are one token
-    modules: int = 0  # tensors as wide as the network that its blocks' attentions and MLPs give together
-    mean: tuple[float, ...] = ()  # per channel, of the VAE's latents: vae latent = latent * std + mean; empty: alike
+    reads_pictures: bool = False
+    layers: int = 0
+    time_patch: int = 1
+    cached_module_outputs: int = 0
+    mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    scheduler: Mapping[str, Any] = field(default_factory=dict)  # the config of the reference pipeline's scheduler
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
 
     def latent_shape(self, width: int, height: int, frames: int) -> tuple[int, int, int, int, int]:
-        time = (frames + self.lead - 1) // self.temporal_ratio + 1
+        """[B, C, t, h, w] of the latents of a video."""
+        time = (frames + self.discarded_frames - 1) // self.temporal_ratio + 1
         return 1, self.channels, time, height // self.spatial_ratio, width // self.spatial_ratio
 
     def tokens(self, width: int, height: int, frames: int) -> int:
@@ -53,7 +70,7 @@ class Facts:
 
     def frames(self, latent_frames: int) -> int:
         """Frames of the video that this many latent frames decode to."""
-        return (latent_frames - 1) * self.temporal_ratio + 1 - self.lead
+        return (latent_frames - 1) * self.temporal_ratio + 1 - self.discarded_frames
 
     def denormalise(self, latents: Tensor) -> Tensor:
         """Latents [1, C, t, h, w] as the network sees them -> as the VAE does."""

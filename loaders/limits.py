@@ -19,9 +19,9 @@ def nearest(below: bool, low: int, step: int) -> str:
 
 def check_count(frames: int, counts: tuple[int, ...], title: str) -> None:
     if frames not in counts:
-        told = either(*counts)
-        rule = message("frames_counts", title=title, counts=told)
-        raise InputError("frames", frames, rule, message("use_value_or_0", value=told))
+        choices = either(*counts)
+        rule = message("frames_counts", title=title, counts=choices)
+        raise InputError("frames", frames, rule, message("use_value_or_0", value=choices))
 
 
 def check_frames(frames: int, step: int, title: str) -> None:

@@ -1,4 +1,5 @@
-"""Words for people: each has a key and values, so that the page can say it in another language. Their texts lie in locales/."""
+"""Words for people: each has a key and values, so that the page can say it in another language. Their texts lie in
+locales/."""
 
 from __future__ import annotations
 
@@ -29,9 +30,10 @@ class Message(str):
     values: Mapping[str, int | float | str]
 
     def __new__(cls, key: str, values: Mapping[str, Any]) -> Message:
-        made = super().__new__(cls, texts()[key].format_map(values))
-        made.key, made.values = key, values
-        return made
+        text = super().__new__(cls, texts()[key].format_map(values))
+        text.key = key
+        text.values = values
+        return text
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Message, (self.key, self.values)
@@ -96,8 +98,8 @@ def message_of(error: BaseException) -> str:
 
 
 class RefusedError(ValueError):
-    """Something that cannot work, told as: name = value: rule. Remedy. node: the one that caused it, where it is known to
-    be another than the one that runs."""
+    """Something that cannot work, told as: name = value: rule. Remedy. node: the one that caused it, where it is known
+    to be another than the one that runs."""
 
     node: Origin | None = None
 

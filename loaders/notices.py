@@ -1,4 +1,5 @@
-"""What a person should hear of while something is computed: said where it happens, heard by whoever asked for the result."""
+"""What a person should hear of while something is computed: said where it happens, heard by whoever asked for the
+result."""
 
 from __future__ import annotations
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Literal
 
 from torch import Tensor
 
 from .messages import InputError as InputError
 from .messages import Origin
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class Keyframe:
-    """Pictures that the video must show. images: [N, H, W, 3] in 0..1 (N > 1 is a clip); frame may count from the end."""
+    """Images that the video must show. images: [N, H, W, 3] in 0..1 (N > 1 is a clip); frame may count from the
+    end."""
 
     images: Tensor
     frame: int
@@ -27,11 +25,15 @@ class Keyframe:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """Which keyframes a model takes. takes, remedy: the same in words, and what to do where that is not enough.
+    """Which keyframes a model takes.
 
-    sets: those that work, of "first" and "last"; None: any number, anywhere. clip_step: clips of step * n + 1 frames, 0
-    for single pictures alone; clip_start: clips begin at its multiples. near: a picture this few frames beside the first
-    or the last is moved there.
+    title: of the model, in words.
+    takes, remedy: what it takes in words, and what to do where that is not enough.
+    sets: those that work, of "first" and "last"; None: any number, anywhere.
+    clip_step: clips have step * n + 1 frames; 0: single images alone.
+    clip_start: clips begin at its multiples.
+    strengths: whether a keyframe may count less than wholly.
+    near: an image this few frames beside the first or the last is moved there.
     """
 
     title: str
@@ -46,9 +48,14 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class Control:
-    """A video that says what moves where. frames: [T, H, W, 3] in 0..1, or None; mask: [T, H, W], 1 where the video is
-    made anew; references: pictures [N, H, W, 3] of what must appear in it; start, end: the share of the steps in which
-    it counts."""
+    """A video that says what moves where.
+
+    frames: [T, H, W, 3] in 0..1, or None.
+    mask: [T, H, W], 1 where the video is made anew.
+    references: images [N, H, W, 3] of what must appear in it.
+    strength: how much it counts.
+    start, end: the share of the steps in which it counts.
+    """
 
     frames: Tensor | None = None
     mask: Tensor | None = None
@@ -64,9 +71,14 @@ class Control:
 
 
 @dataclass(frozen=True)
-class Past:
-    """What a video goes on from. latents: its first frames [1, C, n, h, w], normalised, given with `strength`; memory:
-    latent frames of long ago [1, C, m, h, w], seen as if they lay before the video, with `memory_strength`."""
+class ContinuationLatents:
+    """What a video goes on from.
+
+    latents: its first frames [1, C, n, h, w], normalised.
+    strength: with which they are held to.
+    memory: latent frames of long ago [1, C, m, h, w], which the network reads as if they lay before the video.
+    memory_strength: the same for these.
+    """
 
     latents: Tensor
     strength: float = 1.0
@@ -76,40 +88,49 @@ class Past:
 
 @dataclass(frozen=True)
 class Extension:
-    """How a family makes videos longer than it can sample at once. way: "latents" (each window goes on from the latents of
-    the one before), "pictures" (from its last decoded frames) or "context" (one sampling whose network sees windows).
+    """How a family makes videos longer than it can sample at once.
 
-    overlap: frames that windows share, 0 for a share of the window; told: the same in words, with what to expect.
+    mode: "latents" (each window goes on from the latents of the one before), "last_frames" (from its last decoded
+        frames) or "context_windows" (one sampling whose network sees windows).
+    description: the same in words, with what to expect.
+    overlap: frames that windows share; 0: a share of the window.
     """
 
-    way: str
-    told: str
+    mode: Literal["latents", "last_frames", "context_windows"]
+    description: str
     overlap: int = 0
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Text embeddings per branch ("cond", "uncond"): CPU tensors that no longer need the text encoder.
+    """Text embeddings that no longer need the text encoder.
 
+    family, width: of the model that read the prompt, and of the embeddings.
+    branches: "cond" and "uncond" -> named CPU tensors.
     notes: what the person should know about how the prompt was read.
+    picture: the first frame [1, H, W, 3], where the text encoder read it too.
     """
 
     family: str
-    width: int  # of the embeddings
+    width: int
     branches: Mapping[str, Mapping[str, Tensor]]
     notes: tuple[str, ...] = ()
-    picture: Tensor | None = None  # the first frame [1, H, W, 3], where the text encoder has seen it too
+    picture: Tensor | None = None
     node: Origin | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
 class Guidance:
-    """How the two branches of guidance become one prediction. start, end: the share of the steps in which it is on.
+    """How the two branches of guidance become one prediction.
 
-    low_noise: scale of the second expert (0: as the first); true_scale: of classifier-free guidance on models that
-    embed the guidance scale (0: off); dynamic: CogVideoX's cosine growth of the scale; layers: which blocks skip-layer
-    guidance leaves out, layer_scale how much that counts, from layer_start to layer_end of the steps; eta, momentum and
-    threshold (of the norm) are APG's.
+    method: one of `VideoModel.methods`.
+    start, end: the share of the steps in which it is on.
+    low_noise: scale of the expert for low noise; 0: as the first.
+    true_scale: of classifier-free guidance on models that embed the guidance scale; 0: off.
+    dynamic: whether the scale grows along a cosine (CogVideoX).
+    layers: which blocks skip-layer guidance leaves out.
+    layer_scale, layer_start, layer_end: how much that counts, and from which to which share of the steps.
+    eta, momentum, threshold: APG's; threshold is of the norm.
     """
 
     method: str = "cfg"
@@ -146,4 +167,4 @@ class Request:
     shift: float = 0.0  # flow shift
     guidance_2: float = 0.0  # of the second expert
     control: Control | None = None
-    past: Past | None = None
+    past: ContinuationLatents | None = None

@@ -6,44 +6,70 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from .common.peaks import Counted, encoder_bytes, with_kernels
 from .denoiser import Denoiser, NoiseSchedule, Schedule
 from .devices import ENCODING, explained
-from .facts import Stacks
+from .facts import Facts, Stacks
 from .limits import check_count, check_frames, check_size
 from .messages import InputError, about, both, either, message
-from .parts import Memory, Recipe
+from .parts import Memory, Part, Recipe
 from .request import Capabilities, Conditioning, Extension, Keyframe, Request
+from .spec import specs
 from .vae.codec import VideoVAE
+from .weights.bundle import Bundle
+from .weights.find import read_model
+from .weights.format import CheckpointFormat
 
 
 @dataclass(frozen=True)
 class VideoModel(VideoVAE, Counted, ABC):
-    """A checkpoint of any family, ready to sample; each family is a subclass. Shared by every consumer and never changed in
-    place."""
+    """A checkpoint of any family, ready to sample. Shared by every consumer and never changed in place.
 
-    name: ClassVar[str]  # as in `Recipe.family` and in the `reelwire` entry of a LATENT
-    title: ClassVar[str]  # as people write it
-    batched_guidance: ClassVar[bool]  # whether the reference pipeline runs both branches of CFG as one batch
-    solvers = "flow"  # which table of samplers/solvers.py steps through its noise
-    blocks = "transformer_blocks"  # the network's attribute that holds its blocks
-    dispatches = True  # whether its layers ask diffusers' dispatcher for attention, or PyTorch's function itself
-    masked = ""  # a pattern of the names of the attentions that are handed a mask; "." where all are
-    keeps_padding = ""  # why the rows behind a prompt's end must stay; empty: they are masked, and can be cut off
-    stacks: ClassVar[Stacks | None] = Stacks()  # None: a UNet, of which only the deep blocks can be kept
-    image_models: ClassVar[str] = message("other_family")  # what to load instead
+    checkpoint: what the family's files look like, and its spec.json.
+    name: of the family, as in `Recipe.family` and in the `reelwire` entry of a LATENT.
+    title: of the family, as people write it.
+    batched_guidance: whether the reference pipeline runs both branches of CFG as one batch.
+    solvers: which table of samplers/solvers.py steps through its noise.
+    blocks: the network's attribute that holds its blocks.
+    dispatches: whether its layers ask diffusers' dispatcher for attention, or PyTorch's function itself.
+    masked: a pattern of the names of the attentions that are handed a mask; "." where all are.
+    keeps_padding: why the rows behind a prompt's end must stay; empty: they are masked, and can be cut off.
+    stacks: the blocks that caches know; None: a UNet, of which only the deep blocks can be cached.
+    image_models, text_models: what to load instead for images, and for text alone.
+    methods: of guidance.
+    """
+
+    checkpoint: ClassVar[CheckpointFormat]
+    name: ClassVar[str]
+    title: ClassVar[str]
+    batched_guidance: ClassVar[bool]
+    solvers = "flow"
+    blocks = "transformer_blocks"
+    dispatches = True
+    masked = ""
+    keeps_padding = ""
+    stacks: ClassVar[Stacks | None] = Stacks()
+    image_models: ClassVar[str] = message("other_family")
     text_models: ClassVar[str] = message("other_family")
-    control_models = either("Wan2.1-VACE", "CogVideoX-Fun-Control")  # the same for a control video
-    methods: ClassVar[tuple[str, ...]] = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")  # of guidance
+    methods: ClassVar[tuple[str, ...]] = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")
+
+    def __init_subclass__(cls) -> None:
+        """Name a family's class as its spec.json does."""
+        if "checkpoint" in vars(cls):
+            cls.name = cls.checkpoint.spec.name
+            cls.title = cls.checkpoint.spec.title
 
     @contextmanager
     def use(self, part: str, activations: int = 0) -> Iterator[Any]:
-        """A part, ready to run, with room for `activations` bytes beside it, or for an encoder's longest prompt. Where an
-        encoder runs out of memory, the error says so; networks and VAEs are explained by those who know what they were for."""
+        """A part, ready to run, with room for `activations` bytes beside it, or for an encoder's longest prompt. Where
+        an encoder runs out of memory, the error says so; networks and VAEs are explained by those who know what they
+        were for."""
         with ExitStack() as stack:
             if "encoder" in part:
                 activations = activations or encoder_bytes(self, part)
@@ -74,13 +100,27 @@ class VideoModel(VideoVAE, Counted, ABC):
         return getattr(self.memory, "patchers", list)()
 
     @classmethod
-    @abstractmethod
     def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
-        """Check the files' headers strictly and describe the model; no weights are read yet."""
+        """The model of a recipe, its files' headers checked strictly; no weights are read yet."""
+        bundle = cls.read_bundle(recipe)
+        facts = cls.read_facts(bundle)
+        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
+        return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+
+    @classmethod
+    def read_bundle(cls, recipe: Recipe) -> Bundle:
+        """The parts of a recipe; raises CheckpointError for what does not fit together."""
+        return read_model(recipe, cls.checkpoint)
+
+    @classmethod
+    @abstractmethod
+    def read_facts(cls, bundle: Bundle) -> Facts:
+        """What the configs and the variant's defaults say of a model."""
 
     @abstractmethod
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
-        """Prompts -> Conditioning; raises InputError for one that would be cut. keyframes: for encoders that see the first."""
+        """Prompts -> Conditioning; raises InputError for one that would be cut. keyframes: for encoders that see the
+        first."""
 
     @abstractmethod
     def schedule(self, request: Request) -> Schedule:
@@ -93,6 +133,11 @@ class VideoModel(VideoVAE, Counted, ABC):
     @abstractmethod
     def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
         """What a network of this config is called with in one branch of one step: tensors on the meta device."""
+
+    def upsampler(self, folder: Path) -> Part:
+        """The network of a folder that doubles the size of this model's latents; no weights are read yet."""
+        title = f"{self.title} ({self.variant})"
+        raise InputError("model", title, message("upscale_rule"), message("sample_larger"))
 
     def to_host(self, latents: Tensor) -> Tensor:
         """Latents [1, C, t, h, w] as the host's LATENT of this family holds them."""
@@ -123,15 +168,14 @@ class VideoModel(VideoVAE, Counted, ABC):
             raise InputError("steps", request.steps, message("steps_rule"), remedy)
 
     def check_pictures(self, request: Request) -> None:
-        """Raise InputError for keyframes beside a source or a control, or a control that this model has no use for or lacks."""
-        if request.control is not None and not self.controlled():
-            title = f"{self.title} ({self.variant})"
-            raise InputError(
-                "control",
-                message("connected"),
-                message("no_control", title=title),
-                message("load_instead", models=self.control_models),
-            )
+        """Raise InputError for keyframes beside a source or a control, or a control that this model has no use for or
+        lacks."""
+        if request.control is None or self.controlled():
+            return
+        known = [spec.control_models for spec in reversed(specs()) if spec.control_models]
+        rule = message("no_control", title=f"{self.title} ({self.variant})")
+        remedy = message("load_instead", models=self.checkpoint.spec.control_models or either(*known))
+        raise InputError("control", message("connected"), rule, remedy)
 
     def capabilities(self) -> Capabilities:
         """Which keyframes this model takes."""
@@ -147,12 +191,11 @@ class VideoModel(VideoVAE, Counted, ABC):
     def extension(self) -> Extension:
         """How this model makes long videos."""
         if self.facts.pictures == ((),):
-            told = message("way_context")
-            return Extension("context", told)
-        told = message("way_pictures")
+            return Extension("context_windows", message("way_context"))
+        description = message("way_pictures")
         if any("last" in places for places in self.facts.pictures or ()):
-            told = message("way_keyframes", way=told)
-        return Extension("pictures", told, 1)
+            description = message("way_keyframes", way=description)
+        return Extension("last_frames", description, 1)
 
     def controlled(self) -> bool:
         """Whether the model follows a control video."""

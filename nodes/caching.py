@@ -10,6 +10,7 @@ from comfy_api.latest import io
 
 from ..loaders.messages import Message, message
 from ..loaders.request import Conditioning
+from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
 from ..samplers.caches.policies import choices
 from . import host
@@ -96,7 +97,7 @@ class TeaCacheNode(_CacheNode):
             io.Combo.Input("coefficients", options=list(COEFFICIENTS), default=AUTO, advanced=True, optional=True, tooltip="auto: of Calibrate Cache where this checkpoint has them, else the published ones, else none"),
             io.Boolean.Input("retention", default=False, advanced=True, optional=True, tooltip="Wan: the published mode use_ret_steps, which computes the first steps"),
             _start(0.0), _end(), _longest(0), _order((KEEP, FOLLOW), KEEP),
-        ], {"retention": {"family": ("wan",)}})  # fmt: skip
+        ], {"retention": {"family": with_feature("cache_retention")}})  # fmt: skip
 
     @classmethod
     def execute(cls, model: VideoModel, threshold: float, coefficients: str = AUTO, retention: bool = False, start: float = 0.0,

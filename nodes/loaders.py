@@ -6,13 +6,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from comfy_api.latest import io
 
 from ..loaders.messages import InputError, listed, message
 from ..loaders.parts import Recipe
-from ..loaders.weights.find import ENCODERS
+from ..loaders.spec import spec_of
 from . import host
 from .effect import of_family
 from .types import model_output
@@ -24,19 +24,14 @@ _FOLDERS = {
     "image_encoder": "clip_vision",
     "vae": "vae",
 }
-# family -> part -> what it is, for its tooltip
-_NAMES = {
-    "hunyuan_video": {"text_encoder": "Llama 3 (Llava)", "text_encoder_2": "CLIP-L", "image_encoder": "Image to video: Llava's vision encoder, for a text encoder that comes without it"},
-    "wan": {"text_encoder": "UMT5-XXL", "image_encoder": "Image to video with Wan 2.1: CLIP ViT-H"},
-    "svd": {"image_encoder": "CLIP ViT-H"},
-    **{name: {"text_encoder": "T5-XXL"} for name in ("cogvideox", "mochi", "ltx")},
-}  # fmt: skip
+T5 = {"text_encoder": "T5-XXL"}
 
 
 class _Loader(io.ComfyNode):
-    """What the loaders share. family: as in loaders/families.py."""
+    """What the loaders share. family: its folder in loaders/families; encoders: part -> what it is, for its tooltip."""
 
     family: str
+    encoders: ClassVar[Mapping[str, str]]
 
     @classmethod
     def schema(
@@ -61,7 +56,7 @@ class _Loader(io.ComfyNode):
             inputs=[
                 of_family(checkpoint, cls.family),
                 *more,
-                *(cls._part(part) for part in (*ENCODERS[cls.family], "vae")),
+                *(cls._part(part) for part in (*spec_of(cls.family).encoders, "vae")),
                 io.Combo.Input("precision", options=list(host.PRECISIONS), default=host.AUTO, optional=True, advanced=True,
                                tooltip="auto: bfloat16 where the card computes in it, else float32"),
             ],
@@ -71,7 +66,7 @@ class _Loader(io.ComfyNode):
 
     @classmethod
     def _part(cls, part: str) -> Any:
-        name = _NAMES[cls.family].get(part, "The VAE")
+        name = cls.encoders.get(part, "The VAE")
         told = f"{name}. auto: the one that comes with the checkpoint, else the only one in models/{_FOLDERS[part]} that fits"  # fmt: skip
         options = [host.AUTO, *host.files(_FOLDERS[part])]
         return io.Combo.Input(part, options=options, default=host.AUTO, optional=True, advanced=True, tooltip=told)
@@ -95,7 +90,7 @@ class _Loader(io.ComfyNode):
         chosen = {"checkpoint": host.choose("checkpoint", checkpoint, host.checkpoints())}
         offered = {part: host.files(folder) for part, folder in _FOLDERS.items()}
         chosen |= {part: host.choose(part, name, cls.choices(part, offered)) for part, name in parts.items() if name != host.AUTO}  # fmt: skip
-        files = complete(cls.family, family(cls.family).title, chosen, offered, host.tokenizers())
+        files = complete(family(cls.family).checkpoint, chosen, offered, host.tokenizers())
         model = load(Recipe(cls.family, "", files, host.precision(precision)), host.HostMemory())
         model = replace(model, host_attention=host.attention())
         beside = [
@@ -115,6 +110,11 @@ class _Loader(io.ComfyNode):
 
 class LoadHunyuanVideo(_Loader):
     family = "hunyuan_video"
+    encoders: ClassVar[Mapping[str, str]] = {
+        "text_encoder": "Llama 3 (Llava)",
+        "text_encoder_2": "CLIP-L",
+        "image_encoder": "Image to video: Llava's vision encoder, for a text encoder that comes without it",
+    }
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -125,6 +125,10 @@ class LoadHunyuanVideo(_Loader):
 
 class LoadWan(_Loader):
     family = "wan"
+    encoders: ClassVar[Mapping[str, str]] = {
+        "text_encoder": "UMT5-XXL",
+        "image_encoder": "Image to video with Wan 2.1: CLIP ViT-H",
+    }
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -164,6 +168,7 @@ def _check_experts(checkpoint: str, low_noise_checkpoint: str) -> None:
 
 class LoadCogVideoX(_Loader):
     family = "cogvideox"
+    encoders: ClassVar[Mapping[str, str]] = T5
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -174,6 +179,7 @@ class LoadCogVideoX(_Loader):
 
 class LoadMochi(_Loader):
     family = "mochi"
+    encoders: ClassVar[Mapping[str, str]] = T5
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -184,6 +190,7 @@ class LoadMochi(_Loader):
 
 class LoadSVD(_Loader):
     family = "svd"
+    encoders: ClassVar[Mapping[str, str]] = {"image_encoder": "CLIP ViT-H"}
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -194,6 +201,7 @@ class LoadSVD(_Loader):
 
 class LoadLTX(_Loader):
     family = "ltx"
+    encoders: ClassVar[Mapping[str, str]] = T5
 
     @classmethod
     def define_schema(cls) -> io.Schema:

@@ -16,11 +16,13 @@ from torch import Tensor
 from ..loaders.messages import message
 from ..loaders.notices import heard_by, say
 from ..loaders.request import Keyframe
+from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
 from ..samplers.solvers import SAMPLERS
 from . import host
 from .decoding import FileWriter, decoded_in_tiles
 from .effect import Conditions, counted, idle
+from .families import frame_rules, titles_with
 from .sampling import DEFAULT, PRESET, PRESETS, request_of, size_checks
 from .types import KeyframesType, model_input
 from .video_file import write_video
@@ -39,8 +41,8 @@ TIMELINE = """{
 
 
 COUNTS: Conditions = {
-    **{name: {"family": ("ltx",)} for name in ("adain", "memory", "hold")},
-    "shift": {"family": ("hunyuan_video", "wan")},
+    **{name: {"family": with_feature("latent_windows")} for name in ("adain", "memory", "hold")},
+    "shift": {"family": with_feature("flow_shift")},
 }
 
 
@@ -54,7 +56,7 @@ class LongVideo(FileWriter):
             inputs=counted([
                 model_input(),
                 io.String.Input("timeline", multiline=True, default=TIMELINE, tooltip="JSON: which prompt holds from when on, in seconds or frames, and pictures of ComfyUI's input folder that the video must show"),
-                io.Int.Input("frames", default=241, min=1, max=1_000_000, tooltip="Length of the whole video; HunyuanVideo and Wan 4n+1, CogVideoX and LTX-Video 8n+1, Mochi 6n+1, SVD 13n+1 or 24n+1"),
+                io.Int.Input("frames", default=241, min=1, max=1_000_000, tooltip=f"Length of the whole video; {frame_rules(long=True)}"),
                 io.Int.Input("width", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
                 io.Int.Input("height", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
                 io.Int.Input("window", default=0, min=0, max=100_000, tooltip="Frames that are sampled at once; 0: as the model was trained"),
@@ -72,7 +74,7 @@ class LongVideo(FileWriter):
                                tooltip="LTX-Video: how strongly every window remembers the first frame of the video"),
                 io.Float.Input("hold", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
                                tooltip="LTX-Video: how strongly a window keeps what it shares with the one before"),
-                io.Float.Input("shift", default=0.0, min=0.0, max=100.0, step=0.1, optional=True, advanced=True, tooltip="Flow shift of HunyuanVideo and Wan; 0: the preset's"),
+                io.Float.Input("shift", default=0.0, min=0.0, max=100.0, step=0.1, optional=True, advanced=True, tooltip=f"Flow shift of {titles_with('flow_shift')}; 0: the preset's"),
                 io.Float.Input("fps", default=0.0, min=0.0, max=240.0, step=0.01, optional=True, advanced=True, tooltip="Frames per second of the file and of the timeline's seconds; 0: the model's own"),
                 io.Int.Input("crf", default=17, min=0, max=51, optional=True, advanced=True, tooltip="H.264 quality: 0 lossless, 17 looks lossless, 28 small"),
                 io.Int.Input("tile", default=0, min=0, max=16384, optional=True, advanced=True, tooltip="Pixels across a tile of each frame while decoding; 0: the whole frame, or as much as memory allows"),

@@ -9,6 +9,7 @@ from comfy_api.latest import io
 
 from ..loaders.messages import InputError, Message, message
 from ..loaders.request import Guidance
+from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
 from ..samplers.guidance import METHODS, check_method, check_span
 from . import host
@@ -17,9 +18,9 @@ from .types import model_input, model_output
 
 _SKIP_LAYER, _APG = {"method": ("skip-layer",)}, {"method": ("apg",)}
 GUIDANCE_COUNTS = {
-    "low_noise_guidance": {"family": ("wan",)},
-    "true_guidance": {"family": ("hunyuan_video",)},
-    "dynamic": {"family": ("cogvideox",)},
+    "low_noise_guidance": {"family": with_feature("two_experts")},
+    "true_guidance": {"family": with_feature("embedded_guidance")},
+    "dynamic": {"family": with_feature("dynamic_guidance")},
     **dict.fromkeys(("layers", "layer_scale", "layer_start", "layer_end"), _SKIP_LAYER),
     **dict.fromkeys(("eta", "momentum", "threshold"), _APG),
 }
@@ -109,7 +110,7 @@ class SetMotion(io.ComfyNode):
     @classmethod
     def execute(cls, model: VideoModel, motion_bucket: int, fps: int, noise_augmentation: float) -> io.NodeOutput:
         motion = {"motion_bucket": motion_bucket, "fps": fps, "noise_augmentation": noise_augmentation}
-        lines = () if model.name == "svd" else (message("idle_motion", title=model.title),)
+        lines = () if "motion" in model.checkpoint.spec.features else (message("idle_motion", title=model.title),)
         return _told(cls, replace(model, options=motion), lines)
 
 
@@ -164,7 +165,7 @@ class SetSpeed(io.ComfyNode):
                 io.Combo.Input("attention", options=there, default="auto", tooltip=tooltip),
                 io.Boolean.Input("trim_text", default=False, optional=True, advanced=True,
                                  tooltip="HunyuanVideo, LTX-Video: leaves out the empty rows behind a prompt's end, and with them the mask that keeps fast kernels away. The same video but for rounding"),
-            ], {"trim_text": {"family": ("hunyuan_video", "ltx")}}),
+            ], {"trim_text": {"family": with_feature("trimmed_text")}}),
             outputs=[model_output("The same model with these settings")],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
@@ -210,7 +211,7 @@ class AddLoRA(io.ComfyNode):
                                tooltip="Wan 2.2-A14B: strength on the low-noise expert; the other one works on the high-noise expert. LoRAs come as two files there: set this to 0 for the high-noise file, and strength to 0 for the low-noise file"),
                 io.Combo.Input("distilled", options=list(DISTILLED), default="none", advanced=True, optional=True,
                                tooltip="Step-distillation LoRAs: sets the default steps, guidance and shift to what its makers sample with. What is set in Video Sampler goes before"),
-            ], {"low_noise_strength": {"family": ("wan",)}}),
+            ], {"low_noise_strength": {"family": with_feature("two_experts")}}),
             outputs=[model_output("The same model with the LoRA")],
             hidden=[io.Hidden.unique_id],
         )  # fmt: skip
@@ -230,7 +231,7 @@ class AddLoRA(io.ComfyNode):
 
         file = host.choose("lora", lora, host.files("loras"))
         network = next((part for name, part in model.parts.items() if name in ("transformer", "unet")))
-        added = LoRA(file, strength, low_noise_strength, read_lora(file, model.name, network))
+        added = LoRA(file, strength, low_noise_strength, read_lora(file, model.checkpoint, network))
         presets = _distilled(model, DISTILLED[distilled])
         lines = idle(cls, {"low_noise_strength": low_noise_strength}, model)
         changed = replace(model, loras=(*model.loras, added), facts=replace(model.facts, presets=presets))

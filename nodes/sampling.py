@@ -14,10 +14,12 @@ from ..loaders.messages import InputError, message
 from ..loaders.notices import heard_by
 from ..loaders.parts import Part
 from ..loaders.request import Conditioning, Control, Keyframe, Request
+from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
 from ..samplers.solvers import SAMPLERS
 from . import host
 from .effect import Conditions, counted
+from .families import frame_rules, titles_with
 from .origin import from_model
 from .types import ABSENT, ConditioningType, ControlType, KeyframesType, model_input
 from .words import sampled
@@ -40,8 +42,7 @@ def size_inputs() -> list[Any]:
             default=0,
             min=-100_000,
             max=100_000,
-            tooltip="0: the preset's. HunyuanVideo and Wan make 4n+1 frames, "
-            "CogVideoX and LTX-Video 8n+1, Mochi 6n+1, SVD 14 or 25",
+            tooltip=f"0: the preset's. {frame_rules()}",
         ),
         io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the preset's"),
         io.Float.Input(
@@ -68,7 +69,7 @@ def preset_input() -> Any:
 
 
 # what a sampler's inputs depend on
-SAMPLER_COUNTS: Conditions = {"strength": {"source": True}, "shift": {"family": ("hunyuan_video", "wan")}}
+SAMPLER_COUNTS: Conditions = {"strength": {"source": True}, "shift": {"family": with_feature("flow_shift")}}
 
 
 def sampler_inputs() -> list[Any]:
@@ -89,7 +90,7 @@ def sampler_inputs() -> list[Any]:
                        tooltip="How much of the source is made anew: 1 all of it, .3 little"),
         ControlType.Input("control", optional=True, tooltip="For models that follow a control video"),
         io.Float.Input("shift", default=0.0, min=0.0, max=100.0, step=0.1, optional=True, advanced=True,
-                       tooltip="Flow shift of HunyuanVideo and Wan: more spends the steps on large shapes; 0: the preset's"),
+                       tooltip=f"Flow shift of {titles_with('flow_shift')}: more spends the steps on large shapes; 0: the preset's"),
     ], SAMPLER_COUNTS)  # fmt: skip
 
 
@@ -224,12 +225,7 @@ class LatentUpscale(io.ComfyNode):
 
     @staticmethod
     def _part(model: VideoModel, upsampler: str) -> Part:
-        from ..loaders.families.ltx.upsampler import load_upsampler
-        from ..samplers.multiscale import check_upscale
-
-        check_upscale(model)
-        folder = host.choose("upsampler", upsampler, host.upsamplers())
-        return load_upsampler(folder, model.facts.channels, model.recipe.dtype)
+        return model.upsampler(host.choose("upsampler", upsampler, host.upsamplers()))
 
     @classmethod
     def execute(cls, model: VideoModel, latent: dict[str, Any], upsampler: str, adain: float = 1.0, tone_map: float = 0.6) -> io.NodeOutput:  # fmt: skip

@@ -87,7 +87,7 @@ def frames_of(
     def make(tiling: Tiling) -> Iterator[Tensor]:
         with model.use("vae", activations=model.vae_bytes(tiling, height, width)) as vae, torch.no_grad():
             pieces = model.stream_decode(vae, source(), tiling.rows(height, width), seed)
-            yield from map(form, _finite(drop_first(model.facts.lead, pieces, 0)))
+            yield from map(form, _finite(drop_first(model.facts.discarded_frames, pieces, 0)))
 
     def shrink(less: Tiling) -> None:
         smaller(less)

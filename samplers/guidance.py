@@ -40,7 +40,7 @@ def check_method(model: VideoModel) -> None:
         raise InputError("true_guidance", guidance.true_scale, message("not_embedded", variant=model.variant), own)
     if guidance.low_noise and getattr(model.facts, "boundary", None) is None:
         raise InputError("low_noise_guidance", guidance.low_noise, message("one_expert", variant=model.variant), own)
-    if guidance.dynamic and model.solvers != "cogvideox":
+    if guidance.dynamic and "dynamic_guidance" not in model.checkpoint.spec.features:
         raise InputError("dynamic", message("on"), message("only_cogvideox_dynamic"), message("switch_off"))
     if guidance.method == "skip-layer":
         _check_layers(model, guidance)

@@ -9,18 +9,11 @@ from torch import Tensor
 
 from ..loaders.common.peaks import upsampler_bytes, with_kernels
 from ..loaders.devices import explained
-from ..loaders.messages import InputError, message
+from ..loaders.messages import message
 from ..loaders.parts import Part
 from ..loaders.video_model import VideoModel
 
 LESS = message("less_to_enlarge")
-
-
-def check_upscale(model: VideoModel) -> None:
-    """Raise InputError for a model that has no latent upsamplers."""
-    if model.name != "ltx":
-        title = f"{model.title} ({model.variant})"
-        raise InputError("model", title, message("upscale_rule"), message("sample_larger"))
 
 
 def upscale(model: VideoModel, upsampler: Part, latents: Tensor, adain: float = 0.0, tone_map: float = 0.0) -> Tensor:
@@ -31,7 +24,6 @@ def upscale(model: VideoModel, upsampler: Part, latents: Tensor, adain: float = 
     """
     from diffusers import LTXLatentUpsamplePipeline
 
-    check_upscale(model)
     device = model.memory.device(upsampler.name)
     room = with_kernels(upsampler_bytes(upsampler, latents, getattr(torch, model.recipe.dtype).itemsize))
     with model.use("vae") as vae:  # for its statistics alone: the upsampler's weights may send it away

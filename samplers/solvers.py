@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..loaders.denoiser import Denoiser, NoiseSchedule, Schedule
+from ..loaders.denoiser import Denoiser, NoiseSchedule
 from ..loaders.request import Request
 from ..loaders.video_model import VideoModel
-
-_FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "solver_order": 2}
-_SHIFTING = ("use_dynamic_shifting", "shift_terminal", "time_shift_type")
+from .schedulers import Make, diffusers_scheduler, dpmpp_2m, flow_match_euler, unipc
 
 
 class Denoise(Protocol):
@@ -38,7 +36,6 @@ class Denoise(Protocol):
         """The latents after a step, with what is given in them put back. step, following: as in `Denoiser.settle`."""
 
 
-Make = Callable[[Schedule, torch.device], Any]  # -> a diffusers scheduler with its timesteps set
 Solve = Callable[[Denoise, Tensor, NoiseSchedule], Tensor]  # (denoise, first latents, schedule) -> last latents
 
 
@@ -238,83 +235,29 @@ def dpmpp_2m_sde(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> 
     return latents
 
 
-# ---------------------------------------------------------------- diffusers' schedulers
+# ---------------------------------------------------------------- by name
 
-
-def _of(kind: str) -> Make:
-    """A scheduler that takes the schedule as it stands, as the reference pipeline's does."""
-
-    def make(schedule: Schedule, device: torch.device) -> Any:
-        import diffusers
-
-        scheduler = getattr(diffusers, kind).from_config(dict(schedule.config))
-        options = {"sigmas": schedule.sigmas, "timesteps": schedule.timesteps, "mu": schedule.mu}
-        options = {name: value for name, value in options.items() if value is not None}
-        spaced = {} if schedule.sigmas is not None else {"num_inference_steps": schedule.steps}
-        scheduler.set_timesteps(**spaced, **options, device=device)
-        return scheduler
-
-    return make
-
-
-_flow_match_euler = _of("FlowMatchEulerDiscreteScheduler")
-
-
-def _unipc(schedule: Schedule, device: torch.device) -> Any:
-    """UniPC (Zhao et al. 2023), order 2, on flow predictions."""
-    from diffusers import UniPCMultistepScheduler as UniPC
-
-    config = schedule.config
-    if schedule.timesteps is not None or config.get("invert_sigmas"):
-        return _follow(UniPC(**_FLOW), _flow_match_euler(schedule, device))
-    shifting = {name: config[name] for name in _SHIFTING if name in config}
-    native = {**_FLOW, **shifting, "flow_shift": config["shift"]}
-    return _of("UniPCMultistepScheduler")(Schedule(native, schedule.steps, schedule.sigmas, None, schedule.mu), device)
-
-
-def _dpmpp_2m(schedule: Schedule, device: torch.device) -> Any:
-    """DPM-Solver++ 2M (Lu et al. 2022) on flow predictions."""
-    from diffusers import DPMSolverMultistepScheduler as DPM
-
-    kind = {**_FLOW, "algorithm_type": "dpmsolver++"}
-    if schedule.sigmas is not None or schedule.timesteps is not None:
-        return _follow(DPM(**kind), _flow_match_euler(schedule, device))
-    native = Schedule({**kind, "flow_shift": schedule.config["shift"]}, schedule.steps)
-    return _of("DPMSolverMultistepScheduler")(native, device)
-
-
-def _follow(scheduler: Any, reference: Any) -> Any:
-    """A multistep scheduler with the reference's sigmas; exactly 1 would divide by zero in the log-SNR.
-
-    Where the reference counts its sigmas up from 0 (Mochi), the follower counts them down from 1.
-    """
-    inverted = bool(reference.config.invert_sigmas)
-    scheduler.set_timesteps(len(reference.timesteps), device=reference.timesteps.device)
-    sigmas = 1 - reference.sigmas.cpu() if inverted else reference.sigmas.cpu()
-    scheduler.sigmas = torch.clamp(sigmas, max=1 - 1e-6)
-    scheduler.timesteps = 1000 - reference.timesteps if inverted else reference.timesteps
-    return scheduler
-
-
-_EULER = Solver(_flow_match_euler, _scheduler_steps(_euler_step))
+_EULER = Solver(flow_match_euler, _scheduler_steps(_euler_step))
 _FLOW_SOLVERS = {
     "euler": _EULER,
-    "unipc": Solver(_unipc, _scheduler_steps(_flow_step)),
-    "dpm++ 2m": Solver(_dpmpp_2m, _scheduler_steps(_flow_step)),
-    "heun": Solver(_flow_match_euler, heun, _heun_levels),
-    "dpm++ 2m sde": Solver(_flow_match_euler, dpmpp_2m_sde),
+    "unipc": Solver(unipc, _scheduler_steps(_flow_step)),
+    "dpm++ 2m": Solver(dpmpp_2m, _scheduler_steps(_flow_step)),
+    "heun": Solver(flow_match_euler, heun, _heun_levels),
+    "dpm++ 2m sde": Solver(flow_match_euler, dpmpp_2m_sde),
 }
 TABLES: dict[str, dict[str, Solver]] = {
     "flow": _FLOW_SOLVERS,
     "ltx": {**_FLOW_SOLVERS, "distilled": _EULER},  # along the timesteps that a distilled checkpoint was trained on
     "cogvideox": {
-        "ddim": Solver(_of("CogVideoXDDIMScheduler"), _scheduler_steps(_ddim_step)),
-        "dpm": Solver(_of("CogVideoXDPMScheduler"), _cogvideox_dpm),
+        "ddim": Solver(diffusers_scheduler("CogVideoXDDIMScheduler"), _scheduler_steps(_ddim_step)),
+        "dpm": Solver(diffusers_scheduler("CogVideoXDPMScheduler"), _cogvideox_dpm),
     },
     "svd": {
-        "euler": Solver(_of("EulerDiscreteScheduler"), _scheduler_steps(_flow_step)),
-        "euler ancestral": Solver(_of("EulerAncestralDiscreteScheduler"), _scheduler_steps(_ancestral_step)),
-        "edm dpm": Solver(_of("EDMDPMSolverMultistepScheduler"), _scheduler_steps(_flow_step)),
+        "euler": Solver(diffusers_scheduler("EulerDiscreteScheduler"), _scheduler_steps(_flow_step)),
+        "euler ancestral": Solver(
+            diffusers_scheduler("EulerAncestralDiscreteScheduler"), _scheduler_steps(_ancestral_step)
+        ),
+        "edm dpm": Solver(diffusers_scheduler("EDMDPMSolverMultistepScheduler"), _scheduler_steps(_flow_step)),
     },
 }
 SAMPLERS = tuple(dict.fromkeys(name for table in TABLES.values() for name in table))

@@ -29,19 +29,20 @@ def _import_pack() -> None:
 _import_pack()
 
 from reelwire.bench.export_workflow import open_page  # noqa: E402
+from reelwire.tests.support import pages, screenshots  # noqa: E402
 from reelwire.tests.support.card.host import CardHost, boot_on_card  # noqa: E402
 from reelwire.tests.support.card.pytest_card import TINY_MODELS, CardTests  # noqa: E402
 from reelwire.tests.support.card.table import CardTable  # noqa: E402
 from reelwire.tests.support.extensive import is_extensive  # noqa: E402
 from reelwire.tests.support.host import Host, boot  # noqa: E402
-from reelwire.tests.support.screenshots import add_option  # noqa: E402
 from reelwire.training import tiny_files  # noqa: E402
 from reelwire.training.tiny_models import MODELS, make  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     CardTable.add_options(parser)
-    add_option(parser)
+    screenshots.add_option(parser)
+    pages.add_option(parser)
     parser.addoption("--extensive", action="store_true", help="all tests: also those of models that are like others")
     parser.addoption("--all-variants", action="store_true", help="what all shipped variants hold, not only those that differ in kind")  # fmt: skip
 
@@ -110,7 +111,8 @@ def _base(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def page(host: Host) -> Iterator[Page]:
+def page(host: Host, request: pytest.FixtureRequest) -> Iterator[Page]:
     """ComfyUI's page in Chromium, ready to take a workflow."""
     with open_page(host.url) as ready:
+        pages.slow_down(ready, request.config.getoption(pages.OPTION))
         yield ready

@@ -30,21 +30,24 @@ class Sample(NamedTuple):
 
 class Score(NamedTuple):
     sample: Sample
-    seen: dict[str, str | None]
+    verdict: dict[str, str | None]
     right: dict[str, bool]
 
 
 def held_out_prompts(seed: int = 11) -> list[Sample]:
     """Every held-out combination in both languages."""
     rng, scenes = random.Random(seed), split()[1]
-    return [Sample(s, name, caption(s, rng, name == "Chinese"), 100 + 2 * i + (name == "Chinese"))
-            for i, s in enumerate(scenes) for name in ("English", "Chinese")]  # fmt: skip
+    return [
+        Sample(s, name, caption(s, rng, name == "Chinese"), 100 + 2 * i + (name == "Chinese"))
+        for i, s in enumerate(scenes)
+        for name in ("English", "Chinese")
+    ]
 
 
 def score(sample: Sample, video: np.ndarray) -> Score:
     """video: [T, H, W, 3] in 0..1."""
-    seen = judge(video)
-    return Score(sample, seen, {a: seen[a] == wanted for a, wanted in zip(ATTRIBUTES, sample.scene, strict=True)})
+    verdict = judge(video)
+    return Score(sample, verdict, {a: verdict[a] == wanted for a, wanted in zip(ATTRIBUTES, sample.scene, strict=True)})
 
 
 def table(scores: Iterable[Score]) -> dict[str, dict[str, float]]:
@@ -54,8 +57,8 @@ def table(scores: Iterable[Score]) -> dict[str, dict[str, float]]:
         for row in ("all", s.sample.language, s.sample.scene.shape, s.sample.scene.motion):
             rows.setdefault(row, []).append(s)
     return {
-        row: {a: float(np.mean([s.right[a] for s in found])) for a in ATTRIBUTES} | {"n": len(found)}
-        for row, found in rows.items()
+        row: {a: float(np.mean([s.right[a] for s in group])) for a in ATTRIBUTES} | {"n": len(group)}
+        for row, group in rows.items()
     }
 
 
@@ -85,8 +88,17 @@ def diffusers_generator(folder: Path, frames: int, width: int, height: int) -> C
     pipe.set_progress_bar_config(disable=True)
 
     def generate(sample: Sample) -> np.ndarray:
-        return pipe(prompt=sample.prompt, negative_prompt="", height=height, width=width, num_frames=frames, num_inference_steps=25,
-                    guidance_scale=4.0, generator=torch.Generator().manual_seed(sample.seed), output_type="np").frames[0]  # fmt: skip
+        return pipe(
+            prompt=sample.prompt,
+            negative_prompt="",
+            height=height,
+            width=width,
+            num_frames=frames,
+            num_inference_steps=25,
+            guidance_scale=4.0,
+            generator=torch.Generator().manual_seed(sample.seed),
+            output_type="np",
+        ).frames[0]
 
     return generate
 
@@ -109,7 +121,7 @@ def main() -> None:
     print(as_text(table(scores)))
     for s in scores:
         if not all(s.right.values()):
-            print(f"missed: {s.sample.prompt} -> {s.seen}")
+            print(f"missed: {s.sample.prompt} -> {s.verdict}")
     if arguments.out:
         arguments.out.write_text(
             json.dumps({"size": arguments.size, "frames": arguments.frames, "rows": table(scores)}, indent=1) + "\n"

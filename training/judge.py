@@ -18,22 +18,28 @@ TRAVEL = 7.0  # pixels between the first and the last frames
 def judge(video: np.ndarray) -> dict[str, str | None]:
     """video [T, H, W, 3] in 0..1 -> {"colour", "shape", "motion", "background"}; None where there is no object."""
     pixels = np.asarray(video, dtype=np.float64) * 255
-    edge = np.concatenate([pixels[:, :3].reshape(-1, 3), pixels[:, -3:].reshape(-1, 3),
-                           pixels[:, :, :3].reshape(-1, 3), pixels[:, :, -3:].reshape(-1, 3)])  # fmt: skip
+    edge = np.concatenate(
+        [
+            pixels[:, :3].reshape(-1, 3),
+            pixels[:, -3:].reshape(-1, 3),
+            pixels[:, :, :3].reshape(-1, 3),
+            pixels[:, :, -3:].reshape(-1, 3),
+        ]
+    )
     back = np.median(edge, axis=0)
     distance = np.linalg.norm(pixels - back, axis=-1)
     mask = distance > CONTRAST
-    seen = mask.sum((1, 2)) >= SMALLEST
+    visible = mask.sum((1, 2)) >= SMALLEST
     result: dict[str, str | None] = {
         "colour": None,
         "shape": None,
         "motion": None,
         "background": _nearest(BACKGROUNDS, back),
     }
-    if seen.sum() * 2 < len(mask):
+    if visible.sum() * 2 < len(mask):
         return result
     core = mask & (distance >= np.quantile(distance[mask], 0.4))
-    masks = mask[seen]
+    masks = mask[visible]
     return result | {
         "colour": _nearest(COLOURS, pixels[core].mean(0)),
         "shape": _shape(masks),

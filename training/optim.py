@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,8 +20,15 @@ class Trainer:
     data as an uninterrupted one. Muon (https://kellerjordan.github.io/posts/muon/) is torch.optim.Muon on 2-D views.
     """
 
-    def __init__(self, net: nn.Module, matrices: Callable[[str, Tensor], bool], file: Path, seed: int,
-                 groups: dict[str, float] | None = None, averaging: float = 0.995) -> None:  # fmt: skip
+    def __init__(
+        self,
+        net: nn.Module,
+        matrices: Callable[[str, Tensor], bool],
+        file: Path,
+        seed: int,
+        groups: dict[str, float] | None = None,
+        averaging: float = 0.995,
+    ) -> None:
         self.net, self.file, self.seed, self.averaging = net, file, seed, averaging
         self.parallel = dist.is_initialized()
         self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if self.parallel else (0, 1)
@@ -28,8 +36,11 @@ class Trainer:
         self.views = [(p, nn.Parameter(p.data.view(p.shape[0], -1))) for n, p in self.named if matrices(n, p)]
         chosen = {id(p) for p, _ in self.views}
         scales = groups or {}
-        rest = [dict(params=[p], scale=next((s for k, s in scales.items() if n.startswith(k)), 1.0))
-                for n, p in self.named if id(p) not in chosen]  # fmt: skip
+        rest = [
+            dict(params=[p], scale=next((s for k, s in scales.items() if n.startswith(k)), 1.0))
+            for n, p in self.named
+            if id(p) not in chosen
+        ]
         self.adam = torch.optim.AdamW(rest, lr=1.0, betas=(0.9, 0.98), weight_decay=0.0)
         views = [v for _, v in self.views] or [nn.Parameter(torch.zeros(1, 1))]  # an optimiser must have something
         self.muon = torch.optim.Muon(views, lr=1.0, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
@@ -38,7 +49,7 @@ class Trainer:
         if file.exists():
             self._restore(torch.load(file, weights_only=True))
 
-    def _restore(self, state: dict) -> None:
+    def _restore(self, state: dict[str, Any]) -> None:
         self.net.load_state_dict(state["net"])
         self.average, self.step = state["average"], state["step"]
         self.adam.load_state_dict(state["adam"])
@@ -47,8 +58,16 @@ class Trainer:
     def save(self) -> None:
         if self.rank == 0:
             part = self.file.with_suffix(".part")
-            torch.save({"net": self.net.state_dict(), "average": self.average, "step": self.step,
-                        "adam": self.adam.state_dict(), "muon": self.muon.state_dict()}, part)  # fmt: skip
+            torch.save(
+                {
+                    "net": self.net.state_dict(),
+                    "average": self.average,
+                    "step": self.step,
+                    "adam": self.adam.state_dict(),
+                    "muon": self.muon.state_dict(),
+                },
+                part,
+            )
             part.replace(self.file)
 
     def steps(self, total: int, every: int = 200) -> Iterator[tuple[int, random.Random, torch.Generator]]:
@@ -74,7 +93,7 @@ class Trainer:
             p.grad = g
         nn.utils.clip_grad_norm_([p for _, p in self.named], 1.0)
         for p, view in self.views:
-            view.grad = p.grad.view_as(view)
+            view.grad = None if p.grad is None else p.grad.view_as(view)
         for group in self.adam.param_groups:
             group["lr"] = lr * group["scale"]
         self.muon.param_groups[0]["lr"] = lr * muon_scale
@@ -102,7 +121,9 @@ class Log:
     """Prints the mean of the last values now and then, from rank 0."""
 
     def __init__(self, title: str, rank: int, every: int = 50) -> None:
-        self.title, self.rank, self.every, self.values, self.begin = title, rank, every, [], monotonic()
+        self.title, self.rank, self.every = title, rank, every
+        self.values: list[float] = []
+        self.begin = monotonic()
 
     def add(self, step: int, value: float) -> None:
         self.values.append(value)

@@ -1,4 +1,4 @@
-"""Tiny single files of the kinds that people have, in the published layouts: scaled fp8, GGUF, text encoders, VAEs, a LoRA.
+"""Tiny single files of the kinds that people have, in published layouts: scaled fp8, GGUF, text encoders, VAEs, a LoRA.
 
 python training/tiny_files.py MODELS     fills the folders of a ComfyUI's `models`, with the diffusers folders of
                                          `tiny_models.py` too; `run.py tiny` calls it.
@@ -12,12 +12,12 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-if __package__:
+if TYPE_CHECKING or __package__:
     from . import tiny_models as tiny
     from . import tiny_text as text
 else:  # as a plain script
@@ -29,26 +29,48 @@ State = dict[str, Tensor]
 E4M3, LARGEST = torch.float8_e4m3fn, 448.0
 # diffusers' names -> the published ones
 WAN = {
-    "condition_embedder.time_embedder.linear_1": "time_embedding.0", "condition_embedder.time_embedder.linear_2": "time_embedding.2",
-    "condition_embedder.text_embedder.linear_1": "text_embedding.0", "condition_embedder.text_embedder.linear_2": "text_embedding.2",
-    "condition_embedder.time_proj": "time_projection.1", ".attn1.": ".self_attn.", ".attn2.": ".cross_attn.", ".to_out.0.": ".o.",
-    ".to_q.": ".q.", ".to_k.": ".k.", ".to_v.": ".v.", "ffn.net.0.proj": "ffn.0", "ffn.net.2": "ffn.2", ".norm2.": ".norm3.", "proj_out.": "head.head.",
-}  # fmt: skip
+    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+    "condition_embedder.time_proj": "time_projection.1",
+    ".attn1.": ".self_attn.",
+    ".attn2.": ".cross_attn.",
+    ".to_out.0.": ".o.",
+    ".to_q.": ".q.",
+    ".to_k.": ".k.",
+    ".to_v.": ".v.",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+    ".norm2.": ".norm3.",
+    "proj_out.": "head.head.",
+}
 LTX = {"proj_in.": "patchify_proj.", "time_embed.": "adaln_single.", ".norm_q.": ".q_norm.", ".norm_k.": ".k_norm."}
 
 
 def published(state: Mapping[str, Tensor], names: Mapping[str, str]) -> State:
-    found = {}
+    tensors = {}
     for key, value in state.items():
         for ours, theirs in names.items():
             key = key.replace(ours, theirs)
-        found[key] = value.contiguous()
-    return found
+        tensors[key] = value.contiguous()
+    return tensors
 
 
 def wan_expert(seed: int) -> State:
-    network = tiny.new("WanTransformer3DModel", seed, num_attention_heads=1, attention_head_dim=64, in_channels=16, out_channels=16,
-                       text_dim=32, freq_dim=32, ffn_dim=128, num_layers=4, rope_max_seq_len=64)  # fmt: skip
+    network = tiny.new(
+        "WanTransformer3DModel",
+        seed,
+        num_attention_heads=1,
+        attention_head_dim=64,
+        in_channels=16,
+        out_channels=16,
+        text_dim=32,
+        freq_dim=32,
+        ffn_dim=128,
+        num_layers=4,
+        rope_max_seq_len=64,
+    )
     named = published(network.state_dict(), WAN)
     tables = {key: re.sub(r"scale_shift_table$", "modulation", key) for key in named}
     return {("head.modulation" if new == "modulation" else new): named[key] for key, new in tables.items()}
@@ -56,13 +78,13 @@ def wan_expert(seed: int) -> State:
 
 def scaled_fp8(state: State) -> State:
     """ComfyUI's first format: `scaled_fp8`, and `x.scale_weight` for each linear layer of the blocks."""
-    made = {"scaled_fp8": torch.zeros(2, dtype=E4M3)}
+    tensors = {"scaled_fp8": torch.zeros(2, dtype=E4M3)}
     for key, value in state.items():
-        made[key] = value
+        tensors[key] = value
         if key.startswith("blocks.") and value.ndim == 2 and key.endswith(".weight"):
             scale = value.abs().max() / LARGEST
-            made |= {key: (value / scale).to(E4M3), key.removesuffix("weight") + "scale_weight": scale}
-    return made
+            tensors |= {key: (value / scale).to(E4M3), key.removesuffix("weight") + "scale_weight": scale}
+    return tensors
 
 
 def save(state: Mapping[str, Tensor], file: Path) -> None:
@@ -78,9 +100,18 @@ def sentencepiece_model() -> bytes:
     words = [" ".join(text.WORDS), *text.WORDS, *"一二三红绿蓝黄色的圆方形在上下左右移动猫狗", *text.LETTERS]
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(words * 4), model_writer=written, vocab_size=400, byte_fallback=True, hard_vocab_limit=False,
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, character_coverage=1.0, minloglevel=2,
-    )  # fmt: skip
+        sentence_iterator=iter(words * 4),
+        model_writer=written,
+        vocab_size=400,
+        byte_fallback=True,
+        hard_vocab_limit=False,
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        character_coverage=1.0,
+        minloglevel=2,
+    )
     return written.getvalue()
 
 
@@ -104,8 +135,16 @@ def wan_vae(file: Path) -> None:
 def ltx_gguf(file: Path) -> None:
     import gguf
 
-    network = tiny.new("LTXVideoTransformer3DModel", in_channels=8, out_channels=8, num_attention_heads=32, attention_head_dim=2,
-                       cross_attention_dim=64, num_layers=4, caption_channels=32)  # fmt: skip
+    network = tiny.new(
+        "LTXVideoTransformer3DModel",
+        in_channels=8,
+        out_channels=8,
+        num_attention_heads=32,
+        attention_head_dim=2,
+        cross_attention_dim=64,
+        num_layers=4,
+        caption_channels=32,
+    )
     writer, kind = gguf.GGUFWriter(str(file), "ltxv"), gguf.GGMLQuantizationType.Q8_0
     for key, value in published(network.state_dict(), LTX).items():
         if value.ndim == 2 and value.shape[1] % 32 == 0 and key.startswith("transformer_blocks."):
@@ -131,23 +170,27 @@ def wan_lora(file: Path) -> None:
         layers = {
             f"blocks_{i}_{name}": (24, 24) for i in range(4) for name in ("self_attn_q", "self_attn_v", "cross_attn_o")
         }
-        made = {f"lora_unet_{k}.lora_down.weight": torch.randn(4, n) * 0.1 for k, (_, n) in layers.items()}
-        made |= {f"lora_unet_{k}.lora_up.weight": torch.randn(n, 4) * 0.1 for k, (n, _) in layers.items()}
-        made |= {f"lora_unet_{k}.alpha": torch.tensor(4.0) for k in layers}
-    save(made, file)
+        tensors = {f"lora_unet_{k}.lora_down.weight": torch.randn(4, n) * 0.1 for k, (_, n) in layers.items()}
+        tensors |= {f"lora_unet_{k}.lora_up.weight": torch.randn(n, 4) * 0.1 for k, (n, _) in layers.items()}
+        tensors |= {f"lora_unet_{k}.alpha": torch.tensor(4.0) for k in layers}
+    save(tensors, file)
 
 
 # file inside of `models` -> what makes it
 FILES: dict[str, Callable[[Path], Any]] = {
-    "diffusion_models/tiny-wan2.2-t2v-high_noise-fp8_scaled.safetensors": lambda file: save(scaled_fp8(wan_expert(0)), file),
-    "diffusion_models/tiny-wan2.2-t2v-low_noise-fp8_scaled.safetensors": lambda file: save(scaled_fp8(wan_expert(1)), file),
+    "diffusion_models/tiny-wan2.2-t2v-high_noise-fp8_scaled.safetensors": lambda file: save(
+        scaled_fp8(wan_expert(0)), file
+    ),
+    "diffusion_models/tiny-wan2.2-t2v-low_noise-fp8_scaled.safetensors": lambda file: save(
+        scaled_fp8(wan_expert(1)), file
+    ),
     "text_encoders/tiny-umt5.safetensors": umt5,
     "vae/tiny-wan-2.1-vae.safetensors": wan_vae,
     "diffusion_models/tiny-ltx-0.9.0-Q8_0.gguf": ltx_gguf,
     "text_encoders/tiny-t5.safetensors": t5,
     "vae/tiny-ltx-0.9.0-vae.safetensors": ltx_vae,
     "loras/tiny-wan2.1-lora.safetensors": wan_lora,
-}  # fmt: skip
+}
 
 
 def make(name: str, models: Path) -> Path:
@@ -172,8 +215,8 @@ def main() -> None:
     }
     makers |= {name: lambda name=name: make(name, options.models) for name in FILES}
     for name, maker in makers.items():
-        there, made = (options.models / name).exists(), maker()
-        size = sum(file.stat().st_size for file in (made.rglob("*") if made.is_dir() else (made,)))
+        there, path = (options.models / name).exists(), maker()
+        size = sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else (path,)))
         print(f"  {name:<70} {size / 1e6:5.1f} MB{'  (was there)' if there else ''}", flush=True)
 
 

@@ -14,6 +14,7 @@ import json
 import random
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,17 +33,46 @@ TOKENS = 128  # LTXPipeline pads prompts to this length and gives the text encod
 VAE_STEPS, TEXT_STEPS, FLOW_STEPS = 2200, 300, 4600
 SHORT_STEPS = 744  # of the flow, on clips of three latent frames
 VAE_CONFIG = dict(
-    latent_channels=16, block_out_channels=(32, 64, 64), decoder_block_out_channels=(48, 96),
-    down_block_types=("LTXVideo095DownBlock3D",) * 2, downsample_type=("spatiotemporal",) * 2,
-    layers_per_block=(0, 1, 1), decoder_layers_per_block=(0, 1, 1),
-    spatio_temporal_scaling=(True, True), decoder_spatio_temporal_scaling=(True, True),
-    decoder_inject_noise=(False,) * 3, upsample_residual=(True,) * 2, upsample_factor=(2, 2),
-    patch_size=2, patch_size_t=1, encoder_causal=True, decoder_causal=False, timestep_conditioning=False,
-)  # fmt: skip
-TRANSFORMER_CONFIG = dict(in_channels=16, out_channels=16, num_attention_heads=4, attention_head_dim=32,
-                          cross_attention_dim=128, num_layers=6, caption_channels=96)  # fmt: skip
-TEXT_CONFIG = dict(d_model=96, d_kv=24, d_ff=192, num_layers=2, num_heads=4, feed_forward_proj="gated-gelu",
-                   dropout_rate=0.0, pad_token_id=0, eos_token_id=1, is_encoder_decoder=False, use_cache=False)  # fmt: skip
+    latent_channels=16,
+    block_out_channels=(32, 64, 64),
+    decoder_block_out_channels=(48, 96),
+    down_block_types=("LTXVideo095DownBlock3D",) * 2,
+    downsample_type=("spatiotemporal",) * 2,
+    layers_per_block=(0, 1, 1),
+    decoder_layers_per_block=(0, 1, 1),
+    spatio_temporal_scaling=(True, True),
+    decoder_spatio_temporal_scaling=(True, True),
+    decoder_inject_noise=(False,) * 3,
+    upsample_residual=(True,) * 2,
+    upsample_factor=(2, 2),
+    patch_size=2,
+    patch_size_t=1,
+    encoder_causal=True,
+    decoder_causal=False,
+    timestep_conditioning=False,
+)
+TRANSFORMER_CONFIG = dict(
+    in_channels=16,
+    out_channels=16,
+    num_attention_heads=4,
+    attention_head_dim=32,
+    cross_attention_dim=128,
+    num_layers=6,
+    caption_channels=96,
+)
+TEXT_CONFIG = dict(
+    d_model=96,
+    d_kv=24,
+    d_ff=192,
+    num_layers=2,
+    num_heads=4,
+    feed_forward_proj="gated-gelu",
+    dropout_rate=0.0,
+    pad_token_id=0,
+    eos_token_id=1,
+    is_encoder_decoder=False,
+    use_cache=False,
+)
 # (frames, height, width): clips of each scene, share of the training steps, clips in a step and rank
 BUCKETS = {
     (17, 64, 64): (11, 0.58, 12), (33, 64, 64): (3, 0.16, 6), (17, 64, 96): (2, 0.09, 8),
@@ -56,17 +86,25 @@ IMAGE_BUCKET, KEYS = (17, 64, 64), (8, 16)  # clips that also train image-to-vid
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Words and single Chinese characters; everything else is <unk>."""
-    normalizer = normalizers.Sequence([
-        normalizers.NFKC(), normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, lowercase=True)])  # fmt: skip
+    normalizer = normalizers.Sequence(
+        [normalizers.NFKC(), normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, lowercase=True)]
+    )
     split = pre_tokenizers.BertPreTokenizer()
     words = sorted({w for t in world.vocabulary_text() for w, _ in split.pre_tokenize_str(normalizer.normalize_str(t))})
     vocabulary = {w: i for i, w in enumerate(["<pad>", "</s>", "<unk>", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, split
     tokenizer.post_processor = processors.TemplateProcessing(
-        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)])  # fmt: skip
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>",
-                                   model_max_length=TOKENS, model_input_names=["input_ids", "attention_mask"])  # fmt: skip
+        single="$A </s>", pair="$A </s> $B </s>", special_tokens=[("</s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=TOKENS,
+        model_input_names=["input_ids", "attention_mask"],
+    )
 
 
 def build_text_encoder(tokenizer: PreTrainedTokenizerFast) -> T5EncoderModel:
@@ -74,7 +112,7 @@ def build_text_encoder(tokenizer: PreTrainedTokenizerFast) -> T5EncoderModel:
 
 
 def build_vae() -> AutoencoderKLLTXVideo:
-    """Small posterior variance from the first step; a constant in the residual stream so that RMSNorm keeps brightness."""
+    """Small posterior variance from the first step; a constant in the residual stream: RMSNorm keeps brightness."""
     vae = AutoencoderKLLTXVideo(**VAE_CONFIG)
     with torch.no_grad():
         out, front, back = vae.encoder.conv_out.conv, vae.encoder.conv_in.conv, vae.decoder.conv_in.conv
@@ -176,7 +214,7 @@ def train_text(out: Path) -> None:
 
 @torch.inference_mode()
 def encode_latents(out: Path, rank: int, ranks: int) -> None:
-    """Normalised latents of rendered training clips, and of their KEYS frames as single pictures, one file per bucket."""
+    """Normalised latents of rendered training clips and of their KEYS frames as single pictures, one file a bucket."""
     vae = AutoencoderKLLTXVideo.from_pretrained(out / "vae").eval()
     mean, std = (v.view(1, -1, 1, 1, 1) for v in (vae.latents_mean, vae.latents_std))
     encode = lambda clip: ((vae.encode(clip[None]).latent_dist.mode() - mean) / std).half()
@@ -210,7 +248,7 @@ def _timesteps(count: int, generator: torch.Generator) -> Tensor:
 
 
 def _coordinates(frames: int, height: int, width: int, start: int = 0) -> Tensor:
-    """Positions [3, F*h*w] in seconds and pixels as LTXConditionPipeline gives them: latent frame f begins at 4f - 3."""
+    """Positions [3, F*h*w] in seconds and pixels as in LTXConditionPipeline: latent frame f begins at 4f - 3."""
     f, y, x = torch.meshgrid(torch.arange(frames), torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([((f * 4 - 3).clamp(min=0) + start) / FPS, y * 8, x * 8]).flatten(1).float()
 
@@ -220,21 +258,23 @@ class Flow:
 
     def __init__(self, out: Path, net: nn.ModuleDict, tokenizer: PreTrainedTokenizerFast) -> None:
         self.net, self.tokenizer = net, tokenizer
-        self.data = {}
+        self.data: dict[tuple[int, int, int], tuple[list[world.Scene], Tensor, Tensor | None]] = {}
         for size in BUCKETS:
             files = sorted((out / "latents").glob(f"{'x'.join(map(str, size))}.*.pt"))
             scenes, latents, keys = zip(*(torch.load(f, weights_only=False) for f in files), strict=True)
             self.data[size] = sum(scenes, []), torch.cat(latents), torch.cat(keys) if keys[0] is not None else None
 
     def pick(self, step: int, bucket: random.Random) -> tuple[tuple[int, int, int], int | None, bool]:
-        """This step's bucket, latent frames to keep (short clips first: a prefix is a clip), and whether images are given."""
+        """(bucket, latent frames to keep, whether with images) of a step; short clips first: a prefix is a clip."""
         if step < SHORT_STEPS or step % 10 == 9:
             return IMAGE_BUCKET, 3, False
         if step % 8 == 6:
             return IMAGE_BUCKET, None, True
         return bucket.choices(list(BUCKETS), [b[1] for b in BUCKETS.values()])[0], None, False
 
-    def loss(self, size: tuple[int, int, int], keep: int | None, images: bool, rng: random.Random, generator: torch.Generator) -> Tensor:  # fmt: skip
+    def loss(
+        self, size: tuple[int, int, int], keep: int | None, images: bool, rng: random.Random, generator: torch.Generator
+    ) -> Tensor:
         scenes, latents, keys = self.data[size]
         batch = BUCKETS[size][2] * (2 if keep else 1)
         index = torch.randint(len(scenes), (batch,), generator=generator)
@@ -243,15 +283,16 @@ class Flow:
         x0 = rearrange(z, "b c f h w -> b (f h w) c")
         noise = torch.randn(x0.shape, generator=generator)
         t = _timesteps(batch, generator)[:, None].expand(x0.shape[:2])
-        place = dict(video_coords=_coordinates(frames, height, width)[None].repeat(batch, 1, 1))
+        place: dict[str, Any] = dict(video_coords=_coordinates(frames, height, width)[None].repeat(batch, 1, 1))
         if rng.random() < 0.7 and not images:
             place = dict(num_frames=frames, height=height, width=width, rope_interpolation_scale=(4 / FPS, 8, 8))
-        given = rng.choice(["first", "first", "last", "both"]) if images else ""
-        if given in ("first", "both"):  # in place, as image-to-video does
+        condition = rng.choice(["first", "first", "last", "both"]) if images else ""
+        if condition in ("first", "both"):  # in place, as image-to-video does
             t = t * (torch.arange(t.shape[1]) >= height * width)
         xt, time = torch.lerp(x0, noise, t[..., None]), t * 1000
-        if given in ("last", "both"):  # as extra tokens in front, as keyframes do
-            key = rng.randrange(len(KEYS)) if given == "last" else -1
+        if condition in ("last", "both"):  # as extra tokens in front, as keyframes do
+            key = rng.randrange(len(KEYS)) if condition == "last" else -1
+            assert keys is not None, "the bucket of images has them"
             xt = torch.cat([rearrange(keys[index][:, :, key].float(), "b c h w -> b (h w) c"), xt], 1)
             time = F.pad(time, (height * width, 0))
             here = _coordinates(1, height, width, KEYS[key])[None].repeat(batch, 1, 1)
@@ -259,8 +300,14 @@ class Flow:
         prompts = [world.training_prompt(scenes[i], rng)[0] for i in index.tolist()]
         ids, mask = tokenize(self.tokenizer, prompts)
         text = self.net["text"](ids, attention_mask=mask if rng.random() < 0.2 else None).last_hidden_state
-        velocity = self.net["flow"](hidden_states=xt, encoder_hidden_states=text, encoder_attention_mask=mask, return_dict=False,
-                                    timestep=time if images else time[:, 0], **place)[0][:, -x0.shape[1] :]  # fmt: skip
+        velocity = self.net["flow"](
+            hidden_states=xt,
+            encoder_hidden_states=text,
+            encoder_attention_mask=mask,
+            return_dict=False,
+            timestep=time if images else time[:, 0],
+            **place,
+        )[0][:, -x0.shape[1] :]
         error = (velocity - (noise - x0)).square().mean(-1)
         return (error * (t > 0)).sum() / (t > 0).sum()
 
@@ -271,12 +318,13 @@ def train_flow(out: Path) -> None:
     net = nn.ModuleDict(
         {"text": build_text_encoder(tokenizer), "flow": LTXVideoTransformer3DModel(**TRANSFORMER_CONFIG)}
     )
-    nn.init.zeros_(net["flow"].proj_out.weight)
-    nn.init.zeros_(net["flow"].proj_out.bias)
+    flow_net: Any = net["flow"]
+    nn.init.zeros_(flow_net.proj_out.weight)
+    nn.init.zeros_(flow_net.proj_out.bias)
     start = torch.load(out / "text.ckpt", weights_only=True)["average"]
     net["text"].load_state_dict({k.removeprefix("text."): v for k, v in start.items() if k.startswith("text.")})
     torch._dynamo.config.recompile_limit = 64
-    for block in net["flow"].transformer_blocks:
+    for block in flow_net.transformer_blocks:
         block.compile(dynamic=False)
     is_matrix = lambda n, p: "transformer_blocks" in n and p.ndim == 2 and "scale_shift" not in n
     trainer = Trainer(net, is_matrix, out / "flow.ckpt", seed=5, groups={"text.": 0.3}, averaging=0.998)
@@ -291,8 +339,10 @@ def train_flow(out: Path) -> None:
 
 PRESETS = {
     "default": dict(width=64, height=64, frames=17, steps=25, guidance=4.0, sampler="euler"),
-    "quality": dict(steps=40), "balanced": dict(steps=25), "speed": dict(steps=12),
-}  # fmt: skip
+    "quality": dict(steps=40),
+    "balanced": dict(steps=25),
+    "speed": dict(steps=12),
+}
 
 
 @torch.no_grad()
@@ -317,8 +367,14 @@ def assemble(out: Path, folder: Path) -> None:
     parts = {"text.": build_text_encoder(tokenizer), "flow.": LTXVideoTransformer3DModel(**TRANSFORMER_CONFIG)}
     for prefix, part in parts.items():
         part.load_state_dict({k.removeprefix(prefix): v for k, v in average.items() if k.startswith(prefix)})
-    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, base_shift=0.95, max_shift=2.05,
-                                                base_image_seq_len=1024, max_image_seq_len=4096, shift_terminal=0.1)  # fmt: skip
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True,
+        base_shift=0.95,
+        max_shift=2.05,
+        base_image_seq_len=1024,
+        max_image_seq_len=4096,
+        shift_terminal=0.1,
+    )
     vae = AutoencoderKLLTXVideo(**VAE_CONFIG)  # from_pretrained would write the work folder's path into the config
     vae.load_state_dict(AutoencoderKLLTXVideo.from_pretrained(out / "vae").state_dict())
     defaults = dict(
@@ -329,8 +385,13 @@ def assemble(out: Path, folder: Path) -> None:
         presets=PRESETS,
         rgb=preview_colours(vae),
     )
-    LTXPipeline(scheduler=scheduler, vae=vae.half(), text_encoder=parts["text."].half(), tokenizer=tokenizer,
-                transformer=parts["flow."].half()).save_pretrained(folder)  # fmt: skip
+    LTXPipeline(
+        scheduler=scheduler,
+        vae=vae.half(),
+        text_encoder=parts["text."].half(),
+        tokenizer=tokenizer,
+        transformer=parts["flow."].half(),
+    ).save_pretrained(folder)
     (folder / "reelwire.json").write_text(json.dumps(defaults) + "\n")
 
 
@@ -339,8 +400,12 @@ def work(rank: int, ranks: int, out: Path) -> None:
     torch.set_num_threads(1)
     if ranks > 1:
         dist.init_process_group("gloo", init_method=f"file://{out / 'store'}", rank=rank, world_size=ranks)
-    stages = [("vae", lambda: train_vae(out)), ("text", lambda: train_text(out)),
-              ("latents", lambda: encode_latents(out, rank, ranks)), ("flow", lambda: train_flow(out))]  # fmt: skip
+    stages = [
+        ("vae", lambda: train_vae(out)),
+        ("text", lambda: train_text(out)),
+        ("latents", lambda: encode_latents(out, rank, ranks)),
+        ("flow", lambda: train_flow(out)),
+    ]
     for name, stage in stages:
         begin = time.monotonic()
         stage()

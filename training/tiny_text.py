@@ -23,7 +23,15 @@ WORDS = (
     "right",
     "up",
 )
-LLAMA_SPECIALS = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<pad>", "<image>")  # fmt: skip
+LLAMA_SPECIALS = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<|eot_id|>",
+    "<pad>",
+    "<image>",
+)
 
 
 def t5_tokenizer() -> Any:
@@ -90,36 +98,71 @@ def t5(kind: str, vocabulary: int) -> Any:
 def llama_config(tokenizer: Any) -> Any:
     from transformers import LlamaConfig
 
-    return LlamaConfig(hidden_size=32, intermediate_size=48, num_attention_heads=4, num_hidden_layers=4, vocab_size=len(tokenizer),
-                       bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
-                       pad_token_id=tokenizer.pad_token_id, max_position_embeddings=4096)  # fmt: skip
+    return LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_attention_heads=4,
+        num_hidden_layers=4,
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        max_position_embeddings=4096,
+    )
 
 
 def llava(tokenizer: Any) -> Any:
     """Llama with an eye: a CLIP vision tower of 49 tokens."""
     from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration
 
-    vision = CLIPVisionConfig(hidden_size=16, intermediate_size=24, projection_dim=16, num_attention_heads=2,
-                              num_hidden_layers=3, image_size=224, patch_size=32)  # fmt: skip
+    vision = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=24,
+        projection_dim=16,
+        num_attention_heads=2,
+        num_hidden_layers=3,
+        image_size=224,
+        patch_size=32,
+    )
     image = tokenizer.convert_tokens_to_ids("<image>")
     return LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=vision, text_config=llama_config(tokenizer), image_token_index=image, pad_token_id=tokenizer.pad_token_id)
-    )  # fmt: skip
+        LlavaConfig(
+            vision_config=vision,
+            text_config=llama_config(tokenizer),
+            image_token_index=image,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
 
 
 def clip_text(tokenizer: Any) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    return CLIPTextModel(CLIPTextConfig(
-        hidden_size=16, intermediate_size=24, num_attention_heads=2, num_hidden_layers=2, vocab_size=len(tokenizer),
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-        max_position_embeddings=77,
-    ))  # fmt: skip
+    return CLIPTextModel(
+        CLIPTextConfig(
+            hidden_size=16,
+            intermediate_size=24,
+            num_attention_heads=2,
+            num_hidden_layers=2,
+            vocab_size=len(tokenizer),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            max_position_embeddings=77,
+        )
+    )
 
 
 def clip_vision(projected: bool) -> Any:
     import transformers
 
-    config = transformers.CLIPVisionConfig(hidden_size=32, projection_dim=32, num_hidden_layers=3, num_attention_heads=2,
-                                           image_size=224, intermediate_size=24, patch_size=32)  # fmt: skip
+    config = transformers.CLIPVisionConfig(
+        hidden_size=32,
+        projection_dim=32,
+        num_hidden_layers=3,
+        num_attention_heads=2,
+        image_size=224,
+        intermediate_size=24,
+        patch_size=32,
+    )
     return getattr(transformers, "CLIPVisionModelWithProjection" if projected else "CLIPVisionModel")(config)

@@ -28,24 +28,59 @@ FPS, TOKENS = 16, 64
 VAE_STEPS, FLOW_STEPS = 1500, 2600
 FRAMES, SIZE = 17, 64
 COPIES, BATCH = 12, 20  # clips of each scene, and of each step of the flow
-VAE_CONFIG = dict(base_dim=16, z_dim=16, dim_mult=[1, 2, 3], num_res_blocks=1, temperal_downsample=[True, True], attn_scales=[],
-                  in_channels=12, out_channels=12, patch_size=2, scale_factor_spatial=8, scale_factor_temporal=4)  # fmt: skip
-TRANSFORMER_CONFIG = dict(num_attention_heads=4, attention_head_dim=32, in_channels=16, out_channels=16, text_dim=96, freq_dim=64,
-                          ffn_dim=384, num_layers=8, rope_max_seq_len=128)  # fmt: skip
+VAE_CONFIG = dict(
+    base_dim=16,
+    z_dim=16,
+    dim_mult=[1, 2, 3],
+    num_res_blocks=1,
+    temperal_downsample=[True, True],
+    attn_scales=[],
+    in_channels=12,
+    out_channels=12,
+    patch_size=2,
+    scale_factor_spatial=8,
+    scale_factor_temporal=4,
+)
+TRANSFORMER_CONFIG = dict(
+    num_attention_heads=4,
+    attention_head_dim=32,
+    in_channels=16,
+    out_channels=16,
+    text_dim=96,
+    freq_dim=64,
+    ffn_dim=384,
+    num_layers=8,
+    rope_max_seq_len=128,
+)
 PRESETS = {
     "default": dict(width=64, height=64, frames=FRAMES, steps=30, guidance=4.0, sampler="unipc", shift=3.0),
-    "quality": dict(steps=40), "balanced": dict(steps=30), "speed": dict(steps=16),
-}  # fmt: skip
+    "quality": dict(steps=40),
+    "balanced": dict(steps=30),
+    "speed": dict(steps=16),
+}
 
 
 def build_text_encoder() -> UMT5EncoderModel:
     """The bundled T5 as a UMT5."""
     old = T5EncoderModel.from_pretrained(BUNDLED / "tiny_ltx" / "text_encoder", dtype=torch.float32)
-    told = {k: getattr(old.config, k) for k in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "pad_token_id", "eos_token_id")}  # fmt: skip
-    new = UMT5EncoderModel(UMT5Config(feed_forward_proj="gated-gelu", tie_word_embeddings=False, is_encoder_decoder=False, use_cache=False, **told))  # fmt: skip
+    sizes = {
+        k: getattr(old.config, k)
+        for k in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads", "pad_token_id", "eos_token_id")
+    }
+    new = UMT5EncoderModel(
+        UMT5Config(
+            feed_forward_proj="gated-gelu",
+            tie_word_embeddings=False,
+            is_encoder_decoder=False,
+            use_cache=False,
+            **sizes,
+        )
+    )
     bias = "block.{}.layer.0.SelfAttention.relative_attention_bias.weight"
     state = {k: v for k, v in old.state_dict().items() if "relative_attention_bias" not in k}
-    state |= {f"encoder.{bias.format(i)}": old.encoder.state_dict()[bias.format(0)] for i in range(old.config.num_layers)}  # fmt: skip
+    state |= {
+        f"encoder.{bias.format(i)}": old.encoder.state_dict()[bias.format(0)] for i in range(old.config.num_layers)
+    }
     new.load_state_dict(state)
     return new.eval().requires_grad_(False)
 
@@ -83,10 +118,10 @@ def train_vae(out: Path) -> None:
     vae.load_state_dict(trainer.average)
     with torch.no_grad():
         rng = random.Random(2)
-        clips = [world.sample_clip(rng.choice(scenes), FRAMES, SIZE, SIZE, rng)[0] for _ in range(96)]
-        z = torch.cat([vae.eval().encode(clip[None]).latent_dist.mode() for clip in clips])
-    told = {"latents_mean": z.mean((0, 2, 3, 4)).tolist(), "latents_std": z.std((0, 2, 3, 4)).tolist()}
-    vae.register_to_config(**told)
+        samples = [world.sample_clip(rng.choice(scenes), FRAMES, SIZE, SIZE, rng)[0] for _ in range(96)]
+        z = torch.cat([vae.eval().encode(clip[None]).latent_dist.mode() for clip in samples])
+    statistics = {"latents_mean": z.mean((0, 2, 3, 4)).tolist(), "latents_std": z.std((0, 2, 3, 4)).tolist()}
+    vae.register_to_config(**statistics)
     vae.save_pretrained(out / "vae")
 
 
@@ -128,10 +163,15 @@ def assemble(out: Path, folder: Path) -> None:
     clean = AutoencoderKLWan.from_config({k: v for k, v in vae.config.items() if not k.startswith("_")})
     clean.load_state_dict(vae.state_dict())  # from_pretrained would write the work folder's path into the config
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-    WanPipeline(tokenizer=build_tokenizer(), text_encoder=build_text_encoder().half(), vae=clean.half(), scheduler=scheduler,
-                transformer=net.half()).save_pretrained(folder)  # fmt: skip
-    told = dict(fps=FPS, prompt_tokens=TOKENS, boundary=None, per_token_time=False, presets=PRESETS)
-    (folder / "reelwire.json").write_text(json.dumps(told) + "\n")
+    WanPipeline(
+        tokenizer=build_tokenizer(),
+        text_encoder=build_text_encoder().half(),
+        vae=clean.half(),
+        scheduler=scheduler,
+        transformer=net.half(),
+    ).save_pretrained(folder)
+    description = dict(fps=FPS, prompt_tokens=TOKENS, boundary=None, per_token_time=False, presets=PRESETS)
+    (folder / "reelwire.json").write_text(json.dumps(description) + "\n")
 
 
 def main() -> None:

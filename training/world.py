@@ -41,8 +41,8 @@ class Path(NamedTuple):
 def split() -> tuple[list[Scene], list[Scene]]:
     """(training, held-out) scenes: held out by combination; each colour+shape pair keeps most of its 18 scenes."""
     scenes = [Scene(*c) for c in product(COLOURS, SHAPES, MOTIONS, BACKGROUNDS)]
-    held = set(random.Random(2025).sample(scenes, HELD_OUT))
-    return [s for s in scenes if s not in held], [s for s in scenes if s in held]
+    held_out = set(random.Random(2025).sample(scenes, HELD_OUT))
+    return [s for s in scenes if s not in held_out], [s for s in scenes if s in held_out]
 
 
 # ---------------------------------------------------------------- pictures
@@ -53,9 +53,9 @@ def sample_path(motion: str, frames: int, height: int, width: int, rng: random.R
     time = torch.linspace(0, 1, frames)
     if motion in ("grow", "shrink"):
         small, large = rng.uniform(6.5, 8.5), rng.uniform(17, 21)
-        radius = small + (large - small) * (time if motion == "grow" else 1 - time)
-        x, y = (rng.uniform(large + 2, size - 2 - large) for size in (width, height))
-        return Path(torch.full((frames,), x), torch.full((frames,), y), radius)
+        radii = small + (large - small) * (time if motion == "grow" else 1 - time)
+        center = [rng.uniform(large + 2, size - 2 - large) for size in (width, height)]
+        return Path(torch.full((frames,), center[0]), torch.full((frames,), center[1]), radii)
     radius = rng.uniform(11.0, 14.0)
     horizontal = motion in ("right", "left")
     along, across = (width, height) if horizontal else (height, width)
@@ -155,8 +155,8 @@ ZH_WHOLE = ["一个{c}色{s}在{b}色背景上{m}", "一个{c}色的{s}在{b}色
 def _english_motion(motion: str, rng: random.Random) -> str:
     words = EN_WORDS.get(motion, [])
     if motion in _WAYS and (not words or rng.random() < 0.65):
-        verb, way = rng.choice(_ING + _S + tuple(f"that {v}" for v in _S)), rng.choice(_WAYS[motion])
-        words = [f"{verb} {way}"]
+        verb, direction = rng.choice(_ING + _S + tuple(f"that {v}" for v in _S)), rng.choice(_WAYS[motion])
+        words = [f"{verb} {direction}"]
     phrase = rng.choice(words)
     adverb = rng.choice(EN_ADVERB)
     return rng.choice([phrase] * 6 + [f"{phrase} {adverb}", f"{adverb} {phrase}"])
@@ -172,14 +172,19 @@ def caption(scene: Scene, rng: random.Random, chinese: bool) -> str:
     """One free wording of a scene that names all four attributes."""
     if chinese:
         return rng.choice(ZH_WHOLE).format(
-            c=ZH_COLOUR[scene.colour], s=rng.choice(ZH_SHAPE[scene.shape]),
-            m=_chinese_motion(scene.motion, rng), b=ZH_BACKGROUND[scene.background],
-        )  # fmt: skip
+            c=ZH_COLOUR[scene.colour],
+            s=rng.choice(ZH_SHAPE[scene.shape]),
+            m=_chinese_motion(scene.motion, rng),
+            b=ZH_BACKGROUND[scene.background],
+        )
     background = rng.choice(EN_BACKGROUND[scene.background])
     return rng.choice(EN_WHOLE).format(
-        c=rng.choice(EN_COLOUR[scene.colour]), s=rng.choice(EN_SHAPE[scene.shape]), b=background,
-        m=_english_motion(scene.motion, rng), on=rng.choice(EN_ON).format(b=background),
-    )  # fmt: skip
+        c=rng.choice(EN_COLOUR[scene.colour]),
+        s=rng.choice(EN_SHAPE[scene.shape]),
+        b=background,
+        m=_english_motion(scene.motion, rng),
+        on=rng.choice(EN_ON).format(b=background),
+    )
 
 
 def partial_caption(scene: Scene, rng: random.Random, chinese: bool) -> tuple[str, tuple[bool, ...]]:
@@ -216,8 +221,8 @@ def training_prompt(scene: Scene, rng: random.Random) -> tuple[str, tuple[bool, 
 def vocabulary_text() -> list[str]:
     """Captions that together use every word of the grammar."""
     rng = random.Random(0)
-    train, held = split()
-    return [caption(s, rng, zh) for s in train + held for zh in (False, True) for _ in range(12)] + [
+    train, held_out = split()
+    return [caption(s, rng, zh) for s in train + held_out for zh in (False, True) for _ in range(12)] + [
         *EN_ADVERB,
         *_VERBS,
         ".",

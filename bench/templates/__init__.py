@@ -1,1 +1,1 @@
-"""What the page's gallery shows: cards (titles, notes, pictures), published files, layout. Data in JSON beside this file."""
+"""What the page's gallery shows: cards (titles, notes, pictures), published files, layout. Its data are JSON files."""

@@ -37,11 +37,11 @@ def write_clip(file: Path, size: int = CLIP, frames: int = FRAMES) -> None:
 
     with av.open(str(file), "w") as container:
         stream = container.add_stream("h264", rate=Fraction(FPS), options={"crf": "16"})
-        stream.width = stream.height = size  # type: ignore[attr-defined]
-        stream.pix_fmt = "yuv420p"  # type: ignore[attr-defined]
+        stream.width = stream.height = size
+        stream.pix_fmt = "yuv420p"
         for picture in clip(size, frames):
-            container.mux(stream.encode(av.VideoFrame.from_image(picture)))  # type: ignore[attr-defined]
-        container.mux(stream.encode())  # type: ignore[attr-defined]
+            container.mux(stream.encode(av.VideoFrame.from_image(picture)))
+        container.mux(stream.encode())
 
 
 def main() -> None:

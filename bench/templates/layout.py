@@ -70,8 +70,8 @@ def curve(start: Point, end: Point, steps: int = 40) -> list[Point]:
     xs = (start[0], start[0] + reach, end[0] - reach, end[0])
     ys = (start[1], start[1], end[1], end[1])
     weights = lambda t: ((1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t * t * (1 - t), t**3)
-    at = lambda t: tuple(sum(w * v for w, v in zip(weights(t), axis, strict=True)) for axis in (xs, ys))
-    return [at(i / steps) for i in range(steps + 1)]  # type: ignore[misc]
+    along = lambda axis, t: sum(w * v for w, v in zip(weights(t), axis, strict=True))
+    return [(along(xs, i / steps), along(ys, i / steps)) for i in range(steps + 1)]
 
 
 def path(points: Iterable[Point]) -> list[Point]:
@@ -80,10 +80,10 @@ def path(points: Iterable[Point]) -> list[Point]:
     return [p for start, end in pairwise(stops) for p in curve(start, end)]
 
 
-def inside(way: Iterable[Point], box: Box, margin: float = 0) -> list[Point]:
+def inside(points: Iterable[Point], box: Box, margin: float = 0) -> list[Point]:
     """The points of a way that lie in a box."""
     left, top, right, bottom = box
-    return [p for p in way if left < p[0] < right and top - margin < p[1] < bottom + margin]
+    return [p for p in points if left < p[0] < right and top - margin < p[1] < bottom + margin]
 
 
 def overlap(one: Box, other: Box) -> bool:
@@ -115,16 +115,16 @@ class Layout:
         for lane, wire in enumerate(self.led):
             self.led[wire] = self._round(wire, lane)
 
-    def way(self, wire: Wire) -> list[Point]:
+    def line(self, wire: Wire) -> list[Point]:
         start, end = self.nodes[wire.source].exit(wire.output), self.nodes[wire.target].entry(wire.input)
         return path([start, *self.led.get(wire, ()), end])
 
     def hits(self) -> Iterator[tuple[Wire, Node, list[Point]]]:
         """(wire, node, points) for each wire that runs behind a node."""
         for wire in self.wires:
-            way = self.way(wire)
+            line = self.line(wire)
             for node in self.nodes.values():
-                if node.id not in (wire.source, wire.target) and (points := inside(way, node.box)):
+                if node.id not in (wire.source, wire.target) and (points := inside(line, node.box)):
                     yield wire, node, points
 
     def _columns(self) -> None:
@@ -175,7 +175,7 @@ class Layout:
         return max(n.grown for n in load) + BETWEEN
 
     def note(self) -> Box:
-        """Where the note stands, with nothing below it, for it may grow: below what is read first, or below the result."""
+        """Where the note stands, with nothing below, as it may grow: under what is read first or under the result."""
         nodes, width = list(self.nodes.values()), PLAN["note"][0]
         end = min(n.x for n in nodes if n.group not in ("load", "prompt", "measure")) - GAP
         last = max(n.x for n in nodes)
@@ -195,14 +195,14 @@ class Layout:
     def _settle(self) -> Wire | None:
         """Move nodes down out of the way of wires; the wire that cannot be helped so, or None."""
         for _ in range(MOST_MOVES):
-            found = next(((w, n, p) for w, n, p in self.hits() if w not in self.led), None)
-            if found is None:
+            hit = next(((w, n, p) for w, n, p in self.hits() if w not in self.led), None)
+            if hit is None:
                 return None
-            wire, node, points = found
+            wire, node, points = hit
             self._lower(node, max(y for _, y in points) + MARGIN - node.box[1])
             if node.y > LOWEST:
                 return wire
-        return found[0] if found else None
+        return hit[0] if hit else None
 
     def _lower(self, node: Node, by: float) -> None:
         for other in self._stack(node.column):
@@ -219,12 +219,12 @@ class Layout:
 
 def groups(nodes: Iterable[Node]) -> dict[str, Box]:
     """The box around the nodes of each group, as they are after a run."""
-    made: dict[str, Box] = {}
+    boxes: dict[str, Box] = {}
     for node in nodes:
         box = (node.x - PADDING, node.y - TITLE - HEAD, node.x + node.width + PADDING, node.y + node.grown + FOOT)
         if node.group:
-            made[node.group] = around((made.get(node.group, box), box))
-    return made
+            boxes[node.group] = around((boxes.get(node.group, box), box))
+    return boxes
 
 
 def around(boxes: Iterable[Box]) -> Box:
@@ -233,16 +233,16 @@ def around(boxes: Iterable[Box]) -> Box:
     return min(lefts), min(tops), max(rights), max(bottoms)
 
 
-def of(made: Mapping[str, Any]) -> Layout:
+def of(template: Mapping[str, Any]) -> Layout:
     """The layout that a template in its UI form has."""
-    nodes = {n["id"]: Node(n["id"], n["type"], *n["size"], *n["pos"]) for n in made["nodes"] if n["type"] != NOTE}
-    wires = {link[0]: Wire(*link[1:5]) for link in made["links"]}
-    points = {r["id"]: r for r in made["extra"].get("reroutes", ())}
+    nodes = {n["id"]: Node(n["id"], n["type"], *n["size"], *n["pos"]) for n in template["nodes"] if n["type"] != NOTE}
+    wires = {link[0]: Wire(*link[1:5]) for link in template["links"]}
+    points = {r["id"]: r for r in template["extra"].get("reroutes", ())}
     led: dict[Wire, list[Point]] = {}
-    for link in made["extra"].get("linkExtensions", ()):
-        at, way = link["parentId"], []
+    for link in template["extra"].get("linkExtensions", ()):
+        at, line = link["parentId"], list[Point]()
         while at is not None:
-            way.append(tuple(points[at]["pos"]))
+            line.append(tuple(points[at]["pos"]))
             at = points[at].get("parentId")
-        led[wires[link["id"]]] = way[::-1]
+        led[wires[link["id"]]] = line[::-1]
     return Layout(nodes, list(wires.values()), led)

@@ -44,11 +44,11 @@ def main() -> dict[str, Any]:
     import_pack()
     cards = json.loads((HERE / "cards.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
-        told = {name: asked(card, Path(folder)) for name, card in cards.items() if "variant" in card}
-    rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(facts)}" for name, facts in told.items())
+        answers = {name: asked(card, Path(folder)) for name, card in cards.items() if "variant" in card}
+    rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(facts)}" for name, facts in answers.items())
     (HERE / "memory.json").write_text(f"{{\n{rows}\n}}\n", encoding="utf-8")
-    print(f"Asked for {', '.join(told)}.")
-    return told
+    print(f"Asked for {', '.join(answers)}.")
+    return answers
 
 
 if __name__ == "__main__":

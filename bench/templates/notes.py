@@ -1,4 +1,4 @@
-"""The note of a template, in English and Chinese: what it makes, its files and cards, how to swap the model, its prompts."""
+"""The note of a template in English and Chinese: what it makes, its files, cards and prompts, how to swap the model."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def named(prompt: Prompt) -> Iterator[tuple[str, str]]:
 
 
 def models(prompt: Prompt) -> dict[str, list[dict[str, str]]]:
-    """Node -> its `properties.models`, from which the page offers what is missing. Names are as the widgets show them."""
-    found: dict[str, list[dict[str, str]]] = {}
+    """Node -> its `properties.models`, from which the page offers what is missing, by the names of the widgets."""
+    entries: dict[str, list[dict[str, str]]] = {}
     for node, file in dict.fromkeys(named(prompt)):
         if not file.startswith(FOLDERS):
             entry = {"name": file, "url": FILES[file]["url"], "directory": file.split("/")[0]}
-            found.setdefault(node, []).append(entry)
-    return found
+            entries.setdefault(node, []).append(entry)
+    return entries
 
 
 def note(name: str, prompt: Prompt) -> str:
@@ -66,8 +66,8 @@ def _told(name: str, prompt: Prompt, language: str) -> Iterator[str]:
 
 def _names(language: str) -> dict[str, str]:
     """How the page calls the pack's nodes in a language, by their ids without the pack's name."""
-    told = json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8"))
-    return {name.removeprefix("Reelwire"): node["display_name"] for name, node in told.items()}
+    nodes = json.loads((LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8"))
+    return {name.removeprefix("Reelwire"): node["display_name"] for name, node in nodes.items()}
 
 
 def _files(prompt: Prompt) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """The picture of a template: what goes in, a film strip that comes out, the model's name.
 
-The strip shows frames of the twin's own run where a trained model makes them (`result` in cards.json), else a drawn scene.
+The strip shows frames of the twin's own run where a trained model makes them (`result` in cards.json), else a drawn
+scene.
 """
 
 from __future__ import annotations
@@ -22,10 +23,14 @@ FRAMES, CELL, STRIP, TOP = 3, (108, 86), (22, 196, 378, 322), 46  # of the strip
 PAPER, INK, FILM, LIGHT = (244, 244, 240), (70, 78, 92), (24, 26, 32), (250, 206, 92)
 SKY, HILL = ((250, 180, 110), (222, 150, 160), (92, 164, 226)), (52, 96, 88)  # from morning to day
 GROUNDS = {
-    "Any": ((66, 76, 140), (40, 44, 86)), "LTX-Video": ((104, 70, 152), (60, 38, 98)), "Wan": ((40, 98, 150), (22, 56, 96)),
-    "CogVideoX": ((38, 120, 104), (20, 70, 64)), "HunyuanVideo": ((158, 92, 52), (98, 52, 30)), "Mochi": ((150, 66, 104), (92, 38, 66)),
+    "Any": ((66, 76, 140), (40, 44, 86)),
+    "LTX-Video": ((104, 70, 152), (60, 38, 98)),
+    "Wan": ((40, 98, 150), (22, 56, 96)),
+    "CogVideoX": ((38, 120, 104), (20, 70, 64)),
+    "HunyuanVideo": ((158, 92, 52), (98, 52, 30)),
+    "Mochi": ((150, 66, 104), (92, 38, 66)),
     "Stable": ((74, 88, 104), (42, 52, 64)),
-}  # fmt: skip
+}
 Box = tuple[float, float, float, float]
 Point = tuple[float, float]
 Run = Callable[[str, dict[str, Any]], bytes]  # (url of a ComfyUI, prompt) -> the video that it makes
@@ -69,8 +74,8 @@ def picture(url: str, name: str, run: Run) -> Image.Image:
     middles = [SIZE / 2 + (i - (len(inputs) - 1) / 2) * 128 for i in range(len(inputs))]
     shown = [cut(Image.open(GIVEN / f"reelwire_{side}.png")) for side in ("left", "right")]
     for i, (kind, x) in enumerate(zip(inputs, middles, strict=True)):
-        given = shown[i] if "result" in card else scene(float(i))
-        INPUTS[kind](pen, (x - 54, TOP, x + 54, TOP + CELL[1]), given)
+        picture = shown[i] if "result" in card else scene(float(i))
+        INPUTS[kind](pen, (x - 54, TOP, x + 54, TOP + CELL[1]), picture)
     arrow(pen, TOP + CELL[1] + 12)
     strip(
         pen,
@@ -102,21 +107,21 @@ def text_card(pen: Pen, box: Box, _: Image.Image) -> None:
         pen.box((left, top, left + length * 106, top + 7), INK, 3)
 
 
-def picture_card(pen: Pen, box: Box, given: Image.Image) -> None:
+def picture_card(pen: Pen, box: Box, picture: Image.Image) -> None:
     """A photograph."""
     pen.box(box, PAPER, 6)
     left, top, right, bottom = box
-    pen.paste(given, (left + 6, top + 6, right - 6, bottom - 6))
+    pen.paste(picture, (left + 6, top + 6, right - 6, bottom - 6))
 
 
-def video_card(pen: Pen, box: Box, given: Image.Image) -> None:
+def video_card(pen: Pen, box: Box, picture: Image.Image) -> None:
     """A frame with a sign to play it."""
     pen.box(box, FILM, 6)
     left, top, right, bottom = box
     holes(pen, (left, top, right, bottom), 7)
     inner = (left + 5, top + 14, right - 5, bottom - 14)
     shape = (round((inner[2] - inner[0]) * FINER), round((inner[3] - inner[1]) * FINER))
-    pen.paste(ImageOps.fit(given, shape), inner)
+    pen.paste(ImageOps.fit(picture, shape), inner)
     x, y = (left + right) / 2, (top + bottom) / 2
     pen.disc(x, y, 19, PAPER)
     pen.shape([(x - 6, y - 10), (x - 6, y + 10), (x + 11, y)], INK)
@@ -135,8 +140,11 @@ def control_card(pen: Pen, box: Box, _: Image.Image) -> None:
 
 
 INPUTS: dict[str, Callable[[Pen, Box, Image.Image], None]] = {
-    "text": text_card, "picture": picture_card, "video": video_card, "control": control_card,
-}  # fmt: skip
+    "text": text_card,
+    "picture": picture_card,
+    "video": video_card,
+    "control": control_card,
+}
 BADGES = {"fast": "faster", "small": "less memory", "long": "longer", "large": "x 2"}
 
 
@@ -145,13 +153,13 @@ def scene(time: float) -> Image.Image:
     width, height = (v * FINER for v in CELL)
     first = min(int(time * 2), 1)
     sky = tuple(round(a + (b - a) * (time * 2 - first)) for a, b in zip(*SKY[first : first + 2], strict=True))
-    made = Image.new("RGB", (width, height), sky)
-    draw = ImageDraw.Draw(made)
+    image = Image.new("RGB", (width, height), sky)
+    draw = ImageDraw.Draw(image)
     x, y, r = width * (0.24 + 0.5 * time), height * (0.66 - 0.4 * time), height * 0.17
     draw.ellipse((x - r, y - r, x + r, y + r), LIGHT)
     draw.ellipse((-width * 0.35, height * 0.62, width * 0.85, height * 1.7), HILL)
     draw.ellipse((width * 0.4, height * 0.7, width * 1.5, height * 1.8), tuple(v - 16 for v in HILL))
-    return made
+    return image
 
 
 def arrow(pen: Pen, top: float) -> None:
@@ -194,7 +202,7 @@ def result(video: bytes) -> list[Image.Image]:
     """Frames of a video, from the first to the last, cut to a cell's shape."""
     import av
 
-    with av.open(io.BytesIO(video)) as container:
+    with av.open(io.BytesIO(video), "r") as container:
         frames = [frame.to_image() for frame in container.decode(video=0)]
     return [cut(frames[round(i * (len(frames) - 1) / (FRAMES - 1))]) for i in range(FRAMES)]
 

@@ -15,28 +15,35 @@ WAYS = (AS_IT_IS, EDGES, GRAY, BLUR)
 # bytes for each pixel of a frame that is prepared, in float32 (measured: peak over pixels, alike at all sizes)
 WORKING_BYTES = {EDGES: 161, GRAY: 21, BLUR: 50}
 STRONGEST = 10  # strength of a control
-WEAKEST, CLEAREST = 0.01, 0.99  # changes of brightness between which edges are told
+WEAKEST, CLEAREST = 0.01, 0.99  # changes of brightness between which edges are recognised
 BLURRED = 64  # the blur's sigma is this part of a frame's shorter side
 
 
-def prepared(frames: Tensor, way: str, low: float, high: float, done: Callable[[int, int], None], device: str | torch.device = "cpu") -> Tensor:  # fmt: skip
-    """Frames [T, H, W, 3] in 0..1 in one of WAYS, one after another on the device, held on the CPU; done(count, of all)
+def prepared(
+    frames: Tensor,
+    mode: str,
+    low: float,
+    high: float,
+    done: Callable[[int, int], None],
+    device: str | torch.device = "cpu",
+) -> Tensor:
+    """Frames [T, H, W, 3] in 0..1 in one of WAYS, one after another on the device, to the CPU; done(count, of all)
     may raise to stop."""
-    if way == AS_IT_IS:
+    if mode == AS_IT_IS:
         return frames
-    if way == EDGES:
+    if mode == EDGES:
         _check_edges(frames, low, high)
-    make = _ways(low, high)[way]
-    made = torch.empty(frames.shape)
+    make = _ways(low, high)[mode]
+    result = torch.empty(frames.shape)
     for i, frame in enumerate(frames):
         done(i, len(frames))
         if not torch.isfinite(frame).all():
             raise InputError(
                 "frames", message("frame_not_finite", frame=i), message("holds_nan"), message("check_maker")
             )
-        made[i] = make(frame.to(device, torch.float32).movedim(-1, 0).unsqueeze(0))[0].movedim(0, -1)
+        result[i] = make(frame.to(device, torch.float32).movedim(-1, 0).unsqueeze(0))[0].movedim(0, -1)
     done(len(frames), len(frames))
-    return made
+    return result
 
 
 def _ways(low: float, high: float) -> Mapping[str, Callable[[Tensor], Tensor]]:
@@ -54,28 +61,28 @@ def _ways(low: float, high: float) -> Mapping[str, Callable[[Tensor], Tensor]]:
 def check_range(start: float, end: float, strength: float) -> None:
     """Raise InputError for shares of the steps in which a control cannot count, or a strength that it cannot have."""
     if not 0 <= start < end <= 1:
-        told = message("control_span", start=start, end=end)
-        raise InputError("control", told, message("control_span_rule"), message("use_span"))
+        value = message("control_span", start=start, end=end)
+        raise InputError("control", value, message("control_span_rule"), message("use_span"))
     if not 0 <= strength <= STRONGEST:
-        told, remedy = message("control_strength", strength=strength), message("use_control_strength")
-        raise InputError("control", told, message("control_strength_rule", most=STRONGEST), remedy)
+        value, remedy = message("control_strength", strength=strength), message("use_control_strength")
+        raise InputError("control", value, message("control_strength_rule", most=STRONGEST), remedy)
 
 
-def check_way(way: str, low: float, high: float) -> None:
+def check_way(mode: str, low: float, high: float) -> None:
     """Raise InputError for what frames cannot be made into."""
-    if way not in WAYS:
-        raise InputError("prepare", way, message("no_such_choice"), message("use_one_of", names=", ".join(WAYS)))
+    if mode not in WAYS:
+        raise InputError("prepare", mode, message("no_such_choice"), message("use_one_of", names=", ".join(WAYS)))
     if not (WEAKEST <= low <= CLEAREST and WEAKEST <= high <= CLEAREST and low <= high):
         raise InputError("low, high", f"{low}, {high}", message("edges_rule"), message("use_edges"))
 
 
-def check_given(frames: bool, mask: bool, way: str) -> None:
+def check_given(frames: bool, mask: bool, mode: str) -> None:
     """Raise InputError for a mask without frames, and for a way to prepare frames that are not there."""
     if not frames and mask:
         raise InputError("mask", message("mask_without_frames"), message("mask_rule"), message("connect_frames_too"))
-    if not frames and way != AS_IT_IS:
+    if not frames and mode != AS_IT_IS:
         remedy = message("connect_frames_or", choice=AS_IT_IS)
-        raise InputError("prepare", way, message("nothing_to_prepare"), remedy)
+        raise InputError("prepare", mode, message("nothing_to_prepare"), remedy)
 
 
 def _check_edges(frames: Tensor, low: float, high: float) -> None:

@@ -23,7 +23,11 @@ def encoded_source(model: VideoModel, request: Request, generator: torch.Generat
         return source
     with model.use("vae", model.encoding(request.width, request.height, request.frames)) as vae:
         frames = source[: request.frames]
-        frames = torch.cat([frames[:1]] * model.facts.lead + [frames]) if model.facts.lead else frames
+        frames = (
+            torch.cat([frames[:1]] * model.facts.discarded_frames + [frames])
+            if model.facts.discarded_frames
+            else frames
+        )
         return model.encode_video(vae, frames, generator, (request.width, request.height))
 
 

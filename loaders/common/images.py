@@ -47,8 +47,9 @@ def to_pil(frames: Tensor) -> list[Any]:
 
 
 def clip_pixels(frames: Tensor, processor: Path | None) -> Tensor:
-    """Frames [N, H, W, 3] in 0..1 as CLIP sees them, [N, 3, h, w]; processor: folder with its settings, else CLIP's own."""
+    """Frames [N, H, W, 3] in 0..1 as CLIP sees them, [N, 3, h, w]; processor: folder with its settings, else CLIP's
+    own."""
     from transformers import CLIPImageProcessor
 
-    made = CLIPImageProcessor.from_pretrained(processor, local_files_only=True) if processor else CLIPImageProcessor()
-    return made(images=to_pil(frames), return_tensors="pt").pixel_values
+    settings = CLIPImageProcessor.from_pretrained(processor, local_files_only=True) if processor else None
+    return (settings or CLIPImageProcessor())(images=to_pil(frames), return_tensors="pt").pixel_values

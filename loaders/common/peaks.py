@@ -28,11 +28,14 @@ from ..weights.stored import BY_NAME, is_ggml, is_small
 class Moment:
     """Tensors that are alive at one moment of a forward, in numbers a token.
 
-    hidden, mlp: tensors as wide as the network, or as its MLPs within, in the computing type; float32: as wide as the
-    network, in float32 whatever the computing type is; copies: likewise, but only where the computing type is narrower;
-    rotary: as wide as a head of attention, in float32; shared: as wide as the network, in float32, for all branches at
-    once as rotary is; controlled: hidden ones for each layer that reads a control video, and for that; timed, timed32:
-    hidden and float32 ones where each token has a time of its own; text: how much of all this the text's tokens have too;
+    hidden, mlp: as wide as the network, and as its MLPs within, in the computing type.
+    float32: as wide as the network, in float32 whatever the computing type is.
+    copies: likewise, but only where the computing type is narrower.
+    rotary: as wide as a head of attention, in float32.
+    shared: as wide as the network, in float32, for all branches at once as rotary is.
+    controlled: hidden ones for each layer that reads a control video, and for that.
+    timed, timed32: hidden and float32 ones where each token has a time of its own.
+    text: how much of all this the text's tokens have too.
     keys, keys32, key_copies: as hidden, float32 and copies, of the text's tokens alone.
     """
 
@@ -53,10 +56,18 @@ class Moment:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What a forward's peak is counted in. tokens: of one branch; text: tokens of one prompt; batch: branches in one
-    forward; hidden, mlp, head: widths; item: bytes of a number; latents: numbers in the latents of a run; given: how many
-    times as many lie beside them; controlled: layers that read a control video; timed: each token has a time of its own;
-    keyed: tokens of the text whose keys are made at once, where words and pictures have keys of their own, 0: all."""
+    """What a forward's peak is counted in.
+
+    tokens, text: tokens of one branch, and of one prompt.
+    batch: branches in one forward.
+    hidden, mlp, head: widths.
+    item: bytes of a number.
+    latents: numbers in the latents of a run.
+    beside: how many times as many lie beside them.
+    controlled: layers that read a control video.
+    timed: whether each token has a time of its own.
+    keyed: tokens of the text whose keys are made at once, where words and images have keys of their own; 0: all.
+    """
 
     tokens: int
     text: int
@@ -66,7 +77,7 @@ class Sizes:
     head: int
     item: int
     latents: int
-    given: float = 0.0
+    beside: float = 0.0
     controlled: int = 0
     timed: bool = False
     keyed: int = 0
@@ -76,9 +87,7 @@ class Sizes:
         m, positions = moment, self.batch * (self.tokens + moment.text * self.text)
         narrow = m.hidden + m.controlled * self.controlled + m.timed * self.timed
         wide = m.float32 + m.copies * (self.item < 4) + m.timed32 * self.timed
-        both = min(
-            m.keys, 2.0
-        )  # the text and what is made of it; the rest is of the words or of the pictures at a time
+        both = min(m.keys, 2.0)  # the text and what comes of it; the rest is of the words or of the images at a time
         keys = (m.keys - both) * self.item + 4 * (m.keys32 + m.key_copies * (self.item < 4))
         each = self.hidden * (narrow * self.item + wide * 4) + self.mlp * m.mlp * self.item
         return math.ceil(
@@ -90,17 +99,20 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Counted(ModelBase):
-    """The part of a VideoModel that tells what its forward holds."""
+    """The part of a VideoModel that tells what its forward holds.
 
-    moments: ClassVar[Mapping[str, Moment]]  # of a forward, at which most is alive
-    batched_guidance: ClassVar[bool]  # whether the reference pipeline runs both branches of CFG as one batch
-    layers_asked: ClassVar[bool] = True  # whether its picture and language encoders are asked for what each layer gives
-    latents_held: ClassVar[float] = (
-        5.0  # tensors like the latents, in float32, that the sampler and its solver hold during a forward
-    )
-    latents_stepped: ClassVar[float] = (
-        13.0  # likewise while the solver makes its step, after the forward: UniPC's second order, counted
-    )
+    moments: of a forward, at which most is alive.
+    batched_guidance: whether the reference pipeline runs both branches of CFG as one batch.
+    layers_asked: whether its encoders are asked for what each layer gives.
+    latents_held: tensors like the latents, in float32, that the sampler and its solver hold during a forward.
+    latents_stepped: likewise while the solver makes its step, after the forward (UniPC's second order, counted).
+    """
+
+    moments: ClassVar[Mapping[str, Moment]]
+    batched_guidance: ClassVar[bool]
+    layers_asked: ClassVar[bool] = True
+    latents_held: ClassVar[float] = 5.0
+    latents_stepped: ClassVar[float] = 13.0
 
     def positions(self, request: Request) -> int:
         """The tokens of one branch in the network's forward."""
@@ -112,7 +124,7 @@ class Counted(ModelBase):
         return self.facts.prompt_tokens
 
     def read_tokens(self, encoder: Reader, prompt_tokens: int = 0) -> int:
-        """Tokens that an encoder reads at a time: a prompt of so many (0: the longest), or its pictures."""
+        """Tokens that an encoder reads at a time: a prompt of so many (0: the longest), or its images."""
         if encoder.kind == "clip vision":
             return encoder.pictures * max(map(len, self.facts.pictures or ((),)))
         return prompt_tokens or self.facts.prompt_tokens
@@ -139,9 +151,9 @@ KERNELS, SHARE = 128 << 20, 0.1
 
 
 def with_kernels(counted: int) -> int:
-    """Room for what no count of tensors shows: workspaces of kernels (cuBLAS takes 32 MiB on a large card, cuDNN as much for
-    convolutions, attention a number for each token and head), and what PyTorch's allocator loses by blocks of 2 MiB that
-    fit nothing else. Assumed, not measured: no card was there; a tenth, and 128 MiB."""
+    """Room for what no count of tensors shows: workspaces of kernels (cuBLAS takes 32 MiB on a large card, cuDNN as
+    much for convolutions, attention a number for each token and head), and what PyTorch's allocator loses by blocks of
+    2 MiB that fit nothing else. Assumed, not measured: no card was there; a tenth, and 128 MiB."""
     return KERNELS + math.ceil(counted * (1 + SHARE))
 
 
@@ -164,11 +176,19 @@ def sizes(model: Counted, request: Request) -> Sizes:
     config, (_, channels, *_), item = network.config, shape, getattr(torch, model.recipe.dtype).itemsize
     beside = config.get("in_channels", channels) / channels - 1 + config.get("vace_in_channels", 0) / channels
     return Sizes(
-        tokens=model.positions(request), text=model.text_positions(request), batch=2 if whole else 1, hidden=facts.width,
-        mlp=model.mlp_width(config, facts.width), head=config.get("attention_head_dim") or 0, item=item, latents=math.prod(shape), given=max(beside, 0.0),
-        controlled=len(config["vace_layers"]) + 1 if config.get("vace_layers") else 0, timed=model.timed(request),
+        tokens=model.positions(request),
+        text=model.text_positions(request),
+        batch=2 if whole else 1,
+        hidden=facts.hidden_size,
+        mlp=model.mlp_width(config, facts.hidden_size),
+        head=config.get("attention_head_dim") or 0,
+        item=item,
+        latents=math.prod(shape),
+        beside=max(beside, 0.0),
+        controlled=len(config["vace_layers"]) + 1 if config.get("vace_layers") else 0,
+        timed=model.timed(request),
         keyed=max(facts.prompt_tokens, model.text_positions(request) - facts.prompt_tokens),
-    )  # fmt: skip
+    )
 
 
 # devices on which PyTorch's attention holds its scores (aten/native/mps/operations/Attention.mm; DirectML)
@@ -178,8 +198,8 @@ UNFUSED = ("mps", "privateuseone")
 def forward_bytes(model: Counted, request: Request, fused: bool = True) -> int:
     """The peak of a step of a complete request beside the weights: the forward, and what the sampler holds meanwhile.
 
-    fused: attention by a kernel that holds nothing but its result (flash, memory-efficient, cuDNN); else its scores, and
-    what softmax makes of them, count too. Caches are not in it: samplers/room.py adds what they keep.
+    fused: attention by a kernel that holds nothing but its result (flash, memory-efficient, cuDNN); else its scores,
+    and what softmax makes of them, count too. Caches are not in it: samplers/room.py adds what they keep.
     """
     size = sizes(model, request)
     forward = max(size.of(moment) for moment in model.moments.values())
@@ -193,20 +213,29 @@ def held_bytes(model: Counted, size: Sizes) -> int:
     """Latents, predictions and the solver's memory in float32, what lies beside them, and the prompts of both branches,
     one by one and as a batch."""
     prompts = 4 * size.text * model.facts.text_width * size.item
-    return math.ceil((model.latents_held + 2 * size.given) * size.latents * 4) + prompts
+    return math.ceil((model.latents_held + 2 * size.beside) * size.latents * 4) + prompts
 
 
 # kind of a stored weight -> bytes a number beside it while its layer runs in bfloat16, float16 and float32: what it is
 # widened to, and what that is made from (`Stored.compute`; diffusers' and gguf's readers of blocks); counted
 _PLAIN, _BLOCKS = (2.0, 8.0, 4.0), (5.3, 6.0, 6.0)
 WIDENED: Mapping[str, tuple[float, float, float]] = {
-    "convrot_w4a4": (4.0, 8.0, 6.0), "mxfp8": (4.2, 8.2, 8.2), "nvfp4": (4.4, 8.5, 8.3), "Q8_0": (4.0, 6.0, 6.0), "Q4_0": (4.0, 6.0, 6.0),
-    "Q5_0": (10.0, 10.0, 10.0), "Q5_1": (10.0, 10.0, 10.0), "Q5_K": (7.2, 7.2, 7.2), "IQ4_NL": (12.0, 12.0, 12.0), "IQ4_XS": (12.3, 12.3, 12.3),
-}  # fmt: skip
+    "convrot_w4a4": (4.0, 8.0, 6.0),
+    "mxfp8": (4.2, 8.2, 8.2),
+    "nvfp4": (4.4, 8.5, 8.3),
+    "Q8_0": (4.0, 6.0, 6.0),
+    "Q4_0": (4.0, 6.0, 6.0),
+    "Q5_0": (10.0, 10.0, 10.0),
+    "Q5_1": (10.0, 10.0, 10.0),
+    "Q5_K": (7.2, 7.2, 7.2),
+    "IQ4_NL": (12.0, 12.0, 12.0),
+    "IQ4_XS": (12.3, 12.3, 12.3),
+}
 
 
 def widening(kind: str, dtype: torch.dtype) -> float:
-    """Bytes a number that a layer of this kind of stored weight takes for it while it runs; 0 for none that is stored."""
+    """Bytes a number that a layer of this kind of stored weight takes for it while it runs; 0 for none that is
+    stored."""
     column = (torch.bfloat16, torch.float16, torch.float32).index(dtype)
     return WIDENED.get(kind, _BLOCKS if is_ggml(kind) else _PLAIN)[column] if kind else 0.0
 
@@ -225,30 +254,33 @@ def lora_bytes(model: Counted, item: int) -> int:
 
 
 def weight_bytes(model: Counted, part: str) -> int:
-    """A part's weights as they will be held: in the computing type, or as stored bytes where linear layers keep them."""
+    """A part's weights as they will be held: in the computing type, or as stored bytes where linear layers keep
+    them."""
     return math.ceil(sum(size for _, size, _ in _held(model, part)))
 
 
 def _held(model: Counted, part: str) -> Iterator[tuple[int, float, str]]:
     """(how many numbers, their bytes, the kind if they are stored as bytes or "") of each of a part's weights."""
-    found, item, made = model.parts[part], getattr(torch, model.recipe.dtype).itemsize, model.recipe.storage
-    network, whole = part.startswith(("transformer", "unet")), _whole(found.config)
-    for name, shape in found.tensors.items():
+    weights, item, storage = model.parts[part], getattr(torch, model.recipe.dtype).itemsize, model.recipe.storage
+    stores = bool(storage) and part.startswith(("transformer", "unet"))
+    whole = _whole(weights.config)
+    for name, shape in weights.tensors.items():
         if whole & {*name.split(".")}:
             yield math.prod(shape), 4.0 * math.prod(shape), ""
             continue
         kind = ""
         if len(shape) == 2 and name.endswith(".weight") and part != "vae" and not _TABLE.search(name):
-            kind = found.dtypes.get(name, "")
-            kind = kind if is_small(kind) else BY_NAME[made] if network and made and "blocks." in name else ""
+            kind = weights.dtypes.get(name, "")
+            if not is_small(kind):
+                kind = BY_NAME[storage] if stores and "blocks." in name else ""
         yield math.prod(shape), _stored(kind, shape) if kind else float(item * math.prod(shape)), kind
 
 
 def _whole(config: Mapping[str, Any]) -> frozenset[str]:
-    """Parts of the names of weights that a module of this config keeps in float32, as `checkpoints.build` does."""
+    """Parts of the names of weights that a module of this config keeps in float32, as `modules.build` does."""
     kind = config.get("_class_name") or next(iter(config.get("architectures") or [""]))
-    made = getattr(import_module("diffusers" if "_class_name" in config else "transformers"), kind, None)
-    return frozenset(getattr(made, "_keep_in_fp32_modules", None) or ())
+    cls = getattr(import_module("diffusers" if "_class_name" in config else "transformers"), kind, None)
+    return frozenset(getattr(cls, "_keep_in_fp32_modules", None) or ())
 
 
 # looked up, not multiplied with
@@ -269,8 +301,14 @@ def _stored(kind: str, shape: tuple[int, ...]) -> float:
 
 @dataclass(frozen=True)
 class Reader:
-    """An encoder by the shapes of its weights. kind: a key of READINGS; heads: of a bias of distances, 0 without one; keys:
-    channels of a token's keys and values in a layer; pictures: tokens of a picture, 0 where it sees none."""
+    """An encoder by the shapes of its weights.
+
+    kind: a key of READINGS.
+    width, mlp, layers: its channels, those of its MLPs within, and how many layers it has.
+    heads: of a bias of distances; 0 without one.
+    keys: channels of a token's keys and values in a layer.
+    pictures: tokens of an image; 0 where it reads none.
+    """
 
     kind: str
     width: int
@@ -294,37 +332,47 @@ def reader(tensors: Mapping[str, tuple[int, ...]]) -> Reader | None:
         return None
     (kind, axis), layers = _MARKS[mark], ends(mark)
     biases, keys = ends("relative_attention_bias.weight"), ends("self_attn.k_proj.weight")
-    seen = [
+    positions = [
         shape[0]
         for name, shape in tensors.items()
         if name.endswith("position_embedding.weight") and not ends("token_embedding.weight")
     ]
-    kind = "umt5" if len(biases) > 1 else "clip vision" if kind == "clip" and seen else kind
+    kind = "umt5" if len(biases) > 1 else "clip vision" if kind == "clip" and positions else kind
     return Reader(
-        kind, layers[0][1 - axis], layers[0][axis], len(layers), biases[0][1] if biases else 0,
-        2 * min((shape[0] for shape in keys if shape[1] == layers[0][1 - axis]), default=0), seen[0] if seen else 0,
-    )  # fmt: skip
+        kind,
+        layers[0][1 - axis],
+        layers[0][axis],
+        len(layers),
+        biases[0][1] if biases else 0,
+        2 * min((shape[0] for shape in keys if shape[1] == layers[0][1 - axis]), default=0),
+        positions[0] if positions else 0,
+    )
 
 
 @dataclass(frozen=True)
 class Reading:
-    """Tensors that are alive at one moment of an encoder, for each token. width, mlp: as wide as it, or as its MLPs
-    within, in the computing type; width32, mlp32: in float32; bias: a number for each head and pair of tokens; kept: what
-    each layer gives, where all layers are asked for; keys: what each remembers of keys and values; pairs: numbers of 4
-    bytes for each pair of tokens, as tables of distances hold them."""
+    """Tensors that are alive at one moment of an encoder, for each token.
+
+    width, mlp: as wide as it, and as its MLPs within, in the computing type.
+    width32, mlp32: the same in float32.
+    bias: numbers for each head and pair of tokens.
+    per_layer: what each layer gives, where all layers are asked for.
+    keys: what each layer remembers of keys and values.
+    pairs: numbers of 4 bytes for each pair of tokens, as tables of distances hold them.
+    """
 
     width: float
     mlp: float = 0.0
     width32: float = 0.0
     mlp32: float = 0.0
     bias: float = 0.0
-    kept: float = 0.0
+    per_layer: float = 0.0
     keys: float = 0.0
     pairs: float = 0.0
 
     def bytes(self, of: Reader, tokens: int, item: int, layers_asked: bool) -> int:
         """For so many tokens."""
-        layer = self.kept * layers_asked * of.width + self.keys * of.keys
+        layer = self.per_layer * layers_asked * of.width + self.keys * of.keys
         narrow = self.width * of.width + self.mlp * of.mlp + of.layers * layer + self.bias * of.heads * tokens
         wide = self.width32 * of.width + self.mlp32 * of.mlp + self.pairs * tokens
         return math.ceil(tokens * (narrow * item + 4 * wide))
@@ -334,20 +382,22 @@ _DISTANCES = Reading(1, bias=1, pairs=14)
 READINGS: Mapping[str, tuple[Reading, ...]] = {
     "t5": (Reading(2, 3, width32=2, mlp32=1, bias=1), Reading(6, width32=1, bias=2), _DISTANCES),
     "umt5": (Reading(2, 3, width32=2, mlp32=1), Reading(6, width32=1, bias=2), _DISTANCES),  # a bias in each layer
-    "llama": (Reading(2, 3, kept=1, keys=1, pairs=0.3),), "clip": (Reading(5, 3),), "clip vision": (Reading(4.2, 2, kept=1),),
-}  # fmt: skip
+    "llama": (Reading(2, 3, per_layer=1, keys=1, pairs=0.3),),
+    "clip": (Reading(5, 3),),
+    "clip vision": (Reading(4.2, 2, per_layer=1),),
+}
 
 
 def encode_bytes(model: Counted, prompt_tokens: int = 0) -> dict[str, int]:
-    """Encoder of text or pictures -> the peak of its activations, for a prompt of so many tokens (0: the longest)."""
+    """Encoder of text or images -> the peak of its activations, for a prompt of so many tokens (0: the longest)."""
     return {name: encoder_bytes(model, name, prompt_tokens) for name in model.parts if "encoder" in name}
 
 
 def encoder_bytes(model: Counted, part: str, prompt_tokens: int = 0) -> int:
     """The peak of the activations of one encoder; 0 for one of an unknown kind."""
-    found = reader(model.parts[part].tensors)
-    if found is None:
+    encoder = reader(model.parts[part].tensors)
+    if encoder is None:
         return 0
-    tokens, item = model.read_tokens(found, prompt_tokens), getattr(torch, model.recipe.dtype).itemsize
-    reading = max(moment.bytes(found, tokens, item, model.layers_asked) for moment in READINGS[found.kind])
+    tokens, item = model.read_tokens(encoder, prompt_tokens), getattr(torch, model.recipe.dtype).itemsize
+    reading = max(moment.bytes(encoder, tokens, item, model.layers_asked) for moment in READINGS[encoder.kind])
     return reading + widened_bytes(model, part)

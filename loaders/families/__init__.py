@@ -1,4 +1,4 @@
-"""The families: one folder each. A family is imported when it is first asked for, so that one that fails takes down only itself."""
+"""The families: one folder each, imported when it is first asked for, so that one that fails takes down only itself."""
 
 from __future__ import annotations
 
@@ -19,5 +19,6 @@ def family(name: str) -> type[VideoModel]:
 
 
 def load(recipe: Recipe, memory: Memory) -> VideoModel:
-    """The model that a recipe describes; no weights are read yet. Raises CheckpointError for files that cannot be it."""
+    """The model that a recipe describes; no weights are read yet. Raises CheckpointError for files that cannot be
+    it."""
     return family(recipe.family).load(recipe, memory)

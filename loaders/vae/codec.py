@@ -31,18 +31,16 @@ def _say_tiles(tiling: Tiling, count: int, ratio: int) -> None:
 
 @dataclass(frozen=True)
 class VideoVAE(ModelBase, ABC):
-    """The half of a VideoModel that belongs to its VAE."""
+    """The half of a VideoModel that belongs to its VAE.
 
-    coders: ClassVar[
-        Mapping[str, CoderPeak]
-    ]  # what its VAEs hold (python bench/vae.py --bytes, python bench/memory.py)
-    decode_cycle: ClassVar[tuple[int, int]] = (
-        1,
-        1,
-    )  # (latent frames, period) from which on each period of a streamed decode takes the same work
-    rounds_encode: ClassVar[bool] = (
-        False  # whether a streamed encode rounds otherwise; what fits into memory is then encoded at once
-    )
+    coders: what its VAEs hold at their peak (python bench/vae.py --bytes, python bench/memory.py).
+    decode_cycle: (latent frames, period) from which on each period of a streamed decode takes the same work.
+    streamed_encode_differs: whether a streamed encode rounds otherwise; what fits into memory is then encoded at once.
+    """
+
+    coders: ClassVar[Mapping[str, CoderPeak]]
+    decode_cycle: ClassVar[tuple[int, int]] = (1, 1)
+    streamed_encode_differs: ClassVar[bool] = False
 
     @classmethod
     def coder(cls, config: Mapping[str, Any]) -> str:
@@ -52,12 +50,14 @@ class VideoVAE(ModelBase, ABC):
     @classmethod
     @abstractmethod
     def decode_pieces(cls, vae: Any, latents: Pieces, tile: Tile, seed: int) -> Pieces:
-        """The VAE's latent frames [1, C, 1, h, w] -> pieces of frames [1, 3, n, H, W] in -1..1, n small, of one tile."""
+        """The VAE's latent frames [1, C, 1, h, w] -> pieces of frames [1, 3, n, H, W] in -1..1, n small, of one
+        tile."""
 
     @classmethod
     @abstractmethod
     def encode_pieces(cls, vae: Any, pixels: Pieces, count: int) -> Pieces:
-        """`count` frames [1, 3, 1, H, W] in -1..1 -> pieces [1, 2C, n, h, w] of the posterior's mean and log variance."""
+        """`count` frames [1, 3, 1, H, W] in -1..1 -> pieces [1, 2C, n, h, w] of the posterior's mean and log
+        variance."""
 
     def to_vae(self, vae: Any, latents: Pieces, seed: int) -> Pieces:
         """Normalised latent frames [1, C, 1, h, w] -> the VAE's own."""
@@ -104,8 +104,8 @@ class VideoVAE(ModelBase, ABC):
         tiling = self.tiling(*latent, len(frames))
         tell = lambda tiling: _say_tiles(tiling, len(frames), ratio)
         tell(tiling)
-        made = retried(moments, tiling, latent, 2, device, tell)
-        posterior = DiagonalGaussianDistribution(torch.cat(list(made), 2))
+        pieces = retried(moments, tiling, latent, 2, device, tell)
+        posterior = DiagonalGaussianDistribution(torch.cat(list(pieces), 2))
         return posterior.mode() if generator is None else posterior.sample(generator)
 
     def stream_decode(self, vae: Any, latents: Pieces, rows: list[list[Tile]], seed: int) -> Pieces:
@@ -136,20 +136,21 @@ class VideoVAE(ModelBase, ABC):
         return self.vae_bytes(self.tiling(*size, frames), *size, frames)
 
     def encodes_whole(self, frames: int, height: int, width: int) -> bool:
-        """Whether a clip of height x width latent pixels is encoded at once, where streaming it would round otherwise."""
+        """Whether a clip of height x width latent pixels is encoded at once, where streaming it would round
+        otherwise."""
         at_once = self.coder_bytes(Tiling().rows(height, width), frames, True)
-        return self.rounds_encode and at_once <= 0.8 * self.memory.room("vae")
+        return self.streamed_encode_differs and at_once <= 0.8 * self.memory.room("vae")
 
     def coder_bytes(self, tiles: list[list[Tile]], encoded: int = 0, at_once: bool = False) -> int:
-        """The peak of the VAE's work beside its weights: decoding, whatever the length of the video, or encoding so many
-        frames, streamed or at once. tiles: of a frame, in rows."""
+        """The peak of the VAE's work beside its weights: decoding, whatever the length of the video, or encoding so
+        many frames, streamed or at once. tiles: of a frame, in rows."""
         config, facts = self.parts["vae"].config, self.facts
         peak = self.coders[self.coder(config)]
         pixels = tiles[0][0].height * tiles[0][0].width * facts.spatial_ratio**2
         streamed = peak.still if encoded == 1 else peak.encode + encoded * peak.grows
         encoding = pixels * (max(peak.still, encoded * peak.whole) if at_once else streamed)
         float32 = getattr(torch, self.recipe.dtype).itemsize == 4
-        decoding = peak.decoding(pixels, tiles[0][0].thrifty, max(facts.frame_counts, default=peak.clip), float32)
+        decoding = peak.decoding(pixels, tiles[0][0].offload_state, max(facts.frame_counts, default=peak.clip), float32)
         needed = encoding * (peak.full if float32 else 1) if encoded else decoding
         return math.ceil(needed * (base_width(config) or peak.width) / peak.width)
 

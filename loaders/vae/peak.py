@@ -9,18 +9,21 @@ from typing import Any
 
 @dataclass(frozen=True)
 class CoderPeak:
-    """What a VAE of a published size holds, in bytes a pixel of a frame in a type of 16 bits, and `full` times that in float32
-    (`full_thrifty` times where a decode is thrifty: norms compute in float32 in every type).
+    """What a VAE of a published size holds, in bytes a pixel of a frame in a type of 16 bits.
 
-    width: channels at full resolution that this was counted for; decode, thrifty: of a tile, and where memory is short;
-    encode, still: of a tile of a clip, of a single frame; grows: more with each frame of the clip; whole: of each frame of
-    a clip that is encoded at once; clip: frames whose decode is counted, where it sees all at once, 0 where their number
-    makes no difference; chunk: as many at a time where memory is short.
+    width: channels at full resolution that this was counted for.
+    decode, offloaded: of a tile, and of one whose state waits in RAM because memory is short.
+    encode, still: of a tile of a clip, and of a single frame.
+    grows: more with each frame of the clip.
+    whole: of each frame of a clip that is encoded at once.
+    clip: frames whose decode is counted, where it sees all at once; 0 where their number makes no difference.
+    chunk: as many at a time where memory is short.
+    full, full_offloaded: times that in float32; less than 2, as norms compute in float32 in every type.
     """
 
     width: int
     decode: int
-    thrifty: int
+    offloaded: int
     encode: int
     still: int
     grows: int = 0
@@ -28,23 +31,18 @@ class CoderPeak:
     clip: int = 0
     chunk: int = 0
     full: float = 2.0
-    full_thrifty: float = 2.0
+    full_offloaded: float = 2.0
 
-    def decoding(self, tile: int, thrifty: bool, frames: int, float32: bool = False) -> float:
+    def decoding(self, tile: int, offload_state: bool, frames: int, float32: bool = False) -> float:
         """Bytes for a tile of so many pixels."""
-        most, each, full = (
-            (self.chunk, self.thrifty, self.full_thrifty) if thrifty else (self.clip, self.decode, self.full)
-        )
+        most, each, full = self.clip, self.decode, self.full
+        if offload_state:
+            most, each, full = self.chunk, self.offloaded, self.full_offloaded
         return tile * each * (full if float32 else 1) * (min(frames, most) if most else 1) / (most or 1)
 
 
 def base_width(config: Mapping[str, Any]) -> int:
     """Channels of a VAE's decoder at full resolution; 0 where nothing tells."""
-    found = (
-        config.get("decoder_base_dim")
-        or config.get("base_dim")
-        or config.get("decoder_block_out_channels")
-        or config.get("block_out_channels")
-        or 0
-    )
-    return found[0] if isinstance(found, (list, tuple)) else found
+    keys = ("decoder_base_dim", "base_dim", "decoder_block_out_channels", "block_out_channels")
+    width = next((config[key] for key in keys if config.get(key)), 0)
+    return width[0] if isinstance(width, (list, tuple)) else width

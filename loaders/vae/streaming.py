@@ -22,23 +22,23 @@ class Level:
     """The layers of a network between two changes of resolution.
 
     most: elements that a piece is brought to where frames are small, 0 for pieces as they come;
-    thrifty: what its layers remember waits in RAM; last: no piece follows the one on its way.
+    offload_state: what its layers remember waits in RAM; last: no piece follows the one on its way.
     """
 
     most: int = 0
-    thrifty: bool = False
+    offload_state: bool = False
     last: bool = False
 
 
 class Delay:
-    """Holds the frames of a residual path until the main path has caught up. thrifty: they wait in RAM."""
+    """Holds the frames of a residual path until the main path has caught up. offload_state: they wait in RAM."""
 
-    def __init__(self, thrifty: bool = False) -> None:
+    def __init__(self, offload_state: bool = False) -> None:
         self._parts: list[Tensor] = []
-        self._thrifty = thrifty
+        self._offload_state = offload_state
 
     def put(self, frames: Tensor) -> None:
-        self._parts.append(frames.cpu() if self._thrifty else frames)
+        self._parts.append(frames.cpu() if self._offload_state else frames)
 
     def take(self, count: int, device: torch.device) -> Iterator[Tensor]:
         """The next `count` frames, in parts as they came."""
@@ -51,7 +51,8 @@ class Delay:
             yield part.to(device)
 
     def add_to(self, frames: Tensor, through: Callable[[Tensor], Tensor] = lambda part: part) -> Tensor:
-        """frames [B, C, n, H, W] plus, in place, the next n that wait, each gone `through` what else is on their path."""
+        """frames [B, C, n, H, W] plus, in place, the next n that wait, each gone `through` what else is on their
+        path."""
         start = 0
         for part in self.take(frames.shape[2], frames.device):
             frames.narrow(2, start, part.shape[2]).add_(through(part))
@@ -62,7 +63,7 @@ class Delay:
 def convolve(
     conv: Callable[[Tensor], Tensor], kernel: int, causal: bool, pieces: Pieces, level: Level, stride: int = 1
 ) -> Pieces:
-    """A convolution over time that repeats the first and the last frame at the ends, as the LTX VAE does.
+    """A convolution over time that repeats the first and the last frame at the ends.
 
     conv: a convolution without padding in time; kernel, stride: its length and its step in frames, kernel >= stride.
     The frames behind the last piece are computed with it where both are no more than a piece of the level may be.
@@ -93,7 +94,7 @@ def convolve(
 
 def _rest(window: Tensor, start: int, level: Level) -> Tensor:
     rest = window[:, :, start:].clone()
-    return rest.cpu() if level.thrifty else rest
+    return rest.cpu() if level.offload_state else rest
 
 
 def mark_last(pieces: Pieces, level: Level) -> Pieces:
@@ -135,12 +136,12 @@ def split(pieces: Pieces, size: int) -> Pieces:
 
 def regroup(pieces: Pieces, first: int, size: int) -> Pieces:
     """The same frames as one piece of `first` and then pieces of `size` frames; a rest that fills none is left out."""
-    held: list[Tensor] = []
+    waiting: list[Tensor] = []
     for piece in pieces:
-        held.extend(piece.split(1, 2))
+        waiting.extend(piece.split(1, 2))
         del piece
-        while len(held) >= first:
-            group, held, first = [torch.cat(held[:first], 2)], held[first:], size
+        while len(waiting) >= first:
+            group, waiting, first = [torch.cat(waiting[:first], 2)], waiting[first:], size
             yield group.pop()
 
 

@@ -1,7 +1,8 @@
-"""Tiles of space for the VAEs: each step of time is made tile by tile, so that a large frame needs no more memory than a small one.
+"""Tiles of space for the VAEs: each step of time is made tile by tile, so that a large frame needs no more memory than
+a small one.
 
-Every tile runs through a stream of its own with its own state; the pieces that they yield are laid together again. Where
-tiles overlap they fade into one another linearly.
+Every tile runs through a stream of its own with its own state; the pieces that they yield are laid together again.
+Where tiles overlap they fade into one another linearly.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ FEWEST = 4  # latent pixels across; smaller tiles would be all edge
 
 @dataclass(frozen=True)
 class Tile:
-    """A rectangle of a frame, in latent pixels. whole: (height, width) of the frame; thrifty: memory is short, so that
-    what waits between two steps waits in RAM, and what can be made in parts is."""
+    """A rectangle of a frame, in latent pixels. whole: (height, width) of the frame; offload_state: memory is short, so
+    that what waits between two steps waits in RAM, and what can be made in parts is."""
 
     top: int
     left: int
     height: int
     width: int
     whole: tuple[int, int]
-    thrifty: bool = False
+    offload_state: bool = False
 
     def cut(self, frames: Tensor) -> Tensor:
         """This tile of frames [..., H, W], whatever their resolution."""
@@ -47,17 +48,17 @@ class Tiling:
     """How a frame is cut. size: latent pixels across a tile, 0 for the whole frame."""
 
     size: int = 0
-    thrifty: bool = False
+    offload_state: bool = False
 
     def rows(self, height: int, width: int) -> list[list[Tile]]:
         """The tiles of a frame of height x width latent pixels, in rows."""
         (tops, high), (lefts, wide) = _starts(height, self.size), _starts(width, self.size)
-        return [[Tile(top, left, high, wide, (height, width), self.thrifty) for left in lefts] for top in tops]
+        return [[Tile(top, left, high, wide, (height, width), self.offload_state) for left in lefts] for top in tops]
 
     def smaller(self, height: int, width: int) -> Tiling | None:
         """The next that needs less memory; None where there is none."""
-        if not self.thrifty:
-            return replace(self, thrifty=True)
+        if not self.offload_state:
+            return replace(self, offload_state=True)
         half = (self.size or max(height, width)) // 2
         return replace(self, size=half) if half >= FEWEST else None
 
@@ -82,8 +83,8 @@ def tiled(stage: Callable[[Pieces, Tile], Pieces], pieces: Pieces, rows: list[li
         return
     sources = tee(pieces, len(tiles))
     streams = [stage(map(tile.cut, source), tile) for tile, source in zip(tiles, sources, strict=True)]
-    for made in zip(*streams, strict=True):
-        yield _together(list(made), rows)
+    for pieces_of_tiles in zip(*streams, strict=True):
+        yield _together(list(pieces_of_tiles), rows)
 
 
 def one_by_one(stage: Callable[[Pieces, Tile], Pieces], source: Callable[[], Pieces], rows: list[list[Tile]]) -> Pieces:
@@ -93,21 +94,23 @@ def one_by_one(stage: Callable[[Pieces, Tile], Pieces], source: Callable[[], Pie
     if len(tiles) == 1:
         yield from stage(source(), tiles[0])
         return
-    made = [list(stage(map(tile.cut, source()), tile)) for tile in tiles]
-    for pieces in zip(*made, strict=True):
+    results = [list(stage(map(tile.cut, source()), tile)) for tile in tiles]
+    for pieces in zip(*results, strict=True):
         yield _together(list(pieces), rows)
 
 
-def _together(made: list[Tensor], rows: list[list[Tile]]) -> Tensor:
-    up, wide = made[0].shape[-1] / rows[0][0].width, len(rows[0])
+def _together(tiles: list[Tensor], rows: list[list[Tile]]) -> Tensor:
+    up, wide = tiles[0].shape[-1] / rows[0][0].width, len(rows[0])
     lines = [
-        _fade(made[i * wide : (i + 1) * wide], [round(tile.left * up) for tile in row], 4) for i, row in enumerate(rows)
+        _fade(tiles[i * wide : (i + 1) * wide], [round(tile.left * up) for tile in row], 4)
+        for i, row in enumerate(rows)
     ]
     return _fade(lines, [round(row[0].top * up) for row in rows], 3)
 
 
 def _fade(parts: list[Tensor], starts: list[int], dim: int) -> Tensor:
-    """Parts laid side by side along a dimension at their starts, each fading in over what it shares with those before."""
+    """Parts laid side by side along a dimension at their starts, each fading in over what it shares with those
+    before."""
     whole = parts[0]
     for part, start in zip(parts[1:], starts[1:], strict=True):
         shared = whole.shape[dim] - start
@@ -153,12 +156,12 @@ def retried(
         tell(tiling)
 
 
-def park(state: Any, where: torch.device | str) -> Any:
+def to_device(state: Any, where: torch.device | str) -> Any:
     """A nest of tensors, moved to where it waits or is needed."""
     if isinstance(state, Tensor):
         return state.to(where)
     if isinstance(state, dict):
-        return {key: park(value, where) for key, value in state.items()}
+        return {key: to_device(value, where) for key, value in state.items()}
     if isinstance(state, (list, tuple)):
-        return type(state)(park(value, where) for value in state)
+        return type(state)(to_device(value, where) for value in state)
     return state

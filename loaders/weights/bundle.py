@@ -1,10 +1,10 @@
-"""A checkpoint with all its parts, wherever they came from; here: diffusers folders, sharded or not, with strict keys."""
+"""A checkpoint with all its parts, wherever they came from; here: diffusers folders, sharded or not, with strict
+keys."""
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..messages import CheckpointError, either, message
-from ..parts import Part, Progress
+from ..parts import Part
 from .configs import load_config
-from .entry import Entry
-from .modules import build, fitting
+from .entry import rename
+from .format import CheckpointFormat, Weights
 from .safetensors import read_folder
 
-FOLDER = Path(__file__).parents[1] / "families"
 # names of published files -> names of transformers 5's classes
 _RENAMED = {
     "CLIPTextModel": {r"^text_model\.": ""},
@@ -29,53 +28,13 @@ _RENAMED = {
     "CLIPVisionModelWithProjection": {},
     "LlamaModel": {r"^model\.": ""},
     "LlavaForConditionalGeneration": {
-        r"^language_model\.model\.": "model.language_model.", r"^language_model\.lm_head": "lm_head",
-        r"^(vision_tower|multi_modal_projector)\.": r"model.\1.", r"\.vision_tower\.vision_model\.": ".vision_tower.",
+        r"^language_model\.model\.": "model.language_model.",
+        r"^language_model\.lm_head": "lm_head",
+        r"^(vision_tower|multi_modal_projector)\.": r"model.\1.",
+        r"\.vision_tower\.vision_model\.": ".vision_tower.",
     },
-}  # fmt: skip
+}
 _COPIES = ("encoder.embed_tokens.weight",)  # of T5's shared.weight, and not in every file
-
-
-@dataclass(frozen=True)
-class Weights:
-    """One network on disk: its config, which names its class, and its tensors under that class' names."""
-
-    config: Mapping[str, Any]
-    entries: Mapping[str, Entry]
-
-    @property
-    def kind(self) -> str:
-        return self.config.get("_class_name") or next(iter(self.config.get("architectures") or ["unknown"]))
-
-    def build(self, dtype: torch.dtype, small: bool, storage: str, progress: Progress) -> nn.Module:
-        """See `checkpoints.build`."""
-        return build(self._make, self.entries, dtype, progress, small, storage)
-
-    def part(self, name: str, load: Callable[[Progress], nn.Module], instead_of: tuple[str, ...] = ()) -> Part:
-        """What a VideoModel holds of this network."""
-        shapes = {key: entry.shape for key, entry in self.entries.items()}
-        dtypes = {key: entry.dtype for key, entry in self.entries.items()}
-        return Part(name, load, instead_of, shapes, dtypes, self.config)
-
-    def check(self) -> None:
-        """Raise CheckpointError unless the config makes a network that every key and shape fits; reads no weights."""
-        try:
-            fitting(self._make, self.entries)
-        except CheckpointError:
-            raise
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            name = next((entry.file.parent.name for entry in self.entries.values()), self.kind)
-            rule = message("config_unusable", file=name, kind=self.kind, error=error)
-            raise CheckpointError(rule, message("download_again")) from error
-
-    def _make(self) -> nn.Module:
-        import diffusers
-        import transformers
-
-        if "_class_name" in self.config:
-            return getattr(diffusers, self.kind).from_config(dict(self.config))
-        kind = getattr(transformers, self.kind)
-        return kind(kind.config_class.from_dict(dict(self.config)))
 
 
 class _WithoutInit(TorchFunctionMode):
@@ -91,13 +50,20 @@ class _WithoutInit(TorchFunctionMode):
 def blank(part: Part, dtype: torch.dtype) -> nn.Module:
     """The module of a part on the meta device: shapes without numbers, all in `dtype`."""
     with torch.device("meta"), _WithoutInit():
-        module = Weights(part.config, {})._make()
+        module = Weights(part.config, {}).module()
     return module.requires_grad_(False).eval().to_empty(device="meta").type(dtype)
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """The parts of one checkpoint, the config of its scheduler, what its pipeline says, and its variant's defaults."""
+    """The parts of one checkpoint, and what is to be known of them.
+
+    variant: the published one, or the folder's name where the folder brings its own defaults.
+    parts: name -> weights, the network first.
+    scheduler: the config of its scheduler.
+    pipeline: model_index.json of a folder; empty for single files.
+    defaults: of the variant, or of the folder's reelwire.json.
+    """
 
     variant: str
     parts: Mapping[str, Weights]
@@ -115,42 +81,56 @@ class Bundle:
         return {name: weights.part(name, load(name), others(name)) for name, weights in self.parts.items()}
 
 
-def read_bundle(folder: Path, family: str, title: str, kinds: Mapping[str, tuple[str, ...]]) -> Bundle:
-    """Describe a diffusers folder from its configs and headers.
+@dataclass(frozen=True)
+class Source:
+    """What one file or folder holds. parts: the network first; index: model_index.json, None for a single file."""
 
-    kinds: part -> the classes it may have; the first part must be there. Raises CheckpointError for anything else.
+    path: Path
+    parts: Mapping[str, Weights]
+    index: Mapping[str, Any] | None = None
+
+    def bundle(self, parts: Mapping[str, Weights], form: CheckpointFormat) -> Bundle:
+        """These parts with the variant that they are, and what is known of it."""
+        configs = {part: weights.config for part, weights in parts.items()}
+        if self.index is None:
+            choose = form.variant or partial(closest_variant, form)
+            variant = choose(configs, self.path.name)
+            defaults = form.spec.config(variant, "defaults")
+            return Bundle(variant, parts, form.spec.config(variant, "scheduler"), {}, _frozen_values(defaults))
+        own = self.path / "reelwire.json"
+        if own.exists():
+            variant, defaults = self.path.name, json.loads(own.read_text(encoding="utf-8"))
+        else:
+            choose = form.folder_variant or partial(closest_variant, form)
+            variant = choose(configs, self.path.name)
+            more = form.folder_defaults(self.index) if form.folder_defaults else {}
+            defaults = {**form.spec.config(variant, "defaults"), **more}
+        scheduler = load_config(self.path / "scheduler", "scheduler_config.json")
+        return Bundle(variant, parts, scheduler, self.index, _frozen_values(defaults))
+
+
+def read_diffusers(folder: Path, form: CheckpointFormat, without: Collection[str] = ()) -> Source:
+    """A diffusers folder by its configs and headers, but for the parts that come from elsewhere.
+
+    Raises CheckpointError for anything else than a folder of this family.
     """
+    title = form.spec.title
     if not folder.is_dir():
         raise CheckpointError(message("single_file", file=folder.name), message("read_from_folder", title=title))
     index = load_config(folder, "model_index.json")
-    main = next(iter(kinds))
-    told = {name: value[1] for name, value in index.items() if isinstance(value, list) and value[1]}
-    if told.get(main) not in kinds[main]:
+    classes = {name: value[1] for name, value in index.items() if isinstance(value, list) and value[1]}
+    if classes.get(form.network) not in form.classes[form.network]:
         raise CheckpointError(
             message("wrong_folder", folder=folder.name, kind=index.get("_class_name"), title=title),
             message("use_its_loader"),
         )
-    parts = {name: read_part(folder / name) for name in kinds if name in told}
+    parts = {name: read_part(folder / name) for name in form.classes if name in classes and name not in without}
     for name, weights in parts.items():
-        if weights.kind not in kinds[name]:
-            raise CheckpointError(
-                message(
-                    "wrong_part",
-                    folder=folder.name,
-                    part=name,
-                    kind=weights.kind,
-                    title=title,
-                    needed=either(*kinds[name]),
-                ),
-                message("download_folder"),
-            )
-    shipped = folder / "reelwire.json"
-    if shipped.exists():
-        variant, defaults = folder.name, json.loads(shipped.read_text(encoding="utf-8"))
-    else:
-        variant, defaults = match(family, parts[main].config, folder.name)
-    scheduler = load_config(folder / "scheduler", "scheduler_config.json")
-    return Bundle(variant, parts, scheduler, index, {k: frozen(v) for k, v in defaults.items()})
+        if weights.kind not in form.classes[name]:
+            needed = either(*form.classes[name])
+            rule = message("wrong_part", folder=folder.name, part=name, kind=weights.kind, title=title, needed=needed)
+            raise CheckpointError(rule, message("download_folder"))
+    return Source(folder, parts, index)
 
 
 def read_part(folder: Path) -> Weights:
@@ -161,43 +141,39 @@ def read_part(folder: Path) -> Weights:
     return Weights(config, {key: entry for key, entry in renamed.items() if key not in _COPIES})
 
 
-def rename(key: str, table: Mapping[str, Any]) -> str:
-    """A key after all substitutions of a table of patterns, in order."""
-    for pattern, replacement in table.items():
-        key = re.sub(pattern, replacement, key)
-    return key
-
-
-def shipped_variants(family: str = "*") -> list[Path]:
-    """The folders of the shipped variants of a family, or of all."""
-    return sorted(FOLDER.glob(f"{family}/variants/*/"))
-
-
-def shipped_config(family: str, variant: str, name: str) -> dict[str, Any]:
-    return json.loads((FOLDER / family / "variants" / variant / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def match(family: str, config: Mapping[str, Any], name: str) -> tuple[str, dict[str, Any]]:
-    """(variant, its defaults): the shipped variant whose network agrees most, then whose words are most in the name."""
-    network = "unet" if family == "svd" else "transformer"
-    variants = [folder.name for folder in shipped_variants(family)]
+def closest_variant(form: CheckpointFormat, configs: Mapping[str, Mapping[str, Any]], name: str) -> str:
+    """The shipped variant whose network agrees most, then whose words are most in the name."""
+    config = configs[form.network]
 
     def agreement(variant: str) -> tuple[int, int]:
-        shipped = shipped_config(family, variant, network)
+        shipped = form.spec.config(variant, form.network)
         words = sum(word in name.lower() for word in variant.split("-"))
         return sum(frozen(config.get(k)) == frozen(v) for k, v in shipped.items()), words
 
-    best = max(variants, key=agreement)
-    return best, shipped_config(family, best, "defaults")
+    return max(form.spec.variants(), key=agreement)
 
 
 def frozen(value: Any) -> Any:
+    """A value of a JSON file with tuples in place of its lists."""
     return tuple(map(frozen, value)) if isinstance(value, list) else value
+
+
+def _frozen_values(entries: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: frozen(value) for key, value in entries.items()}
 
 
 def files_of(folder: Path) -> dict[str, Path]:
     """What a Recipe names of a diffusers folder: itself, and the folders of its tokenizers and its image processor."""
-    places = {"text_encoder": "text_encoder", "tokenizer": "tokenizer", "tokenizer_2": "tokenizer_2",
-              "image_processor": "image_processor", "image_processor_": "feature_extractor"}  # fmt: skip
-    found = {name.rstrip("_"): folder / place for name, place in places.items() if (folder / place).is_dir()}
-    return {"checkpoint": folder, **found}
+    places = {
+        "text_encoder": ("text_encoder",),
+        "tokenizer": ("tokenizer",),
+        "tokenizer_2": ("tokenizer_2",),
+        "image_processor": ("feature_extractor", "image_processor"),
+    }
+    files = {"checkpoint": folder}
+    for name, folders in places.items():
+        for place in folders:
+            if (folder / place).is_dir():
+                files[name] = folder / place
+                break
+    return files

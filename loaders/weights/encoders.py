@@ -1,7 +1,8 @@
-"""Text and picture encoders as single files: told apart by their keys, described by their shapes.
+"""Text and image encoders as single files: recognised by their keys, described by their shapes.
 
 Published sizes: google/t5-v1_1-xxl and google/umt5-xxl (4096 wide, 24 layers, 64 heads), openai/clip-vit-large-patch14,
-xtuner/llava-llama-3-8b-v1_1 (Llama 3 8B, and an eye of CLIP ViT-L at 336 pixels), laion/CLIP-ViT-H-14. What leaves no trace in shapes is the same in all of them.
+xtuner/llava-llama-3-8b-v1_1 (Llama 3 8B, and a vision tower of CLIP ViT-L at 336 pixels), laion/CLIP-ViT-H-14. What
+leaves no trace in shapes is the same in all of them.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from ..messages import CheckpointError, either, message
-from .bundle import Weights, read_part, rename
-from .entry import Entry
+from .bundle import read_part
+from .entry import Entry, rename
+from .format import Entries, Weights
 from .kinds import kind_of
 from .safetensors import read_file
 
-Entries = Mapping[str, Entry]
 # config.json of xtuner/llava-llama-3-8b-v1_1-transformers: its two tokens, and the layer of 24 that the projector reads
 LLAVA_PICTURE, LLAVA_PAD, LLAVA_LAYER = 128257, 128258, 23
 
@@ -32,25 +33,38 @@ def t5_config(entries: Entries) -> dict[str, Any]:
     """The config that the shapes of a T5 v1.1 or UMT5 encoder tell."""
     layer = "encoder.block.0.layer"
     vocabulary, width = entries["shared.weight"].shape
+    query = entries[f"{layer}.0.SelfAttention.q.weight"]
     bias = entries[f"{layer}.0.SelfAttention.relative_attention_bias.weight"].shape
     return dict(
-        vocab_size=vocabulary, d_model=width, num_heads=bias[1], relative_attention_num_buckets=bias[0],
-        d_kv=entries[f"{layer}.0.SelfAttention.q.weight"].shape[0] // bias[1], d_ff=entries[f"{layer}.1.DenseReluDense.wo.weight"].shape[1],
+        vocab_size=vocabulary,
+        d_model=width,
+        num_heads=bias[1],
+        relative_attention_num_buckets=bias[0],
+        d_kv=query.shape[0] // bias[1],
+        d_ff=entries[f"{layer}.1.DenseReluDense.wo.weight"].shape[1],
         num_layers=_layers(entries, "SelfAttention.q.weight"),
         feed_forward_proj="gated-gelu" if f"{layer}.1.DenseReluDense.wi_0.weight" in entries else "relu",
-        is_encoder_decoder=False, use_cache=False, tie_word_embeddings=False,
-    )  # fmt: skip
+        is_encoder_decoder=False,
+        use_cache=False,
+        tie_word_embeddings=False,
+    )
 
 
 def _clip_config(entries: Entries) -> dict[str, Any]:
     """CLIP-L's text tower: 64 channels a head, quick GELU."""
     vocabulary, width = entries["embeddings.token_embedding.weight"].shape
     return dict(
-        vocab_size=vocabulary, hidden_size=width, num_attention_heads=max(width // 64, 1), hidden_act="quick_gelu",
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_attention_heads=max(width // 64, 1),
+        hidden_act="quick_gelu",
         max_position_embeddings=entries["embeddings.position_embedding.weight"].shape[0],
-        intermediate_size=entries["encoder.layers.0.mlp.fc1.weight"].shape[0], projection_dim=width,
-        num_hidden_layers=_layers(entries, "mlp.fc1.weight"), bos_token_id=vocabulary - 2, eos_token_id=vocabulary - 1,
-    )  # fmt: skip
+        intermediate_size=entries["encoder.layers.0.mlp.fc1.weight"].shape[0],
+        projection_dim=width,
+        num_hidden_layers=_layers(entries, "mlp.fc1.weight"),
+        bos_token_id=vocabulary - 2,
+        eos_token_id=vocabulary - 1,
+    )
 
 
 def _llama_config(entries: Entries) -> dict[str, Any]:
@@ -58,11 +72,19 @@ def _llama_config(entries: Entries) -> dict[str, Any]:
     vocabulary, width = entries["embed_tokens.weight"].shape
     rows = lambda name: entries[f"layers.0.self_attn.{name}_proj.weight"].shape[0] // 128
     return dict(
-        vocab_size=vocabulary, hidden_size=width, num_attention_heads=rows("q"), num_key_value_heads=rows("k"), head_dim=128,
-        intermediate_size=entries["layers.0.mlp.gate_proj.weight"].shape[0], num_hidden_layers=_layers(entries, "mlp.gate_proj.weight"),
-        rms_norm_eps=1e-5, rope_theta=500000.0, rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
-        max_position_embeddings=8192, tie_word_embeddings=False,
-    )  # fmt: skip
+        vocab_size=vocabulary,
+        hidden_size=width,
+        num_attention_heads=rows("q"),
+        num_key_value_heads=rows("k"),
+        head_dim=128,
+        intermediate_size=entries["layers.0.mlp.gate_proj.weight"].shape[0],
+        num_hidden_layers=_layers(entries, "mlp.gate_proj.weight"),
+        rms_norm_eps=1e-5,
+        rope_theta=500000.0,
+        rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+        max_position_embeddings=8192,
+        tie_word_embeddings=False,
+    )
 
 
 def _vision_config(entries: Entries) -> dict[str, Any]:
@@ -71,20 +93,34 @@ def _vision_config(entries: Entries) -> dict[str, Any]:
 
 
 def _tower_config(entries: Entries) -> dict[str, Any]:
+    """CLIP's vision tower, without its last projection."""
     width, _, patch, _ = entries["vision_model.embeddings.patch_embedding.weight"].shape
-    side = round((entries["vision_model.embeddings.position_embedding.weight"].shape[0] - 1) ** 0.5)
+    positions = entries["vision_model.embeddings.position_embedding.weight"].shape[0]
+    side = round((positions - 1) ** 0.5)
     large = width % 80 == 0
     return dict(
-        hidden_size=width, patch_size=patch, image_size=side * patch, num_attention_heads=width // (80 if large else 64),
-        intermediate_size=entries["vision_model.encoder.layers.0.mlp.fc1.weight"].shape[0], hidden_act="gelu" if large else "quick_gelu",
+        hidden_size=width,
+        patch_size=patch,
+        image_size=side * patch,
+        num_attention_heads=width // (80 if large else 64),
+        intermediate_size=entries["vision_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
+        hidden_act="gelu" if large else "quick_gelu",
         num_hidden_layers=_layers(entries, "mlp.fc1.weight"),
-    )  # fmt: skip
+    )
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of encoder. mark: a key that it has, not: one that it has not; rename: its names -> transformers 5's;
-    unused: keys that belong to something else; advice: which file to get, and where it goes."""
+    """One kind of encoder.
+
+    architecture: transformers' class.
+    title: as people write it.
+    mark, lacks: a key that it has, and one that it has not.
+    config: tensors -> the config of its class.
+    rename: patterns of its published names -> transformers 5's names.
+    unused: a pattern of the keys that belong to something else.
+    advice: which file to get, and where it goes.
+    """
 
     architecture: str
     title: str
@@ -96,24 +132,96 @@ class Kind:
     lacks: str = ""
 
 
+def _advice(key: str, *files: str, publisher: str) -> str:
+    return message(key, files=either(*files), publisher=publisher)
+
+
 _BIAS = "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight"
 _PROJECTOR = "multi_modal_projector.linear_1.weight"
+_PATCHES = "vision_model.embeddings.patch_embedding.weight"
 _T5_UNUSED = r"^(encoder\.embed_tokens\.weight|spiece_model)$"  # a copy of shared.weight; UMT5's tokenizer
 KINDS = {
-    "t5": Kind("T5EncoderModel", message("kind_t5"), "encoder.block.0.layer.0.SelfAttention.q.weight", t5_config, {}, _T5_UNUSED,
-               message("into_text_encoders", files=either("t5xxl_fp16.safetensors (9.8 GB)", "t5xxl_fp8_e4m3fn_scaled.safetensors (5.2 GB)"), publisher="comfyanonymous/flux_text_encoders"), _BIAS),
-    "umt5": Kind("UMT5EncoderModel", message("kind_umt5"), _BIAS, t5_config, {}, _T5_UNUSED,
-                 message("into_text_encoders", files=either("umt5_xxl_fp16.safetensors (11.4 GB)", "umt5_xxl_fp8_e4m3fn_scaled.safetensors (6.7 GB)"), publisher="Comfy-Org/Wan_2.1_ComfyUI_repackaged")),
-    "clip": Kind("CLIPTextModel", message("kind_clip"), "encoder.layers.0.self_attn.q_proj.weight", _clip_config, {r"^text_model\.": ""},
-                 r"(^text_projection\.weight|position_ids|logit_scale)$",
-                 message("into_text_encoders", files="clip_l.safetensors (0.2 GB)", publisher="comfyanonymous/flux_text_encoders"), "vision_model.embeddings.patch_embedding.weight"),
-    "llama": Kind("LlamaModel", message("kind_llama"), "layers.0.self_attn.q_proj.weight", _llama_config, {r"^model\.": "", r"^language_model\.model\.": ""}, r"^(language_model\.)?lm_head\.weight$",
-                  message("into_text_encoders", files=either("llava_llama3_fp16.safetensors (16.1 GB)", "llava_llama3_fp8_scaled.safetensors (9.1 GB)"), publisher="Comfy-Org/HunyuanVideo_repackaged")),
-    "vision": Kind("CLIPVisionModelWithProjection", message("kind_vision"), "vision_model.embeddings.patch_embedding.weight", _vision_config, {}, r"(position_ids|logit_scale)$",
-                   message("into_clip_vision", files="clip_vision_h.safetensors (1.3 GB)", publisher="Comfy-Org/Wan_2.1_ComfyUI_repackaged"), _PROJECTOR),
-    "llava": Kind("CLIPVisionModel", message("kind_llava"), _PROJECTOR, _tower_config, {r"^vision_tower\.": ""}, r"(position_ids|logit_scale|^visual_projection\.weight)$",
-                  message("into_clip_vision", files="llava_llama3_vision.safetensors (0.6 GB)", publisher="Comfy-Org/HunyuanVideo_repackaged")),
-}  # fmt: skip
+    "t5": Kind(
+        architecture="T5EncoderModel",
+        title=message("kind_t5"),
+        mark="encoder.block.0.layer.0.SelfAttention.q.weight",
+        lacks=_BIAS,
+        config=t5_config,
+        rename={},
+        unused=_T5_UNUSED,
+        advice=_advice(
+            "into_text_encoders",
+            "t5xxl_fp16.safetensors (9.8 GB)",
+            "t5xxl_fp8_e4m3fn_scaled.safetensors (5.2 GB)",
+            publisher="comfyanonymous/flux_text_encoders",
+        ),
+    ),
+    "umt5": Kind(
+        architecture="UMT5EncoderModel",
+        title=message("kind_umt5"),
+        mark=_BIAS,
+        config=t5_config,
+        rename={},
+        unused=_T5_UNUSED,
+        advice=_advice(
+            "into_text_encoders",
+            "umt5_xxl_fp16.safetensors (11.4 GB)",
+            "umt5_xxl_fp8_e4m3fn_scaled.safetensors (6.7 GB)",
+            publisher="Comfy-Org/Wan_2.1_ComfyUI_repackaged",
+        ),
+    ),
+    "clip": Kind(
+        architecture="CLIPTextModel",
+        title=message("kind_clip"),
+        mark="encoder.layers.0.self_attn.q_proj.weight",
+        lacks=_PATCHES,
+        config=_clip_config,
+        rename={r"^text_model\.": ""},
+        unused=r"(^text_projection\.weight|position_ids|logit_scale)$",
+        advice=_advice(
+            "into_text_encoders", "clip_l.safetensors (0.2 GB)", publisher="comfyanonymous/flux_text_encoders"
+        ),
+    ),
+    "llama": Kind(
+        architecture="LlamaModel",
+        title=message("kind_llama"),
+        mark="layers.0.self_attn.q_proj.weight",
+        config=_llama_config,
+        rename={r"^model\.": "", r"^language_model\.model\.": ""},
+        unused=r"^(language_model\.)?lm_head\.weight$",
+        advice=_advice(
+            "into_text_encoders",
+            "llava_llama3_fp16.safetensors (16.1 GB)",
+            "llava_llama3_fp8_scaled.safetensors (9.1 GB)",
+            publisher="Comfy-Org/HunyuanVideo_repackaged",
+        ),
+    ),
+    "vision": Kind(
+        architecture="CLIPVisionModelWithProjection",
+        title=message("kind_vision"),
+        mark=_PATCHES,
+        lacks=_PROJECTOR,
+        config=_vision_config,
+        rename={},
+        unused=r"(position_ids|logit_scale)$",
+        advice=_advice(
+            "into_clip_vision", "clip_vision_h.safetensors (1.3 GB)", publisher="Comfy-Org/Wan_2.1_ComfyUI_repackaged"
+        ),
+    ),
+    "llava": Kind(
+        architecture="CLIPVisionModel",
+        title=message("kind_llava"),
+        mark=_PROJECTOR,
+        config=_tower_config,
+        rename={r"^vision_tower\.": ""},
+        unused=r"(position_ids|logit_scale|^visual_projection\.weight)$",
+        advice=_advice(
+            "into_clip_vision",
+            "llava_llama3_vision.safetensors (0.6 GB)",
+            publisher="Comfy-Org/HunyuanVideo_repackaged",
+        ),
+    ),
+}
 
 
 def recognise(entries: Entries) -> tuple[str, dict[str, Entry]]:
@@ -133,47 +241,49 @@ def _exact(entry: Entry) -> Entry:
 
 
 def read_encoder(source: Path, kind: str) -> Weights:
-    """The encoder of a file, or of a transformers folder; raises CheckpointError for another kind and for a damaged file."""
+    """The encoder of a file or of a transformers folder; raises CheckpointError for another kind and a damaged file."""
     if source.is_dir():
         weights = read_part(source)
-        found = kind if weights.kind == KINDS[kind].architecture else ""
-        told: str = message("kind_weights", kind=weights.kind)
-    else:
-        entries = read_file(source)[0]
-        found, renamed = recognise(entries)
-        told = KINDS[found].title if found else kind_of(entries)
-    if found != kind:
-        raise CheckpointError(
-            message("wrong_family", file=source.name, kind=told, title=KINDS[kind].title),
-            message("put", advice=KINDS[kind].advice),
-        )
+        if weights.kind != KINDS[kind].architecture:
+            raise _wrong_kind(source, message("kind_weights", kind=weights.kind), kind)
+        return weights
+    entries = read_file(source)[0]
+    recognised, renamed = recognise(entries)
+    if recognised != kind:
+        raise _wrong_kind(source, KINDS[recognised].title if recognised else kind_of(entries), kind)
     try:
-        return weights if source.is_dir() else Weights({"architectures": [KINDS[kind].architecture], **KINDS[kind].config(renamed)}, renamed)  # fmt: skip
+        return Weights({"architectures": [KINDS[kind].architecture], **KINDS[kind].config(renamed)}, renamed)
     except KeyError as error:
-        raise CheckpointError(
-            message("file_lacks", file=source.name, key=error.args[0]), message("download_again")
-        ) from error
+        rule = message("file_lacks", file=source.name, key=error.args[0])
+        raise CheckpointError(rule, message("download_again")) from error
 
 
-def with_eye(language: Weights, eye: Weights) -> Weights:
-    """Llava of its two halves, a Llama and a picture encoder; raises CheckpointError where they do not fit together."""
-    seen = eye.entries[_PROJECTOR].shape[0]
-    if seen != width(language):
-        raise CheckpointError(
-            message("llava_halves", file=eye.entries[_PROJECTOR].file.name, seen=seen, wanted=width(language)),
-            message("choose_llava"),
-        )
-    named = {re.sub(r"^vision_model\.", "vision_tower.", key): entry for key, entry in eye.entries.items()}
+def _wrong_kind(source: Path, title: str, wanted: str) -> CheckpointError:
+    rule = message("wrong_family", file=source.name, kind=title, title=KINDS[wanted].title)
+    return CheckpointError(rule, message("put", advice=KINDS[wanted].advice))
+
+
+def merge_vision_tower(language: Weights, tower: Weights) -> Weights:
+    """Llava of its two halves, a Llama and a vision tower; raises CheckpointError where they do not fit together."""
+    projector = tower.entries[_PROJECTOR]
+    if projector.shape[0] != output_width(language):
+        rule = message("llava_halves", file=projector.file.name, seen=projector.shape[0], wanted=output_width(language))
+        raise CheckpointError(rule, message("choose_llava"))
+    named = {re.sub(r"^vision_model\.", "vision_tower.", key): entry for key, entry in tower.entries.items()}
     named |= {f"language_model.{key}": entry for key, entry in language.entries.items()}
     config = dict(
-        architectures=["LlavaModel"], image_token_index=LLAVA_PICTURE, pad_token_id=LLAVA_PAD, projector_hidden_act="gelu",
-        vision_feature_layer=LLAVA_LAYER if eye.config["num_hidden_layers"] >= LLAVA_LAYER else -2,
-        vision_config={**eye.config, "model_type": "clip_vision_model"}, text_config={**language.config, "model_type": "llama"},
-    )  # fmt: skip
+        architectures=["LlavaModel"],
+        image_token_index=LLAVA_PICTURE,
+        pad_token_id=LLAVA_PAD,
+        projector_hidden_act="gelu",
+        vision_feature_layer=LLAVA_LAYER if tower.config["num_hidden_layers"] >= LLAVA_LAYER else -2,
+        vision_config={**tower.config, "model_type": "clip_vision_model"},
+        text_config={**language.config, "model_type": "llama"},
+    )
     return Weights(config, named)
 
 
-def width(weights: Weights) -> int:
+def output_width(weights: Weights) -> int:
     """Channels of what an encoder gives."""
     config = weights.config
     return config.get("d_model") or config.get("hidden_size") or config["text_config"]["hidden_size"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,12 +15,19 @@ IDENTITY = "IDENTITY"  # the type of an entry that is in no file: a weight that 
 
 @dataclass(frozen=True)
 class Entry:
-    """One tensor as a file's header tells it. shape: what it becomes; dtype: the header's, or one of FORMATS; rows: the
-    ranges of its first axis that are put together for that, all of it if there are none; scales: what its numbers are
-    multiplied with, by the names of `storage.widen`; quantisation: how else they are to be read."""
+    """One tensor as a file's header tells it.
+
+    file, key: where it lies, and its name there.
+    shape: what it becomes.
+    dtype: the header's, or one of FORMATS.
+    rows: the ranges of its first axis that are put together for that; all of it if there are none.
+    scales: what its numbers are multiplied with, by the names of `stored.widen`.
+    quantisation: how else they are to be read.
+    transposed: whether the matrix in the file is the transpose of what it becomes.
+    """
 
     file: Path
-    key: str  # its name in the file
+    key: str
     shape: tuple[int, ...]
     dtype: str
     rows: tuple[tuple[int, int], ...] = ()
@@ -29,35 +37,47 @@ class Entry:
 
     @property
     def coding(self) -> Coding:
+        """How its numbers are stored."""
         return Coding(self.dtype, self.shape, self.quantisation)
 
     def split(self, *sizes: int) -> list[Entry]:
         """Parts along the first axis, of these sizes."""
         start = self.rows[0][0] if self.rows else 0
-        ends = [start + sum(sizes[: i + 1]) for i in range(len(sizes))]
-        return [replace(self, shape=(size, *self.shape[1:]), rows=((end - size, end),)) for size, end in zip(sizes, ends, strict=True)]  # fmt: skip
+        parts = []
+        for size in sizes:
+            parts.append(replace(self, shape=(size, *self.shape[1:]), rows=((start, start + size),)))
+            start += size
+        return parts
 
     def chunk(self, count: int) -> list[Entry]:
         """Equal parts along the first axis."""
         return self.split(*[self.shape[0] // count] * count)
 
-    def swapped(self) -> Entry:
+    def swap_halves(self) -> Entry:
         """The second half of the first axis before the first half."""
         first, second = self.chunk(2)
         return replace(self, rows=second.rows + first.rows)
 
-    def turned(self) -> Entry:
+    def transpose(self) -> Entry:
         """The matrix transposed."""
         return replace(self, shape=self.shape[::-1], transposed=True)
 
-    def reshaped(self, *shape: int) -> Entry:
+    def reshape(self, *shape: int) -> Entry:
+        """The same numbers in another shape."""
         return replace(self, shape=shape)
 
 
 def strip_prefix(entries: Mapping[str, Entry], *prefixes: str) -> dict[str, Entry]:
     """The entries under the first prefix that occurs, without it; the entries themselves if none does."""
     for prefix in prefixes:
-        found = {k.removeprefix(prefix): e for k, e in entries.items() if k.startswith(prefix)}
-        if found:
-            return found
+        inside = {k.removeprefix(prefix): e for k, e in entries.items() if k.startswith(prefix)}
+        if inside:
+            return inside
     return dict(entries)
+
+
+def rename(key: str, table: Mapping[str, str]) -> str:
+    """A key after all substitutions of a table of patterns, in order."""
+    for pattern, replacement in table.items():
+        key = re.sub(pattern, replacement, key)
+    return key

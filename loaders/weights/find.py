@@ -2,244 +2,240 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from importlib import import_module
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..messages import CheckpointError, both, message
+from ..messages import CheckpointError, message
 from ..parts import Recipe
-from .bundle import FOLDER, Bundle, Weights, files_of, frozen, match, read_bundle, shipped_config
+from ..spec import Spec
+from .bundle import Bundle, Source, files_of, read_diffusers
 from .configs import load_config
-from .encoders import KINDS, read_encoder, width, with_eye
+from .encoders import KINDS, merge_vision_tower, output_width, read_encoder
 from .entry import Entry, strip_prefix
+from .format import CheckpointFormat, Weights
 from .kinds import kind_of
 from .safetensors import read_file
 
 Files = Mapping[str, Path]
 NETWORK_PREFIXES = ("model.diffusion_model.", "model.model.", "diffusion_model.", "transformer.")
 VAE_PREFIXES = ("vae.", "first_stage_model.")
-PICTURE_PREFIXES = ("conditioner.embedders.0.open_clip.model.",)
-# part -> kind of encoder that a family's networks need beside them
-ENCODERS: Mapping[str, Mapping[str, str]] = {
-    "wan": {"text_encoder": "umt5", "image_encoder": "vision"}, "hunyuan_video": {"text_encoder": "llama", "text_encoder_2": "clip", "image_encoder": "llava"},
-    "cogvideox": {"text_encoder": "t5"}, "mochi": {"text_encoder": "t5"}, "svd": {"image_encoder": "vision"}, "ltx": {"text_encoder": "t5"},
-}  # fmt: skip
-# families whose picture encoder is for some variants only -> the key of the network's config that says so
-_EYES = {"wan": "image_dim", "hunyuan_video": "image_condition_type"}
+IMAGE_ENCODER_PREFIXES = ("conditioner.embedders.0.open_clip.model.",)
+_OTHER_PREFIXES = ("conditioner.", "cond_stage_model.", "text_encoders.")
+_VAE_SCALES = ("scaling_factor", "invert_scale_latents")  # leave no trace in shapes
 # key of the network's config -> the encoder whose width it is
-_WIDTHS = {"text_dim": "text_encoder", "text_embed_dim": "text_encoder", "caption_channels": "text_encoder", "pooled_projection_dim": "text_encoder_2", "image_dim": "image_encoder"}  # fmt: skip
+_WIDTHS = {
+    "text_dim": "text_encoder",
+    "text_embed_dim": "text_encoder",
+    "caption_channels": "text_encoder",
+    "pooled_projection_dim": "text_encoder_2",
+    "image_dim": "image_encoder",
+}
 WORDS = {
     "text_encoder": message("part_text_encoder"),
     "text_encoder_2": message("part_text_encoder_2"),
     "image_encoder": message("part_image_encoder"),
     "vae": message("part_vae"),
 }
-VAES = {
-    "ltx": message("vae_ltx"),
-    "wan": message("published_as", files=message("vae_wan_file"), publisher=both("Comfy-Org/Wan_2.1_ComfyUI_repackaged", "Wan_2.2_ComfyUI_Repackaged")),
-    "hunyuan_video": message("published_as", files="hunyuan_video_vae_bf16.safetensors (0.5 GB)", publisher="Comfy-Org/HunyuanVideo_repackaged"),
-    "cogvideox": message("published_as", files=message("vae_cogvideox_file"), publisher="zai-org/CogVideoX-5b"),
-    "mochi": message("vae_mochi"),
-    "svd": message("vae_svd"),
-}  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Source:
-    """One file with a network: what it is, and what else it holds."""
-
-    variant: str
-    network: Weights
-    inside: Mapping[str, Weights]  # parts beside the network
-
-
-def read_model(recipe: Recipe, family: str, title: str, kinds: Mapping[str, tuple[str, ...]]) -> Bundle:
+def read_model(recipe: Recipe, form: CheckpointFormat) -> Bundle:
     """The checkpoint of a recipe with all its parts; raises CheckpointError for what does not fit together."""
-    files, main = recipe.files, next(iter(kinds))
-    if files["checkpoint"].is_dir():
-        bundle = read_bundle(files["checkpoint"], family, title, kinds)
-    else:
-        source = read_source(files["checkpoint"], family, title)
-        defaults = {k: frozen(v) for k, v in shipped_config(family, source.variant, "defaults").items()}
-        scheduler = shipped_config(family, source.variant, "scheduler")
-        bundle = Bundle(source.variant, {main: source.network, **source.inside}, scheduler, {}, defaults)
-    parts = {part: read_encoder(files[part], kind) for part, kind in ENCODERS[family].items() if _is_file(files, part)}
-    if _is_file(files, "vae"):
-        parts["vae"] = _scaled(read_vae(files["vae"], family, title), bundle.variant, family)
-    bundle = replace(bundle, parts=_with_sight({**bundle.parts, **parts}, family, bundle.parts[main].config))
-    for part, kind in ENCODERS[family].items():
-        if part not in bundle.parts and _wants(
-            family, part, bundle.parts[main].config, bundle.parts.get("text_encoder")
-        ):
-            raise CheckpointError(
-                message("holds_no_part", file=files["checkpoint"].name, part=WORDS[part]),
-                message("put_and_choose", advice=KINDS[kind].advice),
-            )
-    if "vae" not in bundle.parts:
-        raise CheckpointError(
-            message("holds_no_vae", file=files["checkpoint"].name), message("put_vae_and_choose", vae=VAES[family])
-        )
-    _check_widths(bundle, main, files)
-    for weights in bundle.parts.values():  # a VAE that does not fit is told now, not after an hour of sampling
+    files = recipe.files
+    checkpoint = files["checkpoint"]
+    others = {part: files[part] for part in (*form.spec.encoders, "vae") if part in files}
+    elsewhere = {part: file for part, file in others.items() if file.exists() and file != checkpoint / part}
+    source = read_diffusers(checkpoint, form, elsewhere) if checkpoint.is_dir() else read_source(checkpoint, form)
+    parts = {**source.parts, **{part: _read_part(file, part, form) for part, file in elsewhere.items()}}
+    parts = _merged(parts, form)
+    _check_complete(parts, checkpoint, form)
+    bundle = source.bundle(parts, form)
+    if "vae" in elsewhere:
+        parts["vae"] = _scaled(parts["vae"], bundle.variant, form.spec)
+    _check_widths(parts, form, files)
+    for weights in parts.values():  # what does not fit is refused now, not after an hour of sampling
         weights.check()
-    return bundle
+    return replace(bundle, parts=parts)
 
 
-def _wants(family: str, part: str, config: Mapping[str, Any], text_encoder: Weights | None = None) -> bool:
-    """Whether a network of this config needs the part; a text encoder that sees needs no eye."""
-    if part != "image_encoder" or family not in _EYES:
+def _read_part(file: Path, part: str, form: CheckpointFormat) -> Weights:
+    return read_vae(file, form) if part == "vae" else read_encoder(file, form.spec.encoders[part])
+
+
+def _needed(spec: Spec, part: str, config: Mapping[str, Any], text_encoder: Weights | None = None) -> bool:
+    """Whether a network of this config needs the part; a text encoder that sees needs no image encoder."""
+    if part != "image_encoder" or not spec.image_encoder_key:
         return True
-    seeing = text_encoder is not None and text_encoder.kind.startswith("Llava")
-    return bool(config.get(_EYES[family])) and not seeing
+    sees = text_encoder is not None and text_encoder.kind.startswith("Llava")
+    return bool(config.get(spec.image_encoder_key)) and not sees
 
 
-def _with_sight(parts: dict[str, Weights], family: str, config: Mapping[str, Any]) -> dict[str, Weights]:
+def _merged(parts: dict[str, Weights], form: CheckpointFormat) -> dict[str, Weights]:
     """The parts, Llava's two halves as the one text encoder that they are."""
-    if ENCODERS[family].get("image_encoder") != "llava" or "image_encoder" not in parts:
+    if form.spec.encoders.get("image_encoder") != "llava" or not {"image_encoder", "text_encoder"} <= parts.keys():
         return parts
-    eye = parts.pop("image_encoder")
-    if _wants(family, "image_encoder", config, parts["text_encoder"]):
-        parts["text_encoder"] = with_eye(parts["text_encoder"], eye)
-    return parts
+    tower, language = parts["image_encoder"], parts["text_encoder"]
+    rest = {part: weights for part, weights in parts.items() if part != "image_encoder"}
+    if _needed(form.spec, "image_encoder", parts[form.network].config, language):
+        rest["text_encoder"] = merge_vision_tower(language, tower)
+    return rest
 
 
-def _scaled(vae: Weights, variant: str, family: str) -> Weights:
-    """A VAE with the scale of its latents, which leaves no trace in shapes and is the variant's."""
-    if not (FOLDER / family / "variants" / variant).is_dir():
+def _check_complete(parts: Mapping[str, Weights], checkpoint: Path, form: CheckpointFormat) -> None:
+    """Raise CheckpointError for an encoder or a VAE that is missing."""
+    for part, kind in form.spec.encoders.items():
+        config = parts[form.network].config
+        if part not in parts and _needed(form.spec, part, config, parts.get("text_encoder")):
+            rule = message("holds_no_part", file=checkpoint.name, part=WORDS[part])
+            raise CheckpointError(rule, message("put_and_choose", advice=KINDS[kind].advice))
+    if "vae" not in parts:
+        remedy = message("put_vae_and_choose", vae=form.spec.vae)
+        raise CheckpointError(message("holds_no_vae", file=checkpoint.name), remedy)
+
+
+def _scaled(vae: Weights, variant: str, spec: Spec) -> Weights:
+    """A VAE with the scale of its latents, which is the variant's."""
+    if variant not in spec.variants():
         return vae
-    told = shipped_config(family, variant, "vae")
-    scale: dict[str, Any] = {key: told[key] for key in ("scaling_factor", "invert_scale_latents") if key in told}
-    return Weights({**vae.config, **scale}, vae.entries)
+    config = spec.config(variant, "vae")
+    return replace(vae, config={**vae.config, **{key: config[key] for key in _VAE_SCALES if key in config}})
 
 
-def _is_file(files: Files, part: str) -> bool:
-    return part in files and files[part].is_file()
-
-
-def read_source(file: Path, family: str, title: str) -> Source:
+def read_source(file: Path, form: CheckpointFormat) -> Source:
     """What a single file holds, from its header alone."""
-    module = import_module(f"..families.{family}.checkpoint", __package__)
     entries, metadata = read_file(file)
-    beside = {
-        k for k in entries if k.startswith((*VAE_PREFIXES, "conditioner.", "cond_stage_model.", "text_encoders."))
-    }
+    others = (*VAE_PREFIXES, *_OTHER_PREFIXES)
+    own = strip_prefix({k: e for k, e in entries.items() if not k.startswith(others)}, *NETWORK_PREFIXES)
     try:
-        own = strip_prefix({k: e for k, e in entries.items() if k not in beside}, *NETWORK_PREFIXES)
-        network = module.transformer(own, {**metadata, "file": file.name})
-        inside = {"vae": _inside(entries, VAE_PREFIXES, module.vae)}
-        if hasattr(module, "image_encoder"):
-            inside["image_encoder"] = _inside(entries, PICTURE_PREFIXES, lambda found: module.image_encoder(found, {}))
+        network = form.transformer(own, {**metadata, "file": file.name})
+        inside = {"vae": _inside(entries, VAE_PREFIXES, form.vae)}
+        if form.image_encoder is not None:
+            inside["image_encoder"] = _inside(entries, IMAGE_ENCODER_PREFIXES, form.image_encoder)
     except KeyError as error:
-        raise CheckpointError(
-            message("file_lacks", file=file.name, key=error.args[0]), message("download_again")
-        ) from error
+        rule = message("file_lacks", file=file.name, key=error.args[0])
+        raise CheckpointError(rule, message("download_again")) from error
     if network is None:
-        raise CheckpointError(
-            message("wrong_family", file=file.name, kind=kind_of(entries), title=title), message("use_its_loader")
-        )
-    choose = getattr(module, "variant", None)
-    variant = choose(network.config, file.name) if choose else match(family, network.config, file.name)[0]
-    return Source(variant, network, {part: weights for part, weights in inside.items() if weights})
+        rule = message("wrong_family", file=file.name, kind=kind_of(entries), title=form.spec.title)
+        raise CheckpointError(rule, message("use_its_loader"))
+    return Source(file, {form.network: network, **{part: weights for part, weights in inside.items() if weights}})
 
 
-def _inside(entries: Mapping[str, Entry], prefixes: tuple[str, ...], read: Any) -> Weights | None:
-    found = {k: e for k, e in entries.items() if k.startswith(prefixes)}
-    return read(strip_prefix(found, *prefixes)) if found else None
+def _inside(
+    entries: Mapping[str, Entry], prefixes: tuple[str, ...], read: Callable[[Mapping[str, Entry]], Weights | None]
+) -> Weights | None:
+    """What `read` makes of the tensors under a prefix; None where there are none."""
+    inside = {k: e for k, e in entries.items() if k.startswith(prefixes)}
+    return read(strip_prefix(inside, *prefixes)) if inside else None
 
 
-def read_vae(file: Path, family: str, title: str) -> Weights:
+def read_vae(file: Path, form: CheckpointFormat) -> Weights:
     """The VAE of a file, or of an all-in-one file."""
     entries, _ = read_file(file)
-    weights = import_module(f"..families.{family}.checkpoint", __package__).vae(strip_prefix(entries, *VAE_PREFIXES))
+    try:
+        weights = form.vae(strip_prefix(entries, *VAE_PREFIXES))
+    except KeyError as error:
+        rule = message("file_lacks", file=file.name, key=error.args[0])
+        raise CheckpointError(rule, message("download_again")) from error
     if weights is None:
-        raise CheckpointError(
-            message("wrong_vae", file=file.name, kind=kind_of(entries), title=title),
-            message("put_vae", vae=VAES[family]),
-        )
+        rule = message("wrong_vae", file=file.name, kind=kind_of(entries), title=form.spec.title)
+        raise CheckpointError(rule, message("put_vae", vae=form.spec.vae))
     return weights
 
 
-def _wanted_channels(network: Mapping[str, Any]) -> int:
+def _network_channels(network: Mapping[str, Any]) -> int:
+    """Channels of the latents that a network of this config makes."""
     return network.get("out_channels") or network["in_channels"]
 
 
-def _channels(vae: Mapping[str, Any]) -> int:
+def _vae_channels(vae: Mapping[str, Any]) -> int:
     return vae.get("z_dim") or vae["latent_channels"]
 
 
-def _check_widths(bundle: Bundle, main: str, files: Files) -> None:
-    """Text encoders and the VAE must be as wide as the network expects."""
-    config, name = bundle.parts[main].config, files["checkpoint"].name
+def _check_widths(parts: Mapping[str, Weights], form: CheckpointFormat, files: Files) -> None:
+    """Raise CheckpointError unless text encoders and the VAE are as wide as the network expects."""
+    config, checkpoint = parts[form.network].config, files["checkpoint"].name
     for key, part in _WIDTHS.items():
-        if config.get(key) and part in bundle.parts and width(bundle.parts[part]) != config[key]:
-            told = files[part].name if part in files else message("its_part", part=WORDS[part])
-            raise CheckpointError(
-                message(
-                    "wrong_width",
-                    file=told,
-                    width=width(bundle.parts[part]),
-                    checkpoint=name,
-                    part=WORDS[part],
-                    wanted=config[key],
-                ),
-                message("choose_trained_encoder"),
+        if not config.get(key) or part not in parts:
+            continue
+        width = output_width(parts[part])
+        if width != config[key]:
+            rule = message(
+                "wrong_width",
+                file=_named(files, part),
+                width=width,
+                checkpoint=checkpoint,
+                part=WORDS[part],
+                wanted=config[key],
             )
-    if "vae" in bundle.parts and _wanted_channels(config) != (channels := _channels(bundle.parts["vae"].config)):
-        told = files["vae"].name if "vae" in files else message("its_part", part=WORDS["vae"])
-        raise CheckpointError(
-            message("wrong_channels", file=told, channels=channels, checkpoint=name, wanted=_wanted_channels(config)),
-            message("choose_its_vae"),
-        )
+            raise CheckpointError(rule, message("choose_trained_encoder"))
+    wanted, channels = _network_channels(config), _vae_channels(parts["vae"].config)
+    if wanted != channels:
+        file = _named(files, "vae")
+        rule = message("wrong_channels", file=file, channels=channels, checkpoint=checkpoint, wanted=wanted)
+        raise CheckpointError(rule, message("choose_its_vae"))
+
+
+def _named(files: Files, part: str) -> str:
+    """The file of a part, or that it is the checkpoint's own."""
+    return files[part].name if part in files else message("its_part", part=WORDS[part])
 
 
 # ---------------------------------------------------------------- what is missing
 
 
-def complete(family: str, title: str, chosen: Files, offered: Mapping[str, Files], tokenizers: Files) -> dict[str, Path]:  # fmt: skip
+def complete(form: CheckpointFormat, chosen: Files, offered: Mapping[str, Files], tokenizers: Files) -> dict[str, Path]:
     """The files of a Recipe: the chosen ones, and for each part that is missing the only one of the offered that fits.
 
     chosen: "checkpoint" and whatever else a person chose; offered: part -> what lies in its folder, by the name that is
     shown; tokenizers: kind of encoder -> its tokenizer's folder. Raises CheckpointError where none or several fit.
     """
-    source = chosen["checkpoint"]
-    files = {**(files_of(source) if source.is_dir() else {}), **chosen}
-    if source.is_dir():
-        config = _network_config(source)
-        for part, kind in ENCODERS[family].items():
-            seeing = kind == "llava" and files.get("text_encoder", source).is_dir()
-            if not (source / part).is_dir() and part not in files and _wants(family, part, config) and not seeing:
-                with suppress(CheckpointError):  # the folder's own reader knows better what is wrong with it
-                    files[part] = find_encoder(part, kind, 0, source, offered.get(part, {}))
-            if part.startswith("text_encoder"):
-                files.setdefault(
-                    "tokenizer" + part.removeprefix("text_encoder"), tokenizers.get(kind, files.get(part, source))
-                )
-        return files
-    read = read_source(source, family, title)
+    checkpoint = chosen["checkpoint"]
+    if checkpoint.is_dir():
+        return _complete_folder(form.spec, {**files_of(checkpoint), **chosen}, offered, tokenizers)
+    source = read_source(checkpoint, form)
     try:
-        return files | _beside(read, family, source, files, offered, tokenizers)
+        return _complete_file(form, source, dict(chosen), offered, tokenizers)
     except CheckpointError:
-        read.network.check()  # that the file is damaged goes before what is missing beside it
+        source.parts[form.network].check()  # that the file is damaged goes before what is missing beside it
         raise
 
 
-def _beside(read: Source, family: str, source: Path, chosen: Files, offered: Mapping[str, Files], tokenizers: Files) -> dict[str, Path]:  # fmt: skip
+def _complete_folder(
+    spec: Spec, files: dict[str, Path], offered: Mapping[str, Files], tokenizers: Files
+) -> dict[str, Path]:
+    """The encoders and tokenizers that a diffusers folder lacks."""
+    folder = files["checkpoint"]
+    config = _network_config(folder)
+    for part, kind in spec.encoders.items():
+        sees = kind == "llava" and files.get("text_encoder", folder).is_dir()
+        if not (folder / part).is_dir() and part not in files and _needed(spec, part, config) and not sees:
+            with suppress(CheckpointError):  # the folder's own reader knows better what is wrong with it
+                files[part] = find_encoder(part, kind, 0, folder, offered.get(part, {}))
+        if part.startswith("text_encoder"):
+            tokenizer = tokenizers.get(kind, files.get(part, folder))
+            files.setdefault("tokenizer" + part.removeprefix("text_encoder"), tokenizer)
+    return files
+
+
+def _complete_file(
+    form: CheckpointFormat, source: Source, files: dict[str, Path], offered: Mapping[str, Files], tokenizers: Files
+) -> dict[str, Path]:
     """The encoders, tokenizers and the VAE that a single file lacks."""
-    config, files = read.network.config, {**chosen}
-    for part, kind in ENCODERS[family].items():
-        if part in read.inside or not _wants(family, part, config):
+    config = source.parts[form.network].config
+    for part, kind in form.spec.encoders.items():
+        if part in source.parts or not _needed(form.spec, part, config):
             continue
         if part not in files:
             wanted = next((config[key] for key, at in _WIDTHS.items() if at == part and config.get(key)), 0)
-            files[part] = find_encoder(part, kind, wanted, source, offered.get(part, {}))
+            files[part] = find_encoder(part, kind, wanted, source.path, offered.get(part, {}))
         if part.startswith("text_encoder"):
             files["tokenizer" + part.removeprefix("text_encoder")] = tokenizers.get(kind, files[part])
-    if "vae" not in read.inside and "vae" not in files:
-        found = {n: f for n, f in offered.get("vae", {}).items() if _fits_vae(f, family, _wanted_channels(config))}
-        files["vae"] = _only("vae", source, found, message("into_vae", vae=VAES[family]))
+    if "vae" not in source.parts and "vae" not in files:
+        channels = _network_channels(config)
+        fitting = {name: file for name, file in offered.get("vae", {}).items() if _fits_vae(file, form, channels)}
+        files["vae"] = _only("vae", source.path, fitting, message("into_vae", vae=form.spec.vae))
     return files
 
 
@@ -252,31 +248,31 @@ def _network_config(folder: Path) -> Mapping[str, Any]:
 
 def find_encoder(part: str, kind: str, wanted: int, source: Path, offered: Files) -> Path:
     """The only offered file that is an encoder of this kind and width (0: of any)."""
-    return _only(part, source, {n: f for n, f in offered.items() if _fits(f, kind, wanted)}, KINDS[kind].advice)
+    fitting = {name: file for name, file in offered.items() if _fits(file, kind, wanted)}
+    return _only(part, source, fitting, KINDS[kind].advice)
 
 
-def _only(part: str, source: Path, found: Files, advice: str) -> Path:
-    if len(found) == 1:
-        return next(iter(found.values()))
-    if found:
-        raise CheckpointError(
-            message("several_fit", part=part, files=", ".join(found), checkpoint=source.name), message("choose_one")
-        )
-    raise CheckpointError(
-        message("none_fits", file=source.name, part=WORDS[part]), message("put_or_choose", advice=advice, part=part)
-    )
+def _only(part: str, source: Path, fitting: Files, advice: str) -> Path:
+    """The only file that fits; raises CheckpointError for none and for several."""
+    if len(fitting) == 1:
+        return next(iter(fitting.values()))
+    if fitting:
+        rule = message("several_fit", part=part, files=", ".join(fitting), checkpoint=source.name)
+        raise CheckpointError(rule, message("choose_one"))
+    remedy = message("put_or_choose", advice=advice, part=part)
+    raise CheckpointError(message("none_fits", file=source.name, part=WORDS[part]), remedy)
 
 
 def _fits(file: Path, kind: str, wanted: int) -> bool:
     """Whether a file is an encoder of this kind and width; a damaged one is not."""
     try:
-        return wanted in (0, width(read_encoder(file, kind)))
+        return wanted in (0, output_width(read_encoder(file, kind)))
     except (CheckpointError, OSError):
         return False
 
 
-def _fits_vae(file: Path, family: str, channels: int) -> bool:
+def _fits_vae(file: Path, form: CheckpointFormat, channels: int) -> bool:
     try:
-        return _channels(read_vae(file, family, "").config) == channels
+        return _vae_channels(read_vae(file, form).config) == channels
     except (CheckpointError, OSError, KeyError):
         return False

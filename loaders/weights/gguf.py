@@ -12,7 +12,7 @@ from ..messages import CheckpointError, message
 from .entry import Entry
 
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-_SHAPE = "comfy.gguf.orig_shape."  # where the shape of a tensor is told that was folded to at most four axes
+_SHAPE = "comfy.gguf.orig_shape."  # holds the shape of a tensor that was folded to at most four axes
 
 
 def _open(file: Path) -> Any:
@@ -31,12 +31,12 @@ def read_gguf(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     reader, known = _open(file), {*_PLAIN, *(kind.name for kind in SUPPORTED_GGUF_QUANT_TYPES)}
     entries = {}
     for tensor in reader.tensors:
-        kind, told = tensor.tensor_type.name, reader.fields.get(_SHAPE + tensor.name)
+        kind, field = tensor.tensor_type.name, reader.fields.get(_SHAPE + tensor.name)
         if kind not in known:
             raise CheckpointError(
                 message("gguf_type", file=file.name, kind=kind), message("use_file_of", kinds=", ".join(sorted(known)))
             )
-        shape = [int(told.parts[at][0]) for at in told.data] if told else [int(n) for n in reversed(tensor.shape)]
+        shape = [int(field.parts[at][0]) for at in field.data] if field else [int(n) for n in reversed(tensor.shape)]
         entries[tensor.name] = Entry(file, tensor.name, tuple(shape), kind)
     return entries, {"architecture": _architecture(reader)}
 

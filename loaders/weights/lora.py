@@ -5,18 +5,18 @@ whatever type it is held, and a hook adds the LoRA's part for the length of a ru
 anew, and a model without the LoRA shares the same weights.
 
 Key forms: diffusers (`transformer.blocks.0.attn1.to_q.lora_A.weight`), ComfyUI and the makers' own
-(`diffusion_model.blocks.0.self_attn.q.lora_down.weight`), Kohya and musubi (`lora_unet_blocks_0_self_attn_q.lora_down.weight`).
+(`diffusion_model.blocks.0.self_attn.q.lora_down.weight`), Kohya and musubi
+(`lora_unet_blocks_0_self_attn_q.lora_down.weight`).
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from ..messages import CheckpointError, Origin, message
 from ..parts import Part
 from .entry import Entry
+from .format import CheckpointFormat, Entries
 from .modules import read_tensors
 from .safetensors import read_file
 
@@ -39,7 +40,7 @@ _ENDINGS = re.compile(r"\.(?:(lora_A|lora_down|lora_B|lora_up)(?:\.default)?(?:\
 
 @dataclass(frozen=True)
 class LoRA:
-    """A LoRA on a model. strength: how much it counts; low_noise: the same for the second expert of Wan 2.2-A14B."""
+    """A LoRA on a model. strength: how much it counts; low_noise: the same for the expert for low noise."""
 
     file: Path
     strength: float
@@ -62,14 +63,15 @@ class Delta:
     bias: Entry | None = None
 
 
-def read_lora(file: Path, family: str, part: Part) -> Mapping[str, Delta]:
-    """Layer of `part` -> what the file adds to it; raises CheckpointError for keys that belong to none of its layers."""
+def read_lora(file: Path, form: CheckpointFormat, part: Part) -> Mapping[str, Delta]:
+    """Layer of `part` -> what the file adds to it; raises CheckpointError for keys that belong to none of its
+    layers."""
     entries, _ = read_file(file)
     layers, strange = _layers(entries), sorted(k for k in entries if not _ENDINGS.search(k))
     if not layers or strange:
-        told = message("lora_strange", keys=_list(strange)) if strange else message("lora_empty")
-        raise CheckpointError(message("lora_unusable", file=file.name, cause=told), message("use_lora_form"))
-    named = _name(layers, family, part)
+        cause = message("lora_strange", keys=_list(strange)) if strange else message("lora_empty")
+        raise CheckpointError(message("lora_unusable", file=file.name, cause=cause), message("use_lora_form"))
+    named = _name(layers, form, part)
     wrong = [name for name, delta in named.items() if not _fits(name, delta, part)]
     if wrong:
         rule = message("lora_does_not_fit", file=file.name, wrong=len(wrong), count=len(named), names=_list(wrong))
@@ -90,18 +92,16 @@ def _layers(entries: Mapping[str, Entry]) -> dict[str, Delta]:
         "diff": "diff",
         "diff_b": "bias",
     }
-    found: dict[str, Delta] = {}
+    layers: dict[str, Delta] = {}
     for key, entry in entries.items():
         if ending := _ENDINGS.search(key):
             name = key[: ending.start()]
-            found[name] = replace(found.get(name, Delta()), **{roles[ending[1] or ending[2]]: entry})
-    return found
+            layers[name] = replace(layers.get(name, Delta()), **{roles[ending[1] or ending[2]]: entry})
+    return layers
 
 
-def _name(layers: Mapping[str, Delta], family: str, part: Part) -> dict[str, Delta]:
+def _name(layers: Mapping[str, Delta], form: CheckpointFormat, part: Part) -> dict[str, Delta]:
     """The network's layer names -> deltas; fused layers are divided as the family's files are."""
-    module: Any = import_module(f"..families.{family}.checkpoint", __package__)
-    words, renamed = module.UNDERSCORED, getattr(module, "renamed", None) or module.renamed_for(part.tensors)
     known = {name.rpartition(".")[0] for name in part.tensors}
     by_underscores = {name.replace(".", "_"): name for name in known}
     plain: dict[str, Delta] = {}
@@ -109,9 +109,11 @@ def _name(layers: Mapping[str, Delta], family: str, part: Part) -> dict[str, Del
         short = _PREFIX.sub("", name)
         if _KOHYA.match(name):
             flat = _KOHYA.sub("", name)
-            short = by_underscores.get(flat) or _dotted(flat, words)
+            short = by_underscores.get(flat) or _dotted(flat, form.underscored)
         plain[short] = delta
-    return plain if all(name in known for name in plain) else _divided(plain, renamed)
+    if all(name in known for name in plain):
+        return plain
+    return _divided(plain, lambda entries: form.rename(entries, part.tensors))
 
 
 def _dotted(flat: str, words: tuple[str, ...]) -> str:
@@ -121,17 +123,19 @@ def _dotted(flat: str, words: tuple[str, ...]) -> str:
     return flat.replace("_", ".").replace("\0", "_")
 
 
-def _divided(layers: Mapping[str, Delta], renamed: Any) -> dict[str, Delta]:
-    """The family's renaming works on rows, so what it does to a weight it does to `up`, `diff` and `bias`."""
-    found = {name: d for name, d in layers.items() if (d.up or d.diff or d.bias) is None}  # half a LoRA, told later
+def _divided(layers: Mapping[str, Delta], rename: Callable[[Entries], Entries]) -> dict[str, Delta]:
+    """The deltas under the network's names. Renaming works on rows, so what it does to a weight it does to `up`, `diff`
+    and `bias`; an incomplete LoRA pair keeps its name, by which it is refused later."""
+    divided = {name: d for name, d in layers.items() if (d.up or d.diff or d.bias) is None}
     for role, ending in (("up", "weight"), ("diff", "weight"), ("bias", "bias")):
-        given = {f"{name}.{ending}": getattr(d, role) for name, d in layers.items() if getattr(d, role) is not None}
-        owner = {entry.key: layers[key.rpartition(".")[0]] for key, entry in given.items()}
-        for key, entry in renamed(given).items():
-            name, delta = key.rpartition(".")[0], owner[entry.key]
+        entries = {f"{name}.{ending}": getattr(d, role) for name, d in layers.items() if getattr(d, role) is not None}
+        owner = {entry.key: layers[key.rpartition(".")[0]] for key, entry in entries.items()}
+        for key, entry in rename(entries).items():
+            name = key.rpartition(".")[0]
+            delta = owner[entry.key]
             shared = {"down": delta.down, "alpha": delta.alpha} if role == "up" else {}
-            found[name] = replace(found.get(name, Delta()), **{role: entry}, **shared)
-    return found
+            divided[name] = replace(divided.get(name, Delta()), **{role: entry}, **shared)
+    return divided
 
 
 def _fits(name: str, delta: Delta, part: Part) -> bool:
@@ -143,16 +147,10 @@ def _fits(name: str, delta: Delta, part: Part) -> bool:
         return False
     if delta.down is not None and not delta.down.shape[0]:
         return False
-    if (
-        delta.down is not None
-        and delta.up is not None
-        and (
-            weight is None
-            or (delta.up.shape[0], *delta.down.shape[1:]) != weight
-            or delta.up.shape[1] != delta.down.shape[0]
-        )
-    ):
-        return False
+    if delta.down is not None and delta.up is not None:
+        product = (delta.up.shape[0], *delta.down.shape[1:])
+        if product != weight or delta.up.shape[1] != delta.down.shape[0]:
+            return False
     return (delta.diff is None or delta.diff.shape == weight) and (delta.bias is None or delta.bias.shape == bias)
 
 
@@ -190,7 +188,8 @@ def _load(deltas: Mapping[str, Delta]) -> dict[str, dict[str, Tensor]]:
     for tensors in loaded.values():
         if "up" in tensors:
             rank = tensors["down"].shape[0]
-            tensors["up"] = tensors["up"] * (float(tensors.pop("alpha", torch.tensor(float(rank)))) / rank)
+            alpha = float(tensors.pop("alpha", torch.tensor(float(rank))))
+            tensors["up"] = tensors["up"] * (alpha / rank)
     return loaded
 
 
@@ -200,22 +199,20 @@ def _add(tensors: dict[str, Tensor], strength: float, layer: Any, inputs: tuple[
     for role, tensor in tensors.items():
         if tensor.device != x.device or tensor.dtype != x.dtype:
             tensors[role] = tensor.to(x)
-    made: Any = 0.0
+    added: Any = 0.0
     if "up" in tensors:
-        made = _through(layer, x, tensors["down"], tensors["up"])
+        added = _through(layer, x, tensors["down"], tensors["up"])
     if "diff" in tensors:
-        made = made + _through(layer, x, tensors["diff"], None)
+        added = added + _through(layer, x, tensors["diff"], None)
     if "bias" in tensors:
         bias = tensors["bias"]
-        made = made + (_upright(bias, x) if isinstance(layer, tuple(_CONVOLUTIONS)) else bias)
-    if (
-        getattr(made, "dtype", None) == output.dtype and made.shape == output.shape
-    ):  # in place: an MLP's inner layer is wide
-        return made.mul_(strength).add_(output)
-    return (output + strength * made).to(output.dtype)
+        added = added + (_per_channel(bias, x) if isinstance(layer, tuple(_CONVOLUTIONS)) else bias)
+    if getattr(added, "dtype", None) == output.dtype and added.shape == output.shape:
+        return added.mul_(strength).add_(output)  # in place: an MLP's inner layer is wide
+    return (output + strength * added).to(output.dtype)
 
 
-def _upright(values: Tensor, x: Tensor) -> Tensor:
+def _per_channel(values: Tensor, x: Tensor) -> Tensor:
     """One number for each channel of x [B, C, ...]."""
     return values.view(-1, *[1] * (x.ndim - 2))
 
@@ -223,14 +220,16 @@ def _upright(values: Tensor, x: Tensor) -> Tensor:
 def _through(layer: Any, x: Tensor, first: Tensor, second: Tensor | None) -> Tensor:
     """x through a weight of this layer's kind, then through `second` as a matrix of channels."""
     if isinstance(layer, nn.Linear):
-        made = F.linear(x, first)
-        return made if second is None else F.linear(made, second)
+        output = F.linear(x, first)
+        return output if second is None else F.linear(output, second)
     for kind, convolve in _CONVOLUTIONS.items():
         if isinstance(layer, kind):
-            made = convolve(x, first, None, layer.stride, layer.padding)
-            return made if second is None else convolve(made, second.reshape(*second.shape[:2], *[1] * (x.ndim - 2)))
+            output = convolve(x, first, None, layer.stride, layer.padding)
+            if second is None:
+                return output
+            return convolve(output, second.reshape(*second.shape[:2], *[1] * (x.ndim - 2)))
     if isinstance(layer, nn.GroupNorm):
-        return F.group_norm(x, layer.num_groups, None, None, layer.eps) * _upright(first, x)
+        return F.group_norm(x, layer.num_groups, None, None, layer.eps) * _per_channel(first, x)
     if isinstance(layer, nn.LayerNorm):
         return F.layer_norm(x, layer.normalized_shape, None, None, layer.eps) * first
     return x * torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + (layer.eps or math.ulp(1.0))).to(x) * first

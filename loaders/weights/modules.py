@@ -23,9 +23,13 @@ AT_ONCE = 2**26  # bytes that are read before a file is opened anew, so that its
 
 
 def build(
-    make: Callable[[], nn.Module], entries: Mapping[str, Entry], dtype: torch.dtype, progress: Progress,
-    small: bool = False, storage: str = "",
-) -> nn.Module:  # fmt: skip
+    make: Callable[[], nn.Module],
+    entries: Mapping[str, Entry],
+    dtype: torch.dtype,
+    progress: Progress,
+    small: bool = False,
+    storage: str = "",
+) -> nn.Module:
     """Make a module and fill it with `entries` cast to dtype; raises CheckpointError unless every key fits.
 
     progress: called as (tensors read, tensors in all) after each one; may raise to stop. small: linear layers keep
@@ -35,15 +39,15 @@ def build(
     whole = set(getattr(module, "_keep_in_fp32_modules", None) or ())  # diffusers keeps these in float32 too
     state: dict[str, Tensor] = {}
     for done, (name, tensors) in enumerate(_read(entries), 1):
-        entry, held = entries[name], bool(whole & {*name.split(".")})
-        layer = None if held or not (small or storage) else _linear(module, name)
+        entry, stays_whole = entries[name], bool(whole & {*name.split(".")})
+        layer = None if stays_whole or not (small or storage) else _linear(module, name)
         if layer is not None and is_small(entry.dtype):
             _put(module, name, Stored(layer, tensors, entry.coding))
         elif layer is not None and storage and _IN_A_BLOCK.search(name):
             narrowed = narrow(tensors["weight"].reshape(entry.shape), BY_NAME[storage])
             _put(module, name, Stored(layer, narrowed, Coding(BY_NAME[storage], entry.shape)))
         else:
-            state[name] = _widen(tensors, entry, torch.float32 if held else dtype)
+            state[name] = _widen(tensors, entry, torch.float32 if stays_whole else dtype)
         progress(done, len(entries))
     module.load_state_dict(state, strict=False, assign=True)
     getattr(module, "tie_weights", lambda: None)()
@@ -86,7 +90,8 @@ def read_tensors(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
 
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
-    """New modules get no memory for their weights, but real buffers: some are not in the file, as tables of positions."""
+    """New modules get no memory for their weights, but real buffers: some are not in the file, as tables of
+    positions."""
     register = nn.Module.register_parameter
 
     def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
@@ -148,12 +153,12 @@ def check_fit(module: nn.Module, entries: Mapping[str, Entry]) -> None:
     if missing or extra or wrong:
         name = next((e.file.name for e in entries.values()), message("the_file"))
         counted = lambda keys: {"count": len(keys), "names": ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")}
-        told = [
+        differences = [
             *([message("keys_missing", **counted(missing))] if missing else ()),
             *([message("keys_unexpected", **counted(extra))] if extra else ()),
             *([message("keys_reshaped", **counted(wrong))] if wrong else ()),
         ]
         raise CheckpointError(
-            message("does_not_fit", file=name, network=type(module).__name__, differences=listed(told)),
+            message("does_not_fit", file=name, network=type(module).__name__, differences=listed(differences)),
             message("nothing_loaded"),
         )

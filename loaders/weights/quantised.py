@@ -63,7 +63,8 @@ class Format:
     key; options: the same for what it may have; numbers: reads the bytes; per_byte: numbers in a byte; align: rows and
     columns are padded to a multiple of this; block: columns that share a block scale, 0: there is none; rotates: by
     ConvRot, if the layer says so; layout: comfy-kitchen's name for it; raw: the type in which comfy-kitchen takes the
-    bytes; capability, release: the oldest CUDA card and torch that compute in it; quantises_input: inputs must be in it.
+    bytes; capability, release: the oldest CUDA card and torch that compute in it; quantises_input: inputs must be in
+    it.
     """
 
     storage: tuple[str, ...]
@@ -214,8 +215,8 @@ def block_scales(tensors: Tensors, coding: Coding) -> Tensor:
 
 @cache
 def _hadamard(size: int, dtype: torch.dtype) -> Tensor:
-    """ConvRot's regular Hadamard matrix [size, size], a power of 4: symmetric and its own inverse, of powers of 2. It is
-    held on the CPU: what a cache holds on a card would stay there."""
+    """ConvRot's regular Hadamard matrix [size, size], a power of 4: symmetric and its own inverse, of powers of 2. It
+    is held on the CPU: what a cache holds on a card would stay there."""
     four = torch.ones(4, 4, dtype=dtype) - 2 * torch.eye(4, dtype=dtype).flip(1)
     matrix = four
     while len(matrix) < size:

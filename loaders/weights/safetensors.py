@@ -16,8 +16,24 @@ from .entry import Entry
 from .quantised import FORMATS, FP8_FORMATS, check_shapes, read_quantisation, round_up
 from .stored import FP8
 
-_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2,
-          "I8": 1, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1}  # fmt: skip
+_BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "U64": 8,
+    "F32": 4,
+    "I32": 4,
+    "U32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "I16": 2,
+    "U16": 2,
+    "I8": 1,
+    "U8": 1,
+    "BOOL": 1,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "F8_E8M0": 1,
+}
 
 
 def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
@@ -71,9 +87,9 @@ _READABLE = message("use_readable", formats=", ".join(FORMATS))
 def read_file(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     """(tensors by name, metadata) of a file, each quantised tensor with its scales.
 
-    ComfyUI's formats: `scaled_fp8` with `x.scale_weight`, and `x.comfy_quant` (or `_quantization_metadata` in the header)
-    with `x.weight_scale` and what else its format needs, see `quantised`. Raises CheckpointError for a scale that
-    belongs to nothing, for a format that is not known, and for numbers that are scaled in another way.
+    ComfyUI's formats: `scaled_fp8` with `x.scale_weight`, and `x.comfy_quant` (or `_quantization_metadata` in the
+    header) with `x.weight_scale` and what else its format needs, see `quantised`. Raises CheckpointError for a scale
+    that belongs to nothing, for a format that is not known, and for numbers that are scaled in another way.
     """
     entries, metadata = read_header(file)
     layers = _quantised_layers(file, entries, metadata)

@@ -73,12 +73,13 @@ def narrow(weight: Tensor, kind: str) -> dict[str, Tensor]:
     It goes by a few rows at a time, so that the float32 numbers between take no room to speak of.
     """
     top = 127.0 if kind == INT8 else torch.finfo(FP8[kind]).max
-    made, scales = torch.empty(weight.shape, dtype=torch.int8), torch.empty(len(weight), 1)
-    for rows, scale, numbers in zip(*(t.split(ROWS) for t in (weight, scales, made)), strict=True):
+    small = torch.empty(weight.shape, dtype=torch.int8)
+    scales = torch.empty(len(weight), 1)
+    for rows, scale, numbers in zip(*(t.split(ROWS) for t in (weight, scales, small)), strict=True):
         scale.copy_(rows.float().abs().amax(1, keepdim=True).clamp(min=1e-12) / top)
         exact = rows.float() / scale
         numbers.copy_(exact.round().to(torch.int8) if kind == INT8 else exact.to(FP8[kind]).view(torch.int8))
-    return {"weight": made, "scale": scales.squeeze(1)}
+    return {"weight": small, "scale": scales.squeeze(1)}
 
 
 Places = tuple[tuple[str, int, torch.dtype, torch.Size], ...]  # name, first byte, type and shape of each tensor

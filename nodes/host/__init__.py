@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ...loaders.files import write_whole
 from ...loaders.messages import InputError, message
+from ...loaders.spec import spec_of
 from ...loaders.video_model import VideoModel
 from .machine import machine as machine
 from .machine import shortage as shortage
@@ -43,16 +44,6 @@ AUTO = "auto"
 PRECISIONS = (AUTO, "bfloat16", "float16", "float32")
 UPSAMPLER = "LatentUpsamplePipeline"
 LONGEST_NAME = 200  # bytes; most file systems take 255, and a counter and an ending follow
-# family -> the host's classes with preview colours, of which the number of channels tells the right one
-_LATENT_FORMATS = {
-    "ltx": ("LTXV",),
-    "wan": ("Wan21", "Wan22"),
-    "hunyuan_video": ("HunyuanVideo",),
-    "mochi": ("Mochi",),
-    "svd": ("SD15",),
-}
-# how the pipelines of a family are called in model_index.json
-_PIPELINES = {"ltx": "LTX", "wan": "Wan", "hunyuan_video": "HunyuanVideo", "mochi": "Mochi", "svd": "StableVideoDiffusion", "cogvideox": "CogVideoX"}  # fmt: skip
 
 
 def precision(name: str) -> str:
@@ -87,12 +78,12 @@ def checkpoints(family: str = "") -> dict[str, Path]:
 
     Without a family, all that there are: a wrong choice is then told by what it is.
     """
-    kind, found = (
-        _PIPELINES.get(family, ""),
-        {name: (path, pipeline_of(path)) for name, path in diffusers_folders().items()},
-    )
+    start = spec_of(family).pipeline if family else ""
+    pipelines = {name: (path, pipeline_of(path)) for name, path in diffusers_folders().items()}
     folders = {
-        name: path for name, (path, told) in found.items() if told.startswith(kind) and not told.endswith(UPSAMPLER)
+        name: path
+        for name, (path, pipeline) in pipelines.items()
+        if pipeline.startswith(start) and not pipeline.endswith(UPSAMPLER)
     }
     return bundled_models(family) | folders | files("diffusion_models") | files("checkpoints") | gguf_files()
 
@@ -308,7 +299,7 @@ def _main_axes(latent: Tensor) -> Tensor:
 
 
 def _host_colours(model: VideoModel) -> Tensor | None:
-    for name in _LATENT_FORMATS.get(model.name, ()):
+    for name in model.checkpoint.spec.preview_formats:
         form = getattr(comfy.latent_formats, name)()
         factors = form.latent_rgb_factors
         if factors and len(factors) == model.facts.channels:

@@ -14,7 +14,7 @@ from ...loaders.video_model import VideoModel
 from ..denoise import OnStep, sample
 from ..plan import plan
 from .policies.record import Record, Track
-from .policies.teacache import SIGNALS_OF, Fit, published
+from .policies.teacache import Fit, published
 from .policy import FEWEST
 from .store import Branch, Calibration, key_of
 
@@ -57,7 +57,7 @@ def _numbers(values: list[Tensor]) -> np.ndarray:
 def observed(model: VideoModel) -> str:
     """The signal that TeaCache looks at in this family: the published one."""
     fit = published(model, False)
-    return fit.signal if fit else SIGNALS_OF.get(model.name, "modulated")
+    return fit.signal if fit else model.checkpoint.spec.cache_signal
 
 
 def calibrate(

@@ -74,8 +74,8 @@ def class_of(memory: int) -> tuple[Card, ...]:
     return tuple(sorted((card for card in cards() if card.memory == memory), key=lambda card: card.tflops))
 
 
-# words that make another card of a name, slower or faster than the one without: of laptops, of the same chip with more or
-# fewer units, of the same card with less power, and of a part of a card
+# words that make another card of a name, slower or faster than the one without: of laptops, of the same chip with more
+# or fewer units, of the same card with less power, and of a part of a card
 OTHERS = {"laptop", "mobile", "q", "ti", "super", "d", "pcie", "nvl", "mig", "grid"}
 
 

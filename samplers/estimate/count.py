@@ -54,7 +54,7 @@ class Need:
     layer: int
     earlier: int = 0
 
-    def kept(self, machine: Machine) -> int:
+    def resident(self, machine: Machine) -> int:
         """How much of the weights stays on the device, as ComfyUI's load_models_gpu decides."""
         if machine.cpu:
             return self.weights
@@ -66,7 +66,7 @@ class Need:
         """Whether it fits, in one of the three words above."""
         if self.least(machine) > machine.room:
             return FAILS
-        return FITS if self.kept(machine) >= self.weights else MOVES
+        return FITS if self.resident(machine) >= self.weights else MOVES
 
     def least(self, machine: Machine) -> int:
         """The room without which it cannot run."""
@@ -168,8 +168,8 @@ class _Imagined:
 
 def reading_needs(model: VideoModel, peaks: Mapping[str, int] | None = None) -> tuple[Need, ...]:
     """What the encoders take. peaks: of their working memory, where it is known or makes no difference."""
-    found = encode_bytes(model) if peaks is None else peaks
-    return tuple(_need(model, "encode", part, working) for part, working in found.items())
+    working_of = encode_bytes(model) if peaks is None else peaks
+    return tuple(_need(model, "encode", part, working) for part, working in working_of.items())
 
 
 def sampling_needs(model: VideoModel, working: int) -> tuple[Need, ...]:
@@ -178,14 +178,14 @@ def sampling_needs(model: VideoModel, working: int) -> tuple[Need, ...]:
 
 
 def with_decode(
-    model: VideoModel, request: Request, found: tuple[Need, ...], room: float
+    model: VideoModel, request: Request, needs: tuple[Need, ...], room: float
 ) -> tuple[tuple[Need, ...], Tiling]:
     """(the needs and that of the decode, its tiles) for a complete request where there is this room."""
     sized = replace(model, memory=_Imagined(room))
     _, _, _, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
-    found = (*found, _need(model, "decode", "vae", sized.decode_bytes(request)))
-    earlier = accumulate((need.weights for need in found), initial=0)
-    ordered = tuple(replace(need, earlier=before) for need, before in zip(found, earlier, strict=False))
+    needs = (*needs, _need(model, "decode", "vae", sized.decode_bytes(request)))
+    earlier = accumulate((need.weights for need in needs), initial=0)
+    ordered = tuple(replace(need, earlier=before) for need, before in zip(needs, earlier, strict=False))
     return ordered, sized.tiling(height, width)
 
 
@@ -203,13 +203,13 @@ def shortage(model: VideoModel, prepared: SamplingPlan, machine: Machine) -> tup
     """What a person should know before a plan is sampled on a machine; mostly nothing."""
     request = prepared.request
     read = reading_needs(model, {part: 0 for part in model.parts if "encoder" in part})  # it is done by then
-    found, _ = with_decode(model, request, (*read, *sampling_needs(model, prepared.room)), machine.room)
-    short = [need for need in found if need.phase != "encode" and need.verdict(machine) == FAILS]
+    needs, _ = with_decode(model, request, (*read, *sampling_needs(model, prepared.room)), machine.room)
+    short = [need for need in needs if need.phase != "encode" and need.verdict(machine) == FAILS]
     return tuple(_warning(model, request, need, machine) for need in short)
 
 
 def _warning(model: VideoModel, request: Request, need: Need, machine: Machine) -> str:
-    told = {
+    words = {
         "phase": message("phase_sampling") if need.phase == "sample" else message("phase_decoding"),
         "frames": request.frames,
         "width": request.width,
@@ -218,7 +218,7 @@ def _warning(model: VideoModel, request: Request, need: Need, machine: Machine) 
         "room": f"{machine.room / GIB:.1f} GB",
         "helps": _helps(model, need, machine),
     }
-    return message("machine_short_cpu", **told) if machine.cpu else message("machine_short", **told)
+    return message("machine_short_cpu", **words) if machine.cpu else message("machine_short", **words)
 
 
 def _helps(model: VideoModel, need: Need, machine: Machine) -> str:
@@ -234,7 +234,7 @@ SMALLER = message("help_smaller")
 
 
 def can_shrink(model: VideoModel, need: Need) -> bool:
-    """Whether the Memory node can make these weights smaller: of a network that neither it nor the file has in 8 bits."""
+    """Whether the Memory node can make these weights smaller: a network's, in more than 8 bits until now."""
     kinds = model.parts[need.part].dtypes.values()
     return need.phase == "sample" and not model.recipe.storage and not any(map(is_small, kinds))
 
@@ -265,8 +265,8 @@ def count_steps(model: VideoModel, prepared: SamplingPlan) -> Steps:
 
 def _sum(experts: Iterator[tuple[int, tuple[int, int], int]]) -> Span:
     """Branches of all experts: (branches of all steps, (fewest, most) computed steps, steps) of each."""
-    found = list(experts)
-    low, high = (sum(branches * computed[i] / max(count, 1) for branches, computed, count in found) for i in (0, 1))
+    runs = list(experts)
+    low, high = (sum(branches * computed[i] / max(count, 1) for branches, computed, count in runs) for i in (0, 1))
     return low, high
 
 
@@ -303,7 +303,7 @@ def _times(estimate: Estimate) -> Iterator[Time]:
 
 def _moved(needs: tuple[Need, ...], machine: Machine, steps: Steps) -> float:
     """Bytes of the network's weights that come from RAM in a whole run, at most."""
-    return max(need.weights - need.kept(machine) for need in needs) * steps.passes[1]
+    return max(need.weights - need.resident(machine) for need in needs) * steps.passes[1]
 
 
 def _time(estimate: Estimate, where: str, memory: int, span: Span, basis: str) -> Time:
@@ -355,11 +355,11 @@ def on_cards(model: VideoModel, machine: Machine) -> VideoModel:
 def usual_sizes(model: VideoModel, request: Request) -> tuple[Request, ...]:
     """The request, and the model's presets where they differ in size or length, the largest first."""
     presets = model.facts.presets
-    found = {
+    requests = {
         (r.width, r.height, r.frames): r
         for r in (request, *(replace(model.complete(Request(preset=p)), keyframes=request.keyframes) for p in presets))
     }
-    first, *others = found.values()
+    first, *others = requests.values()
     return first, *sorted(others, key=lambda r: -r.width * r.height * r.frames)
 
 
@@ -367,15 +367,17 @@ Fits = tuple[tuple[Request, dict[int, str]], ...]
 
 
 def fit_table(model: VideoModel, request: Request, reading: tuple[Need, ...], limit: float = 0.0) -> Fits:
-    """For each usual size, whether it fits on a card of each class, whatever the machine is that asks: cards as NVIDIA's,
-    whose attention holds no scores, and the model in its own precision. limit: as a Machine's."""
+    """For each usual size, whether it fits on a card of each class, whatever the machine is that asks.
+
+    Cards are as NVIDIA's, whose attention stores no scores, and the model has its own precision. limit: as a Machine's.
+    """
     rows = []
     for sized in usual_sizes(model, request):
         before, verdicts = (*reading, *sampling_needs(model, _fused_bytes(model, sized))), {}
         for memory in SIZES:
             machine = card_of(memory, limit)
-            found, _ = with_decode(model, sized, before, machine.room)
-            verdicts[memory] = worst(need.verdict(machine) for need in found)
+            needs, _ = with_decode(model, sized, before, machine.room)
+            verdicts[memory] = worst(need.verdict(machine) for need in needs)
         rows.append((sized, verdicts))
     return tuple(rows)
 
@@ -398,14 +400,14 @@ def estimate(
     prepared = outlined(model, request)
     request, policy = prepared.request, prepared.policy
     reading = reading_needs(model)
-    found, tiling = with_decode(model, request, (*reading, *sampling_needs(model, prepared.room)), machine.room)
+    needs, tiling = with_decode(model, request, (*reading, *sampling_needs(model, prepared.room)), machine.room)
     asked = on_cards(model, machine)
     fits = fit_table(asked, request, reading if asked is model else reading_needs(asked), machine.limit)
     return Estimate(
         model,
         request,
         machine,
-        found,
+        needs,
         tiling,
         cache_bytes(model, request, policy),
         sum(weight_bytes(model, part) for part in model.parts),

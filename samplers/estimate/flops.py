@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,9 @@ from ...loaders.request import Request
 from ...loaders.vae.tiles import Tile, Tiling
 from ...loaders.video_model import VideoModel
 from ...loaders.weights.bundle import blank
+
+if TYPE_CHECKING:
+    from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,14 @@ def forward_flops(model: VideoModel, request: Request, once: bool = True) -> Flo
 
 def decode_flops(model: VideoModel, request: Request, tiling: Tiling | None = None) -> Flops:
     """What the VAE computes for a complete request, in tiles (by default the whole frame at once)."""
-    facts, vae = model.facts, blank(model.parts["vae"], dtype_of(model))
+    facts = model.facts
+    vae: Any = blank(model.parts["vae"], dtype_of(model))
     _, channels, frames, height, width = facts.latent_shape(request.width, request.height, request.frames)
     tiles = Counter((tile.height, tile.width) for row in (tiling or Tiling()).rows(height, width) for tile in row)
     total = Flops(0)
     for (height, width), count in tiles.items():
         frame = torch.empty(1, channels, 1, height, width, device="meta", dtype=vae.dtype)
-        tile = Tile(0, 0, height, width, (height, width), bool(tiling and tiling.thrifty))
+        tile = Tile(0, 0, height, width, (height, width), bool(tiling and tiling.offload_state))
         stage = partial(model.decode_pieces, vae, tile=tile, seed=0)
         total += _stream_flops(stage, frame, frames, *model.decode_cycle) * count
     return total
@@ -82,7 +86,7 @@ def decode_flops(model: VideoModel, request: Request, tiling: Tiling | None = No
 def _stream_flops(
     stage: Callable[[Iterator[Tensor]], Iterator[Tensor]], frame: Tensor, count: int, start: int, period: int
 ) -> Flops:
-    """What a stage computes for `count` equal frames, of which few run: from `start` on each `period` costs the same."""
+    """What a stage computes for `count` equal frames; few of them run: each `period` from `start` on costs the same."""
 
     def run(frames: int) -> Flops:
         with _counting() as counted:
@@ -131,7 +135,7 @@ def _counting() -> Iterator[Callable[[], Flops]]:
 
     autocast: Any = torch.autocast  # knows no meta device; types make no difference here
 
-    def without_meta(kind: str, *more: Any, **named: Any) -> Any:
+    def without_meta(kind: str, *more: object, **named: object) -> AbstractContextManager[object]:
         return nullcontext() if kind == "meta" else autocast(kind, *more, **named)
 
     torch.autocast = without_meta  # type: ignore[misc, assignment]
@@ -142,7 +146,7 @@ def _counting() -> Iterator[Callable[[], Flops]]:
         torch.autocast = autocast  # type: ignore[misc]
 
 
-def _read(counter: Any) -> Flops:
+def _read(counter: FlopCounterMode) -> Flops:
     """Without numbers attention is computed as two batched products, which nothing else in these networks is."""
     counts = counter.get_flop_counts().get("Global", {})
     return Flops(sum(counts.values()), sum(n for op, n in counts.items() if "bmm" in str(op) or "attention" in str(op)))
@@ -155,10 +159,10 @@ def _alike_once(network: nn.Module, counted: Callable[[], Flops]) -> list[Flops]
     The list that is returned holds, after a forward, what each block that did not run would have computed.
     """
     others: list[Flops] = []
-    first: dict[Any, tuple[Any, Flops]] = {}
+    first: dict[object, tuple[object, Flops]] = {}
 
-    def once(block: nn.Module, kind: Any) -> Callable[..., Any]:
-        def forward(*args: Any, **kwargs: Any) -> Any:
+    def once(block: nn.Module, kind: object) -> Callable[..., object]:
+        def forward(*args: object, **kwargs: object) -> object:
             key = kind, _shapes((args, kwargs))
             if key in first:
                 others.append(first[key][1])
@@ -178,7 +182,7 @@ def _alike_once(network: nn.Module, counted: Callable[[], Flops]) -> list[Flops]
     return others
 
 
-def _shapes(nest: Any) -> tuple[Any, ...]:
+def _shapes(nest: object) -> tuple[object, ...]:
     """What decides about the shapes that a call gives."""
     from torch.utils._pytree import tree_leaves
 

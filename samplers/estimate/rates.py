@@ -26,7 +26,7 @@ def measure(model: VideoModel, request: Request, device: torch.device, seconds: 
 
     Takes about twice `seconds`, and `needed` bytes there.
     """
-    hidden, dtype = model.facts.width, dtype_of(model)
+    hidden, dtype = model.facts.hidden_size, dtype_of(model)
     most, heads = _most_tokens(model, request, device), max(hidden // HEAD, 1)
     weight = torch.randn(4 * hidden, hidden, device=device, dtype=dtype)
 
@@ -62,7 +62,7 @@ def _most_tokens(model: VideoModel, request: Request, device: torch.device) -> i
 def _held(model: VideoModel, tokens: int, device: torch.device) -> int:
     """Bytes of the weight, and of the larger of a product (rows, and results four times as wide) and an attention
     (queries, results, and scores with their softmax where nothing fuses them)."""
-    hidden, item = model.facts.width, dtype_of(model).itemsize
+    hidden, item = model.facts.hidden_size, dtype_of(model).itemsize
     scores = 2 * max(hidden // HEAD, 1) * tokens**2 if device.type in UNFUSED else 0
     return item * (4 * hidden**2 + max(5 * hidden * tokens, 2 * hidden * tokens + scores))
 

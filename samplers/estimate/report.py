@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
 
 from ...loaders.messages import between, message
 from .cards import GIB, in_words, number, published, source, utilisation
@@ -16,7 +15,12 @@ VERSION = 1  # of the JSON
 
 def _begun(verdict: str) -> str:
     """A verdict as the beginning of a sentence."""
-    return {FITS: message("fits_begun"), MOVES: message("fits_moved_begun"), FAILS: message("fits_not_begun")}[verdict]
+    words: dict[str, str] = {
+        FITS: message("fits_begun"),
+        MOVES: message("fits_moved_begun"),
+        FAILS: message("fits_not_begun"),
+    }
+    return words[verdict]
 
 
 def _reading(parts: Iterable[str]) -> str:
@@ -62,7 +66,7 @@ def markdown(estimate: Estimate) -> str:
 
 def short(estimate: Estimate) -> tuple[str, ...]:
     """What a node shows, the most important first: the verdict, the time by card, then the phases."""
-    lines = [message("estimate_verdict", verdict=_begun(estimate.verdict), machine=estimate.machine.name)]
+    lines: list[str] = [message("estimate_verdict", verdict=_begun(estimate.verdict), machine=estimate.machine.name)]
     lines += [message("estimate_place", place=_place(time, brief=True), told=_told(time)) for time in estimate.times]
     lines += [*_in_other(estimate), *_unknown(estimate), *estimate.notes, *_advice(estimate)]
     lines.append(message("estimate_request_on", request=_request(estimate), machine=_where(estimate)))
@@ -77,9 +81,11 @@ def _told(time: Time) -> str:
     """Time, cost and verdict of one row."""
     if not time.seconds:
         return time.verdict
-    told = {"time": in_words(time.seconds), "verdict": time.verdict}
+    words = {"time": in_words(time.seconds), "verdict": time.verdict}
     return (
-        message("estimate_time_cost", cost=_money(time.cost), **told) if time.cost else message("estimate_time", **told)
+        message("estimate_time_cost", cost=_money(time.cost), **words)
+        if time.cost
+        else message("estimate_time", **words)
     )
 
 
@@ -98,8 +104,8 @@ def _request(estimate: Estimate) -> str:
 
 def _where(estimate: Estimate) -> str:
     machine = estimate.machine
-    told = {"name": machine.name, "room": size(machine.room)}
-    return message("machine_cpu", **told) if machine.cpu else message("machine_card", **told)
+    words = {"name": machine.name, "room": size(machine.room)}
+    return message("machine_cpu", **words) if machine.cpu else message("machine_card", **words)
 
 
 def _title(estimate: Estimate) -> Iterator[str]:
@@ -133,11 +139,11 @@ def _advice(estimate: Estimate) -> Iterator[str]:
 
 
 def _need(estimate: Estimate, need: Need) -> str:
-    kept = need.kept(estimate.machine)
-    told = {"weights": size(need.weights), "working": size(need.working), "verdict": need.verdict(estimate.machine)}
-    if kept < need.weights:
-        return message("estimate_need_moved", moved=size(need.weights - kept), **told)
-    return message("estimate_need", **told)
+    resident = need.resident(estimate.machine)
+    sizes = {"weights": size(need.weights), "working": size(need.working), "verdict": need.verdict(estimate.machine)}
+    if resident < need.weights:
+        return message("estimate_need_moved", moved=size(need.weights - resident), **sizes)
+    return message("estimate_need", **sizes)
 
 
 def _memory(estimate: Estimate) -> Iterator[str]:
@@ -152,8 +158,8 @@ def _memory(estimate: Estimate) -> Iterator[str]:
                 _phase_name(n),
                 n.part,
                 size(n.weights),
-                size(n.kept(machine)),
-                size(n.weights - n.kept(machine)),
+                size(n.resident(machine)),
+                size(n.weights - n.resident(machine)),
                 size(n.working),
                 n.verdict(machine),
             )
@@ -162,7 +168,7 @@ def _memory(estimate: Estimate) -> Iterator[str]:
     )
     yield ""
     ratio, tiling = estimate.model.facts.spatial_ratio, estimate.tiling
-    whole = tiling.size == 0 and not tiling.thrifty
+    whole = tiling.size == 0 and not tiling.offload_state
     yield f"- Decoding takes {'the whole frame at once' if whole else tiling.words(ratio)}."
     if estimate.cache:
         yield f"- {estimate.model.cache.title} keeps {size(estimate.cache)}, which the working memory contains."
@@ -173,7 +179,7 @@ def _waiting(estimate: Estimate) -> float:
     """Bytes of weights in RAM while the network works."""
     if estimate.machine.cpu:
         return estimate.ram
-    return estimate.ram - min(need.kept(estimate.machine) for need in estimate.needs if need.phase == "sample")
+    return estimate.ram - min(need.resident(estimate.machine) for need in estimate.needs if need.phase == "sample")
 
 
 def _steps(estimate: Estimate) -> str:
@@ -227,7 +233,7 @@ def _unknown(estimate: Estimate) -> list[str]:
 def _time(estimate: Estimate) -> Iterator[str]:
     yield "## Time"
     yield ""
-    yield from (line for told in _unknown(estimate) for line in (told, ""))
+    yield from (line for reason in _unknown(estimate) for line in (reason, ""))
     priced = bool(estimate.price)
     head = ("Where", "Time", *(("Cost",) if priced else ()), "Basis", "")
     rows = (
@@ -283,7 +289,7 @@ def _basis(estimate: Estimate) -> Iterator[str]:
 # ---------------------------------------------------------------- for programs
 
 
-def facts(estimate: Estimate) -> dict[str, Any]:
+def facts(estimate: Estimate) -> dict[str, object]:
     """All of an estimate as plain numbers: bytes, operations, seconds. Spans are [least, most]."""
     model, r, machine, steps = estimate.model, estimate.request, estimate.machine, estimate.steps
     return {
@@ -340,20 +346,20 @@ def _finite(value: float) -> int | None:
     return round(value) if math.isfinite(value) else None
 
 
-def _phase(estimate: Estimate, need: Need) -> Mapping[str, Any]:
-    kept = need.kept(estimate.machine)
+def _phase(estimate: Estimate, need: Need) -> Mapping[str, object]:
+    resident = need.resident(estimate.machine)
     return {
         "phase": need.phase,
         "part": need.part,
         "weights": need.weights,
-        "kept": kept,
-        "moved": need.weights - kept,
+        "kept": resident,
+        "moved": need.weights - resident,
         "working": need.working,
         "verdict": need.verdict(estimate.machine),
     }
 
 
-def _row(time: Time) -> Mapping[str, Any]:
+def _row(time: Time) -> Mapping[str, object]:
     return {
         "where": time.where,
         "memory": time.memory,

@@ -40,7 +40,7 @@ class LongPlan:
 
     windows, spans: what is sampled one after another.
     request: of the whole video, complete.
-    way: an `Extension`'s.
+    mode: an `Extension`'s.
     longest: the outline of the longest window's sampling, without its keyframes.
     notes: what the person should know before the render.
     """
@@ -48,7 +48,7 @@ class LongPlan:
     windows: tuple[Window, ...]
     spans: Spans
     request: Request
-    way: str
+    mode: str
     longest: SamplingPlan
     notes: tuple[str, ...]
 
@@ -63,17 +63,19 @@ def plan_long(model: VideoModel, timeline: Timeline, request: Request, options: 
     extension, capabilities = model.extension(), model.capabilities()
     placed, notes = place_keyframes(request.keyframes, replace(capabilities, sets=None, near=0), request.frames)
     notes += cut_notes(request)
-    if extension.way == "context":
+    if extension.mode == "context_windows":
         _check_context(model, title, placed, timeline, request.frames > spans.length)
         windows: tuple[Window, ...] = (Window(0, request.frames - 1, 0, 0),)
         title_note = message(
-            "long_context", title=title, length=spans.length, overlap=spans.overlap, way=extension.told
+            "long_context", title=title, length=spans.length, overlap=spans.overlap, way=extension.description
         )
     else:
         placed, joint_notes = _on_joints(placed, capabilities, spans, request.frames)
         windows = _windows(request.frames, spans, timeline, placed, capabilities)
         notes += (*joint_notes, *_moved_prompts(windows, timeline))
-        title_note = message("long_windows", title=title, count=len(windows), length=spans.length, way=extension.told)
+        title_note = message(
+            "long_windows", title=title, count=len(windows), length=spans.length, way=extension.description
+        )
         if len(windows) == 1:
             title_note = message("long_one", title=title, frames=request.frames)
     longest = plan(model, replace(request, frames=min(spans.length, request.frames), keyframes=()), outline=True)
@@ -81,7 +83,7 @@ def plan_long(model: VideoModel, timeline: Timeline, request: Request, options: 
         windows,
         spans,
         replace(request, keyframes=placed),
-        extension.way,
+        extension.mode,
         longest,
         (title_note, *notes, *longest.notes),
     )
@@ -186,7 +188,7 @@ def _check_window(model: VideoModel, whole: LongPlan, window: Window) -> None:
     """Raise InputError for what a sampler would refuse in this window."""
     request, frames = whole.request, min(whole.spans.length, window.frames)
     keyframes = window.keyframes
-    if whole.way == "pictures" and window.shared and not any(k.frame == 0 for k in keyframes):
+    if whole.mode == "last_frames" and window.shared and not any(k.frame == 0 for k in keyframes):
         last_frames = torch.zeros(window.shared, request.height, request.width, 3)  # of the window before
         keyframes = (Keyframe(last_frames, 0), *keyframes)
     try:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...loaders.messages import InputError, message, message_of
-from ...loaders.request import Conditioning, Keyframe, Past, Request
+from ...loaders.request import Conditioning, ContinuationLatents, Keyframe, Request
 from ...loaders.vae.tiles import Tiling
 from ...loaders.video_model import VideoModel
 from ..decode import Form, floats, frames_of, stream_frames
@@ -51,8 +51,12 @@ def render(
     Windows that `job` holds are not sampled again; each new one is kept there before it is decoded.
     """
     renderer, count = _Renderer(model, timeline, whole, options, job, tiling, callbacks, form), 0
-    ways = {"latents": renderer.by_latents, "pictures": renderer.by_pictures, "context": renderer.in_context}
-    for piece in ways[whole.way]():
+    modes = {
+        "latents": renderer.by_latents,
+        "last_frames": renderer.by_last_frames,
+        "context_windows": renderer.in_context,
+    }
+    for piece in modes[whole.mode]():
         count += len(piece)
         yield piece
     if count != whole.request.frames:
@@ -87,7 +91,7 @@ class _Renderer:
             past = None
             if overlap:
                 memory = first[:, :, :1] if self.options.memory else None
-                past = Past(tail[:, :, -overlap:], self.options.hold, memory, self.options.memory)
+                past = ContinuationLatents(tail[:, :, -overlap:], self.options.hold, memory, self.options.memory)
             latents = self._window(number, window, window.keyframes, past, first if number else None)
             if not number:
                 first = latents
@@ -99,7 +103,7 @@ class _Renderer:
                 yield from joined[:, :, :done].split(1, 2)
             tail = joined[:, :, done:]
 
-    def by_pictures(self) -> Iterator[Tensor]:
+    def by_last_frames(self) -> Iterator[Tensor]:
         """Windows that are decoded one by one; each begins with the last frames of the one before."""
         tail, seed = torch.empty(0), self.whole.request.seed
 
@@ -140,7 +144,7 @@ class _Renderer:
         number: int,
         window: Window,
         keyframes: tuple[Keyframe, ...],
-        past: Past | None = None,
+        past: ContinuationLatents | None = None,
         first: Tensor | None = None,
     ) -> Tensor:
         """Latents of a window: from the job, or sampled and kept there."""
@@ -152,7 +156,7 @@ class _Renderer:
         seed = (self.whole.request.seed + window.start) % 2**64
         request = replace(self.whole.request, frames=window.frames, keyframes=keyframes, past=past, seed=seed)
         latents = self._sampled(number, window, request).cpu().contiguous()  # laid out as a file's, so that sums agree
-        if first is not None and self.whole.way == "latents":
+        if first is not None and self.whole.mode == "latents":
             latents = adain(latents, first, self.options.adain)
         self.job.write(number, latents)
         room = self.model.vae_bytes(self.tiling or Tiling(), *latents.shape[3:])
@@ -163,7 +167,7 @@ class _Renderer:
         count = len(self.whole.windows)
         on_step = lambda done, total, run: self.callbacks.step(number * total + done, count * total, run)
         conditioning = self._conditioning(window, request.keyframes)
-        if self.whole.way == "context":
+        if self.whole.mode == "context_windows":
             spans = self.whole.spans
             return sample_in_context(self.model, conditioning, request, spans.length, spans.overlap, on_step)
         return sample(self.model, conditioning, plan(self.model, request), on_step)

@@ -14,8 +14,8 @@ from reelwire.loaders.vae.tiles import Tiling
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.decode import stream_frames
-from reelwire.tests.samplers.test_families import FIRST, MODELS, each_family, every, run
 from reelwire.tests.support.card import Card
+from reelwire.tests.support.models import FIRST, MODELS, each_family, every, run
 from torch import Tensor
 
 pytestmark = [
@@ -59,7 +59,7 @@ def test_it_makes_what_the_cpu_makes(tiny_models: Path, card: Card, name: str, d
 @each_family
 def test_tiles_and_small_parts_too(tiny_models: Path, name: str) -> None:
     """Where what waits in between goes to RAM and comes back."""
-    for tiling in (Tiling(thrifty=True), Tiling(4, True)):
+    for tiling in (Tiling(offload_state=True), Tiling(4, True)):
         expected = make(open_on("cpu", tiny_models, name, "bfloat16"), tiling)
         result = make(open_on("npu", tiny_models, name, "bfloat16"), tiling)
         assert torch.equal(result[1], expected[1])

@@ -18,17 +18,16 @@ from reelwire.loaders.request import Control, Request
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.estimate.count import Machine, estimate
 from reelwire.samplers.estimate.rates import measure, needed
-from reelwire.tests.card.test_peaks_card import KINDS
-from reelwire.tests.samplers.test_families import MODELS
-from reelwire.tests.samplers.test_families import needed as needed_by
 from reelwire.tests.support.card import Card
 from reelwire.tests.support.card.host import CardHost, boot_on_card
 from reelwire.tests.support.host import node, workflow
+from reelwire.tests.support.models import MODELS, PEAK_MODELS
+from reelwire.tests.support.models import needed as needed_by
 
 
 @pytest.mark.on_card
 @pytest.mark.filterwarnings("ignore:In (CPU|NPU) autocast")
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", PEAK_MODELS)
 def test_an_estimate_says_what_a_run_asks_for(tiny_models: Path, name: str) -> None:
     """The same bytes of working memory (tests/card/test_peaks_card.py holds them against what is taken), and the weights."""
     memory = on_card(tiny_models, name, Card())
@@ -122,7 +121,7 @@ def test_it_warns_before_it_starts(card_host: CardHost, graph: Callable[[str], d
 
 
 def test_the_node_tells_of_the_card(card_host: CardHost) -> None:
-    from reelwire.tests.nodes.test_host_estimate import asked, told
+    from reelwire.tests.support.estimates import asked, told
 
     _, page, numbers = told(card_host, asked("ReelwireLoadWan", "diffusers/tiny-wan2.1-t2v", price=1.0))
     assert not numbers["machine"]["cpu"]

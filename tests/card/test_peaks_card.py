@@ -7,15 +7,13 @@ from pathlib import Path
 import pytest
 from reelwire.bench.memory import MIB, on_card, without_kernels
 from reelwire.tests.support.card import Card
+from reelwire.tests.support.models import PEAK_MODELS
 
 pytestmark = pytest.mark.on_card
-KINDS = (
-    "tiny-hunyuan-i2v-concat", "tiny-wan2.1-t2v", "tiny-wan2.1-vace", "tiny-cogvideox-5b", "tiny-mochi", "tiny-ltx-0.9.5", "tiny-svd",
-)  # fmt: skip
 SLACK = 1.5 * MIB  # pictures, tables and tensors of less than a block, which are nothing beside published networks
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", PEAK_MODELS)
 def test_what_is_asked_for_covers_what_is_taken(tiny_models: Path, name: str) -> None:
     memory = on_card(tiny_models, name, Card())
     short = {

@@ -26,7 +26,7 @@ from reelwire.loaders.weights.safetensors import read_file
 from reelwire.loaders.weights.stored import ALIGNED, FP8, INT8, Stored, is_ggml
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.room import step_bytes
-from reelwire.tests.loaders.weights import test_files_wan
+from reelwire.tests.support import native_wan
 from reelwire.tests.support.fake_peak import Imagined, coder_peaks, counted, encoder_peaks, fitted, step_peak
 from reelwire.tests.support.files import QUANTISED, quantised
 from reelwire.tests.support.published import VARIANTS, published
@@ -172,7 +172,7 @@ def test_weights_in_the_hosts_formats_count_as_small_as_they_are(tmp_path: Path,
     """But for the room of alignment and of a tile of block scales for each layer."""
     file = tmp_path / "small.safetensors"
     base = load(Recipe("wan", "", files_of(tiny_models / "tiny-wan2.1-t2v"), BF16), PlainMemory())
-    quantised(file, test_files_wan.native("t2v").state_dict(), kind)
+    quantised(file, native_wan.native("t2v").state_dict(), kind)
     weights = wan_files.transformer(read_file(file)[0], {"file": file.name})
     part = weights.part("transformer", lambda progress: weights.build(torch.bfloat16, True, "", progress))
     model = replace(base, parts={"transformer": part})

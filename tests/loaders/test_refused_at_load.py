@@ -11,13 +11,14 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.families import load
+from reelwire.loaders.families.ltx import LTX
 from reelwire.loaders.families.ltx.upsampler import load_upsampler
 from reelwire.loaders.messages import CheckpointError, InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.lora import read_lora
-from reelwire.tests.samplers.test_families import MODELS
 from reelwire.tests.support.components import BUNDLED, ltx_transformer, ltx_vae, t5
+from reelwire.tests.support.models import MODELS
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -88,6 +89,19 @@ def test_a_folders_configs(tiny_models: Path, tmp_path: Path, name: str, part: s
     assert refused
 
 
+def test_a_damaged_part_can_be_replaced(tiny_models: Path, tmp_path: Path) -> None:
+    """What another file is chosen for is not read from the folder."""
+    folder = copied(tiny_models / "tiny-wan2.1-t2v", tmp_path / "x", "vae")
+    file = next((folder / "vae").glob("*.safetensors"))
+    whole = tmp_path / "vae.safetensors"
+    shutil.copy(file, whole)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(CheckpointError, match=rf"{file.name} .*damaged"):
+        opened(folder, "wan")
+    model = load(Recipe("wan", "", {**files_of(folder), "vae": whole}, "float32"), PlainMemory())
+    assert model.parts["vae"].tensors
+
+
 @pytest.mark.parametrize("part", ["transformer", "vae"])
 def test_another_models_part(tiny_models: Path, tmp_path: Path, part: str) -> None:
     folder = copied(tiny_models / "tiny-ltx-0.9.0", tmp_path / "x", part)
@@ -145,7 +159,7 @@ def test_a_lora(tiny_models: Path, tmp_path: Path, broken: str) -> None:
         state[f"transformer.{layer}.lora_B.weight"] = torch.zeros(out, rank)
     save_file(state, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=r"x.safetensors does not fit: 1 of its 1 layers"):
-        read_lora(tmp_path / "x.safetensors", "ltx", part)
+        read_lora(tmp_path / "x.safetensors", LTX.checkpoint, part)
 
 
 @pytest.mark.parametrize("which", ["positive", "negative"])

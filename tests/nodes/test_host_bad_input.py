@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import resource
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from reelwire.tests.support.bad_files import NOISE, cut, full_disk
 from reelwire.tests.support.components import BUNDLED, ltx_folder, ltx_transformer, ltx_vae, t5
 from reelwire.tests.support.host import Host, Prompt, cached, frames, node, workflow
 from safetensors.torch import load_file, save_file
 
-NOISE = ("Traceback", "size mismatch", "shape '[", "KeyError", "NoneType", "has no attribute", "out of bounds")
 HEAVY = {"ReelwireEncodePrompt", "ReelwireSampler"}  # nodes that read weights
 NAN = float("nan")
 # places in a file's header where a bit is flipped -> what must be told
@@ -30,10 +28,6 @@ FLIPS = {
 
 
 # ---------------------------------------------------------------- files that users have
-
-
-def cut(file: Path, target: Path, size: int) -> None:
-    target.write_bytes(file.read_bytes()[:size])
 
 
 def flip(file: Path, target: Path, mark: bytes) -> None:
@@ -214,17 +208,6 @@ def test_told_in_words(models: Host, case: Case) -> None:
     assert not [noise for noise in NOISE if noise in text], text
     assert not (case.weightless and HEAVY & {*done}), f"Told only after {done}: {text}"
     models.check()
-
-
-@contextmanager
-def full_disk(host: Host, room: int) -> Iterator[None]:
-    """No file of the host can grow beyond `room` bytes."""
-    before = resource.prlimit(host.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(host.pid, resource.RLIMIT_FSIZE, (room, before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(host.pid, resource.RLIMIT_FSIZE, before)
 
 
 def test_full_disk_leaves_no_file_and_loses_no_latents(models: Host) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import av
 import pytest
-from reelwire.tests.nodes.test_host_bad_input import NOISE
+from reelwire.tests.support.bad_files import NOISE
 from reelwire.tests.support.host import Host, Prompt, digest, node, workflow
 
 BUNDLED = {"checkpoint": "bundled/tiny_ltx"}

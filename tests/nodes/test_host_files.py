@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from reelwire.tests.nodes.test_host_bad_input import NOISE, cut
+from reelwire.tests.support.bad_files import NOISE, cut
 from reelwire.tests.support.host import Host, Prompt, digest, workflow
 from safetensors.torch import save_file
 

@@ -12,24 +12,30 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders.families import load as load_recipe
 from reelwire.loaders.families.ltx import LTX
 from reelwire.loaders.parts import Memory, PlainMemory, Recipe
 from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.decode import stream_frames
-from reelwire.tests.samplers.caches.test_caches import SOME, Sampled
-from reelwire.tests.samplers.test_families import needed
-from reelwire.tests.samplers.test_families import open_model as _open
+from reelwire.tests.support.cached_runs import SOME, Sampled
 from reelwire.tests.support.card import attached, seen_by_comfyui
 from reelwire.tests.support.components import BUNDLED
+from reelwire.tests.support.models import needed
+from reelwire.tests.support.models import open_model as _open
 from reelwire.tests.support.sampling import sample
+from reelwire.tests.support.small_weights import SMALL, stored
 from reelwire.training.tiny_models import MODELS
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
 
-# test_card_memory.py runs all of this on a card, where weights that wait and weights that compute lie apart
+# in the process that has the pretend card: weights that wait and weights that compute lie apart there
 DEVICE = "npu" if attached() else "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=True, params=["here", pytest.param("card", marks=pytest.mark.on_card)])
+def place(request: pytest.FixtureRequest) -> str:
+    """Every test runs in this process, and in the one that has the pretend card."""
+    return request.param
 
 
 def plain() -> PlainMemory:
@@ -148,17 +154,6 @@ def test_a_dropped_model_is_freed(host_module: Any) -> None:
 
 
 # ---------------------------------------------------------------- small weights, small cards
-
-# the first tiny model of each family -> by how much of the latents' spread fp8 and int8 weights may change them
-SMALL = {"tiny-hunyuan-t2v": 0.1, "tiny-wan2.1-t2v": 0.1, "tiny-cogvideox-2b": 0.1, "tiny-mochi": 0.1, "tiny-ltx-0.9.0": 0.1, "tiny-svd": 0.1}  # fmt: skip
-
-
-def stored(folder: Path, name: str, storage: str, memory: Memory) -> tuple[VideoModel, torch.Tensor]:
-    model = _open(folder, name)
-    model = load_recipe(replace(model.recipe, storage=storage), memory)
-    inputs = needed(model)
-    conditioning = model.encode("a red circle", "", inputs["keyframes"])
-    return model, sample(model, conditioning, Request(seed=1, steps=4, **inputs))
 
 
 @pytest.mark.parametrize("name", SMALL)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from reelwire.tests.support.host import node
+from reelwire.tests.support.host import Host, node
+from reelwire.tests.support.pages import MOUNTED, becomes, open_template, settles
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -21,35 +22,31 @@ PROMPT = {
     "3": node("ReelwireCache", model=["2", 0], policy="plan", **CACHE),
     "4": node("ReelwireControl", strength=1, prepare="as it is", start=0, end=1, low=0.4, high=0.8),
 }
-LOAD = "async prompt => { await window.app.loadApiJson(prompt, 'widgets'); await new Promise(done => setTimeout(done, 200)); }"
-SEEN = """type => {
+VISIBLE = """type => {
     const node = window.app.rootGraph.nodes.find(node => node.comfyClass === type);
     const mounted = document.querySelector(`[data-node-id="${node.id}"]`);
     const named = node.widgets.filter(widget => !widget.hidden && node.isWidgetVisible(widget)).map(widget => widget.name);
     if (!mounted) return named;
-    const told = mounted.innerText.split("\\n");
-    return named.filter(name => told.includes(name));
+    const words = mounted.innerText.split("\\n");
+    return named.filter(name => words.includes(name));
 }"""
-CHOOSE = """async ([type, name, value]) => {
+CHOOSE = """([type, name, value]) => {
     const node = window.app.rootGraph.nodes.find(node => node.comfyClass === type);
     const widget = node.widgets.find(widget => widget.name === name);
     widget.value = value;
     widget.callback?.(value, window.app.canvas, node);
-    await new Promise(done => setTimeout(done, 200));
 }"""
 PROMPTED = "async () => (await window.app.graphToPrompt()).output"
 SIZES = "() => window.app.rootGraph.nodes.map(node => [node.comfyClass, ...node.size.map(Math.round)])"
-RELOAD = """async () => {
-    await window.app.loadGraphData(window.app.rootGraph.serialize());
-    await new Promise(done => setTimeout(done, 200));
-}"""
-CONNECT_WAN = """async () => {
+RELOAD = "() => window.app.loadGraphData(window.app.rootGraph.serialize())"
+HIDDEN = """() => window.app.rootGraph.nodes.find(node => node.comfyClass === "ReelwireGuidance")
+    .widgets.filter(widget => widget.hidden).map(widget => widget.name)"""
+CONNECT_WAN = """() => {
     const graph = window.app.rootGraph, wan = window.LiteGraph.createNode("ReelwireLoadWan");
     graph.add(wan);
     wan.connect(0, graph.nodes.find(node => node.comfyClass === "ReelwireGuidance"), 0);
-    await new Promise(done => setTimeout(done, 200));
 }"""
-# node, the widget that chooses, its value -> what is seen beside it; in Nodes 2.0 advanced widgets are folded
+# node, the widget that chooses, its value -> what is visible beside it; in Nodes 2.0 advanced widgets are folded
 CHOICES = [
     ("ReelwireGuidance", "method", "cfg", {"start", "end"}, {"start", "end"}),
     ("ReelwireGuidance", "method", "apg", {"start", "end", "eta", "momentum", "threshold"}, {"start", "end", "eta", "momentum", "threshold"}),
@@ -63,48 +60,47 @@ CHOICES = [
 ]  # fmt: skip
 
 
-@pytest.fixture(params=[False, True], ids=["LiteGraph", "Nodes 2.0"])
-def renderer(request: pytest.FixtureRequest, page: Page) -> Iterator[bool]:
-    set_renderer = "on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', on)"
-    page.evaluate(set_renderer, request.param)
-    page.evaluate(LOAD, PROMPT)
-    yield request.param
+@pytest.fixture
+def renderer(view: tuple[Page, str]) -> Iterator[str]:
+    """The renderer in which the page shows PROMPT."""
+    page, name = view
+    open_template(page, PROMPT, "widgets")
+    yield name
     page.evaluate("() => window.app.rootGraph.clear()")
-    page.evaluate(set_renderer, False)
 
 
-def test_only_what_counts_is_seen(page: Page, renderer: bool) -> None:
-    for kind, chooser, value, all_seen, unfolded in CHOICES:
+def test_only_what_counts_is_visible(page: Page, renderer: str) -> None:
+    for kind, chooser, value, every, unfolded in CHOICES:
         page.evaluate(CHOOSE, [kind, chooser, value])
-        expected = {chooser} | (unfolded if renderer else all_seen)
-        assert set(page.evaluate(SEEN, kind)) == expected, (kind, value)
+        expected = {chooser} | (unfolded if renderer == "Nodes 2.0" else every)
+        becomes(page, f"type => ({VISIBLE})(type).sort()", sorted(expected), kind)
 
 
-def test_what_was_changed_stays_in_sight_and_all_values_are_sent(page: Page, renderer: bool) -> None:
+def test_what_was_changed_stays_in_sight_and_all_values_are_sent(page: Page, renderer: str) -> None:
     page.evaluate(CHOOSE, ["ReelwireCache", "policy", "magcache"])
     page.evaluate(CHOOSE, ["ReelwireCache", "threshold", 0.25])
     page.evaluate(CHOOSE, ["ReelwireCache", "policy", "plan"])
-    assert "threshold" in page.evaluate(SEEN, "ReelwireCache")
+    becomes(page, f"type => ({VISIBLE})(type).includes('threshold')", True, "ReelwireCache")
     sent = page.evaluate(PROMPTED)
     (cache,) = [entry["inputs"] for entry in sent.values() if entry["class_type"] == "ReelwireCache"]
     assert cache == {"model": cache["model"], "policy": "plan", **CACHE, "threshold": 0.25}
 
 
-def test_a_saved_graph_comes_back_with_its_sizes(page: Page, renderer: bool) -> None:
-    for kind, value in (("ReelwireGuidance", "apg"), ("ReelwireControl", "edges")):
-        page.evaluate(CHOOSE, [kind, {"ReelwireGuidance": "method", "ReelwireControl": "prepare"}[kind], value])
-    before = page.evaluate(SIZES)
+def test_a_saved_graph_comes_back_with_its_sizes(page: Page, renderer: str) -> None:
+    for kind, chooser, value in (("ReelwireGuidance", "method", "apg"), ("ReelwireControl", "prepare", "edges")):
+        page.evaluate(CHOOSE, [kind, chooser, value])
+    before = settles(page, SIZES)
     for _ in range(2):
         page.evaluate(RELOAD)
-        assert page.evaluate(SIZES) == before
+        page.wait_for_function(MOUNTED)
+        assert settles(page, SIZES) == before
 
 
-def test_what_is_for_one_family_follows_the_loader(page: Page, renderer: bool) -> None:
-    hidden = "() => window.app.rootGraph.nodes.find(n => n.comfyClass === 'ReelwireGuidance').widgets.filter(w => w.hidden).map(w => w.name)"
-    assert {"low_noise_guidance", "true_guidance", "dynamic"} <= {*page.evaluate(hidden)}
+def test_what_is_for_one_family_follows_the_loader(page: Page, renderer: str) -> None:
+    assert {"low_noise_guidance", "true_guidance", "dynamic"} <= {*page.evaluate(HIDDEN)}
     page.evaluate(CONNECT_WAN)
-    assert "low_noise_guidance" not in page.evaluate(hidden)
-    assert {"true_guidance", "dynamic"} <= {*page.evaluate(hidden)}
+    becomes(page, f"() => ({HIDDEN})().includes('low_noise_guidance')", False)
+    assert {"true_guidance", "dynamic"} <= {*settles(page, HIDDEN)}
 
 
 OTHER_PACK = """() => {
@@ -121,14 +117,14 @@ def test_nodes_of_other_packs_are_left_alone(page: Page) -> None:
     assert page.evaluate(OTHER_PACK)
 
 
-def test_conditions_name_what_there_is(host: Any) -> None:
+def test_conditions_name_what_there_is(host: Host) -> None:
     """The table that the page hides by: inputs of the same node, and values that they can have."""
-    seen = 0
-    for name, told in host.get("/object_info").items():
-        inputs = {**told["input"].get("required", {}), **told["input"].get("optional", {})}
+    conditions = 0
+    for name, definition in host.get("/object_info").items():
+        inputs = {**definition["input"].get("required", {}), **definition["input"].get("optional", {})}
         for field, (_, options) in ((k, v) for k, v in inputs.items() if len(v) > 1):
             for other, wanted in options.get("reelwire", {}).get("when", {}).items():
-                seen += 1
+                conditions += 1
                 if other != "family" and wanted is not True:
                     assert {*wanted} <= {*inputs[other][1]["options"]}, f"{name}.{field}: {json.dumps(wanted)}"
-    assert seen > 10
+    assert conditions > 10

@@ -49,7 +49,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """run.py with a state folder of its own, whose name has a space and letters beyond ASCII."""
     state = tmp_path / "state folder 测é"
     monkeypatch.setenv("REELWIRE_STATE", str(state))
-    spec = importlib.util.spec_from_file_location("reelwire_run", ROOT / "run.py")
+    spec = importlib.util.spec_from_file_location("reelwire.run", ROOT / "run.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)

@@ -14,6 +14,7 @@ from PIL import Image
 from reelwire.bench.export_workflow import FIXED, file_of
 from reelwire.bench.templates import layout, notes
 from reelwire.tests.support.host import PACK, ROOT, Host, shipped, workflow
+from reelwire.tests.support.pages import settles
 from reelwire.tests.support.tiny import table
 
 if TYPE_CHECKING:
@@ -41,6 +42,11 @@ RENDERER = "on => window.app.extensionManager.setting.set('Comfy.VueNodes.Enable
 BOXES = """[...document.querySelectorAll("[data-node-id]")].map(node => [node, node.getBoundingClientRect()])
     .filter(([, box]) => box.width > 0)
     .map(([node, box]) => [node.dataset.nodeId, box.left, box.top, box.right, box.bottom])"""
+# each node that loads a picture or a clip shows it
+PICTURES = """() => window.app.rootGraph.nodes.filter(node => ["LoadImage", "LoadVideo"].includes(node.type)).every(node => {
+    const picture = document.querySelector(`[data-node-id="${node.id}"] :is(img, video)`);
+    return picture && (picture.complete || picture.readyState > 0);
+})"""
 NEAR = 4  # of the page's units
 
 every = pytest.mark.parametrize("name", list(notes.CARDS))
@@ -143,8 +149,8 @@ def test_nothing_overlaps_in_nodes_2(canvas: Page, name: str) -> None:
     try:
         drop(canvas, name)
         canvas.wait_for_function(f"count => {BOXES}.length === count", arg=len(shipped(name)) + 1, timeout=20_000)
-        canvas.wait_for_timeout(1000)  # pictures and the note's text come in
-        boxes = canvas.evaluate(f"() => {BOXES}")
+        canvas.wait_for_function(PICTURES)
+        boxes = settles(canvas, f"() => {BOXES}")
     finally:
         canvas.evaluate(RENDERER, False)
     assert not [(one, other) for one, other in combinations(boxes, 2) if layout.overlap(one[1:], other[1:])]

@@ -15,9 +15,8 @@ from reelwire.loaders.common.images import cover, middle
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.request import Capabilities, Control, Keyframe, Request
 from reelwire.samplers.keyframes import cut_notes, place_keyframes
-from reelwire.tests.samplers.test_families import MODELS, every, open_model
-from reelwire.tests.samplers.test_ltx_parity import load
 from reelwire.tests.support.components import BUNDLED
+from reelwire.tests.support.models import MODELS, every, open_ltx, open_model
 
 Spec = tuple[int, int, float]  # frame, count of pictures, strength
 properly = settings(max_examples=400, deadline=None, database=None, derandomize=True)
@@ -173,7 +172,7 @@ def test_the_table(tiny_models: Path, name: str) -> None:
 
 
 def test_the_bundled_model() -> None:
-    model = load(BUNDLED)
+    model = open_ltx(BUNDLED)
     for row in ltx(4):
         check(row, model.capabilities())
 

@@ -8,12 +8,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from reelwire.loaders.families.ltx import LTX
-from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.decode import stream_frames
 from reelwire.tests.support.components import BUNDLED, ltx_folder, ltx_vae, seeded
+from reelwire.tests.support.models import open_ltx
 from reelwire.tests.support.sampling import sample
 from torch import Tensor
 
@@ -21,16 +20,11 @@ PROMPT, NEGATIVE, STEPS, SEED = "a red circle moving right on a black background
 SIZES = {"bundled": (64, 96, 17), "0.9.0": (64, 96, 17), "0.9.5": (64, 96, 17)}  # height, width, frames
 
 
-def load(folder: Path, **changes: Any) -> VideoModel:
-    files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
-    return LTX.load(Recipe("ltx", "", files, "float32"), PlainMemory())
-
-
 @pytest.fixture(scope="module", params=SIZES)
 def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, VideoModel]:
     name = request.param
     folder = BUNDLED if name == "bundled" else ltx_folder(tmp_path_factory.mktemp("ltx") / name, name)
-    return name, folder, load(folder)
+    return name, folder, open_ltx(folder)
 
 
 def reference(kind: str, folder: Path) -> Any:
@@ -150,7 +144,7 @@ def test_source_frames_are_encoded(case: tuple[str, Path, VideoModel]) -> None:
 @pytest.mark.parametrize("keyed", [False, True])
 def test_other_samplers_agree_with_euler_in_the_limit(sampler: str, keyed: bool) -> None:
     """Different solvers of one differential equation: many steps bring them together, few do not."""
-    model = load(BUNDLED)
+    model = open_ltx(BUNDLED)
     conditioning = model.encode(PROMPT, "")
     frame = torch.full((1, 64, 64, 3), 0.5)
     keyframes = (Keyframe(frame, -1),) if keyed else ()
@@ -187,7 +181,7 @@ def test_streamed_decode_is_the_plain_decode(release: str, frames: int, size: tu
 
 
 def test_streamed_decode_of_the_bundled_model() -> None:
-    model = load(BUNDLED)
+    model = open_ltx(BUNDLED)
     pipe = reference("LTXPipeline", BUNDLED)
     with seeded(8):
         z = torch.randn(1, 16, 9, 8, 12)
@@ -201,7 +195,7 @@ def test_streamed_decode_of_the_bundled_model() -> None:
 
 def test_a_run_leaves_nothing_behind() -> None:
     """The same bytes after another size, another step count, an interrupt and a failure."""
-    model = load(BUNDLED)
+    model = open_ltx(BUNDLED)
     conditioning = model.encode(PROMPT, "")
     request = Request(seed=3, steps=4)
     expected = sample(model, conditioning, request)
@@ -220,7 +214,7 @@ def test_a_run_leaves_nothing_behind() -> None:
 
 def test_preview_points_at_the_result() -> None:
     """What a preview shows after the last step is the result, and half-way it is closer to it than the noisy latents."""
-    model = load(BUNDLED)
+    model = open_ltx(BUNDLED)
     seen: list[tuple[Tensor, Tensor]] = []
     result = sample(model, model.encode(PROMPT, ""), Request(seed=3, steps=6),
                     lambda done, total, run: seen.append((run.preview(), run.finish())))  # fmt: skip

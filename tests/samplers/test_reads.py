@@ -24,8 +24,8 @@ from reelwire.samplers.caches.policies.record import Record
 from reelwire.samplers.long.context import sample_in_context
 from reelwire.samplers.solvers import TABLES
 from reelwire.samplers.speed import Speed
-from reelwire.tests.samplers.caches.test_caches import NOTHING, OURS, SOME
-from reelwire.tests.samplers.test_families import MODELS, frames, needed, usual
+from reelwire.tests.support.cached_runs import NOTHING, OURS, SOME
+from reelwire.tests.support.models import MODELS, frames, needed, usual
 from reelwire.tests.support.sampling import sample
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -254,14 +254,14 @@ def coder_peaks(
     request = model.complete(Request(**changes))
     latents = facts.latent_shape(request.width, request.height, frames or _enough(model, request))
     clip, tiling = (
-        torch.zeros(()).expand(facts.frames(latents[2]) + facts.lead, request.height, request.width, 3),
+        torch.zeros(()).expand(facts.frames(latents[2]) + facts.discarded_frames, request.height, request.width, 3),
         tiling or Tiling(),
     )
     found, size = dict[str, tuple[int, int]](), latents[3:]
     needed = {"encode": model.vae_bytes(tiling, *size, len(clip)), "decode": model.vae_bytes(tiling, *size)}
     memory.peaks.clear()
     with counted():
-        for way in ("still", "encode", *(["encode at once"] if model.rounds_encode else [])):
+        for way in ("still", "encode", *(["encode at once"] if model.streamed_encode_differs else [])):
             memory.limit(int(1.3 * needed[way]) if way in needed else sys.maxsize)  # where there is room, at once
             frames_in = clip[:1] if way == "still" else clip
             asked = needed.get(way) or model.encoding(request.width, request.height, len(frames_in))

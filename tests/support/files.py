@@ -13,8 +13,9 @@ import torch
 from reelwire.loaders.weights.entry import strip_prefix
 from reelwire.loaders.weights.find import NETWORK_PREFIXES
 from reelwire.loaders.weights.safetensors import read_file
+from reelwire.loaders.weights.stored import Stored
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 State = Mapping[str, Tensor]
 E4M3 = torch.float8_e4m3fn
@@ -170,3 +171,7 @@ def as_written(native: Any, numbers: State) -> Iterator[Any]:
     native.load_state_dict({k: numbers.get(k, v) for k, v in native.state_dict().items()})
     with torch.no_grad():
         yield native
+
+
+def stored_layers(network: nn.Module) -> dict[str, Stored]:
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, Stored)}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reelwire.tests.loaders.families.test_ltx_files import COMMON, OLD_ENCODER
+from reelwire.tests.support.native_ltx import COMMON, OLD_ENCODER
 from reelwire.training.tiny_models import new, seeded
 from safetensors.torch import load_file, save_file
 
@@ -65,7 +65,7 @@ def _wan(file: Path, folder: Path) -> None:
 def _ltx(file: Path, folder: Path) -> None:
     """The host's class has always 128 channels, so the transformer gets as many."""
     from diffusers import AutoencoderKLLTXVideo
-    from reelwire.loaders.families.ltx.checkpoint import _describe_vae
+    from reelwire.loaders.families.ltx.checkpoint import vae as read_vae
     from reelwire.loaders.weights.safetensors import read_header
 
     config = {**COMMON, "latent_channels": 128, "blocks": OLD_ENCODER}
@@ -77,10 +77,11 @@ def _ltx(file: Path, folder: Path) -> None:
     weights["per_channel_statistics.std-of-means"] = torch.linspace(0.5, 1.5, 128)
     weights["per_channel_statistics.mean-of-means"] = torch.linspace(-0.2, 0.2, 128)
     save_file(weights, file, {"config": json.dumps({"vae": config})})
-    entries, described = _describe_vae(read_header(file)[0], file.name)
-    ours = AutoencoderKLLTXVideo.from_config(described)
+    described = read_vae(read_header(file)[0])
+    assert described is not None
+    ours = AutoencoderKLLTXVideo.from_config(dict(described.config))
     state = load_file(file)
-    ours.load_state_dict({name: state[entry.key] for name, entry in entries.items()})
+    ours.load_state_dict({name: state[entry.key] for name, entry in described.entries.items()})
     ours.save_pretrained(folder / "vae")
     shutil.rmtree(folder / "transformer")
     new("LTXVideoTransformer3DModel", in_channels=128, out_channels=128, num_attention_heads=2, attention_head_dim=16,

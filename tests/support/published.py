@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from reelwire.loaders.families import load
 from reelwire.loaders.parts import Memory, Recipe
+from reelwire.loaders.spec import shipped_config, shipped_variants
 from reelwire.loaders.video_model import VideoModel
-from reelwire.loaders.weights.bundle import shipped_config, shipped_variants
 from reelwire.training import tiny_text
 from torch.overrides import TorchFunctionMode
 

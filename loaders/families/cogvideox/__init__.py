@@ -7,7 +7,6 @@ CogVideoXFunControlPipeline.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -21,30 +20,26 @@ from ...common.peaks import Moment
 from ...common.prompts import check_prompts, encode_t5, load_tokenizer
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...messages import InputError, either, message
-from ...parts import Memory, Recipe
 from ...request import Conditioning, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
 from ...video_model import VideoModel
 from ...weights.bundle import Bundle
-from ...weights.find import read_model
+from .checkpoint import FORMAT
 from .denoiser import CogDenoiser, CogFacts, _padding, _rope
 from .vae import decode_pieces, encode_pieces
 
 OFS = 2.0  # what the 1.5 image-to-video model is told (CogVideoXImageToVideoPipeline)
-_KINDS = {
-    "transformer": ("CogVideoXTransformer3DModel",),
-    "vae": ("AutoencoderKLCogVideoX",),
-    "text_encoder": ("T5EncoderModel",),
-}
 
 
 class CogVideoX(VideoModel):
     facts: CogFacts
-    name, title, batched_guidance, solvers = "cogvideox", "CogVideoX", True, "cogvideox"
+    checkpoint = FORMAT
+    batched_guidance = True
+    solvers = "cogvideox"
     keeps_padding = message("padding_cogvideox")
     coders: ClassVar[Mapping[str, CoderPeak]] = {
-        "": CoderPeak(128, decode=37_000, thrifty=37_000, encode=21_850, still=5_550),
+        "": CoderPeak(128, decode=37_000, offloaded=37_000, encode=21_850, still=5_550),
     }
     moments: ClassVar[Mapping[str, Moment]] = {
         "query and key": Moment(hidden=7, float32=2, copies=1, rotary=3, text=1),
@@ -54,13 +49,35 @@ class CogVideoX(VideoModel):
     decode_cycle = 1, 2
     image_models = either("CogVideoX-5B-I2V", "CogVideoX1.5-5B-I2V")
     text_models = either("CogVideoX-5B", "CogVideoX1.5-5B")
-    control_models = "CogVideoX-Fun-Control"
 
     @classmethod
-    def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_model(recipe, cls.name, cls.title, _KINDS)
-        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
-        return cls(bundle.variant, _read_facts(bundle), parts, replace(recipe, variant=bundle.variant), memory)
+    def read_facts(cls, bundle: Bundle) -> CogFacts:
+        network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
+        ratio = 2 ** (len(vae["block_out_channels"]) - 1)
+        control = bundle.pipeline.get("_class_name") == "CogVideoXFunControlPipeline" or "control" in bundle.variant
+        channels, learned = vae["latent_channels"], network.get("use_learned_positional_embeddings")
+        takes_image = network["in_channels"] > channels and not control
+        return CogFacts(
+            spatial_ratio=ratio,
+            temporal_ratio=vae.get("temporal_compression_ratio", 4),
+            channels=channels,
+            frame_step=8,
+            size_multiple=ratio * network["patch_size"],
+            hidden_size=network["num_attention_heads"] * network["attention_head_dim"],
+            text_width=network["text_embed_dim"],
+            layers=network["num_layers"],
+            cached_module_outputs=2 * network["num_layers"],
+            mean=(0.0,) * channels,
+            std=(1 / vae["scaling_factor"],) * channels,
+            scheduler=bundle.scheduler,
+            network=network,
+            time_patch=network.get("patch_size_t") or 1,
+            inverse_scale=bool(vae.get("invert_scale_latents")),
+            fixed=(network["sample_width"] * ratio, network["sample_height"] * ratio) if learned else None,
+            control=control,
+            pictures=(("first",),) if takes_image else ((),),
+            **bundle.defaults,
+        )
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
         tokenizer, device = load_tokenizer(self.recipe.files["tokenizer"]), self.memory.device("text_encoder")
@@ -180,25 +197,8 @@ class CogVideoX(VideoModel):
 
     @classmethod
     def decode_pieces(cls, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
-        return decode_pieces(vae, latents, tile.thrifty)
+        return decode_pieces(vae, latents, tile.offload_state)
 
     @classmethod
     def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:
         return encode_pieces(vae, pixels, count)
-
-
-def _read_facts(bundle: Bundle) -> CogFacts:
-    network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
-    ratio = 2 ** (len(vae["block_out_channels"]) - 1)
-    control = bundle.pipeline.get("_class_name") == "CogVideoXFunControlPipeline" or "control" in bundle.variant
-    channels, learned = vae["latent_channels"], network.get("use_learned_positional_embeddings")
-    fixed = (network["sample_width"] * ratio, network["sample_height"] * ratio) if learned else None
-    pictured = network["in_channels"] > channels and not control
-    return CogFacts(
-        spatial_ratio=ratio, temporal_ratio=vae.get("temporal_compression_ratio", 4), channels=channels, frame_step=8,
-        size_multiple=ratio * network["patch_size"], width=network["num_attention_heads"] * network["attention_head_dim"],
-        text_width=network["text_embed_dim"], layers=network["num_layers"], modules=2 * network["num_layers"], mean=(0.0,) * channels,
-        std=(1 / vae["scaling_factor"],) * channels, scheduler=bundle.scheduler, network=network,
-        time_patch=network.get("patch_size_t") or 1, inverse_scale=bool(vae.get("invert_scale_latents")), fixed=fixed, control=control,
-        pictures=(("first",),) if pictured else ((),), **bundle.defaults,
-    )  # fmt: skip

@@ -6,26 +6,44 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ...messages import CheckpointError, message
-from ...weights.bundle import Weights, rename, shipped_config
-from ...weights.entry import Entry
+from ...spec import read_spec
+from ...weights.entry import Entry, rename
+from ...weights.format import CheckpointFormat, Entries, Weights
 
+SPEC = read_spec(Path(__file__).parent)
 HEAD = 64  # channels of a head, in every published model
 LAYERS_2B = 30  # 5B has 42; 2B has as many heads as layers, 5B has 48
 PATCH_15 = 2  # pixels and frames of a patch of CogVideoX 1.5, where they leave no trace in shapes
-Entries = Mapping[str, Entry]
 _NATIVE = {
-    r"^blocks\.": "transformer_blocks.", r"^(time|ofs)_embedding_linear_": r"\1_embedding.linear_",
-    r"^(transformer_blocks\.\d+)\.([qkv])\.": r"\1.attn1.to_\2.", r"^(transformer_blocks\.\d+)\.norm_([qk])\.": r"\1.attn1.norm_\2.",
-    r"^(transformer_blocks\.\d+)\.attn_out\.": r"\1.attn1.to_out.0.", r"^(transformer_blocks\.\d+)\.ff_proj\.": r"\1.ff.net.0.proj.",
+    r"^blocks\.": "transformer_blocks.",
+    r"^(time|ofs)_embedding_linear_": r"\1_embedding.linear_",
+    r"^(transformer_blocks\.\d+)\.([qkv])\.": r"\1.attn1.to_\2.",
+    r"^(transformer_blocks\.\d+)\.norm_([qk])\.": r"\1.attn1.norm_\2.",
+    r"^(transformer_blocks\.\d+)\.attn_out\.": r"\1.attn1.to_out.0.",
+    r"^(transformer_blocks\.\d+)\.ff_proj\.": r"\1.ff.net.0.proj.",
     r"^(transformer_blocks\.\d+)\.ff_out\.": r"\1.ff.net.2.",
-}  # fmt: skip
-
+}
+_MARKS = ("patch_embed.text_proj.weight", "patch_embed.proj.weight", "transformer_blocks.0.attn1.to_q.weight")
 
 # words with an underscore in ComfyUI's names, which Kohya's LoRA keys do not tell from dots
-UNDERSCORED = ("patch_embed", "text_proj", "time_embedding_linear_1", "time_embedding_linear_2", "attn_out", "ff_proj", "ff_out", "norm_q", "norm_k", "norm_out", "norm_final", "proj_out")  # fmt: skip
+UNDERSCORED = (
+    "patch_embed",
+    "text_proj",
+    "time_embedding_linear_1",
+    "time_embedding_linear_2",
+    "attn_out",
+    "ff_proj",
+    "ff_out",
+    "norm_q",
+    "norm_k",
+    "norm_out",
+    "norm_final",
+    "proj_out",
+)
 
 
 def renamed(entries: Entries) -> dict[str, Entry]:
@@ -36,7 +54,7 @@ def renamed(entries: Entries) -> dict[str, Entry]:
 def transformer(entries: Entries, metadata: Mapping[str, str]) -> Weights | None:
     """The network under diffusers' names, if these are its tensors."""
     named = renamed(entries)
-    if not {"patch_embed.text_proj.weight", "patch_embed.proj.weight", "transformer_blocks.0.attn1.to_q.weight"} <= {*named}:  # fmt: skip
+    if not {*_MARKS} <= named.keys():
         return None
     return Weights(_config(named, metadata.get("file", "")), named)
 
@@ -52,19 +70,28 @@ def _config(named: Entries, name: str) -> dict[str, Any]:
             message("cogvideox_unknown", file=name, heads=width // HEAD, channels=channels), message("use_one_of_these")
         )
     ofs = named.get("ofs_embedding.linear_1.weight")
-    layers = len({found[0] for key in named if (found := re.match(r"transformer_blocks\.\d+\.", key))})
+    layers = len({match[0] for key in named if (match := re.match(r"transformer_blocks\.\d+\.", key))})
     learned = "patch_embed.pos_embedding" in named
     variant = _variant(name.lower(), bool(frames), channels > out, learned, layers)
-    return shipped_config("cogvideox", variant, "transformer") | dict(
-        num_attention_heads=max(width // HEAD, 1), attention_head_dim=min(HEAD, width), in_channels=channels, out_channels=out,
-        num_layers=layers, patch_size=patch, patch_size_t=frames, patch_bias=bool(kernel) and "patch_embed.proj.bias" in named,
-        time_embed_dim=named["time_embedding.linear_1.weight"].shape[0], ofs_embed_dim=ofs and ofs.shape[1],
-        text_embed_dim=named["patch_embed.text_proj.weight"].shape[1], use_learned_positional_embeddings=learned,
-    )  # fmt: skip
+    return SPEC.config(variant, "transformer") | dict(
+        num_attention_heads=max(width // HEAD, 1),
+        attention_head_dim=min(HEAD, width),
+        in_channels=channels,
+        out_channels=out,
+        num_layers=layers,
+        patch_size=patch,
+        patch_size_t=frames,
+        patch_bias=bool(kernel) and "patch_embed.proj.bias" in named,
+        time_embed_dim=named["time_embedding.linear_1.weight"].shape[0],
+        ofs_embed_dim=ofs and ofs.shape[1],
+        text_embed_dim=named["patch_embed.text_proj.weight"].shape[1],
+        use_learned_positional_embeddings=learned,
+    )
 
 
 def _variant(name: str, newer: bool, pictured: bool, learned: bool, layers: int) -> str:
-    """Which published variant this is. A picture's model learned its positions, Fun-Control's positions are computed."""
+    """Which published variant this is. A model for images learned its positions, Fun-Control's positions are
+    computed."""
     if newer:
         return "1.5-5b-i2v" if pictured else "1.5-5b"
     if pictured:
@@ -73,18 +100,37 @@ def _variant(name: str, newer: bool, pictured: bool, learned: bool, layers: int)
 
 
 def vae(entries: Entries) -> Weights | None:
-    """The VAE, whose names are diffusers' in every file, if these are its tensors. Its scale is the variant's: here 5B's."""
+    """The VAE, whose names are diffusers' in every file, if these are its tensors. Its scale is the variant's: here
+    5B's."""
     if not {"encoder.conv_in.conv.weight", "decoder.mid_block.resnets.0.norm1.norm_layer.weight"} <= {*entries}:
         return None
     widths = {
-        int(found[1]): entry.shape[0]
+        int(match[1]): entry.shape[0]
         for key, entry in entries.items()
-        if (found := re.fullmatch(r"encoder\.down_blocks\.(\d+)\.resnets\.0\.conv1\.conv\.weight", key))
+        if (match := re.fullmatch(r"encoder\.down_blocks\.(\d+)\.resnets\.0\.conv1\.conv\.weight", key))
     }
     depth = sum(bool(re.fullmatch(r"encoder\.down_blocks\.0\.resnets\.\d+\.conv1\.conv\.weight", k)) for k in entries)
-    config = shipped_config("cogvideox", "5b", "vae") | dict(
-        in_channels=entries["encoder.conv_in.conv.weight"].shape[1], out_channels=entries["decoder.conv_out.conv.weight"].shape[0],
-        latent_channels=entries["decoder.conv_in.conv.weight"].shape[1], block_out_channels=[widths[i] for i in sorted(widths)],
-        layers_per_block=depth, down_block_types=["CogVideoXDownBlock3D"] * len(widths), up_block_types=["CogVideoXUpBlock3D"] * len(widths),
-    )  # fmt: skip
+    config = SPEC.config("5b", "vae") | dict(
+        in_channels=entries["encoder.conv_in.conv.weight"].shape[1],
+        out_channels=entries["decoder.conv_out.conv.weight"].shape[0],
+        latent_channels=entries["decoder.conv_in.conv.weight"].shape[1],
+        block_out_channels=[widths[i] for i in sorted(widths)],
+        layers_per_block=depth,
+        down_block_types=["CogVideoXDownBlock3D"] * len(widths),
+        up_block_types=["CogVideoXUpBlock3D"] * len(widths),
+    )
     return Weights(config, dict(entries))
+
+
+FORMAT = CheckpointFormat(
+    spec=SPEC,
+    classes={
+        "transformer": ("CogVideoXTransformer3DModel",),
+        "vae": ("AutoencoderKLCogVideoX",),
+        "text_encoder": ("T5EncoderModel",),
+    },
+    transformer=transformer,
+    vae=vae,
+    rename=lambda entries, network: renamed(entries),
+    underscored=UNDERSCORED,
+)

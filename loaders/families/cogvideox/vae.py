@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
 from ...vae.streaming import Pieces, regroup
-from ...vae.tiles import park
+from ...vae.tiles import to_device
 
 
-def decode_pieces(vae: Any, latents: Pieces, thrifty: bool = False) -> Pieces:
+def decode_pieces(vae: Any, latents: Pieces, offload_state: bool = False) -> Pieces:
     """AutoencoderKLCogVideoX.decode of latent frames [1, C, 1, h, w] as pieces [1, 3, n, H, W].
 
-    Its norms see all frames of a batch, so the batches must be the reference's: pairs, and an odd frame joins the first.
-    thrifty: what is kept of them waits in RAM between two batches.
+    Its norms see all frames of a batch, so the batches must be the reference's: pairs, and an odd frame joins the
+    first. offload_state: what is kept of them waits in RAM between two batches.
     """
-    _forget_what_is_never_read(vae)
-    frames, past = list(latents), None  # latents are small; the number of them says how the first batch goes
+    frames = list(latents)  # latents are small; the number of them says how the first batch goes
+    conv_cache = None
     size = vae.num_latent_frames_batch_size
     start, end = 0, min(len(frames), size + len(frames) % size)
     while start < len(frames):
         z = torch.cat(frames[start:end], 2)
         if vae.post_quant_conv is not None:
             z = vae.post_quant_conv(z)
-        pixels, past = vae.decoder(z, conv_cache=park(past, z.device))
-        past = park(past, "cpu") if thrifty else past
+        with _no_needless_copies(vae):  # not across a yield: the VAE is shared, and tiles take turns
+            pixels, conv_cache = vae.decoder(z, conv_cache=to_device(conv_cache, z.device))
+        conv_cache = to_device(conv_cache, "cpu") if offload_state else conv_cache
         yield pixels
         start, end = end, end + size
 
@@ -35,15 +38,23 @@ def encode_pieces(vae: Any, pixels: Pieces, count: int) -> Pieces:
 
     The reference's batches: eights, of which the first takes the remainder too (a shorter clip is one batch).
     """
-    size, past = vae.num_sample_frames_batch_size, None
+    size = vae.num_sample_frames_batch_size
+    conv_cache = None
     for frames in regroup(pixels, count if count < size else size + count % size, size):
-        moments, past = vae.encoder(frames, conv_cache=past)
+        moments, conv_cache = vae.encoder(frames, conv_cache=conv_cache)
         yield moments if vae.quant_conv is None else vae.quant_conv(moments)
 
 
-def _forget_what_is_never_read(vae: Any) -> None:
-    """Convolutions one frame long need no past, yet CogVideoXCausalConv3d keeps a copy of all they see; this pad mode,
-    which pads them by nothing, keeps none."""
-    for layer in vae.modules():
-        if getattr(layer, "time_kernel_size", 0) == 1:
-            layer.pad_mode = "replicate"
+@contextmanager
+def _no_needless_copies(vae: Any) -> Iterator[None]:
+    """The VAE without the copies of their inputs that convolutions one frame long keep and never read: the pad mode
+    "replicate", which pads them by nothing, keeps none (CogVideoXCausalConv3d.forward)."""
+    layers = [layer for layer in vae.modules() if getattr(layer, "time_kernel_size", 0) == 1]
+    modes = [layer.pad_mode for layer in layers]
+    for layer in layers:
+        layer.pad_mode = "replicate"
+    try:
+        yield
+    finally:
+        for layer, mode in zip(layers, modes, strict=True):
+            layer.pad_mode = mode

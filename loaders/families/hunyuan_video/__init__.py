@@ -1,6 +1,6 @@
 """HunyuanVideo 13B (Tencent, https://github.com/Tencent-Hunyuan/HunyuanVideo): T2V, and I2V of both kinds.
 
-Every number equals diffusers 0.42's HunyuanVideoPipeline or HunyuanVideoImageToVideoPipeline. `hunyuan_video_text.py`
+Every number equals diffusers 0.42's HunyuanVideoPipeline or HunyuanVideoImageToVideoPipeline. `prompts.py`
 reads the prompts.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -23,30 +22,27 @@ from ...common.prompts import trimmed
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...facts import Stacks
 from ...messages import InputError, message
-from ...parts import Memory, Recipe
 from ...request import Conditioning, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
 from ...video_model import VideoModel
-from ...weights.find import read_model
+from ...weights.bundle import Bundle
+from .checkpoint import FORMAT
 from .denoiser import HunyuanConcatDenoiser, HunyuanDenoiser, HunyuanFacts, HunyuanReplaceDenoiser
 from .prompts import CLIP_TOKENS, check_prompts, encode_prompt, template_tokens, text_tokens
 from .vae import decode_pieces, encode_pieces
 
-_KINDS = {
-    "transformer": ("HunyuanVideoTransformer3DModel",), "vae": ("AutoencoderKLHunyuanVideo",),
-    "text_encoder": ("LlamaModel", "LlavaForConditionalGeneration"), "text_encoder_2": ("CLIPTextModel",),
-}  # fmt: skip
-# how a picture comes in -> every how many of its tokens the text refiner reads (image_embed_interleave of the pipeline)
+# how an image comes in -> the text refiner reads every N-th of its tokens (image_embed_interleave of the pipeline)
 INTERLEAVE = {"latent_concat": 2, "token_replace": 4}
 MASK = 3  # which input of a block is the mask of its attention (HunyuanVideoTransformer3DModel.forward)
 
 
 class HunyuanVideo(VideoModel):
     facts: HunyuanFacts
-    name, title, batched_guidance = "hunyuan_video", "HunyuanVideo", False
+    checkpoint = FORMAT
+    batched_guidance = False
     coders: ClassVar[Mapping[str, CoderPeak]] = {
-        "": CoderPeak(128, decode=40_500, thrifty=40_500, encode=35_000, still=1_880),
+        "": CoderPeak(128, decode=40_500, offloaded=40_500, encode=35_000, still=1_880),
     }
     moments: ClassVar[Mapping[str, Moment]] = {
         "query and key of a single block": Moment(hidden=8, mlp=1, float32=2, copies=1, rotary=2, text=1),
@@ -58,21 +54,29 @@ class HunyuanVideo(VideoModel):
     image_models, text_models = "HunyuanVideo-I2V", "HunyuanVideo (T2V)"
 
     @classmethod
-    def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_model(recipe, cls.name, cls.title, _KINDS)
+    def read_facts(cls, bundle: Bundle) -> HunyuanFacts:
         network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
-        image, scale = network.get("image_condition_type") or "", vae["scaling_factor"]
+        image = network.get("image_condition_type") or ""
         ratio, channels = vae.get("spatial_compression_ratio", 8), vae["latent_channels"]
-        facts = HunyuanFacts(
-            spatial_ratio=ratio, temporal_ratio=vae.get("temporal_compression_ratio", 4), channels=channels,
-            size_multiple=ratio * network["patch_size"], width=network["num_attention_heads"] * network["attention_head_dim"],
-            text_width=network["text_embed_dim"], layers=network["num_layers"], modules=2 * network["num_layers"] + network["num_single_layers"], mean=(0.0,) * channels,
-            std=(1 / scale,) * channels, scheduler=bundle.scheduler, image=image, embedded=bool(network["guidance_embeds"]),
-            lead=4 if image == "latent_concat" else 0, pictures=(("first",),) if image else ((),),
-            reads_pictures=bool(image), **bundle.defaults,
-        )  # fmt: skip
-        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
-        return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+        return HunyuanFacts(
+            spatial_ratio=ratio,
+            temporal_ratio=vae.get("temporal_compression_ratio", 4),
+            channels=channels,
+            size_multiple=ratio * network["patch_size"],
+            hidden_size=network["num_attention_heads"] * network["attention_head_dim"],
+            text_width=network["text_embed_dim"],
+            layers=network["num_layers"],
+            cached_module_outputs=2 * network["num_layers"] + network["num_single_layers"],
+            mean=(0.0,) * channels,
+            std=(1 / vae["scaling_factor"],) * channels,
+            scheduler=bundle.scheduler,
+            image=image,
+            embedded=bool(network["guidance_embeds"]),
+            discarded_frames=4 if image == "latent_concat" else 0,
+            pictures=(("first",),) if image else ((),),
+            reads_pictures=bool(image),
+            **bundle.defaults,
+        )
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
         facts = self.facts
@@ -82,7 +86,8 @@ class HunyuanVideo(VideoModel):
             raise InputError("keyframes", message("none"), rule, message("connect_keyframe_too"))
         check_prompts(self, image is not None, positive=positive, negative=negative)
         cond, notes = encode_prompt(self, positive, "positive", image, INTERLEAVE.get(facts.image, 1))
-        # the reference reads a black picture with the negative prompt, and every second of its tokens, whatever the kind
+        # the reference reads a black image with the negative prompt, and every second of its tokens, whatever the
+        # kind
         black = None if image is None else torch.zeros_like(image)
         uncond, more = encode_prompt(self, negative, "negative", black, 2)
         branches = {"cond": cond, "uncond": uncond}
@@ -115,7 +120,7 @@ class HunyuanVideo(VideoModel):
             with self.use("vae", self.encoding(request.width, request.height)) as vae:
                 image = cover(request.keyframes[0].images, request.width, request.height)
                 first = self.encode_video(vae, image).to(latents)
-            share = torch.tensor([0.999], device=device)  # the picture shines through the noise a little
+            share = torch.tensor([0.999], device=device)  # the image shines through the noise a little
             latents = latents * share + first.repeat(1, 1, latents.shape[2], 1, 1) * (1 - share)
         if request.source is not None and request.strength < 1:
             latents = mix(latents, encoded_source(self, request), schedule.sigmas[0])
@@ -130,21 +135,21 @@ class HunyuanVideo(VideoModel):
         return kind(latents, schedule, guidance, generator, text=text, embedded=scale, dtype=dtype, first=first)
 
     def read_tokens(self, encoder: Reader, prompt_tokens: int = 0) -> int:
-        """CLIP's own number; Llama's with the template around the prompt, and the picture's."""
+        """CLIP's own number; Llama's with the template around the prompt, and the image's."""
         if encoder.kind == "clip":
             return CLIP_TOKENS
         return (prompt_tokens or self.facts.prompt_tokens) + template_tokens(self) + max(encoder.pictures - 1, 0)
 
     def text_positions(self, request: Request) -> int:
-        """The prompt's, and those of the picture's tokens that are kept."""
-        found = reader(self.parts["text_encoder"].tensors)
-        seen = max(found.pictures - 1, 0) if found else 0  # without the one that stands for all
-        return self.facts.prompt_tokens + seen // INTERLEAVE.get(self.facts.image, 1)
+        """The prompt's, and those of the image's tokens that are kept."""
+        encoder = reader(self.parts["text_encoder"].tensors)
+        tokens = max(encoder.pictures - 1, 0) if encoder else 0  # without the one that stands for all
+        return self.facts.prompt_tokens + tokens // INTERLEAVE.get(self.facts.image, 1)
 
     @contextmanager
     def unmasked(self, network: Network) -> Iterator[None]:
-        """Without the mask that the network gives its blocks as their fourth input, for which the fast kernels of attention
-        are left out."""
+        """Without the mask that the network gives its blocks as their fourth input, for which the fast kernels of
+        attention are left out."""
         drop = lambda block, inputs: (*inputs[:MASK], None, *inputs[MASK + 1 :])
         blocks = (block for name in self.stacks.lists for block in getattr(network, name))
         handles = [block.register_forward_pre_hook(drop) for block in blocks]

@@ -1,7 +1,8 @@
 """HunyuanVideo as single files: Tencent's names and ComfyUI's -> diffusers'.
 
 Names of the network: diffusers, loaders/single_file_utils.py; ComfyUI, comfy/supported_models.py. Names of the VAE:
-ComfyUI, comfy/diffusers_convert.py and comfy/ldm/modules/diffusionmodules/model.py; Tencent's own VAE has diffusers' names.
+ComfyUI, comfy/diffusers_convert.py and comfy/ldm/modules/diffusionmodules/model.py; Tencent's own VAE has diffusers'
+names.
 """
 
 from __future__ import annotations
@@ -10,20 +11,47 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ...messages import CheckpointError, message
-from ...weights.bundle import Weights, rename, shipped_config
-from ...weights.entry import Entry
+from ...spec import read_spec
+from ...weights.entry import Entry, rename
+from ...weights.format import CheckpointFormat, Entries, Weights
 
-Entries = Mapping[str, Entry]
+SPEC = read_spec(Path(__file__).parent)
 MLP = 4  # times the width: the inner layers of every published model
 
 # words with an underscore in the published names, which Kohya's LoRA keys do not tell from dots
-UNDERSCORED = ("double_blocks", "single_blocks", "img_attn_qkv", "img_attn_proj", "txt_attn_qkv", "txt_attn_proj", "img_mlp", "txt_mlp",
-               "img_mod", "txt_mod", "txt_in", "img_in", "time_in", "vector_in", "guidance_in", "individual_token_refiner", "self_attn_qkv",
-               "self_attn_proj", "adaLN_modulation", "input_embedder", "t_embedder", "c_embedder", "in_layer", "out_layer", "final_layer",
-               "linear_1", "linear_2")  # fmt: skip
+UNDERSCORED = (
+    "double_blocks",
+    "single_blocks",
+    "img_attn_qkv",
+    "img_attn_proj",
+    "txt_attn_qkv",
+    "txt_attn_proj",
+    "img_mlp",
+    "txt_mlp",
+    "img_mod",
+    "txt_mod",
+    "txt_in",
+    "img_in",
+    "time_in",
+    "vector_in",
+    "guidance_in",
+    "individual_token_refiner",
+    "self_attn_qkv",
+    "self_attn_proj",
+    "adaLN_modulation",
+    "input_embedder",
+    "t_embedder",
+    "c_embedder",
+    "in_layer",
+    "out_layer",
+    "final_layer",
+    "linear_1",
+    "linear_2",
+)
 
 _NAMES = {
     r"\.scale$": ".weight",
@@ -35,23 +63,34 @@ _NAMES = {
     r"^time_in\.": "time_text_embed.timestep_embedder.",
     r"^guidance_in\.": "time_text_embed.guidance_embedder.",
     r"^vector_in\.": "time_text_embed.text_embedder.",
-    r"_embedder\.(mlp\.0|in_layer)\.": "_embedder.linear_1.", r"_embedder\.(mlp\.2|out_layer)\.": "_embedder.linear_2.",
+    r"_embedder\.(mlp\.0|in_layer)\.": "_embedder.linear_1.",
+    r"_embedder\.(mlp\.2|out_layer)\.": "_embedder.linear_2.",
     r"(refiner_blocks\.\d+)\.adaLN_modulation\.1\.": r"\1.norm_out.linear.",
-    r"\.self_attn[._]qkv\.": ".attn.qkv.", r"\.self_attn[._]proj\.": ".attn.to_out.0.",
+    r"\.self_attn[._]qkv\.": ".attn.qkv.",
+    r"\.self_attn[._]proj\.": ".attn.to_out.0.",
     r"^double_blocks\.": "transformer_blocks.",
-    r"\.img_mod\.lin(ear)?\.": ".norm1.linear.", r"\.txt_mod\.lin(ear)?\.": ".norm1_context.linear.",
-    r"\.img_attn[._]qkv\.": ".attn.qkv.", r"\.txt_attn[._]qkv\.": ".attn.added_qkv.",
-    r"\.img_attn[._]proj\.": ".attn.to_out.0.", r"\.txt_attn[._]proj\.": ".attn.to_add_out.",
-    r"\.img_attn(_q_norm|\.norm\.query_norm)\.": ".attn.norm_q.", r"\.img_attn(_k_norm|\.norm\.key_norm)\.": ".attn.norm_k.",
+    r"\.img_mod\.lin(ear)?\.": ".norm1.linear.",
+    r"\.txt_mod\.lin(ear)?\.": ".norm1_context.linear.",
+    r"\.img_attn[._]qkv\.": ".attn.qkv.",
+    r"\.txt_attn[._]qkv\.": ".attn.added_qkv.",
+    r"\.img_attn[._]proj\.": ".attn.to_out.0.",
+    r"\.txt_attn[._]proj\.": ".attn.to_add_out.",
+    r"\.img_attn(_q_norm|\.norm\.query_norm)\.": ".attn.norm_q.",
+    r"\.img_attn(_k_norm|\.norm\.key_norm)\.": ".attn.norm_k.",
     r"\.txt_attn(_q_norm|\.norm\.query_norm)\.": ".attn.norm_added_q.",
     r"\.txt_attn(_k_norm|\.norm\.key_norm)\.": ".attn.norm_added_k.",
-    r"\.(img_)?mlp\.(fc1|0)\.": ".ff.net.0.proj.", r"\.(img_)?mlp\.(fc2|2)\.": ".ff.net.2.",
-    r"\.txt_mlp\.(fc1|0)\.": ".ff_context.net.0.proj.", r"\.txt_mlp\.(fc2|2)\.": ".ff_context.net.2.",
+    r"\.(img_)?mlp\.(fc1|0)\.": ".ff.net.0.proj.",
+    r"\.(img_)?mlp\.(fc2|2)\.": ".ff.net.2.",
+    r"\.txt_mlp\.(fc1|0)\.": ".ff_context.net.0.proj.",
+    r"\.txt_mlp\.(fc2|2)\.": ".ff_context.net.2.",
     r"^single_blocks\.": "single_transformer_blocks.",
-    r"\.modulation\.lin(ear)?\.": ".norm.linear.", r"\.linear2\.": ".proj_out.",
-    r"\.(q_norm|norm\.query_norm)\.": ".attn.norm_q.", r"\.(k_norm|norm\.key_norm)\.": ".attn.norm_k.",
-    r"^final_layer\.linear\.": "proj_out.", r"^final_layer\.adaLN_modulation\.1\.": "norm_out.linear.",
-}  # fmt: skip
+    r"\.modulation\.lin(ear)?\.": ".norm.linear.",
+    r"\.linear2\.": ".proj_out.",
+    r"\.(q_norm|norm\.query_norm)\.": ".attn.norm_q.",
+    r"\.(k_norm|norm\.key_norm)\.": ".attn.norm_k.",
+    r"^final_layer\.linear\.": "proj_out.",
+    r"^final_layer\.adaLN_modulation\.1\.": "norm_out.linear.",
+}
 # tensors that lie one above the other in the file
 _STACKED = {
     ".attn.qkv.": (".attn.to_q.", ".attn.to_k.", ".attn.to_v."),
@@ -59,8 +98,11 @@ _STACKED = {
     ".linear1.": (".attn.to_q.", ".attn.to_k.", ".attn.to_v.", ".proj_mlp."),
 }
 _ORIGINAL = ("txt_in.individual_token_refiner.blocks.0.norm1.weight", "vector_in.in_layer.weight", "img_in.proj.weight")
-_DIFFUSERS = ("context_embedder.token_refiner.refiner_blocks.0.norm1.weight", "time_text_embed.text_embedder.linear_1.weight",
-              "single_transformer_blocks.0.proj_mlp.weight")  # fmt: skip
+_DIFFUSERS = (
+    "context_embedder.token_refiner.refiner_blocks.0.norm1.weight",
+    "time_text_embed.text_embedder.linear_1.weight",
+    "single_transformer_blocks.0.proj_mlp.weight",
+)
 
 
 def transformer(entries: Entries, metadata: Mapping[str, str]) -> Weights | None:
@@ -90,7 +132,7 @@ def renamed(entries: Entries) -> dict[str, Entry]:
     named: dict[str, Entry] = {}
     for key, entry in entries.items():
         name = rename(key, _NAMES)
-        named |= _unstacked(name, entry.swapped() if name.startswith("norm_out.") else entry, width)
+        named |= _unstacked(name, entry.swap_halves() if name.startswith("norm_out.") else entry, width)
     return named
 
 
@@ -108,7 +150,7 @@ def _unstacked(name: str, entry: Entry, width: int | None) -> dict[str, Entry]:
 def _config(named: Entries, metadata: Mapping[str, str]) -> dict[str, Any]:
     """What the shapes tell, over what the header states, over what is published."""
     config = _shapes(named)
-    shipped = shipped_config("hunyuan_video", _variant(config, named, metadata.get("file", "")), "transformer")
+    shipped = SPEC.config(_variant(config, named, metadata.get("file", "")), "transformer")
     stated = {key: value for key, value in _stated(metadata).items() if key in shipped and key != "_class_name"}
     config = shipped | stated | config
     if sum(config["rope_axes_dim"]) != config["attention_head_dim"]:
@@ -133,8 +175,12 @@ def _shapes(named: Entries) -> dict[str, Any]:
     head = named["transformer_blocks.0.attn.norm_q.weight"].shape[0]
     count = lambda blocks, end: sum(bool(re.fullmatch(rf"{blocks}\.\d+\.{end}\.weight", key)) for key in named)
     return dict(
-        in_channels=channels, out_channels=named["proj_out.weight"].shape[0] // (patch_t * patch**2),
-        num_attention_heads=width // head, attention_head_dim=head, patch_size=patch, patch_size_t=patch_t,
+        in_channels=channels,
+        out_channels=named["proj_out.weight"].shape[0] // (patch_t * patch**2),
+        num_attention_heads=width // head,
+        attention_head_dim=head,
+        patch_size=patch,
+        patch_size_t=patch_t,
         num_layers=count("transformer_blocks", r"norm1\.linear"),
         num_single_layers=count("single_transformer_blocks", "proj_mlp"),
         num_refiner_layers=count(r"context_embedder\.token_refiner\.refiner_blocks", "norm1"),
@@ -142,7 +188,7 @@ def _shapes(named: Entries) -> dict[str, Any]:
         guidance_embeds="time_text_embed.guidance_embedder.linear_1.weight" in named,
         text_embed_dim=named["context_embedder.proj_in.weight"].shape[1],
         pooled_projection_dim=named["time_text_embed.text_embedder.linear_1.weight"].shape[1],
-    )  # fmt: skip
+    )
 
 
 def _variant(config: Mapping[str, Any], named: Entries, file: str) -> str:
@@ -161,14 +207,18 @@ def _variant(config: Mapping[str, Any], named: Entries, file: str) -> str:
 # ---------------------------------------------------------------- VAE
 
 _VAE = {
-    r"^encoder\.down\.(\d+)\.block\.": r"encoder.down_blocks.\1.resnets.", r"^decoder\.up\.(\d+)\.block\.": r"decoder.up_blocks.\1.resnets.",
+    r"^encoder\.down\.(\d+)\.block\.": r"encoder.down_blocks.\1.resnets.",
+    r"^decoder\.up\.(\d+)\.block\.": r"decoder.up_blocks.\1.resnets.",
     r"^encoder\.down\.(\d+)\.downsample\.": r"encoder.down_blocks.\1.downsamplers.0.",
     r"^decoder\.up\.(\d+)\.upsample\.": r"decoder.up_blocks.\1.upsamplers.0.",
-    r"\.mid\.block_1\.": ".mid_block.resnets.0.", r"\.mid\.block_2\.": ".mid_block.resnets.1.",
-    r"\.mid\.attn_1\.norm\.": ".mid_block.attentions.0.group_norm.", r"\.mid\.attn_1\.proj_out\.": ".mid_block.attentions.0.to_out.0.",
-    r"\.mid\.attn_1\.([qkv])\.": r".mid_block.attentions.0.to_\1.", r"\.nin_shortcut\.": ".conv_shortcut.",
+    r"\.mid\.block_1\.": ".mid_block.resnets.0.",
+    r"\.mid\.block_2\.": ".mid_block.resnets.1.",
+    r"\.mid\.attn_1\.norm\.": ".mid_block.attentions.0.group_norm.",
+    r"\.mid\.attn_1\.proj_out\.": ".mid_block.attentions.0.to_out.0.",
+    r"\.mid\.attn_1\.([qkv])\.": r".mid_block.attentions.0.to_\1.",
+    r"\.nin_shortcut\.": ".conv_shortcut.",
     r"\.norm_out\.": ".conv_norm_out.",
-}  # fmt: skip
+}
 _VAE_KEYS = ("decoder.conv_in.conv.weight", "encoder.conv_in.conv.weight", "post_quant_conv.weight")
 
 
@@ -191,9 +241,9 @@ def vae(entries: Entries) -> Weights | None:
 
 
 def _renamed_vae(entries: Entries) -> dict[str, Entry]:
-    """ComfyUI's names -> diffusers', which counts the decoder's blocks from the smallest picture on."""
-    found = (re.match(r"decoder\.up\.(\d+)\.", key) for key in entries)
-    last = max((int(match[1]) for match in found if match), default=0)
+    """ComfyUI's names -> diffusers', which counts the decoder's blocks from the smallest image on."""
+    matches = (re.match(r"decoder\.up\.(\d+)\.", key) for key in entries)
+    last = max((int(match[1]) for match in matches if match), default=0)
     named = {}
     for key, entry in entries.items():
         turned = re.sub(r"^(decoder\.up\.)(\d+)\.", lambda match: f"{match[1]}{last - int(match[2])}.", key)
@@ -205,19 +255,36 @@ def _renamed_vae(entries: Entries) -> dict[str, Entry]:
 def _linear(name: str, entry: Entry) -> Entry:
     """Convolutions of 1x1x1 are linear layers in diffusers' attention."""
     small = ".attentions." in name and len(entry.shape) == 5 and math.prod(entry.shape[2:]) == 1
-    return entry.reshaped(*entry.shape[:2]) if small else entry
+    return entry.reshape(*entry.shape[:2]) if small else entry
 
 
 def _vae_config(named: Entries) -> dict[str, Any]:
     """The published config with the widths and depths that the shapes tell."""
-    config = shipped_config("hunyuan_video", "t2v-13b", "vae")
+    config = SPEC.config("t2v-13b", "vae")
     count = lambda pattern: sum(bool(re.fullmatch(pattern, key)) for key in named)
     stages = range(count(r"encoder\.down_blocks\.\d+\.resnets\.0\.conv1\.conv\.weight"))
     return config | dict(
-        in_channels=named["encoder.conv_in.conv.weight"].shape[1], out_channels=named["decoder.conv_out.conv.weight"].shape[0],
+        in_channels=named["encoder.conv_in.conv.weight"].shape[1],
+        out_channels=named["decoder.conv_out.conv.weight"].shape[0],
         latent_channels=named["post_quant_conv.weight"].shape[0],
-        down_block_types=config["down_block_types"][:1] * len(stages), up_block_types=config["up_block_types"][:1] * len(stages),
+        down_block_types=config["down_block_types"][:1] * len(stages),
+        up_block_types=config["up_block_types"][:1] * len(stages),
         block_out_channels=[named[f"encoder.down_blocks.{i}.resnets.0.conv1.conv.weight"].shape[0] for i in stages],
         layers_per_block=count(r"encoder\.down_blocks\.0\.resnets\.\d+\.conv1\.conv\.weight"),
         spatial_compression_ratio=2 ** count(r"encoder\.down_blocks\.\d+\.downsamplers\.0\.conv\.conv\.weight"),
-    )  # fmt: skip
+    )
+
+
+FORMAT = CheckpointFormat(
+    spec=SPEC,
+    classes={
+        "transformer": ("HunyuanVideoTransformer3DModel",),
+        "vae": ("AutoencoderKLHunyuanVideo",),
+        "text_encoder": ("LlamaModel", "LlavaForConditionalGeneration"),
+        "text_encoder_2": ("CLIPTextModel",),
+    },
+    transformer=transformer,
+    vae=vae,
+    rename=lambda entries, network: renamed(entries),
+    underscored=UNDERSCORED,
+)

@@ -23,7 +23,9 @@ ASSISTANT = 4  # tokens of the template's last header, which are cut out
 Read = dict[str, Tensor]
 
 
-def encode_prompt(model: VideoModel, text: str, name: str, image: Tensor | None, interleave: int) -> tuple[Read, tuple[str, ...]]:  # fmt: skip
+def encode_prompt(
+    model: VideoModel, text: str, name: str, image: Tensor | None, interleave: int
+) -> tuple[Read, tuple[str, ...]]:
     """({"text" [1, L, width], "mask" [1, L], "pooled" [1, width]} on the CPU, notes).
 
     image: the first frame [1, H, W, 3] that Llava reads, every `interleave`-th of its tokens kept. Raises InputError
@@ -44,12 +46,12 @@ def encode_prompt(model: VideoModel, text: str, name: str, image: Tensor | None,
 
 
 def text_tokens(model: VideoModel, interleave: int) -> int:
-    """How many rows of text the network reads; interleave: as in `encode_prompt`, 0 without a picture."""
+    """How many rows of text the network reads; interleave: as in `encode_prompt`, 0 without an image."""
     if not interleave:
         return model.facts.prompt_tokens
-    eye = reader(model.parts["text_encoder"].tensors)
-    picture = max(eye.pictures - 1, 0) if eye else 0  # without the one that stands for all
-    return -(-picture // interleave) + model.facts.prompt_tokens - ASSISTANT
+    encoder = reader(model.parts["text_encoder"].tensors)
+    image = max(encoder.pictures - 1, 0) if encoder else 0  # without the one that stands for all
+    return -(-image // interleave) + model.facts.prompt_tokens - ASSISTANT
 
 
 def template_tokens(model: VideoModel) -> int:
@@ -71,7 +73,7 @@ def _template(picture: bool) -> str:
 def check_prompts(model: VideoModel, sees: bool, **prompts: str) -> None:
     """Raise InputError for prompts, by the names of their inputs, that are too long; before an encoder is loaded.
 
-    sees: whether Llava reads a picture along with them.
+    sees: whether Llava reads an image along with them.
     """
     tokenizer = load_tokenizer(model.recipe.files["tokenizer"])
     for name, text in prompts.items():
@@ -107,8 +109,17 @@ def _pixels(model: VideoModel, image: Tensor, side: int) -> Tensor:
     return processor(to_pil(image)[0], return_tensors="pt").pixel_values
 
 
-def _read_picture(encoder: Any, tokenizer: Any, length: int, device: torch.device, text: str, name: str, pixels: Tensor, interleave: int) -> Read:  # fmt: skip
-    """The picture's hidden states, then the prompt's without the template around it."""
+def _read_picture(
+    encoder: Any,
+    tokenizer: Any,
+    length: int,
+    device: torch.device,
+    text: str,
+    name: str,
+    pixels: Tensor,
+    interleave: int,
+) -> Read:
+    """The image's hidden states, then the prompt's without the template around it."""
     from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import _expand_input_ids_with_image_tokens
 
     batch, begin = _tokens(tokenizer, _template(True), length, text, name)
@@ -122,11 +133,12 @@ def _read_picture(encoder: Any, tokenizer: Any, length: int, device: torch.devic
     )
     hidden = encoder(**expanded, pixel_values=pixels, output_hidden_states=True).hidden_states[HIDDEN][0]
     last = int((ids[0] == tokenizer.convert_tokens_to_ids("<|end_header_id|>")).nonzero()[-1]) + 1
-    shift = count - 1  # the picture's one token has become this many more
+    shift = count - 1  # the image's one token has become this many more
     words = torch.cat([hidden[begin + shift : last + shift - ASSISTANT], hidden[last + shift :]])
     word_mask = torch.cat([mask[0, begin : last - ASSISTANT], mask[0, last:]])
-    seen = hidden[start : start + count][::interleave]
-    return {"text": torch.cat([seen, words])[None], "mask": torch.cat([word_mask.new_ones(len(seen)), word_mask])[None]}
+    image = hidden[start : start + count][::interleave]
+    mask = torch.cat([word_mask.new_ones(len(image)), word_mask])
+    return {"text": torch.cat([image, words])[None], "mask": mask[None]}
 
 
 def _pool(clip: Any, tokenizer: Any, device: torch.device, text: str, name: str) -> tuple[Tensor, tuple[str, ...]]:

@@ -21,10 +21,8 @@ def decode_pieces(vae: Any, latents: Pieces) -> Pieces:
     """
     frames, ratio = list(latents), vae.temporal_compression_ratio  # latents are small
     length, stride = (n // ratio for n in (vae.tile_sample_min_num_frames, vae.tile_sample_stride_num_frames))
-    overlap, kept = (
-        vae.tile_sample_min_num_frames - vae.tile_sample_stride_num_frames,
-        vae.tile_sample_stride_num_frames,
-    )
+    stride_frames = vae.tile_sample_stride_num_frames
+    overlap = vae.tile_sample_min_num_frames - stride_frames
     decode = lambda parts: vae.decoder(vae.post_quant_conv(torch.cat(parts, 2)))
     if not vae.use_framewise_decoding or len(frames) <= length:
         yield from decode(frames).split(ratio, 2)
@@ -33,7 +31,7 @@ def decode_pieces(vae: Any, latents: Pieces) -> Pieces:
     for start in range(0, len(frames) - 1, stride):  # a last latent frame alone would add nothing
         tile = decode(frames[start : start + length + 1])
         tile = tile if before is None else vae.blend_t(before, tile[:, :, 1:], overlap)
-        shown = tile[:, :, : min(kept + (before is None), left)]
+        shown = tile[:, :, : min(stride_frames + (before is None), left)]
         yield from shown.split(ratio, 2) if shown.shape[2] else ()
         before, left = tile, left - shown.shape[2]
 
@@ -49,7 +47,7 @@ def encode_pieces(vae: Any, pixels: Pieces, count: int) -> Pieces:
         vae.tile_sample_stride_num_frames,
         vae.temporal_compression_ratio,
     )
-    kept, overlap = stride // ratio, (length - stride) // ratio
+    latent_stride, overlap = stride // ratio, (length - stride) // ratio
     encode = lambda frames: vae.quant_conv(vae.encoder(frames))
     if not vae.use_framewise_encoding or count <= length:
         yield from map(encode, regroup(pixels, count, count))
@@ -57,18 +55,19 @@ def encode_pieces(vae: Any, pixels: Pieces, count: int) -> Pieces:
     before = None
     for tile in map(encode, _tiles(pixels, length + 1, stride, ratio)):
         tile = tile if before is None else vae.blend_t(before, tile[:, :, 1:], overlap)
-        yield tile[:, :, : kept + (before is None)]
+        yield tile[:, :, : latent_stride + (before is None)]
         before = tile
 
 
 def _tiles(pixels: Pieces, length: int, stride: int, ratio: int) -> Pieces:
-    """The frames i to i + length for i = 0, stride, 2 stride ...; not a last one with no latent beside its first frame's."""
-    held: list[Tensor] = []
+    """The frames i to i + length for i = 0, stride, 2 stride ...; not a last one with no latent beside its first
+    frame's."""
+    waiting: list[Tensor] = []
     for frame in regroup(pixels, 1, 1):
-        held.append(frame)
-        if len(held) == length:
-            tile, held = [torch.cat(held, 2)], held[stride:]
+        waiting.append(frame)
+        if len(waiting) == length:
+            tile, waiting = [torch.cat(waiting, 2)], waiting[stride:]
             yield tile.pop()
-    while len(held) > ratio:
-        tile, held = [torch.cat(held, 2)], held[stride:]
+    while len(waiting) > ratio:
+        tile, waiting = [torch.cat(waiting, 2)], waiting[stride:]
         yield tile.pop()

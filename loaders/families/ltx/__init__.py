@@ -1,7 +1,7 @@
 """LTX-Video 0.9.0 to 0.9.8, 2B and 13B (Lightricks, https://github.com/Lightricks/LTX-Video).
 
 Every number equals diffusers 0.42's LTXPipeline, LTXImageToVideoPipeline or LTXConditionPipeline; the docstrings name
-the one that a piece of code follows. `ltx_files.py` knows the layouts on disk.
+the one that a piece of code follows. `checkpoint.py` knows the layouts on disk.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,14 +20,13 @@ from ...common.peaks import Moment
 from ...common.prompts import check_prompts, encode_t5, load_tokenizer
 from ...denoiser import Denoiser, NoiseSchedule, Schedule
 from ...facts import Stacks
-from ...messages import CheckpointError, InputError, message
-from ...parts import Memory, Recipe
+from ...messages import InputError, message
+from ...parts import Part
 from ...request import Capabilities, Conditioning, Extension, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
-from ...video_model import VideoModel
-from ...weights.encoders import KINDS, read_encoder, width
-from .checkpoint import read_ltx
+from ...weights.bundle import Bundle
+from .checkpoint import FORMAT
 from .denoiser import (
     PREFIX,
     LTXFacts,
@@ -40,66 +40,47 @@ from .denoiser import (
     image_denoiser,
     text_denoiser,
 )
+from .upsampler import load_upsampler
 from .vae import Noise, decode_pieces, encode_pieces
 
 
 class LTX(LTXModel):
-    name, title, batched_guidance, solvers = "ltx", "LTX-Video", True, "ltx"
+    checkpoint = FORMAT
+    batched_guidance = True
+    solvers = "ltx"
     coders: ClassVar[Mapping[str, CoderPeak]] = {
         "0.9.0": CoderPeak(
-            128, decode=1_215, thrifty=690, full=1.65, full_thrifty=1.25, encode=660, still=165, whole=124
+            128, decode=1_215, offloaded=690, full=1.65, full_offloaded=1.25, encode=660, still=165, whole=124
         ),
-        "0.9.1": CoderPeak(256, decode=1_390, thrifty=380, full_thrifty=1.65, encode=660, still=165, whole=124),
-        "0.9.5": CoderPeak(256, decode=1_350, thrifty=380, full_thrifty=1.65, encode=1_240, still=175, whole=124),
+        "0.9.1": CoderPeak(256, decode=1_390, offloaded=380, full_offloaded=1.65, encode=660, still=165, whole=124),
+        "0.9.5": CoderPeak(256, decode=1_350, offloaded=380, full_offloaded=1.65, encode=1_240, still=175, whole=124),
     }
     moments: ClassVar[Mapping[str, Moment]] = {
         "query and key": Moment(hidden=6, float32=4, copies=1, timed=13),
         "MLP": Moment(hidden=4, float32=2, mlp=2, timed=13),
         "key of the text": Moment(hidden=5, float32=2, timed=13, keys=3, keys32=2, key_copies=1),
     }
-    rounds_encode = True
+    streamed_encode_differs = True
     stacks = Stacks(pairs=False)
     masked = r"\.attn2$"
 
     @classmethod
-    def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
-        files = read_ltx(recipe.files["checkpoint"], recipe.files.get("vae"))
-        if "text_encoder" not in recipe.files:
-            raise CheckpointError(
-                message("no_text_encoder", file=recipe.files["checkpoint"].name),
-                message("put_and_choose", advice=KINDS["t5"].advice),
-            )
-        text = read_encoder(recipe.files["text_encoder"], "t5")
-        text_width = width(text)
-        if text_width != files.transformer_config["caption_channels"]:
-            name, wanted = recipe.files["text_encoder"].name, files.transformer_config["caption_channels"]
-            raise CheckpointError(
-                message(
-                    "ltx_text_width",
-                    file=name,
-                    width=text_width,
-                    checkpoint=recipe.files["checkpoint"].name,
-                    wanted=wanted,
-                ),
-                message("choose_t5"),
-            )
-        network, vae = files.weights()
-        for weights in (network, vae, text):  # what does not fit is refused now, not after the prompt was read
-            weights.check()
-        dtype = getattr(torch, recipe.dtype)
-        config = files.transformer_config
-        facts = LTXFacts(
-            spatial_ratio=files.spatial_ratio, temporal_ratio=files.temporal_ratio, size_multiple=files.spatial_ratio,
-            channels=config["in_channels"], width=config["num_attention_heads"] * config["attention_head_dim"],
-            text_width=text_width, scheduler=files.scheduler_config, pictures=None, layers=config["num_layers"], modules=3 * config["num_layers"], **files.defaults,
-        )  # fmt: skip
-        load = partial(network.build, dtype, True, recipe.storage)
-        parts = {
-            "transformer": network.part("transformer", load, ("text_encoder",)),
-            "vae": vae.part("vae", partial(vae.build, dtype, False, "")),
-            "text_encoder": text.part("text_encoder", partial(text.build, dtype, True, "")),
-        }
-        return cls(files.variant, facts, parts, replace(recipe, variant=files.variant), memory)
+    def read_facts(cls, bundle: Bundle) -> LTXFacts:
+        network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
+        ratio = vae["patch_size"] * 2 ** _stages(vae, "spatial")
+        return LTXFacts(
+            spatial_ratio=ratio,
+            temporal_ratio=vae["patch_size_t"] * 2 ** _stages(vae, "temporal"),
+            size_multiple=ratio,
+            channels=network["in_channels"],
+            hidden_size=network["num_attention_heads"] * network["attention_head_dim"],
+            text_width=network["caption_channels"],
+            scheduler=bundle.scheduler,
+            pictures=None,
+            layers=network["num_layers"],
+            cached_module_outputs=3 * network["num_layers"],
+            **bundle.defaults,
+        )
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
         facts, device = self.facts, self.memory.device("text_encoder")
@@ -189,18 +170,23 @@ class LTX(LTXModel):
             return make(self, request, inputs, encode)
 
     def positions(self, request: Request) -> int:
-        """Tokens of the video, and those in front of it: of keyframes that are not at its start, of what lies long ago."""
+        """Tokens of the video, and those in front of it: of keyframes that are not at its start, of what lies long
+        ago."""
         *_, height, width = self.facts.latent_shape(request.width, request.height, request.frames)
         clips = ((len(k.images) - 1) // self.facts.temporal_ratio + 1 for k in request.keyframes if k.frame)
         memory = None if request.past is None else request.past.memory
         more = sum(min(clip, PREFIX) for clip in clips) + (0 if memory is None else memory.shape[2])
         return super().positions(request) + more * height * width
 
+    def upsampler(self, folder: Path) -> Part:
+        return load_upsampler(folder, self.facts.channels, self.recipe.dtype)
+
     def timed(self, request: Request) -> bool:
         return bool(request.keyframes) or request.past is not None
 
     def to_vae(self, vae: Network, latents: Pieces, seed: int) -> Pieces:
-        """The last denoising step of VAEs with timestep conditioning uses decode_timestep .05 and noise .025 (model card)."""
+        """The last denoising step of VAEs with timestep conditioning uses decode_timestep .05 and noise .025 (model
+        card)."""
         generator = torch.Generator("cpu").manual_seed(seed)
         for frame in latents:
             z = frame.float()
@@ -229,6 +215,13 @@ class LTX(LTXModel):
     @classmethod
     def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:
         return encode_pieces(vae, pixels, count)
+
+
+def _stages(config: Mapping[str, Any], kind: str) -> int:
+    """How many stages of the VAE's encoder compress space or time ("spatial" or "temporal")."""
+    scaled = config["spatio_temporal_scaling"]
+    types = config.get("downsample_type") or ("conv",) * len(scaled)
+    return sum(used and t in ("conv", "spatiotemporal", kind) for used, t in zip(scaled, types, strict=True))
 
 
 def _statistics(vae: Network, z: Tensor) -> tuple[Tensor, Tensor]:

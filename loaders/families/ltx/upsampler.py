@@ -20,9 +20,9 @@ def load_upsampler(folder: Path, channels: int, dtype: str) -> Part:
     """The upsampler of a folder, for latents of so many channels; no weights are read yet."""
     weights = read_part(folder / "latent_upsampler")
     if weights.kind != KIND or weights.config.get("in_channels") != channels:
-        told = message("kind_channels", kind=weights.kind, channels=weights.config.get("in_channels"))
+        kind = message("kind_channels", kind=weights.kind, channels=weights.config.get("in_channels"))
         raise CheckpointError(
-            message("upsampler_wrong", folder=folder.name, kind=told),
+            message("upsampler_wrong", folder=folder.name, kind=kind),
             message("upsampler_needed", kind=KIND, channels=channels),
         )
 

@@ -24,7 +24,8 @@ LATENTS = 8
 
 @dataclass
 class Noise:
-    """The spatial noise patterns of one decode, drawn for whole frames in the layers' order, so that tiles agree on them."""
+    """The spatial noise patterns of one decode, drawn for whole frames in the layers' order, so that tiles agree on
+    them."""
 
     generator: torch.Generator
     tile: Tile
@@ -37,16 +38,17 @@ class Noise:
 
 
 def decode_pieces(vae: Network, latents: Pieces, time: Tensor | None, noise: Noise) -> Pieces:
-    """AutoencoderKLLTXVideo.decode of latent frames [B, C, 1, h, w] as pieces [B, 3, n, H, W], n at most a latent frame's.
+    """AutoencoderKLLTXVideo.decode of latent frames [B, C, 1, h, w] as pieces [B, 3, n, H, W], n at most a latent
+    frame's.
 
     time: decode timestep [B] of VAEs with timestep conditioning. noise: what 0.9.1 injects.
     """
     decoder = vae.decoder
     if time is not None and decoder.timestep_scale_multiplier is not None:
         time = time * decoder.timestep_scale_multiplier
-    thrifty = noise.tile.thrifty  # what the layers remember waits in RAM
-    large = vae.device.type == "cpu" and not thrifty  # a card is asked for the room of a latent frame (`coders`)
-    start, level, unit = Level(), Level(MOST if large else 0, thrifty), 1
+    offload_state = noise.tile.offload_state  # what the layers remember waits in RAM
+    large = vae.device.type == "cpu" and not offload_state  # a card is asked for the room of a latent frame (`coders`)
+    start, level, unit = Level(), Level(MOST if large else 0, offload_state), 1
     pieces = _conv(decoder.conv_in, portions(mark_last(latents, start), start, level, unit, LATENTS), level)
     for block in (decoder.mid_block, *decoder.up_blocks):
         if getattr(block, "conv_in", None) is not None:
@@ -105,7 +107,7 @@ def _resnet(
     block: Network, pieces: Pieces, level: Level, time: Tensor | None = None, noise: Noise | None = None
 ) -> Pieces:
     """LTXVideoResnetBlock3d.forward: the residual path waits for the look-ahead of the two convolutions."""
-    skip = Delay(level.thrifty)
+    skip = Delay(level.offload_state)
     shifts: tuple[Any, Any] = (None, None)
     scales: tuple[Any, Any] = (None, None)
     if block.scale_shift_table is not None:
@@ -147,7 +149,7 @@ def _inject(scale: Tensor | None, pieces: Pieces, noise: Noise | None) -> Pieces
 
 def _upsample(block: Network, pieces: Pieces, level: Level) -> Pieces:
     """LTXVideoUpsampler3d.forward: depth to space and time, without the frames that the first one would gain."""
-    skip, (t, h, w) = Delay(level.thrifty), block.stride
+    skip, (t, h, w) = Delay(level.offload_state), block.stride
     spread = lambda x: rearrange(x, "b (c t h w) f y x -> b c (f t) (y h) (x w)", t=t, h=h, w=w)
 
     def enter(x: Tensor) -> Tensor:

@@ -25,48 +25,55 @@ from ...request import Conditioning, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
 from ...video_model import VideoModel
-from ...weights.find import read_model
+from ...weights.bundle import Bundle
 from .attention import install, prompt_lengths
+from .checkpoint import FORMAT
 from .denoiser import MochiDenoiser
 from .vae import decode_pieces, encode_pieces
 
 THRESHOLD_NOISE = 0.025  # of the linear-quadratic schedule (genmoai/models, mochi_preview/infer.py)
-_KINDS = {
-    "transformer": ("MochiTransformer3DModel",),
-    "vae": ("AutoencoderKLMochi",),
-    "text_encoder": ("T5EncoderModel",),
-}
 
 
 class Mochi(VideoModel):
-    name, title, batched_guidance = "mochi", "Mochi 1", True
+    checkpoint = FORMAT
+    batched_guidance = True
     coders: ClassVar[Mapping[str, CoderPeak]] = {
-        "": CoderPeak(128, decode=14_000, thrifty=8_000, encode=4_600, still=920, grows=565, whole=900),
+        "": CoderPeak(128, decode=14_000, offloaded=8_000, encode=4_600, still=920, grows=565, whole=900),
     }
     moments: ClassVar[Mapping[str, Moment]] = {
         "query and key": Moment(hidden=7, float32=2, copies=1, shared=1, text=0.5),
         "MLP": Moment(hidden=5, mlp=4, shared=1, text=0.1),
     }
-    rounds_encode = True
+    streamed_encode_differs = True
     keeps_padding = message("padding_mochi")
     image_models = message("mochi_image_models")
 
     @classmethod
     def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_model(recipe, cls.name, cls.title, _KINDS)
+        """As all families, with the joint attention of `attention.py` in the network."""
+        model = super().load(recipe, memory)
+        network = model.parts["transformer"]
+        exact = replace(network, load=lambda progress: install(network.load(progress)))
+        return replace(model, parts={**model.parts, "transformer": exact})
+
+    @classmethod
+    def read_facts(cls, bundle: Bundle) -> Facts:
         network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
-        scale = vae["scaling_factor"]
-        std = [s / scale for s in vae.get("latents_std") or [1.0] * vae["latent_channels"]]
-        facts = Facts(
-            spatial_ratio=8, temporal_ratio=6, channels=vae["latent_channels"], size_multiple=8 * network["patch_size"],
-            width=network["num_attention_heads"] * network["attention_head_dim"], text_width=network["text_embed_dim"],
-            layers=network["num_layers"], modules=2 * network["num_layers"], mean=tuple(vae.get("latents_mean") or [0.0] * len(std)), std=tuple(std),
-            scheduler=bundle.scheduler, **bundle.defaults,
-        )  # fmt: skip
-        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
-        load = parts["transformer"].load
-        parts["transformer"] = replace(parts["transformer"], load=lambda progress: install(load(progress)))
-        return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+        std = [s / vae["scaling_factor"] for s in vae.get("latents_std") or [1.0] * vae["latent_channels"]]
+        return Facts(
+            spatial_ratio=8,
+            temporal_ratio=6,
+            channels=vae["latent_channels"],
+            size_multiple=8 * network["patch_size"],
+            hidden_size=network["num_attention_heads"] * network["attention_head_dim"],
+            text_width=network["text_embed_dim"],
+            layers=network["num_layers"],
+            cached_module_outputs=2 * network["num_layers"],
+            mean=tuple(vae.get("latents_mean") or [0.0] * len(std)),
+            std=tuple(std),
+            scheduler=bundle.scheduler,
+            **bundle.defaults,
+        )
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
         tokenizer, device = load_tokenizer(self.recipe.files["tokenizer"]), self.memory.device("text_encoder")
@@ -115,7 +122,7 @@ class Mochi(VideoModel):
 
     @classmethod
     def decode_pieces(cls, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
-        return decode_pieces(vae, latents, tile.thrifty)
+        return decode_pieces(vae, latents, tile.offload_state)
 
     @classmethod
     def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:

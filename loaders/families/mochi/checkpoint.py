@@ -7,28 +7,57 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from ...messages import CheckpointError, message
-from ...weights.bundle import Weights, rename, shipped_config
-from ...weights.entry import Entry
+from ...spec import read_spec
+from ...weights.entry import Entry, rename
+from ...weights.format import CheckpointFormat, Entries, Weights
 
-Entries = Mapping[str, Entry]
+SPEC = read_spec(Path(__file__).parent)
 
 # words with an underscore in the published names, which Kohya's LoRA keys do not tell from dots
-UNDERSCORED = ("x_embedder", "t_embedder", "t5_y_embedder", "t5_yproj", "to_kv", "to_q", "to_out", "mod_x", "mod_y", "qkv_x", "qkv_y",
-               "proj_x", "proj_y", "mlp_x", "mlp_y", "final_layer")  # fmt: skip
+UNDERSCORED = (
+    "x_embedder",
+    "t_embedder",
+    "t5_y_embedder",
+    "t5_yproj",
+    "to_kv",
+    "to_q",
+    "to_out",
+    "mod_x",
+    "mod_y",
+    "qkv_x",
+    "qkv_y",
+    "proj_x",
+    "proj_y",
+    "mlp_x",
+    "mlp_y",
+    "final_layer",
+)
 
 _NAMES = {
-    r"^x_embedder\.": "patch_embed.", r"^t_embedder\.mlp\.0\.": "time_embed.timestep_embedder.linear_1.",
-    r"^t_embedder\.mlp\.2\.": "time_embed.timestep_embedder.linear_2.", r"^t5_y_embedder\.": "time_embed.pooler.",
-    r"^t5_yproj\.": "time_embed.caption_proj.", r"^final_layer\.mod\.": "norm_out.linear.", r"^final_layer\.linear\.": "proj_out.",
-    r"^blocks\.(\d+)\.": r"transformer_blocks.\1.", r"\.mod_x\.": ".norm1.linear.", r"\.mod_y\.": ".norm1_context.linear.",
-    r"\.attn\.([qk])_norm_x\.": r".attn1.norm_\1.", r"\.attn\.([qk])_norm_y\.": r".attn1.norm_added_\1.",
-    r"\.attn\.proj_x\.": ".attn1.to_out.0.", r"\.attn\.proj_y\.": ".attn1.to_add_out.", r"\.attn\.qkv_": ".attn1.qkv_",
-    r"\.mlp_x\.w1\.": ".ff.net.0.proj.", r"\.mlp_x\.w2\.": ".ff.net.2.",
-    r"\.mlp_y\.w1\.": ".ff_context.net.0.proj.", r"\.mlp_y\.w2\.": ".ff_context.net.2.",
-}  # fmt: skip
+    r"^x_embedder\.": "patch_embed.",
+    r"^t_embedder\.mlp\.0\.": "time_embed.timestep_embedder.linear_1.",
+    r"^t_embedder\.mlp\.2\.": "time_embed.timestep_embedder.linear_2.",
+    r"^t5_y_embedder\.": "time_embed.pooler.",
+    r"^t5_yproj\.": "time_embed.caption_proj.",
+    r"^final_layer\.mod\.": "norm_out.linear.",
+    r"^final_layer\.linear\.": "proj_out.",
+    r"^blocks\.(\d+)\.": r"transformer_blocks.\1.",
+    r"\.mod_x\.": ".norm1.linear.",
+    r"\.mod_y\.": ".norm1_context.linear.",
+    r"\.attn\.([qk])_norm_x\.": r".attn1.norm_\1.",
+    r"\.attn\.([qk])_norm_y\.": r".attn1.norm_added_\1.",
+    r"\.attn\.proj_x\.": ".attn1.to_out.0.",
+    r"\.attn\.proj_y\.": ".attn1.to_add_out.",
+    r"\.attn\.qkv_": ".attn1.qkv_",
+    r"\.mlp_x\.w1\.": ".ff.net.0.proj.",
+    r"\.mlp_x\.w2\.": ".ff.net.2.",
+    r"\.mlp_y\.w1\.": ".ff_context.net.0.proj.",
+    r"\.mlp_y\.w2\.": ".ff_context.net.2.",
+}
 # tensors that lie one above the other in the file
 _STACKED = {
     ".qkv_x.": (".to_q.", ".to_k.", ".to_v."),
@@ -70,7 +99,7 @@ def renamed(entries: Entries) -> dict[str, Entry]:
     named: dict[str, Entry] = {}
     for key, entry in entries.items():
         name = rename(key, _NAMES).replace(f"{last}.", f"{last}_1.")
-        named |= _unstacked(name, entry.swapped() if _SWAPPED.search(name) else entry)
+        named |= _unstacked(name, entry.swap_halves() if _SWAPPED.search(name) else entry)
     return named
 
 
@@ -91,25 +120,36 @@ def _config(named: Entries) -> dict[str, Any]:
     _, channels, patch, _ = named["patch_embed.proj.weight"].shape
     _, heads, half = named["pos_frequencies"].shape
     captions, text = named["time_embed.caption_proj.weight"].shape
-    return shipped_config("mochi", "1-preview", "transformer") | dict(
-        patch_size=patch, num_attention_heads=heads, attention_head_dim=2 * half, in_channels=channels,
-        num_layers=_layers(named, "transformer_blocks"), pooled_projection_dim=captions, text_embed_dim=text,
+    return SPEC.config("1-preview", "transformer") | dict(
+        patch_size=patch,
+        num_attention_heads=heads,
+        attention_head_dim=2 * half,
+        in_channels=channels,
+        num_layers=_layers(named, "transformer_blocks"),
+        pooled_projection_dim=captions,
+        text_embed_dim=text,
         time_embed_dim=named["time_embed.timestep_embedder.linear_1.weight"].shape[1],
-    )  # fmt: skip
+    )
 
 
 # ---------------------------------------------------------------- VAE
 
 _VAE = {
-    r"^decoder\.blocks\.0\.0\.": "decoder.conv_in.", r"^encoder\.layers\.0\.": "encoder.proj_in.",
-    r"^encoder\.output_norm\.": "encoder.norm_out.norm_layer.", r"\.output_proj\.": ".proj_out.",
-}  # fmt: skip
+    r"^decoder\.blocks\.0\.0\.": "decoder.conv_in.",
+    r"^encoder\.layers\.0\.": "encoder.proj_in.",
+    r"^encoder\.output_norm\.": "encoder.norm_out.norm_layer.",
+    r"\.output_proj\.": ".proj_out.",
+}
 # inside a residual block; {} is its number
 _RESIDUAL = {
-    "stack.0": "resnets.{}.norm1.norm_layer", "stack.2": "resnets.{}.conv1.conv", "stack.3": "resnets.{}.norm2.norm_layer",
-    "stack.5": "resnets.{}.conv2.conv", "attn_block.norm": "norms.{}.norm_layer", "attn_block.attn.qkv": "attentions.{}.qkv",
+    "stack.0": "resnets.{}.norm1.norm_layer",
+    "stack.2": "resnets.{}.conv1.conv",
+    "stack.3": "resnets.{}.norm2.norm_layer",
+    "stack.5": "resnets.{}.conv2.conv",
+    "attn_block.norm": "norms.{}.norm_layer",
+    "attn_block.attn.qkv": "attentions.{}.qkv",
     "attn_block.attn.out": "attentions.{}.to_out.0",
-}  # fmt: skip
+}
 _IN_RESIDUAL = re.compile(
     r"(encoder\.layers\.\d+(?:\.layers\.\d+)?|decoder\.blocks\.\d+(?:\.blocks)?\.\d+)\."
     rf"({'|'.join(map(re.escape, _RESIDUAL))})\.(weight|bias)"
@@ -126,7 +166,7 @@ def vae(entries: Entries) -> Weights | None:
     entries = {half + key: entry for key, entry in entries.items()}
     if any(f"{prefix}{key}" in entries for key, prefix in _BARE.items()):
         named = _renamed_vae(entries)
-    elif "encoder.block_in.resnets.0.norm1.norm_layer.weight" in entries or "decoder.block_in.resnets.0.norm1.norm_layer.weight" in entries:  # fmt: skip
+    elif any(f"{prefix}block_in.resnets.0.norm1.norm_layer.weight" in entries for prefix in _HALVES):
         named = dict(entries)
     else:
         return None
@@ -147,14 +187,14 @@ def _renamed_vae(entries: Entries) -> dict[str, Entry]:
 
 
 def _vae_name(key: str, downs: range) -> str:
-    """downs: the encoder's layers that make the picture smaller."""
-    if found := _IN_RESIDUAL.fullmatch(key):
-        block, number = _place(found[1], downs)
-        return f"{block}.{_RESIDUAL[found[2]].format(number)}.{found[3]}"
-    if found := _CHANGES_SIZE.fullmatch(key):
-        if found[3] == "proj":
-            return f"decoder.up_blocks.{int(found[2]) - 1}.proj.{found[4]}"
-        return f"encoder.down_blocks.{int(found[2]) - downs.start}.conv_in.conv.{found[4]}"
+    """downs: the encoder's layers that make the image smaller."""
+    if match := _IN_RESIDUAL.fullmatch(key):
+        block, number = _place(match[1], downs)
+        return f"{block}.{_RESIDUAL[match[2]].format(number)}.{match[3]}"
+    if match := _CHANGES_SIZE.fullmatch(key):
+        if match[3] == "proj":
+            return f"decoder.up_blocks.{int(match[2]) - 1}.proj.{match[4]}"
+        return f"encoder.down_blocks.{int(match[2]) - downs.start}.conv_in.conv.{match[4]}"
     return rename(key, _VAE)
 
 
@@ -178,12 +218,31 @@ def _vae_config(named: Entries) -> dict[str, Any]:
     width = lambda block: named[f"{block}.resnets.0.conv1.conv.weight"].shape[1]
     blocks = ["encoder.block_in", *(f"encoder.down_blocks.{i}" for i in stages), "encoder.block_out"]
     first, channels = named["encoder.proj_in.weight"].shape
-    return shipped_config("mochi", "1-preview", "vae") | dict(
-        in_channels=channels, out_channels=named["decoder.proj_out.weight"].shape[0],
+    return SPEC.config("1-preview", "vae") | dict(
+        in_channels=channels,
+        out_channels=named["decoder.proj_out.weight"].shape[0],
         latent_channels=named["decoder.conv_in.weight"].shape[1],
         encoder_block_out_channels=[first, *(kernel[0] for kernel in kernels)],
-        decoder_block_out_channels=[width("decoder.block_out"), *(width(f"decoder.up_blocks.{i}") for i in reversed(stages))],
+        decoder_block_out_channels=[
+            width("decoder.block_out"),
+            *(width(f"decoder.up_blocks.{i}") for i in reversed(stages)),
+        ],
         layers_per_block=[_layers(named, rf"{re.escape(block)}\.resnets") for block in blocks],
-        temporal_expansions=[kernel[2] for kernel in kernels], spatial_expansions=[kernel[3] for kernel in kernels],
+        temporal_expansions=[kernel[2] for kernel in kernels],
+        spatial_expansions=[kernel[3] for kernel in kernels],
         add_attention_block=[f"{block}.attentions.0.to_q.weight" in named for block in blocks],
-    )  # fmt: skip
+    )
+
+
+FORMAT = CheckpointFormat(
+    spec=SPEC,
+    classes={
+        "transformer": ("MochiTransformer3DModel",),
+        "vae": ("AutoencoderKLMochi",),
+        "text_encoder": ("T5EncoderModel",),
+    },
+    transformer=transformer,
+    vae=vae,
+    rename=lambda entries, network: renamed(entries),
+    underscored=UNDERSCORED,
+)

@@ -1,7 +1,8 @@
-"""The Mochi VAE, streamed: what AutoencoderKLMochi computes, in constant memory but for the encoder's attention over time.
+"""The Mochi VAE, streamed: what AutoencoderKLMochi computes, in constant memory but for the encoder's attention over
+time.
 
 Its convolutions are causal and its norms see one frame at a time, so a chain of generators is exact. diffusers' own
-framewise decode pads the frames' edges in another way and gives other pictures.
+framewise decode pads the frames' edges in another way and gives other images.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ Network = Any  # diffusers modules, whose attributes are untyped
 MOST_PIXELS = 2**15  # that attend at once; CUDA's attention refuses larger batches (MochiDownBlock3D.forward)
 
 
-def decode_pieces(vae: Network, latents: Pieces, thrifty: bool = False) -> Pieces:
+def decode_pieces(vae: Network, latents: Pieces, offload_state: bool = False) -> Pieces:
     """AutoencoderKLMochi.decode of latent frames [1, C, 1, h, w] as pieces [1, 3, n, H, W].
 
-    thrifty: what the convolutions remember waits in RAM.
+    offload_state: what the convolutions remember waits in RAM.
     """
     decoder = vae.decoder
     pieces: Pieces = map(decoder.conv_in, latents)
     for block in (decoder.block_in, *decoder.up_blocks, decoder.block_out):
         for resnet in block.resnets:
-            pieces = _resnet(resnet, pieces, thrifty)
+            pieces = _resnet(resnet, pieces, offload_state)
         if hasattr(block, "proj"):
             pieces = _upsample(block, pieces)
     pixels = map(lambda x: _linear(decoder.proj_out, decoder.nonlinearity(x)), pieces)
@@ -53,14 +54,16 @@ def _linear(layer: Network, x: Tensor) -> Tensor:
     return layer(x.movedim(1, -1)).movedim(-1, 1)
 
 
-def _conv(conv: Network, pieces: Pieces, thrifty: bool = False) -> Pieces:
+def _conv(conv: Network, pieces: Pieces, offload_state: bool = False) -> Pieces:
     """CogVideoXCausalConv3d with pad_mode "replicate"."""
     edges = (conv.width_pad, conv.width_pad, conv.height_pad, conv.height_pad, 0, 0)
     padded = lambda x: conv.conv(F.pad(x, edges, mode="replicate"))
-    return convolve(padded, conv.time_kernel_size, True, pieces, Level(thrifty=thrifty), conv.conv.stride[0])
+    return convolve(
+        padded, conv.time_kernel_size, True, pieces, Level(offload_state=offload_state), conv.conv.stride[0]
+    )
 
 
-def _resnet(block: Network, pieces: Pieces, thrifty: bool = False) -> Pieces:
+def _resnet(block: Network, pieces: Pieces, offload_state: bool = False) -> Pieces:
     """MochiResnetBlock3D.forward."""
     skip = Delay()
 
@@ -68,8 +71,8 @@ def _resnet(block: Network, pieces: Pieces, thrifty: bool = False) -> Pieces:
         skip.put(x)
         return block.nonlinearity(block.norm1(x))
 
-    inner = map(lambda x: block.nonlinearity(block.norm2(x)), _conv(block.conv1, map(enter, pieces), thrifty))
-    return map(skip.add_to, _conv(block.conv2, inner, thrifty))
+    inner = map(lambda x: block.nonlinearity(block.norm2(x)), _conv(block.conv1, map(enter, pieces), offload_state))
+    return map(skip.add_to, _conv(block.conv2, inner, offload_state))
 
 
 def _upsample(block: Network, pieces: Pieces) -> Pieces:
@@ -85,18 +88,19 @@ def _attend(norm: Network, attention: Network, pieces: Pieces, count: int) -> Pi
     count: frames that will come.
     """
     heads = lambda x: rearrange(x, "n t (g c) -> n g t c", g=attention.heads)
-    past, seen = None, 0  # [2, n, g, count, c]
+    past, done = None, 0  # [2, n, g, count, c]
 
     def attend(frame: Tensor) -> Tensor:
-        nonlocal past, seen
+        nonlocal past, done
         x = rearrange(norm(frame), "b c t h w -> (b h w) t c")
         query, key, value = (heads(to(x)) for to in (attention.to_q, attention.to_k, attention.to_v))
         past = value.new_empty(2, *value.shape[:2], count, value.shape[3]) if past is None else past
-        past[0, :, :, seen], past[1, :, :, seen] = attention.norm_k(key)[:, :, 0], value[:, :, 0]
-        seen += 1
-        made = _look_back(attention.norm_q(query), *past[:, :, :, :seen])
-        made = attention.to_out[0](rearrange(made, "n g t c -> n t (g c)"))
-        return frame + rearrange(made, "(b h w) t c -> b c t h w", h=frame.shape[3], w=frame.shape[4])
+        past[0, :, :, done] = attention.norm_k(key)[:, :, 0]
+        past[1, :, :, done] = value[:, :, 0]
+        done += 1
+        attended = _look_back(attention.norm_q(query), *past[:, :, :, :done])
+        attended = attention.to_out[0](rearrange(attended, "n g t c -> n t (g c)"))
+        return frame + rearrange(attended, "(b h w) t c -> b c t h w", h=frame.shape[3], w=frame.shape[4])
 
     return map(attend, regroup(pieces, 1, 1))
 

@@ -1,4 +1,5 @@
-"""Stable Video Diffusion and SVD-XT (Stability AI, https://github.com/Stability-AI/generative-models): one picture, set in motion.
+"""Stable Video Diffusion and SVD-XT (Stability AI, https://github.com/Stability-AI/generative-models): one image, set
+in motion.
 
 Every number equals diffusers 0.42's StableVideoDiffusionPipeline. It reads no text.
 """
@@ -6,7 +7,6 @@ Every number equals diffusers 0.42's StableVideoDiffusionPipeline. It reads no t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -20,27 +20,27 @@ from ...common.peaks import Moment
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...facts import Facts
 from ...messages import message
-from ...parts import Memory, Recipe
 from ...request import Conditioning, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
 from ...video_model import VideoModel
-from ...weights.find import read_model
+from ...weights.bundle import Bundle
+from .checkpoint import FORMAT
 from .denoiser import SVDDenoiser
 from .vae import decode_pieces, encode_pieces
 
 MIN_GUIDANCE = 1.0  # of the first frame (min_guidance_scale); the last frame has the request's
 MOTION = {"motion_bucket": 127, "fps": 7, "noise_augmentation": 0.02}  # StableVideoDiffusionPipeline.__call__
-_KINDS = {"unet": ("UNetSpatioTemporalConditionModel",), "vae": ("AutoencoderKLTemporalDecoder",),
-          "image_encoder": ("CLIPVisionModelWithProjection",)}  # fmt: skip
 
 
 class SVD(VideoModel):
-    name, title, batched_guidance, solvers = "svd", "Stable Video Diffusion", True, "svd"
+    checkpoint = FORMAT
+    batched_guidance = True
+    solvers = "svd"
     decode_cycle = 25, 1  # more frames than it makes: all are counted
     keeps_padding = message("padding_svd")
     coders: ClassVar[Mapping[str, CoderPeak]] = {
-        "": CoderPeak(128, decode=52_000, thrifty=33_500, encode=1_340, still=1_340, clip=25, chunk=16),
+        "": CoderPeak(128, decode=52_000, offloaded=33_500, encode=1_340, still=1_340, clip=25, chunk=16),
     }
     moments: ClassVar[Mapping[str, Moment]] = {"outermost block": Moment(hidden=28)}
     stacks, dispatches, layers_asked = None, False, False
@@ -48,22 +48,28 @@ class SVD(VideoModel):
     methods = ("cfg", "apg", "cfg-zero*", "tcfg")  # its UNet is no stack of blocks to skip
 
     @classmethod
-    def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_model(recipe, cls.name, cls.title, _KINDS)
+    def read_facts(cls, bundle: Bundle) -> Facts:
         network, vae = bundle.parts["unet"].config, bundle.parts["vae"].config
+        channels = vae["latent_channels"]
         ratio = 2 ** (len(vae["block_out_channels"]) - 1)
-        facts = Facts(
-            spatial_ratio=ratio, temporal_ratio=1, channels=vae["latent_channels"], text_width=0, prompt_tokens=0,
-            size_multiple=ratio * 2 ** (len(network["block_out_channels"]) - 1), width=network["block_out_channels"][0],
-            mean=(0.0,) * vae["latent_channels"], std=(1 / vae["scaling_factor"],) * vae["latent_channels"],
-            scheduler=bundle.scheduler, pictures=(("first",),), **{k: v for k, v in bundle.defaults.items() if k != "prompt_tokens"},
-        )  # fmt: skip
-        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
-        return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+        return Facts(
+            spatial_ratio=ratio,
+            temporal_ratio=1,
+            channels=channels,
+            size_multiple=ratio * 2 ** (len(network["block_out_channels"]) - 1),
+            hidden_size=network["block_out_channels"][0],
+            text_width=0,
+            prompt_tokens=0,
+            mean=(0.0,) * channels,
+            std=(1 / vae["scaling_factor"],) * channels,
+            scheduler=bundle.scheduler,
+            pictures=(("first",),),
+            **{key: value for key, value in bundle.defaults.items() if key != "prompt_tokens"},
+        )
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
-        told = positive.strip() or negative.strip()
-        notes = (message("svd_reads_no_text"),) if told else ()
+        prompted = positive.strip() or negative.strip()
+        notes = (message("svd_reads_no_text"),) if prompted else ()
         return Conditioning(self.name, 0, {"cond": {}, "uncond": {}}, notes)
 
     def schedule(self, request: Request) -> Schedule:
@@ -107,14 +113,14 @@ class SVD(VideoModel):
 
     @classmethod
     def decode_pieces(cls, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
-        return decode_pieces(vae, latents, tile.thrifty)
+        return decode_pieces(vae, latents, tile.offload_state)
 
     @classmethod
     def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:
         return encode_pieces(vae, pixels, count)
 
     def to_host(self, latents: Tensor) -> Tensor:
-        """The host holds SVD's frames as a batch of pictures [T, C, h, w]."""
+        """The host holds SVD's frames as a batch of images [T, C, h, w]."""
         return rearrange(super().to_host(latents), "1 c t h w -> t c h w")
 
     def from_host(self, samples: Tensor) -> Tensor:
@@ -128,13 +134,21 @@ def _both(cond: Tensor) -> dict[str, Tensor]:
 
 
 def _encode_image(model: VideoModel, image: Tensor) -> Tensor:
-    """CLIP's view of the picture [1, 1, width] (StableVideoDiffusionPipeline._encode_image)."""
+    """CLIP's view of the image [1, 1, width] (StableVideoDiffusionPipeline._encode_image)."""
     from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
     from transformers import CLIPImageProcessor
 
     folder = model.recipe.files.get("image_processor")
     processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True) if folder else CLIPImageProcessor()
     small = _resize_with_antialiasing(image.movedim(-1, 1) * 2.0 - 1.0, (224, 224))
-    seen = processor(images=(small + 1.0) / 2.0, do_normalize=True, do_center_crop=False, do_resize=False, do_rescale=False, return_tensors="pt").pixel_values  # fmt: skip
+    processed = processor(
+        images=(small + 1.0) / 2.0,
+        do_normalize=True,
+        do_center_crop=False,
+        do_resize=False,
+        do_rescale=False,
+        return_tensors="pt",
+    )
     with model.use("image_encoder") as encoder:
-        return encoder(seen.to(model.memory.device("image_encoder"), encoder.dtype)).image_embeds.unsqueeze(1)
+        pixels = processed.pixel_values.to(model.memory.device("image_encoder"), encoder.dtype)
+        return encoder(pixels).image_embeds.unsqueeze(1)

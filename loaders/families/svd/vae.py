@@ -13,14 +13,14 @@ from ...vae.streaming import Pieces, regroup
 CHUNK, AROUND = 8, 4  # frames
 
 
-def decode_pieces(vae: Any, latents: Pieces, thrifty: bool = False) -> Pieces:
+def decode_pieces(vae: Any, latents: Pieces, offload_state: bool = False) -> Pieces:
     """AutoencoderKLTemporalDecoder.decode of latent frames [1, C, 1, h, w] as pieces [1, 3, 1, H, W].
 
-    thrifty: CHUNK frames at a time, with AROUND more at each side that only give context. That needs less memory and
-    gives slightly other pictures (bench/vae.json says how far).
+    offload_state: CHUNK frames at a time, with AROUND more at each side that only give context. That needs less memory
+    and gives slightly other images (bench/vae.json says how far).
     """
     z = rearrange(torch.cat(list(latents), 2), "1 c t h w -> t c h w")
-    chunk = CHUNK if thrifty else len(z)
+    chunk = CHUNK if offload_state else len(z)
     for start in range(0, len(z), chunk):
         before = min(start, AROUND)
         part = z[start - before : start + chunk + AROUND]

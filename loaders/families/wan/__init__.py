@@ -20,13 +20,13 @@ from ...common.prompts import check_prompts, encode_t5, load_tokenizer
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...facts import Stacks
 from ...messages import CheckpointError, InputError, either, message
-from ...parts import Memory, Recipe
+from ...parts import Recipe
 from ...request import Capabilities, Conditioning, Extension, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
-from ...video_model import VideoModel
-from ...weights.bundle import Bundle, frozen, read_bundle, shipped_config
-from ...weights.find import read_model, read_source
+from ...weights.bundle import Bundle, frozen, read_diffusers
+from ...weights.find import read_source
+from .checkpoint import FORMAT
 from .denoiser import (
     WanFacts,
     WanModel,
@@ -39,19 +39,15 @@ from .denoiser import (
 )
 from .vae import decode_pieces, encode_pieces
 
-_TRANSFORMERS = ("WanTransformer3DModel", "WanVACETransformer3DModel")
-_KINDS = {
-    "transformer": _TRANSFORMERS, "transformer_2": _TRANSFORMERS, "vae": ("AutoencoderKLWan",),
-    "text_encoder": ("UMT5EncoderModel",), "image_encoder": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
-}  # fmt: skip
-
 
 class Wan(WanModel):
-    name, title, batched_guidance, blocks = "wan", "Wan", False, "blocks"
+    checkpoint = FORMAT
+    batched_guidance = False
+    blocks = "blocks"
     keeps_padding = message("padding_wan")
     coders: ClassVar[Mapping[str, CoderPeak]] = {
-        "2.1": CoderPeak(96, decode=11_000, thrifty=11_000, encode=7_700, still=2_000),
-        "2.2": CoderPeak(256, decode=11_400, thrifty=11_400, encode=3_900, still=1_020),
+        "2.1": CoderPeak(96, decode=11_000, offloaded=11_000, encode=7_700, still=2_000),
+        "2.2": CoderPeak(256, decode=11_400, offloaded=11_400, encode=3_900, still=1_020),
     }
     moments: ClassVar[Mapping[str, Moment]] = {
         "query and key": Moment(hidden=5, float32=2, copies=1, rotary=2, controlled=1, timed=7, timed32=6, keys=2.5),
@@ -61,23 +57,47 @@ class Wan(WanModel):
     stacks = Stacks(("blocks",), "vace_blocks", "vace_layers", pairs=False)
     image_models = either("Wan2.1-I2V-14B, Wan2.2-I2V-A14B, Wan2.2-TI2V-5B", "Wan2.1-VACE")
     text_models = either("Wan2.1-T2V", "Wan2.2-T2V-A14B")
-    control_models = "Wan2.1-VACE"
 
     @classmethod
-    def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
-        bundle = read_model(recipe, cls.name, "Wan", _KINDS)
+    def read_bundle(cls, recipe: Recipe) -> Bundle:
+        bundle = super().read_bundle(recipe)
+        checkpoint = recipe.files["checkpoint"].name
         if "low_noise" in recipe.files:
             bundle = _with_low_noise(bundle, recipe)
-        facts = _read_facts(bundle)
-        if facts.boundary is None and "low_noise" in recipe.files:
-            raise CheckpointError(
-                message("one_expert_file", file=recipe.files["checkpoint"].name), message("set_low_auto")
-            )
-        if (facts.boundary is not None) != ("transformer_2" in bundle.parts):
-            name = recipe.files["checkpoint"].name
-            raise CheckpointError(message("needs_experts", file=name), message("choose_experts"))
-        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
-        return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+        boundary = _boundary(bundle)
+        if boundary is None and "low_noise" in recipe.files:
+            raise CheckpointError(message("one_expert_file", file=checkpoint), message("set_low_auto"))
+        if (boundary is not None) != ("transformer_2" in bundle.parts):
+            raise CheckpointError(message("needs_experts", file=checkpoint), message("choose_experts"))
+        return bundle
+
+    @classmethod
+    def read_facts(cls, bundle: Bundle) -> WanFacts:
+        network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
+        defaults = {k: v for k, v in bundle.defaults.items() if k not in ("boundary", "per_token_time")}
+        per_token_time = bool(bundle.pipeline.get("expand_timesteps", bundle.defaults.get("per_token_time")))
+        vace_layers = len(network.get("vace_layers", ()))
+        concatenated = network["in_channels"] > vae["z_dim"]
+        ratio = vae.get("scale_factor_spatial", 8)
+        return WanFacts(
+            spatial_ratio=ratio,
+            temporal_ratio=vae.get("scale_factor_temporal", 4),
+            channels=vae["z_dim"],
+            size_multiple=ratio * network["patch_size"][1],
+            hidden_size=network["num_attention_heads"] * network["attention_head_dim"],
+            text_width=network["text_dim"],
+            layers=network["num_layers"],
+            cached_module_outputs=3 * (network["num_layers"] + vace_layers),
+            mean=tuple(vae["latents_mean"]),
+            std=tuple(vae["latents_std"]),
+            scheduler=bundle.scheduler,
+            boundary=_boundary(bundle),
+            per_token_time=per_token_time,
+            concatenated=concatenated,
+            vace_layers=vace_layers,
+            pictures=_keyframe_sets(network, vace_layers > 0, concatenated, per_token_time),
+            **defaults,
+        )
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
         """UMT5 embeddings, zero after the prompt's end (WanPipeline._get_t5_prompt_embeds)."""
@@ -104,28 +124,27 @@ class Wan(WanModel):
             )
 
     def capabilities(self) -> Capabilities:
-        """VACE takes any clip; pictures beside the first or last frame of a latent frame's length count as these."""
+        """VACE takes any clip; images beside the first or last frame of a latent frame's length count as these."""
         near = 0 if self.facts.pictures is None else self.facts.temporal_ratio
         return replace(super().capabilities(), clip_step=0 if near else 1, near=near)
 
     def extension(self) -> Extension:
         if self.facts.vace_layers:
-            told = message("way_vace")
-            return Extension("pictures", told)
+            return Extension("last_frames", message("way_vace"))
         return super().extension()
 
     def controlled(self) -> bool:
         return self.facts.vace_layers > 0
 
     def positions(self, request: Request) -> int:
-        """Tokens of the video and of the reference pictures in front of it, each a latent frame."""
+        """Tokens of the video and of the reference images in front of it, each a latent frame."""
         one = self.facts.tokens(request.width, request.height, 1)
         return super().positions(request) + len(_references(request)) * one
 
     def text_positions(self, request: Request) -> int:
         """The prompt's, and those of what CLIP has seen."""
-        found = reader(self.parts["image_encoder"].tensors) if "image_encoder" in self.parts else None
-        return self.facts.prompt_tokens + (self.read_tokens(found) if found else 0)
+        encoder = reader(self.parts["image_encoder"].tensors) if "image_encoder" in self.parts else None
+        return self.facts.prompt_tokens + (self.read_tokens(encoder) if encoder else 0)
 
     def timed(self, request: Request) -> bool:
         return self.facts.per_token_time
@@ -151,10 +170,10 @@ class Wan(WanModel):
         if facts.vace_layers:
             inputs["control_hidden_states"] = empty(1, config["vace_in_channels"], t, h, w)
             inputs["control_hidden_states_scale"] = empty(facts.vace_layers)
-        eye = reader(self.parts["image_encoder"].tensors) if "image_encoder" in self.parts else None
-        if facts.concatenated and eye is not None:
+        encoder = reader(self.parts["image_encoder"].tensors) if "image_encoder" in self.parts else None
+        if facts.concatenated and encoder is not None:
             count = len(request.keyframes) or len((facts.pictures or ((),))[0])
-            inputs["encoder_hidden_states_image"] = empty(count, eye.pictures, eye.width)
+            inputs["encoder_hidden_states_image"] = empty(count, encoder.pictures, encoder.width)
         return inputs
 
     def prepare(self, conditioning: Conditioning, request: Request, schedule: NoiseSchedule) -> Denoiser:
@@ -184,7 +203,7 @@ class Wan(WanModel):
 
     @classmethod
     def decode_pieces(cls, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
-        return decode_pieces(vae, latents, tile.thrifty)
+        return decode_pieces(vae, latents, tile.offload_state)
 
     @classmethod
     def coder(cls, config: Mapping[str, Any]) -> str:
@@ -209,40 +228,32 @@ def _with_low_noise(bundle: Bundle, recipe: Recipe) -> Bundle:
             right = {"low": "low_noise_checkpoint", "high": "checkpoint"}[wrong]
             raise CheckpointError(_OTHER[wrong], message("choose_under", input=right), slot, path.name)
     if low.is_dir():
-        parts = read_bundle(low, "wan", "Wan", _KINDS).parts
+        parts = read_diffusers(low, FORMAT).parts
         expert = parts.get("transformer_2", parts["transformer"])
     else:
-        expert = read_source(low, "wan", "Wan").network
+        expert = read_source(low, FORMAT).parts["transformer"]
     mine, other = bundle.parts["transformer"].config, expert.config
-    if any(
-        frozen(mine.get(key)) != frozen(other.get(key)) for key in ("in_channels", "num_layers", "num_attention_heads")
-    ):
+    sizes = ("in_channels", "num_layers", "num_attention_heads")
+    if any(frozen(mine.get(key)) != frozen(other.get(key)) for key in sizes):
         rule = message("not_other_half", file=high.name)
         raise CheckpointError(rule, message("choose_low_expert"), "low_noise_checkpoint", low.name)
     expert.check()
     if bundle.variant == "2.1-t2v-14b":  # the same network: that there are two of them tells which it is
-        defaults = {k: frozen(v) for k, v in shipped_config("wan", "2.2-t2v-a14b", "defaults").items()}
+        defaults = {k: frozen(v) for k, v in FORMAT.spec.config("2.2-t2v-a14b", "defaults").items()}
         bundle = replace(bundle, variant="2.2-t2v-a14b", defaults=defaults)
     return replace(bundle, parts={**bundle.parts, "transformer_2": expert})
 
 
-def _read_facts(bundle: Bundle) -> WanFacts:
-    network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
-    defaults = {k: v for k, v in bundle.defaults.items() if k not in ("boundary", "per_token_time")}
-    boundary = bundle.pipeline.get("boundary_ratio", bundle.defaults.get("boundary"))
-    per_token_time = bool(bundle.pipeline.get("expand_timesteps", bundle.defaults.get("per_token_time")))
-    vace_layers, concatenated = len(network.get("vace_layers", ())), network["in_channels"] > vae["z_dim"]
-    ratio = vae.get("scale_factor_spatial", 8)
-    return WanFacts(
-        spatial_ratio=ratio, temporal_ratio=vae.get("scale_factor_temporal", 4), channels=vae["z_dim"],
-        size_multiple=ratio * network["patch_size"][1], width=network["num_attention_heads"] * network["attention_head_dim"],
-        text_width=network["text_dim"], layers=network["num_layers"], modules=3 * (network["num_layers"] + vace_layers), mean=tuple(vae["latents_mean"]),
-        std=tuple(vae["latents_std"]), scheduler=bundle.scheduler, boundary=boundary, per_token_time=per_token_time,
-        concatenated=concatenated, vace_layers=vace_layers, pictures=_places(network, vace_layers > 0, concatenated, per_token_time), **defaults,
-    )  # fmt: skip
+def _boundary(bundle: Bundle) -> float | None:
+    """The share of the noise above which the high-noise expert works; None for one expert."""
+    boundary: float | None = bundle.pipeline.get("boundary_ratio", bundle.defaults.get("boundary"))
+    return boundary
 
 
-def _places(network: Mapping[str, Any], vace: bool, concatenated: bool, per_token_time: bool) -> tuple[tuple[str, ...], ...] | None:  # fmt: skip
+def _keyframe_sets(
+    network: Mapping[str, Any], vace: bool, concatenated: bool, per_token_time: bool
+) -> tuple[tuple[str, ...], ...] | None:
+    """The sets of keyframes that work, as `Facts.pictures` has them."""
     if vace:
         return None
     if not concatenated:

@@ -8,18 +8,37 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from ...weights.bundle import Weights, rename, shipped_config
-from ...weights.entry import Entry
+from ...spec import read_spec
+from ...weights.entry import Entry, rename
+from ...weights.format import CheckpointFormat, Config, Entries, Weights
 
+SPEC = read_spec(Path(__file__).parent)
+_TRANSFORMERS = ("WanTransformer3DModel", "WanVACETransformer3DModel")
 HEAD = 128  # channels of a head, in every published model
-Entries = Mapping[str, Entry]
 
 
 # words with an underscore in the published names, which Kohya's LoRA keys do not tell from dots
-UNDERSCORED = ("patch_embedding", "text_embedding", "time_embedding", "time_projection", "self_attn", "cross_attn", "norm_q", "norm_k",
-               "k_img", "v_img", "norm_k_img", "img_emb", "vace_blocks", "vace_patch_embedding", "before_proj", "after_proj")  # fmt: skip
+UNDERSCORED = (
+    "patch_embedding",
+    "text_embedding",
+    "time_embedding",
+    "time_projection",
+    "self_attn",
+    "cross_attn",
+    "norm_q",
+    "norm_k",
+    "k_img",
+    "v_img",
+    "norm_k_img",
+    "img_emb",
+    "vace_blocks",
+    "vace_patch_embedding",
+    "before_proj",
+    "after_proj",
+)
 
 
 def renamed(entries: Entries) -> dict[str, Entry]:
@@ -34,44 +53,60 @@ def renamed(entries: Entries) -> dict[str, Entry]:
 
 def transformer(entries: Entries, metadata: Mapping[str, str]) -> Weights | None:
     """The network under diffusers' names, if these are its tensors."""
-    if not {"patch_embedding.weight", "blocks.0.self_attn.q.weight"} <= {*entries} and "blocks.0.attn1.to_q.weight" not in entries:  # fmt: skip
+    original = {"patch_embedding.weight", "blocks.0.self_attn.q.weight"} <= {*entries}
+    if not original and "blocks.0.attn1.to_q.weight" not in entries:
         return None
-    named = renamed(entries) if "blocks.0.self_attn.q.weight" in entries else dict(entries)
+    named = renamed(entries) if original else dict(entries)
     if "condition_embedder.text_embedder.linear_1.weight" not in named:
         return None
     return Weights(_config(named), named)
 
 
 def _config(named: Entries) -> dict[str, Any]:
-    """What the shapes tell; the rest is alike in all published variants."""
+    """The config that the shapes tell; the rest is alike in all published variants."""
     width, channels, *patch = named["patch_embedding.weight"].shape
     vace = "vace_patch_embedding.weight" in named
-    config = shipped_config("wan", "2.1-vace-14b" if vace else "2.1-t2v-14b", "transformer")
+    config = SPEC.config("2.1-vace-14b" if vace else "2.1-t2v-14b", "transformer")
     image, positions = (named.get(f"condition_embedder.image_embedder.{n}") for n in ("norm1.weight", "pos_embed"))
     count = lambda blocks: sum(bool(re.fullmatch(rf"{blocks}\.\d+\.scale_shift_table", key)) for key in named)
     layers = count("blocks")
     if vace:  # the control layers lie evenly among the blocks
-        config |= dict(vace_layers=list(range(0, layers, layers // count("vace_blocks"))),
-                       vace_in_channels=named["vace_patch_embedding.weight"].shape[1])  # fmt: skip
+        config |= dict(
+            vace_layers=list(range(0, layers, layers // count("vace_blocks"))),
+            vace_in_channels=named["vace_patch_embedding.weight"].shape[1],
+        )
     return config | dict(
-        patch_size=patch, num_attention_heads=max(width // HEAD, 1), attention_head_dim=min(HEAD, width), in_channels=channels,
-        out_channels=named["proj_out.weight"].shape[0] // math.prod(patch), num_layers=layers,
-        ffn_dim=named["blocks.0.ffn.net.0.proj.weight"].shape[0], text_dim=named["condition_embedder.text_embedder.linear_1.weight"].shape[1],
-        freq_dim=named["condition_embedder.time_embedder.linear_1.weight"].shape[1], image_dim=image and image.shape[0],
-        added_kv_proj_dim=image and width, pos_embed_seq_len=positions and positions.shape[1],
-    )  # fmt: skip
+        patch_size=patch,
+        num_attention_heads=max(width // HEAD, 1),
+        attention_head_dim=min(HEAD, width),
+        in_channels=channels,
+        out_channels=named["proj_out.weight"].shape[0] // math.prod(patch),
+        num_layers=layers,
+        ffn_dim=named["blocks.0.ffn.net.0.proj.weight"].shape[0],
+        text_dim=named["condition_embedder.text_embedder.linear_1.weight"].shape[1],
+        freq_dim=named["condition_embedder.time_embedder.linear_1.weight"].shape[1],
+        image_dim=image and image.shape[0],
+        added_kv_proj_dim=image and width,
+        pos_embed_seq_len=positions and positions.shape[1],
+    )
 
 
 # the nested blocks of TI2V-5B's VAE (wan/modules/vae2_2.py); diffusers' converter knows the flat ones of 2.1
 _NESTED = {
-    r"^encoder\.downsamples\.(\d+)\.downsamples\.(\d+)\.(residual|shortcut)\.": r"encoder.down_blocks.\1.resnets.\2.\3.",
-    r"^encoder\.downsamples\.(\d+)\.downsamples\.\d+\.(resample|time_conv)\.": r"encoder.down_blocks.\1.downsampler.\2.",
+    r"^encoder\.downsamples\.(\d+)\.downsamples\.(\d+)\.(residual|shortcut)\.": (
+        r"encoder.down_blocks.\1.resnets.\2.\3."
+    ),
+    r"^encoder\.downsamples\.(\d+)\.downsamples\.\d+\.(resample|time_conv)\.": (
+        r"encoder.down_blocks.\1.downsampler.\2."
+    ),
     r"^decoder\.upsamples\.(\d+)\.upsamples\.(\d+)\.(residual|shortcut)\.": r"decoder.up_blocks.\1.resnets.\2.\3.",
     r"^decoder\.upsamples\.(\d+)\.upsamples\.\d+\.(resample|time_conv)\.": r"decoder.up_blocks.\1.upsampler.\2.",
-    r"(_blocks\.\d+\.resnets\.\d+)\.residual\.0\.": r"\1.norm1.", r"(_blocks\.\d+\.resnets\.\d+)\.residual\.2\.": r"\1.conv1.",
-    r"(_blocks\.\d+\.resnets\.\d+)\.residual\.3\.": r"\1.norm2.", r"(_blocks\.\d+\.resnets\.\d+)\.residual\.6\.": r"\1.conv2.",
+    r"(_blocks\.\d+\.resnets\.\d+)\.residual\.0\.": r"\1.norm1.",
+    r"(_blocks\.\d+\.resnets\.\d+)\.residual\.2\.": r"\1.conv1.",
+    r"(_blocks\.\d+\.resnets\.\d+)\.residual\.3\.": r"\1.norm2.",
+    r"(_blocks\.\d+\.resnets\.\d+)\.residual\.6\.": r"\1.conv2.",
     r"(_blocks\.\d+\.resnets\.\d+)\.shortcut\.": r"\1.conv_shortcut.",
-}  # fmt: skip
+}
 
 
 def vae(entries: Entries) -> Weights | None:
@@ -85,16 +120,18 @@ def vae(entries: Entries) -> Weights | None:
     else:
         return None
     channels = named["post_quant_conv.weight"].shape[0]
-    config = shipped_config("wan", "2.2-ti2v-5b" if channels == 48 else "2.1-t2v-14b", "vae")
+    config = SPEC.config("2.2-ti2v-5b" if channels == 48 else "2.1-t2v-14b", "vae")
     config["base_dim"] = named["encoder.conv_in.weight"].shape[0]
     if "decoder_base_dim" in config:
         config["decoder_base_dim"] = named["decoder.norm_out.gamma"].shape[0]
     return Weights(config, named)
 
 
-def variant(config: Mapping[str, Any], name: str) -> str:
+def _variant(configs: Mapping[str, Config], name: str) -> str:
     """Which published variant a network of this config in a file of this name is."""
-    name, two = name.lower(), "noise" in name.lower() or re.search(r"wan[-_ ]?2[._]?2", name.lower())
+    config = configs["transformer"]
+    name = name.lower()
+    newer = "noise" in name or re.search(r"wan[-_ ]?2[._]?2", name)
     if config.get("vace_layers"):
         return "2.1-vace-1.3b" if config["num_layers"] <= 30 else "2.1-vace-14b"
     if config["in_channels"] == 48:
@@ -105,6 +142,23 @@ def variant(config: Mapping[str, Any], name: str) -> str:
         if config["pos_embed_seq_len"]:
             return "2.1-flf2v-14b-720p"
         return "2.1-i2v-14b-720p" if "720" in name else "2.1-i2v-14b-480p"
-    if two:
+    if newer:
         return "2.2-t2v-a14b"
     return "2.1-t2v-1.3b" if config["num_layers"] <= 30 else "2.1-t2v-14b"
+
+
+FORMAT = CheckpointFormat(
+    spec=SPEC,
+    classes={
+        "transformer": _TRANSFORMERS,
+        "transformer_2": _TRANSFORMERS,
+        "vae": ("AutoencoderKLWan",),
+        "text_encoder": ("UMT5EncoderModel",),
+        "image_encoder": ("CLIPVisionModel", "CLIPVisionModelWithProjection"),
+    },
+    transformer=transformer,
+    vae=vae,
+    rename=lambda entries, network: renamed(entries),
+    underscored=UNDERSCORED,
+    variant=_variant,
+)

@@ -7,26 +7,26 @@ from typing import Any
 from torch import Tensor
 
 from ...vae.streaming import Pieces, regroup
-from ...vae.tiles import park
+from ...vae.tiles import to_device
 
 
-def decode_pieces(vae: Any, latents: Pieces, thrifty: bool = False) -> Pieces:
+def decode_pieces(vae: Any, latents: Pieces, offload_state: bool = False) -> Pieces:
     """AutoencoderKLWan.decode of latent frames [1, C, 1, h, w] as pieces [1, 3, n, H, W] in -1..1.
 
     The cache of past frames is this generator's own and not the VAE's, so that runs never see one another's.
-    thrifty: it waits in RAM between two frames.
+    offload_state: it waits in RAM between two frames.
     """
     from diffusers.models.autoencoders.autoencoder_kl_wan import unpatchify
 
     vae.clear_cache()
     past: list[Tensor | None] = [None] * len(vae._feat_map)
     for number, frame in enumerate(latents):
-        seen = vae.post_quant_conv(frame)
-        past = park(past, seen.device)
-        pixels = vae.decoder(seen, feat_cache=past, feat_idx=[0], first_chunk=number == 0)
+        z = vae.post_quant_conv(frame)
+        past = to_device(past, z.device)
+        pixels = vae.decoder(z, feat_cache=past, feat_idx=[0], first_chunk=number == 0)
         if vae.config.patch_size is not None:
             pixels = unpatchify(pixels, patch_size=vae.config.patch_size)
-        past = park(past, "cpu") if thrifty else past
+        past = to_device(past, "cpu") if offload_state else past
         yield pixels.clamp(-1.0, 1.0)
 
 

@@ -95,7 +95,7 @@ class Mechanism:
     def stored_bytes(cls, model: VideoModel, request: Request, values: int, signals: int) -> int:
         """Bytes that all branches of a complete request store. values, signals: how many for each of them."""
         tokens = model.facts.tokens(request.width, request.height, request.frames)
-        return (values + signals) * tokens * model.facts.width * item_bytes(model) * branches(model, request)
+        return (values + signals) * tokens * model.facts.hidden_size * item_bytes(model) * branches(model, request)
 
 
 def item_bytes(model: VideoModel) -> int:

@@ -51,7 +51,7 @@ def module_outputs(model: VideoModel, request: Request) -> float:
     the text's tokens too."""
     tokens = model.facts.tokens(request.width, request.height, request.frames)
     text = model.facts.prompt_tokens if model.stacks and model.stacks.pairs else 0
-    return model.facts.modules * (tokens + text) / tokens
+    return model.facts.cached_module_outputs * (tokens + text) / tokens
 
 
 @dataclass

@@ -30,7 +30,9 @@ class DeepBlocks(Mechanism):
     @classmethod
     def stored_bytes(cls, model: VideoModel, request: Request, values: int, signals: int) -> int:
         _, _, time, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
-        return values * time * height * width * 2 * model.facts.width * item_bytes(model) * branches(model, request)
+        return (
+            values * time * height * width * 2 * model.facts.hidden_size * item_bytes(model) * branches(model, request)
+        )
 
 
 class DeepBlock(nn.Module):

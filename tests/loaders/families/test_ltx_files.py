@@ -12,32 +12,19 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.families.ltx import LTX
-from reelwire.loaders.families.ltx.checkpoint import VARIANTS, read_ltx
+from reelwire.loaders.families.ltx.checkpoint import SPEC, _variant
 from reelwire.loaders.families.ltx.vae import Noise, decode_pieces
 from reelwire.loaders.messages import CheckpointError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.vae.tiles import Tile
 from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.bundle import frozen
 from reelwire.loaders.weights.encoders import read_encoder
+from reelwire.loaders.weights.find import read_source
 from reelwire.loaders.weights.safetensors import read_header
 from reelwire.tests.support.components import BUNDLED, ltx_transformer, seeded, t5
+from reelwire.tests.support.native_ltx import COMMON, VAES
 from safetensors.torch import save_file
-
-RES, XY, DOWN = "res_x", ["res_x_y", 1], ["compress_all", 1]
-UP = ["compress_all", {"residual": True, "multiplier": 2}]
-STACK = lambda n, noise=False: [RES, {"num_layers": n, "inject_noise": noise}]
-COMMON = {"_class_name": "CausalVideoAutoencoder", "dims": 3, "latent_channels": 8, "norm_layer": "pixel_norm", "patch_size": 4,
-          "latent_log_var": "uniform", "encoder_base_channels": 8, "decoder_base_channels": 8, "spatial_padding_mode": "zeros"}  # fmt: skip
-OLD_ENCODER = [[RES, 1], DOWN, XY, [RES, 1], DOWN, XY, [RES, 1], DOWN, [RES, 1], [RES, 2]]
-VAES = {
-    "0.9.0": {"blocks": OLD_ENCODER},
-    "0.9.1": {"encoder_blocks": OLD_ENCODER, "decoder_blocks": [STACK(1, True), UP, STACK(2, True), UP, STACK(1, True), UP, STACK(1)],
-              "timestep_conditioning": True},
-    "0.9.5": {"encoder_blocks": [[RES, {"num_layers": 1}], ["compress_space_res", {"multiplier": 2}], [RES, {"num_layers": 2}],
-                                 ["compress_time_res", {"multiplier": 2}], [RES, {"num_layers": 1}], ["compress_all_res", {"multiplier": 2}],
-                                 [RES, {"num_layers": 1}], ["compress_all_res", {"multiplier": 2}], [RES, {"num_layers": 1}]],
-              "decoder_blocks": [STACK(1), UP, STACK(2), UP, STACK(1), UP, STACK(1)], "timestep_conditioning": True},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +77,10 @@ def t5_file(file: Path, width: int = 32) -> Path:
     return file
 
 
-def load(file: Path, folder: Path, width: int = 32) -> VideoModel:
+def load(file: Path, folder: Path, width: int = 32, **more: Path) -> VideoModel:
     text = t5_file(folder / f"t5xxl_{width}.safetensors", width)
-    return LTX.load(
-        Recipe("ltx", "", {"checkpoint": file, "text_encoder": text, "tokenizer": BUNDLED / "tokenizer"}, "float32"),
-        PlainMemory(),
-    )
+    files = {"checkpoint": file, "text_encoder": text, "tokenizer": BUNDLED / "tokenizer", **more}
+    return LTX.load(Recipe("ltx", "", files, "float32"), PlainMemory())
 
 
 @pytest.mark.parametrize("release", VAES)
@@ -168,52 +153,52 @@ def test_vae_in_its_own_file(native: Any, tmp_path: Path) -> None:
     save_file(
         {k: v.contiguous() for k, v in native_vae(native, "0.9.5").state_dict().items()}, tmp_path / "vae.safetensors"
     )
-    assert read_ltx(file, tmp_path / "vae.safetensors").vae
+    assert load(file, tmp_path, vae=tmp_path / "vae.safetensors").parts["vae"].tensors
 
 
 def test_published_sizes_have_all_their_tensors(native: Any, tmp_path: Path) -> None:
     """The shapes of a 2B and a 13B file, as the host's classes make them on the meta device, fit our configs."""
     from diffusers import AutoencoderKLLTXVideo, LTXVideoTransformer3DModel
-    from reelwire.loaders.families.ltx.checkpoint import _TRANSFORMER, _load, _replace, rename_vae
-    from reelwire.loaders.weights.entry import Entry
+    from reelwire.loaders.families.ltx.checkpoint import _TRANSFORMER, rename_vae
+    from reelwire.loaders.weights.entry import Entry, rename
     from reelwire.loaders.weights.modules import check_fit
 
     for variant, heads in (("0.9.0-2b", 64), ("0.9.8-13b-dev", 128)):
         with torch.device("meta"):
             theirs = native["transformer"](attention_head_dim=heads, cross_attention_dim=32 * heads, num_layers=28 if heads == 64 else 48,
                                            operations=native["operations"])  # fmt: skip
-            ours = LTXVideoTransformer3DModel.from_config(_load(variant, "transformer"))
+            ours = LTXVideoTransformer3DModel.from_config(SPEC.config(variant, "transformer"))
         check_fit(
             ours,
             {
-                _replace(k, _TRANSFORMER): Entry(tmp_path, k, tuple(v.shape), "F32")
+                rename(k, _TRANSFORMER): Entry(tmp_path, k, tuple(v.shape), "F32")
                 for k, v in theirs.state_dict().items()
             },
         )
     for variant, version in (("0.9.0-2b", 0), ("0.9.1-2b", 1), ("0.9.5-2b", 2)):
         with torch.device("meta"):
-            theirs, ours = native["vae"](version=version), AutoencoderKLLTXVideo.from_config(_load(variant, "vae"))
-        entries = rename_vae(
-            {k: Entry(tmp_path, k, tuple(v.shape), "F32") for k, v in theirs.state_dict().items()}, "vae"
-        )
+            theirs, ours = (
+                native["vae"](version=version),
+                AutoencoderKLLTXVideo.from_config(SPEC.config(variant, "vae")),
+            )
+        entries = rename_vae({k: Entry(tmp_path, k, tuple(v.shape), "F32") for k, v in theirs.state_dict().items()})
         check_fit(ours, entries)
 
 
-@pytest.mark.parametrize("variant", sorted(p.name for p in VARIANTS.iterdir()))
+@pytest.mark.parametrize("variant", SPEC.variants())
 def test_every_variant_is_complete(variant: str) -> None:
-    from reelwire.loaders.families.ltx.checkpoint import _load, _match, _tuples
     from reelwire.loaders.families.ltx.denoiser import LTXFacts
 
-    defaults = _load(variant, "defaults")
+    defaults = SPEC.config(variant, "defaults")
     facts = LTXFacts(
         spatial_ratio=32,
         temporal_ratio=8,
         channels=128,
         size_multiple=32,
-        scheduler=_load(variant, "scheduler"),
+        scheduler=SPEC.config(variant, "scheduler"),
         text_width=4096,
-        width=2048,
-        **_tuples(defaults),
+        hidden_size=2048,
+        **{key: frozen(value) for key, value in defaults.items()},
     )
     for preset in facts.presets.values():
         values = {**facts.presets["default"], **preset}
@@ -221,7 +206,8 @@ def test_every_variant_is_complete(variant: str) -> None:
         assert values["frames"] % 8 == 1
         assert values["steps"] >= 1
     assert ("distilled" in variant) == bool(facts.distilled_timesteps) == ("distilled" in facts.presets)
-    assert _match(_load(variant, "transformer"), _load(variant, "vae"), f"ltxv-{variant}.safetensors")[0] == variant
+    configs = {part: SPEC.config(variant, part) for part in ("transformer", "vae")}
+    assert _variant(configs, f"ltxv-{variant}.safetensors") == variant
 
 
 def test_distilled_checkpoints_take_their_own_steps(tmp_path: Path) -> None:
@@ -320,7 +306,7 @@ def test_every_flipped_bit_of_a_header_is_noticed_or_harmless(tmp_path: Path) ->
             file = tmp_path / "flipped.safetensors"
             file.write_bytes(data[:position] + bytes([data[position] ^ (1 << bit)]) + data[position + 1 :])
             try:
-                read_ltx(file, None)
+                read_source(file, LTX.checkpoint)
             except CheckpointError:
                 refused += 1
     assert refused == (len(data) - 64) * 8
@@ -329,7 +315,7 @@ def test_every_flipped_bit_of_a_header_is_noticed_or_harmless(tmp_path: Path) ->
 def test_wrong_text_encoders_are_refused(native: Any, tmp_path: Path) -> None:
     file = all_in_one(tmp_path / "ltx.safetensors", native_transformer(native), native_vae(native, "0.9.0"))
     with pytest.raises(
-        CheckpointError, match=r"t5xxl_48.safetensors is 48 wide.*reads T5 text of width 32.*Choose the T5-XXL"
+        CheckpointError, match=r"t5xxl_48.safetensors is 48 wide.*needs a text encoder of width 32.*Choose the encoder"
     ):
         load(file, tmp_path, width=48)
     save_file(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.families.mochi.attention import prompt_lengths
-from reelwire.tests.loaders.test_refused_at_load import opened
+from reelwire.tests.support.models import open_plain
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -34,7 +34,7 @@ class Counting(TorchDispatchMode):
 
 @contextmanager
 def network(tiny_models: Path) -> Iterator[Any]:
-    with torch.no_grad(), opened(tiny_models / "tiny-mochi", "mochi").use("transformer") as made:
+    with torch.no_grad(), open_plain(tiny_models, "tiny-mochi").use("transformer") as made:
         yield made
 
 

@@ -3,126 +3,50 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
-from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reelwire.loaders.devices import out_of_memory
-from reelwire.loaders.facts import Facts
 from reelwire.loaders.families import family
 from reelwire.loaders.families.ltx import vae as ltx_vae
 from reelwire.loaders.families.ltx.vae import Noise
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.notices import heard_by
-from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.vae.tiles import FEWEST, OVERLAP, Pieces, Tile, Tiling, tiled
-from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.decode import frame_count, stream_frames, tiling_of
 from reelwire.tests.support.host import ROOT
-from reelwire.training import tiny_models
-from reelwire.training.tiny_models import seeded
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.insert(0, str(ROOT / "bench"))
 import vae as bench
+from reelwire.tests.support.vaes import (
+    CASES,
+    HEIGHT,
+    WIDTH,
+    Short,
+    clip_of,
+    decoded,
+    every,
+    latents_of,
+    model_of,
+    vae_of,
+)
 
-HEIGHT, WIDTH = 8, 12  # latent pixels: halves of 6, and no smaller
 Told = list[str]
 
 
-@dataclass(frozen=True)
-class Case:
-    """A tiny VAE. ratio, step: pixels and frames to a latent; latents: of the clips; apart: by how much of the deviation tiles
-    may differ from the whole frame in the mean (random weights make their edges loud; 1.1 is another picture altogether)."""
-
-    family: str
-    make: Callable[[], Any]
-    ratio: int = 8
-    step: int = 4
-    latents: int = 5
-    apart: float = 0.5
-
-
-CASES = {
-    "wan 2.1": Case("wan", tiny_models.wan_vae),
-    "wan 2.2": Case("wan", tiny_models.wan_vae_22, 16),
-    "hunyuan": Case("hunyuan_video", tiny_models.hunyuan_vae, latents=8, apart=0.65),
-    "cogvideox": Case("cogvideox", tiny_models.cog_vae, apart=0.55),
-    "mochi": Case("mochi", tiny_models.mochi_vae, step=6, apart=0.6),
-    **{
-        f"ltx {r}": Case("ltx", partial(tiny_models.ltx_vae, r), 32, 8, 12 if r == "0.9.0" else 9, 0.35)
-        for r in tiny_models.LTX_VAES
-    },
-    "svd": Case("svd", tiny_models.svd_vae, step=1, latents=6, apart=0.8),
-}
 PARKED = [name for name, case in CASES.items() if case.family in ("wan", "cogvideox", "mochi", "ltx")]
-every = pytest.mark.parametrize("name", CASES)
 
 
 @pytest.fixture(autouse=True)
 def _no_gradients() -> Iterator[None]:
     with torch.no_grad():
         yield
-
-
-@cache
-def vae_of(name: str) -> Any:
-    return CASES[name].make()
-
-
-class Memory(PlainMemory):
-    """Of so many bytes."""
-
-    def __init__(self, room: int = sys.maxsize) -> None:
-        super().__init__()
-        self._room = room
-
-    def room(self, part: str) -> int:
-        return self._room
-
-
-def model_of(name: str, room: int = sys.maxsize) -> VideoModel:
-    case, vae = CASES[name], vae_of(name)
-    channels = vae.config.get("latent_channels") or vae.config.z_dim
-    facts = Facts(
-        spatial_ratio=case.ratio, temporal_ratio=case.step, channels=channels, size_multiple=case.ratio, fps=8, width=0,
-        text_width=0, prompt_tokens=0, presets={}, mean=(0.0,) * channels, std=(1.0,) * channels,
-    )  # fmt: skip
-    parts = {"vae": Part("vae", lambda progress: vae)}
-    return family(case.family)("tiny", facts, parts, Recipe(case.family, "", {}, "float32"), Memory(room))
-
-
-def latents_of(name: str) -> Tensor:
-    """Smooth ones."""
-    channels = model_of(name).facts.channels
-    with seeded(4):
-        few = torch.randn(1, channels, 3, 3, 4)
-    return F.interpolate(few, (CASES[name].latents, HEIGHT, WIDTH), mode="trilinear", align_corners=True)
-
-
-def clip_of(name: str) -> Tensor:
-    """Frames [T, H, W, 3] as long as the latents."""
-    case = CASES[name]
-    count = (case.latents - 1) * case.step + 1
-    with seeded(5):
-        few = torch.rand(1, 3, 2, 3, 4)
-    size = (count, HEIGHT * case.ratio, WIDTH * case.ratio)
-    return F.interpolate(few, size, mode="trilinear", align_corners=True)[0].movedim(0, -1)
-
-
-@cache
-def decoded(name: str, tiling: Tiling = Tiling(), most: int = ltx_vae.MOST) -> Tensor:  # noqa: B008
-    """Frames [T, H, W, 3]. most: elements of LTX-Video's pieces, 0 as on a card."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ltx_vae, "MOST", most)
-        return torch.cat(list(stream_frames(model_of(name), latents_of(name), tiling=tiling)))
 
 
 # ---------------------------------------------------------------- how a frame is cut
@@ -161,8 +85,8 @@ def test_tiles_of_what_stays_the_same_are_seamless(height: int, width: int, size
 def test_every_next_tiling_is_smaller(height: int, width: int) -> None:
     tiling, seen = Tiling(), list[Tiling]()
     while (less := tiling.smaller(height, width)) is not None:
-        assert less.thrifty
-        assert less.size == (0 if not tiling.thrifty else (tiling.size or max(height, width)) // 2)
+        assert less.offload_state
+        assert less.size == (0 if not tiling.offload_state else (tiling.size or max(height, width)) // 2)
         assert less.size == 0 or less.size >= FEWEST
         tiling = less
         seen.append(less)
@@ -228,68 +152,60 @@ def test_noise_follows_the_seed_alone() -> None:
     assert not torch.equal(next(stream_frames(model, latents, 1, tiles))[0], decoded("ltx 0.9.1", tiles)[0])
 
 
+@every
+@pytest.mark.parametrize("pieces", [1, 99])
+def test_a_decode_leaves_the_shared_vae_as_it_was(name: str, pieces: int) -> None:
+    """Whether it was finished or broken off: another run, or a comparison with diffusers, gets the same VAE."""
+    case, vae = CASES[name], CASES[name].make()
+    modules = list(vae.modules())
+    plain = [{k: v for k, v in vars(m).items() if isinstance(v, (str, int, float, tuple))} for m in modules]
+    changed = lambda: [k for m, before in zip(modules, plain, strict=True) for k in before if vars(m)[k] != before[k]]
+    z = torch.zeros(1, model_of(name).facts.channels, case.latents, HEIGHT, WIDTH)
+    tile = Tile(0, 0, HEIGHT, WIDTH, (HEIGHT, WIDTH))
+    stream = family(case.family).decode_pieces(vae, iter(z.split(1, 2)), tile, 0)
+    for _ in zip(range(pieces), stream, strict=False):
+        assert not changed()
+    del stream
+    assert not changed()
+
+
 # ---------------------------------------------------------------- what waits in RAM
 
 
 @pytest.mark.parametrize("name", PARKED)
-def test_thrifty_is_equal(name: str) -> None:
+def test_an_offloaded_state_is_equal(name: str) -> None:
     assert torch.equal(decoded(name, Tiling(0, True)), decoded(name, most=0))
 
 
 @pytest.mark.parametrize("name", PARKED)
-def test_thrifty_leaves_nothing_on_the_card(name: str) -> None:
+def test_an_offloaded_state_leaves_nothing_on_the_card(name: str) -> None:
     """On the meta device in the card's place: between two pieces the past is not there (at most the piece itself), and it
     comes back from RAM."""
     case, vae, shown = CASES[name], CASES[name].make().to("meta"), 0
     held = {}
-    for thrifty in (False, True):
+    for offload_state in (False, True):
         with bench.Live() as live, bench.Fused():
             z = torch.zeros(1, model_of(name).facts.channels, case.latents, HEIGHT, WIDTH, device="meta")
-            before, tile, waits = live.now, Tile(0, 0, HEIGHT, WIDTH, (HEIGHT, WIDTH), thrifty), list[int]()
+            before, tile, waits = live.now, Tile(0, 0, HEIGHT, WIDTH, (HEIGHT, WIDTH), offload_state), list[int]()
             for piece in family(case.family).decode_pieces(vae, iter(z.split(1, 2)), tile, 0):
                 assert piece.is_meta
                 shown = max(shown, piece.nbytes)
                 del piece
                 waits.append(live.now - before)
-        held[thrifty] = waits[len(waits) // 2]
+        held[offload_state] = waits[len(waits) // 2]
     assert held[True] <= shown + z.nbytes
     assert held[False] > 3 * held[True]
 
 
 @pytest.mark.parametrize("name", bench.PUBLISHED)
-@pytest.mark.parametrize("thrifty", [False, True])
-def test_the_room_that_is_asked_for(name: str, thrifty: bool) -> None:
+@pytest.mark.parametrize("offload_state", [False, True])
+def test_the_room_that_is_asked_for(name: str, offload_state: bool) -> None:
     """It is what the published decoder holds at most, and not much more."""
-    row = bench.bytes_row(name, *bench.FRAMES[0], thrifty)
+    row = bench.bytes_row(name, *bench.FRAMES[0], offload_state)
     assert row["peak"] <= row["assumed"] <= 1.15 * row["peak"]
 
 
 # ---------------------------------------------------------------- memory that runs out
-
-
-class Short:
-    """A network whose first convolution finds no memory for more than `share` of the pixels that it was first given.
-
-    after: how many times it does so all the same.
-    """
-
-    def __init__(self, network: Any, share: float, after: int = 0) -> None:
-        self.share, self.after, self.calls, self.first = share, after, 0, 0
-        conv = next(m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d)))
-        self.handle = conv.register_forward_pre_hook(self._ask)
-
-    def _ask(self, conv: Any, inputs: tuple[Any, ...]) -> None:
-        size = inputs[0].shape[-1] * inputs[0].shape[-2]
-        self.first = self.first or size
-        self.calls += 1
-        if size > self.share * self.first and self.calls > self.after:
-            raise torch.OutOfMemoryError("out of memory, on purpose")
-
-    def __enter__(self) -> Short:
-        return self
-
-    def __exit__(self, *told: object) -> None:
-        self.handle.remove()
 
 
 def changes(name: str) -> Told:

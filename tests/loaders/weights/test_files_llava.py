@@ -10,12 +10,13 @@ import torch
 import transformers
 from reelwire.loaders.common.prompts import load_tokenizer
 from reelwire.loaders.families import load
+from reelwire.loaders.families.hunyuan_video import HunyuanVideo
 from reelwire.loaders.families.hunyuan_video.prompts import _read_picture
 from reelwire.loaders.messages import CheckpointError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
-from reelwire.loaders.weights.encoders import LLAVA_PAD, LLAVA_PICTURE, read_encoder, with_eye
+from reelwire.loaders.weights.encoders import LLAVA_PAD, LLAVA_PICTURE, merge_vision_tower, read_encoder
 from reelwire.loaders.weights.find import complete
 from reelwire.tests.support.files import plain, scaled_fp8
 from reelwire.tests.support.native import host_classes, randomised
@@ -88,7 +89,7 @@ def test_the_two_halves_are_one_again(tmp_path: Path, whole: Any) -> None:
     for write in (plain, lambda file, state: scaled_fp8(file, state, new=True)):
         numbers = write(tmp_path / "llama.safetensors", language)
         plain(tmp_path / "eye.safetensors", eye)
-        joined = with_eye(read_encoder(tmp_path / "llama.safetensors", "llama"), read_encoder(tmp_path / "eye.safetensors", "llava"))  # fmt: skip
+        joined = merge_vision_tower(read_encoder(tmp_path / "llama.safetensors", "llama"), read_encoder(tmp_path / "eye.safetensors", "llava"))  # fmt: skip
         model = joined.build(torch.float32, True, "", lambda *_: None)
         made = model(**inputs, output_hidden_states=True).hidden_states
         if write is plain:
@@ -115,7 +116,7 @@ def test_the_eye_sees_what_the_hosts_eye_sees(tmp_path: Path, whole: Any) -> Non
         randomised(theirs)
     plain(tmp_path / "eye.safetensors", theirs.state_dict())
     plain(tmp_path / "llama.safetensors", halves(whole)[0])
-    joined = with_eye(read_encoder(tmp_path / "llama.safetensors", "llama"), read_encoder(tmp_path / "eye.safetensors", "llava"))  # fmt: skip
+    joined = merge_vision_tower(read_encoder(tmp_path / "llama.safetensors", "llama"), read_encoder(tmp_path / "eye.safetensors", "llava"))  # fmt: skip
     model = joined.build(torch.float32, False, "", lambda *_: None)
     pixels = torch.randn(1, 3, SIDE, SIDE)
     expected = theirs(pixels, intermediate_output=-2)[3]
@@ -137,7 +138,7 @@ def open_i2v(models: Path) -> VideoModel:
 
         folder = Path(comfy.__path__[0])
     tokenizers = {"llama": folder / "text_encoders" / "llama_tokenizer", "clip": folder / "sd1_tokenizer"}
-    files = complete("hunyuan_video", "HunyuanVideo", chosen(models), offered, tokenizers)
+    files = complete(HunyuanVideo.checkpoint, chosen(models), offered, tokenizers)
     assert files["image_encoder"].name == "eye.safetensors"
     return load(Recipe("hunyuan_video", "", files, "float32"), PlainMemory())
 
@@ -165,11 +166,11 @@ def test_a_picture_is_set_in_motion_from_single_files(models: Path, whole: Any) 
 
 def test_what_an_eye_cannot_be(models: Path, tmp_path: Path, whole: Any) -> None:
     with pytest.raises(CheckpointError, match=r"holds no picture encoder.*llava_llama3_vision.safetensors \(0.6 GB\).*models/clip_vision"):  # fmt: skip
-        complete("hunyuan_video", "HunyuanVideo", chosen(models), {"text_encoder": {"llama": models / "llama.safetensors"}, "text_encoder_2": {"clip": models / "clip.safetensors"}}, {})  # fmt: skip
+        complete(HunyuanVideo.checkpoint, chosen(models), {"text_encoder": {"llama": models / "llama.safetensors"}, "text_encoder_2": {"clip": models / "clip.safetensors"}}, {})  # fmt: skip
     eye = halves(whole)[1]
     narrow = {k: v[:32, :32] if v.ndim == 2 else v[:32] for k, v in eye.items() if "projector" in k}
     plain(tmp_path / "narrow.safetensors", {**eye, **narrow})
     with pytest.raises(CheckpointError, match=r"narrow.safetensors gives 32 channels, the text encoder reads 128"):
-        with_eye(read_encoder(models / "llama.safetensors", "llama"), read_encoder(tmp_path / "narrow.safetensors", "llava"))  # fmt: skip
+        merge_vision_tower(read_encoder(models / "llama.safetensors", "llama"), read_encoder(tmp_path / "narrow.safetensors", "llava"))  # fmt: skip
     with pytest.raises(CheckpointError, match=r"is Llava's picture encoder, not a CLIP picture encoder"):
         read_encoder(models / "eye.safetensors", "vision")

@@ -33,8 +33,16 @@ from reelwire.loaders.weights.quantised import (
 )
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.loaders.weights.stored import Stored, unpack, widen
-from reelwire.tests.loaders.weights import test_files_hunyuan_mochi, test_files_kinds, test_files_wan
-from reelwire.tests.support.files import QUANTISED, as_written, host_layer, plain, quantised, read_network
+from reelwire.tests.support import native_hunyuan_mochi, native_networks, native_svd_cogvideox, native_wan
+from reelwire.tests.support.files import (
+    QUANTISED,
+    host_layer,
+    plain,
+    quantised,
+    read_network,
+    stored_layers,
+)
+from reelwire.tests.support.native_quantised import beside_the_host
 from reelwire.training.tiny_models import seeded
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -56,17 +64,13 @@ def same(state: Any) -> Any:
 
 # family -> (its reader, the host's network, its names -> those of files)
 FAMILIES: dict[str, tuple[Any, Callable[[], Any], Callable[[Any], Any]]] = {
-    "wan": (wan_files, lambda: test_files_wan.native("t2v"), same),
-    "hunyuan_video": (hunyuan_video_files, test_files_hunyuan_mochi.hunyuan, test_files_hunyuan_mochi.published),
-    "mochi": (mochi_files, test_files_hunyuan_mochi.mochi, same),
-    "cogvideox": (cogvideox_files, test_files_kinds._cogvideox, same),
-    "ltx": (ltx_files, test_files_kinds._ltx, same),
-    "svd": (svd_files, lambda: test_files_kinds.native_unet("tiny"), same),
+    "wan": (wan_files, lambda: native_wan.native("t2v"), same),
+    "hunyuan_video": (hunyuan_video_files, native_hunyuan_mochi.hunyuan, native_hunyuan_mochi.published),
+    "mochi": (mochi_files, native_hunyuan_mochi.mochi, same),
+    "cogvideox": (cogvideox_files, native_networks.cogvideox, same),
+    "ltx": (ltx_files, native_networks.ltx, same),
+    "svd": (svd_files, lambda: native_svd_cogvideox.native_unet("tiny"), same),
 }
-
-
-def stored_layers(network: nn.Module) -> dict[str, Stored]:
-    return {name: layer for name, layer in network.named_modules() if isinstance(layer, Stored)}
 
 
 def tensors_of(layer: Stored) -> dict[str, Tensor]:
@@ -93,7 +97,7 @@ def test_weights_are_the_hosts_to_the_bit(tmp_path: Path, family: str, kind: str
 @pytest.mark.parametrize("kind", QUANTISED)
 def test_layers_take_what_the_file_takes(tmp_path: Path, kind: str) -> None:
     """So many bits a number, and at most the room of alignment and of a tile of scales for each layer beside it."""
-    quantised(tmp_path / "small.safetensors", test_files_wan.native("t2v").state_dict(), kind)
+    quantised(tmp_path / "small.safetensors", native_wan.native("t2v").state_dict(), kind)
     layers = stored_layers(read_network(wan_files, tmp_path / "small.safetensors"))
     assert len(layers) > 20
     for layer in layers.values():
@@ -107,50 +111,6 @@ def test_layers_take_what_the_file_takes(tmp_path: Path, kind: str) -> None:
 
 
 # ---------------------------------------------------------------- beside the host's own class
-
-
-def with_host_layers(model: Any, file: Path, kind: str) -> Any:
-    """The host's network whose quantised layers are its own, with what is in the file."""
-    state = load_file(file)
-    for key in [key for key in state if key.endswith(".comfy_quant")]:
-        name = key.removesuffix(".comfy_quant")
-        owner, _, last = name.rpartition(".")
-        shape = model.get_submodule(name).weight.shape
-        layer = host_layer(torch.ones(shape), kind)
-        del layer.weight
-        layer.bias = nn.Parameter(torch.empty(shape[0])) if f"{name}.bias" in state else None
-        layer.load_state_dict({k.removeprefix(f"{name}."): v for k, v in state.items() if k.startswith(f"{name}.")})
-        setattr(model.get_submodule(owner), last, layer.requires_grad_(False))
-    return model
-
-
-class Kitchen(Stored):
-    """A layer that comfy-kitchen computes on the CPU too, as the host lets it."""
-
-    def _kitchen_takes(self, x: Tensor) -> bool:
-        return True
-
-
-@torch.no_grad()
-def beside_the_host(file: Path, kind: str) -> dict[str, float]:
-    """Largest differences of one forward of Wan, as shares of its largest number, from the same file.
-
-    widened: ours to the host's class with the weights that it widens; native: ours to the host's class with its own
-    layers, both computed as it computes; inputs: what the small inputs of comfy-kitchen's kernels change.
-    """
-    native = test_files_wan.native("t2v")
-    numbers = quantised(file, native.state_dict(), kind, whole="time_embedding")  # diffusers keeps it in float32
-    ours = read_network(wan_files, file)
-    widened = test_files_wan.ours(ours, "t2v")
-    with as_written(native, numbers):
-        expected = test_files_wan.theirs(native, "t2v")
-    if not FORMATS[QUANTISED[kind][0]].quantises_input:
-        for layer in stored_layers(ours).values():
-            layer.__class__ = Kitchen
-    computed = test_files_wan.ours(ours, "t2v")
-    theirs = test_files_wan.theirs(with_host_layers(native, file, kind), "t2v")
-    share = lambda a, b: ((a - b).abs().max() / expected.abs().max()).item()
-    return {"widened": share(widened, expected), "native": share(computed, theirs), "inputs": share(computed, widened)}
 
 
 @pytest.mark.parametrize("kind", QUANTISED)
@@ -195,7 +155,7 @@ def test_comfy_kitchen_takes_the_bytes_as_they_are_held(tmp_path: Path, kind: st
     layer, theirs = one_layer(tmp_path, weight, kind), host_layer(weight, kind)
     entry, whole = read_file(tmp_path / "one.safetensors")[0]["0.weight"], theirs.weight.dequantize()
     swapped = torch.cat([whole[144:], whole[:144]])
-    for part, expected in ((entry, whole), (entry.split(160, 128)[1], whole[160:]), (entry.swapped(), swapped)):
+    for part, expected in ((entry, whole), (entry.split(160, 128)[1], whole[160:]), (entry.swap_halves(), swapped)):
         ((_, tensors),) = _read({"0.weight": part})
         assert torch.equal(widen(tensors, part.coding, torch.float32), expected)
         assert torch.equal(kitchen_weight(tensors, part.coding, torch.float32).dequantize(), expected)
@@ -260,19 +220,19 @@ def host_module(comfyui: Path) -> Iterator[Any]:
 @pytest.mark.parametrize("kind", QUANTISED)
 def test_the_hosts_manager_moves_bytes_and_scales_together(host_module: Any, tmp_path: Path, kind: str) -> None:
     file = tmp_path / "wan.safetensors"
-    quantised(file, test_files_wan.native("t2v").state_dict(), kind)
+    quantised(file, native_wan.native("t2v").state_dict(), kind)
     network = read_network(wan_files, file)
-    expected, small = test_files_wan.ours(network, "t2v"), sum(p.nbytes for p in network.parameters())
+    expected, small = native_wan.ours(network, "t2v"), sum(p.nbytes for p in network.parameters())
     memory = host_module.HostMemory()
     part = Part("transformer", lambda _: network)
     with memory.use(part) as module:
-        assert torch.equal(test_files_wan.ours(module, "t2v"), expected)
+        assert torch.equal(native_wan.ours(module, "t2v"), expected)
     (patcher,) = memory.patchers()
     assert small <= patcher.model_size() < 1.05 * small
     patcher.detach()
     patcher.partially_load(patcher.load_device, extra_memory=small // 3)
     assert patcher.loaded_size() < patcher.model_size() / 2
-    assert torch.equal(test_files_wan.ours(module, "t2v"), expected)
+    assert torch.equal(native_wan.ours(module, "t2v"), expected)
 
 
 ON_A_CARD = """
@@ -282,21 +242,22 @@ from pathlib import Path
 import torch
 from reelwire.tests.support.files import QUANTISED, read_network
 from reelwire.tests.support.card import attach
-from reelwire.tests.loaders.weights.test_files_quantised import stored_layers, test_files_wan, wan_files
+from reelwire.loaders.families.wan import checkpoint as wan_files
+from reelwire.tests.support import native_wan
 from torch.utils._pytree import tree_map
 
 card = attach(64 << 20)
 for kind in QUANTISED:
     network = read_network(wan_files, Path(sys.argv[1]) / f"{kind}.safetensors")
-    expected = test_files_wan.ours(network, "t2v")
+    expected = native_wan.ours(network, "t2v")
     blocks = sum(-(-tensor.nbytes // 512) * 512 for tensor in (*network.parameters(), *network.buffers()))
-    inputs = test_files_wan.inputs
-    test_files_wan.inputs = lambda name: tree_map(lambda t: t.to("npu"), inputs(name))
+    inputs = native_wan.inputs
+    native_wan.inputs = lambda name: tree_map(lambda t: t.to("npu"), inputs(name))
     before = card.allocated()
     network.to("npu")
     taken = card.allocated() - before
-    made = test_files_wan.ours(network, "t2v")
-    test_files_wan.inputs = inputs
+    made = native_wan.ours(network, "t2v")
+    native_wan.inputs = inputs
     print(kind, torch.equal(made.cpu(), expected), taken / blocks, flush=True)
     del network, made
 """
@@ -306,7 +267,7 @@ def test_a_card_without_kernels_computes_widened_weights(tmp_path: Path) -> None
     """The CPU's numbers to the bit, from bytes that take no more of the card than the network holds."""
     import reelwire
 
-    state = test_files_wan.native("t2v").state_dict()
+    state = native_wan.native("t2v").state_dict()
     for kind in QUANTISED:
         quantised(tmp_path / f"{kind}.safetensors", state, kind)
     root = Path(reelwire.__file__).parent

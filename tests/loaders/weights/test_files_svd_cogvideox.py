@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,37 +10,27 @@ import torch
 from reelwire.loaders.families.cogvideox import checkpoint as cogvideox_files
 from reelwire.loaders.families.svd import checkpoint as svd_files
 from reelwire.loaders.messages import CheckpointError
-from reelwire.loaders.weights.bundle import Weights, shipped_config
+from reelwire.loaders.spec import shipped_config
 from reelwire.loaders.weights.entry import Entry
+from reelwire.loaders.weights.format import Weights
 from reelwire.loaders.weights.modules import check_fit
 from reelwire.loaders.weights.safetensors import read_file
-from reelwire.tests.loaders.families.test_configs import VARIANTS, build, network, read
+from reelwire.tests.support.configs import VARIANTS, build, network, read
 from reelwire.tests.support.files import plain, read_network
-from reelwire.tests.support.native import host_classes, randomised, svd_vae
+from reelwire.tests.support.native import host_classes, svd_vae
+from reelwire.tests.support.native_svd_cogvideox import (
+    COGVIDEOX,
+    TEXT,
+    compute,
+    native_cogvideox,
+    native_cogvideox_vae,
+    native_unet,
+)
 from reelwire.training.tiny_models import seeded
 from torch import Tensor
 
-TEXT, TOKENS = 32, 226  # width of text, and its length where a table of positions fixes it
-VIDEO = dict(use_spatial_transformer=True, use_linear_in_transformer=True, num_heads=-1, num_head_channels=64, num_classes="sequential",
-             use_temporal_attention=True, use_temporal_resblock=True, extra_ff_mix_layer=True, use_spatial_context=True, legacy=False,
-             merge_strategy="learned_with_images", merge_factor=0.0, video_kernel_size=[3, 1, 1], image_size=32, in_channels=8,
-             out_channels=4)  # what the host tells of every SVD file (comfy/model_detection.py)  # fmt: skip
-UNETS = {
-    "tiny": dict(model_channels=64, channel_mult=(1, 2, 2), num_res_blocks=[1, 1, 1], transformer_depth=[1, 1, 0], transformer_depth_middle=1,
-                 transformer_depth_output=[1, 1, 1, 1, 0, 0], context_dim=TEXT, adm_in_channels=96),
-    "published": dict(model_channels=320, channel_mult=(1, 2, 4, 4), num_res_blocks=[2] * 4, transformer_depth=[1] * 6 + [0] * 2, transformer_depth_middle=1,
-                      transformer_depth_output=[1] * 9 + [0] * 3, context_dim=1024, adm_in_channels=768),
-}  # fmt: skip
 TOWER = dict(hidden_size=160, intermediate_size=320, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14, num_channels=3,
              hidden_act="gelu", layer_norm_eps=1e-5, projection_dim=48, model_type="clip_vision_model")  # fmt: skip
-COGVIDEOX = {
-    "2b": dict(),
-    "5b": dict(num_layers=31, use_rotary_positional_embeddings=True),
-    "5b-i2v": dict(in_channels=32, use_rotary_positional_embeddings=True, use_learned_positional_embeddings=True),
-    "fun-1.1-5b-control": dict(in_channels=32, use_rotary_positional_embeddings=True),
-    "1.5-5b": dict(patch_size_t=2, use_rotary_positional_embeddings=True, sample_height=300, sample_width=300),
-    "1.5-5b-i2v": dict(in_channels=32, patch_size_t=2, use_rotary_positional_embeddings=True, sample_height=300, sample_width=300, ofs_embed_dim=64),
-}  # fmt: skip
 
 
 def built(weights: Weights | None) -> Any:
@@ -54,43 +42,6 @@ def far(ours: Tensor, theirs: Tensor) -> float:
     assert ours.shape == theirs.shape
     assert theirs.abs().max() > 0.1
     return float((ours - theirs).abs().max())
-
-
-def native_unet(size: str, device: str = "cpu") -> Any:
-    with host_classes(), seeded(1):
-        import comfy.ops
-        from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
-
-        unet = UNetModel(**VIDEO, **UNETS[size], device=device, dtype=torch.float32, operations=comfy.ops.disable_weight_init)  # fmt: skip
-        if device == "cpu":
-            randomised(unet)
-    return unet.eval().requires_grad_(False)
-
-
-def native_cogvideox(config: Mapping[str, Any], device: str = "cpu") -> Any:
-    with host_classes(), seeded(1):
-        import comfy.ops
-        from comfy.ldm.cogvideo.model import CogVideoXTransformer3DModel as Native
-
-        taken = {k: v for k, v in config.items() if k in inspect.signature(Native.__init__).parameters}
-        with torch.device(device):
-            made = Native(**taken, device=device, dtype=torch.float32, operations=comfy.ops.disable_weight_init)
-        if device == "cpu":
-            randomised(made)
-            if config.get("use_learned_positional_embeddings"):
-                made.patch_embed.pos_embedding[:, TOKENS:].normal_()
-    return made.eval().requires_grad_(False)
-
-
-def native_cogvideox_vae(device: str, **config: Any) -> Any:
-    with host_classes(), seeded(1):
-        from comfy.ldm.cogvideo.vae import AutoencoderKLCogVideoX
-
-        with torch.device(device):
-            vae = AutoencoderKLCogVideoX(**config)
-        if device == "cpu":
-            randomised(vae)
-    return vae.eval().requires_grad_(False)
 
 
 # ---------------------------------------------------------------- Stable Video Diffusion
@@ -176,24 +127,6 @@ def test_cogvideox(tmp_path: Path, variant: str) -> None:
     assert far(*compute(read_network(cogvideox_files, again), theirs)) < 1e-4
 
 
-def compute(ours: Any, theirs: Any) -> tuple[Tensor, Tensor]:
-    """One step of both, with the host's positions: diffusers computes others for CogVideoX 1.0, and takes learned ones for
-    49 frames alone."""
-    config = ours.config
-    learned, frames = config.use_learned_positional_embeddings, config.patch_size_t or 1
-    high, wide = (60, 90) if learned else (4, 6)
-    with seeded(2):
-        x, text = torch.randn(1, config.in_channels, frames, high, wide), torch.randn(1, TOKENS, TEXT)
-    time, ofs = torch.tensor([500.0]), torch.tensor([2.0]) if config.ofs_embed_dim else None
-    rope = theirs._get_rotary_emb(high // 2, wide // 2, 1, "cpu") if config.use_rotary_positional_embeddings else None
-    computed = theirs.patch_embed._get_positional_embeddings
-    ours.patch_embed._get_positional_embeddings = lambda h, w, t, device: (
-        ours.patch_embed.pos_embedding[:, : TOKENS + x.shape[-1] * x.shape[-2] // 4] if learned else computed(h, w, t)
-    )
-    mine = ours(x.movedim(2, 1), text, time, ofs=ofs, image_rotary_emb=rope, return_dict=False)[0]
-    return mine.movedim(1, 2), theirs(x, time, text, ofs=ofs)
-
-
 def test_cogvideox_for_inpainting_is_refused(tmp_path: Path) -> None:
     for told in (dict(in_channels=48, num_attention_heads=3), dict(in_channels=32, num_attention_heads=30)):
         entries = of(native_cogvideox({**told, "num_layers": 1}, "meta"), tmp_path)
@@ -222,7 +155,7 @@ def of(module: Any, file: Path) -> dict[str, Entry]:
 def fits(weights: Weights | None) -> None:
     assert weights is not None
     with torch.device("meta"):
-        check_fit(weights._make(), weights.entries)
+        check_fit(weights.module(), weights.entries)
 
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v.startswith(("svd", "cogvideox"))])
@@ -276,4 +209,4 @@ def test_some_layers_are_renamed_as_in_the_whole_unet(tmp_path: Path) -> None:
     }
     assert len(some) > 100
     shapes = {name: entry.shape for name, entry in whole.entries.items()}
-    assert svd_files.renamed_for(shapes)(some) == {n: e for n, e in whole.entries.items() if e.key in some}
+    assert svd_files.renamed(some, shapes) == {n: e for n, e in whole.entries.items() if e.key in some}

@@ -9,52 +9,21 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.families import load
+from reelwire.loaders.families.wan import Wan
 from reelwire.loaders.messages import CheckpointError
-from reelwire.loaders.parts import Part, PlainMemory, Recipe
+from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.lora import LoRA, applied, read_lora
-from reelwire.tests.samplers.test_families import needed
+from reelwire.tests.support.loras import ALPHA, LAYERS, RANK, matrices, network_of, write
+from reelwire.tests.support.models import needed
 from reelwire.tests.support.sampling import sample
 from reelwire.training.tiny_models import seeded
 from safetensors.torch import save_file
 from torch import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
-RANK, ALPHA = 3, 6.0
-# as Stability AI names them in a UNet of two levels, one layer and one attention each way
-SVD = {
-    "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q": "input_blocks.1.1.transformer_blocks.0.attn1.to_q",
-    "down_blocks.0.resnets.0.spatial_res_block.conv1": "input_blocks.1.0.in_layers.2",
-    "down_blocks.0.resnets.0.temporal_res_block.conv2": "input_blocks.1.0.time_stack.out_layers.3",
-    "down_blocks.0.downsamplers.0.conv": "input_blocks.2.0.op",
-    "up_blocks.0.upsamplers.0.conv": "output_blocks.1.1.conv",
-    "up_blocks.1.attentions.1.proj_in": "output_blocks.3.1.proj_in",
-    "mid_block.attentions.0.temporal_transformer_blocks.0.ff_in.net.2": "middle_block.1.time_stack.0.ff_in.net.2",
-}
-# family -> (tiny model, layers of its network as diffusers names them, the makers' names of the same)
-LAYERS: dict[str, tuple[str, dict[str, str]]] = {
-    "wan": ("tiny-wan2.1-t2v", {
-        "blocks.0.attn1.to_q": "blocks.0.self_attn.q", "blocks.1.attn2.to_out.0": "blocks.1.cross_attn.o", "blocks.2.ffn.net.0.proj": "blocks.2.ffn.0",
-        "condition_embedder.text_embedder.linear_1": "text_embedding.0", "condition_embedder.time_proj": "time_projection.1",
-    }),
-    "hunyuan_video": ("tiny-hunyuan-t2v", {
-        "transformer_blocks.0.attn.to_out.0": "double_blocks.0.img_attn_proj", "transformer_blocks.1.ff_context.net.2": "double_blocks.1.txt_mlp.fc2",
-        "single_transformer_blocks.1.proj_out": "single_blocks.1.linear2", "transformer_blocks.0.norm1.linear": "double_blocks.0.img_mod.linear",
-    }),
-    "cogvideox": ("tiny-cogvideox-2b", {
-        "transformer_blocks.0.attn1.to_q": "blocks.0.q", "transformer_blocks.1.attn1.to_out.0": "blocks.1.attn_out", "transformer_blocks.2.ff.net.0.proj": "blocks.2.ff_proj",
-    }),
-    "mochi": ("tiny-mochi", {
-        "transformer_blocks.0.attn1.to_out.0": "blocks.0.attn.proj_x", "transformer_blocks.1.ff.net.2": "blocks.1.mlp_x.w2", "transformer_blocks.0.norm1.linear": "blocks.0.mod_x",
-    }),
-    "ltx": ("tiny-ltx-0.9.0", {
-        "transformer_blocks.0.attn1.to_q": "transformer_blocks.0.attn1.to_q", "transformer_blocks.1.ff.net.0.proj": "transformer_blocks.1.ff.net.0.proj",
-        "proj_in": "patchify_proj", "time_embed.linear": "adaln_single.linear",
-    }),
-    "svd": ("tiny-svd", SVD),
-}  # fmt: skip
 # layers that are one in the published files: family -> (its name, ours in their order, whether their halves are swapped)
 FUSED = {
     "hunyuan_video": ("double_blocks.0.img_attn_qkv", [f"transformer_blocks.0.attn.to_{n}" for n in "qkv"], False),
@@ -67,44 +36,6 @@ FORMS = ("diffusers", "comfyui", "kohya")
 
 def open_model(folder: Path, name: str, family: str) -> VideoModel:
     return load(Recipe(family, "", files_of(folder / name), "float32"), PlainMemory())
-
-
-def network_of(model: VideoModel) -> Part:
-    return next(part for name, part in model.parts.items() if name in ("transformer", "unet"))
-
-
-def matrices(model: VideoModel, layers: dict[str, str]) -> dict[str, tuple[Tensor, Tensor]]:
-    shapes = network_of(model).tensors
-    with seeded(5):
-        return {
-            name: (
-                torch.randn(RANK, *shapes[f"{name}.weight"][1:]) * 0.2,
-                torch.randn(shapes[f"{name}.weight"][0], RANK) * 0.2,
-            )
-            for name in layers
-        }
-
-
-def write(file: Path, form: str, made: dict[str, tuple[Tensor, Tensor]], layers: dict[str, str]) -> None:
-    keys = {}
-    for name, (down, up) in made.items():
-        up = up.reshape(*up.shape, *[1] * (down.ndim - 2))
-        if form == "diffusers":
-            keys |= {
-                f"transformer.{name}.lora_A.weight": down,
-                f"transformer.{name}.lora_B.weight": up * (ALPHA / RANK),
-            }
-        elif form == "comfyui":
-            keys |= {f"diffusion_model.{layers[name]}.lora_down.weight": down, f"diffusion_model.{layers[name]}.lora_up.weight": up,
-                     f"diffusion_model.{layers[name]}.alpha": torch.tensor(ALPHA)}  # fmt: skip
-        else:
-            flat = layers[name].replace(".", "_")
-            keys |= {
-                f"lora_unet_{flat}.lora_down.weight": down,
-                f"lora_unet_{flat}.lora_up.weight": up,
-                f"lora_unet_{flat}.alpha": torch.tensor(ALPHA),
-            }
-    save_file({k: v.contiguous() for k, v in keys.items()}, file)
 
 
 def run(model: VideoModel, **changes: Any) -> Tensor:
@@ -138,7 +69,7 @@ def test_it_equals_a_merged_checkpoint(tiny_models: Path, tmp_path: Path, family
     made = matrices(model, layers)
     write(file, form, made, layers)
     plain = run(model)
-    with_lora = replace(model, loras=(LoRA(file, 0.7, 0.7, read_lora(file, family, network_of(model))),))
+    with_lora = replace(model, loras=(LoRA(file, 0.7, 0.7, read_lora(file, model.checkpoint, network_of(model))),))
     changed = run(with_lora)
     assert (changed - plain).abs().max() > 1e-3
     expected = run(merged(tiny_models, name, family, made, 0.7))
@@ -156,7 +87,7 @@ def test_fused_layers_are_divided(tiny_models: Path, tmp_path: Path, case: str, 
     with seeded(8):
         down, up = torch.randn(RANK, shapes[0][1]) * 0.2, torch.randn(sum(s[0] for s in shapes), RANK) * 0.2
     write(file, form, {"fused": (down, up)}, {"fused": theirs})
-    changed = run(replace(model, loras=(LoRA(file, 1.0, 1.0, read_lora(file, family, network_of(model))),)))
+    changed = run(replace(model, loras=(LoRA(file, 1.0, 1.0, read_lora(file, model.checkpoint, network_of(model))),)))
     parts = torch.cat(up.chunk(2)[::-1]) if swapped else up
     made = {name: (down, part) for name, part in zip(ours, parts.split([s[0] for s in shapes]), strict=True)}
     expected = run(merged(tiny_models, LAYERS[family][0], family, made, 1.0))
@@ -169,7 +100,7 @@ def test_two_loras_add_up_and_zero_is_nothing(tiny_models: Path, tmp_path: Path)
     model, file = open_model(tiny_models, name, "wan"), tmp_path / "lora.safetensors"
     made = matrices(model, layers)
     write(file, "diffusers", made, layers)
-    deltas = read_lora(file, "wan", network_of(model))
+    deltas = read_lora(file, Wan.checkpoint, network_of(model))
     of = lambda *strengths: run(replace(model, loras=tuple(LoRA(file, s, s, deltas) for s in strengths)))
     assert torch.equal(of(0.0), run(model))
     assert (of(0.3, 0.4) - of(0.7)).abs().max() < 1e-5
@@ -181,7 +112,7 @@ def test_strengths_of_two_experts(tiny_models: Path, tmp_path: Path) -> None:
     model, file = open_model(tiny_models, name, "wan"), tmp_path / "lora.safetensors"
     made = matrices(model, layers)
     write(file, "kohya", made, layers)
-    deltas = read_lora(file, "wan", network_of(model))
+    deltas = read_lora(file, Wan.checkpoint, network_of(model))
     for high, low, parts in (
         (0.8, 0.0, ("transformer",)),
         (0.0, 0.8, ("transformer_2",)),
@@ -222,7 +153,7 @@ def test_biases_norms_and_whole_differences(tiny_models: Path, tmp_path: Path) -
         | {"diffusion_model.blocks.0.self_attn.q.diff_b": bias},
         file,
     )
-    deltas = read_lora(file, "wan", part)
+    deltas = read_lora(file, Wan.checkpoint, part)
     with model.use("transformer") as network, torch.no_grad():
         x = dict(
             hidden_states=torch.randn(1, 16, 2, 4, 4),
@@ -254,4 +185,4 @@ def test_what_does_not_fit_is_named(tiny_models: Path, tmp_path: Path, name: str
     save_file(keys, file)
     model = open_model(tiny_models, "tiny-wan2.1-t2v", "wan")
     with pytest.raises(CheckpointError, match=told):
-        read_lora(file, "wan", network_of(model))
+        read_lora(file, Wan.checkpoint, network_of(model))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from reelwire.loaders.common.prompts import load_tokenizer
 from reelwire.loaders.families import family, load
-from reelwire.loaders.families.wan import _KINDS
+from reelwire.loaders.families.wan import Wan
 from reelwire.loaders.families.wan import checkpoint as wan_files
 from reelwire.loaders.messages import CheckpointError
 from reelwire.loaders.parts import PlainMemory, Recipe
@@ -19,7 +19,7 @@ from reelwire.loaders.weights.entry import Entry
 from reelwire.loaders.weights.find import complete, read_model
 from reelwire.loaders.weights.modules import check_fit
 from reelwire.loaders.weights.safetensors import read_file
-from reelwire.tests.loaders.families.test_configs import NATIVE, VARIANTS, build, read
+from reelwire.tests.support.configs import NATIVE, VARIANTS, build, read
 from reelwire.tests.support.files import plain, scaled_fp8
 from reelwire.tests.support.native import host_classes
 from reelwire.tests.support.sampling import sample
@@ -53,7 +53,7 @@ def offered(models: Path) -> dict[str, Files]:
 
 
 def found(models: Path, name: str = HIGH, kind: str = "wan", **chosen: Path) -> Files:
-    return complete(kind, family(kind).title, {"checkpoint": models / name, **chosen}, offered(models), {"t5": models})
+    return complete(family(kind).checkpoint, {"checkpoint": models / name, **chosen}, offered(models), {"t5": models})
 
 
 def test_the_only_files_that_fit_are_taken(models: Path) -> None:
@@ -153,10 +153,9 @@ def test_parts_that_do_not_fit_are_refused_at_once(models: Path, tmp_path: Path)
     }
     for part, wrong in tries.items():
         for file, told in wrong.items():
+            recipe = Recipe("wan", "", {**files, "low_noise": models / LOW, part: file}, "float32")
             with pytest.raises(CheckpointError, match=told):
-                read_model(
-                    Recipe("wan", "", {**files, "low_noise": models / LOW, part: file}, "float32"), "wan", "Wan", _KINDS
-                )
+                read_model(recipe, Wan.checkpoint)
 
 
 @pytest.mark.parametrize("kind", ["wan", "hunyuan_video", "cogvideox", "mochi", "ltx", "svd"])
@@ -319,7 +318,8 @@ import importlib.util, re, sys, torch
 root = {str(Path(__file__).parents[3])!r}
 spec = importlib.util.spec_from_file_location("pack", root + "/__init__.py", submodule_search_locations=[root])
 pack = importlib.util.module_from_spec(spec); sys.modules["pack"] = pack; spec.loader.exec_module(pack)
-from pack.loaders.checkpoints import build, read_file
+from pack.loaders.weights.modules import build
+from pack.loaders.weights.safetensors import read_file
 from pathlib import Path
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
 make = lambda: torch.nn.Sequential(*(torch.nn.Linear({rows}, {rows}, bias=False) for _ in range(4)))

@@ -12,15 +12,9 @@ import torch
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory
 from reelwire.loaders.request import Guidance, Request
-from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.caches.policies.cache_dit import CacheDiT
 from reelwire.samplers.caches.policies.easycache import EasyCache
-from reelwire.samplers.caches.policies.external import (
-    DiffusersFirstBlock,
-    DiffusersSeaCache,
-    DiffusersTaylorSeer,
-    ExternalCache,
-)
+from reelwire.samplers.caches.policies.external import DiffusersSeaCache
 from reelwire.samplers.caches.policies.first_block import FirstBlock
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.magcache import MagCache
@@ -28,60 +22,15 @@ from reelwire.samplers.caches.policies.plan import Plan
 from reelwire.samplers.caches.policies.teacache import Fit, TeaCache
 from reelwire.samplers.caches.policy import Policy
 from reelwire.samplers.speed import Speed
-from reelwire.tests.samplers.test_families import needed
-from reelwire.tests.samplers.test_families import open_model as _open
-from reelwire.tests.support.sampling import sample
+from reelwire.tests.support.cached_runs import NOTHING, OURS, SOME, STEPS, Sampled, StopError
+from reelwire.tests.support.models import open_model as _open
 from reelwire.training.tiny_models import MODELS
-from torch import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
-STEPS = 10
 TRANSFORMERS = [name for name in MODELS if "upsampler" not in name and "svd" not in name]
 # one of each family, and those whose forward is another: two experts, hints, tokens with times of their own, padding
 SOME_MODELS = ["tiny-hunyuan-t2v", "tiny-hunyuan-i2v-replace", "tiny-wan2.1-vace", "tiny-wan2.2-t2v-a14b", "tiny-wan2.2-ti2v-5b",
                "tiny-cogvideox1.5-5b-i2v", "tiny-mochi", "tiny-ltx-0.9.5"]  # fmt: skip
-RATIOS = tuple((part, branch, (1.0, *[0.97] * 9)) for part in ("transformer", "transformer_2") for branch in ("cond", "uncond", "cond_uncond"))  # fmt: skip
-# policies that compute every step, and such that skip some
-NOTHING: dict[str, Policy] = {
-    "TeaCache": TeaCache(exact=True), "FORA": FORA(interval=1), "FORA, modules": FORA(interval=1, granularity="module"),
-    "EasyCache": EasyCache(threshold=0.0), "first block": FirstBlock(threshold=0.0), "plan": Plan(speed=1.0),
-    "MagCache": MagCache(threshold=0.0, ratios=RATIOS),
-}  # fmt: skip
-SOME: dict[str, Policy] = {
-    "TeaCache": TeaCache(threshold=1e9, longest=1), "TeaCache, follow": TeaCache(threshold=1e9, longest=1, order=1, warmup=2),
-    "FORA": FORA(interval=2), "FORA, modules": FORA(interval=2, granularity="module"), "EasyCache": EasyCache(threshold=1e9, longest=2),
-    "first block": FirstBlock(threshold=1e9), "plan": Plan(speed=2.0), "MagCache": MagCache(threshold=1e9, longest=1, ratios=RATIOS),
-    "diffusers first block": DiffusersFirstBlock(threshold=1e9, warmup=1), "diffusers taylorseer": DiffusersTaylorSeer(interval=2, warmup=1),
-    "diffusers seacache": DiffusersSeaCache(threshold=1e9, longest=2, warmup=1), "cache-dit": CacheDiT(threshold=1e9, longest=2, warmup=1),
-}  # fmt: skip
-OURS = [name for name, policy in SOME.items() if not isinstance(policy, ExternalCache)]
-
-
-class StopError(Exception):
-    """An interrupt."""
-
-
-class Sampled:
-    """One run of a model, and what its cache did. stop: the step after which it is interrupted."""
-
-    def __init__(self, model: VideoModel, stop: int = 0, **changes: Any) -> None:
-        inputs = {**needed(model), "seed": 3, "steps": STEPS, **changes}
-        conditioning = model.encode("a red circle", "a blue square", inputs["keyframes"])
-        self.stop = stop
-        self.latents: Tensor = sample(model, conditioning, Request(**inputs), self._see)
-
-    def _see(self, done: int, total: int, run: Any) -> None:
-        self.run = run
-        if done == self.stop:
-            raise StopError
-
-    @property
-    def entries(self) -> list[Any]:
-        return self.run.cache.entries
-
-    @property
-    def computed(self) -> int:
-        return sum(entry.computed for entry in self.entries)
 
 
 @pytest.fixture(scope="module")
@@ -211,11 +160,11 @@ def test_with_fp8_weights(tiny_models: Path, name: str, policy: str) -> None:
 def test_with_a_lora(tiny_models: Path, tmp_path: Path, policy: str) -> None:
     """It counts in what is computed and what is kept, and is gone without it."""
     from reelwire.loaders.weights.lora import LoRA, read_lora
-    from reelwire.tests.loaders.weights.test_lora import LAYERS, matrices, write
+    from reelwire.tests.support.loras import LAYERS, matrices, write
 
     model, file = _open(tiny_models, "tiny-wan2.1-t2v"), tmp_path / "lora.safetensors"
     write(file, "diffusers", matrices(model, LAYERS["wan"][1]), LAYERS["wan"][1])
-    lora = (LoRA(file, 0.7, 0.7, read_lora(file, "wan", model.parts["transformer"])),)
+    lora = (LoRA(file, 0.7, 0.7, read_lora(file, model.checkpoint, model.parts["transformer"])),)
     cached = replace(model, cache=SOME[policy])
     without = Sampled(cached).latents
     with_it = Sampled(replace(cached, loras=lora)).latents

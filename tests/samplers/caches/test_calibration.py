@@ -17,6 +17,7 @@ from reelwire.loaders.families import load
 from reelwire.loaders.messages import CheckpointError, InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
+from reelwire.loaders.spec import specs
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.caches import store
@@ -24,11 +25,11 @@ from reelwire.samplers.caches.calibration import calibrate, fit_polynomial
 from reelwire.samplers.caches.policies.magcache import MagCache
 from reelwire.samplers.caches.policies.plan import Plan, best_steps, budget, missed, place, slope, slopes, weight
 from reelwire.samplers.caches.policies.record import Track
-from reelwire.samplers.caches.policies.teacache import PUBLISHED, TeaCache, published
+from reelwire.samplers.caches.policies.teacache import TeaCache, published, published_fits
 from reelwire.samplers.caches.report import report
 from reelwire.samplers.caches.runner import planned
 from reelwire.samplers.caches.state import distance, extrapolate, forecast
-from reelwire.tests.samplers.test_families import needed
+from reelwire.tests.support.models import needed
 from reelwire.tests.support.sampling import sample
 from reelwire.training.tiny_models import MODELS, seeded
 
@@ -185,6 +186,9 @@ def test_a_polynomial_is_found_again() -> None:
     assert fit(0.3) == pytest.approx(0.3 + 0.6 - 0.09, abs=1e-3)
     assert fit.knows(0.3)
     assert not fit.knows(0.7)
+
+
+PUBLISHED = {(spec.name, variant): fits for spec in specs() for variant, fits in published_fits(spec).items()}
 
 
 @pytest.mark.parametrize("key", PUBLISHED)

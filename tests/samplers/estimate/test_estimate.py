@@ -13,13 +13,12 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.common.peaks import weight_bytes, with_kernels
-from reelwire.loaders.families import load
 from reelwire.loaders.messages import InputError
-from reelwire.loaders.parts import Part, PlainMemory, Recipe
+from reelwire.loaders.parts import Part, PlainMemory
 from reelwire.loaders.request import Conditioning, Guidance, Keyframe, Request
 from reelwire.loaders.vae.tiles import Tiling
 from reelwire.loaders.video_model import VideoModel
-from reelwire.loaders.weights.bundle import blank, files_of
+from reelwire.loaders.weights.bundle import blank
 from reelwire.samplers.caches.policies.easycache import EasyCache
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.magcache import MagCache
@@ -41,36 +40,15 @@ from reelwire.samplers.estimate.count import (
 )
 from reelwire.samplers.estimate.flops import decode_flops, forward_flops, network_part
 from reelwire.samplers.plan import plan
-from reelwire.tests.samplers.test_families import FIRST, MODELS, PROMPT, every, needed
-from reelwire.tests.support.published import VARIANTS, published
+from reelwire.tests.support.estimates import ANY, GIB
+from reelwire.tests.support.models import FIRST, PROMPT, every, needed, open_plain
+from reelwire.tests.support.published import VARIANTS
 from reelwire.tests.support.sampling import sample
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")
-GIB = 2**30
 LARGEST = "hunyuan_video/t2v-13b"
-ANY = Machine("this processor", 64 * GIB, 64 * GIB, cpu=True)
-
-
-def opened(folder: Path, name: str, dtype: str = "float32") -> VideoModel:
-    return load(Recipe(MODELS[name], "", files_of(folder / name), dtype), PlainMemory())
-
-
-def unloadable(model: VideoModel) -> VideoModel:
-    """The model with parts that fail when they are loaded."""
-
-    def refuse(progress: Any) -> Any:
-        raise AssertionError("a part was loaded")
-
-    return replace(model, parts={name: replace(part, load=refuse) for name, part in model.parts.items()})
-
-
-@pytest.fixture(scope="module")
-def headers(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], VideoModel]:
-    """Variant -> its model at its published size, of which there are headers alone."""
-    folder = tmp_path_factory.mktemp("published")
-    return lambda variant: unloadable(published(variant, folder, PlainMemory()))
 
 
 class Watched(PlainMemory):
@@ -126,7 +104,7 @@ def filled(conditioning: Conditioning) -> Conditioning:
 @every
 def test_a_forward_is_imagined_as_it_is_called(tiny_models: Path, name: str) -> None:
     """The same inputs of the same shapes as a real run's, and exactly the operations that it counts."""
-    model = opened(tiny_models, name)
+    model = open_plain(tiny_models, name)
     unguided = Guidance(true_scale=1.0) if getattr(model.facts, "embedded", False) else Guidance()
     memory = sampled(replace(model, guidance=unguided), count=True, guidance=1.0, steps=2)
     request = model.complete(Request(guidance=1.0, steps=2, **needed(model)))
@@ -157,15 +135,15 @@ DECODES = [(name, count) for family, name in FIRST.items() for count in COUNTS.g
 @pytest.mark.parametrize(("name", "count"), DECODES)
 def test_a_decode_is_counted_exactly(tiny_models: Path, name: str, count: int) -> None:
     """Whatever its length in latent frames, of which few run. (In small parts: LTX-Video takes larger ones on a CPU.)"""
-    model = opened(tiny_models, name)
+    model = open_plain(tiny_models, name)
     facts = model.facts
     frames = facts.frame_counts[-1] if facts.frame_counts else (count - 1) * facts.temporal_ratio + 1
     request = replace(model.complete(Request()), frames=frames)
     shape = facts.latent_shape(request.width, request.height, frames)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        for _ in stream_frames(model, torch.zeros(shape), tiling=Tiling(thrifty=True)):
+        for _ in stream_frames(model, torch.zeros(shape), tiling=Tiling(offload_state=True)):
             pass
-    assert decode_flops(model, request, Tiling(thrifty=True)).total == counter.get_total_flops()
+    assert decode_flops(model, request, Tiling(offload_state=True)).total == counter.get_total_flops()
 
 
 @pytest.mark.parametrize("variant", ["hunyuan_video/t2v-13b", "wan/2.1-vace-14b", "svd/svd-xt"])
@@ -200,7 +178,7 @@ GUIDED = {
 @pytest.mark.parametrize("way", GUIDED)
 @pytest.mark.parametrize("name", ["tiny-wan2.1-t2v", "tiny-cogvideox-2b", "tiny-ltx-0.9.5"])
 def test_forwards_are_those_of_a_run(tiny_models: Path, name: str, way: str) -> None:
-    model = replace(opened(tiny_models, name), guidance=GUIDED[way])
+    model = replace(open_plain(tiny_models, name), guidance=GUIDED[way])
     steps = count_steps(model, plan(model, Request(guidance=3.0, steps=8)))
     calls = sampled(model, guidance=3.0, steps=8).calls
     batches = [len(kwargs["hidden_states"]) for _, kwargs in calls]
@@ -209,14 +187,14 @@ def test_forwards_are_those_of_a_run(tiny_models: Path, name: str, way: str) -> 
 
 
 def test_embedded_guidance_takes_one_forward(tiny_models: Path) -> None:
-    model = opened(tiny_models, "tiny-hunyuan-t2v")
+    model = open_plain(tiny_models, "tiny-hunyuan-t2v")
     assert count_steps(model, plan(model, Request(steps=6))).branches == (6, 6)
     twice = replace(model, guidance=Guidance(true_scale=4.0))
     assert count_steps(twice, model.complete(Request(steps=6))).branches == (12, 12)
 
 
 def test_experts_share_the_steps(tiny_models: Path) -> None:
-    model = opened(tiny_models, "tiny-wan2.2-t2v-a14b")
+    model = open_plain(tiny_models, "tiny-wan2.2-t2v-a14b")
     steps = count_steps(model, plan(model, Request(steps=12)))
     seen = [part for part, _ in sampled(model, steps=12).calls]
     assert steps.parts == {part: seen.count(part) // 2 for part in dict.fromkeys(seen)}
@@ -238,7 +216,7 @@ CACHES: dict[str, Policy] = {
 @pytest.mark.parametrize("policy", CACHES)
 def test_computed_steps_are_those_of_a_run(tiny_models: Path, policy: str) -> None:
     """Exactly, where the policy knows them beforehand; else between the fewest and the most."""
-    model, found = replace(opened(tiny_models, "tiny-wan2.1-t2v"), cache=CACHES[policy]), []
+    model, found = replace(open_plain(tiny_models, "tiny-wan2.1-t2v"), cache=CACHES[policy]), []
     conditioning = model.encode(PROMPT, "")
     sample(model, conditioning, Request(steps=12, guidance=4.0, seed=3), lambda done, total, run: found.append(run))
     entries = found[-1].cache.entries
@@ -249,7 +227,7 @@ def test_computed_steps_are_those_of_a_run(tiny_models: Path, policy: str) -> No
 
 
 def test_few_steps_are_all_computed(tiny_models: Path) -> None:
-    model = replace(opened(tiny_models, "tiny-wan2.1-t2v"), cache=Plan(speed=3.0))
+    model = replace(open_plain(tiny_models, "tiny-wan2.1-t2v"), cache=Plan(speed=3.0))
     assert count_steps(model, plan(model, Request(steps=6))).computed == (6, 6)
 
 
@@ -309,19 +287,19 @@ def test_what_stays_and_what_waits(beside: float, limit: float, kept: float, ver
     """beside: GiB of room that the working memory, as it is asked for, and what ComfyUI keeps free leave."""
     room = with_kernels(ROOMY.working) + cards.RESERVED + beside * GIB
     machine = Machine("a card", room, 64 * GIB, limit=limit * GIB)
-    assert ROOMY.kept(machine) == pytest.approx(kept * GIB, abs=1)
+    assert ROOMY.resident(machine) == pytest.approx(kept * GIB, abs=1)
     assert ROOMY.verdict(machine) == verdict
 
 
 def test_little_work_keeps_as_much_free_as_comfyui_does() -> None:
     need, free = replace(ROOMY, working=0), (0.8 * GIB + 400 * 2**20)  # minimum_inference_memory
     machine = Machine("a card", 10 * GIB + free, 64 * GIB)
-    assert need.kept(machine) == pytest.approx(10 * GIB, abs=2)
-    assert need.kept(replace(machine, room=machine.room - GIB)) == pytest.approx(9 * GIB, abs=2)
+    assert need.resident(machine) == pytest.approx(10 * GIB, abs=2)
+    assert need.resident(replace(machine, room=machine.room - GIB)) == pytest.approx(9 * GIB, abs=2)
 
 
 def test_on_a_processor_nothing_waits_elsewhere() -> None:
-    assert ROOMY.kept(replace(ANY, room=13 * GIB)) == ROOMY.weights
+    assert ROOMY.resident(replace(ANY, room=13 * GIB)) == ROOMY.weights
     assert ROOMY.verdict(replace(ANY, room=13 * GIB)) == FAILS, "weights and working memory are in the same RAM"
     assert ROOMY.verdict(ANY) == FITS
     assert replace(ROOMY, earlier=51 * GIB).verdict(ANY) == FAILS, "what was used before is there too"
@@ -336,7 +314,7 @@ def test_small_weights_and_options_count(headers: Callable[[str], VideoModel], t
     assert 0.5 < part(small).weights / part(plain).weights < 0.6
     assert part(cached).working == part(plain).working + cached.cache > part(plain).working
     assert cached.operations[1] < 0.6 * plain.operations[0]
-    assert part(small).kept(card_of(24)) > part(plain).kept(card_of(24)) / 2
+    assert part(small).resident(card_of(24)) > part(plain).resident(card_of(24)) / 2
 
 
 def test_keyframes_count(headers: Callable[[str], VideoModel]) -> None:

@@ -21,9 +21,8 @@ from reelwire.samplers.estimate.flops import Flops
 from reelwire.samplers.estimate.rates import MOST_BYTES, measure
 from reelwire.samplers.estimate.rates import needed as needed_bytes
 from reelwire.samplers.estimate.report import facts, markdown, short
-from reelwire.tests.samplers.estimate.test_estimate import ANY, GIB, headers, opened
-
-__all__ = ["headers"]
+from reelwire.tests.support.estimates import ANY, GIB
+from reelwire.tests.support.models import open_plain
 
 
 def test_published_runs_are_counted_as_they_are_written(headers: Callable[[str], VideoModel]) -> None:
@@ -160,7 +159,7 @@ def test_weights_that_wait_cost_time(headers: Callable[[str], VideoModel]) -> No
 
 def test_this_machine_is_measured(tiny_models: Path) -> None:
     """About a second, and what it says holds within what is stated for a run of a tiny model's larger sister."""
-    model = opened(tiny_models, "tiny-wan2.1-t2v")
+    model = open_plain(tiny_models, "tiny-wan2.1-t2v")
     begin = time.perf_counter()
     rates = measure(model, model.complete(Request()), torch.device("cpu"), 0.1)
     assert time.perf_counter() - begin < 30
@@ -174,7 +173,7 @@ def test_this_machine_is_measured(tiny_models: Path) -> None:
 def test_measuring_takes_few_bytes(headers: Callable[[str], VideoModel], device: str) -> None:
     """Of the widest network at its full length too, and where attention holds its scores."""
     model = headers("wan/2.1-t2v-14b")
-    assert model.facts.width == 5120
+    assert model.facts.hidden_size == 5120
     assert 2**28 < needed_bytes(model, model.complete(Request()), torch.device(device)) <= MOST_BYTES
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.messages import InputError
-from reelwire.loaders.request import Keyframe, Past, Request
+from reelwire.loaders.request import ContinuationLatents, Keyframe, Request
 from reelwire.loaders.vae.tiles import Tiling
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.lora import LoRA
@@ -20,12 +20,11 @@ from reelwire.samplers.long.job import Job
 from reelwire.samplers.long.plan import LongPlan, LongVideoOptions, plan_long
 from reelwire.samplers.long.render import Callbacks, _Renderer, adain, render
 from reelwire.samplers.long.timeline import Timeline, read_timeline
-from reelwire.tests.loaders.vae.test_tiles import Short
-from reelwire.tests.samplers.caches.test_caches import SOME
-from reelwire.tests.samplers.test_families import MODELS, PROMPT, every, frames, needed, open_model
-from reelwire.tests.samplers.test_ltx_parity import load
+from reelwire.tests.support.cached_runs import SOME
 from reelwire.tests.support.components import BUNDLED
+from reelwire.tests.support.models import MODELS, PROMPT, every, frames, needed, open_ltx, open_model
 from reelwire.tests.support.sampling import sample
+from reelwire.tests.support.vaes import Short
 from torch import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
@@ -95,7 +94,7 @@ def test_every_family_goes_beyond_its_length(tiny_models: Path, tmp_path: Path, 
     whole = film.frames()
     assert whole.shape[0] == count
     assert whole.std() > 0
-    assert len(film.made.windows) > 1 or film.made.way == "context"
+    assert len(film.made.windows) > 1 or film.made.mode == "context_windows"
     again = Film(model, tmp_path / "b", timeline(), frames=count, keyframes=pictures(model, count))
     total = again.made.request.steps * len(again.made.windows)
     with pytest.raises(KeyboardInterrupt):
@@ -106,7 +105,7 @@ def test_every_family_goes_beyond_its_length(tiny_models: Path, tmp_path: Path, 
 
 
 def test_a_video_of_one_window_is_the_samplers(tmp_path: Path) -> None:
-    model = load(BUNDLED)
+    model = open_ltx(BUNDLED)
     film = Film(model, tmp_path, timeline(), frames=17, keyframes=(Keyframe(frames(1), -1, 0.8),))
     conditioning = model.encode(PROMPT, "")
     latents = sample(
@@ -117,7 +116,7 @@ def test_a_video_of_one_window_is_the_samplers(tmp_path: Path) -> None:
 
 def test_what_windows_share_is_handed_over_as_latents(tmp_path: Path) -> None:
     """With full hold and no AdaIN, the second window begins with the first one's last latents to the bit."""
-    film = Film(load(BUNDLED), tmp_path, timeline(), LongVideoOptions(17, 9, adain=0.0), frames=25)
+    film = Film(open_ltx(BUNDLED), tmp_path, timeline(), LongVideoOptions(17, 9, adain=0.0), frames=25)
     film.frames()
     first, second = (film.job.read(number) for number in range(2))
     assert first is not None
@@ -140,7 +139,9 @@ def test_memory_and_hold_count(tmp_path: Path) -> None:
     """The options of the way by latents each change the second window, and only it."""
     made = {}
     for name, style in {"plain": {}, "memory": {"memory": 1.0}, "hold": {"hold": 0.5}, "adain": {"adain": 1.0}}.items():
-        film = Film(load(BUNDLED), tmp_path / name, timeline(), replace(LongVideoOptions(17, 9), **style), frames=25)
+        film = Film(
+            open_ltx(BUNDLED), tmp_path / name, timeline(), replace(LongVideoOptions(17, 9), **style), frames=25
+        )
         film.frames()
         made[name] = [film.job.read(number) for number in range(2)]
     plain = made.pop("plain")
@@ -150,8 +151,8 @@ def test_memory_and_hold_count(tmp_path: Path) -> None:
 
 
 def test_the_past_stays_as_it_is() -> None:
-    model = load(BUNDLED)
-    past = Past(torch.randn(1, 16, 2, 8, 8), memory=torch.randn(1, 16, 1, 8, 8))
+    model = open_ltx(BUNDLED)
+    past = ContinuationLatents(torch.randn(1, 16, 2, 8, 8), memory=torch.randn(1, 16, 1, 8, 8))
     conditioning = model.encode(PROMPT, "")
     made = sample(model, conditioning, Request(frames=17, steps=3, seed=1, past=past))
     assert made.shape == (1, 16, 5, 8, 8)
@@ -159,7 +160,7 @@ def test_the_past_stays_as_it_is() -> None:
 
 
 def test_prompts_begin_with_new_frames(tmp_path: Path) -> None:
-    film = Film(load(BUNDLED), tmp_path, timeline(0, 30, 50), LongVideoOptions(17, 5), frames=81)
+    film = Film(open_ltx(BUNDLED), tmp_path, timeline(0, 30, 50), LongVideoOptions(17, 5), frames=81)
     begins = {w.prompt: w.start + w.shared for w in reversed(film.made.windows)}
     assert begins == {0: 0, 1: 29, 2: 49}
     assert film.frames().shape[0] == 81
@@ -168,18 +169,18 @@ def test_prompts_begin_with_new_frames(tmp_path: Path) -> None:
 @pytest.mark.parametrize("at", [4, 8, 12])
 def test_a_prompt_that_begins_soon(tmp_path: Path, at: int) -> None:
     """The window after it shares the whole first one."""
-    film = Film(load(BUNDLED), tmp_path, timeline(0, at), LongVideoOptions(17, 9), frames=25)
+    film = Film(open_ltx(BUNDLED), tmp_path, timeline(0, at), LongVideoOptions(17, 9), frames=25)
     assert film.frames().shape[0] == 25
 
 
 def test_frames_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_Renderer, "by_latents", lambda renderer: iter([torch.zeros(3, 8, 8, 3)]))
     with pytest.raises(RuntimeError, match="3 frames were made, 25 were asked for"):
-        Film(load(BUNDLED), tmp_path, timeline(), frames=25).frames()
+        Film(open_ltx(BUNDLED), tmp_path, timeline(), frames=25).frames()
 
 
 def test_smaller_tiles_are_kept_for_what_follows(tmp_path: Path) -> None:
-    film, told = Film(load(BUNDLED), tmp_path, timeline(), LongVideoOptions(17, 5), frames=29), Tiling(4, True)
+    film, told = Film(open_ltx(BUNDLED), tmp_path, timeline(), LongVideoOptions(17, 5), frames=29), Tiling(4, True)
     with film.model.use("vae") as vae, Short(vae.decoder, 0.6):
         film.frames()
     assert film.job.settled(Tiling()) == told
@@ -187,7 +188,7 @@ def test_smaller_tiles_are_kept_for_what_follows(tmp_path: Path) -> None:
 
 
 def test_a_damaged_window_is_made_again(tmp_path: Path) -> None:
-    film = Film(load(BUNDLED), tmp_path, timeline(), LongVideoOptions(17, 5), frames=41)
+    film = Film(open_ltx(BUNDLED), tmp_path, timeline(), LongVideoOptions(17, 5), frames=41)
     whole = film.frames()
     file = sorted(tmp_path.glob("window_*"))[1]
     content = bytearray(file.read_bytes())
@@ -203,7 +204,7 @@ def test_a_damaged_window_is_made_again(tmp_path: Path) -> None:
     ({"keyframes": (Keyframe(torch.zeros(1, 8, 8, 3), 0),)}, "other inputs: keyframe 1"),
 ])  # fmt: skip
 def test_goes_on_with_the_same_inputs_alone(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
-    model = load(BUNDLED)
+    model = open_ltx(BUNDLED)
     Film(model, tmp_path, timeline(), frames=33).frames()
     with pytest.raises(InputError, match=told):
         Film(model, tmp_path, timeline(), frames=33, **changes).frames()
@@ -216,7 +217,7 @@ def test_goes_on_with_the_same_inputs_alone(tmp_path: Path, changes: dict[str, A
 
 
 def test_goes_on_with_the_same_model_alone(tmp_path: Path, tiny_models: Path) -> None:
-    Film(load(BUNDLED), tmp_path, timeline(), frames=33).frames()
+    Film(open_ltx(BUNDLED), tmp_path, timeline(), frames=33).frames()
     other = Film(open_model(tiny_models, "tiny-ltx-0.9.0"), tmp_path, timeline(), frames=33)
     with pytest.raises(InputError, match=r"other inputs: model, .*(transformer|checkpoint)"):
         other.frames()
@@ -226,7 +227,7 @@ def test_a_lora_is_known_by_what_it_holds(tmp_path: Path) -> None:
     """A file that was written anew under its old name is another LoRA."""
     file = tmp_path / "style.safetensors"
     file.write_bytes(b"one")
-    model = replace(load(BUNDLED), loras=(LoRA(file, 1.0, 1.0, {}),))
+    model = replace(open_ltx(BUNDLED), loras=(LoRA(file, 1.0, 1.0, {}),))
     film = Film(model, tmp_path / "job", timeline(), frames=17)
     told = lambda: render_fingerprint(film.model, film.told, film.made, film.style)
     before = told()
@@ -237,7 +238,7 @@ def test_a_lora_is_known_by_what_it_holds(tmp_path: Path) -> None:
 
 def test_other_windows_are_other_inputs(tmp_path: Path, tiny_models: Path) -> None:
     """Where they lie, and what a cache has been told by a calibration meanwhile."""
-    model = replace(load(BUNDLED), cache=SOME["TeaCache"])
+    model = replace(open_ltx(BUNDLED), cache=SOME["TeaCache"])
     film = Film(model, tmp_path, timeline(), LongVideoOptions(17, 5), frames=29, steps=12)
     told = lambda made: render_fingerprint(model, film.told, made, film.style)
     before, fewer = told(film.made), replace(film.made, windows=film.made.windows[:1])
@@ -267,7 +268,7 @@ def test_no_cache_over_several_windows(tmp_path: Path, tiny_models: Path) -> Non
 def test_bad_input_is_told_before_any_weights(
     tmp_path: Path, request_: dict[str, Any], style: LongVideoOptions, words: str
 ) -> None:
-    model = load(BUNDLED)
+    model = open_ltx(BUNDLED)
     with pytest.raises(InputError, match=words):
         Film(model, tmp_path, timeline(), style, **request_)
     assert not model.memory._modules

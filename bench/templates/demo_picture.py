@@ -1,7 +1,7 @@
 """Draws README's pictures with a running ComfyUI that has this pack: docs/demo.webp, which moves, six prompts through
 workflows/api/ltx_t2v.json; and docs/first_graph.png, the template for any model in the page after its run.
 
-python bench/demo_picture.py --font NotoSansCJK-Regular.ttc [--url http://127.0.0.1:8188]
+python bench/templates/demo_picture.py --font NotoSansCJK-Regular.ttc [--url http://127.0.0.1:8188]
 """
 
 from __future__ import annotations
@@ -9,10 +9,18 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import sys
+from pathlib import Path
+from typing import Any
 
 import av
-from export_workflow import WORKFLOWS, file_of, open_page, run
 from PIL import Image, ImageDraw, ImageFont
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from pack import import_pack
+
+import_pack()
+from reelwire.bench.export_workflow import WORKFLOWS, file_of, open_page, run
 
 PROMPTS = (
     "a red circle moving right\non a black background",
@@ -24,18 +32,18 @@ PROMPTS = (
 )
 TILE, LABEL, GAP, COLUMNS, SIZE = 192, 44, 16, 3, 14  # in pixels, but for COLUMNS; SIZE: of the letters
 DOCS = WORKFLOWS.parent / "docs"
-CANVAS = dict(x=60, y=40, width=1530, height=850)  # of the page, without its bars
+CANVAS: Any = dict(x=60, y=40, width=1530, height=850)  # of the page, without its bars
 SETTLED = 12_000  # milliseconds until the page's own notices are gone
 MILLISECONDS, LAST = 90, 900  # each picture is shown for so long, the last one for so long
 
 
 def frames_of(video: bytes) -> list[Image.Image]:
-    with av.open(io.BytesIO(video)) as container:
+    with av.open(io.BytesIO(video), "r") as container:
         frames = [frame.to_image() for frame in container.decode(video=0)]
     return [frame.resize((TILE, TILE), Image.Resampling.LANCZOS) for frame in frames]
 
 
-def made(url: str, prompt: str, seed: int) -> list[Image.Image]:
+def render(url: str, prompt: str, seed: int) -> list[Image.Image]:
     """The frames that a prompt gives."""
     api = json.loads((WORKFLOWS / "api" / "ltx_t2v.json").read_text(encoding="utf-8"))
     api["2"]["inputs"]["positive"], api["3"]["inputs"]["seed"] = prompt.replace("\n", " "), seed
@@ -66,7 +74,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=7)
     options = parser.parse_args()
     font = ImageFont.truetype(options.font, SIZE)
-    clips = [made(options.url, prompt, options.seed) for prompt in PROMPTS]
+    clips = [render(options.url, prompt, options.seed) for prompt in PROMPTS]
     right, bottom = place(len(PROMPTS) - 1)
     empty = Image.new("RGB", (right + TILE + GAP, bottom + TILE + LABEL + GAP), "white")
     draw = ImageDraw.Draw(empty)

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from native_cases import CASES
+from reelwire.bench.sides.cases import CASES
 from reelwire.loaders.families.svd import checkpoint as svd_files
-from reelwire.tests.loaders.families.test_ltx_files import COMMON, OLD_ENCODER
-from reelwire.tests.loaders.weights.test_files_hunyuan_mochi import mochi_vae
-from reelwire.tests.loaders.weights.test_files_svd_cogvideox import native_cogvideox_vae
 from reelwire.tests.support.native import svd_vae
+from reelwire.tests.support.native_hunyuan_mochi import mochi_vae
+from reelwire.tests.support.native_ltx import COMMON, OLD_ENCODER
+from reelwire.tests.support.native_svd_cogvideox import native_cogvideox_vae
 from torch import Tensor
 
 
@@ -36,8 +36,20 @@ def _ltx() -> Any:
 def _hunyuan_video() -> Any:
     from comfy.ldm.models.autoencoder import AutoencoderKL
 
-    config = dict(double_z=True, z_channels=16, resolution=256, in_channels=3, out_ch=3, ch=32, ch_mult=[1, 2, 4, 4],
-                  num_res_blocks=2, attn_resolutions=[], dropout=0.0, conv3d=True, time_compress=4)  # fmt: skip
+    config = dict(
+        double_z=True,
+        z_channels=16,
+        resolution=256,
+        in_channels=3,
+        out_ch=3,
+        ch=32,
+        ch_mult=[1, 2, 4, 4],
+        num_res_blocks=2,
+        attn_resolutions=[],
+        dropout=0.0,
+        conv3d=True,
+        time_compress=4,
+    )
     return AutoencoderKL(ddconfig=config, embed_dim=16)
 
 
@@ -60,7 +72,7 @@ def _as_images(vae: Any, latents: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Decode:
-    """One clip. make: the host's VAE; latents: [C, t, h, w]; call: how the host decodes with it; reader: of its file."""
+    """One clip. make: the host's VAE; latents: [C, t, h, w]; call: the host's decode; reader: of its file."""
 
     family: str
     make: Callable[[], Any]

@@ -24,12 +24,32 @@ from reelwire.training.tiny_models import make, seeded
 from torch import Tensor
 
 LOOK = 32  # width of what the tiny model's CLIP sees
-CONFIG = dict(use_linear_in_transformer=True, use_temporal_attention=True, use_temporal_resblock=True, num_classes="sequential",
-              use_spatial_transformer=True, extra_ff_mix_layer=True, use_spatial_context=True, legacy=False, image_size=32,
-              merge_strategy="learned_with_images", merge_factor=0.0, video_kernel_size=[3, 1, 1], in_channels=8, out_channels=4,
-              model_channels=64, channel_mult=(1, 2, 4, 4), num_res_blocks=[1] * 4, transformer_depth=[1] * 3 + [0],
-              transformer_depth_middle=1, transformer_depth_output=[1] * 6 + [0] * 2, context_dim=LOOK, adm_in_channels=768,
-              num_heads=-1, num_head_channels=64)  # fmt: skip
+CONFIG = dict(
+    use_linear_in_transformer=True,
+    use_temporal_attention=True,
+    use_temporal_resblock=True,
+    num_classes="sequential",
+    use_spatial_transformer=True,
+    extra_ff_mix_layer=True,
+    use_spatial_context=True,
+    legacy=False,
+    image_size=32,
+    merge_strategy="learned_with_images",
+    merge_factor=0.0,
+    video_kernel_size=[3, 1, 1],
+    in_channels=8,
+    out_channels=4,
+    model_channels=64,
+    channel_mult=(1, 2, 4, 4),
+    num_res_blocks=[1] * 4,
+    transformer_depth=[1] * 3 + [0],
+    transformer_depth_middle=1,
+    transformer_depth_output=[1] * 6 + [0] * 2,
+    context_dim=LOOK,
+    adm_in_channels=768,
+    num_heads=-1,
+    num_head_channels=64,
+)
 FRAMES, WIDTH, HEIGHT = 14, 192, 128
 MOTION = dict(fps=7, motion_bucket_id=127, augmentation_level=0.02)
 
@@ -64,9 +84,18 @@ class Sides:
         positive = [[look, {**MOTION, "concat_latent_image": image}]]
         negative = [[torch.zeros_like(look), {**MOTION, "concat_latent_image": torch.zeros_like(image)}]]
         return comfy.sample.sample(
-            self.patcher, noise, self.steps, self.scale, "euler", "karras", positive, negative, torch.zeros_like(noise),
-            disable_pbar=True, seed=1,
-        )  # fmt: skip
+            self.patcher,
+            noise,
+            self.steps,
+            self.scale,
+            "euler",
+            "karras",
+            positive,
+            negative,
+            torch.zeros_like(noise),
+            disable_pbar=True,
+            seed=1,
+        )
 
     def forward(self) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
         """(ours, theirs): one forward of one branch for the same input."""
@@ -74,7 +103,7 @@ class Sides:
 
         mm.load_models_gpu([self.patcher])
         network, run = self.patcher.model.diffusion_model, self._prepared()
-        seen = self._seen(run)
+        inputs = self._inputs(run)
         time = run.schedule.timesteps[:1]
         vector = torch.cat([self.patcher.model.embedder(number) for number in run.ids[0].float().split(1)], 1)
 
@@ -85,27 +114,31 @@ class Sides:
         def theirs() -> Tensor:
             with torch.no_grad():
                 return network(
-                    seen[0], time.repeat(FRAMES), run.embeds["cond"].repeat(FRAMES, 1, 1), vector.repeat(FRAMES, 1),
-                    num_video_frames=FRAMES, image_only_indicator=torch.zeros(1),
-                )  # fmt: skip
+                    inputs[0],
+                    time.repeat(FRAMES),
+                    run.embeds["cond"].repeat(FRAMES, 1, 1),
+                    vector.repeat(FRAMES, 1),
+                    num_video_frames=FRAMES,
+                    image_only_indicator=torch.zeros(1),
+                )
 
         return ours, theirs
 
     @staticmethod
-    def _seen(run: Any) -> Tensor:
+    def _inputs(run: Any) -> Tensor:
         scaled = run.schedule.scheduler.scale_model_input(run.latents, run.schedule.timesteps[0])
         return torch.cat([scaled, run.image_latents["cond"]], 2)
 
     def _prepared(self) -> Any:
-        found: list[Any] = []
+        runs: list[Any] = []
 
         def stop(run: Any) -> None:
-            found.append(run)
+            runs.append(run)
             raise StopIteration
 
         with suppress(StopIteration):
             self.ours(wrap=stop)
-        return found[0]
+        return runs[0]
 
 
 def open_sides(folder: Path, steps: int, scale: float) -> Sides:

@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from pack import import_pack
-
-import_pack()
 from reelwire.loaders.families.cogvideox import checkpoint as cogvideox_files
 from reelwire.loaders.families.hunyuan_video import checkpoint as hunyuan_video_files
 from reelwire.loaders.families.ltx import checkpoint as ltx_files
@@ -20,8 +17,10 @@ TEXT = 4096  # width of T5's and Llama's text
 
 @dataclass(frozen=True)
 class Case:
-    """One family. host: its class in comfy.supported_models; config: the network's; latents: [C, t, h, w]; rows: of
-    text that the host's nodes give; real: of them, those that a usual prompt fills; tiny: whose other parts a run takes.
+    """One family.
+
+    host: its class in comfy.supported_models. config: the network's. latents: [C, t, h, w]. rows: of text that the
+    host's nodes give. real: of them, those that a usual prompt fills. tiny: the model whose other parts a run takes.
     """
 
     host: str

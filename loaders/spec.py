@@ -1,0 +1,279 @@
+"""What a family's spec.json says of it: checked when it is read, so that all others can go by it."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .messages import both, message
+
+FOLDER = Path(__file__).parent / "families"
+# what only some families can do -> what it means
+FEATURES = {
+    "cache_retention": "TeaCache's published mode that computes the first steps",
+    "dynamic_guidance": "a guidance scale that grows along a cosine",
+    "embedded_guidance": "a guidance scale that the network reads",
+    "flow_shift": "a shift of the noise levels that the sampler may change",
+    "latent_windows": "long videos whose windows go on from latents",
+    "motion": "how much the picture moves, as numbers",
+    "trimmed_text": "the empty rows behind a prompt's end can be left out",
+    "two_experts": "a network for high noise and one for low noise",
+}
+
+
+class SpecError(ValueError):
+    """A spec.json that cannot be read, with its file and its key."""
+
+
+@dataclass(frozen=True)
+class CacheFit:
+    """A published polynomial for TeaCache.
+
+    signal: of which the relative change goes in, a key of samplers/caches/signals.py.
+    coefficients: the highest power first.
+    threshold: the published one for about twice the speed.
+    source: file of the repository that publishes it.
+    warmup: steps at the start that are computed in any case.
+    last: whether the last step is computed in any case.
+    """
+
+    signal: str
+    coefficients: tuple[float, ...]
+    threshold: float
+    source: str
+    warmup: int = 1
+    last: bool = True
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a family says of itself as data.
+
+    folder: of the family, whose name is the family's.
+    title, short_title: as people write it, and as it fits into a list.
+    file_title, file_keys: how its files are called, and the ends of names of tensors that only they have.
+    encoders: part -> kind of encoder, a key of weights/encoders.py:KINDS.
+    image_encoder_key: of the network's config, says whether it needs the image encoder; empty: all of them do.
+    vae: which file holds its VAE and where it is published, in words.
+    pipeline: how the names of its pipelines in model_index.json begin.
+    preview_formats: the host's latent formats with preview colours, told apart by their number of channels.
+    frame_step, frame_counts: clips have step * n + 1 frames, or one of the counts.
+    control_models: its models that follow a control video; empty: none do.
+    features: keys of FEATURES.
+    cache_signal: what TeaCache goes by where no polynomial is published.
+    cache_fits: variant -> its published polynomials; the last is that of the mode "retention".
+    """
+
+    folder: Path
+    title: str
+    short_title: str
+    file_title: str
+    file_keys: tuple[str, ...]
+    encoders: Mapping[str, str]
+    image_encoder_key: str
+    vae: str
+    pipeline: str
+    preview_formats: tuple[str, ...]
+    frame_step: int
+    frame_counts: tuple[int, ...]
+    control_models: str
+    features: frozenset[str]
+    cache_signal: str
+    cache_fits: Mapping[str, tuple[CacheFit, ...]]
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    def variants(self) -> list[str]:
+        """The published variants that this family ships the configs of."""
+        return sorted(path.name for path in (self.folder / "variants").iterdir() if path.is_dir())
+
+    def config(self, variant: str, name: str) -> dict[str, Any]:
+        """A JSON file of a variant: transformer, unet, vae, scheduler or defaults."""
+        return dict(json.loads((self.folder / "variants" / variant / f"{name}.json").read_text(encoding="utf-8")))
+
+
+@cache
+def read_spec(folder: Path) -> Spec:
+    """The spec.json of a family's folder; raises SpecError, with the file and the key, for one that is not whole."""
+    entries = _Entries.read(folder / "spec.json")
+    files, frames, teacache = (entries.inner(key) for key in ("recognised", "frames", "teacache"))
+    spec = Spec(
+        folder=folder,
+        title=entries.text("title"),
+        short_title=entries.text("short_title"),
+        file_title=files.text("title"),
+        file_keys=files.texts("keys"),
+        encoders=entries.named_texts("encoders"),
+        image_encoder_key=entries.text("image_encoder_key", ""),
+        vae=_words(entries.value("vae"), entries.place("vae")),
+        pipeline=entries.text("pipeline"),
+        preview_formats=entries.texts("preview_formats"),
+        frame_step=frames.number("step", 0),
+        frame_counts=frames.numbers("counts", ()),
+        control_models=entries.text("control_models", ""),
+        features=frozenset(entries.texts("features")),
+        cache_signal=teacache.text("signal"),
+        cache_fits=_fits(teacache),
+    )
+    for part in (files, frames, teacache, entries):
+        part.nothing_else()
+    if bool(spec.frame_step) == bool(spec.frame_counts):
+        raise SpecError(f"{frames.at}: either step or counts is needed")
+    if strange := spec.features - FEATURES.keys():
+        raise SpecError(f"{entries.place('features')}: {', '.join(sorted(strange))} is none of {', '.join(FEATURES)}")
+    return spec
+
+
+@cache
+def specs() -> tuple[Spec, ...]:
+    """The specs of all families by name; one that cannot be read is logged and left out, and takes down only itself."""
+    known = []
+    for file in sorted(FOLDER.glob("*/spec.json")):
+        try:
+            known.append(read_spec(file.parent))
+        except SpecError:
+            logging.exception("Reelwire: the family %s is left out", file.parent.name)
+    return tuple(known)
+
+
+def spec_of(family: str) -> Spec:
+    """The spec of the family of this name."""
+    return read_spec(FOLDER / family)
+
+
+def shipped_variants(family: str = "*") -> list[Path]:
+    """The folders of the shipped variants of a family, or of all."""
+    return sorted(FOLDER.glob(f"{family}/variants/*/"))
+
+
+def shipped_config(family: str, variant: str, name: str) -> dict[str, Any]:
+    """A JSON file of a family's variant; see `Spec.config`."""
+    return spec_of(family).config(variant, name)
+
+
+def with_feature(feature: str) -> tuple[str, ...]:
+    """The names of the families that have this feature."""
+    assert feature in FEATURES, feature
+    return tuple(spec.name for spec in specs() if feature in spec.features)
+
+
+def _fits(teacache: _Entries) -> dict[str, tuple[CacheFit, ...]]:
+    """Variant -> its published polynomials, or those of the variant that it shares them with."""
+    fits: dict[str, tuple[CacheFit, ...]] = {}
+    published = teacache.inner("published")
+    for variant in published.values:
+        fits[variant] = tuple(_fit(entries) for entries in published.inners(variant))
+    for variant, other in teacache.named_texts("same_as").items():
+        if other not in fits:
+            raise SpecError(f"{teacache.place('same_as')}.{variant}: nothing is published for {other}")
+        fits[variant] = fits[other]
+    return fits
+
+
+def _fit(entries: _Entries) -> CacheFit:
+    fit = CacheFit(
+        signal=entries.text("signal"),
+        coefficients=entries.decimals("coefficients"),
+        threshold=entries.decimal("threshold"),
+        source=entries.text("source"),
+        warmup=entries.number("warmup", 1),
+        last=entries.truth("last", True),
+    )
+    entries.nothing_else()
+    return fit
+
+
+def _words(value: Any, place: str) -> str:
+    """A text for people: as it stands, a list of them, or {"key", "values"} of a message."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and value:
+        return both(*(_words(item, place) for item in value))
+    if not isinstance(value, dict) or not {"key"} <= value.keys() <= {"key", "values"}:
+        raise SpecError(f"{place}: a text, a list of texts, or a message's key and values is needed")
+    try:
+        return message(value["key"], **{k: _words(v, f"{place}.{k}") for k, v in value.get("values", {}).items()})
+    except KeyError as error:
+        raise SpecError(f"{place}: there is no message or value {error}") from error
+
+
+_MISSING: Any = object()
+
+
+class _Entries:
+    """A JSON object whose entries are asked for by their type. at: its place, for errors."""
+
+    def __init__(self, values: Any, at: str) -> None:
+        if not isinstance(values, dict):
+            raise SpecError(f"{at}: an object is needed, not {values!r}")
+        self.values: dict[str, Any] = values
+        self.at = at
+        self._asked: set[str] = set()
+
+    @classmethod
+    def read(cls, file: Path) -> _Entries:
+        try:
+            return cls(json.loads(file.read_text(encoding="utf-8")), str(file))
+        except (OSError, ValueError) as error:
+            raise error if isinstance(error, SpecError) else SpecError(f"{file}: {error}") from error
+
+    def place(self, key: str) -> str:
+        return f"{self.at}: {key}"
+
+    def value(self, key: str, default: Any = _MISSING) -> Any:
+        self._asked.add(key)
+        value = self.values.get(key, default)
+        if value is _MISSING:
+            raise SpecError(f"{self.place(key)}: it is missing")
+        return value
+
+    def inner(self, key: str) -> _Entries:
+        return _Entries(self.value(key), self.place(key))
+
+    def inners(self, key: str) -> list[_Entries]:
+        return [_Entries(value, f"{self.place(key)}[{i}]") for i, value in enumerate(self._list(key))]
+
+    def text(self, key: str, default: str = _MISSING) -> str:
+        return str(self._typed(self.value(key, default), str, key))
+
+    def number(self, key: str, default: int) -> int:
+        return int(self._typed(self.value(key, default), int, key))
+
+    def decimal(self, key: str) -> float:
+        return float(self._typed(self.value(key), (int, float), key))
+
+    def truth(self, key: str, default: bool) -> bool:
+        return bool(self._typed(self.value(key, default), bool, key))
+
+    def texts(self, key: str) -> tuple[str, ...]:
+        return tuple(self._typed(value, str, key) for value in self._list(key))
+
+    def numbers(self, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
+        return tuple(self._typed(value, int, key) for value in self._list(key, default))
+
+    def decimals(self, key: str) -> tuple[float, ...]:
+        return tuple(float(self._typed(value, (int, float), key)) for value in self._list(key))
+
+    def named_texts(self, key: str) -> dict[str, str]:
+        entries = self.inner(key)
+        return {name: entries.text(name) for name in entries.values}
+
+    def nothing_else(self) -> None:
+        """Raise SpecError for an entry that nobody reads."""
+        if strange := self.values.keys() - self._asked:
+            raise SpecError(f"{self.at}: nobody reads {', '.join(sorted(strange))}")
+
+    def _list(self, key: str, default: Any = _MISSING) -> list[Any]:
+        return list(self._typed(self.value(key, default), (list, tuple), key))
+
+    def _typed(self, value: Any, kinds: Any, key: str) -> Any:
+        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+            raise SpecError(f"{self.place(key)}: {value!r} is of the wrong type")
+        return value

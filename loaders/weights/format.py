@@ -1,0 +1,96 @@
+"""What the files of a family look like: a CheckpointFormat, which each families/<name>/checkpoint.py gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..messages import CheckpointError, message
+from ..parts import Part, Progress
+from ..spec import Spec
+from .entry import Entry
+from .modules import build, fitting
+
+Entries = Mapping[str, Entry]
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One network on disk: its config, which names its class, and its tensors under that class' names."""
+
+    config: Config
+    entries: Entries
+
+    @property
+    def kind(self) -> str:
+        return self.config.get("_class_name") or next(iter(self.config.get("architectures") or ["unknown"]))
+
+    def build(self, dtype: torch.dtype, small: bool, storage: str, progress: Progress) -> nn.Module:
+        """See `modules.build`."""
+        return build(self.module, self.entries, dtype, progress, small, storage)
+
+    def part(self, name: str, load: Callable[[Progress], nn.Module], instead_of: tuple[str, ...] = ()) -> Part:
+        """What a VideoModel holds of this network."""
+        shapes = {key: entry.shape for key, entry in self.entries.items()}
+        dtypes = {key: entry.dtype for key, entry in self.entries.items()}
+        return Part(name, load, instead_of, shapes, dtypes, self.config)
+
+    def check(self) -> None:
+        """Raise CheckpointError unless the config makes a network that every key and shape fits; reads no weights."""
+        try:
+            fitting(self.module, self.entries)
+        except CheckpointError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+            name = next((entry.file.parent.name for entry in self.entries.values()), self.kind)
+            rule = message("config_unusable", file=name, kind=self.kind, error=error)
+            raise CheckpointError(rule, message("download_again")) from error
+
+    def module(self) -> nn.Module:
+        """A new module of the config's class, with no weights of these in it."""
+        import diffusers
+        import transformers
+
+        if "_class_name" in self.config:
+            return getattr(diffusers, self.kind).from_config(dict(self.config))
+        kind = getattr(transformers, self.kind)
+        return kind(kind.config_class.from_dict(dict(self.config)))
+
+
+@dataclass(frozen=True)
+class CheckpointFormat:
+    """What a family's files look like.
+
+    spec: the family's spec.json.
+    classes: part -> the names of the classes that it may have; the first part is the network.
+    transformer: (tensors of a file, its metadata with its name as "file") -> the network under diffusers' names; None
+        for tensors of something else.
+    vae: tensors -> the VAE under diffusers' names; None for tensors of something else.
+    rename: (some of the network's tensors, all of its tensors' shapes) -> the same under diffusers' names; for LoRAs.
+    underscored: words with an underscore in the makers' names, which Kohya's LoRA keys do not tell from dots.
+    image_encoder: tensors -> an image encoder that lies in the same file as the network; None: no file holds one.
+    variant: (part -> its config, name of the file) -> the published variant; None: the shipped one that agrees most.
+    folder_variant: the same for a diffusers folder.
+    folder_defaults: model_index.json -> what it says over the variant's defaults.
+    """
+
+    spec: Spec
+    classes: Mapping[str, tuple[str, ...]]
+    transformer: Callable[[Entries, Mapping[str, str]], Weights | None]
+    vae: Callable[[Entries], Weights | None]
+    rename: Callable[[Entries, Mapping[str, tuple[int, ...]]], dict[str, Entry]]
+    underscored: tuple[str, ...]
+    image_encoder: Callable[[Entries], Weights | None] | None = None
+    variant: Callable[[Mapping[str, Config], str], str] | None = None
+    folder_variant: Callable[[Mapping[str, Config], str], str] | None = None
+    folder_defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+
+    @property
+    def network(self) -> str:
+        """The name of the part that is the network."""
+        return next(iter(self.classes))
