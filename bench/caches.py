@@ -50,6 +50,7 @@ from reelwire.samplers.caches.policy import Policy
 from reelwire.samplers.caches.store import Calibration
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
+from reelwire.samplers.plan import plan
 from reelwire.training import world
 
 MODELS = {
@@ -171,12 +172,9 @@ class Bench:
         steps, policy = (setting, None) if isinstance(setting, int) else (STEPS, setting)
         runs: list[Any] = []
         begin = time.perf_counter()
-        latents = sample(
-            replace(self.model, cache=policy),
-            self.prompts[prompt],
-            Request(seed=prompt, steps=steps),
-            lambda *a: runs.append(a[2]),
-        )
+        model = replace(self.model, cache=policy)
+        prepared = plan(model, Request(seed=prompt, steps=steps))
+        latents = sample(model, self.prompts[prompt], prepared, lambda *a: runs.append(a[2]))
         seconds = time.perf_counter() - begin
         entries = runs[-1].cache.entries if policy else []
         computed = steps * (sum(e.computed for e in entries) / len(entries) if entries else 1.0)

@@ -42,6 +42,7 @@ from reelwire.samplers.caches.policies.teacache import TeaCache
 from reelwire.samplers.caches.policy import Policy
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
+from reelwire.samplers.plan import plan
 from reelwire.training import tiny_models
 
 T5 = dict(
@@ -218,7 +219,8 @@ def timed(
 
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    sample(replace(model, cache=policy), conditioning, replace(request, seed=1), on_step)
+    cached = replace(model, cache=policy)
+    sample(cached, conditioning, plan(cached, replace(request, seed=1)), on_step)
     steps = [b - a for a, b in pairwise(stamps)]
     entries = runs[0].cache.entries if runs[0].cache else []
     share = sum(e.computed for e in entries) / len(entries) if entries else 1.0
@@ -250,7 +252,7 @@ def to_file(
 ) -> dict[str, float]:
     """Seconds from embeddings to a finished mp4; decoding and encoding go hand in hand."""
     begin = time.perf_counter()
-    latents = sample(model, conditioning, replace(request, seed=1))
+    latents = sample(model, conditioning, plan(model, replace(request, seed=1)))
     wait(device)
     sampled = time.perf_counter()
     frames = sum(len(piece) for piece in _written(stream_frames(model, latents), folder / "made.mp4", model.facts.fps))

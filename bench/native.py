@@ -43,6 +43,7 @@ from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
+from reelwire.samplers.plan import plan
 from reelwire.samplers.speed import Speed
 from reelwire.tests.support.files import plain
 from reelwire.tests.support.native import randomised
@@ -147,8 +148,7 @@ def forward(sides: Sides) -> Calls:
 
     def ours() -> Tensor:
         with torch.no_grad(), sides.model.use("transformer") as mine:
-            run.latents = _packed(sides, x)
-            return _unpacked(sides, run.predict(mine, 0, "cond"))
+            return _unpacked(sides, run.predict(mine, _packed(sides, x), 0, "cond"))
 
     def theirs() -> Tensor:
         with torch.no_grad():
@@ -169,7 +169,7 @@ def _prepared(sides: Sides) -> Any:
         raise PreparedError
 
     with suppress(PreparedError):
-        our_run(sides, prepared=stop)
+        our_run(sides, wrap=stop)
     return runs[0]
 
 
@@ -211,7 +211,7 @@ def our_run(sides: Sides, **more: Any) -> Tensor:
     scale = SCALE if case.guided else 6.0
     sampler = {"cogvideox": "ddim"}.get(model.name, "euler")
     request = Request(width, height, case.frames, STEPS, scale, sampler, seed=1)
-    return sample(model, conditioning, request, **more)
+    return sample(model, conditioning, plan(model, request), **more)
 
 
 def their_run(sides: Sides) -> Tensor:

@@ -26,6 +26,7 @@ def make_runs(steps: int) -> dict[str, Callable[[int], torch.Tensor]]:
     from reelwire.loaders.parts import PlainMemory, Recipe
     from reelwire.loaders.request import Request
     from reelwire.samplers.denoise import sample
+    from reelwire.samplers.plan import plan
 
     folder = ROOT / "loaders" / "bundled" / "tiny_ltx"
     files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
@@ -35,7 +36,7 @@ def make_runs(steps: int) -> dict[str, Callable[[int], torch.Tensor]]:
 
     def ours(seed: int) -> torch.Tensor:
         conditioning = model.encode(PROMPT, "")
-        return sample(model, conditioning, Request(64, 64, 17, steps, 4.0, "euler", seed=seed))
+        return sample(model, conditioning, plan(model, Request(64, 64, 17, steps, 4.0, "euler", seed=seed)))
 
     def theirs(seed: int) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The state of one denoising, and the noise levels that it steps through."""
+"""The denoiser: a network's view of one run, from noisy latents to the video that they point to."""
 
 from __future__ import annotations
 
@@ -6,110 +6,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
+import torch
 from torch import Tensor
 
-SMALLEST = 1e-6  # share of noise: where there is none, a prediction counts for nothing and must only stay finite
-
-
-@dataclass
-class Run(ABC):
-    """The state of one denoising, made by `VideoModel.prepare` and dropped at its end.
-
-    latents: whatever layout the network wants. timesteps: one per step, on the latents' device; the first is the
-    scheduler's number `skip`. guidance: scale of classifier-free guidance, 1 where there is none. times: the timesteps
-    as plain numbers; levels: `sigma` of every step and after the last. Both are read from the card once, before the first
-    step: a number that is read inside of one makes the host wait for all that the card has yet to do.
-    """
-
-    latents: Tensor
-    timesteps: Tensor
-    scheduler: Any
-    guidance: float
-    skip: int
-    cache: Any = field(default=None, init=False)  # a caches.runner.Runner
-    times: list[Any] = field(init=False)
-    levels: list[float] = field(init=False)
-    time_dim: ClassVar[int] = 2  # the latents' dimension of time
-
-    def __post_init__(self) -> None:
-        self.times = self.timesteps.tolist()
-        self.levels = self.noise_levels()
-
-    def part(self, step: int) -> str:
-        """The part that makes this step."""
-        return "transformer"
-
-    def scale(self, step: int) -> float | Tensor:
-        """The guidance scale of this step: a number, or a tensor that the prediction can be multiplied with."""
-        return self.guidance
-
-    def strength(self, step: int) -> float:
-        """The guidance scale of this step as one number, the largest where frames have scales of their own."""
-        return float(self.scale(step))
-
-    def before(self, step: int) -> None:
-        """Change `latents` at the start of a step, as families with noisy conditions do."""
-
-    @abstractmethod
-    def predict(self, network: Any, step: int, branch: str) -> Tensor:
-        """The network's output for this step's latents in one branch, "cond" or "uncond", or in both, "cond_uncond"."""
-
-    def forward(self, network: Any, step: int, branch: str, **inputs: Any) -> Tensor:
-        """One call of a diffusers network inside its cache context, through the run's cache if it has one."""
-        told = dict(step_index=step, num_inference_steps=len(self.timesteps), sigma=self.sigma(step))
-        with network.cache_context(branch, **told) if hasattr(network, "cache_context") else nullcontext():
-            if self.cache is not None:
-                return self.cache.call(network, step, branch, inputs)
-            return network(**inputs, return_dict=False)[0]
-
-    def sigma(self, step: int) -> float:
-        """How much noise is in the latents of this step, as its scheduler counts it; at step len(timesteps), after the last."""
-        return self.levels[step]
-
-    def noise_levels(self) -> list[float]:
-        """`sigma` of every step and after the last, as the scheduler holds them."""
-        return self.scheduler.sigmas[self.skip : self.skip + len(self.times) + 1].tolist()
-
-    def mixture(self, step: int) -> tuple[float, float]:
-        """(share of the video, share of the noise) in this step's latents; at step len(timesteps), after the last."""
-        sigma = self.sigma(step)
-        return 1 - sigma, sigma
-
-    def line(self, step: int) -> tuple[Any, Any]:
-        """(a, b) of the clean video a * latents + b * prediction: numbers, or tensors where tokens differ; b is not 0."""
-        return 1.0, -max(self.sigma(step), SMALLEST)
-
-    def to_clean(self, prediction: Tensor, step: int) -> Tensor:
-        """The clean video, in the network's layout, that a prediction for this step's latents points to."""
-        a, b = self.line(step)
-        return a * self.latents.float() + b * prediction.float()
-
-    def from_clean(self, clean: Tensor, step: int) -> Tensor:
-        """The prediction that points to a clean video."""
-        a, b = self.line(step)
-        return (clean - a * self.latents.float()) / b
-
-    @abstractmethod
-    def advance(self, step: int, prediction: Tensor) -> None:
-        """Take one scheduler step."""
-
-    def finish(self) -> Tensor:
-        """The latents as [B, C, T, h, w], normalised as the model sees them."""
-        return self.latents
-
-    @abstractmethod
-    def preview(self) -> Tensor:
-        """The clean latents [B, C, T, h, w] that the last prediction points to."""
+SMALLEST = 1e-6  # sigma_t where there is no noise: a prediction counts for nothing there and must only stay finite
+Network = Any  # a diffusers module or what stands in for one, whose attributes are untyped
 
 
 @dataclass(frozen=True)
 class Schedule:
     """The noise levels of a run as the reference pipeline tells them its scheduler: data, which any solver can follow.
 
-    config: the scheduler's. sigmas: before shifting, None where the scheduler spaces them itself. timesteps: given
-    ones, which nothing shifts. mu: of dynamic shifting.
+    config: the scheduler's.
+    sigmas: before shifting, None where the scheduler spaces them itself.
+    timesteps: those that nothing shifts, or None.
+    mu: of dynamic shifting.
     """
 
     config: Mapping[str, Any]
@@ -117,3 +30,148 @@ class Schedule:
     sigmas: Any = None  # numpy arrays
     timesteps: Any = None
     mu: float | None = None
+
+
+@dataclass(frozen=True)
+class NoiseSchedule:
+    """The noise levels at which a solver asks for predictions, in order.
+
+    scheduler: of diffusers, which they come from.
+    timesteps: of each prediction, on the latents' device.
+    sigmas: how much noise is in the latents of each prediction, and after the last.
+    inverted: whether the timesteps count the share of the video, as in MochiPipeline, instead of the noise's.
+    times: the timesteps as plain numbers. A number that is read from the card inside of a step makes the host wait for
+    all that the card has yet to do, so they are read once.
+    """
+
+    scheduler: Any
+    timesteps: Tensor
+    sigmas: tuple[float, ...]
+    inverted: bool = False
+    times: tuple[float, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "times", tuple(self.timesteps.tolist()))
+
+    def __len__(self) -> int:
+        """How many predictions the solver asks for."""
+        return len(self.times)
+
+
+@dataclass
+class Denoiser(ABC):
+    """A network and its inputs in one run, made by `VideoModel.prepare`. Predictions are counted by `step`.
+
+    latents: those that the run begins with, in the layout that the network wants.
+    schedule: the noise levels of all predictions.
+    guidance: scale of classifier-free guidance, 1 where there is none.
+    generator: has drawn `latents`, and draws the noise of solvers that add some.
+    """
+
+    latents: Tensor
+    schedule: NoiseSchedule
+    guidance: float
+    generator: torch.Generator
+    time_dim = 2  # the latents' dimension of time
+    float32_steps = False  # whether latents of another type are stepped in float32
+
+    @abstractmethod
+    def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
+        """The network's output for latents in one branch, "cond" or "uncond", or in both, "cond_uncond"."""
+
+    def forward(self, network: Network, step: int, branch: str, **inputs: Any) -> Tensor:
+        """One call of a diffusers network inside its cache context."""
+        place = dict(step_index=step, num_inference_steps=len(self.schedule), sigma=self.schedule.sigmas[step])
+        with network.cache_context(branch, **place) if hasattr(network, "cache_context") else nullcontext():
+            output: Tensor = network(**inputs, return_dict=False)[0]
+            return output
+
+    def part(self, step: int) -> str:
+        """The part of the model that makes this prediction."""
+        return "transformer"
+
+    def scale(self, step: int) -> float | Tensor:
+        """The guidance scale: a number, or a tensor that the prediction can be multiplied with."""
+        return self.guidance
+
+    def strength(self, step: int) -> float:
+        """The guidance scale as one number, the largest where frames have scales of their own."""
+        return float(self.scale(step))
+
+    def alpha_sigma(self, step: int) -> tuple[float, float]:
+        """(alpha_t, sigma_t) of the latents alpha_t * x0 + sigma_t * noise; at step len(schedule), after the last."""
+        sigma = self.schedule.sigmas[step]
+        return 1 - sigma, sigma
+
+    def scalings(self, step: int) -> tuple[Any, Any]:
+        """(c_skip, c_out) of x0 = c_skip * latents + c_out * prediction, tensors where tokens differ; c_out != 0."""
+        return 1.0, -max(self.schedule.sigmas[step], SMALLEST)
+
+    def x0(self, prediction: Tensor, latents: Tensor, step: int) -> Tensor:
+        """The video, in the network's layout, that a prediction for these latents points to."""
+        c_skip, c_out = self.scalings(step)
+        return c_skip * latents.float() + c_out * prediction.float()
+
+    def from_x0(self, x0: Tensor, latents: Tensor, step: int) -> Tensor:
+        """The prediction that points from these latents to a video."""
+        c_skip, c_out = self.scalings(step)
+        return (x0 - c_skip * latents.float()) / c_out
+
+    def model_output(self, prediction: Tensor, step: int) -> Tensor:
+        """A prediction as diffusers' schedulers count it: on flow models noise - video."""
+        return prediction
+
+    def token_times(self, step: int) -> Tensor | None:
+        """The timestep of each token [B, N], where tokens differ."""
+        return None
+
+    def settle(self, stepped: Tensor, latents: Tensor, step: int, following: int) -> Tensor:
+        """The latents after a solver's step from `latents` to `stepped`, with what is given put back in its place.
+
+        step: the prediction at whose noise level the solver began. following: the prediction that comes next.
+        """
+        return stepped
+
+    def finish(self, latents: Tensor) -> Tensor:
+        """Latents of the run, or the x0 of a prediction, as [B, C, T, h, w], normalised as the model sees them."""
+        return latents
+
+
+class DenoiserWrapper(Denoiser):
+    """A denoiser around another one, whose methods it calls; subclasses change some of them."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        super().__init__(inner.latents, inner.schedule, inner.guidance, inner.generator)
+        self.inner = inner
+        self.time_dim = inner.time_dim
+        self.float32_steps = inner.float32_steps
+
+    def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
+        return self.inner.predict(network, latents, step, branch)
+
+    def part(self, step: int) -> str:
+        return self.inner.part(step)
+
+    def scale(self, step: int) -> float | Tensor:
+        return self.inner.scale(step)
+
+    def strength(self, step: int) -> float:
+        return self.inner.strength(step)
+
+    def alpha_sigma(self, step: int) -> tuple[float, float]:
+        return self.inner.alpha_sigma(step)
+
+    def scalings(self, step: int) -> tuple[Any, Any]:
+        return self.inner.scalings(step)
+
+    def model_output(self, prediction: Tensor, step: int) -> Tensor:
+        return self.inner.model_output(prediction, step)
+
+    def token_times(self, step: int) -> Tensor | None:
+        return self.inner.token_times(step)
+
+    def settle(self, stepped: Tensor, latents: Tensor, step: int, following: int) -> Tensor:
+        return self.inner.settle(stepped, latents, step, following)
+
+    def finish(self, latents: Tensor) -> Tensor:
+        return self.inner.finish(latents)

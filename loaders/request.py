@@ -86,9 +86,6 @@ class ContinuationLatents:
     memory_strength: float = 1.0
 
 
-Past = ContinuationLatents  # its name until all callers say the new one
-
-
 @dataclass(frozen=True)
 class Extension:
     """How a family makes videos longer than it can sample at once.
@@ -102,16 +99,6 @@ class Extension:
     mode: Literal["latents", "last_frames", "context_windows"]
     description: str
     overlap: int = 0
-
-    @property
-    def way(self) -> str:
-        """The mode under the names that unfinished renders were begun with."""
-        return {"last_frames": "pictures", "context_windows": "context"}.get(self.mode, self.mode)
-
-    @property
-    def told(self) -> str:
-        """The description, until all callers say so."""
-        return self.description
 
 
 @dataclass(frozen=True)
@@ -181,4 +168,3 @@ class Request:
     guidance_2: float = 0.0  # of the second expert
     control: Control | None = None
     past: ContinuationLatents | None = None
-    notes: tuple[str, ...] = ()  # what the person should know about how the request was read

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .common.peaks import Counted, encoder_bytes, with_kernels
-from .denoiser import Run, Schedule
+from .denoiser import Denoiser, NoiseSchedule, Schedule
 from .devices import ENCODING, explained
 from .facts import Facts, Stacks
 from .limits import check_count, check_frames, check_size
@@ -123,8 +123,8 @@ class VideoModel(VideoVAE, Counted, ABC):
         """What the reference pipeline gives its scheduler for this request."""
 
     @abstractmethod
-    def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
-        """Noise, encoded images and the scheduler of one run, drawn in the reference pipeline's order."""
+    def prepare(self, conditioning: Conditioning, request: Request, schedule: NoiseSchedule) -> Denoiser:
+        """The denoiser of one run; noise is drawn and images are encoded in the reference pipeline's order."""
 
     @abstractmethod
     def forward_inputs(self, request: Request, config: Config) -> Inputs:

@@ -311,9 +311,9 @@ class CalibrateCache(SamplerNode):
 
     @classmethod
     def check_lazy_status(cls, model: VideoModel, conditioning: Conditioning | None = None, **inputs: Any) -> list[str]:
-        from ..samplers.denoise import ready
+        from ..samplers.plan import plan
 
-        ready(replace(model, cache=None), request_of(model, **inputs))
+        plan(replace(model, cache=None), request_of(model, **inputs))
         return ["conditioning"] if conditioning is None else []
 
     @classmethod

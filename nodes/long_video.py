@@ -153,24 +153,28 @@ class LongVideo(FileWriter):
         **inputs: Any,
     ) -> io.NodeOutput:
         from ..samplers.decode import eight_bits, tiling_of
+        from ..samplers.long.fingerprint import render_fingerprint, upgraded
         from ..samplers.long.job import ENDING, Job
-        from ..samplers.long.render import Style, inputs_of, plan_long, render
+        from ..samplers.long.plan import LongVideoOptions, plan_long
+        from ..samplers.long.render import render
         from ..samplers.long.timeline import read_timeline
 
         fps = cls.rate(model, fps)
-        story, style = read_timeline(timeline, fps, frames), Style(window, overlap, adain, memory, hold)
+        story = read_timeline(timeline, fps, frames)
+        options = LongVideoOptions(window, overlap, adain, memory, hold)
         pictures = tuple(Keyframe(host.input_image(p.file), p.frame, p.strength) for p in story.pictures)
         request = request_of(model, frames=frames, keyframes=(*(keyframes or ()), *pictures), **inputs)
-        plan = plan_long(model, story, request, style)
+        plan = plan_long(model, story, request, options)
         size = plan.request.width, plan.request.height
         tiling = tiling_of(model, *model.facts.latent_shape(*size, 1)[3:], tile)
         path, subfolder = host.output_file(filename_prefix, ".mp4", *size)
         job = Job(host.beside_output(filename_prefix, ENDING))
-        job.begin(inputs_of(model, story, plan, style), unfinished == ANEW)
+        begun = render_fingerprint(model, story, plan, options)
+        job.begin(begun, unfinished == ANEW, lambda inputs: upgraded(inputs, model, plan))
         tiling = tiling if tile else job.settled(tiling)
         report = host.Report(cls)
         report.tell(*idle(cls, {"adain": adain, "memory": memory, "hold": hold}, model))
-        report.tell(*plan.notes, *host.shortage(model, plan.request_of_a_window))
+        report.tell(*plan.notes, *host.shortage(model, plan.longest))
         watch = _Watching(report, model, plan, job)
         note = {
             "family": model.name,
@@ -184,7 +188,7 @@ class LongVideo(FileWriter):
         with watch.explaining(), heard_by(report.tell):
             if tiling is not None and tiling.size and not tile:
                 say(decoded_in_tiles(tiling, model))
-            pieces = watch.counted(render(model, story, plan, style, job, tiling, watch.watch, eight_bits))
+            pieces = watch.counted(render(model, story, plan, options, job, tiling, watch.callbacks, eight_bits))
             write_video(path, pieces, size, fps, crf, host.metadata(cls, {"reelwire": note}))
         job.drop()
         preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
@@ -302,14 +306,14 @@ class _Watching:
     """Progress over the whole video with the time that is left, and what a person is told when it stops early."""
 
     def __init__(self, report: host.Report, model: VideoModel, plan: Any, job: Any) -> None:
-        from ..samplers.long.render import Watch
+        from ..samplers.long.render import Callbacks
 
         self._report, self._model, self._plan, self._job = report, model, plan, job
         self._steps = self._frames = 0
         self._from: int | None = None
         self._update, self._began = host.progress(), time.monotonic()
         self._cache = None
-        self.watch = Watch(self._step, report.tell)
+        self.callbacks = Callbacks(self._step, report.tell)
 
     @property
     def seconds(self) -> float:
@@ -322,7 +326,7 @@ class _Watching:
             return
         from ..samplers.caches.report import report
 
-        estimate = self._cache.policy.estimate(self._model, self._plan.request_of_a_window)
+        estimate = self._cache.policy.estimate(self._model, self._plan.longest.request)
         words = [line for line in report(self._cache, estimate).words() if line not in self._report]
         self._report.tell(*(message("last_window", note=line) for line in words), level=logging.INFO)
 
@@ -330,7 +334,7 @@ class _Watching:
         self._steps, self._cache = done, run.cache
         self._from = done - 1 if self._from is None else self._from
         pace = (time.monotonic() - self._began) / (done - self._from)
-        window = (done - 1) // self._plan.request.steps + 1
+        window = (done - 1) * len(self._plan.windows) // total + 1
         left = _clock(pace * (total - done))
         self._report.show(message("time_left_window", number=window, count=len(self._plan.windows), time=left))
         self._move(lambda: host.latent_preview(self._model, run.preview()))
@@ -344,7 +348,8 @@ class _Watching:
 
     def _move(self, picture: Callable[[], Any]) -> None:
         request = self._plan.request
-        self._update(self._steps + self._frames, request.steps * len(self._plan.windows) + request.frames, picture)
+        steps = self._plan.longest.predictions * len(self._plan.windows)
+        self._update(self._steps + self._frames, steps + request.frames, picture)
 
     @contextmanager
     def explaining(self) -> Iterator[None]:

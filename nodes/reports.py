@@ -98,11 +98,11 @@ class EstimateNode(io.ComfyNode):
         calibrate: bool = False,
         keyframes: tuple[Keyframe, ...] = (),
     ) -> io.NodeOutput:
-        from ..samplers.estimate.count import estimate, settled
+        from ..samplers.estimate.count import estimate, outlined
         from ..samplers.estimate.report import facts, markdown, short
 
         asked = request_of(model, width, height, frames, steps, guidance, preset=preset, keyframes=keyframes)
-        rates = _measured(model, settled(model, asked)) if calibrate else None
+        rates = _measured(model, outlined(model, asked).request) if calibrate else None
         result = estimate(model, asked, host.machine(model), price, rates)
         report = host.Report(cls)
         report.tell(*short(result), level=logging.DEBUG)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..loaders.denoiser import Run
 from ..loaders.messages import InputError, message
 from ..loaders.notices import heard_by
 from ..loaders.parts import Part
@@ -32,6 +31,10 @@ from .types import (
     whole_input,
 )
 from .words import frame_rules, sampled, titles_with
+
+if TYPE_CHECKING:
+    from ..samplers.denoise import Sampling
+    from ..samplers.plan import SamplingPlan
 
 DEFAULT = "default"
 PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled")
@@ -208,28 +211,28 @@ class Sampler(SamplerNode):
     @classmethod
     def check_lazy_status(cls, model: VideoModel, conditioning: Conditioning | None = None, **inputs: Any) -> list[str]:
         """Refuse what cannot work before the prompt is encoded, so before any weights are read."""
-        from ..samplers.denoise import ready
+        from ..samplers.plan import plan
 
-        ready(model, request_of(model, **inputs))
+        plan(model, request_of(model, **inputs))
         return ["conditioning"] if conditioning is None else []
 
     @classmethod
     def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: Any) -> io.NodeOutput:
-        from ..samplers.denoise import ready, sample
-        from ..samplers.kernels import attention_notes
+        from ..samplers.denoise import sample
+        from ..samplers.plan import plan
 
-        request, report = ready(model, request_of(model, **inputs)), host.Report(cls)
-        report.tell(*request.notes, *host.shortage(model, request))
-        report.tell(*attention_notes(model), level=logging.INFO)
-        update, runs = host.progress(), list[Run]()
+        prepared, report = plan(model, request_of(model, **inputs)), host.Report(cls)
+        request = prepared.request
+        report.tell(*prepared.notes, *host.shortage(model, prepared))
+        update, runs = host.progress(), list[Sampling]()
 
-        def on_step(done: int, total: int, run: Run) -> None:
+        def on_step(done: int, total: int, run: Sampling) -> None:
             runs[:] = [run]
             update(done, total, lambda: host.latent_preview(model, run.preview()))
 
         began = time.monotonic()
         with heard_by(report.tell):
-            latents = sample(model, conditioning, request, on_step)
+            latents = sample(model, conditioning, prepared, on_step)
         line = sampled(request, model.facts.fps, time.monotonic() - began)
         note = {
             "family": model.name,
@@ -240,25 +243,20 @@ class Sampler(SamplerNode):
             "height": request.height,
             "seed": request.seed,
         }
-        charts = {"reelwire_chart": _report_cache(report, model, request, runs, note)}
+        charts = {"reelwire_chart": _report_cache(report, model, prepared, runs, note)}
         latent = from_model(model, model.to_host(latents.cpu()), note)
         return io.NodeOutput(latent, ui=report.ui(charts, line))
 
 
 def _report_cache(
-    report: host.Report, model: VideoModel, request: Request, runs: list[Run], note: dict[str, Any]
+    report: host.Report, model: VideoModel, prepared: SamplingPlan, runs: list[Sampling], note: dict[str, Any]
 ) -> list[str]:
     """Report what the cache did, and add it to `note`, which goes into the file; returns charts for the page."""
     from ..samplers.caches.report import report as report_of
-    from ..samplers.caches.runner import planned
 
-    if model.cache is None:
+    if prepared.policy is None or not runs or runs[0].cache is None:
         return []
-    policy, notes = planned(model, request)
-    if policy is None or not runs:
-        report.tell(*notes)
-        return []
-    cache = report_of(runs[0].cache, policy.estimate(model, request))
+    cache = report_of(runs[0].cache, prepared.policy.estimate(model, prepared.request))
     note["cache"] = cache.facts()
     report.tell(*cache.words(), level=logging.INFO)
     return [json.dumps(cache.chart())]

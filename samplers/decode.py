@@ -44,20 +44,39 @@ def tiling_of(model: VideoModel, height: int, width: int, tile: int = 0) -> Tili
     return Tiling(tile // ratio, True) if tile < max(height, width) * ratio else Tiling()
 
 
-def stream_frames(model: VideoModel, latents: Tensor, seed: int = 0, tiling: Tiling | None = None, tell: Callable[[str], None] = lambda _: None,
-                  smaller: Callable[[Tiling], None] = lambda _: None, form: Form = floats) -> Iterator[Tensor]:  # fmt: skip
+def stream_frames(
+    model: VideoModel,
+    latents: Tensor,
+    seed: int = 0,
+    tiling: Tiling | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+    smaller: Callable[[Tiling], None] = lambda _: None,
+    form: Form = floats,
+) -> Iterator[Tensor]:
     """Frames in order as pieces [n, H, W, 3] in 0..1 on the CPU, n at most a few. latents: [1, C, t, h, w], normalised.
 
-    seed: of the noise that VAEs with timestep conditioning add. tiling: None for what memory allows; tell, smaller:
-    hear in words, and with the tiles, when they had to become smaller; form: how the frames are wanted. Raises ValueError for latents or frames that are not finite.
+    seed: of the noise that VAEs with timestep conditioning add.
+    tiling: None for what memory allows.
+    tell, smaller: hear in words, and with the tiles, when they had to become smaller.
+    form: how the frames are wanted.
+
+    Raises ValueError for latents or frames that are not finite.
     """
     if not torch.isfinite(latents).all():
         raise ValueError(message("latents_hold_no_video"))
     yield from frames_of(model, lambda: iter(latents.split(1, 2)), latents.shape[3:], seed, tiling, tell, smaller, form)
 
 
-def frames_of(model: VideoModel, source: Callable[[], Iterator[Tensor]], size: tuple[int, ...], seed: int,
-              tiling: Tiling | None, tell: Callable[[str], None], smaller: Callable[[Tiling], None], form: Form) -> Iterator[Tensor]:  # fmt: skip
+def frames_of(
+    model: VideoModel,
+    source: Callable[[], Iterator[Tensor]],
+    size: tuple[int, ...],
+    seed: int,
+    tiling: Tiling | None,
+    tell: Callable[[str], None],
+    smaller: Callable[[Tiling], None],
+    form: Form,
+) -> Iterator[Tensor]:
     """As `stream_frames`, of latent frames [1, C, 1, h, w] that a source makes one after another.
 
     source: called anew where memory ran out on the way, and must then give the same frames; size: (h, w).
@@ -70,11 +89,11 @@ def frames_of(model: VideoModel, source: Callable[[], Iterator[Tensor]], size: t
             pieces = model.stream_decode(vae, source(), tiling.rows(height, width), seed)
             yield from map(form, _finite(drop_first(model.facts.discarded_frames, pieces, 0)))
 
-    def told(less: Tiling) -> None:
+    def shrink(less: Tiling) -> None:
         smaller(less)
         tell(message("memory_decode_goes_on", tiles=less.words(model.facts.spatial_ratio)))
 
-    return retried(make, tiling, (height, width), 0, model.memory.device("vae"), told)
+    return retried(make, tiling, (height, width), 0, model.memory.device("vae"), shrink)
 
 
 def _finite(pieces: Iterator[Tensor]) -> Iterator[Tensor]:

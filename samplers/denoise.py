@@ -1,172 +1,139 @@
-"""The one denoising run, for every family."""
+"""The one denoising run, for every family: check the prompt, prepare, let the solver ask for predictions, finish."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
-from functools import partial
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
-from ..loaders.common.controls import check_range
-from ..loaders.denoiser import Run
+from ..loaders.denoiser import Denoiser, Network
 from ..loaders.devices import explained
 from ..loaders.messages import InputError, about, message
-from ..loaders.request import Conditioning, Control, Request
+from ..loaders.request import Conditioning, Request
 from ..loaders.video_model import VideoModel
 from ..loaders.weights.lora import applied
-from .caches.runner import cached, phase, planned
-from .early import check_strength
-from .guidance import check_guidance, guide
-from .keyframes import cut_notes, plan
-from .room import step_bytes
-from .solvers import TABLES, solver, without_waiting
-from .speed import accelerated, check_speed
+from .caches.runner import Runner, cached, forecasting, through_cache
+from .guidance import guide
+from .plan import SamplingPlan
+from .solvers import TABLES, noise_schedule
+from .speed import accelerated
 
-MOST_TOKENS = 2**20  # ten times HunyuanVideo at 720p and 129 frames
 LESS_MEMORY = message("less_memory")
 COLLAPSED = 0.02  # spread of normalised latents, which is about 1
-OnStep = Callable[[int, int, Run], None]  # (steps done, steps in all, the run so far)
-
-
-def checked(model: VideoModel, request: Request) -> Request:
-    """The request with the model's defaults in place, its size, length, guidance and cache checked; raises InputError."""
-    request = model.complete(request)
-    offered = TABLES[model.solvers]
-    if request.sampler not in offered:
-        remedy = message("use_one_of_or_default", names=", ".join(offered))
-        raise InputError("sampler", request.sampler, message("no_sampler", title=model.title), remedy)
-    if not (math.isfinite(request.guidance) and request.guidance >= 0):
-        raise InputError("guidance", request.guidance, message("number_from_0"), message("use_guidance"))
-    model.check(request)
-    tokens = model.facts.tokens(request.width, request.height, request.frames)
-    if tokens > MOST_TOKENS:
-        rule = message("too_many_tokens", tokens=tokens, most=MOST_TOKENS)
-        raise InputError(
-            "width, height, frames",
-            f"{request.width}, {request.height}, {request.frames}",
-            rule,
-            message("ask_smaller"),
-        )
-    with about(model.guidance):
-        check_guidance(model, request)
-    planned(model, request)
-    with about(model.speed):
-        check_speed(model)
-    return request
-
-
-def ready(model: VideoModel, request: Request) -> Request:
-    """A checked request with keyframes counted from the start and all that it comes with checked; raises InputError."""
-    request = checked(model, request)
-    with about(request.control):
-        model.check_pictures(request)
-    keyframes, notes = plan(request.keyframes, model.capabilities(), request.frames)
-    request = replace(request, keyframes=keyframes, notes=(*notes, *cut_notes(request)))
-    check_strength(request.strength, request.source is not None)
-    if request.source is not None:
-        _check_source(model, request, request.source)
-    if request.control is not None:
-        with about(request.control):
-            _check_control(request, request.control)
-    return request
+OnStep = Callable[[int, int, "Sampling"], None]  # (predictions done, predictions in all, the run so far)
+Wrap = Callable[[Denoiser], Denoiser]
 
 
 def sample(
     model: VideoModel,
     conditioning: Conditioning,
-    request: Request,
+    plan: SamplingPlan,
     on_step: OnStep = lambda *_: None,
-    prepared: Callable[[Run], None] = lambda _: None,
+    wrap: Wrap = lambda denoiser: denoiser,
 ) -> Tensor:
-    """Latents [1, C, t, h, w], normalised as the model sees them, for one request.
+    """Latents [1, C, t, h, w], normalised as the model sees them, of one plan.
 
-    on_step is called after every step and may raise to stop; prepared sees the run before the first. Raises InputError before any weights are read.
+    on_step is called after every prediction was stepped with, and may raise to stop. wrap: around the denoiser, before
+    its first prediction. Raises InputError, before any weights are read, for a prompt that this model cannot read.
     """
-    request = ready(model, request)
-    if (conditioning.family, conditioning.width) != (model.name, model.facts.text_width):
-        what = message("prompt_of_other", family=conditioning.family, width=conditioning.width)
-        rule = message("model_reads", family=model.name, width=model.facts.text_width)
-        with about(conditioning):
-            raise InputError("conditioning", what, rule, message("encode_with_same"))
-    if model.facts.reads_pictures:
-        with about(conditioning):
-            _check_picture(model, conditioning.picture, request)
+    request = plan.request
+    _check_conditioning(model, conditioning, request)
     with torch.no_grad(), explained(_activity(request), LESS_MEMORY):
-        device = model.memory.device("transformer")
-        scheduler = solver(model.solvers, request.sampler, model.schedule(request), device)
-        run = model.prepare(conditioning, request, scheduler)
-        prepared(run)
-        predict, total, room = guide(model, run), len(run.timesteps), step_bytes(model, request)
-        with cached(model, run, request):
-            for part, group in groupby(range(total), run.part):
-                first, *rest = group
-                steps = range(first, first + len(rest) + 1)
-                with model.use(part, activations=room) as network, ExitStack() as stack:
-                    for way in (accelerated(network, model), applied(network, part, model.loras), phase(network, run, part, steps)):  # fmt: skip
-                        stack.enter_context(way)
-                    for step in steps:
-                        run.before(step)
-                        prediction = _predicted(run, step, partial(predict, network, step))
-                        with without_waiting():
-                            run.advance(step, prediction)
-                        on_step(step + 1, total, run)
-        return _alive(_finite(run.finish(), model), model)
+        schedule = noise_schedule(model, request, model.memory.device("transformer"))
+        denoiser = wrap(model.prepare(conditioning, request, schedule))
+        solve = TABLES[model.solvers][request.sampler].solve
+        with cached(model, schedule, plan.policy) as cache, ExitStack() as stack:
+            latents = solve(Sampling(model, plan.room, denoiser, cache, stack, on_step), denoiser.latents, schedule)
+        return _alive(_finite(denoiser.finish(latents), model), model)
+
+
+class Sampling:
+    """A run under way: what its solver asks for predictions, and what callbacks look at.
+
+    denoiser, cache: of the run.
+    latents: those that were stepped to last, or that the prediction under way is made from.
+    """
+
+    def __init__(
+        self, model: VideoModel, room: int, denoiser: Denoiser, cache: Runner | None, stack: ExitStack, on_step: OnStep
+    ) -> None:
+        self.denoiser, self.cache, self.latents = denoiser, cache, denoiser.latents
+        self._model, self._room, self._stack, self._on_step = model, room, stack, on_step
+        predict = denoiser.predict if cache is None else through_cache(denoiser.predict, cache)
+        guided = guide(predict, denoiser, model.guidance, model.batched_guidance, model.blocks)
+        self._guided = guided if cache is None else forecasting(guided, denoiser, cache)
+        groups = (list(group) for _, group in groupby(range(len(denoiser.schedule)), denoiser.part))
+        self._phases = {steps[0]: range(steps[0], steps[-1] + 1) for steps in groups}
+        self._network: Network = None
+        self._last: tuple[Tensor, Tensor, int] | None = (
+            None  # prediction, the latents that it was made from, its number
+        )
+
+    def predict(self, latents: Tensor, step: int) -> Tensor:
+        """The guided prediction number `step`, as the network makes it."""
+        if step in self._phases:
+            self._stack.close()  # the expert before
+            self._network = self._begin(self._phases[step])
+        self.latents = latents
+        prediction = self._guided(self._network, latents, step)
+        self._last = prediction, latents, step
+        return prediction
+
+    def x0(self, latents: Tensor, step: int) -> Tensor:
+        """The video that the guided prediction number `step` points to."""
+        return self.denoiser.x0(self.predict(latents, step), latents, step)
+
+    def settle(self, stepped: Tensor, latents: Tensor, step: int, following: int) -> Tensor:
+        """The latents after a step, with what is given in them put back; then whoever looks on is told."""
+        self.latents = self.denoiser.settle(stepped, latents, step, following)
+        count = len(self.denoiser.schedule)
+        if following == count:  # the result is there, so it is what there is to see
+            self._last = None
+        self._on_step(following, count, self)
+        return self.latents
+
+    def finish(self) -> Tensor:
+        """The latents as they are now, as [B, C, T, h, w]."""
+        return self.denoiser.finish(self.latents)
+
+    def preview(self) -> Tensor:
+        """The video [B, C, T, h, w] that the last prediction points to; after the last step, the result."""
+        return self.finish() if self._last is None else self.denoiser.finish(self.denoiser.x0(*self._last))
+
+    def _begin(self, steps: range) -> Network:
+        """An expert with all that it runs with, until the next one takes over."""
+        part, enter = self.denoiser.part(steps.start), self._stack.enter_context
+        network = enter(self._model.use(part, activations=self._room))
+        enter(accelerated(network, self._model))
+        enter(applied(network, part, self._model.loras))
+        if self.cache is not None:
+            enter(self.cache.phase(network, self, part, steps))
+        return network
+
+
+def _check_conditioning(model: VideoModel, conditioning: Conditioning, request: Request) -> None:
+    with about(conditioning):
+        if (conditioning.family, conditioning.width) != (model.name, model.facts.text_width):
+            what = message("prompt_of_other", family=conditioning.family, width=conditioning.width)
+            rule = message("model_reads", family=model.name, width=model.facts.text_width)
+            raise InputError("conditioning", what, rule, message("encode_with_same"))
+        if model.facts.reads_pictures:
+            _check_picture(model, conditioning.picture, request)
+
+
+def _check_picture(model: VideoModel, picture: Tensor | None, request: Request) -> None:
+    """Raise InputError unless the prompt was read along with the picture that the video begins with."""
+    if picture is None or not torch.equal(picture, request.keyframes[0].images[:1]):
+        value = message("without_picture") if picture is None else message("with_other_picture")
+        rule = message("reads_first_frame", variant=model.variant)
+        raise InputError("conditioning", value, rule, message("connect_same_keyframes"))
 
 
 def _activity(request: Request) -> str:
     return message("sampling_activity", frames=request.frames, width=request.width, height=request.height)
-
-
-def _check_picture(model: VideoModel, seen: Tensor | None, request: Request) -> None:
-    """The prompt must have been read along with the picture that the video begins with."""
-    if seen is None or not torch.equal(seen, request.keyframes[0].images[:1]):
-        told = message("without_picture") if seen is None else message("with_other_picture")
-        rule = message("reads_first_frame", variant=model.variant)
-        raise InputError("conditioning", told, rule, message("connect_same_keyframes"))
-
-
-def _predicted(run: Run, step: int, compute: Callable[[], Tensor]) -> Tensor:
-    return compute() if run.cache is None else run.cache.predict(run, step, compute)
-
-
-def _check_source(model: VideoModel, request: Request, source: Tensor) -> None:
-    frames = source.ndim == 4 and source.shape[-1] == 3
-    shape = model.facts.latent_shape(request.width, request.height, request.frames)
-    if not frames and (source.ndim != 5 or source.shape[1] != shape[1]):
-        rule, remedy = (
-            message("other_channels", variant=model.variant, channels=shape[1]),
-            message("decode_and_connect"),
-        )
-        raise InputError("source", message("latents_shape", shape=list(source.shape)), rule, remedy)
-    if not frames and tuple(source.shape) != shape:
-        rule = message("needs_shape", shape=list(shape))
-        raise InputError(
-            "source", message("latents_shape", shape=list(source.shape)), rule, message("give_source_size")
-        )
-    if frames and len(source) < request.frames:
-        rule, remedy = message("are_asked_for", frames=request.frames), message("fewer_or_longer_source")
-        raise InputError("source", message("count_frames", count=len(source)), rule, remedy)
-    if not torch.isfinite(source).all():
-        raise InputError("source", message("not_finite_value"), message("holds_nan"), message("check_maker"))
-
-
-def _check_control(request: Request, control: Control) -> None:
-    """Its range and strength must be sound, and its frames and masks last as long as the video."""
-    check_range(control.start, control.end, control.strength)
-    frames, masks = (request.frames if part is None else len(part) for part in (control.frames, control.mask))
-    rule, remedy = message("are_asked_for", frames=request.frames), message("fewer_or_longer_control")
-    if frames < request.frames:
-        raise InputError("control", message("count_frames", count=frames), rule, remedy)
-    if 1 < masks < request.frames or not masks:
-        raise InputError("control", message("count_masks", count=masks), rule, remedy)
-    for part in (control.frames, control.mask, control.references):
-        if part is not None and not torch.isfinite(part).all():
-            raise InputError("control", message("not_finite_value"), message("holds_nan"), message("check_maker"))
 
 
 def _alive(latents: Tensor, model: VideoModel) -> Tensor:

@@ -1,4 +1,4 @@
-"""How the prompt's pull becomes one prediction: plain classifier-free guidance here, other ways by diffusers' guiders."""
+"""How the prompt's pull becomes one prediction: classifier-free guidance here, other methods by diffusers' guiders."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..loaders.denoiser import Run
+from ..loaders.denoiser import Denoiser, Network
 from ..loaders.messages import InputError, message
 from ..loaders.request import Guidance, Request
 from ..loaders.video_model import VideoModel
 
 METHODS = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")
-Predict = Callable[[Any, int], Tensor]  # (network, step) -> the prediction
+Predict = Callable[[Network, Tensor, int, str], Tensor]  # `Denoiser.predict`: (network, latents, step, branch)
+Guided = Callable[[Network, Tensor, int], Tensor]  # (network, latents, step) -> the prediction of all branches
 
 
 def check_guidance(model: VideoModel, request: Request) -> None:
@@ -55,26 +56,32 @@ def _check_layers(model: VideoModel, guidance: Guidance) -> None:
     wrong = [layer for layer in guidance.layers if not 0 <= layer < model.facts.layers]
     if wrong or not guidance.layers:
         rule = message("blocks_rule", variant=model.variant, last=model.facts.layers - 1)
-        told = ", ".join(map(str, wrong)) or message("none")
         last = model.facts.layers - 1
-        raise InputError("layers", told, rule, message("name_blocks", one=max(last - 1, 0), other=last))
+        value = ", ".join(map(str, wrong)) or message("none")
+        raise InputError("layers", value, rule, message("name_blocks", one=max(last - 1, 0), other=last))
     if not 0 <= guidance.layer_start < guidance.layer_end <= 1:
-        told, rule = f"{guidance.layer_start}, {guidance.layer_end}", message("layer_span_rule")
-        raise InputError("layer_start, layer_end", told, rule, message("use_layer_span"))
+        value = f"{guidance.layer_start}, {guidance.layer_end}"
+        raise InputError("layer_start, layer_end", value, message("layer_span_rule"), message("use_layer_span"))
 
 
-def guide(model: VideoModel, run: Run) -> Predict:
-    """What predicts a step: one forward where guidance is off, else the two branches put together."""
-    guidance, total = model.guidance, len(run.timesteps)
+def guide(predict: Predict, denoiser: Denoiser, guidance: Guidance, batched: bool, blocks: str = "") -> Guided:
+    """Predictions of a denoiser's branches put together: one forward where guidance is off.
+
+    batched: both branches go in one forward. blocks: the network's attribute that holds them, for skip-layer guidance.
+    """
+    total = len(denoiser.schedule)
     first, last = int(guidance.start * total), int(guidance.end * total)
-    guided = _plain(model, run) if guidance.method == "cfg" else _by_guider(model, run)
+    if guidance.method == "cfg":
+        guided = _plain(predict, denoiser, batched)
+    else:
+        guided = _by_guider(predict, denoiser, _make_guider(guidance, blocks))
 
-    def predict(network: Any, step: int) -> Tensor:
-        if run.guidance <= 1 or not first <= step < last:
-            return run.predict(network, step, "cond")
-        return guided(network, step)
+    def predict_step(network: Network, latents: Tensor, step: int) -> Tensor:
+        if denoiser.guidance <= 1 or not first <= step < last:
+            return predict(network, latents, step, "cond")
+        return guided(network, latents, step)
 
-    return predict
+    return predict_step
 
 
 def forwards(model: VideoModel, request: Request, total: int) -> list[int]:
@@ -85,7 +92,7 @@ def forwards(model: VideoModel, request: Request, total: int) -> list[int]:
     on = [scale > 1 and first <= step < last for step in range(total)]
     if guidance.method == "cfg" or not any(on):
         return [1 + guided for guided in on]
-    guider = _make_guider(model)
+    guider = _make_guider(guidance, model.blocks)
     guider.guidance_scale = scale
 
     def conditions(step: int) -> int:
@@ -95,50 +102,64 @@ def forwards(model: VideoModel, request: Request, total: int) -> list[int]:
     return [conditions(step) if guided else 1 for step, guided in enumerate(on)]
 
 
-def _plain(model: VideoModel, run: Run) -> Predict:
+def _plain(predict: Predict, denoiser: Denoiser, batched: bool) -> Guided:
     """Classifier-free guidance (Ho & Salimans 2022), as one batch or two forwards as the reference pipeline does it."""
 
-    def predict(network: Any, step: int) -> Tensor:
-        if model.batched_guidance:
-            uncond, cond = run.predict(network, step, "cond_uncond").chunk(2)
+    def predict_step(network: Network, latents: Tensor, step: int) -> Tensor:
+        if batched:
+            uncond, cond = predict(network, latents, step, "cond_uncond").chunk(2)
         else:
-            cond, uncond = run.predict(network, step, "cond"), run.predict(network, step, "uncond")
-        return uncond + run.scale(step) * (cond - uncond)
+            cond = predict(network, latents, step, "cond")
+            uncond = predict(network, latents, step, "uncond")
+        return uncond + denoiser.scale(step) * (cond - uncond)
 
-    return predict
+    return predict_step
 
 
-def _by_guider(model: VideoModel, run: Run) -> Predict:
-    """A forward for each of the guider's branches. It takes one number: where frames have scales of their own, the largest."""
-    guider, total = _make_guider(model), len(run.timesteps)
+def _by_guider(predict: Predict, denoiser: Denoiser, guider: Any) -> Guided:
+    """A forward for each of a guider's branches; of scales that differ between frames it takes the largest."""
+    schedule = denoiser.schedule
 
-    def predict(network: Any, step: int) -> Tensor:
-        guider.guidance_scale = run.strength(step)
-        guider.set_state(step=step, num_inference_steps=total, timestep=run.timesteps[step])
+    def predict_step(network: Network, latents: Tensor, step: int) -> Tensor:
+        guider.guidance_scale = denoiser.strength(step)
+        guider.set_state(step=step, num_inference_steps=len(schedule), timestep=schedule.timesteps[step])
         batches = guider.prepare_inputs({"branch": ("cond", "uncond")})
         for batch in batches:
             guider.prepare_models(network)
             try:
-                batch.noise_pred = run.predict(network, step, batch.branch)
+                batch.noise_pred = predict(network, latents, step, batch.branch)
             finally:
                 guider.cleanup_models(network)
-        return guider(batches).pred
+        prediction: Tensor = guider(batches).pred
+        return prediction
 
-    return predict
+    return predict_step
 
 
-def _make_guider(model: VideoModel) -> Any:
+def _make_guider(g: Guidance, blocks: str) -> Any:
     import diffusers
     from diffusers.hooks import LayerSkipConfig
 
-    g = model.guidance
-    skipped = LayerSkipConfig(indices=list(g.layers), fqn=model.blocks) if g.method == "skip-layer" else None
+    skipped = LayerSkipConfig(indices=list(g.layers), fqn=blocks) if g.method == "skip-layer" else None
     name, options = {
-        "apg": ("AdaptiveProjectedGuidance", dict(eta=g.eta, adaptive_projected_guidance_momentum=g.momentum or None,
-                                                  adaptive_projected_guidance_rescale=g.threshold)),
+        "apg": (
+            "AdaptiveProjectedGuidance",
+            dict(
+                eta=g.eta,
+                adaptive_projected_guidance_momentum=g.momentum or None,
+                adaptive_projected_guidance_rescale=g.threshold,
+            ),
+        ),
         "cfg-zero*": ("ClassifierFreeZeroStarGuidance", {}),
         "tcfg": ("TangentialClassifierFreeGuidance", {}),
-        "skip-layer": ("SkipLayerGuidance", dict(skip_layer_guidance_scale=g.layer_scale, skip_layer_config=skipped,
-                                                 skip_layer_guidance_start=g.layer_start, skip_layer_guidance_stop=g.layer_end)),
-    }[g.method]  # fmt: skip
+        "skip-layer": (
+            "SkipLayerGuidance",
+            dict(
+                skip_layer_guidance_scale=g.layer_scale,
+                skip_layer_config=skipped,
+                skip_layer_guidance_start=g.layer_start,
+                skip_layer_guidance_stop=g.layer_end,
+            ),
+        ),
+    }[g.method]
     return getattr(diffusers, name)(**options)

@@ -14,10 +14,10 @@ from ..loaders.request import Capabilities, Keyframe, Request
 
 _ENDS = {"first": message("first_frame"), "last": message("last_frame")}
 UNNOTICED = 0.97  # nobody minds a thirtieth of a side
-Plan = tuple[tuple[Keyframe, ...], tuple[str, ...]]  # (keyframes in order, notes on what was moved or cut)
+Placed = tuple[tuple[Keyframe, ...], tuple[str, ...]]  # (keyframes in order, notes on what was moved or cut)
 
 
-def plan(keyframes: tuple[Keyframe, ...], capabilities: Capabilities, frames: int) -> Plan:
+def place_keyframes(keyframes: tuple[Keyframe, ...], capabilities: Capabilities, frames: int) -> Placed:
     """Keyframes in order, counted from the start of a clip of `frames`, as a model can honour them.
 
     What is only nearly right is moved or cut, and noted; anything else raises InputError, naming the keyframe by its
@@ -44,21 +44,17 @@ def plan(keyframes: tuple[Keyframe, ...], capabilities: Capabilities, frames: in
 
 
 def cut_notes(request: Request) -> tuple[str, ...]:
-    """What is lost of pictures and videos of another shape than a complete request's, of which the middle fills the video."""
-    given = [(message("keyframe_name", number=n), key.images) for n, key in enumerate(request.keyframes, 1)]
-    given += [(message("the_source"), request.source)] if is_frames(request.source) else []
+    """Notes on pictures and videos of another shape than a complete request's: only their middle fills the video."""
+    media = [(message("keyframe_name", number=n), key.images) for n, key in enumerate(request.keyframes, 1)]
+    media += [(message("the_source"), request.source)] if is_frames(request.source) else []
     if request.control is not None and is_frames(request.control.frames):
-        given.append((message("the_control"), request.control.frames))
+        media.append((message("the_control"), request.control.frames))
     notes = []
-    for name, images in given:
+    for name, images in media:
         width, height = middle(images, request.width, request.height)
         if width < UNNOTICED * images.shape[2] or height < UNNOTICED * images.shape[1]:
-            notes.append(
-                message(
-                    "picture_cut", name=name, size=f"{images.shape[2]}x{images.shape[1]}", middle=f"{width}x{height}",
-                    video=f"{request.width}x{request.height}",
-                )
-            )  # fmt: skip
+            size, video = f"{images.shape[2]}x{images.shape[1]}", f"{request.width}x{request.height}"
+            notes.append(message("picture_cut", name=name, size=size, middle=f"{width}x{height}", video=video))
     return tuple(notes)
 
 
@@ -106,9 +102,9 @@ def _fitted(name: str, keyframe: Keyframe, capabilities: Capabilities, notes: li
     count, step = len(keyframe.images), capabilities.clip_step
     if count == 1 or (count - 1) % step == 0:
         return keyframe
-    kept = (count - 1) // step * step + 1
-    notes.append(message("clip_cut", name=name, title=capabilities.title, step=step, kept=kept, count=count))
-    return replace(keyframe, images=keyframe.images[:kept])
+    length = (count - 1) // step * step + 1
+    notes.append(message("clip_cut", name=name, title=capabilities.title, step=step, kept=length, count=count))
+    return replace(keyframe, images=keyframe.images[:length])
 
 
 def _place(name: str, keyframe: Keyframe, frames: int) -> int:
@@ -146,14 +142,14 @@ def _check_set(placed: list[tuple[Keyframe, int]], capabilities: Capabilities, f
         return
     rule, places = (
         message("takes", title=capabilities.title, takes=capabilities.takes),
-        {place for given in capabilities.sets for place in given},
+        {place for allowed in capabilities.sets for place in allowed},
     )
-    given = tuple({frames - 1: "last", 0: "first"}.get(k.frame, "") for k, _ in placed)
-    for (keyframe, number), place in zip(placed, given, strict=True):
+    placed_at = tuple({frames - 1: "last", 0: "first"}.get(k.frame, "") for k, _ in placed)
+    for (keyframe, number), place in zip(placed, placed_at, strict=True):
         if place not in places:
             where = message("keyframe_at", name=message("keyframe_name", number=number), frame=keyframe.frame)
             with about(keyframe):
                 raise InputError("keyframes", where, rule, message("move_or_load"))
-    if given not in capabilities.sets:
-        told = both(*(_ENDS[place] for place in given)) if given else message("none")
-        raise InputError("keyframes", told, rule, capabilities.remedy)
+    if placed_at not in capabilities.sets:
+        value = both(*(_ENDS[place] for place in placed_at)) if placed_at else message("none")
+        raise InputError("keyframes", value, rule, capabilities.remedy)

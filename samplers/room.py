@@ -5,20 +5,22 @@ from __future__ import annotations
 from ..loaders.common.peaks import UNFUSED, forward_bytes, sizes
 from ..loaders.request import Request
 from ..loaders.video_model import VideoModel
-from .caches.runner import planned
+from .caches.policy import Policy
 
 
-def step_bytes(model: VideoModel, request: Request, fused: bool | None = None) -> int:
-    """The peak of a complete request's steps in bytes, with what a cache keeps between them. `peaks.with_kernels` adds
-    what cannot be counted. fused: whether attention holds no scores; None: as on the device of the model's memory."""
+def step_bytes(model: VideoModel, request: Request, policy: Policy | None = None, fused: bool | None = None) -> int:
+    """The peak of a complete request's steps in bytes, with what its cache keeps between them.
+
+    `peaks.with_kernels` adds what cannot be counted. policy: of the cache, made ready for the request. fused: whether
+    attention holds no scores; None: as on the device of the model's memory.
+    """
     if fused is None:
         fused = model.memory.device("transformer").type not in UNFUSED
-    return forward_bytes(model, request, fused) + cache_bytes(model, request)
+    return forward_bytes(model, request, fused) + cache_bytes(model, request, policy)
 
 
-def cache_bytes(model: VideoModel, request: Request) -> int:
+def cache_bytes(model: VideoModel, request: Request, policy: Policy | None) -> int:
     """What the cache of a complete request keeps at most, and what its forward holds for it; 0 without one."""
-    policy, _ = planned(model, request)
     if policy is None:
         return 0
     size = sizes(model, request)

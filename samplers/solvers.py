@@ -1,33 +1,100 @@
-"""Solvers by name. A family says which noise levels its reference pipeline runs through; a solver steps between them.
+"""Solvers by name: functions that carry latents from the first noise level of a schedule to its last.
 
-On flow models "DDIM" with eta 0 is Euler: both move straight along the predicted velocity.
+A family says which noise levels its reference pipeline runs through; a solver steps between them. On flow models "DDIM"
+with eta 0 is Euler: both move straight along the predicted velocity.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..loaders.denoiser import Schedule
+from ..loaders.denoiser import Denoiser, NoiseSchedule
+from ..loaders.request import Request
+from ..loaders.video_model import VideoModel
+from .schedulers import Make, diffusers_scheduler, dpmpp_2m, flow_match_euler, unipc
 
-Make = Callable[[Schedule, torch.device], Any]
-_FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "solver_order": 2}
-_SHIFTING = ("use_dynamic_shifting", "shift_terminal", "time_shift_type")
+
+class Denoise(Protocol):
+    """What a solver asks for predictions, once for each noise level of the schedule and in its order."""
+
+    denoiser: Denoiser
+
+    def predict(self, latents: Tensor, step: int) -> Tensor:
+        """The guided prediction number `step`, as the network makes it."""
+
+    def x0(self, latents: Tensor, step: int) -> Tensor:
+        """The video that the guided prediction number `step` points to."""
+
+    def settle(self, stepped: Tensor, latents: Tensor, step: int, following: int) -> Tensor:
+        """The latents after a step, with what is given in them put back. step, following: as in `Denoiser.settle`."""
 
 
-def solver(table: str, name: str, schedule: Schedule, device: torch.device) -> Any:
-    """A diffusers scheduler with its timesteps set; table: the family's `solvers`, name: of a sampler."""
-    return TABLES[table][name](schedule, device)
+Solve = Callable[[Denoise, Tensor, NoiseSchedule], Tensor]  # (denoise, first latents, schedule) -> last latents
+
+
+@dataclass(frozen=True)
+class Solver:
+    """A way to step through noise levels.
+
+    make: the scheduler that knows the noise levels.
+    solve: goes through them.
+    levels: of a scheduler's n noise levels, the index of that of each prediction.
+    """
+
+    make: Make
+    solve: Solve
+    levels: Callable[[int], list[int]] = lambda count: list(range(count))
+
+
+def noise_schedule(model: VideoModel, request: Request, device: torch.device) -> NoiseSchedule:
+    """The noise levels at which the sampler of a complete request asks for predictions."""
+    solver = TABLES[model.solvers][request.sampler]
+    scheduler = solver.make(model.schedule(request), device)
+    count = len(scheduler.timesteps)
+    skip = skipped(count, request)
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(skip)
+    levels = solver.levels(count - skip)
+    timesteps = scheduler.timesteps[skip:]
+    if len(levels) > len(timesteps):
+        timesteps = timesteps[levels]
+    sigmas = _sigmas(scheduler)[skip:]
+    inverted = bool(scheduler.config.get("invert_sigmas"))
+    return NoiseSchedule(scheduler, timesteps, tuple(sigmas[i] for i in (*levels, -1)), inverted)
+
+
+def prediction_count(model: VideoModel, request: Request) -> int:
+    """How many predictions the sampler of a complete request asks for, were it not for a source."""
+    return len(TABLES[model.solvers][request.sampler].levels(request.steps))
+
+
+def skipped(steps: int, request: Request) -> int:
+    """How many steps video-to-video leaves out (get_timesteps of diffusers' video-to-video pipelines)."""
+    if request.source is None:
+        return 0
+    return max(steps - min(int(steps * request.strength), steps), 0)
+
+
+def _sigmas(scheduler: Any) -> list[float]:
+    """The noise of every step, and after the last. Of CogVideoX's schedulers the square root of 1 - alphas_cumprod."""
+    if not hasattr(scheduler, "sigmas"):
+        return [float((1 - scheduler.alphas_cumprod[time]) ** 0.5) for time in (*scheduler.timesteps.tolist(), 0)]
+    sigmas: list[float] = scheduler.sigmas.tolist()
+    return [1.0 - sigma for sigma in sigmas] if scheduler.config.get("invert_sigmas") else sigmas
 
 
 class without_waiting(TorchFunctionMode):  # noqa: N801 (a context manager)
-    """Lets a solver's single numbers reach the card without the host waiting for it, in the same bits.
+    """Lets a scheduler's single numbers reach the card without the host waiting for it, in the same bits.
 
-    Solvers that hold their sigmas in RAM copy them over one by one, which waits as reading does: here they travel as what a
-    tensor is filled with. UniPC's two equations are solved without asking the card whether they could be.
+    Schedulers that hold their sigmas in RAM copy them over one by one, which waits as reading does: here they travel as
+    what a tensor is filled with. UniPC's two equations are solved without asking the card whether they could be.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -39,74 +106,158 @@ class without_waiting(TorchFunctionMode):  # noqa: N801 (a context manager)
         return func(*args, **kwargs)
 
 
-def _number(value: torch.Tensor) -> bool:
+def _number(value: Tensor) -> bool:
     return value.ndim == 0 and value.device.type == "cpu" and value.is_floating_point()
 
 
-def _of(kind: str) -> Make:
-    """A solver that takes the schedule as it stands, as the reference pipeline's scheduler does."""
+# ---------------------------------------------------------------- steps of diffusers' schedulers
 
-    def make(schedule: Schedule, device: torch.device) -> Any:
-        import diffusers
-
-        scheduler = getattr(diffusers, kind).from_config(dict(schedule.config))
-        given = {"sigmas": schedule.sigmas, "timesteps": schedule.timesteps, "mu": schedule.mu}
-        given = {name: value for name, value in given.items() if value is not None}
-        spaced = {} if schedule.sigmas is not None else {"num_inference_steps": schedule.steps}
-        scheduler.set_timesteps(**spaced, **given, device=device)
-        return scheduler
-
-    return make
+Step = Callable[[Denoiser, NoiseSchedule, Tensor, Tensor, int], Tensor]  # (.., prediction, latents, step) -> latents
 
 
-_euler = _of("FlowMatchEulerDiscreteScheduler")
+def _scheduler_steps(take: Step) -> Solve:
+    """A solver of one prediction a step, whose steps a diffusers scheduler takes."""
+
+    def solve(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> Tensor:
+        for step in range(len(schedule)):
+            prediction = denoise.predict(latents, step)
+            with without_waiting():
+                stepped = take(denoise.denoiser, schedule, prediction, latents, step)
+            latents = denoise.settle(stepped, latents, step, step + 1)
+        return latents
+
+    return solve
 
 
-def _unipc(schedule: Schedule, device: torch.device) -> Any:
-    """UniPC (Zhao et al. 2023), order 2, on flow predictions."""
-    from diffusers import UniPCMultistepScheduler as UniPC
-
-    config = schedule.config
-    if schedule.timesteps is not None or config.get("invert_sigmas"):
-        return _follow(UniPC(**_FLOW), _euler(schedule, device))
-    shifting = {name: config[name] for name in _SHIFTING if name in config}
-    native = Schedule({**_FLOW, **shifting, "flow_shift": config["shift"]}, schedule.steps, schedule.sigmas, None, schedule.mu)  # fmt: skip
-    return _of("UniPCMultistepScheduler")(native, device)
-
-
-def _dpmpp_2m(schedule: Schedule, device: torch.device) -> Any:
-    """DPM-Solver++ 2M (Lu et al. 2022) on flow predictions."""
-    from diffusers import DPMSolverMultistepScheduler as DPM
-
-    kind = {**_FLOW, "algorithm_type": "dpmsolver++"}
-    if schedule.sigmas is not None or schedule.timesteps is not None:
-        return _follow(DPM(**kind), _euler(schedule, device))
-    native = Schedule({**kind, "flow_shift": schedule.config["shift"]}, schedule.steps)
-    return _of("DPMSolverMultistepScheduler")(native, device)
+def _flow_step(denoiser: Denoiser, schedule: NoiseSchedule, prediction: Tensor, latents: Tensor, step: int) -> Tensor:
+    """A step of a scheduler with one sigma for all; where tokens have times of their own, each one's x0 stays right."""
+    output, time = denoiser.model_output(prediction, step), schedule.timesteps[step]
+    times = denoiser.token_times(step)
+    if times is not None:
+        output = output * (times / time).unsqueeze(-1)
+    if schedule.inverted:
+        output = -output
+    sample = latents.float() if denoiser.float32_steps else latents
+    stepped: Tensor = schedule.scheduler.step(output, time, sample, return_dict=False)[0]
+    return stepped
 
 
-def _follow(scheduler: Any, reference: Any) -> Any:
-    """Give a multistep scheduler the reference's sigmas; exactly 1 would divide by zero in the log signal-to-noise ratio.
+def _euler_step(denoiser: Denoiser, schedule: NoiseSchedule, prediction: Tensor, latents: Tensor, step: int) -> Tensor:
+    """A step of FlowMatchEulerDiscreteScheduler, which knows times of tokens, and wants these predictions negated."""
+    times = denoiser.token_times(step)
+    if times is None:
+        return _flow_step(denoiser, schedule, prediction, latents, step)
+    output, time = -denoiser.model_output(prediction, step), schedule.timesteps[step]
+    stepped: Tensor = schedule.scheduler.step(output, time, latents, per_token_timesteps=times, return_dict=False)[0]
+    return stepped
 
-    Where the reference counts its sigmas up from 0 (Mochi), the follower counts them down from 1.
+
+def _ancestral_step(
+    denoiser: Denoiser, schedule: NoiseSchedule, prediction: Tensor, latents: Tensor, step: int
+) -> Tensor:
+    time = schedule.timesteps[step]
+    stepped: Tensor = schedule.scheduler.step(prediction, time, latents, generator=denoiser.generator).prev_sample
+    return stepped
+
+
+def _ddim_step(denoiser: Denoiser, schedule: NoiseSchedule, prediction: Tensor, latents: Tensor, step: int) -> Tensor:
+    stepped: Tensor = schedule.scheduler.step(prediction, schedule.times[step], latents, return_dict=False)[0]
+    return stepped
+
+
+def _cogvideox_dpm(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """CogVideoXDPMScheduler: a two-step method that asks for its last estimate of x0, and draws noise."""
+    generator, x0 = denoise.denoiser.generator, None
+    for step, time in enumerate(schedule.times):
+        prediction = denoise.predict(latents, step)
+        before = schedule.times[step - 1] if step else None
+        with without_waiting():
+            stepped, x0 = schedule.scheduler.step(
+                prediction, x0, time, before, latents, generator=generator, return_dict=False
+            )
+        latents = denoise.settle(stepped, latents, step, step + 1)
+    return latents
+
+
+# ---------------------------------------------------------------- solvers of our own, on flow models
+
+
+def heun(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """Heun's method (Karras et al. 2022, algorithm 1 without churn): a step's slope is the mean of those at its ends.
+
+    On flow models too the slope is dx/dsigma = (x - x0) / sigma. The last step, to no noise, has one prediction.
     """
-    inverted = bool(reference.config.invert_sigmas)
-    scheduler.set_timesteps(len(reference.timesteps), device=reference.timesteps.device)
-    sigmas = 1 - reference.sigmas.cpu() if inverted else reference.sigmas.cpu()
-    scheduler.sigmas = torch.clamp(sigmas, max=1 - 1e-6)
-    scheduler.timesteps = 1000 - reference.timesteps if inverted else reference.timesteps
-    return scheduler
+    step = 0
+    while step < len(schedule):
+        sigma, sigma_next = schedule.sigmas[step], schedule.sigmas[step + 1]
+        x = latents.float()
+        slope = (x - denoise.x0(latents, step)) / sigma
+        latents_next = denoise.settle(x + (sigma_next - sigma) * slope, latents, step, step + 1)
+        if step + 1 < len(schedule):
+            x_next = latents_next.float()
+            slope_next = (x_next - denoise.x0(latents_next, step + 1)) / sigma_next
+            stepped = x + (sigma_next - sigma) * (slope + slope_next) / 2
+            latents_next = denoise.settle(stepped, latents, step, step + 2)
+        step += 2
+        latents = latents_next
+    return latents
 
 
-_FLOW_SOLVERS = {"euler": _euler, "unipc": _unipc, "dpm++ 2m": _dpmpp_2m}
-TABLES: dict[str, dict[str, Make]] = {
+def _heun_levels(count: int) -> list[int]:
+    """All noise levels twice but the first, where a step begins alone: the second is that at the step's end."""
+    return sorted([*range(count), *range(1, count)])
+
+
+def dpmpp_2m_sde(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """SDE-DPM-Solver++ (2M) (Lu et al. 2022, arXiv 2211.01095), its second order by the midpoint rule.
+
+    x' = sigma'/sigma e^-h x + alpha' (1 - e^-2h) (x0 + (x0 - x0_before) / 2r) + sigma' sqrt(1 - e^-2h) noise
+
+    h is the step's change of lambda = log(alpha / sigma), and r the last step's in units of it. At pure noise lambda is
+    -inf, so that e^-h is 0 and the first two steps are of first order. Noise is drawn on the CPU from the request's seed.
+    """
+    generator, before, h_before = denoise.denoiser.generator, latents, math.inf
+    for step in range(len(schedule)):
+        x0 = denoise.x0(latents, step)
+        (alpha, sigma), (alpha_next, sigma_next) = (denoise.denoiser.alpha_sigma(i) for i in (step, step + 1))
+        if sigma_next == 0:
+            return denoise.settle(x0, latents, step, step + 1)
+        decay = alpha * sigma_next / (alpha_next * sigma)  # e^-h
+        h = -math.log(decay) if decay > 0 else math.inf
+        target = x0
+        if math.isfinite(h_before):
+            target = x0 + h / (2 * h_before) * (x0 - before)
+        noise = torch.randn(latents.shape, generator=generator).to(x0)
+        stepped = sigma_next / sigma * decay * latents.float() + alpha_next * (1 - decay**2) * target
+        stepped = stepped + sigma_next * math.sqrt(1 - decay**2) * noise
+        before, h_before = x0, h
+        latents = denoise.settle(stepped, latents, step, step + 1)
+    return latents
+
+
+# ---------------------------------------------------------------- by name
+
+_EULER = Solver(flow_match_euler, _scheduler_steps(_euler_step))
+_FLOW_SOLVERS = {
+    "euler": _EULER,
+    "unipc": Solver(unipc, _scheduler_steps(_flow_step)),
+    "dpm++ 2m": Solver(dpmpp_2m, _scheduler_steps(_flow_step)),
+    "heun": Solver(flow_match_euler, heun, _heun_levels),
+    "dpm++ 2m sde": Solver(flow_match_euler, dpmpp_2m_sde),
+}
+TABLES: dict[str, dict[str, Solver]] = {
     "flow": _FLOW_SOLVERS,
-    "ltx": {**_FLOW_SOLVERS, "distilled": _euler},  # along the timesteps that a distilled checkpoint was trained on
-    "cogvideox": {"ddim": _of("CogVideoXDDIMScheduler"), "dpm": _of("CogVideoXDPMScheduler")},
+    "ltx": {**_FLOW_SOLVERS, "distilled": _EULER},  # along the timesteps that a distilled checkpoint was trained on
+    "cogvideox": {
+        "ddim": Solver(diffusers_scheduler("CogVideoXDDIMScheduler"), _scheduler_steps(_ddim_step)),
+        "dpm": Solver(diffusers_scheduler("CogVideoXDPMScheduler"), _cogvideox_dpm),
+    },
     "svd": {
-        "euler": _of("EulerDiscreteScheduler"),
-        "euler ancestral": _of("EulerAncestralDiscreteScheduler"),
-        "edm dpm": _of("EDMDPMSolverMultistepScheduler"),
+        "euler": Solver(diffusers_scheduler("EulerDiscreteScheduler"), _scheduler_steps(_flow_step)),
+        "euler ancestral": Solver(
+            diffusers_scheduler("EulerAncestralDiscreteScheduler"), _scheduler_steps(_ancestral_step)
+        ),
+        "edm dpm": Solver(diffusers_scheduler("EDMDPMSolverMultistepScheduler"), _scheduler_steps(_flow_step)),
     },
 }
 SAMPLERS = tuple(dict.fromkeys(name for table in TABLES.values() for name in table))

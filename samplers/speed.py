@@ -1,4 +1,4 @@
-"""Ways to run the same network faster: compiled blocks, other kernels for attention, no padding. All end with the run."""
+"""How the same network runs faster: compiled blocks, kernels for attention, no padding. All of it ends with the run."""
 
 from __future__ import annotations
 
@@ -22,9 +22,14 @@ OLDEST_TRITON_CARD = (7, 0)  # torch/_inductor/exc.py, GPUTooOldForTriton
 
 @dataclass(frozen=True)
 class Speed:
-    """compile: the repeated blocks are compiled when they first run. attention: a key of KERNELS. compiler and whole: of
-    torch.compile, its backend and whether a block must be one graph. trim_text: the network does not compute the rows behind
-    a prompt's end, which its mask hides from the video anyway; rounding differs, measured in tests/samplers/test_trim_text.py."""
+    """What makes a network faster.
+
+    compile: the repeated blocks are compiled when they first run.
+    attention: a key of KERNELS.
+    compiler, whole: of torch.compile, its backend and whether a block must be one graph.
+    trim_text: the network does not compute the rows behind a prompt's end, which its mask hides from the video anyway;
+    rounding differs, measured in tests/samplers/test_trim_text.py.
+    """
 
     compile: bool = False
     attention: str = "auto"
@@ -57,8 +62,8 @@ def check_speed(model: VideoModel) -> None:
 def _lacking(device: torch.device) -> tuple[str, str] | None:
     """(what torch.compile's own compiler needs and does not find, what to do)."""
     if device.type != "cuda":
-        found = any(map(shutil.which, ("c++", "g++", "clang++", "cl")))
-        return None if found else (message("needs_compiler"), message("install_compiler"))
+        has_compiler = any(map(shutil.which, ("c++", "g++", "clang++", "cl")))
+        return None if has_compiler else (message("needs_compiler"), message("install_compiler"))
     if lack := TRITON.lack():
         return lack, message("or_compile_off", source=TRITON.source)
     if not torch.version.hip and torch.cuda.get_device_capability(device) < OLDEST_TRITON_CARD:

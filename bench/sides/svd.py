@@ -17,6 +17,7 @@ from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.samplers.denoise import sample
+from reelwire.samplers.plan import plan
 from reelwire.tests.support.files import plain
 from reelwire.tests.support.native import randomised
 from reelwire.training.tiny_models import make, seeded
@@ -72,7 +73,8 @@ class Sides:
         return Request(WIDTH, HEIGHT, FRAMES, self.steps, self.scale, seed=1, keyframes=(image,))
 
     def ours(self, **more: Any) -> Tensor:
-        return sample(self.model, Conditioning("svd", 0, {"cond": {}, "uncond": {}}), self.request(), **more)
+        conditioning = Conditioning("svd", 0, {"cond": {}, "uncond": {}})
+        return sample(self.model, conditioning, plan(self.model, self.request()), **more)
 
     def theirs(self) -> Tensor:
         import comfy.sample
@@ -102,19 +104,19 @@ class Sides:
         mm.load_models_gpu([self.patcher])
         network, run = self.patcher.model.diffusion_model, self._prepared()
         inputs = self._inputs(run)
-        time = run.timesteps[:1]
+        time = run.schedule.timesteps[:1]
         vector = torch.cat([self.patcher.model.embedder(number) for number in run.ids[0].float().split(1)], 1)
 
         def ours() -> Tensor:
             with torch.no_grad(), self.model.use("unet") as mine:
-                return run.predict(mine, 0, "cond")[0]
+                return run.predict(mine, run.latents, 0, "cond")[0]
 
         def theirs() -> Tensor:
             with torch.no_grad():
                 return network(
                     inputs[0],
                     time.repeat(FRAMES),
-                    run.look["cond"].repeat(FRAMES, 1, 1),
+                    run.embeds["cond"].repeat(FRAMES, 1, 1),
                     vector.repeat(FRAMES, 1),
                     num_video_frames=FRAMES,
                     image_only_indicator=torch.zeros(1),
@@ -124,8 +126,8 @@ class Sides:
 
     @staticmethod
     def _inputs(run: Any) -> Tensor:
-        scaled = run.scheduler.scale_model_input(run.latents, run.timesteps[0])
-        return torch.cat([scaled, run.given["cond"]], 2)
+        scaled = run.schedule.scheduler.scale_model_input(run.latents, run.schedule.timesteps[0])
+        return torch.cat([scaled, run.image_latents["cond"]], 2)
 
     def _prepared(self) -> Any:
         runs: list[Any] = []
@@ -135,7 +137,7 @@ class Sides:
             raise StopIteration
 
         with suppress(StopIteration):
-            self.ours(prepared=stop)
+            self.ours(wrap=stop)
         return runs[0]
 
 

@@ -1,58 +1,18 @@
-"""What flow-matching families share: latents = (1 - sigma) * video + sigma * noise, and the network predicts noise - video."""
+"""What flow-matching families share: latents = (1 - sigma) * video + sigma * noise."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..denoiser import Run
 from ..request import Request
 from ..video_model import VideoModel
 
 
-@dataclass
-class FlowRun(Run):
-    """A run of a flow-matching model; remembers the last velocity for the preview."""
-
-    velocity: Tensor | None = field(default=None, init=False)
-    left: float = field(default=1.0, init=False)  # sigma of the latents
-
-    def advance(self, step: int, prediction: Tensor) -> None:
-        self.latents = self.scheduler.step(prediction, self.timesteps[step], self.latents, return_dict=False)[0]
-        self.remember(step, prediction)
-
-    def remember(self, step: int, prediction: Tensor) -> None:
-        self.velocity, self.left = prediction, self.sigma(step + 1)
-
-    def clean(self) -> Tensor:
-        """The video that the last velocity points to, in the network's layout."""
-        return self.latents if self.velocity is None else self.latents - self.left * self.velocity
-
-    def preview(self) -> Tensor:
-        return self.clean()
-
-
-def skipped(steps: int, request: Request) -> int:
-    """How many steps video-to-video leaves out (get_timesteps of diffusers' video-to-video pipelines)."""
-    if request.source is None:
-        return 0
-    return max(steps - min(int(steps * request.strength), steps), 0)
-
-
-def begin(scheduler: Any, request: Request) -> tuple[Tensor, int]:
-    """(the timesteps of this run, how many the scheduler has before them)."""
-    skip = skipped(len(scheduler.timesteps), request)
-    scheduler.set_begin_index(skip)
-    return scheduler.timesteps[skip:], skip
-
-
-def mix(noise: Tensor, video: Tensor, sigma: Tensor) -> Tensor:
+def mix(noise: Tensor, video: Tensor, sigma: float) -> Tensor:
     """Latents at a noise level; sigma 1 is pure noise."""
-    sigma = sigma.to(noise)
-    return sigma * noise + (1 - sigma) * video.to(noise)
+    share = torch.tensor(sigma).to(noise)
+    return share * noise + (1 - share) * video.to(noise)
 
 
 def encoded_source(model: VideoModel, request: Request, generator: torch.Generator | None = None) -> Tensor:

@@ -8,12 +8,12 @@ import comfy.model_management as mm
 from comfy.cli_args import args
 
 from ...loaders.messages import message
-from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
 from .memory import free_ram, patchers_of
 
 if TYPE_CHECKING:
     from ...samplers.estimate.count import Machine
+    from ...samplers.plan import SamplingPlan
 
 
 AUTO = "auto"
@@ -60,8 +60,8 @@ def _in_ram(patcher: Any) -> int:
     return int(patcher.model_size() - on_card)
 
 
-def shortage(model: VideoModel, request: Request) -> tuple[str, ...]:
-    """What a complete request has no room for here, in words; mostly nothing. It is a warning, no error."""
+def shortage(model: VideoModel, plan: SamplingPlan) -> tuple[str, ...]:
+    """What a plan has no room for here, in words; mostly nothing. It is a warning, no error."""
     from ...samplers.estimate.count import shortage
 
-    return shortage(model, request, machine(model))
+    return shortage(model, plan, machine(model))

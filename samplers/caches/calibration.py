@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...loaders.denoiser import Run
 from ...loaders.messages import InputError, message
 from ...loaders.request import Conditioning, Request
 from ...loaders.video_model import VideoModel
+from ..denoise import OnStep, sample
+from ..plan import plan
 from .policies.record import Record, Track
 from .policies.teacache import Fit, published
 from .policy import FEWEST
 from .store import Branch, Calibration, key_of
 
-OnStep = Callable[[int, int, Run], None]
 FEWEST_POINTS = 3  # of an expert's steps, under which nothing is fitted
 DEGREES = (1, 2, 3, 4)  # of the polynomial, of which the one that forecasts best is taken
 
@@ -65,21 +64,20 @@ def calibrate(
     model: VideoModel, conditioning: Conditioning, request: Request, on_step: OnStep
 ) -> tuple[Calibration, Tensor]:
     """(what one run of every step showed, its latents); raises InputError for too few steps."""
-    from ..denoise import ready, sample
-
-    request = ready(replace(model, cache=None), request)
-    if request.steps < FEWEST:
-        rule = message("few_steps_rule", steps=FEWEST)
-        raise InputError("steps", request.steps, rule, message("use_at_least", least=FEWEST))
     record = Record(observed=observed(model))
-    latents = sample(replace(model, cache=record), conditioning, request, on_step)
+    model = replace(model, cache=record)
+    prepared = plan(model, request)
+    if prepared.predictions < FEWEST:
+        rule = message("few_steps_rule", steps=FEWEST)
+        raise InputError("steps", prepared.request.steps, rule, message("use_at_least", least=FEWEST))
+    latents = sample(model, conditioning, prepared, on_step)
     grams = {part: (tuple(map(tuple, record.gram(part).tolist())),) for part in record.denoised}
     branches = tuple(
         _branch(part, name, track, record.signal)
         for (part, name), track in record.tracks.items()
         if len(track.moves) > FEWEST_POINTS
     )
-    return Calibration(key_of(model, request), grams, branches), latents
+    return Calibration(key_of(model, prepared.request), grams, branches), latents
 
 
 def _branch(part: str, name: str, track: Track, signal: str) -> Branch:

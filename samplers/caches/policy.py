@@ -6,11 +6,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from torch import Tensor
 
-from ...loaders.denoiser import Run
+from ...loaders.denoiser import Denoiser
 from ...loaders.facts import Stacks
 from ...loaders.messages import InputError, Origin, message
 from ...loaders.request import Request
@@ -20,6 +20,15 @@ from .mechanisms.blocks import BLOCK, Blocks
 from .state import BranchState, Slopes, StepContext, Values
 
 FEWEST = 10  # steps, under which each counts: caches on distilled models cost more picture than fewer steps do
+
+
+class RunUnderWay(Protocol):
+    """What caches look at of a run."""
+
+    denoiser: Denoiser
+
+    def finish(self) -> Tensor:
+        """The latents as they are now, as [B, C, T, h, w]."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +99,12 @@ class Policy(ABC):
         """The policy for this model and complete request, and what the person should know; raises InputError."""
         return self, ()
 
-    def plan_steps(self, run: Run, part: str, steps: range) -> Slopes:
+    def plan_steps(self, denoiser: Denoiser, part: str, steps: range) -> Slopes:
         """The skipped steps of an expert with the slopes of their forecasts, for policies that know them beforehand."""
         return {}
 
     def enabled(
-        self, network: Any, run: Run, stacks: Stacks | None, steps: int, batched: bool
+        self, network: Any, run: RunUnderWay, stacks: Stacks | None, steps: int, batched: bool
     ) -> AbstractContextManager[None]:
         """What is switched on for the steps of an expert. batched: both branches of guidance in one forward pass."""
         return nullcontext()

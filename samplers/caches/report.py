@@ -114,7 +114,7 @@ def report(runner: Runner, estimated: int) -> Report:
         seconds=tuple(runner.seconds),
         estimated=estimated,
         peak=runner.peak,
-        notes=runner.notes + runner.policy.notes(known),
+        notes=runner.policy.notes(known),
     )
 
 

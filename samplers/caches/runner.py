@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -15,13 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...loaders.denoiser import Run
+from ...loaders.denoiser import Denoiser, NoiseSchedule
 from ...loaders.facts import Stacks
 from ...loaders.messages import about, message
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
+from ..guidance import Guided, Predict
+from ..solvers import prediction_count
 from .mechanisms.base import Forward, Prediction
-from .policy import FEWEST, Policy, check_policy
+from .policy import FEWEST, Policy, RunUnderWay, check_policy
 from .state import BranchState, Slopes, StepContext, Values, distance
 
 Key = tuple[str, int]  # branch, and the index of the forward pass among those of the branch in this step
@@ -46,7 +48,6 @@ class Runner:
     """The cache of one run.
 
     batched: whether both branches of guidance go in one forward pass.
-    notes: what the person should know.
     entries: all decisions so far.
     peak: the most bytes that its states held at a time.
     seconds: of each step.
@@ -59,7 +60,6 @@ class Runner:
     stacks: Stacks | None
     steps: int
     batched: bool = False
-    notes: tuple[str, ...] = ()
     entries: list[Entry] = field(default_factory=list)
     peak: int = 0
     seconds: list[float] = field(default_factory=list)
@@ -76,10 +76,10 @@ class Runner:
     _since: float = 0.0  # when the last step whose end is known ended
 
     @contextmanager
-    def phase(self, network: Any, run: Run, part: str, steps: range) -> Iterator[None]:
+    def phase(self, network: Any, run: RunUnderWay, part: str, steps: range) -> Iterator[None]:
         """The steps of one expert, which starts with nothing stored."""
         self._part, self._first, self._count = part, steps.start, len(steps)
-        self._slopes = self.policy.plan_steps(run, part, steps)
+        self._slopes = self.policy.plan_steps(run.denoiser, part, steps)
         try:
             self._since = time.perf_counter()
             with self.policy.enabled(network, run, self.stacks, len(steps), self.batched):
@@ -109,13 +109,13 @@ class Runner:
                 raise ValueError(message("step_not_finite", cache=self.policy.title, step=step + 1, steps=self.steps))
         return dict(zip(numbers, values, strict=False))
 
-    def predict(self, run: Run, step: int, compute: Callable[[], Tensor]) -> Tensor:
+    def predict(self, denoiser: Denoiser, latents: Tensor, step: int, compute: Callable[[], Tensor]) -> Tensor:
         """The guided prediction of a step, computed or reused, and known to be finite one step later at the latest."""
         reads = self._reads
         common = self._common("guided", 0, step)
         mechanism = self.policy.mechanism_on(self.stacks)()
-        prediction = mechanism.predict(Prediction(**common, run=run, compute=compute))
-        self.policy.on_prediction(self._part, partial(run.to_clean, prediction, step))
+        prediction = mechanism.predict(Prediction(**common, denoiser=denoiser, latents=latents, compute=compute))
+        self.policy.on_prediction(self._part, partial(denoiser.x0, prediction, latents, step))
         self._finite[step] = torch.isfinite(prediction).all()
         if self._reads == reads:
             self.read({})
@@ -206,25 +206,54 @@ def planned(model: VideoModel, request: Request) -> tuple[Policy | None, tuple[s
         check_policy(model.cache)
         model.cache.check_model(model)
         policy, notes = model.cache.prepare(model, request)
-    if request.steps < FEWEST:
-        return None, (message("cache_off", cache=policy.title, steps=request.steps, least=FEWEST),)
+    predictions = prediction_count(model, request)
+    if predictions < FEWEST:
+        return None, (message("cache_off", cache=policy.title, steps=predictions, least=FEWEST),)
     return policy, notes
 
 
 @contextmanager
-def cached(model: VideoModel, run: Run, request: Request) -> Iterator[None]:
-    """The run through its model's cache, whose state ends with it; `run.cache` keeps what is to be told."""
-    policy, notes = planned(model, request)
+def cached(model: VideoModel, schedule: NoiseSchedule, policy: Policy | None) -> Iterator[Runner | None]:
+    """The cache of one run, whose state ends with it; what is to be told stays. None where every step is computed."""
     if policy is None:
-        yield
+        yield None
         return
-    runner = run.cache = Runner(policy, model.stacks, len(run.timesteps), model.batched_guidance, notes)
+    runner = Runner(policy, model.stacks, len(schedule), model.batched_guidance)
     try:
-        yield
+        yield runner
     finally:
         runner.clear()
 
 
-def phase(network: Any, run: Run, part: str, steps: range) -> AbstractContextManager[None]:
-    """The steps of one expert, through the run's cache if it has one."""
-    return nullcontext() if run.cache is None else run.cache.phase(network, run, part, steps)
+def through_cache(predict: Predict, runner: Runner) -> Predict:
+    """Predictions whose network is asked through a cache."""
+    return lambda network, latents, step, branch: predict(CachedNetwork(network, runner), latents, step, branch)
+
+
+def forecasting(guided: Guided, denoiser: Denoiser, runner: Runner) -> Guided:
+    """Guided predictions, computed or made of what a cache has stored of the video; all are checked to be finite."""
+    return lambda network, latents, step: runner.predict(
+        denoiser, latents, step, lambda: guided(network, latents, step)
+    )
+
+
+class CachedNetwork:
+    """Stands in for a network whose forward passes go through a cache; all else is the network's own."""
+
+    def __init__(self, network: Any, runner: Runner) -> None:
+        self._network, self._runner = network, runner
+        self._branch, self._step = "", 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+    @contextmanager
+    def cache_context(self, branch: str, step_index: int, **place: Any) -> Iterator[None]:
+        """Tells the cache too which forward pass comes next."""
+        self._branch, self._step = branch, step_index
+        has_context = hasattr(self._network, "cache_context")
+        with self._network.cache_context(branch, step_index=step_index, **place) if has_context else nullcontext():
+            yield
+
+    def __call__(self, return_dict: bool = True, **inputs: Any) -> tuple[Tensor]:
+        return (self._runner.call(self._network, self._step, self._branch, inputs),)

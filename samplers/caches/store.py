@@ -15,6 +15,7 @@ from ...loaders.files import write_whole
 from ...loaders.messages import CheckpointError, message
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
+from ..solvers import prediction_count
 
 ENDING = ".reelwire-cache.json"
 MOST_RUNS = 9
@@ -89,7 +90,7 @@ def key_of(model: VideoModel, request: Request) -> Key:
     tokens = model.facts.tokens(request.width, request.height, request.frames)
     loras = tuple(sorted(f"{lora.file.name} {lora.strength:g} {lora.low_noise:g}" for lora in model.loras))
     size = round(math.log2(max(tokens, 1)))
-    return Key(request.steps, request.sampler, request.guidance, request.shift, size, loras)
+    return Key(prediction_count(model, request), request.sampler, request.guidance, request.shift, size, loras)
 
 
 def file_of(checkpoint: Path) -> Path:

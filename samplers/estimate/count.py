@@ -9,7 +9,6 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ...loaders.common.peaks import encode_bytes, weight_bytes, with_kernels
 from ...loaders.messages import message, sentences
@@ -19,10 +18,10 @@ from ...loaders.vae.tiles import Tiling
 from ...loaders.video_model import VideoModel
 from ...loaders.weights.stored import is_small
 from ..caches.runner import planned
-from ..denoise import checked, ready
 from ..guidance import forwards
+from ..plan import SamplingPlan, plan
 from ..room import cache_bytes, step_bytes
-from ..solvers import solver
+from ..solvers import noise_schedule
 from .cards import CONTEXT, GIB, LEAST, PCIE, RESERVED, SIZES, Card, class_of, find_card, seconds
 from .flops import Flops, decode_flops, encoder_flops, forward_flops, network_part
 
@@ -173,9 +172,8 @@ def reading_needs(model: VideoModel, peaks: Mapping[str, int] | None = None) -> 
     return tuple(_need(model, "encode", part, working) for part, working in working_of.items())
 
 
-def sampling_needs(model: VideoModel, request: Request, fused: bool | None = None) -> tuple[Need, ...]:
-    """What the networks of a complete request take. fused: as in `step_bytes`; a card that is asked about has it."""
-    working = step_bytes(model, request, fused)
+def sampling_needs(model: VideoModel, working: int) -> tuple[Need, ...]:
+    """What the networks take in a run whose steps need `working` bytes beside the weights."""
     return tuple(_need(model, "sample", part, working) for part in _networks(model))
 
 
@@ -201,10 +199,11 @@ def _networks(model: VideoModel) -> tuple[str, ...]:
     return tuple(part for part in ("transformer", "transformer_2", "unet") if part in model.parts)
 
 
-def shortage(model: VideoModel, request: Request, machine: Machine) -> tuple[str, ...]:
-    """What a person should know before a complete request is sampled on a machine; mostly nothing."""
+def shortage(model: VideoModel, prepared: SamplingPlan, machine: Machine) -> tuple[str, ...]:
+    """What a person should know before a plan is sampled on a machine; mostly nothing."""
+    request = prepared.request
     read = reading_needs(model, {part: 0 for part in model.parts if "encoder" in part})  # it is done by then
-    needs, _ = with_decode(model, request, (*read, *sampling_needs(model, request)), machine.room)
+    needs, _ = with_decode(model, request, (*read, *sampling_needs(model, prepared.room)), machine.room)
     short = [need for need in needs if need.phase != "encode" and need.verdict(machine) == FAILS]
     return tuple(_warning(model, request, need, machine) for need in short)
 
@@ -243,12 +242,12 @@ def can_shrink(model: VideoModel, need: Need) -> bool:
 # ---------------------------------------------------------------- computing
 
 
-def count_steps(model: VideoModel, request: Request) -> Steps:
-    """How often a complete request runs the network, under its guidance and its cache."""
+def count_steps(model: VideoModel, prepared: SamplingPlan) -> Steps:
+    """How often a plan runs the network, under its guidance and its cache."""
+    request, policy = prepared.request, prepared.policy
     parts = expert_steps(model, request)
     total = sum(map(len, parts.values()))
     each = forwards(model, request, total)
-    policy, _ = planned(model, request)
     spans = {
         part: (len(steps), len(steps)) if policy is None else policy.count_computed(part, steps, total)
         for part, steps in parts.items()
@@ -273,8 +272,8 @@ def _sum(experts: Iterator[tuple[int, tuple[int, int], int]]) -> Span:
 
 def expert_steps(model: VideoModel, request: Request) -> dict[str, range]:
     """Which steps each network takes: the high-noise expert those above its boundary, the other one the rest."""
-    scheduler = solver(model.solvers, request.sampler, model.schedule(request), torch.device("cpu"))
-    times: Tensor = scheduler.timesteps
+    schedule = noise_schedule(model, request, torch.device("cpu"))
+    times, scheduler = schedule.timesteps, schedule.scheduler
     boundary = getattr(model.facts, "boundary", None)
     if boundary is None:
         return {network_part(model): range(len(times))}
@@ -294,7 +293,7 @@ def _times(estimate: Estimate) -> Iterator[Time]:
     elif known is not None:
         span = seconds(estimate.operations, moved, known, known, dtype)
         yield _time(estimate, name, 0, span, "published")
-    there = sampling_needs(asked, estimate.request, fused=True)
+    there = sampling_needs(asked, _fused_bytes(asked, estimate.request))
     for memory in SIZES:
         group = class_of(memory)
         moved = _moved(there, card_of(memory, estimate.machine.limit), estimate.steps)
@@ -374,7 +373,7 @@ def fit_table(model: VideoModel, request: Request, reading: tuple[Need, ...], li
     """
     rows = []
     for sized in usual_sizes(model, request):
-        before, verdicts = (*reading, *sampling_needs(model, sized, fused=True)), {}
+        before, verdicts = (*reading, *sampling_needs(model, _fused_bytes(model, sized))), {}
         for memory in SIZES:
             machine = card_of(memory, limit)
             needs, _ = with_decode(model, sized, before, machine.room)
@@ -383,22 +382,25 @@ def fit_table(model: VideoModel, request: Request, reading: tuple[Need, ...], li
     return tuple(rows)
 
 
-def settled(model: VideoModel, request: Request) -> Request:
-    """A checked request, its keyframes in their places; raises InputError.
+def _fused_bytes(model: VideoModel, request: Request) -> int:
+    """`step_bytes` of a complete request on a card, whose attention holds no scores."""
+    policy, _ = planned(model, request)
+    return step_bytes(model, request, policy, fused=True)
 
-    Without keyframes none is asked for, though a sampler of this model may need one.
-    """
-    return ready(model, request) if request.keyframes else checked(model, request)
+
+def outlined(model: VideoModel, request: Request) -> SamplingPlan:
+    """The plan of a request. Without keyframes none is asked for, though a sampler of this model may need one."""
+    return plan(model, request, outline=not request.keyframes)
 
 
 def estimate(
     model: VideoModel, request: Request, machine: Machine, price: float = 0.0, rates: tuple[float, float] | None = None
 ) -> Estimate:
     """What a request needs on a machine; raises InputError for one that this model cannot run. No weights are read."""
-    request = settled(model, request)
+    prepared = outlined(model, request)
+    request, policy = prepared.request, prepared.policy
     reading = reading_needs(model)
-    needs, tiling = with_decode(model, request, (*reading, *sampling_needs(model, request)), machine.room)
-    notes = (*request.notes, *planned(model, request)[1])
+    needs, tiling = with_decode(model, request, (*reading, *sampling_needs(model, prepared.room)), machine.room)
     asked = on_cards(model, machine)
     fits = fit_table(asked, request, reading if asked is model else reading_needs(asked), machine.limit)
     return Estimate(
@@ -407,14 +409,14 @@ def estimate(
         machine,
         needs,
         tiling,
-        cache_bytes(model, request),
+        cache_bytes(model, request, policy),
         sum(weight_bytes(model, part) for part in model.parts),
-        count_steps(model, request),
+        count_steps(model, prepared),
         forward_flops(model, request),
         encoder_flops(model),
         decode_flops(model, request, tiling),
         fits,
-        notes,
+        prepared.notes,
         price,
         rates,
     )

@@ -1,55 +1,62 @@
-"""Context windows: one sampling of a video longer than its network can see, for models that nothing can be handed over to.
+"""Context windows: one sampling of a video longer than its network can see, for models that nothing is handed over to.
 
-At each step the network predicts overlapping windows, whose predictions are averaged; the noise of later windows is that
-of the first, shuffled, so that they show the same scene (FreeNoise, Qiu and others 2023).
+At each step the network predicts overlapping windows, whose predictions are averaged; the noise of later windows is
+that of the first, shuffled, so that they show the same scene (FreeNoise, Qiu and others 2023).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...loaders.denoiser import Run
+from ...loaders.denoiser import Denoiser, DenoiserWrapper, Network
 from ...loaders.request import Conditioning, Request
 from ...loaders.video_model import VideoModel
 from ..denoise import OnStep, sample
+from ..plan import plan
 
 
-def sample_in_context(model: VideoModel, conditioning: Conditioning, request: Request, window: int, overlap: int, on_step: OnStep) -> Tensor:  # fmt: skip
-    """Latents [1, C, t, h, w] of a request of any length, predicted in windows of `window` frames that share `overlap`."""
-    facts = model.facts
-    whole, seen = (facts.latent_shape(request.width, request.height, n)[2] for n in (request.frames, min(window, request.frames)))  # fmt: skip
-    stride = max(seen - facts.latent_shape(1, 1, overlap)[2], facts.time_patch) // facts.time_patch * facts.time_patch
-    spread = partial(_spread, more=whole - seen, stride=stride, seed=request.seed)
-    return sample(model, conditioning, replace(request, frames=min(window, request.frames)), on_step, spread)
+def sample_in_context(
+    model: VideoModel, conditioning: Conditioning, request: Request, window: int, overlap: int, on_step: OnStep
+) -> Tensor:
+    """Latents [1, C, t, h, w] of a complete request of any length, predicted in windows of `window` frames.
+
+    overlap: frames that two windows share.
+    """
+    facts, frames = model.facts, min(window, request.frames)
+    latent_frames = lambda count: facts.latent_shape(request.width, request.height, count)[2]
+    stride = max(latent_frames(frames) - latent_frames(overlap), facts.time_patch)
+    stride = stride // facts.time_patch * facts.time_patch
+    more = latent_frames(request.frames) - latent_frames(frames)
+    wrap = partial(ContextWindows, more=more, stride=stride, seed=request.seed)
+    return sample(model, conditioning, plan(model, replace(request, frames=frames)), on_step, wrap)
 
 
-def _spread(run: Run, more: int, stride: int, seed: int) -> None:
-    """Give a run that was made for one window `more` latent frames of noise, and let its network see it window by window."""
-    dim, inner = run.time_dim, run.predict
-    length = run.latents.shape[dim]
-    run.latents = shuffled(run.latents, dim, more, stride, torch.Generator("cpu").manual_seed(seed))
-    starts, pyramid = [*range(0, more, stride), more], _pyramid(length).to(run.latents.device)
+class ContextWindows(DenoiserWrapper):
+    """A denoiser of one window around which `more` latent frames lie: it predicts windows `stride` frames apart."""
 
-    def predict(network: Any, step: int, branch: str) -> Tensor:
-        whole = run.latents
-        total: Tensor | float = 0.0
-        weight = torch.zeros(whole.shape[dim], device=whole.device)
-        try:
-            for start in starts:
-                run.latents = whole.narrow(dim, start, length)
-                total = total + _placed(inner(network, step, branch), pyramid, dim, start, whole.shape[dim])
-                weight[start : start + length] += pyramid
-        finally:
-            run.latents = whole
-        assert isinstance(total, Tensor)
-        return total / _along(weight, dim, total)
+    def __init__(self, inner: Denoiser, more: int, stride: int, seed: int) -> None:
+        super().__init__(inner)
+        dim = inner.time_dim
+        length = inner.latents.shape[dim]
+        self.starts = [*range(0, more, stride), more]
+        self.weights = _pyramid(length).to(inner.latents.device)
+        self.latents = shuffled(inner.latents, dim, more, stride, torch.Generator("cpu").manual_seed(seed))
 
-    run.predict = predict
+    def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
+        dim, length, count = self.time_dim, len(self.weights), latents.shape[self.time_dim]
+        weight = torch.zeros(count, device=latents.device)
+        total: Tensor | None = None
+        for start in self.starts:
+            prediction = self.inner.predict(network, latents.narrow(dim, start, length), step, branch)
+            scattered = scatter_window(prediction, self.weights, dim, start, count)
+            total = scattered if total is None else total + scattered
+            weight[start : start + length] += self.weights
+        assert total is not None
+        return total / broadcast_along(weight, dim, total)
 
 
 def shuffled(noise: Tensor, dim: int, more: int, stride: int, generator: torch.Generator) -> Tensor:
@@ -62,21 +69,22 @@ def shuffled(noise: Tensor, dim: int, more: int, stride: int, generator: torch.G
     return noise
 
 
-def _placed(prediction: Tensor, weights: Tensor, dim: int, start: int, length: int) -> Tensor:
+def scatter_window(prediction: Tensor, weights: Tensor, dim: int, start: int, length: int) -> Tensor:
     """A window's weighted prediction in a video of zeros. weights: of its frames."""
     shape = list(prediction.shape)
     shape[dim] = length
     whole = prediction.new_zeros(shape)
-    weighted = prediction * _along(weights.to(prediction), dim, prediction)
+    weighted = prediction * broadcast_along(weights.to(prediction), dim, prediction)
     whole.narrow(dim, start, len(weights)).copy_(weighted)
     return whole
 
 
+def broadcast_along(values: Tensor, dim: int, like: Tensor) -> Tensor:
+    """Values [n] in a shape that multiplies a tensor along one of its dimensions."""
+    return values.view([-1 if d == dim else 1 for d in range(like.ndim)])
+
+
 def _pyramid(length: int) -> Tensor:
     """Weights that grow to the middle of a window."""
-    at = torch.arange(length)
-    return torch.minimum(at + 1, length - at).float()
-
-
-def _along(values: Tensor, dim: int, like: Tensor) -> Tensor:
-    return values.view([-1 if d == dim else 1 for d in range(like.ndim)])
+    frames = torch.arange(length)
+    return torch.minimum(frames + 1, length - frames).float()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from ...loaders.vae.tiles import Tiling
 
 ENDING = ".unfinished"
 _WINDOW = "window_{}.safetensors"
+Upgrade = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -30,16 +31,17 @@ class Job:
 
     folder: Path
 
-    def begin(self, inputs: Mapping[str, Any], anew: bool = False) -> None:
+    def begin(self, inputs: Mapping[str, Any], anew: bool = False, upgrade: Upgrade = dict) -> None:
         """Open the job for these inputs; raises InputError, naming what differs, where it was begun with others.
 
-        anew: drop what was begun with others.
+        anew: drop what was begun with others. upgrade: inputs that an earlier version wrote -> as this one writes them.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        told = self.folder / "inputs.json"
-        begun, now = _read(told), json.loads(json.dumps(dict(inputs)))
+        path = self.folder / "inputs.json"
+        begun, now = _read(path), json.loads(json.dumps(dict(inputs)))
+        begun = None if begun is None else upgrade(begun)
         if not any(self.folder.glob(_WINDOW.format("*"))):  # nothing is done, so nothing is lost
-            write_whole(told, json.dumps(now, indent=1, ensure_ascii=False).encode())
+            write_whole(path, json.dumps(now, indent=1, ensure_ascii=False).encode())
             self._tiling.unlink(missing_ok=True)
             return
         different = [name for name in {**(begun or {}), **now} if (begun or {}).get(name) != now.get(name)]
@@ -48,10 +50,8 @@ class Job:
             self.begin(inputs)
             return
         if begun is None:
-            rule = message("job_unknown")
-            raise InputError(
-                "unfinished", message("job_lost_inputs", folder=self.folder.name), rule, message("job_start_over")
-            )
+            what = message("job_lost_inputs", folder=self.folder.name)
+            raise InputError("unfinished", what, message("job_unknown"), message("job_start_over"))
         if different:
             changes = ", ".join(_change(name, begun.get(name), now.get(name)) for name in different)
             what = message("job_other_inputs", folder=self.folder.name, changes=changes)
@@ -94,9 +94,9 @@ class Job:
 
     def write(self, number: int, latents: Tensor) -> None:
         """Keep the latents of a window, whole or not at all."""
-        held = latents.contiguous().cpu()
+        latents = latents.contiguous().cpu()
         try:
-            write_whole(self._file(number), save({"latents": held}, {"digest": _digest(held)}))
+            write_whole(self._file(number), save({"latents": latents}, {"digest": _digest(latents)}))
         except OSError as error:
             raise OSError(message("window_unkept", number=number + 1, error=error.strerror or error)) from error
 
@@ -127,9 +127,9 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def _digest(latents: Tensor) -> str:
-    told = hashlib.sha256(f"{latents.dtype} {list(latents.shape)}".encode())
-    told.update(latents.contiguous().view(torch.uint8).numpy().tobytes())
-    return told.hexdigest()
+    digest = hashlib.sha256(f"{latents.dtype} {list(latents.shape)}".encode())
+    digest.update(latents.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def fingerprint(tensor: Tensor) -> str:

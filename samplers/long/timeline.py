@@ -1,4 +1,4 @@
-"""The timeline of a long video: which prompt holds when, and which pictures it must show. Plain JSON, checked in words."""
+"""The timeline of a long video: which prompt holds when, and which pictures it must show. Plain JSON, checked."""
 
 from __future__ import annotations
 
@@ -48,55 +48,56 @@ class Timeline:
 
 
 def read_timeline(text: str, fps: float | None, frames: int | None) -> Timeline:
-    """The JSON text of a timeline for a video of `frames` at `fps`; raises InputError. None: not known yet, so that what
-    rests on it is not checked, and frames are no more than seconds.
+    """The timeline in a JSON text, for a video of `frames` at `fps`; raises InputError.
+
+    None: not known yet, so that what rests on it is not checked, and frames are no more than seconds.
 
     {"unit": "seconds" or "frames", "prompts": [{"at", "text"}], "negative": "", "keyframes": [{"at", "image",
     "strength"}]}: all but the prompts may be left out. The first prompt is at 0; keyframes may count from the end (-1).
     """
-    told = _parsed(text)
+    content = _parsed(text)
     whole = message("the_timeline")
-    _known("timeline", whole, told)
-    unit = told.get("unit", UNITS[0])
+    _known("timeline", whole, content)
+    unit = content.get("unit", UNITS[0])
     if unit not in UNITS:
         raise _wrong(message("unit_value", unit=repr(unit)), message("unit_rule"), message("write_unit"))
     scale = fps or 1.0 if unit == "seconds" else 1.0
     prompts = [
-        Prompt(_frame(name, entry, scale), _text(name, entry, "text")) for name, entry in _entries("prompt", told)
+        Prompt(_frame(name, entry, scale), _text(name, entry, "text")) for name, entry in _entries("prompt", content)
     ]
     pictures = [
         Picture(_frame(name, entry, scale), _text(name, entry, "image"), _strength(name, entry))
-        for name, entry in _entries("keyframe", told)
+        for name, entry in _entries("keyframe", content)
     ]
     if not prompts:
         raise _wrong(message("no_prompts"), message("prompts_rule"))
     if fps or unit == "frames":
         _check_order(prompts)
         _check_end(prompts, frames or MOST)
-    return Timeline(tuple(prompts), _text(whole, {"negative": "", **told}, "negative"), tuple(pictures))
+    return Timeline(tuple(prompts), _text(whole, {"negative": "", **content}, "negative"), tuple(pictures))
 
 
 def _parsed(text: str) -> dict[str, Any]:
     if not text.strip():
         raise _wrong(message("timeline_empty"), message("timeline_rule"))
     try:
-        told = json.loads(text, object_pairs_hook=_once)
+        content = json.loads(text, object_pairs_hook=_once)
     except InputError:
         raise
     except (ValueError, RecursionError) as error:
         raise _wrong(message("timeline_not_json", error=error), message("timeline_json")) from error
-    if not isinstance(told, dict):
-        raise _wrong(message("kind_weights", kind=type(told).__name__), message("timeline_object"))
-    return told
+    if not isinstance(content, dict):
+        raise _wrong(message("kind_weights", kind=type(content).__name__), message("timeline_object"))
+    return content
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """A JSON object whose keys all differ; of two alike one would be lost."""
-    told = dict(pairs)
-    if len(told) < len(pairs):
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
         twice = next(key for key, _ in pairs if [k for k, _ in pairs].count(key) > 1)
         raise _wrong(message("key_twice", key=repr(twice)), message("key_once"), message("put_into_list"))
-    return told
+    return entries
 
 
 def _wrong(what: str, rule: str, remedy: str = WRITE_AS) -> InputError:
@@ -113,13 +114,13 @@ def _known(kind: str, name: str, entry: dict[str, Any]) -> None:
             raise _wrong(message("key_in", key=repr(key), name=name), rule, remedy)
 
 
-def _entries(kind: str, told: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _entries(kind: str, content: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """The prompts or the keyframes, each with its name."""
-    found = told.get(f"{kind}s", [])
-    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+    entries = content.get(f"{kind}s", [])
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         rule = message("prompts_list") if kind == "prompt" else message("keyframes_list")
-        raise _wrong(f"{kind}s {str(found)[:40]!r}", rule)
-    named = [(_numbered(kind, number), entry) for number, entry in enumerate(found, 1)]
+        raise _wrong(f"{kind}s {str(entries)[:40]!r}", rule)
+    named = [(_numbered(kind, number), entry) for number, entry in enumerate(entries, 1)]
     for name, entry in named:
         _known(kind, name, entry)
     return named

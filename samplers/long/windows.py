@@ -30,8 +30,12 @@ class Window:
 
 @dataclass(frozen=True)
 class Spans:
-    """How windows may lie. step: frames between the places where one may begin or end; length, overlap: frames of a window
-    and of what it shares with the one before, both a multiple of step, and one; fixed: every window is that long."""
+    """How windows may lie.
+
+    step: frames between the places where one may begin or end.
+    length, overlap: frames of a window and of what it shares with the one before, both a multiple of step, and one.
+    fixed: whether every window is that long.
+    """
 
     step: int
     length: int
@@ -54,7 +58,9 @@ def check_spans(spans: Spans, title: str) -> None:
         raise InputError("window", spans.length, rule, message("larger_window", least=spans.overlap + spans.step))
 
 
-def lay_windows(frames: int, spans: Spans, timeline: Timeline, joints: tuple[int, ...] = (), keys: tuple[int, ...] = ()) -> tuple[Window, ...]:  # fmt: skip
+def lay_windows(
+    frames: int, spans: Spans, timeline: Timeline, joints: tuple[int, ...] = (), keys: tuple[int, ...] = ()
+) -> tuple[Window, ...]:
     """Windows that cover a video of `frames` exactly; raises InputError.
 
     A prompt begins with the first new frame of a window, as near to its time as step allows. joints: frames at which a
@@ -96,24 +102,31 @@ def _ends(begin: int, end: int, spans: Spans, first: bool, keys: set[int]) -> li
     while at < end:
         more = -(-max(end - at - most, 0) // room)  # windows after this one
         even = (end - at + (most - room) * more) / (more + 1)
-        at = _away(at + round(even), at + max(most // 2, 1), keys, room // 3) if more else end
+        at = avoid_keyframes(at + round(even), at + max(most // 2, 1), keys, room // 3) if more else end
         ends.append(at)
         most = room
     return ends or [end] * first  # a video of a single frame
 
 
-def _away(end: int, earliest: int, keys: set[int], margin: int) -> int:
+def avoid_keyframes(end: int, earliest: int, keys: set[int], margin: int) -> int:
     """Where a window ends, at `end` or not much earlier, so that no keyframe lies in the first units of the next."""
     ends = range(end, earliest - 1, -1)
     return next((e for e in ends if not any(e < key <= e + margin for key in keys)), end)
 
 
-def with_keyframes(windows: tuple[Window, ...], keyframes: tuple[Keyframe, ...], capabilities: Capabilities) -> tuple[Window, ...]:  # fmt: skip
+def with_keyframes(
+    windows: tuple[Window, ...], keyframes: tuple[Keyframe, ...], capabilities: Capabilities
+) -> tuple[Window, ...]:
     """Each keyframe in the window that makes its frames; clips that reach over a window's end go on in the next.
 
     Where a model takes pictures at the ends alone, the picture at a joint ends one window and begins the next.
     """
-    return tuple(replace(w, keyframes=tuple(_given(w, k, capabilities) for k in keyframes if _touches(w, k, capabilities))) for w in windows)  # fmt: skip
+
+    def of_window(window: Window) -> tuple[Keyframe, ...]:
+        touching = (keyframe for keyframe in keyframes if _touches(window, keyframe, capabilities))
+        return tuple(_part_inside(window, keyframe, capabilities) for keyframe in touching)
+
+    return tuple(replace(window, keyframes=of_window(window)) for window in windows)
 
 
 def _touches(window: Window, keyframe: Keyframe, capabilities: Capabilities) -> bool:
@@ -123,10 +136,10 @@ def _touches(window: Window, keyframe: Keyframe, capabilities: Capabilities) -> 
     return last >= window.start + window.shared and first <= window.end
 
 
-def _given(window: Window, keyframe: Keyframe, capabilities: Capabilities) -> Keyframe:
+def _part_inside(window: Window, keyframe: Keyframe, capabilities: Capabilities) -> Keyframe:
     """The part of a keyframe that lies in a window, counted from the window's start."""
-    known = max(window.shared - 1, 0) if capabilities.clip_start > 1 else window.shared  # where clips can begin
-    begin = max(window.start + known, keyframe.frame)
+    shared = max(window.shared - 1, 0) if capabilities.clip_start > 1 else window.shared  # where clips can begin
+    begin = max(window.start + shared, keyframe.frame)
     first = begin - keyframe.frame if len(keyframe.images) > 1 else 0
     images = keyframe.images[first : max(window.end - keyframe.frame, 0) + 1]
     return replace(keyframe, images=images, frame=keyframe.frame + first - window.start)

@@ -17,12 +17,12 @@ from reelwire.loaders.parts import Memory, PlainMemory, Recipe
 from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.decode import stream_frames
-from reelwire.samplers.denoise import sample
 from reelwire.tests.support.cached_runs import SOME, Sampled
 from reelwire.tests.support.card import attached, seen_by_comfyui
 from reelwire.tests.support.components import BUNDLED
 from reelwire.tests.support.models import needed
 from reelwire.tests.support.models import open_model as _open
+from reelwire.tests.support.sampling import sample
 from reelwire.tests.support.small_weights import SMALL, stored
 from reelwire.training.tiny_models import MODELS
 

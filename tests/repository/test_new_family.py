@@ -34,9 +34,10 @@ from pack.loaders.parts import PlainMemory, Recipe
 from pack.loaders.request import Request
 from pack.loaders.weights.bundle import files_of
 from pack.samplers.denoise import sample
+from pack.samplers.plan import plan
 model = load(Recipe(family, "", files_of(Path(pack) / "loaders" / "bundled" / "tiny_ltx"), "float32"), PlainMemory())
 with torch.no_grad():
-    latents = sample(model, model.encode("a red circle", ""), Request(steps=2, frames=9, seed=1))
+    latents = sample(model, model.encode("a red circle", ""), plan(model, Request(steps=2, frames=9, seed=1)))
 print(json.dumps({
     "ids": [schema.node_id for schema in schemas], "name": model.name, "sum": float(latents.double().sum()),
     "frames": next(i.tooltip for s in schemas if s.node_id == "ReelwireSampler" for i in s.inputs if i.id == "frames"),

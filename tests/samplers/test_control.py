@@ -12,15 +12,16 @@ import pytest
 import torch
 from PIL import Image
 from reelwire.loaders.common.controls import BLUR, EDGES, GRAY, WAYS, prepared
-from reelwire.loaders.denoiser import Run
+from reelwire.loaders.denoiser import Denoiser
 from reelwire.loaders.families import load
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Control, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
-from reelwire.samplers.denoise import ready, sample
+from reelwire.samplers.plan import plan
 from reelwire.tests.support.host import Host, Prompt, node, workflow
+from reelwire.tests.support.sampling import sample
 from reelwire.training.tiny_models import seeded
 from torch import Tensor
 
@@ -46,19 +47,19 @@ def request(**control: Any) -> Request:
     return Request(64, 64, 9, STEPS, seed=3, control=Control(frames(), **control))
 
 
-def run(model: VideoModel, on_start: Callable[[Run], None] = lambda _: None, **control: Any) -> Tensor:
+def run(model: VideoModel, wrap: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser, **control: Any) -> Tensor:
     conditioning = model.encode("a red circle moving left", "a cat")
-    return sample(model, conditioning, request(**control), prepared=on_start)
+    return sample(model, conditioning, request(**control), wrap=wrap)
 
 
-def started(model: VideoModel, **control: Any) -> Run:
-    """The run of a request before its first step."""
-    runs = list[Run]()
+def started(model: VideoModel, **control: Any) -> Denoiser:
+    """The denoiser of a request before its first step."""
+    runs = list[Denoiser]()
 
     class ReadyError(Exception):
         pass
 
-    def stop(made: Run) -> None:
+    def stop(made: Denoiser) -> Denoiser:
         runs.append(made)
         raise ReadyError
 
@@ -69,7 +70,7 @@ def started(model: VideoModel, **control: Any) -> Run:
 
 def refuse(model: VideoModel, **control: Any) -> str:
     with pytest.raises(InputError) as refusal:
-        ready(model, request(**control))
+        plan(model, request(**control))
     return str(refusal.value)
 
 
@@ -83,7 +84,7 @@ def test_inside_the_range_all_of_it_counts_and_outside_nothing(tiny_models: Path
     assert torch.equal(ranged.latents, full.latents)
     with torch.no_grad(), model.use("transformer") as network:
         for step in range(STEPS):
-            here, whole, without = (r.predict(network, step, "cond_uncond") for r in (ranged, full, none))
+            here, whole, without = (r.predict(network, r.latents, step, "cond_uncond") for r in (ranged, full, none))
             assert not torch.equal(whole, without)
             assert torch.equal(here, whole if 2 <= step < 6 else without), step
 
@@ -126,7 +127,7 @@ def test_fun_control_takes_frames_alone(tiny_models: Path, more: dict[str, Tenso
 def test_models_without_control_tell_which_have_it(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
     with pytest.raises(InputError, match=r"Load Wan2\.1-VACE or CogVideoX-Fun-Control instead"):
-        ready(model, Request(control=Control(frames())))
+        plan(model, Request(control=Control(frames())))
 
 
 # ---------------------------------------------------------------- VACE's layers outside the range

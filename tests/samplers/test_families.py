@@ -14,8 +14,8 @@ from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Conditioning, Control, Guidance, Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
-from reelwire.samplers.denoise import ready, sample
 from reelwire.samplers.guidance import METHODS
+from reelwire.samplers.plan import plan
 from reelwire.samplers.solvers import TABLES
 from reelwire.tests.support.models import (
     FIRST,
@@ -29,6 +29,7 @@ from reelwire.tests.support.models import (
     run,
     usual,
 )
+from reelwire.tests.support.sampling import sample
 from reelwire.training.tiny_models import MODELS as TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
@@ -82,8 +83,8 @@ def test_experts_change_at_the_boundary(tiny_models: Path, name: str, boundary: 
     conditioning = model.encode(PROMPT, "")
 
     def on_step(done: int, total: int, state: Any) -> None:
-        order.append(state.part(done - 1))
-        times.append(float(state.timesteps[done - 1]))
+        order.append(state.denoiser.part(done - 1))
+        times.append(state.denoiser.schedule.times[done - 1])
 
     sample(model, conditioning, Request(steps=12, **needed(model)), on_step)
     assert order == ["transformer" if time >= boundary * 1000 else "transformer_2" for time in times]
@@ -179,7 +180,7 @@ def test_guidance_that_cannot_be(
 ) -> None:
     model = replace(open_model(tiny_models, name), guidance=guidance)
     with pytest.raises(InputError) as refusal:
-        ready(model, Request(guidance=request_guidance, **needed(model)))
+        plan(model, Request(guidance=request_guidance, **needed(model)))
     assert told in str(refusal.value)
 
 
@@ -196,7 +197,7 @@ def test_methods_are_known() -> None:
 def refuse(model: VideoModel, **changes: Any) -> str:
     """What is told about a request; no weights may have been read by then."""
     with pytest.raises(InputError) as refusal:
-        ready(model, Request(**{**needed(model), **changes}))
+        plan(model, Request(**{**needed(model), **changes}))
     assert model.memory.seen == []
     return str(refusal.value)
 
@@ -243,8 +244,8 @@ def test_pictures(tiny_models: Path, name: str) -> None:
     for kind, places in tries.items():
         changes = {"frames": count, "keyframes": tuple(Keyframe(frames(1), at) for at in places)}
         if kind in allowed:
-            made = ready(model, Request(**{**needed(model), **changes}))
-            assert ([k.frame for k in made.keyframes], made.notes) == ([*places], ())
+            made = plan(model, Request(**{**needed(model), **changes}))
+            assert ([k.frame for k in made.request.keyframes], made.notes) == ([*places], ())
             continue
         told = refuse(model, **changes)
         assert told.startswith(f"keyframes = {_wrong(kind, places, allowed)}: {model.title} ({name}) ")

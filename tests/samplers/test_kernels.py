@@ -16,7 +16,6 @@ from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
-from reelwire.samplers.denoise import ready
 from reelwire.samplers.kernels import (
     CACHE_DIT,
     FLASH,
@@ -31,6 +30,7 @@ from reelwire.samplers.kernels import (
     torch_triton,
     unfit,
 )
+from reelwire.samplers.plan import plan
 from reelwire.samplers.speed import Speed
 from reelwire.tests.support.cached_runs import Sampled
 from reelwire.tests.support.host import boot, node, workflow
@@ -248,7 +248,7 @@ def test_what_cannot_be_is_refused_or_said(opened: Any, name: str, dtype: str, k
     """Asked for by Speed: refused before weights are read. As the host's choice: said, and PyTorch's own computes."""
     model, request = opened(name, dtype), Request(64, 64, 9, 2)
     with pytest.raises(InputError, match=rf"attention = {kernel}: .*{words}"):
-        ready(replace(model, speed=Speed(attention=kernel)), request)
+        plan(replace(model, speed=Speed(attention=kernel)), request)
     hosted = replace(model, host_attention=kernel)
     (note,) = attention_notes(hosted)
     assert re.search(rf"^Attention: PyTorch's own\. ComfyUI is set to {kernel}: ", note)

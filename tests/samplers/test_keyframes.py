@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from reelwire.loaders.common.images import cover, middle
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.request import Capabilities, Control, Keyframe, Request
-from reelwire.samplers.keyframes import cut_notes, plan
+from reelwire.samplers.keyframes import cut_notes, place_keyframes
 from reelwire.tests.support.components import BUNDLED
 from reelwire.tests.support.models import MODELS, every, open_ltx, open_model
 
@@ -152,11 +152,11 @@ def check(row: Row, capabilities: Capabilities) -> None:
     keyframes = tuple(map(made, given))
     if isinstance(expected, str):
         with pytest.raises(InputError) as refusal:
-            plan(keyframes, capabilities, frames)
+            place_keyframes(keyframes, capabilities, frames)
         assert wording(expected).match(str(refusal.value)), (row, str(refusal.value))
         return
     places, words = expected if isinstance(expected, tuple) else (expected, None)
-    placed, notes = plan(keyframes, capabilities, frames)
+    placed, notes = place_keyframes(keyframes, capabilities, frames)
     assert specs(placed) == places, row
     if words is not None:
         assert len(notes) == len(words), (row, notes)
@@ -180,7 +180,7 @@ def test_the_bundled_model() -> None:
 @pytest.mark.parametrize("name", [name for name, rows in ROWS.items() if rows is NONE])
 def test_models_of_text_alone_tell_what_to_load(tiny_models: Path, name: str) -> None:
     with pytest.raises(InputError) as refusal:
-        plan((made(at(0)),), capabilities_of(tiny_models, name), 17)
+        place_keyframes((made(at(0)),), capabilities_of(tiny_models, name), 17)
     assert INSTEAD[MODELS[name]] in str(refusal.value)
     assert f"({name})" in str(refusal.value)
 
@@ -188,7 +188,7 @@ def test_models_of_text_alone_tell_what_to_load(tiny_models: Path, name: str) ->
 def test_notes_are_of_what_was_changed_alone(tiny_models: Path) -> None:
     """A clip is cut at its end, and neither it nor what stays where it is gets another picture."""
     clip, picture = made(at(9, 12)), made(at(3))
-    (one, other), notes = plan((clip, picture), capabilities_of(tiny_models, "tiny-ltx-0.9.5"), 33)
+    (one, other), notes = place_keyframes((clip, picture), capabilities_of(tiny_models, "tiny-ltx-0.9.5"), 33)
     assert torch.equal(other.images, clip.images[:9])
     assert one is picture or torch.equal(one.images, picture.images)
     assert len(notes) == 2
@@ -200,7 +200,7 @@ def test_pictures_that_are_not_finite(tiny_models: Path, bad: float) -> None:
     broken = Keyframe(torch.full((1, 2, 2, 3), bad), -1)
     for name in ("tiny-wan2.2-i2v-a14b", "tiny-ltx-0.9.5", "tiny-wan2.1-vace"):
         with pytest.raises(InputError, match="image = keyframe 2, not finite"):
-            plan((made(at(0)), broken), capabilities_of(tiny_models, name), 17)
+            place_keyframes((made(at(0)), broken), capabilities_of(tiny_models, name), 17)
 
 
 # ---------------------------------------------------------------- any keyframes at all
@@ -220,7 +220,7 @@ def any_keyframes(told: list[tuple[int, int, float, float]]) -> tuple[Keyframe, 
 def planned(keyframes: tuple[Keyframe, ...], capabilities: Capabilities, frames: int) -> tuple[Keyframe, ...] | None:
     """The plan, that of it being the same again; None where it is refused in words."""
     try:
-        placed, notes = plan(keyframes, capabilities, frames)
+        placed, notes = place_keyframes(keyframes, capabilities, frames)
     except InputError as error:
         told = str(error)
     else:
@@ -230,7 +230,7 @@ def planned(keyframes: tuple[Keyframe, ...], capabilities: Capabilities, frames:
         numbers = [int(n) for n in re.findall(r"(?:of|=) keyframe (\d+)", told)]
         assert all(1 <= n <= len(keyframes) for n in numbers)
         return None
-    again, more = plan(placed, capabilities, frames)
+    again, more = place_keyframes(placed, capabilities, frames)
     assert (specs(again), more) == (specs(placed), ())
     before = sorted((k.frame % frames, len(k.images), k.strength) for k in keyframes)
     assert (not notes) == (before == specs(placed)), "changes and only they are noted"

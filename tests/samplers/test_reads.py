@@ -21,12 +21,12 @@ from reelwire.loaders.request import Guidance, Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.caches.policies.record import Record
-from reelwire.samplers.denoise import sample
 from reelwire.samplers.long.context import sample_in_context
 from reelwire.samplers.solvers import TABLES
 from reelwire.samplers.speed import Speed
 from reelwire.tests.support.cached_runs import NOTHING, OURS, SOME
 from reelwire.tests.support.models import MODELS, frames, needed, usual
+from reelwire.tests.support.sampling import sample
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -43,10 +43,7 @@ BY_VALUE = (
     "unique_dim",
 )
 # samplers that draw noise in each step -> how often: on the CPU, where a seed means the same everywhere
-DRAWN = {
-    "dpm": 2,
-    "euler ancestral": 1,
-}  # samplers that draw noise in each step -> how often: on the CPU, where a seed means the same everywhere
+DRAWN = {"dpm": 2, "euler ancestral": 1, "dpm++ 2m sde": 1}
 
 
 class Traffic(TorchDispatchMode):
@@ -107,15 +104,16 @@ def steps(model: VideoModel, warm: bool = True, **changes: Any) -> Counter[str]:
 
 
 def _between(traffic: Traffic) -> tuple[Any, Any]:
-    """`on_step` and `prepared` of a run, which say where its steps begin and end."""
+    """`on_step` and `wrap` of a run, which say where its steps begin and end."""
 
     def on_step(done: int, total: int, run: Any) -> None:
         traffic.on = done < total
 
-    def prepared(run: Any) -> None:
+    def wrap(denoiser: Any) -> Any:
         traffic.on = True
+        return denoiser
 
-    return on_step, prepared
+    return on_step, wrap
 
 
 def test_the_counter_sees_each_kind() -> None:
@@ -177,7 +175,7 @@ def test_a_scale_that_grows(opened: Any) -> None:
 def test_pictures_anywhere_draw_noise_and_read_nothing(opened: Any) -> None:
     model = opened("tiny-ltx-0.9.5")
     seen = steps(model, keyframes=(Keyframe(frames(1), 0), Keyframe(frames(1), -1, 0.5)))
-    assert seen.pop("drawn") == STEPS
+    assert seen.pop("drawn") == STEPS - 1, "that of the first step is drawn before it"
     assert not seen
 
 

@@ -210,7 +210,7 @@ def fitted(model: VideoModel, pictured: bool = False, **changes: Any) -> Request
 
 def step_peak(model: VideoModel, steps: int = 2, detailed: bool = False, **changes: Any) -> int:
     """Two steps of a request through the pack's own sampler: the most that is alive beside the weights, in bytes."""
-    from reelwire.samplers.denoise import sample
+    from reelwire.tests.support.sampling import sample
 
     own = model.complete(Request()).sampler == "distilled"  # which takes all of its steps
     memory, request = _memory(model, "text"), fitted(model, steps=0 if own else steps, **changes)

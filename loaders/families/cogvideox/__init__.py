@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...common.flow import draw, encoded_source, skipped
+from ...common.flow import draw, encoded_source
 from ...common.images import cover
 from ...common.peaks import Moment
 from ...common.prompts import check_prompts, encode_t5, load_tokenizer
-from ...denoiser import Run, Schedule
+from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...messages import InputError, either, message
 from ...parts import Config, Inputs
 from ...request import Conditioning, Keyframe, Request
@@ -27,7 +27,7 @@ from ...vae.tiles import Pieces, Tile
 from ...video_model import VideoModel
 from ...weights.bundle import Bundle
 from .checkpoint import FORMAT
-from .denoiser import CogFacts, Network, _padding, _rope, _Run
+from .denoiser import CogDenoiser, CogFacts, _padding, _rope
 from .vae import decode_pieces, encode_pieces
 
 OFS = 2.0  # what the 1.5 image-to-video model is told (CogVideoXImageToVideoPipeline)
@@ -132,22 +132,32 @@ class CogVideoX(VideoModel):
             image_rotary_emb=_rope(facts, request.height, request.width, t, torch.device("meta")),
         )
 
-    def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+    def prepare(self, conditioning: Conditioning, request: Request, schedule: NoiseSchedule) -> Denoiser:
         facts, device, dtype = self.facts, self.memory.device("transformer"), getattr(torch, self.recipe.dtype)
         generator = torch.Generator("cpu").manual_seed(request.seed)
         text = {branch: v["text"].to(device, dtype) for branch, v in conditioning.branches.items()}
         text["cond_uncond"] = torch.cat([text["uncond"], text["cond"]])
-        skip = skipped(len(scheduler.timesteps), request)
-        given = self._given(request, generator, dtype) if request.keyframes else None
-        latents = self._start(request, generator, scheduler, skip).to(dtype)
+        condition = self._first_frame(request, generator, dtype) if request.keyframes else None
+        latents = self._start(request, generator, schedule).to(dtype)
         if facts.control:
-            given = self._control(request, dtype)
+            condition = self._control(request, dtype)
         rope = _rope(facts, request.height, request.width, latents.shape[1], device)
         ofs = latents.new_full((1,), OFS) if facts.network.get("ofs_embed_dim") else None
-        return _Run(latents, scheduler.timesteps[skip:], scheduler, request.guidance, skip, text=text, given=given, rope=rope,
-                    control=request.control, ofs=ofs, generator=generator, padding=_padding(facts, request), dynamic=self.guidance.dynamic)  # fmt: skip
+        return CogDenoiser(
+            latents,
+            schedule,
+            request.guidance,
+            generator,
+            text=text,
+            condition=condition,
+            control=request.control,
+            rope=rope,
+            ofs=ofs,
+            padding=_padding(facts, request),
+            dynamic=self.guidance.dynamic,
+        )
 
-    def _start(self, request: Request, generator: torch.Generator, scheduler: Any, skip: int) -> Tensor:  # fmt: skip
+    def _start(self, request: Request, generator: torch.Generator, schedule: NoiseSchedule) -> Tensor:
         """Noise [1, t, C, h, w], or the source with noise on it (CogVideoXVideoToVideoPipeline.prepare_latents)."""
         facts, device = self.facts, self.memory.device("transformer")
         b, c, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
@@ -156,10 +166,11 @@ class CogVideoX(VideoModel):
             video = rearrange(encoded_source(self, request, generator), "b c t h w -> b t c h w").to(device)
             video = torch.cat([video[:, :1]] * _padding(facts, request) + [video], 1)
         noise = draw((b, t + _padding(facts, request), c, h, w), generator, device)
-        started = noise if video is None else scheduler.add_noise(video, noise, scheduler.timesteps[skip : skip + 1])
-        return started * scheduler.init_noise_sigma
+        scheduler = schedule.scheduler
+        latents = noise if video is None else scheduler.add_noise(video, noise, schedule.timesteps[:1])
+        return latents * scheduler.init_noise_sigma
 
-    def _given(self, request: Request, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    def _first_frame(self, request: Request, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         """The first frame [1, t, C, h, w] and nothing after it (CogVideoXImageToVideoPipeline.prepare_latents)."""
         facts, image = self.facts, cover(request.keyframes[0].images, request.width, request.height)
         with self.use("vae", self.encoding(request.width, request.height)) as vae:

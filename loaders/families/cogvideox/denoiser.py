@@ -1,22 +1,20 @@
-"""The run of CogVideoX: latents with the frames in front of the channels, and a table of places."""
+"""The denoiser of CogVideoX: latents with the frames in front of the channels, and a table of places."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...denoiser import SMALLEST, Run
+from ...denoiser import SMALLEST, Denoiser, Network
 from ...facts import Facts
 from ...request import Control, Request
-
-Network = Any  # a diffusers or transformers module, whose attributes are untyped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +40,7 @@ def _padding(facts: CogFacts, request: Request) -> int:
 
 
 def _rope(facts: CogFacts, height: int, width: int, time: int, device: torch.device) -> tuple[Tensor, Tensor] | None:
-    """Rotary positions (_prepare_rotary_positional_embeddings of the pipelines): 1.0 crops its native grid, 1.5 slices it."""
+    """Rotary positions (_prepare_rotary_positional_embeddings): 1.0 crops its native grid, 1.5 slices it."""
     from diffusers.models.embeddings import get_3d_rotary_pos_embed
     from diffusers.pipelines.cogvideo.pipeline_cogvideox import get_resize_crop_region_for_grid
 
@@ -62,70 +60,66 @@ def _rope(facts: CogFacts, height: int, width: int, time: int, device: torch.dev
 
 
 @dataclass
-class _Run(Run):
-    """The four pipelines. latents: [1, t, C, h, w]; given: the first frame or the control video, beside the latents;
-    control: its range tells in which steps it lies there; padding: latent frames in front that are not part of the
-    video; dynamic: the scale grows along a cosine."""
+class CogDenoiser(Denoiser):
+    """The four pipelines, which keep their latents [1, t, C, h, w] in the network's dtype.
+
+    text: embeddings per branch.
+    condition: latents of the first frame or of the control video, beside those of the video.
+    control: its range tells in which steps it lies there.
+    padding: latent frames in front that are not part of the video.
+    dynamic: whether the guidance scale grows along a cosine.
+    """
 
     text: Mapping[str, Tensor]
-    given: Tensor | None
+    condition: Tensor | None
     control: Control | None
     rope: tuple[Tensor, Tensor] | None
     ofs: Tensor | None
-    generator: torch.Generator
     padding: int
     dynamic: bool
-    clean: Tensor | None = field(default=None, init=False)
-    time_dim: ClassVar[int] = 1
+    time_dim = 1
 
     def scale(self, step: int) -> float | Tensor:
         if not self.dynamic:
             return self.guidance
-        count = len(self.timesteps)  # the reference takes the timestep for the step here
-        return 1 + self.guidance * (1 - math.cos(math.pi * ((count - self.times[step]) / count) ** 5.0)) / 2
+        count = len(self.schedule)  # the reference takes the timestep for the step here
+        return 1 + self.guidance * (1 - math.cos(math.pi * ((count - self.schedule.times[step]) / count) ** 5.0)) / 2
 
-    def noise_levels(self) -> list[float]:
-        """The share of noise, the square root of 1 - alphas_cumprod."""
-        return [float((1 - self.scheduler.alphas_cumprod[time]) ** 0.5) for time in (*self.times, 0)]
-
-    def mixture(self, step: int) -> tuple[float, float]:
-        sigma = self.sigma(step)
+    def alpha_sigma(self, step: int) -> tuple[float, float]:
+        sigma = self.schedule.sigmas[step]
         return math.sqrt(max(1 - sigma**2, 0.0)), sigma
 
-    def line(self, step: int) -> tuple[Any, Any]:
-        alpha, sigma = self.mixture(step)  # v = alpha * noise - sigma * video (Salimans and Ho 2022)
+    def scalings(self, step: int) -> tuple[Any, Any]:
+        alpha, sigma = self.alpha_sigma(step)  # v = alpha * noise - sigma * video (Salimans and Ho 2022)
         return alpha, -max(sigma, SMALLEST)
 
-    def beside(self, step: int) -> Tensor | None:
-        """What lies beside the latents in a step. Outside the control's range it is zeros, which add nothing to the first
-        layer: what Alibaba PAI's Fun-Control pipelines of Wan give without a control video (CogVideoX's always have one)."""
-        if self.given is None or self.control is None or self.control.counts(step, len(self.timesteps)):
-            return self.given
-        return torch.zeros_like(self.given)
+    def condition_at(self, step: int) -> Tensor | None:
+        """The condition of a prediction: outside of the control's range zeros, which add nothing to the first layer.
 
-    def predict(self, network: Network, step: int, branch: str) -> Tensor:
-        batch, time, beside = 2 if branch == "cond_uncond" else 1, self.timesteps[step], self.beside(step)
-        seen = self.scheduler.scale_model_input(torch.cat([self.latents] * batch), time)
-        seen = seen if beside is None else torch.cat([seen, torch.cat([beside] * batch)], 2)
+        That is what Alibaba PAI's Fun-Control pipelines of Wan give without a control (CogVideoX's always have one).
+        """
+        if self.condition is None or self.control is None or self.control.counts(step, len(self.schedule)):
+            return self.condition
+        return torch.zeros_like(self.condition)
+
+    def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
+        batch, condition = 2 if branch == "cond_uncond" else 1, self.condition_at(step)
+        hidden_states = torch.cat([latents] * batch)
+        if condition is not None:
+            hidden_states = torch.cat([hidden_states, torch.cat([condition] * batch)], 2)
         return self.forward(
-            network, step, branch, hidden_states=seen, encoder_hidden_states=self.text[branch], timestep=time.expand(batch),
-            ofs=self.ofs, image_rotary_emb=self.rope,
-        ).float()  # fmt: skip
+            network,
+            step,
+            branch,
+            hidden_states=hidden_states,
+            encoder_hidden_states=self.text[branch],
+            timestep=self.schedule.timesteps[step].expand(batch),
+            ofs=self.ofs,
+            image_rotary_emb=self.rope,
+        ).float()
 
-    def advance(self, step: int, prediction: Tensor) -> None:
-        dtype, time = self.latents.dtype, self.times[step]
-        if "DPM" in type(self.scheduler).__name__:  # a two-step method that asks for its last estimate
-            before = self.times[step - 1] if step else None
-            stepped = self.scheduler.step(prediction, self.clean, time, before, self.latents, generator=self.generator, return_dict=False)  # fmt: skip
-        else:
-            stepped = self.scheduler.step(
-                prediction, time, self.latents, eta=0.0, generator=self.generator, return_dict=False
-            )
-        self.latents, self.clean = stepped[0].to(dtype), stepped[1]
+    def settle(self, stepped: Tensor, latents: Tensor, step: int, following: int) -> Tensor:
+        return stepped.to(latents.dtype)
 
-    def finish(self) -> Tensor:
-        return rearrange(self.latents[:, self.padding :], "b t c h w -> b c t h w").float()
-
-    def preview(self) -> Tensor:
-        clean = self.latents if self.clean is None else self.clean
-        return rearrange(clean[:, self.padding :], "b t c h w -> b c t h w").float()
+    def finish(self, latents: Tensor) -> Tensor:
+        return rearrange(latents[:, self.padding :], "b t c h w -> b c t h w").float()

@@ -9,17 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...common.flow import begin, draw, encoded_source, mix
+from ...common.flow import draw, encoded_source, mix
 from ...common.images import cover
 from ...common.peaks import Moment, Reader, reader
 from ...common.prompts import trimmed
-from ...denoiser import Run, Schedule
+from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...facts import Stacks
 from ...messages import InputError, message
 from ...parts import Config, Inputs
@@ -29,7 +29,7 @@ from ...vae.tiles import Pieces, Tile
 from ...video_model import VideoModel
 from ...weights.bundle import Bundle
 from .checkpoint import FORMAT
-from .denoiser import HunyuanFacts, Network, _ConcatRun, _ReplaceRun, _Run
+from .denoiser import HunyuanConcatDenoiser, HunyuanDenoiser, HunyuanFacts, HunyuanReplaceDenoiser
 from .prompts import CLIP_TOKENS, check_prompts, encode_prompt, template_tokens, text_tokens
 from .vae import decode_pieces, encode_pieces
 
@@ -112,7 +112,7 @@ class HunyuanVideo(VideoModel):
             pooled_projections=empty(1, config["pooled_projection_dim"]),
         )
 
-    def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+    def prepare(self, conditioning: Conditioning, request: Request, schedule: NoiseSchedule) -> Denoiser:
         facts, device, dtype = self.facts, self.memory.device("transformer"), getattr(torch, self.recipe.dtype)
         generator = torch.Generator("cpu").manual_seed(request.seed)
         latents = draw(facts.latent_shape(request.width, request.height, request.frames), generator, device)
@@ -123,17 +123,17 @@ class HunyuanVideo(VideoModel):
                 first = self.encode_video(vae, image).to(latents)
             share = torch.tensor([0.999], device=device)  # the image shines through the noise a little
             latents = latents * share + first.repeat(1, 1, latents.shape[2], 1, 1) * (1 - share)
-        timesteps, skip = begin(scheduler, request)
         if request.source is not None and request.strength < 1:
-            latents = mix(latents, encoded_source(self, request), scheduler.sigmas[skip])
+            latents = mix(latents, encoded_source(self, request), schedule.sigmas[0])
         branches = {
             branch: _trimmed(read) if self.trims_text else read for branch, read in conditioning.branches.items()
         }
         text = {branch: {k: v.to(device, dtype) for k, v in read.items()} for branch, read in branches.items()}
         scale = torch.tensor([request.guidance], dtype=dtype, device=device) * 1000.0 if facts.embedded else None
         guidance = self.guidance.true_scale or 1.0 if facts.embedded else request.guidance
-        make = {"latent_concat": _ConcatRun, "token_replace": _ReplaceRun}.get(facts.image, _Run)
-        return make(latents, timesteps, scheduler, guidance, skip, text=text, embedded=scale, dtype=dtype, first=first)
+        kinds = {"latent_concat": HunyuanConcatDenoiser, "token_replace": HunyuanReplaceDenoiser}
+        kind = kinds.get(facts.image, HunyuanDenoiser)
+        return kind(latents, schedule, guidance, generator, text=text, embedded=scale, dtype=dtype, first=first)
 
     def read_tokens(self, encoder: Reader, prompt_tokens: int = 0) -> int:
         """CLIP's own number; Llama's with the template around the prompt, and the image's."""

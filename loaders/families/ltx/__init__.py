@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ...common.peaks import Moment
 from ...common.prompts import check_prompts, encode_t5, load_tokenizer
-from ...denoiser import Run, Schedule
+from ...denoiser import Denoiser, NoiseSchedule, Schedule
 from ...facts import Stacks
 from ...messages import InputError, message
 from ...parts import Config, Inputs, Part
@@ -32,12 +32,13 @@ from .denoiser import (
     LTXFacts,
     LTXModel,
     Network,
-    _condition_run,
+    _common,
     _conditioned,
     _extra_frames,
-    _image_run,
     _no_pictures,
-    _text_run,
+    condition_denoiser,
+    image_denoiser,
+    text_denoiser,
 )
 from .upsampler import load_upsampler
 from .vae import Noise, decode_pieces, encode_pieces
@@ -155,15 +156,18 @@ class LTX(LTXModel):
             **place,
         )
 
-    def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+    def prepare(self, conditioning: Conditioning, request: Request, schedule: NoiseSchedule) -> Denoiser:
         generator = torch.Generator("cpu").manual_seed(request.seed)
-        make = _condition_run if _conditioned(self, request) else _image_run if request.keyframes else _text_run
+        inputs = _common(self, conditioning, request, schedule, generator)
+        make = image_denoiser if request.keyframes else text_denoiser
+        if _conditioned(self, request):
+            make = condition_denoiser
         if not request.keyframes:
-            return make(self, conditioning, request, scheduler, generator, _no_pictures)
+            return make(self, request, inputs, _no_pictures)
         longest = max(len(keyframe.images) for keyframe in request.keyframes)
         with self.use("vae", self.encoding(request.width, request.height, longest)) as vae:
             encode = lambda frames: self.encode_video(vae, frames, generator)
-            return make(self, conditioning, request, scheduler, generator, encode)
+            return make(self, request, inputs, encode)
 
     def positions(self, request: Request) -> int:
         """Tokens of the video, and those in front of it: of keyframes that are not at its start, of what lies long

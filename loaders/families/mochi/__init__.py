@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from ...common.flow import begin, draw, encoded_source, mix
+from ...common.flow import draw, encoded_source, mix
 from ...common.peaks import Moment
 from ...common.prompts import check_prompts, encode_t5, load_tokenizer
-from ...denoiser import Run, Schedule
+from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...facts import Facts
 from ...messages import message
 from ...parts import Config, Inputs, Memory, Recipe
@@ -28,7 +28,7 @@ from ...video_model import VideoModel
 from ...weights.bundle import Bundle
 from .attention import install, prompt_lengths
 from .checkpoint import FORMAT
-from .denoiser import Network, _Run
+from .denoiser import MochiDenoiser
 from .vae import decode_pieces, encode_pieces
 
 THRESHOLD_NOISE = 0.025  # of the linear-quadratic schedule (genmoai/models, mochi_preview/infer.py)
@@ -101,7 +101,7 @@ class Mochi(VideoModel):
             timestep=empty(1),
         )
 
-    def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+    def prepare(self, conditioning: Conditioning, request: Request, schedule: NoiseSchedule) -> Denoiser:
         device, dtype = self.memory.device("transformer"), getattr(torch, self.recipe.dtype)
         generator = torch.Generator("cpu").manual_seed(request.seed)
         text = {
@@ -112,12 +112,9 @@ class Mochi(VideoModel):
         lengths = {branch: prompt_lengths(v["mask"]) for branch, v in conditioning.branches.items()}
         lengths["cond_uncond"] = lengths["uncond"] + lengths["cond"]
         latents = draw(self.facts.latent_shape(request.width, request.height, request.frames), generator, device)
-        timesteps, skip = begin(scheduler, request)
-        run = _Run(latents, timesteps, scheduler, request.guidance, skip, text, lengths)
         if request.source is not None and request.strength < 1:
-            run.latents = mix(latents, encoded_source(self, request), torch.tensor(run.sigma(0)))
-        run.latents = run.latents.to(dtype)
-        return run
+            latents = mix(latents, encoded_source(self, request), schedule.sigmas[0])
+        return MochiDenoiser(latents.to(dtype), schedule, request.guidance, generator, text, lengths)
 
     @classmethod
     def mlp_width(cls, config: Config, hidden: int) -> int:

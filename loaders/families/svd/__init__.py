@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
 
-from ...common.flow import begin, draw, encoded_source
+from ...common.flow import draw, encoded_source
 from ...common.images import cover
 from ...common.peaks import Moment
-from ...denoiser import Run, Schedule
+from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...facts import Facts
 from ...messages import message
 from ...parts import Config, Inputs
@@ -27,7 +27,7 @@ from ...vae.tiles import Pieces, Tile
 from ...video_model import VideoModel
 from ...weights.bundle import Bundle
 from .checkpoint import FORMAT
-from .denoiser import Network, _Run
+from .denoiser import SVDDenoiser
 from .vae import decode_pieces, encode_pieces
 
 MIN_GUIDANCE = 1.0  # of the first frame (min_guidance_scale); the last frame has the request's
@@ -86,28 +86,26 @@ class SVD(VideoModel):
             added_time_ids=empty(1, 3),
         )
 
-    def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+    def prepare(self, conditioning: Conditioning, request: Request, schedule: NoiseSchedule) -> Denoiser:
         generator, device = torch.Generator("cpu").manual_seed(request.seed), self.memory.device("unet")
         dtype, motion = getattr(torch, self.recipe.dtype), {**MOTION, **self.options}
         image = cover(request.keyframes[0].images, request.width, request.height)
-        look = _encode_image(self, image).to(device, dtype)
+        embeds = _encode_image(self, image).to(device, dtype)
         pixels = image.movedim(-1, 1) * 2 - 1
         pixels = pixels + motion["noise_augmentation"] * torch.randn(pixels.shape, generator=generator)
         with self.use("vae", self.encoding(request.width, request.height)) as vae:
             z = vae.encode(pixels.to(self.memory.device("vae"), vae.dtype)).latent_dist.mode()
-        given = repeat(z.to(device, dtype), "1 c h w -> 1 t c h w", t=request.frames)
+        image_latents = repeat(z.to(device, dtype), "1 c h w -> 1 t c h w", t=request.frames)
         shape = self.facts.latent_shape(request.width, request.height, request.frames)
         noise = draw((1, shape[2], shape[1], *shape[3:]), generator, device).to(dtype)
-        timesteps, skip = begin(scheduler, request)
-        latents = noise * scheduler.init_noise_sigma
+        latents = noise * schedule.scheduler.init_noise_sigma
         if request.source is not None and request.strength < 1:
             video = rearrange(encoded_source(self, request), "b c t h w -> b t c h w").to(noise)
-            latents = video + noise * float(scheduler.sigmas[skip])
+            latents = video + noise * schedule.sigmas[0]
         ids = torch.tensor([[motion["fps"] - 1, motion["motion_bucket"], motion["noise_augmentation"]]], dtype=dtype)
         scales = torch.linspace(MIN_GUIDANCE, request.guidance, request.frames).view(1, -1, 1, 1, 1).to(device, dtype)
-        both = lambda cond: {"cond": cond, "uncond": torch.zeros_like(cond), "cond_uncond": torch.cat([torch.zeros_like(cond), cond])}  # fmt: skip
-        return _Run(latents, timesteps, scheduler, request.guidance, skip, look=both(look), given=both(given),
-                    ids=ids.to(device), scales=scales, generator=generator)  # fmt: skip
+        run = latents, schedule, request.guidance, generator
+        return SVDDenoiser(*run, _both(embeds), _both(image_latents), ids.to(device), scales)
 
     def positions(self, request: Request) -> int:
         """Latent pixels of all frames: a UNet has no tokens."""
@@ -128,6 +126,12 @@ class SVD(VideoModel):
 
     def from_host(self, samples: Tensor) -> Tensor:
         return super().from_host(rearrange(samples, "t c h w -> 1 c t h w") if samples.ndim == 4 else samples)
+
+
+def _both(cond: Tensor) -> dict[str, Tensor]:
+    """An input of the network per branch: without the prompt's picture it is zeros."""
+    zeros = torch.zeros_like(cond)
+    return {"cond": cond, "uncond": zeros, "cond_uncond": torch.cat([zeros, cond])}
 
 
 def _encode_image(model: VideoModel, image: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""The run of Stable Video Diffusion: EDM preconditioning, and a guidance scale for each frame."""
+"""The denoiser of Stable Video Diffusion: EDM preconditioning, and a guidance scale for each frame."""
 
 from __future__ import annotations
 
@@ -11,26 +11,25 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...denoiser import SMALLEST, Run
-
-Network = Any  # a diffusers or transformers module, whose attributes are untyped
+from ...denoiser import SMALLEST, Denoiser, Network
 
 
 @dataclass
-class _Run(Run):
-    """StableVideoDiffusionPipeline. latents: [1, T, C, h, w]; look, given: CLIP's and the VAE's view of the picture per
-    branch; ids: fps, motion bucket and noise augmentation; scales: of guidance, one for each frame."""
+class SVDDenoiser(Denoiser):
+    """StableVideoDiffusionPipeline. latents: [1, T, C, h, w].
 
-    look: Mapping[str, Tensor]
-    given: Mapping[str, Tensor]
+    embeds, image_latents: of the picture by CLIP and by the VAE, per branch.
+    ids: fps, motion bucket and noise augmentation.
+    scales: of guidance, one for each frame.
+    """
+
+    embeds: Mapping[str, Tensor]
+    image_latents: Mapping[str, Tensor]
     ids: Tensor
     scales: Tensor
-    generator: torch.Generator
-    clean: Tensor | None = field(default=None, init=False)
     largest: float = field(init=False)  # of the scales
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         self.largest = float(self.scales.max())
 
     def strength(self, step: int) -> float:
@@ -42,29 +41,27 @@ class _Run(Run):
     def scale(self, step: int) -> float | Tensor:
         return self.scales
 
-    def mixture(self, step: int) -> tuple[float, float]:
-        sigma = self.sigma(step)
+    def alpha_sigma(self, step: int) -> tuple[float, float]:
+        sigma = self.schedule.sigmas[step]
         scale = 1 / math.sqrt(1 + sigma**2)
         return scale, sigma * scale
 
-    def line(self, step: int) -> tuple[Any, Any]:
-        sigma = max(self.sigma(step), SMALLEST)  # EulerDiscreteScheduler.step, v_prediction
+    def scalings(self, step: int) -> tuple[Any, Any]:
+        sigma = max(self.schedule.sigmas[step], SMALLEST)  # EulerDiscreteScheduler.step, v_prediction
         return 1 / (sigma**2 + 1), -sigma / math.sqrt(sigma**2 + 1)
 
-    def predict(self, network: Network, step: int, branch: str) -> Tensor:
-        batch, time = 2 if branch == "cond_uncond" else 1, self.timesteps[step]
-        seen = self.scheduler.scale_model_input(torch.cat([self.latents] * batch), time)
-        seen = torch.cat([seen, self.given[branch]], 2)
-        ids = self.ids.repeat(batch, 1)
-        return self.forward(network, step, branch, sample=seen, timestep=time, encoder_hidden_states=self.look[branch], added_time_ids=ids)  # fmt: skip
+    def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
+        batch, time = 2 if branch == "cond_uncond" else 1, self.schedule.timesteps[step]
+        scaled = self.schedule.scheduler.scale_model_input(torch.cat([latents] * batch), time)
+        return self.forward(
+            network,
+            step,
+            branch,
+            sample=torch.cat([scaled, self.image_latents[branch]], 2),
+            timestep=time,
+            encoder_hidden_states=self.embeds[branch],
+            added_time_ids=self.ids.repeat(batch, 1),
+        )
 
-    def advance(self, step: int, prediction: Tensor) -> None:
-        drawn = {"generator": self.generator} if "Ancestral" in type(self.scheduler).__name__ else {}
-        stepped = self.scheduler.step(prediction, self.timesteps[step], self.latents, **drawn)
-        self.latents, self.clean = stepped.prev_sample, getattr(stepped, "pred_original_sample", None)
-
-    def finish(self) -> Tensor:
-        return rearrange(self.latents, "b t c h w -> b c t h w").float()
-
-    def preview(self) -> Tensor:
-        return self.finish() if self.clean is None else rearrange(self.clean, "b t c h w -> b c t h w").float()
+    def finish(self, latents: Tensor) -> Tensor:
+        return rearrange(latents, "b t c h w -> b c t h w").float()

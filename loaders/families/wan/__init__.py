@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch import Tensor
 from ...common.flow import draw, encoded_source, mix
 from ...common.peaks import Moment, reader
 from ...common.prompts import check_prompts, encode_t5, load_tokenizer
-from ...denoiser import Run, Schedule
+from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...facts import Stacks
 from ...messages import CheckpointError, InputError, either, message
 from ...parts import Config, Inputs, Recipe
@@ -27,7 +27,16 @@ from ...vae.tiles import Pieces, Tile
 from ...weights.bundle import Bundle, frozen, read_diffusers
 from ...weights.find import read_source
 from .checkpoint import FORMAT
-from .denoiser import Network, WanFacts, WanModel, _common, _control_run, _image_run, _references, _text_run, _token_run
+from .denoiser import (
+    WanFacts,
+    WanModel,
+    _common,
+    _references,
+    control_denoiser,
+    image_denoiser,
+    text_denoiser,
+    token_denoiser,
+)
 from .vae import decode_pieces, encode_pieces
 
 
@@ -167,20 +176,26 @@ class Wan(WanModel):
             inputs["encoder_hidden_states_image"] = empty(count, encoder.pictures, encoder.width)
         return inputs
 
-    def prepare(self, conditioning: Conditioning, request: Request, scheduler: Any) -> Run:
+    def prepare(self, conditioning: Conditioning, request: Request, schedule: NoiseSchedule) -> Denoiser:
         facts, generator = self.facts, torch.Generator("cpu").manual_seed(request.seed)
-        inputs = _common(self, conditioning, request, scheduler)
-        inputs["latents"] = self._start(request, generator, inputs)
-        make = _control_run if facts.vace_layers else _token_run if facts.per_token_time else _image_run if facts.concatenated else _text_run  # fmt: skip
+        inputs = _common(self, conditioning, request, schedule)
+        inputs["generator"] = generator
+        inputs["latents"] = self._start(request, generator, schedule)
+        kinds = {
+            control_denoiser: facts.vace_layers,
+            token_denoiser: facts.per_token_time,
+            image_denoiser: facts.concatenated,
+        }
+        make = next((make for make, fits in kinds.items() if fits), text_denoiser)
         return make(self, request, inputs)
 
-    def _start(self, request: Request, generator: torch.Generator, inputs: Mapping[str, Any]) -> Tensor:  # fmt: skip
+    def _start(self, request: Request, generator: torch.Generator, schedule: NoiseSchedule) -> Tensor:
         """Noise, or the source with noise on it (WanVideoToVideoPipeline.prepare_latents); references go in front."""
         b, c, t, h, w = self.facts.latent_shape(request.width, request.height, request.frames)
         noise = draw((b, c, t + len(_references(request)), h, w), generator, self.memory.device("transformer"))
         if request.source is None or request.strength >= 1:
             return noise
-        return mix(noise, encoded_source(self, request), inputs["scheduler"].sigmas[inputs["skip"]])
+        return mix(noise, encoded_source(self, request), schedule.sigmas[0])
 
     def from_vae(self, vae: Network, latents: Tensor) -> Tensor:
         mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1).to(latents.device) for v in (self.facts.mean, self.facts.std))

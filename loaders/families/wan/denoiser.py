@@ -1,4 +1,4 @@
-"""The four kinds of run of Wan: text, images as channels, a time for each token, and VACE's control."""
+"""The four denoisers of Wan: text, images as channels, a time for each token, and VACE's control."""
 
 from __future__ import annotations
 
@@ -12,14 +12,11 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from ...common.flow import FlowRun, begin
 from ...common.images import clip_pixels, cover, fit_inside
-from ...denoiser import Run
+from ...denoiser import Denoiser, Network, NoiseSchedule
 from ...facts import Facts
 from ...request import Conditioning, Control, Request
 from ...video_model import VideoModel
-
-Network = Any  # a diffusers or transformers module, whose attributes are untyped
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,84 +39,97 @@ class WanModel(VideoModel):
     facts: WanFacts
 
 
-# ---------------------------------------------------------------- the four kinds of run
+# ---------------------------------------------------------------- the four denoisers
 
 
 @dataclass
-class _Run(FlowRun):
-    """WanPipeline: text alone. text: embeddings [1, L, width] per branch; dtype: the network's."""
+class WanDenoiser(Denoiser):
+    """WanPipeline: text alone.
+
+    text: embeddings [1, L, width] per branch.
+    dtype: the network's.
+    low_guidance: of the low-noise expert.
+    low: whether the low-noise expert makes a prediction, for each of them.
+    """
 
     text: Mapping[str, Tensor]
     dtype: torch.dtype
     low_guidance: float
-    low: list[bool]  # whether the low-noise expert makes a step, for each of them
+    low: list[bool]
 
     def part(self, step: int) -> str:
         return "transformer_2" if self.low[step] else "transformer"
 
     def scale(self, step: int) -> float | Tensor:
-        return self.guidance if self.part(step) == "transformer" else self.low_guidance
+        return self.low_guidance if self.low[step] else self.guidance
 
-    def seen(self) -> Tensor:
+    def hidden_states(self, latents: Tensor) -> Tensor:
         """The latents and what is given beside them, as the network takes them in."""
-        return self.latents
+        return latents
 
-    def time(self, step: int) -> Tensor:
-        return self.timesteps[step].expand(1)
+    def timestep(self, step: int) -> Tensor:
+        return self.schedule.timesteps[step].expand(1)
 
-    def given(self, step: int) -> dict[str, Any]:
-        """Further inputs of the network in a step."""
+    def further_inputs(self, step: int, batch: int) -> dict[str, Tensor]:
+        """Inputs of the network that not every Wan has, for `batch` branches."""
         return {}
 
-    def predict(self, network: Network, step: int, branch: str) -> Tensor:
+    def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
         batch = 2 if branch == "cond_uncond" else 1
-        repeated = {
-            k: torch.cat([v] * batch) if k != "control_hidden_states_scale" else v for k, v in self.given(step).items()
-        }
         return self.forward(
-            network, step, branch, hidden_states=torch.cat([self.seen()] * batch).to(self.dtype),
-            timestep=torch.cat([self.time(step)] * batch), encoder_hidden_states=self.text[branch], **repeated,
-        )  # fmt: skip
+            network,
+            step,
+            branch,
+            hidden_states=torch.cat([self.hidden_states(latents)] * batch).to(self.dtype),
+            timestep=torch.cat([self.timestep(step)] * batch),
+            encoder_hidden_states=self.text[branch],
+            **self.further_inputs(step, batch),
+        )
 
 
 @dataclass
-class _ImageRun(_Run):
+class WanImageDenoiser(WanDenoiser):
     """WanImageToVideoPipeline. condition: mask and encoded pictures [1, 4 + C, t, h, w]; image: CLIP's view of them."""
 
     condition: Tensor
     image: Tensor | None
 
-    def seen(self) -> Tensor:
-        return torch.cat([self.latents, self.condition], 1)
+    def hidden_states(self, latents: Tensor) -> Tensor:
+        return torch.cat([latents, self.condition], 1)
 
-    def given(self, step: int) -> dict[str, Any]:
-        return {} if self.image is None else {"encoder_hidden_states_image": self.image}
+    def further_inputs(self, step: int, batch: int) -> dict[str, Tensor]:
+        return {} if self.image is None else {"encoder_hidden_states_image": torch.cat([self.image] * batch)}
 
 
 @dataclass
-class _TokenRun(_Run):
-    """WanPipeline and WanImageToVideoPipeline with expand_timesteps. free: 0 on the first frame if `first` gives it."""
+class WanTokenDenoiser(WanDenoiser):
+    """WanPipeline and WanImageToVideoPipeline with expand_timesteps.
+
+    first: latents whose first frame is given.
+    free: [1, 1, t, h, w], 0 on the first frame where it is given.
+    """
 
     first: Tensor
-    free: Tensor  # [1, 1, t, h, w]
+    free: Tensor
 
-    def seen(self) -> Tensor:
-        return (1 - self.free) * self.first + self.free * self.latents
+    def hidden_states(self, latents: Tensor) -> Tensor:
+        return (1 - self.free) * self.first + self.free * latents
 
-    def time(self, step: int) -> Tensor:
-        return (self.free[0][0][:, ::2, ::2] * self.timesteps[step]).flatten().unsqueeze(0)
+    def timestep(self, step: int) -> Tensor:
+        return (self.free[0][0][:, ::2, ::2] * self.schedule.timesteps[step]).flatten().unsqueeze(0)
 
-    def finish(self) -> Tensor:
-        return self.seen()
-
-    def preview(self) -> Tensor:
-        return (1 - self.free) * self.first + self.free * self.clean()
+    def finish(self, latents: Tensor) -> Tensor:
+        return self.hidden_states(latents)
 
 
 @dataclass
-class _ControlRun(_Run):
-    """WanVACEPipeline. control: [1, 96, t, h, w]; strengths: one for each VACE layer, 0 in steps outside the range of
-    what was `asked`; references: latent frames in front."""
+class WanControlDenoiser(WanDenoiser):
+    """WanVACEPipeline.
+
+    control: [1, 96, t, h, w].
+    strengths: one for each VACE layer, 0 in steps outside the range of what was `asked`.
+    references: latent frames in front.
+    """
 
     control: Tensor
     strengths: Tensor
@@ -127,24 +137,25 @@ class _ControlRun(_Run):
     asked: Control
 
     def counts(self, step: int) -> bool:
-        return self.asked.strength > 0 and self.asked.counts(step, len(self.timesteps))
+        """Whether the control has a say in a prediction."""
+        return self.asked.strength > 0 and self.asked.counts(step, len(self.schedule))
 
-    def given(self, step: int) -> dict[str, Any]:
+    def further_inputs(self, step: int, batch: int) -> dict[str, Tensor]:
         strengths = self.strengths * self.counts(step)
-        return {"control_hidden_states": self.control, "control_hidden_states_scale": strengths}
+        return {
+            "control_hidden_states": torch.cat([self.control] * batch),
+            "control_hidden_states_scale": strengths,
+        }
 
-    def predict(self, network: Network, step: int, branch: str) -> Tensor:
+    def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
         """Where hints count 0 times, their layers rest; not under a cache, which goes by the layers it has seen."""
-        if self.cache is not None or self.counts(step):
-            return super().predict(network, step, branch)
+        if self.counts(step) or not isinstance(network, nn.Module):
+            return super().predict(network, latents, step, branch)
         with _hintless(network):
-            return super().predict(network, step, branch)
+            return super().predict(network, latents, step, branch)
 
-    def finish(self) -> Tensor:
-        return self.latents[:, :, self.references :]
-
-    def preview(self) -> Tensor:
-        return self.clean()[:, :, self.references :]
+    def finish(self, latents: Tensor) -> Tensor:
+        return latents[:, :, self.references :]
 
 
 class _NoHint(nn.Module):
@@ -165,17 +176,22 @@ def _hintless(network: Network) -> Iterator[None]:
         network.vace_blocks = layers
 
 
-def _common(model: WanModel, conditioning: Conditioning, request: Request, scheduler: Any) -> dict[str, Any]:
+def _common(model: WanModel, conditioning: Conditioning, request: Request, schedule: NoiseSchedule) -> dict[str, Any]:
     facts, device, dtype = model.facts, model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
     text = {branch: v["text"].to(device, dtype) for branch, v in conditioning.branches.items()}
     text["cond_uncond"] = torch.cat([text["uncond"], text["cond"]])
-    timesteps, skip = begin(scheduler, request)
-    boundary = 0.0 if facts.boundary is None else facts.boundary * scheduler.config.num_train_timesteps
-    return dict(timesteps=timesteps, scheduler=scheduler, guidance=request.guidance, skip=skip, text=text, dtype=dtype,
-                low_guidance=request.guidance_2 or request.guidance, low=(timesteps < boundary).tolist())  # fmt: skip
+    boundary = 0.0 if facts.boundary is None else facts.boundary * schedule.scheduler.config.num_train_timesteps
+    return dict(
+        schedule=schedule,
+        guidance=request.guidance,
+        text=text,
+        dtype=dtype,
+        low_guidance=request.guidance_2 or request.guidance,
+        low=(schedule.timesteps < boundary).tolist(),
+    )
 
 
-def _image_run(model: WanModel, request: Request, inputs: dict[str, Any]) -> Run:
+def image_denoiser(model: WanModel, request: Request, inputs: dict[str, Any]) -> Denoiser:
     """Pictures at their places in an otherwise gray clip, and a mask that tells which frames are given."""
     facts, latents = model.facts, inputs["latents"]
     images = [cover(k.images, request.width, request.height) for k in request.keyframes]
@@ -188,20 +204,20 @@ def _image_run(model: WanModel, request: Request, inputs: dict[str, Any]) -> Run
         z = model.encode_video(vae, clip).to(latents)
     known = torch.cat([known[:1].repeat(facts.temporal_ratio), known[1:]])
     mask = repeat(known, "(t r) -> 1 r t h w", r=facts.temporal_ratio, h=latents.shape[3], w=latents.shape[4])
-    image = _look(model, images) if "image_encoder" in model.parts else None
-    return _ImageRun(condition=torch.cat([mask.to(z), z], 1), image=image, **inputs)
+    image = encode_image(model, images) if "image_encoder" in model.parts else None
+    return WanImageDenoiser(condition=torch.cat([mask.to(z), z], 1), image=image, **inputs)
 
 
-def _look(model: WanModel, images: list[Tensor]) -> Tensor:
+def encode_image(model: WanModel, images: list[Tensor]) -> Tensor:
     """CLIP's second last hidden states [N, 257, width] (WanImageToVideoPipeline.encode_image)."""
-    seen = clip_pixels(torch.cat(images), model.recipe.files.get("image_processor"))
+    pixels = clip_pixels(torch.cat(images), model.recipe.files.get("image_processor"))
     with model.use("image_encoder") as encoder:
-        seen = seen.to(model.memory.device("image_encoder"), encoder.dtype)
-        hidden = encoder(pixel_values=seen, output_hidden_states=True).hidden_states[-2]
+        pixels = pixels.to(model.memory.device("image_encoder"), encoder.dtype)
+        hidden = encoder(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
     return hidden.to(model.memory.device("transformer"), getattr(torch, model.recipe.dtype))
 
 
-def _token_run(model: WanModel, request: Request, inputs: dict[str, Any]) -> Run:
+def token_denoiser(model: WanModel, request: Request, inputs: dict[str, Any]) -> Denoiser:
     latents = inputs["latents"]
     free, first = torch.ones_like(latents[:, :1]), torch.zeros_like(latents)
     if request.keyframes:
@@ -209,14 +225,14 @@ def _token_run(model: WanModel, request: Request, inputs: dict[str, Any]) -> Run
             image = cover(request.keyframes[0].images, request.width, request.height)
             first = model.encode_video(vae, image).to(latents)
         free[:, :, 0] = 0
-    return _TokenRun(first=first, free=free, **inputs)
+    return WanTokenDenoiser(first=first, free=free, **inputs)
 
 
-def _text_run(model: WanModel, request: Request, inputs: dict[str, Any]) -> Run:
-    return _Run(**inputs)
+def text_denoiser(model: WanModel, request: Request, inputs: dict[str, Any]) -> Denoiser:
+    return WanDenoiser(**inputs)
 
 
-def _control_run(model: WanModel, request: Request, inputs: dict[str, Any]) -> Run:
+def control_denoiser(model: WanModel, request: Request, inputs: dict[str, Any]) -> Denoiser:
     """VACE's two halves: what is known (keyframes, and the control video outside its mask), and what the control video
     shows where the video is made anew; then the mask (prepare_video_latents, prepare_masks)."""
     facts = model.facts
@@ -233,8 +249,13 @@ def _control_run(model: WanModel, request: Request, inputs: dict[str, Any]) -> R
     grid = F.interpolate(grid, size=(facts.latent_shape(1, 1, request.frames)[2], *z.shape[3:]), mode="nearest-exact")
     grid = F.pad(grid, (0, 0, 0, 0, z.shape[2] - grid.shape[2], 0)).to(z)
     asked, like = request.control or Control(), dict(device=inputs["latents"].device, dtype=inputs["dtype"])
-    return _ControlRun(control=torch.cat([z, grid], 1).to(**like), references=len(_references(request)), asked=asked,
-                       strengths=torch.full((facts.vace_layers,), asked.strength, **like), **inputs)  # fmt: skip
+    return WanControlDenoiser(
+        control=torch.cat([z, grid], 1).to(**like),
+        references=len(_references(request)),
+        asked=asked,
+        strengths=torch.full((facts.vace_layers,), asked.strength, **like),
+        **inputs,
+    )
 
 
 def _references(request: Request) -> list[Tensor]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ....loaders.common.peaks import branches
-from ....loaders.denoiser import Run
+from ....loaders.denoiser import Denoiser
 from ....loaders.facts import Stacks
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
@@ -62,9 +62,10 @@ class Forward(Cacheable):
 
 @dataclass(kw_only=True)
 class Prediction(Cacheable):
-    """The guided prediction of one step. compute: makes it, by one forward pass or several."""
+    """A guided prediction for some latents. compute: makes it, by one forward pass or several."""
 
-    run: Run
+    denoiser: Denoiser
+    latents: Tensor
     compute: Callable[[], Tensor]
 
 

@@ -14,12 +14,12 @@ class Guided(Mechanism):
     """Stores the x0 of each computed step and extrapolates it by the slopes that the policy has planned."""
 
     def predict(self, prediction: Prediction) -> Tensor:
-        run, step = prediction.run, prediction.context.step
+        denoiser, latents, step = prediction.denoiser, prediction.latents, prediction.context.step
         if prediction.decide(None):
-            denoised = extrapolate(prediction.state.history, prediction.context.slopes[step])[0]
-            return run.from_clean(denoised, step)
+            x0 = extrapolate(prediction.state.history, prediction.context.slopes[step])[0]
+            return denoiser.from_x0(x0, latents, step)
         output = prediction.compute()
-        prediction.store((run.to_clean(output, step),), {})
+        prediction.store((denoiser.x0(output, latents, step),), {})
         return output
 
     @classmethod

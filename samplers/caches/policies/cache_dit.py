@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ....loaders.denoiser import Run
 from ....loaders.facts import Stacks
 from ....loaders.messages import InputError, message
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
 from ...kernels import CACHE_DIT
-from ..policy import Policy
+from ..policy import Policy, RunUnderWay
 from .external import ExternalCache, changed
 
 
@@ -39,12 +38,14 @@ class CacheDiT(ExternalCache):
         return self, ()
 
     @contextmanager
-    def enabled(self, network: Any, run: Run, stacks: Stacks | None, steps: int, batched: bool) -> Iterator[None]:
+    def enabled(
+        self, network: Any, run: RunUnderWay, stacks: Stacks | None, steps: int, batched: bool
+    ) -> Iterator[None]:
         import cache_dit
         from cache_dit import TaylorSeerCalibratorConfig
 
         assert stacks is not None
-        one_pass = batched and run.guidance > 1
+        one_pass = batched and run.denoiser.guidance > 1
         adapter = _adapter(network, stacks)
         calibrator = TaylorSeerCalibratorConfig(taylorseer_order=self.order) if self.order else None
         cache_dit.enable_cache(adapter, cache_config=self._config(steps, one_pass), calibrator_config=calibrator)

@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ....loaders.denoiser import Run
 from ....loaders.facts import Stacks
 from ....loaders.messages import InputError, message
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
 from ..mechanisms.external import External
 from ..mechanisms.modules import MODULES, module_outputs
-from ..policy import Policy
+from ..policy import Policy, RunUnderWay
 from ..state import BranchState, StepContext
 
 
@@ -54,11 +53,13 @@ class DiffusersCache(ExternalCache):
     """A cache of diffusers, switched on by a config."""
 
     @abstractmethod
-    def config(self, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
+    def config(self, network: Any, run: RunUnderWay, stacks: Stacks, steps: int) -> Any:
         """diffusers' config of this cache for the steps of an expert."""
 
     @contextmanager
-    def enabled(self, network: Any, run: Run, stacks: Stacks | None, steps: int, batched: bool) -> Iterator[None]:
+    def enabled(
+        self, network: Any, run: RunUnderWay, stacks: Stacks | None, steps: int, batched: bool
+    ) -> Iterator[None]:
         assert stacks is not None
         network.enable_cache(self.config(network, run, stacks, steps))
         try:
@@ -77,7 +78,7 @@ class DiffusersFirstBlock(DiffusersCache):
     position: ClassVar[int | None] = 5
     unused: ClassVar[tuple[str, ...]] = ("start", "end", "longest", "order")
 
-    def config(self, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
+    def config(self, network: Any, run: RunUnderWay, stacks: Stacks, steps: int) -> Any:
         from diffusers import FirstBlockCacheConfig
 
         return FirstBlockCacheConfig(**changed(threshold=self.threshold))
@@ -93,7 +94,7 @@ class DiffusersTaylorSeer(DiffusersCache):
     position: ClassVar[int | None] = 6
     unused: ClassVar[tuple[str, ...]] = ("start", "end", "longest")
 
-    def config(self, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
+    def config(self, network: Any, run: RunUnderWay, stacks: Stacks, steps: int) -> Any:
         from diffusers import TaylorSeerCacheConfig
 
         lists, modules = "|".join(stacks.of(network)), "|".join(MODULES)
@@ -120,7 +121,7 @@ class DiffusersSeaCache(DiffusersCache):
     title: ClassVar[str] = "diffusers seacache"
     position: ClassVar[int | None] = 7
 
-    def config(self, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
+    def config(self, network: Any, run: RunUnderWay, stacks: Stacks, steps: int) -> Any:
         from diffusers.hooks import SeaCacheConfig
 
         options = changed(threshold=self.threshold, max_consecutive_cached=self.longest)
@@ -137,7 +138,7 @@ class DiffusersMagCache(DiffusersCache):
     title: ClassVar[str] = "diffusers magcache"
     position: ClassVar[int | None] = None
 
-    def config(self, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
+    def config(self, network: Any, run: RunUnderWay, stacks: Stacks, steps: int) -> Any:
         from diffusers import MagCacheConfig
 
         options = changed(threshold=self.threshold, max_skip_steps=self.longest)

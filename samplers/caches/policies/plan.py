@@ -16,7 +16,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from ....loaders.denoiser import Run
+from ....loaders.denoiser import Denoiser
 from ....loaders.messages import InputError, message
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
@@ -74,10 +74,10 @@ class Plan(Policy):
         free = (self.start, self.end, self.longest) == (0.0, 1.0, 0) and self.warmup <= self.order + 1
         return planned, planned if free else len(steps)
 
-    def plan_steps(self, run: Run, part: str, steps: range) -> Slopes:
+    def plan_steps(self, denoiser: Denoiser, part: str, steps: range) -> Slopes:
         grams = next((runs for name, runs in self.grams if name == part and len(runs[0]) == len(steps)), ())
-        places = tuple(place(run, i) for i in steps)
-        weights = tuple(weight(run, i) for i in steps)
+        places = tuple(place(denoiser, i) for i in steps)
+        weights = tuple(weight(denoiser, i) for i in steps)
         pairs = _planned(grams, places, weights, budget(len(steps), self.speed), self.order)
         return {steps.start + i: slope for i, slope in pairs}
 
@@ -97,16 +97,22 @@ def budget(count: int, speed: float) -> int:
     return min(count, max(2, round(count / speed)))
 
 
-def place(run: Run, step: int) -> float:
+def place(denoiser: Denoiser, step: int) -> float:
     """The log-SNR of a step's latents, half of it, as DPM-Solver counts."""
-    alpha, sigma = run.mixture(step)
+    alpha, sigma = denoiser.alpha_sigma(step)
     return math.log((alpha + EDGE) / (sigma + EDGE))
 
 
-def weight(run: Run, step: int) -> float:
-    """How much an error of a step's x0 counts: how far it moves the next latents, x' = a' x0 + s' (x - a x0) / s, times
-    how much it grows until the end, the more the more noise is left."""
-    (alpha, sigma), (after, left) = run.mixture(step), run.mixture(step + 1)
+def weight(denoiser: Denoiser, step: int) -> float:
+    """How much an error of a prediction's x0 counts.
+
+    How far it moves the latents of the next noise level, x' = a' x0 + s' (x - a x0) / s, times how much it grows until
+    the end, the more the more noise is left. A solver may ask for two predictions at one level.
+    """
+    levels = denoiser.schedule.sigmas
+    last = len(levels) - 1
+    following = next((i for i in range(step + 1, last) if levels[i] != levels[step]), last)
+    (alpha, sigma), (after, left) = denoiser.alpha_sigma(step), denoiser.alpha_sigma(following)
     return abs(after - left * alpha / max(sigma, EDGE)) * math.exp(GROWTH * sigma)
 
 

@@ -213,13 +213,13 @@ def test_every_variant_is_complete(variant: str) -> None:
 def test_distilled_checkpoints_take_their_own_steps(tmp_path: Path) -> None:
     from reelwire.loaders.messages import InputError
     from reelwire.loaders.request import Request
-    from reelwire.samplers.denoise import ready
+    from reelwire.samplers.plan import plan
     from reelwire.tests.support.components import ltx_folder
 
     folder = ltx_folder(tmp_path / "ltxv-2b-0.9.8-distilled", "0.9.5")
     files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
     model = LTX.load(Recipe("ltx", "", files, "float32"), PlainMemory())
-    request = ready(model, Request())
+    request = plan(model, Request()).request
     assert (model.variant, request.sampler, request.steps, request.guidance) == (
         "0.9.8-2b-distilled",
         "distilled",
@@ -228,8 +228,8 @@ def test_distilled_checkpoints_take_their_own_steps(tmp_path: Path) -> None:
     )
     assert model.schedule(request).timesteps.tolist() == pytest.approx(model.facts.distilled_timesteps)
     with pytest.raises(InputError, match=r"steps = 20: The distilled sampler takes its own 8 steps. Use 8 or 0"):
-        ready(model, Request(steps=20))
-    assert ready(model, Request(steps=20, sampler="euler")).steps == 20
+        plan(model, Request(steps=20))
+    assert plan(model, Request(steps=20, sampler="euler")).request.steps == 20
 
 
 def test_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
@@ -249,7 +249,7 @@ def test_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 def test_a_prompt_for_another_model_is_refused() -> None:
     from reelwire.loaders.messages import InputError
     from reelwire.loaders.request import Conditioning, Request
-    from reelwire.samplers.denoise import sample
+    from reelwire.tests.support.sampling import sample
 
     files = {"checkpoint": BUNDLED, "text_encoder": BUNDLED / "text_encoder", "tokenizer": BUNDLED / "tokenizer"}
     model = LTX.load(Recipe("ltx", "", files, "float32"), PlainMemory())

@@ -19,10 +19,10 @@ from reelwire.loaders.weights.entry import Entry
 from reelwire.loaders.weights.find import complete, read_model
 from reelwire.loaders.weights.modules import check_fit
 from reelwire.loaders.weights.safetensors import read_file
-from reelwire.samplers.denoise import sample
 from reelwire.tests.support.configs import NATIVE, VARIANTS, build, read
 from reelwire.tests.support.files import plain, scaled_fp8
 from reelwire.tests.support.native import host_classes
+from reelwire.tests.support.sampling import sample
 from reelwire.training import tiny_files, tiny_text
 from reelwire.training.tiny_models import encoder, seeded
 from safetensors.torch import load_file, save_file
@@ -77,7 +77,7 @@ def test_two_experts_of_scaled_fp8_make_a_video(models: Path) -> None:
     assert conditioning.notes == ()
     seen: list[str] = []
     latents = sample(
-        model, conditioning, Request(64, 64, 9, 6), lambda done, total, run: seen.append(run.part(done - 1))
+        model, conditioning, Request(64, 64, 9, 6), lambda done, total, run: seen.append(run.denoiser.part(done - 1))
     )
     assert torch.isfinite(latents).all()
     assert {*seen} == {"transformer", "transformer_2"}

@@ -229,16 +229,15 @@ def test_names_of_the_weights_stay(opened: Any) -> None:
 @pytest.mark.parametrize("policy", ["TeaCache", "TeaCache, follow", "FORA", "FORA, modules", "EasyCache", "first block", "plan", "MagCache"])  # fmt: skip
 @pytest.mark.parametrize("name", ["tiny-hunyuan-t2v", "tiny-wan2.1-t2v", "tiny-cogvideox1.5-5b", "tiny-mochi", "tiny-ltx-0.9.0"])  # fmt: skip
 def test_memory_is_what_was_said(opened: Any, name: str, policy: str) -> None:
-    from reelwire.samplers.caches.runner import planned
+    from reelwire.samplers.plan import plan
 
     model = replace(opened(name), cache=SOME[policy])
     # Mochi's text is narrower than its video, which counts for something at small sizes alone
     size = dict(width=320, height=320, frames=19) if name == "tiny-mochi" else dict(width=128, height=128, frames=17)
     made = Sampled(model, **size)
-    request = model.complete(Request(**size, steps=STEPS))
-    ready, _ = planned(model, request)
-    assert ready is not None
-    assert ready.estimate(model, request) == pytest.approx(made.run.cache.peak, rel=0.1)
+    prepared = plan(model, Request(**size, steps=STEPS))
+    assert prepared.policy is not None
+    assert prepared.policy.estimate(model, prepared.request) == pytest.approx(made.run.cache.peak, rel=0.1)
 
 
 # ---------------------------------------------------------------- bad input

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from reelwire.loaders.denoiser import DenoiserWrapper
 from reelwire.loaders.families import load
 from reelwire.loaders.messages import CheckpointError, InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
@@ -19,7 +20,6 @@ from reelwire.loaders.request import Request
 from reelwire.loaders.spec import specs
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
-from reelwire.samplers import denoise
 from reelwire.samplers.caches import store
 from reelwire.samplers.caches.calibration import calibrate, fit_polynomial
 from reelwire.samplers.caches.policies.magcache import MagCache
@@ -29,8 +29,8 @@ from reelwire.samplers.caches.policies.teacache import TeaCache, published, publ
 from reelwire.samplers.caches.report import report
 from reelwire.samplers.caches.runner import planned
 from reelwire.samplers.caches.state import distance, extrapolate, forecast
-from reelwire.samplers.denoise import sample
 from reelwire.tests.support.models import needed
+from reelwire.tests.support.sampling import sample
 from reelwire.training.tiny_models import MODELS, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")
@@ -133,10 +133,11 @@ def test_places_and_weights_are_those_of_the_noise(models: Path) -> None:
     model = open_model(models, "tiny-wan2.1-t2v")
     conditioning = model.encode("a", "")
     sample(model, conditioning, Request(steps=STEPS), lambda *a: runs.append(a[2]))
-    sigmas = [runs[0].sigma(i) for i in range(STEPS + 1)]
+    denoiser = runs[0].denoiser
+    sigmas = denoiser.schedule.sigmas
     for i in range(STEPS):
-        assert weight(runs[0], i) == pytest.approx((1 - sigmas[i + 1] / sigmas[i]) * np.exp(2 * sigmas[i]), rel=1e-5)
-        assert place(runs[0], i) == pytest.approx(np.log((1 - sigmas[i] + 1e-3) / (sigmas[i] + 1e-3)))
+        assert weight(denoiser, i) == pytest.approx((1 - sigmas[i + 1] / sigmas[i]) * np.exp(2 * sigmas[i]), rel=1e-5)
+        assert place(denoiser, i) == pytest.approx(np.log((1 - sigmas[i] + 1e-3) / (sigmas[i] + 1e-3)))
 
 
 @pytest.mark.parametrize("name", [name for name in MODELS if "upsampler" not in name])
@@ -146,18 +147,18 @@ def test_the_clean_video_goes_there_and_back(models: Path, name: str) -> None:
     inputs = {**needed(model), "seed": 3, "steps": STEPS}
     conditioning = model.encode("a red circle", "", inputs["keyframes"])
 
-    def there_and_back(run: Any, step: int, compute: Any) -> torch.Tensor:
-        prediction = compute()
-        back = run.from_clean(run.to_clean(prediction, step), step)
-        free = (
-            torch.as_tensor(run.line(step)[1]).abs() > 1e-3
-        )  # given tokens have no noise: their output counts for nothing
-        seen.append((((back - prediction).abs() * free).max() / prediction.abs().max()).item())
-        return prediction
+    class ThereAndBack(DenoiserWrapper):
+        def predict(self, network: Any, latents: torch.Tensor, step: int, branch: str) -> torch.Tensor:
+            prediction = super().predict(network, latents, step, branch)
+            if branch == "uncond":  # where the branches are predicted one by one, the first shows it
+                return prediction
+            half = prediction.chunk(2)[0] if branch == "cond_uncond" else prediction
+            back = self.from_x0(self.x0(half, latents, step), latents, step)
+            free = torch.as_tensor(self.scalings(step)[1]).abs() > 1e-3  # tokens that are given have no noise
+            seen.append((((back - half).abs() * free).max() / half.abs().max()).item())
+            return prediction
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(denoise, "_predicted", there_and_back)
-        made = sample(model, conditioning, Request(**inputs))
+    made = sample(model, conditioning, Request(**inputs), wrap=ThereAndBack)
     assert len(seen) == STEPS
     assert max(seen) < 1e-3
     assert torch.equal(made, sample(model, conditioning, Request(**inputs)))
@@ -220,7 +221,7 @@ def test_a_calibration_serves_every_policy(models: Path, name: str) -> None:
     parts = [part for part in model.parts if part.startswith(("transformer", "unet"))]
     assert [*made.grams] == parts
     _, cache = run(replace(model, cache=Plan(speed=2.0)))
-    assert cache.notes == ()
+    assert planned(replace(model, cache=Plan(speed=2.0)), model.complete(Request(steps=STEPS)))[1] == ()
     assert sum(e.computed for e in cache.entries) < len(cache.entries)
     if name == "tiny-svd":
         assert made.branches == ()
@@ -229,7 +230,7 @@ def test_a_calibration_serves_every_policy(models: Path, name: str) -> None:
         assert len(branch.moves) == len(branch.ratios) > 0
     for policy in (MagCache(threshold=1e9), TeaCache(threshold=1e9, source="calibrated")):
         _, cache = run(replace(model, cache=policy))
-        assert cache.notes == ()
+        assert planned(replace(model, cache=policy), model.complete(Request(steps=STEPS)))[1] == ()
         assert sum(e.computed for e in cache.entries) < len(cache.entries)
 
 

@@ -25,7 +25,6 @@ from reelwire.samplers.caches.policies.magcache import MagCache
 from reelwire.samplers.caches.policies.plan import Plan
 from reelwire.samplers.caches.policy import Policy
 from reelwire.samplers.decode import stream_frames
-from reelwire.samplers.denoise import sample
 from reelwire.samplers.estimate import cards
 from reelwire.samplers.estimate.count import (
     FAILS,
@@ -40,9 +39,11 @@ from reelwire.samplers.estimate.count import (
     shortage,
 )
 from reelwire.samplers.estimate.flops import decode_flops, forward_flops, network_part
+from reelwire.samplers.plan import plan
 from reelwire.tests.support.estimates import ANY, GIB
 from reelwire.tests.support.models import FIRST, PROMPT, every, needed, open_plain
 from reelwire.tests.support.published import VARIANTS
+from reelwire.tests.support.sampling import sample
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -178,7 +179,7 @@ GUIDED = {
 @pytest.mark.parametrize("name", ["tiny-wan2.1-t2v", "tiny-cogvideox-2b", "tiny-ltx-0.9.5"])
 def test_forwards_are_those_of_a_run(tiny_models: Path, name: str, way: str) -> None:
     model = replace(open_plain(tiny_models, name), guidance=GUIDED[way])
-    steps = count_steps(model, model.complete(Request(guidance=3.0, steps=8)))
+    steps = count_steps(model, plan(model, Request(guidance=3.0, steps=8)))
     calls = sampled(model, guidance=3.0, steps=8).calls
     batches = [len(kwargs["hidden_states"]) for _, kwargs in calls]
     assert (steps.branches, steps.computed) == ((sum(batches),) * 2, (8, 8))
@@ -187,14 +188,14 @@ def test_forwards_are_those_of_a_run(tiny_models: Path, name: str, way: str) -> 
 
 def test_embedded_guidance_takes_one_forward(tiny_models: Path) -> None:
     model = open_plain(tiny_models, "tiny-hunyuan-t2v")
-    assert count_steps(model, model.complete(Request(steps=6))).branches == (6, 6)
+    assert count_steps(model, plan(model, Request(steps=6))).branches == (6, 6)
     twice = replace(model, guidance=Guidance(true_scale=4.0))
     assert count_steps(twice, model.complete(Request(steps=6))).branches == (12, 12)
 
 
 def test_experts_share_the_steps(tiny_models: Path) -> None:
     model = open_plain(tiny_models, "tiny-wan2.2-t2v-a14b")
-    steps = count_steps(model, model.complete(Request(steps=12)))
+    steps = count_steps(model, plan(model, Request(steps=12)))
     seen = [part for part, _ in sampled(model, steps=12).calls]
     assert steps.parts == {part: seen.count(part) // 2 for part in dict.fromkeys(seen)}
     assert len(steps.parts) == 2
@@ -220,14 +221,14 @@ def test_computed_steps_are_those_of_a_run(tiny_models: Path, policy: str) -> No
     sample(model, conditioning, Request(steps=12, guidance=4.0, seed=3), lambda done, total, run: found.append(run))
     entries = found[-1].cache.entries
     computed = sum(entry.computed for entry in entries if entry.branch == entries[0].branch)
-    low, high = count_steps(model, model.complete(Request(steps=12, guidance=4.0))).computed
+    low, high = count_steps(model, plan(model, Request(steps=12, guidance=4.0))).computed
     assert low <= computed <= high
     assert (low == high) == (policy not in ("easycache", "plan within"))
 
 
 def test_few_steps_are_all_computed(tiny_models: Path) -> None:
     model = replace(open_plain(tiny_models, "tiny-wan2.1-t2v"), cache=Plan(speed=3.0))
-    assert count_steps(model, model.complete(Request(steps=6))).computed == (6, 6)
+    assert count_steps(model, plan(model, Request(steps=6))).computed == (6, 6)
 
 
 # ---------------------------------------------------------------- memory
@@ -343,13 +344,13 @@ def test_keyframes_count(headers: Callable[[str], VideoModel]) -> None:
 
 def test_a_shortage_is_told_and_what_helps(headers: Callable[[str], VideoModel]) -> None:
     model = headers(LARGEST)
-    request = model.complete(Request())
-    assert shortage(model, request, card_of(80)) == ()
-    (note,) = shortage(model, request, card_of(8))
+    prepared = plan(model, Request())
+    assert shortage(model, prepared, card_of(80)) == ()
+    (note,) = shortage(model, prepared, card_of(8))
     assert "Sampling 129 frames of 1280x720 needs about" in note
     assert "the card has 7.5 GB" in note
     assert "fewer frames" in note
-    assert shortage(model, replace(request, width=320, height=192, frames=17), card_of(8)) == ()
+    assert shortage(model, plan(model, Request(width=320, height=192, frames=17)), card_of(8)) == ()
 
 
 def test_what_cannot_run_is_refused_before_it_is_estimated(headers: Callable[[str], VideoModel]) -> None:

@@ -10,25 +10,27 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.messages import InputError
-from reelwire.loaders.request import Keyframe, Past, Request
+from reelwire.loaders.request import ContinuationLatents, Keyframe, Request
 from reelwire.loaders.vae.tiles import Tiling
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.lora import LoRA
 from reelwire.samplers.decode import stream_frames
-from reelwire.samplers.denoise import sample
+from reelwire.samplers.long.fingerprint import render_fingerprint, upgraded
 from reelwire.samplers.long.job import Job
-from reelwire.samplers.long.render import LongPlan, Style, Watch, _Renderer, inputs_of, plan_long, render, towards
+from reelwire.samplers.long.plan import LongPlan, LongVideoOptions, plan_long
+from reelwire.samplers.long.render import Callbacks, _Renderer, adain, render
 from reelwire.samplers.long.timeline import Timeline, read_timeline
 from reelwire.tests.support.cached_runs import SOME
 from reelwire.tests.support.components import BUNDLED
 from reelwire.tests.support.models import MODELS, PROMPT, every, frames, needed, open_ltx, open_model
+from reelwire.tests.support.sampling import sample
 from reelwire.tests.support.vaes import Short
 from torch import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
 
 
-PLAIN = Style()
+PLAIN = LongVideoOptions()
 
 
 def timeline(*at: int) -> Timeline:
@@ -40,7 +42,9 @@ def timeline(*at: int) -> Timeline:
 class Film:
     """A long render of a tiny model into a folder."""
 
-    def __init__(self, model: VideoModel, folder: Path, told: Timeline, style: Style = PLAIN, **request: Any) -> None:
+    def __init__(
+        self, model: VideoModel, folder: Path, told: Timeline, style: LongVideoOptions = PLAIN, **request: Any
+    ) -> None:
         self.model, self.told, self.style, self.job = model, told, style, Job(folder)
         self.made: LongPlan = plan_long(model, told, Request(**{"steps": 2, "seed": 3, **request}), style)
         self.notes: list[str] = []
@@ -54,8 +58,9 @@ class Film:
             if done == stop_at:
                 raise KeyboardInterrupt
 
-        self.job.begin(inputs_of(self.model, self.told, self.made, self.style))
-        watch = Watch(step, self.notes.append)
+        inputs = render_fingerprint(self.model, self.told, self.made, self.style)
+        self.job.begin(inputs, upgrade=lambda begun: upgraded(begun, self.model, self.made))
+        watch = Callbacks(step, self.notes.append)
         return torch.cat(list(render(self.model, self.told, self.made, self.style, self.job, None, watch)))
 
 
@@ -89,7 +94,7 @@ def test_every_family_goes_beyond_its_length(tiny_models: Path, tmp_path: Path, 
     whole = film.frames()
     assert whole.shape[0] == count
     assert whole.std() > 0
-    assert len(film.made.windows) > 1 or film.made.way == "context"
+    assert len(film.made.windows) > 1 or film.made.mode == "context_windows"
     again = Film(model, tmp_path / "b", timeline(), frames=count, keyframes=pictures(model, count))
     total = again.made.request.steps * len(again.made.windows)
     with pytest.raises(KeyboardInterrupt):
@@ -111,7 +116,7 @@ def test_a_video_of_one_window_is_the_samplers(tmp_path: Path) -> None:
 
 def test_what_windows_share_is_handed_over_as_latents(tmp_path: Path) -> None:
     """With full hold and no AdaIN, the second window begins with the first one's last latents to the bit."""
-    film = Film(open_ltx(BUNDLED), tmp_path, timeline(), Style(17, 9, adain=0.0), frames=25)
+    film = Film(open_ltx(BUNDLED), tmp_path, timeline(), LongVideoOptions(17, 9, adain=0.0), frames=25)
     film.frames()
     first, second = (film.job.read(number) for number in range(2))
     assert first is not None
@@ -124,7 +129,7 @@ def test_what_windows_share_is_handed_over_as_latents(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_adain_anchors_to_the_first_window(share: float) -> None:
     first, later = torch.randn(1, 4, 5, 8, 8), 2 * torch.randn(1, 4, 6, 8, 8) + 1
-    made, over = towards(later, first, share), (2, 3, 4)
+    made, over = adain(later, first, share), (2, 3, 4)
     for value in (torch.mean, torch.std):
         wanted = torch.lerp(value(later, over), value(first, over), share)
         assert torch.allclose(value(made, over), wanted, atol=1e-4)
@@ -134,7 +139,9 @@ def test_memory_and_hold_count(tmp_path: Path) -> None:
     """The options of the way by latents each change the second window, and only it."""
     made = {}
     for name, style in {"plain": {}, "memory": {"memory": 1.0}, "hold": {"hold": 0.5}, "adain": {"adain": 1.0}}.items():
-        film = Film(open_ltx(BUNDLED), tmp_path / name, timeline(), replace(Style(17, 9), **style), frames=25)
+        film = Film(
+            open_ltx(BUNDLED), tmp_path / name, timeline(), replace(LongVideoOptions(17, 9), **style), frames=25
+        )
         film.frames()
         made[name] = [film.job.read(number) for number in range(2)]
     plain = made.pop("plain")
@@ -145,7 +152,7 @@ def test_memory_and_hold_count(tmp_path: Path) -> None:
 
 def test_the_past_stays_as_it_is() -> None:
     model = open_ltx(BUNDLED)
-    past = Past(torch.randn(1, 16, 2, 8, 8), memory=torch.randn(1, 16, 1, 8, 8))
+    past = ContinuationLatents(torch.randn(1, 16, 2, 8, 8), memory=torch.randn(1, 16, 1, 8, 8))
     conditioning = model.encode(PROMPT, "")
     made = sample(model, conditioning, Request(frames=17, steps=3, seed=1, past=past))
     assert made.shape == (1, 16, 5, 8, 8)
@@ -153,7 +160,7 @@ def test_the_past_stays_as_it_is() -> None:
 
 
 def test_prompts_begin_with_new_frames(tmp_path: Path) -> None:
-    film = Film(open_ltx(BUNDLED), tmp_path, timeline(0, 30, 50), Style(17, 5), frames=81)
+    film = Film(open_ltx(BUNDLED), tmp_path, timeline(0, 30, 50), LongVideoOptions(17, 5), frames=81)
     begins = {w.prompt: w.start + w.shared for w in reversed(film.made.windows)}
     assert begins == {0: 0, 1: 29, 2: 49}
     assert film.frames().shape[0] == 81
@@ -162,7 +169,7 @@ def test_prompts_begin_with_new_frames(tmp_path: Path) -> None:
 @pytest.mark.parametrize("at", [4, 8, 12])
 def test_a_prompt_that_begins_soon(tmp_path: Path, at: int) -> None:
     """The window after it shares the whole first one."""
-    film = Film(open_ltx(BUNDLED), tmp_path, timeline(0, at), Style(17, 9), frames=25)
+    film = Film(open_ltx(BUNDLED), tmp_path, timeline(0, at), LongVideoOptions(17, 9), frames=25)
     assert film.frames().shape[0] == 25
 
 
@@ -173,7 +180,7 @@ def test_frames_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_smaller_tiles_are_kept_for_what_follows(tmp_path: Path) -> None:
-    film, told = Film(open_ltx(BUNDLED), tmp_path, timeline(), Style(17, 5), frames=29), Tiling(4, True)
+    film, told = Film(open_ltx(BUNDLED), tmp_path, timeline(), LongVideoOptions(17, 5), frames=29), Tiling(4, True)
     with film.model.use("vae") as vae, Short(vae.decoder, 0.6):
         film.frames()
     assert film.job.settled(Tiling()) == told
@@ -181,7 +188,7 @@ def test_smaller_tiles_are_kept_for_what_follows(tmp_path: Path) -> None:
 
 
 def test_a_damaged_window_is_made_again(tmp_path: Path) -> None:
-    film = Film(open_ltx(BUNDLED), tmp_path, timeline(), Style(17, 5), frames=41)
+    film = Film(open_ltx(BUNDLED), tmp_path, timeline(), LongVideoOptions(17, 5), frames=41)
     whole = film.frames()
     file = sorted(tmp_path.glob("window_*"))[1]
     content = bytearray(file.read_bytes())
@@ -222,7 +229,7 @@ def test_a_lora_is_known_by_what_it_holds(tmp_path: Path) -> None:
     file.write_bytes(b"one")
     model = replace(open_ltx(BUNDLED), loras=(LoRA(file, 1.0, 1.0, {}),))
     film = Film(model, tmp_path / "job", timeline(), frames=17)
-    told = lambda: inputs_of(film.model, film.told, film.made, film.style)
+    told = lambda: render_fingerprint(film.model, film.told, film.made, film.style)
     before = told()
     assert before == told()
     file.write_bytes(b"two")
@@ -232,12 +239,12 @@ def test_a_lora_is_known_by_what_it_holds(tmp_path: Path) -> None:
 def test_other_windows_are_other_inputs(tmp_path: Path, tiny_models: Path) -> None:
     """Where they lie, and what a cache has been told by a calibration meanwhile."""
     model = replace(open_ltx(BUNDLED), cache=SOME["TeaCache"])
-    film = Film(model, tmp_path, timeline(), Style(17, 5), frames=29, steps=12)
-    told = lambda made: inputs_of(model, film.told, made, film.style)
+    film = Film(model, tmp_path, timeline(), LongVideoOptions(17, 5), frames=29, steps=12)
+    told = lambda made: render_fingerprint(model, film.told, made, film.style)
     before, fewer = told(film.made), replace(film.made, windows=film.made.windows[:1])
     assert before == told(plan_long(model, film.told, Request(steps=12, seed=3, frames=29), film.style))
     assert [name for name, value in told(fewer).items() if value != before[name]] == ["places of windows"]
-    other = replace(film.made, request=replace(film.made.request, steps=4))  # too few for a cache
+    other = plan_long(model, film.told, Request(steps=4, seed=3, frames=29), film.style)  # too few for a cache
     assert "calibration" in [name for name, value in told(other).items() if value != before[name]]
 
 
@@ -248,18 +255,18 @@ def test_no_cache_over_several_windows(tmp_path: Path, tiny_models: Path) -> Non
 
 
 @pytest.mark.parametrize(("request_", "style", "words"), [
-    ({"frames": 80}, Style(), "4n\\+1 frames"),
-    ({"frames": 81}, Style(window=18), "window = 18"),
-    ({"frames": 81}, Style(window=9, overlap=9), "must make new ones"),
-    ({"frames": 81}, Style(overlap=4), "overlap = 4"),
-    ({"frames": 81}, Style(adain=2.0), "adain = 2.0"),
-    ({"frames": 81, "keyframes": (Keyframe(torch.zeros(1, 8, 8, 3), 81),)}, Style(), "frame = 81 of keyframe 1"),
-    ({"frames": 81, "keyframes": (Keyframe(torch.zeros(9, 8, 8, 3), 8), Keyframe(torch.zeros(9, 8, 8, 3), 12))}, Style(), "cannot share frames"),
-    ({"frames": 81, "width": 60}, Style(), "width = 60"),
-    ({"frames": 81, "sampler": "ddim"}, Style(), "sampler = ddim"),
+    ({"frames": 80}, LongVideoOptions(), "4n\\+1 frames"),
+    ({"frames": 81}, LongVideoOptions(window=18), "window = 18"),
+    ({"frames": 81}, LongVideoOptions(window=9, overlap=9), "must make new ones"),
+    ({"frames": 81}, LongVideoOptions(overlap=4), "overlap = 4"),
+    ({"frames": 81}, LongVideoOptions(adain=2.0), "adain = 2.0"),
+    ({"frames": 81, "keyframes": (Keyframe(torch.zeros(1, 8, 8, 3), 81),)}, LongVideoOptions(), "frame = 81 of keyframe 1"),
+    ({"frames": 81, "keyframes": (Keyframe(torch.zeros(9, 8, 8, 3), 8), Keyframe(torch.zeros(9, 8, 8, 3), 12))}, LongVideoOptions(), "cannot share frames"),
+    ({"frames": 81, "width": 60}, LongVideoOptions(), "width = 60"),
+    ({"frames": 81, "sampler": "ddim"}, LongVideoOptions(), "sampler = ddim"),
 ])  # fmt: skip
 def test_bad_input_is_told_before_any_weights(
-    tmp_path: Path, request_: dict[str, Any], style: Style, words: str
+    tmp_path: Path, request_: dict[str, Any], style: LongVideoOptions, words: str
 ) -> None:
     model = open_ltx(BUNDLED)
     with pytest.raises(InputError, match=words):

@@ -11,14 +11,14 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from reelwire.loaders.denoiser import Run
+from reelwire.loaders.denoiser import Denoiser, NoiseSchedule
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.request import Capabilities, Keyframe, Request
-from reelwire.samplers.denoise import sample
-from reelwire.samplers.long.context import _spread, sample_in_context, shuffled
+from reelwire.samplers.long.context import ContextWindows, sample_in_context, shuffled
 from reelwire.samplers.long.timeline import Prompt, Timeline
 from reelwire.samplers.long.windows import Spans, Window, check_spans, lay_windows, with_keyframes
 from reelwire.tests.support.models import PROMPT, open_model, usual
+from reelwire.tests.support.sampling import sample
 from torch import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
@@ -287,51 +287,41 @@ def test_noise_is_shuffled() -> None:
     assert all(not torch.equal(one, other) for one, other in pairwise(whole))
 
 
-@dataclass
-class Echo(Run):
-    """A run whose network returns what it sees times a factor, one for each call."""
+class Echo(Denoiser):
+    """Its network returns what it sees times a factor, one for each call."""
 
     calls: list[Tensor]
     factors: tuple[float, ...] = ()
 
-    def predict(self, network: object, step: int, branch: str) -> Tensor:
-        self.calls.append(self.latents)
-        return self.latents * (self.factors[len(self.calls) - 1] if self.factors else 1.0)
-
-    def noise_levels(self) -> list[float]:
-        return [1.0, 0.0]
-
-    def advance(self, step: int, prediction: Tensor) -> None:
-        raise NotImplementedError
-
-    def preview(self) -> Tensor:
-        return self.latents
+    def predict(self, network: object, latents: Tensor, step: int, branch: str) -> Tensor:
+        self.calls.append(latents)
+        return latents * (self.factors[len(self.calls) - 1] if self.factors else 1.0)
 
 
-def echo(length: int, more: int, stride: int, factors: tuple[float, ...] = ()) -> Echo:
+def echo(length: int, more: int, stride: int, factors: tuple[float, ...] = ()) -> tuple[ContextWindows, Echo]:
     noise = torch.randn(1, 2, length, 2, 2, generator=torch.Generator().manual_seed(1))
-    run = Echo(noise, torch.zeros(1), None, 1.0, 0, [], factors)
-    _spread(run, more, stride, 3)
-    return run
+    inner = Echo(noise, NoiseSchedule(None, torch.zeros(1), (1.0, 0.0)), 1.0, torch.Generator())
+    inner.calls, inner.factors = [], factors
+    return ContextWindows(inner, more, stride, 3), inner
 
 
 @given(st.integers(1, 12), st.integers(0, 40), st.integers(1, 12))
 @properly
 def test_the_average_of_what_all_windows_see_is_the_video(length: int, more: int, stride: int) -> None:
-    run = echo(length, more, min(stride, length))
-    whole = run.latents
-    assert torch.allclose(run.predict(None, 0, "cond"), whole, atol=1e-5)
-    assert run.latents is whole
-    assert all(seen.shape[2] == length for seen in run.calls)
-    assert torch.equal(run.calls[0], whole[:, :, :length])
-    assert torch.equal(run.calls[-1], whole[:, :, more:])
-    assert len(run.calls) == 1 + -(-more // min(stride, length))
+    windows, inner = echo(length, more, min(stride, length))
+    whole = windows.latents
+    assert torch.allclose(windows.predict(None, whole, 0, "cond"), whole, atol=1e-5)
+    assert all(window.shape[2] == length for window in inner.calls)
+    assert torch.equal(inner.calls[0], whole[:, :, :length])
+    assert torch.equal(inner.calls[-1], whole[:, :, more:])
+    assert len(inner.calls) == 1 + -(-more // min(stride, length))
 
 
 def test_the_average_fades_from_one_window_to_the_next() -> None:
     """Where two windows lie over each other, each counts by how far the frame is from its ends."""
-    run = echo(5, 3, 3, (1.0, 2.0))
-    shares = (run.predict(None, 0, "cond") / run.latents)[0, 0, :, 0, 0].tolist()
+    windows, _ = echo(5, 3, 3, (1.0, 2.0))
+    whole = windows.latents
+    shares = (windows.predict(None, whole, 0, "cond") / whole)[0, 0, :, 0, 0].tolist()
     assert shares == pytest.approx([1, 1, 1, (2 + 2 * 1) / 3, (1 + 2 * 2) / 3, 2, 2, 2], abs=1e-5)
 
 
@@ -340,8 +330,7 @@ CONTEXT = ["tiny-hunyuan-t2v", "tiny-wan2.1-t2v", "tiny-cogvideox-2b", "tiny-cog
 
 @pytest.mark.parametrize("name", CONTEXT)
 def test_a_real_run_is_spread(tiny_models: Path, name: str) -> None:
-    """One window is the sampler's own video to the bit; of a longer one every latent frame is predicted, and an error
-    leaves the run as it was."""
+    """One window is the sampler's own video to the bit; of a longer one every latent frame is predicted."""
     model = open_model(tiny_models, name)
     conditioning = model.encode(PROMPT, "")
     own, step = usual(model).frames, model.facts.frame_step or model.facts.temporal_ratio
@@ -352,18 +341,3 @@ def test_a_real_run_is_spread(tiny_models: Path, name: str) -> None:
     made = sample_in_context(model, conditioning, longer, own, 1, lambda *_: None)
     assert made.shape == model.facts.latent_shape(longer.width, longer.height, longer.frames)
     assert all(made[:, :, t].std() > 0 for t in range(made.shape[2]))
-
-    def fails(run: Run) -> None:
-        def predict(network: object, step: int, branch: str) -> Tensor:
-            raise KeyError
-
-        run.predict = predict  # type: ignore[method-assign]
-        _spread(run, 6, 2, 0)
-        whole = run.latents
-        with pytest.raises(KeyError):
-            run.predict(None, 0, "cond")
-        assert run.latents is whole
-        raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        sample(model, conditioning, request, prepared=fails)

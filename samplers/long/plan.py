@@ -1,0 +1,199 @@
+"""The plan of a video longer than a model can sample at once: its windows, each checked before the first is sampled."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import torch
+
+from ...loaders.limits import check_frames
+from ...loaders.messages import InputError, about, either, message, message_of
+from ...loaders.request import Capabilities, Keyframe, Request
+from ...loaders.video_model import VideoModel
+from ..keyframes import cut_notes, place_keyframes
+from ..plan import SamplingPlan, plan
+from .timeline import Timeline
+from .windows import Spans, Window, check_spans, lay_windows, with_keyframes
+
+
+@dataclass(frozen=True)
+class LongVideoOptions:
+    """How the windows of a long video hang together.
+
+    window, overlap: frames, 0 for the model's own.
+    adain: how far the mean and spread of each latent channel are pulled to the first window's.
+    memory: how strongly the first latent frame of the video is remembered by all windows, 0 for not at all.
+    hold: how strongly what two windows share is kept in the second.
+    """
+
+    window: int = 0
+    overlap: int = 0
+    adain: float = 0.25
+    memory: float = 0.0
+    hold: float = 1.0
+
+
+@dataclass(frozen=True)
+class LongPlan:
+    """A whole render before it begins.
+
+    windows, spans: what is sampled one after another.
+    request: of the whole video, complete.
+    mode: an `Extension`'s.
+    longest: the outline of the longest window's sampling, without its keyframes.
+    notes: what the person should know before the render.
+    """
+
+    windows: tuple[Window, ...]
+    spans: Spans
+    request: Request
+    mode: str
+    longest: SamplingPlan
+    notes: tuple[str, ...]
+
+
+def plan_long(model: VideoModel, timeline: Timeline, request: Request, options: LongVideoOptions) -> LongPlan:
+    """The plan of a long video; no weights are read. Raises InputError for all that a window's sampler would refuse."""
+    request = model.complete(request)
+    title = f"{model.title} ({model.variant})"
+    _check_options(options)
+    spans = _spans(model, options, title)
+    check_frames(request.frames, spans.step, title)
+    extension, capabilities = model.extension(), model.capabilities()
+    placed, notes = place_keyframes(request.keyframes, replace(capabilities, sets=None, near=0), request.frames)
+    notes += cut_notes(request)
+    if extension.mode == "context_windows":
+        _check_context(model, title, placed, timeline, request.frames > spans.length)
+        windows: tuple[Window, ...] = (Window(0, request.frames - 1, 0, 0),)
+        title_note = message(
+            "long_context", title=title, length=spans.length, overlap=spans.overlap, way=extension.description
+        )
+    else:
+        placed, joint_notes = _on_joints(placed, capabilities, spans, request.frames)
+        windows = _windows(request.frames, spans, timeline, placed, capabilities)
+        notes += (*joint_notes, *_moved_prompts(windows, timeline))
+        title_note = message(
+            "long_windows", title=title, count=len(windows), length=spans.length, way=extension.description
+        )
+        if len(windows) == 1:
+            title_note = message("long_one", title=title, frames=request.frames)
+    longest = plan(model, replace(request, frames=min(spans.length, request.frames), keyframes=()), outline=True)
+    result = LongPlan(
+        windows,
+        spans,
+        replace(request, keyframes=placed),
+        extension.mode,
+        longest,
+        (title_note, *notes, *longest.notes),
+    )
+    for window in windows:
+        _check_window(model, result, window)
+    return result
+
+
+def _windows(
+    frames: int, spans: Spans, timeline: Timeline, keyframes: tuple[Keyframe, ...], capabilities: Capabilities
+) -> tuple[Window, ...]:
+    """The windows of a video, each with its keyframes."""
+    places = tuple(keyframe.frame for keyframe in keyframes)
+    joints, keys = (places, ()) if capabilities.sets is not None else ((), places)
+    windows = with_keyframes(lay_windows(frames, spans, timeline, joints, keys), keyframes, capabilities)
+    _check_ends(windows, capabilities, spans)
+    return windows
+
+
+def _check_options(options: LongVideoOptions) -> None:
+    for name in ("adain", "memory", "hold"):
+        if not 0 <= getattr(options, name) <= 1:
+            raise InputError(name, getattr(options, name), message("share_rule"), message("use_shares"))
+
+
+def _spans(model: VideoModel, options: LongVideoOptions, title: str) -> Spans:
+    """Windows as long as the model's default, sharing a quarter where its way of going on does not say."""
+    facts = model.facts
+    length, counts = options.window or facts.presets["default"]["frames"], facts.frame_counts
+    if counts and length not in counts:
+        rule = message("window_counts", title=title, counts=either(*counts))
+        raise InputError("window", length, rule, message("use_value_or_0", value=either(*counts)))
+    step = length - 1 if counts else facts.frame_step or facts.temporal_ratio
+    units = (length - 1) // step
+    quarter = max(units // 4, min(1, units - 1)) * step + 1
+    spans = Spans(step, length, options.overlap or model.extension().overlap or quarter, bool(counts))
+    check_spans(spans, title)
+    return spans
+
+
+def _moved_prompts(windows: tuple[Window, ...], timeline: Timeline) -> tuple[str, ...]:
+    """Prompts that do not begin with the frame that they ask for."""
+    begins = {w.prompt: w.start + w.shared for w in reversed(windows)}
+    pairs = ((number, prompt.frame, begins[number]) for number, prompt in enumerate(timeline.prompts))
+    return tuple(message("prompt_moved", number=n + 1, frame=at, asked=asked) for n, asked, at in pairs if asked != at)
+
+
+def _check_context(
+    model: VideoModel, title: str, keyframes: tuple[Keyframe, ...], timeline: Timeline, several: bool
+) -> None:
+    """A single sampling follows one prompt, and nothing else. several: whether it sees more than one window."""
+    remedy = message("load_or_ltx", models=model.image_models)
+    if model.controlled():
+        raise InputError("model", title, message("no_control_in_long"), message("use_sample_video"))
+    if model.cache is not None and several:
+        what = message("with_cache", cache=model.cache.title)
+        with about(model.cache):
+            raise InputError("model", what, message("cache_one_window"), message("disconnect_cache"))
+    if keyframes or len(timeline.prompts) > 1:
+        what = message("keyframes_word") if keyframes else message("count_prompts", count=len(timeline.prompts))
+        raise InputError("timeline", what, message("one_sampling", title=title), remedy)
+
+
+def _check_ends(windows: tuple[Window, ...], capabilities: Capabilities, spans: Spans) -> None:
+    """Where each window needs a picture at its end too, whether each has one."""
+    if capabilities.sets is None or not all("last" in places for places in capabilities.sets):
+        return
+    lacking = [w.end for w in windows if not any(k.frame == w.end - w.start for k in w.keyframes)]
+    if lacking:
+        rule = message("needs_both_ends", title=capabilities.title)
+        remedy = message("put_keyframes_apart", most=spans.length - 1)
+        raise InputError("keyframes", message("none_at", frames=", ".join(map(str, lacking[:5]))), rule, remedy)
+
+
+def _on_joints(
+    keyframes: tuple[Keyframe, ...], capabilities: Capabilities, spans: Spans, frames: int
+) -> tuple[tuple[Keyframe, ...], tuple[str, ...]]:
+    """Where a model takes pictures at its ends alone, each lies where windows can meet."""
+    if capabilities.sets is None:
+        return keyframes, ()
+    step, title = spans.step, capabilities.title
+    if spans.overlap > 1:
+        rule = message("share_one_picture", title=title)
+        raise InputError("overlap", spans.overlap, rule, message("use_0"))
+    if keyframes and keyframes[-1].frame and not any("last" in places for places in capabilities.sets):
+        rule = message("first_frame_alone", title=title)
+        where = message("at_frame", frame=keyframes[-1].frame)
+        with about(keyframes[-1]):
+            raise InputError("keyframes", where, rule, message("load_for_joints"))
+    moved = tuple(replace(k, frame=min(round(k.frame / step) * step, frames - 1)) for k in keyframes)
+    pairs = zip(keyframes, moved, strict=True)
+    notes = tuple(message("keyframe_on_joint", frame=a.frame, to=b.frame) for a, b in pairs if a.frame != b.frame)
+    for one, other in pairwise(moved):
+        if one.frame == other.frame:
+            with about(other):
+                apart = message("put_apart", step=step)
+                raise InputError("keyframes", message("two_within", step=step), message("own_joint"), apart)
+    return moved, notes
+
+
+def _check_window(model: VideoModel, whole: LongPlan, window: Window) -> None:
+    """Raise InputError for what a sampler would refuse in this window."""
+    request, frames = whole.request, min(whole.spans.length, window.frames)
+    keyframes = window.keyframes
+    if whole.mode == "last_frames" and window.shared and not any(k.frame == 0 for k in keyframes):
+        last_frames = torch.zeros(window.shared, request.height, request.width, 3)  # of the window before
+        keyframes = (Keyframe(last_frames, 0), *keyframes)
+    try:
+        place_keyframes(keyframes, model.capabilities(), frames)
+    except InputError as error:
+        where = message("window_frames", start=window.start, end=window.end)
+        raise InputError("window", where, message_of(error)) from error
+    plan(model, replace(request, frames=frames, keyframes=keyframes))

@@ -1,0 +1,129 @@
+"""The plan of one sampling run: its request, checked once and complete, with all that sampling needs to know of it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..loaders.common.controls import check_range
+from ..loaders.messages import InputError, about, message
+from ..loaders.request import Control, Request
+from ..loaders.video_model import VideoModel
+from .caches.policy import Policy
+from .caches.runner import planned
+from .early import check_strength
+from .guidance import check_guidance
+from .kernels import attention_notes
+from .keyframes import cut_notes, place_keyframes
+from .room import step_bytes
+from .solvers import TABLES, prediction_count
+from .speed import check_speed
+
+MOST_TOKENS = 2**20  # ten times HunyuanVideo at 720p and 129 frames
+
+
+@dataclass(frozen=True)
+class SamplingPlan:
+    """What `denoise.sample` needs beside a model and a prompt.
+
+    request: complete and checked, its keyframes counted from the start.
+    policy: the model's cache, ready for this request; None where every prediction is computed.
+    predictions: how many the solver asks for, were it not for a source that spares some.
+    room: bytes that the steps need beside the weights.
+    notes: what the person should know before the run.
+    """
+
+    request: Request
+    policy: Policy | None
+    predictions: int
+    room: int
+    notes: tuple[str, ...]
+
+
+def plan(model: VideoModel, request: Request, outline: bool = False) -> SamplingPlan:
+    """The plan of a request on a model; no weights are read.
+
+    outline: only size, length, steps, guidance, cache and speed are checked, as where the keyframes or the control that
+    sampling will need are not there yet. Raises InputError for what this model cannot do.
+    """
+    request = model.complete(request)
+    _check_numbers(model, request)
+    with about(model.guidance):
+        check_guidance(model, request)
+    policy, cache_notes = planned(model, request)
+    with about(model.speed):
+        check_speed(model)
+    keyframe_notes: tuple[str, ...] = ()
+    if not outline:
+        request, keyframe_notes = _with_media(model, request)
+    notes = (*keyframe_notes, *cache_notes, *attention_notes(model))
+    predictions = prediction_count(model, request)
+    return SamplingPlan(request, policy, predictions, step_bytes(model, request, policy), notes)
+
+
+def _check_numbers(model: VideoModel, request: Request) -> None:
+    offered = TABLES[model.solvers]
+    if request.sampler not in offered:
+        remedy = message("use_one_of_or_default", names=", ".join(offered))
+        raise InputError("sampler", request.sampler, message("no_sampler", title=model.title), remedy)
+    if not (math.isfinite(request.guidance) and request.guidance >= 0):
+        raise InputError("guidance", request.guidance, message("number_from_0"), message("use_guidance"))
+    model.check(request)
+    tokens = model.facts.tokens(request.width, request.height, request.frames)
+    if tokens > MOST_TOKENS:
+        size = f"{request.width}, {request.height}, {request.frames}"
+        rule = message("too_many_tokens", tokens=tokens, most=MOST_TOKENS)
+        raise InputError("width, height, frames", size, rule, message("ask_smaller"))
+
+
+def _with_media(model: VideoModel, request: Request) -> tuple[Request, tuple[str, ...]]:
+    """(the request with its keyframes in their places, notes on them); its source and its control are checked too."""
+    with about(request.control):
+        model.check_pictures(request)
+    keyframes, notes = place_keyframes(request.keyframes, model.capabilities(), request.frames)
+    request = replace(request, keyframes=keyframes)
+    check_strength(request.strength, request.source is not None)
+    if request.source is not None:
+        _check_source(model, request, request.source)
+    if request.control is not None:
+        with about(request.control):
+            _check_control(request, request.control)
+    return request, (*notes, *cut_notes(request))
+
+
+def _check_source(model: VideoModel, request: Request, source: Tensor) -> None:
+    is_frames = source.ndim == 4 and source.shape[-1] == 3
+    if is_frames and len(source) < request.frames:
+        rule = message("are_asked_for", frames=request.frames)
+        raise InputError("source", message("count_frames", count=len(source)), rule, message("fewer_or_longer_source"))
+    if not is_frames:
+        _check_source_latents(model, request, source)
+    if not torch.isfinite(source).all():
+        raise InputError("source", message("not_finite_value"), message("holds_nan"), message("check_maker"))
+
+
+def _check_source_latents(model: VideoModel, request: Request, source: Tensor) -> None:
+    shape = model.facts.latent_shape(request.width, request.height, request.frames)
+    value = message("latents_shape", shape=list(source.shape))
+    if source.ndim != 5 or source.shape[1] != shape[1]:
+        rule = message("other_channels", variant=model.variant, channels=shape[1])
+        raise InputError("source", value, rule, message("decode_and_connect"))
+    if tuple(source.shape) != shape:
+        raise InputError("source", value, message("needs_shape", shape=list(shape)), message("give_source_size"))
+
+
+def _check_control(request: Request, control: Control) -> None:
+    """Raise InputError unless its range and strength are sound, and its frames and masks last as long as the video."""
+    check_range(control.start, control.end, control.strength)
+    frames, masks = (request.frames if part is None else len(part) for part in (control.frames, control.mask))
+    rule, remedy = message("are_asked_for", frames=request.frames), message("fewer_or_longer_control")
+    if frames < request.frames:
+        raise InputError("control", message("count_frames", count=frames), rule, remedy)
+    if 1 < masks < request.frames or not masks:
+        raise InputError("control", message("count_masks", count=masks), rule, remedy)
+    for part in (control.frames, control.mask, control.references):
+        if part is not None and not torch.isfinite(part).all():
+            raise InputError("control", message("not_finite_value"), message("holds_nan"), message("check_maker"))
