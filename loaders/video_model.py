@@ -132,8 +132,19 @@ class VideoModel(VideoVAE, Counted, ABC):
 
     def upsampler(self, folder: Path) -> Part:
         """The network of a folder that doubles the size of this model's latents; no weights are read yet."""
+        raise self._no_upsampler()
+
+    def upscale(self, upsampler: Part, latents: Tensor, adain: float = 0.0, tone_map: float = 0.0) -> Tensor:
+        """Latents [1, C, t, h, w] -> [1, C, t, 2h, 2w], both normalised.
+
+        adain: how much of the small latents' statistics is put on the large ones; tone_map: how much their range is
+        compressed, 0 to 1.
+        """
+        raise self._no_upsampler()
+
+    def _no_upsampler(self) -> InputError:
         title = f"{self.title} ({self.variant})"
-        raise InputError("model", title, message("upscale_rule"), message("sample_larger"))
+        return InputError("model", title, message("upscale_rule"), message("sample_larger"))
 
     def to_host(self, latents: Tensor) -> Tensor:
         """Latents [1, C, t, h, w] as the host's LATENT of this family holds them."""

@@ -18,6 +18,7 @@ from .effect import Conditions, counted, idle
 from .origin import from_model
 from .sampling import SamplerNode, request_of, sampler_inputs
 from .types import model_input, model_output, node_schema, number_input, share_input, whole_input
+from .words import titles_with
 
 AUTO, KEEP, FOLLOW = "auto", "0: keep", "1: follow"
 ORDERS = {KEEP: 0, FOLLOW: 1}
@@ -137,7 +138,8 @@ class TeaCacheNode(PolicyNode):
                         default=False,
                         advanced=True,
                         optional=True,
-                        tooltip="Wan: the published mode use_ret_steps, which computes the first steps",
+                        tooltip=f"{titles_with('cache_retention')}: the published mode use_ret_steps, which computes "
+                        "the first steps",
                     ),
                     *_span_inputs(),
                     _longest_input(),

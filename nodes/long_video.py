@@ -232,11 +232,12 @@ def _window_inputs() -> list[io.Input]:
 
 def _joint_inputs() -> list[io.Input]:
     """How windows are joined."""
+    families = titles_with("latent_windows")
     return [
         share_input(
             "adain",
             0.25,
-            "LTX-Video: how far each window is pulled to the colours and the contrast of the first",
+            f"{families}: how far each window is pulled to the colours and the contrast of the first",
             step=0.05,
             optional=True,
             advanced=True,
@@ -244,7 +245,7 @@ def _joint_inputs() -> list[io.Input]:
         share_input(
             "memory",
             0.0,
-            "LTX-Video: how strongly every window remembers the first frame of the video",
+            f"{families}: how strongly every window remembers the first frame of the video",
             step=0.05,
             optional=True,
             advanced=True,
@@ -252,7 +253,7 @@ def _joint_inputs() -> list[io.Input]:
         share_input(
             "hold",
             1.0,
-            "LTX-Video: how strongly a window keeps what it shares with the one before",
+            f"{families}: how strongly a window keeps what it shares with the one before",
             step=0.05,
             optional=True,
             advanced=True,

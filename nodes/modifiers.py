@@ -15,6 +15,7 @@ from ..samplers.guidance import METHODS, check_method, check_span
 from . import host
 from .effect import Conditions, counted, idle
 from .types import model_input, model_output, number_input, share_input, whole_input
+from .words import titles_with
 
 _SKIP_LAYER: dict[str, tuple[str, ...] | bool] = {"method": ("skip-layer",)}
 _APG: dict[str, tuple[str, ...] | bool] = {"method": ("apg",)}
@@ -84,15 +85,15 @@ def _guidance_inputs() -> list[io.Input]:
         ),
         io.Float.Input(
             "true_guidance",
-            tooltip="HunyuanVideo: scale of classifier-free guidance beside the embedded one; 0 or 1: off. Takes two "
-            "forwards a step",
+            tooltip=f"{titles_with('embedded_guidance')}: scale of classifier-free guidance beside the embedded one; "
+            "0 or 1: off. Takes two forwards a step",
             **scale,
         ),
         io.Boolean.Input(
             "dynamic",
             default=False,
             advanced=True,
-            tooltip="CogVideoX: the scale grows along a cosine; made for its sampler dpm",
+            tooltip=f"{titles_with('dynamic_guidance')}: the scale grows along a cosine; made for its sampler dpm",
         ),
     ]
 

@@ -375,11 +375,9 @@ class LatentUpscale(io.ComfyNode):
     def execute(
         cls, model: VideoModel, latent: host.Latent, upsampler: str, adain: float = 1.0, tone_map: float = 0.6
     ) -> io.NodeOutput:
-        from ..samplers.multiscale import upscale
-
         part = cls._part(model, upsampler)
         samples, update = _latents(model, latent), host.progress()
-        large = upscale(model, part, samples, adain, tone_map).cpu()
+        large = model.upscale(part, samples, adain, tone_map).cpu()
         update(1, 1, lambda: host.latent_preview(model, large))
         note = {k: v * 2 if k in ("width", "height") else v for k, v in latent.get("reelwire", {}).items()}
         return io.NodeOutput(from_model(model, model.to_host(large), note))

@@ -40,7 +40,7 @@ from .denoiser import (
     image_denoiser,
     text_denoiser,
 )
-from .upsampler import load_upsampler
+from .upsampler import load_upsampler, upscale
 from .vae import Noise, decode_pieces, encode_pieces
 
 
@@ -180,6 +180,9 @@ class LTX(LTXModel):
 
     def upsampler(self, folder: Path) -> Part:
         return load_upsampler(folder, self.facts.channels, self.recipe.dtype)
+
+    def upscale(self, upsampler: Part, latents: Tensor, adain: float = 0.0, tone_map: float = 0.0) -> Tensor:
+        return upscale(self, upsampler, latents, adain, tone_map)
 
     def timed(self, request: Request) -> bool:
         return bool(request.keyframes) or request.past is not None
