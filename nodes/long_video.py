@@ -200,8 +200,8 @@ def _timeline_inputs() -> list[io.Input]:
             "timeline",
             multiline=True,
             default=TIMELINE,
-            tooltip="JSON: which prompt holds from when on, in seconds or frames, and pictures of "
-            "ComfyUI's input folder that the video must show",
+            tooltip="JSON: which prompt holds from when on, in seconds or frames, and pictures of ComfyUI's input "
+            "folder that the video must show",
         ),
         whole_input(
             "frames",
@@ -232,7 +232,8 @@ def _joint_inputs() -> list[io.Input]:
         share_input(
             "adain",
             0.25,
-            "LTX-Video: how far each window is pulled to the colours and the contrast of the first",
+            f"{titles_with('latent_windows')}: how far each window is pulled to the colours and the contrast of the "
+            "first",
             step=0.05,
             optional=True,
             advanced=True,
@@ -240,7 +241,7 @@ def _joint_inputs() -> list[io.Input]:
         share_input(
             "memory",
             0.0,
-            "LTX-Video: how strongly every window remembers the first frame of the video",
+            f"{titles_with('latent_windows')}: how strongly every window remembers the first frame of the video",
             step=0.05,
             optional=True,
             advanced=True,
@@ -248,7 +249,7 @@ def _joint_inputs() -> list[io.Input]:
         share_input(
             "hold",
             1.0,
-            "LTX-Video: how strongly a window keeps what it shares with the one before",
+            f"{titles_with('latent_windows')}: how strongly a window keeps what it shares with the one before",
             step=0.05,
             optional=True,
             advanced=True,
@@ -284,8 +285,8 @@ def _file_inputs() -> list[io.Input]:
             default=RESUME,
             optional=True,
             advanced=True,
-            tooltip="What to do with an unfinished render of this name that was begun with other inputs: "
-            "refuse, or drop it and start over",
+            tooltip="What to do with an unfinished render of this name that was begun with other inputs: refuse, or "
+            "drop it and start over",
         ),
     ]
 
