@@ -16,6 +16,7 @@ class ReelwireExtension(ComfyExtension):
     """What ComfyUI asks for the pack's nodes."""
 
     async def on_load(self) -> None:
+        """Serve refusals, where the host has routes."""
         try:
             serve_refusals()
         except AttributeError:

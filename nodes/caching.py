@@ -109,8 +109,7 @@ class TeaCacheNode(PolicyNode):
             "ReelwireTeaCache",
             "TeaCache (Video)",
             "Skips steps in which little would change, as TeaCache foretells it from what goes into the network. For "
-            "the "
-            "best picture at the same speed see Cache, policy plan.",
+            "the best picture at the same speed see Cache, policy plan.",
             ["tea cache"],
             counted(
                 [
@@ -119,8 +118,7 @@ class TeaCacheNode(PolicyNode):
                         "threshold",
                         0.0,
                         (0.0, 10.0, 0.005),
-                        "Change that may add up before a step is computed: more is faster. 0: the published "
-                        "one, "
+                        "Change that may add up before a step is computed: more is faster. 0: the published one, "
                         "about twice as fast",
                     ),
                     io.Combo.Input(
@@ -130,8 +128,7 @@ class TeaCacheNode(PolicyNode):
                         advanced=True,
                         optional=True,
                         tooltip="auto: of Calibrate Cache where this checkpoint has them, else the published ones, "
-                        "else "
-                        "none",
+                        "else none",
                     ),
                     io.Boolean.Input(
                         "retention",
@@ -185,8 +182,7 @@ class FORANode(PolicyNode):
                     advanced=True,
                     optional=True,
                     tooltip="stack: keeps what all blocks do together. module: each attention and MLP, as published: "
-                    "takes "
-                    "tens of GB on large models",
+                    "takes tens of GB on large models",
                 ),
                 *_span_inputs(),
                 _order_input((KEEP, FOLLOW), FOLLOW),
@@ -220,8 +216,7 @@ class CacheNode(PolicyNode):
             "ReelwireCache",
             "Cache (Video)",
             "Makes a model about so many times faster. plan computes the steps that matter most and forecasts the "
-            "others; "
-            "Calibrate Cache tells it which. The other policies are there to compare.",
+            "others; Calibrate Cache tells it which. The other policies are there to compare.",
             ["magcache", "easycache", "taylorseer", "seacache", "first block", "dbcache", "plan"],
             counted(
                 [
@@ -300,8 +295,7 @@ class CalibrateCache(SamplerNode):
             "Calibrate Cache (Video)",
             "caches",
             "Runs every step once with your checkpoint, steps and size, and writes beside the checkpoint what the "
-            "caches "
-            "need to know. Run it again with other prompts to make it surer.",
+            "caches need to know. Run it again with other prompts to make it surer.",
             ["teacache coefficients", "mag ratios", "calibrate", "校准", "校准缓存"],
             sampler_inputs(),
             [

@@ -60,9 +60,9 @@ class EncodePrompt(io.ComfyNode):
                 ),
                 keyframes_input(
                     "keyframes (HunyuanVideo I2V)",
-                    "For HunyuanVideo I2V alone, which reads the first frame along with the prompt; connect "
-                    "the same ones to Video Sampler. All other models take keyframes at Video Sampler, and nothing is "
-                    "needed here",
+                    "For HunyuanVideo I2V alone, which reads the first frame along with the prompt; connect the same "
+                    "ones to Video Sampler. All other models take keyframes at Video Sampler, and nothing is needed "
+                    "here",
                 ),
             ],
             outputs=[
@@ -117,9 +117,8 @@ class AddKeyframe(io.ComfyNode):
                     "frame",
                     0,
                     (-100_000, 100_000),
-                    "Where it lies: 0 is the first frame, -1 the last, negative counts from the end. In a "
-                    "chain whose first frame is taken, 0 is the last frame, so that two Keyframes as they are mean "
-                    "first and last",
+                    "Where it lies: 0 is the first frame, -1 the last, negative counts from the end. In a chain whose "
+                    "first frame is taken, 0 is the last frame, so that two Keyframes as they are mean first and last",
                 ),
                 share_input("strength", 1.0, "1 keeps the picture as it is, less lets the model change it", step=0.05),
                 keyframes_input("earlier keyframes", "Earlier keyframes: chain as many as the model takes"),
@@ -178,8 +177,8 @@ def _preparation_inputs() -> list[io.Input]:
             options=list(WAYS),
             default=AS_IT_IS,
             optional=True,
-            tooltip="What to make of the frames: edges (Canny), gray, blur, or nothing where they are "
-            "depth or pose already",
+            tooltip="What to make of the frames: edges (Canny), gray, blur, or nothing where they are depth or pose "
+            "already",
         ),
         share_input(
             "start", 0.0, "Share of the steps before which the control does not count", advanced=True, optional=True

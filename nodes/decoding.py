@@ -220,8 +220,8 @@ def _latent() -> io.Input:
 def _model() -> io.Input:
     """The socket for the model of those that do not say it."""
     tooltip = (
-        "Needed for latents that do not say which model made them (Load Kept Latents, other packs); for those of Video "
-        "Sampler it may stay open"
+        "Needed for latents that do not say which model made them (Load Kept Latents, other packs); for those of "
+        "Video Sampler it may stay open"
     )
     return model_input(tooltip, optional=True)
 

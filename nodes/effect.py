@@ -23,7 +23,9 @@ def counted(inputs: list[io.Input], conditions: Conditions) -> list[io.Input]:
     """The inputs of a node, those of the table with the conditions under which they count."""
     named = {field.id: field for field in inputs}
     for name, needed in conditions.items():
-        strange = needed.keys() - named.keys() - {FAMILY} | {*needed.get(FAMILY, ())} - {*FAMILIES}  # type: ignore[misc]
+        families = needed.get(FAMILY, ())
+        strange = needed.keys() - named.keys() - {FAMILY}
+        strange |= {*families} - {*FAMILIES} if isinstance(families, tuple) else set()
         if strange:
             raise LookupError(
                 f"{name} cannot depend on {', '.join(sorted(strange))}: there is no such input or family."

@@ -64,8 +64,7 @@ ROWS = (
         family="wan",
         title="Wan Video Loader",
         description="Loads Wan 2.1 (text, image, first and last frame, VACE) and Wan 2.2 (A14B with two experts, "
-        "TI2V-5B). "
-        "Reads English and Chinese.",
+        "TI2V-5B). Reads English and Chinese.",
         aliases=("wan", "alibaba", "wan2.1", "wan2.2", "vace", "万相", "阿里"),
         encoders={"text_encoder": "UMT5-XXL", "image_encoder": "Image to video with Wan 2.1: CLIP ViT-H"},
         low_noise=True,
@@ -99,8 +98,8 @@ ROWS = (
         node="ReelwireLoadSVD",
         family="svd",
         title="SVD Loader (Stable Video Diffusion)",
-        description="Loads Stable Video Diffusion (14 frames) and SVD-XT (25): sets one picture in motion. It reads no "
-        "text, prompts are ignored.",
+        description="Loads Stable Video Diffusion (14 frames) and SVD-XT (25): sets one picture in motion. It reads "
+        "no text, prompts are ignored.",
         aliases=("svd", "stability", "image to video", "i2v", "图生视频"),
         encoders={"image_encoder": "CLIP ViT-H"},
     ),

@@ -204,8 +204,8 @@ def _timeline_inputs() -> list[io.Input]:
             "timeline",
             multiline=True,
             default=TIMELINE,
-            tooltip="JSON: which prompt holds from when on, in seconds or frames, and pictures of "
-            "ComfyUI's input folder that the video must show",
+            tooltip="JSON: which prompt holds from when on, in seconds or frames, and pictures of ComfyUI's input "
+            "folder that the video must show",
         ),
         whole_input(
             "frames",
@@ -289,8 +289,8 @@ def _file_inputs() -> list[io.Input]:
             default=RESUME,
             optional=True,
             advanced=True,
-            tooltip="What to do with an unfinished render of this name that was begun with other inputs: "
-            "refuse, or drop it and start over",
+            tooltip="What to do with an unfinished render of this name that was begun with other inputs: refuse, or "
+            "drop it and start over",
         ),
     ]
 

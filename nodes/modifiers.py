@@ -69,8 +69,8 @@ def _guidance_inputs() -> list[io.Input]:
             "method",
             options=list(METHODS),
             default="cfg",
-            tooltip="cfg: plain. apg: high scales without oversaturation. cfg-zero*: for flow models. tcfg: drops what "
-            "the two branches disagree on. skip-layer: steadier shapes",
+            tooltip="cfg: plain. apg: high scales without oversaturation. cfg-zero*: for flow models. tcfg: drops "
+            "what the two branches disagree on. skip-layer: steadier shapes",
         ),
         share_input("start", 0.0, "Share of the steps before which guidance is off"),
         share_input(
@@ -141,8 +141,7 @@ class SetMotion(io.ComfyNode):
             display_name="Motion (SVD Video)",
             category="Reelwire/model",
             description="How much a Stable Video Diffusion model moves its picture. Other models pay no attention to "
-            "it, "
-            "so that graphs can be shared.",
+            "it, so that graphs can be shared.",
             search_aliases=["motion bucket", "augmentation", "svd conditioning", "运动"],
             inputs=[
                 model_input(),
@@ -181,8 +180,7 @@ class SetMemory(io.ComfyNode):
             display_name="Memory (Video)",
             category="Reelwire/model",
             description="How the network's weights are held. Without this node they are held as their file has them, "
-            "and "
-            "ComfyUI decides what lies on the card. The model is read anew with these settings.",
+            "and ComfyUI decides what lies on the card. The model is read anew with these settings.",
             search_aliases=[
                 "vram",
                 "low vram",
@@ -203,15 +201,15 @@ class SetMemory(io.ComfyNode):
                     options=list(WEIGHTS),
                     default="as in the file",
                     tooltip="fp8, int8: the layers of the network's blocks take half the room of bfloat16, with a "
-                    "scale "
-                    "for each row; int8 is nearer to the original. Files in fp8 or GGUF stay as they are in any case",
+                    "scale for each row; int8 is nearer to the original. Files in fp8 or GGUF stay as they are in any "
+                    "case",
                 ),
                 number_input(
                     "most_on_card",
                     0.0,
                     (0.0, 1024.0, 0.1),
-                    "GB of weights that may lie on the card at a time; the rest waits in RAM and is brought in "
-                    "layer by layer. 0: ComfyUI decides",
+                    "GB of weights that may lie on the card at a time; the rest waits in RAM and is brought in layer "
+                    "by layer. 0: ComfyUI decides",
                 ),
             ],
             outputs=[model_output("The model with these settings; the one that came in stays as it is")],
@@ -240,8 +238,8 @@ class SetSpeed(io.ComfyNode):
             node_id="ReelwireSpeed",
             display_name="Speed (Video)",
             category="Reelwire/model",
-            description="Runs the same network faster: compiled blocks, other kernels for attention, no padding. Works "
-            "together with every cache.",
+            description="Runs the same network faster: compiled blocks, other kernels for attention, no padding. "
+            "Works together with every cache.",
             search_aliases=["torch compile", "sage attention", "flash attention", "xformers", "加速", "编译"],
             inputs=counted(
                 [
@@ -258,8 +256,7 @@ class SetSpeed(io.ComfyNode):
                         optional=True,
                         advanced=True,
                         tooltip="HunyuanVideo, LTX-Video: leaves out the empty rows behind a prompt's end, and with "
-                        "them "
-                        "the mask that keeps fast kernels away. The same video but for rounding",
+                        "them the mask that keeps fast kernels away. The same video but for rounding",
                     ),
                 ],
                 {"trim_text": {"family": with_feature("trimmed_text")}},
@@ -315,8 +312,7 @@ class AddLoRA(io.ComfyNode):
             display_name="LoRA (Video)",
             category="Reelwire/model",
             description="Puts a LoRA on a model; chain several. The model that came in stays as it is, and the "
-            "weights are "
-            "shared: another strength costs nothing.",
+            "weights are shared: another strength costs nothing.",
             search_aliases=["lora loader", "lightx2v", "causvid", "distill", "lightning", "加载 LoRA"],
             inputs=counted(
                 [model_input(), *_lora_inputs()], {"low_noise_strength": {"family": with_feature("two_experts")}}
@@ -369,8 +365,8 @@ def _lora_inputs() -> list[io.Input]:
             advanced=True,
             optional=True,
             tooltip="Wan 2.2-A14B: strength on the low-noise expert; the other one works on the high-noise expert. "
-            "LoRAs "
-            "come as two files there: set this to 0 for the high-noise file, and strength to 0 for the low-noise file",
+            "LoRAs come as two files there: set this to 0 for the high-noise file, and strength to 0 for the "
+            "low-noise file",
             **strength,
         ),
         io.Combo.Input(
@@ -380,8 +376,7 @@ def _lora_inputs() -> list[io.Input]:
             advanced=True,
             optional=True,
             tooltip="Step-distillation LoRAs: sets the default steps, guidance and shift to what its makers sample "
-            "with. "
-            "What is set in Video Sampler goes before",
+            "with. What is set in Video Sampler goes before",
         ),
     ]
 

@@ -55,8 +55,8 @@ class EstimateNode(io.ComfyNode):
                 io.Boolean.Input(
                     "calibrate",
                     default=False,
-                    tooltip="Measures for about a second how fast this machine multiplies, in this model's shapes, and "
-                    "tells the time here by that",
+                    tooltip="Measures for about a second how fast this machine multiplies, in this model's shapes, "
+                    "and tells the time here by that",
                 ),
                 KeyframesType.Input(
                     "keyframes",

@@ -41,10 +41,9 @@ PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled")
 
 
 PRESET = (
-    "Fills in whatever is 0. default: as the makers sample. quality, balanced, speed: larger or smaller, more steps or "
-    "fewer; LTX-Video 1216x704 in 40 steps, 896x512 in 25, 640x352 in 10. distilled: for distilled checkpoints, 8 "
-    "steps. "
-    "The help page has all numbers, and after a run the node shows what was used"
+    "Fills in whatever is 0. default: as the makers sample. quality, balanced, speed: larger or smaller, more steps "
+    "or fewer; LTX-Video 1216x704 in 40 steps, 896x512 in 25, 640x352 in 10. distilled: for distilled checkpoints, 8 "
+    "steps. The help page has all numbers, and after a run the node shows what was used"
 )
 
 
@@ -108,8 +107,7 @@ def sampler_inputs() -> list[io.Input]:
         *size_inputs(),
         sampler_input(
             "default: the model's own. Where a source asks for DDIM on a flow model, use euler: with eta 0 they are "
-            "the "
-            "same"
+            "the same"
         ),
         seed_input("Starting point of the noise: the same seed and inputs make the same video", True),
         preset_input(),
@@ -127,8 +125,8 @@ def _image_inputs() -> list[io.Input]:
     return [
         keyframes_input(
             "keyframes (pictures)",
-            "The pictures that the video must show, from Keyframe. For HunyuanVideo I2V connect them to Encode "
-            "Prompt too; for all others here alone",
+            "The pictures that the video must show, from Keyframe. For HunyuanVideo I2V connect them to Encode Prompt "
+            "too; for all others here alone",
         ),
         io.MultiType.Input(
             "source",

@@ -1,1 +1,1 @@
-"""Caches: what is stored of earlier steps, so that a step need not be computed whole. policies/ decide, mechanisms/ store."""
+"""What is stored of earlier steps, so that a step need not be computed whole: policies decide, mechanisms store."""

@@ -191,7 +191,7 @@ def toy_host(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     policies = pack / "samplers" / "caches" / "policies"
     (policies / "every_other.py").write_text(TOY, encoding="utf-8")
     (policies / "broken.py").write_text("from nowhere import nothing\n", encoding="utf-8")
-    with boot(comfyui, tmp_path_factory.mktemp("comfyui"), packs={PACK: pack}) as toy_host:
+    with boot(comfyui, tmp_path_factory.mktemp("comfyui"), packs={PACK: pack}, kind=Host) as toy_host:
         yield toy_host
 
 
