@@ -49,7 +49,7 @@ def test_an_estimate_says_what_a_run_asks_for(tiny_models: Path, name: str) -> N
 def test_measuring_takes_what_it_asks_for(tiny_models: Path) -> None:
     name, card, device = "tiny-wan2.1-t2v", Card(), torch.device("npu")
     model = load(Recipe(MODELS[name], "", files_of(tiny_models / name), "bfloat16"), Watched("npu", card))
-    model = replace(model, facts=replace(model.facts, width=512))
+    model = replace(model, facts=replace(model.facts, hidden_size=512))
     request = model.complete(Request(width=256, height=256, frames=33))
     gc.collect()
     card.reset_peak()

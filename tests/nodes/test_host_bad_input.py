@@ -223,7 +223,7 @@ def test_full_disk_leaves_no_file_and_loses_no_latents(models: Host) -> None:
     assert len(frames(models.videos(again)[0])) == 17
 
 
-GOOD = {
+GOOD: dict[str, dict[str, Any]] = {
     "an empty prompt": {"2.positive": ""},
     "one step": {"3.steps": 1},
     "published ratios": {**REAL, "3.width": 64, "3.height": 32, "3.frames": 9},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -138,7 +139,7 @@ def test_an_encoder_of_another_width_is_told(models: Host) -> None:
 
 def _slim(encoder: torch.nn.Module) -> torch.nn.Module:
     """The same kind of encoder, half as wide."""
-    config = encoder.config
+    config: Any = encoder.config
     config.d_model //= 2
     return type(encoder)(config)
 

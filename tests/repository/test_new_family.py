@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from reelwire.tests.support.documents import code_blocks
 from reelwire.tests.support.host import ROOT
 
 ROOMS = ("loaders", "samplers", "nodes", "locales", "web")
@@ -56,8 +57,8 @@ def with_copied_family(pack: Path) -> None:
     shutil.copy(ROOT / "__init__.py", pack)
     for room in ROOMS:
         shutil.copytree(ROOT / room, pack / room, ignore=shutil.ignore_patterns("__pycache__"))
-    families = pack / "loaders" / "families"
-    shutil.copytree(families / "ltx", families / "copied")
+    (code,) = code_blocks("add-a-family.md")
+    exec(compile(code, "add-a-family.md", "exec"), {"PACK": pack})
     table = pack / "nodes" / "loaders.py"
     table.write_text(with_copied_row(table.read_text(encoding="utf-8")), encoding="utf-8")
 

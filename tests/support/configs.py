@@ -13,7 +13,8 @@ VARIANTS = [f"{folder.parents[1].name}/{folder.name}" for folder in shipped_vari
 
 
 def read(variant: str, name: str) -> dict[str, Any]:
-    return shipped_config(*variant.split("/"), name)
+    family, folder = variant.split("/")
+    return shipped_config(family, folder, name)
 
 
 def network(variant: str) -> str:

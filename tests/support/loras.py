@@ -63,7 +63,7 @@ def matrices(model: VideoModel, layers: dict[str, str]) -> dict[str, tuple[Tenso
 
 
 def write(file: Path, form: str, made: dict[str, tuple[Tensor, Tensor]], layers: dict[str, str]) -> None:
-    keys = {}
+    keys: dict[str, Tensor] = {}
     for name, (down, up) in made.items():
         up = up.reshape(*up.shape, *[1] * (down.ndim - 2))
         if form == "diffusers":

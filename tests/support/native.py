@@ -114,9 +114,10 @@ def _svd(file: Path, folder: Path) -> None:
 
     weights = svd_vae(128, (1, 2, 4, 4), 2).state_dict()
     save_file({k: v.half().contiguous() for k, v in weights.items()}, file)
-    read = vae(read_file(file)[0])
-    assert read is not None
-    read.build(torch.float32, False, "", lambda *_: None).save_pretrained(folder / "vae")
+    weights_read = vae(read_file(file)[0])
+    assert weights_read is not None
+    built: Any = weights_read.build(torch.float32, False, "", lambda *_: None)
+    built.save_pretrained(folder / "vae")
 
 
 NATIVE_VAES = {

@@ -14,13 +14,12 @@ from diffusers.loaders import single_file_utils
 from reelwire.loaders.families.hunyuan_video import checkpoint as hunyuan_video_files
 from reelwire.loaders.families.mochi import checkpoint as mochi_files
 from reelwire.loaders.messages import CheckpointError
-from reelwire.loaders.spec import shipped_config
 from reelwire.loaders.weights.entry import Entry
 from reelwire.loaders.weights.format import Weights
 from reelwire.loaders.weights.modules import check_fit
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.loaders.weights.stored import Stored
-from reelwire.tests.support.configs import NATIVE
+from reelwire.tests.support.configs import NATIVE, read
 from reelwire.tests.support.files import KINDS, SMALL, plain, read_network
 from reelwire.tests.support.native import host_classes, randomised
 from reelwire.tests.support.native_hunyuan_mochi import (
@@ -182,7 +181,7 @@ def real_size(variant: str, part: str) -> Any:
         from comfy.ldm.models.autoencoder import AutoencoderKL
 
         if part == "transformer":
-            make = NATIVE[family][0](shipped_config(*variant.split("/"), "transformer"))
+            make = NATIVE[family][0](read(variant, "transformer"))
             return make(device="meta", dtype=torch.bfloat16, operations=comfy.ops.disable_weight_init)
         told = dict(double_z=True, z_channels=16, resolution=256, in_channels=3, out_ch=3, ch=128, ch_mult=[1, 2, 4, 4], num_res_blocks=2,
                     attn_resolutions=[], dropout=0.0, conv3d=True, time_compress=4)  # fmt: skip
@@ -202,7 +201,7 @@ def described(variant: str, part: str) -> Weights | None:
 def test_published_sizes_have_all_their_tensors(variant: str, part: str) -> None:
     weights = described(variant, part)
     assert weights is not None
-    assert weights.config == shipped_config(*variant.split("/"), part)
+    assert weights.config == read(variant, part)
     with torch.device("meta"):
         module = getattr(diffusers, weights.kind).from_config(dict(weights.config))
     check_fit(module, weights.entries)

@@ -359,7 +359,7 @@ def test_a_header_says_the_same_for_all_layers(tmp_path: Path) -> None:
         assert entry.quantisation.rotation == 256
 
 
-ODD = {
+ODD: dict[str, tuple[dict[str, Any], str]] = {
     "unknown format": ({"a.comfy_quant": mark(format="int4_tensorwise")}, "'int4_tensorwise', which is not known.*int8_tensorwise.*bf16"),
     "svdquant": ({"a.comfy_quant": mark(format="svdquant_w4a4")}, "'svdquant_w4a4', which is not known.*bf16"),
     "no format": ({"a.comfy_quant": mark()}, "None, which is not known"),

@@ -29,7 +29,7 @@ from reelwire.tests.support.native_svd_cogvideox import (
 from reelwire.training.tiny_models import seeded
 from torch import Tensor
 
-TOWER = dict(hidden_size=160, intermediate_size=320, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14, num_channels=3,
+TOWER: dict[str, Any] = dict(hidden_size=160, intermediate_size=320, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14, num_channels=3,
              hidden_act="gelu", layer_norm_eps=1e-5, projection_dim=48, model_type="clip_vision_model")  # fmt: skip
 
 
@@ -162,6 +162,7 @@ def fits(weights: Weights | None) -> None:
 def test_published_sizes_have_all_their_tensors(variant: str, tmp_path: Path) -> None:
     """The host's classes at their real sizes: nothing missing, unexpected or of another shape, and the shipped config."""
     family, name = variant.split("/")
+    module: Any
     if family == "svd":
         module, theirs, vae = svd_files, native_unet("published", "meta"), svd_vae(128, (1, 2, 4, 4), 2, "meta")
     else:

@@ -86,7 +86,7 @@ def test_vaes(tmp_path: Path, release: str) -> None:
     save_file(state, file)
     weights = wan_files.vae(read_file(file)[0])
     assert isinstance(weights, Weights)
-    mine = weights.build(torch.float32, False, "", lambda *_: None)
+    mine: Any = weights.build(torch.float32, False, "", lambda *_: None)
     with seeded(4), torch.no_grad():
         pixels = torch.rand(1, 3, 5, 32, 32) * 2 - 1
         z = model.encode(pixels)
