@@ -33,8 +33,14 @@ from reelwire.loaders.spec import spec_of
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.caches.calibration import calibrate
+from reelwire.samplers.caches.policies.cache_dit import CacheDiT
 from reelwire.samplers.caches.policies.easycache import EasyCache
-from reelwire.samplers.caches.policies.external import DBCACHE, FIRST_BLOCK, MAGCACHE, SEACACHE, TAYLORSEER, External
+from reelwire.samplers.caches.policies.external import (
+    DiffusersFirstBlock,
+    DiffusersMagCache,
+    DiffusersSeaCache,
+    DiffusersTaylorSeer,
+)
 from reelwire.samplers.caches.policies.first_block import FirstBlock
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.magcache import MagCache
@@ -70,7 +76,7 @@ def methods(calibration: Calibration, published: tuple[str, str]) -> dict[str, M
     tea = lambda polynomial, order: (
         lambda value: TeaCache(threshold=value, polynomial=polynomial, order=order, warmup=order + 1)
     )
-    outside = lambda kind, **more: lambda value: External(kind=kind, **{"threshold": value, "warmup": 3, **more})
+    outside = lambda kind, **more: lambda value: kind(**{"threshold": value, "order": 0, **more})
     ours, theirs = published_fits(spec_of(published[0]))[published[1]][0], (0.05, 0.1, 0.15, 0.25, 0.4, 0.7)
     return {
         "plan, calibrated": Method(OURS, by("speed", SPEEDS, lambda v: Plan(speed=v, grams=grams))),
@@ -91,18 +97,23 @@ def methods(calibration: Calibration, published: tuple[str, str]) -> dict[str, M
             PEER, by("threshold", (0.02, 0.05, 0.1, 0.2, 0.4, 0.8), lambda v: EasyCache(threshold=v, warmup=5))
         ),
         "diffusers FirstBlockCache": Method(
-            PEER, by("threshold", (0.02, 0.05, 0.1, 0.15, 0.25, 0.4), outside(FIRST_BLOCK))
+            PEER, by("threshold", (0.02, 0.05, 0.1, 0.15, 0.25, 0.4), outside(DiffusersFirstBlock))
         ),
-        "diffusers TaylorSeer": Method(
-            PEER, by("interval", INTERVALS, lambda v: External(kind=TAYLORSEER, interval=v, order=1, warmup=3))
+        "diffusers TaylorSeer": Method(PEER, by("interval", INTERVALS, lambda v: DiffusersTaylorSeer(interval=v))),
+        "diffusers SeaCache": Method(
+            PEER, by("threshold", (0.1, 0.2, 0.3, 0.5, 0.8, 1.2), outside(DiffusersSeaCache, order=1))
         ),
-        "diffusers SeaCache": Method(PEER, by("threshold", (0.1, 0.2, 0.3, 0.5, 0.8, 1.2), outside(SEACACHE, order=1))),
         "diffusers MagCache": Method(
-            PEER, by("threshold", (0.03, 0.06, 0.12, 0.24, 0.5, 1.0), outside(MAGCACHE, ratios=ratios[0][2], longest=4))
+            PEER,
+            by(
+                "threshold",
+                (0.03, 0.06, 0.12, 0.24, 0.5, 1.0),
+                outside(DiffusersMagCache, ratios=ratios[0][2], longest=4),
+            ),
         ),
-        "cache-dit DBCache": Method(PEER, by("threshold", (0.04, 0.08, 0.12, 0.2, 0.3, 0.5), outside(DBCACHE))),
+        "cache-dit DBCache": Method(PEER, by("threshold", (0.04, 0.08, 0.12, 0.2, 0.3, 0.5), outside(CacheDiT))),
         "cache-dit DBCache + TaylorSeer": Method(
-            PEER, by("threshold", (0.04, 0.08, 0.12, 0.2, 0.3, 0.5), outside(DBCACHE, order=1))
+            PEER, by("threshold", (0.04, 0.08, 0.12, 0.2, 0.3, 0.5), outside(CacheDiT, order=1))
         ),
         "fewer steps": Method(FEWER, by("steps", (24, 20, 15, 12, 10, 8), int)),
     }

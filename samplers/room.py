@@ -23,4 +23,5 @@ def cache_bytes(model: VideoModel, request: Request) -> int:
         return 0
     size = sizes(model, request)
     beginning = size.batch * (size.tokens + size.text) * size.hidden * size.item  # what went into the blocks
-    return policy.estimate(model, request) + (beginning if policy.level == "blocks" and model.stacks else 0)
+    holds = policy.mechanism_on(model.stacks).holds_block_inputs
+    return policy.estimate(model, request) + (beginning if holds else 0)

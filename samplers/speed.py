@@ -48,7 +48,7 @@ def check_speed(model: VideoModel) -> None:
         return
     if model.stacks is None:
         raise InputError("compile", message("on"), message("unet_no_blocks", title=model.title), message("switch_off"))
-    if getattr(model.cache, "level", "") == "module":
+    if model.cache is not None and not model.cache.mechanism.compilable:
         raise InputError("compile", message("on"), message("module_cache_compile"), message("set_stack"))
     if speed.compiler == "inductor" and (lacks := _lacking(model.memory.device("transformer"))):
         raise InputError("compile", message("on"), *lacks)

@@ -35,6 +35,7 @@ from reelwire.tests.support.card.pytest_card import TINY_MODELS, CardTests  # no
 from reelwire.tests.support.card.table import CardTable  # noqa: E402
 from reelwire.tests.support.extensive import is_extensive  # noqa: E402
 from reelwire.tests.support.host import Host, boot  # noqa: E402
+from reelwire.tests.support.host_marker import mark_hosts  # noqa: E402
 from reelwire.training import tiny_files  # noqa: E402
 from reelwire.training.tiny_models import MODELS, make  # noqa: E402
 
@@ -48,7 +49,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what differs in nothing but the model from what runs, unless all is asked for."""
+    """Mark what needs a host; leave out what differs in nothing but the model from what runs, unless all is asked for."""
+    mark_hosts(items)
     if config.getoption("extensive"):
         return
     left = [item for item in items if is_extensive(item.nodeid)]

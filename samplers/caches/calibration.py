@@ -1,4 +1,4 @@
-"""One uncached run tells what every policy needs to know of a checkpoint: polynomial, ratios, and the best steps to compute."""
+"""One uncached run tells what every policy needs to know of a checkpoint: polynomial, ratios, and the best steps."""
 
 from __future__ import annotations
 
@@ -20,25 +20,35 @@ from .store import Branch, Calibration, key_of
 
 OnStep = Callable[[int, int, Run], None]
 FEWEST_POINTS = 3  # of an expert's steps, under which nothing is fitted
-DEGREES = (1, 2, 3, 4)  # of the polynomial, of which the one that foretells best is taken
-
-
-# ---------------------------------------------------------------- what follows from it
+DEGREES = (1, 2, 3, 4)  # of the polynomial, of which the one that forecasts best is taken
 
 
 def fit_polynomial(track: Track, signal: str, threshold: float = 0.1) -> tuple[Fit, float]:
-    """(the polynomial of the degree whose left-out points are nearest, its R^2) from moves of a signal to changes."""
+    """(a polynomial from moves of a signal to changes of the residual, its R^2), of the degree with the least error on
+    left-out points."""
     x, y = _numbers(track.moves), _numbers(track.changes)[-len(track.moves) :]
 
-    def missed(degree: int) -> float:
-        errors = [(np.polyval(np.polyfit(np.delete(x, i), np.delete(y, i), degree), x[i]) - y[i]) ** 2 for i in range(len(x))]  # fmt: skip
-        return float(np.mean(errors))
+    def error(degree: int) -> float:
+        return float(np.mean([_left_out_error(x, y, i, degree) for i in range(len(x))]))
 
-    best = min((d for d in DEGREES if d < len(x) - 1), key=missed)
-    coefficients = np.polyfit(x, y, best)
+    degree = min((d for d in DEGREES if d < len(x) - 1), key=error)
+    coefficients = np.polyfit(x, y, degree)
     left = ((np.polyval(coefficients, x) - y) ** 2).sum() / max(((y - y.mean()) ** 2).sum(), 1e-12)
-    fit = Fit(signal, tuple(float(c) for c in coefficients), threshold, "calibrated", low=float(x.min()), high=float(x.max()))  # fmt: skip
+    fit = Fit(
+        signal,
+        tuple(float(c) for c in coefficients),
+        threshold,
+        "calibrated",
+        low=float(x.min()),
+        high=float(x.max()),
+    )
     return fit, float(1 - left)
+
+
+def _left_out_error(x: np.ndarray, y: np.ndarray, i: int, degree: int) -> float:
+    """Squared error at point i of the polynomial through all others."""
+    coefficients = np.polyfit(np.delete(x, i), np.delete(y, i), degree)
+    return float((np.polyval(coefficients, x[i]) - y[i]) ** 2)
 
 
 def _numbers(values: list[Tensor]) -> np.ndarray:
@@ -47,26 +57,34 @@ def _numbers(values: list[Tensor]) -> np.ndarray:
 
 def observed(model: VideoModel) -> str:
     """The signal that TeaCache looks at in this family: the published one."""
-    found = published(model, False)
-    return found.signal if found else model.checkpoint.spec.cache_signal
+    fit = published(model, False)
+    return fit.signal if fit else model.checkpoint.spec.cache_signal
 
 
-def calibrate(model: VideoModel, conditioning: Conditioning, request: Request, on_step: OnStep) -> tuple[Calibration, Tensor]:  # fmt: skip
+def calibrate(
+    model: VideoModel, conditioning: Conditioning, request: Request, on_step: OnStep
+) -> tuple[Calibration, Tensor]:
     """(what one run of every step showed, its latents); raises InputError for too few steps."""
     from ..denoise import ready, sample
 
     request = ready(replace(model, cache=None), request)
     if request.steps < FEWEST:
-        raise InputError(
-            "steps", request.steps, message("few_steps_rule", steps=FEWEST), message("use_at_least", least=FEWEST)
-        )
+        rule = message("few_steps_rule", steps=FEWEST)
+        raise InputError("steps", request.steps, rule, message("use_at_least", least=FEWEST))
     record = Record(observed=observed(model))
     latents = sample(replace(model, cache=record), conditioning, request, on_step)
-    grams = {part: (tuple(map(tuple, record.gram(part).tolist())),) for part in record.clean}
-    branches = []
-    for (part, name), track in record.tracks.items():
-        if len(track.moves) > FEWEST_POINTS:
-            fit, quality = fit_polynomial(track, record.signal)
-            moves, ratios = (tuple(_numbers(seen).tolist()) for seen in (track.moves, track.ratios))
-            branches.append(Branch(part, name, moves, ratios, fit.signal, fit.coefficients, fit.low, fit.high, quality))  # fmt: skip
-    return Calibration(key_of(model, request), grams, tuple(branches)), latents
+    grams = {part: (tuple(map(tuple, record.gram(part).tolist())),) for part in record.denoised}
+    branches = tuple(
+        _branch(part, name, track, record.signal)
+        for (part, name), track in record.tracks.items()
+        if len(track.moves) > FEWEST_POINTS
+    )
+    return Calibration(key_of(model, request), grams, branches), latents
+
+
+def _branch(part: str, name: str, track: Track, signal: str) -> Branch:
+    """What one branch of one expert showed."""
+    fit, quality = fit_polynomial(track, signal)
+    moves = tuple(_numbers(track.moves).tolist())
+    ratios = tuple(_numbers(track.ratios).tolist())
+    return Branch(part, name, moves, ratios, fit.signal, fit.coefficients, fit.low, fit.high, quality)

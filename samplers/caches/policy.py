@@ -1,72 +1,48 @@
-"""What all caches share: when a step may be reused, what is remembered of a branch, and the forecast of what was kept."""
+"""What all policies share: the options that people set, the rules of when a step may be reused, the hooks of a run."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...loaders.denoiser import Run
+from ...loaders.facts import Stacks
 from ...loaders.messages import InputError, Origin, message
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
+from .mechanisms.base import Mechanism
+from .mechanisms.blocks import BLOCK, Blocks
+from .state import BranchState, Slopes, StepContext, Values
 
-Values = tuple[Tensor, ...]
-Chosen = dict[int, float]  # step that is not computed -> by how much of the last change its values lie further on
 FEWEST = 10  # steps, under which each counts: caches on distilled models cost more picture than fewer steps do
-# children of a block whose outputs are kept one by one (src/models.py of prathebaselva/FORA: attention and MLP, before
-# their gates; for blocks of two streams as Shenyi-Z/TaylorSeer does it)
-MODULES = ("attn", "attn1", "attn2", "ff", "ffn", "ff_context", "proj_mlp", "proj_out")
-
-
-@dataclass(frozen=True)
-class At:
-    """Where a forward is. part, branch: of which network and guidance; step, steps: of the whole run; index, count: within
-    its expert; plan: what the policy has chosen
-    beforehand."""
-
-    part: str
-    branch: str
-    step: int
-    steps: int
-    index: int
-    count: int
-    plan: Chosen = field(default_factory=dict)
-
-
-@dataclass
-class State:
-    """What one branch of one expert remembers. kept: (where, values) of the computed steps, the newest last; reused: how
-    many steps in a row; total: what a policy has added up since the last computed step; moved: how far the signal went, not
-    read yet; unread: other numbers that the policy will look at, still on the card; numbers: those that were read."""
-
-    kept: list[tuple[float, Values]] = field(default_factory=list)
-    reused: int = 0
-    total: float = 0.0
-    signal: Tensor | None = None
-    moved: Tensor | None = None
-    unread: dict[str, Tensor] = field(default_factory=dict)
-    numbers: dict[str, float] = field(default_factory=dict)
-    memory: dict[str, Any] = field(default_factory=dict)  # what one policy alone needs
-
-    @property
-    def bytes(self) -> int:
-        tensors = [t for _, values in self.kept for t in values]
-        tensors += [v for v in (self.signal, *self.memory.values()) if isinstance(v, Tensor)]
-        return sum(t.nbytes for t in tensors)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy(ABC):
-    """A way to decide which steps are computed. Immutable: its state is the run's.
+    """Which steps are computed. Immutable: its state is the run's.
 
-    start, end: the share of the steps between which a step may be reused; warmup: steps at the start of each expert that
-    are computed; longest: most reused steps in a row, 0 for any number; order: 0 keeps what was, 1 follows its change on.
+    start, end: the share of the steps between which a step may be reused.
+    warmup: steps at the start of each expert that are computed.
+    longest: most reused steps in a row, 0 for any number.
+    order: of the forecast: 0 gives the stored values, 1 follows their change on.
+
+    Of its class:
+    title: what people call it; in lower case, what they choose in the node Cache.
+    position: where it stands among the choices of that node; None: it is no choice there.
+    tooltip: what is said of it there.
+    unused: options that it has and does not read.
+    mechanism: what is stored, and how it is put back.
+    signal: what tells of a step how far it has moved (signals.py); empty: nothing does.
+    always_computed: blocks that run in every step.
+    compare_to_previous_step: whether the signal is compared with that of the step before; else with the last computed
+        step's.
+    computes_last_step: whether the last step is computed in any case.
+    decides_once: whether the second branch of guidance does what the first one did.
     """
 
     start: float = 0.0
@@ -77,97 +53,96 @@ class Policy(ABC):
     node: Origin | None = field(default=None, compare=False, repr=False)
 
     title: ClassVar[str]
-    signal: ClassVar[str] = ""  # what `distance` compares: see signals.py
-    always: ClassVar[int] = 0  # blocks that run in any case
-    # whether each step's signal is compared with that of the step before; else with the last computed one's
-    anew: ClassVar[bool] = True
-    last: ClassVar[bool] = True  # whether the last step is always computed
-    follows: ClassVar[bool] = False  # whether the other branch does what the first one did
-    # what is kept: the change that all "blocks" make, or the whole "network", what each "module" gives, or the "guided"
-    # prediction of a step; "external": another library's business
-    level: ClassVar[str] = "blocks"
-
-    @property
-    def memory_of(self) -> int:
-        """How many values of a token's width, or of a latent pixel's, are kept for each of them and each branch."""
-        return self.order + 1 + (self.signal == "modulated" or self.signal == "block")
+    position: ClassVar[int | None] = 100
+    tooltip: ClassVar[str] = ""
+    unused: ClassVar[tuple[str, ...]] = ()
+    mechanism: ClassVar[type[Mechanism]] = Blocks
+    signal: ClassVar[str] = ""
+    always_computed: ClassVar[int] = 0
+    compare_to_previous_step: ClassVar[bool] = True
+    computes_last_step: ClassVar[bool] = True
+    decides_once: ClassVar[bool] = False
 
     @abstractmethod
-    def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
-        """Whether this step may be reused; called only where the rules common to all policies allow it.
+    def should_skip(self, state: BranchState, context: StepContext, distance: float | None) -> bool:
+        """Whether this step is reused; called only where the rules common to all policies allow it.
 
-        moved: how far the signal is from the one it is compared with; None where there is none yet.
+        distance: how far the signal is from the one that it is compared with; None where there is none yet.
         """
 
-    def learn(self, state: State, at: At, values: Values, seen: Mapping[str, Tensor]) -> None:
-        """Told after each computed step: what is kept, and the network's "input" and "output"."""
+    def on_computed(
+        self, state: BranchState, context: StepContext, values: Values, observed: Mapping[str, Tensor]
+    ) -> None:
+        """Called after each computed step with what is stored, and with the network's "input" and "output" where the
+        mechanism knows them."""
 
-    def looks(self, state: State) -> Mapping[str, Tensor]:
-        """Further numbers that `wants` finds in the state, to be read from the card together with how far the signal is."""
+    def on_prediction(self, part: str, denoised: Callable[[], Tensor]) -> None:
+        """Called after each step with a function that gives the x0 that its guided prediction points to."""
+
+    def numbers_to_read(self, state: BranchState) -> Mapping[str, Tensor]:
+        """Further numbers that `should_skip` looks up in the state; they are read from the card with the distance."""
         return {}
 
-    def suits(self, model: VideoModel) -> None:
+    def check_model(self, model: VideoModel) -> None:
         """Raise InputError for a model that it cannot work on, whatever the request."""
 
-    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+    def prepare(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
         """The policy for this model and complete request, and what the person should know; raises InputError."""
         return self, ()
 
-    def choose(self, run: Run, part: str, steps: range) -> Chosen:
-        """The reused steps of an expert with the slopes of their forecasts, for policies that know them beforehand."""
+    def plan_steps(self, run: Run, part: str, steps: range) -> Slopes:
+        """The skipped steps of an expert with the slopes of their forecasts, for policies that know them beforehand."""
         return {}
 
-    def computed(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
-        """The fewest and the most of these steps of an expert that are computed, as far as it is known before a run.
+    def enabled(
+        self, network: Any, run: Run, stacks: Stacks | None, steps: int, batched: bool
+    ) -> AbstractContextManager[None]:
+        """What is switched on for the steps of an expert. batched: both branches of guidance in one forward pass."""
+        return nullcontext()
 
-        Policies without a signal are followed step by step; for the others at least a third are, as published speed-ups
-        reach about three (TeaCache, arXiv 2411.19108, table 1; EasyCache, arXiv 2507.02860, table 1).
-        """
-        if self.signal or self.level not in ("blocks", "module"):
-            return min(len(steps), max(-(-len(steps) // 3), self.warmup + self.last)), len(steps)
-        state, count = State(), 0
+    def notes(self, distances: list[float]) -> tuple[str, ...]:
+        """What the person should know after a run. distances: how far the signal moved in its steps."""
+        return ()
+
+    def may_skip(self, state: BranchState, context: StepContext) -> bool:
+        """Whether the options allow that this step is reused."""
+        inside = int(self.start * context.steps) <= context.step < int(self.end * context.steps)
+        last = self.computes_last_step and context.step == context.steps - 1
+        too_many = 0 < self.longest <= state.reuses
+        return bool(state.history) and inside and context.index >= self.warmup and not last and not too_many
+
+    def count_computed(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
+        """The fewest and the most of these steps of an expert that are computed, as far as it is known before a run."""
+        if self.signal:
+            return self.guess_computed(steps)
+        state, count = BranchState(), 0
         for step in steps:
-            at = At(part, branch, step, total, step - steps.start, len(steps))
-            reused = self.allowed(state, at) and self.wants(state, at, None, None)
+            context = StepContext(part, branch, step, total, step - steps.start, len(steps))
+            reused = self.may_skip(state, context) and self.should_skip(state, context, None)
             count += not reused
-            state.kept = [(0.0, ())]
-            state.reused = state.reused + 1 if reused else 0
+            state.history = [(0.0, ())]
+            state.reuses = state.reuses + 1 if reused else 0
             state.total = state.total if reused else 0.0
         return count, count
 
-    def notes(self, moves: list[float]) -> tuple[str, ...]:
-        """What the person should know after a run; moves: how far the signal went in its steps."""
-        return ()
+    def guess_computed(self, steps: range) -> tuple[int, int]:
+        """The same of a policy that decides by what it sees: at least a third, as published speed-ups reach about three
+        (TeaCache, arXiv 2411.19108, table 1; EasyCache, arXiv 2507.02860, table 1)."""
+        return min(len(steps), max(-(-len(steps) // 3), self.warmup + self.computes_last_step)), len(steps)
+
+    @property
+    def stored_signals(self) -> int:
+        """How many values are stored for each branch beside those of the forecast."""
+        return int(self.signal in ("modulated", BLOCK))
+
+    def mechanism_on(self, stacks: Stacks | None) -> type[Mechanism]:
+        """Its mechanism on a network with these blocks. stacks: None for a UNet."""
+        return self.mechanism if stacks is not None else self.mechanism.on_unet()
 
     def estimate(self, model: VideoModel, request: Request) -> int:
-        """Bytes that its states hold at most."""
-        branches = 2 if request.guidance > 1 and not getattr(model.facts, "embedded", False) else 1
-        if model.guidance.true_scale > 1:
-            branches = 2
-        if self.level in ("guided", "network"):
-            _, channels, time, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
-            size = channels * -(-time // model.facts.time_patch) * model.facts.time_patch * h * w
-            return self.memory_of * size * 4 * (branches if self.level == "network" else 1)
-        item = torch.empty(0, dtype=getattr(torch, model.recipe.dtype)).element_size()
-        if model.stacks is None:  # what the second outermost block of a UNet gives
-            _, _, time, h, w = model.facts.latent_shape(request.width, request.height, request.frames)
-            return (self.order + 1) * time * h * w * 2 * model.facts.hidden_size * item * branches
-        tokens = model.facts.tokens(request.width, request.height, request.frames)
-        return self.memory_of * tokens * model.facts.hidden_size * item * branches
-
-    def allowed(self, state: State, at: At) -> bool:
-        inside = int(self.start * at.steps) <= at.step < int(self.end * at.steps)
-        ends = self.last and at.step == at.steps - 1
-        tired = 0 < self.longest <= state.reused
-        return bool(state.kept) and inside and at.index >= self.warmup and not ends and not tired
-
-
-def of_modules(model: VideoModel, request: Request) -> float:
-    """How many times the video's hidden states all attentions and MLPs of a network give; in blocks of two streams, of
-    the text's tokens too."""
-    tokens = model.facts.tokens(request.width, request.height, request.frames)
-    text = model.facts.prompt_tokens if model.stacks and model.stacks.pairs else 0
-    return model.facts.cached_module_outputs * (tokens + text) / tokens
+        """Bytes that a complete request's run stores at most."""
+        mechanism = self.mechanism_on(model.stacks)
+        return mechanism.stored_bytes(model, request, self.order + 1, self.stored_signals)
 
 
 def check_span(start: float, end: float) -> None:
@@ -181,47 +156,3 @@ def check_policy(policy: Policy) -> None:
     check_span(policy.start, policy.end)
     if policy.order not in (0, 1, 2):
         raise InputError("order", policy.order, message("order_rule"), message("use_0_or_1"))
-
-
-def forecast(kept: list[tuple[float, Values]], at: float, order: int) -> Values:
-    """What the kept values would be at another place: the newest, or the polynomial through the newest ones (Newton's form)."""
-    points = kept[-(order + 1) :]
-    if len(points) == 1:
-        return points[-1][1]
-    made = []
-    for values in zip(*(v for _, v in points), strict=True):
-        weights = [_lagrange([x for x, _ in points], i, at) for i in range(len(points))]
-        made.append(sum(w * v for w, v in zip(weights[1:], values[1:], strict=True)) + weights[0] * values[0])
-    return tuple(made)
-
-
-def followed(kept: list[tuple[float, Values]], slope: float) -> Values:
-    """The newest values, and so much of their change since the ones before."""
-    if len(kept) < 2 or not slope:
-        return kept[-1][1]
-    return tuple(new + slope * (new - old) for new, old in zip(kept[-1][1], kept[-2][1], strict=True))
-
-
-def _lagrange(places: list[float], i: int, at: float) -> float:
-    weight = 1.0
-    for j, place in enumerate(places):
-        if j != i:
-            weight *= (at - place) / (places[i] - place)
-    return weight
-
-
-def distance(a: Tensor, b: Tensor) -> Tensor:
-    """Relative L1 distance of a from b: mean |a - b| / mean |b| (TeaCache, arXiv 2411.19108, eq. 4), a number on the card."""
-    a, b = a.float(), b.float()
-    return (a - b).abs().mean() / b.abs().mean().clamp(min=1e-12)
-
-
-@contextmanager
-def exchanged(module: nn.Module, changed: Mapping[str, nn.Module]) -> Iterator[None]:
-    """Children of a module exchanged for the length of the block."""
-    old = {name: module._modules[name] for name in changed}
-    module._modules.update(changed)
-    try:
-        yield
-    finally:
-        module._modules.update(old)

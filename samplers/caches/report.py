@@ -8,29 +8,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...loaders.messages import data, listed, message
-from .policy import Policy
 from .runner import Entry, Runner
 
 
 @dataclass(frozen=True)
 class Report:
-    """computed: (expert, branch) -> which of its forwards were computed, in order. seconds: of each step.
+    """What a cache did.
 
-    estimated: bytes that the states should hold, held: the most that they did.
+    title: of the policy.
+    computed: (expert, branch) -> which of its forward passes were computed, in order.
+    distances: (expert, branch) -> how far the signal had moved in each.
+    seconds: of each step.
+    estimated, peak: bytes that the states should hold at most, and did.
     """
 
     title: str
     computed: Mapping[tuple[str, str], tuple[bool, ...]]
-    moves: Mapping[tuple[str, str], tuple[float | None, ...]]
+    distances: Mapping[tuple[str, str], tuple[float | None, ...]]
     seconds: tuple[float, ...]
     estimated: int
-    held: int
+    peak: int
     notes: tuple[str, ...]
 
     @property
     def ideal(self) -> float:
-        """Forwards over computed forwards."""
-        every = [c for forwards in self.computed.values() for c in forwards]
+        """Forward passes over computed ones."""
+        every = [computed for passes in self.computed.values() for computed in passes]
         return len(every) / max(sum(every), 1)
 
     @property
@@ -44,10 +47,11 @@ class Report:
         return count * long[len(long) // 2] / (sum(self.seconds[1:]) + long[len(long) // 2])
 
     def words(self) -> tuple[str, ...]:
+        """What a person reads after the run."""
         parts = [message("cache_branch", name=name, computed=sum(f), count=len(f)) for name, f in self._named()]
         numbers = {
             "ideal": f"{self.ideal:.2f}",
-            "held": size_in_words(self.held),
+            "held": size_in_words(self.peak),
             "expected": size_in_words(self.estimated),
         }
         numbers |= {"cache": self.title, "branches": listed(parts)}
@@ -56,32 +60,43 @@ class Report:
         return (message("cache_report_real", real=f"{self.real:.2f}", **numbers), *self.notes)
 
     def _named(self) -> list[tuple[str, tuple[bool, ...]]]:
+        """(name for people, which forward passes were computed) of each branch."""
         experts = {part for part, _ in self.computed}
-        told = {"transformer": message("high_noise"), "transformer_2": message("low_noise")}
-        return [(message("expert_branch", expert=told.get(part, part), branch=branch) if len(experts) > 1 else branch, f) for (part, branch), f in self.computed.items()]  # fmt: skip
+        titles = {"transformer": message("high_noise"), "transformer_2": message("low_noise")}
+
+        def name(part: str, branch: str) -> str:
+            if len(experts) == 1:
+                return branch
+            return message("expert_branch", expert=titles.get(part, part), branch=branch)
+
+        return [(name(part, branch), passes) for (part, branch), passes in self.computed.items()]
 
     def facts(self) -> dict[str, Any]:
         """For a file's metadata."""
-        steps = {name: "".join("x" if c else "." for c in forwards) for name, forwards in self._named()}
-        return {"cache": self.title, "steps": steps, "ideal": round(self.ideal, 3), "real": self.real and round(self.real, 3)}  # fmt: skip
+        return {
+            "cache": self.title,
+            "steps": {name: "".join("x" if computed else "." for computed in passes) for name, passes in self._named()},
+            "ideal": round(self.ideal, 3),
+            "real": self.real and round(self.real, 3),
+        }
 
     def chart(self) -> dict[str, Any]:
-        """For the page to draw: a row for each branch, with which steps were computed and how far each one was from the last."""
+        """For the page to draw: for each branch which steps were computed and how far the signal had moved."""
         rows = [
             {
                 "name": data(name),
                 "computed": list(computed),
-                "distances": [d if d and math.isfinite(d) else None for d in moves],
+                "distances": [d if d and math.isfinite(d) else None for d in distances],
             }
-            for (name, computed), moves in zip(self._named(), self.moves.values(), strict=True)
+            for (name, computed), distances in zip(self._named(), self.distances.values(), strict=True)
         ]
         return {"title": self.title, "rows": rows}
 
 
 def size_in_words(count: int) -> str:
-    unit, size = next(
-        (u, s) for u, s in (("GB", 2**30), ("MB", 2**20), ("KB", 2**10), ("bytes", 1)) if count >= s or s == 1
-    )
+    """Bytes in the largest unit that they fill, as 1.23 GB."""
+    units = (("GB", 2**30), ("MB", 2**20), ("KB", 2**10), ("bytes", 1))
+    unit, size = next((name, size) for name, size in units if count >= size or size == 1)
     return f"{count / size:.3g} {unit}"
 
 
@@ -90,11 +105,18 @@ def report(runner: Runner, estimated: int) -> Report:
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in runner.entries:
         groups.setdefault((entry.part, entry.branch), []).append(entry)
-    moves = {
-        key: tuple(None if e.distance is None else float(e.distance) for e in entries)
-        for key, entries in groups.items()
-    }
-    seen = [m for found in moves.values() for m in found if m is not None]
-    policy: Policy = runner.policy
-    return Report(policy.title, {key: tuple(e.computed for e in entries) for key, entries in groups.items()}, moves,
-                  tuple(runner.seconds), estimated, runner.peak, runner.notes + policy.notes(seen))  # fmt: skip
+    distances = {key: tuple(map(_distance, entries)) for key, entries in groups.items()}
+    known = [distance for row in distances.values() for distance in row if distance is not None]
+    return Report(
+        title=runner.policy.title,
+        computed={key: tuple(entry.computed for entry in entries) for key, entries in groups.items()},
+        distances=distances,
+        seconds=tuple(runner.seconds),
+        estimated=estimated,
+        peak=runner.peak,
+        notes=runner.notes + runner.policy.notes(known),
+    )
+
+
+def _distance(entry: Entry) -> float | None:
+    return None if entry.distance is None else float(entry.distance)

@@ -47,7 +47,13 @@ class Key:
 
 @dataclass(frozen=True)
 class Branch:
-    """What one branch of one expert showed. fit: (signal, coefficients, low, high, R^2) of TeaCache's polynomial."""
+    """What one branch of one expert showed.
+
+    part, name: expert and branch.
+    moves: how far the signal moved in each step.
+    ratios: of the residual's size to that of the step before.
+    signal, coefficients, low, high, quality: TeaCache's polynomial, the range that it was fitted on, and its R^2.
+    """
 
     part: str
     name: str
@@ -62,7 +68,7 @@ class Branch:
 
 @dataclass(frozen=True)
 class Calibration:
-    """One record. grams: expert -> scalar products of its steps' clean videos, for each run that was made."""
+    """One record. grams: expert -> scalar products of its steps' x0 predictions, for each run that was made."""
 
     key: Key
     grams: Mapping[str, tuple[Gram, ...]]
@@ -70,10 +76,11 @@ class Calibration:
 
     @property
     def runs(self) -> int:
+        """How many runs the record joins."""
         return max(map(len, self.grams.values()))
 
     def joined(self, later: Calibration) -> Calibration:
-        """The runs of both, the latest MOST_RUNS of them, with what the later one saw of the branches."""
+        """The runs of both, the latest MOST_RUNS of them, with the later one's branches."""
         return replace(later, grams={p: (*runs, *later.grams[p])[-MOST_RUNS:] for p, runs in self.grams.items()})
 
 
@@ -81,10 +88,12 @@ def key_of(model: VideoModel, request: Request) -> Key:
     """The key of a complete request."""
     tokens = model.facts.tokens(request.width, request.height, request.frames)
     loras = tuple(sorted(f"{lora.file.name} {lora.strength:g} {lora.low_noise:g}" for lora in model.loras))
-    return Key(request.steps, request.sampler, request.guidance, request.shift, round(math.log2(max(tokens, 1))), loras)  # fmt: skip
+    size = round(math.log2(max(tokens, 1)))
+    return Key(request.steps, request.sampler, request.guidance, request.shift, size, loras)
 
 
 def file_of(checkpoint: Path) -> Path:
+    """The file with the calibrations of a checkpoint."""
     return checkpoint.with_name(checkpoint.name + ENDING)
 
 
@@ -97,36 +106,41 @@ def check_place(checkpoint: Path) -> None:
 def fingerprint(checkpoint: Path) -> str:
     """A hash of a checkpoint's headers, sizes and samples of its weights: a whole one would take minutes."""
     files = sorted(checkpoint.rglob("*.safetensors")) if checkpoint.is_dir() else [checkpoint]
-    told = hashlib.sha256()
+    digest = hashlib.sha256()
     for file in files:
         size = file.stat().st_size
-        told.update(f"{file.name if checkpoint.is_dir() else ''} {size}".encode())
+        digest.update(f"{file.name if checkpoint.is_dir() else ''} {size}".encode())
         with file.open("rb") as stream:
-            for at in (0, size // 3, size // 2, max(size - SAMPLE, 0)):
-                stream.seek(at)
-                told.update(stream.read(SAMPLE))
-    return told.hexdigest()[:16]
+            for place in (0, size // 3, size // 2, max(size - SAMPLE, 0)):
+                stream.seek(place)
+                digest.update(stream.read(SAMPLE))
+    return digest.hexdigest()[:16]
 
 
 def read(checkpoint: Path) -> tuple[Calibration, ...]:
-    """The records of a checkpoint; none where there is no file, or one of other weights. Raises CheckpointError for a damaged one."""
+    """The records of a checkpoint; none where there is no file, or one of other weights. Raises CheckpointError for a
+    damaged one."""
     file = file_of(checkpoint)
     if not file.exists():
         return ()
     try:
-        told = json.loads(file.read_text(encoding="utf-8"))
-        if told["checkpoint"] != fingerprint(checkpoint):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if content["checkpoint"] != fingerprint(checkpoint):
             return ()
-        return tuple(_record(record) for record in told["records"])
+        return tuple(_calibration(record) for record in content["records"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(message("calibration_damaged", file=file.name), message("delete_calibration")) from error
 
 
-def _record(told: dict[str, Any]) -> Calibration:
-    key = Key(**{**told["key"], "loras": tuple(told["key"]["loras"])})
-    grams = {part: tuple(tuple(map(tuple, rows)) for rows in runs) for part, runs in told["grams"].items()}
-    branches = tuple(Branch(**{k: tuple(v) if isinstance(v, list) else v for k, v in b.items()}) for b in told["branches"])  # type: ignore[arg-type]  # fmt: skip
-    return Calibration(key, grams, branches)
+def _calibration(record: dict[str, Any]) -> Calibration:
+    key = Key(**{**record["key"], "loras": tuple(record["key"]["loras"])})
+    grams = {part: tuple(tuple(map(tuple, rows)) for rows in runs) for part, runs in record["grams"].items()}
+    return Calibration(key, grams, tuple(_branch(branch) for branch in record["branches"]))
+
+
+def _branch(values: dict[str, Any]) -> Branch:
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return Branch(**{**values, **lists})
 
 
 def stale(checkpoint: Path) -> bool:
@@ -135,16 +149,21 @@ def stale(checkpoint: Path) -> bool:
     return file.exists() and json.loads(file.read_text(encoding="utf-8")).get("checkpoint") != fingerprint(checkpoint)
 
 
-def add(checkpoint: Path, made: Calibration) -> Calibration:
-    """Put a record into the file, joined with an earlier one of the same key; what is there now."""
-    others = {c.key: c for c in read(checkpoint)}
-    sizes = lambda record: {part: len(runs[0]) for part, runs in record.grams.items()}
-    if made.key in others and sizes(made) == sizes(others[made.key]):
-        made = others[made.key].joined(made)
-    others[made.key] = made
-    file, told = file_of(checkpoint), {"checkpoint": fingerprint(checkpoint), "records": [asdict(c) for c in others.values()]}  # fmt: skip
-    write_whole(file, json.dumps(told).encode())
-    return made
+def add(checkpoint: Path, calibration: Calibration) -> Calibration:
+    """Put a record into the file, joined with an earlier one of the same key; returns what is there now."""
+    records = {record.key: record for record in read(checkpoint)}
+    earlier = records.get(calibration.key)
+    if earlier is not None and _sizes(calibration) == _sizes(earlier):
+        calibration = earlier.joined(calibration)
+    records[calibration.key] = calibration
+    content = {"checkpoint": fingerprint(checkpoint), "records": [asdict(record) for record in records.values()]}
+    write_whole(file_of(checkpoint), json.dumps(content).encode())
+    return calibration
+
+
+def _sizes(calibration: Calibration) -> dict[str, int]:
+    """Steps of each expert."""
+    return {part: len(runs[0]) for part, runs in calibration.grams.items()}
 
 
 def match(records: tuple[Calibration, ...], key: Key) -> tuple[Calibration | None, tuple[str, ...]]:

@@ -250,7 +250,7 @@ def count_steps(model: VideoModel, request: Request) -> Steps:
     each = forwards(model, request, total)
     policy, _ = planned(model, request)
     spans = {
-        part: (len(steps), len(steps)) if policy is None else policy.computed(part, steps, total)
+        part: (len(steps), len(steps)) if policy is None else policy.count_computed(part, steps, total)
         for part, steps in parts.items()
     }
     branches = _sum((sum(each[i] for i in steps), spans[part], len(steps)) for part, steps in parts.items())

@@ -20,7 +20,6 @@ from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.request import Guidance, Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
-from reelwire.samplers.caches.policies.external import DBCACHE, SEACACHE
 from reelwire.samplers.caches.policies.record import Record
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.long.context import sample_in_context
@@ -203,15 +202,15 @@ def test_a_cache_reads_once_a_step_or_forward(opened: Any, name: str, policy: st
     """Once for each forward that is decided by itself: LTX-Video has one in a step, Wan two."""
     ready = {**SOME, **{f"nothing, {n}": p for n, p in NOTHING.items()}, "calibration": Record()}[policy]
     seen = steps(replace(opened(name), cache=ready), warm=True, guidance=4.0)
-    decided = 2 if "wan" in name and ready.signal and not ready.follows and policy != "calibration" else 1
+    decided = 2 if "wan" in name and ready.signal and not ready.decides_once and policy != "calibration" else 1
     assert STEPS <= seen.pop("read") <= STEPS * decided
     assert seen.pop("drawn", 0) <= (policy == "calibration"), "which numbers stand for all is drawn once"
     assert not seen
 
 
-@pytest.mark.parametrize("policy", [name for name in SOME if name not in (*OURS, DBCACHE)])
+@pytest.mark.parametrize("policy", [name for name in SOME if name not in (*OURS, "cache-dit")])
 def test_the_caches_of_diffusers_decide_by_reading(opened: Any, policy: str) -> None:
     """Beside our one reading in a step, whether it was finite; SeaCache votes and compares."""
     seen = steps(replace(opened("tiny-ltx-0.9.0"), cache=SOME[policy]), warm=True)
-    assert STEPS <= seen.pop("read") <= STEPS * (4 if policy == SEACACHE else 2)
+    assert STEPS <= seen.pop("read") <= STEPS * (4 if policy == "diffusers seacache" else 2)
     assert not seen

@@ -6,8 +6,14 @@ from typing import Any
 
 from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
+from reelwire.samplers.caches.policies.cache_dit import CacheDiT
 from reelwire.samplers.caches.policies.easycache import EasyCache
-from reelwire.samplers.caches.policies.external import DBCACHE, FIRST_BLOCK, SEACACHE, TAYLORSEER, External
+from reelwire.samplers.caches.policies.external import (
+    DiffusersFirstBlock,
+    DiffusersSeaCache,
+    DiffusersTaylorSeer,
+    ExternalCache,
+)
 from reelwire.samplers.caches.policies.first_block import FirstBlock
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.magcache import MagCache
@@ -30,9 +36,10 @@ SOME: dict[str, Policy] = {
     "TeaCache": TeaCache(threshold=1e9, longest=1), "TeaCache, follow": TeaCache(threshold=1e9, longest=1, order=1, warmup=2),
     "FORA": FORA(interval=2), "FORA, modules": FORA(interval=2, granularity="module"), "EasyCache": EasyCache(threshold=1e9, longest=2),
     "first block": FirstBlock(threshold=1e9), "plan": Plan(speed=2.0), "MagCache": MagCache(threshold=1e9, longest=1, ratios=RATIOS),
-    **{kind: External(kind=kind, threshold=1e9, interval=2, longest=2, order=1, warmup=1) for kind in (FIRST_BLOCK, TAYLORSEER, SEACACHE, DBCACHE)},
+    "diffusers first block": DiffusersFirstBlock(threshold=1e9, warmup=1), "diffusers taylorseer": DiffusersTaylorSeer(interval=2, warmup=1),
+    "diffusers seacache": DiffusersSeaCache(threshold=1e9, longest=2, warmup=1), "cache-dit": CacheDiT(threshold=1e9, longest=2, warmup=1),
 }  # fmt: skip
-OURS = [name for name in SOME if name not in (FIRST_BLOCK, TAYLORSEER, SEACACHE, DBCACHE)]
+OURS = [name for name, policy in SOME.items() if not isinstance(policy, ExternalCache)]
 
 
 class StopError(Exception):

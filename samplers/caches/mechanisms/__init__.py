@@ -1,1 +1,1 @@
-"""Mechanisms: what of a network's work is kept, and how it is put back."""
+"""Mechanisms: what of a forward pass is stored, and how it is put back. One file each; `base` has the contract."""

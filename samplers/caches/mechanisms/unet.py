@@ -1,4 +1,4 @@
-"""The deep blocks of a UNet: the outermost run in every step, what the inner ones give the last one is kept.
+"""The deep blocks of a UNet: the outermost run in every step, what the inner ones give the last one is stored.
 
 The idea is DeepCache's (Ma et al. 2023, arXiv 2312.00858), at the interval of a policy.
 """
@@ -9,17 +9,42 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ....loaders.common.peaks import branches
+from ....loaders.request import Request
+from ....loaders.video_model import VideoModel
+from .base import Forward, Mechanism, exchanged, item_bytes
+
+
+class DeepBlocks(Mechanism):
+    """Stores what the second outermost block gives the outermost one."""
+
+    def forward(self, forward: Forward) -> Tensor:
+        stored = forward.forecast()[0] if forward.decide(None) else None
+        children, last = _proxies(forward.network, stored)
+        with exchanged(forward.network, children):
+            output = forward.compute()
+        if stored is None:
+            forward.store((last.output,), {})
+        return output
+
+    @classmethod
+    def stored_bytes(cls, model: VideoModel, request: Request, values: int, signals: int) -> int:
+        _, _, time, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
+        return (
+            values * time * height * width * 2 * model.facts.hidden_size * item_bytes(model) * branches(model, request)
+        )
+
 
 class DeepBlock(nn.Module):
-    """Stands in for an inner block during one forward; while `reuse` is on, it computes nothing."""
+    """Stands in for an inner block during one forward pass; while `reuse` is on, it computes nothing."""
 
     block: Any
     reuse: bool
 
     def __init__(self, block: nn.Module, reuse: bool) -> None:
         super().__init__()
-        crossed = getattr(block, "has_cross_attention", False)
-        self.__dict__.update(block=block, reuse=reuse, resnets=block.resnets, has_cross_attention=crossed)
+        cross_attention = getattr(block, "has_cross_attention", False)
+        self.__dict__.update(block=block, reuse=reuse, resnets=block.resnets, has_cross_attention=cross_attention)
 
     def forward(self, hidden_states: Tensor, **inputs: Any) -> Any:
         return hidden_states if self.reuse else self.block(hidden_states, **inputs)
@@ -36,24 +61,24 @@ class DownBlock(DeepBlock):
 
 
 class LastBlock(DeepBlock):
-    """The innermost block before the outermost: what it gives is kept, or is what was kept."""
+    """The innermost block before the outermost: its `output` is stored, or is what was stored."""
 
-    kept: Tensor | None
-    given: Tensor
+    stored: Tensor | None
+    output: Tensor
 
-    def __init__(self, block: nn.Module, kept: Tensor | None) -> None:
-        super().__init__(block, kept is not None)
-        self.__dict__.update(kept=kept, given=None)
+    def __init__(self, block: nn.Module, stored: Tensor | None) -> None:
+        super().__init__(block, stored is not None)
+        self.__dict__.update(stored=stored, output=None)
 
     def forward(self, hidden_states: Tensor, **inputs: Any) -> Any:
-        self.__dict__["given"] = self.kept if self.reuse else self.block(hidden_states, **inputs)
-        return self.given
+        self.__dict__["output"] = self.stored if self.reuse else self.block(hidden_states, **inputs)
+        return self.output
 
 
-def changed(network: Any, kept: Tensor | None) -> tuple[dict[str, nn.Module], LastBlock]:
-    """(the UNet's children with stand-ins in their places, the one that holds what is kept)."""
-    reuse, down, up = kept is not None, list(network.down_blocks), list(network.up_blocks)
-    last = LastBlock(up[-2], kept)
+def _proxies(network: Any, stored: Tensor | None) -> tuple[dict[str, nn.Module], LastBlock]:
+    """(the UNet's children with stand-ins in their places, the one whose output is stored)."""
+    reuse, down, up = stored is not None, list(network.down_blocks), list(network.up_blocks)
+    last = LastBlock(up[-2], stored)
     return {
         "down_blocks": nn.ModuleList([down[0], *(DownBlock(block, reuse) for block in down[1:])]),
         "mid_block": DeepBlock(network.mid_block, reuse),

@@ -1,138 +1,149 @@
-"""Caches of other libraries, switched on for the length of a run: diffusers' own, and cache-dit where it is installed.
+"""Caches of other libraries, switched on for the steps of an expert: what they share, and diffusers' own.
 
-diffusers' TaylorSeer names attentions in a way that Wan, LTX-Video, CogVideoX and Mochi do not, and then does nothing; its
-SeaCache must be told where the video is. Both are told here.
+diffusers' TaylorSeer knows attentions by names that Wan, LTX-Video, CogVideoX and Mochi do not have, and then does
+nothing; its SeaCache asks where the video is. Both get their answers here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from abc import abstractmethod
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, ClassVar
-
-from torch import Tensor
 
 from ....loaders.denoiser import Run
 from ....loaders.facts import Stacks
 from ....loaders.messages import InputError, message
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
-from ...kernels import CACHE_DIT
-from ..policy import MODULES, At, Policy, State, of_modules
-
-FIRST_BLOCK, TAYLORSEER, SEACACHE, MAGCACHE, DBCACHE = "diffusers first block", "diffusers taylorseer", "diffusers seacache", "diffusers magcache", "cache-dit"  # fmt: skip
+from ..mechanisms.external import External
+from ..mechanisms.modules import MODULES, module_outputs
+from ..policy import Policy
+from ..state import BranchState, StepContext
 
 
 @dataclass(frozen=True, kw_only=True)
-class External(Policy):
-    """kind: one of the names above. threshold, interval and longest mean what they mean there; ratios: of MagCache."""
+class ExternalCache(Policy):
+    """A cache that decides and stores by itself. Options mean what they mean there; 0 is the library's own."""
 
-    kind: str
-    threshold: float = 0.0  # 0: the library's own
-    interval: int = 5
-    ratios: tuple[float, ...] = ()
-    first_blocks: int = 1  # of cache-dit, that are computed in any case
+    order: int = 1
+    warmup: int = 3
 
-    level: ClassVar[str] = "external"
+    position: ClassVar[int | None] = None
+    mechanism = External
+    unused: ClassVar[tuple[str, ...]] = ("start", "end")
 
-    @property
-    def title(self) -> str:  # type: ignore[override]
-        return self.kind
-
-    @property
-    def memory_of(self) -> int:
-        return self.order + 1 if self.kind == TAYLORSEER else 2
-
-    def estimate(self, model: VideoModel, request: Request) -> int:
-        """TaylorSeer keeps what each attention and MLP gives, with its changes; the others two values of the blocks."""
-        whole = super().estimate(model, request)
-        return int(whole * of_modules(model, request)) if self.kind == TAYLORSEER else whole
-
-    def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
+    def should_skip(self, state: BranchState, context: StepContext, distance: float | None) -> bool:
         raise AssertionError("the other library decides")
 
-    def suits(self, model: VideoModel) -> None:
+    def check_model(self, model: VideoModel) -> None:
         if model.stacks is None:
-            raise InputError("policy", self.kind, message("unet_transformers", title=model.title), message("use_fora"))
-        if self.kind == DBCACHE and (lack := CACHE_DIT.lack()):
-            raise InputError("policy", self.kind, lack, message("or_other_policy", source=CACHE_DIT.source))
+            rule = message("unet_transformers", title=model.title)
+            raise InputError("policy", self.title, rule, message("use_fora"))
 
-    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
-        self.suits(model)
-        whole = model.guidance.method == "cfg" and (model.guidance.start, model.guidance.end) == (0, 1)
-        if self.kind == DBCACHE and not whole:
-            raise InputError("policy", self.kind, message("cache_dit_counts"), message("use_plain_guidance"))
-        return self, ()
+    def count_computed(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
+        return self.guess_computed(steps)
+
+    def estimate(self, model: VideoModel, request: Request) -> int:
+        return self.mechanism.stored_bytes(model, request, 2, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusersCache(ExternalCache):
+    """A cache of diffusers, switched on by a config."""
+
+    @abstractmethod
+    def config(self, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
+        """diffusers' config of this cache for the steps of an expert."""
 
     @contextmanager
-    def enabled(self, network: Any, run: Run, stacks: Stacks, steps: int, batched: bool) -> Iterator[None]:
-        """The network with this cache. batched: both branches of guidance go in one forward."""
-        if self.kind == DBCACHE:
-            with _db_cache(self, network, stacks, steps, batched and run.guidance > 1):
-                yield
-            return
-        network.enable_cache(_CONFIGS[self.kind](self, network, run, stacks, steps))
+    def enabled(self, network: Any, run: Run, stacks: Stacks | None, steps: int, batched: bool) -> Iterator[None]:
+        assert stacks is not None
+        network.enable_cache(self.config(network, run, stacks, steps))
         try:
             yield
         finally:
             network.disable_cache()
 
 
-def _given(**options: Any) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class DiffusersFirstBlock(DiffusersCache):
+    """diffusers' FirstBlockCache, of ParaAttention."""
+
+    threshold: float = 0.0
+
+    title: ClassVar[str] = "diffusers first block"
+    position: ClassVar[int | None] = 5
+    unused: ClassVar[tuple[str, ...]] = ("start", "end", "longest", "order")
+
+    def config(self, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
+        from diffusers import FirstBlockCacheConfig
+
+        return FirstBlockCacheConfig(**changed(threshold=self.threshold))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusersTaylorSeer(DiffusersCache):
+    """interval: of computed steps."""
+
+    interval: int = 5
+
+    title: ClassVar[str] = "diffusers taylorseer"
+    position: ClassVar[int | None] = 6
+    unused: ClassVar[tuple[str, ...]] = ("start", "end", "longest")
+
+    def config(self, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
+        from diffusers import TaylorSeerCacheConfig
+
+        lists, modules = "|".join(stacks.of(network)), "|".join(MODULES)
+        return TaylorSeerCacheConfig(
+            cache_interval=self.interval,
+            max_order=self.order,
+            taylor_factors_dtype=network.dtype,
+            cache_identifiers=[rf"({lists})\.\d+\.({modules})"],
+            disable_cache_before_step=max(self.warmup, 1),
+        )
+
+    def estimate(self, model: VideoModel, request: Request) -> int:
+        """It stores the outputs of every attention and MLP, with their changes."""
+        one = self.mechanism.stored_bytes(model, request, self.order + 1, 0)
+        return int(one * module_outputs(model, request))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusersSeaCache(DiffusersCache):
+    """diffusers' SeaCache: compares spectra of the x0 predictions."""
+
+    threshold: float = 0.0
+
+    title: ClassVar[str] = "diffusers seacache"
+    position: ClassVar[int | None] = 7
+
+    def config(self, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
+        from diffusers.hooks import SeaCacheConfig
+
+        options = changed(threshold=self.threshold, max_consecutive_cached=self.longest)
+        return SeaCacheConfig(raw_vision_callback=lambda *_: list(run.finish()), residual_order=self.order, **options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusersMagCache(DiffusersCache):
+    """ratios: a number for each step."""
+
+    threshold: float = 0.0
+    ratios: tuple[float, ...] = ()
+
+    title: ClassVar[str] = "diffusers magcache"
+    position: ClassVar[int | None] = None
+
+    def config(self, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
+        from diffusers import MagCacheConfig
+
+        options = changed(threshold=self.threshold, max_skip_steps=self.longest)
+        return MagCacheConfig(num_inference_steps=steps, mag_ratios=list(self.ratios), **options)
+
+
+def changed(**options: Any) -> dict[str, Any]:
+    """The options that are not 0."""
     return {name: value for name, value in options.items() if value}
-
-
-def _first_block(policy: External, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
-    from diffusers import FirstBlockCacheConfig
-
-    return FirstBlockCacheConfig(**_given(threshold=policy.threshold))
-
-
-def _taylorseer(policy: External, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
-    from diffusers import TaylorSeerCacheConfig
-
-    lists, modules = "|".join(stacks.of(network)), "|".join(MODULES)
-    return TaylorSeerCacheConfig(
-        cache_interval=policy.interval, max_order=policy.order, taylor_factors_dtype=network.dtype,
-        cache_identifiers=[rf"({lists})\.\d+\.({modules})"], disable_cache_before_step=max(policy.warmup, 1),
-    )  # fmt: skip
-
-
-def _seacache(policy: External, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
-    from diffusers.hooks import SeaCacheConfig
-
-    return SeaCacheConfig(raw_vision_callback=lambda *_: list(run.finish()), residual_order=policy.order,
-                          **_given(threshold=policy.threshold, max_consecutive_cached=policy.longest))  # fmt: skip
-
-
-def _magcache(policy: External, network: Any, run: Run, stacks: Stacks, steps: int) -> Any:
-    from diffusers import MagCacheConfig
-
-    return MagCacheConfig(num_inference_steps=steps, mag_ratios=list(policy.ratios),
-                          **_given(threshold=policy.threshold, max_skip_steps=policy.longest))  # fmt: skip
-
-
-_CONFIGS: Mapping[str, Callable[[External, Any, Run, Stacks, int], Any]] = {
-    FIRST_BLOCK: _first_block, TAYLORSEER: _taylorseer, SEACACHE: _seacache, MAGCACHE: _magcache,
-}  # fmt: skip
-
-
-@contextmanager
-def _db_cache(policy: External, network: Any, stacks: Stacks, steps: int, batched: bool) -> Iterator[None]:
-    import cache_dit
-    from cache_dit import BlockAdapter, DBCacheConfig, ForwardPattern, TaylorSeerCalibratorConfig
-
-    lists = [network.get_submodule(name) for name in stacks.lists]
-    pattern = ForwardPattern.Pattern_0 if stacks.pairs else ForwardPattern.Pattern_2
-    adapter = BlockAdapter(transformer=network, blocks=lists, forward_pattern=[pattern] * len(lists), check_forward_pattern=False)  # fmt: skip
-    config = DBCacheConfig(
-        Fn_compute_blocks=policy.first_blocks, max_warmup_steps=policy.warmup, max_continuous_cached_steps=policy.longest or -1,
-        enable_separate_cfg=not batched, num_inference_steps=steps, **_given(residual_diff_threshold=policy.threshold),
-    )  # fmt: skip
-    calibrator = TaylorSeerCalibratorConfig(taylorseer_order=policy.order) if policy.order else None
-    cache_dit.enable_cache(adapter, cache_config=config, calibrator_config=calibrator)
-    try:
-        yield
-    finally:
-        cache_dit.disable_cache(adapter)

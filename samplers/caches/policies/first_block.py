@@ -1,6 +1,7 @@
-"""First-block cache (ParaAttention, https://github.com/chengzeyi/ParaAttention): the first block tells whether the others changed.
+"""First-block cache: the first block tells whether the others changed.
 
-With two rules that its reports of collapsed video ask for: a warm-up, and a limit to the reused steps in a row.
+Of ParaAttention (https://github.com/chengzeyi/ParaAttention), with two rules that its reports of collapsed video ask
+for: a warm-up, and a limit to the reused steps in a row.
 """
 
 from __future__ import annotations
@@ -8,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from ....loaders.messages import InputError, message
-from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
-from ..policy import At, Policy, State
+from ..mechanisms.blocks import BLOCK
+from ..policy import Policy
+from ..state import BranchState, StepContext
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,23 +25,18 @@ class FirstBlock(Policy):
     warmup: int = 2
 
     title: ClassVar[str] = "first block"
-    signal: ClassVar[str] = "block"
-    always: ClassVar[int] = 1
-    anew: ClassVar[bool] = False
+    position: ClassVar[int | None] = 4
+    signal: ClassVar[str] = BLOCK
+    always_computed: ClassVar[int] = 1
+    compare_to_previous_step: ClassVar[bool] = False
 
-    def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
-        return moved is not None and moved < self.threshold
+    def should_skip(self, state: BranchState, context: StepContext, distance: float | None) -> bool:
+        return distance is not None and distance < self.threshold
 
-    def suits(self, model: VideoModel) -> None:
+    def check_model(self, model: VideoModel) -> None:
         if model.stacks is None:
-            raise InputError(
-                "policy", self.title, message("unet_no_stack", title=model.title), message("use_plan_or_fora")
-            )
+            rule = message("unet_no_stack", title=model.title)
+            raise InputError("policy", self.title, rule, message("use_plan_or_fora"))
         if model.facts.layers < 2:
-            raise InputError(
-                "policy", self.title, message("single_block", variant=model.variant), message("use_easycache")
-            )
-
-    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
-        self.suits(model)
-        return self, ()
+            rule = message("single_block", variant=model.variant)
+            raise InputError("policy", self.title, rule, message("use_easycache"))

@@ -1,55 +1,50 @@
-"""FORA (Selvaraju et al. 2024, arXiv 2407.01425): every how many-eth step is computed, the others reuse it."""
+"""FORA (Selvaraju et al. 2024, arXiv 2407.01425): every N-th step is computed, the others reuse it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from ....loaders.messages import InputError, message
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
-from ..policy import At, Policy, State, of_modules
+from ..mechanisms.base import Mechanism
+from ..mechanisms.blocks import Blocks
+from ..mechanisms.modules import Modules
+from ..policy import Policy
+from ..state import BranchState, StepContext
 
-GRANULARITIES = {"stack": "blocks", "module": "module"}
+GRANULARITIES: dict[str, type[Mechanism]] = {"stack": Blocks, "module": Modules}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FORA(Policy):
-    """interval: of computed steps, 1 computes all. granularity: "stack" keeps what all blocks do together; "module" each
-    attention and each MLP, as published, which takes tens of GB on large models."""
+    """interval: of computed steps; 1 computes all.
+
+    granularity: "stack" stores what all blocks do together; "module" each attention and each MLP, as published, which
+    takes tens of GB on large models.
+    """
 
     interval: int = 3
     granularity: str = "stack"
 
     title: ClassVar[str] = "FORA"
+    position: ClassVar[int | None] = None
 
     @property
-    def level(self) -> str:  # type: ignore[override]
+    def mechanism(self) -> type[Mechanism]:  # type: ignore[override]
         return GRANULARITIES[self.granularity]
 
-    def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
-        return at.index % self.interval != 0
+    def should_skip(self, state: BranchState, context: StepContext, distance: float | None) -> bool:
+        return context.index % self.interval != 0
 
-    def suits(self, model: VideoModel) -> None:
+    def check_model(self, model: VideoModel) -> None:
         if model.stacks is None and self.granularity == "module":
-            raise InputError(
-                "granularity", "module", message("unet_deep_as_one", title=model.title), message("use_stack")
-            )
+            rule = message("unet_deep_as_one", title=model.title)
+            raise InputError("granularity", "module", rule, message("use_stack"))
 
-    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
-        self.suits(model)
+    def prepare(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
         if not 1 <= self.interval <= request.steps:
-            raise InputError(
-                "interval",
-                self.interval,
-                message("run_has_steps", steps=request.steps),
-                message("use_interval", most=request.steps),
-            )
+            rule = message("run_has_steps", steps=request.steps)
+            raise InputError("interval", self.interval, rule, message("use_interval", most=request.steps))
         return self, ()
-
-    def estimate(self, model: VideoModel, request: Request) -> int:
-        """At module granularity: what each attention and MLP gives, in every block, of the text too where both go in one."""
-        whole = super().estimate(model, request)
-        return whole if self.level != "module" else int(whole * of_modules(model, request))

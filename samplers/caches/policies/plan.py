@@ -1,10 +1,9 @@
-"""A fixed plan of the steps that are computed, and between them a forecast of the clean video.
+"""A fixed plan of the steps that are computed, and between them a forecast of the x0 prediction.
 
-What is forecast is the guided prediction, turned into the clean video that it points to: that moves least from step to
-step, and a step that is not computed costs no forward at all. How far it moves on from the last two computed ones is
-known from the calibration, by least squares; without one it is that of a smooth curve over the log-SNR, in which
-DPM-Solver++ forecasts too (Lu et al. 2022, arXiv 2211.01095). That a plan can be optimised beforehand is LeMiCa's idea
-(2025, arXiv 2511.00090).
+What is forecast is the x0 that the guided prediction points to: it moves least from step to step, and a skipped step
+runs no forward pass at all. How far it moves on from the last two computed ones is known from the calibration, by least
+squares; without one it is that of a smooth curve over the log-SNR, in which DPM-Solver++ forecasts too (Lu et al. 2022,
+arXiv 2211.01095). That a plan can be optimised beforehand is LeMiCa's idea (2025, arXiv 2511.00090).
 """
 
 from __future__ import annotations
@@ -16,73 +15,78 @@ from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
-from torch import Tensor
 
 from ....loaders.denoiser import Run
 from ....loaders.messages import InputError, message
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
-from ..policy import At, Chosen, Policy, State
+from ..mechanisms.guided import Guided
+from ..policy import Policy
+from ..state import BranchState, Slopes, StepContext
 from ..store import Gram, key_of, match, read, stale
 
-Grams = tuple[tuple[str, tuple[Gram, ...]], ...]  # (expert, scalar products of its steps' clean videos, for each run)
+Grams = tuple[tuple[str, tuple[Gram, ...]], ...]  # (expert, scalar products of its steps' x0, for each run)
 STEEPEST = 3.0  # slope that a forecast follows
-REACH = 4.0  # of the log-SNR over which clean videos are alike where nothing is calibrated
+REACH = 4.0  # of the log-SNR over which x0 predictions are alike where nothing is calibrated
 GROWTH = 2.0  # of errors at pure noise, as an exponent; of 0, 2 and 4 the best on both models of bench/caches.py
 EDGE = 1e-3  # keeps the log-SNR finite at pure noise and at none
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan(Policy):
-    """speed: steps over computed steps, about. grams: from a calibration; an expert without one gets a plan for clean
-    videos that differ by the distance of their log-SNR alone."""
+    """speed: steps over computed steps, about.
+
+    grams: from a calibration; an expert without one gets a plan for x0 predictions that differ by the distance of their
+        log-SNR alone.
+    """
 
     speed: float = 2.0
     order: int = 1
     grams: Grams = ()
 
     title: ClassVar[str] = "plan"
-    level: ClassVar[str] = "guided"
+    position: ClassVar[int | None] = 1
+    tooltip: ClassVar[str] = "the best picture at the same speed"
+    mechanism = Guided
 
-    def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
-        return at.step in at.plan
+    def should_skip(self, state: BranchState, context: StepContext, distance: float | None) -> bool:
+        return context.step in context.slopes
 
-    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+    def prepare(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
         if not 1 <= self.speed <= request.steps:
-            raise InputError(
-                "speed",
-                self.speed,
-                message("run_has_steps", steps=request.steps),
-                message("use_speed", most=min(request.steps, 4)),
-            )
+            rule = message("run_has_steps", steps=request.steps)
+            raise InputError("speed", self.speed, rule, message("use_speed", most=min(request.steps, 4)))
         if self.grams or self.speed == 1:
             return self, ()
         checkpoint = model.recipe.files["checkpoint"]
         record, differs = match(read(checkpoint), key_of(model, request))
         if record is None:
-            told = {"variant": model.variant, "steps": request.steps}
-            other = message("planned_by_noise_other", **told) if stale(checkpoint) else None
-            return self, (other or message("planned_by_noise", **told),)
+            values = {"variant": model.variant, "steps": request.steps}
+            if stale(checkpoint):
+                return self, (message("planned_by_noise_other", **values),)
+            return self, (message("planned_by_noise", **values),)
         notes = (message("calibration_differs_plan", names=", ".join(differs)),) if differs else ()
         return replace(self, grams=tuple(record.grams.items())), notes
 
-    def computed(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
+    def count_computed(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
         """As many as the plan has; more where its range, warm-up or longest row does not let it skip what it would."""
         planned = min(len(steps), max(budget(len(steps), self.speed), self.order + 2))
         free = (self.start, self.end, self.longest) == (0.0, 1.0, 0) and self.warmup <= self.order + 1
         return planned, planned if free else len(steps)
 
-    def choose(self, run: Run, part: str, steps: range) -> Chosen:
-        """Which steps of an expert are computed, and how far the others follow the last change."""
+    def plan_steps(self, run: Run, part: str, steps: range) -> Slopes:
         grams = next((runs for name, runs in self.grams if name == part and len(runs[0]) == len(steps)), ())
-        places, weights = tuple(place(run, i) for i in steps), tuple(weight(run, i) for i in steps)
-        chosen = _chosen(grams, places, weights, budget(len(steps), self.speed), self.order)
-        return {steps.start + i: how for i, how in chosen}
+        places = tuple(place(run, i) for i in steps)
+        weights = tuple(weight(run, i) for i in steps)
+        pairs = _planned(grams, places, weights, budget(len(steps), self.speed), self.order)
+        return {steps.start + i: slope for i, slope in pairs}
 
 
 @lru_cache(maxsize=64)
-def _chosen(grams: tuple[Gram, ...], places: tuple[float, ...], weights: tuple[float, ...], computed: int, order: int) -> tuple[tuple[int, float], ...]:  # fmt: skip
-    """(step that is not computed, its slope) of a plan; without a calibration for videos alike over REACH."""
+def _planned(
+    grams: tuple[Gram, ...], places: tuple[float, ...], weights: tuple[float, ...], computed: int, order: int
+) -> tuple[tuple[int, float], ...]:
+    """(skipped step, its slope) of a plan; without a calibration for x0 predictions that are alike over REACH."""
     apart = np.subtract.outer(places, places) / REACH
     products = np.array(grams) if grams else np.exp(-0.5 * apart**2)[None]
     return tuple(slopes(products, best_steps(products, list(weights), computed, order), order).items())
@@ -100,40 +104,45 @@ def place(run: Run, step: int) -> float:
 
 
 def weight(run: Run, step: int) -> float:
-    """How much an error of a step's clean video counts: how far it moves the next latents, x' = a' x0 + s' (x - a x0) / s,
-    times how much it grows on the way to the end, the more the more noise is left."""
+    """How much an error of a step's x0 counts: how far it moves the next latents, x' = a' x0 + s' (x - a x0) / s, times
+    how much it grows until the end, the more the more noise is left."""
     (alpha, sigma), (after, left) = run.mixture(step), run.mixture(step + 1)
     return abs(after - left * alpha / max(sigma, EDGE)) * math.exp(GROWTH * sigma)
 
 
 def slope(grams: np.ndarray, before: int, at: int, of: int) -> float:
-    """By how much of the change from `before` to `at` the clean video of step `of` lies further on: the least squares,
-    (x_of - x_at) . (x_at - x_before) / |x_at - x_before|^2, by scalar products [runs, n, n]; the median of the runs."""
+    """By how much of the change from `before` to `at` the x0 of step `of` lies further on.
+
+    The least squares, (x_of - x_at) . (x_at - x_before) / |x_at - x_before|^2, by scalar products [runs, n, n]; the
+    median of the runs.
+    """
     along = grams[:, of, at] - grams[:, of, before] - grams[:, at, at] + grams[:, at, before]
     length = grams[:, at, at] + grams[:, before, before] - 2 * grams[:, at, before]
     return float(np.median(np.clip(along / np.maximum(length, 1e-12), 0.0, STEEPEST)))
 
 
 def missed(grams: np.ndarray, before: int | None, at: int, of: int) -> float:
-    """Squared error of the forecast of step `of` from computed steps, |x_of - x_at - slope (x_at - x_before)|^2; the
-    median of the runs, so that one that went astray counts for nothing."""
+    """Squared error of the forecast of step `of` from computed steps, |x_of - x_at - slope (x_at - x_before)|^2.
+
+    The median of the runs, so that one that went astray counts for nothing.
+    """
     weights = np.zeros(grams.shape[1])
     weights[of], weights[at] = 1.0, -1.0
     if before is not None:
-        how = slope(grams, before, at, of)
-        weights[at] -= how
-        weights[before] += how
+        ratio = slope(grams, before, at, of)
+        weights[at] -= ratio
+        weights[before] += ratio
     return max(float(np.median(grams @ weights @ weights)), 0.0)
 
 
-def slopes(grams: np.ndarray, computed: tuple[int, ...], order: int) -> Chosen:
+def slopes(grams: np.ndarray, computed: tuple[int, ...], order: int) -> Slopes:
     """The steps that are not computed, each with its slope."""
-    found: Chosen = {}
+    result: Slopes = {}
     for of in sorted({*range(grams.shape[1])} - {*computed}):
         earlier = [i for i in computed if i < of]
         follow = order > 0 and len(earlier) > 1
-        found[of] = slope(grams, earlier[-2], earlier[-1], of) if follow else 0.0
-    return found
+        result[of] = slope(grams, earlier[-2], earlier[-1], of) if follow else 0.0
+    return result
 
 
 def best_steps(grams: np.ndarray, weights: list[float], computed: int, order: int) -> tuple[int, ...]:
@@ -145,12 +154,12 @@ def best_steps(grams: np.ndarray, weights: list[float], computed: int, order: in
     if computed >= count or count <= head:
         return tuple(range(count))
     computed = max(computed, head + 1)
-    memory: dict[tuple[int | None, int, int], float] = {}
+    errors: dict[tuple[int | None, int, int], float] = {}
 
     def error(before: int | None, at: int, of: int) -> float:
-        if (before, at, of) not in memory:
-            memory[before, at, of] = weights[of] ** 2 * missed(grams, before, at, of)
-        return memory[before, at, of]
+        if (before, at, of) not in errors:
+            errors[before, at, of] = weights[of] ** 2 * missed(grams, before, at, of)
+        return errors[before, at, of]
 
     def price(before: int, at: int, to: int) -> float:
         known = before if order and before >= 0 else None
@@ -160,14 +169,14 @@ def best_steps(grams: np.ndarray, weights: list[float], computed: int, order: in
 
 
 def _cheapest(price: Callable[[int, int, int], float], count: int, computed: int, head: int) -> tuple[int, ...]:
-    start = (head - 2, head - 1)
-    reached: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {start: (0.0, tuple(range(head)))}
+    """The cheapest steps, by (price, steps) of the best choice that ends in each pair of steps."""
+    best: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {(head - 2, head - 1): (0.0, tuple(range(head)))}
     for left in range(computed - head, 0, -1):
-        following: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {}
-        for (before, at), (total, steps) in reached.items():
+        longer: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {}
+        for (before, at), (total, steps) in best.items():
             for to in range(at + 1, count - left + 1) if left > 1 else (count - 1,):
                 cost = total + price(before, at, to)
-                if (at, to) not in following or cost < following[at, to][0]:
-                    following[at, to] = cost, (*steps, to)
-        reached = following
-    return min(reached.values(), key=lambda found: found[0])[1]
+                if (at, to) not in longer or cost < longer[at, to][0]:
+                    longer[at, to] = cost, (*steps, to)
+        best = longer
+    return min(best.values(), key=lambda each: each[0])[1]

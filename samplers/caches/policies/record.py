@@ -1,8 +1,8 @@
-"""Computes every step and notes what it sees, for a calibration."""
+"""Computes every step and records what a calibration needs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -10,15 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..policy import At, Policy, State, Values, distance
+from ..policy import Policy
+from ..state import BranchState, StepContext, Values, distance
 
-NUMBERS = 2**18  # of a clean video that stand for all
+NUMBERS = 2**18  # of an x0 prediction that stand for all
 
 
 @dataclass
 class Track:
-    """What was seen of one branch of one expert. moves: how far the signal went in each step; changes: how far the
-    residual did; ratios: of its size to that of the step before. All still on the card."""
+    """What was measured of one branch of one expert, all still on the card.
+
+    moves: how far the signal moved in each step.
+    changes: how far the residual did.
+    ratios: of the residual's size to that of the step before.
+    """
 
     moves: list[Tensor] = field(default_factory=list)
     changes: list[Tensor] = field(default_factory=list)
@@ -27,53 +32,58 @@ class Track:
 
 @dataclass(frozen=True, kw_only=True)
 class Record(Policy):
-    """Computes every step and notes what it sees: `tracks` by expert and branch, and by expert the clean videos, of which
-    some numbers stand for all."""
+    """observed: the signal that is measured.
+
+    tracks: by expert and branch.
+    denoised: by expert, some numbers of the x0 of each step.
+    picked: by expert, which numbers, on the card.
+    """
 
     observed: str = "modulated"
     tracks: dict[tuple[str, str], Track] = field(default_factory=dict, compare=False)
-    clean: dict[str, list[Tensor]] = field(default_factory=dict, compare=False)
-    picked: dict[str, Tensor] = field(default_factory=dict, compare=False)  # which numbers, on the card
+    denoised: dict[str, list[Tensor]] = field(default_factory=dict, compare=False)
+    picked: dict[str, Tensor] = field(default_factory=dict, compare=False)
 
     title: ClassVar[str] = "calibration"
+    position: ClassVar[int | None] = None
 
     @property
     def signal(self) -> str:  # type: ignore[override]
         return self.observed
 
     @property
-    def memory_of(self) -> int:
-        return 2
+    def stored_signals(self) -> int:
+        return 1
 
-    def allowed(self, state: State, at: At) -> bool:
+    def may_skip(self, state: BranchState, context: StepContext) -> bool:
         return False
 
-    def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
+    def should_skip(self, state: BranchState, context: StepContext, distance: float | None) -> bool:
         raise AssertionError("every step is computed")
 
-    def learn(self, state: State, at: At, values: Values, seen: Mapping[str, Tensor]) -> None:
-        track, residual = self._track(at), values[0].detach()
-        flat = residual.reshape(-1, residual.shape[-1]) if residual.ndim == 3 else residual.reshape(1, -1)
-        if state.kept:
-            before = state.kept[-1][1][0].reshape(flat.shape)
-            track.changes.append(distance(flat, before))
-            track.ratios.append((flat.float().norm(dim=-1) / before.float().norm(dim=-1).clamp(min=1e-12)).mean())
-            if state.moved is not None:
-                track.moves.append(state.moved)
+    def on_computed(
+        self, state: BranchState, context: StepContext, values: Values, observed: Mapping[str, Tensor]
+    ) -> None:
+        track = self.tracks.setdefault((context.part, context.branch), Track())
+        residual = values[0].detach()
+        rows = residual.reshape(-1, residual.shape[-1]) if residual.ndim == 3 else residual.reshape(1, -1)
+        if not state.history:
+            return
+        before = state.history[-1][1][0].reshape(rows.shape)
+        track.changes.append(distance(rows, before))
+        track.ratios.append((rows.float().norm(dim=-1) / before.float().norm(dim=-1).clamp(min=1e-12)).mean())
+        if state.distance is not None:
+            track.moves.append(state.distance)
 
-    def watch(self, part: str, clean: Tensor) -> None:
-        """Told the clean video that each step's guided prediction points to."""
-        flat = clean.flatten()
+    def on_prediction(self, part: str, denoised: Callable[[], Tensor]) -> None:
+        flat = denoised().flatten()
         if part not in self.picked:
             order = torch.randperm(len(flat), generator=torch.Generator().manual_seed(0))
             self.picked[part] = order[:NUMBERS].to(flat.device)
-        self.clean.setdefault(part, []).append(flat[self.picked[part]])
+        self.denoised.setdefault(part, []).append(flat[self.picked[part]])
 
     def gram(self, part: str) -> np.ndarray:
-        """Scalar products [n, n] of the clean videos of an expert's steps, the last one's length being 1."""
-        rows = torch.stack(self.clean[part]).double().cpu()
+        """Scalar products [n, n] of an expert's x0 predictions, the last one's length being 1."""
+        rows = torch.stack(self.denoised[part]).double().cpu()
         products = (rows @ rows.T).numpy()
         return products / max(products[-1, -1], 1e-30)
-
-    def _track(self, at: At) -> Track:
-        return self.tracks.setdefault((at.part, at.branch), Track())

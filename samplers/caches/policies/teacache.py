@@ -1,7 +1,8 @@
-"""TeaCache (Liu et al. 2024, arXiv 2411.19108): what goes in tells, through a fitted polynomial, how far the output moves.
+"""TeaCache (Liu et al. 2024, arXiv 2411.19108): a polynomial of how far the input moves says how far the output does.
 
-Coefficients: https://github.com/ali-vilab/TeaCache at 7c10efc, in the families' spec.json with their files. Outside of the
-range that they were fitted on the polynomials turn negative, and would count the distance down: they are cut at zero here.
+Coefficients: https://github.com/ali-vilab/TeaCache at 7c10efc, in the families' spec.json with their files. Outside of
+the range that they were fitted on the polynomials turn negative, and would count the distance down: they are cut at zero
+here.
 """
 
 from __future__ import annotations
@@ -9,13 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from torch import Tensor
-
 from ....loaders.messages import InputError, message
 from ....loaders.request import Request
 from ....loaders.spec import CacheFit, Spec
 from ....loaders.video_model import VideoModel
-from ..policy import At, Policy, State
+from ..policy import Policy
+from ..state import BranchState, StepContext
 from ..store import Calibration, key_of, match, read
 
 
@@ -28,6 +28,7 @@ class Fit(CacheFit):
     high: float = 0.0
 
     def __call__(self, x: float) -> float:
+        """How far the output moves where the signal moves by x; not below 0."""
         total = 0.0
         for c in self.coefficients:
             total = total * x + c
@@ -60,40 +61,43 @@ def calibrated(record: Calibration) -> Fit:
 
 @dataclass(frozen=True, kw_only=True)
 class TeaCache(Policy):
-    """threshold: of the distance added up since the last computed step; 0 in `fit` means the published one.
+    """threshold: of the distance added up since the last computed step; 0 means the published one, unless `exact`.
 
-    polynomial: None for the published one of the model, found by `fit`; retention: Wan's second mode.
+    retention: Wan's second mode.
+    source: of coefficients: "calibrated", "published", or "auto" for the first of them that there is.
+    polynomial: None for the model's own, which `prepare` looks up.
+    exact: whether a threshold of 0 means that nothing is reused.
     """
 
     threshold: float = 0.0
     retention: bool = False
-    source: str = "auto"  # of coefficients: "calibrated", "published", or the first of them that there is
+    source: str = "auto"
     polynomial: Fit | None = None
-    exact: bool = False  # a threshold of 0 means that nothing is reused
+    exact: bool = False
 
     title: ClassVar[str] = "TeaCache"
+    position: ClassVar[int | None] = None
 
     @property
     def signal(self) -> str:  # type: ignore[override]
         return self.polynomial.signal if self.polynomial else "modulated"
 
     @property
-    def last(self) -> bool:  # type: ignore[override]
+    def computes_last_step(self) -> bool:  # type: ignore[override]
         return self.polynomial.last if self.polynomial else True
 
-    def wants(self, state: State, at: At, moved: float | None, signal: Tensor | None) -> bool:
+    def should_skip(self, state: BranchState, context: StepContext, distance: float | None) -> bool:
         assert self.polynomial is not None
-        if moved is None:
+        if distance is None:
             return False
-        state.total += self.polynomial(moved)
+        state.total += self.polynomial(distance)
         return state.total < self.threshold
 
-    def suits(self, model: VideoModel) -> None:
+    def check_model(self, model: VideoModel) -> None:
         if model.stacks is None:
             raise InputError("policy", "TeaCache", message("unet_no_teacache", title=model.title), message("use_fora"))
 
-    def fit(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
-        self.suits(model)
+    def prepare(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
         if self.polynomial is not None:
             return self, ()
         if self.source != "published":
@@ -102,26 +106,20 @@ class TeaCache(Policy):
                 notes = (message("calibration_differs", names=", ".join(differs)),) if differs else ()
                 return self._with(calibrated(record)), notes
             if self.source == "calibrated":
-                raise InputError(
-                    "coefficients",
-                    "calibrated",
-                    message("no_calibration", variant=model.variant, steps=request.steps),
-                    message("calibrate_or_published"),
-                )
-        found = published(model, self.retention)
-        if found is None:
+                rule = message("no_calibration", variant=model.variant, steps=request.steps)
+                raise InputError("coefficients", "calibrated", rule, message("calibrate_or_published"))
+        fit = published(model, self.retention)
+        if fit is None:
             plain = Fit(model.checkpoint.spec.cache_signal, (1.0, 0.0), PLAIN_THRESHOLD, "")
-            note = message("teacache_unpublished", variant=model.variant)
-            return self._with(plain), (note,)
-        return self._with(found), ()
+            return self._with(plain), (message("teacache_unpublished", variant=model.variant),)
+        return self._with(fit), ()
 
     def _with(self, fit: Fit) -> TeaCache:
+        """The policy with this polynomial, and its threshold where none was set."""
         threshold = self.threshold if self.threshold or self.exact else fit.threshold
         return replace(self, polynomial=fit, threshold=threshold, warmup=max(self.warmup, fit.warmup))
 
-    def notes(self, moves: list[float]) -> tuple[str, ...]:
+    def notes(self, distances: list[float]) -> tuple[str, ...]:
         assert self.polynomial is not None
-        outside = sum(not self.polynomial.knows(move) for move in moves)
-        if not outside:
-            return ()
-        return (message("teacache_outside", outside=outside, count=len(moves)),)
+        outside = sum(not self.polynomial.knows(distance) for distance in distances)
+        return (message("teacache_outside", outside=outside, count=len(distances)),) if outside else ()

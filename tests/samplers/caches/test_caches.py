@@ -12,8 +12,9 @@ import torch
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory
 from reelwire.loaders.request import Guidance, Request
+from reelwire.samplers.caches.policies.cache_dit import CacheDiT
 from reelwire.samplers.caches.policies.easycache import EasyCache
-from reelwire.samplers.caches.policies.external import DBCACHE, SEACACHE, External
+from reelwire.samplers.caches.policies.external import DiffusersSeaCache
 from reelwire.samplers.caches.policies.first_block import FirstBlock
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.magcache import MagCache
@@ -136,7 +137,7 @@ def test_svd(opened: Any, plain: Any) -> None:
         assert 0 < (made.latents - expected).abs().max() < 3 * expected.std()
         assert torch.equal(Sampled(replace(model, cache=some)).latents, made.latents)
     assert torch.equal(Sampled(model).latents, expected)
-    for refused in (TeaCache(), EasyCache(), FirstBlock(), MagCache(), External(kind=SEACACHE), FORA(granularity="module")):  # fmt: skip
+    for refused in (TeaCache(), EasyCache(), FirstBlock(), MagCache(), DiffusersSeaCache(), FORA(granularity="module")):  # fmt: skip
         with pytest.raises(InputError, match=r"UNet.*Use"):
             Sampled(replace(model, cache=refused))
 
@@ -250,7 +251,7 @@ REFUSED: dict[str, tuple[Policy, str]] = {
     "order": (FORA(order=7), r"order = 7"),
     "MagCache without a calibration": (MagCache(), r"has no calibration for 10 steps.*Calibrate Cache"),
     "coefficients that are not there": (TeaCache(source="calibrated"), r"coefficients = calibrated.*no calibration for 10 steps"),
-    "a cache that is not installed": (External(kind=DBCACHE), r"cache-dit is not installed.*pip install -U cache-dit"),
+    "a cache that is not installed": (CacheDiT(), r"cache-dit is not installed.*pip install -U cache-dit"),
 }  # fmt: skip
 
 
@@ -265,7 +266,7 @@ def test_what_cannot_be_is_told(opened: Any, monkeypatch: pytest.MonkeyPatch, ca
 
 
 def test_cache_dit_counts_forwards(opened: Any) -> None:
-    model = replace(opened("tiny-wan2.1-t2v"), cache=SOME[DBCACHE], guidance=Guidance(end=0.5))
+    model = replace(opened("tiny-wan2.1-t2v"), cache=SOME["cache-dit"], guidance=Guidance(end=0.5))
     with pytest.raises(InputError, match=r"cache-dit counts forwards.*plain guidance"):
         Sampled(model)
 
@@ -273,7 +274,7 @@ def test_cache_dit_counts_forwards(opened: Any) -> None:
 class _Broken(FORA):
     """Keeps what no network gave."""
 
-    def learn(self, state: Any, at: Any, values: Any, seen: Any) -> None:
+    def on_computed(self, state: Any, context: Any, values: Any, observed: Any) -> None:
         values[0].mul_(torch.nan)
 
 
@@ -285,14 +286,14 @@ def test_what_is_not_finite_stops_with_words(opened: Any) -> None:
 class _Flat(Plan):
     """Computes the first step alone, and points to a gray video."""
 
-    def learn(self, state: Any, at: Any, values: Any, seen: Any) -> None:
+    def on_computed(self, state: Any, context: Any, values: Any, observed: Any) -> None:
         values[0].mul_(0.0)
 
-    def choose(self, run: Any, part: str, steps: range) -> dict[int, float]:
+    def plan_steps(self, run: Any, part: str, steps: range) -> dict[int, float]:
         return dict.fromkeys(steps[1:], 0.0)
 
-    def allowed(self, state: Any, at: Any) -> bool:
-        return at.step > 0
+    def may_skip(self, state: Any, context: Any) -> bool:
+        return context.step > 0
 
 
 def test_a_collapsed_video_stops_with_words(opened: Any) -> None:

@@ -26,9 +26,9 @@ from reelwire.samplers.caches.policies.magcache import MagCache
 from reelwire.samplers.caches.policies.plan import Plan, best_steps, budget, missed, place, slope, slopes, weight
 from reelwire.samplers.caches.policies.record import Track
 from reelwire.samplers.caches.policies.teacache import TeaCache, published, published_fits
-from reelwire.samplers.caches.policy import distance, followed, forecast
 from reelwire.samplers.caches.report import report
 from reelwire.samplers.caches.runner import planned
+from reelwire.samplers.caches.state import distance, extrapolate, forecast
 from reelwire.samplers.denoise import sample
 from reelwire.tests.support.models import needed
 from reelwire.training.tiny_models import MODELS, seeded
@@ -94,7 +94,7 @@ def test_the_plan_is_the_cheapest_of_all(order: int, seed: int) -> None:
         total = 0.0
         for i, how in slopes(gram, steps, order).items():
             earlier = [s for s in steps if s < i]
-            made = followed([(s, (rows[s],)) for s in earlier], how)[0]
+            made = extrapolate([(s, (rows[s],)) for s in earlier], how)[0]
             total += weights[i] ** 2 * float((rows[i] - made).square().sum())
         return total
 

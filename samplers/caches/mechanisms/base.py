@@ -1,0 +1,122 @@
+"""The contract of all mechanisms: given a forward pass and a decision, compute and store, or reuse what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ....loaders.common.peaks import branches
+from ....loaders.denoiser import Run
+from ....loaders.facts import Stacks
+from ....loaders.request import Request
+from ....loaders.video_model import VideoModel
+from ..state import BranchState, StepContext, Values, forecast
+
+
+@dataclass(kw_only=True)
+class Cacheable:
+    """Something that is computed in each step, or made of what was stored.
+
+    decide: (its signal, or None) -> whether it is reused; to be asked once.
+    store: (values, what the policy may look at beside them) after it was computed.
+    order: of the forecast of the stored values.
+    """
+
+    context: StepContext
+    state: BranchState
+    order: int
+    decide: Callable[[Tensor | None], bool]
+    store: Callable[[Values, Mapping[str, Tensor]], None]
+
+    def forecast(self) -> Values:
+        """What the stored values would be at this step."""
+        return forecast(self.state.history, self.context.step, self.order)
+
+
+@dataclass(kw_only=True)
+class Forward(Cacheable):
+    """One forward pass of a network in one branch.
+
+    stacks: where its blocks are; None: a UNet.
+    signal, always_computed: the policy's.
+    record: (whether it was computed), in place of `decide` where another library decides.
+    """
+
+    network: Any
+    inputs: dict[str, Any]
+    stacks: Stacks | None
+    signal: str
+    always_computed: int
+    record: Callable[[bool], object]
+
+    def compute(self) -> Tensor:
+        """The network's output, with all of it computed."""
+        output: Tensor = self.network(**self.inputs, return_dict=False)[0]
+        return output
+
+
+@dataclass(kw_only=True)
+class Prediction(Cacheable):
+    """The guided prediction of one step. compute: makes it, by one forward pass or several."""
+
+    run: Run
+    compute: Callable[[], Tensor]
+
+
+class Mechanism:
+    """What is stored of a forward pass, or of a whole step, and how it is put back; a new one for each of them.
+
+    holds_block_inputs: whether what goes into the blocks stays in memory until the pass ends.
+    compilable: whether it works on compiled blocks.
+    """
+
+    holds_block_inputs: ClassVar[bool] = False
+    compilable: ClassVar[bool] = True
+
+    @classmethod
+    def on_unet(cls) -> type[Mechanism]:
+        """The mechanism that does the same on a UNet."""
+        return cls
+
+    def predict(self, prediction: Prediction) -> Tensor:
+        """The guided prediction of a step, in the network's layout."""
+        return prediction.compute()
+
+    def forward(self, forward: Forward) -> Tensor:
+        """The network's output of a forward pass."""
+        return forward.compute()
+
+    @classmethod
+    def stored_bytes(cls, model: VideoModel, request: Request, values: int, signals: int) -> int:
+        """Bytes that all branches of a complete request store. values, signals: how many for each of them."""
+        tokens = model.facts.tokens(request.width, request.height, request.frames)
+        return (values + signals) * tokens * model.facts.hidden_size * item_bytes(model) * branches(model, request)
+
+
+def item_bytes(model: VideoModel) -> int:
+    """Bytes of one number in the network's precision."""
+    size: int = getattr(torch, model.recipe.dtype).itemsize
+    return size
+
+
+def latent_bytes(model: VideoModel, request: Request) -> int:
+    """Bytes of the float32 latents of a complete request, in whole patches of time."""
+    _, channels, time, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
+    patch = model.facts.time_patch
+    return channels * -(-time // patch) * patch * height * width * 4
+
+
+@contextmanager
+def exchanged(module: nn.Module, children: Mapping[str, nn.Module]) -> Iterator[None]:
+    """The module with other children for the length of the block."""
+    old = {name: module._modules[name] for name in children}
+    module._modules.update(children)
+    try:
+        yield
+    finally:
+        module._modules.update(old)
