@@ -83,7 +83,7 @@ def tiny_models() -> Path:
 @pytest.fixture(scope="session")
 def host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A real ComfyUI with this pack and all tiny models, booted once per session."""
-    with boot(comfyui, _base(tiny_models, tmp_path_factory)) as running:
+    with boot(comfyui, _base(tiny_models, tmp_path_factory), kind=Host) as running:
         yield running
 
 

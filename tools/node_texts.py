@@ -12,9 +12,12 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bench.pack import ROOT, import_pack
+if TYPE_CHECKING:
+    from ..bench.pack import ROOT, import_pack
+else:  # as a program the repository's root is where Python looks first
+    from bench.pack import ROOT, import_pack
 
 FILE = ROOT / "locales" / "en" / "nodeDefs.json"
 # tooltips that name what is installed on this machine: the page takes them from the schema

@@ -121,7 +121,7 @@ def test_tiles_of_an_encoder_keep_nothing_of_each_other(of: Any, name: str) -> N
 def test_a_step_with_a_cache(of: Any, granularity: str) -> None:
     """What a cache keeps, with what its forward holds for it; the values of before make room for the new ones."""
     model = replace(of("wan/2.1-t2v-1.3b"), cache=FORA(interval=2, granularity=granularity))
-    size = dict(width=256, height=256, frames=33)
+    size: dict[str, Any] = dict(width=256, height=256, frames=33)
     model.memory.peaks.clear()
     counted = step_peak(model, steps=6, **size)
     close(step_bytes(model, model.complete(fitted(model, steps=6, **size))), counted)
@@ -174,6 +174,7 @@ def test_weights_in_the_hosts_formats_count_as_small_as_they_are(tmp_path: Path,
     base = load(Recipe("wan", "", files_of(tiny_models / "tiny-wan2.1-t2v"), BF16), PlainMemory())
     quantised(file, native_wan.native("t2v").state_dict(), kind)
     weights = wan_files.transformer(read_file(file)[0], {"file": file.name})
+    assert weights is not None
     part = weights.part("transformer", lambda progress: weights.build(torch.bfloat16, True, "", progress))
     model = replace(base, parts={"transformer": part})
     with model.use("transformer") as module:

@@ -11,6 +11,7 @@ from typing import Any
 import av
 import pytest
 from reelwire.tests.support.bad_files import NOISE
+from reelwire.tests.support.documents import code_blocks
 from reelwire.tests.support.host import PACK, ROOT, Host, Prompt, boot, digest, node, workflow
 
 BUNDLED = {"checkpoint": "bundled/tiny_ltx"}
@@ -160,26 +161,7 @@ def test_what_cannot_be_is_told(host: Host, case: str) -> None:
 
 # ---------------------------------------------------------------- a policy is one file
 
-TOY = '''
-"""Every other step."""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-from typing import ClassVar
-
-from ..policy import Policy
-from ..state import BranchState, StepContext
-
-
-@dataclass(frozen=True, kw_only=True)
-class EveryOther(Policy):
-    title: ClassVar[str] = "Every Other"
-    tooltip: ClassVar[str] = "a toy"
-
-    def should_skip(self, state: BranchState, context: StepContext, distance: float | None) -> bool:
-        return context.index % 2 == 1
-'''
+(TOY,) = code_blocks("add-a-cache.md")
 LEFT_OUT = (".*", "__pycache__", "tests", "training", "bench", "docs")
 
 
@@ -191,8 +173,8 @@ def toy_host(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     policies = pack / "samplers" / "caches" / "policies"
     (policies / "every_other.py").write_text(TOY, encoding="utf-8")
     (policies / "broken.py").write_text("from nowhere import nothing\n", encoding="utf-8")
-    with boot(comfyui, tmp_path_factory.mktemp("comfyui"), packs={PACK: pack}, kind=Host) as toy_host:
-        yield toy_host
+    with boot(comfyui, tmp_path_factory.mktemp("comfyui"), packs={PACK: pack}, kind=Host) as running:
+        yield running
 
 
 def test_a_policy_is_one_file(toy_host: Host) -> None:
@@ -202,7 +184,7 @@ def test_a_policy_is_one_file(toy_host: Host) -> None:
     assert kind == "COMBO"
     assert offered[0] == "plan"
     assert offered[-1] == "every other"
-    assert "every other: a toy" in options["tooltip"]
+    assert "every other: every second step is computed" in options["tooltip"]
     assert "every other" in inputs["optional"]["order"][1]["reelwire"]["when"]["policy"]
     assert "every other" not in inputs["optional"]["threshold"][1]["reelwire"]["when"]["policy"]
 

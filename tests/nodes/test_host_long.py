@@ -67,7 +67,7 @@ def test_interrupt_keeps_what_is_done(host: Host) -> None:
     folder = host.base / "output" / "long"
     (folder / "again_00001_.mp4").unlink()
     host.free()
-    stopped = list[str]()
+    stopped: list[tuple[int, Any]] = []
 
     def stop(kind: str, data: dict[str, Any]) -> None:
         if kind == "progress" and not stopped and len(list(folder.glob("again.unfinished/window_*"))) >= 2:

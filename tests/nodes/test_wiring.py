@@ -207,7 +207,7 @@ def test_a_long_video_says_what_it_made(host: Host) -> None:
     assert re.fullmatch(pattern, said(entry, "2")[0]), said(entry, "2")
 
 
-IDLE = {
+IDLE: dict[str, tuple[dict[str, Any], str]] = {
     "ReelwireCache": ({"policy": "plan", "speed": 2.0, "threshold": 0.5}, "threshold = 0.5 does nothing while policy is plan"),
     "ReelwireGuidance": (
         {"method": "cfg", "start": 0.0, "end": 1.0, "low_noise_guidance": 0.0, "true_guidance": 0.0, "dynamic": False, "layers": "",
