@@ -3,8 +3,8 @@ one without.
 
 python bench/file_kinds.py     prints its tables and writes file_kinds.json beside this file; COMFYUI_DIR names the host
 
-The files are written from random weights in the published names by tests/support/files.py; both compute in float32 on
-the CPU. Quantised files are written by ComfyUI's own quantiser: beside the host's class with the same numbers, beside
+The files are written from random weights in the published names by tests/support/files/files.py; both compute in float32
+on the CPU. Quantised files are written by ComfyUI's own quantiser: beside the host's class with the same numbers, beside
 it with the weights before ("float weights"), and for Wan beside the host's own layers that load the same file ("host").
 Smaller weights: the mean difference of the latents after four steps of a tiny model, as a share of their spread.
 """
@@ -20,10 +20,10 @@ from pack import import_pack
 
 import_pack()
 from reelwire.loaders.parts import PlainMemory
-from reelwire.tests.support import native_hunyuan_mochi, native_networks, native_wan
-from reelwire.tests.support.files import KINDS, QUANTISED, quantised
-from reelwire.tests.support.native_quantised import beside_the_host
-from reelwire.tests.support.small_weights import SMALL, stored
+from reelwire.tests.support.files import native_hunyuan_mochi, native_networks, native_wan
+from reelwire.tests.support.files.files import KINDS, QUANTISED, quantised
+from reelwire.tests.support.files.native_quantised import beside_the_host
+from reelwire.tests.support.files.small_weights import SMALL, stored
 from reelwire.training.tiny_models import make
 
 NETWORKS = {

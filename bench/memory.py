@@ -1,8 +1,8 @@
 """What runs need beside the weights, asked and counted:  python bench/memory.py [--card | VARIANT...]
 
 Every shipped variant at its default preset, in bfloat16, at its published size without numbers
-(tests/support/fake_peak.py): the room that a step asked for before (a formula of latent positions), what it asks now,
-and what was counted; the same for its text encoders, and for its VAE at encoding and decoding. --card: the tiny models
+(tests/support/engine/fake_peak.py): the room that a step asked for before (a formula of latent positions), what it asks
+now, and what was counted; the same for its text encoders, and for its VAE at encoding and decoding. --card: the tiny models
 instead, whole, on the pretend card (tests/support/card). Prints tables and puts their rows into bench/memory.json.
 """
 
@@ -33,8 +33,8 @@ from reelwire.loaders.request import Control, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.room import step_bytes
-from reelwire.tests.support.fake_peak import Imagined, coder_peaks, encoder_peaks, fitted, step_peak
-from reelwire.tests.support.published import VARIANTS, published
+from reelwire.tests.support.engine.fake_peak import Imagined, coder_peaks, encoder_peaks, fitted, step_peak
+from reelwire.tests.support.files.published import VARIANTS, published
 
 OUT = Path(__file__).with_suffix(".json")
 GIB, MIB = 2**30, 2**20
@@ -159,7 +159,7 @@ def _blocks(tensor: torch.Tensor) -> int:
 
 def on_card(folder: Path, name: str, card: Any) -> Watched:
     """The memory of a tiny model of `folder` after a run on the card, in bfloat16."""
-    from reelwire.tests.support.models import MODELS, run
+    from reelwire.tests.support.engine.models import MODELS, run
 
     memory = Watched("npu", card)
     model = load(Recipe(MODELS[name], "", files_of(folder / name), "bfloat16"), memory)
@@ -176,7 +176,7 @@ def card_rows(folder: Path, size: int = 8 << 30) -> list[Row]:
     from reelwire.tests.support.card import attach
 
     card, rows = attach(size), list[Row]()
-    from reelwire.tests.support.models import MODELS
+    from reelwire.tests.support.engine.models import MODELS
 
     for name in MODELS:
         memory = on_card(folder, name, card)

@@ -45,8 +45,8 @@ from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.plan import plan
 from reelwire.samplers.speed import Speed
-from reelwire.tests.support.files import plain
-from reelwire.tests.support.native import randomised
+from reelwire.tests.support.files.files import plain
+from reelwire.tests.support.files.native import randomised
 from reelwire.training.tiny_models import make, seeded
 from torch import Tensor
 

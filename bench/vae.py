@@ -37,7 +37,7 @@ if "reelwire" not in sys.modules:
 from reelwire.loaders.families import family
 from reelwire.loaders.spec import shipped_config
 from reelwire.loaders.vae.tiles import Pieces, Tile, Tiling, tiled
-from reelwire.tests.support.fake_peak import Fused, Live
+from reelwire.tests.support.engine.fake_peak import Fused, Live
 from reelwire.training.tiny_models import new, seeded
 
 OUT = Path(__file__).with_suffix(".json")

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from reelwire.bench.sides.cases import CASES
 from reelwire.loaders.families.svd import checkpoint as svd_files
-from reelwire.tests.support.native import svd_vae
-from reelwire.tests.support.native_hunyuan_mochi import mochi_vae
-from reelwire.tests.support.native_ltx import COMMON, OLD_ENCODER
-from reelwire.tests.support.native_svd_cogvideox import native_cogvideox_vae
+from reelwire.tests.support.files.native import svd_vae
+from reelwire.tests.support.files.native_hunyuan_mochi import mochi_vae
+from reelwire.tests.support.files.native_ltx import COMMON, OLD_ENCODER
+from reelwire.tests.support.files.native_svd_cogvideox import native_cogvideox_vae
 from torch import Tensor
 
 

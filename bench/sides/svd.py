@@ -18,8 +18,8 @@ from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.plan import plan
-from reelwire.tests.support.files import plain
-from reelwire.tests.support.native import randomised
+from reelwire.tests.support.files.files import plain
+from reelwire.tests.support.files.native import randomised
 from reelwire.training.tiny_models import make, seeded
 from torch import Tensor
 

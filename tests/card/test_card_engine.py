@@ -15,7 +15,7 @@ from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.decode import stream_frames
 from reelwire.tests.support.card import Card
-from reelwire.tests.support.models import FIRST, MODELS, each_family, every, run
+from reelwire.tests.support.engine.models import FIRST, MODELS, each_family, every, run
 from torch import Tensor
 
 pytestmark = [

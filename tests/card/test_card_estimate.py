@@ -20,9 +20,9 @@ from reelwire.samplers.estimate.count import Machine, estimate
 from reelwire.samplers.estimate.rates import measure, needed
 from reelwire.tests.support.card import Card
 from reelwire.tests.support.card.host import CardHost
+from reelwire.tests.support.engine.models import MODELS, PEAK_MODELS
+from reelwire.tests.support.engine.models import needed as needed_by
 from reelwire.tests.support.host import node, workflow
-from reelwire.tests.support.models import MODELS, PEAK_MODELS
-from reelwire.tests.support.models import needed as needed_by
 
 
 @pytest.mark.on_card
@@ -111,7 +111,7 @@ def test_it_warns_before_it_starts(card_host: CardHost, graph: Callable[[str], d
 
 
 def test_the_node_tells_of_the_card(card_host: CardHost) -> None:
-    from reelwire.tests.support.estimates import asked, told
+    from reelwire.tests.support.engine.estimates import asked, told
 
     _, page, numbers = told(card_host, asked("ReelwireLoadWan", "diffusers/tiny-wan2.1-t2v", price=1.0))
     assert not numbers["machine"]["cpu"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from reelwire.bench.memory import MIB, on_card, without_kernels
 from reelwire.tests.support.card import Card
-from reelwire.tests.support.models import PEAK_MODELS
+from reelwire.tests.support.engine.models import PEAK_MODELS
 
 pytestmark = pytest.mark.on_card
 SLACK = 1.5 * MIB  # pictures, tables and tensors of less than a block, which are nothing beside published networks

@@ -14,7 +14,7 @@ from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.spec import FEATURES, FOLDER, SpecError, read_spec, spec_of, specs, with_feature
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.encoders import KINDS
-from reelwire.tests.support.models import MODELS
+from reelwire.tests.support.engine.models import MODELS
 
 Spec = dict[str, Any]
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from reelwire.tests.support.bad_files import NOISE, cut, full_disk
-from reelwire.tests.support.components import BUNDLED, ltx_folder, ltx_transformer, ltx_vae, t5
+from reelwire.tests.support.engine.components import BUNDLED, ltx_folder, ltx_transformer, ltx_vae, t5
+from reelwire.tests.support.files.bad_files import NOISE, cut, full_disk
 from reelwire.tests.support.host import Host, Prompt, cached, frames, node, workflow
 from safetensors.torch import load_file, save_file
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import av
 import pytest
-from reelwire.tests.support.bad_files import NOISE
 from reelwire.tests.support.documents import code_blocks
+from reelwire.tests.support.files.bad_files import NOISE
 from reelwire.tests.support.host import PACK, ROOT, Host, Prompt, boot, digest, node, workflow
 
 BUNDLED = {"checkpoint": "bundled/tiny_ltx"}

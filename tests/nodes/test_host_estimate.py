@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from reelwire.loaders.parts import PlainMemory
-from reelwire.tests.support.estimates import asked, told
+from reelwire.tests.support.engine.estimates import asked, told
+from reelwire.tests.support.engine.loaders import EVERY
+from reelwire.tests.support.files.published import published
 from reelwire.tests.support.host import Host, node
-from reelwire.tests.support.loaders import EVERY
-from reelwire.tests.support.published import published
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.tests.support.bad_files import NOISE, cut
+from reelwire.tests.support.files.bad_files import NOISE, cut
 from reelwire.tests.support.host import Host, Prompt, digest, workflow
 from safetensors.torch import save_file
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reelwire.tests.support.bad_files import full_disk
+from reelwire.tests.support.files.bad_files import full_disk
 from reelwire.tests.support.host import ROOT, Host, Prompt, frames, node, told, workflow
 from safetensors.torch import load_file, save_file
 

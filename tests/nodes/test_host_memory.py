@@ -17,13 +17,13 @@ from reelwire.loaders.parts import Memory, PlainMemory, Recipe
 from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.decode import stream_frames
-from reelwire.tests.support.cached_runs import SOME, Sampled
 from reelwire.tests.support.card import attached, seen_by_comfyui
-from reelwire.tests.support.components import BUNDLED
-from reelwire.tests.support.models import needed
-from reelwire.tests.support.models import open_model as _open
-from reelwire.tests.support.sampling import sample
-from reelwire.tests.support.small_weights import SMALL, stored
+from reelwire.tests.support.engine.cached_runs import SOME, Sampled
+from reelwire.tests.support.engine.components import BUNDLED
+from reelwire.tests.support.engine.models import needed
+from reelwire.tests.support.engine.models import open_model as _open
+from reelwire.tests.support.engine.sampling import sample
+from reelwire.tests.support.files.small_weights import SMALL, stored
 from reelwire.training.tiny_models import MODELS
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere

@@ -23,7 +23,7 @@ from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.teacache import TeaCache
 from reelwire.samplers.speed import Speed
 from reelwire.tests.support.card import seen_by_comfyui
-from reelwire.tests.support.components import BUNDLED
+from reelwire.tests.support.engine.components import BUNDLED
 from reelwire.tests.support.host import ROOT
 
 

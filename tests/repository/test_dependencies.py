@@ -13,7 +13,7 @@ import pytest
 import torch
 from reelwire.loaders.weights.modules import build
 from reelwire.loaders.weights.safetensors import read_file
-from reelwire.tests.support.files import gguf
+from reelwire.tests.support.files.files import gguf
 
 ROOT = Path(__file__).parents[2]
 

@@ -20,8 +20,8 @@ from reelwire.loaders.request import Control, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.plan import plan
+from reelwire.tests.support.engine.sampling import sample
 from reelwire.tests.support.host import Host, Prompt, node, workflow
-from reelwire.tests.support.sampling import sample
 from reelwire.training.tiny_models import seeded
 from torch import Tensor
 

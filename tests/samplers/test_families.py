@@ -17,7 +17,7 @@ from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.guidance import METHODS
 from reelwire.samplers.plan import plan
 from reelwire.samplers.solvers import TABLES
-from reelwire.tests.support.models import (
+from reelwire.tests.support.engine.models import (
     FIRST,
     MODELS,
     PROMPT,
@@ -29,7 +29,7 @@ from reelwire.tests.support.models import (
     run,
     usual,
 )
-from reelwire.tests.support.sampling import sample
+from reelwire.tests.support.engine.sampling import sample
 from reelwire.training.tiny_models import MODELS as TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere

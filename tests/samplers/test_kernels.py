@@ -32,9 +32,9 @@ from reelwire.samplers.kernels import (
 )
 from reelwire.samplers.plan import plan
 from reelwire.samplers.speed import Speed
-from reelwire.tests.support.cached_runs import Sampled
+from reelwire.tests.support.engine.cached_runs import Sampled
+from reelwire.tests.support.engine.models import MODELS
 from reelwire.tests.support.host import boot, node, workflow
-from reelwire.tests.support.models import MODELS
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
 ROOT = Path(__file__).parents[2]

@@ -24,9 +24,9 @@ from reelwire.samplers.caches.policies.record import Record
 from reelwire.samplers.long.context import sample_in_context
 from reelwire.samplers.solvers import TABLES
 from reelwire.samplers.speed import Speed
-from reelwire.tests.support.cached_runs import NOTHING, OURS, SOME
-from reelwire.tests.support.models import MODELS, frames, needed, usual
-from reelwire.tests.support.sampling import sample
+from reelwire.tests.support.engine.cached_runs import NOTHING, OURS, SOME
+from reelwire.tests.support.engine.models import MODELS, frames, needed, usual
+from reelwire.tests.support.engine.sampling import sample
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves

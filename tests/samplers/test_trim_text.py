@@ -17,8 +17,8 @@ from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.long.context import sample_in_context
 from reelwire.samplers.speed import Speed
-from reelwire.tests.support.cached_runs import OURS, SOME, Sampled, StopError
-from reelwire.tests.support.models import MODELS, needed, usual
+from reelwire.tests.support.engine.cached_runs import OURS, SOME, Sampled, StopError
+from reelwire.tests.support.engine.models import MODELS, needed, usual
 from torch import Tensor
 
 ON, OFF = Speed(trim_text=True), Speed()

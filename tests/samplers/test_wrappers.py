@@ -14,7 +14,7 @@ from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.plan import Plan
 from reelwire.samplers.caches.runner import Runner, forecasting, through_cache
 from reelwire.samplers.guidance import guide
-from reelwire.tests.support.denoisers import flow_schedule
+from reelwire.tests.support.engine.denoisers import flow_schedule
 from torch import Tensor, nn
 
 STEPS, X = 10, torch.ones(1, 2, 3, 2, 2)

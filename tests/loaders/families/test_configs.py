@@ -11,7 +11,7 @@ import torch
 from reelwire.loaders.facts import Facts
 from reelwire.loaders.families import FAMILIES
 from reelwire.loaders.spec import FOLDER
-from reelwire.tests.support.configs import (
+from reelwire.tests.support.files.configs import (
     NATIVE,
     PUBLISHED,
     VARIANTS,
@@ -20,7 +20,7 @@ from reelwire.tests.support.configs import (
     read,
     rename,
 )
-from reelwire.tests.support.native import host_classes
+from reelwire.tests.support.files.native import host_classes
 
 every = pytest.mark.parametrize("variant", VARIANTS)
 # tensors of the network, and parameters in billions, as published or counted in the host's own classes

@@ -22,8 +22,8 @@ from reelwire.loaders.weights.bundle import frozen
 from reelwire.loaders.weights.encoders import read_encoder
 from reelwire.loaders.weights.find import read_source
 from reelwire.loaders.weights.safetensors import read_header
-from reelwire.tests.support.components import BUNDLED, ltx_transformer, seeded, t5
-from reelwire.tests.support.native_ltx import COMMON, VAES
+from reelwire.tests.support.engine.components import BUNDLED, ltx_transformer, seeded, t5
+from reelwire.tests.support.files.native_ltx import COMMON, VAES
 from safetensors.torch import save_file
 
 
@@ -243,7 +243,7 @@ def test_distilled_checkpoints_take_their_own_steps(tmp_path: Path) -> None:
     from reelwire.loaders.messages import InputError
     from reelwire.loaders.request import Request
     from reelwire.samplers.plan import plan
-    from reelwire.tests.support.components import ltx_folder
+    from reelwire.tests.support.engine.components import ltx_folder
 
     folder = ltx_folder(tmp_path / "ltxv-2b-0.9.8-distilled", "0.9.5")
     files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
@@ -263,7 +263,7 @@ def test_distilled_checkpoints_take_their_own_steps(tmp_path: Path) -> None:
 
 def test_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     from reelwire.loaders.messages import InputError
-    from reelwire.tests.support.components import ltx_folder
+    from reelwire.tests.support.engine.components import ltx_folder
 
     folder = ltx_folder(tmp_path / "ltx", "0.9.0")
     files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
@@ -278,7 +278,7 @@ def test_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
 def test_a_prompt_for_another_model_is_refused() -> None:
     from reelwire.loaders.messages import InputError
     from reelwire.loaders.request import Conditioning, Request
-    from reelwire.tests.support.sampling import sample
+    from reelwire.tests.support.engine.sampling import sample
 
     files = {"checkpoint": BUNDLED, "text_encoder": BUNDLED / "text_encoder", "tokenizer": BUNDLED / "tokenizer"}
     model = LTX.load(Recipe("ltx", "", files, "float32"), PlainMemory())

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.families.mochi.attention import prompt_lengths
-from reelwire.tests.support.models import open_plain
+from reelwire.tests.support.engine.models import open_plain
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 

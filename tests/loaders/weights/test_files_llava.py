@@ -18,9 +18,9 @@ from reelwire.loaders.request import Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.encoders import LLAVA_PAD, LLAVA_PICTURE, merge_vision_tower, read_encoder
 from reelwire.loaders.weights.find import complete
-from reelwire.tests.support.files import plain, scaled_fp8
-from reelwire.tests.support.native import host_classes, randomised
-from reelwire.tests.support.sampling import sample
+from reelwire.tests.support.engine.sampling import sample
+from reelwire.tests.support.files.files import plain, scaled_fp8
+from reelwire.tests.support.files.native import host_classes, randomised
 from reelwire.training import tiny_models
 from reelwire.training.tiny_models import seeded
 

@@ -33,8 +33,8 @@ from reelwire.loaders.weights.quantised import (
 )
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.loaders.weights.stored import Stored, unpack, widen
-from reelwire.tests.support import native_hunyuan_mochi, native_networks, native_svd_cogvideox, native_wan
-from reelwire.tests.support.files import (
+from reelwire.tests.support.files import native_hunyuan_mochi, native_networks, native_svd_cogvideox, native_wan
+from reelwire.tests.support.files.files import (
     QUANTISED,
     host_layer,
     plain,
@@ -42,7 +42,7 @@ from reelwire.tests.support.files import (
     read_network,
     stored_layers,
 )
-from reelwire.tests.support.native_quantised import beside_the_host
+from reelwire.tests.support.files.native_quantised import beside_the_host
 from reelwire.training.tiny_models import seeded
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -240,10 +240,10 @@ import sys
 from pathlib import Path
 
 import torch
-from reelwire.tests.support.files import QUANTISED, read_network
+from reelwire.tests.support.files.files import QUANTISED, read_network
 from reelwire.tests.support.card import attach
 from reelwire.loaders.families.wan import checkpoint as wan_files
-from reelwire.tests.support import native_wan
+from reelwire.tests.support.files import native_wan
 from torch.utils._pytree import tree_map
 
 card = attach(64 << 20)

@@ -22,8 +22,8 @@ from reelwire.samplers.caches.policies.plan import Plan
 from reelwire.samplers.caches.policies.teacache import Fit, TeaCache
 from reelwire.samplers.caches.policy import Policy
 from reelwire.samplers.speed import Speed
-from reelwire.tests.support.cached_runs import NOTHING, OURS, SOME, STEPS, Sampled, StopError
-from reelwire.tests.support.models import open_model as _open
+from reelwire.tests.support.engine.cached_runs import NOTHING, OURS, SOME, STEPS, Sampled, StopError
+from reelwire.tests.support.engine.models import open_model as _open
 from reelwire.training.tiny_models import MODELS
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
@@ -165,7 +165,7 @@ def test_with_fp8_weights(tiny_models: Path, name: str, policy: str) -> None:
 def test_with_a_lora(tiny_models: Path, tmp_path: Path, policy: str) -> None:
     """It counts in what is computed and what is kept, and is gone without it."""
     from reelwire.loaders.weights.lora import LoRA, read_lora
-    from reelwire.tests.support.loras import LAYERS, matrices, write
+    from reelwire.tests.support.files.loras import LAYERS, matrices, write
 
     model, file = _open(tiny_models, "tiny-wan2.1-t2v"), tmp_path / "lora.safetensors"
     write(file, "diffusers", matrices(model, LAYERS["wan"][1]), LAYERS["wan"][1])

@@ -29,8 +29,8 @@ from reelwire.samplers.caches.policies.teacache import TeaCache, published, publ
 from reelwire.samplers.caches.report import report
 from reelwire.samplers.caches.runner import planned
 from reelwire.samplers.caches.state import distance, extrapolate, forecast
-from reelwire.tests.support.models import needed
-from reelwire.tests.support.sampling import sample
+from reelwire.tests.support.engine.models import needed
+from reelwire.tests.support.engine.sampling import sample
 from reelwire.training.tiny_models import MODELS, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")

@@ -40,10 +40,10 @@ from reelwire.samplers.estimate.count import (
 )
 from reelwire.samplers.estimate.flops import decode_flops, forward_flops, network_part
 from reelwire.samplers.plan import plan
-from reelwire.tests.support.estimates import ANY, GIB
-from reelwire.tests.support.models import FIRST, PROMPT, every, needed, open_plain
-from reelwire.tests.support.published import VARIANTS
-from reelwire.tests.support.sampling import sample
+from reelwire.tests.support.engine.estimates import ANY, GIB
+from reelwire.tests.support.engine.models import FIRST, PROMPT, every, needed, open_plain
+from reelwire.tests.support.engine.sampling import sample
+from reelwire.tests.support.files.published import VARIANTS
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 

@@ -21,8 +21,8 @@ from reelwire.samplers.estimate.flops import Flops
 from reelwire.samplers.estimate.rates import MOST_BYTES, measure
 from reelwire.samplers.estimate.rates import needed as needed_bytes
 from reelwire.samplers.estimate.report import facts, markdown, short
-from reelwire.tests.support.estimates import ANY, GIB
-from reelwire.tests.support.models import open_plain
+from reelwire.tests.support.engine.estimates import ANY, GIB
+from reelwire.tests.support.engine.models import open_plain
 
 
 def test_published_runs_are_counted_as_they_are_written(headers: Callable[[str], VideoModel]) -> None:

@@ -17,8 +17,8 @@ from reelwire.loaders.request import Capabilities, Keyframe, Request
 from reelwire.samplers.long.context import ContextWindows, sample_in_context, shuffled
 from reelwire.samplers.long.timeline import Prompt, Timeline
 from reelwire.samplers.long.windows import Spans, Window, check_spans, lay_windows, with_keyframes
-from reelwire.tests.support.models import PROMPT, open_model, usual
-from reelwire.tests.support.sampling import sample
+from reelwire.tests.support.engine.models import PROMPT, open_model, usual
+from reelwire.tests.support.engine.sampling import sample
 from torch import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere

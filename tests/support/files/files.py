@@ -105,7 +105,7 @@ def host_layer(weight: Tensor, kind: str) -> Any:
 
     On a CPU it widens what PyTorch cannot multiply there, mxfp8 and nvfp4, and makes its inputs small for the others.
     """
-    from reelwire.tests.support.native import host_classes
+    from reelwire.tests.support.files.native import host_classes
 
     with host_classes():
         import comfy.ops

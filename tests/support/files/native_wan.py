@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from reelwire.loaders.families.wan import checkpoint as wan_files
-from reelwire.tests.support.files import (
+from reelwire.tests.support.files.files import (
     KINDS,
     as_written,
     read_network,
 )
-from reelwire.tests.support.native import host_classes, randomised
+from reelwire.tests.support.files.native import host_classes, randomised
 from reelwire.training.tiny_models import seeded
 
 WIDTH, TEXT = 256, 64

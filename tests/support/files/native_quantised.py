@@ -11,8 +11,8 @@ from reelwire.loaders.weights.quantised import (
     FORMATS,
 )
 from reelwire.loaders.weights.stored import Stored
-from reelwire.tests.support import native_wan
-from reelwire.tests.support.files import (
+from reelwire.tests.support.files import native_wan
+from reelwire.tests.support.files.files import (
     QUANTISED,
     as_written,
     host_layer,

@@ -20,8 +20,8 @@ from reelwire.samplers.caches.policies.magcache import MagCache
 from reelwire.samplers.caches.policies.plan import Plan
 from reelwire.samplers.caches.policies.teacache import TeaCache
 from reelwire.samplers.caches.policy import Policy
-from reelwire.tests.support.models import needed
-from reelwire.tests.support.sampling import sample
+from reelwire.tests.support.engine.models import needed
+from reelwire.tests.support.engine.sampling import sample
 from torch import Tensor
 
 STEPS = 10

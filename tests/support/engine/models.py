@@ -14,7 +14,7 @@ from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.request import Control, Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
-from reelwire.tests.support.sampling import sample
+from reelwire.tests.support.engine.sampling import sample
 from reelwire.training.tiny_models import seeded
 from torch import Tensor
 

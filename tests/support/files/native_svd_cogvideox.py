@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from reelwire.tests.support.native import host_classes, randomised
+from reelwire.tests.support.files.native import host_classes, randomised
 from reelwire.training.tiny_models import seeded
 from torch import Tensor
 

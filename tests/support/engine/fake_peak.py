@@ -20,7 +20,7 @@ from reelwire.loaders.parts import Part
 from reelwire.loaders.request import Conditioning, Control, Keyframe, Request
 from reelwire.loaders.vae.tiles import Tiling
 from reelwire.loaders.video_model import VideoModel
-from reelwire.tests.support.published import imagined
+from reelwire.tests.support.files.published import imagined
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -215,7 +215,7 @@ def fitted(model: VideoModel, pictured: bool = False, **changes: Any) -> Request
 
 def step_peak(model: VideoModel, steps: int = 2, detailed: bool = False, **changes: Any) -> int:
     """Two steps of a request through the pack's own sampler: the most that is alive beside the weights, in bytes."""
-    from reelwire.tests.support.sampling import sample
+    from reelwire.tests.support.engine.sampling import sample
 
     own = model.complete(Request()).sampler == "distilled"  # which takes all of its steps
     memory, request = _memory(model, "text"), fitted(model, steps=0 if own else steps, **changes)

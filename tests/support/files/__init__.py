@@ -1,0 +1,1 @@
+"""Files in the makers' layouts, and damaged ones."""
