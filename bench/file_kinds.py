@@ -20,10 +20,12 @@ from pack import import_pack
 
 import_pack()
 from reelwire.loaders.parts import PlainMemory
-from reelwire.tests.support import native_hunyuan_mochi, native_networks, native_wan
 from reelwire.tests.support.files import KINDS, QUANTISED, quantised
-from reelwire.tests.support.native_quantised import beside_the_host
-from reelwire.tests.support.small_weights import SMALL, stored
+from reelwire.tests.support.models.small_weights import SMALL, stored
+from reelwire.tests.support.native import hunyuan_mochi as native_hunyuan_mochi
+from reelwire.tests.support.native import networks as native_networks
+from reelwire.tests.support.native import wan as native_wan
+from reelwire.tests.support.native.quantised import beside_the_host
 from reelwire.training.tiny_models import make
 
 NETWORKS = {

@@ -34,7 +34,7 @@ from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.room import step_bytes
 from reelwire.tests.support.fake_peak import Imagined, coder_peaks, encoder_peaks, fitted, step_peak
-from reelwire.tests.support.published import VARIANTS, published
+from reelwire.tests.support.models.published import VARIANTS, published
 
 OUT = Path(__file__).with_suffix(".json")
 GIB, MIB = 2**30, 2**20

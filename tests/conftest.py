@@ -29,13 +29,13 @@ def _import_pack() -> None:
 _import_pack()
 
 from reelwire.bench.export_workflow import open_page  # noqa: E402
-from reelwire.tests.support import pages, screenshots  # noqa: E402
 from reelwire.tests.support.card.host import CardHost, boot_on_card  # noqa: E402
 from reelwire.tests.support.card.pytest_card import TINY_MODELS, CardTests  # noqa: E402
 from reelwire.tests.support.card.table import CardTable  # noqa: E402
 from reelwire.tests.support.extensive import is_extensive  # noqa: E402
 from reelwire.tests.support.host import Host, boot  # noqa: E402
 from reelwire.tests.support.host_marker import mark_hosts  # noqa: E402
+from reelwire.tests.support.page import pages, screenshots  # noqa: E402
 from reelwire.training import tiny_files  # noqa: E402
 from reelwire.training.tiny_models import MODELS, make  # noqa: E402
 

@@ -10,9 +10,9 @@ import torch
 from reelwire.bench.sides.cases import CASES
 from reelwire.loaders.families.svd import checkpoint as svd_files
 from reelwire.tests.support.native import svd_vae
-from reelwire.tests.support.native_hunyuan_mochi import mochi_vae
-from reelwire.tests.support.native_ltx import COMMON, OLD_ENCODER
-from reelwire.tests.support.native_svd_cogvideox import native_cogvideox_vae
+from reelwire.tests.support.native.hunyuan_mochi import mochi_vae
+from reelwire.tests.support.native.ltx import COMMON, OLD_ENCODER
+from reelwire.tests.support.native.svd_cogvideox import native_cogvideox_vae
 from torch import Tensor
 
 

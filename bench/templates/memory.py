@@ -20,7 +20,7 @@ def asked(card: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     from reelwire.loaders.parts import PlainMemory
     from reelwire.loaders.request import Request
     from reelwire.samplers.estimate.count import GIB, card_of, estimate
-    from reelwire.tests.support.published import published
+    from reelwire.tests.support.models.published import published
 
     model = published(card["variant"], folder, PlainMemory(), storage=card.get("storage", ""))
     result = estimate(model, Request(**card.get("asks", {})), card_of(80, card.get("most_on_card", 0) * GIB))

@@ -11,7 +11,7 @@ from reelwire.loaders.families.ltx import LTX
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
 from reelwire.samplers.decode import stream_frames
-from reelwire.tests.support.components import BUNDLED
+from reelwire.tests.support.models.components import BUNDLED
 from reelwire.tests.support.sampling import sample
 from reelwire.training.evaluate import ATTRIBUTES, as_text, held_out_prompts, score, table
 from reelwire.training.judge import judge

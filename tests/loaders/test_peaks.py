@@ -26,10 +26,10 @@ from reelwire.loaders.weights.safetensors import read_file
 from reelwire.loaders.weights.stored import ALIGNED, FP8, INT8, Stored, is_ggml
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.room import step_bytes
-from reelwire.tests.support import native_wan
 from reelwire.tests.support.fake_peak import Imagined, coder_peaks, counted, encoder_peaks, fitted, step_peak
 from reelwire.tests.support.files import QUANTISED, quantised
-from reelwire.tests.support.published import VARIANTS, published
+from reelwire.tests.support.models.published import VARIANTS, published
+from reelwire.tests.support.native import wan as native_wan
 from torch import nn
 
 UNDER, OVER = 0.95, 1.15

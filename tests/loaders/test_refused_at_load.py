@@ -17,8 +17,8 @@ from reelwire.loaders.messages import CheckpointError, InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.lora import read_lora
-from reelwire.tests.support.components import BUNDLED, ltx_transformer, ltx_vae, t5
 from reelwire.tests.support.models import MODELS
+from reelwire.tests.support.models.components import BUNDLED, ltx_transformer, ltx_vae, t5
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 from reelwire.tests.support.bad_files import NOISE, cut, full_disk
-from reelwire.tests.support.components import BUNDLED, ltx_folder, ltx_transformer, ltx_vae, t5
 from reelwire.tests.support.host import Host, Prompt, cached, frames, node, workflow
+from reelwire.tests.support.models.components import BUNDLED, ltx_folder, ltx_transformer, ltx_vae, t5
 from safetensors.torch import load_file, save_file
 
 HEAVY = {"ReelwireEncodePrompt", "ReelwireSampler"}  # nodes that read weights

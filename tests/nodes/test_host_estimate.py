@@ -11,8 +11,8 @@ import pytest
 from reelwire.loaders.parts import PlainMemory
 from reelwire.tests.support.estimates import asked, told
 from reelwire.tests.support.host import Host, node
-from reelwire.tests.support.loaders import EVERY
-from reelwire.tests.support.published import published
+from reelwire.tests.support.models.loaders import EVERY
+from reelwire.tests.support.models.published import published
 
 
 @pytest.mark.parametrize("name", EVERY)

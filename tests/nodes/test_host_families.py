@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from reelwire.tests.support.host import Host, Prompt, cached, digest, frames, node, workflow
-from reelwire.tests.support.loaders import EVERY, LOADERS
+from reelwire.tests.support.models.loaders import EVERY, LOADERS
 from reelwire.tests.support.native import NATIVE_VAES, native_folder
 
 SAMPLERS = {"ReelwireLoadWan": "unipc", "ReelwireLoadCogVideoX": "ddim"}

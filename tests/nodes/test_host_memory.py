@@ -19,11 +19,11 @@ from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.decode import stream_frames
 from reelwire.tests.support.cached_runs import SOME, Sampled
 from reelwire.tests.support.card import attached, seen_by_comfyui
-from reelwire.tests.support.components import BUNDLED
 from reelwire.tests.support.models import needed
 from reelwire.tests.support.models import open_model as _open
+from reelwire.tests.support.models.components import BUNDLED
+from reelwire.tests.support.models.small_weights import SMALL, stored
 from reelwire.tests.support.sampling import sample
-from reelwire.tests.support.small_weights import SMALL, stored
 from reelwire.training.tiny_models import MODELS
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere

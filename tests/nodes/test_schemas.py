@@ -23,8 +23,8 @@ from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.teacache import TeaCache
 from reelwire.samplers.speed import Speed
 from reelwire.tests.support.card import seen_by_comfyui
-from reelwire.tests.support.components import BUNDLED
 from reelwire.tests.support.host import ROOT
+from reelwire.tests.support.models.components import BUNDLED
 
 
 @pytest.fixture(scope="module")

@@ -20,8 +20,8 @@ from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.video_model import VideoModel
 from reelwire.tests.support.card import seen_by_comfyui
-from reelwire.tests.support.components import BUNDLED
 from reelwire.tests.support.host import PACK, ROOT, Host, Prompt, frames, node, workflow
+from reelwire.tests.support.models.components import BUNDLED
 
 PICTURE = node("EmptyImage", width=64, height=64, batch_size=1, color=255)
 BLUE = node("EmptyImage", width=64, height=64, batch_size=1, color=0x0000FF)

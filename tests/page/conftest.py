@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from reelwire.tests.support.pages import RENDERERS, choose_language, render_with
-from reelwire.tests.support.screenshots import Screenshots
+from reelwire.tests.support.page.pages import RENDERERS, choose_language, render_with
+from reelwire.tests.support.page.screenshots import Screenshots
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

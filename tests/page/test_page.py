@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from reelwire.tests.support.host import Host, Prompt, node
-from reelwire.tests.support.node_views import (
+from reelwire.tests.support.page.node_views import (
     DECODE,
     KEYFRAME,
     LOADER,
@@ -22,7 +22,7 @@ from reelwire.tests.support.node_views import (
     toast,
     video_of,
 )
-from reelwire.tests.support.pages import (
+from reelwire.tests.support.page.pages import (
     becomes,
     choose,
     choose_language,
@@ -34,7 +34,7 @@ from reelwire.tests.support.pages import (
     settles,
     switch,
 )
-from reelwire.tests.support.screenshots import Screenshots
+from reelwire.tests.support.page.screenshots import Screenshots
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

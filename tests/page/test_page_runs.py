@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from reelwire.loaders.messages import data, message
 from reelwire.tests.support.host import PACK, ROOT, Host
-from reelwire.tests.support.node_views import (
+from reelwire.tests.support.page.node_views import (
     DECODE,
     KEYFRAME,
     LOOK,
@@ -22,7 +22,7 @@ from reelwire.tests.support.node_views import (
     toast,
     video_of,
 )
-from reelwire.tests.support.pages import (
+from reelwire.tests.support.page.pages import (
     GRAPH_ID,
     WATCH,
     becomes,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from reelwire.tests.support.host import Host, node
-from reelwire.tests.support.pages import MOUNTED, becomes, open_template, settles
+from reelwire.tests.support.page.pages import MOUNTED, becomes, open_template, settles
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

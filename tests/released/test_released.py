@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from reelwire.tests.support.host import Host, Prompt, frames
-from reelwire.tests.support.pages import drop, exported
+from reelwire.tests.support.page.pages import drop, exported
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -14,8 +14,8 @@ from PIL import Image
 from reelwire.bench.export_workflow import FIXED, file_of
 from reelwire.bench.templates import layout, notes
 from reelwire.tests.support.host import PACK, ROOT, Host, shipped, workflow
-from reelwire.tests.support.pages import drop, settles
-from reelwire.tests.support.tiny import table
+from reelwire.tests.support.models.tiny import table
+from reelwire.tests.support.page.pages import drop, settles
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -15,8 +15,8 @@ from reelwire.loaders.common.images import cover, middle
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.request import Capabilities, Control, Keyframe, Request
 from reelwire.samplers.keyframes import cut_notes, place_keyframes
-from reelwire.tests.support.components import BUNDLED
 from reelwire.tests.support.models import MODELS, every, open_ltx, open_model
+from reelwire.tests.support.models.components import BUNDLED
 
 Spec = tuple[int, int, float]  # frame, count of pictures, strength
 properly = settings(max_examples=400, deadline=None, database=None, derandomize=True)

@@ -11,8 +11,8 @@ from PIL import Image
 from reelwire.loaders.request import Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.decode import stream_frames
-from reelwire.tests.support.components import BUNDLED, ltx_folder, ltx_vae, seeded
 from reelwire.tests.support.models import open_ltx
+from reelwire.tests.support.models.components import BUNDLED, ltx_folder, ltx_vae, seeded
 from reelwire.tests.support.sampling import sample
 from torch import Tensor
 

@@ -21,9 +21,9 @@ from reelwire.samplers.estimate.count import count_steps
 from reelwire.samplers.plan import plan
 from reelwire.samplers.solvers import TABLES, Solve, noise_schedule
 from reelwire.samplers.solvers import dpmpp_2m_sde as sde
-from reelwire.tests.support.components import BUNDLED
 from reelwire.tests.support.denoisers import Gaussian, PlainRun, flow_schedule
 from reelwire.tests.support.models import open_ltx as load
+from reelwire.tests.support.models.components import BUNDLED
 from reelwire.tests.support.sampling import sample
 from reelwire.training.evaluate import ATTRIBUTES, as_text, held_out_prompts, score, table
 from torch import Tensor

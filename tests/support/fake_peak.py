@@ -20,7 +20,7 @@ from reelwire.loaders.parts import Part
 from reelwire.loaders.request import Conditioning, Control, Keyframe, Request
 from reelwire.loaders.vae.tiles import Tiling
 from reelwire.loaders.video_model import VideoModel
-from reelwire.tests.support.published import imagined
+from reelwire.tests.support.models.published import imagined
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode

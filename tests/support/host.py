@@ -25,7 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ...bench.templates.inputs import write_clip
-from .tiny import changed, on_tiny_files
+from .models.tiny import changed, on_tiny_files
 
 ROOT = Path(__file__).parents[2]
 PACK = "reelwire"

@@ -11,7 +11,7 @@ import torch
 from reelwire.loaders.facts import Facts
 from reelwire.loaders.families import FAMILIES
 from reelwire.loaders.spec import FOLDER
-from reelwire.tests.support.configs import (
+from reelwire.tests.support.models.configs import (
     NATIVE,
     PUBLISHED,
     VARIANTS,

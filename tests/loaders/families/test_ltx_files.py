@@ -22,8 +22,8 @@ from reelwire.loaders.weights.bundle import frozen
 from reelwire.loaders.weights.encoders import read_encoder
 from reelwire.loaders.weights.find import read_source
 from reelwire.loaders.weights.safetensors import read_header
-from reelwire.tests.support.components import BUNDLED, ltx_transformer, seeded, t5
-from reelwire.tests.support.native_ltx import COMMON, VAES
+from reelwire.tests.support.models.components import BUNDLED, ltx_transformer, seeded, t5
+from reelwire.tests.support.native.ltx import COMMON, VAES
 from safetensors.torch import save_file
 
 
@@ -214,7 +214,7 @@ def test_distilled_checkpoints_take_their_own_steps(tmp_path: Path) -> None:
     from reelwire.loaders.messages import InputError
     from reelwire.loaders.request import Request
     from reelwire.samplers.plan import plan
-    from reelwire.tests.support.components import ltx_folder
+    from reelwire.tests.support.models.components import ltx_folder
 
     folder = ltx_folder(tmp_path / "ltxv-2b-0.9.8-distilled", "0.9.5")
     files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
@@ -234,7 +234,7 @@ def test_distilled_checkpoints_take_their_own_steps(tmp_path: Path) -> None:
 
 def test_prompts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     from reelwire.loaders.messages import InputError
-    from reelwire.tests.support.components import ltx_folder
+    from reelwire.tests.support.models.components import ltx_folder
 
     folder = ltx_folder(tmp_path / "ltx", "0.9.0")
     files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}

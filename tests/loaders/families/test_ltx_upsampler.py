@@ -10,7 +10,7 @@ from reelwire.loaders.families import load
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.weights.bundle import files_of
-from reelwire.tests.support.components import BUNDLED, seeded
+from reelwire.tests.support.models.components import BUNDLED, seeded
 
 
 @pytest.fixture(scope="module")

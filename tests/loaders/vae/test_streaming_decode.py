@@ -12,7 +12,7 @@ from reelwire.loaders.families.ltx import vae as ltx_vae
 from reelwire.loaders.vae.streaming import Delay, Level, Pieces, convolve, mark_last, portions
 from reelwire.loaders.vae.tiles import Tiling
 from reelwire.samplers.decode import eight_bits, stream_frames
-from reelwire.tests.support.vaes import CASES, decoded, every, latents_of, model_of
+from reelwire.tests.support.models.vaes import CASES, decoded, every, latents_of, model_of
 from torch import Tensor
 
 LTX = [name for name in CASES if name.startswith("ltx")]

@@ -24,7 +24,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(ROOT / "bench"))
 import vae as bench
-from reelwire.tests.support.vaes import (
+from reelwire.tests.support.models.vaes import (
     CASES,
     HEIGHT,
     WIDTH,

@@ -19,10 +19,10 @@ from reelwire.loaders.weights.format import Weights
 from reelwire.loaders.weights.modules import check_fit
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.loaders.weights.stored import Stored
-from reelwire.tests.support.configs import NATIVE, read
 from reelwire.tests.support.files import KINDS, SMALL, plain, read_network
+from reelwire.tests.support.models.configs import NATIVE, read
 from reelwire.tests.support.native import host_classes, randomised
-from reelwire.tests.support.native_hunyuan_mochi import (
+from reelwire.tests.support.native.hunyuan_mochi import (
     FILES,
     NAMES,
     differ,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from reelwire.loaders.weights.stored import Stored
 from reelwire.tests.support.files import KINDS, SMALL
-from reelwire.tests.support.native_networks import NETWORKS, differ
+from reelwire.tests.support.native.networks import NETWORKS, differ
 
 SVD_KINDS = (
     "fp8",

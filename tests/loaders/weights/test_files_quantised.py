@@ -33,7 +33,6 @@ from reelwire.loaders.weights.quantised import (
 )
 from reelwire.loaders.weights.safetensors import read_file
 from reelwire.loaders.weights.stored import Stored, unpack, widen
-from reelwire.tests.support import native_hunyuan_mochi, native_networks, native_svd_cogvideox, native_wan
 from reelwire.tests.support.files import (
     QUANTISED,
     host_layer,
@@ -42,7 +41,11 @@ from reelwire.tests.support.files import (
     read_network,
     stored_layers,
 )
-from reelwire.tests.support.native_quantised import beside_the_host
+from reelwire.tests.support.native import hunyuan_mochi as native_hunyuan_mochi
+from reelwire.tests.support.native import networks as native_networks
+from reelwire.tests.support.native import svd_cogvideox as native_svd_cogvideox
+from reelwire.tests.support.native import wan as native_wan
+from reelwire.tests.support.native.quantised import beside_the_host
 from reelwire.training.tiny_models import seeded
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -243,7 +246,7 @@ import torch
 from reelwire.tests.support.files import QUANTISED, read_network
 from reelwire.tests.support.card import attach
 from reelwire.loaders.families.wan import checkpoint as wan_files
-from reelwire.tests.support import native_wan
+from reelwire.tests.support.native import wan as native_wan
 from torch.utils._pytree import tree_map
 
 card = attach(64 << 20)

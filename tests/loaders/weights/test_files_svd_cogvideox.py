@@ -15,10 +15,10 @@ from reelwire.loaders.weights.entry import Entry
 from reelwire.loaders.weights.format import Weights
 from reelwire.loaders.weights.modules import check_fit
 from reelwire.loaders.weights.safetensors import read_file
-from reelwire.tests.support.configs import VARIANTS, build, network, read
 from reelwire.tests.support.files import plain, read_network
+from reelwire.tests.support.models.configs import VARIANTS, build, network, read
 from reelwire.tests.support.native import host_classes, svd_vae
-from reelwire.tests.support.native_svd_cogvideox import (
+from reelwire.tests.support.native.svd_cogvideox import (
     COGVIDEOX,
     TEXT,
     compute,

@@ -14,7 +14,7 @@ from reelwire.loaders.weights.safetensors import read_file
 from reelwire.loaders.weights.stored import Stored
 from reelwire.tests.support.files import KINDS, SMALL, gguf, plain, read_network, scaled_fp8
 from reelwire.tests.support.native import host_classes, randomised
-from reelwire.tests.support.native_wan import differ, native, ours
+from reelwire.tests.support.native.wan import differ, native, ours
 from reelwire.training.tiny_models import seeded
 from safetensors.torch import load_file, save_file
 

@@ -16,8 +16,8 @@ from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.lora import LoRA, applied, read_lora
-from reelwire.tests.support.loras import ALPHA, LAYERS, RANK, matrices, network_of, write
 from reelwire.tests.support.models import needed
+from reelwire.tests.support.models.loras import ALPHA, LAYERS, RANK, matrices, network_of, write
 from reelwire.tests.support.sampling import sample
 from reelwire.training.tiny_models import seeded
 from safetensors.torch import save_file

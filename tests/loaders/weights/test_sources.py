@@ -19,8 +19,8 @@ from reelwire.loaders.weights.entry import Entry
 from reelwire.loaders.weights.find import complete, read_model
 from reelwire.loaders.weights.modules import check_fit
 from reelwire.loaders.weights.safetensors import read_file
-from reelwire.tests.support.configs import NATIVE, VARIANTS, build, read
 from reelwire.tests.support.files import plain, scaled_fp8
+from reelwire.tests.support.models.configs import NATIVE, VARIANTS, build, read
 from reelwire.tests.support.native import host_classes
 from reelwire.tests.support.sampling import sample
 from reelwire.training import tiny_files, tiny_text

@@ -160,7 +160,7 @@ def test_with_fp8_weights(tiny_models: Path, name: str, policy: str) -> None:
 def test_with_a_lora(tiny_models: Path, tmp_path: Path, policy: str) -> None:
     """It counts in what is computed and what is kept, and is gone without it."""
     from reelwire.loaders.weights.lora import LoRA, read_lora
-    from reelwire.tests.support.loras import LAYERS, matrices, write
+    from reelwire.tests.support.models.loras import LAYERS, matrices, write
 
     model, file = _open(tiny_models, "tiny-wan2.1-t2v"), tmp_path / "lora.safetensors"
     write(file, "diffusers", matrices(model, LAYERS["wan"][1]), LAYERS["wan"][1])

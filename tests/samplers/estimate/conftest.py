@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from reelwire.loaders.parts import PlainMemory
 from reelwire.loaders.video_model import VideoModel
-from reelwire.tests.support.published import published
+from reelwire.tests.support.models.published import published
 
 
 def unloadable(model: VideoModel) -> VideoModel:

@@ -42,7 +42,7 @@ from reelwire.samplers.estimate.flops import decode_flops, forward_flops, networ
 from reelwire.samplers.plan import plan
 from reelwire.tests.support.estimates import ANY, GIB
 from reelwire.tests.support.models import FIRST, PROMPT, every, needed, open_plain
-from reelwire.tests.support.published import VARIANTS
+from reelwire.tests.support.models.published import VARIANTS
 from reelwire.tests.support.sampling import sample
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode

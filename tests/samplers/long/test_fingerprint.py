@@ -19,8 +19,8 @@ from reelwire.samplers.long.job import Job
 from reelwire.samplers.long.plan import LongPlan, LongVideoOptions, plan_long
 from reelwire.samplers.long.timeline import Prompt, Timeline
 from reelwire.samplers.speed import Speed
-from reelwire.tests.support.components import BUNDLED
 from reelwire.tests.support.models import open_ltx as load
+from reelwire.tests.support.models.components import BUNDLED
 
 TIMELINE, OPTIONS = Timeline((Prompt(0, "a red circle"),)), LongVideoOptions(17, 5)
 TEACACHE = TeaCache(threshold=0.2, polynomial=Fit("modulated", (1.0, -0.5), 0.1, ""))

@@ -21,10 +21,10 @@ from reelwire.samplers.long.plan import LongPlan, LongVideoOptions, plan_long
 from reelwire.samplers.long.render import Callbacks, _Renderer, adain, render
 from reelwire.samplers.long.timeline import Timeline, read_timeline
 from reelwire.tests.support.cached_runs import SOME
-from reelwire.tests.support.components import BUNDLED
 from reelwire.tests.support.models import MODELS, PROMPT, every, frames, needed, open_ltx, open_model
+from reelwire.tests.support.models.components import BUNDLED
+from reelwire.tests.support.models.vaes import Short
 from reelwire.tests.support.sampling import sample
-from reelwire.tests.support.vaes import Short
 from torch import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere

@@ -7,7 +7,7 @@ from typing import Any
 
 from reelwire.training.tiny_models import LTX_VAES, seeded
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BUNDLED = ROOT / "loaders" / "bundled" / "tiny_ltx"
 
 

@@ -11,7 +11,7 @@ from reelwire.loaders.families.ltx import checkpoint as ltx_files
 from reelwire.loaders.families.svd import checkpoint as svd_files
 from reelwire.tests.support.files import KINDS, as_written, read_network
 from reelwire.tests.support.native import host_classes, randomised
-from reelwire.tests.support.native_svd_cogvideox import COGVIDEOX, TEXT, compute, native_cogvideox, native_unet
+from reelwire.tests.support.native.svd_cogvideox import COGVIDEOX, TEXT, compute, native_cogvideox, native_unet
 from reelwire.training.tiny_models import seeded
 from torch import Tensor
 

@@ -11,13 +11,13 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from ...bench.export_workflow import READY
+from ....bench.export_workflow import READY
 
 if TYPE_CHECKING:
     import pytest
     from playwright.sync_api import Page
 
-    from .host import Prompt
+    from ..host import Prompt
 
 OPTION = "--slow-page"
 RENDERERS = {"LiteGraph": False, "Nodes 2.0": True}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from reelwire.tests.support.native_ltx import COMMON, OLD_ENCODER
+from reelwire.tests.support.native.ltx import COMMON, OLD_ENCODER
 from reelwire.training.tiny_models import new, seeded
 from safetensors.torch import load_file, save_file
 

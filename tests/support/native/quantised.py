@@ -11,7 +11,6 @@ from reelwire.loaders.weights.quantised import (
     FORMATS,
 )
 from reelwire.loaders.weights.stored import Stored
-from reelwire.tests.support import native_wan
 from reelwire.tests.support.files import (
     QUANTISED,
     as_written,
@@ -20,6 +19,7 @@ from reelwire.tests.support.files import (
     read_network,
     stored_layers,
 )
+from reelwire.tests.support.native import wan as native_wan
 from safetensors.torch import load_file
 from torch import Tensor, nn
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from reelwire.loaders.families.hunyuan_video import checkpoint as hunyuan_video_files
 from reelwire.loaders.families.mochi import checkpoint as mochi_files
-from reelwire.tests.support.configs import PUBLISHED, rename
 from reelwire.tests.support.files import KINDS, as_written, read_network
+from reelwire.tests.support.models.configs import PUBLISHED, rename
 from reelwire.tests.support.native import host_classes, randomised
 from reelwire.training.tiny_models import seeded
 
