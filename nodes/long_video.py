@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from comfy_api.latest import InputImpl, io, ui
 from torch import Tensor
@@ -34,6 +34,9 @@ from .sampling import (
 from .types import KeyframesType, model_input, number_input, share_input, whole_input
 from .video_file import write_video
 from .words import frame_rules, long_video, titles_with
+
+if TYPE_CHECKING:
+    from ..samplers.long.plan import LongPlan
 
 RESUME, ANEW = "go on", "start over"
 TIMELINE = """{
@@ -176,25 +179,30 @@ class LongVideo(FileWriter):
         report.tell(*idle(cls, {"adain": adain, "memory": memory, "hold": hold}, model))
         report.tell(*plan.notes, *host.shortage(model, plan.longest))
         watch = _Watching(report, model, plan, job)
-        note = {
-            "family": model.name,
-            "variant": model.variant,
-            "frames": frames,
-            "fps": fps,
-            "windows": len(plan.windows),
-            **dict(zip(("width", "height"), size, strict=True)),
-            "seed": plan.request.seed,
-        }
         with watch.explaining(), heard_by(report.tell):
             if tiling is not None and tiling.size and not tile:
                 say(decoded_in_tiles(tiling, model))
             pieces = watch.counted(render(model, story, plan, options, job, tiling, watch.callbacks, eight_bits))
-            write_video(path, pieces, size, fps, crf, host.metadata(cls, {"reelwire": note}))
+            write_video(path, pieces, size, fps, crf, host.metadata(cls, {"reelwire": _note(model, plan, frames, fps)}))
         job.drop()
         preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         watch.report_cache()
         line = long_video(plan.request, len(plan.windows), fps, path, watch.seconds)
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview.as_dict(), line))
+
+
+def _note(model: VideoModel, plan: LongPlan, frames: int, fps: float) -> dict[str, Any]:
+    """What the file says of how it was made."""
+    return {
+        "family": model.name,
+        "variant": model.variant,
+        "frames": frames,
+        "fps": fps,
+        "windows": len(plan.windows),
+        "width": plan.request.width,
+        "height": plan.request.height,
+        "seed": plan.request.seed,
+    }
 
 
 def _timeline_inputs() -> list[io.Input]:
