@@ -331,18 +331,16 @@ def bytes_row(name: str, height: int, width: int, offload_state: bool) -> Row:
 
 
 def memory() -> dict[str, list[Row]]:
-    print(f"{'VAE':<19}{'pixels':>10}{'offload':>8} |{'peak B/px':>10}{'waits':>15}{'assumed':>10}{'margin':>8}")
+    print(
+        f"{'VAE':<19}{'pixels':>10}{'offload':>8} |{'peak B/px':>10}{'between pieces':>15}{'assumed':>10}{'margin':>8}"
+    )
     rows = list[Row]()
     for name in PUBLISHED:
         for size, offload_state in product(FRAMES, (False, True)):
             rows.append(bytes_row(name, *size, offload_state))
             row = rows[-1]
-            print(
-                f"{name:<19}{_size(row):>10}{offload_state!s:>8} |{row['peak']:>10}{row['waits']:>15}"
-                f"{row['assumed']:>10}"
-                f"{row['assumed'] / row['peak'] - 1:>8.0%}",
-                flush=True,
-            )
+            known = f"{row['peak']:>10}{row['waits']:>15}{row['assumed']:>10}{row['assumed'] / row['peak'] - 1:>8.0%}"
+            print(f"{name:<19}{_size(row):>10}{offload_state!s:>8} |{known}", flush=True)
     return {"bytes": rows}
 
 

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 
 Progress = Callable[[int, int], None]  # (done, in all)
+Network = Any  # a module of diffusers or transformers, whose attributes are untyped
+Tokenizer = Any  # of transformers or tokenizers, or `SentencePieceTokenizer`
+Config = Mapping[str, Any]  # the values of a config.json
+ConfigDict = dict[str, Any]
+Inputs = dict[str, Any]  # of a network's forward, by their names
 
 
 @dataclass(frozen=True)
@@ -43,13 +48,13 @@ class Part:
     instead_of: tuple[str, ...] = ()
     tensors: Mapping[str, tuple[int, ...]] = field(default_factory=dict, repr=False)  # names and shapes of its weights
     dtypes: Mapping[str, str] = field(default_factory=dict, repr=False)  # names of its weights -> types in the file
-    config: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    config: Config = field(default_factory=dict, repr=False)
 
 
 class Memory(Protocol):
     """Who decides where a part's weights lie; ComfyUI's own manager inside the host."""
 
-    def use(self, part: Part, activations: int = 0) -> AbstractContextManager[Any]:
+    def use(self, part: Part, activations: int = 0) -> AbstractContextManager[Network]:
         """The part, ready to run on `device`; `activations` is the room in bytes that the run needs beside it."""
 
     def device(self, part: str) -> torch.device:

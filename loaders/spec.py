@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from .messages import both, message
+from .messages import both, either, message
 
+T = TypeVar("T")
 FOLDER = Path(__file__).parent / "families"
 # what only some families can do -> what it means
 FEATURES = {
@@ -58,6 +59,7 @@ class Spec:
     title, short_title: as people write it, and as it fits into a list.
     file_title, file_keys: how its files are called, and the ends of names of tensors that only they have.
     encoders: part -> kind of encoder, a key of weights/encoders.py:KINDS.
+    encoder_files: part -> which file holds it, where that is published and where it goes, in words.
     image_encoder_key: of the network's config, says whether it needs the image encoder; empty: all of them do.
     vae: which file holds its VAE and where it is published, in words.
     pipeline: how the names of its pipelines in model_index.json begin.
@@ -75,6 +77,7 @@ class Spec:
     file_title: str
     file_keys: tuple[str, ...]
     encoders: Mapping[str, str]
+    encoder_files: Mapping[str, str]
     image_encoder_key: str
     vae: str
     pipeline: str
@@ -104,6 +107,7 @@ def read_spec(folder: Path) -> Spec:
     """The spec.json of a family's folder; raises SpecError, with the file and the key, for one that is not whole."""
     entries = _Entries.read(folder / "spec.json")
     files, frames, teacache = (entries.inner(key) for key in ("recognised", "frames", "teacache"))
+    encoder_files = entries.inner("encoder_files")
     spec = Spec(
         folder=folder,
         title=entries.text("title"),
@@ -111,12 +115,13 @@ def read_spec(folder: Path) -> Spec:
         file_title=files.text("title"),
         file_keys=files.texts("keys"),
         encoders=entries.named_texts("encoders"),
+        encoder_files={part: _words(text, encoder_files.place(part)) for part, text in encoder_files.values.items()},
         image_encoder_key=entries.text("image_encoder_key", ""),
         vae=_words(entries.value("vae"), entries.place("vae")),
         pipeline=entries.text("pipeline"),
         preview_formats=entries.texts("preview_formats"),
         frame_step=frames.number("step", 0),
-        frame_counts=frames.numbers("counts", ()),
+        frame_counts=frames.numbers("counts"),
         control_models=entries.text("control_models", ""),
         features=frozenset(entries.texts("features")),
         cache_signal=teacache.text("signal"),
@@ -126,6 +131,8 @@ def read_spec(folder: Path) -> Spec:
         part.nothing_else()
     if bool(spec.frame_step) == bool(spec.frame_counts):
         raise SpecError(f"{frames.at}: either step or counts is needed")
+    if spec.encoders.keys() != spec.encoder_files.keys():
+        raise SpecError(f"{encoder_files.at}: the parts of encoders are needed, {', '.join(spec.encoders)}")
     if strange := spec.features - FEATURES.keys():
         raise SpecError(f"{entries.place('features')}: {', '.join(sorted(strange))} is none of {', '.join(FEATURES)}")
     return spec
@@ -190,47 +197,53 @@ def _fit(entries: _Entries) -> CacheFit:
     return fit
 
 
-def _words(value: Any, place: str) -> str:
-    """A text for people: as it stands, a list of them, or {"key", "values"} of a message."""
+def _words(value: object, place: str) -> str:
+    """A text for people: as it stands, a list of things that belong together, {"either": a list of choices}, or
+    {"key", "values"} of a message."""
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value:
         return both(*(_words(item, place) for item in value))
-    if not isinstance(value, dict) or not {"key"} <= value.keys() <= {"key", "values"}:
-        raise SpecError(f"{place}: a text, a list of texts, or a message's key and values is needed")
+    words = _Entries(value, place)
+    if words.values.keys() == {"either"}:
+        return either(*words.texts("either"))
+    values = words.inner("values") if "values" in words.values else _Entries({}, place)
+    texts = {name: _words(text, values.place(name)) for name, text in values.values.items()}
+    key = words.text("key")
+    words.nothing_else()
     try:
-        return message(value["key"], **{k: _words(v, f"{place}.{k}") for k, v in value.get("values", {}).items()})
+        return message(key, **texts)
     except KeyError as error:
         raise SpecError(f"{place}: there is no message or value {error}") from error
-
-
-_MISSING: Any = object()
 
 
 class _Entries:
     """A JSON object whose entries are asked for by their type. at: its place, for errors."""
 
-    def __init__(self, values: Any, at: str) -> None:
+    def __init__(self, values: object, at: str) -> None:
         if not isinstance(values, dict):
             raise SpecError(f"{at}: an object is needed, not {values!r}")
-        self.values: dict[str, Any] = values
+        self.values: dict[str, object] = values
         self.at = at
         self._asked: set[str] = set()
 
     @classmethod
     def read(cls, file: Path) -> _Entries:
+        """The entries of a file."""
         try:
-            return cls(json.loads(file.read_text(encoding="utf-8")), str(file))
+            values = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise error if isinstance(error, SpecError) else SpecError(f"{file}: {error}") from error
+            raise SpecError(f"{file}: {error}") from error
+        return cls(values, str(file))
 
     def place(self, key: str) -> str:
         return f"{self.at}: {key}"
 
-    def value(self, key: str, default: Any = _MISSING) -> Any:
+    def value(self, key: str, default: object = None) -> object:
+        """An entry of any type; one without a default must be there."""
         self._asked.add(key)
         value = self.values.get(key, default)
-        if value is _MISSING:
+        if value is None:
             raise SpecError(f"{self.place(key)}: it is missing")
         return value
 
@@ -240,26 +253,27 @@ class _Entries:
     def inners(self, key: str) -> list[_Entries]:
         return [_Entries(value, f"{self.place(key)}[{i}]") for i, value in enumerate(self._list(key))]
 
-    def text(self, key: str, default: str = _MISSING) -> str:
-        return str(self._typed(self.value(key, default), str, key))
+    def text(self, key: str, default: str | None = None) -> str:
+        return self._typed(self.value(key, default), str, key)
 
     def number(self, key: str, default: int) -> int:
-        return int(self._typed(self.value(key, default), int, key))
+        return self._typed(self.value(key, default), int, key)
 
     def decimal(self, key: str) -> float:
-        return float(self._typed(self.value(key), (int, float), key))
+        return self._decimal(self.value(key), key)
 
     def truth(self, key: str, default: bool) -> bool:
-        return bool(self._typed(self.value(key, default), bool, key))
+        return self._typed(self.value(key, default), bool, key)
 
     def texts(self, key: str) -> tuple[str, ...]:
         return tuple(self._typed(value, str, key) for value in self._list(key))
 
-    def numbers(self, key: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(self._typed(value, int, key) for value in self._list(key, default))
+    def numbers(self, key: str) -> tuple[int, ...]:
+        """Whole numbers; none where there is no such entry."""
+        return tuple(self._typed(value, int, key) for value in self._list(key, []))
 
     def decimals(self, key: str) -> tuple[float, ...]:
-        return tuple(float(self._typed(value, (int, float), key)) for value in self._list(key))
+        return tuple(self._decimal(value, key) for value in self._list(key))
 
     def named_texts(self, key: str) -> dict[str, str]:
         entries = self.inner(key)
@@ -270,10 +284,14 @@ class _Entries:
         if strange := self.values.keys() - self._asked:
             raise SpecError(f"{self.at}: nobody reads {', '.join(sorted(strange))}")
 
-    def _list(self, key: str, default: Any = _MISSING) -> list[Any]:
-        return list(self._typed(self.value(key, default), (list, tuple), key))
+    def _list(self, key: str, default: list[object] | None = None) -> list[object]:
+        return self._typed(self.value(key, default), list, key)
 
-    def _typed(self, value: Any, kinds: Any, key: str) -> Any:
-        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
+    def _decimal(self, value: object, key: str) -> float:
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        return float(self._typed(value, int if whole else float, key))
+
+    def _typed(self, value: object, kind: type[T], key: str) -> T:
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             raise SpecError(f"{self.place(key)}: {value!r} is of the wrong type")
         return value

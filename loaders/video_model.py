@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from .devices import ENCODING, explained
 from .facts import Facts, Stacks
 from .limits import check_count, check_frames, check_size
 from .messages import InputError, about, both, either, message
-from .parts import Memory, Part, Recipe
+from .parts import Config, Inputs, Memory, Network, Part, Recipe
 from .request import Capabilities, Conditioning, Extension, Keyframe, Request
 from .spec import specs
 from .vae.codec import VideoVAE
@@ -66,7 +66,7 @@ class VideoModel(VideoVAE, Counted, ABC):
             cls.title = cls.checkpoint.spec.title
 
     @contextmanager
-    def use(self, part: str, activations: int = 0) -> Iterator[Any]:
+    def use(self, part: str, activations: int = 0) -> Iterator[Network]:
         """A part, ready to run, with room for `activations` bytes beside it, or for an encoder's longest prompt. Where
         an encoder runs out of memory, the error says so; networks and VAEs are explained by those who know what they
         were for."""
@@ -94,10 +94,6 @@ class VideoModel(VideoVAE, Counted, ABC):
     def _size(self, latents: Tensor) -> dict[str, int]:
         ratio, (_, _, time, height, width) = self.facts.spatial_ratio, latents.shape
         return dict(width=width * ratio, height=height * ratio, frames=self.facts.frames(time))
-
-    def get_models(self) -> list[Any]:
-        """For ComfyUI's memory accounting: the patchers of the parts in use."""
-        return getattr(self.memory, "patchers", list)()
 
     @classmethod
     def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
@@ -131,13 +127,24 @@ class VideoModel(VideoVAE, Counted, ABC):
         """The denoiser of one run; noise is drawn and images are encoded in the reference pipeline's order."""
 
     @abstractmethod
-    def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+    def forward_inputs(self, request: Request, config: Config) -> Inputs:
         """What a network of this config is called with in one branch of one step: tensors on the meta device."""
 
     def upsampler(self, folder: Path) -> Part:
         """The network of a folder that doubles the size of this model's latents; no weights are read yet."""
+        raise self._no_upsampler()
+
+    def upscale(self, upsampler: Part, latents: Tensor, adain: float = 0.0, tone_map: float = 0.0) -> Tensor:
+        """Latents [1, C, t, h, w] -> [1, C, t, 2h, 2w], both normalised.
+
+        adain: how much of the small latents' statistics is put on the large ones; tone_map: how much their range is
+        compressed, 0 to 1.
+        """
+        raise self._no_upsampler()
+
+    def _no_upsampler(self) -> InputError:
         title = f"{self.title} ({self.variant})"
-        raise InputError("model", title, message("upscale_rule"), message("sample_larger"))
+        return InputError("model", title, message("upscale_rule"), message("sample_larger"))
 
     def to_host(self, latents: Tensor) -> Tensor:
         """Latents [1, C, t, h, w] as the host's LATENT of this family holds them."""
@@ -147,7 +154,7 @@ class VideoModel(VideoVAE, Counted, ABC):
         """The `samples` of a LATENT -> latents [1, C, t, h, w] as the network sees them."""
         return self.facts.normalise(samples)
 
-    def unmasked(self, network: Any) -> AbstractContextManager[None]:
+    def unmasked(self, network: Network) -> AbstractContextManager[None]:
         """The network for a run whose text was trimmed, so that no attention needs a mask."""
         return nullcontext()
 

@@ -1,4 +1,4 @@
-"""All that ComfyUI sees. A file that fails to import takes down its own nodes, with its traceback logged, not the pack."""
+"""All that ComfyUI sees. A file that fails to import takes down its own nodes alone, and is logged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ MODULES = ("loaders", "modifiers", "conditioning", "sampling", "long_video", "ca
 
 
 class ReelwireExtension(ComfyExtension):
+    """What ComfyUI asks for the pack's nodes."""
+
     async def on_load(self) -> None:
+        """Serve refusals, where the host has routes."""
         try:
             serve_refusals()
         except AttributeError:

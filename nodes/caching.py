@@ -17,7 +17,8 @@ from . import host
 from .effect import Conditions, counted, idle
 from .origin import from_model
 from .sampling import SamplerNode, request_of, sampler_inputs
-from .types import model_input, model_output
+from .types import model_input, model_output, node_schema, number_input, share_input, whole_input
+from .words import titles_with
 
 AUTO, KEEP, FOLLOW = "auto", "0: keep", "1: follow"
 ORDERS = {KEEP: 0, FOLLOW: 1}
@@ -26,24 +27,36 @@ COEFFICIENTS = (AUTO, "calibrated", "published")
 OPTIONS = ("speed", "threshold", "interval", "start", "end", "longest", "order")
 
 
-def _start(default: float) -> Any:
-    return io.Float.Input("start", default=default, min=0.0, max=1.0, step=0.01, advanced=True, optional=True, tooltip="Share of the steps before which all are computed")  # fmt: skip
+def _span_inputs() -> list[io.Input]:
+    """Between which steps a cache works."""
+    more = {"advanced": True, "optional": True}
+    return [
+        share_input("start", 0.0, "Share of the steps before which all are computed", **more),
+        share_input("end", 1.0, "Share of the steps from which all are computed", **more),
+    ]
 
 
-def _end() -> Any:
-    return io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.01, advanced=True, optional=True, tooltip="Share of the steps from which all are computed")  # fmt: skip
+def _order_input(choices: tuple[str, ...], default: str) -> io.Input:
+    """The order of the forecast of what a reused step takes."""
+    return io.Combo.Input(
+        "order",
+        options=list(choices),
+        default=default,
+        advanced=True,
+        optional=True,
+        tooltip="What a reused step takes: what was kept (0), or its change followed on (1: one more tensor, mostly "
+        "nearer)",
+    )
 
 
-def _order(choices: tuple[str, ...], default: str) -> Any:
-    return io.Combo.Input("order", options=list(choices), default=default, advanced=True, optional=True,
-                          tooltip="What a reused step takes: what was kept (0), or its change followed on (1: one more tensor, mostly nearer)")  # fmt: skip
+def _longest_input() -> io.Input:
+    """How many steps in a row may be reused."""
+    return whole_input(
+        "longest", 0, (0, 1000), "Most reused steps in a row; 0: any number", advanced=True, optional=True
+    )
 
 
-def _longest(default: int) -> Any:
-    return io.Int.Input("longest", default=default, min=0, max=1000, advanced=True, optional=True, tooltip="Most reused steps in a row; 0: any number")  # fmt: skip
-
-
-def _cached(cls: Any, model: VideoModel, policy: Any, lines: tuple[Message, ...] = ()) -> io.NodeOutput:
+def _cached(cls: type[io.ComfyNode], model: VideoModel, policy: Any, lines: tuple[Message, ...] = ()) -> io.NodeOutput:
     """The model with a policy; what can be told before a run is told now."""
     from ..samplers.caches.policy import check_policy
     from ..samplers.caches.report import size_in_words
@@ -59,7 +72,9 @@ def _cached(cls: Any, model: VideoModel, policy: Any, lines: tuple[Message, ...]
     return io.NodeOutput(replace(model, cache=policy), ui=report.ui())
 
 
-class _CacheNode(io.ComfyNode):
+class PolicyNode(io.ComfyNode):
+    """What the nodes share that give a model a policy."""
+
     @classmethod
     def validate_inputs(cls, start: float | None = None, end: float | None = 1.0) -> bool | str:
         from ..samplers.caches.policy import check_span
@@ -67,93 +82,168 @@ class _CacheNode(io.ComfyNode):
         return host.valid((check_span, start, end))
 
     @classmethod
-    def schema(
-        cls,
-        node_id: str,
-        title: str,
-        description: str,
-        aliases: list[str],
-        inputs: list[Any],
-        conditions: Conditions | None = None,
-    ) -> io.Schema:
-        return io.Schema(
-            node_id=node_id, display_name=title, category="Reelwire/caches", description=description,
-            search_aliases=["cache", "speed", "faster", "缓存", "加速", *aliases],
-            inputs=counted([model_input(), *inputs], conditions or {}),
-            outputs=[model_output("The model with the cache; the one that came in stays as it is")], hidden=[io.Hidden.unique_id],
-        )  # fmt: skip
-
-    @classmethod
     def fingerprint_inputs(cls, **_: Any) -> float:
         """Anew when a checkpoint was calibrated."""
-        return host.calibrated()
+        return host.last_calibration()
 
 
-class TeaCacheNode(_CacheNode):
+def _schema(node: str, title: str, description: str, aliases: list[str], inputs: list[io.Input]) -> io.Schema:
+    """The schema of a node that gives a model a policy."""
+    return node_schema(
+        node,
+        title,
+        "caches",
+        description,
+        ["cache", "speed", "faster", "缓存", "加速", *aliases],
+        inputs,
+        [model_output("The model with the cache; the one that came in stays as it is")],
+    )
+
+
+class TeaCacheNode(PolicyNode):
+    """TeaCache (Video)."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return cls.schema("ReelwireTeaCache", "TeaCache (Video)", "Skips steps in which little would change, as TeaCache foretells it from what goes into the network. For the best picture at the same speed see Cache, policy plan.", ["tea cache"], [
-            io.Float.Input("threshold", default=0.0, min=0.0, max=10.0, step=0.005, tooltip="Change that may add up before a step is computed: more is faster. 0: the published one, about twice as fast"),
-            io.Combo.Input("coefficients", options=list(COEFFICIENTS), default=AUTO, advanced=True, optional=True, tooltip="auto: of Calibrate Cache where this checkpoint has them, else the published ones, else none"),
-            io.Boolean.Input("retention", default=False, advanced=True, optional=True, tooltip="Wan: the published mode use_ret_steps, which computes the first steps"),
-            _start(0.0), _end(), _longest(0), _order((KEEP, FOLLOW), KEEP),
-        ], {"retention": {"family": with_feature("cache_retention")}})  # fmt: skip
+        return _schema(
+            "ReelwireTeaCache",
+            "TeaCache (Video)",
+            "Skips steps in which little would change, as TeaCache foretells it from what goes into the network. For "
+            "the best picture at the same speed see Cache, policy plan.",
+            ["tea cache"],
+            counted(
+                [
+                    model_input(),
+                    number_input(
+                        "threshold",
+                        0.0,
+                        (0.0, 10.0, 0.005),
+                        "Change that may add up before a step is computed: more is faster. 0: the published one, "
+                        "about twice as fast",
+                    ),
+                    io.Combo.Input(
+                        "coefficients",
+                        options=list(COEFFICIENTS),
+                        default=AUTO,
+                        advanced=True,
+                        optional=True,
+                        tooltip="auto: of Calibrate Cache where this checkpoint has them, else the published ones, "
+                        "else none",
+                    ),
+                    io.Boolean.Input(
+                        "retention",
+                        default=False,
+                        advanced=True,
+                        optional=True,
+                        tooltip=f"{titles_with('cache_retention')}: the published mode use_ret_steps, which computes "
+                        "the first steps",
+                    ),
+                    *_span_inputs(),
+                    _longest_input(),
+                    _order_input((KEEP, FOLLOW), KEEP),
+                ],
+                {"retention": {"family": with_feature("cache_retention")}},
+            ),
+        )
 
     @classmethod
-    def execute(cls, model: VideoModel, threshold: float, coefficients: str = AUTO, retention: bool = False, start: float = 0.0,
-                end: float = 1.0, longest: int = 0, order: str = KEEP) -> io.NodeOutput:  # fmt: skip
+    def execute(
+        cls,
+        model: VideoModel,
+        coefficients: str = AUTO,
+        retention: bool = False,
+        order: str = KEEP,
+        **options: Any,
+    ) -> io.NodeOutput:
         from ..samplers.caches.policies.teacache import TeaCache
 
-        policy = TeaCache(threshold=threshold, source=coefficients, retention=retention, start=start, end=end, longest=longest,
-                          order=ORDERS[order], warmup=ORDERS[order] + 1)  # fmt: skip
+        number = ORDERS[order]
+        policy = TeaCache(source=coefficients, retention=retention, order=number, warmup=number + 1, **options)
         return _cached(cls, model, policy, idle(cls, {"retention": retention}, model))
 
 
-class FORANode(_CacheNode):
+class FORANode(PolicyNode):
+    """FORA Cache (Video)."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return cls.schema("ReelwireFORA", "FORA Cache (Video)", "Computes every how many-eth step and reuses it in between. Works on every family, Stable Video Diffusion too.", ["fora", "interval"], [
-            io.Int.Input("interval", default=2, min=1, max=1000, tooltip="1 computes all, 2 every second step, 3 every third"),
-            io.Combo.Input("granularity", options=["stack", "module"], default="stack", advanced=True, optional=True, tooltip="stack: keeps what all blocks do together. module: each attention and MLP, as published: takes tens of GB on large models"),
-            _start(0.0), _end(), _order((KEEP, FOLLOW), FOLLOW),
-        ])  # fmt: skip
+        return _schema(
+            "ReelwireFORA",
+            "FORA Cache (Video)",
+            "Computes every N-th step and reuses it in between. Works on every family, Stable Video Diffusion too.",
+            ["fora", "interval"],
+            [
+                model_input(),
+                whole_input("interval", 2, (1, 1000), "1 computes all, 2 every second step, 3 every third"),
+                io.Combo.Input(
+                    "granularity",
+                    options=["stack", "module"],
+                    default="stack",
+                    advanced=True,
+                    optional=True,
+                    tooltip="stack: keeps what all blocks do together. module: each attention and MLP, as published: "
+                    "takes tens of GB on large models",
+                ),
+                *_span_inputs(),
+                _order_input((KEEP, FOLLOW), FOLLOW),
+            ],
+        )
 
     @classmethod
-    def execute(cls, model: VideoModel, interval: int, granularity: str = "stack", start: float = 0.0, end: float = 1.0, order: str = FOLLOW) -> io.NodeOutput:  # fmt: skip
+    def execute(cls, model: VideoModel, order: str = FOLLOW, **options: Any) -> io.NodeOutput:
         from ..samplers.caches.policies.fora import FORA
 
-        policy = FORA(interval=interval, granularity=granularity, start=start, end=end, order=ORDERS[order], warmup=ORDERS[order] + 1)  # fmt: skip
-        return _cached(cls, model, policy)
-
-
-def _reads(policy: Any) -> set[str]:
-    """The options that a policy reads."""
-    return {each.name for each in fields(policy)} - {*policy.unused}
+        number = ORDERS[order]
+        return _cached(cls, model, FORA(order=number, warmup=number + 1, **options))
 
 
 def cache_counts() -> Conditions:
     """Which inputs of the node Cache count under which policies."""
-    readers = {name: tuple(title for title, policy in choices().items() if name in _reads(policy)) for name in OPTIONS}
-    return {name: {"policy": titles} for name, titles in readers.items()}
+    readers: dict[str, list[str]] = {name: [] for name in OPTIONS}
+    for title, policy in choices().items():
+        for name in {each.name for each in fields(policy)} - {*policy.unused}:
+            if name in readers:
+                readers[name].append(title)
+    return {name: {"policy": tuple(titles)} for name, titles in readers.items()}
 
 
-class CacheNode(_CacheNode):
+class CacheNode(PolicyNode):
+    """Cache (Video): offers all policies of samplers/caches/policies that have no node of their own."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        policies = choices()
-        told = ". ".join(f"{name}: {policy.tooltip}" for name, policy in policies.items() if policy.tooltip)
-        return cls.schema("ReelwireCache", "Cache (Video)", "Makes a model about so many times faster. plan computes the steps that matter most and forecasts the others; Calibrate Cache tells it which. The other policies are there to compare.", ["magcache", "easycache", "taylorseer", "seacache", "first block", "dbcache", "plan"], [
-            io.Combo.Input("policy", options=[*policies], default=next(iter(policies)), tooltip=told),
-            io.Float.Input("speed", default=2.0, min=1.0, max=10.0, step=0.1, tooltip="plan: about how many times faster; the other policies do not read it"),
-            io.Float.Input("threshold", default=0.0, min=0.0, max=10.0, step=0.005, optional=True, tooltip="All policies but plan and taylorseer: change that is let go by, more is faster. 0: the usual one"),
-            io.Int.Input("interval", default=3, min=1, max=1000, optional=True, tooltip="taylorseer: every how many-eth step is computed"),
-            _start(0.0), _end(), _longest(0), _order((AUTO, KEEP, FOLLOW), AUTO),
-        ], cache_counts())  # fmt: skip
+        return _schema(
+            "ReelwireCache",
+            "Cache (Video)",
+            "Makes a model about so many times faster. plan computes the steps that matter most and forecasts the "
+            "others; Calibrate Cache tells it which. The other policies are there to compare.",
+            ["magcache", "easycache", "taylorseer", "seacache", "first block", "dbcache", "plan"],
+            counted(
+                [
+                    model_input(),
+                    *_policy_inputs(),
+                    *_span_inputs(),
+                    _longest_input(),
+                    _order_input((AUTO, KEEP, FOLLOW), AUTO),
+                ],
+                cache_counts(),
+            ),
+        )
 
     @classmethod
-    def execute(cls, model: VideoModel, policy: str, speed: float, threshold: float = 0.0, interval: int = 3, start: float = 0.0,
-                end: float = 1.0, longest: int = 0, order: str = AUTO) -> io.NodeOutput:  # fmt: skip
-        values = {
+    def execute(
+        cls,
+        model: VideoModel,
+        policy: str,
+        speed: float,
+        threshold: float = 0.0,
+        interval: int = 3,
+        start: float = 0.0,
+        end: float = 1.0,
+        longest: int = 0,
+        order: str = AUTO,
+    ) -> io.NodeOutput:
+        values: dict[str, Any] = {
             "speed": speed,
             "threshold": threshold,
             "interval": interval,
@@ -161,7 +251,7 @@ class CacheNode(_CacheNode):
             "end": end,
             "longest": longest,
         }
-        usual = {"threshold": 0.0, "start": 0.0, "end": 1.0, "longest": 0}
+        usual = {"threshold": 0.0, "start": 0.0, "end": 1.0, "longest": 0}  # mean: the policy's own
         options = {name: value for name, value in values.items() if value != usual.get(name)}
         if order != AUTO:
             options["order"] = ORDERS[order]
@@ -171,17 +261,49 @@ class CacheNode(_CacheNode):
         return _cached(cls, model, chosen, idle(cls, {**values, "policy": policy, "order": order}))
 
 
+def _policy_inputs() -> list[io.Input]:
+    """The policy, and what only some of them read."""
+    policies = choices()
+    return [
+        io.Combo.Input(
+            "policy",
+            options=[*policies],
+            default=next(iter(policies)),
+            tooltip=". ".join(f"{name}: {policy.tooltip}" for name, policy in policies.items() if policy.tooltip),
+        ),
+        number_input(
+            "speed", 2.0, (1.0, 10.0, 0.1), "plan: about how many times faster; the other policies do not read it"
+        ),
+        number_input(
+            "threshold",
+            0.0,
+            (0.0, 10.0, 0.005),
+            "All policies but plan and taylorseer: change that is let go by, more is faster. 0: the usual one",
+            optional=True,
+        ),
+        whole_input("interval", 3, (1, 1000), "taylorseer: every N-th step is computed", optional=True),
+    ]
+
+
 class CalibrateCache(SamplerNode):
+    """Calibrate Cache (Video)."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="ReelwireCalibrateCache", display_name="Calibrate Cache (Video)", category="Reelwire/caches", is_output_node=True,
-            description="Runs every step once with your checkpoint, steps and size, and writes beside the checkpoint what the caches need to know. Run it again with other prompts to make it surer.",
-            search_aliases=["teacache coefficients", "mag ratios", "calibrate", "校准", "校准缓存"],
-            inputs=sampler_inputs(),
-            outputs=[model_output("The model as it came in"), io.Latent.Output(display_name="latent", tooltip="The video of this run, for the two decode nodes")],
-            hidden=[io.Hidden.unique_id],
-        )  # fmt: skip
+        return node_schema(
+            "ReelwireCalibrateCache",
+            "Calibrate Cache (Video)",
+            "caches",
+            "Runs every step once with your checkpoint, steps and size, and writes beside the checkpoint what the "
+            "caches need to know. Run it again with other prompts to make it surer.",
+            ["teacache coefficients", "mag ratios", "calibrate", "校准", "校准缓存"],
+            sampler_inputs(),
+            [
+                model_output("The model as it came in"),
+                io.Latent.Output(display_name="latent", tooltip="The video of this run, for the two decode nodes"),
+            ],
+            is_output_node=True,
+        )
 
     @classmethod
     def check_lazy_status(cls, model: VideoModel, conditioning: Conditioning | None = None, **inputs: Any) -> list[str]:
@@ -197,25 +319,29 @@ class CalibrateCache(SamplerNode):
 
         update, checkpoint = host.progress(), model.recipe.files["checkpoint"]
         store.check_place(checkpoint)
-        on_step = lambda done, total, run: update(done, total, lambda: host.latent_picture(model, run.preview()))
-        made, latents = calibrate(model, conditioning, request_of(model, **inputs), on_step)
-        made = store.add(checkpoint, made)
-        words = [message("calibrated_runs", file=store.file_of(checkpoint).name, steps=made.key.steps, runs=made.runs)]
-        words += [
-            message(
-                "calibrated_teacache",
-                part=b.part,
-                branch=b.name,
-                low=f"{b.low:.3g}",
-                high=f"{b.high:.3g}",
-                quality=f"{b.quality:.2f}",
-            )
-            for b in made.branches
-        ]
+        on_step = lambda done, total, run: update(done, total, lambda: host.latent_preview(model, run.preview()))
+        calibration, latents = calibrate(model, conditioning, request_of(model, **inputs), on_step)
+        calibration = store.add(checkpoint, calibration)
         report = host.Report(cls)
-        report.tell(*words, level=logging.INFO)
+        report.tell(*_calibrated(calibration, store.file_of(checkpoint).name), level=logging.INFO)
         note = {"family": model.name, "variant": model.variant, "fps": model.facts.fps}
         return io.NodeOutput(model, from_model(model, model.to_host(latents.cpu()), note), ui=report.ui())
+
+
+def _calibrated(calibration: Any, file: str) -> list[Message]:
+    """What a calibration showed, and where it is now."""
+    branches = [
+        message(
+            "calibrated_teacache",
+            part=branch.part,
+            branch=branch.name,
+            low=f"{branch.low:.3g}",
+            high=f"{branch.high:.3g}",
+            quality=f"{branch.quality:.2f}",
+        )
+        for branch in calibration.branches
+    ]
+    return [message("calibrated_runs", file=file, steps=calibration.key.steps, runs=calibration.runs), *branches]
 
 
 NODES = [TeaCacheNode, FORANode, CacheNode, CalibrateCache]

@@ -25,28 +25,53 @@ from ..loaders.request import Control, Keyframe
 from ..loaders.video_model import VideoModel
 from . import host
 from .effect import counted, idle
-from .types import ABSENT, ConditioningType, ControlType, KeyframesType, model_input
+from .types import (
+    ABSENT,
+    ConditioningType,
+    ControlType,
+    KeyframesType,
+    keyframes_input,
+    model_input,
+    number_input,
+    share_input,
+    whole_input,
+)
 
 NOTHING = message("control_nothing")
 
 
 class EncodePrompt(io.ComfyNode):
+    """Encode Prompt (Video)."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireEncodePrompt", display_name="Encode Prompt (Video)", category="Reelwire/conditioning",
-            description="Turns a prompt into what the model reads. An empty prompt is allowed: the model then makes what it likes.",
+            node_id="ReelwireEncodePrompt",
+            display_name="Encode Prompt (Video)",
+            category="Reelwire/conditioning",
+            description="Turns a prompt into what the model reads. An empty prompt is allowed: the model then makes "
+            "what it likes.",
             search_aliases=["clip text encode", "prompt", "text", "text encode", "提示词", "文本编码"],
             inputs=[
                 model_input(),
                 io.String.Input("positive", multiline=True, dynamic_prompts=True, tooltip="What the video shows"),
-                io.String.Input("negative", multiline=True, dynamic_prompts=True, default="", tooltip="What it should not look like"),
-                KeyframesType.Input("keyframes", optional=True,
-                                    tooltip="For HunyuanVideo I2V alone, which reads the first frame along with the prompt; connect the same ones to Video Sampler. All other models take keyframes at Video Sampler, and nothing is needed here"),
+                io.String.Input(
+                    "negative", multiline=True, dynamic_prompts=True, default="", tooltip="What it should not look like"
+                ),
+                keyframes_input(
+                    "keyframes (HunyuanVideo I2V)",
+                    "For HunyuanVideo I2V alone, which reads the first frame along with the prompt; connect the same "
+                    "ones to Video Sampler. All other models take keyframes at Video Sampler, and nothing is needed "
+                    "here",
+                ),
             ],
-            outputs=[ConditioningType.Output(display_name="conditioning", tooltip="The encoded prompts, for Video Sampler with the same model")],
+            outputs=[
+                ConditioningType.Output(
+                    display_name="conditioning", tooltip="The encoded prompts, for Video Sampler with the same model"
+                )
+            ],
             hidden=[io.Hidden.unique_id],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
@@ -60,21 +85,52 @@ class EncodePrompt(io.ComfyNode):
 
 
 class AddKeyframe(io.ComfyNode):
+    """Keyframe (Image to Video)."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireKeyframe", display_name="Keyframe (Image to Video)", category="Reelwire/conditioning",
-            description="A picture (or a short clip) that the video must show at a frame. Chain several. Pictures are scaled to cover the video and cut in the middle. What a model has no place for is moved, with a note on the sampler, or refused.",
-            search_aliases=["i2v", "image to video", "first last frame", "flf2v", "first frame", "last frame", "start image", "end image", "图生视频", "首尾帧", "首帧", "尾帧", "关键帧"],
+            node_id="ReelwireKeyframe",
+            display_name="Keyframe (Image to Video)",
+            category="Reelwire/conditioning",
+            description="A picture (or a short clip) that the video must show at a frame. Chain several. Pictures are "
+            "scaled to cover the video and cut in the middle. What a model has no place for is moved, with a note on "
+            "the sampler, or refused.",
+            search_aliases=[
+                "i2v",
+                "image to video",
+                "first last frame",
+                "flf2v",
+                "first frame",
+                "last frame",
+                "start image",
+                "end image",
+                "图生视频",
+                "首尾帧",
+                "首帧",
+                "尾帧",
+                "关键帧",
+            ],
             inputs=[
                 io.Image.Input("image", tooltip="One picture, or the frames of a clip"),
-                io.Int.Input("frame", default=0, min=-100_000, max=100_000, tooltip="Where it lies: 0 is the first frame, -1 the last, negative counts from the end. In a chain whose first frame is taken, 0 is the last frame, so that two Keyframes as they are mean first and last"),
-                io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.05, tooltip="1 keeps the picture as it is, less lets the model change it"),
-                KeyframesType.Input("keyframes", optional=True, tooltip="Earlier keyframes: chain as many as the model takes"),
+                whole_input(
+                    "frame",
+                    0,
+                    (-100_000, 100_000),
+                    "Where it lies: 0 is the first frame, -1 the last, negative counts from the end. In a chain whose "
+                    "first frame is taken, 0 is the last frame, so that two Keyframes as they are mean first and last",
+                ),
+                share_input("strength", 1.0, "1 keeps the picture as it is, less lets the model change it", step=0.05),
+                keyframes_input("earlier keyframes", "Earlier keyframes: chain as many as the model takes"),
             ],
-            outputs=[KeyframesType.Output(display_name="keyframes", tooltip="The earlier keyframes and this one, for Video Sampler or Long Video")],
+            outputs=[
+                KeyframesType.Output(
+                    display_name="keyframes",
+                    tooltip="The earlier keyframes and this one, for Video Sampler or Long Video",
+                )
+            ],
             hidden=[io.Hidden.unique_id],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, strength: float | None = None) -> bool | str:
@@ -94,30 +150,97 @@ class AddKeyframe(io.ComfyNode):
 CONTROL_COUNTS = {name: {"prepare": (EDGES,)} for name in ("low", "high")}
 
 
+def _control_inputs() -> list[io.Input]:
+    """The control video itself."""
+    return [
+        io.Image.Input("frames", optional=True, tooltip="Depth, pose, edges, or the video to change"),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="VACE: white where the video is made anew, black where it stays; one mask, or one for each frame",
+        ),
+        io.Image.Input("references", optional=True, tooltip="VACE: pictures of what must appear in the video"),
+        number_input(
+            "strength",
+            1.0,
+            (0.0, 10.0, 0.05),
+            "How strongly it counts; on Fun-Control anything but 1 is an approximation",
+        ),
+    ]
+
+
+def _preparation_inputs() -> list[io.Input]:
+    """What is made of the frames, and in which steps they count."""
+    return [
+        io.Combo.Input(
+            "prepare",
+            options=list(WAYS),
+            default=AS_IT_IS,
+            optional=True,
+            tooltip="What to make of the frames: edges (Canny), gray, blur, or nothing where they are depth or pose "
+            "already",
+        ),
+        share_input(
+            "start", 0.0, "Share of the steps before which the control does not count", advanced=True, optional=True
+        ),
+        share_input(
+            "end",
+            1.0,
+            "Share of the steps from which the control does not count: details are then the model's own",
+            advanced=True,
+            optional=True,
+        ),
+        number_input(
+            "low",
+            0.4,
+            (0.01, 0.99, 0.01),
+            "edges: one goes on where the change is above this; less gives longer lines",
+            optional=True,
+        ),
+        number_input(
+            "high",
+            0.8,
+            (0.01, 0.99, 0.01),
+            "edges: one begins where the change is above this; less gives more lines",
+            optional=True,
+        ),
+    ]
+
+
 class ControlVideo(io.ComfyNode):
+    """Control Video."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireControl", display_name="Control Video", category="Reelwire/conditioning",
-            description="A video that says what moves where, for models that follow one: Wan VACE and CogVideoX Fun-Control.",
-            search_aliases=["vace", "controlnet", "video controlnet", "depth", "pose", "inpaint", "reference", "控制", "控制网络", "姿态", "深度", "参考图像"],
-            inputs=counted([
-                io.Image.Input("frames", optional=True, tooltip="Depth, pose, edges, or the video to change"),
-                io.Mask.Input("mask", optional=True, tooltip="VACE: white where the video is made anew, black where it stays; one mask, or one for each frame"),
-                io.Image.Input("references", optional=True, tooltip="VACE: pictures of what must appear in the video"),
-                io.Float.Input("strength", default=1.0, min=0.0, max=10.0, step=0.05, tooltip="How strongly it counts; on Fun-Control anything but 1 is an approximation"),
-                io.Combo.Input("prepare", options=list(WAYS), default=AS_IT_IS, optional=True, tooltip="What to make of the frames: edges (Canny), gray, blur, or nothing where they are depth or pose already"),
-                io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.01, advanced=True, optional=True, tooltip="Share of the steps before which the control does not count"),
-                io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.01, advanced=True, optional=True, tooltip="Share of the steps from which the control does not count: details are then the model's own"),
-                io.Float.Input("low", default=0.4, min=0.01, max=0.99, step=0.01, optional=True, tooltip="edges: one goes on where the change is above this; less gives longer lines"),
-                io.Float.Input("high", default=0.8, min=0.01, max=0.99, step=0.01, optional=True, tooltip="edges: one begins where the change is above this; less gives more lines"),
-            ], CONTROL_COUNTS),
+            node_id="ReelwireControl",
+            display_name="Control Video",
+            category="Reelwire/conditioning",
+            description="A video that says what moves where, for models that follow one: Wan VACE and CogVideoX "
+            "Fun-Control.",
+            search_aliases=[
+                "vace",
+                "controlnet",
+                "video controlnet",
+                "depth",
+                "pose",
+                "inpaint",
+                "reference",
+                "控制",
+                "控制网络",
+                "姿态",
+                "深度",
+                "参考图像",
+            ],
+            inputs=counted([*_control_inputs(), *_preparation_inputs()], CONTROL_COUNTS),
             outputs=[
                 ControlType.Output(display_name="control", tooltip="The control video, for Video Sampler"),
-                io.Image.Output(display_name="images", tooltip="The frames as prepared, to look at; without frames, the references"),
+                io.Image.Output(
+                    display_name="images", tooltip="The frames as prepared, to look at; without frames, the references"
+                ),
             ],
             hidden=[io.Hidden.unique_id],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(
@@ -138,16 +261,26 @@ class ControlVideo(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, frames: Tensor | None = None, mask: Tensor | None = None, references: Tensor | None = None, strength: float = 1.0,
-                prepare: str = AS_IT_IS, start: float = 0.0, end: float = 1.0, low: float = 0.4, high: float = 0.8) -> io.NodeOutput:  # fmt: skip
+    def execute(
+        cls,
+        frames: Tensor | None = None,
+        mask: Tensor | None = None,
+        references: Tensor | None = None,
+        strength: float = 1.0,
+        prepare: str = AS_IT_IS,
+        start: float = 0.0,
+        end: float = 1.0,
+        low: float = 0.4,
+        high: float = 0.8,
+    ) -> io.NodeOutput:
         report, references = host.Report(cls), None if references is None else _pictures("references", references)
         check_given(frames is not None, mask is not None, prepare)
         check_range(start, end, strength)
         report.tell(*idle(cls, {"prepare": prepare, "low": low, "high": high}))
         if frames is not None:
             frames = cls.prepared(report, _pictures("frames", frames), prepare, low, high)
-        shown = next((images for images in (frames, references) if images is not None), ExecutionBlocker(NOTHING))
-        return io.NodeOutput(Control(frames, mask, references, strength, start, end), shown, ui=report.ui())
+        preview = next((images for images in (frames, references) if images is not None), ExecutionBlocker(NOTHING))
+        return io.NodeOutput(Control(frames, mask, references, strength, start, end), preview, ui=report.ui())
 
     @classmethod
     def prepared(cls, report: host.Report, frames: Tensor, way: str, low: float, high: float) -> Tensor:

@@ -16,25 +16,30 @@ from ..loaders.messages import InputError, message
 from ..loaders.video_model import VideoModel
 from . import host
 from .origin import decoder
-from .types import model_input
+from .types import model_input, number_input, whole_input
 from .video_file import write_video
 from .words import written
 
 
 class Decode(io.ComfyNode):
+    """Decode Video to Images."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireDecode", display_name="Decode Video to Images", category="Reelwire/decoding",
-            description="Decodes latents to frames. For long videos use Decode Video to File, which never holds all frames.",
+            node_id="ReelwireDecode",
+            display_name="Decode Video to Images",
+            category="Reelwire/decoding",
+            description="Decodes latents to frames. For long videos use Decode Video to File, which never holds all "
+            "frames.",
             search_aliases=["vae decode", "video decode", "解码", "视频解码"],
             inputs=[_latent(), _model(), _tile()],
             outputs=[io.Image.Output(display_name="images", tooltip="The frames in order")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
-        )  # fmt: skip
+        )
 
     @classmethod
-    def execute(cls, latent: dict[str, Any], model: VideoModel | None = None, tile: int = 0) -> io.NodeOutput:
+    def execute(cls, latent: host.Latent, model: VideoModel | None = None, tile: int = 0) -> io.NodeOutput:
         from ..samplers.decode import floats
 
         model = decoder(model, latent)
@@ -50,12 +55,12 @@ class Decode(io.ComfyNode):
             )
         frames, done, report = torch.empty(count, height, width, 3), 0, host.Report(cls)
         tiling = _tiling(report, model, latent, tile)
-        with kept_latents(latent, cls):
+        with latents_on_disk(latent, cls):
             for piece in _frames(report, model, latent, tiling, floats):
                 frames[done : done + len(piece)] = piece
                 done += len(piece)
-        made = message("frames_of_size", frames=count, width=width, height=height)
-        return io.NodeOutput(frames, ui=report.ui(made=made))
+        result = message("frames_of_size", frames=count, width=width, height=height)
+        return io.NodeOutput(frames, ui=report.ui(result=result))
 
 
 class FileWriter(io.ComfyNode):
@@ -77,29 +82,51 @@ class FileWriter(io.ComfyNode):
 
 
 class DecodeToVideo(FileWriter):
+    """Decode Video to File."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireDecodeToVideo", display_name="Decode Video to File", category="Reelwire/decoding", is_output_node=True,
-            description="Decodes latents straight into an mp4 in the output folder, frame by frame: memory does not grow with length. Prompt and workflow go into the file.",
-            search_aliases=["save video", "video combine", "mp4", "vae decode", "video decode", "解码", "视频解码", "保存视频"],
+            node_id="ReelwireDecodeToVideo",
+            display_name="Decode Video to File",
+            category="Reelwire/decoding",
+            is_output_node=True,
+            description="Decodes latents straight into an mp4 in the output folder, frame by frame: memory does not "
+            "grow with length. Prompt and workflow go into the file.",
+            search_aliases=[
+                "save video",
+                "video combine",
+                "mp4",
+                "vae decode",
+                "video decode",
+                "解码",
+                "视频解码",
+                "保存视频",
+            ],
             inputs=[
                 _latent(),
-                io.Float.Input("fps", default=0.0, min=0.0, max=240.0, step=0.01, tooltip="Frames per second; 0: the model's own"),
+                number_input("fps", 0.0, (0.0, 240.0, 0.01), "Frames per second; 0: the model's own"),
                 io.String.Input("filename_prefix", default="video/reelwire", tooltip="Inside ComfyUI's output folder"),
-                io.Int.Input("crf", default=17, min=0, max=51, advanced=True, tooltip="H.264 quality: 0 lossless, 17 looks lossless, 28 small"),
+                whole_input(
+                    "crf", 17, (0, 51), "H.264 quality: 0 lossless, 17 looks lossless, 28 small", advanced=True
+                ),
                 _model(),
                 _tile(),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="The file that was written")],
             hidden=[io.Hidden.unique_id],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(
-        cls, latent: dict[str, Any], fps: float, filename_prefix: str, crf: int = 17,
-        model: VideoModel | None = None, tile: int = 0,
-    ) -> io.NodeOutput:  # fmt: skip
+        cls,
+        latent: host.Latent,
+        fps: float,
+        filename_prefix: str,
+        crf: int = 17,
+        model: VideoModel | None = None,
+        tile: int = 0,
+    ) -> io.NodeOutput:
         from ..samplers.decode import eight_bits
 
         model, report = decoder(model, latent), host.Report(cls)
@@ -107,19 +134,19 @@ class DecodeToVideo(FileWriter):
         count, height, width = _size(model, latent)
         tiling = _tiling(report, model, latent, tile)
         path, subfolder = host.output_file(filename_prefix, ".mp4", width, height)
-        with kept_latents(latent, cls):
+        with latents_on_disk(latent, cls):
             frames = _frames(report, model, latent, tiling, eight_bits)
             write_video(path, frames, (width, height), fps, crf, host.metadata(cls, latent))
-        shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
-        made = written(width, height, count, fps, path)
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(shown, made))
+        preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
+        result = written(width, height, count, fps, path)
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview, result))
 
 
-def _size(model: VideoModel, latent: dict[str, Any]) -> tuple[int, int, int]:
+def _size(model: VideoModel, latent: host.Latent) -> tuple[int, int, int]:
     """(frames, height, width) that a LATENT decodes to; raises InputError where it is not this model's."""
     from ..samplers.decode import frame_count
 
-    samples, facts = host.samples(model, latent), model.facts
+    samples, facts = host.latents_of(model, latent), model.facts
     family = latent.get("reelwire", {}).get("family", "")
     if family not in (model.name, "") or samples.ndim != 5 or samples.shape[1] != facts.channels:
         what = message("latents_of", family=family or message("unknown_model"), shape=list(samples.shape))
@@ -142,56 +169,81 @@ def _size(model: VideoModel, latent: dict[str, Any]) -> tuple[int, int, int]:
 
 
 class LoadLatent(io.ComfyNode):
+    """Load Kept Latents (Video)."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireLoadLatent", display_name="Load Kept Latents (Video)", category="Reelwire/decoding",
-            description="Loads the latents that a decode which failed has kept, so that the video can be decoded without sampling again.",
+            node_id="ReelwireLoadLatent",
+            display_name="Load Kept Latents (Video)",
+            category="Reelwire/decoding",
+            description="Loads the latents that a decode which failed has kept, so that the video can be decoded "
+            "without sampling again.",
             search_aliases=["recover", "load latent", "恢复", "加载潜空间"],
-            inputs=[io.Combo.Input("file", options=list(host.kept_files()), tooltip="A file in output/reelwire/latents, newest first")],
+            inputs=[
+                io.Combo.Input(
+                    "file",
+                    options=list(host.saved_latents()),
+                    tooltip="A file in output/reelwire/latents, newest first",
+                )
+            ],
             outputs=[io.Latent.Output(display_name="latent", tooltip="The latents, with family, size and seed")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, file: str | None = None) -> bool | str:
-        return host.valid((_kept_file, file))
+        return host.valid((_latents_file, file))
 
     @classmethod
     def fingerprint_inputs(cls, file: str) -> float:
-        return host.changed(path) if (path := host.kept_files().get(file)) else 0.0
+        return host.modified(path) if (path := host.saved_latents().get(file)) else 0.0
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        return io.NodeOutput(host.read_latents(_kept_file(file)))
+        return io.NodeOutput(host.read_latents(_latents_file(file)))
 
 
-def _kept_file(file: str) -> Path:
-    found = host.kept_files()
-    if file not in found:
-        rule = message("no_kept_file")
+def _latents_file(file: str) -> Path:
+    """The path of saved latents; raises InputError where there is no such file."""
+    files = host.saved_latents()
+    if file not in files:
+        rule = message("no_latents_file")
         raise InputError("file", file, rule, message("press_r"))
-    return found[file]
+    return files[file]
 
 
-def _latent() -> Any:
+def _latent() -> io.Input:
+    """The socket for latents that say which model made them."""
     return io.Latent.Input("latent", tooltip="Latents of a video, from Video Sampler; they say which model made them")
 
 
-def _model() -> Any:
-    told = "Needed for latents that do not say which model made them (Load Kept Latents, other packs); for those of Video Sampler it may stay open"
-    return model_input(told, optional=True)
+def _model() -> io.Input:
+    """The socket for the model of those that do not say it."""
+    tooltip = (
+        "Needed for latents that do not say which model made them (Load Kept Latents, other packs); for those of "
+        "Video Sampler it may stay open"
+    )
+    return model_input(tooltip, optional=True)
 
 
-def _tile() -> Any:
-    return io.Int.Input("tile", default=0, min=0, max=16384, optional=True, advanced=True,
-                        tooltip="Pixels across a tile of each frame; 0: the whole frame, or as much as memory allows")  # fmt: skip
+def _tile() -> io.Input:
+    """The size of a tile of each frame."""
+    return whole_input(
+        "tile",
+        0,
+        (0, 16384),
+        "Pixels across a tile of each frame; 0: the whole frame, or as much as memory allows",
+        optional=True,
+        advanced=True,
+    )
 
 
-def _tiling(report: host.Report, model: VideoModel, latent: dict[str, Any], tile: int) -> Any:
+def _tiling(report: host.Report, model: VideoModel, latent: host.Latent, tile: int) -> Any:
     """The tiles that were asked for, or those that memory has room for, which the node then tells."""
     from ..samplers.decode import tiling_of
 
-    tiling = tiling_of(model, *host.samples(model, latent).shape[3:], tile)
+    height, width = host.latents_of(model, latent).shape[3:]
+    tiling = tiling_of(model, height, width, tile)
     if tiling.size and not tile:
         report.tell(decoded_in_tiles(tiling, model))
     return tiling
@@ -203,9 +255,9 @@ def decoded_in_tiles(tiling: Any, model: VideoModel) -> str:
 
 
 @contextmanager
-def kept_latents(latent: dict[str, Any], cls: Any) -> Iterator[None]:
+def latents_on_disk(latent: host.Latent, cls: type[io.ComfyNode]) -> Iterator[None]:
     """Keep latents on disk while they are decoded; after a failure they stay, and the error names them."""
-    path = host.keep_latents(latent, cls)
+    path = host.save_latents(latent, cls)
     try:
         yield
     except host.Interrupted:
@@ -220,16 +272,16 @@ def kept_latents(latent: dict[str, Any], cls: Any) -> Iterator[None]:
     path.unlink(missing_ok=True)
 
 
-def _frames(report: host.Report, model: VideoModel, latent: dict[str, Any], tiling: Any, form: Any) -> Iterator[Tensor]:
+def _frames(report: host.Report, model: VideoModel, latent: host.Latent, tiling: Any, form: Any) -> Iterator[Tensor]:
     """Frames in order with progress, preview and interrupt."""
     from ..samplers.decode import frame_count, stream_frames
 
-    samples, update, done = host.samples(model, latent), host.progress(), 0
+    samples, update, done = host.latents_of(model, latent), host.progress(), 0
     total = frame_count(model, samples)
     seed = latent.get("reelwire", {}).get("seed", 0)
     for piece in stream_frames(model, samples, seed, tiling, report.tell, form=form):
         done += len(piece)
-        update(done, total, partial(host.frame_picture, piece[-1]))
+        update(done, total, partial(host.frame_preview, piece[-1]))
         yield piece
 
 

@@ -1,9 +1,12 @@
-"""Which inputs count under which choice: the page hides those that do nothing, and the node says so of those that were changed."""
+"""Which inputs count under which choice: the page hides those that do nothing, and the node reports those that were
+changed."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+from comfy_api.latest import io
 
 from ..loaders.families import FAMILIES, family
 from ..loaders.messages import Message, message
@@ -11,16 +14,18 @@ from ..loaders.video_model import VideoModel
 
 KEY = "reelwire"  # what the page finds beside an input's default and tooltip
 FAMILY = "family"
-# input -> the conditions under which it counts: another input -> the values that it must have, or True where something must
-# be connected to it; "family" -> the families of which the model must be
+# input -> the conditions under which it counts: another input -> the values that it must have, or True where something
+# must be connected to it; "family" -> the families of which the model must be
 Conditions = Mapping[str, Mapping[str, tuple[str, ...] | bool]]
 
 
-def counted(inputs: list[Any], conditions: Conditions) -> list[Any]:
+def counted(inputs: list[io.Input], conditions: Conditions) -> list[io.Input]:
     """The inputs of a node, those of the table with the conditions under which they count."""
     named = {field.id: field for field in inputs}
     for name, needed in conditions.items():
-        strange = needed.keys() - named.keys() - {FAMILY} | {*needed.get(FAMILY, ())} - {*FAMILIES}  # type: ignore[misc]
+        families = needed.get(FAMILY, ())
+        strange = needed.keys() - named.keys() - {FAMILY}
+        strange |= {*families} - {*FAMILIES} if isinstance(families, tuple) else set()
         if strange:
             raise LookupError(
                 f"{name} cannot depend on {', '.join(sorted(strange))}: there is no such input or family."
@@ -29,36 +34,38 @@ def counted(inputs: list[Any], conditions: Conditions) -> list[Any]:
     return inputs
 
 
-def of_family(checkpoint: Any, name: str) -> Any:
+def of_family(checkpoint: io.Input, name: str) -> io.Input:
     """A loader's input, by which the page knows the family of the loader's models."""
     checkpoint.extra_dict = {KEY: {FAMILY: name}}
     return checkpoint
 
 
-def idle(cls: Any, given: Mapping[str, Any], model: VideoModel | None = None) -> tuple[Message, ...]:
+def idle(cls: type[io.ComfyNode], inputs: Mapping[str, Any], model: VideoModel | None = None) -> tuple[Message, ...]:
     """What to say of inputs that were changed and do nothing, by the conditions in the node's schema."""
     lines = []
     for field in (cls.SCHEMA or cls.define_schema()).inputs:
         needed = field.extra_dict.get(KEY, {}).get("when", {})
-        if not needed or given.get(field.id) in (None, field.default):
+        if not needed or inputs.get(field.id) in (None, field.default):
             continue
-        failed = next((name for name in needed if not _holds(name, needed[name], given, model)), None)
+        failed = next((name for name in needed if not _holds(name, needed[name], inputs, model)), None)
         if failed is not None:
-            lines.append(_line(field.id, failed, needed[failed], given, model))
+            lines.append(_line(field.id, failed, needed[failed], inputs, model))
     return tuple(lines)
 
 
-def _holds(name: str, wanted: Any, given: Mapping[str, Any], model: VideoModel | None) -> bool:
+def _holds(name: str, wanted: Any, inputs: Mapping[str, Any], model: VideoModel | None) -> bool:
+    """Whether a condition of an input is met."""
     if name == FAMILY:
         return model is None or model.name in wanted
-    return given.get(name) is not None if wanted is True else given.get(name) in wanted
+    return inputs.get(name) is not None if wanted is True else inputs.get(name) in wanted
 
 
-def _line(name: str, failed: str, wanted: Any, given: Mapping[str, Any], model: VideoModel | None) -> Message:
-    values = {"input": name, "value": given[name]}
+def _line(name: str, failed: str, wanted: Any, inputs: Mapping[str, Any], model: VideoModel | None) -> Message:
+    """What to say of an input whose condition is not met."""
+    values = {"input": name, "value": inputs[name]}
     if failed == FAMILY and model is not None:
         titles = ", ".join(family(known).title for known in wanted)
         return message("idle_family", title=model.title, titles=titles, **values)
     if wanted is True:
         return message("idle_unconnected", other=failed, **values)
-    return message("idle_choice", other=failed, choice=given[failed], wanted=", ".join(wanted), **values)
+    return message("idle_choice", other=failed, choice=inputs[failed], wanted=", ".join(wanted), **values)

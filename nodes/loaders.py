@@ -1,213 +1,233 @@
-"""One loader node per family: all give the same VIDEO_MODEL."""
+"""One loader node per family, each a row of a table: all give the same VIDEO_MODEL."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from comfy_api.latest import io
 
 from ..loaders.messages import InputError, listed, message
 from ..loaders.parts import Recipe
-from ..loaders.spec import spec_of
 from . import host
 from .effect import of_family
-from .types import model_output
+from .types import model_output, node_schema
 
-# part -> the host's folder that holds such files, and what an input for it says
-_FOLDERS = {
+# part -> the host's folder that holds such files
+FOLDERS = {
     "text_encoder": "text_encoders",
     "text_encoder_2": "text_encoders",
     "image_encoder": "clip_vision",
     "vae": "vae",
 }
+ENGLISH_ONLY = "It reads English: Chinese lies outside the vocabulary of its text encoder, T5-XXL"
 T5 = {"text_encoder": "T5-XXL"}
 
 
-class _Loader(io.ComfyNode):
-    """What the loaders share. family: its folder in loaders/families; encoders: part -> what it is, for its tooltip."""
+@dataclass(frozen=True)
+class Row:
+    """The loader of one family.
 
+    node, family, title, description, aliases: as people see them; `family` is the folder in loaders/families.
+    encoders: part -> what it is, in the order of the inputs.
+    low_noise: whether it takes a second checkpoint, of the low-noise expert.
+    """
+
+    node: str
     family: str
-    encoders: ClassVar[Mapping[str, str]]
+    title: str
+    description: str
+    aliases: tuple[str, ...]
+    encoders: Mapping[str, str]
+    low_noise: bool = False
+
+
+ROWS = (
+    Row(
+        node="ReelwireLoadHunyuanVideo",
+        family="hunyuan_video",
+        title="HunyuanVideo Loader",
+        description="Loads HunyuanVideo 13B: text to video, and image to video of both kinds. Reads English and "
+        "Chinese.",
+        aliases=("tencent", "hunyuan", "混元", "腾讯"),
+        encoders={
+            "text_encoder": "Llama 3 (Llava)",
+            "text_encoder_2": "CLIP-L",
+            "image_encoder": "Image to video: Llava's vision encoder, for a text encoder that comes without it",
+        },
+    ),
+    Row(
+        node="ReelwireLoadWan",
+        family="wan",
+        title="Wan Video Loader",
+        description="Loads Wan 2.1 (text, image, first and last frame, VACE) and Wan 2.2 (A14B with two experts, "
+        "TI2V-5B). Reads English and Chinese.",
+        aliases=("wan", "alibaba", "wan2.1", "wan2.2", "vace", "万相", "阿里"),
+        encoders={"text_encoder": "UMT5-XXL", "image_encoder": "Image to video with Wan 2.1: CLIP ViT-H"},
+        low_noise=True,
+    ),
+    Row(
+        node="ReelwireLoadCogVideoX",
+        family="cogvideox",
+        title="CogVideoX Loader",
+        description=f"Loads CogVideoX 2B, 5B and 1.5-5B (text or image to video) and Fun-Control. {ENGLISH_ONLY}.",
+        aliases=("cogvideo", "zhipu", "cog", "fun control", "智谱"),
+        encoders=T5,
+    ),
+    Row(
+        node="ReelwireLoadMochi",
+        family="mochi",
+        title="Mochi Video Loader",
+        description=f"Loads Mochi 1. {ENGLISH_ONLY}.",
+        aliases=("mochi 1", "genmo"),
+        encoders=T5,
+    ),
+    Row(
+        node="ReelwireLoadLTX",
+        family="ltx",
+        title="LTXV Video Loader",
+        description="Loads LTX-Video 0.9.0 to 0.9.8 (2B, 13B, distilled). "
+        f"{ENGLISH_ONLY} (the bundled tiny model reads both).",
+        aliases=("ltx", "ltxv", "ltx-video", "lightricks"),
+        encoders=T5,
+    ),
+    Row(
+        node="ReelwireLoadSVD",
+        family="svd",
+        title="SVD Loader (Stable Video Diffusion)",
+        description="Loads Stable Video Diffusion (14 frames) and SVD-XT (25): sets one picture in motion. It reads "
+        "no text, prompts are ignored.",
+        aliases=("svd", "stability", "image to video", "i2v", "图生视频"),
+        encoders={"image_encoder": "CLIP ViT-H"},
+    ),
+)
+
+
+class Loader(io.ComfyNode):
+    """What the loaders share; each is a subclass with its row."""
+
+    row: ClassVar[Row]
 
     @classmethod
-    def schema(
-        cls,
-        node_id: str,
-        title: str,
-        description: str,
-        aliases: list[str],
-        more: list[Any] = [],  # noqa: B006
-        label: str = "checkpoint",
-        told: str = "",
-    ) -> io.Schema:
-        checkpoint = io.Combo.Input(
-            "checkpoint",
-            options=list(host.checkpoints(cls.family)),
-            display_name=label,
-            tooltip=told + host.where(cls.family),
+    def define_schema(cls) -> io.Schema:
+        row = cls.row
+        return node_schema(
+            row.node,
+            row.title,
+            "loaders",
+            row.description,
+            ["video model", "load video model", "加载模型", "视频模型", *row.aliases],
+            [*_checkpoint_inputs(row), *_part_inputs(row), _precision_input()],
+            [model_output("The model, for all other Reelwire nodes; each part is read when it is first used")],
         )
-        return io.Schema(
-            node_id=node_id, display_name=title, category="Reelwire/loaders", description=description,
-            search_aliases=["video model", "load video model", "加载模型", "视频模型", *aliases],
-            inputs=[
-                of_family(checkpoint, cls.family),
-                *more,
-                *(cls._part(part) for part in (*spec_of(cls.family).encoders, "vae")),
-                io.Combo.Input("precision", options=list(host.PRECISIONS), default=host.AUTO, optional=True, advanced=True,
-                               tooltip="auto: bfloat16 where the card computes in it, else float32"),
-            ],
-            outputs=[model_output("The model, for all other Reelwire nodes; each part is read when it is first used")],
-            hidden=[io.Hidden.unique_id],
-        )  # fmt: skip
 
     @classmethod
-    def _part(cls, part: str) -> Any:
-        name = cls.encoders.get(part, "The VAE")
-        told = f"{name}. auto: the one that comes with the checkpoint, else the only one in models/{_FOLDERS[part]} that fits"  # fmt: skip
-        options = [host.AUTO, *host.files(_FOLDERS[part])]
-        return io.Combo.Input(part, options=options, default=host.AUTO, optional=True, advanced=True, tooltip=told)
-
-    @classmethod
-    def validate_inputs(cls, checkpoint: str | None = None) -> bool | str:
-        return host.valid((host.choose, "checkpoint", checkpoint, host.checkpoints()))
-
-    @classmethod
-    def fingerprint_inputs(cls, **inputs: str) -> list[float]:
-        """Load again when a file was replaced."""
-        known = {name: path for kind in {*_FOLDERS.values()} for name, path in host.files(kind).items()}
-        known |= host.checkpoints()
-        return [host.changed(known[name]) for name in inputs.values() if name in known]
-
-    @classmethod
-    def execute(cls, checkpoint: str, precision: str = host.AUTO, **parts: str) -> io.NodeOutput:
-        from ..loaders.families import family, load
-        from ..loaders.weights.find import complete
-
-        chosen = {"checkpoint": host.choose("checkpoint", checkpoint, host.checkpoints())}
-        offered = {part: host.files(folder) for part, folder in _FOLDERS.items()}
-        chosen |= {part: host.choose(part, name, cls.choices(part, offered)) for part, name in parts.items() if name != host.AUTO}  # fmt: skip
-        files = complete(family(cls.family).checkpoint, chosen, offered, host.tokenizers())
-        model = load(Recipe(cls.family, "", files, host.precision(precision)), host.HostMemory())
-        model = replace(model, host_attention=host.attention())
-        beside = [
-            message("part_file", part=part, file=files[part].name)
-            for part in _FOLDERS
-            if part in files and files[part].is_file()
-        ]
-        named = message("loaded", title=model.title, variant=model.variant, dtype=model.recipe.dtype)
-        report = host.Report(cls)
-        report.tell(listed([named, *beside]), level=logging.INFO)
-        return io.NodeOutput(model, ui=report.ui())
-
-    @classmethod
-    def choices(cls, part: str, offered: Mapping[str, Mapping[str, Path]]) -> dict[str, Path]:
-        return dict(offered[part])
-
-
-class LoadHunyuanVideo(_Loader):
-    family = "hunyuan_video"
-    encoders: ClassVar[Mapping[str, str]] = {
-        "text_encoder": "Llama 3 (Llava)",
-        "text_encoder_2": "CLIP-L",
-        "image_encoder": "Image to video: Llava's vision encoder, for a text encoder that comes without it",
-    }
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return cls.schema("ReelwireLoadHunyuanVideo", "HunyuanVideo Loader",
-                          "Loads HunyuanVideo 13B: text to video, and image to video of both kinds. Reads English and Chinese.",
-                          ["tencent", "hunyuan", "混元", "腾讯"])  # fmt: skip
-
-
-class LoadWan(_Loader):
-    family = "wan"
-    encoders: ClassVar[Mapping[str, str]] = {
-        "text_encoder": "UMT5-XXL",
-        "image_encoder": "Image to video with Wan 2.1: CLIP ViT-H",
-    }
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        low = io.Combo.Input("low_noise_checkpoint", options=[host.AUTO, *host.checkpoints(cls.family)], default=host.AUTO, optional=True,
-                             display_name="low noise (2.2-A14B)",
-                             tooltip="Wan 2.2-A14B: the low-noise expert, where it is another file or folder. auto: the checkpoint's own")  # fmt: skip
-        return cls.schema("ReelwireLoadWan", "Wan Video Loader",
-                          "Loads Wan 2.1 (text, image, first and last frame, VACE) and Wan 2.2 (A14B with two experts, TI2V-5B). Reads English and Chinese.",
-                          ["wan", "alibaba", "wan2.1", "wan2.2", "vace", "万相", "阿里"], [low],
-                          "checkpoint / high noise", "Of Wan 2.2-A14B the high-noise expert; of all others the checkpoint. ")  # fmt: skip
-
-    @classmethod
-    def validate_inputs(cls, checkpoint: str | None = None, low_noise_checkpoint: str | None = None) -> bool | str:  # type: ignore[override]
-        found = host.checkpoints()
-        known = {host.AUTO: Path(), **found}
+    def validate_inputs(cls, checkpoint: str | None = None, low_noise_checkpoint: str | None = None) -> bool | str:
+        checkpoints = host.checkpoints()
         return host.valid(
-            (host.choose, "checkpoint", checkpoint, found),
-            (host.choose, "low_noise_checkpoint", low_noise_checkpoint, known),
+            (host.choose, "checkpoint", checkpoint, checkpoints),
+            (host.choose, "low_noise_checkpoint", low_noise_checkpoint, {host.AUTO: Path(), **checkpoints}),
             (_check_experts, checkpoint, low_noise_checkpoint),
         )
 
     @classmethod
-    def execute(cls, checkpoint: str, precision: str = host.AUTO, low_noise_checkpoint: str = host.AUTO, **parts: str) -> io.NodeOutput:  # fmt: skip
-        _check_experts(checkpoint, low_noise_checkpoint)
-        return super().execute(checkpoint, precision, low_noise=low_noise_checkpoint, **parts)
+    def fingerprint_inputs(cls, **inputs: str) -> list[float]:
+        """Load again when a file was replaced."""
+        paths = {name: path for folder in {*FOLDERS.values()} for name, path in host.files(folder).items()}
+        paths |= host.checkpoints()
+        return [host.modified(paths[name]) for name in inputs.values() if name in paths]
 
     @classmethod
-    def choices(cls, part: str, offered: Mapping[str, Mapping[str, Path]]) -> dict[str, Path]:
-        return host.checkpoints() if part == "low_noise" else super().choices(part, offered)
+    def execute(
+        cls,
+        checkpoint: str,
+        precision: str = host.AUTO,
+        low_noise_checkpoint: str = host.AUTO,
+        **parts: str,
+    ) -> io.NodeOutput:
+        from ..loaders.families import family
+        from ..loaders.weights.find import complete
+
+        _check_experts(checkpoint, low_noise_checkpoint)
+        checkpoints = host.checkpoints()
+        offered = {part: host.files(folder) for part, folder in FOLDERS.items()}
+        choices = {**offered, "low_noise": checkpoints}
+        chosen = {"checkpoint": host.choose("checkpoint", checkpoint, checkpoints)}
+        for part, name in {**parts, "low_noise": low_noise_checkpoint}.items():
+            if name != host.AUTO:
+                chosen[part] = host.choose(part, name, choices[part])
+        name = cls.row.family
+        files = complete(family(name).checkpoint, chosen, offered, host.tokenizers())
+        model = host.load_model(Recipe(name, "", files, host.precision(precision)))
+        model = replace(model, host_attention=host.attention())
+        single = [part for part in FOLDERS if part in files and files[part].is_file()]
+        lines = [message("part_file", part=part, file=files[part].name) for part in single]
+        loaded = message("loaded", title=model.title, variant=model.variant, dtype=model.recipe.dtype)
+        report = host.Report(cls)
+        report.tell(listed([loaded, *lines]), level=logging.INFO)
+        return io.NodeOutput(model, ui=report.ui())
+
+
+def _checkpoint_inputs(row: Row) -> list[io.Input]:
+    """The checkpoint, and where a family has two experts, the other one's."""
+    options, places = list(host.checkpoints(row.family)), host.checkpoint_places(row.family)
+    label, first = "checkpoint", ""
+    if row.low_noise:
+        label = "checkpoint / high noise"
+        first = "Of Wan 2.2-A14B the high-noise expert; of all others the checkpoint. "
+    checkpoint = io.Combo.Input("checkpoint", options=options, display_name=label, tooltip=first + places)
+    other = io.Combo.Input(
+        "low_noise_checkpoint",
+        options=[host.AUTO, *options],
+        default=host.AUTO,
+        optional=True,
+        display_name="low noise (2.2-A14B)",
+        tooltip="Wan 2.2-A14B: the low-noise expert, where it is another file or folder. auto: the checkpoint's own",
+    )
+    return [of_family(checkpoint, row.family), *([other] if row.low_noise else [])]
+
+
+def _part_inputs(row: Row) -> list[io.Input]:
+    """The encoders and the VAE, where the checkpoint comes without them."""
+    return [
+        io.Combo.Input(
+            part,
+            options=[host.AUTO, *host.files(FOLDERS[part])],
+            default=host.AUTO,
+            optional=True,
+            advanced=True,
+            tooltip=f"{title}. auto: the one that comes with the checkpoint, else the only one in "
+            f"models/{FOLDERS[part]} that fits",
+        )
+        for part, title in {**row.encoders, "vae": "The VAE"}.items()
+    ]
+
+
+def _precision_input() -> io.Input:
+    """The type in which the networks compute."""
+    return io.Combo.Input(
+        "precision",
+        options=list(host.PRECISIONS),
+        default=host.AUTO,
+        optional=True,
+        advanced=True,
+        tooltip="auto: bfloat16 where the card computes in it, else float32",
+    )
 
 
 def _check_experts(checkpoint: str, low_noise_checkpoint: str) -> None:
+    """Raise InputError where both experts are the same file."""
     if low_noise_checkpoint == checkpoint:
         rule, remedy = message("the_checkpoint_itself"), message("choose_other_expert")
         raise InputError("low_noise_checkpoint", low_noise_checkpoint, rule, remedy)
 
 
-class LoadCogVideoX(_Loader):
-    family = "cogvideox"
-    encoders: ClassVar[Mapping[str, str]] = T5
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return cls.schema("ReelwireLoadCogVideoX", "CogVideoX Loader",
-                          "Loads CogVideoX 2B, 5B and 1.5-5B (text or image to video) and Fun-Control. It reads English: Chinese lies outside the vocabulary of its text encoder, T5-XXL.",
-                          ["cogvideo", "zhipu", "cog", "fun control", "智谱"])  # fmt: skip
+def _node(row: Row) -> type[Loader]:
+    """The node of one row."""
+    return type(row.node.removeprefix("Reelwire"), (Loader,), {"__doc__": row.description, "row": row})
 
 
-class LoadMochi(_Loader):
-    family = "mochi"
-    encoders: ClassVar[Mapping[str, str]] = T5
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return cls.schema("ReelwireLoadMochi", "Mochi Video Loader",
-                          "Loads Mochi 1. It reads English: Chinese lies outside the vocabulary of its text encoder, T5-XXL.",
-                          ["mochi 1", "genmo"])  # fmt: skip
-
-
-class LoadSVD(_Loader):
-    family = "svd"
-    encoders: ClassVar[Mapping[str, str]] = {"image_encoder": "CLIP ViT-H"}
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return cls.schema("ReelwireLoadSVD", "SVD Loader (Stable Video Diffusion)",
-                          "Loads Stable Video Diffusion (14 frames) and SVD-XT (25): sets one picture in motion. It reads no text, prompts are ignored.",
-                          ["svd", "stability", "image to video", "i2v", "图生视频"])  # fmt: skip
-
-
-class LoadLTX(_Loader):
-    family = "ltx"
-    encoders: ClassVar[Mapping[str, str]] = T5
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return cls.schema("ReelwireLoadLTX", "LTXV Video Loader",
-                          "Loads LTX-Video 0.9.0 to 0.9.8 (2B, 13B, distilled). It reads English: Chinese lies outside the vocabulary of its text encoder, T5-XXL (the bundled tiny model reads both).",
-                          ["ltx", "ltxv", "ltx-video", "lightricks"])  # fmt: skip
-
-
-NODES = [LoadHunyuanVideo, LoadWan, LoadCogVideoX, LoadMochi, LoadLTX, LoadSVD]
+NODES = [_node(row) for row in ROWS]

@@ -18,15 +18,22 @@ from ..loaders.notices import heard_by, say
 from ..loaders.request import Keyframe
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
-from ..samplers.solvers import SAMPLERS
 from . import host
 from .decoding import FileWriter, decoded_in_tiles
 from .effect import Conditions, counted, idle
-from .families import frame_rules, titles_with
-from .sampling import DEFAULT, PRESET, PRESETS, request_of, size_checks
-from .types import KeyframesType, model_input
+from .sampling import (
+    preset_input,
+    request_of,
+    sampler_input,
+    seed_input,
+    shift_input,
+    side_inputs,
+    size_checks,
+    steps_inputs,
+)
+from .types import KeyframesType, model_input, number_input, share_input, whole_input
 from .video_file import write_video
-from .words import long_video
+from .words import frame_rules, long_video, titles_with
 
 RESUME, ANEW = "go on", "start over"
 TIMELINE = """{
@@ -47,46 +54,60 @@ COUNTS: Conditions = {
 
 
 class LongVideo(FileWriter):
+    """Long Video."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireLongVideo", display_name="Long Video", category="Reelwire/sampling", is_output_node=True,
-            description="Makes a video of any length into an mp4, window after window. Run it again with the same inputs after any interruption: it goes on where it was.",
-            search_aliases=["long", "extend", "loop", "timeline", "infinite", "sliding window", "长视频", "时间线", "延长", "续写"],
-            inputs=counted([
-                model_input(),
-                io.String.Input("timeline", multiline=True, default=TIMELINE, tooltip="JSON: which prompt holds from when on, in seconds or frames, and pictures of ComfyUI's input folder that the video must show"),
-                io.Int.Input("frames", default=241, min=1, max=1_000_000, tooltip=f"Length of the whole video; {frame_rules(long=True)}"),
-                io.Int.Input("width", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
-                io.Int.Input("height", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
-                io.Int.Input("window", default=0, min=0, max=100_000, tooltip="Frames that are sampled at once; 0: as the model was trained"),
-                io.Int.Input("overlap", default=0, min=0, max=100_000, tooltip="Frames that a window shares with the one before; 0: a quarter of the window, or what the model allows"),
-                io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the preset's"),
-                io.Float.Input("guidance", default=0.0, min=0.0, max=100.0, step=0.1, tooltip="Guidance scale; 0: the preset's, 1: off"),
-                io.Combo.Input("sampler", options=[DEFAULT, *SAMPLERS], default=DEFAULT, tooltip="default: the model's own"),
-                io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=io.ControlAfterGenerate.fixed, tooltip="Each window has its own, counted from this one"),
-                io.Combo.Input("preset", options=list(PRESETS), default=DEFAULT, tooltip=PRESET),
-                io.String.Input("filename_prefix", default="video/long", tooltip="Inside ComfyUI's output folder; what is unfinished lies beside it"),
-                KeyframesType.Input("keyframes", optional=True, tooltip="Beside those of the timeline; frames are counted in the whole video"),
-                io.Float.Input("adain", default=0.25, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
-                               tooltip="LTX-Video: how far each window is pulled to the colours and the contrast of the first"),
-                io.Float.Input("memory", default=0.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
-                               tooltip="LTX-Video: how strongly every window remembers the first frame of the video"),
-                io.Float.Input("hold", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
-                               tooltip="LTX-Video: how strongly a window keeps what it shares with the one before"),
-                io.Float.Input("shift", default=0.0, min=0.0, max=100.0, step=0.1, optional=True, advanced=True, tooltip=f"Flow shift of {titles_with('flow_shift')}; 0: the preset's"),
-                io.Float.Input("fps", default=0.0, min=0.0, max=240.0, step=0.01, optional=True, advanced=True, tooltip="Frames per second of the file and of the timeline's seconds; 0: the model's own"),
-                io.Int.Input("crf", default=17, min=0, max=51, optional=True, advanced=True, tooltip="H.264 quality: 0 lossless, 17 looks lossless, 28 small"),
-                io.Int.Input("tile", default=0, min=0, max=16384, optional=True, advanced=True, tooltip="Pixels across a tile of each frame while decoding; 0: the whole frame, or as much as memory allows"),
-                io.Combo.Input("unfinished", options=[RESUME, ANEW], default=RESUME, optional=True, advanced=True,
-                               tooltip="What to do with an unfinished render of this name that was begun with other inputs: refuse, or drop it and start over"),
-            ], COUNTS),
+            node_id="ReelwireLongVideo",
+            display_name="Long Video",
+            category="Reelwire/sampling",
+            is_output_node=True,
+            description="Makes a video of any length into an mp4, window after window. Run it again with the same "
+            "inputs after any interruption: it goes on where it was.",
+            search_aliases=[
+                "long",
+                "extend",
+                "loop",
+                "timeline",
+                "infinite",
+                "sliding window",
+                "长视频",
+                "时间线",
+                "延长",
+                "续写",
+            ],
+            inputs=counted(
+                [
+                    model_input(),
+                    *_timeline_inputs(),
+                    *_window_inputs(),
+                    *steps_inputs("Guidance scale; 0: the preset's, 1: off"),
+                    sampler_input("default: the model's own"),
+                    seed_input("Each window has its own, counted from this one", io.ControlAfterGenerate.fixed),
+                    preset_input(),
+                    io.String.Input(
+                        "filename_prefix",
+                        default="video/long",
+                        tooltip="Inside ComfyUI's output folder; what is unfinished lies beside it",
+                    ),
+                    KeyframesType.Input(
+                        "keyframes",
+                        optional=True,
+                        tooltip="Beside those of the timeline; frames are counted in the whole video",
+                    ),
+                    *_joint_inputs(),
+                    shift_input(f"Flow shift of {titles_with('flow_shift')}; 0: the preset's"),
+                    *_file_inputs(),
+                ],
+                COUNTS,
+            ),
             outputs=[io.Video.Output(display_name="video", tooltip="The file that was written")],
             hidden=[io.Hidden.unique_id],
-        )  # fmt: skip
+        )
 
     @classmethod
-    def validate_inputs(  # type: ignore[override]
+    def validate_inputs(
         cls,
         filename_prefix: str | None = None,
         fps: float | None = None,
@@ -98,8 +119,8 @@ class LongVideo(FileWriter):
         from ..samplers.early import ENDLESS, check_fps, check_length
 
         numbers = (check_fps, fps), *size_checks(width, height), (check_length, frames, ENDLESS, False)
-        told = _check_timeline, timeline, fps or 0.0, frames or 0
-        return host.valid((host.check_prefix, filename_prefix), *numbers, told)
+        story = _check_timeline, timeline, fps or 0.0, frames or 0
+        return host.valid((host.check_prefix, filename_prefix), *numbers, story)
 
     @classmethod
     def fingerprint_inputs(cls, timeline: str | None = None, **_: Any) -> list[float]:
@@ -108,14 +129,29 @@ class LongVideo(FileWriter):
 
         try:
             pictures = read_timeline(timeline or "", 24.0, 10**9).pictures
-            return [host.changed(Path(host.input_file(picture.file))) for picture in pictures]
+            return [host.modified(Path(host.input_file(picture.file))) for picture in pictures]
         except ValueError:  # told when the node runs
             return []
 
     @classmethod
-    def execute(cls, model: VideoModel, timeline: str, frames: int, filename_prefix: str, window: int = 0, overlap: int = 0,
-                keyframes: tuple[Keyframe, ...] = (), adain: float = 0.25, memory: float = 0.0, hold: float = 1.0, fps: float = 0.0,
-                crf: int = 17, tile: int = 0, unfinished: str = RESUME, **inputs: Any) -> io.NodeOutput:  # fmt: skip
+    def execute(
+        cls,
+        model: VideoModel,
+        timeline: str,
+        frames: int,
+        filename_prefix: str,
+        window: int = 0,
+        overlap: int = 0,
+        keyframes: tuple[Keyframe, ...] = (),
+        adain: float = 0.25,
+        memory: float = 0.0,
+        hold: float = 1.0,
+        fps: float = 0.0,
+        crf: int = 17,
+        tile: int = 0,
+        unfinished: str = RESUME,
+        **inputs: Any,
+    ) -> io.NodeOutput:
         from ..samplers.decode import eight_bits, tiling_of
         from ..samplers.long.fingerprint import render_fingerprint, upgraded
         from ..samplers.long.job import ENDING, Job
@@ -124,38 +160,143 @@ class LongVideo(FileWriter):
         from ..samplers.long.timeline import read_timeline
 
         fps = cls.rate(model, fps)
-        told = read_timeline(timeline, fps, frames)
+        story = read_timeline(timeline, fps, frames)
         options = LongVideoOptions(window, overlap, adain, memory, hold)
-        pictures = tuple(Keyframe(host.input_picture(p.file), p.frame, p.strength) for p in told.pictures)
+        pictures = tuple(Keyframe(host.input_image(p.file), p.frame, p.strength) for p in story.pictures)
         request = request_of(model, frames=frames, keyframes=(*(keyframes or ()), *pictures), **inputs)
-        made = plan_long(model, told, request, options)
-        size = made.request.width, made.request.height
+        plan = plan_long(model, story, request, options)
+        size = plan.request.width, plan.request.height
         tiling = tiling_of(model, *model.facts.latent_shape(*size, 1)[3:], tile)
         path, subfolder = host.output_file(filename_prefix, ".mp4", *size)
         job = Job(host.beside_output(filename_prefix, ENDING))
-        begun = render_fingerprint(model, told, made, options)
-        job.begin(begun, unfinished == ANEW, lambda inputs: upgraded(inputs, model, made))
+        begun = render_fingerprint(model, story, plan, options)
+        job.begin(begun, unfinished == ANEW, lambda inputs: upgraded(inputs, model, plan))
         tiling = tiling if tile else job.settled(tiling)
         report = host.Report(cls)
         report.tell(*idle(cls, {"adain": adain, "memory": memory, "hold": hold}, model))
-        report.tell(*made.notes, *host.shortage(model, made.longest))
-        watch = _Watching(report, model, made, job)
-        note = {"family": model.name, "variant": model.variant, "frames": frames, "fps": fps, "windows": len(made.windows),
-                "width": size[0], "height": size[1], "seed": made.request.seed}  # fmt: skip
-        with watch.kept(), heard_by(report.tell):
+        report.tell(*plan.notes, *host.shortage(model, plan.longest))
+        watch = _Watching(report, model, plan, job)
+        note = {
+            "family": model.name,
+            "variant": model.variant,
+            "frames": frames,
+            "fps": fps,
+            "windows": len(plan.windows),
+            **dict(zip(("width", "height"), size, strict=True)),
+            "seed": plan.request.seed,
+        }
+        with watch.explaining(), heard_by(report.tell):
             if tiling is not None and tiling.size and not tile:
                 say(decoded_in_tiles(tiling, model))
-            pieces = watch.counted(render(model, told, made, options, job, tiling, watch.callbacks, eight_bits))
+            pieces = watch.counted(render(model, story, plan, options, job, tiling, watch.callbacks, eight_bits))
             write_video(path, pieces, size, fps, crf, host.metadata(cls, {"reelwire": note}))
         job.drop()
-        shown = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
-        watch.tell_of_cache()
-        line = long_video(made.request, len(made.windows), fps, path, watch.seconds)
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(shown.as_dict(), line))
+        preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
+        watch.report_cache()
+        line = long_video(plan.request, len(plan.windows), fps, path, watch.seconds)
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview.as_dict(), line))
+
+
+def _timeline_inputs() -> list[io.Input]:
+    """What the video shows, how long it is, and its size."""
+    return [
+        io.String.Input(
+            "timeline",
+            multiline=True,
+            default=TIMELINE,
+            tooltip="JSON: which prompt holds from when on, in seconds or frames, and pictures of ComfyUI's input "
+            "folder that the video must show",
+        ),
+        whole_input(
+            "frames",
+            241,
+            (1, 1_000_000),
+            f"Length of the whole video; {frame_rules(long=True)}",
+        ),
+        *side_inputs(),
+    ]
+
+
+def _window_inputs() -> list[io.Input]:
+    """How the video is cut into windows."""
+    return [
+        whole_input("window", 0, (0, 100_000), "Frames that are sampled at once; 0: as the model was trained"),
+        whole_input(
+            "overlap",
+            0,
+            (0, 100_000),
+            "Frames that a window shares with the one before; 0: a quarter of the window, or what the model allows",
+        ),
+    ]
+
+
+def _joint_inputs() -> list[io.Input]:
+    """How windows are joined."""
+    families = titles_with("latent_windows")
+    return [
+        share_input(
+            "adain",
+            0.25,
+            f"{families}: how far each window is pulled to the colours and the contrast of the first",
+            step=0.05,
+            optional=True,
+            advanced=True,
+        ),
+        share_input(
+            "memory",
+            0.0,
+            f"{families}: how strongly every window remembers the first frame of the video",
+            step=0.05,
+            optional=True,
+            advanced=True,
+        ),
+        share_input(
+            "hold",
+            1.0,
+            f"{families}: how strongly a window keeps what it shares with the one before",
+            step=0.05,
+            optional=True,
+            advanced=True,
+        ),
+    ]
+
+
+def _file_inputs() -> list[io.Input]:
+    """How the video is decoded and written."""
+    return [
+        number_input(
+            "fps",
+            0.0,
+            (0.0, 240.0, 0.01),
+            "Frames per second of the file and of the timeline's seconds; 0: the model's own",
+            optional=True,
+            advanced=True,
+        ),
+        whole_input(
+            "crf", 17, (0, 51), "H.264 quality: 0 lossless, 17 looks lossless, 28 small", optional=True, advanced=True
+        ),
+        whole_input(
+            "tile",
+            0,
+            (0, 16384),
+            "Pixels across a tile of each frame while decoding; 0: the whole frame, or as much as memory allows",
+            optional=True,
+            advanced=True,
+        ),
+        io.Combo.Input(
+            "unfinished",
+            options=[RESUME, ANEW],
+            default=RESUME,
+            optional=True,
+            advanced=True,
+            tooltip="What to do with an unfinished render of this name that was begun with other inputs: refuse, or "
+            "drop it and start over",
+        ),
+    ]
 
 
 def _check_timeline(timeline: str, fps: float, frames: int) -> None:
-    """Raise InputError for what is wrong with a timeline whatever the model is. fps, frames: 0 where they are not known."""
+    """Raise InputError for what is wrong with a timeline whatever the model is. fps, frames: 0 where not known."""
     from ..samplers.long.timeline import read_timeline
 
     for picture in read_timeline(timeline, fps or None, frames or None).pictures:
@@ -165,11 +306,12 @@ def _check_timeline(timeline: str, fps: float, frames: int) -> None:
 class _Watching:
     """Progress over the whole video with the time that is left, and what a person is told when it stops early."""
 
-    def __init__(self, report: host.Report, model: VideoModel, made: Any, job: Any) -> None:
+    def __init__(self, report: host.Report, model: VideoModel, plan: Any, job: Any) -> None:
         from ..samplers.long.render import Callbacks
 
-        self._report, self._model, self._made, self._job = report, model, made, job
-        self._steps, self._frames, self._from = 0, 0, None
+        self._report, self._model, self._plan, self._job = report, model, plan, job
+        self._steps = self._frames = 0
+        self._from: int | None = None
         self._update, self._began = host.progress(), time.monotonic()
         self._cache = None
         self.callbacks = Callbacks(self._step, report.tell)
@@ -179,13 +321,13 @@ class _Watching:
         """Since the node began."""
         return time.monotonic() - self._began
 
-    def tell_of_cache(self) -> None:
+    def report_cache(self) -> None:
         """Say what a cache did in the last window that was sampled."""
         if self._cache is None:
             return
         from ..samplers.caches.report import report
 
-        estimate = self._cache.policy.estimate(self._model, self._made.longest.request)
+        estimate = self._cache.policy.estimate(self._model, self._plan.longest.request)
         words = [line for line in report(self._cache, estimate).words() if line not in self._report]
         self._report.tell(*(message("last_window", note=line) for line in words), level=logging.INFO)
 
@@ -193,31 +335,32 @@ class _Watching:
         self._steps, self._cache = done, run.cache
         self._from = done - 1 if self._from is None else self._from
         pace = (time.monotonic() - self._began) / (done - self._from)
-        window = (done - 1) * len(self._made.windows) // total + 1
+        window = (done - 1) * len(self._plan.windows) // total + 1
         left = _clock(pace * (total - done))
-        self._report.show(message("time_left_window", number=window, count=len(self._made.windows), time=left))
-        self._move(lambda: host.latent_picture(self._model, run.preview()))
+        self._report.show(message("time_left_window", number=window, count=len(self._plan.windows), time=left))
+        self._move(lambda: host.latent_preview(self._model, run.preview()))
 
     def counted(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+        """The pieces, with progress and preview."""
         for piece in pieces:
             self._frames += len(piece)
-            self._move(partial(host.frame_picture, piece[-1]))
+            self._move(partial(host.frame_preview, piece[-1]))
             yield piece
 
     def _move(self, picture: Callable[[], Any]) -> None:
-        request = self._made.request
-        steps = self._made.longest.predictions * len(self._made.windows)
+        request = self._plan.request
+        steps = self._plan.longest.predictions * len(self._plan.windows)
         self._update(self._steps + self._frames, steps + request.frames, picture)
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Adds to any error how much is kept, and how to go on."""
+    def explaining(self) -> Iterator[None]:
+        """Add to any error how many windows are done, and how to go on."""
         try:
             yield
         except host.Interrupted:
             raise
         except Exception as error:
-            count = len(self._made.windows)
+            count = len(self._plan.windows)
             if not any(map(self._job.has, range(count))):
                 raise
             done, place = sum(map(self._job.has, range(count))), self._job.folder.relative_to(host.output_folder())
@@ -226,6 +369,7 @@ class _Watching:
 
 
 def _clock(seconds: float) -> str:
+    """Seconds as hours and minutes, or minutes and seconds, in words."""
     minutes, rest = divmod(round(seconds), 60)
     return (
         message("clock_h_min", hours=minutes // 60, minutes=minutes % 60)

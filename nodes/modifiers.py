@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -13,77 +13,118 @@ from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
 from ..samplers.guidance import METHODS, check_method, check_span
 from . import host
-from .effect import counted, idle
-from .types import model_input, model_output
+from .effect import Conditions, counted, idle
+from .types import model_input, model_output, number_input, share_input, whole_input
+from .words import titles_with
 
-_SKIP_LAYER, _APG = {"method": ("skip-layer",)}, {"method": ("apg",)}
-GUIDANCE_COUNTS = {
+_SKIP_LAYER: dict[str, tuple[str, ...] | bool] = {"method": ("skip-layer",)}
+_APG: dict[str, tuple[str, ...] | bool] = {"method": ("apg",)}
+GUIDANCE_COUNTS: Conditions = {
     "low_noise_guidance": {"family": with_feature("two_experts")},
     "true_guidance": {"family": with_feature("embedded_guidance")},
     "dynamic": {"family": with_feature("dynamic_guidance")},
     **dict.fromkeys(("layers", "layer_scale", "layer_start", "layer_end"), _SKIP_LAYER),
     **dict.fromkeys(("eta", "momentum", "threshold"), _APG),
 }
+# inputs of the node Guidance that have another name as fields of Guidance
+GUIDANCE_FIELDS = {"low_noise_guidance": "low_noise", "true_guidance": "true_scale"}
 
 
 class SetGuidance(io.ComfyNode):
+    """Guidance (Video)."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireGuidance", display_name="Guidance (Video)", category="Reelwire/model",
-            description="How strongly and in what way the prompt pulls. Without this node the sampler does plain classifier-free guidance with its own scale.",
+            node_id="ReelwireGuidance",
+            display_name="Guidance (Video)",
+            category="Reelwire/model",
+            description="How strongly and in what way the prompt pulls. Without this node the sampler does plain "
+            "classifier-free guidance with its own scale.",
             search_aliases=["cfg", "apg", "cfg zero star", "tcfg", "slg", "skip layer", "perpendicular", "引导"],
-            inputs=counted([
-                model_input(),
-                io.Combo.Input("method", options=list(METHODS), default="cfg",
-                               tooltip="cfg: plain. apg: high scales without oversaturation. cfg-zero*: for flow models. tcfg: drops what the two branches disagree on. skip-layer: steadier shapes"),
-                io.Float.Input("start", default=0.0, min=0.0, max=1.0, step=0.01, tooltip="Share of the steps before which guidance is off"),
-                io.Float.Input("end", default=1.0, min=0.0, max=1.0, step=0.01, tooltip="Share of the steps from which guidance is off: faster, as each step then takes one forward instead of two"),
-                io.Float.Input("low_noise_guidance", default=0.0, min=0.0, max=100.0, step=0.1, advanced=True, tooltip="Wan 2.2-A14B: scale of the low-noise expert; 0: the preset's, or the sampler's where that is set"),
-                io.Float.Input("true_guidance", default=0.0, min=0.0, max=100.0, step=0.1, advanced=True, tooltip="HunyuanVideo: scale of classifier-free guidance beside the embedded one; 0 or 1: off. Takes two forwards a step"),
-                io.Boolean.Input("dynamic", default=False, advanced=True, tooltip="CogVideoX: the scale grows along a cosine; made for its sampler dpm"),
-                io.String.Input("layers", default="", tooltip="skip-layer: the blocks to leave out, as 7, 8, 9"),
-                io.Float.Input("layer_scale", default=2.8, min=0.0, max=100.0, step=0.1, tooltip="skip-layer: how much it counts"),
-                io.Float.Input("layer_start", default=0.01, min=0.0, max=1.0, step=0.01, tooltip="skip-layer: from this share of the steps on"),
-                io.Float.Input("layer_end", default=0.2, min=0.0, max=1.0, step=0.01, tooltip="skip-layer: up to this share of the steps"),
-                io.Float.Input("eta", default=1.0, min=0.0, max=10.0, step=0.05, tooltip="apg: how much of the part parallel to the prediction stays; less means less saturation"),
-                io.Float.Input("momentum", default=0.0, min=-1.0, max=1.0, step=0.05, tooltip="apg: of the update over the steps; -.5 is usual"),
-                io.Float.Input("threshold", default=15.0, min=0.0, max=1000.0, step=0.5, tooltip="apg: largest norm of the update; 0: no limit"),
-            ], GUIDANCE_COUNTS),
+            inputs=counted([model_input(), *_guidance_inputs(), *_method_inputs()], GUIDANCE_COUNTS),
             outputs=[model_output("The same model with this guidance; the one that came in stays as it is")],
             hidden=[io.Hidden.unique_id],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(
         cls, start: float | None = None, end: float | None = None, layers: str | None = None
     ) -> bool | str:
-        return host.valid((check_span, start, end), (_numbers, layers))
+        return host.valid((check_span, start, end), (_block_numbers, layers))
 
     @classmethod
-    def execute(cls, model: VideoModel, method: str, start: float, end: float, low_noise_guidance: float = 0.0,
-                true_guidance: float = 0.0, dynamic: bool = False, layers: str = "", layer_scale: float = 2.8, layer_start: float = 0.01,
-                layer_end: float = 0.2, eta: float = 1.0, momentum: float = 0.0, threshold: float = 15.0) -> io.NodeOutput:  # fmt: skip
-        guidance = Guidance(method, start, end, low_noise_guidance, true_guidance, dynamic, _numbers(layers), layer_scale,
-                            layer_start, layer_end, eta, momentum, threshold)  # fmt: skip
-        given = {
-            "method": method, "low_noise_guidance": low_noise_guidance, "true_guidance": true_guidance, "dynamic": dynamic,
-            "layers": layers, "layer_scale": layer_scale, "layer_start": layer_start, "layer_end": layer_end,
-            "eta": eta, "momentum": momentum, "threshold": threshold,
-        }  # fmt: skip
-        guided = replace(model, guidance=guidance)
+    def execute(cls, model: VideoModel, layers: str = "", **inputs: Any) -> io.NodeOutput:
+        values = {GUIDANCE_FIELDS.get(name, name): value for name, value in inputs.items()}
+        guided = replace(model, guidance=Guidance(layers=_block_numbers(layers), **values))
         check_method(guided)
-        return _told(cls, guided, idle(cls, given, model))
+        return _noted(cls, guided, idle(cls, {**inputs, "layers": layers}, model))
 
 
-def _told(cls: Any, model: VideoModel, lines: tuple[Message, ...]) -> io.NodeOutput:
+def _guidance_inputs() -> list[io.Input]:
+    """When and how strongly guidance is on."""
+    scale: dict[str, Any] = {"default": 0.0, "min": 0.0, "max": 100.0, "step": 0.1, "advanced": True}
+    return [
+        io.Combo.Input(
+            "method",
+            options=list(METHODS),
+            default="cfg",
+            tooltip="cfg: plain. apg: high scales without oversaturation. cfg-zero*: for flow models. tcfg: drops "
+            "what the two branches disagree on. skip-layer: steadier shapes",
+        ),
+        share_input("start", 0.0, "Share of the steps before which guidance is off"),
+        share_input(
+            "end",
+            1.0,
+            "Share of the steps from which guidance is off: faster, as each step then takes one forward instead of two",
+        ),
+        io.Float.Input(
+            "low_noise_guidance",
+            tooltip="Wan 2.2-A14B: scale of the low-noise expert; 0: the preset's, or the sampler's where that is set",
+            **scale,
+        ),
+        io.Float.Input(
+            "true_guidance",
+            tooltip=f"{titles_with('embedded_guidance')}: scale of classifier-free guidance beside the embedded one; "
+            "0 or 1: off. Takes two forwards a step",
+            **scale,
+        ),
+        io.Boolean.Input(
+            "dynamic",
+            default=False,
+            advanced=True,
+            tooltip=f"{titles_with('dynamic_guidance')}: the scale grows along a cosine; made for its sampler dpm",
+        ),
+    ]
+
+
+def _method_inputs() -> list[io.Input]:
+    """What single methods of guidance read."""
+    return [
+        io.String.Input("layers", default="", tooltip="skip-layer: the blocks to leave out, as 7, 8, 9"),
+        number_input("layer_scale", 2.8, (0.0, 100.0, 0.1), "skip-layer: how much it counts"),
+        share_input("layer_start", 0.01, "skip-layer: from this share of the steps on"),
+        share_input("layer_end", 0.2, "skip-layer: up to this share of the steps"),
+        number_input(
+            "eta",
+            1.0,
+            (0.0, 10.0, 0.05),
+            "apg: how much of the part parallel to the prediction stays; less means less saturation",
+        ),
+        number_input("momentum", 0.0, (-1.0, 1.0, 0.05), "apg: of the update over the steps; -.5 is usual"),
+        number_input("threshold", 15.0, (0.0, 1000.0, 0.5), "apg: largest norm of the update; 0: no limit"),
+    ]
+
+
+def _noted(cls: type[io.ComfyNode], model: VideoModel, lines: tuple[Message, ...]) -> io.NodeOutput:
     """The model, and on the node what does nothing."""
     report = host.Report(cls)
     report.tell(*lines)
     return io.NodeOutput(model, ui=report.ui())
 
 
-def _numbers(layers: str) -> tuple[int, ...]:
+def _block_numbers(layers: str) -> tuple[int, ...]:
+    """The numbers in "7, 8, 9"; raises InputError for anything else."""
     words = layers.replace(",", " ").split()
     if not all(word.isdecimal() for word in words):
         raise InputError("layers", repr(layers), message("layers_rule"), message("write_blocks"))
@@ -91,84 +132,138 @@ def _numbers(layers: str) -> tuple[int, ...]:
 
 
 class SetMotion(io.ComfyNode):
+    """Motion (SVD Video)."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireMotion", display_name="Motion (SVD Video)", category="Reelwire/model",
-            description="How much a Stable Video Diffusion model moves its picture. Other models pay no attention to it, so that graphs can be shared.",
+            node_id="ReelwireMotion",
+            display_name="Motion (SVD Video)",
+            category="Reelwire/model",
+            description="How much a Stable Video Diffusion model moves its picture. Other models pay no attention to "
+            "it, so that graphs can be shared.",
             search_aliases=["motion bucket", "augmentation", "svd conditioning", "运动"],
             inputs=[
                 model_input(),
-                io.Int.Input("motion_bucket", default=127, min=0, max=1023, tooltip="More means more motion; 127 is usual, up to 255 was trained"),
-                io.Int.Input("fps", default=7, min=1, max=120, tooltip="What the model is told; 5 to 30 was trained"),
-                io.Float.Input("noise_augmentation", default=0.02, min=0.0, max=10.0, step=0.01, tooltip="Noise on the picture: more gives the model more freedom"),
+                whole_input(
+                    "motion_bucket", 127, (0, 1023), "More means more motion; 127 is usual, up to 255 was trained"
+                ),
+                whole_input("fps", 7, (1, 120), "What the model is told; 5 to 30 was trained"),
+                number_input(
+                    "noise_augmentation",
+                    0.02,
+                    (0.0, 10.0, 0.01),
+                    "Noise on the picture: more gives the model more freedom",
+                ),
             ],
             outputs=[model_output("The same model with this motion; the one that came in stays as it is")],
             hidden=[io.Hidden.unique_id],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, model: VideoModel, motion_bucket: int, fps: int, noise_augmentation: float) -> io.NodeOutput:
         motion = {"motion_bucket": motion_bucket, "fps": fps, "noise_augmentation": noise_augmentation}
         lines = () if "motion" in model.checkpoint.spec.features else (message("idle_motion", title=model.title),)
-        return _told(cls, replace(model, options=motion), lines)
+        return _noted(cls, replace(model, options=motion), lines)
 
 
 WEIGHTS = {"as in the file": "", "fp8": "fp8", "int8": "int8"}
 
 
 class SetMemory(io.ComfyNode):
+    """Memory (Video)."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireMemory", display_name="Memory (Video)", category="Reelwire/model",
-            description="How the network's weights are held. Without this node they are held as their file has them, and ComfyUI decides what lies on the card. The model is read anew with these settings.",
-            search_aliases=["vram", "low vram", "offload", "block swap", "fp8", "int8", "quantise", "显存", "内存", "低显存", "量化"],
+            node_id="ReelwireMemory",
+            display_name="Memory (Video)",
+            category="Reelwire/model",
+            description="How the network's weights are held. Without this node they are held as their file has them, "
+            "and ComfyUI decides what lies on the card. The model is read anew with these settings.",
+            search_aliases=[
+                "vram",
+                "low vram",
+                "offload",
+                "block swap",
+                "fp8",
+                "int8",
+                "quantise",
+                "显存",
+                "内存",
+                "低显存",
+                "量化",
+            ],
             inputs=[
                 model_input(),
-                io.Combo.Input("weights", options=list(WEIGHTS), default="as in the file",
-                               tooltip="fp8, int8: the layers of the network's blocks take half the room of bfloat16, with a scale for each row; int8 is nearer to the original. Files in fp8 or GGUF stay as they are in any case"),
-                io.Float.Input("most_on_card", default=0.0, min=0.0, max=1024.0, step=0.1,
-                               tooltip="GB of weights that may lie on the card at a time; the rest waits in RAM and is brought in layer by layer. 0: ComfyUI decides"),
+                io.Combo.Input(
+                    "weights",
+                    options=list(WEIGHTS),
+                    default="as in the file",
+                    tooltip="fp8, int8: the layers of the network's blocks take half the room of bfloat16, with a "
+                    "scale for each row; int8 is nearer to the original. Files in fp8 or GGUF stay as they are in any "
+                    "case",
+                ),
+                number_input(
+                    "most_on_card",
+                    0.0,
+                    (0.0, 1024.0, 0.1),
+                    "GB of weights that may lie on the card at a time; the rest waits in RAM and is brought in layer "
+                    "by layer. 0: ComfyUI decides",
+                ),
             ],
             outputs=[model_output("The model with these settings; the one that came in stays as it is")],
-        )  # fmt: skip
+        )
 
     @classmethod
     def execute(cls, model: VideoModel, weights: str, most_on_card: float) -> io.NodeOutput:
-        from ..loaders.families import load
-
         recipe = replace(model.recipe, storage=WEIGHTS[weights])
-        again = load(recipe, host.HostMemory(most_on_card * 2**30))
-        kept = {
-            name: getattr(model, name) for name in ("guidance", "options", "loras", "cache", "speed", "host_attention")
-        }
-        return io.NodeOutput(replace(again, facts=replace(again.facts, presets=model.facts.presets), **kept))
+        loaded = host.load_model(recipe, most_on_card * 2**30)
+        facts = replace(loaded.facts, presets=model.facts.presets)
+        return io.NodeOutput(replace(loaded, facts=facts, **options_of(model)))
+
+
+def options_of(model: VideoModel) -> dict[str, Any]:
+    """What was set on a model since it was loaded: all its fields that have a default."""
+    optional = [each.name for each in fields(model) if (each.default, each.default_factory) != (MISSING, MISSING)]
+    return {name: getattr(model, name) for name in optional if name != "node"}
 
 
 class SetSpeed(io.ComfyNode):
+    """Speed (Video)."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
-        from ..samplers.kernels import KERNELS, absent
-
-        lacks = absent()
-        there = [name for name in KERNELS if name not in lacks]
-        auto = "auto: as ComfyUI computes it (--use-sage-attention and the like)."
-        tooltip = " ".join([auto, *(f"{name}: {words}" for name, words in lacks.items())])
         return io.Schema(
-            node_id="ReelwireSpeed", display_name="Speed (Video)", category="Reelwire/model",
-            description="Runs the same network faster: compiled blocks, other kernels for attention, no padding. Works together with every cache.",
+            node_id="ReelwireSpeed",
+            display_name="Speed (Video)",
+            category="Reelwire/model",
+            description="Runs the same network faster: compiled blocks, other kernels for attention, no padding. "
+            "Works together with every cache.",
             search_aliases=["torch compile", "sage attention", "flash attention", "xformers", "加速", "编译"],
-            inputs=counted([
-                model_input(),
-                io.Boolean.Input("compile", default=False, tooltip="torch.compile of the repeated blocks: the first run takes minutes, later ones less"),
-                io.Combo.Input("attention", options=there, default="auto", tooltip=tooltip),
-                io.Boolean.Input("trim_text", default=False, optional=True, advanced=True,
-                                 tooltip="HunyuanVideo, LTX-Video: leaves out the empty rows behind a prompt's end, and with them the mask that keeps fast kernels away. The same video but for rounding"),
-            ], {"trim_text": {"family": with_feature("trimmed_text")}}),
+            inputs=counted(
+                [
+                    model_input(),
+                    io.Boolean.Input(
+                        "compile",
+                        default=False,
+                        tooltip="torch.compile of the repeated blocks: the first run takes minutes, later ones less",
+                    ),
+                    _attention_input(),
+                    io.Boolean.Input(
+                        "trim_text",
+                        default=False,
+                        optional=True,
+                        advanced=True,
+                        tooltip="HunyuanVideo, LTX-Video: leaves out the empty rows behind a prompt's end, and with "
+                        "them the mask that keeps fast kernels away. The same video but for rounding",
+                    ),
+                ],
+                {"trim_text": {"family": with_feature("trimmed_text")}},
+            ),
             outputs=[model_output("The same model with these settings")],
             hidden=[io.Hidden.unique_id],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, attention: str | None = None) -> bool | str:
@@ -178,15 +273,26 @@ class SetSpeed(io.ComfyNode):
         return host.valid((check_offered, attention))
 
     @classmethod
-    def execute(cls, model: VideoModel, compile: bool, attention: str, trim_text: bool = False) -> io.NodeOutput:
+    def execute(cls, model: VideoModel, **inputs: Any) -> io.NodeOutput:
         from ..samplers.speed import Speed, check_speed
 
-        faster = replace(model, speed=Speed(compile, attention, trim_text=trim_text))
+        faster = replace(model, speed=Speed(**inputs))
         check_speed(faster)
-        return _told(cls, faster, idle(cls, {"trim_text": trim_text}, model))
+        return _noted(cls, faster, idle(cls, inputs, model))
 
 
-# step-distillation LoRAs -> what their makers sample with: lightx2v/Wan2.1-Distill-Models and Wan2.2-Lightning (README),
+def _attention_input() -> io.Input:
+    """The kernels that can be used here, and of the others why not."""
+    from ..samplers.kernels import KERNELS, absent
+
+    lacks = absent()
+    auto = "auto: as ComfyUI computes it (--use-sage-attention and the like)."
+    tooltip = " ".join([auto, *(f"{name}: {words}" for name, words in lacks.items())])
+    offered = [name for name in KERNELS if name not in lacks]
+    return io.Combo.Input("attention", options=offered, default="auto", tooltip=tooltip)
+
+
+# step-distillation LoRAs -> what their makers sample with: lightx2v/Wan2.1-Distill-Models, Wan2.2-Lightning (README),
 # tianweiy/CausVid, hao-ai-lab/FastVideo (FastHunyuan)
 DISTILLED: dict[str, dict[str, float]] = {
     "none": {},
@@ -197,24 +303,23 @@ DISTILLED: dict[str, dict[str, float]] = {
 
 
 class AddLoRA(io.ComfyNode):
+    """LoRA (Video)."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireLoRA", display_name="LoRA (Video)", category="Reelwire/model",
-            description="Puts a LoRA on a model; chain several. The model that came in stays as it is, and the weights are shared: another strength costs nothing.",
+            node_id="ReelwireLoRA",
+            display_name="LoRA (Video)",
+            category="Reelwire/model",
+            description="Puts a LoRA on a model; chain several. The model that came in stays as it is, and the "
+            "weights are shared: another strength costs nothing.",
             search_aliases=["lora loader", "lightx2v", "causvid", "distill", "lightning", "加载 LoRA"],
-            inputs=counted([
-                model_input(),
-                io.Combo.Input("lora", options=list(host.files("loras")), tooltip="A file in models/loras, in diffusers', ComfyUI's or Kohya's form"),
-                io.Float.Input("strength", default=1.0, min=-100.0, max=100.0, step=0.05, tooltip="1 as trained, 0 off"),
-                io.Float.Input("low_noise_strength", default=1.0, min=-100.0, max=100.0, step=0.05, advanced=True, optional=True,
-                               tooltip="Wan 2.2-A14B: strength on the low-noise expert; the other one works on the high-noise expert. LoRAs come as two files there: set this to 0 for the high-noise file, and strength to 0 for the low-noise file"),
-                io.Combo.Input("distilled", options=list(DISTILLED), default="none", advanced=True, optional=True,
-                               tooltip="Step-distillation LoRAs: sets the default steps, guidance and shift to what its makers sample with. What is set in Video Sampler goes before"),
-            ], {"low_noise_strength": {"family": with_feature("two_experts")}}),
+            inputs=counted(
+                [model_input(), *_lora_inputs()], {"low_noise_strength": {"family": with_feature("two_experts")}}
+            ),
             outputs=[model_output("The same model with the LoRA")],
             hidden=[io.Hidden.unique_id],
-        )  # fmt: skip
+        )
 
     @classmethod
     def validate_inputs(cls, lora: str | None = None) -> bool | str:
@@ -223,19 +328,57 @@ class AddLoRA(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora: str, **_: Any) -> float:
         """Load again when the file was replaced."""
-        return host.changed(path) if (path := host.files("loras").get(lora)) else 0.0
+        return host.modified(path) if (path := host.files("loras").get(lora)) else 0.0
 
     @classmethod
-    def execute(cls, model: VideoModel, lora: str, strength: float, low_noise_strength: float = 1.0, distilled: str = "none") -> io.NodeOutput:  # fmt: skip
+    def execute(
+        cls,
+        model: VideoModel,
+        lora: str,
+        strength: float,
+        low_noise_strength: float = 1.0,
+        distilled: str = "none",
+    ) -> io.NodeOutput:
         from ..loaders.weights.lora import LoRA, read_lora
 
         file = host.choose("lora", lora, host.files("loras"))
         network = next((part for name, part in model.parts.items() if name in ("transformer", "unet")))
         added = LoRA(file, strength, low_noise_strength, read_lora(file, model.checkpoint, network))
-        presets = _distilled(model, DISTILLED[distilled])
+        facts = replace(model.facts, presets=_distilled(model, DISTILLED[distilled]))
         lines = idle(cls, {"low_noise_strength": low_noise_strength}, model)
-        changed = replace(model, loras=(*model.loras, added), facts=replace(model.facts, presets=presets))
-        return _told(cls, changed, lines or _one_expert(model, low_noise_strength))
+        changed = replace(model, loras=(*model.loras, added), facts=facts)
+        return _noted(cls, changed, lines or _one_expert(model, low_noise_strength))
+
+
+def _lora_inputs() -> list[io.Input]:
+    """Which LoRA, and how strongly."""
+    strength: dict[str, Any] = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.05}
+    return [
+        io.Combo.Input(
+            "lora",
+            options=list(host.files("loras")),
+            tooltip="A file in models/loras, in diffusers', ComfyUI's or Kohya's form",
+        ),
+        io.Float.Input("strength", tooltip="1 as trained, 0 off", **strength),
+        io.Float.Input(
+            "low_noise_strength",
+            advanced=True,
+            optional=True,
+            tooltip="Wan 2.2-A14B: strength on the low-noise expert; the other one works on the high-noise expert. "
+            "LoRAs come as two files there: set this to 0 for the high-noise file, and strength to 0 for the "
+            "low-noise file",
+            **strength,
+        ),
+        io.Combo.Input(
+            "distilled",
+            options=list(DISTILLED),
+            default="none",
+            advanced=True,
+            optional=True,
+            tooltip="Step-distillation LoRAs: sets the default steps, guidance and shift to what its makers sample "
+            "with. What is set in Video Sampler goes before",
+        ),
+    ]
 
 
 def _one_expert(model: VideoModel, low_noise_strength: float) -> tuple[Message, ...]:
@@ -245,10 +388,10 @@ def _one_expert(model: VideoModel, low_noise_strength: float) -> tuple[Message, 
     return (message("idle_expert", value=low_noise_strength, variant=model.variant),)
 
 
-def _distilled(model: VideoModel, asked: dict[str, float]) -> dict[str, Any]:
+def _distilled(model: VideoModel, values: dict[str, float]) -> dict[str, Any]:
     """The model's presets with other defaults; what a family does not have is left out."""
     usual = model.facts.presets["default"]
-    changed = {**usual, **{name: value for name, value in asked.items() if name in usual}}
+    changed = {**usual, **{name: value for name, value in values.items() if name in usual}}
     return {**model.facts.presets, "default": changed}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from typing import Any
 
-from ..loaders.families import load
 from ..loaders.messages import InputError, message
 from ..loaders.parts import Recipe
 from ..loaders.video_model import VideoModel
@@ -23,24 +22,24 @@ class Origin:
 
     def __init__(self, recipe: Recipe, model: VideoModel | None = None, most_on_card: float = 0.0) -> None:
         self._recipe, self._most = recipe, getattr(getattr(model, "memory", None), "most_on_card", most_on_card)
-        self._held = weakref.ref(model) if model is not None else None
+        self._reference = weakref.ref(model) if model is not None else None
 
     def model(self) -> VideoModel:
         """The model, ready to decode."""
-        held = self._held() if self._held is not None else None
-        return held if held is not None else load(self._recipe, host.HostMemory(self._most))
+        model = self._reference() if self._reference is not None else None
+        return model if model is not None else host.load_model(self._recipe, self._most)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process builds the model from its recipe."""
         return Origin, (self._recipe, None, self._most)
 
 
-def from_model(model: VideoModel, samples: Any, note: dict[str, Any]) -> dict[str, Any]:
+def from_model(model: VideoModel, samples: Any, note: dict[str, Any]) -> host.Latent:
     """A LATENT with how it was made and by which model."""
     return {"samples": samples, "reelwire": note, KEY: Origin(model.recipe, model)}
 
 
-def decoder(model: VideoModel | None, latent: dict[str, Any]) -> VideoModel:
+def decoder(model: VideoModel | None, latent: host.Latent) -> VideoModel:
     """The model that is connected, else the one that made the latents; raises InputError where they do not say it."""
     if model is not None:
         return model

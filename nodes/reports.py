@@ -14,10 +14,12 @@ from ..loaders.request import Keyframe, Request
 from ..loaders.video_model import VideoModel
 from . import host
 from .sampling import DEFAULT, preset_input, request_of, size_checks, size_inputs
-from .types import KeyframesType, model_input
+from .types import KeyframesType, model_input, number_input
 
 
 class EstimateNode(io.ComfyNode):
+    """Estimate (Video)."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -44,19 +46,17 @@ class EstimateNode(io.ComfyNode):
                 model_input("With its cache, memory, speed, guidance and LoRA nodes: they are counted"),
                 *size_inputs(),
                 preset_input(),
-                io.Float.Input(
+                number_input(
                     "price",
-                    default=0.0,
-                    min=0.0,
-                    max=100_000.0,
-                    step=0.01,
-                    tooltip="Of one hour of the card, in any currency; 0 leaves the cost out",
+                    0.0,
+                    (0.0, 100_000.0, 0.01),
+                    "Of one hour of the card, in any currency; 0 leaves the cost out",
                 ),
                 io.Boolean.Input(
                     "calibrate",
                     default=False,
-                    tooltip="Measures for about a second how fast this machine multiplies, in this model's shapes, and "
-                    "tells the time here by that",
+                    tooltip="Measures for about a second how fast this machine multiplies, in this model's shapes, "
+                    "and tells the time here by that",
                 ),
                 KeyframesType.Input(
                     "keyframes",

@@ -19,10 +19,18 @@ from ..loaders.video_model import VideoModel
 from ..samplers.solvers import SAMPLERS
 from . import host
 from .effect import Conditions, counted
-from .families import frame_rules, titles_with
 from .origin import from_model
-from .types import ABSENT, ConditioningType, ControlType, KeyframesType, model_input
-from .words import sampled
+from .types import (
+    ABSENT,
+    ConditioningType,
+    ControlType,
+    keyframes_input,
+    model_input,
+    number_input,
+    share_input,
+    whole_input,
+)
+from .words import frame_rules, sampled, titles_with
 
 if TYPE_CHECKING:
     from ..samplers.denoise import Sampling
@@ -32,66 +40,109 @@ DEFAULT = "default"
 PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled")
 
 
-def size_inputs() -> list[Any]:
-    """Size, length, steps and guidance of a video."""
-    return [
-        io.Int.Input("width", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
-        io.Int.Input("height", default=0, min=-16384, max=16384, tooltip="Pixels; 0: the preset's"),
-        io.Int.Input(
-            "frames",
-            default=0,
-            min=-100_000,
-            max=100_000,
-            tooltip=f"0: the preset's. {frame_rules()}",
-        ),
-        io.Int.Input("steps", default=0, min=0, max=1000, tooltip="0: the preset's"),
-        io.Float.Input(
-            "guidance",
-            default=0.0,
-            min=0.0,
-            max=100.0,
-            step=0.1,
-            tooltip="Guidance scale; 0: the preset's, 1: off, which takes half the forwards on most models",
-        ),
-    ]
-
-
 PRESET = (
-    "Fills in whatever is 0. default: as the makers sample. quality, balanced, speed: larger or smaller, more steps or fewer; "
-    "LTX-Video 1216x704 in 40 steps, 896x512 in 25, 640x352 in 10. distilled: for distilled checkpoints, 8 steps. The help "
-    "page has all numbers, and after a run the node shows what was used"
+    "Fills in whatever is 0. default: as the makers sample. quality, balanced, speed: larger or smaller, more steps "
+    "or fewer; LTX-Video 1216x704 in 40 steps, 896x512 in 25, 640x352 in 10. distilled: for distilled checkpoints, 8 "
+    "steps. The help page has all numbers, and after a run the node shows what was used"
 )
 
 
-def preset_input() -> Any:
+def side_inputs() -> list[io.Input]:
+    """Width and height of a video."""
+    return [whole_input(name, 0, (-16384, 16384), "Pixels; 0: the preset's") for name in ("width", "height")]
+
+
+def steps_inputs(guidance: str) -> list[io.Input]:
+    """Steps and guidance of a video. guidance: the tooltip of the scale."""
+    return [
+        whole_input("steps", 0, (0, 1000), "0: the preset's"),
+        number_input("guidance", 0.0, (0.0, 100.0, 0.1), guidance),
+    ]
+
+
+def size_inputs() -> list[io.Input]:
+    """Size, length, steps and guidance of a video."""
+    guidance = "Guidance scale; 0: the preset's, 1: off, which takes half the forwards on most models"
+    return [
+        *side_inputs(),
+        whole_input("frames", 0, (-100_000, 100_000), f"0: the preset's. {frame_rules()}"),
+        *steps_inputs(guidance),
+    ]
+
+
+def sampler_input(tooltip: str) -> io.Input:
+    """The solver."""
+    return io.Combo.Input("sampler", options=[DEFAULT, *SAMPLERS], default=DEFAULT, tooltip=tooltip)
+
+
+def seed_input(tooltip: str, after: Any) -> io.Input:
+    """The seed. after: what the page does with it after a run."""
+    largest = 0xFFFFFFFFFFFFFFFF
+    return io.Int.Input("seed", default=0, min=0, max=largest, control_after_generate=after, tooltip=tooltip)
+
+
+def preset_input() -> io.Input:
     """What fills in those that are 0."""
     return io.Combo.Input("preset", options=list(PRESETS), default=DEFAULT, tooltip=PRESET)
+
+
+def shift_input(tooltip: str) -> io.Input:
+    """The flow shift."""
+    return number_input("shift", 0.0, (0.0, 100.0, 0.1), tooltip, optional=True, advanced=True)
 
 
 # what a sampler's inputs depend on
 SAMPLER_COUNTS: Conditions = {"strength": {"source": True}, "shift": {"family": with_feature("flow_shift")}}
 
 
-def sampler_inputs() -> list[Any]:
+def sampler_inputs() -> list[io.Input]:
     """What tells a sampler which video to make."""
-    return counted([
+    inputs = [
         model_input(),
-        ConditioningType.Input("conditioning", lazy=True, tooltip="The prompts, from Encode Prompt (Video) with the same model"),
+        ConditioningType.Input(
+            "conditioning",
+            lazy=True,
+            tooltip="The prompts, from Encode Prompt (Video) with the same model",
+        ),
         *size_inputs(),
-        io.Combo.Input("sampler", options=[DEFAULT, *SAMPLERS], default=DEFAULT,
-                       tooltip="default: the model's own. Where a source asks for DDIM on a flow model, use euler: with eta 0 they are the same"),
-        io.Int.Input("seed", default=0, min=0, max=0xFFFFFFFFFFFFFFFF, control_after_generate=True,
-                     tooltip="Starting point of the noise: the same seed and inputs make the same video"),
+        sampler_input(
+            "default: the model's own. Where a source asks for DDIM on a flow model, use euler: with eta 0 they are "
+            "the same"
+        ),
+        seed_input("Starting point of the noise: the same seed and inputs make the same video", True),
         preset_input(),
-        KeyframesType.Input("keyframes", optional=True,
-                            tooltip="The pictures that the video must show, from Keyframe. For HunyuanVideo I2V connect them to Encode Prompt too; for all others here alone"),
-        io.MultiType.Input("source", [io.Image, io.Latent], optional=True, tooltip="Video-to-video: frames or latents to start from"),
-        io.Float.Input("strength", default=1.0, min=0.0, max=1.0, step=0.05, optional=True, advanced=True,
-                       tooltip="How much of the source is made anew: 1 all of it, .3 little"),
+        *_image_inputs(),
         ControlType.Input("control", optional=True, tooltip="For models that follow a control video"),
-        io.Float.Input("shift", default=0.0, min=0.0, max=100.0, step=0.1, optional=True, advanced=True,
-                       tooltip=f"Flow shift of {titles_with('flow_shift')}: more spends the steps on large shapes; 0: the preset's"),
-    ], SAMPLER_COUNTS)  # fmt: skip
+        shift_input(
+            f"Flow shift of {titles_with('flow_shift')}: more spends the steps on large shapes; 0: the preset's"
+        ),
+    ]
+    return counted(inputs, SAMPLER_COUNTS)
+
+
+def _image_inputs() -> list[io.Input]:
+    """What a video begins with or is made of."""
+    return [
+        keyframes_input(
+            "keyframes (pictures)",
+            "The pictures that the video must show, from Keyframe. For HunyuanVideo I2V connect them to Encode Prompt "
+            "too; for all others here alone",
+        ),
+        io.MultiType.Input(
+            "source",
+            [io.Image, io.Latent],
+            optional=True,
+            tooltip="Video-to-video: frames or latents to start from",
+        ),
+        share_input(
+            "strength",
+            1.0,
+            "How much of the source is made anew: 1 all of it, .3 little",
+            step=0.05,
+            optional=True,
+            advanced=True,
+        ),
+    ]
 
 
 def size_checks(width: int | None, height: int | None) -> tuple[Any, ...]:
@@ -120,16 +171,40 @@ class SamplerNode(io.ComfyNode):
 
 
 class Sampler(SamplerNode):
+    """Video Sampler."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireSampler", display_name="Video Sampler", category="Reelwire/sampling",
-            description="Makes the video's latents. 0 for size, frames, steps and guidance means what the preset or the model says.",
-            search_aliases=["sample video", "ksampler", "sampler", "text to video", "t2v", "video to video", "v2v", "generate video", "文生视频", "视频生视频", "生成视频", "采样", "采样器"],
+            node_id="ReelwireSampler",
+            display_name="Video Sampler",
+            category="Reelwire/sampling",
+            description="Makes the video's latents. 0 for size, frames, steps and guidance means what the preset or "
+            "the model says.",
+            search_aliases=[
+                "sample video",
+                "ksampler",
+                "sampler",
+                "text to video",
+                "t2v",
+                "video to video",
+                "v2v",
+                "generate video",
+                "文生视频",
+                "视频生视频",
+                "生成视频",
+                "采样",
+                "采样器",
+            ],
             inputs=sampler_inputs(),
-            outputs=[io.Latent.Output(display_name="latent", tooltip="The latents, with size, length and seed noted, for the two decode nodes")],
+            outputs=[
+                io.Latent.Output(
+                    display_name="latent",
+                    tooltip="The latents, with size, length and seed noted, for the two decode nodes",
+                )
+            ],
             hidden=[io.Hidden.unique_id],
-        )  # fmt: skip
+        )
 
     @classmethod
     def check_lazy_status(cls, model: VideoModel, conditioning: Conditioning | None = None, **inputs: Any) -> list[str]:
@@ -152,26 +227,33 @@ class Sampler(SamplerNode):
 
         def on_step(done: int, total: int, run: Sampling) -> None:
             runs[:] = [run]
-            update(done, total, lambda: host.latent_picture(model, run.preview()))
+            update(done, total, lambda: host.latent_preview(model, run.preview()))
 
         began = time.monotonic()
         with heard_by(report.tell):
             latents = sample(model, conditioning, prepared, on_step)
         line = sampled(request, model.facts.fps, time.monotonic() - began)
-        note = {"family": model.name, "variant": model.variant, "frames": request.frames, "fps": model.facts.fps,
-                "width": request.width, "height": request.height, "seed": request.seed}  # fmt: skip
-        charts = {"reelwire_chart": _tell_of_cache(report, model, prepared, runs, note)}
+        note = {
+            "family": model.name,
+            "variant": model.variant,
+            "frames": request.frames,
+            "fps": model.facts.fps,
+            "width": request.width,
+            "height": request.height,
+            "seed": request.seed,
+        }
+        charts = {"reelwire_chart": _report_cache(report, model, prepared, runs, note)}
         latent = from_model(model, model.to_host(latents.cpu()), note)
         return io.NodeOutput(latent, ui=report.ui(charts, line))
 
 
-def _tell_of_cache(
+def _report_cache(
     report: host.Report, model: VideoModel, prepared: SamplingPlan, runs: list[Sampling], note: dict[str, Any]
 ) -> list[str]:
-    """Say what the cache did, and add it to `note`, which goes with the latents into the file; its charts for the page."""
+    """Report what the cache did, and add it to `note`, which goes into the file; returns charts for the page."""
     from ..samplers.caches.report import report as report_of
 
-    if prepared.policy is None or not runs:
+    if prepared.policy is None or not runs or runs[0].cache is None:
         return []
     cache = report_of(runs[0].cache, prepared.policy.estimate(model, prepared.request))
     note["cache"] = cache.facts()
@@ -179,40 +261,99 @@ def _tell_of_cache(
     return [json.dumps(cache.chart())]
 
 
-def request_of(model: VideoModel, width: int = 0, height: int = 0, frames: int = 0, steps: int = 0, guidance: float = 0.0, sampler: str = DEFAULT, seed: int = 0,
-               preset: str = DEFAULT, keyframes: tuple[Keyframe, ...] = (), source: Any = None, strength: float = 1.0,
-             control: Control | None = None, shift: float = 0.0) -> Request:  # fmt: skip
+def request_of(
+    model: VideoModel,
+    width: int = 0,
+    height: int = 0,
+    frames: int = 0,
+    steps: int = 0,
+    guidance: float = 0.0,
+    sampler: str = DEFAULT,
+    seed: int = 0,
+    preset: str = DEFAULT,
+    keyframes: tuple[Keyframe, ...] = (),
+    source: Any = None,
+    strength: float = 1.0,
+    control: Control | None = None,
+    shift: float = 0.0,
+) -> Request:
+    """The request that a sampler's inputs stand for, before defaults are filled in."""
     plain = {DEFAULT: ""}
-    return Request(width, height, frames, steps, guidance, plain.get(sampler, sampler), plain.get(preset, preset), seed,
-                   tuple(keyframes or ()), _source(model, source), strength, shift, control=control)  # fmt: skip
+    return Request(
+        width,
+        height,
+        frames,
+        steps,
+        guidance,
+        plain.get(sampler, sampler),
+        plain.get(preset, preset),
+        seed,
+        tuple(keyframes or ()),
+        _source(model, source),
+        strength,
+        shift,
+        control=control,
+    )
 
 
 def _source(model: VideoModel, source: Any) -> Tensor | None:
-    if not isinstance(source, dict):
-        return source
-    family = source.get("reelwire", {}).get("family", model.name)
+    """Frames as they are, or latents as the model has them."""
+    return _latents(model, source) if isinstance(source, dict) else source
+
+
+def _latents(model: VideoModel, latent: host.Latent) -> Tensor:
+    """A LATENT's latents as the model has them; raises InputError for those of another family."""
+    family = latent.get("reelwire", {}).get("family", model.name)
     if family != model.name:
         rule = message("latents_of_family", family=family, model=model.name)
         raise InputError("source", family, rule, message("decode_and_connect"))
-    return host.samples(model, source)
+    return host.latents_of(model, latent)
 
 
 class LatentUpscale(io.ComfyNode):
+    """Upscale Latent (LTX Video)."""
+
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
-            node_id="ReelwireLatentUpscale", display_name="Upscale Latent (LTX Video)", category="Reelwire/sampling",
-            description="Doubles width and height of LTX-Video latents. Give the result to Video Sampler as source, with a strength of about .4, to refine it.",
-            search_aliases=["multi-scale", "spatial upscaler", "hires fix", "upscale", "upscale video", "放大", "视频放大", "高清修复"],
+            node_id="ReelwireLatentUpscale",
+            display_name="Upscale Latent (LTX Video)",
+            category="Reelwire/sampling",
+            description="Doubles width and height of LTX-Video latents. Give the result to Video Sampler as source, "
+            "with a strength of about .4, to refine it.",
+            search_aliases=[
+                "multi-scale",
+                "spatial upscaler",
+                "hires fix",
+                "upscale",
+                "upscale video",
+                "放大",
+                "视频放大",
+                "高清修复",
+            ],
             inputs=[
                 model_input(),
                 io.Latent.Input("latent", lazy=True, tooltip="Latents of LTX-Video, from Video Sampler"),
-                io.Combo.Input("upsampler", options=list(host.upsamplers()), tooltip="A diffusers folder in models/diffusers, as ltxv-spatial-upscaler-0.9.7"),
-                io.Float.Input("adain", default=1.0, min=0.0, max=1.0, step=0.05, advanced=True, tooltip="How much of the small latents' contrast and colour the large ones keep"),
-                io.Float.Input("tone_map", default=0.6, min=0.0, max=1.0, step=0.05, advanced=True, tooltip="How much extreme values are softened"),
+                io.Combo.Input(
+                    "upsampler",
+                    options=list(host.upsamplers()),
+                    tooltip="A diffusers folder in models/diffusers, as ltxv-spatial-upscaler-0.9.7",
+                ),
+                share_input(
+                    "adain",
+                    1.0,
+                    "How much of the small latents' contrast and colour the large ones keep",
+                    step=0.05,
+                    advanced=True,
+                ),
+                share_input("tone_map", 0.6, "How much extreme values are softened", step=0.05, advanced=True),
             ],
-            outputs=[io.Latent.Output(display_name="latent", tooltip="Latents of twice the width and height, for Video Sampler as source")],
-        )  # fmt: skip
+            outputs=[
+                io.Latent.Output(
+                    display_name="latent", tooltip="Latents of twice the width and height, for Video Sampler as source"
+                )
+            ],
+        )
 
     @classmethod
     def validate_inputs(cls, upsampler: str | None = None) -> bool | str:
@@ -226,16 +367,17 @@ class LatentUpscale(io.ComfyNode):
 
     @staticmethod
     def _part(model: VideoModel, upsampler: str) -> Part:
+        """The upsampler; raises InputError where it does not fit the model."""
         return model.upsampler(host.choose("upsampler", upsampler, host.upsamplers()))
 
     @classmethod
-    def execute(cls, model: VideoModel, latent: dict[str, Any], upsampler: str, adain: float = 1.0, tone_map: float = 0.6) -> io.NodeOutput:  # fmt: skip
-        from ..samplers.multiscale import upscale
-
+    def execute(
+        cls, model: VideoModel, latent: host.Latent, upsampler: str, adain: float = 1.0, tone_map: float = 0.6
+    ) -> io.NodeOutput:
         part = cls._part(model, upsampler)
-        samples, update = _source(model, latent), host.progress()
-        large = upscale(model, part, samples, adain, tone_map).cpu()
-        update(1, 1, lambda: host.latent_picture(model, large))
+        samples, update = _latents(model, latent), host.progress()
+        large = model.upscale(part, samples, adain, tone_map).cpu()
+        update(1, 1, lambda: host.latent_preview(model, large))
         note = {k: v * 2 if k in ("width", "height") else v for k, v in latent.get("reelwire", {}).items()}
         return io.NodeOutput(from_model(model, model.to_host(large), note))
 

@@ -1,4 +1,4 @@
-"""The pack's own wire types, and the sockets that many nodes share."""
+"""The pack's own wire types, and the sockets and widgets that many nodes share."""
 
 from typing import Any
 
@@ -14,11 +14,59 @@ ABSENT = "absent"  # an input without a link, where `validate_inputs` gets None 
 MODEL = "From a loader, or from a node that changes the model, as LoRA or Cache"
 
 
-def model_input(tooltip: str = MODEL, optional: bool = False) -> Any:
+def model_input(tooltip: str = MODEL, optional: bool = False) -> io.Input:
     """The socket for a model."""
     return VideoModelType.Input("model", tooltip=tooltip, optional=optional)
 
 
-def model_output(tooltip: str) -> Any:
+def model_output(tooltip: str) -> io.Output:
     """The socket of a model that goes on."""
     return VideoModelType.Output(display_name="model", tooltip=tooltip)
+
+
+def keyframes_input(label: str, tooltip: str) -> io.Input:
+    """The socket for keyframes. label: in locales/en; in the schema it would hide all translations."""
+    field = KeyframesType.Input("keyframes", optional=True, tooltip=tooltip)
+    field.socket_label = label
+    return field
+
+
+def whole_input(name: str, default: int, span: tuple[int, int], tooltip: str, **more: Any) -> io.Input:
+    """The widget of a whole number. span: the least and the most; more: further arguments of `io.Int.Input`."""
+    least, most = span
+    return io.Int.Input(name, default=default, min=least, max=most, tooltip=tooltip, **more)
+
+
+def number_input(name: str, default: float, span: tuple[float, float, float], tooltip: str, **more: Any) -> io.Input:
+    """The widget of a number. span: the least, the most, and the step; more: further arguments of `io.Float.Input`."""
+    least, most, step = span
+    return io.Float.Input(name, default=default, min=least, max=most, step=step, tooltip=tooltip, **more)
+
+
+def share_input(name: str, default: float, tooltip: str, step: float = 0.01, **more: Any) -> io.Input:
+    """The widget of a share, from 0 to 1."""
+    return number_input(name, default, (0.0, 1.0, step), tooltip, **more)
+
+
+def node_schema(
+    node: str,
+    title: str,
+    room: str,
+    description: str,
+    aliases: list[str],
+    inputs: list[io.Input],
+    outputs: list[io.Output],
+    **more: Any,
+) -> io.Schema:
+    """The schema of one of several nodes that are alike. room: the last part of its category."""
+    return io.Schema(
+        node_id=node,
+        display_name=title,
+        category=f"Reelwire/{room}",
+        description=description,
+        search_aliases=aliases,
+        inputs=inputs,
+        outputs=outputs,
+        hidden=[io.Hidden.unique_id],
+        **more,
+    )

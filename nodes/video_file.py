@@ -18,8 +18,8 @@ from . import host
 
 WAITING = 2**25  # bytes of frames that wait for the encoder; a larger piece waits alone
 PATIENCE = 0.1  # seconds between two looks at whether the host wants to stop
-# what x264 takes by itself on a processor with AVX-512, but for that: with it, its macroblock tree did not make the same
-# bytes of the same frames each time (core 165; clips 96, 200 and 648 pixels wide)
+# what x264 takes by itself on a processor with AVX-512, but for that: with it, its macroblock tree did not make the
+# same bytes of the same frames each time (core 165; clips 96, 200 and 648 pixels wide)
 _UP_TO_AVX2 = "asm=MMX2,SSE2Fast,LZCNT,SSSE3,SSE4.2,AVX,FMA3,BMI2,AVX2"
 
 
@@ -56,6 +56,7 @@ def _apart(frames: Iterator[Tensor]) -> Iterator[Tensor]:
 
 
 def _encode(container: Any, frames: Iterator[Tensor], size: tuple[int, int], fps: float, crf: int) -> None:
+    """Encode pieces as H.264 into an open container."""
     import av
 
     stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
@@ -122,6 +123,7 @@ class _Queue:
             self._changed.notify_all()
 
     def _arriving(self) -> Iterator[Tensor]:
+        """The pieces, as they come."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._pieces or self._complete or self._stopped)
@@ -155,6 +157,7 @@ class _Queue:
             self._changed.notify_all()
 
     def _wait(self, ready: Callable[[], bool], check: Callable[[], None]) -> None:
+        """Wait until `ready`; raises the error of the other thread."""
         while not self._changed.wait_for(lambda: self._over or ready(), PATIENCE):
             check()
         error, self._error = self._error, None  # not held: its traceback holds the decoder

@@ -1,12 +1,14 @@
-"""What nodes say they made."""
+"""What nodes say they made, and what their tooltips say of the families (in English, as all texts of nodes)."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ..loaders.messages import Message, message
 from ..loaders.request import Request
+from ..loaders.spec import specs
 
 
 def sampled(request: Request, fps: float, seconds: float) -> Message:
@@ -35,6 +37,7 @@ def clock(seconds: float) -> str:
 
 
 def _settings(request: Request, fps: float, seconds: float) -> dict[str, Any]:
+    """What a line about a run names."""
     scales = dict.fromkeys(f"{scale:g}" for scale in (request.guidance, request.guidance_2) if scale)
     return {
         **_length(request.width, request.height, request.frames, fps),
@@ -47,9 +50,44 @@ def _settings(request: Request, fps: float, seconds: float) -> dict[str, Any]:
 
 
 def _length(width: int, height: int, frames: int, fps: float) -> dict[str, Any]:
+    """Size, frames and length of a video."""
     return {"size": f"{width}x{height}", "frames": frames, "length": f"{frames / fps:.3g}", "fps": f"{fps:g}"}
 
 
 def _size(file: Path) -> str:
+    """A file's size in MB or KB."""
     size = file.stat().st_size
     return f"{size / 1e6:.3g} MB" if size >= 1e6 else f"{size / 1e3:.3g} KB"
+
+
+# ---------------------------------------------------------------- tooltips
+
+
+def titles_with(feature: str) -> str:
+    """The families that have a feature, as "A and B"."""
+    return _both(spec.short_title for spec in specs() if feature in spec.features)
+
+
+def frame_rules(long: bool = False) -> str:
+    """How many frames the clips of each family have, or a long video that is made of such clips."""
+    titles: dict[tuple[tuple[int, ...], int], list[str]] = {}
+    for spec in specs():
+        titles.setdefault((spec.frame_counts, spec.frame_step), []).append(spec.short_title)
+    most_first = sorted(titles, key=lambda rule: (-len(titles[rule]), rule))
+    words = [f"{_both(titles[rule])} {_frame_rule(*rule, long)}" for rule in most_first]
+    if not long:
+        words[0] = f"{_both(titles[most_first[0]])} make {_frame_rule(*most_first[0], long)} frames"
+    return ", ".join(words)
+
+
+def _frame_rule(counts: tuple[int, ...], step: int, long: bool) -> str:
+    """Numbers of frames, as "8n+1" or "14 or 25"."""
+    if step:
+        return f"{step}n+1"
+    return " or ".join(f"{count - 1}n+1" if long else str(count) for count in counts)
+
+
+def _both(titles: Iterable[str]) -> str:
+    """Titles as "A, B and C"."""
+    *most, last = titles
+    return f"{', '.join(most)} and {last}" if most else last

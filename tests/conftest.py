@@ -35,6 +35,7 @@ from reelwire.tests.support.card.pytest_card import TINY_MODELS, CardTests  # no
 from reelwire.tests.support.card.table import CardTable  # noqa: E402
 from reelwire.tests.support.extensive import is_extensive  # noqa: E402
 from reelwire.tests.support.host import Host, boot  # noqa: E402
+from reelwire.tests.support.host_marker import mark_hosts  # noqa: E402
 from reelwire.training import tiny_files  # noqa: E402
 from reelwire.training.tiny_models import MODELS, make  # noqa: E402
 
@@ -44,11 +45,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     screenshots.add_option(parser)
     pages.add_option(parser)
     parser.addoption("--extensive", action="store_true", help="all tests: also those of models that are like others")
-    parser.addoption("--all-variants", action="store_true", help="what all shipped variants hold, not only those that differ in kind")  # fmt: skip
+    parser.addoption(
+        "--all-variants", action="store_true", help="what all shipped variants hold, not only those that differ in kind"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what differs in nothing but the model from what runs, unless all is asked for."""
+    """Mark what needs a host; leave out what differs in nothing but the model from what runs, unless all is asked for."""
+    mark_hosts(items)
     if config.getoption("extensive"):
         return
     left = [item for item in items if is_extensive(item.nodeid)]
@@ -81,7 +85,7 @@ def tiny_models() -> Path:
 @pytest.fixture(scope="session")
 def host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A real ComfyUI with this pack and all tiny models, booted once per session."""
-    with boot(comfyui, _base(tiny_models, tmp_path_factory)) as running:
+    with boot(comfyui, _base(tiny_models, tmp_path_factory), kind=Host) as running:
         yield running
 
 

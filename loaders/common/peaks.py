@@ -12,13 +12,13 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ..base import ModelBase
-from ..parts import Part
+from ..parts import Config, Part
 from ..request import Request
 from ..weights.quantised import FORMATS
 from ..weights.stored import BY_NAME, is_ggml, is_small
@@ -134,7 +134,7 @@ class Counted(ModelBase):
         return False
 
     @classmethod
-    def mlp_width(cls, config: Mapping[str, Any], hidden: int) -> int:
+    def mlp_width(cls, config: Config, hidden: int) -> int:
         """How wide the network's MLPs are within."""
         return 4 * hidden
 
@@ -276,7 +276,7 @@ def _held(model: Counted, part: str) -> Iterator[tuple[int, float, str]]:
         yield math.prod(shape), _stored(kind, shape) if kind else float(item * math.prod(shape)), kind
 
 
-def _whole(config: Mapping[str, Any]) -> frozenset[str]:
+def _whole(config: Config) -> frozenset[str]:
     """Parts of the names of weights that a module of this config keeps in float32, as `modules.build` does."""
     kind = config.get("_class_name") or next(iter(config.get("architectures") or [""]))
     cls = getattr(import_module("diffusers" if "_class_name" in config else "transformers"), kind, None)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from ..messages import CheckpointError, InputError, message
+from ..parts import Network, Tokenizer
 from ..weights.configs import load_config
 from ..weights.safetensors import read_header
 
 
-def load_tokenizer(source: Path) -> Any:
+def load_tokenizer(source: Path) -> Tokenizer:
     """The tokenizer of a folder, or of a UMT5 file that carries its own."""
     return _embedded_tokenizer(source, source.stat().st_mtime) if source.is_file() else _folder_tokenizer(source)
 
@@ -51,7 +52,7 @@ def _embedded_tokenizer(file: Path, changed: float) -> SentencePieceTokenizer:
         return SentencePieceTokenizer(opened.get_tensor("spiece_model").numpy().tobytes())
 
 
-def _folder_tokenizer(folder: Path) -> Any:
+def _folder_tokenizer(folder: Path) -> Tokenizer:
     """The tokenizer of a folder: tokenizer.json as it stands, else spiece.model, else CLIP's vocab.json and merges.txt.
 
     The class is never the one that a config names: transformers 5 reads some tokenizer.json files wrongly by it
@@ -80,7 +81,7 @@ def _special(folder: Path) -> dict[str, str]:
     return {name: t["content"] if isinstance(t, dict) else t for name, t in named.items() if t}
 
 
-def read_prompt(tokenizer: Any, text: str, length: int, name: str) -> tuple[Any, tuple[str, ...]]:
+def read_prompt(tokenizer: Tokenizer, text: str, length: int, name: str) -> tuple[Any, tuple[str, ...]]:
     """(token ids and mask padded to `length`, notes on what the tokenizer does not know).
 
     Raises InputError for a prompt that `length` tokens cannot hold: nothing is cut in silence.
@@ -106,14 +107,14 @@ def trimmed(text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return text[:, :rows], mask[:, :rows]
 
 
-def check_prompts(tokenizer: Any, length: int, **prompts: str) -> None:
+def check_prompts(tokenizer: Tokenizer, length: int, **prompts: str) -> None:
     """Raise InputError for prompts, by the names of their inputs, that cannot be read; before the encoder is loaded."""
     for name, text in prompts.items():
         read_prompt(tokenizer, text, length, name)
 
 
 def encode_t5(
-    encoder: Any, tokenizer: Any, length: int, masked: bool, device: torch.device, text: str, name: str
+    encoder: Network, tokenizer: Tokenizer, length: int, masked: bool, device: torch.device, text: str, name: str
 ) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """({"text" [1, length, width], "mask" [1, length]} on the CPU, notes); masked: whether the encoder itself sees the
     mask; name: of the input that holds the text. Raises InputError for a prompt that is too long."""

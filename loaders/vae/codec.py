@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -16,6 +16,7 @@ from ..base import ModelBase
 from ..common.images import cover
 from ..messages import message
 from ..notices import say
+from ..parts import Config, Network
 from ..request import Request
 from .peak import CoderPeak, base_width
 from .tiles import Pieces, Tile, Tiling, one_by_one, retried, tiled
@@ -43,33 +44,33 @@ class VideoVAE(ModelBase, ABC):
     streamed_encode_differs: ClassVar[bool] = False
 
     @classmethod
-    def coder(cls, config: Mapping[str, Any]) -> str:
+    def coder(cls, config: Config) -> str:
         """Which of `coders` a VAE of this config is."""
         return next(iter(cls.coders))
 
     @classmethod
     @abstractmethod
-    def decode_pieces(cls, vae: Any, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+    def decode_pieces(cls, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
         """The VAE's latent frames [1, C, 1, h, w] -> pieces of frames [1, 3, n, H, W] in -1..1, n small, of one
         tile."""
 
     @classmethod
     @abstractmethod
-    def encode_pieces(cls, vae: Any, pixels: Pieces, count: int) -> Pieces:
+    def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:
         """`count` frames [1, 3, 1, H, W] in -1..1 -> pieces [1, 2C, n, h, w] of the posterior's mean and log
         variance."""
 
-    def to_vae(self, vae: Any, latents: Pieces, seed: int) -> Pieces:
+    def to_vae(self, vae: Network, latents: Pieces, seed: int) -> Pieces:
         """Normalised latent frames [1, C, 1, h, w] -> the VAE's own."""
         return (self.facts.denormalise(frame.float()).to(vae.dtype) for frame in latents)
 
-    def from_vae(self, vae: Any, latents: Tensor) -> Tensor:
+    def from_vae(self, vae: Network, latents: Tensor) -> Tensor:
         """The VAE's latents [1, C, t, h, w] -> normalised ones."""
         return self.facts.normalise(latents.float())
 
     def encode_video(
         self,
-        vae: Any,
+        vae: Network,
         frames: Tensor,
         generator: torch.Generator | None = None,
         size: tuple[int, int] | None = None,
@@ -80,7 +81,7 @@ class VideoVAE(ModelBase, ABC):
 
     def vae_latents(
         self,
-        vae: Any,
+        vae: Network,
         frames: Tensor,
         generator: torch.Generator | None,
         size: tuple[int, int] | None = None,
@@ -108,7 +109,7 @@ class VideoVAE(ModelBase, ABC):
         posterior = DiagonalGaussianDistribution(torch.cat(list(pieces), 2))
         return posterior.mode() if generator is None else posterior.sample(generator)
 
-    def stream_decode(self, vae: Any, latents: Pieces, rows: list[list[Tile]], seed: int) -> Pieces:
+    def stream_decode(self, vae: Network, latents: Pieces, rows: list[list[Tile]], seed: int) -> Pieces:
         """Normalised latent frames [1, C, 1, h, w] -> frames in order, as pieces [n, H, W, 3] in 0..1, n small."""
         device = self.memory.device("vae")
         stage = lambda part, tile: self.decode_pieces(vae, (z.to(device) for z in part), tile, seed)

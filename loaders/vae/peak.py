@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+
+from ..parts import Config
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CoderPeak:
         return tile * each * (full if float32 else 1) * (min(frames, most) if most else 1) / (most or 1)
 
 
-def base_width(config: Mapping[str, Any]) -> int:
+def base_width(config: Config) -> int:
     """Channels of a VAE's decoder at full resolution; 0 where nothing tells."""
     keys = ("decoder_base_dim", "base_dim", "decoder_block_out_channels", "block_out_channels")
     width = next((config[key] for key in keys if config.get(key)), 0)

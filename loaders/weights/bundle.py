@@ -15,7 +15,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ..messages import CheckpointError, either, message
-from ..parts import Part
+from ..parts import Config, Part
 from .configs import load_config
 from .entry import rename
 from .format import CheckpointFormat, Weights
@@ -67,9 +67,9 @@ class Bundle:
 
     variant: str
     parts: Mapping[str, Weights]
-    scheduler: Mapping[str, Any]
-    pipeline: Mapping[str, Any]
-    defaults: Mapping[str, Any]
+    scheduler: Config
+    pipeline: Config
+    defaults: Config
 
     def make(self, dtype: torch.dtype, storage: str = "") -> dict[str, Part]:
         """The parts for a VideoModel. While a network works, the encoders and the other expert give their room away."""
@@ -87,7 +87,7 @@ class Source:
 
     path: Path
     parts: Mapping[str, Weights]
-    index: Mapping[str, Any] | None = None
+    index: Config | None = None
 
     def bundle(self, parts: Mapping[str, Weights], form: CheckpointFormat) -> Bundle:
         """These parts with the variant that they are, and what is known of it."""
@@ -141,7 +141,7 @@ def read_part(folder: Path) -> Weights:
     return Weights(config, {key: entry for key, entry in renamed.items() if key not in _COPIES})
 
 
-def closest_variant(form: CheckpointFormat, configs: Mapping[str, Mapping[str, Any]], name: str) -> str:
+def closest_variant(form: CheckpointFormat, configs: Mapping[str, Config], name: str) -> str:
     """The shipped variant whose network agrees most, then whose words are most in the name."""
     config = configs[form.network]
 
@@ -158,7 +158,7 @@ def frozen(value: Any) -> Any:
     return tuple(map(frozen, value)) if isinstance(value, list) else value
 
 
-def _frozen_values(entries: Mapping[str, Any]) -> dict[str, Any]:
+def _frozen_values(entries: Config) -> dict[str, Any]:
     return {key: frozen(value) for key, value in entries.items()}
 
 

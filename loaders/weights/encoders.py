@@ -11,9 +11,9 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from ..messages import CheckpointError, either, message
+from ..messages import CheckpointError, message
+from ..parts import ConfigDict
 from .bundle import read_part
 from .entry import Entry, rename
 from .format import Entries, Weights
@@ -29,7 +29,7 @@ def _layers(entries: Entries, last: str) -> int:
     return sum(key.endswith(last) for key in entries)
 
 
-def t5_config(entries: Entries) -> dict[str, Any]:
+def t5_config(entries: Entries) -> ConfigDict:
     """The config that the shapes of a T5 v1.1 or UMT5 encoder tell."""
     layer = "encoder.block.0.layer"
     vocabulary, width = entries["shared.weight"].shape
@@ -50,7 +50,7 @@ def t5_config(entries: Entries) -> dict[str, Any]:
     )
 
 
-def _clip_config(entries: Entries) -> dict[str, Any]:
+def _clip_config(entries: Entries) -> ConfigDict:
     """CLIP-L's text tower: 64 channels a head, quick GELU."""
     vocabulary, width = entries["embeddings.token_embedding.weight"].shape
     return dict(
@@ -67,7 +67,7 @@ def _clip_config(entries: Entries) -> dict[str, Any]:
     )
 
 
-def _llama_config(entries: Entries) -> dict[str, Any]:
+def _llama_config(entries: Entries) -> ConfigDict:
     """Llama 3 8B: 128 channels a head, theta 500000."""
     vocabulary, width = entries["embed_tokens.weight"].shape
     rows = lambda name: entries[f"layers.0.self_attn.{name}_proj.weight"].shape[0] // 128
@@ -87,12 +87,12 @@ def _llama_config(entries: Entries) -> dict[str, Any]:
     )
 
 
-def _vision_config(entries: Entries) -> dict[str, Any]:
+def _vision_config(entries: Entries) -> ConfigDict:
     """CLIP ViT-H: 80 channels a head, GELU; ViT-L: 64, quick GELU."""
     return _tower_config(entries) | dict(projection_dim=entries["visual_projection.weight"].shape[0])
 
 
-def _tower_config(entries: Entries) -> dict[str, Any]:
+def _tower_config(entries: Entries) -> ConfigDict:
     """CLIP's vision tower, without its last projection."""
     width, _, patch, _ = entries["vision_model.embeddings.patch_embedding.weight"].shape
     positions = entries["vision_model.embeddings.position_embedding.weight"].shape[0]
@@ -119,21 +119,15 @@ class Kind:
     config: tensors -> the config of its class.
     rename: patterns of its published names -> transformers 5's names.
     unused: a pattern of the keys that belong to something else.
-    advice: which file to get, and where it goes.
     """
 
     architecture: str
     title: str
     mark: str
-    config: Callable[[Entries], dict[str, Any]]
+    config: Callable[[Entries], ConfigDict]
     rename: Mapping[str, str]
     unused: str
-    advice: str
     lacks: str = ""
-
-
-def _advice(key: str, *files: str, publisher: str) -> str:
-    return message(key, files=either(*files), publisher=publisher)
 
 
 _BIAS = "encoder.block.1.layer.0.SelfAttention.relative_attention_bias.weight"
@@ -149,12 +143,6 @@ KINDS = {
         config=t5_config,
         rename={},
         unused=_T5_UNUSED,
-        advice=_advice(
-            "into_text_encoders",
-            "t5xxl_fp16.safetensors (9.8 GB)",
-            "t5xxl_fp8_e4m3fn_scaled.safetensors (5.2 GB)",
-            publisher="comfyanonymous/flux_text_encoders",
-        ),
     ),
     "umt5": Kind(
         architecture="UMT5EncoderModel",
@@ -163,12 +151,6 @@ KINDS = {
         config=t5_config,
         rename={},
         unused=_T5_UNUSED,
-        advice=_advice(
-            "into_text_encoders",
-            "umt5_xxl_fp16.safetensors (11.4 GB)",
-            "umt5_xxl_fp8_e4m3fn_scaled.safetensors (6.7 GB)",
-            publisher="Comfy-Org/Wan_2.1_ComfyUI_repackaged",
-        ),
     ),
     "clip": Kind(
         architecture="CLIPTextModel",
@@ -178,9 +160,6 @@ KINDS = {
         config=_clip_config,
         rename={r"^text_model\.": ""},
         unused=r"(^text_projection\.weight|position_ids|logit_scale)$",
-        advice=_advice(
-            "into_text_encoders", "clip_l.safetensors (0.2 GB)", publisher="comfyanonymous/flux_text_encoders"
-        ),
     ),
     "llama": Kind(
         architecture="LlamaModel",
@@ -189,12 +168,6 @@ KINDS = {
         config=_llama_config,
         rename={r"^model\.": "", r"^language_model\.model\.": ""},
         unused=r"^(language_model\.)?lm_head\.weight$",
-        advice=_advice(
-            "into_text_encoders",
-            "llava_llama3_fp16.safetensors (16.1 GB)",
-            "llava_llama3_fp8_scaled.safetensors (9.1 GB)",
-            publisher="Comfy-Org/HunyuanVideo_repackaged",
-        ),
     ),
     "vision": Kind(
         architecture="CLIPVisionModelWithProjection",
@@ -204,9 +177,6 @@ KINDS = {
         config=_vision_config,
         rename={},
         unused=r"(position_ids|logit_scale)$",
-        advice=_advice(
-            "into_clip_vision", "clip_vision_h.safetensors (1.3 GB)", publisher="Comfy-Org/Wan_2.1_ComfyUI_repackaged"
-        ),
     ),
     "llava": Kind(
         architecture="CLIPVisionModel",
@@ -215,11 +185,6 @@ KINDS = {
         config=_tower_config,
         rename={r"^vision_tower\.": ""},
         unused=r"(position_ids|logit_scale|^visual_projection\.weight)$",
-        advice=_advice(
-            "into_clip_vision",
-            "llava_llama3_vision.safetensors (0.6 GB)",
-            publisher="Comfy-Org/HunyuanVideo_repackaged",
-        ),
     ),
 }
 
@@ -240,17 +205,21 @@ def _exact(entry: Entry) -> Entry:
     return replace(entry, quantisation=replace(entry.quantisation, exact=True))
 
 
-def read_encoder(source: Path, kind: str) -> Weights:
-    """The encoder of a file or of a transformers folder; raises CheckpointError for another kind and a damaged file."""
+def read_encoder(source: Path, kind: str, files: str = "") -> Weights:
+    """The encoder of a file or of a transformers folder; raises CheckpointError for another kind and a damaged file.
+
+    files: what to get instead, in words.
+    """
     if source.is_dir():
         weights = read_part(source)
         if weights.kind != KINDS[kind].architecture:
-            raise _wrong_kind(source, message("kind_weights", kind=weights.kind), kind)
+            raise _wrong_kind(source, message("kind_weights", kind=weights.kind), kind, files)
         return weights
     entries = read_file(source)[0]
     recognised, renamed = recognise(entries)
     if recognised != kind:
-        raise _wrong_kind(source, KINDS[recognised].title if recognised else kind_of(entries), kind)
+        title = KINDS[recognised].title if recognised else kind_of(entries)
+        raise _wrong_kind(source, title, kind, files)
     try:
         return Weights({"architectures": [KINDS[kind].architecture], **KINDS[kind].config(renamed)}, renamed)
     except KeyError as error:
@@ -258,9 +227,9 @@ def read_encoder(source: Path, kind: str) -> Weights:
         raise CheckpointError(rule, message("download_again")) from error
 
 
-def _wrong_kind(source: Path, title: str, wanted: str) -> CheckpointError:
+def _wrong_kind(source: Path, title: str, wanted: str, files: str) -> CheckpointError:
     rule = message("wrong_family", file=source.name, kind=title, title=KINDS[wanted].title)
-    return CheckpointError(rule, message("put", advice=KINDS[wanted].advice))
+    return CheckpointError(rule, message("put", advice=files) if files else "")
 
 
 def merge_vision_tower(language: Weights, tower: Weights) -> Weights:

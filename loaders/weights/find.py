@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from ..messages import CheckpointError, message
-from ..parts import Recipe
+from ..parts import Config, Recipe
 from ..spec import Spec
 from .bundle import Bundle, Source, files_of, read_diffusers
 from .configs import load_config
-from .encoders import KINDS, merge_vision_tower, output_width, read_encoder
+from .encoders import merge_vision_tower, output_width, read_encoder
 from .entry import Entry, strip_prefix
 from .format import CheckpointFormat, Weights
 from .kinds import kind_of
@@ -61,10 +60,13 @@ def read_model(recipe: Recipe, form: CheckpointFormat) -> Bundle:
 
 
 def _read_part(file: Path, part: str, form: CheckpointFormat) -> Weights:
-    return read_vae(file, form) if part == "vae" else read_encoder(file, form.spec.encoders[part])
+    """A part that comes from another file or folder than the network."""
+    if part == "vae":
+        return read_vae(file, form)
+    return read_encoder(file, form.spec.encoders[part], form.spec.encoder_files[part])
 
 
-def _needed(spec: Spec, part: str, config: Mapping[str, Any], text_encoder: Weights | None = None) -> bool:
+def _needed(spec: Spec, part: str, config: Config, text_encoder: Weights | None = None) -> bool:
     """Whether a network of this config needs the part; a text encoder that sees needs no image encoder."""
     if part != "image_encoder" or not spec.image_encoder_key:
         return True
@@ -85,11 +87,11 @@ def _merged(parts: dict[str, Weights], form: CheckpointFormat) -> dict[str, Weig
 
 def _check_complete(parts: Mapping[str, Weights], checkpoint: Path, form: CheckpointFormat) -> None:
     """Raise CheckpointError for an encoder or a VAE that is missing."""
-    for part, kind in form.spec.encoders.items():
+    for part in form.spec.encoders:
         config = parts[form.network].config
         if part not in parts and _needed(form.spec, part, config, parts.get("text_encoder")):
             rule = message("holds_no_part", file=checkpoint.name, part=WORDS[part])
-            raise CheckpointError(rule, message("put_and_choose", advice=KINDS[kind].advice))
+            raise CheckpointError(rule, message("put_and_choose", advice=form.spec.encoder_files[part]))
     if "vae" not in parts:
         remedy = message("put_vae_and_choose", vae=form.spec.vae)
         raise CheckpointError(message("holds_no_vae", file=checkpoint.name), remedy)
@@ -144,12 +146,12 @@ def read_vae(file: Path, form: CheckpointFormat) -> Weights:
     return weights
 
 
-def _network_channels(network: Mapping[str, Any]) -> int:
+def _network_channels(network: Config) -> int:
     """Channels of the latents that a network of this config makes."""
     return network.get("out_channels") or network["in_channels"]
 
 
-def _vae_channels(vae: Mapping[str, Any]) -> int:
+def _vae_channels(vae: Config) -> int:
     return vae.get("z_dim") or vae["latent_channels"]
 
 
@@ -212,7 +214,7 @@ def _complete_folder(
         sees = kind == "llava" and files.get("text_encoder", folder).is_dir()
         if not (folder / part).is_dir() and part not in files and _needed(spec, part, config) and not sees:
             with suppress(CheckpointError):  # the folder's own reader knows better what is wrong with it
-                files[part] = find_encoder(part, kind, 0, folder, offered.get(part, {}))
+                files[part] = find_encoder(spec, part, 0, folder, offered.get(part, {}))
         if part.startswith("text_encoder"):
             tokenizer = tokenizers.get(kind, files.get(part, folder))
             files.setdefault("tokenizer" + part.removeprefix("text_encoder"), tokenizer)
@@ -229,7 +231,7 @@ def _complete_file(
             continue
         if part not in files:
             wanted = next((config[key] for key, at in _WIDTHS.items() if at == part and config.get(key)), 0)
-            files[part] = find_encoder(part, kind, wanted, source.path, offered.get(part, {}))
+            files[part] = find_encoder(form.spec, part, wanted, source.path, offered.get(part, {}))
         if part.startswith("text_encoder"):
             files["tokenizer" + part.removeprefix("text_encoder")] = tokenizers.get(kind, files[part])
     if "vae" not in source.parts and "vae" not in files:
@@ -239,17 +241,17 @@ def _complete_file(
     return files
 
 
-def _network_config(folder: Path) -> Mapping[str, Any]:
+def _network_config(folder: Path) -> Config:
     """The config of a diffusers folder's network; empty where it is damaged, which the folder's reader tells."""
     with suppress(CheckpointError):
         return load_config(folder / ("transformer" if (folder / "transformer").is_dir() else "unet"))
     return {}
 
 
-def find_encoder(part: str, kind: str, wanted: int, source: Path, offered: Files) -> Path:
-    """The only offered file that is an encoder of this kind and width (0: of any)."""
-    fitting = {name: file for name, file in offered.items() if _fits(file, kind, wanted)}
-    return _only(part, source, fitting, KINDS[kind].advice)
+def find_encoder(spec: Spec, part: str, wanted: int, source: Path, offered: Files) -> Path:
+    """The only offered file that is the encoder of this part, of this width (0: of any)."""
+    fitting = {name: file for name, file in offered.items() if _fits(file, spec.encoders[part], wanted)}
+    return _only(part, source, fitting, spec.encoder_files[part])
 
 
 def _only(part: str, source: Path, fitting: Files, advice: str) -> Path:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from ..messages import CheckpointError, message
-from ..parts import Part, Progress
+from ..parts import Config, Part, Progress
 from ..spec import Spec
 from .entry import Entry
 from .modules import build, fitting
 
 Entries = Mapping[str, Entry]
-Config = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ class CheckpointFormat:
     image_encoder: Callable[[Entries], Weights | None] | None = None
     variant: Callable[[Mapping[str, Config], str], str] | None = None
     folder_variant: Callable[[Mapping[str, Config], str], str] | None = None
-    folder_defaults: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    folder_defaults: Callable[[Config], Config] | None = None
 
     @property
     def network(self) -> str:

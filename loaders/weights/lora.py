@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..messages import CheckpointError, Origin, message
-from ..parts import Part
+from ..parts import Network, Part
 from .entry import Entry
 from .format import CheckpointFormat, Entries
 from .modules import read_tensors
@@ -193,7 +193,9 @@ def _load(deltas: Mapping[str, Delta]) -> dict[str, dict[str, Tensor]]:
     return loaded
 
 
-def _add(tensors: dict[str, Tensor], strength: float, layer: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+def _add(
+    tensors: dict[str, Tensor], strength: float, layer: Network, inputs: tuple[Tensor, ...], output: Tensor
+) -> Tensor:
     """A layer's output with the LoRA's part in it; the tensors stay where and as they were last needed."""
     x = inputs[0]
     for role, tensor in tensors.items():
@@ -217,7 +219,7 @@ def _per_channel(values: Tensor, x: Tensor) -> Tensor:
     return values.view(-1, *[1] * (x.ndim - 2))
 
 
-def _through(layer: Any, x: Tensor, first: Tensor, second: Tensor | None) -> Tensor:
+def _through(layer: Network, x: Tensor, first: Tensor, second: Tensor | None) -> Tensor:
     """x through a weight of this layer's kind, then through `second` as a matrix of channels."""
     if isinstance(layer, nn.Linear):
         output = F.linear(x, first)

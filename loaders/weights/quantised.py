@@ -19,6 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from ..messages import either, message
+from ..parts import Config
 
 Tensors = Mapping[str, Tensor]  # "weight": the bytes of a layer; "scale", "block_scale", ...: what belongs to them
 TILE = 128, 4  # rows and columns of block scales that lie together
@@ -144,7 +145,7 @@ FORMATS: Mapping[str, Format] = {
 FP8_FORMATS = ("float8_e4m3fn", "float8_e5m2")  # of a scale for all numbers or each row; `storage` knows them
 
 
-def read_quantisation(config: Mapping[str, Any]) -> Quantisation:
+def read_quantisation(config: Config) -> Quantisation:
     """What a layer's `comfy_quant` says; raises ValueError for what its format does not have."""
     params = config.get("params")
     config = {**(params if isinstance(params, dict) else {}), **config}

@@ -12,6 +12,7 @@ from typing import Any
 
 from ..messages import CheckpointError as CheckpointError
 from ..messages import message
+from ..parts import Config
 from .entry import Entry
 from .quantised import FORMATS, FP8_FORMATS, check_shapes, read_quantisation, round_up
 from .stored import FP8
@@ -139,7 +140,7 @@ def _quantised_layers(
     return layers
 
 
-def _quantised(file: Path, entries: Mapping[str, Entry], layer: str, config: Mapping[str, Any]) -> Entry:
+def _quantised(file: Path, entries: Mapping[str, Entry], layer: str, config: Config) -> Entry:
     """The weight of a quantised layer in the shape that it stands for, with all that it is scaled with."""
     kind, key = config["format"], f"{layer}.weight"
     known = FORMATS[kind]

@@ -7,8 +7,6 @@ embedding).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -106,10 +104,6 @@ def unpack(whole: Tensor, places: Places) -> dict[str, Tensor]:
 
 class Stored(nn.Linear):
     """A linear layer that holds its weight, with its scales, as bytes. weight: int8 [bytes], see `pack`."""
-
-    comfy_cast_weights = False  # tells ComfyUI's manager that the layer computes wherever its weight lies
-    weight_function: tuple[Any, ...] = ()
-    bias_function: tuple[Any, ...] = ()
 
     def __init__(self, layer: nn.Linear, tensors: Tensors, coding: Coding) -> None:
         nn.Module.__init__(self)

@@ -1,26 +1,54 @@
-"""The machine that the host runs on, as an estimate sees it; and the warning where it is too small."""
+"""The machine that the host runs on: what it computes with, what is free on it, and where that is too little."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as mm
+from comfy.cli_args import args
 
 from ...loaders.messages import message
 from ...loaders.video_model import VideoModel
-from .memory import free_ram
+from .memory import free_ram, patchers_of
 
 if TYPE_CHECKING:
     from ...samplers.estimate.count import Machine
     from ...samplers.plan import SamplingPlan
 
 
+AUTO = "auto"
+PRECISIONS = (AUTO, "bfloat16", "float16", "float32")
+
+
+def precision(name: str) -> str:
+    """The torch dtype's name for a precision choice; "auto" is bfloat16 where the card computes in it, else float32."""
+    if name != AUTO:
+        return name
+    return "bfloat16" if mm.should_use_bf16(mm.get_torch_device()) else "float32"
+
+
+def attention() -> str:
+    """The kernel that the host computes attention with (sage, flash, xformers, split or quad); empty for PyTorch's own.
+
+    In the order in which the host looks for them.
+    """
+    switches = {
+        "sage": mm.sage_attention_enabled(),
+        "flash": mm.flash_attention_enabled(),
+        "xformers": mm.xformers_enabled(),
+        "split": args.use_split_cross_attention,
+        "quad": args.use_quad_cross_attention,
+    }
+    return next((name for name, on in switches.items() if on), "")
+
+
 def machine(model: VideoModel) -> Machine:
     """Where a run of this model would go: what is free there, with what this pack and the host can send away."""
     from ...samplers.estimate.count import Machine
 
-    device, waiting = model.memory.device("transformer"), sum(map(_in_ram, model.get_models()))
-    ram, limit = free_ram() + waiting, getattr(model.memory, "most_on_card", 0)
+    device = model.memory.device("transformer")
+    ram = free_ram() + sum(map(_in_ram, patchers_of(model)))
+    limit = getattr(model.memory, "most_on_card", 0)
     if device.type == "cpu":
         return Machine(message("this_processor"), ram, ram, True, limit)
     return Machine(str(mm.get_torch_device_name(device)), model.memory.room("transformer"), ram, False, limit)

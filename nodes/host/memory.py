@@ -6,6 +6,7 @@ import inspect
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import comfy.model_management as mm
@@ -15,8 +16,10 @@ import torch
 from comfy.patcher_extension import CallbacksMP
 from torch import Tensor, nn
 
+from ...loaders.families import family
 from ...loaders.messages import message
-from ...loaders.parts import Part
+from ...loaders.parts import Part, Recipe
+from ...loaders.video_model import VideoModel
 from ...loaders.weights.stored import Stored
 from .progress import progress
 
@@ -28,6 +31,10 @@ _CASTING = {
 
 class HostStored(Stored):
     """Bytes that the host brings to where they are needed; they are computed there."""
+
+    comfy_cast_weights = False  # the layer computes wherever its weight lies
+    weight_function: tuple[Any, ...] = ()
+    bias_function: tuple[Any, ...] = ()
 
     def forward(self, input: Tensor) -> Tensor:
         weight, bias, lent = comfy.ops.cast_bias_weight(
@@ -60,6 +67,7 @@ class HostMemory:
 
     @contextmanager
     def use(self, part: Part, activations: int = 0) -> Iterator[nn.Module]:
+        """The part on its device, in the host's accounting."""
         for name in part.instead_of:
             if name in self._patchers:
                 unload(self._patchers[name])
@@ -73,9 +81,11 @@ class HostMemory:
         yield patcher.model.inner
 
     def device(self, part: str) -> torch.device:
+        """Where the host computes this part."""
         return _devices(part)[0]()
 
     def room(self, part: str) -> int:
+        """Bytes that are free there, or that the host can free."""
         device = self.device(part)
         if device.type == "cpu":
             return free_ram()
@@ -83,6 +93,7 @@ class HostMemory:
         return int(mm.get_free_memory(device) + evictable)
 
     def patchers(self) -> list[Any]:
+        """The host's patchers of the parts in use."""
         return list(self._patchers.values())
 
     @property
@@ -91,6 +102,7 @@ class HostMemory:
         return self._most
 
     def _wrap(self, part: Part) -> Any:
+        """The part as the host's patcher."""
         offload = _devices(part.name)[1]()
         holder = Holder(use_casting_layers(part.load(progress())))
         patcher = comfy.model_patcher.CoreModelPatcher(
@@ -107,6 +119,33 @@ class HostMemory:
         return patcher
 
 
+def patchers_of(model: VideoModel) -> list[Any]:
+    """The host's patchers of a model's parts in use; none of a model whose memory the host does not manage."""
+    return model.memory.patchers() if isinstance(model.memory, HostMemory) else []
+
+
+class _Accounted:
+    """What ComfyUI asks of everything that travels between nodes: the patchers that it holds."""
+
+    def get_models(self: Any) -> list[Any]:
+        """The patchers of its parts in use."""
+        return patchers_of(self)
+
+
+@cache
+def _accounted(kind: type[VideoModel]) -> type[VideoModel]:
+    """A family's class whose models tell ComfyUI what they hold of its memory."""
+    return type(kind.__name__, (_Accounted, kind), {"__module__": kind.__module__})
+
+
+def load_model(recipe: Recipe, most_on_card: float = 0.0) -> VideoModel:
+    """The model that a recipe describes, in the host's memory; no weights are read yet. Raises CheckpointError.
+
+    most_on_card: bytes of a part's weights that may lie on the card at a time; 0: as the manager decides.
+    """
+    return _accounted(family(recipe.family)).load(recipe, HostMemory(most_on_card))
+
+
 def make_room(device: torch.device, needed: int) -> None:
     """Have models sent away until `needed` bytes are free on a device, for work that no model does."""
     if device.type != "cpu":
@@ -114,6 +153,7 @@ def make_room(device: torch.device, needed: int) -> None:
 
 
 def free_ram() -> int:
+    """Bytes of RAM that are free."""
     return int(mm.get_free_memory(torch.device("cpu")))
 
 
@@ -134,7 +174,7 @@ def limit(patcher: Any, most: int) -> None:
             patcher.partially_unload(patcher.offload_device, over)
         return
     # DynamicVRAM brings layers in when they run, up to a watermark. Small and foreign weights always lie on the card.
-    pages = getattr(patcher, "_vbar_get", lambda: None)()
+    pages: Any = getattr(patcher, "_vbar_get", lambda: None)()
     if not hasattr(pages, "set_watermark_limit"):
         logging.warning("Reelwire: %s", message("no_dynamic_limit"))
         return
@@ -152,7 +192,8 @@ def unload(patcher: Any) -> None:
 
 def use_casting_layers(module: nn.Module) -> nn.Module:
     """Switch leaf layers to the host's casting ops, which can compute while their weights lie elsewhere."""
-    for layer in module.modules():
+    layers: Iterator[Any] = module.modules()
+    for layer in layers:
         casting = _casting(type(layer))
         if casting is not None:
             layer.__class__ = casting

@@ -1,4 +1,4 @@
-"""What nodes say: notes and errors go to the page as messages, which it says in its own language, with the node they are about."""
+"""What nodes say: notes and errors go to the page as messages in its language, with their node."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def extended(error: Exception, words: str) -> Exception:
 
 
 def send(event: str, content: dict[str, Any]) -> None:
-    """To the page that queued the running prompt, with what it was queued from; to nobody where that was done without a page."""
+    """Send an event to the page that queued the running prompt, if it was a page, with what it was queued from."""
     from server import PromptServer
 
     server = PromptServer.instance
@@ -35,7 +35,7 @@ def send(event: str, content: dict[str, Any]) -> None:
 
 
 def _running(server: Any) -> dict[str, Any]:
-    """The prompt that runs, and the id of its workflow, by which the page tells its tabs apart; None where that has none."""
+    """The prompt that runs, and the id of its workflow, by which the page knows its tabs; None where that has none."""
     running, _ = server.prompt_queue.get_current_queue_volatile()
     for _, prompt_id, _, extra, *_ in running:
         workflow = (extra.get("extra_pnginfo") or {}).get("workflow")
@@ -51,7 +51,7 @@ def displayed(node_id: str) -> str:
 # ---------------------------------------------------------------- refused before it runs
 
 
-def valid(*checks: tuple[Callable[..., object], Any]) -> bool | str:
+def valid(*checks: tuple[Any, ...]) -> bool | str:
     """What `validate_inputs` answers for checks (function, values ...), which raise what the node would raise later.
 
     What a link will bring is None, not known yet: the check is left to the node.
@@ -67,8 +67,10 @@ def valid(*checks: tuple[Callable[..., object], Any]) -> bool | str:
 
 
 def serve_refusals() -> None:
-    """POST /reelwire/refusal with {"text"}: that refusal as a message, as a refused prompt is answered in English alone; null
-    where it is none of the last ones."""
+    """POST /reelwire/refusal with {"text"}: that refusal as a message, null where it is none of the last ones.
+
+    The host answers a refused prompt in English alone.
+    """
     from aiohttp import web
     from server import PromptServer
 
@@ -92,6 +94,8 @@ def speaking(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
 
 
 def _reported(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, with its errors sent to the page, and its results marked with the node."""
+
     @wraps(function)
     def run(cls: Any, *args: Any, **kwargs: Any) -> Any:
         context = get_executing_context()
@@ -143,16 +147,17 @@ def _origin(error: BaseException | None) -> Origin:
 
 def _above(running: str) -> dict[str, str]:
     """Id -> kind of the nodes that a node rests on."""
-    found, waiting = dict[str, str](), [running]
+    kinds, waiting = dict[str, str](), [running]
     while waiting:
         for value in get_progress_state().dynprompt.get_node(waiting.pop())["inputs"].values():
-            if is_link(value) and value[0] not in found:
-                found[value[0]] = _kind(value[0])
+            if is_link(value) and value[0] not in kinds:
+                kinds[value[0]] = _kind(value[0])
                 waiting.append(value[0])
-    return found
+    return kinds
 
 
 def _kind(node_id: str) -> str:
+    """The class type of a node of the running prompt."""
     return str(get_progress_state().dynprompt.get_node(node_id)["class_type"])
 
 

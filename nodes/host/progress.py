@@ -23,17 +23,17 @@ def stop_if_asked() -> None:
 def progress() -> Callable[..., None]:
     """A function (done, in all, picture or None) that moves the running node's bar and stops when asked to.
 
-    picture: makes one, and is called where somebody sees it, a few times a second and at the end: it waits for the card. The
-    server brings it to the size that ComfyUI's --preview-size asks for, beside the run.
+    picture: makes one, and is called where somebody sees it, a few times a second and at the end, as it waits for the
+    card. The server scales it to ComfyUI's --preview-size, beside the run.
     """
-    bar, shown = comfy.utils.ProgressBar(1), float("-inf")
+    bar, last = comfy.utils.ProgressBar(1), float("-inf")
 
     def update(done: int, total: int, picture: Callable[[], Any] | None = None) -> None:
-        nonlocal shown
+        nonlocal last
         stop_if_asked()
         now, preview = time.monotonic(), None
-        if picture is not None and (done >= total or now - shown >= PREVIEWS_EVERY) and _previews_are_seen():
-            shown, preview = now, ("JPEG", picture(), args.preview_size)
+        if picture is not None and (done >= total or now - last >= PREVIEWS_EVERY) and _previews_are_seen():
+            last, preview = now, ("JPEG", picture(), args.preview_size)
         bar.update_absolute(done, total, preview)
 
     return update

@@ -7,6 +7,8 @@ import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from comfy_api.latest import io
+
 from ...loaders.messages import data
 from .notes import displayed, send
 
@@ -14,7 +16,7 @@ from .notes import displayed, send
 class Report:
     """The messages of one run of a node, in order."""
 
-    def __init__(self, cls: Any) -> None:
+    def __init__(self, cls: type[io.ComfyNode]) -> None:
         self._node, self._messages = displayed(cls.hidden.unique_id), list[str]()
 
     def __contains__(self, text: str) -> bool:
@@ -32,19 +34,20 @@ class Report:
         """Show messages on the node until the next ones come, or until it is done."""
         self._send(messages, passing=True)
 
-    def ui(self, shown: Mapping[str, Any] | None = None, made: str = "") -> dict[str, Any]:
-        """What stays on the node, for its output: what it made, all that was told, and what else it shows.
+    def ui(self, output: Mapping[str, Any] | None = None, result: str = "") -> dict[str, Any]:
+        """What stays on the node, for its output: `result`, all messages, and what else it shows.
 
-        Always under the same keys, as the host joins the outputs of a node that runs over a list by those of the first; and
-        as texts, because it counts everything else as a file that was made.
+        Always under the same keys, as the host joins the outputs of a node that runs over a list by those of the first;
+        and as texts, because it counts everything else as a file that was made.
         """
-        lines = [*([made] if made else []), *self._messages]
+        lines = [*([result] if result else []), *self._messages]
         return {
-            **(shown or {}),
+            **(output or {}),
             "text": [str(line) for line in lines],
             "reelwire": [json.dumps(data(line)) for line in lines],
         }
 
     def _send(self, messages: Iterable[str], passing: bool) -> None:
+        """Send messages to the page; passing ones go with the next."""
         if notes := [data(text) for text in messages]:
             send("reelwire.note", {"node": self._node, "messages": notes, "passing": passing})

@@ -1,1 +1,1 @@
-"""What is kept of earlier steps, so that a step need not be computed whole: one runner, one file for each policy."""
+"""What is stored of earlier steps, so that a step need not be computed whole: policies decide, mechanisms store."""

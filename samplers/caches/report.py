@@ -47,6 +47,7 @@ class Report:
         return count * long[len(long) // 2] / (sum(self.seconds[1:]) + long[len(long) // 2])
 
     def words(self) -> tuple[str, ...]:
+        """What a person reads after the run."""
         parts = [message("cache_branch", name=name, computed=sum(f), count=len(f)) for name, f in self._named()]
         numbers = {
             "ideal": f"{self.ideal:.2f}",

@@ -152,6 +152,7 @@ class Runner:
         }
 
     def _record(self, context: StepContext, computed: bool) -> Entry:
+        """Note one decision."""
         entry = Entry(context.part, context.branch, context.step, computed)
         self.entries.append(entry)
         return entry

@@ -55,6 +55,7 @@ class BranchState:
 
     @property
     def bytes(self) -> int:
+        """Of all tensors that the branch stores."""
         tensors = [tensor for _, values in self.history for tensor in values]
         tensors += [value for value in (self.signal, *self.memory.values()) if isinstance(value, Tensor)]
         return sum(tensor.nbytes for tensor in tensors)
@@ -71,10 +72,12 @@ def forecast(history: list[tuple[float, Values]], step: float, order: int) -> Va
 
 
 def _weighted(weights: list[float], values: Values) -> Tensor:
+    """The weighted sum of one tensor's stored values."""
     return weights[0] * values[0] + sum(w * v for w, v in zip(weights[1:], values[1:], strict=True))
 
 
 def _lagrange(steps: list[float], i: int, step: float) -> float:
+    """The weight of point i in Lagrange's polynomial at a step."""
     weight = 1.0
     for j, other in enumerate(steps):
         if j != i:

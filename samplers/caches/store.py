@@ -77,6 +77,7 @@ class Calibration:
 
     @property
     def runs(self) -> int:
+        """How many runs the record joins."""
         return max(map(len, self.grams.values()))
 
     def joined(self, later: Calibration) -> Calibration:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.estimate.count import Machine, estimate
 from reelwire.samplers.estimate.rates import measure, needed
 from reelwire.tests.support.card import Card
-from reelwire.tests.support.card.host import CardHost, boot_on_card
+from reelwire.tests.support.card.host import CardHost
 from reelwire.tests.support.host import node, workflow
 from reelwire.tests.support.models import MODELS, PEAK_MODELS
 from reelwire.tests.support.models import needed as needed_by
@@ -49,23 +49,13 @@ def test_an_estimate_says_what_a_run_asks_for(tiny_models: Path, name: str) -> N
 def test_measuring_takes_what_it_asks_for(tiny_models: Path) -> None:
     name, card, device = "tiny-wan2.1-t2v", Card(), torch.device("npu")
     model = load(Recipe(MODELS[name], "", files_of(tiny_models / name), "bfloat16"), Watched("npu", card))
-    model = replace(model, facts=replace(model.facts, width=512))
+    model = replace(model, facts=replace(model.facts, hidden_size=512))
     request = model.complete(Request(width=256, height=256, frames=33))
     gc.collect()
     card.reset_peak()
     before = card.allocated()
     measure(model, request, device, 0.01)
     assert 0.5 * needed(model, request, device) < card.peak() - before <= needed(model, request, device) + 2**20
-
-
-@pytest.fixture(scope="module")
-def card_host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CardHost]:
-    base = tmp_path_factory.mktemp("estimate_on_card")
-    (base / "models" / "diffusers").mkdir(parents=True)
-    for folder in tiny_models.iterdir():
-        (base / "models" / "diffusers" / folder.name).symlink_to(folder, target_is_directory=True)
-    with boot_on_card(comfyui, base) as running:
-        yield running
 
 
 WARNED = "it may run out of memory"

@@ -39,12 +39,17 @@ Changes = dict[str, Any]
 # family -> a size so small that texts count more than the video
 SMALL: dict[str, Changes] = {
     **{family: dict(width=256, height=256, frames=9) for family in ("wan", "hunyuan_video", "ltx")},
-    "cogvideox": dict(frames=9), "mochi": dict(width=256, height=256, frames=7), "svd": dict(width=512, height=320),
-}  # fmt: skip
+    "cogvideox": dict(frames=9),
+    "mochi": dict(width=256, height=256, frames=7),
+    "svd": dict(width=512, height=320),
+}
 STEPS: tuple[tuple[str, str, Changes], ...] = (
-    *(("wan/2.1-t2v-1.3b", BF16, changes) for changes in ({}, SMALL["wan"])), ("wan/2.1-vace-1.3b", FP32, SMALL["wan"]),
-    ("cogvideox/2b", BF16, {}), ("ltx/0.9.8-2b-distilled", BF16, {}), ("svd/svd", BF16, {}),
-)  # fmt: skip
+    *(("wan/2.1-t2v-1.3b", BF16, changes) for changes in ({}, SMALL["wan"])),
+    ("wan/2.1-vace-1.3b", FP32, SMALL["wan"]),
+    ("cogvideox/2b", BF16, {}),
+    ("ltx/0.9.8-2b-distilled", BF16, {}),
+    ("svd/svd", BF16, {}),
+)
 ENCODERS = ("wan/2.1-t2v-1.3b", "cogvideox/2b", "svd/svd")
 CODERS = ("wan/2.1-t2v-1.3b", "cogvideox/2b", "svd/svd")
 
@@ -113,7 +118,7 @@ def test_coders(of: Any, with_coder: str) -> None:
 def test_tiles_of_an_encoder_keep_nothing_of_each_other(of: Any, name: str) -> None:
     """They are encoded one after another, so that a quarter of the frame takes little more than a quarter of the room."""
     model = of(name)
-    whole, quarter = (coder_peaks(model, tiling)["encode"][1] for tiling in (Tiling(), Tiling(30, True)))
+    whole, quarter = (coder_peaks(model, tiling, frames=3)["encode"][1] for tiling in (Tiling(), Tiling(30, True)))
     assert quarter < 0.5 * whole
 
 
@@ -121,7 +126,7 @@ def test_tiles_of_an_encoder_keep_nothing_of_each_other(of: Any, name: str) -> N
 def test_a_step_with_a_cache(of: Any, granularity: str) -> None:
     """What a cache keeps, with what its forward holds for it; the values of before make room for the new ones."""
     model = replace(of("wan/2.1-t2v-1.3b"), cache=FORA(interval=2, granularity=granularity))
-    size = dict(width=256, height=256, frames=33)
+    size: dict[str, Any] = dict(width=256, height=256, frames=33)
     model.memory.peaks.clear()
     counted = step_peak(model, steps=6, **size)
     close(step_bytes(model, model.complete(fitted(model, steps=6, **size))), counted)
@@ -174,6 +179,7 @@ def test_weights_in_the_hosts_formats_count_as_small_as_they_are(tmp_path: Path,
     base = load(Recipe("wan", "", files_of(tiny_models / "tiny-wan2.1-t2v"), BF16), PlainMemory())
     quantised(file, native_wan.native("t2v").state_dict(), kind)
     weights = wan_files.transformer(read_file(file)[0], {"file": file.name})
+    assert weights is not None
     part = weights.part("transformer", lambda progress: weights.build(torch.bfloat16, True, "", progress))
     model = replace(base, parts={"transformer": part})
     with model.use("transformer") as module:

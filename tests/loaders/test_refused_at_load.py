@@ -91,15 +91,15 @@ def test_a_folders_configs(tiny_models: Path, tmp_path: Path, name: str, part: s
 
 def test_a_damaged_part_can_be_replaced(tiny_models: Path, tmp_path: Path) -> None:
     """What another file is chosen for is not read from the folder."""
-    folder = copied(tiny_models / "tiny-wan2.1-t2v", tmp_path / "x", "vae")
-    file = next((folder / "vae").glob("*.safetensors"))
-    whole = tmp_path / "vae.safetensors"
+    folder = copied(tiny_models / "tiny-cogvideox-2b", tmp_path / "x", "text_encoder")
+    file = next((folder / "text_encoder").glob("*.safetensors"))
+    whole = tmp_path / "t5.safetensors"
     shutil.copy(file, whole)
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(CheckpointError, match=rf"{file.name} .*damaged"):
-        opened(folder, "wan")
-    model = load(Recipe("wan", "", {**files_of(folder), "vae": whole}, "float32"), PlainMemory())
-    assert model.parts["vae"].tensors
+        opened(folder, "cogvideox")
+    model = load(Recipe("cogvideox", "", {**files_of(folder), "text_encoder": whole}, "float32"), PlainMemory())
+    assert model.parts["text_encoder"].tensors
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae"])

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import av
 import pytest
 from reelwire.tests.support.bad_files import NOISE
-from reelwire.tests.support.host import Host, Prompt, digest, node, workflow
+from reelwire.tests.support.documents import code_blocks
+from reelwire.tests.support.host import PACK, ROOT, Host, Prompt, boot, digest, node, workflow
 
 BUNDLED = {"checkpoint": "bundled/tiny_ltx"}
 
@@ -18,7 +22,11 @@ def cached(cache: dict[str, Any] | None, seed: int = 7, **sampler: Any) -> Promp
     sampling = {"4.steps": 12, "4.seed": seed, **{f"4.{k}": v for k, v in sampler.items()}}
     graph = workflow("any_cached", {**sampling, "5.filename_prefix": "cached/made"})
     if cache is None:
-        return {name: {**n, "inputs": {k: ["1", 0] if v == ["2", 0] else v for k, v in n["inputs"].items()}} for name, n in graph.items() if name != "2"}  # fmt: skip
+        return {
+            name: {**n, "inputs": {k: ["1", 0] if v == ["2", 0] else v for k, v in n["inputs"].items()}}
+            for name, n in graph.items()
+            if name != "2"
+        }
     graph["2"] = cache
     return graph
 
@@ -91,7 +99,16 @@ def test_two_branches_of_one_loader(host: Host, plain: str) -> None:
     alone = {plain, *(digest(host.videos(host.post(cached(CACHES[name])))[0]) for name in names)}
     graph: Prompt = {}
     for i, one in enumerate((None, *(CACHES[name] for name in names))):
-        moved = {k: {**n, "inputs": {a: [v[0] if v[0] == "1" else f"{i}.{v[0]}", v[1]] if isinstance(v, list) else v for a, v in n["inputs"].items()}} for k, n in cached(one).items()}  # fmt: skip
+        moved = {
+            k: {
+                **n,
+                "inputs": {
+                    a: [v[0] if v[0] == "1" else f"{i}.{v[0]}", v[1]] if isinstance(v, list) else v
+                    for a, v in n["inputs"].items()
+                },
+            }
+            for k, n in cached(one).items()
+        }
         graph |= {k if k == "1" else f"{i}.{k}": n for k, n in moved.items()}
     host.free()
     assert {digest(file) for file in host.videos(host.post(graph))} == alone
@@ -128,16 +145,36 @@ def test_a_calibration_is_used_by_what_comes_after(host: Host) -> None:
 
 
 PICTURE = node("EmptyImage", width=64, height=64, batch_size=1, color=255)
-SVD = {"1": node("ReelwireLoadSVD", checkpoint="diffusers/tiny-svd"), "picture": PICTURE,
-       "key": node("ReelwireKeyframe", image=["picture", 0], frame=0, strength=1.0), "4.keyframes": ["key", 0]}  # fmt: skip
-REFUSED = {
+SVD = {
+    "1": node("ReelwireLoadSVD", checkpoint="diffusers/tiny-svd"),
+    "picture": PICTURE,
+    "key": node("ReelwireKeyframe", image=["picture", 0], frame=0, strength=1.0),
+    "4.keyframes": ["key", 0],
+}
+REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a policy that the family has not": ({**SVD, "2": CACHES["TeaCache"]}, ("TeaCache", "UNet", "Use FORA")),
-    "start after end": ({"2": node("ReelwireFORA", model=["1", 0], interval=2, start=0.8, end=0.2)}, ("start, end = 0.8, 0.2", "0 <= start < end <= 1")),
+    "start after end": (
+        {"2": node("ReelwireFORA", model=["1", 0], interval=2, start=0.8, end=0.2)},
+        ("start, end = 0.8, 0.2", "0 <= start < end <= 1"),
+    ),
     "interval 0": ({"2": node("ReelwireFORA", model=["1", 0], interval=0)}, ("interval", "smaller than min of 1")),
-    "interval above the steps": ({"2": node("ReelwireFORA", model=["1", 0], interval=13)}, ("interval = 13", "The run has 12 steps", "2 or 3 are usual")),
-    "MagCache without a calibration": ({"2": node("ReelwireCache", model=["1", 0], policy="magcache", speed=2.0)}, ("no calibration for 12 steps", "Calibrate Cache")),
-    "compiled modules": ({"2": CACHES["FORA, modules"], "fast": node("ReelwireSpeed", model=["2", 0], compile=True, attention="auto"), "4.model": ["fast", 0]}, ("compile = on", "module granularity", "stack")),
-}  # fmt: skip
+    "interval above the steps": (
+        {"2": node("ReelwireFORA", model=["1", 0], interval=13)},
+        ("interval = 13", "The run has 12 steps", "2 or 3 are usual"),
+    ),
+    "MagCache without a calibration": (
+        {"2": node("ReelwireCache", model=["1", 0], policy="magcache", speed=2.0)},
+        ("no calibration for 12 steps", "Calibrate Cache"),
+    ),
+    "compiled modules": (
+        {
+            "2": CACHES["FORA, modules"],
+            "fast": node("ReelwireSpeed", model=["2", 0], compile=True, attention="auto"),
+            "4.model": ["fast", 0],
+        },
+        ("compile = on", "module granularity", "stack"),
+    ),
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
@@ -153,3 +190,44 @@ def test_what_cannot_be_is_told(host: Host, case: str) -> None:
     assert not [noise for noise in NOISE if noise in text], text
     assert "ReelwireSampler" not in done
     host.check()
+
+
+# ---------------------------------------------------------------- a policy is one file
+
+(TOY,) = code_blocks("add-a-cache.md")
+LEFT_OUT = (".*", "__pycache__", "tests", "training", "bench", "docs")
+
+
+@pytest.fixture(scope="module")
+def toy_host(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A ComfyUI with a copy of the pack that has two more files in its folder of policies."""
+    pack = tmp_path_factory.mktemp("pack") / PACK
+    shutil.copytree(ROOT, pack, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    policies = pack / "samplers" / "caches" / "policies"
+    (policies / "every_other.py").write_text(TOY, encoding="utf-8")
+    (policies / "broken.py").write_text("from nowhere import nothing\n", encoding="utf-8")
+    with boot(comfyui, tmp_path_factory.mktemp("comfyui"), packs={PACK: pack}, kind=Host) as running:
+        yield running
+
+
+def test_a_policy_is_one_file(toy_host: Host) -> None:
+    inputs = toy_host.get("/object_info/ReelwireCache")["ReelwireCache"]["input"]
+    kind, options = inputs["required"]["policy"]
+    offered = options["options"]
+    assert kind == "COMBO"
+    assert offered[0] == "plan"
+    assert offered[-1] == "every other"
+    assert "every other: every second step is computed" in options["tooltip"]
+    assert "every other" in inputs["optional"]["order"][1]["reelwire"]["when"]["policy"]
+    assert "every other" not in inputs["optional"]["threshold"][1]["reelwire"]["when"]["policy"]
+
+    toy = node("ReelwireCache", model=["1", 0], policy="every other", speed=2.0)
+    entry = toy_host.post(workflow("any_cached", {"2": toy, "4.steps": 12, "5.filename_prefix": "toy/video"}))
+    (row,) = json.loads(*entry["outputs"]["4"]["reelwire_chart"])["rows"]
+    assert row["computed"] == [i % 2 == 0 or i == 11 for i in range(12)]
+
+
+def test_a_broken_policy_takes_out_itself(toy_host: Host) -> None:
+    assert "broken.py is missing" in toy_host.log.decode(errors="replace")
+    inputs = toy_host.get("/object_info/ReelwireCache")["ReelwireCache"]["input"]
+    assert len(inputs["required"]["policy"][1]["options"]) == 9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ SAMPLERS = {"ReelwireLoadWan": "unipc", "ReelwireLoadCogVideoX": "ddim"}
 LOSSLESS = 0
 
 
-def any_t2v(loader: str, checkpoint: str, pictured: bool = False, **changes: Any) -> Prompt:
+def any_t2v(loader: str, checkpoint: str, changes: Mapping[str, Any] | None = None, pictured: bool = False) -> Prompt:
     """any_t2v with its loader swapped; image-to-video models get a picture too."""
-    graph = workflow("any_t2v", {"4.filename_prefix": "swapped/clip", "4.crf": LOSSLESS, **changes})
+    graph = workflow("any_t2v", {"4.filename_prefix": "swapped/clip", "4.crf": LOSSLESS, **(changes or {})})
     graph["1"] = node(loader, checkpoint=checkpoint, precision="float32")
     if pictured:
         graph["picture"] = node("EmptyImage", width=64, height=64, batch_size=1, color=0xC04020)
@@ -29,7 +30,7 @@ def any_t2v(loader: str, checkpoint: str, pictured: bool = False, **changes: Any
 @pytest.mark.parametrize("name", EVERY)
 def test_only_the_loader_differs(host: Host, name: str) -> None:
     loader, checkpoint, count, extra = EVERY[name]
-    made = frames(host.videos(host.post(any_t2v(loader, checkpoint, **extra)))[0])
+    made = frames(host.videos(host.post(any_t2v(loader, checkpoint, None, **extra)))[0])
     assert made.shape == (count, 64, 64, 3)
     assert made.std() > 1
 
@@ -53,7 +54,7 @@ def test_video_to_video_with_any_loader(host: Host, name: str) -> None:
 def test_asked_sizes_and_frames(host: Host, name: str) -> None:
     loader, checkpoint, count, extra = EVERY[name]
     asked = {"3.width": 128, "3.height": 64, "3.frames": count if "SVD" in name else 2 * count - 1, "3.steps": 2}
-    made = frames(host.videos(host.post(any_t2v(loader, checkpoint, **extra, **asked)))[0])
+    made = frames(host.videos(host.post(any_t2v(loader, checkpoint, asked, **extra)))[0])
     assert made.shape == (asked["3.frames"], 64, 128, 3)
 
 
@@ -64,7 +65,7 @@ def test_the_same_bytes_whatever_happened_before(host: Host, loader: str) -> Non
     other = next(name for name in LOADERS if name != loader)
 
     def run(sampler: str = "default") -> str:
-        entry = host.post(any_t2v(loader, checkpoint, **{"3.seed": 5, "3.sampler": sampler}))
+        entry = host.post(any_t2v(loader, checkpoint, {"3.seed": 5, "3.sampler": sampler}))
         assert "3" not in cached(entry), "nothing was sampled"
         return digest(host.videos(entry)[0])
 
@@ -74,9 +75,9 @@ def test_the_same_bytes_whatever_happened_before(host: Host, loader: str) -> Non
 
     host.free()
     before = run()
-    seen = host.watch(any_t2v(loader, checkpoint, **{"3.seed": 6, "3.steps": 50}), interrupt)
+    seen = host.watch(any_t2v(loader, checkpoint, {"3.seed": 6, "3.steps": 50}), interrupt)
     assert seen.all("execution_interrupted")
-    host.post(any_t2v(other, LOADERS[other][0], **{"3.seed": 7}))
+    host.post(any_t2v(other, LOADERS[other][0], {"3.seed": 7}))
     again = run(SAMPLERS.get(loader, "euler"))  # what "default" means, so that nothing comes from the cache
     host.free()
     assert run() == before == again
@@ -85,7 +86,7 @@ def test_the_same_bytes_whatever_happened_before(host: Host, loader: str) -> Non
 @pytest.mark.parametrize("loader", LOADERS)
 def test_previews_show_something(host: Host, loader: str) -> None:
     checkpoint, _ = LOADERS[loader]
-    seen = host.watch(any_t2v(loader, checkpoint, **{"3.seed": 8, "3.steps": 3}))
+    seen = host.watch(any_t2v(loader, checkpoint, {"3.seed": 8, "3.steps": 3}))
     assert len(seen.pictures) >= 3
     assert seen.all("execution_success")
 
@@ -111,24 +112,58 @@ def test_paths_out_of_the_folders_are_refused(host: Host, name: str) -> None:
 
 def test_ignored_text_is_said_on_the_node(host: Host) -> None:
     before = len(host.log)
-    host.post(any_t2v("ReelwireLoadSVD", "diffusers/tiny-svd", pictured=True, **{"2.positive": "a cat", "3.steps": 1}))
+    host.post(any_t2v("ReelwireLoadSVD", "diffusers/tiny-svd", {"2.positive": "a cat", "3.steps": 1}, pictured=True))
     assert b"reads no text: the prompt is ignored" in host.log[before:]
 
 
 # ---------------------------------------------------------------- words before weights
 
 REFUSED = {
-    "a picture for text": (any_t2v("ReelwireLoadWan", "diffusers/tiny-wan2.1-t2v", pictured=True), ("makes videos from text alone", "Wan2.1-I2V")),
-    "no picture": (any_t2v("ReelwireLoadSVD", "diffusers/tiny-svd"), ("starts from its first frame", "Connect Keyframe nodes")),
-    "frames": (any_t2v("ReelwireLoadMochi", "diffusers/tiny-mochi", **{"3.frames": 8}), ("frames = 8", "6n+1 frames", "Use 7 or 13")),
-    "another family": (any_t2v("ReelwireLoadMochi", "diffusers/tiny-wan2.1-t2v"), ("tiny-wan2.1-t2v is a WanPipeline folder, not Mochi 1", "Use the loader of its family")),
-    "no such model": (any_t2v("ReelwireLoadMochi", "diffusers/mochi"), ("checkpoint = diffusers/mochi", "choose one of the list")),
-    "the same expert twice": ({**any_t2v("ReelwireLoadWan", "diffusers/tiny-wan2.2-t2v-a14b"), "1": node("ReelwireLoadWan", checkpoint="diffusers/tiny-wan2.2-t2v-a14b", low_noise_checkpoint="diffusers/tiny-wan2.2-t2v-a14b", precision="auto")},
-                              ("low_noise_checkpoint", "This is the checkpoint itself")),
-    "a sampler of another family": (any_t2v("ReelwireLoadCogVideoX", "diffusers/tiny-cogvideox-2b", **{"3.sampler": "unipc"}), ("sampler = unipc", "CogVideoX has no such sampler", "ddim, dpm")),
-    "latents of another family": ({**any_t2v("ReelwireLoadMochi", "diffusers/tiny-mochi"), "5": node("ReelwireLoadWan", checkpoint="diffusers/tiny-wan2.1-t2v", precision="auto"),
-                                   "4": node("ReelwireDecodeToVideo", model=["5", 0], latent=["3", 0], fps=0.0, filename_prefix="x", crf=17)}, ("latent = latents of mochi", "Connect the model that made them")),
-}  # fmt: skip
+    "a picture for text": (
+        any_t2v("ReelwireLoadWan", "diffusers/tiny-wan2.1-t2v", pictured=True),
+        ("makes videos from text alone", "Wan2.1-I2V"),
+    ),
+    "no picture": (
+        any_t2v("ReelwireLoadSVD", "diffusers/tiny-svd"),
+        ("starts from its first frame", "Connect Keyframe nodes"),
+    ),
+    "frames": (
+        any_t2v("ReelwireLoadMochi", "diffusers/tiny-mochi", {"3.frames": 8}),
+        ("frames = 8", "6n+1 frames", "Use 7 or 13"),
+    ),
+    "another family": (
+        any_t2v("ReelwireLoadMochi", "diffusers/tiny-wan2.1-t2v"),
+        ("tiny-wan2.1-t2v is a WanPipeline folder, not Mochi 1", "Use the loader of its family"),
+    ),
+    "no such model": (
+        any_t2v("ReelwireLoadMochi", "diffusers/mochi"),
+        ("checkpoint = diffusers/mochi", "choose one of the list"),
+    ),
+    "the same expert twice": (
+        {
+            **any_t2v("ReelwireLoadWan", "diffusers/tiny-wan2.2-t2v-a14b"),
+            "1": node(
+                "ReelwireLoadWan",
+                checkpoint="diffusers/tiny-wan2.2-t2v-a14b",
+                low_noise_checkpoint="diffusers/tiny-wan2.2-t2v-a14b",
+                precision="auto",
+            ),
+        },
+        ("low_noise_checkpoint", "This is the checkpoint itself"),
+    ),
+    "a sampler of another family": (
+        any_t2v("ReelwireLoadCogVideoX", "diffusers/tiny-cogvideox-2b", {"3.sampler": "unipc"}),
+        ("sampler = unipc", "CogVideoX has no such sampler", "ddim, dpm"),
+    ),
+    "latents of another family": (
+        {
+            **any_t2v("ReelwireLoadMochi", "diffusers/tiny-mochi"),
+            "5": node("ReelwireLoadWan", checkpoint="diffusers/tiny-wan2.1-t2v", precision="auto"),
+            "4": node("ReelwireDecodeToVideo", model=["5", 0], latent=["3", 0], fps=0.0, filename_prefix="x", crf=17),
+        },
+        ("latent = latents of mochi", "Connect the model that made them"),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -152,8 +187,8 @@ def test_stock_nodes_read_and_write_our_latents(host: Host, tiny_models: Path, n
     graph = any_t2v(
         native.loader,
         f"diffusers/native-{name}",
+        {"3.seed": 9, "3.frames": native.frames, "3.steps": 2},
         native.pictured,
-        **{"3.seed": 9, "3.frames": native.frames, "3.steps": 2},
     )
     graph |= {
         "vae": node("VAELoader", vae_name=f"native-{name}.safetensors"),

@@ -52,7 +52,7 @@ def test_previews_are_pictures(host: Host) -> None:
         with Image.open(io.BytesIO(data)) as picture:
             assert picture.format == "JPEG"
             assert min(picture.size) >= 64
-            assert picture.convert("L").getextrema()[0] < picture.convert("L").getextrema()[1], "a flat picture"
+            assert len({*picture.convert("L").tobytes()}) > 1, "a flat picture"
 
 
 def test_previews_come_a_few_times_a_second(host: Host) -> None:

@@ -19,7 +19,10 @@ from reelwire.tests.support.host import ROOT, Host, Prompt, frames, node, told, 
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(ROOT / "bench"))
-from resume import finished, killed
+from resume import FRAMES, finished, killed
+from resume import STEPS as STEPS_OF_FILM
+from resume import TOLD as TIMELINE
+from resume import prompt as long_film
 
 WINDOWS, STEPS = 4, 6
 TOLD = {
@@ -30,8 +33,21 @@ TOLD = {
 
 def film(prefix: str, **changes: Any) -> Prompt:
     load = {"checkpoint": "bundled/tiny_ltx", "text_encoder": "auto", "vae": "auto", "precision": "auto"}
-    inputs = {"model": ["1", 0], "timeline": json.dumps(TOLD), "frames": 73, "width": 0, "height": 0, "window": 33, "overlap": 9, "steps": STEPS,
-              "guidance": 0.0, "sampler": "default", "seed": 1, "preset": "default", "filename_prefix": f"long/{prefix}"}  # fmt: skip
+    inputs = {
+        "model": ["1", 0],
+        "timeline": json.dumps(TOLD),
+        "frames": 73,
+        "width": 0,
+        "height": 0,
+        "window": 33,
+        "overlap": 9,
+        "steps": STEPS,
+        "guidance": 0.0,
+        "sampler": "default",
+        "seed": 1,
+        "preset": "default",
+        "filename_prefix": f"long/{prefix}",
+    }
     return {"1": node("ReelwireLoadLTX", **load), "2": node("ReelwireLongVideo", **{**inputs, **changes})}
 
 
@@ -64,7 +80,7 @@ def test_interrupt_keeps_what_is_done(host: Host) -> None:
     folder = host.base / "output" / "long"
     (folder / "again_00001_.mp4").unlink()
     host.free()
-    stopped = list[str]()
+    stopped: list[tuple[int, Any]] = []
 
     def stop(kind: str, data: dict[str, Any]) -> None:
         if kind == "progress" and not stopped and len(list(folder.glob("again.unfinished/window_*"))) >= 2:
@@ -165,9 +181,11 @@ def test_a_cache_and_all_notes_are_told(host: Host) -> None:
     assert "Prompt 2 begins at frame 29" in text
 
 
-def test_killed_and_run_again(comfyui: Path, tmp_path: Path) -> None:
+def test_killed_and_run_again(host: Host, comfyui: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle, a fresh host: the same bytes as a render that nobody disturbed, and nothing else."""
-    expected, _ = finished(comfyui, tmp_path)
+    (video,) = host.videos(host.post(long_film(FRAMES, TIMELINE, STEPS_OF_FILM)))
+    expected = video.read_bytes()
+    video.unlink()
     row = killed(comfyui, tmp_path, windows=2)
     assert row is not None
     output = tmp_path / "output" / "long"
@@ -249,19 +267,23 @@ def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
     )
     graph = workflow("ltx_t2v", {"3": node("LoadLatent", latent="large.latent"), "4.crf": 0})
     whole = frames(host.videos(host.post(graph))[0]).astype(int)
-    for megabytes in range(256, 32, -8):
+    enough, too_little = 512, 16  # MB for the whole frame, and for nothing
+    while enough - too_little > 4:
+        megabytes = (enough + too_little) // 2
         graph["4"]["inputs"]["filename_prefix"] = f"video/short{megabytes}"
         before = len(host.log)
         with short_memory(host, megabytes * 2**20):
             entry = host.run(graph)
         if entry["status"]["status_str"] != "success":
             assert "Nothing is lost" in told(entry)
+            too_little = megabytes
             continue
         made = frames(host.videos(entry)[0])
         assert made.shape == whole.shape == (9, 512, 512, 3)
         assert np.abs(made - whole).mean() < 3  # of 255
         if b"goes on with tiles of" in host.log[before:]:
             return
+        enough = megabytes
     pytest.fail("No room was too small for the whole frame and large enough for tiles.")
 
 

@@ -61,9 +61,8 @@ def host_module(comfyui: Path) -> Iterator[Any]:
     sys.path.remove(str(comfyui))
 
 
-def load(memory: Memory) -> VideoModel:
-    files = {"checkpoint": BUNDLED, "text_encoder": BUNDLED / "text_encoder", "tokenizer": BUNDLED / "tokenizer"}
-    return LTX.load(Recipe("ltx", "", files, "float32"), memory)
+FILES = {"checkpoint": BUNDLED, "text_encoder": BUNDLED / "text_encoder", "tokenizer": BUNDLED / "tokenizer"}
+RECIPE = Recipe("ltx", "", FILES, "float32")
 
 
 def make(model: VideoModel) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,8 +79,8 @@ def same(a: tuple[torch.Tensor, ...], b: tuple[torch.Tensor, ...]) -> bool:
 def test_the_hosts_manager_changes_no_number(host_module: Any) -> None:
     import comfy.model_management as mm
 
-    expected = make(load(plain()))
-    model = load(host_module.HostMemory())
+    expected = make(LTX.load(RECIPE, plain()))
+    model = host_module.load_model(RECIPE)
     assert model.get_models() == []
     assert same(make(model), expected)
     patchers = model.get_models()
@@ -94,7 +93,7 @@ def test_the_hosts_manager_changes_no_number(host_module: Any) -> None:
 
 def test_partial_load_changes_no_number(host_module: Any) -> None:
     """With room for a few KB, layers stay where they are and are cast when they run."""
-    model = load(host_module.HostMemory())
+    model = host_module.load_model(RECIPE)
     expected = make(model)
     for patcher in model.get_models():
         patcher.detach()
@@ -107,7 +106,9 @@ def test_partial_load_changes_no_number(host_module: Any) -> None:
 FAMILIES = [name for name in MODELS if "upsampler" not in name]
 
 
-def run_tiny(folder: Path, name: str, memory: Memory, seen: list[set[str]] | None = None) -> tuple[VideoModel, torch.Tensor, torch.Tensor]:  # fmt: skip
+def run_tiny(
+    folder: Path, name: str, memory: Memory, seen: list[set[str]] | None = None
+) -> tuple[VideoModel, torch.Tensor, torch.Tensor]:
     """(the model, latents, frames) of a short run; seen: the names of the loaded parts at each step."""
     import comfy.model_management as mm
 
@@ -144,7 +145,7 @@ def test_every_family_under_the_hosts_manager(host_module: Any, tiny_models: Pat
 def test_a_dropped_model_is_freed(host_module: Any) -> None:
     import comfy.model_management as mm
 
-    model = load(host_module.HostMemory())
+    model = host_module.load_model(RECIPE)
     make(model)
     networks = [weakref.ref(p.model.inner) for p in model.get_models()]
     del model

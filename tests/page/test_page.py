@@ -22,7 +22,18 @@ from reelwire.tests.support.node_views import (
     toast,
     video_of,
 )
-from reelwire.tests.support.pages import becomes, choose, exported, fit, load, reload, run, settles, switch
+from reelwire.tests.support.pages import (
+    becomes,
+    choose,
+    choose_language,
+    exported,
+    fit,
+    load,
+    reload,
+    run,
+    settles,
+    switch,
+)
 from reelwire.tests.support.screenshots import Screenshots
 
 if TYPE_CHECKING:
@@ -280,3 +291,27 @@ def test_in_a_chinese_page_the_words_are_chinese(
     assert kind == "execution_error"
     toast(chinese, "关键帧")
     screenshots.take(chinese, f"error zh {renderer}")
+
+
+GALLERY = "[data-testid=template-workflows-content]"
+CARDS_WITH_PICTURES = """() => [...document.querySelectorAll("[data-testid^='template-workflow-']")].filter(card => {
+    const pictures = [...card.querySelectorAll("img")];
+    return card.offsetHeight && pictures.length && pictures.every(picture => picture.complete && picture.naturalWidth);
+}).length"""
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_the_gallery_shows_our_templates(page: Page, language: str, screenshots: Screenshots) -> None:
+    """As its own category, each with its picture."""
+    choose_language(page, language)
+    try:
+        page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+        gallery = page.locator(GALLERY)
+        gallery.wait_for()
+        page.get_by_text("reelwire", exact=True).first.click()
+        page.wait_for_function(f"() => ({CARDS_WITH_PICTURES})() >= 4")
+        screenshots.take(page, f"gallery {language}")
+        page.keyboard.press("Escape")
+        gallery.wait_for(state="detached")
+    finally:
+        choose_language(page, "en")

@@ -51,7 +51,7 @@ def test_gguf_blocks_are_the_librarys_own(tmp_path: Path) -> None:
     weights = torch.randn(64, 256, generator=torch.Generator().manual_seed(0))
     numbers = gguf(tmp_path / "x.gguf", {"weight": weights})
     entries, _ = read_file(tmp_path / "x.gguf")
-    made = build(lambda: torch.nn.Linear(256, 64, bias=False), entries, torch.float32, lambda *_: None)
+    made: Any = build(lambda: torch.nn.Linear(256, 64, bias=False), entries, torch.float32, lambda *_: None)
     assert torch.equal(made.weight, numbers["weight"])
 
 

@@ -81,7 +81,12 @@ def test_sizes(small: dict[str, Measure]) -> None:
 
 
 def test_longer_circles_are_seen() -> None:
-    arrows = {("a",): {("b",)}, ("b",): {("c",)}, ("c",): {("a",)}, ("d",): {("a",)}}
+    arrows: dict[tuple[str, ...], set[tuple[str, ...]]] = {
+        ("a",): {("b",)},
+        ("b",): {("c",)},
+        ("c",): {("a",)},
+        ("d",): {("a",)},
+    }
     assert source.circles(arrows) == [[("a",), ("b",), ("c",)]]
 
 

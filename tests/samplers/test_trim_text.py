@@ -60,6 +60,7 @@ def test_the_network_gets_no_padding_and_no_mask(opened: Any, name: str) -> None
     look = lambda module, args, kwargs: seen.append(
         (kwargs["encoder_hidden_states"].shape[1], kwargs["attention_mask"])
     )
+    assert model.stacks is not None
     with model.use("transformer") as network:
         blocks = [block for stack in model.stacks.lists for block in getattr(network, stack)]
         handles = [getattr(block, attention).register_forward_pre_hook(look, with_kwargs=True) for block in blocks]

@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
+from reelwire.training.tiny_models import LTX_VAES, seeded
 
 ROOT = Path(__file__).parents[2]
 BUNDLED = ROOT / "loaders" / "bundled" / "tiny_ltx"
-_STAGES_090 = dict(block_out_channels=(8, 16, 16, 16), decoder_block_out_channels=(8, 16, 16, 16), layers_per_block=(1, 1, 1, 1, 2),
-                   decoder_layers_per_block=(1, 2, 1, 1, 1), spatio_temporal_scaling=(True, True, True, False),
-                   decoder_spatio_temporal_scaling=(True, True, True, False), decoder_inject_noise=(False,) * 5,
-                   downsample_type=("conv",) * 4, upsample_residual=(False,) * 4, upsample_factor=(1,) * 4)  # fmt: skip
-_STAGES_091 = dict(block_out_channels=(8, 16, 16, 16), decoder_block_out_channels=(16, 32, 64), layers_per_block=(1, 1, 1, 1, 1),
-                   decoder_layers_per_block=(1, 2, 1, 1), spatio_temporal_scaling=(True, True, True, False),
-                   decoder_spatio_temporal_scaling=(True, True, True), decoder_inject_noise=(True, True, True, False),
-                   downsample_type=("conv",) * 4, upsample_residual=(True,) * 3, upsample_factor=(2,) * 3, timestep_conditioning=True)  # fmt: skip
-_STAGES_095 = dict(block_out_channels=(8, 16, 32, 64, 64), decoder_block_out_channels=(16, 32, 64), layers_per_block=(1, 1, 1, 1, 1),
-                   decoder_layers_per_block=(2, 1, 1, 1), spatio_temporal_scaling=(True,) * 4,
-                   down_block_types=("LTXVideo095DownBlock3D",) * 4, decoder_spatio_temporal_scaling=(True,) * 3,
-                   decoder_inject_noise=(False,) * 4, downsample_type=("spatial", "temporal", "spatiotemporal", "spatiotemporal"),
-                   upsample_residual=(True,) * 3, upsample_factor=(2,) * 3, timestep_conditioning=True,
-                   spatial_compression_ratio=32, temporal_compression_ratio=8)  # fmt: skip
-VAES = {"0.9.0": _STAGES_090, "0.9.1": _STAGES_091, "0.9.5": _STAGES_095}
-
-
-@contextmanager
-def seeded(seed: int = 0) -> Iterator[None]:
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 def ltx_vae(release: str) -> Any:
@@ -41,7 +17,7 @@ def ltx_vae(release: str) -> Any:
 
     with seeded():
         vae = AutoencoderKLLTXVideo(
-            latent_channels=8, patch_size=4, encoder_causal=True, decoder_causal=False, **VAES[release]
+            latent_channels=8, patch_size=4, encoder_causal=True, decoder_causal=False, **LTX_VAES[release]
         ).eval()
         for name, value in vae.named_parameters():
             if name.endswith(("per_channel_scale1", "per_channel_scale2")):
@@ -55,10 +31,19 @@ def ltx_transformer(heads: int = 2, layers: int = 2, captions: int = 32) -> Any:
     from diffusers import LTXVideoTransformer3DModel
 
     with seeded(1):
-        return LTXVideoTransformer3DModel(
-            in_channels=8, out_channels=8, num_attention_heads=heads, attention_head_dim=64 // heads if heads > 2 else 16,
-            cross_attention_dim=64 if heads > 2 else heads * 16, num_layers=layers, caption_channels=captions,
-        ).eval().requires_grad_(False)  # fmt: skip
+        return (
+            LTXVideoTransformer3DModel(
+                in_channels=8,
+                out_channels=8,
+                num_attention_heads=heads,
+                attention_head_dim=64 // heads if heads > 2 else 16,
+                cross_attention_dim=64 if heads > 2 else heads * 16,
+                num_layers=layers,
+                caption_channels=captions,
+            )
+            .eval()
+            .requires_grad_(False)
+        )
 
 
 def t5(width: int = 32) -> Any:
@@ -77,8 +62,13 @@ def ltx_folder(folder: Path, release: str = "0.9.5") -> Path:
     from transformers import PreTrainedTokenizerFast
 
     kind, shifting = (LTXConditionPipeline, False) if release == "0.9.5" else (LTXPipeline, True)
-    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=shifting, base_shift=0.95, max_shift=2.05,
-                                                base_image_seq_len=1024, shift_terminal=0.1 if shifting else None)  # fmt: skip
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=shifting,
+        base_shift=0.95,
+        max_shift=2.05,
+        base_image_seq_len=1024,
+        shift_terminal=0.1 if shifting else None,
+    )
     tokenizer = PreTrainedTokenizerFast.from_pretrained(BUNDLED / "tokenizer")
     parts = dict(
         scheduler=scheduler, vae=ltx_vae(release), text_encoder=t5(), tokenizer=tokenizer, transformer=ltx_transformer()

@@ -131,7 +131,8 @@ def quantised(file: Path, state: State, kind: str, prefix: str = "", whole: str 
 
     whole: a part of the names that are left as they are, as zeros are: the host makes them NaN.
     """
-    written, numbers = {}, {}
+    written: dict[str, Tensor] = {}
+    numbers: dict[str, Tensor] = {}
     for name, value in state.items():
         numbers[name] = value
         if _linear(name, value) and value.shape[1] % 64 == 0 and whole not in name and value.any():

@@ -204,11 +204,16 @@ def boot(
     write_clip(base / "input" / "tiny_clip.mp4", *TINY_CLIP)
     port, log = _free_port(), bytearray()
     command = [sys.executable, "main.py", "--port", str(port), "--base-directory", str(base), *OPTIONS, *options]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     # a pipe and not a file: a test limits how large the host's files may grow
     with subprocess.Popen(command, cwd=comfyui, env={**os.environ, **(environment or {})}, **streams) as process:
         assert process.stdout is not None
-        reader = threading.Thread(target=lambda: [log.extend(line) for line in process.stdout or ()])
+
+        def read() -> None:
+            for line in process.stdout or ():
+                log.extend(line)
+
+        reader = threading.Thread(target=read)
         reader.start()
         try:
             host = kind(f"http://127.0.0.1:{port}", base, process, log)

@@ -10,7 +10,7 @@ LOADERS = {
     "ReelwireLoadMochi": ("diffusers/tiny-mochi", 7),
     "ReelwireLoadLTX": ("diffusers/tiny-ltx-0.9.0", 9),
 }
-EVERY = {
+EVERY: dict[str, tuple[str, str, int, dict[str, bool]]] = {
     **{f"{loader} {checkpoint}": (loader, checkpoint, count, {}) for loader, (checkpoint, count) in LOADERS.items()},
     "Wan 2.2 two experts": ("ReelwireLoadWan", "diffusers/tiny-wan2.2-t2v-a14b", 9, {}),
     "Wan 2.2 TI2V": ("ReelwireLoadWan", "diffusers/tiny-wan2.2-ti2v-5b", 9, {}),

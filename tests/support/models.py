@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.families import FAMILIES, load
-from reelwire.loaders.families.ltx import LTX
 from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.request import Control, Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
@@ -85,7 +84,7 @@ PEAK_MODELS = (
 def open_ltx(folder: Path) -> VideoModel:
     """LTX-Video from a folder whose encoder and tokenizer lie in it."""
     files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
-    return LTX.load(Recipe("ltx", "", files, "float32"), PlainMemory())
+    return load(Recipe("ltx", "", files, "float32"), PlainMemory())
 
 
 def open_plain(folder: Path, name: str, dtype: str = "float32") -> VideoModel:

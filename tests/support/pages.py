@@ -48,6 +48,14 @@ PATH = "() => app.extensionManager.workflow.activeWorkflow?.path"
 GRAPH_ID = "() => app.rootGraph.id"
 OPEN = "name => app.loadGraphData({ ...app.rootGraph.serialize(), id: crypto.randomUUID() }, true, true, name)"
 SHOWS = f"path => !app.configuringGraph && ({PATH})() === path"
+DROP = """text => {
+    const data = new DataTransfer();
+    data.items.add(new File([text], "dropped.json", { type: "application/json" }));
+    const at = { dataTransfer: data, bubbles: true, cancelable: true, clientX: 500, clientY: 400 };
+    document.querySelector("#graph-canvas").dispatchEvent(new DragEvent("drop", at));
+}"""
+NODES = "window.app.rootGraph.nodes.filter(node => !node.isVirtualNode)"
+IDS = f"() => {NODES}.map(node => String(node.id)).sort().join()"
 # a new language makes the page fetch all definitions of nodes and load its workflow anew
 SET_LANGUAGE = """language => {
     window.nodesBefore = app.rootGraph.nodes;
@@ -155,6 +163,12 @@ def open_template(page: Page, graph: Prompt, name: str) -> str:
     page.wait_for_function(f"name => !app.configuringGraph && ({PATH})().includes(name)", arg=f"/{name}")
     page.wait_for_function(MOUNTED)
     return page.evaluate(GRAPH_ID)
+
+
+def drop(page: Page, text: str, ids: list[str]) -> None:
+    """A workflow file, dropped on the page; ends when its nodes are there, whose ids are these."""
+    page.evaluate(DROP, text)
+    page.wait_for_function(f"ids => ({IDS})() === ids", arg=",".join(sorted(ids)))
 
 
 def fit(page: Page) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from einops import rearrange
@@ -20,6 +20,7 @@ from ...common.peaks import Moment
 from ...common.prompts import check_prompts, encode_t5, load_tokenizer
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...messages import InputError, either, message
+from ...parts import Config, Inputs
 from ...request import Conditioning, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
@@ -118,7 +119,7 @@ class CogVideoX(VideoModel):
     def schedule(self, request: Request) -> Schedule:
         return Schedule(self.facts.scheduler, request.steps)
 
-    def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+    def forward_inputs(self, request: Request, config: Config) -> Inputs:
         facts = self.facts
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
         _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)

@@ -7,9 +7,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ...messages import CheckpointError, message
+from ...parts import ConfigDict
 from ...spec import read_spec
 from ...weights.entry import Entry, rename
 from ...weights.format import CheckpointFormat, Entries, Weights
@@ -59,7 +59,7 @@ def transformer(entries: Entries, metadata: Mapping[str, str]) -> Weights | None
     return Weights(_config(named, metadata.get("file", "")), named)
 
 
-def _config(named: Entries, name: str) -> dict[str, Any]:
+def _config(named: Entries, name: str) -> ConfigDict:
     """What the shapes tell; the sizes that positions were made for are the variant's."""
     width, taken, *kernel = named["patch_embed.proj.weight"].shape
     patch, frames = (kernel[0], None) if kernel else (PATCH_15, PATCH_15)

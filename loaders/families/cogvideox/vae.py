@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
+from ...parts import Network
 from ...vae.streaming import Pieces, regroup
 from ...vae.tiles import to_device
 
 
-def decode_pieces(vae: Any, latents: Pieces, offload_state: bool = False) -> Pieces:
+def decode_pieces(vae: Network, latents: Pieces, offload_state: bool = False) -> Pieces:
     """AutoencoderKLCogVideoX.decode of latent frames [1, C, 1, h, w] as pieces [1, 3, n, H, W].
 
     Its norms see all frames of a batch, so the batches must be the reference's: pairs, and an odd frame joins the
@@ -33,7 +33,7 @@ def decode_pieces(vae: Any, latents: Pieces, offload_state: bool = False) -> Pie
         start, end = end, end + size
 
 
-def encode_pieces(vae: Any, pixels: Pieces, count: int) -> Pieces:
+def encode_pieces(vae: Network, pixels: Pieces, count: int) -> Pieces:
     """AutoencoderKLCogVideoX.encode of `count` frames [1, 3, n, H, W] as pieces of moments [1, 2C, m, h, w].
 
     The reference's batches: eights, of which the first takes the remainder too (a shorter clip is one batch).
@@ -46,7 +46,7 @@ def encode_pieces(vae: Any, pixels: Pieces, count: int) -> Pieces:
 
 
 @contextmanager
-def _no_needless_copies(vae: Any) -> Iterator[None]:
+def _no_needless_copies(vae: Network) -> Iterator[None]:
     """The VAE without the copies of their inputs that convolutions one frame long keep and never read: the pad mode
     "replicate", which pads them by nothing, keeps none (CogVideoXCausalConv3d.forward)."""
     layers = [layer for layer in vae.modules() if getattr(layer, "time_kernel_size", 0) == 1]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from ...common.prompts import trimmed
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...facts import Stacks
 from ...messages import InputError, message
+from ...parts import Config, Inputs
 from ...request import Conditioning, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
@@ -97,7 +98,7 @@ class HunyuanVideo(VideoModel):
         sigmas = np.linspace(1.0, 0.0, request.steps + 1)[:-1]
         return Schedule({"shift": request.shift or 1.0}, request.steps, sigmas)
 
-    def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+    def forward_inputs(self, request: Request, config: Config) -> Inputs:
         facts = self.facts
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
         _, _, *shape = facts.latent_shape(request.width, request.height, request.frames)

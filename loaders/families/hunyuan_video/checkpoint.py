@@ -12,9 +12,9 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from ...messages import CheckpointError, message
+from ...parts import Config, ConfigDict
 from ...spec import read_spec
 from ...weights.entry import Entry, rename
 from ...weights.format import CheckpointFormat, Entries, Weights
@@ -147,7 +147,7 @@ def _unstacked(name: str, entry: Entry, width: int | None) -> dict[str, Entry]:
     return dict(zip(names, entry.split(*sizes), strict=True)) if sum(sizes) == rows else {name: entry}
 
 
-def _config(named: Entries, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _config(named: Entries, metadata: Mapping[str, str]) -> ConfigDict:
     """What the shapes tell, over what the header states, over what is published."""
     config = _shapes(named)
     shipped = SPEC.config(_variant(config, named, metadata.get("file", "")), "transformer")
@@ -161,7 +161,7 @@ def _config(named: Entries, metadata: Mapping[str, str]) -> dict[str, Any]:
     return config
 
 
-def _stated(metadata: Mapping[str, str]) -> dict[str, Any]:
+def _stated(metadata: Mapping[str, str]) -> ConfigDict:
     """What the header's `config` says of the network."""
     try:
         return dict(json.loads(metadata.get("config", "{}")).get("transformer", {}))
@@ -169,7 +169,7 @@ def _stated(metadata: Mapping[str, str]) -> dict[str, Any]:
         return {}
 
 
-def _shapes(named: Entries) -> dict[str, Any]:
+def _shapes(named: Entries) -> ConfigDict:
     """All sizes of the network."""
     width, channels, patch_t, patch, _ = named["x_embedder.proj.weight"].shape
     head = named["transformer_blocks.0.attn.norm_q.weight"].shape[0]
@@ -191,7 +191,7 @@ def _shapes(named: Entries) -> dict[str, Any]:
     )
 
 
-def _variant(config: Mapping[str, Any], named: Entries, file: str) -> str:
+def _variant(config: Config, named: Entries, file: str) -> str:
     """The published variant: an image in channels of its own, or in place of the first frame, or none."""
     channels, latent = config["in_channels"], config["out_channels"]
     if channels == latent:
@@ -258,7 +258,7 @@ def _linear(name: str, entry: Entry) -> Entry:
     return entry.reshape(*entry.shape[:2]) if small else entry
 
 
-def _vae_config(named: Entries) -> dict[str, Any]:
+def _vae_config(named: Entries) -> ConfigDict:
     """The published config with the widths and depths that the shapes tell."""
     config = SPEC.config("t2v-13b", "vae")
     count = lambda pattern: sum(bool(re.fullmatch(pattern, key)) for key in named)

@@ -15,6 +15,7 @@ from ...common.images import to_pil
 from ...common.peaks import reader
 from ...common.prompts import load_tokenizer
 from ...messages import InputError, message
+from ...parts import Network, Tokenizer
 from ...video_model import VideoModel
 
 HIDDEN = -3  # which hidden states are the text: two layers before the last (num_hidden_layers_to_skip)
@@ -80,7 +81,7 @@ def check_prompts(model: VideoModel, sees: bool, **prompts: str) -> None:
         _tokens(tokenizer, _template(sees), model.facts.prompt_tokens, text, name)
 
 
-def _tokens(tokenizer: Any, template: str, length: int, text: str, name: str) -> tuple[Any, int]:
+def _tokens(tokenizer: Tokenizer, template: str, length: int, text: str, name: str) -> tuple[Any, int]:
     """(the tokens of the filled template, how many of them are the template's beginning)."""
     begin = len(tokenizer(template.split("{}")[0]).input_ids)
     filled = template.format(text)
@@ -91,7 +92,7 @@ def _tokens(tokenizer: Any, template: str, length: int, text: str, name: str) ->
     return tokenizer([filled], padding="max_length", max_length=length + begin, return_tensors="pt"), begin
 
 
-def _read_text(encoder: Any, tokenizer: Any, length: int, device: torch.device, text: str, name: str) -> Read:
+def _read_text(encoder: Network, tokenizer: Tokenizer, length: int, device: torch.device, text: str, name: str) -> Read:
     batch, begin = _tokens(tokenizer, _template(False), length, text, name)
     ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
     hidden = encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[HIDDEN]
@@ -110,8 +111,8 @@ def _pixels(model: VideoModel, image: Tensor, side: int) -> Tensor:
 
 
 def _read_picture(
-    encoder: Any,
-    tokenizer: Any,
+    encoder: Network,
+    tokenizer: Tokenizer,
     length: int,
     device: torch.device,
     text: str,
@@ -141,7 +142,9 @@ def _read_picture(
     return {"text": torch.cat([image, words])[None], "mask": mask[None]}
 
 
-def _pool(clip: Any, tokenizer: Any, device: torch.device, text: str, name: str) -> tuple[Tensor, tuple[str, ...]]:
+def _pool(
+    clip: Network, tokenizer: Tokenizer, device: torch.device, text: str, name: str
+) -> tuple[Tensor, tuple[str, ...]]:
     """CLIP's one vector for the whole prompt; it reads 77 tokens, the rest is left to Llama, which is said."""
     count = len(tokenizer(text).input_ids)
     batch = tokenizer([text], padding="max_length", max_length=CLIP_TOKENS, truncation=True, return_tensors="pt")

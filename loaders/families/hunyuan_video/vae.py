@@ -5,15 +5,14 @@ Its norms and its attention see a whole tile, so the tiles must be the reference
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
+from ...parts import Network
 from ...vae.streaming import Pieces, regroup
 
 
-def decode_pieces(vae: Any, latents: Pieces) -> Pieces:
+def decode_pieces(vae: Network, latents: Pieces) -> Pieces:
     """AutoencoderKLHunyuanVideo.decode of latent frames [1, C, 1, h, w] as pieces [1, 3, n, H, W].
 
     Clips of up to a tile (16 frames) are decoded whole. Later tiles begin one latent frame early, whose frame is left
@@ -36,7 +35,7 @@ def decode_pieces(vae: Any, latents: Pieces) -> Pieces:
         before, left = tile, left - shown.shape[2]
 
 
-def encode_pieces(vae: Any, pixels: Pieces, count: int) -> Pieces:
+def encode_pieces(vae: Network, pixels: Pieces, count: int) -> Pieces:
     """AutoencoderKLHunyuanVideo.encode of `count` frames [1, 3, n, H, W] as pieces of moments [1, 2C, m, h, w].
 
     Clips of up to a tile (16 frames) are encoded whole. Later tiles lose the latent of their first frame and fade in

@@ -21,7 +21,7 @@ from ...common.prompts import check_prompts, encode_t5, load_tokenizer
 from ...denoiser import Denoiser, NoiseSchedule, Schedule
 from ...facts import Stacks
 from ...messages import InputError, message
-from ...parts import Part
+from ...parts import Config, Inputs, Part
 from ...request import Capabilities, Conditioning, Extension, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
@@ -40,7 +40,7 @@ from .denoiser import (
     image_denoiser,
     text_denoiser,
 )
-from .upsampler import load_upsampler
+from .upsampler import load_upsampler, upscale
 from .vae import Noise, decode_pieces, encode_pieces
 
 
@@ -132,7 +132,7 @@ class LTX(LTXModel):
         sigmas = np.linspace(1.0, 1 / request.steps, request.steps)
         return Schedule({"shift": 1.0, **facts.scheduler, **whole}, request.steps, sigmas, mu=mu)
 
-    def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+    def forward_inputs(self, request: Request, config: Config) -> Inputs:
         facts = self.facts
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
         _, channels, f, h, w = facts.latent_shape(request.width, request.height, request.frames)
@@ -181,6 +181,9 @@ class LTX(LTXModel):
     def upsampler(self, folder: Path) -> Part:
         return load_upsampler(folder, self.facts.channels, self.recipe.dtype)
 
+    def upscale(self, upsampler: Part, latents: Tensor, adain: float = 0.0, tone_map: float = 0.0) -> Tensor:
+        return upscale(self, upsampler, latents, adain, tone_map)
+
     def timed(self, request: Request) -> bool:
         return bool(request.keyframes) or request.past is not None
 
@@ -207,7 +210,7 @@ class LTX(LTXModel):
         return decode_pieces(vae, latents, time if vae.config.timestep_conditioning else None, noise)
 
     @classmethod
-    def coder(cls, config: Mapping[str, Any]) -> str:
+    def coder(cls, config: Config) -> str:
         if not config.get("timestep_conditioning"):
             return "0.9.0"
         return "0.9.1" if any(config.get("decoder_inject_noise") or ()) else "0.9.5"
@@ -217,7 +220,7 @@ class LTX(LTXModel):
         return encode_pieces(vae, pixels, count)
 
 
-def _stages(config: Mapping[str, Any], kind: str) -> int:
+def _stages(config: Config, kind: str) -> int:
     """How many stages of the VAE's encoder compress space or time ("spatial" or "temporal")."""
     scaled = config["spatio_temporal_scaling"]
     types = config.get("downsample_type") or ("conv",) * len(scaled)

@@ -10,8 +10,8 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from ...parts import ConfigDict
 from ...spec import read_spec
 from ...weights.entry import Entry, rename
 from ...weights.format import CheckpointFormat, Config, Entries, Weights
@@ -124,7 +124,7 @@ def _decoder_places(entries: Entries) -> dict[str, str]:
     return places
 
 
-def _transformer_config(entries: Entries, metadata: Mapping[str, str]) -> dict[str, Any]:
+def _transformer_config(entries: Entries, metadata: Mapping[str, str]) -> ConfigDict:
     """The config that the shapes tell; only the number of heads leaves no trace in them (file metadata, else 32)."""
     try:
         stated = json.loads(metadata.get("config", "{}")).get("transformer", {})
@@ -150,7 +150,7 @@ def _release(entries: Entries) -> str:
     return "0.9.5-2b" if "encoder.down_blocks.0.downsamplers.0.conv.conv.weight" in entries else "0.9.1-2b"
 
 
-def _vae_config(entries: Entries) -> dict[str, Any]:
+def _vae_config(entries: Entries) -> ConfigDict:
     """The release's VAE config with the widths and depths that the shapes tell."""
     config = SPEC.config(_release(entries), "vae")
     depth = lambda block: sum(bool(re.fullmatch(rf"{block}\.resnets\.\d+\.conv1\.conv\.weight", k)) for k in entries)
@@ -186,7 +186,7 @@ def _variant(configs: Mapping[str, Config], name: str) -> str:
     return max(same or same_vae or SPEC.variants(), key=agreement)
 
 
-def _folder_defaults(index: Mapping[str, Any]) -> dict[str, Any]:
+def _folder_defaults(index: Config) -> ConfigDict:
     """What the pipeline of a diffusers folder reads, which the variant does not tell."""
     conditioned = index.get("_class_name") == "LTXConditionPipeline"
     return {"conditioned": conditioned, "prompt_tokens": 256 if conditioned else 128}

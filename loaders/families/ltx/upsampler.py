@@ -1,17 +1,21 @@
-"""LTX-Video's latent upsamplers on disk: diffusers folders that hold `latent_upsampler` (LTXLatentUpsamplePipeline)."""
+"""LTX-Video's latent upsamplers: diffusers folders that hold `latent_upsampler`, and what they compute."""
 
 from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ...common.peaks import upsampler_bytes, with_kernels
+from ...devices import explained
 from ...messages import CheckpointError, message
 from ...parts import Part, Progress
 from ...weights.bundle import read_part
 from ...weights.modules import build, fitting
+from .denoiser import LTXModel
 
 KIND = "LTXLatentUpsamplerModel"
 
@@ -37,3 +41,30 @@ def load_upsampler(folder: Path, channels: int, dtype: str) -> Part:
         return build(make, weights.entries, getattr(torch, dtype), progress)
 
     return weights.part(f"upsampler of {folder.name}", partial(load), ("transformer",))
+
+
+def upscale(model: LTXModel, upsampler: Part, latents: Tensor, adain: float, tone_map: float) -> Tensor:
+    """Latents [1, C, t, h, w] -> [1, C, t, 2h, 2w], both normalised (LTXLatentUpsamplePipeline).
+
+    adain: how much of the small latents' statistics is put on the large ones (adain_factor); tone_map: how much their
+    range is compressed (tone_map_compression_ratio), 0 to 1.
+    """
+    from diffusers import LTXLatentUpsamplePipeline
+
+    device = model.memory.device(upsampler.name)
+    room = with_kernels(upsampler_bytes(upsampler, latents, getattr(torch, model.recipe.dtype).itemsize))
+    with model.use("vae") as vae:  # for its statistics alone: the upsampler's weights may send it away
+        statistics = vae.latents_mean.to(device), vae.latents_std.to(device), vae.config.scaling_factor
+    with (
+        torch.no_grad(),
+        explained(message("enlarging_activity"), message("less_to_enlarge")),
+        model.memory.use(upsampler, room) as network,
+    ):
+        pipeline: Any = LTXLatentUpsamplePipeline(vae=vae, latent_upsampler=network)
+        small = pipeline._denormalize_latents(latents.to(device, torch.float32), *statistics).to(network.dtype)
+        large = network(small)
+        if adain:
+            large = pipeline.adain_filter_latent(large, small, adain)
+        if tone_map:
+            large = pipeline.tone_map_latents(large, tone_map)
+        return pipeline._normalize_latents(large, *statistics).float()

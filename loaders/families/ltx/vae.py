@@ -13,10 +13,10 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
+from ...parts import Network
 from ...vae.streaming import Delay, Level, Pieces, convolve, drop_first, mark_last, portions, regroup, split
 from ...vae.tiles import Tile
 
-Network = Any  # diffusers modules, whose attributes are untyped
 # elements and latent frames of a piece on the CPU, at most: the fastest of a few that were tried in bench/native.py
 MOST = 2**21
 LATENTS = 8

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from ...common.prompts import check_prompts, encode_t5, load_tokenizer
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...facts import Facts
 from ...messages import message
-from ...parts import Memory, Recipe
+from ...parts import Config, Inputs, Memory, Recipe
 from ...request import Conditioning, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
@@ -90,7 +90,7 @@ class Mochi(VideoModel):
         sigmas = linear_quadratic_schedule(request.steps, THRESHOLD_NOISE) if request.steps > 1 else [1.0]
         return Schedule({"shift": 1.0, **self.facts.scheduler}, request.steps, np.array(sigmas))
 
-    def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+    def forward_inputs(self, request: Request, config: Config) -> Inputs:
         facts = self.facts
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
         shape = facts.latent_shape(request.width, request.height, request.frames)
@@ -117,7 +117,7 @@ class Mochi(VideoModel):
         return MochiDenoiser(latents.to(dtype), schedule, request.guidance, generator, text, lengths)
 
     @classmethod
-    def mlp_width(cls, config: Mapping[str, Any], hidden: int) -> int:
+    def mlp_width(cls, config: Config, hidden: int) -> int:
         return 4 * hidden * 2 // 3
 
     @classmethod

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...messages import message
-
-Network = Any  # a diffusers module, whose attributes are untyped
+from ...parts import Network
 
 
 class JointAttention:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from ...messages import CheckpointError, message
+from ...parts import ConfigDict
 from ...spec import read_spec
 from ...weights.entry import Entry, rename
 from ...weights.format import CheckpointFormat, Entries, Weights
@@ -80,7 +80,7 @@ def transformer(entries: Entries, metadata: Mapping[str, str]) -> Weights | None
     return _described(named, _config)
 
 
-def _described(named: Entries, describe: Callable[[Entries], dict[str, Any]]) -> Weights:
+def _described(named: Entries, describe: Callable[[Entries], ConfigDict]) -> Weights:
     try:
         return Weights(describe(named), named)
     except KeyError as error:
@@ -115,7 +115,7 @@ def _unstacked(name: str, entry: Entry) -> dict[str, Entry]:
     return dict(zip([name.replace(stack, part) for part in _STACKED[stack]], entry.chunk(3), strict=True))
 
 
-def _config(named: Entries) -> dict[str, Any]:
+def _config(named: Entries) -> ConfigDict:
     """The published config with the sizes that the shapes tell."""
     _, channels, patch, _ = named["patch_embed.proj.weight"].shape
     _, heads, half = named["pos_frequencies"].shape
@@ -211,7 +211,7 @@ def _place(residual: str, downs: range) -> tuple[str, int]:
     return ("decoder.block_out", int(inner[0])) if number else ("decoder.block_in", int(inner[0]) - 1)
 
 
-def _vae_config(named: Entries) -> dict[str, Any]:
+def _vae_config(named: Entries) -> ConfigDict:
     """The published config with the sizes that the shapes tell."""
     stages = range(_layers(named, r"encoder\.down_blocks"))
     kernels = [named[f"encoder.down_blocks.{i}.conv_in.conv.weight"].shape for i in stages]

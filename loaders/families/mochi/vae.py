@@ -7,16 +7,14 @@ framewise decode pads the frames' edges in another way and gives other images.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ...parts import Network
 from ...vae.streaming import Delay, Level, Pieces, convolve, drop_first, regroup
 
-Network = Any  # diffusers modules, whose attributes are untyped
 MOST_PIXELS = 2**15  # that attend at once; CUDA's attention refuses larger batches (MochiDownBlock3D.forward)
 
 

@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from ...parts import Config, ConfigDict
 from ...spec import read_spec
 from ...weights.encoders import KINDS
 from ...weights.entry import IDENTITY, Entry, rename
@@ -99,7 +99,7 @@ def _renamed(entries: Entries, places: Mapping[str, str]) -> dict[str, Entry]:
     return {rename(place(key), {**_UNET, **_RESNETS, **_REST}): entry for key, entry in entries.items()}
 
 
-def renamed(entries: Entries, network: Mapping[str, Any]) -> dict[str, Entry]:
+def renamed(entries: Entries, network: Config) -> dict[str, Entry]:
     """Some layers of the makers' UNet, as a LoRA has them, under the names of the whole UNet that has these tensors."""
     places: dict[str, str] = {}
     for side, blocks, first in (("input", "down_blocks", 1), ("output", "up_blocks", 0)):
@@ -118,7 +118,7 @@ def renamed(entries: Entries, network: Mapping[str, Any]) -> dict[str, Entry]:
     return _renamed(entries, places)
 
 
-def _has(tensors: Mapping[str, Any], start: str) -> bool:
+def _has(tensors: Mapping[str, object], start: str) -> bool:
     return any(name.startswith(start) for name in tensors)
 
 
@@ -139,12 +139,12 @@ def _places(entries: Entries) -> dict[str, str]:
     return places
 
 
-def _numbers(named: Mapping[str, Any], pattern: str) -> list[int]:
+def _numbers(named: Mapping[str, object], pattern: str) -> list[int]:
     """The different numbers that a pattern's group has among the keys."""
     return sorted({int(match[1]) for key in named if (match := re.match(pattern, key))})
 
 
-def _config(named: Entries, variant: str) -> dict[str, Any]:
+def _config(named: Entries, variant: str) -> ConfigDict:
     """What the shapes tell; heads leave no trace in them."""
     resnet = "resnets.0.spatial_res_block.conv1.weight"
     levels = [f"down_blocks.{i}" for i in _numbers(named, r"down_blocks\.(\d+)\.")]
@@ -222,7 +222,7 @@ def _identity(last: Entry) -> dict[str, Entry]:
     return {"quant_conv.weight": weight, "quant_conv.bias": weight.reshape(channels)}
 
 
-def _vae_config(named: Entries) -> dict[str, Any]:
+def _vae_config(named: Entries) -> ConfigDict:
     levels = [f"encoder.down_blocks.{i}" for i in _numbers(named, r"encoder\.down_blocks\.(\d+)\.")]
     return SPEC.config("svd", "vae") | dict(
         in_channels=named["encoder.conv_in.weight"].shape[1],

@@ -3,17 +3,16 @@ whole; the encoder sees one frame at a time."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from einops import rearrange
 
+from ...parts import Network
 from ...vae.streaming import Pieces, regroup
 
 CHUNK, AROUND = 8, 4  # frames
 
 
-def decode_pieces(vae: Any, latents: Pieces, offload_state: bool = False) -> Pieces:
+def decode_pieces(vae: Network, latents: Pieces, offload_state: bool = False) -> Pieces:
     """AutoencoderKLTemporalDecoder.decode of latent frames [1, C, 1, h, w] as pieces [1, 3, 1, H, W].
 
     offload_state: CHUNK frames at a time, with AROUND more at each side that only give context. That needs less memory
@@ -28,6 +27,6 @@ def decode_pieces(vae: Any, latents: Pieces, offload_state: bool = False) -> Pie
         yield from rearrange(pixels, "t c h w -> 1 c t h w").split(1, 2)
 
 
-def encode_pieces(vae: Any, pixels: Pieces, count: int) -> Pieces:
+def encode_pieces(vae: Network, pixels: Pieces, count: int) -> Pieces:
     """AutoencoderKLTemporalDecoder.encode of each of `count` frames [1, 3, n, H, W]: moments [1, 2C, 1, h, w]."""
     return map(lambda frame: vae.quant_conv(vae.encoder(frame[:, :, 0]))[:, :, None], regroup(pixels, 1, 1))

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from ...common.prompts import check_prompts, encode_t5, load_tokenizer
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...facts import Stacks
 from ...messages import CheckpointError, InputError, either, message
-from ...parts import Recipe
+from ...parts import Config, Inputs, Recipe
 from ...request import Capabilities, Conditioning, Extension, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
@@ -150,13 +150,13 @@ class Wan(WanModel):
         return self.facts.per_token_time
 
     @classmethod
-    def mlp_width(cls, config: Mapping[str, Any], hidden: int) -> int:
+    def mlp_width(cls, config: Config, hidden: int) -> int:
         return int(config.get("ffn_dim") or super().mlp_width(config, hidden))
 
     def schedule(self, request: Request) -> Schedule:
         return Schedule({"shift": request.shift or 1.0}, request.steps)
 
-    def forward_inputs(self, request: Request, config: Mapping[str, Any]) -> dict[str, Any]:
+    def forward_inputs(self, request: Request, config: Config) -> Inputs:
         facts = self.facts
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
         _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
@@ -206,7 +206,7 @@ class Wan(WanModel):
         return decode_pieces(vae, latents, tile.offload_state)
 
     @classmethod
-    def coder(cls, config: Mapping[str, Any]) -> str:
+    def coder(cls, config: Config) -> str:
         return "2.2" if config.get("is_residual") else "2.1"
 
     @classmethod
@@ -251,7 +251,7 @@ def _boundary(bundle: Bundle) -> float | None:
 
 
 def _keyframe_sets(
-    network: Mapping[str, Any], vace: bool, concatenated: bool, per_token_time: bool
+    network: Config, vace: bool, concatenated: bool, per_token_time: bool
 ) -> tuple[tuple[str, ...], ...] | None:
     """The sets of keyframes that work, as `Facts.pictures` has them."""
     if vace:

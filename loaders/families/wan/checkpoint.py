@@ -9,8 +9,8 @@ import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
+from ...parts import ConfigDict
 from ...spec import read_spec
 from ...weights.entry import Entry, rename
 from ...weights.format import CheckpointFormat, Config, Entries, Weights
@@ -62,7 +62,7 @@ def transformer(entries: Entries, metadata: Mapping[str, str]) -> Weights | None
     return Weights(_config(named), named)
 
 
-def _config(named: Entries) -> dict[str, Any]:
+def _config(named: Entries) -> ConfigDict:
     """The config that the shapes tell; the rest is alike in all published variants."""
     width, channels, *patch = named["patch_embedding.weight"].shape
     vace = "vace_patch_embedding.weight" in named

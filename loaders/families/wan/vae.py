@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
+from ...parts import Network
 from ...vae.streaming import Pieces, regroup
 from ...vae.tiles import to_device
 
 
-def decode_pieces(vae: Any, latents: Pieces, offload_state: bool = False) -> Pieces:
+def decode_pieces(vae: Network, latents: Pieces, offload_state: bool = False) -> Pieces:
     """AutoencoderKLWan.decode of latent frames [1, C, 1, h, w] as pieces [1, 3, n, H, W] in -1..1.
 
     The cache of past frames is this generator's own and not the VAE's, so that runs never see one another's.
@@ -30,7 +29,7 @@ def decode_pieces(vae: Any, latents: Pieces, offload_state: bool = False) -> Pie
         yield pixels.clamp(-1.0, 1.0)
 
 
-def encode_pieces(vae: Any, pixels: Pieces, count: int) -> Pieces:
+def encode_pieces(vae: Network, pixels: Pieces, count: int) -> Pieces:
     """AutoencoderKLWan.encode of `count` frames [1, 3, n, H, W] as pieces of moments [1, 2C, 1, h, w].
 
     The first frame alone, then fours; their cache is this generator's own.

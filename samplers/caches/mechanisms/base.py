@@ -55,6 +55,7 @@ class Forward(Cacheable):
     record: Callable[[bool], object]
 
     def compute(self) -> Tensor:
+        """The network's output, with all of it computed."""
         output: Tensor = self.network(**self.inputs, return_dict=False)[0]
         return output
 

@@ -91,6 +91,7 @@ class BlocksPass:
         self.reuse = self.forward.decide(signal)
 
     def _changed(self, anchor: Tensor) -> Tensor:
+        """The hidden states behind the last block, by the stored change."""
         (change,) = self.forward.forecast()
         return anchor + change
 

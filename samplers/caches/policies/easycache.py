@@ -64,4 +64,5 @@ class EasyCache(Policy):
 
 
 def _size(x: Tensor) -> Tensor:
+    """Mean absolute value, on the card."""
     return x.float().abs().mean()

@@ -33,6 +33,7 @@ class FORA(Policy):
 
     @property
     def mechanism(self) -> type[Mechanism]:  # type: ignore[override]
+        """By the granularity."""
         return GRANULARITIES[self.granularity]
 
     def should_skip(self, state: BranchState, context: StepContext, distance: float | None) -> bool:

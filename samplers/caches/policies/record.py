@@ -49,6 +49,7 @@ class Record(Policy):
 
     @property
     def signal(self) -> str:  # type: ignore[override]
+        """The one that is observed."""
         return self.observed
 
     @property

@@ -1,7 +1,8 @@
 """TeaCache (Liu et al. 2024, arXiv 2411.19108): a polynomial of how far the input moves says how far the output does.
 
-Coefficients: https://github.com/ali-vilab/TeaCache at 7c10efc, in the families' spec.json with their files. Outside of the
-range that they were fitted on the polynomials turn negative, and would count the distance down: they are cut at zero here.
+Coefficients: https://github.com/ali-vilab/TeaCache at 7c10efc, in the families' spec.json with their files. Outside of
+the range that they were fitted on the polynomials turn negative, and would count the distance down: they are cut at
+zero here.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ class Fit(CacheFit):
     high: float = 0.0
 
     def __call__(self, x: float) -> float:
+        """How far the output moves where the signal moves by x; not below 0."""
         total = 0.0
         for c in self.coefficients:
             total = total * x + c
@@ -78,10 +80,12 @@ class TeaCache(Policy):
 
     @property
     def signal(self) -> str:  # type: ignore[override]
+        """The polynomial's."""
         return self.polynomial.signal if self.polynomial else "modulated"
 
     @property
     def computes_last_step(self) -> bool:  # type: ignore[override]
+        """As the polynomial's source has it."""
         return self.polynomial.last if self.polynomial else True
 
     def should_skip(self, state: BranchState, context: StepContext, distance: float | None) -> bool:
@@ -113,6 +117,7 @@ class TeaCache(Policy):
         return self._with(fit), ()
 
     def _with(self, fit: Fit) -> TeaCache:
+        """The policy with this polynomial, and its threshold where none was set."""
         threshold = self.threshold if self.threshold or self.exact else fit.threshold
         return replace(self, polynomial=fit, threshold=threshold, warmup=max(self.warmup, fit.warmup))
 

@@ -37,6 +37,7 @@ def test_published_runs_are_counted_as_they_are_written(headers: Callable[[str],
         assert cards.source(run["source"]).startswith("https://")
         here = result.times[0]
         assert here.basis == "published"
+        assert here.seconds is not None
         assert here.seconds[0] <= run["seconds"] * 1.001
         assert here.seconds[1] >= run["seconds"] * 0.999
     least, most = cards.utilisation()
@@ -115,7 +116,10 @@ def test_a_limit_counts_on_cards(headers: Callable[[str], VideoModel]) -> None:
     model = headers("wan/2.1-t2v-14b")
     free, limited = (estimate(model, Request(), replace(card_of(80), limit=most * GIB)) for most in (0, 2))
     assert (free.fits[0][1][80], limited.fits[0][1][80]) == (FITS, MOVES)
-    assert limited.times[-1].seconds[1] > free.times[-1].seconds[1]
+    slower, faster = limited.times[-1].seconds, free.times[-1].seconds
+    assert slower is not None
+    assert faster is not None
+    assert slower[1] > faster[1]
 
 
 def test_all_that_does_not_fit_is_named_largest_first(headers: Callable[[str], VideoModel]) -> None:
@@ -141,6 +145,7 @@ def test_times_can_be_read(seconds: tuple[float, float], words: str) -> None:
 
 def test_price_is_by_the_hour(result: Estimate) -> None:
     row = replace(result, price=3.6).times[-1]
+    assert row.seconds is not None
     assert row.cost == pytest.approx(tuple(second * 0.001 for second in row.seconds))
     assert replace(result, price=0.0).times[-1].cost is None
 
@@ -149,11 +154,16 @@ def test_weights_that_wait_cost_time(headers: Callable[[str], VideoModel]) -> No
     model = headers("wan/2.1-t2v-14b")
     times = {row.memory: row.seconds for row in estimate(model, Request(), ANY).times}
     assert times[8] is None, "it does not fit"
-    assert times[12][1] > times[48][1] * 2
+    small, large = times[12], times[48]
+    assert small is not None
+    assert large is not None
+    assert small[1] > large[1] * 2
     moved = replace(ANY, name="NVIDIA GeForce RTX 4090", cpu=False, room=20 * GIB)
     here, roomy = (
         estimate(model, Request(), machine).times[0].seconds for machine in (moved, replace(moved, room=80 * GIB))
     )
+    assert here is not None
+    assert roomy is not None
     assert here[1] > roomy[1]
 
 

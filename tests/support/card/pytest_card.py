@@ -48,12 +48,13 @@ class CardTests:
             shutil.rmtree(os.environ[TINY_MODELS], ignore_errors=True)
 
     @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
+    def pytest_runtest_protocol(self, item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
         if self.child or item.get_closest_marker(MARK) is None:
             return None
         item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
         for report in self._reports(item):
             item.ihook.pytest_runtest_logreport(report=report)
+        item.session._setupstate.teardown_exact(nextitem)  # a test before this one may have left its module's fixtures
         item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
         return True
 
@@ -84,7 +85,15 @@ class CardTests:
             file = Path(folder) / "reports"
             environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {REPORTS: str(file)}
             command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", *tests]
-            done = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")  # fmt: skip
+            done = subprocess.run(
+                command,
+                cwd=root,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
             self._output = done.stdout
             reports: dict[str, list[dict[str, Any]]] = {}
             for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():

@@ -1,0 +1,110 @@
+"""Where models lie: what a loader offers, in the host's model folders and in this pack."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import comfy
+import folder_paths
+
+from ...loaders.messages import InputError, message
+from ...loaders.spec import spec_of
+
+BUNDLED = Path(__file__).parents[2] / "loaders" / "bundled"
+UPSAMPLER = "LatentUpsamplePipeline"
+
+
+def bundled_models(family: str) -> dict[str, Path]:
+    """The tiny models of a family that come with the pack."""
+    return {f"bundled/{path.name}": path for path in sorted(BUNDLED.glob(f"tiny_{family}*"))}
+
+
+def checkpoints(family: str = "") -> dict[str, Path]:
+    """Choices of a loader -> paths: the bundled models, diffusers folders, and single files.
+
+    Without a family, all that there are: a wrong choice is then refused by what it is.
+    """
+    beginning = spec_of(family).pipeline if family else ""
+    folders = {}
+    for name, path in diffusers_folders().items():
+        pipeline = pipeline_of(path)
+        if pipeline.startswith(beginning) and not pipeline.endswith(UPSAMPLER):
+            folders[name] = path
+    return bundled_models(family) | folders | files("diffusion_models") | files("checkpoints") | gguf_files()
+
+
+def checkpoint_places(family: str) -> str:
+    """Where a loader finds its checkpoints, for its tooltip."""
+    bundled = ", or the bundled tiny model" if bundled_models(family) else ""
+    files_in = "A file in models/diffusion_models or models/checkpoints (safetensors, GGUF)"
+    return f"{files_in}, or a diffusers folder in models/diffusers{bundled}"
+
+
+def diffusers_folders() -> dict[str, Path]:
+    """The folders with a model_index.json in models/diffusers, at any depth."""
+    folders = {}
+    for root in map(Path, folder_paths.get_folder_paths("diffusers")):
+        for folder, _, names in os.walk(root, followlinks=True):
+            if "model_index.json" in names:
+                folders[f"diffusers/{Path(folder).relative_to(root).as_posix()}"] = Path(folder)
+    return dict(sorted(folders.items()))
+
+
+def upsamplers() -> dict[str, Path]:
+    """Folders with a latent upsampler for LTX-Video."""
+    return {name: path for name, path in diffusers_folders().items() if pipeline_of(path).endswith(UPSAMPLER)}
+
+
+def pipeline_of(folder: Path) -> str:
+    """The pipeline that a diffusers folder names; empty where it is damaged, which the loader will refuse."""
+    try:
+        return str(json.loads((folder / "model_index.json").read_text(encoding="utf-8"))["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def files(kind: str) -> dict[str, Path]:
+    """Files of one of the host's model folders by the name that a combo shows."""
+    names = folder_paths.get_filename_list(kind)
+    return {f"{kind}/{name}": Path(path) for name in names if (path := folder_paths.get_full_path(kind, name))}
+
+
+def gguf_files() -> dict[str, Path]:
+    """GGUF files beside the diffusion models; the host's own list leaves them out."""
+    roots = [Path(root) for root in folder_paths.get_folder_paths("diffusion_models")]
+    paths = [(root, path) for root in roots for path in sorted(root.rglob("*.gguf"))]
+    return {f"diffusion_models/{path.relative_to(root).as_posix()}": path for root, path in paths}
+
+
+def choose(name: str, value: str, choices: dict[str, Path]) -> Path:
+    """The path of a choice; raises InputError for one that is not offered."""
+    if value not in choices:
+        raise InputError(name, value, message("not_among_models"), message("put_model"))
+    return choices[value]
+
+
+def modified(path: Path) -> float:
+    """When a file, or anything inside a folder, was last written."""
+    if path.is_dir():
+        return max((inner.stat().st_mtime for inner in path.rglob("*")), default=0.0)
+    return path.stat().st_mtime
+
+
+def last_calibration() -> float:
+    """When a checkpoint was last calibrated."""
+    from ...samplers.caches.store import file_of
+
+    calibrations = [file_of(path) for path in checkpoints().values()]
+    return max((file.stat().st_mtime for file in calibrations if file.exists()), default=0.0)
+
+
+def tokenizers() -> dict[str, Path]:
+    """Kind of text encoder -> the tokenizer that ComfyUI brings along for it."""
+    folder = Path(comfy.__path__[0])
+    return {
+        "t5": folder / "text_encoders" / "t5_tokenizer",
+        "clip": folder / "sd1_tokenizer",
+        "llama": folder / "text_encoders" / "llama_tokenizer",
+    }

@@ -1,0 +1,16 @@
+"""Which tests need a process of their own beside pytest's: `-m "not host"` runs the fast half, the engine's."""
+
+from __future__ import annotations
+
+import pytest
+
+MARK = "host"
+# a ComfyUI, or its page in a browser
+FIXTURES = {"host", "page", "card_host", "dynamic_card_host"}
+
+
+def mark_hosts(items: list[pytest.Item]) -> None:
+    """Mark the tests that use one of FIXTURES, and those that run in the process that has the pretend card."""
+    for item in items:
+        if FIXTURES & {*getattr(item, "fixturenames", ())} or item.get_closest_marker("on_card"):
+            item.add_marker(MARK)
