@@ -222,7 +222,8 @@ class Sampler(SamplerNode):
         prepared, report = plan(model, request_of(model, **inputs)), host.Report(cls)
         request = prepared.request
         report.tell(*prepared.notes, *host.shortage(model, prepared))
-        update, runs = host.progress(), list[Sampling]()
+        update = host.progress()
+        runs: list[Sampling] = []
 
         def on_step(done: int, total: int, run: Sampling) -> None:
             runs[:] = [run]
