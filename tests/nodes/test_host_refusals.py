@@ -189,7 +189,7 @@ LATE = {
     "the first keyframe": ("ltx_t2v", OUTSIDE, "one", "keyframe_inside"),
     "a short control": ("wan_vace", SHORT, "c", "are_asked_for"),
     "speed": ("wan_t2v", {"s": TRIM, "3.model": ["s", 0]}, "s", "padding_wan"),
-    "guidance": ("ltx_t2v", guidance(dynamic=True), "g", "only_cogvideox_dynamic"),
+    "guidance": ("ltx_t2v", guidance(dynamic=True), "g", "dynamic_guidance_rule"),
     "guidance that is off": ("ltx_t2v", {**guidance(method="apg"), "3.guidance": 1.0}, "g", "needs_two_branches"),
     "cache": ("ltx_t2v", {"c": node("ReelwireFORA", model=["1", 0], interval=9), "3.model": ["c", 0], "3.steps": 3}, "c", "run_has_steps"),
     "conditioning": ("ltx_t2v", {"w": node("ReelwireLoadWan", checkpoint="diffusers/tiny-wan2.1-t2v"), "2.model": ["w", 0]}, "2", "model_reads"),
