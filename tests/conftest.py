@@ -45,7 +45,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     screenshots.add_option(parser)
     pages.add_option(parser)
     parser.addoption("--extensive", action="store_true", help="all tests: also those of models that are like others")
-    parser.addoption("--all-variants", action="store_true", help="what all shipped variants hold, not only those that differ in kind")  # fmt: skip
+    parser.addoption(
+        "--all-variants", action="store_true", help="what all shipped variants hold, not only those that differ in kind"
+    )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -84,7 +84,7 @@ OPERATORS: dict[str, Make] = {
     "scatter": lambda a: torch.zeros_like(a).scatter_(1, a.argsort(1), a),
     "many at once": lambda a: torch._foreach_add([a, a], 1.0)[1],
     "search": lambda a: torch.searchsorted(a[0].sort().values, a[1]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", OPERATORS)

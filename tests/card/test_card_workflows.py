@@ -67,7 +67,17 @@ def test_a_workflow_that_runs_short_of_memory(
     try:
         trial.run()
     finally:
-        record_property("card", {"workflow": workflow, "manager": manager, "peak": trial.peak, "left": trial.left, "errors": trial.errors, **trial.rows})  # fmt: skip
+        record_property(
+            "card",
+            {
+                "workflow": workflow,
+                "manager": manager,
+                "peak": trial.peak,
+                "left": trial.left,
+                "errors": trial.errors,
+                **trial.rows,
+            },
+        )
     assert [*trial.rows] == [*CONDITIONS]
     assert {condition: trial.rows[condition] for condition in (AMPLE, PARTLY, AGAIN)} == dict.fromkeys(
         (AMPLE, PARTLY, AGAIN), EQUAL

@@ -39,12 +39,17 @@ Changes = dict[str, Any]
 # family -> a size so small that texts count more than the video
 SMALL: dict[str, Changes] = {
     **{family: dict(width=256, height=256, frames=9) for family in ("wan", "hunyuan_video", "ltx")},
-    "cogvideox": dict(frames=9), "mochi": dict(width=256, height=256, frames=7), "svd": dict(width=512, height=320),
-}  # fmt: skip
+    "cogvideox": dict(frames=9),
+    "mochi": dict(width=256, height=256, frames=7),
+    "svd": dict(width=512, height=320),
+}
 STEPS: tuple[tuple[str, str, Changes], ...] = (
-    *(("wan/2.1-t2v-1.3b", BF16, changes) for changes in ({}, SMALL["wan"])), ("wan/2.1-vace-1.3b", FP32, SMALL["wan"]),
-    ("cogvideox/2b", BF16, {}), ("ltx/0.9.8-2b-distilled", BF16, {}), ("svd/svd", BF16, {}),
-)  # fmt: skip
+    *(("wan/2.1-t2v-1.3b", BF16, changes) for changes in ({}, SMALL["wan"])),
+    ("wan/2.1-vace-1.3b", FP32, SMALL["wan"]),
+    ("cogvideox/2b", BF16, {}),
+    ("ltx/0.9.8-2b-distilled", BF16, {}),
+    ("svd/svd", BF16, {}),
+)
 ENCODERS = ("wan/2.1-t2v-1.3b", "cogvideox/2b", "svd/svd")
 CODERS = ("wan/2.1-t2v-1.3b", "cogvideox/2b", "svd/svd")
 

@@ -135,12 +135,24 @@ CASES = [
     Case("negative width", {"3.width": -32}, ("width = -32", "positive multiple of 8", "Use 64 or more, or 0")),
     Case("negative frames", {"3.frames": -1}, ("frames = -1", "1 to 100000 frames", "Use 1 or more, or 0")),
     Case("negative steps", {"3.steps": -1}, ("steps", "-1", "smaller than min of 0")),
-    Case("more than a card can do", {"3.width": 16384, "3.height": 16384, "3.frames": 97}, ("width, height, frames = 16384, 16384, 97", "tokens at once", "smaller size or fewer frames")),
+    Case(
+        "more than a card can do",
+        {"3.width": 16384, "3.height": 16384, "3.frames": 97},
+        ("width, height, frames = 16384, 16384, 97", "tokens at once", "smaller size or fewer frames"),
+    ),
     Case("huge width", {"3.width": 99999}, ("width = 99999", "up to 16384", "Use 16384 or less")),
     Case("sampler", {"3.sampler": "distilled"}, ("sampler = distilled", "distilled timesteps", "Use euler")),
-    Case("preset", {"3.preset": "distilled"}, ("preset = distilled", "does not have this preset", "Use one of default, quality")),
+    Case(
+        "preset",
+        {"3.preset": "distilled"},
+        ("preset = distilled", "does not have this preset", "Use one of default, quality"),
+    ),
     Case("keyframe outside", {**ONE_KEY, "key": keyframe(17)}, ("frame = 17", "inside the 17 frames", "Use 0 to 16")),
-    Case("keyframe before", {**ONE_KEY, "key": keyframe(-18)}, ("frame = -18", "inside the 17 frames", "-17 to -1 from the end")),
+    Case(
+        "keyframe before",
+        {**ONE_KEY, "key": keyframe(-18)},
+        ("frame = -18", "inside the 17 frames", "-17 to -1 from the end"),
+    ),
     Case(
         "keyframes at one frame",
         {**ONE_KEY, "first": keyframe(16), "key": keyframe(-1, "first")},
@@ -153,7 +165,13 @@ CASES = [
     ),
     Case(
         "keyframe of NaN",
-        {**ONE_KEY, "key": keyframe(0, image="nan"), "nan": node("ImageBlend", image1=["picture", 0], image2=["picture", 0], blend_factor=NAN, blend_mode="normal")},
+        {
+            **ONE_KEY,
+            "key": keyframe(0, image="nan"),
+            "nan": node(
+                "ImageBlend", image1=["picture", 0], image2=["picture", 0], blend_factor=NAN, blend_mode="normal"
+            ),
+        },
         ("image = keyframe 1, not finite", "NaN", "check what made it"),
     ),
     Case(
@@ -161,39 +179,155 @@ CASES = [
         {**ONE_KEY, "picture": node("LoadImage", image="torn.png"), "key": keyframe(0)},
         ("LoadImage: ",),
     ),
-    Case("long prompt", {"2.positive": "a red circle " * 100}, ("positive = 'a red circle", "tokens", "the model reads 128", "Shorten it")),
+    Case(
+        "long prompt",
+        {"2.positive": "a red circle " * 100},
+        ("positive = 'a red circle", "tokens", "the model reads 128", "Shorten it"),
+    ),
     Case("long negative prompt", {"2.negative": "圆" * 400}, ("negative = '圆", "tokens", "128", "Shorten it")),
     Case("unknown words", {"2.positive": "🎬 🎬"}, ("positive = '🎬 🎬'", "knows none of these words", "in English")),
-    Case("source of another size", {"source": node("EmptyHunyuanLatentVideo", width=128, height=64, length=17, batch_size=1), "3.source": ["source", 0], "3.strength": 0.5, "3.width": 64},
-         ("source = latents [1, 16, 5, 8, 16]", "need latents of shape [1, 16, 5, 8, 8]", "source's own width")),
-    Case("latents of a picture as source", {"source": node("EmptyLatentImage", width=64, height=64, batch_size=1), "3.source": ["source", 0], "3.frames": 1, "3.strength": 0.5},
-         ("source = latents [1, 4, 8, 8]", "tiny_ltx has latents of 16 channels", "Decode them with their own model")),
-    Case("short source", {"picture": PICTURE, "3.source": ["picture", 0], "3.strength": 0.5}, ("source = 1 frames", "17 are asked for", "fewer frames")),
-    Case("latents of another family", {"latent": node("EmptyMochiLatentVideo", width=64, height=64, length=7, batch_size=1), "4.latent": ["latent", 0]},
-         ("latent = latents", "[1, 12, 2, 8, 8]", "[1, 16, t, h, w]", "Connect the model that made them")),
-    Case("latents of a picture", {"latent": node("EmptyLatentImage", width=64, height=64, batch_size=1), "4.latent": ["latent", 0]},
-         ("latent = latents", "[1, 4, 8, 8]", "[1, 16, t, h, w]", "Connect the model that made them")),
-    Case("a batch of latents", {"latent": node("EmptyHunyuanLatentVideo", width=64, height=64, length=5, batch_size=2), "4.latent": ["latent", 0]},
-         ("latent = a batch of 2", "One video", "Split the batch")),
-    Case("empty file", checkpoint("checkpoints/empty.safetensors"), ("empty.safetensors", "0 bytes", "Download it again")),
-    Case("file cut early", checkpoint("checkpoints/cut_early.safetensors"), ("cut_early.safetensors", "incomplete", "100 bytes", "Download it again")),
-    Case("file cut late", checkpoint("checkpoints/cut_late.safetensors"), ("cut_late.safetensors", "incomplete", "Download it again")),
-    *[Case(f"a bit flipped in a {name}", checkpoint(f"checkpoints/flipped {name}.safetensors", NARROW), (f"flipped {name}.safetensors", words))
-      for name, (_, words) in FLIPS.items()],
-    *[Case(name, checkpoint(f"checkpoints/{name}"), (name, "is a pickle", "can run code", "Use a .safetensors file")) for name in ("pickle.ckpt", "pickle.pt", "pickle.safetensors")],
-    Case("Wan", checkpoint("checkpoints/wan.safetensors"), ("wan.safetensors is Wan", "not LTX-Video", "Use the loader of its family")),
-    Case("HunyuanVideo", checkpoint("checkpoints/hunyuan.safetensors"), ("hunyuan.safetensors is HunyuanVideo", "not LTX-Video", "Use the loader of its family")),
-    Case("two VAEs that fit", checkpoint("checkpoints/without_vae.safetensors", NARROW), ("vae = auto", "vae/tiny-ltx-0.9.0-vae.safetensors", "vae/another.safetensors", "could all serve without_vae.safetensors", "Choose one of them")),
-    Case("no text encoder", checkpoint("checkpoints/wide.safetensors"), ("wide.safetensors holds no text encoder", "t5xxl_fp16.safetensors", "models/text_encoders")),
-    Case("narrow text encoder", checkpoint("checkpoints/wide.safetensors", NARROW), ("narrow.safetensors is 32 wide", "wide.safetensors reads T5 text of width 64", "Choose the T5-XXL encoder")),
-    *[Case(f"checkpoint {path}", checkpoint(path), (f"checkpoint = {path}", "not among the models", "choose one of the list")) for path in ("../input/torn.png", "/etc/passwd", "checkpoints/../../input/torn.png", "")],
-    *[Case(f"text encoder {path}", checkpoint("bundled/tiny_ltx", path), ("text_encoder", f"'{path}'", "not in list", "'auto'")) for path in ("../input/torn.png", "/etc/passwd")],
+    Case(
+        "source of another size",
+        {
+            "source": node("EmptyHunyuanLatentVideo", width=128, height=64, length=17, batch_size=1),
+            "3.source": ["source", 0],
+            "3.strength": 0.5,
+            "3.width": 64,
+        },
+        ("source = latents [1, 16, 5, 8, 16]", "need latents of shape [1, 16, 5, 8, 8]", "source's own width"),
+    ),
+    Case(
+        "latents of a picture as source",
+        {
+            "source": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+            "3.source": ["source", 0],
+            "3.frames": 1,
+            "3.strength": 0.5,
+        },
+        ("source = latents [1, 4, 8, 8]", "tiny_ltx has latents of 16 channels", "Decode them with their own model"),
+    ),
+    Case(
+        "short source",
+        {"picture": PICTURE, "3.source": ["picture", 0], "3.strength": 0.5},
+        ("source = 1 frames", "17 are asked for", "fewer frames"),
+    ),
+    Case(
+        "latents of another family",
+        {
+            "latent": node("EmptyMochiLatentVideo", width=64, height=64, length=7, batch_size=1),
+            "4.latent": ["latent", 0],
+        },
+        ("latent = latents", "[1, 12, 2, 8, 8]", "[1, 16, t, h, w]", "Connect the model that made them"),
+    ),
+    Case(
+        "latents of a picture",
+        {"latent": node("EmptyLatentImage", width=64, height=64, batch_size=1), "4.latent": ["latent", 0]},
+        ("latent = latents", "[1, 4, 8, 8]", "[1, 16, t, h, w]", "Connect the model that made them"),
+    ),
+    Case(
+        "a batch of latents",
+        {
+            "latent": node("EmptyHunyuanLatentVideo", width=64, height=64, length=5, batch_size=2),
+            "4.latent": ["latent", 0],
+        },
+        ("latent = a batch of 2", "One video", "Split the batch"),
+    ),
+    Case(
+        "empty file", checkpoint("checkpoints/empty.safetensors"), ("empty.safetensors", "0 bytes", "Download it again")
+    ),
+    Case(
+        "file cut early",
+        checkpoint("checkpoints/cut_early.safetensors"),
+        ("cut_early.safetensors", "incomplete", "100 bytes", "Download it again"),
+    ),
+    Case(
+        "file cut late",
+        checkpoint("checkpoints/cut_late.safetensors"),
+        ("cut_late.safetensors", "incomplete", "Download it again"),
+    ),
+    *[
+        Case(
+            f"a bit flipped in a {name}",
+            checkpoint(f"checkpoints/flipped {name}.safetensors", NARROW),
+            (f"flipped {name}.safetensors", words),
+        )
+        for name, (_, words) in FLIPS.items()
+    ],
+    *[
+        Case(name, checkpoint(f"checkpoints/{name}"), (name, "is a pickle", "can run code", "Use a .safetensors file"))
+        for name in ("pickle.ckpt", "pickle.pt", "pickle.safetensors")
+    ],
+    Case(
+        "Wan",
+        checkpoint("checkpoints/wan.safetensors"),
+        ("wan.safetensors is Wan", "not LTX-Video", "Use the loader of its family"),
+    ),
+    Case(
+        "HunyuanVideo",
+        checkpoint("checkpoints/hunyuan.safetensors"),
+        ("hunyuan.safetensors is HunyuanVideo", "not LTX-Video", "Use the loader of its family"),
+    ),
+    Case(
+        "two VAEs that fit",
+        checkpoint("checkpoints/without_vae.safetensors", NARROW),
+        (
+            "vae = auto",
+            "vae/tiny-ltx-0.9.0-vae.safetensors",
+            "vae/another.safetensors",
+            "could all serve without_vae.safetensors",
+            "Choose one of them",
+        ),
+    ),
+    Case(
+        "no text encoder",
+        checkpoint("checkpoints/wide.safetensors"),
+        ("wide.safetensors holds no text encoder", "t5xxl_fp16.safetensors", "models/text_encoders"),
+    ),
+    Case(
+        "narrow text encoder",
+        checkpoint("checkpoints/wide.safetensors", NARROW),
+        ("narrow.safetensors is 32 wide", "wide.safetensors reads T5 text of width 64", "Choose the T5-XXL encoder"),
+    ),
+    *[
+        Case(
+            f"checkpoint {path}",
+            checkpoint(path),
+            (f"checkpoint = {path}", "not among the models", "choose one of the list"),
+        )
+        for path in ("../input/torn.png", "/etc/passwd", "checkpoints/../../input/torn.png", "")
+    ],
+    *[
+        Case(
+            f"text encoder {path}",
+            checkpoint("bundled/tiny_ltx", path),
+            ("text_encoder", f"'{path}'", "not in list", "'auto'"),
+        )
+        for path in ("../input/torn.png", "/etc/passwd")
+    ],
     Case("no such precision", {"1.precision": "float8"}, ("precision", "'float8'", "not in list", "'bfloat16'")),
-    Case("prefix above", {"4.filename_prefix": "../../x"}, ("filename_prefix = ../../x", "outside ComfyUI's output folder", "video/reelwire")),
-    Case("absolute prefix", {"4.filename_prefix": "/tmp/x"}, ("filename_prefix = /tmp/x", "outside ComfyUI's output folder", "video/reelwire")),
-    Case("NaN in the transformer", checkpoint("diffusers/nan_transformer"), ("latents are not finite", "NaN", "checkpoint is damaged", "bfloat16 or float32"), weightless=False),
-    Case("NaN in the VAE", checkpoint("diffusers/nan_vae"), ("not finite", "decoder", "bfloat16 or float32"), weightless=False),
-]  # fmt: skip
+    Case(
+        "prefix above",
+        {"4.filename_prefix": "../../x"},
+        ("filename_prefix = ../../x", "outside ComfyUI's output folder", "video/reelwire"),
+    ),
+    Case(
+        "absolute prefix",
+        {"4.filename_prefix": "/tmp/x"},
+        ("filename_prefix = /tmp/x", "outside ComfyUI's output folder", "video/reelwire"),
+    ),
+    Case(
+        "NaN in the transformer",
+        checkpoint("diffusers/nan_transformer"),
+        ("latents are not finite", "NaN", "checkpoint is damaged", "bfloat16 or float32"),
+        weightless=False,
+    ),
+    Case(
+        "NaN in the VAE",
+        checkpoint("diffusers/nan_vae"),
+        ("not finite", "decoder", "bfloat16 or float32"),
+        weightless=False,
+    ),
+]
 
 
 def prompt(changes: Mapping[str, Any]) -> Prompt:

@@ -22,7 +22,11 @@ def cached(cache: dict[str, Any] | None, seed: int = 7, **sampler: Any) -> Promp
     sampling = {"4.steps": 12, "4.seed": seed, **{f"4.{k}": v for k, v in sampler.items()}}
     graph = workflow("any_cached", {**sampling, "5.filename_prefix": "cached/made"})
     if cache is None:
-        return {name: {**n, "inputs": {k: ["1", 0] if v == ["2", 0] else v for k, v in n["inputs"].items()}} for name, n in graph.items() if name != "2"}  # fmt: skip
+        return {
+            name: {**n, "inputs": {k: ["1", 0] if v == ["2", 0] else v for k, v in n["inputs"].items()}}
+            for name, n in graph.items()
+            if name != "2"
+        }
     graph["2"] = cache
     return graph
 
@@ -95,7 +99,16 @@ def test_two_branches_of_one_loader(host: Host, plain: str) -> None:
     alone = {plain, *(digest(host.videos(host.post(cached(CACHES[name])))[0]) for name in names)}
     graph: Prompt = {}
     for i, one in enumerate((None, *(CACHES[name] for name in names))):
-        moved = {k: {**n, "inputs": {a: [v[0] if v[0] == "1" else f"{i}.{v[0]}", v[1]] if isinstance(v, list) else v for a, v in n["inputs"].items()}} for k, n in cached(one).items()}  # fmt: skip
+        moved = {
+            k: {
+                **n,
+                "inputs": {
+                    a: [v[0] if v[0] == "1" else f"{i}.{v[0]}", v[1]] if isinstance(v, list) else v
+                    for a, v in n["inputs"].items()
+                },
+            }
+            for k, n in cached(one).items()
+        }
         graph |= {k if k == "1" else f"{i}.{k}": n for k, n in moved.items()}
     host.free()
     assert {digest(file) for file in host.videos(host.post(graph))} == alone
@@ -132,16 +145,36 @@ def test_a_calibration_is_used_by_what_comes_after(host: Host) -> None:
 
 
 PICTURE = node("EmptyImage", width=64, height=64, batch_size=1, color=255)
-SVD = {"1": node("ReelwireLoadSVD", checkpoint="diffusers/tiny-svd"), "picture": PICTURE,
-       "key": node("ReelwireKeyframe", image=["picture", 0], frame=0, strength=1.0), "4.keyframes": ["key", 0]}  # fmt: skip
+SVD = {
+    "1": node("ReelwireLoadSVD", checkpoint="diffusers/tiny-svd"),
+    "picture": PICTURE,
+    "key": node("ReelwireKeyframe", image=["picture", 0], frame=0, strength=1.0),
+    "4.keyframes": ["key", 0],
+}
 REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "a policy that the family has not": ({**SVD, "2": CACHES["TeaCache"]}, ("TeaCache", "UNet", "Use FORA")),
-    "start after end": ({"2": node("ReelwireFORA", model=["1", 0], interval=2, start=0.8, end=0.2)}, ("start, end = 0.8, 0.2", "0 <= start < end <= 1")),
+    "start after end": (
+        {"2": node("ReelwireFORA", model=["1", 0], interval=2, start=0.8, end=0.2)},
+        ("start, end = 0.8, 0.2", "0 <= start < end <= 1"),
+    ),
     "interval 0": ({"2": node("ReelwireFORA", model=["1", 0], interval=0)}, ("interval", "smaller than min of 1")),
-    "interval above the steps": ({"2": node("ReelwireFORA", model=["1", 0], interval=13)}, ("interval = 13", "The run has 12 steps", "2 or 3 are usual")),
-    "MagCache without a calibration": ({"2": node("ReelwireCache", model=["1", 0], policy="magcache", speed=2.0)}, ("no calibration for 12 steps", "Calibrate Cache")),
-    "compiled modules": ({"2": CACHES["FORA, modules"], "fast": node("ReelwireSpeed", model=["2", 0], compile=True, attention="auto"), "4.model": ["fast", 0]}, ("compile = on", "module granularity", "stack")),
-}  # fmt: skip
+    "interval above the steps": (
+        {"2": node("ReelwireFORA", model=["1", 0], interval=13)},
+        ("interval = 13", "The run has 12 steps", "2 or 3 are usual"),
+    ),
+    "MagCache without a calibration": (
+        {"2": node("ReelwireCache", model=["1", 0], policy="magcache", speed=2.0)},
+        ("no calibration for 12 steps", "Calibrate Cache"),
+    ),
+    "compiled modules": (
+        {
+            "2": CACHES["FORA, modules"],
+            "fast": node("ReelwireSpeed", model=["2", 0], compile=True, attention="auto"),
+            "4.model": ["fast", 0],
+        },
+        ("compile = on", "module granularity", "stack"),
+    ),
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)

@@ -119,17 +119,51 @@ def test_ignored_text_is_said_on_the_node(host: Host) -> None:
 # ---------------------------------------------------------------- words before weights
 
 REFUSED = {
-    "a picture for text": (any_t2v("ReelwireLoadWan", "diffusers/tiny-wan2.1-t2v", pictured=True), ("makes videos from text alone", "Wan2.1-I2V")),
-    "no picture": (any_t2v("ReelwireLoadSVD", "diffusers/tiny-svd"), ("starts from its first frame", "Connect Keyframe nodes")),
-    "frames": (any_t2v("ReelwireLoadMochi", "diffusers/tiny-mochi", {"3.frames": 8}), ("frames = 8", "6n+1 frames", "Use 7 or 13")),
-    "another family": (any_t2v("ReelwireLoadMochi", "diffusers/tiny-wan2.1-t2v"), ("tiny-wan2.1-t2v is a WanPipeline folder, not Mochi 1", "Use the loader of its family")),
-    "no such model": (any_t2v("ReelwireLoadMochi", "diffusers/mochi"), ("checkpoint = diffusers/mochi", "choose one of the list")),
-    "the same expert twice": ({**any_t2v("ReelwireLoadWan", "diffusers/tiny-wan2.2-t2v-a14b"), "1": node("ReelwireLoadWan", checkpoint="diffusers/tiny-wan2.2-t2v-a14b", low_noise_checkpoint="diffusers/tiny-wan2.2-t2v-a14b", precision="auto")},
-                              ("low_noise_checkpoint", "This is the checkpoint itself")),
-    "a sampler of another family": (any_t2v("ReelwireLoadCogVideoX", "diffusers/tiny-cogvideox-2b", {"3.sampler": "unipc"}), ("sampler = unipc", "CogVideoX has no such sampler", "ddim, dpm")),
-    "latents of another family": ({**any_t2v("ReelwireLoadMochi", "diffusers/tiny-mochi"), "5": node("ReelwireLoadWan", checkpoint="diffusers/tiny-wan2.1-t2v", precision="auto"),
-                                   "4": node("ReelwireDecodeToVideo", model=["5", 0], latent=["3", 0], fps=0.0, filename_prefix="x", crf=17)}, ("latent = latents of mochi", "Connect the model that made them")),
-}  # fmt: skip
+    "a picture for text": (
+        any_t2v("ReelwireLoadWan", "diffusers/tiny-wan2.1-t2v", pictured=True),
+        ("makes videos from text alone", "Wan2.1-I2V"),
+    ),
+    "no picture": (
+        any_t2v("ReelwireLoadSVD", "diffusers/tiny-svd"),
+        ("starts from its first frame", "Connect Keyframe nodes"),
+    ),
+    "frames": (
+        any_t2v("ReelwireLoadMochi", "diffusers/tiny-mochi", {"3.frames": 8}),
+        ("frames = 8", "6n+1 frames", "Use 7 or 13"),
+    ),
+    "another family": (
+        any_t2v("ReelwireLoadMochi", "diffusers/tiny-wan2.1-t2v"),
+        ("tiny-wan2.1-t2v is a WanPipeline folder, not Mochi 1", "Use the loader of its family"),
+    ),
+    "no such model": (
+        any_t2v("ReelwireLoadMochi", "diffusers/mochi"),
+        ("checkpoint = diffusers/mochi", "choose one of the list"),
+    ),
+    "the same expert twice": (
+        {
+            **any_t2v("ReelwireLoadWan", "diffusers/tiny-wan2.2-t2v-a14b"),
+            "1": node(
+                "ReelwireLoadWan",
+                checkpoint="diffusers/tiny-wan2.2-t2v-a14b",
+                low_noise_checkpoint="diffusers/tiny-wan2.2-t2v-a14b",
+                precision="auto",
+            ),
+        },
+        ("low_noise_checkpoint", "This is the checkpoint itself"),
+    ),
+    "a sampler of another family": (
+        any_t2v("ReelwireLoadCogVideoX", "diffusers/tiny-cogvideox-2b", {"3.sampler": "unipc"}),
+        ("sampler = unipc", "CogVideoX has no such sampler", "ddim, dpm"),
+    ),
+    "latents of another family": (
+        {
+            **any_t2v("ReelwireLoadMochi", "diffusers/tiny-mochi"),
+            "5": node("ReelwireLoadWan", checkpoint="diffusers/tiny-wan2.1-t2v", precision="auto"),
+            "4": node("ReelwireDecodeToVideo", model=["5", 0], latent=["3", 0], fps=0.0, filename_prefix="x", crf=17),
+        },
+        ("latent = latents of mochi", "Connect the model that made them"),
+    ),
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -42,8 +42,11 @@ DAMAGES: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "cut": (lambda file, target: cut(file, target, file.stat().st_size // 2), ("is incomplete", "Download it again")),
     "flipped": (flip, ("Nothing was loaded", "unexpected")),
     "pickled": (pickled, ("is a pickle", "Use a .safetensors file")),
-    "gguf of pictures": (lambda file, target: unknown_gguf(target), ("is none of the models that this pack knows", "Use the loader of its family")),
-}  # fmt: skip
+    "gguf of pictures": (
+        lambda file, target: unknown_gguf(target),
+        ("is none of the models that this pack knows", "Use the loader of its family"),
+    ),
+}
 
 
 def unknown_gguf(target: Path) -> None:
@@ -73,7 +76,10 @@ def models(host: Host, tiny_models: Path) -> Host:
     outside.mkdir()
     shutil.copy(host.base / "models" / LTX_GGUF, outside / "network.gguf")
     (folder / "linked.gguf").symlink_to(outside / "network.gguf")
-    save_file({"transformer.blocks.9.attn1.to_q.lora_A.weight": torch.zeros(2, 24)}, host.base / "models" / "loras" / "nothing.safetensors")  # fmt: skip
+    save_file(
+        {"transformer.blocks.9.attn1.to_q.lora_A.weight": torch.zeros(2, 24)},
+        host.base / "models" / "loras" / "nothing.safetensors",
+    )
     return host
 
 
@@ -94,7 +100,9 @@ BROKEN = [
 @pytest.mark.parametrize(("family", "damage"), BROKEN)
 def test_a_broken_file_is_told(models: Host, family: str, damage: str) -> None:
     name = f"{family} {damage}.safetensors"
-    refused(models, workflow(FAMILIES[family][0], {"1.checkpoint": f"diffusion_models/{name}"}), name, *DAMAGES[damage][1])  # fmt: skip
+    refused(
+        models, workflow(FAMILIES[family][0], {"1.checkpoint": f"diffusion_models/{name}"}), name, *DAMAGES[damage][1]
+    )
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -115,12 +123,15 @@ def test_a_name_and_a_link_change_nothing(models: Host) -> None:
 @pytest.mark.parametrize(
     ("lora", "told"),
     [
-        (WAN_LORA, ("tiny-wan2.1-lora.safetensors does not fit", "match nothing in this model", "made for this family")),
+        (
+            WAN_LORA,
+            ("tiny-wan2.1-lora.safetensors does not fit", "match nothing in this model", "made for this family"),
+        ),
         ("loras/nothing.safetensors", ("nothing.safetensors does not fit", "1 of its 1 layers", "blocks.9.attn1.to_q")),
         ("loras/../../elsewhere/network.gguf", ("lora = loras/../../elsewhere", "not among the models")),
         ("/etc/passwd", ("lora = /etc/passwd", "not among the models")),
     ],
-)  # fmt: skip
+)
 def test_a_lora_that_does_not_fit_is_told(models: Host, lora: str, told: tuple[str, ...]) -> None:
     loader = {"class_type": "ReelwireLoadMochi", "inputs": {"checkpoint": "diffusers/tiny-mochi"}}
     refused(models, workflow("wan_lora_distilled", {"1": loader, "5.lora": lora}), *told)
@@ -151,7 +162,13 @@ def test_two_models_in_one_graph(models: Host) -> None:
     """Both make what each of them makes alone: scaled fp8 of Wan, GGUF of LTX-Video."""
     one, other = workflow("wan22_two_experts_fp8"), workflow("ltx_gguf")
     alone = [digest(models.videos(models.post(graph))[0]) for graph in (one, other)]
-    moved = {f"1{name}": {**node, "inputs": {k: [f"1{v[0]}", v[1]] if isinstance(v, list) else v for k, v in node["inputs"].items()}} for name, node in other.items()}  # fmt: skip
+    moved = {
+        f"1{name}": {
+            **node,
+            "inputs": {k: [f"1{v[0]}", v[1]] if isinstance(v, list) else v for k, v in node["inputs"].items()},
+        }
+        for name, node in other.items()
+    }
     models.free()
     together = models.videos(models.post({**one, **moved}))
     assert {digest(file) for file in together} == {*alone}

@@ -33,8 +33,21 @@ TOLD = {
 
 def film(prefix: str, **changes: Any) -> Prompt:
     load = {"checkpoint": "bundled/tiny_ltx", "text_encoder": "auto", "vae": "auto", "precision": "auto"}
-    inputs = {"model": ["1", 0], "timeline": json.dumps(TOLD), "frames": 73, "width": 0, "height": 0, "window": 33, "overlap": 9, "steps": STEPS,
-              "guidance": 0.0, "sampler": "default", "seed": 1, "preset": "default", "filename_prefix": f"long/{prefix}"}  # fmt: skip
+    inputs = {
+        "model": ["1", 0],
+        "timeline": json.dumps(TOLD),
+        "frames": 73,
+        "width": 0,
+        "height": 0,
+        "window": 33,
+        "overlap": 9,
+        "steps": STEPS,
+        "guidance": 0.0,
+        "sampler": "default",
+        "seed": 1,
+        "preset": "default",
+        "filename_prefix": f"long/{prefix}",
+    }
     return {"1": node("ReelwireLoadLTX", **load), "2": node("ReelwireLongVideo", **{**inputs, **changes})}
 
 

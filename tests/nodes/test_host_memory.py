@@ -106,7 +106,9 @@ def test_partial_load_changes_no_number(host_module: Any) -> None:
 FAMILIES = [name for name in MODELS if "upsampler" not in name]
 
 
-def run_tiny(folder: Path, name: str, memory: Memory, seen: list[set[str]] | None = None) -> tuple[VideoModel, torch.Tensor, torch.Tensor]:  # fmt: skip
+def run_tiny(
+    folder: Path, name: str, memory: Memory, seen: list[set[str]] | None = None
+) -> tuple[VideoModel, torch.Tensor, torch.Tensor]:
     """(the model, latents, frames) of a short run; seen: the names of the loaded parts at each step."""
     import comfy.model_management as mm
 

@@ -57,28 +57,92 @@ EARLY = {
     "width": Early("ltx_t2v", sampler(width=100), "3", ("width = 100", "positive multiple of 8", "Use 64 or 128")),
     "height": Early("ltx_t2v", sampler(height=-8), "3", ("height = -8", "positive multiple of 8", "Use 64 or more")),
     "frames": Early("ltx_t2v", sampler(frames=-1), "3", ("frames = -1", "1 to 100000 frames", "Use 1 or more")),
-    "strength": Early("ltx_t2v", sampler(strength=0.5), "3", ("strength = 0.5", "none is connected", "Connect a source")),
+    "strength": Early(
+        "ltx_t2v", sampler(strength=0.5), "3", ("strength = 0.5", "none is connected", "Connect a source")
+    ),
     "fps": Early("ltx_t2v", {"4.fps": 0.5}, "4", ("fps = 0.5", "1 to 240 frames per second", "Use 0 for")),
-    "prefix": Early("ltx_t2v", {"4.filename_prefix": "../x"}, "4", ("filename_prefix = ../x", "outside", "video/reelwire")),
-    "cache": Early("ltx_t2v", {"c": FORA, "3.model": ["c", 0]}, "c", ("start, end = 0.9, 0.1", "reused from start to end", "0 <= start < end")),
-    "guidance": Early("ltx_t2v", guidance(start=0.5, end=0.5), "g", ("start, end = 0.5, 0.5", "on from start to end", "0 <= start < end")),
+    "prefix": Early(
+        "ltx_t2v", {"4.filename_prefix": "../x"}, "4", ("filename_prefix = ../x", "outside", "video/reelwire")
+    ),
+    "cache": Early(
+        "ltx_t2v",
+        {"c": FORA, "3.model": ["c", 0]},
+        "c",
+        ("start, end = 0.9, 0.1", "reused from start to end", "0 <= start < end"),
+    ),
+    "guidance": Early(
+        "ltx_t2v",
+        guidance(start=0.5, end=0.5),
+        "g",
+        ("start, end = 0.5, 0.5", "on from start to end", "0 <= start < end"),
+    ),
     "layers": Early("ltx_t2v", guidance(layers="one"), "g", ("layers = 'one'", "list of block numbers", "7, 8, 9")),
     "keyframe": Early("wan_vace", {"5.strength": 0.0}, "5", ("strength = 0.0", "above 0", "Use 1 to keep")),
-    "control": Early("wan_vace", control(start=0.7, end=0.2), "3", ("control = start 0.7, end 0.2", "counts from start to end", "0 <= start")),
-    "too strong": Early("wan_vace", control(strength=11.0), "3", ("control = strength 11.0", "from 0 to 10", "Use 1, or less")),
-    "edges": Early("wan_vace", control(prepare="edges", low=0.9, high=0.1), "3", ("low, high = 0.9, 0.1", "above high", "0.01 <= low <= high")),
-    "mask": Early("wan_vace", {"3": CONTROL, "mask": MASK}, "3", ("mask = without frames", "which part", "Connect frames too")),
-    "prepare": Early("wan_vace", {"3": node("ReelwireControl", strength=1.0, prepare="blur")}, "3", ("prepare = blur", "no frames to prepare", "choose as it is")),
-    "no way": Early("wan_vace", control(prepare="oil"), "3", ("prepare = oil", "no such choice", "Use one of as it is, edges")),
-    "experts": Early("wan_t2v", {"1.low_noise_checkpoint": "diffusers/tiny-wan2.1-t2v"}, "1", ("low_noise_checkpoint = diffusers", "checkpoint itself", "the other expert")),
-    "no JSON": Early("ltx_long", long(timeline="0: a red circle"), "11", ("timeline = not JSON", "a JSON text", "Write as in {")),
-    "a key": Early("ltx_long", long(timeline='{"units": "frames"}'), "11", ("timeline = 'units' in the timeline", "It has unit", "Did you mean unit?")),
-    "no prompt": Early("ltx_long", long(timeline='{"prompts": []}'), "11", ("timeline = no prompts", "At least one", "Write as in")),
-    "a late prompt": Early("ltx_long", long(timeline=timeline((0, "a"), (97, "b"), unit="frames")), "11", ("timeline = prompt 2 at frame 97", "ends at frame 96", "begin earlier")),
-    "late in seconds": Early("ltx_long", long(timeline=timeline((0, "a"), (5, "b")), fps=24.0), "11", ("timeline = prompt 2 at frame 120", "ends at frame 96", "begin earlier")),
+    "control": Early(
+        "wan_vace",
+        control(start=0.7, end=0.2),
+        "3",
+        ("control = start 0.7, end 0.2", "counts from start to end", "0 <= start"),
+    ),
+    "too strong": Early(
+        "wan_vace", control(strength=11.0), "3", ("control = strength 11.0", "from 0 to 10", "Use 1, or less")
+    ),
+    "edges": Early(
+        "wan_vace",
+        control(prepare="edges", low=0.9, high=0.1),
+        "3",
+        ("low, high = 0.9, 0.1", "above high", "0.01 <= low <= high"),
+    ),
+    "mask": Early(
+        "wan_vace", {"3": CONTROL, "mask": MASK}, "3", ("mask = without frames", "which part", "Connect frames too")
+    ),
+    "prepare": Early(
+        "wan_vace",
+        {"3": node("ReelwireControl", strength=1.0, prepare="blur")},
+        "3",
+        ("prepare = blur", "no frames to prepare", "choose as it is"),
+    ),
+    "no way": Early(
+        "wan_vace", control(prepare="oil"), "3", ("prepare = oil", "no such choice", "Use one of as it is, edges")
+    ),
+    "experts": Early(
+        "wan_t2v",
+        {"1.low_noise_checkpoint": "diffusers/tiny-wan2.1-t2v"},
+        "1",
+        ("low_noise_checkpoint = diffusers", "checkpoint itself", "the other expert"),
+    ),
+    "no JSON": Early(
+        "ltx_long", long(timeline="0: a red circle"), "11", ("timeline = not JSON", "a JSON text", "Write as in {")
+    ),
+    "a key": Early(
+        "ltx_long",
+        long(timeline='{"units": "frames"}'),
+        "11",
+        ("timeline = 'units' in the timeline", "It has unit", "Did you mean unit?"),
+    ),
+    "no prompt": Early(
+        "ltx_long", long(timeline='{"prompts": []}'), "11", ("timeline = no prompts", "At least one", "Write as in")
+    ),
+    "a late prompt": Early(
+        "ltx_long",
+        long(timeline=timeline((0, "a"), (97, "b"), unit="frames")),
+        "11",
+        ("timeline = prompt 2 at frame 97", "ends at frame 96", "begin earlier"),
+    ),
+    "late in seconds": Early(
+        "ltx_long",
+        long(timeline=timeline((0, "a"), (5, "b")), fps=24.0),
+        "11",
+        ("timeline = prompt 2 at frame 120", "ends at frame 96", "begin earlier"),
+    ),
     "no frames": Early("ltx_long", long(frames=0), "11", ("frames = 0", "1 to 1000000 frames", "Use 1 or more")),
-    "a picture": Early("ltx_long", long(timeline=timeline((0, "a"), keyframes=[{"at": 1, "image": "no.png"}])), "11", ("timeline = image 'no.png'", "no such picture", "Put it there")),
-}  # fmt: skip
+    "a picture": Early(
+        "ltx_long",
+        long(timeline=timeline((0, "a"), keyframes=[{"at": 1, "image": "no.png"}])),
+        "11",
+        ("timeline = image 'no.png'", "no such picture", "Put it there"),
+    ),
+}
 
 
 @pytest.mark.parametrize("case", EARLY.values(), ids=EARLY)
@@ -153,7 +217,18 @@ def test_what_a_link_brings_is_refused_when_it_is_there(host: Host, name: str) -
 )
 def test_what_the_model_decides_is_left_to_it(host: Host, changes: dict[str, Any]) -> None:
     """Refused by the node, or made, but not before the model is known."""
-    status, answer = host.queue(workflow("ltx_long", {**changes, "11.filename_prefix": "early/left", "11.model": ["1", 0], "1.checkpoint": "bundled/tiny_ltx", "11.steps": 1}))  # fmt: skip
+    status, answer = host.queue(
+        workflow(
+            "ltx_long",
+            {
+                **changes,
+                "11.filename_prefix": "early/left",
+                "11.model": ["1", 0],
+                "1.checkpoint": "bundled/tiny_ltx",
+                "11.steps": 1,
+            },
+        )
+    )
     assert status == 200, answer
     host.send("/interrupt", {})
     host.wait(answer["prompt_id"])
@@ -191,10 +266,20 @@ LATE = {
     "speed": ("wan_t2v", {"s": TRIM, "3.model": ["s", 0]}, "s", "padding_wan"),
     "guidance": ("ltx_t2v", guidance(dynamic=True), "g", "dynamic_guidance_rule"),
     "guidance that is off": ("ltx_t2v", {**guidance(method="apg"), "3.guidance": 1.0}, "g", "needs_two_branches"),
-    "cache": ("ltx_t2v", {"c": node("ReelwireFORA", model=["1", 0], interval=9), "3.model": ["c", 0], "3.steps": 3}, "c", "run_has_steps"),
-    "conditioning": ("ltx_t2v", {"w": node("ReelwireLoadWan", checkpoint="diffusers/tiny-wan2.1-t2v"), "2.model": ["w", 0]}, "2", "model_reads"),
+    "cache": (
+        "ltx_t2v",
+        {"c": node("ReelwireFORA", model=["1", 0], interval=9), "3.model": ["c", 0], "3.steps": 3},
+        "c",
+        "run_has_steps",
+    ),
+    "conditioning": (
+        "ltx_t2v",
+        {"w": node("ReelwireLoadWan", checkpoint="diffusers/tiny-wan2.1-t2v"), "2.model": ["w", 0]},
+        "2",
+        "model_reads",
+    ),
     "the sampler's own": ("ltx_t2v", {"3.frames": 18}, "3", "frames_rule"),
-}  # fmt: skip
+}
 
 
 def keys(message: Any) -> set[str]:
@@ -250,7 +335,20 @@ def test_notes_come_as_messages(host: Host) -> None:
     """A clip that is cut, told by the sampler; and what the loader has loaded."""
     clip = node("EmptyImage", width=64, height=64, batch_size=4, color=255)
     key = node("ReelwireKeyframe", image=["clip", 0], frame=0, strength=1.0)
-    seen = host.watch(workflow("ltx_t2v", {"clip": clip, "key": key, "3.keyframes": ["key", 0], "3.steps": 1, "3.seed": 77, "4.filename_prefix": "early/notes", "1.precision": "float32"}))  # fmt: skip
+    seen = host.watch(
+        workflow(
+            "ltx_t2v",
+            {
+                "clip": clip,
+                "key": key,
+                "3.keyframes": ["key", 0],
+                "3.steps": 1,
+                "3.seed": 77,
+                "4.filename_prefix": "early/notes",
+                "1.precision": "float32",
+            },
+        )
+    )
     notes = [(note["node"], message) for note in seen.all("reelwire.note") for message in note["messages"]]
     told = {place: message for place, message in notes if place == "3"}
     assert "clip_cut" in {message["key"] for place, message in notes if place == "3"}, notes

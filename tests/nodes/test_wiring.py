@@ -199,10 +199,24 @@ def test_a_long_video_says_what_it_made(host: Host) -> None:
     entry = host.post(
         {
             "1": node("ReelwireLoadLTX", checkpoint="bundled/tiny_ltx", precision="float32"),
-            "2": node("ReelwireLongVideo", model=["1", 0], timeline=timeline, frames=25, width=0, height=0, window=17,
-                      overlap=9, steps=2, guidance=0.0, sampler="default", seed=3, preset="default", filename_prefix="wiring/long"),
+            "2": node(
+                "ReelwireLongVideo",
+                model=["1", 0],
+                timeline=timeline,
+                frames=25,
+                width=0,
+                height=0,
+                window=17,
+                overlap=9,
+                steps=2,
+                guidance=0.0,
+                sampler="default",
+                seed=3,
+                preset="default",
+                filename_prefix="wiring/long",
+            ),
         }
-    )  # fmt: skip
+    )
     pattern = r"64x64, 25 frames \(1 s at 25 fps\), 2 windows of 2 steps, guidance 4, euler, \d+\.\d s, \S+ [KM]B"
     assert re.fullmatch(pattern, said(entry, "2")[0]), said(entry, "2")
 

@@ -37,9 +37,13 @@ def test_a_full_size_network_is_described_from_its_headers(tmp_path: Path, name:
 def test_the_card_benchmark_on_tiny_networks(tmp_path: Path) -> None:
     out = tmp_path / "gpu.json"
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "gpu.py", "--tiny", "--rounds", "1", "--out", str(out)], cwd=ROOT / "bench", capture_output=True, text=True, check=False,
+        [sys.executable, "-W", "ignore", "gpu.py", "--tiny", "--rounds", "1", "--out", str(out)],
+        cwd=ROOT / "bench",
+        capture_output=True,
+        text=True,
+        check=False,
         env={**os.environ, "OMP_NUM_THREADS": "2"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     told = json.loads(out.read_text())
     for name, case in gpu.CASES.items():
@@ -51,7 +55,9 @@ def test_the_card_benchmark_on_tiny_networks(tmp_path: Path) -> None:
 def test_without_a_card_it_says_so() -> None:
     if torch.cuda.is_available():
         pytest.fail("this test is for machines without a card", pytrace=False)
-    done = subprocess.run([sys.executable, "-W", "ignore", "gpu.py"], cwd=ROOT / "bench", capture_output=True, text=True, check=False)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "gpu.py"], cwd=ROOT / "bench", capture_output=True, text=True, check=False
+    )
     assert done.returncode == 1
     assert "There is no CUDA card here" in done.stderr
 

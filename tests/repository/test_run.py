@@ -417,7 +417,9 @@ def test_a_failed_node_is_named(run: Any, kind: str, data: dict[str, str], sente
         list(run.follow(events, WORKFLOW, "ours", print))
 
 
-def test_tiny_models_are_made_once(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_tiny_models_are_made_once(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Into an existing ComfyUI's folder, by its own Python; the second call makes nothing anew."""
     host = a_host(tmp_path / "host", "")
     options = ["tiny", "--comfyui", str(host), "--python", sys.executable]

@@ -266,7 +266,10 @@ def test_nothing_overlaps_after_a_run(name: str) -> None:
         (x, y), (width, height) = node["pos"], node["size"]
         boxes.setdefault(node["id"], (x, y - layout.TITLE, x + width, y + height))
     assert not [pair for pair in combinations(boxes, 2) if layout.overlap(boxes[pair[0]], boxes[pair[1]])]
-    groups = {g["title"]: (*g["bounding"][:2], g["bounding"][0] + g["bounding"][2], g["bounding"][1] + g["bounding"][3]) for g in made["groups"]}  # fmt: skip
+    groups = {
+        g["title"]: (*g["bounding"][:2], g["bounding"][0] + g["bounding"][2], g["bounding"][1] + g["bounding"][3])
+        for g in made["groups"]
+    }
     assert not [pair for pair in combinations(groups, 2) if layout.overlap(groups[pair[0]], groups[pair[1]])]
 
 

@@ -253,12 +253,15 @@ def test_it_can_be_stopped() -> None:
         prepared(frames(), EDGES, 0.4, 0.8, stop)
 
 
-@pytest.mark.parametrize(("given", "low", "high", "told"), [
-    (torch.zeros(1, 8, 8, 3), 0.8, 0.4, "low, high = 0.8, 0.4: "),
-    (torch.zeros(1, 8, 8, 3), 0.0, 0.4, "low, high = 0.0, 0.4: "),
-    (torch.zeros(1, 2, 8, 3), 0.4, 0.8, "frames = 8x2: "),
-    (torch.full((1, 8, 8, 3), float("nan")), 0.4, 0.8, "frames = frame 0 is not finite: "),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "low", "high", "told"),
+    [
+        (torch.zeros(1, 8, 8, 3), 0.8, 0.4, "low, high = 0.8, 0.4: "),
+        (torch.zeros(1, 8, 8, 3), 0.0, 0.4, "low, high = 0.0, 0.4: "),
+        (torch.zeros(1, 2, 8, 3), 0.4, 0.8, "frames = 8x2: "),
+        (torch.full((1, 8, 8, 3), float("nan")), 0.4, 0.8, "frames = frame 0 is not finite: "),
+    ],
+)
 def test_frames_that_have_no_edges(given: Tensor, low: float, high: float, told: str) -> None:
     with pytest.raises(InputError) as refusal:
         prepared(given, EDGES, low, high, quiet)
@@ -302,11 +305,14 @@ def test_without_pictures_there_is_nothing_to_show(host: Host) -> None:
     assert "neither frames nor references" in error["exception_message"]
 
 
-@pytest.mark.parametrize(("inputs", "told"), [
-    ({"prepare": EDGES}, "prepare = edges: There are no frames to prepare."),
-    ({"frames": ["1", 0], "prepare": EDGES, "low": 0.9, "high": 0.2}, "low, high = 0.9, 0.2: "),
-    ({"frames": ["1", 0], "prepare": "no such"}, "prepare"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("inputs", "told"),
+    [
+        ({"prepare": EDGES}, "prepare = edges: There are no frames to prepare."),
+        ({"frames": ["1", 0], "prepare": EDGES, "low": 0.9, "high": 0.2}, "low, high = 0.9, 0.2: "),
+        ({"frames": ["1", 0], "prepare": "no such"}, "prepare"),
+    ],
+)
 def test_the_node_refuses_in_words(host: Host, inputs: dict[str, Any], told: str) -> None:
     assert told in host.refuse(prompt(host, **inputs)).told
 

@@ -164,9 +164,19 @@ def test_guidance_in_an_interval(tiny_models: Path, name: str) -> None:
     ("name", "guidance", "request_guidance", "told"),
     [
         ("tiny-svd", Guidance("skip-layer", layers=(0,)), 3.0, "Stable Video Diffusion works with cfg, apg"),
-        ("tiny-wan2.1-t2v", Guidance("skip-layer", layers=(4,)), 5.0, "layers = 4: tiny-wan2.1-t2v has the blocks 0 to 3"),
+        (
+            "tiny-wan2.1-t2v",
+            Guidance("skip-layer", layers=(4,)),
+            5.0,
+            "layers = 4: tiny-wan2.1-t2v has the blocks 0 to 3",
+        ),
         ("tiny-wan2.1-t2v", Guidance("skip-layer"), 5.0, "layers = none"),
-        ("tiny-wan2.1-t2v", Guidance("skip-layer", layers=(0,), layer_start=0.5, layer_end=0.1), 5.0, "layer_start, layer_end = 0.5, 0.1: Layers are left out from start to end"),
+        (
+            "tiny-wan2.1-t2v",
+            Guidance("skip-layer", layers=(0,), layer_start=0.5, layer_end=0.1),
+            5.0,
+            "layer_start, layer_end = 0.5, 0.1: Layers are left out from start to end",
+        ),
         ("tiny-wan2.1-t2v", Guidance("apg"), 1.0, "guidance = 1.0: apg needs two branches"),
         ("tiny-hunyuan-t2v", Guidance("apg"), 6.0, "Set true_guidance above 1"),
         ("tiny-wan2.1-t2v", Guidance(true_scale=2.0), 5.0, "does not embed its guidance scale"),
@@ -174,7 +184,7 @@ def test_guidance_in_an_interval(tiny_models: Path, name: str) -> None:
         ("tiny-mochi", Guidance(dynamic=True), 4.0, "Only CogVideoX"),
         ("tiny-mochi", Guidance(start=0.5, end=0.5), 4.0, "0 <= start < end <= 1"),
     ],
-)  # fmt: skip
+)
 def test_guidance_that_cannot_be(
     tiny_models: Path, name: str, guidance: Guidance, request_guidance: float, told: str
 ) -> None:
@@ -238,7 +248,9 @@ def test_pictures(tiny_models: Path, name: str) -> None:
     allowed, count = model.facts.pictures, 17 if MODELS[name] == "wan" else usual(model).frames
     last = count - 1  # (of Wan's 17 frames the middle one is near neither end)
     if allowed is None:
-        assert f"frame = {count} of keyframe 1" in refuse(model, keyframes=(Keyframe(frames(1), count),), frames=count, control=None)  # fmt: skip
+        assert f"frame = {count} of keyframe 1" in refuse(
+            model, keyframes=(Keyframe(frames(1), count),), frames=count, control=None
+        )
         return
     tries = {(): (), ("first",): (0,), ("last",): (last,), ("first", "last"): (0, last), ("middle",): (last // 2,)}
     for kind, places in tries.items():

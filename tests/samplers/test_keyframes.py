@@ -56,16 +56,24 @@ INSTEAD = {
     "mochi": "Load an image-to-video model of another family, as Wan2.1-I2V for pictures",
 }
 EVERYWHERE: list[Row] = [  # what no model takes, told alike
-    ([at(17)], 17, "frame = 17 of keyframe 1: A keyframe must lie inside the 17 frames of the video. Use 0 to 16, or -17 to -1 from the end."),
+    (
+        [at(17)],
+        17,
+        "frame = 17 of keyframe 1: A keyframe must lie inside the 17 frames of the video. Use 0 to 16, or -17 to -1 from the end.",
+    ),
     ([at(-18)], 17, "frame = -18 of keyframe 1"),
     ([at(0), at(99)], 17, "frame = 99 of keyframe 2"),
     ([at(0), at(0)], 17, "keyframes = numbers 1 and 2, at frames 0 and 0: Two keyframes cannot share frames."),
     ([at(0, strength=0.0)], 17, "strength = 0.0 of keyframe 1: It must be above 0 and at most 1."),
     ([at(0), at(-1, strength=float("nan"))], 17, "strength = nan of keyframe 2"),
     ([at(0, strength=1.5)], 17, "strength = 1.5 of keyframe 1"),
-]  # fmt: skip
+]
 WEAK: Row = ([at(0, strength=0.5)], 17, "strength = 0.5 of keyframe 1: ... keeps its pictures as they are. Use 1.")
-CLIP: Row = ([at(0, 9)], 17, "keyframes = keyframe 1, a clip of 9 frames: ... takes single pictures. Connect one picture, or the clip as source.")  # fmt: skip
+CLIP: Row = (
+    [at(0, 9)],
+    17,
+    "keyframes = keyframe 1, a clip of 9 frames: ... takes single pictures. Connect one picture, or the clip as source.",
+)
 NONE: list[Row] = [
     ([], 17, []),
     ([at(0)], 17, f"keyframes = keyframe 1 at frame 0: ... {ALONE}"),
@@ -73,40 +81,76 @@ NONE: list[Row] = [
     ([at(0, 9, 0.5)], 17, f"keyframes = keyframe 1 at frame 0: ... {ALONE}"),
 ]
 FIRST: list[Row] = [
-    ([at(0)], 17, [at(0)]), ([at(-17)], 17, [at(0)]), ([at(0)], 1, [at(0)]), ([at(-1)], 1, [at(0)]),
-    ([], 17, "keyframes = none: ... starts from its first frame. Connect Keyframe nodes so (frame 0 is the first, -1 the last), or load ... for text alone."),
+    ([at(0)], 17, [at(0)]),
+    ([at(-17)], 17, [at(0)]),
+    ([at(0)], 1, [at(0)]),
+    ([at(-1)], 1, [at(0)]),
+    (
+        [],
+        17,
+        "keyframes = none: ... starts from its first frame. Connect Keyframe nodes so (frame 0 is the first, -1 the last), or load ... for text alone.",
+    ),
     ([at(8)], 17, f"keyframes = keyframe 1 at frame 8: ... its first frame. Move it there, {ANYWHERE}"),
     ([at(-1), at(0)], 17, f"keyframes = keyframe 1 at frame 16: ... its first frame. Move it there, {ANYWHERE}"),
     ([at(0), at(6)], 17, "keyframes = keyframe 2 at frame 6"),
-    WEAK, CLIP, *EVERYWHERE,
-]  # fmt: skip
+    WEAK,
+    CLIP,
+    *EVERYWHERE,
+]
 ONLY_FIRST: list[Row] = [*FIRST, ([at(1)], 17, "keyframes = keyframe 1 at frame 1")]  # nothing is moved
 WAN_NEAR: list[Row] = [
-    *(([at(n)], 17, ([at(0)], [f"keyframe 1: ... has no place for it at frame {n}; it is at frame 0"])) for n in range(1, 5)),
+    *(
+        ([at(n)], 17, ([at(0)], [f"keyframe 1: ... has no place for it at frame {n}; it is at frame 0"]))
+        for n in range(1, 5)
+    ),
     ([at(5)], 17, "keyframes = keyframe 1 at frame 5"),
-]  # fmt: skip
+]
 WAN_LAST: list[Row] = [
-    ([at(0), at(-1)], 17, [at(0), at(16)]), ([at(-1), at(0)], 17, [at(0), at(16)]), ([at(0), at(4)], 5, [at(0), at(4)]),
-    *(([at(0), at(n)], 17, ([at(0), at(16)], [f"keyframe 2: ... at frame {n}; it is at frame 16"])) for n in range(13, 16)),
+    ([at(0), at(-1)], 17, [at(0), at(16)]),
+    ([at(-1), at(0)], 17, [at(0), at(16)]),
+    ([at(0), at(4)], 5, [at(0), at(4)]),
+    *(
+        ([at(0), at(n)], 17, ([at(0), at(16)], [f"keyframe 2: ... at frame {n}; it is at frame 16"]))
+        for n in range(13, 16)
+    ),
     ([at(14), at(3)], 17, ([at(0), at(16)], ["keyframe 1: ... at frame 14;", "keyframe 2: ... at frame 3;"])),
     ([at(0), at(3)], 5, ([at(0), at(4)], ["keyframe 2: ... at frame 3; it is at frame 4"])),
-    ([at(0), at(12)], 17, f"keyframes = keyframe 2 at frame 12: ... its first frame and its last frame. Move it there, {ANYWHERE}"),
+    (
+        [at(0), at(12)],
+        17,
+        f"keyframes = keyframe 2 at frame 12: ... its first frame and its last frame. Move it there, {ANYWHERE}",
+    ),
     ([at(0), at(2)], 17, "keyframes = numbers 1 and 2, at frames 0 and 0: Two keyframes cannot share frames."),
     ([at(-1)], 17, "keyframes = last frame: ... its first frame and its last frame. Connect Keyframe nodes so"),
-    ([], 17, "keyframes = none"), WEAK, CLIP, *EVERYWHERE,
-]  # fmt: skip
+    ([], 17, "keyframes = none"),
+    WEAK,
+    CLIP,
+    *EVERYWHERE,
+]
 ANY: list[Row] = [
-    ([], 17, []), ([at(7)], 17, [at(7)]), ([at(-1), at(3), at(0)], 17, [at(0), at(3), at(16)]), ([at(0)], 1, [at(0)]),
-    ([at(n) for n in range(16, -1, -1)], 17, [at(n) for n in range(17)]), ([at(0, 17)], 17, [at(0, 17)]),
+    ([], 17, []),
+    ([at(7)], 17, [at(7)]),
+    ([at(-1), at(3), at(0)], 17, [at(0), at(3), at(16)]),
+    ([at(0)], 1, [at(0)]),
+    ([at(n) for n in range(16, -1, -1)], 17, [at(n) for n in range(17)]),
+    ([at(0, 17)], 17, [at(0, 17)]),
     ([at(0, 18)], 17, "keyframes = keyframe 1, a clip of ... The video has 17 frames. Give a shorter clip"),
     *EVERYWHERE,
-]  # fmt: skip
+]
 VACE: list[Row] = [
-    *ANY[:6], ([at(3, 6)], 17, [at(3, 6)]), ([at(-2, 2), at(0, 3)], 17, [at(0, 3), at(15, 2)]), WEAK,
-    ([at(0, 18)], 17, "keyframes = keyframe 1, a clip of 18 frames: The video has 17 frames."), *EVERYWHERE,
-    ([at(12, 6)], 17, "frame = 12 of keyframe 1: A clip of 6 frames must lie inside the 17 frames of the video. Use 0 to 11, or -17 to -6 from the end."),
+    *ANY[:6],
+    ([at(3, 6)], 17, [at(3, 6)]),
+    ([at(-2, 2), at(0, 3)], 17, [at(0, 3), at(15, 2)]),
+    WEAK,
+    ([at(0, 18)], 17, "keyframes = keyframe 1, a clip of 18 frames: The video has 17 frames."),
+    *EVERYWHERE,
+    (
+        [at(12, 6)],
+        17,
+        "frame = 12 of keyframe 1: A clip of 6 frames must lie inside the 17 frames of the video. Use 0 to 11, or -17 to -6 from the end.",
+    ),
     ([at(2, 3), at(4)], 17, "keyframes = numbers 1 and 2, at frames 2 and 4"),
-]  # fmt: skip
+]
 
 
 def ltx(step: int) -> list[Row]:
@@ -123,24 +167,50 @@ def ltx(step: int) -> list[Row]:
         ([at(two, 2)], whole, [at(two, 1)]),  # a single picture lies anywhere
         ([at(two, one)], whole, ([at(two - 1, one)], [moved])),
         ([at(two, two - 1)], whole, ([at(two - 1, one)], [cut, moved])),
-        ([at(0, whole + step)], whole, f"keyframes = keyframe 1, a clip of {whole + step} frames: The video has {whole} frames."),
-        ([at(whole - step, one)], whole, f"frame = {whole - step} of keyframe 1: A clip of {one} frames must lie inside"),
+        (
+            [at(0, whole + step)],
+            whole,
+            f"keyframes = keyframe 1, a clip of {whole + step} frames: The video has {whole} frames.",
+        ),
+        (
+            [at(whole - step, one)],
+            whole,
+            f"frame = {whole - step} of keyframe 1: A clip of {one} frames must lie inside",
+        ),
         ([at(step - 1), at(step + 1, one)], whole, [at(step - 1), at(step, one)]),
         ([at(step, 1), at(step + 1, one)], whole, f"keyframes = numbers 1 and 2, at frames {step} and {step}"),
-    ]  # fmt: skip
+    ]
 
 
 ROWS: dict[str, list[Row]] = {
-    "tiny-hunyuan-t2v": NONE, "tiny-hunyuan-i2v-concat": ONLY_FIRST, "tiny-hunyuan-i2v-replace": ONLY_FIRST,
-    "tiny-wan2.1-t2v": NONE, "tiny-wan2.1-i2v": FIRST + WAN_NEAR, "tiny-wan2.1-vace": VACE,
-    "tiny-wan2.1-flf2v": [*WAN_LAST, ([at(0)], 17, "keyframes = first frame: ... its first frame and its last frame. Connect")],
-    "tiny-wan2.2-t2v-a14b": NONE, "tiny-wan2.2-i2v-a14b": [*WAN_LAST, *WAN_NEAR, *FIRST[:4]],
+    "tiny-hunyuan-t2v": NONE,
+    "tiny-hunyuan-i2v-concat": ONLY_FIRST,
+    "tiny-hunyuan-i2v-replace": ONLY_FIRST,
+    "tiny-wan2.1-t2v": NONE,
+    "tiny-wan2.1-i2v": FIRST + WAN_NEAR,
+    "tiny-wan2.1-vace": VACE,
+    "tiny-wan2.1-flf2v": [
+        *WAN_LAST,
+        ([at(0)], 17, "keyframes = first frame: ... its first frame and its last frame. Connect"),
+    ],
+    "tiny-wan2.2-t2v-a14b": NONE,
+    "tiny-wan2.2-i2v-a14b": [*WAN_LAST, *WAN_NEAR, *FIRST[:4]],
     "tiny-wan2.2-ti2v-5b": [([], 17, []), *WAN_NEAR, *(row for row in FIRST if row[0])],
-    "tiny-cogvideox-2b": NONE, "tiny-cogvideox-5b": NONE, "tiny-cogvideox-5b-i2v": ONLY_FIRST,
-    "tiny-cogvideox1.5-5b": NONE, "tiny-cogvideox1.5-5b-i2v": ONLY_FIRST,
-    "tiny-cogvideox-fun-control": [([], 17, []), ([at(0)], 17, "keyframes = keyframe 1 at frame 0: ... follows a control video and takes no keyframes.")],
-    "tiny-mochi": NONE, "tiny-ltx-0.9.0": ltx(8), "tiny-ltx-0.9.5": ltx(8), "tiny-svd": ONLY_FIRST, "tiny-svd-xt": ONLY_FIRST,
-}  # fmt: skip
+    "tiny-cogvideox-2b": NONE,
+    "tiny-cogvideox-5b": NONE,
+    "tiny-cogvideox-5b-i2v": ONLY_FIRST,
+    "tiny-cogvideox1.5-5b": NONE,
+    "tiny-cogvideox1.5-5b-i2v": ONLY_FIRST,
+    "tiny-cogvideox-fun-control": [
+        ([], 17, []),
+        ([at(0)], 17, "keyframes = keyframe 1 at frame 0: ... follows a control video and takes no keyframes."),
+    ],
+    "tiny-mochi": NONE,
+    "tiny-ltx-0.9.0": ltx(8),
+    "tiny-ltx-0.9.5": ltx(8),
+    "tiny-svd": ONLY_FIRST,
+    "tiny-svd-xt": ONLY_FIRST,
+}
 
 
 def wording(words: str) -> re.Pattern[str]:
@@ -208,9 +278,14 @@ def test_pictures_that_are_not_finite(tiny_models: Path, bad: float) -> None:
 STRENGTHS = [1.0] * 6 + [0.5, 0.0, -1.0, 1.5, float("nan"), float("inf")]
 ends = st.sampled_from([0, -1])
 keyframe_lists = st.lists(
-    st.tuples(ends | st.integers(-200, 200), st.just(1) | st.integers(1, 40), st.sampled_from(STRENGTHS), st.sampled_from([0.5] * 9 + [float("nan")])),
+    st.tuples(
+        ends | st.integers(-200, 200),
+        st.just(1) | st.integers(1, 40),
+        st.sampled_from(STRENGTHS),
+        st.sampled_from([0.5] * 9 + [float("nan")]),
+    ),
     max_size=4,
-)  # fmt: skip
+)
 
 
 def any_keyframes(told: list[tuple[int, int, float, float]]) -> tuple[Keyframe, ...]:
@@ -257,7 +332,9 @@ def check_planned(placed: tuple[Keyframe, ...], capabilities: Capabilities, fram
 
 @given(told=keyframe_lists, frames=st.integers(1, 200), name=st.sampled_from([*MODELS]))
 @properly
-def test_any_keyframes_are_planned_or_refused(tiny_models: Path, told: list[tuple[int, int, float, float]], frames: int, name: str) -> None:  # fmt: skip
+def test_any_keyframes_are_planned_or_refused(
+    tiny_models: Path, told: list[tuple[int, int, float, float]], frames: int, name: str
+) -> None:
     capabilities, keyframes = capabilities_of(tiny_models, name), any_keyframes(told)
     placed = planned(keyframes, capabilities, frames)
     other = planned(keyframes[::-1], capabilities, frames)

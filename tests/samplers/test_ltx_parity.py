@@ -49,12 +49,24 @@ def run_reference(kind: str, case: tuple[str, Path, VideoModel], guidance: float
     if (kind == "LTXConditionPipeline") == model.facts.conditioned:
         inputs |= {"prompt": PROMPT, "negative_prompt": NEGATIVE}
     else:  # this checkpoint reads its prompts as another pipeline does
-        inputs |= {"prompt_embeds": branches["cond"]["text"], "prompt_attention_mask": branches["cond"]["mask"],
-                   "negative_prompt_embeds": branches["uncond"]["text"], "negative_prompt_attention_mask": branches["uncond"]["mask"]}  # fmt: skip
+        inputs |= {
+            "prompt_embeds": branches["cond"]["text"],
+            "prompt_attention_mask": branches["cond"]["mask"],
+            "negative_prompt_embeds": branches["uncond"]["text"],
+            "negative_prompt_attention_mask": branches["uncond"]["mask"],
+        }
     if kind == "LTXConditionPipeline":
         inputs["max_sequence_length"] = model.facts.prompt_tokens
-    latents = pipe(height=height, width=width, num_frames=frames, num_inference_steps=STEPS, guidance_scale=guidance,
-                   generator=torch.Generator().manual_seed(SEED), output_type="latent", **inputs).frames  # fmt: skip
+    latents = pipe(
+        height=height,
+        width=width,
+        num_frames=frames,
+        num_inference_steps=STEPS,
+        guidance_scale=guidance,
+        generator=torch.Generator().manual_seed(SEED),
+        output_type="latent",
+        **inputs,
+    ).frames
     if latents.ndim == 5:
         return latents
     _, _, f, h, w = model.facts.latent_shape(width, height, frames)
@@ -216,8 +228,12 @@ def test_preview_points_at_the_result() -> None:
     """What a preview shows after the last step is the result, and half-way it is closer to it than the noisy latents."""
     model = open_ltx(BUNDLED)
     seen: list[tuple[Tensor, Tensor]] = []
-    result = sample(model, model.encode(PROMPT, ""), Request(seed=3, steps=6),
-                    lambda done, total, run: seen.append((run.preview(), run.finish())))  # fmt: skip
+    result = sample(
+        model,
+        model.encode(PROMPT, ""),
+        Request(seed=3, steps=6),
+        lambda done, total, run: seen.append((run.preview(), run.finish())),
+    )
     assert torch.equal(seen[-1][0], result)
     preview, noisy = seen[2]
     assert (preview - result).abs().mean() < (noisy - result).abs().mean()

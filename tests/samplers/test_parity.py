@@ -49,7 +49,13 @@ class Case:
     @property
     def id(self) -> str:
         changes = {**self.request, **self.asked, **self.guidance}
-        return " ".join([self.model.removeprefix("tiny-"), self.video, *(f"{k}={v}" for k, v in changes.items() if isinstance(v, (int, float, str)))])  # fmt: skip
+        return " ".join(
+            [
+                self.model.removeprefix("tiny-"),
+                self.video,
+                *(f"{k}={v}" for k, v in changes.items() if isinstance(v, (int, float, str))),
+            ]
+        )
 
 
 WAN, I2V, COG, COG_I2V = "WanPipeline", "WanImageToVideoPipeline", "CogVideoXPipeline", "CogVideoXImageToVideoPipeline"
@@ -64,7 +70,15 @@ CASES = [
     Case("tiny-wan2.1-t2v", "wan", WAN, {"guidance": 1.0}),
     *[Case("tiny-wan2.1-t2v", "wan", WAN, {"sampler": s, "shift": 5.0}, parts={"scheduler": FLOW[s]}) for s in FLOW],
     Case("tiny-wan2.1-t2v", "wan", "WanVideoToVideoPipeline", {"strength": 0.7}, {"strength": 0.7}, video="source"),
-    Case("tiny-wan2.1-t2v", "wan", "WanVideoToVideoPipeline", {"strength": 0.5, "sampler": "euler", "shift": 5.0}, {"strength": 0.5}, video="source", parts={"scheduler": FLOW["euler"]}),
+    Case(
+        "tiny-wan2.1-t2v",
+        "wan",
+        "WanVideoToVideoPipeline",
+        {"strength": 0.5, "sampler": "euler", "shift": 5.0},
+        {"strength": 0.5},
+        video="source",
+        parts={"scheduler": FLOW["euler"]},
+    ),
     Case("tiny-wan2.1-i2v", "wan", I2V, images=1),
     Case("tiny-wan2.1-flf2v", "wan", I2V, images=2),
     Case("tiny-wan2.1-vace", "wan", "WanVACEPipeline", video="control"),
@@ -77,29 +91,81 @@ CASES = [
     Case("tiny-wan2.2-ti2v-5b", "wan", WAN),
     Case("tiny-wan2.2-ti2v-5b", "wan", I2V, images=1, parts={"image_encoder": None, "image_processor": None}),
     Case("tiny-hunyuan-t2v", "hunyuan_video", HUNYUAN),
-    *[Case("tiny-hunyuan-t2v", "hunyuan_video", HUNYUAN, {"sampler": s, "shift": 5.0}, parts={"scheduler": FLOW[s]}) for s in ("euler", "unipc")],
+    *[
+        Case("tiny-hunyuan-t2v", "hunyuan_video", HUNYUAN, {"sampler": s, "shift": 5.0}, parts={"scheduler": FLOW[s]})
+        for s in ("euler", "unipc")
+    ],
     Case("tiny-hunyuan-t2v", "hunyuan_video", HUNYUAN, {}, {"true_cfg_scale": 3.0}, {"true_scale": 3.0}),
     Case("tiny-hunyuan-i2v-concat", "hunyuan_video", HUNYUAN_I2V, {"guidance": 1.0}, {"num_frames": 13}, images=1),
-    Case("tiny-hunyuan-i2v-concat", "hunyuan_video", HUNYUAN_I2V, {"guidance": 4.0}, {"num_frames": 13, "true_cfg_scale": 4.0}, images=1),
+    Case(
+        "tiny-hunyuan-i2v-concat",
+        "hunyuan_video",
+        HUNYUAN_I2V,
+        {"guidance": 4.0},
+        {"num_frames": 13, "true_cfg_scale": 4.0},
+        images=1,
+    ),
     Case("tiny-hunyuan-i2v-replace", "hunyuan_video", HUNYUAN_I2V, images=1),
-    Case("tiny-hunyuan-i2v-replace", "hunyuan_video", HUNYUAN_I2V, {}, {"true_cfg_scale": 3.0}, {"true_scale": 3.0}, images=1),
+    Case(
+        "tiny-hunyuan-i2v-replace",
+        "hunyuan_video",
+        HUNYUAN_I2V,
+        {},
+        {"true_cfg_scale": 3.0},
+        {"true_scale": 3.0},
+        images=1,
+    ),
     Case("tiny-cogvideox-2b", "cogvideox", COG),
     Case("tiny-cogvideox-2b", "cogvideox", COG, {"sampler": "dpm"}, parts={"scheduler": ("CogVideoXDPMScheduler", {})}),
     Case("tiny-cogvideox-5b", "cogvideox", COG, {}, {"use_dynamic_cfg": True}, {"dynamic": True}),
-    Case("tiny-cogvideox-5b", "cogvideox", COG, {"sampler": "ddim"}, parts={"scheduler": ("CogVideoXDDIMScheduler", {})}),
+    Case(
+        "tiny-cogvideox-5b", "cogvideox", COG, {"sampler": "ddim"}, parts={"scheduler": ("CogVideoXDDIMScheduler", {})}
+    ),
     Case("tiny-cogvideox-5b-i2v", "cogvideox", COG_I2V, images=1),
     Case("tiny-cogvideox1.5-5b", "cogvideox", COG, skip=1),
     Case("tiny-cogvideox1.5-5b", "cogvideox", COG, {"guidance": 1.0}, skip=1),
     Case("tiny-cogvideox1.5-5b-i2v", "cogvideox", COG_I2V, images=1, skip=1),
-    Case("tiny-cogvideox-2b", "cogvideox", "CogVideoXVideoToVideoPipeline", {"strength": 0.8}, {"strength": 0.8}, video="source"),
-    Case("tiny-cogvideox-5b", "cogvideox", "CogVideoXVideoToVideoPipeline", {"strength": 0.6}, {"strength": 0.6}, video="source"),
+    Case(
+        "tiny-cogvideox-2b",
+        "cogvideox",
+        "CogVideoXVideoToVideoPipeline",
+        {"strength": 0.8},
+        {"strength": 0.8},
+        video="source",
+    ),
+    Case(
+        "tiny-cogvideox-5b",
+        "cogvideox",
+        "CogVideoXVideoToVideoPipeline",
+        {"strength": 0.6},
+        {"strength": 0.6},
+        video="source",
+    ),
     Case("tiny-cogvideox-fun-control", "cogvideox", "CogVideoXFunControlPipeline", video="control_video"),
     Case("tiny-mochi", "mochi", "MochiPipeline", frames=7),
     Case("tiny-mochi", "mochi", "MochiPipeline", {"guidance": 1.0}, frames=7),
-    *[Case("tiny-svd", "svd", "StableVideoDiffusionPipeline", {"sampler": s}, images=1, frames=14, parts={"scheduler": (kind, {})})
-      for s, kind in {"euler": "EulerDiscreteScheduler", "edm dpm": "EDMDPMSolverMultistepScheduler"}.items()],
-    Case("tiny-svd-xt", "svd", "StableVideoDiffusionPipeline", {}, {"motion_bucket_id": 40, "fps": 12, "noise_aug_strength": 0.1}, images=1, frames=25),
-]  # fmt: skip
+    *[
+        Case(
+            "tiny-svd",
+            "svd",
+            "StableVideoDiffusionPipeline",
+            {"sampler": s},
+            images=1,
+            frames=14,
+            parts={"scheduler": (kind, {})},
+        )
+        for s, kind in {"euler": "EulerDiscreteScheduler", "edm dpm": "EDMDPMSolverMultistepScheduler"}.items()
+    ],
+    Case(
+        "tiny-svd-xt",
+        "svd",
+        "StableVideoDiffusionPipeline",
+        {},
+        {"motion_bucket_id": 40, "fps": 12, "noise_aug_strength": 0.1},
+        images=1,
+        frames=25,
+    ),
+]
 MOTION = {"motion_bucket_id": "motion_bucket", "fps": "fps", "noise_aug_strength": "noise_augmentation"}
 
 
@@ -158,8 +224,14 @@ def make_pipeline(case: Case, folder: Path) -> Any:
 
 def run_pipeline(case: Case, folder: Path, model: VideoModel, output: str = "latent") -> Tensor:
     request = model.complete(Request(**{"steps": 5, **case.request}))
-    asked: dict[str, Any] = dict(num_inference_steps=5, generator=torch.Generator().manual_seed(SEED), output_type=output,
-                                 height=64, width=64, num_frames=case.frames)  # fmt: skip
+    asked: dict[str, Any] = dict(
+        num_inference_steps=5,
+        generator=torch.Generator().manual_seed(SEED),
+        output_type=output,
+        height=64,
+        width=64,
+        num_frames=case.frames,
+    )
     if case.video in ("source", "control_video"):
         del asked["num_frames"]
     if case.family == "svd":

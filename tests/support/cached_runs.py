@@ -25,20 +25,35 @@ from reelwire.tests.support.sampling import sample
 from torch import Tensor
 
 STEPS = 10
-RATIOS = tuple((part, branch, (1.0, *[0.97] * 9)) for part in ("transformer", "transformer_2") for branch in ("cond", "uncond", "cond_uncond"))  # fmt: skip
+RATIOS = tuple(
+    (part, branch, (1.0, *[0.97] * 9))
+    for part in ("transformer", "transformer_2")
+    for branch in ("cond", "uncond", "cond_uncond")
+)
 # policies that compute every step, and such that skip some
 NOTHING: dict[str, Policy] = {
-    "TeaCache": TeaCache(exact=True), "FORA": FORA(interval=1), "FORA, modules": FORA(interval=1, granularity="module"),
-    "EasyCache": EasyCache(threshold=0.0), "first block": FirstBlock(threshold=0.0), "plan": Plan(speed=1.0),
+    "TeaCache": TeaCache(exact=True),
+    "FORA": FORA(interval=1),
+    "FORA, modules": FORA(interval=1, granularity="module"),
+    "EasyCache": EasyCache(threshold=0.0),
+    "first block": FirstBlock(threshold=0.0),
+    "plan": Plan(speed=1.0),
     "MagCache": MagCache(threshold=0.0, ratios=RATIOS),
-}  # fmt: skip
+}
 SOME: dict[str, Policy] = {
-    "TeaCache": TeaCache(threshold=1e9, longest=1), "TeaCache, follow": TeaCache(threshold=1e9, longest=1, order=1, warmup=2),
-    "FORA": FORA(interval=2), "FORA, modules": FORA(interval=2, granularity="module"), "EasyCache": EasyCache(threshold=1e9, longest=2),
-    "first block": FirstBlock(threshold=1e9), "plan": Plan(speed=2.0), "MagCache": MagCache(threshold=1e9, longest=1, ratios=RATIOS),
-    "diffusers first block": DiffusersFirstBlock(threshold=1e9, warmup=1), "diffusers taylorseer": DiffusersTaylorSeer(interval=2, warmup=1),
-    "diffusers seacache": DiffusersSeaCache(threshold=1e9, longest=2, warmup=1), "cache-dit": CacheDiT(threshold=1e9, longest=2, warmup=1),
-}  # fmt: skip
+    "TeaCache": TeaCache(threshold=1e9, longest=1),
+    "TeaCache, follow": TeaCache(threshold=1e9, longest=1, order=1, warmup=2),
+    "FORA": FORA(interval=2),
+    "FORA, modules": FORA(interval=2, granularity="module"),
+    "EasyCache": EasyCache(threshold=1e9, longest=2),
+    "first block": FirstBlock(threshold=1e9),
+    "plan": Plan(speed=2.0),
+    "MagCache": MagCache(threshold=1e9, longest=1, ratios=RATIOS),
+    "diffusers first block": DiffusersFirstBlock(threshold=1e9, warmup=1),
+    "diffusers taylorseer": DiffusersTaylorSeer(interval=2, warmup=1),
+    "diffusers seacache": DiffusersSeaCache(threshold=1e9, longest=2, warmup=1),
+    "cache-dit": CacheDiT(threshold=1e9, longest=2, warmup=1),
+}
 OURS = [name for name, policy in SOME.items() if not isinstance(policy, ExternalCache)]
 
 

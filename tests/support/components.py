@@ -31,10 +31,19 @@ def ltx_transformer(heads: int = 2, layers: int = 2, captions: int = 32) -> Any:
     from diffusers import LTXVideoTransformer3DModel
 
     with seeded(1):
-        return LTXVideoTransformer3DModel(
-            in_channels=8, out_channels=8, num_attention_heads=heads, attention_head_dim=64 // heads if heads > 2 else 16,
-            cross_attention_dim=64 if heads > 2 else heads * 16, num_layers=layers, caption_channels=captions,
-        ).eval().requires_grad_(False)  # fmt: skip
+        return (
+            LTXVideoTransformer3DModel(
+                in_channels=8,
+                out_channels=8,
+                num_attention_heads=heads,
+                attention_head_dim=64 // heads if heads > 2 else 16,
+                cross_attention_dim=64 if heads > 2 else heads * 16,
+                num_layers=layers,
+                caption_channels=captions,
+            )
+            .eval()
+            .requires_grad_(False)
+        )
 
 
 def t5(width: int = 32) -> Any:
@@ -53,8 +62,13 @@ def ltx_folder(folder: Path, release: str = "0.9.5") -> Path:
     from transformers import PreTrainedTokenizerFast
 
     kind, shifting = (LTXConditionPipeline, False) if release == "0.9.5" else (LTXPipeline, True)
-    scheduler = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=shifting, base_shift=0.95, max_shift=2.05,
-                                                base_image_seq_len=1024, shift_terminal=0.1 if shifting else None)  # fmt: skip
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=shifting,
+        base_shift=0.95,
+        max_shift=2.05,
+        base_image_seq_len=1024,
+        shift_terminal=0.1 if shifting else None,
+    )
     tokenizer = PreTrainedTokenizerFast.from_pretrained(BUNDLED / "tokenizer")
     parts = dict(
         scheduler=scheduler, vae=ltx_vae(release), text_encoder=t5(), tokenizer=tokenizer, transformer=ltx_transformer()

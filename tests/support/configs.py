@@ -36,10 +36,18 @@ def _wan(config: dict[str, Any]) -> Any:
     from comfy.ldm.wan.model import VaceWanModel, WanModel
 
     width = config["num_attention_heads"] * config["attention_head_dim"]
-    common = dict(in_dim=config["in_channels"], out_dim=config["out_channels"], dim=width, ffn_dim=config["ffn_dim"],
-                  num_heads=config["num_attention_heads"], num_layers=config["num_layers"])  # fmt: skip
+    common = dict(
+        in_dim=config["in_channels"],
+        out_dim=config["out_channels"],
+        dim=width,
+        ffn_dim=config["ffn_dim"],
+        num_heads=config["num_attention_heads"],
+        num_layers=config["num_layers"],
+    )
     if "vace_layers" in config:
-        return lambda **o: VaceWanModel(vace_layers=len(config["vace_layers"]), vace_in_dim=config["vace_in_channels"], **common, **o)  # fmt: skip
+        return lambda **o: VaceWanModel(
+            vace_layers=len(config["vace_layers"]), vace_in_dim=config["vace_in_channels"], **common, **o
+        )
     kind = "i2v" if config.get("image_dim") else "t2v"
     return lambda **o: WanModel(kind, flf_pos_embed_token_number=config.get("pos_embed_seq_len"), **common, **o)
 
@@ -47,27 +55,64 @@ def _wan(config: dict[str, Any]) -> Any:
 def _hunyuan(config: dict[str, Any]) -> Any:
     from comfy.ldm.hunyuan_video.model import HunyuanVideo
 
-    told = dict(in_channels=config["in_channels"], out_channels=16, vec_in_dim=768, context_in_dim=4096, hidden_size=3072, mlp_ratio=4.0,
-                num_heads=24, depth=20, depth_single_blocks=40, axes_dim=[16, 56, 56], theta=256, patch_size=[1, 2, 2], qkv_bias=True,
-                guidance_embed=config["guidance_embeds"], byt5=False, meanflow=False, use_cond_type_embedding=False, vision_in_dim=None,
-                meanflow_sum=False)  # fmt: skip
+    told = dict(
+        in_channels=config["in_channels"],
+        out_channels=16,
+        vec_in_dim=768,
+        context_in_dim=4096,
+        hidden_size=3072,
+        mlp_ratio=4.0,
+        num_heads=24,
+        depth=20,
+        depth_single_blocks=40,
+        axes_dim=[16, 56, 56],
+        theta=256,
+        patch_size=[1, 2, 2],
+        qkv_bias=True,
+        guidance_embed=config["guidance_embeds"],
+        byt5=False,
+        meanflow=False,
+        use_cond_type_embedding=False,
+        vision_in_dim=None,
+        meanflow_sum=False,
+    )
     return lambda **o: HunyuanVideo(image_model="hunyuan_video", **told, **o)
 
 
 def _mochi(config: dict[str, Any]) -> Any:
     from comfy.ldm.genmo.joint_model.asymm_models_joint import AsymmDiTJoint
 
-    told = dict(depth=config["num_layers"], num_heads=24, hidden_size_x=3072, hidden_size_y=1536, mlp_ratio_x=4.0, mlp_ratio_y=4.0,
-                learn_sigma=False, in_channels=12, qk_norm=True, qkv_bias=False, out_bias=True, attn_drop=0.0, posenc_preserve_area=True,
-                timestep_scale=1000.0, use_t5=True)  # fmt: skip
+    told = dict(
+        depth=config["num_layers"],
+        num_heads=24,
+        hidden_size_x=3072,
+        hidden_size_y=1536,
+        mlp_ratio_x=4.0,
+        mlp_ratio_y=4.0,
+        learn_sigma=False,
+        in_channels=12,
+        qk_norm=True,
+        qkv_bias=False,
+        out_bias=True,
+        attn_drop=0.0,
+        posenc_preserve_area=True,
+        timestep_scale=1000.0,
+        use_t5=True,
+    )
     return lambda **o: AsymmDiTJoint(**told, **o)
 
 
 def _ltx(config: dict[str, Any]) -> Any:
     from comfy.ldm.lightricks.model import LTXVModel
 
-    told = dict(in_channels=128, cross_attention_dim=config["cross_attention_dim"], attention_head_dim=config["attention_head_dim"],
-                num_attention_heads=32, caption_channels=4096, num_layers=config["num_layers"])  # fmt: skip
+    told = dict(
+        in_channels=128,
+        cross_attention_dim=config["cross_attention_dim"],
+        attention_head_dim=config["attention_head_dim"],
+        num_attention_heads=32,
+        caption_channels=4096,
+        num_layers=config["num_layers"],
+    )
     return lambda **o: LTXVModel(**told, **o)
 
 

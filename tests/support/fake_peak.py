@@ -172,7 +172,9 @@ def typed(part: Part, dtype: torch.dtype) -> nn.Module:
     module = imagined(part.config)
     whole = set(getattr(module, "_keep_in_fp32_modules", None) or ())
     for name, weight in module.named_parameters():
-        weight.data = torch.empty(weight.shape, dtype=torch.float32 if whole & {*name.split(".")} else dtype, device=META)  # fmt: skip
+        weight.data = torch.empty(
+            weight.shape, dtype=torch.float32 if whole & {*name.split(".")} else dtype, device=META
+        )
     return module
 
 
@@ -187,8 +189,11 @@ def conditioning(model: VideoModel, request: Request) -> Conditioning:
     if model.name == "hunyuan_video":
         image = getattr(facts, "image", "")
         more = {"latent_concat": 288, "token_replace": 144}.get(image, 0)  # of the 576 tokens of a picture
-        read = {"text": torch.zeros(1, length + more, facts.text_width), "mask": torch.ones(1, length + more, dtype=torch.long),
-                "pooled": torch.zeros(1, 768)}  # fmt: skip
+        read = {
+            "text": torch.zeros(1, length + more, facts.text_width),
+            "mask": torch.ones(1, length + more, dtype=torch.long),
+            "pooled": torch.zeros(1, 768),
+        }
         picture = request.keyframes[0].images if image else None
     return Conditioning(model.name, facts.text_width, {"cond": read, "uncond": read}, (), picture)
 
@@ -229,7 +234,11 @@ def encoder_peaks(model: VideoModel, detailed: bool = False) -> dict[str, tuple[
             _look(model, request)
     # where Llava puts the picture's tokens depends on numbers, which are not there
     blind = {name for name, part in model.parts.items() if "vision_config" in part.config}
-    return {name: (memory.asked[name], peak) for name, peak in memory.peaks.items() if "encoder" in name and name not in blind}  # fmt: skip
+    return {
+        name: (memory.asked[name], peak)
+        for name, peak in memory.peaks.items()
+        if "encoder" in name and name not in blind
+    }
 
 
 def _look(model: VideoModel, request: Request) -> None:

@@ -24,26 +24,52 @@ SVD = {
 }
 # family -> (tiny model, layers of its network as diffusers names them, the makers' names of the same)
 LAYERS: dict[str, tuple[str, dict[str, str]]] = {
-    "wan": ("tiny-wan2.1-t2v", {
-        "blocks.0.attn1.to_q": "blocks.0.self_attn.q", "blocks.1.attn2.to_out.0": "blocks.1.cross_attn.o", "blocks.2.ffn.net.0.proj": "blocks.2.ffn.0",
-        "condition_embedder.text_embedder.linear_1": "text_embedding.0", "condition_embedder.time_proj": "time_projection.1",
-    }),
-    "hunyuan_video": ("tiny-hunyuan-t2v", {
-        "transformer_blocks.0.attn.to_out.0": "double_blocks.0.img_attn_proj", "transformer_blocks.1.ff_context.net.2": "double_blocks.1.txt_mlp.fc2",
-        "single_transformer_blocks.1.proj_out": "single_blocks.1.linear2", "transformer_blocks.0.norm1.linear": "double_blocks.0.img_mod.linear",
-    }),
-    "cogvideox": ("tiny-cogvideox-2b", {
-        "transformer_blocks.0.attn1.to_q": "blocks.0.q", "transformer_blocks.1.attn1.to_out.0": "blocks.1.attn_out", "transformer_blocks.2.ff.net.0.proj": "blocks.2.ff_proj",
-    }),
-    "mochi": ("tiny-mochi", {
-        "transformer_blocks.0.attn1.to_out.0": "blocks.0.attn.proj_x", "transformer_blocks.1.ff.net.2": "blocks.1.mlp_x.w2", "transformer_blocks.0.norm1.linear": "blocks.0.mod_x",
-    }),
-    "ltx": ("tiny-ltx-0.9.0", {
-        "transformer_blocks.0.attn1.to_q": "transformer_blocks.0.attn1.to_q", "transformer_blocks.1.ff.net.0.proj": "transformer_blocks.1.ff.net.0.proj",
-        "proj_in": "patchify_proj", "time_embed.linear": "adaln_single.linear",
-    }),
+    "wan": (
+        "tiny-wan2.1-t2v",
+        {
+            "blocks.0.attn1.to_q": "blocks.0.self_attn.q",
+            "blocks.1.attn2.to_out.0": "blocks.1.cross_attn.o",
+            "blocks.2.ffn.net.0.proj": "blocks.2.ffn.0",
+            "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+            "condition_embedder.time_proj": "time_projection.1",
+        },
+    ),
+    "hunyuan_video": (
+        "tiny-hunyuan-t2v",
+        {
+            "transformer_blocks.0.attn.to_out.0": "double_blocks.0.img_attn_proj",
+            "transformer_blocks.1.ff_context.net.2": "double_blocks.1.txt_mlp.fc2",
+            "single_transformer_blocks.1.proj_out": "single_blocks.1.linear2",
+            "transformer_blocks.0.norm1.linear": "double_blocks.0.img_mod.linear",
+        },
+    ),
+    "cogvideox": (
+        "tiny-cogvideox-2b",
+        {
+            "transformer_blocks.0.attn1.to_q": "blocks.0.q",
+            "transformer_blocks.1.attn1.to_out.0": "blocks.1.attn_out",
+            "transformer_blocks.2.ff.net.0.proj": "blocks.2.ff_proj",
+        },
+    ),
+    "mochi": (
+        "tiny-mochi",
+        {
+            "transformer_blocks.0.attn1.to_out.0": "blocks.0.attn.proj_x",
+            "transformer_blocks.1.ff.net.2": "blocks.1.mlp_x.w2",
+            "transformer_blocks.0.norm1.linear": "blocks.0.mod_x",
+        },
+    ),
+    "ltx": (
+        "tiny-ltx-0.9.0",
+        {
+            "transformer_blocks.0.attn1.to_q": "transformer_blocks.0.attn1.to_q",
+            "transformer_blocks.1.ff.net.0.proj": "transformer_blocks.1.ff.net.0.proj",
+            "proj_in": "patchify_proj",
+            "time_embed.linear": "adaln_single.linear",
+        },
+    ),
     "svd": ("tiny-svd", SVD),
-}  # fmt: skip
+}
 
 
 def network_of(model: VideoModel) -> Part:
@@ -72,8 +98,11 @@ def write(file: Path, form: str, made: dict[str, tuple[Tensor, Tensor]], layers:
                 f"transformer.{name}.lora_B.weight": up * (ALPHA / RANK),
             }
         elif form == "comfyui":
-            keys |= {f"diffusion_model.{layers[name]}.lora_down.weight": down, f"diffusion_model.{layers[name]}.lora_up.weight": up,
-                     f"diffusion_model.{layers[name]}.alpha": torch.tensor(ALPHA)}  # fmt: skip
+            keys |= {
+                f"diffusion_model.{layers[name]}.lora_down.weight": down,
+                f"diffusion_model.{layers[name]}.lora_up.weight": up,
+                f"diffusion_model.{layers[name]}.alpha": torch.tensor(ALPHA),
+            }
         else:
             flat = layers[name].replace(".", "_")
             keys |= {

@@ -84,14 +84,32 @@ def _ltx(file: Path, folder: Path) -> None:
     ours.load_state_dict({name: state[entry.key] for name, entry in described.entries.items()})
     ours.save_pretrained(folder / "vae")
     shutil.rmtree(folder / "transformer")
-    new("LTXVideoTransformer3DModel", in_channels=128, out_channels=128, num_attention_heads=2, attention_head_dim=16,
-        cross_attention_dim=32, num_layers=2, caption_channels=32).save_pretrained(folder / "transformer")  # fmt: skip
+    new(
+        "LTXVideoTransformer3DModel",
+        in_channels=128,
+        out_channels=128,
+        num_attention_heads=2,
+        attention_head_dim=16,
+        cross_attention_dim=32,
+        num_layers=2,
+        caption_channels=32,
+    ).save_pretrained(folder / "transformer")
 
 
 def svd_vae(channels: int, widths: tuple[int, ...], layers: int, device: str = "cpu") -> Any:
     """The host's own VAE of SVD (comfy/sd.py)."""
-    common = dict(double_z=True, z_channels=4, resolution=256, in_channels=3, out_ch=3, ch=channels, ch_mult=[*widths],
-                  num_res_blocks=layers, attn_resolutions=[], dropout=0.0)  # fmt: skip
+    common = dict(
+        double_z=True,
+        z_channels=4,
+        resolution=256,
+        in_channels=3,
+        out_ch=3,
+        ch=channels,
+        ch_mult=[*widths],
+        num_res_blocks=layers,
+        attn_resolutions=[],
+        dropout=0.0,
+    )
     with host_classes(), seeded(1):
         from comfy.ldm.models.autoencoder import AutoencodingEngine
 

@@ -41,10 +41,29 @@ def hunyuan(kind: str = "t2v") -> Any:
         from comfy.ldm.hunyuan_video.model import HunyuanVideo
 
         made = HunyuanVideo(
-            in_channels=33 if kind == "concat" else 16, out_channels=16, vec_in_dim=POOLED, context_in_dim=TEXT, hidden_size=256, mlp_ratio=4.0,
-            num_heads=2, depth=2, depth_single_blocks=2, axes_dim=[16, 56, 56], theta=256, patch_size=[1, 2, 2], qkv_bias=True,
-            guidance_embed=kind != "concat", byt5=False, meanflow=False, use_cond_type_embedding=False, vision_in_dim=None, meanflow_sum=False,
-            dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)  # fmt: skip
+            in_channels=33 if kind == "concat" else 16,
+            out_channels=16,
+            vec_in_dim=POOLED,
+            context_in_dim=TEXT,
+            hidden_size=256,
+            mlp_ratio=4.0,
+            num_heads=2,
+            depth=2,
+            depth_single_blocks=2,
+            axes_dim=[16, 56, 56],
+            theta=256,
+            patch_size=[1, 2, 2],
+            qkv_bias=True,
+            guidance_embed=kind != "concat",
+            byt5=False,
+            meanflow=False,
+            use_cond_type_embedding=False,
+            vision_in_dim=None,
+            meanflow_sum=False,
+            dtype=torch.float32,
+            device="cpu",
+            operations=comfy.ops.disable_weight_init,
+        )
         randomised(made)
     if kind == "replace":  # the host tells the given frame the guidance scale too, Tencent and diffusers do not
         for value in made.guidance_in.parameters():
@@ -61,9 +80,26 @@ def mochi() -> Any:
         from comfy.ldm.genmo.joint_model.layers import FeedForward
 
         common = dict(dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
-        made = AsymmDiTJoint(depth=3, num_heads=3, hidden_size_x=384, hidden_size_y=96, mlp_ratio_x=32.0, mlp_ratio_y=4.0, learn_sigma=False,
-                             in_channels=12, qk_norm=True, qkv_bias=False, out_bias=True, attn_drop=0.0, posenc_preserve_area=True,
-                             timestep_scale=1000.0, use_t5=True, t5_feat_dim=TEXT, t5_token_length=TOKENS, **common)  # fmt: skip
+        made = AsymmDiTJoint(
+            depth=3,
+            num_heads=3,
+            hidden_size_x=384,
+            hidden_size_y=96,
+            mlp_ratio_x=32.0,
+            mlp_ratio_y=4.0,
+            learn_sigma=False,
+            in_channels=12,
+            qk_norm=True,
+            qkv_bias=False,
+            out_bias=True,
+            attn_drop=0.0,
+            posenc_preserve_area=True,
+            timestep_scale=1000.0,
+            use_t5=True,
+            t5_feat_dim=TEXT,
+            t5_token_length=TOKENS,
+            **common,
+        )
         for block in made.blocks:
             block.mlp_x = FeedForward(384, 4 * 384, multiple_of=256, ffn_dim_multiplier=None, **common)
         randomised(made)
@@ -77,8 +113,12 @@ def published(state: Any) -> dict[str, torch.Tensor]:
 
 def inputs(channels: int) -> dict[str, Any]:
     with seeded(2):
-        return dict(x=torch.randn(1, channels, 3, 4, 6), text=torch.randn(1, TOKENS, TEXT), pooled=torch.randn(1, POOLED),
-                    mask=torch.ones(1, TOKENS, dtype=torch.bool))  # fmt: skip
+        return dict(
+            x=torch.randn(1, channels, 3, 4, 6),
+            text=torch.randn(1, TOKENS, TEXT),
+            pooled=torch.randn(1, POOLED),
+            mask=torch.ones(1, TOKENS, dtype=torch.bool),
+        )
 
 
 def theirs(model: Any, family: str, replaced: bool = False) -> torch.Tensor:
@@ -129,11 +169,30 @@ def mochi_vae() -> Any:
 
         depth, stages = [2, 1, 2, 1, 1], [1, 2, 3]
         made = torch.nn.Module()
-        made.encoder = Encoder(in_channels=15, base_channels=32, channel_multipliers=[1, 2, 3, 4], num_res_blocks=depth, latent_dim=12,
-                               temporal_reductions=stages, spatial_reductions=[2, 2, 2], prune_bottlenecks=[False] * 5,
-                               has_attentions=[False, True, True, True, True], input_is_conv_1x1=True, padding_mode="replicate")  # fmt: skip
-        made.decoder = Decoder(out_channels=3, base_channels=64, channel_multipliers=[1, 2, 3, 4], temporal_expansions=stages,
-                               spatial_expansions=[2, 2, 2], num_res_blocks=depth, latent_dim=12, has_attention=[False] * 5,
-                               padding_mode="replicate", output_norm=False)  # fmt: skip
+        made.encoder = Encoder(
+            in_channels=15,
+            base_channels=32,
+            channel_multipliers=[1, 2, 3, 4],
+            num_res_blocks=depth,
+            latent_dim=12,
+            temporal_reductions=stages,
+            spatial_reductions=[2, 2, 2],
+            prune_bottlenecks=[False] * 5,
+            has_attentions=[False, True, True, True, True],
+            input_is_conv_1x1=True,
+            padding_mode="replicate",
+        )
+        made.decoder = Decoder(
+            out_channels=3,
+            base_channels=64,
+            channel_multipliers=[1, 2, 3, 4],
+            temporal_expansions=stages,
+            spatial_expansions=[2, 2, 2],
+            num_res_blocks=depth,
+            latent_dim=12,
+            has_attention=[False] * 5,
+            padding_mode="replicate",
+            output_norm=False,
+        )
         randomised(made)
     return made

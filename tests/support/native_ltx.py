@@ -10,10 +10,24 @@ COMMON = {"_class_name": "CausalVideoAutoencoder", "dims": 3, "latent_channels":
 OLD_ENCODER = [[RES, 1], DOWN, XY, [RES, 1], DOWN, XY, [RES, 1], DOWN, [RES, 1], [RES, 2]]
 VAES = {
     "0.9.0": {"blocks": OLD_ENCODER},
-    "0.9.1": {"encoder_blocks": OLD_ENCODER, "decoder_blocks": [STACK(1, True), UP, STACK(2, True), UP, STACK(1, True), UP, STACK(1)],
-              "timestep_conditioning": True},
-    "0.9.5": {"encoder_blocks": [[RES, {"num_layers": 1}], ["compress_space_res", {"multiplier": 2}], [RES, {"num_layers": 2}],
-                                 ["compress_time_res", {"multiplier": 2}], [RES, {"num_layers": 1}], ["compress_all_res", {"multiplier": 2}],
-                                 [RES, {"num_layers": 1}], ["compress_all_res", {"multiplier": 2}], [RES, {"num_layers": 1}]],
-              "decoder_blocks": [STACK(1), UP, STACK(2), UP, STACK(1), UP, STACK(1)], "timestep_conditioning": True},
-}  # fmt: skip
+    "0.9.1": {
+        "encoder_blocks": OLD_ENCODER,
+        "decoder_blocks": [STACK(1, True), UP, STACK(2, True), UP, STACK(1, True), UP, STACK(1)],
+        "timestep_conditioning": True,
+    },
+    "0.9.5": {
+        "encoder_blocks": [
+            [RES, {"num_layers": 1}],
+            ["compress_space_res", {"multiplier": 2}],
+            [RES, {"num_layers": 2}],
+            ["compress_time_res", {"multiplier": 2}],
+            [RES, {"num_layers": 1}],
+            ["compress_all_res", {"multiplier": 2}],
+            [RES, {"num_layers": 1}],
+            ["compress_all_res", {"multiplier": 2}],
+            [RES, {"num_layers": 1}],
+        ],
+        "decoder_blocks": [STACK(1), UP, STACK(2), UP, STACK(1), UP, STACK(1)],
+        "timestep_conditioning": True,
+    },
+}

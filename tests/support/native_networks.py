@@ -28,8 +28,14 @@ def unet_forward(ours: Any, theirs: Any) -> Pair:
     with seeded(2):
         x, look = torch.randn(1, frames, 8, 8, 8), torch.randn(1, 1, TEXT)
     told = ours.add_time_proj(ids.flatten()).reshape(1, -1)
-    expected = theirs(x[0], time.repeat(frames), look.repeat(frames, 1, 1), told.repeat(frames, 1), num_video_frames=frames,
-                      image_only_indicator=torch.zeros(1))  # fmt: skip
+    expected = theirs(
+        x[0],
+        time.repeat(frames),
+        look.repeat(frames, 1, 1),
+        told.repeat(frames, 1),
+        num_video_frames=frames,
+        image_only_indicator=torch.zeros(1),
+    )
     return ours(x, time, encoder_hidden_states=look, added_time_ids=ids, return_dict=False)[0][0], expected
 
 
@@ -38,8 +44,16 @@ def ltx() -> Any:
         import comfy.ops
         from comfy.ldm.lightricks.model import LTXVModel
 
-        made = LTXVModel(in_channels=8, cross_attention_dim=256, attention_head_dim=8, num_attention_heads=32, caption_channels=64, num_layers=2,
-                         dtype=torch.float32, operations=comfy.ops.disable_weight_init)  # fmt: skip
+        made = LTXVModel(
+            in_channels=8,
+            cross_attention_dim=256,
+            attention_head_dim=8,
+            num_attention_heads=32,
+            caption_channels=64,
+            num_layers=2,
+            dtype=torch.float32,
+            operations=comfy.ops.disable_weight_init,
+        )
         randomised(made)
     return made.eval().requires_grad_(False)
 
@@ -47,8 +61,17 @@ def ltx() -> Any:
 def ltx_forward(ours: Any, theirs: Any) -> Pair:
     with seeded(3):
         x, text = torch.randn(1, 8, 2, 3, 4), torch.randn(1, 6, 64)
-    mine = ours(hidden_states=x.flatten(2).mT, encoder_hidden_states=text, timestep=torch.tensor([700.0]), encoder_attention_mask=torch.ones(1, 6),
-                num_frames=2, height=3, width=4, rope_interpolation_scale=(8 / 25, 32, 32), return_dict=False)[0]  # fmt: skip
+    mine = ours(
+        hidden_states=x.flatten(2).mT,
+        encoder_hidden_states=text,
+        timestep=torch.tensor([700.0]),
+        encoder_attention_mask=torch.ones(1, 6),
+        num_frames=2,
+        height=3,
+        width=4,
+        rope_interpolation_scale=(8 / 25, 32, 32),
+        return_dict=False,
+    )[0]
     expected = theirs(x, torch.tensor([0.7]), text, None, frame_rate=25)
     return mine.mT.reshape(expected.shape), expected
 

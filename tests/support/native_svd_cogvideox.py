@@ -12,24 +12,61 @@ from reelwire.training.tiny_models import seeded
 from torch import Tensor
 
 TEXT, TOKENS = 32, 226  # width of text, and its length where a table of positions fixes it
-VIDEO = dict(use_spatial_transformer=True, use_linear_in_transformer=True, num_heads=-1, num_head_channels=64, num_classes="sequential",
-             use_temporal_attention=True, use_temporal_resblock=True, extra_ff_mix_layer=True, use_spatial_context=True, legacy=False,
-             merge_strategy="learned_with_images", merge_factor=0.0, video_kernel_size=[3, 1, 1], image_size=32, in_channels=8,
-             out_channels=4)  # what the host tells of every SVD file (comfy/model_detection.py)  # fmt: skip
+VIDEO = dict(
+    use_spatial_transformer=True,
+    use_linear_in_transformer=True,
+    num_heads=-1,
+    num_head_channels=64,
+    num_classes="sequential",
+    use_temporal_attention=True,
+    use_temporal_resblock=True,
+    extra_ff_mix_layer=True,
+    use_spatial_context=True,
+    legacy=False,
+    merge_strategy="learned_with_images",
+    merge_factor=0.0,
+    video_kernel_size=[3, 1, 1],
+    image_size=32,
+    in_channels=8,
+    out_channels=4,
+)  # what the host tells of every SVD file (comfy/model_detection.py)
 UNETS = {
-    "tiny": dict(model_channels=64, channel_mult=(1, 2, 2), num_res_blocks=[1, 1, 1], transformer_depth=[1, 1, 0], transformer_depth_middle=1,
-                 transformer_depth_output=[1, 1, 1, 1, 0, 0], context_dim=TEXT, adm_in_channels=96),
-    "published": dict(model_channels=320, channel_mult=(1, 2, 4, 4), num_res_blocks=[2] * 4, transformer_depth=[1] * 6 + [0] * 2, transformer_depth_middle=1,
-                      transformer_depth_output=[1] * 9 + [0] * 3, context_dim=1024, adm_in_channels=768),
-}  # fmt: skip
+    "tiny": dict(
+        model_channels=64,
+        channel_mult=(1, 2, 2),
+        num_res_blocks=[1, 1, 1],
+        transformer_depth=[1, 1, 0],
+        transformer_depth_middle=1,
+        transformer_depth_output=[1, 1, 1, 1, 0, 0],
+        context_dim=TEXT,
+        adm_in_channels=96,
+    ),
+    "published": dict(
+        model_channels=320,
+        channel_mult=(1, 2, 4, 4),
+        num_res_blocks=[2] * 4,
+        transformer_depth=[1] * 6 + [0] * 2,
+        transformer_depth_middle=1,
+        transformer_depth_output=[1] * 9 + [0] * 3,
+        context_dim=1024,
+        adm_in_channels=768,
+    ),
+}
 COGVIDEOX = {
     "2b": dict(),
     "5b": dict(num_layers=31, use_rotary_positional_embeddings=True),
     "5b-i2v": dict(in_channels=32, use_rotary_positional_embeddings=True, use_learned_positional_embeddings=True),
     "fun-1.1-5b-control": dict(in_channels=32, use_rotary_positional_embeddings=True),
     "1.5-5b": dict(patch_size_t=2, use_rotary_positional_embeddings=True, sample_height=300, sample_width=300),
-    "1.5-5b-i2v": dict(in_channels=32, patch_size_t=2, use_rotary_positional_embeddings=True, sample_height=300, sample_width=300, ofs_embed_dim=64),
-}  # fmt: skip
+    "1.5-5b-i2v": dict(
+        in_channels=32,
+        patch_size_t=2,
+        use_rotary_positional_embeddings=True,
+        sample_height=300,
+        sample_width=300,
+        ofs_embed_dim=64,
+    ),
+}
 
 
 def native_unet(size: str, device: str = "cpu") -> Any:
@@ -37,7 +74,9 @@ def native_unet(size: str, device: str = "cpu") -> Any:
         import comfy.ops
         from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
-        unet = UNetModel(**VIDEO, **UNETS[size], device=device, dtype=torch.float32, operations=comfy.ops.disable_weight_init)  # fmt: skip
+        unet = UNetModel(
+            **VIDEO, **UNETS[size], device=device, dtype=torch.float32, operations=comfy.ops.disable_weight_init
+        )
         if device == "cpu":
             randomised(unet)
     return unet.eval().requires_grad_(False)

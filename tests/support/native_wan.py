@@ -23,8 +23,19 @@ def native(kind: str) -> Any:
         import comfy.ops
         from comfy.ldm.wan.model import VaceWanModel, WanModel
 
-        common = dict(in_dim={"i2v": 36}.get(kind, 16), out_dim=16, dim=WIDTH, ffn_dim=512, num_heads=2, num_layers=4, text_len=512,
-                      text_dim=TEXT, operations=comfy.ops.disable_weight_init, dtype=torch.float32, device="cpu")  # fmt: skip
+        common = dict(
+            in_dim={"i2v": 36}.get(kind, 16),
+            out_dim=16,
+            dim=WIDTH,
+            ffn_dim=512,
+            num_heads=2,
+            num_layers=4,
+            text_len=512,
+            text_dim=TEXT,
+            operations=comfy.ops.disable_weight_init,
+            dtype=torch.float32,
+            device="cpu",
+        )
         made = VaceWanModel(vace_layers=2, vace_in_dim=96, **common) if kind == "vace" else WanModel(kind, **common)
         randomised(made)
     return made.eval().requires_grad_(False)

@@ -23,26 +23,76 @@ from reelwire.training import tiny_text
 from torch.overrides import TorchFunctionMode
 
 VARIANTS = [f"{folder.parents[1].name}/{folder.name}" for folder in shipped_variants()]
-_T5 = dict(d_model=4096, d_ff=10240, d_kv=64, num_heads=64, num_layers=24, feed_forward_proj="gated-gelu", is_encoder_decoder=False,
-           use_cache=False, tie_word_embeddings=False)  # fmt: skip
-_LLAMA = dict(hidden_size=4096, intermediate_size=14336, num_attention_heads=32, num_key_value_heads=8, num_hidden_layers=32, vocab_size=128320,
-              max_position_embeddings=8192, rms_norm_eps=1e-5, rope_theta=500000.0, tie_word_embeddings=False)  # fmt: skip
-_EYE = dict(hidden_size=1024, intermediate_size=4096, num_attention_heads=16, num_hidden_layers=24, image_size=336, patch_size=14,
-            projection_dim=768, hidden_act="quick_gelu")  # fmt: skip
+_T5 = dict(
+    d_model=4096,
+    d_ff=10240,
+    d_kv=64,
+    num_heads=64,
+    num_layers=24,
+    feed_forward_proj="gated-gelu",
+    is_encoder_decoder=False,
+    use_cache=False,
+    tie_word_embeddings=False,
+)
+_LLAMA = dict(
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    num_hidden_layers=32,
+    vocab_size=128320,
+    max_position_embeddings=8192,
+    rms_norm_eps=1e-5,
+    rope_theta=500000.0,
+    tie_word_embeddings=False,
+)
+_EYE = dict(
+    hidden_size=1024,
+    intermediate_size=4096,
+    num_attention_heads=16,
+    num_hidden_layers=24,
+    image_size=336,
+    patch_size=14,
+    projection_dim=768,
+    hidden_act="quick_gelu",
+)
 _IMAGE = 257  # the id of Llava's <image> among the tiny tokenizer's
-_VIT_H = dict(hidden_size=1280, intermediate_size=5120, num_attention_heads=16, num_hidden_layers=32, image_size=224, patch_size=14,
-              projection_dim=1024, hidden_act="gelu")  # fmt: skip
+_VIT_H = dict(
+    hidden_size=1280,
+    intermediate_size=5120,
+    num_attention_heads=16,
+    num_hidden_layers=32,
+    image_size=224,
+    patch_size=14,
+    projection_dim=1024,
+    hidden_act="gelu",
+)
 ENCODERS: dict[str, dict[str, Any]] = {
     "t5": {"architectures": ["T5EncoderModel"], "vocab_size": 32128, **_T5},
     "umt5": {"architectures": ["UMT5EncoderModel"], "vocab_size": 256384, **_T5},
     "llama": {"architectures": ["LlamaModel"], **_LLAMA},
-    "llava": {"architectures": ["LlavaForConditionalGeneration"], "vision_config": {"model_type": "clip_vision_model", **_EYE},
-              "text_config": {"model_type": "llama", **_LLAMA}, "vision_feature_layer": -2, "pad_token_id": 0, "projector_hidden_act": "gelu"},
-    "clip": dict(architectures=["CLIPTextModel"], hidden_size=768, intermediate_size=3072, num_attention_heads=12, num_hidden_layers=12, vocab_size=49408,
-                 projection_dim=768, max_position_embeddings=77, hidden_act="quick_gelu"),
+    "llava": {
+        "architectures": ["LlavaForConditionalGeneration"],
+        "vision_config": {"model_type": "clip_vision_model", **_EYE},
+        "text_config": {"model_type": "llama", **_LLAMA},
+        "vision_feature_layer": -2,
+        "pad_token_id": 0,
+        "projector_hidden_act": "gelu",
+    },
+    "clip": dict(
+        architectures=["CLIPTextModel"],
+        hidden_size=768,
+        intermediate_size=3072,
+        num_attention_heads=12,
+        num_hidden_layers=12,
+        vocab_size=49408,
+        projection_dim=768,
+        max_position_embeddings=77,
+        hidden_act="quick_gelu",
+    ),
     "vision": {"architectures": ["CLIPVisionModelWithProjection"], **_VIT_H},
     "vision_plain": {"architectures": ["CLIPVisionModel"], **_VIT_H},
-}  # fmt: skip
+}
 _PIPELINES = {"hunyuan_video": "HunyuanVideoPipeline", "wan": "WanPipeline", "cogvideox": "CogVideoXPipeline", "mochi": "MochiPipeline",
               "ltx": "LTXPipeline", "svd": "StableVideoDiffusionPipeline"}  # fmt: skip
 
@@ -56,7 +106,9 @@ def published(variant: str, folder: Path, memory: Memory, dtype: str = "bfloat16
     source = folder / family / name
     if not source.exists():
         _write(family, name, source)
-    files = {"checkpoint": source} | {k: source / k for k in ("text_encoder", "tokenizer", "tokenizer_2") if (source / k).is_dir()}  # fmt: skip
+    files = {"checkpoint": source} | {
+        k: source / k for k in ("text_encoder", "tokenizer", "tokenizer_2") if (source / k).is_dir()
+    }
     return load(Recipe(family, name, files, dtype, storage), memory)
 
 
@@ -150,7 +202,11 @@ def imagined(config: Mapping[str, Any]) -> Any:
 @cache
 def shapes_of(config: str) -> Mapping[str, tuple[int, ...]]:
     """Names and shapes of the weights of a config, given as JSON."""
-    return {name: tuple(t.shape) for name, t in imagined(json.loads(config)).state_dict().items() if name != "encoder.embed_tokens.weight"}  # fmt: skip
+    return {
+        name: tuple(t.shape)
+        for name, t in imagined(json.loads(config)).state_dict().items()
+        if name != "encoder.embed_tokens.weight"
+    }
 
 
 def write_sparse(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -73,9 +73,18 @@ def model_of(name: str, room: int = sys.maxsize) -> VideoModel:
     case, vae = CASES[name], vae_of(name)
     channels = vae.config.get("latent_channels") or vae.config.z_dim
     facts = Facts(
-        spatial_ratio=case.ratio, temporal_ratio=case.step, channels=channels, size_multiple=case.ratio, fps=8, hidden_size=0,
-        text_width=0, prompt_tokens=0, presets={}, mean=(0.0,) * channels, std=(1.0,) * channels,
-    )  # fmt: skip
+        spatial_ratio=case.ratio,
+        temporal_ratio=case.step,
+        channels=channels,
+        size_multiple=case.ratio,
+        fps=8,
+        hidden_size=0,
+        text_width=0,
+        prompt_tokens=0,
+        presets={},
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+    )
     parts = {"vae": Part("vae", lambda progress: vae)}
     return family(case.family)("tiny", facts, parts, Recipe(case.family, "", {}, "float32"), Memory(room))
 

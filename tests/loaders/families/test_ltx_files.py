@@ -55,8 +55,16 @@ def native_vae(native: Any, release: str) -> Any:
 
 def native_transformer(native: Any) -> Any:
     with seeded(2):
-        transformer = native["transformer"](in_channels=8, cross_attention_dim=32, attention_head_dim=16, num_attention_heads=2,
-                                            caption_channels=32, num_layers=2, dtype=torch.float32, operations=native["operations"])  # fmt: skip
+        transformer = native["transformer"](
+            in_channels=8,
+            cross_attention_dim=32,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            caption_channels=32,
+            num_layers=2,
+            dtype=torch.float32,
+            operations=native["operations"],
+        )
         for value in transformer.parameters():
             value.data.normal_(std=0.1)
     return transformer.eval().requires_grad_(False)
@@ -95,8 +103,17 @@ def test_all_in_one_file_computes_what_the_host_computes(native: Any, release: s
     theirs = transformer(x, torch.tensor([0.7]), text, None, frame_rate=25)
     with model.use("transformer") as ours:
         tokens = x.flatten(2).mT
-        mine = ours(hidden_states=tokens, encoder_hidden_states=text, timestep=torch.tensor([700.0]), encoder_attention_mask=torch.ones(1, 6),
-                    num_frames=2, height=3, width=4, rope_interpolation_scale=(8 / 25, 32, 32), return_dict=False)[0]  # fmt: skip
+        mine = ours(
+            hidden_states=tokens,
+            encoder_hidden_states=text,
+            timestep=torch.tensor([700.0]),
+            encoder_attention_mask=torch.ones(1, 6),
+            num_frames=2,
+            height=3,
+            width=4,
+            rope_interpolation_scale=(8 / 25, 32, 32),
+            return_dict=False,
+        )[0]
     assert theirs.abs().max() > 0.1
     assert (mine.mT.reshape(theirs.shape) - theirs).abs().max() < 1e-4
     with model.use("vae") as ours:
@@ -139,8 +156,16 @@ def test_a_folder_with_only_spiece_model_gives_sentencepieces_ids(text: str, tmp
     rng = random.Random(0)
     sentences = iter([caption(scene, rng, chinese=False) for scene in split()[0]])
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=sentences, model_prefix=str(tmp_path / "spiece"), vocab_size=120, model_type="unigram",
-        pad_id=0, eos_id=1, unk_id=2, bos_id=-1, minloglevel=2)  # fmt: skip
+        sentence_iterator=sentences,
+        model_prefix=str(tmp_path / "spiece"),
+        vocab_size=120,
+        model_type="unigram",
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
     expected = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model")).encode(text)
     assert load_tokenizer(tmp_path)(text).input_ids == [*expected, 1]
@@ -165,8 +190,12 @@ def test_published_sizes_have_all_their_tensors(native: Any, tmp_path: Path) -> 
 
     for variant, heads in (("0.9.0-2b", 64), ("0.9.8-13b-dev", 128)):
         with torch.device("meta"):
-            theirs = native["transformer"](attention_head_dim=heads, cross_attention_dim=32 * heads, num_layers=28 if heads == 64 else 48,
-                                           operations=native["operations"])  # fmt: skip
+            theirs = native["transformer"](
+                attention_head_dim=heads,
+                cross_attention_dim=32 * heads,
+                num_layers=28 if heads == 64 else 48,
+                operations=native["operations"],
+            )
             ours = LTXVideoTransformer3DModel.from_config(SPEC.config(variant, "transformer"))
         check_fit(
             ours,

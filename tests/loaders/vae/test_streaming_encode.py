@@ -53,8 +53,13 @@ def ltx(release: str) -> Any:
 
 
 def cogvideox() -> Any:
-    return new("AutoencoderKLCogVideoX", block_out_channels=(4, 8, 8, 8), norm_num_groups=2,
-               down_block_types=("CogVideoXDownBlock3D",) * 4, up_block_types=("CogVideoXUpBlock3D",) * 4)  # fmt: skip
+    return new(
+        "AutoencoderKLCogVideoX",
+        block_out_channels=(4, 8, 8, 8),
+        norm_num_groups=2,
+        down_block_types=("CogVideoXDownBlock3D",) * 4,
+        up_block_types=("CogVideoXUpBlock3D",) * 4,
+    )
 
 
 def mochi() -> Any:
@@ -74,10 +79,13 @@ CASES = {
         4,
         17,
     ),
-    **{f"ltx {release}": Case(ltx_vae, partial(ltx, release), (1, 9, 17, 33), 8, 8, False, (64, 96)) for release in DEPTHS},
+    **{
+        f"ltx {release}": Case(ltx_vae, partial(ltx, release), (1, 9, 17, 33), 8, 8, False, (64, 96))
+        for release in DEPTHS
+    },
     "mochi": Case(mochi_vae, mochi, (1, 7, 19, 31), 6, 6, False),
     "svd": Case(svd_vae, tiny_models.svd_vae, (1, 3), 1, 1),
-}  # fmt: skip
+}
 CLIPS = [(name, count) for name, case in CASES.items() for count in case.counts]
 every = pytest.mark.parametrize("name", CASES)
 

@@ -273,8 +273,15 @@ def test_encoding_goes_on_in_tiles(name: str) -> None:
         encode()
 
 
-@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: you tried"),
-                                   RuntimeError("CUDA error: out of memory"), torch.OutOfMemoryError("x")])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: not enough memory: you tried"),
+        RuntimeError("CUDA error: out of memory"),
+        torch.OutOfMemoryError("x"),
+    ],
+)
 def test_errors_of_memory(error: Exception) -> None:
     assert out_of_memory(error)
     assert not out_of_memory(ValueError("out of memory"))

@@ -43,7 +43,9 @@ VARIANTS = ["hunyuan_video/t2v-13b", "hunyuan_video/i2v-13b-concat", "hunyuan_vi
 NETWORKS = [(kind, file_kind) for kind in ("t2v", "mochi") for file_kind in KINDS]
 
 
-@pytest.mark.parametrize(("kind", "file_kind"), [*NETWORKS, ("concat", "fp32"), ("replace", "fp32"), ("replace", "scaled fp8, old")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "file_kind"), [*NETWORKS, ("concat", "fp32"), ("replace", "fp32"), ("replace", "scaled fp8, old")]
+)
 def test_a_network_computes_what_the_host_computes(tmp_path: Path, kind: str, file_kind: str) -> None:
     told = {"replace": "hunyuan_video_v2_replace_image_to_video.safetensors"}.get(kind, "network.safetensors")
     difference, network = differ(tmp_path / told, kind, file_kind)
@@ -95,8 +97,20 @@ def hunyuan_vae() -> Any:
     with host_classes(), seeded(1):
         from comfy.ldm.models.autoencoder import AutoencoderKL
 
-        told = dict(double_z=True, z_channels=16, resolution=256, in_channels=3, out_ch=3, ch=32, ch_mult=[1, 1, 2, 2], num_res_blocks=1,
-                    attn_resolutions=[], dropout=0.0, conv3d=True, time_compress=4)  # fmt: skip
+        told = dict(
+            double_z=True,
+            z_channels=16,
+            resolution=256,
+            in_channels=3,
+            out_ch=3,
+            ch=32,
+            ch_mult=[1, 1, 2, 2],
+            num_res_blocks=1,
+            attn_resolutions=[],
+            dropout=0.0,
+            conv3d=True,
+            time_compress=4,
+        )
         made = AutoencoderKL(ddconfig=told, embed_dim=16)
         randomised(made)
     return made
@@ -183,8 +197,20 @@ def real_size(variant: str, part: str) -> Any:
         if part == "transformer":
             make = NATIVE[family][0](read(variant, "transformer"))
             return make(device="meta", dtype=torch.bfloat16, operations=comfy.ops.disable_weight_init)
-        told = dict(double_z=True, z_channels=16, resolution=256, in_channels=3, out_ch=3, ch=128, ch_mult=[1, 2, 4, 4], num_res_blocks=2,
-                    attn_resolutions=[], dropout=0.0, conv3d=True, time_compress=4)  # fmt: skip
+        told = dict(
+            double_z=True,
+            z_channels=16,
+            resolution=256,
+            in_channels=3,
+            out_ch=3,
+            ch=128,
+            ch_mult=[1, 2, 4, 4],
+            num_res_blocks=2,
+            attn_resolutions=[],
+            dropout=0.0,
+            conv3d=True,
+            time_compress=4,
+        )
         return VideoVAE() if family == "mochi" else AutoencoderKL(ddconfig=told, embed_dim=16)
 
 
@@ -237,7 +263,11 @@ def test_some_layers_are_renamed_as_in_the_whole_network(family: str) -> None:
 
 @pytest.mark.parametrize("part", ["transformer", "vae"])
 def test_other_families_are_not_taken(part: str) -> None:
-    made = {"hunyuan_video": hunyuan, "mochi": mochi} if part == "transformer" else {"hunyuan_video": hunyuan_vae, "mochi": mochi_vae}  # fmt: skip
+    made = (
+        {"hunyuan_video": hunyuan, "mochi": mochi}
+        if part == "transformer"
+        else {"hunyuan_video": hunyuan_vae, "mochi": mochi_vae}
+    )
     for family, make in made.items():
         entries = entries_of(make())
         for reader, module in FILES.items():

@@ -29,11 +29,31 @@ VOCABULARY, WIDTH, SIDE = 128320, 128, 336
 
 def llava() -> Any:
     """Llava-Llama-3 in its true vocabulary and picture size, one head wide."""
-    vision = dict(model_type="clip_vision_model", hidden_size=64, intermediate_size=96, num_attention_heads=1, num_hidden_layers=3,
-                  image_size=SIDE, patch_size=14, hidden_act="quick_gelu")  # fmt: skip
-    language = dict(model_type="llama", hidden_size=WIDTH, intermediate_size=96, num_attention_heads=1, num_key_value_heads=1, head_dim=128,
-                    num_hidden_layers=4, vocab_size=VOCABULARY, rms_norm_eps=1e-5, rope_theta=500000.0)  # fmt: skip
-    told = transformers.LlavaConfig(vision_config=vision, text_config=language, image_token_index=LLAVA_PICTURE, pad_token_id=LLAVA_PAD)  # fmt: skip
+    vision = dict(
+        model_type="clip_vision_model",
+        hidden_size=64,
+        intermediate_size=96,
+        num_attention_heads=1,
+        num_hidden_layers=3,
+        image_size=SIDE,
+        patch_size=14,
+        hidden_act="quick_gelu",
+    )
+    language = dict(
+        model_type="llama",
+        hidden_size=WIDTH,
+        intermediate_size=96,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=128,
+        num_hidden_layers=4,
+        vocab_size=VOCABULARY,
+        rms_norm_eps=1e-5,
+        rope_theta=500000.0,
+    )
+    told = transformers.LlavaConfig(
+        vision_config=vision, text_config=language, image_token_index=LLAVA_PICTURE, pad_token_id=LLAVA_PAD
+    )
     with seeded(1):
         return transformers.LlavaForConditionalGeneration(told).eval().requires_grad_(False)
 
@@ -41,8 +61,12 @@ def llava() -> Any:
 def halves(whole: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """(Llama's weights, its eye's) under the names of the published files."""
     state = {key.removeprefix("model."): value for key, value in whole.state_dict().items()}
-    language = {f"model.{k.removeprefix('language_model.')}": v for k, v in state.items() if k.startswith("language_model.")}  # fmt: skip
-    tower = {f"vision_model.{k.removeprefix('vision_tower.')}": v for k, v in state.items() if k.startswith("vision_tower.")}  # fmt: skip
+    language = {
+        f"model.{k.removeprefix('language_model.')}": v for k, v in state.items() if k.startswith("language_model.")
+    }
+    tower = {
+        f"vision_model.{k.removeprefix('vision_tower.')}": v for k, v in state.items() if k.startswith("vision_tower.")
+    }
     projector = {k: v for k, v in state.items() if k.startswith("multi_modal_projector.")}
     return language | {"lm_head.weight": state["lm_head.weight"]}, tower | projector
 
@@ -61,10 +85,19 @@ def models(tmp_path_factory: pytest.TempPathFactory, whole: Any) -> Path:
     plain(folder / "eye.safetensors", eye)
     with seeded(2):
         network = tiny_models.new(
-            "HunyuanVideoTransformer3DModel", in_channels=33, out_channels=16, num_attention_heads=2, attention_head_dim=128, num_layers=1,
-            num_single_layers=1, num_refiner_layers=1, guidance_embeds=False, text_embed_dim=WIDTH, pooled_projection_dim=64,
+            "HunyuanVideoTransformer3DModel",
+            in_channels=33,
+            out_channels=16,
+            num_attention_heads=2,
+            attention_head_dim=128,
+            num_layers=1,
+            num_single_layers=1,
+            num_refiner_layers=1,
+            guidance_embeds=False,
+            text_embed_dim=WIDTH,
+            pooled_projection_dim=64,
             image_condition_type="latent_concat",
-        )  # fmt: skip
+        )
     plain(folder / "network.safetensors", network.state_dict())
     vae = tiny_models.new("AutoencoderKLHunyuanVideo", block_out_channels=(32, 32, 32, 32), layers_per_block=1)
     plain(folder / "vae.safetensors", vae.state_dict())
@@ -89,14 +122,18 @@ def test_the_two_halves_are_one_again(tmp_path: Path, whole: Any) -> None:
     for write in (plain, lambda file, state: scaled_fp8(file, state, new=True)):
         numbers = write(tmp_path / "llama.safetensors", language)
         plain(tmp_path / "eye.safetensors", eye)
-        joined = merge_vision_tower(read_encoder(tmp_path / "llama.safetensors", "llama"), read_encoder(tmp_path / "eye.safetensors", "llava"))  # fmt: skip
+        joined = merge_vision_tower(
+            read_encoder(tmp_path / "llama.safetensors", "llama"), read_encoder(tmp_path / "eye.safetensors", "llava")
+        )
         model = joined.build(torch.float32, True, "", lambda *_: None)
         made = model(**inputs, output_hidden_states=True).hidden_states
         if write is plain:
             assert (made[-3] - expected[-3]).abs().max() < 1e-5
         else:
             other = llava()
-            other.model.language_model.load_state_dict({k.removeprefix("model."): v for k, v in numbers.items() if k != "lm_head.weight"})  # fmt: skip
+            other.model.language_model.load_state_dict(
+                {k.removeprefix("model."): v for k, v in numbers.items() if k != "lm_head.weight"}
+            )
             told = other(**inputs, output_hidden_states=True).hidden_states
             assert (told[-3] - expected[-3]).abs().max() > 1e-6
             assert (made[-3] - told[-3]).abs().max() < 1e-4
@@ -108,15 +145,28 @@ def test_the_eye_sees_what_the_hosts_eye_sees(tmp_path: Path, whole: Any) -> Non
         import comfy.ops
         from comfy.clip_model import CLIPVisionModelProjection, LlavaProjector
 
-        told = dict(hidden_size=64, intermediate_size=96, num_attention_heads=1, num_hidden_layers=3, image_size=SIDE, patch_size=14,
-                    hidden_act="quick_gelu", model_type="clip_vision_model", num_channels=3, projection_dim=32, projector_type="llava3")  # fmt: skip
+        told = dict(
+            hidden_size=64,
+            intermediate_size=96,
+            num_attention_heads=1,
+            num_hidden_layers=3,
+            image_size=SIDE,
+            patch_size=14,
+            hidden_act="quick_gelu",
+            model_type="clip_vision_model",
+            num_channels=3,
+            projection_dim=32,
+            projector_type="llava3",
+        )
         common = (torch.float32, "cpu", comfy.ops.disable_weight_init)
         theirs = CLIPVisionModelProjection(told, *common)
         theirs.multi_modal_projector = LlavaProjector(64, WIDTH, *common)
         randomised(theirs)
     plain(tmp_path / "eye.safetensors", theirs.state_dict())
     plain(tmp_path / "llama.safetensors", halves(whole)[0])
-    joined = merge_vision_tower(read_encoder(tmp_path / "llama.safetensors", "llama"), read_encoder(tmp_path / "eye.safetensors", "llava"))  # fmt: skip
+    joined = merge_vision_tower(
+        read_encoder(tmp_path / "llama.safetensors", "llama"), read_encoder(tmp_path / "eye.safetensors", "llava")
+    )
     model = joined.build(torch.float32, False, "", lambda *_: None)
     pixels = torch.randn(1, 3, SIDE, SIDE)
     expected = theirs(pixels, intermediate_output=-2)[3]
@@ -165,12 +215,25 @@ def test_a_picture_is_set_in_motion_from_single_files(models: Path, whole: Any) 
 
 
 def test_what_an_eye_cannot_be(models: Path, tmp_path: Path, whole: Any) -> None:
-    with pytest.raises(CheckpointError, match=r"holds no picture encoder.*llava_llama3_vision.safetensors \(0.6 GB\).*models/clip_vision"):  # fmt: skip
-        complete(HunyuanVideo.checkpoint, chosen(models), {"text_encoder": {"llama": models / "llama.safetensors"}, "text_encoder_2": {"clip": models / "clip.safetensors"}}, {})  # fmt: skip
+    with pytest.raises(
+        CheckpointError,
+        match=r"holds no picture encoder.*llava_llama3_vision.safetensors \(0.6 GB\).*models/clip_vision",
+    ):
+        complete(
+            HunyuanVideo.checkpoint,
+            chosen(models),
+            {
+                "text_encoder": {"llama": models / "llama.safetensors"},
+                "text_encoder_2": {"clip": models / "clip.safetensors"},
+            },
+            {},
+        )
     eye = halves(whole)[1]
     narrow = {k: v[:32, :32] if v.ndim == 2 else v[:32] for k, v in eye.items() if "projector" in k}
     plain(tmp_path / "narrow.safetensors", {**eye, **narrow})
     with pytest.raises(CheckpointError, match=r"narrow.safetensors gives 32 channels, the text encoder reads 128"):
-        merge_vision_tower(read_encoder(models / "llama.safetensors", "llama"), read_encoder(tmp_path / "narrow.safetensors", "llava"))  # fmt: skip
+        merge_vision_tower(
+            read_encoder(models / "llama.safetensors", "llama"), read_encoder(tmp_path / "narrow.safetensors", "llava")
+        )
     with pytest.raises(CheckpointError, match=r"is Llava's picture encoder, not a CLIP picture encoder"):
         read_encoder(models / "eye.safetensors", "vision")

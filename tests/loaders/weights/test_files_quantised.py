@@ -291,15 +291,34 @@ def t5(kind: str) -> Any:
 
 
 def clip() -> Any:
-    return transformers.CLIPTextModel(transformers.CLIPTextConfig(
-        vocab_size=64, hidden_size=64, intermediate_size=128, num_attention_heads=1, num_hidden_layers=2, max_position_embeddings=16,
-        bos_token_id=62, eos_token_id=63))  # fmt: skip
+    return transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(
+            vocab_size=64,
+            hidden_size=64,
+            intermediate_size=128,
+            num_attention_heads=1,
+            num_hidden_layers=2,
+            max_position_embeddings=16,
+            bos_token_id=62,
+            eos_token_id=63,
+        )
+    )
 
 
 def llama() -> Any:
-    return transformers.LlamaModel(transformers.LlamaConfig(
-        vocab_size=64, hidden_size=256, intermediate_size=512, num_attention_heads=2, num_key_value_heads=1, num_hidden_layers=2,
-        head_dim=128, rms_norm_eps=1e-5, rope_parameters={"rope_type": "default", "rope_theta": 500000.0}))  # fmt: skip
+    return transformers.LlamaModel(
+        transformers.LlamaConfig(
+            vocab_size=64,
+            hidden_size=256,
+            intermediate_size=512,
+            num_attention_heads=2,
+            num_key_value_heads=1,
+            num_hidden_layers=2,
+            head_dim=128,
+            rms_norm_eps=1e-5,
+            rope_parameters={"rope_type": "default", "rope_theta": 500000.0},
+        )
+    )
 
 
 ENCODERS = {
@@ -360,21 +379,39 @@ def test_a_header_says_the_same_for_all_layers(tmp_path: Path) -> None:
 
 
 ODD: dict[str, tuple[dict[str, Any], str]] = {
-    "unknown format": ({"a.comfy_quant": mark(format="int4_tensorwise")}, "'int4_tensorwise', which is not known.*int8_tensorwise.*bf16"),
+    "unknown format": (
+        {"a.comfy_quant": mark(format="int4_tensorwise")},
+        "'int4_tensorwise', which is not known.*int8_tensorwise.*bf16",
+    ),
     "svdquant": ({"a.comfy_quant": mark(format="svdquant_w4a4")}, "'svdquant_w4a4', which is not known.*bf16"),
     "no format": ({"a.comfy_quant": mark()}, "None, which is not known"),
-    "no JSON": ({"a.comfy_quant": torch.tensor([255, 1], dtype=torch.uint8)}, "does not say how it is quantised.*Download it again"),
+    "no JSON": (
+        {"a.comfy_quant": torch.tensor([255, 1], dtype=torch.uint8)},
+        "does not say how it is quantised.*Download it again",
+    ),
     "no object": ({"a.comfy_quant": torch.tensor([*b"3"], dtype=torch.uint8)}, "does not say how it is quantised"),
     "no scale": ({"a.weight_scale": None}, "int8_tensorwise, but a.weight_scale is missing"),
     "no weight": ({"a.weight": None}, "int8_tensorwise, but a.weight is missing"),
     "scales by blocks": ({"a.weight_scale": torch.ones(2, 2)}, "weight_scale has 4 numbers, not 1 or 64"),
-    "rotated by 100": ({"a.comfy_quant": mark(format="int8_tensorwise", convrot=True, convrot_groupsize=100)}, "rotated by 100 columns"),
-    "rotated by more": ({"a.comfy_quant": mark(format="int8_tensorwise", convrot=True, convrot_groupsize=1024)}, "256 columns are no multiple of the rotation of 1024"),
+    "rotated by 100": (
+        {"a.comfy_quant": mark(format="int8_tensorwise", convrot=True, convrot_groupsize=100)},
+        "rotated by 100 columns",
+    ),
+    "rotated by more": (
+        {"a.comfy_quant": mark(format="int8_tensorwise", convrot=True, convrot_groupsize=1024)},
+        "256 columns are no multiple of the rotation of 1024",
+    ),
     "experts": ({"a.comfy_quant": mark(format="int8_tensorwise", num_experts=4)}, "several experts"),
-    "another type": ({"a.comfy_quant": mark(format="nvfp4"), "a.weight_scale_2": torch.ones(1)}, r"its weight is I8 \[64, 256\], not a matrix of U8"),
-    "rotated nvfp4": ({"a.comfy_quant": mark(format="nvfp4", convrot=True), "a.weight_scale_2": torch.ones(1)}, "nvfp4, but it is rotated"),
+    "another type": (
+        {"a.comfy_quant": mark(format="nvfp4"), "a.weight_scale_2": torch.ones(1)},
+        r"its weight is I8 \[64, 256\], not a matrix of U8",
+    ),
+    "rotated nvfp4": (
+        {"a.comfy_quant": mark(format="nvfp4", convrot=True), "a.weight_scale_2": torch.ones(1)},
+        "nvfp4, but it is rotated",
+    ),
     "a scale too many": ({"a.pre_quant_scale": torch.ones(256)}, r"unexpected \(a.pre_quant_scale\)"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("odd", ODD)

@@ -29,8 +29,19 @@ from reelwire.tests.support.native_svd_cogvideox import (
 from reelwire.training.tiny_models import seeded
 from torch import Tensor
 
-TOWER: dict[str, Any] = dict(hidden_size=160, intermediate_size=320, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14, num_channels=3,
-             hidden_act="gelu", layer_norm_eps=1e-5, projection_dim=48, model_type="clip_vision_model")  # fmt: skip
+TOWER: dict[str, Any] = dict(
+    hidden_size=160,
+    intermediate_size=320,
+    num_hidden_layers=2,
+    num_attention_heads=2,
+    image_size=28,
+    patch_size=14,
+    num_channels=3,
+    hidden_act="gelu",
+    layer_norm_eps=1e-5,
+    projection_dim=48,
+    model_type="clip_vision_model",
+)
 
 
 def built(weights: Weights | None) -> Any:
@@ -56,8 +67,14 @@ def test_svds_unet(tmp_path: Path) -> None:
     with seeded(2):
         x, look = torch.randn(1, frames, 8, 8, 8), torch.randn(1, 1, TEXT)
     told = ours.add_time_proj(ids.flatten()).reshape(1, -1)
-    expected = theirs(x[0], time.repeat(frames), look.repeat(frames, 1, 1), told.repeat(frames, 1), num_video_frames=frames,
-                      image_only_indicator=torch.zeros(1))  # fmt: skip
+    expected = theirs(
+        x[0],
+        time.repeat(frames),
+        look.repeat(frames, 1, 1),
+        told.repeat(frames, 1),
+        num_video_frames=frames,
+        image_only_indicator=torch.zeros(1),
+    )
     call = lambda: ours(x, time, encoder_hidden_states=look, added_time_ids=ids, return_dict=False)[0][0]
     assert far(call(), expected) < 5e-3
     for name, layer in ours.named_modules():  # all that differs: the constant that keeps GroupNorm from dividing by 0
@@ -99,11 +116,21 @@ def test_svds_picture_encoder(tmp_path: Path, layout: str) -> None:
 def open_clip_tower() -> dict[str, Tensor]:
     """Random weights under open_clip's names, with what SVD's files keep of the text tower beside it."""
     wide, inner, layers = TOWER["hidden_size"], TOWER["intermediate_size"], TOWER["num_hidden_layers"]
-    shapes: dict[str, tuple[int, ...]] = {"class_embedding": (wide,), "positional_embedding": (5, wide), "proj": (wide, 48), "conv1.weight": (wide, 3, 14, 14)}  # fmt: skip
+    shapes: dict[str, tuple[int, ...]] = {
+        "class_embedding": (wide,),
+        "positional_embedding": (5, wide),
+        "proj": (wide, 48),
+        "conv1.weight": (wide, 3, 14, 14),
+    }
     pairs: dict[str, tuple[int, ...]] = {"ln_pre": (wide,), "ln_post": (wide,)}
     for layer in (f"transformer.resblocks.{i}." for i in range(layers)):
-        pairs |= {f"{layer}ln_1": (wide,), f"{layer}ln_2": (wide,), f"{layer}attn.out_proj": (wide, wide),
-                  f"{layer}mlp.c_fc": (inner, wide), f"{layer}mlp.c_proj": (wide, inner)}  # fmt: skip
+        pairs |= {
+            f"{layer}ln_1": (wide,),
+            f"{layer}ln_2": (wide,),
+            f"{layer}attn.out_proj": (wide, wide),
+            f"{layer}mlp.c_fc": (inner, wide),
+            f"{layer}mlp.c_proj": (wide, inner),
+        }
         shapes |= {f"{layer}attn.in_proj_weight": (3 * wide, wide), f"{layer}attn.in_proj_bias": (3 * wide,)}
     shapes |= {f"{k}.weight": v for k, v in pairs.items()} | {f"{k}.bias": v[:1] for k, v in pairs.items()}
     with seeded(1):
@@ -130,13 +157,18 @@ def test_cogvideox(tmp_path: Path, variant: str) -> None:
 def test_cogvideox_for_inpainting_is_refused(tmp_path: Path) -> None:
     for told in (dict(in_channels=48, num_attention_heads=3), dict(in_channels=32, num_attention_heads=30)):
         entries = of(native_cogvideox({**told, "num_layers": 1}, "meta"), tmp_path)
-        with pytest.raises(CheckpointError, match=rf"x.safetensors is .* takes {told['in_channels']} channels.*Use one of these"):  # fmt: skip
+        with pytest.raises(
+            CheckpointError, match=rf"x.safetensors is .* takes {told['in_channels']} channels.*Use one of these"
+        ):
             cogvideox_files.transformer(entries, {"file": "x.safetensors"})
 
 
 def test_cogvideoxs_vae(tmp_path: Path) -> None:
     """The host's encoder and decoder go through frames in pieces of their own; one frame is alike."""
-    theirs, file = native_cogvideox_vae("cpu", block_out_channels=(32, 32, 32, 64), layers_per_block=1), tmp_path / "cogvideox_vae.safetensors"  # fmt: skip
+    theirs, file = (
+        native_cogvideox_vae("cpu", block_out_channels=(32, 32, 32, 64), layers_per_block=1),
+        tmp_path / "cogvideox_vae.safetensors",
+    )
     plain(file, theirs.state_dict())
     ours = built(cogvideox_files.vae(read_file(file)[0]))
     with seeded(2):
@@ -166,7 +198,11 @@ def test_published_sizes_have_all_their_tensors(variant: str, tmp_path: Path) ->
     if family == "svd":
         module, theirs, vae = svd_files, native_unet("published", "meta"), svd_vae(128, (1, 2, 4, 4), 2, "meta")
     else:
-        module, theirs, vae = cogvideox_files, native_cogvideox(read(variant, "transformer"), "meta"), native_cogvideox_vae("meta")  # fmt: skip
+        module, theirs, vae = (
+            cogvideox_files,
+            native_cogvideox(read(variant, "transformer"), "meta"),
+            native_cogvideox_vae("meta"),
+        )
     weights = module.transformer(of(theirs, tmp_path), {"file": f"{name.replace('-', '_')}.safetensors"})
     fits(weights)
     assert weights.config == read(variant, network(variant))
@@ -180,7 +216,14 @@ def test_published_sizes_have_all_their_tensors(variant: str, tmp_path: Path) ->
 
 def test_diffusers_names_pass_and_other_families_are_none_of_ours(tmp_path: Path) -> None:
     every = {"svd": svd_files, "cogvideox": cogvideox_files}
-    for variant in ("svd/svd", "cogvideox/5b-i2v", "wan/2.1-t2v-1.3b", "ltx/0.9.5-2b", "mochi/1-preview", "hunyuan_video/t2v-13b"):  # fmt: skip
+    for variant in (
+        "svd/svd",
+        "cogvideox/5b-i2v",
+        "wan/2.1-t2v-1.3b",
+        "ltx/0.9.5-2b",
+        "mochi/1-preview",
+        "hunyuan_video/t2v-13b",
+    ):
         unet, vae = of(build(variant, network(variant)), tmp_path), of(build(variant, "vae"), tmp_path)
         for family, module in every.items():
             ours, told = variant.startswith(family), {"file": "x"}

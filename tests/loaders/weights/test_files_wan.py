@@ -47,8 +47,11 @@ def test_unknown_scales_are_refused(tmp_path: Path) -> None:
     scaled_fp8(file, native("t2v").state_dict())
     state = load_file(file)
     layer = "blocks.0.self_attn.q"
-    for extra, told in (({f"{layer}.weight_scale_2": torch.ones(1)}, "weight_scale_2"), ({"blocks.9.x.scale_weight": torch.ones(1)}, "fits no fp8 weight"),
-                        ({f"{layer}.scale_weight": torch.ones(7)}, "fits no fp8 weight")):  # fmt: skip
+    for extra, told in (
+        ({f"{layer}.weight_scale_2": torch.ones(1)}, "weight_scale_2"),
+        ({"blocks.9.x.scale_weight": torch.ones(1)}, "fits no fp8 weight"),
+        ({f"{layer}.scale_weight": torch.ones(7)}, "fits no fp8 weight"),
+    ):
         save_file(state | extra, tmp_path / "odd.safetensors")
         with pytest.raises(CheckpointError, match=told):
             read_network(wan_files, tmp_path / "odd.safetensors")

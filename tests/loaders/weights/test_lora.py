@@ -27,10 +27,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' 
 # layers that are one in the published files: family -> (its name, ours in their order, whether their halves are swapped)
 FUSED = {
     "hunyuan_video": ("double_blocks.0.img_attn_qkv", [f"transformer_blocks.0.attn.to_{n}" for n in "qkv"], False),
-    "hunyuan_video single": ("single_blocks.0.linear1", [*(f"single_transformer_blocks.0.attn.to_{n}" for n in "qkv"), "single_transformer_blocks.0.proj_mlp"], False),
+    "hunyuan_video single": (
+        "single_blocks.0.linear1",
+        [*(f"single_transformer_blocks.0.attn.to_{n}" for n in "qkv"), "single_transformer_blocks.0.proj_mlp"],
+        False,
+    ),
     "mochi": ("blocks.0.attn.qkv_x", [f"transformer_blocks.0.attn1.to_{n}" for n in "qkv"], False),
     "mochi gate": ("blocks.1.mlp_x.w1", ["transformer_blocks.1.ff.net.0.proj"], True),
-}  # fmt: skip
+}
 FORMS = ("diffusers", "comfyui", "kohya")
 
 
@@ -170,12 +174,24 @@ def test_biases_norms_and_whole_differences(tiny_models: Path, tmp_path: Path) -
 
 
 REFUSED = {
-    "another family": ({"diffusion_model.double_blocks.0.img_attn_proj.lora_down.weight": torch.zeros(2, 24), "diffusion_model.double_blocks.0.img_attn_proj.lora_up.weight": torch.zeros(24, 2)}, r"match nothing in this model \(double_blocks"),
-    "another width": ({"transformer.blocks.0.attn1.to_q.lora_A.weight": torch.zeros(2, 48), "transformer.blocks.0.attn1.to_q.lora_B.weight": torch.zeros(48, 2)}, r"1 of its 1 layers match nothing.*blocks.0.attn1.to_q"),
+    "another family": (
+        {
+            "diffusion_model.double_blocks.0.img_attn_proj.lora_down.weight": torch.zeros(2, 24),
+            "diffusion_model.double_blocks.0.img_attn_proj.lora_up.weight": torch.zeros(24, 2),
+        },
+        r"match nothing in this model \(double_blocks",
+    ),
+    "another width": (
+        {
+            "transformer.blocks.0.attn1.to_q.lora_A.weight": torch.zeros(2, 48),
+            "transformer.blocks.0.attn1.to_q.lora_B.weight": torch.zeros(48, 2),
+        },
+        r"1 of its 1 layers match nothing.*blocks.0.attn1.to_q",
+    ),
     "one half": ({"transformer.blocks.0.attn1.to_q.lora_A.weight": torch.zeros(2, 24)}, "match nothing"),
     "a checkpoint": ({"patch_embedding.weight": torch.zeros(2)}, "keys patch_embedding.weight are none of a LoRA"),
     "LoKr": ({"lora_unet_blocks_0_self_attn_q.lokr_w1": torch.zeros(2, 2)}, "lokr_w1 are none of a LoRA"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

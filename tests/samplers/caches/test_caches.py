@@ -66,9 +66,12 @@ def test_skipping_changes_a_little_and_a_rerun_nothing(opened: Any, plain: Any, 
 
 
 WAYS = {
-    "apg": Guidance("apg", momentum=-0.5), "skip-layer": Guidance("skip-layer", layers=(1,), layer_end=0.6), "half": Guidance(start=0.2, end=0.5),
-    "cfg-zero*": Guidance("cfg-zero*"), "tcfg": Guidance("tcfg"),
-}  # fmt: skip
+    "apg": Guidance("apg", momentum=-0.5),
+    "skip-layer": Guidance("skip-layer", layers=(1,), layer_end=0.6),
+    "half": Guidance(start=0.2, end=0.5),
+    "cfg-zero*": Guidance("cfg-zero*"),
+    "tcfg": Guidance("tcfg"),
+}
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -137,7 +140,7 @@ def test_svd(opened: Any, plain: Any) -> None:
         assert 0 < (made.latents - expected).abs().max() < 3 * expected.std()
         assert torch.equal(Sampled(replace(model, cache=some)).latents, made.latents)
     assert torch.equal(Sampled(model).latents, expected)
-    for refused in (TeaCache(), EasyCache(), FirstBlock(), MagCache(), DiffusersSeaCache(), FORA(granularity="module")):  # fmt: skip
+    for refused in (TeaCache(), EasyCache(), FirstBlock(), MagCache(), DiffusersSeaCache(), FORA(granularity="module")):
         with pytest.raises(InputError, match=r"UNet.*Use"):
             Sampled(replace(model, cache=refused))
 
@@ -151,7 +154,9 @@ def test_with_fp8_weights(tiny_models: Path, name: str, policy: str) -> None:
     from reelwire.loaders.families import load
 
     small = load(replace(_open(tiny_models, name).recipe, storage="fp8"), PlainMemory())
-    assert torch.equal(Sampled(replace(small, cache=NOTHING.get(policy, FORA(interval=1)))).latents, Sampled(small).latents)  # fmt: skip
+    assert torch.equal(
+        Sampled(replace(small, cache=NOTHING.get(policy, FORA(interval=1)))).latents, Sampled(small).latents
+    )
     made = Sampled(replace(small, cache=SOME[policy]))
     assert made.computed < len(made.entries)
 
@@ -173,7 +178,9 @@ def test_with_a_lora(tiny_models: Path, tmp_path: Path, policy: str) -> None:
     assert torch.equal(Sampled(cached).latents, without)
     nothing = NOTHING.get(policy)
     if nothing is not None:
-        assert torch.equal(Sampled(replace(cached, loras=lora, cache=nothing)).latents, Sampled(replace(model, loras=lora)).latents)  # fmt: skip
+        assert torch.equal(
+            Sampled(replace(cached, loras=lora, cache=nothing)).latents, Sampled(replace(model, loras=lora)).latents
+        )
 
 
 @pytest.mark.parametrize("policy", OURS)
@@ -249,16 +256,23 @@ REFUSED: dict[str, tuple[Policy, str]] = {
     "speed below 1": (Plan(speed=0.5), r"speed = 0.5"),
     "order": (FORA(order=7), r"order = 7"),
     "MagCache without a calibration": (MagCache(), r"has no calibration for 10 steps.*Calibrate Cache"),
-    "coefficients that are not there": (TeaCache(source="calibrated"), r"coefficients = calibrated.*no calibration for 10 steps"),
+    "coefficients that are not there": (
+        TeaCache(source="calibrated"),
+        r"coefficients = calibrated.*no calibration for 10 steps",
+    ),
     "a cache that is not installed": (CacheDiT(), r"cache-dit is not installed.*pip install -U cache-dit"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_is_told(opened: Any, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     import importlib.util
 
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, find=importlib.util.find_spec: None if name == "cache_dit" else find(name))  # fmt: skip
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, find=importlib.util.find_spec: None if name == "cache_dit" else find(name),
+    )
     policy, told = REFUSED[case]
     with pytest.raises(InputError, match=told):
         Sampled(replace(opened("tiny-wan2.1-t2v"), cache=policy))
@@ -308,7 +322,9 @@ def test_a_unet_is_not_compiled(opened: Any) -> None:
         Sampled(replace(opened("tiny-svd"), speed=Speed(compile=True)))
 
 
-@pytest.mark.parametrize("poly", [Fit("modulated", (-1.0, 0.0), 0.1, ""), Fit("modulated", (1.0, 0.0), 0.1, "", low=1e-9, high=1e-8)])  # fmt: skip
+@pytest.mark.parametrize(
+    "poly", [Fit("modulated", (-1.0, 0.0), 0.1, ""), Fit("modulated", (1.0, 0.0), 0.1, "", low=1e-9, high=1e-8)]
+)
 def test_distances_outside_of_a_polynomials_range_are_told(opened: Any, poly: Fit) -> None:
     from reelwire.samplers.caches.report import report
 

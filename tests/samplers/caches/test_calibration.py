@@ -99,7 +99,10 @@ def test_the_plan_is_the_cheapest_of_all(order: int, seed: int) -> None:
         return total
 
     head = order + 1
-    every = [(*range(head), *middle, count - 1) for middle in itertools.combinations(range(head, count - 1), computed - head - 1)]  # fmt: skip
+    every = [
+        (*range(head), *middle, count - 1)
+        for middle in itertools.combinations(range(head, count - 1), computed - head - 1)
+    ]
     found = best_steps(gram, weights, computed, order)
     assert len(found) == computed
     assert cost(found) == pytest.approx(min(map(cost, every)))
@@ -172,7 +175,10 @@ def test_a_run_that_went_astray_counts_for_nothing() -> None:
     weights = [1.0] * 9
     wild = grams.copy()
     wild[2] *= 1e6
-    assert best_steps(wild, weights, 5, 1) == best_steps(grams, weights, 5, 1) or abs(slope(wild, 0, 1, 2) - slope(grams, 0, 1, 2)) < 1e-9  # fmt: skip
+    assert (
+        best_steps(wild, weights, 5, 1) == best_steps(grams, weights, 5, 1)
+        or abs(slope(wild, 0, 1, 2) - slope(grams, 0, 1, 2)) < 1e-9
+    )
     assert missed(wild, 0, 1, 2) <= max(missed(grams[i : i + 1], 0, 1, 2) for i in (0, 1)) * 1.5
 
 
@@ -239,7 +245,9 @@ def test_more_runs_are_kept_side_by_side(models: Path) -> None:
     first = calibrated(model, 1)
     second = calibrated(model, 2)
     assert second.runs == 2
-    alone, _ = calibrate(model, model.encode("a blue square", ""), Request(seed=2, steps=STEPS, **needed(model)), lambda *_: None)  # fmt: skip
+    alone, _ = calibrate(
+        model, model.encode("a blue square", ""), Request(seed=2, steps=STEPS, **needed(model)), lambda *_: None
+    )
     assert second.grams["transformer"] == (*first.grams["transformer"], *alone.grams["transformer"])
     assert len(store.read(models / "tiny-wan2.1-t2v")) == 1
     calibrated(model, 1, steps=15)

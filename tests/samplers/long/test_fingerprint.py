@@ -34,10 +34,18 @@ class Shape:
     sides: tuple[int, ...] = ()
 
 
-@pytest.mark.parametrize(("value", "text"), [
-    (None, "None"), (0.25, "0.25"), ("a", "'a'"), (Shape(3), "Shape(size=3)"), (Shape(3, node="7"), "Shape(size=3)"),
-    (Shape(3, "blue", sides=(1, 2)), "Shape(size=3, colour='blue', sides=(1, 2, ))"), (Guidance(), "Guidance()"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "None"),
+        (0.25, "0.25"),
+        ("a", "'a'"),
+        (Shape(3), "Shape(size=3)"),
+        (Shape(3, node="7"), "Shape(size=3)"),
+        (Shape(3, "blue", sides=(1, 2)), "Shape(size=3, colour='blue', sides=(1, 2, ))"),
+        (Guidance(), "Guidance()"),
+    ],
+)
 def test_what_is_as_by_default_is_left_out(value: object, text: str) -> None:
     assert canonical(value) == text
 

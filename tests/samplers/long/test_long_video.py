@@ -199,10 +199,15 @@ def test_a_damaged_window_is_made_again(tmp_path: Path) -> None:
     assert any("window 2 was damaged" in note for note in film.notes)
 
 
-@pytest.mark.parametrize(("changes", "told"), [
-    ({"seed": 4}, "other inputs: seed"), ({"steps": 3}, "other inputs: steps"), ({"width": 96}, "other inputs: width"),
-    ({"keyframes": (Keyframe(torch.zeros(1, 8, 8, 3), 0),)}, "other inputs: keyframe 1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"seed": 4}, "other inputs: seed"),
+        ({"steps": 3}, "other inputs: steps"),
+        ({"width": 96}, "other inputs: width"),
+        ({"keyframes": (Keyframe(torch.zeros(1, 8, 8, 3), 0),)}, "other inputs: keyframe 1"),
+    ],
+)
 def test_goes_on_with_the_same_inputs_alone(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
     model = open_ltx(BUNDLED)
     Film(model, tmp_path, timeline(), frames=33).frames()
@@ -254,17 +259,28 @@ def test_no_cache_over_several_windows(tmp_path: Path, tiny_models: Path) -> Non
         Film(model, tmp_path, timeline(), frames=length(model))
 
 
-@pytest.mark.parametrize(("request_", "style", "words"), [
-    ({"frames": 80}, LongVideoOptions(), "4n\\+1 frames"),
-    ({"frames": 81}, LongVideoOptions(window=18), "window = 18"),
-    ({"frames": 81}, LongVideoOptions(window=9, overlap=9), "must make new ones"),
-    ({"frames": 81}, LongVideoOptions(overlap=4), "overlap = 4"),
-    ({"frames": 81}, LongVideoOptions(adain=2.0), "adain = 2.0"),
-    ({"frames": 81, "keyframes": (Keyframe(torch.zeros(1, 8, 8, 3), 81),)}, LongVideoOptions(), "frame = 81 of keyframe 1"),
-    ({"frames": 81, "keyframes": (Keyframe(torch.zeros(9, 8, 8, 3), 8), Keyframe(torch.zeros(9, 8, 8, 3), 12))}, LongVideoOptions(), "cannot share frames"),
-    ({"frames": 81, "width": 60}, LongVideoOptions(), "width = 60"),
-    ({"frames": 81, "sampler": "ddim"}, LongVideoOptions(), "sampler = ddim"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("request_", "style", "words"),
+    [
+        ({"frames": 80}, LongVideoOptions(), "4n\\+1 frames"),
+        ({"frames": 81}, LongVideoOptions(window=18), "window = 18"),
+        ({"frames": 81}, LongVideoOptions(window=9, overlap=9), "must make new ones"),
+        ({"frames": 81}, LongVideoOptions(overlap=4), "overlap = 4"),
+        ({"frames": 81}, LongVideoOptions(adain=2.0), "adain = 2.0"),
+        (
+            {"frames": 81, "keyframes": (Keyframe(torch.zeros(1, 8, 8, 3), 81),)},
+            LongVideoOptions(),
+            "frame = 81 of keyframe 1",
+        ),
+        (
+            {"frames": 81, "keyframes": (Keyframe(torch.zeros(9, 8, 8, 3), 8), Keyframe(torch.zeros(9, 8, 8, 3), 12))},
+            LongVideoOptions(),
+            "cannot share frames",
+        ),
+        ({"frames": 81, "width": 60}, LongVideoOptions(), "width = 60"),
+        ({"frames": 81, "sampler": "ddim"}, LongVideoOptions(), "sampler = ddim"),
+    ],
+)
 def test_bad_input_is_told_before_any_weights(
     tmp_path: Path, request_: dict[str, Any], style: LongVideoOptions, words: str
 ) -> None:

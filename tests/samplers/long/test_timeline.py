@@ -45,9 +45,11 @@ def test_the_least() -> None:
 
 def test_all_in_seconds() -> None:
     told = {
-        "unit": "seconds", "negative": "blurry", "prompts": [FIRST, {"at": 4.5, "text": "一只猫"}],
+        "unit": "seconds",
+        "negative": "blurry",
+        "prompts": [FIRST, {"at": 4.5, "text": "一只猫"}],
         "keyframes": [{"at": -0.5, "image": "a.png"}, {"at": 2, "image": "sub/b.png", "strength": 0.25}],
-    }  # fmt: skip
+    }
     pictures = (Picture(-12, "a.png", 1.0), Picture(48, "sub/b.png", 0.25))
     assert read(told) == Timeline((Prompt(0, "a"), Prompt(108, "一只猫")), "blurry", pictures)
     assert read({**told, "unit": "seconds"}) == read({k: v for k, v in told.items() if k != "unit"}), "the default"
@@ -61,7 +63,9 @@ def test_all_in_frames() -> None:
         assert read(told, fps) == Timeline((Prompt(0, "a"), Prompt(7, "b")), "", (Picture(-1, "a.png", 1.0),))
 
 
-@pytest.mark.parametrize(("at", "frame"), [(-0.001, -1), (-1 / 24, -1), (-0.06, -1), (-0.07, -2), (0.0, 0), (-0.0, 0), (0.01, 0)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("at", "frame"), [(-0.001, -1), (-1 / 24, -1), (-0.06, -1), (-0.07, -2), (0.0, 0), (-0.0, 0), (0.01, 0)]
+)
 def test_a_moment_from_the_end_is_not_the_beginning(at: float, frame: int) -> None:
     (picture,) = read({"prompts": [FIRST], "keyframes": [{"at": at, "image": "a.png"}]}).pictures
     assert picture.frame == frame
@@ -74,44 +78,78 @@ def test_the_example_of_the_errors_is_good() -> None:
 # ---------------------------------------------------------------- what is refused
 
 
-@pytest.mark.parametrize(("text", "told"), [
-    ("", "empty"), (" \n ", "empty"), ("a cat", "not JSON (Expecting value: line 1"), ('{"prompts": [}', "not JSON"),
-    ("[" * 100_000, "not JSON (maximum recursion depth"), ("1" * 5000, "not JSON"), ("\ufeff{}", "not JSON"),
-    ("[]", "a list: It is a JSON object"), ("null", "a NoneType"), ('"text"', "a str"), ("{}", "no prompts"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "empty"),
+        (" \n ", "empty"),
+        ("a cat", "not JSON (Expecting value: line 1"),
+        ('{"prompts": [}', "not JSON"),
+        ("[" * 100_000, "not JSON (maximum recursion depth"),
+        ("1" * 5000, "not JSON"),
+        ("\ufeff{}", "not JSON"),
+        ("[]", "a list: It is a JSON object"),
+        ("null", "a NoneType"),
+        ('"text"', "a str"),
+        ("{}", "no prompts"),
+    ],
+)
 def test_texts(text: str, told: str) -> None:
     assert refused(text).startswith(f"timeline = {told}")
     assert EXAMPLE in refused(text)
 
 
-@pytest.mark.parametrize(("changes", "told"), [
-    ({"unit": "minutes"}, "unit 'minutes': Times are in seconds or frames"), ({"unit": []}, "unit []"), ({"unit": None}, "unit None"),
-    ({"fps": 24}, "'fps' in the timeline: It has unit, prompts, negative, keyframes"),
-    ({"prompts": []}, "no prompts"), ({"prompts": "a cat"}, "prompts 'a cat': The prompts are a list of objects"),
-    ({"prompts": ["a"]}, "prompts"), ({"prompts": None}, "prompts 'None'"), ({"keyframes": {}}, "keyframes '{}'"),
-    ({"prompts": [{**FIRST, "time": 1}]}, "'time' in prompt 1: It has at, text"),
-    ({"prompts": [{**FIRST, "strength": 1}]}, "'strength' in prompt 1"),
-    ({"prompts": [{"text": "a"}]}, "prompt 1 without at: Each says where it begins"),
-    ({"promts": [FIRST]}, "'promts' in the timeline: It has unit, prompts, negative, keyframes. Did you mean prompts?"),
-    ({"prompts": [FIRST, {"at": 1}]}, "prompt 2 without text: Each needs one"),
-    ({"prompts": [FIRST, {"at": 1, "text": 5}]}, "text 5 of prompt 2"),
-    ({"prompts": [FIRST, {"at": 1, "text": "a\ud800"}]}, "text 'a\\ud800' of prompt 2"),
-    ({"prompts": [FIRST, {"at": "1", "text": "b"}]}, "at '1' of prompt 2: It is a number"),
-    ({"prompts": [FIRST, {"at": True, "text": "b"}]}, "at True of prompt 2"),
-    ({"prompts": [FIRST, {"at": float("nan"), "text": "b"}]}, "at nan of prompt 2"),
-    ({"prompts": [FIRST, {"at": float("inf"), "text": "b"}]}, "at inf of prompt 2"),
-    ({"prompts": [FIRST, {"at": 10**400, "text": "b"}]}, "at 1000000"), ({"prompts": [FIRST, {"at": 1e308, "text": "b"}]}, "at 1e+308"),
-    ({"prompts": [{"at": 1, "text": "a"}]}, "the first prompt at frame 24: The first prompt begins the video. Set its at to 0"),
-    ({"prompts": [{"at": -1, "text": "a"}]}, "the first prompt at frame -24"),
-    ({"prompts": [FIRST, {"at": 2, "text": "b"}, {"at": 1, "text": "c"}]}, "prompt 3 at frame 24, prompt 2 at 48: Prompts stand in the order of time"),
-    ({"prompts": [FIRST, {"at": 0.01, "text": "b"}]}, "prompt 2 at frame 0, prompt 1 at 0"),
-    ({"prompts": [FIRST, {"at": 11, "text": "b"}]}, "prompt 2 at frame 264: The video ends at frame 240. Let it begin earlier"),
-    ({"negative": None}, "negative None of the timeline: It is a text"), ({"negative": 3}, "negative 3"),
-    ({"keyframes": [{"at": 0}]}, "keyframe 1 without image: Each needs one"), ({"keyframes": [{"image": "a"}]}, "keyframe 1 without at"),
-    ({"keyframes": [{"at": 0, "image": "a", "strength": "1"}]}, "strength '1' of keyframe 1"),
-    ({"keyframes": [{"at": 0, "image": "a", "strength": 10**400}]}, "strength 1000000"),
-    ({"keyframes": [{"at": 0, "image": "a", "text": "b"}]}, "'text' in keyframe 1: It has at, image, strength"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"unit": "minutes"}, "unit 'minutes': Times are in seconds or frames"),
+        ({"unit": []}, "unit []"),
+        ({"unit": None}, "unit None"),
+        ({"fps": 24}, "'fps' in the timeline: It has unit, prompts, negative, keyframes"),
+        ({"prompts": []}, "no prompts"),
+        ({"prompts": "a cat"}, "prompts 'a cat': The prompts are a list of objects"),
+        ({"prompts": ["a"]}, "prompts"),
+        ({"prompts": None}, "prompts 'None'"),
+        ({"keyframes": {}}, "keyframes '{}'"),
+        ({"prompts": [{**FIRST, "time": 1}]}, "'time' in prompt 1: It has at, text"),
+        ({"prompts": [{**FIRST, "strength": 1}]}, "'strength' in prompt 1"),
+        ({"prompts": [{"text": "a"}]}, "prompt 1 without at: Each says where it begins"),
+        (
+            {"promts": [FIRST]},
+            "'promts' in the timeline: It has unit, prompts, negative, keyframes. Did you mean prompts?",
+        ),
+        ({"prompts": [FIRST, {"at": 1}]}, "prompt 2 without text: Each needs one"),
+        ({"prompts": [FIRST, {"at": 1, "text": 5}]}, "text 5 of prompt 2"),
+        ({"prompts": [FIRST, {"at": 1, "text": "a\ud800"}]}, "text 'a\\ud800' of prompt 2"),
+        ({"prompts": [FIRST, {"at": "1", "text": "b"}]}, "at '1' of prompt 2: It is a number"),
+        ({"prompts": [FIRST, {"at": True, "text": "b"}]}, "at True of prompt 2"),
+        ({"prompts": [FIRST, {"at": float("nan"), "text": "b"}]}, "at nan of prompt 2"),
+        ({"prompts": [FIRST, {"at": float("inf"), "text": "b"}]}, "at inf of prompt 2"),
+        ({"prompts": [FIRST, {"at": 10**400, "text": "b"}]}, "at 1000000"),
+        ({"prompts": [FIRST, {"at": 1e308, "text": "b"}]}, "at 1e+308"),
+        (
+            {"prompts": [{"at": 1, "text": "a"}]},
+            "the first prompt at frame 24: The first prompt begins the video. Set its at to 0",
+        ),
+        ({"prompts": [{"at": -1, "text": "a"}]}, "the first prompt at frame -24"),
+        (
+            {"prompts": [FIRST, {"at": 2, "text": "b"}, {"at": 1, "text": "c"}]},
+            "prompt 3 at frame 24, prompt 2 at 48: Prompts stand in the order of time",
+        ),
+        ({"prompts": [FIRST, {"at": 0.01, "text": "b"}]}, "prompt 2 at frame 0, prompt 1 at 0"),
+        (
+            {"prompts": [FIRST, {"at": 11, "text": "b"}]},
+            "prompt 2 at frame 264: The video ends at frame 240. Let it begin earlier",
+        ),
+        ({"negative": None}, "negative None of the timeline: It is a text"),
+        ({"negative": 3}, "negative 3"),
+        ({"keyframes": [{"at": 0}]}, "keyframe 1 without image: Each needs one"),
+        ({"keyframes": [{"image": "a"}]}, "keyframe 1 without at"),
+        ({"keyframes": [{"at": 0, "image": "a", "strength": "1"}]}, "strength '1' of keyframe 1"),
+        ({"keyframes": [{"at": 0, "image": "a", "strength": 10**400}]}, "strength 1000000"),
+        ({"keyframes": [{"at": 0, "image": "a", "text": "b"}]}, "'text' in keyframe 1: It has at, image, strength"),
+    ],
+)
 def test_objects(changes: dict[str, Any], told: str) -> None:
     message = refused(json.dumps({"prompts": [FIRST], **changes}))
     assert message.startswith(f"timeline = {told}")
@@ -121,7 +159,11 @@ def test_objects(changes: dict[str, Any], told: str) -> None:
 # ---------------------------------------------------------------- anything at all
 
 numbers = st.integers() | st.floats() | st.integers(0, 300) | st.floats(-20, 20)
-anything = st.recursive(st.none() | st.booleans() | numbers | st.text(), lambda x: st.lists(x, max_size=4) | st.dictionaries(st.text(), x, max_size=4), max_leaves=8)  # fmt: skip
+anything = st.recursive(
+    st.none() | st.booleans() | numbers | st.text(),
+    lambda x: st.lists(x, max_size=4) | st.dictionaries(st.text(), x, max_size=4),
+    max_leaves=8,
+)
 
 
 def mostly(good: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -137,8 +179,12 @@ keyframes = st.fixed_dictionaries(
 in_order = st.lists(prompts, max_size=2).map(lambda more: [FIRST, *sorted(more, key=lambda p: str(p["at"]))])
 timelines = st.fixed_dictionaries(
     {"prompts": mostly(in_order)},
-    optional={"unit": mostly(st.sampled_from(["seconds", "frames"])), "negative": mostly(st.text()), "keyframes": mostly(st.lists(keyframes, max_size=3))},
-)  # fmt: skip
+    optional={
+        "unit": mostly(st.sampled_from(["seconds", "frames"])),
+        "negative": mostly(st.text()),
+        "keyframes": mostly(st.lists(keyframes, max_size=3)),
+    },
+)
 
 
 def check(text: str, frames: int) -> None:
@@ -213,10 +259,15 @@ def test_it_goes_on_with_the_same_inputs(job: Job) -> None:
     assert job.has(0)
 
 
-@pytest.mark.parametrize(("inputs", "told"), [
-    ({**INPUTS, "seed": 2}, "other inputs: seed (1 -> 2):"), ({**INPUTS, "seed": 2, "steps": 5}, "other inputs: seed (1 -> 2), steps (20 -> 5):"),
-    ({"seed": 1, "steps": 20}, "other inputs: prompt 1:"), ({**INPUTS, "prompt 2": [9, "b"]}, "other inputs: prompt 2:"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("inputs", "told"),
+    [
+        ({**INPUTS, "seed": 2}, "other inputs: seed (1 -> 2):"),
+        ({**INPUTS, "seed": 2, "steps": 5}, "other inputs: seed (1 -> 2), steps (20 -> 5):"),
+        ({"seed": 1, "steps": 20}, "other inputs: prompt 1:"),
+        ({**INPUTS, "prompt 2": [9, "b"]}, "other inputs: prompt 2:"),
+    ],
+)
 def test_it_tells_what_differs(job: Job, inputs: dict[str, Any], told: str) -> None:
     job.write(0, latents())
     with pytest.raises(InputError) as refusal:
@@ -290,10 +341,15 @@ def test_foreign_files(job: Job, content: bytes) -> None:
     assert not job.has(0)
 
 
-@pytest.mark.parametrize(("tensors", "metadata"), [
-    ({"latents": latents()}, None), ({"latents": latents()}, {"digest": "0"}), ({"other": latents()}, {"digest": "0"}),
-    ({}, {"digest": "unreadable"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("tensors", "metadata"),
+    [
+        ({"latents": latents()}, None),
+        ({"latents": latents()}, {"digest": "0"}),
+        ({"other": latents()}, {"digest": "0"}),
+        ({}, {"digest": "unreadable"}),
+    ],
+)
 def test_foreign_safetensors(job: Job, tensors: dict[str, Tensor], metadata: dict[str, str] | None) -> None:
     save_file(tensors, job.folder / "window_0000.safetensors", metadata)
     assert job.read(0) is None
@@ -340,7 +396,11 @@ def test_no_parts_are_left(job: Job) -> None:
     (job.folder / "window_0001.safetensors").mkdir()
     with pytest.raises(OSError, match="Window 2 could not be kept"):
         job.write(1, latents())
-    assert sorted(p.name for p in job.folder.iterdir()) == ["inputs.json", "window_0000.safetensors", "window_0001.safetensors"]  # fmt: skip
+    assert sorted(p.name for p in job.folder.iterdir()) == [
+        "inputs.json",
+        "window_0000.safetensors",
+        "window_0001.safetensors",
+    ]
     kept = job.read(0)
     assert kept is not None
     assert torch.equal(kept, latents())

@@ -36,23 +36,35 @@ def places(windows: tuple[Window, ...]) -> list[tuple[int, int, int]]:
 # ---------------------------------------------------------------- some by hand
 
 
-@pytest.mark.parametrize(("frames", "spans", "expected"), [
-    (1, Spans(8, 97, 25), [(0, 0, 0)]), (97, Spans(8, 97, 25), [(0, 96, 0)]), (9, Spans(8, 97, 25), [(0, 8, 0)]),
-    (33, Spans(4, 17, 9), [(0, 16, 0), (8, 24, 9), (16, 32, 9)]),
-    (113, Spans(8, 97, 25), [(0, 64, 0), (40, 112, 25)]),  # evenly, not a long one and a short one
-    (73, Spans(24, 25, 1, True), [(0, 24, 0), (24, 48, 1), (48, 72, 1)]),
-    (27, Spans(13, 14, 1, True), [(0, 13, 0), (13, 26, 1)]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("frames", "spans", "expected"),
+    [
+        (1, Spans(8, 97, 25), [(0, 0, 0)]),
+        (97, Spans(8, 97, 25), [(0, 96, 0)]),
+        (9, Spans(8, 97, 25), [(0, 8, 0)]),
+        (33, Spans(4, 17, 9), [(0, 16, 0), (8, 24, 9), (16, 32, 9)]),
+        (113, Spans(8, 97, 25), [(0, 64, 0), (40, 112, 25)]),  # evenly, not a long one and a short one
+        (73, Spans(24, 25, 1, True), [(0, 24, 0), (24, 48, 1), (48, 72, 1)]),
+        (27, Spans(13, 14, 1, True), [(0, 13, 0), (13, 26, 1)]),
+    ],
+)
 def test_windows(frames: int, spans: Spans, expected: list[tuple[int, int, int]]) -> None:
     assert places(lay_windows(frames, spans, timeline())) == expected
 
 
-@pytest.mark.parametrize(("keys", "expected"), [
-    ((), [0, 89, 153]),  # where windows begin to make new frames
-    ((88,), [0, 89, 153]), ((90,), [0, 65, 137]), ((112,), [0, 81, 145]), ((113,), [0, 89, 153]),
-    ((153,), [0, 89, 129, 169]), ((113, 89), [0, 65, 137]),
-    (tuple(range(1, 209)), [0, 89, 153]),  # no place is better
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ((), [0, 89, 153]),  # where windows begin to make new frames
+        ((88,), [0, 89, 153]),
+        ((90,), [0, 65, 137]),
+        ((112,), [0, 81, 145]),
+        ((113,), [0, 89, 153]),
+        ((153,), [0, 89, 129, 169]),
+        ((113, 89), [0, 65, 137]),
+        (tuple(range(1, 209)), [0, 89, 153]),  # no place is better
+    ],
+)
 def test_no_window_begins_shortly_before_a_keyframe(keys: tuple[int, ...], expected: list[int]) -> None:
     laid = lay_windows(209, Spans(8, 97, 25), timeline(), keys=keys)
     assert [w.start + w.shared for w in laid] == expected
@@ -77,14 +89,24 @@ def test_prompts_too_close(frames: int, at: tuple[int, ...], told: str) -> None:
     assert str(refusal.value).startswith(f"timeline = {told}: It and the prompt before it need 8 new frames each")
 
 
-@pytest.mark.parametrize(("spans", "told"), [
-    (Spans(8, 96, 25), "window = 96: LTX makes 8n+1 frames at a time. Use 89 or 97, or 0 for the default."),
-    (Spans(8, 97, 24), "overlap = 24: LTX makes 8n+1 frames at a time. Use 17 or 25"), (Spans(8, -7, 1), "window = -7"),
-    (Spans(8, 97, 0), "overlap = 0"), (Spans(8, 97, -7), "overlap = -7"),
-    (Spans(8, 25, 25), "window = 25: Each window shares its first 25 frames with the one before and must make new ones. Use 33 or more"),
-    (Spans(8, 1, 1), "window = 1: Each window shares"), (Spans(8, 9, 17), "window = 9"),
-    (Spans(13, 27, 1, True), "window = 27: Windows of LTX are 14 frames long. Use 14"), (Spans(24, 25, 25, True), "window = 25: Each"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("spans", "told"),
+    [
+        (Spans(8, 96, 25), "window = 96: LTX makes 8n+1 frames at a time. Use 89 or 97, or 0 for the default."),
+        (Spans(8, 97, 24), "overlap = 24: LTX makes 8n+1 frames at a time. Use 17 or 25"),
+        (Spans(8, -7, 1), "window = -7"),
+        (Spans(8, 97, 0), "overlap = 0"),
+        (Spans(8, 97, -7), "overlap = -7"),
+        (
+            Spans(8, 25, 25),
+            "window = 25: Each window shares its first 25 frames with the one before and must make new ones. Use 33 or more",
+        ),
+        (Spans(8, 1, 1), "window = 1: Each window shares"),
+        (Spans(8, 9, 17), "window = 9"),
+        (Spans(13, 27, 1, True), "window = 27: Windows of LTX are 14 frames long. Use 14"),
+        (Spans(24, 25, 25, True), "window = 25: Each"),
+    ],
+)
 def test_spans_that_cannot_be(spans: Spans, told: str) -> None:
     with pytest.raises(InputError) as refusal:
         check_spans(spans, "LTX")
@@ -198,7 +220,12 @@ def test_joints_end_one_window_and_begin_the_next(film: Film) -> None:
     given_ = with_keyframes(windows, keyframes, Capabilities("", "", "", (("first",), ("first", "last"))))
     assert [replace(w, keyframes=()) for w in given_] == list(windows)
     for keyframe in keyframes:
-        having = [(w, k.frame) for w in given_ for k in w.keyframes if k.images is keyframe.images or torch.equal(k.images, keyframe.images)]  # fmt: skip
+        having = [
+            (w, k.frame)
+            for w in given_
+            for k in w.keyframes
+            if k.images is keyframe.images or torch.equal(k.images, keyframe.images)
+        ]
         ends = [w for w, at in having if at == w.frames - 1 and w.end == keyframe.frame]
         begins = [w for w, at in having if at == 0 and w.start == keyframe.frame]
         assert len(ends) == (keyframe.frame > 0 or film.frames == 1)

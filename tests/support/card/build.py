@@ -51,8 +51,18 @@ def _compile(torch_folder: Path, abi: int, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent) as folder:
         draft = Path(folder) / target.name
-        command = [compiler, *FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={abi}", *headers, str(HERE / "card.cpp"), "-o", str(draft),
-                   f"-L{torch_folder / 'lib'}", "-lc10", "-ltorch_cpu"]  # fmt: skip
+        command = [
+            compiler,
+            *FLAGS,
+            f"-D_GLIBCXX_USE_CXX11_ABI={abi}",
+            *headers,
+            str(HERE / "card.cpp"),
+            "-o",
+            str(draft),
+            f"-L{torch_folder / 'lib'}",
+            "-lc10",
+            "-ltorch_cpu",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"The pretend graphics card does not compile (see {HERE}):\n{done.stderr[-4000:]}")

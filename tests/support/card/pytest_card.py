@@ -85,7 +85,15 @@ class CardTests:
             file = Path(folder) / "reports"
             environment = {k: v for k, v in os.environ.items() if not k.startswith("PYTEST_")} | {REPORTS: str(file)}
             command = [sys.executable, "-m", "pytest", "-p", "no:xdist", "-p", "no:cacheprovider", *tests]
-            done = subprocess.run(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")  # fmt: skip
+            done = subprocess.run(
+                command,
+                cwd=root,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
             self._output = done.stdout
             reports: dict[str, list[dict[str, Any]]] = {}
             for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():

@@ -19,8 +19,14 @@ class CardTable:
     @staticmethod
     def add_options(parser: pytest.Parser) -> None:
         group = parser.getgroup("pretend card")
-        group.addoption("--all-workflows", action="store_true", help="all workflows on the pretend card, not only those that differ in kind")  # fmt: skip
-        group.addoption("--card-table", type=Path, metavar="FILE", help="where to write what came of them, as .json or .md")  # fmt: skip
+        group.addoption(
+            "--all-workflows",
+            action="store_true",
+            help="all workflows on the pretend card, not only those that differ in kind",
+        )
+        group.addoption(
+            "--card-table", type=Path, metavar="FILE", help="where to write what came of them, as .json or .md"
+        )
 
     def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
         reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, ())]
