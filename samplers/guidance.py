@@ -41,7 +41,7 @@ def check_method(model: VideoModel) -> None:
     if guidance.low_noise and getattr(model.facts, "boundary", None) is None:
         raise InputError("low_noise_guidance", guidance.low_noise, message("one_expert", variant=model.variant), own)
     if guidance.dynamic and "dynamic_guidance" not in model.checkpoint.spec.features:
-        raise InputError("dynamic", message("on"), message("only_cogvideox_dynamic"), message("switch_off"))
+        raise InputError("dynamic", message("on"), message("dynamic_guidance_rule"), message("switch_off"))
     if guidance.method == "skip-layer":
         _check_layers(model, guidance)
 

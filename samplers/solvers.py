@@ -165,7 +165,7 @@ def _ddim_step(denoiser: Denoiser, schedule: NoiseSchedule, prediction: Tensor, 
     return stepped
 
 
-def _cogvideox_dpm(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> Tensor:
+def _dpm_of_x0(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> Tensor:
     """CogVideoXDPMScheduler: a two-step method that asks for its last estimate of x0, and draws noise."""
     generator, x0 = denoise.denoiser.generator, None
     for step, time in enumerate(schedule.times):
@@ -247,12 +247,15 @@ _FLOW_SOLVERS = {
 }
 TABLES: dict[str, dict[str, Solver]] = {
     "flow": _FLOW_SOLVERS,
-    "ltx": {**_FLOW_SOLVERS, "distilled": _EULER},  # along the timesteps that a distilled checkpoint was trained on
-    "cogvideox": {
+    "distilled flow": {
+        **_FLOW_SOLVERS,
+        "distilled": _EULER,
+    },  # along the timesteps that a distilled checkpoint was trained on
+    "zero terminal SNR": {
         "ddim": Solver(diffusers_scheduler("CogVideoXDDIMScheduler"), _scheduler_steps(_ddim_step)),
-        "dpm": Solver(diffusers_scheduler("CogVideoXDPMScheduler"), _cogvideox_dpm),
+        "dpm": Solver(diffusers_scheduler("CogVideoXDPMScheduler"), _dpm_of_x0),
     },
-    "svd": {
+    "EDM": {
         "euler": Solver(diffusers_scheduler("EulerDiscreteScheduler"), _scheduler_steps(_flow_step)),
         "euler ancestral": Solver(
             diffusers_scheduler("EulerAncestralDiscreteScheduler"), _scheduler_steps(_ancestral_step)

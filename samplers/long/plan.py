@@ -135,7 +135,7 @@ def _check_context(
     model: VideoModel, title: str, keyframes: tuple[Keyframe, ...], timeline: Timeline, several: bool
 ) -> None:
     """A single sampling follows one prompt, and nothing else. several: whether it sees more than one window."""
-    remedy = message("load_or_ltx", models=model.image_models)
+    remedy = message("load_or_latent_windows", models=model.image_models)
     if model.controlled():
         raise InputError("model", title, message("no_control_in_long"), message("use_sample_video"))
     if model.cache is not None and several:

@@ -264,7 +264,7 @@ LATE = {
     "the first keyframe": ("ltx_t2v", OUTSIDE, "one", "keyframe_inside"),
     "a short control": ("wan_vace", SHORT, "c", "are_asked_for"),
     "speed": ("wan_t2v", {"s": TRIM, "3.model": ["s", 0]}, "s", "padding_wan"),
-    "guidance": ("ltx_t2v", guidance(dynamic=True), "g", "only_cogvideox_dynamic"),
+    "guidance": ("ltx_t2v", guidance(dynamic=True), "g", "dynamic_guidance_rule"),
     "guidance that is off": ("ltx_t2v", {**guidance(method="apg"), "3.guidance": 1.0}, "g", "needs_two_branches"),
     "cache": (
         "ltx_t2v",

@@ -157,7 +157,7 @@ def test_the_solver_is_of_second_order(midpoint: solvers.Solver) -> None:
 def test_the_solver_samples_the_bundled_model(
     model: VideoModel, midpoint: solvers.Solver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(solvers.TABLES["ltx"], "midpoint", midpoint)
+    monkeypatch.setitem(solvers.TABLES["distilled flow"], "midpoint", midpoint)
     fine = sampled(model, "euler", 40)
     ours, theirs = ((sampled(model, name, 8) - fine).norm() for name in ("midpoint", "euler"))
     assert ours < theirs

@@ -37,7 +37,7 @@ class CogVideoX(VideoModel):
     facts: CogFacts
     checkpoint = FORMAT
     batched_guidance = True
-    solvers = "cogvideox"
+    solvers = "zero terminal SNR"
     keeps_padding = message("padding_cogvideox")
     coders: ClassVar[Mapping[str, CoderPeak]] = {
         "": CoderPeak(128, decode=37_000, offloaded=37_000, encode=21_850, still=5_550),

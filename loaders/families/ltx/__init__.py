@@ -47,7 +47,7 @@ from .vae import Noise, decode_pieces, encode_pieces
 class LTX(LTXModel):
     checkpoint = FORMAT
     batched_guidance = True
-    solvers = "ltx"
+    solvers = "distilled flow"
     coders: ClassVar[Mapping[str, CoderPeak]] = {
         "0.9.0": CoderPeak(
             128, decode=1_215, offloaded=690, full=1.65, full_offloaded=1.25, encode=660, still=165, whole=124

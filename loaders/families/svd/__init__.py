@@ -37,7 +37,7 @@ MOTION = {"motion_bucket": 127, "fps": 7, "noise_augmentation": 0.02}  # StableV
 class SVD(VideoModel):
     checkpoint = FORMAT
     batched_guidance = True
-    solvers = "svd"
+    solvers = "EDM"
     decode_cycle = 25, 1  # more frames than it makes: all are counted
     keeps_padding = message("padding_svd")
     coders: ClassVar[Mapping[str, CoderPeak]] = {
