@@ -29,22 +29,22 @@ class Message(str):
     key: str
     values: Mapping[str, int | float | str]
 
-    def __new__(cls, key: str, values: Mapping[str, Any]) -> Message:
+    def __new__(cls, key: str, values: Mapping[str, int | float | str]) -> Message:
         text = super().__new__(cls, texts()[key].format_map(values))
         text.key = key
         text.values = values
         return text
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         return Message, (self.key, self.values)
 
 
-def message(key: str, /, **values: Any) -> Message:
+def message(key: str, /, **values: object) -> Message:
     """The message of this key; an error among the values stands for what it says."""
     return Message(key, {name: _plain(value) for name, value in values.items()})
 
 
-def _plain(value: Any) -> int | float | str:
+def _plain(value: object) -> int | float | str:
     if isinstance(value, BaseException):
         return message_of(value)
     return value if isinstance(value, (int, float, str)) else str(value)
@@ -86,7 +86,7 @@ def data(text: str) -> dict[str, Any]:
     return {"key": getattr(text, "key", ""), "values": values, "text": str(text)}
 
 
-def _sendable(value: Any) -> Any:
+def _sendable(value: object) -> object:
     if isinstance(value, Message):
         return data(value)
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no NaN
@@ -125,7 +125,7 @@ class CheckpointError(RefusedError):
 
 
 @contextmanager
-def about(thing: Any) -> Iterator[None]:
+def about(thing: object) -> Iterator[None]:
     """What is refused within was caused by the node that made this thing, if it knows its node."""
     try:
         yield
