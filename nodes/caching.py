@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import fields, replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
@@ -17,8 +17,12 @@ from . import host
 from .effect import Conditions, counted, idle
 from .origin import from_model
 from .sampling import SamplerNode, request_of, sampler_inputs
-from .types import model_input, model_output, node_schema, number_input, share_input, whole_input
+from .types import InputValue, model_input, model_output, node_schema, number_input, share_input, whole_input
 from .words import titles_with
+
+if TYPE_CHECKING:
+    from ..samplers.caches.calibration import Calibration
+    from ..samplers.caches.policy import Policy
 
 AUTO, KEEP, FOLLOW = "auto", "0: keep", "1: follow"
 ORDERS = {KEEP: 0, FOLLOW: 1}
@@ -56,7 +60,9 @@ def _longest_input() -> io.Input:
     )
 
 
-def _cached(cls: type[io.ComfyNode], model: VideoModel, policy: Any, lines: tuple[Message, ...] = ()) -> io.NodeOutput:
+def _cached(
+    cls: type[io.ComfyNode], model: VideoModel, policy: Policy, lines: tuple[Message, ...] = ()
+) -> io.NodeOutput:
     """The model with a policy; what can be told before a run is told now."""
     from ..samplers.caches.policy import check_policy
     from ..samplers.caches.report import size_in_words
@@ -82,7 +88,7 @@ class PolicyNode(io.ComfyNode):
         return host.valid((check_span, start, end))
 
     @classmethod
-    def fingerprint_inputs(cls, **_: Any) -> float:
+    def fingerprint_inputs(cls, **_: object) -> float:
         """Anew when a checkpoint was calibrated."""
         return host.last_calibration()
 
@@ -153,7 +159,7 @@ class TeaCacheNode(PolicyNode):
         coefficients: str = AUTO,
         retention: bool = False,
         order: str = KEEP,
-        **options: Any,
+        **options: InputValue,
     ) -> io.NodeOutput:
         from ..samplers.caches.policies.teacache import TeaCache
 
@@ -190,7 +196,7 @@ class FORANode(PolicyNode):
         )
 
     @classmethod
-    def execute(cls, model: VideoModel, order: str = FOLLOW, **options: Any) -> io.NodeOutput:
+    def execute(cls, model: VideoModel, order: str = FOLLOW, **options: InputValue) -> io.NodeOutput:
         from ..samplers.caches.policies.fora import FORA
 
         number = ORDERS[order]
@@ -243,7 +249,7 @@ class CacheNode(PolicyNode):
         longest: int = 0,
         order: str = AUTO,
     ) -> io.NodeOutput:
-        values: dict[str, Any] = {
+        values: dict[str, InputValue] = {
             "speed": speed,
             "threshold": threshold,
             "interval": interval,
@@ -306,14 +312,16 @@ class CalibrateCache(SamplerNode):
         )
 
     @classmethod
-    def check_lazy_status(cls, model: VideoModel, conditioning: Conditioning | None = None, **inputs: Any) -> list[str]:
+    def check_lazy_status(
+        cls, model: VideoModel, conditioning: Conditioning | None = None, **inputs: InputValue
+    ) -> list[str]:
         from ..samplers.plan import plan
 
         plan(replace(model, cache=None), request_of(model, **inputs))
         return ["conditioning"] if conditioning is None else []
 
     @classmethod
-    def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: Any) -> io.NodeOutput:
+    def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: InputValue) -> io.NodeOutput:
         from ..samplers.caches import store
         from ..samplers.caches.calibration import calibrate
 
@@ -328,7 +336,7 @@ class CalibrateCache(SamplerNode):
         return io.NodeOutput(model, from_model(model, model.to_host(latents.cpu()), note), ui=report.ui())
 
 
-def _calibrated(calibration: Any, file: str) -> list[Message]:
+def _calibrated(calibration: Calibration, file: str) -> list[Message]:
     """What a calibration showed, and where it is now."""
     branches = [
         message(

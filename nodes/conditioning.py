@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
@@ -246,8 +245,8 @@ class ControlVideo(io.ComfyNode):
     def validate_inputs(
         cls,
         strength: float | None = None,
-        frames: Any = ABSENT,
-        mask: Any = ABSENT,
+        frames: object = ABSENT,
+        mask: object = ABSENT,
         prepare: str | None = AS_IT_IS,
         start: float | None = 0.0,
         end: float | None = 1.0,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from comfy_api.latest import InputImpl, io, ui
@@ -19,6 +19,10 @@ from .origin import decoder
 from .types import model_input, number_input, whole_input
 from .video_file import write_video
 from .words import written
+
+if TYPE_CHECKING:
+    from ..loaders.vae.tiles import Tiling
+    from ..samplers.decode import Form
 
 
 class Decode(io.ComfyNode):
@@ -238,7 +242,7 @@ def _tile() -> io.Input:
     )
 
 
-def _tiling(report: host.Report, model: VideoModel, latent: host.Latent, tile: int) -> Any:
+def _tiling(report: host.Report, model: VideoModel, latent: host.Latent, tile: int) -> Tiling:
     """The tiles that were asked for, or those that memory has room for, which the node then tells."""
     from ..samplers.decode import tiling_of
 
@@ -249,7 +253,7 @@ def _tiling(report: host.Report, model: VideoModel, latent: host.Latent, tile: i
     return tiling
 
 
-def decoded_in_tiles(tiling: Any, model: VideoModel) -> str:
+def decoded_in_tiles(tiling: Tiling, model: VideoModel) -> str:
     """What a person should know of tiles that nobody asked for."""
     return message("memory_decode_tiles", tiles=tiling.words(model.facts.spatial_ratio))
 
@@ -272,7 +276,9 @@ def latents_on_disk(latent: host.Latent, cls: type[io.ComfyNode]) -> Iterator[No
     path.unlink(missing_ok=True)
 
 
-def _frames(report: host.Report, model: VideoModel, latent: host.Latent, tiling: Any, form: Any) -> Iterator[Tensor]:
+def _frames(
+    report: host.Report, model: VideoModel, latent: host.Latent, tiling: Tiling, form: Form
+) -> Iterator[Tensor]:
     """Frames in order with progress, preview and interrupt."""
     from ..samplers.decode import frame_count, stream_frames
 

@@ -4,7 +4,7 @@ changed."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 from comfy_api.latest import io
 
@@ -16,7 +16,8 @@ KEY = "reelwire"  # what the page finds beside an input's default and tooltip
 FAMILY = "family"
 # input -> the conditions under which it counts: another input -> the values that it must have, or True where something
 # must be connected to it; "family" -> the families of which the model must be
-Conditions = Mapping[str, Mapping[str, tuple[str, ...] | bool]]
+Wanted = tuple[str, ...] | Literal[True]
+Conditions = Mapping[str, Mapping[str, Wanted]]
 
 
 def counted(inputs: list[io.Input], conditions: Conditions) -> list[io.Input]:
@@ -40,7 +41,7 @@ def of_family(checkpoint: io.Input, name: str) -> io.Input:
     return checkpoint
 
 
-def idle(cls: type[io.ComfyNode], inputs: Mapping[str, Any], model: VideoModel | None = None) -> tuple[Message, ...]:
+def idle(cls: type[io.ComfyNode], inputs: Mapping[str, object], model: VideoModel | None = None) -> tuple[Message, ...]:
     """What to say of inputs that were changed and do nothing, by the conditions in the node's schema."""
     lines = []
     for field in (cls.SCHEMA or cls.define_schema()).inputs:
@@ -53,19 +54,21 @@ def idle(cls: type[io.ComfyNode], inputs: Mapping[str, Any], model: VideoModel |
     return tuple(lines)
 
 
-def _holds(name: str, wanted: Any, inputs: Mapping[str, Any], model: VideoModel | None) -> bool:
+def _holds(name: str, wanted: Wanted, inputs: Mapping[str, object], model: VideoModel | None) -> bool:
     """Whether a condition of an input is met."""
+    if wanted is True:
+        return inputs.get(name) is not None
     if name == FAMILY:
         return model is None or model.name in wanted
-    return inputs.get(name) is not None if wanted is True else inputs.get(name) in wanted
+    return inputs.get(name) in wanted
 
 
-def _line(name: str, failed: str, wanted: Any, inputs: Mapping[str, Any], model: VideoModel | None) -> Message:
+def _line(name: str, failed: str, wanted: Wanted, inputs: Mapping[str, object], model: VideoModel | None) -> Message:
     """What to say of an input whose condition is not met."""
     values = {"input": name, "value": inputs[name]}
+    if wanted is True:
+        return message("idle_unconnected", other=failed, **values)
     if failed == FAMILY and model is not None:
         titles = ", ".join(family(known).title for known in wanted)
         return message("idle_family", title=model.title, titles=titles, **values)
-    if wanted is True:
-        return message("idle_unconnected", other=failed, **values)
     return message("idle_choice", other=failed, choice=inputs[failed], wanted=", ".join(wanted), **values)

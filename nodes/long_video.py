@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import InputImpl, io, ui
 from torch import Tensor
@@ -31,11 +31,16 @@ from .sampling import (
     size_checks,
     steps_inputs,
 )
-from .types import KeyframesType, model_input, number_input, share_input, whole_input
+from .types import InputValue, KeyframesType, model_input, number_input, share_input, whole_input
 from .video_file import write_video
 from .words import frame_rules, long_video, titles_with
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ..samplers.caches.runner import Runner
+    from ..samplers.denoise import Sampling
+    from ..samplers.long.job import Job
     from ..samplers.long.plan import LongPlan
 
 RESUME, ANEW = "go on", "start over"
@@ -126,7 +131,7 @@ class LongVideo(FileWriter):
         return host.valid((host.check_prefix, filename_prefix), *numbers, story)
 
     @classmethod
-    def fingerprint_inputs(cls, timeline: str | None = None, **_: Any) -> list[float]:
+    def fingerprint_inputs(cls, timeline: str | None = None, **_: object) -> list[float]:
         """Render again when a picture of the timeline was replaced."""
         from ..samplers.long.timeline import read_timeline
 
@@ -153,7 +158,7 @@ class LongVideo(FileWriter):
         crf: int = 17,
         tile: int = 0,
         unfinished: str = RESUME,
-        **inputs: Any,
+        **inputs: InputValue,
     ) -> io.NodeOutput:
         from ..samplers.decode import eight_bits, tiling_of
         from ..samplers.long.fingerprint import render_fingerprint, upgraded
@@ -191,7 +196,7 @@ class LongVideo(FileWriter):
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview.as_dict(), line))
 
 
-def _note(model: VideoModel, plan: LongPlan, frames: int, fps: float) -> dict[str, Any]:
+def _note(model: VideoModel, plan: LongPlan, frames: int, fps: float) -> dict[str, object]:
     """What the file says of how it was made."""
     return {
         "family": model.name,
@@ -314,14 +319,14 @@ def _check_timeline(timeline: str, fps: float, frames: int) -> None:
 class _Watching:
     """Progress over the whole video with the time that is left, and what a person is told when it stops early."""
 
-    def __init__(self, report: host.Report, model: VideoModel, plan: Any, job: Any) -> None:
+    def __init__(self, report: host.Report, model: VideoModel, plan: LongPlan, job: Job) -> None:
         from ..samplers.long.render import Callbacks
 
         self._report, self._model, self._plan, self._job = report, model, plan, job
         self._steps = self._frames = 0
         self._from: int | None = None
         self._update, self._began = host.progress(), time.monotonic()
-        self._cache = None
+        self._cache: Runner | None = None
         self.callbacks = Callbacks(self._step, report.tell)
 
     @property
@@ -339,7 +344,7 @@ class _Watching:
         words = [line for line in report(self._cache, estimate).words() if line not in self._report]
         self._report.tell(*(message("last_window", note=line) for line in words), level=logging.INFO)
 
-    def _step(self, done: int, total: int, run: Any) -> None:
+    def _step(self, done: int, total: int, run: Sampling) -> None:
         self._steps, self._cache = done, run.cache
         self._from = done - 1 if self._from is None else self._from
         pace = (time.monotonic() - self._began) / (done - self._from)
@@ -355,7 +360,7 @@ class _Watching:
             self._move(partial(host.frame_preview, piece[-1]))
             yield piece
 
-    def _move(self, picture: Callable[[], Any]) -> None:
+    def _move(self, picture: Callable[[], Image]) -> None:
         request = self._plan.request
         steps = self._plan.longest.predictions * len(self._plan.windows)
         self._update(self._steps + self._frames, steps + request.frames, picture)

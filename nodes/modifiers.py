@@ -8,17 +8,18 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..loaders.messages import InputError, Message, message
+from ..loaders.parts import Config
 from ..loaders.request import Guidance
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
 from ..samplers.guidance import METHODS, check_method, check_span
 from . import host
-from .effect import Conditions, counted, idle
-from .types import model_input, model_output, number_input, share_input, whole_input
+from .effect import Conditions, Wanted, counted, idle
+from .types import InputValue, model_input, model_output, number_input, share_input, whole_input
 from .words import titles_with
 
-_SKIP_LAYER: dict[str, tuple[str, ...] | bool] = {"method": ("skip-layer",)}
-_APG: dict[str, tuple[str, ...] | bool] = {"method": ("apg",)}
+_SKIP_LAYER: dict[str, Wanted] = {"method": ("skip-layer",)}
+_APG: dict[str, Wanted] = {"method": ("apg",)}
 GUIDANCE_COUNTS: Conditions = {
     "low_noise_guidance": {"family": with_feature("two_experts")},
     "true_guidance": {"family": with_feature("embedded_guidance")},
@@ -54,7 +55,7 @@ class SetGuidance(io.ComfyNode):
         return host.valid((check_span, start, end), (_block_numbers, layers))
 
     @classmethod
-    def execute(cls, model: VideoModel, layers: str = "", **inputs: Any) -> io.NodeOutput:
+    def execute(cls, model: VideoModel, layers: str = "", **inputs: InputValue) -> io.NodeOutput:
         values = {GUIDANCE_FIELDS.get(name, name): value for name, value in inputs.items()}
         guided = replace(model, guidance=Guidance(layers=_block_numbers(layers), **values))
         check_method(guided)
@@ -63,7 +64,7 @@ class SetGuidance(io.ComfyNode):
 
 def _guidance_inputs() -> list[io.Input]:
     """When and how strongly guidance is on."""
-    scale: dict[str, Any] = {"default": 0.0, "min": 0.0, "max": 100.0, "step": 0.1, "advanced": True}
+    scale: dict[str, object] = {"default": 0.0, "min": 0.0, "max": 100.0, "step": 0.1, "advanced": True}
     return [
         io.Combo.Input(
             "method",
@@ -273,7 +274,7 @@ class SetSpeed(io.ComfyNode):
         return host.valid((check_offered, attention))
 
     @classmethod
-    def execute(cls, model: VideoModel, **inputs: Any) -> io.NodeOutput:
+    def execute(cls, model: VideoModel, **inputs: InputValue) -> io.NodeOutput:
         from ..samplers.speed import Speed, check_speed
 
         faster = replace(model, speed=Speed(**inputs))
@@ -326,7 +327,7 @@ class AddLoRA(io.ComfyNode):
         return host.valid((host.choose, "lora", lora, host.files("loras")))
 
     @classmethod
-    def fingerprint_inputs(cls, lora: str, **_: Any) -> float:
+    def fingerprint_inputs(cls, lora: str, **_: object) -> float:
         """Load again when the file was replaced."""
         return host.modified(path) if (path := host.files("loras").get(lora)) else 0.0
 
@@ -352,7 +353,7 @@ class AddLoRA(io.ComfyNode):
 
 def _lora_inputs() -> list[io.Input]:
     """Which LoRA, and how strongly."""
-    strength: dict[str, Any] = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.05}
+    strength: dict[str, object] = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.05}
     return [
         io.Combo.Input(
             "lora",
@@ -388,7 +389,7 @@ def _one_expert(model: VideoModel, low_noise_strength: float) -> tuple[Message, 
     return (message("idle_expert", value=low_noise_strength, variant=model.variant),)
 
 
-def _distilled(model: VideoModel, values: dict[str, float]) -> dict[str, Any]:
+def _distilled(model: VideoModel, values: dict[str, float]) -> dict[str, Config]:
     """The model's presets with other defaults; what a family does not have is left out."""
     usual = model.facts.presets["default"]
     changed = {**usual, **{name: value for name, value in values.items() if name in usual}}

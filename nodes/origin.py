@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any
+from collections.abc import Mapping
+
+from torch import Tensor
 
 from ..loaders.messages import InputError, message
 from ..loaders.parts import Recipe
@@ -29,12 +31,12 @@ class Origin:
         model = self._reference() if self._reference is not None else None
         return model if model is not None else host.load_model(self._recipe, self._most)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self) -> tuple[object, ...]:
         """Another process builds the model from its recipe."""
         return Origin, (self._recipe, None, self._most)
 
 
-def from_model(model: VideoModel, samples: Any, note: dict[str, Any]) -> host.Latent:
+def from_model(model: VideoModel, samples: Tensor, note: Mapping[str, object]) -> host.Latent:
     """A LATENT with how it was made and by which model."""
     return {"samples": samples, "reelwire": note, KEY: Origin(model.recipe, model)}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from typing import Any
 
 from comfy_api.latest import io
 
@@ -80,7 +79,7 @@ class EstimateNode(io.ComfyNode):
         return host.valid(*size_checks(width, height), (check_length, frames))
 
     @classmethod
-    def fingerprint_inputs(cls, calibrate: bool | None = None, **_: Any) -> float:
+    def fingerprint_inputs(cls, calibrate: bool | None = None, **_: object) -> float:
         """Anew each time: what is free changes, and so does what is measured."""
         return float("nan")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 from torch import Tensor
@@ -24,6 +24,7 @@ from .types import (
     ABSENT,
     ConditioningType,
     ControlType,
+    InputValue,
     keyframes_input,
     model_input,
     number_input,
@@ -75,7 +76,7 @@ def sampler_input(tooltip: str) -> io.Input:
     return io.Combo.Input("sampler", options=[DEFAULT, *SAMPLERS], default=DEFAULT, tooltip=tooltip)
 
 
-def seed_input(tooltip: str, after: Any) -> io.Input:
+def seed_input(tooltip: str, after: io.ControlAfterGenerate | bool) -> io.Input:
     """The seed. after: what the page does with it after a run."""
     largest = 0xFFFFFFFFFFFFFFFF
     return io.Int.Input("seed", default=0, min=0, max=largest, control_after_generate=after, tooltip=tooltip)
@@ -145,7 +146,7 @@ def _image_inputs() -> list[io.Input]:
     ]
 
 
-def size_checks(width: int | None, height: int | None) -> tuple[Any, ...]:
+def size_checks(width: int | None, height: int | None) -> tuple[host.Check, ...]:
     """What can be refused of a size before the model is known."""
     from ..samplers.early import check_side
 
@@ -162,7 +163,7 @@ class SamplerNode(io.ComfyNode):
         height: int | None = None,
         frames: int | None = None,
         strength: float | None = None,
-        source: Any = ABSENT,
+        source: object = ABSENT,
     ) -> bool | str:
         from ..samplers.early import check_length, check_strength
 
@@ -207,7 +208,9 @@ class Sampler(SamplerNode):
         )
 
     @classmethod
-    def check_lazy_status(cls, model: VideoModel, conditioning: Conditioning | None = None, **inputs: Any) -> list[str]:
+    def check_lazy_status(
+        cls, model: VideoModel, conditioning: Conditioning | None = None, **inputs: InputValue
+    ) -> list[str]:
         """Refuse what cannot work before the prompt is encoded, so before any weights are read."""
         from ..samplers.plan import plan
 
@@ -215,7 +218,7 @@ class Sampler(SamplerNode):
         return ["conditioning"] if conditioning is None else []
 
     @classmethod
-    def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: Any) -> io.NodeOutput:
+    def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: InputValue) -> io.NodeOutput:
         from ..samplers.denoise import sample
         from ..samplers.plan import plan
 
@@ -248,7 +251,7 @@ class Sampler(SamplerNode):
 
 
 def _report_cache(
-    report: host.Report, model: VideoModel, prepared: SamplingPlan, runs: list[Sampling], note: dict[str, Any]
+    report: host.Report, model: VideoModel, prepared: SamplingPlan, runs: list[Sampling], note: dict[str, object]
 ) -> list[str]:
     """Report what the cache did, and add it to `note`, which goes into the file; returns charts for the page."""
     from ..samplers.caches.report import report as report_of
@@ -272,7 +275,7 @@ def request_of(
     seed: int = 0,
     preset: str = DEFAULT,
     keyframes: tuple[Keyframe, ...] = (),
-    source: Any = None,
+    source: Tensor | host.Latent | None = None,
     strength: float = 1.0,
     control: Control | None = None,
     shift: float = 0.0,
@@ -296,7 +299,7 @@ def request_of(
     )
 
 
-def _source(model: VideoModel, source: Any) -> Tensor | None:
+def _source(model: VideoModel, source: Tensor | host.Latent | None) -> Tensor | None:
     """Frames as they are, or latents as the model has them."""
     return _latents(model, source) if isinstance(source, dict) else source
 
@@ -360,7 +363,9 @@ class LatentUpscale(io.ComfyNode):
         return host.valid((host.choose, "upsampler", upsampler, host.upsamplers()))
 
     @classmethod
-    def check_lazy_status(cls, model: VideoModel, upsampler: str, latent: Any = None, **inputs: Any) -> list[str]:
+    def check_lazy_status(
+        cls, model: VideoModel, upsampler: str, latent: host.Latent | None = None, **inputs: InputValue
+    ) -> list[str]:
         """Refuse an upsampler that does not fit before the latents are sampled."""
         cls._part(model, upsampler)
         return ["latent"] if latent is None else []

@@ -11,6 +11,8 @@ ControlType = io.Custom("VIDEO_CONTROL")
 
 ABSENT = "absent"  # an input without a link, where `validate_inputs` gets None for one with a link: not known yet
 
+InputValue = Any  # what the host hands a node for an input, of the type that the node's schema says
+
 MODEL = "From a loader, or from a node that changes the model, as LoRA or Cache"
 
 
@@ -31,19 +33,19 @@ def keyframes_input(label: str, tooltip: str) -> io.Input:
     return field
 
 
-def whole_input(name: str, default: int, span: tuple[int, int], tooltip: str, **more: Any) -> io.Input:
+def whole_input(name: str, default: int, span: tuple[int, int], tooltip: str, **more: object) -> io.Input:
     """The widget of a whole number. span: the least and the most; more: further arguments of `io.Int.Input`."""
     least, most = span
     return io.Int.Input(name, default=default, min=least, max=most, tooltip=tooltip, **more)
 
 
-def number_input(name: str, default: float, span: tuple[float, float, float], tooltip: str, **more: Any) -> io.Input:
+def number_input(name: str, default: float, span: tuple[float, float, float], tooltip: str, **more: object) -> io.Input:
     """The widget of a number. span: the least, the most, and the step; more: further arguments of `io.Float.Input`."""
     least, most, step = span
     return io.Float.Input(name, default=default, min=least, max=most, step=step, tooltip=tooltip, **more)
 
 
-def share_input(name: str, default: float, tooltip: str, step: float = 0.01, **more: Any) -> io.Input:
+def share_input(name: str, default: float, tooltip: str, step: float = 0.01, **more: object) -> io.Input:
     """The widget of a share, from 0 to 1."""
     return number_input(name, default, (0.0, 1.0, step), tooltip, **more)
 
@@ -56,7 +58,7 @@ def node_schema(
     aliases: list[str],
     inputs: list[io.Input],
     outputs: list[io.Output],
-    **more: Any,
+    **more: object,
 ) -> io.Schema:
     """The schema of one of several nodes that are alike. room: the last part of its category."""
     return io.Schema(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from threading import Condition, Thread
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from torch import Tensor
 from ..loaders.files import put_in_place
 from ..loaders.messages import message, message_of
 from . import host
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
 
 WAITING = 2**25  # bytes of frames that wait for the encoder; a larger piece waits alone
 PATIENCE = 0.1  # seconds between two looks at whether the host wants to stop
@@ -55,7 +58,7 @@ def _apart(frames: Iterator[Tensor]) -> Iterator[Tensor]:
         raise RuntimeError(message_of(error)) from error
 
 
-def _encode(container: Any, frames: Iterator[Tensor], size: tuple[int, int], fps: float, crf: int) -> None:
+def _encode(container: OutputContainer, frames: Iterator[Tensor], size: tuple[int, int], fps: float, crf: int) -> None:
     """Encode pieces as H.264 into an open container."""
     import av
 

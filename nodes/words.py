@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from ..loaders.messages import Message, message
 from ..loaders.request import Request
@@ -36,7 +35,7 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02} h" if minutes >= 60 else f"{minutes}:{rest:02} min"
 
 
-def _settings(request: Request, fps: float, seconds: float) -> dict[str, Any]:
+def _settings(request: Request, fps: float, seconds: float) -> dict[str, object]:
     """What a line about a run names."""
     scales = dict.fromkeys(f"{scale:g}" for scale in (request.guidance, request.guidance_2) if scale)
     return {
@@ -49,7 +48,7 @@ def _settings(request: Request, fps: float, seconds: float) -> dict[str, Any]:
     }
 
 
-def _length(width: int, height: int, frames: int, fps: float) -> dict[str, Any]:
+def _length(width: int, height: int, frames: int, fps: float) -> dict[str, object]:
     """Size, frames and length of a video."""
     return {"size": f"{width}x{height}", "frames": frames, "length": f"{frames / fps:.3g}", "fps": f"{fps:g}"}
 

@@ -30,6 +30,7 @@ from .memory import HostMemory as HostMemory
 from .memory import free_ram as free_ram
 from .memory import load_model as load_model
 from .memory import make_room as make_room
+from .notes import Check as Check
 from .notes import extended as extended
 from .notes import serve_refusals as serve_refusals
 from .notes import speaking as speaking

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import comfy.model_management as mm
 from comfy.cli_args import args
 
 from ...loaders.messages import message
 from ...loaders.video_model import VideoModel
-from .memory import free_ram, patchers_of
+from .memory import Patcher, free_ram, patchers_of
 
 if TYPE_CHECKING:
     from ...samplers.estimate.count import Machine
@@ -54,7 +54,7 @@ def machine(model: VideoModel) -> Machine:
     return Machine(str(mm.get_torch_device_name(device)), model.memory.room("transformer"), ram, False, limit)
 
 
-def _in_ram(patcher: Any) -> int:
+def _in_ram(patcher: Patcher) -> int:
     """Bytes of a part's weights that lie in RAM."""
     on_card = 0 if patcher.load_device.type == "cpu" else patcher.loaded_size()
     return int(patcher.model_size() - on_card)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import comfy.model_management as mm
 import comfy.model_patcher
@@ -18,10 +18,12 @@ from torch import Tensor, nn
 
 from ...loaders.families import family
 from ...loaders.messages import message
-from ...loaders.parts import Part, Recipe
+from ...loaders.parts import Network, Part, Recipe
 from ...loaders.video_model import VideoModel
 from ...loaders.weights.stored import Stored
 from .progress import progress
+
+Patcher = Any  # the host's ModelPatcher, untyped, as all of the host that is no part of its API for nodes
 
 _CASTING = {
     getattr(nn, name): getattr(comfy.ops.manual_cast, name)
@@ -33,8 +35,8 @@ class HostStored(Stored):
     """Bytes that the host brings to where they are needed; they are computed there."""
 
     comfy_cast_weights = False  # the layer computes wherever its weight lies
-    weight_function: tuple[Any, ...] = ()
-    bias_function: tuple[Any, ...] = ()
+    weight_function: tuple[Callable[[Tensor], Tensor], ...] = ()
+    bias_function: tuple[Callable[[Tensor], Tensor], ...] = ()
 
     def forward(self, input: Tensor) -> Tensor:
         weight, bias, lent = comfy.ops.cast_bias_weight(
@@ -62,7 +64,7 @@ class HostMemory:
 
     def __init__(self, most_on_card: float = 0.0) -> None:
         """most_on_card: bytes of a part's weights that may lie on the card at a time; 0: as the manager decides."""
-        self._patchers: dict[str, Any] = {}
+        self._patchers: dict[str, Patcher] = {}
         self._most = int(most_on_card)
 
     @contextmanager
@@ -92,7 +94,7 @@ class HostMemory:
         evictable = sum(m.model_loaded_memory() for m in mm.current_loaded_models if m.device == device)
         return int(mm.get_free_memory(device) + evictable)
 
-    def patchers(self) -> list[Any]:
+    def patchers(self) -> list[Patcher]:
         """The host's patchers of the parts in use."""
         return list(self._patchers.values())
 
@@ -101,7 +103,7 @@ class HostMemory:
         """Bytes of a part's weights that may lie on the card at a time; 0: as the manager decides."""
         return self._most
 
-    def _wrap(self, part: Part) -> Any:
+    def _wrap(self, part: Part) -> Patcher:
         """The part as the host's patcher."""
         offload = _devices(part.name)[1]()
         holder = Holder(use_casting_layers(part.load(progress())))
@@ -109,7 +111,7 @@ class HostMemory:
             holder, load_device=self.device(part.name), offload_device=offload
         )
 
-        def on_detach(_patcher: Any, unpatch_all: bool = True, *_: Any) -> None:
+        def on_detach(_patcher: Patcher, unpatch_all: bool = True, *_: object) -> None:
             # without unpatch_all the weights stay: the manager detaches what is loaded before it loads it anew
             if unpatch_all:
                 move_rest(holder, offload)
@@ -119,7 +121,7 @@ class HostMemory:
         return patcher
 
 
-def patchers_of(model: VideoModel) -> list[Any]:
+def patchers_of(model: VideoModel) -> list[Patcher]:
     """The host's patchers of a model's parts in use; none of a model whose memory the host does not manage."""
     return model.memory.patchers() if isinstance(model.memory, HostMemory) else []
 
@@ -127,9 +129,9 @@ def patchers_of(model: VideoModel) -> list[Any]:
 class _Accounted:
     """What ComfyUI asks of everything that travels between nodes: the patchers that it holds."""
 
-    def get_models(self: Any) -> list[Any]:
+    def get_models(self) -> list[Patcher]:
         """The patchers of its parts in use."""
-        return patchers_of(self)
+        return patchers_of(cast("VideoModel", self))
 
 
 @cache
@@ -166,7 +168,7 @@ def _devices(part: str) -> tuple[Callable[[], torch.device], Callable[[], torch.
     return mm.get_torch_device, mm.unet_offload_device
 
 
-def limit(patcher: Any, most: int) -> None:
+def limit(patcher: Patcher, most: int) -> None:
     """Keep at most this many bytes of a loaded part's weights on its device while it runs."""
     over = patcher.loaded_size() - most
     if not patcher.is_dynamic():
@@ -183,7 +185,7 @@ def limit(patcher: Any, most: int) -> None:
     pages.set_watermark_limit(max(most - fixed, 0))
 
 
-def unload(patcher: Any) -> None:
+def unload(patcher: Patcher) -> None:
     """Take a part off its device, if it is there."""
     for loaded in [m for m in mm.current_loaded_models if m.model is patcher]:
         loaded.model_unload()
@@ -192,7 +194,7 @@ def unload(patcher: Any) -> None:
 
 def use_casting_layers(module: nn.Module) -> nn.Module:
     """Switch leaf layers to the host's casting ops, which can compute while their weights lie elsewhere."""
-    layers: Iterator[Any] = module.modules()
+    layers: Iterator[Network] = module.modules()
     for layer in layers:
         casting = _casting(type(layer))
         if casting is not None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import is_link
@@ -17,6 +17,13 @@ from comfy_execution.utils import get_executing_context
 from ...loaders.devices import OutOfMemory, out_of_memory
 from ...loaders.messages import Message, Origin, data, message_of, sentences
 
+if TYPE_CHECKING:
+    from aiohttp import web
+    from server import PromptServer
+
+T = TypeVar("T")
+Check = tuple[Any, ...]  # (function, its arguments ...); only Python 3.11 has a type for that
+
 _refusals: deque[str] = deque(maxlen=100)  # what was refused before it ran, of which the page gets the plain text alone
 
 
@@ -25,7 +32,7 @@ def extended(error: Exception, words: str) -> Exception:
     return (OutOfMemory if out_of_memory(error) else RuntimeError)(sentences(message_of(error), words))
 
 
-def send(event: str, content: dict[str, Any]) -> None:
+def send(event: str, content: Mapping[str, object]) -> None:
     """Send an event to the page that queued the running prompt, if it was a page, with what it was queued from."""
     from server import PromptServer
 
@@ -34,7 +41,7 @@ def send(event: str, content: dict[str, Any]) -> None:
         server.send_sync(event, {**_running(server), **content}, server.client_id)
 
 
-def _running(server: Any) -> dict[str, Any]:
+def _running(server: PromptServer) -> dict[str, object]:
     """The prompt that runs, and the id of its workflow, by which the page knows its tabs; None where that has none."""
     running, _ = server.prompt_queue.get_current_queue_volatile()
     for _, prompt_id, _, extra, *_ in running:
@@ -51,7 +58,7 @@ def displayed(node_id: str) -> str:
 # ---------------------------------------------------------------- refused before it runs
 
 
-def valid(*checks: tuple[Any, ...]) -> bool | str:
+def valid(*checks: Check) -> bool | str:
     """What `validate_inputs` answers for checks (function, values ...), which raise what the node would raise later.
 
     What a link will bring is None, not known yet: the check is left to the node.
@@ -75,7 +82,7 @@ def serve_refusals() -> None:
     from server import PromptServer
 
     @PromptServer.instance.routes.post("/reelwire/refusal")
-    async def refusal(request: Any) -> Any:
+    async def refusal(request: web.Request) -> web.Response:
         asked = await request.json()
         text = asked.get("text") if isinstance(asked, dict) else None
         return web.json_response(next((data(known) for known in _refusals if known == text), None))
@@ -93,11 +100,11 @@ def speaking(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     return node
 
 
-def _reported(function: Callable[..., Any]) -> Callable[..., Any]:
+def _reported(function: Callable[..., T]) -> Callable[..., T]:
     """The function, with its errors sent to the page, and its results marked with the node."""
 
     @wraps(function)
-    def run(cls: Any, *args: Any, **kwargs: Any) -> Any:
+    def run(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> T:
         context = get_executing_context()
         if context is None:
             return function(cls, *args, **kwargs)
@@ -161,7 +168,7 @@ def _kind(node_id: str) -> str:
     return str(get_progress_state().dynprompt.get_node(node_id)["class_type"])
 
 
-def _made_by(origin: Origin, thing: Any) -> Any:
+def _made_by(origin: Origin, thing: object) -> object:
     """A thing whose own and whose parts' `node` is this one where they do not know theirs; itself where all do."""
     if isinstance(thing, tuple):
         parts = tuple(_made_by(origin, part) for part in thing)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import comfy.latent_formats
 import torch
@@ -12,8 +12,11 @@ from torch import Tensor
 
 from ...loaders.video_model import VideoModel
 
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
-def frame_preview(frame: Tensor) -> Any:
+
+def frame_preview(frame: Tensor) -> Image:
     """A PIL image of a frame [H, W, 3] in 0..1 or in 8 bits, no larger than ComfyUI's --preview-size."""
     from PIL import Image
 
@@ -24,7 +27,7 @@ def frame_preview(frame: Tensor) -> Any:
     return image
 
 
-def latent_preview(model: VideoModel, latents: Tensor) -> Any:
+def latent_preview(model: VideoModel, latents: Tensor) -> Image:
     """A PIL image of the middle frame of latents [1, C, t, h, w] by their linear colours."""
     colours = torch.tensor(model.facts.rgb) if model.facts.rgb else _host_colours(model)
     middle = rearrange(latents[0, :, latents.shape[2] // 2].float().cpu(), "c h w -> h w c")

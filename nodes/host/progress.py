@@ -5,11 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import comfy.model_management as mm
 import comfy.utils
 from comfy.cli_args import LatentPreviewMethod, args
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from server import PromptServer
 
 PREVIEWS_EVERY = 0.25  # seconds at least between two previews of a node
 Interrupted = mm.InterruptProcessingException
@@ -28,7 +32,7 @@ def progress() -> Callable[..., None]:
     """
     bar, last = comfy.utils.ProgressBar(1), float("-inf")
 
-    def update(done: int, total: int, picture: Callable[[], Any] | None = None) -> None:
+    def update(done: int, total: int, picture: Callable[[], Image] | None = None) -> None:
         nonlocal last
         stop_if_asked()
         now, preview = time.monotonic(), None
@@ -49,7 +53,7 @@ def _previews_are_seen() -> bool:
     return server.client_id in server.sockets if server.client_id else bool(server.sockets)
 
 
-def _none_are_wanted(server: Any) -> bool:
+def _none_are_wanted(server: PromptServer) -> bool:
     """Whether "none" was chosen, on the command line or in the page's settings, which come with each prompt. It is also
     what ComfyUI starts with, as its own previews need decoders that a new installation lacks; ours need none."""
     on_command_line = any(argument.startswith("--preview-method") for argument in sys.argv)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from comfy_api.latest import io
 
@@ -34,7 +33,7 @@ class Report:
         """Show messages on the node until the next ones come, or until it is done."""
         self._send(messages, passing=True)
 
-    def ui(self, output: Mapping[str, Any] | None = None, result: str = "") -> dict[str, Any]:
+    def ui(self, output: Mapping[str, object] | None = None, result: str = "") -> dict[str, object]:
         """What stays on the node, for its output: `result`, all messages, and what else it shows.
 
         Always under the same keys, as the host joins the outputs of a node that runs over a list by those of the first;
