@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from .parts import Config, Network
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
 SMALLEST = 1e-6  # sigma_t where there is no noise: a prediction counts for nothing there and must only stay finite
-Network = Any  # a diffusers module or what stands in for one, whose attributes are untyped
+Scheduler = Any  # of diffusers, whose attributes are untyped
+Factor = float | Tensor  # a tensor where tokens differ
 
 
 @dataclass(frozen=True)
@@ -25,10 +31,10 @@ class Schedule:
     mu: of dynamic shifting.
     """
 
-    config: Mapping[str, Any]
+    config: Config
     steps: int
-    sigmas: Any = None  # numpy arrays
-    timesteps: Any = None
+    sigmas: NDArray[np.float64] | None = None
+    timesteps: NDArray[np.float64] | None = None
     mu: float | None = None
 
 
@@ -44,7 +50,7 @@ class NoiseSchedule:
     all that the card has yet to do, so they are read once.
     """
 
-    scheduler: Any
+    scheduler: Scheduler
     timesteps: Tensor
     sigmas: tuple[float, ...]
     inverted: bool = False
@@ -79,7 +85,7 @@ class Denoiser(ABC):
     def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
         """The network's output for latents in one branch, "cond" or "uncond", or in both, "cond_uncond"."""
 
-    def forward(self, network: Network, step: int, branch: str, **inputs: Any) -> Tensor:
+    def forward(self, network: Network, step: int, branch: str, **inputs: object) -> Tensor:
         """One call of a diffusers network inside its cache context."""
         place = dict(step_index=step, num_inference_steps=len(self.schedule), sigma=self.schedule.sigmas[step])
         with network.cache_context(branch, **place) if hasattr(network, "cache_context") else nullcontext():
@@ -103,7 +109,7 @@ class Denoiser(ABC):
         sigma = self.schedule.sigmas[step]
         return 1 - sigma, sigma
 
-    def scalings(self, step: int) -> tuple[Any, Any]:
+    def scalings(self, step: int) -> tuple[Factor, Factor]:
         """(c_skip, c_out) of x0 = c_skip * latents + c_out * prediction, tensors where tokens differ; c_out != 0."""
         return 1.0, -max(self.schedule.sigmas[step], SMALLEST)
 
@@ -161,7 +167,7 @@ class DenoiserWrapper(Denoiser):
     def alpha_sigma(self, step: int) -> tuple[float, float]:
         return self.inner.alpha_sigma(step)
 
-    def scalings(self, step: int) -> tuple[Any, Any]:
+    def scalings(self, step: int) -> tuple[Factor, Factor]:
         return self.inner.scalings(step)
 
     def model_output(self, prediction: Tensor, step: int) -> Tensor:

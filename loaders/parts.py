@@ -23,6 +23,10 @@ Tokenizer = Any  # of transformers or tokenizers, or `SentencePieceTokenizer`
 Config = Mapping[str, Any]  # the values of a config.json
 ConfigDict = dict[str, Any]
 Inputs = dict[str, Any]  # of a network's forward, by their names
+Argument = Any  # of a call that is only passed on, or what it returns
+Args = tuple[Argument, ...]
+Kwargs = dict[str, Argument]
+JsonObject = dict[str, Any]  # as a file has it: nobody has checked what its values are
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from ..loaders.denoiser import Denoiser, Network
 from ..loaders.messages import InputError, message
 from ..loaders.request import Guidance, Request
 from ..loaders.video_model import VideoModel
+
+if TYPE_CHECKING:
+    from diffusers.guiders import BaseGuidance
 
 METHODS = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")
 Predict = Callable[[Network, Tensor, int, str], Tensor]  # `Denoiser.predict`: (network, latents, step, branch)
@@ -116,7 +119,7 @@ def _plain(predict: Predict, denoiser: Denoiser, batched: bool) -> Guided:
     return predict_step
 
 
-def _by_guider(predict: Predict, denoiser: Denoiser, guider: Any) -> Guided:
+def _by_guider(predict: Predict, denoiser: Denoiser, guider: BaseGuidance) -> Guided:
     """A forward for each of a guider's branches; of scales that differ between frames it takes the largest."""
     schedule = denoiser.schedule
 
@@ -136,7 +139,7 @@ def _by_guider(predict: Predict, denoiser: Denoiser, guider: Any) -> Guided:
     return predict_step
 
 
-def _make_guider(g: Guidance, blocks: str) -> Any:
+def _make_guider(g: Guidance, blocks: str) -> BaseGuidance:
     import diffusers
     from diffusers.hooks import LayerSkipConfig
 

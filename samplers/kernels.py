@@ -15,13 +15,17 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from packaging.version import Version
 
 from ..loaders.messages import InputError, both, message, sentences
+from ..loaders.parts import Network
 from ..loaders.video_model import VideoModel
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import AttentionProcessor
 
 ALL_MASKED = "."  # of VideoModel.masked
 UNKNOWN = "?"
@@ -279,7 +283,7 @@ def masked(model: VideoModel) -> str:
     return f"^(?!{'|'.join(stacks.lists)})"
 
 
-def processors(network: Any, pattern: str) -> list[Any]:
+def processors(network: Network, pattern: str) -> list[AttentionProcessor]:
     """The processors of the attentions whose names fit a pattern; none where it is empty."""
     named = ((name, getattr(module, "processor", None)) for name, module in network.named_modules())
     return [p for name, p in named if pattern and re.search(pattern, name) and hasattr(p, "_attention_backend")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -58,7 +59,7 @@ def cut_notes(request: Request) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def is_frames(images: Tensor | None) -> bool:
+def is_frames(images: Tensor | None) -> TypeGuard[Tensor]:
     """Whether these are frames [T, H, W, 3], and no latents."""
     return images is not None and images.ndim == 4 and images.shape[-1] == 3
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
-from ..loaders.denoiser import Schedule
+from ..loaders.denoiser import Schedule, Scheduler
 
-Make = Callable[[Schedule, torch.device], Any]  # -> a diffusers scheduler with its timesteps set
+Make = Callable[[Schedule, torch.device], Scheduler]  # -> a diffusers scheduler with its timesteps set
 _FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "solver_order": 2}
 _SHIFTING = ("use_dynamic_shifting", "shift_terminal", "time_shift_type")
 
@@ -17,7 +16,7 @@ _SHIFTING = ("use_dynamic_shifting", "shift_terminal", "time_shift_type")
 def diffusers_scheduler(kind: str) -> Make:
     """A scheduler that takes the schedule as it stands, as the reference pipeline's does."""
 
-    def make(schedule: Schedule, device: torch.device) -> Any:
+    def make(schedule: Schedule, device: torch.device) -> Scheduler:
         import diffusers
 
         scheduler = getattr(diffusers, kind).from_config(dict(schedule.config))
@@ -33,7 +32,7 @@ def diffusers_scheduler(kind: str) -> Make:
 flow_match_euler = diffusers_scheduler("FlowMatchEulerDiscreteScheduler")
 
 
-def unipc(schedule: Schedule, device: torch.device) -> Any:
+def unipc(schedule: Schedule, device: torch.device) -> Scheduler:
     """UniPC (Zhao et al. 2023), order 2, on flow predictions."""
     from diffusers import UniPCMultistepScheduler as UniPC
 
@@ -47,7 +46,7 @@ def unipc(schedule: Schedule, device: torch.device) -> Any:
     )
 
 
-def dpmpp_2m(schedule: Schedule, device: torch.device) -> Any:
+def dpmpp_2m(schedule: Schedule, device: torch.device) -> Scheduler:
     """DPM-Solver++ 2M (Lu et al. 2022) on flow predictions."""
     from diffusers import DPMSolverMultistepScheduler as DPM
 
@@ -58,7 +57,7 @@ def dpmpp_2m(schedule: Schedule, device: torch.device) -> Any:
     return diffusers_scheduler("DPMSolverMultistepScheduler")(native, device)
 
 
-def _follow(scheduler: Any, reference: Any) -> Any:
+def _follow(scheduler: Scheduler, reference: Scheduler) -> Scheduler:
     """A multistep scheduler with the reference's sigmas; exactly 1 would divide by zero in the log-SNR.
 
     Where the reference counts its sigmas up from 0 (Mochi), the follower counts them down from 1.

@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..loaders.denoiser import Denoiser, NoiseSchedule
+from ..loaders.denoiser import Denoiser, NoiseSchedule, Scheduler
+from ..loaders.parts import Args, Argument, Kwargs
 from ..loaders.request import Request
 from ..loaders.video_model import VideoModel
 from .schedulers import Make, diffusers_scheduler, dpmpp_2m, flow_match_euler, unipc
@@ -82,7 +83,7 @@ def skipped(steps: int, request: Request) -> int:
     return max(steps - min(int(steps * request.strength), steps), 0)
 
 
-def _sigmas(scheduler: Any) -> list[float]:
+def _sigmas(scheduler: Scheduler) -> list[float]:
     """The noise of every step, and after the last. Of CogVideoX's schedulers the square root of 1 - alphas_cumprod."""
     if not hasattr(scheduler, "sigmas"):
         return [float((1 - scheduler.alphas_cumprod[time]) ** 0.5) for time in (*scheduler.timesteps.tolist(), 0)]
@@ -97,7 +98,9 @@ class without_waiting(TorchFunctionMode):  # noqa: N801 (a context manager)
     what a tensor is filled with. UniPC's two equations are solved without asking the card whether they could be.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Argument], types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> Argument:
         kwargs = kwargs or {}
         if func is torch.linalg.solve:
             return torch.linalg.solve_ex(*args, **kwargs).result
@@ -214,7 +217,8 @@ def dpmpp_2m_sde(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> 
     x' = sigma'/sigma e^-h x + alpha' (1 - e^-2h) (x0 + (x0 - x0_before) / 2r) + sigma' sqrt(1 - e^-2h) noise
 
     h is the step's change of lambda = log(alpha / sigma), and r the last step's in units of it. At pure noise lambda is
-    -inf, so that e^-h is 0 and the first two steps are of first order. Noise is drawn on the CPU from the request's seed.
+    -inf, so that e^-h is 0 and the first two steps are of first order. Noise is drawn on the CPU from the request's
+    seed.
     """
     generator, before, h_before = denoise.denoiser.generator, latents, math.inf
     for step in range(len(schedule)):

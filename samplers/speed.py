@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..loaders.messages import InputError, Origin, message
+from ..loaders.parts import Args, Argument, Kwargs, Network
 from ..loaders.video_model import VideoModel
 from .kernels import TRITON, Kernel, choice, kernel_of, masked, processors, refusal
 
@@ -72,7 +72,7 @@ def _lacking(device: torch.device) -> tuple[str, str] | None:
 
 
 @contextmanager
-def accelerated(network: Any, model: VideoModel) -> Iterator[None]:
+def accelerated(network: Network, model: VideoModel) -> Iterator[None]:
     """The network with its model's Speed and kernel for the length of the block."""
     kernel = kernel_of(model)
     with ExitStack() as stack:
@@ -87,7 +87,7 @@ def accelerated(network: Any, model: VideoModel) -> Iterator[None]:
 
 
 @contextmanager
-def _dispatching(network: Any, kernel: Kernel, pattern: str) -> Iterator[None]:
+def _dispatching(network: Network, kernel: Kernel, pattern: str) -> Iterator[None]:
     """diffusers' dispatcher set to a kernel; where a mask is handed to one that takes none, to PyTorch's own.
 
     Not by ModelMixin.set_attention_backend: it sets all models, and its reset does not set them back.
@@ -111,7 +111,9 @@ _PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")  
 class _Redirected(TorchFunctionMode):
     """PyTorch's attention without a mask goes to diffusers' dispatcher, for networks whose layers do not ask it."""
 
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, function: Callable[..., Argument], types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> Argument:
         if function is F.scaled_dot_product_attention:
             options = dict(zip(_PARAMETERS, args, strict=False)) | (kwargs or {})
             if options.get("attn_mask") is None:
@@ -119,7 +121,7 @@ class _Redirected(TorchFunctionMode):
         return function(*args, **(kwargs or {}))
 
 
-def _dispatched(query: Tensor, key: Tensor, value: Tensor, attn_mask: None = None, **options: Any) -> Tensor:
+def _dispatched(query: Tensor, key: Tensor, value: Tensor, attn_mask: None = None, **options: object) -> Tensor:
     """torch.nn.functional.scaled_dot_product_attention of [B, H, N, D], by diffusers' dispatcher of [B, N, H, D]."""
     from diffusers.models.attention_dispatch import dispatch_attention_fn
 
@@ -128,7 +130,7 @@ def _dispatched(query: Tensor, key: Tensor, value: Tensor, attn_mask: None = Non
 
 
 @contextmanager
-def _compiled(network: Any, model: VideoModel, speed: Speed) -> Iterator[None]:
+def _compiled(network: Network, model: VideoModel, speed: Speed) -> Iterator[None]:
     """Hooks are part of what is compiled for, so that a LoRA that comes or goes is noticed."""
     assert model.stacks is not None
     blocks = [block for name in model.stacks.of(network) for block in getattr(network, name)]

@@ -6,13 +6,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
 from ...loaders.denoiser import Denoiser
 from ...loaders.facts import Stacks
 from ...loaders.messages import InputError, Origin, message
+from ...loaders.parts import Network
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
 from .mechanisms.base import Mechanism
@@ -104,7 +105,7 @@ class Policy(ABC):
         return {}
 
     def enabled(
-        self, network: Any, run: RunUnderWay, stacks: Stacks | None, steps: int, batched: bool
+        self, network: Network, run: RunUnderWay, stacks: Stacks | None, steps: int, batched: bool
     ) -> AbstractContextManager[None]:
         """What is switched on for the steps of an expert. batched: both branches of guidance in one forward pass."""
         return nullcontext()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from ...loaders.messages import data, listed, message
 from .runner import Entry, Runner
@@ -71,7 +70,7 @@ class Report:
 
         return [(name(part, branch), passes) for (part, branch), passes in self.computed.items()]
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, object]:
         """For a file's metadata."""
         return {
             "cache": self.title,
@@ -80,7 +79,7 @@ class Report:
             "real": self.real and round(self.real, 3),
         }
 
-    def chart(self) -> dict[str, Any]:
+    def chart(self) -> dict[str, object]:
         """For the page to draw: for each branch which steps were computed and how far the signal had moved."""
         rows = [
             {

@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from torch import Tensor
 from ...loaders.denoiser import Denoiser, NoiseSchedule
 from ...loaders.facts import Stacks
 from ...loaders.messages import about, message
+from ...loaders.parts import Argument, Inputs, Kwargs, Network
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
 from ..guidance import Guided, Predict
@@ -76,7 +76,7 @@ class Runner:
     _since: float = 0.0  # when the last step whose end is known ended
 
     @contextmanager
-    def phase(self, network: Any, run: RunUnderWay, part: str, steps: range) -> Iterator[None]:
+    def phase(self, network: Network, run: RunUnderWay, part: str, steps: range) -> Iterator[None]:
         """The steps of one expert, which starts with nothing stored."""
         self._part, self._first, self._count = part, steps.start, len(steps)
         self._slopes = self.policy.plan_steps(run.denoiser, part, steps)
@@ -121,7 +121,7 @@ class Runner:
             self.read({})
         return prediction
 
-    def call(self, network: Any, step: int, branch: str, inputs: dict[str, Any]) -> Tensor:
+    def call(self, network: Network, step: int, branch: str, inputs: Inputs) -> Tensor:
         """The network's output of one forward pass, computed or made of what is stored."""
         if step != self._step:
             self._step, self._calls = step, {}
@@ -139,7 +139,7 @@ class Runner:
         )
         return self.policy.mechanism_on(self.stacks)().forward(forward)
 
-    def _common(self, branch: str, index: int, step: int) -> dict[str, Any]:
+    def _common(self, branch: str, index: int, step: int) -> Kwargs:
         """What a forward pass and a prediction have in common."""
         context = StepContext(self._part, branch, step, self.steps, step - self._first, self._count, self._slopes)
         state = self._states.setdefault((branch, index), BranchState())
@@ -240,20 +240,20 @@ def forecasting(guided: Guided, denoiser: Denoiser, runner: Runner) -> Guided:
 class CachedNetwork:
     """Stands in for a network whose forward passes go through a cache; all else is the network's own."""
 
-    def __init__(self, network: Any, runner: Runner) -> None:
+    def __init__(self, network: Network, runner: Runner) -> None:
         self._network, self._runner = network, runner
         self._branch, self._step = "", 0
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Argument:
         return getattr(self._network, name)
 
     @contextmanager
-    def cache_context(self, branch: str, step_index: int, **place: Any) -> Iterator[None]:
+    def cache_context(self, branch: str, step_index: int, **place: object) -> Iterator[None]:
         """Tells the cache too which forward pass comes next."""
         self._branch, self._step = branch, step_index
         has_context = hasattr(self._network, "cache_context")
         with self._network.cache_context(branch, step_index=step_index, **place) if has_context else nullcontext():
             yield
 
-    def __call__(self, return_dict: bool = True, **inputs: Any) -> tuple[Tensor]:
+    def __call__(self, return_dict: bool = True, **inputs: object) -> tuple[Tensor]:
         return (self._runner.call(self._network, self._step, self._branch, inputs),)

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor, nn
 
+from ...loaders.parts import Args, Kwargs
+
 # (outputs of the network's embedder of time, first block, its arguments) -> signal
-Signal = Callable[[list[Tensor], nn.Module, tuple[Any, ...], dict[str, Any]], "Tensor | None"]
+Signal = Callable[[list[Tensor], nn.Module, Args, Kwargs], "Tensor | None"]
 
 
 class _StopError(Exception):
     """Stops a block at its first attention."""
 
 
-def _modulated(
-    embeddings: list[Tensor], block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Tensor | None:
+def _modulated(embeddings: list[Tensor], block: nn.Module, args: Args, kwargs: Kwargs) -> Tensor | None:
     """The hidden states that the block hands its first attention, modulated by the time: TeaCache's signal."""
     attention = block.get_submodule("attn1" if hasattr(block, "attn1") else "attn")
     inputs: list[Tensor] = []
 
-    def stop(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def stop(module: nn.Module, args: Args, kwargs: Kwargs) -> None:
         inputs.append(kwargs["hidden_states"] if "hidden_states" in kwargs else args[0])
         raise _StopError
 
@@ -36,17 +35,17 @@ def _modulated(
     return None
 
 
-def _time(embeddings: list[Tensor], block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _time(embeddings: list[Tensor], block: nn.Module, args: Args, kwargs: Kwargs) -> Tensor:
     """The embedding of time that the block is called with."""
     return _mean_over_tokens(kwargs["temb"])
 
 
-def _embedder(embeddings: list[Tensor], block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _embedder(embeddings: list[Tensor], block: nn.Module, args: Args, kwargs: Kwargs) -> Tensor:
     """The embedding of time before it is projected for the blocks, `e` of Wan's code."""
     return _mean_over_tokens(embeddings[0])
 
 
-def _embedded(embeddings: list[Tensor], block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _embedded(embeddings: list[Tensor], block: nn.Module, args: Args, kwargs: Kwargs) -> Tensor:
     """The embedding of time as it is projected for the blocks, `e0` of Wan's code."""
     return _mean_over_tokens(embeddings[1])
 

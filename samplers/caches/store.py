@@ -9,10 +9,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from ...loaders.files import write_whole
 from ...loaders.messages import CheckpointError, message
+from ...loaders.parts import JsonObject
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
 from ..solvers import prediction_count
@@ -133,13 +133,13 @@ def read(checkpoint: Path) -> tuple[Calibration, ...]:
         raise CheckpointError(message("calibration_damaged", file=file.name), message("delete_calibration")) from error
 
 
-def _calibration(record: dict[str, Any]) -> Calibration:
+def _calibration(record: JsonObject) -> Calibration:
     key = Key(**{**record["key"], "loras": tuple(record["key"]["loras"])})
     grams = {part: tuple(tuple(map(tuple, rows)) for rows in runs) for part, runs in record["grams"].items()}
     return Calibration(key, grams, tuple(_branch(branch) for branch in record["branches"]))
 
 
-def _branch(values: dict[str, Any]) -> Branch:
+def _branch(values: JsonObject) -> Branch:
     lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
     return Branch(**{**values, **lists})
 

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from ...loaders.messages import between, message
+from ...loaders.parts import JsonObject
 
 GIB = 2**30
 SIZES = (8, 12, 16, 24, 48, 80)  # GiB, the classes of cards that a table has
@@ -41,7 +40,7 @@ class Card:
 
 
 @lru_cache(1)
-def _data() -> Mapping[str, Any]:
+def _data() -> JsonObject:
     return json.loads(Path(__file__).with_name("cards.json").read_text(encoding="utf-8"))
 
 
@@ -50,7 +49,7 @@ def cards() -> tuple[Card, ...]:
     return tuple(Card(**card) for card in _data()["cards"])
 
 
-def published() -> list[dict[str, Any]]:
+def published() -> list[JsonObject]:
     """Whole runs that were published, each with the petaflops that it takes by our count."""
     return list(_data()["published"])
 

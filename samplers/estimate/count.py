@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
-from typing import Any
 
 import torch
+from torch import nn
 
 from ...loaders.common.peaks import encode_bytes, weight_bytes, with_kernels
 from ...loaders.messages import message, sentences
@@ -155,7 +155,7 @@ class _Imagined:
     bytes: float
 
     @contextmanager
-    def use(self, part: Part, activations: int = 0) -> Iterator[Any]:
+    def use(self, part: Part, activations: int = 0) -> Iterator[nn.Module]:
         raise AssertionError("an estimate loads nothing")
         yield
 

@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ...loaders.parts import Args, Argument, Kwargs, Network
 from ...loaders.request import Request
 from ...loaders.vae.tiles import Tile, Tiling
 from ...loaders.video_model import VideoModel
@@ -60,7 +61,7 @@ def forward_flops(model: VideoModel, request: Request, once: bool = True) -> Flo
 
     once: of blocks that are alike the first alone runs and counts for all of them; that changes nothing but the time.
     """
-    network: Any = blank(model.parts[network_part(model)], dtype_of(model))
+    network: Network = blank(model.parts[network_part(model)], dtype_of(model))
     inputs = model.forward_inputs(request, network.config)
     with _counting() as counted:
         others = _alike_once(network, counted) if once else []
@@ -71,7 +72,7 @@ def forward_flops(model: VideoModel, request: Request, once: bool = True) -> Flo
 def decode_flops(model: VideoModel, request: Request, tiling: Tiling | None = None) -> Flops:
     """What the VAE computes for a complete request, in tiles (by default the whole frame at once)."""
     facts = model.facts
-    vae: Any = blank(model.parts["vae"], dtype_of(model))
+    vae: Network = blank(model.parts["vae"], dtype_of(model))
     _, channels, frames, height, width = facts.latent_shape(request.width, request.height, request.frames)
     tiles = Counter((tile.height, tile.width) for row in (tiling or Tiling()).rows(height, width) for tile in row)
     total = Flops(0)
@@ -118,7 +119,9 @@ class _WithoutNumbers(TorchFunctionMode):
     """What cannot be done without numbers: nothing is moved off the meta device, and each entry of a mask counts as
     set, as if the prompt filled its tokens."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self, func: Callable[..., Argument], types: object, args: Args = (), kwargs: Kwargs | None = None
+    ) -> Argument:
         if func is torch.nonzero and args[0].is_meta and args[0].ndim == 1:
             return torch.empty(len(args[0]), 1, device="meta", dtype=torch.int64)
         if func is Tensor.cpu and args[0].is_meta:
@@ -133,7 +136,8 @@ def _counting() -> Iterator[Callable[[], Flops]]:
     """torch's counter, with new tensors on the meta device. Yields what tells the count so far."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    autocast: Any = torch.autocast  # knows no meta device; types make no difference here
+    # it knows no meta device; types make no difference here
+    autocast: Callable[..., AbstractContextManager[object]] = torch.autocast
 
     def without_meta(kind: str, *more: object, **named: object) -> AbstractContextManager[object]:
         return nullcontext() if kind == "meta" else autocast(kind, *more, **named)
@@ -143,7 +147,7 @@ def _counting() -> Iterator[Callable[[], Flops]]:
         with torch.no_grad(), torch.device("meta"), _WithoutNumbers(), FlopCounterMode(display=False) as counter:
             yield lambda: _read(counter)
     finally:
-        torch.autocast = autocast  # type: ignore[misc]
+        torch.autocast = autocast  # type: ignore[misc, assignment]
 
 
 def _read(counter: FlopCounterMode) -> Flops:

@@ -6,7 +6,7 @@ import ast
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ...loaders.video_model import VideoModel
 from ..caches.store import fingerprint as checkpoint_fingerprint
@@ -15,12 +15,15 @@ from .job import fingerprint
 from .plan import LongPlan, LongVideoOptions
 from .timeline import Timeline
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 _NUMBERS = ("width", "height", "frames", "steps", "guidance", "sampler", "seed", "shift")  # of a request
 
 
 def render_fingerprint(
     model: VideoModel, timeline: Timeline, plan: LongPlan, options: LongVideoOptions
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """All that decides about the latents of a render, by the names that people know."""
     request = plan.request
     prompts = {f"prompt {i}": [prompt.frame, prompt.text] for i, prompt in enumerate(timeline.prompts, 1)}
@@ -40,7 +43,7 @@ def render_fingerprint(
     }
 
 
-def _of_model(model: VideoModel) -> dict[str, Any]:
+def _of_model(model: VideoModel) -> dict[str, object]:
     recipe = model.recipe
     files = {
         part.replace("_", " "): checkpoint_fingerprint(path) for part, path in recipe.files.items() if path.exists()
@@ -77,11 +80,11 @@ def canonical(value: object) -> str:
     return f"{type(value).__name__}({', '.join(f'{f.name}={canonical(getattr(value, f.name))}' for f in changed)})"
 
 
-def _default(field: Field[Any]) -> Any:
+def _default(field: Field[object]) -> object:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
-def upgraded(begun: Mapping[str, Any], model: VideoModel, plan: LongPlan) -> dict[str, Any]:
+def upgraded(begun: Mapping[str, object], model: VideoModel, plan: LongPlan) -> dict[str, object]:
     """The inputs of an unfinished render as this version would have written them.
 
     Earlier versions wrote all fields of a dataclass, as far as they had them then, and knew fewer options.
@@ -121,7 +124,7 @@ def _unparsed(text: str) -> str:
         return text
 
 
-def _dataclasses(value: object) -> Iterator[Any]:
+def _dataclasses(value: object) -> Iterator[DataclassInstance]:
     """A value, if it is a dataclass, and those among its fields."""
     if is_dataclass(value) and not isinstance(value, type):
         yield value

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,11 +17,12 @@ from torch import Tensor
 
 from ...loaders.files import write_whole
 from ...loaders.messages import InputError, message
+from ...loaders.parts import JsonObject
 from ...loaders.vae.tiles import Tiling
 
 ENDING = ".unfinished"
 _WINDOW = "window_{}.safetensors"
-Upgrade = Callable[[Mapping[str, Any]], dict[str, Any]]
+Upgrade = Callable[[Mapping[str, object]], dict[str, object]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Job:
 
     folder: Path
 
-    def begin(self, inputs: Mapping[str, Any], anew: bool = False, upgrade: Upgrade = dict) -> None:
+    def begin(self, inputs: Mapping[str, object], anew: bool = False, upgrade: Upgrade = dict) -> None:
         """Open the job for these inputs; raises InputError, naming what differs, where it was begun with others.
 
         anew: drop what was begun with others. upgrade: inputs that an earlier version wrote -> as this one writes them.
@@ -113,13 +113,13 @@ class Job:
         return self.folder / _WINDOW.format(f"{number:04}")
 
 
-def _change(name: str, before: Any, now: Any) -> str:
+def _change(name: str, before: object, now: object) -> str:
     """What differs; with both values where they are numbers."""
     numbers = all(isinstance(value, (int, float)) for value in (before, now))
     return f"{name} ({before} -> {now})" if numbers else name
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> JsonObject | None:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):

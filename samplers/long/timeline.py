@@ -6,7 +6,6 @@ import json
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import pairwise
-from typing import Any
 
 from ...loaders.messages import InputError, message
 
@@ -77,7 +76,7 @@ def read_timeline(text: str, fps: float | None, frames: int | None) -> Timeline:
     return Timeline(tuple(prompts), _text(whole, {"negative": "", **content}, "negative"), tuple(pictures))
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def _parsed(text: str) -> dict[str, object]:
     if not text.strip():
         raise _wrong(message("timeline_empty"), message("timeline_rule"))
     try:
@@ -91,7 +90,7 @@ def _parsed(text: str) -> dict[str, Any]:
     return content
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """A JSON object whose keys all differ; of two alike one would be lost."""
     entries = dict(pairs)
     if len(entries) < len(pairs):
@@ -104,7 +103,7 @@ def _wrong(what: str, rule: str, remedy: str = WRITE_AS) -> InputError:
     return InputError("timeline", what, rule, remedy)
 
 
-def _known(kind: str, name: str, entry: dict[str, Any]) -> None:
+def _known(kind: str, name: str, entry: dict[str, object]) -> None:
     allowed = _KEYS[kind]
     for key in entry:
         if key not in allowed:
@@ -114,7 +113,7 @@ def _known(kind: str, name: str, entry: dict[str, Any]) -> None:
             raise _wrong(message("key_in", key=repr(key), name=name), rule, remedy)
 
 
-def _entries(kind: str, content: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+def _entries(kind: str, content: dict[str, object]) -> list[tuple[str, dict[str, object]]]:
     """The prompts or the keyframes, each with its name."""
     entries = content.get(f"{kind}s", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
@@ -130,7 +129,7 @@ def _numbered(kind: str, number: int) -> str:
     return message("prompt_name", number=number) if kind == "prompt" else message("keyframe_name", number=number)
 
 
-def _number(name: str, key: str, value: Any) -> float:
+def _number(name: str, key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MOST:
         raise _wrong(
             message("entry_value", key=key, value=repr(value)[:40], name=name),
@@ -139,14 +138,14 @@ def _number(name: str, key: str, value: Any) -> float:
     return float(value)
 
 
-def _frame(name: str, entry: dict[str, Any], scale: float) -> int:
+def _frame(name: str, entry: dict[str, object], scale: float) -> int:
     if "at" not in entry:
         raise _wrong(message("without_key", name=name, key="at"), message("at_rule"))
     at = _number(name, "at", entry["at"])
     return min(round(at * scale), -1) if at < 0 else round(at * scale)  # less than a frame from the end is the last
 
 
-def _text(name: str, entry: dict[str, Any], key: str) -> str:
+def _text(name: str, entry: dict[str, object], key: str) -> str:
     if key not in entry:
         raise _wrong(message("without_key", name=name, key=key), message("each_needs_one"))
     value = entry[key]
@@ -155,7 +154,7 @@ def _text(name: str, entry: dict[str, Any], key: str) -> str:
     return value
 
 
-def _strength(name: str, entry: dict[str, Any]) -> float:
+def _strength(name: str, entry: dict[str, object]) -> float:
     return _number(name, "strength", entry.get("strength", 1.0))
 
 

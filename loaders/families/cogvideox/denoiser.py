@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...denoiser import SMALLEST, Denoiser, Network
+from ...denoiser import SMALLEST, Denoiser, Factor, Network
 from ...facts import Facts
 from ...request import Control, Request
 
@@ -89,7 +89,7 @@ class CogDenoiser(Denoiser):
         sigma = self.schedule.sigmas[step]
         return math.sqrt(max(1 - sigma**2, 0.0)), sigma
 
-    def scalings(self, step: int) -> tuple[Any, Any]:
+    def scalings(self, step: int) -> tuple[Factor, Factor]:
         alpha, sigma = self.alpha_sigma(step)  # v = alpha * noise - sigma * video (Salimans and Ho 2022)
         return alpha, -max(sigma, SMALLEST)
 

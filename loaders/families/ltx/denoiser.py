@@ -13,7 +13,7 @@ from torch import Tensor
 from ...common.flow import draw, encoded_source, mix
 from ...common.images import cover
 from ...common.prompts import trimmed
-from ...denoiser import SMALLEST, Denoiser, Network, NoiseSchedule
+from ...denoiser import SMALLEST, Denoiser, Factor, Network, NoiseSchedule
 from ...facts import Facts
 from ...request import Conditioning, Request
 from ...video_model import VideoModel
@@ -103,7 +103,7 @@ class LTXImageDenoiser(LTXTextDenoiser):
         is_first = torch.arange(self.latents.shape[1], device=self.latents.device) < self.shape[1] * self.shape[2]
         return repeat(self.schedule.timesteps[step] * (1 - is_first.float()), "n -> b n", b=batch)
 
-    def scalings(self, step: int) -> tuple[Any, Any]:
+    def scalings(self, step: int) -> tuple[Factor, Factor]:
         return 1.0, -(self.timestep(step, 1) / 1000).clamp(min=SMALLEST)[..., None]
 
     def settle(self, stepped: Tensor, latents: Tensor, step: int, following: int) -> Tensor:
@@ -142,7 +142,7 @@ class LTXConditionDenoiser(LTXTextDenoiser):
     def token_times(self, step: int) -> Tensor | None:
         return self.timestep(step, 1)
 
-    def scalings(self, step: int) -> tuple[Any, Any]:
+    def scalings(self, step: int) -> tuple[Factor, Factor]:
         return 1.0, -(self.timestep(step, 1) / 1000).clamp(min=SMALLEST)[..., None]
 
     def settle(self, stepped: Tensor, latents: Tensor, step: int, following: int) -> Tensor:

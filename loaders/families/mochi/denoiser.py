@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...denoiser import SMALLEST, Denoiser, Network
+from ...denoiser import SMALLEST, Denoiser, Factor, Network
 
 
 @dataclass
@@ -24,7 +23,7 @@ class MochiDenoiser(Denoiser):
     lengths: Mapping[str, tuple[int, ...]]
     float32_steps = True
 
-    def scalings(self, step: int) -> tuple[Any, Any]:
+    def scalings(self, step: int) -> tuple[Factor, Factor]:
         return 1.0, max(self.schedule.sigmas[step], SMALLEST)
 
     def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...denoiser import SMALLEST, Denoiser, Network
+from ...denoiser import SMALLEST, Denoiser, Factor, Network
 
 
 @dataclass
@@ -46,7 +45,7 @@ class SVDDenoiser(Denoiser):
         scale = 1 / math.sqrt(1 + sigma**2)
         return scale, sigma * scale
 
-    def scalings(self, step: int) -> tuple[Any, Any]:
+    def scalings(self, step: int) -> tuple[Factor, Factor]:
         sigma = max(self.schedule.sigmas[step], SMALLEST)  # EulerDiscreteScheduler.step, v_prediction
         return 1 / (sigma**2 + 1), -sigma / math.sqrt(sigma**2 + 1)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ....loaders.common.peaks import branches
 from ....loaders.denoiser import Denoiser
 from ....loaders.facts import Stacks
+from ....loaders.parts import Inputs, Network
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
 from ..state import BranchState, StepContext, Values, forecast
@@ -47,8 +48,8 @@ class Forward(Cacheable):
     record: (whether it was computed), in place of `decide` where another library decides.
     """
 
-    network: Any
-    inputs: dict[str, Any]
+    network: Network
+    inputs: Inputs
     stacks: Stacks | None
     signal: str
     always_computed: int

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor, nn
 
+from ....loaders.parts import Args, Argument, Kwargs
 from ..signals import EMBEDDER, EMBEDDER_SIGNALS, SIGNALS
 from .base import Forward, Mechanism, exchanged
 from .unet import DeepBlocks
 
 BLOCK = "block"  # signal: what the first block adds to the hidden states
+BlockOutput = Tensor | tuple[Tensor, Tensor]  # of the video, or of the video and the text
 
 
 class Blocks(Mechanism):
@@ -64,7 +65,7 @@ class BlocksPass:
         finally:
             handle.remove()
 
-    def run_block(self, index: int, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run_block(self, index: int, block: nn.Module, args: Args, kwargs: Kwargs) -> BlockOutput:
         """What a block gives: its own output, or the hidden states as they came in, changed behind the last block."""
         hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
         if index == 0 and self.forward.signal == BLOCK:
@@ -81,7 +82,7 @@ class BlocksPass:
             self.forward.store((out - self.anchor,), {})
         return output
 
-    def _decide(self, hidden: Tensor, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _decide(self, hidden: Tensor, block: nn.Module, args: Args, kwargs: Kwargs) -> None:
         """Decide whether everything after this place is computed or reused."""
         self.anchor, name, signal = hidden, self.forward.signal, None
         if name == BLOCK:
@@ -107,11 +108,11 @@ class BlockProxy(nn.Module):
         super().__init__()
         self.__dict__.update(blocks_pass=blocks_pass, block=block, index=index)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Argument, **kwargs: Argument) -> BlockOutput:
         return self.blocks_pass.run_block(self.index, self.block, args, kwargs)
 
 
-def _as_block_output(hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any], pair: bool) -> Any:
+def _as_block_output(hidden: Tensor, args: Args, kwargs: Kwargs, pair: bool) -> BlockOutput:
     """The hidden states in a block's form of output: alone, or with the text that came in."""
     if not pair:
         return hidden

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import Tensor, nn
 
+from ....loaders.parts import Argument, Network
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
 from ..state import Values
@@ -19,6 +19,7 @@ from .base import Forward, Mechanism, exchanged
 MODULES = ("attn", "attn1", "attn2", "ff", "ffn", "ff_context", "proj_mlp", "proj_out")
 LAST = "proj_out"  # where a block ends in one layer, what goes into it need not be stored
 Form = tuple[bool, tuple[tuple[int, ...], ...]]  # whether a module gives several tensors, and their shapes
+Output = Tensor | tuple[Tensor, ...]  # of a module
 
 
 class Modules(Mechanism):
@@ -63,13 +64,13 @@ class OutputRecorder:
     values: list[Tensor] = field(default_factory=list)
     place: int = 0
 
-    def put(self, output: Any, silent: bool) -> None:
+    def put(self, output: Output, silent: bool) -> None:
         """Record what a module gives; of a silent one its shape alone."""
         parts = output if isinstance(output, tuple) else (output,)
         self.forms.append((isinstance(output, tuple), tuple(tuple(part.shape) for part in parts)))
         self.values += [] if silent else parts
 
-    def take(self, x: Tensor, silent: bool) -> Any:
+    def take(self, x: Tensor, silent: bool) -> Output:
         """What the next module gives; a silent one nothing but its shape, like x."""
         several, shapes = self.forms[self.place]
         self.place += 1
@@ -89,7 +90,7 @@ class CachedModule(nn.Module):
         super().__init__()
         self.__dict__.update(inner=inner, recorder=recorder, silent=silent)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Argument, **kwargs: Argument) -> Output:
         if self.recorder.old is not None:
             hidden = kwargs["hidden_states"] if "hidden_states" in kwargs else args[0]
             return self.recorder.take(hidden, self.silent)
@@ -99,7 +100,9 @@ class CachedModule(nn.Module):
 
 
 @contextmanager
-def recorded(network: Any, lists: tuple[str, ...], forms: list[Form], old: Values | None) -> Iterator[OutputRecorder]:
+def recorded(
+    network: Network, lists: tuple[str, ...], forms: list[Form], old: Values | None
+) -> Iterator[OutputRecorder]:
     """The network whose modules are recorded, or play back old values. forms: of the last recording, or empty."""
     recorder = OutputRecorder(forms, None if old is None else iter(old))
     with ExitStack() as stack:

@@ -5,11 +5,10 @@ The idea is DeepCache's (Ma et al. 2023, arXiv 2312.00858), at the interval of a
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor, nn
 
 from ....loaders.common.peaks import branches
+from ....loaders.parts import Network
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
 from .base import Forward, Mechanism, exchanged, item_bytes
@@ -38,7 +37,7 @@ class DeepBlocks(Mechanism):
 class DeepBlock(nn.Module):
     """Stands in for an inner block during one forward pass; while `reuse` is on, it computes nothing."""
 
-    block: Any
+    block: Network
     reuse: bool
 
     def __init__(self, block: nn.Module, reuse: bool) -> None:
@@ -46,14 +45,14 @@ class DeepBlock(nn.Module):
         cross_attention = getattr(block, "has_cross_attention", False)
         self.__dict__.update(block=block, reuse=reuse, resnets=block.resnets, has_cross_attention=cross_attention)
 
-    def forward(self, hidden_states: Tensor, **inputs: Any) -> Any:
+    def forward(self, hidden_states: Tensor, **inputs: object) -> object:
         return hidden_states if self.reuse else self.block(hidden_states, **inputs)
 
 
 class DownBlock(DeepBlock):
     """It gives its states to the block of the other side too, which asks for nothing while `reuse` is on."""
 
-    def forward(self, hidden_states: Tensor, **inputs: Any) -> Any:
+    def forward(self, hidden_states: Tensor, **inputs: object) -> object:
         if not self.reuse:
             return self.block(hidden_states, **inputs)
         count = len(self.block.resnets) + (self.block.downsamplers is not None)
@@ -70,12 +69,12 @@ class LastBlock(DeepBlock):
         super().__init__(block, stored is not None)
         self.__dict__.update(stored=stored, output=None)
 
-    def forward(self, hidden_states: Tensor, **inputs: Any) -> Any:
+    def forward(self, hidden_states: Tensor, **inputs: object) -> Tensor:
         self.__dict__["output"] = self.stored if self.reuse else self.block(hidden_states, **inputs)
         return self.output
 
 
-def _proxies(network: Any, stored: Tensor | None) -> tuple[dict[str, nn.Module], LastBlock]:
+def _proxies(network: Network, stored: Tensor | None) -> tuple[dict[str, nn.Module], LastBlock]:
     """(the UNet's children with stand-ins in their places, the one whose output is stored)."""
     reuse, down, up = stored is not None, list(network.down_blocks), list(network.up_blocks)
     last = LastBlock(up[-2], stored)

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from ....loaders.facts import Stacks
 from ....loaders.messages import InputError, message
+from ....loaders.parts import Network
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
 from ...kernels import CACHE_DIT
 from ..policy import Policy, RunUnderWay
 from .external import ExternalCache, changed
+
+if TYPE_CHECKING:
+    from cache_dit import BlockAdapter, DBCacheConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +43,7 @@ class CacheDiT(ExternalCache):
 
     @contextmanager
     def enabled(
-        self, network: Any, run: RunUnderWay, stacks: Stacks | None, steps: int, batched: bool
+        self, network: Network, run: RunUnderWay, stacks: Stacks | None, steps: int, batched: bool
     ) -> Iterator[None]:
         import cache_dit
         from cache_dit import TaylorSeerCalibratorConfig
@@ -54,7 +58,7 @@ class CacheDiT(ExternalCache):
         finally:
             cache_dit.disable_cache(adapter)
 
-    def _config(self, steps: int, one_pass: bool) -> Any:
+    def _config(self, steps: int, one_pass: bool) -> DBCacheConfig:
         """DBCache's config. one_pass: both branches of guidance go in one forward pass."""
         from cache_dit import DBCacheConfig
 
@@ -68,7 +72,7 @@ class CacheDiT(ExternalCache):
         )
 
 
-def _adapter(network: Any, stacks: Stacks) -> Any:
+def _adapter(network: Network, stacks: Stacks) -> BlockAdapter:
     """cache-dit's description of a network's blocks."""
     from cache_dit import BlockAdapter, ForwardPattern
 

@@ -10,10 +10,11 @@ from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ....loaders.facts import Stacks
 from ....loaders.messages import InputError, message
+from ....loaders.parts import Network
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
 from ..mechanisms.external import External
@@ -53,12 +54,12 @@ class DiffusersCache(ExternalCache):
     """A cache of diffusers, switched on by a config."""
 
     @abstractmethod
-    def config(self, network: Any, run: RunUnderWay, stacks: Stacks, steps: int) -> Any:
+    def config(self, network: Network, run: RunUnderWay, stacks: Stacks, steps: int) -> object:
         """diffusers' config of this cache for the steps of an expert."""
 
     @contextmanager
     def enabled(
-        self, network: Any, run: RunUnderWay, stacks: Stacks | None, steps: int, batched: bool
+        self, network: Network, run: RunUnderWay, stacks: Stacks | None, steps: int, batched: bool
     ) -> Iterator[None]:
         assert stacks is not None
         network.enable_cache(self.config(network, run, stacks, steps))
@@ -78,7 +79,7 @@ class DiffusersFirstBlock(DiffusersCache):
     position: ClassVar[int | None] = 5
     unused: ClassVar[tuple[str, ...]] = ("start", "end", "longest", "order")
 
-    def config(self, network: Any, run: RunUnderWay, stacks: Stacks, steps: int) -> Any:
+    def config(self, network: Network, run: RunUnderWay, stacks: Stacks, steps: int) -> object:
         from diffusers import FirstBlockCacheConfig
 
         return FirstBlockCacheConfig(**changed(threshold=self.threshold))
@@ -94,7 +95,7 @@ class DiffusersTaylorSeer(DiffusersCache):
     position: ClassVar[int | None] = 6
     unused: ClassVar[tuple[str, ...]] = ("start", "end", "longest")
 
-    def config(self, network: Any, run: RunUnderWay, stacks: Stacks, steps: int) -> Any:
+    def config(self, network: Network, run: RunUnderWay, stacks: Stacks, steps: int) -> object:
         from diffusers import TaylorSeerCacheConfig
 
         lists, modules = "|".join(stacks.of(network)), "|".join(MODULES)
@@ -121,7 +122,7 @@ class DiffusersSeaCache(DiffusersCache):
     title: ClassVar[str] = "diffusers seacache"
     position: ClassVar[int | None] = 7
 
-    def config(self, network: Any, run: RunUnderWay, stacks: Stacks, steps: int) -> Any:
+    def config(self, network: Network, run: RunUnderWay, stacks: Stacks, steps: int) -> object:
         from diffusers.hooks import SeaCacheConfig
 
         options = changed(threshold=self.threshold, max_consecutive_cached=self.longest)
@@ -138,13 +139,13 @@ class DiffusersMagCache(DiffusersCache):
     title: ClassVar[str] = "diffusers magcache"
     position: ClassVar[int | None] = None
 
-    def config(self, network: Any, run: RunUnderWay, stacks: Stacks, steps: int) -> Any:
+    def config(self, network: Network, run: RunUnderWay, stacks: Stacks, steps: int) -> object:
         from diffusers import MagCacheConfig
 
         options = changed(threshold=self.threshold, max_skip_steps=self.longest)
         return MagCacheConfig(num_inference_steps=steps, mag_ratios=list(self.ratios), **options)
 
 
-def changed(**options: Any) -> dict[str, Any]:
+def changed(**options: float) -> dict[str, float]:
     """The options that are not 0."""
     return {name: value for name, value in options.items() if value}
