@@ -3,9 +3,10 @@ one without.
 
 python bench/file_kinds.py     prints its tables and writes file_kinds.json beside this file; COMFYUI_DIR names the host
 
-The files are written from random weights in the published names by tests/support/files/files.py; both compute in float32
-on the CPU. Quantised files are written by ComfyUI's own quantiser: beside the host's class with the same numbers, beside
-it with the weights before ("float weights"), and for Wan beside the host's own layers that load the same file ("host").
+The files are written from random weights in the published names by tests/support/files/files.py; both compute in
+float32 on the CPU. Quantised files are written by ComfyUI's own quantiser: beside the host's class with the same
+numbers, beside it with the weights before ("float weights"), and for Wan beside the host's own layers that load the
+same file ("host").
 Smaller weights: the mean difference of the latents after four steps of a tiny model, as a share of their spread.
 """
 

@@ -2,8 +2,9 @@
 
 Every shipped variant at its default preset, in bfloat16, at its published size without numbers
 (tests/support/engine/fake_peak.py): the room that a step asked for before (a formula of latent positions), what it asks
-now, and what was counted; the same for its text encoders, and for its VAE at encoding and decoding. --card: the tiny models
-instead, whole, on the pretend card (tests/support/card). Prints tables and puts their rows into bench/memory.json.
+now, and what was counted; the same for its text encoders, and for its VAE at encoding and decoding. --card: the tiny
+models instead, whole, on the pretend card (tests/support/card). Prints tables and puts their rows into
+bench/memory.json.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The shipped workflows in a real ComfyUI on the pretend card: the pixels of the CPU, or an error in words, and no leak.
+"""The shipped workflows in a ComfyUI on the pretend card: the CPU's pixels, or an error in words, and no leak.
 
-CI runs those that differ in kind, `--all-workflows` runs all of them; `--card-table FILE` writes what came out, as JSON, or
-as Markdown where the name ends in .md.
+CI runs those that differ in kind, `--all-workflows` runs all of them; `--card-table FILE` writes what came out, as
+JSON, or as Markdown where the name ends in .md.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from reelwire.tests.support.card.shortage import (
 from reelwire.tests.support.host import ROOT, Host
 
 ALL = sorted(file.stem for file in (ROOT / "workflows" / "api").glob("*.json"))
-# two experts in fp8, an image encoder and a decoder in chunks, a control video; weights in int8 that partly wait in RAM,
-# windows of a long video
+# two experts in fp8, an image encoder and a decoder in chunks, a control video; weights in int8 that partly wait in
+# RAM, windows of a long video
 CHOSEN = {
     "legacy": ("wan22_two_experts_fp8", "svd_i2v", "cogvideox_control"),
     "dynamic": ("hunyuan_low_vram", "ltx_long"),

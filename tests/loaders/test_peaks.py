@@ -1,7 +1,7 @@
 """What is asked for beside the weights against what was counted: within 15%, and never under by more than 5%.
 
-Networks of published size without numbers run through the pack's own sampler, encoders and VAEs (fake_peak.py). Here a few
-variants that differ in kind; with `--all-variants` every shipped one, at its default, small, and in float32.
+Networks of published size without numbers run through the pack's own sampler, encoders and VAEs (fake_peak.py). Here a
+few variants that differ in kind; with `--all-variants` every shipped one, at its default, small, and in float32.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def test_coders(of: Any, with_coder: str) -> None:
 
 @pytest.mark.parametrize("name", ["wan/2.1-t2v-1.3b"])
 def test_tiles_of_an_encoder_keep_nothing_of_each_other(of: Any, name: str) -> None:
-    """They are encoded one after another, so that a quarter of the frame takes little more than a quarter of the room."""
+    """They are encoded one after another, so that a quarter of the frame takes about a quarter of the room."""
     model = of(name)
     whole, quarter = (coder_peaks(model, tiling, frames=3)["encode"][1] for tiling in (Tiling(), Tiling(30, True)))
     assert quarter < 0.5 * whole

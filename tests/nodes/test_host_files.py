@@ -1,4 +1,4 @@
-"""Files through every family's loader in a real ComfyUI: unfit ones are told in words, links are followed, two models share a graph."""
+"""Files through every family's loader in a real ComfyUI: unfit ones are refused in words, links are followed."""
 
 from __future__ import annotations
 

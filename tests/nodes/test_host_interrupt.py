@@ -15,7 +15,10 @@ LONG = {"3.steps": STEPS, "3.seed": 31}
 
 
 def steps(seen: Seen, total: int = STEPS, node: str = SAMPLER) -> list[int]:
-    """A node's progress towards `total`, one number for each event; reading weights before that counts to another total."""
+    """A node's progress towards `total`, one number for each event.
+
+    Reading weights before that counts to another total.
+    """
     told = [data for data in seen.all("progress") if data["node"] == node]
     return [data["value"] for data in told if data["max"] == total]
 

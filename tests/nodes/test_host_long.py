@@ -153,11 +153,21 @@ def test_pictures_of_the_timeline(host: Host) -> None:
     assert "frame = 125 of keyframe 1" in host.refuse(film("bad", timeline=keyed("red.png", 5.0))).told
 
 
-@pytest.mark.parametrize(("changes", "told"), [
-    ({"timeline": ""}, "timeline = empty"), ({"timeline": "{"}, "not JSON"), ({"timeline": '{"prompts": []}'}, "no prompts"),
-    ({"frames": 74}, "Use 73 or 77"), ({"window": 34}, "window = 34"), ({"overlap": 33}, "must make new ones"), ({"fps": 0.5}, "fps = 0.5"),
-    ({"filename_prefix": "../x"}, "filename_prefix"), ({"tile": 20}, "tile = 20"), ({"sampler": "ddim"}, "sampler = ddim"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"timeline": ""}, "timeline = empty"),
+        ({"timeline": "{"}, "not JSON"),
+        ({"timeline": '{"prompts": []}'}, "no prompts"),
+        ({"frames": 74}, "Use 73 or 77"),
+        ({"window": 34}, "window = 34"),
+        ({"overlap": 33}, "must make new ones"),
+        ({"fps": 0.5}, "fps = 0.5"),
+        ({"filename_prefix": "../x"}, "filename_prefix"),
+        ({"tile": 20}, "tile = 20"),
+        ({"sampler": "ddim"}, "sampler = ddim"),
+    ],
+)
 def test_bad_input_is_told(host: Host, changes: dict[str, Any], told: str) -> None:
     refusal = host.refuse(film("bad", **changes))
     assert told in refusal.told
@@ -260,7 +270,7 @@ def short_memory(host: Host, room: int) -> Iterator[None]:
 
 @pytest.mark.usefixtures("nothing_kept")
 def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
-    """However much there is, it ends with the same pictures, but for what tiles do not see of each other, or in words."""
+    """However much memory there is, it ends with the same pictures (but for what tiles do not see), or in words."""
     latents = torch.randn(1, 16, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     save_file(
         {"latent_tensor": latents, "latent_format_version_0": torch.tensor([])}, host.base / "input" / "large.latent"

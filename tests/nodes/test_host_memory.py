@@ -159,7 +159,7 @@ def test_a_dropped_model_is_freed(host_module: Any) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_weights_of_eight_bits(host_module: Any, tiny_models: Path, name: str) -> None:
-    """int8 is nearer to the original than fp8, both are near; the host's manager and a partial load change no number."""
+    """int8 is nearer to the original than fp8, both are near; a partial load by the host changes no number."""
     _, whole = stored(tiny_models, name, "", plain())
     off = {}
     for storage in ("fp8", "int8"):

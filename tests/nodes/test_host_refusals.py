@@ -1,4 +1,4 @@
-"""What needs no model is refused before it is queued; later errors come to the page as messages, with the node that caused them."""
+"""What needs no model is refused before it is queued; later errors reach the page as messages of their node."""
 
 from __future__ import annotations
 
@@ -46,8 +46,21 @@ def long(**inputs: Any) -> dict[str, Any]:
 
 
 def guidance(**inputs: Any) -> dict[str, Any]:
-    given = {"method": "cfg", "start": 0.0, "end": 1.0, "low_noise_guidance": 0.0, "true_guidance": 0.0, "dynamic": False, "layers": "",
-             "layer_scale": 2.8, "layer_start": 0.01, "layer_end": 0.2, "eta": 1.0, "momentum": 0.0, "threshold": 15.0}  # fmt: skip
+    given = {
+        "method": "cfg",
+        "start": 0.0,
+        "end": 1.0,
+        "low_noise_guidance": 0.0,
+        "true_guidance": 0.0,
+        "dynamic": False,
+        "layers": "",
+        "layer_scale": 2.8,
+        "layer_start": 0.01,
+        "layer_end": 0.2,
+        "eta": 1.0,
+        "momentum": 0.0,
+        "threshold": 15.0,
+    }
     return {"g": node("ReelwireGuidance", model=["1", 0], **{**given, **inputs}), "3.model": ["g", 0]}
 
 

@@ -222,15 +222,31 @@ def test_a_long_video_says_what_it_made(host: Host) -> None:
 
 
 IDLE: dict[str, tuple[dict[str, Any], str]] = {
-    "ReelwireCache": ({"policy": "plan", "speed": 2.0, "threshold": 0.5}, "threshold = 0.5 does nothing while policy is plan"),
+    "ReelwireCache": (
+        {"policy": "plan", "speed": 2.0, "threshold": 0.5},
+        "threshold = 0.5 does nothing while policy is plan",
+    ),
     "ReelwireGuidance": (
-        {"method": "cfg", "start": 0.0, "end": 1.0, "low_noise_guidance": 0.0, "true_guidance": 0.0, "dynamic": False, "layers": "",
-         "layer_scale": 2.8, "layer_start": 0.01, "layer_end": 0.2, "eta": 0.5, "momentum": 0.0, "threshold": 15.0},
+        {
+            "method": "cfg",
+            "start": 0.0,
+            "end": 1.0,
+            "low_noise_guidance": 0.0,
+            "true_guidance": 0.0,
+            "dynamic": False,
+            "layers": "",
+            "layer_scale": 2.8,
+            "layer_start": 0.01,
+            "layer_end": 0.2,
+            "eta": 0.5,
+            "momentum": 0.0,
+            "threshold": 15.0,
+        },
         "eta = 0.5 does nothing while method is cfg",
     ),
     "ReelwireTeaCache": ({"threshold": 0.0, "retention": True}, "retention = True does nothing on LTX-Video"),
     "ReelwireMotion": ({"motion_bucket": 127, "fps": 7, "noise_augmentation": 0.02}, "does nothing on LTX-Video"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", IDLE)

@@ -35,10 +35,13 @@ BOXES = """[...document.querySelectorAll("[data-node-id]")].map(node => [node, n
     .filter(([, box]) => box.width > 0)
     .map(([node, box]) => [node.dataset.nodeId, box.left, box.top, box.right, box.bottom])"""
 # each node that loads a picture or a clip shows it
-PICTURES = """() => window.app.rootGraph.nodes.filter(node => ["LoadImage", "LoadVideo"].includes(node.type)).every(node => {
-    const picture = document.querySelector(`[data-node-id="${node.id}"] :is(img, video)`);
-    return picture && (picture.complete || picture.readyState > 0);
-})"""
+PICTURES = """() => {
+    const loaders = window.app.rootGraph.nodes.filter(node => ["LoadImage", "LoadVideo"].includes(node.type));
+    return loaders.every(node => {
+        const picture = document.querySelector(`[data-node-id="${node.id}"] :is(img, video)`);
+        return picture && (picture.complete || picture.readyState > 0);
+    });
+}"""
 NEAR = 4  # of the page's units
 
 every = pytest.mark.parametrize("name", list(notes.CARDS))
@@ -62,7 +65,7 @@ def drop_template(page: Page, name: str) -> None:
 
 @pytest.fixture
 def canvas(page: Page) -> Iterator[Page]:
-    """The page with an empty graph; no error of a pack's script may come while a test runs (the page has some of its own)."""
+    """The page with an empty graph; no script of a pack may fail while a test runs (the page has errors of its own)."""
     page.evaluate("() => window.app.rootGraph.clear()")
     page.evaluate("() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     said: list[str] = []

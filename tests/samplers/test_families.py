@@ -354,10 +354,21 @@ def test_folders_of_other_families(tiny_models: Path, family: str) -> None:
                 load(Recipe(family, "", files_of(tiny_models / name), "float32"), PlainMemory())
 
 
-@pytest.mark.parametrize(("high", "low", "told"), [
-    ("tiny-wan2.1-t2v", "wan2.2_t2v_high_noise", "low_noise_checkpoint = wan2.2_t2v_high_noise: this is a high-noise expert. Choose it under checkpoint."),
-    ("wan2.2_t2v_low_noise", "tiny-wan2.1-t2v", "checkpoint = wan2.2_t2v_low_noise: this is a low-noise expert. Choose it under low_noise_checkpoint."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("high", "low", "told"),
+    [
+        (
+            "tiny-wan2.1-t2v",
+            "wan2.2_t2v_high_noise",
+            "low_noise_checkpoint = wan2.2_t2v_high_noise: this is a high-noise expert. Choose it under checkpoint.",
+        ),
+        (
+            "wan2.2_t2v_low_noise",
+            "tiny-wan2.1-t2v",
+            "checkpoint = wan2.2_t2v_low_noise: this is a low-noise expert. Choose it under low_noise_checkpoint.",
+        ),
+    ],
+)
 def test_experts_in_each_others_place(tiny_models: Path, tmp_path: Path, high: str, low: str, told: str) -> None:
     folders = {}
     for slot, name in (("high", high), ("low", low)):

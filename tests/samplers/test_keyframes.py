@@ -59,7 +59,8 @@ EVERYWHERE: list[Row] = [  # what no model takes, told alike
     (
         [at(17)],
         17,
-        "frame = 17 of keyframe 1: A keyframe must lie inside the 17 frames of the video. Use 0 to 16, or -17 to -1 from the end.",
+        "frame = 17 of keyframe 1: A keyframe must lie inside the 17 frames of the video. "
+        "Use 0 to 16, or -17 to -1 from the end.",
     ),
     ([at(-18)], 17, "frame = -18 of keyframe 1"),
     ([at(0), at(99)], 17, "frame = 99 of keyframe 2"),
@@ -72,7 +73,8 @@ WEAK: Row = ([at(0, strength=0.5)], 17, "strength = 0.5 of keyframe 1: ... keeps
 CLIP: Row = (
     [at(0, 9)],
     17,
-    "keyframes = keyframe 1, a clip of 9 frames: ... takes single pictures. Connect one picture, or the clip as source.",
+    "keyframes = keyframe 1, a clip of 9 frames: ... takes single pictures. "
+    "Connect one picture, or the clip as source.",
 )
 NONE: list[Row] = [
     ([], 17, []),
@@ -88,7 +90,8 @@ FIRST: list[Row] = [
     (
         [],
         17,
-        "keyframes = none: ... starts from its first frame. Connect Keyframe nodes so (frame 0 is the first, -1 the last), or load ... for text alone.",
+        "keyframes = none: ... starts from its first frame. "
+        "Connect Keyframe nodes so (frame 0 is the first, -1 the last), or load ... for text alone.",
     ),
     ([at(8)], 17, f"keyframes = keyframe 1 at frame 8: ... its first frame. Move it there, {ANYWHERE}"),
     ([at(-1), at(0)], 17, f"keyframes = keyframe 1 at frame 16: ... its first frame. Move it there, {ANYWHERE}"),
@@ -147,7 +150,8 @@ VACE: list[Row] = [
     (
         [at(12, 6)],
         17,
-        "frame = 12 of keyframe 1: A clip of 6 frames must lie inside the 17 frames of the video. Use 0 to 11, or -17 to -6 from the end.",
+        "frame = 12 of keyframe 1: A clip of 6 frames must lie inside the 17 frames of the video. "
+        "Use 0 to 11, or -17 to -6 from the end.",
     ),
     ([at(2, 3), at(4)], 17, "keyframes = numbers 1 and 2, at frames 2 and 4"),
 ]

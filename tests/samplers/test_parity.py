@@ -60,11 +60,12 @@ class Case:
 
 WAN, I2V, COG, COG_I2V = "WanPipeline", "WanImageToVideoPipeline", "CogVideoXPipeline", "CogVideoXImageToVideoPipeline"
 HUNYUAN, HUNYUAN_I2V = "HunyuanVideoPipeline", "HunyuanVideoImageToVideoPipeline"
+SHIFTED = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 5.0}
 FLOW = {
     "euler": ("FlowMatchEulerDiscreteScheduler", {"shift": 5.0}),
-    "unipc": ("UniPCMultistepScheduler", {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 5.0}),
-    "dpm++ 2m": ("DPMSolverMultistepScheduler", {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 5.0}),
-}  # fmt: skip
+    "unipc": ("UniPCMultistepScheduler", SHIFTED),
+    "dpm++ 2m": ("DPMSolverMultistepScheduler", SHIFTED),
+}
 CASES = [
     Case("tiny-wan2.1-t2v", "wan", WAN),
     Case("tiny-wan2.1-t2v", "wan", WAN, {"guidance": 1.0}),

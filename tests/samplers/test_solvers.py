@@ -83,7 +83,7 @@ def test_one_step_of_heun_is_eulers() -> None:
 
 
 def test_the_sde_goes_through_the_exact_marginals() -> None:
-    """At every noise level mean and spread are those of alpha_t x0 + sigma_t noise; nothing of the first noise is left."""
+    """At every noise level mean and spread are those of alpha_t x0 + sigma_t noise; the first noise is gone."""
     denoiser = gaussian(80, SDE, MANY)
     latents, run = solved(SDE.solve, denoiser)
     for step, seen in run.seen[3:]:

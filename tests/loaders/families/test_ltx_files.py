@@ -1,4 +1,4 @@
-"""Single files in Lightricks' layout, written by the host's own model classes, load exactly; broken files are refused in words."""
+"""Single files in Lightricks' layout, written by the host's own classes, load exactly; broken ones are refused."""
 
 from __future__ import annotations
 

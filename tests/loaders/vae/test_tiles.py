@@ -179,8 +179,10 @@ def test_an_offloaded_state_is_equal(name: str) -> None:
 
 @pytest.mark.parametrize("name", PARKED)
 def test_an_offloaded_state_leaves_nothing_on_the_card(name: str) -> None:
-    """On the meta device in the card's place: between two pieces the past is not there (at most the piece itself), and it
-    comes back from RAM."""
+    """Between two pieces the past is not on the card (at most the piece itself), and it comes back from RAM.
+
+    The meta device stands in for the card.
+    """
     case, vae, shown = CASES[name], CASES[name].make().to("meta"), 0
     held = {}
     for offload_state in (False, True):

@@ -1,4 +1,4 @@
-"""Single files of Stable Video Diffusion and CogVideoX, written by the host's own classes, compute what they compute there."""
+"""Single files of Stable Video Diffusion and CogVideoX, as the host's classes write them, compute the same here."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def fits(weights: Weights | None) -> None:
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v.startswith(("svd", "cogvideox"))])
 def test_published_sizes_have_all_their_tensors(variant: str, tmp_path: Path) -> None:
-    """The host's classes at their real sizes: nothing missing, unexpected or of another shape, and the shipped config."""
+    """The host's classes at their real sizes: no tensor missing, unexpected or misshapen, and the shipped config."""
     family, name = variant.split("/")
     module: Any
     if family == "svd":

@@ -97,14 +97,25 @@ def test_vaes(tmp_path: Path, release: str) -> None:
         assert (mine.decode(z).sample - model.decode(z).clamp(-1, 1)).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize(("name", "changes", "variant"), [
-    ("wan2.1_t2v_1.3B_bf16", {"num_layers": 30}, "2.1-t2v-1.3b"), ("wan2.1_t2v_14B_fp8_scaled", {}, "2.1-t2v-14b"),
-    ("wan2.2_t2v_high_noise_14B_fp8_scaled", {}, "2.2-t2v-a14b"), ("Wan2_1-I2V-14B-480P_fp8", {"in_channels": 36, "image_dim": 1280}, "2.1-i2v-14b-480p"),
-    ("wan2.1_i2v_720p_14B_bf16", {"in_channels": 36, "image_dim": 1280}, "2.1-i2v-14b-720p"),
-    ("wan2.2_i2v_low_noise_14B_fp16", {"in_channels": 36}, "2.2-i2v-a14b"), ("wan2.2_ti2v_5B_fp16", {"in_channels": 48, "num_layers": 30}, "2.2-ti2v-5b"),
-    ("wan2.1_flf2v_720p_14B_fp16", {"in_channels": 36, "image_dim": 1280, "pos_embed_seq_len": 514}, "2.1-flf2v-14b-720p"),
-    ("wan2.1_vace_14B_fp16", {"vace_layers": [0]}, "2.1-vace-14b"), ("wan2.1_vace_1.3B", {"vace_layers": [0], "num_layers": 30}, "2.1-vace-1.3b"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "changes", "variant"),
+    [
+        ("wan2.1_t2v_1.3B_bf16", {"num_layers": 30}, "2.1-t2v-1.3b"),
+        ("wan2.1_t2v_14B_fp8_scaled", {}, "2.1-t2v-14b"),
+        ("wan2.2_t2v_high_noise_14B_fp8_scaled", {}, "2.2-t2v-a14b"),
+        ("Wan2_1-I2V-14B-480P_fp8", {"in_channels": 36, "image_dim": 1280}, "2.1-i2v-14b-480p"),
+        ("wan2.1_i2v_720p_14B_bf16", {"in_channels": 36, "image_dim": 1280}, "2.1-i2v-14b-720p"),
+        ("wan2.2_i2v_low_noise_14B_fp16", {"in_channels": 36}, "2.2-i2v-a14b"),
+        ("wan2.2_ti2v_5B_fp16", {"in_channels": 48, "num_layers": 30}, "2.2-ti2v-5b"),
+        (
+            "wan2.1_flf2v_720p_14B_fp16",
+            {"in_channels": 36, "image_dim": 1280, "pos_embed_seq_len": 514},
+            "2.1-flf2v-14b-720p",
+        ),
+        ("wan2.1_vace_14B_fp16", {"vace_layers": [0]}, "2.1-vace-14b"),
+        ("wan2.1_vace_1.3B", {"vace_layers": [0], "num_layers": 30}, "2.1-vace-1.3b"),
+    ],
+)
 def test_variants(name: str, changes: dict[str, Any], variant: str) -> None:
     told = {"in_channels": 16, "out_channels": 16, "num_layers": 40, "image_dim": None, "pos_embed_seq_len": None}
     assert wan_files.FORMAT.variant is not None

@@ -1,4 +1,4 @@
-"""LoRA files in three key forms add exactly what a merged checkpoint has, and leave the model that they are put on alone."""
+"""LoRA files in three key forms add exactly what a merged checkpoint has, and leave the model itself alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
-# layers that are one in the published files: family -> (its name, ours in their order, whether their halves are swapped)
+# layers that are one in the published files:
+# family -> (its name, ours in their order, whether their halves are swapped)
 FUSED = {
     "hunyuan_video": ("double_blocks.0.img_attn_qkv", [f"transformer_blocks.0.attn.to_{n}" for n in "qkv"], False),
     "hunyuan_video single": (

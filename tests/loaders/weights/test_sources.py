@@ -289,7 +289,7 @@ def test_the_embedded_tokenizer_is_sentencepieces_own(models: Path) -> None:
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v.startswith("wan/")])
 def test_wans_published_sizes_have_all_their_tensors(comfyui: Path, tmp_path: Path, variant: str) -> None:
-    """The host's class at its real size on the meta device -> our names and our config: nothing missing or misshapen."""
+    """The host's class at its real size -> our names and our config: nothing missing or misshapen."""
     with host_classes():
         import comfy.ops
 

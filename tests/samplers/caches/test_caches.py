@@ -29,8 +29,16 @@ from reelwire.training.tiny_models import MODELS
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
 TRANSFORMERS = [name for name in MODELS if "upsampler" not in name and "svd" not in name]
 # one of each family, and those whose forward is another: two experts, hints, tokens with times of their own, padding
-SOME_MODELS = ["tiny-hunyuan-t2v", "tiny-hunyuan-i2v-replace", "tiny-wan2.1-vace", "tiny-wan2.2-t2v-a14b", "tiny-wan2.2-ti2v-5b",
-               "tiny-cogvideox1.5-5b-i2v", "tiny-mochi", "tiny-ltx-0.9.5"]  # fmt: skip
+SOME_MODELS = [
+    "tiny-hunyuan-t2v",
+    "tiny-hunyuan-i2v-replace",
+    "tiny-wan2.1-vace",
+    "tiny-wan2.2-t2v-a14b",
+    "tiny-wan2.2-ti2v-5b",
+    "tiny-cogvideox1.5-5b-i2v",
+    "tiny-mochi",
+    "tiny-ltx-0.9.5",
+]
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +100,7 @@ def test_every_form_of_guidance(opened: Any, name: str, way: str) -> None:
 @pytest.mark.parametrize("policy", SOME)
 @pytest.mark.parametrize("name", ["tiny-wan2.2-t2v-a14b", "tiny-ltx-0.9.0"])
 def test_a_run_leaves_nothing_behind(opened: Any, name: str, policy: str) -> None:
-    """The same after an interrupt, after another size and number of steps, with two samplers and two caches on one model."""
+    """The same after an interrupt, another size or number of steps, with two samplers and two caches on one model."""
     model = replace(opened(name), cache=SOME[policy])
     expected = Sampled(model).latents
     for stop in (1, 4, 9):
@@ -130,7 +138,7 @@ def test_few_steps_pass_through(opened: Any) -> None:
 
 
 def test_svd(opened: Any, plain: Any) -> None:
-    """Its deep blocks at an interval, or its clean video by a plan; policies that look into a transformer are refused."""
+    """Its deep blocks at an interval, or its clean video by a plan; policies for transformers alone are refused."""
     model, expected = opened("tiny-svd"), plain("tiny-svd")
     for nothing in (FORA(interval=1), Plan(speed=1.0)):
         assert torch.equal(Sampled(replace(model, cache=nothing)).latents, expected)
@@ -184,7 +192,9 @@ def test_with_a_lora(tiny_models: Path, tmp_path: Path, policy: str) -> None:
 
 
 @pytest.mark.parametrize("policy", OURS)
-@pytest.mark.parametrize("name", ["tiny-wan2.1-t2v", "tiny-ltx-0.9.0", "tiny-hunyuan-t2v", "tiny-mochi", "tiny-cogvideox-2b"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["tiny-wan2.1-t2v", "tiny-ltx-0.9.0", "tiny-hunyuan-t2v", "tiny-mochi", "tiny-cogvideox-2b"]
+)
 def test_with_compiled_blocks(opened: Any, name: str, policy: str) -> None:
     """Each block is one graph; a cache changes nothing in it."""
     cached = replace(opened(name), cache=SOME[policy])
@@ -233,8 +243,12 @@ def test_names_of_the_weights_stay(opened: Any) -> None:
 # ---------------------------------------------------------------- memory
 
 
-@pytest.mark.parametrize("policy", ["TeaCache", "TeaCache, follow", "FORA", "FORA, modules", "EasyCache", "first block", "plan", "MagCache"])  # fmt: skip
-@pytest.mark.parametrize("name", ["tiny-hunyuan-t2v", "tiny-wan2.1-t2v", "tiny-cogvideox1.5-5b", "tiny-mochi", "tiny-ltx-0.9.0"])  # fmt: skip
+@pytest.mark.parametrize(
+    "policy", ["TeaCache", "TeaCache, follow", "FORA", "FORA, modules", "EasyCache", "first block", "plan", "MagCache"]
+)
+@pytest.mark.parametrize(
+    "name", ["tiny-hunyuan-t2v", "tiny-wan2.1-t2v", "tiny-cogvideox1.5-5b", "tiny-mochi", "tiny-ltx-0.9.0"]
+)
 def test_memory_is_what_was_said(opened: Any, name: str, policy: str) -> None:
     from reelwire.samplers.plan import plan
 

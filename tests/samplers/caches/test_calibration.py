@@ -217,7 +217,10 @@ def test_published_values_are_the_published() -> None:
 # ---------------------------------------------------------------- kept beside the checkpoint
 
 
-@pytest.mark.parametrize("name", ["tiny-hunyuan-t2v", "tiny-wan2.2-t2v-a14b", "tiny-cogvideox-2b", "tiny-mochi", "tiny-ltx-0.9.0", "tiny-svd"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    ["tiny-hunyuan-t2v", "tiny-wan2.2-t2v-a14b", "tiny-cogvideox-2b", "tiny-mochi", "tiny-ltx-0.9.0", "tiny-svd"],
+)
 def test_a_calibration_serves_every_policy(models: Path, name: str) -> None:
     model = open_model(models, name)
     made = calibrated(model)
@@ -315,7 +318,13 @@ def test_the_report_says_what_was_done(models: Path) -> None:
 def test_the_published_signal_of_each_family(models: Path) -> None:
     from reelwire.samplers.caches.calibration import observed
 
-    expected = {"tiny-wan2.1-t2v": "embedder", "tiny-cogvideox-2b": "time", "tiny-ltx-0.9.0": "modulated", "tiny-mochi": "modulated", "tiny-hunyuan-t2v": "modulated"}  # fmt: skip
+    expected = {
+        "tiny-wan2.1-t2v": "embedder",
+        "tiny-cogvideox-2b": "time",
+        "tiny-ltx-0.9.0": "modulated",
+        "tiny-mochi": "modulated",
+        "tiny-hunyuan-t2v": "modulated",
+    }
     for name, signal in expected.items():
         model = open_model(models, name)
         assert observed(model) == signal

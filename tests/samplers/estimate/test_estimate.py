@@ -134,7 +134,10 @@ DECODES = [(name, count) for family, name in FIRST.items() for count in COUNTS.g
 
 @pytest.mark.parametrize(("name", "count"), DECODES)
 def test_a_decode_is_counted_exactly(tiny_models: Path, name: str, count: int) -> None:
-    """Whatever its length in latent frames, of which few run. (In small parts: LTX-Video takes larger ones on a CPU.)"""
+    """Whatever its length in latent frames, of which few run.
+
+    (In small parts: LTX-Video takes larger ones on a CPU.)
+    """
     model = open_plain(tiny_models, name)
     facts = model.facts
     frames = facts.frame_counts[-1] if facts.frame_counts else (count - 1) * facts.temporal_ratio + 1
@@ -318,8 +321,11 @@ def test_small_weights_and_options_count(headers: Callable[[str], VideoModel], t
 
 
 def test_keyframes_count(headers: Callable[[str], VideoModel]) -> None:
-    """LTX-Video gives each token a time of its own from the first keyframe on, and more tokens for one that lies within;
-    elsewhere they change nothing. Those that a model does not take are refused, those that it moves are told."""
+    """Keyframes cost LTX-Video more, and other models nothing.
+
+    LTX-Video gives each token a time of its own from the first keyframe on, and more tokens for one that lies within.
+    Those that a model does not take are refused, those that it moves are told.
+    """
     picture = torch.zeros(1, 64, 64, 3)
 
     def asked(variant: str, *frames: int) -> Estimate:

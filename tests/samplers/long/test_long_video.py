@@ -73,7 +73,7 @@ def length(model: VideoModel) -> int:
 
 
 def pictures(model: VideoModel, count: int) -> tuple[Keyframe, ...]:
-    """The keyframes that a long video of this model begins with; where every window needs both ends, some for all joints."""
+    """The keyframes that a long video of this model begins with; some for all joints where a window needs both ends."""
     given = needed(model)["keyframes"]
     if len(given) < 2:
         return given

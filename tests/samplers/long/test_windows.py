@@ -99,7 +99,8 @@ def test_prompts_too_close(frames: int, at: tuple[int, ...], told: str) -> None:
         (Spans(8, 97, -7), "overlap = -7"),
         (
             Spans(8, 25, 25),
-            "window = 25: Each window shares its first 25 frames with the one before and must make new ones. Use 33 or more",
+            "window = 25: Each window shares its first 25 frames with the one before and must make new ones. "
+            "Use 33 or more",
         ),
         (Spans(8, 1, 1), "window = 1: Each window shares"),
         (Spans(8, 9, 17), "window = 9"),
@@ -127,8 +128,10 @@ class Film:
 
 @st.composite
 def films(draw: st.DrawFn, jointed: bool | None = None, keyed: bool = False) -> Film:
-    """Of sound spans and numbers; jointed: with keyframes at joints, whose windows share one frame; keyed: with keyframes
-    anywhere."""
+    """Films of sound spans and numbers.
+
+    jointed: with keyframes at joints, whose windows share one frame; keyed: with keyframes anywhere.
+    """
     step = draw(st.sampled_from([1, 4, 6, 8, 13, 24]))
     fixed = draw(st.booleans()) if jointed else False
     length = 1 if fixed else draw(st.integers(1, 12))

@@ -1,8 +1,9 @@
 """What a run needs beside the weights, measured without numbers: networks at their published size on the meta device.
 
-The pack's own code runs (`samplers.denoise.sample`, `VideoModel.encode`, `stream_frames`); a dispatch mode counts the bytes of all
-storages that are alive there. Where code reads a number back it is told a plain one, and masks count as full. Attention is
-taken for one of the fused kernels, which hold nothing but their result. What a kernel needs inside itself is not seen.
+The pack's own code runs (`samplers.denoise.sample`, `VideoModel.encode`, `stream_frames`); a dispatch mode counts the
+bytes of all storages that are alive there. Where code reads a number back it is told a plain one, and masks count as
+full. Attention is taken for one of the fused kernels, which hold nothing but their result. What a kernel needs inside
+itself is not seen.
 """
 
 from __future__ import annotations
@@ -111,9 +112,12 @@ class Fused(TorchFunctionMode):
 
 
 class Imagined:
-    """A memory whose parts lie on the meta device. asked: part -> the most bytes that a use has asked for; peaks: part ->
-    what was alive then at most beside the weights, of an encoder or a VAE beside all that was there before, too; at: what
-    that was, where it is counted in detail."""
+    """A memory whose parts lie on the meta device.
+
+    asked: part -> the most bytes that a use has asked for
+    peaks: part -> what was alive then at most beside the weights (of an encoder or a VAE: beside all before, too)
+    at: part -> what that was, where it is counted in detail
+    """
 
     def __init__(self, dtype: str = "bfloat16", room: int = sys.maxsize) -> None:
         self.asked: dict[str, int] = {}
@@ -255,8 +259,10 @@ def _look(model: VideoModel, request: Request) -> None:
 def coder_peaks(
     model: VideoModel, tiling: Tiling | None = None, frames: int = 0, **changes: Any
 ) -> dict[str, tuple[int, int]]:
-    """What the VAE does ("encode", "encode at once" where that is done, "decode") -> (bytes that are counted with, the most
-    that was alive), for a clip of `frames` frames (0: as long as shows all) of the default size."""
+    """What the VAE does -> (bytes that are counted with, the most that was alive), for a clip of the default size.
+
+    It does "encode", "encode at once" where it can, and "decode". frames: of the clip (0: as long as shows all).
+    """
     from reelwire.samplers.decode import stream_frames
 
     memory, facts = _memory(model, "text"), model.facts

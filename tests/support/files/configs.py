@@ -120,15 +120,23 @@ def _ltx(config: dict[str, Any]) -> Any:
 PUBLISHED = {
     "wan": {r"^img_emb\.emb_pos$": "condition_embedder.image_embedder.pos_embed"},
     "hunyuan_video": {
-        r"txt_in\.t_embedder\.in_layer": "txt_in.t_embedder.mlp.0", r"txt_in\.t_embedder\.out_layer": "txt_in.t_embedder.mlp.2",
-        r"txt_in\.c_embedder\.in_layer": "txt_in.c_embedder.linear_1", r"txt_in\.c_embedder\.out_layer": "txt_in.c_embedder.linear_2",
-        r"(time|guidance)_in\.in_layer": r"\1_in.mlp.0", r"(time|guidance)_in\.out_layer": r"\1_in.mlp.2",
-        r"(_mod|\.modulation)\.lin\.": r"\1.linear.", r"_attn\.qkv\.": "_attn_qkv.", r"_attn\.proj\.": "_attn_proj.",
-        r"(_mlp|blocks\.\d+\.mlp)\.0\.": r"\1.fc1.", r"(_mlp|blocks\.\d+\.mlp)\.2\.": r"\1.fc2.",
-        r"_attn\.norm\.query_norm": "_attn_q_norm", r"_attn\.norm\.key_norm": "_attn_k_norm",
-        r"\.norm\.query_norm": ".q_norm", r"\.norm\.key_norm": ".k_norm",
+        r"txt_in\.t_embedder\.in_layer": "txt_in.t_embedder.mlp.0",
+        r"txt_in\.t_embedder\.out_layer": "txt_in.t_embedder.mlp.2",
+        r"txt_in\.c_embedder\.in_layer": "txt_in.c_embedder.linear_1",
+        r"txt_in\.c_embedder\.out_layer": "txt_in.c_embedder.linear_2",
+        r"(time|guidance)_in\.in_layer": r"\1_in.mlp.0",
+        r"(time|guidance)_in\.out_layer": r"\1_in.mlp.2",
+        r"(_mod|\.modulation)\.lin\.": r"\1.linear.",
+        r"_attn\.qkv\.": "_attn_qkv.",
+        r"_attn\.proj\.": "_attn_proj.",
+        r"(_mlp|blocks\.\d+\.mlp)\.0\.": r"\1.fc1.",
+        r"(_mlp|blocks\.\d+\.mlp)\.2\.": r"\1.fc2.",
+        r"_attn\.norm\.query_norm": "_attn_q_norm",
+        r"_attn\.norm\.key_norm": "_attn_k_norm",
+        r"\.norm\.query_norm": ".q_norm",
+        r"\.norm\.key_norm": ".k_norm",
     },
-}  # fmt: skip
+}
 NATIVE = {
     "wan": (_wan, "convert_wan_transformer_to_diffusers"),
     "hunyuan_video": (_hunyuan, "convert_hunyuan_video_transformer_to_diffusers"),

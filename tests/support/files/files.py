@@ -40,7 +40,7 @@ def fp8(file: Path, state: State) -> State:
 
 
 def scaled_fp8(file: Path, state: State, new: bool = False, prefix: str = "") -> State:
-    """Both formats of ComfyUI: old has `scaled_fp8` and `x.scale_weight`, new has `x.comfy_quant` and `x.weight_scale`."""
+    """Both formats of ComfyUI: `scaled_fp8` and `x.scale_weight`; new: `x.comfy_quant` and `x.weight_scale`."""
     written, numbers = ({} if new else {"scaled_fp8": torch.zeros(2, dtype=E4M3)}), {}
     for name, value in state.items():
         written[name], numbers[name] = value, value

@@ -1,4 +1,4 @@
-"""Networks of CogVideoX, LTX-Video and SVD as the host's own classes make them, and a forward of the host's and of ours."""
+"""Networks of CogVideoX, LTX-Video and SVD as the host's own classes make them, and a forward of both sides."""
 
 from __future__ import annotations
 

@@ -93,8 +93,14 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "vision": {"architectures": ["CLIPVisionModelWithProjection"], **_VIT_H},
     "vision_plain": {"architectures": ["CLIPVisionModel"], **_VIT_H},
 }
-_PIPELINES = {"hunyuan_video": "HunyuanVideoPipeline", "wan": "WanPipeline", "cogvideox": "CogVideoXPipeline", "mochi": "MochiPipeline",
-              "ltx": "LTXPipeline", "svd": "StableVideoDiffusionPipeline"}  # fmt: skip
+_PIPELINES = {
+    "hunyuan_video": "HunyuanVideoPipeline",
+    "wan": "WanPipeline",
+    "cogvideox": "CogVideoXPipeline",
+    "mochi": "MochiPipeline",
+    "ltx": "LTXPipeline",
+    "svd": "StableVideoDiffusionPipeline",
+}
 
 
 def published(variant: str, folder: Path, memory: Memory, dtype: str = "bfloat16", storage: str = "") -> VideoModel:
