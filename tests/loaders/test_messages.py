@@ -94,9 +94,9 @@ def test_every_text_is_used_and_every_key_has_one() -> None:
             assert isinstance(key, ast.Constant), f"{where}: a key is written out, so that it can be found"
             assert key.value in english, f"{where}: {key.value!r} has no text"
             used.add(key.value)
-            given = {keyword.arg for keyword in call.keywords}
-            if None not in given:
-                assert given == {*BRACES.findall(english[key.value])}, f"{where}: the values of {key.value}"
+            keywords = {keyword.arg for keyword in call.keywords}
+            if None not in keywords:
+                assert keywords == {*BRACES.findall(english[key.value])}, f"{where}: the values of {key.value}"
     for script in (file for file in (ROOT / "web").iterdir() if file.suffix in (".js", ".mjs")):
         own = {*re.findall(r'\bkey: "(\w+)"', script.read_text(encoding="utf-8"))}
         assert own <= english.keys(), f"{script.name}: {own - english.keys()}"
@@ -135,21 +135,21 @@ def values_of(name: str, function: ast.AST) -> Iterator[ast.AST]:
 
 def untranslated(file: Path) -> list[str]:
     """Sentences that a file tells people without a key."""
-    found = []
+    places = []
     for call, name, function in calls(file):
-        given = [*call.args[SPEAKERS[name]], *(keyword.value for keyword in call.keywords)] if name in SPEAKERS else []
+        texts = [*call.args[SPEAKERS[name]], *(keyword.value for keyword in call.keywords)] if name in SPEAKERS else []
         if name == "InputError" and isinstance(call.args[1], ast.JoinedStr):
-            given.append(call.args[1])
+            texts.append(call.args[1])
         if name == "InputError" and isinstance(call.args[1], ast.Constant) and " " in str(call.args[1].value):
-            given.append(call.args[1])
-        found += [f"{file.name}:{call.lineno}: {text}" for text in (sentence(arg, function) for arg in given) if text]
-    return found
+            texts.append(call.args[1])
+        places += [f"{file.name}:{call.lineno}: {text}" for text in (sentence(arg, function) for arg in texts) if text]
+    return places
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_nothing_is_told_without_a_key(folder: str) -> None:
-    found = [text for file in FILES if ROOT / folder in file.parents for text in untranslated(file)]
-    assert not found, "\n".join(found)
+    places = [text for file in FILES if ROOT / folder in file.parents for text in untranslated(file)]
+    assert not places, "\n".join(places)
 
 
 @pytest.mark.parametrize(
@@ -174,17 +174,17 @@ def test_the_scan_finds_what_it_looks_for(tmp_path: Path, code: str) -> None:
 
 
 def test_a_message_is_its_text_and_knows_its_key() -> None:
-    told = message("frames_rule", title="LTX-Video", step=8)
-    assert told == "LTX-Video makes 8n+1 frames."
-    assert (told.key, told.values) == ("frames_rule", {"title": "LTX-Video", "step": 8})
-    for same in (copy.deepcopy(told), pickle.loads(pickle.dumps(told))):
-        assert (same, same.key, same.values) == (told, told.key, told.values)
+    text = message("frames_rule", title="LTX-Video", step=8)
+    assert text == "LTX-Video makes 8n+1 frames."
+    assert (text.key, text.values) == ("frames_rule", {"title": "LTX-Video", "step": 8})
+    for same in (copy.deepcopy(text), pickle.loads(pickle.dumps(text))):
+        assert (same, same.key, same.values) == (text, text.key, text.values)
 
 
 def test_messages_within_messages_reach_the_page() -> None:
-    told = sentences(message("use_value", value=either(8, 16)), "", message("use_0"))
-    assert told == "Use 8 or 16. Use 0."
-    sent = json.loads(json.dumps(data(told), allow_nan=False))
+    text = sentences(message("use_value", value=either(8, 16)), "", message("use_0"))
+    assert text == "Use 8 or 16. Use 0."
+    sent = json.loads(json.dumps(data(text), allow_nan=False))
     assert sent["key"] == "sentences"
     assert sent["values"]["first"]["values"]["value"] == {
         "key": "or_list",
@@ -211,8 +211,8 @@ def test_an_error_says_a_sentence_and_keeps_its_parts() -> None:
 
 def test_an_error_in_a_message_stands_for_what_it_says() -> None:
     inner = ValueError(message("format_rotated"))
-    told = message("format_wrong", file="a", layer="b", format="c", error=inner)
-    assert getattr(told.values["error"], "key", "") == "format_rotated"
+    text = message("format_wrong", file="a", layer="b", format="c", error=inner)
+    assert getattr(text.values["error"], "key", "") == "format_rotated"
     assert message("not_json", folder="a", file=OSError("x")).values["file"] == "x"
 
 

@@ -112,10 +112,10 @@ def test_latents_keep_no_model_in_memory(origin: Any) -> None:
     model = bundled()
     latent = origin.from_model(model, torch.zeros(1), {})
     assert origin.decoder(None, latent) is model
-    held = weakref.ref(model)
+    reference = weakref.ref(model)
     del model
     gc.collect()
-    assert held() is None
+    assert reference() is None
     again = origin.decoder(None, latent)
     assert (again.name, again.recipe.dtype) == ("ltx", "float32")
 
@@ -151,10 +151,10 @@ def keyframes(first: int, second: int, prefix: str) -> Prompt:
 
 def test_two_keyframes_as_they_are_mean_first_and_last(host: Host) -> None:
     chained = host.post(keyframes(0, 0, "chained"))
-    told = host.post(keyframes(0, -1, "told"))
-    assert (frames(host.videos(chained)[0]) == frames(host.videos(told)[0])).all()
+    entry = host.post(keyframes(0, -1, "told"))
+    assert (frames(host.videos(chained)[0]) == frames(host.videos(entry)[0])).all()
     assert said(chained, "9") == ["Frame 0 is taken by an earlier keyframe: this one is the last frame."]
-    assert said(told, "9") == []
+    assert said(entry, "9") == []
 
 
 def test_saved_chains_mean_what_they_did(host: Host) -> None:
@@ -188,9 +188,9 @@ def test_the_sampler_says_what_every_0_became(host: Host) -> None:
     entry = host.post(t2v({**changes, "3.preset": "default", "3.sampler": "default", "3.seed": 901}))
     line = said(entry, "3")[0]
     assert re.fullmatch(r"64x64, 17 frames \(0\.68 s at 25 fps\), 2 steps, guidance 4, euler, \d+\.\d s", line), line
-    told = json.loads(entry["outputs"]["3"]["reelwire"][0])
-    assert told["key"] == "sampled"
-    assert {"size": "64x64", "frames": 17, "steps": 2, "guidance": "4"}.items() <= told["values"].items()
+    record = json.loads(entry["outputs"]["3"]["reelwire"][0])
+    assert record["key"] == "sampled"
+    assert {"size": "64x64", "frames": 17, "steps": 2, "guidance": "4"}.items() <= record["values"].items()
     assert re.fullmatch(r"64x64, 17 frames \(\S+ s at \S+ fps\), \S+ [KM]B", said(entry, "4")[0])
 
 

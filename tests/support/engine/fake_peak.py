@@ -66,13 +66,13 @@ class Live(TorchDispatchMode):
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        told = _answer(call, args, kwargs)
-        made = call(*args, **kwargs) if told is None else told
-        given = _storages((args, kwargs))  # a view of a weight is no new storage
-        for key, storage in _storages(made).items():
-            if key not in given:
+        answer = _answer(call, args, kwargs)
+        result = call(*args, **kwargs) if answer is None else answer
+        known = _storages((args, kwargs))  # a view of a weight is no new storage
+        for key, storage in _storages(result).items():
+            if key not in known:
                 self._count(storage, call)
-        return made
+        return result
 
     def _count(self, storage: torch.UntypedStorage, call: Any) -> None:
         key, size = storage._cdata, storage.nbytes()
@@ -272,7 +272,7 @@ def coder_peaks(
         torch.zeros(()).expand(facts.frames(latents[2]) + facts.discarded_frames, request.height, request.width, 3),
         tiling or Tiling(),
     )
-    found, size = dict[str, tuple[int, int]](), latents[3:]
+    peaks, size = dict[str, tuple[int, int]](), latents[3:]
     needed = {"encode": model.vae_bytes(tiling, *size, len(clip)), "decode": model.vae_bytes(tiling, *size)}
     memory.peaks.clear()
     with counted():
@@ -282,11 +282,11 @@ def coder_peaks(
             asked = needed.get(way) or model.encoding(request.width, request.height, len(frames_in))
             with model.use("vae", asked) as vae:
                 model.encode_video(vae, frames_in)
-            found[way] = asked, memory.peaks.pop("vae")
+            peaks[way] = asked, memory.peaks.pop("vae")
         for piece in stream_frames(model, torch.zeros(latents, device=META), tiling=tiling):
             del piece
-        found["decode"] = needed["decode"], memory.peaks.pop("vae")
-    return found
+        peaks["decode"] = needed["decode"], memory.peaks.pop("vae")
+    return peaks
 
 
 def _enough(model: VideoModel, request: Request) -> int:

@@ -55,7 +55,7 @@ def _wan(config: dict[str, Any]) -> Any:
 def _hunyuan(config: dict[str, Any]) -> Any:
     from comfy.ldm.hunyuan_video.model import HunyuanVideo
 
-    told = dict(
+    options = dict(
         in_channels=config["in_channels"],
         out_channels=16,
         vec_in_dim=768,
@@ -76,13 +76,13 @@ def _hunyuan(config: dict[str, Any]) -> Any:
         vision_in_dim=None,
         meanflow_sum=False,
     )
-    return lambda **o: HunyuanVideo(image_model="hunyuan_video", **told, **o)
+    return lambda **o: HunyuanVideo(image_model="hunyuan_video", **options, **o)
 
 
 def _mochi(config: dict[str, Any]) -> Any:
     from comfy.ldm.genmo.joint_model.asymm_models_joint import AsymmDiTJoint
 
-    told = dict(
+    options = dict(
         depth=config["num_layers"],
         num_heads=24,
         hidden_size_x=3072,
@@ -99,13 +99,13 @@ def _mochi(config: dict[str, Any]) -> Any:
         timestep_scale=1000.0,
         use_t5=True,
     )
-    return lambda **o: AsymmDiTJoint(**told, **o)
+    return lambda **o: AsymmDiTJoint(**options, **o)
 
 
 def _ltx(config: dict[str, Any]) -> Any:
     from comfy.ldm.lightricks.model import LTXVModel
 
-    told = dict(
+    options = dict(
         in_channels=128,
         cross_attention_dim=config["cross_attention_dim"],
         attention_head_dim=config["attention_head_dim"],
@@ -113,7 +113,7 @@ def _ltx(config: dict[str, Any]) -> Any:
         caption_channels=4096,
         num_layers=config["num_layers"],
     )
-    return lambda **o: LTXVModel(**told, **o)
+    return lambda **o: LTXVModel(**options, **o)
 
 
 # the host's names of weights -> the published files', where diffusers' converters do not know the former
