@@ -85,12 +85,12 @@ def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def of(sparse: Path) -> Any:
-    made: dict[tuple[str, str], VideoModel] = {}
+    models: dict[tuple[str, str], VideoModel] = {}
 
     def model(name: str, dtype: str = BF16) -> VideoModel:
-        if (name, dtype) not in made:
-            made[name, dtype] = published(name, sparse, Imagined(dtype), dtype)
-        return made[name, dtype]
+        if (name, dtype) not in models:
+            models[name, dtype] = published(name, sparse, Imagined(dtype), dtype)
+        return models[name, dtype]
 
     return model
 
@@ -139,10 +139,10 @@ def test_weights_as_they_are_held(tiny_models: Path) -> None:
             model = load(Recipe(family, "", files_of(tiny_models / name), "bfloat16", storage), PlainMemory())
             for part in model.parts:
                 with model.use(part) as module:
-                    held = sum(t.nbytes for t in module.parameters())
+                    size = sum(t.nbytes for t in module.parameters())
                     layers = [layer for layer in module.modules() if isinstance(layer, Stored)]
                 aligned = ALIGNED * len(layers)
-                assert abs(held - aligned / 2 - weight_bytes(model, part)) <= 0.01 * held + aligned / 2, (name, part)
+                assert abs(size - aligned / 2 - weight_bytes(model, part)) <= 0.01 * size + aligned / 2, (name, part)
 
 
 def stored(kind: str, rows: int = 1024, columns: int = 2048) -> Stored:
@@ -184,5 +184,5 @@ def test_weights_in_the_hosts_formats_count_as_small_as_they_are(tmp_path: Path,
     model = replace(base, parts={"transformer": part})
     with model.use("transformer") as module:
         layers = [layer for layer in module.modules() if isinstance(layer, Stored)]
-        held = sum(t.nbytes for t in module.parameters())
-    assert -0.02 * held <= held - weight_bytes(model, "transformer") <= 4096 * len(layers)
+        size = sum(t.nbytes for t in module.parameters())
+    assert -0.02 * size <= size - weight_bytes(model, "transformer") <= 4096 * len(layers)

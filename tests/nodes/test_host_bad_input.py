@@ -380,7 +380,7 @@ GOOD: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", GOOD)
 def test_good_prompts_still_work(models: Host, name: str) -> None:
     graph = prompt(GOOD[name])
-    made = frames(models.videos(models.post(graph))[0])
+    video = frames(models.videos(models.post(graph))[0])
     asked = graph["3"]["inputs"]
-    assert made.shape == (asked["frames"] or 17, asked["height"] or 64, asked["width"] or 64, 3)
-    assert made.std() > 0
+    assert video.shape == (asked["frames"] or 17, asked["height"] or 64, asked["width"] or 64, 3)
+    assert video.std() > 0

@@ -107,7 +107,7 @@ FAMILIES = [name for name in MODELS if "upsampler" not in name]
 
 
 def run_tiny(
-    folder: Path, name: str, memory: Memory, seen: list[set[str]] | None = None
+    folder: Path, name: str, memory: Memory, devices: list[set[str]] | None = None
 ) -> tuple[VideoModel, torch.Tensor, torch.Tensor]:
     """(the model, latents, frames) of a short run; seen: the names of the loaded parts at each step."""
     import comfy.model_management as mm
@@ -119,8 +119,8 @@ def run_tiny(
     def on_step(*_: Any) -> None:
         loaded = [id(m.model) for m in mm.current_loaded_models]
         parts = getattr(memory, "_patchers", {})
-        if seen is not None:
-            seen.append({name for name, patcher in parts.items() if id(patcher) in loaded})
+        if devices is not None:
+            devices.append({name for name, patcher in parts.items() if id(patcher) in loaded})
 
     latents = sample(model, conditioning, Request(seed=1, steps=4, **inputs), on_step)
     return model, latents, torch.cat(list(stream_frames(model, latents)))

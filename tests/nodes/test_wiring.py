@@ -284,9 +284,9 @@ def test_no_socket_hides_its_translations(info: dict[str, Any]) -> None:
     """The page shows a socket's label of the schema in every language; those of widgets are translated."""
     sockets = [
         (name, field, options)
-        for name, told in info.items()
+        for name, schema in info.items()
         for kind in ("required", "optional")
-        for field, (type_, options) in told["input"].get(kind, {}).items()
+        for field, (type_, options) in schema["input"].get(kind, {}).items()
         if isinstance(type_, str)
         and type_.split(",")[0] in ("VIDEO_MODEL", "VIDEO_CONDITIONING", "KEYFRAMES", "LATENT", "IMAGE")
     ]

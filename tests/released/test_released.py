@@ -58,10 +58,10 @@ def test_it_makes_the_frames_of_then(host: Host, file: Path) -> None:
     (video,) = host.videos(host.post(short(prompt, file.stem)))
     with Image.open(HERE / file.parts[0] / "frames" / f"{file.stem}.png") as then:
         expected = np.asarray(then.convert("RGB")).astype(int)
-    made = picture(frames(video)).astype(int)
-    assert made.shape == expected.shape
+    pictures = picture(frames(video)).astype(int)
+    assert pictures.shape == expected.shape
     assert expected.std() > 5
-    assert np.abs(made - expected).max() <= ROUNDING
+    assert np.abs(pictures - expected).max() <= ROUNDING
 
 
 @every

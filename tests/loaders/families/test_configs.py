@@ -86,17 +86,17 @@ def test_names_and_shapes_are_complete(variant: str) -> None:
 def test_scheduler_and_presets(variant: str) -> None:
     import diffusers
 
-    config, told, family = read(variant, "scheduler"), read(variant, "defaults"), variant.split("/")[0]
+    config, defaults, family = read(variant, "scheduler"), read(variant, "defaults"), variant.split("/")[0]
     kind = getattr(diffusers, config.pop("_class_name"))
     assert {*config} <= {*inspect.signature(kind.__init__).parameters}
     fields = set(Facts.__dataclass_fields__) | {"boundary", "per_token_time", "conditioned", "distilled_timesteps"}
-    assert {*told} <= fields
-    for preset in told["presets"].values():
-        asked = {**told["presets"]["default"], **preset}
+    assert {*defaults} <= fields
+    for preset in defaults["presets"].values():
+        asked = {**defaults["presets"]["default"], **preset}
         multiple = 64 if family == "svd" else 32 if family == "ltx" or "ti2v" in variant else 16
         assert asked["width"] % multiple == asked["height"] % multiple == 0
         assert (asked["frames"] - 1) % FRAME_STEPS[family] == 0
-        assert asked["frames"] in told.get("frame_counts", [asked["frames"]])
+        assert asked["frames"] in defaults.get("frame_counts", [asked["frames"]])
         assert asked["steps"] > 0
         assert asked["guidance"] >= 1
 

@@ -47,13 +47,13 @@ def test_unknown_scales_are_refused(tmp_path: Path) -> None:
     scaled_fp8(file, native("t2v").state_dict())
     state = load_file(file)
     layer = "blocks.0.self_attn.q"
-    for extra, told in (
+    for extra, message in (
         ({f"{layer}.weight_scale_2": torch.ones(1)}, "weight_scale_2"),
         ({"blocks.9.x.scale_weight": torch.ones(1)}, "fits no fp8 weight"),
         ({f"{layer}.scale_weight": torch.ones(7)}, "fits no fp8 weight"),
     ):
         save_file(state | extra, tmp_path / "odd.safetensors")
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             read_network(wan_files, tmp_path / "odd.safetensors")
     save_file({k: v for k, v in state.items() if k != f"{layer}.scale_weight"}, file)
     read_network(wan_files, file)  # a layer in plain fp8 among scaled ones is what it says
@@ -117,6 +117,6 @@ def test_vaes(tmp_path: Path, release: str) -> None:
     ],
 )
 def test_variants(name: str, changes: dict[str, Any], variant: str) -> None:
-    told = {"in_channels": 16, "out_channels": 16, "num_layers": 40, "image_dim": None, "pos_embed_seq_len": None}
+    config = {"in_channels": 16, "out_channels": 16, "num_layers": 40, "image_dim": None, "pos_embed_seq_len": None}
     assert wan_files.FORMAT.variant is not None
-    assert wan_files.FORMAT.variant({"transformer": {**told, **changes}}, name) == variant
+    assert wan_files.FORMAT.variant({"transformer": {**config, **changes}}, name) == variant
