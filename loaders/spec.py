@@ -91,6 +91,7 @@ class Spec:
 
     @property
     def name(self) -> str:
+        """The family's name, that of its folder."""
         return self.folder.name
 
     def variants(self) -> list[str]:

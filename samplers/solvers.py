@@ -214,7 +214,8 @@ def dpmpp_2m_sde(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> 
     x' = sigma'/sigma e^-h x + alpha' (1 - e^-2h) (x0 + (x0 - x0_before) / 2r) + sigma' sqrt(1 - e^-2h) noise
 
     h is the step's change of lambda = log(alpha / sigma), and r the last step's in units of it. At pure noise lambda is
-    -inf, so that e^-h is 0 and the first two steps are of first order. Noise is drawn on the CPU from the request's seed.
+    -inf, so that e^-h is 0 and the first two steps are of first order. Noise is drawn on the CPU from the request's
+    seed.
     """
     generator, before, h_before = denoise.denoiser.generator, latents, math.inf
     for step in range(len(schedule)):

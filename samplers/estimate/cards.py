@@ -47,6 +47,7 @@ def _data() -> Mapping[str, Any]:
 
 @lru_cache(1)
 def cards() -> tuple[Card, ...]:
+    """Every card of cards.json, in its order."""
     return tuple(Card(**card) for card in _data()["cards"])
 
 

@@ -103,9 +103,9 @@ def test_every_text_is_used_and_every_key_has_one() -> None:
             assert isinstance(key, ast.Constant), f"{where}: a key is written out, so that it can be found"
             assert key.value in english, f"{where}: {key.value!r} has no text"
             used.add(key.value)
-            given = {keyword.arg for keyword in call.keywords}
-            if None not in given:
-                assert given == {*BRACES.findall(english[key.value])}, f"{where}: the values of {key.value}"
+            names = {keyword.arg for keyword in call.keywords}
+            if None not in names:
+                assert names == {*BRACES.findall(english[key.value])}, f"{where}: the values of {key.value}"
     for file in sorted((ROOT / "loaders" / "families").glob("*/spec.json")):
         for name, values in messages_in(json.loads(file.read_text(encoding="utf-8"))):
             assert name in english, f"{file}: {name!r} has no text"
