@@ -292,7 +292,7 @@ CASES = [
     Case(
         "narrow text encoder",
         checkpoint("checkpoints/wide.safetensors", NARROW),
-        ("narrow.safetensors is 32 wide", "wide.safetensors reads T5 text of width 64", "Choose the T5-XXL encoder"),
+        ("narrow.safetensors is 32 wide", "wide.safetensors needs a text encoder of width 64", "Choose the encoder"),
     ),
     *[
         Case(
