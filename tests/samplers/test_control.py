@@ -19,6 +19,7 @@ from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Control, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
+from reelwire.samplers.caches.runner import CachedNetwork
 from reelwire.samplers.plan import plan
 from reelwire.tests.support.engine.sampling import sample
 from reelwire.tests.support.host import Host, Prompt, node, workflow
@@ -144,22 +145,27 @@ def test_without_control_vace_is_wan(tiny_models: Path) -> None:
         plain = WanTransformer3DModel(**options).eval()
         plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("vace")})
         inputs = dict(
-            hidden_states=denoiser.seen(), timestep=denoiser.time(1), encoder_hidden_states=denoiser.text["cond"]
+            hidden_states=denoiser.hidden_states(denoiser.latents),
+            timestep=denoiser.timestep(1),
+            encoder_hidden_states=denoiser.text["cond"],
         )
-        assert torch.equal(denoiser.predict(network, 1, "cond"), plain(**inputs, return_dict=False)[0])
+        prediction = denoiser.predict(network, denoiser.latents, 1, "cond")
+        assert torch.equal(prediction, plain(**inputs, return_dict=False)[0])
 
 
 def test_layers_rest_exactly_and_come_back(tiny_models: Path) -> None:
     """Under a cache they run and count 0 times: the same numbers."""
     model = open_model(tiny_models, VACE)
-    rested, counted = started(model, start=0.5), started(model, start=0.5)
-    counted.cache = SimpleNamespace(call=lambda network, step, branch, inputs: network(**inputs, return_dict=False)[0])
+    denoiser = started(model, start=0.5)
+    runner: Any = SimpleNamespace(call=lambda network, step, branch, inputs: network(**inputs, return_dict=False)[0])
     with torch.no_grad(), model.use("transformer") as network:
         layers, calls = network.vace_blocks, list[int]()
         handle = layers[0].register_forward_hook(lambda *_: calls.append(1))
-        assert torch.equal(rested.predict(network, 0, "cond"), counted.predict(network, 0, "cond"))
+        rested = denoiser.predict(network, denoiser.latents, 0, "cond")
+        cached: Any = CachedNetwork(network, runner)
+        assert torch.equal(rested, denoiser.predict(cached, denoiser.latents, 0, "cond"))
         assert len(calls) == 1, "the layers of the run without a cache did not rest"
-        rested.predict(network, STEPS - 1, "cond")
+        denoiser.predict(network, denoiser.latents, STEPS - 1, "cond")
         assert len(calls) == 2
         handle.remove()
         assert network.vace_blocks is layers
@@ -175,7 +181,7 @@ def test_layers_come_back_after_a_failure(tiny_models: Path) -> None:
     with torch.no_grad(), model.use("transformer") as network:
         layers, handle = network.vace_blocks, network.proj_out.register_forward_hook(fail)
         with pytest.raises(RuntimeError, match="out of memory"):
-            denoiser.predict(network, 0, "cond")
+            denoiser.predict(network, denoiser.latents, 0, "cond")
         handle.remove()
         assert network.vace_blocks is layers
 
