@@ -13,7 +13,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -247,13 +247,15 @@ def encoder_peaks(model: VideoModel, detailed: bool = False) -> dict[str, tuple[
 
 def _look(model: VideoModel, request: Request) -> None:
     """The picture's way through its encoder, as the families' runs begin."""
-    from importlib import import_module
-
     from reelwire.loaders.common.images import cover
+    from reelwire.loaders.families.svd import encode_image
+    from reelwire.loaders.families.wan.denoiser import encode_image as encode_images
 
     images = [cover(k.images, request.width, request.height) for k in request.keyframes]
-    module: Any = import_module(f"reelwire.loaders.{model.name}")
-    module._look(model, images if model.name == "wan" else images[0])
+    if model.name == "wan":
+        encode_images(cast(Any, model), images)
+    else:
+        encode_image(model, images[0])
 
 
 def coder_peaks(
