@@ -6,6 +6,7 @@ from .messages import InputError, either, message
 
 
 def check_size(name: str, value: int, multiple: int, title: str) -> None:
+    """Raise InputError unless a width or height is a multiple of what the model takes."""
     if value < multiple or value % multiple:
         low = max(value // multiple, 1) * multiple
         rule = message("size_multiple", title=title, multiple=multiple)
@@ -18,6 +19,7 @@ def nearest(below: bool, low: int, step: int) -> str:
 
 
 def check_count(frames: int, counts: tuple[int, ...], title: str) -> None:
+    """Raise InputError unless a model makes this number of frames. counts: those that it makes."""
     if frames not in counts:
         choices = either(*counts)
         rule = message("frames_counts", title=title, counts=choices)
@@ -25,6 +27,7 @@ def check_count(frames: int, counts: tuple[int, ...], title: str) -> None:
 
 
 def check_frames(frames: int, step: int, title: str) -> None:
+    """Raise InputError unless the number of frames is one more than a multiple of `step`."""
     if frames < 1 or (frames - 1) % step:
         low = max(frames - 1, 0) // step * step + 1
         remedy = nearest(frames < 1, low + step if frames < 1 else low, step)

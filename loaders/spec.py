@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from .messages import both, either, message
+from .messages import Message, both, either
 
 T = TypeVar("T")
 FOLDER = Path(__file__).parent / "families"
@@ -91,6 +91,7 @@ class Spec:
 
     @property
     def name(self) -> str:
+        """The family's name, that of its folder."""
         return self.folder.name
 
     def variants(self) -> list[str]:
@@ -212,7 +213,7 @@ def _words(value: object, place: str) -> str:
     key = words.text("key")
     words.nothing_else()
     try:
-        return message(key, **texts)
+        return Message(key, texts)
     except KeyError as error:
         raise SpecError(f"{place}: there is no message or value {error}") from error
 

@@ -238,6 +238,7 @@ def check_offered(name: str) -> None:
 
 
 def refusal(name: str, hindrance: Obstacle) -> InputError:
+    """The error that names what is in a kernel's way, and how to get it or another one."""
     rule, remedy = hindrance
     return InputError("attention", name, rule, message("or_auto", remedy=remedy) if remedy else message("choose_auto"))
 

@@ -51,7 +51,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what needs a host; leave out what differs in nothing but the model from what runs, unless all is asked for."""
+    """Mark what needs a host, and leave the extensive tests out unless all are asked for.
+
+    An extensive test differs in nothing but the model from one that always runs.
+    """
     mark_hosts(items)
     if config.getoption("extensive"):
         return

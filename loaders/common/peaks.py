@@ -3,7 +3,8 @@
 A network's forward is told as the moments at which most is alive: how many tensors of which width, for each token. They
 are data of the families, read off networks of published size without numbers (tests/support/engine/fake_peak.py counts
 every storage), and tests hold them within 15% of that, never under by more than 5%. Nothing here needs the host or
-weights."""
+weights.
+"""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ class Weights:
 
     @property
     def kind(self) -> str:
+        """The name of the class that the config asks for."""
         return self.config.get("_class_name") or next(iter(self.config.get("architectures") or ["unknown"]))
 
     def build(self, dtype: torch.dtype, small: bool, storage: str, progress: Progress) -> nn.Module:

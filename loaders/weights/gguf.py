@@ -65,4 +65,5 @@ class GGUFTensors:
         return data.view(_PLAIN[kind]) if kind in _PLAIN else data.flatten(0, -2)
 
     def get_tensor(self, key: str) -> Tensor:
+        """The tensor as it lies on disk; see `get_slice`."""
         return self.get_slice(key)

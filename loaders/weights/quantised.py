@@ -184,6 +184,7 @@ def check_shapes(kind: str, rotation: int, shape: tuple[int, ...], dtype: str, s
 
 
 def round_up(number: int, multiple: int) -> int:
+    """The smallest multiple that is not below the number."""
     return -(-number // multiple) * multiple
 
 

@@ -26,6 +26,7 @@ def is_small(dtype: str) -> bool:
 
 
 def is_ggml(dtype: str) -> bool:
+    """Whether a file's type is one of GGUF's quantised formats."""
     return dtype.startswith(("Q", "IQ"))
 
 

@@ -46,6 +46,7 @@ def _data() -> JsonObject:
 
 @lru_cache(1)
 def cards() -> tuple[Card, ...]:
+    """Every card of cards.json, in its order."""
     return tuple(Card(**card) for card in _data()["cards"])
 
 

@@ -75,6 +75,7 @@ class Job:
         return self.folder / "tiling.json"
 
     def has(self, number: int) -> bool:
+        """Whether the latents of a window have been written."""
         return self._file(number).exists()
 
     def read(self, number: int) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""How the pretend card is built: once for each source and torch, whole or not at all, and what is said where it cannot be."""
+"""How the pretend card is built: once for each source and torch, whole or not at all, or refused in words."""
 
 from __future__ import annotations
 
@@ -58,7 +58,8 @@ def test_it_is_built_once(cache: Path, tmp_path: Path, monkeypatch: pytest.Monke
 def test_it_is_one_of_the_checks(tmp_path: Path) -> None:
     """As `run.py test` calls it; a failure is its words and its status, without a traceback."""
     environment = {"PATH": str(tmp_path), "CXX": "no such compiler", "REELWIRE_STATE": str(tmp_path)}
-    code = "import os; os.geteuid = lambda: 1; import runpy; runpy.run_module('tests.support.card.build', run_name='__main__')"
+    no_root = "import os; os.geteuid = lambda: 1"
+    code = f"{no_root}; import runpy; runpy.run_module('tests.support.card.build', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 1
     assert done.stderr.startswith("The tests on the pretend graphics card need g++ 11 or newer")

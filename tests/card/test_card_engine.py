@@ -22,7 +22,8 @@ pytestmark = [
     pytest.mark.on_card,
     pytest.mark.filterwarnings("ignore:In (CPU|NPU) autocast"),  # diffusers' Mochi asks for one everywhere
 ]
-# float32: some of the CPU's kernels choose how they sum by where memory begins, which differs between two runs of theirs too
+# float32: some of the CPU's kernels choose how they sum by where memory begins,
+# which differs between two runs on the CPU, too
 CLOSE = {"float32": 5e-6, "bfloat16": 0.0}
 
 

@@ -29,7 +29,7 @@ from reelwire.tests.support.host import node, workflow
 @pytest.mark.filterwarnings("ignore:In (CPU|NPU) autocast")
 @pytest.mark.parametrize("name", PEAK_MODELS)
 def test_an_estimate_says_what_a_run_asks_for(tiny_models: Path, name: str) -> None:
-    """The same bytes of working memory (tests/card/test_peaks_card.py holds them against what is taken), and the weights."""
+    """The bytes of the weights, and of working memory (tests/card/test_peaks_card.py compares those with a run's)."""
     memory = on_card(tiny_models, name, Card())
     model = load(Recipe(MODELS[name], "", files_of(tiny_models / name), "bfloat16"), memory)
     size, given = CARD_SIZES[MODELS[name]], needed_by(model)

@@ -1,7 +1,7 @@
-"""The shipped workflows in a real ComfyUI on the pretend card: the pixels of the CPU, or an error in words, and no leak.
+"""The shipped workflows in a ComfyUI on the pretend card: the CPU's pixels, or an error in words, and no leak.
 
-CI runs those that differ in kind, `--all-workflows` runs all of them; `--card-table FILE` writes what came out, as JSON, or
-as Markdown where the name ends in .md.
+CI runs those that differ in kind, `--all-workflows` runs all of them; `--card-table FILE` writes what came out, as
+JSON, or as Markdown where the name ends in .md.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from reelwire.tests.support.card.shortage import (
 from reelwire.tests.support.host import ROOT, Host
 
 ALL = sorted(file.stem for file in (ROOT / "workflows" / "api").glob("*.json"))
-# two experts in fp8, an image encoder and a decoder in chunks, a control video; weights in int8 that partly wait in RAM,
-# windows of a long video
+# two experts in fp8, an image encoder and a decoder in chunks, a control video; weights in int8 that partly wait in
+# RAM, windows of a long video
 CHOSEN = {
     "legacy": ("wan22_two_experts_fp8", "svd_i2v", "cogvideox_control"),
     "dynamic": ("hunyuan_low_vram", "ltx_long"),
@@ -89,9 +89,9 @@ def test_a_workflow_that_runs_short_of_memory(
 def settled(card_host: CardHost, expected: float) -> int:
     """Bytes on the card soon after a run; the host's worker may still have to let go of something."""
     end = time.monotonic() + SETTLING_SECONDS
-    while (held := card_host.card.allocated()) > expected and time.monotonic() < end:
+    while (allocated := card_host.card.allocated()) > expected and time.monotonic() < end:
         time.sleep(0.1)
-    return held
+    return allocated
 
 
 def test_runs_that_alternate_do_not_grow(
@@ -104,19 +104,19 @@ def test_runs_that_alternate_do_not_grow(
     card_host = card_host_of(manager)
     base = card_host.freed()
     least = dict.fromkeys(FAMILIES, math.inf)  # that was held so far
-    held: list[list[int]] = []
+    allocated: list[list[int]] = []
     ram: list[int] = []
     for turn in range(rounds):
-        held.append([])
+        allocated.append([])
         for name in FAMILIES:
             result = run(card_host, prompt_of(name, seed=10 + turn))
             assert not result.error
-            held[-1].append(settled(card_host, base + least[name]) - base)
-            least[name] = min(held[-1][-1], least[name])
+            allocated[-1].append(settled(card_host, base + least[name]) - base)
+            least[name] = min(allocated[-1][-1], least[name])
         ram.append(resident(card_host))
     left = card_host.freed(base) - base
-    facts = {"runs": rounds * len(FAMILIES), "manager": manager, "held": held[-1], "left": left, "ram": ram}
+    facts = {"runs": rounds * len(FAMILIES), "manager": manager, "held": allocated[-1], "left": left, "ram": ram}
     record_property("card_runs", facts)
-    assert all(now <= before for now, before in zip(held[-1], held[1], strict=True)), held
+    assert all(now <= before for now, before in zip(allocated[-1], allocated[1], strict=True)), allocated
     assert left == 0
     assert ram[-1] - ram[1] < GROWTH, ram

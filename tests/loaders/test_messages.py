@@ -83,6 +83,15 @@ def test_chinese_texts_are_chinese() -> None:
         assert not same or not re.search("[a-z]{2}", words), f"{key} is not translated: {text}"
 
 
+def messages_in(spec: object) -> Iterator[tuple[str, set[str]]]:
+    """Each message in a family's spec.json: its key, and the names of its values."""
+    if isinstance(spec, dict) and "key" in spec:
+        yield spec["key"], {*spec.get("values", {})}
+    children = spec.values() if isinstance(spec, dict) else spec if isinstance(spec, list) else ()
+    for child in children:
+        yield from messages_in(child)
+
+
 def test_every_text_is_used_and_every_key_has_one() -> None:
     english, used = texts("en"), set[str]()
     for file in FILES:
@@ -94,9 +103,14 @@ def test_every_text_is_used_and_every_key_has_one() -> None:
             assert isinstance(key, ast.Constant), f"{where}: a key is written out, so that it can be found"
             assert key.value in english, f"{where}: {key.value!r} has no text"
             used.add(key.value)
-            given = {keyword.arg for keyword in call.keywords}
-            if None not in given:
-                assert given == {*BRACES.findall(english[key.value])}, f"{where}: the values of {key.value}"
+            names = {keyword.arg for keyword in call.keywords}
+            if None not in names:
+                assert names == {*BRACES.findall(english[key.value])}, f"{where}: the values of {key.value}"
+    for file in sorted((ROOT / "loaders" / "families").glob("*/spec.json")):
+        for name, values in messages_in(json.loads(file.read_text(encoding="utf-8"))):
+            assert name in english, f"{file}: {name!r} has no text"
+            assert values == {*BRACES.findall(english[name])}, f"{file}: the values of {name}"
+            used.add(name)
     for script in (file for file in (ROOT / "web").iterdir() if file.suffix in (".js", ".mjs")):
         own = {*re.findall(r'\bkey: "(\w+)"', script.read_text(encoding="utf-8"))}
         assert own <= english.keys(), f"{script.name}: {own - english.keys()}"

@@ -1,7 +1,7 @@
 """What is asked for beside the weights against what was counted: within 15%, and never under by more than 5%.
 
-Networks of published size without numbers run through the pack's own sampler, encoders and VAEs (fake_peak.py). Here a few
-variants that differ in kind; with `--all-variants` every shipped one, at its default, small, and in float32.
+Networks of published size without numbers run through the pack's own sampler, encoders and VAEs (fake_peak.py). Here a
+few variants that differ in kind; with `--all-variants` every shipped one, at its default, small, and in float32.
 """
 
 from __future__ import annotations
@@ -85,12 +85,12 @@ def sparse(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def of(sparse: Path) -> Any:
-    made: dict[tuple[str, str], VideoModel] = {}
+    models: dict[tuple[str, str], VideoModel] = {}
 
     def model(name: str, dtype: str = BF16) -> VideoModel:
-        if (name, dtype) not in made:
-            made[name, dtype] = published(name, sparse, Imagined(dtype), dtype)
-        return made[name, dtype]
+        if (name, dtype) not in models:
+            models[name, dtype] = published(name, sparse, Imagined(dtype), dtype)
+        return models[name, dtype]
 
     return model
 
@@ -116,7 +116,7 @@ def test_coders(of: Any, with_coder: str) -> None:
 
 @pytest.mark.parametrize("name", ["wan/2.1-t2v-1.3b"])
 def test_tiles_of_an_encoder_keep_nothing_of_each_other(of: Any, name: str) -> None:
-    """They are encoded one after another, so that a quarter of the frame takes little more than a quarter of the room."""
+    """They are encoded one after another, so that a quarter of the frame takes about a quarter of the room."""
     model = of(name)
     whole, quarter = (coder_peaks(model, tiling, frames=3)["encode"][1] for tiling in (Tiling(), Tiling(30, True)))
     assert quarter < 0.5 * whole
@@ -139,10 +139,10 @@ def test_weights_as_they_are_held(tiny_models: Path) -> None:
             model = load(Recipe(family, "", files_of(tiny_models / name), "bfloat16", storage), PlainMemory())
             for part in model.parts:
                 with model.use(part) as module:
-                    held = sum(t.nbytes for t in module.parameters())
+                    size = sum(t.nbytes for t in module.parameters())
                     layers = [layer for layer in module.modules() if isinstance(layer, Stored)]
                 aligned = ALIGNED * len(layers)
-                assert abs(held - aligned / 2 - weight_bytes(model, part)) <= 0.01 * held + aligned / 2, (name, part)
+                assert abs(size - aligned / 2 - weight_bytes(model, part)) <= 0.01 * size + aligned / 2, (name, part)
 
 
 def stored(kind: str, rows: int = 1024, columns: int = 2048) -> Stored:
@@ -184,5 +184,5 @@ def test_weights_in_the_hosts_formats_count_as_small_as_they_are(tmp_path: Path,
     model = replace(base, parts={"transformer": part})
     with model.use("transformer") as module:
         layers = [layer for layer in module.modules() if isinstance(layer, Stored)]
-        held = sum(t.nbytes for t in module.parameters())
-    assert -0.02 * held <= held - weight_bytes(model, "transformer") <= 4096 * len(layers)
+        size = sum(t.nbytes for t in module.parameters())
+    assert -0.02 * size <= size - weight_bytes(model, "transformer") <= 4096 * len(layers)

@@ -1,4 +1,4 @@
-"""spec.json: read whole, refused with its file and key where it is not, and true of the models that the family loads."""
+"""spec.json: read whole, refused with its file and key where it is wrong, and true of the family's models."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def test_every_family_has_a_spec_and_a_format() -> None:
     assert all(with_feature(feature) for feature in FEATURES)
 
 
-@pytest.mark.parametrize("name", ["tiny-wan2.1-t2v", "tiny-hunyuan-t2v", "tiny-cogvideox-2b", "tiny-mochi", "tiny-ltx-0.9.0", "tiny-svd"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["tiny-wan2.1-t2v", "tiny-hunyuan-t2v", "tiny-cogvideox-2b", "tiny-mochi", "tiny-ltx-0.9.0", "tiny-svd"]
+)
 def test_frame_rules_are_the_models_own(tiny_models: Path, name: str) -> None:
     model = load(Recipe(MODELS[name], "", files_of(tiny_models / name), "float32"), PlainMemory())
     spec, facts = model.checkpoint.spec, model.facts

@@ -60,16 +60,16 @@ def test_a_cache_says_what_it_did(host: Host, plain: str, name: str) -> None:
     assert "default size it holds about" in " ".join(entry["outputs"]["2"]["text"])
     (file,) = host.videos(entry)
     with av.open(str(file)) as container:
-        told = json.loads(container.metadata["reelwire"])["cache"]
-    steps = "".join(told["steps"].values())
+        record = json.loads(container.metadata["reelwire"])["cache"]
+    steps = "".join(record["steps"].values())
     assert 1 < steps.count("x") < len(steps)
     assert computed == [step == "x" for step in steps]
-    assert told["ideal"] > 1
-    made = digest(file)
-    assert made != plain
+    assert record["ideal"] > 1
+    written = digest(file)
+    assert written != plain
     assert digest(host.videos(host.post(cached(None)))[0]) == plain
     host.free()
-    assert digest(host.videos(host.post(cached(CACHES[name])))[0]) == made
+    assert digest(host.videos(host.post(cached(CACHES[name])))[0]) == written
 
 
 def test_a_node_puts_out_the_same_kinds_of_things_each_time(host: Host) -> None:
@@ -117,11 +117,11 @@ def test_two_branches_of_one_loader(host: Host, plain: str) -> None:
 def test_an_interrupt_leaves_nothing(host: Host) -> None:
     expected = digest(host.videos(host.post(cached(CACHES["TeaCache"], 11)))[0])
     host.free()
-    seen: list[int] = []
+    steps: list[int] = []
 
     def stop(kind: str, data: dict[str, Any]) -> None:
-        if kind == "progress" and data.get("max") == 12 and data.get("value", 0) >= 5 and not seen:
-            seen.append(data["value"])
+        if kind == "progress" and data.get("max") == 12 and data.get("value", 0) >= 5 and not steps:
+            steps.append(data["value"])
             host.send("/interrupt", {})
 
     ended = host.watch(cached(CACHES["TeaCache"], 11, steps=12), stop)
@@ -179,13 +179,13 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_is_told(host: Host, case: str) -> None:
-    changes, told = REFUSED[case]
+    changes, message = REFUSED[case]
     graph = cached(CACHES["plan"])
     for place, value in changes.items():
         at, _, name = place.partition(".")
         graph[at] = {**graph[at], "inputs": {**graph[at]["inputs"], name: value}} if name else value
     text, done = host.refuse(graph)
-    missing = [words for words in told if words not in text]
+    missing = [words for words in message if words not in text]
     assert not missing, f"{missing} is not in: {text}"
     assert not [noise for noise in NOISE if noise in text], text
     assert "ReelwireSampler" not in done

@@ -1,7 +1,7 @@
 """One test for each way in which the pack failed on a card, in a real ComfyUI on the pretend one.
 
-Each is a kind: what is loaded is used again, the room shrinks and grows between runs, most weights wait in RAM, memory runs
-out in a part. test_card_workflows.py runs whole workflows through all of them.
+Each is a kind: what is loaded is used again, the room shrinks and grows between runs, most weights wait in RAM, memory
+runs out in a part. test_card_workflows.py runs whole workflows through all of them.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def test_what_is_loaded_is_used_again(host: Host, card_host: CardHost, name: str
 
 @pytest.mark.parametrize("name", MODELS)
 def test_room_that_shrinks_and_grows(host: Host, card_host: CardHost, name: str) -> None:
-    """The manager takes part of the weights away, more of them, and brings them back; layers that it cannot cast stay."""
+    """The manager takes weights away, takes more, and brings them back; layers that it cannot cast stay."""
     card_host.post(prompt(name, 1))
     weights = max(size for _, _, size in card_host.card.state()["loaded"])
     base = card_host.card.allocated() - sum(there for _, there, _ in card_host.card.state()["loaded"])
@@ -93,7 +93,7 @@ def test_most_on_card_is_kept(host: Host, manager: str, name: str, request: pyte
 
 
 def test_a_control_video_asks_for_room(host: Host, card_host: CardHost) -> None:
-    """Weights that fill the card make room for it; where there is none at all the CPU prepares it, and the node says so."""
+    """Weights that fill the card make room for it; where there is none the CPU prepares it, and the node says so."""
     asked = workflow("cogvideox_control", {"8.steps": 3, "9.crf": 0, "1.precision": "bfloat16"})
     only = {name: asked[name] for name in ("2", "3", "5", "6")}
     expected = pixels(host, only)

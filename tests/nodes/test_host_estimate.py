@@ -94,9 +94,9 @@ def test_the_largest_is_estimated_without_being_loaded(host: Host, tmp_path: Pat
             if kind == "executed" and data.get("node") == "2":
                 ended["2"] = time.perf_counter()
 
-        seen = host.watch(prompt, on_event)
+        events = host.watch(prompt, on_event)
         assert ended["2"] - began["2"] < 10, "it takes under 3 s where nothing else runs"
-        (output,) = (data["output"] for data in seen.all("executed") if data["node"] == "4")
+        (output,) = (data["output"] for data in events.all("executed") if data["node"] == "4")
         numbers = json.loads(output["text"][0])
         assert numbers["verdict"] == "does not fit" or numbers["machine"]["room"] > 60 * 2**30
         assert 0.5e18 < numbers["computing"]["total"][0] < 0.7e18

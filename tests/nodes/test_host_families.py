@@ -30,9 +30,9 @@ def any_t2v(loader: str, checkpoint: str, changes: Mapping[str, Any] | None = No
 @pytest.mark.parametrize("name", EVERY)
 def test_only_the_loader_differs(host: Host, name: str) -> None:
     loader, checkpoint, count, extra = EVERY[name]
-    made = frames(host.videos(host.post(any_t2v(loader, checkpoint, None, **extra)))[0])
-    assert made.shape == (count, 64, 64, 3)
-    assert made.std() > 1
+    video = frames(host.videos(host.post(any_t2v(loader, checkpoint, None, **extra)))[0])
+    assert video.shape == (count, 64, 64, 3)
+    assert video.std() > 1
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -45,17 +45,17 @@ def test_video_to_video_with_any_loader(host: Host, name: str) -> None:
         graph["one"] = node("ImageFromBatch", image=["6", 0], batch_index=0, length=1)
         graph["key"] = node("ReelwireKeyframe", image=["one", 0], frame=0, strength=1.0)
         graph["4"]["inputs"]["keyframes"] = ["key", 0]
-    made = frames(host.videos(host.post(graph))[0])
-    assert made.shape == (count, 64, 64, 3)
-    assert made.std() > 1
+    video = frames(host.videos(host.post(graph))[0])
+    assert video.shape == (count, 64, 64, 3)
+    assert video.std() > 1
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_asked_sizes_and_frames(host: Host, name: str) -> None:
     loader, checkpoint, count, extra = EVERY[name]
     asked = {"3.width": 128, "3.height": 64, "3.frames": count if "SVD" in name else 2 * count - 1, "3.steps": 2}
-    made = frames(host.videos(host.post(any_t2v(loader, checkpoint, asked, **extra)))[0])
-    assert made.shape == (asked["3.frames"], 64, 128, 3)
+    video = frames(host.videos(host.post(any_t2v(loader, checkpoint, asked, **extra)))[0])
+    assert video.shape == (asked["3.frames"], 64, 128, 3)
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -75,8 +75,8 @@ def test_the_same_bytes_whatever_happened_before(host: Host, loader: str) -> Non
 
     host.free()
     before = run()
-    seen = host.watch(any_t2v(loader, checkpoint, {"3.seed": 6, "3.steps": 50}), interrupt)
-    assert seen.all("execution_interrupted")
+    events = host.watch(any_t2v(loader, checkpoint, {"3.seed": 6, "3.steps": 50}), interrupt)
+    assert events.all("execution_interrupted")
     host.post(any_t2v(other, LOADERS[other][0], {"3.seed": 7}))
     again = run(SAMPLERS.get(loader, "euler"))  # what "default" means, so that nothing comes from the cache
     host.free()
@@ -86,9 +86,9 @@ def test_the_same_bytes_whatever_happened_before(host: Host, loader: str) -> Non
 @pytest.mark.parametrize("loader", LOADERS)
 def test_previews_show_something(host: Host, loader: str) -> None:
     checkpoint, _ = LOADERS[loader]
-    seen = host.watch(any_t2v(loader, checkpoint, {"3.seed": 8, "3.steps": 3}))
-    assert len(seen.pictures) >= 3
-    assert seen.all("execution_success")
+    events = host.watch(any_t2v(loader, checkpoint, {"3.seed": 8, "3.steps": 3}))
+    assert len(events.pictures) >= 3
+    assert events.all("execution_success")
 
 
 def test_what_a_file_is_is_said_on_the_node(host: Host) -> None:
@@ -100,14 +100,14 @@ def test_what_a_file_is_is_said_on_the_node(host: Host) -> None:
     )
     graph["1"]["inputs"]["precision"] = "float32"
     host.post(graph)
-    told = host.log[before:].decode()
-    assert "Wan 2.2-t2v-a14b, float32; text_encoder: tiny-umt5.safetensors; vae: tiny-wan-2.1-vae.safetensors" in told
+    log = host.log[before:].decode()
+    assert "Wan 2.2-t2v-a14b, float32; text_encoder: tiny-umt5.safetensors; vae: tiny-wan-2.1-vae.safetensors" in log
 
 
 @pytest.mark.parametrize("name", ["diffusion_models/../../input/x.safetensors", "../x.safetensors", "/etc/passwd"])
 def test_paths_out_of_the_folders_are_refused(host: Host, name: str) -> None:
-    told, _ = host.refuse(any_t2v("ReelwireLoadWan", name))
-    assert "It is not among the models in ComfyUI's folders" in told
+    message, _ = host.refuse(any_t2v("ReelwireLoadWan", name))
+    assert "It is not among the models in ComfyUI's folders" in message
 
 
 def test_ignored_text_is_said_on_the_node(host: Host) -> None:

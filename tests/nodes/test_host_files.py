@@ -1,4 +1,4 @@
-"""Files through every family's loader in a real ComfyUI: unfit ones are told in words, links are followed, two models share a graph."""
+"""Files through every family's loader in a real ComfyUI: unfit ones are refused in words, links are followed."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ def models(host: Host, tiny_models: Path) -> Host:
     return host
 
 
-def refused(host: Host, prompt: Prompt, *told: str) -> None:
+def refused(host: Host, prompt: Prompt, *parts: str) -> None:
     text, _ = host.refuse(prompt)
-    missing = [words for words in told if words not in text]
+    missing = [words for words in parts if words not in text]
     assert not missing, f"{missing} is not in: {text}"
     assert not [noise for noise in NOISE if noise in text], text
     host.check()
@@ -107,21 +107,21 @@ def test_a_broken_file_is_told(models: Host, family: str, damage: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_file_of_another_family_is_told(models: Host, family: str) -> None:
-    told = ("renamed.safetensors is LTX-Video", f"not {FAMILIES[family][2]}", "Use the loader of its family")
-    refused(models, workflow(FAMILIES[family][0], {"1.checkpoint": "diffusion_models/renamed.safetensors"}), *told)
+    words = ("renamed.safetensors is LTX-Video", f"not {FAMILIES[family][2]}", "Use the loader of its family")
+    refused(models, workflow(FAMILIES[family][0], {"1.checkpoint": "diffusion_models/renamed.safetensors"}), *words)
 
 
 def test_a_name_and_a_link_change_nothing(models: Host) -> None:
     """A GGUF file under another ending, and one that a link leads to, make what the file itself makes."""
-    made = set()
+    digests = set()
     for name in (LTX_GGUF, "diffusion_models/renamed.safetensors", "diffusion_models/linked.gguf"):
         entry = models.post(workflow("ltx_gguf", {"1.checkpoint": name, "4.filename_prefix": "links/made"}))
-        made.add(digest(models.videos(entry)[0]))
-    assert len(made) == 1
+        digests.add(digest(models.videos(entry)[0]))
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize(
-    ("lora", "told"),
+    ("lora", "words"),
     [
         (
             WAN_LORA,
@@ -132,9 +132,9 @@ def test_a_name_and_a_link_change_nothing(models: Host) -> None:
         ("/etc/passwd", ("lora = /etc/passwd", "not among the models")),
     ],
 )
-def test_a_lora_that_does_not_fit_is_told(models: Host, lora: str, told: tuple[str, ...]) -> None:
+def test_a_lora_that_does_not_fit_is_told(models: Host, lora: str, words: tuple[str, ...]) -> None:
     loader = {"class_type": "ReelwireLoadMochi", "inputs": {"checkpoint": "diffusers/tiny-mochi"}}
-    refused(models, workflow("wan_lora_distilled", {"1": loader, "5.lora": lora}), *told)
+    refused(models, workflow("wan_lora_distilled", {"1": loader, "5.lora": lora}), *words)
 
 
 def test_an_encoder_of_another_width_is_told(models: Host) -> None:
@@ -144,8 +144,10 @@ def test_an_encoder_of_another_width_is_told(models: Host) -> None:
 
     slim = encoder(lambda *kind: _slim(tiny_text.t5(*kind)), "UMT5", 100)
     save_file({k: v.clone() for k, v in slim.state_dict().items() if "embed_tokens" not in k}, save)
-    told = ("slim-umt5.safetensors is 16 wide", "needs a text encoder of width 32", "that it was trained with")
-    refused(models, workflow("wan22_two_experts_fp8", {"1.text_encoder": "text_encoders/slim-umt5.safetensors"}), *told)
+    words = ("slim-umt5.safetensors is 16 wide", "needs a text encoder of width 32", "that it was trained with")
+    refused(
+        models, workflow("wan22_two_experts_fp8", {"1.text_encoder": "text_encoders/slim-umt5.safetensors"}), *words
+    )
 
 
 def _slim(encoder: torch.nn.Module) -> torch.nn.Module:

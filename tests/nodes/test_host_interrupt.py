@@ -14,10 +14,13 @@ STEPS, SAMPLER, LOSSLESS = 200, "3", 0
 LONG = {"3.steps": STEPS, "3.seed": 31}
 
 
-def steps(seen: Seen, total: int = STEPS, node: str = SAMPLER) -> list[int]:
-    """A node's progress towards `total`, one number for each event; reading weights before that counts to another total."""
-    told = [data for data in seen.all("progress") if data["node"] == node]
-    return [data["value"] for data in told if data["max"] == total]
+def steps(events: Seen, total: int = STEPS, node: str = SAMPLER) -> list[int]:
+    """A node's progress towards `total`, one number for each event.
+
+    Reading weights before that counts to another total.
+    """
+    updates = [data for data in events.all("progress") if data["node"] == node]
+    return [data["value"] for data in updates if data["max"] == total]
 
 
 def interrupt_at(host: Host, step: int, prompt: dict[str, Any]) -> Seen:
@@ -35,20 +38,20 @@ def interrupt_at(host: Host, step: int, prompt: dict[str, Any]) -> Seen:
 
 def test_progress_tells_the_steps(host: Host) -> None:
     """The first and the last, and between them what the host lets through (ten a second)."""
-    seen = host.watch(workflow("ltx_t2v", {"3.steps": 5, "3.seed": 30, "4.filename_prefix": "watched"}))
-    told = steps(seen, 5)
-    assert (told[0], told[-1]) == (1, 5)
-    assert told == sorted(set(told))
-    decoded = steps(seen, 17, "4")
+    events = host.watch(workflow("ltx_t2v", {"3.steps": 5, "3.seed": 30, "4.filename_prefix": "watched"}))
+    progress = steps(events, 5)
+    assert (progress[0], progress[-1]) == (1, 5)
+    assert progress == sorted(set(progress))
+    decoded = steps(events, 17, "4")
     assert decoded == sorted(decoded)
     assert decoded[-1] == 17
-    assert seen.all("execution_success")
+    assert events.all("execution_success")
 
 
 def test_previews_are_pictures(host: Host) -> None:
-    seen = host.watch(workflow("ltx_t2v", {"3.steps": 4, "3.seed": 32, "4.filename_prefix": "watched"}))
-    assert len(seen.pictures) >= 2 + 1  # of the first and the last step, and some while decoding
-    for data in seen.pictures:
+    events = host.watch(workflow("ltx_t2v", {"3.steps": 4, "3.seed": 32, "4.filename_prefix": "watched"}))
+    assert len(events.pictures) >= 2 + 1  # of the first and the last step, and some while decoding
+    for data in events.pictures:
         with Image.open(io.BytesIO(data)) as picture:
             assert picture.format == "JPEG"
             assert min(picture.size) >= 64
@@ -58,30 +61,30 @@ def test_previews_are_pictures(host: Host) -> None:
 def test_previews_come_a_few_times_a_second(host: Host) -> None:
     """However short the steps are; the last one is always shown."""
     began = time.monotonic()
-    seen = host.watch(workflow("ltx_t2v", {"3.steps": 60, "3.seed": 35, "4.filename_prefix": "watched"}))
+    events = host.watch(workflow("ltx_t2v", {"3.steps": 60, "3.seed": 35, "4.filename_prefix": "watched"}))
     seconds = time.monotonic() - began
-    assert 3 <= len(seen.pictures) <= seconds / 0.25 + 2 * 2  # the first and the last of two nodes
+    assert 3 <= len(events.pictures) <= seconds / 0.25 + 2 * 2  # the first and the last of two nodes
 
 
 def test_without_previews_no_picture_comes(host: Host) -> None:
     """Where the page has them off; all steps are told nevertheless."""
     graph = workflow("ltx_t2v", {"3.steps": 4, "3.seed": 36, "4.filename_prefix": "watched"})
-    seen = host.watch(graph, previews="none")
-    assert seen.pictures == []
-    assert steps(seen, 4)[-1] == 4
-    assert seen.all("execution_success")
+    events = host.watch(graph, previews="none")
+    assert events.pictures == []
+    assert steps(events, 4)[-1] == 4
+    assert events.all("execution_success")
 
 
 @pytest.mark.parametrize("step", [1, 3])
 def test_interrupt_stops_within_a_step(host: Host, step: int) -> None:
-    seen = interrupt_at(host, step, workflow("ltx_t2v", LONG))
-    (data,) = seen.all("execution_interrupted")
+    events = interrupt_at(host, step, workflow("ltx_t2v", LONG))
+    (data,) = events.all("execution_interrupted")
     assert data["node_id"] == SAMPLER
-    after = [told for told in steps(seen) if told >= step]
+    after = [reached for reached in steps(events) if reached >= step]
     assert len(after) <= 2
     assert after[-1] < STEPS
-    assert not seen.all("execution_success")
-    assert not seen.all("execution_error")
+    assert not events.all("execution_success")
+    assert not events.all("execution_error")
 
 
 def test_interrupted_decode_leaves_no_file(host: Host) -> None:
@@ -90,8 +93,8 @@ def test_interrupted_decode_leaves_no_file(host: Host) -> None:
             host.send("/interrupt", {})
 
     graph = workflow("ltx_t2v", {"3.steps": 2, "3.frames": 81, "4.filename_prefix": "interrupted/clip"})
-    seen = host.watch(graph, on_event)
-    assert [data["node_id"] for data in seen.all("execution_interrupted")] == ["4"]
+    events = host.watch(graph, on_event)
+    assert [data["node_id"] for data in events.all("execution_interrupted")] == ["4"]
     assert list((host.base / "output" / "interrupted").iterdir()) == []
 
 

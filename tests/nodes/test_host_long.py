@@ -58,19 +58,19 @@ def left(host: Host, prefix: str) -> list[str]:
 
 def test_it_is_written_as_it_goes(host: Host) -> None:
     """All frames; progress over the whole video, previews and the time left; nothing but the file remains."""
-    seen = host.watch(film("watched"))
-    (done,) = [data for data in seen.all("executed") if data["node"] == "2"]
+    events = host.watch(film("watched"))
+    (done,) = [data for data in events.all("executed") if data["node"] == "2"]
     assert "each window goes on from the latents of the one before" in " ".join(done["output"]["text"])
     values = [
-        data["value"] for data in seen.all("progress") if data["node"] == "2" and data["max"] == WINDOWS * STEPS + 73
+        data["value"] for data in events.all("progress") if data["node"] == "2" and data["max"] == WINDOWS * STEPS + 73
     ]
     assert values == sorted(values)
     assert values[-1] == WINDOWS * STEPS + 73
-    assert len(seen.pictures) >= 2, "neither the first step nor the last frame was shown"
+    assert len(events.pictures) >= 2, "neither the first step nor the last frame was shown"
     assert left(host, "watched") == ["watched_00001_.mp4"]
-    made = frames(host.base / "output" / "long" / "watched_00001_.mp4")
-    assert made.shape == (73, 64, 64, 3)
-    assert made.std() > 20
+    video = frames(host.base / "output" / "long" / "watched_00001_.mp4")
+    assert video.shape == (73, 64, 64, 3)
+    assert video.std() > 20
 
 
 def test_interrupt_keeps_what_is_done(host: Host) -> None:
@@ -90,31 +90,31 @@ def test_interrupt_keeps_what_is_done(host: Host) -> None:
     assert [name for name in left(host, "again") if name.endswith("mp4")] == []
     windows = list((folder / "again.unfinished").glob("window_*"))
     assert 2 <= len(windows) < 6
-    kept, seen = {path: path.stat().st_mtime_ns for path in windows}, set[int]()
+    times, observed = {path: path.stat().st_mtime_ns for path in windows}, set[int]()
 
     def look(kind: str, data: dict[str, Any]) -> None:
         with suppress(FileNotFoundError):  # gone once the file is whole
-            seen.update(path.stat().st_mtime_ns for path in kept)
+            observed.update(path.stat().st_mtime_ns for path in times)
 
     assert host.watch(graph, look).all("execution_success")
-    assert seen == set(kept.values()), "sampled anew"
+    assert observed == set(times.values()), "sampled anew"
     assert (folder / "again_00001_.mp4").read_bytes() == expected
     assert left(host, "again") == ["again_00001_.mp4"]
 
 
 def test_other_inputs_are_refused_until_it_starts_over(host: Host) -> None:
     with full_disk(host, 20_000):  # windows are larger
-        told = host.refuse(film("other")).told
-    assert "Window 1 could not be kept: File too large" in told
-    assert "could not be written" not in told
-    assert "run again with the same inputs" not in told, "nothing is kept"
+        message = host.refuse(film("other")).told
+    assert "Window 1 could not be kept: File too large" in message
+    assert "could not be written" not in message
+    assert "run again with the same inputs" not in message, "nothing is kept"
     with full_disk(host, 30_000):  # the file is larger
-        told = host.refuse(film("other", crf=0)).told
-    assert "4 of 4 windows are kept in output/long/other.unfinished: run again with the same inputs" in told
+        message = host.refuse(film("other", crf=0)).told
+    assert "4 of 4 windows are kept in output/long/other.unfinished: run again with the same inputs" in message
     changed = {**TOLD, "prompts": [TOLD["prompts"][0]]}
-    told = host.refuse(film("other", seed=2, timeline=json.dumps(changed))).told
-    assert "other inputs: seed (1 -> 2), prompt 2" in told
-    assert "start over" in told
+    message = host.refuse(film("other", seed=2, timeline=json.dumps(changed))).told
+    assert "other inputs: seed (1 -> 2), prompt 2" in message
+    assert "start over" in message
     entry = host.post(film("other", seed=2, unfinished="start over"))
     assert len(frames(host.videos(entry)[0])) == 73
     assert left(host, "other") == ["other_00001_.mp4"]
@@ -125,8 +125,8 @@ def test_a_name_with_the_time_goes_on_too(host: Host) -> None:
     graph = film("linked", filename_prefix=["3", 0], crf=0)
     graph["3"] = node("PrimitiveString", value="long/clock_%second%_x")
     with full_disk(host, 30_000):
-        told = host.refuse(graph).told
-    assert "kept in output/long/clock_%second%_x.unfinished" in told
+        message = host.refuse(graph).told
+    assert "kept in output/long/clock_%second%_x.unfinished" in message
     (video,) = host.videos(host.post(graph))
     assert video.name.startswith("clock_")
     assert "%" not in video.name
@@ -138,29 +138,39 @@ def test_pictures_of_the_timeline(host: Host) -> None:
     (host.base / "input" / "broken.png").write_bytes(b"no picture")
     keyed = lambda image, at=0: json.dumps({**TOLD, "keyframes": [{"at": at, "image": image}]})
     plain = frames(host.videos(host.post(film("plain")))[0])
-    made = frames(host.videos(host.post(film("keyed", timeline=keyed("red.png"))))[0])
+    result = frames(host.videos(host.post(film("keyed", timeline=keyed("red.png"))))[0])
     red = lambda video: abs(video[0].astype(float) - [200, 30, 30]).mean()
-    assert red(made) < 0.3 * red(plain)
-    told = host.refuse(film("bad", timeline=json.dumps({"prompts": [{"at": 0, "text": "qqq"}]}))).told
-    assert "timeline = prompt 1" in told
-    assert "kept" not in told
-    for image, told in (
+    assert red(result) < 0.3 * red(plain)
+    message = host.refuse(film("bad", timeline=json.dumps({"prompts": [{"at": 0, "text": "qqq"}]}))).told
+    assert "timeline = prompt 1" in message
+    assert "kept" not in message
+    for image, message in (
         ("none.png", "no such picture"),
         ("../x.png", "no such picture"),
         ("broken.png", "cannot be read"),
     ):
-        assert told in host.refuse(film("bad", timeline=keyed(image))).told
+        assert message in host.refuse(film("bad", timeline=keyed(image))).told
     assert "frame = 125 of keyframe 1" in host.refuse(film("bad", timeline=keyed("red.png", 5.0))).told
 
 
-@pytest.mark.parametrize(("changes", "told"), [
-    ({"timeline": ""}, "timeline = empty"), ({"timeline": "{"}, "not JSON"), ({"timeline": '{"prompts": []}'}, "no prompts"),
-    ({"frames": 74}, "Use 73 or 77"), ({"window": 34}, "window = 34"), ({"overlap": 33}, "must make new ones"), ({"fps": 0.5}, "fps = 0.5"),
-    ({"filename_prefix": "../x"}, "filename_prefix"), ({"tile": 20}, "tile = 20"), ({"sampler": "ddim"}, "sampler = ddim"),
-])  # fmt: skip
-def test_bad_input_is_told(host: Host, changes: dict[str, Any], told: str) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"timeline": ""}, "timeline = empty"),
+        ({"timeline": "{"}, "not JSON"),
+        ({"timeline": '{"prompts": []}'}, "no prompts"),
+        ({"frames": 74}, "Use 73 or 77"),
+        ({"window": 34}, "window = 34"),
+        ({"overlap": 33}, "must make new ones"),
+        ({"fps": 0.5}, "fps = 0.5"),
+        ({"filename_prefix": "../x"}, "filename_prefix"),
+        ({"tile": 20}, "tile = 20"),
+        ({"sampler": "ddim"}, "sampler = ddim"),
+    ],
+)
+def test_bad_input_is_told(host: Host, changes: dict[str, Any], message: str) -> None:
     refusal = host.refuse(film("bad", **changes))
-    assert told in refusal.told
+    assert message in refusal.told
     host.check()
 
 
@@ -210,10 +220,10 @@ def test_a_failed_decode_keeps_its_latents(host: Host) -> None:
     """The error names a file, Load Kept Latents brings it back, and the video is the one that was lost."""
     graph = workflow("ltx_t2v", {"3.steps": 2, "3.seed": 77, "4.filename_prefix": "lost/one", "4.crf": 0})
     with full_disk(host, 24_000):
-        told = host.refuse(graph).told
+        message = host.refuse(graph).told
     (file,) = kept(host)
-    assert f"kept in output/reelwire/latents/{file.name}" in told
-    assert "ReelwireLoadLatent" in told
+    assert f"kept in output/reelwire/latents/{file.name}" in message
+    assert "ReelwireLoadLatent" in message
     expected = frames(host.videos(host.post(graph))[0])
     again = {
         **graph,
@@ -249,9 +259,9 @@ def test_latents_that_are_not_finite_are_kept_too(host: Host) -> None:
 def short_memory(host: Host, room: int) -> Iterator[None]:
     """The host can take `room` bytes more than it has taken by now."""
     status = Path(f"/proc/{host.pid}/status").read_text(encoding="utf-8")
-    held = int(status.split("VmSize:")[1].split()[0]) * 1024
+    used = int(status.split("VmSize:")[1].split()[0]) * 1024
     before = resource.prlimit(host.pid, resource.RLIMIT_AS)
-    resource.prlimit(host.pid, resource.RLIMIT_AS, (held + room, before[1]))
+    resource.prlimit(host.pid, resource.RLIMIT_AS, (used + room, before[1]))
     try:
         yield
     finally:
@@ -260,7 +270,7 @@ def short_memory(host: Host, room: int) -> Iterator[None]:
 
 @pytest.mark.usefixtures("nothing_kept")
 def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
-    """However much there is, it ends with the same pictures, but for what tiles do not see of each other, or in words."""
+    """However much memory there is, it ends with the same pictures (but for what tiles do not see), or in words."""
     latents = torch.randn(1, 16, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     save_file(
         {"latent_tensor": latents, "latent_format_version_0": torch.tensor([])}, host.base / "input" / "large.latent"
@@ -278,9 +288,9 @@ def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
             assert "Nothing is lost" in told(entry)
             too_little = megabytes
             continue
-        made = frames(host.videos(entry)[0])
-        assert made.shape == whole.shape == (9, 512, 512, 3)
-        assert np.abs(made - whole).mean() < 3  # of 255
+        video = frames(host.videos(entry)[0])
+        assert video.shape == whole.shape == (9, 512, 512, 3)
+        assert np.abs(video - whole).mean() < 3  # of 255
         if b"goes on with tiles of" in host.log[before:]:
             return
         enough = megabytes
@@ -292,5 +302,5 @@ def test_latents_between_two_lengths(host: Host) -> None:
     latents = {"latent_tensor": torch.zeros(1, 16, 4, 8, 8), "latent_format_version_0": torch.tensor([])}
     save_file(latents, host.base / "input" / "even.latent")
     graph = workflow("cogvideox_t2v", {"3": node("LoadLatent", latent="even.latent")})
-    assert "4 latent frames: " in (told := host.refuse(graph).told)
-    assert "Cut them to 3" in told
+    assert "4 latent frames: " in (message := host.refuse(graph).told)
+    assert "Cut them to 3" in message

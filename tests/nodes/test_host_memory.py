@@ -107,7 +107,7 @@ FAMILIES = [name for name in MODELS if "upsampler" not in name]
 
 
 def run_tiny(
-    folder: Path, name: str, memory: Memory, seen: list[set[str]] | None = None
+    folder: Path, name: str, memory: Memory, devices: list[set[str]] | None = None
 ) -> tuple[VideoModel, torch.Tensor, torch.Tensor]:
     """(the model, latents, frames) of a short run; seen: the names of the loaded parts at each step."""
     import comfy.model_management as mm
@@ -119,8 +119,8 @@ def run_tiny(
     def on_step(*_: Any) -> None:
         loaded = [id(m.model) for m in mm.current_loaded_models]
         parts = getattr(memory, "_patchers", {})
-        if seen is not None:
-            seen.append({name for name, patcher in parts.items() if id(patcher) in loaded})
+        if devices is not None:
+            devices.append({name for name, patcher in parts.items() if id(patcher) in loaded})
 
     latents = sample(model, conditioning, Request(seed=1, steps=4, **inputs), on_step)
     return model, latents, torch.cat(list(stream_frames(model, latents)))
@@ -130,10 +130,10 @@ def run_tiny(
 def test_every_family_under_the_hosts_manager(host_module: Any, tiny_models: Path, name: str) -> None:
     """The same numbers as without it, with all weights there, then with room for a few KB alone."""
     expected = run_tiny(tiny_models, name, plain())[1:]
-    seen: list[set[str]] = []
+    devices: list[set[str]] = []
     memory = host_module.HostMemory()
-    assert same(run_tiny(tiny_models, name, memory, seen)[1:], expected)
-    for parts in seen:
+    assert same(run_tiny(tiny_models, name, memory, devices)[1:], expected)
+    for parts in devices:
         assert not {part for part in parts if "encoder" in part}, "an encoder was left on the device"
         assert len({part for part in parts if part.startswith(("transformer", "unet"))}) == 1, "two experts at a time"
     for patcher in memory.patchers():
@@ -159,20 +159,20 @@ def test_a_dropped_model_is_freed(host_module: Any) -> None:
 
 @pytest.mark.parametrize("name", SMALL)
 def test_weights_of_eight_bits(host_module: Any, tiny_models: Path, name: str) -> None:
-    """int8 is nearer to the original than fp8, both are near; the host's manager and a partial load change no number."""
+    """int8 is nearer to the original than fp8, both are near; a partial load by the host changes no number."""
     _, whole = stored(tiny_models, name, "", plain())
     off = {}
     for storage in ("fp8", "int8"):
         _, expected = stored(tiny_models, name, storage, plain())
         off[storage] = ((expected - whole).abs().mean() / whole.std()).item()
         memory = host_module.HostMemory()
-        model, made = stored(tiny_models, name, storage, memory)
-        assert torch.equal(made, expected)
+        model, latents = stored(tiny_models, name, storage, memory)
+        assert torch.equal(latents, expected)
         network = next(part for part in ("transformer", "unet") if part in model.parts)
         with model.use(network) as module:
-            kept = [layer for layer in module.modules() if isinstance(layer, host_module.memory.HostStored)]
-            assert len(kept) > 10
-            assert all(layer.weight.dtype == torch.int8 for layer in kept)
+            layers = [layer for layer in module.modules() if isinstance(layer, host_module.memory.HostStored)]
+            assert len(layers) > 10
+            assert all(layer.weight.dtype == torch.int8 for layer in layers)
         for patcher in memory.patchers():
             patcher.detach()
             patcher.partially_load(patcher.load_device, extra_memory=2000)
@@ -188,8 +188,8 @@ def test_most_on_card(host_module: Any, tiny_models: Path, name: str) -> None:
     """No more than that lies on the card while the network works, and the numbers are the same."""
     _, expected = stored(tiny_models, name, "", plain())
     memory = host_module.HostMemory(most_on_card=4000.0)
-    model, made = stored(tiny_models, name, "", memory)
-    assert torch.equal(made, expected)
+    model, latents = stored(tiny_models, name, "", memory)
+    assert torch.equal(latents, expected)
     network = next(part for part in ("transformer", "unet") if part in model.parts)
     with model.use(network):
         patcher = memory._patchers[network]

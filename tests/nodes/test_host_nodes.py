@@ -44,21 +44,23 @@ def info(host: Host) -> dict[str, Any]:
     return {k: v for k, v in host.get("/object_info").items() if v["python_module"] == f"custom_nodes.{PACK}"}
 
 
-def surface(told: dict[str, Any]) -> dict[str, Any]:
+def surface(schema: dict[str, Any]) -> dict[str, Any]:
     """The part of a node that shared JSON files rely on; optional inputs are marked with ?."""
     kinds = (("required", ""), ("optional", "?"))
-    inputs = {name: f"{value[0]}{mark}" for kind, mark in kinds for name, value in told["input"].get(kind, {}).items()}
-    return {"inputs": inputs, "outputs": dict(zip(told["output_name"], told["output"], strict=True))}
+    inputs = {
+        name: f"{value[0]}{mark}" for kind, mark in kinds for name, value in schema["input"].get(kind, {}).items()
+    }
+    return {"inputs": inputs, "outputs": dict(zip(schema["output_name"], schema["output"], strict=True))}
 
 
 def test_nodes_are_what_the_snapshot_says(info: dict[str, Any], tmp_path: Path) -> None:
-    found, pinned = {k: surface(info[k]) for k in sorted(info)}, json.loads(SNAPSHOT.read_text(encoding="utf-8"))
-    made = tmp_path / SNAPSHOT.name
-    made.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    changed = sorted(k for k in found.keys() | pinned.keys() if found.get(k) != pinned.get(k))
+    surfaces, pinned = {k: surface(info[k]) for k in sorted(info)}, json.loads(SNAPSHOT.read_text(encoding="utf-8"))
+    file = tmp_path / SNAPSHOT.name
+    file.write_text(json.dumps(surfaces, indent=2) + "\n", encoding="utf-8")
+    changed = sorted(k for k in surfaces.keys() | pinned.keys() if surfaces.get(k) != pinned.get(k))
     assert not changed, (
         f"{', '.join(changed)}: people's workflows hold these names. Change them back; if old files still load, "
-        f"pin the new ones with: cp {made} {SNAPSHOT}"
+        f"pin the new ones with: cp {file} {SNAPSHOT}"
     )
 
 
@@ -66,18 +68,18 @@ def test_registering_is_cheap(comfyui: Path, info: dict[str, Any]) -> None:
     command = [sys.executable, "-c", REGISTER, str(comfyui), str(ROOT)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert sorted(told["ids"]) == sorted(info)
-    assert told["seconds"] < 0.2, f"{told['seconds']:.2f} s of CPU time"
-    assert not {"diffusers", "transformers", "accelerate"} & {*told["loaded"]}
+    figures = json.loads(done.stdout.splitlines()[-1])
+    assert sorted(figures["ids"]) == sorted(info)
+    assert figures["seconds"] < 0.2, f"{figures['seconds']:.2f} s of CPU time"
+    assert not {"diffusers", "transformers", "accelerate"} & {*figures["loaded"]}
 
 
 def test_ids_and_categories_say_whose_they_are(info: dict[str, Any]) -> None:
     assert info
-    for name, told in info.items():
+    for name, schema in info.items():
         assert name.startswith("Reelwire")
-        assert told["category"].startswith("Reelwire/")
-        assert told["description"].endswith(".")
+        assert schema["category"].startswith("Reelwire/")
+        assert schema["description"].endswith(".")
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
@@ -90,8 +92,8 @@ def test_every_node_has_its_page(host: Host, info: dict[str, Any], language: str
 
 def test_combos_follow_the_folders(host: Host) -> None:
     def options(name: str) -> list[str]:
-        told = host.get("/object_info/ReelwireLoadLTX")["ReelwireLoadLTX"]["input"]
-        return {**told["required"], **told["optional"]}[name][1]["options"]
+        inputs = host.get("/object_info/ReelwireLoadLTX")["ReelwireLoadLTX"]["input"]
+        return {**inputs["required"], **inputs["optional"]}[name][1]["options"]
 
     assert "bundled/tiny_ltx" in options("checkpoint")
     places = {"checkpoint": ("checkpoints", "diffusion_models"), "text_encoder": ("text_encoders",), "vae": ("vae",)}
@@ -179,8 +181,8 @@ def test_pictures_of_any_size_become_keyframes(host: Host) -> None:
     Image.new("RGBA", (90, 50), (0, 0, 255, 255)).save(host.base / "input" / "blue.png")
     key = node("ReelwireKeyframe", image=["8", 0], frame=0, strength=1.0)
     changes = {"8": node("LoadImage", image="blue.png"), "9": key, "3.keyframes": ["9", 0], "3.steps": 2}
-    made = frames(host.videos(host.post(workflow("ltx_t2v", changes)))[0])
-    red, _, blue = made[0].reshape(-1, 3).mean(0)
+    video = frames(host.videos(host.post(workflow("ltx_t2v", changes)))[0])
+    red, _, blue = video[0].reshape(-1, 3).mean(0)
     assert blue - red > 50
 
 

@@ -1,4 +1,4 @@
-"""What needs no model is refused before it is queued; later errors come to the page as messages, with the node that caused them."""
+"""What needs no model is refused before it is queued; later errors reach the page as messages of their node."""
 
 from __future__ import annotations
 
@@ -46,9 +46,22 @@ def long(**inputs: Any) -> dict[str, Any]:
 
 
 def guidance(**inputs: Any) -> dict[str, Any]:
-    given = {"method": "cfg", "start": 0.0, "end": 1.0, "low_noise_guidance": 0.0, "true_guidance": 0.0, "dynamic": False, "layers": "",
-             "layer_scale": 2.8, "layer_start": 0.01, "layer_end": 0.2, "eta": 1.0, "momentum": 0.0, "threshold": 15.0}  # fmt: skip
-    return {"g": node("ReelwireGuidance", model=["1", 0], **{**given, **inputs}), "3.model": ["g", 0]}
+    usual = {
+        "method": "cfg",
+        "start": 0.0,
+        "end": 1.0,
+        "low_noise_guidance": 0.0,
+        "true_guidance": 0.0,
+        "dynamic": False,
+        "layers": "",
+        "layer_scale": 2.8,
+        "layer_start": 0.01,
+        "layer_end": 0.2,
+        "eta": 1.0,
+        "momentum": 0.0,
+        "threshold": 15.0,
+    }
+    return {"g": node("ReelwireGuidance", model=["1", 0], **{**usual, **inputs}), "3.model": ["g", 0]}
 
 
 FORA = node("ReelwireFORA", model=["1", 0], interval=2, start=0.9, end=0.1)
@@ -169,11 +182,11 @@ def test_a_refusal_is_told_to_those_who_know_it(host: Host) -> None:
 def test_what_is_told_names_the_prompt_and_its_workflow(host: Host) -> None:
     graph = workflow("ltx_t2v", {"3.frames": 18, "1.precision": "float32", "3.seed": 818})
     host.free()
-    seen = host.watch(graph, workflow={"id": "of this graph"})
-    told = [*seen.all("reelwire.note"), *seen.all("reelwire.error")]
-    (start,) = seen.all("execution_start")
-    assert len(told) > 1
-    assert {(one["prompt_id"], one["workflow"]) for one in told} == {(start["prompt_id"], "of this graph")}
+    events = host.watch(graph, workflow={"id": "of this graph"})
+    messages = [*events.all("reelwire.note"), *events.all("reelwire.error")]
+    (start,) = events.all("execution_start")
+    assert len(messages) > 1
+    assert {(one["prompt_id"], one["workflow"]) for one in messages} == {(start["prompt_id"], "of this graph")}
 
 
 def test_previews_are_as_large_as_comfyui_asks_for(host: Host) -> None:
@@ -188,9 +201,9 @@ def test_previews_are_as_large_as_comfyui_asks_for(host: Host) -> None:
         "3.seed": 819,
         "4.filename_prefix": "early/wide",
     }
-    seen = host.watch(workflow("ltx_t2v", changes))
-    assert seen.all("execution_success")
-    assert {Image.open(io.BytesIO(picture)).size for picture in seen.pictures} == {(512, 256)}
+    events = host.watch(workflow("ltx_t2v", changes))
+    assert events.all("execution_success")
+    assert {Image.open(io.BytesIO(picture)).size for picture in events.pictures} == {(512, 256)}
 
 
 LINKED: dict[str, dict[str, Any]] = {
@@ -239,14 +252,14 @@ def test_what_the_model_decides_is_left_to_it(host: Host, changes: dict[str, Any
 
 def failed(host: Host, graph: Prompt) -> tuple[dict[str, Any], dict[str, Any], Seen]:
     """(our event, the host's own, all that was seen) of a prompt that fails."""
-    seen = host.watch(graph)
-    (ours,), (theirs,) = seen.all("reelwire.error"), seen.all("execution_error")
-    names = [name for name, _ in seen.events]
+    events = host.watch(graph)
+    (ours,), (theirs,) = events.all("reelwire.error"), events.all("execution_error")
+    names = [name for name, _ in events.events]
     assert names.index("reelwire.error") < names.index("execution_error")
     assert ours["prompt_id"] == theirs["prompt_id"]
     assert ours["message"]["text"] in theirs["exception_message"]
     assert "/" not in theirs["exception_type"]
-    return ours, theirs, seen
+    return ours, theirs, events
 
 
 def keyframe(frame: int, earlier: str = "", strength: float = 1.0) -> dict[str, Any]:
@@ -326,16 +339,16 @@ def test_an_error_of_another_pack_is_not_ours(host: Host) -> None:
     options = dict(case_insensitive=False, multiline=False, dotall=False, count=0)
     broken = node("RegexReplace", string="a", regex_pattern="(", replace="b", **options)
     graph = {"1": broken, "2": node("PreviewAny", source=["1", 0])}
-    seen = host.watch(graph)
-    assert seen.all("execution_error")
-    assert not seen.all("reelwire.error")
+    events = host.watch(graph)
+    assert events.all("execution_error")
+    assert not events.all("reelwire.error")
 
 
 def test_notes_come_as_messages(host: Host) -> None:
     """A clip that is cut, told by the sampler; and what the loader has loaded."""
     clip = node("EmptyImage", width=64, height=64, batch_size=4, color=255)
     key = node("ReelwireKeyframe", image=["clip", 0], frame=0, strength=1.0)
-    seen = host.watch(
+    events = host.watch(
         workflow(
             "ltx_t2v",
             {
@@ -349,10 +362,10 @@ def test_notes_come_as_messages(host: Host) -> None:
             },
         )
     )
-    notes = [(note["node"], message) for note in seen.all("reelwire.note") for message in note["messages"]]
-    told = {place: message for place, message in notes if place == "3"}
+    notes = [(note["node"], message) for note in events.all("reelwire.note") for message in note["messages"]]
+    texts = {place: message for place, message in notes if place == "3"}
     assert "clip_cut" in {message["key"] for place, message in notes if place == "3"}, notes
-    assert told["3"]["text"]
+    assert texts["3"]["text"]
     assert "loaded" in set().union(*(keys(message) for place, message in notes if place == "1"))
 
 
@@ -369,15 +382,19 @@ def posted(host: Host, kind: str, **inputs: Any) -> list[dict[str, Any]]:
 
 def ours(host: Host) -> dict[str, dict[str, Any]]:
     """Kind of node -> its inputs, as the page gets them."""
-    known = {kind: told for kind, told in host.get("/object_info").items() if kind.startswith("Reelwire")}
-    return {kind: {**told["input"]["required"], **told["input"].get("optional", {})} for kind, told in known.items()}
+    known = {kind: schema for kind, schema in host.get("/object_info").items() if kind.startswith("Reelwire")}
+    return {
+        kind: {**schema["input"]["required"], **schema["input"].get("optional", {})} for kind, schema in known.items()
+    }
 
 
 def test_numbers_beyond_their_limits_are_refused(host: Host) -> None:
     """Also those of inputs that our own checks name, for which the host leaves out its own."""
     taken = []
     for kind, inputs in ours(host).items():
-        usual = {name: told[1]["default"] for name, told in inputs.items() if "default" in (told[1:] or [{}])[0]}
+        usual = {
+            name: declared[1]["default"] for name, declared in inputs.items() if "default" in (declared[1:] or [{}])[0]
+        }
         for name, (sort, *options) in inputs.items():
             limits = options[0] if options else {}
             for value in (limits.get("min", 0) - 1, limits.get("max", 0) + 1) if sort in ("INT", "FLOAT") else ():
@@ -398,5 +415,5 @@ def test_what_is_missing_is_said_by_its_name(host: Host) -> None:
 def test_every_node_knows_its_id(host: Host) -> None:
     """What it says while it runs is sent with it."""
     silent = {"ReelwireMemory", "ReelwireLatentUpscale", "ReelwireLoadLatent"}
-    known = {kind: told for kind, told in host.get("/object_info").items() if kind.startswith("Reelwire")}
-    assert {kind for kind, told in known.items() if "unique_id" not in told["input"].get("hidden", {})} == silent
+    known = {kind: schema for kind, schema in host.get("/object_info").items() if kind.startswith("Reelwire")}
+    assert {kind for kind, schema in known.items() if "unique_id" not in schema["input"].get("hidden", {})} == silent

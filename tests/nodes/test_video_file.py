@@ -56,19 +56,19 @@ def written(files: Any, path: Path, frames: Tensor, crf: int = 17) -> bytes:
 @pytest.mark.parametrize("size", SIZES)
 def test_the_same_bytes_each_time(files: Any, tmp_path: Path, size: tuple[int, int]) -> None:
     frames = clip(*size)
-    made = {written(files, tmp_path / f"{i}.mp4", frames) for i in range(16)}
-    assert len(made) == 1
-    assert b"mbtree=1" in made.pop(), "x264 does without its macroblock tree"
+    contents = {written(files, tmp_path / f"{i}.mp4", frames) for i in range(16)}
+    assert len(contents) == 1
+    assert b"mbtree=1" in contents.pop(), "x264 does without its macroblock tree"
 
 
 def test_lossless_is_exact(files: Any, tmp_path: Path) -> None:
     frames = clip(104, 72, 7)
     written(files, tmp_path / "a.mp4", frames, 0)
     with av.open(str(tmp_path / "a.mp4")) as container:
-        made = [frame.to_ndarray() for frame in container.decode(video=0)]
-    given = (av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames.numpy())
-    planes = [frame.reformat(format="yuv420p").to_ndarray() for frame in given]
-    assert np.array_equal(np.stack(made), np.stack(planes))
+        decoded = [frame.to_ndarray() for frame in container.decode(video=0)]
+    expected = (av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames.numpy())
+    planes = [frame.reformat(format="yuv420p").to_ndarray() for frame in expected]
+    assert np.array_equal(np.stack(decoded), np.stack(planes))
 
 
 def test_only_processors_with_avx512_are_told_what_to_use(files: Any) -> None:
@@ -82,10 +82,10 @@ def test_only_processors_with_avx512_are_told_what_to_use(files: Any) -> None:
 # ---------------------------------------------------------------- two threads
 
 
-def pieces(count: int, size: int = 10, made: list[int] | None = None) -> Iterator[Tensor]:
+def pieces(count: int, size: int = 10, produced: list[int] | None = None) -> Iterator[Tensor]:
     for number in range(count):
-        if made is not None:
-            made.append(number)
+        if produced is not None:
+            produced.append(number)
         yield torch.full((size,), number, dtype=torch.uint8)
 
 
@@ -95,32 +95,32 @@ def never() -> None:
 
 @pytest.mark.parametrize("most", [1, 25, 10**6])
 def test_all_pieces_arrive_in_order(files: Any, most: int) -> None:
-    seen = list[int]()
-    files.overlap(pieces(50), lambda given: seen.extend(int(piece[0]) for piece in given), never, most)
-    assert seen == list(range(50))
+    numbers = list[int]()
+    files.overlap(pieces(50), lambda stream: numbers.extend(int(piece[0]) for piece in stream), never, most)
+    assert numbers == list(range(50))
 
 
 @pytest.mark.parametrize(("most", "waiting"), [(25, 2), (10, 1), (1, 1)])
 def test_few_bytes_wait(files: Any, most: int, waiting: int) -> None:
     """One piece is being encoded, those that fit wait, one is held until there is room."""
-    made, gate, counts = list[int](), threading.Event(), list[int]()
+    produced, gate, counts = list[int](), threading.Event(), list[int]()
 
-    def slow(given: Iterator[Tensor]) -> None:
-        for _ in given:
+    def slow(stream: Iterator[Tensor]) -> None:
+        for _ in stream:
             gate.wait()
 
     def look() -> None:
-        counts.append(len(made))
+        counts.append(len(produced))
         gate.set()
 
-    files.overlap(pieces(20, made=made), slow, look, most)
+    files.overlap(pieces(20, produced=produced), slow, look, most)
     assert counts[0] == 1 + waiting + 1
-    assert len(made) == 20
+    assert len(produced) == 20
 
 
 def test_both_work_at_the_same_time(files: Any) -> None:
-    def encode(given: Iterator[Tensor]) -> None:
-        for _ in given:
+    def encode(stream: Iterator[Tensor]) -> None:
+        for _ in stream:
             time.sleep(0.05)
 
     def decode() -> Iterator[Tensor]:
@@ -146,9 +146,9 @@ def failing(count: int) -> Iterator[Tensor]:
 def test_an_error_of_the_decoder(files: Any, count: int) -> None:
     ended = list[bool]()
 
-    def work(given: Iterator[Tensor]) -> None:
+    def work(stream: Iterator[Tensor]) -> None:
         try:
-            list(given)
+            list(stream)
         finally:
             ended.append(True)
 
@@ -159,24 +159,24 @@ def test_an_error_of_the_decoder(files: Any, count: int) -> None:
 
 @pytest.mark.parametrize("after", [0, 1, 5])
 def test_an_error_of_the_encoder_stops_the_decoder(files: Any, after: int) -> None:
-    made = list[int]()
+    produced = list[int]()
 
-    def work(given: Iterator[Tensor]) -> None:
-        for number, _ in enumerate(given):
+    def work(stream: Iterator[Tensor]) -> None:
+        for number, _ in enumerate(stream):
             if number == after:
                 break
         raise FailedError
 
     with pytest.raises(FailedError):
-        files.overlap(pieces(10**6, made=made), work, never, 25)
-    assert len(made) < 10**5
+        files.overlap(pieces(10**6, produced=produced), work, never, 25)
+    assert len(produced) < 10**5
 
 
 def test_an_error_at_the_very_end_of_the_encoder(files: Any) -> None:
     """As when the disk is full while the file is closed."""
 
-    def work(given: Iterator[Tensor]) -> None:
-        list(given)
+    def work(stream: Iterator[Tensor]) -> None:
+        list(stream)
         raise FailedError
 
     with pytest.raises(FailedError):
@@ -187,8 +187,8 @@ def test_an_error_at_the_very_end_of_the_encoder(files: Any) -> None:
 def test_an_interrupt_does_not_wait_for_the_encoder(files: Any, count: int) -> None:
     """Neither while pieces wait, nor when all are made."""
 
-    def slow(given: Iterator[Tensor]) -> None:
-        for _ in given:
+    def slow(stream: Iterator[Tensor]) -> None:
+        for _ in stream:
             time.sleep(0.4)
 
     def look() -> None:
@@ -204,9 +204,9 @@ def test_an_interrupt_does_not_wait_for_the_encoder(files: Any, count: int) -> N
 def failing_file(files: Any, tmp_path: Path) -> Callable[[Iterator[Tensor]], None]:
     """Writes pieces into a folder, and leaves nothing there."""
 
-    def write(given: Iterator[Tensor]) -> None:
+    def write(stream: Iterator[Tensor]) -> None:
         try:
-            files.write_video(tmp_path / "clip.mp4", given, (64, 64), 24.0, 17, {})
+            files.write_video(tmp_path / "clip.mp4", stream, (64, 64), 24.0, 17, {})
         finally:
             assert list(tmp_path.iterdir()) == []
 

@@ -112,10 +112,10 @@ def test_latents_keep_no_model_in_memory(origin: Any) -> None:
     model = bundled()
     latent = origin.from_model(model, torch.zeros(1), {})
     assert origin.decoder(None, latent) is model
-    held = weakref.ref(model)
+    reference = weakref.ref(model)
     del model
     gc.collect()
-    assert held() is None
+    assert reference() is None
     again = origin.decoder(None, latent)
     assert (again.name, again.recipe.dtype) == ("ltx", "float32")
 
@@ -151,10 +151,10 @@ def keyframes(first: int, second: int, prefix: str) -> Prompt:
 
 def test_two_keyframes_as_they_are_mean_first_and_last(host: Host) -> None:
     chained = host.post(keyframes(0, 0, "chained"))
-    told = host.post(keyframes(0, -1, "told"))
-    assert (frames(host.videos(chained)[0]) == frames(host.videos(told)[0])).all()
+    entry = host.post(keyframes(0, -1, "told"))
+    assert (frames(host.videos(chained)[0]) == frames(host.videos(entry)[0])).all()
     assert said(chained, "9") == ["Frame 0 is taken by an earlier keyframe: this one is the last frame."]
-    assert said(told, "9") == []
+    assert said(entry, "9") == []
 
 
 def test_saved_chains_mean_what_they_did(host: Host) -> None:
@@ -188,9 +188,9 @@ def test_the_sampler_says_what_every_0_became(host: Host) -> None:
     entry = host.post(t2v({**changes, "3.preset": "default", "3.sampler": "default", "3.seed": 901}))
     line = said(entry, "3")[0]
     assert re.fullmatch(r"64x64, 17 frames \(0\.68 s at 25 fps\), 2 steps, guidance 4, euler, \d+\.\d s", line), line
-    told = json.loads(entry["outputs"]["3"]["reelwire"][0])
-    assert told["key"] == "sampled"
-    assert {"size": "64x64", "frames": 17, "steps": 2, "guidance": "4"}.items() <= told["values"].items()
+    record = json.loads(entry["outputs"]["3"]["reelwire"][0])
+    assert record["key"] == "sampled"
+    assert {"size": "64x64", "frames": 17, "steps": 2, "guidance": "4"}.items() <= record["values"].items()
     assert re.fullmatch(r"64x64, 17 frames \(\S+ s at \S+ fps\), \S+ [KM]B", said(entry, "4")[0])
 
 
@@ -222,15 +222,31 @@ def test_a_long_video_says_what_it_made(host: Host) -> None:
 
 
 IDLE: dict[str, tuple[dict[str, Any], str]] = {
-    "ReelwireCache": ({"policy": "plan", "speed": 2.0, "threshold": 0.5}, "threshold = 0.5 does nothing while policy is plan"),
+    "ReelwireCache": (
+        {"policy": "plan", "speed": 2.0, "threshold": 0.5},
+        "threshold = 0.5 does nothing while policy is plan",
+    ),
     "ReelwireGuidance": (
-        {"method": "cfg", "start": 0.0, "end": 1.0, "low_noise_guidance": 0.0, "true_guidance": 0.0, "dynamic": False, "layers": "",
-         "layer_scale": 2.8, "layer_start": 0.01, "layer_end": 0.2, "eta": 0.5, "momentum": 0.0, "threshold": 15.0},
+        {
+            "method": "cfg",
+            "start": 0.0,
+            "end": 1.0,
+            "low_noise_guidance": 0.0,
+            "true_guidance": 0.0,
+            "dynamic": False,
+            "layers": "",
+            "layer_scale": 2.8,
+            "layer_start": 0.01,
+            "layer_end": 0.2,
+            "eta": 0.5,
+            "momentum": 0.0,
+            "threshold": 15.0,
+        },
         "eta = 0.5 does nothing while method is cfg",
     ),
     "ReelwireTeaCache": ({"threshold": 0.0, "retention": True}, "retention = True does nothing on LTX-Video"),
     "ReelwireMotion": ({"motion_bucket": 127, "fps": 7, "noise_augmentation": 0.02}, "does nothing on LTX-Video"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", IDLE)
@@ -268,9 +284,9 @@ def test_no_socket_hides_its_translations(info: dict[str, Any]) -> None:
     """The page shows a socket's label of the schema in every language; those of widgets are translated."""
     sockets = [
         (name, field, options)
-        for name, told in info.items()
+        for name, schema in info.items()
         for kind in ("required", "optional")
-        for field, (type_, options) in told["input"].get(kind, {}).items()
+        for field, (type_, options) in schema["input"].get(kind, {}).items()
         if isinstance(type_, str)
         and type_.split(",")[0] in ("VIDEO_MODEL", "VIDEO_CONDITIONING", "KEYFRAMES", "LATENT", "IMAGE")
     ]

@@ -15,11 +15,12 @@ RANKS = f"() => {STORES}.get('nodeFrequency')?.isLoaded"
 # the service behind the search box and the node library
 SEARCH = f"""words => {{
     const search = {STORES}.get("nodeDef").nodeSearchService;
-    return Object.fromEntries(words.map(word => [word, search.searchNode(word, [], {{ limit: 64 }}).map(node => node.name)]));
+    const names = word => search.searchNode(word, [], {{ limit: 64 }}).map(node => node.name);
+    return Object.fromEntries(words.map(word => [word, names(word)]));
 }}"""
 LORAS_OF_CORE = ("LoraLoader", "LoraLoaderModelOnly")
-# what is typed -> (a node that it must find, on which place of the list at the latest). Titles that begin with the word come
-# first, then those that hold it, and among them those that are used most: core has 27 nodes that begin with Wan.
+# what is typed -> (a node that it must find, on which place of the list at the latest). Titles that begin with the word
+# come first, then those that hold it, and among them those that are used most: core has 27 nodes that begin with Wan.
 WANTED = {
     "text to video": ("ReelwireSampler", 4),
     "t2v": ("ReelwireSampler", 1),

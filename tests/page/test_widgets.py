@@ -13,8 +13,20 @@ from reelwire.tests.support.page.pages import MOUNTED, becomes, open_template, s
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-GUIDANCE = {"start": 0, "end": 1, "low_noise_guidance": 0, "true_guidance": 0, "dynamic": False, "layers": "", "layer_scale": 2.8,
-            "layer_start": 0.01, "layer_end": 0.2, "eta": 1, "momentum": 0, "threshold": 15}  # fmt: skip
+GUIDANCE = {
+    "start": 0,
+    "end": 1,
+    "low_noise_guidance": 0,
+    "true_guidance": 0,
+    "dynamic": False,
+    "layers": "",
+    "layer_scale": 2.8,
+    "layer_start": 0.01,
+    "layer_end": 0.2,
+    "eta": 1,
+    "momentum": 0,
+    "threshold": 15,
+}
 CACHE = {"speed": 2, "threshold": 0, "interval": 3, "start": 0, "end": 1, "longest": 0, "order": "auto"}
 PROMPT = {
     "1": node("ReelwireLoadLTX", checkpoint="bundled/tiny_ltx"),
@@ -25,7 +37,8 @@ PROMPT = {
 VISIBLE = """type => {
     const node = window.app.rootGraph.nodes.find(node => node.comfyClass === type);
     const mounted = document.querySelector(`[data-node-id="${node.id}"]`);
-    const named = node.widgets.filter(widget => !widget.hidden && node.isWidgetVisible(widget)).map(widget => widget.name);
+    const visible = node.widgets.filter(widget => !widget.hidden && node.isWidgetVisible(widget));
+    const named = visible.map(widget => widget.name);
     if (!mounted) return named;
     const words = mounted.innerText.split("\\n");
     return named.filter(name => words.includes(name));
@@ -46,18 +59,19 @@ CONNECT_WAN = """() => {
     graph.add(wan);
     wan.connect(0, graph.nodes.find(node => node.comfyClass === "ReelwireGuidance"), 0);
 }"""
+APG = {"start", "end", "eta", "momentum", "threshold"}
+SKIP_LAYER = {"start", "end", "layers", "layer_scale", "layer_start", "layer_end"}
 # node, the widget that chooses, its value -> what is visible beside it; in Nodes 2.0 advanced widgets are folded
 CHOICES = [
     ("ReelwireGuidance", "method", "cfg", {"start", "end"}, {"start", "end"}),
-    ("ReelwireGuidance", "method", "apg", {"start", "end", "eta", "momentum", "threshold"}, {"start", "end", "eta", "momentum", "threshold"}),
-    ("ReelwireGuidance", "method", "skip-layer", {"start", "end", "layers", "layer_scale", "layer_start", "layer_end"},
-     {"start", "end", "layers", "layer_scale", "layer_start", "layer_end"}),
+    ("ReelwireGuidance", "method", "apg", APG, APG),
+    ("ReelwireGuidance", "method", "skip-layer", SKIP_LAYER, SKIP_LAYER),
     ("ReelwireCache", "policy", "plan", {"speed", "start", "end", "longest", "order"}, {"speed"}),
     ("ReelwireCache", "policy", "magcache", {"threshold", "start", "end", "longest", "order"}, {"threshold"}),
     ("ReelwireCache", "policy", "diffusers taylorseer", {"interval", "order"}, {"interval"}),
     ("ReelwireControl", "prepare", "blur", {"strength", "start", "end"}, {"strength"}),
     ("ReelwireControl", "prepare", "edges", {"strength", "start", "end", "low", "high"}, {"strength", "low", "high"}),
-]  # fmt: skip
+]
 
 
 @pytest.fixture

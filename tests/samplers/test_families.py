@@ -101,20 +101,20 @@ def test_video_to_video(tiny_models: Path, name: str, as_latents: bool) -> None:
     source = frames(usual(model).frames)
     with model.use("vae") as vae, torch.no_grad():
         latents = model.encode_video(vae, source)
-    given = latents if as_latents else source
-    near, far = (run(model, steps=8, source=given, strength=s) for s in (0.25, 0.75))
+    start = latents if as_latents else source
+    near, far = (run(model, steps=8, source=start, strength=s) for s in (0.25, 0.75))
     assert (near - latents).abs().mean() < (far - latents).abs().mean()
-    assert torch.equal(run(model, source=given, strength=1.0), run(model))
+    assert torch.equal(run(model, source=start, strength=1.0), run(model))
 
 
 @each_family
 def test_each_sampler_runs(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
-    made = [run(model, sampler=s, steps=6) for s in TABLES[model.solvers] if s != "distilled"]
-    assert all(torch.isfinite(latents).all() for latents in made)
-    assert all(not torch.equal(a, b) for i, a in enumerate(made) for b in made[:i])
+    results = [run(model, sampler=s, steps=6) for s in TABLES[model.solvers] if s != "distilled"]
+    assert all(torch.isfinite(latents).all() for latents in results)
+    assert all(not torch.equal(a, b) for i, a in enumerate(results) for b in results[:i])
     again = [run(model, sampler=s, steps=6) for s in TABLES[model.solvers] if s != "distilled"]
-    assert all(torch.equal(a, b) for a, b in zip(made, again, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(results, again, strict=True))
 
 
 @pytest.mark.parametrize("name", [n for n in FIRST.values() if not n.startswith(("tiny-svd", "tiny-cog"))])
@@ -142,9 +142,9 @@ def test_ways_of_guidance(tiny_models: Path, name: str) -> None:
     more = dict(layers=(1,), layer_start=0.0, layer_end=1.0, eta=0.2)
     plain = run(replace(model, guidance=Guidance(**embedded)), guidance=3.0)
     for method in set(model.methods) - {"cfg"}:
-        made = run(replace(model, guidance=Guidance(method, **embedded, **more)), guidance=3.0)
-        assert torch.isfinite(made).all()
-        assert (made - plain).abs().max() > 1e-6, method
+        latents = run(replace(model, guidance=Guidance(method, **embedded, **more)), guidance=3.0)
+        assert torch.isfinite(latents).all()
+        assert (latents - plain).abs().max() > 1e-6, method
     same = run(replace(model, guidance=Guidance("apg", threshold=0.0, **embedded)), guidance=3.0)
     if "svd" not in name:  # there the guider has one scale where plain guidance has one for each frame
         assert (same - plain).abs().max() < 2e-3 * plain.abs().max()
@@ -161,7 +161,7 @@ def test_guidance_in_an_interval(tiny_models: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "guidance", "request_guidance", "told"),
+    ("name", "guidance", "request_guidance", "message"),
     [
         ("tiny-svd", Guidance("skip-layer", layers=(0,)), 3.0, "Stable Video Diffusion works with cfg, apg"),
         (
@@ -186,12 +186,12 @@ def test_guidance_in_an_interval(tiny_models: Path, name: str) -> None:
     ],
 )
 def test_guidance_that_cannot_be(
-    tiny_models: Path, name: str, guidance: Guidance, request_guidance: float, told: str
+    tiny_models: Path, name: str, guidance: Guidance, request_guidance: float, message: str
 ) -> None:
     model = replace(open_model(tiny_models, name), guidance=guidance)
     with pytest.raises(InputError) as refusal:
         plan(model, Request(guidance=request_guidance, **needed(model)))
-    assert told in str(refusal.value)
+    assert message in str(refusal.value)
 
 
 def test_methods_are_known() -> None:
@@ -216,29 +216,29 @@ def refuse(model: VideoModel, **changes: Any) -> str:
 def test_sizes(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
     wrong = model.facts.size_multiple + 1
-    told = refuse(model, width=wrong)
-    assert f"width = {wrong}" in told
-    assert f"multiple of {model.facts.size_multiple}" in told
+    message = refuse(model, width=wrong)
+    assert f"width = {wrong}" in message
+    assert f"multiple of {model.facts.size_multiple}" in message
 
 
-@pytest.mark.parametrize(("name", "size", "told"), [
+@pytest.mark.parametrize(("name", "size", "message"), [
     ("tiny-cogvideox-5b-i2v", 128, "has learned its positions and makes 64x64 alone"),
     ("tiny-cogvideox1.5-5b", 512, "width = 512: CogVideoX (tiny-cogvideox1.5-5b) knows positions up to 256 pixels"),
 ])  # fmt: skip
-def test_sizes_beyond_the_positions(tiny_models: Path, name: str, size: int, told: str) -> None:
-    assert told in refuse(open_model(tiny_models, name), width=size)
+def test_sizes_beyond_the_positions(tiny_models: Path, name: str, size: int, message: str) -> None:
+    assert message in refuse(open_model(tiny_models, name), width=size)
 
 
 @every
 def test_frames(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
     wrong, facts = usual(model).frames + 1, model.facts
-    told = refuse(model, frames=wrong, control=None)
+    message = refuse(model, frames=wrong, control=None)
     step = facts.frame_step or facts.temporal_ratio
     rule = " or ".join(map(str, facts.frame_counts)) if facts.frame_counts else f"{step}n+1"
-    assert f"frames = {wrong}" in told
-    assert rule in told
-    assert f"Use {usual(model).frames}" in told or facts.frame_counts == (14, 25)
+    assert f"frames = {wrong}" in message
+    assert rule in message
+    assert f"Use {usual(model).frames}" in message or facts.frame_counts == (14, 25)
 
 
 @every
@@ -256,12 +256,12 @@ def test_pictures(tiny_models: Path, name: str) -> None:
     for kind, places in tries.items():
         changes = {"frames": count, "keyframes": tuple(Keyframe(frames(1), at) for at in places)}
         if kind in allowed:
-            made = plan(model, Request(**{**needed(model), **changes}))
-            assert ([k.frame for k in made.request.keyframes], made.notes) == ([*places], ())
+            planned = plan(model, Request(**{**needed(model), **changes}))
+            assert ([k.frame for k in planned.request.keyframes], planned.notes) == ([*places], ())
             continue
-        told = refuse(model, **changes)
-        assert told.startswith(f"keyframes = {_wrong(kind, places, allowed)}: {model.title} ({name}) ")
-        assert "Load " in told or "Connect " in told or "or load " in told
+        message = refuse(model, **changes)
+        assert message.startswith(f"keyframes = {_wrong(kind, places, allowed)}: {model.title} ({name}) ")
+        assert "Load " in message or "Connect " in message or "or load " in message
     if allowed != ((),):
         weak = tuple(replace(k, strength=0.5) for k in needed(model)["keyframes"] or (Keyframe(frames(1), 0),))
         assert "keeps its pictures as they are" in refuse(model, keyframes=weak)
@@ -269,7 +269,7 @@ def test_pictures(tiny_models: Path, name: str) -> None:
 
 def _wrong(kind: tuple[str, ...], places: tuple[int, ...], allowed: tuple[tuple[str, ...], ...]) -> str:
     """What an error names: the keyframe that has no place, or where all have one, which there are."""
-    known = {place for given in allowed for place in given}
+    known = {place for group in allowed for place in group}
     number = next((i for i, place in enumerate(kind) if place not in known), None)
     if number is not None:
         return f"keyframe {number + 1} at frame {places[number]}"
@@ -281,9 +281,9 @@ def test_latents_of_another_model(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
     channels = model.facts.channels
     time = model.facts.latent_shape(64, 64, usual(model).frames)[2]
-    told = refuse(model, source=torch.zeros(1, channels + 1, time, 8, 8), strength=0.5, width=64, height=64)
-    assert f"has latents of {channels} channels" in told
-    assert "Decode them with their own model" in told
+    message = refuse(model, source=torch.zeros(1, channels + 1, time, 8, 8), strength=0.5, width=64, height=64)
+    assert f"has latents of {channels} channels" in message
+    assert "Decode them with their own model" in message
 
 
 @every
@@ -299,8 +299,8 @@ def test_controls(tiny_models: Path, name: str) -> None:
 @each_family
 def test_shift_and_samplers(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
-    told = refuse(model, sampler="no such")
-    assert all(sampler in told for sampler in TABLES[model.solvers])
+    message = refuse(model, sampler="no such")
+    assert all(sampler in message for sampler in TABLES[model.solvers])
     if model.name != "ltx":
         assert "has no such sampler" in refuse(model, sampler="distilled")
     if "shift" not in model.facts.presets["default"]:
@@ -354,11 +354,22 @@ def test_folders_of_other_families(tiny_models: Path, family: str) -> None:
                 load(Recipe(family, "", files_of(tiny_models / name), "float32"), PlainMemory())
 
 
-@pytest.mark.parametrize(("high", "low", "told"), [
-    ("tiny-wan2.1-t2v", "wan2.2_t2v_high_noise", "low_noise_checkpoint = wan2.2_t2v_high_noise: this is a high-noise expert. Choose it under checkpoint."),
-    ("wan2.2_t2v_low_noise", "tiny-wan2.1-t2v", "checkpoint = wan2.2_t2v_low_noise: this is a low-noise expert. Choose it under low_noise_checkpoint."),
-])  # fmt: skip
-def test_experts_in_each_others_place(tiny_models: Path, tmp_path: Path, high: str, low: str, told: str) -> None:
+@pytest.mark.parametrize(
+    ("high", "low", "message"),
+    [
+        (
+            "tiny-wan2.1-t2v",
+            "wan2.2_t2v_high_noise",
+            "low_noise_checkpoint = wan2.2_t2v_high_noise: this is a high-noise expert. Choose it under checkpoint.",
+        ),
+        (
+            "wan2.2_t2v_low_noise",
+            "tiny-wan2.1-t2v",
+            "checkpoint = wan2.2_t2v_low_noise: this is a low-noise expert. Choose it under low_noise_checkpoint.",
+        ),
+    ],
+)
+def test_experts_in_each_others_place(tiny_models: Path, tmp_path: Path, high: str, low: str, message: str) -> None:
     folders = {}
     for slot, name in (("high", high), ("low", low)):
         source = tiny_models / ("tiny-wan2.1-t2v" if "noise" in name else name)
@@ -366,4 +377,4 @@ def test_experts_in_each_others_place(tiny_models: Path, tmp_path: Path, high: s
         folders[slot].symlink_to(source, target_is_directory=True)
     with pytest.raises(CheckpointError) as refusal:
         load(Recipe("wan", "", {**files_of(folders["high"]), "low_noise": folders["low"]}, "float32"), PlainMemory())
-    assert str(refusal.value) == told
+    assert str(refusal.value) == message

@@ -180,9 +180,9 @@ def test_a_kernel_computes_what_it_can(opened: Any, backends: list[tuple[str, st
     assert {backend for backend, _ in backends} <= {"native"}
     for choosing in (dict(speed=Speed(attention="native flash")), dict(host_attention="native flash")):
         backends.clear()
-        made = sampled(replace(model, **choosing))
+        latents = sampled(replace(model, **choosing))
         assert {*backends} == DISPATCHED[name]
-        assert (made - expected).abs().max() < 1e-4
+        assert (latents - expected).abs().max() < 1e-4
     backends.clear()
     assert torch.equal(sampled(model), expected)
     assert {backend for backend, _ in backends} <= {"native"}
@@ -193,9 +193,9 @@ def test_a_kernel_in_compiled_blocks(opened: Any, backends: list[tuple[str, str]
     model = opened(name)
     expected = sampled(model)
     backends.clear()
-    made = sampled(replace(model, speed=Speed(compile=True, attention="native flash", compiler="eager")))
+    latents = sampled(replace(model, speed=Speed(compile=True, attention="native flash", compiler="eager")))
     assert {*backends} == DISPATCHED[name]
-    assert (made - expected).abs().max() < 1e-4
+    assert (latents - expected).abs().max() < 1e-4
     assert torch.equal(sampled(model), expected)
 
 
@@ -204,9 +204,9 @@ def test_without_padding_hunyuan_can_have_a_kernel_without_masks(opened: Any, ba
     model = opened("tiny-hunyuan-t2v")
     expected = sampled(replace(model, speed=Speed(trim_text=True)))
     backends.clear()
-    made = sampled(replace(model, speed=Speed(trim_text=True, attention="native flash")))
+    latents = sampled(replace(model, speed=Speed(trim_text=True, attention="native flash")))
     assert {*backends} == {(NATIVE_FLASH, "plain")}
-    assert (made - expected).abs().max() < 1e-4
+    assert (latents - expected).abs().max() < 1e-4
 
 
 def test_a_kernel_ends_with_its_run(opened: Any) -> None:

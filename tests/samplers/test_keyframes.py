@@ -59,7 +59,8 @@ EVERYWHERE: list[Row] = [  # what no model takes, told alike
     (
         [at(17)],
         17,
-        "frame = 17 of keyframe 1: A keyframe must lie inside the 17 frames of the video. Use 0 to 16, or -17 to -1 from the end.",
+        "frame = 17 of keyframe 1: A keyframe must lie inside the 17 frames of the video. "
+        "Use 0 to 16, or -17 to -1 from the end.",
     ),
     ([at(-18)], 17, "frame = -18 of keyframe 1"),
     ([at(0), at(99)], 17, "frame = 99 of keyframe 2"),
@@ -72,7 +73,8 @@ WEAK: Row = ([at(0, strength=0.5)], 17, "strength = 0.5 of keyframe 1: ... keeps
 CLIP: Row = (
     [at(0, 9)],
     17,
-    "keyframes = keyframe 1, a clip of 9 frames: ... takes single pictures. Connect one picture, or the clip as source.",
+    "keyframes = keyframe 1, a clip of 9 frames: ... takes single pictures. "
+    "Connect one picture, or the clip as source.",
 )
 NONE: list[Row] = [
     ([], 17, []),
@@ -88,7 +90,8 @@ FIRST: list[Row] = [
     (
         [],
         17,
-        "keyframes = none: ... starts from its first frame. Connect Keyframe nodes so (frame 0 is the first, -1 the last), or load ... for text alone.",
+        "keyframes = none: ... starts from its first frame. "
+        "Connect Keyframe nodes so (frame 0 is the first, -1 the last), or load ... for text alone.",
     ),
     ([at(8)], 17, f"keyframes = keyframe 1 at frame 8: ... its first frame. Move it there, {ANYWHERE}"),
     ([at(-1), at(0)], 17, f"keyframes = keyframe 1 at frame 16: ... its first frame. Move it there, {ANYWHERE}"),
@@ -147,7 +150,8 @@ VACE: list[Row] = [
     (
         [at(12, 6)],
         17,
-        "frame = 12 of keyframe 1: A clip of 6 frames must lie inside the 17 frames of the video. Use 0 to 11, or -17 to -6 from the end.",
+        "frame = 12 of keyframe 1: A clip of 6 frames must lie inside the 17 frames of the video. "
+        "Use 0 to 11, or -17 to -6 from the end.",
     ),
     ([at(2, 3), at(4)], 17, "keyframes = numbers 1 and 2, at frames 2 and 4"),
 ]
@@ -218,8 +222,8 @@ def wording(words: str) -> re.Pattern[str]:
 
 
 def check(row: Row, capabilities: Capabilities) -> None:
-    given, frames, expected = row
-    keyframes = tuple(map(made, given))
+    spots, frames, expected = row
+    keyframes = tuple(map(made, spots))
     if isinstance(expected, str):
         with pytest.raises(InputError) as refusal:
             place_keyframes(keyframes, capabilities, frames)
@@ -288,8 +292,8 @@ keyframe_lists = st.lists(
 )
 
 
-def any_keyframes(told: list[tuple[int, int, float, float]]) -> tuple[Keyframe, ...]:
-    return tuple(Keyframe(torch.full((count, 1, 1, 3), value), frame, s) for frame, count, s, value in told)
+def any_keyframes(rows: list[tuple[int, int, float, float]]) -> tuple[Keyframe, ...]:
+    return tuple(Keyframe(torch.full((count, 1, 1, 3), value), frame, s) for frame, count, s, value in rows)
 
 
 def planned(keyframes: tuple[Keyframe, ...], capabilities: Capabilities, frames: int) -> tuple[Keyframe, ...] | None:
@@ -297,12 +301,12 @@ def planned(keyframes: tuple[Keyframe, ...], capabilities: Capabilities, frames:
     try:
         placed, notes = place_keyframes(keyframes, capabilities, frames)
     except InputError as error:
-        told = str(error)
+        refusal = str(error)
     else:
-        told = ""
-    if told:
-        assert re.match(r"(keyframes|frame|strength|image) = \S", told)
-        numbers = [int(n) for n in re.findall(r"(?:of|=) keyframe (\d+)", told)]
+        refusal = ""
+    if refusal:
+        assert re.match(r"(keyframes|frame|strength|image) = \S", refusal)
+        numbers = [int(n) for n in re.findall(r"(?:of|=) keyframe (\d+)", refusal)]
         assert all(1 <= n <= len(keyframes) for n in numbers)
         return None
     again, more = place_keyframes(placed, capabilities, frames)
@@ -330,12 +334,12 @@ def check_planned(placed: tuple[Keyframe, ...], capabilities: Capabilities, fram
         ]
 
 
-@given(told=keyframe_lists, frames=st.integers(1, 200), name=st.sampled_from([*MODELS]))
+@given(rows=keyframe_lists, frames=st.integers(1, 200), name=st.sampled_from([*MODELS]))
 @properly
 def test_any_keyframes_are_planned_or_refused(
-    tiny_models: Path, told: list[tuple[int, int, float, float]], frames: int, name: str
+    tiny_models: Path, rows: list[tuple[int, int, float, float]], frames: int, name: str
 ) -> None:
-    capabilities, keyframes = capabilities_of(tiny_models, name), any_keyframes(told)
+    capabilities, keyframes = capabilities_of(tiny_models, name), any_keyframes(rows)
     placed = planned(keyframes, capabilities, frames)
     other = planned(keyframes[::-1], capabilities, frames)
     assert (placed is None) == (other is None), "their order in the list does not count"
@@ -362,14 +366,14 @@ def test_models_of_any_keyframes_take_all_that_fit(tiny_models: Path, counts: li
 
 
 @pytest.mark.parametrize(
-    ("size", "kept"),
+    ("size", "part"),
     [((128, 320), "128x128"), ((320, 128), "128x128"), ((64, 64), ""), ((128, 128), ""), ((128, 130), "")],
 )
-def test_what_is_cut_of_a_picture_is_said(size: tuple[int, int], kept: str) -> None:
+def test_what_is_cut_of_a_picture_is_said(size: tuple[int, int], part: str) -> None:
     height, width = size
     key = Keyframe(torch.zeros(1, height, width, 3), 0)
     notes = cut_notes(Request(64, 64, 17, keyframes=(key,)))
-    assert [note.values["middle"] for note in notes] == ([kept] if kept else [])
+    assert [note.values["middle"] for note in notes] == ([part] if part else [])
 
 
 def test_what_is_cut_is_what_cover_leaves_out() -> None:

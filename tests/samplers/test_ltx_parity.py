@@ -225,7 +225,7 @@ def test_a_run_leaves_nothing_behind() -> None:
 
 
 def test_preview_points_at_the_result() -> None:
-    """What a preview shows after the last step is the result, and half-way it is closer to it than the noisy latents."""
+    """The preview after the last step is the result, and half-way it is closer to it than the noisy latents are."""
     model = open_ltx(BUNDLED)
     seen: list[tuple[Tensor, Tensor]] = []
     result = sample(

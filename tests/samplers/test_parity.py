@@ -60,11 +60,12 @@ class Case:
 
 WAN, I2V, COG, COG_I2V = "WanPipeline", "WanImageToVideoPipeline", "CogVideoXPipeline", "CogVideoXImageToVideoPipeline"
 HUNYUAN, HUNYUAN_I2V = "HunyuanVideoPipeline", "HunyuanVideoImageToVideoPipeline"
+SHIFTED = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 5.0}
 FLOW = {
     "euler": ("FlowMatchEulerDiscreteScheduler", {"shift": 5.0}),
-    "unipc": ("UniPCMultistepScheduler", {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 5.0}),
-    "dpm++ 2m": ("DPMSolverMultistepScheduler", {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 5.0}),
-}  # fmt: skip
+    "unipc": ("UniPCMultistepScheduler", SHIFTED),
+    "dpm++ 2m": ("DPMSolverMultistepScheduler", SHIFTED),
+}
 CASES = [
     Case("tiny-wan2.1-t2v", "wan", WAN),
     Case("tiny-wan2.1-t2v", "wan", WAN, {"guidance": 1.0}),
@@ -184,9 +185,9 @@ def media(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the pipeline's pictures and videos, ours)."""
     theirs, ours = {}, {}
     if case.images:
-        made = [pictures(1, seed) for seed in range(case.images)]
-        theirs = dict(zip(("image", "last_image"), (m[0][0] for m in made), strict=False))
-        ours["keyframes"] = tuple(Keyframe(m[1], at) for m, at in zip(made, (0, -1), strict=False))
+        images = [pictures(1, seed) for seed in range(case.images)]
+        theirs = dict(zip(("image", "last_image"), (m[0][0] for m in images), strict=False))
+        ours["keyframes"] = tuple(Keyframe(m[1], at) for m, at in zip(images, (0, -1), strict=False))
     frames, tensor = pictures(case.frames, 7)
     if case.video == "source":
         theirs["video"], ours["source"] = frames, tensor
@@ -216,10 +217,10 @@ def make_pipeline(case: Case, folder: Path) -> Any:
         parts[name] = load_tokenizer(folder / name)
     for name, other in case.parts.items():
         parts[name] = other and getattr(diffusers, other[0]).from_config({**stored.scheduler.config, **other[1]})
-    kept = {n: stored.config[n] for n in ("boundary_ratio", "expand_timesteps") if n in stored.config}
-    made = getattr(diffusers, case.pipeline)(**parts, **({} if "VideoToVideo" in case.pipeline else kept))
-    made.set_progress_bar_config(disable=True)
-    return made
+    options = {n: stored.config[n] for n in ("boundary_ratio", "expand_timesteps") if n in stored.config}
+    pipeline = getattr(diffusers, case.pipeline)(**parts, **({} if "VideoToVideo" in case.pipeline else options))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 def run_pipeline(case: Case, folder: Path, model: VideoModel, output: str = "latent") -> Tensor:
@@ -256,13 +257,13 @@ def template(case: Case, folder: Path) -> dict[str, Any]:
 
     name = {HUNYUAN: "hunyuan_video", HUNYUAN_I2V: "hunyuan_video_image2video"}[case.pipeline]
     module = importlib.import_module(f"diffusers.pipelines.hunyuan_video.pipeline_{name}")
-    told, tokenizer = dict(module.DEFAULT_PROMPT_TEMPLATE), load_tokenizer(folder / "tokenizer")
-    ids = tokenizer(told["template"].split("{}")[0]).input_ids
-    told["crop_start"] = len(ids)
-    if "image_emb_len" in told:
+    template, tokenizer = dict(module.DEFAULT_PROMPT_TEMPLATE), load_tokenizer(folder / "tokenizer")
+    ids = tokenizer(template["template"].split("{}")[0]).input_ids
+    template["crop_start"] = len(ids)
+    if "image_emb_len" in template:
         start = ids.index(tokenizer.convert_tokens_to_ids("<image>"))
-        told |= dict(image_emb_len=49, image_emb_start=start, image_emb_end=start + 49)
-    return told
+        template |= dict(image_emb_len=49, image_emb_start=start, image_emb_end=start + 49)
+    return template
 
 
 def run_ours(case: Case, model: VideoModel, **changes: Any) -> Tensor:
@@ -279,11 +280,11 @@ def test_equals_the_reference_pipeline(tiny_models: Path, case: Case) -> None:
     folder = tiny_models / case.model
     model = open_model(folder, case.family)
     expected = run_pipeline(case, folder, model)
-    made = run_ours(case, model)
+    latents = run_ours(case, model)
     assert expected.abs().max() > 0.1
-    made = made[:, :, 1:] if "concat" in case.model else made
-    assert made.shape == expected.shape
-    assert (made - expected.float()).abs().max() == 0.0
+    latents = latents[:, :, 1:] if "concat" in case.model else latents
+    assert latents.shape == expected.shape
+    assert (latents - expected.float()).abs().max() == 0.0
 
 
 FRAMES = {case.model: case for case in CASES if not case.video and not case.parts}
@@ -295,9 +296,9 @@ def test_frames_equal_the_reference_pipeline(tiny_models: Path, name: str) -> No
     case, folder = FRAMES[name], tiny_models / name
     model = open_model(folder, case.family)
     expected = run_pipeline(case, folder, model, "pt")[0].movedim(1, -1)
-    made = torch.cat(list(stream_frames(model, run_ours(case, model))))
-    assert made.shape == expected.shape == (case.frames, 64, 64, 3)
-    assert (made - expected).abs().max() < 1e-5
+    video = torch.cat(list(stream_frames(model, run_ours(case, model))))
+    assert video.shape == expected.shape == (case.frames, 64, 64, 3)
+    assert (video - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("name", [n for n in FRAMES if "svd" not in n])

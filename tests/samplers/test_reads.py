@@ -54,19 +54,19 @@ class Traffic(TorchDispatchMode):
         self.on, self.seen = False, Counter[str]()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        if self.on and (kind := _kind(func.overloadpacket.__name__, args, kwargs or {}, made)):
+        result = func(*args, **(kwargs or {}))
+        if self.on and (kind := _kind(func.overloadpacket.__name__, args, kwargs or {}, result)):
             self.seen[kind] += 1
-        return made
+        return result
 
 
-def _kind(name: str, args: Any, kwargs: Any, made: Any) -> str:
+def _kind(name: str, args: Any, kwargs: Any, result: Any) -> str:
     on_card = lambda values: [v.device.type != "cpu" for v in tree_leaves(values) if isinstance(v, Tensor)]
     if name in BY_VALUE or (name in ("index", "index_put_") and _masked(args[1])):
         return "read" if any(on_card((args, kwargs))) else ""
     if name not in ("_to_copy", "copy_"):
         return ""
-    source, target = (args[1], args[0]) if name == "copy_" else (args[0], made)
+    source, target = (args[1], args[0]) if name == "copy_" else (args[0], result)
     if on_card(source) == on_card(target):
         return ""
     if any(on_card(source)):
@@ -142,9 +142,9 @@ def test_a_step_reads_nothing_back(opened: Any, name: str) -> None:
     """With every sampler of its family."""
     model = opened(name)
     for number, sampler in enumerate(s for s in TABLES[model.solvers] if s != "distilled"):
-        seen = steps(model, warm=not number, sampler=sampler)
-        drawn = seen.pop("drawn", 0)
-        assert not seen, sampler
+        counts = steps(model, warm=not number, sampler=sampler)
+        drawn = counts.pop("drawn", 0)
+        assert not counts, sampler
         assert drawn <= DRAWN.get(sampler, 0) * STEPS, sampler
 
 
@@ -174,9 +174,9 @@ def test_a_scale_that_grows(opened: Any) -> None:
 
 def test_pictures_anywhere_draw_noise_and_read_nothing(opened: Any) -> None:
     model = opened("tiny-ltx-0.9.5")
-    seen = steps(model, keyframes=(Keyframe(frames(1), 0), Keyframe(frames(1), -1, 0.5)))
-    assert seen.pop("drawn") == STEPS - 1, "that of the first step is drawn before it"
-    assert not seen
+    counts = steps(model, keyframes=(Keyframe(frames(1), 0), Keyframe(frames(1), -1, 0.5)))
+    assert counts.pop("drawn") == STEPS - 1, "that of the first step is drawn before it"
+    assert not counts
 
 
 @pytest.mark.parametrize("name", ["tiny-hunyuan-t2v", "tiny-ltx-0.9.0"])
@@ -199,16 +199,16 @@ def test_context_windows(opened: Any) -> None:
 def test_a_cache_reads_once_a_step_or_forward(opened: Any, name: str, policy: str) -> None:
     """Once for each forward that is decided by itself: LTX-Video has one in a step, Wan two."""
     ready = {**SOME, **{f"nothing, {n}": p for n, p in NOTHING.items()}, "calibration": Record()}[policy]
-    seen = steps(replace(opened(name), cache=ready), warm=True, guidance=4.0)
+    counts = steps(replace(opened(name), cache=ready), warm=True, guidance=4.0)
     decided = 2 if "wan" in name and ready.signal and not ready.decides_once and policy != "calibration" else 1
-    assert STEPS <= seen.pop("read") <= STEPS * decided
-    assert seen.pop("drawn", 0) <= (policy == "calibration"), "which numbers stand for all is drawn once"
-    assert not seen
+    assert STEPS <= counts.pop("read") <= STEPS * decided
+    assert counts.pop("drawn", 0) <= (policy == "calibration"), "which numbers stand for all is drawn once"
+    assert not counts
 
 
 @pytest.mark.parametrize("policy", [name for name in SOME if name not in (*OURS, "cache-dit")])
 def test_the_caches_of_diffusers_decide_by_reading(opened: Any, policy: str) -> None:
     """Beside our one reading in a step, whether it was finite; SeaCache votes and compares."""
-    seen = steps(replace(opened("tiny-ltx-0.9.0"), cache=SOME[policy]), warm=True)
-    assert STEPS <= seen.pop("read") <= STEPS * (4 if policy == "diffusers seacache" else 2)
-    assert not seen
+    counts = steps(replace(opened("tiny-ltx-0.9.0"), cache=SOME[policy]), warm=True)
+    assert STEPS <= counts.pop("read") <= STEPS * (4 if policy == "diffusers seacache" else 2)
+    assert not counts

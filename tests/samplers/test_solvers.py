@@ -83,13 +83,13 @@ def test_one_step_of_heun_is_eulers() -> None:
 
 
 def test_the_sde_goes_through_the_exact_marginals() -> None:
-    """At every noise level mean and spread are those of alpha_t x0 + sigma_t noise; nothing of the first noise is left."""
+    """At every noise level mean and spread are those of alpha_t x0 + sigma_t noise; the first noise is gone."""
     denoiser = gaussian(80, SDE, MANY)
     latents, run = solved(SDE.solve, denoiser)
-    for step, seen in run.seen[3:]:
+    for step, state in run.seen[3:]:
         alpha, sigma = denoiser.alpha_sigma(step)
-        assert seen.mean().item() == pytest.approx(alpha * denoiser.mean, abs=0.01)
-        assert seen.std().item() == pytest.approx(math.hypot(alpha * denoiser.spread, sigma), rel=0.015)
+        assert state.mean().item() == pytest.approx(alpha * denoiser.mean, abs=0.01)
+        assert state.std().item() == pytest.approx(math.hypot(alpha * denoiser.spread, sigma), rel=0.015)
     assert torch.corrcoef(torch.stack([latents.flatten(), denoiser.latents.flatten()]))[0, 1].abs() < 0.02
 
 

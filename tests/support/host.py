@@ -128,8 +128,11 @@ class Host:
     def watch(
         self, prompt: Prompt, on_event: OnEvent = lambda *_: None, previews: str = "default", workflow: Any = None
     ) -> Seen:
-        """Run a prompt to its end as the page does; on_event is called with each event when it arrives. previews: the page's
-        setting, "none" for the host's own default. workflow: the UI form that the page would send along."""
+        """Run a prompt to its end as the page does; on_event is called with each event when it arrives.
+
+        previews: the page's setting, "none" for the host's own default. workflow: the UI form that the page would send
+        along.
+        """
         with ThreadPoolExecutor(1) as pool:  # a loop of its own: Playwright keeps one running in the test's thread
             return pool.submit(asyncio.run, self._watch(prompt, on_event, previews, workflow)).result()
 

@@ -90,7 +90,7 @@ class SVD(VideoModel):
         generator, device = torch.Generator("cpu").manual_seed(request.seed), self.memory.device("unet")
         dtype, motion = getattr(torch, self.recipe.dtype), {**MOTION, **self.options}
         image = cover(request.keyframes[0].images, request.width, request.height)
-        embeds = _encode_image(self, image).to(device, dtype)
+        embeds = encode_image(self, image).to(device, dtype)
         pixels = image.movedim(-1, 1) * 2 - 1
         pixels = pixels + motion["noise_augmentation"] * torch.randn(pixels.shape, generator=generator)
         with self.use("vae", self.encoding(request.width, request.height)) as vae:
@@ -134,8 +134,8 @@ def _both(cond: Tensor) -> dict[str, Tensor]:
     return {"cond": cond, "uncond": zeros, "cond_uncond": torch.cat([zeros, cond])}
 
 
-def _encode_image(model: VideoModel, image: Tensor) -> Tensor:
-    """CLIP's view of the image [1, 1, width] (StableVideoDiffusionPipeline._encode_image)."""
+def encode_image(model: VideoModel, image: Tensor) -> Tensor:
+    """CLIP's view of the image [1, 1, width] (StableVideoDiffusionPipeline.encode_image)."""
     from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
     from transformers import CLIPImageProcessor
 

@@ -218,6 +218,7 @@ def encode_image(model: WanModel, images: list[Tensor]) -> Tensor:
 
 
 def token_denoiser(model: WanModel, request: Request, inputs: dict[str, Any]) -> Denoiser:
+    """The denoiser of Wan 2.2 5B, whose first latent frame is that of the keyframe, if there is one."""
     latents = inputs["latents"]
     free, first = torch.ones_like(latents[:, :1]), torch.zeros_like(latents)
     if request.keyframes:
@@ -229,6 +230,7 @@ def token_denoiser(model: WanModel, request: Request, inputs: dict[str, Any]) ->
 
 
 def text_denoiser(model: WanModel, request: Request, inputs: dict[str, Any]) -> Denoiser:
+    """The denoiser of the models that take text alone."""
     return WanDenoiser(**inputs)
 
 

@@ -1,4 +1,4 @@
-"""The shipped configs at their real sizes, on the meta device: complete, and the shapes that the host's own classes have."""
+"""The shipped configs at their real sizes, on the meta device: complete, and of the shapes of the host's classes."""
 
 from __future__ import annotations
 
@@ -25,16 +25,39 @@ from reelwire.tests.support.files.native import host_classes
 every = pytest.mark.parametrize("variant", VARIANTS)
 # tensors of the network, and parameters in billions, as published or counted in the host's own classes
 SIZES = {
-    "hunyuan_video/t2v-13b": (1264, 12.82), "hunyuan_video/i2v-13b-concat": (1260, 12.81), "hunyuan_video/i2v-13b-replace": (1264, 12.82),
-    "wan/2.1-t2v-1.3b": (825, 1.42), "wan/2.1-t2v-14b": (1095, 14.29), "wan/2.1-i2v-14b-480p": (1303, 16.40), "wan/2.1-i2v-14b-720p": (1303, 16.40),
-    "wan/2.1-flf2v-14b-720p": (1304, 16.40), "wan/2.1-vace-1.3b": (1264, 2.15), "wan/2.1-vace-14b": (1331, 17.34), "wan/2.2-t2v-a14b": (1095, 14.29),
-    "wan/2.2-i2v-a14b": (1095, 14.29), "wan/2.2-ti2v-5b": (825, 5.00), "mochi/1-preview": (1071, 10.03),
-    "cogvideox/2b": (None, 1.69), "cogvideox/5b": (None, 5.57), "cogvideox/5b-i2v": (None, 5.57), "cogvideox/1.5-5b": (None, 5.57),
-    "cogvideox/1.5-5b-i2v": (None, 5.57), "cogvideox/fun-1.1-5b-control": (None, 5.57), "svd/svd": (None, 1.52), "svd/svd-xt": (None, 1.52),
-    "ltx/0.9.0-2b": (715, 1.92), "ltx/0.9.1-2b": (715, 1.92), "ltx/0.9.5-2b": (715, 1.92), "ltx/0.9.6-2b-dev": (715, 1.92), "ltx/0.9.6-2b-distilled": (715, 1.92),
-    "ltx/0.9.8-2b-distilled": (715, 1.92), "ltx/0.9.7-13b-dev": (1215, 13.04), "ltx/0.9.7-13b-distilled": (1215, 13.04), "ltx/0.9.8-13b-dev": (1215, 13.04),
+    "hunyuan_video/t2v-13b": (1264, 12.82),
+    "hunyuan_video/i2v-13b-concat": (1260, 12.81),
+    "hunyuan_video/i2v-13b-replace": (1264, 12.82),
+    "wan/2.1-t2v-1.3b": (825, 1.42),
+    "wan/2.1-t2v-14b": (1095, 14.29),
+    "wan/2.1-i2v-14b-480p": (1303, 16.40),
+    "wan/2.1-i2v-14b-720p": (1303, 16.40),
+    "wan/2.1-flf2v-14b-720p": (1304, 16.40),
+    "wan/2.1-vace-1.3b": (1264, 2.15),
+    "wan/2.1-vace-14b": (1331, 17.34),
+    "wan/2.2-t2v-a14b": (1095, 14.29),
+    "wan/2.2-i2v-a14b": (1095, 14.29),
+    "wan/2.2-ti2v-5b": (825, 5.00),
+    "mochi/1-preview": (1071, 10.03),
+    "cogvideox/2b": (None, 1.69),
+    "cogvideox/5b": (None, 5.57),
+    "cogvideox/5b-i2v": (None, 5.57),
+    "cogvideox/1.5-5b": (None, 5.57),
+    "cogvideox/1.5-5b-i2v": (None, 5.57),
+    "cogvideox/fun-1.1-5b-control": (None, 5.57),
+    "svd/svd": (None, 1.52),
+    "svd/svd-xt": (None, 1.52),
+    "ltx/0.9.0-2b": (715, 1.92),
+    "ltx/0.9.1-2b": (715, 1.92),
+    "ltx/0.9.5-2b": (715, 1.92),
+    "ltx/0.9.6-2b-dev": (715, 1.92),
+    "ltx/0.9.6-2b-distilled": (715, 1.92),
+    "ltx/0.9.8-2b-distilled": (715, 1.92),
+    "ltx/0.9.7-13b-dev": (1215, 13.04),
+    "ltx/0.9.7-13b-distilled": (1215, 13.04),
+    "ltx/0.9.8-13b-dev": (1215, 13.04),
     "ltx/0.9.8-13b-distilled": (1215, 13.04),
-}  # fmt: skip
+}
 FRAME_STEPS = {"hunyuan_video": 4, "wan": 4, "cogvideox": 8, "mochi": 6, "ltx": 8, "svd": 1}
 
 
@@ -63,17 +86,17 @@ def test_names_and_shapes_are_complete(variant: str) -> None:
 def test_scheduler_and_presets(variant: str) -> None:
     import diffusers
 
-    config, told, family = read(variant, "scheduler"), read(variant, "defaults"), variant.split("/")[0]
+    config, defaults, family = read(variant, "scheduler"), read(variant, "defaults"), variant.split("/")[0]
     kind = getattr(diffusers, config.pop("_class_name"))
     assert {*config} <= {*inspect.signature(kind.__init__).parameters}
     fields = set(Facts.__dataclass_fields__) | {"boundary", "per_token_time", "conditioned", "distilled_timesteps"}
-    assert {*told} <= fields
-    for preset in told["presets"].values():
-        asked = {**told["presets"]["default"], **preset}
+    assert {*defaults} <= fields
+    for preset in defaults["presets"].values():
+        asked = {**defaults["presets"]["default"], **preset}
         multiple = 64 if family == "svd" else 32 if family == "ltx" or "ti2v" in variant else 16
         assert asked["width"] % multiple == asked["height"] % multiple == 0
         assert (asked["frames"] - 1) % FRAME_STEPS[family] == 0
-        assert asked["frames"] in told.get("frame_counts", [asked["frames"]])
+        assert asked["frames"] in defaults.get("frame_counts", [asked["frames"]])
         assert asked["steps"] > 0
         assert asked["guidance"] >= 1
 

@@ -1,4 +1,4 @@
-"""Single files in Lightricks' layout, written by the host's own model classes, load exactly; broken files are refused in words."""
+"""Single files in Lightricks' layout, written by the host's own classes, load exactly; broken ones are refused."""
 
 from __future__ import annotations
 
@@ -300,7 +300,7 @@ def _flipped(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("name", "change", "told"),
+    ("name", "change", "message"),
     [
         ("a.safetensors", _truncated, "incomplete"),
         ("a.safetensors", lambda data: data[:50], "damaged or incomplete"),
@@ -310,11 +310,11 @@ def _flipped(data: bytes) -> bytes:
         ("a.ckpt", lambda data: data, "pickle"),
     ],
 )
-def test_broken_files_are_refused(name: str, change: Any, told: str, tmp_path: Path) -> None:
+def test_broken_files_are_refused(name: str, change: Any, message: str, tmp_path: Path) -> None:
     file = tmp_path / name
     save_file({"proj_in.weight": torch.zeros(4, 4)}, tmp_path / "whole")
     file.write_bytes(change((tmp_path / "whole").read_bytes()))
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         read_header(file)
 
 

@@ -34,16 +34,16 @@ class Counting(TorchDispatchMode):
 
 @contextmanager
 def network(tiny_models: Path) -> Iterator[Any]:
-    with torch.no_grad(), open_plain(tiny_models, "tiny-mochi").use("transformer") as made:
-        yield made
+    with torch.no_grad(), open_plain(tiny_models, "tiny-mochi").use("transformer") as network:
+        yield network
 
 
-def inputs(made: Any, lengths: tuple[int, ...], tokens: int = 12) -> dict[str, Any]:
+def inputs(network: Any, lengths: tuple[int, ...], tokens: int = 12) -> dict[str, Any]:
     generator, batch = torch.Generator().manual_seed(0), len(lengths)
     mask = torch.arange(tokens) < torch.tensor(lengths)[:, None]
     return dict(
-        hidden_states=torch.randn(batch, made.config.in_channels, 2, 8, 8, generator=generator),
-        encoder_hidden_states=torch.randn(batch, tokens, made.config.text_embed_dim, generator=generator),
+        hidden_states=torch.randn(batch, network.config.in_channels, 2, 8, 8, generator=generator),
+        encoder_hidden_states=torch.randn(batch, tokens, network.config.text_embed_dim, generator=generator),
         encoder_attention_mask=mask,
         timestep=torch.full((batch,), 500.0),
         return_dict=False,
@@ -55,28 +55,28 @@ def inputs(made: Any, lengths: tuple[int, ...], tokens: int = 12) -> dict[str, A
 def test_equals_diffusers_bit_for_bit(tiny_models: Path, lengths: tuple[int, ...], dtype: torch.dtype) -> None:
     from diffusers.models.attention_processor import MochiAttnProcessor2_0
 
-    with network(tiny_models) as made:
-        made.to(dtype)
-        given = {k: v.to(dtype) if k in HALF else v for k, v in inputs(made, lengths).items()}
-        with Counting() as counting, made.joint_attention.reading(lengths):
-            ours = made(**given)[0]
+    with network(tiny_models) as transformer:
+        transformer.to(dtype)
+        halved = {k: v.to(dtype) if k in HALF else v for k, v in inputs(transformer, lengths).items()}
+        with Counting() as counting, transformer.joint_attention.reading(lengths):
+            ours = transformer(**halved)[0]
         assert not {*READS} & {*counting.count}
-        assert torch.equal(ours, made(**given)[0]), "the lengths read from the mask are others"
-        for block in made.transformer_blocks:
+        assert torch.equal(ours, transformer(**halved)[0]), "the lengths read from the mask are others"
+        for block in transformer.transformer_blocks:
             block.attn1.processor = MochiAttnProcessor2_0()
         with Counting() as counting:
-            theirs = made(**given)[0]
-        assert counting.count["nonzero"] == len(lengths) * len(made.transformer_blocks)
+            theirs = transformer(**halved)[0]
+        assert counting.count["nonzero"] == len(lengths) * len(transformer.transformer_blocks)
         assert torch.equal(ours, theirs)
 
 
 def test_lengths_end_with_their_forwards(tiny_models: Path) -> None:
-    with network(tiny_models) as made:
-        one, other = inputs(made, (5,)), inputs(made, (9,))
-        expected = made(**other)[0]
-        with made.joint_attention.reading((5,)):
-            made(**one)
-        assert torch.equal(made(**other)[0], expected)
+    with network(tiny_models) as transformer:
+        one, other = inputs(transformer, (5,)), inputs(transformer, (9,))
+        expected = transformer(**other)[0]
+        with transformer.joint_attention.reading((5,)):
+            transformer(**one)
+        assert torch.equal(transformer(**other)[0], expected)
 
 
 @pytest.mark.parametrize("mask", [[False, True], [True, False, True]])

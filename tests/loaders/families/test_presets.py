@@ -1,4 +1,4 @@
-"""A preset may change size, frames and steps. Flow shift and guidance belong to the model: it never sets another model's."""
+"""A preset may change size, frames and steps, but never flow shift or guidance, which belong to the model."""
 
 from __future__ import annotations
 

@@ -76,22 +76,22 @@ def test_tiles_of_what_stays_the_same_are_seamless(height: int, width: int, size
     frames = torch.rand(1, 2, 4, height, width, generator=torch.Generator().manual_seed(0))
     enlarge = lambda x: x.repeat_interleave(up, -1).repeat_interleave(up, -2)
     stage = lambda pieces, tile: map(enlarge, pieces)
-    made = torch.cat(list(tiled(stage, iter(frames.split(2, 2)), Tiling(size).rows(height, width))), 2)
-    assert made.shape == (1, 2, 4, height * up, width * up)
-    assert (made - enlarge(frames)).abs().max() < 1e-6
+    result = torch.cat(list(tiled(stage, iter(frames.split(2, 2)), Tiling(size).rows(height, width))), 2)
+    assert result.shape == (1, 2, 4, height * up, width * up)
+    assert (result - enlarge(frames)).abs().max() < 1e-6
 
 
 @given(st.integers(1, 300), st.integers(1, 300))
 def test_every_next_tiling_is_smaller(height: int, width: int) -> None:
-    tiling, seen = Tiling(), list[Tiling]()
+    tiling, tilings = Tiling(), list[Tiling]()
     while (less := tiling.smaller(height, width)) is not None:
         assert less.offload_state
         assert less.size == (0 if not tiling.offload_state else (tiling.size or max(height, width)) // 2)
         assert less.size == 0 or less.size >= FEWEST
         tiling = less
-        seen.append(less)
+        tilings.append(less)
     assert (tiling.size or max(height, width)) < 2 * FEWEST
-    assert len(seen) < 10
+    assert len(tilings) < 10
 
 
 def test_streams_of_unequal_length_are_an_error() -> None:
@@ -142,8 +142,8 @@ def test_injected_noise_is_the_same_in_all_tiles() -> None:
             mine, full = Noise(draw(), tile), Noise(draw(), whole)
             for up in (1, 1, 2, 4, 8):
                 expected = full.like(torch.zeros(1, 1, 1, HEIGHT * up, WIDTH * up))
-                seen = mine.like(torch.zeros(1, 1, 1, 6 * up, 6 * up))
-                assert torch.equal(seen, tile.cut(expected))
+                noise = mine.like(torch.zeros(1, 1, 1, 6 * up, 6 * up))
+                assert torch.equal(noise, tile.cut(expected))
 
 
 def test_noise_follows_the_seed_alone() -> None:
@@ -179,10 +179,12 @@ def test_an_offloaded_state_is_equal(name: str) -> None:
 
 @pytest.mark.parametrize("name", PARKED)
 def test_an_offloaded_state_leaves_nothing_on_the_card(name: str) -> None:
-    """On the meta device in the card's place: between two pieces the past is not there (at most the piece itself), and it
-    comes back from RAM."""
+    """Between two pieces the past is not on the card (at most the piece itself), and it comes back from RAM.
+
+    The meta device stands in for the card.
+    """
     case, vae, shown = CASES[name], CASES[name].make().to("meta"), 0
-    held = {}
+    peaks = {}
     for offload_state in (False, True):
         with bench.Live() as live, bench.Fused():
             z = torch.zeros(1, model_of(name).facts.channels, case.latents, HEIGHT, WIDTH, device="meta")
@@ -192,9 +194,9 @@ def test_an_offloaded_state_leaves_nothing_on_the_card(name: str) -> None:
                 shown = max(shown, piece.nbytes)
                 del piece
                 waits.append(live.now - before)
-        held[offload_state] = waits[len(waits) // 2]
-    assert held[True] <= shown + z.nbytes
-    assert held[False] > 3 * held[True]
+        peaks[offload_state] = waits[len(waits) // 2]
+    assert peaks[True] <= shown + z.nbytes
+    assert peaks[False] > 3 * peaks[True]
 
 
 @pytest.mark.parametrize("name", bench.PUBLISHED)
@@ -215,47 +217,47 @@ def changes(name: str) -> Told:
 
 @every
 def test_decoding_goes_on_in_tiles(name: str) -> None:
-    told: Told = []
+    notes: Told = []
     with Short(vae_of(name).decoder, 0.6):
-        made = torch.cat(list(stream_frames(model_of(name), latents_of(name), tell=told.append)))
-    assert told == changes(name)
-    assert torch.equal(made, decoded(name, Tiling(6, True)))
+        result = torch.cat(list(stream_frames(model_of(name), latents_of(name), tell=notes.append)))
+    assert notes == changes(name)
+    assert torch.equal(result, decoded(name, Tiling(6, True)))
 
 
 @pytest.mark.parametrize("name", [n for n in CASES if n != "svd"])  # which decodes all at once
 def test_decoding_goes_on_in_tiles_in_the_middle(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """No frame is lost or comes twice."""
     monkeypatch.setattr(ltx_vae, "MOST", 0)  # as on a card
-    told: Told = []
+    notes: Told = []
     pieces, before = list[Tensor](), 0
     latents = latents_of(name)
     many = {"hunyuan": 1, "cogvideox": 1}.get(name, latents.shape[2] - 1)  # these take several frames at a time
     with Short(vae_of(name).decoder, 0.6, many):
-        for piece in stream_frames(model_of(name), latents, tell=told.append):
-            before += 0 if told else len(piece)
+        for piece in stream_frames(model_of(name), latents, tell=notes.append):
+            before += 0 if notes else len(piece)
             pieces.append(piece)
-    made = torch.cat(pieces)
-    assert told == changes(name)
-    assert 0 < before < len(made) == frame_count(model_of(name), latents)
-    assert torch.equal(made[:before], decoded(name, most=0)[:before])
-    assert torch.equal(made[before:], decoded(name, Tiling(6, True))[before:])
+    result = torch.cat(pieces)
+    assert notes == changes(name)
+    assert 0 < before < len(result) == frame_count(model_of(name), latents)
+    assert torch.equal(result[:before], decoded(name, most=0)[:before])
+    assert torch.equal(result[before:], decoded(name, Tiling(6, True))[before:])
 
 
 @every
 def test_no_memory_even_for_the_smallest_tile(name: str) -> None:
-    told: Told = []
+    notes: Told = []
     with Short(vae_of(name).decoder, 0.01), pytest.raises(torch.OutOfMemoryError, match="even for the smallest tiles"):
-        list(stream_frames(model_of(name), latents_of(name), tell=told.append))
-    assert told == changes(name)
+        list(stream_frames(model_of(name), latents_of(name), tell=notes.append))
+    assert notes == changes(name)
 
 
 def test_other_errors_are_not_retried() -> None:
-    told: Told = []
+    notes: Told = []
     latents = latents_of("wan 2.1")[:, :3]
     with pytest.raises(RuntimeError) as caught:
-        list(stream_frames(model_of("wan 2.1"), latents, tell=told.append))
+        list(stream_frames(model_of("wan 2.1"), latents, tell=notes.append))
     assert not out_of_memory(caught.value)
-    assert told == []
+    assert notes == []
 
 
 @every
@@ -264,11 +266,11 @@ def test_encoding_goes_on_in_tiles(name: str) -> None:
     encode = partial(model.encode_video, vae_of(name), frames)
     whole = encode()
     with Short(vae_of(name).encoder, 0.6) as short:
-        made = encode()
+        encoded = encode()
     assert short.calls > 1
-    assert made.shape == whole.shape == (1, model.facts.channels, CASES[name].latents, HEIGHT, WIDTH)
-    assert not torch.equal(made, whole)
-    assert (made - whole).abs().mean() < CASES[name].apart * whole.std()
+    assert encoded.shape == whole.shape == (1, model.facts.channels, CASES[name].latents, HEIGHT, WIDTH)
+    assert not torch.equal(encoded, whole)
+    assert (encoded - whole).abs().mean() < CASES[name].apart * whole.std()
     with Short(vae_of(name).encoder, 0.01), pytest.raises(torch.OutOfMemoryError, match="even for the smallest tiles"):
         encode()
 

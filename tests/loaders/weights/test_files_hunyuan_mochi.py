@@ -47,8 +47,8 @@ NETWORKS = [(kind, file_kind) for kind in ("t2v", "mochi") for file_kind in KIND
     ("kind", "file_kind"), [*NETWORKS, ("concat", "fp32"), ("replace", "fp32"), ("replace", "scaled fp8, old")]
 )
 def test_a_network_computes_what_the_host_computes(tmp_path: Path, kind: str, file_kind: str) -> None:
-    told = {"replace": "hunyuan_video_v2_replace_image_to_video.safetensors"}.get(kind, "network.safetensors")
-    difference, network = differ(tmp_path / told, kind, file_kind)
+    name = {"replace": "hunyuan_video_v2_replace_image_to_video.safetensors"}.get(kind, "network.safetensors")
+    difference, network = differ(tmp_path / name, kind, file_kind)
     stored = sum(isinstance(layer, Stored) for layer in network.modules())
     assert (stored > 5) == (file_kind in SMALL)
     assert difference < (2e-3 if "GGUF" in file_kind else 1e-4)
@@ -74,10 +74,14 @@ def test_comfyuis_own_names(tmp_path: Path) -> None:
 def test_the_variant(name: str, kind: str, condition: str | None) -> None:
     weights = hunyuan_video_files.transformer(entries_of(hunyuan(kind), published), {"file": f"{name}.safetensors"})
     assert weights is not None
-    told = weights.config
-    assert told["image_condition_type"] == condition
-    assert (told["num_layers"], told["num_single_layers"], told["num_refiner_layers"]) == (2, 2, 2)
-    assert (told["num_attention_heads"], told["attention_head_dim"], told["guidance_embeds"]) == (2, 128, kind == "t2v")
+    config = weights.config
+    assert config["image_condition_type"] == condition
+    assert (config["num_layers"], config["num_single_layers"], config["num_refiner_layers"]) == (2, 2, 2)
+    assert (config["num_attention_heads"], config["attention_head_dim"], config["guidance_embeds"]) == (
+        2,
+        128,
+        kind == "t2v",
+    )
 
 
 @pytest.mark.parametrize("family", FILES)
@@ -97,7 +101,7 @@ def hunyuan_vae() -> Any:
     with host_classes(), seeded(1):
         from comfy.ldm.models.autoencoder import AutoencoderKL
 
-        told = dict(
+        config = dict(
             double_z=True,
             z_channels=16,
             resolution=256,
@@ -111,9 +115,9 @@ def hunyuan_vae() -> Any:
             conv3d=True,
             time_compress=4,
         )
-        made = AutoencoderKL(ddconfig=told, embed_dim=16)
-        randomised(made)
-    return made
+        vae = AutoencoderKL(ddconfig=config, embed_dim=16)
+        randomised(vae)
+    return vae
 
 
 def read_vae(family: str, file: Path) -> Any:
@@ -197,7 +201,7 @@ def real_size(variant: str, part: str) -> Any:
         if part == "transformer":
             make = NATIVE[family][0](read(variant, "transformer"))
             return make(device="meta", dtype=torch.bfloat16, operations=comfy.ops.disable_weight_init)
-        told = dict(
+        config = dict(
             double_z=True,
             z_channels=16,
             resolution=256,
@@ -211,7 +215,7 @@ def real_size(variant: str, part: str) -> Any:
             conv3d=True,
             time_compress=4,
         )
-        return VideoVAE() if family == "mochi" else AutoencoderKL(ddconfig=told, embed_dim=16)
+        return VideoVAE() if family == "mochi" else AutoencoderKL(ddconfig=config, embed_dim=16)
 
 
 def described(variant: str, part: str) -> Weights | None:
@@ -263,17 +267,17 @@ def test_some_layers_are_renamed_as_in_the_whole_network(family: str) -> None:
 
 @pytest.mark.parametrize("part", ["transformer", "vae"])
 def test_other_families_are_not_taken(part: str) -> None:
-    made = (
+    networks = (
         {"hunyuan_video": hunyuan, "mochi": mochi}
         if part == "transformer"
         else {"hunyuan_video": hunyuan_vae, "mochi": mochi_vae}
     )
-    for family, make in made.items():
+    for family, make in networks.items():
         entries = entries_of(make())
         for reader, module in FILES.items():
-            told = [module.transformer(entries, {}), module.vae(entries)]
-            kept = [bool(weights) for weights in told]
-            assert kept == [reader == family and part == "transformer", reader == family and part == "vae"]
+            weights_of = [module.transformer(entries, {}), module.vae(entries)]
+            taken = [bool(weights) for weights in weights_of]
+            assert taken == [reader == family and part == "transformer", reader == family and part == "vae"]
 
 
 @pytest.mark.parametrize("key", ["patchify_proj.weight", "decoder.conv_in.conv.weight", "blocks.0.self_attn.q.weight"])
@@ -302,12 +306,12 @@ def test_other_heads_need_to_be_stated() -> None:
     stated = {"config": json.dumps({"transformer": {"rope_axes_dim": [8, 28, 28], "num_layers": 9}})}
     weights = hunyuan_video_files.transformer(narrow, stated)
     assert weights is not None
-    told = weights.config
-    assert (told["num_attention_heads"], told["rope_axes_dim"], told["num_layers"]) == (4, [8, 28, 28], 2)
+    config = weights.config
+    assert (config["num_attention_heads"], config["rope_axes_dim"], config["num_layers"]) == (4, [8, 28, 28], 2)
 
 
 @pytest.mark.parametrize(
-    ("make", "key", "told"),
+    ("make", "key", "message"),
     [
         (hunyuan, "double_blocks.0.img_attn.norm.query_norm.weight", "transformer_blocks.0.attn.norm_q.weight"),
         (hunyuan_vae, "decoder.conv_out.conv.weight", "decoder.conv_out.conv.weight"),
@@ -315,8 +319,8 @@ def test_other_heads_need_to_be_stated() -> None:
         (mochi_vae, "decoder.output_proj.weight", "decoder.proj_out.weight"),
     ],
 )
-def test_what_is_missing_is_told(make: Callable[[], Any], key: str, told: str) -> None:
+def test_what_is_missing_is_told(make: Callable[[], Any], key: str, message: str) -> None:
     entries = entries_of(make())
     del entries[key]
-    with pytest.raises(CheckpointError, match=f"some.safetensors lacks {told}: it is incomplete"):
+    with pytest.raises(CheckpointError, match=f"some.safetensors lacks {message}: it is incomplete"):
         [read for module in FILES.values() for read in (module.transformer(entries, {}), module.vae(entries))]

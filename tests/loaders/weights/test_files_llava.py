@@ -51,11 +51,11 @@ def llava() -> Any:
         rms_norm_eps=1e-5,
         rope_theta=500000.0,
     )
-    told = transformers.LlavaConfig(
+    config = transformers.LlavaConfig(
         vision_config=vision, text_config=language, image_token_index=LLAVA_PICTURE, pad_token_id=LLAVA_PAD
     )
     with seeded(1):
-        return transformers.LlavaForConditionalGeneration(told).eval().requires_grad_(False)
+        return transformers.LlavaForConditionalGeneration(config).eval().requires_grad_(False)
 
 
 def halves(whole: Any) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -101,8 +101,10 @@ def models(tmp_path_factory: pytest.TempPathFactory, whole: Any) -> Path:
     plain(folder / "network.safetensors", network.state_dict())
     vae = tiny_models.new("AutoencoderKLHunyuanVideo", block_out_channels=(32, 32, 32, 32), layers_per_block=1)
     plain(folder / "vae.safetensors", vae.state_dict())
-    told = transformers.CLIPTextConfig(hidden_size=64, intermediate_size=96, num_attention_heads=1, num_hidden_layers=2)
-    clip = transformers.CLIPTextModel(told)
+    config = transformers.CLIPTextConfig(
+        hidden_size=64, intermediate_size=96, num_attention_heads=1, num_hidden_layers=2
+    )
+    clip = transformers.CLIPTextModel(config)
     plain(folder / "clip.safetensors", {f"text_model.{k}": v for k, v in clip.state_dict().items()})
     return folder
 
@@ -126,17 +128,17 @@ def test_the_two_halves_are_one_again(tmp_path: Path, whole: Any) -> None:
             read_encoder(tmp_path / "llama.safetensors", "llama"), read_encoder(tmp_path / "eye.safetensors", "llava")
         )
         model = joined.build(torch.float32, True, "", lambda *_: None)
-        made = model(**inputs, output_hidden_states=True).hidden_states
+        hidden = model(**inputs, output_hidden_states=True).hidden_states
         if write is plain:
-            assert (made[-3] - expected[-3]).abs().max() < 1e-5
+            assert (hidden[-3] - expected[-3]).abs().max() < 1e-5
         else:
             other = llava()
             other.model.language_model.load_state_dict(
                 {k.removeprefix("model."): v for k, v in numbers.items() if k != "lm_head.weight"}
             )
-            told = other(**inputs, output_hidden_states=True).hidden_states
-            assert (told[-3] - expected[-3]).abs().max() > 1e-6
-            assert (made[-3] - told[-3]).abs().max() < 1e-4
+            rounded = other(**inputs, output_hidden_states=True).hidden_states
+            assert (rounded[-3] - expected[-3]).abs().max() > 1e-6
+            assert (hidden[-3] - rounded[-3]).abs().max() < 1e-4
 
 
 @torch.no_grad()
@@ -145,7 +147,7 @@ def test_the_eye_sees_what_the_hosts_eye_sees(tmp_path: Path, whole: Any) -> Non
         import comfy.ops
         from comfy.clip_model import CLIPVisionModelProjection, LlavaProjector
 
-        told = dict(
+        config = dict(
             hidden_size=64,
             intermediate_size=96,
             num_attention_heads=1,
@@ -159,7 +161,7 @@ def test_the_eye_sees_what_the_hosts_eye_sees(tmp_path: Path, whole: Any) -> Non
             projector_type="llava3",
         )
         common = (torch.float32, "cpu", comfy.ops.disable_weight_init)
-        theirs = CLIPVisionModelProjection(told, *common)
+        theirs = CLIPVisionModelProjection(config, *common)
         theirs.multi_modal_projector = LlavaProjector(64, WIDTH, *common)
         randomised(theirs)
     plain(tmp_path / "eye.safetensors", theirs.state_dict())
@@ -170,10 +172,10 @@ def test_the_eye_sees_what_the_hosts_eye_sees(tmp_path: Path, whole: Any) -> Non
     model = joined.build(torch.float32, False, "", lambda *_: None)
     pixels = torch.randn(1, 3, SIDE, SIDE)
     expected = theirs(pixels, intermediate_output=-2)[3]
-    made = model.get_image_features(pixel_values=pixels)
-    seen = torch.cat([*getattr(made, "pooler_output", made)])
+    features = model.get_image_features(pixel_values=pixels)
+    projected = torch.cat([*getattr(features, "pooler_output", features)])
     assert expected.abs().max() > 0.1
-    assert (seen - expected[0]).abs().max() < 1e-4
+    assert (projected - expected[0]).abs().max() < 1e-4
 
 
 def open_i2v(models: Path) -> VideoModel:
@@ -204,10 +206,10 @@ def test_a_picture_is_set_in_motion_from_single_files(models: Path, whole: Any) 
     assert tokenizer.convert_tokens_to_ids("<image>") == LLAVA_PICTURE
     common = (tokenizer, 256, torch.device("cpu"), "a red circle", "positive", torch.randn(1, 3, SIDE, SIDE), 2)
     with model.use("text_encoder") as network:
-        made = _read_picture(network, *common)
+        hidden = _read_picture(network, *common)
     expected = _read_picture(whole, *common)
-    assert (made["text"] - expected["text"]).abs().max() < 1e-5
-    assert torch.equal(made["mask"], expected["mask"])
+    assert (hidden["text"] - expected["text"]).abs().max() < 1e-5
+    assert torch.equal(hidden["mask"], expected["mask"])
     picture = (Keyframe(torch.rand(1, 64, 64, 3), 0),)
     conditioning = model.encode("a red circle", "", picture)
     latents = sample(model, conditioning, Request(64, 64, 5, 2, keyframes=picture))

@@ -142,8 +142,8 @@ def one_layer(folder: Path, weight: Tensor, kind: str, bias: Tensor | None = Non
     save_file(load_file(folder / "one.safetensors") | more, folder / "one.safetensors")
     rows, columns = weight.shape
     make = lambda: nn.Sequential(nn.Linear(columns, rows, bias=bias is not None))
-    made: Any = build(make, read_file(folder / "one.safetensors")[0], torch.float32, lambda *_: None, True)
-    return made[0]
+    layer: Any = build(make, read_file(folder / "one.safetensors")[0], torch.float32, lambda *_: None, True)
+    return layer[0]
 
 
 @pytest.mark.parametrize("kind", QUANTISED)
@@ -285,9 +285,11 @@ def test_a_card_without_kernels_computes_widened_weights(tmp_path: Path) -> None
 
 
 def t5(kind: str) -> Any:
-    told = dict(vocab_size=64, d_model=64, d_kv=16, d_ff=128, num_heads=4, num_layers=2, feed_forward_proj="gated-gelu")
+    config = dict(
+        vocab_size=64, d_model=64, d_kv=16, d_ff=128, num_heads=4, num_layers=2, feed_forward_proj="gated-gelu"
+    )
     name = {"t5": "T5", "umt5": "UMT5"}[kind]
-    return getattr(transformers, f"{name}EncoderModel")(getattr(transformers, f"{name}Config")(**told))
+    return getattr(transformers, f"{name}EncoderModel")(getattr(transformers, f"{name}Config")(**config))
 
 
 def clip() -> Any:
@@ -347,9 +349,9 @@ def test_text_encoders(tmp_path: Path, encoder: str, kind: str) -> None:
     layers = stored_layers(ours)
     assert len(layers) > 8
     assert all(layer.coding.quantisation.exact for layer in layers.values())
-    made = ours(ids).last_hidden_state
+    hidden = ours(ids).last_hidden_state
     assert (expected - before).abs().max() > 1e-4
-    assert (made - expected).abs().max() < 2e-5 * expected.abs().max()
+    assert (hidden - expected).abs().max() < 2e-5 * expected.abs().max()
 
 
 # ---------------------------------------------------------------- what the file says

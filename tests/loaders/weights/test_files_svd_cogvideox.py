@@ -1,4 +1,4 @@
-"""Single files of Stable Video Diffusion and CogVideoX, written by the host's own classes, compute what they compute there."""
+"""Single files of Stable Video Diffusion and CogVideoX, as the host's classes write them, compute the same here."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ def test_svds_unet(tmp_path: Path) -> None:
     frames, time, ids = 3, torch.tensor(0.7), torch.tensor([[6.0, 127.0, 0.02]])
     with seeded(2):
         x, look = torch.randn(1, frames, 8, 8, 8), torch.randn(1, 1, TEXT)
-    told = ours.add_time_proj(ids.flatten()).reshape(1, -1)
+    times = ours.add_time_proj(ids.flatten()).reshape(1, -1)
     expected = theirs(
         x[0],
         time.repeat(frames),
         look.repeat(frames, 1, 1),
-        told.repeat(frames, 1),
+        times.repeat(frames, 1),
         num_video_frames=frames,
         image_only_indicator=torch.zeros(1),
     )
@@ -104,8 +104,8 @@ def test_svds_picture_encoder(tmp_path: Path, layout: str) -> None:
 
         theirs = CLIPVisionModelProjection(TOWER, torch.float32, "cpu", comfy.ops.manual_cast).eval()
         converted = convert_to_transformers(dict(written), "visual.")
-    told = theirs.load_state_dict({k: v for k, v in converted.items() if not k.startswith("ln_final")}, strict=False)
-    assert not told.missing_keys
+    result = theirs.load_state_dict({k: v for k, v in converted.items() if not k.startswith("ln_final")}, strict=False)
+    assert not result.missing_keys
     plain(file, written if layout == "open_clip" else theirs.state_dict())
     ours = built(svd_files.image_encoder(read_file(file)[0]))
     with seeded(2), torch.no_grad():
@@ -134,8 +134,10 @@ def open_clip_tower() -> dict[str, Tensor]:
         shapes |= {f"{layer}attn.in_proj_weight": (3 * wide, wide), f"{layer}attn.in_proj_bias": (3 * wide,)}
     shapes |= {f"{k}.weight": v for k, v in pairs.items()} | {f"{k}.bias": v[:1] for k, v in pairs.items()}
     with seeded(1):
-        made = {f"visual.{k}": torch.randn(v) * (0.3 / v[-1] ** 0.5 if len(v) > 1 else 0.5) for k, v in shapes.items()}
-    return made | {"ln_final.weight": torch.ones(48), "logit_scale": torch.tensor(1.0)}
+        tensors = {
+            f"visual.{k}": torch.randn(v) * (0.3 / v[-1] ** 0.5 if len(v) > 1 else 0.5) for k, v in shapes.items()
+        }
+    return tensors | {"ln_final.weight": torch.ones(48), "logit_scale": torch.tensor(1.0)}
 
 
 # ---------------------------------------------------------------- CogVideoX
@@ -155,10 +157,10 @@ def test_cogvideox(tmp_path: Path, variant: str) -> None:
 
 
 def test_cogvideox_for_inpainting_is_refused(tmp_path: Path) -> None:
-    for told in (dict(in_channels=48, num_attention_heads=3), dict(in_channels=32, num_attention_heads=30)):
-        entries = of(native_cogvideox({**told, "num_layers": 1}, "meta"), tmp_path)
+    for config in (dict(in_channels=48, num_attention_heads=3), dict(in_channels=32, num_attention_heads=30)):
+        entries = of(native_cogvideox({**config, "num_layers": 1}, "meta"), tmp_path)
         with pytest.raises(
-            CheckpointError, match=rf"x.safetensors is .* takes {told['in_channels']} channels.*Use one of these"
+            CheckpointError, match=rf"x.safetensors is .* takes {config['in_channels']} channels.*Use one of these"
         ):
             cogvideox_files.transformer(entries, {"file": "x.safetensors"})
 
@@ -192,7 +194,7 @@ def fits(weights: Weights | None) -> None:
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v.startswith(("svd", "cogvideox"))])
 def test_published_sizes_have_all_their_tensors(variant: str, tmp_path: Path) -> None:
-    """The host's classes at their real sizes: nothing missing, unexpected or of another shape, and the shipped config."""
+    """The host's classes at their real sizes: no tensor missing, unexpected or misshapen, and the shipped config."""
     family, name = variant.split("/")
     module: Any
     if family == "svd":

@@ -47,13 +47,13 @@ def test_unknown_scales_are_refused(tmp_path: Path) -> None:
     scaled_fp8(file, native("t2v").state_dict())
     state = load_file(file)
     layer = "blocks.0.self_attn.q"
-    for extra, told in (
+    for extra, message in (
         ({f"{layer}.weight_scale_2": torch.ones(1)}, "weight_scale_2"),
         ({"blocks.9.x.scale_weight": torch.ones(1)}, "fits no fp8 weight"),
         ({f"{layer}.scale_weight": torch.ones(7)}, "fits no fp8 weight"),
     ):
         save_file(state | extra, tmp_path / "odd.safetensors")
-        with pytest.raises(CheckpointError, match=told):
+        with pytest.raises(CheckpointError, match=message):
             read_network(wan_files, tmp_path / "odd.safetensors")
     save_file({k: v for k, v in state.items() if k != f"{layer}.scale_weight"}, file)
     read_network(wan_files, file)  # a layer in plain fp8 among scaled ones is what it says
@@ -97,15 +97,26 @@ def test_vaes(tmp_path: Path, release: str) -> None:
         assert (mine.decode(z).sample - model.decode(z).clamp(-1, 1)).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize(("name", "changes", "variant"), [
-    ("wan2.1_t2v_1.3B_bf16", {"num_layers": 30}, "2.1-t2v-1.3b"), ("wan2.1_t2v_14B_fp8_scaled", {}, "2.1-t2v-14b"),
-    ("wan2.2_t2v_high_noise_14B_fp8_scaled", {}, "2.2-t2v-a14b"), ("Wan2_1-I2V-14B-480P_fp8", {"in_channels": 36, "image_dim": 1280}, "2.1-i2v-14b-480p"),
-    ("wan2.1_i2v_720p_14B_bf16", {"in_channels": 36, "image_dim": 1280}, "2.1-i2v-14b-720p"),
-    ("wan2.2_i2v_low_noise_14B_fp16", {"in_channels": 36}, "2.2-i2v-a14b"), ("wan2.2_ti2v_5B_fp16", {"in_channels": 48, "num_layers": 30}, "2.2-ti2v-5b"),
-    ("wan2.1_flf2v_720p_14B_fp16", {"in_channels": 36, "image_dim": 1280, "pos_embed_seq_len": 514}, "2.1-flf2v-14b-720p"),
-    ("wan2.1_vace_14B_fp16", {"vace_layers": [0]}, "2.1-vace-14b"), ("wan2.1_vace_1.3B", {"vace_layers": [0], "num_layers": 30}, "2.1-vace-1.3b"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "changes", "variant"),
+    [
+        ("wan2.1_t2v_1.3B_bf16", {"num_layers": 30}, "2.1-t2v-1.3b"),
+        ("wan2.1_t2v_14B_fp8_scaled", {}, "2.1-t2v-14b"),
+        ("wan2.2_t2v_high_noise_14B_fp8_scaled", {}, "2.2-t2v-a14b"),
+        ("Wan2_1-I2V-14B-480P_fp8", {"in_channels": 36, "image_dim": 1280}, "2.1-i2v-14b-480p"),
+        ("wan2.1_i2v_720p_14B_bf16", {"in_channels": 36, "image_dim": 1280}, "2.1-i2v-14b-720p"),
+        ("wan2.2_i2v_low_noise_14B_fp16", {"in_channels": 36}, "2.2-i2v-a14b"),
+        ("wan2.2_ti2v_5B_fp16", {"in_channels": 48, "num_layers": 30}, "2.2-ti2v-5b"),
+        (
+            "wan2.1_flf2v_720p_14B_fp16",
+            {"in_channels": 36, "image_dim": 1280, "pos_embed_seq_len": 514},
+            "2.1-flf2v-14b-720p",
+        ),
+        ("wan2.1_vace_14B_fp16", {"vace_layers": [0]}, "2.1-vace-14b"),
+        ("wan2.1_vace_1.3B", {"vace_layers": [0], "num_layers": 30}, "2.1-vace-1.3b"),
+    ],
+)
 def test_variants(name: str, changes: dict[str, Any], variant: str) -> None:
-    told = {"in_channels": 16, "out_channels": 16, "num_layers": 40, "image_dim": None, "pos_embed_seq_len": None}
+    config = {"in_channels": 16, "out_channels": 16, "num_layers": 40, "image_dim": None, "pos_embed_seq_len": None}
     assert wan_files.FORMAT.variant is not None
-    assert wan_files.FORMAT.variant({"transformer": {**told, **changes}}, name) == variant
+    assert wan_files.FORMAT.variant({"transformer": {**config, **changes}}, name) == variant

@@ -1,4 +1,4 @@
-"""LoRA files in three key forms add exactly what a merged checkpoint has, and leave the model that they are put on alone."""
+"""LoRA files in three key forms add exactly what a merged checkpoint has, and leave the model itself alone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
-# layers that are one in the published files: family -> (its name, ours in their order, whether their halves are swapped)
+# layers that are one in the published files:
+# family -> (its name, ours in their order, whether their halves are swapped)
 FUSED = {
     "hunyuan_video": ("double_blocks.0.img_attn_qkv", [f"transformer_blocks.0.attn.to_{n}" for n in "qkv"], False),
     "hunyuan_video single": (
@@ -52,14 +53,14 @@ def merged(
     folder: Path,
     name: str,
     family: str,
-    made: dict[str, tuple[Tensor, Tensor]],
+    pairs: dict[str, tuple[Tensor, Tensor]],
     strength: float,
     parts: tuple[str, ...] = (),
 ) -> VideoModel:
     model = open_model(folder, name, family)
     for part in parts or (network_of(model).name,):
         with model.use(part) as network:
-            for layer, (down, up) in made.items():
+            for layer, (down, up) in pairs.items():
                 weight = network.get_submodule(layer).weight
                 weight.data = weight.data + strength * ALPHA / RANK * (up @ down.flatten(1)).reshape(weight.shape)
     return model
@@ -70,13 +71,13 @@ def merged(
 def test_it_equals_a_merged_checkpoint(tiny_models: Path, tmp_path: Path, family: str, form: str) -> None:
     name, layers = LAYERS[family]
     model, file = open_model(tiny_models, name, family), tmp_path / "lora.safetensors"
-    made = matrices(model, layers)
-    write(file, form, made, layers)
+    pairs = matrices(model, layers)
+    write(file, form, pairs, layers)
     plain = run(model)
     with_lora = replace(model, loras=(LoRA(file, 0.7, 0.7, read_lora(file, model.checkpoint, network_of(model))),))
     changed = run(with_lora)
     assert (changed - plain).abs().max() > 1e-3
-    expected = run(merged(tiny_models, name, family, made, 0.7))
+    expected = run(merged(tiny_models, name, family, pairs, 0.7))
     assert (changed - expected).abs().max() < 1e-5 * max(1.0, expected.abs().max().item())
     assert torch.equal(run(model), plain), "the other branch of the graph sees the LoRA"
     assert torch.equal(run(with_lora), changed)
@@ -93,8 +94,8 @@ def test_fused_layers_are_divided(tiny_models: Path, tmp_path: Path, case: str, 
     write(file, form, {"fused": (down, up)}, {"fused": theirs})
     changed = run(replace(model, loras=(LoRA(file, 1.0, 1.0, read_lora(file, model.checkpoint, network_of(model))),)))
     parts = torch.cat(up.chunk(2)[::-1]) if swapped else up
-    made = {name: (down, part) for name, part in zip(ours, parts.split([s[0] for s in shapes]), strict=True)}
-    expected = run(merged(tiny_models, LAYERS[family][0], family, made, 1.0))
+    pairs = {name: (down, part) for name, part in zip(ours, parts.split([s[0] for s in shapes]), strict=True)}
+    expected = run(merged(tiny_models, LAYERS[family][0], family, pairs, 1.0))
     assert (changed - expected).abs().max() < 1e-5 * max(1.0, expected.abs().max().item())
     assert (changed - run(model)).abs().max() > 1e-4
 
@@ -102,8 +103,8 @@ def test_fused_layers_are_divided(tiny_models: Path, tmp_path: Path, case: str, 
 def test_two_loras_add_up_and_zero_is_nothing(tiny_models: Path, tmp_path: Path) -> None:
     name, layers = LAYERS["wan"]
     model, file = open_model(tiny_models, name, "wan"), tmp_path / "lora.safetensors"
-    made = matrices(model, layers)
-    write(file, "diffusers", made, layers)
+    pairs = matrices(model, layers)
+    write(file, "diffusers", pairs, layers)
     deltas = read_lora(file, Wan.checkpoint, network_of(model))
     of = lambda *strengths: run(replace(model, loras=tuple(LoRA(file, s, s, deltas) for s in strengths)))
     assert torch.equal(of(0.0), run(model))
@@ -114,8 +115,8 @@ def test_two_loras_add_up_and_zero_is_nothing(tiny_models: Path, tmp_path: Path)
 def test_strengths_of_two_experts(tiny_models: Path, tmp_path: Path) -> None:
     name, (_, layers) = "tiny-wan2.2-t2v-a14b", LAYERS["wan"]
     model, file = open_model(tiny_models, name, "wan"), tmp_path / "lora.safetensors"
-    made = matrices(model, layers)
-    write(file, "kohya", made, layers)
+    pairs = matrices(model, layers)
+    write(file, "kohya", pairs, layers)
     deltas = read_lora(file, Wan.checkpoint, network_of(model))
     for high, low, parts in (
         (0.8, 0.0, ("transformer",)),
@@ -123,16 +124,16 @@ def test_strengths_of_two_experts(tiny_models: Path, tmp_path: Path) -> None:
         (0.8, 0.8, ("transformer", "transformer_2")),
     ):
         made_with = run(replace(model, loras=(LoRA(file, high, low, deltas),)), steps=6)
-        once = _merged_kept(tiny_models, name, made, parts)
+        once = _merged_kept(tiny_models, name, pairs, parts)
         assert (made_with - run(once, steps=6)).abs().max() < 1e-4
 
 
-def _merged_kept(folder: Path, name: str, made: Any, parts: tuple[str, ...]) -> VideoModel:
+def _merged_kept(folder: Path, name: str, pairs: Any, parts: tuple[str, ...]) -> VideoModel:
     """Merged experts that stay in memory, though in a run one makes room for the other."""
     model = open_model(folder, name, "wan")
     networks = {}
     for part in ("transformer", "transformer_2"):
-        one = merged(folder, name, "wan", made if part in parts else {}, 0.8, (part,))
+        one = merged(folder, name, "wan", pairs if part in parts else {}, 0.8, (part,))
         with one.use(part) as network:
             networks[part] = network
     changed = {p: replace(model.parts[p], load=lambda progress, p=p: networks[p]) for p in networks}
@@ -150,10 +151,10 @@ def test_biases_norms_and_whole_differences(tiny_models: Path, tmp_path: Path) -
         },
     )
     with seeded(6):
-        made = {name: torch.randn(part.tensors[f"{name}.weight"]) * 0.1 for name in places}
+        pairs = {name: torch.randn(part.tensors[f"{name}.weight"]) * 0.1 for name in places}
         bias = torch.randn(part.tensors["blocks.0.attn1.to_q.bias"]) * 0.1
     save_file(
-        {f"diffusion_model.{places[k]}.diff": v for k, v in made.items()}
+        {f"diffusion_model.{places[k]}.diff": v for k, v in pairs.items()}
         | {"diffusion_model.blocks.0.self_attn.q.diff_b": bias},
         file,
     )
@@ -167,7 +168,7 @@ def test_biases_norms_and_whole_differences(tiny_models: Path, tmp_path: Path) -
         )
         with applied(network, "transformer", (LoRA(file, 0.5, 0.5, deltas),)):
             made_with = network(**x)[0]
-        for name, value in made.items():
+        for name, value in pairs.items():
             network.get_submodule(name).weight.data += 0.5 * value
         network.get_submodule("blocks.0.attn1.to_q").bias.data += 0.5 * bias
         assert (network(**x)[0] - made_with).abs().max() < 1e-5
@@ -196,9 +197,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_does_not_fit_is_named(tiny_models: Path, tmp_path: Path, name: str) -> None:
-    keys, told = REFUSED[name]
+    keys, message = REFUSED[name]
     file = tmp_path / "lora.safetensors"
     save_file(keys, file)
     model = open_model(tiny_models, "tiny-wan2.1-t2v", "wan")
-    with pytest.raises(CheckpointError, match=told):
+    with pytest.raises(CheckpointError, match=message):
         read_lora(file, Wan.checkpoint, network_of(model))

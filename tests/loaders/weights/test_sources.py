@@ -75,12 +75,12 @@ def test_two_experts_of_scaled_fp8_make_a_video(models: Path) -> None:
     assert model.variant == "2.2-t2v-a14b"
     conditioning = model.encode("a red circle \u4e00\u53ea\u732b", "")
     assert conditioning.notes == ()
-    seen: list[str] = []
+    parts: list[str] = []
     latents = sample(
-        model, conditioning, Request(64, 64, 9, 6), lambda done, total, run: seen.append(run.denoiser.part(done - 1))
+        model, conditioning, Request(64, 64, 9, 6), lambda done, total, run: parts.append(run.denoiser.part(done - 1))
     )
     assert torch.isfinite(latents).all()
-    assert {*seen} == {"transformer", "transformer_2"}
+    assert {*parts} == {"transformer", "transformer_2"}
 
 
 def test_one_expert_alone_is_refused(models: Path) -> None:
@@ -152,9 +152,9 @@ def test_parts_that_do_not_fit_are_refused_at_once(models: Path, tmp_path: Path)
         },
     }
     for part, wrong in tries.items():
-        for file, told in wrong.items():
+        for file, message in wrong.items():
             recipe = Recipe("wan", "", {**files, "low_noise": models / LOW, part: file}, "float32")
-            with pytest.raises(CheckpointError, match=told):
+            with pytest.raises(CheckpointError, match=message):
                 read_model(recipe, Wan.checkpoint)
 
 
@@ -193,10 +193,10 @@ def published(kind: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
 
     with seeded(1):
         if kind in ("t5", "umt5"):
-            made = encoder(tiny_text.t5, kind.upper(), 100)
-            return made, {k: v.clone() for k, v in made.state_dict().items() if "embed_tokens" not in k}
+            model = encoder(tiny_text.t5, kind.upper(), 100)
+            return model, {k: v.clone() for k, v in model.state_dict().items() if "embed_tokens" not in k}
         if kind == "clip":
-            made = transformers.CLIPTextModel(
+            model = transformers.CLIPTextModel(
                 transformers.CLIPTextConfig(
                     hidden_size=64,
                     intermediate_size=96,
@@ -207,11 +207,11 @@ def published(kind: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
                     eos_token_id=99,
                 )
             )
-            return made, {f"text_model.{k}": v for k, v in made.state_dict().items()} | {
+            return model, {f"text_model.{k}": v for k, v in model.state_dict().items()} | {
                 "text_projection.weight": torch.zeros(64, 64)
             }
         if kind == "llama":
-            made = transformers.LlamaModel(
+            model = transformers.LlamaModel(
                 transformers.LlamaConfig(
                     hidden_size=256,
                     intermediate_size=96,
@@ -224,10 +224,10 @@ def published(kind: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
                     rope_theta=500000.0,
                 )
             )
-            return made, {f"model.{k}": v for k, v in made.state_dict().items()} | {
+            return model, {f"model.{k}": v for k, v in model.state_dict().items()} | {
                 "lm_head.weight": torch.zeros(100, 256)
             }
-        made = transformers.CLIPVisionModelWithProjection(
+        model = transformers.CLIPVisionModelWithProjection(
             transformers.CLIPVisionConfig(
                 hidden_size=160,
                 intermediate_size=96,
@@ -239,7 +239,7 @@ def published(kind: str) -> tuple[torch.nn.Module, dict[str, torch.Tensor]]:
                 hidden_act="gelu",
             )
         )
-        return made, dict(made.state_dict())
+        return model, dict(model.state_dict())
 
 
 def output(model: torch.nn.Module, kind: str) -> torch.Tensor:
@@ -289,7 +289,7 @@ def test_the_embedded_tokenizer_is_sentencepieces_own(models: Path) -> None:
 
 @pytest.mark.parametrize("variant", [v for v in VARIANTS if v.startswith("wan/")])
 def test_wans_published_sizes_have_all_their_tensors(comfyui: Path, tmp_path: Path, variant: str) -> None:
-    """The host's class at its real size on the meta device -> our names and our config: nothing missing or misshapen."""
+    """The host's class at its real size -> our names and our config: nothing missing or misshapen."""
     with host_classes():
         import comfy.ops
 
@@ -302,8 +302,8 @@ def test_wans_published_sizes_have_all_their_tensors(comfyui: Path, tmp_path: Pa
     assert weights is not None
     check_fit(build(variant, "transformer"), weights.entries)
     shipped = read(variant, "transformer")
-    told = {k: weights.config[k] for k in shipped}
-    assert told == shipped
+    config = {k: weights.config[k] for k in shipped}
+    assert config == shipped
 
 
 def test_peak_of_reading_is_the_model_itself(tmp_path: Path) -> None:

@@ -29,8 +29,16 @@ from reelwire.training.tiny_models import MODELS
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
 TRANSFORMERS = [name for name in MODELS if "upsampler" not in name and "svd" not in name]
 # one of each family, and those whose forward is another: two experts, hints, tokens with times of their own, padding
-SOME_MODELS = ["tiny-hunyuan-t2v", "tiny-hunyuan-i2v-replace", "tiny-wan2.1-vace", "tiny-wan2.2-t2v-a14b", "tiny-wan2.2-ti2v-5b",
-               "tiny-cogvideox1.5-5b-i2v", "tiny-mochi", "tiny-ltx-0.9.5"]  # fmt: skip
+SOME_MODELS = [
+    "tiny-hunyuan-t2v",
+    "tiny-hunyuan-i2v-replace",
+    "tiny-wan2.1-vace",
+    "tiny-wan2.2-t2v-a14b",
+    "tiny-wan2.2-ti2v-5b",
+    "tiny-cogvideox1.5-5b-i2v",
+    "tiny-mochi",
+    "tiny-ltx-0.9.5",
+]
 
 
 @pytest.fixture(scope="module")
@@ -47,9 +55,9 @@ def plain(opened: Any) -> Any:
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_where_nothing_is_skipped_every_bit_is_the_same(opened: Any, plain: Any, name: str) -> None:
     for title, policy in NOTHING.items():
-        made = Sampled(replace(opened(name), cache=policy))
-        assert torch.equal(made.latents, plain(name)), title
-        assert made.computed == len(made.entries) > 0, title
+        run = Sampled(replace(opened(name), cache=policy))
+        assert torch.equal(run.latents, plain(name)), title
+        assert run.computed == len(run.entries) > 0, title
     assert torch.equal(Sampled(opened(name)).latents, plain(name))
 
 
@@ -57,12 +65,12 @@ def test_where_nothing_is_skipped_every_bit_is_the_same(opened: Any, plain: Any,
 @pytest.mark.parametrize("name", SOME_MODELS)
 def test_skipping_changes_a_little_and_a_rerun_nothing(opened: Any, plain: Any, name: str, policy: str) -> None:
     cached = replace(opened(name), cache=SOME[policy])
-    made = Sampled(cached)
-    assert 0 < made.computed < len(made.entries)
-    assert 0 < (made.latents - plain(name)).abs().max() < 6 * plain(name).std()
-    assert torch.equal(Sampled(cached).latents, made.latents)
+    run = Sampled(cached)
+    assert 0 < run.computed < len(run.entries)
+    assert 0 < (run.latents - plain(name)).abs().max() < 6 * plain(name).std()
+    assert torch.equal(Sampled(cached).latents, run.latents)
     assert torch.equal(Sampled(opened(name)).latents, plain(name))
-    assert not made.run.cache._states
+    assert not run.run.cache._states
 
 
 WAYS = {
@@ -84,15 +92,15 @@ def test_every_form_of_guidance(opened: Any, name: str, way: str) -> None:
         assert torch.equal(Sampled(replace(model, cache=policy)).latents, expected), title
     for title in OURS:
         cached = replace(model, cache=SOME[title])
-        made = Sampled(cached)
-        assert made.computed < len(made.entries), title
-        assert torch.equal(Sampled(cached).latents, made.latents), title
+        run = Sampled(cached)
+        assert run.computed < len(run.entries), title
+        assert torch.equal(Sampled(cached).latents, run.latents), title
 
 
 @pytest.mark.parametrize("policy", SOME)
 @pytest.mark.parametrize("name", ["tiny-wan2.2-t2v-a14b", "tiny-ltx-0.9.0"])
 def test_a_run_leaves_nothing_behind(opened: Any, name: str, policy: str) -> None:
-    """The same after an interrupt, after another size and number of steps, with two samplers and two caches on one model."""
+    """The same after an interrupt, another size or number of steps, with two samplers and two caches on one model."""
     model = replace(opened(name), cache=SOME[policy])
     expected = Sampled(model).latents
     for stop in (1, 4, 9):
@@ -112,10 +120,10 @@ def test_a_run_leaves_nothing_behind(opened: Any, name: str, policy: str) -> Non
 
 def test_experts_share_nothing(opened: Any) -> None:
     for policy in (SOME["TeaCache"], SOME["plan"], SOME["FORA"]):
-        made = Sampled(replace(opened("tiny-wan2.2-t2v-a14b"), cache=policy), steps=16)
-        for branch in {e.branch for e in made.entries}:
+        run = Sampled(replace(opened("tiny-wan2.2-t2v-a14b"), cache=policy), steps=16)
+        for branch in {e.branch for e in run.entries}:
             for part in ("transformer", "transformer_2"):
-                steps = [e for e in made.entries if (e.part, e.branch) == (part, branch)]
+                steps = [e for e in run.entries if (e.part, e.branch) == (part, branch)]
                 assert steps[0].computed, f"{part} began with what the other expert left"
 
 
@@ -130,15 +138,15 @@ def test_few_steps_pass_through(opened: Any) -> None:
 
 
 def test_svd(opened: Any, plain: Any) -> None:
-    """Its deep blocks at an interval, or its clean video by a plan; policies that look into a transformer are refused."""
+    """Its deep blocks at an interval, or its clean video by a plan; policies for transformers alone are refused."""
     model, expected = opened("tiny-svd"), plain("tiny-svd")
     for nothing in (FORA(interval=1), Plan(speed=1.0)):
         assert torch.equal(Sampled(replace(model, cache=nothing)).latents, expected)
     for some in (FORA(interval=2), FORA(interval=2, order=1, warmup=2), Plan(speed=2.0)):
-        made = Sampled(replace(model, cache=some))
-        assert 0 < made.computed < len(made.entries)
-        assert 0 < (made.latents - expected).abs().max() < 3 * expected.std()
-        assert torch.equal(Sampled(replace(model, cache=some)).latents, made.latents)
+        run = Sampled(replace(model, cache=some))
+        assert 0 < run.computed < len(run.entries)
+        assert 0 < (run.latents - expected).abs().max() < 3 * expected.std()
+        assert torch.equal(Sampled(replace(model, cache=some)).latents, run.latents)
     assert torch.equal(Sampled(model).latents, expected)
     for refused in (TeaCache(), EasyCache(), FirstBlock(), MagCache(), DiffusersSeaCache(), FORA(granularity="module")):
         with pytest.raises(InputError, match=r"UNet.*Use"):
@@ -157,8 +165,8 @@ def test_with_fp8_weights(tiny_models: Path, name: str, policy: str) -> None:
     assert torch.equal(
         Sampled(replace(small, cache=NOTHING.get(policy, FORA(interval=1)))).latents, Sampled(small).latents
     )
-    made = Sampled(replace(small, cache=SOME[policy]))
-    assert made.computed < len(made.entries)
+    run = Sampled(replace(small, cache=SOME[policy]))
+    assert run.computed < len(run.entries)
 
 
 @pytest.mark.parametrize("policy", SOME)
@@ -184,7 +192,9 @@ def test_with_a_lora(tiny_models: Path, tmp_path: Path, policy: str) -> None:
 
 
 @pytest.mark.parametrize("policy", OURS)
-@pytest.mark.parametrize("name", ["tiny-wan2.1-t2v", "tiny-ltx-0.9.0", "tiny-hunyuan-t2v", "tiny-mochi", "tiny-cogvideox-2b"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name", ["tiny-wan2.1-t2v", "tiny-ltx-0.9.0", "tiny-hunyuan-t2v", "tiny-mochi", "tiny-cogvideox-2b"]
+)
 def test_with_compiled_blocks(opened: Any, name: str, policy: str) -> None:
     """Each block is one graph; a cache changes nothing in it."""
     cached = replace(opened(name), cache=SOME[policy])
@@ -194,9 +204,9 @@ def test_with_compiled_blocks(opened: Any, name: str, policy: str) -> None:
             Sampled(fast)
         return
     expected = Sampled(cached)
-    made = Sampled(fast)
-    assert torch.allclose(made.latents, expected.latents, atol=1e-4)
-    assert [e.computed for e in made.entries] == [e.computed for e in expected.entries]
+    run = Sampled(fast)
+    assert torch.allclose(run.latents, expected.latents, atol=1e-4)
+    assert [e.computed for e in run.entries] == [e.computed for e in expected.entries]
     assert torch.equal(Sampled(cached).latents, expected.latents), "the compiled blocks stayed"
 
 
@@ -212,39 +222,45 @@ def test_with_keyframes(opened: Any, name: str) -> None:
     for title, policy in NOTHING.items():
         assert torch.equal(Sampled(replace(model, cache=policy), keyframes=keyframes).latents, expected), title
     for title, policy in SOME.items():
-        made = Sampled(replace(model, cache=policy), keyframes=keyframes)
-        assert made.computed < len(made.entries), title
-        assert (made.latents - expected).abs().max() < 6 * expected.std(), title
-        assert torch.equal(Sampled(replace(model, cache=policy), keyframes=keyframes).latents, made.latents), title
+        run = Sampled(replace(model, cache=policy), keyframes=keyframes)
+        assert run.computed < len(run.entries), title
+        assert (run.latents - expected).abs().max() < 6 * expected.std(), title
+        assert torch.equal(Sampled(replace(model, cache=policy), keyframes=keyframes).latents, run.latents), title
 
 
 def test_names_of_the_weights_stay(opened: Any) -> None:
     model = opened("tiny-ltx-0.9.0")
     with model.use("transformer") as network:
         names = list(network.state_dict())
-        seen: list[list[str]] = []
-        handle = network.transformer_blocks[0].register_forward_hook(lambda *_: seen.append(list(network.state_dict())))
+        during: list[list[str]] = []
+        handle = network.transformer_blocks[0].register_forward_hook(
+            lambda *_: during.append(list(network.state_dict()))
+        )
         Sampled(replace(model, cache=SOME["TeaCache"]))
         handle.remove()
         assert list(network.state_dict()) == names
-    assert seen
+    assert during
 
 
 # ---------------------------------------------------------------- memory
 
 
-@pytest.mark.parametrize("policy", ["TeaCache", "TeaCache, follow", "FORA", "FORA, modules", "EasyCache", "first block", "plan", "MagCache"])  # fmt: skip
-@pytest.mark.parametrize("name", ["tiny-hunyuan-t2v", "tiny-wan2.1-t2v", "tiny-cogvideox1.5-5b", "tiny-mochi", "tiny-ltx-0.9.0"])  # fmt: skip
+@pytest.mark.parametrize(
+    "policy", ["TeaCache", "TeaCache, follow", "FORA", "FORA, modules", "EasyCache", "first block", "plan", "MagCache"]
+)
+@pytest.mark.parametrize(
+    "name", ["tiny-hunyuan-t2v", "tiny-wan2.1-t2v", "tiny-cogvideox1.5-5b", "tiny-mochi", "tiny-ltx-0.9.0"]
+)
 def test_memory_is_what_was_said(opened: Any, name: str, policy: str) -> None:
     from reelwire.samplers.plan import plan
 
     model = replace(opened(name), cache=SOME[policy])
     # Mochi's text is narrower than its video, which counts for something at small sizes alone
     size = dict(width=320, height=320, frames=19) if name == "tiny-mochi" else dict(width=128, height=128, frames=17)
-    made = Sampled(model, **size)
+    run = Sampled(model, **size)
     prepared = plan(model, Request(**size, steps=STEPS))
     assert prepared.policy is not None
-    assert prepared.policy.estimate(model, prepared.request) == pytest.approx(made.run.cache.peak, rel=0.1)
+    assert prepared.policy.estimate(model, prepared.request) == pytest.approx(run.run.cache.peak, rel=0.1)
 
 
 # ---------------------------------------------------------------- bad input
@@ -273,8 +289,8 @@ def test_what_cannot_be_is_told(opened: Any, monkeypatch: pytest.MonkeyPatch, ca
         "find_spec",
         lambda name, find=importlib.util.find_spec: None if name == "cache_dit" else find(name),
     )
-    policy, told = REFUSED[case]
-    with pytest.raises(InputError, match=told):
+    policy, message = REFUSED[case]
+    with pytest.raises(InputError, match=message):
         Sampled(replace(opened("tiny-wan2.1-t2v"), cache=policy))
 
 
@@ -328,6 +344,6 @@ def test_a_unet_is_not_compiled(opened: Any) -> None:
 def test_distances_outside_of_a_polynomials_range_are_told(opened: Any, poly: Fit) -> None:
     from reelwire.samplers.caches.report import report
 
-    made = Sampled(replace(opened("tiny-ltx-0.9.0"), cache=TeaCache(polynomial=poly, threshold=0.1)))
-    (note,) = report(made.run.cache, 0).notes
+    run = Sampled(replace(opened("tiny-ltx-0.9.0"), cache=TeaCache(polynomial=poly, threshold=0.1)))
+    (note,) = report(run.run.cache, 0).notes
     assert "distances lie outside the range of its coefficients" in note

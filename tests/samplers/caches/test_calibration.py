@@ -53,9 +53,9 @@ def open_model(folder: Path, name: str) -> VideoModel:
 def calibrated(model: VideoModel, seed: int = 1, **changes: Any) -> store.Calibration:
     inputs = {**needed(model), "seed": seed, "steps": STEPS, **changes}
     conditioning = model.encode("a blue square", "", inputs["keyframes"])
-    made, latents = calibrate(model, conditioning, Request(**inputs), lambda *_: None)
+    calibration, latents = calibrate(model, conditioning, Request(**inputs), lambda *_: None)
     assert torch.equal(latents, sample(replace(model, cache=None), conditioning, Request(**inputs)))
-    return store.add(model.recipe.files["checkpoint"], made)
+    return store.add(model.recipe.files["checkpoint"], calibration)
 
 
 def run(model: VideoModel, **changes: Any) -> tuple[torch.Tensor, Any]:
@@ -70,11 +70,11 @@ def run(model: VideoModel, **changes: Any) -> tuple[torch.Tensor, Any]:
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_a_forecast_is_exact_for_a_polynomial_of_its_order(order: int) -> None:
     at = lambda x: torch.tensor([2.0, 3.0]) if order == 0 else torch.tensor([2 * x - 1, x**order])
-    kept = [(x, (at(x), at(x) * 2)) for x in (-3.0, 0.5, 1.0, 4.0)]
-    made = forecast(kept, 6.0, order)
-    assert torch.allclose(made[0], at(6.0), atol=1e-4)
-    assert torch.allclose(made[1], at(6.0) * 2, atol=1e-4)
-    assert forecast(kept[:1], 6.0, order)[0] is kept[0][1][0], "with one point there is nothing to follow"
+    history = [(x, (at(x), at(x) * 2)) for x in (-3.0, 0.5, 1.0, 4.0)]
+    predicted = forecast(history, 6.0, order)
+    assert torch.allclose(predicted[0], at(6.0), atol=1e-4)
+    assert torch.allclose(predicted[1], at(6.0) * 2, atol=1e-4)
+    assert forecast(history[:1], 6.0, order)[0] is history[0][1][0], "with one point there is nothing to follow"
 
 
 def test_distance_is_relative() -> None:
@@ -94,8 +94,8 @@ def test_the_plan_is_the_cheapest_of_all(order: int, seed: int) -> None:
         total = 0.0
         for i, how in slopes(gram, steps, order).items():
             earlier = [s for s in steps if s < i]
-            made = extrapolate([(s, (rows[s],)) for s in earlier], how)[0]
-            total += weights[i] ** 2 * float((rows[i] - made).square().sum())
+            predicted = extrapolate([(s, (rows[s],)) for s in earlier], how)[0]
+            total += weights[i] ** 2 * float((rows[i] - predicted).square().sum())
         return total
 
     head = order + 1
@@ -103,9 +103,9 @@ def test_the_plan_is_the_cheapest_of_all(order: int, seed: int) -> None:
         (*range(head), *middle, count - 1)
         for middle in itertools.combinations(range(head, count - 1), computed - head - 1)
     ]
-    found = best_steps(gram, weights, computed, order)
-    assert len(found) == computed
-    assert cost(found) == pytest.approx(min(map(cost, every)))
+    best = best_steps(gram, weights, computed, order)
+    assert len(best) == computed
+    assert cost(best) == pytest.approx(min(map(cost, every)))
 
 
 def test_a_slope_is_the_best_there_is() -> None:
@@ -146,7 +146,7 @@ def test_places_and_weights_are_those_of_the_noise(models: Path) -> None:
 @pytest.mark.parametrize("name", [name for name in MODELS if "upsampler" not in name])
 def test_the_clean_video_goes_there_and_back(models: Path, name: str) -> None:
     """Where each family's prediction points, and from there back, at every step; at the end it is the video."""
-    model, seen = open_model(models, name), list[Any]()
+    model, differences = open_model(models, name), list[Any]()
     inputs = {**needed(model), "seed": 3, "steps": STEPS}
     conditioning = model.encode("a red circle", "", inputs["keyframes"])
 
@@ -158,13 +158,13 @@ def test_the_clean_video_goes_there_and_back(models: Path, name: str) -> None:
             half = prediction.chunk(2)[0] if branch == "cond_uncond" else prediction
             back = self.from_x0(self.x0(half, latents, step), latents, step)
             free = torch.as_tensor(self.scalings(step)[1]).abs() > 1e-3  # tokens that are given have no noise
-            seen.append((((back - half).abs() * free).max() / half.abs().max()).item())
+            differences.append((((back - half).abs() * free).max() / half.abs().max()).item())
             return prediction
 
-    made = sample(model, conditioning, Request(**inputs), wrap=ThereAndBack)
-    assert len(seen) == STEPS
-    assert max(seen) < 1e-3
-    assert torch.equal(made, sample(model, conditioning, Request(**inputs)))
+    result = sample(model, conditioning, Request(**inputs), wrap=ThereAndBack)
+    assert len(differences) == STEPS
+    assert max(differences) < 1e-3
+    assert torch.equal(result, sample(model, conditioning, Request(**inputs)))
 
 
 def test_a_run_that_went_astray_counts_for_nothing() -> None:
@@ -217,22 +217,25 @@ def test_published_values_are_the_published() -> None:
 # ---------------------------------------------------------------- kept beside the checkpoint
 
 
-@pytest.mark.parametrize("name", ["tiny-hunyuan-t2v", "tiny-wan2.2-t2v-a14b", "tiny-cogvideox-2b", "tiny-mochi", "tiny-ltx-0.9.0", "tiny-svd"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    ["tiny-hunyuan-t2v", "tiny-wan2.2-t2v-a14b", "tiny-cogvideox-2b", "tiny-mochi", "tiny-ltx-0.9.0", "tiny-svd"],
+)
 def test_a_calibration_serves_every_policy(models: Path, name: str) -> None:
     model = open_model(models, name)
-    made = calibrated(model)
+    calibration = calibrated(model)
     file = models / f"{name}.reelwire-cache.json"
     assert file.exists()
-    assert store.read(models / name) == (made,)
+    assert store.read(models / name) == (calibration,)
     parts = [part for part in model.parts if part.startswith(("transformer", "unet"))]
-    assert [*made.grams] == parts
+    assert [*calibration.grams] == parts
     _, cache = run(replace(model, cache=Plan(speed=2.0)))
     assert planned(replace(model, cache=Plan(speed=2.0)), model.complete(Request(steps=STEPS)))[1] == ()
     assert sum(e.computed for e in cache.entries) < len(cache.entries)
     if name == "tiny-svd":
-        assert made.branches == ()
+        assert calibration.branches == ()
         return
-    for branch in made.branches:  # each change belongs to the move of its own step, the last step's too
+    for branch in calibration.branches:  # each change belongs to the move of its own step, the last step's too
         assert len(branch.moves) == len(branch.ratios) > 0
     for policy in (MagCache(threshold=1e9), TeaCache(threshold=1e9, source="calibrated")):
         _, cache = run(replace(model, cache=policy))
@@ -269,9 +272,9 @@ def test_what_differs_is_told(models: Path, tiny_models: Path) -> None:
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(data)
-    (told,) = note()
-    assert "made for other weights" in told
-    assert "not calibrated" in told
+    (message,) = note()
+    assert "made for other weights" in message
+    assert "not calibrated" in message
 
 
 @pytest.mark.parametrize("damage", ["not json", "{}", '{"checkpoint": "x"}', '{"records": [], "checkpoint": 3}'])
@@ -298,15 +301,15 @@ def test_too_few_steps_are_refused(models: Path) -> None:
 def test_the_report_says_what_was_done(models: Path) -> None:
     model = replace(open_model(models, "tiny-wan2.2-t2v-a14b"), cache=TeaCache(threshold=1e9, longest=1))
     _, cache = run(model, steps=16)
-    told = report(cache, 1000)
-    words = " ".join(told.words())
+    text = report(cache, 1000)
+    words = " ".join(text.words())
     assert "high noise, cond" in words
     assert "low noise, uncond" in words
-    assert f"Ideal speed-up {told.ideal:.2f}" in words
-    facts = told.facts()
+    assert f"Ideal speed-up {text.ideal:.2f}" in words
+    facts = text.facts()
     assert json.loads(json.dumps(facts)) == facts
     assert sum(steps.count("x") for steps in facts["steps"].values()) == sum(e.computed for e in cache.entries)
-    rows = {row["name"]["text"]: row for row in told.chart()["rows"]}
+    rows = {row["name"]["text"]: row for row in text.chart()["rows"]}
     assert {name: "".join("x" if c else "." for c in row["computed"]) for name, row in rows.items()} == facts["steps"]
     assert all(len(row["distances"]) == len(row["computed"]) for row in rows.values())
     assert any(distance for row in rows.values() for distance in row["distances"])
@@ -315,7 +318,13 @@ def test_the_report_says_what_was_done(models: Path) -> None:
 def test_the_published_signal_of_each_family(models: Path) -> None:
     from reelwire.samplers.caches.calibration import observed
 
-    expected = {"tiny-wan2.1-t2v": "embedder", "tiny-cogvideox-2b": "time", "tiny-ltx-0.9.0": "modulated", "tiny-mochi": "modulated", "tiny-hunyuan-t2v": "modulated"}  # fmt: skip
+    expected = {
+        "tiny-wan2.1-t2v": "embedder",
+        "tiny-cogvideox-2b": "time",
+        "tiny-ltx-0.9.0": "modulated",
+        "tiny-mochi": "modulated",
+        "tiny-hunyuan-t2v": "modulated",
+    }
     for name, signal in expected.items():
         model = open_model(models, name)
         assert observed(model) == signal

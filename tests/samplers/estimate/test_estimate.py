@@ -111,8 +111,8 @@ def test_a_forward_is_imagined_as_it_is_called(tiny_models: Path, name: str) -> 
     _, called = memory.calls[0]
     config = blank(model.parts[network_part(model)], torch.float32).config
     imagined = model.forward_inputs(request, config)
-    shapes = lambda given: {
-        k: _shape(v) for k, v in given.items() if v is not None and k not in ("return_dict", "attention_kwargs")
+    shapes = lambda inputs: {
+        k: _shape(v) for k, v in inputs.items() if v is not None and k not in ("return_dict", "attention_kwargs")
     }
     assert shapes(imagined) == shapes(called)
     counted = forward_flops(model, request)
@@ -134,7 +134,10 @@ DECODES = [(name, count) for family, name in FIRST.items() for count in COUNTS.g
 
 @pytest.mark.parametrize(("name", "count"), DECODES)
 def test_a_decode_is_counted_exactly(tiny_models: Path, name: str, count: int) -> None:
-    """Whatever its length in latent frames, of which few run. (In small parts: LTX-Video takes larger ones on a CPU.)"""
+    """Whatever its length in latent frames, of which few run.
+
+    (In small parts: LTX-Video takes larger ones on a CPU.)
+    """
     model = open_plain(tiny_models, name)
     facts = model.facts
     frames = facts.frame_counts[-1] if facts.frame_counts else (count - 1) * facts.temporal_ratio + 1
@@ -196,8 +199,8 @@ def test_embedded_guidance_takes_one_forward(tiny_models: Path) -> None:
 def test_experts_share_the_steps(tiny_models: Path) -> None:
     model = open_plain(tiny_models, "tiny-wan2.2-t2v-a14b")
     steps = count_steps(model, plan(model, Request(steps=12)))
-    seen = [part for part, _ in sampled(model, steps=12).calls]
-    assert steps.parts == {part: seen.count(part) // 2 for part in dict.fromkeys(seen)}
+    parts = [part for part, _ in sampled(model, steps=12).calls]
+    assert steps.parts == {part: parts.count(part) // 2 for part in dict.fromkeys(parts)}
     assert len(steps.parts) == 2
 
 
@@ -216,10 +219,10 @@ CACHES: dict[str, Policy] = {
 @pytest.mark.parametrize("policy", CACHES)
 def test_computed_steps_are_those_of_a_run(tiny_models: Path, policy: str) -> None:
     """Exactly, where the policy knows them beforehand; else between the fewest and the most."""
-    model, found = replace(open_plain(tiny_models, "tiny-wan2.1-t2v"), cache=CACHES[policy]), []
+    model, counts = replace(open_plain(tiny_models, "tiny-wan2.1-t2v"), cache=CACHES[policy]), []
     conditioning = model.encode(PROMPT, "")
-    sample(model, conditioning, Request(steps=12, guidance=4.0, seed=3), lambda done, total, run: found.append(run))
-    entries = found[-1].cache.entries
+    sample(model, conditioning, Request(steps=12, guidance=4.0, seed=3), lambda done, total, run: counts.append(run))
+    entries = counts[-1].cache.entries
     computed = sum(entry.computed for entry in entries if entry.branch == entries[0].branch)
     low, high = count_steps(model, plan(model, Request(steps=12, guidance=4.0))).computed
     assert low <= computed <= high
@@ -318,8 +321,11 @@ def test_small_weights_and_options_count(headers: Callable[[str], VideoModel], t
 
 
 def test_keyframes_count(headers: Callable[[str], VideoModel]) -> None:
-    """LTX-Video gives each token a time of its own from the first keyframe on, and more tokens for one that lies within;
-    elsewhere they change nothing. Those that a model does not take are refused, those that it moves are told."""
+    """Keyframes cost LTX-Video more, and other models nothing.
+
+    LTX-Video gives each token a time of its own from the first keyframe on, and more tokens for one that lies within.
+    Those that a model does not take are refused, those that it moves are told.
+    """
     picture = torch.zeros(1, 64, 64, 3)
 
     def asked(variant: str, *frames: int) -> Estimate:
@@ -334,8 +340,8 @@ def test_keyframes_count(headers: Callable[[str], VideoModel]) -> None:
     assert working(within) > working(first)
     assert within.forward.total > first.forward.total
     still = headers("wan/2.1-i2v-14b-480p")
-    given = replace(still.complete(Request()), keyframes=(Keyframe(picture, 2),))
-    one, other = (estimate(still, request, ANY) for request in (Request(), given))
+    completed = replace(still.complete(Request()), keyframes=(Keyframe(picture, 2),))
+    one, other = (estimate(still, request, ANY) for request in (Request(), completed))
     assert working(one) == working(other)
     assert any("it is at frame 0" in note for note in other.notes)
     with pytest.raises(InputError, match="frame"):

@@ -67,8 +67,8 @@ def test_published_runs_are_counted_as_they_are_written(headers: Callable[[str],
     ],
 )
 def test_a_device_is_known_by_its_name(device: str, name: str | None) -> None:
-    found = cards.find_card(device)
-    assert (found and found.name) == name
+    card = cards.find_card(device)
+    assert (card and card.name) == name
 
 
 def test_every_card_has_a_source_and_every_class_a_card() -> None:
@@ -243,9 +243,9 @@ def test_smaller_weights_are_advised_where_there_are_larger(
 
 
 def test_the_numbers_can_be_read_back(result: Estimate) -> None:
-    told = json.loads(json.dumps(facts(result), allow_nan=False))
-    assert told["version"] == 1
-    assert {*told} == {
+    numbers = json.loads(json.dumps(facts(result), allow_nan=False))
+    assert numbers["version"] == 1
+    assert {*numbers} == {
         "version",
         "model",
         "request",
@@ -259,9 +259,9 @@ def test_the_numbers_can_be_read_back(result: Estimate) -> None:
         "sources",
         "notes",
     }
-    assert [phase["part"] for phase in told["memory"]["phases"]] == [need.part for need in result.needs]
-    assert all(phase["kept"] + phase["moved"] == phase["weights"] for phase in told["memory"]["phases"])
-    assert told["computing"]["experts"].keys() == {"transformer", "transformer_2"}
-    assert told["computing"]["total"] == list(result.operations)
-    assert Flops(told["computing"]["forward"], told["computing"]["attention"]) == result.forward
-    assert told["measured"] == {"products": 1e14, "attention": 5e13}
+    assert [phase["part"] for phase in numbers["memory"]["phases"]] == [need.part for need in result.needs]
+    assert all(phase["kept"] + phase["moved"] == phase["weights"] for phase in numbers["memory"]["phases"])
+    assert numbers["computing"]["experts"].keys() == {"transformer", "transformer_2"}
+    assert numbers["computing"]["total"] == list(result.operations)
+    assert Flops(numbers["computing"]["forward"], numbers["computing"]["attention"]) == result.forward
+    assert numbers["measured"] == {"products": 1e14, "attention": 5e13}

@@ -108,11 +108,11 @@ def test_a_render_from_before_an_option_had_all_its_fields_goes_on(tmp_path: Pat
     assert asdict(LongVideoOptions())["hold"] == 1.0
 
 
-@pytest.mark.parametrize(("change", "told"), [("guidance", "guidance node"), ("speed", "speed"), ("plan", "cache")])
-def test_other_options_are_still_refused(tmp_path: Path, change: str, told: str) -> None:
+@pytest.mark.parametrize(("change", "message"), [("guidance", "guidance node"), ("speed", "speed"), ("plan", "cache")])
+def test_other_options_are_still_refused(tmp_path: Path, change: str, message: str) -> None:
     model = load(BUNDLED)
     job = begun(tmp_path, model)
-    with pytest.raises(InputError, match=f"other inputs: .*{told}"):
+    with pytest.raises(InputError, match=f"other inputs: .*{message}"):
         go_on(job, CHANGES[change](model))
     with pytest.raises(InputError, match=r"other inputs: .*guidance node"):
         go_on(begun(tmp_path / "damaged", model, **{"guidance node": "Guidance(method='apg'"}), model)

@@ -43,10 +43,10 @@ class Film:
     """A long render of a tiny model into a folder."""
 
     def __init__(
-        self, model: VideoModel, folder: Path, told: Timeline, style: LongVideoOptions = PLAIN, **request: Any
+        self, model: VideoModel, folder: Path, story: Timeline, style: LongVideoOptions = PLAIN, **request: Any
     ) -> None:
-        self.model, self.told, self.style, self.job = model, told, style, Job(folder)
-        self.made: LongPlan = plan_long(model, told, Request(**{"steps": 2, "seed": 3, **request}), style)
+        self.model, self.told, self.style, self.job = model, story, style, Job(folder)
+        self.made: LongPlan = plan_long(model, story, Request(**{"steps": 2, "seed": 3, **request}), style)
         self.notes: list[str] = []
         self.sampled: list[int] = []
 
@@ -73,10 +73,10 @@ def length(model: VideoModel) -> int:
 
 
 def pictures(model: VideoModel, count: int) -> tuple[Keyframe, ...]:
-    """The keyframes that a long video of this model begins with; where every window needs both ends, some for all joints."""
-    given = needed(model)["keyframes"]
-    if len(given) < 2:
-        return given
+    """The keyframes that a long video of this model begins with; some for all joints where a window needs both ends."""
+    keyframes = needed(model)["keyframes"]
+    if len(keyframes) < 2:
+        return keyframes
     own = model.facts.presets["default"]["frames"] - 1
     return tuple(Keyframe(frames(1, at), at) for at in range(0, count, own // 2 or 1))
 
@@ -129,23 +129,23 @@ def test_what_windows_share_is_handed_over_as_latents(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
 def test_adain_anchors_to_the_first_window(share: float) -> None:
     first, later = torch.randn(1, 4, 5, 8, 8), 2 * torch.randn(1, 4, 6, 8, 8) + 1
-    made, over = adain(later, first, share), (2, 3, 4)
+    adjusted, over = adain(later, first, share), (2, 3, 4)
     for value in (torch.mean, torch.std):
         wanted = torch.lerp(value(later, over), value(first, over), share)
-        assert torch.allclose(value(made, over), wanted, atol=1e-4)
+        assert torch.allclose(value(adjusted, over), wanted, atol=1e-4)
 
 
 def test_memory_and_hold_count(tmp_path: Path) -> None:
     """The options of the way by latents each change the second window, and only it."""
-    made = {}
+    results = {}
     for name, style in {"plain": {}, "memory": {"memory": 1.0}, "hold": {"hold": 0.5}, "adain": {"adain": 1.0}}.items():
         film = Film(
             open_ltx(BUNDLED), tmp_path / name, timeline(), replace(LongVideoOptions(17, 9), **style), frames=25
         )
         film.frames()
-        made[name] = [film.job.read(number) for number in range(2)]
-    plain = made.pop("plain")
-    for name, (first, second) in made.items():
+        results[name] = [film.job.read(number) for number in range(2)]
+    plain = results.pop("plain")
+    for name, (first, second) in results.items():
         assert torch.equal(first, plain[0]), name
         assert not torch.equal(second, plain[1]), name
 
@@ -154,9 +154,9 @@ def test_the_past_stays_as_it_is() -> None:
     model = open_ltx(BUNDLED)
     past = ContinuationLatents(torch.randn(1, 16, 2, 8, 8), memory=torch.randn(1, 16, 1, 8, 8))
     conditioning = model.encode(PROMPT, "")
-    made = sample(model, conditioning, Request(frames=17, steps=3, seed=1, past=past))
-    assert made.shape == (1, 16, 5, 8, 8)
-    assert torch.equal(made[:, :, :2], past.latents)
+    latents = sample(model, conditioning, Request(frames=17, steps=3, seed=1, past=past))
+    assert latents.shape == (1, 16, 5, 8, 8)
+    assert torch.equal(latents[:, :, :2], past.latents)
 
 
 def test_prompts_begin_with_new_frames(tmp_path: Path) -> None:
@@ -180,10 +180,10 @@ def test_frames_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_smaller_tiles_are_kept_for_what_follows(tmp_path: Path) -> None:
-    film, told = Film(open_ltx(BUNDLED), tmp_path, timeline(), LongVideoOptions(17, 5), frames=29), Tiling(4, True)
+    film, tiling = Film(open_ltx(BUNDLED), tmp_path, timeline(), LongVideoOptions(17, 5), frames=29), Tiling(4, True)
     with film.model.use("vae") as vae, Short(vae.decoder, 0.6):
         film.frames()
-    assert film.job.settled(Tiling()) == told
+    assert film.job.settled(Tiling()) == tiling
     assert sum("Memory ran out" in note for note in film.notes) == 2  # in parts, then in tiles
 
 
@@ -200,7 +200,7 @@ def test_a_damaged_window_is_made_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         ({"seed": 4}, "other inputs: seed"),
         ({"steps": 3}, "other inputs: steps"),
@@ -208,10 +208,10 @@ def test_a_damaged_window_is_made_again(tmp_path: Path) -> None:
         ({"keyframes": (Keyframe(torch.zeros(1, 8, 8, 3), 0),)}, "other inputs: keyframe 1"),
     ],
 )
-def test_goes_on_with_the_same_inputs_alone(tmp_path: Path, changes: dict[str, Any], told: str) -> None:
+def test_goes_on_with_the_same_inputs_alone(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     model = open_ltx(BUNDLED)
     Film(model, tmp_path, timeline(), frames=33).frames()
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         Film(model, tmp_path, timeline(), frames=33, **changes).frames()
     for other, words in (
         (timeline(0, 20), "other inputs: .*prompt 2"),
@@ -234,23 +234,23 @@ def test_a_lora_is_known_by_what_it_holds(tmp_path: Path) -> None:
     file.write_bytes(b"one")
     model = replace(open_ltx(BUNDLED), loras=(LoRA(file, 1.0, 1.0, {}),))
     film = Film(model, tmp_path / "job", timeline(), frames=17)
-    told = lambda: render_fingerprint(film.model, film.told, film.made, film.style)
-    before = told()
-    assert before == told()
+    fingerprint = lambda: render_fingerprint(film.model, film.told, film.made, film.style)
+    before = fingerprint()
+    assert before == fingerprint()
     file.write_bytes(b"two")
-    assert [name for name, value in told().items() if value != before[name]] == ["LoRA"]
+    assert [name for name, value in fingerprint().items() if value != before[name]] == ["LoRA"]
 
 
 def test_other_windows_are_other_inputs(tmp_path: Path, tiny_models: Path) -> None:
     """Where they lie, and what a cache has been told by a calibration meanwhile."""
     model = replace(open_ltx(BUNDLED), cache=SOME["TeaCache"])
     film = Film(model, tmp_path, timeline(), LongVideoOptions(17, 5), frames=29, steps=12)
-    told = lambda made: render_fingerprint(model, film.told, made, film.style)
-    before, fewer = told(film.made), replace(film.made, windows=film.made.windows[:1])
-    assert before == told(plan_long(model, film.told, Request(steps=12, seed=3, frames=29), film.style))
-    assert [name for name, value in told(fewer).items() if value != before[name]] == ["places of windows"]
+    fingerprint = lambda plan: render_fingerprint(model, film.told, plan, film.style)
+    before, fewer = fingerprint(film.made), replace(film.made, windows=film.made.windows[:1])
+    assert before == fingerprint(plan_long(model, film.told, Request(steps=12, seed=3, frames=29), film.style))
+    assert [name for name, value in fingerprint(fewer).items() if value != before[name]] == ["places of windows"]
     other = plan_long(model, film.told, Request(steps=4, seed=3, frames=29), film.style)  # too few for a cache
-    assert "calibration" in [name for name, value in told(other).items() if value != before[name]]
+    assert "calibration" in [name for name, value in fingerprint(other).items() if value != before[name]]
 
 
 def test_no_cache_over_several_windows(tmp_path: Path, tiny_models: Path) -> None:
@@ -292,17 +292,17 @@ def test_bad_input_is_told_before_any_weights(
 
 def test_models_of_text_alone_take_one_prompt(tiny_models: Path, tmp_path: Path) -> None:
     model = open_model(tiny_models, "tiny-mochi")
-    for changes, told in (((0, 20), {}), ((0,), {"keyframes": (Keyframe(frames(1), 0),)})):
+    for changes, inputs in (((0, 20), {}), ((0,), {"keyframes": (Keyframe(frames(1), 0),)})):
         with pytest.raises(InputError, match="one prompt and no pictures"):
-            Film(model, tmp_path, timeline(*changes), frames=49, **told)
+            Film(model, tmp_path, timeline(*changes), frames=49, **inputs)
 
 
 def test_pictures_at_joints_end_one_window_and_begin_the_next(tiny_models: Path, tmp_path: Path) -> None:
     model = open_model(tiny_models, "tiny-wan2.2-i2v-a14b")
     keyframes = tuple(Keyframe(frames(1, at), at) for at in (0, 11, -1))
     film = Film(model, tmp_path, timeline(), frames=33, keyframes=keyframes)
-    given = {(w.start, w.end): [k.frame for k in w.keyframes] for w in film.made.windows}
-    assert all((0 in given[place]) == (place[0] in (0, 12)) for place in given)
+    placed = {(w.start, w.end): [k.frame for k in w.keyframes] for w in film.made.windows}
+    assert all((0 in placed[place]) == (place[0] in (0, 12)) for place in placed)
     assert any("frame 11 is at frame 12" in note for note in film.made.notes)
     assert film.frames().shape[0] == 33
 

@@ -23,8 +23,8 @@ from torch import Tensor
 properly = settings(max_examples=400, deadline=None, database=None, derandomize=True)
 
 
-def read(told: Any, fps: float = 24.0, frames: int = 241) -> Timeline:
-    return read_timeline(json.dumps(told), fps, frames)
+def read(data: Any, fps: float = 24.0, frames: int = 241) -> Timeline:
+    return read_timeline(json.dumps(data), fps, frames)
 
 
 def refused(text: str, frames: int = 241) -> str:
@@ -44,23 +44,23 @@ def test_the_least() -> None:
 
 
 def test_all_in_seconds() -> None:
-    told = {
+    data = {
         "unit": "seconds",
         "negative": "blurry",
         "prompts": [FIRST, {"at": 4.5, "text": "一只猫"}],
         "keyframes": [{"at": -0.5, "image": "a.png"}, {"at": 2, "image": "sub/b.png", "strength": 0.25}],
     }
     pictures = (Picture(-12, "a.png", 1.0), Picture(48, "sub/b.png", 0.25))
-    assert read(told) == Timeline((Prompt(0, "a"), Prompt(108, "一只猫")), "blurry", pictures)
-    assert read({**told, "unit": "seconds"}) == read({k: v for k, v in told.items() if k != "unit"}), "the default"
-    assert [p.frame for p in read(told, fps=30).prompts] == [0, 135]
+    assert read(data) == Timeline((Prompt(0, "a"), Prompt(108, "一只猫")), "blurry", pictures)
+    assert read({**data, "unit": "seconds"}) == read({k: v for k, v in data.items() if k != "unit"}), "the default"
+    assert [p.frame for p in read(data, fps=30).prompts] == [0, 135]
 
 
 def test_all_in_frames() -> None:
     """Frames do not count with the rate; keyframes count from the end as they are."""
-    told = {"unit": "frames", "prompts": [FIRST, {"at": 7, "text": "b"}], "keyframes": [{"at": -1, "image": "a.png"}]}
+    data = {"unit": "frames", "prompts": [FIRST, {"at": 7, "text": "b"}], "keyframes": [{"at": -1, "image": "a.png"}]}
     for fps in (1.0, 24.0):
-        assert read(told, fps) == Timeline((Prompt(0, "a"), Prompt(7, "b")), "", (Picture(-1, "a.png", 1.0),))
+        assert read(data, fps) == Timeline((Prompt(0, "a"), Prompt(7, "b")), "", (Picture(-1, "a.png", 1.0),))
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_the_example_of_the_errors_is_good() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("", "empty"),
         (" \n ", "empty"),
@@ -94,13 +94,13 @@ def test_the_example_of_the_errors_is_good() -> None:
         ("{}", "no prompts"),
     ],
 )
-def test_texts(text: str, told: str) -> None:
-    assert refused(text).startswith(f"timeline = {told}")
+def test_texts(text: str, message: str) -> None:
+    assert refused(text).startswith(f"timeline = {message}")
     assert EXAMPLE in refused(text)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "refusal"),
     [
         ({"unit": "minutes"}, "unit 'minutes': Times are in seconds or frames"),
         ({"unit": []}, "unit []"),
@@ -150,9 +150,9 @@ def test_texts(text: str, told: str) -> None:
         ({"keyframes": [{"at": 0, "image": "a", "text": "b"}]}, "'text' in keyframe 1: It has at, image, strength"),
     ],
 )
-def test_objects(changes: dict[str, Any], told: str) -> None:
+def test_objects(changes: dict[str, Any], refusal: str) -> None:
     message = refused(json.dumps({"prompts": [FIRST], **changes}))
-    assert message.startswith(f"timeline = {told}")
+    assert message.startswith(f"timeline = {refusal}")
     assert len(message) < 600
 
 
@@ -190,22 +190,22 @@ timelines = st.fixed_dictionaries(
 def check(text: str, frames: int) -> None:
     """Either refused by name or sound."""
     try:
-        told = read_timeline(text, 24.0, frames)
+        story = read_timeline(text, 24.0, frames)
     except InputError as error:
         message = str(error)
     else:
-        assert told.prompts[0].frame == 0
-        assert all(one.frame < other.frame < frames for one, other in pairwise(told.prompts))
-        assert all(abs(picture.frame) <= 24 * MOST for picture in told.pictures)
-        json.dumps([told.negative, *(p.text for p in told.prompts)], ensure_ascii=False).encode()
+        assert story.prompts[0].frame == 0
+        assert all(one.frame < other.frame < frames for one, other in pairwise(story.prompts))
+        assert all(abs(picture.frame) <= 24 * MOST for picture in story.pictures)
+        json.dumps([story.negative, *(p.text for p in story.prompts)], ensure_ascii=False).encode()
         message = "timeline = sound"
     assert message.startswith("timeline = ")
 
 
-@given(told=timelines | anything, frames=st.integers(1, 10_000))
+@given(data=timelines | anything, frames=st.integers(1, 10_000))
 @properly
-def test_any_json(told: Any, frames: int) -> None:
-    check(json.dumps(told), frames)
+def test_any_json(data: Any, frames: int) -> None:
+    check(json.dumps(data), frames)
 
 
 @given(st.text() | st.text('{}[]",:0123456789.-eE truefalsn\\u'))
@@ -220,8 +220,8 @@ def test_any_text(text: str) -> None:
 def test_seconds_and_frames_say_the_same(places: list[int], fps: float) -> None:
     """Every frame can be told in seconds."""
     entries = [(0, "a"), *((place, str(place)) for place in sorted(places))]
-    told = read({"prompts": [{"at": at / fps, "text": text} for at, text in entries]}, fps)
-    assert told == read({"unit": "frames", "prompts": [{"at": at, "text": text} for at, text in entries]})
+    story = read({"prompts": [{"at": at / fps, "text": text} for at, text in entries]}, fps)
+    assert story == read({"unit": "frames", "prompts": [{"at": at, "text": text} for at, text in entries]})
 
 
 # ---------------------------------------------------------------- jobs
@@ -231,9 +231,9 @@ INPUTS = {"seed": 1, "prompt 1": [0, "一只猫"], "steps": 20}
 
 @pytest.fixture
 def job(tmp_path: Path) -> Job:
-    made = Job(tmp_path / f"long{ENDING}")
-    made.begin(INPUTS)
-    return made
+    fresh = Job(tmp_path / f"long{ENDING}")
+    fresh.begin(INPUTS)
+    return fresh
 
 
 def latents(seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -246,10 +246,10 @@ def test_windows_come_back_as_they_were(job: Job, dtype: torch.dtype) -> None:
         assert job.read(number) is None
         job.write(number, latents(number, dtype).transpose(3, 4)[:, :, 1:])
     for number in (0, 12345):
-        kept = job.read(number)
-        assert kept is not None
-        assert kept.dtype == dtype
-        assert torch.equal(kept, latents(number, dtype).transpose(3, 4)[:, :, 1:])
+        stored = job.read(number)
+        assert stored is not None
+        assert stored.dtype == dtype
+        assert torch.equal(stored, latents(number, dtype).transpose(3, 4)[:, :, 1:])
     assert [job.has(n) for n in (0, 1, 12345)] == [True, False, True]
 
 
@@ -260,7 +260,7 @@ def test_it_goes_on_with_the_same_inputs(job: Job) -> None:
 
 
 @pytest.mark.parametrize(
-    ("inputs", "told"),
+    ("inputs", "message"),
     [
         ({**INPUTS, "seed": 2}, "other inputs: seed (1 -> 2):"),
         ({**INPUTS, "seed": 2, "steps": 5}, "other inputs: seed (1 -> 2), steps (20 -> 5):"),
@@ -268,11 +268,11 @@ def test_it_goes_on_with_the_same_inputs(job: Job) -> None:
         ({**INPUTS, "prompt 2": [9, "b"]}, "other inputs: prompt 2:"),
     ],
 )
-def test_it_tells_what_differs(job: Job, inputs: dict[str, Any], told: str) -> None:
+def test_it_tells_what_differs(job: Job, inputs: dict[str, Any], message: str) -> None:
     job.write(0, latents())
     with pytest.raises(InputError) as refusal:
         job.begin(inputs)
-    assert str(refusal.value).startswith(f"unfinished = long{ENDING} was begun with {told} An unfinished render")
+    assert str(refusal.value).startswith(f"unfinished = long{ENDING} was begun with {message} An unfinished render")
     assert "set unfinished to start over" in str(refusal.value)
     assert job.has(0), "nothing is lost by asking"
     job.begin(inputs, anew=True)
@@ -282,11 +282,11 @@ def test_it_tells_what_differs(job: Job, inputs: dict[str, Any], told: str) -> N
 
 @pytest.mark.parametrize("content", [None, b"", b"{", b"\xff\xfe", b"[1]", b"5"])
 def test_windows_without_their_inputs_are_not_used(job: Job, content: bytes | None) -> None:
-    told = job.folder / "inputs.json"
-    told.write_bytes(content) if content is not None else told.unlink()
+    path = job.folder / "inputs.json"
+    path.write_bytes(content) if content is not None else path.unlink()
     job.begin(INPUTS)  # there are no windows yet
     job.write(0, latents())
-    told.write_bytes(content) if content is not None else told.unlink()
+    path.write_bytes(content) if content is not None else path.unlink()
     with pytest.raises(InputError, match=r"unfinished = long\.unfinished has lost its inputs\.json: .* start over"):
         job.begin(INPUTS)
     assert job.has(0)
@@ -308,10 +308,12 @@ def damaged(job: Job, content: bytes) -> bool:
     """Whether a window file of this content is told apart, and removed; if not, it must hold what was written."""
     file = job.folder / "window_0000.safetensors"
     file.write_bytes(content)
-    kept = job.read(0)
-    assert file.exists() == (kept is not None)
-    assert kept is None or (kept.dtype == torch.float32 and torch.equal(kept, latents())), "other latents came back"
-    return kept is None
+    stored = job.read(0)
+    assert file.exists() == (stored is not None)
+    assert stored is None or (stored.dtype == torch.float32 and torch.equal(stored, latents())), (
+        "other latents came back"
+    )
+    return stored is None
 
 
 def whole(job: Job) -> bytes:
@@ -384,9 +386,9 @@ def test_a_full_disk_leaves_what_was_there(job: Job) -> None:
         job.write(0, big)
     with full_disk(2**20), pytest.raises(OSError, match="too large"):
         job.write(1, big)
-    kept = job.read(0)
-    assert kept is not None
-    assert torch.equal(kept, latents())
+    stored = job.read(0)
+    assert stored is not None
+    assert torch.equal(stored, latents())
     assert sorted(p.name for p in job.folder.iterdir()) == ["inputs.json", "window_0000.safetensors"]
 
 
@@ -401,9 +403,9 @@ def test_no_parts_are_left(job: Job) -> None:
         "window_0000.safetensors",
         "window_0001.safetensors",
     ]
-    kept = job.read(0)
-    assert kept is not None
-    assert torch.equal(kept, latents())
+    stored = job.read(0)
+    assert stored is not None
+    assert torch.equal(stored, latents())
 
 
 def test_a_job_keeps_the_tiles_that_it_was_begun_with(tmp_path: Path) -> None:

@@ -80,17 +80,17 @@ def test_a_prompt_on_the_last_frames_has_a_window() -> None:
     assert [(w.start + w.shared, w.end, w.prompt) for w in laid] == [(0, 16, 0), (17, 24, 1)]
 
 
-@pytest.mark.parametrize(("frames", "at", "told"), [
+@pytest.mark.parametrize(("frames", "at", "message"), [
     (81, (19, 21), "prompt 3 at frame 21"), (81, (79, 80), "prompt 3 at frame 80"), (9, (8,), "prompt 2 at frame 8"),
 ])  # fmt: skip
-def test_prompts_too_close(frames: int, at: tuple[int, ...], told: str) -> None:
+def test_prompts_too_close(frames: int, at: tuple[int, ...], message: str) -> None:
     with pytest.raises(InputError) as refusal:
         lay_windows(frames, Spans(8, 97, 25), timeline(*at))
-    assert str(refusal.value).startswith(f"timeline = {told}: It and the prompt before it need 8 new frames each")
+    assert str(refusal.value).startswith(f"timeline = {message}: It and the prompt before it need 8 new frames each")
 
 
 @pytest.mark.parametrize(
-    ("spans", "told"),
+    ("spans", "message"),
     [
         (Spans(8, 96, 25), "window = 96: LTX makes 8n+1 frames at a time. Use 89 or 97, or 0 for the default."),
         (Spans(8, 97, 24), "overlap = 24: LTX makes 8n+1 frames at a time. Use 17 or 25"),
@@ -99,7 +99,8 @@ def test_prompts_too_close(frames: int, at: tuple[int, ...], told: str) -> None:
         (Spans(8, 97, -7), "overlap = -7"),
         (
             Spans(8, 25, 25),
-            "window = 25: Each window shares its first 25 frames with the one before and must make new ones. Use 33 or more",
+            "window = 25: Each window shares its first 25 frames with the one before and must make new ones. "
+            "Use 33 or more",
         ),
         (Spans(8, 1, 1), "window = 1: Each window shares"),
         (Spans(8, 9, 17), "window = 9"),
@@ -107,10 +108,10 @@ def test_prompts_too_close(frames: int, at: tuple[int, ...], told: str) -> None:
         (Spans(24, 25, 25, True), "window = 25: Each"),
     ],
 )
-def test_spans_that_cannot_be(spans: Spans, told: str) -> None:
+def test_spans_that_cannot_be(spans: Spans, message: str) -> None:
     with pytest.raises(InputError) as refusal:
         check_spans(spans, "LTX")
-    assert str(refusal.value).startswith(told)
+    assert str(refusal.value).startswith(message)
 
 
 # ---------------------------------------------------------------- any at all
@@ -127,8 +128,10 @@ class Film:
 
 @st.composite
 def films(draw: st.DrawFn, jointed: bool | None = None, keyed: bool = False) -> Film:
-    """Of sound spans and numbers; jointed: with keyframes at joints, whose windows share one frame; keyed: with keyframes
-    anywhere."""
+    """Films of sound spans and numbers.
+
+    jointed: with keyframes at joints, whose windows share one frame; keyed: with keyframes anywhere.
+    """
     step = draw(st.sampled_from([1, 4, 6, 8, 13, 24]))
     fixed = draw(st.booleans()) if jointed else False
     length = 1 if fixed else draw(st.integers(1, 12))
@@ -136,11 +139,11 @@ def films(draw: st.DrawFn, jointed: bool | None = None, keyed: bool = False) -> 
     units = draw(st.integers(int(fixed), 60))
     some = partial(draw, st.lists(st.integers(1, max(step * units, 1)), max_size=4, unique=True))
     joints = tuple(at * step for at in draw(st.sets(st.integers(0, units), max_size=5))) if jointed else ()
-    told = [at for at in sorted(some()) if at <= step * units]
+    starts = [at for at in sorted(some()) if at <= step * units]
     return Film(
         step * units + 1,
         Spans(step, length * step + 1, overlap * step + 1, fixed),
-        timeline(*told),
+        timeline(*starts),
         joints,
         tuple(some()) if keyed else (),
     )
@@ -152,8 +155,8 @@ def lay(film: Film) -> tuple[Window, ...] | None:
     try:
         return lay_windows(film.frames, film.spans, film.told, film.joints, film.keys)
     except InputError as error:
-        told = str(error)
-    assert told.startswith("timeline = prompt ")
+        message = str(error)
+    assert message.startswith("timeline = prompt ")
     starts = [0, *(p.frame for p in film.told.prompts[1:]), film.frames]
     assert min(b - a for a, b in pairwise(starts)) < 2 * film.spans.step, "they had room"
     return None
@@ -185,9 +188,9 @@ def test_windows_are_no_more_than_needed(film: Film) -> None:
     windows, step = lay(film), film.spans.step
     if windows is None:
         return
-    told = [w.prompt for w in windows]
+    prompts = [w.prompt for w in windows]
     cuts = [w.start + w.shared - 1 for one, w in pairwise(windows) if w.prompt != one.prompt or one.end in film.joints]
-    assert told == sorted(told)
+    assert prompts == sorted(prompts)
     for begin, end in pairwise([0, *cuts, film.frames - 1]):
         inside = [w for w in windows if begin <= max(w.start + w.shared - 1, 0) and w.end <= end]
         room = film.spans.length - film.spans.overlap
@@ -362,9 +365,9 @@ def test_a_real_run_is_spread(tiny_models: Path, name: str) -> None:
     conditioning = model.encode(PROMPT, "")
     own, step = usual(model).frames, model.facts.frame_step or model.facts.temporal_ratio
     request = Request(frames=own, steps=2, seed=3)
-    made = sample_in_context(model, conditioning, model.complete(request), own, step + 1, lambda *_: None)
-    assert torch.equal(made, sample(model, conditioning, request))
+    latents = sample_in_context(model, conditioning, model.complete(request), own, step + 1, lambda *_: None)
+    assert torch.equal(latents, sample(model, conditioning, request))
     longer = model.complete(replace(request, frames=3 * (own - 1) + 1))
-    made = sample_in_context(model, conditioning, longer, own, 1, lambda *_: None)
-    assert made.shape == model.facts.latent_shape(longer.width, longer.height, longer.frames)
-    assert all(made[:, :, t].std() > 0 for t in range(made.shape[2]))
+    latents = sample_in_context(model, conditioning, longer, own, 1, lambda *_: None)
+    assert latents.shape == model.facts.latent_shape(longer.width, longer.height, longer.frames)
+    assert all(latents[:, :, t].std() > 0 for t in range(latents.shape[2]))

@@ -1,15 +1,17 @@
 """A pretend graphics card: a PyTorch device "npu" whose memory lies in RAM, counted and capped.
 
-ComfyUI takes it for an Ascend NPU, so that an unmodified ComfyUI loads, offloads and evicts models without a real card. What
-is computed on it are the CPU's kernels on the card's memory: bit for bit the CPU's numbers. It shows what a card shows:
-devices that are mixed (refused as CUDA refuses them), memory that runs out, weights that lie elsewhere, peaks, leaks.
+ComfyUI takes it for an Ascend NPU, so that an unmodified ComfyUI loads, offloads and evicts models without a real card.
+What is computed on it are the CPU's kernels on the card's memory: bit for bit the CPU's numbers. It shows what a card
+shows: devices that are mixed (refused as CUDA refuses them), memory that runs out, weights that lie elsewhere, peaks,
+leaks.
 
-It cannot show speed, streams and asynchronous copies, pinned memory, compilation, the kernels and the rounding of CUDA, or
-memory that a kernel takes for itself (im2col, workspaces): tensors alone are counted, in blocks of 512 bytes, without a cache.
-matmul, linear and attention are whole and have no gradients; dropout draws from the CPU's random numbers.
+It cannot show speed, streams and asynchronous copies, pinned memory, compilation, the kernels and the rounding of CUDA,
+or memory that a kernel takes for itself (im2col, workspaces): tensors alone are counted, in blocks of 512 bytes,
+without a cache. matmul, linear and attention are whole and have no gradients; dropout draws from the CPU's random
+numbers.
 
-A process that has attached it keeps it: the device's name is torch's for the whole process. Tests that need it in their own
-process are therefore run in another (see pytest_card.py). By hand, in the repository's folder:
+A process that has attached it keeps it: the device's name is torch's for the whole process. Tests that need it in their
+own process are therefore run in another (see pytest_card.py). By hand, in the repository's folder:
 
     python -c "from tests.support.card import attach; card = attach(8 << 30); import torch; torch.ones(2, device='npu')"
 """

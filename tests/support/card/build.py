@@ -1,6 +1,6 @@
 """Builds the pretend card's C++ for the torch that is installed: one call of g++, cached beside the environment.
 
-python -m tests.support.card.build     builds it, or finds it as it was built before; one of the checks of `run.py test`.
+python -m tests.support.card.build     builds it, or finds it as it was built before; a check of `run.py test`.
                                        Where there is no compiler, root on Debian gets one, others are told how.
 """
 

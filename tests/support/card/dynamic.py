@@ -1,8 +1,8 @@
 """comfy_aimdo without a CUDA driver, so that ComfyUI's DynamicVRAM runs on the pretend card (`--enable-dynamic-vram`).
 
-comfy_aimdo gives each model a range of addresses (a VBAR); a layer's weights get memory there when the layer runs, and lose
-it when memory is short, also when PyTorch itself runs short. The names and what they answer are those of comfy_aimdo 0.4.11,
-as far as ComfyUI 0.30 calls them; there are no pinned host buffers (`--disable-pinned-memory`).
+comfy_aimdo gives each model a range of addresses (a VBAR); a layer's weights get memory there when the layer runs, and
+lose it when memory is short, also when PyTorch itself runs short. The names and what they answer are those of
+comfy_aimdo 0.4.11, as far as ComfyUI 0.30 calls them; there are no pinned host buffers (`--disable-pinned-memory`).
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ class Page:
         return self.memory.untyped_storage().nbytes() > 0
 
     def fault(self) -> tuple[int, int] | None:
-        """Pin it on the card; a signature of its content, or None where it has no room: its layer then casts each time."""
+        """Pin it on the card; a signature of its content, or None where it has no room.
+
+        A layer whose weights have no room casts each time.
+        """
         owner = self.owner()
         if owner is None or self.offset + self.size > owner.limit:
             return None

@@ -74,8 +74,9 @@ class CardHost(Host):
 def boot_on_card(
     comfyui: Path, base: Path, dynamic: bool = False, size: int = USUAL_SIZE, count: int = 1
 ) -> Iterator[CardHost]:
-    """ComfyUI with `count` cards of `size` bytes each. dynamic: by DynamicVRAM, as on NVIDIA cards; else the legacy manager.
+    """ComfyUI with `count` cards of `size` bytes each.
 
+    dynamic: with DynamicVRAM, as on NVIDIA cards; else with the legacy manager.
     Raises build.NoCompilerError where the card cannot be built.
     """
     library()

@@ -28,7 +28,7 @@ _on_cpu: dict[tuple[str, str, int, int], list[np.ndarray]] = {}  # (host, workfl
 
 
 class Run(NamedTuple):
-    """The outcome of a prompt: the error in words, or nothing; the frames of its files; what the host logged meanwhile."""
+    """The outcome of a prompt: its error in words, if any, the frames of its files, and what the host logged."""
 
     error: str
     videos: list[np.ndarray]
@@ -39,7 +39,7 @@ class Run(NamedTuple):
 class Trial:
     """One workflow on a host with a card, compared with a host without; `rows` fills with condition -> outcome.
 
-    peak, left: bytes on the card, above those before, at the most with ample room, and after POST /free at the end of each.
+    peak: most bytes on the card with ample room; left: after POST /free at the end of each. Both above those before.
     """
 
     cpu: Host
@@ -100,7 +100,7 @@ class Trial:
         return f"FAILED: pixels up to {apart} of 255 apart"
 
     def _replayed(self, result: Run, seed: int) -> bool:
-        """Whether a card with ample room makes the same where it is told of the same rooms, and so takes the same tiles.
+        """Whether a card with ample room makes the same where it hears of the same rooms, and so takes the same tiles.
 
         (That tiles on the card are the CPU's tiles, the tests of the engine say.)
         """

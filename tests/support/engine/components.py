@@ -12,7 +12,7 @@ BUNDLED = ROOT / "loaders" / "bundled" / "tiny_ltx"
 
 
 def ltx_vae(release: str) -> Any:
-    """A VAE of the release's structure: 32 pixels and 8 frames to a latent, 8 channels; no weight or statistic is trivial."""
+    """A VAE of the release's structure, 32 pixels and 8 frames to a latent, without a trivial weight or statistic."""
     from diffusers import AutoencoderKLLTXVideo
 
     with seeded():

@@ -35,7 +35,10 @@ class Gaussian(Denoiser):
 
 @dataclass
 class PlainRun:
-    """What a solver asks for predictions: a denoiser without guidance, caches or callbacks. seen: latents after each step."""
+    """What a solver asks for predictions: a denoiser without guidance, caches or callbacks.
+
+    seen: the latents after each step.
+    """
 
     denoiser: Denoiser
     predictions: list[int] = field(default_factory=list)

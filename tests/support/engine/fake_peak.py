@@ -1,8 +1,9 @@
 """What a run needs beside the weights, measured without numbers: networks at their published size on the meta device.
 
-The pack's own code runs (`samplers.denoise.sample`, `VideoModel.encode`, `stream_frames`); a dispatch mode counts the bytes of all
-storages that are alive there. Where code reads a number back it is told a plain one, and masks count as full. Attention is
-taken for one of the fused kernels, which hold nothing but their result. What a kernel needs inside itself is not seen.
+The pack's own code runs (`samplers.denoise.sample`, `VideoModel.encode`, `stream_frames`); a dispatch mode counts the
+bytes of all storages that are alive there. Where code reads a number back it is told a plain one, and masks count as
+full. Attention is taken for one of the fused kernels, which hold nothing but their result. What a kernel needs inside
+itself is not seen.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import weakref
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -65,13 +66,13 @@ class Live(TorchDispatchMode):
 
     def __torch_dispatch__(self, call: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        told = _answer(call, args, kwargs)
-        made = call(*args, **kwargs) if told is None else told
-        given = _storages((args, kwargs))  # a view of a weight is no new storage
-        for key, storage in _storages(made).items():
-            if key not in given:
+        answer = _answer(call, args, kwargs)
+        result = call(*args, **kwargs) if answer is None else answer
+        known = _storages((args, kwargs))  # a view of a weight is no new storage
+        for key, storage in _storages(result).items():
+            if key not in known:
                 self._count(storage, call)
-        return made
+        return result
 
     def _count(self, storage: torch.UntypedStorage, call: Any) -> None:
         key, size = storage._cdata, storage.nbytes()
@@ -111,9 +112,12 @@ class Fused(TorchFunctionMode):
 
 
 class Imagined:
-    """A memory whose parts lie on the meta device. asked: part -> the most bytes that a use has asked for; peaks: part ->
-    what was alive then at most beside the weights, of an encoder or a VAE beside all that was there before, too; at: what
-    that was, where it is counted in detail."""
+    """A memory whose parts lie on the meta device.
+
+    asked: part -> the most bytes that a use has asked for
+    peaks: part -> what was alive then at most beside the weights (of an encoder or a VAE: beside all before, too)
+    at: part -> what that was, where it is counted in detail
+    """
 
     def __init__(self, dtype: str = "bfloat16", room: int = sys.maxsize) -> None:
         self.asked: dict[str, int] = {}
@@ -243,20 +247,24 @@ def encoder_peaks(model: VideoModel, detailed: bool = False) -> dict[str, tuple[
 
 def _look(model: VideoModel, request: Request) -> None:
     """The picture's way through its encoder, as the families' runs begin."""
-    from importlib import import_module
-
     from reelwire.loaders.common.images import cover
+    from reelwire.loaders.families.svd import encode_image
+    from reelwire.loaders.families.wan.denoiser import encode_image as encode_images
 
     images = [cover(k.images, request.width, request.height) for k in request.keyframes]
-    module: Any = import_module(f"reelwire.loaders.{model.name}")
-    module._look(model, images if model.name == "wan" else images[0])
+    if model.name == "wan":
+        encode_images(cast(Any, model), images)
+    else:
+        encode_image(model, images[0])
 
 
 def coder_peaks(
     model: VideoModel, tiling: Tiling | None = None, frames: int = 0, **changes: Any
 ) -> dict[str, tuple[int, int]]:
-    """What the VAE does ("encode", "encode at once" where that is done, "decode") -> (bytes that are counted with, the most
-    that was alive), for a clip of `frames` frames (0: as long as shows all) of the default size."""
+    """What the VAE does -> (bytes that are counted with, the most that was alive), for a clip of the default size.
+
+    It does "encode", "encode at once" where it can, and "decode". frames: of the clip (0: as long as shows all).
+    """
     from reelwire.samplers.decode import stream_frames
 
     memory, facts = _memory(model, "text"), model.facts
@@ -266,7 +274,7 @@ def coder_peaks(
         torch.zeros(()).expand(facts.frames(latents[2]) + facts.discarded_frames, request.height, request.width, 3),
         tiling or Tiling(),
     )
-    found, size = dict[str, tuple[int, int]](), latents[3:]
+    peaks, size = dict[str, tuple[int, int]](), latents[3:]
     needed = {"encode": model.vae_bytes(tiling, *size, len(clip)), "decode": model.vae_bytes(tiling, *size)}
     memory.peaks.clear()
     with counted():
@@ -276,11 +284,11 @@ def coder_peaks(
             asked = needed.get(way) or model.encoding(request.width, request.height, len(frames_in))
             with model.use("vae", asked) as vae:
                 model.encode_video(vae, frames_in)
-            found[way] = asked, memory.peaks.pop("vae")
+            peaks[way] = asked, memory.peaks.pop("vae")
         for piece in stream_frames(model, torch.zeros(latents, device=META), tiling=tiling):
             del piece
-        found["decode"] = needed["decode"], memory.peaks.pop("vae")
-    return found
+        peaks["decode"] = needed["decode"], memory.peaks.pop("vae")
+    return peaks
 
 
 def _enough(model: VideoModel, request: Request) -> int:

@@ -21,13 +21,28 @@ from torch import Tensor
 PROMPT = "a red circle moving left"
 # tiny model -> its family; of each family the first is the plainest
 MODELS = {
-    "tiny-hunyuan-t2v": "hunyuan_video", "tiny-hunyuan-i2v-concat": "hunyuan_video", "tiny-hunyuan-i2v-replace": "hunyuan_video",
-    "tiny-wan2.1-t2v": "wan", "tiny-wan2.1-i2v": "wan", "tiny-wan2.1-flf2v": "wan", "tiny-wan2.1-vace": "wan",
-    "tiny-wan2.2-t2v-a14b": "wan", "tiny-wan2.2-i2v-a14b": "wan", "tiny-wan2.2-ti2v-5b": "wan",
-    "tiny-cogvideox-2b": "cogvideox", "tiny-cogvideox-5b": "cogvideox", "tiny-cogvideox-5b-i2v": "cogvideox",
-    "tiny-cogvideox1.5-5b": "cogvideox", "tiny-cogvideox1.5-5b-i2v": "cogvideox", "tiny-cogvideox-fun-control": "cogvideox",
-    "tiny-mochi": "mochi", "tiny-ltx-0.9.0": "ltx", "tiny-ltx-0.9.5": "ltx", "tiny-svd": "svd", "tiny-svd-xt": "svd",
-}  # fmt: skip
+    "tiny-hunyuan-t2v": "hunyuan_video",
+    "tiny-hunyuan-i2v-concat": "hunyuan_video",
+    "tiny-hunyuan-i2v-replace": "hunyuan_video",
+    "tiny-wan2.1-t2v": "wan",
+    "tiny-wan2.1-i2v": "wan",
+    "tiny-wan2.1-flf2v": "wan",
+    "tiny-wan2.1-vace": "wan",
+    "tiny-wan2.2-t2v-a14b": "wan",
+    "tiny-wan2.2-i2v-a14b": "wan",
+    "tiny-wan2.2-ti2v-5b": "wan",
+    "tiny-cogvideox-2b": "cogvideox",
+    "tiny-cogvideox-5b": "cogvideox",
+    "tiny-cogvideox-5b-i2v": "cogvideox",
+    "tiny-cogvideox1.5-5b": "cogvideox",
+    "tiny-cogvideox1.5-5b-i2v": "cogvideox",
+    "tiny-cogvideox-fun-control": "cogvideox",
+    "tiny-mochi": "mochi",
+    "tiny-ltx-0.9.0": "ltx",
+    "tiny-ltx-0.9.5": "ltx",
+    "tiny-svd": "svd",
+    "tiny-svd-xt": "svd",
+}
 FIRST = {family: next(n for n, f in MODELS.items() if f == family) for family in FAMILIES}
 every = pytest.mark.parametrize("name", MODELS)
 each_family = pytest.mark.parametrize("name", FIRST.values())
@@ -77,8 +92,14 @@ def run(model: VideoModel, **changes: Any) -> Tensor:
 
 # models whose memory differs in kind
 PEAK_MODELS = (
-    "tiny-hunyuan-i2v-concat", "tiny-wan2.1-t2v", "tiny-wan2.1-vace", "tiny-cogvideox-5b", "tiny-mochi", "tiny-ltx-0.9.5", "tiny-svd",
-)  # fmt: skip
+    "tiny-hunyuan-i2v-concat",
+    "tiny-wan2.1-t2v",
+    "tiny-wan2.1-vace",
+    "tiny-cogvideox-5b",
+    "tiny-mochi",
+    "tiny-ltx-0.9.5",
+    "tiny-svd",
+)
 
 
 def open_ltx(folder: Path) -> VideoModel:

@@ -27,8 +27,11 @@ HEIGHT, WIDTH = 8, 12  # latent pixels: halves of 6, and no smaller
 
 @dataclass(frozen=True)
 class Case:
-    """A tiny VAE. ratio, step: pixels and frames to a latent; latents: of the clips; apart: by how much of the deviation tiles
-    may differ from the whole frame in the mean (random weights make their edges loud; 1.1 is another picture altogether)."""
+    """A tiny VAE.
+
+    ratio, step: pixels and frames to a latent; latents: of the clips; apart: by how much of the deviation tiles may
+    differ from the whole frame in the mean (random weights make their edges loud; 1.1 is another picture altogether).
+    """
 
     family: str
     make: Callable[[], Any]

@@ -55,7 +55,7 @@ def _wan(config: dict[str, Any]) -> Any:
 def _hunyuan(config: dict[str, Any]) -> Any:
     from comfy.ldm.hunyuan_video.model import HunyuanVideo
 
-    told = dict(
+    options = dict(
         in_channels=config["in_channels"],
         out_channels=16,
         vec_in_dim=768,
@@ -76,13 +76,13 @@ def _hunyuan(config: dict[str, Any]) -> Any:
         vision_in_dim=None,
         meanflow_sum=False,
     )
-    return lambda **o: HunyuanVideo(image_model="hunyuan_video", **told, **o)
+    return lambda **o: HunyuanVideo(image_model="hunyuan_video", **options, **o)
 
 
 def _mochi(config: dict[str, Any]) -> Any:
     from comfy.ldm.genmo.joint_model.asymm_models_joint import AsymmDiTJoint
 
-    told = dict(
+    options = dict(
         depth=config["num_layers"],
         num_heads=24,
         hidden_size_x=3072,
@@ -99,13 +99,13 @@ def _mochi(config: dict[str, Any]) -> Any:
         timestep_scale=1000.0,
         use_t5=True,
     )
-    return lambda **o: AsymmDiTJoint(**told, **o)
+    return lambda **o: AsymmDiTJoint(**options, **o)
 
 
 def _ltx(config: dict[str, Any]) -> Any:
     from comfy.ldm.lightricks.model import LTXVModel
 
-    told = dict(
+    options = dict(
         in_channels=128,
         cross_attention_dim=config["cross_attention_dim"],
         attention_head_dim=config["attention_head_dim"],
@@ -113,22 +113,30 @@ def _ltx(config: dict[str, Any]) -> Any:
         caption_channels=4096,
         num_layers=config["num_layers"],
     )
-    return lambda **o: LTXVModel(**told, **o)
+    return lambda **o: LTXVModel(**options, **o)
 
 
 # the host's names of weights -> the published files', where diffusers' converters do not know the former
 PUBLISHED = {
     "wan": {r"^img_emb\.emb_pos$": "condition_embedder.image_embedder.pos_embed"},
     "hunyuan_video": {
-        r"txt_in\.t_embedder\.in_layer": "txt_in.t_embedder.mlp.0", r"txt_in\.t_embedder\.out_layer": "txt_in.t_embedder.mlp.2",
-        r"txt_in\.c_embedder\.in_layer": "txt_in.c_embedder.linear_1", r"txt_in\.c_embedder\.out_layer": "txt_in.c_embedder.linear_2",
-        r"(time|guidance)_in\.in_layer": r"\1_in.mlp.0", r"(time|guidance)_in\.out_layer": r"\1_in.mlp.2",
-        r"(_mod|\.modulation)\.lin\.": r"\1.linear.", r"_attn\.qkv\.": "_attn_qkv.", r"_attn\.proj\.": "_attn_proj.",
-        r"(_mlp|blocks\.\d+\.mlp)\.0\.": r"\1.fc1.", r"(_mlp|blocks\.\d+\.mlp)\.2\.": r"\1.fc2.",
-        r"_attn\.norm\.query_norm": "_attn_q_norm", r"_attn\.norm\.key_norm": "_attn_k_norm",
-        r"\.norm\.query_norm": ".q_norm", r"\.norm\.key_norm": ".k_norm",
+        r"txt_in\.t_embedder\.in_layer": "txt_in.t_embedder.mlp.0",
+        r"txt_in\.t_embedder\.out_layer": "txt_in.t_embedder.mlp.2",
+        r"txt_in\.c_embedder\.in_layer": "txt_in.c_embedder.linear_1",
+        r"txt_in\.c_embedder\.out_layer": "txt_in.c_embedder.linear_2",
+        r"(time|guidance)_in\.in_layer": r"\1_in.mlp.0",
+        r"(time|guidance)_in\.out_layer": r"\1_in.mlp.2",
+        r"(_mod|\.modulation)\.lin\.": r"\1.linear.",
+        r"_attn\.qkv\.": "_attn_qkv.",
+        r"_attn\.proj\.": "_attn_proj.",
+        r"(_mlp|blocks\.\d+\.mlp)\.0\.": r"\1.fc1.",
+        r"(_mlp|blocks\.\d+\.mlp)\.2\.": r"\1.fc2.",
+        r"_attn\.norm\.query_norm": "_attn_q_norm",
+        r"_attn\.norm\.key_norm": "_attn_k_norm",
+        r"\.norm\.query_norm": ".q_norm",
+        r"\.norm\.key_norm": ".k_norm",
     },
-}  # fmt: skip
+}
 NATIVE = {
     "wan": (_wan, "convert_wan_transformer_to_diffusers"),
     "hunyuan_video": (_hunyuan, "convert_hunyuan_video_transformer_to_diffusers"),

@@ -34,13 +34,13 @@ def plain(file: Path, state: State, dtype: torch.dtype = torch.float32, prefix: 
 
 def fp8(file: Path, state: State) -> State:
     """Plain casts to fp8, without scales."""
-    made = {k: v.to(E4M3) if _linear(k, v) else v for k, v in state.items()}
-    save_file({k: v.contiguous() for k, v in made.items()}, file)
-    return {k: v.float() for k, v in made.items()}
+    tensors = {k: v.to(E4M3) if _linear(k, v) else v for k, v in state.items()}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, file)
+    return {k: v.float() for k, v in tensors.items()}
 
 
 def scaled_fp8(file: Path, state: State, new: bool = False, prefix: str = "") -> State:
-    """Both formats of ComfyUI: old has `scaled_fp8` and `x.scale_weight`, new has `x.comfy_quant` and `x.weight_scale`."""
+    """Both formats of ComfyUI: `scaled_fp8` and `x.scale_weight`; new: `x.comfy_quant` and `x.weight_scale`."""
     written, numbers = ({} if new else {"scaled_fp8": torch.zeros(2, dtype=E4M3)}), {}
     for name, value in state.items():
         written[name], numbers[name] = value, value
@@ -50,10 +50,10 @@ def scaled_fp8(file: Path, state: State, new: bool = False, prefix: str = "") ->
             numbers[name] = written[name].float() * scale
             layer = name.removesuffix(".weight")
             if new:
-                told = json.dumps({"format": "float8_e4m3fn"}).encode()
+                comfy_quant = json.dumps({"format": "float8_e4m3fn"}).encode()
                 written |= {
                     f"{layer}.weight_scale": scale,
-                    f"{layer}.comfy_quant": torch.frombuffer(bytearray(told), dtype=torch.uint8),
+                    f"{layer}.comfy_quant": torch.frombuffer(bytearray(comfy_quant), dtype=torch.uint8),
                 }
             else:
                 written |= {f"{layer}.scale_weight": scale, f"{layer}.scale_input": torch.tensor(1.0)}
@@ -72,10 +72,10 @@ def gguf(file: Path, state: State, kind: str = "Q8_0", architecture: str = "wan"
             writer.add_array(f"comfy.gguf.orig_shape.{name}", [int(n) for n in shape])
             data = data.reshape(shape[0], shape[1], shape[2] * shape[3], shape[4])
         if _linear(name, value) and value.shape[1] % 256 == 0:
-            told = library.GGMLQuantizationType[kind]
-            blocks = library.quants.quantize(data.numpy(), told)
-            writer.add_tensor(name, blocks, raw_dtype=told)
-            numbers[name] = torch.from_numpy(library.quants.dequantize(blocks, told)).reshape(shape)
+            quantisation = library.GGMLQuantizationType[kind]
+            blocks = library.quants.quantize(data.numpy(), quantisation)
+            writer.add_tensor(name, blocks, raw_dtype=quantisation)
+            numbers[name] = torch.from_numpy(library.quants.dequantize(blocks, quantisation)).reshape(shape)
         else:
             writer.add_tensor(name, data.numpy())
             numbers[name] = value.float()

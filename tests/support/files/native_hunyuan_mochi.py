@@ -40,7 +40,7 @@ def hunyuan(kind: str = "t2v") -> Any:
         import comfy.ops
         from comfy.ldm.hunyuan_video.model import HunyuanVideo
 
-        made = HunyuanVideo(
+        network = HunyuanVideo(
             in_channels=33 if kind == "concat" else 16,
             out_channels=16,
             vec_in_dim=POOLED,
@@ -64,11 +64,11 @@ def hunyuan(kind: str = "t2v") -> Any:
             device="cpu",
             operations=comfy.ops.disable_weight_init,
         )
-        randomised(made)
+        randomised(network)
     if kind == "replace":  # the host tells the given frame the guidance scale too, Tencent and diffusers do not
-        for value in made.guidance_in.parameters():
+        for value in network.guidance_in.parameters():
             value.data.zero_()
-    return made
+    return network
 
 
 @unchanged
@@ -80,7 +80,7 @@ def mochi() -> Any:
         from comfy.ldm.genmo.joint_model.layers import FeedForward
 
         common = dict(dtype=torch.float32, device="cpu", operations=comfy.ops.disable_weight_init)
-        made = AsymmDiTJoint(
+        network = AsymmDiTJoint(
             depth=3,
             num_heads=3,
             hidden_size_x=384,
@@ -100,10 +100,10 @@ def mochi() -> Any:
             t5_token_length=TOKENS,
             **common,
         )
-        for block in made.blocks:
+        for block in network.blocks:
             block.mlp_x = FeedForward(384, 4 * 384, multiple_of=256, ffn_dim_multiplier=None, **common)
-        randomised(made)
-    return made
+        randomised(network)
+    return network
 
 
 def published(state: Any) -> dict[str, torch.Tensor]:
@@ -127,8 +127,8 @@ def theirs(model: Any, family: str, replaced: bool = False) -> torch.Tensor:
     if family == "mochi":
         return -model(i["x"], torch.tensor([0.7]), i["text"], i["mask"], num_tokens=TOKENS)
     guidance = torch.tensor([6.0]) if model.params.guidance_embed else None
-    given = {"guiding_frame_index": torch.tensor([0.0])} if replaced else {}
-    return model(i["x"], torch.tensor([700.0]), i["text"], y=i["pooled"], guidance=guidance, **given)
+    extra = {"guiding_frame_index": torch.tensor([0.0])} if replaced else {}
+    return model(i["x"], torch.tensor([700.0]), i["text"], y=i["pooled"], guidance=guidance, **extra)
 
 
 @torch.no_grad()
@@ -157,8 +157,8 @@ def differ(file: Path, kind: str, file_kind: str) -> tuple[float, Any]:
         expected = theirs(model, family, kind == "replace")
     assert expected.abs().max() > 0.1
     network = read_network(FILES[family], file)
-    given = 1 if kind == "replace" else 0  # frames whose output counts for nothing
-    return (ours(network, family) - expected)[:, :, given:].abs().max().item(), network
+    known = 1 if kind == "replace" else 0  # frames whose output counts for nothing
+    return (ours(network, family) - expected)[:, :, known:].abs().max().item(), network
 
 
 @unchanged
@@ -168,8 +168,8 @@ def mochi_vae() -> Any:
         from comfy.ldm.genmo.vae.model import Decoder, Encoder
 
         depth, stages = [2, 1, 2, 1, 1], [1, 2, 3]
-        made = torch.nn.Module()
-        made.encoder = Encoder(
+        vae = torch.nn.Module()
+        vae.encoder = Encoder(
             in_channels=15,
             base_channels=32,
             channel_multipliers=[1, 2, 3, 4],
@@ -182,7 +182,7 @@ def mochi_vae() -> Any:
             input_is_conv_1x1=True,
             padding_mode="replicate",
         )
-        made.decoder = Decoder(
+        vae.decoder = Decoder(
             out_channels=3,
             base_channels=64,
             channel_multipliers=[1, 2, 3, 4],
@@ -194,5 +194,5 @@ def mochi_vae() -> Any:
             padding_mode="replicate",
             output_norm=False,
         )
-        randomised(made)
-    return made
+        randomised(vae)
+    return vae

@@ -5,8 +5,17 @@ from __future__ import annotations
 RES, XY, DOWN = "res_x", ["res_x_y", 1], ["compress_all", 1]
 UP = ["compress_all", {"residual": True, "multiplier": 2}]
 STACK = lambda n, noise=False: [RES, {"num_layers": n, "inject_noise": noise}]
-COMMON = {"_class_name": "CausalVideoAutoencoder", "dims": 3, "latent_channels": 8, "norm_layer": "pixel_norm", "patch_size": 4,
-          "latent_log_var": "uniform", "encoder_base_channels": 8, "decoder_base_channels": 8, "spatial_padding_mode": "zeros"}  # fmt: skip
+COMMON = {
+    "_class_name": "CausalVideoAutoencoder",
+    "dims": 3,
+    "latent_channels": 8,
+    "norm_layer": "pixel_norm",
+    "patch_size": 4,
+    "latent_log_var": "uniform",
+    "encoder_base_channels": 8,
+    "decoder_base_channels": 8,
+    "spatial_padding_mode": "zeros",
+}
 OLD_ENCODER = [[RES, 1], DOWN, XY, [RES, 1], DOWN, XY, [RES, 1], DOWN, [RES, 1], [RES, 2]]
 VAES = {
     "0.9.0": {"blocks": OLD_ENCODER},

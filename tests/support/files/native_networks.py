@@ -1,4 +1,4 @@
-"""Networks of CogVideoX, LTX-Video and SVD as the host's own classes make them, and a forward of the host's and of ours."""
+"""Networks of CogVideoX, LTX-Video and SVD as the host's own classes make them, and a forward of both sides."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def unet_forward(ours: Any, theirs: Any) -> Pair:
     frames, time, ids = 3, torch.tensor(0.7), torch.tensor([[6.0, 127.0, 0.02]])
     with seeded(2):
         x, look = torch.randn(1, frames, 8, 8, 8), torch.randn(1, 1, TEXT)
-    told = ours.add_time_proj(ids.flatten()).reshape(1, -1)
+    times = ours.add_time_proj(ids.flatten()).reshape(1, -1)
     expected = theirs(
         x[0],
         time.repeat(frames),
         look.repeat(frames, 1, 1),
-        told.repeat(frames, 1),
+        times.repeat(frames, 1),
         num_video_frames=frames,
         image_only_indicator=torch.zeros(1),
     )
@@ -44,7 +44,7 @@ def ltx() -> Any:
         import comfy.ops
         from comfy.ldm.lightricks.model import LTXVModel
 
-        made = LTXVModel(
+        network = LTXVModel(
             in_channels=8,
             cross_attention_dim=256,
             attention_head_dim=8,
@@ -54,8 +54,8 @@ def ltx() -> Any:
             dtype=torch.float32,
             operations=comfy.ops.disable_weight_init,
         )
-        randomised(made)
-    return made.eval().requires_grad_(False)
+        randomised(network)
+    return network.eval().requires_grad_(False)
 
 
 def ltx_forward(ours: Any, theirs: Any) -> Pair:

@@ -98,8 +98,10 @@ def native_cogvideox(config: Mapping[str, Any], device: str = "cpu") -> Any:
 
 
 def compute(ours: Any, theirs: Any) -> tuple[Tensor, Tensor]:
-    """One step of both, with the host's positions: diffusers computes others for CogVideoX 1.0, and takes learned ones for
-    49 frames alone."""
+    """One step of both, with the host's positions.
+
+    diffusers computes others for CogVideoX 1.0, and takes learned ones for 49 frames alone.
+    """
     config = ours.config
     learned, frames = config.use_learned_positional_embeddings, config.patch_size_t or 1
     high, wide = (60, 90) if learned else (4, 6)

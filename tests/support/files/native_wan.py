@@ -36,9 +36,9 @@ def native(kind: str) -> Any:
             dtype=torch.float32,
             device="cpu",
         )
-        made = VaceWanModel(vace_layers=2, vace_in_dim=96, **common) if kind == "vace" else WanModel(kind, **common)
-        randomised(made)
-    return made.eval().requires_grad_(False)
+        network = VaceWanModel(vace_layers=2, vace_in_dim=96, **common) if kind == "vace" else WanModel(kind, **common)
+        randomised(network)
+    return network.eval().requires_grad_(False)
 
 
 def inputs(kind: str) -> dict[str, Any]:

@@ -93,8 +93,14 @@ ENCODERS: dict[str, dict[str, Any]] = {
     "vision": {"architectures": ["CLIPVisionModelWithProjection"], **_VIT_H},
     "vision_plain": {"architectures": ["CLIPVisionModel"], **_VIT_H},
 }
-_PIPELINES = {"hunyuan_video": "HunyuanVideoPipeline", "wan": "WanPipeline", "cogvideox": "CogVideoXPipeline", "mochi": "MochiPipeline",
-              "ltx": "LTXPipeline", "svd": "StableVideoDiffusionPipeline"}  # fmt: skip
+_PIPELINES = {
+    "hunyuan_video": "HunyuanVideoPipeline",
+    "wan": "WanPipeline",
+    "cogvideox": "CogVideoXPipeline",
+    "mochi": "MochiPipeline",
+    "ltx": "LTXPipeline",
+    "svd": "StableVideoDiffusionPipeline",
+}
 
 
 def published(variant: str, folder: Path, memory: Memory, dtype: str = "bfloat16", storage: str = "") -> VideoModel:
@@ -114,8 +120,8 @@ def published(variant: str, folder: Path, memory: Memory, dtype: str = "bfloat16
 
 def _write(family: str, name: str, folder: Path) -> None:
     configs = {part: config for part, config in _parts(family, name).items() if config}
-    told = {part: ["", kind_of(config)] for part, config in configs.items()}
-    index = {"_class_name": _PIPELINES[family], **_pipeline(family, name), **told, "scheduler": ["", "scheduler"]}
+    parts = {part: ["", kind_of(config)] for part, config in configs.items()}
+    index = {"_class_name": _PIPELINES[family], **_pipeline(family, name), **parts, "scheduler": ["", "scheduler"]}
     for part, config in configs.items():
         (folder / part).mkdir(parents=True)
         _dump(folder / part / "config.json", config)
@@ -153,10 +159,10 @@ def _image_token() -> int:
 
 def _pipeline(family: str, name: str) -> dict[str, Any]:
     """What the pipeline's index says beside its parts."""
-    told = shipped_config(family, name, "defaults")
+    defaults = shipped_config(family, name, "defaults")
     if family == "wan":
-        return {"boundary_ratio": told.get("boundary"), "expand_timesteps": told.get("per_token_time", False)}
-    if family == "ltx" and told["conditioned"]:
+        return {"boundary_ratio": defaults.get("boundary"), "expand_timesteps": defaults.get("per_token_time", False)}
+    if family == "ltx" and defaults["conditioned"]:
         return {"_class_name": "LTXConditionPipeline"}
     return {"_class_name": "CogVideoXFunControlPipeline"} if "control" in name else {}
 
@@ -216,10 +222,10 @@ def write_sparse(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
         size = 2 * torch.Size(shape).numel()
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [end, end + size]}
         end += size
-    told = json.dumps(header).encode()
-    file.write_bytes(struct.pack("<Q", len(told)) + told)
-    os.truncate(file, 8 + len(told) + end)
+    encoded = json.dumps(header).encode()
+    file.write_bytes(struct.pack("<Q", len(encoded)) + encoded)
+    os.truncate(file, 8 + len(encoded) + end)
 
 
-def _dump(file: Path, told: Any) -> None:
-    file.write_text(json.dumps(told), encoding="utf-8")
+def _dump(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content), encoding="utf-8")

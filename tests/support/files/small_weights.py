@@ -14,7 +14,14 @@ from reelwire.tests.support.engine.models import needed, open_model
 from reelwire.tests.support.engine.sampling import sample
 
 # the first tiny model of each family -> by how much of the latents' spread fp8 and int8 weights may change them
-SMALL = {"tiny-hunyuan-t2v": 0.1, "tiny-wan2.1-t2v": 0.1, "tiny-cogvideox-2b": 0.1, "tiny-mochi": 0.1, "tiny-ltx-0.9.0": 0.1, "tiny-svd": 0.1}  # fmt: skip
+SMALL = {
+    "tiny-hunyuan-t2v": 0.1,
+    "tiny-wan2.1-t2v": 0.1,
+    "tiny-cogvideox-2b": 0.1,
+    "tiny-mochi": 0.1,
+    "tiny-ltx-0.9.0": 0.1,
+    "tiny-svd": 0.1,
+}
 
 
 def stored(folder: Path, name: str, storage: str, memory: Memory) -> tuple[VideoModel, torch.Tensor]:

@@ -1,8 +1,8 @@
 """What a person does on ComfyUI's page: load a graph, run it, look at it in one renderer or the other.
 
-The page does most things later than it is asked to. A test therefore waits for what it expects (`becomes`), or, where it
-measures, until nothing moves any more (`settles`), and never for a number of seconds: on a slow machine they are too few.
-`pytest tests/page --slow-page 4` shows what a machine four times slower does to a test.
+The page does most things later than it is asked to. A test therefore waits for what it expects (`becomes`), or, where
+it measures, until nothing moves any more (`settles`), and never for a number of seconds: on a slow machine they are too
+few. `pytest tests/page --slow-page 4` shows what a machine four times slower does to a test.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A custom node pack for tests: `/reelwire_card` tells the state of a running ComfyUI's card, and sets what a test sets."""
+"""A custom node pack for tests: `/reelwire_card` shows and sets the state of a running ComfyUI's card."""
 
 from __future__ import annotations
 
@@ -50,8 +50,11 @@ def _order_rooms(rooms: list[int]) -> None:
 
 
 def _state(index: int) -> dict[str, Any]:
-    """All in bytes. loaded: [class, bytes on the card, bytes in all] of each part that the manager knows; pages: how much
-    of that DynamicVRAM brought in when a layer ran, and may take away (layers of 16 KB and less always lie there)."""
+    """The state of a card, in bytes.
+
+    loaded: [class, bytes on the card, bytes in all] of each part that the manager knows; pages: how much of that
+    DynamicVRAM brought in when a layer ran, and may take away (layers of 16 KB and less always lie there).
+    """
     parts = _parts()
     return {
         "device": str(mm.get_torch_device()),
