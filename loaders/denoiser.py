@@ -46,6 +46,7 @@ class NoiseSchedule:
     timesteps: of each prediction, on the latents' device.
     sigmas: how much noise is in the latents of each prediction, and after the last.
     inverted: whether the timesteps count the share of the video, as in MochiPipeline, instead of the noise's.
+    levels: the noise level of each prediction, counted from 0, as Heun asks twice at most of them; empty: each its own.
     times: the timesteps as plain numbers. A number that is read from the card inside of a step makes the host wait for
     all that the card has yet to do, so they are read once.
     """
@@ -54,14 +55,21 @@ class NoiseSchedule:
     timesteps: Tensor
     sigmas: tuple[float, ...]
     inverted: bool = False
+    levels: tuple[int, ...] = ()
     times: tuple[float, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "times", tuple(self.timesteps.tolist()))
+        object.__setattr__(self, "levels", self.levels or tuple(range(len(self.times))))
 
     def __len__(self) -> int:
         """How many predictions the solver asks for."""
         return len(self.times)
+
+    @property
+    def level_count(self) -> int:
+        """How many noise levels there are: the steps of which `start` and `end` are shares."""
+        return self.levels[-1] + 1 if self.levels else 0
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -72,27 +72,28 @@ def guide(predict: Predict, denoiser: Denoiser, guidance: Guidance, batched: boo
 
     batched: both branches go in one forward. blocks: the network's attribute that holds them, for skip-layer guidance.
     """
-    total = len(denoiser.schedule)
-    first, last = int(guidance.start * total), int(guidance.end * total)
+    schedule = denoiser.schedule
+    first, last = int(guidance.start * schedule.level_count), int(guidance.end * schedule.level_count)
     if guidance.method == "cfg":
         guided = _plain(predict, denoiser, batched)
     else:
         guided = _by_guider(predict, denoiser, _make_guider(guidance, blocks))
 
     def predict_step(network: Network, latents: Tensor, step: int) -> Tensor:
-        if denoiser.guidance <= 1 or not first <= step < last:
+        if denoiser.guidance <= 1 or not first <= schedule.levels[step] < last:
             return predict(network, latents, step, "cond")
         return guided(network, latents, step)
 
     return predict_step
 
 
-def forwards(model: VideoModel, request: Request, total: int) -> list[int]:
-    """How many branches the network predicts in each of the `total` steps of a complete request."""
+def forwards(model: VideoModel, request: Request, levels: Sequence[int]) -> list[int]:
+    """How many branches the network has in each prediction of a complete request. levels: their noise levels."""
     guidance, embedded = model.guidance, getattr(model.facts, "embedded", False)
     scale = (guidance.true_scale or 1.0) if embedded else request.guidance
-    first, last = int(guidance.start * total), int(guidance.end * total)
-    on = [scale > 1 and first <= step < last for step in range(total)]
+    total, count = len(levels), max(levels, default=-1) + 1
+    first, last = int(guidance.start * count), int(guidance.end * count)
+    on = [scale > 1 and first <= level < last for level in levels]
     if guidance.method == "cfg" or not any(on):
         return [1 + guided for guided in on]
     guider = _make_guider(guidance, model.blocks)

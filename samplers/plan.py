@@ -69,6 +69,10 @@ def _check_numbers(model: VideoModel, request: Request) -> None:
     if request.sampler not in offered:
         remedy = message("use_one_of_or_default", names=", ".join(offered))
         raise InputError("sampler", request.sampler, message("no_sampler", title=model.title), remedy)
+    if model.guidance.method == "cfg-zero*" and not offered[request.sampler].zero_steps:
+        names = ", ".join(name for name, solver in offered.items() if solver.zero_steps)
+        rule = message("no_zero_step")
+        raise InputError("sampler", request.sampler, rule, message("use_one_of_or_default", names=names))
     if not (math.isfinite(request.guidance) and request.guidance >= 0):
         raise InputError("guidance", request.guidance, message("number_from_0"), message("use_guidance"))
     model.check(request)

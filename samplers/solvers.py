@@ -47,11 +47,13 @@ class Solver:
     make: the scheduler that knows the noise levels.
     solve: goes through them.
     levels: of a scheduler's n noise levels, the index of that of each prediction.
+    zero_steps: whether a prediction of zeros leaves the latents where they are, as CFG-Zero*'s first one has to.
     """
 
     make: Make
     solve: Solve
     levels: Callable[[int], list[int]] = lambda count: list(range(count))
+    zero_steps: bool = True
 
 
 def noise_schedule(model: VideoModel, request: Request, device: torch.device) -> NoiseSchedule:
@@ -68,12 +70,17 @@ def noise_schedule(model: VideoModel, request: Request, device: torch.device) ->
         timesteps = timesteps[levels]
     sigmas = _sigmas(scheduler)[skip:]
     inverted = bool(scheduler.config.get("invert_sigmas"))
-    return NoiseSchedule(scheduler, timesteps, tuple(sigmas[i] for i in (*levels, -1)), inverted)
+    return NoiseSchedule(scheduler, timesteps, tuple(sigmas[i] for i in (*levels, -1)), inverted, tuple(levels))
 
 
 def prediction_count(model: VideoModel, request: Request) -> int:
     """How many predictions the sampler of a complete request asks for, were it not for a source."""
-    return len(TABLES[model.solvers][request.sampler].levels(request.steps))
+    return len(prediction_levels(model, request))
+
+
+def prediction_levels(model: VideoModel, request: Request) -> list[int]:
+    """The noise level of each prediction that the sampler of a complete request asks for, were it not for a source."""
+    return TABLES[model.solvers][request.sampler].levels(request.steps)
 
 
 def skipped(steps: int, request: Request) -> int:
@@ -216,20 +223,22 @@ def dpmpp_2m_sde(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> 
 
     x' = sigma'/sigma e^-h x + alpha' (1 - e^-2h) (x0 + (x0 - x0_before) / 2r) + sigma' sqrt(1 - e^-2h) noise
 
-    h is the step's change of lambda = log(alpha / sigma), and r the last step's in units of it. At pure noise lambda is
-    -inf, so that e^-h is 0 and the first two steps are of first order. Noise is drawn on the CPU from the request's
-    seed.
+    h is the step's change of lambda = log(alpha / sigma), and r the last step's in units of it. At pure noise lambda
+    is -inf, so that e^-h is 0 and the first two steps are of first order, else the first one alone. Noise is drawn on
+    the CPU from the request's seed.
     """
-    generator, before, h_before = denoise.denoiser.generator, latents, math.inf
+    generator = denoise.denoiser.generator
+    before: Tensor | None = None
+    h_before = math.inf
     for step in range(len(schedule)):
         x0 = denoise.x0(latents, step)
         (alpha, sigma), (alpha_next, sigma_next) = (denoise.denoiser.alpha_sigma(i) for i in (step, step + 1))
         if sigma_next == 0:
             return denoise.settle(x0, latents, step, step + 1)
-        decay = alpha * sigma_next / (alpha_next * sigma)  # e^-h
+        decay = min(alpha * sigma_next / (alpha_next * sigma), 1.0)  # e^-h
         h = -math.log(decay) if decay > 0 else math.inf
         target = x0
-        if math.isfinite(h_before):
+        if before is not None and 0 < h_before < math.inf:
             target = x0 + h / (2 * h_before) * (x0 - before)
         noise = torch.randn(latents.shape, generator=generator).to(x0)
         stepped = sigma_next / sigma * decay * latents.float() + alpha_next * (1 - decay**2) * target
@@ -246,8 +255,8 @@ _FLOW_SOLVERS = {
     "euler": _EULER,
     "unipc": Solver(unipc, _scheduler_steps(_flow_step)),
     "dpm++ 2m": Solver(dpmpp_2m, _scheduler_steps(_flow_step)),
-    "heun": Solver(flow_match_euler, heun, _heun_levels),
-    "dpm++ 2m sde": Solver(flow_match_euler, dpmpp_2m_sde),
+    "heun": Solver(flow_match_euler, heun, _heun_levels, zero_steps=False),
+    "dpm++ 2m sde": Solver(flow_match_euler, dpmpp_2m_sde, zero_steps=False),
 }
 TABLES: dict[str, dict[str, Solver]] = {
     "flow": _FLOW_SOLVERS,

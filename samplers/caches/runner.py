@@ -48,6 +48,7 @@ class Runner:
     """The cache of one run.
 
     batched: whether both branches of guidance go in one forward pass.
+    levels: the noise level of each prediction; empty where each has its own.
     entries: all decisions so far.
     peak: the most bytes that its states held at a time.
     seconds: of each step.
@@ -60,6 +61,7 @@ class Runner:
     stacks: Stacks | None
     steps: int
     batched: bool = False
+    levels: tuple[int, ...] = ()
     entries: list[Entry] = field(default_factory=list)
     peak: int = 0
     seconds: list[float] = field(default_factory=list)
@@ -141,7 +143,9 @@ class Runner:
 
     def _common(self, branch: str, index: int, step: int) -> Kwargs:
         """What a forward pass and a prediction have in common."""
-        context = StepContext(self._part, branch, step, self.steps, step - self._first, self._count, self._slopes)
+        level = self.levels[step] if self.levels else step
+        in_phase = step - self._first
+        context = StepContext(self._part, branch, step, self.steps, in_phase, self._count, self._slopes, level)
         state = self._states.setdefault((branch, index), BranchState())
         return {
             "context": context,
@@ -188,7 +192,7 @@ class Runner:
     def _store(self, state: BranchState, context: StepContext, values: Values, observed: Mapping[str, Tensor]) -> None:
         """Store what a step has computed, with as many earlier ones as the forecast needs."""
         self.policy.on_computed(state, context, values, observed)
-        state.history = [*state.history, (float(context.step), values)][-(self.policy.order + 1) :]
+        state.history = [*state.history, (float(context.level), values)][-(self.policy.order + 1) :]
         self.peak = max(self.peak, sum(each.bytes for each in self._states.values()))
 
 
@@ -218,7 +222,7 @@ def cached(model: VideoModel, schedule: NoiseSchedule, policy: Policy | None) ->
     if policy is None:
         yield None
         return
-    runner = Runner(policy, model.stacks, len(schedule), model.batched_guidance)
+    runner = Runner(policy, model.stacks, len(schedule), model.batched_guidance, schedule.levels)
     try:
         yield runner
     finally:

@@ -19,6 +19,7 @@ class StepContext:
     step, steps: of the whole run.
     index, count: of the steps of its expert.
     slopes: the skipped steps that the policy has chosen before the first one.
+    level: the noise level, counted as steps are: Heun asks twice at most of them.
     """
 
     part: str
@@ -28,13 +29,14 @@ class StepContext:
     index: int
     count: int
     slopes: Slopes = field(default_factory=dict)
+    level: int = 0
 
 
 @dataclass
 class BranchState:
     """What one branch of one expert remembers.
 
-    history: (step, values) of the computed steps, the newest last.
+    history: (noise level, values) of the computed steps, the newest last.
     reuses: how many steps in a row were reused.
     total: what a policy has added up since the last computed step.
     signal: what the next step's signal is compared with.
@@ -61,13 +63,16 @@ class BranchState:
         return sum(tensor.nbytes for tensor in tensors)
 
 
-def forecast(history: list[tuple[float, Values]], step: float, order: int) -> Values:
-    """The stored values at another step: the newest ones, or the polynomial through the newest order + 1 (Lagrange)."""
-    points = history[-(order + 1) :]
+def forecast(history: list[tuple[float, Values]], level: float, order: int) -> Values:
+    """The stored values at another noise level: the newest, or the polynomial through the newest order + 1.
+
+    Of two predictions at one level the newer counts: they tell nothing of the change between levels.
+    """
+    points = list({at: (at, values) for at, values in history[-(order + 1) :]}.values())
     if len(points) == 1:
         return points[-1][1]
-    steps = [x for x, _ in points]
-    weights = [_lagrange(steps, i, step) for i in range(len(points))]
+    levels = [at for at, _ in points]
+    weights = [_lagrange(levels, i, level) for i in range(len(points))]
     return tuple(_weighted(weights, values) for values in zip(*(v for _, v in points), strict=True))
 
 
@@ -76,12 +81,12 @@ def _weighted(weights: list[float], values: Values) -> Tensor:
     return weights[0] * values[0] + sum(w * v for w, v in zip(weights[1:], values[1:], strict=True))
 
 
-def _lagrange(steps: list[float], i: int, step: float) -> float:
-    """The weight of point i in Lagrange's polynomial at a step."""
+def _lagrange(levels: list[float], i: int, level: float) -> float:
+    """The weight of point i in Lagrange's polynomial at a noise level."""
     weight = 1.0
-    for j, other in enumerate(steps):
+    for j, other in enumerate(levels):
         if j != i:
-            weight *= (step - other) / (steps[i] - other)
+            weight *= (level - other) / (levels[i] - other)
     return weight
 
 

@@ -21,7 +21,7 @@ from ..caches.runner import planned
 from ..guidance import forwards
 from ..plan import SamplingPlan, plan
 from ..room import cache_bytes, step_bytes
-from ..solvers import noise_schedule
+from ..solvers import noise_schedule, prediction_levels
 from .cards import CONTEXT, GIB, LEAST, PCIE, RESERVED, SIZES, Card, class_of, find_card, seconds
 from .flops import Flops, decode_flops, encoder_flops, forward_flops, network_part
 
@@ -247,7 +247,7 @@ def count_steps(model: VideoModel, prepared: SamplingPlan) -> Steps:
     request, policy = prepared.request, prepared.policy
     parts = expert_steps(model, request)
     total = sum(map(len, parts.values()))
-    each = forwards(model, request, total)
+    each = forwards(model, request, prediction_levels(model, request)[:total])
     spans = {
         part: (len(steps), len(steps)) if policy is None else policy.count_computed(part, steps, total)
         for part, steps in parts.items()

@@ -93,7 +93,9 @@ def upgraded(begun: Mapping[str, object], model: VideoModel, plan: LongPlan) -> 
     for name, value in _options(model).items():
         if isinstance(inputs.get(name), str):
             inputs[name] = _without_defaults(inputs[name], value)
-    if inputs.get("calibration") == _digest(repr(plan.longest.policy)):
+    policy = plan.longest.policy
+    is_renamed = str(begun.get("cache")).startswith("External(") and inputs["cache"] == canonical(model.cache)
+    if inputs.get("calibration") == _digest(repr(policy)) or (is_renamed and not getattr(policy, "ratios", ())):
         inputs["calibration"] = _digest(canonical(plan.longest.policy))
     return inputs
 
@@ -110,10 +112,19 @@ def _without_defaults(text: str, like: object) -> str:
     }
     for call in ast.walk(tree):
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
+            _rename_library_cache(call, call.func, like)
             usual = defaults.get(call.func.id, {})
             call.keywords = [k for k in call.keywords if ast.unparse(k.value) != usual.get(k.arg or "")]
     wanted = canonical(like)
     return wanted if ast.unparse(tree) == _unparsed(wanted) else ast.unparse(tree)
+
+
+def _rename_library_cache(call: ast.Call, name: ast.Name, like: object) -> None:
+    """Give the one class that all libraries' caches had in 0.1 the name of today's, which its `kind` says."""
+    kind = next((ast.literal_eval(k.value) for k in call.keywords if k.arg == "kind"), None)
+    if name.id == "External" and kind == getattr(like, "title", "") and is_dataclass(like):
+        name.id = type(like).__name__
+        call.keywords = [k for k in call.keywords if k.arg in {field.name for field in fields(like)}]
 
 
 def _unparsed(text: str) -> str:

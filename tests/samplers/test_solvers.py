@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from reelwire.loaders.denoiser import Denoiser
-from reelwire.loaders.request import Keyframe, Request
+from reelwire.loaders.messages import InputError
+from reelwire.loaders.request import Guidance, Keyframe, Request
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.plan import Plan
 from reelwire.samplers.caches.policy import Policy
@@ -183,3 +184,12 @@ def test_the_trained_model_shows_what_prompts_say(name: str, steps: int) -> None
     rows = table(score(each, frames(each.prompt, each.seed)) for each in held_out_prompts()[::7])
     assert rows["all"]["n"] >= 10
     assert all(rows["all"][attribute] >= 0.8 for attribute in ATTRIBUTES), as_text(rows)
+
+
+@pytest.mark.parametrize("sampler", ["heun", "dpm++ 2m sde"])
+def test_a_first_step_that_stands_still_is_for_other_solvers(sampler: str) -> None:
+    model = replace(load(BUNDLED), guidance=Guidance("cfg-zero*"))
+    with pytest.raises(InputError) as refusal:
+        plan(model, Request(steps=4, sampler=sampler))
+    assert (refusal.value.name, refusal.value.value) == ("sampler", sampler)
+    assert plan(model, Request(steps=4)).request.sampler == "euler"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -13,7 +13,9 @@ from reelwire.loaders.request import Guidance
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.plan import Plan
 from reelwire.samplers.caches.runner import Runner, forecasting, through_cache
+from reelwire.samplers.caches.state import forecast
 from reelwire.samplers.guidance import guide
+from reelwire.samplers.solvers import TABLES
 from reelwire.tests.support.engine.denoisers import flow_schedule
 from torch import Tensor, nn
 
@@ -63,7 +65,24 @@ def test_other_guidance_pulls_the_same_way(method: str) -> None:
     assert guided(None, X, 0).mean() > 3.0
 
 
+@pytest.mark.parametrize("end", [0.25, 0.5, 0.55, 1.0])
+def test_both_predictions_of_a_noise_level_are_guided_or_none(end: float) -> None:
+    schedule = flow_schedule(10, TABLES["flow"]["heun"])
+    denoiser = replace(toy(), schedule=schedule)
+    guided = guide(denoiser.predict, denoiser, Guidance("cfg", end=end), False)
+    plain = [denoiser.predict(None, X, step, "cond") for step in range(len(schedule))]
+    differs = [not torch.equal(guided(None, X, step), plain[step]) for step in range(len(schedule))]
+    assert differs == [level < int(end * 10) for level in schedule.levels]
+    assert schedule.level_count == 10
+
+
 # ---------------------------------------------------------------- caches
+
+
+def test_two_predictions_at_one_level_tell_nothing_of_the_change_between_levels() -> None:
+    one, two, three = (torch.full((1,), float(value)) for value in (1, 2, 3))
+    assert forecast([(0.0, (one,)), (1.0, (two,))], 2, 1)[0] == 3
+    assert forecast([(1.0, (one,)), (1.0, (three,))], 2, 1)[0] == 3
 
 
 class Blocks(nn.Module):

@@ -98,7 +98,8 @@ class CogDenoiser(Denoiser):
 
         That is what Alibaba PAI's Fun-Control pipelines of Wan give without a control (CogVideoX's always have one).
         """
-        if self.condition is None or self.control is None or self.control.counts(step, len(self.schedule)):
+        level, count = self.schedule.levels[step], self.schedule.level_count
+        if self.condition is None or self.control is None or self.control.counts(level, count):
             return self.condition
         return torch.zeros_like(self.condition)
 

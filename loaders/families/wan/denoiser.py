@@ -138,7 +138,7 @@ class WanControlDenoiser(WanDenoiser):
 
     def counts(self, step: int) -> bool:
         """Whether the control has a say in a prediction."""
-        return self.asked.strength > 0 and self.asked.counts(step, len(self.schedule))
+        return self.asked.strength > 0 and self.asked.counts(self.schedule.levels[step], self.schedule.level_count)
 
     def further_inputs(self, step: int, batch: int) -> dict[str, Tensor]:
         strengths = self.strengths * self.counts(step)

@@ -36,7 +36,7 @@ class Cacheable:
 
     def forecast(self) -> Values:
         """What the stored values would be at this step."""
-        return forecast(self.state.history, self.context.step, self.order)
+        return forecast(self.state.history, self.context.level, self.order)
 
 
 @dataclass(kw_only=True)

@@ -12,8 +12,10 @@ import torch
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.request import Guidance, Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
+from reelwire.samplers.caches.policies.external import DiffusersFirstBlock, DiffusersTaylorSeer
 from reelwire.samplers.caches.policies.plan import Plan
 from reelwire.samplers.caches.policies.teacache import Fit, TeaCache
+from reelwire.samplers.caches.policy import Policy
 from reelwire.samplers.long.fingerprint import _digest, canonical, render_fingerprint, upgraded
 from reelwire.samplers.long.job import Job
 from reelwire.samplers.long.plan import LongPlan, LongVideoOptions, plan_long
@@ -106,6 +108,24 @@ def test_a_render_from_before_an_option_had_all_its_fields_goes_on(tmp_path: Pat
     go_on(begun(tmp_path / "a", model, **{"guidance node": fewer}), model)
     go_on(begun(tmp_path / "b", model, hold=...), model)  # an option of long videos that came later
     assert asdict(LongVideoOptions())["hold"] == 1.0
+
+
+LIBRARY_CACHES = [(DiffusersTaylorSeer(order=1, interval=4), 0.0, 4), (DiffusersFirstBlock(threshold=0.1), 0.1, 5)]
+
+
+@pytest.mark.parametrize(("policy", "threshold", "interval"), LIBRARY_CACHES)
+def test_a_render_from_before_libraries_caches_had_classes_goes_on(
+    tmp_path: Path, policy: Policy, threshold: float, interval: int
+) -> None:
+    common = f"start=0.0, end=1.0, warmup={policy.warmup}, longest={policy.longest}, order={policy.order}"
+    own = f"kind={policy.title!r}, threshold={threshold}, interval={interval}, ratios=(), first_blocks=1"
+    model = replace(load(BUNDLED), cache=policy)
+    job = begun(tmp_path / "a", model, cache=f"External({common}, {own})", calibration="of the old class")
+    go_on(job, model)
+    other = own.replace(policy.title, "diffusers seacache")
+    job = begun(tmp_path / "b", model, cache=f"External({common}, {other})", calibration="of the old class")
+    with pytest.raises(InputError, match=r"other inputs: .*cache"):
+        go_on(job, model)
 
 
 @pytest.mark.parametrize(("change", "message"), [("guidance", "guidance node"), ("speed", "speed"), ("plan", "cache")])

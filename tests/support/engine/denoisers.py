@@ -16,7 +16,7 @@ def flow_schedule(steps: int, solver: Solver | None = None, shift: float = 1.0) 
     sigmas = [shift * sigma / (1 + (shift - 1) * sigma) for sigma in even]
     levels = list(range(steps)) if solver is None else solver.levels(steps)
     timesteps = torch.tensor([1000 * sigmas[i] for i in levels])
-    return NoiseSchedule(None, timesteps, tuple(sigmas[i] for i in (*levels, -1)))
+    return NoiseSchedule(None, timesteps, tuple(sigmas[i] for i in (*levels, -1)), levels=tuple(levels))
 
 
 @dataclass
