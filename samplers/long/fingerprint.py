@@ -6,7 +6,7 @@ import ast
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ...loaders.video_model import VideoModel
 from ..caches.store import fingerprint as checkpoint_fingerprint
@@ -14,9 +14,6 @@ from ..kernels import kernel_of
 from .job import fingerprint
 from .plan import LongPlan, LongVideoOptions
 from .timeline import Timeline
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 _NUMBERS = ("width", "height", "frames", "steps", "guidance", "sampler", "seed", "shift")  # of a request
 
@@ -135,7 +132,7 @@ def _unparsed(text: str) -> str:
         return text
 
 
-def _dataclasses(value: object) -> Iterator[DataclassInstance]:
+def _dataclasses(value: object) -> Iterator[Any]:
     """A value, if it is a dataclass, and those among its fields."""
     if is_dataclass(value) and not isinstance(value, type):
         yield value
