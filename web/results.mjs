@@ -135,7 +135,7 @@ export async function showAfterReload() {
 
 /** The workflow that was just loaded, if it is one of these: the page names it a while after its graph is there. */
 async function openedOf(workflows) {
-  for (let waited = 0; waited < 5000 && Object.keys(workflows).length; waited += 100) {
+  for (let waited = 0; waited < 30000 && Object.keys(workflows).length; waited += 100) {
     if (workflows[workflowName()]) return workflowName();
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
