@@ -308,7 +308,7 @@ def test_the_gallery_shows_our_templates(page: Page, language: str, screenshots:
         page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
         gallery = page.locator(GALLERY)
         gallery.wait_for()
-        gallery.get_by_text("reelwire", exact=True).first.click()
+        page.get_by_role("dialog").get_by_text("reelwire", exact=True).first.click()
         page.wait_for_function(f"() => ({CARDS_WITH_PICTURES})() >= 4")
         screenshots.take(page, f"gallery {language}")
         page.keyboard.press("Escape")
