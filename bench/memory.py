@@ -27,7 +27,8 @@ from pack import import_pack
 
 if "reelwire" not in sys.modules:
     import_pack()
-from reelwire.loaders.common.peaks import KERNELS, SHARE, forward_bytes
+from reelwire.loaders.common.peaks import forward_bytes
+from reelwire.loaders.devices import KERNELS, SHARE
 from reelwire.loaders.families import load
 from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.request import Control, Request
@@ -192,7 +193,7 @@ def card_rows(folder: Path, size: int = 8 << 30) -> list[Row]:
 
 
 def without_kernels(asked: int) -> int:
-    """What `peaks.with_kernels` was given."""
+    """What `devices.with_kernels` was given."""
     return int((asked - KERNELS) / (1 + SHARE))
 
 

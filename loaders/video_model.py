@@ -12,9 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .common.peaks import Counted, encoder_bytes, with_kernels
+from .common.peaks import Counted, encoder_bytes
 from .denoiser import Denoiser, NoiseSchedule, Schedule
-from .devices import ENCODING, explained
+from .devices import ENCODING, explained, with_kernels
 from .facts import Facts, Stacks
 from .limits import check_count, check_frames, check_size
 from .messages import InputError, about, both, either, message

@@ -11,7 +11,7 @@ from .caches.policy import Policy
 def step_bytes(model: VideoModel, request: Request, policy: Policy | None = None, fused: bool | None = None) -> int:
     """The peak of a complete request's steps in bytes, with what its cache keeps between them.
 
-    `peaks.with_kernels` adds what cannot be counted. policy: of the cache, made ready for the request. fused: whether
+    `devices.with_kernels` adds what cannot be counted. policy: of the cache, made ready for the request. fused: whether
     attention holds no scores; None: as on the device of the model's memory.
     """
     if fused is None:

@@ -148,16 +148,6 @@ def upsampler_bytes(part: Part, latents: Tensor, item: int) -> int:
     return UPSAMPLED * int(part.config["mid_channels"]) * 4 * math.prod(latents.shape[2:]) * item
 
 
-KERNELS, SHARE = 128 << 20, 0.1
-
-
-def with_kernels(counted: int) -> int:
-    """Room for what no count of tensors shows: workspaces of kernels (cuBLAS takes 32 MiB on a large card, cuDNN as
-    much for convolutions, attention a number for each token and head), and what PyTorch's allocator loses by blocks of
-    2 MiB that fit nothing else. Assumed, not measured: no card was there; a tenth, and 128 MiB."""
-    return KERNELS + math.ceil(counted * (1 + SHARE))
-
-
 def branches(model: Counted, request: Request) -> int:
     """How many predictions a step of a complete request needs: 2 with classifier-free guidance."""
     scale = model.guidance.true_scale if getattr(model.facts, "embedded", False) else request.guidance

@@ -153,6 +153,8 @@ class VideoVAE(ModelBase, ABC):
         float32 = getattr(torch, self.recipe.dtype).itemsize == 4
         decoding = peak.decoding(pixels, tiles[0][0].offload_state, max(facts.frame_counts, default=peak.clip), float32)
         needed = encoding * (peak.full if float32 else 1) if encoded else decoding
+        if encoded <= 1 and self.memory.device("vae").type == "cuda":
+            needed *= 1 + peak.workspaces
         return math.ceil(needed * (base_width(config) or peak.width) / peak.width)
 
     def decode_bytes(self, request: Request) -> int:

@@ -19,6 +19,8 @@ class CoderPeak:
     clip: frames whose decode is counted, where it sees all at once; 0 where their number makes no difference.
     chunk: as many at a time where memory is short.
     full, full_offloaded: times that in float32; less than 2, as norms compute in float32 in every type.
+    workspaces: share of a decode, and of a single frame's encode, that cuDNN's convolutions take beside on a CUDA card,
+    measured by bench/card/engine.py; 0 where what is asked for held it all the same.
     """
 
     width: int
@@ -32,6 +34,7 @@ class CoderPeak:
     chunk: int = 0
     full: float = 2.0
     full_offloaded: float = 2.0
+    workspaces: float = 0.0
 
     def decoding(self, tile: int, offload_state: bool, frames: int, float32: bool = False) -> float:
         """Bytes for a tile of so many pixels."""

@@ -57,6 +57,33 @@ class Holder(nn.Module):
         super().__init__()
         self.inner = inner
         self.device = torch.device("cpu")
+        _join_tied(inner)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Each tensor once: the host adds up their bytes, and would count T5's tied embedding, 2 GiB, twice."""
+        seen, whole = set[tuple[int, int]](), super().state_dict(*args, **kwargs)
+        for name in [name for name, tensor in whole.items() if _met(tensor, seen)]:
+            del whole[name]
+        return whole
+
+
+def _met(tensor: Tensor, seen: set[tuple[int, int]]) -> bool:
+    """Whether a tensor's bytes have been seen under another name."""
+    place = tensor.data_ptr(), tensor.nbytes
+    met = tensor.data_ptr() != 0 and place in seen
+    seen.add(place)
+    return met
+
+
+def _join_tied(module: nn.Module) -> None:
+    """Put one layer in all places of those that have the same weight, as T5's `shared` and `encoder.embed_tokens`: the
+    manager moves layers, and would bring it to the card for each."""
+    first: dict[int, nn.Module] = {}
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            weight = getattr(child, "weight", None)
+            if isinstance(weight, nn.Parameter) and type(first.setdefault(id(weight), child)) is type(child):
+                setattr(parent, name, first[id(weight)])
 
 
 class HostMemory:

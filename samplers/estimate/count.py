@@ -10,7 +10,8 @@ from itertools import accumulate
 import torch
 from torch import nn
 
-from ...loaders.common.peaks import encode_bytes, weight_bytes, with_kernels
+from ...loaders.common.peaks import encode_bytes, weight_bytes
+from ...loaders.devices import with_kernels
 from ...loaders.messages import message, sentences
 from ...loaders.parts import Part
 from ...loaders.request import Request
@@ -150,9 +151,10 @@ def worst(verdicts: Iterator[str]) -> str:
 
 @dataclass(frozen=True)
 class _Imagined:
-    """The memory of a card that is only asked about."""
+    """The memory of a card that is only asked about. bytes: its room; at: where the VAE computes."""
 
     bytes: float
+    at: torch.device
 
     @contextmanager
     def use(self, part: Part, activations: int = 0) -> Iterator[nn.Module]:
@@ -160,7 +162,7 @@ class _Imagined:
         yield
 
     def device(self, part: str) -> torch.device:
-        return torch.device("cpu")
+        return self.at
 
     def room(self, part: str) -> int:
         return int(self.bytes)
@@ -178,10 +180,12 @@ def sampling_needs(model: VideoModel, working: int) -> tuple[Need, ...]:
 
 
 def with_decode(
-    model: VideoModel, request: Request, needs: tuple[Need, ...], room: float
+    model: VideoModel, request: Request, needs: tuple[Need, ...], room: float, device: torch.device | None = None
 ) -> tuple[tuple[Need, ...], Tiling]:
-    """(the needs and that of the decode, its tiles) for a complete request where there is this room."""
-    sized = replace(model, memory=_Imagined(room))
+    """(the needs and that of the decode, its tiles) for a complete request where there is this room.
+
+    device: where the VAE computes; None: where the model's does."""
+    sized = replace(model, memory=_Imagined(room, device or model.memory.device("vae")))
     _, _, _, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
     needs = (*needs, _need(model, "decode", "vae", sized.decode_bytes(request)))
     earlier = accumulate((need.weights for need in needs), initial=0)
@@ -376,7 +380,7 @@ def fit_table(model: VideoModel, request: Request, reading: tuple[Need, ...], li
         before, verdicts = (*reading, *sampling_needs(model, _fused_bytes(model, sized))), {}
         for memory in SIZES:
             machine = card_of(memory, limit)
-            needs, _ = with_decode(model, sized, before, machine.room)
+            needs, _ = with_decode(model, sized, before, machine.room, torch.device("cuda"))
             verdicts[memory] = worst(need.verdict(machine) for need in needs)
         rows.append((sized, verdicts))
     return tuple(rows)

@@ -14,7 +14,8 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from reelwire.loaders.common.peaks import encode_bytes, forward_bytes, weight_bytes, widening, with_kernels
+from reelwire.loaders.common.peaks import encode_bytes, forward_bytes, weight_bytes, widening
+from reelwire.loaders.devices import with_kernels
 from reelwire.loaders.families import load
 from reelwire.loaders.families.wan import checkpoint as wan_files
 from reelwire.loaders.parts import PlainMemory, Recipe

@@ -65,6 +65,20 @@ FILES = {"checkpoint": BUNDLED, "text_encoder": BUNDLED / "text_encoder", "token
 RECIPE = Recipe("ltx", "", FILES, "float32")
 
 
+def test_tied_weights_count_once(tiny_models: Path, host_module: Any) -> None:
+    """T5's embedding lies in two places of its module; of UMT5-XXL's it is 2 GiB."""
+    memory = host_module.HostMemory()
+    model = open_model(tiny_models, "tiny-wan2.1-t2v", memory)
+    with torch.no_grad():
+        expected = open_model(tiny_models, "tiny-wan2.1-t2v", plain()).encode("a cat", "").branches["cond"]["text"]
+        assert torch.equal(model.encode("a cat", "").branches["cond"]["text"], expected)
+    (patcher,) = memory.patchers()
+    once = {id(weight): weight.nbytes for weight in patcher.model.inner.parameters()}
+    buffers = sum(buffer.nbytes for buffer in patcher.model.inner.buffers())
+    assert sum(once.values()) <= patcher.model_size() <= sum(once.values()) + buffers
+    assert patcher.loaded_size() <= patcher.model_size()
+
+
 def make(model: VideoModel) -> tuple[torch.Tensor, torch.Tensor]:
     """(latents, frames) of a short run."""
     conditioning = model.encode("a red circle moving right", "")

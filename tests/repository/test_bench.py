@@ -52,11 +52,12 @@ def test_the_card_benchmark_on_tiny_networks(tmp_path: Path) -> None:
         assert ("to a finished mp4" in told[name]) == case.to_file
 
 
-def test_without_a_card_it_says_so() -> None:
+@pytest.mark.parametrize("program", ["gpu.py", "card/engine.py", "card/host.py"])
+def test_without_a_card_it_says_so(program: str) -> None:
     if torch.cuda.is_available():
         pytest.fail("this test is for machines without a card", pytrace=False)
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "gpu.py"], cwd=ROOT / "bench", capture_output=True, text=True, check=False
+        [sys.executable, "-W", "ignore", program], cwd=ROOT / "bench", capture_output=True, text=True, check=False
     )
     assert done.returncode == 1
     assert "There is no CUDA card here" in done.stderr

@@ -21,10 +21,12 @@ SIZES = {"bundled": (64, 96, 17), "0.9.0": (64, 96, 17), "0.9.5": (64, 96, 17)} 
 
 
 @pytest.fixture(scope="module", params=SIZES)
-def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, VideoModel]:
+def case(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, device: str
+) -> tuple[str, Path, VideoModel]:
     name = request.param
     folder = BUNDLED if name == "bundled" else ltx_folder(tmp_path_factory.mktemp("ltx") / name, name)
-    return name, folder, open_ltx(folder)
+    return name, folder, open_ltx(folder, device)
 
 
 def reference(kind: str, folder: Path) -> Any:
@@ -44,8 +46,12 @@ def reference(kind: str, folder: Path) -> Any:
 def run_reference(kind: str, case: tuple[str, Path, VideoModel], guidance: float = 3.0, **inputs: Any) -> Tensor:
     name, folder, model = case
     height, width, frames = SIZES[name]
-    pipe = reference(kind, folder)
-    branches = model.encode(PROMPT, NEGATIVE).branches
+    device = model.memory.device("transformer")
+    pipe = reference(kind, folder).to(device)
+    branches = {
+        name: {key: tensor.to(device) for key, tensor in read.items()}
+        for name, read in model.encode(PROMPT, NEGATIVE).branches.items()
+    }
     if (kind == "LTXConditionPipeline") == model.facts.conditioned:
         inputs |= {"prompt": PROMPT, "negative_prompt": NEGATIVE}
     else:  # this checkpoint reads its prompts as another pipeline does
@@ -66,7 +72,7 @@ def run_reference(kind: str, case: tuple[str, Path, VideoModel], guidance: float
         generator=torch.Generator().manual_seed(SEED),
         output_type="latent",
         **inputs,
-    ).frames
+    ).frames.cpu()
     if latents.ndim == 5:
         return latents
     _, _, f, h, w = model.facts.latent_shape(width, height, frames)
@@ -81,7 +87,7 @@ def run_ours(case: tuple[str, Path, VideoModel], guidance: float = 3.0, **inputs
         model,
         conditioning,
         Request(width, height, frames, STEPS, guidance, seed=SEED, **{"sampler": "euler", **inputs}),
-    )
+    ).cpu()
 
 
 def picture(case: tuple[str, Path, VideoModel], seed: int = 0, frames: int = 1) -> tuple[list[Image.Image], Tensor]:
@@ -93,14 +99,14 @@ def picture(case: tuple[str, Path, VideoModel], seed: int = 0, frames: int = 1) 
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
-def test_text_to_video(case: tuple[str, Path, VideoModel], guidance: float) -> None:
+def test_text_to_video(case: tuple[str, Path, VideoModel], rounding: float, guidance: float) -> None:
     kind = "LTXConditionPipeline" if case[2].facts.conditioned else "LTXPipeline"
     expected = run_reference(kind, case, guidance)
     assert expected.abs().max() > 0.1
-    assert torch.equal(run_ours(case, guidance), expected)
+    assert (run_ours(case, guidance) - expected).abs().max() <= rounding
 
 
-def test_image_to_video(case: tuple[str, Path, VideoModel]) -> None:
+def test_image_to_video(case: tuple[str, Path, VideoModel], rounding: float) -> None:
     """One first frame: LTXImageToVideoPipeline for the releases before 0.9.5, LTXConditionPipeline from then on."""
     from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 
@@ -111,10 +117,10 @@ def test_image_to_video(case: tuple[str, Path, VideoModel]) -> None:
         )
     else:
         expected = run_reference("LTXImageToVideoPipeline", case, image=images[0])
-    assert torch.equal(run_ours(case, keyframes=(Keyframe(frames, 0),)), expected)
+    assert (run_ours(case, keyframes=(Keyframe(frames, 0),)) - expected).abs().max() <= rounding
 
 
-def test_keyframes_and_clips(case: tuple[str, Path, VideoModel]) -> None:
+def test_keyframes_and_clips(case: tuple[str, Path, VideoModel], rounding: float) -> None:
     """A picture in front, a clip in the middle that reaches into the video, a weak picture at the end."""
     from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 
@@ -132,15 +138,15 @@ def test_keyframes_and_clips(case: tuple[str, Path, VideoModel]) -> None:
         conditions.insert(0, LTXVideoCondition(image=first[0], frame_index=0, strength=0.8))
         keyframes.append(Keyframe(first_frames, 0, 0.8))
     expected = run_reference("LTXConditionPipeline", case, conditions=conditions)
-    assert torch.equal(run_ours(case, keyframes=tuple(keyframes)), expected)
+    assert (run_ours(case, keyframes=tuple(keyframes)) - expected).abs().max() <= rounding
 
 
-def test_video_to_video(case: tuple[str, Path, VideoModel]) -> None:
+def test_video_to_video(case: tuple[str, Path, VideoModel], device: str, rounding: float) -> None:
     height, width, frames = SIZES[case[0]]
     with seeded(4):
         source = torch.randn(case[2].facts.latent_shape(width, height, frames))
-    expected = run_reference("LTXConditionPipeline", case, latents=source, denoise_strength=0.6)
-    assert torch.equal(run_ours(case, source=source, strength=0.6), expected)
+    expected = run_reference("LTXConditionPipeline", case, latents=source.to(device), denoise_strength=0.6)
+    assert (run_ours(case, source=source, strength=0.6) - expected).abs().max() <= rounding
 
 
 def test_source_frames_are_encoded(case: tuple[str, Path, VideoModel]) -> None:

@@ -170,8 +170,8 @@ CASES = [
 MOTION = {"motion_bucket_id": "motion_bucket", "fps": "fps", "noise_aug_strength": "noise_augmentation"}
 
 
-def open_model(folder: Path, family: str) -> VideoModel:
-    return load(Recipe(family, "", files_of(folder), "float32"), PlainMemory())
+def open_model(folder: Path, family: str, device: str) -> VideoModel:
+    return load(Recipe(family, "", files_of(folder), "float32"), PlainMemory(device))
 
 
 def pictures(count: int, seed: int) -> tuple[list[Image.Image], Tensor]:
@@ -242,8 +242,8 @@ def run_pipeline(case: Case, folder: Path, model: VideoModel, output: str = "lat
     if case.family == "hunyuan_video":
         asked |= dict(prompt_template=template(case, folder))
         asked |= {"image_embed_interleave": 4} if "replace" in case.model else {}
-    pipeline = make_pipeline(case, folder)
-    latents = pipeline(**{**asked, **media(case)[0], **case.asked}).frames
+    pipeline = make_pipeline(case, folder).to(model.memory.device("transformer"))
+    latents = pipeline(**{**asked, **media(case)[0], **case.asked}).frames.cpu()
     if output != "latent":
         return latents
     if case.family in ("cogvideox", "svd"):
@@ -272,40 +272,42 @@ def run_ours(case: Case, model: VideoModel, **changes: Any) -> Tensor:
     inputs = media(case)[1]
     conditioning = model.encode(PROMPT, NEGATIVE, inputs.get("keyframes", ()))
     request = Request(64, 64, case.frames, 5, **{"seed": SEED, **case.request, **inputs, **changes})
-    return sample(model, conditioning, request)
+    return sample(model, conditioning, request).cpu()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
-def test_equals_the_reference_pipeline(tiny_models: Path, case: Case) -> None:
+def test_equals_the_reference_pipeline(tiny_models: Path, device: str, rounding: float, case: Case) -> None:
     folder = tiny_models / case.model
-    model = open_model(folder, case.family)
+    model = open_model(folder, case.family, device)
     expected = run_pipeline(case, folder, model)
     latents = run_ours(case, model)
     assert expected.abs().max() > 0.1
     latents = latents[:, :, 1:] if "concat" in case.model else latents
     assert latents.shape == expected.shape
-    assert (latents - expected.float()).abs().max() == 0.0
+    assert (latents - expected.float()).abs().max() <= rounding
 
 
 FRAMES = {case.model: case for case in CASES if not case.video and not case.parts}
 
 
 @pytest.mark.parametrize("name", FRAMES)
-def test_frames_equal_the_reference_pipeline(tiny_models: Path, name: str) -> None:
+def test_frames_equal_the_reference_pipeline(tiny_models: Path, device: str, rounding: float, name: str) -> None:
     """Denormalised, decoded piece by piece, and as many as were asked for."""
     case, folder = FRAMES[name], tiny_models / name
-    model = open_model(folder, case.family)
+    model = open_model(folder, case.family, device)
     expected = run_pipeline(case, folder, model, "pt")[0].movedim(1, -1)
     video = torch.cat(list(stream_frames(model, run_ours(case, model))))
     assert video.shape == expected.shape == (case.frames, 64, 64, 3)
-    assert (video - expected).abs().max() < 1e-5
+    assert (video - expected).abs().max() < 1e-5 + rounding
 
 
 @pytest.mark.parametrize("name", [n for n in FRAMES if "svd" not in n])
-def test_one_forward_or_two(tiny_models: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_one_forward_or_two(
+    tiny_models: Path, device: str, rounding: float, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     """Both branches of guidance as one batch, or one after the other."""
     case = FRAMES[name]
-    model = open_model(tiny_models / name, case.family)
+    model = open_model(tiny_models / name, case.family, device)
     ours = run_ours(case, model, guidance=4.0)
     monkeypatch.setattr(type(model), "batched_guidance", not model.batched_guidance)
-    assert (ours - run_ours(case, model, guidance=4.0)).abs().max() < 5e-5
+    assert (ours - run_ours(case, model, guidance=4.0)).abs().max() < 5e-5 + rounding

@@ -43,7 +43,7 @@ class HunyuanVideo(VideoModel):
     checkpoint = FORMAT
     batched_guidance = False
     coders: ClassVar[Mapping[str, CoderPeak]] = {
-        "": CoderPeak(128, decode=40_500, offloaded=40_500, encode=35_000, still=1_880),
+        "": CoderPeak(128, decode=40_500, offloaded=40_500, encode=35_000, still=1_880, workspaces=0.45),
     }
     moments: ClassVar[Mapping[str, Moment]] = {
         "query and key of a single block": Moment(hidden=8, mlp=1, float32=2, copies=1, rotary=2, text=1),

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...common.peaks import upsampler_bytes, with_kernels
-from ...devices import explained
+from ...common.peaks import upsampler_bytes
+from ...devices import explained, with_kernels
 from ...messages import CheckpointError, message
 from ...parts import Part, Progress
 from ...weights.bundle import read_part

@@ -7,7 +7,6 @@ latents are, and predicts the way towards the video.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import partial
 from typing import ClassVar
 
@@ -20,13 +19,13 @@ from ...common.prompts import check_prompts, encode_t5, load_tokenizer
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...facts import Facts
 from ...messages import message
-from ...parts import Config, Inputs, Memory, Recipe
+from ...parts import Config, Inputs
 from ...request import Conditioning, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
 from ...video_model import VideoModel
 from ...weights.bundle import Bundle
-from .attention import install, prompt_lengths
+from .attention import prompt_lengths
 from .checkpoint import FORMAT
 from .denoiser import MochiDenoiser
 from .vae import decode_pieces, encode_pieces
@@ -38,7 +37,9 @@ class Mochi(VideoModel):
     checkpoint = FORMAT
     batched_guidance = True
     coders: ClassVar[Mapping[str, CoderPeak]] = {
-        "": CoderPeak(128, decode=14_000, offloaded=8_000, encode=4_600, still=920, grows=565, whole=900),
+        "": CoderPeak(
+            128, decode=14_000, offloaded=8_000, encode=4_600, still=920, grows=565, whole=900, workspaces=0.25
+        ),
     }
     moments: ClassVar[Mapping[str, Moment]] = {
         "query and key": Moment(hidden=7, float32=2, copies=1, shared=1, text=0.5),
@@ -47,14 +48,6 @@ class Mochi(VideoModel):
     streamed_encode_differs = True
     keeps_padding = message("padding_mochi")
     image_models = message("mochi_image_models")
-
-    @classmethod
-    def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
-        """As all families, with the joint attention of `attention.py` in the network."""
-        model = super().load(recipe, memory)
-        network = model.parts["transformer"]
-        exact = replace(network, load=lambda progress: install(network.load(progress)))
-        return replace(model, parts={**model.parts, "transformer": exact})
 
     @classmethod
     def read_facts(cls, bundle: Bundle) -> Facts:

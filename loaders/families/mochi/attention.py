@@ -93,9 +93,10 @@ def prompt_lengths(mask: Tensor) -> tuple[int, ...]:
     return lengths
 
 
-def install(network: Network) -> Network:
-    """The network with one JointAttention in all its blocks, which it holds as `joint_attention`."""
-    network.joint_attention = JointAttention()
-    for block in network.transformer_blocks:
-        block.attn1.processor = network.joint_attention
-    return network
+def joint_attention(network: Network) -> JointAttention:
+    """The one that all blocks of a network share; it takes its place in them when it is first asked for."""
+    if not isinstance(found := getattr(network, "joint_attention", None), JointAttention):
+        found = network.joint_attention = JointAttention()
+        for block in network.transformer_blocks:
+            block.attn1.processor = found
+    return found

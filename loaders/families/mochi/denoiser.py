@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...denoiser import SMALLEST, Denoiser, Factor, Network
+from .attention import joint_attention
 
 
 @dataclass
@@ -32,7 +33,7 @@ class MochiDenoiser(Denoiser):
         time = self.schedule.timesteps[step]
         if not self.schedule.inverted:  # the network is told the share of the video
             time = 1000 - time
-        with network.joint_attention.reading(self.lengths[branch]):
+        with joint_attention(network).reading(self.lengths[branch]):
             return self.forward(
                 network,
                 step,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders.families.mochi.attention import prompt_lengths
+from reelwire.loaders.families.mochi.attention import joint_attention, prompt_lengths
 from reelwire.tests.support.engine.models import open_plain
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -58,7 +58,7 @@ def test_equals_diffusers_bit_for_bit(tiny_models: Path, lengths: tuple[int, ...
     with network(tiny_models) as transformer:
         transformer.to(dtype)
         halved = {k: v.to(dtype) if k in HALF else v for k, v in inputs(transformer, lengths).items()}
-        with Counting() as counting, transformer.joint_attention.reading(lengths):
+        with Counting() as counting, joint_attention(transformer).reading(lengths):
             ours = transformer(**halved)[0]
         assert not {*READS} & {*counting.count}
         assert torch.equal(ours, transformer(**halved)[0]), "the lengths read from the mask are others"
@@ -74,7 +74,7 @@ def test_lengths_end_with_their_forwards(tiny_models: Path) -> None:
     with network(tiny_models) as transformer:
         one, other = inputs(transformer, (5,)), inputs(transformer, (9,))
         expected = transformer(**other)[0]
-        with transformer.joint_attention.reading((5,)):
+        with joint_attention(transformer).reading((5,)):
             transformer(**one)
         assert torch.equal(transformer(**other)[0], expected)
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders.common.peaks import weight_bytes, with_kernels
+from reelwire.loaders.common.peaks import weight_bytes
+from reelwire.loaders.devices import with_kernels
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import Part, PlainMemory
 from reelwire.loaders.request import Conditioning, Guidance, Keyframe, Request

@@ -12,7 +12,7 @@ import sys
 import weakref
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -151,6 +151,10 @@ class Imagined:
         """Say how much room there is from now on."""
         self._room = room
 
+    def counting(self, detailed: bool = False) -> AbstractContextManager[Any]:
+        """Counts for the length of the block."""
+        return counted(detailed)
+
 
 _LIVE: list[Live] = []
 
@@ -223,7 +227,7 @@ def step_peak(model: VideoModel, steps: int = 2, detailed: bool = False, **chang
 
     own = model.complete(Request()).sampler == "distilled"  # which takes all of its steps
     memory, request = _memory(model, "text"), fitted(model, steps=0 if own else steps, **changes)
-    with counted(detailed):
+    with memory.counting(detailed):
         sample(model, conditioning(model, request), request)
     return max(peak for name, peak in memory.peaks.items() if name.startswith(("transformer", "unet")))
 
@@ -231,7 +235,7 @@ def step_peak(model: VideoModel, steps: int = 2, detailed: bool = False, **chang
 def encoder_peaks(model: VideoModel, detailed: bool = False) -> dict[str, tuple[int, int]]:
     """Encoder -> (bytes that it asked for, the most that was alive) where a prompt, or the picture, is encoded."""
     memory, request = _memory(model, "nothing"), model.complete(fitted(model))
-    with counted(detailed):
+    with memory.counting(detailed):
         prompts = model.encode("a red cat", "", request.keyframes)
         del prompts
         if "image_encoder" in model.parts:
@@ -277,7 +281,7 @@ def coder_peaks(
     peaks, size = dict[str, tuple[int, int]](), latents[3:]
     needed = {"encode": model.vae_bytes(tiling, *size, len(clip)), "decode": model.vae_bytes(tiling, *size)}
     memory.peaks.clear()
-    with counted():
+    with memory.counting():
         for way in ("still", "encode", *(["encode at once"] if model.streamed_encode_differs else [])):
             memory.limit(int(1.3 * needed[way]) if way in needed else sys.maxsize)  # where there is room, at once
             frames_in = clip[:1] if way == "still" else clip
@@ -285,7 +289,7 @@ def coder_peaks(
             with model.use("vae", asked) as vae:
                 model.encode_video(vae, frames_in)
             peaks[way] = asked, memory.peaks.pop("vae")
-        for piece in stream_frames(model, torch.zeros(latents, device=META), tiling=tiling):
+        for piece in stream_frames(model, torch.zeros(latents, device=memory.device("vae")), tiling=tiling):
             del piece
         peaks["decode"] = needed["decode"], memory.peaks.pop("vae")
     return peaks

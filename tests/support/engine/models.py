@@ -102,10 +102,10 @@ PEAK_MODELS = (
 )
 
 
-def open_ltx(folder: Path) -> VideoModel:
+def open_ltx(folder: Path, device: str = "cpu") -> VideoModel:
     """LTX-Video from a folder whose encoder and tokenizer lie in it."""
     files = {"checkpoint": folder, "text_encoder": folder / "text_encoder", "tokenizer": folder / "tokenizer"}
-    return load(Recipe("ltx", "", files, "float32"), PlainMemory())
+    return load(Recipe("ltx", "", files, "float32"), PlainMemory(device))
 
 
 def open_plain(folder: Path, name: str, dtype: str = "float32") -> VideoModel:
