@@ -156,5 +156,15 @@ const historyOf = async (prompt) => (await fetchHistory(`/${prompt}`))[0];
 
 async function fetchHistory(which) {
   const response = await api.fetchApi(`/history${which}`);
-  return Object.values(await response.json());
+  return Object.values(parse(await response.text()));
+}
+
+/** JSON as Python writes it: a number that is none, in anybody's prompt or output, stands there as NaN or Infinity. */
+function parse(text) {
+  try {
+    return JSON.parse(text);
+  } catch {
+    const tokens = /"(?:[^"\\]|\\.)*"|-?\bInfinity\b|\bNaN\b/g;
+    return JSON.parse(text.replace(tokens, (token) => (token[0] === '"' ? token : "null")));
+  }
 }

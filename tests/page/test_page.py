@@ -161,8 +161,11 @@ def test_all_of_it_is_there_after_a_tab_switch(ran: Ran) -> None:
     shows(ran, before)
 
 
-def test_all_of_it_is_there_after_a_reload(ran: Ran) -> None:
+def test_all_of_it_is_there_after_a_reload(ran: Ran, host: Host) -> None:
+    """Though somebody else's prompt holds a number that is none, which the server's history writes as no JSON does."""
     before = shown(ran)
+    host.post({"1": node("PrimitiveFloat", value=float("nan")), "2": node("PreviewAny", source=["1", 0])})
+    assert "NaN" in host.read("/history?max_items=1").decode()
     reload(ran.page)
     shows(ran, before)
 
