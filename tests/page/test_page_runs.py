@@ -32,6 +32,7 @@ from reelwire.tests.support.page.pages import (
     load,
     open_template,
     reload,
+    renew,
     run,
     settles,
     switch,
@@ -66,7 +67,7 @@ def run_kept(page: Page) -> tuple[str, dict[str, Any]]:
 
 
 def test_the_very_first_error_is_chinese(chinese: Page) -> None:
-    reload(chinese)
+    renew(chinese)
     load(chinese, keyframes(8, 8), "first error")
     kind, failure = run(chinese)
     assert kind == "execution_error"

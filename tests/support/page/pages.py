@@ -201,13 +201,18 @@ def switch(page: Page, direction: str) -> None:
     page.evaluate(DRAWN)
 
 
+def renew(page: Page) -> None:
+    """Load the page anew, whatever it then shows."""
+    page.reload(wait_until="domcontentloaded")
+    page.wait_for_function(READY)
+
+
 def reload(page: Page) -> None:
     """Load the page anew, once it has kept what is open; ends when it shows the same workflow again."""
     path = page.evaluate(PATH)
     page.evaluate("() => app.api.dispatchCustomEvent('graphChanged', app.rootGraph.serialize())")
     page.wait_for_function(KEPT)
-    page.reload(wait_until="domcontentloaded")
-    page.wait_for_function(READY)
+    renew(page)
     page.wait_for_function(SHOWS, arg=path)
     page.wait_for_function(MOUNTED)
 
