@@ -280,6 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiny", action="store_true", help="tiny networks, on any machine")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--networks", nargs="+", choices=CASES, default=list(CASES))
     parser.add_argument("--out", type=Path, default=None)
     arguments = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -290,7 +291,7 @@ def main() -> None:
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
         "tiny": arguments.tiny,
     }
-    for name, case in CASES.items():
+    for name, case in ((name, CASES[name]) for name in arguments.networks):
         result[name] = {}
         with tempfile.TemporaryDirectory() as folder:
             for what, row in measure(case, arguments.tiny, Path(folder), device, arguments.rounds):

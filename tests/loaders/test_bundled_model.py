@@ -52,8 +52,12 @@ def test_held_out_scenes_leave_every_pair_in_training() -> None:
     assert {s.motion for s in held} == {s.motion for s in train}
 
 
-def test_held_out_prompts_in_both_languages() -> None:
-    """At least 90% right on colour, background and motion each, 80% on shape; through our own sampler and decoder."""
+def test_held_out_prompts_in_both_languages(pytestconfig: pytest.Config) -> None:
+    """At least 90% right on colour, background and motion each, 80% on shape; through our own sampler and decoder.
+
+    Every third prompt, so that both languages come up equally often; with --extensive all of them.
+    """
+    prompts = held_out_prompts() if pytestconfig.getoption("extensive") else held_out_prompts()[:78:3]
     files = {"checkpoint": BUNDLED, "text_encoder": BUNDLED / "text_encoder", "tokenizer": BUNDLED / "tokenizer"}
     model = LTX.load(Recipe("ltx", "", files, "float32"), PlainMemory())
 
@@ -61,8 +65,8 @@ def test_held_out_prompts_in_both_languages() -> None:
         latents = sample(model, model.encode(prompt, ""), Request(seed=seed))
         return torch.cat(list(stream_frames(model, latents))).numpy()
 
-    rows = table(score(s, generate(s.prompt, s.seed)) for s in held_out_prompts())
-    assert rows["all"]["n"] >= 80
+    rows = table(score(s, generate(s.prompt, s.seed)) for s in prompts)
+    assert rows["all"]["n"] == len(prompts) >= 26
     assert {rows[language]["n"] for language in ("English", "Chinese")} == {rows["all"]["n"] / 2}
     missed = {a: rows["all"][a] for a in GOAL if rows["all"][a] < GOAL[a]}
     assert not missed, f"\n{as_text(rows)}"

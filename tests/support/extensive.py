@@ -33,7 +33,7 @@ LEFT_OUT = {
     "test_trim_text.py::test_with_compiled_blocks": r"i2v-concat",
     # caches
     "test_caches.py::test_every_form_of_guidance": r"hunyuan|wan",
-    "test_caches.py::test_skipping_changes": r"hunyuan-i2v|vace|cogvideox1\.5-5b-i2v|mochi|ti2v",
+    "test_caches.py::test_skipping_changes": rf"hunyuan-i2v|vace|cogvideox1\.5-5b-i2v|mochi|ti2v|{ALIKE}",
     "test_caches.py::test_a_run_leaves_nothing_behind": r"a14b",
     "test_caches.py::test_where_nothing_is_skipped": rf"i2v-replace|ti2v|{ALIKE}",
     "test_caches.py::test_with_compiled_blocks": r"hunyuan|mochi|cogvideox",
@@ -61,9 +61,12 @@ LEFT_OUT = {
     "test_host_memory.py::test_every_family": rf"here-tiny-(?!wan2\.1-t2v|wan2\.2-t2v|svd-xt)|{ALIKE}",
     "test_host_memory.py::test_caches_under": r"hunyuan",
     "test_host_memory.py::test_weights_of_eight_bits": r"here-tiny-(?!wan|svd)",
-    "test_host_card.py::test_what_is_loaded": r"hunyuan|cogvideox|mochi|ltx|i2v",  # the test after it loads twice too
-    "test_host_card.py::test_most_on_card": r"dynamic_card_host-(cogvideox|mochi|ltx)|\[card_host-(hunyuan|mochi)",
+    "test_host_card.py::test_what_is_loaded": r"hunyuan|cogvideox|mochi|ltx|i2v|svd|experts",  # the one after it too
+    "test_host_card.py::test_room_that_shrinks": r"mochi|experts|hunyuan\]|wan\]",
+    "test_host_card.py::test_most_on_card": r"dynamic_card_host-(cogvideox|mochi|ltx|svd)|\[card_host-(?!wan|svd)",
+    "test_card_estimate.py::test_it_warns": r"_long",  # test_host_estimate.py warns of long videos
     # in a real ComfyUI
+    "test_host_caches.py::test_a_cache_says": r"first block|taylorseer|FORA\]|easycache",
     "test_host_families.py::test_asked_sizes": r"two experts|TI2V|CogVideoX 1\.5|Mochi|SVD\]",
     "test_host_families.py::test_video_to_video": r"two experts|CogVideoX 1\.5|SVD\]",
     "test_host_families.py::test_stock_nodes": r"svd",  # 38 s; test_files_svd_cogvideox.py has the host's VAE
