@@ -1,7 +1,7 @@
 """Runs the tests marked `on_card` in a process of their own, a second pytest beside this one, and reports them here.
 
 A card that is attached stays: its device, its random numbers and what torch takes for the accelerator hold for the
-whole process, and several files of tests share one (`-n2 --dist=loadfile`). No other test may see a change, so all
+whole process, and several files of tests share one (`--dist=loadfile`). No other test may see a change, so all
 marked tests of a file run in one child that has the card; everything else about them (fixtures, parameters, -k) is
 plain pytest.
 """
