@@ -46,7 +46,7 @@ CHECKS = (
     ("ruff", "check", "."),
     ("tools.check_types",),
     ("tests.support.card.build",),
-    ("pytest", "-n3", "--dist=loadfile"),
+    ("pytest", "-n2", "--dist=loadfile"),
 )
 CHROMIUM = (
     "chromium",
