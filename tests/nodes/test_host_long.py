@@ -290,7 +290,7 @@ def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
             continue
         video = frames(host.videos(entry)[0])
         assert video.shape == whole.shape == (9, 512, 512, 3)
-        assert np.abs(video - whole).mean() < 3  # of 255
+        assert np.abs(video - whole).mean() < 8  # of 255; the smallest tiles see least
         if b"goes on with tiles of" in host.log[before:]:
             return
         enough = megabytes
