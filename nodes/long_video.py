@@ -164,7 +164,7 @@ class LongVideo(FileWriter):
         from ..samplers.long.fingerprint import render_fingerprint, upgraded
         from ..samplers.long.job import ENDING, Job
         from ..samplers.long.plan import LongVideoOptions, plan_long
-        from ..samplers.long.render import render
+        from ..samplers.long.render import Callbacks, render
         from ..samplers.long.timeline import read_timeline
 
         fps = cls.rate(model, fps)
@@ -187,7 +187,8 @@ class LongVideo(FileWriter):
         with watch.explaining(), heard_by(report.tell):
             if tiling is not None and tiling.size and not tile:
                 say(decoded_in_tiles(tiling, model))
-            pieces = watch.counted(render(model, story, plan, options, job, tiling, watch.callbacks, eight_bits))
+            callbacks = Callbacks(watch.step, report.tell)
+            pieces = watch.counted(render(model, story, plan, options, job, tiling, callbacks, eight_bits))
             write_video(path, pieces, size, fps, crf, host.metadata(cls, {"reelwire": _note(model, plan, frames, fps)}))
         job.drop()
         preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
@@ -320,14 +321,11 @@ class _Watching:
     """Progress over the whole video with the time that is left, and what a person is told when it stops early."""
 
     def __init__(self, report: host.Report, model: VideoModel, plan: LongPlan, job: Job) -> None:
-        from ..samplers.long.render import Callbacks
-
         self._report, self._model, self._plan, self._job = report, model, plan, job
         self._steps = self._frames = 0
         self._from: int | None = None
         self._update, self._began = host.progress(), time.monotonic()
         self._cache: Runner | None = None
-        self.callbacks = Callbacks(self._step, report.tell)
 
     @property
     def seconds(self) -> float:
@@ -344,7 +342,8 @@ class _Watching:
         words = [line for line in report(self._cache, estimate).words() if line not in self._report]
         self._report.tell(*(message("last_window", note=line) for line in words), level=logging.INFO)
 
-    def _step(self, done: int, total: int, run: Sampling) -> None:
+    def step(self, done: int, total: int, run: Sampling) -> None:
+        """Called after every step of the whole video."""
         self._steps, self._cache = done, run.cache
         self._from = done - 1 if self._from is None else self._from
         pace = (time.monotonic() - self._began) / (done - self._from)

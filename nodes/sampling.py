@@ -34,6 +34,7 @@ from .types import (
 from .words import frame_rules, sampled, titles_with
 
 if TYPE_CHECKING:
+    from ..samplers.caches.runner import Runner
     from ..samplers.denoise import Sampling
     from ..samplers.plan import SamplingPlan
 
@@ -226,10 +227,10 @@ class Sampler(SamplerNode):
         request = prepared.request
         report.tell(*prepared.notes, *host.shortage(model, prepared))
         update = host.progress()
-        runs: list[Sampling] = []
+        caches: list[Runner] = []  # not the run: it holds on_step, and a model in a circle is freed when garbage is
 
         def on_step(done: int, total: int, run: Sampling) -> None:
-            runs[:] = [run]
+            caches[:] = [run.cache] if run.cache is not None else []
             update(done, total, lambda: host.latent_preview(model, run.preview()))
 
         began = time.monotonic()
@@ -245,20 +246,20 @@ class Sampler(SamplerNode):
             "height": request.height,
             "seed": request.seed,
         }
-        charts = {"reelwire_chart": _report_cache(report, model, prepared, runs, note)}
+        charts = {"reelwire_chart": _report_cache(report, model, prepared, caches, note)}
         latent = from_model(model, model.to_host(latents.cpu()), note)
         return io.NodeOutput(latent, ui=report.ui(charts, line))
 
 
 def _report_cache(
-    report: host.Report, model: VideoModel, prepared: SamplingPlan, runs: list[Sampling], note: dict[str, object]
+    report: host.Report, model: VideoModel, prepared: SamplingPlan, caches: list[Runner], note: dict[str, object]
 ) -> list[str]:
     """Report what the cache did, and add it to `note`, which goes into the file; returns charts for the page."""
     from ..samplers.caches.report import report as report_of
 
-    if prepared.policy is None or not runs or runs[0].cache is None:
+    if prepared.policy is None or not caches:
         return []
-    cache = report_of(runs[0].cache, prepared.policy.estimate(model, prepared.request))
+    cache = report_of(caches[0], prepared.policy.estimate(model, prepared.request))
     note["cache"] = cache.facts()
     report.tell(*cache.words(), level=logging.INFO)
     return [json.dumps(cache.chart())]

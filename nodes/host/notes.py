@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from functools import wraps
+from traceback import clear_frames
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from comfy_api.latest import io
@@ -127,7 +128,16 @@ def _telling(node_id: str) -> Iterator[None]:
         said = message_of(error)
         if isinstance(said, Message):
             send("reelwire.error", {"node": displayed(_cause(error, node_id)), "message": data(said)})
+        _let_go(error)
         raise
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop what the functions that an error has left still hold, such as the activations of a run short of memory: the
+    host keeps the traceback, in a circle with a frame of its own, until garbage is collected."""
+    while error is not None:
+        clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 def _cause(error: BaseException, running: str) -> str:

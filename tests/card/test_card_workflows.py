@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 from reelwire.tests.support.card.host import CardHost
@@ -120,3 +120,42 @@ def test_runs_that_alternate_do_not_grow(
     assert all(now <= before for now, before in zip(allocated[-1], allocated[1], strict=True)), allocated
     assert left == 0
     assert ram[-1] - ram[1] < GROWTH, ram
+
+
+# of each kind of node that has callbacks, or that holds a model while it runs
+HELD = ("ltx_t2v", "ltx_long", "ltx_multiscale", "cache_calibrate", "svd_i2v", "wan_vace", "wan_lora_distilled")
+
+
+@pytest.fixture
+def uncollected(card_host: CardHost) -> Iterator[CardHost]:
+    """A host with an empty card, in which nothing is freed by the garbage collector."""
+    card_host.freed()
+    card_host.card.state(collector=False)
+    yield card_host
+    card_host.card.state(collector=True)
+
+
+def test_a_model_that_nothing_uses_is_freed_at_once(uncollected: CardHost, pytestconfig: pytest.Config) -> None:
+    """A model in a circle of references keeps its RAM until garbage is collected, and where that happens while the host
+    goes through its loaded models, its worker ends."""
+    held = uncollected.card.state()["models"]
+    for name in ALL if pytestconfig.getoption("all_workflows") else HELD:
+        result = run(uncollected, prompt_of(name))
+        assert not result.error
+        uncollected.post_nothing()
+        assert uncollected.card.state()["models"] == held, f"{name} keeps its model"
+
+
+def test_a_failed_run_holds_little_on_the_card(uncollected: CardHost) -> None:
+    """The host keeps the traceback, and with it what each function of the run had made, until garbage is collected."""
+    card, prompt = uncollected.card, prompt_of("svd_i2v")
+    before = card.state(reset_peak=True)
+    assert not run(uncollected, prompt).error
+    after = card.state()
+    peak, used = after["peak"] - before["allocated"], after["allocations"] - before["allocations"]
+    for share in (0.2, 0.4, 0.6):
+        uncollected.freed()
+        empty = card.state(fail_after=int(used * share))["allocated"]
+        assert "memory" in run(uncollected, prompt).error
+        left = card.state(fail_after=-1)["allocated"] - empty
+        assert left < peak / 200, f"{left} of {peak} bytes are left"  # its latents; 1/30 where nothing is dropped

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -33,6 +34,7 @@ OPTIONS = ("--disable-api-nodes", "--database-url", "sqlite:///:memory:")
 BOOT_SECONDS, RUN_SECONDS = 300, 600
 TINY_CLIP = 64, 49  # pixels and frames of a clip that tiny models start from
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
+_COLOURS = count()  # of pictures that no cache knows
 PREVIEW = 1  # the host's BinaryEventTypes.PREVIEW_IMAGE
 
 HostKind = TypeVar("HostKind", bound="Host")
@@ -160,11 +162,19 @@ class Host:
         raise AssertionError(f"The host closed the connection.\n{self.tail()}")
 
     def free(self) -> None:
-        """Drop all models and cached results; the run after it makes everything anew."""
+        """Drop all models and cached results; the run after it makes everything anew.
+
+        The host's worker comes to it between two prompts, so when the second one ends it has been done.
+        """
         self.send("/free", {"unload_models": True, "free_memory": True})
+        for _ in range(2):
+            self.post_nothing()
+
+    def post_nothing(self) -> None:
+        """A prompt that needs none of the results that the host keeps."""
         self.post(
             {
-                "1": node("EmptyImage", width=16, height=16, batch_size=1, color=0),
+                "1": node("EmptyImage", width=16, height=16, batch_size=1, color=next(_COLOURS)),
                 "2": node("PreviewImage", images=["1", 0]),
             }
         )

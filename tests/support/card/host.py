@@ -15,6 +15,8 @@ from . import USUAL_SIZE
 from .build import library
 
 HERE = Path(__file__).resolve().parent
+# a result that the prompt does not need goes when a node has run, however much RAM the machine has (GB)
+ALWAYS = ("--cache-ram", "2", "4096")
 DYNAMIC = ("--enable-dynamic-vram", "--disable-pinned-memory")
 FREEING_SECONDS = 20
 
@@ -88,5 +90,5 @@ def boot_on_card(
         "REELWIRE_CARD_DYNAMIC": str(int(dynamic)),
     }
     packs = {"reelwire_card": HERE / "probe"}
-    with boot(comfyui, base, DYNAMIC if dynamic else (), environment, packs, CardHost) as host:
+    with boot(comfyui, base, (*ALWAYS, *(DYNAMIC if dynamic else ())), environment, packs, CardHost) as host:
         yield host

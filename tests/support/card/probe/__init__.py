@@ -14,6 +14,7 @@ from server import PromptServer
 NODE_CLASS_MAPPINGS: dict[str, Any] = {}
 _answered: list[int] = []  # what the pack's memory said of the room that it has, in order
 _ordered: list[int] = []  # what it says next instead
+_collect = gc.collect
 
 
 def _orders(index: int) -> dict[str, Any]:
@@ -21,10 +22,17 @@ def _orders(index: int) -> dict[str, Any]:
         "set_cap": lambda size: torch.npu.set_cap(size, index),
         "fail_after": lambda allocations: torch.npu.fail_after(allocations, index),
         "reset_peak": lambda _: torch.npu.reset_peak_memory_stats(index),
-        "collect": lambda _: gc.collect(),
+        "collect": lambda _: _collect(),
+        "collector": _set_collector,
         "unload": _unload,
         "rooms": _order_rooms,
     }
+
+
+def _set_collector(on: bool) -> None:
+    """Whether garbage is collected but by our orders; the host's worker collects it too, after each prompt or so."""
+    (gc.enable if on else gc.disable)()
+    gc.collect = _collect if on else lambda *_: 0
 
 
 def _unload(share: float) -> None:
@@ -66,6 +74,7 @@ def _state(index: int) -> dict[str, Any]:
         "refusals": torch.npu.refusals(index),
         "rooms": [*_answered],
         "loaded": [[type(_inner(p)).__name__, int(p.loaded_size()), int(p.model_size())] for p in parts],
+        "models": sum(type(thing).__name__ == "HostMemory" for thing in gc.get_objects()),
         "pages": [int(_pages(p)) for p in parts],
         "tensors": sorted(
             f"{tuple(t.shape)} {t.dtype}"
