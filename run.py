@@ -48,6 +48,8 @@ CHECKS = (
     ("tests.support.card.build",),
     ("pytest", "-n2", "--dist=loadfile"),
 )
+# two tests at a time, each with one thread; the dozens of processes that they start do not each compile ComfyUI anew
+FOR_TESTS = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
 CHROMIUM = (
     "chromium",
     "chromium-browser",
@@ -122,7 +124,7 @@ def run_tiny(options: argparse.Namespace) -> int:
 def run_test(pytest_arguments: Sequence[str]) -> int:
     """Runs all that CI runs, each even if an earlier one failed; the first failure's status is the answer."""
     host, python = set_up(None, None, test_extra((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
-    environment, statuses = surroundings(COMFYUI_DIR=str(host), OMP_NUM_THREADS="1", **browser()), []
+    environment, statuses = surroundings(COMFYUI_DIR=str(host), **FOR_TESTS, **browser()), []
     for check in CHECKS:
         command, start = [*check, *(pytest_arguments if check[0] == "pytest" else ())], time.monotonic()
         print(f"\n== {' '.join(command)}", flush=True)

@@ -17,11 +17,16 @@ FOLDER = Path(__file__).parent / "families"
 # what only some families can do -> what it means
 FEATURES = {
     "cache_retention": "TeaCache's published mode that computes the first steps",
+    "control": "a video that says what moves where",
     "dynamic_guidance": "a guidance scale that grows along a cosine",
     "embedded_guidance": "a guidance scale that the network reads",
     "flow_shift": "a shift of the noise levels that the sampler may change",
+    "last_pictures": "clips that end with a given picture",
+    "latent_upsampler": "networks that double the size of latents",
     "latent_windows": "long videos whose windows go on from latents",
     "motion": "how much the picture moves, as numbers",
+    "pictures_anywhere": "given pictures at any frame",
+    "prompt_pictures": "a prompt that is read along with the first picture",
     "trimmed_text": "the empty rows behind a prompt's end can be left out",
     "two_experts": "a network for high noise and one for low noise",
 }
@@ -65,8 +70,7 @@ class Spec:
     pipeline: how the names of its pipelines in model_index.json begin.
     preview_formats: the host's latent formats with preview colours, told apart by their number of channels.
     frame_step, frame_counts: clips have step * n + 1 frames, or one of the counts.
-    control_models: its models that follow a control video; empty: none do.
-    features: keys of FEATURES.
+    features: key of FEATURES -> the titles of the family's models that have it.
     cache_signal: what TeaCache goes by where no polynomial is published.
     cache_fits: variant -> its published polynomials; the last is that of the mode "retention".
     """
@@ -84,8 +88,7 @@ class Spec:
     preview_formats: tuple[str, ...]
     frame_step: int
     frame_counts: tuple[int, ...]
-    control_models: str
-    features: frozenset[str]
+    features: Mapping[str, tuple[str, ...]]
     cache_signal: str
     cache_fits: Mapping[str, tuple[CacheFit, ...]]
 
@@ -107,7 +110,7 @@ class Spec:
 def read_spec(folder: Path) -> Spec:
     """The spec.json of a family's folder; raises SpecError, with the file and the key, for one that is not whole."""
     entries = _Entries.read(folder / "spec.json")
-    files, frames, teacache = (entries.inner(key) for key in ("recognised", "frames", "teacache"))
+    files, frames, features, teacache = map(entries.inner, ("recognised", "frames", "features", "teacache"))
     encoder_files = entries.inner("encoder_files")
     spec = Spec(
         folder=folder,
@@ -123,8 +126,7 @@ def read_spec(folder: Path) -> Spec:
         preview_formats=entries.texts("preview_formats"),
         frame_step=frames.number("step", 0),
         frame_counts=frames.numbers("counts"),
-        control_models=entries.text("control_models", ""),
-        features=frozenset(entries.texts("features")),
+        features=features.all_texts(),
         cache_signal=teacache.text("signal"),
         cache_fits=_fits(teacache),
     )
@@ -134,7 +136,7 @@ def read_spec(folder: Path) -> Spec:
         raise SpecError(f"{frames.at}: either step or counts is needed")
     if spec.encoders.keys() != spec.encoder_files.keys():
         raise SpecError(f"{encoder_files.at}: the parts of encoders are needed, {', '.join(spec.encoders)}")
-    if strange := spec.features - FEATURES.keys():
+    if strange := spec.features.keys() - FEATURES.keys():
         raise SpecError(f"{entries.place('features')}: {', '.join(sorted(strange))} is none of {', '.join(FEATURES)}")
     return spec
 
@@ -170,6 +172,11 @@ def with_feature(feature: str) -> tuple[str, ...]:
     """The names of the families that have this feature."""
     assert feature in FEATURES, feature
     return tuple(spec.name for spec in specs() if feature in spec.features)
+
+
+def titles_with(feature: str) -> tuple[str, ...]:
+    """The titles of the models that have this feature."""
+    return tuple(title for family in with_feature(feature) for title in spec_of(family).features[feature])
 
 
 def _fits(teacache: _Entries) -> dict[str, tuple[CacheFit, ...]]:
@@ -279,6 +286,10 @@ class _Entries:
     def named_texts(self, key: str) -> dict[str, str]:
         entries = self.inner(key)
         return {name: entries.text(name) for name in entries.values}
+
+    def all_texts(self) -> dict[str, tuple[str, ...]]:
+        """Every entry, each a list of texts."""
+        return {name: self.texts(name) for name in self.values}
 
     def nothing_else(self) -> None:
         """Raise SpecError for an entry that nobody reads."""

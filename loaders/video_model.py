@@ -20,7 +20,7 @@ from .limits import check_count, check_frames, check_size
 from .messages import InputError, about, both, either, message
 from .parts import Config, Inputs, Memory, Network, Part, Recipe
 from .request import Capabilities, Conditioning, Extension, Keyframe, Request
-from .spec import specs
+from .spec import titles_with
 from .vae.codec import VideoVAE
 from .weights.bundle import Bundle
 from .weights.find import read_model
@@ -144,7 +144,8 @@ class VideoModel(VideoVAE, Counted, ABC):
 
     def _no_upsampler(self) -> InputError:
         title = f"{self.title} ({self.variant})"
-        return InputError("model", title, message("upscale_rule"), message("sample_larger"))
+        rule = message("upscale_rule", models=either(*titles_with("latent_upsampler")))
+        return InputError("model", title, rule, message("sample_larger"))
 
     def to_host(self, latents: Tensor) -> Tensor:
         """Latents [1, C, t, h, w] as the host's LATENT of this family holds them."""
@@ -179,9 +180,9 @@ class VideoModel(VideoVAE, Counted, ABC):
         lacks."""
         if request.control is None or self.controlled():
             return
-        known = [spec.control_models for spec in reversed(specs()) if spec.control_models]
+        own = self.checkpoint.spec.features.get("control")
         rule = message("no_control", title=f"{self.title} ({self.variant})")
-        remedy = message("load_instead", models=self.checkpoint.spec.control_models or either(*known))
+        remedy = message("load_instead", models=either(*(own or titles_with("control"))))
         raise InputError("control", message("connected"), rule, remedy)
 
     def capabilities(self) -> Capabilities:

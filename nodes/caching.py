@@ -18,7 +18,7 @@ from .effect import Conditions, counted, idle
 from .origin import from_model
 from .sampling import SamplerNode, request_of, sampler_inputs
 from .types import InputValue, model_input, model_output, node_schema, number_input, share_input, whole_input
-from .words import titles_with
+from .words import models_with
 
 if TYPE_CHECKING:
     from ..samplers.caches.calibration import Calibration
@@ -141,7 +141,7 @@ class TeaCacheNode(PolicyNode):
                         default=False,
                         advanced=True,
                         optional=True,
-                        tooltip=f"{titles_with('cache_retention')}: the published mode use_ret_steps, which computes "
+                        tooltip=f"{models_with('cache_retention')}: the published mode use_ret_steps, which computes "
                         "the first steps",
                     ),
                     *_span_inputs(),

@@ -35,6 +35,7 @@ from .types import (
     share_input,
     whole_input,
 )
+from .words import models_with
 
 NOTHING = message("control_nothing")
 
@@ -58,10 +59,10 @@ class EncodePrompt(io.ComfyNode):
                     "negative", multiline=True, dynamic_prompts=True, default="", tooltip="What it should not look like"
                 ),
                 keyframes_input(
-                    "keyframes (HunyuanVideo I2V)",
-                    "For HunyuanVideo I2V alone, which reads the first frame along with the prompt; connect the same "
-                    "ones to Video Sampler. All other models take keyframes at Video Sampler, and nothing is needed "
-                    "here",
+                    f"keyframes ({models_with('prompt_pictures')})",
+                    f"For {models_with('prompt_pictures')} alone, which reads the first frame along with the "
+                    "prompt; connect the same ones to Video Sampler. All other models take keyframes at Video Sampler, "
+                    "and nothing is needed here",
                 ),
             ],
             outputs=[
@@ -215,8 +216,7 @@ class ControlVideo(io.ComfyNode):
             node_id="ReelwireControl",
             display_name="Control Video",
             category="Reelwire/conditioning",
-            description="A video that says what moves where, for models that follow one: Wan VACE and CogVideoX "
-            "Fun-Control.",
+            description=f"A video that says what moves where, for models that follow one: {models_with('control')}.",
             search_aliases=[
                 "vace",
                 "controlnet",

@@ -33,7 +33,7 @@ from .sampling import (
 )
 from .types import InputValue, KeyframesType, model_input, number_input, share_input, whole_input
 from .video_file import write_video
-from .words import frame_rules, long_video, titles_with
+from .words import frame_rules, long_video, models_with
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -105,7 +105,7 @@ class LongVideo(FileWriter):
                         tooltip="Beside those of the timeline; frames are counted in the whole video",
                     ),
                     *_joint_inputs(),
-                    shift_input(f"Flow shift of {titles_with('flow_shift')}; 0: the preset's"),
+                    shift_input(f"Flow shift of {models_with('flow_shift')}; 0: the preset's"),
                     *_file_inputs(),
                 ],
                 COUNTS,
@@ -246,7 +246,7 @@ def _window_inputs() -> list[io.Input]:
 
 def _joint_inputs() -> list[io.Input]:
     """How windows are joined."""
-    families = titles_with("latent_windows")
+    families = models_with("latent_windows")
     return [
         share_input(
             "adain",

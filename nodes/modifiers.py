@@ -16,7 +16,7 @@ from ..samplers.guidance import METHODS, check_method, check_span
 from . import host
 from .effect import Conditions, Wanted, counted, idle
 from .types import InputValue, model_input, model_output, number_input, share_input, whole_input
-from .words import titles_with
+from .words import models_with
 
 _SKIP_LAYER: dict[str, Wanted] = {"method": ("skip-layer",)}
 _APG: dict[str, Wanted] = {"method": ("apg",)}
@@ -81,12 +81,13 @@ def _guidance_inputs() -> list[io.Input]:
         ),
         io.Float.Input(
             "low_noise_guidance",
-            tooltip="Wan 2.2-A14B: scale of the low-noise expert; 0: the preset's, or the sampler's where that is set",
+            tooltip=f"{models_with('two_experts')}: scale of the low-noise expert; 0: the preset's, or the "
+            "sampler's where that is set",
             **scale,
         ),
         io.Float.Input(
             "true_guidance",
-            tooltip=f"{titles_with('embedded_guidance')}: scale of classifier-free guidance beside the embedded one; "
+            tooltip=f"{models_with('embedded_guidance')}: scale of classifier-free guidance beside the embedded one; "
             "0 or 1: off. Takes two forwards a step",
             **scale,
         ),
@@ -94,7 +95,7 @@ def _guidance_inputs() -> list[io.Input]:
             "dynamic",
             default=False,
             advanced=True,
-            tooltip=f"{titles_with('dynamic_guidance')}: the scale grows along a cosine; made for its sampler dpm",
+            tooltip=f"{models_with('dynamic_guidance')}: the scale grows along a cosine; made for its sampler dpm",
         ),
     ]
 
@@ -139,11 +140,11 @@ class SetMotion(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ReelwireMotion",
-            display_name="Motion (SVD Video)",
+            display_name=f"Motion ({models_with('motion')} Video)",
             category="Reelwire/model",
-            description="How much a Stable Video Diffusion model moves its picture. Other models pay no attention to "
+            description=f"How much {models_with('motion')} moves its picture. Other models pay no attention to "
             "it, so that graphs can be shared.",
-            search_aliases=["motion bucket", "augmentation", "svd conditioning", "运动"],
+            search_aliases=["motion bucket", "augmentation", f"{models_with('motion').lower()} conditioning", "运动"],
             inputs=[
                 model_input(),
                 whole_input(
@@ -164,7 +165,8 @@ class SetMotion(io.ComfyNode):
     @classmethod
     def execute(cls, model: VideoModel, motion_bucket: int, fps: int, noise_augmentation: float) -> io.NodeOutput:
         motion = {"motion_bucket": motion_bucket, "fps": fps, "noise_augmentation": noise_augmentation}
-        lines = () if "motion" in model.checkpoint.spec.features else (message("idle_motion", title=model.title),)
+        unmoved = message("idle_motion", title=model.title, models=models_with("motion"))
+        lines = () if "motion" in model.checkpoint.spec.features else (unmoved,)
         return _noted(cls, replace(model, options=motion), lines)
 
 
@@ -256,8 +258,8 @@ class SetSpeed(io.ComfyNode):
                         default=False,
                         optional=True,
                         advanced=True,
-                        tooltip="HunyuanVideo, LTX-Video: leaves out the empty rows behind a prompt's end, and with "
-                        "them the mask that keeps fast kernels away. The same video but for rounding",
+                        tooltip=f"{models_with('trimmed_text')}: leaves out the empty rows behind a prompt's end, "
+                        "and with them the mask that keeps fast kernels away. The same video but for rounding",
                     ),
                 ],
                 {"trim_text": {"family": with_feature("trimmed_text")}},
@@ -365,9 +367,9 @@ def _lora_inputs() -> list[io.Input]:
             "low_noise_strength",
             advanced=True,
             optional=True,
-            tooltip="Wan 2.2-A14B: strength on the low-noise expert; the other one works on the high-noise expert. "
-            "LoRAs come as two files there: set this to 0 for the high-noise file, and strength to 0 for the "
-            "low-noise file",
+            tooltip=f"{models_with('two_experts')}: strength on the low-noise expert; the other one works on the "
+            "high-noise expert. LoRAs come as two files there: set this to 0 for the high-noise file, and strength "
+            "to 0 for the low-noise file",
             **strength,
         ),
         io.Combo.Input(

@@ -14,6 +14,7 @@ from ..loaders.video_model import VideoModel
 from . import host
 from .sampling import DEFAULT, preset_input, request_of, size_checks, size_inputs
 from .types import KeyframesType, model_input, number_input
+from .words import models_with
 
 
 class EstimateNode(io.ComfyNode):
@@ -60,7 +61,8 @@ class EstimateNode(io.ComfyNode):
                 KeyframesType.Input(
                     "keyframes",
                     optional=True,
-                    tooltip="As the sampler gets them; on LTX-Video any keyframe makes the working memory larger",
+                    tooltip="As the sampler gets them; on "
+                    f"{models_with('latent_windows')} any keyframe makes the working memory larger",
                 ),
             ],
             outputs=[

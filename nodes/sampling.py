@@ -31,7 +31,7 @@ from .types import (
     share_input,
     whole_input,
 )
-from .words import frame_rules, sampled, titles_with
+from .words import frame_rules, models_with, sampled
 
 if TYPE_CHECKING:
     from ..samplers.caches.runner import Runner
@@ -44,7 +44,7 @@ PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled")
 
 PRESET = (
     "Fills in whatever is 0. default: as the makers sample. quality, balanced, speed: larger or smaller, more steps "
-    "or fewer; LTX-Video 1216x704 in 40 steps, 896x512 in 25, 640x352 in 10. distilled: for distilled checkpoints, 8 "
+    "or fewer. distilled: for distilled checkpoints, 8 "
     "steps. The help page has all numbers, and after a run the node shows what was used"
 )
 
@@ -116,7 +116,7 @@ def sampler_inputs() -> list[io.Input]:
         *_image_inputs(),
         ControlType.Input("control", optional=True, tooltip="For models that follow a control video"),
         shift_input(
-            f"Flow shift of {titles_with('flow_shift')}: more spends the steps on large shapes; 0: the preset's"
+            f"Flow shift of {models_with('flow_shift')}: more spends the steps on large shapes; 0: the preset's"
         ),
     ]
     return counted(inputs, SAMPLER_COUNTS)
@@ -127,8 +127,8 @@ def _image_inputs() -> list[io.Input]:
     return [
         keyframes_input(
             "keyframes (pictures)",
-            "The pictures that the video must show, from Keyframe. For HunyuanVideo I2V connect them to Encode Prompt "
-            "too; for all others here alone",
+            "The pictures that the video must show, from Keyframe. For "
+            f"{models_with('prompt_pictures')} connect them to Encode Prompt too; for all others here alone",
         ),
         io.MultiType.Input(
             "source",
@@ -321,9 +321,9 @@ class LatentUpscale(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ReelwireLatentUpscale",
-            display_name="Upscale Latent (LTX Video)",
+            display_name=f"Upscale Latent ({models_with('latent_upsampler').replace('-', ' ')})",
             category="Reelwire/sampling",
-            description="Doubles width and height of LTX-Video latents. Give the result to Video Sampler as source, "
+            description="Doubles width and height of latents. Give the result to Video Sampler as source, "
             "with a strength of about .4, to refine it.",
             search_aliases=[
                 "multi-scale",
@@ -337,11 +337,11 @@ class LatentUpscale(io.ComfyNode):
             ],
             inputs=[
                 model_input(),
-                io.Latent.Input("latent", lazy=True, tooltip="Latents of LTX-Video, from Video Sampler"),
+                io.Latent.Input("latent", lazy=True, tooltip="Latents of the same model, from Video Sampler"),
                 io.Combo.Input(
                     "upsampler",
                     options=list(host.upsamplers()),
-                    tooltip="A diffusers folder in models/diffusers, as ltxv-spatial-upscaler-0.9.7",
+                    tooltip="A diffusers folder in models/diffusers",
                 ),
                 share_input(
                     "adain",

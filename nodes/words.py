@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..loaders.messages import Message, message
 from ..loaders.request import Request
-from ..loaders.spec import specs
+from ..loaders.spec import specs, titles_with
 
 
 def sampled(request: Request, fps: float, seconds: float) -> Message:
@@ -62,9 +62,9 @@ def _size(file: Path) -> str:
 # ---------------------------------------------------------------- tooltips
 
 
-def titles_with(feature: str) -> str:
-    """The families that have a feature, as "A and B"."""
-    return _both(spec.short_title for spec in specs() if feature in spec.features)
+def models_with(feature: str) -> str:
+    """The models that have a feature, as "A and B"."""
+    return _both(titles_with(feature))
 
 
 def frame_rules(long: bool = False) -> str:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from ..loaders.denoiser import Denoiser, Network
-from ..loaders.messages import InputError, message
+from ..loaders.messages import InputError, either, message
 from ..loaders.request import Guidance, Request
+from ..loaders.spec import titles_with
 from ..loaders.video_model import VideoModel
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def check_method(model: VideoModel) -> None:
     if guidance.low_noise and getattr(model.facts, "boundary", None) is None:
         raise InputError("low_noise_guidance", guidance.low_noise, message("one_expert", variant=model.variant), own)
     if guidance.dynamic and "dynamic_guidance" not in model.checkpoint.spec.features:
-        raise InputError("dynamic", message("on"), message("dynamic_guidance_rule"), message("switch_off"))
+        rule = message("dynamic_guidance_rule", models=either(*titles_with("dynamic_guidance")))
+        raise InputError("dynamic", message("on"), rule, message("switch_off"))
     if guidance.method == "skip-layer":
         _check_layers(model, guidance)
 

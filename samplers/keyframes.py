@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from ..loaders.common.images import middle
-from ..loaders.messages import InputError, about, both, message
+from ..loaders.messages import InputError, about, both, either, message
 from ..loaders.request import Capabilities, Keyframe, Request
+from ..loaders.spec import titles_with
 
 _ENDS = {"first": message("first_frame"), "last": message("last_frame")}
 UNNOTICED = 0.97  # nobody minds a thirtieth of a side
@@ -150,7 +151,8 @@ def _check_set(placed: list[tuple[Keyframe, int]], capabilities: Capabilities, f
         if place not in places:
             where = message("keyframe_at", name=message("keyframe_name", number=number), frame=keyframe.frame)
             with about(keyframe):
-                raise InputError("keyframes", where, rule, message("move_or_load"))
+                remedy = message("move_or_load", models=either(*titles_with("pictures_anywhere")))
+                raise InputError("keyframes", where, rule, remedy)
     if placed_at not in capabilities.sets:
         value = both(*(_ENDS[place] for place in placed_at)) if placed_at else message("none")
         raise InputError("keyframes", value, rule, capabilities.remedy)

@@ -91,7 +91,7 @@ FAMILY_NAMES = {
     "svd": ("svd|stable_?video(?:_?diffusion)?", "SVD|StableVideo"),
     "wan": ("wan", "Wan"),
 }
-OTHERS_NAMED_ALIKE = re.compile(r"linalg\.svd\w*")
+OTHERS_NAMED_ALIKE = re.compile(r"linalg\.svd\w*|CogVideoXD(?:DIM|PM)Scheduler")  # torch's, diffusers'
 
 
 def family_pattern(root: Path) -> re.Pattern[str]:

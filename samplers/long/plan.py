@@ -10,6 +10,7 @@ import torch
 from ...loaders.limits import check_frames
 from ...loaders.messages import InputError, about, either, message, message_of
 from ...loaders.request import Capabilities, Keyframe, Request
+from ...loaders.spec import titles_with
 from ...loaders.video_model import VideoModel
 from ..keyframes import cut_notes, place_keyframes
 from ..plan import SamplingPlan, plan
@@ -135,7 +136,7 @@ def _check_context(
     model: VideoModel, title: str, keyframes: tuple[Keyframe, ...], timeline: Timeline, several: bool
 ) -> None:
     """A single sampling follows one prompt, and nothing else. several: whether it sees more than one window."""
-    remedy = message("load_or_latent_windows", models=model.image_models)
+    remedy = message("load_instead", models=either(model.image_models, *titles_with("latent_windows")))
     if model.controlled():
         raise InputError("model", title, message("no_control_in_long"), message("use_sample_video"))
     if model.cache is not None and several:
@@ -172,7 +173,9 @@ def _on_joints(
         rule = message("first_frame_alone", title=title)
         where = message("at_frame", frame=keyframes[-1].frame)
         with about(keyframes[-1]):
-            raise InputError("keyframes", where, rule, message("load_for_joints"))
+            at_joints, anywhere = (either(*titles_with(name)) for name in ("last_pictures", "pictures_anywhere"))
+            remedy = message("load_for_joints", at_joints=at_joints, anywhere=anywhere)
+            raise InputError("keyframes", where, rule, remedy)
     moved = tuple(replace(k, frame=min(round(k.frame / step) * step, frames - 1)) for k in keyframes)
     pairs = zip(keyframes, moved, strict=True)
     notes = tuple(message("keyframe_on_joint", frame=a.frame, to=b.frame) for a, b in pairs if a.frame != b.frame)

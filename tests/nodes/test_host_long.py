@@ -26,6 +26,7 @@ from resume import TOLD as TIMELINE
 from resume import prompt as long_film
 
 WINDOWS, STEPS = 4, 6
+ROUNDING = 4  # of 255, the codec's too
 TOLD = {
     "unit": "seconds",
     "prompts": [{"at": 0, "text": "a red circle moves right on black"}, {"at": 1.6, "text": "一个红色的圆向左移动"}],
@@ -277,7 +278,8 @@ def tiles_of(graph: Prompt, size: int) -> Prompt:
 
 @pytest.mark.usefixtures("nothing_kept")
 def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
-    """However much memory there is, it ends with the same pictures (but for what tiles do not see), or in words."""
+    """However much memory there is, it ends in words, or with the same pictures: whole, or in tiles of the sizes that
+    the log names (but for rounding: a convolution that gets no scratch memory is computed in another way)."""
     latents = torch.randn(1, 16, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     save_file(
         {"latent_tensor": latents, "latent_format_version_0": torch.tensor([])}, host.base / "input" / "large.latent"
@@ -299,7 +301,8 @@ def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
         assert video.shape == whole.shape == (9, 512, 512, 3)
         sizes = re.findall(rb"goes on with tiles of (\d+)", host.log[before:])
         made = [whole, *(frames(host.videos(host.post(graph | tiles_of(graph, int(size))))[0]) for size in sizes)]
-        assert all(any(np.array_equal(frame, way[at]) for way in made) for at, frame in enumerate(video)), sizes
+        apart = [min(np.abs(frame - way[at].astype(int)).max() for way in made) for at, frame in enumerate(video)]
+        assert max(apart) <= ROUNDING, (sizes, apart)
         if sizes:
             return
         enough = megabytes

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -68,18 +68,19 @@ def test_nodes_are_what_the_snapshot_says(info: dict[str, Any], tmp_path: Path) 
 def registered(comfyui: Path) -> dict[str, Any]:
     """What registering the pack took in a fresh process, in seconds of CPU time, and what it imported."""
     command = [sys.executable, "-c", REGISTER, str(comfyui), str(ROOT)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_registering_is_cheap(comfyui: Path, info: dict[str, Any]) -> None:
-    figures = registered(comfyui)
-    assert sorted(figures["ids"]) == sorted(info)
-    assert not {"diffusers", "transformers", "accelerate"} & {*figures["loaded"]}
-    again = (registered(comfyui)["seconds"] for _ in range(4))  # beside other tests a processor is slower now and then
-    least = next((seconds for seconds in chain([figures["seconds"]], again) if seconds < 0.2), None)
-    assert least is not None, f"{figures['seconds']:.2f} s of CPU time"
+    """Once Python has compiled it, which it does at the first start; beside a busy process it may take longer."""
+    first = registered(comfyui)
+    assert sorted(first["ids"]) == sorted(info)
+    assert not {"diffusers", "transformers", "accelerate"} & {*first["loaded"]}
+    again = (registered(comfyui)["seconds"] for _ in range(3))
+    assert any(seconds < 0.2 for seconds in again), "over 0.2 s of CPU time, three times"
 
 
 def test_ids_and_categories_say_whose_they_are(info: dict[str, Any]) -> None:
