@@ -103,10 +103,10 @@ def run_demo(options: argparse.Namespace) -> int:
     (host, python), port = set_up(options.comfyui, options.python), free_port()
     scratch = tempfile.TemporaryDirectory(dir=STATE, ignore_cleanup_errors=True)
     with scratch as base, running_host(host, python, Path(base), port):
-        files = make_video(port, workflow)
-    if not files:
+        made = make_video(port, workflow)
+    if not any(isinstance(each, Path) for each in made):
         raise Failure(f"The workflow ran, but none of its nodes saved a video. ComfyUI's log: {HOST_LOG}")
-    print("", *files, sep="\n")
+    print("", *made, sep="\n")
     return 0
 
 
@@ -335,8 +335,8 @@ def call(port: int, path: str, body: dict[str, Any] | None = None) -> tuple[int,
         return answer.status, answer.read().decode("utf-8", "replace")
 
 
-def make_video(port: int, workflow: dict[str, Any]) -> list[Path]:
-    """Queues a workflow and follows it to its end: the files it saved."""
+def make_video(port: int, workflow: dict[str, Any]) -> list[Path | str]:
+    """Queues a workflow and follows it to its end: what its nodes said, and the files that it saved."""
     client = os.urandom(16).hex()
     try:
         with step("Video") as say, closing(open_websocket(port, f"/ws?clientId={client}")) as stream:
@@ -354,8 +354,10 @@ def make_video(port: int, workflow: dict[str, Any]) -> list[Path]:
         raise Failure(f"ComfyUI ended before the video was done.\n{end_of(HOST_LOG)}") from error
 
 
-def follow(events: Iterator[str | bytes], workflow: Any, prompt_id: str, say: Callable[[str], None]) -> Iterator[Path]:
-    """Tells what the host does until it is done: the files it saves."""
+def follow(
+    events: Iterator[str | bytes], workflow: Any, prompt_id: str, say: Callable[[str], None]
+) -> Iterator[Path | str]:
+    """Tells what the host does until it is done: what its nodes say, and the files it saves."""
     for event in (json.loads(message) for message in events if isinstance(message, str)):
         kind, data = event["type"], event["data"]
         if data.get("prompt_id") != prompt_id:
@@ -364,7 +366,9 @@ def follow(events: Iterator[str | bytes], workflow: Any, prompt_id: str, say: Ca
             title = workflow.get(str(data["node"]), {}).get("class_type", "").removeprefix("Reelwire")
             say(f"{data['value']}/{data['max']} {title}" if kind == "progress" else title)
         elif kind == "executed":
-            items = [item for group in (data["output"] or {}).values() for item in group if isinstance(item, dict)]
+            output = data["output"] or {}
+            yield from output.get("text", ())
+            items = [item for group in output.values() for item in group if isinstance(item, dict)]
             yield from (OUTPUT / i["subfolder"] / i["filename"] for i in items if i.get("type") == "output")
         elif kind in ("execution_error", "execution_interrupted"):
             reason = data.get("exception_message", "it was interrupted").strip()

@@ -47,11 +47,12 @@ class Node:
     column: int = 0
     rank: int = 0
     group: str = ""
+    chart: float = 0
 
     @property
     def grown(self) -> float:
         """Its height after a run."""
-        return self.height + PLAN["shows"].get(self.type, 0)
+        return self.height + PLAN["shows"].get(self.type, 0) + self.chart
 
     @property
     def box(self) -> Box:
@@ -98,6 +99,12 @@ class Layout:
     wires: list[Wire]
     led: dict[Wire, list[Point]] = field(default_factory=dict)
     gaps: Counter[int] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        """Beside a cache a sampler shows a chart too."""
+        if any(node.type in PLAN["caches"] for node in self.nodes.values()):
+            for node in self.nodes.values():
+                node.chart = PLAN["charts"].get(node.type, 0)
 
     def arrange(self) -> None:
         """Give every node its place; where moving down does not help, make room for a wire, or lead it round."""

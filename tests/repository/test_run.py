@@ -395,12 +395,14 @@ def test_a_run_is_followed_to_its_files(run: Any) -> None:
         b"\x00\x00\x00\x01preview",
         event("executed", node="4", output={"images": [video, {**video, "type": "temp"}], "animated": [True]}),
         event("executed", node="3", output=None),
+        event("executed", node="2", output={"text": ["square is no word it knows"], "reelwire": ["{}"]}),
         event("executing", node=None),
         event("execution_success"),
         event("execution_error", node_id="3", node_type="later"),
     )
     said: list[str] = []
-    assert list(run.follow(iter(events), WORKFLOW, "ours", said.append)) == [run.OUTPUT / "video" / "a.mp4"]
+    made = [run.OUTPUT / "video" / "a.mp4", "square is no word it knows"]
+    assert list(run.follow(iter(events), WORKFLOW, "ours", said.append)) == made
     assert said == ["Sampler", "2/8 Sampler", "", "done"]
 
 

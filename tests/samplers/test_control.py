@@ -127,7 +127,7 @@ def test_fun_control_takes_frames_alone(tiny_models: Path, more: dict[str, Tenso
 @pytest.mark.parametrize("name", WITHOUT)
 def test_models_without_control_tell_which_have_it(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
-    with pytest.raises(InputError, match=r"Load Wan2\.1-VACE or CogVideoX-Fun-Control instead"):
+    with pytest.raises(InputError, match=r"Load CogVideoX-Fun-Control or Wan2\.1-VACE instead"):
         plan(model, Request(control=Control(frames())))
 
 
