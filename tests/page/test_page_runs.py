@@ -26,6 +26,7 @@ from reelwire.tests.support.page.pages import (
     GRAPH_ID,
     WATCH,
     becomes,
+    drop,
     ended,
     exported,
     fit,
@@ -44,6 +45,13 @@ if TYPE_CHECKING:
 OUTSIDE = json.loads((ROOT / "locales" / "zh" / "main.json").read_text(encoding="utf-8"))["reelwire"]["messages"][
     "outside_output"
 ]
+# by how many of the graph's pixels each node sticks out of the group in which it begins
+STICKS_OUT = """() => app.rootGraph.nodes.flatMap(({ type, pos: [x, y], size: [, height] }) => {
+    const around = app.rootGraph.groups.find(({ pos, size }) =>
+        x > pos[0] && x < pos[0] + size[0] && y > pos[1] && y < pos[1] + size[1]);
+    const over = around ? y + height - around.pos[1] - around.size[1] : 0;
+    return over > 0 ? [[type, Math.round(over)]] : [];
+})"""
 # a run of what the page had kept earlier, while it shows something else
 QUEUE_KEPT = "async () => { await app.api.queuePrompt(0, window.kept); }"
 KEEP = "async () => { window.kept = await app.graphToPrompt(); }"
@@ -223,6 +231,19 @@ def test_a_node_that_runs_keeps_its_words_when_outputs_come_back(page: Page) -> 
 
 
 # ---------------------------------------------------------------- sizes
+
+
+@pytest.mark.parametrize("name", ["Text to video", "Text to video, faster with a cache"])
+def test_nodes_stay_in_their_groups_after_a_run(view: tuple[Page, str], host: Host, name: str) -> None:
+    page, renderer = view
+    host.free()
+    template = json.loads((ROOT / "workflows" / f"{name} - any model.json").read_text(encoding="utf-8"))
+    drop(page, json.dumps(template), [str(n["id"]) for n in template["nodes"] if n["type"] != "MarkdownNote"])
+    kind, ending = run(page)
+    assert kind == "execution_success", ending
+    video_of(page, next(str(n["id"]) for n in template["nodes"] if n["type"] == "ReelwireDecodeToVideo"))
+    fit(page)
+    becomes(page, STICKS_OUT, [])
 
 
 def test_a_resize_after_a_run_is_saved(view: tuple[Page, str]) -> None:
