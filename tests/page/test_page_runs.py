@@ -235,7 +235,7 @@ def test_a_node_that_runs_keeps_its_words_when_outputs_come_back(page: Page) -> 
 
 @pytest.mark.parametrize("name", ["Text to video", "Text to video, faster with a cache"])
 def test_nodes_stay_in_their_groups_after_a_run(view: tuple[Page, str], host: Host, name: str) -> None:
-    page, renderer = view
+    page, _ = view
     host.free()
     template = json.loads((ROOT / "workflows" / f"{name} - any model.json").read_text(encoding="utf-8"))
     drop(page, json.dumps(template), [str(n["id"]) for n in template["nodes"] if n["type"] != "MarkdownNote"])
