@@ -258,12 +258,16 @@ def test_a_resize_after_a_run_is_saved(view: tuple[Page, str]) -> None:
         page.evaluate("() => { const n = app.rootGraph.getNodeById('4'); n.setSize([n.size[0], n.size[1] + 200]); }")
     else:
         page.evaluate("() => app.canvas.bringToFront(app.rootGraph.getNodeById('4'))")
-        ((*_, right, bottom),) = settles(page, parts(("box",)), SAMPLER)
+        settles(page, parts(("box",)), SAMPLER)
         scale = page.evaluate("() => app.canvas.ds.scale")
-        page.mouse.move(right - 1, bottom - 1)
+        corner = page.locator(f'[data-node-id="{SAMPLER}"] [data-corner="SE"]')
+        corner.hover()  # waits until nothing lies over it
+        box = corner.bounding_box()
+        assert box is not None
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
         page.mouse.down()
-        page.mouse.move(right - 1, bottom + 100 * scale, steps=4)
-        page.mouse.move(right - 1, bottom + 200 * scale, steps=4)
+        for further in (100, 200):
+            page.mouse.move(x, y + further * scale, steps=4)
         page.mouse.up()
     after = height(page)
     assert after["shown"] - before["shown"] == pytest.approx(200, abs=10)
