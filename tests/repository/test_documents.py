@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.denoiser import NoiseSchedule
-from reelwire.loaders.families import load
+from reelwire.loaders.families import family, load
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
+from reelwire.loaders.spec import Spec, specs
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers import solvers
@@ -50,6 +51,15 @@ def test_what_a_page_names_is_there(page: Path) -> None:
         parts = set() if name.endswith(".py") else {*name.split(".")}
         lost += [f"{part} in {link}" for part in parts - (names_in(file) if file.exists() else set())]
     assert not lost
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+@pytest.mark.parametrize("spec", specs(), ids=lambda spec: spec.name)
+def test_a_loaders_page_names_the_samplers_that_its_models_have(spec: Spec, language: str) -> None:
+    pages = (ROOT / "web" / "docs").glob(f"ReelwireLoad*/{language}.md")
+    (page,) = [p for p in pages if p.parent.name.lower() == f"reelwireload{spec.name.replace('_', '')}"]
+    (words,) = re.findall(r"(?:Samplers: |采样器：)([^.;。；]*)", page.read_text(encoding="utf-8"))
+    assert {*re.findall("`([^`]+)`", words)} == {*solvers.TABLES[family(spec.name).solvers]}
 
 
 def test_the_picture_shows_imports_that_are_there() -> None:
