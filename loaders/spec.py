@@ -21,6 +21,7 @@ FEATURES = {
     "dynamic_guidance": "a guidance scale that grows along a cosine",
     "embedded_guidance": "a guidance scale that the network reads",
     "flow_shift": "a shift of the noise levels that the sampler may change",
+    "keyframe_tokens": "given pictures are tokens of their own, for which memory is needed",
     "last_pictures": "clips that end with a given picture",
     "latent_upsampler": "networks that double the size of latents",
     "latent_windows": "long videos whose windows go on from latents",
@@ -71,6 +72,7 @@ class Spec:
     preview_formats: the host's latent formats with preview colours, told apart by their number of channels.
     frame_step, frame_counts: clips have step * n + 1 frames, or one of the counts.
     features: key of FEATURES -> the titles of the family's models that have it.
+    upsampler: a published network that doubles the size of its latents; empty: there is none.
     cache_signal: what TeaCache goes by where no polynomial is published.
     cache_fits: variant -> its published polynomials; the last is that of the mode "retention".
     """
@@ -89,6 +91,7 @@ class Spec:
     frame_step: int
     frame_counts: tuple[int, ...]
     features: Mapping[str, tuple[str, ...]]
+    upsampler: str
     cache_signal: str
     cache_fits: Mapping[str, tuple[CacheFit, ...]]
 
@@ -127,6 +130,7 @@ def read_spec(folder: Path) -> Spec:
         frame_step=frames.number("step", 0),
         frame_counts=frames.numbers("counts"),
         features=features.all_texts(),
+        upsampler=entries.text("upsampler", ""),
         cache_signal=teacache.text("signal"),
         cache_fits=_fits(teacache),
     )
@@ -138,6 +142,8 @@ def read_spec(folder: Path) -> Spec:
         raise SpecError(f"{encoder_files.at}: the parts of encoders are needed, {', '.join(spec.encoders)}")
     if strange := spec.features.keys() - FEATURES.keys():
         raise SpecError(f"{entries.place('features')}: {', '.join(sorted(strange))} is none of {', '.join(FEATURES)}")
+    if empty := [name for name, titles in spec.features.items() if not titles]:
+        raise SpecError(f"{entries.place('features')}: {', '.join(empty)}: a title is needed")
     return spec
 
 
@@ -176,7 +182,8 @@ def with_feature(feature: str) -> tuple[str, ...]:
 
 def titles_with(feature: str) -> tuple[str, ...]:
     """The titles of the models that have this feature."""
-    return tuple(title for family in with_feature(feature) for title in spec_of(family).features[feature])
+    assert feature in FEATURES, feature
+    return tuple(dict.fromkeys(title for spec in specs() for title in spec.features.get(feature, ())))
 
 
 def _fits(teacache: _Entries) -> dict[str, tuple[CacheFit, ...]]:

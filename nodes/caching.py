@@ -349,7 +349,7 @@ def _calibrated(calibration: Calibration, file: str) -> list[Message]:
         )
         for branch in calibration.branches
     ]
-    return [message("calibrated_runs", file=file, steps=calibration.key.steps, runs=calibration.runs), *branches]
+    return [message("calibrated_runs", file=file, count=calibration.key.steps, runs=calibration.runs), *branches]
 
 
 NODES = [TeaCacheNode, FORANode, CacheNode, CalibrateCache]

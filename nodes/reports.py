@@ -62,7 +62,7 @@ class EstimateNode(io.ComfyNode):
                     "keyframes",
                     optional=True,
                     tooltip="As the sampler gets them; on "
-                    f"{models_with('latent_windows')} any keyframe makes the working memory larger",
+                    f"{models_with('keyframe_tokens')} any keyframe makes the working memory larger",
                 ),
             ],
             outputs=[

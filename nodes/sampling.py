@@ -31,7 +31,7 @@ from .types import (
     share_input,
     whole_input,
 )
-from .words import frame_rules, models_with, sampled
+from .words import frame_rules, models_with, published_upsamplers, sampled
 
 if TYPE_CHECKING:
     from ..samplers.caches.runner import Runner
@@ -226,16 +226,9 @@ class Sampler(SamplerNode):
         prepared, report = plan(model, request_of(model, **inputs)), host.Report(cls)
         request = prepared.request
         report.tell(*prepared.notes, *host.shortage(model, prepared))
-        update = host.progress()
-        caches: list[Runner] = []  # not the run: it holds on_step, and a model in a circle is freed when garbage is
-
-        def on_step(done: int, total: int, run: Sampling) -> None:
-            caches[:] = [run.cache] if run.cache is not None else []
-            update(done, total, lambda: host.latent_preview(model, run.preview()))
-
-        began = time.monotonic()
+        watch, began = _Watching(model), time.monotonic()
         with heard_by(report.tell):
-            latents = sample(model, conditioning, prepared, on_step)
+            latents = sample(model, conditioning, prepared, watch.step)
         line = sampled(request, model.facts.fps, time.monotonic() - began)
         note = {
             "family": model.name,
@@ -246,20 +239,34 @@ class Sampler(SamplerNode):
             "height": request.height,
             "seed": request.seed,
         }
-        charts = {"reelwire_chart": _report_cache(report, model, prepared, caches, note)}
+        charts = {"reelwire_chart": _report_cache(report, model, prepared, watch.cache, note)}
         latent = from_model(model, model.to_host(latents.cpu()), note)
         return io.NodeOutput(latent, ui=report.ui(charts, line))
 
 
+class _Watching:
+    """Progress and preview of a run, and its cache; not the run itself, which holds `step`: a circle would keep the
+    model until garbage is collected."""
+
+    def __init__(self, model: VideoModel) -> None:
+        self._model, self._update = model, host.progress()
+        self.cache: Runner | None = None
+
+    def step(self, done: int, total: int, run: Sampling) -> None:
+        """Called after every step."""
+        self.cache = run.cache
+        self._update(done, total, lambda: host.latent_preview(self._model, run.preview()))
+
+
 def _report_cache(
-    report: host.Report, model: VideoModel, prepared: SamplingPlan, caches: list[Runner], note: dict[str, object]
+    report: host.Report, model: VideoModel, prepared: SamplingPlan, runner: Runner | None, note: dict[str, object]
 ) -> list[str]:
     """Report what the cache did, and add it to `note`, which goes into the file; returns charts for the page."""
     from ..samplers.caches.report import report as report_of
 
-    if prepared.policy is None or not caches:
+    if prepared.policy is None or runner is None:
         return []
-    cache = report_of(caches[0], prepared.policy.estimate(model, prepared.request))
+    cache = report_of(runner, prepared.policy.estimate(model, prepared.request))
     note["cache"] = cache.facts()
     report.tell(*cache.words(), level=logging.INFO)
     return [json.dumps(cache.chart())]
@@ -323,8 +330,8 @@ class LatentUpscale(io.ComfyNode):
             node_id="ReelwireLatentUpscale",
             display_name=f"Upscale Latent ({models_with('latent_upsampler').replace('-', ' ')})",
             category="Reelwire/sampling",
-            description="Doubles width and height of latents. Give the result to Video Sampler as source, "
-            "with a strength of about .4, to refine it.",
+            description=f"Doubles width and height of {models_with('latent_upsampler')} latents. Give the result to "
+            "Video Sampler as source, with a strength of about .4, to refine it.",
             search_aliases=[
                 "multi-scale",
                 "spatial upscaler",
@@ -337,11 +344,13 @@ class LatentUpscale(io.ComfyNode):
             ],
             inputs=[
                 model_input(),
-                io.Latent.Input("latent", lazy=True, tooltip="Latents of the same model, from Video Sampler"),
+                io.Latent.Input(
+                    "latent", lazy=True, tooltip=f"Latents of {models_with('latent_upsampler')}, from Video Sampler"
+                ),
                 io.Combo.Input(
                     "upsampler",
                     options=list(host.upsamplers()),
-                    tooltip="A diffusers folder in models/diffusers",
+                    tooltip=f"A diffusers folder in models/diffusers, as {published_upsamplers()}",
                 ),
                 share_input(
                     "adain",

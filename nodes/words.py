@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from pathlib import Path
 
 from ..loaders.messages import Message, message
@@ -67,6 +67,11 @@ def models_with(feature: str) -> str:
     return _both(titles_with(feature))
 
 
+def published_upsamplers() -> str:
+    """Networks that double the size of latents, as they are published."""
+    return ", ".join(spec.upsampler for spec in specs() if spec.upsampler)
+
+
 def frame_rules(long: bool = False) -> str:
     """How many frames the clips of each family have, or a long video that is made of such clips."""
     titles: dict[tuple[tuple[int, ...], int], list[str]] = {}
@@ -86,7 +91,7 @@ def _frame_rule(counts: tuple[int, ...], step: int, long: bool) -> str:
     return " or ".join(f"{count - 1}n+1" if long else str(count) for count in counts)
 
 
-def _both(titles: Iterable[str]) -> str:
-    """Titles as "A, B and C"."""
-    *most, last = titles
+def _both(titles: Collection[str]) -> str:
+    """Titles as "A, B and C"; of none, as where no family's spec can be read, "no model"."""
+    *most, last = titles or ("no model",)
     return f"{', '.join(most)} and {last}" if most else last

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from itertools import groupby
 
 import torch
@@ -107,6 +107,7 @@ class Sampling:
         """An expert with all that it runs with, until the next one takes over."""
         part, enter = self.denoiser.part(steps.start), self._stack.enter_context
         network = enter(self._model.use(part, activations=self._room))
+        enter(_without_hooks(network))
         enter(accelerated(network, self._model))
         enter(applied(network, part, self._model.loras))
         if self.cache is not None:
@@ -148,3 +149,16 @@ def _finite(latents: Tensor, model: VideoModel) -> Tensor:
         cause = message("half_overflow") if model.recipe.dtype == "float16" else message("damaged_or_precision")
         raise ValueError(message("latents_not_finite", cause=cause))
     return latents
+
+
+@contextmanager
+def _without_hooks(network: Network) -> Iterator[None]:
+    """Afterwards no registry of diffusers' hooks is left that holds none: it knows its module, which knows it, so that
+    the weights would be freed when garbage is collected, and not before."""
+    try:
+        yield
+    finally:
+        for module in network.modules():
+            registry = getattr(module, "_diffusers_hook", None)
+            if registry is not None and not registry.hooks:
+                del module._diffusers_hook

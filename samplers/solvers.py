@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -37,6 +37,7 @@ class Denoise(Protocol):
         """The latents after a step, with what is given in them put back. step, following: as in `Denoiser.settle`."""
 
 
+MOST_STEPS = 1000  # that a run may have
 Solve = Callable[[Denoise, Tensor, NoiseSchedule], Tensor]  # (denoise, first latents, schedule) -> last latents
 
 
@@ -81,6 +82,18 @@ def prediction_count(model: VideoModel, request: Request) -> int:
 def prediction_levels(model: VideoModel, request: Request) -> list[int]:
     """The noise level of each prediction that the sampler of a complete request asks for, were it not for a source."""
     return TABLES[model.solvers][request.sampler].levels(request.steps)
+
+
+def run_predictions(model: VideoModel, request: Request) -> int:
+    """How many predictions the run of a complete request asks for, without the steps that its source leaves out."""
+    steps = request.steps - skipped(request.steps, request)
+    return len(TABLES[model.solvers][request.sampler].levels(steps))
+
+
+def fewest_steps(model: VideoModel, request: Request, predictions: int) -> int:
+    """The fewest steps in which the run of a complete request asks for so many predictions, however many it has."""
+    enough = lambda steps: run_predictions(model, replace(request, steps=steps)) >= predictions
+    return next(filter(enough, range(1, MOST_STEPS)), MOST_STEPS)
 
 
 def skipped(steps: int, request: Request) -> int:

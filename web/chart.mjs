@@ -4,9 +4,9 @@ import { translate } from "./messages.mjs";
 const SVG = "http://www.w3.org/2000/svg";
 const [BAR, HEIGHT] = [12, 30]; // of a step; the row is then as wide as the node
 const LEGEND = {
-  computed: { key: "chart_computed", values: {}, text: "step computed" },
-  reused: { key: "chart_reused", values: {}, text: "step reused" },
-  distance: { key: "chart_distance", values: {}, text: "change since the step before" },
+  computed: { key: "chart_computed", values: {}, text: "computed" },
+  reused: { key: "chart_reused", values: {}, text: "reused" },
+  distance: { key: "chart_distance", values: {}, text: "change of what the cache looks at" },
 };
 
 /** The chart with its legend, as an element. */

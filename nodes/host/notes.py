@@ -125,19 +125,25 @@ def _telling(node_id: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        said = message_of(error)
-        if isinstance(said, Message):
-            send("reelwire.error", {"node": displayed(_cause(error, node_id)), "message": data(said)})
-        _let_go(error)
+        try:
+            said = message_of(error)
+            if isinstance(said, Message):
+                send("reelwire.error", {"node": displayed(_cause(error, node_id)), "message": data(said)})
+        finally:
+            _let_go(error)
         raise
 
 
 def _let_go(error: BaseException | None) -> None:
     """Drop what the functions that an error has left still hold, such as the activations of a run short of memory: the
     host keeps the traceback, in a circle with a frame of its own, until garbage is collected."""
-    while error is not None:
-        clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+    waiting, seen = [error], set[int]()
+    while waiting:
+        error = waiting.pop()
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            clear_frames(error.__traceback__)
+            waiting += [error.__cause__, error.__context__]
 
 
 def _cause(error: BaseException, running: str) -> str:

@@ -13,6 +13,7 @@ from ...loaders.request import Conditioning, Request
 from ...loaders.video_model import VideoModel
 from ..denoise import OnStep, sample
 from ..plan import plan
+from ..solvers import fewest_steps, run_predictions
 from .policies.record import Record, Track
 from .policies.teacache import Fit, published
 from .policy import FEWEST
@@ -67,9 +68,10 @@ def calibrate(
     record = Record(observed=observed(model))
     model = replace(model, cache=record)
     prepared = plan(model, request)
-    if prepared.predictions < FEWEST:
-        rule = message("few_steps_rule", steps=FEWEST)
-        raise InputError("steps", prepared.request.steps, rule, message("use_at_least", least=FEWEST))
+    if run_predictions(model, prepared.request) < FEWEST:
+        least = fewest_steps(model, prepared.request, FEWEST)
+        rule = message("few_steps_rule", least=FEWEST)
+        raise InputError("steps", prepared.request.steps, rule, message("use_at_least", least=least))
     latents = sample(model, conditioning, prepared, on_step)
     grams = {part: (tuple(map(tuple, record.gram(part).tolist())),) for part in record.denoised}
     branches = tuple(

@@ -20,7 +20,7 @@ from .mechanisms.base import Mechanism
 from .mechanisms.blocks import BLOCK, Blocks
 from .state import BranchState, Slopes, StepContext, Values
 
-FEWEST = 10  # steps, under which each counts: caches on distilled models cost more picture than fewer steps do
+FEWEST = 10  # predictions, under which each counts: caches on distilled models cost more picture than fewer steps do
 
 
 class RunUnderWay(Protocol):
@@ -122,7 +122,12 @@ class Policy(ABC):
         return bool(state.history) and inside and context.index >= self.warmup and not last and not too_many
 
     def count_computed(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
-        """The fewest and the most of these steps of an expert that are computed, as far as it is known before a run."""
+        """The fewest and the most of these steps of an expert that are computed, as far as it is known before a run:
+        all where they are fewer than FEWEST in all. total: of the whole run."""
+        return (len(steps), len(steps)) if total < FEWEST else self.count_cached(part, steps, total, branch)
+
+    def count_cached(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
+        """The same of a run that is long enough for a cache."""
         if self.signal:
             return self.guess_computed(steps)
         state, count = BranchState(), 0

@@ -21,7 +21,7 @@ from ...loaders.parts import Argument, Inputs, Kwargs, Network
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
 from ..guidance import Guided, Predict
-from ..solvers import prediction_count
+from ..solvers import run_predictions
 from .mechanisms.base import Forward, Prediction
 from .policy import FEWEST, Policy, RunUnderWay, check_policy
 from .state import BranchState, Slopes, StepContext, Values, distance
@@ -108,7 +108,9 @@ class Runner:
         self._since = now if steps else self._since
         for step, finite in zip(steps, values[len(numbers) :], strict=True):
             if not finite:
-                raise ValueError(message("step_not_finite", cache=self.policy.title, step=step + 1, steps=self.steps))
+                raise ValueError(
+                    message("prediction_not_finite", cache=self.policy.title, index=step + 1, count=self.steps)
+                )
         return dict(zip(numbers, values, strict=False))
 
     def predict(self, denoiser: Denoiser, latents: Tensor, step: int, compute: Callable[[], Tensor]) -> Tensor:
@@ -210,9 +212,9 @@ def planned(model: VideoModel, request: Request) -> tuple[Policy | None, tuple[s
         check_policy(model.cache)
         model.cache.check_model(model)
         policy, notes = model.cache.prepare(model, request)
-    predictions = prediction_count(model, request)
+    predictions = run_predictions(model, request)
     if predictions < FEWEST:
-        return None, (message("cache_off", cache=policy.title, steps=predictions, least=FEWEST),)
+        return None, (message("cache_off", cache=policy.title, count=predictions, least=FEWEST),)
     return policy, notes
 
 

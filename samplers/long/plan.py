@@ -136,7 +136,7 @@ def _check_context(
     model: VideoModel, title: str, keyframes: tuple[Keyframe, ...], timeline: Timeline, several: bool
 ) -> None:
     """A single sampling follows one prompt, and nothing else. several: whether it sees more than one window."""
-    remedy = message("load_instead", models=either(model.image_models, *titles_with("latent_windows")))
+    remedy = message("load_or", models=model.image_models, others=either(*titles_with("latent_windows")))
     if model.controlled():
         raise InputError("model", title, message("no_control_in_long"), message("use_sample_video"))
     if model.cache is not None and several:

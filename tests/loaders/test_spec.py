@@ -60,6 +60,7 @@ def without(key: str) -> Callable[[Spec], Spec]:
         (lambda spec: {**spec, "pipeline": 3}, "pipeline: 3 is of the wrong type"),
         (lambda spec: {**spec, "colour": "red"}, "nobody reads colour"),
         (lambda spec: {**spec, "features": {"flying": ["5B"]}}, "features: flying is none of"),
+        (lambda spec: {**spec, "features": {"control": []}}, "features: control: a title is needed"),
         (lambda spec: {**spec, "frames": {}}, "frames: either step or counts"),
         (lambda spec: {**spec, "frames": {"step": True}}, "frames: step: True is of the wrong type"),
         (

@@ -131,12 +131,12 @@ def test_an_interrupt_leaves_nothing(host: Host) -> None:
 
 def test_few_steps_are_said_to_pass(host: Host) -> None:
     entry = host.post(cached(CACHES["FORA"], steps=6))
-    assert "FORA is off: of 6 steps each one counts" in " ".join(entry["outputs"]["4"]["text"])
+    assert "FORA is off: of 6 predictions each one counts" in " ".join(entry["outputs"]["4"]["text"])
 
 
 def test_a_calibration_is_used_by_what_comes_after(host: Host) -> None:
     entry = host.post(workflow("cache_calibrate"))
-    assert "tiny-wan2.1-t2v.reelwire-cache.json: 12 steps" in " ".join(entry["outputs"]["3"]["text"])
+    assert "tiny-wan2.1-t2v.reelwire-cache.json: 12 predictions" in " ".join(entry["outputs"]["3"]["text"])
     assert (host.base / "models" / "diffusers" / "tiny-wan2.1-t2v.reelwire-cache.json").exists()
     assert "not calibrated" not in " ".join(entry["outputs"]["6"]["text"])
     magcache = node("ReelwireCache", model=["3", 0], policy="magcache", speed=1.0, threshold=1.0)
@@ -160,7 +160,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "interval 0": ({"2": node("ReelwireFORA", model=["1", 0], interval=0)}, ("interval", "smaller than min of 1")),
     "interval above the steps": (
         {"2": node("ReelwireFORA", model=["1", 0], interval=13)},
-        ("interval = 13", "The run has 12 steps", "2 or 3 are usual"),
+        ("interval = 13", "The run has 12 predictions", "2 or 3 are usual"),
     ),
     "MagCache without a calibration": (
         {"2": node("ReelwireCache", model=["1", 0], policy="magcache", speed=2.0)},

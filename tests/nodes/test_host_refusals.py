@@ -283,7 +283,7 @@ LATE = {
         "ltx_t2v",
         {"c": node("ReelwireFORA", model=["1", 0], interval=9), "3.model": ["c", 0], "3.steps": 3},
         "c",
-        "run_has_steps",
+        "run_has_predictions",
     ),
     "conditioning": (
         "ltx_t2v",

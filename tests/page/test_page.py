@@ -105,7 +105,7 @@ def test_the_node_encloses_what_it_shows(ran: Ran, name: str) -> None:
 
 
 def test_the_sampler_has_the_chart_with_its_legend(ran: Ran) -> None:
-    legend = ["step computed", "step reused", "change since the step before"]
+    legend = ["computed", "reused", "change of what the cache looks at"]
     becomes(ran.page, parts(("steps", "legend")), [20, legend], SAMPLER)
 
 
@@ -288,7 +288,7 @@ def test_in_a_chinese_page_the_words_are_chinese(
     video_of(chinese, DECODE)
     fit(chinese)
     screenshots.take(chinese, f"run zh {renderer}")
-    becomes(chinese, parts(("legend",)), [["计算的步", "复用的步", "与上一步的差异"]], SAMPLER)
+    becomes(chinese, parts(("legend",)), [["已计算", "已复用", "缓存所观察的变化"]], SAMPLER)
     load(chinese, keyframes(8, 8), f"zh failed in {renderer}")
     kind, _ = run(chinese)
     assert kind == "execution_error"

@@ -42,7 +42,7 @@ class ExternalCache(Policy):
             rule = message("unet_transformers", title=model.title)
             raise InputError("policy", self.title, rule, message("use_fora"))
 
-    def count_computed(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
+    def count_cached(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
         return self.guess_computed(steps)
 
     def estimate(self, model: VideoModel, request: Request) -> int:

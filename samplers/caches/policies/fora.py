@@ -8,6 +8,7 @@ from typing import ClassVar
 from ....loaders.messages import InputError, message
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
+from ...solvers import prediction_count
 from ..mechanisms.base import Mechanism
 from ..mechanisms.blocks import Blocks
 from ..mechanisms.modules import Modules
@@ -45,7 +46,8 @@ class FORA(Policy):
             raise InputError("granularity", "module", rule, message("use_stack"))
 
     def prepare(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
-        if not 1 <= self.interval <= request.steps:
-            rule = message("run_has_steps", steps=request.steps)
-            raise InputError("interval", self.interval, rule, message("use_interval", most=request.steps))
+        count = prediction_count(model, request)
+        if not 1 <= self.interval <= count:
+            rule = message("run_has_predictions", count=count)
+            raise InputError("interval", self.interval, rule, message("use_interval", most=count))
         return self, ()

@@ -48,14 +48,14 @@ class MagCache(Policy):
             return self, ()
         record, differs = match(read(model.recipe.files["checkpoint"]), key_of(model, request))
         if record is None:
-            rule = message("no_calibration_sizes", variant=model.variant, steps=request.steps)
+            rule = message("no_calibration_sizes", variant=model.variant, steps=request.steps, sampler=request.sampler)
             raise InputError("policy", "magcache", rule, message("calibrate_or_plan"))
         notes = (message("calibration_differs", names=", ".join(differs)),) if differs else ()
         return replace(self, ratios=tuple((b.part, b.name, (1.0, *b.ratios)) for b in record.branches)), notes
 
-    def count_computed(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
+    def count_cached(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
         calibrated = next((name for expert, name, _ in self.ratios if expert == part), branch)
-        return super().count_computed(part, steps, total, calibrated)
+        return super().count_cached(part, steps, total, calibrated)
 
     def _ratio(self, context: StepContext) -> float:
         """The ratio of the nearest calibrated step (nearest_interp of MagCache's code)."""

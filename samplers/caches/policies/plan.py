@@ -20,6 +20,7 @@ from ....loaders.denoiser import Denoiser
 from ....loaders.messages import InputError, message
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
+from ...solvers import prediction_count
 from ..mechanisms.guided import Guided
 from ..policy import Policy
 from ..state import BranchState, Slopes, StepContext
@@ -53,22 +54,23 @@ class Plan(Policy):
         return context.step in context.slopes
 
     def prepare(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
-        if not 1 <= self.speed <= request.steps:
-            rule = message("run_has_steps", steps=request.steps)
-            raise InputError("speed", self.speed, rule, message("use_speed", most=min(request.steps, 4)))
+        count = prediction_count(model, request)
+        if not 1 <= self.speed <= count:
+            rule = message("run_has_predictions", count=count)
+            raise InputError("speed", self.speed, rule, message("use_speed", most=min(count, 4)))
         if self.grams or self.speed == 1:
             return self, ()
         checkpoint = model.recipe.files["checkpoint"]
         record, differs = match(read(checkpoint), key_of(model, request))
         if record is None:
-            values = {"variant": model.variant, "steps": request.steps}
+            values = {"variant": model.variant, "steps": request.steps, "sampler": request.sampler}
             if stale(checkpoint):
                 return self, (message("planned_by_noise_other", **values),)
             return self, (message("planned_by_noise", **values),)
         notes = (message("calibration_differs_plan", names=", ".join(differs)),) if differs else ()
         return replace(self, grams=tuple(record.grams.items())), notes
 
-    def count_computed(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
+    def count_cached(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
         """As many as the plan has; more where its range, warm-up or longest row does not let it skip what it would."""
         planned = min(len(steps), max(budget(len(steps), self.speed), self.order + 2))
         free = (self.start, self.end, self.longest) == (0.0, 1.0, 0) and self.warmup <= self.order + 1

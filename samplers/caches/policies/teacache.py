@@ -108,7 +108,7 @@ class TeaCache(Policy):
                 notes = (message("calibration_differs", names=", ".join(differs)),) if differs else ()
                 return self._with(calibrated(record)), notes
             if self.source == "calibrated":
-                rule = message("no_calibration", variant=model.variant, steps=request.steps)
+                rule = message("no_calibration", variant=model.variant, steps=request.steps, sampler=request.sampler)
                 raise InputError("coefficients", "calibrated", rule, message("calibrate_or_published"))
         fit = published(model, self.retention)
         if fit is None:

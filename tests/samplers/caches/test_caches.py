@@ -267,8 +267,8 @@ def test_memory_is_what_was_said(opened: Any, name: str, policy: str) -> None:
 
 REFUSED: dict[str, tuple[Policy, str]] = {
     "start after end": (FORA(start=0.6, end=0.5), r"start, end = 0.6, 0.5.*0 <= start < end <= 1"),
-    "interval 0": (FORA(interval=0), r"interval = 0: The run has 10 steps. Use 1"),
-    "interval above the steps": (FORA(interval=11), r"interval = 11: The run has 10 steps"),
+    "interval 0": (FORA(interval=0), r"interval = 0: The run has 10 predictions. Use 1"),
+    "interval above the steps": (FORA(interval=11), r"interval = 11: The run has 10 predictions"),
     "speed below 1": (Plan(speed=0.5), r"speed = 0.5"),
     "order": (FORA(order=7), r"order = 7"),
     "MagCache without a calibration": (MagCache(), r"has no calibration for 10 steps.*Calibrate Cache"),
@@ -308,7 +308,7 @@ class _Broken(FORA):
 
 
 def test_what_is_not_finite_stops_with_words(opened: Any) -> None:
-    with pytest.raises(ValueError, match=r"FORA: step 2 of 10 is not finite.*without the cache node"):
+    with pytest.raises(ValueError, match=r"FORA: prediction 2 of 10 is not finite.*without the cache node"):
         Sampled(replace(opened("tiny-ltx-0.9.0"), cache=_Broken(interval=2)))
 
 

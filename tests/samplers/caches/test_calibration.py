@@ -291,7 +291,7 @@ def test_a_damaged_file_is_told(models: Path, damage: str) -> None:
 
 def test_too_few_steps_are_refused(models: Path) -> None:
     model = open_model(models, "tiny-wan2.1-t2v")
-    with pytest.raises(InputError, match=r"steps = 9: Caches begin to pay at 10. Use 10 or more"):
+    with pytest.raises(InputError, match=r"steps = 9: Caches begin to pay at 10 predictions. Use 10 or more"):
         calibrate(model, model.encode("a", ""), Request(steps=9), lambda *_: None)
 
 

@@ -74,7 +74,7 @@ def _state(index: int) -> dict[str, Any]:
         "refusals": torch.npu.refusals(index),
         "rooms": [*_answered],
         "loaded": [[type(_inner(p)).__name__, int(p.loaded_size()), int(p.model_size())] for p in parts],
-        "models": sum(type(thing).__name__ == "HostMemory" for thing in gc.get_objects()),
+        "weights": sum(isinstance(thing, torch.nn.Parameter) for thing in gc.get_objects()),
         "pages": [int(_pages(p)) for p in parts],
         "tensors": sorted(
             f"{tuple(t.shape)} {t.dtype}"
