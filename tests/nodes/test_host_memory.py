@@ -25,6 +25,7 @@ from reelwire.tests.support.engine.models import open_model as _open
 from reelwire.tests.support.engine.sampling import sample
 from reelwire.tests.support.files.small_weights import SMALL, stored
 from reelwire.training.tiny_models import MODELS
+from torch import nn
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
 
@@ -228,3 +229,23 @@ def test_caches_under_the_hosts_manager(host_module: Any, tiny_models: Path, nam
         patcher.partially_load(patcher.load_device, extra_memory=2000)
         assert patcher.model.model_lowvram
     assert torch.equal(Sampled(model).latents, expected)
+
+
+def test_a_failure_lets_go_of_what_its_functions_held(host_module: Any) -> None:
+    """Of all that it came from, also where causes go in a circle."""
+    held: list[weakref.ref[nn.Module]] = []
+
+    def fail(error: Exception, cause: Exception | None = None) -> Exception:
+        activations = nn.Identity()
+        held.append(weakref.ref(activations))
+        try:
+            raise error from cause
+        except (ValueError, KeyError) as caught:
+            return caught
+
+    first = fail(ValueError("first"))
+    second = fail(KeyError("second"), first)
+    again = fail(first, second)
+    assert [each() is not None for each in held] == [True] * 3
+    host_module.notes._let_go(again)
+    assert [each() for each in held] == [None] * 3

@@ -29,6 +29,7 @@ from reelwire.samplers.caches.policies.teacache import TeaCache, published, publ
 from reelwire.samplers.caches.report import report
 from reelwire.samplers.caches.runner import planned
 from reelwire.samplers.caches.state import distance, extrapolate, forecast
+from reelwire.samplers.plan import plan
 from reelwire.tests.support.engine.models import needed
 from reelwire.tests.support.engine.sampling import sample
 from reelwire.training.tiny_models import MODELS, seeded
@@ -287,6 +288,19 @@ def test_a_damaged_file_is_told(models: Path, damage: str) -> None:
         return
     with pytest.raises(CheckpointError, match=r"reelwire-cache.json is damaged. Delete it"):
         planned(replace(model, cache=Plan()), model.complete(Request(steps=STEPS)))
+
+
+def test_predictions_decide_whether_a_cache_pays(models: Path) -> None:
+    """Heun makes two a step; video-to-video leaves steps out."""
+    model = open_model(models, "tiny-wan2.1-t2v")
+    cached = replace(model, cache=Plan())
+    source = torch.zeros(9, 64, 64, 3)
+    runs = [Request(steps=12), Request(steps=6, sampler="heun"), Request(steps=12, source=source, strength=0.9)]
+    assert [plan(cached, request).policy is not None for request in runs] == [True] * 3
+    few = [Request(steps=5, sampler="heun"), Request(steps=12, source=source, strength=0.3)]
+    assert [plan(cached, request).policy is not None for request in few] == [False] * 2
+    with pytest.raises(InputError, match=r"steps = 5: .* at 10 predictions. Use 6 or more"):
+        calibrate(model, model.encode("a", ""), few[0], lambda *_: None)
 
 
 def test_too_few_steps_are_refused(models: Path) -> None:
