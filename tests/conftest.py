@@ -141,5 +141,5 @@ def _base(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def page(host: Host, request: pytest.FixtureRequest) -> Iterator[Page]:
     """ComfyUI's page in Chromium, ready to take a workflow."""
     with open_page(host.url) as ready:
-        pages.slow_down(ready, request.config.getoption(pages.OPTION))
+        pages.prepare(ready, request.config.getoption(pages.OPTION))
         yield ready

@@ -80,8 +80,9 @@ def add_option(parser: pytest.Parser) -> None:
     parser.addoption(OPTION, type=float, default=1, metavar="TIMES", help="slow the page's scripts down so many times")
 
 
-def slow_down(page: Page, times: float) -> None:
-    """Let the page's scripts take so many times as long as they do, as on a slower machine."""
+def prepare(page: Page, times: float) -> None:
+    """Let the page's scripts take so many times as long as on this machine, and let no map lie over the nodes."""
+    choose(page, "Comfy.Minimap.Visible", False)
     page.set_default_timeout(WAIT_SECONDS * 1000)
     if times > 1:
         page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": times})
