@@ -33,6 +33,10 @@ FEATURES = {
 }
 
 
+# what TeaCache may go by: the keys of samplers/caches/signals.py
+SIGNALS = ("modulated", "time", "embedder", "embedded")
+
+
 class SpecError(ValueError):
     """A spec.json that cannot be read, with its file and its key."""
 
@@ -41,7 +45,7 @@ class SpecError(ValueError):
 class CacheFit:
     """A published polynomial for TeaCache.
 
-    signal: of which the relative change goes in, a key of samplers/caches/signals.py.
+    signal: of which the relative change goes in, one of SIGNALS.
     coefficients: the highest power first.
     threshold: the published one for about twice the speed.
     source: file of the repository that publishes it.
@@ -131,7 +135,7 @@ def read_spec(folder: Path) -> Spec:
         frame_counts=frames.numbers("counts"),
         features=features.all_texts(),
         upsampler=entries.text("upsampler", ""),
-        cache_signal=teacache.text("signal"),
+        cache_signal=teacache.one_of("signal", SIGNALS),
         cache_fits=_fits(teacache),
     )
     for part in (files, frames, teacache, entries):
@@ -201,7 +205,7 @@ def _fits(teacache: _Entries) -> dict[str, tuple[CacheFit, ...]]:
 
 def _fit(entries: _Entries) -> CacheFit:
     fit = CacheFit(
-        signal=entries.text("signal"),
+        signal=entries.one_of("signal", SIGNALS),
         coefficients=entries.decimals("coefficients"),
         threshold=entries.decimal("threshold"),
         source=entries.text("source"),
@@ -270,6 +274,12 @@ class _Entries:
 
     def text(self, key: str, default: str | None = None) -> str:
         return self._typed(self.value(key, default), str, key)
+
+    def one_of(self, key: str, allowed: tuple[str, ...]) -> str:
+        text = self.text(key)
+        if text not in allowed:
+            raise SpecError(f"{self.place(key)}: {text!r} is none of {', '.join(allowed)}")
+        return text
 
     def number(self, key: str, default: int) -> int:
         return self._typed(self.value(key, default), int, key)

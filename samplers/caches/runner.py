@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ...loaders.denoiser import Denoiser, NoiseSchedule
 from ...loaders.facts import Stacks
-from ...loaders.messages import about, message
+from ...loaders.messages import InputError, about, message
 from ...loaders.parts import Argument, Inputs, Kwargs, Network
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
@@ -212,10 +212,19 @@ def planned(model: VideoModel, request: Request) -> tuple[Policy | None, tuple[s
         check_policy(model.cache)
         model.cache.check_model(model)
         policy, notes = model.cache.prepare(model, request)
+        _check_signal(policy, model)
     predictions = run_predictions(model, request)
     if predictions < FEWEST:
         return None, (message("cache_off", cache=policy.title, count=predictions, least=FEWEST),)
     return policy, notes
+
+
+def _check_signal(policy: Policy, model: VideoModel) -> None:
+    """Raise InputError for a signal that the policy's mechanism cannot measure on this model."""
+    signals = policy.mechanism_on(model.stacks).signals
+    if policy.signal and policy.signal not in signals:
+        rule = message("no_signal", title=model.title, signal=policy.signal, signals=", ".join(signals) or "-")
+        raise InputError("policy", policy.title, rule, message("use_plan_or_fora"))
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from ...loaders.messages import CheckpointError, message
 from ...loaders.parts import JsonObject
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
-from ..solvers import prediction_count
+from ..solvers import prediction_count, run_predictions
 
 ENDING = ".reelwire-cache.json"
 MOST_RUNS = 9
@@ -25,7 +25,11 @@ SAMPLE = 2**16  # bytes that are hashed at each of a few places of a large file
 
 @dataclass(frozen=True)
 class Key:
-    """What a record was made with. size: the power of two nearest to the number of tokens."""
+    """What a record was made with.
+
+    size: the power of two nearest to the number of tokens.
+    left_out: of `steps` predictions, how many video-to-video left out at the start.
+    """
 
     steps: int
     sampler: str
@@ -33,6 +37,7 @@ class Key:
     shift: float
     size: int
     loras: tuple[str, ...] = ()
+    left_out: int = 0
 
     def differs(self, other: Key) -> tuple[str, ...]:
         """What is not the same, in words."""
@@ -90,7 +95,9 @@ def key_of(model: VideoModel, request: Request) -> Key:
     tokens = model.facts.tokens(request.width, request.height, request.frames)
     loras = tuple(sorted(f"{lora.file.name} {lora.strength:g} {lora.low_noise:g}" for lora in model.loras))
     size = round(math.log2(max(tokens, 1)))
-    return Key(prediction_count(model, request), request.sampler, request.guidance, request.shift, size, loras)
+    count = prediction_count(model, request)
+    left_out = count - run_predictions(model, request)
+    return Key(count, request.sampler, request.guidance, request.shift, size, loras, left_out)
 
 
 def file_of(checkpoint: Path) -> Path:
@@ -168,8 +175,8 @@ def _sizes(calibration: Calibration) -> dict[str, int]:
 
 
 def match(records: tuple[Calibration, ...], key: Key) -> tuple[Calibration | None, tuple[str, ...]]:
-    """(the record of as many steps that differs least, in what it differs)."""
-    fitting = [c for c in records if c.key.steps == key.steps]
+    """(the record of the same predictions that differs least, in what it differs)."""
+    fitting = [c for c in records if (c.key.steps, c.key.left_out) == (key.steps, key.left_out)]
     if not fitting:
         return None, ()
     best = min(fitting, key=lambda c: len(c.key.differs(key)))

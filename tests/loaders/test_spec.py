@@ -68,6 +68,7 @@ def without(key: str) -> Callable[[Spec], Spec]:
             "vae: there is no message or value 'no_such_message'",
         ),
         (lambda spec: {**spec, "encoders": ["t5"]}, "encoders: an object is needed"),
+        (lambda spec: {**spec, "teacache": {**spec["teacache"], "signal": "noise"}}, "signal: 'noise' is none of"),
         (
             lambda spec: {**spec, "teacache": {**spec["teacache"], "same_as": {"2b": "3b"}}},
             "same_as.2b: nothing is published for 3b",

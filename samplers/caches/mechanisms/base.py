@@ -75,10 +75,12 @@ class Mechanism:
 
     holds_block_inputs: whether what goes into the blocks stays in memory until the pass ends.
     compilable: whether it works on compiled blocks.
+    signals: those that it can measure for a policy.
     """
 
     holds_block_inputs: ClassVar[bool] = False
     compilable: ClassVar[bool] = True
+    signals: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def on_unet(cls) -> type[Mechanism]:

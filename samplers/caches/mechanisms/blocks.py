@@ -24,6 +24,7 @@ class Blocks(Mechanism):
     """Stores the change that the blocks behind the first `always_computed` ones make together."""
 
     holds_block_inputs = True
+    signals = (*SIGNALS, BLOCK)
 
     @classmethod
     def on_unet(cls) -> type[Mechanism]:

@@ -13,6 +13,8 @@ from .base import Forward, Mechanism, latent_bytes
 class Network(Mechanism):
     """Stores how the network's output differs from its input latents, which are also the signal."""
 
+    signals = ("latents",)
+
     def forward(self, forward: Forward) -> Tensor:
         x = forward.inputs["hidden_states"]
         if forward.decide(x):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import torch
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory
 from reelwire.loaders.request import Guidance, Request
+from reelwire.loaders.spec import SIGNALS as SIGNALS_OF_SPECS
 from reelwire.samplers.caches.policies.cache_dit import CacheDiT
 from reelwire.samplers.caches.policies.easycache import EasyCache
 from reelwire.samplers.caches.policies.external import DiffusersSeaCache
@@ -21,6 +22,7 @@ from reelwire.samplers.caches.policies.magcache import MagCache
 from reelwire.samplers.caches.policies.plan import Plan
 from reelwire.samplers.caches.policies.teacache import Fit, TeaCache
 from reelwire.samplers.caches.policy import Policy
+from reelwire.samplers.caches.signals import SIGNALS
 from reelwire.samplers.speed import Speed
 from reelwire.tests.support.engine.cached_runs import NOTHING, OURS, SOME, STEPS, Sampled, StopError
 from reelwire.tests.support.engine.models import open_model as _open
@@ -265,6 +267,18 @@ def test_memory_is_what_was_said(opened: Any, name: str, policy: str) -> None:
 
 # ---------------------------------------------------------------- bad input
 
+
+@dataclass(frozen=True, kw_only=True)
+class Watching(FORA):
+    """A policy that goes by a signal which somebody chose."""
+
+    watched: str = ""
+
+    @property
+    def signal(self) -> str:  # type: ignore[override]
+        return self.watched
+
+
 REFUSED: dict[str, tuple[Policy, str]] = {
     "start after end": (FORA(start=0.6, end=0.5), r"start, end = 0.6, 0.5.*0 <= start < end <= 1"),
     "interval 0": (FORA(interval=0), r"interval = 0: The run has 10 predictions. Use 1"),
@@ -276,8 +290,13 @@ REFUSED: dict[str, tuple[Policy, str]] = {
         TeaCache(source="calibrated"),
         r"coefficients = calibrated.*no calibration for 10 steps",
     ),
+    "an unknown signal": (Watching(watched="colour"), r"signal colour.*modulated, time, embedder, embedded, block"),
     "a cache that is not installed": (CacheDiT(), r"cache-dit is not installed.*pip install -U cache-dit"),
 }
+
+
+def test_specs_and_caches_know_the_same_signals() -> None:
+    assert tuple(SIGNALS) == SIGNALS_OF_SPECS
 
 
 @pytest.mark.parametrize("case", REFUSED)

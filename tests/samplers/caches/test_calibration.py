@@ -258,6 +258,22 @@ def test_more_runs_are_kept_side_by_side(models: Path) -> None:
     assert len(store.read(models / "tiny-wan2.1-t2v")) == 2
 
 
+def test_a_part_of_a_run_has_a_record_of_its_own(models: Path) -> None:
+    """Video-to-video leaves predictions out: what it shows is of others than a whole run's."""
+    model = open_model(models, "tiny-wan2.1-t2v")
+    part = {"source": torch.zeros(9, 64, 64, 3), "strength": 0.9}
+    whole = calibrated(model)
+    calibrated(model, **part)
+    records = store.read(models / "tiny-wan2.1-t2v")
+    assert [(record.key.steps, record.key.left_out) for record in records] == [(STEPS, 0), (STEPS, 2)]
+    assert records[0] == whole
+    for changes, record in (({}, records[0]), (part, records[1])):
+        request = model.complete(Request(steps=STEPS, **changes))
+        policy, notes = planned(replace(model, cache=Plan()), request)
+        assert isinstance(policy, Plan)
+        assert (dict(policy.grams), notes) == (record.grams, ())
+
+
 def test_what_differs_is_told(models: Path, tiny_models: Path) -> None:
     model = replace(open_model(models, "tiny-wan2.1-t2v"), cache=Plan(speed=2.0))
     note = lambda **changes: planned(model, model.complete(Request(**{"steps": STEPS, **changes})))[1]
