@@ -32,31 +32,31 @@ OPTIONS = ("speed", "threshold", "interval", "start", "end", "longest", "order")
 
 
 def _span_inputs() -> list[io.Input]:
-    """Between which steps a cache works."""
+    """In which part of the run a cache works."""
     more = {"advanced": True, "optional": True}
     return [
-        share_input("start", 0.0, "Share of the steps before which all are computed", **more),
-        share_input("end", 1.0, "Share of the steps from which all are computed", **more),
+        share_input("start", 0.0, "Share of the run before which all is computed", **more),
+        share_input("end", 1.0, "Share of the run from which all is computed", **more),
     ]
 
 
 def _order_input(choices: tuple[str, ...], default: str) -> io.Input:
-    """The order of the forecast of what a reused step takes."""
+    """The order of the forecast of what a reused prediction takes."""
     return io.Combo.Input(
         "order",
         options=list(choices),
         default=default,
         advanced=True,
         optional=True,
-        tooltip="What a reused step takes: what was kept (0), or its change followed on (1: one more tensor, mostly "
-        "nearer)",
+        tooltip="What a reused prediction takes: what was kept (0), or its change followed on (1: one more tensor, "
+        "mostly nearer)",
     )
 
 
 def _longest_input() -> io.Input:
-    """How many steps in a row may be reused."""
+    """How many predictions in a row may be reused."""
     return whole_input(
-        "longest", 0, (0, 1000), "Most reused steps in a row; 0: any number", advanced=True, optional=True
+        "longest", 0, (0, 1000), "Most predictions reused in a row; 0: any number", advanced=True, optional=True
     )
 
 
@@ -124,7 +124,7 @@ class TeaCacheNode(PolicyNode):
                         "threshold",
                         0.0,
                         (0.0, 10.0, 0.005),
-                        "Change that may add up before a step is computed: more is faster. 0: the published one, "
+                        "Change that may add up before a prediction is computed: more is faster. 0: the published one, "
                         "about twice as fast",
                     ),
                     io.Combo.Input(
@@ -176,11 +176,12 @@ class FORANode(PolicyNode):
         return _schema(
             "ReelwireFORA",
             "FORA Cache (Video)",
-            "Computes every N-th step and reuses it in between. Works on every family, Stable Video Diffusion too.",
+            "Computes every N-th prediction (a step has one, with heun two) and reuses it in between. Works on every "
+            "family.",
             ["fora", "interval"],
             [
                 model_input(),
-                whole_input("interval", 2, (1, 1000), "1 computes all, 2 every second step, 3 every third"),
+                whole_input("interval", 2, (1, 1000), "1 computes all predictions, 2 every second, 3 every third"),
                 io.Combo.Input(
                     "granularity",
                     options=["stack", "module"],
@@ -287,7 +288,7 @@ def _policy_inputs() -> list[io.Input]:
             "All policies but plan and taylorseer: change that is let go by, more is faster. 0: the usual one",
             optional=True,
         ),
-        whole_input("interval", 3, (1, 1000), "taylorseer: every N-th step is computed", optional=True),
+        whole_input("interval", 3, (1, 1000), "taylorseer: every N-th prediction is computed", optional=True),
     ]
 
 

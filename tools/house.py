@@ -84,11 +84,11 @@ def room_arrows(house: House) -> Measure:
 
 # what each family's folder is called in code: (in snake case, at the beginning of a word in camel case)
 FAMILY_NAMES = {
-    "cogvideox": ("cog_?video(?:x)?", "CogVideo"),
-    "hunyuan_video": ("hunyuan(?:_?video)?", "HunyuanVideo"),
-    "ltx": ("ltxv?(?:_?video)?", "LTX"),
+    "cogvideox": ("cog[_ -]?video(?:x)?", "CogVideo"),
+    "hunyuan_video": ("hunyuan(?:[_ -]?video)?", "HunyuanVideo"),
+    "ltx": ("ltxv?(?:[_ -]?video)?", "LTX"),
     "mochi": ("mochi", "Mochi"),
-    "svd": ("svd|stable_?video(?:_?diffusion)?", "SVD|StableVideo"),
+    "svd": ("svd|stable[_ -]?video(?:[_ -]?diffusion)?", "SVD|StableVideo"),
     "wan": ("wan", "Wan"),
 }
 OTHERS_NAMED_ALIKE = re.compile(r"linalg\.svd\w*|CogVideoXD(?:DIM|PM)Scheduler")  # torch's, diffusers'
