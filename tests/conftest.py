@@ -34,7 +34,7 @@ from reelwire.bench.export_workflow import open_page  # noqa: E402
 from reelwire.tests.support.card.host import CardHost, boot_on_card  # noqa: E402
 from reelwire.tests.support.card.pytest_card import TINY_MODELS, CardTests  # noqa: E402
 from reelwire.tests.support.card.table import CardTable  # noqa: E402
-from reelwire.tests.support.extensive import is_extensive  # noqa: E402
+from reelwire.tests.support.extensive import extensive  # noqa: E402
 from reelwire.tests.support.host import Host, boot  # noqa: E402
 from reelwire.tests.support.host_marker import mark_hosts  # noqa: E402
 from reelwire.tests.support.page import pages, screenshots  # noqa: E402
@@ -54,15 +54,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Mark what needs a host, and leave the extensive tests out unless all are asked for.
-
-    An extensive test differs in nothing but the model from one that always runs.
-    """
+    """Mark what needs a host, and leave the extensive tests out unless all, or single ones, are asked for."""
     mark_hosts(items)
-    if config.getoption("extensive"):
+    named = config.getoption("keyword") or any("::" in argument for argument in config.args)
+    if named or config.getoption("extensive"):
         return
-    left = [item for item in items if is_extensive(item.nodeid)]
-    items[:] = [item for item in items if not is_extensive(item.nodeid)]
+    names = extensive(item.nodeid for item in items)
+    left = [item for item in items if item.nodeid in names]
+    items[:] = [item for item in items if item.nodeid not in names]
     config.hook.pytest_deselected(items=left)
 
 

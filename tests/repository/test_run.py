@@ -242,10 +242,11 @@ def test_a_host_that_ends_at_boot_is_told_with_its_last_words(run: Any, tmp_path
 def test_a_host_lives_as_long_as_its_block(run: Any, tmp_path: Path) -> None:
     run.probe = lambda _: True
     code = (
-        "import http.server, sys\n"
+        "import http.server, socketserver, sys\n"
         "class Answer(http.server.BaseHTTPRequestHandler):\n"
         "    def do_GET(self): self.send_response(200); self.end_headers(); self.wfile.write(b'{}')\n"
-        "http.server.HTTPServer(('127.0.0.1', int(sys.argv[sys.argv.index('--port') + 1])), Answer).serve_forever()\n"
+        "address = ('127.0.0.1', int(sys.argv[sys.argv.index('--port') + 1]))\n"
+        "socketserver.TCPServer(address, Answer).serve_forever()\n"  # HTTPServer asks for the name of its address
     )
     with run.running_host(
         a_host(tmp_path / "host", code), Path(sys.executable), tmp_path / "base", run.free_port()

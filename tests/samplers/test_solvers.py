@@ -174,15 +174,15 @@ def test_caches_count_predictions(policy: Policy) -> None:
 
 @pytest.mark.parametrize(("name", "steps"), [("heun", 13), ("dpm++ 2m sde", 25)])
 def test_the_trained_model_shows_what_prompts_say(name: str, steps: int) -> None:
-    """By the judge of tests/loaders/test_bundled_model.py, on each eleventh held-out prompt, in 25 predictions each."""
+    """By the judge of tests/loaders/test_bundled_model.py, on each 15th held-out prompt, in 25 predictions each."""
     model = load(BUNDLED)
 
     def frames(prompt: str, seed: int) -> np.ndarray:
         latents = sample(model, model.encode(prompt, ""), Request(steps=steps, sampler=name, seed=seed))
         return torch.cat(list(stream_frames(model, latents))).numpy()
 
-    rows = table(score(each, frames(each.prompt, each.seed)) for each in held_out_prompts()[::11])
-    assert rows["all"]["n"] >= 8
+    rows = table(score(each, frames(each.prompt, each.seed)) for each in held_out_prompts()[::15])
+    assert rows["all"]["n"] >= 5
     assert all(rows["all"][attribute] >= 0.8 for attribute in ATTRIBUTES), as_text(rows)
 
 
