@@ -38,13 +38,15 @@ def phase(output: Path) -> str:
     return f"{windows} windows kept, " + ("writing" if part else "not writing yet")
 
 
-def killed(comfyui: Path, base: Path, after: float = 0, windows: int = 0) -> dict[str, Any] | None:
+def killed(
+    comfyui: Path, base: Path, after: float = 0, windows: int = 0, frames: int = FRAMES
+) -> dict[str, Any] | None:
     """Render and kill after some seconds, or once so many windows are kept; None if it was done before."""
     from reelwire.tests.support.host import Host, boot
 
     output = base / "output" / "long"
     with boot(comfyui, base, kind=Host) as host:
-        status, answer = host.queue(prompt(FRAMES, TOLD, STEPS))
+        status, answer = host.queue(prompt(frames, TOLD, STEPS))
         assert status == 200, answer
         began = time.monotonic()
         time.sleep(after)
@@ -59,13 +61,13 @@ def killed(comfyui: Path, base: Path, after: float = 0, windows: int = 0) -> dic
     return {"seconds": round(took, 2), "found": phase(output)}
 
 
-def finished(comfyui: Path, base: Path) -> tuple[bytes, float]:
+def finished(comfyui: Path, base: Path, frames: int = FRAMES) -> tuple[bytes, float]:
     """(the bytes of the file of a render that is left alone, its seconds)."""
     from reelwire.tests.support.host import Host, boot
 
     with boot(comfyui, base, kind=Host) as host:
         began = time.monotonic()
-        (video,) = host.videos(host.post(prompt(FRAMES, TOLD, STEPS)))
+        (video,) = host.videos(host.post(prompt(frames, TOLD, STEPS)))
         took = time.monotonic() - began
     content = video.read_bytes()
     video.unlink()

@@ -20,12 +20,13 @@ from reelwire.tests.support.host import ROOT, Host, Prompt, frames, node, told, 
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(ROOT / "bench"))
-from resume import FRAMES, finished, killed
 from resume import STEPS as STEPS_OF_FILM
 from resume import TOLD as TIMELINE
+from resume import finished, killed
 from resume import prompt as long_film
 
 WINDOWS, STEPS = 4, 6
+FRAMES_OF_FILM = 121
 ROUNDING = 4  # of 255, the codec's too
 TOLD = {
     "unit": "seconds",
@@ -195,15 +196,15 @@ def test_a_cache_and_all_notes_are_told(host: Host) -> None:
 
 def test_killed_and_run_again(host: Host, comfyui: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle, a fresh host: the same bytes as a render that nobody disturbed, and nothing else."""
-    (video,) = host.videos(host.post(long_film(FRAMES, TIMELINE, STEPS_OF_FILM)))
+    (video,) = host.videos(host.post(long_film(FRAMES_OF_FILM, TIMELINE, STEPS_OF_FILM)))
     expected = video.read_bytes()
     video.unlink()
-    row = killed(comfyui, tmp_path, windows=2)
+    row = killed(comfyui, tmp_path, windows=2, frames=FRAMES_OF_FILM)
     assert row is not None
     output = tmp_path / "output" / "long"
     assert list(output.glob("film_*")) == []
     assert list(output.glob("film.unfinished/window_*")) != []
-    assert finished(comfyui, tmp_path)[0] == expected
+    assert finished(comfyui, tmp_path, FRAMES_OF_FILM)[0] == expected
 
 
 def kept(host: Host) -> list[Path]:
@@ -280,14 +281,14 @@ def tiles_of(graph: Prompt, size: int) -> Prompt:
 def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
     """However much memory there is, it ends in words, or with the same pictures: whole, or in tiles of the sizes that
     the log names (but for rounding: a convolution that gets no scratch memory is computed in another way)."""
-    latents = torch.randn(1, 16, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    latents = torch.randn(1, 16, 3, 40, 40, generator=torch.Generator().manual_seed(1))
     save_file(
         {"latent_tensor": latents, "latent_format_version_0": torch.tensor([])}, host.base / "input" / "large.latent"
     )
     graph = workflow("ltx_t2v", {"3": node("LoadLatent", latent="large.latent"), "4.crf": 0})
     whole = frames(host.videos(host.post(graph))[0]).astype(int)
-    enough, too_little = 512, 16  # MB for the whole frame, and for nothing
-    while enough - too_little > 4:
+    enough, too_little = 256, 8  # MB for the whole frame, and for nothing
+    while enough - too_little > 2:
         megabytes = (enough + too_little) // 2
         graph["4"]["inputs"]["filename_prefix"] = f"video/short{megabytes}"
         before = len(host.log)
@@ -298,7 +299,7 @@ def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
             too_little = megabytes
             continue
         video = frames(host.videos(entry)[0])
-        assert video.shape == whole.shape == (9, 512, 512, 3)
+        assert video.shape == whole.shape == (9, 320, 320, 3)
         sizes = re.findall(rb"goes on with tiles of (\d+)", host.log[before:])
         made = [whole, *(frames(host.videos(host.post(graph | tiles_of(graph, int(size))))[0]) for size in sizes)]
         apart = [min(np.abs(frame - way[at].astype(int)).max() for way in made) for at, frame in enumerate(video)]
