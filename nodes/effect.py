@@ -15,8 +15,8 @@ from ..loaders.video_model import VideoModel
 KEY = "reelwire"  # what the page finds beside an input's default and tooltip
 FAMILY = "family"
 # input -> the conditions under which it counts: another input -> the values that it must have, or True where something
-# must be connected to it; "family" -> the families of which the model must be
-Wanted = tuple[str, ...] | Literal[True]
+# must be connected to it, or {"not": those that it must not have}; "family" -> the families of which the model must be
+Wanted = tuple[str, ...] | Literal[True] | Mapping[str, tuple[str, ...]]
 Conditions = Mapping[str, Mapping[str, Wanted]]
 
 
@@ -58,6 +58,8 @@ def _holds(name: str, wanted: Wanted, inputs: Mapping[str, object], model: Video
     """Whether a condition of an input is met."""
     if wanted is True:
         return inputs.get(name) is not None
+    if isinstance(wanted, Mapping):
+        return inputs.get(name) not in wanted["not"]
     if name == FAMILY:
         return model is None or model.name in wanted
     return inputs.get(name) in wanted
@@ -68,6 +70,8 @@ def _line(name: str, failed: str, wanted: Wanted, inputs: Mapping[str, object], 
     values = {"input": name, "value": inputs[name]}
     if wanted is True:
         return message("idle_unconnected", other=failed, **values)
+    if isinstance(wanted, Mapping):
+        return message("idle_unless", other=failed, choice=inputs[failed], **values)
     if failed == FAMILY and model is not None:
         titles = ", ".join(family(known).title for known in wanted)
         return message("idle_family", title=model.title, titles=titles, **values)

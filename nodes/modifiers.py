@@ -8,7 +8,6 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..loaders.messages import InputError, Message, message
-from ..loaders.parts import Config
 from ..loaders.request import Guidance
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
@@ -295,107 +294,4 @@ def _attention_input() -> io.Input:
     return io.Combo.Input("attention", options=offered, default="auto", tooltip=tooltip)
 
 
-# step-distillation LoRAs -> what their makers sample with: lightx2v/Wan2.1-Distill-Models, Wan2.2-Lightning (README),
-# tianweiy/CausVid, hao-ai-lab/FastVideo (FastHunyuan)
-DISTILLED: dict[str, dict[str, float]] = {
-    "none": {},
-    "lightx2v, Lightning (4 steps)": {"steps": 4, "guidance": 1.0, "guidance_2": 1.0, "shift": 5.0},
-    "CausVid (8 steps)": {"steps": 8, "guidance": 1.0, "guidance_2": 1.0, "shift": 8.0},
-    "FastHunyuan (6 steps)": {"steps": 6, "guidance": 6.0, "shift": 17.0},
-}
-
-
-class AddLoRA(io.ComfyNode):
-    """LoRA (Video)."""
-
-    @classmethod
-    def define_schema(cls) -> io.Schema:
-        return io.Schema(
-            node_id="ReelwireLoRA",
-            display_name="LoRA (Video)",
-            category="Reelwire/model",
-            description="Puts a LoRA on a model; chain several. The model that came in stays as it is, and the "
-            "weights are shared: another strength costs nothing.",
-            search_aliases=["lora loader", "lightx2v", "causvid", "distill", "lightning", "加载 LoRA"],
-            inputs=counted(
-                [model_input(), *_lora_inputs()], {"low_noise_strength": {"family": with_feature("two_experts")}}
-            ),
-            outputs=[model_output("The same model with the LoRA")],
-            hidden=[io.Hidden.unique_id],
-        )
-
-    @classmethod
-    def validate_inputs(cls, lora: str | None = None) -> bool | str:
-        return host.valid((host.choose, "lora", lora, host.files("loras")))
-
-    @classmethod
-    def fingerprint_inputs(cls, lora: str, **_: object) -> float:
-        """Load again when the file was replaced."""
-        return host.modified(path) if (path := host.files("loras").get(lora)) else 0.0
-
-    @classmethod
-    def execute(
-        cls,
-        model: VideoModel,
-        lora: str,
-        strength: float,
-        low_noise_strength: float = 1.0,
-        distilled: str = "none",
-    ) -> io.NodeOutput:
-        from ..loaders.weights.lora import LoRA, read_lora
-
-        file = host.choose("lora", lora, host.files("loras"))
-        network = next((part for name, part in model.parts.items() if name in ("transformer", "unet")))
-        added = LoRA(file, strength, low_noise_strength, read_lora(file, model.checkpoint, network))
-        facts = replace(model.facts, presets=_distilled(model, DISTILLED[distilled]))
-        lines = idle(cls, {"low_noise_strength": low_noise_strength}, model)
-        changed = replace(model, loras=(*model.loras, added), facts=facts)
-        return _noted(cls, changed, lines or _one_expert(model, low_noise_strength))
-
-
-def _lora_inputs() -> list[io.Input]:
-    """Which LoRA, and how strongly."""
-    strength: dict[str, object] = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.05}
-    return [
-        io.Combo.Input(
-            "lora",
-            options=list(host.files("loras")),
-            tooltip="A file in models/loras, in diffusers', ComfyUI's or Kohya's form",
-        ),
-        io.Float.Input("strength", tooltip="1 as trained, 0 off", **strength),
-        io.Float.Input(
-            "low_noise_strength",
-            advanced=True,
-            optional=True,
-            tooltip=f"{models_with('two_experts')}: strength on the low-noise expert; the other one works on the "
-            "high-noise expert. LoRAs come as two files there: set this to 0 for the high-noise file, and strength "
-            "to 0 for the low-noise file",
-            **strength,
-        ),
-        io.Combo.Input(
-            "distilled",
-            options=list(DISTILLED),
-            default="none",
-            advanced=True,
-            optional=True,
-            tooltip="Step-distillation LoRAs: sets the default steps, guidance and shift to what its makers sample "
-            "with. What is set in Video Sampler goes before",
-        ),
-    ]
-
-
-def _one_expert(model: VideoModel, low_noise_strength: float) -> tuple[Message, ...]:
-    """What to say of a strength for a second expert that the model does not have."""
-    if low_noise_strength == 1 or getattr(model.facts, "boundary", None) is not None:
-        return ()
-    return (message("idle_expert", value=low_noise_strength, variant=model.variant),)
-
-
-def _distilled(model: VideoModel, values: dict[str, float]) -> dict[str, Config]:
-    """The model's presets with other defaults; what a family does not have is left out."""
-    usual = model.facts.presets["default"]
-    changed = {**usual, **{name: value for name, value in values.items() if name in usual}}
-    return {**model.facts.presets, "default": changed}
-
-
-NODES = [SetGuidance, SetMotion, SetMemory, SetSpeed, AddLoRA]
+NODES = [SetGuidance, SetMotion, SetMemory, SetSpeed]

@@ -14,7 +14,7 @@ from ..loaders.devices import explained
 from ..loaders.messages import InputError, about, message
 from ..loaders.request import Conditioning, Request
 from ..loaders.video_model import VideoModel
-from ..loaders.weights.lora import applied
+from ..loaders.weights.lora import Switch, applied
 from .caches.runner import Runner, cached, forecasting, through_cache
 from .guidance import guide
 from .plan import SamplingPlan
@@ -68,6 +68,7 @@ class Sampling:
         groups = (list(group) for _, group in groupby(range(len(denoiser.schedule)), denoiser.part))
         self._phases = {steps[0]: range(steps[0], steps[-1] + 1) for steps in groups}
         self._network: Network = None
+        self._switch_loras: Switch = lambda level, count: None
         self._last: tuple[Tensor, Tensor, int] | None = (
             None  # prediction, the latents that it was made from, its number
         )
@@ -77,7 +78,8 @@ class Sampling:
         if step in self._phases:
             self._stack.close()  # the expert before
             self._network = self._begin(self._phases[step])
-        self.latents = latents
+        self.latents, schedule = latents, self.denoiser.schedule
+        self._switch_loras(schedule.levels[step], schedule.level_count)
         prediction = self._guided(self._network, latents, step)
         self._last = prediction, latents, step
         return prediction
@@ -109,7 +111,7 @@ class Sampling:
         network = enter(self._model.use(part, activations=self._room))
         enter(_without_hooks(network))
         enter(accelerated(network, self._model))
-        enter(applied(network, part, self._model.loras))
+        self._switch_loras = enter(applied(network, part, self._model.loras, self._model.memory.device(part)))
         if self.cache is not None:
             enter(self.cache.phase(network, self, part, steps))
         return network

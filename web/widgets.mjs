@@ -1,6 +1,6 @@
 // Which widgets of a node count, by what the server sends beside each input: {"reelwire": {"when": {...}}}. A condition
-// names another input and the values that it must have, or true where something must be connected to it, or "family"
-// and the families of which the model must be.
+// names another input and the values that it must have, or true where something must be connected to it, or {"not": the
+// values that it must not have}, or "family" and the families of which the model must be.
 
 const told = (definition) => ({ ...definition?.input?.required, ...definition?.input?.optional });
 
@@ -25,7 +25,9 @@ export function familyOf(node, families) {
 function holds(node, name, wanted, family) {
   if (name === "family") return family === undefined || wanted.includes(family);
   const linked = node.inputs?.some((input) => input.name === name && input.link != null);
-  return wanted === true ? linked : linked || wanted.includes(node.widgets?.find((w) => w.name === name)?.value);
+  const value = node.widgets?.find((w) => w.name === name)?.value;
+  if (wanted.not) return linked || !wanted.not.includes(value);
+  return wanted === true ? linked : linked || wanted.includes(value);
 }
 
 /** Whether a widget may be hidden: it does nothing, has its default, and nothing is connected to it. */

@@ -238,10 +238,11 @@ def widened_bytes(model: Counted, part: str) -> int:
 
 
 def lora_bytes(model: Counted, item: int) -> int:
-    """The LoRAs' own weights, which stay where their layers compute."""
-    deltas = (delta for lora in model.loras for delta in lora.deltas.values())
-    entries = (entry for d in deltas for entry in (d.down, d.up, d.diff, d.bias) if entry is not None)
-    return sum(math.prod(entry.shape) for entry in entries) * item
+    """The LoRAs' own weights, which stay where their layers compute, and the largest that is made while one does."""
+    deltas = [delta for lora in model.loras for delta in lora.deltas.values()]
+    entries = (entry for delta in deltas for role, entry in delta.tensors.items() if role != "alpha")
+    made = max((delta.transient for delta in deltas), default=0)
+    return (sum(math.prod(entry.shape) for entry in entries) + 3 * made) * item
 
 
 def weight_bytes(model: Counted, part: str) -> int:

@@ -93,7 +93,7 @@ class Calibration:
 def key_of(model: VideoModel, request: Request) -> Key:
     """The key of a complete request."""
     tokens = model.facts.tokens(request.width, request.height, request.frames)
-    loras = tuple(sorted(f"{lora.file.name} {lora.strength:g} {lora.low_noise:g}" for lora in model.loras))
+    loras = tuple(sorted(f"{lora.file.name} {lora.identity}" for lora in model.loras))
     size = round(math.log2(max(tokens, 1)))
     count = prediction_count(model, request)
     left_out = count - run_predictions(model, request)

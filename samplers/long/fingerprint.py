@@ -45,10 +45,7 @@ def _of_model(model: VideoModel) -> dict[str, object]:
     files = {
         part.replace("_", " "): checkpoint_fingerprint(path) for part, path in recipe.files.items() if path.exists()
     }
-    loras = [
-        f"{lora.file.name} {checkpoint_fingerprint(lora.file)} {lora.strength:g} {lora.low_noise:g}"
-        for lora in model.loras
-    ]
+    loras = [f"{lora.file.name} {checkpoint_fingerprint(lora.file)} {lora.identity}" for lora in model.loras]
     kernel = kernel_of(model).backend  # named where it differs from what older renders had, so that they go on
     return {
         "model": f"{model.name} {model.variant}",

@@ -6,7 +6,7 @@ Names: diffusers, loaders/single_file_utils.py and scripts/convert_mochi_to_diff
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from ...messages import CheckpointError, message
@@ -93,9 +93,12 @@ def _file(entries: Entries) -> str:
     return next(iter(entries.values())).file.name
 
 
-def renamed(entries: Entries) -> dict[str, Entry]:
-    """Genmo's names -> diffusers'. The last block makes no text, so its layer of modulations has another name."""
-    last = f"transformer_blocks.{_layers(entries, 'blocks') - 1}.norm1_context.linear"
+def renamed(entries: Entries, layers: int = 0) -> dict[str, Entry]:
+    """Genmo's names -> diffusers'. The last block makes no text, so its layer of modulations has another name.
+
+    layers: blocks of the network; 0: all of them are in `entries`.
+    """
+    last = f"transformer_blocks.{(layers or _layers(entries, 'blocks')) - 1}.norm1_context.linear"
     named: dict[str, Entry] = {}
     for key, entry in entries.items():
         name = rename(key, _NAMES).replace(f"{last}.", f"{last}_1.")
@@ -103,7 +106,7 @@ def renamed(entries: Entries) -> dict[str, Entry]:
     return named
 
 
-def _layers(entries: Entries, blocks: str) -> int:
+def _layers(entries: Iterable[str], blocks: str) -> int:
     return len({match[1] for key in entries if (match := re.match(rf"{blocks}\.(\d+)\.", key))})
 
 
@@ -243,6 +246,6 @@ FORMAT = CheckpointFormat(
     },
     transformer=transformer,
     vae=vae,
-    rename=lambda entries, network: renamed(entries),
+    rename=lambda entries, network: renamed(entries, _layers(network, "transformer_blocks")),
     underscored=UNDERSCORED,
 )

@@ -74,7 +74,9 @@ def test_it_equals_a_merged_checkpoint(tiny_models: Path, tmp_path: Path, family
     pairs = matrices(model, layers)
     write(file, form, pairs, layers)
     plain = run(model)
-    with_lora = replace(model, loras=(LoRA(file, 0.7, 0.7, read_lora(file, model.checkpoint, network_of(model))),))
+    with_lora = replace(
+        model, loras=(LoRA(file, 0.7, 0.7, read_lora(file, model.checkpoint, network_of(model)).deltas),)
+    )
     changed = run(with_lora)
     assert (changed - plain).abs().max() > 1e-3
     expected = run(merged(tiny_models, name, family, pairs, 0.7))
@@ -92,7 +94,9 @@ def test_fused_layers_are_divided(tiny_models: Path, tmp_path: Path, case: str, 
     with seeded(8):
         down, up = torch.randn(RANK, shapes[0][1]) * 0.2, torch.randn(sum(s[0] for s in shapes), RANK) * 0.2
     write(file, form, {"fused": (down, up)}, {"fused": theirs})
-    changed = run(replace(model, loras=(LoRA(file, 1.0, 1.0, read_lora(file, model.checkpoint, network_of(model))),)))
+    changed = run(
+        replace(model, loras=(LoRA(file, 1.0, 1.0, read_lora(file, model.checkpoint, network_of(model)).deltas),))
+    )
     parts = torch.cat(up.chunk(2)[::-1]) if swapped else up
     pairs = {name: (down, part) for name, part in zip(ours, parts.split([s[0] for s in shapes]), strict=True)}
     expected = run(merged(tiny_models, LAYERS[family][0], family, pairs, 1.0))
@@ -105,7 +109,7 @@ def test_two_loras_add_up_and_zero_is_nothing(tiny_models: Path, tmp_path: Path)
     model, file = open_model(tiny_models, name, "wan"), tmp_path / "lora.safetensors"
     pairs = matrices(model, layers)
     write(file, "diffusers", pairs, layers)
-    deltas = read_lora(file, Wan.checkpoint, network_of(model))
+    deltas = read_lora(file, Wan.checkpoint, network_of(model)).deltas
     of = lambda *strengths: run(replace(model, loras=tuple(LoRA(file, s, s, deltas) for s in strengths)))
     assert torch.equal(of(0.0), run(model))
     assert (of(0.3, 0.4) - of(0.7)).abs().max() < 1e-5
@@ -117,7 +121,7 @@ def test_strengths_of_two_experts(tiny_models: Path, tmp_path: Path) -> None:
     model, file = open_model(tiny_models, name, "wan"), tmp_path / "lora.safetensors"
     pairs = matrices(model, layers)
     write(file, "kohya", pairs, layers)
-    deltas = read_lora(file, Wan.checkpoint, network_of(model))
+    deltas = read_lora(file, Wan.checkpoint, network_of(model)).deltas
     for high, low, parts in (
         (0.8, 0.0, ("transformer",)),
         (0.0, 0.8, ("transformer_2",)),
@@ -158,7 +162,7 @@ def test_biases_norms_and_whole_differences(tiny_models: Path, tmp_path: Path) -
         | {"diffusion_model.blocks.0.self_attn.q.diff_b": bias},
         file,
     )
-    deltas = read_lora(file, Wan.checkpoint, part)
+    deltas = read_lora(file, Wan.checkpoint, part).deltas
     with model.use("transformer") as network, torch.no_grad():
         x = dict(
             hidden_states=torch.randn(1, 16, 2, 4, 4),

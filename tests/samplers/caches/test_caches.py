@@ -179,7 +179,7 @@ def test_with_a_lora(tiny_models: Path, tmp_path: Path, policy: str) -> None:
 
     model, file = _open(tiny_models, "tiny-wan2.1-t2v"), tmp_path / "lora.safetensors"
     write(file, "diffusers", matrices(model, LAYERS["wan"][1]), LAYERS["wan"][1])
-    lora = (LoRA(file, 0.7, 0.7, read_lora(file, model.checkpoint, model.parts["transformer"])),)
+    lora = (LoRA(file, 0.7, 0.7, read_lora(file, model.checkpoint, model.parts["transformer"]).deltas),)
     cached = replace(model, cache=SOME[policy])
     without = Sampled(cached).latents
     with_it = Sampled(replace(cached, loras=lora)).latents

@@ -1,0 +1,93 @@
+"""What a file's trainer says of its ranks and alphas: peft's config, in a safetensors header or beside the file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from ...parts import JsonObject
+
+T = TypeVar("T", int, float)
+METADATA = "lora_adapter_metadata"  # diffusers, loaders/lora_base.py, LORA_ADAPTER_METADATA_KEY
+CONFIG = "adapter_config.json"  # peft, utils/constants.py, CONFIG_NAME
+_PREFIXES = {"low": ("transformer_2.", "transformer.", "unet.", ""), "": ("transformer.", "unet.", "")}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """peft's LoraConfig, LoHaConfig or LoKrConfig, as far as it decides about a layer's scale.
+
+    alpha, rank: of all layers; None: not said.
+    alphas, ranks: patterns of layers' names -> theirs.
+    root: alpha / sqrt(rank) in place of alpha / rank (rank-stabilised; Kalajdzievski 2023).
+    """
+
+    alpha: float | None = None
+    rank: int | None = None
+    alphas: Mapping[str, float] = field(default_factory=dict)
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    root: bool = False
+
+    def of(self, layer: str) -> tuple[float | None, int | None]:
+        """(alpha, rank) of a layer; the first pattern counts that its name, or the end of it behind a dot, matches."""
+        return _first(self.alphas, layer, self.alpha), _first(self.ranks, layer, self.rank)
+
+
+def _first(patterns: Mapping[str, T], layer: str, otherwise: T | None) -> T | None:
+    """peft, utils/other.py, get_pattern_key."""
+    matching = (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", layer))
+    return next(matching, otherwise)
+
+
+def config_beside(file: Path) -> Path | None:
+    """The adapter_config.json that belongs to a file, if there is one in its folder."""
+    config = file.with_name(CONFIG)
+    return config if config.is_file() else None
+
+
+def belongs(file: Path) -> bool:
+    """Whether a config beside a file is its: peft's own name says so, and so does a folder with one LoRA."""
+    return file.stem.startswith("adapter_model") or len([*file.parent.glob("*.safetensors")]) == 1
+
+
+def read_settings(text: str, expert: str) -> Settings:
+    """The settings of one expert in a JSON text; raises ValueError for one that says something else."""
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("no object")
+    prefixes = _PREFIXES.get(expert, _PREFIXES[""])
+    return _settings(next((inner for prefix in prefixes if (inner := _under(values, prefix))), {}))
+
+
+def _under(values: JsonObject, prefix: str) -> JsonObject:
+    own = {key.removeprefix(prefix): value for key, value in values.items() if key.startswith(prefix)}
+    return own if {"r", "lora_alpha", "alpha"} & own.keys() else {}
+
+
+def _settings(values: JsonObject) -> Settings:
+    """Raises ValueError for values of other types, TypeError or AttributeError for other structures."""
+    alpha, rank = values.get("lora_alpha", values.get("alpha")), values.get("r")
+    ranks = {_checked(pattern): int(value) for pattern, value in (values.get("rank_pattern") or {}).items()}
+    alphas = {_checked(pattern): float(value) for pattern, value in (values.get("alpha_pattern") or {}).items()}
+    numbers = None if alpha is None else float(alpha), None if rank is None else int(rank)
+    if any(count < 1 for count in (*ranks.values(), *([] if numbers[1] is None else [numbers[1]]))):
+        raise ValueError("rank below 1")
+    return Settings(*numbers, alphas, ranks, bool(values.get("use_rslora")))
+
+
+def _checked(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern}: {error}") from error
+    return pattern
+
+
+def digest(text: str) -> str:
+    """A short mark of settings, for what must not be mixed up."""
+    return hashlib.sha256(text.encode()).hexdigest()[:8] if text else ""
