@@ -73,6 +73,7 @@ class Spec:
     image_encoder_key: of the network's config, says whether it needs the image encoder; empty: all of them do.
     vae: which file holds its VAE and where it is published, in words.
     pipeline: how the names of its pipelines in model_index.json begin.
+    name_marks: variant -> a pattern of the names of its files, where its tensors are those of another one too.
     preview_formats: the host's latent formats with preview colours, told apart by their number of channels.
     frame_step, frame_counts: clips have step * n + 1 frames, or one of the counts.
     features: key of FEATURES -> the titles of the family's models that have it.
@@ -91,6 +92,7 @@ class Spec:
     image_encoder_key: str
     vae: str
     pipeline: str
+    name_marks: Mapping[str, str]
     preview_formats: tuple[str, ...]
     frame_step: int
     frame_counts: tuple[int, ...]
@@ -130,6 +132,7 @@ def read_spec(folder: Path) -> Spec:
         image_encoder_key=entries.text("image_encoder_key", ""),
         vae=_words(entries.value("vae"), entries.place("vae")),
         pipeline=entries.text("pipeline"),
+        name_marks=entries.named_texts("name_marks", {}),
         preview_formats=entries.texts("preview_formats"),
         frame_step=frames.number("step", 0),
         frame_counts=frames.numbers("counts"),
@@ -266,8 +269,8 @@ class _Entries:
             raise SpecError(f"{self.place(key)}: it is missing")
         return value
 
-    def inner(self, key: str) -> _Entries:
-        return _Entries(self.value(key), self.place(key))
+    def inner(self, key: str, default: object = None) -> _Entries:
+        return _Entries(self.value(key, default), self.place(key))
 
     def inners(self, key: str) -> list[_Entries]:
         return [_Entries(value, f"{self.place(key)}[{i}]") for i, value in enumerate(self._list(key))]
@@ -300,8 +303,8 @@ class _Entries:
     def decimals(self, key: str) -> tuple[float, ...]:
         return tuple(self._decimal(value, key) for value in self._list(key))
 
-    def named_texts(self, key: str) -> dict[str, str]:
-        entries = self.inner(key)
+    def named_texts(self, key: str, default: object = None) -> dict[str, str]:
+        entries = self.inner(key, default)
         return {name: entries.text(name) for name in entries.values}
 
     def all_texts(self) -> dict[str, tuple[str, ...]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -15,6 +16,19 @@ from .entry import Entry
 from .modules import build, fitting
 
 Entries = Mapping[str, Entry]
+_OWN: dict[str, Callable[[], type[nn.Module]]] = {}  # name of a class that diffusers lacks -> imports it
+
+
+def add_class(name: str, load: Callable[[], type[nn.Module]]) -> None:
+    """Let configs name a network of our own as they name diffusers'. load: imports it."""
+    _OWN[name] = load
+
+
+def class_of(name: str) -> Any:
+    """The class that a config's `_class_name` means: diffusers', or one of `add_class`."""
+    import diffusers
+
+    return _OWN[name]() if name in _OWN else getattr(diffusers, name)
 
 
 @dataclass(frozen=True)
@@ -52,11 +66,11 @@ class Weights:
 
     def module(self) -> nn.Module:
         """A new module of the config's class, with no weights of these in it."""
-        import diffusers
         import transformers
 
         if "_class_name" in self.config:
-            return getattr(diffusers, self.kind).from_config(dict(self.config))
+            module: nn.Module = class_of(self.kind).from_config(dict(self.config))
+            return module
         kind = getattr(transformers, self.kind)
         return kind(kind.config_class.from_dict(dict(self.config)))
 

@@ -15,24 +15,25 @@ import torch
 from torch import Tensor
 
 from ...common.flow import draw, encoded_source, mix
-from ...common.peaks import Moment, reader
+from ...common.peaks import Moment, Reader, reader
 from ...common.prompts import check_prompts, encode_t5, load_tokenizer
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...facts import Stacks
 from ...messages import CheckpointError, InputError, either, message
 from ...parts import Config, Inputs, Recipe
-from ...request import Capabilities, Conditioning, Extension, Keyframe, Request
+from ...request import Capabilities, Conditioning, Control, Extension, Keyframe, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
 from ...weights.bundle import Bundle, frozen, read_diffusers
 from ...weights.find import read_source
-from .checkpoint import FORMAT
+from .checkpoint import FORMAT, layout_of
 from .denoiser import (
     WanFacts,
     WanModel,
     _common,
     _references,
     control_denoiser,
+    fun_denoiser,
     image_denoiser,
     text_denoiser,
     token_denoiser,
@@ -74,10 +75,11 @@ class Wan(WanModel):
     @classmethod
     def read_facts(cls, bundle: Bundle) -> WanFacts:
         network, vae = bundle.parts["transformer"].config, bundle.parts["vae"].config
-        defaults = {k: v for k, v in bundle.defaults.items() if k not in ("boundary", "per_token_time")}
+        defaults = {k: v for k, v in bundle.defaults.items() if k not in ("boundary", "per_token_time", "inpaint")}
         per_token_time = bool(bundle.pipeline.get("expand_timesteps", bundle.defaults.get("per_token_time")))
         vace_layers = len(network.get("vace_layers", ()))
-        concatenated = network["in_channels"] > vae["z_dim"]
+        layout = layout_of(network["in_channels"] - vae["z_dim"], vae["z_dim"])
+        inpaint = bool(bundle.defaults.get("inpaint"))
         ratio = vae.get("scale_factor_spatial", 8)
         return WanFacts(
             spatial_ratio=ratio,
@@ -93,9 +95,12 @@ class Wan(WanModel):
             scheduler=bundle.scheduler,
             boundary=_boundary(bundle),
             per_token_time=per_token_time,
-            concatenated=concatenated,
+            layout=layout,
+            reference="reference_channels" in network,
+            inpaint=inpaint,
+            looks=2 if network.get("pos_embed_seq_len") else 1,
             vace_layers=vace_layers,
-            pictures=_keyframe_sets(network, vace_layers > 0, concatenated, per_token_time),
+            pictures=_keyframe_sets(network, layout, per_token_time, inpaint),
             **defaults,
         )
 
@@ -118,10 +123,23 @@ class Wan(WanModel):
 
     def check_pictures(self, request: Request) -> None:
         super().check_pictures(request)
-        if _references(request) and request.source is not None:
+        if self.facts.follows_control and request.control is not None:
+            self._check_fun(request.control)
+        elif _references(request) and request.source is not None:
             raise InputError(
                 "control", message("references_beside_source"), message("vace_noise"), message("disconnect_one")
             )
+
+    def _check_fun(self, control: Control) -> None:
+        """Raise InputError for what Fun-Control has no place for."""
+        title, count = f"{self.title} ({self.variant})", 0 if control.references is None else len(control.references)
+        if control.mask is not None:
+            raise InputError(
+                "control", message("a_mask"), message("control_no_mask", title=title), message("disconnect_mask")
+            )
+        if count > self.facts.reference:
+            rule = message("control_references", title=title, most=int(self.facts.reference))
+            raise InputError("control", message("count_references", count=count), rule, message("disconnect_them"))
 
     def capabilities(self) -> Capabilities:
         """VACE takes any clip; images beside the first or last frame of a latent frame's length count as these."""
@@ -134,12 +152,21 @@ class Wan(WanModel):
         return super().extension()
 
     def controlled(self) -> bool:
-        return self.facts.vace_layers > 0
+        return self.facts.vace_layers > 0 or self.facts.follows_control
 
     def positions(self, request: Request) -> int:
         """Tokens of the video and of the reference images in front of it, each a latent frame."""
         one = self.facts.tokens(request.width, request.height, 1)
-        return super().positions(request) + len(_references(request)) * one
+        return super().positions(request) + self._front(request) * one
+
+    def _front(self, request: Request) -> int:
+        """Latent frames in front of the video: the references, for which Fun-Control always has a place."""
+        return int(self.facts.reference) or len(_references(request))
+
+    def read_tokens(self, encoder: Reader, prompt_tokens: int = 0) -> int:
+        if encoder.kind == "clip vision":
+            return encoder.pictures * self.facts.looks
+        return super().read_tokens(encoder, prompt_tokens)
 
     def text_positions(self, request: Request) -> int:
         """The prompt's, and those of what CLIP has seen."""
@@ -160,7 +187,7 @@ class Wan(WanModel):
         facts = self.facts
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
         _, _, t, h, w = facts.latent_shape(request.width, request.height, request.frames)
-        t += len(_references(request))
+        t += self._front(request)
         each = (1, t * (h // 2) * (w // 2)) if facts.per_token_time else (1,)
         inputs = dict(
             hidden_states=empty(1, config["in_channels"], t, h, w),
@@ -171,9 +198,8 @@ class Wan(WanModel):
             inputs["control_hidden_states"] = empty(1, config["vace_in_channels"], t, h, w)
             inputs["control_hidden_states_scale"] = empty(facts.vace_layers)
         encoder = reader(self.parts["image_encoder"].tensors) if "image_encoder" in self.parts else None
-        if facts.concatenated and encoder is not None:
-            count = len(request.keyframes) or len((facts.pictures or ((),))[0])
-            inputs["encoder_hidden_states_image"] = empty(count, encoder.pictures, encoder.width)
+        if facts.layout and encoder is not None:
+            inputs["encoder_hidden_states_image"] = empty(facts.looks, encoder.pictures, encoder.width)
         return inputs
 
     def prepare(self, conditioning: Conditioning, request: Request, schedule: NoiseSchedule) -> Denoiser:
@@ -183,8 +209,9 @@ class Wan(WanModel):
         inputs["latents"] = self._start(request, generator, schedule)
         kinds = {
             control_denoiser: facts.vace_layers,
+            fun_denoiser: facts.follows_control,
             token_denoiser: facts.per_token_time,
-            image_denoiser: facts.concatenated,
+            image_denoiser: facts.layout,
         }
         make = next((make for make, fits in kinds.items() if fits), text_denoiser)
         return make(self, request, inputs)
@@ -192,7 +219,8 @@ class Wan(WanModel):
     def _start(self, request: Request, generator: torch.Generator, schedule: NoiseSchedule) -> Tensor:
         """Noise, or the source with noise on it (WanVideoToVideoPipeline.prepare_latents); references go in front."""
         b, c, t, h, w = self.facts.latent_shape(request.width, request.height, request.frames)
-        noise = draw((b, c, t + len(_references(request)), h, w), generator, self.memory.device("transformer"))
+        more = len(_references(request)) if self.facts.vace_layers else 0
+        noise = draw((b, c, t + more, h, w), generator, self.memory.device("transformer"))
         if request.source is None or request.strength >= 1:
             return noise
         return mix(noise, encoded_source(self, request), schedule.sigmas[0])
@@ -251,13 +279,15 @@ def _boundary(bundle: Bundle) -> float | None:
 
 
 def _keyframe_sets(
-    network: Config, vace: bool, concatenated: bool, per_token_time: bool
+    network: Config, layout: tuple[str, ...], per_token_time: bool, inpaint: bool
 ) -> tuple[tuple[str, ...], ...] | None:
     """The sets of keyframes that work, as `Facts.pictures` has them."""
-    if vace:
+    if network.get("vace_layers"):
         return None
-    if not concatenated:
-        return ((), ("first",)) if per_token_time else ((),)
+    if inpaint:
+        return ("first",), ("first", "last"), ("last",), ()
+    if not layout or "control" in layout:
+        return ((), ("first",)) if per_token_time or layout else ((),)
     if network.get("pos_embed_seq_len"):
         return (("first", "last"),)
     return (("first",),) if network.get("image_dim") else (("first",), ("first", "last"))

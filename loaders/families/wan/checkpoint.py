@@ -10,13 +10,17 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from torch import nn
+
+from ...messages import CheckpointError, either, message
 from ...parts import ConfigDict
 from ...spec import read_spec
 from ...weights.entry import Entry, rename
-from ...weights.format import CheckpointFormat, Config, Entries, Weights
+from ...weights.format import CheckpointFormat, Config, Entries, Weights, add_class
 
 SPEC = read_spec(Path(__file__).parent)
-_TRANSFORMERS = ("WanTransformer3DModel", "WanVACETransformer3DModel")
+REFERENCED = "WanReferenceTransformer3DModel"
+_TRANSFORMERS = ("WanTransformer3DModel", "WanVACETransformer3DModel", REFERENCED)
 HEAD = 128  # channels of a head, in every published model
 
 
@@ -38,17 +42,32 @@ UNDERSCORED = (
     "vace_patch_embedding",
     "before_proj",
     "after_proj",
+    "ref_conv",
 )
+# what the reference's convolution is called beside that of the video; see `network.ReferencePatches`
+_REFERENCE = {r"^ref_conv\.": "patch_embedding.reference.", r"^patch_embedding\.(?=weight$|bias$)": "patch_embedding.video."}
 
 
-def renamed(entries: Entries) -> dict[str, Entry]:
-    """The published names -> diffusers'."""
+def _referenced() -> type[nn.Module]:
+    from .network import WanReferenceTransformer3DModel
+
+    return WanReferenceTransformer3DModel
+
+
+add_class(REFERENCED, _referenced)
+
+
+def renamed(entries: Entries, network: Mapping[str, object] | None = None) -> dict[str, Entry]:
+    """The published names -> diffusers'. network: the names of the whole network, where these are some of it."""
     from diffusers.loaders.single_file_utils import convert_wan_transformer_to_diffusers
 
     named = convert_wan_transformer_to_diffusers(dict(entries))
-    return {
+    named = {
         key.replace("img_emb.emb_pos", "condition_embedder.image_embedder.pos_embed"): e for key, e in named.items()
     }
+    if "ref_conv.weight" in named or "patch_embedding.reference.weight" in (network or {}):
+        named = {rename(key, _REFERENCE): entry for key, entry in named.items()}
+    return named
 
 
 def transformer(entries: Entries, metadata: Mapping[str, str]) -> Weights | None:
@@ -64,9 +83,12 @@ def transformer(entries: Entries, metadata: Mapping[str, str]) -> Weights | None
 
 def _config(named: Entries) -> ConfigDict:
     """The config that the shapes tell; the rest is alike in all published variants."""
-    width, channels, *patch = named["patch_embedding.weight"].shape
+    reference = named.get("patch_embedding.reference.weight")
+    width, channels, *patch = named["patch_embedding.video.weight" if reference else "patch_embedding.weight"].shape
     vace = "vace_patch_embedding.weight" in named
     config = SPEC.config("2.1-vace-14b" if vace else "2.1-t2v-14b", "transformer")
+    if reference:
+        config |= dict(_class_name=REFERENCED, reference_channels=reference.shape[1])
     image, positions = (named.get(f"condition_embedder.image_embedder.{n}") for n in ("norm1.weight", "pos_embed"))
     count = lambda blocks: sum(bool(re.fullmatch(rf"{blocks}\.\d+\.scale_shift_table", key)) for key in named)
     layers = count("blocks")
@@ -127,24 +149,48 @@ def vae(entries: Entries) -> Weights | None:
     return Weights(config, named)
 
 
+# ---------------------------------------------------------------- variants
+
+# channels beside the latents, in latents and in masks of the four frames of each -> what they hold
+_LAYOUTS = {
+    (0, 0): (),
+    (1, 1): ("mask", "start"),
+    (2, 0): ("control", "start"),
+    (2, 1): ("control", "mask", "start"),
+}
+_MASK = 4
+
+
+def layout_of(channels: int, latent: int) -> tuple[str, ...]:
+    """What the channels beside `latent` ones of the video hold; raises CheckpointError for a number that says
+    nothing."""
+    for (latents, masks), pieces in _LAYOUTS.items():
+        if channels == latents * latent + masks * _MASK:
+            return pieces
+    known = either(*(latent + latents * latent + masks * _MASK for latents, masks in _LAYOUTS))
+    rule = message("wan_channels", channels=latent + channels, latent=latent, known=known)
+    raise CheckpointError(rule, message("wan_channels_remedy"))
+
+
+def _form(config: Config) -> tuple[object, ...]:
+    """What the network takes in and gives, which no two variants of other purpose share."""
+    inputs = config["in_channels"], config["out_channels"]
+    return *inputs, *(bool(config.get(key)) for key in ("image_dim", "pos_embed_seq_len", "vace_layers"))
+
+
 def _variant(configs: Mapping[str, Config], name: str) -> str:
-    """Which published variant a network of this config in a file of this name is."""
-    config = configs["transformer"]
-    name = name.lower()
-    newer = "noise" in name or re.search(r"wan[-_ ]?2[._]?2", name)
-    if config.get("vace_layers"):
-        return "2.1-vace-1.3b" if config["num_layers"] <= 30 else "2.1-vace-14b"
-    if config["in_channels"] == 48:
-        return "2.2-ti2v-5b"
-    if config["in_channels"] > config["out_channels"]:
-        if not config["image_dim"]:
-            return "2.2-i2v-a14b"
-        if config["pos_embed_seq_len"]:
-            return "2.1-flf2v-14b-720p"
-        return "2.1-i2v-14b-720p" if "720" in name else "2.1-i2v-14b-480p"
-    if newer:
-        return "2.2-t2v-a14b"
-    return "2.1-t2v-1.3b" if config["num_layers"] <= 30 else "2.1-t2v-14b"
+    """The published variant of this form whose depth is nearest; where several are alike, the name of the file
+    decides."""
+    config, name = configs["transformer"], name.lower()
+    layout_of(config["in_channels"] - config["out_channels"], config["out_channels"])
+    shipped = {variant: SPEC.config(variant, "transformer") for variant in SPEC.variants()}
+    fitting = [variant for variant, other in shipped.items() if _form(other) == _form(config)]
+    if not fitting:
+        raise CheckpointError(message("wan_unknown", file=name), message("use_one_of_these"))
+    far = {variant: abs(shipped[variant]["num_layers"] - config["num_layers"]) for variant in fitting}
+    nearest = [variant for variant in fitting if far[variant] == min(far.values())]
+    marked = [v for v in nearest if v in SPEC.name_marks and re.search(SPEC.name_marks[v], name)]
+    return next(iter([*marked, *(v for v in nearest if v not in SPEC.name_marks)]), nearest[0])
 
 
 FORMAT = CheckpointFormat(
@@ -158,7 +204,7 @@ FORMAT = CheckpointFormat(
     },
     transformer=transformer,
     vae=vae,
-    rename=lambda entries, network: renamed(entries),
+    rename=renamed,
     underscored=UNDERSCORED,
     variant=_variant,
 )

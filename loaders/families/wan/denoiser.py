@@ -1,4 +1,4 @@
-"""The four denoisers of Wan: text, images as channels, a time for each token, and VACE's control."""
+"""The five denoisers of Wan: text, images as channels, a time for each token, VACE's control, and Fun-Control's."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from ...common.images import clip_pixels, cover, fit_inside
+from ...common.peaks import reader
 from ...denoiser import Denoiser, Network, NoiseSchedule
 from ...facts import Facts
 from ...request import Conditioning, Control, Request
@@ -23,14 +24,28 @@ from ...video_model import VideoModel
 class WanFacts(Facts):
     """What Wan adds.
 
-    boundary: the share of the noise above which the high-noise expert works, None for one expert. per_token_time: the
-    time of each token is its own, so that a first frame can stay (TI2V-5B). concatenated: pictures come in as channels.
+    boundary: the share of the noise above which the high-noise expert works, None for one expert.
+    per_token_time: the time of each token is its own, so that a first frame can stay (TI2V-5B).
+    layout: what lies beside the latents as channels, in this order: "control" video, "mask" of the frames that are
+        given, "start" (latents of these frames).
+    reference: a picture goes through a convolution of its own and lies in front of the video.
+    inpaint: frames at both ends, at one or at none may be given (Fun-InP).
+    looks: how many pictures the image encoder sees.
+    vace_layers: how many of VACE's layers read the control video; 0: no VACE.
     """
 
     boundary: float | None
     per_token_time: bool
-    concatenated: bool
-    vace_layers: int  # how many of VACE's layers read the control video; 0: no VACE
+    layout: tuple[str, ...]
+    reference: bool
+    inpaint: bool
+    looks: int
+    vace_layers: int
+
+    @property
+    def follows_control(self) -> bool:
+        """Whether this is Fun-Control."""
+        return "control" in self.layout
 
 
 class WanModel(VideoModel):
@@ -39,7 +54,7 @@ class WanModel(VideoModel):
     facts: WanFacts
 
 
-# ---------------------------------------------------------------- the four denoisers
+# ---------------------------------------------------------------- the five denoisers
 
 
 @dataclass
@@ -56,6 +71,7 @@ class WanDenoiser(Denoiser):
     dtype: torch.dtype
     low_guidance: float
     low: list[bool]
+    front = 0  # latent frames before the video that the network is given
 
     def part(self, step: int) -> str:
         return "transformer_2" if self.low[step] else "transformer"
@@ -63,7 +79,7 @@ class WanDenoiser(Denoiser):
     def scale(self, step: int) -> float | Tensor:
         return self.low_guidance if self.low[step] else self.guidance
 
-    def hidden_states(self, latents: Tensor) -> Tensor:
+    def hidden_states(self, latents: Tensor, step: int) -> Tensor:
         """The latents and what is given beside them, as the network takes them in."""
         return latents
 
@@ -76,15 +92,16 @@ class WanDenoiser(Denoiser):
 
     def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
         batch = 2 if branch == "cond_uncond" else 1
-        return self.forward(
+        prediction = self.forward(
             network,
             step,
             branch,
-            hidden_states=torch.cat([self.hidden_states(latents)] * batch).to(self.dtype),
+            hidden_states=torch.cat([self.hidden_states(latents, step)] * batch).to(self.dtype),
             timestep=torch.cat([self.timestep(step)] * batch),
             encoder_hidden_states=self.text[branch],
             **self.further_inputs(step, batch),
         )
+        return prediction[:, :, self.front :] if self.front else prediction
 
 
 @dataclass
@@ -94,7 +111,7 @@ class WanImageDenoiser(WanDenoiser):
     condition: Tensor
     image: Tensor | None
 
-    def hidden_states(self, latents: Tensor) -> Tensor:
+    def hidden_states(self, latents: Tensor, step: int) -> Tensor:
         return torch.cat([latents, self.condition], 1)
 
     def further_inputs(self, step: int, batch: int) -> dict[str, Tensor]:
@@ -112,14 +129,35 @@ class WanTokenDenoiser(WanDenoiser):
     first: Tensor
     free: Tensor
 
-    def hidden_states(self, latents: Tensor) -> Tensor:
+    def hidden_states(self, latents: Tensor, step: int) -> Tensor:
         return (1 - self.free) * self.first + self.free * latents
 
     def timestep(self, step: int) -> Tensor:
         return (self.free[0][0][:, ::2, ::2] * self.schedule.timesteps[step]).flatten().unsqueeze(0)
 
     def finish(self, latents: Tensor) -> Tensor:
-        return self.hidden_states(latents)
+        return self.hidden_states(latents, 0)
+
+
+@dataclass
+class WanFunDenoiser(WanImageDenoiser):
+    """VideoX-Fun's WanFunControlPipeline and Wan2_2FunControlPipeline.
+
+    without: the condition in steps outside the range of what was `asked`, with zeros for the control video.
+    reference: [1, C, 1, h, w], whose other channels are not read; None: the network has no place for one.
+    """
+
+    without: Tensor
+    reference: Tensor | None
+    asked: Control
+
+    def __post_init__(self) -> None:
+        self.front = 0 if self.reference is None else 1
+
+    def hidden_states(self, latents: Tensor, step: int) -> Tensor:
+        counts = self.asked.counts(self.schedule.levels[step], self.schedule.level_count)
+        video = torch.cat([latents, self.condition if counts else self.without], 1)
+        return video if self.reference is None else torch.cat([self.reference.to(video), video], 2)
 
 
 @dataclass
@@ -202,10 +240,67 @@ def image_denoiser(model: WanModel, request: Request, inputs: dict[str, Any]) ->
         clip[at], known[at] = picture[0], 1.0
     with model.use("vae", model.encoding(request.width, request.height, request.frames)) as vae:
         z = model.encode_video(vae, clip).to(latents)
+    mask = _mask(facts, known, latents)
+    image = look(model, images[: facts.looks])
+    return WanImageDenoiser(condition=torch.cat([mask, z], 1), image=image, **inputs)
+
+
+def _mask(facts: WanFacts, known: Tensor, latents: Tensor) -> Tensor:
+    """Which frames [T] are given, as channels beside latents: the first counts for as many as the others of its
+    latent frame."""
     known = torch.cat([known[:1].repeat(facts.temporal_ratio), known[1:]])
     mask = repeat(known, "(t r) -> 1 r t h w", r=facts.temporal_ratio, h=latents.shape[3], w=latents.shape[4])
-    image = encode_image(model, images) if "image_encoder" in model.parts else None
-    return WanImageDenoiser(condition=torch.cat([mask.to(z), z], 1), image=image, **inputs)
+    return mask.to(latents)
+
+
+def look(model: WanModel, images: list[Tensor]) -> Tensor | None:
+    """What the image encoder sees of these, zeros for none (VideoX-Fun); None where the model has no such encoder."""
+    if "image_encoder" not in model.parts:
+        return None
+    if images:
+        return encode_image(model, images)
+    encoder = reader(model.parts["image_encoder"].tensors)
+    assert encoder is not None
+    like = dict(device=model.memory.device("transformer"), dtype=getattr(torch, model.recipe.dtype))
+    return torch.zeros(1, encoder.pictures, encoder.width, **like)
+
+
+def fun_denoiser(model: WanModel, request: Request, inputs: dict[str, Any]) -> Denoiser:
+    """Latents of the control video, of the start picture alone in front of zeros, and of the reference."""
+    facts, latents, asked = model.facts, inputs["latents"], request.control or Control()
+    size = request.width, request.height
+    videos = [] if asked.frames is None else [cover(asked.frames[: request.frames], *size)]
+    starts, references = ([cover(k, *size) for k in pictures] for pictures in _pictures(request))
+    with model.use("vae", model.encoding(*size, request.frames if videos else 1)) as vae:
+        encode = lambda frames: model.encode_video(vae, frames).to(latents)
+        control, start, reference = (
+            _in_front(latents, [encode(frames) for frames in given]) for given in (videos, starts, references)
+        )
+    known = torch.zeros(request.frames)
+    known[: len(starts)] = 1.0
+    pieces = {"mask": _mask(facts, known, latents), "start": start, "control": control * asked.strength}
+    beside = lambda pieces: torch.cat([pieces[name] for name in facts.layout], 1)
+    channels = latents.shape[1] + sum(piece.shape[1] for name, piece in pieces.items() if name in facts.layout)
+    padded = F.pad(reference[:, :, :1], (0, 0, 0, 0, 0, 0, 0, channels - latents.shape[1]))
+    return WanFunDenoiser(
+        condition=beside(pieces),
+        without=beside({**pieces, "control": torch.zeros_like(control)}),
+        image=look(model, (references or starts)[: facts.looks]),
+        reference=padded if facts.reference else None,
+        asked=asked,
+        **inputs,
+    )
+
+
+def _pictures(request: Request) -> tuple[list[Tensor], list[Tensor]]:
+    """(the start picture, the reference picture), each none or one."""
+    return [keyframe.images for keyframe in request.keyframes[:1]], _references(request)[:1]
+
+
+def _in_front(latents: Tensor, encoded: list[Tensor]) -> Tensor:
+    """Zeros as these latents, with the first frames replaced by what was encoded, if anything was."""
+    zeros = torch.zeros_like(latents)
+    return torch.cat([*encoded, zeros], 2)[:, :, : latents.shape[2]]
 
 
 def encode_image(model: WanModel, images: list[Tensor]) -> Tensor:
