@@ -74,6 +74,7 @@ class Spec:
     vae: which file holds its VAE and where it is published, in words.
     pipeline: how the names of its pipelines in model_index.json begin.
     name_marks: variant -> a pattern of the names of its files, where its tensors are those of another one too.
+    alike: groups of variants whose files have the same tensors, so that names alone tell them apart.
     preview_formats: the host's latent formats with preview colours, told apart by their number of channels.
     frame_step, frame_counts: clips have step * n + 1 frames, or one of the counts.
     features: key of FEATURES -> the titles of the family's models that have it.
@@ -93,6 +94,7 @@ class Spec:
     vae: str
     pipeline: str
     name_marks: Mapping[str, str]
+    alike: tuple[tuple[str, ...], ...]
     preview_formats: tuple[str, ...]
     frame_step: int
     frame_counts: tuple[int, ...]
@@ -109,6 +111,15 @@ class Spec:
     def variants(self) -> list[str]:
         """The published variants that this family ships the configs of."""
         return sorted(path.name for path in (self.folder / "variants").iterdir() if path.is_dir())
+
+    def mistakable(self, variant: str, file: str) -> tuple[str, ...]:
+        """The variants whose files have the same tensors as this one's, unless the file's name tells them apart."""
+        group = next((group for group in self.alike if variant in group), ())
+        shared = set.intersection(*({*other.split("-")} for other in group)) if group else set[str]()
+        own = {*variant.split("-")} - shared
+        if all(word in file.lower() or word[1:] in file.lower() for word in own if len(word) > 1):
+            return ()
+        return tuple(other for other in group if other != variant)
 
     def config(self, variant: str, name: str) -> dict[str, Any]:
         """A JSON file of a variant: transformer, unet, vae, scheduler or defaults."""
@@ -133,6 +144,7 @@ def read_spec(folder: Path) -> Spec:
         vae=_words(entries.value("vae"), entries.place("vae")),
         pipeline=entries.text("pipeline"),
         name_marks=entries.named_texts("name_marks", {}),
+        alike=tuple(tuple(map(str, group)) for group in entries.lists("alike")),
         preview_formats=entries.texts("preview_formats"),
         frame_step=frames.number("step", 0),
         frame_counts=frames.numbers("counts"),
@@ -295,6 +307,10 @@ class _Entries:
 
     def texts(self, key: str) -> tuple[str, ...]:
         return tuple(self._typed(value, str, key) for value in self._list(key))
+
+    def lists(self, key: str) -> tuple[list[object], ...]:
+        """Lists; none where there is no such entry."""
+        return tuple(self._typed(value, list, key) for value in self._list(key, []))
 
     def numbers(self, key: str) -> tuple[int, ...]:
         """Whole numbers; none where there is no such entry."""

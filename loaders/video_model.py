@@ -108,6 +108,14 @@ class VideoModel(VideoVAE, Counted, ABC):
         """The parts of a recipe; raises CheckpointError for what does not fit together."""
         return read_model(recipe, cls.checkpoint)
 
+    def file_notes(self) -> tuple[str, ...]:
+        """What a person should know of how the files were read: which variants else would have these tensors."""
+        file = self.recipe.files["checkpoint"]
+        others = self.checkpoint.spec.mistakable(self.variant, file.name) if file.is_file() else ()
+        if not others:
+            return ()
+        return (message("taken_by_name", file=file.name, variant=self.variant, others=either(*others)),)
+
     @classmethod
     @abstractmethod
     def read_facts(cls, bundle: Bundle) -> Facts:

@@ -168,6 +168,8 @@ class Loader(io.ComfyNode):
         loaded = message("loaded", title=model.title, variant=model.variant, dtype=model.recipe.dtype)
         report = host.Report(cls)
         report.tell(listed([loaded, *lines]), level=logging.INFO)
+        for note in model.file_notes():
+            report.tell(note, level=logging.INFO)
         return io.NodeOutput(model, ui=report.ui())
 
 

@@ -40,6 +40,7 @@ from reelwire.loaders.devices import free_bytes, with_kernels
 from reelwire.loaders.parts import Part
 from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.format import class_of
 from reelwire.loaders.weights.quantised import Quantisation
 from reelwire.loaders.weights.stored import Coding, Stored, narrow, unpack, widen
 from reelwire.samplers.decode import stream_frames
@@ -158,7 +159,6 @@ def _now() -> Any:
 
 def randomised(part: Part, device: torch.device) -> nn.Module:
     """The module of a part with the numbers that its class begins with, in bfloat16, made on the card."""
-    import diffusers
     import transformers
 
     config, before = dict(part.config), torch.get_default_dtype()
@@ -166,7 +166,7 @@ def randomised(part: Part, device: torch.device) -> nn.Module:
     try:
         with torch.device(device):
             if "_class_name" in config:
-                module = getattr(diffusers, kind_of(config)).from_config(config)
+                module = class_of(kind_of(config)).from_config(config)
             else:
                 kind = getattr(transformers, kind_of(config))
                 module = kind(kind.config_class.from_dict(config))

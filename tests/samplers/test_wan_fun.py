@@ -9,12 +9,12 @@ import pytest
 import torch
 from reelwire.loaders.denoiser import Denoiser
 from reelwire.loaders.families.wan.denoiser import encode_image
-from reelwire.loaders.messages import CheckpointError, InputError
+from reelwire.loaders.messages import InputError
 from reelwire.loaders.request import Control, Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.plan import plan
+from reelwire.tests.support.engine.native_fun import FORMS, TEXT, Host, opened
 from reelwire.tests.support.engine.sampling import sample
-from reelwire.tests.support.files.native_fun import FORMS, TEXT, Host, opened
 from reelwire.training.tiny_models import seeded
 from torch import Tensor
 
@@ -85,7 +85,7 @@ def _given(model: VideoModel, host: Host, node: str, media: dict[str, Tensor], d
     """What the host is given; direct: what its node does not take, but its network does."""
     given = host.given(node, **{name: value for name, value in media.items() if name not in direct})
     if "image_encoder" in model.parts:
-        seen = next((media[n] for n in ("ref_image", "start_image", "end_image") if n in media))
+        seen = next(media[n] for n in ("ref_image", "start_image", "end_image") if n in media)
         hidden = encode_image(model, [seen])  # type: ignore[arg-type]
         given["clip_vision_output"] = type("Output", (), {"penultimate_hidden_states": hidden})
     if "reference_channels" in model.parts["transformer"].config and "reference_latents" not in given:

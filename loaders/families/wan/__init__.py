@@ -9,6 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import ClassVar
 
 import torch
@@ -65,6 +66,8 @@ class Wan(WanModel):
         checkpoint = recipe.files["checkpoint"].name
         if "low_noise" in recipe.files:
             bundle = _with_low_noise(bundle, recipe)
+        elif _works_alone(recipe.files["checkpoint"]):
+            bundle = replace(bundle, defaults={**bundle.defaults, "boundary": None})
         boundary = _boundary(bundle)
         if boundary is None and "low_noise" in recipe.files:
             raise CheckpointError(message("one_expert_file", file=checkpoint), message("set_low_auto"))
@@ -103,6 +106,14 @@ class Wan(WanModel):
             pictures=_keyframe_sets(network, layout, per_token_time, inpaint),
             **defaults,
         )
+
+    def file_notes(self) -> tuple[str, ...]:
+        """That a file of Wan 2.2-A14B, which has two experts, works alone."""
+        file, notes = self.recipe.files["checkpoint"], super().file_notes()
+        boundary = self.variant in FORMAT.spec.variants() and FORMAT.spec.config(self.variant, "defaults")["boundary"]
+        if not boundary or self.facts.boundary is not None or not file.is_file():
+            return notes
+        return *notes, message("works_alone", file=file.name, variant=self.variant)
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
         """UMT5 embeddings, zero after the prompt's end (WanPipeline._get_t5_prompt_embeds)."""
@@ -248,11 +259,25 @@ class Wan(WanModel):
 _OTHER = {"low": message("a_low_expert"), "high": message("a_high_expert")}
 
 
+_OF_TWO = {"2.1-t2v-14b": "2.2-t2v-a14b"}  # variant of one expert -> that of two whose networks are the same
+
+
+def _expert(name: str) -> str:
+    """Which expert of two a name says that it is, "high" or "low"; empty: neither."""
+    match = re.search(r"(high|low)[-_ ]?noise|(?<![a-z])(high|low)(?![a-z])", name.lower())
+    return "" if match is None else match[1] or match[2]
+
+
+def _works_alone(checkpoint: Path) -> bool:
+    """Whether a file does not say that it is one of two: a merge of both, or an expert that was distilled alone."""
+    return checkpoint.is_file() and not _expert(checkpoint.name)
+
+
 def _with_low_noise(bundle: Bundle, recipe: Recipe) -> Bundle:
     """The low-noise expert from another folder; names tell when the two are in each other's place."""
     high, low = recipe.files["checkpoint"], recipe.files["low_noise"]
     for slot, path, wrong in (("checkpoint", high, "low"), ("low_noise_checkpoint", low, "high")):
-        if re.search(rf"{wrong}[-_ ]?noise", path.name.lower()):
+        if _expert(path.name) == wrong:
             right = {"low": "low_noise_checkpoint", "high": "checkpoint"}[wrong]
             raise CheckpointError(_OTHER[wrong], message("choose_under", input=right), slot, path.name)
     if low.is_dir():
@@ -266,9 +291,10 @@ def _with_low_noise(bundle: Bundle, recipe: Recipe) -> Bundle:
         rule = message("not_other_half", file=high.name)
         raise CheckpointError(rule, message("choose_low_expert"), "low_noise_checkpoint", low.name)
     expert.check()
-    if bundle.variant == "2.1-t2v-14b":  # the same network: that there are two of them tells which it is
-        defaults = {k: frozen(v) for k, v in FORMAT.spec.config("2.2-t2v-a14b", "defaults").items()}
-        bundle = replace(bundle, variant="2.2-t2v-a14b", defaults=defaults)
+    variant = _OF_TWO.get(bundle.variant)
+    if variant:  # the same network: that there are two of them tells which it is
+        defaults = {k: frozen(v) for k, v in FORMAT.spec.config(variant, "defaults").items()}
+        bundle = replace(bundle, variant=variant, defaults=defaults)
     return replace(bundle, parts={**bundle.parts, "transformer_2": expert})
 
 

@@ -45,7 +45,10 @@ UNDERSCORED = (
     "ref_conv",
 )
 # what the reference's convolution is called beside that of the video; see `network.ReferencePatches`
-_REFERENCE = {r"^ref_conv\.": "patch_embedding.reference.", r"^patch_embedding\.(?=weight$|bias$)": "patch_embedding.video."}
+_REFERENCE = {
+    r"^ref_conv\.": "patch_embedding.reference.",
+    r"^patch_embedding\.(?=weight$|bias$)": "patch_embedding.video.",
+}
 
 
 def _referenced() -> type[nn.Module]:
@@ -179,18 +182,18 @@ def _form(config: Config) -> tuple[object, ...]:
 
 
 def _variant(configs: Mapping[str, Config], name: str) -> str:
-    """The published variant of this form whose depth is nearest; where several are alike, the name of the file
-    decides."""
+    """The published variant of this form and depth; where several are alike, the name of the file decides."""
     config, name = configs["transformer"], name.lower()
     layout_of(config["in_channels"] - config["out_channels"], config["out_channels"])
     shipped = {variant: SPEC.config(variant, "transformer") for variant in SPEC.variants()}
     fitting = [variant for variant, other in shipped.items() if _form(other) == _form(config)]
     if not fitting:
         raise CheckpointError(message("wan_unknown", file=name), message("use_one_of_these"))
-    far = {variant: abs(shipped[variant]["num_layers"] - config["num_layers"]) for variant in fitting}
-    nearest = [variant for variant in fitting if far[variant] == min(far.values())]
-    marked = [v for v in nearest if v in SPEC.name_marks and re.search(SPEC.name_marks[v], name)]
-    return next(iter([*marked, *(v for v in nearest if v not in SPEC.name_marks)]), nearest[0])
+    depth = {variant: shipped[variant]["num_layers"] for variant in fitting}
+    deep = [variant for variant in fitting if depth[variant] == config["num_layers"]] or fitting
+    marked = [v for v in deep if v in SPEC.name_marks and re.search(SPEC.name_marks[v], name)]
+    plain = [v for v in deep if v not in SPEC.name_marks] or deep
+    return marked[0] if marked else min(plain, key=lambda variant: abs(depth[variant] - config["num_layers"]))
 
 
 FORMAT = CheckpointFormat(

@@ -15,10 +15,12 @@ class ReferencePatches(nn.Module):
     channels, reference_channels: of the video and what lies beside it, and of the reference, the first of these.
     """
 
-    def __init__(self, channels: int, reference_channels: int, width: int, patch: tuple[int, ...]) -> None:
+    def __init__(self, channels: int, reference_channels: int, width: int, patch: tuple[int, int, int]) -> None:
         super().__init__()
         self.video = nn.Conv3d(channels, width, kernel_size=patch, stride=patch)
-        self.reference = nn.Conv2d(reference_channels, width, kernel_size=patch[1:], stride=patch[1:])
+        self.reference = nn.Conv2d(
+            reference_channels, width, kernel_size=(patch[1], patch[2]), stride=(patch[1], patch[2])
+        )
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         reference = self.reference(hidden_states[:, : self.reference.in_channels, 0])
@@ -68,4 +70,5 @@ class WanReferenceTransformer3DModel(WanTransformer3DModel):
             pos_embed_seq_len,
         )
         width = num_attention_heads * attention_head_dim
-        self.patch_embedding = ReferencePatches(in_channels, reference_channels, width, tuple(patch_size))
+        time, height, across = patch_size
+        self.patch_embedding = ReferencePatches(in_channels, reference_channels, width, (time, height, across))

@@ -90,6 +90,39 @@ def test_one_expert_alone_is_refused(models: Path) -> None:
         load(Recipe("wan", "", found(models, LOW, low_noise=models / HIGH), "float32"), PlainMemory())
 
 
+@pytest.mark.parametrize(
+    ("name", "alone", "variant"),
+    [
+        ("wan2.2-t2v-rapid-aio-v10.safetensors", True, "2.2-t2v-a14b"),
+        ("wan2.2_t2v_14B_merged_fp8.safetensors", True, "2.2-t2v-a14b"),
+        ("my_favourite.safetensors", True, "2.1-t2v-1.3b"),
+        ("Wan2_2-T2V-A14B-HIGH_fp8.safetensors", False, ""),
+        ("Wan2.2-T2V-A14B-LowNoise.safetensors", False, ""),
+        ("wan22_t2v_low.safetensors", False, ""),
+    ],
+)
+def test_what_decides_that_two_experts_are_needed(
+    models: Path, tmp_path: Path, name: str, alone: bool, variant: str
+) -> None:
+    """A name that says which of two a file is; "2.2" alone does not. What runs alone says so on the node."""
+    (tmp_path / name).symlink_to(models / HIGH)
+    files = {**found(models), "checkpoint": tmp_path / name}
+    if not alone:
+        with pytest.raises(CheckpointError, match=r"needs both experts"):
+            load(Recipe("wan", "", files, "float32"), PlainMemory())
+        return
+    model = load(Recipe("wan", "", files, "float32"), PlainMemory())
+    assert model.variant == variant
+    assert model.facts.boundary is None  # type: ignore[attr-defined]
+    assert [note.key for note in model.file_notes()] == (  # type: ignore[attr-defined]
+        ["taken_by_name", "works_alone"]
+        if variant.startswith("2.2") and "14B" not in name
+        else ["works_alone"]
+        if variant.startswith("2.2")
+        else []
+    )
+
+
 def test_a_second_expert_for_a_model_of_one(tiny_models: Path) -> None:
     one = files_of(tiny_models / "tiny-wan2.1-t2v")
     with pytest.raises(CheckpointError, match=r"has one expert and needs no other. Set low_noise_checkpoint to auto"):

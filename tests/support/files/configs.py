@@ -7,7 +7,12 @@ import re
 from typing import Any
 
 import torch
+from reelwire.loaders.families import FAMILIES, family
 from reelwire.loaders.spec import shipped_config, shipped_variants
+from reelwire.loaders.weights.format import class_of
+
+for _name in FAMILIES:  # each adds the classes that diffusers lacks
+    family(_name)
 
 VARIANTS = [f"{folder.parents[1].name}/{folder.name}" for folder in shipped_variants()]
 
@@ -23,10 +28,8 @@ def network(variant: str) -> str:
 
 def build(variant: str, name: str) -> Any:
     """The module that a config describes, without memory; every key of the config must be one that its class takes."""
-    import diffusers
-
     config = read(variant, name)
-    kind = getattr(diffusers, config.pop("_class_name"))
+    kind = class_of(config.pop("_class_name"))
     assert {*config} <= {*inspect.signature(kind.__init__).parameters}
     with torch.device("meta"):
         return kind(**config)
@@ -49,6 +52,7 @@ def _wan(config: dict[str, Any]) -> Any:
             vace_layers=len(config["vace_layers"]), vace_in_dim=config["vace_in_channels"], **common, **o
         )
     kind = "i2v" if config.get("image_dim") else "t2v"
+    common["in_dim_ref_conv"] = config.get("reference_channels")
     return lambda **o: WanModel(kind, flf_pos_embed_token_number=config.get("pos_embed_seq_len"), **common, **o)
 
 

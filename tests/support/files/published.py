@@ -19,6 +19,7 @@ from reelwire.loaders.families import load
 from reelwire.loaders.parts import Memory, Recipe
 from reelwire.loaders.spec import shipped_config, shipped_variants
 from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.format import class_of
 from reelwire.training import tiny_text
 from torch.overrides import TorchFunctionMode
 
@@ -193,12 +194,11 @@ class _Unset(TorchFunctionMode):
 
 def imagined(config: Mapping[str, Any]) -> Any:
     """The module of a config on the meta device: shapes without numbers."""
-    import diffusers
     import transformers
 
     with torch.device("meta"), _Unset():
         if "_class_name" in config:
-            module = getattr(diffusers, kind_of(config)).from_config(dict(config))
+            module = class_of(kind_of(config)).from_config(dict(config))
         else:
             kind = getattr(transformers, kind_of(config))
             module = kind(kind.config_class.from_dict(dict(config)))

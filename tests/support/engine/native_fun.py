@@ -1,4 +1,4 @@
-"""Fun-Control and Fun-InP of Wan as the host's own classes make them: files for us, and the host's view of a request."""
+"""Fun-Control and Fun-InP of Wan as the host's own classes make them, and what the host computes of a request."""
 
 from __future__ import annotations
 
@@ -73,9 +73,7 @@ def vae(form: Fun) -> dict[str, Tensor]:
 
         common = dict(dim_mult=[1, 2, 4, 4], temperal_downsample=[False, True, True])
         old = form.made == 16
-        return randomised(
-            WanVAE(dim=8, z_dim=16, **common) if old else WanVAE22(dim=8, dec_dim=16, z_dim=48, **common)
-        )
+        return randomised(WanVAE(dim=8, z_dim=16, **common) if old else WanVAE22(dim=8, dec_dim=16, z_dim=48, **common))
 
 
 def look() -> dict[str, Tensor]:
@@ -83,7 +81,12 @@ def look() -> dict[str, Tensor]:
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
     config = CLIPVisionConfig(
-        hidden_size=LOOK, intermediate_size=64, num_hidden_layers=2, num_attention_heads=16, image_size=224, patch_size=56
+        hidden_size=LOOK,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=16,
+        image_size=224,
+        patch_size=56,
     )
     with seeded(4):
         state = CLIPVisionModelWithProjection(config).state_dict()
