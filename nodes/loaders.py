@@ -63,9 +63,9 @@ ROWS = (
         node="ReelwireLoadWan",
         family="wan",
         title="Wan Video Loader",
-        description="Loads Wan 2.1 (text, image, first and last frame, VACE) and Wan 2.2 (A14B with two experts, "
-        "TI2V-5B). Reads English and Chinese.",
-        aliases=("wan", "alibaba", "wan2.1", "wan2.2", "vace", "万相", "阿里"),
+        description="Loads Wan 2.1 (text, image, first and last frame, VACE), Wan 2.2 (A14B with two experts, "
+        "TI2V-5B), and Fun-Control and Fun-InP of both. Reads English and Chinese.",
+        aliases=("wan", "alibaba", "wan2.1", "wan2.2", "vace", "fun control", "fun inpaint", "万相", "阿里"),
         encoders={"text_encoder": "UMT5-XXL", "image_encoder": "Image to video with Wan 2.1: CLIP ViT-H"},
         low_noise=True,
     ),

@@ -422,6 +422,9 @@ MODELS: dict[str, Callable[[], Checkpoint]] = {
         "WanImageToVideoPipeline", _wan_transformer(36, image_dim=32, pos_embed_seq_len=2 * 50), image=True
     ),
     "tiny-wan2.1-vace": _wan_vace,
+    "tiny-wan2.1-fun-control": lambda: _wan(
+        "WanImageToVideoPipeline", _wan_transformer(48, image_dim=32), image=True, guidance=6.0
+    ),
     "tiny-wan2.2-t2v-a14b": lambda: _wan_experts("WanPipeline", 16, 0.875),
     "tiny-wan2.2-i2v-a14b": lambda: _wan_experts("WanImageToVideoPipeline", 36, 0.9),
     "tiny-wan2.2-ti2v-5b": _wan_ti2v,

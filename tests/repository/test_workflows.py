@@ -136,7 +136,7 @@ def test_it_is_offered_as_a_template(host: Host, name: str) -> None:
     assert host.read(f"{place}.jpg") == file.with_suffix(".jpg").read_bytes()
 
 
-@pytest.mark.parametrize("name", ["any_t2v", "ltx_keyframes", "wan_vace", "cogvideox_control"])
+@pytest.mark.parametrize("name", ["any_t2v", "ltx_keyframes", "wan_vace", "wan_fun_control"])
 def test_nothing_overlaps_in_nodes_2(canvas: Page, name: str) -> None:
     """There nodes are as tall as their content, the note too."""
     canvas.evaluate(RENDERER, True)

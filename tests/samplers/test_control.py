@@ -127,7 +127,7 @@ def test_fun_control_takes_frames_alone(tiny_models: Path, more: dict[str, Tenso
 @pytest.mark.parametrize("name", WITHOUT)
 def test_models_without_control_tell_which_have_it(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
-    with pytest.raises(InputError, match=r"Load CogVideoX-Fun-Control or Wan2\.1-VACE instead"):
+    with pytest.raises(InputError, match=r"Load CogVideoX-Fun-Control or Wan2\.1-VACE or Wan-Fun-Control instead"):
         plan(model, Request(control=Control(frames())))
 
 
@@ -145,7 +145,7 @@ def test_without_control_vace_is_wan(tiny_models: Path) -> None:
         plain = WanTransformer3DModel(**options).eval()
         plain.load_state_dict({k: v for k, v in network.state_dict().items() if not k.startswith("vace")})
         inputs = dict(
-            hidden_states=denoiser.hidden_states(denoiser.latents),
+            hidden_states=denoiser.hidden_states(denoiser.latents, 1),
             timestep=denoiser.timestep(1),
             encoder_hidden_states=denoiser.text["cond"],
         )

@@ -30,8 +30,8 @@ ALWAYS = (
 )
 # models of whose kind another one is always tried
 ALIKE = (
-    r"tiny-(hunyuan-i2v-concat|wan2\.1-(i2v|flf2v)|wan2\.2-i2v-a14b|cogvideox-(2b|5b|5b-i2v)\b|cogvideox1\.5-5b\b"
-    r"|ltx-0\.9\.0|svd\b(?!-xt))"
+    r"tiny-(hunyuan-i2v-concat|wan2\.1-(i2v|flf2v|fun-control)|wan2\.2-i2v-a14b|cogvideox-(2b|5b|5b-i2v)\b"
+    r"|cogvideox1\.5-5b\b|ltx-0\.9\.0|svd\b(?!-xt))"
 )
 # part of the name of a test in ALWAYS -> the parameters that are left out
 LEFT_OUT = {

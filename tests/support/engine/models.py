@@ -28,6 +28,7 @@ MODELS = {
     "tiny-wan2.1-i2v": "wan",
     "tiny-wan2.1-flf2v": "wan",
     "tiny-wan2.1-vace": "wan",
+    "tiny-wan2.1-fun-control": "wan",
     "tiny-wan2.2-t2v-a14b": "wan",
     "tiny-wan2.2-i2v-a14b": "wan",
     "tiny-wan2.2-ti2v-5b": "wan",

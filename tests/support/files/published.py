@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reelwire.loaders import families
 from reelwire.loaders.families import load
 from reelwire.loaders.parts import Memory, Recipe
 from reelwire.loaders.spec import shipped_config, shipped_variants
@@ -120,6 +121,7 @@ def published(variant: str, folder: Path, memory: Memory, dtype: str = "bfloat16
 
 
 def _write(family: str, name: str, folder: Path) -> None:
+    families.family(family)  # which adds the classes that diffusers lacks
     configs = {part: config for part, config in _parts(family, name).items() if config}
     parts = {part: ["", kind_of(config)] for part, config in configs.items()}
     index = {"_class_name": _PIPELINES[family], **_pipeline(family, name), **parts, "scheduler": ["", "scheduler"]}
