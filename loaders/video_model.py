@@ -126,6 +126,10 @@ class VideoModel(VideoVAE, Counted, ABC):
         """Prompts -> Conditioning; raises InputError for one that would be cut. keyframes: for encoders that see the
         first."""
 
+    def check_prompt(self, name: str, text: str) -> tuple[str, ...]:
+        """Notes on a prompt; no weights are read. name: of the input. Raises InputError for one that would be cut."""
+        return ()
+
     @abstractmethod
     def schedule(self, request: Request) -> Schedule:
         """What the reference pipeline gives its scheduler for this request."""

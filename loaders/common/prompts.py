@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import re
+import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,10 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..messages import CheckpointError, InputError, message
-from ..parts import Network, Tokenizer
+from ..messages import CheckpointError, InputError, message, sentences
+from ..parts import Tokenizer
+from ..request import Conditioning
+from ..video_model import VideoModel
 from ..weights.configs import load_config
 from ..weights.safetensors import read_header
+from .emphasis import Segment, emphasised, prompt_notes, segments, weighted_tokens
+
+MOST_SIGNS = 8  # of the unknown ones that a note lists
 
 
 def load_tokenizer(source: Path) -> Tokenizer:
@@ -28,7 +37,7 @@ class SentencePieceTokenizer:
         from sentencepiece import SentencePieceProcessor
 
         self._model = SentencePieceProcessor(model_proto=model)
-        self.unk_token_id = self._model.unk_id()
+        self.unk_token_id, self.pad_token_id = self._model.unk_id(), self._model.pad_id()
 
     def __call__(self, text: str | list[str], add_special_tokens: bool = True, max_length: int = 0, **_: Any) -> Any:
         """`input_ids` and `attention_mask`: lists for one text, tensors [1, max_length] for a list with one."""
@@ -81,24 +90,91 @@ def _special(folder: Path) -> dict[str, str]:
     return {name: t["content"] if isinstance(t, dict) else t for name, t in named.items() if t}
 
 
-def read_prompt(tokenizer: Tokenizer, text: str, length: int, name: str) -> tuple[Any, tuple[str, ...]]:
-    """(token ids and mask padded to `length`, notes on what the tokenizer does not know).
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt as a text encoder gets it.
 
-    Raises InputError for a prompt that `length` tokens cannot hold: nothing is cut in silence.
+    ids, mask: [1, L], padded.
+    weights: of each token [L], where not all are 1.
+    notes: what the person should know of it.
     """
-    words = tokenizer(text, add_special_tokens=False).input_ids
+
+    ids: Tensor
+    mask: Tensor
+    weights: Tensor | None = None
+    notes: tuple[str, ...] = ()
+
+
+def read_prompt(tokenizer: Tokenizer, text: str, length: int, name: str, clean: Callable[[str], str] = str) -> Prompt:
+    """A prompt in `length` tokens, and notes on what the tokenizer does not know; its weights are read.
+
+    name: of the input that holds it. clean: what is done to a text before it is tokenized. Raises InputError for a
+    prompt that `length` tokens cannot hold: nothing is cut in silence.
+    """
+    parts = segments(text)
+    tidy = clean if len(parts) == 1 else partial(_within, clean)
+    parts = tuple(replace(part, text=tidy(part.text)) for part in parts)
+    notes = prompt_notes(name, text, parts)
+    plain = "".join(part.text for part in parts)
+    known = _unknown_notes(tokenizer, parts, plain, name)
+    return replace(padded(tokenizer, parts, length, name, text), notes=(*notes, *known))
+
+
+def _within(clean: Callable[[str], str], text: str) -> str:
+    """A text cleaned but for the spaces at its ends, which part it from its neighbours."""
+    return re.sub(r"(?s)\S(?:.*\S)?", lambda inner: clean(inner[0]), text)
+
+
+def padded(
+    tokenizer: Tokenizer, parts: tuple[Segment, ...], length: int, name: str, text: str, free: int = 0
+) -> Prompt:
+    """The tokens of a prompt's parts, padded to `free` and `length` more. Raises InputError where they are more.
+
+    free: tokens of a template around the prompt, which do not count. text: the prompt, to be shown.
+    """
+    ids, weights = weighted_tokens(tokenizer, parts)
+    if len(ids) - free > length:
+        rule = message("prompt_too_long", count=len(ids) - free, most=length)
+        raise InputError(name, f"{text[:40]!r}...", rule, message("shorten"))
+    whole = length + free
+    if len(parts) == 1 and parts[0].weight == 1:
+        batch = tokenizer([parts[0].text], padding="max_length", max_length=whole, return_tensors="pt")
+        return Prompt(batch.input_ids, batch.attention_mask)
+    row = torch.full((1, whole), tokenizer.pad_token_id)
+    row[0, : len(ids)] = torch.tensor(ids)
+    factors = torch.ones(whole)
+    factors[: len(ids)] = torch.tensor(weights)
+    mask = (torch.arange(whole) < len(ids)).long()[None]
+    return Prompt(row, mask, factors if (factors != 1).any() else None)
+
+
+def _unknown_notes(tokenizer: Tokenizer, parts: tuple[Segment, ...], text: str, name: str) -> tuple[str, ...]:
+    """Which signs the tokenizer does not know, if any. Raises InputError where it knows none."""
+    words = [token for part in parts for token in tokenizer(part.text, add_special_tokens=False).input_ids]
     unknown = tokenizer.unk_token_id
-    if words and set(words) <= {unknown}:
-        rule = message("prompt_unknown")
-        raise InputError(name, repr(text[:40]), rule, message("write_english"))
-    count = len(tokenizer(text).input_ids)
-    if count > length:
-        raise InputError(
-            name, f"{text[:40]!r}...", message("prompt_too_long", count=count, most=length), message("shorten")
-        )
     lost = words.count(unknown) if unknown is not None else 0
-    notes = (message("prompt_tokens_lost", name=name, lost=lost, count=len(words)),)
-    return tokenizer([text], padding="max_length", max_length=length, return_tensors="pt"), notes if lost else ()
+    if not lost:
+        return ()
+    signs = _unknown_signs(tokenizer, text)
+    foreign = any(sign.isalpha() and not unicodedata.name(sign[0], "LATIN").startswith("LATIN") for sign in signs)
+    listed = " ".join([*map(_visible, signs[:MOST_SIGNS]), *["…"] * (len(signs) > MOST_SIGNS)])
+    if lost == len(words):
+        remedy = message("write_english") if foreign else message("write_words")
+        raise InputError(name, repr(text[:40]), message("prompt_unknown", signs=listed), remedy)
+    note = message("prompt_tokens_lost", name=name, lost=lost, count=len(words), signs=listed)
+    return (sentences(note, message("t5_reads_english")) if foreign else note,)
+
+
+def _unknown_signs(tokenizer: Tokenizer, text: str) -> list[str]:
+    """The signs of a text that a tokenizer does not know, or the words where it knows each of their signs."""
+    whole = unicodedata.normalize("NFC", text)
+    lost = lambda part: tokenizer.unk_token_id in tokenizer(part, add_special_tokens=False).input_ids
+    signs = [sign for sign in dict.fromkeys(whole) if not sign.isspace() and lost(sign)]
+    return signs or [word for word in dict.fromkeys(whole.split()) if lost(word)]
+
+
+def _visible(sign: str) -> str:
+    return sign if sign.isprintable() else f"U+{ord(sign[0]):04X}"
 
 
 def trimmed(text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -107,18 +183,39 @@ def trimmed(text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     return text[:, :rows], mask[:, :rows]
 
 
-def check_prompts(tokenizer: Tokenizer, length: int, **prompts: str) -> None:
-    """Raise InputError for prompts, by the names of their inputs, that cannot be read; before the encoder is loaded."""
-    for name, text in prompts.items():
-        read_prompt(tokenizer, text, length, name)
+def t5_prompt(model: VideoModel, name: str, text: str, clean: Callable[[str], str] = str) -> Prompt:
+    """A prompt as `read_prompt` reads it, with the model's own tokenizer and number of tokens."""
+    return read_prompt(load_tokenizer(model.recipe.files["tokenizer"]), text, model.facts.prompt_tokens, name, clean)
 
 
 def encode_t5(
-    encoder: Network, tokenizer: Tokenizer, length: int, masked: bool, device: torch.device, text: str, name: str
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """({"text" [1, length, width], "mask" [1, length]} on the CPU, notes); masked: whether the encoder itself sees the
-    mask; name: of the input that holds the text. Raises InputError for a prompt that is too long."""
-    batch, notes = read_prompt(tokenizer, text, length, name)
-    ids, mask = batch.input_ids.to(device), batch.attention_mask
-    hidden = encoder(ids, attention_mask=mask.to(device) if masked else None)[0]
-    return {"text": hidden.cpu(), "mask": mask.bool()}, notes
+    model: VideoModel,
+    masked: bool,
+    positive: str,
+    negative: str,
+    clean: Callable[[str], str] = str,
+    zeroed: bool = False,
+) -> Conditioning:
+    """Both prompts as "text" [1, L, width] and "mask" [1, L] on the CPU, with their weights on them.
+
+    masked: whether the encoder itself sees the mask. clean: as in `read_prompt`. zeroed: whether the rows behind a
+    prompt's end are 0. Raises InputError for a prompt that is too long, before the encoder is loaded.
+    """
+    named = {"positive": positive, "negative": negative}
+    prompts = [t5_prompt(model, name, text, clean) for name, text in named.items()]
+    device = model.memory.device("text_encoder")
+
+    def hidden(prompt: Prompt) -> Tensor:
+        mask = prompt.mask.to(device)
+        text: Tensor = encoder(prompt.ids.to(device), attention_mask=mask if masked else None)[0]
+        return torch.where(mask.bool().unsqueeze(-1), text, 0.0) if zeroed else text
+
+    with model.use("text_encoder") as encoder:
+        nothing = cache(lambda: hidden(t5_prompt(model, "", "")))
+        texts = [emphasised(hidden(prompt), nothing, prompt.weights).cpu() for prompt in prompts]
+    branches = {
+        branch: {"text": text, "mask": prompt.mask.bool()}
+        for branch, text, prompt in zip(("cond", "uncond"), texts, prompts, strict=True)
+    }
+    notes = (note for prompt in prompts for note in prompt.notes)
+    return Conditioning(model.name, model.facts.text_width, branches, tuple(notes))

@@ -17,7 +17,7 @@ from torch import Tensor
 from ...common.flow import draw, encoded_source
 from ...common.images import cover
 from ...common.peaks import Moment
-from ...common.prompts import check_prompts, encode_t5, load_tokenizer
+from ...common.prompts import encode_t5, t5_prompt
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...messages import InputError, either, message
 from ...parts import Config, Inputs
@@ -81,12 +81,10 @@ class CogVideoX(VideoModel):
         )
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
-        tokenizer, device = load_tokenizer(self.recipe.files["tokenizer"]), self.memory.device("text_encoder")
-        check_prompts(tokenizer, self.facts.prompt_tokens, positive=positive, negative=negative)
-        with self.use("text_encoder") as encoder:
-            read = partial(encode_t5, encoder, tokenizer, self.facts.prompt_tokens, False, device)
-            (cond, notes), (uncond, more) = read(positive, "positive"), read(negative, "negative")
-        return Conditioning(self.name, self.facts.text_width, {"cond": cond, "uncond": uncond}, notes + more)
+        return encode_t5(self, False, positive, negative)
+
+    def check_prompt(self, name: str, text: str) -> tuple[str, ...]:
+        return t5_prompt(self, name, text).notes
 
     def check(self, request: Request) -> None:
         super().check(request)

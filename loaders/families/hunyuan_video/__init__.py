@@ -30,7 +30,7 @@ from ...video_model import VideoModel
 from ...weights.bundle import Bundle
 from .checkpoint import FORMAT
 from .denoiser import HunyuanConcatDenoiser, HunyuanDenoiser, HunyuanFacts, HunyuanReplaceDenoiser
-from .prompts import CLIP_TOKENS, check_prompts, encode_prompt, template_tokens, text_tokens
+from .prompts import CLIP_TOKENS, check_prompt, encode_prompt, template_tokens, text_tokens
 from .vae import decode_pieces, encode_pieces
 
 # how an image comes in -> the text refiner reads every N-th of its tokens (image_embed_interleave of the pipeline)
@@ -85,14 +85,16 @@ class HunyuanVideo(VideoModel):
         if facts.image and image is None:
             rule = message("reads_first_frame", variant=self.variant)
             raise InputError("keyframes", message("none"), rule, message("connect_keyframe_too"))
-        check_prompts(self, image is not None, positive=positive, negative=negative)
-        cond, notes = encode_prompt(self, positive, "positive", image, INTERLEAVE.get(facts.image, 1))
+        notes = self.check_prompt("positive", positive) + self.check_prompt("negative", negative)
+        cond = encode_prompt(self, positive, "positive", image, INTERLEAVE.get(facts.image, 1))
         # the reference reads a black image with the negative prompt, and every second of its tokens, whatever the
         # kind
         black = None if image is None else torch.zeros_like(image)
-        uncond, more = encode_prompt(self, negative, "negative", black, 2)
-        branches = {"cond": cond, "uncond": uncond}
-        return Conditioning(self.name, facts.text_width, branches, notes + more, image)
+        uncond = encode_prompt(self, negative, "negative", black, 2)
+        return Conditioning(self.name, facts.text_width, {"cond": cond, "uncond": uncond}, notes, image)
+
+    def check_prompt(self, name: str, text: str) -> tuple[str, ...]:
+        return check_prompt(self, bool(self.facts.image), text, name)
 
     def schedule(self, request: Request) -> Schedule:
         sigmas = np.linspace(1.0, 0.0, request.steps + 1)[:-1]

@@ -6,44 +6,48 @@ for the templates. Where a template's parts lie is counted with the tokenizer at
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ...common.emphasis import emphasised, prompt_notes, segments, weighted_tokens
 from ...common.images import to_pil
 from ...common.peaks import reader
-from ...common.prompts import load_tokenizer
-from ...messages import InputError, message
-from ...parts import Network, Tokenizer
+from ...common.prompts import Prompt, load_tokenizer, padded
+from ...messages import message
+from ...parts import Inputs, Network
 from ...video_model import VideoModel
 
 HIDDEN = -3  # which hidden states are the text: two layers before the last (num_hidden_layers_to_skip)
 CLIP_TOKENS = 77
 ASSISTANT = 4  # tokens of the template's last header, which are cut out
 Read = dict[str, Tensor]
+Nothing = Callable[[int], Prompt]  # an empty prompt, without a template, of so many tokens
 
 
-def encode_prompt(
-    model: VideoModel, text: str, name: str, image: Tensor | None, interleave: int
-) -> tuple[Read, tuple[str, ...]]:
-    """({"text" [1, L, width], "mask" [1, L], "pooled" [1, width]} on the CPU, notes).
+def encode_prompt(model: VideoModel, text: str, name: str, image: Tensor | None, interleave: int) -> Read:
+    """{"text" [1, L, width], "mask" [1, L], "pooled" [1, width]} on the CPU.
 
     image: the first frame [1, H, W, 3] that Llava reads, every `interleave`-th of its tokens kept. Raises InputError
     for a prompt that is too long.
     """
+    prompt, begin = _tokens(model, image is not None, text, name)
     tokenizer = load_tokenizer(model.recipe.files["tokenizer"])
+    nothing = lambda length: padded(tokenizer, segments(""), length, name, "")
     with model.use("text_encoder") as encoder:
         device = model.memory.device("text_encoder")
         if image is None:
-            read = _read_text(encoder, tokenizer, model.facts.prompt_tokens, device, text, name)
+            read = _read_text(encoder, prompt, begin, nothing, device)
         else:
             pixels = _pixels(model, image, encoder.config.vision_config.image_size).to(device, encoder.dtype)
-            read = _read_picture(encoder, tokenizer, model.facts.prompt_tokens, device, text, name, pixels, interleave)
+            header = tokenizer.convert_tokens_to_ids("<|end_header_id|>")
+            read = _read_picture(encoder, prompt, begin, nothing, header, pixels, interleave)
+    ids = _clip_tokens(model, text)[:, :CLIP_TOKENS]
     with model.use("text_encoder_2") as clip:
-        clip_tokenizer = load_tokenizer(model.recipe.files["tokenizer_2"])
-        pooled, notes = _pool(clip, clip_tokenizer, model.memory.device("text_encoder_2"), text, name)
-    return {**{k: v.cpu() for k, v in read.items()}, "pooled": pooled}, notes
+        pooled = clip(ids.to(model.memory.device("text_encoder_2")), output_hidden_states=False).pooler_output
+    return {**{k: v.cpu() for k, v in read.items()}, "pooled": pooled.cpu()}
 
 
 def text_tokens(model: VideoModel, interleave: int) -> int:
@@ -71,32 +75,59 @@ def _template(picture: bool) -> str:
     return str(getattr(pipelines, name).DEFAULT_PROMPT_TEMPLATE["template"])
 
 
-def check_prompts(model: VideoModel, sees: bool, **prompts: str) -> None:
-    """Raise InputError for prompts, by the names of their inputs, that are too long; before an encoder is loaded.
+def check_prompt(model: VideoModel, sees: bool, text: str, name: str) -> tuple[str, ...]:
+    """Notes on a prompt; raises InputError for one that is too long, before an encoder is loaded.
 
-    sees: whether Llava reads an image along with them.
+    sees: whether Llava reads an image along with it. name: of the input that holds it.
     """
-    tokenizer = load_tokenizer(model.recipe.files["tokenizer"])
-    for name, text in prompts.items():
-        _tokens(tokenizer, _template(sees), model.facts.prompt_tokens, text, name)
+    parts = segments(text)
+    notes = prompt_notes(name, text, parts)
+    _tokens(model, sees, text, name)
+    tokenizer = load_tokenizer(model.recipe.files["tokenizer_2"])
+    count = len(weighted_tokens(tokenizer, parts)[0])
+    if count > CLIP_TOKENS:
+        notes += (message("clip_reads_first", name=name, most=CLIP_TOKENS, count=count),)
+    if any(part.weight != 1 for part in parts):
+        notes += (message("clip_weighs_nothing"),)
+    return notes
 
 
-def _tokens(tokenizer: Tokenizer, template: str, length: int, text: str, name: str) -> tuple[Any, int]:
+def _tokens(model: VideoModel, sees: bool, text: str, name: str) -> tuple[Prompt, int]:
     """(the tokens of the filled template, how many of them are the template's beginning)."""
+    tokenizer, template = load_tokenizer(model.recipe.files["tokenizer"]), _template(sees)
     begin = len(tokenizer(template.split("{}")[0]).input_ids)
-    filled = template.format(text)
-    count = len(tokenizer(filled).input_ids) - begin
-    if count > length:
-        rule = message("prompt_too_long", count=count, most=length)
-        raise InputError(name, f"{text[:40]!r}...", rule, message("shorten"))
-    return tokenizer([filled], padding="max_length", max_length=length + begin, return_tensors="pt"), begin
+    parts = segments(template.format(text))
+    return padded(tokenizer, parts, model.facts.prompt_tokens, name, text, begin), begin
 
 
-def _read_text(encoder: Network, tokenizer: Tokenizer, length: int, device: torch.device, text: str, name: str) -> Read:
-    batch, begin = _tokens(tokenizer, _template(False), length, text, name)
-    ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
-    hidden = encoder(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[HIDDEN]
+def _clip_tokens(model: VideoModel, text: str) -> Tensor:
+    """What CLIP reads of a prompt [1, 77]: its first tokens and the end sign; the rest is left to Llama."""
+    tokenizer, parts = load_tokenizer(model.recipe.files["tokenizer_2"]), segments(text)
+    if len(parts) == 1:
+        batch = tokenizer(
+            [parts[0].text], padding="max_length", max_length=CLIP_TOKENS, truncation=True, return_tensors="pt"
+        )
+        return batch.input_ids
+    ids, _ = weighted_tokens(tokenizer, parts)
+    padding = [tokenizer.pad_token_id] * (CLIP_TOKENS - len(ids))
+    return torch.tensor([[*ids[: CLIP_TOKENS - 1], *ids[-1:], *padding] if len(ids) > CLIP_TOKENS else ids + padding])
+
+
+def _read_text(encoder: Network, prompt: Prompt, begin: int, nothing: Nothing, device: torch.device) -> Read:
+    ids, mask = prompt.ids.to(device), prompt.mask.to(device)
+    hidden = _hidden(encoder, {"input_ids": ids, "attention_mask": mask}, prompt.weights, nothing)
     return {"text": hidden[:, begin:], "mask": mask[:, begin:]}
+
+
+def _hidden(encoder: Network, inputs: Inputs, weights: Tensor | None, nothing: Nothing) -> Tensor:
+    """The hidden states [1, L, width] that are the text, with the weights of its tokens [L] on them."""
+    read = lambda **inputs: encoder(**inputs, output_hidden_states=True).hidden_states[HIDDEN]
+
+    def empty() -> Tensor:
+        prompt, ids = nothing(inputs["input_ids"].shape[1]), inputs["input_ids"]
+        return read(input_ids=prompt.ids.to(ids.device), attention_mask=prompt.mask.to(ids.device))
+
+    return emphasised(read(**inputs), empty, weights)
 
 
 def _pixels(model: VideoModel, image: Tensor, side: int) -> Tensor:
@@ -111,43 +142,27 @@ def _pixels(model: VideoModel, image: Tensor, side: int) -> Tensor:
 
 
 def _read_picture(
-    encoder: Network,
-    tokenizer: Tokenizer,
-    length: int,
-    device: torch.device,
-    text: str,
-    name: str,
-    pixels: Tensor,
-    interleave: int,
+    encoder: Network, prompt: Prompt, begin: int, nothing: Nothing, header: int, pixels: Tensor, interleave: int
 ) -> Read:
-    """The image's hidden states, then the prompt's without the template around it."""
+    """The image's hidden states, then the prompt's without the template around it. header: the sign that ends one."""
     from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_image2video import _expand_input_ids_with_image_tokens
 
-    batch, begin = _tokens(tokenizer, _template(True), length, text, name)
-    ids, mask = batch.input_ids.to(device), batch.attention_mask.to(device)
+    ids, mask = prompt.ids.to(pixels.device), prompt.mask.to(pixels.device)
     image_token, vision = encoder.config.image_token_id, encoder.config.vision_config
     count = (vision.image_size // vision.patch_size) ** 2
     start = int((ids[0] == image_token).nonzero()[0])
     place = (count, start, start + count)
     expanded = _expand_input_ids_with_image_tokens(
-        ids, mask, length + begin, image_token, *place, encoder.config.pad_token_id
+        ids, mask, ids.shape[1], image_token, *place, encoder.config.pad_token_id
     )
-    hidden = encoder(**expanded, pixel_values=pixels, output_hidden_states=True).hidden_states[HIDDEN][0]
-    last = int((ids[0] == tokenizer.convert_tokens_to_ids("<|end_header_id|>")).nonzero()[-1]) + 1
+    weights = prompt.weights
+    if weights is not None:
+        weights = torch.cat([weights[:start], torch.ones(count), weights[start + 1 :]])
+    hidden = _hidden(encoder, {**expanded, "pixel_values": pixels}, weights, nothing)[0]
+    last = int((ids[0] == header).nonzero()[-1]) + 1
     shift = count - 1  # the image's one token has become this many more
     words = torch.cat([hidden[begin + shift : last + shift - ASSISTANT], hidden[last + shift :]])
     word_mask = torch.cat([mask[0, begin : last - ASSISTANT], mask[0, last:]])
     image = hidden[start : start + count][::interleave]
     mask = torch.cat([word_mask.new_ones(len(image)), word_mask])
     return {"text": torch.cat([image, words])[None], "mask": mask[None]}
-
-
-def _pool(
-    clip: Network, tokenizer: Tokenizer, device: torch.device, text: str, name: str
-) -> tuple[Tensor, tuple[str, ...]]:
-    """CLIP's one vector for the whole prompt; it reads 77 tokens, the rest is left to Llama, which is said."""
-    count = len(tokenizer(text).input_ids)
-    batch = tokenizer([text], padding="max_length", max_length=CLIP_TOKENS, truncation=True, return_tensors="pt")
-    pooled = clip(batch.input_ids.to(device), output_hidden_states=False).pooler_output.cpu()
-    note = message("clip_reads_first", name=name, most=CLIP_TOKENS, count=count)
-    return pooled, (note,) if count > CLIP_TOKENS else ()

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ...common.peaks import Moment
-from ...common.prompts import check_prompts, encode_t5, load_tokenizer
+from ...common.prompts import encode_t5, t5_prompt
 from ...denoiser import Denoiser, NoiseSchedule, Schedule
 from ...facts import Stacks
 from ...messages import InputError, message
@@ -83,13 +83,10 @@ class LTX(LTXModel):
         )
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
-        facts, device = self.facts, self.memory.device("text_encoder")
-        tokenizer = load_tokenizer(self.recipe.files["tokenizer"])
-        check_prompts(tokenizer, facts.prompt_tokens, positive=positive, negative=negative)
-        with self.use("text_encoder") as encoder:
-            read = partial(encode_t5, encoder, tokenizer, facts.prompt_tokens, facts.conditioned, device)
-            (cond, notes), (uncond, more) = read(positive, "positive"), read(negative, "negative")
-        return Conditioning(self.name, facts.text_width, {"cond": cond, "uncond": uncond}, notes + more)
+        return encode_t5(self, self.facts.conditioned, positive, negative)
+
+    def check_prompt(self, name: str, text: str) -> tuple[str, ...]:
+        return t5_prompt(self, name, text).notes
 
     def check(self, request: Request) -> None:
         super().check(request)

@@ -15,7 +15,7 @@ import torch
 
 from ...common.flow import draw, encoded_source, mix
 from ...common.peaks import Moment
-from ...common.prompts import check_prompts, encode_t5, load_tokenizer
+from ...common.prompts import encode_t5, t5_prompt
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...facts import Facts
 from ...messages import message
@@ -69,12 +69,10 @@ class Mochi(VideoModel):
         )
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
-        tokenizer, device = load_tokenizer(self.recipe.files["tokenizer"]), self.memory.device("text_encoder")
-        check_prompts(tokenizer, self.facts.prompt_tokens, positive=positive, negative=negative)
-        with self.use("text_encoder") as encoder:
-            read = lambda text, name: encode_t5(encoder, tokenizer, self.facts.prompt_tokens, True, device, text, name)
-            (cond, notes), (uncond, more) = read(positive, "positive"), read(negative, "negative")
-        return Conditioning(self.name, self.facts.text_width, {"cond": cond, "uncond": uncond}, notes + more)
+        return encode_t5(self, True, positive, negative)
+
+    def check_prompt(self, name: str, text: str) -> tuple[str, ...]:
+        return t5_prompt(self, name, text).notes
 
     def schedule(self, request: Request) -> Schedule:
         from diffusers.pipelines.mochi.pipeline_mochi import linear_quadratic_schedule

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...common.flow import draw, encoded_source, mix
 from ...common.peaks import Moment, Reader, reader
-from ...common.prompts import check_prompts, encode_t5, load_tokenizer
+from ...common.prompts import encode_t5, t5_prompt
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...facts import Stacks
 from ...messages import CheckpointError, InputError, either, message
@@ -119,18 +119,14 @@ class Wan(WanModel):
         """UMT5 embeddings, zero after the prompt's end (WanPipeline._get_t5_prompt_embeds)."""
         from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
-        tokenizer, device = load_tokenizer(self.recipe.files["tokenizer"]), self.memory.device("text_encoder")
-        branches, notes = {}, tuple[str, ...]()
-        check_prompts(
-            tokenizer, self.facts.prompt_tokens, positive=prompt_clean(positive), negative=prompt_clean(negative)
-        )
-        with self.use("text_encoder") as encoder:
-            for branch, name, text in (("cond", "positive", positive), ("uncond", "negative", negative)):
-                length = self.facts.prompt_tokens
-                read, more = encode_t5(encoder, tokenizer, length, True, device, prompt_clean(text), name)
-                branches[branch] = {"text": torch.where(read["mask"].unsqueeze(-1), read["text"], 0.0)}
-                notes += more
-        return Conditioning(self.name, self.facts.text_width, branches, notes)
+        conditioning = encode_t5(self, True, positive, negative, prompt_clean, zeroed=True)
+        branches = {branch: {"text": read["text"]} for branch, read in conditioning.branches.items()}
+        return replace(conditioning, branches=branches)
+
+    def check_prompt(self, name: str, text: str) -> tuple[str, ...]:
+        from diffusers.pipelines.wan.pipeline_wan import prompt_clean
+
+        return t5_prompt(self, name, text, prompt_clean).notes
 
     def check_pictures(self, request: Request) -> None:
         super().check_pictures(request)
