@@ -131,6 +131,16 @@ class Denoiser(ABC):
         c_skip, c_out = self.scalings(step)
         return (x0 - c_skip * latents.float()) / c_out
 
+    def add_noise(self, x0: Tensor, noise: Tensor, step: int) -> Tensor:
+        """The latents of a prediction that hold this video, both in the network's layout."""
+        alpha, sigma = self.alpha_sigma(step)
+        return alpha * x0 + sigma * noise
+
+    def arranged(self, video: Tensor, beside: Tensor) -> Tensor:
+        """A video [B, C, T, h, w] in the network's layout. beside: latents of the run, which give what lies beside it;
+        the inverse of `finish`."""
+        return video
+
     def model_output(self, prediction: Tensor, step: int) -> Tensor:
         """A prediction as diffusers' schedulers count it: on flow models noise - video."""
         return prediction
@@ -177,6 +187,12 @@ class DenoiserWrapper(Denoiser):
 
     def scalings(self, step: int) -> tuple[Factor, Factor]:
         return self.inner.scalings(step)
+
+    def add_noise(self, x0: Tensor, noise: Tensor, step: int) -> Tensor:
+        return self.inner.add_noise(x0, noise, step)
+
+    def arranged(self, video: Tensor, beside: Tensor) -> Tensor:
+        return self.inner.arranged(video, beside)
 
     def model_output(self, prediction: Tensor, step: int) -> Tensor:
         return self.inner.model_output(prediction, step)

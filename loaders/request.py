@@ -126,6 +126,8 @@ class Guidance:
     method: one of `VideoModel.methods`.
     start, end: the share of the steps in which it is on.
     low_noise: scale of the expert for low noise; 0: as the first.
+    boundary: share of the noise above which the expert for high noise works; 0: the model's own.
+    switch_step: step with which the other one begins, instead of a boundary; 0: by the boundary.
     true_scale: of classifier-free guidance on models that embed the guidance scale; 0: off.
     dynamic: whether the scale grows along a cosine (CogVideoX).
     layers: which blocks skip-layer guidance leaves out.
@@ -146,6 +148,8 @@ class Guidance:
     eta: float = 1.0
     momentum: float = 0.0
     threshold: float = 15.0
+    boundary: float = 0.0
+    switch_step: int = 0
     node: Origin | None = field(default=None, compare=False, repr=False)
 
 
@@ -168,3 +172,5 @@ class Request:
     guidance_2: float = 0.0  # of the second expert
     control: Control | None = None
     past: ContinuationLatents | None = None
+    mask: Tensor | None = None  # [T, H, W], 1 where the source is made anew, 0 where it stays
+    as_long: bool = False  # as the source, or the control video: `frames` is then theirs, as far as the model can

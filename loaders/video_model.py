@@ -217,6 +217,19 @@ class VideoModel(VideoVAE, Counted, ABC):
             description = message("way_keyframes", way=description)
         return Extension("last_frames", description, 1)
 
+    def low_noise_steps(self, request: Request, schedule: NoiseSchedule) -> list[bool]:
+        """Whether the low-noise expert makes a prediction, for each: below the boundary, or from a step of the run on,
+        where steps that a source leaves out count too."""
+        boundary, guidance = getattr(self.facts, "boundary", None), self.guidance
+        if boundary is None:
+            return [False] * len(schedule)
+        if guidance.switch_step:
+            left_out = request.steps - schedule.level_count
+            return [level + left_out >= guidance.switch_step for level in schedule.levels]
+        steps = schedule.scheduler.config.num_train_timesteps
+        low: list[bool] = (schedule.timesteps < (guidance.boundary or boundary) * steps).tolist()
+        return low
+
     def controlled(self) -> bool:
         """Whether the model follows a control video."""
         return False

@@ -325,13 +325,15 @@ class CalibrateCache(SamplerNode):
     def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: InputValue) -> io.NodeOutput:
         from ..samplers.caches import store
         from ..samplers.caches.calibration import calibrate
+        from ..samplers.plan import plan
 
         update, checkpoint = host.progress(), model.recipe.files["checkpoint"]
         store.check_place(checkpoint)
         on_step = lambda done, total, run: update(done, total, lambda: host.latent_preview(model, run.preview()))
-        calibration, latents = calibrate(model, conditioning, request_of(model, **inputs), on_step)
+        request, report = request_of(model, **inputs), host.Report(cls)
+        report.tell(*plan(replace(model, cache=None), request).notes)
+        calibration, latents = calibrate(model, conditioning, request, on_step)
         calibration = store.add(checkpoint, calibration)
-        report = host.Report(cls)
         report.tell(*_calibrated(calibration, store.file_of(checkpoint).name), level=logging.INFO)
         note = {"family": model.name, "variant": model.variant, "fps": model.facts.fps}
         return io.NodeOutput(model, from_model(model, model.to_host(latents.cpu()), note), ui=report.ui())

@@ -19,7 +19,7 @@ from ..loaders.common.controls import (
     prepared,
 )
 from ..loaders.devices import empty_cache, out_of_memory
-from ..loaders.messages import InputError, message
+from ..loaders.messages import message
 from ..loaders.request import Control, Keyframe
 from ..loaders.video_model import VideoModel
 from . import host
@@ -140,7 +140,8 @@ class AddKeyframe(io.ComfyNode):
 
     @classmethod
     def execute(cls, image: Tensor, frame: int, strength: float, keyframes: tuple[Keyframe, ...] = ()) -> io.NodeOutput:
-        images, report = _pictures("image", image), host.Report(cls)
+        report = host.Report(cls)
+        images = report.images("image", image)
         if frame == 0 and len(images) == 1 and any(earlier.frame == 0 for earlier in keyframes):
             frame = -1
             report.tell(message("keyframe_last"), level=logging.INFO)
@@ -272,12 +273,14 @@ class ControlVideo(io.ComfyNode):
         low: float = 0.4,
         high: float = 0.8,
     ) -> io.NodeOutput:
-        report, references = host.Report(cls), None if references is None else _pictures("references", references)
+        report = host.Report(cls)
+        references = None if references is None else report.images("references", references)
+        mask = None if mask is None else report.mask("mask", mask)
         check_given(frames is not None, mask is not None, prepare)
         check_range(start, end, strength)
         report.tell(*idle(cls, {"prepare": prepare, "low": low, "high": high}))
         if frames is not None:
-            frames = cls.prepared(report, _pictures("frames", frames), prepare, low, high)
+            frames = cls.prepared(report, report.images("frames", frames), prepare, low, high)
         preview = next((images for images in (frames, references) if images is not None), ExecutionBlocker(NOTHING))
         return io.NodeOutput(Control(frames, mask, references, strength, start, end), preview, ui=report.ui())
 
@@ -294,14 +297,6 @@ class ControlVideo(io.ComfyNode):
         empty_cache(device)
         report.tell(message("control_on_cpu"))
         return prepared(frames, way, low, high, update)
-
-
-def _pictures(name: str, image: Tensor) -> Tensor:
-    """An IMAGE without its alpha; raises InputError for anything else."""
-    if image.ndim != 4 or image.shape[-1] < 3 or 0 in image.shape:
-        rule, remedy = message("not_a_picture"), message("connect_picture")
-        raise InputError(name, message("tensor_shape", shape=list(image.shape)), rule, remedy)
-    return image[..., :3]
 
 
 NODES = [EncodePrompt, AddKeyframe, ControlVideo]

@@ -11,16 +11,17 @@ from ..loaders.messages import InputError, Message, message
 from ..loaders.request import Guidance
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
-from ..samplers.guidance import METHODS, check_method, check_span
+from ..samplers.guidance import METHODS, check_method, check_span, check_switch
 from . import host
 from .effect import Conditions, Wanted, counted, idle
 from .types import InputValue, model_input, model_output, number_input, share_input, whole_input
 from .words import models_with
 
 _SKIP_LAYER: dict[str, Wanted] = {"method": ("skip-layer",)}
+_TWO_EXPERTS: dict[str, Wanted] = {"family": with_feature("two_experts")}
 _APG: dict[str, Wanted] = {"method": ("apg",)}
 GUIDANCE_COUNTS: Conditions = {
-    "low_noise_guidance": {"family": with_feature("two_experts")},
+    **dict.fromkeys(("low_noise_guidance", "boundary", "switch_step"), _TWO_EXPERTS),
     "true_guidance": {"family": with_feature("embedded_guidance")},
     "dynamic": {"family": with_feature("dynamic_guidance")},
     **dict.fromkeys(("layers", "layer_scale", "layer_start", "layer_end"), _SKIP_LAYER),
@@ -42,16 +43,22 @@ class SetGuidance(io.ComfyNode):
             description="How strongly and in what way the prompt pulls. Without this node the sampler does plain "
             "classifier-free guidance with its own scale.",
             search_aliases=["cfg", "apg", "cfg zero star", "tcfg", "slg", "skip layer", "perpendicular", "引导"],
-            inputs=counted([model_input(), *_guidance_inputs(), *_method_inputs()], GUIDANCE_COUNTS),
+            inputs=counted([model_input(), *_guidance_inputs(), *_method_inputs(), *_expert_inputs()], GUIDANCE_COUNTS),
             outputs=[model_output("The same model with this guidance; the one that came in stays as it is")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def validate_inputs(
-        cls, start: float | None = None, end: float | None = None, layers: str | None = None
+        cls,
+        start: float | None = None,
+        end: float | None = None,
+        layers: str | None = None,
+        boundary: float | None = 0.0,
+        switch_step: int | None = 0,
     ) -> bool | str:
-        return host.valid((check_span, start, end), (_block_numbers, layers))
+        experts = check_switch, boundary, switch_step
+        return host.valid((check_span, start, end), (_block_numbers, layers), experts)
 
     @classmethod
     def execute(cls, model: VideoModel, layers: str = "", **inputs: InputValue) -> io.NodeOutput:
@@ -114,6 +121,30 @@ def _method_inputs() -> list[io.Input]:
         ),
         number_input("momentum", 0.0, (-1.0, 1.0, 0.05), "apg: of the update over the steps; -.5 is usual"),
         number_input("threshold", 15.0, (0.0, 1000.0, 0.5), "apg: largest norm of the update; 0: no limit"),
+    ]
+
+
+def _expert_inputs() -> list[io.Input]:
+    """When the second expert takes over."""
+    families = models_with("two_experts")
+    return [
+        share_input(
+            "boundary",
+            0.0,
+            f"{families}: share of the noise above which the high-noise expert works; 0: the model's own, .875 or .9",
+            step=0.005,
+            optional=True,
+            advanced=True,
+        ),
+        whole_input(
+            "switch_step",
+            0,
+            (0, 1000),
+            f"{families}: so many steps are the high-noise expert's, the rest the other one's, whatever the noise; "
+            "0: by the boundary",
+            optional=True,
+            advanced=True,
+        ),
     ]
 
 

@@ -16,6 +16,7 @@ from ..loaders.parts import Part
 from ..loaders.request import Conditioning, Control, Keyframe, Request
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
+from ..samplers.early import LENGTHS, check_length_from
 from ..samplers.solvers import SAMPLERS
 from . import host
 from .effect import Conditions, counted
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ..samplers.plan import SamplingPlan
 
 DEFAULT = "default"
+FRAMES, SOURCE = LENGTHS
 PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled")
 
 
@@ -118,6 +120,7 @@ def sampler_inputs() -> list[io.Input]:
         shift_input(
             f"Flow shift of {models_with('flow_shift')}: more spends the steps on large shapes; 0: the preset's"
         ),
+        *source_inputs(),
     ]
     return counted(inputs, SAMPLER_COUNTS)
 
@@ -147,6 +150,27 @@ def _image_inputs() -> list[io.Input]:
     ]
 
 
+def source_inputs() -> list[io.Input]:
+    """What of a source is made anew, and whether the video is as long as it."""
+    return [
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="White where the source is made anew, black where it stays, gray between; one mask, or one for "
+            "each frame",
+        ),
+        io.Combo.Input(
+            "frames_from",
+            options=[FRAMES, SOURCE],
+            default=FRAMES,
+            optional=True,
+            advanced=True,
+            tooltip="frames: as many as frames says. source: as many as the source or the control video has, less what "
+            "the model cannot make",
+        ),
+    ]
+
+
 def size_checks(width: int | None, height: int | None) -> tuple[host.Check, ...]:
     """What can be refused of a size before the model is known."""
     from ..samplers.early import check_side
@@ -165,11 +189,16 @@ class SamplerNode(io.ComfyNode):
         frames: int | None = None,
         strength: float | None = None,
         source: object = ABSENT,
+        mask: object = ABSENT,
+        control: object = ABSENT,
+        frames_from: str | None = FRAMES,
     ) -> bool | str:
-        from ..samplers.early import check_length, check_strength
+        from ..samplers.early import check_length, check_mask, check_strength
 
         sizes = *size_checks(width, height), (check_length, frames)
-        return host.valid(*sizes, (check_strength, strength, source != ABSENT))
+        sourced = source != ABSENT
+        media = (check_mask, mask != ABSENT, sourced), (check_length_from, frames_from, sourced or control != ABSENT)
+        return host.valid(*sizes, (check_strength, strength, sourced), *media)
 
 
 class Sampler(SamplerNode):
@@ -287,9 +316,15 @@ def request_of(
     strength: float = 1.0,
     control: Control | None = None,
     shift: float = 0.0,
+    mask: Tensor | None = None,
+    frames_from: str = FRAMES,
 ) -> Request:
     """The request that a sampler's inputs stand for, before defaults are filled in."""
     plain = {DEFAULT: ""}
+    check_length_from(frames_from, True)
+    source, noise_mask = _source(model, source)
+    if mask is not None and noise_mask is not None:
+        raise InputError("mask", message("connected"), message("two_masks"), message("disconnect_one_mask"))
     return Request(
         width,
         height,
@@ -300,16 +335,20 @@ def request_of(
         plain.get(preset, preset),
         seed,
         tuple(keyframes or ()),
-        _source(model, source),
+        source,
         strength,
         shift,
         control=control,
+        mask=noise_mask if mask is None else mask,
+        as_long=frames_from == SOURCE,
     )
 
 
-def _source(model: VideoModel, source: Tensor | host.Latent | None) -> Tensor | None:
-    """Frames as they are, or latents as the model has them."""
-    return _latents(model, source) if isinstance(source, dict) else source
+def _source(model: VideoModel, source: Tensor | host.Latent | None) -> tuple[Tensor | None, Tensor | None]:
+    """(frames as they are, or latents as the model has them, the noise mask of these)."""
+    if not isinstance(source, dict):
+        return source, None
+    return _latents(model, source), source.get("noise_mask")
 
 
 def _latents(model: VideoModel, latent: host.Latent) -> Tensor:
@@ -318,7 +357,12 @@ def _latents(model: VideoModel, latent: host.Latent) -> Tensor:
     if family != model.name:
         rule = message("latents_of_family", family=family, model=model.name)
         raise InputError("source", family, rule, message("decode_and_connect"))
-    return host.latents_of(model, latent)
+    latents = host.latents_of(model, latent)
+    if latents.ndim != 5:  # of another model, and no frames
+        rule = message("other_channels", variant=model.variant, channels=model.facts.channels)
+        value = message("latents_shape", shape=list(latents.shape))
+        raise InputError("source", value, rule, message("decode_and_connect"))
+    return latents
 
 
 class LatentUpscale(io.ComfyNode):

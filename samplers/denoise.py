@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
+from ..loaders.common.flow import encoded_source
 from ..loaders.denoiser import Denoiser, Network
 from ..loaders.devices import explained
 from ..loaders.messages import InputError, about, message
@@ -19,6 +21,7 @@ from .caches.runner import Runner, cached, forecasting, through_cache
 from .guidance import guide
 from .plan import SamplingPlan
 from .solvers import TABLES, noise_schedule
+from .sources.inpaint import Inpainting, MaskedSource
 from .speed import accelerated
 
 LESS_MEMORY = message("less_memory")
@@ -33,21 +36,32 @@ def sample(
     plan: SamplingPlan,
     on_step: OnStep = lambda *_: None,
     wrap: Wrap = lambda denoiser: denoiser,
+    inpainting: Inpainting | None = None,
 ) -> Tensor:
     """Latents [1, C, t, h, w], normalised as the model sees them, of one plan.
 
     on_step is called after every prediction was stepped with, and may raise to stop. wrap: around the denoiser, before
-    its first prediction. Raises InputError, before any weights are read, for a prompt that this model cannot read.
+    its first prediction. inpainting: of a video that is longer than the plan's, else as the plan says. Raises
+    InputError, before any weights are read, for a prompt that this model cannot read.
     """
     request = plan.request
     _check_conditioning(model, conditioning, request)
     with torch.no_grad(), explained(_activity(request), LESS_MEMORY):
+        if plan.mask is not None:
+            request = replace(request, source=encoded_source(model, request).float())
+            assert request.source is not None
+            inpainting = Inpainting(request.source, plan.mask)
+        if inpainting is not None and inpainting.keeps_all:
+            return inpainting.source.clone()
         schedule = noise_schedule(model, request, model.memory.device("transformer"))
         denoiser = wrap(model.prepare(conditioning, request, schedule))
         solve = TABLES[model.solvers][request.sampler].solve
         with cached(model, schedule, plan.policy) as cache, ExitStack() as stack:
-            latents = solve(Sampling(model, plan.room, denoiser, cache, stack, on_step), denoiser.latents, schedule)
-        return _alive(_finite(denoiser.finish(latents), model), model)
+            run = Sampling(model, plan.room, denoiser, cache, stack, on_step)
+            run.masked = MaskedSource(inpainting, denoiser, request.seed) if inpainting is not None else None
+            latents = solve(run, denoiser.latents, schedule)
+        video = _alive(_finite(denoiser.finish(latents), model), model)
+        return video if inpainting is None else inpainting.restored(video)
 
 
 class Sampling:
@@ -55,12 +69,14 @@ class Sampling:
 
     denoiser, cache: of the run.
     latents: those that were stepped to last, or that the prediction under way is made from.
+    masked: the source that stays outside of a mask.
     """
 
     def __init__(
         self, model: VideoModel, room: int, denoiser: Denoiser, cache: Runner | None, stack: ExitStack, on_step: OnStep
     ) -> None:
         self.denoiser, self.cache, self.latents = denoiser, cache, denoiser.latents
+        self.masked: MaskedSource | None = None
         self._model, self._room, self._stack, self._on_step = model, room, stack, on_step
         predict = denoiser.predict if cache is None else through_cache(denoiser.predict, cache)
         guided = guide(predict, denoiser, model.guidance, model.batched_guidance, model.blocks)
@@ -80,7 +96,10 @@ class Sampling:
             self._network = self._begin(self._phases[step])
         self.latents, schedule = latents, self.denoiser.schedule
         self._switch_loras(schedule.levels[step], schedule.level_count)
-        prediction = self._guided(self._network, latents, step)
+        seen = latents if self.masked is None else self.masked.noised(latents, step)
+        prediction = self._guided(self._network, seen, step)
+        if self.masked is not None:
+            prediction = self.masked.blended(prediction, seen, latents, step)
         self._last = prediction, latents, step
         return prediction
 

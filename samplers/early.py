@@ -5,6 +5,7 @@ from __future__ import annotations
 from ..loaders.messages import InputError, either, message
 
 LARGEST, LONGEST, ENDLESS = 16384, 100_000, 1_000_000  # pixels of a side, frames of a clip and of a long video
+LENGTHS = ("frames", "source")  # what says how long a video is
 FINEST, COARSEST = 8, 64  # pixels: every model's sizes are multiples of the one; multiples of the other suit them all
 
 
@@ -37,6 +38,22 @@ def check_strength(strength: float, source: bool) -> None:
         raise InputError("strength", strength, message("strength_without_source"), message("connect_source"))
     if not 0 < strength <= 1:
         raise InputError("strength", strength, message("share_above_0"), message("use_strength"))
+
+
+def check_mask(mask: bool, source: bool) -> None:
+    """Raise InputError for a mask of a source that is not there."""
+    if mask and not source:
+        raise InputError("mask", message("connected"), message("mask_without_source"), message("connect_source_too"))
+
+
+def check_length_from(choice: str, video: bool) -> None:
+    """Raise InputError for a length that nothing says. video: whether a source or a control video is there."""
+    if choice not in LENGTHS:
+        rule, remedy = message("no_such_choice"), message("use_one_of", names=", ".join(LENGTHS))
+        raise InputError("frames_from", choice, rule, remedy)
+    if choice != LENGTHS[0] and not video:
+        rule, remedy = message("nothing_has_length"), message("connect_source_or_frames")
+        raise InputError("frames_from", choice, rule, remedy)
 
 
 def check_fps(fps: float) -> None:

@@ -17,6 +17,7 @@ from ..loaders.video_model import VideoModel
 if TYPE_CHECKING:
     from diffusers.guiders import BaseGuidance
 
+GUIDANCE_NAMES = {"low_noise": "low_noise_guidance"}  # fields of Guidance that inputs call otherwise
 METHODS = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")
 Predict = Callable[[Network, Tensor, int, str], Tensor]  # `Denoiser.predict`: (network, latents, step, branch)
 Guided = Callable[[Network, Tensor, int], Tensor]  # (network, latents, step) -> the prediction of all branches
@@ -27,6 +28,9 @@ def check_guidance(model: VideoModel, request: Request) -> None:
     check_method(model)
     guidance, embedded = model.guidance, getattr(model.facts, "embedded", False)
     scale, name = (guidance.true_scale, "true_guidance") if embedded else (request.guidance, "guidance")
+    if guidance.switch_step and guidance.switch_step >= request.steps:
+        rule, remedy = message("switch_step_rule", steps=request.steps), message("use_switch_step")
+        raise InputError("switch_step", guidance.switch_step, rule, remedy)
     if guidance.method != "cfg" and scale <= 1:
         rule = message("needs_two_branches", method=guidance.method)
         raise InputError(name, scale, rule, message("set_above_1", name=name))
@@ -42,13 +46,36 @@ def check_method(model: VideoModel) -> None:
     own = message("use_sampler_guidance")
     if guidance.true_scale and not getattr(model.facts, "embedded", False):
         raise InputError("true_guidance", guidance.true_scale, message("not_embedded", variant=model.variant), own)
-    if guidance.low_noise and getattr(model.facts, "boundary", None) is None:
-        raise InputError("low_noise_guidance", guidance.low_noise, message("one_expert", variant=model.variant), own)
+    _check_experts(model, guidance)
     if guidance.dynamic and "dynamic_guidance" not in model.checkpoint.spec.features:
         rule = message("dynamic_guidance_rule", models=either(*titles_with("dynamic_guidance")))
         raise InputError("dynamic", message("on"), rule, message("switch_off"))
     if guidance.method == "skip-layer":
         _check_layers(model, guidance)
+
+
+def _check_experts(model: VideoModel, guidance: Guidance) -> None:
+    """Raise InputError for what only a model of two experts has, and for a change of experts that cannot be."""
+    check_switch(guidance.boundary, guidance.switch_step)
+    if getattr(model.facts, "boundary", None) is not None:
+        return
+    own = {"low_noise_guidance": message("use_sampler_guidance")}
+    for name in ("low_noise", "boundary", "switch_step"):
+        shown = GUIDANCE_NAMES.get(name, name)
+        if value := getattr(guidance, name):
+            rule = message("one_expert", variant=model.variant)
+            raise InputError(shown, value, rule, own.get(shown, message("use_0")))
+
+
+def check_switch(boundary: float, switch_step: int) -> None:
+    """Raise InputError for a change of experts that no model can have."""
+    if not 0 <= boundary <= 1:
+        raise InputError("boundary", boundary, message("boundary_rule"), message("use_boundary"))
+    if switch_step < 0:
+        raise InputError("switch_step", switch_step, message("number_from_0"), message("use_0"))
+    if boundary and switch_step:
+        value = f"{boundary}, {switch_step}"
+        raise InputError("boundary, switch_step", value, message("one_switch"), message("set_one_to_0"))
 
 
 def check_span(start: float, end: float) -> None:

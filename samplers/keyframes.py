@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import TypeGuard
 
 import torch
-from torch import Tensor
 
-from ..loaders.common.images import middle
+from ..loaders.common.images import is_frames, middle
 from ..loaders.messages import InputError, about, both, either, message
 from ..loaders.request import Capabilities, Keyframe, Request
 from ..loaders.spec import titles_with
@@ -58,11 +56,6 @@ def cut_notes(request: Request) -> tuple[str, ...]:
             size, video = f"{images.shape[2]}x{images.shape[1]}", f"{request.width}x{request.height}"
             notes.append(message("picture_cut", name=name, size=size, middle=f"{width}x{height}", video=video))
     return tuple(notes)
-
-
-def is_frames(images: Tensor | None) -> TypeGuard[Tensor]:
-    """Whether these are frames [T, H, W, 3], and no latents."""
-    return images is not None and images.ndim == 4 and images.shape[-1] == 3
 
 
 def _check(name: str, keyframe: Keyframe, capabilities: Capabilities) -> None:

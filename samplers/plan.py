@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..loaders.common.controls import check_range
+from ..loaders.common.images import is_frames
 from ..loaders.messages import InputError, about, message
 from ..loaders.request import Control, Request
 from ..loaders.video_model import VideoModel
@@ -20,6 +21,8 @@ from .kernels import attention_notes
 from .keyframes import cut_notes, place_keyframes
 from .room import step_bytes
 from .solvers import TABLES, prediction_count
+from .sources.inpaint import latent_mask
+from .sources.opened import lengthened, source_notes, through_door
 from .speed import check_speed
 
 MOST_TOKENS = 2**20  # ten times HunyuanVideo at 720p and 129 frames
@@ -34,6 +37,7 @@ class SamplingPlan:
     predictions: how many the solver asks for, were it not for a source that spares some.
     room: bytes that the steps need beside the weights.
     notes: what the person should know before the run.
+    mask: [1, 1, t, h, w], what of the source is made anew; None where all of it is.
     """
 
     request: Request
@@ -41,6 +45,7 @@ class SamplingPlan:
     predictions: int
     room: int
     notes: tuple[str, ...]
+    mask: Tensor | None = None
 
 
 def plan(model: VideoModel, request: Request, outline: bool = False) -> SamplingPlan:
@@ -49,6 +54,8 @@ def plan(model: VideoModel, request: Request, outline: bool = False) -> Sampling
     outline: only size, length, steps, guidance, cache and speed are checked, as where the keyframes or the control that
     sampling will need are not there yet. Raises InputError for what this model cannot do.
     """
+    request, opening_notes = through_door(request)
+    request, length_notes = lengthened(model, request)
     request = model.complete(request)
     _check_numbers(model, request)
     with about(model.guidance):
@@ -56,12 +63,15 @@ def plan(model: VideoModel, request: Request, outline: bool = False) -> Sampling
     policy, cache_notes = planned(model, request)
     with about(model.speed):
         check_speed(model)
-    keyframe_notes: tuple[str, ...] = ()
+    media_notes: tuple[str, ...] = ()
+    mask: Tensor | None = None
     if not outline:
-        request, keyframe_notes = _with_media(model, request)
-    notes = (*keyframe_notes, *cache_notes, *attention_notes(model))
+        request, media_notes = _with_media(model, request)
+        mask, mask_notes = _mask(model, request)
+        media_notes += mask_notes
+    notes = (*opening_notes, *length_notes, *media_notes, *cache_notes, *attention_notes(model))
     predictions = prediction_count(model, request)
-    return SamplingPlan(request, policy, predictions, step_bytes(model, request, policy), notes)
+    return SamplingPlan(request, policy, predictions, step_bytes(model, request, policy), notes, mask)
 
 
 def _check_numbers(model: VideoModel, request: Request) -> None:
@@ -95,15 +105,26 @@ def _with_media(model: VideoModel, request: Request) -> tuple[Request, tuple[str
     if request.control is not None:
         with about(request.control):
             _check_control(request, request.control)
-    return request, (*notes, *cut_notes(request))
+    return request, (*notes, *source_notes(request, model.facts.fps), *cut_notes(request))
+
+
+def _mask(model: VideoModel, request: Request) -> tuple[Tensor | None, tuple[str, ...]]:
+    """(the mask at the size of the latents, or None where all is made anew, notes on it)."""
+    if request.mask is None:
+        return None, ()
+    if request.source is None:
+        raise InputError("mask", message("connected"), message("mask_without_source"), message("connect_source_too"))
+    mask = latent_mask(model.facts, request)
+    if not mask.any():
+        return mask, (message("mask_keeps_all"),)
+    return (None, (message("mask_all_free"),)) if mask.min() == 1 else (mask, ())
 
 
 def _check_source(model: VideoModel, request: Request, source: Tensor) -> None:
-    is_frames = source.ndim == 4 and source.shape[-1] == 3
-    if is_frames and len(source) < request.frames:
+    if is_frames(source) and len(source) < request.frames:
         rule = message("are_asked_for", frames=request.frames)
         raise InputError("source", message("count_frames", count=len(source)), rule, message("fewer_or_longer_source"))
-    if not is_frames:
+    if not is_frames(source):
         _check_source_latents(model, request, source)
     if not torch.isfinite(source).all():
         raise InputError("source", message("not_finite_value"), message("holds_nan"), message("check_maker"))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
+
+
+def is_frames(images: Tensor | None) -> TypeGuard[Tensor]:
+    """Whether these are frames [T, H, W, 3], and no latents."""
+    return images is not None and images.ndim == 4 and images.shape[-1] == 3
 
 
 def cover(frames: Tensor, width: int, height: int) -> Tensor:

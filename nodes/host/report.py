@@ -7,7 +7,9 @@ import logging
 from collections.abc import Iterable, Mapping
 
 from comfy_api.latest import io
+from torch import Tensor
 
+from ...loaders.common.door import open_images, open_mask
 from ...loaders.messages import data
 from .notes import displayed, send
 
@@ -28,6 +30,18 @@ class Report:
             logging.log(level, "Reelwire: %s", text)
         self._messages += messages
         self._send(messages, passing=False)
+
+    def images(self, name: str, images: Tensor) -> Tensor:
+        """An IMAGE as the models take it, with what was changed told; raises InputError for what is none."""
+        opened, notes = open_images(name, images)
+        self.tell(*notes)
+        return opened
+
+    def mask(self, name: str, mask: Tensor) -> Tensor:
+        """A MASK as the models take it, with what was changed told; raises InputError for what is none."""
+        opened, notes = open_mask(name, mask)
+        self.tell(*notes)
+        return opened
 
     def show(self, *messages: str) -> None:
         """Show messages on the node until the next ones come, or until it is done."""

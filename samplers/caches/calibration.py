@@ -68,6 +68,8 @@ def calibrate(
     record = Record(observed=observed(model))
     model = replace(model, cache=record)
     prepared = plan(model, request)
+    if prepared.mask is not None and not prepared.mask.any():
+        raise InputError("mask", message("connected"), message("mask_keeps_all"), message("disconnect_black_mask"))
     if run_predictions(model, prepared.request) < FEWEST:
         least = fewest_steps(model, prepared.request, FEWEST)
         rule = message("few_steps_rule", least=FEWEST)

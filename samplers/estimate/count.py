@@ -277,12 +277,10 @@ def _sum(experts: Iterator[tuple[int, tuple[int, int], int]]) -> Span:
 def expert_steps(model: VideoModel, request: Request) -> dict[str, range]:
     """Which steps each network takes: the high-noise expert those above its boundary, the other one the rest."""
     schedule = noise_schedule(model, request, torch.device("cpu"))
-    times, scheduler = schedule.timesteps, schedule.scheduler
-    boundary = getattr(model.facts, "boundary", None)
-    if boundary is None:
-        return {network_part(model): range(len(times))}
-    high = int((times >= boundary * scheduler.config.num_train_timesteps).sum())
-    parts = {"transformer": range(high), "transformer_2": range(high, len(times))}
+    if getattr(model.facts, "boundary", None) is None:
+        return {network_part(model): range(len(schedule))}
+    high = model.low_noise_steps(request, schedule).count(False)
+    parts = {"transformer": range(high), "transformer_2": range(high, len(schedule))}
     return {part: steps for part, steps in parts.items() if len(steps)}
 
 

@@ -122,5 +122,8 @@ class CogDenoiser(Denoiser):
     def settle(self, stepped: Tensor, latents: Tensor, step: int, following: int) -> Tensor:
         return stepped.to(latents.dtype)
 
+    def arranged(self, video: Tensor, beside: Tensor) -> Tensor:
+        return torch.cat([beside[:, : self.padding].to(video), rearrange(video, "b c t h w -> b t c h w")], 1)
+
     def finish(self, latents: Tensor) -> Tensor:
         return rearrange(latents[:, self.padding :], "b t c h w -> b c t h w").float()

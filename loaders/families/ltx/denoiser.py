@@ -90,6 +90,10 @@ class LTXTextDenoiser(Denoiser):
             **place,
         ).float()
 
+    def arranged(self, video: Tensor, beside: Tensor) -> Tensor:
+        packed = _pack(video)
+        return torch.cat([beside[:, : beside.shape[1] - packed.shape[1]].to(packed), packed], 1)
+
     def finish(self, latents: Tensor) -> Tensor:
         f, h, w = self.shape
         return rearrange(latents[:, -f * h * w :], "b (f h w) c -> b c f h w", f=f, h=h, w=w)

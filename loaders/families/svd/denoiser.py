@@ -49,6 +49,12 @@ class SVDDenoiser(Denoiser):
         sigma = max(self.schedule.sigmas[step], SMALLEST)  # EulerDiscreteScheduler.step, v_prediction
         return 1 / (sigma**2 + 1), -sigma / math.sqrt(sigma**2 + 1)
 
+    def add_noise(self, x0: Tensor, noise: Tensor, step: int) -> Tensor:
+        return x0 + self.schedule.sigmas[step] * noise  # the network alone sees them scaled
+
+    def arranged(self, video: Tensor, beside: Tensor) -> Tensor:
+        return rearrange(video, "b c t h w -> b t c h w")
+
     def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
         batch, time = 2 if branch == "cond_uncond" else 1, self.schedule.timesteps[step]
         scaled = self.schedule.scheduler.scale_model_input(torch.cat([latents] * batch), time)

@@ -192,6 +192,9 @@ class WanControlDenoiser(WanDenoiser):
         with _hintless(network):
             return super().predict(network, latents, step, branch)
 
+    def arranged(self, video: Tensor, beside: Tensor) -> Tensor:
+        return torch.cat([beside[:, :, : self.references].to(video), video], 2)
+
     def finish(self, latents: Tensor) -> Tensor:
         return latents[:, :, self.references :]
 
@@ -215,17 +218,16 @@ def _hintless(network: Network) -> Iterator[None]:
 
 
 def _common(model: WanModel, conditioning: Conditioning, request: Request, schedule: NoiseSchedule) -> dict[str, Any]:
-    facts, device, dtype = model.facts, model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
+    device, dtype = model.memory.device("transformer"), getattr(torch, model.recipe.dtype)
     text = {branch: v["text"].to(device, dtype) for branch, v in conditioning.branches.items()}
     text["cond_uncond"] = torch.cat([text["uncond"], text["cond"]])
-    boundary = 0.0 if facts.boundary is None else facts.boundary * schedule.scheduler.config.num_train_timesteps
     return dict(
         schedule=schedule,
         guidance=request.guidance,
         text=text,
         dtype=dtype,
         low_guidance=request.guidance_2 or request.guidance,
-        low=(schedule.timesteps < boundary).tolist(),
+        low=model.low_noise_steps(request, schedule),
     )
 
 

@@ -1,0 +1,113 @@
+"""Images, masks and clips of a request: opened by the one door, and what is not used of them, in words."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from ...loaders.common.door import open_images, open_mask
+from ...loaders.common.images import is_frames
+from ...loaders.messages import InputError, Message, about, either, message
+from ...loaders.request import Control, Keyframe, Request
+from ...loaders.video_model import VideoModel
+
+Notes = tuple[Message, ...]
+
+
+def through_door(request: Request) -> tuple[Request, Notes]:
+    """(the request with all its images and masks as the models take them, notes); raises InputError."""
+    notes: list[Message] = []
+
+    def images(name: str, value: Tensor) -> Tensor:
+        value, more = open_images(name, value)
+        notes.extend(more)
+        return value
+
+    def mask(name: str, value: Tensor) -> Tensor:
+        value, more = open_mask(name, value)
+        notes.extend(more)
+        return value
+
+    def control(value: Control) -> Control:
+        frames = None if value.frames is None else images("control", value.frames)
+        masks = None if value.mask is None else mask("control", value.mask)
+        references = None if value.references is None else images("control", value.references)
+        return replace(value, frames=frames, mask=masks, references=references)
+
+    def keyframe(value: Keyframe) -> Keyframe:
+        with about(value):
+            return replace(value, images=images("image", value.images))
+
+    source = request.source
+    if source is not None and source.ndim != 5:
+        source = images("source", source)
+    with about(request.control):
+        changed = None if request.control is None else control(request.control)
+    opened = replace(
+        request,
+        source=source,
+        keyframes=tuple(map(keyframe, request.keyframes)),
+        control=changed,
+        mask=None if request.mask is None else mask("mask", request.mask),
+    )
+    return opened, tuple(dict.fromkeys(notes))
+
+
+def lengthened(model: VideoModel, request: Request, step: int = 0) -> tuple[Request, Notes]:
+    """(a request that asks to be as long as its source with that many frames, cut to what the model makes, notes).
+
+    step: of a long video's frames; 0: a clip's. Raises InputError where nothing has a length, or it is too short.
+    """
+    if not request.as_long:
+        return request, ()
+    if request.source is not None and not is_frames(request.source):
+        return replace(request, frames=0, as_long=False), _idle(request)  # latents bring their own length
+    video = next((video for _, video in _videos(request)), None)
+    if video is None:
+        rule, remedy = message("nothing_has_length"), message("connect_source_or_frames")
+        raise InputError("frames_from", "source", rule, remedy)
+    count, counts = len(video), () if step else model.facts.frame_counts
+    step = step or model.facts.frame_step or model.facts.temporal_ratio
+    frames = max((c for c in counts if c <= count), default=0) if counts else (count - 1) // step * step + 1
+    if not frames:
+        rule = message("frames_counts", title=f"{model.title} ({model.variant})", counts=either(*counts))
+        raise InputError("source", message("count_frames", count=count), rule, message("longer_source"))
+    return replace(request, frames=frames, as_long=False), _idle(request)
+
+
+def _idle(request: Request) -> Notes:
+    """What to say of `frames` where the source says how long the video is."""
+    return (message("frames_unused", frames=request.frames),) if request.frames else ()
+
+
+def source_notes(request: Request, fps: float) -> Notes:
+    """What is not used of the source, the control video and the mask of a complete request, and what is scaled."""
+    notes = [*_length_notes(request, fps), *_size_notes(request)]
+    if request.source is not None and request.strength >= 1 and request.mask is None:
+        notes.append(message("source_unused"))
+    return tuple(notes)
+
+
+def _videos(request: Request) -> list[tuple[str, Tensor]]:
+    """The source and the control video, where they are frames, each with its name."""
+    frames = None if request.control is None else request.control.frames
+    named = ((message("the_source"), request.source), (message("the_control"), frames))
+    return [(name, video) for name, video in named if is_frames(video)]
+
+
+def _length_notes(request: Request, fps: float) -> list[Message]:
+    notes = []
+    for name, video in _videos(request):
+        left = len(video) - request.frames
+        if left > 0:
+            seconds = f"{request.frames / fps:.3g}"
+            numbers = dict(count=len(video), used=request.frames, left=left, seconds=seconds, fps=f"{fps:g}")
+            notes.append(message("frames_left_out", name=name, **numbers))
+    return notes
+
+
+def _size_notes(request: Request) -> list[Message]:
+    size = f"{request.width}x{request.height}"
+    shapes = [(name, f"{video.shape[2]}x{video.shape[1]}") for name, video in _videos(request)]
+    return [message("frames_scaled", name=name, size=own, video=size) for name, own in shapes if own != size]
