@@ -9,7 +9,7 @@ from typing import Any
 from .facts import Facts
 from .messages import Origin
 from .parts import Memory, Part, Recipe
-from .request import Guidance
+from .request import Decoding, Guidance
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class ModelBase:
     host_attention: str = ""  # the kernel that the host computes attention with, a key of samplers.kernels.KERNELS
     cache: Any = None  # a caches.policy.Policy; None: every step is computed
     options: Mapping[str, Any] = field(default_factory=dict)  # what only this family knows, as SVD's motion bucket
+    decoding: Decoding = field(default_factory=Decoding)
     node: Origin | None = field(default=None, compare=False, repr=False)
 
     @property

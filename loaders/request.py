@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 
@@ -120,6 +120,87 @@ class Conditioning:
 
 
 @dataclass(frozen=True)
+class SpatioTemporal:
+    """Spatio-temporal guidance (STG, Hyung et al. 2024, arXiv 2411.18664) whose numbers follow the noise.
+
+    A list of one entry counts everywhere; of longer ones, each entry counts down to its timestep.
+    scales: of classifier-free guidance, 1 where it is off; empty: the request's own.
+    stg_scales: of the distance to a prediction without some blocks, 0 where it is off.
+    rescales: how far the prediction's spread is brought back to that of the prompt's, 0 to 1.
+    timesteps: noise levels, from 1 to 0.
+    blocks: those that the perturbed prediction goes without; an empty entry: none, so that it is the prompt's.
+    mode: what it goes without in these blocks, a key of the family's `perturb`.
+    star: whether the prediction without the prompt is scaled to the other one (CFG-Zero*, arXiv 2503.18886).
+    """
+
+    scales: tuple[float, ...] = ()
+    stg_scales: tuple[float, ...] = (1.0,)
+    rescales: tuple[float, ...] = (1.0,)
+    timesteps: tuple[float, ...] = ()
+    blocks: tuple[tuple[int, ...], ...] = ()
+    mode: str = "attention_values"
+    star: bool = False
+
+    def entry(self, sigma: float) -> int:
+        """Which entry of the lists counts at a noise level; 0 where the lists have one alone."""
+        reached = (i for i, timestep in enumerate(self.timesteps) if timestep <= sigma + 1e-6)
+        return next(reached, max(len(self.timesteps) - 1, 0))
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How latents are decoded; a number below 0: as published for the model.
+
+    timestep, noise: what a VAE that makes the last denoising step is told, and how much noise it gets, 0 to 1.
+    tone_map: how much the range of the latents is compressed, 0 to 1.
+    """
+
+    timestep: float = -1.0
+    noise: float = -1.0
+    tone_map: float = -1.0
+
+
+@dataclass(frozen=True)
+class Program:
+    """What the makers' own program does and the reference pipeline does not: a preset's, read by the family.
+
+    timesteps: the noise levels of all predictions, from 1 to 0; empty: the family's for the request's steps.
+    skip_first, skip_last: further steps of that schedule, which are left out at its beginning and at its end.
+    stg: guidance; None: the reference pipeline's.
+    image_noise: how much fresh noise given pictures get in each step.
+    compression: H.264 quality (CRF) at which given pictures are compressed; 0: not at all.
+    decoding: how the latents are decoded.
+    """
+
+    timesteps: tuple[float, ...] = ()
+    skip_first: int = 0
+    skip_last: int = 0
+    stg: SpatioTemporal | None = None
+    image_noise: float = 0.0
+    compression: int = 0
+    decoding: Decoding = field(default_factory=Decoding)
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> Program:
+        """The program of a preset in a defaults.json."""
+        inner = {"stg": SpatioTemporal, "decoding": Decoding}
+        fields = {name: _tuples(value) for name, value in values.items()}
+        return cls(**{name: inner[name](**value) if name in inner else value for name, value in fields.items()})
+
+    @property
+    def begins_with_source(self) -> bool:
+        """Whether it refines latents: its first noise level is not pure noise."""
+        return self.skip_first > 0 or (bool(self.timesteps) and self.timesteps[0] < 1)
+
+
+def _tuples(value: Any) -> Any:
+    """A value of a JSON file with tuples in place of all its lists."""
+    if isinstance(value, Mapping):
+        return {name: _tuples(inner) for name, inner in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+@dataclass(frozen=True)
 class Guidance:
     """How the two branches of guidance become one prediction.
 
@@ -133,6 +214,7 @@ class Guidance:
     layers: which blocks skip-layer guidance leaves out.
     layer_scale, layer_start, layer_end: how much that counts, and from which to which share of the steps.
     eta, momentum, threshold: APG's; threshold is of the norm.
+    stg: of the method "stg", which needs it.
     """
 
     method: str = "cfg"
@@ -150,6 +232,7 @@ class Guidance:
     threshold: float = 15.0
     boundary: float = 0.0
     switch_step: int = 0
+    stg: SpatioTemporal | None = None
     node: Origin | None = field(default=None, compare=False, repr=False)
 
 
@@ -174,3 +257,5 @@ class Request:
     past: ContinuationLatents | None = None
     mask: Tensor | None = None  # [T, H, W], 1 where the source is made anew, 0 where it stays
     as_long: bool = False  # as the source, or the control video: `frames` is then theirs, as far as the model can
+    fps: float = 0.0  # frames per second, where the network is told
+    program: Program | None = None  # of the preset; None: as the reference pipeline

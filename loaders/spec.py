@@ -18,9 +18,11 @@ FOLDER = Path(__file__).parent / "families"
 FEATURES = {
     "cache_retention": "TeaCache's published mode that computes the first steps",
     "control": "a video that says what moves where",
+    "decode_timestep": "a VAE that makes the last denoising step, with a time and noise of its own",
     "dynamic_guidance": "a guidance scale that grows along a cosine",
     "embedded_guidance": "a guidance scale that the network reads",
     "flow_shift": "a shift of the noise levels that the sampler may change",
+    "frame_rate": "a network that is told how many frames a second has",
     "keyframe_tokens": "given pictures are tokens of their own, for which memory is needed",
     "last_pictures": "clips that end with a given picture",
     "latent_upsampler": "networks that double the size of latents",
@@ -28,6 +30,7 @@ FEATURES = {
     "motion": "how much the picture moves, as numbers",
     "pictures_anywhere": "given pictures at any frame",
     "prompt_pictures": "a prompt that is read along with the first picture",
+    "spatio_temporal": "guidance away from a prediction without some blocks, with lists of scales",
     "trimmed_text": "the empty rows behind a prompt's end can be left out",
     "two_experts": "a network for high noise and one for low noise",
 }
@@ -79,6 +82,7 @@ class Spec:
     frame_step, frame_counts: clips have step * n + 1 frames, or one of the counts.
     features: key of FEATURES -> the titles of the family's models that have it.
     upsampler: a published network that doubles the size of its latents; empty: there is none.
+    programs: the presets that do what the makers' own program does, by the names of its configurations.
     cache_signal: what TeaCache goes by where no polynomial is published.
     cache_fits: variant -> its published polynomials; the last is that of the mode "retention".
     """
@@ -100,6 +104,7 @@ class Spec:
     frame_counts: tuple[int, ...]
     features: Mapping[str, tuple[str, ...]]
     upsampler: str
+    programs: tuple[str, ...]
     cache_signal: str
     cache_fits: Mapping[str, tuple[CacheFit, ...]]
 
@@ -150,6 +155,7 @@ def read_spec(folder: Path) -> Spec:
         frame_counts=frames.numbers("counts"),
         features=features.all_texts(),
         upsampler=entries.text("upsampler", ""),
+        programs=entries.texts("programs", []),
         cache_signal=teacache.one_of("signal", SIGNALS),
         cache_fits=_fits(teacache),
     )
@@ -305,8 +311,8 @@ class _Entries:
     def truth(self, key: str, default: bool) -> bool:
         return self._typed(self.value(key, default), bool, key)
 
-    def texts(self, key: str) -> tuple[str, ...]:
-        return tuple(self._typed(value, str, key) for value in self._list(key))
+    def texts(self, key: str, default: list[object] | None = None) -> tuple[str, ...]:
+        return tuple(self._typed(value, str, key) for value in self._list(key, default))
 
     def lists(self, key: str) -> tuple[list[object], ...]:
         """Lists; none where there is no such entry."""

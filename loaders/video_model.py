@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +19,7 @@ from .facts import Facts, Stacks
 from .limits import check_count, check_frames, check_size
 from .messages import InputError, about, both, either, message
 from .parts import Config, Inputs, Memory, Network, Part, Recipe
-from .request import Capabilities, Conditioning, Extension, Keyframe, Request
+from .request import Capabilities, Conditioning, Extension, Keyframe, Program, Request
 from .spec import titles_with
 from .vae.codec import VideoVAE
 from .weights.bundle import Bundle
@@ -42,7 +42,7 @@ class VideoModel(VideoVAE, Counted, ABC):
     keeps_padding: why the rows behind a prompt's end must stay; empty: they are masked, and can be cut off.
     stacks: the blocks that caches know; None: a UNet, of which only the deep blocks can be cached.
     image_models, text_models: what to load instead for images, and for text alone.
-    methods: of guidance.
+    methods: of guidance. stg_modes: what spatio-temporal guidance can leave out.
     """
 
     checkpoint: ClassVar[CheckpointFormat]
@@ -58,6 +58,7 @@ class VideoModel(VideoVAE, Counted, ABC):
     image_models: ClassVar[str] = message("other_family")
     text_models: ClassVar[str] = message("other_family")
     methods: ClassVar[tuple[str, ...]] = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")
+    stg_modes: ClassVar[tuple[str, ...]] = ()
 
     def __init_subclass__(cls) -> None:
         """Name a family's class as its spec.json does."""
@@ -88,7 +89,10 @@ class VideoModel(VideoVAE, Counted, ABC):
             sizes: dict[str, Any] = {k: v for k, v in self._size(request.source).items() if not getattr(request, k)}
             request = replace(request, **sizes)
         request = replace(request, guidance_2=self.guidance.low_noise or request.guidance_2 or request.guidance)
-        values = {**presets["default"], **presets.get(request.preset, {})}
+        values = {"fps": self.facts.fps, **presets["default"], **presets.get(request.preset, {})}
+        program = values.pop("program", None)
+        if program is not None and request.program is None:
+            request = replace(request, program=_program(program, request.guidance))
         return replace(request, **{k: v for k, v in values.items() if not getattr(request, k)})
 
     def _size(self, latents: Tensor) -> dict[str, int]:
@@ -167,6 +171,10 @@ class VideoModel(VideoVAE, Counted, ABC):
         """The `samples` of a LATENT -> latents [1, C, t, h, w] as the network sees them."""
         return self.facts.normalise(samples)
 
+    def perturb(self, network: Network, blocks: Sequence[int], mode: str) -> AbstractContextManager[None]:
+        """The network without what a mode of spatio-temporal guidance leaves out in these blocks."""
+        raise NotImplementedError(mode)
+
     def unmasked(self, network: Network) -> AbstractContextManager[None]:
         """The network for a run whose text was trimmed, so that no attention needs a mask."""
         return nullcontext()
@@ -233,6 +241,14 @@ class VideoModel(VideoVAE, Counted, ABC):
     def controlled(self) -> bool:
         """Whether the model follows a control video."""
         return False
+
+
+def _program(values: Mapping[str, Any], guidance: float) -> Program:
+    """The program of a preset, with a guidance scale that somebody has set (0: nobody) in place of its own."""
+    program = Program.read(values)
+    if program.stg is None or not guidance:
+        return program
+    return replace(program, stg=replace(program.stg, scales=(guidance,)))
 
 
 def _sets(allowed: tuple[tuple[str, ...], ...]) -> str:

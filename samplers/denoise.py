@@ -18,7 +18,7 @@ from ..loaders.request import Conditioning, Request
 from ..loaders.video_model import VideoModel
 from ..loaders.weights.lora import Switch, applied
 from .caches.runner import Runner, cached, forecasting, through_cache
-from .guidance import guide
+from .guidance import guide, guided_model
 from .plan import SamplingPlan
 from .solvers import TABLES, noise_schedule
 from .sources.inpaint import Inpainting, MaskedSource
@@ -45,6 +45,7 @@ def sample(
     InputError, before any weights are read, for a prompt that this model cannot read.
     """
     request = plan.request
+    model = guided_model(model, request)
     _check_conditioning(model, conditioning, request)
     with torch.no_grad(), explained(_activity(request), LESS_MEMORY):
         if plan.mask is not None:
@@ -79,7 +80,7 @@ class Sampling:
         self.masked: MaskedSource | None = None
         self._model, self._room, self._stack, self._on_step = model, room, stack, on_step
         predict = denoiser.predict if cache is None else through_cache(denoiser.predict, cache)
-        guided = guide(predict, denoiser, model.guidance, model.batched_guidance, model.blocks)
+        guided = guide(predict, denoiser, model.guidance, model.batched_guidance, model.blocks, model.perturb)
         self._guided = guided if cache is None else forecasting(guided, denoiser, cache)
         groups = (list(group) for _, group in groupby(range(len(denoiser.schedule)), denoiser.part))
         self._phases = {steps[0]: range(steps[0], steps[-1] + 1) for steps in groups}

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,16 +13,19 @@ from torch import Tensor
 
 from ..loaders.denoiser import Denoiser, Network
 from ..loaders.messages import InputError, either, message
-from ..loaders.request import Guidance, Request
+from ..loaders.request import Guidance, Request, SpatioTemporal
 from ..loaders.spec import titles_with
 from ..loaders.video_model import VideoModel
+from .solvers import noise_schedule
 
 if TYPE_CHECKING:
     from diffusers.guiders import BaseGuidance
 
 GUIDANCE_NAMES = {"low_noise": "low_noise_guidance"}  # fields of Guidance that inputs call otherwise
-METHODS = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")
+METHODS = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer", "stg")
+STG_MODES = ("attention_values", "attention_skip", "transformer_block")
 Predict = Callable[[Network, Tensor, int, str], Tensor]  # `Denoiser.predict`: (network, latents, step, branch)
+Perturb = Callable[[Network, Sequence[int], str], AbstractContextManager[None]]
 Guided = Callable[[Network, Tensor, int], Tensor]  # (network, latents, step) -> the prediction of all branches
 
 
@@ -31,7 +37,7 @@ def check_guidance(model: VideoModel, request: Request) -> None:
     if guidance.switch_step and guidance.switch_step >= request.steps:
         rule, remedy = message("switch_step_rule", steps=request.steps), message("use_switch_step")
         raise InputError("switch_step", guidance.switch_step, rule, remedy)
-    if guidance.method != "cfg" and scale <= 1:
+    if guidance.method not in ("cfg", "stg") and scale <= 1:
         rule = message("needs_two_branches", method=guidance.method)
         raise InputError(name, scale, rule, message("set_above_1", name=name))
 
@@ -52,6 +58,8 @@ def check_method(model: VideoModel) -> None:
         raise InputError("dynamic", message("on"), rule, message("switch_off"))
     if guidance.method == "skip-layer":
         _check_layers(model, guidance)
+    if guidance.method == "stg":
+        _check_stg(model, guidance.stg or SpatioTemporal())
 
 
 def _check_experts(model: VideoModel, guidance: Guidance) -> None:
@@ -96,20 +104,73 @@ def _check_layers(model: VideoModel, guidance: Guidance) -> None:
         raise InputError("layer_start, layer_end", value, message("layer_span_rule"), message("use_layer_span"))
 
 
-def guide(predict: Predict, denoiser: Denoiser, guidance: Guidance, batched: bool, blocks: str = "") -> Guided:
+def _check_stg(model: VideoModel, stg: SpatioTemporal) -> None:
+    """Raise InputError for lists that do not belong together, numbers out of range, or blocks that are not there."""
+    _check_lists(stg)
+    last = model.facts.layers - 1
+    remedy = message("name_blocks", one=max(last - 1, 0), other=last)
+    if not any(stg.blocks) and any(stg.stg_scales):
+        raise InputError("layers", message("none"), message("stg_blocks_rule"), remedy)
+    strange = [block for entry in stg.blocks for block in entry if not 0 <= block <= last]
+    if strange:
+        rule = message("blocks_rule", variant=model.variant, last=last)
+        raise InputError("layers", ", ".join(map(str, strange)), rule, remedy)
+    if stg.mode not in model.stg_modes:
+        rule = message("works_with", title=model.title, methods=", ".join(model.stg_modes))
+        raise InputError("stg_mode", stg.mode, rule, message("choose_method"))
+
+
+def _check_lists(stg: SpatioTemporal) -> None:
+    """Raise InputError unless the lists are as long as the timesteps, or of one entry, and hold sound numbers."""
+    numbers = {"scales": (stg.scales, 100.0), "stg_scales": (stg.stg_scales, 100.0), "rescales": (stg.rescales, 1.0)}
+    lengths = {"layers": len(stg.blocks), **{name: len(values) for name, (values, _) in numbers.items()}}
+    for name, length in lengths.items():
+        if length > 1 and length != len(stg.timesteps):
+            value, rule = message("count_entries", count=length), message("stg_lists_rule", count=len(stg.timesteps))
+            raise InputError(name, value, rule, message("stg_lists_remedy"))
+    falling = all(one > other for one, other in pairwise(stg.timesteps))
+    if not (falling and all(0 <= timestep <= 1 for timestep in stg.timesteps)):
+        wanted = ", ".join(f"{timestep:g}" for timestep in stg.timesteps)
+        raise InputError("timesteps", wanted, message("stg_timesteps_rule"), message("stg_timesteps_remedy"))
+    for name, (values, most) in numbers.items():
+        if wrong := [f"{value:g}" for value in values if not 0 <= value <= most]:
+            rule = message("stg_number_rule", most=f"{most:g}")
+            raise InputError(name, ", ".join(wrong), rule, message("stg_number_remedy"))
+
+
+def guided_model(model: VideoModel, request: Request) -> VideoModel:
+    """The model with the guidance of a complete request: its preset's, where no node has chosen a method."""
+    stg = request.program.stg if request.program is not None else None
+    if stg is None or model.guidance.method != "cfg":
+        return model
+    return replace(model, guidance=replace(model.guidance, method="stg", stg=stg))
+
+
+def guide(
+    predict: Predict,
+    denoiser: Denoiser,
+    guidance: Guidance,
+    batched: bool,
+    blocks: str = "",
+    perturb: Perturb = lambda *_: nullcontext(),
+) -> Guided:
     """Predictions of a denoiser's branches put together: one forward where guidance is off.
 
     batched: both branches go in one forward. blocks: the network's attribute that holds them, for skip-layer guidance.
+    perturb: `VideoModel.perturb`, for spatio-temporal guidance.
     """
     schedule = denoiser.schedule
     first, last = int(guidance.start * schedule.level_count), int(guidance.end * schedule.level_count)
     if guidance.method == "cfg":
         guided = _plain(predict, denoiser, batched)
+    elif guidance.stg is not None and guidance.method == "stg":
+        guided = _spatio_temporal(predict, denoiser, guidance.stg, perturb)
     else:
         guided = _by_guider(predict, denoiser, _make_guider(guidance, blocks))
+    off = denoiser.guidance <= 1 and guidance.method != "stg"
 
     def predict_step(network: Network, latents: Tensor, step: int) -> Tensor:
-        if denoiser.guidance <= 1 or not first <= schedule.levels[step] < last:
+        if off or not first <= schedule.levels[step] < last:
             return predict(network, latents, step, "cond")
         return guided(network, latents, step)
 
@@ -119,6 +180,8 @@ def guide(predict: Predict, denoiser: Denoiser, guidance: Guidance, batched: boo
 def forwards(model: VideoModel, request: Request, levels: Sequence[int]) -> list[int]:
     """How many branches the network has in each prediction of a complete request. levels: their noise levels."""
     guidance, embedded = model.guidance, getattr(model.facts, "embedded", False)
+    if guidance.stg is not None and guidance.method == "stg":
+        return _stg_forwards(model, guidance, guidance.stg, request)[: len(levels)]
     scale = (guidance.true_scale or 1.0) if embedded else request.guidance
     total, count = len(levels), max(levels, default=-1) + 1
     first, last = int(guidance.start * count), int(guidance.end * count)
@@ -135,6 +198,16 @@ def forwards(model: VideoModel, request: Request, levels: Sequence[int]) -> list
     return [conditions(step) if guided else 1 for step, guided in enumerate(on)]
 
 
+def _stg_forwards(model: VideoModel, guidance: Guidance, stg: SpatioTemporal, request: Request) -> list[int]:
+    """As `forwards`, of spatio-temporal guidance."""
+    schedule = noise_schedule(model, request, torch.device("cpu"))
+    first, last = int(guidance.start * schedule.level_count), int(guidance.end * schedule.level_count)
+    values = [stg_values(stg, sigma, request.guidance) for sigma in schedule.sigmas[: len(schedule)]]
+    levels = zip(schedule.levels, values, strict=True)
+    on = lambda cfg, scale, blocks: (cfg > 1) + (scale > 0 and bool(blocks))
+    return [1 + (first <= level < last) * on(cfg, scale, blocks) for level, (cfg, scale, _, blocks) in levels]
+
+
 def _plain(predict: Predict, denoiser: Denoiser, batched: bool) -> Guided:
     """Classifier-free guidance (Ho & Salimans 2022), as one batch or two forwards as the reference pipeline does it."""
 
@@ -147,6 +220,39 @@ def _plain(predict: Predict, denoiser: Denoiser, batched: bool) -> Guided:
         return uncond + denoiser.scale(step) * (cond - uncond)
 
     return predict_step
+
+
+def _spatio_temporal(predict: Predict, denoiser: Denoiser, stg: SpatioTemporal, perturb: Perturb) -> Guided:
+    """Classifier-free guidance, and away from what the network predicts without some blocks (LTXVideoPipeline of
+    Lightricks' ltx-video, guidance_scale, stg_scale, rescaling_scale, cfg_star_rescale)."""
+
+    def predict_step(network: Network, latents: Tensor, step: int) -> Tensor:
+        scale, stg_scale, rescale, blocks = stg_values(stg, denoiser.schedule.sigmas[step], denoiser.guidance)
+        cond = prediction = predict(network, latents, step, "cond")
+        if scale > 1:
+            uncond = predict(network, latents, step, "uncond")
+            if stg.star:
+                uncond = uncond * ((cond * uncond).sum() / (uncond.square().sum() + 1e-8))
+            prediction = uncond + scale * (cond - uncond)
+        if stg_scale > 0:
+            perturbed = cond
+            if blocks:
+                with perturb(network, blocks, stg.mode):
+                    perturbed = predict(network, latents, step, "perturbed")
+            prediction = prediction + stg_scale * (cond - perturbed)
+            if rescale != 1:
+                prediction = prediction * (rescale * (cond.std() / prediction.std()) + 1 - rescale)
+        return prediction
+
+    return predict_step
+
+
+def stg_values(stg: SpatioTemporal, sigma: float, guidance: float) -> tuple[float, float, float, tuple[int, ...]]:
+    """(guidance scale, STG scale, rescaling, blocks) at a noise level. guidance: of the request, where STG has no
+    scales of its own."""
+    at, one = stg.entry(sigma), lambda values, i: values[i if len(values) > 1 else 0]
+    blocks = one(stg.blocks, at) if stg.blocks else ()
+    return one(stg.scales or (guidance,), at), one(stg.stg_scales, at), one(stg.rescales, at), blocks
 
 
 def _by_guider(predict: Predict, denoiser: Denoiser, guider: BaseGuidance) -> Guided:

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from ..loaders.common.controls import check_range
 from ..loaders.common.images import is_frames
-from ..loaders.messages import InputError, about, message
+from ..loaders.messages import InputError, about, either, message
 from ..loaders.request import Control, Request
+from ..loaders.spec import titles_with
 from ..loaders.video_model import VideoModel
 from .caches.policy import Policy
 from .caches.runner import planned
-from .early import check_strength
-from .guidance import check_guidance
+from .early import check_fps, check_strength
+from .guidance import check_guidance, guided_model
 from .kernels import attention_notes
 from .keyframes import cut_notes, place_keyframes
 from .room import step_bytes
@@ -57,6 +58,8 @@ def plan(model: VideoModel, request: Request, outline: bool = False) -> Sampling
     request, opening_notes = through_door(request)
     request, length_notes = lengthened(model, request)
     request = model.complete(request)
+    preset_notes = _preset_notes(model, request)
+    model = guided_model(model, request)
     _check_numbers(model, request)
     with about(model.guidance):
         check_guidance(model, request)
@@ -70,8 +73,21 @@ def plan(model: VideoModel, request: Request, outline: bool = False) -> Sampling
         mask, mask_notes = _mask(model, request)
         media_notes += mask_notes
     notes = (*opening_notes, *length_notes, *media_notes, *cache_notes, *attention_notes(model))
+        request, keyframe_notes = _with_media(model, request)
+    notes = (*preset_notes, *keyframe_notes, *cache_notes, *attention_notes(model))
     predictions = prediction_count(model, request)
     return SamplingPlan(request, policy, predictions, step_bytes(model, request, policy), notes, mask)
+
+
+def _preset_notes(model: VideoModel, request: Request) -> tuple[str, ...]:
+    """What to say of a preset or a frame rate that does not count as a whole."""
+    notes, method = list[str](), model.guidance.method
+    if request.program is not None and request.program.stg is not None and method != "cfg":
+        notes.append(message("preset_method", method=method, preset=request.preset))
+    if request.fps != model.facts.fps and "frame_rate" not in model.checkpoint.spec.features:
+        titles = either(*titles_with("frame_rate"))
+        notes.append(message("fps_played", title=model.title, fps=f"{request.fps:g}", models=titles))
+    return tuple(notes)
 
 
 def _check_numbers(model: VideoModel, request: Request) -> None:
@@ -85,6 +101,7 @@ def _check_numbers(model: VideoModel, request: Request) -> None:
         raise InputError("sampler", request.sampler, rule, message("use_one_of_or_default", names=names))
     if not (math.isfinite(request.guidance) and request.guidance >= 0):
         raise InputError("guidance", request.guidance, message("number_from_0"), message("use_guidance"))
+    check_fps(request.fps)
     model.check(request)
     tokens = model.facts.tokens(request.width, request.height, request.frames)
     if tokens > MOST_TOKENS:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from ..loaders.denoiser import Denoiser, NoiseSchedule, Scheduler
+from ..loaders.denoiser import SMALLEST, Denoiser, Factor, NoiseSchedule, Scheduler
 from ..loaders.parts import Args, Argument, Kwargs
 from ..loaders.request import Request
 from ..loaders.video_model import VideoModel
@@ -261,6 +261,28 @@ def dpmpp_2m_sde(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> 
     return latents
 
 
+def stochastic(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> Tensor:
+    """Each step goes to x0 and back to the next noise level with fresh noise (RectifiedFlowScheduler of Lightricks'
+    ltx-video, `stochastic_sampling`): x' = alpha' x0 + sigma' noise, drawn on the CPU from the request's seed."""
+    generator = denoise.denoiser.generator
+    for step in range(len(schedule)):
+        x0 = denoise.x0(latents, step)
+        noise = torch.randn(latents.shape, generator=generator).to(x0)
+        alpha, sigma = _following(denoise.denoiser, schedule, step)
+        latents = denoise.settle(alpha * x0 + sigma * noise, latents, step, step + 1)
+    return latents
+
+
+def _following(denoiser: Denoiser, schedule: NoiseSchedule, step: int) -> tuple[Factor, Factor]:
+    """(alpha_t, sigma_t) after a step, [B, N, 1] where tokens have times of their own: the next lower level of each."""
+    times = denoiser.token_times(step)
+    if times is None:
+        return denoiser.alpha_sigma(step + 1)
+    levels = torch.tensor(schedule.sigmas, device=times.device).view(-1, 1, 1)
+    sigma = (levels * (levels < times / 1000 - SMALLEST)).amax(0).unsqueeze(-1)
+    return 1 - sigma, sigma
+
+
 # ---------------------------------------------------------------- by name
 
 _EULER = Solver(flow_match_euler, _scheduler_steps(_euler_step))
@@ -276,6 +298,7 @@ TABLES: dict[str, dict[str, Solver]] = {
     "distilled flow": {
         **_FLOW_SOLVERS,
         "distilled": _EULER,
+        "stochastic": Solver(flow_match_euler, stochastic, zero_steps=False),
     },  # along the timesteps that a distilled checkpoint was trained on
     "zero terminal SNR": {
         "ddim": Solver(diffusers_scheduler("CogVideoXDDIMScheduler"), _scheduler_steps(_ddim_step)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -25,6 +26,48 @@ def cover(frames: Tensor, width: int, height: int) -> Tensor:
     scaled = F.interpolate(rearrange(frames, "n h w c -> n c h w"), size, mode="bicubic", antialias=True).clamp(0, 1)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return rearrange(scaled[:, :, top : top + height, left : left + width], "n c h w -> n h w c")
+
+
+def cut_to(frames: Tensor, width: int, height: int) -> Tensor:
+    """The middle of frames [N, H, W, 3] in the proportions of width x height, at their own size."""
+    h, w = frames.shape[1:3]
+    if w / h > width / height:
+        new_w, new_h = int(h * width / height), h
+    else:
+        new_w, new_h = w, int(w * height / width)
+    top, left = (h - new_h) // 2, (w - new_w) // 2
+    return frames[:, top : top + new_h, left : left + new_w]
+
+
+def compressed(frames: Tensor, crf: int) -> Tensor:
+    """Frames [N, H, W, 3] in 0..1 as H.264 shows them, each alone and a little soft before (Lightricks' ltx-video,
+    `load_image_to_tensor_with_resize_and_crop`): models that learned from video move such pictures more. An odd last
+    row or column is lost. crf: quality, 0 to 51, the higher the coarser.
+    """
+    from kornia.filters import gaussian_blur2d
+
+    soft = gaussian_blur2d(rearrange(frames.float(), "n h w c -> n c h w"), (3, 3), (1.0, 1.0))
+    soft = rearrange(soft, "n c h w -> n h w c")
+    even = soft[:, : soft.shape[1] // 2 * 2, : soft.shape[2] // 2 * 2]
+    return torch.stack([_through_h264(frame, crf) for frame in even]).to(frames)
+
+
+def _through_h264(frame: Tensor, crf: int) -> Tensor:
+    """One frame [H, W, 3] in 0..1, both even, encoded and decoded."""
+    import av
+
+    pixels = (frame * 255).to(torch.uint8).cpu().numpy()
+    file = BytesIO()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=1, options={"crf": str(crf), "preset": "veryfast"})
+        stream.height, stream.width = pixels.shape[:2]
+        picture = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format="yuv420p")
+        container.mux(stream.encode(picture))
+        container.mux(stream.encode())
+    file.seek(0)
+    with av.open(file, "r") as encoded:
+        shown = next(encoded.decode(video=0)).to_ndarray(format="rgb24")
+    return torch.from_numpy(shown).float() / 255
 
 
 def middle(frames: Tensor, width: int, height: int) -> tuple[int, int]:

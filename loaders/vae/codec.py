@@ -54,6 +54,10 @@ class VideoVAE(ModelBase, ABC):
         """The VAE's latent frames [1, C, 1, h, w] -> pieces of frames [1, 3, n, H, W] in -1..1, n small, of one
         tile."""
 
+    def decode_tile(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+        """As `decode_pieces`, with what this model's `decoding` says."""
+        return self.decode_pieces(vae, latents, tile, seed)
+
     @classmethod
     @abstractmethod
     def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:
@@ -112,7 +116,7 @@ class VideoVAE(ModelBase, ABC):
     def stream_decode(self, vae: Network, latents: Pieces, rows: list[list[Tile]], seed: int) -> Pieces:
         """Normalised latent frames [1, C, 1, h, w] -> frames in order, as pieces [n, H, W, 3] in 0..1, n small."""
         device = self.memory.device("vae")
-        stage = lambda part, tile: self.decode_pieces(vae, (z.to(device) for z in part), tile, seed)
+        stage = lambda part, tile: self.decode_tile(vae, (z.to(device) for z in part), tile, seed)
         for piece in tiled(stage, self.to_vae(vae, latents, seed), rows):
             yield rearrange(piece, "1 c t h w -> t h w c").float().mul(0.5).add(0.5).clamp(0, 1)
 

@@ -19,7 +19,7 @@ from ...loaders.vae.tiles import Tiling
 from ...loaders.video_model import VideoModel
 from ...loaders.weights.stored import is_small
 from ..caches.runner import planned
-from ..guidance import forwards
+from ..guidance import forwards, guided_model
 from ..plan import SamplingPlan, plan
 from ..room import cache_bytes, step_bytes
 from ..solvers import noise_schedule, prediction_levels
@@ -249,6 +249,7 @@ def can_shrink(model: VideoModel, need: Need) -> bool:
 def count_steps(model: VideoModel, prepared: SamplingPlan) -> Steps:
     """How often a plan runs the network, under its guidance and its cache."""
     request, policy = prepared.request, prepared.policy
+    model = guided_model(model, request)
     parts = expert_steps(model, request)
     total = sum(map(len, parts.values()))
     each = forwards(model, request, prediction_levels(model, request)[:total])
@@ -401,6 +402,7 @@ def estimate(
     """What a request needs on a machine; raises InputError for one that this model cannot run. No weights are read."""
     prepared = outlined(model, request)
     request, policy = prepared.request, prepared.policy
+    model = guided_model(model, request)
     reading = reading_needs(model)
     needs, tiling = with_decode(model, request, (*reading, *sampling_needs(model, prepared.room)), machine.room)
     asked = on_cards(model, machine)

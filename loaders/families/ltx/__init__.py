@@ -6,7 +6,8 @@ the one that a piece of code follows. `checkpoint.py` knows the layouts on disk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from ...denoiser import Denoiser, NoiseSchedule, Schedule
 from ...facts import Stacks
 from ...messages import InputError, message
 from ...parts import Config, Inputs, Part
-from ...request import Capabilities, Conditioning, Extension, Keyframe, Request
+from ...request import Capabilities, Conditioning, Extension, Keyframe, Program, Request
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
 from ...weights.bundle import Bundle
@@ -40,8 +41,11 @@ from .denoiser import (
     image_denoiser,
     text_denoiser,
 )
-from .upsampler import load_upsampler, upscale
+from .perturbation import MODES, perturbed
+from .upsampler import load_upsampler, tone_mapped, upscale
 from .vae import Noise, decode_pieces, encode_pieces
+
+TIMESTEP, NOISE = 0.05, 0.025  # decode_timestep and decode_noise_scale of the model card, and of all configurations
 
 
 class LTX(LTXModel):
@@ -63,6 +67,8 @@ class LTX(LTXModel):
     streamed_encode_differs = True
     stacks = Stacks(pairs=False)
     masked = r"\.attn2$"
+    methods: ClassVar[tuple[str, ...]] = (*LTXModel.methods, "stg")
+    stg_modes: ClassVar[tuple[str, ...]] = (*MODES,)
 
     @classmethod
     def read_facts(cls, bundle: Bundle) -> LTXFacts:
@@ -97,6 +103,16 @@ class LTX(LTXModel):
         if request.sampler == "distilled" and request.steps != fixed:
             rule = message("distilled_steps", steps=fixed)
             raise InputError("steps", request.steps, rule, message("use_steps_or_euler", steps=fixed))
+        listed = len(request.program.timesteps) if request.program is not None else 0
+        if listed and request.sampler != "distilled" and request.steps != listed:
+            rule = message("preset_steps", preset=request.preset, steps=listed)
+            raise InputError("steps", request.steps, rule, message("use_value_or_0", value=listed))
+
+    def check_pictures(self, request: Request) -> None:
+        super().check_pictures(request)
+        if request.program is not None and request.program.begins_with_source and request.source is None:
+            rule = message("preset_needs_source", preset=request.preset)
+            raise InputError("source", message("not_connected"), rule, message("connect_enlarged"))
 
     def capabilities(self) -> Capabilities:
         """Any number anywhere, clips too (LTXConditionPipeline)."""
@@ -110,17 +126,20 @@ class LTX(LTXModel):
         )
 
     def schedule(self, request: Request) -> Schedule:
-        """What LTXConditionPipeline gives its scheduler, or LTXPipeline: there, sigmas that the clip's size shifts."""
-        from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
-        from diffusers.pipelines.ltx.pipeline_ltx_condition import linear_quadratic_schedule
+        """What LTXConditionPipeline gives its scheduler, or LTXPipeline: there, sigmas that the clip's size shifts.
 
-        facts = self.facts
-        if request.sampler == "distilled" or _conditioned(self, request):
+        The makers' program (RectifiedFlowScheduler of ltx-video) takes the same, or timesteps of its own.
+        """
+        from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
+
+        facts, program = self.facts, request.program or Program()
+        follows = _conditioned(self, request) and (request.program is None or facts.conditioned)
+        if request.sampler == "distilled" or program.timesteps or follows:
             # given timesteps must not be shifted again, so the scheduler is static (LTXConditionPipeline)
             static = {**facts.scheduler, "use_dynamic_shifting": False, "shift": 1.0, "shift_terminal": None}
-            given = torch.tensor(facts.distilled_timesteps)
-            times = given if request.sampler == "distilled" else linear_quadratic_schedule(request.steps) * 1000
-            times = np.array(times).astype(np.float32)
+            distilled = request.sampler == "distilled"
+            given = torch.tensor(facts.distilled_timesteps) if distilled else _levels(program, request.steps) * 1000
+            times: Any = np.array(given).astype(np.float32)
             return Schedule(static, len(times), times / 1000, times)
         whole = {} if request.steps > 1 else {"shift_terminal": None}  # one step has nothing to stretch: it ends at 0
         tokens = int(np.prod(facts.latent_shape(request.width, request.height, request.frames)[2:]))
@@ -143,7 +162,7 @@ class LTX(LTXModel):
                 num_frames=f,
                 height=h,
                 width=w,
-                rope_interpolation_scale=(facts.temporal_ratio / facts.fps, ratio, ratio),
+                rope_interpolation_scale=(facts.temporal_ratio / request.fps, ratio, ratio),
             )
         return dict(
             hidden_states=empty(1, tokens, channels),
@@ -166,6 +185,9 @@ class LTX(LTXModel):
             encode = lambda frames: self.encode_video(vae, frames, generator)
             return make(self, request, inputs, encode)
 
+    def perturb(self, network: Network, blocks: Sequence[int], mode: str) -> AbstractContextManager[None]:
+        return perturbed(network, blocks, mode)
+
     def positions(self, request: Request) -> int:
         """Tokens of the video, and those in front of it: of keyframes that are not at its start, of what lies long
         ago."""
@@ -185,15 +207,17 @@ class LTX(LTXModel):
         return bool(request.keyframes) or request.past is not None
 
     def to_vae(self, vae: Network, latents: Pieces, seed: int) -> Pieces:
-        """The last denoising step of VAEs with timestep conditioning uses decode_timestep .05 and noise .025 (model
-        card)."""
-        generator = torch.Generator("cpu").manual_seed(seed)
+        """The last denoising step of VAEs with timestep conditioning gets some noise: .025 of what the VAE reads, as in
+        diffusers' pipelines; where a share is set, of the normalised latents, as in the makers'."""
+        generator, share = torch.Generator("cpu").manual_seed(seed), self.decoding.noise
+        own, given = (NOISE, 0.0) if share < 0 else (0.0, share)
+        conditioned = vae.config.timestep_conditioning
         for frame in latents:
-            z = frame.float()
+            z = _noisy(frame.float(), given, generator) if conditioned else frame.float()
+            z = tone_mapped(z, max(self.decoding.tone_map, 0.0))
             mean, std = _statistics(vae, z)
             z = z * std / vae.config.scaling_factor + mean
-            if vae.config.timestep_conditioning:
-                z = (1 - 0.025) * z + 0.025 * torch.randn(z.shape, generator=generator).to(z)
+            z = _noisy(z, own, generator) if conditioned else z
             yield z.to(vae.dtype)
 
     def from_vae(self, vae: Network, latents: Tensor) -> Tensor:
@@ -202,9 +226,11 @@ class LTX(LTXModel):
 
     @classmethod
     def decode_pieces(cls, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
-        time = torch.full((1,), 0.05, device=vae.latents_mean.device, dtype=vae.dtype)
-        noise = Noise(torch.Generator("cpu").manual_seed(seed), tile)
-        return decode_pieces(vae, latents, time if vae.config.timestep_conditioning else None, noise)
+        return _decode(vae, latents, tile, seed, TIMESTEP)
+
+    def decode_tile(self, vae: Network, latents: Pieces, tile: Tile, seed: int) -> Pieces:
+        timestep = self.decoding.timestep
+        return _decode(vae, latents, tile, seed, TIMESTEP if timestep < 0 else timestep)
 
     @classmethod
     def coder(cls, config: Config) -> str:
@@ -215,6 +241,27 @@ class LTX(LTXModel):
     @classmethod
     def encode_pieces(cls, vae: Network, pixels: Pieces, count: int) -> Pieces:
         return encode_pieces(vae, pixels, count)
+
+
+def _levels(program: Program, steps: int) -> Tensor:
+    """The noise levels of so many predictions, from 1 to 0: the program's own, or LTXConditionPipeline's."""
+    from diffusers.pipelines.ltx.pipeline_ltx_condition import linear_quadratic_schedule
+
+    if program.timesteps:
+        return torch.tensor(program.timesteps)
+    count = program.skip_first + steps + program.skip_last
+    levels: Tensor = linear_quadratic_schedule(count)[program.skip_first : count - program.skip_last]
+    return levels
+
+
+def _decode(vae: Network, latents: Pieces, tile: Tile, seed: int, timestep: float) -> Pieces:
+    time = torch.full((1,), timestep, device=vae.latents_mean.device, dtype=vae.dtype)
+    noise = Noise(torch.Generator("cpu").manual_seed(seed), tile)
+    return decode_pieces(vae, latents, time if vae.config.timestep_conditioning else None, noise)
+
+
+def _noisy(z: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    return (1 - share) * z + share * torch.randn(z.shape, generator=generator).to(z) if share else z
 
 
 def _stages(config: Config, kind: str) -> int:

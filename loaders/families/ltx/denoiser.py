@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from ...common.flow import draw, encoded_source, mix
-from ...common.images import cover
+from ...common.images import compressed, cover, cut_to
 from ...common.prompts import trimmed
 from ...denoiser import SMALLEST, Denoiser, Factor, Network, NoiseSchedule
 from ...facts import Facts
@@ -41,11 +42,19 @@ class LTXModel(VideoModel):
 
 
 def _conditioned(model: LTXModel, request: Request) -> bool:
-    """Whether the run follows LTXConditionPipeline; else it is plain text-to-video or one given first frame."""
+    """Whether the run follows LTXConditionPipeline, or the makers' own, whose tokens are its; else it is plain
+    text-to-video or one given first frame."""
+    if request.program is not None:
+        return True
     places = [(k.frame, len(k.images), k.strength) for k in request.keyframes]
     simple = not places or places == [(0, 1, 1.0)]
-    sourced = request.source is not None and request.strength < 1
-    return model.facts.conditioned or sourced or not simple or request.past is not None
+    return model.facts.conditioned or begins_with_source(request) or not simple or request.past is not None
+
+
+def begins_with_source(request: Request) -> bool:
+    """Whether the run begins with its source under noise."""
+    begins = request.strength < 1 or (request.program is not None and request.program.begins_with_source)
+    return request.source is not None and begins
 
 
 def _extra_frames(facts: LTXFacts, request: Request) -> int:
@@ -77,15 +86,15 @@ class LTXTextDenoiser(Denoiser):
         return self.schedule.timesteps[step].expand(batch)
 
     def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
-        batch = 2 if branch == "cond_uncond" else 1
+        batch, text = (2 if branch == "cond_uncond" else 1), (branch if branch != "perturbed" else "cond")
         place = {k: v.repeat(batch, 1, 1) if isinstance(v, Tensor) else v for k, v in self.place.items()}
         return self.forward(
             network,
             step,
             branch,
-            hidden_states=torch.cat([latents] * batch).to(self.text[branch].dtype),
-            encoder_hidden_states=self.text[branch],
-            encoder_attention_mask=self.mask[branch],
+            hidden_states=torch.cat([latents] * batch).to(self.text[text].dtype),
+            encoder_hidden_states=self.text[text],
+            encoder_attention_mask=self.mask[text],
             timestep=self.timestep(step, batch),
             **place,
         ).float()
@@ -119,12 +128,14 @@ class LTXImageDenoiser(LTXTextDenoiser):
 class LTXConditionDenoiser(LTXTextDenoiser):
     """LTXConditionPipeline: keyframes and clips anywhere, as tokens with their own place and amount of noise.
 
+    image_noise: how much noise those get that are given whole.
     strengths: [1, N], how much of each token is given (0 made from noise, 1 kept), None without keyframes.
     past: what the video goes on from and must not change, without the noise on what is given.
     """
 
     strengths: Tensor | None
     past: Tensor | None
+    image_noise: float = CONDITION_NOISE
     start: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -133,10 +144,10 @@ class LTXConditionDenoiser(LTXTextDenoiser):
 
     def noised(self, latents: Tensor, step: int) -> Tensor:
         """Latents for a prediction: tokens that are given whole get a little fresh noise, less with every step."""
-        if self.strengths is None or step == len(self.schedule):
+        if self.strengths is None or step == len(self.schedule) or not self.image_noise:
             return latents
         noise = torch.randn(latents.shape, generator=self.generator).to(latents)
-        noisy = self.start + CONDITION_NOISE * noise * ((self.schedule.timesteps[step] / 1000.0) ** 2)
+        noisy = self.start + self.image_noise * noise * ((self.schedule.timesteps[step] / 1000.0) ** 2)
         return torch.where((self.strengths > 1.0 - 1e-6).unsqueeze(-1), noisy, latents)
 
     def timestep(self, step: int, batch: int) -> Tensor:
@@ -178,7 +189,7 @@ def _common(
         for branch, v in {"cond": cond, "uncond": uncond, "cond_uncond": both}.items()
     }
     f, h, w = facts.latent_shape(request.width, request.height, request.frames)[2:]
-    scale = (facts.temporal_ratio / facts.fps, facts.spatial_ratio, facts.spatial_ratio)
+    scale = (facts.temporal_ratio / request.fps, facts.spatial_ratio, facts.spatial_ratio)
     return dict(
         schedule=schedule,
         guidance=request.guidance,
@@ -195,7 +206,12 @@ def _no_pictures(frames: Tensor) -> Tensor:
 
 
 def _noise(model: LTXModel, request: Request, generator: torch.Generator) -> Tensor:
+    """Latents of noise alone, drawn as the reference pipelines do: the makers' draws tokens."""
     shape = model.facts.latent_shape(request.width, request.height, request.frames)
+    if request.program is not None:
+        b, c, f, h, w = shape
+        tokens = torch.randn(b, f * h * w, c, generator=generator).to(model.memory.device("transformer"))
+        return rearrange(tokens, "b (f h w) c -> b c f h w", f=f, h=h, w=w)
     return torch.randn(shape, generator=generator).to(model.memory.device("transformer"))
 
 
@@ -218,18 +234,19 @@ def image_denoiser(model: LTXModel, request: Request, inputs: dict[str, Any], en
 
 def condition_denoiser(model: LTXModel, request: Request, inputs: dict[str, Any], encode: Encode) -> Denoiser:
     """The denoiser of a video with keyframes or clips, one that begins with a source, or one that goes on."""
-    facts, generator = model.facts, inputs["generator"]
+    facts, generator, program = model.facts, inputs["generator"], request.program
     latents = _noise(model, request, generator)
-    if request.source is not None and request.strength < 1:
+    if begins_with_source(request):
         latents = mix(latents, encoded_source(model, request), inputs["schedule"].sigmas[0])
     strengths = torch.zeros(latents.shape[2], device=latents.device)
-    extra = _Extra(facts, generator)
+    place = partial(_coordinates, facts, request.fps, causal=program is None or facts.conditioned)
+    extra = _Extra(facts.temporal_ratio, place, generator)
     if request.past is not None:
         _mix(latents, strengths, 0, request.past.latents.to(latents), request.past.strength)
         if request.past.memory is not None:
             extra.remember(request.past.memory.to(latents), request.past.memory_strength)
     for keyframe in request.keyframes:
-        z = encode(cover(keyframe.images, request.width, request.height)).to(latents)
+        z = encode(_picture(keyframe.images, request)).to(latents)
         if keyframe.frame == 0:
             _mix(latents, strengths, 0, z, keyframe.strength)
             continue
@@ -241,21 +258,31 @@ def condition_denoiser(model: LTXModel, request: Request, inputs: dict[str, Any]
         extra.show(z, keyframe.frame, keyframe.strength)
     f, h, w = inputs["shape"]
     packed = torch.cat([*extra.tokens, _pack(latents)], 1)
-    place = torch.cat([*extra.places, _coordinates(facts, (f, h, w), 0).to(packed.device)], 2)
+    places = torch.cat([*extra.places, place((f, h, w), 0).to(packed.device)], 2)
     of_tokens = None
     if request.keyframes or request.past is not None:
         of_tokens = torch.cat([*extra.strengths, repeat(strengths, "f -> 1 (f n)", n=h * w)], 1)
     past = request.past.latents if request.past is not None and request.past.strength == 1 else None
-    return LTXConditionDenoiser(
-        latents=packed, strengths=of_tokens, past=past, **{**inputs, "place": {"video_coords": place}}
-    )
+    noise = CONDITION_NOISE if program is None else program.image_noise
+    inputs = {**inputs, "place": {"video_coords": places}}
+    return LTXConditionDenoiser(latents=packed, strengths=of_tokens, past=past, image_noise=noise, **inputs)
+
+
+def _picture(images: Tensor, request: Request) -> Tensor:
+    """Given frames [N, H, W, 3] as the VAE reads them: of the video's size, and compressed before where the makers'
+    program does it."""
+    width, height = request.width, request.height
+    if request.program is None or not request.program.compression:
+        return cover(images, width, height)
+    return cover(compressed(cut_to(images, width, height), request.program.compression), width, height)
 
 
 @dataclass
 class _Extra:
-    """Tokens in front of the video's: of keyframes and clips, and of what lies long ago."""
+    """Tokens in front of the video's: of keyframes and clips, and of what lies long ago. place: as `_coordinates`."""
 
-    facts: LTXFacts
+    temporal_ratio: int
+    place: Callable[..., Tensor]
     generator: torch.Generator
     tokens: list[Tensor] = field(default_factory=list)
     places: list[Tensor] = field(default_factory=list)
@@ -264,13 +291,13 @@ class _Extra:
     def remember(self, z: Tensor, strength: float) -> None:
         """Add latents as if they lay before the video."""
         noise = draw(tuple(z.shape), self.generator, z.device)
-        before = -z.shape[2] * self.facts.temporal_ratio
-        self._add(torch.lerp(noise, z, strength), _coordinates(self.facts, z.shape[2:], before, False), strength)
+        before = -z.shape[2] * self.temporal_ratio
+        self._add(torch.lerp(noise, z, strength), self.place(z.shape[2:], before, causal=False), strength)
 
     def show(self, z: Tensor, frame: int, strength: float) -> None:
         """Add the latents of a keyframe at its frame."""
         noise = torch.randn(z.shape, generator=self.generator).to(z)
-        self._add(torch.lerp(noise, z, strength), _coordinates(self.facts, z.shape[2:], frame), strength)
+        self._add(torch.lerp(noise, z, strength), self.place(z.shape[2:], frame), strength)
 
     def _add(self, latents: Tensor, place: Tensor, strength: float) -> None:
         self.tokens.append(_pack(latents))
@@ -284,11 +311,12 @@ def _mix(latents: Tensor, strengths: Tensor, at: int, z: Tensor, strength: float
     strengths[here] = strength
 
 
-def _coordinates(facts: LTXFacts, shape: tuple[int, ...], frame: int, short_first: bool = True) -> Tensor:
-    """Place [1, 3, f*h*w] of tokens in seconds and pixels; the first latent frame of a clip is one frame long."""
+def _coordinates(facts: LTXFacts, fps: float, shape: tuple[int, ...], frame: int, causal: bool = True) -> Tensor:
+    """Place [1, 3, f*h*w] of tokens in seconds and pixels. causal: the first latent frame of a clip is one frame
+    long."""
     f, h, w = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
     time = f * facts.temporal_ratio
-    time = (time + 1 - facts.temporal_ratio).clamp(min=0) + frame if short_first else time + frame
+    time = (time + 1 - facts.temporal_ratio).clamp(min=0) + frame if causal else time + frame
     place = torch.stack([time, h * facts.spatial_ratio, w * facts.spatial_ratio]).flatten(1)[None].float()
-    place[:, 0] = place[:, 0] * (1.0 / facts.fps)
+    place[:, 0] = place[:, 0] * (1.0 / fps)
     return place

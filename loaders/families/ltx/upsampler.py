@@ -68,3 +68,12 @@ def upscale(model: LTXModel, upsampler: Part, latents: Tensor, adain: float, ton
         if tone_map:
             large = pipeline.tone_map_latents(large, tone_map)
         return pipeline._normalize_latents(large, *statistics).float()
+
+
+def tone_mapped(latents: Tensor, compression: float) -> Tensor:
+    """Normalised latents with less range: large values are shrunk (tone_map_latents of ltx-video). compression: 0 to
+    1."""
+    if not compression:
+        return latents
+    share = 0.75 * compression
+    return latents * (1 - 0.8 * share * torch.sigmoid(4 * share * (latents.abs() - 1)))
