@@ -72,9 +72,8 @@ def plan(model: VideoModel, request: Request, outline: bool = False) -> Sampling
         request, media_notes = _with_media(model, request)
         mask, mask_notes = _mask(model, request)
         media_notes += mask_notes
-    notes = (*opening_notes, *length_notes, *media_notes, *cache_notes, *attention_notes(model))
-        request, keyframe_notes = _with_media(model, request)
-    notes = (*preset_notes, *keyframe_notes, *cache_notes, *attention_notes(model))
+    before, after = (*opening_notes, *length_notes, *preset_notes), (*cache_notes, *attention_notes(model))
+    notes = (*before, *media_notes, *after)
     predictions = prediction_count(model, request)
     return SamplingPlan(request, policy, predictions, step_bytes(model, request, policy), notes, mask)
 

@@ -24,7 +24,11 @@ PLACES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "linear": ("wan", ("blocks.0.ffn.net.0.proj",), "lora_unet_blocks_0_ffn_0"),
     "conv3d": ("wan", ("patch_embedding",), "diffusion_model.patch_embedding"),
     "conv2d": ("svd", ("conv_in",), "lora_unet_conv_in"),
-    "fused": ("hunyuan_video", tuple(f"transformer_blocks.0.attn.to_{n}" for n in "qkv"), "lora_unet_double_blocks_0_img_attn_qkv"),
+    "fused": (
+        "hunyuan_video",
+        tuple(f"transformer_blocks.0.attn.to_{n}" for n in "qkv"),
+        "lora_unet_double_blocks_0_img_attn_qkv",
+    ),
 }
 CONVOLUTIONS = ("tucker",)  # forms that only kernels have
 
