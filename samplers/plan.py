@@ -72,7 +72,8 @@ def plan(model: VideoModel, request: Request, outline: bool = False) -> Sampling
         request, media_notes = _with_media(model, request)
         mask, mask_notes = _mask(model, request)
         media_notes += mask_notes
-    before, after = (*opening_notes, *length_notes, *preset_notes), (*cache_notes, *attention_notes(model))
+    before = (*opening_notes, *length_notes, *preset_notes)
+    after = (*cache_notes, *attention_notes(model), *_lora_notes(model, request))
     notes = (*before, *media_notes, *after)
     predictions = prediction_count(model, request)
     return SamplingPlan(request, policy, predictions, step_bytes(model, request, policy), notes, mask)
@@ -107,6 +108,15 @@ def _check_numbers(model: VideoModel, request: Request) -> None:
         size = f"{request.width}, {request.height}, {request.frames}"
         rule = message("too_many_tokens", tokens=tokens, most=MOST_TOKENS)
         raise InputError("width, height, frames", size, rule, message("ask_smaller"))
+
+
+def _lora_notes(model: VideoModel, request: Request) -> tuple[str, ...]:
+    """What to say of LoRAs that are on in no step of a complete request."""
+    return tuple(
+        message("lora_no_step", file=lora.file.name, steps=request.steps, start=lora.start, end=lora.end)
+        for lora in model.loras
+        if int(lora.start * request.steps) >= int(lora.end * request.steps)
+    )
 
 
 def _with_media(model: VideoModel, request: Request) -> tuple[Request, tuple[str, ...]]:

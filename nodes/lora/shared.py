@@ -69,11 +69,14 @@ def _named_expert(model: VideoModel, row: Row) -> Iterator[Message]:
     own, other = (row.strength, row.low_noise) if expert == "high" else (row.low_noise, row.strength)
     if not expert or not other:
         return
-    values = {"file": row.file.name, "strength": row.names[0], "low": row.names[1]}
+    strength, low = row.names
     if not own:
-        yield message("lora_on_other", file=row.file.name, named=message(f"word_{expert}"))
+        named = message("word_high") if expert == "high" else message("word_low")
+        yield message("lora_on_other", file=row.file.name, named=named)
+    elif expert == "high":
+        yield message("lora_high_on_both", file=row.file.name, strength=strength, low=low)
     else:
-        yield message(f"lora_{expert}_on_both", **values)
+        yield message("lora_low_on_both", file=row.file.name, strength=strength, low=low)
 
 
 def one_expert(model: VideoModel, name: str, value: float) -> tuple[Message, ...]:

@@ -35,9 +35,9 @@ def nodes(comfyui: Path) -> Iterator[Any]:
 
     comfy.cli_args.args.cpu = True
     with seen_by_comfyui():
-        from reelwire.nodes import caching, host, modifiers
+        from reelwire.nodes import caching, host, lora, modifiers
 
-    yield SimpleNamespace(caching=caching, modifiers=modifiers, memory=host.memory)
+    yield SimpleNamespace(caching=caching, lora=lora, modifiers=modifiers, memory=host.memory)
     sys.path.remove(str(comfyui))
 
 
@@ -72,10 +72,11 @@ def test_every_option_travels_through_the_memory_node(nodes: Any, monkeypatch: p
 
 
 # node -> (its option, inputs that have another name as fields, fields that are no inputs)
+LORA_INNER = {"deltas", "low_deltas", "factors", "settings"}
 OPTIONS: dict[str, tuple[type[Any], dict[str, str], set[str]]] = {
     "SetGuidance": (Guidance, {"low_noise_guidance": "low_noise", "true_guidance": "true_scale"}, set()),
     "SetSpeed": (Speed, {}, {"compiler", "whole"}),
-    "AddLoRA": (LoRA, {"lora": "file", "low_noise_strength": "low_noise"}, {"deltas"}),
+    "AddLoRA": (LoRA, {"lora": "file", "low_noise_strength": "low_noise"}, LORA_INNER),
     "TeaCacheNode": (TeaCache, {"coefficients": "source"}, {"polynomial", "exact", "warmup"}),
     "FORANode": (FORA, {}, {"warmup", "longest"}),
 }
@@ -89,7 +90,7 @@ def inputs_of(node: Any) -> set[str]:
 @pytest.mark.parametrize("name", OPTIONS)
 def test_inputs_are_fields_and_fields_are_inputs(nodes: Any, name: str) -> None:
     option, renamed, inner = OPTIONS[name]
-    node = getattr(nodes.modifiers, name, None) or getattr(nodes.caching, name)
+    node = next(getattr(room, name) for room in (nodes.modifiers, nodes.lora, nodes.caching) if hasattr(room, name))
     assert is_dataclass(option)
     names = {each.name for each in fields(option)} - {"node"}
     assert {renamed.get(field, field) for field in inputs_of(node)} == names - inner

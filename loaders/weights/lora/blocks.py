@@ -13,7 +13,7 @@ REST = "rest"  # layers outside of all blocks
 _LINE = re.compile(rf"^(?:(\d+)(?:\s*-\s*(\d+))?|({REST}))\s*:\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)$")
 _UNET = ("down_blocks", "mid_block", "up_blocks")
 _SIGNS = str.maketrans("，；：–—", ",;:--")
-MOST = 100.0
+MOST = 100
 
 Ranges = tuple[tuple[int, int, float], ...]  # first, last, factor; -1 and -1 for REST
 

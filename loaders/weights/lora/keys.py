@@ -33,8 +33,8 @@ ROLES = {
 _ROLES = [(re.compile(pattern), role) for pattern, role in ROLES.items()]
 _TEXT = re.compile(
     r"^(?:base_model\.model\.)?(?:text_encoders?(?:_\d)?\.|text_model\.|lora_te\d?_|lora_text_(?:encoder|model)|"
-    r"lycoris_text_model_|lora_(?:t5|clip|llama|llm)\w*_|te\d?\.|clip(?:_[lgh])?\.|t5(?:xxl)?\.|umt5(?:_xxl)?\.|llama\.|"
-    r"cond_stage_model\.|conditioner\.)"
+    r"lycoris_text_model_|lora_(?:t5|clip|llama|llm)\w*_|te\d?\.|clip(?:_[lgh])?\.|t5(?:xxl)?\.|umt5(?:_xxl)?\.|"
+    r"llama\.|cond_stage_model\.|conditioner\.)"
 )
 _EXPERTS = {
     "low": re.compile(r"^(?:transformer_2|low(?:_noise)?(?:_model|_lora|_expert)?|transformer_low(?:_noise)?)[._]"),

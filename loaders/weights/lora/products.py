@@ -74,7 +74,7 @@ def product_shape(shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, ...] | No
         made = product({role: torch.empty(shape, device="meta") for role, shape in shapes.items()})
     except (KeyError, RuntimeError, IndexError, ValueError):
         return None
-    return tuple(made.shape) if math.prod(made.shape) else None
+    return tuple(made.shape) if all(map(math.prod, shapes.values())) else None
 
 
 def rank_of(shapes: Mapping[str, tuple[int, ...]]) -> int | None:

@@ -134,18 +134,18 @@ def _list(names: list[str], most: int = 5) -> str:
 
 def _left_out(file: Path, fittings: list[Fitting]) -> tuple[Message, ...]:
     """What to say of layers that were left out, by the reason."""
-    lists = {
-        "lora_absent": [name for each in fittings for name in each.absent],
-        "lora_reshaped": [name for each in fittings for name in each.reshaped],
-        "lora_incomplete": [name for each in fittings for name in each.incomplete],
-        "lora_unknown": [name for each in fittings for name in each.unknown],
-    }
-    count = sum(map(len, lists.values()))
-    if not count:
-        return ()
-    causes = listed(message(key, count=len(names), names=_list(names, 3)) for key, names in lists.items() if names)
+    absent, reshaped = ([name for each in fittings for name in getattr(each, kind)] for kind in ("absent", "reshaped"))
+    incomplete, unknown = ([name for each in fittings for name in getattr(each, k)] for k in ("incomplete", "unknown"))
+    causes = [
+        *([message("lora_absent", count=len(absent), names=_list(absent, 3))] if absent else ()),
+        *([message("lora_reshaped", count=len(reshaped), names=_list(reshaped, 3))] if reshaped else ()),
+        *([message("lora_incomplete", count=len(incomplete), names=_list(incomplete, 3))] if incomplete else ()),
+        *([message("lora_unknown", count=len(unknown), names=_list(unknown, 3))] if unknown else ()),
+    ]
+    count = sum(map(len, (absent, reshaped, incomplete, unknown)))
     total = count + sum(each.fitting for each in fittings)
-    return (message("lora_left_out", file=file.name, count=count, total=total, causes=causes),)
+    left_out = message("lora_left_out", file=file.name, count=count, total=total, causes=listed(causes))
+    return (left_out,) if causes else ()
 
 
 def _unused(file: Path, fittings: Mapping[str, Fitting]) -> tuple[Message, ...]:

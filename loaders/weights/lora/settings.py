@@ -56,10 +56,11 @@ def belongs(file: Path) -> bool:
 
 
 def read_settings(text: str, expert: str) -> Settings:
-    """The settings of one expert in a JSON text; raises ValueError for one that says something else."""
+    """The settings of one expert in a JSON text; raises ValueError, TypeError or AttributeError for
+    one that says something else."""
     values = json.loads(text)
     if not isinstance(values, dict):
-        raise ValueError("no object")
+        raise TypeError(type(values).__name__)
     prefixes = _PREFIXES.get(expert, _PREFIXES[""])
     return _settings(next((inner for prefix in prefixes if (inner := _under(values, prefix))), {}))
 
@@ -76,7 +77,7 @@ def _settings(values: JsonObject) -> Settings:
     alphas = {_checked(pattern): float(value) for pattern, value in (values.get("alpha_pattern") or {}).items()}
     numbers = None if alpha is None else float(alpha), None if rank is None else int(rank)
     if any(count < 1 for count in (*ranks.values(), *([] if numbers[1] is None else [numbers[1]]))):
-        raise ValueError("rank below 1")
+        raise ValueError(f"r < 1: {ranks or numbers[1]}")
     return Settings(*numbers, alphas, ranks, bool(values.get("use_rslora")))
 
 

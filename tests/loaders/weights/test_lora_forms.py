@@ -7,12 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from reelwire.loaders.families import load
-from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.parts import Network, PlainMemory, Recipe
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.lora import LoRA, applied, read_lora
-from reelwire.tests.support.files.loras import LAYERS, network_of
-from reelwire.tests.support.files.lycoris_files import FORMS, library_layer
+from reelwire.tests.support.files.loras import FORMS, LAYERS, library_layer, network_of
 from reelwire.training.tiny_models import seeded
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -37,7 +36,7 @@ def open_model(folder: Path, family: str) -> VideoModel:
     return load(Recipe(family, "", files_of(folder / LAYERS[family][0]), "float32"), PlainMemory())
 
 
-def joined(layers: list[nn.Module]) -> nn.Module:
+def joined(layers: list[Network]) -> Network:
     """The layer of a file that these are parts of."""
     if len(layers) == 1:
         return layers[0]
@@ -47,7 +46,7 @@ def joined(layers: list[nn.Module]) -> nn.Module:
     return whole
 
 
-def outputs(network: nn.Module, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
+def outputs(network: Network, names: tuple[str, ...], x: Tensor) -> list[Tensor]:
     return [network.get_submodule(name)(x) for name in names]
 
 
@@ -91,6 +90,6 @@ def test_it_equals_what_the_library_merges(tiny_models: Path, tmp_path: Path, pl
         assert all(map(torch.equal, outputs(network, names, x), plain))
 
 
-def _rows(layers: list[nn.Module]) -> list[slice]:
+def _rows(layers: list[Network]) -> list[slice]:
     ends = torch.tensor([len(layer.weight) for layer in layers]).cumsum(0).tolist()
     return [slice(end - len(layer.weight), end) for end, layer in zip(ends, layers, strict=True)]

@@ -1,16 +1,22 @@
-"""LoRA files in three key forms."""
+"""LoRA files in three key forms, and as the library `lycoris-lora` writes them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
-from reelwire.loaders.parts import Part
+from reelwire.loaders.families import load
+from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.video_model import VideoModel
+from reelwire.loaders.weights.bundle import files_of
+from reelwire.loaders.weights.lora import read_lora
 from reelwire.training.tiny_models import seeded
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+State = dict[str, Tensor]
 RANK, ALPHA = 3, 6.0
 # as Stability AI names them in a UNet of two levels, one layer and one attention each way
 SVD = {
@@ -111,3 +117,73 @@ def write(file: Path, form: str, made: dict[str, tuple[Tensor, Tensor]], layers:
                 f"lora_unet_{flat}.alpha": torch.tensor(ALPHA),
             }
     save_file({k: v.contiguous() for k, v in keys.items()}, file)
+
+
+# form -> (module of the library, its arguments)
+FORMS: dict[str, tuple[str, dict[str, Any]]] = {
+    "locon": ("LoConModule", {}),
+    "locon tucker": ("LoConModule", {"use_tucker": True}),
+    "locon dora": ("LoConModule", {"weight_decompose": True}),
+    "locon dora by inputs": ("LoConModule", {"weight_decompose": True, "wd_on_out": False}),
+    "loha": ("LohaModule", {}),
+    "loha tucker": ("LohaModule", {"use_tucker": True}),
+    "loha dora": ("LohaModule", {"weight_decompose": True}),
+    "lokr": ("LokrModule", {"factor": 4}),
+    "lokr both": ("LokrModule", {"factor": 4, "decompose_both": True, "lora_dim": 1}),
+    "lokr whole": ("LokrModule", {"factor": 4, "full_matrix": True}),
+    "lokr tucker": ("LokrModule", {"factor": 4, "use_tucker": True, "lora_dim": 1}),
+    "lokr dora by inputs": ("LokrModule", {"factor": 4, "weight_decompose": True, "wd_on_out": False}),
+    "full": ("FullModule", {}),
+}
+
+
+def library_layer(form: str, layer: nn.Module) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+    """(the tensors that the library saves of a layer, by their endings, the weight and bias that it computes with).
+
+    As its modules compute in training: the `get_merged_weight` of 4.1.3 takes alpha / rank twice for LoHa and LoKr, and
+    that of a full difference is not what it saves before it was applied.
+    """
+    import lycoris
+
+    name, arguments = FORMS[form]
+    options = {"lora_dim": 4, "alpha": 2.0, **arguments}
+    module = getattr(lycoris, name)("layer", layer, 1.0, options.pop("lora_dim"), options.pop("alpha"), **options)
+    with seeded(11), torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape) * 0.1)
+        if form == "full":
+            saved = {"diff": module.weight.data, "diff_b": module.bias.data}
+            return saved, layer.weight + module.weight, layer.bias + module.bias
+        saved = {key: value.detach().clone() for key, value in module.custom_state_dict().items()}
+        delta = module.make_weight() * module.scale if name == "LoConModule" else module.get_weight(module.shape)
+        weight = layer.weight + delta.reshape(layer.weight.shape)
+        return saved, module.apply_weight_decompose(weight, 1.0) if module.wd else weight, None
+
+
+def open_lora_model(folder: Path, family: str, name: str = "") -> VideoModel:
+    """A tiny model of a family; its network is not read yet."""
+    return load(Recipe(family, "", files_of(folder / (name or LAYERS[family][0])), "float32"), PlainMemory())
+
+
+def low_rank_pair(wide: int = 24, out: int = 24, rank: int = 2) -> tuple[Tensor, Tensor]:
+    """(down, up) of a layer of these sizes."""
+    with seeded(9):
+        return torch.randn(rank, wide) * 0.2, torch.randn(out, rank) * 0.2
+
+
+def read_state(model: VideoModel, file: Path, state: State, experts: int = 1, header: Any = None) -> Any:
+    """What a file of these tensors gives a model."""
+    save_file({key: value.clone().contiguous() for key, value in state.items()}, file, header)
+    return read_lora(file, model.checkpoint, network_of(model), experts)
+
+
+def keys_of(messages: Iterable[Any]) -> list[str]:
+    """The keys of messages."""
+    return [each.key for each in messages]
+
+
+def low_rank(*layers: str, wide: int = 24, out: int = 24) -> State:
+    """A file in the makers' form with an alpha of 2."""
+    down, up = low_rank_pair(wide, out)
+    ends = {"lora_down.weight": down, "lora_up.weight": up, "alpha": torch.tensor(2.0)}
+    return {f"diffusion_model.{layer}.{end}": value.clone() for layer in layers for end, value in ends.items()}
