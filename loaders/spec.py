@@ -65,6 +65,40 @@ class CacheFit:
 
 
 @dataclass(frozen=True)
+class Relative:
+    """A published model that a file may be and no loader reads.
+
+    title: as people write it.
+    has, lacks: names of tensors under the published names: one that it has -> its shape, None for any size and for any
+        shape. A name with "." at its end is the beginning of one, one with "*" before it the end.
+    remedy: what to do with it, in words.
+    """
+
+    title: str
+    has: Mapping[str, tuple[int | None, ...] | None]
+    lacks: tuple[str, ...]
+    remedy: str
+
+    def fits(self, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Whether tensors of these names and shapes are its."""
+        return all(_there(name, shapes, shape) for name, shape in self.has.items()) and not any(
+            _there(name, shapes) for name in self.lacks
+        )
+
+
+def _there(name: str, shapes: Mapping[str, tuple[int, ...]], shape: tuple[int | None, ...] | None = None) -> bool:
+    """Whether a tensor of this name, beginning or end has this shape."""
+    if name in shapes:
+        sizes = shapes[name]
+        if shape is None:
+            return True
+        return len(shape) == len(sizes) and all(a in (None, b) for a, b in zip(shape, sizes, strict=True))
+    if name.startswith("*"):
+        return any(key.endswith(name[1:]) for key in shapes)
+    return name.endswith(".") and any(key.startswith(name) for key in shapes)
+
+
+@dataclass(frozen=True)
 class Spec:
     """What a family says of itself as data.
 
@@ -78,6 +112,7 @@ class Spec:
     pipeline: how the names of its pipelines in model_index.json begin.
     name_marks: variant -> a pattern of the names of its files, where its tensors are those of another one too.
     alike: groups of variants whose files have the same tensors, so that names alone tell them apart.
+    relatives: published models of its kind that it does not run.
     preview_formats: the host's latent formats with preview colours, told apart by their number of channels.
     frame_step, frame_counts: clips have step * n + 1 frames, or one of the counts.
     features: key of FEATURES -> the titles of the family's models that have it.
@@ -99,6 +134,7 @@ class Spec:
     pipeline: str
     name_marks: Mapping[str, str]
     alike: tuple[tuple[str, ...], ...]
+    relatives: tuple[Relative, ...]
     preview_formats: tuple[str, ...]
     frame_step: int
     frame_counts: tuple[int, ...]
@@ -150,6 +186,7 @@ def read_spec(folder: Path) -> Spec:
         pipeline=entries.text("pipeline"),
         name_marks=entries.named_texts("name_marks", {}),
         alike=tuple(tuple(map(str, group)) for group in entries.lists("alike")),
+        relatives=_relatives(entries),
         preview_formats=entries.texts("preview_formats"),
         frame_step=frames.number("step", 0),
         frame_counts=frames.numbers("counts"),
@@ -209,6 +246,32 @@ def titles_with(feature: str) -> tuple[str, ...]:
     """The titles of the models that have this feature."""
     assert feature in FEATURES, feature
     return tuple(dict.fromkeys(title for spec in specs() for title in spec.features.get(feature, ())))
+
+
+def read_relatives(file: Path) -> tuple[Relative, ...]:
+    """The rows of a table of published models; raises SpecError, with the file and the key, for one that is not
+    whole."""
+    entries = _Entries.read(file)
+    rows = _relatives(entries)
+    entries.nothing_else()
+    return rows
+
+
+def _relatives(entries: _Entries) -> tuple[Relative, ...]:
+    return tuple(_relative(row) for row in entries.inners("relatives", []))
+
+
+def _relative(row: _Entries) -> Relative:
+    relative = Relative(
+        title=_words(row.value("title"), row.place("title")),
+        has=row.inner("has").shapes(),
+        lacks=row.texts("lacks", []),
+        remedy=_words(row.value("remedy"), row.place("remedy")),
+    )
+    row.nothing_else()
+    if not relative.has:
+        raise SpecError(f"{row.place('has')}: a tensor is needed")
+    return relative
 
 
 def _fits(teacache: _Entries) -> dict[str, tuple[CacheFit, ...]]:
@@ -290,8 +353,15 @@ class _Entries:
     def inner(self, key: str, default: object = None) -> _Entries:
         return _Entries(self.value(key, default), self.place(key))
 
-    def inners(self, key: str) -> list[_Entries]:
-        return [_Entries(value, f"{self.place(key)}[{i}]") for i, value in enumerate(self._list(key))]
+    def inners(self, key: str, default: list[object] | None = None) -> list[_Entries]:
+        return [_Entries(value, f"{self.place(key)}[{i}]") for i, value in enumerate(self._list(key, default))]
+
+    def shapes(self) -> dict[str, tuple[int | None, ...] | None]:
+        """Every entry, each a shape in which null stands for any size, or null for any shape."""
+        return {name: None if self.values[name] is None else self._shape(name) for name in self.values}
+
+    def _shape(self, name: str) -> tuple[int | None, ...]:
+        return tuple(None if size is None else self._typed(size, int, name) for size in self._list(name))
 
     def text(self, key: str, default: str | None = None) -> str:
         return self._typed(self.value(key, default), str, key)

@@ -15,11 +15,11 @@ from .configs import load_config
 from .encoders import merge_vision_tower, output_width, read_encoder
 from .entry import Entry, strip_prefix
 from .format import CheckpointFormat, Weights
-from .kinds import kind_of
+from .kinds import NETWORK_PREFIXES as NETWORK_PREFIXES
+from .kinds import kind_of, relative_of
 from .safetensors import read_file
 
 Files = Mapping[str, Path]
-NETWORK_PREFIXES = ("model.diffusion_model.", "model.model.", "diffusion_model.", "transformer.")
 VAE_PREFIXES = ("vae.", "first_stage_model.")
 IMAGE_ENCODER_PREFIXES = ("conditioner.embedders.0.open_clip.model.",)
 _OTHER_PREFIXES = ("conditioner.", "cond_stage_model.", "text_encoders.")
@@ -110,6 +110,8 @@ def read_source(file: Path, form: CheckpointFormat) -> Source:
     entries, metadata = read_file(file)
     others = (*VAE_PREFIXES, *_OTHER_PREFIXES)
     own = strip_prefix({k: e for k, e in entries.items() if not k.startswith(others)}, *NETWORK_PREFIXES)
+    if relative := relative_of(own):
+        raise CheckpointError(message("is_relative", file=file.name, title=relative.title), relative.remedy)
     try:
         network = form.transformer(own, {**metadata, "file": file.name})
         inside = {"vae": _inside(entries, VAE_PREFIXES, form.vae)}
@@ -119,9 +121,16 @@ def read_source(file: Path, form: CheckpointFormat) -> Source:
         rule = message("file_lacks", file=file.name, key=error.args[0])
         raise CheckpointError(rule, message("download_again")) from error
     if network is None:
-        rule = message("wrong_family", file=file.name, kind=kind_of(entries), title=form.spec.title)
-        raise CheckpointError(rule, message("use_its_loader"))
+        raise _no_network(file, kind_of(own), form.spec)
     return Source(file, {form.network: network, **{part: weights for part, weights in inside.items() if weights}})
+
+
+def _no_network(file: Path, kind: str, spec: Spec) -> CheckpointError:
+    """Why a file holds no network of this family."""
+    if kind == spec.file_title:
+        return CheckpointError(message("holds_part", file=file.name, title=kind), message("download_again"))
+    rule = message("wrong_family", file=file.name, kind=kind, title=spec.title)
+    return CheckpointError(rule, message("use_its_loader"))
 
 
 def _inside(
