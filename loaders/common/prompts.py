@@ -19,6 +19,8 @@ from ..parts import Tokenizer
 from ..request import Conditioning
 from ..video_model import VideoModel
 from ..weights.configs import load_config
+from ..weights.gguf import is_gguf
+from ..weights.gguf.tokenizer import sentencepiece_model
 from ..weights.safetensors import read_header
 from .emphasis import Segment, emphasised, prompt_notes, segments, weighted_tokens
 
@@ -52,13 +54,19 @@ class SentencePieceTokenizer:
 
 @lru_cache(4)
 def _embedded_tokenizer(file: Path, changed: float) -> SentencePieceTokenizer:
-    """The sentencepiece model that ComfyUI's UMT5 files hold as a tensor (comfy/text_encoders/wan.py)."""
+    """The sentencepiece model that ComfyUI's UMT5 files hold as a tensor (comfy/text_encoders/wan.py), alone or beside
+    a network, and GGUF files as metadata."""
     from safetensors import safe_open
 
-    if "spiece_model" not in read_header(file)[0]:
+    if is_gguf(file):
+        model = sentencepiece_model(file)
+    else:
+        key = next((key for key in read_header(file)[0] if f".{key}".endswith(".spiece_model")), "")
+        with safe_open(file, framework="pt") as opened:
+            model = opened.get_tensor(key).numpy().tobytes() if key else None
+    if model is None:
         raise CheckpointError(message("no_tokenizer", file=file.name), message("use_comfy_org_file"))
-    with safe_open(file, framework="pt") as opened:
-        return SentencePieceTokenizer(opened.get_tensor("spiece_model").numpy().tobytes())
+    return SentencePieceTokenizer(model)
 
 
 def _folder_tokenizer(folder: Path) -> Tokenizer:

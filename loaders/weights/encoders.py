@@ -17,11 +17,16 @@ from ..parts import ConfigDict
 from .bundle import read_part
 from .entry import Entry, rename
 from .format import Entries, Weights
+from .gguf.names import original
 from .kinds import kind_of
 from .safetensors import read_file
 
 # config.json of xtuner/llava-llama-3-8b-v1_1-transformers: its two tokens, and the layer of 24 that the projector reads
 LLAVA_PICTURE, LLAVA_PAD, LLAVA_LAYER = 128257, 128258, 23
+
+
+# how ComfyUI's own checkpoints name an encoder of their own, as text_encoders.umt5xxl.transformer.
+INSIDE = re.compile(r"(text_encoders|cond_stage_model|conditioner\.embedders\.\d+)\.([^.]+\.)?transformer\.")
 
 
 def _layers(entries: Entries, last: str) -> int:
@@ -191,6 +196,7 @@ KINDS = {
 
 def recognise(entries: Entries) -> tuple[str, dict[str, Entry]]:
     """(kind of encoder, its tensors under transformers 5's names); an empty kind where the file holds none."""
+    entries = original(entries)
     for name, kind in KINDS.items():
         renamed = {
             rename(key, kind.rename): _exact(entry) for key, entry in entries.items() if not re.search(kind.unused, key)
@@ -220,11 +226,30 @@ def read_encoder(source: Path, kind: str, files: str = "") -> Weights:
     if recognised != kind:
         title = KINDS[recognised].title if recognised else kind_of(entries)
         raise _wrong_kind(source, title, kind, files)
+    return _described(source, kind, renamed)
+
+
+def _described(source: Path, kind: str, renamed: dict[str, Entry]) -> Weights:
+    """An encoder with the config that its shapes tell; raises CheckpointError for a tensor that is missing."""
     try:
         return Weights({"architectures": [KINDS[kind].architecture], **KINDS[kind].config(renamed)}, renamed)
     except KeyError as error:
         rule = message("file_lacks", file=source.name, key=error.args[0])
         raise CheckpointError(rule, message("download_again")) from error
+
+
+def encoders_inside(source: Path, entries: Entries, wanted: Mapping[str, str]) -> dict[str, Weights]:
+    """The encoders that lie in the same file as a network, by the parts that need them. wanted: part -> kind."""
+    groups: dict[str, dict[str, Entry]] = {}
+    for key, entry in entries.items():
+        if match := INSIDE.match(key):
+            groups.setdefault(match[0], {})[key[match.end() :]] = entry
+    inside = {}
+    for group in groups.values():
+        kind, renamed = recognise(group)
+        for part in (part for part, of in wanted.items() if of == kind):
+            inside[part] = _described(source, kind, renamed)
+    return inside
 
 
 def _wrong_kind(source: Path, title: str, wanted: str, files: str) -> CheckpointError:

@@ -12,7 +12,7 @@ from ..parts import Config, Recipe
 from ..spec import Spec
 from .bundle import Bundle, Source, files_of, read_diffusers
 from .configs import load_config
-from .encoders import merge_vision_tower, output_width, read_encoder
+from .encoders import encoders_inside, merge_vision_tower, output_width, read_encoder
 from .entry import Entry, strip_prefix
 from .format import CheckpointFormat, Weights
 from .kinds import NETWORK_PREFIXES as NETWORK_PREFIXES
@@ -117,6 +117,7 @@ def read_source(file: Path, form: CheckpointFormat) -> Source:
         inside = {"vae": _inside(entries, VAE_PREFIXES, form.vae)}
         if form.image_encoder is not None:
             inside["image_encoder"] = _inside(entries, IMAGE_ENCODER_PREFIXES, form.image_encoder)
+        inside |= encoders_inside(file, entries, {k: v for k, v in form.spec.encoders.items() if k not in inside})
     except KeyError as error:
         rule = message("file_lacks", file=file.name, key=error.args[0])
         raise CheckpointError(rule, message("download_again")) from error
@@ -236,7 +237,10 @@ def _complete_file(
     """The encoders, tokenizers and the VAE that a single file lacks."""
     config = source.parts[form.network].config
     for part, kind in form.spec.encoders.items():
-        if part in source.parts or not _needed(form.spec, part, config):
+        if not _needed(form.spec, part, config) or (part.startswith("image") and part in source.parts):
+            continue
+        if part not in files and part in source.parts:
+            files["tokenizer" + part.removeprefix("text_encoder")] = tokenizers.get(kind, source.path)
             continue
         if part not in files:
             wanted = next((config[key] for key, at in _WIDTHS.items() if at == part and config.get(key)), 0)

@@ -186,7 +186,6 @@ def read_folder(folder: Path) -> dict[str, Entry]:
 def _open(file: Path) -> Any:
     from safetensors import safe_open
 
-    from .gguf import GGUFTensors
+    from .gguf import GGUFTensors, is_gguf
 
-    with file.open("rb") as stream:
-        return GGUFTensors(file) if stream.read(4) == b"GGUF" else safe_open(file, framework="pt")
+    return GGUFTensors(file) if is_gguf(file) else safe_open(file, framework="pt")

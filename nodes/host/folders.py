@@ -14,6 +14,7 @@ from ...loaders.spec import spec_of
 
 BUNDLED = Path(__file__).parents[2] / "loaders" / "bundled"
 UPSAMPLER = "LatentUpsamplePipeline"
+WITH_GGUF = ("diffusion_models", "text_encoders")
 
 
 def bundled_models(family: str) -> dict[str, Path]:
@@ -32,7 +33,7 @@ def checkpoints(family: str = "") -> dict[str, Path]:
         pipeline = pipeline_of(path)
         if pipeline.startswith(beginning) and not pipeline.endswith(UPSAMPLER):
             folders[name] = path
-    return bundled_models(family) | folders | files("diffusion_models") | files("checkpoints") | gguf_files()
+    return bundled_models(family) | folders | files("diffusion_models") | files("checkpoints")
 
 
 def checkpoint_places(family: str) -> str:
@@ -68,14 +69,15 @@ def pipeline_of(folder: Path) -> str:
 def files(kind: str) -> dict[str, Path]:
     """Files of one of the host's model folders by the name that a combo shows."""
     names = folder_paths.get_filename_list(kind)
-    return {f"{kind}/{name}": Path(path) for name in names if (path := folder_paths.get_full_path(kind, name))}
+    listed = {f"{kind}/{name}": Path(path) for name in names if (path := folder_paths.get_full_path(kind, name))}
+    return listed | (gguf_files(kind) if kind in WITH_GGUF else {})
 
 
-def gguf_files() -> dict[str, Path]:
-    """GGUF files beside the diffusion models; the host's own list leaves them out."""
-    roots = [Path(root) for root in folder_paths.get_folder_paths("diffusion_models")]
+def gguf_files(kind: str) -> dict[str, Path]:
+    """GGUF files of one of the host's model folders; the host's own list leaves them out."""
+    roots = [Path(root) for root in folder_paths.get_folder_paths(kind)]
     paths = [(root, path) for root in roots for path in sorted(root.rglob("*.gguf"))]
-    return {f"diffusion_models/{path.relative_to(root).as_posix()}": path for root, path in paths}
+    return {f"{kind}/{path.relative_to(root).as_posix()}": path for root, path in paths}
 
 
 def choose(name: str, value: str, choices: dict[str, Path]) -> Path:
