@@ -61,9 +61,9 @@ def _embedded_tokenizer(file: Path, changed: float) -> SentencePieceTokenizer:
     if is_gguf(file):
         model = sentencepiece_model(file)
     else:
-        key = next((key for key in read_header(file)[0] if f".{key}".endswith(".spiece_model")), "")
-        with safe_open(file, framework="pt") as opened:
-            model = opened.get_tensor(key).numpy().tobytes() if key else None
+        entries = [e for key, e in read_header(file)[0].items() if f".{key}".endswith(".spiece_model")]
+        with safe_open(entries[0].file if entries else file, framework="pt") as opened:
+            model = opened.get_tensor(entries[0].key).numpy().tobytes() if entries else None
     if model is None:
         raise CheckpointError(message("no_tokenizer", file=file.name), message("use_comfy_org_file"))
     return SentencePieceTokenizer(model)

@@ -18,6 +18,7 @@ from .format import CheckpointFormat, Weights
 from .kinds import NETWORK_PREFIXES as NETWORK_PREFIXES
 from .kinds import kind_of, relative_of
 from .safetensors import read_file
+from .shards import is_further_shard
 
 Files = Mapping[str, Path]
 VAE_PREFIXES = ("vae.", "first_stage_model.")
@@ -279,7 +280,10 @@ def _only(part: str, source: Path, fitting: Files, advice: str) -> Path:
 
 
 def _fits(file: Path, kind: str, wanted: int) -> bool:
-    """Whether a file is an encoder of this kind and width; a damaged one is not."""
+    """Whether a file is an encoder of this kind and width; a damaged one is not, and of several shards the first
+    stands for all."""
+    if is_further_shard(file):
+        return False
     try:
         return wanted in (0, output_width(read_encoder(file, kind)))
     except (CheckpointError, OSError):
@@ -287,6 +291,8 @@ def _fits(file: Path, kind: str, wanted: int) -> bool:
 
 
 def _fits_vae(file: Path, form: CheckpointFormat, channels: int) -> bool:
+    if is_further_shard(file):
+        return False
     try:
         return _vae_channels(read_vae(file, form).config) == channels
     except (CheckpointError, OSError, KeyError):

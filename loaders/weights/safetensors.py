@@ -15,6 +15,7 @@ from ..messages import message
 from ..parts import Config
 from .entry import Entry
 from .quantised import FORMATS, FP8_FORMATS, check_shapes, read_quantisation, round_up
+from .shards import files_in, shards_of
 from .stored import FP8
 
 _BYTES = {
@@ -38,7 +39,14 @@ _BYTES = {
 
 
 def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
-    """(tensors by name, metadata) of a safetensors file; checks that all its bytes are there."""
+    """(tensors by name, metadata) of a file and of those that it is a shard with; checks that all bytes are there."""
+    parts = [_read_one(part) for part in shards_of(file)]
+    entries = {key: entry for part, _ in parts for key, entry in part.items()}
+    return entries, {name: value for _, metadata in parts for name, value in metadata.items()}
+
+
+def _read_one(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+    """The same of one file alone."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)
@@ -125,9 +133,9 @@ def _quantised_layers(
         for name, config in listed.items():  # by its whole name, or without the prefix of the network
             keys = [key for key in entries if f".{key}".endswith(f".{name}.weight")]
             layers |= {key.removesuffix(".weight"): {**config} for key in keys}
-        if marks:
-            with _open(file) as opened:
-                for key in marks:
+        for shard in sorted({entries[key].file for key in marks}):
+            with _open(shard) as opened:
+                for key in (key for key in marks if entries[key].file == shard):
                     layers[key.removesuffix(".comfy_quant")] = {**json.loads(bytes(opened.get_tensor(key).tolist()))}
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
@@ -164,23 +172,7 @@ def _quantised(file: Path, entries: Mapping[str, Entry], layer: str, config: Con
 
 def read_folder(folder: Path) -> dict[str, Entry]:
     """All tensors of one part of a diffusers or transformers folder, sharded or not."""
-    files = sorted(folder.glob("*.safetensors"))
-    plain = [f for f in files if "-of-" not in f.name]
-    if not files:
-        raise CheckpointError(
-            message("folder_empty", parent=folder.parent.name, folder=folder.name), message("download_folder")
-        )
-    index = next(iter(sorted(folder.glob("*.safetensors.index.json"))), None)
-    if plain or index is None:
-        return read_header(min(plain or files, key=lambda f: len(f.name)))[0]
-    names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    missing = [n for n in names if not (folder / n).exists()]
-    if missing:
-        raise CheckpointError(
-            message("folder_lacks", parent=folder.parent.name, folder=folder.name, files=", ".join(missing)),
-            message("download_these"),
-        )
-    return {k: e for n in names for k, e in read_header(folder / n)[0].items()}
+    return {key: entry for file in files_in(folder) for key, entry in _read_one(file)[0].items()}
 
 
 def _open(file: Path) -> Any:
