@@ -18,6 +18,7 @@ from ..loaders.common.controls import (
     check_way,
     prepared,
 )
+from ..loaders.common.emphasis import as_letters
 from ..loaders.devices import empty_cache, out_of_memory
 from ..loaders.messages import message
 from ..loaders.request import Control, Keyframe
@@ -38,6 +39,7 @@ from .types import (
 from .words import models_with
 
 NOTHING = message("control_nothing")
+WEIGHTS, LETTERS = "(word:1.2)", "letters"  # what brackets in a prompt are
 
 
 class EncodePrompt(io.ComfyNode):
@@ -64,6 +66,15 @@ class EncodePrompt(io.ComfyNode):
                     "prompt; connect the same ones to Video Sampler. All other models take keyframes at Video Sampler, "
                     "and nothing is needed here",
                 ),
+                io.Combo.Input(
+                    "weights",
+                    options=[WEIGHTS, LETTERS],
+                    default=WEIGHTS,
+                    optional=True,
+                    advanced=True,
+                    tooltip="What brackets in a prompt are. (word:1.2): weights, as everywhere in ComfyUI: (word) is "
+                    "1.1, \\( and \\) are letters. letters: brackets like any other sign",
+                ),
             ],
             outputs=[
                 ConditioningType.Output(
@@ -75,8 +86,15 @@ class EncodePrompt(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: VideoModel, positive: str, negative: str = "", keyframes: tuple[Keyframe, ...] = ()
+        cls,
+        model: VideoModel,
+        positive: str,
+        negative: str = "",
+        keyframes: tuple[Keyframe, ...] = (),
+        weights: str = WEIGHTS,
     ) -> io.NodeOutput:
+        if weights == LETTERS:
+            positive, negative = as_letters(positive), as_letters(negative)
         conditioning = model.encode(positive, negative, tuple(keyframes or ()))
         report, unread = host.Report(cls), keyframes and conditioning.picture is None
         title = f"{model.title} ({model.variant})"

@@ -166,7 +166,7 @@ def _unknown_notes(tokenizer: Tokenizer, parts: tuple[Segment, ...], text: str, 
     signs = _unknown_signs(tokenizer, text)
     foreign = any(sign.isalpha() and not unicodedata.name(sign[0], "LATIN").startswith("LATIN") for sign in signs)
     listed = " ".join([*map(_visible, signs[:MOST_SIGNS]), *["…"] * (len(signs) > MOST_SIGNS)])
-    if lost == len(words):
+    if lost == len(words) or {*"".join(text.split())} <= {*signs}:
         remedy = message("write_english") if foreign else message("write_words")
         raise InputError(name, repr(text[:40]), message("prompt_unknown", signs=listed), remedy)
     note = message("prompt_tokens_lost", name=name, lost=lost, count=len(words), signs=listed)

@@ -191,7 +191,7 @@ CASES = [
         ("positive = 'a red circle", "tokens", "the model reads 128", "Shorten it"),
     ),
     Case("long negative prompt", {"2.negative": "圆" * 400}, ("negative = '圆", "tokens", "128", "Shorten it")),
-    Case("unknown words", {"2.positive": "🎬 🎬"}, ("positive = '🎬 🎬'", "knows none of these words", "in English")),
+    Case("unknown words", {"2.positive": "🎬 🎬"}, ("positive = '🎬 🎬'", "knows none of this: 🎬", "in words")),
     Case(
         "source of another size",
         {
