@@ -17,6 +17,7 @@ from comfy_execution.utils import get_executing_context
 
 from ...loaders.devices import OutOfMemory, out_of_memory
 from ...loaders.messages import Message, Origin, data, message_of, sentences
+from .arrivals import bound, check_arrivals, validated
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -93,11 +94,13 @@ def serve_refusals() -> None:
 
 
 def speaking(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
-    """A node whose errors are told to the page, and whose results know that it has made them."""
+    """A node whose errors are told to the page, whose results know that it has made them, and whose inputs hold what
+    they are for."""
     for name in ("execute", "check_lazy_status"):
         own, plain = getattr(node, name).__func__, getattr(io.ComfyNode, name).__func__
         if own is not plain:
             setattr(node, name, classmethod(_reported(own)))
+    validated(node, valid)
     return node
 
 
@@ -106,10 +109,12 @@ def _reported(function: Callable[..., T]) -> Callable[..., T]:
 
     @wraps(function)
     def run(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> T:
-        context = get_executing_context()
+        context, values = get_executing_context(), bound(function, args, kwargs)
         if context is None:
+            check_arrivals(cls, values, function.__name__ == "execute")
             return function(cls, *args, **kwargs)
         with _telling(context.node_id):
+            check_arrivals(cls, values, function.__name__ == "execute")
             result = function(cls, *args, **kwargs)
         if isinstance(result, io.NodeOutput):
             origin = _kind(context.node_id), context.node_id
