@@ -256,6 +256,7 @@ class Request:
     control: Control | None = None
     past: ContinuationLatents | None = None
     mask: Tensor | None = None  # [T, H, W], 1 where the source is made anew, 0 where it stays
+    clip: Tensor | None = None  # [N, H, W, 3] in 0..1, whose last frames the video begins with
     as_long: bool = False  # as the source, or the control video: `frames` is then theirs, as far as the model can
     fps: float = 0.0  # frames per second, where the network is told
     program: Program | None = None  # of the preset; None: as the reference pipeline

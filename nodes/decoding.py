@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -47,7 +48,7 @@ class Decode(io.ComfyNode):
         from ..samplers.decode import floats
 
         model = decoder(model, latent)
-        count, height, width = _size(model, latent)
+        count, height, width = _new_size(model, latent)
         room, needed = host.free_ram(), count * height * width * 3 * 4
         if needed > 0.9 * room:
             rule = message("ram_needed", needed=f"{needed / 2**30:.1f}", free=f"{room / 2**30:.1f}")
@@ -135,7 +136,7 @@ class DecodeToVideo(FileWriter):
 
         model, report = decoder(model, latent), host.Report(cls)
         fps = cls.rate(model, fps)
-        count, height, width = _size(model, latent)
+        count, height, width = _new_size(model, latent)
         tiling = _tiling(report, model, latent, tile)
         path, subfolder = host.output_file(filename_prefix, ".mp4", width, height)
         with latents_on_disk(latent, cls):
@@ -144,6 +145,18 @@ class DecodeToVideo(FileWriter):
         preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
         result = written(width, height, count, fps, path)
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview, result))
+
+
+def _known(model: VideoModel, latent: host.Latent) -> int:
+    """How many first frames of a LATENT are those of the clip that it goes on from, which are not new."""
+    count = latent.get("reelwire", {}).get("clip_frames", 0)
+    return count if isinstance(count, int) and 0 < count < _size(model, latent)[0] else 0
+
+
+def _new_size(model: VideoModel, latent: host.Latent) -> tuple[int, int, int]:
+    """(frames without those that it goes on from, height, width) of a LATENT; raises InputError as `_size`."""
+    count, height, width = _size(model, latent)
+    return count - _known(model, latent), height, width
 
 
 def _size(model: VideoModel, latent: host.Latent) -> tuple[int, int, int]:
@@ -285,10 +298,15 @@ def _frames(
     samples, update, done = host.latents_of(model, latent), host.progress(), 0
     total = frame_count(model, samples)
     seed = latent.get("reelwire", {}).get("seed", 0)
+    known = _known(model, latent)
+    if known:
+        report.tell(message("clip_left_out", count=known), level=logging.INFO)
     for piece in stream_frames(model, samples, seed, tiling, report.tell, form=form):
+        new = piece[max(known - done, 0) :]
         done += len(piece)
         update(done, total, partial(host.frame_preview, piece[-1]))
-        yield piece
+        if len(new):
+            yield new
 
 
 NODES = [Decode, DecodeToVideo, LoadLatent]

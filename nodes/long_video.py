@@ -6,7 +6,9 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +24,8 @@ from . import host
 from .decoding import FileWriter, decoded_in_tiles
 from .effect import Conditions, counted, idle
 from .sampling import (
+    FRAMES,
+    media_checks,
     preset_input,
     request_of,
     sampler_input,
@@ -29,9 +33,11 @@ from .sampling import (
     shift_input,
     side_inputs,
     size_checks,
+    source_inputs,
     steps_inputs,
+    video_inputs,
 )
-from .types import InputValue, KeyframesType, model_input, number_input, share_input, whole_input
+from .types import ABSENT, InputValue, KeyframesType, model_input, number_input, share_input, whole_input
 from .video_file import write_video
 from .words import frame_rules, long_video, models_with
 
@@ -41,7 +47,8 @@ if TYPE_CHECKING:
     from ..samplers.caches.runner import Runner
     from ..samplers.denoise import Sampling
     from ..samplers.long.job import Job
-    from ..samplers.long.plan import LongPlan
+    from ..samplers.long.plan import LongPlan, LongVideoOptions
+    from ..samplers.long.timeline import Timeline
 
 RESUME, ANEW = "go on", "start over"
 TIMELINE = """{
@@ -58,6 +65,7 @@ TIMELINE = """{
 COUNTS: Conditions = {
     **{name: {"family": with_feature("latent_windows")} for name in ("adain", "memory", "hold")},
     "shift": {"family": with_feature("flow_shift")},
+    "joined": {"extend": True},
 }
 
 
@@ -107,6 +115,7 @@ class LongVideo(FileWriter):
                     *_joint_inputs(),
                     shift_input(f"Flow shift of {models_with('flow_shift')}; 0: the preset's"),
                     *_file_inputs(),
+                    *_source_inputs(),
                 ],
                 COUNTS,
             ),
@@ -123,12 +132,18 @@ class LongVideo(FileWriter):
         frames: int | None = None,
         width: int | None = None,
         height: int | None = None,
+        strength: float | None = 1.0,
+        source: object = ABSENT,
+        mask: object = ABSENT,
+        frames_from: str | None = FRAMES,
+        extend: object = ABSENT,
     ) -> bool | str:
         from ..samplers.early import ENDLESS, check_fps, check_length
 
         numbers = (check_fps, fps), *size_checks(width, height), (check_length, frames, ENDLESS, False)
-        story = _check_timeline, timeline, fps or 0.0, frames or 0
-        return host.valid((host.check_prefix, filename_prefix), *numbers, story)
+        story = _check_timeline, timeline, fps or 0.0, (frames or 0) if frames_from == FRAMES else 0
+        media = media_checks(strength, source, mask, frames_from, extend)
+        return host.valid((host.check_prefix, filename_prefix), *numbers, *media, story)
 
     @classmethod
     def fingerprint_inputs(cls, timeline: str | None = None, **_: object) -> list[float]:
@@ -158,21 +173,18 @@ class LongVideo(FileWriter):
         crf: int = 17,
         tile: int = 0,
         unfinished: str = RESUME,
+        joined: bool = True,
         **inputs: InputValue,
     ) -> io.NodeOutput:
         from ..samplers.decode import eight_bits, tiling_of
         from ..samplers.long.fingerprint import render_fingerprint, upgraded
         from ..samplers.long.job import ENDING, Job
-        from ..samplers.long.plan import LongVideoOptions, plan_long
-        from ..samplers.long.render import Callbacks, render
-        from ..samplers.long.timeline import read_timeline
+        from ..samplers.long.plan import LongVideoOptions
+        from ..samplers.long.render import Callbacks, clip_pieces, render
 
         fps = cls.rate(model, fps)
-        story = read_timeline(timeline, fps, frames)
         options = LongVideoOptions(window, overlap, adain, memory, hold)
-        pictures = tuple(Keyframe(host.input_image(p.file), p.frame, p.strength) for p in story.pictures)
-        request = request_of(model, frames=frames, keyframes=(*(keyframes or ()), *pictures), **inputs)
-        plan = plan_long(model, story, request, options)
+        story, plan = _planned(model, timeline, fps, options, frames=frames, keyframes=keyframes, **inputs)
         size = plan.request.width, plan.request.height
         tiling = tiling_of(model, *model.facts.latent_shape(*size, 1)[3:], tile)
         path, subfolder = host.output_file(filename_prefix, ".mp4", *size)
@@ -181,7 +193,8 @@ class LongVideo(FileWriter):
         job.begin(begun, unfinished == ANEW, lambda inputs: upgraded(inputs, model, plan))
         tiling = tiling if tile else job.settled(tiling)
         report = host.Report(cls)
-        report.tell(*idle(cls, {"adain": adain, "memory": memory, "hold": hold}, model))
+        changed = {"adain": adain, "memory": memory, "hold": hold, "joined": joined, "extend": inputs.get("extend")}
+        report.tell(*idle(cls, changed, model))
         report.tell(*plan.notes, *host.shortage(model, plan.longest))
         watch = _Watching(report, model, plan, job)
         with watch.explaining(), heard_by(report.tell):
@@ -189,12 +202,30 @@ class LongVideo(FileWriter):
                 say(decoded_in_tiles(tiling, model))
             callbacks = Callbacks(watch.step, report.tell)
             pieces = watch.counted(render(model, story, plan, options, job, tiling, callbacks, eight_bits))
-            write_video(path, pieces, size, fps, crf, host.metadata(cls, {"reelwire": _note(model, plan, frames, fps)}))
+            before = clip_pieces(plan.clip, size, eight_bits) if joined else ()
+            total = plan.request.frames - plan.shared + (len(plan.clip) if joined and plan.clip is not None else 0)
+            metadata = host.metadata(cls, {"reelwire": _note(model, plan, total, fps)})
+            write_video(path, chain(before, pieces), size, fps, crf, metadata)
         job.drop()
         preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         watch.report_cache()
-        line = long_video(plan.request, len(plan.windows), fps, path, watch.seconds)
+        line = long_video(replace(plan.request, frames=total), len(plan.windows), fps, path, watch.seconds)
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview.as_dict(), line))
+
+
+def _planned(
+    model: VideoModel, timeline: str, fps: float, options: LongVideoOptions, **inputs: InputValue
+) -> tuple[Timeline, LongPlan]:
+    """(the timeline, the plan of the video) that the inputs stand for; raises InputError."""
+    from ..samplers.long.plan import plan_long
+    from ..samplers.long.timeline import read_timeline
+
+    is_counted = inputs.get("frames_from", FRAMES) == FRAMES
+    story = read_timeline(timeline, fps, inputs["frames"] if is_counted else None)
+    pictures = tuple(Keyframe(host.input_image(p.file), p.frame, p.strength) for p in story.pictures)
+    keyframes = (*(inputs.pop("keyframes") or ()), *pictures)
+    plan = plan_long(model, story, request_of(model, keyframes=keyframes, **inputs), options)
+    return read_timeline(timeline, fps, plan.request.frames), plan  # no prompt begins behind the end
 
 
 def _note(model: VideoModel, plan: LongPlan, frames: int, fps: float) -> dict[str, object]:
@@ -309,6 +340,21 @@ def _file_inputs() -> list[io.Input]:
     ]
 
 
+def _source_inputs() -> list[io.Input]:
+    """What the video is made of, or goes on from."""
+    return [
+        *video_inputs(),
+        *source_inputs(),
+        io.Boolean.Input(
+            "joined",
+            default=True,
+            optional=True,
+            advanced=True,
+            tooltip="Whether the file begins with the whole clip of extend; else it holds the new frames alone",
+        ),
+    ]
+
+
 def _check_timeline(timeline: str, fps: float, frames: int) -> None:
     """Raise InputError for what is wrong with a timeline whatever the model is. fps, frames: 0 where not known."""
     from ..samplers.long.timeline import read_timeline
@@ -362,7 +408,7 @@ class _Watching:
     def _move(self, picture: Callable[[], Image]) -> None:
         request = self._plan.request
         steps = self._plan.longest.predictions * len(self._plan.windows)
-        self._update(self._steps + self._frames, steps + request.frames, picture)
+        self._update(self._steps + self._frames, steps + request.frames - self._plan.shared, picture)
 
     @contextmanager
     def explaining(self) -> Iterator[None]:

@@ -133,6 +133,13 @@ def _image_inputs() -> list[io.Input]:
             "The pictures that the video must show, from Keyframe. For "
             f"{models_with('prompt_pictures')} connect them to Encode Prompt too; for all others here alone",
         ),
+        *video_inputs(),
+    ]
+
+
+def video_inputs() -> list[io.Input]:
+    """A video that another one is made of."""
+    return [
         io.MultiType.Input(
             "source",
             [io.Image, io.Latent],
@@ -168,6 +175,12 @@ def source_inputs() -> list[io.Input]:
             tooltip="frames: as many as frames says. source: as many as the source or the control video has, less what "
             "the model cannot make",
         ),
+        io.Image.Input(
+            "extend",
+            optional=True,
+            tooltip="The video goes on from the last frames of this clip: by latents on "
+            f"{models_with('latent_windows')}, else as models that start from pictures can",
+        ),
     ]
 
 
@@ -176,6 +189,27 @@ def size_checks(width: int | None, height: int | None) -> tuple[host.Check, ...]
     from ..samplers.early import check_side
 
     return (check_side, "width", width), (check_side, "height", height)
+
+
+def media_checks(
+    strength: float | None,
+    source: object,
+    mask: object,
+    frames_from: str | None,
+    extend: object,
+    control: object = ABSENT,
+) -> tuple[host.Check, ...]:
+    """What can be refused of a source and what belongs to it before the model is known. All but the strength and the
+    choice: ABSENT where nothing is connected."""
+    from ..samplers.early import check_clip, check_mask, check_strength
+
+    sourced, masked, clipped = (thing != ABSENT for thing in (source, mask, extend))
+    return (
+        (check_strength, strength, sourced),
+        (check_mask, masked, sourced),
+        (check_length_from, frames_from, sourced or control != ABSENT),
+        (check_clip, clipped, sourced),
+    )
 
 
 class SamplerNode(io.ComfyNode):
@@ -192,13 +226,12 @@ class SamplerNode(io.ComfyNode):
         mask: object = ABSENT,
         control: object = ABSENT,
         frames_from: str | None = FRAMES,
+        extend: object = ABSENT,
     ) -> bool | str:
-        from ..samplers.early import check_length, check_mask, check_strength
+        from ..samplers.early import check_length
 
         sizes = *size_checks(width, height), (check_length, frames)
-        sourced = source != ABSENT
-        media = (check_mask, mask != ABSENT, sourced), (check_length_from, frames_from, sourced or control != ABSENT)
-        return host.valid(*sizes, (check_strength, strength, sourced), *media)
+        return host.valid(*sizes, *media_checks(strength, source, mask, frames_from, extend, control))
 
 
 class Sampler(SamplerNode):
@@ -267,6 +300,7 @@ class Sampler(SamplerNode):
             "width": request.width,
             "height": request.height,
             "seed": request.seed,
+            **({"clip_frames": prepared.shared} if prepared.shared else {}),
         }
         charts = {"reelwire_chart": _report_cache(report, model, prepared, watch.cache, note)}
         latent = from_model(model, model.to_host(latents.cpu()), note)
@@ -318,6 +352,7 @@ def request_of(
     shift: float = 0.0,
     mask: Tensor | None = None,
     frames_from: str = FRAMES,
+    extend: Tensor | None = None,
 ) -> Request:
     """The request that a sampler's inputs stand for, before defaults are filled in."""
     plain = {DEFAULT: ""}
@@ -341,6 +376,7 @@ def request_of(
         control=control,
         mask=noise_mask if mask is None else mask,
         as_long=frames_from == SOURCE,
+        clip=extend,
     )
 
 

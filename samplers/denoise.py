@@ -21,6 +21,7 @@ from .caches.runner import Runner, cached, forecasting, through_cache
 from .guidance import guide, guided_model
 from .plan import SamplingPlan
 from .solvers import TABLES, noise_schedule
+from .sources.clip import with_clip_latents
 from .sources.inpaint import Inpainting, MaskedSource
 from .speed import accelerated
 
@@ -48,6 +49,7 @@ def sample(
     model = guided_model(model, request)
     _check_conditioning(model, conditioning, request)
     with torch.no_grad(), explained(_activity(request), LESS_MEMORY):
+        request = with_clip_latents(model, request)
         if plan.mask is not None:
             request = replace(request, source=encoded_source(model, request).float())
             assert request.source is not None

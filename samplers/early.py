@@ -46,6 +46,13 @@ def check_mask(mask: bool, source: bool) -> None:
         raise InputError("mask", message("connected"), message("mask_without_source"), message("connect_source_too"))
 
 
+def check_clip(clip: bool, source: bool) -> None:
+    """Raise InputError for a video that would go on from a clip and be made of a source."""
+    if clip and source:
+        rule, remedy = message("clip_beside_source"), message("disconnect_one")
+        raise InputError("extend", message("connected"), rule, remedy)
+
+
 def check_length_from(choice: str, video: bool) -> None:
     """Raise InputError for a length that nothing says. video: whether a source or a control video is there."""
     if choice not in LENGTHS:

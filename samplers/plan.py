@@ -22,6 +22,7 @@ from .kernels import attention_notes
 from .keyframes import cut_notes, place_keyframes
 from .room import step_bytes
 from .solvers import TABLES, prediction_count
+from .sources.clip import clip_frames, goes_on, sized_as_clip
 from .sources.inpaint import latent_mask
 from .sources.opened import lengthened, source_notes, through_door
 from .speed import check_speed
@@ -39,6 +40,7 @@ class SamplingPlan:
     room: bytes that the steps need beside the weights.
     notes: what the person should know before the run.
     mask: [1, 1, t, h, w], what of the source is made anew; None where all of it is.
+    shared: how many of the first frames are the last ones of the clip that the video goes on from.
     """
 
     request: Request
@@ -47,6 +49,7 @@ class SamplingPlan:
     room: int
     notes: tuple[str, ...]
     mask: Tensor | None = None
+    shared: int = 0
 
 
 def plan(model: VideoModel, request: Request, outline: bool = False) -> SamplingPlan:
@@ -57,7 +60,7 @@ def plan(model: VideoModel, request: Request, outline: bool = False) -> Sampling
     """
     request, opening_notes = through_door(request)
     request, length_notes = lengthened(model, request)
-    request = model.complete(request)
+    request = model.complete(sized_as_clip(model, request))
     preset_notes = _preset_notes(model, request)
     model = guided_model(model, request)
     _check_numbers(model, request)
@@ -68,15 +71,18 @@ def plan(model: VideoModel, request: Request, outline: bool = False) -> Sampling
         check_speed(model)
     media_notes: tuple[str, ...] = ()
     mask: Tensor | None = None
+    shared = 0 if request.past is not None else clip_frames(model, request)
     if not outline:
+        request, clip_notes = goes_on(model, request, shared) if shared else (request, ())
+        length_notes += clip_notes
         request, media_notes = _with_media(model, request)
-        mask, mask_notes = _mask(model, request)
+        mask, mask_notes = checked_mask(model, request)
         media_notes += mask_notes
     before = (*opening_notes, *length_notes, *preset_notes)
     after = (*cache_notes, *attention_notes(model), *_lora_notes(model, request))
     notes = (*before, *media_notes, *after)
     predictions = prediction_count(model, request)
-    return SamplingPlan(request, policy, predictions, step_bytes(model, request, policy), notes, mask)
+    return SamplingPlan(request, policy, predictions, step_bytes(model, request, policy), notes, mask, shared)
 
 
 def _preset_notes(model: VideoModel, request: Request) -> tuple[str, ...]:
@@ -127,15 +133,16 @@ def _with_media(model: VideoModel, request: Request) -> tuple[Request, tuple[str
     request = replace(request, keyframes=keyframes)
     check_strength(request.strength, request.source is not None)
     if request.source is not None:
-        _check_source(model, request, request.source)
+        check_source(model, request, request.source)
     if request.control is not None:
         with about(request.control):
             _check_control(request, request.control)
     return request, (*notes, *source_notes(request, model.facts.fps), *cut_notes(request))
 
 
-def _mask(model: VideoModel, request: Request) -> tuple[Tensor | None, tuple[str, ...]]:
-    """(the mask at the size of the latents, or None where all is made anew, notes on it)."""
+def checked_mask(model: VideoModel, request: Request) -> tuple[Tensor | None, tuple[str, ...]]:
+    """(the mask [1, 1, t, h, w] of a complete request, or None where all is made anew, notes on it); raises
+    InputError."""
     if request.mask is None:
         return None, ()
     if request.source is None:
@@ -146,7 +153,8 @@ def _mask(model: VideoModel, request: Request) -> tuple[Tensor | None, tuple[str
     return (None, (message("mask_all_free"),)) if mask.min() == 1 else (mask, ())
 
 
-def _check_source(model: VideoModel, request: Request, source: Tensor) -> None:
+def check_source(model: VideoModel, request: Request, source: Tensor) -> None:
+    """Raise InputError for a source that a complete request cannot be made of."""
     if is_frames(source) and len(source) < request.frames:
         rule = message("are_asked_for", frames=request.frames)
         raise InputError("source", message("count_frames", count=len(source)), rule, message("fewer_or_longer_source"))

@@ -54,7 +54,7 @@ def _values(name: str, pixels: Tensor) -> Opened:
     if white is None and not pixels.is_floating_point():
         rule, remedy = message("pixel_type_rule"), message("connect_picture")
         raise InputError(name, str(pixels.dtype).removeprefix("torch."), rule, remedy)
-    values = pixels.detach().to("cpu", torch.float32)
+    values = pixels.to("cpu", torch.float32)
     if white is not None:
         return values / white if white > 1 else values, ()
     low, high = (bound.item() for bound in torch.aminmax(values))

@@ -12,11 +12,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ...loaders.common.flow import draw
 from ...loaders.denoiser import Denoiser, DenoiserWrapper, Network
 from ...loaders.request import Conditioning, Request
 from ...loaders.video_model import VideoModel
 from ..denoise import OnStep, sample
 from ..plan import plan
+from ..sources.inpaint import Inpainting
 
 
 def sample_in_context(
@@ -24,27 +26,42 @@ def sample_in_context(
 ) -> Tensor:
     """Latents [1, C, t, h, w] of a complete request of any length, predicted in windows of `window` frames.
 
-    overlap: frames that two windows share.
+    overlap: frames that two windows share. The request's source and mask are latents of the whole video, and [t, h, w]
+    of them.
     """
     facts, frames = model.facts, min(window, request.frames)
     latent_frames = lambda count: facts.latent_shape(request.width, request.height, count)[2]
     stride = max(latent_frames(frames) - latent_frames(overlap), facts.time_patch)
     stride = stride // facts.time_patch * facts.time_patch
     more = latent_frames(request.frames) - latent_frames(frames)
-    wrap = partial(ContextWindows, more=more, stride=stride, seed=request.seed)
-    return sample(model, conditioning, plan(model, replace(request, frames=frames)), on_step, wrap)
+    source, mask = request.source, request.mask
+    start = source if source is not None and request.strength < 1 else None
+    wrap = partial(ContextWindows, more=more, stride=stride, seed=request.seed, source=start)
+    first = None if source is None else source[:, :, : latent_frames(frames)]
+    planned = plan(model, replace(request, frames=frames, source=first, mask=None))
+    inpainting = None if source is None or mask is None else Inpainting(source, mask[None, None])
+    return sample(model, conditioning, planned, on_step, wrap, inpainting)
 
 
 class ContextWindows(DenoiserWrapper):
-    """A denoiser of one window around which `more` latent frames lie: it predicts windows `stride` frames apart."""
+    """A denoiser of one window around which `more` latent frames lie: it predicts windows `stride` frames apart.
 
-    def __init__(self, inner: Denoiser, more: int, stride: int, seed: int) -> None:
+    source: [1, C, t, h, w], what the whole video begins with under its noise, instead of noise alone.
+    """
+
+    def __init__(self, inner: Denoiser, more: int, stride: int, seed: int, source: Tensor | None = None) -> None:
         super().__init__(inner)
         dim = inner.time_dim
         length = inner.latents.shape[dim]
         self.starts = [*range(0, more, stride), more]
         self.weights = _pyramid(length).to(inner.latents.device)
-        self.latents = shuffled(inner.latents, dim, more, stride, torch.Generator("cpu").manual_seed(seed))
+        noise = inner.latents
+        if source is not None:  # there the source shines through
+            noise = draw(tuple(noise.shape), torch.Generator("cpu").manual_seed(seed), noise.device)
+        self.latents = shuffled(noise, dim, more, stride, torch.Generator("cpu").manual_seed(seed))
+        if source is not None:
+            video = inner.arranged(source.to(noise), self.latents)
+            self.latents = inner.add_noise(video, self.latents, 0).to(inner.latents)
 
     def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
         dim, length, count = self.time_dim, len(self.weights), latents.shape[self.time_dim]

@@ -35,9 +35,18 @@ def render_fingerprint(
         **prompts,
         "negative prompt": timeline.negative,
         **keyframes,
+        **_of_source(plan),
         "calibration": _digest(canonical(plan.longest.policy)),
         "places of windows": _digest(repr([(w.start, w.end, w.shared, w.prompt) for w in plan.windows])),
     }
+
+
+def _of_source(plan: LongPlan) -> dict[str, object]:
+    """What the video is made of or goes on from; nothing where there is none, so that older renders go on."""
+    request = plan.request
+    images = {"source": request.source, "mask": request.mask, "clip": plan.clip}
+    known = {name: fingerprint(value) for name, value in images.items() if value is not None}
+    return known | ({"strength": request.strength} if request.source is not None else {})
 
 
 def _of_model(model: VideoModel) -> dict[str, object]:

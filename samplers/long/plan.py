@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 from ...loaders.limits import check_frames
 from ...loaders.messages import InputError, about, either, message, message_of
@@ -14,6 +15,7 @@ from ...loaders.spec import titles_with
 from ...loaders.video_model import VideoModel
 from ..keyframes import cut_notes, place_keyframes
 from ..plan import SamplingPlan, plan
+from .media import check_windows_of, outlined, whole_media, window_frames
 from .timeline import Timeline
 from .windows import Spans, Window, check_spans, lay_windows, with_keyframes
 
@@ -44,6 +46,7 @@ class LongPlan:
     mode: an `Extension`'s.
     longest: the outline of the longest window's sampling, without its keyframes.
     notes: what the person should know before the render.
+    clip: [N, H, W, 3], what the video goes on from; shared: how many of its last frames are the video's first.
     """
 
     windows: tuple[Window, ...]
@@ -52,14 +55,16 @@ class LongPlan:
     mode: str
     longest: SamplingPlan
     notes: tuple[str, ...]
+    clip: Tensor | None = None
+    shared: int = 0
 
 
 def plan_long(model: VideoModel, timeline: Timeline, request: Request, options: LongVideoOptions) -> LongPlan:
     """The plan of a long video; no weights are read. Raises InputError for all that a window's sampler would refuse."""
-    request = model.complete(request)
     title = f"{model.title} ({model.variant})"
     _check_options(options)
     spans = _spans(model, options, title)
+    request, media = whole_media(model, request, spans)
     check_frames(request.frames, spans.step, title)
     extension, capabilities = model.extension(), model.capabilities()
     placed, notes = place_keyframes(request.keyframes, replace(capabilities, sets=None, near=0), request.frames)
@@ -79,14 +84,18 @@ def plan_long(model: VideoModel, timeline: Timeline, request: Request, options: 
         )
         if len(windows) == 1:
             title_note = message("long_one", title=title, frames=request.frames)
-    longest = plan(model, replace(request, frames=min(spans.length, request.frames), keyframes=()), outline=True)
+    check_windows_of(request, extension.mode, windows)
+    length = min(spans.length, request.frames)
+    longest = plan(model, replace(outlined(request), frames=length, keyframes=()), outline=True)
     result = LongPlan(
         windows,
         spans,
         replace(request, keyframes=placed),
         extension.mode,
         longest,
-        (title_note, *notes, *longest.notes),
+        (title_note, *media.notes, *notes, *longest.notes),
+        media.clip,
+        media.shared,
     )
     for window in windows:
         _check_window(model, result, window)
@@ -199,4 +208,5 @@ def _check_window(model: VideoModel, whole: LongPlan, window: Window) -> None:
     except InputError as error:
         where = message("window_frames", start=window.start, end=window.end)
         raise InputError("window", where, message_of(error)) from error
-    plan(model, replace(request, frames=frames, keyframes=keyframes))
+    request = window_frames(request, window) if whole.mode == "last_frames" else outlined(request)
+    plan(model, replace(request, frames=frames, keyframes=keyframes, clip=None, past=None))

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from ...loaders.common.images import cover
 from ...loaders.messages import InputError, message, message_of
 from ...loaders.request import Conditioning, ContinuationLatents, Keyframe, Request
 from ...loaders.vae.tiles import Tiling
@@ -24,8 +25,11 @@ from ..plan import plan
 from .context import sample_in_context
 from .job import Job
 from .plan import LongPlan, LongVideoOptions
+from .source import WindowSources
 from .timeline import Timeline
 from .windows import Window
+
+PIECE = 8  # frames of a clip that are scaled at once
 
 
 @dataclass
@@ -46,7 +50,8 @@ def render(
     callbacks: Callbacks,
     form: Form = floats,
 ) -> Iterator[Tensor]:
-    """Frames of the whole video in order, as pieces [n, H, W, 3] in 0..1 on the CPU, in the form wanted.
+    """Frames of the whole video in order, as pieces [n, H, W, 3] in 0..1 on the CPU, in the form wanted; those that it
+    shares with the clip that it goes on from are left out.
 
     Windows that `job` holds are not sampled again; each new one is kept there before it is decoded.
     """
@@ -57,10 +62,18 @@ def render(
         "context_windows": renderer.in_context,
     }
     for piece in modes[whole.mode]():
+        known = max(whole.shared - count, 0)  # the clip's
         count += len(piece)
-        yield piece
+        if known < len(piece):
+            yield piece[known:]
     if count != whole.request.frames:
         raise RuntimeError(message("count_wrong", count=count, wanted=whole.request.frames))
+
+
+def clip_pieces(clip: Tensor | None, size: tuple[int, int], form: Form = floats) -> Iterator[Tensor]:
+    """A clip [N, H, W, 3] as frames of (width, height) in the form wanted, a few at a time; nothing of None."""
+    for piece in () if clip is None else clip.split(PIECE):
+        yield form(cover(piece, *size))
 
 
 @dataclass
@@ -74,6 +87,10 @@ class _Renderer:
     callbacks: Callbacks
     form: Form
     prompts: dict[int, Conditioning] = field(default_factory=dict, init=False)
+    sources: WindowSources = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sources = WindowSources(self.model, self.whole)
 
     def by_latents(self) -> Iterator[Tensor]:
         """One stream of latents through one decoder."""
@@ -88,7 +105,7 @@ class _Renderer:
         ratio, tail, first = self.model.facts.temporal_ratio, torch.empty(0), torch.empty(0)
         for number, window in enumerate(self.whole.windows):
             overlap = (window.shared - 1) // ratio + 1 if window.shared else 0
-            past = None
+            past = None if number or self.job.has(number) else self.sources.past
             if overlap:
                 memory = first[:, :, :1] if self.options.memory else None
                 past = ContinuationLatents(tail[:, :, -overlap:], self.options.hold, memory, self.options.memory)
@@ -154,10 +171,11 @@ class _Renderer:
                 return latents
             self.callbacks.tell(message("window_damaged", number=number + 1))
         seed = (self.whole.request.seed + window.start) % 2**64
-        request = replace(self.whole.request, frames=window.frames, keyframes=keyframes, past=past, seed=seed)
+        request = self.sources.of(window)
+        request = replace(request, frames=window.frames, keyframes=keyframes, past=past, seed=seed)
         latents = self._sampled(number, window, request).cpu().contiguous()  # laid out as a file's, so that sums agree
         if first is not None and self.whole.mode == "latents":
-            latents = adain(latents, first, self.options.adain)
+            latents = self.sources.restored(adain(latents, first, self.options.adain), window)
         self.job.write(number, latents)
         room = self.model.vae_bytes(self.tiling or Tiling(), *latents.shape[3:])
         with self.model.use("vae", room):  # sampling may have sent it away while the decoder was at work

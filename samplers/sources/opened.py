@@ -50,6 +50,7 @@ def through_door(request: Request) -> tuple[Request, Notes]:
         keyframes=tuple(map(keyframe, request.keyframes)),
         control=changed,
         mask=None if request.mask is None else mask("mask", request.mask),
+        clip=None if request.clip is None else images("extend", request.clip),
     )
     return opened, tuple(dict.fromkeys(notes))
 
@@ -61,6 +62,7 @@ def lengthened(model: VideoModel, request: Request, step: int = 0) -> tuple[Requ
     """
     if not request.as_long:
         return request, ()
+    is_long = step > 0  # there is always a number, so that it says nothing
     if request.source is not None and not is_frames(request.source):
         return replace(request, frames=0, as_long=False), _idle(request)  # latents bring their own length
     video = next((video for _, video in _videos(request)), None)
@@ -73,7 +75,7 @@ def lengthened(model: VideoModel, request: Request, step: int = 0) -> tuple[Requ
     if not frames:
         rule = message("frames_counts", title=f"{model.title} ({model.variant})", counts=either(*counts))
         raise InputError("source", message("count_frames", count=count), rule, message("longer_source"))
-    return replace(request, frames=frames, as_long=False), _idle(request)
+    return replace(request, frames=frames, as_long=False), () if is_long else _idle(request)
 
 
 def _idle(request: Request) -> Notes:

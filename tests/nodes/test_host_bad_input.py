@@ -178,7 +178,7 @@ CASES = [
                 "ImageBlend", image1=["picture", 0], image2=["picture", 0], blend_factor=NAN, blend_mode="normal"
             ),
         },
-        ("image = keyframe 1, not finite", "NaN", "check what made it"),
+        ("image = not finite", "NaN", "Check the node that made it"),
     ),
     Case(
         "keyframe of a broken picture",

@@ -1,0 +1,69 @@
+"""The source of a long video, window after window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ...loaders.common.flow import encoded_source
+from ...loaders.request import ContinuationLatents, Request
+from ...loaders.video_model import VideoModel
+from ..sources.clip import with_clip_latents
+from ..sources.inpaint import Inpainting, latent_mask
+from .media import window_frames
+from .plan import LongPlan
+from .windows import Window
+
+
+@dataclass
+class WindowSources:
+    """Gives each window its part of the source, of the mask, and of the clip.
+
+    Where windows hand over latents, or are seen by one sampling, the source is encoded once as a whole: a part that is
+    encoded alone begins otherwise.
+    """
+
+    model: VideoModel
+    whole: LongPlan
+
+    @cached_property
+    def latents(self) -> Tensor:
+        """The whole source [1, C, t, h, w]."""
+        with torch.no_grad():
+            return encoded_source(self.model, self.whole.request).float().cpu()
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """The whole mask [1, 1, t, h, w]."""
+        request = self.whole.request
+        return None if request.mask is None else latent_mask(self.model.facts, request)
+
+    @cached_property
+    def past(self) -> ContinuationLatents | None:
+        """What the first window goes on from, where it does so by latents."""
+        with torch.no_grad():
+            return with_clip_latents(self.model, self.whole.request).past
+
+    def of(self, window: Window) -> Request:
+        """The request of the whole video with the source and the mask of a window, and without a past."""
+        request = replace(self.whole.request, clip=None, past=None)
+        if request.source is None or self.whole.mode == "last_frames":
+            return window_frames(request, window)
+        part = self._part(window)
+        mask = None if self.mask is None else self.mask[0, 0, part]
+        return replace(request, source=self.latents[:, :, part], mask=mask)
+
+    def restored(self, latents: Tensor, window: Window) -> Tensor:
+        """The latents of a window that were changed, with the source where the mask keeps it."""
+        if self.mask is None or self.whole.mode == "last_frames":
+            return latents
+        part = self._part(window)
+        return Inpainting(self.latents[:, :, part], self.mask[:, :, part]).restored(latents)
+
+    def _part(self, window: Window) -> slice:
+        """The latent frames of a window in the whole video."""
+        start = window.start // self.model.facts.temporal_ratio
+        return slice(start, start + self.model.facts.latent_shape(1, 1, window.frames)[2])
