@@ -23,7 +23,7 @@ from .keyframes import cut_notes, place_keyframes
 from .room import step_bytes
 from .solvers import TABLES, prediction_count
 from .sources.clip import clip_frames, goes_on, sized_as_clip
-from .sources.inpaint import latent_mask
+from .sources.inpaint import hidden_keyframes, latent_mask
 from .sources.opened import lengthened, source_notes, through_door
 from .speed import check_speed
 
@@ -150,7 +150,9 @@ def checked_mask(model: VideoModel, request: Request) -> tuple[Tensor | None, tu
     mask = latent_mask(model.facts, request)
     if not mask.any():
         return mask, (message("mask_keeps_all"),)
-    return (None, (message("mask_all_free"),)) if mask.min() == 1 else (mask, ())
+    if mask.min() == 1:
+        return None, (message("mask_all_free"),)
+    return mask, hidden_keyframes(model.facts, request, mask)
 
 
 def check_source(model: VideoModel, request: Request, source: Tensor) -> None:

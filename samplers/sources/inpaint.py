@@ -18,7 +18,7 @@ from ...loaders.common.flow import draw
 from ...loaders.common.images import is_frames, middle
 from ...loaders.denoiser import Denoiser
 from ...loaders.facts import Facts
-from ...loaders.messages import InputError, message
+from ...loaders.messages import InputError, Message, message
 from ...loaders.request import Request
 
 
@@ -88,3 +88,15 @@ def latent_mask(facts: Facts, request: Request) -> Tensor:
         front = mask[:1].expand(facts.discarded_frames + facts.temporal_ratio - 1, -1, -1)
         mask = rearrange(torch.cat([front, mask]), "(t r) h w -> t r h w", t=t).amax(1)
     return mask[None, None]
+
+
+def hidden_keyframes(facts: Facts, request: Request, mask: Tensor) -> tuple[Message, ...]:
+    """What to say of keyframes where a mask [1, 1, t, h, w] keeps the whole source."""
+    free = mask[0, 0].amax((1, 2)) > 0
+    latent_frame = lambda frame: -(-(frame + facts.discarded_frames) // facts.temporal_ratio)
+    spans = ((number, k.frame, k.frame + len(k.images) - 1) for number, k in enumerate(request.keyframes, 1))
+    return tuple(
+        message("keyframe_masked", name=message("keyframe_name", number=number), frame=first)
+        for number, first, last in spans
+        if not free[latent_frame(first) : latent_frame(last) + 1].any()
+    )

@@ -100,7 +100,10 @@ def _videos(request: Request) -> list[tuple[str, Tensor]]:
 
 def _length_notes(request: Request, fps: float) -> list[Message]:
     notes = []
-    for name, video in _videos(request):
+    videos = _videos(request)
+    if request.mask is not None:
+        videos.append((message("the_mask"), request.mask))
+    for name, video in videos:
         left = len(video) - request.frames
         if left > 0:
             seconds = f"{request.frames / fps:.3g}"

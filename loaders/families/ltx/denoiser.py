@@ -99,6 +99,10 @@ class LTXTextDenoiser(Denoiser):
             **place,
         ).float()
 
+    def add_noise(self, x0: Tensor, noise: Tensor, step: int) -> Tensor:
+        share = (self.timestep(step, 1) / 1000).unsqueeze(-1)  # of each token, where they differ
+        return (1 - share) * x0 + share * noise
+
     def arranged(self, video: Tensor, beside: Tensor) -> Tensor:
         packed = _pack(video)
         return torch.cat([beside[:, : beside.shape[1] - packed.shape[1]].to(packed), packed], 1)

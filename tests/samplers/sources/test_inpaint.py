@@ -11,7 +11,7 @@ import torch
 from reelwire.loaders.common.flow import encoded_source
 from reelwire.loaders.families import family
 from reelwire.loaders.messages import InputError
-from reelwire.loaders.request import Guidance, Request
+from reelwire.loaders.request import Guidance, Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.plan import SamplingPlan, plan
@@ -90,6 +90,26 @@ def test_every_solver_keeps_the_outside(tiny_models: Path, name: str, solver: st
     outside = (mask == 0).expand_as(latents)
     assert torch.equal(latents[outside], expected[outside])
     assert (latents - expected)[~outside].abs().mean() > 0.01
+
+
+@pytest.mark.parametrize("name", ["tiny-ltx-0.9.0", "tiny-ltx-0.9.5", "tiny-wan2.2-ti2v-5b", "tiny-wan2.1-vace"])
+@pytest.mark.parametrize("frame", [0, -1])
+def test_keyframes_beside_a_mask(tiny_models: Path, name: str, frame: int) -> None:
+    """They hold where all is free; where the source stays it stays, and the node says so."""
+    model = open_model(tiny_models, name)
+    if frame and model.facts.pictures is not None:
+        return  # a first picture alone
+    inputs = {"source": source(model), "keyframes": (Keyframe(frames(1, 1), frame),)}
+    mask = torch.ones(usual(model).frames, 64, 64)
+    mask[0 if frame == 0 else slice(1, None)] = 0
+    latents = run(model, mask=mask, **inputs)
+    clean, free = known(model, source=inputs["source"], mask=mask)
+    outside = (free == 0).expand_as(latents)
+    assert torch.equal(latents[outside], clean[outside])
+    assert torch.isfinite(latents).all()
+    assert latents.abs().max() < 50
+    keys = [note.key for note in plan(model, Request(mask=mask, **inputs)).notes if hasattr(note, "key")]
+    assert "keyframe_masked" in keys
 
 
 def test_it_is_what_comfyui_does(tiny_models: Path) -> None:
