@@ -17,7 +17,7 @@ from ..loaders.messages import InputError, message
 from ..loaders.video_model import VideoModel
 from . import host
 from .origin import decoder
-from .types import model_input, number_input, whole_input
+from .types import InputValue, model_input, number_input, sound_input, whole_input
 from .video_file import write_video
 from .words import written
 
@@ -77,6 +77,11 @@ class FileWriter(io.ComfyNode):
 
         return host.valid((host.check_prefix, filename_prefix), (check_fps, fps))
 
+    @classmethod
+    def fingerprint_inputs(cls, **inputs: InputValue) -> list[float]:
+        """Write again where the file is gone that was written of these inputs."""
+        return [host.files_gone(cls, inputs)]
+
     @staticmethod
     def rate(model: VideoModel, fps: float) -> float:
         """Frames per second of the file; raises InputError."""
@@ -84,6 +89,15 @@ class FileWriter(io.ComfyNode):
 
         check_fps(fps)
         return fps or model.facts.fps
+
+    @classmethod
+    def rate_beside(cls, model: VideoModel, fps: float, source: host.SourceSound | None) -> tuple[float, list[str]]:
+        """(frames per second of the file, notes): as those of a source whose sound goes along, if nothing is asked."""
+        if source is None or not 1 <= source.fps <= 240:
+            return cls.rate(model, fps), []
+        rate = cls.rate(model, fps or source.fps)
+        key = "rate_of_source" if not fps else "sound_out_of_step" if abs(rate / source.fps - 1) > 1e-3 else ""
+        return rate, [message(key, fps=f"{rate:g}", source=f"{source.fps:g}")] if key else []
 
 
 class DecodeToVideo(FileWriter):
@@ -109,18 +123,42 @@ class DecodeToVideo(FileWriter):
                 "保存视频",
             ],
             inputs=[
-                _latent(),
+                _latent(lazy=True),
                 number_input("fps", 0.0, (0.0, 240.0, 0.01), "Frames per second; 0: the model's own"),
                 io.String.Input("filename_prefix", default="video/reelwire", tooltip="Inside ComfyUI's output folder"),
-                whole_input(
-                    "crf", 17, (0, 51), "H.264 quality: 0 lossless, 17 looks lossless, 28 small", advanced=True
-                ),
+                crf_input(),
                 _model(),
                 _tile(),
+                sound_input(),
+                io.Boolean.Input(
+                    "source_sound",
+                    default=True,
+                    optional=True,
+                    advanced=True,
+                    tooltip="Whether the sound of the video that the latents were made from goes along, where nothing "
+                    "is connected to audio; fps 0 is then that video's own rate",
+                ),
             ],
             outputs=[io.Video.Output(display_name="video", tooltip="The file that was written")],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def check_lazy_status(
+        cls,
+        fps: float,
+        filename_prefix: str,
+        latent: host.Latent | None = None,
+        audio: InputValue = None,
+        **_: InputValue,
+    ) -> list[str]:
+        """Refuse what cannot be written before the latents are sampled."""
+        from ..samplers.early import check_fps
+
+        host.check_prefix(filename_prefix)
+        check_fps(fps)
+        host.sound_of(audio)
+        return ["latent"] if latent is None else []
 
     @classmethod
     def execute(
@@ -131,17 +169,24 @@ class DecodeToVideo(FileWriter):
         crf: int = 17,
         model: VideoModel | None = None,
         tile: int = 0,
+        audio: InputValue = None,
+        source_sound: bool = True,
     ) -> io.NodeOutput:
         from ..samplers.decode import eight_bits
 
         model, report = decoder(model, latent), host.Report(cls)
-        fps = cls.rate(model, fps)
+        source = host.source_sound(latent) if source_sound and audio is None else None
+        fps, rate_notes = cls.rate_beside(model, fps, source)
+        sound, sound_notes = host.sound_of(audio) if source is None else (source.sound, rate_notes)
         count, height, width = _new_size(model, latent)
+        path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", width, height)
+        report.tell(*host.gone_notes(cls), *notes, *sound_notes)
         tiling = _tiling(report, model, latent, tile)
-        path, subfolder = host.output_file(filename_prefix, ".mp4", width, height)
         with latents_on_disk(latent, cls):
             frames = _frames(report, model, latent, tiling, eight_bits)
-            write_video(path, frames, (width, height), fps, crf, host.metadata(cls, latent))
+            metadata = host.metadata(cls, latent.get("reelwire"))
+            report_file(report, crf, write_video(path, frames, (width, height), fps, crf, metadata, sound))
+        host.remember_file(cls, path)
         preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
         result = written(width, height, count, fps, path)
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview, result))
@@ -229,9 +274,21 @@ def _latents_file(file: str) -> Path:
     return files[file]
 
 
-def _latent() -> io.Input:
-    """The socket for latents that say which model made them."""
-    return io.Latent.Input("latent", tooltip="Latents of a video, from Video Sampler; they say which model made them")
+def report_file(report: host.Report, crf: int, sound: list[str]) -> None:
+    """Say what is in a file that was written, beside what a person sees at once."""
+    report.tell(*sound, *([] if crf else [message("crf_0_exact")]), level=logging.INFO)
+
+
+def crf_input(**more: object) -> io.Input:
+    """The quality of a file. more: further arguments of the input."""
+    tooltip = "H.264 quality: 0 keeps all that 8-bit YUV 4:4:4 holds, 17 looks lossless, 28 small"
+    return whole_input("crf", 17, (0, 51), tooltip, advanced=True, **more)
+
+
+def _latent(**more: object) -> io.Input:
+    """The socket for latents that say which model made them. more: further arguments of the input."""
+    tooltip = "Latents of a video, from Video Sampler; they say which model made them"
+    return io.Latent.Input("latent", tooltip=tooltip, **more)
 
 
 def _model() -> io.Input:

@@ -21,7 +21,7 @@ from ..loaders.request import Keyframe
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
 from . import host
-from .decoding import FileWriter, decoded_in_tiles
+from .decoding import FileWriter, crf_input, decoded_in_tiles, report_file
 from .effect import Conditions, counted, idle
 from .sampling import (
     FRAMES,
@@ -37,7 +37,16 @@ from .sampling import (
     steps_inputs,
     video_inputs,
 )
-from .types import ABSENT, InputValue, KeyframesType, model_input, number_input, share_input, whole_input
+from .types import (
+    ABSENT,
+    InputValue,
+    KeyframesType,
+    model_input,
+    number_input,
+    share_input,
+    sound_input,
+    whole_input,
+)
 from .video_file import write_video
 from .words import frame_rules, long_video, models_with
 
@@ -116,6 +125,7 @@ class LongVideo(FileWriter):
                     shift_input(f"Flow shift of {models_with('flow_shift')}; 0: the preset's"),
                     *_file_inputs(),
                     *_source_inputs(),
+                    sound_input(),
                 ],
                 COUNTS,
             ),
@@ -146,15 +156,16 @@ class LongVideo(FileWriter):
         return host.valid((host.check_prefix, filename_prefix), *numbers, *media, story)
 
     @classmethod
-    def fingerprint_inputs(cls, timeline: str | None = None, **_: object) -> list[float]:
-        """Render again when a picture of the timeline was replaced."""
+    def fingerprint_inputs(cls, **inputs: InputValue) -> list[float]:
+        """Render again when a picture of the timeline was replaced, or the file is gone that was written."""
         from ..samplers.long.timeline import read_timeline
 
+        gone = host.files_gone(cls, inputs)
         try:
-            pictures = read_timeline(timeline or "", 24.0, 10**9).pictures
-            return [host.modified(Path(host.input_file(picture.file))) for picture in pictures]
+            pictures = read_timeline(inputs.get("timeline") or "", 24.0, 10**9).pictures
+            return [gone, *(host.modified(Path(host.input_file(picture.file))) for picture in pictures)]
         except ValueError:  # told when the node runs
-            return []
+            return [gone]
 
     @classmethod
     def execute(
@@ -174,6 +185,7 @@ class LongVideo(FileWriter):
         tile: int = 0,
         unfinished: str = RESUME,
         joined: bool = True,
+        audio: InputValue = None,
         **inputs: InputValue,
     ) -> io.NodeOutput:
         from ..samplers.decode import eight_bits, tiling_of
@@ -182,17 +194,19 @@ class LongVideo(FileWriter):
         from ..samplers.long.plan import LongVideoOptions
         from ..samplers.long.render import Callbacks, clip_pieces, render
 
+        sound, sound_notes = host.sound_of(audio)
         fps = cls.rate(model, fps)
         options = LongVideoOptions(window, overlap, adain, memory, hold)
         story, plan = _planned(model, timeline, fps, options, frames=frames, keyframes=keyframes, **inputs)
         size = plan.request.width, plan.request.height
         tiling = tiling_of(model, *model.facts.latent_shape(*size, 1)[3:], tile)
-        path, subfolder = host.output_file(filename_prefix, ".mp4", *size)
+        path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", *size)
         job = Job(host.beside_output(filename_prefix, ENDING))
         begun = render_fingerprint(model, story, plan, options)
         job.begin(begun, unfinished == ANEW, lambda inputs: upgraded(inputs, model, plan))
         tiling = tiling if tile else job.settled(tiling)
         report = host.Report(cls)
+        report.tell(*host.gone_notes(cls), *notes, *sound_notes)
         changed = {"adain": adain, "memory": memory, "hold": hold, "joined": joined, "extend": inputs.get("extend")}
         report.tell(*idle(cls, changed, model))
         report.tell(*plan.notes, *host.shortage(model, plan.longest))
@@ -204,9 +218,10 @@ class LongVideo(FileWriter):
             pieces = watch.counted(render(model, story, plan, options, job, tiling, callbacks, eight_bits))
             before = clip_pieces(plan.clip, size, eight_bits) if joined else ()
             total = plan.request.frames - plan.shared + (len(plan.clip) if joined and plan.clip is not None else 0)
-            metadata = host.metadata(cls, {"reelwire": _note(model, plan, total, fps)})
-            write_video(path, chain(before, pieces), size, fps, crf, metadata)
+            metadata = host.metadata(cls, _note(model, plan, total, fps))
+            report_file(report, crf, write_video(path, chain(before, pieces), size, fps, crf, metadata, sound))
         job.drop()
+        host.remember_file(cls, path)
         preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         watch.report_cache()
         line = long_video(replace(plan.request, frames=total), len(plan.windows), fps, path, watch.seconds)
@@ -317,9 +332,7 @@ def _file_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
         ),
-        whole_input(
-            "crf", 17, (0, 51), "H.264 quality: 0 lossless, 17 looks lossless, 28 small", optional=True, advanced=True
-        ),
+        crf_input(optional=True),
         whole_input(
             "tile",
             0,

@@ -36,9 +36,12 @@ class Origin:
         return Origin, (self._recipe, None, self._most)
 
 
-def from_model(model: VideoModel, samples: Tensor, note: Mapping[str, object]) -> host.Latent:
-    """A LATENT with how it was made and by which model."""
-    return {"samples": samples, "reelwire": note, KEY: Origin(model.recipe, model)}
+def from_model(
+    model: VideoModel, samples: Tensor, note: Mapping[str, object], sound: host.SourceSound | None = None
+) -> host.Latent:
+    """A LATENT with how it was made and by which model, and the sound of the video that it was made from."""
+    heard = {} if sound is None else {host.SOUND: sound}
+    return {"samples": samples, "reelwire": note, KEY: Origin(model.recipe, model), **heard}
 
 
 def decoder(model: VideoModel | None, latent: host.Latent) -> VideoModel:

@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from comfy_api.latest import io
+from comfy_api.latest import Input, io
 from torch import Tensor
 
 from ..loaders.messages import InputError, message
@@ -142,9 +142,9 @@ def video_inputs() -> list[io.Input]:
     return [
         io.MultiType.Input(
             "source",
-            [io.Image, io.Latent],
+            [io.Image, io.Latent, io.Video],
             optional=True,
-            tooltip="Video-to-video: frames or latents to start from",
+            tooltip="Video-to-video: frames, latents or a video to start from; a video's sound comes along",
         ),
         share_input(
             "strength",
@@ -303,7 +303,8 @@ class Sampler(SamplerNode):
             **({"clip_frames": prepared.shared} if prepared.shared else {}),
         }
         charts = {"reelwire_chart": _report_cache(report, model, prepared, watch.cache, note)}
-        latent = from_model(model, model.to_host(latents.cpu()), note)
+        sound = host.source_sound(inputs.get("source"))
+        latent = from_model(model, model.to_host(latents.cpu()), note, sound)
         return io.NodeOutput(latent, ui=report.ui(charts, line))
 
 
@@ -346,7 +347,7 @@ def request_of(
     seed: int = 0,
     preset: str = DEFAULT,
     keyframes: tuple[Keyframe, ...] = (),
-    source: Tensor | host.Latent | None = None,
+    source: Tensor | host.Latent | Input.Video | None = None,
     strength: float = 1.0,
     control: Control | None = None,
     shift: float = 0.0,
@@ -380,8 +381,12 @@ def request_of(
     )
 
 
-def _source(model: VideoModel, source: Tensor | host.Latent | None) -> tuple[Tensor | None, Tensor | None]:
-    """(frames as they are, or latents as the model has them, the noise mask of these)."""
+def _source(
+    model: VideoModel, source: Tensor | host.Latent | Input.Video | None
+) -> tuple[Tensor | None, Tensor | None]:
+    """(frames as they are, those of a VIDEO, or latents as the model has them, the noise mask of these)."""
+    if isinstance(source, Input.Video):
+        return host.video_frames(source), None
     if not isinstance(source, dict):
         return source, None
     return _latents(model, source), source.get("noise_mask")
@@ -474,7 +479,7 @@ class LatentUpscale(io.ComfyNode):
         large = model.upscale(part, samples, adain, tone_map).cpu()
         update(1, 1, lambda: host.latent_preview(model, large))
         note = {k: v * 2 if k in ("width", "height") else v for k, v in latent.get("reelwire", {}).items()}
-        return io.NodeOutput(from_model(model, model.to_host(large), note))
+        return io.NodeOutput(from_model(model, model.to_host(large), note, host.source_sound(latent)))
 
 
 NODES = [Sampler, LatentUpscale]

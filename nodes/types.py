@@ -33,6 +33,15 @@ def keyframes_input(label: str, tooltip: str) -> io.Input:
     return field
 
 
+def sound_input() -> io.Input:
+    """The socket for the sound of a video file."""
+    tooltip = (
+        "The sound of the file: an AUDIO, or a VIDEO whose sound is taken, copied as it is where it is AAC. It is cut "
+        "where the picture ends, or followed by silence"
+    )
+    return io.MultiType.Input("audio", [io.Audio, io.Video], optional=True, tooltip=tooltip)
+
+
 def whole_input(name: str, default: int, span: tuple[int, int], tooltip: str, **more: object) -> io.Input:
     """The widget of a whole number. span: the least and the most; more: further arguments of `io.Int.Input`."""
     least, most = span

@@ -17,7 +17,11 @@ from ..loaders.messages import message, message_of
 from . import host
 
 if TYPE_CHECKING:
+    from av import VideoFrame
     from av.container import OutputContainer
+    from av.video.codeccontext import VideoCodecContext
+
+    from .host.sound import Sound
 
 WAITING = 2**25  # bytes of frames that wait for the encoder; a larger piece waits alone
 PATIENCE = 0.1  # seconds between two looks at whether the host wants to stop
@@ -27,19 +31,29 @@ _UP_TO_AVX2 = "asm=MMX2,SSE2Fast,LZCNT,SSSE3,SSE4.2,AVX,FMA3,BMI2,AVX2"
 
 
 def write_video(
-    path: Path, frames: Iterator[Tensor], size: tuple[int, int], fps: float, crf: int, metadata: dict[str, str]
-) -> None:
+    path: Path,
+    frames: Iterator[Tensor],
+    size: tuple[int, int],
+    fps: float,
+    crf: int,
+    metadata: dict[str, str],
+    sound: Sound | None = None,
+) -> list[str]:
     """H.264 mp4 of pieces [n, H, W, 3] uint8, written under a temporary name; after any failure nothing is left under
-    the final one. size: (width, height); crf: 0 (lossless) to 51. Raises OSError for a file that cannot be written, and
-    RuntimeError for one that fails while the frames are made."""
+    the final one. Returns what became of the sound, in words.
+
+    size: (width, height); crf: 0 (lossless) to 51; sound: as long as the picture, cut or followed by silence.
+
+    Raises OSError for a file that cannot be written, and RuntimeError for one that fails while the frames are made.
+    """
     import av
 
-    part = path.with_name(f".{path.name}.part.mp4")
+    part, notes = path.with_name(f".{path.name}.part.mp4"), list[str]()
 
     def write(pieces: Iterator[Tensor]) -> None:
         with av.open(str(part), "w", options={"movflags": "use_metadata_tags+faststart"}) as container:
             container.metadata.update(metadata)
-            _encode(container, pieces, size, fps, crf)
+            notes.extend(_encode(container, pieces, size, fps, crf, sound))
 
     try:
         overlap(_apart(frames), write, host.stop_if_asked)
@@ -48,6 +62,7 @@ def write_video(
         raise OSError(message("file_unwritten", file=path.name, error=error.strerror or error)) from error
     finally:
         part.unlink(missing_ok=True)
+    return notes
 
 
 def _apart(frames: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -58,17 +73,56 @@ def _apart(frames: Iterator[Tensor]) -> Iterator[Tensor]:
         raise RuntimeError(message_of(error)) from error
 
 
-def _encode(container: OutputContainer, frames: Iterator[Tensor], size: tuple[int, int], fps: float, crf: int) -> None:
-    """Encode pieces as H.264 into an open container."""
+def _encode(
+    container: OutputContainer,
+    frames: Iterator[Tensor],
+    size: tuple[int, int],
+    fps: float,
+    crf: int,
+    sound: Sound | None,
+) -> list[str]:
+    """Encode pieces as H.264 into an open container, and sound beside them; what became of the sound."""
     import av
 
-    stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+    rate, count = Fraction(fps).limit_denominator(1001), 0
+    stream = container.add_stream("libx264", rate=rate)
     stream.width, stream.height = size
-    stream.pix_fmt, stream.options = "yuv420p", {"crf": str(crf), **repeatable(torch.backends.cpu.get_cpu_capability())}
+    stream.pix_fmt = "yuv420p" if crf else "yuv444p"  # without loss H.264 is of its 4:4:4 profile anyway
+    stream.options = {"crf": str(crf), **repeatable(torch.backends.cpu.get_cpu_capability())}
+    tag_bt709(stream.codec_context)
+    writer = sound.write_to(container) if sound is not None else None
+    convert = bt709(stream.pix_fmt)
     for piece in frames:
         for frame in piece.numpy():
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode(convert(av.VideoFrame.from_ndarray(frame, format="rgb24"))))
+        count += len(piece)
+        if writer is not None:
+            writer.advance(count / rate)
     container.mux(stream.encode())
+    return writer.finish(count / rate) if writer is not None else []
+
+
+def tag_bt709(context: VideoCodecContext) -> None:
+    """Tag a stream as BT.709 in limited range (ITU-T H.273: primaries, transfer and matrix 1), as players take HD to be
+    without tags; of smaller pictures they would guess BT.601."""
+    context.color_primaries = context.color_trc = context.colorspace = 1
+    context.color_range = 1
+
+
+def bt709(form: str) -> Callable[[VideoFrame], VideoFrame]:
+    """A function: RGB frame -> frame of this pixel format, by BT.709's matrix, in limited range."""
+    from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+    reformatter = VideoReformatter()
+    return lambda frame: reformatter.reformat(
+        frame,
+        format=form,
+        src_colorspace=Colorspace.ITU709,
+        dst_colorspace=Colorspace.ITU709,
+        src_color_range=ColorRange.JPEG,
+        dst_color_range=ColorRange.MPEG,
+        interpolation=Interpolation.BILINEAR,
+    )
 
 
 def repeatable(capability: str) -> dict[str, str]:

@@ -1,14 +1,9 @@
 """Every call into ComfyUI, by rooms; what the nodes take from them."""
 
 from .files import Latent as Latent
-from .files import beside_output as beside_output
-from .files import check_prefix as check_prefix
 from .files import input_file as input_file
 from .files import input_image as input_image
 from .files import latents_of as latents_of
-from .files import metadata as metadata
-from .files import output_file as output_file
-from .files import output_folder as output_folder
 from .files import read_latents as read_latents
 from .files import save_latents as save_latents
 from .files import saved_latents as saved_latents
@@ -30,14 +25,28 @@ from .memory import HostMemory as HostMemory
 from .memory import free_ram as free_ram
 from .memory import load_model as load_model
 from .memory import make_room as make_room
+from .names import check_prefix as check_prefix
 from .notes import Check as Check
 from .notes import extended as extended
 from .notes import serve_refusals as serve_refusals
 from .notes import speaking as speaking
 from .notes import valid as valid
+from .outputs import beside_output as beside_output
+from .outputs import files_gone as files_gone
+from .outputs import gone_notes as gone_notes
+from .outputs import metadata as metadata
+from .outputs import output_file as output_file
+from .outputs import output_folder as output_folder
+from .outputs import remember_file as remember_file
 from .preview import frame_preview as frame_preview
 from .preview import latent_preview as latent_preview
 from .progress import Interrupted as Interrupted
 from .progress import progress as progress
 from .progress import stop_if_asked as stop_if_asked
 from .report import Report as Report
+from .sound import SOUND as SOUND
+from .sound import Sound as Sound
+from .sound import SourceSound as SourceSound
+from .sound import sound_of as sound_of
+from .sound import source_sound as source_sound
+from .sound import video_frames as video_frames

@@ -1,4 +1,4 @@
-"""Files that a run reads and writes: names in the output folder, images of the input folder, latents, metadata."""
+"""Files that a run reads and writes: images of the input folder, latents that outlive a failure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import os
 import time
 import uuid
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import folder_paths
 import torch
-from comfy_api.latest import io
+from comfy_api.latest import InputImpl, io
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -20,47 +20,12 @@ from torch import Tensor
 from ...loaders.files import write_whole
 from ...loaders.messages import CheckpointError, InputError, message
 from ...loaders.video_model import VideoModel
+from .outputs import metadata, output_folder
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 Latent = dict[str, Any]  # the host's LATENT: "samples", and what comes with them
-LONGEST_NAME = 200  # bytes; most file systems take 255, and a counter and an ending follow
-
-
-# ---------------------------------------------------------------- the output folder
-
-
-def output_folder() -> Path:
-    """The host's output folder."""
-    return Path(folder_paths.get_output_directory())
-
-
-def check_prefix(prefix: str) -> None:
-    """Raise InputError for a file name prefix that cannot be written inside the output folder."""
-    remedy = message("use_prefix")
-    output = folder_paths.get_output_directory()
-    target = os.path.normpath(os.path.join(output, os.path.dirname(prefix)))
-    if os.path.isabs(prefix) or not folder_paths.is_within_directory(output, target):
-        raise InputError("filename_prefix", prefix, message("outside_output"), remedy)
-    if not os.path.basename(prefix) or "\0" in prefix or max(map(len, prefix.encode().split(b"/"))) > LONGEST_NAME:
-        raise InputError("filename_prefix", repr(prefix[:40]), message("no_file_name"), remedy)
-
-
-def output_file(prefix: str, suffix: str, width: int, height: int) -> tuple[Path, str]:
-    """(a new file in the output folder, its subfolder) for a file name prefix."""
-    check_prefix(prefix)
-    output = folder_paths.get_output_directory()
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, output, width, height)
-    return Path(folder) / f"{name}_{counter:05}_{suffix}", subfolder
-
-
-def beside_output(prefix: str, suffix: str) -> Path:
-    """A name in the output folder that stays the same for a prefix, whatever the time that it may ask for."""
-    return Path(os.path.normpath(output_folder() / f"{prefix}{suffix}"))
-
-
-def metadata(cls: type[io.ComfyNode], latent: Latent) -> dict[str, str]:
-    """What goes into a file beside its content: prompt, workflow, and how the latents were made."""
-    values = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {}), "reelwire": latent.get("reelwire")}
-    return {name: json.dumps(value) for name, value in values.items() if value is not None}
 
 
 # ---------------------------------------------------------------- the input folder
@@ -78,16 +43,38 @@ def input_file(name: str) -> str:
 
 def input_image(name: str) -> Tensor:
     """An image of the host's input folder as [1, H, W, 3] in 0..1; raises InputError where there is none."""
-    from PIL import Image, ImageOps
-
     path = input_file(name)
     try:
-        with Image.open(path) as image:
-            pixels = ImageOps.exif_transpose(image).convert("RGB")
-    except OSError as error:
+        return read_picture(path)
+    except (OSError, ValueError, SyntaxError) as error:
         value, rule = message("image_value", name=repr(name)), message("unreadable_picture", error=error)
         raise InputError("timeline", value, rule, message("save_anew")) from error
+
+
+def read_picture(path: str) -> Tensor:
+    """A picture as [1, H, W, 3] in 0..1, upright, without its alpha. Raises OSError or ValueError where it cannot be
+    read."""
+    from PIL import Image, ImageOps
+
+    with Image.open(path) as image:
+        if _is_deep(image):
+            return _deep(path)
+        pixels = ImageOps.exif_transpose(image).convert("RGB")
     return torch.tensor(bytearray(pixels.tobytes()), dtype=torch.uint8).view(1, pixels.height, pixels.width, 3) / 255
+
+
+def _is_deep(image: Image) -> bool:
+    """Whether a picture has more than 8 bits a channel, which Pillow cuts or scales wrongly."""
+    raw = next((str(tile[3]) for tile in getattr(image, "tile", ())), "")
+    return image.mode[0] in "IF" or "16" in raw
+
+
+def _deep(path: str) -> Tensor:
+    """A picture of more than 8 bits a channel, as the host's Load Image reads it."""
+    images: Tensor = InputImpl.VideoFromFile(path).get_components().images
+    if not len(images) or not torch.isfinite(images).all():
+        raise ValueError(message("no_pixels"))
+    return images[:1, ..., :3].float()
 
 
 # ---------------------------------------------------------------- latents that outlive a failure
@@ -106,7 +93,11 @@ def save_latents(latent: Latent, cls: type[io.ComfyNode]) -> Path:
     path = folder / f"{family}_{time.strftime('%Y%m%d_%H%M%S')}_{uuid.uuid4().hex[:8]}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_whole(path, save({"samples": latent["samples"].contiguous().cpu()}, metadata(cls, latent)))
+        note = (
+            {"reelwire": json.dumps(latent["reelwire"])} if "reelwire" in latent else {}
+        )  # to decode them, it is needed
+        samples = latent["samples"].contiguous().cpu()
+        write_whole(path, save({"samples": samples}, {**metadata(cls, None), **note}))
     except OSError as error:
         logging.warning("Reelwire: %s", message("latents_unkept", error=error.strerror or error))
     return path

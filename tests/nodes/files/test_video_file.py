@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import av
 import numpy as np
 import pytest
 import torch
@@ -59,16 +58,6 @@ def test_the_same_bytes_each_time(files: Any, tmp_path: Path, size: tuple[int, i
     contents = {written(files, tmp_path / f"{i}.mp4", frames) for i in range(16)}
     assert len(contents) == 1
     assert b"mbtree=1" in contents.pop(), "x264 does without its macroblock tree"
-
-
-def test_lossless_is_exact(files: Any, tmp_path: Path) -> None:
-    frames = clip(104, 72, 7)
-    written(files, tmp_path / "a.mp4", frames, 0)
-    with av.open(str(tmp_path / "a.mp4")) as container:
-        decoded = [frame.to_ndarray() for frame in container.decode(video=0)]
-    expected = (av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in frames.numpy())
-    planes = [frame.reformat(format="yuv420p").to_ndarray() for frame in expected]
-    assert np.array_equal(np.stack(decoded), np.stack(planes))
 
 
 def test_only_processors_with_avx512_are_told_what_to_use(files: Any) -> None:

@@ -1,0 +1,171 @@
+"""File name prefixes: what may stand in them on every system, and what their %tokens% stand for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from ...loaders.messages import InputError, message
+
+LONGEST_NAME = 200  # bytes of one name; most file systems take 255, and a counter and an ending follow
+LONGEST_PREFIX = 220  # UTF-16 units of the whole; Windows takes 260 with the folder, the counter and the ending
+FORBIDDEN = re.compile(r'[:*?"<>|\x00-\x1f\x7f\ud800-\udfff]')  # in Windows' names; workflows travel between systems
+DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
+DATE = re.compile(r"%date:([^%]+)%")
+WIDGET = re.compile(r"%([^%./\\]+)\.([^%./\\]+)%")
+_PARTS = re.compile("yyyy|yy|dd?|MM?|hh?|mm?|ss?")  # of a date, as the page formats it
+_TIMES = {"d": "day", "M": "month", "h": "hour", "m": "minute", "s": "second"}
+
+
+def check_prefix(prefix: str) -> None:
+    """Raise InputError for a file name prefix that cannot be written inside the output folder, on any system."""
+    remedy = message("use_prefix")
+    names = parts(WIDGET.sub("x", with_date(prefix)))
+    if leads_outside(prefix):
+        raise InputError("filename_prefix", prefix, message("outside_output"), remedy)
+    if not names or parts(prefix, keep_empty=True)[-1] == "" or "\0" in prefix:
+        raise InputError("filename_prefix", repr(prefix[:40]), message("no_file_name"), remedy)
+    for name in names:
+        if (fault := fault_of(name)) is not None:
+            raise InputError("filename_prefix", repr(prefix[:80]), fault, remedy)
+    if _units(prefix) > LONGEST_PREFIX:
+        rule = message("prefix_too_long", most=LONGEST_PREFIX)
+        raise InputError("filename_prefix", repr(f"{prefix[:40]}..."), rule, remedy)
+
+
+def parts(prefix: str, keep_empty: bool = False) -> list[str]:
+    """The folders and the file of a prefix; both slashes part them, as a workflow may come from Windows."""
+    names = re.split(r"[/\\]", prefix)
+    return names if keep_empty else [name for name in names if name not in ("", ".")]
+
+
+def leads_outside(prefix: str) -> bool:
+    """Whether a prefix is absolute, on some system, or climbs out of its folder."""
+    depth = 0
+    for name in parts(prefix):
+        depth += -1 if name == ".." else 1
+        if depth < 0:
+            return True
+    return prefix[:1] in ("/", "\\") or re.match(r"[A-Za-z]:([/\\]|$)", prefix) is not None
+
+
+def fault_of(name: str) -> str | None:
+    """Why some system cannot have a file of this name, in words; None where all can."""
+    if name == "..":
+        return None
+    if sign := FORBIDDEN.search(name):
+        return message("name_sign", sign=repr(sign.group()), signs=': * ? " < > |')
+    if name[-1] in ". ":
+        return message("name_ending")
+    if DEVICES.fullmatch(name):
+        return message("name_device", name=name)
+    if len(name.encode()) > LONGEST_NAME:
+        return message("name_too_long", most=LONGEST_NAME)
+    return None
+
+
+def _units(text: str) -> int:
+    return len(text.encode("utf-16-le")) // 2
+
+
+# ---------------------------------------------------------------- what tokens stand for
+
+
+def with_date(prefix: str, now: datetime | None = None) -> str:
+    """A prefix with each %date:yyyy-MM-dd% written out: d, M, h, m and s, once or twice each, yy and yyyy."""
+    now = now or datetime.now()
+
+    def part(match: re.Match[str]) -> str:
+        token = match.group()
+        if token[0] == "y":
+            return f"{now.year:04}"[-len(token) :]
+        return str(getattr(now, _TIMES[token[0]])).zfill(len(token))
+
+    return DATE.sub(lambda match: _PARTS.sub(part, match.group(1)), prefix)
+
+
+@dataclass(frozen=True)
+class NamedNode:
+    """A node of a prompt. names: by which tokens call it, the best first; inputs: its widgets' values, and links."""
+
+    names: tuple[str, ...]
+    inputs: Mapping[str, Any]
+
+
+def resolved(prefix: str, nodes: list[NamedNode], now: datetime | None = None) -> tuple[str, list[str]]:
+    """(a prefix without %date:...% and %Node.widget%, notes on tokens that stand for nothing).
+
+    What a node brings cannot open a folder, and is cut where the name becomes too long.
+    """
+    notes = list[str]()
+
+    def value(match: re.Match[str]) -> str:
+        content = value_of(nodes, *match.groups())
+        if content is None:
+            notes.append(message("token_unknown", token=match.group()))
+            return _safe(match.group())
+        return _safe(content)
+
+    if not (WIDGET.search(prefix) or DATE.search(prefix)):
+        return prefix, notes
+    names = [WIDGET.sub(value, name) for name in parts(with_date(prefix, now))]
+    fitted = [_fitted(name, LONGEST_NAME) for name in names]
+    while _units("/".join(fitted)) > LONGEST_PREFIX and (longest := max(fitted, key=_units)):
+        excess = _units("/".join(fitted)) - LONGEST_PREFIX
+        fitted[fitted.index(longest)] = _fitted(longest, max(len(longest.encode()) - excess, 1))
+    if fitted != names:
+        notes.append(message("name_fitted", name="/".join(fitted)))
+    return "/".join(fitted), notes
+
+
+def value_of(nodes: list[NamedNode], node: str, widget: str) -> str | None:
+    """What a widget of a node holds; None where there is no such node, or a link brings it."""
+    for rank in range(max((len(each.names) for each in nodes), default=0)):
+        for each in nodes:
+            if rank < len(each.names) and each.names[rank] == node and widget in each.inputs:
+                value = each.inputs[widget]
+                return None if isinstance(value, (list, dict)) else "" if value is None else _plain(value)
+    return None
+
+
+def _plain(value: object) -> str:
+    """A value as the page writes it: 8.0 is 8, True is true."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _safe(text: str) -> str:
+    """Text without what cannot stand in a name, nor lead to another folder."""
+    safe = FORBIDDEN.sub("_", re.sub(r"[/\\]", "_", text))
+    return "_" if safe and not safe.strip(".") else safe
+
+
+def _fitted(name: str, most: int) -> str:
+    """The nearest name that every system can have, of at most `most` bytes."""
+    if name == "..":
+        return name
+    name = name.encode()[:most].decode(errors="ignore").rstrip(". ") or "_"
+    return f"_{name}" if DEVICES.fullmatch(name) else name
+
+
+def nodes_of(prompt: Mapping[str, Any], workflow: object) -> list[NamedNode]:
+    """The nodes of an API prompt: by the page's own name for it, else the type; by title; by id."""
+    drawn = {str(node.get("id")): node for node in _drawn(workflow)}
+    return [_named(name, node, drawn.get(name, {})) for name, node in prompt.items() if isinstance(node, dict)]
+
+
+def _named(name: str, node: Mapping[str, Any], drawn: Mapping[str, Any]) -> NamedNode:
+    kind = str(node.get("class_type", ""))
+    own = (drawn.get("properties") or {}).get("Node name for S&R") or kind
+    title = drawn.get("title") or (node.get("_meta") or {}).get("title") or ""
+    return NamedNode((own, title, name), node.get("inputs") or {})
+
+
+def _drawn(workflow: object) -> Iterator[Mapping[str, Any]]:
+    """The nodes of a workflow as the page saves it."""
+    nodes = workflow.get("nodes") if isinstance(workflow, dict) else None
+    yield from (node for node in nodes or () if isinstance(node, dict))

@@ -1,0 +1,146 @@
+"""Sound, names and files that are gone, in a real ComfyUI."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from reelwire.tests.support.host import Host, Prompt, cached, frames, node, workflow
+
+TONE = node("EmptyAudio", duration=3.0, sample_rate=44100, channels=2)
+
+
+def graph(name: str, changes: dict[str, Any] | None = None) -> Prompt:
+    return workflow("ltx_t2v", {"3.steps": 2, "3.seed": 5, "4.filename_prefix": f"sound/{name}", **(changes or {})})
+
+
+def notes(entry: dict[str, Any], name: str = "4") -> str:
+    return "\n".join(entry["outputs"][name]["text"])
+
+
+def lengths(path: Path) -> tuple[float, float]:
+    """Seconds of the picture and of the sound, 0 where there is none."""
+    with av.open(str(path), "r") as file:
+        streams: list[Any] = [file.streams.video[0], *file.streams.audio]
+        picture, *sound = (float(stream.duration * stream.time_base) for stream in streams)
+        return picture, sound[0] if sound else 0.0
+
+
+def packets(path: Path) -> list[bytes]:
+    with av.open(str(path), "r") as file:
+        return [bytes(packet) for packet in file.demux(audio=0) if packet.size]
+
+
+@pytest.fixture(scope="module")
+def clip(host: Host) -> Path:
+    """A clip with sound in the input folder: 17 frames, 12 a second."""
+    video = host.videos(host.post(graph("clip", {"8": TONE, "4.audio": ["8", 0], "4.fps": 12.0})))[0]
+    target = host.base / "input" / "with_sound.mp4"
+    target.write_bytes(video.read_bytes())
+    picture, sound = lengths(target)
+    assert picture == pytest.approx(17 / 12, abs=1e-3)
+    assert abs(picture - sound) <= 1024 / 44100
+    return target
+
+
+def again(**changes: Any) -> Prompt:
+    """Video-to-video of the clip."""
+    load = node("LoadVideo", file="with_sound.mp4")
+    return graph("again", {"8": load, "3.source": ["8", 0], "3.strength": 0.25, "3.sampler": "euler", **changes})
+
+
+def test_sound_goes_through_video_to_video(host: Host, clip: Path) -> None:
+    """Bit by bit, at the rate of its picture; unless it is switched off, or another sound is connected."""
+    entry = host.post(again())
+    (video,) = host.videos(entry)
+    own = packets(clip)
+    assert packets(video) == own
+    assert len(frames(video)) == 17
+    assert lengths(video) == pytest.approx(lengths(clip), abs=0.03)
+    assert "12 frames per second" in notes(entry)
+
+    off = host.videos(host.post(again(**{"4.source_sound": False})))[0]
+    assert lengths(off) == (pytest.approx(17 / 25, abs=1e-3), 0)
+    other = host.post(again(**{"9": TONE, "4.audio": ["9", 0], "4.fps": 12.0}))
+    assert "44100 Hz, stereo." in notes(other)
+    assert "set fps to 0 or 12" in notes(host.post(again(**{"4.fps": 25.0}))).lower()
+
+
+def test_a_video_lends_its_sound(host: Host, clip: Path) -> None:
+    load = node("LoadVideo", file="with_sound.mp4")
+    parts = node("GetVideoComponents", video=["8", 0])
+    for name, link, copied in (("video", ["8", 0], True), ("parts", ["9", 1], False)):
+        entry = host.post(graph(name, {"8": load, "9": parts, "4.audio": link, "4.fps": 12.0}))
+        assert packets(host.videos(entry)[0]) == packets(clip)  # silence is encoded as it was
+        assert ("copied as it was" in notes(entry)) == copied
+
+
+def test_sound_of_a_long_video(host: Host) -> None:
+    story = '{"unit": "frames", "prompts": [{"at": 0, "text": "a red circle"}]}'
+    long = node(
+        "ReelwireLongVideo",
+        **{
+            **workflow("ltx_t2v")["3"]["inputs"],
+            "model": ["1", 0],
+            "timeline": story,
+            "frames": 33,
+            "steps": 1,
+            "window": 0,
+            "overlap": 0,
+        },
+        filename_prefix="sound/long",
+        audio=["8", 0],
+    )
+    for name in ("conditioning", "keyframes", "source"):
+        long["inputs"].pop(name, None)
+    entry = host.post({"1": workflow("ltx_t2v")["1"], "2": long, "8": TONE})
+    picture, sound = lengths(host.videos(entry)[0])
+    assert picture == pytest.approx(33 / 25, abs=1e-3)
+    assert abs(picture - sound) <= 1024 / 44100
+
+
+BAD: dict[str, dict[str, Any]] = {
+    "audio = int": {"4.audio": 3},
+    "audio = str": {"4.audio": "sound.wav"},
+    "video/a:b": {"4.filename_prefix": "video/a:b"},
+    "NUL": {"4.filename_prefix": "NUL"},
+    "linked/": {"4.filename_prefix": ["8", 0], "8": node("PrimitiveString", value="linked/")},
+}
+
+
+@pytest.mark.parametrize("words", BAD)
+def test_what_cannot_be_written_is_refused_before_sampling(host: Host, words: str) -> None:
+    text, done = host.refuse(graph("bad", {"3.seed": 17, **BAD[words]}))
+    assert words in text
+    assert "ReelwireSampler" not in done
+    assert "Traceback" not in text
+    host.check()
+
+
+def test_tokens_of_an_api_prompt(host: Host) -> None:
+    prefix = "sound/%date:yyyy%/%ReelwireSampler.seed%_%Nobody.seed%"
+    entry = host.post(graph("", {"4.filename_prefix": prefix}))
+    (video,) = host.videos(entry)
+    assert video.relative_to(host.base / "output").as_posix() == (
+        f"sound/{time.localtime().tm_year}/5_%Nobody.seed%_00001_.mp4"
+    )
+    assert "%Nobody.seed%" in notes(entry)
+
+
+def test_a_file_that_is_gone_is_written_again(host: Host) -> None:
+    """With what comes after it; the sampler does not run again, nor does anything while the file is there."""
+    more = {"8": node("SaveVideo", video=["4", 0], filename_prefix="sound/copy", format="auto", codec="auto")}
+    entry = host.post(graph("moved", more))
+    video = host.base / "output" / "sound" / "moved_00001_.mp4"
+    assert {"3", "4", "8"} <= {*cached(host.post(graph("moved", more)))}
+    video.rename(video.with_name("elsewhere.mp4"))
+    more["8"]["inputs"]["filename_prefix"] = "sound/other"
+    entry = host.post(graph("moved", more))
+    assert "3" in cached(entry)
+    assert "moved_00001_.mp4 is not where" in notes(entry)
+    assert np.array_equal(frames(video), frames(video.with_name("elsewhere.mp4")))
+    assert {"3", "4", "8"} <= {*cached(host.post(graph("moved", more)))}

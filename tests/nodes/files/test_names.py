@@ -1,0 +1,150 @@
+"""File name prefixes: what they may hold on every system, and what their tokens stand for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reelwire.loaders.messages import InputError
+
+NOW = datetime(2026, 3, 7, 9, 5, 2)
+
+
+@pytest.fixture(scope="module")
+def names(comfyui: Path) -> Iterator[Any]:
+    """nodes/host/names.py with ComfyUI's modules in this process."""
+    sys.path.insert(0, str(comfyui))
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True
+    from reelwire.nodes.host import names as module
+
+    yield module
+    sys.path.remove(str(comfyui))
+
+
+BAD = [
+    *(f"video/a{sign}b" for sign in ':*?"<>|\x00\n\t\x7f\ud800'),
+    *(f"a{sign}/b" for sign in ':*?"<>|'),
+    *("clip.", "clip ", "folder./clip", "folder /clip", "a. . /b"),
+    *("CON", "nul", "video/PRN", "aux.old", "COM1", "com9.mp4", "LPT1/clip", "video/lpt¹", "CONIN$", "NUL .x"),
+    *("../x", "a/../../x", "..\\x", "/tmp/x", "\\\\server\\share", "\\x", "C:\\x", "c:/x", "D:x"),
+    *("", "/", "video/", "video\\", "."),
+    *("x" * 201, "é" * 101, "/".join(["folder"] * 40), "%date:hh:mm%", "%date:yyyy?%", "%Sampler: one.seed%:"),
+]
+GOOD = [
+    *(
+        "video/reelwire",
+        "clip",
+        "a/b/c/d",
+        "video\\clip",
+        "视频/片段",
+        "a.b.c",
+        "CONSOLE",
+        "com",
+        "nullable",
+        "x" * 200,
+    ),
+    *(
+        "%year%-%month%/clip",
+        "%date:yyyy-MM-dd%",
+        "%date:yyyy/MM/dd%/clip",
+        "%Sampler.seed%",
+        "50%",
+        "%Sampler: one.seed%",
+    ),
+    *("a/../b", "./a", "a//b", "[draft] a (1) 'b' & c;#=+,~!@^$"),
+]
+
+
+@pytest.mark.parametrize("prefix", BAD, ids=lambda prefix: repr(prefix[:20]))
+def test_what_some_system_cannot_have_is_refused(names: Any, prefix: str) -> None:
+    with pytest.raises(InputError) as refused:
+        names.check_prefix(prefix)
+    assert refused.value.name == "filename_prefix"
+    assert refused.value.remedy
+
+
+@pytest.mark.parametrize("prefix", GOOD, ids=lambda prefix: repr(prefix[:20]))
+def test_what_all_can_have_is_taken(names: Any, prefix: str) -> None:
+    names.check_prefix(prefix)
+
+
+@pytest.mark.parametrize(
+    ("token", "text"),
+    [
+        ("yyyy-MM-dd", "2026-03-07"),
+        ("yy.M.d", "26.3.7"),
+        ("hh-mm-ss", "09-05-02"),
+        ("h_m_s", "9_5_2"),
+        ("yyyyMMdd_hhmmss", "20260307_090502"),
+        ("MMM", "033"),  # as the page: one pattern after another
+        ("yyy", "26y"),
+        ("week", "week"),
+    ],
+)
+def test_dates_are_written_as_the_page_does(names: Any, token: str, text: str) -> None:
+    assert names.with_date(f"a %date:{token}% b", NOW) == f"a {text} b"
+
+
+PROMPT = {
+    "1": {"class_type": "Sampler", "inputs": {"seed": 7, "guidance": 4.0, "shift": 2.5, "model": ["9", 0]}},
+    "2": {"class_type": "Encode", "inputs": {"text": "a/b: c?"}, "_meta": {"title": "My prompt"}},
+    "3": {"class_type": "Sampler", "inputs": {"seed": 8}, "_meta": {"title": "Second"}},
+    "4": {"class_type": "Encode", "inputs": {"text": "..", "on": True, "none": None, "long": "ü" * 300}},
+}
+WORKFLOW = {"nodes": [{"id": 3, "type": "Sampler", "title": "Drawn", "properties": {"Node name for S&R": "Refiner"}}]}
+
+
+@pytest.mark.parametrize(
+    ("prefix", "text"),
+    [
+        ("a %Sampler.seed%", "a 7"),
+        ("%Sampler.guidance%_%Sampler.shift%", "4_2.5"),
+        ("%Refiner.seed%", "8"),
+        ("%Drawn.seed%", "8"),
+        ("%My prompt.text%/x", "a_b_ c_/x"),
+        ("%3.seed%", "8"),
+        ("%4.on%%4.none%", "true"),
+        ("%4.text%/x", "_/x"),
+        ("%date:yyyy%/%1.seed%/%width%", "2026/7/%width%"),
+        ("plain", "plain"),
+        ("a/../%1.seed%", "a/../7"),
+    ],
+)
+def test_tokens_stand_for_what_widgets_hold(names: Any, prefix: str, text: str) -> None:
+    assert names.resolved(prefix, names.nodes_of(PROMPT, WORKFLOW), NOW) == (text, [])
+
+
+@pytest.mark.parametrize("prefix", ["%Nobody.seed%", "%Sampler.nothing%", "%Sampler.model%", "%No: one.seed%"])
+def test_what_stands_for_nothing_stays_and_is_told(names: Any, prefix: str) -> None:
+    text, notes = names.resolved(prefix, names.nodes_of(PROMPT, {}), NOW)
+    assert text == prefix.replace(":", "_")
+    assert [note.key for note in notes] == ["token_unknown"]
+
+
+def test_a_long_value_is_cut_to_a_name(names: Any) -> None:
+    text, notes = names.resolved("a/%4.long%/%4.long%", names.nodes_of(PROMPT, {}), NOW)
+    assert [note.key for note in notes] == ["name_fitted"]
+    names.check_prefix(text)
+    assert text.startswith("a/ü")
+
+
+values = st.one_of(
+    st.text(max_size=12), st.sampled_from(["..", ".", "", "CON", "nul.txt", "a/../..", " ", "x. ", "\ud800", "a" * 999])
+)
+
+
+@settings(max_examples=40)
+@given(values, st.sampled_from(["%N.v%", "a/%N.v%/b", "%N.v%%N.v%", "%N.v%.%N.v%", "x%N.v%", "con%N.v%"]))
+def test_no_value_makes_a_bad_name(names: Any, value: str, prefix: str) -> None:
+    nodes = names.nodes_of({"1": {"class_type": "N", "inputs": {"v": value}}}, None)
+    text, _ = names.resolved(prefix, nodes, NOW)
+    names.check_prefix(text.replace("%", "_"))  # a value that looks like a token is none
+    assert ".." not in text.split("/")
