@@ -123,7 +123,8 @@ def run_tiny(options: argparse.Namespace) -> int:
 
 def run_test(pytest_arguments: Sequence[str]) -> int:
     """Runs all that CI runs, each even if an earlier one failed; the first failure's status is the answer."""
-    host, python = set_up(None, None, test_extra((ROOT / "pyproject.toml").read_text(encoding="utf-8")))
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    host, python = set_up(None, None, extra_of(project), extra_of(project, "reference"))
     environment, statuses = surroundings(COMFYUI_DIR=str(host), **FOR_TESTS, **browser()), []
     for check in CHECKS:
         command, start = [*check, *(pytest_arguments if check[0] == "pytest" else ())], time.monotonic()
@@ -146,8 +147,13 @@ def run_host(options: argparse.Namespace) -> int:
         raise Failure(f"ComfyUI ended by itself (status {process.wait()}).\n{end_of(HOST_LOG)}")
 
 
-def set_up(comfyui: Path | None, python: Path | None, extra: Sequence[str] = ()) -> tuple[Path, Path]:
-    """Installs what is not there yet, one set-up at a time: a ComfyUI folder and a Python that runs it."""
+def set_up(
+    comfyui: Path | None, python: Path | None, extra: Sequence[str] = (), alone: Sequence[str] = ()
+) -> tuple[Path, Path]:
+    """Installs what is not there yet, one set-up at a time: a ComfyUI folder and a Python that runs it.
+
+    alone: packages without those that they ask for, whose versions would not fit ours.
+    """
     host = comfyui.resolve() if comfyui else HOST
     if comfyui and not (host / "main.py").is_file():
         raise Failure(f"{host} is no ComfyUI: it has no main.py. Give --comfyui the folder that holds main.py.")
@@ -168,6 +174,8 @@ def set_up(comfyui: Path | None, python: Path | None, extra: Sequence[str] = ())
         install("ComfyUI's and Reelwire's packages", "packages", files=[host / "requirements.txt", REQUIREMENTS])
         if extra:
             install("Test tools", "test", extra)
+        if alone:
+            install("Programs to compare with", "reference", ["--no-deps", *alone])
     return host, python_of(VENV)
 
 
@@ -251,9 +259,9 @@ def extract(archive: Path, inside: str, target: Path) -> None:
     draft.rename(target)
 
 
-def test_extra(project: str) -> list[str]:
-    """The `test` extra of a pyproject.toml, by a pattern: Python 3.10 has no TOML reader."""
-    match = re.search(r"^test\s*=\s*\[(.*?)\]\s*$", project.split("[project.optional-dependencies]")[1], re.M | re.S)
+def extra_of(project: str, name: str = "test") -> list[str]:
+    """An extra of a pyproject.toml, by a pattern: Python 3.10 has no TOML reader."""
+    match = re.search(rf"^{name}\s*=\s*\[(.*?)\]\s*$", project.split("[project.optional-dependencies]")[1], re.M | re.S)
     return re.findall(r'"([^"]+)"', match[1]) if match else []
 
 

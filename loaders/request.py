@@ -15,11 +15,12 @@ from .messages import Origin
 @dataclass(frozen=True)
 class Keyframe:
     """Images that the video must show. images: [N, H, W, 3] in 0..1 (N > 1 is a clip); frame may count from the
-    end."""
+    end. settled: they stay as they are, whatever a preset does to pictures."""
 
     images: Tensor
     frame: int
     strength: float = 1.0
+    settled: bool = False
     node: Origin | None = field(default=None, compare=False, repr=False)
 
 

@@ -221,6 +221,11 @@ def specs() -> tuple[Spec, ...]:
     return tuple(known)
 
 
+def programs() -> tuple[str, ...]:
+    """The presets of all families that do what the makers' own program does."""
+    return tuple(name for spec in specs() for name in spec.programs)
+
+
 def spec_of(family: str) -> Spec:
     """The spec of the family of this name."""
     return read_spec(FOLDER / family)

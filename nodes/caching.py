@@ -335,7 +335,7 @@ class CalibrateCache(SamplerNode):
         calibration, latents = calibrate(model, conditioning, request, on_step)
         calibration = store.add(checkpoint, calibration)
         report.tell(*_calibrated(calibration, store.file_of(checkpoint).name), level=logging.INFO)
-        note = {"family": model.name, "variant": model.variant, "fps": model.facts.fps}
+        note = {"family": model.name, "variant": model.variant, "fps": inputs.get("fps") or model.facts.fps}
         return io.NodeOutput(model, from_model(model, model.to_host(latents.cpu()), note), ui=report.ui())
 
 

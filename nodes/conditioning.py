@@ -19,10 +19,12 @@ from ..loaders.common.controls import (
     prepared,
 )
 from ..loaders.common.emphasis import as_letters
+from ..loaders.common.images import compressed
 from ..loaders.devices import empty_cache, out_of_memory
 from ..loaders.messages import message
 from ..loaders.request import Control, Keyframe
 from ..loaders.video_model import VideoModel
+from ..samplers.early import check_compression
 from . import host
 from .effect import counted, idle
 from .types import (
@@ -140,6 +142,15 @@ class AddKeyframe(io.ComfyNode):
                 ),
                 share_input("strength", 1.0, "1 keeps the picture as it is, less lets the model change it", step=0.05),
                 keyframes_input("earlier keyframes", "Earlier keyframes: chain as many as the model takes"),
+                whole_input(
+                    "compression",
+                    0,
+                    (-1, 51),
+                    "Compresses the picture as a frame of a video, at this H.264 quality (CRF): stills then move more, "
+                    "about 29 is usual. 0: as the preset says, or not at all; -1: never",
+                    optional=True,
+                    advanced=True,
+                ),
             ],
             outputs=[
                 KeyframesType.Output(
@@ -151,19 +162,24 @@ class AddKeyframe(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, strength: float | None = None) -> bool | str:
+    def validate_inputs(cls, strength: float | None = None, compression: int | None = None) -> bool | str:
         from ..samplers.early import check_keyframe
 
-        return host.valid((check_keyframe, strength))
+        return host.valid((check_keyframe, strength), (check_compression, compression))
 
     @classmethod
-    def execute(cls, image: Tensor, frame: int, strength: float, keyframes: tuple[Keyframe, ...] = ()) -> io.NodeOutput:
+    def execute(
+        cls, image: Tensor, frame: int, strength: float, keyframes: tuple[Keyframe, ...] = (), compression: int = 0
+    ) -> io.NodeOutput:
         report = host.Report(cls)
         images = report.images("image", image)
         if frame == 0 and len(images) == 1 and any(earlier.frame == 0 for earlier in keyframes):
             frame = -1
             report.tell(message("keyframe_last"), level=logging.INFO)
-        return io.NodeOutput((*keyframes, Keyframe(images, frame, strength)), ui=report.ui())
+        check_compression(compression)
+        images = compressed(images, compression) if compression > 0 else images
+        keyframe = Keyframe(images, frame, strength, settled=compression != 0)
+        return io.NodeOutput((*keyframes, keyframe), ui=report.ui())
 
 
 CONTROL_COUNTS = {name: {"prepare": (EDGES,)} for name in ("low", "high")}

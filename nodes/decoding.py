@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +15,14 @@ from comfy_api.latest import InputImpl, io, ui
 from torch import Tensor
 
 from ..loaders.messages import InputError, message
+from ..loaders.request import Decoding
+from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
+from ..samplers.early import check_decoding
 from . import host
+from .effect import Conditions, counted, idle
 from .origin import decoder
-from .types import InputValue, model_input, number_input, sound_input, whole_input
+from .types import InputValue, decoding_inputs, model_input, number_input, sound_input, whole_input
 from .video_file import write_video
 from .words import written
 
@@ -38,13 +43,24 @@ class Decode(io.ComfyNode):
             description="Decodes latents to frames. For long videos use Decode Video to File, which never holds all "
             "frames.",
             search_aliases=["vae decode", "video decode", "解码", "视频解码"],
-            inputs=[_latent(), _model(), _tile()],
+            inputs=counted([_latent(), _model(), _tile(), *decoding_inputs()], DECODING_COUNTS),
             outputs=[io.Image.Output(display_name="images", tooltip="The frames in order")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
-    def execute(cls, latent: host.Latent, model: VideoModel | None = None, tile: int = 0) -> io.NodeOutput:
+    def validate_inputs(
+        cls,
+        decode_timestep: float | None = None,
+        decode_noise: float | None = None,
+        tone_map: float | None = None,
+    ) -> bool | str:
+        return host.valid(*decoding_checks(decode_timestep, decode_noise, tone_map))
+
+    @classmethod
+    def execute(
+        cls, latent: host.Latent, model: VideoModel | None = None, tile: int = 0, **decoding: float
+    ) -> io.NodeOutput:
         from ..samplers.decode import floats
 
         model = decoder(model, latent)
@@ -59,6 +75,7 @@ class Decode(io.ComfyNode):
                 message("use_decode_to_file"),
             )
         frames, done, report = torch.empty(count, height, width, 3), 0, host.Report(cls)
+        model = _decoding(cls, report, model, latent, decoding)
         tiling = _tiling(report, model, latent, tile)
         with latents_on_disk(latent, cls):
             for piece in _frames(report, model, latent, tiling, floats):
@@ -72,29 +89,25 @@ class FileWriter(io.ComfyNode):
     """What nodes that write a video file share."""
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str | None = None, fps: float | None = None) -> bool | str:
-        from ..samplers.early import check_fps
-
-        return host.valid((host.check_prefix, filename_prefix), (check_fps, fps))
-
-    @classmethod
     def fingerprint_inputs(cls, **inputs: InputValue) -> list[float]:
         """Write again where the file is gone that was written of these inputs."""
         return [host.files_gone(cls, inputs)]
 
     @staticmethod
-    def rate(model: VideoModel, fps: float) -> float:
-        """Frames per second of the file; raises InputError."""
+    def rate(model: VideoModel, fps: float, sampled: float = 0.0) -> float:
+        """Frames per second of the file; raises InputError. sampled: of the latents, 0 where they do not say it."""
         from ..samplers.early import check_fps
 
         check_fps(fps)
-        return fps or model.facts.fps
+        return fps or sampled or model.facts.fps
 
     @classmethod
-    def rate_beside(cls, model: VideoModel, fps: float, source: host.SourceSound | None) -> tuple[float, list[str]]:
+    def rate_beside(
+        cls, model: VideoModel, fps: float, source: host.SourceSound | None, sampled: float = 0.0
+    ) -> tuple[float, list[str]]:
         """(frames per second of the file, notes): as those of a source whose sound goes along, if nothing is asked."""
         if source is None or not 1 <= source.fps <= 240:
-            return cls.rate(model, fps), []
+            return cls.rate(model, fps, sampled), []
         rate = cls.rate(model, fps or source.fps)
         key = "rate_of_source" if not fps else "sound_out_of_step" if abs(rate / source.fps - 1) > 1e-3 else ""
         return rate, [message(key, fps=f"{rate:g}", source=f"{source.fps:g}")] if key else []
@@ -122,26 +135,46 @@ class DecodeToVideo(FileWriter):
                 "视频解码",
                 "保存视频",
             ],
-            inputs=[
-                _latent(lazy=True),
-                number_input("fps", 0.0, (0.0, 240.0, 0.01), "Frames per second; 0: the model's own"),
-                io.String.Input("filename_prefix", default="video/reelwire", tooltip="Inside ComfyUI's output folder"),
-                crf_input(),
-                _model(),
-                _tile(),
-                sound_input(),
-                io.Boolean.Input(
-                    "source_sound",
-                    default=True,
-                    optional=True,
-                    advanced=True,
-                    tooltip="Whether the sound of the video that the latents were made from goes along, where nothing "
-                    "is connected to audio; fps 0 is then that video's own rate",
-                ),
-            ],
+            inputs=counted(
+                [
+                    _latent(lazy=True),
+                    number_input("fps", 0.0, (0.0, 240.0, 0.01), "Frames per second; 0: those of the latents"),
+                    io.String.Input(
+                        "filename_prefix", default="video/reelwire", tooltip="Inside ComfyUI's output folder"
+                    ),
+                    crf_input(),
+                    _model(),
+                    _tile(),
+                    sound_input(),
+                    io.Boolean.Input(
+                        "source_sound",
+                        default=True,
+                        optional=True,
+                        advanced=True,
+                        tooltip="Whether the sound of the video that the latents were made from goes along, where "
+                        "nothing is connected to audio; fps 0 is then that video's own rate",
+                    ),
+                    *decoding_inputs(),
+                ],
+                DECODING_COUNTS,
+            ),
             outputs=[io.Video.Output(display_name="video", tooltip="The file that was written")],
             hidden=[io.Hidden.unique_id],
         )
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        filename_prefix: str | None = None,
+        fps: float | None = None,
+        decode_timestep: float | None = None,
+        decode_noise: float | None = None,
+        tone_map: float | None = None,
+    ) -> bool | str:
+        from ..samplers.early import check_fps
+
+        shares = decoding_checks(decode_timestep, decode_noise, tone_map)
+        return host.valid((host.check_prefix, filename_prefix), (check_fps, fps), *shares)
 
     @classmethod
     def check_lazy_status(
@@ -171,16 +204,18 @@ class DecodeToVideo(FileWriter):
         tile: int = 0,
         audio: InputValue = None,
         source_sound: bool = True,
+        **decoding: float,
     ) -> io.NodeOutput:
         from ..samplers.decode import eight_bits
 
         model, report = decoder(model, latent), host.Report(cls)
         source = host.source_sound(latent) if source_sound and audio is None else None
-        fps, rate_notes = cls.rate_beside(model, fps, source)
+        fps, rate_notes = cls.rate_beside(model, fps, source, latent.get("reelwire", {}).get("fps", 0.0))
         sound, sound_notes = host.sound_of(audio) if source is None else (source.sound, rate_notes)
         count, height, width = _new_size(model, latent)
         path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", width, height)
         report.tell(*host.gone_notes(cls), *notes, *sound_notes)
+        model = _decoding(cls, report, model, latent, decoding)
         tiling = _tiling(report, model, latent, tile)
         with latents_on_disk(latent, cls):
             frames = _frames(report, model, latent, tiling, eight_bits)
@@ -202,6 +237,35 @@ def _new_size(model: VideoModel, latent: host.Latent) -> tuple[int, int, int]:
     """(frames without those that it goes on from, height, width) of a LATENT; raises InputError as `_size`."""
     count, height, width = _size(model, latent)
     return count - _known(model, latent), height, width
+
+
+DECODING_COUNTS: Conditions = {
+    name: {"family": with_feature("decode_timestep")} for name in ("decode_timestep", "decode_noise", "tone_map")
+}
+
+
+def decoding_checks(timestep: float | None, noise: float | None, tone_map: float | None) -> tuple[host.Check, ...]:
+    """What can be refused of `decoding_inputs` before anything runs."""
+    values = {"decode_timestep": timestep, "decode_noise": noise, "tone_map": tone_map}
+    return tuple((check_decoding, name, value) for name, value in values.items())
+
+
+def _decoding(
+    cls: type[io.ComfyNode], report: host.Report, model: VideoModel, latent: host.Latent, inputs: dict[str, float]
+) -> VideoModel:
+    """The model with how it decodes: as the node says, else as the preset that the latents were made with."""
+    for name, value in inputs.items():
+        check_decoding(name, value)
+    report.tell(*idle(cls, inputs, model))
+    preset = Decoding(**latent.get("reelwire", {}).get("decoding", {}))
+    named = {"timestep": "decode_timestep", "noise": "decode_noise", "tone_map": "tone_map"}
+    asked = {field: inputs.get(name, -1.0) for field, name in named.items()}
+    steps_last = model.parts["vae"].config.get("timestep_conditioning")
+    if "decode_timestep" in model.checkpoint.spec.features and not steps_last:
+        unread = {named[field]: asked[field] for field in ("timestep", "noise") if asked[field] >= 0}
+        words = [message("idle_decode_time", input=n, value=v, variant=model.variant) for n, v in unread.items()]
+        report.tell(*words)
+    return replace(model, decoding=replace(preset, **{field: v for field, v in asked.items() if v >= 0}))
 
 
 def _size(model: VideoModel, latent: host.Latent) -> tuple[int, int, int]:

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from ..loaders.messages import message
 from ..loaders.notices import heard_by, say
-from ..loaders.request import Keyframe
+from ..loaders.request import Keyframe, Request
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
 from . import host
 from .decoding import FileWriter, crf_input, decoded_in_tiles, report_file
 from .effect import Conditions, counted, idle
 from .sampling import (
+    DEFAULT,
     FRAMES,
     media_checks,
     preset_input,
@@ -195,10 +196,12 @@ class LongVideo(FileWriter):
         from ..samplers.long.render import Callbacks, clip_pieces, render
 
         sound, sound_notes = host.sound_of(audio)
-        fps = cls.rate(model, fps)
+        preset = inputs.get("preset", DEFAULT)
+        fps = cls.rate(model, fps, model.complete(request_of(model, preset=preset)).fps)
         options = LongVideoOptions(window, overlap, adain, memory, hold)
         story, plan = _planned(model, timeline, fps, options, frames=frames, keyframes=keyframes, **inputs)
         size = plan.request.width, plan.request.height
+        model = decoded_as(model, plan.request)
         tiling = tiling_of(model, *model.facts.latent_shape(*size, 1)[3:], tile)
         path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", *size)
         job = Job(host.beside_output(filename_prefix, ENDING))
@@ -239,8 +242,13 @@ def _planned(
     story = read_timeline(timeline, fps, inputs["frames"] if is_counted else None)
     pictures = tuple(Keyframe(host.input_image(p.file), p.frame, p.strength) for p in story.pictures)
     keyframes = (*(inputs.pop("keyframes") or ()), *pictures)
-    plan = plan_long(model, story, request_of(model, keyframes=keyframes, **inputs), options)
+    plan = plan_long(model, story, request_of(model, keyframes=keyframes, fps=fps, **inputs), options)
     return read_timeline(timeline, fps, plan.request.frames), plan  # no prompt begins behind the end
+
+
+def decoded_as(model: VideoModel, request: Request) -> VideoModel:
+    """The model, decoding as the preset of a complete request says."""
+    return model if request.program is None else replace(model, decoding=request.program.decoding)
 
 
 def _note(model: VideoModel, plan: LongPlan, frames: int, fps: float) -> dict[str, object]:
@@ -328,7 +336,8 @@ def _file_inputs() -> list[io.Input]:
             "fps",
             0.0,
             (0.0, 240.0, 0.01),
-            "Frames per second of the file and of the timeline's seconds; 0: the model's own",
+            "Frames per second of the file and of the timeline's seconds, which "
+            f"{models_with('frame_rate')} is told; 0: the preset's or the model's own",
             optional=True,
             advanced=True,
         ),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, fields, replace
 from typing import Any
 
 from comfy_api.latest import io
 
 from ..loaders.messages import InputError, Message, message
-from ..loaders.request import Guidance
+from ..loaders.request import Guidance, SpatioTemporal
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
-from ..samplers.guidance import METHODS, check_method, check_span, check_switch
+from ..samplers.guidance import METHODS, STG_MODES, check_method, check_span, check_switch
 from . import host
 from .effect import Conditions, Wanted, counted, idle
 from .types import InputValue, model_input, model_output, number_input, share_input, whole_input
@@ -20,12 +21,16 @@ from .words import models_with
 _SKIP_LAYER: dict[str, Wanted] = {"method": ("skip-layer",)}
 _TWO_EXPERTS: dict[str, Wanted] = {"family": with_feature("two_experts")}
 _APG: dict[str, Wanted] = {"method": ("apg",)}
+_STG: dict[str, Wanted] = {"method": ("stg",)}
+STG_INPUTS = ("scales", "stg_scales", "rescales", "timesteps", "stg_mode", "cfg_star")
 GUIDANCE_COUNTS: Conditions = {
     **dict.fromkeys(("low_noise_guidance", "boundary", "switch_step"), _TWO_EXPERTS),
     "true_guidance": {"family": with_feature("embedded_guidance")},
     "dynamic": {"family": with_feature("dynamic_guidance")},
-    **dict.fromkeys(("layers", "layer_scale", "layer_start", "layer_end"), _SKIP_LAYER),
+    "layers": {"method": ("skip-layer", "stg")},
+    **dict.fromkeys(("layer_scale", "layer_start", "layer_end"), _SKIP_LAYER),
     **dict.fromkeys(("eta", "momentum", "threshold"), _APG),
+    **dict.fromkeys(STG_INPUTS, _STG),
 }
 # inputs of the node Guidance that have another name as fields of Guidance
 GUIDANCE_FIELDS = {"low_noise_guidance": "low_noise", "true_guidance": "true_scale"}
@@ -43,7 +48,10 @@ class SetGuidance(io.ComfyNode):
             description="How strongly and in what way the prompt pulls. Without this node the sampler does plain "
             "classifier-free guidance with its own scale.",
             search_aliases=["cfg", "apg", "cfg zero star", "tcfg", "slg", "skip layer", "perpendicular", "引导"],
-            inputs=counted([model_input(), *_guidance_inputs(), *_method_inputs(), *_expert_inputs()], GUIDANCE_COUNTS),
+            inputs=counted(
+                [model_input(), *_guidance_inputs(), *_method_inputs(), *_expert_inputs(), *_stg_inputs()],
+                GUIDANCE_COUNTS,
+            ),
             outputs=[model_output("The same model with this guidance; the one that came in stays as it is")],
             hidden=[io.Hidden.unique_id],
         )
@@ -56,16 +64,47 @@ class SetGuidance(io.ComfyNode):
         layers: str | None = None,
         boundary: float | None = 0.0,
         switch_step: int | None = 0,
+        scales: str | None = None,
+        stg_scales: str | None = None,
+        rescales: str | None = None,
+        timesteps: str | None = None,
     ) -> bool | str:
+        lists = {"scales": scales, "stg_scales": stg_scales, "rescales": rescales, "timesteps": timesteps}
+        numbers = ((_numbers, name, text) for name, text in lists.items())
         experts = check_switch, boundary, switch_step
-        return host.valid((check_span, start, end), (_block_numbers, layers), experts)
+        return host.valid((check_span, start, end), (_block_lists, layers), experts, *numbers)
 
     @classmethod
-    def execute(cls, model: VideoModel, layers: str = "", **inputs: InputValue) -> io.NodeOutput:
-        values = {GUIDANCE_FIELDS.get(name, name): value for name, value in inputs.items()}
-        guided = replace(model, guidance=Guidance(layers=_block_numbers(layers), **values))
+    def execute(cls, model: VideoModel, method: str, layers: str = "", **inputs: InputValue) -> io.NodeOutput:
+        values = {GUIDANCE_FIELDS.get(name, name): value for name, value in inputs.items() if name not in STG_INPUTS}
+        if method == "stg":
+            values["stg"] = _spatio_temporal(layers, **{name: inputs[name] for name in STG_INPUTS if name in inputs})
+        else:
+            values["layers"] = _block_numbers(layers)
+        guided = replace(model, guidance=Guidance(method, **values))
         check_method(guided)
-        return _noted(cls, guided, idle(cls, {**inputs, "layers": layers}, model))
+        return _noted(cls, guided, idle(cls, {**inputs, "method": method, "layers": layers}, model))
+
+
+def _spatio_temporal(
+    layers: str,
+    scales: str = "",
+    stg_scales: str = "1",
+    rescales: str = ".7",
+    timesteps: str = "",
+    stg_mode: str = STG_MODES[0],
+    cfg_star: bool = False,
+) -> SpatioTemporal:
+    """What the inputs for spatio-temporal guidance say."""
+    return SpatioTemporal(
+        _numbers("scales", scales),
+        _numbers("stg_scales", stg_scales) or (0.0,),
+        _numbers("rescales", rescales) or (1.0,),
+        _numbers("timesteps", timesteps),
+        _block_lists(layers),
+        stg_mode,
+        cfg_star,
+    )
 
 
 def _guidance_inputs() -> list[io.Input]:
@@ -77,7 +116,8 @@ def _guidance_inputs() -> list[io.Input]:
             options=list(METHODS),
             default="cfg",
             tooltip="cfg: plain. apg: high scales without oversaturation. cfg-zero*: for flow models. tcfg: drops "
-            "what the two branches disagree on. skip-layer: steadier shapes",
+            "what the two branches disagree on. skip-layer: steadier shapes. stg: skip-layer whose numbers follow the "
+            f"noise, for {models_with('spatio_temporal')}",
         ),
         share_input("start", 0.0, "Share of the steps before which guidance is off"),
         share_input(
@@ -109,7 +149,12 @@ def _guidance_inputs() -> list[io.Input]:
 def _method_inputs() -> list[io.Input]:
     """What single methods of guidance read."""
     return [
-        io.String.Input("layers", default="", tooltip="skip-layer: the blocks to leave out, as 7, 8, 9"),
+        io.String.Input(
+            "layers",
+            default="",
+            tooltip="skip-layer, stg: the blocks to leave out, as 7, 8, 9; of stg with a list for each timestep as "
+            "11, 25; 22; 28",
+        ),
         number_input("layer_scale", 2.8, (0.0, 100.0, 0.1), "skip-layer: how much it counts"),
         share_input("layer_start", 0.01, "skip-layer: from this share of the steps on"),
         share_input("layer_end", 0.2, "skip-layer: up to this share of the steps"),
@@ -148,6 +193,32 @@ def _expert_inputs() -> list[io.Input]:
     ]
 
 
+def _stg_inputs() -> list[io.Input]:
+    """What spatio-temporal guidance reads: numbers that follow the noise."""
+    more: dict[str, object] = {"optional": True, "advanced": True}
+    text = lambda name, default, tooltip: io.String.Input(name, default=default, tooltip=tooltip, **more)
+    return [
+        text("scales", "", "stg: guidance scales, one or one for each timestep, as 1, 6, 8; empty: the sampler's"),
+        text("stg_scales", "1", "stg: how much each prediction is pushed away from the one without the layers; 0: off"),
+        text("rescales", "0.7", "stg: how far contrast is brought back, 0 to 1"),
+        text("timesteps", "", "stg: the noise levels, from 1 to 0, down to which the entries of the lists count"),
+        io.Combo.Input(
+            "stg_mode",
+            options=list(STG_MODES),
+            default=STG_MODES[0],
+            tooltip="stg: what the layers go without: attention_values: looking around, attention_skip: attention, "
+            "transformer_block: all of it",
+            **more,
+        ),
+        io.Boolean.Input(
+            "cfg_star",
+            default=False,
+            tooltip="stg: scales the prediction without the prompt to the one with it first",
+            **more,
+        ),
+    ]
+
+
 def _noted(cls: type[io.ComfyNode], model: VideoModel, lines: tuple[Message, ...]) -> io.NodeOutput:
     """The model, and on the node what does nothing."""
     report = host.Report(cls)
@@ -161,6 +232,26 @@ def _block_numbers(layers: str) -> tuple[int, ...]:
     if not all(word.isdecimal() for word in words):
         raise InputError("layers", repr(layers), message("layers_rule"), message("write_blocks"))
     return tuple(map(int, words))
+
+
+def _block_lists(layers: str) -> tuple[tuple[int, ...], ...]:
+    """The lists of "11, 25; 22; 28", an empty one between two semicolons; raises InputError for anything else."""
+    parts = layers.split(";")
+    words = [part.replace(",", " ").split() for part in parts]
+    if not all(word.isdecimal() for part in words for word in part):
+        raise InputError("layers", repr(layers), message("layers_lists_rule"), message("write_layers_lists"))
+    return tuple(tuple(map(int, part)) for part in words) if layers.strip() else ()
+
+
+def _numbers(name: str, text: str) -> tuple[float, ...]:
+    """The numbers in "1, 6, 8"; raises InputError for anything else."""
+    try:
+        values = tuple(map(float, text.replace(",", " ").split()))
+    except ValueError:
+        values = (math.nan,)
+    if not all(map(math.isfinite, values)):
+        raise InputError(name, repr(text), message("numbers_rule"), message("write_numbers"))
+    return values
 
 
 class SetMotion(io.ComfyNode):

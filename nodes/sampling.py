@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import Input, io
@@ -14,7 +15,7 @@ from ..loaders.messages import InputError, message
 from ..loaders.notices import heard_by
 from ..loaders.parts import Part
 from ..loaders.request import Conditioning, Control, Keyframe, Request
-from ..loaders.spec import with_feature
+from ..loaders.spec import programs, with_feature
 from ..loaders.video_model import VideoModel
 from ..samplers.early import LENGTHS, check_length_from
 from ..samplers.solvers import SAMPLERS
@@ -41,13 +42,14 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 FRAMES, SOURCE = LENGTHS
-PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled")
+PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled", *programs())
 
 
 PRESET = (
     "Fills in whatever is 0. default: as the makers sample. quality, balanced, speed: larger or smaller, more steps "
     "or fewer. distilled: for distilled checkpoints, 8 "
-    "steps. The help page has all numbers, and after a run the node shows what was used"
+    "steps. Names of checkpoints: as their makers' own program runs them. The help page has all numbers, and after a "
+    "run the node shows what was used"
 )
 
 
@@ -121,8 +123,18 @@ def sampler_inputs() -> list[io.Input]:
             f"Flow shift of {models_with('flow_shift')}: more spends the steps on large shapes; 0: the preset's"
         ),
         *source_inputs(),
+        _fps_input(),
     ]
     return counted(inputs, SAMPLER_COUNTS)
+
+
+def _fps_input() -> io.Input:
+    """The frame rate."""
+    tooltip = (
+        f"Frames per second. {models_with('frame_rate')} is told, and moves things accordingly; of the others it is "
+        "the speed of playing alone. 0: the preset's or the model's own"
+    )
+    return number_input("fps", 0.0, (0.0, 240.0, 0.01), tooltip, optional=True, advanced=True)
 
 
 def _image_inputs() -> list[io.Input]:
@@ -227,10 +239,11 @@ class SamplerNode(io.ComfyNode):
         control: object = ABSENT,
         frames_from: str | None = FRAMES,
         extend: object = ABSENT,
+        fps: float | None = None,
     ) -> bool | str:
-        from ..samplers.early import check_length
+        from ..samplers.early import check_fps, check_length
 
-        sizes = *size_checks(width, height), (check_length, frames)
+        sizes = *size_checks(width, height), (check_length, frames), (check_fps, fps)
         return host.valid(*sizes, *media_checks(strength, source, mask, frames_from, extend, control))
 
 
@@ -291,17 +304,19 @@ class Sampler(SamplerNode):
         watch, began = _Watching(model), time.monotonic()
         with heard_by(report.tell):
             latents = sample(model, conditioning, prepared, watch.step)
-        line = sampled(request, model.facts.fps, time.monotonic() - began)
+        line = sampled(request, request.fps, time.monotonic() - began)
         note = {
             "family": model.name,
             "variant": model.variant,
             "frames": request.frames,
-            "fps": model.facts.fps,
+            "fps": request.fps,
             "width": request.width,
             "height": request.height,
             "seed": request.seed,
             **({"clip_frames": prepared.shared} if prepared.shared else {}),
         }
+        if request.program is not None:
+            note["decoding"] = asdict(request.program.decoding)
         charts = {"reelwire_chart": _report_cache(report, model, prepared, watch.cache, note)}
         sound = host.source_sound(inputs.get("source"))
         latent = from_model(model, model.to_host(latents.cpu()), note, sound)
@@ -354,6 +369,7 @@ def request_of(
     mask: Tensor | None = None,
     frames_from: str = FRAMES,
     extend: Tensor | None = None,
+    fps: float = 0.0,
 ) -> Request:
     """The request that a sampler's inputs stand for, before defaults are filled in."""
     plain = {DEFAULT: ""}
@@ -378,6 +394,7 @@ def request_of(
         mask=noise_mask if mask is None else mask,
         as_long=frames_from == SOURCE,
         clip=extend,
+        fps=fps,
     )
 
 

@@ -4,6 +4,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
+from .words import models_with
+
 VideoModelType = io.Custom("VIDEO_MODEL")
 ConditioningType = io.Custom("VIDEO_CONDITIONING")
 KeyframesType = io.Custom("KEYFRAMES")
@@ -57,6 +59,38 @@ def number_input(name: str, default: float, span: tuple[float, float, float], to
 def share_input(name: str, default: float, tooltip: str, step: float = 0.01, **more: object) -> io.Input:
     """The widget of a share, from 0 to 1."""
     return number_input(name, default, (0.0, 1.0, step), tooltip, **more)
+
+
+def decoding_inputs() -> list[io.Input]:
+    """What latents are decoded with, on models whose VAE makes the last denoising step."""
+    models, span = models_with("decode_timestep"), (-1.0, 1.0, 0.005)
+    more: dict[str, object] = {"optional": True, "advanced": True}
+    return [
+        number_input(
+            "decode_timestep",
+            -1.0,
+            span,
+            f"{models}: the noise level that its VAE is told; below 0: the preset's or the published one, .05. Less "
+            "is sharper",
+            **more,
+        ),
+        number_input(
+            "decode_noise",
+            -1.0,
+            span,
+            f"{models}: how much noise the latents get before they are decoded; below 0: the preset's or the "
+            "published one, .025",
+            **more,
+        ),
+        number_input(
+            "tone_map",
+            -1.0,
+            span,
+            f"{models}: how much extreme values of the latents are softened; below 0: as the preset says, else not at "
+            "all",
+            **more,
+        ),
+    ]
 
 
 def node_schema(

@@ -69,6 +69,18 @@ def check_fps(fps: float) -> None:
         raise InputError("fps", fps, message("fps_rule"), message("use_0_own_fps"))
 
 
+def check_decoding(name: str, value: float) -> None:
+    """Raise InputError for a share of `Decoding` that is above 1, or none."""
+    if not value <= 1:
+        raise InputError(name, value, message("decode_share_rule"), message("use_decode_share"))
+
+
+def check_compression(crf: int) -> None:
+    """Raise InputError for a quality that H.264 does not have; 0: the preset's, -1: off."""
+    if not -1 <= crf <= 51:
+        raise InputError("compression", crf, message("compression_rule"), message("use_compression"))
+
+
 def check_keyframe(strength: float) -> None:
     """Raise InputError for a strength that no keyframe can have."""
     if not 0 < strength <= 1:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from typing import Any
 
+from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
 from ..caches.store import fingerprint as checkpoint_fingerprint
 from ..kernels import kernel_of
@@ -31,6 +32,7 @@ def render_fingerprint(
         **_of_model(model),
         **{name: getattr(request, name) for name in _NUMBERS},
         "guidance of the second expert": request.guidance_2,
+        **_changed(model, request),
         **asdict(options),
         **prompts,
         "negative prompt": timeline.negative,
@@ -47,6 +49,15 @@ def _of_source(plan: LongPlan) -> dict[str, object]:
     images = {"source": request.source, "mask": request.mask, "clip": plan.clip}
     known = {name: fingerprint(value) for name, value in images.items() if value is not None}
     return known | ({"strength": request.strength} if request.source is not None else {})
+
+
+def _changed(model: VideoModel, request: Request) -> dict[str, object]:
+    """What older renders did not know, where it is not as they were: so they go on."""
+    heard = "frame_rate" in model.checkpoint.spec.features and request.fps != model.facts.fps
+    return {
+        **({"frames per second": request.fps} if heard else {}),
+        **({"preset": f"{request.preset} {canonical(request.program)}"} if request.program is not None else {}),
+    }
 
 
 def _of_model(model: VideoModel) -> dict[str, object]:

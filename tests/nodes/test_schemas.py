@@ -74,7 +74,15 @@ def test_every_option_travels_through_the_memory_node(nodes: Any, monkeypatch: p
 # node -> (its option, inputs that have another name as fields, fields that are no inputs)
 LORA_INNER = {"deltas", "low_deltas", "factors", "settings"}
 OPTIONS: dict[str, tuple[type[Any], dict[str, str], set[str]]] = {
-    "SetGuidance": (Guidance, {"low_noise_guidance": "low_noise", "true_guidance": "true_scale"}, set()),
+    "SetGuidance": (
+        Guidance,
+        {
+            "low_noise_guidance": "low_noise",
+            "true_guidance": "true_scale",
+            **dict.fromkeys(("scales", "stg_scales", "rescales", "timesteps", "stg_mode", "cfg_star"), "stg"),
+        },
+        set(),
+    ),
     "SetSpeed": (Speed, {}, {"compiler", "whole"}),
     "AddLoRA": (LoRA, {"lora": "file", "low_noise_strength": "low_noise"}, LORA_INNER),
     "TeaCacheNode": (TeaCache, {"coefficients": "source"}, {"polynomial", "exact", "warmup"}),

@@ -277,12 +277,13 @@ def test_failures_are_sentences(tmp_path: Path, arguments: list[str], sentence: 
     assert "Traceback" not in done.stderr
 
 
-def test_the_test_extra_is_read_as_a_toml_reader_reads_it(run: Any) -> None:
+def test_an_extra_is_read_as_a_toml_reader_reads_it(run: Any) -> None:
     tomllib = pytest.importorskip("tomllib")
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     several = '[project.optional-dependencies]\nray = ["ray"]\ntest = [\n    "a[b]>=1",\n    "c",\n]\nmore = ["d"]\n'
     for text in (project, "[project]\n" + several):
-        assert run.test_extra(text) == tomllib.loads(text)["project"]["optional-dependencies"]["test"]
+        for name, packages in tomllib.loads(text)["project"]["optional-dependencies"].items():
+            assert run.extra_of(text, name) == packages
 
 
 def test_names_of_registries_are_not_written_down(run: Any) -> None:

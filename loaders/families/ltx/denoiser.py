@@ -16,7 +16,7 @@ from ...common.images import compressed, cover, cut_to
 from ...common.prompts import trimmed
 from ...denoiser import SMALLEST, Denoiser, Factor, Network, NoiseSchedule
 from ...facts import Facts
-from ...request import Conditioning, Request
+from ...request import Conditioning, Keyframe, Request
 from ...video_model import VideoModel
 
 CONDITION_NOISE = 0.15  # image_cond_noise_scale of LTXConditionPipeline
@@ -250,7 +250,7 @@ def condition_denoiser(model: LTXModel, request: Request, inputs: dict[str, Any]
         if request.past.memory is not None:
             extra.remember(request.past.memory.to(latents), request.past.memory_strength)
     for keyframe in request.keyframes:
-        z = encode(_picture(keyframe.images, request)).to(latents)
+        z = encode(_picture(keyframe, request)).to(latents)
         if keyframe.frame == 0:
             _mix(latents, strengths, 0, z, keyframe.strength)
             continue
@@ -272,11 +272,11 @@ def condition_denoiser(model: LTXModel, request: Request, inputs: dict[str, Any]
     return LTXConditionDenoiser(latents=packed, strengths=of_tokens, past=past, image_noise=noise, **inputs)
 
 
-def _picture(images: Tensor, request: Request) -> Tensor:
+def _picture(keyframe: Keyframe, request: Request) -> Tensor:
     """Given frames [N, H, W, 3] as the VAE reads them: of the video's size, and compressed before where the makers'
     program does it."""
-    width, height = request.width, request.height
-    if request.program is None or not request.program.compression:
+    images, width, height = keyframe.images, request.width, request.height
+    if request.program is None or not request.program.compression or keyframe.settled:
         return cover(images, width, height)
     return cover(compressed(cut_to(images, width, height), request.program.compression), width, height)
 
