@@ -239,10 +239,13 @@ def widened_bytes(model: Counted, part: str) -> int:
 
 def lora_bytes(model: Counted, item: int) -> int:
     """The LoRAs' own weights, which stay where their layers compute, and the largest that is made while one does."""
-    deltas = [delta for lora in model.loras for delta in lora.deltas.values()]
-    entries = (entry for delta in deltas for role, entry in delta.tensors.items() if role != "alpha")
-    made = max((delta.transient for delta in deltas), default=0)
-    return (sum(math.prod(entry.shape) for entry in entries) + 3 * made) * item
+    counts = []
+    for part in ("transformer", "transformer_2"):
+        deltas = [delta for lora in model.loras for delta in lora.on(part).values()]
+        entries = (entry for delta in deltas for role, entry in delta.tensors.items() if role != "alpha")
+        made = max((delta.transient for delta in deltas), default=0)
+        counts.append(sum(math.prod(entry.shape) for entry in entries) + 3 * made)
+    return max(counts) * item
 
 
 def weight_bytes(model: Counted, part: str) -> int:

@@ -33,6 +33,7 @@ PROMPT = {
     "2": node("ReelwireGuidance", model=["1", 0], method="cfg", **GUIDANCE),
     "3": node("ReelwireCache", model=["2", 0], policy="plan", **CACHE),
     "4": node("ReelwireControl", strength=1, prepare="as it is", start=0, end=1, low=0.4, high=0.8),
+    "5": node("ReelwireLoRAStack", model=["3", 0]),
 }
 VISIBLE = """type => {
     const node = window.app.rootGraph.nodes.find(node => node.comfyClass === type);
@@ -61,6 +62,8 @@ CONNECT_WAN = """() => {
 }"""
 APG = {"start", "end", "eta", "momentum", "threshold"}
 SKIP_LAYER = {"start", "end", "layers", "layer_scale", "layer_start", "layer_end"}
+ROWS = {f"lora_{number}" for number in range(2, 9)}
+LORA = "loras/tiny-wan2.1-lora.safetensors"
 # node, the widget that chooses, its value -> what is visible beside it; in Nodes 2.0 advanced widgets are folded
 CHOICES = [
     ("ReelwireGuidance", "method", "cfg", {"start", "end"}, {"start", "end"}),
@@ -70,6 +73,8 @@ CHOICES = [
     ("ReelwireCache", "policy", "magcache", {"threshold", "start", "end", "longest", "order"}, {"threshold"}),
     ("ReelwireCache", "policy", "diffusers taylorseer", {"interval", "order"}, {"interval"}),
     ("ReelwireControl", "prepare", "blur", {"strength", "start", "end"}, {"strength"}),
+    ("ReelwireLoRAStack", "lora_1", LORA, ROWS | {"strength_1", "distilled"}, ROWS | {"strength_1"}),
+    ("ReelwireLoRAStack", "lora_1", "none", ROWS | {"distilled"}, ROWS),
     ("ReelwireControl", "prepare", "edges", {"strength", "start", "end", "low", "high"}, {"strength", "low", "high"}),
 ]
 
@@ -140,5 +145,6 @@ def test_conditions_name_what_there_is(host: Host) -> None:
             for other, wanted in options.get("reelwire", {}).get("when", {}).items():
                 conditions += 1
                 if other != "family" and wanted is not True:
-                    assert {*wanted} <= {*inputs[other][1]["options"]}, f"{name}.{field}: {json.dumps(wanted)}"
+                    values = wanted["not"] if isinstance(wanted, dict) else wanted
+                    assert {*values} <= {*inputs[other][1]["options"]}, f"{name}.{field}: {json.dumps(wanted)}"
     assert conditions > 10

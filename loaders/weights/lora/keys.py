@@ -36,11 +36,12 @@ _TEXT = re.compile(
     r"lycoris_text_model_|lora_(?:t5|clip|llama|llm)\w*_|te\d?\.|clip(?:_[lgh])?\.|t5(?:xxl)?\.|umt5(?:_xxl)?\.|"
     r"llama\.|cond_stage_model\.|conditioner\.)"
 )
+_WORDS = r"{noise}(?:_noise)?(?:_model|_lora|_expert)?|transformer_{noise}(?:_noise)?"
 _EXPERTS = {
-    "low": re.compile(r"^(?:transformer_2|low(?:_noise)?(?:_model|_lora|_expert)?|transformer_low(?:_noise)?)[._]"),
-    "high": re.compile(r"^(?:high(?:_noise)?(?:_model|_lora|_expert)?|transformer_high(?:_noise)?)[._]"),
+    "low": re.compile(rf"^(?:base_model\.model\.)?(?:transformer_2|(?:pipe\.)?dit2|{_WORDS.format(noise='low')})[._]"),
+    "high": re.compile(rf"^(?:base_model\.model\.)?(?:{_WORDS.format(noise='high')})[._]"),
 }
-_FIRST = "transformer."  # the expert for high noise, in a file that names the other one too
+_FIRST = ("transformer.", "pipe.dit.", "dit.")  # the expert for high noise, in a file that names the other one too
 _PREFIX = re.compile(
     r"^(?:base_model\.model\.|transformer\.|unet\.|diffusion_model\.|model\.diffusion_model\.|pipe\.dit\.|dit\.|"
     r"module\.|_orig_mod\.)+"

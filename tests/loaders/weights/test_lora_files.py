@@ -277,6 +277,8 @@ HIGH = {
 }
 LOW = {key.replace("transformer.", "transformer_2.").replace("to_q", "to_k"): value for key, value in HIGH.items()}
 OTHER_LOW = {key.replace("transformer_2.", "low_noise."): value for key, value in LOW.items()}
+SECOND_OF_DIFFSYNTH = {key.replace("transformer_2.", "pipe.dit2."): value for key, value in LOW.items()}
+FIRST_OF_DIFFSYNTH = {key.replace("transformer.", "pipe.dit."): value for key, value in HIGH.items()}
 OTHER_HIGH = {key.replace("transformer.", "high_noise."): value for key, value in HIGH.items()}
 Q, K = {"blocks.0.attn1.to_q"}, {"blocks.0.attn1.to_k"}
 # case -> (file, experts of the model, layers of the first, layers of the second or None for the same, notes)
@@ -284,6 +286,7 @@ EXPERTS: dict[str, tuple[State, int, set[str], set[str] | None, list[str]]] = {
     "one for both": (HIGH, 2, Q, None, []),
     "each its own": (HIGH | LOW, 2, Q, K, []),
     "other words": (OTHER_HIGH | OTHER_LOW, 2, Q, K, []),
+    "DiffSynth": (FIRST_OF_DIFFSYNTH | SECOND_OF_DIFFSYNTH, 2, Q, K, []),
     "the second alone": (LOW, 2, set(), K, []),
     "one network takes the first": (HIGH | LOW, 1, Q, None, ["lora_expert_left_out"]),
     "one network takes what there is": (LOW, 1, K, None, []),
