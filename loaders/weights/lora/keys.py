@@ -46,7 +46,7 @@ _PREFIX = re.compile(
     r"^(?:base_model\.model\.|transformer\.|unet\.|diffusion_model\.|model\.diffusion_model\.|pipe\.dit\.|dit\.|"
     r"module\.|_orig_mod\.)+"
 )
-FLAT = re.compile(r"^(?:lora_unet|lora_transformer|lycoris)_")
+FLAT = re.compile(r"^(?:(?:\w*?_)?lora(?:_unet|_transformer)?|lycoris)_+(?=\w)")  # with a trainer's own words before it
 _PROCESSOR = re.compile(r"\.processor(?=\.|$)")
 
 
@@ -94,7 +94,7 @@ def parse(key: str) -> Key:
     ending, role = next(((m, role) for pattern, role in _ROLES if (m := pattern.search(rest))), (None, ""))
     layer = rest[: ending.start()] if ending else rest
     flat = bool(FLAT.match(layer))
-    return Key(FLAT.sub("", layer) if flat else _PROCESSOR.sub("", layer), role, expert, flat)
+    return Key(FLAT.sub("", layer).rstrip("_") if flat else _PROCESSOR.sub("", layer), role, expert, flat)
 
 
 _NOISE = re.compile(r"(?<![a-z])(high|low)(?:[-_ .]?noise)?(?![a-z])")

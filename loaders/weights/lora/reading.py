@@ -19,7 +19,7 @@ from ..safetensors import read_file
 from .delta import Deltas
 from .keys import Key, grouped
 from .names import Fitting, fit
-from .settings import CONFIG, METADATA, Settings, belongs, config_beside, digest, read_settings
+from .settings import CONFIG, Settings, belongs, config_beside, digest, header_settings, read_settings
 
 LEAST = 0.5  # of a file's layers that must fit: relatives of a model share most of them, other families next to none
 
@@ -84,8 +84,8 @@ def _chosen(fittings: dict[str, Fitting], experts: int) -> tuple[dict[str, Fitti
 
 def _settings_text(file: Path, metadata: Mapping[str, str]) -> tuple[str, tuple[Message, ...]]:
     """The settings of a file as text, its own before those beside it; "" for none."""
-    if METADATA in metadata:
-        return metadata[METADATA], ()
+    if text := header_settings(metadata):
+        return text, ()
     config = config_beside(file)
     if config is None:
         return "", ()

@@ -15,6 +15,17 @@ from ...parts import JsonObject
 T = TypeVar("T", int, float)
 METADATA = "lora_adapter_metadata"  # diffusers, loaders/lora_base.py, LORA_ADAPTER_METADATA_KEY
 CONFIG = "adapter_config.json"  # peft, utils/constants.py, CONFIG_NAME
+# single values that trainers write into headers -> peft's names of them
+_NAMES = {
+    "lora_alpha": "lora_alpha",
+    "network_alpha": "lora_alpha",
+    "r": "r",
+    "rank": "r",
+    "network_dim": "r",
+    "use_rslora": "use_rslora",
+    "alpha_pattern": "alpha_pattern",
+    "rank_pattern": "rank_pattern",
+}
 _PREFIXES = {"low": ("transformer_2.", "transformer.", "unet.", ""), "": ("transformer.", "unet.", "")}
 
 
@@ -53,6 +64,24 @@ def config_beside(file: Path) -> Path | None:
 def belongs(file: Path) -> bool:
     """Whether a config beside a file is its: peft's own name says so, and so does a folder with one LoRA."""
     return file.stem.startswith("adapter_model") or len([*file.parent.glob("*.safetensors")]) == 1
+
+
+def header_settings(metadata: Mapping[str, str]) -> str:
+    """The settings in a safetensors header as JSON: diffusers' text, or trainers' single values; "" for none."""
+    if METADATA in metadata:
+        return metadata[METADATA]
+    named = {key: _NAMES[name] for key in metadata if (name := key.rpartition(".")[2]) in _NAMES}
+    places = {key: key[: len(key) - len(key.rpartition(".")[2])] + name for key, name in named.items()}
+    values = {places[key]: _value(metadata[key]) for key in named}
+    return json.dumps(values) if any(key.endswith("alpha") for key in values) else ""
+
+
+def _value(text: str) -> object:
+    """What a text in a header stands for; the text itself where it is no JSON."""
+    try:
+        return json.loads(text.lower() if text in ("True", "False", "None") else text)
+    except ValueError:
+        return text
 
 
 def read_settings(text: str, expert: str) -> Settings:

@@ -195,7 +195,8 @@ REFUSED = {
     ),
     "one half": ({"transformer.blocks.0.attn1.to_q.lora_A.weight": torch.zeros(2, 24)}, "match nothing"),
     "a checkpoint": ({"patch_embedding.weight": torch.zeros(2)}, "keys patch_embedding.weight are none of a LoRA"),
-    "LoKr": ({"lora_unet_blocks_0_self_attn_q.lokr_w1": torch.zeros(2, 2)}, "lokr_w1 are none of a LoRA"),
+    "half a LoKr": ({"lora_unet_blocks_0_self_attn_q.lokr_w1": torch.zeros(2, 2)}, "1 of its 1 layers match nothing"),
+    "OFT": ({"lora_unet_blocks_0_self_attn_q.oft_blocks": torch.zeros(2, 2)}, "oft_blocks are none of a LoRA"),
 }
 
 

@@ -78,6 +78,26 @@ QUERY: dict[str, tuple[str, str, str]] = {
         "lora_unet_blocks_0_self_attn_q.lora_up.weight",
         "lora_unet_blocks_0_self_attn_q.alpha",
     ),
+    "underscores and dots": (
+        "lora_unet_blocks_0.self_attn.q.lora_down.weight",
+        "lora_unet_blocks_0.self_attn.q.lora_up.weight",
+        "lora_unet_blocks_0.self_attn.q.alpha",
+    ),
+    "two underscores": (  # of VideoX-Fun
+        "lora_unet__blocks_0_self_attn_q.lora_down.weight",
+        "lora_unet__blocks_0_self_attn_q.lora_up.weight",
+        "lora_unet__blocks_0_self_attn_q.alpha",
+    ),
+    "the trainer's name before it": (  # of Tencent's own program
+        "Some_video_I2V_lora_blocks_0_self_attn_q.lora_down.weight",
+        "Some_video_I2V_lora_blocks_0_self_attn_q.lora_up.weight",
+        "Some_video_I2V_lora_blocks_0_self_attn_q.alpha",
+    ),
+    "an underscore behind it": (  # of SimpleTuner
+        "lora_unet_blocks_0_attn1_to_q_.lora_down.weight",
+        "lora_unet_blocks_0_attn1_to_q_.lora_up.weight",
+        "lora_unet_blocks_0_attn1_to_q_.alpha",
+    ),
     "LyCORIS": (
         "lycoris_blocks_0_attn1_to_q.lora_down.weight",
         "lycoris_blocks_0_attn1_to_q.lora_up.weight",

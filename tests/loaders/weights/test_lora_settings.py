@@ -72,6 +72,26 @@ HEADERS: dict[str, tuple[State, dict[str, Any], float, list[str]]] = {
 }
 
 
+# headers that say it in single values
+SINGLE: dict[str, tuple[dict[str, str], float]] = {
+    "of a network": ({"transformer.lora_alpha": "5", "transformer.r": "2"}, 2.5),
+    "of the file": ({"lora_alpha": "5.0", "rank": "2"}, 2.5),
+    "no rank": ({"lora_alpha": "3"}, 1.5),
+    "another word": ({"network_alpha": "1", "network_dim": "2"}, 0.5),
+    "rank-stabilised": ({"lora_alpha": "2", "r": "2", "use_rslora": "True"}, 2**0.5),
+    "a pattern": ({"lora_alpha": "2", "r": "2", "alpha_pattern": '{"attn1.to_q": 6}'}, 3.0),
+    "of something else": ({"rank": "2", "format": "pt", "ss_network_alpha": "1"}, 1.0),
+}
+
+
+@pytest.mark.parametrize("case", SINGLE)
+def test_alpha_in_single_values_of_the_header(wan: VideoModel, tmp_path: Path, case: str) -> None:
+    header, expected = SINGLE[case]
+    contents = read_state(wan, tmp_path / "x.safetensors", QUERY_STATE, header=header)
+    assert scale(wan, tmp_path / "x.safetensors", contents) == pytest.approx(expected, rel=1e-3)
+    assert not contents.notes
+
+
 @pytest.mark.parametrize("case", HEADERS)
 def test_alpha_in_the_header(wan: VideoModel, tmp_path: Path, case: str) -> None:
     more, settings, expected, notes = HEADERS[case]
