@@ -15,7 +15,7 @@ from pathlib import Path
 from ..messages import CheckpointError, message
 from ..parts import ConfigDict
 from .bundle import read_part
-from .entry import Entry, rename
+from .entry import Entry, describing, rename
 from .format import Entries, Weights
 from .gguf.names import original
 from .kinds import kind_of
@@ -107,7 +107,7 @@ def _tower_config(entries: Entries) -> ConfigDict:
         hidden_size=width,
         patch_size=patch,
         image_size=side * patch,
-        num_attention_heads=width // (80 if large else 64),
+        num_attention_heads=max(width // (80 if large else 64), 1),
         intermediate_size=entries["vision_model.encoder.layers.0.mlp.fc1.weight"].shape[0],
         hidden_act="gelu" if large else "quick_gelu",
         num_hidden_layers=_layers(entries, "mlp.fc1.weight"),
@@ -160,8 +160,7 @@ KINDS = {
     "clip": Kind(
         architecture="CLIPTextModel",
         title=message("kind_clip"),
-        mark="encoder.layers.0.self_attn.q_proj.weight",
-        lacks=_PATCHES,
+        mark="embeddings.token_embedding.weight",
         config=_clip_config,
         rename={r"^text_model\.": ""},
         unused=r"(^text_projection\.weight|position_ids|logit_scale)$",
@@ -180,7 +179,7 @@ KINDS = {
         mark=_PATCHES,
         lacks=_PROJECTOR,
         config=_vision_config,
-        rename={},
+        rename={r"^(?=(embeddings|encoder|pre_layrnorm|post_layernorm)\.)": "vision_model."},
         unused=r"(position_ids|logit_scale)$",
     ),
     "llava": Kind(
@@ -231,11 +230,8 @@ def read_encoder(source: Path, kind: str, files: str = "") -> Weights:
 
 def _described(source: Path, kind: str, renamed: dict[str, Entry]) -> Weights:
     """An encoder with the config that its shapes tell; raises CheckpointError for a tensor that is missing."""
-    try:
+    with describing(source, KINDS[kind].architecture):
         return Weights({"architectures": [KINDS[kind].architecture], **KINDS[kind].config(renamed)}, renamed)
-    except KeyError as error:
-        rule = message("file_lacks", file=source.name, key=error.args[0])
-        raise CheckpointError(rule, message("download_again")) from error
 
 
 def encoders_inside(source: Path, entries: Entries, wanted: Mapping[str, str]) -> dict[str, Weights]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..messages import CheckpointError as CheckpointError
+from ..messages import message
 from .quantised import UNROTATED, Coding, Quantisation
 
+_AGAIN = message("download_again")
 IDENTITY = "IDENTITY"  # the type of an entry that is in no file: a weight that changes nothing, or a bias of zeros
 
 
@@ -65,6 +68,19 @@ class Entry:
     def reshape(self, *shape: int) -> Entry:
         """The same numbers in another shape."""
         return replace(self, shape=shape)
+
+
+@contextmanager
+def describing(file: Path, title: str) -> Iterator[None]:
+    """What goes wrong while the tensors of a file tell its config, as a CheckpointError. title: what it should be."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except KeyError as error:
+        raise CheckpointError(message("file_lacks", file=file.name, key=error.args[0]), _AGAIN) from error
+    except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
+        raise CheckpointError(message("file_strange", file=file.name, title=title, error=error), _AGAIN) from error
 
 
 def strip_prefix(entries: Mapping[str, Entry], *prefixes: str) -> dict[str, Entry]:

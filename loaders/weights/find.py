@@ -13,7 +13,7 @@ from ..spec import Spec
 from .bundle import Bundle, Source, files_of, read_diffusers
 from .configs import load_config
 from .encoders import encoders_inside, merge_vision_tower, output_width, read_encoder
-from .entry import Entry, strip_prefix
+from .entry import Entry, describing, strip_prefix
 from .format import CheckpointFormat, Weights
 from .kinds import NETWORK_PREFIXES as NETWORK_PREFIXES
 from .kinds import kind_of, relative_of
@@ -113,15 +113,12 @@ def read_source(file: Path, form: CheckpointFormat) -> Source:
     own = strip_prefix({k: e for k, e in entries.items() if not k.startswith(others)}, *NETWORK_PREFIXES)
     if relative := relative_of(own):
         raise CheckpointError(message("is_relative", file=file.name, title=relative.title), relative.remedy)
-    try:
+    with describing(file, form.spec.title):
         network = form.transformer(own, {**metadata, "file": file.name})
         inside = {"vae": _inside(entries, VAE_PREFIXES, form.vae)}
         if form.image_encoder is not None:
             inside["image_encoder"] = _inside(entries, IMAGE_ENCODER_PREFIXES, form.image_encoder)
         inside |= encoders_inside(file, entries, {k: v for k, v in form.spec.encoders.items() if k not in inside})
-    except KeyError as error:
-        rule = message("file_lacks", file=file.name, key=error.args[0])
-        raise CheckpointError(rule, message("download_again")) from error
     if network is None:
         raise _no_network(file, kind_of(own), form.spec)
     return Source(file, {form.network: network, **{part: weights for part, weights in inside.items() if weights}})
@@ -146,11 +143,8 @@ def _inside(
 def read_vae(file: Path, form: CheckpointFormat) -> Weights:
     """The VAE of a file, or of an all-in-one file."""
     entries, _ = read_file(file)
-    try:
+    with describing(file, form.spec.title):
         weights = form.vae(strip_prefix(entries, *VAE_PREFIXES))
-    except KeyError as error:
-        rule = message("file_lacks", file=file.name, key=error.args[0])
-        raise CheckpointError(rule, message("download_again")) from error
     if weights is None:
         rule = message("wrong_vae", file=file.name, kind=kind_of(entries), title=form.spec.title)
         raise CheckpointError(rule, message("put_vae", vae=form.spec.vae))

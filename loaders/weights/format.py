@@ -60,9 +60,15 @@ class Weights:
         except CheckpointError:
             raise
         except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            name = next((entry.file.parent.name for entry in self.entries.values()), self.kind)
-            rule = message("config_unusable", file=name, kind=self.kind, error=error)
+            rule = message("config_unusable", file=self._source(), kind=self.kind, error=error)
             raise CheckpointError(rule, message("download_again")) from error
+
+    def _source(self) -> str:
+        """The folder that the config lies in, or the file whose shapes tell it."""
+        file = next((entry.file for entry in self.entries.values()), None)
+        if file is None:
+            return self.kind
+        return file.parent.name if (file.parent / "config.json").exists() else file.name
 
     def module(self) -> nn.Module:
         """A new module of the config's class, with no weights of these in it."""
