@@ -111,6 +111,7 @@ class Spec:
     vae: which file holds its VAE and where it is published, in words.
     pipeline: how the names of its pipelines in model_index.json begin.
     name_marks: variant -> a pattern of the names of its files, where its tensors are those of another one too.
+    name_notes: a pattern of names of files -> the key of what is to be said of them, with the file.
     alike: groups of variants whose files have the same tensors, so that names alone tell them apart.
     relatives: published models of its kind that it does not run.
     preview_formats: the host's latent formats with preview colours, told apart by their number of channels.
@@ -133,6 +134,7 @@ class Spec:
     vae: str
     pipeline: str
     name_marks: Mapping[str, str]
+    name_notes: Mapping[str, str]
     alike: tuple[tuple[str, ...], ...]
     relatives: tuple[Relative, ...]
     preview_formats: tuple[str, ...]
@@ -185,6 +187,7 @@ def read_spec(folder: Path) -> Spec:
         vae=_words(entries.value("vae"), entries.place("vae")),
         pipeline=entries.text("pipeline"),
         name_marks=entries.named_texts("name_marks", {}),
+        name_notes=entries.named_texts("name_notes", {}),
         alike=tuple(tuple(map(str, group)) for group in entries.lists("alike")),
         relatives=_relatives(entries),
         preview_formats=entries.texts("preview_formats"),

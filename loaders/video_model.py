@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -113,12 +114,19 @@ class VideoModel(VideoVAE, Counted, ABC):
         return read_model(recipe, cls.checkpoint)
 
     def file_notes(self) -> tuple[str, ...]:
-        """What a person should know of how the files were read: which variants else would have these tensors."""
-        file = self.recipe.files["checkpoint"]
-        others = self.checkpoint.spec.mistakable(self.variant, file.name) if file.is_file() else ()
-        if not others:
+        """What a person should know of how the files were read: what their names say, and which variants else would
+        have these tensors."""
+        file, spec = self.recipe.files["checkpoint"], self.checkpoint.spec
+        if not file.is_file():
             return ()
-        return (message("taken_by_name", file=file.name, variant=self.variant, others=either(*others)),)
+        patterns = spec.name_notes.items()
+        notes = tuple(
+            message(key, file=file.name) for pattern, key in patterns if re.search(pattern, file.name.lower())
+        )
+        others = spec.mistakable(self.variant, file.name)
+        if others:
+            notes += (message("taken_by_name", file=file.name, variant=self.variant, others=either(*others)),)
+        return notes
 
     @classmethod
     @abstractmethod

@@ -120,12 +120,17 @@ def read_source(file: Path, form: CheckpointFormat) -> Source:
             inside["image_encoder"] = _inside(entries, IMAGE_ENCODER_PREFIXES, form.image_encoder)
         inside |= encoders_inside(file, entries, {k: v for k, v in form.spec.encoders.items() if k not in inside})
     if network is None:
-        raise _no_network(file, kind_of(own), form.spec)
+        raise _no_network(file, own, form.spec)
     return Source(file, {form.network: network, **{part: weights for part, weights in inside.items() if weights}})
 
 
-def _no_network(file: Path, kind: str, spec: Spec) -> CheckpointError:
+def _no_network(file: Path, entries: Mapping[str, Entry], spec: Spec) -> CheckpointError:
     """Why a file holds no network of this family."""
+    kind = kind_of(entries)
+    if getattr(kind, "key", "") == "kind_unknown" and entries:
+        names = ", ".join(sorted(entries)[:3]) + (", ..." if len(entries) > 3 else "")
+        rule = message("unknown_file", file=file.name, count=len(entries), names=names)
+        return CheckpointError(rule, message("choose_model_of", title=spec.title))
     if kind == spec.file_title:
         return CheckpointError(message("holds_part", file=file.name, title=kind), message("download_again"))
     rule = message("wrong_family", file=file.name, kind=kind, title=spec.title)

@@ -114,3 +114,14 @@ def test_half_a_network_is_not_another_familys(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as refusal:
         read_source(file, family("wan").checkpoint)
     assert getattr(refusal.value.rule, "key", "") == "holds_part"
+
+
+def test_a_file_of_something_else_is_told_by_what_it_holds(tmp_path: Path) -> None:
+    file = tmp_path / "strange.safetensors"
+    save_file({f"conv.{i}.kernel": torch.zeros(2) for i in range(5)}, file)
+    for name in FAMILIES:
+        with pytest.raises(CheckpointError) as refusal:
+            read_source(file, family(name).checkpoint)
+        rule: Any = refusal.value.rule
+        assert (rule.key, rule.values["count"]) == ("unknown_file", 5)
+        assert "conv.0.kernel" in rule

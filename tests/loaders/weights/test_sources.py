@@ -90,37 +90,32 @@ def test_one_expert_alone_is_refused(models: Path) -> None:
         load(Recipe("wan", "", found(models, LOW, low_noise=models / HIGH), "float32"), PlainMemory())
 
 
-@pytest.mark.parametrize(
-    ("name", "alone", "variant"),
-    [
-        ("wan2.2-t2v-rapid-aio-v10.safetensors", True, "2.2-t2v-a14b"),
-        ("wan2.2_t2v_14B_merged_fp8.safetensors", True, "2.2-t2v-a14b"),
-        ("my_favourite.safetensors", True, "2.1-t2v-1.3b"),
-        ("Wan2_2-T2V-A14B-HIGH_fp8.safetensors", False, ""),
-        ("Wan2.2-T2V-A14B-LowNoise.safetensors", False, ""),
-        ("wan22_t2v_low.safetensors", False, ""),
-    ],
-)
-def test_what_decides_that_two_experts_are_needed(
-    models: Path, tmp_path: Path, name: str, alone: bool, variant: str
-) -> None:
-    """A name that says which of two a file is; "2.2" alone does not. What runs alone says so on the node."""
+# name of a file -> the variant that it runs as, and what is said of it; None: it needs the other expert
+NAMES: dict[str, tuple[str, set[str]] | None] = {
+    "wan2.2-t2v-rapid-aio-v10.safetensors": ("2.2-t2v-a14b", {"name_distilled", "taken_by_name", "works_alone"}),
+    "wan2.2_t2v_14B_merged_fp8.safetensors": ("2.2-t2v-a14b", {"works_alone"}),
+    "my_favourite.safetensors": ("2.1-t2v-1.3b", set()),
+    "Phantom-Wan-1.3B.safetensors": ("2.1-t2v-1.3b", {"name_phantom"}),
+    "Wan2.1-T2V-1.3B-rCM.safetensors": ("2.1-t2v-1.3b", {"name_distilled"}),
+    "SkyReels-V2-T2V-1.3B.safetensors": ("2.1-t2v-1.3b", {"name_skyreels"}),
+    "Wan2_2-T2V-A14B-HIGH_fp8.safetensors": None,
+    "Wan2.2-T2V-A14B-LowNoise.safetensors": None,
+    "wan22_t2v_low.safetensors": None,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_name_decides_is_said(models: Path, tmp_path: Path, name: str) -> None:
+    """Which of two experts a file is, and not "2.2" alone, decides that another one is needed."""
     (tmp_path / name).symlink_to(models / HIGH)
-    files = {**found(models), "checkpoint": tmp_path / name}
-    if not alone:
+    recipe, expected = Recipe("wan", "", {**found(models), "checkpoint": tmp_path / name}, "float32"), NAMES[name]
+    if expected is None:
         with pytest.raises(CheckpointError, match=r"needs both experts"):
-            load(Recipe("wan", "", files, "float32"), PlainMemory())
+            load(recipe, PlainMemory())
         return
-    model = load(Recipe("wan", "", files, "float32"), PlainMemory())
-    assert model.variant == variant
-    assert model.facts.boundary is None  # type: ignore[attr-defined]
-    assert [note.key for note in model.file_notes()] == (  # type: ignore[attr-defined]
-        ["taken_by_name", "works_alone"]
-        if variant.startswith("2.2") and "14B" not in name
-        else ["works_alone"]
-        if variant.startswith("2.2")
-        else []
-    )
+    model = load(recipe, PlainMemory())
+    assert (model.variant, {getattr(note, "key", "") for note in model.file_notes()}) == expected
+    assert getattr(model.facts, "boundary", 0) is None
 
 
 def test_a_second_expert_for_a_model_of_one(tiny_models: Path) -> None:
