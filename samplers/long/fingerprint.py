@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, Field, asdict, fields, is_dataclass
 from typing import Any
 
+from ...loaders.common.emphasis import Segment, segments
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
 from ..caches.store import fingerprint as checkpoint_fingerprint
@@ -36,6 +37,7 @@ def render_fingerprint(
         **asdict(options),
         **prompts,
         "negative prompt": timeline.negative,
+        **_weights(timeline),
         **keyframes,
         **_of_source(plan),
         "calibration": _digest(canonical(plan.longest.policy)),
@@ -58,6 +60,12 @@ def _changed(model: VideoModel, request: Request) -> dict[str, object]:
         **({"frames per second": request.fps} if heard else {}),
         **({"preset": f"{request.preset} {canonical(request.program)}"} if request.program is not None else {}),
     }
+
+
+def _weights(timeline: Timeline) -> dict[str, str]:
+    """That brackets are weights, where there are any: to older renders they were letters."""
+    texts = (timeline.negative, *(prompt.text for prompt in timeline.prompts))
+    return {"weights in prompts": "True"} if any(segments(text) != (Segment(text),) for text in texts) else {}
 
 
 def _of_model(model: VideoModel) -> dict[str, object]:

@@ -63,6 +63,7 @@ def plan_long(model: VideoModel, timeline: Timeline, request: Request, options: 
     """The plan of a long video; no weights are read. Raises InputError for all that a window's sampler would refuse."""
     title = f"{model.title} ({model.variant})"
     _check_options(options)
+    prompt_notes = _check_prompts(model, timeline)
     spans = _spans(model, options, title)
     request, media = whole_media(model, request, spans)
     check_frames(request.frames, spans.step, title)
@@ -93,7 +94,7 @@ def plan_long(model: VideoModel, timeline: Timeline, request: Request, options: 
         replace(request, keyframes=placed),
         extension.mode,
         longest,
-        (title_note, *media.notes, *notes, *longest.notes),
+        (title_note, *media.notes, *notes, *longest.notes, *prompt_notes),
         media.clip,
         media.shared,
     )
@@ -117,6 +118,19 @@ def _check_options(options: LongVideoOptions) -> None:
     for name in ("adain", "memory", "hold"):
         if not 0 <= getattr(options, name) <= 1:
             raise InputError(name, getattr(options, name), message("share_rule"), message("use_shares"))
+
+
+def _check_prompts(model: VideoModel, timeline: Timeline) -> tuple[str, ...]:
+    """Notes on the prompts, all of which are read here; raises InputError for one that a window would refuse."""
+    named = [(message("prompt_name", number=n), prompt.text) for n, prompt in enumerate(timeline.prompts, 1)]
+    notes = list[str]()
+    for name, text in (*named, ("negative", timeline.negative)):
+        try:
+            notes += model.check_prompt(name, text)
+        except InputError as error:
+            value = message("value_of", value=error.value, name=name)
+            raise InputError("timeline", value, error.rule, error.remedy) from error
+    return tuple(dict.fromkeys(notes))
 
 
 def _spans(model: VideoModel, options: LongVideoOptions, title: str) -> Spans:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...loaders.common.images import cover
-from ...loaders.messages import InputError, message, message_of
+from ...loaders.messages import InputError, message
 from ...loaders.request import Conditioning, ContinuationLatents, Keyframe, Request
 from ...loaders.vae.tiles import Tiling
 from ...loaders.video_model import VideoModel
@@ -197,13 +197,7 @@ class _Renderer:
             return model.encode(text, self.timeline.negative, keyframes)
         if not self.prompts:
             for number, prompt in enumerate(self.timeline.prompts):
-                try:
-                    self.prompts[number] = model.encode(prompt.text, self.timeline.negative)
-                except InputError as error:
-                    name = message("prompt_name", number=number + 1)
-                    raise InputError("timeline", name, message_of(error)) from error
-                for note in self.prompts[number].notes:
-                    self.callbacks.tell(message("note_of_prompt", number=number + 1, note=note))
+                self.prompts[number] = model.encode(prompt.text, self.timeline.negative)
         return self.prompts[window.prompt]
 
 

@@ -69,9 +69,11 @@ class SVD(VideoModel):
         )
 
     def encode(self, positive: str, negative: str, keyframes: tuple[Keyframe, ...] = ()) -> Conditioning:
-        prompted = positive.strip() or negative.strip()
-        notes = (message("svd_reads_no_text"),) if prompted else ()
+        notes = self.check_prompt("positive", positive) or self.check_prompt("negative", negative)
         return Conditioning(self.name, 0, {"cond": {}, "uncond": {}}, notes)
+
+    def check_prompt(self, name: str, text: str) -> tuple[str, ...]:
+        return (message("svd_reads_no_text"),) if text.strip() else ()
 
     def schedule(self, request: Request) -> Schedule:
         return Schedule(self.facts.scheduler, request.steps)

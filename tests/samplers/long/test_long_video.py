@@ -19,10 +19,20 @@ from reelwire.samplers.long.fingerprint import render_fingerprint, upgraded
 from reelwire.samplers.long.job import Job
 from reelwire.samplers.long.plan import LongPlan, LongVideoOptions, plan_long
 from reelwire.samplers.long.render import Callbacks, _Renderer, adain, render
-from reelwire.samplers.long.timeline import Timeline, read_timeline
+from reelwire.samplers.long.timeline import Prompt, Timeline, read_timeline
 from reelwire.tests.support.engine.cached_runs import SOME
 from reelwire.tests.support.engine.components import BUNDLED
-from reelwire.tests.support.engine.models import MODELS, PROMPT, every, frames, needed, open_ltx, open_model
+from reelwire.tests.support.engine.models import (
+    MODELS,
+    PROMPT,
+    each_family,
+    every,
+    frames,
+    needed,
+    open_ltx,
+    open_model,
+    usual,
+)
 from reelwire.tests.support.engine.sampling import sample
 from reelwire.tests.support.engine.vaes import Short
 from torch import Tensor
@@ -288,6 +298,42 @@ def test_bad_input_is_told_before_any_weights(
     with pytest.raises(InputError, match=words):
         Film(model, tmp_path, timeline(), style, **request_)
     assert not model.memory._modules
+
+
+@each_family
+def test_every_prompt_is_checked_before_the_first_window(tiny_models: Path, name: str) -> None:
+    """The last one too, and what is to be said of each is said once."""
+    model = open_model(tiny_models, name)
+    if name.startswith("tiny-svd"):
+        return
+    good, long = "a (red:1.2) circle", "a red circle " * 400
+    request = Request(**needed(model), frames=usual(model).frames)
+    for prompts, negative, where in (((good, long), "", "prompt 2"), ((good,), long, "negative")):
+        story = Timeline(tuple(Prompt(at, text) for at, text in enumerate(prompts)), negative)
+        with pytest.raises(InputError) as refused:
+            plan_long(model, story, request, PLAIN)
+        assert refused.value.name == "timeline"
+        assert where in str(refused.value.value)
+    assert not model.memory.seen  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("name", ["tiny-ltx-0.9.0", "tiny-hunyuan-i2v-concat", "tiny-svd"])
+def test_notes_on_prompts_are_in_the_plan(tiny_models: Path, name: str) -> None:
+    model = open_model(tiny_models, name)
+    request = Request(**needed(model), frames=usual(model).frames)
+    plain, weighted = (
+        plan_long(model, Timeline((Prompt(0, text),), ""), request, PLAIN).notes for text in ("", "a (cat)")
+    )
+    assert set(plain) < set(weighted)
+
+
+def test_weights_are_other_inputs_than_letters(tiny_models: Path) -> None:
+    """What an unfinished render of an earlier version has sampled, it has sampled with brackets as letters."""
+    model = open_ltx(BUNDLED)
+    for text, known in (("a (cat)", True), ("a cat", False), (r"a \(cat\)", True)):
+        story = Timeline((Prompt(0, text),), "")
+        plan = plan_long(model, story, Request(frames=17), PLAIN)
+        assert ("weights in prompts" in render_fingerprint(model, story, plan, PLAIN)) == known
 
 
 def test_models_of_text_alone_take_one_prompt(tiny_models: Path, tmp_path: Path) -> None:
