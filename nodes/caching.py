@@ -16,7 +16,7 @@ from ..samplers.caches.policies import choices
 from . import host
 from .effect import Conditions, counted, idle
 from .origin import from_model
-from .sampling import SamplerNode, request_of, sampler_inputs
+from .sampling import SamplerNode, numbers_of, request_of, sampler_inputs
 from .types import InputValue, model_input, model_output, node_schema, number_input, share_input, whole_input
 from .words import models_with
 
@@ -316,9 +316,15 @@ class CalibrateCache(SamplerNode):
     def check_lazy_status(
         cls, model: VideoModel, conditioning: Conditioning | None = None, **inputs: InputValue
     ) -> list[str]:
+        from ..samplers.caches import store
         from ..samplers.plan import plan
 
-        plan(replace(model, cache=None), request_of(model, **inputs))
+        store.check_place(model.recipe.files["checkpoint"])
+        uncached = replace(model, cache=None)
+        if later := host.pending(cls, inputs):
+            plan(uncached, request_of(model, **numbers_of(inputs)), outline=True)
+            return later
+        plan(uncached, request_of(model, **inputs))
         return ["conditioning"] if conditioning is None else []
 
     @classmethod

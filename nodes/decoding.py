@@ -31,7 +31,22 @@ if TYPE_CHECKING:
     from ..samplers.decode import Form
 
 
-class Decode(io.ComfyNode):
+class Tiled(io.ComfyNode):
+    """What nodes that decode latents share."""
+
+    @classmethod
+    def check_lazy_status(cls, model: VideoModel | None = None, tile: int = 0, **inputs: InputValue) -> list[str]:
+        """Refuse tiles that cannot be before the latents are sampled."""
+        from ..samplers.decode import tiling_of
+        from ..samplers.early import check_tile
+
+        check_tile(tile)
+        if model is not None and tile:
+            tiling_of(model, 1, 1, tile)
+        return host.pending(cls, inputs)
+
+
+class Decode(Tiled):
     """Decode Video to Images."""
 
     @classmethod
@@ -113,7 +128,7 @@ class FileWriter(io.ComfyNode):
         return rate, [message(key, fps=f"{rate:g}", source=f"{source.fps:g}")] if key else []
 
 
-class DecodeToVideo(FileWriter):
+class DecodeToVideo(Tiled, FileWriter):
     """Decode Video to File."""
 
     @classmethod
@@ -137,7 +152,7 @@ class DecodeToVideo(FileWriter):
             ],
             inputs=counted(
                 [
-                    _latent(lazy=True),
+                    _latent(),
                     number_input("fps", 0.0, (0.0, 240.0, 0.01), "Frames per second; 0: those of the latents"),
                     io.String.Input(
                         "filename_prefix", default="video/reelwire", tooltip="Inside ComfyUI's output folder"
@@ -179,11 +194,12 @@ class DecodeToVideo(FileWriter):
     @classmethod
     def check_lazy_status(
         cls,
-        fps: float,
-        filename_prefix: str,
-        latent: host.Latent | None = None,
+        model: VideoModel | None = None,
+        tile: int = 0,
+        fps: float = 0.0,
+        filename_prefix: str = "",
         audio: InputValue = None,
-        **_: InputValue,
+        **inputs: InputValue,
     ) -> list[str]:
         """Refuse what cannot be written before the latents are sampled."""
         from ..samplers.early import check_fps
@@ -191,7 +207,7 @@ class DecodeToVideo(FileWriter):
         host.check_prefix(filename_prefix)
         check_fps(fps)
         host.sound_of(audio)
-        return ["latent"] if latent is None else []
+        return super().check_lazy_status(model, tile, **inputs)
 
     @classmethod
     def execute(
@@ -349,10 +365,10 @@ def crf_input(**more: object) -> io.Input:
     return whole_input("crf", 17, (0, 51), tooltip, advanced=True, **more)
 
 
-def _latent(**more: object) -> io.Input:
-    """The socket for latents that say which model made them. more: further arguments of the input."""
+def _latent() -> io.Input:
+    """The socket for latents that say which model made them."""
     tooltip = "Latents of a video, from Video Sampler; they say which model made them"
-    return io.Latent.Input("latent", tooltip=tooltip, **more)
+    return io.Latent.Input("latent", tooltip=tooltip)
 
 
 def _model() -> io.Input:

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from dataclasses import asdict
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import Input, io
@@ -290,6 +291,9 @@ class Sampler(SamplerNode):
         """Refuse what cannot work before the prompt is encoded, so before any weights are read."""
         from ..samplers.plan import plan
 
+        if later := host.pending(cls, inputs):
+            plan(model, request_of(model, **numbers_of(inputs)), outline=True)
+            return later
         plan(model, request_of(model, **inputs))
         return ["conditioning"] if conditioning is None else []
 
@@ -349,6 +353,12 @@ def _report_cache(
     note["cache"] = cache.facts()
     report.tell(*cache.words(), level=logging.INFO)
     return [json.dumps(cache.chart())]
+
+
+def numbers_of(inputs: Mapping[str, InputValue]) -> dict[str, InputValue]:
+    """Those of a sampler's inputs that can be checked while what the video is made of is still sampled."""
+    known = ("width", "height", "frames", "steps", "guidance", "sampler", "seed", "preset", "shift", "fps")
+    return {name: inputs[name] for name in known if name in inputs}
 
 
 def request_of(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..loaders.messages import InputError, either, message
+from ..loaders.vae.tiles import FEWEST
 
 LARGEST, LONGEST, ENDLESS = 16384, 100_000, 1_000_000  # pixels of a side, frames of a clip and of a long video
 LENGTHS = ("frames", "source")  # what says how long a video is
@@ -79,6 +80,14 @@ def check_compression(crf: int) -> None:
     """Raise InputError for a quality that H.264 does not have; 0: the preset's, -1: off."""
     if not -1 <= crf <= 51:
         raise InputError("compression", crf, message("compression_rule"), message("use_compression"))
+
+
+def check_tile(tile: int) -> None:
+    """Raise InputError for tiles that no model decodes in; 0 is what memory has room for."""
+    least = FEWEST * FINEST
+    if tile and (tile < least or tile % FINEST):
+        rule = message("any_tile_rule", multiple=FINEST, least=least)
+        raise InputError("tile", tile, rule, message("use_tile", tile=max(tile // FINEST, FEWEST) * FINEST))
 
 
 def check_keyframe(strength: float) -> None:

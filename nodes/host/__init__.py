@@ -1,5 +1,6 @@
 """Every call into ComfyUI, by rooms; what the nodes take from them."""
 
+from .arrivals import pending as pending
 from .files import Latent as Latent
 from .files import input_file as input_file
 from .files import input_image as input_image

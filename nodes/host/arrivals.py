@@ -7,6 +7,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import wraps
 from numbers import Real
 from typing import Any
 
@@ -86,6 +87,27 @@ def check_arrivals(node: type[io.ComfyNode], values: Mapping[str, object], whole
         known = [(LINKED | WIDGETS)[kind] for kind in kinds if kind in LINKED or kind in WIDGETS]
         if known and not any(arrival.fits(value) for arrival in known):
             raise InputError(field.id, _shown(value), known[0].rule, known[0].remedy)
+        if whole and known == [_NUMBER]:
+            _check_range(field, value)  # type: ignore[arg-type]
+
+
+def check_again(validate: Callable[..., bool | str] | None, values: Mapping[str, object]) -> None:
+    """Raise InputError for what a node's own `validate_inputs` could not know: values that came by links."""
+    if validate is None:
+        return
+    names = {*inspect.signature(validate).parameters}
+    known = {name: value if isinstance(value, (str, Real)) else None for name, value in values.items()}
+    answer = validate(**{name: value for name, value in known.items() if name in names})
+    if isinstance(answer, str):
+        raise InputError("", "", answer)  # which names its input
+
+
+def _check_range(field: io.Input, value: float) -> None:
+    """Raise InputError for a number outside of its widget's range, which ComfyUI checks of literals alone."""
+    least, most = getattr(field, "min", None), getattr(field, "max", None)
+    if (least is not None and value < least) or (most is not None and value > most):
+        rule = message("takes_a_range", least=least, most=most)
+        raise InputError(field.id, value, rule, message("set_a_number"))
 
 
 def _shown(value: object) -> Message:
@@ -102,14 +124,19 @@ def bound(function: Callable[..., object], args: tuple[object, ...], kwargs: Map
     return {**dict(zip(names, args, strict=False)), **kwargs}
 
 
+def own_validation(node: type[io.ComfyNode]) -> Callable[..., bool | str] | None:
+    """A node's `validate_inputs` as it was written; None where it has none."""
+    plain = node.validate_inputs.__func__ is io.ComfyNode.validate_inputs.__func__
+    return None if plain else node.validate_inputs
+
+
 def validated(node: type[io.ComfyNode], check: Callable[..., bool | str]) -> None:
     """Let ComfyUI ask this node, before a prompt is queued, about literals where links belong too.
 
     ComfyUI hands `validate_inputs` the inputs that its signature names, and leaves its own checks of these to it; of
     those that take a link it has none. check: answers for (function, its arguments ...), as `valid` does.
     """
-    plain = node.validate_inputs.__func__ is io.ComfyNode.validate_inputs.__func__
-    own = None if plain else node.validate_inputs
+    own = own_validation(node)
     asked = [] if own is None else [*inspect.signature(own).parameters.values()]
     names = {parameter.name for parameter in asked}
     sockets = [
@@ -120,10 +147,45 @@ def validated(node: type[io.ComfyNode], check: Callable[..., bool | str]) -> Non
         answer = check((check_arrivals, node, values, False))
         if answer is not True or own is None:
             return answer
-        return own.__func__(cls, **{name: value for name, value in values.items() if name in names})
+        return own(**{name: value for name, value in values.items() if name in names})
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     more = [inspect.Parameter(name, kind, default=None) for name in sockets]
     first = inspect.Parameter("cls", kind)
     validate_inputs.__signature__ = inspect.Signature([first, *asked, *more])  # type: ignore[attr-defined]
     node.validate_inputs = classmethod(validate_inputs)
+
+
+# ---------------------------------------------------------------- before what takes hours
+
+
+def wait_for_latents(node: type[io.ComfyNode]) -> None:
+    """Let ComfyUI sample the latents that a node takes after the node has seen all its other inputs."""
+    own = node.define_schema.__func__
+
+    def define_schema(cls: type[io.ComfyNode]) -> io.Schema:
+        schema: io.Schema = own(cls)
+        for field in schema.inputs:
+            if "LATENT" in field.get_io_type().split(","):
+                field.lazy = True
+        return schema
+
+    node.define_schema = classmethod(define_schema)
+
+
+def pending(node: type[io.ComfyNode], inputs: Mapping[str, object]) -> list[str]:
+    """The lazy inputs of a node that are connected and not there yet."""
+    fields = (node.SCHEMA or node.define_schema()).inputs
+    return [field.id for field in fields if field.lazy and field.id in inputs and inputs[field.id] is None]
+
+
+def lazy_status(node: type[io.ComfyNode]) -> Callable[..., list[str]]:
+    """The `check_lazy_status` of a node; where it has none of its own, all that is lazy is asked for."""
+    own, plain = (c.check_lazy_status.__func__ for c in (node, io.ComfyNode))
+
+    @wraps(own)
+    def check_lazy_status(cls: type[io.ComfyNode], *args: object, **inputs: object) -> list[str]:
+        result: list[str] = pending(cls, inputs) if own is plain else own(cls, *args, **inputs)
+        return result
+
+    return check_lazy_status

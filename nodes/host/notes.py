@@ -17,7 +17,7 @@ from comfy_execution.utils import get_executing_context
 
 from ...loaders.devices import OutOfMemory, out_of_memory
 from ...loaders.messages import Message, Origin, data, message_of, sentences
-from .arrivals import bound, check_arrivals, validated
+from .arrivals import bound, check_again, check_arrivals, lazy_status, own_validation, validated, wait_for_latents
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -96,26 +96,34 @@ def serve_refusals() -> None:
 def speaking(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     """A node whose errors are told to the page, whose results know that it has made them, and whose inputs hold what
     they are for."""
-    for name in ("execute", "check_lazy_status"):
-        own, plain = getattr(node, name).__func__, getattr(io.ComfyNode, name).__func__
-        if own is not plain:
-            setattr(node, name, classmethod(_reported(own)))
+    wait_for_latents(node)
+    check = own_validation(node)
+    node.execute = classmethod(_reported(node.execute.__func__, check))
+    if any(field.lazy for field in node.define_schema().inputs):
+        node.check_lazy_status = classmethod(_reported(lazy_status(node), check))
     validated(node, valid)
     return node
 
 
-def _reported(function: Callable[..., T]) -> Callable[..., T]:
-    """The function, with its errors sent to the page, and its results marked with the node."""
+def _reported(function: Callable[..., T], check: Callable[..., bool | str] | None) -> Callable[..., T]:
+    """The function, with its inputs checked, its errors sent to the page, and its results marked with the node.
+
+    check: the node's own `validate_inputs`, which is asked again about what came by links.
+    """
+
+    def run_checked(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> T:
+        values = bound(function, args, kwargs)
+        check_arrivals(cls, values, function.__name__ == "execute")
+        check_again(check, values)
+        return function(cls, *args, **kwargs)
 
     @wraps(function)
     def run(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> T:
-        context, values = get_executing_context(), bound(function, args, kwargs)
+        context = get_executing_context()
         if context is None:
-            check_arrivals(cls, values, function.__name__ == "execute")
-            return function(cls, *args, **kwargs)
+            return run_checked(cls, *args, **kwargs)
         with _telling(context.node_id):
-            check_arrivals(cls, values, function.__name__ == "execute")
-            result = function(cls, *args, **kwargs)
+            result = run_checked(cls, *args, **kwargs)
         if isinstance(result, io.NodeOutput):
             origin = _kind(context.node_id), context.node_id
             result.args = tuple(_made_by(origin, thing) for thing in result.args)

@@ -145,7 +145,7 @@ def test_pictures_of_the_timeline(host: Host) -> None:
     red = lambda video: abs(video[0].astype(float) - [200, 30, 30]).mean()
     assert red(result) < 0.3 * red(plain)
     message = host.refuse(film("bad", timeline=json.dumps({"prompts": [{"at": 0, "text": "qqq"}]}))).told
-    assert "timeline = prompt 1" in message
+    assert "of prompt 1" in message
     assert "kept" not in message
     for image, message in (
         ("none.png", "no such picture"),

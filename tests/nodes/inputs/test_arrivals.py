@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from reelwire.loaders.messages import InputError
-from reelwire.tests.support.card import seen_by_comfyui
 from reelwire.tests.support.host import Host, workflow
 
 STRANGE: tuple[Any, ...] = (3, "x", None, [], {}, {"samples": 3}, True, 1.5, [[1]], (3,), float("nan"), object())
@@ -27,20 +22,6 @@ LINKED = {
     "AUDIO",
     "VIDEO",
 }
-
-
-@pytest.fixture(scope="module")
-def nodes(comfyui: Path) -> Iterator[list[Any]]:
-    """The pack's nodes, as ComfyUI gets them, in this process."""
-    sys.path.insert(0, str(comfyui))
-    import comfy.cli_args
-
-    comfy.cli_args.args.cpu = True
-    with seen_by_comfyui():
-        from reelwire import nodes
-
-        yield asyncio.run(nodes.ReelwireExtension().get_node_list())
-    sys.path.remove(str(comfyui))
 
 
 def kinds(field: Any) -> set[str]:
