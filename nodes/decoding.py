@@ -245,8 +245,9 @@ class DecodeToVideo(Tiled, FileWriter):
 
 def _known(model: VideoModel, latent: host.Latent) -> int:
     """How many first frames of a LATENT are those of the clip that it goes on from, which are not new."""
-    count = latent.get("reelwire", {}).get("clip_frames", 0)
-    return count if isinstance(count, int) and 0 < count < _size(model, latent)[0] else 0
+    note, total = latent.get("reelwire", {}), _size(model, latent)[0]
+    count = note.get("clip_frames", 0)
+    return count if isinstance(count, int) and 0 < count < total == note.get("frames") else 0  # else it was cut since
 
 
 def _new_size(model: VideoModel, latent: host.Latent) -> tuple[int, int, int]:

@@ -317,14 +317,28 @@ class Sampler(SamplerNode):
             "width": request.width,
             "height": request.height,
             "seed": request.seed,
-            **({"clip_frames": prepared.shared} if prepared.shared else {}),
+            **_clip_note(inputs.get("source"), prepared),
         }
         if request.program is not None:
             note["decoding"] = asdict(request.program.decoding)
         charts = {"reelwire_chart": _report_cache(report, model, prepared, watch.cache, note)}
         sound = host.source_sound(inputs.get("source"))
         latent = from_model(model, model.to_host(latents.cpu()), note, sound)
-        return io.NodeOutput(latent, ui=report.ui(charts, line))
+        return io.NodeOutput({**latent, **_noise_mask(inputs.get("source"))}, ui=report.ui(charts, line))
+
+
+def _clip_note(source: object, prepared: SamplingPlan) -> dict[str, int]:
+    """How many first frames are those of a clip that was extended, by this run or by that which made its source."""
+    earlier = source.get("reelwire", {}) if isinstance(source, dict) else {}
+    is_whole = earlier.get("frames") == prepared.request.frames
+    shared = prepared.shared or (earlier.get("clip_frames", 0) if is_whole else 0)
+    return {"clip_frames": shared} if shared else {}
+
+
+def _noise_mask(latent: object) -> dict[str, Tensor]:
+    """The noise mask of a LATENT, which stays with what is made of it, as in ComfyUI's own nodes."""
+    mask = latent.get("noise_mask") if isinstance(latent, dict) else None
+    return {} if mask is None else {"noise_mask": mask}
 
 
 class _Watching:
@@ -506,7 +520,8 @@ class LatentUpscale(io.ComfyNode):
         large = model.upscale(part, samples, adain, tone_map).cpu()
         update(1, 1, lambda: host.latent_preview(model, large))
         note = {k: v * 2 if k in ("width", "height") else v for k, v in latent.get("reelwire", {}).items()}
-        return io.NodeOutput(from_model(model, model.to_host(large), note, host.source_sound(latent)))
+        large_latent = from_model(model, model.to_host(large), note, host.source_sound(latent))
+        return io.NodeOutput({**large_latent, **_noise_mask(latent)})
 
 
 NODES = [Sampler, LatentUpscale]

@@ -16,7 +16,7 @@ from ..loaders.messages import InputError, either, message
 from ..loaders.request import Guidance, Request, SpatioTemporal
 from ..loaders.spec import titles_with
 from ..loaders.video_model import VideoModel
-from .solvers import noise_schedule
+from .solvers import MOST_STEPS, noise_schedule
 
 if TYPE_CHECKING:
     from diffusers.guiders import BaseGuidance
@@ -79,8 +79,9 @@ def check_switch(boundary: float, switch_step: int) -> None:
     """Raise InputError for a change of experts that no model can have."""
     if not 0 <= boundary <= 1:
         raise InputError("boundary", boundary, message("boundary_rule"), message("use_boundary"))
-    if switch_step < 0:
-        raise InputError("switch_step", switch_step, message("number_from_0"), message("use_0"))
+    if not 0 <= switch_step <= MOST_STEPS:
+        rule = message("switch_range", most=MOST_STEPS)
+        raise InputError("switch_step", switch_step, rule, message("use_switch_step"))
     if boundary and switch_step:
         value = f"{boundary}, {switch_step}"
         raise InputError("boundary, switch_step", value, message("one_switch"), message("set_one_to_0"))

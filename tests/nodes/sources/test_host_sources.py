@@ -57,6 +57,26 @@ def test_a_noise_mask_counts(host: Host) -> None:
     assert "mask_keeps_all" in keys(black, "5")
     white = host.post(run("first", {**second, "masked.mask": ["white", 0]}))
     assert not np.array_equal(frames(host.videos(white)[-1]), first)
+    third = {  # made of latents that keep their mask
+        "7": node(
+            "ReelwireSampler",
+            model=["1", 0],
+            conditioning=["2", 0],
+            width=0,
+            height=0,
+            frames=0,
+            steps=2,
+            guidance=0.0,
+            sampler="default",
+            seed=5,
+            preset="default",
+            source=["5", 0],
+            strength=0.5,
+        ),
+        "6.latent": ["7", 0],
+    }
+    again = host.post(run("first", {**second, **third}))
+    assert "mask_keeps_all" in keys(again, "7")
 
 
 def test_a_mask_and_what_is_not_used_of_a_source(host: Host) -> None:

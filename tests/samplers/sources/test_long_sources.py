@@ -89,16 +89,26 @@ def test_a_source_without_a_mask_is_the_samplers_in_one_window(tmp_path: Path) -
     assert torch.equal(latents, expected)
 
 
-# ---------------------------------------------------------------- clips that go on
+def test_a_render_goes_on_with_its_own_source_alone(tiny_models: Path) -> None:
+    """What it is made of is in its inputs, and nothing where it is made of nothing, so that older ones go on."""
+    model, source, mask = open_ltx(BUNDLED), frames(33, 9), torch.ones(1, 64, 64)
+    mask[:, :32] = 0
+    seen = []
+    for request in (
+        {},
+        {"source": source, "strength": 0.5},
+        {"source": source, "strength": 0.6},
+        {"source": source, "strength": 0.6, "mask": mask},
+        {"source": source.flip(0), "strength": 0.6, "mask": mask},
+        {"clip": source},
+    ):
+        whole = planned(model, frames=33, **request)
+        seen.append(json.dumps(render_fingerprint(model, STORY, whole, OPTIONS)))
+    assert len({*seen}) == len(seen)
+    assert not {"source", "mask", "clip", "strength"} & {*json.loads(seen[0])}
 
-WAYS = {
-    "tiny-ltx-0.9.0": 3,  # latents of the last 9 frames
-    "tiny-wan2.1-vace": 5,
-    "tiny-wan2.1-i2v": 1,
-    "tiny-wan2.2-ti2v-5b": 1,
-    "tiny-cogvideox-5b-i2v": 1,
-    "tiny-svd": 1,
-}
+
+# ---------------------------------------------------------------- clips that go on
 
 
 @every
