@@ -75,7 +75,7 @@ def test_a_noise_mask_counts(host: Host) -> None:
         ),
         "6.latent": ["7", 0],
     }
-    again = host.post(run("first", {**second, **third}))
+    again = host.post(run("first", {**second, **third, "masked.mask": ["black", 0]}))
     assert "mask_keeps_all" in keys(again, "7")
 
 
