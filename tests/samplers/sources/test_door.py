@@ -42,6 +42,7 @@ DOORS: dict[str, tuple[Callable[[Request, Tensor], Request], Callable[[Request],
     "source": (lambda r, x: replace(r, source=x), lambda r: r.source),
     "keyframes": (lambda r, x: replace(r, keyframes=(Keyframe(x[-1:], 0),)), lambda r: r.keyframes[0].images),
     "control": (lambda r, x: changed(r, frames=x), lambda r: r.control.frames),
+    "extend": (lambda r, x: replace(r, clip=x), lambda r: r.keyframes[0].images),
     "references": (lambda r, x: changed(r, references=x[-1:]), lambda r: r.control.references),
 }
 
