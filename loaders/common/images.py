@@ -39,6 +39,14 @@ def cut_to(frames: Tensor, width: int, height: int) -> Tensor:
     return frames[:, top : top + new_h, left : left + new_w]
 
 
+def stretched(frames: Tensor, width: int, height: int) -> Tensor:
+    """Frames [N, H, W, 3] at another size, whatever their proportions."""
+    if frames.shape[1:3] == (height, width):
+        return frames
+    scaled = F.interpolate(rearrange(frames, "n h w c -> n c h w"), (height, width), mode="bilinear")
+    return rearrange(scaled, "n c h w -> n h w c")
+
+
 def compressed(frames: Tensor, crf: int) -> Tensor:
     """Frames [N, H, W, 3] in 0..1 as H.264 shows them, each alone and a little soft before (Lightricks' ltx-video,
     `load_image_to_tensor_with_resize_and_crop`): models that learned from video move such pictures more. An odd last

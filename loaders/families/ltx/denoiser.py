@@ -12,7 +12,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from ...common.flow import draw, encoded_source, mix
-from ...common.images import compressed, cover, cut_to
+from ...common.images import compressed, cover, cut_to, stretched
 from ...common.prompts import trimmed
 from ...denoiser import SMALLEST, Denoiser, Factor, Network, NoiseSchedule
 from ...facts import Facts
@@ -273,12 +273,15 @@ def condition_denoiser(model: LTXModel, request: Request, inputs: dict[str, Any]
 
 
 def _picture(keyframe: Keyframe, request: Request) -> Tensor:
-    """Given frames [N, H, W, 3] as the VAE reads them: of the video's size, and compressed before where the makers'
-    program does it."""
-    images, width, height = keyframe.images, request.width, request.height
-    if request.program is None or not request.program.compression or keyframe.settled:
-        return cover(images, width, height)
-    return cover(compressed(cut_to(images, width, height), request.program.compression), width, height)
+    """Given frames [N, H, W, 3] as the VAE reads them, of the video's size; the makers' program cuts first, compresses,
+    and scales last."""
+    width, height, program = request.width, request.height, request.program
+    if program is None:
+        return cover(keyframe.images, width, height)
+    images = cut_to(keyframe.images, width, height)
+    if program.compression and not keyframe.settled:
+        images = compressed(images, program.compression)
+    return stretched(images, width, height)
 
 
 @dataclass
