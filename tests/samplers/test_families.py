@@ -11,7 +11,7 @@ import torch
 from reelwire.loaders.families import FAMILIES, load
 from reelwire.loaders.messages import CheckpointError, InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
-from reelwire.loaders.request import Conditioning, Control, Guidance, Keyframe, Request
+from reelwire.loaders.request import Conditioning, Control, Guidance, Keyframe, Request, SpatioTemporal
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.guidance import METHODS
@@ -142,7 +142,8 @@ def test_ways_of_guidance(tiny_models: Path, name: str) -> None:
     more = dict(layers=(1,), layer_start=0.0, layer_end=1.0, eta=0.2)
     plain = run(replace(model, guidance=Guidance(**embedded)), guidance=3.0)
     for method in set(model.methods) - {"cfg"}:
-        latents = run(replace(model, guidance=Guidance(method, **embedded, **more)), guidance=3.0)
+        own = {"stg": SpatioTemporal(blocks=((1,),))} if method == "stg" else {}
+        latents = run(replace(model, guidance=Guidance(method, **embedded, **more, **own)), guidance=3.0)
         assert torch.isfinite(latents).all()
         assert (latents - plain).abs().max() > 1e-6, method
     same = run(replace(model, guidance=Guidance("apg", threshold=0.0, **embedded)), guidance=3.0)

@@ -6,6 +6,7 @@ the one that a piece of code follows. `checkpoint.py` knows the layouts on disk.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -132,17 +133,20 @@ class LTX(LTXModel):
         """
         from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
 
-        facts, program = self.facts, request.program or Program()
-        follows = _conditioned(self, request) and (request.program is None or facts.conditioned)
-        if request.sampler == "distilled" or program.timesteps or follows:
+        facts, program = self.facts, request.program
+        tokens = int(np.prod(facts.latent_shape(request.width, request.height, request.frames)[2:]))
+        if request.sampler == "distilled" or _conditioned(self, request):
             # given timesteps must not be shifted again, so the scheduler is static (LTXConditionPipeline)
             static = {**facts.scheduler, "use_dynamic_shifting": False, "shift": 1.0, "shift_terminal": None}
-            distilled = request.sampler == "distilled"
-            given = torch.tensor(facts.distilled_timesteps) if distilled else _levels(program, request.steps) * 1000
+            if request.sampler == "distilled":
+                given = torch.tensor(facts.distilled_timesteps)
+            elif program is not None and not facts.conditioned and not program.timesteps:
+                given = shifted_levels(facts.scheduler, request.steps, tokens) * 1000
+            else:
+                given = _levels(program or Program(), request.steps) * 1000
             times: Any = np.array(given).astype(np.float32)
             return Schedule(static, len(times), times / 1000, times)
         whole = {} if request.steps > 1 else {"shift_terminal": None}  # one step has nothing to stretch: it ends at 0
-        tokens = int(np.prod(facts.latent_shape(request.width, request.height, request.frames)[2:]))
         limits = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
         mu = calculate_shift(tokens, *(facts.scheduler.get(name, usual) for name, usual in limits.items()))
         sigmas = np.linspace(1.0, 1 / request.steps, request.steps)
@@ -252,6 +256,19 @@ def _levels(program: Program, steps: int) -> Tensor:
     count = program.skip_first + steps + program.skip_last
     levels: Tensor = linear_quadratic_schedule(count)[program.skip_first : count - program.skip_last]
     return levels
+
+
+def shifted_levels(scheduler: Config, steps: int, tokens: int) -> Tensor:
+    """The noise levels of the makers' program before 0.9.5, from 1 to 0: even steps, shifted by the clip's size and
+    stretched to a last one (sd3_resolution_dependent_timestep_shift of ltx-video); in float32, as there."""
+    fewest, most = scheduler["base_image_seq_len"], scheduler["max_image_seq_len"]
+    slope = (scheduler["max_shift"] - scheduler["base_shift"]) / (most - fewest)
+    weight = math.exp(slope * tokens + scheduler["base_shift"] - slope * fewest)
+    levels = weight / (weight + (1 / torch.linspace(1, 1 / steps, steps) - 1))
+    terminal = scheduler.get("shift_terminal")
+    if not terminal or steps == 1:
+        return levels
+    return 1 - (1 - levels) / ((1 - levels[-1]) / (1 - terminal))
 
 
 def _decode(vae: Network, latents: Pieces, tile: Tile, seed: int, timestep: float) -> Pieces:
