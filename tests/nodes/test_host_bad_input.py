@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from reelwire.tests.support.engine.components import BUNDLED, ltx_folder, ltx_transformer, ltx_vae, t5
 from reelwire.tests.support.files.bad_files import NOISE, cut, full_disk
-from reelwire.tests.support.host import Host, Prompt, cached, frames, node, workflow
+from reelwire.tests.support.host import Host, Prompt, cached, frames, guidance, node, workflow
 from safetensors.torch import load_file, save_file
 
 HEAVY = {"ReelwireEncodePrompt", "ReelwireSampler"}  # nodes that read weights
@@ -152,6 +152,30 @@ CASES = [
         "preset",
         {"3.preset": "distilled"},
         ("preset = distilled", "does not have this preset", "Use one of default, quality"),
+    ),
+    Case(
+        "a program of another checkpoint",
+        {"3.preset": "ltxv-13b-0.9.8-dev"},
+        ("preset = ltxv-13b-0.9.8-dev", "does not have this preset", "Use one of default, quality"),
+    ),
+    Case("a rate below one", {"3.fps": 0.5}, ("fps = 0.5", "1 to 240 frames per second", "Use 0")),
+    Case("a share above one", {"4.decode_timestep": 1.5}, ("decode_timestep = 1.5", "share from 0 to 1", "Use -1")),
+    Case("noise of NaN", {"4.decode_noise": NAN}, ("decode_noise = nan", "share from 0 to 1", "Use -1")),
+    *[
+        Case(name, {"stg": guidance(**{"method": "stg", "layers": "1", **inputs}), "3.model": ["stg", 0]}, told)
+        for name, inputs, told in (
+            ("words for numbers", {"stg_scales": "one"}, ("stg_scales = 'one'", "list of numbers", "as 1, 6, 8")),
+            ("numbers without end", {"scales": "1, inf"}, ("scales = '1, inf'", "list of numbers", "as 1, 6, 8")),
+            ("words for blocks", {"layers": "1; x"}, ("layers = '1; x'", "list of block numbers", "11, 25; 22; 28")),
+            ("no blocks", {"layers": ""}, ("layers = none", "goes without", "Name one or more")),
+            ("lists that do not fit", {"scales": "1, 2"}, ("scales = 2 entries", "one for each", "as many entries")),
+            ("rising timesteps", {"timesteps": ".5, 1"}, ("timesteps = 0.5, 1", "from 1 down to 0", "as 1, .99, .6")),
+        )
+    ],
+    Case(
+        "a coarser picture than there is",
+        {**ONE_KEY, "key": keyframe(0), "key.compression": 60},
+        ("compression = 60", "from 0 (off) to 51", "about 29"),
     ),
     Case("keyframe outside", {**ONE_KEY, "key": keyframe(17)}, ("frame = 17", "inside the 17 frames", "Use 0 to 16")),
     Case(

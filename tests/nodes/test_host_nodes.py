@@ -14,7 +14,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from reelwire.tests.support.host import PACK, ROOT, Host, cached, digest, frames, node, workflow
+from reelwire.tests.support.host import PACK, ROOT, Host, cached, digest, frames, guidance, node, workflow
 
 SNAPSHOT = Path(__file__).parent / "node_snapshot.json"
 LOSSLESS = 0  # else the file's frames differ from run to run: x264's AVX-512 code reads stray memory at some widths
@@ -176,6 +176,32 @@ def test_latents_go_through_the_hosts_files(host: Host) -> None:
     assert np.array_equal(shown, images(host, again, "10"))
     errors = shown.astype(float) - frames(host.videos(entry)[0])
     assert np.abs(errors).mean() < 4, "the video shows something else"
+
+
+def test_a_frame_rate_is_told_to_the_network_and_the_file(host: Host) -> None:
+    """Another rate makes other latents, and a file that is played at it; the model's own changes nothing."""
+
+    def run(**changes: Any) -> Path:
+        return host.videos(host.post(workflow("ltx_t2v", {"3.steps": 2, "3.seed": 6, "4.fps": 0.0, **changes})))[0]
+
+    usual, other = run(), run(**{"3.fps": 12.0})
+    assert digest(usual) != digest(other)
+    with av.open(str(other)) as container:
+        assert container.streams.video[0].average_rate == 12
+    with av.open(str(usual)) as container:
+        rate = float(container.streams.video[0].average_rate or 0)
+    assert digest(run(**{"3.fps": rate})) == digest(usual)
+
+
+def test_spatio_temporal_guidance_and_decoding_run_in_the_host(host: Host) -> None:
+    lists = {"layers": "1; 0, 1", "stg_scales": "1, 2", "timesteps": "1, .5", "rescales": ".7"}
+    stg = guidance(method="stg", **lists)
+    usual = {"3.steps": 3, "3.seed": 6}
+    plain = host.post(workflow("ltx_t2v", usual))
+    guided = host.post(workflow("ltx_t2v", {**usual, "stg": stg, "3.model": ["stg", 0]}))
+    mapped = host.post(workflow("ltx_t2v", {**usual, "4.tone_map": 1.0}))
+    videos = [digest(host.videos(entry)[0]) for entry in (plain, guided, mapped)]
+    assert len({*videos}) == 3
 
 
 def test_host_nodes_take_our_outputs(host: Host) -> None:

@@ -282,6 +282,14 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": class_type, "inputs": inputs}
 
 
+def guidance(**changes: Any) -> dict[str, Any]:
+    """The Guidance node on the model of node "1", with some inputs that are not as they come."""
+    plain = {"method": "cfg", "start": 0.0, "end": 1.0, "low_noise_guidance": 0.0, "true_guidance": 0.0}
+    layers = {"dynamic": False, "layers": "", "layer_scale": 2.8, "layer_start": 0.01, "layer_end": 0.2}
+    apg = {"eta": 1.0, "momentum": 0.0, "threshold": 15.0}
+    return node("ReelwireGuidance", model=["1", 0], **{**plain, **layers, **apg, **changes})
+
+
 def shipped(name: str) -> Prompt:
     """A shipped API workflow as it is, with the published files that it names."""
     return json.loads((ROOT / "workflows" / "api" / f"{name}.json").read_text(encoding="utf-8"))

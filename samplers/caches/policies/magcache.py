@@ -58,7 +58,8 @@ class MagCache(Policy):
         return super().count_cached(part, steps, total, calibrated)
 
     def _ratio(self, context: StepContext) -> float:
-        """The ratio of the nearest calibrated step (nearest_interp of MagCache's code)."""
-        place = context.part, context.branch
-        ratios = next(ratios for part, branch, ratios in self.ratios if (part, branch) == place)
+        """The ratio of the nearest calibrated step (nearest_interp of MagCache's code); a branch that was not
+        calibrated, as where guidance has one more, goes by another of its expert."""
+        same = [(branch, ratios) for part, branch, ratios in self.ratios if part == context.part]
+        ratios = dict(same).get(context.branch, same[0][1])
         return ratios[round(context.index * (len(ratios) - 1) / max(context.count - 1, 1))]
