@@ -5,6 +5,7 @@ import { listenForErrors } from "./errors.mjs";
 import { loadTexts } from "./messages.mjs";
 import { isOurs } from "./nodes.mjs";
 import { leaveOutPanel } from "./panel.mjs";
+import { writePrefixOut } from "./prefixes.mjs";
 import { endsWithVideo, listenForResults, showAfterReload, showOutputs } from "./results.mjs";
 
 function addStyle() {
@@ -38,6 +39,7 @@ app.registerExtension({
   },
 
   nodeCreated(node) {
+    if (isOurs(node.comfyClass)) writePrefixOut(node);
     if (endsWithVideo(node.comfyClass)) node.hideOutputImages = true; // and so would Nodes 2.0
   },
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import folder_paths
 import torch
-from comfy_api.latest import InputImpl, io
+from comfy_api.latest import io
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -25,6 +25,8 @@ from .outputs import metadata, output_folder
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+_ORIENTATION = 0x0112  # of Exif
+_FLIPS = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}  # orientation -> dimensions that run backwards
 Latent = dict[str, Any]  # the host's LATENT: "samples", and what comes with them
 
 
@@ -58,7 +60,7 @@ def read_picture(path: str) -> Tensor:
 
     with Image.open(path) as image:
         if _is_deep(image):
-            return _deep(path)
+            return _deep(path, int(image.getexif().get(_ORIENTATION, 1)))
         pixels = ImageOps.exif_transpose(image).convert("RGB")
     return torch.tensor(bytearray(pixels.tobytes()), dtype=torch.uint8).view(1, pixels.height, pixels.width, 3) / 255
 
@@ -69,12 +71,17 @@ def _is_deep(image: Image) -> bool:
     return image.mode[0] in "IF" or "16" in raw
 
 
-def _deep(path: str) -> Tensor:
-    """A picture of more than 8 bits a channel, as the host's Load Image reads it."""
-    images: Tensor = InputImpl.VideoFromFile(path).get_components().images
-    if not len(images) or not torch.isfinite(images).all():
+def _deep(path: str, orientation: int) -> Tensor:
+    """A picture of more than 8 bits a channel. orientation: as Exif numbers them."""
+    import av
+
+    with av.open(path, "r") as file:
+        frame = next(file.decode(video=0), None)
+    if frame is None:
         raise ValueError(message("no_pixels"))
-    return images[:1, ..., :3].float()
+    pixels = torch.from_numpy(frame.to_ndarray(format="rgb48le").astype("float32")) / 65535
+    pixels = pixels.transpose(0, 1) if orientation > 4 else pixels
+    return pixels.flip(_FLIPS.get(orientation, ())).contiguous()[None]
 
 
 # ---------------------------------------------------------------- latents that outlive a failure

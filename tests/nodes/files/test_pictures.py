@@ -1,0 +1,136 @@
+"""Pictures that are read by name: every depth and kind of pixel as it is, and files without the host's metadata."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from reelwire.loaders.messages import InputError
+
+
+@pytest.fixture(scope="module")
+def host(comfyui: Path) -> Iterator[Any]:
+    """nodes/host with ComfyUI's modules in this process."""
+    sys.path.insert(0, str(comfyui))
+    import comfy.cli_args
+
+    comfy.cli_args.args.cpu = True
+    files, outputs = (importlib.import_module(f"reelwire.nodes.host.{name}") for name in ("files", "outputs"))
+    yield SimpleNamespace(files=files, outputs=outputs, args=comfy.cli_args.args)
+    sys.path.remove(str(comfyui))
+
+
+def png16(path: Path, pixels: np.ndarray) -> None:
+    """A PNG of 16 bits a channel, which Pillow cannot write with more than one. pixels: [H, W, C] uint16."""
+    import struct
+    import zlib
+
+    height, width, channels = pixels.shape
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
+    chunk = lambda name, data: struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+    header = struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0)
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_sixteen_bits(host: Any, tmp_path: Path, channels: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 65536, (32, 64, channels), np.uint16)
+    pixels[0, 0], pixels[0, 1] = 0, 65535
+    if channels in (2, 4):
+        pixels[..., -1] = 65535
+    png16(tmp_path / "a.png", pixels)
+    read = host.files.read_picture(str(tmp_path / "a.png"))
+    expected = np.repeat(pixels[..., :1], 3, -1) if channels < 3 else pixels[..., :3]
+    assert read.shape == (1, 32, 64, 3)
+    assert np.abs(read[0].numpy() - expected / 65535).max() < 1e-4
+
+
+def colours() -> Image.Image:
+    pixels = np.random.default_rng(1).integers(0, 256, (24, 40, 3), np.uint8)
+    pixels[:2] = 255, 0, 0
+    return Image.fromarray(pixels)
+
+
+EIGHT = ["RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK"]
+
+
+@pytest.mark.parametrize("mode", EIGHT)
+def test_eight_bits(host: Any, tmp_path: Path, mode: str) -> None:
+    picture = colours().convert("P").convert("PA") if mode == "PA" else colours().convert(mode)
+    name = tmp_path / ("a.tif" if mode in ("CMYK", "PA") else "a.png")
+    try:
+        picture.save(name)
+    except OSError:
+        pytest.skip(f"Pillow writes no {mode}")
+    read = host.files.read_picture(str(name))
+    assert np.array_equal(np.round(read[0].numpy() * 255).astype(np.uint8), np.asarray(picture.convert("RGB")))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_rotated_photograph_stands_upright(host: Any, tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    colours().save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
+    _, height, width, _ = host.files.read_picture(str(tmp_path / "a.jpg")).shape
+    assert (width, height) == ((24, 40) if orientation > 4 else (40, 24))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_deep_one_too(host: Any, tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    pixels = np.linspace(0, 65535, 40 * 24).reshape(24, 40).astype(np.uint16)
+    Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
+    with Image.open(tmp_path / "a.png") as image:
+        upright = np.asarray(ImageOps.exif_transpose(image)) / 65535
+    read = host.files.read_picture(str(tmp_path / "a.png"))[0].numpy()
+    assert read.shape == (*upright.shape, 3)
+    assert np.abs(read - upright[..., None]).max() < 1e-4
+
+
+def test_deep_grey_of_other_formats(host: Any, tmp_path: Path) -> None:
+    pixels = np.linspace(0, 65535, 64 * 32).reshape(32, 64).astype(np.uint16)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(pixels).save(tmp_path / name)
+        read = host.files.read_picture(str(tmp_path / name))[0, ..., 0].numpy()
+        assert np.abs(read - pixels / 65535).max() < 1e-4, name
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
+def test_what_is_no_picture_is_told(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    (tmp_path / "a.png").write_bytes(content)
+    monkeypatch.setattr(host.files.folder_paths, "get_input_directory", lambda: str(tmp_path))
+    with pytest.raises(InputError, match=r"a\.png"):
+        host.files.input_image("a.png")
+
+
+# ---------------------------------------------------------------- metadata
+
+HIDDEN = SimpleNamespace(prompt={"1": {"secret": "words"}}, extra_pnginfo={"workflow": {"secret": 1}}, unique_id="1")
+
+
+@pytest.mark.parametrize("disabled", [False, True])
+def test_metadata_as_the_host_is_told(
+    host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disabled: bool
+) -> None:
+    """Neither in videos nor in latents; how latents are decoded is still known."""
+    monkeypatch.setattr(host.args, "disable_metadata", disabled)
+    monkeypatch.setattr(host.files, "output_folder", lambda: tmp_path)
+    node: Any = SimpleNamespace(hidden=HIDDEN)
+    note = {"family": "ltx", "seed": 3}
+    assert {*host.outputs.metadata(node, note)} == (set() if disabled else {"prompt", "workflow", "reelwire"})
+    path = host.files.save_latents({"samples": torch.zeros(1, 2, 3, 4, 5), "reelwire": note}, node)
+    assert (b"secret" in path.read_bytes()) != disabled
+    assert host.files.read_latents(path)["reelwire"] == json.loads(json.dumps(note))
