@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ...loaders.common.images import cover
-from ...loaders.messages import InputError, message
+from ...loaders.messages import message
 from ...loaders.request import Conditioning, ContinuationLatents, Keyframe, Request
 from ...loaders.vae.tiles import Tiling
 from ...loaders.video_model import VideoModel
