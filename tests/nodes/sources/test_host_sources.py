@@ -146,6 +146,10 @@ def test_a_clip_is_extended(host: Host) -> None:
         ({"3.frames_from": "source"}, "frames_from = source: Neither a source nor a control video"),
         ({"3.source": ["batch", 0], "3.extend": ["batch", 0]}, "extend = connected: A video goes on from a clip, or"),
         ({"3.frames_from": "nobody"}, "frames_from"),
+        (  # as wide as a picture has colours
+            {"5": node("EmptyLatentImage", width=24, height=24, batch_size=1), "3.source": ["5", 0]},
+            "source = latents [1, 4, 3, 3]",
+        ),
         (
             {
                 "5": node("SetLatentNoiseMask", samples=["6", 0], mask=["white", 0]),
