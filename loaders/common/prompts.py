@@ -175,10 +175,9 @@ def _unknown_notes(tokenizer: Tokenizer, parts: tuple[Segment, ...], text: str, 
 
 def _unknown_signs(tokenizer: Tokenizer, text: str) -> list[str]:
     """The signs of a text that a tokenizer does not know, or the words where it knows each of their signs."""
-    whole = unicodedata.normalize("NFC", text)
     lost = lambda part: tokenizer.unk_token_id in tokenizer(part, add_special_tokens=False).input_ids
-    signs = [sign for sign in dict.fromkeys(whole) if not sign.isspace() and lost(sign)]
-    return signs or [word for word in dict.fromkeys(whole.split()) if lost(word)]
+    words = [word for word in dict.fromkeys(unicodedata.normalize("NFC", text).split()) if lost(word)]
+    return [sign for sign in dict.fromkeys("".join(words)) if lost(sign)] or words
 
 
 def _visible(sign: str) -> str:
