@@ -23,6 +23,7 @@ FOLDERS = {
     "image_encoder": "clip_vision",
     "vae": "vae",
 }
+NONE = "none"
 ENGLISH_ONLY = "It reads English: Chinese lies outside the vocabulary of its text encoder, T5-XXL"
 T5 = {"text_encoder": "T5-XXL"}
 
@@ -34,6 +35,7 @@ class Row:
     node, family, title, description, aliases: as people see them; `family` is the folder in loaders/families.
     encoders: part -> what it is, in the order of the inputs.
     low_noise: whether it takes a second checkpoint, of the low-noise expert.
+    module: what else of its network may lie in another file; empty: nothing does.
     """
 
     node: str
@@ -43,6 +45,7 @@ class Row:
     aliases: tuple[str, ...]
     encoders: Mapping[str, str]
     low_noise: bool = False
+    module: str = ""
 
 
 ROWS = (
@@ -68,6 +71,7 @@ ROWS = (
         aliases=("wan", "alibaba", "wan2.1", "wan2.2", "vace", "fun control", "fun inpaint", "万相", "阿里"),
         encoders={"text_encoder": "UMT5-XXL", "image_encoder": "Image to video with Wan 2.1: CLIP ViT-H"},
         low_noise=True,
+        module="A file with VACE's layers alone, which make Wan2.1-VACE of a Wan2.1-T2V checkpoint",
     ),
     Row(
         node="ReelwireLoadCogVideoX",
@@ -120,16 +124,19 @@ class Loader(io.ComfyNode):
             "loaders",
             row.description,
             ["video model", "load video model", "加载模型", "视频模型", *row.aliases],
-            [*_checkpoint_inputs(row), *_part_inputs(row), _precision_input()],
+            [*_checkpoint_inputs(row), *_part_inputs(row), _precision_input(), *_module_inputs(row)],
             [model_output("The model, for all other Reelwire nodes; each part is read when it is first used")],
         )
 
     @classmethod
-    def validate_inputs(cls, checkpoint: str | None = None, low_noise_checkpoint: str | None = None) -> bool | str:
+    def validate_inputs(
+        cls, checkpoint: str | None = None, low_noise_checkpoint: str | None = None, vace_module: str | None = None
+    ) -> bool | str:
         checkpoints = host.checkpoints()
         return host.valid(
             (host.choose, "checkpoint", checkpoint, checkpoints),
             (host.choose, "low_noise_checkpoint", low_noise_checkpoint, {host.AUTO: Path(), **checkpoints}),
+            (host.choose, "vace_module", vace_module, {NONE: Path(), **checkpoints}),
             (_check_experts, checkpoint, low_noise_checkpoint),
         )
 
@@ -146,6 +153,7 @@ class Loader(io.ComfyNode):
         checkpoint: str,
         precision: str = host.AUTO,
         low_noise_checkpoint: str = host.AUTO,
+        vace_module: str = NONE,
         **parts: str,
     ) -> io.NodeOutput:
         from ..loaders.families import family
@@ -154,10 +162,10 @@ class Loader(io.ComfyNode):
         _check_experts(checkpoint, low_noise_checkpoint)
         checkpoints = host.checkpoints()
         offered = {part: host.files(folder) for part, folder in FOLDERS.items()}
-        choices = {**offered, "low_noise": checkpoints}
+        choices = {**offered, "low_noise": checkpoints, "module": checkpoints}
         chosen = {"checkpoint": host.choose("checkpoint", checkpoint, checkpoints)}
-        for part, name in {**parts, "low_noise": low_noise_checkpoint}.items():
-            if name != host.AUTO:
+        for part, name in {**parts, "low_noise": low_noise_checkpoint, "module": vace_module}.items():
+            if name not in (host.AUTO, NONE):
                 chosen[part] = host.choose(part, name, choices[part])
         name = cls.row.family
         files = complete(family(name).checkpoint, chosen, offered, host.tokenizers())
@@ -206,6 +214,15 @@ def _part_inputs(row: Row) -> list[io.Input]:
         )
         for part, title in {**row.encoders, "vae": "The VAE"}.items()
     ]
+
+
+def _module_inputs(row: Row) -> list[io.Input]:
+    """What else of the network may lie in another file."""
+    if not row.module:
+        return []
+    options = [NONE, *(name for name in host.checkpoints(row.family) if not name.startswith("diffusers/"))]
+    tooltip = f"{row.module}. none: the checkpoint as it is"
+    return [io.Combo.Input("vace_module", options=options, default=NONE, optional=True, advanced=True, tooltip=tooltip)]
 
 
 def _precision_input() -> io.Input:

@@ -200,6 +200,7 @@ ROWS: dict[str, list[Row]] = {
     "tiny-wan2.2-t2v-a14b": NONE,
     "tiny-wan2.2-i2v-a14b": [*WAN_LAST, *WAN_NEAR, *FIRST[:4]],
     "tiny-wan2.2-ti2v-5b": [([], 17, []), *WAN_NEAR, *(row for row in FIRST if row[0])],
+    "tiny-wan2.1-fun-control": [([], 17, []), *WAN_NEAR, *(row for row in FIRST if row[0])],
     "tiny-cogvideox-2b": NONE,
     "tiny-cogvideox-5b": NONE,
     "tiny-cogvideox-5b-i2v": ONLY_FIRST,

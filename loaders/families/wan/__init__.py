@@ -27,7 +27,8 @@ from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
 from ...weights.bundle import Bundle, frozen, read_diffusers
 from ...weights.find import read_source
-from .checkpoint import FORMAT, layout_of
+from ...weights.safetensors import read_file
+from .checkpoint import FORMAT, _form, _variant, described, layout_of, module
 from .denoiser import (
     WanFacts,
     WanModel,
@@ -64,6 +65,8 @@ class Wan(WanModel):
     def read_bundle(cls, recipe: Recipe) -> Bundle:
         bundle = super().read_bundle(recipe)
         checkpoint = recipe.files["checkpoint"].name
+        if "module" in recipe.files:
+            bundle = _with_module(bundle, recipe)
         if "low_noise" in recipe.files:
             bundle = _with_low_noise(bundle, recipe)
         elif _works_alone(recipe.files["checkpoint"]):
@@ -292,6 +295,28 @@ def _with_low_noise(bundle: Bundle, recipe: Recipe) -> Bundle:
         defaults = {k: frozen(v) for k, v in FORMAT.spec.config(variant, "defaults").items()}
         bundle = replace(bundle, variant=variant, defaults=defaults)
     return replace(bundle, parts={**bundle.parts, "transformer_2": expert})
+
+
+def _with_module(bundle: Bundle, recipe: Recipe) -> Bundle:
+    """VACE of a Wan2.1-T2V and the file with the layers that VACE adds to it."""
+    file, checkpoint = recipe.files["module"], recipe.files["checkpoint"].name
+    if "low_noise" in recipe.files:
+        raise CheckpointError(message("module_beside_experts"), message("choose_module"), "vace_module", file.name)
+    added = module(read_file(file)[0])
+    if added is None:
+        raise CheckpointError(message("not_a_module", file=file.name), message("choose_module"))
+    base = bundle.parts["transformer"]
+    width, wide = base.entries["blocks.0.attn1.to_q.weight"].shape[0], added["vace_patch_embedding.weight"].shape[0]
+    if wide != width or _form(base.config) != _form(FORMAT.spec.config("2.1-t2v-14b", "transformer")):
+        sizes = dict(module=wide, width=width, channels=base.config["in_channels"])
+        rule = message("module_of_other", file=file.name, checkpoint=checkpoint, **sizes)
+        raise CheckpointError(rule, message("choose_module_base"))
+    network = described({**base.entries, **added})
+    network.check()
+    parts = {**bundle.parts, "transformer": network}
+    variant = _variant({"transformer": network.config}, file.name)
+    defaults = {k: frozen(v) for k, v in FORMAT.spec.config(variant, "defaults").items()}
+    return replace(bundle, variant=variant, parts=parts, defaults=defaults)
 
 
 def _boundary(bundle: Bundle) -> float | None:

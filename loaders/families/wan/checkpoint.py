@@ -15,8 +15,9 @@ from torch import nn
 from ...messages import CheckpointError, either, message
 from ...parts import ConfigDict
 from ...spec import read_spec
-from ...weights.entry import Entry, rename
+from ...weights.entry import Entry, rename, strip_prefix
 from ...weights.format import CheckpointFormat, Config, Entries, Weights, add_class
+from ...weights.kinds import NETWORK_PREFIXES
 
 SPEC = read_spec(Path(__file__).parent)
 REFERENCED = "WanReferenceTransformer3DModel"
@@ -81,7 +82,20 @@ def transformer(entries: Entries, metadata: Mapping[str, str]) -> Weights | None
     named = renamed(entries) if original else dict(entries)
     if "condition_embedder.text_embedder.linear_1.weight" not in named:
         return None
+    return described(named)
+
+
+def described(named: Entries) -> Weights:
+    """A network under diffusers' names, with the config that its shapes tell."""
     return Weights(_config(named), named)
+
+
+def module(entries: Entries) -> dict[str, Entry] | None:
+    """The layers that VACE adds to a Wan2.1-T2V under diffusers' names, if these are they alone."""
+    named = strip_prefix(entries, *NETWORK_PREFIXES)
+    named = renamed(named) if "vace_blocks.0.self_attn.q.weight" in named else named
+    whole = any(not key.startswith(("vace_blocks.", "vace_patch_embedding.")) for key in named)
+    return None if whole or "vace_patch_embedding.weight" not in named else named
 
 
 def _config(named: Entries) -> ConfigDict:
