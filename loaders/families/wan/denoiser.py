@@ -263,8 +263,8 @@ def look(model: WanModel, images: list[Tensor]) -> Tensor | None:
         return encode_image(model, images)
     encoder = reader(model.parts["image_encoder"].tensors)
     assert encoder is not None
-    like = dict(device=model.memory.device("transformer"), dtype=getattr(torch, model.recipe.dtype))
-    return torch.zeros(1, encoder.pictures, encoder.width, **like)
+    nothing = torch.zeros(1, encoder.pictures, encoder.width)
+    return nothing.to(model.memory.device("transformer"), getattr(torch, model.recipe.dtype))
 
 
 def fun_denoiser(model: WanModel, request: Request, inputs: dict[str, Any]) -> Denoiser:
@@ -282,13 +282,13 @@ def fun_denoiser(model: WanModel, request: Request, inputs: dict[str, Any]) -> D
     known[: len(starts)] = 1.0
     pieces = {"mask": _mask(facts, known, latents), "start": start, "control": control * asked.strength}
     beside = lambda pieces: torch.cat([pieces[name] for name in facts.layout], 1)
-    channels = latents.shape[1] + sum(piece.shape[1] for name, piece in pieces.items() if name in facts.layout)
-    padded = F.pad(reference[:, :, :1], (0, 0, 0, 0, 0, 0, 0, channels - latents.shape[1]))
+    condition = beside(pieces)
+    front = torch.cat([reference[:, :, :1], torch.zeros_like(condition[:, :, :1])], 1) if facts.reference else None
     return WanFunDenoiser(
-        condition=beside(pieces),
+        condition=condition,
         without=beside({**pieces, "control": torch.zeros_like(control)}),
         image=look(model, (references or starts)[: facts.looks]),
-        reference=padded if facts.reference else None,
+        reference=front,
         asked=asked,
         **inputs,
     )
