@@ -111,7 +111,7 @@ class Spec:
     vae: which file holds its VAE and where it is published, in words.
     pipeline: how the names of its pipelines in model_index.json begin.
     name_marks: variant -> a pattern of the names of its files, where its tensors are those of another one too.
-    name_notes: a pattern of names of files -> the key of what is to be said of them, with the file.
+    name_notes: a pattern of names of files -> what is to be said of them.
     alike: groups of variants whose files have the same tensors, so that names alone tell them apart.
     relatives: published models of its kind that it does not run.
     preview_formats: the host's latent formats with preview colours, told apart by their number of channels.
@@ -187,7 +187,7 @@ def read_spec(folder: Path) -> Spec:
         vae=_words(entries.value("vae"), entries.place("vae")),
         pipeline=entries.text("pipeline"),
         name_marks=entries.named_texts("name_marks", {}),
-        name_notes=entries.named_texts("name_notes", {}),
+        name_notes=entries.named_words("name_notes"),
         alike=tuple(tuple(map(str, group)) for group in entries.lists("alike")),
         relatives=_relatives(entries),
         preview_formats=entries.texts("preview_formats"),
@@ -406,6 +406,11 @@ class _Entries:
     def named_texts(self, key: str, default: object = None) -> dict[str, str]:
         entries = self.inner(key, default)
         return {name: entries.text(name) for name in entries.values}
+
+    def named_words(self, key: str) -> dict[str, str]:
+        """Entries that are texts for people; none where there is no such entry."""
+        entries = self.inner(key, {})
+        return {name: _words(value, entries.place(name)) for name, value in entries.values.items()}
 
     def all_texts(self) -> dict[str, tuple[str, ...]]:
         """Every entry, each a list of texts."""

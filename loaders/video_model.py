@@ -119,10 +119,8 @@ class VideoModel(VideoVAE, Counted, ABC):
         file, spec = self.recipe.files["checkpoint"], self.checkpoint.spec
         if not file.is_file():
             return ()
-        patterns = spec.name_notes.items()
-        notes = tuple(
-            message(key, file=file.name) for pattern, key in patterns if re.search(pattern, file.name.lower())
-        )
+        said = [note for pattern, note in spec.name_notes.items() if re.search(pattern, file.name.lower())]
+        notes = tuple(message("name_says", file=file.name, note=note) for note in said)
         others = spec.mistakable(self.variant, file.name)
         if others:
             notes += (message("taken_by_name", file=file.name, variant=self.variant, others=either(*others)),)

@@ -114,7 +114,8 @@ def test_what_a_name_decides_is_said(models: Path, tmp_path: Path, name: str) ->
             load(recipe, PlainMemory())
         return
     model = load(recipe, PlainMemory())
-    assert (model.variant, {getattr(note, "key", "") for note in model.file_notes()}) == expected
+    notes = [getattr(note, "values", {}).get("note", note) for note in model.file_notes()]
+    assert (model.variant, {getattr(note, "key", "") for note in notes}) == expected
     assert getattr(model.facts, "boundary", 0) is None
 
 
