@@ -106,7 +106,8 @@ def test_every_text_is_used_and_every_key_has_one() -> None:
             names = {keyword.arg for keyword in call.keywords}
             if None not in names:
                 assert names == {*BRACES.findall(english[key.value])}, f"{where}: the values of {key.value}"
-    for file in sorted((ROOT / "loaders" / "families").glob("*/spec.json")):
+    tables = (ROOT / "loaders").glob("weights/kinds/*.json")
+    for file in sorted([*(ROOT / "loaders" / "families").glob("*/spec.json"), *tables]):
         for name, values in messages_in(json.loads(file.read_text(encoding="utf-8"))):
             assert name in english, f"{file}: {name!r} has no text"
             assert values == {*BRACES.findall(english[name])}, f"{file}: the values of {name}"
