@@ -261,3 +261,4 @@ class Request:
     as_long: bool = False  # as the source, or the control video: `frames` is then theirs, as far as the model can
     fps: float = 0.0  # frames per second, where the network is told
     program: Program | None = None  # of the preset; None: as the reference pipeline
+    loop: bool = False  # whether the last frame meets the first

@@ -432,10 +432,11 @@ def _frames(
 ) -> Iterator[Tensor]:
     """Frames in order with progress, preview and interrupt."""
     from ..samplers.decode import frame_count, stream_frames
+    from ..samplers.loop import Seam
 
     samples, update, done = host.latents_of(model, latent), host.progress(), 0
-    total = frame_count(model, samples)
-    seed = latent.get("reelwire", {}).get("seed", 0)
+    total, note = frame_count(model, samples), latent.get("reelwire", {})
+    seed, seam = note.get("seed", 0), Seam() if note.get("loop") else None
     known = _known(model, latent)
     if known:
         report.tell(message("clip_left_out", count=known), level=logging.INFO)
@@ -444,7 +445,11 @@ def _frames(
         done += len(piece)
         update(done, total, partial(host.frame_preview, piece[-1]))
         if len(new):
+            if seam is not None:
+                seam.watch(new)
             yield new
+    if seam is not None:
+        report.tell(message("loop_seam", ratio=f"{seam.ratio:.2g}"), level=logging.INFO)
 
 
 NODES = [Decode, DecodeToVideo, LoadLatent]

@@ -98,6 +98,16 @@ def shift_input(tooltip: str) -> io.Input:
     return number_input("shift", 0.0, (0.0, 100.0, 0.1), tooltip, optional=True, advanced=True)
 
 
+def loop_input() -> io.Input:
+    """Whether the last frame meets the first."""
+    tooltip = (
+        "The last frame meets the first: with a keyframe at frame 0, that picture ends the video too, on models that "
+        "take one at the last frame; without keyframes, text-to-video models see time as a circle. How well the ends "
+        "meet stands on the decode node"
+    )
+    return io.Boolean.Input("loop", default=False, optional=True, advanced=True, tooltip=tooltip)
+
+
 # what a sampler's inputs depend on
 SAMPLER_COUNTS: Conditions = {"strength": {"source": True}, "shift": {"family": with_feature("flow_shift")}}
 
@@ -274,7 +284,7 @@ class Sampler(SamplerNode):
                 "采样",
                 "采样器",
             ],
-            inputs=sampler_inputs(),
+            inputs=[*sampler_inputs(), loop_input()],
             outputs=[
                 io.Latent.Output(
                     display_name="latent",
@@ -318,6 +328,7 @@ class Sampler(SamplerNode):
             "height": request.height,
             "seed": request.seed,
             **_clip_note(inputs.get("source"), prepared),
+            **({"loop": True} if request.loop else {}),
         }
         if request.program is not None:
             note["decoding"] = asdict(request.program.decoding)
@@ -394,6 +405,7 @@ def request_of(
     frames_from: str = FRAMES,
     extend: Tensor | None = None,
     fps: float = 0.0,
+    loop: bool = False,
 ) -> Request:
     """The request that a sampler's inputs stand for, before defaults are filled in."""
     plain = {DEFAULT: ""}
@@ -419,6 +431,7 @@ def request_of(
         as_long=frames_from == SOURCE,
         clip=extend,
         fps=fps,
+        loop=bool(loop),
     )
 
 

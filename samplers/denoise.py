@@ -19,6 +19,7 @@ from ..loaders.video_model import VideoModel
 from ..loaders.weights.lora import Switch, applied
 from .caches.runner import Runner, cached, forecasting, through_cache
 from .guidance import guide, guided_model
+from .loop import circling
 from .plan import SamplingPlan
 from .solvers import TABLES, noise_schedule
 from .sources.clip import with_clip_latents
@@ -57,7 +58,7 @@ def sample(
         if inpainting is not None and inpainting.keeps_all:
             return inpainting.source.clone()
         schedule = noise_schedule(model, request, model.memory.device("transformer"))
-        denoiser = wrap(model.prepare(conditioning, request, schedule))
+        denoiser = wrap(circling(model.prepare(conditioning, request, schedule), request, model.facts))
         solve = TABLES[model.solvers][request.sampler].solve
         with cached(model, schedule, plan.policy) as cache, ExitStack() as stack:
             run = Sampling(model, plan.room, denoiser, cache, stack, on_step)

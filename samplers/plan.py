@@ -20,6 +20,7 @@ from .early import check_fps, check_strength
 from .guidance import check_guidance, guided_model
 from .kernels import attention_notes
 from .keyframes import cut_notes, place_keyframes
+from .loop import closed
 from .room import step_bytes
 from .solvers import TABLES, prediction_count
 from .sources.clip import clip_frames, goes_on, sized_as_clip
@@ -127,6 +128,7 @@ def _lora_notes(model: VideoModel, request: Request) -> tuple[str, ...]:
 
 def _with_media(model: VideoModel, request: Request) -> tuple[Request, tuple[str, ...]]:
     """(the request with its keyframes in their places, notes on them); its source and its control are checked too."""
+    request, loop_notes = closed(model, request)
     with about(request.control):
         model.check_pictures(request)
     keyframes, notes = place_keyframes(request.keyframes, model.capabilities(), request.frames)
@@ -137,7 +139,7 @@ def _with_media(model: VideoModel, request: Request) -> tuple[Request, tuple[str
     if request.control is not None:
         with about(request.control):
             _check_control(request, request.control)
-    return request, (*notes, *source_notes(request, model.facts.fps), *cut_notes(request))
+    return request, (*loop_notes, *notes, *source_notes(request, request.fps), *cut_notes(request))
 
 
 def checked_mask(model: VideoModel, request: Request) -> tuple[Tensor | None, tuple[str, ...]]:

@@ -45,8 +45,15 @@ def metadata(cls: type[io.ComfyNode], note: Mapping[str, object] | None) -> dict
     started with --disable-metadata."""
     if args.disable_metadata:
         return {}
-    values = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {}), "reelwire": note}
+    values = {"prompt": _as_sent(cls.hidden.prompt), **(cls.hidden.extra_pnginfo or {}), "reelwire": note}
     return {name: json.dumps(value) for name, value in values.items() if value is not None}
+
+
+def _as_sent(prompt: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A prompt without the fingerprints that the host adds to it: the same inputs make the same file."""
+    if prompt is None:
+        return None
+    return {name: {key: node[key] for key in node if key != "is_changed"} for name, node in prompt.items()}
 
 
 # ---------------------------------------------------------------- files that went away

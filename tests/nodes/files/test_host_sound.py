@@ -1,4 +1,4 @@
-"""Sound, names and files that are gone, in a real ComfyUI."""
+"""Sound, names, loops and files that are gone, in a real ComfyUI."""
 
 from __future__ import annotations
 
@@ -144,3 +144,14 @@ def test_a_file_that_is_gone_is_written_again(host: Host) -> None:
     assert "moved_00001_.mp4 is not where" in notes(entry)
     assert np.array_equal(frames(video), frames(video.with_name("elsewhere.mp4")))
     assert {"3", "4", "8"} <= {*cached(host.post(graph("moved", more)))}
+
+
+def test_a_loop_says_how_well_its_ends_meet(host: Host) -> None:
+    entry = host.post(graph("loop", {"3.loop": True, "3.frames": 33}))
+    assert "The seam of the loop" in notes(entry)
+    assert "a circle in time" in notes(entry, "3")
+    text, done = host.refuse(workflow("svd_i2v", {"6.loop": True}))
+    assert "loop = true" in text
+    assert "no picture at the last frame" in text
+    assert "Traceback" not in text
+    assert not {"ReelwireDecodeToVideo"} & {*done}
