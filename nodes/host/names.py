@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from ...loaders.messages import InputError, message
+from ...loaders.parts import JsonObject
 
 LONGEST_NAME = 200  # bytes of one name; most file systems take 255, and a counter and an ending follow
 LONGEST_PREFIX = 220  # UTF-16 units of the whole; Windows takes 260 with the folder, the counter and the ending
@@ -92,7 +92,7 @@ class NamedNode:
     """A node of a prompt. names: by which tokens call it, the best first; inputs: its widgets' values, and links."""
 
     names: tuple[str, ...]
-    inputs: Mapping[str, Any]
+    inputs: JsonObject
 
 
 def resolved(prefix: str, nodes: list[NamedNode], now: datetime | None = None) -> tuple[str, list[str]]:
@@ -152,20 +152,20 @@ def _fitted(name: str, most: int) -> str:
     return f"_{name}" if DEVICES.fullmatch(name) else name
 
 
-def nodes_of(prompt: Mapping[str, Any], workflow: object) -> list[NamedNode]:
+def nodes_of(prompt: JsonObject, workflow: object) -> list[NamedNode]:
     """The nodes of an API prompt: by the page's own name for it, else the type; by title; by id."""
     drawn = {str(node.get("id")): node for node in _drawn(workflow)}
     return [_named(name, node, drawn.get(name, {})) for name, node in prompt.items() if isinstance(node, dict)]
 
 
-def _named(name: str, node: Mapping[str, Any], drawn: Mapping[str, Any]) -> NamedNode:
+def _named(name: str, node: JsonObject, drawn: JsonObject) -> NamedNode:
     kind = str(node.get("class_type", ""))
     own = (drawn.get("properties") or {}).get("Node name for S&R") or kind
     title = drawn.get("title") or (node.get("_meta") or {}).get("title") or ""
     return NamedNode((own, title, name), node.get("inputs") or {})
 
 
-def _drawn(workflow: object) -> Iterator[Mapping[str, Any]]:
+def _drawn(workflow: object) -> Iterator[JsonObject]:
     """The nodes of a workflow as the page saves it."""
     nodes = workflow.get("nodes") if isinstance(workflow, dict) else None
     yield from (node for node in nodes or () if isinstance(node, dict))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import folder_paths
 from comfy.cli_args import args
@@ -14,6 +14,7 @@ from comfy_api.latest import io
 from comfy_execution.progress import get_progress_state
 
 from ...loaders.messages import message
+from ...loaders.parts import JsonObject
 from .names import FORBIDDEN, check_prefix, nodes_of, parts, resolved
 
 
@@ -37,7 +38,8 @@ def output_file(
 
 def beside_output(prefix: str, suffix: str) -> Path:
     """A name in the output folder that stays the same for a prefix, whatever its tokens stand for."""
-    return output_folder().joinpath(*(FORBIDDEN.sub("_", name) for name in parts(f"{prefix}{suffix}")))
+    names = (FORBIDDEN.sub("_", name) for name in parts(f"{prefix}{suffix}"))
+    return Path(os.path.normpath(output_folder().joinpath(*names)))
 
 
 def metadata(cls: type[io.ComfyNode], note: Mapping[str, object] | None) -> dict[str, str]:
@@ -49,7 +51,7 @@ def metadata(cls: type[io.ComfyNode], note: Mapping[str, object] | None) -> dict
     return {name: json.dumps(value) for name, value in values.items() if value is not None}
 
 
-def _as_sent(prompt: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def _as_sent(prompt: JsonObject | None) -> JsonObject | None:
     """A prompt without the fingerprints that the host adds to it: the same inputs make the same file."""
     if prompt is None:
         return None
@@ -76,7 +78,7 @@ def remember_file(cls: type[io.ComfyNode], path: Path) -> None:
     _written.setdefault(_key(cls, _inputs(cls)), []).append(_Written(path))
 
 
-def files_gone(cls: type[io.ComfyNode], inputs: Mapping[str, Any]) -> int:
+def files_gone(cls: type[io.ComfyNode], inputs: JsonObject) -> int:
     """How many files that a node has written of these inputs are not there any more: part of its fingerprint, so that
     the host runs it again instead of answering with a file that is gone."""
     files = _written.get(_key(cls, inputs), [])
@@ -93,13 +95,13 @@ def gone_notes(cls: type[io.ComfyNode]) -> list[str]:
     return [message("file_gone", file=file.path.name) for file in files]
 
 
-def _inputs(cls: type[io.ComfyNode]) -> Mapping[str, Any]:
+def _inputs(cls: type[io.ComfyNode]) -> JsonObject:
     """The running node's inputs as the prompt has them."""
-    inputs: Mapping[str, Any] = get_progress_state().dynprompt.get_node(cls.hidden.unique_id)["inputs"]
+    inputs: JsonObject = get_progress_state().dynprompt.get_node(cls.hidden.unique_id)["inputs"]
     return inputs
 
 
-def _key(cls: type[io.ComfyNode], inputs: Mapping[str, Any]) -> str:
+def _key(cls: type[io.ComfyNode], inputs: JsonObject) -> str:
     """A node and what its widgets hold; what links bring is not known before it runs."""
     plain = {name: value for name, value in inputs.items() if isinstance(value, (str, int, float))}
     return json.dumps([cls.__name__, str(cls.hidden.unique_id), plain], sort_keys=True)

@@ -134,3 +134,8 @@ def test_metadata_as_the_host_is_told(
     path = host.files.save_latents({"samples": torch.zeros(1, 2, 3, 4, 5), "reelwire": note}, node)
     assert (b"secret" in path.read_bytes()) != disabled
     assert host.files.read_latents(path)["reelwire"] == json.loads(json.dumps(note))
+
+
+def test_an_unfinished_render_has_the_same_name_each_day(host: Any) -> None:
+    path = host.outputs.beside_output("a/../b/%date:yyyy-MM-dd%\\c", ".unfinished")
+    assert path.relative_to(host.outputs.output_folder()).as_posix() == "b/%date_yyyy-MM-dd%/c.unfinished"
