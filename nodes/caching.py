@@ -16,7 +16,9 @@ from ..samplers.caches.policies import choices
 from . import host
 from .effect import Conditions, counted, idle
 from .origin import from_model
-from .sampling import SamplerNode, numbers_of, request_of, sampler_inputs
+from .sampling.inputs import sampler_inputs
+from .sampling.request import numbers_of, request_of
+from .sampling.sampler import SamplerNode
 from .types import InputValue, model_input, model_output, node_schema, number_input, share_input, whole_input
 from .words import models_with
 

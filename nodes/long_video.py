@@ -23,12 +23,11 @@ from ..loaders.video_model import VideoModel
 from . import host
 from .decoding import FileWriter, crf_input, decoded_in_tiles, report_file
 from .effect import Conditions, counted, idle
-from .sampling import (
+from .sampling.inputs import (
     DEFAULT,
     FRAMES,
     media_checks,
     preset_input,
-    request_of,
     sampler_input,
     seed_input,
     shift_input,
@@ -38,6 +37,7 @@ from .sampling import (
     steps_inputs,
     video_inputs,
 )
+from .sampling.request import request_of
 from .types import (
     ABSENT,
     InputValue,

@@ -12,7 +12,8 @@ from ..loaders.messages import message
 from ..loaders.request import Keyframe, Request
 from ..loaders.video_model import VideoModel
 from . import host
-from .sampling import DEFAULT, preset_input, request_of, size_checks, size_inputs
+from .sampling.inputs import DEFAULT, preset_input, size_checks, size_inputs
+from .sampling.request import request_of
 from .types import KeyframesType, model_input, number_input
 from .words import models_with
 

@@ -50,7 +50,7 @@ def _with_last(model: VideoModel, request: Request) -> tuple[Request, tuple[str,
         rule = message("loop_has_last") if last else message("loop_needs_first")
         raise InputError("loop", "true", rule, message("loop_one_first"))
     first = at[0]
-    closing = Keyframe(first.images[:1], frames - 1, first.strength, first.node)
+    closing = Keyframe(first.images[:1], frames - 1, first.strength, node=first.node)
     return replace(request, keyframes=(*request.keyframes, closing)), (message("loop_keyframe"),)
 
 

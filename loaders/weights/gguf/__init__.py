@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ...messages import CheckpointError, message
+from ...parts import Argument, JsonObject
 from ..entry import Entry
 
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -43,7 +44,7 @@ def _reader() -> Any:
     return Reader
 
 
-def _end_of_texts(data: Any, start: int, count: int) -> int:
+def _end_of_texts(data: Argument, start: int, count: int) -> int:
     """Where an array of texts ends, each behind its length in eight bytes."""
     for _ in range(count):
         start += 8 + _LENGTH.unpack_from(data, start)[0]
@@ -60,7 +61,7 @@ def _texts(data: bytes) -> list[str]:
     return texts
 
 
-def _open(file: Path) -> Any:
+def _open(file: Path) -> Argument:
     try:
         return _reader()(str(file), "c")  # copy on write: torch takes no read-only array
     except (ValueError, KeyError, IndexError, OverflowError, AssertionError, struct.error) as error:
@@ -84,7 +85,7 @@ def read_gguf(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     return entries, {"architecture": _architecture(reader)}
 
 
-def _architecture(reader: Any) -> str:
+def _architecture(reader: Argument) -> str:
     field = reader.fields.get("general.architecture")
     return bytes(field.parts[field.data[0]]).decode(errors="replace") if field else ""
 
@@ -95,13 +96,13 @@ def is_gguf(file: Path) -> bool:
         return stream.read(4) == b"GGUF"
 
 
-def fields(file: Path, beginning: str) -> dict[str, Any]:
+def fields(file: Path, beginning: str) -> JsonObject:
     """The metadata whose names begin so: numbers, texts, or lists of either."""
     reader = _open(file)
     return {name: _value(field) for name, field in reader.fields.items() if name.startswith(beginning)}
 
 
-def _value(field: Any) -> Any:
+def _value(field: Argument) -> Argument:
     """A number, a text, or a list of either."""
     kinds, part = [kind.name for kind in field.types], field.parts[field.data[0]]
     if kinds[0] == "ARRAY":

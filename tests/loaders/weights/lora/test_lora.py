@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -132,15 +133,18 @@ def test_strengths_of_two_experts(tiny_models: Path, tmp_path: Path) -> None:
         assert (made_with - run(once, steps=6)).abs().max() < 1e-4
 
 
+def _kept(network: Any, progress: object) -> Any:
+    return network
+
+
 def _merged_kept(folder: Path, name: str, pairs: Any, parts: tuple[str, ...]) -> VideoModel:
     """Merged experts that stay in memory, though in a run one makes room for the other."""
     model = open_model(folder, name, "wan")
-    networks = {}
+    changed = {}
     for part in ("transformer", "transformer_2"):
         one = merged(folder, name, "wan", pairs if part in parts else {}, 0.8, (part,))
         with one.use(part) as network:
-            networks[part] = network
-    changed = {p: replace(model.parts[p], load=lambda progress, p=p: networks[p]) for p in networks}
+            changed[part] = replace(model.parts[part], load=partial(_kept, network))
     return replace(model, parts={**model.parts, **changed})
 
 

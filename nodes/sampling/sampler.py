@@ -1,0 +1,165 @@
+"""The sampler of all families."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io
+
+from ...loaders.notices import heard_by
+from ...loaders.request import Conditioning
+from ...loaders.video_model import VideoModel
+from .. import host
+from ..origin import from_model
+from ..types import ABSENT, InputValue
+from ..words import sampled
+from .inputs import FRAMES, loop_input, media_checks, sampler_inputs, size_checks
+from .request import noise_mask_of, numbers_of, request_of
+
+if TYPE_CHECKING:
+    from ...samplers.caches.runner import Runner
+    from ...samplers.denoise import Sampling
+    from ...samplers.plan import SamplingPlan
+
+
+class SamplerNode(io.ComfyNode):
+    """What nodes with `sampler_inputs` share."""
+
+    @classmethod
+    def validate_inputs(
+        cls,
+        width: int | None = None,
+        height: int | None = None,
+        frames: int | None = None,
+        strength: float | None = None,
+        source: object = ABSENT,
+        mask: object = ABSENT,
+        control: object = ABSENT,
+        frames_from: str | None = FRAMES,
+        extend: object = ABSENT,
+        fps: float | None = None,
+    ) -> bool | str:
+        from ...samplers.early import check_fps, check_length
+
+        sizes = *size_checks(width, height), (check_length, frames), (check_fps, fps)
+        return host.valid(*sizes, *media_checks(strength, source, mask, frames_from, extend, control))
+
+
+class Sampler(SamplerNode):
+    """Video Sampler."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ReelwireSampler",
+            display_name="Video Sampler",
+            category="Reelwire/sampling",
+            description="Makes the video's latents. 0 for size, frames, steps and guidance means what the preset or "
+            "the model says.",
+            search_aliases=[
+                "sample video",
+                "ksampler",
+                "sampler",
+                "text to video",
+                "t2v",
+                "video to video",
+                "v2v",
+                "generate video",
+                "文生视频",
+                "视频生视频",
+                "生成视频",
+                "采样",
+                "采样器",
+            ],
+            inputs=[*sampler_inputs(), loop_input()],
+            outputs=[
+                io.Latent.Output(
+                    display_name="latent",
+                    tooltip="The latents, with size, length and seed noted, for the two decode nodes",
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def check_lazy_status(
+        cls, model: VideoModel, conditioning: Conditioning | None = None, **inputs: InputValue
+    ) -> list[str]:
+        """Refuse what cannot work before the prompt is encoded, so before any weights are read."""
+        from ...samplers.plan import plan
+
+        if later := host.pending(cls, inputs):
+            plan(model, request_of(model, **numbers_of(inputs)), outline=True)
+            return later
+        plan(model, request_of(model, **inputs))
+        return ["conditioning"] if conditioning is None else []
+
+    @classmethod
+    def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: InputValue) -> io.NodeOutput:
+        from ...samplers.denoise import sample
+        from ...samplers.plan import plan
+
+        prepared, report = plan(model, request_of(model, **inputs)), host.Report(cls)
+        request = prepared.request
+        report.tell(*prepared.notes, *host.shortage(model, prepared))
+        watch, began = _Watching(model), time.monotonic()
+        with heard_by(report.tell):
+            latents = sample(model, conditioning, prepared, watch.step)
+        line = sampled(request, request.fps, time.monotonic() - began)
+        note = {
+            "family": model.name,
+            "variant": model.variant,
+            "frames": request.frames,
+            "fps": request.fps,
+            "width": request.width,
+            "height": request.height,
+            "seed": request.seed,
+            **_clip_note(inputs.get("source"), prepared),
+            **({"loop": True} if request.loop else {}),
+        }
+        if request.program is not None:
+            note["decoding"] = asdict(request.program.decoding)
+        charts = {"reelwire_chart": _report_cache(report, model, prepared, watch.cache, note)}
+        sound = host.source_sound(inputs.get("source"))
+        latent = from_model(model, model.to_host(latents.cpu()), note, sound)
+        return io.NodeOutput({**latent, **noise_mask_of(inputs.get("source"))}, ui=report.ui(charts, line))
+
+
+def _clip_note(source: object, prepared: SamplingPlan) -> dict[str, int]:
+    """How many first frames are those of a clip that was extended, by this run or by that which made its source."""
+    earlier = source.get("reelwire", {}) if isinstance(source, dict) else {}
+    is_whole = earlier.get("frames") == prepared.request.frames
+    shared = prepared.shared or (earlier.get("clip_frames", 0) if is_whole else 0)
+    return {"clip_frames": shared} if shared else {}
+
+
+class _Watching:
+    """Progress and preview of a run, and its cache; not the run itself, which holds `step`: a circle would keep the
+    model until garbage is collected."""
+
+    def __init__(self, model: VideoModel) -> None:
+        self._model, self._update = model, host.progress()
+        self.cache: Runner | None = None
+
+    def step(self, done: int, total: int, run: Sampling) -> None:
+        """Called after every step."""
+        self.cache = run.cache
+        self._update(done, total, lambda: host.latent_preview(self._model, run.preview()))
+
+
+def _report_cache(
+    report: host.Report, model: VideoModel, prepared: SamplingPlan, runner: Runner | None, note: dict[str, object]
+) -> list[str]:
+    """Report what the cache did, and add it to `note`, which goes into the file; returns charts for the page."""
+    from ...samplers.caches.report import report as report_of
+
+    if prepared.policy is None or runner is None:
+        return []
+    cache = report_of(runner, prepared.policy.estimate(model, prepared.request))
+    note["cache"] = cache.facts()
+    report.tell(*cache.words(), level=logging.INFO)
+    return [json.dumps(cache.chart())]
