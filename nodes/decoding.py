@@ -22,7 +22,7 @@ from ..samplers.early import check_decoding
 from . import host
 from .effect import Conditions, counted, idle
 from .origin import decoder
-from .types import InputValue, decoding_inputs, model_input, number_input, sound_input, whole_input
+from .types import InputValue, decoding_inputs, model_input, number_input, sound_input, source_sound_input, whole_input
 from .video_file import write_video
 from .words import written
 
@@ -127,6 +127,16 @@ class FileWriter(io.ComfyNode):
         key = "rate_of_source" if not fps else "sound_out_of_step" if abs(rate / source.fps - 1) > 1e-3 else ""
         return rate, [message(key, fps=f"{rate:g}", source=f"{source.fps:g}")] if key else []
 
+    @classmethod
+    def rate_and_sound(
+        cls, model: VideoModel, fps: float, audio: InputValue, source: object, sampled: float
+    ) -> tuple[float, host.Sound | None, list[str]]:
+        """(frames per second of the file, its sound, notes). source: what brings a sound where audio is not connected;
+        sampled: the rate of the latents."""
+        known = host.source_sound(source) if audio is None else None
+        fps, notes = cls.rate_beside(model, fps, known, sampled)
+        return (fps, *host.sound_of(audio)) if known is None else (fps, known.sound, notes)
+
 
 class DecodeToVideo(Tiled, FileWriter):
     """Decode Video to File."""
@@ -161,14 +171,7 @@ class DecodeToVideo(Tiled, FileWriter):
                     _model(),
                     _tile(),
                     sound_input(),
-                    io.Boolean.Input(
-                        "source_sound",
-                        default=True,
-                        optional=True,
-                        advanced=True,
-                        tooltip="Whether the sound of the video that the latents were made from goes along, where "
-                        "nothing is connected to audio; fps 0 is then that video's own rate",
-                    ),
+                    source_sound_input(),
                     *decoding_inputs(),
                 ],
                 DECODING_COUNTS,
@@ -225,9 +228,8 @@ class DecodeToVideo(Tiled, FileWriter):
         from ..samplers.decode import eight_bits
 
         model, report = decoder(model, latent), host.Report(cls)
-        source = host.source_sound(latent) if source_sound and audio is None else None
-        fps, rate_notes = cls.rate_beside(model, fps, source, latent.get("reelwire", {}).get("fps", 0.0))
-        sound, sound_notes = host.sound_of(audio) if source is None else (source.sound, rate_notes)
+        sampled, source = latent.get("reelwire", {}).get("fps", 0.0), latent if source_sound else None
+        fps, sound, sound_notes = cls.rate_and_sound(model, fps, audio, source, sampled)
         count, height, width = _new_size(model, latent)
         path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", width, height)
         report.tell(*host.gone_notes(cls), *notes, *sound_notes)

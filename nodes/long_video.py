@@ -46,6 +46,7 @@ from .types import (
     number_input,
     share_input,
     sound_input,
+    source_sound_input,
     whole_input,
 )
 from .video_file import write_video
@@ -127,6 +128,7 @@ class LongVideo(FileWriter):
                     *_file_inputs(),
                     *_source_inputs(),
                     sound_input(),
+                    source_sound_input(),
                 ],
                 COUNTS,
             ),
@@ -187,6 +189,7 @@ class LongVideo(FileWriter):
         unfinished: str = RESUME,
         joined: bool = True,
         audio: InputValue = None,
+        source_sound: bool = True,
         **inputs: InputValue,
     ) -> io.NodeOutput:
         from ..samplers.decode import eight_bits, tiling_of
@@ -195,9 +198,8 @@ class LongVideo(FileWriter):
         from ..samplers.long.plan import LongVideoOptions
         from ..samplers.long.render import Callbacks, clip_pieces, render
 
-        sound, sound_notes = host.sound_of(audio)
-        preset = inputs.get("preset", DEFAULT)
-        fps = cls.rate(model, fps, model.complete(request_of(model, preset=preset)).fps)
+        sampled = model.complete(request_of(model, preset=inputs.get("preset", DEFAULT))).fps
+        fps, sound, sound_notes = cls.rate_and_sound(model, fps, audio, source_sound and inputs.get("source"), sampled)
         options = LongVideoOptions(window, overlap, adain, memory, hold)
         story, plan = _planned(model, timeline, fps, options, frames=frames, keyframes=keyframes, **inputs)
         size = plan.request.width, plan.request.height

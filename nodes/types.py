@@ -44,6 +44,15 @@ def sound_input() -> io.Input:
     return io.MultiType.Input("audio", [io.Audio, io.Video], optional=True, tooltip=tooltip)
 
 
+def source_sound_input() -> io.Input:
+    """Whether a video file has the sound of the video that it was made from."""
+    tooltip = (
+        "Whether the sound of the video that this one is made from goes along, where nothing is connected to audio; "
+        "fps 0 is then that video's own rate"
+    )
+    return io.Boolean.Input("source_sound", default=True, optional=True, advanced=True, tooltip=tooltip)
+
+
 def whole_input(name: str, default: int, span: tuple[int, int], tooltip: str, **more: object) -> io.Input:
     """The widget of a whole number. span: the least and the most; more: further arguments of `io.Int.Input`."""
     least, most = span

@@ -37,6 +37,8 @@ def clip_frames(model: VideoModel, request: Request, most: int = 0) -> int:
         pictures, latents = model.image_models, either(*titles_with("latent_windows"))
         raise InputError("extend", message("connected"), rule, message("load_or", models=pictures, others=latents))
     check_clip(True, request.source is not None)
+    if request.loop:
+        raise InputError("loop", "true", message("loop_with_clip"), message("loop_off"))
     step = facts.frame_step or facts.temporal_ratio
     quarter = max((request.frames - 1) // step // 4, min(1, (request.frames - 1) // step - 1)) * step + 1
     room = min(most or extension.overlap or quarter, len(request.clip))

@@ -118,6 +118,12 @@ def test_pictures_that_contradict_a_loop_are_refused(request_: dict[str, tuple[K
     assert refused.value.name == "loop"
 
 
+def test_a_clip_that_goes_on_meets_itself_nowhere() -> None:
+    with pytest.raises(InputError) as refused:
+        plan(open_ltx(BUNDLED), Request(frames=33, loop=True, clip=frames(9)))
+    assert refused.value.name == "loop"
+
+
 def test_a_cache_and_a_turned_loop_are_refused() -> None:
     model = replace(open_ltx(BUNDLED), cache=TeaCache())
     with pytest.raises(InputError) as refused:

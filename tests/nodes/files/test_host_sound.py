@@ -79,28 +79,31 @@ def test_a_video_lends_its_sound(host: Host, clip: Path) -> None:
         assert ("copied as it was" in notes(entry)) == copied
 
 
-def test_sound_of_a_long_video(host: Host) -> None:
+def long_video(name: str, **inputs: Any) -> Prompt:
+    """A long video of 17 frames in a step."""
+    sampler = workflow("ltx_t2v")["3"]["inputs"]
+    plain = {k: v for k, v in sampler.items() if k not in ("conditioning", "keyframes", "source", "loop")}
     story = '{"unit": "frames", "prompts": [{"at": 0, "text": "a red circle"}]}'
-    long = node(
-        "ReelwireLongVideo",
-        **{
-            **workflow("ltx_t2v")["3"]["inputs"],
-            "model": ["1", 0],
-            "timeline": story,
-            "frames": 33,
-            "steps": 1,
-            "window": 0,
-            "overlap": 0,
-        },
-        filename_prefix="sound/long",
-        audio=["8", 0],
-    )
-    for name in ("conditioning", "keyframes", "source"):
-        long["inputs"].pop(name, None)
-    entry = host.post({"1": workflow("ltx_t2v")["1"], "2": long, "8": TONE})
+    numbers = {"model": ["1", 0], "timeline": story, "frames": 17, "steps": 2, "window": 0, "overlap": 0}
+    node_inputs = {**plain, **numbers, "filename_prefix": f"sound/{name}", **inputs}
+    return {"1": workflow("ltx_t2v")["1"], "2": node("ReelwireLongVideo", **node_inputs)}
+
+
+def test_sound_of_a_long_video(host: Host) -> None:
+    entry = host.post({**long_video("long", audio=["8", 0]), "8": TONE})
     picture, sound = lengths(host.videos(entry)[0])
-    assert picture == pytest.approx(33 / 25, abs=1e-3)
+    assert picture == pytest.approx(17 / 25, abs=1e-3)
     assert abs(picture - sound) <= 1024 / 44100
+
+
+def test_sound_of_a_long_videos_source(host: Host, clip: Path) -> None:
+    load = {"8": node("LoadVideo", file="with_sound.mp4")}
+    made_of = {"source": ["8", 0], "strength": 0.5, "sampler": "euler"}
+    (video,) = host.videos(host.post({**long_video("long_source", **made_of), **load}))
+    assert packets(video) == packets(clip)
+    assert lengths(video) == pytest.approx(lengths(clip), abs=0.03)
+    (silent,) = host.videos(host.post({**long_video("long_silent", **made_of, source_sound=False), **load}))
+    assert lengths(silent) == (pytest.approx(17 / 25, abs=1e-3), 0)
 
 
 BAD: dict[str, dict[str, Any]] = {
