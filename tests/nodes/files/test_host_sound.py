@@ -107,8 +107,8 @@ def test_sound_of_a_long_videos_source(host: Host, clip: Path) -> None:
 
 
 BAD: dict[str, dict[str, Any]] = {
-    "audio = int": {"4.audio": 3},
-    "audio = str": {"4.audio": "sound.wav"},
+    "audio = 3 (int)": {"4.audio": 3},
+    "audio = 'sound.wav' (str)": {"4.audio": "sound.wav"},
     "video/a:b": {"4.filename_prefix": "video/a:b"},
     "NUL": {"4.filename_prefix": "NUL"},
     "linked/": {"4.filename_prefix": ["8", 0], "8": node("PrimitiveString", value="linked/")},
