@@ -71,8 +71,8 @@ def check_fps(fps: float) -> None:
 
 
 def check_decoding(name: str, value: float) -> None:
-    """Raise InputError for a share of `Decoding` that is above 1, or none."""
-    if not value <= 1:
+    """Raise InputError for what is neither a share nor between 0 and -1, the preset's."""
+    if not -1 <= value <= 1:
         raise InputError(name, value, message("decode_share_rule"), message("use_decode_share"))
 
 

@@ -25,6 +25,7 @@ from ..weights.safetensors import read_header
 from .emphasis import Segment, emphasised, prompt_notes, segments, weighted_tokens
 
 MOST_SIGNS = 8  # of the unknown ones that a note lists
+SOME_LETTER = "e"  # which all tokenizers know but those that know whole words alone, as the bundled one
 
 
 def load_tokenizer(source: Path) -> Tokenizer:
@@ -174,8 +175,14 @@ def _unknown_notes(tokenizer: Tokenizer, parts: tuple[Segment, ...], text: str, 
 
 
 def _unknown_signs(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The signs of a text that a tokenizer does not know, or the words where it knows each of their signs."""
-    lost = lambda part: tokenizer.unk_token_id in tokenizer(part, add_special_tokens=False).input_ids
+    """The signs of a text that a tokenizer does not know, or the words where it knows each of their signs, or words
+    alone."""
+    unknown = tokenizer.unk_token_id
+    lost = lambda part: unknown in tokenizer(part, add_special_tokens=False).input_ids
+    if lost(SOME_LETTER):
+        tokens = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        places = zip(tokens.input_ids, tokens.offset_mapping, strict=True)
+        return [*dict.fromkeys(text[start:end] for token, (start, end) in places if token == unknown)]
     words = [word for word in dict.fromkeys(unicodedata.normalize("NFC", text).split()) if lost(word)]
     return [sign for sign in dict.fromkeys("".join(words)) if lost(sign)] or words
 

@@ -56,7 +56,9 @@ def _numbers(values: list[Tensor]) -> np.ndarray:
 
 
 def observed(model: VideoModel) -> str:
-    """The signal that TeaCache looks at in this family: the published one."""
+    """The signal that TeaCache looks at in this family: the published one; empty on a UNet."""
+    if model.stacks is None:
+        return ""
     fit = published(model, False)
     return fit.signal if fit else model.checkpoint.spec.cache_signal
 

@@ -58,3 +58,16 @@ def test_a_backslash_on_the_bundled_model_is_no_chinese() -> None:
     for text in ("a red circle \\ {", "a red circle 🎬"):
         for note in read_prompt(tokenizer, text, 128, "positive").notes:
             assert ENGLISH not in note
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("a red qwerty on asdf", "qwerty asdf"),
+        ("a blue square", "square"),
+        ("一个红色的圆和恐龙", "和 恐 龙"),
+    ],
+)
+def test_the_bundled_model_names_words(text: str, named: str) -> None:
+    (note,) = read_prompt(load_tokenizer(BUNDLED / "tokenizer"), text, 128, "positive").notes
+    assert f"does not know {named}: " in note

@@ -160,7 +160,7 @@ CASES = [
     ),
     Case("a rate below one", {"3.fps": 0.5}, ("fps = 0.5", "1 to 240 frames per second", "Use 0")),
     Case("a share above one", {"4.decode_timestep": 1.5}, ("decode_timestep = 1.5", "share from 0 to 1", "Use -1")),
-    Case("noise of NaN", {"4.decode_noise": NAN}, ("decode_noise = nan", "share from 0 to 1", "Use -1")),
+    Case("noise of NaN", {"4.decode_noise": NAN}, ("decode_noise = nan", "a finite number", "Set a number")),
     *[
         Case(name, {"stg": guidance(**{"method": "stg", "layers": "1", **inputs}), "3.model": ["stg", 0]}, told)
         for name, inputs, told in (

@@ -42,6 +42,7 @@ def test_video_to_video_with_any_loader(host: Host, name: str) -> None:
     graph = workflow("any_v2v", {"4.steps": 4, "5.filename_prefix": "swapped/v2v"})
     graph["1"] = node(loader, checkpoint=checkpoint, precision="float32")
     if extra:
+        graph["6"] = node("GetVideoComponents", video=["2", 0])
         graph["one"] = node("ImageFromBatch", image=["6", 0], batch_index=0, length=1)
         graph["key"] = node("ReelwireKeyframe", image=["one", 0], frame=0, strength=1.0)
         graph["4"]["inputs"]["keyframes"] = ["key", 0]

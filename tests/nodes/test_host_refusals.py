@@ -89,7 +89,9 @@ EARLY = {
         "g",
         ("start, end = 0.5, 0.5", "on from start to end", "0 <= start < end"),
     ),
-    "layers": Early("ltx_t2v", guidance(layers="one"), "g", ("layers = 'one'", "list of block numbers", "7, 8, 9")),
+    "layers": Early(
+        "ltx_t2v", guidance(layers="one"), "g", ("layers = 'one'", "list of block numbers", "11, 25; 22; 28")
+    ),
     "keyframe": Early("wan_vace", {"5.strength": 0.0}, "5", ("strength = 0.0", "above 0", "Use 1 to keep")),
     "control": Early(
         "wan_vace",
