@@ -124,8 +124,10 @@ class FileWriter(io.ComfyNode):
         if source is None or not 1 <= source.fps <= 240:
             return cls.rate(model, fps, sampled), []
         rate = cls.rate(model, fps or source.fps)
-        key = "rate_of_source" if not fps else "sound_out_of_step" if abs(rate / source.fps - 1) > 1e-3 else ""
-        return rate, [message(key, fps=f"{rate:g}", source=f"{source.fps:g}")] if key else []
+        values = {"fps": f"{rate:g}", "source": f"{source.fps:g}"}
+        if not fps:
+            return rate, [message("rate_of_source", **values)]
+        return rate, [message("sound_out_of_step", **values)] if abs(rate / source.fps - 1) > 1e-3 else []
 
     @classmethod
     def rate_and_sound(

@@ -272,8 +272,9 @@ class _Copied:
         notes: list[str] = [message("sound_copied", rate=rate, layout=self._source.codec_context.layout.name)]
         missing = round((seconds - self._end) * rate)
         if missing > SLACK:
-            padded = self._pad(seconds, rate)
-            notes.append(message("sound_padded" if padded else "sound_ends", seconds=_seconds(missing, rate)))
+            padded, left_out = self._pad(seconds, rate), _seconds(missing, rate)
+            note = message("sound_padded", seconds=left_out) if padded else message("sound_ends", seconds=left_out)
+            notes.append(note)
         elif self._waiting is not None and (left := self._left(seconds)) > SLACK / rate:
             notes.append(message("sound_cut", seconds=f"{left:.3g}"))
         self._file.close()
@@ -377,7 +378,7 @@ def _of_waveform(waveform: Tensor, rate: object, name: str) -> tuple[Sound | Non
     number = isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate == rate
     if not number or not LEAST_RATE <= (hertz := round(float(str(rate)))) <= MOST_RATE:
         rule = message("sample_rate_rule", least=LEAST_RATE, most=MOST_RATE)
-        raise InputError(name, f"sample_rate {str(rate)[:40]}", rule, remedy)
+        raise InputError(name, str(rate)[:40], rule, remedy)
     shape = message("tensor_shape", shape=list(waveform.shape))
     if not 1 <= waveform.ndim <= 3:
         raise InputError(name, shape, message("waveform_rule"), remedy)
@@ -389,7 +390,7 @@ def _of_waveform(waveform: Tensor, rate: object, name: str) -> tuple[Sound | Non
     if len(samples) not in LAYOUTS:
         raise InputError(name, shape, message("channels_rule", counts=", ".join(map(str, LAYOUTS))), remedy)
     if not samples.is_floating_point():
-        raise InputError(name, f"waveform {samples.dtype}", message("waveform_floats"), remedy)
+        raise InputError(name, samples.dtype, message("waveform_floats"), remedy)
     if not torch.isfinite(samples).all():
         raise InputError(name, message("not_finite"), message("waveform_finite"), message("repair_audio"))
     return Waveform(samples.float().contiguous(), hertz), notes

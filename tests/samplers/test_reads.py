@@ -43,7 +43,7 @@ BY_VALUE = (
     "unique_dim",
 )
 # samplers that draw noise in each step -> how often: on the CPU, where a seed means the same everywhere
-DRAWN = {"dpm": 2, "euler ancestral": 1, "dpm++ 2m sde": 1}
+DRAWN = {"dpm": 2, "euler ancestral": 1, "dpm++ 2m sde": 1, "stochastic": 1}
 
 
 class Traffic(TorchDispatchMode):
