@@ -44,7 +44,7 @@ DAMAGES: dict[str, tuple[Damage, tuple[str, ...]]] = {
     "pickled": (pickled, ("is a pickle", "Use a .safetensors file")),
     "gguf of pictures": (
         lambda file, target: unknown_gguf(target),
-        ("is none of the models that this pack knows", "Use the loader of its family"),
+        ("is none of the models that this pack knows", "Choose a model of"),
     ),
 }
 

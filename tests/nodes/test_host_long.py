@@ -281,14 +281,14 @@ def tiles_of(graph: Prompt, size: int) -> Prompt:
 def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
     """However much memory there is, it ends in words, or with the same pictures: whole, or in tiles of the sizes that
     the log names (but for rounding: a convolution that gets no scratch memory is computed in another way)."""
-    latents = torch.randn(1, 16, 3, 40, 40, generator=torch.Generator().manual_seed(1))
+    latents = torch.randn(1, 16, 3, 56, 56, generator=torch.Generator().manual_seed(1))
     save_file(
         {"latent_tensor": latents, "latent_format_version_0": torch.tensor([])}, host.base / "input" / "large.latent"
     )
     graph = workflow("ltx_t2v", {"3": node("LoadLatent", latent="large.latent"), "4.crf": 0})
     whole = frames(host.videos(host.post(graph))[0]).astype(int)
-    enough, too_little = 256, 8  # MB for the whole frame, and for nothing
-    while enough - too_little > 2:
+    enough, too_little = 512, 16  # MB for the whole frame, and for nothing
+    while enough - too_little > 4:
         megabytes = (enough + too_little) // 2
         graph["4"]["inputs"]["filename_prefix"] = f"video/short{megabytes}"
         before = len(host.log)
@@ -299,7 +299,7 @@ def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
             too_little = megabytes
             continue
         video = frames(host.videos(entry)[0])
-        assert video.shape == whole.shape == (9, 320, 320, 3)
+        assert video.shape == whole.shape == (9, 448, 448, 3)
         sizes = re.findall(rb"goes on with tiles of (\d+)", host.log[before:])
         made = [whole, *(frames(host.videos(host.post(graph | tiles_of(graph, int(size))))[0]) for size in sizes)]
         apart = [min(np.abs(frame - way[at].astype(int)).max() for way in made) for at, frame in enumerate(video)]

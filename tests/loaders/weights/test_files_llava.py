@@ -11,7 +11,7 @@ import transformers
 from reelwire.loaders.common.prompts import load_tokenizer
 from reelwire.loaders.families import load
 from reelwire.loaders.families.hunyuan_video import HunyuanVideo
-from reelwire.loaders.families.hunyuan_video.prompts import _read_picture
+from reelwire.loaders.families.hunyuan_video.prompts import _read_picture, _tokens
 from reelwire.loaders.messages import CheckpointError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Keyframe, Request
@@ -204,7 +204,9 @@ def test_a_picture_is_set_in_motion_from_single_files(models: Path, whole: Any) 
 
     tokenizer = load_tokenizer(model.recipe.files["tokenizer"])
     assert tokenizer.convert_tokens_to_ids("<image>") == LLAVA_PICTURE
-    common = (tokenizer, 256, torch.device("cpu"), "a red circle", "positive", torch.randn(1, 3, SIDE, SIDE), 2)
+    prompt, begin = _tokens(model, True, "a red circle", "positive")
+    header = tokenizer.convert_tokens_to_ids("<|end_header_id|>")
+    common = (prompt, begin, lambda length: prompt, header, torch.randn(1, 3, SIDE, SIDE), 2)
     with model.use("text_encoder") as network:
         hidden = _read_picture(network, *common)
     expected = _read_picture(whole, *common)
