@@ -193,8 +193,14 @@ def test_an_estimate_is_there_in_full(view: tuple[Page, str], host: Host) -> Non
     fit(page)
     box, content = settles(page, parts(("box", "content")), "2")
     assert box[3] >= content[3] > content[1]
-    font = page.evaluate("() => getComputedStyle(document.querySelector('.reelwire-words')).fontFamily")
+    font = page.evaluate(FONT, "2")
     assert "monospace" in font
+
+
+FONT = """id => {
+    const panel = app.rootGraph.getNodeById(id).widgets.find(widget => widget.name === "reelwire_panel").element;
+    return getComputedStyle(panel.querySelector(".reelwire-words")).fontFamily;
+}"""
 
 
 # ---------------------------------------------------------------- errors
@@ -231,7 +237,7 @@ def test_the_toast_does_not_hide_the_pages_own_notice_nor_it_the_toast(failed: P
     becomes(failed, "() => document.querySelectorAll('.reelwire-toast').length", 1)  # an earlier one fades
     (ours, _), (_, bottom_of_pages) = settles(failed, NOTICES)
     assert ours >= bottom_of_pages
-    assert failed.evaluate(COVERED_BUTTONS) == 0, "a button of the page's notice cannot be clicked"
+    becomes(failed, COVERED_BUTTONS, 0)  # all buttons of the page's notice can be clicked
 
 
 def test_the_cause_is_marked_and_not_the_node_that_stopped(failed: Page) -> None:
