@@ -17,8 +17,8 @@ from . import host
 from .effect import Conditions, counted, idle
 from .origin import from_model
 from .sampling.inputs import sampler_inputs
-from .sampling.request import numbers_of, request_of
-from .sampling.sampler import SamplerNode
+from .sampling.request import noise_mask_of, numbers_of, request_of
+from .sampling.sampler import SamplerNode, latent_note
 from .types import InputValue, model_input, model_output, node_schema, number_input, share_input, whole_input
 from .words import models_with
 
@@ -339,12 +339,14 @@ class CalibrateCache(SamplerNode):
         store.check_place(checkpoint)
         on_step = lambda done, total, run: update(done, total, lambda: host.latent_preview(model, run.preview()))
         request, report = request_of(model, **inputs), host.Report(cls)
-        report.tell(*plan(replace(model, cache=None), request).notes)
+        prepared, source = plan(replace(model, cache=None), request), inputs.get("source")
+        sound = host.source_sound(source)
+        report.tell(*prepared.notes)
         calibration, latents = calibrate(model, conditioning, request, on_step)
         calibration = store.add(checkpoint, calibration)
         report.tell(*_calibrated(calibration, store.file_of(checkpoint).name), level=logging.INFO)
-        note = {"family": model.name, "variant": model.variant, "fps": inputs.get("fps") or model.facts.fps}
-        return io.NodeOutput(model, from_model(model, model.to_host(latents.cpu()), note), ui=report.ui())
+        latent = from_model(model, model.to_host(latents.cpu()), latent_note(model, prepared, source), sound)
+        return io.NodeOutput(model, {**latent, **noise_mask_of(source)}, ui=report.ui())
 
 
 def _calibrated(calibration: Calibration, file: str) -> list[Message]:

@@ -120,14 +120,14 @@ class FileWriter(io.ComfyNode):
     def rate_beside(
         cls, model: VideoModel, fps: float, source: host.SourceSound | None, sampled: float = 0.0
     ) -> tuple[float, list[str]]:
-        """(frames per second of the file, notes): as those of a source whose sound goes along, if nothing is asked."""
+        """(frames per second of the file, notes): as asked for, as sampled, or as the source whose sound goes along."""
         if source is None or not 1 <= source.fps <= 240:
             return cls.rate(model, fps, sampled), []
-        rate = cls.rate(model, fps or source.fps)
+        rate = cls.rate(model, fps, sampled or source.fps)
         values = {"fps": f"{rate:g}", "source": f"{source.fps:g}"}
-        if not fps:
-            return rate, [message("rate_of_source", **values)]
-        return rate, [message("sound_out_of_step", **values)] if abs(rate / source.fps - 1) > 1e-3 else []
+        if abs(rate / source.fps - 1) > 1e-3:
+            return rate, [message("sound_out_of_step", **values)]
+        return rate, [] if fps else [message("rate_of_source", **values)]
 
     @classmethod
     def rate_and_sound(

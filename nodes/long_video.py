@@ -198,7 +198,7 @@ class LongVideo(FileWriter):
         from ..samplers.long.plan import LongVideoOptions
         from ..samplers.long.render import Callbacks, clip_pieces, render
 
-        sampled = model.complete(request_of(model, preset=inputs.get("preset", DEFAULT))).fps
+        sampled = _sampled_rate(model, inputs)
         fps, sound, sound_notes = cls.rate_and_sound(model, fps, audio, source_sound and inputs.get("source"), sampled)
         options = LongVideoOptions(window, overlap, adain, memory, hold)
         story, plan = _planned(model, timeline, fps, options, frames=frames, keyframes=keyframes, **inputs)
@@ -246,6 +246,12 @@ def _planned(
     keyframes = (*(inputs.pop("keyframes") or ()), *pictures)
     plan = plan_long(model, story, request_of(model, keyframes=keyframes, fps=fps, **inputs), options)
     return read_timeline(timeline, fps, plan.request.frames), plan  # no prompt begins behind the end
+
+
+def _sampled_rate(model: VideoModel, inputs: dict[str, InputValue]) -> float:
+    """Frames per second where nothing is asked for: the source's, the preset's, or the model's."""
+    preset = inputs.get("preset", DEFAULT)
+    return host.source_rate(inputs.get("source")) or model.complete(request_of(model, preset=preset)).fps
 
 
 def decoded_as(model: VideoModel, request: Request) -> VideoModel:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..loaders.denoiser import Denoiser, DenoiserWrapper, Network
 from ..loaders.facts import Facts
 from ..loaders.messages import InputError, about, either, message
-from ..loaders.request import Keyframe, Request
+from ..loaders.request import Request
 from ..loaders.spec import titles_with
 from ..loaders.video_model import VideoModel
 
@@ -50,7 +50,7 @@ def _with_last(model: VideoModel, request: Request) -> tuple[Request, tuple[str,
         rule = message("loop_has_last") if last else message("loop_needs_first")
         raise InputError("loop", "true", rule, message("loop_one_first"))
     first = at[0]
-    closing = Keyframe(first.images[:1], frames - 1, first.strength, node=first.node)
+    closing = replace(first, images=first.images[:1], frame=frames - 1)
     return replace(request, keyframes=(*request.keyframes, closing)), (message("loop_keyframe"),)
 
 

@@ -22,7 +22,7 @@ from .kernels import attention_notes
 from .keyframes import cut_notes, place_keyframes
 from .loop import closed
 from .room import step_bytes
-from .solvers import TABLES, prediction_count
+from .solvers import TABLES, prediction_count, skipped
 from .sources.clip import clip_frames, goes_on, sized_as_clip
 from .sources.inpaint import hidden_keyframes, latent_mask
 from .sources.opened import lengthened, source_notes, through_door
@@ -119,10 +119,11 @@ def _check_numbers(model: VideoModel, request: Request) -> None:
 
 def _lora_notes(model: VideoModel, request: Request) -> tuple[str, ...]:
     """What to say of LoRAs that are on in no step of a complete request."""
+    steps = request.steps - skipped(request.steps, request)
     return tuple(
-        message("lora_no_step", file=lora.file.name, steps=request.steps, start=lora.start, end=lora.end)
+        message("lora_no_step", file=lora.file.name, steps=steps, start=lora.start, end=lora.end)
         for lora in model.loras
-        if int(lora.start * request.steps) >= int(lora.end * request.steps)
+        if int(lora.start * steps) >= int(lora.end * steps)
     )
 
 

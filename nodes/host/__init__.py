@@ -49,5 +49,6 @@ from .sound import SOUND as SOUND
 from .sound import Sound as Sound
 from .sound import SourceSound as SourceSound
 from .sound import sound_of as sound_of
+from .sound import source_rate as source_rate
 from .sound import source_sound as source_sound
 from .sound import video_frames as video_frames

@@ -363,6 +363,14 @@ def source_sound(source: object) -> SourceSound | None:
     return None if sound is None else SourceSound(sound, float(source.get_frame_rate()))
 
 
+def source_rate(source: object) -> float:
+    """Frames per second of a VIDEO, or of those that a LATENT was made for; 0 where neither says it."""
+    if isinstance(source, dict):
+        return float(source.get("reelwire", {}).get("fps", 0.0))
+    rate = float(source.get_frame_rate()) if isinstance(source, Input.Video) else 0.0
+    return rate if 1 <= rate <= 240 else 0.0
+
+
 def video_frames(source: Input.Video) -> Tensor:
     """The frames of a VIDEO as an IMAGE; raises InputError where its file cannot be read."""
     try:
@@ -409,7 +417,9 @@ def _of_video(video: Input.Video, name: str) -> tuple[Sound | None, list[str]]:
             if not file.streams.audio:
                 return None, [message("video_silent")]
             codec = audio_stream(file).codec_context
-            copied = codec is not None and codec.name == "aac" and not start
+            if codec is None:
+                return None, [message("sound_unknown")]
+            copied = codec.name == "aac" and not start
     except OSError as error:
         rule = message("video_unreadable", error=error.strerror or error)
         raise InputError(name, str(sound.source)[:200], rule, message("load_video_again")) from error

@@ -18,7 +18,9 @@ from .inputs import DEFAULT, FRAMES, SOURCE
 
 def numbers_of(inputs: Mapping[str, InputValue]) -> dict[str, InputValue]:
     """Those of a sampler's inputs that can be checked while what the video is made of is still sampled."""
-    known = ("width", "height", "frames", "steps", "guidance", "sampler", "seed", "preset", "shift", "fps")
+    known = ["width", "height", "steps", "guidance", "sampler", "seed", "preset", "shift", "fps"]
+    if inputs.get("frames_from", FRAMES) == FRAMES:
+        known.append("frames")
     return {name: inputs[name] for name in known if name in inputs}
 
 
@@ -46,6 +48,7 @@ def request_of(
     """The request that a sampler's inputs stand for, before defaults are filled in."""
     plain = {DEFAULT: ""}
     check_length_from(frames_from, True)
+    fps = fps or host.source_rate(source)
     source, noise_mask = _source(model, source)
     if mask is not None and noise_mask is not None:
         raise InputError("mask", message("connected"), message("two_masks"), message("disconnect_one_mask"))

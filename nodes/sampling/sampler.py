@@ -96,6 +96,7 @@ class Sampler(SamplerNode):
             plan(model, request_of(model, **numbers_of(inputs)), outline=True)
             return later
         plan(model, request_of(model, **inputs))
+        host.source_sound(inputs.get("source"))
         return ["conditioning"] if conditioning is None else []
 
     @classmethod
@@ -103,30 +104,36 @@ class Sampler(SamplerNode):
         from ...samplers.denoise import sample
         from ...samplers.plan import plan
 
-        prepared, report = plan(model, request_of(model, **inputs)), host.Report(cls)
-        request = prepared.request
+        source, report = inputs.get("source"), host.Report(cls)
+        prepared, sound = plan(model, request_of(model, **inputs)), host.source_sound(source)
         report.tell(*prepared.notes, *host.shortage(model, prepared))
         watch, began = _Watching(model), time.monotonic()
         with heard_by(report.tell):
             latents = sample(model, conditioning, prepared, watch.step)
-        line = sampled(request, request.fps, time.monotonic() - began)
-        note = {
-            "family": model.name,
-            "variant": model.variant,
-            "frames": request.frames,
-            "fps": request.fps,
-            "width": request.width,
-            "height": request.height,
-            "seed": request.seed,
-            **_clip_note(inputs.get("source"), prepared),
-            **({"loop": True} if request.loop else {}),
-        }
-        if request.program is not None:
-            note["decoding"] = asdict(request.program.decoding)
+        line = sampled(prepared.request, prepared.request.fps, time.monotonic() - began)
+        note = latent_note(model, prepared, source)
         charts = {"reelwire_chart": _report_cache(report, model, prepared, watch.cache, note)}
-        sound = host.source_sound(inputs.get("source"))
         latent = from_model(model, model.to_host(latents.cpu()), note, sound)
-        return io.NodeOutput({**latent, **noise_mask_of(inputs.get("source"))}, ui=report.ui(charts, line))
+        return io.NodeOutput({**latent, **noise_mask_of(source)}, ui=report.ui(charts, line))
+
+
+def latent_note(model: VideoModel, prepared: SamplingPlan, source: object) -> dict[str, object]:
+    """What latents of a plan say of themselves, for the nodes that decode them and the file that they become."""
+    request = prepared.request
+    note: dict[str, object] = {
+        "family": model.name,
+        "variant": model.variant,
+        "frames": request.frames,
+        "fps": request.fps,
+        "width": request.width,
+        "height": request.height,
+        "seed": request.seed,
+        **_clip_note(source, prepared),
+        **({"loop": True} if request.loop else {}),
+    }
+    if request.program is not None:
+        note["decoding"] = asdict(request.program.decoding)
+    return note
 
 
 def _clip_note(source: object, prepared: SamplingPlan) -> dict[str, int]:

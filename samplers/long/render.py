@@ -105,7 +105,7 @@ class _Renderer:
         ratio, tail, first = self.model.facts.temporal_ratio, torch.empty(0), torch.empty(0)
         for number, window in enumerate(self.whole.windows):
             overlap = (window.shared - 1) // ratio + 1 if window.shared else 0
-            past = None if number or self.job.has(number) else self.sources.past
+            past = None if number else self.sources.past
             if overlap:
                 memory = first[:, :, :1] if self.options.memory else None
                 past = ContinuationLatents(tail[:, :, -overlap:], self.options.hold, memory, self.options.memory)

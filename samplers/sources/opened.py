@@ -86,7 +86,8 @@ def _idle(request: Request) -> Notes:
 def source_notes(request: Request, fps: float) -> Notes:
     """What is not used of the source, the control video and the mask of a complete request, and what is scaled."""
     notes = [*_length_notes(request, fps), *_size_notes(request)]
-    if request.source is not None and request.strength >= 1 and request.mask is None:
+    begun = request.program is not None and request.program.begins_with_source
+    if request.source is not None and request.strength >= 1 and request.mask is None and not begun:
         notes.append(message("source_unused"))
     return tuple(notes)
 

@@ -17,7 +17,7 @@ import torch
 from reelwire.loaders.common.images import compressed
 from reelwire.loaders.families.ltx.checkpoint import SPEC
 from reelwire.loaders.families.ltx.upsampler import tone_mapped
-from reelwire.loaders.messages import InputError
+from reelwire.loaders.messages import InputError, message
 from reelwire.loaders.request import Conditioning, Decoding, Guidance, Keyframe, Request, SpatioTemporal
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.plan import plan
@@ -114,6 +114,8 @@ def test_second_pass(makers: Any, name: str) -> None:
         latents = torch.randn(makers(name)[0].model.facts.latent_shape(WIDTH, HEIGHT, FRAMES))
     expected = theirs(makers, name, pass_of(name, "second_pass"), latents=latents)
     assert distance(ours(makers, name, f"{name}, second pass", source=latents), expected) <= NEAR
+    request = Request(WIDTH, HEIGHT, FRAMES, source=latents, preset=f"{name}, second pass")
+    assert message("source_unused") not in plan(makers(name)[0].model, request).notes
 
 
 DEV, DISTILLED = "ltxv-2b-0.9.6-dev", "ltxv-13b-0.9.8-distilled"

@@ -64,7 +64,7 @@ def test_sound_goes_through_video_to_video(host: Host, clip: Path) -> None:
     assert "12 frames per second" in notes(entry)
 
     off = host.videos(host.post(again(**{"4.source_sound": False})))[0]
-    assert lengths(off) == (pytest.approx(17 / 25, abs=1e-3), 0)
+    assert lengths(off) == (pytest.approx(17 / 12, abs=1e-3), 0)
     other = host.post(again(**{"9": TONE, "4.audio": ["9", 0], "4.fps": 12.0}))
     assert "44100 Hz, stereo." in notes(other)
     assert "set fps to 0 or 12" in notes(host.post(again(**{"4.fps": 25.0}))).lower()
@@ -103,7 +103,7 @@ def test_sound_of_a_long_videos_source(host: Host, clip: Path) -> None:
     assert packets(video) == packets(clip)
     assert lengths(video) == pytest.approx(lengths(clip), abs=0.03)
     (silent,) = host.videos(host.post({**long_video("long_silent", **made_of, source_sound=False), **load}))
-    assert lengths(silent) == (pytest.approx(17 / 25, abs=1e-3), 0)
+    assert lengths(silent) == (pytest.approx(17 / 12, abs=1e-3), 0)
 
 
 BAD: dict[str, dict[str, Any]] = {
