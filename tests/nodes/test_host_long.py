@@ -190,7 +190,7 @@ def test_a_cache_and_all_notes_are_told(host: Host) -> None:
     graph["2"]["inputs"]["model"] = ["9", 0]
     text = " ".join(host.post(graph)["outputs"]["2"]["text"])
     assert "Last window: FORA" in text
-    assert "prompt 1: the text encoder does not know q: 1 of" in text
+    assert "prompt 1: the text encoder does not know qqq: 1 of" in text
     assert "Prompt 2 begins at frame 29" in text
 
 

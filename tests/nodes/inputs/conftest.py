@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,5 +23,7 @@ def nodes(comfyui: Path) -> Iterator[list[Any]]:
     with seen_by_comfyui():
         from reelwire import nodes
 
-        yield asyncio.run(nodes.ReelwireExtension().get_node_list())
+        with ThreadPoolExecutor() as pool:  # tests of the page leave an event loop running in this thread
+            listed = pool.submit(asyncio.run, nodes.ReelwireExtension().get_node_list())
+        yield listed.result()
     sys.path.remove(str(comfyui))
