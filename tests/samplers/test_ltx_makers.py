@@ -26,7 +26,6 @@ from reelwire.tests.support.engine.makers import STRATEGIES, Makers, make
 from reelwire.tests.support.engine.sampling import sample
 from torch import Tensor
 
-pytest.importorskip("ltx_video", reason="run.py test installs it: pip install --no-deps ltx-video==0.1.2")
 CONFIGS: dict[str, dict[str, Any]] = json.loads(
     (Path(__file__).parents[1] / "support" / "files" / "ltx_programs.json").read_text()
 )

@@ -16,8 +16,6 @@ from reelwire.training.tiny_models import seeded
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-pytest.importorskip("lycoris", reason="the reference: pip install -e '.[test]'")
-
 # kind of layer -> (family, the layer, its name in a file, the layers that it is made of there)
 PLACES: dict[str, tuple[str, tuple[str, ...], str]] = {
     "linear": ("wan", ("blocks.0.ffn.net.0.proj",), "lora_unet_blocks_0_ffn_0"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from reelwire.training.tiny_models import seeded
 from safetensors.torch import save_file
 from torch import Tensor
 
-peft = pytest.importorskip("peft", reason="the reference: pip install -e '.[test]'")
+peft: Any = import_module("peft")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:In CPU autocast"),
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
