@@ -287,16 +287,13 @@ def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
     )
     graph = workflow("ltx_t2v", {"3": node("LoadLatent", latent="large.latent"), "4.crf": 0})
     whole = frames(host.videos(host.post(graph))[0]).astype(int)
-    enough, too_little = 512, 16  # MB for the whole frame, and for nothing
-    while enough - too_little > 4:
-        megabytes = (enough + too_little) // 2
+    for megabytes in range(208, 16, -16):  # not halved: what the heap still holds differs from run to run
         graph["4"]["inputs"]["filename_prefix"] = f"video/short{megabytes}"
         before = len(host.log)
         with short_memory(host, megabytes * 2**20):
             entry = host.run(graph)
         if entry["status"]["status_str"] != "success":
             assert "Nothing is lost" in told(entry)
-            too_little = megabytes
             continue
         video = frames(host.videos(entry)[0])
         assert video.shape == whole.shape == (9, 448, 448, 3)
@@ -306,7 +303,6 @@ def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
         assert max(apart) <= ROUNDING, (sizes, apart)
         if sizes:
             return
-        enough = megabytes
     pytest.fail("No room was too small for the whole frame and large enough for tiles.")
 
 
