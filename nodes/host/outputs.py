@@ -27,9 +27,11 @@ def output_file(
     cls: type[io.ComfyNode], prefix: str, suffix: str, width: int, height: int
 ) -> tuple[Path, str, list[str]]:
     """(a new file in the output folder, its subfolder, notes) for a file name prefix of a node."""
+    from nodes import NODE_DISPLAY_NAME_MAPPINGS
+
     check_prefix(prefix)
     prompt, extra = cls.hidden.prompt or {}, cls.hidden.extra_pnginfo or {}
-    prefix, notes = resolved(prefix, nodes_of(prompt, extra.get("workflow")))
+    prefix, notes = resolved(prefix, nodes_of(prompt, extra.get("workflow"), NODE_DISPLAY_NAME_MAPPINGS))
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
         "/".join(parts(prefix)), folder_paths.get_output_directory(), width, height
     )
