@@ -137,7 +137,26 @@ class FileWriter(io.ComfyNode):
         sampled: the rate of the latents."""
         known = host.source_sound(source) if audio is None else None
         fps, notes = cls.rate_beside(model, fps, known, sampled)
-        return (fps, *host.sound_of(audio)) if known is None else (fps, known.sound, notes)
+        if known is not None:
+            return fps, known.sound, notes
+        sound, notes = host.sound_of(audio)
+        return fps, sound, [*notes, *cls.rate_apart(fps, sound, audio)]
+
+    @staticmethod
+    def clip_apart(fps: float, clip: InputValue) -> list[str]:
+        """What to say of the clip that a file begins with, where it has other frames per second than the file."""
+        rate = host.source_rate(clip, "extend")
+        apart = rate and abs(fps / rate - 1) > 1e-3
+        return [message("clip_out_of_step", fps=f"{fps:g}", clip=f"{rate:g}")] if apart else []
+
+    @staticmethod
+    def rate_apart(fps: float, sound: host.Sound | None, audio: InputValue) -> list[str]:
+        """What to say of the sound of a video that has other frames per second than the file: where the file's frames
+        are made of that video's, the two drift apart."""
+        rate = host.source_rate(audio, "audio")
+        if sound is None or not rate or abs(fps / rate - 1) <= 1e-3:
+            return []
+        return [message("audio_out_of_step", fps=f"{fps:g}", audio=f"{rate:g}")]
 
 
 class DecodeToVideo(Tiled, FileWriter):

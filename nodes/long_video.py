@@ -198,8 +198,8 @@ class LongVideo(FileWriter):
         from ..samplers.long.plan import LongVideoOptions
         from ..samplers.long.render import Callbacks, clip_pieces, render
 
-        sampled = _sampled_rate(model, inputs)
-        fps, sound, sound_notes = cls.rate_and_sound(model, fps, audio, source_sound and inputs.get("source"), sampled)
+        clip = inputs.get("extend") if joined else None
+        fps, sound, sound_notes = _rate_and_sound(model, fps, audio, source_sound, clip, inputs)
         options = LongVideoOptions(window, overlap, adain, memory, hold)
         story, plan = _planned(model, timeline, fps, options, frames=frames, keyframes=keyframes, **inputs)
         size = plan.request.width, plan.request.height
@@ -248,10 +248,26 @@ def _planned(
     return read_timeline(timeline, fps, plan.request.frames), plan  # no prompt begins behind the end
 
 
+def _rate_and_sound(
+    model: VideoModel,
+    fps: float,
+    audio: InputValue,
+    source_sound: bool,
+    clip: InputValue,
+    inputs: dict[str, InputValue],
+) -> tuple[float, host.Sound | None, list[str]]:
+    """(frames per second of the file, its sound, notes). clip: what the file begins with; None: nothing."""
+    source = inputs.get("source")
+    brings = (clip if source is None else source) if source_sound else None
+    fps, sound, notes = LongVideo.rate_and_sound(model, fps, audio, brings, _sampled_rate(model, inputs))
+    return fps, sound, [*notes, *(LongVideo.clip_apart(fps, clip) if sound is None or brings is not clip else [])]
+
+
 def _sampled_rate(model: VideoModel, inputs: dict[str, InputValue]) -> float:
     """Frames per second where nothing is asked for: the source's, the preset's, or the model's."""
     preset = inputs.get("preset", DEFAULT)
-    return host.source_rate(inputs.get("source")) or model.complete(request_of(model, preset=preset)).fps
+    clip = host.source_rate(inputs.get("extend"), "extend")
+    return host.source_rate(inputs.get("source")) or clip or model.complete(request_of(model, preset=preset)).fps
 
 
 def decoded_as(model: VideoModel, request: Request) -> VideoModel:

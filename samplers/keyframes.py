@@ -7,13 +7,12 @@ from itertools import pairwise
 
 import torch
 
-from ..loaders.common.images import is_frames, middle
 from ..loaders.messages import InputError, about, both, either, message
 from ..loaders.request import Capabilities, Keyframe, Request
 from ..loaders.spec import titles_with
+from .sources.opened import cut_note
 
 _ENDS = {"first": message("first_frame"), "last": message("last_frame")}
-UNNOTICED = 0.97  # nobody minds a thirtieth of a side
 Placed = tuple[tuple[Keyframe, ...], tuple[str, ...]]  # (keyframes in order, notes on what was moved or cut)
 
 
@@ -44,18 +43,10 @@ def place_keyframes(keyframes: tuple[Keyframe, ...], capabilities: Capabilities,
 
 
 def cut_notes(request: Request) -> tuple[str, ...]:
-    """Notes on pictures and videos of another shape than a complete request's: only their middle fills the video."""
-    media = [(message("keyframe_name", number=n), key.images) for n, key in enumerate(request.keyframes, 1)]
-    media += [(message("the_source"), request.source)] if is_frames(request.source) else []
-    if request.control is not None and is_frames(request.control.frames):
-        media.append((message("the_control"), request.control.frames))
-    notes = []
-    for name, images in media:
-        width, height = middle(images, request.width, request.height)
-        if width < UNNOTICED * images.shape[2] or height < UNNOTICED * images.shape[1]:
-            size, video = f"{images.shape[2]}x{images.shape[1]}", f"{request.width}x{request.height}"
-            notes.append(message("picture_cut", name=name, size=size, middle=f"{width}x{height}", video=video))
-    return tuple(notes)
+    """Notes on keyframes of another shape than a complete request's: only their middle fills the video."""
+    images = [keyframe.images for keyframe in request.keyframes if not keyframe.of_clip]
+    named = [(message("keyframe_name", number=number), each) for number, each in enumerate(images, 1)]
+    return tuple(note for name, each in named for note in cut_note(name, each, request))
 
 
 def _check(name: str, keyframe: Keyframe, capabilities: Capabilities) -> None:

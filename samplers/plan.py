@@ -140,7 +140,7 @@ def _with_media(model: VideoModel, request: Request) -> tuple[Request, tuple[str
     if request.control is not None:
         with about(request.control):
             _check_control(request, request.control)
-    return request, (*loop_notes, *notes, *source_notes(request, request.fps), *cut_notes(request))
+    return request, (*loop_notes, *notes, *source_notes(request), *cut_notes(request))
 
 
 def checked_mask(model: VideoModel, request: Request) -> tuple[Tensor | None, tuple[str, ...]]:

@@ -360,25 +360,35 @@ def source_sound(source: object) -> SourceSound | None:
     if not isinstance(source, Input.Video):
         return None
     sound, _ = sound_of(source, "source")
-    return None if sound is None else SourceSound(sound, float(source.get_frame_rate()))
+    return None if sound is None else SourceSound(sound, _rate_of(source, "source"))
 
 
-def source_rate(source: object) -> float:
-    """Frames per second of a VIDEO, or of those that a LATENT was made for; 0 where neither says it."""
+def source_rate(source: object, name: str = "source") -> float:
+    """Frames per second of a VIDEO, or of those that a LATENT was made for; 0 where neither says it. Raises InputError,
+    under this name, for a VIDEO that cannot be read."""
     if isinstance(source, dict):
         return float(source.get("reelwire", {}).get("fps", 0.0))
-    rate = float(source.get_frame_rate()) if isinstance(source, Input.Video) else 0.0
+    rate = _rate_of(source, name) if isinstance(source, Input.Video) else 0.0
     return rate if 1 <= rate <= 240 else 0.0
 
 
-def video_frames(source: Input.Video) -> Tensor:
-    """The frames of a VIDEO as an IMAGE; raises InputError where its file cannot be read."""
+def _rate_of(video: Input.Video, name: str) -> float:
+    """Frames per second of a VIDEO; raises InputError where its file cannot be read, or holds no picture."""
+    try:
+        return float(video.get_frame_rate())
+    except (OSError, ValueError, LookupError) as error:
+        rule = message("video_unreadable", error=getattr(error, "strerror", None) or error)
+        raise InputError(name, type(video).__name__, rule, message("load_video_again")) from error
+
+
+def video_frames(source: Input.Video, name: str = "source") -> Tensor:
+    """The frames of a VIDEO as an IMAGE; raises InputError, under this name, where its file cannot be read."""
     try:
         images: Tensor = source.get_components().images
         return images
     except (OSError, ValueError) as error:
         rule = message("video_unreadable", error=getattr(error, "strerror", None) or error)
-        raise InputError("source", type(source).__name__, rule, message("load_video_again")) from error
+        raise InputError(name, type(source).__name__, rule, message("load_video_again")) from error
 
 
 def _of_waveform(waveform: Tensor, rate: object, name: str) -> tuple[Sound | None, list[str]]:

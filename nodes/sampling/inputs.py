@@ -177,11 +177,13 @@ def source_inputs() -> list[io.Input]:
             tooltip="frames: as many as frames says. source: as many as the source or the control video has, less what "
             "the model cannot make",
         ),
-        io.Image.Input(
+        io.MultiType.Input(
             "extend",
+            [io.Image, io.Video],
             optional=True,
             tooltip="The video goes on from the last frames of this clip: by latents on "
-            f"{models_with('latent_windows')}, else as models that start from pictures can",
+            f"{models_with('latent_windows')}, else as models that start from pictures can. A VIDEO brings its frame "
+            "rate along",
         ),
     ]
 

@@ -41,14 +41,14 @@ def request_of(
     shift: float = 0.0,
     mask: Tensor | None = None,
     frames_from: str = FRAMES,
-    extend: Tensor | None = None,
+    extend: Tensor | Input.Video | None = None,
     fps: float = 0.0,
     loop: bool = False,
 ) -> Request:
     """The request that a sampler's inputs stand for, before defaults are filled in."""
     plain = {DEFAULT: ""}
     check_length_from(frames_from, True)
-    fps = fps or host.source_rate(source)
+    fps = fps or host.source_rate(source) or host.source_rate(extend, "extend")
     source, noise_mask = _source(model, source)
     if mask is not None and noise_mask is not None:
         raise InputError("mask", message("connected"), message("two_masks"), message("disconnect_one_mask"))
@@ -68,7 +68,7 @@ def request_of(
         control=control,
         mask=noise_mask if mask is None else mask,
         as_long=frames_from == SOURCE,
-        clip=extend,
+        clip=host.video_frames(extend, "extend") if isinstance(extend, Input.Video) else extend,
         fps=fps,
         loop=bool(loop),
     )

@@ -39,7 +39,7 @@ def whole_media(model: VideoModel, request: Request, spans: Spans) -> tuple[Requ
     if request.source is not None:
         check_source(model, request, request.source)
     mask, mask_notes = checked_mask(model, request)
-    notes = (*door_notes, *length_notes, *source_notes(request, model.facts.fps), *mask_notes)
+    notes = (*door_notes, *length_notes, *source_notes(request), *mask_notes)
     request, clip_notes = goes_on(model, replace(request, mask=None if mask is None else request.mask), shared)
     return request, Media(clip, shared, (*notes, *clip_notes))
 
