@@ -13,6 +13,7 @@ from .folders import checkpoints as checkpoints
 from .folders import choose as choose
 from .folders import files as files
 from .folders import last_calibration as last_calibration
+from .folders import meant as meant
 from .folders import modified as modified
 from .folders import tokenizers as tokenizers
 from .folders import upsamplers as upsamplers

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
+from difflib import get_close_matches
 from pathlib import Path
 
 import comfy
 import folder_paths
 
-from ...loaders.messages import InputError, message
+from ...loaders.messages import InputError, either, message
 from ...loaders.spec import spec_of
 
 BUNDLED = Path(__file__).parents[2] / "loaders" / "bundled"
@@ -81,10 +83,30 @@ def gguf_files(kind: str) -> dict[str, Path]:
 
 
 def choose(name: str, value: str, choices: dict[str, Path]) -> Path:
-    """The path of a choice; raises InputError for one that is not offered."""
-    if value not in choices:
-        raise InputError(name, value, message("not_among_models"), message("put_model"))
-    return choices[value]
+    """The path of a choice, see `meant`; raises InputError for one that is not offered, with those that are near it."""
+    known = meant(value, choices)
+    if known is None:
+        near = _ending(value, choices) or get_close_matches(_slashed(value), choices, 2)
+        remedy = message("did_you_mean", key=either(*near)) if near else message("put_model")
+        raise InputError(name, value, message("not_among_models"), remedy)
+    return choices[known]
+
+
+def meant(value: str, choices: Iterable[str]) -> str | None:
+    """The choice that a name stands for: itself, with the slashes of another system, or without the folders before it,
+    as other nodes name it, where one alone ends so; None where there is none."""
+    offered = list(choices)
+    ending = _ending(value, offered)
+    whole = next((name for name in (value, _slashed(value)) if name in offered), None)
+    return whole if whole is not None else ending[0] if len(ending) == 1 else None
+
+
+def _slashed(name: str) -> str:
+    return name.replace("\\", "/")
+
+
+def _ending(name: str, choices: Iterable[str]) -> list[str]:
+    return [choice for choice in choices if name and choice.endswith(f"/{_slashed(name)}")]
 
 
 def modified(path: Path) -> float:

@@ -66,6 +66,13 @@ def block_factors(
     return {layer: factor for layer, factor in factors.items() if factor != 1}
 
 
+def rest_of(ranges: Ranges, lists: tuple[str, ...], tensors: Iterable[str], layers: Iterable[str]) -> tuple[int, int]:
+    """(layers outside of all blocks, blocks of the network that no range names), as of `block_factors`."""
+    blocks, _ = _blocks(lists or _UNET, [*tensors])
+    named = {number for first, last, _ in ranges if first >= 0 for number in range(first, last + 1)}
+    return sum(not _of(layer, blocks) for layer in layers), len(blocks) - len(named)
+
+
 def _of(layer: str, blocks: list[str]) -> str:
     """The block that a layer is in; "" for one outside of all."""
     first, _, rest = layer.partition(".")
