@@ -61,7 +61,7 @@ def _read_one(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         ):
             raise CheckpointError(message("pickle", file=file.name), message("use_safetensors"))
         if not fits:
-            raise CheckpointError(message("damaged_size", file=file.name, size=size), message("download_again"))
+            raise _no_checkpoint(file, size, start + stream.read(100))
         try:
             header: dict[str, Any] = json.loads(stream.read(length))
             metadata = header.pop("__metadata__", {})
@@ -72,6 +72,18 @@ def _read_one(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
             raise CheckpointError(message("header_damaged", file=file.name), message("download_again")) from error
     _check_spans(file, size - 8 - length, spans, entries.values())
     return entries, metadata
+
+
+def _no_checkpoint(file: Path, size: int, start: bytes) -> CheckpointError:
+    """What to say of a file that holds no tensors. start: its first bytes."""
+    text, values = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower(), {"file": file.name, "size": size}
+    if text.startswith(b"version https://git-lfs"):
+        return CheckpointError(message("file_is_pointer", **values), message("pull_it"))
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+        return CheckpointError(message("file_is_page", **values), message("download_itself"))
+    if start and all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in start):
+        return CheckpointError(message("file_is_text", **values), message("download_itself"))
+    return CheckpointError(message("damaged_size", **values), message("download_again"))
 
 
 def _check_spans(file: Path, room: int, spans: list[tuple[int, int]], entries: Iterable[Entry]) -> None:

@@ -154,7 +154,6 @@ def video_inputs() -> list[io.Input]:
             "How much of the source is made anew: 1 all of it, .3 little",
             step=0.05,
             optional=True,
-            advanced=True,
         ),
     ]
 
