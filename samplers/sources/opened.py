@@ -119,7 +119,7 @@ def _length_notes(request: Request) -> list[Message]:
 def _lasting(request: Request) -> str:
     """How long a complete request's frames last, and what to do where they should last otherwise."""
     values = {"seconds": f"{request.frames / request.fps:.3g}", "fps": f"{request.fps:g}"}
-    rate = message("lasting_rated" if request.rated else "lasting", **values)
+    rate = message("lasting_rated", **values) if request.rated else message("lasting", **values)
     return rate if request.counted else sentences(rate, message("raise_frames"))
 
 
