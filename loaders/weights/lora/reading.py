@@ -14,6 +14,7 @@ from ...messages import CheckpointError, Message, listed, message, sentences
 from ...parts import Part
 from ..entry import Entry
 from ..format import CheckpointFormat
+from ..kinds import kind_of_layers
 from ..modules import read_tensors
 from ..safetensors import read_file
 from .delta import Deltas
@@ -121,7 +122,9 @@ def _check_share(file: Path, fittings: list[Fitting], experts: Mapping[str, Mapp
     )
     sizes = next((each.sizes for each in fittings if each.sizes[0]), None)
     different = message("lora_sizes", theirs=_size(sizes[0]), ours=_size(sizes[1])) if sizes else ""
-    raise CheckpointError(sentences(rule, different), message("use_lora_of_family"))
+    kind = kind_of_layers({key.layer for keys in experts.values() for key in keys.values()})
+    named = message("lora_named_as", kind=kind) if kind else ""
+    raise CheckpointError(sentences(rule, named, different), message("use_lora_of_family"))
 
 
 def _size(shape: tuple[int, ...]) -> str:
