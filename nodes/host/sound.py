@@ -377,8 +377,14 @@ def _rate_of(video: Input.Video, name: str) -> float:
     try:
         return float(video.get_frame_rate())
     except (OSError, ValueError, LookupError) as error:
-        rule = message("video_unreadable", error=getattr(error, "strerror", None) or error)
-        raise InputError(name, type(video).__name__, rule, message("load_video_again")) from error
+        raise _unreadable(error, name, video) from error
+
+
+def _unreadable(error: Exception, name: str, video: Input.Video) -> InputError:
+    """What to say of a VIDEO whose file cannot be read, by its input; without its folder."""
+    reason = getattr(error, "strerror", None) or message("no_pixels")
+    rule = message("video_unreadable", error=reason)
+    return InputError(name, type(video).__name__, rule, message("load_video_again"))
 
 
 def video_frames(source: Input.Video, name: str = "source") -> Tensor:
@@ -387,8 +393,7 @@ def video_frames(source: Input.Video, name: str = "source") -> Tensor:
         images: Tensor = source.get_components().images
         return images
     except (OSError, ValueError) as error:
-        rule = message("video_unreadable", error=getattr(error, "strerror", None) or error)
-        raise InputError(name, type(source).__name__, rule, message("load_video_again")) from error
+        raise _unreadable(error, name, source) from error
 
 
 def _of_waveform(waveform: Tensor, rate: object, name: str) -> tuple[Sound | None, list[str]]:
@@ -430,7 +435,6 @@ def _of_video(video: Input.Video, name: str) -> tuple[Sound | None, list[str]]:
             if codec is None:
                 return None, [message("sound_unknown")]
             copied = codec.name == "aac" and not start
-    except OSError as error:
-        rule = message("video_unreadable", error=error.strerror or error)
-        raise InputError(name, str(sound.source)[:200], rule, message("load_video_again")) from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(error, name, video) from error
     return FileSound(sound.source, start, duration, copied), []

@@ -88,5 +88,6 @@ def test_each_is_told_once_how_it_is_cut_or_scaled(
 
 @pytest.mark.parametrize("long", [False, True])
 def test_a_size_that_came_of_a_clip_is_told(long: bool) -> None:
-    assert said(long, clip=wide(30), frames=33)["goes_on"].values["size"] == "128x32"
-    assert said(long, clip=wide(30), frames=33, width=64, height=64)["goes_on"].values["size"] == "64x64"
+    clip = torch.rand(30, 52, 130, 3)
+    assert said(long, clip=clip, frames=33)["goes_on"].values["size"] == "128x48"
+    assert said(long, clip=clip, frames=33, width=64, height=64)["goes_on"].values["size"] == "64x64"
