@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io as memory
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -384,7 +385,15 @@ def _unreadable(error: Exception, name: str, video: Input.Video) -> InputError:
     """What to say of a VIDEO whose file cannot be read, by its input; without its folder."""
     reason = getattr(error, "strerror", None) or message("no_pixels")
     rule = message("video_unreadable", error=reason)
-    return InputError(name, type(video).__name__, rule, message("load_video_again"))
+    return InputError(name, _name_of(video), rule, message("load_video_again"))
+
+
+def _name_of(video: Input.Video) -> str:
+    """The name of a VIDEO's file; its type where it has none."""
+    from comfy_api.latest import InputImpl
+
+    file = video.get_stream_source() if isinstance(video, InputImpl.VideoFromFile) else None
+    return os.path.basename(file) if isinstance(file, str) else type(video).__name__
 
 
 def video_frames(source: Input.Video, name: str = "source") -> Tensor:
