@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,15 +28,18 @@ def output_file(
     cls: type[io.ComfyNode], prefix: str, suffix: str, width: int, height: int
 ) -> tuple[Path, str, list[str]]:
     """(a new file in the output folder, its subfolder, notes) for a file name prefix of a node."""
-    from nodes import NODE_DISPLAY_NAME_MAPPINGS
-
     check_prefix(prefix)
     prompt, extra = cls.hidden.prompt or {}, cls.hidden.extra_pnginfo or {}
-    prefix, notes = resolved(prefix, nodes_of(prompt, extra.get("workflow"), NODE_DISPLAY_NAME_MAPPINGS))
+    prefix, notes = resolved(prefix, nodes_of(prompt, extra.get("workflow"), _titles()))
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
         "/".join(parts(prefix)), folder_paths.get_output_directory(), width, height
     )
     return Path(folder) / f"{name}_{counter:05}_{suffix}", subfolder, notes
+
+
+def _titles() -> Mapping[str, str]:
+    """Node type -> what the host calls it. Its module has the name of a room of this pack."""
+    return getattr(sys.modules.get("nodes"), "NODE_DISPLAY_NAME_MAPPINGS", {})
 
 
 def beside_output(prefix: str, suffix: str) -> Path:
