@@ -17,7 +17,7 @@ from . import host
 from .effect import Conditions, counted, idle
 from .origin import from_model
 from .sampling.inputs import sampler_inputs
-from .sampling.request import noise_mask_of, numbers_of, request_of
+from .sampling.request import check_ahead, noise_mask_of, request_of
 from .sampling.sampler import SamplerNode, latent_note
 from .types import InputValue, model_input, model_output, node_schema, number_input, share_input, whole_input
 from .words import models_with
@@ -315,19 +315,12 @@ class CalibrateCache(SamplerNode):
         )
 
     @classmethod
-    def check_lazy_status(
-        cls, model: VideoModel, conditioning: Conditioning | None = None, **inputs: InputValue
-    ) -> list[str]:
+    def check_lazy_status(cls, model: VideoModel, **inputs: InputValue) -> list[str]:
+        """Refuse what cannot work before anything that the video is made of is made."""
         from ..samplers.caches import store
-        from ..samplers.plan import plan
 
         store.check_place(model.recipe.files["checkpoint"])
-        uncached = replace(model, cache=None)
-        if later := host.pending(cls, inputs):
-            plan(uncached, request_of(model, **numbers_of(inputs)), outline=True)
-            return later
-        plan(uncached, request_of(model, **inputs))
-        return ["conditioning"] if conditioning is None else []
+        return check_ahead(cls, replace(model, cache=None), inputs)
 
     @classmethod
     def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: InputValue) -> io.NodeOutput:
@@ -341,6 +334,7 @@ class CalibrateCache(SamplerNode):
         request, report = request_of(model, **inputs), host.Report(cls)
         prepared, source = plan(replace(model, cache=None), request), inputs.get("source")
         sound = host.source_sound(source)
+        host.forget_video()
         report.tell(*prepared.notes)
         calibration, latents = calibrate(model, conditioning, request, on_step)
         calibration = store.add(checkpoint, calibration)

@@ -48,6 +48,7 @@ from .report import Report as Report
 from .sound import SOUND as SOUND
 from .sound import Sound as Sound
 from .sound import SourceSound as SourceSound
+from .sound import forget_video as forget_video
 from .sound import sound_of as sound_of
 from .sound import source_rate as source_rate
 from .sound import source_sound as source_sound

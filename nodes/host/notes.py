@@ -18,6 +18,7 @@ from comfy_execution.utils import get_executing_context
 from ...loaders.devices import OutOfMemory, out_of_memory
 from ...loaders.messages import Message, Origin, data, message_of, sentences
 from .arrivals import bound, check_again, check_arrivals, lazy_status, own_validation, validated, wait_for_latents
+from .sound import forget_video
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -138,6 +139,7 @@ def _telling(node_id: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        forget_video()
         try:
             said = message_of(error)
             if isinstance(said, Message):

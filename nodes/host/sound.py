@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io as memory
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
@@ -371,14 +372,43 @@ def source_rate(source: object) -> float:
     return rate if 1 <= rate <= 240 else 0.0
 
 
-def video_frames(source: Input.Video) -> Tensor:
-    """The frames of a VIDEO as an IMAGE; raises InputError where its file cannot be read."""
+_decoded: tuple[weakref.ref[Input.Video], Any] | None = None  # the VIDEO that was decoded last, and what it holds
+
+
+def components_of(video: Input.Video, name: str) -> Any:
+    """What a VIDEO holds, as its `get_components` says; raises InputError where its file cannot be read.
+
+    That of one VIDEO is kept until `forget_video`, so that a node that checks its inputs, waits for others and then
+    runs decodes it once.
+    """
+    global _decoded
+    if _decoded is not None and _decoded[0]() is video:
+        return _decoded[1]
+    _decoded = None
     try:
-        images: Tensor = source.get_components().images
-        return images
+        components = video.get_components()
     except (OSError, ValueError) as error:
         rule = message("video_unreadable", error=getattr(error, "strerror", None) or error)
-        raise InputError("source", type(source).__name__, rule, message("load_video_again")) from error
+        raise InputError(name, type(video).__name__, rule, message("load_video_again")) from error
+    _decoded = weakref.ref(video, _gone), components
+    return components
+
+
+def forget_video() -> None:
+    """Free what `components_of` keeps."""
+    global _decoded
+    _decoded = None
+
+
+def _gone(video: weakref.ref[Input.Video]) -> None:
+    if _decoded is not None and _decoded[0] is video:
+        forget_video()
+
+
+def video_frames(source: Input.Video) -> Tensor:
+    """The frames of a VIDEO as an IMAGE; raises InputError where its file cannot be read."""
+    images: Tensor = components_of(source, "source").images
+    return images
 
 
 def _of_waveform(waveform: Tensor, rate: object, name: str) -> tuple[Sound | None, list[str]]:
@@ -408,7 +438,7 @@ def _of_video(video: Input.Video, name: str) -> tuple[Sound | None, list[str]]:
     from comfy_api.latest import InputImpl
 
     if not isinstance(video, InputImpl.VideoFromFile):
-        audio = video.get_components().audio
+        audio = components_of(video, name).audio
         return (None, [message("video_silent")]) if audio is None else sound_of(audio, name)
     start, duration = video.get_active_trim_window()
     sound = FileSound(video.get_stream_source(), start, duration, copied=False)
