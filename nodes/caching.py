@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..loaders.messages import Message, message
+from ..loaders.files import why_unwritten
+from ..loaders.messages import CheckpointError, Message, message
 from ..loaders.request import Conditioning
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
@@ -330,6 +331,7 @@ class CalibrateCache(SamplerNode):
 
         update, checkpoint = host.progress(), model.recipe.files["checkpoint"]
         store.check_place(checkpoint)
+        store.read(checkpoint)
         on_step = lambda done, total, run: update(done, total, lambda: host.latent_preview(model, run.preview()))
         request, report = request_of(model, **inputs), host.Report(cls)
         prepared, source = plan(replace(model, cache=None), request), inputs.get("source")
@@ -337,8 +339,12 @@ class CalibrateCache(SamplerNode):
         host.forget_video()
         report.tell(*prepared.notes)
         calibration, latents = calibrate(model, conditioning, request, on_step)
-        calibration = store.add(checkpoint, calibration)
-        report.tell(*_calibrated(calibration, store.file_of(checkpoint).name), level=logging.INFO)
+        try:
+            calibration = store.add(checkpoint, calibration)
+        except (OSError, CheckpointError) as error:  # after the run: its latents are not lost with it
+            report.tell(message("calibration_unkept", error=why_unwritten(error)))
+        else:
+            report.tell(*_calibrated(calibration, store.file_of(checkpoint).name), level=logging.INFO)
         latent = from_model(model, model.to_host(latents.cpu()), latent_note(model, prepared, source), sound)
         return io.NodeOutput(model, {**latent, **noise_mask_of(source)}, ui=report.ui())
 
