@@ -10,17 +10,20 @@ from pathlib import Path
 from .messages import CheckpointError as CheckpointError
 from .messages import Message, message, message_of
 
-# what the system says -> key of what a person can do about it; a number that a system lacks is never met there
 _CAUSES = {
-    "disk_is_full": ("ENOSPC", "EDQUOT", "EFBIG"),
-    "disk_is_read_only": ("EROFS",),
-    "disk_not_allowed": ("EACCES", "EPERM", "EBUSY", "ETXTBSY"),
-    "disk_went_away": ("ENOENT", "ENOTDIR", "EIO", "ESTALE", "ENXIO", "ENODEV", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN"),
-    "disk_name_too_long": ("ENAMETOOLONG", "ELOOP"),
-    "disk_too_many_open": ("EMFILE", "ENFILE"),
-    "memory_ran_out": ("ENOMEM",),
+    message("disk_is_full"): ("ENOSPC", "EDQUOT"),
+    message("disk_file_too_large"): ("EFBIG",),
+    message("disk_is_read_only"): ("EROFS",),
+    message("disk_not_allowed"): ("EACCES", "EPERM", "EBUSY", "ETXTBSY"),
+    message("disk_went_away"): (
+        *("ENOENT", "ENOTDIR", "EIO", "ESTALE", "ENXIO", "ENODEV", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN"),
+    ),
+    message("disk_name_too_long"): ("ENAMETOOLONG", "ELOOP"),
+    message("disk_too_many_open"): ("EMFILE", "ENFILE"),
+    message("memory_ran_out"): ("ENOMEM",),
 }
-_KEYS = {getattr(errno, name): key for key, names in _CAUSES.items() for name in names if hasattr(errno, name)}
+# what the system says -> what it means for a person; a number that a system lacks is never met there
+_WORDS = {getattr(errno, name): words for words, names in _CAUSES.items() for name in names if hasattr(errno, name)}
 _EXTERNAL = 0x20545845  # FFmpeg's AVERROR_EXTERNAL: a library of its own has failed and does not say why
 
 
@@ -31,8 +34,8 @@ def why_unwritten(error: BaseException) -> Message:
         return message("memory_ran_out")
     if number == _EXTERNAL:
         return message("encoder_gave_up")
-    if number in _KEYS:
-        return message(_KEYS[number])
+    if number in _WORDS:
+        return _WORDS[number]
     return message("disk_says", error=getattr(error, "strerror", None) or message_of(error) or type(error).__name__)
 
 

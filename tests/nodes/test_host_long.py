@@ -108,7 +108,7 @@ def test_interrupt_keeps_what_is_done(host: Host) -> None:
 def test_other_inputs_are_refused_until_it_starts_over(host: Host) -> None:
     with full_disk(host, 20_000):  # windows are larger
         message = host.refuse(film("other")).told
-    assert "Window 1 could not be kept: File too large" in message
+    assert "Window 1 could not be kept: the file is too large" in message
     assert "could not be written" not in message
     assert "run again with the same inputs" not in message, "nothing is kept"
     with full_disk(host, 30_000):  # the file is larger

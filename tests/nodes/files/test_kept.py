@@ -233,7 +233,7 @@ def test_why_a_file_was_not_written(nodes: Any, tmp_path: Path) -> None:
     assert why("a" * 300 + ".mp4") == "disk_name_too_long"
     assert why("odd.mp4", (63, 33), 30) == "encoder_gave_up"  # x264 cannot, and does not say why
     with small_files(100_000):
-        assert why("full.mp4") == "disk_is_full"
+        assert why("full.mp4") == "disk_file_too_large"
     assert list(tmp_path.iterdir()) == []
 
 
