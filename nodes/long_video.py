@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from ..samplers.denoise import Sampling
     from ..samplers.long.job import Job
     from ..samplers.long.plan import LongPlan
+    from ..samplers.long.timeline import Timeline
 
 RESUME, ANEW = "go on", "start over"
 TIMELINE = """{
@@ -200,7 +201,7 @@ class LongVideo(FileWriter):
         is_tiled = inputs.get("tile", 0) > 0
         tiling = ready.tiling if is_tiled else job.settled(ready.tiling)
         report = host.Report(cls)
-        report.tell(*host.gone_notes(cls), *notes, *ready.sound_notes)
+        report.tell(*host.gone_notes(cls), *notes, *ready.sound_notes, *_picture_notes(story))
         report.tell(*idle(cls, {**inputs, "joined": joined}, model), *left_out(plan))
         report.tell(*plan.notes, *host.shortage(model, plan.longest))
         watch = _Watching(report, model, plan, job)
@@ -219,6 +220,11 @@ class LongVideo(FileWriter):
         watch.report_cache()
         line = long_video(replace(plan.request, frames=total), len(plan.windows), fps, path, watch.seconds)
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview.as_dict(), line))
+
+
+def _picture_notes(story: Timeline) -> list[str]:
+    """What is not used of the pictures of a timeline, each file once."""
+    return [note for file in dict.fromkeys(p.file for p in story.pictures) for note in host.picture_notes(file)]
 
 
 def _note(model: VideoModel, plan: LongPlan, frames: int, fps: float) -> dict[str, object]:

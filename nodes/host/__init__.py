@@ -6,6 +6,7 @@ from .files import input_file as input_file
 from .files import input_image as input_image
 from .files import latents_of as latents_of
 from .files import latents_on_disk as latents_on_disk
+from .files import picture_notes as picture_notes
 from .files import read_latents as read_latents
 from .files import saved_latents as saved_latents
 from .folders import checkpoint_places as checkpoint_places

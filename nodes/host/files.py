@@ -73,6 +73,36 @@ def input_image(name: str) -> Tensor:
         raise InputError("timeline", value, rule, message("save_anew")) from error
 
 
+def picture_notes(name: str) -> list[str]:
+    """What is not used of an image of the host's input folder: alpha, further frames, a profile of other colours."""
+    from PIL import Image
+
+    notes = list[str]()
+    try:
+        with Image.open(input_file(name)) as image:
+            if (image.info.get("icc_profile") and not _is_srgb(image.info["icc_profile"])) or image.mode == "CMYK":
+                notes.append(message("picture_profile", file=name[:200]))
+            if (frames := getattr(image, "n_frames", 1)) > 1:
+                notes.append(message("picture_first_frame", file=name[:200], count=frames))
+            if image.has_transparency_data and image.convert("RGBA").getchannel("A").tobytes().strip(b"\xff"):
+                notes.append(message("picture_alpha", file=name[:200]))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return notes  # told where it is read
+    return notes
+
+
+def _is_srgb(profile: bytes) -> bool:
+    """Whether an ICC profile describes the colours that pictures have without one."""
+    from io import BytesIO
+
+    from PIL import ImageCms
+
+    try:
+        return "srgb" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(profile))).lower()
+    except (OSError, ImageCms.PyCMSError):
+        return False
+
+
 def read_picture(path: str) -> Tensor:
     """A picture as [1, H, W, 3] in 0..1, upright, without its alpha. Raises OSError or ValueError where it cannot be
     read."""
