@@ -87,7 +87,9 @@ def check_long_ahead(cls: type[io.ComfyNode], inputs: Mapping[str, InputValue]) 
     bring, so before they are made."""
     later = host.pending(cls, inputs)
     if later:  # else the node itself runs, and checks
-        prepared(**{name: value for name, value in inputs.items() if name not in later}, awaited=later)
+        passed_on = ("crf", "unfinished", "joined")  # to the file, and whatever they are, there is something to make
+        ready = {name: value for name, value in inputs.items() if name not in (*later, *passed_on)}
+        prepared(**ready, awaited=later)
     return wanted_next(later)
 
 
