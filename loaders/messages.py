@@ -15,6 +15,8 @@ from typing import Any
 
 Origin = tuple[str, str]  # (kind, id) of the node that made a thing, in the host
 MOST_QUOTED = 200  # characters of what came that a message repeats
+MOST_EXACT = 2**53  # whole numbers that a page can hold
+LONGEST_NUMBER = 128  # bits of a whole number that is written out
 _STYLES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]?|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_]?)")  # a terminal's (ECMA-48)
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # Unicode's: what steers a text instead of being read
 _JOINERS = "\u200c\u200d"  # which scripts and emoji are written with
@@ -74,7 +76,7 @@ def _plain(value: object) -> int | float | str:
     """A value as a message holds it: a number, a message, or the beginning of a text."""
     if isinstance(value, BaseException):
         value = message_of(value)
-    if isinstance(value, int) and abs(value) >> 64:
+    if isinstance(value, int) and value.bit_length() > LONGEST_NUMBER:
         return f"{'-' * (value < 0)}10^{int(value.bit_length() * math.log10(2))}"  # Python writes no number so long
     if isinstance(value, (int, float, Message)):
         return value
@@ -125,7 +127,9 @@ def data(text: str) -> dict[str, Any]:
 def _sendable(value: object) -> object:
     if isinstance(value, Message):
         return data(value)
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no NaN
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)  # JSON has no NaN
+    return str(value) if isinstance(value, int) and abs(value) > MOST_EXACT else value
 
 
 def message_of(error: BaseException) -> str:

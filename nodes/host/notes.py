@@ -17,7 +17,19 @@ from comfy_execution.utils import get_executing_context
 
 from ...loaders.devices import OutOfMemory, out_of_memory
 from ...loaders.messages import Message, Origin, data, message_of, sentences
-from .arrivals import bound, check_again, check_arrivals, lazy_status, own_validation, validated, wait_for_latents
+from ...loaders.notices import stopped_by
+from .arrivals import (
+    bound,
+    check_again,
+    check_arrivals,
+    check_widgets,
+    lazy_status,
+    own_validation,
+    plain_numbers,
+    validated,
+    wait_for_latents,
+)
+from .progress import stop_if_asked
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -115,14 +127,15 @@ def _reported(function: Callable[..., T], check: Callable[..., bool | str] | Non
         values = bound(function, args, kwargs)
         check_arrivals(cls, values, function.__name__ == "execute")
         check_again(check, values)
-        return function(cls, *args, **kwargs)
+        check_widgets(cls, values)
+        return function(cls, **plain_numbers(cls, values))
 
     @wraps(function)
     def run(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> T:
         context = get_executing_context()
         if context is None:
             return run_checked(cls, *args, **kwargs)
-        with _telling(context.node_id):
+        with _telling(context.node_id), stopped_by(stop_if_asked):
             result = run_checked(cls, *args, **kwargs)
         if isinstance(result, io.NodeOutput):
             origin = _kind(context.node_id), context.node_id
