@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from comfy_api.latest import InputImpl, io, ui
 from torch import Tensor
 
+from ..loaders.common.picture_files import MOST_TOGETHER
 from ..loaders.messages import message
-from ..loaders.notices import heard_by, say
+from ..loaders.notices import heard_by, say, stop_if_asked
 from ..loaders.request import Keyframe, Request
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
     from ..samplers.long.plan import LongPlan, LongVideoOptions
     from ..samplers.long.timeline import Timeline
 
+OPENED_BEFORE = 64  # pictures of a timeline whose headers are read before a prompt is queued, while the server waits
 RESUME, ANEW = "go on", "start over"
 TIMELINE = """{
   "unit": "seconds",
@@ -166,7 +168,8 @@ class LongVideo(FileWriter):
         gone = host.files_gone(cls, inputs)
         try:
             pictures = read_timeline(inputs.get("timeline") or "", 24.0, 10**9).pictures
-            return [gone, *(host.modified(Path(host.input_file(picture.file))) for picture in pictures)]
+            files = dict.fromkeys(picture.file for picture in pictures)
+            return [gone, *(host.modified(Path(host.input_file(file))) for file in files)]
         except ValueError:  # told when the node runs
             return [gone]
 
@@ -239,13 +242,36 @@ def _planned(
     """(the timeline, the plan of the video) that the inputs stand for; raises InputError."""
     from ..samplers.long.plan import plan_long
     from ..samplers.long.timeline import read_timeline
+    from ..samplers.sources.clip import sized_as_clip
 
     is_counted = inputs.get("frames_from", FRAMES) == FRAMES
     story = read_timeline(timeline, fps, inputs["frames"] if is_counted else None)
-    pictures = tuple(Keyframe(host.input_image(p.file), p.frame, p.strength) for p in story.pictures)
-    keyframes = (*(inputs.pop("keyframes") or ()), *pictures)
-    plan = plan_long(model, story, request_of(model, keyframes=keyframes, fps=fps, **inputs), options)
+    request = request_of(model, fps=fps, **inputs)
+    sized = model.complete(sized_as_clip(model, request))
+    notes = list[str]()
+    with heard_by(notes.append):
+        pictures = _pictures(story, (sized.width, sized.height))
+    plan = plan_long(model, story, replace(request, keyframes=(*request.keyframes, *pictures)), options)
+    plan = replace(plan, notes=(*notes, *plan.notes))
     return read_timeline(timeline, fps, plan.request.frames), plan  # no prompt begins behind the end
+
+
+def _pictures(story: Timeline, size: tuple[int, int]) -> tuple[Keyframe, ...]:
+    """The pictures of a timeline as keyframes, each file read once. size: (width, height) of the video.
+
+    Where they are many or large, each is scaled as it is read, so that they take no more memory than frames do.
+    """
+    sizes = dict[str, tuple[int, int]]()
+    for picture in story.pictures:
+        if picture.file not in sizes:
+            stop_if_asked()
+            sizes[picture.file] = host.input_size(picture.file)
+    many = sum(width * height for width, height in sizes.values()) > MOST_TOGETHER
+    images = dict[str, Tensor]()
+    for file in sizes:
+        stop_if_asked()
+        images[file] = host.input_image(file, size if many else None)
+    return tuple(Keyframe(images[p.file], p.frame, p.strength) for p in story.pictures)
 
 
 def _sampled_rate(model: VideoModel, inputs: dict[str, InputValue]) -> float:
@@ -389,8 +415,10 @@ def _check_timeline(timeline: str, fps: float, frames: int) -> None:
     """Raise InputError for what is wrong with a timeline whatever the model is. fps, frames: 0 where not known."""
     from ..samplers.long.timeline import read_timeline
 
-    for picture in read_timeline(timeline, fps or None, frames or None).pictures:
-        host.input_file(picture.file)
+    pictures = read_timeline(timeline, fps or None, frames or None).pictures
+    for number, file in enumerate(dict.fromkeys(picture.file for picture in pictures)):
+        check = host.input_size if number < OPENED_BEFORE else host.input_file
+        check(file)
 
 
 class _Watching:

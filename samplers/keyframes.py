@@ -6,9 +6,11 @@ from dataclasses import replace
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
 from ..loaders.common.images import is_frames, middle
 from ..loaders.messages import InputError, about, both, either, message
+from ..loaders.notices import stop_if_asked
 from ..loaders.request import Capabilities, Keyframe, Request
 from ..loaders.spec import titles_with
 
@@ -24,10 +26,13 @@ def place_keyframes(keyframes: tuple[Keyframe, ...], capabilities: Capabilities,
     number in the list.
     """
     placed, notes = [], list[str]()
+    finite = set[object]()  # images that were looked through: many keyframes may show the same
     for number, keyframe in enumerate(keyframes, 1):
+        stop_if_asked()
         name = message("keyframe_name", number=number)
         with about(keyframe):
             _check(name, keyframe, capabilities)
+            _check_finite(name, keyframe.images, finite)
             at = _fitted(name, keyframe, capabilities, notes)
             at = replace(at, frame=_place(name, at, frames))
         placed.append((_moved(name, at, capabilities, frames, notes), number))
@@ -87,9 +92,17 @@ def _check(name: str, keyframe: Keyframe, capabilities: Capabilities) -> None:
             message("keeps_pictures", title=title),
             message("use_1"),
         )
-    if not torch.isfinite(keyframe.images).all():
+
+
+def _check_finite(name: str, images: Tensor, finite: set[object]) -> None:
+    """Whether images hold numbers alone. finite: those of which it is known."""
+    place = images.data_ptr(), images.shape, images.stride()
+    if place in finite:
+        return
+    if not torch.isfinite(images).all():
         rule = message("picture_nan")
         raise InputError("image", message("name_not_finite", name=name), rule, message("load_again"))
+    finite.add(place)
 
 
 def _fitted(name: str, keyframe: Keyframe, capabilities: Capabilities, notes: list[str]) -> Keyframe:

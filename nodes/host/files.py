@@ -7,26 +7,25 @@ import logging
 import os
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import folder_paths
-import torch
 from comfy_api.latest import io
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ...loaders.common.picture_files import picture_size, read_picture
 from ...loaders.files import write_whole
 from ...loaders.messages import CheckpointError, InputError, message
+from ...loaders.notices import say
 from ...loaders.video_model import VideoModel
+from .names import check_inside, found_in
 from .outputs import metadata, output_folder
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-_ORIENTATION = 0x0112  # of Exif
-_FLIPS = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}  # orientation -> dimensions that run backwards
 Latent = dict[str, Any]  # the host's LATENT: "samples", and what comes with them
 
 
@@ -35,53 +34,41 @@ Latent = dict[str, Any]  # the host's LATENT: "samples", and what comes with the
 
 def input_file(name: str) -> str:
     """Where a file of the host's input folder lies; raises InputError where there is none."""
+    check_inside(name)
     folder = folder_paths.get_input_directory()
-    path = os.path.normpath(os.path.join(folder, name))
+    path = found_in(folder, name)
     if not folder_paths.is_within_directory(folder, path) or not os.path.isfile(path):
-        value = message("image_value", name=repr(name))
+        value = message("image_value", name=repr(name[:200]))
         raise InputError("timeline", value, message("no_input_picture"), message("put_or_keyframe"))
     return path
 
 
-def input_image(name: str) -> Tensor:
-    """An image of the host's input folder as [1, H, W, 3] in 0..1; raises InputError where there is none."""
+def input_size(name: str) -> tuple[int, int]:
+    """(width, height) of an image of the host's input folder, of which no pixel is read; raises InputError where there
+    is none, and for one that `input_image` would refuse by its header."""
     path = input_file(name)
+    with _about_picture(name):
+        return picture_size(path)
+
+
+def input_image(name: str, size: tuple[int, int] | None = None) -> Tensor:
+    """An image of the host's input folder as [1, H, W, 3] in 0..1; raises InputError where there is none.
+
+    size: (width, height) that it shall cover; None: as it is.
+    """
+    path = input_file(name)
+    with _about_picture(name):
+        return read_picture(path, size, say)
+
+
+@contextmanager
+def _about_picture(name: str) -> Iterator[None]:
+    """Name the picture of the timeline that cannot be read."""
     try:
-        return read_picture(path)
-    except (OSError, ValueError, SyntaxError) as error:
-        value, rule = message("image_value", name=repr(name)), message("unreadable_picture", error=error)
+        yield
+    except (OSError, ValueError) as error:
+        value, rule = message("image_value", name=repr(name[:200])), message("unreadable_picture", error=error)
         raise InputError("timeline", value, rule, message("save_anew")) from error
-
-
-def read_picture(path: str) -> Tensor:
-    """A picture as [1, H, W, 3] in 0..1, upright, without its alpha. Raises OSError or ValueError where it cannot be
-    read."""
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as image:
-        if _is_deep(image):
-            return _deep(path, int(image.getexif().get(_ORIENTATION, 1)))
-        pixels = ImageOps.exif_transpose(image).convert("RGB")
-    return torch.tensor(bytearray(pixels.tobytes()), dtype=torch.uint8).view(1, pixels.height, pixels.width, 3) / 255
-
-
-def _is_deep(image: Image) -> bool:
-    """Whether a picture has more than 8 bits a channel, which Pillow cuts or scales wrongly."""
-    raw = next((str(tile[3]) for tile in getattr(image, "tile", ())), "")
-    return image.mode[0] in "IF" or "16" in raw
-
-
-def _deep(path: str, orientation: int) -> Tensor:
-    """A picture of more than 8 bits a channel. orientation: as Exif numbers them."""
-    import av
-
-    with av.open(path, "r") as file:
-        frame = next(file.decode(video=0), None)
-    if frame is None:
-        raise ValueError(message("no_pixels"))
-    pixels = torch.from_numpy(frame.to_ndarray(format="rgb48le").astype("float32")) / 65535
-    pixels = pixels.transpose(0, 1) if orientation > 4 else pixels
-    return pixels.flip(_FLIPS.get(orientation, ())).contiguous()[None]
 
 
 # ---------------------------------------------------------------- latents that outlive a failure
