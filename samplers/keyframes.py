@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -38,6 +39,7 @@ def place_keyframes(keyframes: tuple[Keyframe, ...], capabilities: Capabilities,
         placed.append((_moved(name, at, capabilities, frames, notes), number))
     placed.sort(key=lambda pair: pair[0].frame)
     for (first, one), (second, other) in pairwise(placed):
+        stop_if_asked()
         if second.frame < first.frame + len(first.images):
             where = message(
                 "keyframe_numbers", one=min(one, other), other=max(one, other), first=first.frame, second=second.frame
@@ -50,17 +52,24 @@ def place_keyframes(keyframes: tuple[Keyframe, ...], capabilities: Capabilities,
 
 def cut_notes(request: Request) -> tuple[str, ...]:
     """Notes on pictures and videos of another shape than a complete request's: only their middle fills the video."""
-    media = [(message("keyframe_name", number=n), key.images) for n, key in enumerate(request.keyframes, 1)]
-    media += [(message("the_source"), request.source)] if is_frames(request.source) else []
-    if request.control is not None and is_frames(request.control.frames):
-        media.append((message("the_control"), request.control.frames))
     notes = []
-    for name, images in media:
+    for name, images in _media(request):
+        stop_if_asked()
         width, height = middle(images, request.width, request.height)
         if width < UNNOTICED * images.shape[2] or height < UNNOTICED * images.shape[1]:
             size, video = f"{images.shape[2]}x{images.shape[1]}", f"{request.width}x{request.height}"
             notes.append(message("picture_cut", name=name, size=size, middle=f"{width}x{height}", video=video))
     return tuple(notes)
+
+
+def _media(request: Request) -> Iterator[tuple[str, Tensor]]:
+    """The pictures and videos of a request, each with its name."""
+    for number, keyframe in enumerate(request.keyframes, 1):
+        yield message("keyframe_name", number=number), keyframe.images
+    if is_frames(request.source):
+        yield message("the_source"), request.source
+    if request.control is not None and is_frames(request.control.frames):
+        yield message("the_control"), request.control.frames
 
 
 def _check(name: str, keyframe: Keyframe, capabilities: Capabilities) -> None:

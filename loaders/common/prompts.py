@@ -22,7 +22,7 @@ from ..weights.configs import load_config
 from ..weights.gguf import is_gguf
 from ..weights.gguf.tokenizer import sentencepiece_model
 from ..weights.safetensors import read_header
-from .emphasis import Segment, emphasised, prompt_notes, segments, weighted_tokens
+from .emphasis import Segment, check_length, emphasised, prompt_notes, segments, weighted_tokens
 
 MOST_SIGNS = 8  # of the unknown ones that a note lists
 SOME_LETTER = "e"  # which all tokenizers know but those that know whole words alone, as the bundled one
@@ -120,6 +120,7 @@ def read_prompt(tokenizer: Tokenizer, text: str, length: int, name: str, clean: 
     name: of the input that holds it. clean: what is done to a text before it is tokenized. Raises InputError for a
     prompt that `length` tokens cannot hold: nothing is cut in silence.
     """
+    check_length(name, text)
     parts = segments(text)
     tidy = clean if len(parts) == 1 else partial(_within, clean)
     parts = tuple(replace(part, text=tidy(part.text)) for part in parts)

@@ -76,6 +76,7 @@ def lay_windows(
     laid, begin = list[Window](), 0
     for cut in (*cuts, units):
         for end in _ends(begin, cut, spans, not laid, near):
+            stop_if_asked()
             back = (spans.overlap - 1) // step if laid else 0
             start = max(0, begin - back)
             prompt = bisect_right(starts, begin) - 1
@@ -102,6 +103,7 @@ def _ends(begin: int, end: int, spans: Spans, first: bool, keys: set[int]) -> li
     room, most = length - back, length if first else length - back  # the first has nothing before it, so it makes more
     ends, at = list[int](), begin
     while at < end:
+        stop_if_asked()
         more = -(-max(end - at - most, 0) // room)  # windows after this one
         even = (end - at + (most - room) * more) / (more + 1)
         at = avoid_keyframes(at + round(even), at + max(most // 2, 1), keys, room // 3) if more else end

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...common.emphasis import emphasised, prompt_notes, segments, weighted_tokens
+from ...common.emphasis import check_length, emphasised, prompt_notes, segments, weighted_tokens
 from ...common.images import to_pil
 from ...common.peaks import reader
 from ...common.prompts import Prompt, load_tokenizer, padded
@@ -80,6 +80,7 @@ def check_prompt(model: VideoModel, sees: bool, text: str, name: str) -> tuple[s
 
     sees: whether Llava reads an image along with it. name: of the input that holds it.
     """
+    check_length(name, text)
     parts = segments(text)
     notes = prompt_notes(name, text, parts)
     _tokens(model, sees, text, name)
@@ -94,6 +95,7 @@ def check_prompt(model: VideoModel, sees: bool, text: str, name: str) -> tuple[s
 
 def _tokens(model: VideoModel, sees: bool, text: str, name: str) -> tuple[Prompt, int]:
     """(the tokens of the filled template, how many of them are the template's beginning)."""
+    check_length(name, text)
     tokenizer, template = load_tokenizer(model.recipe.files["tokenizer"]), _template(sees)
     begin = len(tokenizer(template.split("{}")[0]).input_ids)
     parts = segments(template.format(text))

@@ -112,3 +112,29 @@ def test_a_choice_that_is_not_offered(nodes: list[Any]) -> None:
                 assert "\x1b" not in str(refused.value)
                 tried += 1
     assert tried > 100
+
+
+@pytest.mark.parametrize(
+    "text", ["1, " * 100_000, "9" * 5000, "9" * 100_000, ";" * 100_000, "1e" + "9" * 3000, "nan", "a"]
+)
+@pytest.mark.parametrize("name", ["layers", "scales", "stg_scales", "rescales", "timesteps"])
+def test_a_list_of_numbers(nodes: list[Any], name: str, text: str) -> None:
+    node = next(node for node in nodes if node.define_schema().node_id == "ReelwireGuidance")
+    answer = node.validate_inputs(**{name: text})
+    assert isinstance(answer, str)
+    assert answer.startswith(f"{name} = ")
+    assert len(answer) < 400
+
+
+def test_half_a_character_in_any_text(nodes: list[Any]) -> None:
+    """As an escape in an API prompt writes it."""
+    tried = 0
+    for node in nodes:
+        for field in node.define_schema().inputs:
+            for value in ("a\ud800", "\udfff", "x" * 10**6 + "\udc00") if field.get_io_type() == "STRING" else ():
+                with pytest.raises(InputError) as refused:
+                    node.execute(**{field.id: value})
+                assert refused.value.name == field.id, f"{node.__name__}.{field.id}"
+                str(refused.value).encode()
+                tried += 1
+    assert tried > 10
