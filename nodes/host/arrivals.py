@@ -5,20 +5,29 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 import reprlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
+from io import BytesIO
 from itertools import islice
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from comfy_api.latest import io
+from comfy_api.latest import InputImpl, io
 from torch import Tensor
 
+from ...loaders.common.video_files import OPTIONS, check_frames_of, check_sound_of
 from ...loaders.messages import LONGEST_NUMBER, InputError, Message, message
 from ...loaders.request import Conditioning, Control, Keyframe
 from ...loaders.video_model import VideoModel
+from .memory import whole_ram
+from .progress import stop_if_asked
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 
 @dataclass(frozen=True)
@@ -71,6 +80,7 @@ LINKED = {
     "AUDIO": Arrival(_is_sound, message("takes_a_link"), message("connect_sound")),
     "VIDEO": Arrival(lambda value: hasattr(value, "get_components"), message("takes_a_link"), message("connect_video")),
 }
+HALF = re.compile(r"[\ud800-\udfff]")  # of a character beyond 16 bits, alone
 NUMBERS: Mapping[str, type[int | float]] = {"INT": int, "FLOAT": float}
 WIDGETS = {
     "INT": Arrival(_is_whole, message("takes_a_whole_number"), message("set_a_number")),
@@ -96,6 +106,39 @@ def check_arrivals(node: type[io.ComfyNode], values: Mapping[str, object], whole
         known = [(LINKED | WIDGETS)[kind] for kind in kinds if kind in LINKED or kind in WIDGETS]
         if known and not any(arrival.fits(value) for arrival in known):
             raise InputError(field.id, _shown(value), known[0].rule, known[0].remedy)
+        if isinstance(value, str) and HALF.search(value):  # an escape of JSON can write it, and no encoder can read it
+            raise InputError(field.id, _shown(value), message("text_halves"), message("set_a_text"))
+
+
+def check_videos(node: type[io.ComfyNode], values: Mapping[str, object]) -> None:
+    """Raise InputError for a VIDEO from a file that cannot be decoded, or not in RAM: ComfyUI decodes all of its frames
+    at once."""
+    for field in _inputs(node):
+        kinds, video = field.get_io_type().split(","), values.get(field.id)
+        if "VIDEO" not in kinds or not isinstance(video, InputImpl.VideoFromFile):
+            continue
+        with opened_video(video, field.id) as file:
+            check_sound_of(field.id, file, stop_if_asked)
+        if "IMAGE" in kinds:
+            with opened_video(video, field.id) as file:
+                check_frames_of(field.id, file, video.get_active_trim_window(), whole_ram(), stop_if_asked)
+
+
+@contextmanager
+def opened_video(video: InputImpl.VideoFromFile, name: str) -> Iterator[InputContainer]:
+    """The file of a VIDEO; raises InputError, under this name, where it cannot be opened."""
+    import av
+    from av.error import FFmpegError
+
+    source = video.get_stream_source()
+    try:
+        inner = BytesIO(source.getbuffer()) if isinstance(source, BytesIO) else source
+        file = av.open(inner, "r", options=dict(OPTIONS))
+    except (FFmpegError, OSError, ValueError, LookupError) as error:
+        rule = message("video_unreadable", error=getattr(error, "strerror", None) or error)
+        raise InputError(name, message("a_video"), rule, message("another_video")) from error
+    with file:
+        yield file
 
 
 def check_widgets(node: type[io.ComfyNode], values: Mapping[str, object]) -> None:

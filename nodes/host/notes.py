@@ -16,12 +16,13 @@ from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 
 from ...loaders.devices import OutOfMemory, out_of_memory
-from ...loaders.messages import Message, Origin, data, message_of, sentences
+from ...loaders.messages import Message, Origin, data, message_of, quoted, sentences
 from ...loaders.notices import stopped_by
 from .arrivals import (
     bound,
     check_again,
     check_arrivals,
+    check_videos,
     check_widgets,
     lazy_status,
     own_validation,
@@ -82,8 +83,9 @@ def valid(*checks: Check) -> bool | str:
             if all(value is not None for value in values):
                 check(*values)
         except ValueError as error:
-            _refusals.append(message_of(error))
-            return message_of(error)
+            said = message_of(error)
+            _refusals.append(said if isinstance(said, Message) else quoted(said))
+            return _refusals[-1]
     return True
 
 
@@ -128,6 +130,7 @@ def _reported(function: Callable[..., T], check: Callable[..., bool | str] | Non
         check_arrivals(cls, values, function.__name__ == "execute")
         check_again(check, values)
         check_widgets(cls, values)
+        check_videos(cls, values)
         return function(cls, **plain_numbers(cls, values))
 
     @wraps(function)
