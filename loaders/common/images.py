@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -64,23 +65,24 @@ def stretched(frames: Tensor, width: int, height: int) -> Tensor:
     return rearrange(scaled, "n c h w -> n h w c")
 
 
-def compressed(frames: Tensor, crf: int) -> Tensor:
+def compressed(frames: Tensor, crf: int, look: Callable[[], None] = lambda: None) -> Tensor:
     """Frames [N, H, W, 3] in 0..1 as H.264 shows them, each alone and a little soft before (Lightricks' ltx-video,
     `load_image_to_tensor_with_resize_and_crop`): models that learned from video move such pictures more. An odd last
-    row or column is lost. crf: quality, 0 to 51, the higher the coarser.
+    row or column is lost. crf: quality, 0 to 51, the higher the coarser. look: called before each, to stop it.
     """
     from kornia.filters import gaussian_blur2d
 
     soft = gaussian_blur2d(rearrange(frames.float(), "n h w c -> n c h w"), (3, 3), (1.0, 1.0))
     soft = rearrange(soft, "n c h w -> n h w c")
     even = soft[:, : soft.shape[1] // 2 * 2, : soft.shape[2] // 2 * 2]
-    return torch.stack([_through_h264(frame, crf) for frame in even]).to(frames)
+    return torch.stack([_through_h264(frame, crf, look) for frame in even]).to(frames)
 
 
-def _through_h264(frame: Tensor, crf: int) -> Tensor:
+def _through_h264(frame: Tensor, crf: int, look: Callable[[], None]) -> Tensor:
     """One frame [H, W, 3] in 0..1, both even, encoded and decoded."""
     import av
 
+    look()
     pixels = (frame * 255).to(torch.uint8).cpu().numpy()
     file = BytesIO()
     with av.open(file, "w", format="mp4") as container:

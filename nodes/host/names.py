@@ -182,7 +182,9 @@ def _plain(value: object) -> str:
     """A value as the page writes it: 8.0 is 8, True is true."""
     if isinstance(value, bool):
         return str(value).lower()
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value)[:LONGEST_PATH]  # the rest would be cut off
 
 
 def _safe(text: str) -> str:
@@ -207,12 +209,17 @@ def nodes_of(prompt: JsonObject, workflow: object) -> list[NamedNode]:
 
 def _named(name: str, node: JsonObject, drawn: JsonObject) -> NamedNode:
     kind = str(node.get("class_type", ""))
-    own = (drawn.get("properties") or {}).get("Node name for S&R") or kind
-    title = drawn.get("title") or (node.get("_meta") or {}).get("title") or ""
-    return NamedNode((own, title, name), node.get("inputs") or {})
+    own = _entries(drawn.get("properties")).get("Node name for S&R") or kind
+    title = drawn.get("title") or _entries(node.get("_meta")).get("title") or ""
+    return NamedNode((own, title, name), _entries(node.get("inputs")))
+
+
+def _entries(value: object) -> JsonObject:
+    """A JSON object, or an empty one in place of whatever else was sent."""
+    return value if isinstance(value, dict) else {}
 
 
 def _drawn(workflow: object) -> Iterator[JsonObject]:
     """The nodes of a workflow as the page saves it."""
-    nodes = workflow.get("nodes") if isinstance(workflow, dict) else None
-    yield from (node for node in nodes or () if isinstance(node, dict))
+    nodes = _entries(workflow).get("nodes")
+    yield from (node for node in nodes if isinstance(node, dict)) if isinstance(nodes, list) else ()

@@ -60,7 +60,8 @@ def _running(server: PromptServer) -> dict[str, object]:
     """The prompt that runs, and the id of its workflow, by which the page knows its tabs; None where that has none."""
     running, _ = server.prompt_queue.get_current_queue_volatile()
     for _, prompt_id, _, extra, *_ in running:
-        workflow = (extra.get("extra_pnginfo") or {}).get("workflow")
+        info = extra.get("extra_pnginfo")
+        workflow = info.get("workflow") if isinstance(info, dict) else None
         return {"prompt_id": prompt_id, "workflow": workflow.get("id") if isinstance(workflow, dict) else None}
     return {}
 
@@ -138,6 +139,8 @@ def _reported(function: Callable[..., T], check: Callable[..., bool | str] | Non
         context = get_executing_context()
         if context is None:
             return run_checked(cls, *args, **kwargs)
+        if cls.hidden is not None and not isinstance(cls.hidden.extra_pnginfo, dict):
+            cls.hidden.extra_pnginfo = {}  # whatever was sent along with a prompt that no page has made
         with _telling(context.node_id), stopped_by(stop_if_asked):
             result = run_checked(cls, *args, **kwargs)
         if isinstance(result, io.NodeOutput):

@@ -189,3 +189,25 @@ def test_no_value_makes_a_bad_name(names: Any, value: str, prefix: str) -> None:
     text, _ = names.resolved(prefix, nodes, NOW)
     names.check_prefix(text.replace("%", "_"))  # a value that looks like a token is none
     assert ".." not in text.split("/")
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+partly = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("class_type", "inputs", "_meta", "title", "properties", "id", "type"), anything)
+)
+WHOLE = {"N": {"class_type": "N", "inputs": {"v": 1}}}
+
+
+@settings(max_examples=150)
+@given(
+    st.dictionaries(st.text(max_size=3), partly | anything, max_size=3),
+    st.fixed_dictionaries({"nodes": st.lists(partly | anything, max_size=3) | anything}) | anything,
+)
+def test_whatever_comes_along_with_a_prompt(names: Any, prompt: dict[str, Any], workflow: Any) -> None:
+    """Neither is made by a page, and the prefix is still a name."""
+    text, _ = names.resolved("a/%N.v%/%M.v%", names.nodes_of({**prompt, **WHOLE}, workflow), NOW)
+    names.check_prefix(text.replace("%", "_"))
