@@ -51,8 +51,8 @@ def read_picture(
     with _opened(path) as image:
         if image.format != "MPO" and getattr(image, "is_animated", False):  # of a camera: the picture and a small one
             tell(message("picture_animated", file=os.path.basename(path)))
+        deep = _is_deep(image)  # asked first: a PNG is decoded to find its Exif
         orientation = int(image.getexif().get(_ORIENTATION, 1))
-        deep = _is_deep(image)
         if not deep:
             pixels = _upright(image, size)
     if deep:
