@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import re
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from safetensors import SafetensorError
+from torch import OutOfMemoryError as OutOfMemory
+
 from ..messages import CheckpointError as CheckpointError
-from ..messages import message
+from ..messages import RefusedError, message
 from .quantised import UNROTATED, Coding, Quantisation
 
 _AGAIN = message("download_again")
+# what code that trusts shapes and types raises; RuntimeError is torch's, and of what is nested too deeply
+RAW = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    struct.error,
+    SafetensorError,
+)
 IDENTITY = "IDENTITY"  # the type of an entry that is in no file: a weight that changes nothing, or a bias of zeros
 
 
@@ -72,14 +87,18 @@ class Entry:
 
 @contextmanager
 def describing(file: Path, title: str) -> Iterator[None]:
-    """What goes wrong while the tensors of a file tell its config, as a CheckpointError. title: what it should be."""
+    """What goes wrong while tensors and configs of a file or folder are read, of whatever shapes and types, as a
+    CheckpointError. title: what it should be."""
     try:
         yield
-    except CheckpointError:
+    except (RefusedError, OutOfMemory):
         raise
     except KeyError as error:
-        raise CheckpointError(message("file_lacks", file=file.name, key=error.args[0]), _AGAIN) from error
-    except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
+        raise CheckpointError(message("file_lacks", file=file.name, key=str(error.args[0])), _AGAIN) from error
+    except OSError as error:
+        rule = message("file_unreadable", file=file.name, error=error.strerror or error)
+        raise CheckpointError(rule, message("choose_another_file")) from error
+    except RAW as error:
         raise CheckpointError(message("file_strange", file=file.name, title=title, error=error), _AGAIN) from error
 
 
