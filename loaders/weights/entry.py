@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from safetensors import SafetensorError
-from torch import OutOfMemoryError as OutOfMemory
+from torch import OutOfMemoryError
 
 from ..messages import CheckpointError as CheckpointError
 from ..messages import RefusedError, message
 from .quantised import UNROTATED, Coding, Quantisation
 
 _AGAIN = message("download_again")
-# what code that trusts shapes and types raises; RuntimeError is torch's, and of what is nested too deeply
-RAW = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-    struct.error,
-    SafetensorError,
-)
 IDENTITY = "IDENTITY"  # the type of an entry that is in no file: a weight that changes nothing, or a bias of zeros
 
 
@@ -91,14 +78,16 @@ def describing(file: Path, title: str) -> Iterator[None]:
     CheckpointError. title: what it should be."""
     try:
         yield
-    except (RefusedError, OutOfMemory):
+    except (RefusedError, OutOfMemoryError, MemoryError):
         raise
     except KeyError as error:
-        raise CheckpointError(message("file_lacks", file=file.name, key=str(error.args[0])), _AGAIN) from error
+        raise CheckpointError(
+            message("file_lacks", file=file.name, key=str(next(iter(error.args), ""))), _AGAIN
+        ) from error
     except OSError as error:
         rule = message("file_unreadable", file=file.name, error=error.strerror or error)
         raise CheckpointError(rule, message("choose_another_file")) from error
-    except RAW as error:
+    except Exception as error:  # of torch, and of libraries that check configs with errors of their own
         raise CheckpointError(message("file_strange", file=file.name, title=title, error=error), _AGAIN) from error
 
 
