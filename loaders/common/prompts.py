@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,7 +78,9 @@ class SentencePieceTokenizer:
         self._model = SentencePieceProcessor(model_proto=model)
         self.unk_token_id, self.pad_token_id = self._model.unk_id(), self._model.pad_id()
 
-    def __call__(self, text: str | list[str], add_special_tokens: bool = True, max_length: int = 0, **_: Any) -> Any:
+    def __call__(
+        self, text: str | list[str], add_special_tokens: bool = True, max_length: int = 0, **_: Argument
+    ) -> Argument:
         """`input_ids` and `attention_mask`: lists for one text, tensors [1, max_length] for a list with one."""
         ids = self._model.encode(text[0] if isinstance(text, list) else text)
         ids = [*ids, self._model.eos_id()] if add_special_tokens else ids
