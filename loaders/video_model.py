@@ -24,6 +24,7 @@ from .request import Capabilities, Conditioning, Extension, Keyframe, Program, R
 from .spec import titles_with
 from .vae.codec import VideoVAE
 from .weights.bundle import Bundle
+from .weights.entry import describing
 from .weights.find import read_model
 from .weights.format import CheckpointFormat
 
@@ -103,10 +104,11 @@ class VideoModel(VideoVAE, Counted, ABC):
     @classmethod
     def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
         """The model of a recipe, its files' headers checked strictly; no weights are read yet."""
-        bundle = cls.read_bundle(recipe)
-        facts = cls.read_facts(bundle)
-        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
-        return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+        with describing(recipe.files["checkpoint"], cls.title):
+            bundle = cls.read_bundle(recipe)
+            facts = cls.read_facts(bundle)
+            parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
+            return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
 
     @classmethod
     def read_bundle(cls, recipe: Recipe) -> Bundle:

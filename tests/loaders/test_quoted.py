@@ -43,7 +43,7 @@ def test_what_steers_a_terminal() -> None:
     ids=lambda v: type(v).__name__,
 )
 def test_sixty_megabytes(value: Any) -> None:
-    error = InputError("timeline", value, message("unreadable_picture", error=value), message("set_a_text"))
+    error = InputError("timeline", value, message("unreadable_picture", error=value), message("timeline_json"))
     assert len(str(error)) < 3 * MOST_QUOTED
     assert len(json.dumps(data(message_of(error)))) < 12 * MOST_QUOTED
     assert str(pickle.loads(pickle.dumps(message_of(error)))) == str(error)
