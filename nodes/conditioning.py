@@ -177,7 +177,7 @@ class AddKeyframe(io.ComfyNode):
             frame = -1
             report.tell(message("keyframe_last"), level=logging.INFO)
         check_compression(compression)
-        images = compressed(images, compression) if compression > 0 else images
+        images = compressed(images, compression, host.stop_if_asked) if compression > 0 else images
         keyframe = Keyframe(images, frame, strength, settled=compression != 0)
         return io.NodeOutput((*keyframes, keyframe), ui=report.ui())
 

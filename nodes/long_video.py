@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from ..samplers.long.plan import LongPlan
     from ..samplers.long.timeline import Timeline
 
+OPENED_BEFORE = 64  # pictures of a timeline whose headers are read before a prompt is queued, while the server waits
 RESUME, ANEW = "go on", "start over"
 TIMELINE = """{
   "unit": "seconds",
@@ -167,7 +168,8 @@ class LongVideo(FileWriter):
         gone = host.files_gone(cls, inputs)
         try:
             pictures = read_timeline(inputs.get("timeline") or "", 24.0, 10**9).pictures
-            return [gone, *(host.modified(Path(host.input_file(picture.file))) for picture in pictures)]
+            files = dict.fromkeys(picture.file for picture in pictures)
+            return [gone, *(host.modified(Path(host.input_file(file))) for file in files)]
         except ValueError:  # told when the node runs
             return [gone]
 
@@ -357,8 +359,10 @@ def _check_timeline(timeline: str, fps: float, frames: int) -> None:
     """Raise InputError for what is wrong with a timeline whatever the model is. fps, frames: 0 where not known."""
     from ..samplers.long.timeline import read_timeline
 
-    for picture in read_timeline(timeline, fps or None, frames or None).pictures:
-        host.input_file(picture.file)
+    pictures = read_timeline(timeline, fps or None, frames or None).pictures
+    for number, file in enumerate(dict.fromkeys(picture.file for picture in pictures)):
+        check = host.input_size if number < OPENED_BEFORE else host.input_file
+        check(file)
 
 
 class _Watching:

@@ -3,7 +3,6 @@ keys."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -99,7 +98,7 @@ class Source:
             return Bundle(variant, parts, form.spec.config(variant, "scheduler"), {}, _frozen_values(defaults))
         own = self.path / "reelwire.json"
         if own.exists():
-            variant, defaults = self.path.name, json.loads(own.read_text(encoding="utf-8"))
+            variant, defaults = self.path.name, load_config(self.path, own.name)
         else:
             choose = form.folder_variant or partial(closest_variant, form)
             variant = choose(configs, self.path.name)

@@ -215,17 +215,18 @@ def read_encoder(source: Path, kind: str, files: str = "") -> Weights:
 
     files: what to get instead, in words.
     """
-    if source.is_dir():
-        weights = read_part(source)
-        if weights.kind != KINDS[kind].architecture:
-            raise _wrong_kind(source, message("kind_weights", kind=weights.kind), kind, files)
-        return weights
-    entries = read_file(source)[0]
-    recognised, renamed = recognise(entries)
-    if recognised != kind:
-        title = KINDS[recognised].title if recognised else kind_of(entries)
-        raise _wrong_kind(source, title, kind, files)
-    return _described(source, kind, renamed)
+    with describing(source, KINDS[kind].architecture):
+        if source.is_dir():
+            weights = read_part(source)
+            if weights.kind != KINDS[kind].architecture:
+                raise _wrong_kind(source, message("kind_weights", kind=weights.kind), kind, files)
+            return weights
+        entries = read_file(source)[0]
+        recognised, renamed = recognise(entries)
+        if recognised != kind:
+            title = KINDS[recognised].title if recognised else kind_of(entries)
+            raise _wrong_kind(source, title, kind, files)
+        return _described(source, kind, renamed)
 
 
 def _described(source: Path, kind: str, renamed: dict[str, Entry]) -> Weights:

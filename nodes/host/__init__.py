@@ -4,6 +4,7 @@ from .arrivals import pending as pending
 from .files import Latent as Latent
 from .files import input_file as input_file
 from .files import input_image as input_image
+from .files import input_size as input_size
 from .files import latents_of as latents_of
 from .files import latents_on_disk as latents_on_disk
 from .files import picture_notes as picture_notes

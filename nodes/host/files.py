@@ -9,10 +9,10 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import folder_paths
 import torch
@@ -21,22 +21,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ...loaders.common.picture_files import picture_size, read_picture, unused_of_picture
 from ...loaders.files import why_unwritten, write_whole
-from ...loaders.messages import CheckpointError, InputError, listed, message
+from ...loaders.messages import CheckpointError, InputError, Message, listed, message
 from ...loaders.parts import JsonObject
 from ...loaders.request import Decoding
 from ...loaders.video_model import VideoModel
+from ...loaders.weights.json_files import parse_json
+from .names import check_inside, found_in
 from .notes import extended
 from .outputs import metadata, output_folder
 from .progress import Interrupted
 from .sound import SOUND, SourceSound, facts_of, restored
 from .sound.kept import TENSOR
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-_ORIENTATION = 0x0112  # of Exif
-_FLIPS = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}  # orientation -> dimensions that run backwards
 Latent = dict[str, Any]  # the host's LATENT: "samples", and what comes with them
 KEPT = "reelwire_kept"  # of a LATENT: a KeptFile
 SAVED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of latents in files
@@ -55,83 +53,50 @@ class KeptFile:
 
 def input_file(name: str) -> str:
     """Where a file of the host's input folder lies; raises InputError where there is none."""
+    check_inside(name)
     folder = folder_paths.get_input_directory()
-    path = os.path.normpath(os.path.join(folder, name))
+    path = found_in(folder, name)
     if not folder_paths.is_within_directory(folder, path) or not os.path.isfile(path):
-        value = message("image_value", name=repr(name))
+        value = message("image_value", name=repr(name[:200]))
         raise InputError("timeline", value, message("no_input_picture"), message("put_or_keyframe"))
     return path
 
 
-def input_image(name: str) -> Tensor:
-    """An image of the host's input folder as [1, H, W, 3] in 0..1; raises InputError where there is none."""
+def input_size(name: str) -> tuple[int, int]:
+    """(width, height) of an image of the host's input folder, of which no pixel is read; raises InputError where there
+    is none, and for one that `input_image` would refuse by its header."""
     path = input_file(name)
+    with _about_picture(name):
+        return picture_size(path)
+
+
+def input_image(name: str, size: tuple[int, int] | None = None) -> Tensor:
+    """An image of the host's input folder as [1, H, W, 3] in 0..1; raises InputError where there is none.
+
+    size: (width, height) that it shall cover; None: as it is.
+    """
+    path = input_file(name)
+    with _about_picture(name):
+        return read_picture(path, size)
+
+
+@contextmanager
+def _about_picture(name: str) -> Iterator[None]:
+    """Name the picture of the timeline that cannot be read."""
     try:
-        return read_picture(path)
-    except (OSError, ValueError, SyntaxError) as error:
-        value, rule = message("image_value", name=repr(name)), message("unreadable_picture", error=error)
+        yield
+    except (OSError, ValueError) as error:
+        value, rule = message("image_value", name=repr(name[:200])), message("unreadable_picture", error=error)
         raise InputError("timeline", value, rule, message("save_anew")) from error
 
 
-def picture_notes(name: str) -> list[str]:
-    """What is not used of an image of the host's input folder: alpha, further frames, a profile of other colours."""
-    from PIL import Image
-
-    notes = list[str]()
-    try:
-        with Image.open(input_file(name)) as image:
-            if (image.info.get("icc_profile") and not _is_srgb(image.info["icc_profile"])) or image.mode == "CMYK":
-                notes.append(message("picture_profile", file=name[:200]))
-            if (frames := getattr(image, "n_frames", 1)) > 1:
-                notes.append(message("picture_first_frame", file=name[:200], count=frames))
-            if image.has_transparency_data and image.convert("RGBA").getchannel("A").tobytes().strip(b"\xff"):
-                notes.append(message("picture_alpha", file=name[:200]))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return notes  # told where it is read
+def picture_notes(name: str) -> list[Message]:
+    """What is not used of an image of the host's input folder; nothing of one that cannot be read, which is said where
+    it is."""
+    notes = list[Message]()
+    with suppress(OSError, ValueError):
+        notes.extend(unused_of_picture(input_file(name)))
     return notes
-
-
-def _is_srgb(profile: bytes) -> bool:
-    """Whether an ICC profile describes the colours that pictures have without one."""
-    from io import BytesIO
-
-    from PIL import ImageCms
-
-    try:
-        return "srgb" in ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(profile))).lower()
-    except (OSError, ImageCms.PyCMSError):
-        return False
-
-
-def read_picture(path: str) -> Tensor:
-    """A picture as [1, H, W, 3] in 0..1, upright, without its alpha. Raises OSError or ValueError where it cannot be
-    read."""
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as image:
-        if _is_deep(image):
-            return _deep(path, int(image.getexif().get(_ORIENTATION, 1)))
-        pixels = ImageOps.exif_transpose(image).convert("RGB")
-    return torch.tensor(bytearray(pixels.tobytes()), dtype=torch.uint8).view(1, pixels.height, pixels.width, 3) / 255
-
-
-def _is_deep(image: Image) -> bool:
-    """Whether a picture has more than 8 bits a channel, which Pillow cuts or scales wrongly."""
-    raw = next((str(tile[3]) for tile in getattr(image, "tile", ())), "")
-    return image.mode[0] in "IF" or "16" in raw
-
-
-def _deep(path: str, orientation: int) -> Tensor:
-    """A picture of more than 8 bits a channel. orientation: as Exif numbers them."""
-    import av
-
-    with av.open(path, "r") as file:
-        frame = next(file.decode(video=0), None)
-    if frame is None:
-        raise ValueError(message("no_pixels"))
-    pixels = torch.from_numpy(frame.to_ndarray(format="rgb48le").astype("float32")) / 65535
-    pixels = pixels.transpose(0, 1) if orientation > 4 else pixels
-    return pixels.flip(_FLIPS.get(orientation, ())).contiguous()[None]
 
 
 # ---------------------------------------------------------------- latents that outlive a failure
@@ -208,7 +173,7 @@ def read_latents(path: Path) -> tuple[Latent, list[str]]:
         if samples.dtype not in SAVED or samples.ndim not in (4, 5) or not samples.numel():
             shape = message("tensor_shape", shape=list(samples.shape))
             raise ValueError(message("value_of_type", shown=shape, kind=str(samples.dtype).removeprefix("torch.")))
-        note = {} if text is None else json.loads(text)
+        note = {} if text is None else parse_json(text)
     except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         rule = message("latents_damaged", file=path.name, error=error)
         raise CheckpointError(rule, message("choose_another_file")) from error

@@ -48,7 +48,16 @@ def metadata(cls: type[io.ComfyNode], note: Mapping[str, object] | None) -> dict
     if args.disable_metadata:
         return {}
     values = {"prompt": _as_sent(cls.hidden.prompt), **(cls.hidden.extra_pnginfo or {}), "reelwire": note}
-    return {name: json.dumps(value) for name, value in values.items() if value is not None}
+    texts = {name.encode(errors="replace").decode(): _json(value) for name, value in values.items()}
+    return {name: text for name, text in texts.items() if text}
+
+
+def _json(value: object) -> str:
+    """A value as JSON; empty where there is none, or it lies too deep to be written: no video is lost for that."""
+    try:
+        return "" if value is None else json.dumps(value)
+    except (RecursionError, ValueError):
+        return ""
 
 
 def _as_sent(prompt: JsonObject | None) -> JsonObject | None:

@@ -9,8 +9,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
+from torch import Tensor
 
+from ...loaders.common.picture_files import MOST_TOGETHER
 from ...loaders.messages import Message, message
+from ...loaders.notices import heard_by, stop_if_asked
 from ...loaders.request import Keyframe, Request
 from ...loaders.video_model import VideoModel
 from .. import host
@@ -104,16 +107,37 @@ def _planned(
     """(the timeline, the plan of the video) that the inputs stand for; raises InputError."""
     from ...samplers.long.plan import plan_long
     from ...samplers.long.timeline import read_timeline
+    from ...samplers.sources.clip import sized_as_clip
 
     source, is_counted = inputs.get("source"), inputs.get("frames_from", FRAMES) == FRAMES
     story = read_timeline(timeline, fps, inputs["frames"] if is_counted else None)
-    pictures = tuple(Keyframe(host.input_image(p.file), p.frame, p.strength) for p in story.pictures)
-    keyframes = (*(inputs.pop("keyframes", None) or ()), *pictures)
-    request = request_of(model, keyframes=keyframes, fps=fps, **inputs)
+    request = request_of(model, fps=fps, **inputs)
+    sized, notes = model.complete(sized_as_clip(model, request)), list[str]()
+    with heard_by(notes.append):
+        pictures = _pictures(story, (sized.width, sized.height))
+    request = replace(request, keyframes=(*request.keyframes, *pictures))
     plan = plan_long(model, story, request, options, awaited)
-    plan = replace(plan, shared=plan.shared or clip_frames_of(source, plan.request.frames))
+    plan = replace(plan, notes=(*notes, *plan.notes), shared=plan.shared or clip_frames_of(source, plan.request.frames))
     end = None if awaited else plan.request.frames  # no prompt begins behind the end
     return read_timeline(timeline, fps, end), plan
+
+
+def _pictures(story: Timeline, size: tuple[int, int]) -> tuple[Keyframe, ...]:
+    """The pictures of a timeline as keyframes, each file read once. size: (width, height) of the video.
+
+    Where they are many or large, each is scaled as it is read, so that they take no more memory than frames do.
+    """
+    sizes = dict[str, tuple[int, int]]()
+    for picture in story.pictures:
+        if picture.file not in sizes:
+            stop_if_asked()
+            sizes[picture.file] = host.input_size(picture.file)
+    many = sum(width * height for width, height in sizes.values()) > MOST_TOGETHER
+    images = dict[str, Tensor]()
+    for file in sizes:
+        stop_if_asked()
+        images[file] = host.input_image(file, size if many else None)
+    return tuple(Keyframe(images[p.file], p.frame, p.strength) for p in story.pictures)
 
 
 def left_out(plan: LongPlan) -> tuple[Message, ...]:
@@ -138,8 +162,9 @@ def _check_texts(model: VideoModel, timeline: str) -> None:
 
     story = read_timeline(timeline, FASTEST, None)
     check_prompts(model, story)
-    for picture in story.pictures:
-        host.input_file(picture.file)
+    for file in dict.fromkeys(picture.file for picture in story.pictures):
+        stop_if_asked()
+        host.input_size(file)
 
 
 def decoded_as(model: VideoModel, request: Request, source: object = None) -> VideoModel:

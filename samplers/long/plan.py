@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...loaders.limits import check_frames
 from ...loaders.messages import InputError, about, either, message, message_of
+from ...loaders.notices import stop_if_asked
 from ...loaders.request import Capabilities, Keyframe, Request
 from ...loaders.spec import titles_with
 from ...loaders.video_model import VideoModel
@@ -110,6 +111,7 @@ def plan_long(
         media.shared,
     )
     for window in windows:
+        stop_if_asked()
         _check_window(model, result, window)
     return result
 
@@ -136,6 +138,7 @@ def check_prompts(model: VideoModel, timeline: Timeline) -> tuple[str, ...]:
     named = [(message("prompt_name", number=n), prompt.text) for n, prompt in enumerate(timeline.prompts, 1)]
     notes = list[str]()
     for name, text in (*named, ("negative", timeline.negative)):
+        stop_if_asked()
         try:
             notes += model.check_prompt(name, text)
         except InputError as error:

@@ -7,7 +7,6 @@ names.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from ...messages import CheckpointError, message
 from ...parts import Config, ConfigDict
 from ...spec import read_spec
+from ...weights.configs import stated_config
 from ...weights.entry import Entry, rename
 from ...weights.format import CheckpointFormat, Entries, Weights
 
@@ -151,7 +151,7 @@ def _config(named: Entries, metadata: Mapping[str, str]) -> ConfigDict:
     """What the shapes tell, over what the header states, over what is published."""
     config = _shapes(named)
     shipped = SPEC.config(_variant(config, named, metadata.get("file", "")), "transformer")
-    stated = {key: value for key, value in _stated(metadata).items() if key in shipped and key != "_class_name"}
+    stated = {key: value for key, value in stated_config(metadata).items() if key in shipped and key != "_class_name"}
     config = shipped | stated | config
     if sum(config["rope_axes_dim"]) != config["attention_head_dim"]:
         raise CheckpointError(
@@ -159,14 +159,6 @@ def _config(named: Entries, metadata: Mapping[str, str]) -> ConfigDict:
             message("use_folder_of_model"),
         )
     return config
-
-
-def _stated(metadata: Mapping[str, str]) -> ConfigDict:
-    """What the header's `config` says of the network."""
-    try:
-        return dict(json.loads(metadata.get("config", "{}")).get("transformer", {}))
-    except (ValueError, TypeError, AttributeError):
-        return {}
 
 
 def _shapes(named: Entries) -> ConfigDict:

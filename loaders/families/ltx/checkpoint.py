@@ -6,13 +6,13 @@ here, so that any width and depth fits.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from ...parts import ConfigDict
 from ...spec import read_spec
+from ...weights.configs import stated_config
 from ...weights.entry import Entry, rename
 from ...weights.format import CheckpointFormat, Config, Entries, Weights
 
@@ -126,12 +126,8 @@ def _decoder_places(entries: Entries) -> dict[str, str]:
 
 def _transformer_config(entries: Entries, metadata: Mapping[str, str]) -> ConfigDict:
     """The config that the shapes tell; only the number of heads leaves no trace in them (file metadata, else 32)."""
-    try:
-        stated = json.loads(metadata.get("config", "{}")).get("transformer", {})
-    except ValueError:
-        stated = {}
     width, channels = entries["proj_in.weight"].shape
-    heads = stated.get("num_attention_heads", HEADS)
+    heads = stated_config(metadata).get("num_attention_heads", HEADS)
     return SPEC.config("0.9.0-2b", "transformer") | dict(
         in_channels=channels,
         out_channels=entries["proj_out.weight"].shape[0],

@@ -188,6 +188,17 @@ def test_metadata_as_the_host_is_told(
     assert host.files.read_latents(path)[0]["reelwire"] == json.loads(json.dumps(note))
 
 
+def test_metadata_that_cannot_be_written_is_left_out(host: Any) -> None:
+    """A video is not lost for a workflow that lies too deep, nor for half a character in its name."""
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    node: Any = SimpleNamespace(hidden=SimpleNamespace(prompt=None, extra_pnginfo={"workflow": deep, "\ud800": 1}))
+    values = host.outputs.metadata(node, {"seed": 3})
+    assert {*values} == {"?", "reelwire"}
+    "".join([*values, *values.values()]).encode()
+
+
 def test_an_unfinished_render_has_the_same_name_each_day(host: Any) -> None:
     path = host.outputs.beside_output("a/../b/%date:yyyy-MM-dd%\\c", ".unfinished")
     assert path.relative_to(host.outputs.output_folder()).as_posix() == "b/%date_yyyy-MM-dd%/c.unfinished"
