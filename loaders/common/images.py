@@ -11,6 +11,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..parts import Config, ImageProcessor
+from ..weights.allowed.offline import offline
+from ..weights.bundle import read_preprocessor
+
 
 def is_frames(images: Tensor | None) -> TypeGuard[Tensor]:
     """Whether these are frames [T, H, W, 3], and no latents."""
@@ -105,7 +109,12 @@ def to_pil(frames: Tensor) -> list[Any]:
 def clip_pixels(frames: Tensor, processor: Path | None) -> Tensor:
     """Frames [N, H, W, 3] in 0..1 as CLIP sees them, [N, 3, h, w]; processor: folder with its settings, else CLIP's
     own."""
+    return image_processor(processor)(images=to_pil(frames), return_tensors="pt").pixel_values
+
+
+def image_processor(folder: Path | None, usual: Config | None = None) -> ImageProcessor:
+    """CLIP's image processor with the settings of a folder, else with the usual ones, else with its own."""
     from transformers import CLIPImageProcessor
 
-    settings = CLIPImageProcessor.from_pretrained(processor, local_files_only=True) if processor else None
-    return (settings or CLIPImageProcessor())(images=to_pil(frames), return_tensors="pt").pixel_values
+    with offline():
+        return CLIPImageProcessor(**(read_preprocessor(folder) if folder else usual or {}))

@@ -18,6 +18,10 @@ class Config(dict[str, Any]):
         super().__init__(entries)
         self.name = name
 
+    def having(self, **entries: object) -> Config:
+        """The same with these entries too."""
+        return Config({**self, **entries}, self.name)
+
     def __missing__(self, key: str) -> Any:
         raise CheckpointError(message("file_incomplete", file=self.name, key=key), message("download_again"))
 
