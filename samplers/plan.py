@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..loaders.common.controls import check_range
 from ..loaders.common.images import is_frames
-from ..loaders.messages import InputError, about, either, message
+from ..loaders.messages import InputError, about, either, message, series
 from ..loaders.request import Control, Request
 from ..loaders.spec import titles_with
 from ..loaders.video_model import VideoModel
@@ -100,10 +100,10 @@ def _preset_notes(model: VideoModel, request: Request) -> tuple[str, ...]:
 def _check_numbers(model: VideoModel, request: Request) -> None:
     offered = TABLES[model.solvers]
     if request.sampler not in offered:
-        remedy = message("use_one_of_or_default", names=", ".join(offered))
+        remedy = message("use_one_of_or_default", names=series(offered))
         raise InputError("sampler", request.sampler, message("no_sampler", title=model.title), remedy)
     if model.guidance.method == "cfg-zero*" and not offered[request.sampler].zero_steps:
-        names = ", ".join(name for name, solver in offered.items() if solver.zero_steps)
+        names = series(name for name, solver in offered.items() if solver.zero_steps)
         rule = message("no_zero_step")
         raise InputError("sampler", request.sampler, rule, message("use_one_of_or_default", names=names))
     if not (math.isfinite(request.guidance) and request.guidance >= 0):

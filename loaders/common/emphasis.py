@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..messages import InputError, message, sentences
+from ..messages import CheckpointError, InputError, message, sentences
 from ..parts import Tokenizer
 
 BRACKET = 1.1  # what a pair of brackets without a number weighs
@@ -103,7 +103,9 @@ def weighted_tokens(tokenizer: Tokenizer, parts: tuple[Segment, ...]) -> tuple[l
 def _special_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """The ids that a tokenizer puts before and behind a text."""
     whole, bare = tokenizer("a").input_ids, tokenizer("a", add_special_tokens=False).input_ids
-    at = next(n for n in range(len(whole) + 1) if whole[n : n + len(bare)] == bare)
+    at = next((n for n in range(len(whole) + 1) if whole[n : n + len(bare)] == bare), None)
+    if at is None:
+        raise CheckpointError(message("tokenizer_strange"), message("download_tokenizer"))
     return whole[:at], whole[at + len(bare) :]
 
 
@@ -124,9 +126,9 @@ def emphasised(hidden: Tensor, empty: Callable[[], Tensor], weights: Tensor | No
 
 # what other programs understand -> what to do instead
 _FOREIGN = {
-    r"<(?:lora|lyco|lycoris|hypernet):[^<>]*>": message("instead_of_lora"),
-    r"\{[^{}]*\|[^{}]*\}": message("instead_of_choice", choices="{a|b}"),
-    r"\[[^\[\]]*[:|][^\[\]]*\]": message("instead_of_schedule"),
+    r"<(?:lora|lyco|lycoris|hypernet):[^<>]{0,300}>": message("instead_of_lora"),
+    r"\{[^{}]{0,300}\|[^{}]{0,300}\}": message("instead_of_choice", choices="{a|b}"),
+    r"\[[^\[\]]{0,300}[:|][^\[\]]{0,300}\]": message("instead_of_schedule"),
     r"(?<!\S)embedding:\S+": message("instead_of_embedding"),
     r"(?<!\S)__[\w/*-]+__(?!\w)": message("instead_of_choice", choices="{a|b}"),
     r"(?<![A-Z])(?<![A-Z] )\b(?:BREAK|AND)\b(?! ?[A-Z]{2})": message("instead_of_break"),

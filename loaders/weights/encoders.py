@@ -216,15 +216,16 @@ def read_encoder(source: Path, kind: str, files: str = "") -> Weights:
 
     files: what to get instead, in words.
     """
-    if source.is_dir():
-        other = lambda named: _wrong_kind(source, message("kind_weights", kind=excerpt(named)), kind, files)
-        return read_part(source, (KINDS[kind].architecture,), other)
-    entries = read_file(source)[0]
-    recognised, renamed = recognise(entries)
-    if recognised != kind:
-        title = KINDS[recognised].title if recognised else kind_of(entries)
-        raise _wrong_kind(source, title, kind, files)
-    return _described(source, kind, renamed)
+    with describing(source, KINDS[kind].architecture):
+        if source.is_dir():
+            other = lambda named: _wrong_kind(source, message("kind_weights", kind=excerpt(named)), kind, files)
+            return read_part(source, (KINDS[kind].architecture,), other)
+        entries = read_file(source)[0]
+        recognised, renamed = recognise(entries)
+        if recognised != kind:
+            title = KINDS[recognised].title if recognised else kind_of(entries)
+            raise _wrong_kind(source, title, kind, files)
+        return _described(source, kind, renamed)
 
 
 def _described(source: Path, kind: str, renamed: dict[str, Entry]) -> Weights:

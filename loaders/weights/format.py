@@ -15,8 +15,9 @@ from ..spec import Spec
 from .allowed import Shapes, allowed, kinds, of_class, table
 from .allowed.offline import offline
 from .configs import Config as NamedConfig
+from .configs import stated_config
 from .entry import Entry
-from .json_files import excerpt, parse_object
+from .json_files import excerpt
 from .modules import build, outline
 
 Entries = Mapping[str, Entry]
@@ -101,7 +102,7 @@ class Weights:
             return kind(kind.config_class.from_dict(dict(self.config)))
 
 
-def stated_config(
+def stated_entries(
     metadata: Mapping[str, str], kind: str, entries: Entries, published: Collection[Config], keys: Collection[str]
 ) -> ConfigDict:
     """What the header of a single file says of its network, of these keys; raises CheckpointError for a value that
@@ -109,12 +110,7 @@ def stated_config(
 
     metadata: the header's, and "file", its name; published: configs of such networks.
     """
-    try:
-        stated = parse_object(metadata.get("config", "{}")).get("transformer")
-    except ValueError:
-        return {}
-    if not isinstance(stated, dict):
-        return {}
+    stated = stated_config(metadata)
     rules, shapes = of_class(class_of(kind), published), Shapes.of({key: entry.shape for key, entry in entries.items()})
     known = {key: value for key, value in stated.items() if key in keys}
     return dict(allowed(known, rules, shapes, metadata.get("file", ""))[0])

@@ -8,7 +8,6 @@ import os
 import re
 import stat
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
@@ -17,18 +16,23 @@ from ..parts import JsonObject
 
 MOST_BYTES = 4 * 2**20  # of a config, a note, an index: published ones stay under 1 MB
 MOST_DEPTH = 64  # published ones have 7 levels at most
+MOST_ENTRIES = 2**22  # of all lists and objects: Llama 3's tokenizer has 700,000
 MOST_DIGITS = 40  # 2**64 has 20
 SHOWN = 200  # characters of what came, in an error
+MOST_INDEX = 64 * 2**20  # of lists with a row for each tensor or token
 _HALF = re.compile(r"[\ud800-\udfff]")  # of a pair: no text holds one alone
 _ESCAPED_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def excerpt(value: object, most: int = SHOWN) -> str:
-    """What came, for an error: `repr` of a text, no longer than `most` characters, without its middle if need be."""
-    text = value if isinstance(value, str) else repr(value)
-    if len(text) > most:
-        text = f"{text[: most * 2 // 3]}...{text[len(text) - most // 4 :]}"
-    return repr(text)[:most] if isinstance(value, str) else text
+    """`repr` of what came, for an error: no longer than `most` characters, whatever it holds."""
+    if isinstance(value, str):  # of a long one, the repr alone would take a while
+        value = value if len(value) <= most else f"{value[: most * 2 // 3]}...{value[len(value) - most // 4 :]}"
+    try:
+        text = repr(value)
+    except ValueError:  # a number inside that has more digits than Python writes
+        text = type(value).__name__
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def parse_json(text: str | bytes, most: int = MOST_BYTES, unique: bool = False) -> object:
@@ -41,13 +45,15 @@ def parse_json(text: str | bytes, most: int = MOST_BYTES, unique: bool = False) 
     if len(text) > most:
         raise ValueError(message("json_long", size=len(text), most=most))
     whole = text if isinstance(text, str) else _decoded(text)
+    if sum(map(whole.count, ",[{")) > MOST_ENTRIES:
+        raise ValueError(message("json_many", most=MOST_ENTRIES))
     try:
         value: object = json.loads(
             whole.removeprefix("\ufeff"),
             parse_int=_whole_number,
             parse_float=_number,
             parse_constant=_no_number,
-            object_pairs_hook=partial(_object, unique),
+            object_pairs_hook=_once if unique else None,
         )
     except json.JSONDecodeError as error:
         around = excerpt(whole[max(error.pos - 20, 0) : error.pos + 20], 60)
@@ -124,9 +130,10 @@ def _no_number(digits: str) -> NoReturn:
     raise ValueError(message("json_number", text=excerpt(digits, 60)))
 
 
-def _object(unique: bool, pairs: list[tuple[str, object]]) -> JsonObject:
+def _once(pairs: list[tuple[str, object]]) -> JsonObject:
+    """An object whose keys all differ."""
     entries = dict(pairs)
-    if unique and len(entries) < len(pairs):
+    if len(entries) < len(pairs):
         key = Counter(key for key, _ in pairs).most_common(1)[0][0]
         raise ValueError(message("json_twice", key=excerpt(key)))
     return entries

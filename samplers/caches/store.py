@@ -6,19 +6,25 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import TypeVar
 
 from ...loaders.files import write_whole
 from ...loaders.messages import CheckpointError, message
 from ...loaders.parts import JsonObject
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
+from ...loaders.weights.json_files import MOST_INDEX, excerpt, read_object
 from ..solvers import prediction_count, run_predictions
 
 ENDING = ".reelwire-cache.json"
 MOST_RUNS = 9
+MOST = 1e300  # of any number
+MOST_STEPS = 1000  # of a record: as many as any schedule has
+T = TypeVar("T")
+D = TypeVar("D", "Key", "Branch")
 Gram = tuple[tuple[float, ...], ...]
 SAMPLE = 2**16  # bytes that are hashed at each of a few places of a large file
 
@@ -132,29 +138,62 @@ def read(checkpoint: Path) -> tuple[Calibration, ...]:
     if not file.exists():
         return ()
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_object(file, MOST_INDEX)
         if content["checkpoint"] != fingerprint(checkpoint):
             return ()
         return tuple(_calibration(record) for record in content["records"])
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(message("calibration_damaged", file=file.name), message("delete_calibration")) from error
 
 
 def _calibration(record: JsonObject) -> Calibration:
-    key = Key(**{**record["key"], "loras": tuple(record["key"]["loras"])})
-    grams = {part: tuple(tuple(map(tuple, rows)) for rows in runs) for part, runs in record["grams"].items()}
-    return Calibration(key, grams, tuple(_branch(branch) for branch in record["branches"]))
+    """A record of a file; raises ValueError, KeyError, TypeError or AttributeError for what is none."""
+    grams = {part: tuple(map(_gram, runs[:MOST_RUNS])) for part, runs in record["grams"].items()}
+    sizes = [{len(gram) for gram in runs} for runs in grams.values()]
+    if not grams or any(len(size) != 1 for size in sizes):
+        raise ValueError(excerpt(sizes))
+    return Calibration(_typed(Key, record["key"]), grams, tuple(_typed(Branch, b) for b in record["branches"]))
 
 
-def _branch(values: JsonObject) -> Branch:
-    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    return Branch(**{**values, **lists})
+def _gram(rows: list[list[float]]) -> Gram:
+    """Scalar products of all steps with all."""
+    if not 0 < len(rows) <= MOST_STEPS or any(len(row) != len(rows) for row in rows):
+        raise ValueError(len(rows))
+    return tuple(tuple(map(_real, row)) for row in rows)
+
+
+def _real(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MOST:
+        raise ValueError(excerpt(value))
+    return value
+
+
+_FIELDS: Mapping[str, Callable[[object], object]] = {
+    "int": lambda value: _exactly(int, value),
+    "str": lambda value: _exactly(str, value),
+    "float": _real,
+    "tuple[str, ...]": lambda values: tuple(_exactly(str, value) for value in _exactly(list, values)),
+    "tuple[float, ...]": lambda values: tuple(_real(value) for value in _exactly(list, values)),
+}
+
+
+def _exactly(kind: type[T], value: object) -> T:
+    if type(value) is not kind:
+        raise TypeError(excerpt(value))
+    return value
+
+
+def _typed(kind: type[D], values: JsonObject) -> D:
+    """A dataclass of a JSON object, each value of the type that its field has."""
+    types = {field.name: str(field.type) for field in fields(kind)}
+    checked: JsonObject = {name: _FIELDS[types[name]](value) for name, value in values.items()}
+    return kind(**checked)
 
 
 def stale(checkpoint: Path) -> bool:
     """Whether the file beside a checkpoint was made for other weights."""
     file = file_of(checkpoint)
-    return file.exists() and json.loads(file.read_text(encoding="utf-8")).get("checkpoint") != fingerprint(checkpoint)
+    return file.exists() and read_object(file, MOST_INDEX).get("checkpoint") != fingerprint(checkpoint)
 
 
 def add(checkpoint: Path, calibration: Calibration) -> Calibration:

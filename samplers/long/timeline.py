@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import pairwise
 
 from ...loaders.messages import InputError, message
+from ...loaders.weights.json_files import parse_json
 
 EXAMPLE = (
     '{"prompts": [{"at": 0, "text": "..."}, {"at": 4.5, "text": "..."}], "keyframes": [{"at": 9, "image": "cat.png"}]}'
@@ -15,6 +15,7 @@ EXAMPLE = (
 WRITE_AS = message("write_as", example=EXAMPLE)
 UNITS = ("seconds", "frames")
 MOST = 10**9  # of any number
+LONGEST_TEXT = 2**22  # characters of a timeline
 _KEYS = {
     "timeline": ("unit", "prompts", "negative", "keyframes"),
     "prompt": ("at", "text"),
@@ -80,23 +81,12 @@ def _parsed(text: str) -> dict[str, object]:
     if not text.strip():
         raise _wrong(message("timeline_empty"), message("timeline_rule"))
     try:
-        content = json.loads(text, object_pairs_hook=_once)
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text, LONGEST_TEXT, unique=True)
+    except ValueError as error:
         raise _wrong(message("timeline_not_json", error=error), message("timeline_json")) from error
     if not isinstance(content, dict):
         raise _wrong(message("kind_weights", kind=type(content).__name__), message("timeline_object"))
     return content
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object whose keys all differ; of two alike one would be lost."""
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        twice = next(key for key, _ in pairs if [k for k, _ in pairs].count(key) > 1)
-        raise _wrong(message("key_twice", key=repr(twice)), message("key_once"), message("put_into_list"))
-    return entries
 
 
 def _wrong(what: str, rule: str, remedy: str = WRITE_AS) -> InputError:

@@ -16,7 +16,7 @@ from ...messages import CheckpointError, message
 from ...parts import Config, ConfigDict
 from ...spec import read_spec
 from ...weights.entry import Entry, rename
-from ...weights.format import CheckpointFormat, Entries, Weights, stated_config
+from ...weights.format import CheckpointFormat, Entries, Weights, stated_entries
 
 SPEC = read_spec(Path(__file__).parent)
 NETWORK = "HunyuanVideoTransformer3DModel"
@@ -151,7 +151,7 @@ def _config(named: Entries, metadata: Mapping[str, str]) -> ConfigDict:
     """What the shapes tell, over what the header states, over what is published."""
     config = _shapes(named)
     shipped = SPEC.config(_variant(config, named, metadata.get("file", "")), "transformer")
-    stated = stated_config(metadata, NETWORK, named, [shipped], shipped.keys() - {"_class_name"})
+    stated = stated_entries(metadata, NETWORK, named, [shipped], shipped.keys() - {"_class_name"})
     config = shipped | stated | config
     if sum(config["rope_axes_dim"]) != config["attention_head_dim"]:
         raise CheckpointError(

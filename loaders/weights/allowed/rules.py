@@ -16,7 +16,7 @@ from ...messages import message
 from ...parts import Config, JsonObject
 
 FOLDER = Path(__file__).parent
-RELATIONS = ("divides", "less", "as_long", "one_of")
+RELATIONS = ("divides", "less", "as_long", "one_of", "sets")
 LONGEST = 64  # entries of a list, where a table says nothing else
 ANY_AXIS = 2**18  # costs nothing: the first module that is made has shapes alone
 _ANY_NUMBER = 1e6
@@ -140,7 +140,7 @@ class Rules:
     silent: keys that say nothing of what is computed here; whatever else there is, is named as not used.
     divides, less: pairs whose first divides the second, or is less than it.
     as_long: pairs of lists, of which the second has one entry, none, or as many as the first.
-    one_of: flags of which one may be true.
+    one_of: flags of which one may be true. sets: the keys of an object, one of these sets.
     needed: keys without which there is no config.
     floats: whether numbers are floats even where the file has whole ones. nulls: whether null is said to a class.
     """
@@ -151,6 +151,7 @@ class Rules:
     less: tuple[tuple[str, str], ...] = ()
     as_long: tuple[tuple[str, str], ...] = ()
     one_of: tuple[tuple[str, ...], ...] = ()
+    sets: tuple[tuple[str, ...], ...] = ()
     needed: tuple[str, ...] = ()
     floats: bool = False
     nulls: bool = True
@@ -168,6 +169,8 @@ class Rules:
             count = len(values.get(second, ()))
             if count > 1 and count != len(values.get(first, ())):
                 return message("config_as_long", first=first, second=second)
+        if self.sets and {*values} not in map(set, self.sets):
+            return message("config_sets", sets="; ".join(", ".join(keys) for keys in self.sets))
         for flags in self.one_of:
             if sum(values.get(flag) is True for flag in flags) > 1:
                 return message("config_one_of", keys=", ".join(flags))
@@ -249,7 +252,7 @@ def _of_parameter(parameter: inspect.Parameter, row: Rule | None, words: tuple[s
     base = row or _of_default(default, kinds, words)
     length = (base.length or LONGEST) if listed else 0
     fewest = 1 if isinstance(default, (list, tuple)) and default else 0
-    return replace(base, length=length, fewest=fewest, single=single, null=default is None or "None" in kinds)
+    return replace(base, length=length, fewest=fewest, single=single, null=default is None)
 
 
 def _of_default(default: object, kinds: list[str], words: tuple[str, ...]) -> Rule:

@@ -12,7 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reelwire.loaders.messages import CheckpointError, Message, message_of
-from reelwire.loaders.weights.json_files import MOST_DEPTH, SHOWN, excerpt, parse_json, parse_object, read_object
+from reelwire.loaders.weights.json_files import (
+    MOST_BYTES,
+    MOST_DEPTH,
+    SHOWN,
+    excerpt,
+    parse_json,
+    parse_object,
+    read_object,
+)
 
 REFUSED: dict[str, tuple[str | bytes, str]] = {
     "nothing": ("", "json_wrong"),
@@ -30,6 +38,7 @@ REFUSED: dict[str, tuple[str | bytes, str]] = {
     "half a character as a key": ('{"a": {"\\uDC00": 1}}', "json_half"),
     "no UTF-8": (b'{"a": "\xff"}', "json_no_text"),
     "UTF-16": ('{"a": 1}'.encode("utf-16"), "json_no_text"),
+    "too many entries": ("[" + "[]," * 2**21 + "[]]", "json_many"),
     "too long": (" " * 5 * 2**20, "json_long"),
 }
 
@@ -47,7 +56,7 @@ def refusal(read: Callable[[], object]) -> str:
 def test_each_is_refused_in_words_at_once(kind: str) -> None:
     text, key = REFUSED[kind]
     start = time.process_time()
-    says = refusal(lambda: parse_json(text))
+    says = refusal(lambda: parse_json(text, 10**7 if key == "json_many" else MOST_BYTES))
     assert getattr(says, "key", "") == key
     assert len(says) < 2 * SHOWN
     assert time.process_time() - start < 1
@@ -106,10 +115,9 @@ def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path: Path) -> None:
 def test_a_long_value_is_cut_in_its_middle() -> None:
     assert excerpt("a") == "'a'"
     assert excerpt([1, 2]) == "[1, 2]"
-    assert all(
-        len(excerpt(value)) <= SHOWN for value in ("x" * 10**6, "\0" * 10**6, list(range(10**5)), "\ud800" * 999)
-    )
     assert excerpt("a" * 500 + "end").endswith("end'")
+    long = ("x" * 10**6, "\0" * 10**6, [*range(10**5)], "\ud800" * 999, 10**6000, [10**6000], {"a": "b" * 10**5})
+    assert all(len(excerpt(value)) <= SHOWN for value in long)
 
 
 JUNK = st.text(alphabet='{}[]",:\\ue0d8 1-9.NaInfty\ud800é', max_size=40)
