@@ -120,8 +120,8 @@ class Source:
 
 def _read_scheduler(folder: Path, form: CheckpointFormat) -> tuple[Config, tuple[str, ...]]:
     """The scheduler's config of a folder, and notes on what nobody reads. Only pipelines that know a clip's shift of
-    noise can have it shifted by its size."""
-    file = load_config(folder / "scheduler", "scheduler_config.json")
+    noise can have it shifted by its size. diffusers itself writes an infinity, for DPM-Solver."""
+    file = load_config(folder / "scheduler", "scheduler_config.json", infinite=True)
     scheduler, notes = allowed(file, table("scheduler"), Shapes(), file.name)
     published = (form.spec.config(variant, "scheduler") for variant in form.spec.variants())
     if scheduler.get(_SHIFTING) and not any(config.get(_SHIFTING) for config in published):

@@ -26,15 +26,15 @@ class Config(dict[str, Any]):
         raise CheckpointError(message("file_incomplete", file=self.name, key=key), message("download_again"))
 
 
-def load_config(folder: Path, name: str = "config.json") -> Config:
-    """A diffusers or transformers config."""
+def load_config(folder: Path, name: str = "config.json", infinite: bool = False) -> Config:
+    """A diffusers or transformers config. infinite: as in `parse_json`."""
     file = folder / name
     if not file.exists():
         raise CheckpointError(
             message("config_missing", parent=folder.parent.name, folder=folder.name, file=name),
             message("download_folder"),
         )
-    return Config(read_object(file), f"{file.parent.name}/{name}")
+    return Config(read_object(file, infinite=infinite), f"{file.parent.name}/{name}")
 
 
 def stated_config(metadata: Mapping[str, str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from reelwire.loaders.weights.allowed import Shapes, allowed, kinds, of_class, t
 from reelwire.loaders.weights.allowed.offline import offline
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.format import class_of
+from reelwire.loaders.weights.lora.settings import read_settings
 from reelwire.samplers.solvers import noise_schedule
 from reelwire.tests.support.engine.models import MODELS, needed
 from reelwire.tests.support.files.configs import VARIANTS, network, read
@@ -289,6 +290,34 @@ def test_others_go_on_as_they_do() -> None:
         fail()
     call()
     assert len(calls) == 2
+
+
+def test_a_scheduler_as_diffusers_writes_it(tiny_models: Path, tmp_path: Path) -> None:
+    """DPM-Solver's has an infinity in it, which is no JSON; an infinity where a number counts is refused."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    name, file = "tiny-wan2.1-t2v", "scheduler/scheduler_config.json"
+    folder = linked(tiny_models, name, tmp_path / name)
+    DPMSolverMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction").save_pretrained(tmp_path / "x")
+    written = (tmp_path / "x" / "scheduler_config.json").read_text(encoding="utf-8")
+    assert "-Infinity" in written
+    put(folder, file, json.loads(written))
+    assert not opened(folder, name).file_notes()
+    for key in ("flow_shift", "beta_end", "num_train_timesteps"):
+        put(folder, file, {**json.loads(written), key: float("inf")})
+        with pytest.raises(CheckpointError):
+            opened(folder, name)
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, "nan", "inf", True, 10**30, [1], {}, "owner/name"])
+def test_what_a_loras_config_says_of_ranks(value: Any) -> None:
+    """peft's config beside a LoRA, or in its header."""
+    for key in ("lora_alpha", "r"):
+        with pytest.raises((ValueError, TypeError)):
+            read_settings(json.dumps({"r": 4, "lora_alpha": 4, key: value}), "")
+    for key in ("alpha_pattern", "rank_pattern"):
+        with pytest.raises((ValueError, TypeError)):
+            read_settings(json.dumps({"r": 4, "lora_alpha": 4, key: {"blocks.0": value}}), "")
 
 
 PREPROCESSORS: tuple[dict[str, Any], ...] = (
