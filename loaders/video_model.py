@@ -23,7 +23,8 @@ from .parts import Config, Inputs, Memory, Network, Part, Recipe
 from .request import Capabilities, Conditioning, Extension, Keyframe, Program, Request
 from .spec import titles_with
 from .vae.codec import VideoVAE
-from .weights.bundle import Bundle
+from .weights.allowed.offline import offline
+from .weights.bundle import Bundle, read_preprocessor
 from .weights.entry import describing
 from .weights.find import read_model
 from .weights.format import CheckpointFormat
@@ -104,11 +105,15 @@ class VideoModel(VideoVAE, Counted, ABC):
     @classmethod
     def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
         """The model of a recipe, its files' headers checked strictly; no weights are read yet."""
-        with describing(recipe.files["checkpoint"], cls.title):
+        with offline(), describing(recipe.files["checkpoint"], cls.title):
+            if "image_processor" in recipe.files:
+                read_preprocessor(recipe.files["image_processor"])
             bundle = cls.read_bundle(recipe)
             facts = cls.read_facts(bundle)
             parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
-            return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+            return cls(
+                bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory, notes=bundle.notes
+            )
 
     @classmethod
     def read_bundle(cls, recipe: Recipe) -> Bundle:
@@ -120,9 +125,9 @@ class VideoModel(VideoVAE, Counted, ABC):
         have these tensors."""
         file, spec = self.recipe.files["checkpoint"], self.checkpoint.spec
         if not file.is_file():
-            return ()
+            return self.notes
         said = [note for pattern, note in spec.name_notes.items() if re.search(pattern, file.name.lower())]
-        notes = tuple(message("name_says", file=file.name, note=note) for note in said)
+        notes = (*self.notes, *(message("name_says", file=file.name, note=note) for note in said))
         others = spec.mistakable(self.variant, file.name)
         if others:
             notes += (message("taken_by_name", file=file.name, variant=self.variant, others=either(*others)),)

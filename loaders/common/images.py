@@ -13,6 +13,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from ..parts import Config, ImageProcessor
+from ..weights.allowed.offline import offline
+from ..weights.bundle import read_preprocessor
+
 MOST_PROPORTION = 50  # of a picture's sides; what is narrower would be scaled to gigabytes before its middle is cut out
 _WASTE = 8  # how many times as large as the result a scaled picture may be before it is cut beforehand
 
@@ -124,7 +128,12 @@ def to_pil(frames: Tensor) -> list[Any]:
 def clip_pixels(frames: Tensor, processor: Path | None) -> Tensor:
     """Frames [N, H, W, 3] in 0..1 as CLIP sees them, [N, 3, h, w]; processor: folder with its settings, else CLIP's
     own."""
+    return image_processor(processor)(images=to_pil(frames), return_tensors="pt").pixel_values
+
+
+def image_processor(folder: Path | None, usual: Config | None = None) -> ImageProcessor:
+    """CLIP's image processor with the settings of a folder, else with the usual ones, else with its own."""
     from transformers import CLIPImageProcessor
 
-    settings = CLIPImageProcessor.from_pretrained(processor, local_files_only=True) if processor else None
-    return (settings or CLIPImageProcessor())(images=to_pil(frames), return_tensors="pt").pixel_values
+    with offline():
+        return CLIPImageProcessor(**(read_preprocessor(folder) if folder else usual or {}))

@@ -19,19 +19,23 @@ class Config(dict[str, Any]):
         super().__init__(entries)
         self.name = name
 
+    def having(self, **entries: object) -> Config:
+        """The same with these entries too."""
+        return Config({**self, **entries}, self.name)
+
     def __missing__(self, key: str) -> Any:
         raise CheckpointError(message("file_incomplete", file=self.name, key=key), message("download_again"))
 
 
-def load_config(folder: Path, name: str = "config.json") -> Config:
-    """A diffusers or transformers config."""
+def load_config(folder: Path, name: str = "config.json", infinite: bool = False) -> Config:
+    """A diffusers or transformers config. infinite: as in `parse_json`."""
     file = folder / name
     if not file.exists():
         raise CheckpointError(
             message("config_missing", parent=folder.parent.name, folder=folder.name, file=name),
             message("download_folder"),
         )
-    return Config(read_object(file), f"{file.parent.name}/{name}")
+    return Config(read_object(file, infinite=infinite), f"{file.parent.name}/{name}")
 
 
 def stated_config(metadata: Mapping[str, str]) -> ConfigDict:

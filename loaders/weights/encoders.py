@@ -18,6 +18,7 @@ from .bundle import read_part
 from .entry import Entry, describing, rename
 from .format import Entries, Weights
 from .gguf.names import original
+from .json_files import excerpt
 from .kinds import kind_of
 from .safetensors import read_file
 
@@ -217,10 +218,8 @@ def read_encoder(source: Path, kind: str, files: str = "") -> Weights:
     """
     with describing(source, KINDS[kind].architecture):
         if source.is_dir():
-            weights = read_part(source)
-            if weights.kind != KINDS[kind].architecture:
-                raise _wrong_kind(source, message("kind_weights", kind=weights.kind), kind, files)
-            return weights
+            other = lambda named: _wrong_kind(source, message("kind_weights", kind=excerpt(named)), kind, files)
+            return read_part(source, (KINDS[kind].architecture,), other)
         entries = read_file(source)[0]
         recognised, renamed = recognise(entries)
         if recognised != kind:
@@ -271,7 +270,7 @@ def merge_vision_tower(language: Weights, tower: Weights) -> Weights:
         vision_config={**tower.config, "model_type": "clip_vision_model"},
         text_config={**language.config, "model_type": "llama"},
     )
-    return Weights(config, named)
+    return Weights(config, named, (*language.notes, *tower.notes))
 
 
 def output_width(weights: Weights) -> int:

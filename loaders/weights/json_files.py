@@ -35,12 +35,13 @@ def excerpt(value: object, most: int = SHOWN) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-def parse_json(text: str | bytes, most: int = MOST_BYTES, unique: bool = False) -> object:
+def parse_json(text: str | bytes, most: int = MOST_BYTES, unique: bool = False, infinite: bool = False) -> object:
     """The value of a JSON text in UTF-8; raises ValueError, with a message, for all else.
 
     most: bytes, or characters of a `str`, that are allowed. unique: refuse a key that an object has twice; the last one
     counts otherwise. No number is NaN, infinite or of more than MOST_DIGITS digits, no text holds half a character, and
-    nothing lies more than MOST_DEPTH levels deep.
+    nothing lies more than MOST_DEPTH levels deep. infinite: let NaN and the infinities pass, which Python writes: who
+    reads them has to judge.
     """
     if len(text) > most:
         raise ValueError(message("json_long", size=len(text), most=most))
@@ -52,7 +53,7 @@ def parse_json(text: str | bytes, most: int = MOST_BYTES, unique: bool = False) 
             whole.removeprefix("\ufeff"),
             parse_int=_whole_number,
             parse_float=_number,
-            parse_constant=_no_number,
+            parse_constant=float if infinite else _no_number,
             object_pairs_hook=_once if unique else None,
         )
     except json.JSONDecodeError as error:
@@ -64,19 +65,19 @@ def parse_json(text: str | bytes, most: int = MOST_BYTES, unique: bool = False) 
     return value
 
 
-def parse_object(text: str | bytes, most: int = MOST_BYTES, unique: bool = False) -> JsonObject:
+def parse_object(text: str | bytes, most: int = MOST_BYTES, unique: bool = False, infinite: bool = False) -> JsonObject:
     """The same where an object must come: a list, a number or null is refused as well."""
-    value = parse_json(text, most, unique)
+    value = parse_json(text, most, unique, infinite)
     if not isinstance(value, dict):
         raise ValueError(message("json_no_object", text=excerpt(value)))
     return value
 
 
-def read_object(file: Path, most: int = MOST_BYTES, unique: bool = False) -> JsonObject:
+def read_object(file: Path, most: int = MOST_BYTES, unique: bool = False, infinite: bool = False) -> JsonObject:
     """The object in a JSON file; raises CheckpointError for all else, and for what is no file before it is opened."""
     name = f"{file.parent.name}/{file.name}"
     try:
-        return parse_object(read_bytes(file, most), most, unique)
+        return parse_object(read_bytes(file, most), most, unique, infinite)
     except CheckpointError:
         raise
     except ValueError as error:

@@ -7,13 +7,12 @@ for the templates. Where a template's parts lie is counted with the tokenizer at
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from ...common.emphasis import emphasised, prompt_notes, segments, weighted_tokens
-from ...common.images import to_pil
+from ...common.images import image_processor, to_pil
 from ...common.peaks import reader
 from ...common.prompts import Prompt, check_ids, check_length, load_tokenizer, padded
 from ...messages import CheckpointError, message
@@ -135,13 +134,8 @@ def _hidden(encoder: Network, inputs: Inputs, weights: Tensor | None, nothing: N
 
 
 def _pixels(model: VideoModel, image: Tensor, side: int) -> Tensor:
-    from transformers import CLIPImageProcessor
-
-    folder = model.recipe.files.get("image_processor")
-    sizes: dict[str, Any] = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
-    processor = (
-        CLIPImageProcessor.from_pretrained(folder, local_files_only=True) if folder else CLIPImageProcessor(**sizes)
-    )
+    usual = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    processor = image_processor(model.recipe.files.get("image_processor"), usual)
     return processor(to_pil(image)[0], return_tensors="pt").pixel_values
 
 

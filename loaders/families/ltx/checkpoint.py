@@ -12,9 +12,8 @@ from pathlib import Path
 
 from ...parts import ConfigDict
 from ...spec import read_spec
-from ...weights.configs import stated_config
 from ...weights.entry import Entry, rename
-from ...weights.format import CheckpointFormat, Config, Entries, Weights
+from ...weights.format import CheckpointFormat, Config, Entries, Weights, stated_entries
 
 SPEC = read_spec(Path(__file__).parent)
 NETWORK, VAE_CLASS = "LTXVideoTransformer3DModel", "AutoencoderKLLTXVideo"
@@ -126,8 +125,9 @@ def _decoder_places(entries: Entries) -> dict[str, str]:
 
 def _transformer_config(entries: Entries, metadata: Mapping[str, str]) -> ConfigDict:
     """The config that the shapes tell; only the number of heads leaves no trace in them (file metadata, else 32)."""
+    stated = stated_entries(metadata, NETWORK, entries, [], ["num_attention_heads"])
     width, channels = entries["proj_in.weight"].shape
-    heads = stated_config(metadata).get("num_attention_heads", HEADS)
+    heads = stated.get("num_attention_heads", HEADS)
     return SPEC.config("0.9.0-2b", "transformer") | dict(
         in_channels=channels,
         out_channels=entries["proj_out.weight"].shape[0],

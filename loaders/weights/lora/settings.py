@@ -14,6 +14,7 @@ from typing import TypeVar
 from ...parts import JsonObject
 from ..json_files import excerpt, parse_json, parse_object
 
+MOST_RANK = 10**6  # and alpha; those of published files stay under 1,000
 MOST_PATTERNS = 4096  # one for each layer of the largest published networks
 MOST_SIGNS, MOST_REPEATS = 300, 3  # of a pattern
 _REPEATS = re.compile(r"[*+{]")
@@ -111,14 +112,22 @@ def _under(values: JsonObject, prefix: str) -> JsonObject:
 def _settings(values: JsonObject) -> Settings:
     """Raises ValueError for values of other types, TypeError or AttributeError for other structures."""
     alpha, rank = values.get("lora_alpha", values.get("alpha")), values.get("r")
-    ranks = {_checked(pattern): int(value) for pattern, value in (values.get("rank_pattern") or {}).items()}
-    alphas = {_checked(pattern): float(value) for pattern, value in (values.get("alpha_pattern") or {}).items()}
+    ranks = {_checked(pattern): int(_bounded(value)) for pattern, value in (values.get("rank_pattern") or {}).items()}
+    alphas = {_checked(pattern): _bounded(value) for pattern, value in (values.get("alpha_pattern") or {}).items()}
     if len(ranks) + len(alphas) > MOST_PATTERNS:
         raise ValueError(len(ranks) + len(alphas))
-    numbers = None if alpha is None else float(alpha), None if rank is None else int(rank)
+    numbers = None if alpha is None else _bounded(alpha), None if rank is None else int(_bounded(rank))
     if any(count < 1 for count in (*ranks.values(), *([] if numbers[1] is None else [numbers[1]]))):
         raise ValueError(f"r < 1: {ranks or numbers[1]}")
     return Settings(*numbers, alphas, ranks, bool(values.get("use_rslora")))
+
+
+def _bounded(value: float | str) -> float:
+    """A rank or an alpha as a number; raises ValueError for one that no LoRA has."""
+    number = float(value)
+    if isinstance(value, bool) or not abs(number) <= MOST_RANK:
+        raise ValueError(excerpt(value))
+    return number
 
 
 def _checked(pattern: str) -> str:
