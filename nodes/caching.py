@@ -343,8 +343,11 @@ class CalibrateCache(SamplerNode):
         sound = host.source_sound(source)
         report.tell(*prepared.notes)
         calibration, latents = calibrate(model, conditioning, request, on_step)
-        calibration = store.add(checkpoint, calibration)
-        report.tell(*_calibrated(calibration, store.file_of(checkpoint).name), level=logging.INFO)
+        file = store.file_of(checkpoint).name
+        try:
+            report.tell(*_calibrated(store.add(checkpoint, calibration), file), level=logging.INFO)
+        except OSError as error:  # its video is not lost for that
+            report.tell(message("calibration_in_memory", file=file, error=error.strerror or error))
         latent = from_model(model, model.to_host(latents.cpu()), latent_note(model, prepared, source), sound)
         return io.NodeOutput(model, {**latent, **noise_mask_of(source)}, ui=report.ui())
 

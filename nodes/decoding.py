@@ -14,6 +14,7 @@ import torch
 from comfy_api.latest import InputImpl, io, ui
 from torch import Tensor
 
+from ..loaders.files import remove
 from ..loaders.messages import InputError, message
 from ..loaders.request import Decoding
 from ..loaders.spec import with_feature
@@ -240,7 +241,8 @@ class DecodeToVideo(Tiled, FileWriter):
         with latents_on_disk(latent, cls):
             frames = _frames(report, model, latent, tiling, eight_bits)
             metadata = host.metadata(cls, latent.get("reelwire"))
-            report_file(report, crf, write_video(path, frames, (width, height), fps, crf, metadata, sound))
+            file = write_video(path, frames, (width, height), fps, crf, metadata, sound)
+            path = report_file(report, crf, *file)
         host.remember_file(cls, path)
         preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
         result = written(width, height, count, fps, path)
@@ -359,9 +361,10 @@ def _latents_file(file: str) -> Path:
     return files[file]
 
 
-def report_file(report: host.Report, crf: int, sound: list[str]) -> None:
-    """Say what is in a file that was written, beside what a person sees at once."""
+def report_file(report: host.Report, crf: int, path: Path, sound: list[str]) -> Path:
+    """Say what is in a file that was written, beside what a person sees at once; the file."""
     report.tell(*sound, *([] if crf else [message("crf_0_exact")]), level=logging.INFO)
+    return path
 
 
 def crf_input(**more: object) -> io.Input:
@@ -415,20 +418,24 @@ def decoded_in_tiles(tiling: Tiling, model: VideoModel) -> str:
 
 @contextmanager
 def latents_on_disk(latent: host.Latent, cls: type[io.ComfyNode]) -> Iterator[None]:
-    """Keep latents on disk while they are decoded; after a failure they stay, and the error names them."""
-    path = host.save_latents(latent, cls)
+    """Keep latents on disk while they are decoded; after a failure they stay, and the error says where."""
+    path: Path | None = None
+    try:
+        path = host.save_latents(latent, cls)
+        words = message("latents_kept", place=f"output/{path.relative_to(host.output_folder()).as_posix()}")
+    except OSError as error:  # perhaps there is room in the folder of the video
+        words = message("latents_in_memory", error=error.strerror or error)
+        logging.warning("Reelwire: %s", words)
     try:
         yield
-    except host.Interrupted:
-        path.unlink(missing_ok=True)  # on purpose, and the host still holds them
+    except host.Interrupted:  # on purpose, and the host still holds them
+        if path is not None:
+            remove(path)
         raise
     except Exception as error:
-        if not path.exists():  # the disk was full before
-            raise
-        place = f"output/{path.relative_to(host.output_folder()).as_posix()}"
-        words = message("latents_kept", place=place)
         raise host.extended(error, words) from error
-    path.unlink(missing_ok=True)
+    if path is not None:
+        remove(path)
 
 
 def _frames(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -206,26 +206,25 @@ class LongVideo(FileWriter):
         model = decoded_as(model, plan.request)
         tiling = tiling_of(model, *model.facts.latent_shape(*size, 1)[3:], tile)
         path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", *size)
-        job = Job(host.beside_output(filename_prefix, ENDING))
-        begun = render_fingerprint(model, story, plan, options)
-        job.begin(begun, unfinished == ANEW, lambda inputs: upgraded(inputs, model, plan))
-        tiling = tiling if tile else job.settled(tiling)
-        report = host.Report(cls)
-        report.tell(*host.gone_notes(cls), *notes, *sound_notes)
-        changed = {"adain": adain, "memory": memory, "hold": hold, "joined": joined, "extend": inputs.get("extend")}
-        report.tell(*idle(cls, changed, model))
-        report.tell(*plan.notes, *host.shortage(model, plan.longest))
-        watch = _Watching(report, model, plan, job)
-        with watch.explaining(), heard_by(report.tell):
-            if tiling is not None and tiling.size and not tile:
-                say(decoded_in_tiles(tiling, model))
-            callbacks = Callbacks(watch.step, report.tell)
-            pieces = watch.counted(render(model, story, plan, options, job, tiling, callbacks, eight_bits))
-            before = clip_pieces(plan.clip, size, eight_bits) if joined else ()
-            total = plan.request.frames - plan.shared + (len(plan.clip) if joined and plan.clip is not None else 0)
-            metadata = host.metadata(cls, _note(model, plan, total, fps))
-            report_file(report, crf, write_video(path, chain(before, pieces), size, fps, crf, metadata, sound))
-        job.drop()
+        report, begun = host.Report(cls), render_fingerprint(model, story, plan, options)
+        with closing(Job(host.beside_output(filename_prefix, ENDING))) as job, heard_by(report.tell):
+            job.begin(begun, unfinished == ANEW, lambda inputs: upgraded(inputs, model, plan))
+            tiling = tiling if tile else job.settled(tiling)
+            report.tell(*host.gone_notes(cls), *notes, *sound_notes)
+            changed = {"adain": adain, "memory": memory, "hold": hold, "joined": joined, "extend": inputs.get("extend")}
+            report.tell(*idle(cls, changed, model), *plan.notes, *host.shortage(model, plan.longest))
+            watch = _Watching(report, model, plan, job)
+            with watch.explaining():
+                if tiling is not None and tiling.size and not tile:
+                    say(decoded_in_tiles(tiling, model))
+                callbacks = Callbacks(watch.step, report.tell)
+                pieces = watch.counted(render(model, story, plan, options, job, tiling, callbacks, eight_bits))
+                before = clip_pieces(plan.clip, size, eight_bits) if joined else ()
+                total = plan.request.frames - plan.shared + (len(plan.clip) if joined and plan.clip is not None else 0)
+                metadata = host.metadata(cls, _note(model, plan, total, fps))
+                file = write_video(path, chain(before, pieces), size, fps, crf, metadata, sound)
+                path = report_file(report, crf, *file)
+            job.drop()
         host.remember_file(cls, path)
         preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         watch.report_cache()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from threading import Condition, Thread
 from typing import TYPE_CHECKING
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..loaders.files import put_in_place
+from ..loaders.files import part_beside
 from ..loaders.messages import message, message_of
 from . import host
 
@@ -38,9 +41,10 @@ def write_video(
     crf: int,
     metadata: dict[str, str],
     sound: Sound | None = None,
-) -> list[str]:
-    """H.264 mp4 of pieces [n, H, W, 3] uint8, written under a temporary name; after any failure nothing is left under
-    the final one. Returns what became of the sound, in words.
+) -> tuple[Path, list[str]]:
+    """H.264 mp4 of pieces [n, H, W, 3] uint8, written under a temporary name and read back; after any failure nothing
+    is left under the final one. Returns (that file, what became of the sound, in words): `path`, or the next name that
+    nothing has.
 
     size: (width, height); crf: 0 (lossless) to 51; sound: as long as the picture, cut or followed by silence.
 
@@ -48,21 +52,35 @@ def write_video(
     """
     import av
 
-    part, notes = path.with_name(f".{path.name}.part.mp4"), list[str]()
+    counted, notes = list[int](), list[str]()
 
-    def write(pieces: Iterator[Tensor]) -> None:
-        with av.open(str(part), "w", options={"movflags": "use_metadata_tags+faststart"}) as container:
+    def write(pieces: Iterator[Tensor], part: Path) -> None:
+        with av.open(str(part), "w", "mp4", options={"movflags": "use_metadata_tags+faststart"}) as container:
             container.metadata.update(metadata)
-            notes.extend(_encode(container, pieces, size, fps, crf, sound))
+            count, words = _encode(container, pieces, size, fps, crf, sound)
+            counted.append(count)
+            notes.extend(words)
 
     try:
-        overlap(_apart(frames), write, host.stop_if_asked)
-        put_in_place(part, path)
+        with part_beside(path) as part:
+            overlap(_apart(frames), partial(write, part=part.path), host.stop_if_asked)
+            check_video(part.path, sum(counted), size)
+            return part.take(path), notes
     except OSError as error:
         raise OSError(message("file_unwritten", file=path.name, error=error.strerror or error)) from error
-    finally:
-        part.unlink(missing_ok=True)
-    return notes
+
+
+def check_video(path: Path, count: int, size: tuple[int, int]) -> None:
+    """Read a video back: raises OSError unless it has so many frames of (width, height)."""
+    import av
+
+    found = 0
+    with suppress(av.FFmpegError, IndexError), av.open(str(path), "r", "mp4") as container:
+        stream = container.streams.video[0]
+        if (stream.width, stream.height) == size:
+            found = sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(stream))
+    if found != count:
+        raise OSError(errno.EIO, message("video_incomplete", count=found, wanted=count))
 
 
 def _apart(frames: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -80,8 +98,8 @@ def _encode(
     fps: float,
     crf: int,
     sound: Sound | None,
-) -> list[str]:
-    """Encode pieces as H.264 into an open container, and sound beside them; what became of the sound."""
+) -> tuple[int, list[str]]:
+    """Encode pieces as H.264 into an open container, and sound beside them; (frames, what became of the sound)."""
     import av
 
     rate, count = Fraction(fps).limit_denominator(1001), 0
@@ -99,7 +117,7 @@ def _encode(
         if writer is not None:
             writer.advance(count / rate)
     container.mux(stream.encode())
-    return writer.finish(count / rate) if writer is not None else []
+    return count, writer.finish(count / rate) if writer is not None else []
 
 
 def tag_bt709(context: VideoCodecContext) -> None:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
+import stat
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import folder_paths
 import torch
 from comfy_api.latest import io
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
-from ...loaders.files import write_whole
+from ...loaders.files import make_folder, read_whole, write_new
 from ...loaders.messages import CheckpointError, InputError, message
 from ...loaders.video_model import VideoModel
 from .outputs import metadata, output_folder
@@ -89,34 +90,34 @@ def _deep(path: str, orientation: int) -> Tensor:
 
 def saved_latents() -> dict[str, Path]:
     """Latents that failed decodes have left, newest first. (The host empties its temporary folder when it starts.)"""
-    paths = (output_folder() / "reelwire" / "latents").glob("*.safetensors")
-    return {path.name: path for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)}
+    times = dict[Path, float]()
+    for path in (output_folder() / "reelwire" / "latents").glob("*.safetensors"):
+        with suppress(OSError):  # another process has used it up, or a link leads nowhere
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                times[path] = status.st_mtime
+    return {path.name: path for path in sorted(times, key=lambda path: times[path], reverse=True)}
 
 
 def save_latents(latent: Latent, cls: type[io.ComfyNode]) -> Path:
-    """Write a LATENT to a new file, whole or not at all."""
+    """Write a LATENT to a new file, whole or not at all; raises OSError."""
     folder = output_folder() / "reelwire" / "latents"
     family = latent.get("reelwire", {}).get("family", "latents")
     path = folder / f"{family}_{time.strftime('%Y%m%d_%H%M%S')}_{uuid.uuid4().hex[:8]}.safetensors"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        note = (
-            {"reelwire": json.dumps(latent["reelwire"])} if "reelwire" in latent else {}
-        )  # to decode them, it is needed
-        samples = latent["samples"].contiguous().cpu()
-        write_whole(path, save({"samples": samples}, {**metadata(cls, None), **note}))
-    except OSError as error:
-        logging.warning("Reelwire: %s", message("latents_unkept", error=error.strerror or error))
-    return path
+    note = {"reelwire": json.dumps(latent["reelwire"])} if "reelwire" in latent else {}  # to decode them, it is needed
+    samples = latent["samples"].contiguous().cpu()
+    make_folder(folder)
+    return write_new(path, save({"samples": samples}, {**metadata(cls, None), **note}))
 
 
 def read_latents(path: Path) -> Latent:
     """A LATENT from a file of `save_latents`; raises CheckpointError where it is damaged."""
     try:
-        with safe_open(path, "pt") as file:
-            note = (file.metadata() or {}).get("reelwire")  # not there for latents that stock nodes made
-            return {"samples": file.get_tensor("samples")} | ({"reelwire": json.loads(note)} if note else {})
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        content = read_whole(path, follow=True)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        note = header.get("__metadata__", {}).get("reelwire")  # not there for latents that stock nodes made
+        return {"samples": load(content)["samples"]} | ({"reelwire": json.loads(note)} if note else {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, SafetensorError) as error:
         rule = message("latents_damaged", file=path.name, error=error)
         raise CheckpointError(rule, message("choose_another_file")) from error
 
