@@ -18,7 +18,7 @@ import socket
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -31,6 +31,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
+MARK = "reelwire.lock"  # in a folder that is ours
 PART = re.compile(r"\.[0-9a-f]{16}\.reelwire-part")
 _COUNTER = re.compile(r"_(\d+)_(?=\.[^.]*$)")
 # of a file that is no link, does not wait for whoever writes into a pipe, and is not handed to child processes
@@ -46,12 +47,13 @@ PATIENCE = 10.0  # seconds that a short lock is waited for
 # ---------------------------------------------------------------- reading
 
 
-def is_plain(path: Path) -> bool:
-    """Whether a path is a file itself: no link, pipe, folder or device."""
+def is_plain(path: Path, alone: bool = False) -> bool:
+    """Whether a path is a file itself: no link, pipe, folder or device. alone: and it has no other name."""
     try:
-        return stat.S_ISREG(os.lstat(path).st_mode)
+        status = os.lstat(path)
     except (OSError, ValueError):
         return False
+    return stat.S_ISREG(status.st_mode) and not (alone and status.st_nlink > 1)
 
 
 def read_whole(path: Path, most: int | None = None, follow: bool = False) -> bytes:
@@ -163,16 +165,46 @@ def make_folder(path: Path) -> None:
     path.mkdir(parents=True, exist_ok=True)
 
 
-def remove(path: Path) -> None:
-    """Remove a file or a link, not what it leads to; what cannot be removed stays."""
-    with suppress(OSError):
+def make_marked_folder(path: Path) -> None:
+    """Make a folder with our mark in it, both at once; nothing where there is one that holds something."""
+    make_folder(path.parent)
+    clear_parts(path.parent)
+    for _ in range(_TRIES):
+        draft = path.parent / f".{secrets.token_hex(8)}.reelwire-part"
+        os.mkdir(draft)
+        try:
+            os.close(os.open(draft / MARK, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666))
+            os.rename(draft, path)
+            return
+        except FileNotFoundError:
+            continue  # somebody who clears up thought that its maker was dead
+        except OSError as error:
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or not path.is_dir():
+                raise
+            return
+        finally:
+            _clear_draft(draft)
+    raise OSError(errno.EBUSY, message("not_lockable", folder=path.name))
+
+
+def remove(path: Path) -> bool:
+    """Remove a file or a link, not what it leads to; whether it is gone, as what cannot be removed stays."""
+    try:
         os.unlink(path)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
-def remove_folder(folder: Path) -> None:
-    """Remove a folder if nothing is in it."""
+def remove_marked_folder(folder: Path) -> None:
+    """Remove a folder, at once, if nothing but our mark is in it."""
+    draft = folder.with_name(f".{secrets.token_hex(8)}.reelwire-part")
     with suppress(OSError):
-        os.rmdir(folder)
+        if os.listdir(folder) == [MARK]:
+            os.rename(folder, draft)
+            _clear_draft(draft)
 
 
 def clear_parts(folder: Path) -> None:
@@ -183,7 +215,17 @@ def clear_parts(folder: Path) -> None:
                 _clear(folder / name)
 
 
+def _clear_draft(draft: Path) -> None:
+    """Remove a folder that has no name yet or any more, and the mark in it."""
+    remove(draft / MARK)
+    with suppress(OSError):
+        os.rmdir(draft)
+
+
 def _clear(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        _clear_draft(path)
+        return
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDWR | _FLAGS)
         try:
@@ -203,9 +245,9 @@ def _rename_to_free(part: Path, path: Path) -> None:
         os.rename(part, path)
         return
     try:
-        os.link(part, path, follow_symlinks=False)
+        os.link(part, path)
     except FileExistsError:
-        if not os.path.samefile(part, path):  # else a network file system has lost the answer
+        if not os.path.samestat(os.lstat(part), os.lstat(path)):  # else a network file system has lost the answer
             raise
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
@@ -264,6 +306,7 @@ class Lock:
         for _ in range(_TRIES):
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
             try:
+                _check_own(self.path, descriptor)
                 locked = _lock(descriptor)
                 if locked is False:
                     raise HeldError(self.path, _holder(descriptor))
@@ -276,17 +319,18 @@ class Lock:
                     os.close(descriptor)
         raise HeldError(self.path, _holder_of(b""))
 
-    def release(self, remove_file: bool = False) -> None:
-        """Let go of it, if it is held."""
+    def release(self, before: Callable[[], object] = lambda: None) -> None:
+        """Let go of it, if it is held. before: what removes its file, which is called while it is held where an open
+        file can be removed: whoever waits for it then finds that it is gone."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor < 0:
             return
-        if remove_file and sys.platform != "win32":
-            remove(self.path)  # while it is held: whoever waits finds that it is gone
+        if sys.platform != "win32":
+            before()
         with suppress(OSError):
             os.close(descriptor)
-        if remove_file and sys.platform == "win32":
-            remove(self.path)
+        if sys.platform == "win32":
+            before()
 
 
 @contextmanager
@@ -307,7 +351,7 @@ def alone_with(path: Path, patience: float = PATIENCE) -> Iterator[None]:
     try:
         yield
     finally:
-        lock.release(remove_file=True)
+        lock.release(lambda: remove(lock.path))
 
 
 def _lock(descriptor: int) -> bool | None:
@@ -332,6 +376,13 @@ def _is_open(path: Path, descriptor: int) -> bool:
         return os.path.samestat(os.lstat(path), os.fstat(descriptor))
     except OSError:
         return False
+
+
+def _check_own(path: Path, descriptor: int) -> None:
+    """Raise OSError where a lock's file is none, or has another name elsewhere: it will be written into."""
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+        raise OSError(errno.EINVAL, message("not_plain_file", file=path.name))
 
 
 def _sign(descriptor: int) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..loaders.messages import Message, message
+from ..loaders.messages import Message, message, message_of
 from ..loaders.request import Conditioning
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
@@ -347,7 +347,7 @@ class CalibrateCache(SamplerNode):
         try:
             report.tell(*_calibrated(store.add(checkpoint, calibration), file), level=logging.INFO)
         except OSError as error:  # its video is not lost for that
-            report.tell(message("calibration_in_memory", file=file, error=error.strerror or error))
+            report.tell(message_of(error))
         latent = from_model(model, model.to_host(latents.cpu()), latent_note(model, prepared, source), sound)
         return io.NodeOutput(model, {**latent, **noise_mask_of(source)}, ui=report.ui())
 

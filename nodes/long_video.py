@@ -448,9 +448,12 @@ class _Watching:
             raise
         except Exception as error:
             count = len(self._plan.windows)
-            if not any(map(self._job.has, range(count))):
+            if not any(map(self._job.has_written, range(count))):
                 raise
-            done, place = sum(map(self._job.has, range(count))), self._job.folder.relative_to(host.output_folder())
+            done, place = (
+                sum(map(self._job.has_written, range(count))),
+                self._job.folder.relative_to(host.output_folder()),
+            )
             words = message("windows_kept", done=done, count=count, place=f"output/{place.as_posix()}")
             raise host.extended(error, words) from error
 

@@ -168,7 +168,7 @@ def stale(checkpoint: Path) -> bool:
 def add(checkpoint: Path, calibration: Calibration) -> Calibration:
     """Put a record into the file, joined with an earlier one of the same key; returns what is there now.
 
-    Raises OSError where it cannot be written: `read` knows it all the same, and the next call tries again.
+    Raises OSError where it cannot be written, in words: `read` knows it all the same, and the next call tries again.
     """
     file = file_of(checkpoint)
     late = (*_unwritten.pop(file, ()), calibration)
@@ -177,9 +177,9 @@ def add(checkpoint: Path, calibration: Calibration) -> Calibration:
             records = _with(_stored(checkpoint), late)
             content = {"checkpoint": fingerprint(checkpoint), "records": [asdict(record) for record in records]}
             write_whole(file, json.dumps(content).encode())
-    except OSError:
+    except OSError as error:
         _unwritten[file] = late
-        raise
+        raise OSError(message("calibration_in_memory", file=file.name, error=error.strerror or error)) from error
     return next(record for record in records if record.key == calibration.key)
 
 

@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,14 +17,15 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ...loaders.files import (
+    MARK,
     PART,
     HeldError,
     Lock,
     is_plain,
-    make_folder,
+    make_marked_folder,
     read_whole,
     remove,
-    remove_folder,
+    remove_marked_folder,
     write_whole,
 )
 from ...loaders.messages import InputError, message
@@ -33,7 +34,7 @@ from ...loaders.parts import JsonObject
 from ...loaders.vae.tiles import Tiling
 
 ENDING = ".unfinished"
-LOCK = "reelwire.lock"  # proves that a folder is ours, and says who is at it
+LOCK = MARK  # proves that a folder is ours, and says who is at it
 _INPUTS, _TILING = "inputs.json", "tiling.json"
 _WINDOW = re.compile(r"window_\d{4,}\.safetensors")
 _OURS = re.compile(rf"{LOCK}|{_INPUTS}|{_TILING}|{_WINDOW.pattern}|{PART.pattern}|\.[\w.]+\.part")
@@ -51,7 +52,7 @@ class Job:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._lock, self._is_ours = Lock(folder / LOCK), True
+        self._lock = Lock(folder / LOCK)
 
     def begin(self, inputs: Mapping[str, object], anew: bool = False, upgrade: Upgrade = dict) -> None:
         """Open the job for these inputs; raises InputError, naming what differs, where it was begun with others, where
@@ -71,10 +72,9 @@ class Job:
         """Make the folder and lock it, once it is proved to be ours."""
         if self._lock.is_held:
             return
-        is_new = not os.path.lexists(self.folder)
+        if not os.path.lexists(self.folder):
+            make_marked_folder(self.folder)
         self._check_owner()
-        make_folder(self.folder)
-        self._is_ours = is_new or bool(os.listdir(self.folder))  # an empty folder of somebody is used, and stays
         try:
             self._lock.acquire()
         except HeldError as error:
@@ -114,6 +114,8 @@ class Job:
             rule = message("job_is_link")
         elif strange := self._strange():
             rule = message("job_not_ours", names=", ".join(name[:40] for name in strange[:3]))
+        elif not os.listdir(self.folder):
+            rule = message("job_is_empty")
         else:
             return
         raise InputError("filename_prefix", message("job_of", folder=self.folder.name), rule, message("job_elsewhere"))
@@ -125,8 +127,8 @@ class Job:
             return []
         names = sorted(name for name in os.listdir(self.folder) if not _NOBODYS.fullmatch(name))
         if LOCK in names:
-            odd = [name for name in names if _OURS.fullmatch(name) and (self.folder / name).is_dir()]
-            return odd if is_plain(self.folder / LOCK) else [LOCK]
+            odd = [name for name in names if _OURS.fullmatch(name) and _is_folder(self.folder / name)]
+            return odd if is_plain(self.folder / LOCK, alone=True) else [LOCK]
         of_older_version = any(map(_WINDOW.fullmatch, names)) or _read(self.folder / _INPUTS, _OF_A_RENDER)
         ours = filter(_OURS.fullmatch, names if of_older_version else ())
         return sorted({*names} - {name for name in ours if is_plain(self.folder / name)})
@@ -161,8 +163,12 @@ class Job:
         return self.folder / _TILING
 
     def has(self, number: int) -> bool:
-        """Whether the latents of a window are kept."""
-        return self._file(number) in _unwritten or os.path.lexists(self._file(number))
+        """Whether the latents of a window are kept, on disk or in memory."""
+        return self._file(number) in _unwritten or self.has_written(number)
+
+    def has_written(self, number: int) -> bool:
+        """Whether the latents of a window are on disk."""
+        return os.path.lexists(self._file(number))
 
     def read(self, number: int) -> Tensor | None:
         """Latents of a window; None where there are none, or the file is damaged (it is then removed)."""
@@ -199,24 +205,25 @@ class Job:
 
     def drop(self) -> None:
         """Remove all that the job has kept, and nothing else; what a kill leaves of it goes on as it is."""
-        self._empty()
-        if self._lock.is_held:
-            self._lock.release(remove_file=True)
-            if self._is_ours:
-                remove_folder(self.folder)
+        if self._lock.is_held:  # else it is not ours to remove
+            self._empty()
+            self._lock.release(lambda: remove_marked_folder(self.folder))
 
     def _empty(self) -> None:
-        """Remove its files: the inputs last, without which its windows are of no use."""
+        """Remove its files: the inputs last, and only if all else is gone, which is of no use without them."""
         for path in self._late():
             del _unwritten[path]
-        with suppress(OSError):
-            names = sorted(os.listdir(self.folder))
-            for name in filter(_OURS.fullmatch, [*(n for n in names if n != _INPUTS), _INPUTS]):
-                if name != LOCK:
-                    remove(self.folder / name)
+        names = sorted(filter(_OURS.fullmatch, os.listdir(self.folder)), key=lambda name: name == _INPUTS)
+        for name in names:
+            if name != LOCK and not remove(self.folder / name):
+                return
 
     def _file(self, number: int) -> Path:
         return self.folder / f"window_{number:04}.safetensors"
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
 
 
 def _latents(path: Path) -> Tensor | None:
