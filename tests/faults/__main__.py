@@ -1,4 +1,4 @@
-"""Every write of the product under every fault: python -m tests.faults [--short] [--out FILE]
+"""Every write of the product under every fault: python -m tests.faults [--short] [--hosts N] [--out FILE]
 
 Prints a table: what writes, which fault, how often it was tried, how many runs failed in words and in others, what was
 lost, what was half-written under a final name, what was left behind after the next run, and how many next runs came to
@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -22,17 +23,20 @@ COLUMNS = ("point", "fault", "tried", "words", "raw", "lost", "half", "left", "e
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="one call in a few, as in CI")
+    parser.add_argument("--hosts", type=int, default=0, help="rounds of two real hosts with one output folder, too")
     parser.add_argument("--out", type=Path, help="where the table goes, as JSON")
     options = parser.parse_args()
     sys.path.insert(0, str(ROOT / "bench"))
     from pack import import_pack
 
     import_pack()
+    from reelwire.tests.support.faults.hosts import two_hosts
     from reelwire.tests.support.faults.table import table
 
     began, rows = time.monotonic(), []
     print("".join(f"{name:>{width}}" for name, width in zip(COLUMNS, _widths(), strict=True)))
-    for row in table(Path(os.environ["COMFYUI_DIR"]), options.short):
+    comfyui = Path(os.environ["COMFYUI_DIR"])
+    for row in chain(table(comfyui, options.short), two_hosts(comfyui, options.hosts) if options.hosts else ()):
         rows.append(row)
         values = asdict(row)
         print("".join(f"{values[name]!s:>{width}}" for name, width in zip(COLUMNS, _widths(), strict=True)), flush=True)

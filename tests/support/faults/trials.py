@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import resource
@@ -204,6 +205,8 @@ def small_disk(make: Point, nodes: Any, sizes: range) -> Row | None:
                 subprocess.run(["mount", "-o", "remount,rw,size=9m", folder], check=True)
                 row.add(point, folder, expected, raised, options)
             finally:
+                raised = None  # PyAV lets go of a file that it could not finish when nobody refers to it any more
+                gc.collect()
                 subprocess.run(["umount", folder], check=True)
     return row
 
