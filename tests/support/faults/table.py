@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .layer import NAMES
-from .points import POINTS, Film, nodes_of
+from .points import POINTS, Calibrate, Film, nodes_of
 from .trials import Row, at_once, injected, killed_at_calls, killed_at_random, limited, small_disk
 
 KILLS = 50
@@ -21,7 +21,7 @@ def table(comfyui: Path, short: bool = False) -> Iterator[Row]:
         if short:
             continue
         yield limited(make, nodes, range(0, 60_000, 1500))
-        if (row := small_disk(make, nodes, range(4, 200, 8))) is not None:
+        if make is not Calibrate and (row := small_disk(make, nodes, range(4, 200, 8))) is not None:
             yield row
     yield killed_at_random(Film, nodes, 5 if short else KILLS)
     yield at_once(nodes, 3 if short else 20)
