@@ -211,6 +211,7 @@ class DecodeToVideo(Tiled, FileWriter):
         from ..samplers.early import check_fps
 
         host.check_prefix(filename_prefix)
+        host.check_output()
         check_fps(fps)
         host.sound_of(audio)
         return super().check_lazy_status(model, tile, **inputs)

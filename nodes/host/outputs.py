@@ -44,6 +44,15 @@ def output_file(
         raise OSError(message("output_unwritable", folder=where, error=error.strerror or error)) from error
 
 
+def check_output() -> None:
+    """Raise OSError, in words and before anything is sampled, where the output folder takes no file."""
+    try:
+        with part_beside(output_folder() / "any"):
+            pass
+    except OSError as error:
+        raise OSError(message("output_unwritable", folder=".", error=error.strerror or error)) from error
+
+
 def beside_output(prefix: str, suffix: str) -> Path:
     """A name in the output folder that stays the same for a prefix, whatever its tokens stand for."""
     names = (FORBIDDEN.sub("_", name) for name in parts(f"{prefix}{suffix}"))

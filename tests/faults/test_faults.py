@@ -304,6 +304,17 @@ def test_latents_among_pipes_and_links_to_nothing(nodes: Any, tmp_path: Path, mo
     assert list(nodes.files.saved_latents()) == ["a.safetensors"]
 
 
+@pytest.mark.parametrize("error", ["EROFS", "EACCES", "ENOSPC", "EDQUOT"])
+def test_an_output_folder_that_takes_nothing_is_told_before_sampling(
+    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
+) -> None:
+    monkeypatch.setattr(nodes.outputs, "output_folder", lambda: tmp_path)
+    with Layer(failing(error), 0), pytest.raises(OSError, match="cannot be written") as refusal:
+        nodes.outputs.check_output()
+    assert keys(refusal.value.args[0]) == {"output_unwritable"}
+    nodes.outputs.check_output()
+
+
 @pytest.mark.parametrize("when", [0, 2**31 + 10**9, -(10**8)])
 def test_the_times_of_files_do_not_matter(nodes: Any, tmp_path: Path, job: Job, when: int) -> None:
     job.begin(INPUTS)
