@@ -245,6 +245,7 @@ class DecodeToVideo(Tiled, FileWriter):
         from ..samplers.early import check_fps
 
         host.check_prefix(filename_prefix)
+        host.check_output()
         check_fps(fps)
         host.sound_of(audio)
         return super().check_lazy_status(model, tile, **inputs)
@@ -276,7 +277,8 @@ class DecodeToVideo(Tiled, FileWriter):
             tiling = _tiling(report, model, latent, tile)
             frames = _frames(report, model, latent, tiling, eight_bits)
             metadata = host.metadata(cls, latent.get("reelwire"))
-            report_file(report, crf, write_video(path, frames, (width, height), fps, crf, metadata, sound))
+            file = write_video(path, frames, (width, height), fps, crf, metadata, sound)
+            path = report_file(report, crf, *file)
         host.remember_file(cls, path)
         preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
         result = written(width, height, count, fps, path)
@@ -405,9 +407,10 @@ def _latents_file(file: str) -> Path:
     return files[file]
 
 
-def report_file(report: host.Report, crf: int, sound: list[str]) -> None:
-    """Say what is in a file that was written, beside what a person sees at once."""
+def report_file(report: host.Report, crf: int, path: Path, sound: list[str]) -> Path:
+    """Say what is in a file that was written, beside what a person sees at once; the file."""
     report.tell(*sound, *([] if crf else [message("crf_0_exact")]), level=logging.INFO)
+    return path
 
 
 def crf_input(**more: object) -> io.Input:

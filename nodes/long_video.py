@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -197,26 +197,26 @@ class LongVideo(FileWriter):
         model, story, plan, options, fps = ready.model, ready.timeline, ready.plan, ready.options, ready.fps
         size = plan.request.width, plan.request.height
         path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", *size)
-        job = Job(host.beside_output(filename_prefix, ENDING))
-        begun = render_fingerprint(model, story, plan, options)
-        job.begin(begun, unfinished == ANEW, lambda inputs: upgraded(inputs, model, plan))
-        is_tiled = inputs.get("tile", 0) > 0
-        tiling = ready.tiling if is_tiled else job.settled(ready.tiling)
-        report = host.Report(cls)
-        report.tell(*host.gone_notes(cls), *notes, *ready.sound_notes, *_picture_notes(story))
-        report.tell(*idle(cls, {**inputs, "joined": joined}, model), *left_out(plan))
-        report.tell(*plan.notes, *host.shortage(model, plan.longest))
-        watch = _Watching(report, model, plan, job)
-        with watch.explaining(), heard_by(report.tell):
-            if tiling.size and not is_tiled:
-                say(decoded_in_tiles(tiling, model))
-            callbacks = Callbacks(watch.step, report.tell)
-            pieces = watch.counted(render(model, story, plan, options, job, tiling, callbacks, eight_bits))
-            before = clip_pieces(plan.clip, size, eight_bits) if joined else ()
-            total = plan.request.frames - plan.shared + (len(plan.clip) if joined and plan.clip is not None else 0)
-            metadata = host.metadata(cls, _note(model, plan, total, fps))
-            report_file(report, crf, write_video(path, chain(before, pieces), size, fps, crf, metadata, ready.sound))
-        job.drop()
+        begun, report = render_fingerprint(model, story, plan, options), host.Report(cls)
+        with closing(Job(host.beside_output(filename_prefix, ENDING))) as job, heard_by(report.tell):
+            job.begin(begun, unfinished == ANEW, lambda inputs: upgraded(inputs, model, plan))
+            is_tiled = inputs.get("tile", 0) > 0
+            tiling = ready.tiling if is_tiled else job.settled(ready.tiling)
+            report.tell(*host.gone_notes(cls), *notes, *ready.sound_notes, *_picture_notes(story))
+            report.tell(*idle(cls, {**inputs, "joined": joined}, model), *left_out(plan))
+            report.tell(*plan.notes, *host.shortage(model, plan.longest))
+            watch = _Watching(report, model, plan, job)
+            with watch.explaining():
+                if tiling.size and not is_tiled:
+                    say(decoded_in_tiles(tiling, model))
+                callbacks = Callbacks(watch.step, report.tell)
+                pieces = watch.counted(render(model, story, plan, options, job, tiling, callbacks, eight_bits))
+                before = clip_pieces(plan.clip, size, eight_bits) if joined else ()
+                total = plan.request.frames - plan.shared + (len(plan.clip) if joined and plan.clip is not None else 0)
+                metadata = host.metadata(cls, _note(model, plan, total, fps))
+                file = write_video(path, chain(before, pieces), size, fps, crf, metadata, ready.sound)
+                path = report_file(report, crf, *file)
+            job.drop()
         host.remember_file(cls, path)
         preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         watch.report_cache()
@@ -421,9 +421,12 @@ class _Watching:
             raise
         except Exception as error:
             count = len(self._plan.windows)
-            if not any(map(self._job.has, range(count))):
+            if not any(map(self._job.has_written, range(count))):
                 raise
-            done, place = sum(map(self._job.has, range(count))), self._job.folder.relative_to(host.output_folder())
+            done, place = (
+                sum(map(self._job.has_written, range(count))),
+                self._job.folder.relative_to(host.output_folder()),
+            )
             words = message("windows_kept", done=done, count=count, place=f"output/{place.as_posix()}")
             raise host.extended(error, words) from error
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from threading import Condition, Thread
 from typing import TYPE_CHECKING
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..loaders.devices import OutOfMemory, out_of_memory
-from ..loaders.files import put_in_place, why_unwritten
+from ..loaders.files import part_beside, why_unwritten
 from ..loaders.messages import message, message_of
 from . import host
 
@@ -40,9 +42,10 @@ def write_video(
     crf: int,
     metadata: dict[str, str],
     sound: Sound | None = None,
-) -> list[str]:
-    """H.264 mp4 of pieces [n, H, W, 3] uint8, written under a temporary name; after any failure nothing is left under
-    the final one. Returns what became of the sound, in words.
+) -> tuple[Path, list[str]]:
+    """H.264 mp4 of pieces [n, H, W, 3] uint8, written under a temporary name and read back; after any failure nothing
+    is left under the final one. Returns (that file, what became of the sound, in words): `path`, or the next name that
+    nothing has.
 
     size: (width, height); crf: 0 (lossless) to 51; sound: as long as the picture, cut or followed by silence.
 
@@ -51,22 +54,36 @@ def write_video(
     """
     import av
 
-    part, notes = path.with_name(f".{path.name}.part.mp4"), list[str]()
+    counted, notes = list[int](), list[str]()
 
-    def write(pieces: Iterator[Tensor]) -> None:
+    def write(pieces: Iterator[Tensor], part: Path) -> None:
         options = {"movflags": "use_metadata_tags+faststart"}
-        with _in_words(path), av.open(str(part), "w", options=options) as container:
+        with _in_words(path), av.open(str(part), "w", "mp4", options=options) as container:
             container.metadata.update(metadata)
-            notes.extend(_encode(container, pieces, size, fps, crf, sound))
+            count, words = _encode(container, pieces, size, fps, crf, sound)
+            counted.append(count)
+            notes.extend(words)
 
-    try:
-        overlap(_apart(frames), write, host.stop_if_asked)
+    with ExitStack() as stack:
         with _in_words(path):
-            put_in_place(part, path)
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-    return notes
+            part = stack.enter_context(part_beside(path))
+        overlap(_apart(frames), partial(write, part=part.path), host.stop_if_asked)
+        with _in_words(path):
+            check_video(part.path, sum(counted), size)
+            return part.take(path), notes
+
+
+def check_video(path: Path, count: int, size: tuple[int, int]) -> None:
+    """Read a video back: raises OSError unless it has so many frames of (width, height)."""
+    import av
+
+    found = 0
+    with suppress(av.FFmpegError, IndexError), av.open(str(path), "r", "mp4") as container:
+        stream = container.streams.video[0]
+        if (stream.width, stream.height) == size:
+            found = sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(stream))
+    if found != count:
+        raise OSError(errno.EIO, message("video_incomplete", count=found, wanted=count))
 
 
 @contextmanager
@@ -100,8 +117,8 @@ def _encode(
     fps: float,
     crf: int,
     sound: Sound | None,
-) -> list[str]:
-    """Encode pieces as H.264 into an open container, and sound beside them; what became of the sound."""
+) -> tuple[int, list[str]]:
+    """Encode pieces as H.264 into an open container, and sound beside them; (frames, what became of the sound)."""
     import av
 
     rate, count = Fraction(fps).limit_denominator(1001), 0
@@ -119,7 +136,7 @@ def _encode(
         if writer is not None:
             writer.advance(count / rate)
     container.mux(stream.encode())
-    return writer.finish(count / rate) if writer is not None else []
+    return count, writer.finish(count / rate) if writer is not None else []
 
 
 def tag_bt709(context: VideoCodecContext) -> None:

@@ -17,7 +17,7 @@ from ..messages import listed, message
 from ..parts import Progress
 from .entry import IDENTITY, Entry
 from .quantised import FORMATS, TILE, Coding, Tensors, round_up, swizzled, unswizzled
-from .safetensors import _open
+from .safetensors import WatchedFile
 from .stored import BY_NAME, Stored, is_ggml, is_small, narrow, widen
 
 _IN_A_BLOCK = re.compile(r"\.\d+\.")  # layers outside of the blocks are few, and their errors reach everything
@@ -82,6 +82,8 @@ def _widen(tensors: Tensors, entry: Entry, dtype: torch.dtype) -> Tensor:
     if is_ggml(entry.dtype) or entry.scales:
         return widen(tensors, entry.coding, dtype)
     raw = tensors["weight"]
+    if raw.numel() != math.prod(entry.shape):
+        raise CheckpointError(message("file_changed", file=entry.file.name), message("load_anew"))
     return (raw.to(dtype) if raw.is_floating_point() else raw).reshape(entry.shape)
 
 
@@ -138,7 +140,7 @@ def _read(entries: Mapping[str, Entry]) -> Iterator[tuple[str, dict[str, Tensor]
     for file in sorted({e.file for e in entries.values()}):
         names, read = [name for name, entry in entries.items() if entry.file == file], 0
         while names:
-            with _open(file) as opened:
+            with WatchedFile(file) as opened:
                 while names and read < AT_ONCE:
                     name = names.pop(0)
                     entry = entries[name]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..messages import CheckpointError as CheckpointError
 from ..messages import message
@@ -18,6 +19,9 @@ from .json_files import excerpt, open_file, parse_object
 from .quantised import FORMATS, FP8_FORMATS, check_shapes, read_quantisation, round_up
 from .shards import files_in, shards_of
 from .stored import FP8
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BYTES = {
     "F64": 8,
@@ -167,7 +171,7 @@ def _quantised_layers(
         for name, keys in _ending_with(listed, entries).items():
             layers |= {key.removesuffix(".weight"): {**listed[name]} for key in keys}
         for shard in sorted({entries[key].file for key in marks}):
-            with _open(shard) as opened:
+            with WatchedFile(shard) as opened:
                 for key in (key for key in marks if entries[key].file == shard):
                     layers[key.removesuffix(".comfy_quant")] = _comfy_quant(opened, entries[key])
     except (ValueError, TypeError, AttributeError) as error:
@@ -226,9 +230,51 @@ def read_folder(folder: Path) -> dict[str, Entry]:
     return {key: entry for file in files_in(folder) for key, entry in _read_one(file)[0].items()}
 
 
-def _open(file: Path) -> Any:
-    from safetensors import safe_open
+class WatchedFile:
+    """An open file of tensors that is refused in words once it is another than when it was opened: its pages are
+    mapped, and one that is cut meanwhile would end the whole process."""
 
-    from .gguf import GGUFTensors, is_gguf
+    def __init__(self, file: Path) -> None:
+        from safetensors import safe_open
 
-    return GGUFTensors(file) if is_gguf(file) else safe_open(file, framework="pt")
+        from .gguf import GGUFTensors, is_gguf
+
+        self._file = file
+        self._opened: Any = None
+        with self._reading():
+            self._status = _status(file)
+            self._opened = GGUFTensors(file) if is_gguf(file) else safe_open(file, framework="pt")
+
+    def __enter__(self) -> WatchedFile:
+        self._opened.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._opened.__exit__(*error)
+
+    def get_tensor(self, key: str) -> Tensor:
+        """The tensor as it lies on disk."""
+        with self._reading():
+            return self._opened.get_tensor(key)
+
+    def get_slice(self, key: str) -> Any:
+        """The tensor as it lies on disk, of which slices are read when they are taken."""
+        with self._reading():
+            return self._opened.get_slice(key)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        from safetensors import SafetensorError
+
+        try:
+            if self._opened is not None and _status(self._file) != self._status:
+                raise OSError
+            yield
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(message("file_changed", file=self._file.name), message("load_anew")) from error
+
+
+def _status(file: Path) -> tuple[int, int, int]:
+    """What changes when a file is written to, or another takes its name."""
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino

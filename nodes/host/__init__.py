@@ -35,6 +35,7 @@ from .notes import serve_refusals as serve_refusals
 from .notes import speaking as speaking
 from .notes import valid as valid
 from .outputs import beside_output as beside_output
+from .outputs import check_output as check_output
 from .outputs import files_gone as files_gone
 from .outputs import gone_notes as gone_notes
 from .outputs import metadata as metadata

@@ -13,6 +13,7 @@ from comfy.cli_args import args
 from comfy_api.latest import io
 from comfy_execution.progress import get_progress_state
 
+from ...loaders.files import part_beside
 from ...loaders.messages import message
 from ...loaders.parts import JsonObject
 from .names import FORBIDDEN, check_prefix, nodes_of, parts, resolved
@@ -26,14 +27,30 @@ def output_folder() -> Path:
 def output_file(
     cls: type[io.ComfyNode], prefix: str, suffix: str, width: int, height: int
 ) -> tuple[Path, str, list[str]]:
-    """(a new file in the output folder, its subfolder, notes) for a file name prefix of a node."""
+    """(the next file name in the output folder, its subfolder, notes) for a file name prefix of a node. The name is
+    not taken yet: another process may be faster. Raises OSError, in words, where nothing can be written there."""
     check_prefix(prefix)
     prompt, extra = cls.hidden.prompt or {}, cls.hidden.extra_pnginfo or {}
     prefix, notes = resolved(prefix, nodes_of(prompt, extra.get("workflow")))
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-        "/".join(parts(prefix)), folder_paths.get_output_directory(), width, height
-    )
-    return Path(folder) / f"{name}_{counter:05}_{suffix}", subfolder, notes
+    try:
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            "/".join(parts(prefix)), folder_paths.get_output_directory(), width, height
+        )
+        path = Path(folder) / f"{name}_{counter:05}_{suffix}"
+        with part_beside(path):
+            return path, subfolder, notes
+    except OSError as error:
+        where = "/".join(parts(prefix)[:-1]) or "."
+        raise OSError(message("output_unwritable", folder=where, error=error.strerror or error)) from error
+
+
+def check_output() -> None:
+    """Raise OSError, in words and before anything is sampled, where the output folder takes no file."""
+    try:
+        with part_beside(output_folder() / "any"):
+            pass
+    except OSError as error:
+        raise OSError(message("output_unwritable", folder=".", error=error.strerror or error)) from error
 
 
 def beside_output(prefix: str, suffix: str) -> Path:

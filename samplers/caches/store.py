@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
-from ...loaders.files import write_whole
+from ...loaders.files import alone_with, part_beside, write_whole
 from ...loaders.messages import CheckpointError, message
 from ...loaders.parts import JsonObject
 from ...loaders.request import Request
@@ -26,6 +25,7 @@ MOST_STEPS = 1000  # of a record: as many as any schedule has
 T = TypeVar("T")
 D = TypeVar("D", "Key", "Branch")
 Gram = tuple[tuple[float, ...], ...]
+_unwritten: dict[Path, tuple[Calibration, ...]] = {}  # what the disk did not take
 SAMPLE = 2**16  # bytes that are hashed at each of a few places of a large file
 
 
@@ -113,8 +113,12 @@ def file_of(checkpoint: Path) -> Path:
 
 def check_place(checkpoint: Path) -> None:
     """Raise OSError, before an hour of sampling, where no file can be written beside the checkpoint."""
-    if not os.access(checkpoint.parent, os.W_OK):
-        raise OSError(message("calibration_read_only", file=file_of(checkpoint).name, checkpoint=checkpoint.name))
+    try:
+        with part_beside(file_of(checkpoint)):
+            pass
+    except OSError as error:
+        words = message("calibration_read_only", file=file_of(checkpoint).name, checkpoint=checkpoint.name)
+        raise OSError(words) from error
 
 
 def fingerprint(checkpoint: Path) -> str:
@@ -134,6 +138,10 @@ def fingerprint(checkpoint: Path) -> str:
 def read(checkpoint: Path) -> tuple[Calibration, ...]:
     """The records of a checkpoint; none where there is no file, or one of other weights. Raises CheckpointError for a
     damaged one."""
+    return _with(_stored(checkpoint), _unwritten.get(file_of(checkpoint), ()))
+
+
+def _stored(checkpoint: Path) -> tuple[Calibration, ...]:
     file = file_of(checkpoint)
     if not file.exists():
         return ()
@@ -197,15 +205,31 @@ def stale(checkpoint: Path) -> bool:
 
 
 def add(checkpoint: Path, calibration: Calibration) -> Calibration:
-    """Put a record into the file, joined with an earlier one of the same key; returns what is there now."""
-    records = {record.key: record for record in read(checkpoint)}
-    earlier = records.get(calibration.key)
-    if earlier is not None and _sizes(calibration) == _sizes(earlier):
-        calibration = earlier.joined(calibration)
-    records[calibration.key] = calibration
-    content = {"checkpoint": fingerprint(checkpoint), "records": [asdict(record) for record in records.values()]}
-    write_whole(file_of(checkpoint), json.dumps(content).encode())
-    return calibration
+    """Put a record into the file, joined with an earlier one of the same key; returns what is there now.
+
+    Raises OSError where it cannot be written, in words: `read` knows it all the same, and the next call tries again.
+    """
+    file = file_of(checkpoint)
+    late = (*_unwritten.pop(file, ()), calibration)
+    try:
+        with alone_with(file):  # another process may add one at this moment
+            records = _with(_stored(checkpoint), late)
+            content = {"checkpoint": fingerprint(checkpoint), "records": [asdict(record) for record in records]}
+            write_whole(file, json.dumps(content).encode())
+    except OSError as error:
+        _unwritten[file] = late
+        raise OSError(message("calibration_in_memory", file=file.name, error=error.strerror or error)) from error
+    return next(record for record in records if record.key == calibration.key)
+
+
+def _with(records: tuple[Calibration, ...], more: tuple[Calibration, ...]) -> tuple[Calibration, ...]:
+    """Records with more of them, each joined with an earlier one of the same key."""
+    by_key = {record.key: record for record in records}
+    for record in more:
+        earlier = by_key.get(record.key)
+        is_alike = earlier is not None and _sizes(record) == _sizes(earlier)
+        by_key[record.key] = earlier.joined(record) if earlier is not None and is_alike else record
+    return tuple(by_key.values())
 
 
 def _sizes(calibration: Calibration) -> dict[str, int]:

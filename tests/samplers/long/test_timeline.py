@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.vae.tiles import Tiling
-from reelwire.samplers.long.job import ENDING, Job, fingerprint
+from reelwire.samplers.long.job import ENDING, LOCK, Job, fingerprint
 from reelwire.samplers.long.timeline import EXAMPLE, MOST, Picture, Prompt, Timeline, read_timeline
 from safetensors.torch import save_file
 from torch import Tensor
@@ -386,10 +386,14 @@ def test_a_full_disk_leaves_what_was_there(job: Job) -> None:
         job.write(0, big)
     with full_disk(2**20), pytest.raises(OSError, match="too large"):
         job.write(1, big)
-    stored = job.read(0)
-    assert stored is not None
-    assert torch.equal(stored, latents())
-    assert sorted(p.name for p in job.folder.iterdir()) == ["inputs.json", "window_0000.safetensors"]
+    assert sorted(p.name for p in job.folder.iterdir()) == ["inputs.json", LOCK, "window_0000.safetensors"]
+    stored = Job(job.folder.with_name("a copy of what another host would see"))
+    job.folder.rename(stored.folder)
+    assert torch.equal(stored.read(0), latents())
+    stored.folder.rename(job.folder)
+    assert torch.equal(job.read(1), big), "the window that was not written is lost"
+    job.begin(INPUTS)
+    assert torch.equal(Job(job.folder).read(1), big)
 
 
 def test_no_parts_are_left(job: Job) -> None:
@@ -400,6 +404,7 @@ def test_no_parts_are_left(job: Job) -> None:
         job.write(1, latents())
     assert sorted(p.name for p in job.folder.iterdir()) == [
         "inputs.json",
+        LOCK,
         "window_0000.safetensors",
         "window_0001.safetensors",
     ]

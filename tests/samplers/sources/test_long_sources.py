@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,9 @@ def planned(model: VideoModel, options: LongVideoOptions = OPTIONS, **request: A
 def film(model: VideoModel, folder: Path, whole: LongPlan, options: LongVideoOptions = OPTIONS) -> tuple[Tensor, Job]:
     """(frames, job with the latents of the windows) of a whole render."""
     job = Job(folder)
-    job.begin(render_fingerprint(model, STORY, whole, options))
-    return torch.cat(list(render(model, STORY, whole, options, job, None, Callbacks()))), job
+    with closing(job):
+        job.begin(render_fingerprint(model, STORY, whole, options))
+        return torch.cat(list(render(model, STORY, whole, options, job, None, Callbacks()))), job
 
 
 def two_windows(model: VideoModel) -> int:
