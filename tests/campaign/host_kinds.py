@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 import time
@@ -19,6 +18,7 @@ import psutil
 
 from ..support.files.bad_files import full_disk
 from ..support.host import Host, Prompt, boot, node, workflow
+from ..support.tiny_base import comfyui_folder, tiny_base
 from .bases import form_of
 from .draw import HOSTILE, draw
 from .edits import Case, Edit, edited, json_edited
@@ -240,21 +240,12 @@ class Tried:
     @contextmanager
     def boot(cls, work: Path) -> Iterator[Tried]:
         """One of its own, with tiny models and a probe that notes sockets, programs and writes."""
-        from reelwire.training import tiny_files
-
-        base = work / "base"
-        (base / "models" / "diffusers").mkdir(parents=True)
-        from reelwire.training.tiny_models import MODELS, make
-
-        for name in MODELS:
-            make(name, base / "models" / "diffusers")
-        for name in tiny_files.FILES:
-            tiny_files.make(name, base / "models")
+        base = tiny_base(work / "base")
         (base / "temp").mkdir()
         log = base / "campaign.log"
         environment = {"REELWIRE_CAMPAIGN_LOG": str(log), "TMPDIR": str(base / "temp"), "HF_HOME": str(base / "hub")}
         packs = {"campaign_probe": PROBE}
-        with boot(Path(os.environ["COMFYUI_DIR"]), base, environment=environment, packs=packs, kind=Host) as host:
+        with boot(comfyui_folder(), base, environment=environment, packs=packs, kind=Host) as host:
             tried = cls(host, work, log)
             tried.begin()
             yield tried

@@ -27,6 +27,7 @@ from .edits import Case, Edit, edited
 TOKENIZERS = ("tokenizer", "vocab", "merges", "special_tokens", "spiece", "added_tokens")
 PROMPT, WINDOWS = "a red circle, 一个红色的圆", 3
 EVIL = "open('../ran', 'w')\nclass Evil:\n    def __init__(self, *_, **__): pass\n    from_pretrained = Evil = None\n"
+PRESETS = ("reelwire", "model_index", "scheduler")  # what says how many steps a run has
 SMALL = {"width": 64, "height": 64, "steps": 2}  # of single files, whose own presets are the published ones
 Play = Callable[[Path, Path, Case], None]
 
@@ -127,7 +128,8 @@ def use(model: VideoModel, target: str, size: Mapping[str, Any] | None = None) -
     if not any(word in target for word in ("encoder", *TOKENIZERS)):
         facts = model.facts
         frames = (facts.frame_counts or ((facts.frame_step or facts.temporal_ratio) + 1,))[0]
-        request = Request(**inputs, seed=1)
+        steps = 0 if target.startswith(PRESETS) else 2
+        request = Request(**inputs, seed=1, steps=steps)
         sample(model, conditioning, replace(request, **size, frames=frames) if size else request)
 
 
@@ -194,10 +196,35 @@ def timeline(folder: Path, bases: Path, case: Case) -> None:
     """A timeline, before anything else is known and with all of it."""
     from reelwire.samplers.long.timeline import read_timeline
 
-    text = put(folder, bases, case).read_bytes().decode("utf-8", "surrogatepass")
+    text = put(folder, bases, case).read_bytes().decode("utf-8", "replace")
     for fps, frames in ((None, None), (24.0, 97)):
         read_timeline(text, fps, frames)
 
+
+def proof(folder: Path, bases: Path, case: Case) -> None:
+    """A fault of each kind on purpose, named by the case's target: what tries others must see it."""
+    import ctypes
+    import socket
+    import time
+
+    from reelwire.loaders.messages import InputError, message
+
+    faults: dict[str, Callable[[], object]] = {
+        "ran": lambda: (folder / "inside").write_text(""),
+        "raw": lambda: {}["x"],
+        "hung": lambda: [time.sleep(0.001) or sum(range(10**6)) for _ in range(10**6)],
+        "died": lambda: ctypes.string_at(0),
+        "socket": lambda: socket.create_connection(("192.0.2.1", 9), 0.1),
+        "outside": lambda: (bases.parent / "outside").write_text(""),
+        "memory": lambda: _KEPT.append(bytearray(2**27)),
+    }
+    if case.target in ("words", "noisy"):
+        noise = "'NoneType' object has no attribute 'x'" if case.target == "noisy" else "x"
+        raise InputError("at", 3, message("text_rule"), message("did_you_mean", key=noise))
+    faults[case.target]()
+
+
+_KEPT: list[bytearray] = []
 
 # ---------------------------------------------------------------- the table
 
@@ -232,4 +259,5 @@ KINDS: dict[str, Kind] = {
     "calibration": Kind(lambda bases: [("models", "tiny-wan2.1-t2v.reelwire-cache.json")], calibration),
     "job": Kind(_files("job", "*.*"), job),
     "timeline": Kind(_files("", "timeline.json"), timeline),
+    "proof": Kind(lambda bases: [], proof),
 }

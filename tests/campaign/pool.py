@@ -42,10 +42,10 @@ def tracer(log: Path) -> list[str]:
 
 
 class Worker:
-    """One process, and the case that it is at."""
+    """One process, and the case that it is at. busy: seconds of computing that a case may take."""
 
-    def __init__(self, folder: Path, name: str, traced: bool) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, name: str, traced: bool, warm: bool = True, busy: float = BUSY) -> None:
+        self.folder, self.bound = folder, busy
         for made in (folder, folder / "tmp", folder / "home"):
             made.mkdir(parents=True, exist_ok=True)
         self.log = folder / f"calls-{name}"
@@ -54,7 +54,8 @@ class Worker:
         environment |= {"HF_HOME": str(folder / "home"), "TOKENIZERS_PARALLELISM": "false"}
         command = [*(tracer(self.log) if traced else []), sys.executable, "-W", "ignore", "-m", "tests.campaign.worker"]
         pipes: dict[str, Any] = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        self.process = subprocess.Popen([*command, str(folder)], cwd=ROOT, env=environment, text=True, **pipes)
+        command += [str(folder), *([] if warm else ["cold"])]
+        self.process = subprocess.Popen(command, cwd=ROOT, env=environment, text=True, **pipes)
         hello = self._line(START)
         if hello is None:
             raise RuntimeError("a worker did not start: run `python -m tests.campaign.worker FOLDER` to see why")
@@ -67,7 +68,7 @@ class Worker:
         self.process.stdin.write(json.dumps(asdict(case)) + "\n")
         self.process.stdin.flush()
         start, busy = time.monotonic(), self._busy()
-        while time.monotonic() - start < IDLE and self._busy() - busy < BUSY:
+        while time.monotonic() - start < IDLE and self._busy() - busy < self.bound:
             if line := self._line(0.5):
                 return json.loads(line)
             if self.process.poll() is not None:
@@ -124,15 +125,16 @@ class Worker:
 class Pool:
     """Runs cases in several workers; the order of the answers is that in which they come."""
 
-    def __init__(self, folder: Path, workers: int, traced: bool = True) -> None:
-        self._folder, self._workers, self._traced, self._number = folder, workers, traced, 0
+    def __init__(self, folder: Path, workers: int, traced: bool = True, warm: bool = True, busy: float = BUSY) -> None:
+        self._folder, self._workers, self._number = folder, workers, 0
+        self._options = traced, warm, busy
         self._lock, self.calls = threading.Lock(), list[str]()
 
     def _worker(self) -> Worker:
         with self._lock:
             self._number += 1
             name = str(self._number)
-        return Worker(self._folder / f"worker-{name}", name, self._traced)
+        return Worker(self._folder / f"worker-{name}", name, *self._options)
 
     def run(
         self, cases: Iterable[Case], stop: Callable[[], bool] = lambda: False

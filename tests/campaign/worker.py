@@ -113,8 +113,8 @@ def answer(stream: Any, content: Mapping[str, Any]) -> None:
     stream.flush()
 
 
-def main(folder: Path) -> None:
-    """Run cases until there are no more."""
+def main(folder: Path, warm: bool) -> None:
+    """Run cases until there are no more. warm: open all sound models first."""
     from .edits import Case
     from .kinds import warm_up
 
@@ -125,7 +125,10 @@ def main(folder: Path) -> None:
             faulthandler.register(signal.SIGUSR1, stacks, all_threads=True)
         seen = dict[str, str]()
         watch = Watch(seen.setdefault)
-        warm_up(folder.parent / "bases")
+        if warm:
+            warm_up(folder.parent / "bases")
+        gc.collect()
+        gc.freeze()  # what is there now need not be looked through after each case
         _limit()
         answer(out, {"pid": os.getpid()})
         for number, line in enumerate(sys.stdin):
@@ -139,4 +142,4 @@ if __name__ == "__main__":
     import_pack()
     from reelwire.tests.campaign import worker
 
-    worker.main(Path(sys.argv[1]))
+    worker.main(Path(sys.argv[1]), "cold" not in sys.argv)
