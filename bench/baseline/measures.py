@@ -92,8 +92,10 @@ def cache_overhead(family: str) -> Measure:
 def sampling() -> Measure:
     """From a prompt to latents, against diffusers' own pipeline."""
     from diffusers import LTXPipeline
+    from diffusers import logging as notes
 
     quiet()
+    notes.disable_progress_bar()
     pipe = LTXPipeline.from_pretrained(FOLDERS["ltx"], dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     ours = model("ltx")

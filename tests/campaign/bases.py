@@ -74,7 +74,7 @@ TIMELINE = {
     "keyframes": [{"at": 0, "image": "reelwire_left.png", "strength": 1.0}, {"at": -1, "image": "reelwire_right.png"}],
 }
 ADAPTER = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "alpha_pattern": {"blocks.0": 2}, "rank_pattern": {}}
-FORMS = {".json": "json", ".safetensors": "safetensors"}
+FORMS = {".json": "json", ".safetensors": "safetensors", ".latent": "safetensors"}
 
 
 def form_of(target: str) -> str:

@@ -48,6 +48,7 @@ SHARES = {
     "timeline": 10,
     "prompt": 8,
     "latents": 2,
+    "latent": 1,
     "picture": 2,
     "video": 1,
     "render": 1,

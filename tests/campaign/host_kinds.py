@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from ..support.files.bad_files import full_disk
-from ..support.host import Host, Prompt, boot, node, workflow
+from ..support.host import PACK, Host, Prompt, boot, node, workflow
 from ..support.tiny_base import comfyui_folder, tiny_base
 from .bases import form_of
 from .draw import HOSTILE, draw
@@ -103,7 +103,9 @@ def _file_prompt(*more: tuple[str, dict[str, Any]], **inputs: Any) -> Prompt:
 def _latents_prompt(name: str, number: int) -> Prompt:
     kind = "ReelwireLoadLatent" if name.endswith(".safetensors") else "LoadLatent"
     load = node(kind, **{"file" if kind.startswith("Reel") else "latent": name})
-    decode = node("ReelwireDecodeToVideo", latent=["3", 0], model=["1", 0], fps=0.0, filename_prefix="tried/latents")
+    decode = node(
+        "ReelwireDecodeToVideo", latent=["3", 0], model=["1", 0], fps=0.0, crf=17, filename_prefix="tried/latents"
+    )
     return {"1": TINY["1"], "3": load, "4": decode}
 
 
@@ -118,7 +120,9 @@ def _video_prompt(name: str, number: int) -> Prompt:
     sample = node(
         "ReelwireSampler", model=["1", 0], conditioning=["2", 0], source=["3", 0], strength=0.5, seed=number, **sampler
     )
-    write = node("ReelwireDecodeToVideo", latent=["4", 0], model=["1", 0], fps=0.0, filename_prefix="tried/video")
+    write = node(
+        "ReelwireDecodeToVideo", latent=["4", 0], model=["1", 0], fps=0.0, crf=17, filename_prefix="tried/video"
+    )
     return {**TINY, "3": load, "4": sample, "5": write}
 
 
@@ -135,7 +139,8 @@ def _render_prompt(name: str, number: int) -> Prompt:
 def _beside_prompt(name: str, number: int) -> Prompt:
     """The bundled model, and one whose parts are found among the files: neither has to do with the damaged one."""
     graph = workflow("ltx_gguf", {"3.steps": 1, "3.frames": 9, "3.seed": number, "4.filename_prefix": "tried/beside"})
-    graph["1"]["inputs"] |= {"vae": "auto", "text_encoder": "auto"}
+    precision = ("auto", "float32")[number % 2]  # so that the loader looks for them anew
+    graph["1"]["inputs"] |= {"vae": "auto", "text_encoder": "text_encoders/tiny-t5.safetensors", "precision": precision}
     return graph
 
 
@@ -166,7 +171,7 @@ def _video(work: Path) -> Mapping[str, bytes]:
     return {"clip.mp4": (work / "base" / "input" / "tiny_clip.mp4").read_bytes()}
 
 
-def _kept(work: Path) -> Mapping[str, bytes]:
+def _kept(_: Path) -> Mapping[str, bytes]:
     """Latents as the pack and as ComfyUI keep them."""
     import torch
     from safetensors.torch import save
@@ -180,6 +185,10 @@ def _kept(work: Path) -> Mapping[str, bytes]:
         "ltx.safetensors": ours,
         "ltx.latent": save({"latent_tensor": samples, "latent_format_version_0": samples[:0]}),
     }
+
+
+def _only(files: Mapping[str, bytes], ending: str) -> Mapping[str, bytes]:
+    return {name: data for name, data in files.items() if name.endswith(ending)}
 
 
 def _job(work: Path) -> Mapping[str, bytes]:
@@ -197,7 +206,8 @@ def _models(work: Path) -> Mapping[str, bytes]:
 
 HOST_KINDS: dict[str, HostKind] = {
     "prompt": HostKind(_graphs),
-    "latents": HostKind(_kept, "output/reelwire/latents", _latents_prompt),
+    "latents": HostKind(lambda work: _only(_kept(work), "s"), "output/reelwire/latents", _latents_prompt),
+    "latent": HostKind(lambda work: _only(_kept(work), ".latent"), "input", _latents_prompt),
     "picture": HostKind(_pictures, "input", _picture_prompt),
     "video": HostKind(_video, "input", _video_prompt),
     "render": HostKind(_job, "output/tried/job.unfinished", _render_prompt),
@@ -257,6 +267,10 @@ class Tried:
         with full_disk(self.host, 30_000):
             self.host.refuse(_render_prompt("", 0))
         shutil.copytree(self.host.base / "output" / "tried" / "job.unfinished", self.work / "render")
+        for kind in filter(lambda kind: HOST_KINDS[kind].place, HOST_KINDS):
+            answer = self.run(Case(kind, "", next(iter(_sources(kind, self.work))), ()))
+            if answer["verdict"] != "ran":
+                raise RuntimeError(f"a sound {kind} does not run: {answer}")
         self._seen()
 
     def run(self, case: Case) -> dict[str, Any]:
@@ -336,7 +350,7 @@ def _verdict(verdict: str, text: str, where: str = "") -> dict[str, Any]:
 def _checked(status: int, answer: Any) -> dict[str, Any]:
     """The verdict on a prompt that the host did not start."""
     errors = [e for n in (answer or {}).get("node_errors", {}).values() for e in n["errors"]]
-    thrown = [e for e in errors if "exception" in e["type"] and "Reelwire" in json.dumps(answer)]
+    thrown = [e for e in errors if f"custom_nodes/{PACK}/" in json.dumps(e.get("extra_info", {}).get("traceback", ""))]
     if status != 400 or thrown:
         return _verdict("raw", json.dumps(thrown or answer), f"status {status}")
     return _verdict("words", json.dumps(errors or answer))
@@ -353,12 +367,11 @@ def _ended(entry: Mapping[str, Any] | None, stopped: bool) -> dict[str, Any]:
     text, ours = f"{error['node_type']}: {error['exception_type']}: {error['exception_message']}", _is_ours(error)
     if ours:
         return _verdict("noisy" if NOISE.search(text) else "words", text, error["node_type"])
-    if not error["node_type"].startswith("Reelwire"):
-        return _verdict("words", f"by the host's own node: {text}", error["node_type"])
     places = re.findall(r'File "([^"]+)", line (\d+)', "".join(error["traceback"]))
     own = [(Path(file).resolve(), line) for file, line in places if Path(file).resolve().is_relative_to(ROOT)]
-    where = f"{own[-1][0].relative_to(ROOT)}:{own[-1][1]}" if own else error["node_type"]
-    return _verdict("raw", text, where)
+    if not own:
+        return _verdict("words", f"by the host: {text}", error["node_type"])
+    return _verdict("raw", text, f"{own[-1][0].relative_to(ROOT)}:{own[-1][1]}")
 
 
 def _is_ours(error: Mapping[str, Any]) -> bool:

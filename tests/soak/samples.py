@@ -12,7 +12,7 @@ import psutil
 
 FLAT = 0.01  # share by which a number may grow from WARM to the end
 WARM = 100  # runs after which all that is loaded once is loaded
-WINDOW = 3  # samples on each side of which the median is taken
+WINDOW = 7  # samples of which the median is taken, at the beginning and at the end
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ def _is_meant(path: Path) -> bool:
 def growth(samples: Sequence[Sample], warm: int = WARM) -> dict[str, float]:
     """By what share each number has grown from `warm` runs to the end; from a number of 0, by how many."""
     later = [each for each in samples if each.run >= warm] or list(samples)
-    first, last = later[: 2 * WINDOW + 1], later[-2 * WINDOW - 1 :]
+    count = max(1, min(WINDOW, len(later) // 2))
+    first, last = later[:count], later[-count:]
     grown = {}
     for name in NUMBERS:
         before, after = (median(getattr(each, name) for each in some) for some in (first, last))
