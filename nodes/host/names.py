@@ -3,12 +3,15 @@ for."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
+from pathlib import Path
 
 from ...loaders.messages import InputError, message
 from ...loaders.parts import JsonObject
@@ -27,6 +30,9 @@ FORBIDDEN = re.compile(f'[:*?"<>|]|{HIDDEN.pattern}')  # in Windows' names; work
 DEVICES = re.compile(r"(con|prn|aux|nul|conin\$|conout\$|com[0-9¹²³]|lpt[0-9¹²³])\s*(\..*)?", re.IGNORECASE)
 DATE = re.compile(r"%date:([^%]+)%")
 WIDGET = re.compile(r"%([^%./\\]+)\.([^%./\\]+)%")
+WORD = re.compile(r"%[^\W\d]\w*%")  # a token of one word
+HOSTS = ("width", "height", "year", "month", "day", "hour", "minute", "second")  # such words that the host writes out
+LOCALES = Path(__file__).parents[2] / "locales"
 _PARTS = re.compile("yyyy|yy|dd?|MM?|hh?|mm?|ss?")  # of a date, as the page formats it
 _TIMES = {"d": "day", "M": "month", "h": "hour", "m": "minute", "s": "second"}
 
@@ -136,10 +142,12 @@ def with_date(prefix: str, now: datetime | None = None) -> str:
 
 @dataclass(frozen=True)
 class NamedNode:
-    """A node of a prompt. names: by which tokens call it, the best first; inputs: its widgets' values, and links."""
+    """A node of a prompt. names: by which tokens call it, the best first; inputs: its widgets' values, and links;
+    labels: what the page writes beside widgets, in all languages -> their inputs."""
 
     names: tuple[str, ...]
     inputs: JsonObject
+    labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def resolved(prefix: str, nodes: list[NamedNode], now: datetime | None = None) -> tuple[str, list[str]]:
@@ -156,6 +164,11 @@ def resolved(prefix: str, nodes: list[NamedNode], now: datetime | None = None) -
             return _safe(match.group())
         return _safe(content)
 
+    bare = WIDGET.sub("", DATE.sub("", prefix))
+    strange = [word for word in WORD.findall(bare) if word[1:-1] not in HOSTS]
+    notes += [
+        message("token_no_word", token=word, known=", ".join(f"%{known}%" for known in HOSTS)) for word in strange
+    ]
     if not (WIDGET.search(prefix) or DATE.search(prefix)):
         return prefix, notes
     names = [WIDGET.sub(value, name) for name in parts(with_date(prefix, now))]
@@ -172,8 +185,9 @@ def value_of(nodes: list[NamedNode], node: str, widget: str) -> str | None:
     """What a widget of a node holds; None where there is no such node, or a link brings it."""
     for rank in range(max((len(each.names) for each in nodes), default=0)):
         for each in nodes:
-            if rank < len(each.names) and each.names[rank] == node and widget in each.inputs:
-                value = each.inputs[widget]
+            name = widget if widget in each.inputs else each.labels.get(widget)
+            if rank < len(each.names) and each.names[rank] == node and name in each.inputs:
+                value = each.inputs[name]
                 return None if isinstance(value, (list, dict)) else "" if value is None else _plain(value)
     return None
 
@@ -201,17 +215,29 @@ def _fitted(name: str, most: int) -> str:
     return f"_{name}" if DEVICES.fullmatch(name) else name
 
 
-def nodes_of(prompt: JsonObject, workflow: object) -> list[NamedNode]:
-    """The nodes of an API prompt: by the page's own name for it, else the type; by title; by id."""
+def nodes_of(prompt: JsonObject, workflow: object, titles: Mapping[str, str] | None = None) -> list[NamedNode]:
+    """The nodes of an API prompt: by the page's own name for it, else the type; by title; by id; by what the page calls
+    the type in any language. titles: type -> what the host calls it."""
     drawn = {str(node.get("id")): node for node in _drawn(workflow)}
-    return [_named(name, node, drawn.get(name, {})) for name, node in prompt.items() if isinstance(node, dict)]
+    named = [(name, node) for name, node in prompt.items() if isinstance(node, dict)]
+    return [_named(name, node, drawn.get(name, {}), titles or {}) for name, node in named]
 
 
-def _named(name: str, node: JsonObject, drawn: JsonObject) -> NamedNode:
+def _named(name: str, node: JsonObject, drawn: JsonObject, titles: Mapping[str, str]) -> NamedNode:
     kind = str(node.get("class_type", ""))
     own = _entries(drawn.get("properties")).get("Node name for S&R") or kind
     title = drawn.get("title") or _entries(node.get("_meta")).get("title") or ""
-    return NamedNode((own, title, name), _entries(node.get("inputs")))
+    shown = [texts.get(kind, {}) for texts in _definitions()]
+    names = [text["display_name"] for text in shown if "display_name" in text]
+    labels = {each["name"]: key for text in shown for key, each in text.get("inputs", {}).items() if "name" in each}
+    return NamedNode((own, title, name, *names, titles.get(kind, kind), kind), _entries(node.get("inputs")), labels)
+
+
+@cache
+def _definitions() -> tuple[dict[str, JsonObject], ...]:
+    """Of each language: node type -> its texts in the page."""
+    files = sorted(LOCALES.glob("*/nodeDefs.json"))
+    return tuple(json.loads(file.read_text(encoding="utf-8")) for file in files)
 
 
 def _entries(value: object) -> JsonObject:

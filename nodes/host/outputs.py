@@ -29,9 +29,11 @@ def output_file(
 ) -> tuple[Path, str, list[str]]:
     """(the next file name in the output folder, its subfolder, notes) for a file name prefix of a node. The name is
     not taken yet: another process may be faster. Raises OSError, in words, where nothing can be written there."""
+    from nodes import NODE_DISPLAY_NAME_MAPPINGS
+
     check_prefix(prefix)
     prompt, extra = cls.hidden.prompt or {}, cls.hidden.extra_pnginfo or {}
-    prefix, notes = resolved(prefix, nodes_of(prompt, extra.get("workflow")))
+    prefix, notes = resolved(prefix, nodes_of(prompt, extra.get("workflow"), NODE_DISPLAY_NAME_MAPPINGS))
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
             "/".join(parts(prefix)), folder_paths.get_output_directory(), width, height

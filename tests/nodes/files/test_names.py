@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -168,6 +169,39 @@ def test_what_stands_for_nothing_stays_and_is_told(names: Any, prefix: str) -> N
     text, notes = names.resolved(prefix, names.nodes_of(PROMPT, {}), NOW)
     assert text == prefix.replace(":", "_")
     assert [note.key for note in notes] == ["token_unknown"]
+
+
+TITLES = {"KSampler": "KSampler (host's)"}
+
+
+@pytest.mark.parametrize("kind", ["ReelwireSampler", "ReelwireLongVideo", "ReelwireLoRA", "ReelwireCache"])
+def test_what_the_page_shows_of_a_node_names_it_in_every_language(names: Any, kind: str) -> None:
+    pages = [json.loads(file.read_text()) for file in (names.LOCALES).glob("*/nodeDefs.json")]
+    assert len(pages) == 2
+    for page in pages:
+        for widget, label in page[kind]["inputs"].items():
+            nodes = names.nodes_of({"5": {"class_type": kind, "inputs": {widget: "v"}}}, None)
+            for name in (widget, label["name"]):
+                token = f"%{page[kind]['display_name']}.{name}%"
+                assert names.resolved(token, nodes, NOW) == ("v", []) or "." in token[1:-1].replace(".", "", 1)
+
+
+def test_what_the_host_calls_a_node_names_it(names: Any) -> None:
+    nodes = names.nodes_of({"5": {"class_type": "KSampler", "inputs": {"seed": 4}}}, None, TITLES)
+    assert names.resolved("%KSampler (host's).seed%", nodes, NOW) == ("4", [])
+
+
+@pytest.mark.parametrize("word", ["date", "foo", "batch_num", "Width", "seed"])
+@pytest.mark.parametrize("more", ["", "%date:yyyy%", "%1.seed%"])
+def test_a_word_that_stands_for_nothing_is_told(names: Any, word: str, more: str) -> None:
+    text, notes = names.resolved(f"a_%{word}%{more}", names.nodes_of(PROMPT, {}), NOW)
+    assert text.startswith(f"a_%{word}%")
+    assert [(note.key, note.values["token"]) for note in notes] == [("token_no_word", f"%{word}%")]
+
+
+@pytest.mark.parametrize("prefix", ["50%", "50% of 100%", "%width%x%height%", "%year%", "a % b % c", "%1%"])
+def test_a_percent_sign_is_no_token(names: Any, prefix: str) -> None:
+    assert names.resolved(prefix, [], NOW) == (prefix, [])
 
 
 def test_a_long_value_is_cut_to_a_name(names: Any) -> None:
