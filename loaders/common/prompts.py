@@ -23,12 +23,11 @@ from ..weights.gguf import is_gguf
 from ..weights.gguf.tokenizer import sentencepiece_model
 from ..weights.json_files import MOST_INDEX, excerpt
 from ..weights.safetensors import read_header
-from .emphasis import Segment, emphasised, prompt_notes, segments, weighted_tokens
+from .emphasis import Segment, check_length, emphasised, prompt_notes, segments, weighted_tokens
 from .tokenizer_files import TOKENIZER_FILES, check_folder, check_sentencepiece, reading
 
 Stamps = tuple[tuple[str, int, int], ...]  # (name, time, size) of each file, so that a changed one is read anew
 MOST_CHARACTERS = 2**18  # of a text that is tokenized, whoever sends it
-CHARACTERS = 50  # of a token on average, at most: words have some 5
 MOST_SIGNS = 8  # of the unknown ones that a note lists
 SOME_LETTER = "e"  # which all tokenizers know but those that know whole words alone, as the bundled one
 
@@ -60,13 +59,6 @@ class BoundedTokenizer:
 
     def __getattr__(self, name: str) -> Argument:
         return getattr(self._tokenizer, name)
-
-
-def check_length(name: str, text: str, tokens: int) -> None:
-    """Raise InputError for a prompt that `tokens` tokens cannot hold by its length alone, before anything reads it."""
-    if len(text) > (most := min(tokens * CHARACTERS, MOST_CHARACTERS)):
-        rule = message("prompt_long", count=len(text), most=most)
-        raise InputError(name, excerpt(text, 60), rule, message("shorten_words", words=tokens * 3 // 4))
 
 
 class SentencePieceTokenizer:
@@ -164,7 +156,7 @@ def read_prompt(tokenizer: Tokenizer, text: str, length: int, name: str, clean: 
     name: of the input that holds it. clean: what is done to a text before it is tokenized. Raises InputError for a
     prompt that `length` tokens cannot hold: nothing is cut in silence.
     """
-    check_length(name, text, length)
+    check_length(name, text)
     parts = segments(text)
     tidy = clean if len(parts) == 1 else partial(_within, clean)
     parts = tuple(replace(part, text=tidy(part.text)) for part in parts)
