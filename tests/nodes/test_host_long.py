@@ -149,7 +149,7 @@ def test_pictures_of_the_timeline(host: Host) -> None:
     assert "kept" not in message
     for image, message in (
         ("none.png", "no such picture"),
-        ("../x.png", "no such picture"),
+        ("../x.png", "leads outside"),
         ("broken.png", "cannot be read"),
     ):
         assert message in host.refuse(film("bad", timeline=keyed(image))).told
