@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,7 +59,15 @@ class Decode(Tiled):
             "frames.",
             search_aliases=["vae decode", "video decode", "解码", "视频解码"],
             inputs=counted([_latent(), _model(), _tile(), *decoding_inputs()], DECODING_COUNTS),
-            outputs=[io.Image.Output(display_name="images", tooltip="The frames in order")],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The frames in order"),
+                io.Audio.Output(
+                    display_name="audio",
+                    tooltip="The sound of the video that this one was made from, as long as the frames; nothing "
+                    "without one",
+                ),
+                io.Float.Output(display_name="fps", tooltip="Frames per second, as the latents say"),
+            ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
@@ -78,26 +86,50 @@ class Decode(Tiled):
     ) -> io.NodeOutput:
         from ..samplers.decode import floats
 
-        model = decoder(model, latent)
-        count, height, width = _new_size(model, latent)
-        room, needed = host.free_ram(), count * height * width * 3 * 4
-        if needed > 0.9 * room:
-            rule = message("ram_needed", needed=f"{needed / 2**30:.1f}", free=f"{room / 2**30:.1f}")
-            raise InputError(
-                "latent",
-                message("frames_of_size", frames=count, width=width, height=height),
-                rule,
-                message("use_decode_to_file"),
-            )
-        frames, done, report = torch.empty(count, height, width, 3), 0, host.Report(cls)
-        model = _decoding(cls, report, model, latent, decoding)
-        tiling = _tiling(report, model, latent, tile)
-        with latents_on_disk(latent, cls):
+        report = host.Report(cls)
+        with host.latents_on_disk(latent, cls):
+            model = decoder(model, latent)
+            count, height, width = _new_size(model, latent)
+            size = message("frames_of_size", frames=count, width=width, height=height)
+            _check_ram(count * height * width * 3 * 4, size)
+            model = _decoding(cls, report, model, latent, decoding)
+            tiling = _tiling(report, model, latent, tile)
+            fps = _rate_of(model, latent)
+            audio = _audio(report, latent, count / fps)
+            frames, done = torch.empty(count, height, width, 3), 0
             for piece in _frames(report, model, latent, tiling, floats):
                 frames[done : done + len(piece)] = piece
                 done += len(piece)
-        result = message("frames_of_size", frames=count, width=width, height=height)
-        return io.NodeOutput(frames, ui=report.ui(result=result))
+        return io.NodeOutput(frames, audio, fps, ui=report.ui(result=size))
+
+
+def _check_ram(needed: int, size: str) -> None:
+    """Raise InputError for frames that memory has no room for. needed: their bytes; size: theirs, in words."""
+    room = host.free_ram()
+    if needed > 0.9 * room:
+        rule = message("ram_needed", needed=f"{needed / 2**30:.1f}", free=f"{room / 2**30:.1f}")
+        raise InputError("latent", size, rule, message("use_decode_to_file"))
+
+
+def _rate_of(model: VideoModel, latent: host.Latent) -> float:
+    """Frames per second of latents: as they say, as the video that they were made from, or the model's."""
+    source = host.source_sound(latent)
+    known = source.fps if source is not None and 1 <= source.fps <= 240 else 0.0
+    return float(latent.get("reelwire", {}).get("fps") or known or model.facts.fps)
+
+
+def _audio(report: host.Report, latent: host.Latent, seconds: float) -> InputValue:
+    """The host's AUDIO of the video that latents were made from, as long as the frames; None, and said, without one."""
+    source = host.source_sound(latent)
+    if source is None:
+        return None
+    sound, notes = host.opened_sound(source)
+    if sound is None:
+        report.tell(*notes)
+        return None
+    audio, notes = host.audio_of(sound, Fraction(seconds).limit_denominator(10**6))
+    report.tell(*notes, level=logging.INFO)
+    return audio
 
 
 class FileWriter(io.ComfyNode):
@@ -136,8 +168,11 @@ class FileWriter(io.ComfyNode):
         """(frames per second of the file, its sound, notes). source: what brings a sound where audio is not connected;
         sampled: the rate of the latents."""
         known = host.source_sound(source) if audio is None else None
+        if known is None:
+            return (cls.rate(model, fps, sampled), *host.opened_audio(audio))
+        sound, lost = host.opened_sound(known)
         fps, notes = cls.rate_beside(model, fps, known, sampled)
-        return (fps, *host.sound_of(audio)) if known is None else (fps, known.sound, notes)
+        return fps, sound, notes if sound is not None else lost
 
 
 class DecodeToVideo(Tiled, FileWriter):
@@ -229,15 +264,16 @@ class DecodeToVideo(Tiled, FileWriter):
     ) -> io.NodeOutput:
         from ..samplers.decode import eight_bits
 
-        model, report = decoder(model, latent), host.Report(cls)
-        sampled, source = latent.get("reelwire", {}).get("fps", 0.0), latent if source_sound else None
-        fps, sound, sound_notes = cls.rate_and_sound(model, fps, audio, source, sampled)
-        count, height, width = _new_size(model, latent)
-        path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", width, height)
-        report.tell(*host.gone_notes(cls), *notes, *sound_notes)
-        model = _decoding(cls, report, model, latent, decoding)
-        tiling = _tiling(report, model, latent, tile)
-        with latents_on_disk(latent, cls):
+        report = host.Report(cls)
+        with host.latents_on_disk(latent, cls):
+            model = decoder(model, latent)
+            count, height, width = _new_size(model, latent)
+            sampled, source = latent.get("reelwire", {}).get("fps", 0.0), latent if source_sound else None
+            fps, sound, sound_notes = cls.rate_and_sound(model, fps, audio, source, sampled)
+            path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", width, height)
+            report.tell(*host.gone_notes(cls), *notes, *sound_notes)
+            model = _decoding(cls, report, model, latent, decoding)
+            tiling = _tiling(report, model, latent, tile)
             frames = _frames(report, model, latent, tiling, eight_bits)
             metadata = host.metadata(cls, latent.get("reelwire"))
             report_file(report, crf, write_video(path, frames, (width, height), fps, crf, metadata, sound))
@@ -334,7 +370,14 @@ class LoadLatent(io.ComfyNode):
                     tooltip="A file in output/reelwire/latents, newest first",
                 )
             ],
-            outputs=[io.Latent.Output(display_name="latent", tooltip="The latents, with family, size and seed")],
+            outputs=[
+                io.Latent.Output(
+                    display_name="latent",
+                    tooltip="The latents, with family, size, seed, frame rate, and the sound of the video that they "
+                    "were made from",
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -347,7 +390,10 @@ class LoadLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        return io.NodeOutput(host.read_latents(_latents_file(file)))
+        latent, notes = host.read_latents(_latents_file(file))
+        report = host.Report(cls)
+        report.tell(*notes)
+        return io.NodeOutput(latent, ui=report.ui())
 
 
 def _latents_file(file: str) -> Path:
@@ -411,24 +457,6 @@ def _tiling(report: host.Report, model: VideoModel, latent: host.Latent, tile: i
 def decoded_in_tiles(tiling: Tiling, model: VideoModel) -> str:
     """What a person should know of tiles that nobody asked for."""
     return message("memory_decode_tiles", tiles=tiling.words(model.facts.spatial_ratio))
-
-
-@contextmanager
-def latents_on_disk(latent: host.Latent, cls: type[io.ComfyNode]) -> Iterator[None]:
-    """Keep latents on disk while they are decoded; after a failure they stay, and the error names them."""
-    path = host.save_latents(latent, cls)
-    try:
-        yield
-    except host.Interrupted:
-        path.unlink(missing_ok=True)  # on purpose, and the host still holds them
-        raise
-    except Exception as error:
-        if not path.exists():  # the disk was full before
-            raise
-        place = f"output/{path.relative_to(host.output_folder()).as_posix()}"
-        words = message("latents_kept", place=place)
-        raise host.extended(error, words) from error
-    path.unlink(missing_ok=True)
 
 
 def _frames(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from threading import Condition, Thread
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..loaders.files import put_in_place
+from ..loaders.devices import OutOfMemory, out_of_memory
+from ..loaders.files import put_in_place, why_unwritten
 from ..loaders.messages import message, message_of
 from . import host
 
@@ -44,25 +46,43 @@ def write_video(
 
     size: (width, height); crf: 0 (lossless) to 51; sound: as long as the picture, cut or followed by silence.
 
-    Raises OSError for a file that cannot be written, and RuntimeError for one that fails while the frames are made.
+    Raises OSError for a file that cannot be written, OutOfMemory where there is no memory for it, both in words, and
+    RuntimeError for a file that fails while the frames are made.
     """
     import av
 
     part, notes = path.with_name(f".{path.name}.part.mp4"), list[str]()
 
     def write(pieces: Iterator[Tensor]) -> None:
-        with av.open(str(part), "w", options={"movflags": "use_metadata_tags+faststart"}) as container:
+        options = {"movflags": "use_metadata_tags+faststart"}
+        with _in_words(path), av.open(str(part), "w", options=options) as container:
             container.metadata.update(metadata)
             notes.extend(_encode(container, pieces, size, fps, crf, sound))
 
     try:
         overlap(_apart(frames), write, host.stop_if_asked)
-        put_in_place(part, path)
-    except OSError as error:
-        raise OSError(message("file_unwritten", file=path.name, error=error.strerror or error)) from error
+        with _in_words(path):
+            put_in_place(part, path)
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
     return notes
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """Say why a file could not be written, whichever library could not."""
+    from av.error import FFmpegError
+
+    try:
+        yield
+    except Exception as error:
+        is_memory = out_of_memory(error)
+        if not is_memory and not isinstance(error, (OSError, FFmpegError)):
+            raise
+        why = message("memory_ran_out") if is_memory else why_unwritten(error)
+        kind = OutOfMemory if is_memory else OSError
+        raise kind(message("file_unwritten", file=path.name, error=why)) from error
 
 
 def _apart(frames: Iterator[Tensor]) -> Iterator[Tensor]:

@@ -23,6 +23,7 @@ from .keyframes import cut_notes, place_keyframes
 from .loop import closed
 from .room import step_bytes
 from .solvers import TABLES, prediction_count, skipped
+from .sources.awaited import Names, with_stand_ins
 from .sources.clip import clip_frames, goes_on, sized_as_clip
 from .sources.inpaint import hidden_keyframes, latent_mask
 from .sources.opened import lengthened, source_notes, through_door
@@ -53,13 +54,15 @@ class SamplingPlan:
     shared: int = 0
 
 
-def plan(model: VideoModel, request: Request, outline: bool = False) -> SamplingPlan:
+def plan(model: VideoModel, request: Request, outline: bool = False, awaited: Names = ()) -> SamplingPlan:
     """The plan of a request on a model; no weights are read.
 
-    outline: only size, length, steps, guidance, cache and speed are checked, as where the keyframes or the control that
-    sampling will need are not there yet. Raises InputError for what this model cannot do.
+    outline: only size, length, steps, guidance, cache and speed are checked, as where nothing is known of the keyframes
+    and the control. awaited: names of inputs that are connected and still to come; all that does not rest on what they
+    bring is checked. Raises InputError for what this model cannot do.
     """
     request, opening_notes = through_door(request)
+    request = with_stand_ins(model, request, awaited)
     request, length_notes = lengthened(model, request)
     request = model.complete(sized_as_clip(model, request))
     preset_notes = _preset_notes(model, request)
@@ -137,6 +140,7 @@ def _with_media(model: VideoModel, request: Request) -> tuple[Request, tuple[str
     check_strength(request.strength, request.source is not None)
     if request.source is not None:
         check_source(model, request, request.source)
+        check_computes(request)
     if request.control is not None:
         with about(request.control):
             _check_control(request, request.control)
@@ -156,6 +160,15 @@ def checked_mask(model: VideoModel, request: Request) -> tuple[Tensor | None, tu
     if mask.min() == 1:
         return None, (message("mask_all_free"),)
     return mask, hidden_keyframes(model.facts, request, mask)
+
+
+def check_computes(request: Request) -> None:
+    """Raise InputError for a strength that leaves no step of a complete request, which would hand its source on."""
+    if request.steps < 1 or skipped(request.steps, request) < request.steps:
+        return
+    least = next(n for n in range(1, 10_001) if int(request.steps * n / 10_000) > 0) / 10_000
+    rule = message("strength_no_step", steps=request.steps)
+    raise InputError("strength", request.strength, rule, message("use_least_strength", least=f"{least:g}"))
 
 
 def check_source(model: VideoModel, request: Request, source: Tensor) -> None:

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,12 +23,11 @@ from ..weights.gguf import is_gguf
 from ..weights.gguf.tokenizer import sentencepiece_model
 from ..weights.json_files import MOST_INDEX, excerpt
 from ..weights.safetensors import read_header
-from .emphasis import Segment, emphasised, prompt_notes, segments, weighted_tokens
+from .emphasis import Segment, check_length, emphasised, prompt_notes, segments, weighted_tokens
 from .tokenizer_files import TOKENIZER_FILES, check_folder, check_sentencepiece, reading
 
 Stamps = tuple[tuple[str, int, int], ...]  # (name, time, size) of each file, so that a changed one is read anew
 MOST_CHARACTERS = 2**18  # of a text that is tokenized, whoever sends it
-CHARACTERS = 50  # of a token on average, at most: words have some 5
 MOST_SIGNS = 8  # of the unknown ones that a note lists
 SOME_LETTER = "e"  # which all tokenizers know but those that know whole words alone, as the bundled one
 
@@ -63,13 +61,6 @@ class BoundedTokenizer:
         return getattr(self._tokenizer, name)
 
 
-def check_length(name: str, text: str, tokens: int) -> None:
-    """Raise InputError for a prompt that `tokens` tokens cannot hold by its length alone, before anything reads it."""
-    if len(text) > (most := min(tokens * CHARACTERS, MOST_CHARACTERS)):
-        rule = message("prompt_long", count=len(text), most=most)
-        raise InputError(name, excerpt(text, 60), rule, message("shorten_words", words=tokens * 3 // 4))
-
-
 class SentencePieceTokenizer:
     """A sentencepiece model called as transformers' tokenizers are; they lose its fall-back to bytes."""
 
@@ -79,7 +70,9 @@ class SentencePieceTokenizer:
         self._model = SentencePieceProcessor(model_proto=model)
         self.unk_token_id, self.pad_token_id = self._model.unk_id(), self._model.pad_id()
 
-    def __call__(self, text: str | list[str], add_special_tokens: bool = True, max_length: int = 0, **_: Any) -> Any:
+    def __call__(
+        self, text: str | list[str], add_special_tokens: bool = True, max_length: int = 0, **_: Argument
+    ) -> Argument:
         """`input_ids` and `attention_mask`: lists for one text, tensors [1, max_length] for a list with one."""
         ids = self._model.encode(text[0] if isinstance(text, list) else text)
         ids = [*ids, self._model.eos_id()] if add_special_tokens else ids
@@ -163,7 +156,7 @@ def read_prompt(tokenizer: Tokenizer, text: str, length: int, name: str, clean: 
     name: of the input that holds it. clean: what is done to a text before it is tokenized. Raises InputError for a
     prompt that `length` tokens cannot hold: nothing is cut in silence.
     """
-    check_length(name, text, length)
+    check_length(name, text)
     parts = segments(text)
     tidy = clean if len(parts) == 1 else partial(_within, clean)
     parts = tuple(replace(part, text=tidy(part.text)) for part in parts)

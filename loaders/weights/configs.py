@@ -8,6 +8,7 @@ from typing import Any
 
 from ..messages import CheckpointError as CheckpointError
 from ..messages import message
+from ..parts import ConfigDict
 from .json_files import parse_object, read_object
 
 
@@ -37,7 +38,7 @@ def load_config(folder: Path, name: str = "config.json", infinite: bool = False)
     return Config(read_object(file, infinite=infinite), f"{file.parent.name}/{name}")
 
 
-def stated_config(metadata: Mapping[str, str]) -> dict[str, Any]:
+def stated_config(metadata: Mapping[str, str]) -> ConfigDict:
     """What the `config` of a safetensors header says of the network; nothing where it cannot be read."""
     try:
         network = parse_object(metadata.get("config", "{}")).get("transformer")

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..messages import CheckpointError as CheckpointError
 from ..messages import message
-from ..parts import Config, JsonObject
+from ..parts import Argument, Config, JsonObject
 from .entry import Entry, describing
 from .json_files import excerpt, open_file, parse_object
 from .quantised import FORMATS, FP8_FORMATS, check_shapes, read_quantisation, round_up
@@ -192,7 +192,7 @@ def _ending_with(names: Iterable[str], entries: Mapping[str, Entry]) -> dict[str
     return keys
 
 
-def _comfy_quant(opened: Any, entry: Entry) -> JsonObject:
+def _comfy_quant(opened: Argument, entry: Entry) -> JsonObject:
     """What a layer's `comfy_quant` says; raises ValueError."""
     if math.prod(entry.shape) > MOST_QUANT or entry.dtype != "U8":
         raise ValueError(f"{entry.key}: {entry.dtype} {excerpt(entry.shape)}")

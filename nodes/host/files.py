@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import time
 import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +21,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ...loaders.files import write_whole
-from ...loaders.messages import CheckpointError, InputError, message
+from ...loaders.files import why_unwritten, write_whole
+from ...loaders.messages import CheckpointError, InputError, listed, message
+from ...loaders.parts import JsonObject
+from ...loaders.request import Decoding
 from ...loaders.video_model import VideoModel
+from ...loaders.weights.json_files import parse_json
+from .notes import extended
 from .outputs import metadata, output_folder
+from .progress import Interrupted
+from .sound import SOUND, SourceSound, facts_of, restored
+from .sound.kept import TENSOR
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -28,6 +39,16 @@ if TYPE_CHECKING:
 _ORIENTATION = 0x0112  # of Exif
 _FLIPS = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}  # orientation -> dimensions that run backwards
 Latent = dict[str, Any]  # the host's LATENT: "samples", and what comes with them
+KEPT = "reelwire_kept"  # of a LATENT: a KeptFile
+SAVED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of latents in files
+
+
+@dataclass(frozen=True, eq=False)
+class KeptFile:
+    """The file that latents were read from; another node may have put other samples beside it since."""
+
+    path: Path
+    samples: Tensor
 
 
 # ---------------------------------------------------------------- the input folder
@@ -94,31 +115,115 @@ def saved_latents() -> dict[str, Path]:
 
 
 def save_latents(latent: Latent, cls: type[io.ComfyNode]) -> Path:
-    """Write a LATENT to a new file, whole or not at all."""
+    """Write a LATENT to a new file, whole or not at all, with all that a decode of it needs; where it came from a kept
+    file, that one is named."""
+    kept = latent.get(KEPT)
+    if isinstance(kept, KeptFile) and kept.samples is latent["samples"] and kept.path.exists():
+        return kept.path
     folder = output_folder() / "reelwire" / "latents"
-    family = latent.get("reelwire", {}).get("family", "latents")
+    note = latent.get("reelwire", {})
+    family = note.get("family", "latents")
     path = folder / f"{family}_{time.strftime('%Y%m%d_%H%M%S')}_{uuid.uuid4().hex[:8]}.safetensors"
     try:
+        facts, tensors = _sound_facts(latent)
+        about = {**note, **facts}
+        texts = {**metadata(cls, None), **({"reelwire": json.dumps(about)} if about else {})}
         folder.mkdir(parents=True, exist_ok=True)
-        note = (
-            {"reelwire": json.dumps(latent["reelwire"])} if "reelwire" in latent else {}
-        )  # to decode them, it is needed
-        samples = latent["samples"].contiguous().cpu()
-        write_whole(path, save({"samples": samples}, {**metadata(cls, None), **note}))
-    except OSError as error:
-        logging.warning("Reelwire: %s", message("latents_unkept", error=error.strerror or error))
+        write_whole(path, save({"samples": latent["samples"].contiguous().cpu(), **tensors}, texts))
+    except (OSError, MemoryError) as error:
+        logging.warning("Reelwire: %s", message("latents_unkept", error=why_unwritten(error)))
     return path
 
 
-def read_latents(path: Path) -> Latent:
-    """A LATENT from a file of `save_latents`; raises CheckpointError where it is damaged."""
+@contextmanager
+def latents_on_disk(latent: Latent, cls: type[io.ComfyNode]) -> Iterator[None]:
+    """Keep latents on disk while they are decoded; after a failure they stay, and the error names them. Latents that
+    came from a kept file stay where they are."""
+    before = saved_latents().values()
+    path = save_latents(latent, cls)
+    is_new = path not in {*before}
+    try:
+        yield
+    except Interrupted:
+        if is_new:
+            path.unlink(missing_ok=True)  # on purpose, and the host still holds them
+        raise
+    except Exception as error:
+        if not path.exists():  # the disk was full before
+            raise
+        place = f"output/{path.relative_to(output_folder()).as_posix()}"
+        words = message("latents_kept", place=place)
+        raise extended(error, words) from error
+    if is_new:
+        path.unlink(missing_ok=True)
+
+
+def _sound_facts(latent: Latent) -> tuple[JsonObject, dict[str, Tensor]]:
+    """(what a kept file says of the sound of the video that latents were made from, its samples), empty without one."""
+    source, note = latent.get(SOUND), latent.get("reelwire", {})
+    if not isinstance(source, SourceSound):
+        return {}, {}
+    rate = note.get("fps") or source.fps
+    facts, tensors = facts_of(source, note.get("frames", 0) / rate + 1 if rate else 0.0)
+    return {"sound": facts}, tensors
+
+
+def read_latents(path: Path) -> tuple[Latent, list[str]]:
+    """(a LATENT from a file of `save_latents`, of this version or an earlier one; what of the file is not used, in
+    words); raises CheckpointError where it is damaged."""
     try:
         with safe_open(path, "pt") as file:
-            note = (file.metadata() or {}).get("reelwire")  # not there for latents that stock nodes made
-            return {"samples": file.get_tensor("samples")} | ({"reelwire": json.loads(note)} if note else {})
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            text = (file.metadata() or {}).get("reelwire")  # not there for latents that stock nodes made
+            samples = file.get_tensor("samples")
+            heard = file.get_tensor(TENSOR) if TENSOR in file.keys() else None  # noqa: SIM118 - no mapping
+        if samples.dtype not in SAVED or samples.ndim not in (4, 5) or not samples.numel():
+            shape = message("tensor_shape", shape=list(samples.shape))
+            raise ValueError(message("value_of_type", shown=shape, kind=str(samples.dtype).removeprefix("torch.")))
+        note = {} if text is None else parse_json(text)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, SafetensorError) as error:
         rule = message("latents_damaged", file=path.name, error=error)
         raise CheckpointError(rule, message("choose_another_file")) from error
+    facts = note.pop("sound", None) if isinstance(note, dict) else None
+    note, notes = checked_note(note)
+    sound, sound_notes = restored(facts, heard)
+    latent: Latent = {"samples": samples, KEPT: KeptFile(path, samples)}
+    latent |= ({"reelwire": note} if note else {}) | ({} if sound is None else {SOUND: sound})
+    return latent, [*notes, *sound_notes]
+
+
+def checked_note(note: object) -> tuple[JsonObject, list[str]]:
+    """(what latents from a file say of themselves, without what cannot be; notes): anybody may have written it."""
+    if not isinstance(note, Mapping):
+        return {}, [message("kept_note_unusable", names="reelwire")]
+    wrong = [name for name, value in note.items() if not _FIELDS.get(name, lambda _: True)(value)]
+    notes: list[str] = [message("kept_note_unusable", names=listed(map(str, wrong)))] if wrong else []
+    return {name: value for name, value in note.items() if name not in wrong}, notes
+
+
+def _within(least: float, most: float, whole: bool = False) -> Callable[[object], bool]:
+    kinds = int if whole else (int, float)
+    return lambda value: (
+        isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value) and least <= value <= most
+    )
+
+
+def _is_decoding(value: object) -> bool:
+    names, share = {field.name for field in fields(Decoding)}, _within(-1, 1)
+    return isinstance(value, Mapping) and {*value} <= names and all(map(share, value.values()))
+
+
+_FIELDS: dict[str, Callable[[object], bool]] = {
+    "family": lambda value: isinstance(value, str) and len(value) < 100,
+    "variant": lambda value: isinstance(value, str) and len(value) < 100,
+    "frames": _within(1, 1_000_000, whole=True),
+    "fps": _within(1, 240),
+    "width": _within(1, 2**15, whole=True),
+    "height": _within(1, 2**15, whole=True),
+    "seed": _within(0, 2**64 - 1, whole=True),
+    "clip_frames": _within(0, 1_000_000, whole=True),
+    "loop": lambda value: isinstance(value, bool),
+    "decoding": _is_decoding,
+}
 
 
 def latents_of(model: VideoModel, latent: Latent) -> Tensor:

@@ -20,6 +20,7 @@ from ...loaders.devices import OutOfMemory, out_of_memory
 from ...loaders.messages import Message, Origin, data, message, message_of, sentences
 from .arrivals import bound, check_again, check_arrivals, lazy_status, own_validation, validated, wait_for_latents
 from .progress import Interrupted
+from .sound import forget_video
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -176,6 +177,7 @@ def _telling(node_id: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        forget_video()
         try:
             said = message_of(error)
             if isinstance(said, Message):

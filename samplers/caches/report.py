@@ -74,7 +74,7 @@ class Report:
         """For a file's metadata."""
         return {
             "cache": self.title,
-            "steps": {name: "".join("x" if computed else "." for computed in passes) for name, passes in self._named()},
+            "predictions": {name: "".join("x" if done else "." for done in passes) for name, passes in self._named()},
             "ideal": round(self.ideal, 3),
             "real": self.real and round(self.real, 3),
         }

@@ -10,7 +10,7 @@ from .cards import GIB, in_words, number, published, source, utilisation
 from .count import BESIDE, FAILS, FITS, MOVES, SMALLER, Estimate, Need, Span, Time, can_shrink, on_cards
 
 PHASES = {"encode": message("phase_read_prompt"), "sample": message("phase_sample"), "decode": message("phase_decode")}
-VERSION = 1  # of the JSON
+VERSION = 2  # of the JSON
 
 
 def _begun(verdict: str) -> str:
@@ -314,7 +314,7 @@ def facts(estimate: Estimate) -> dict[str, object]:
             "tile": estimate.tiling.size * model.facts.spatial_ratio,
         },
         "computing": {
-            "steps": steps.total,
+            "predictions": steps.total,
             "computed": list(steps.computed),
             "branches": list(steps.branches),
             "experts": dict(steps.parts),

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ...loaders.files import write_whole
+from ...loaders.files import why_unwritten, write_whole
 from ...loaders.messages import InputError, message
 from ...loaders.parts import JsonObject
 from ...loaders.vae.tiles import Tiling
@@ -98,8 +98,8 @@ class Job:
         latents = latents.contiguous().cpu()
         try:
             write_whole(self._file(number), save({"latents": latents}, {"digest": _digest(latents)}))
-        except OSError as error:
-            raise OSError(message("window_unkept", number=number + 1, error=error.strerror or error)) from error
+        except (OSError, MemoryError) as error:
+            raise OSError(message("window_unkept", number=number + 1, error=why_unwritten(error))) from error
 
     def drop(self) -> None:
         """Remove all that the job has kept, at once: what a kill leaves of it is no job any more."""

@@ -61,7 +61,7 @@ def test_a_cache_says_what_it_did(host: Host, plain: str, name: str) -> None:
     (file,) = host.videos(entry)
     with av.open(str(file)) as container:
         record = json.loads(container.metadata["reelwire"])["cache"]
-    steps = "".join(record["steps"].values())
+    steps = "".join(record["predictions"].values())
     assert 1 < steps.count("x") < len(steps)
     assert computed == [step == "x" for step in steps]
     assert record["ideal"] > 1

@@ -33,6 +33,7 @@ from torch.utils._pytree import tree_leaves
 
 pytestmark = [pytest.mark.on_card, pytest.mark.filterwarnings("ignore:In CPU autocast")]
 STEPS = 10  # as many as caches need
+FEW = 4  # as many as the longest history of a sampler needs
 BY_VALUE = (
     "_local_scalar_dense",
     "_linalg_check_errors",
@@ -142,10 +143,10 @@ def test_a_step_reads_nothing_back(opened: Any, name: str) -> None:
     """With every sampler of its family."""
     model = opened(name)
     for number, sampler in enumerate(s for s in TABLES[model.solvers] if s != "distilled"):
-        counts = steps(model, warm=not number, sampler=sampler)
+        counts = steps(model, warm=not number, sampler=sampler, steps=FEW)
         drawn = counts.pop("drawn", 0)
         assert not counts, sampler
-        assert drawn <= DRAWN.get(sampler, 0) * STEPS, sampler
+        assert drawn <= DRAWN.get(sampler, 0) * FEW, sampler
 
 
 WAYS = {

@@ -1,7 +1,7 @@
 """Which tests run with `--extensive` alone, beside those that always run.
 
-Most tests are tried on many models, and those of the page in both of its renderers. CI runs each of them on a third of
-its models, in one renderer, once at the least: which, is chosen by a digest of the test's name. So every test runs,
+Most tests are tried on many models, and those of the page in both of its renderers. CI runs each of them on a quarter
+of its models, in one renderer, once at the least: which, is chosen by a digest of the test's name. So every test runs,
 every model is tried by many tests, and the choice is the same everywhere. Tests in ALWAYS run on all models but those
 in LEFT_OUT: they compare final latents with the reference, or models with each other.
 """
@@ -12,7 +12,7 @@ import re
 import zlib
 from collections.abc import Iterable
 
-SHARE = 3  # one in so many
+SHARE = 4  # one in so many
 CHOICE = re.compile(r"\[.*(hunyuan|wan|cogvideox|mochi|ltx|svd|LiteGraph|Nodes 2\.0)", re.IGNORECASE)
 ALWAYS = (
     "test_parity.py",

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from ...common.emphasis import emphasised, prompt_notes, segments, weighted_tokens
+from ...common.emphasis import check_length, emphasised, prompt_notes, segments, weighted_tokens
 from ...common.images import image_processor, to_pil
 from ...common.peaks import reader
-from ...common.prompts import Prompt, check_ids, check_length, load_tokenizer, padded
+from ...common.prompts import Prompt, check_ids, load_tokenizer, padded
 from ...messages import CheckpointError, message
 from ...parts import Inputs, Network
 from ...video_model import VideoModel
@@ -32,7 +32,7 @@ def encode_prompt(model: VideoModel, text: str, name: str, image: Tensor | None,
     image: the first frame [1, H, W, 3] that Llava reads, every `interleave`-th of its tokens kept. Raises InputError
     for a prompt that is too long.
     """
-    check_length(name, text, model.facts.prompt_tokens)
+    check_length(name, text)
     prompt, begin = _tokens(model, image is not None, text, name)
     ids = _clip_tokens(model, text)[:, :CLIP_TOKENS]
     check_ids(model, "text_encoder", prompt.ids)
@@ -82,7 +82,7 @@ def check_prompt(model: VideoModel, sees: bool, text: str, name: str) -> tuple[s
 
     sees: whether Llava reads an image along with it. name: of the input that holds it.
     """
-    check_length(name, text, model.facts.prompt_tokens)
+    check_length(name, text)
     parts = segments(text)
     notes = prompt_notes(name, text, parts)
     _tokens(model, sees, text, name)

@@ -130,7 +130,7 @@ def test_metadata_as_the_host_is_told(
     assert {*host.outputs.metadata(node, note)} == (set() if disabled else {"prompt", "workflow", "reelwire"})
     path = host.files.save_latents({"samples": torch.zeros(1, 2, 3, 4, 5), "reelwire": note}, node)
     assert (b"secret" in path.read_bytes()) != disabled
-    assert host.files.read_latents(path)["reelwire"] == json.loads(json.dumps(note))
+    assert host.files.read_latents(path)[0]["reelwire"] == json.loads(json.dumps(note))
 
 
 def test_an_unfinished_render_has_the_same_name_each_day(host: Any) -> None:

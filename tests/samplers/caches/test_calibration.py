@@ -338,9 +338,10 @@ def test_the_report_says_what_was_done(models: Path) -> None:
     assert f"Ideal speed-up {text.ideal:.2f}" in words
     facts = text.facts()
     assert json.loads(json.dumps(facts)) == facts
-    assert sum(steps.count("x") for steps in facts["steps"].values()) == sum(e.computed for e in cache.entries)
+    marks = facts["predictions"]
+    assert sum(passes.count("x") for passes in marks.values()) == sum(e.computed for e in cache.entries)
     rows = {row["name"]["text"]: row for row in text.chart()["rows"]}
-    assert {name: "".join("x" if c else "." for c in row["computed"]) for name, row in rows.items()} == facts["steps"]
+    assert {name: "".join("x" if c else "." for c in row["computed"]) for name, row in rows.items()} == marks
     assert all(len(row["distances"]) == len(row["computed"]) for row in rows.values())
     assert any(distance for row in rows.values() for distance in row["distances"])
 

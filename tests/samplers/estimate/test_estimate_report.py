@@ -244,7 +244,7 @@ def test_smaller_weights_are_advised_where_there_are_larger(
 
 def test_the_numbers_can_be_read_back(result: Estimate) -> None:
     numbers = json.loads(json.dumps(facts(result), allow_nan=False))
-    assert numbers["version"] == 1
+    assert numbers["version"] == 2
     assert {*numbers} == {
         "version",
         "model",

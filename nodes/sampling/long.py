@@ -1,0 +1,152 @@
+"""What the inputs of a long video stand for, checked in one place: before its pictures and its source are made, and
+again when it is rendered."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from comfy_api.latest import io
+
+from ...loaders.messages import Message, message
+from ...loaders.request import Keyframe, Request
+from ...loaders.video_model import VideoModel
+from .. import host
+from ..decoding import FileWriter
+from ..types import InputValue
+from .inputs import DEFAULT, FRAMES, wanted_next
+from .request import clip_frames_of, decoding_of, request_of
+
+if TYPE_CHECKING:
+    from ...loaders.vae.tiles import Tiling
+    from ...samplers.long.plan import LongPlan, LongVideoOptions
+    from ...samplers.long.timeline import Timeline
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A long video that can be rendered.
+
+    model: as it decodes. tiling: what a person has asked for, or what memory has room for. fps, sound: of the file;
+    sound_notes: what to say of it.
+    """
+
+    model: VideoModel
+    timeline: Timeline
+    plan: LongPlan
+    options: LongVideoOptions
+    tiling: Tiling
+    fps: float
+    sound: host.Sound | None
+    sound_notes: list[str]
+
+
+def prepared(
+    model: VideoModel,
+    timeline: str,
+    frames: int,
+    filename_prefix: str,
+    window: int = 0,
+    overlap: int = 0,
+    keyframes: tuple[Keyframe, ...] = (),
+    adain: float = 0.25,
+    memory: float = 0.0,
+    hold: float = 1.0,
+    fps: float = 0.0,
+    tile: int = 0,
+    audio: InputValue = None,
+    source_sound: bool = True,
+    awaited: Collection[str] = (),
+    **inputs: InputValue,
+) -> Prepared:
+    """All that a long video needs before it is rendered; raises InputError for what cannot work.
+
+    awaited: names of inputs that are connected and still to come.
+    """
+    from ...samplers.decode import tiling_of
+    from ...samplers.long.plan import LongVideoOptions
+
+    host.check_prefix(filename_prefix)
+    asked, source, sampled = fps, inputs.get("source"), _sampled_rate(model, inputs)
+    fps, sound, notes = FileWriter.rate_and_sound(model, fps, audio, source_sound and source, sampled)
+    options = LongVideoOptions(window, overlap, adain, memory, hold)
+    values = {"frames": frames, "keyframes": keyframes, **inputs}
+    if awaited and not asked and "source" in awaited and _counts_seconds(timeline):
+        _check_texts(model, timeline)  # when each counts, only the source's rate tells
+        timeline = json.dumps({"prompts": [{"at": 0, "text": ""}]})
+    story, plan = _planned(model, timeline, fps, options, awaited, values)
+    model = decoded_as(model, plan.request, source)
+    size = model.facts.latent_shape(plan.request.width, plan.request.height, 1)[3:]
+    return Prepared(model, story, plan, options, tiling_of(model, *size, tile), fps, sound, notes)
+
+
+def check_long_ahead(cls: type[io.ComfyNode], inputs: Mapping[str, InputValue]) -> list[str]:
+    """The inputs of a long video that ComfyUI should make next; raises InputError for what cannot work whatever they
+    bring, so before they are made."""
+    later = host.pending(cls, inputs)
+    if later:  # else the node itself runs, and checks
+        prepared(**{name: value for name, value in inputs.items() if name not in later}, awaited=later)
+    return wanted_next(later)
+
+
+def _planned(
+    model: VideoModel,
+    timeline: str,
+    fps: float,
+    options: LongVideoOptions,
+    awaited: Collection[str],
+    inputs: dict[str, InputValue],
+) -> tuple[Timeline, LongPlan]:
+    """(the timeline, the plan of the video) that the inputs stand for; raises InputError."""
+    from ...samplers.long.plan import plan_long
+    from ...samplers.long.timeline import read_timeline
+
+    source, is_counted = inputs.get("source"), inputs.get("frames_from", FRAMES) == FRAMES
+    story = read_timeline(timeline, fps, inputs["frames"] if is_counted else None)
+    pictures = tuple(Keyframe(host.input_image(p.file), p.frame, p.strength) for p in story.pictures)
+    keyframes = (*(inputs.pop("keyframes", None) or ()), *pictures)
+    request = request_of(model, keyframes=keyframes, fps=fps, **inputs)
+    plan = plan_long(model, story, request, options, awaited)
+    plan = replace(plan, shared=plan.shared or clip_frames_of(source, plan.request.frames))
+    end = None if awaited else plan.request.frames  # no prompt begins behind the end
+    return read_timeline(timeline, fps, end), plan
+
+
+def left_out(plan: LongPlan) -> tuple[Message, ...]:
+    """What to say of first frames that are not new, where no clip is at hand that they could follow."""
+    return (message("clip_left_out", count=plan.shared),) if plan.shared and plan.clip is None else ()
+
+
+def _counts_seconds(timeline: str) -> bool:
+    """Whether anything of a timeline lies at a frame that the frame rate decides; raises InputError for what is wrong
+    with it at any rate."""
+    from ...samplers.early import FASTEST
+    from ...samplers.long.timeline import read_timeline
+
+    return read_timeline(timeline, FASTEST, None) != read_timeline(timeline, FASTEST / 2, None)
+
+
+def _check_texts(model: VideoModel, timeline: str) -> None:
+    """Raise InputError for prompts and pictures of a timeline that cannot be, wherever they lie."""
+    from ...samplers.early import FASTEST
+    from ...samplers.long.plan import check_prompts
+    from ...samplers.long.timeline import read_timeline
+
+    story = read_timeline(timeline, FASTEST, None)
+    check_prompts(model, story)
+    for picture in story.pictures:
+        host.input_file(picture.file)
+
+
+def decoded_as(model: VideoModel, request: Request, source: object = None) -> VideoModel:
+    """The model, decoding as the preset of a complete request says, else as the latents say that it is made of."""
+    decoding = decoding_of(request, source)
+    return model if decoding is None else replace(model, decoding=decoding)
+
+
+def _sampled_rate(model: VideoModel, inputs: Mapping[str, InputValue]) -> float:
+    """Frames per second where nothing is asked for: the source's, the preset's, or the model's."""
+    preset = inputs.get("preset", DEFAULT)
+    return host.source_rate(inputs.get("source")) or model.complete(request_of(model, preset=preset)).fps
