@@ -16,7 +16,7 @@ from ...messages import message
 from ...parts import Config, JsonObject
 
 FOLDER = Path(__file__).parent
-RELATIONS = ("divides", "less", "as_long", "one_of", "sets")
+RELATIONS = ("divides", "less", "within", "as_long", "one_of", "sets")
 LONGEST = 64  # entries of a list, where a table says nothing else
 ANY_AXIS = 2**18  # costs nothing: the first module that is made has shapes alone
 _ANY_NUMBER = 1e6
@@ -139,6 +139,7 @@ class Rules:
     entries: key -> what it may be.
     silent: keys that say nothing of what is computed here; whatever else there is, is named as not used.
     divides, less: pairs whose first divides the second, or is less than it.
+    within: a number, and the place of one in an inner object that it may not be larger than, whatever its sign.
     as_long: pairs of lists, of which the second has one entry, none, or as many as the first.
     one_of: flags of which one may be true. sets: the keys of an object, one of these sets.
     needed: keys without which there is no config.
@@ -149,6 +150,7 @@ class Rules:
     silent: frozenset[str] = frozenset()
     divides: tuple[tuple[str, str], ...] = ()
     less: tuple[tuple[str, str], ...] = ()
+    within: tuple[tuple[str, str], ...] = ()
     as_long: tuple[tuple[str, str], ...] = ()
     one_of: tuple[tuple[str, ...], ...] = ()
     sets: tuple[tuple[str, ...], ...] = ()
@@ -165,6 +167,11 @@ class Rules:
         for first, second in filter(both, self.less):
             if values[first] >= values[second]:
                 return message("config_less", first=first, second=second)
+        for first, second in self.within:
+            owner, _, key = second.partition(".")
+            most = values.get(owner, {}).get(key)
+            if first in values and most is not None and not -most <= values[first] <= most:
+                return message("config_within", first=first, second=second, most=most)
         for first, second in self.as_long:
             count = len(values.get(second, ()))
             if count > 1 and count != len(values.get(first, ())):
