@@ -14,7 +14,7 @@ from ..loaders.messages import InputError, about, either, message, series
 from ..loaders.request import Control, Request
 from ..loaders.spec import titles_with
 from ..loaders.video_model import VideoModel
-from .caches.policy import Policy
+from .caches.policy import Policy, reuses_nothing
 from .caches.runner import planned
 from .early import check_fps, check_strength
 from .guidance import check_guidance, guided_model
@@ -22,7 +22,7 @@ from .kernels import attention_notes
 from .keyframes import cut_notes, place_keyframes
 from .loop import closed
 from .room import step_bytes
-from .solvers import TABLES, prediction_count, skipped
+from .solvers import TABLES, noise_schedule, prediction_count, run_predictions, skipped
 from .sources.awaited import Names, with_stand_ins
 from .sources.clip import clip_frames, goes_on, sized_as_clip
 from .sources.inpaint import hidden_keyframes, latent_mask
@@ -83,7 +83,7 @@ def plan(model: VideoModel, request: Request, outline: bool = False, awaited: Na
         mask, mask_notes = checked_mask(model, request)
         media_notes += mask_notes
     before = (*opening_notes, *length_notes, *preset_notes)
-    after = (*cache_notes, *attention_notes(model), *_lora_notes(model, request))
+    after = (*cache_notes, *attention_notes(model), *_idle_notes(model, request, policy))
     notes = (*before, *media_notes, *after)
     predictions = prediction_count(model, request)
     return SamplingPlan(request, policy, predictions, step_bytes(model, request, policy), notes, mask, shared)
@@ -120,14 +120,44 @@ def _check_numbers(model: VideoModel, request: Request) -> None:
         raise InputError("width, height, frames", size, rule, message("ask_smaller"))
 
 
-def _lora_notes(model: VideoModel, request: Request) -> tuple[str, ...]:
-    """What to say of LoRAs that are on in no step of a complete request."""
-    steps = request.steps - skipped(request.steps, request)
-    return tuple(
+def _idle_notes(model: VideoModel, request: Request, policy: Policy | None) -> tuple[str, ...]:
+    """What to say of what a person has set and no step of a complete request has a use for."""
+    steps, guidance, control = request.steps - skipped(request.steps, request), model.guidance, request.control
+    loras = tuple(
         message("lora_no_step", file=lora.file.name, steps=steps, start=lora.start, end=lora.end)
         for lora in model.loras
-        if int(lora.start * steps) >= int(lora.end * steps)
+        if _is_empty(steps, lora.start, lora.end)
     )
+    spans = [("guidance", guidance.start, guidance.end)]
+    if guidance.method == "skip-layer":
+        spans.append(("skip-layer", guidance.layer_start, guidance.layer_end))
+    if control is not None:
+        spans.append(("control", control.start, control.end))
+    idle = [span for span in spans if _is_empty(steps, *span[1:])]
+    notes = (*loras, *(message("no_step_between", name=name, steps=steps, start=s, end=e) for name, s, e in idle))
+    if control is not None and control.strength == 0:
+        notes += (message("control_at_0"),)
+    if policy is not None and reuses_nothing(policy, run_predictions(model, request)):
+        notes += (message("cache_reuses_nothing", cache=policy.title, count=run_predictions(model, request)),)
+    return notes + _expert_notes(model, request)
+
+
+def _expert_notes(model: VideoModel, request: Request) -> tuple[str, ...]:
+    """What to say where a change of experts that a person has set leaves one of them without a step."""
+    guidance = model.guidance
+    if not (guidance.boundary or guidance.switch_step):
+        return ()
+    low = model.low_noise_steps(request, noise_schedule(model, request, torch.device("cpu")))
+    if not low or any(low) != all(low):
+        return ()
+    name = "boundary" if guidance.boundary else "switch_step"
+    expert = message("high_noise_expert") if all(low) else message("low_noise_expert")
+    return (message("expert_no_step", input=name, value=getattr(guidance, name), expert=expert),)
+
+
+def _is_empty(steps: int, start: float, end: float) -> bool:
+    """Whether none of so many steps lies between two shares of them."""
+    return int(start * steps) >= int(end * steps)
 
 
 def _with_media(model: VideoModel, request: Request) -> tuple[Request, tuple[str, ...]]:

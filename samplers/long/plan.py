@@ -95,6 +95,8 @@ def plan_long(
         )
         if len(windows) == 1:
             title_note = message("long_one", title=title, frames=request.frames)
+    if request.frames <= spans.length:
+        notes += _unjoined(options, extension.mode)
     check_windows_of(request, extension.mode, windows)
     length = min(spans.length, request.frames)
     outline = replace(outlined(request), frames=length, keyframes=())
@@ -183,6 +185,13 @@ def _check_context(
     if keyframes or len(timeline.prompts) > 1:
         what = message("keyframes_word") if keyframes else message("count_prompts", count=len(timeline.prompts))
         raise InputError("timeline", what, message("one_sampling", title=title), remedy)
+
+
+def _unjoined(options: LongVideoOptions, mode: str) -> tuple[str, ...]:
+    """What to say of options that join windows, where a video has one alone."""
+    names = ("overlap", "adain", "memory", "hold") if mode == "latents" else ("overlap",)
+    changed = [name for name in names if getattr(options, name) != getattr(LongVideoOptions(), name)]
+    return (message("nothing_to_join", names=", ".join(changed)),) if changed else ()
 
 
 def _needs_ends(capabilities: Capabilities) -> bool:

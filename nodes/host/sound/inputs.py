@@ -57,7 +57,7 @@ def source_sound(source: object) -> SourceSound | None:
     if not isinstance(source, Input.Video):
         return None
     sound, _ = sound_of(source, "source")
-    return None if sound is None else SourceSound(sound, float(source.get_frame_rate()))
+    return None if sound is None else SourceSound(sound, _rate_of(source))
 
 
 def opened_sound(source: SourceSound) -> tuple[Sound | None, list[str]]:
@@ -115,8 +115,16 @@ def source_rate(source: object) -> float:
     """Frames per second of a VIDEO, or of those that a LATENT was made for; 0 where neither says it."""
     if isinstance(source, dict):
         return float(source.get("reelwire", {}).get("fps", 0.0))
-    rate = float(source.get_frame_rate()) if isinstance(source, Input.Video) else 0.0
+    rate = _rate_of(source) if isinstance(source, Input.Video) else 0.0
     return rate if 1 <= rate <= 240 else 0.0
+
+
+def _rate_of(video: Input.Video) -> float:
+    """Frames per second of a VIDEO: of a file by its header, else as what it holds says, which is decoded for it."""
+    from comfy_api.latest import InputImpl
+
+    is_file = isinstance(video, InputImpl.VideoFromFile)
+    return float(video.get_frame_rate() if is_file else components_of(video, "source").frame_rate)
 
 
 _decoded: tuple[weakref.ref[Input.Video], Any] | None = None  # the VIDEO that was decoded last, and what it holds

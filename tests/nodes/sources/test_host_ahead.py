@@ -89,11 +89,11 @@ def graph(kind: str, source: str = "batch") -> Prompt:
         "keyframes": ["key", 0],
         "mask": ["white", 0],
     }
-    own = {"conditioning": ["2", 0]}
+    own: dict[str, Any] = {"conditioning": ["2", 0]}
     if kind == "ReelwireLongVideo":
-        own = {"timeline": TIMELINE, "filename_prefix": "ahead/x", "window": 17, "overlap": 9}  # type: ignore[dict-item]
+        own = {"timeline": TIMELINE, "filename_prefix": "ahead/x", "window": 17, "overlap": 9}
     base["2"]["inputs"]["positive"] = f"a circle {colour}"
-    tail = {"4": {**base["4"], "inputs": {**base["4"]["inputs"], "latent": ["3", 0]}}} if "conditioning" in own else {}
+    tail = {"4": base["4"]} if kind == "ReelwireSampler" else {}
     return {"1": base["1"], "2": base["2"], **pictures, "3": node(kind, **{**shared, **own}), **tail}
 
 
