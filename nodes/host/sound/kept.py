@@ -7,19 +7,19 @@ import os
 from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import folder_paths
 from torch import Tensor
 
 from ....loaders.messages import InputError, message
+from ....loaders.parts import JsonObject
 from .inputs import SourceSound, file_sound, name_of, samples_of, sound_of
 from .writers import FileSound, Sound, unreadable
 
 FOLDERS = ("input", "output", "temp")  # of the host, by its own names
 LONGEST = 300.0  # seconds of samples that are kept
 TENSOR = "sound"  # of a kept file: samples [C, n]
-Facts = dict[str, Any]  # what a kept file says of a sound, as JSON
+Facts = JsonObject  # what a kept file says of a sound
 
 
 def facts_of(source: SourceSound, seconds: float) -> tuple[Facts, dict[str, Tensor]]:

@@ -50,7 +50,7 @@ def clip(host: Host) -> Path:
 def again(**changes: Any) -> Prompt:
     """Video-to-video of the clip."""
     load = node("LoadVideo", file="with_sound.mp4")
-    return graph("again", {"8": load, "3.source": ["8", 0], "3.strength": 0.25, "3.sampler": "euler", **changes})
+    return graph("again", {"8": load, "3.source": ["8", 0], "3.strength": 0.5, "3.sampler": "euler", **changes})
 
 
 def test_sound_goes_through_video_to_video(host: Host, clip: Path) -> None:

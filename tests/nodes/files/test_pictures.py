@@ -119,6 +119,11 @@ def clear(mode: str, alpha: int) -> Image.Image:
     return picture.convert(mode)
 
 
+def clear_palette(path: Path) -> None:
+    picture = colours().convert("P")
+    picture.save(path, transparency=picture.getpixel((0, 0)))
+
+
 def adobe() -> bytes:
     """A profile that is not sRGB's."""
     from PIL import ImageCms
@@ -143,7 +148,7 @@ PICTURES: dict[str, tuple[str, Any, list[str]]] = {
     "alpha": ("a.png", lambda path: clear("RGBA", 128).save(path), ["picture_alpha"]),
     "gray and alpha": ("a.png", lambda path: clear("LA", 0).save(path), ["picture_alpha"]),
     "a transparent colour": ("a.png", lambda path: colours().save(path, transparency=(255, 0, 0)), ["picture_alpha"]),
-    "a palette": ("a.gif", lambda path: colours().convert("P").save(path, transparency=0), ["picture_alpha"]),
+    "a palette": ("a.png", clear_palette, ["picture_alpha"]),
     "a GIF that moves": ("a.gif", animated, ["picture_first_frame"]),
     "a WebP that moves": ("a.webp", lambda path: animated(path, lossless=True), ["picture_first_frame"]),
     "a PNG that moves": ("a.png", animated, ["picture_first_frame"]),
