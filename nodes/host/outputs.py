@@ -13,7 +13,7 @@ from comfy.cli_args import args
 from comfy_api.latest import io
 from comfy_execution.progress import get_progress_state
 
-from ...loaders.files import part_beside
+from ...loaders.files import make_folder, part_beside
 from ...loaders.messages import message
 from ...loaders.parts import JsonObject
 from .names import FORBIDDEN, check_prefix, nodes_of, parts, resolved
@@ -49,6 +49,7 @@ def output_file(
 def check_output() -> None:
     """Raise OSError, in words and before anything is sampled, where the output folder takes no file."""
     try:
+        make_folder(output_folder())
         with part_beside(output_folder() / "any"):
             pass
     except OSError as error:

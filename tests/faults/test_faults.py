@@ -308,7 +308,7 @@ def test_latents_among_pipes_and_links_to_nothing(nodes: Any, tmp_path: Path, mo
 def test_an_output_folder_that_takes_nothing_is_told_before_sampling(
     nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
 ) -> None:
-    monkeypatch.setattr(nodes.outputs, "output_folder", lambda: tmp_path)
+    monkeypatch.setattr(nodes.outputs, "output_folder", lambda: tmp_path / "new")
     with Layer(failing(error), 0), pytest.raises(OSError, match="cannot be written") as refusal:
         nodes.outputs.check_output()
     assert keys(refusal.value.args[0]) == {"output_unwritable"}
