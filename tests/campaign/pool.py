@@ -59,7 +59,7 @@ class Worker:
         hello = self._line(START)
         if hello is None:
             raise RuntimeError("a worker did not start: run `python -m tests.campaign.worker FOLDER` to see why")
-        self.pid = json.loads(hello)["pid"]
+        self.pid = int(json.loads(hello)["pid"])
         self._began = self.log.stat().st_size if self.log.exists() else 0
 
     def run(self, case: Case) -> dict[str, Any] | None:
@@ -112,8 +112,12 @@ class Worker:
     def stop(self) -> None:
         """End it."""
         with suppress(OSError):
-            os.kill(self.pid, signal.SIGKILL)
+            if self.alive:
+                os.kill(self.pid, signal.SIGKILL)
         self.process.wait()
+        for pipe in filter(None, (self.process.stdin, self.process.stdout)):
+            with suppress(OSError):  # what it had no time to read
+                pipe.close()
 
     def calls(self) -> list[str]:
         """The system calls that were noted after it had started."""
@@ -153,11 +157,12 @@ class Pool:
                     worker = worker if worker is not None and worker.alive else self._worker()
                     answers.put((case, worker.run(case)))
                     if not worker.alive:
+                        worker.stop()
                         self.calls += worker.calls()
             except BaseException as error:  # noqa: BLE001 - raised by who waits for the answers
                 answers.put(error)
             finally:
-                if worker is not None:
+                if worker is not None and worker.alive:
                     worker.stop()
                     self.calls += worker.calls()
                 answers.put(None)
