@@ -6,8 +6,10 @@ from dataclasses import replace
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
-from ..loaders.messages import InputError, about, both, either, message
+from ..loaders.messages import InputError, Message, about, both, either, message
+from ..loaders.notices import stop_if_asked
 from ..loaders.request import Capabilities, Keyframe, Request
 from ..loaders.spec import titles_with
 from .sources.opened import cut_note
@@ -23,15 +25,19 @@ def place_keyframes(keyframes: tuple[Keyframe, ...], capabilities: Capabilities,
     number in the list.
     """
     placed, notes = [], list[str]()
+    finite = set[object]()  # images that were looked through: many keyframes may show the same
     for number, keyframe in enumerate(keyframes, 1):
+        stop_if_asked()
         name = message("keyframe_name", number=number)
         with about(keyframe):
             _check(name, keyframe, capabilities)
+            _check_finite(name, keyframe.images, finite)
             at = _fitted(name, keyframe, capabilities, notes)
             at = replace(at, frame=_place(name, at, frames))
         placed.append((_moved(name, at, capabilities, frames, notes), number))
     placed.sort(key=lambda pair: pair[0].frame)
     for (first, one), (second, other) in pairwise(placed):
+        stop_if_asked()
         if second.frame < first.frame + len(first.images):
             where = message(
                 "keyframe_numbers", one=min(one, other), other=max(one, other), first=first.frame, second=second.frame
@@ -44,9 +50,12 @@ def place_keyframes(keyframes: tuple[Keyframe, ...], capabilities: Capabilities,
 
 def cut_notes(request: Request) -> tuple[str, ...]:
     """Notes on keyframes of another shape than a complete request's: only their middle fills the video."""
+    notes: list[Message] = []
     images = [keyframe.images for keyframe in request.keyframes if not keyframe.of_clip]
-    named = [(message("keyframe_name", number=number), each) for number, each in enumerate(images, 1)]
-    return tuple(note for name, each in named for note in cut_note(name, each, request))
+    for number, each in enumerate(images, 1):
+        stop_if_asked()
+        notes.extend(cut_note(message("keyframe_name", number=number), each, request))
+    return tuple(notes)
 
 
 def _check(name: str, keyframe: Keyframe, capabilities: Capabilities) -> None:
@@ -78,9 +87,17 @@ def _check(name: str, keyframe: Keyframe, capabilities: Capabilities) -> None:
             message("keeps_pictures", title=title),
             message("use_1"),
         )
-    if not torch.isfinite(keyframe.images).all():
+
+
+def _check_finite(name: str, images: Tensor, finite: set[object]) -> None:
+    """Whether images hold numbers alone. finite: those of which it is known."""
+    place = images.data_ptr(), images.shape, images.stride()
+    if place in finite:
+        return
+    if not torch.isfinite(images).all():
         rule = message("picture_nan")
         raise InputError("image", message("name_not_finite", name=name), rule, message("load_again"))
+    finite.add(place)
 
 
 def _fitted(name: str, keyframe: Keyframe, capabilities: Capabilities, notes: list[str]) -> Keyframe:

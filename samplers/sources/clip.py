@@ -16,9 +16,9 @@ from .opened import Notes, fit_notes
 
 def sized_as_clip(model: VideoModel, request: Request) -> Request:
     """A request without a size of its own with that of its clip, as near as the model can."""
-    if request.clip is None or request.width or request.height:
+    if request.clip is None or request.clip.ndim < 3 or request.width or request.height:
         return request
-    height, width = request.clip.shape[1:3]
+    height, width = request.clip.shape[-3:-1]
     multiple = model.facts.size_multiple
     return replace(request, width=max(width // multiple, 1) * multiple, height=max(height // multiple, 1) * multiple)
 

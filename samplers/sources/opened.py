@@ -9,6 +9,7 @@ from torch import Tensor
 from ...loaders.common.door import open_images, open_mask
 from ...loaders.common.images import is_frames, middle
 from ...loaders.messages import InputError, Message, about, either, message, sentences
+from ...loaders.notices import stop_if_asked
 from ...loaders.request import Control, Keyframe, Request
 from ...loaders.video_model import VideoModel
 
@@ -19,6 +20,7 @@ UNNOTICED = 0.97  # nobody minds a thirtieth of a side
 def through_door(request: Request) -> tuple[Request, Notes]:
     """(the request with all its images and masks as the models take them, notes); raises InputError."""
     notes: list[Message] = []
+    shared = dict[int, Tensor]()  # opened images of keyframes, by what came: many may show the same
 
     def images(name: str, value: Tensor) -> Tensor:
         value, more = open_images(name, value)
@@ -37,8 +39,11 @@ def through_door(request: Request) -> tuple[Request, Notes]:
         return replace(value, frames=frames, mask=masks, references=references)
 
     def keyframe(value: Keyframe) -> Keyframe:
-        with about(value):
-            return replace(value, images=images("image", value.images))
+        stop_if_asked()
+        if id(value.images) not in shared:
+            with about(value):
+                shared[id(value.images)] = images("image", value.images)
+        return replace(value, images=shared[id(value.images)])
 
     source = request.source
     if source is not None and source.ndim != 5:

@@ -14,12 +14,16 @@ _LINE = re.compile(rf"^(?:(\d+)(?:\s*-\s*(\d+))?|({REST}))\s*:\s*([-+]?(?:\d+\.?
 _UNET = ("down_blocks", "mid_block", "up_blocks")
 _SIGNS = str.maketrans("，；：–—", ",;:--")
 MOST = 100
+LONGEST = 4000  # characters of all strengths
 
 Ranges = tuple[tuple[int, int, float], ...]  # first, last, factor; -1 and -1 for REST
 
 
 def parse_blocks(text: str) -> Ranges:
     """The ranges of a text; raises InputError for anything else, and for a block that is named twice."""
+    if len(text) > LONGEST:
+        rule = message("list_long", most=LONGEST)
+        raise InputError("blocks", repr(f"{text[:40]}..."), rule, message("write_fewer"))
     lines = [line.strip() for line in re.split(r"[,;\n]", text.translate(_SIGNS))]
     ranges = tuple(_range(line) for line in lines if line)
     ordered = sorted(ranges)

@@ -12,8 +12,9 @@ import torch
 
 from ...messages import CheckpointError, Message, listed, message, sentences
 from ...parts import Part
-from ..entry import Entry
+from ..entry import Entry, describing
 from ..format import CheckpointFormat
+from ..json_files import MOST_BYTES, read_bytes
 from ..kinds import kind_of_layers
 from ..modules import read_tensors
 from ..safetensors import read_file
@@ -47,26 +48,27 @@ def read_lora(file: Path, form: CheckpointFormat, part: Part, experts: int = 1) 
 
     Raises CheckpointError where less than half of it does, or where a number in it is none.
     """
-    entries, metadata = read_file(file)
-    groups = grouped(entries)
-    if not groups.experts:
-        cause = message("lora_text_alone") if groups.text else message("lora_empty")
-        raise CheckpointError(message("lora_unusable", file=file.name, cause=cause), message("use_lora_form"))
-    text, notes = _settings_text(file, metadata)
-    fittings = {}
-    for expert, keys in groups.experts.items():
-        settings, unreadable = _settings(file, text, expert)
-        fittings[expert] = fit(keys, entries, form, part, settings)
-        notes += unreadable
-    shared = fittings.pop("", Fitting())
-    used, unused = _chosen(fittings, experts)
-    _check_share(file, [shared, *used.values()], groups.experts)
-    notes += (*_left_out(file, [shared, *used.values()]), *_unused(file, unused), *_text_part(file, groups.text))
-    high, low = ({**shared.deltas, **_deltas(used, name)} for name in ("high", "low"))
-    if experts < 2:
-        high = {**low, **high}
-    _check_numbers(file, [high, low])
-    return Contents(high, low if experts > 1 and used else None, notes, digest(text))
+    with describing(file, "LoRA"):
+        entries, metadata = read_file(file)
+        groups = grouped(entries)
+        if not groups.experts:
+            cause = message("lora_text_alone") if groups.text else message("lora_empty")
+            raise CheckpointError(message("lora_unusable", file=file.name, cause=cause), message("use_lora_form"))
+        text, notes = _settings_text(file, metadata)
+        fittings = {}
+        for expert, keys in groups.experts.items():
+            settings, unreadable = _settings(file, text, expert)
+            fittings[expert] = fit(keys, entries, form, part, settings)
+            notes += unreadable
+        shared = fittings.pop("", Fitting())
+        used, unused = _chosen(fittings, experts)
+        _check_share(file, [shared, *used.values()], groups.experts)
+        notes += (*_left_out(file, [shared, *used.values()]), *_unused(file, unused), *_text_part(file, groups.text))
+        high, low = ({**shared.deltas, **_deltas(used, name)} for name in ("high", "low"))
+        if experts < 2:
+            high = {**low, **high}
+        _check_numbers(file, [high, low])
+        return Contents(high, low if experts > 1 and used else None, notes, digest(text))
 
 
 def _deltas(fittings: Mapping[str, Fitting], expert: str) -> Deltas:
@@ -93,8 +95,8 @@ def _settings_text(file: Path, metadata: Mapping[str, str]) -> tuple[str, tuple[
     if not belongs(file):
         return "", (message("lora_config_unused", file=file.name, config=CONFIG),)
     try:
-        return config.read_text(encoding="utf-8"), ()
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(config, MOST_BYTES).decode("utf-8"), ()
+    except ValueError as error:
         return "", (message("lora_settings_unreadable", file=file.name, error=error),)
 
 

@@ -54,7 +54,7 @@ def write(nodes: Any, path: Path, audio: Any, count: int = FRAMES, fps: float = 
     """What a file of `count` grey frames says of its sound."""
     frames = torch.full((count, SIZE[1], SIZE[0], 3), 90, dtype=torch.uint8)
     sound, notes = nodes.host.sound_of(audio)
-    written = nodes.files.write_video(path, iter(frames.split(7)), SIZE, fps, crf, {}, sound)
+    _, written = nodes.files.write_video(path, iter(frames.split(7)), SIZE, fps, crf, {}, sound)
     return [note.key for note in (*notes, *written)]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,10 @@ class Film:
                 raise KeyboardInterrupt
 
         inputs = render_fingerprint(self.model, self.told, self.made, self.style)
-        self.job.begin(inputs, upgrade=lambda begun: upgraded(begun, self.model, self.made))
-        watch = Callbacks(step, self.notes.append)
-        return torch.cat(list(render(self.model, self.told, self.made, self.style, self.job, None, watch)))
+        with closing(self.job):
+            self.job.begin(inputs, upgrade=lambda begun: upgraded(begun, self.model, self.made))
+            watch = Callbacks(step, self.notes.append)
+            return torch.cat(list(render(self.model, self.told, self.made, self.style, self.job, None, watch)))
 
 
 def length(model: VideoModel) -> int:
