@@ -13,6 +13,7 @@ from comfy_api.latest import Input
 from torch import Tensor
 
 from ....loaders.messages import InputError, message
+from ..latents import note_of
 from .writers import (
     LAYOUTS,
     SLACK,
@@ -114,7 +115,7 @@ def audio_of(sound: Sound, seconds: Fraction) -> tuple[dict[str, Any], list[str]
 def source_rate(source: object) -> float:
     """Frames per second of a VIDEO, or of those that a LATENT was made for; 0 where neither says it."""
     if isinstance(source, dict):
-        return float(source.get("reelwire", {}).get("fps", 0.0))
+        return float(note_of(source).get("fps", 0.0))
     rate = _rate_of(source) if isinstance(source, Input.Video) else 0.0
     return rate if 1 <= rate <= 240 else 0.0
 
