@@ -18,6 +18,7 @@ from ..loaders.common.controls import (
     check_way,
     prepared,
 )
+from ..loaders.common.door import open_images
 from ..loaders.common.emphasis import as_letters
 from ..loaders.common.images import compressed
 from ..loaders.devices import empty_cache, out_of_memory
@@ -103,12 +104,13 @@ class EncodePrompt(io.ComfyNode):
         weights: str = WEIGHTS,
         extend: Tensor | None = None,
     ) -> io.NodeOutput:
-        report = host.Report(cls)
         if weights == LETTERS:
             positive, negative = as_letters(positive), as_letters(negative)
-        last = () if extend is None else (Keyframe(report.images("extend", extend)[-1:], 0),)
+        clip, notes = (None, ()) if extend is None else open_images("extend", extend)
+        last = () if clip is None else (Keyframe(clip[-1:], 0),)
         keyframes = (*last, *(keyframes or ()))
-        conditioning = model.encode(positive, negative, keyframes)
+        conditioning, report = model.encode(positive, negative, keyframes), host.Report(cls)
+        report.tell(*notes)
         unread = keyframes and conditioning.picture is None
         title = f"{model.title} ({model.variant})"
         report.tell(*conditioning.notes, *((message("keyframes_not_read", title=title),) if unread else ()))

@@ -115,7 +115,7 @@ def _rate_of(model: VideoModel, latent: host.Latent) -> float:
     """Frames per second of latents: as they say, as the video that they were made from, or the model's."""
     source = host.source_sound(latent)
     known = source.fps if source is not None and 1 <= source.fps <= 240 else 0.0
-    return float(latent.get("reelwire", {}).get("fps") or known or model.facts.fps)
+    return float(host.note_of(latent).get("fps") or known or model.facts.fps)
 
 
 def _audio(report: host.Report, latent: host.Latent, seconds: float) -> InputValue:
@@ -226,7 +226,7 @@ class DecodeToVideo(Tiled, FileWriter):
         with host.latents_on_disk(latent, cls):
             model = decoder(model, latent)
             count, height, width = _new_size(model, latent)
-            sampled, source = latent.get("reelwire", {}).get("fps", 0.0), latent if source_sound else None
+            sampled, source = host.note_of(latent).get("fps", 0.0), latent if source_sound else None
             fps, sound, sound_notes = cls.rate_and_sound(model, fps, audio, source, sampled)
             path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", width, height)
             report.tell(*host.gone_notes(cls), *notes, *sound_notes)
@@ -244,7 +244,7 @@ class DecodeToVideo(Tiled, FileWriter):
 
 def _known(model: VideoModel, latent: host.Latent) -> int:
     """How many first frames of a LATENT are those of the clip that it goes on from, which are not new."""
-    note, total = latent.get("reelwire", {}), _size(model, latent)[0]
+    note, total = host.note_of(latent), _size(model, latent)[0]
     count = note.get("clip_frames", 0)
     return count if isinstance(count, int) and 0 < count < total == note.get("frames") else 0  # else it was cut since
 
@@ -273,7 +273,7 @@ def _decoding(
     for name, value in inputs.items():
         check_decoding(name, value)
     report.tell(*idle(cls, inputs, model))
-    preset = Decoding(**latent.get("reelwire", {}).get("decoding", {}))
+    preset = Decoding(**host.note_of(latent).get("decoding", {}))
     named = {"timestep": "decode_timestep", "noise": "decode_noise", "tone_map": "tone_map"}
     asked = {field: inputs.get(name, -1.0) for field, name in named.items()}
     steps_last = model.parts["vae"].config.get("timestep_conditioning")
@@ -289,7 +289,7 @@ def _size(model: VideoModel, latent: host.Latent) -> tuple[int, int, int]:
     from ..samplers.decode import frame_count
 
     samples, facts = host.latents_of(model, latent), model.facts
-    family = latent.get("reelwire", {}).get("family", "")
+    family = host.note_of(latent).get("family", "")
     if family not in (model.name, "") or samples.ndim != 5 or samples.shape[1] != facts.channels:
         what = message("latents_of", family=family or message("unknown_model"), shape=list(samples.shape))
         rule = message("decodes_latents_of", variant=model.variant, family=model.name, channels=facts.channels)
@@ -427,7 +427,7 @@ def _frames(
     from ..samplers.loop import Seam
 
     samples, update, done = host.latents_of(model, latent), host.progress(), 0
-    total, note = frame_count(model, samples), latent.get("reelwire", {})
+    total, note = frame_count(model, samples), host.note_of(latent)
     seed, seam = note.get("seed", 0), Seam() if note.get("loop") else None
     known = _known(model, latent)
     if known:

@@ -1,7 +1,6 @@
 """Every call into ComfyUI, by rooms; what the nodes take from them."""
 
 from .arrivals import pending as pending
-from .files import Latent as Latent
 from .files import input_file as input_file
 from .files import input_image as input_image
 from .files import input_size as input_size
@@ -19,6 +18,8 @@ from .folders import meant as meant
 from .folders import modified as modified
 from .folders import tokenizers as tokenizers
 from .folders import upsamplers as upsamplers
+from .latents import Latent as Latent
+from .latents import note_of as note_of
 from .machine import AUTO as AUTO
 from .machine import PRECISIONS as PRECISIONS
 from .machine import attention as attention

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import stat
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import folder_paths
 import torch
@@ -24,11 +22,11 @@ from torch import Tensor
 
 from ...loaders.common.picture_files import picture_size, read_picture, unused_of_picture
 from ...loaders.files import make_folder, read_whole, remove, why_unwritten, write_new
-from ...loaders.messages import CheckpointError, InputError, Message, listed, message
+from ...loaders.messages import CheckpointError, InputError, Message, message
 from ...loaders.parts import JsonObject
-from ...loaders.request import Decoding
 from ...loaders.video_model import VideoModel
 from ...loaders.weights.json_files import parse_json, parse_object
+from .latents import Latent, checked_note, note_of
 from .names import check_inside, found_in
 from .notes import extended
 from .outputs import metadata, output_folder
@@ -36,7 +34,6 @@ from .progress import Interrupted
 from .sound import SOUND, SourceSound, facts_of, restored
 from .sound.kept import TENSOR
 
-Latent = dict[str, Any]  # the host's LATENT: "samples", and what comes with them
 KEPT = "reelwire_kept"  # of a LATENT: a KeptFile
 SAVED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of latents in files
 
@@ -121,7 +118,7 @@ def save_latents(latent: Latent, cls: type[io.ComfyNode]) -> Path:
     if isinstance(kept, KeptFile) and kept.samples is latent["samples"] and kept.path.exists():
         return kept.path
     folder = output_folder() / "reelwire" / "latents"
-    note = latent.get("reelwire", {})
+    note = note_of(latent)
     family = note.get("family", "latents")
     path = folder / f"{family}_{time.strftime('%Y%m%d_%H%M%S')}_{uuid.uuid4().hex[:8]}.safetensors"
     facts, tensors = _sound_facts(latent)
@@ -158,7 +155,7 @@ def latents_on_disk(latent: Latent, cls: type[io.ComfyNode]) -> Iterator[None]:
 
 def _sound_facts(latent: Latent) -> tuple[JsonObject, dict[str, Tensor]]:
     """(what a kept file says of the sound of the video that latents were made from, its samples), empty without one."""
-    source, note = latent.get(SOUND), latent.get("reelwire", {})
+    source, note = latent.get(SOUND), note_of(latent)
     if not isinstance(source, SourceSound):
         return {}, {}
     rate = note.get("fps") or source.fps
@@ -178,7 +175,7 @@ def read_latents(path: Path) -> tuple[Latent, list[str]]:
         if samples.dtype not in SAVED or samples.ndim not in (4, 5) or not samples.numel():
             shape = message("tensor_shape", shape=list(samples.shape))
             raise ValueError(message("value_of_type", shown=shape, kind=str(samples.dtype).removeprefix("torch.")))
-        note = {} if text is None else parse_json(text)
+        note = {} if text is None else parse_json(text, infinite=True)
     except (
         *(OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, SafetensorError),
     ) as error:
@@ -190,41 +187,6 @@ def read_latents(path: Path) -> tuple[Latent, list[str]]:
     latent: Latent = {"samples": samples, KEPT: KeptFile(path, samples)}
     latent |= ({"reelwire": note} if note else {}) | ({} if sound is None else {SOUND: sound})
     return latent, [*notes, *sound_notes]
-
-
-def checked_note(note: object) -> tuple[JsonObject, list[str]]:
-    """(what latents from a file say of themselves, without what cannot be; notes): anybody may have written it."""
-    if not isinstance(note, Mapping):
-        return {}, [message("kept_note_unusable", names="reelwire")]
-    wrong = [name for name, value in note.items() if not _FIELDS.get(name, lambda _: True)(value)]
-    notes: list[str] = [message("kept_note_unusable", names=listed(map(str, wrong)))] if wrong else []
-    return {name: value for name, value in note.items() if name not in wrong}, notes
-
-
-def _within(least: float, most: float, whole: bool = False) -> Callable[[object], bool]:
-    kinds = int if whole else (int, float)
-    return lambda value: (
-        isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value) and least <= value <= most
-    )
-
-
-def _is_decoding(value: object) -> bool:
-    names, share = {field.name for field in fields(Decoding)}, _within(-1, 1)
-    return isinstance(value, Mapping) and {*value} <= names and all(map(share, value.values()))
-
-
-_FIELDS: dict[str, Callable[[object], bool]] = {
-    "family": lambda value: isinstance(value, str) and len(value) < 100,
-    "variant": lambda value: isinstance(value, str) and len(value) < 100,
-    "frames": _within(1, 1_000_000, whole=True),
-    "fps": _within(1, 240),
-    "width": _within(1, 2**15, whole=True),
-    "height": _within(1, 2**15, whole=True),
-    "seed": _within(0, 2**64 - 1, whole=True),
-    "clip_frames": _within(0, 1_000_000, whole=True),
-    "loop": lambda value: isinstance(value, bool),
-    "decoding": _is_decoding,
-}
 
 
 def latents_of(model: VideoModel, latent: Latent) -> Tensor:

@@ -96,7 +96,7 @@ def _source(
 
 def latents_of(model: VideoModel, latent: host.Latent) -> Tensor:
     """A LATENT's latents as the model has them; raises InputError for those of another family."""
-    family = latent.get("reelwire", {}).get("family", model.name)
+    family = host.note_of(latent).get("family", model.name)
     if family != model.name:
         rule = message("latents_of_family", family=family, model=model.name)
         raise InputError("source", family, rule, message("decode_and_connect"))
@@ -133,6 +133,5 @@ def decoding_of(request: Request, source: object) -> Decoding | None:
 
 
 def _note_of(latent: object) -> Mapping[str, InputValue]:
-    """What a LATENT says of how it was made."""
-    note = latent.get("reelwire") if isinstance(latent, dict) else None
-    return note if isinstance(note, dict) else {}
+    """What a LATENT says of how it was made; nothing of another value."""
+    return host.note_of(latent) if isinstance(latent, dict) else {}

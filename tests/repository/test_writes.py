@@ -50,7 +50,9 @@ def _opens_to_write(name: str, last: str, call: ast.Call) -> bool:
     """Whether a call opens a file otherwise than to read it."""
     if last not in ("open", "fdopen", "memmap"):
         return False
-    modes = [*call.args[0 if name.count(".") and not name.startswith(("io.", "av.", "os.", "Image.")) else 1 :][:1]]
+    modes = [
+        *call.args[0 if name.count(".") and not name.startswith(("io.", "av.", "os.", "Image.", "PIL.")) else 1 :][:1]
+    ]
     modes += [keyword.value for keyword in call.keywords if keyword.arg == "mode"]
     return any(not (isinstance(m, ast.Constant) and set(str(m.value)) <= set("rbtU")) for m in modes)
 

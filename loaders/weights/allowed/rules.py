@@ -118,14 +118,17 @@ class Rule:
         return message("config_list_of", most=self.length, item=one) if self.length and not self.single else one
 
     def _needed_one(self, shapes: Shapes) -> str:
-        if self.kind in ("flag", "object"):
-            return message(f"config_{self.kind}")
-        if self.kind == "word":
-            return message("config_word", words=", ".join(self.words))
-        if self.kind == "text":
-            return message("config_text", most=_short(self.most))
-        key = f"config_{self.kind}_by_weights" if self.by else f"config_{self.kind}"
-        return message(key, least=_short(self.least), most=_short(self._most(shapes)))
+        least, most = _short(self.least), _short(self._most(shapes))
+        return {
+            "flag": message("config_flag"),
+            "object": message("config_object"),
+            "word": message("config_word", words=", ".join(self.words)),
+            "text": message("config_text", most=_short(self.most)),
+            "whole": message("config_whole", least=least, most=most),
+            "number": message("config_number", least=least, most=most),
+            "whole by": message("config_whole_by_weights", least=least, most=most),
+            "number by": message("config_number_by_weights", least=least, most=most),
+        }[f"{self.kind} by" if self.by else self.kind]
 
 
 def _short(number: float) -> str:

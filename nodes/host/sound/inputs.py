@@ -13,6 +13,7 @@ from comfy_api.latest import Input
 from torch import Tensor
 
 from ....loaders.messages import InputError, message
+from ..latents import note_of
 from .writers import (
     LAYOUTS,
     SLACK,
@@ -115,7 +116,7 @@ def source_rate(source: object, name: str = "source") -> float:
     """Frames per second of a VIDEO, or of those that a LATENT was made for; 0 where neither says it. Raises InputError,
     under this name, for a VIDEO that cannot be read."""
     if isinstance(source, dict):
-        return float(source.get("reelwire", {}).get("fps", 0.0))
+        return float(note_of(source).get("fps", 0.0))
     rate = _rate_of(source, name) if isinstance(source, Input.Video) else 0.0
     return rate if 1 <= rate <= 240 else 0.0
 

@@ -61,7 +61,7 @@ def test_the_outside_of_a_long_video_is_its_source(tiny_models: Path, tmp_path: 
     places = range(0, count, count // 2) if len(needed(model)["keyframes"]) > 1 else (0,)
     keyframes = tuple(Keyframe(frames(1, at), at) for at in places) if needed(model)["keyframes"] else ()
     whole = planned(model, source=source, mask=mask, frames=count, keyframes=keyframes, strength=0.8)
-    result, job = film(model, tmp_path, whole)
+    result, job = film(model, tmp_path / "job", whole)
     assert len(result) == count
     assert len(whole.windows) > 1 or whole.mode == "context_windows"
     for number, window in enumerate(whole.windows):
@@ -84,7 +84,7 @@ def test_the_outside_of_a_long_video_is_its_source(tiny_models: Path, tmp_path: 
 def test_a_source_without_a_mask_is_the_samplers_in_one_window(tmp_path: Path) -> None:
     model, source = open_ltx(BUNDLED), frames(17, 9)
     whole = planned(model, source=source, frames=17, strength=0.6)
-    _, job = film(model, tmp_path, whole)
+    _, job = film(model, tmp_path / "job", whole)
     latents = job.read(0)
     with torch.no_grad():
         expected = run(model, source=source, frames=17, strength=0.6, steps=2, guidance=1.0, keyframes=())
