@@ -136,6 +136,24 @@ def test_a_video_is_decoded_once(nodes: list[Any], model: VideoModel, name: str)
     assert taken() is None
 
 
+@pytest.mark.parametrize("name", ["ReelwireSampler", "ReelwireLongVideo"])
+def test_a_clip_is_decoded_once_and_brings_its_rate(nodes: list[Any], model: VideoModel, name: str) -> None:
+    from reelwire.nodes import host
+    from reelwire.nodes.sampling.request import request_of
+
+    node = node_of(nodes, name)
+    inputs = {**usual(node, model), "frames": 49}
+    inputs |= {"timeline": TIMELINE} if "timeline" in inputs else {}
+    later = {"conditioning": None} if name != "ReelwireLongVideo" else {"audio": None}
+    video = counting_video(nodes, 17)
+    for _ in range(3):
+        node.check_lazy_status(**inputs, extend=video, **later)
+    request = request_of(model, extend=video, frames=49)
+    assert request.clip is not None
+    assert (request.fps, len(request.clip), video.decoded) == (24.0, 17, 1)
+    host.forget_video()
+
+
 # ---------------------------------------------------------------- a LATENT
 
 
