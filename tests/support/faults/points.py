@@ -127,7 +127,7 @@ class Decode:
     def run(self, folder: Path) -> None:
         """Decode into a new file of a folder."""
         frames = iter([(latents(7)[0] * 255).byte()])
-        with self._output(folder), self._nodes.decoding.latents_on_disk(self.latent, self.cls):
+        with self._output(folder), self._nodes.files.latents_on_disk(self.latent, self.cls):
             self.path, _ = self._nodes.video_file.write_video(folder / "clip_00001_.mp4", frames, SIZE, 24.0, 30, {})
 
     def kept(self, folder: Path) -> dict[str, Path]:
@@ -137,7 +137,7 @@ class Decode:
 
     def whole(self, folder: Path, expected: bytes) -> bool:
         """Whether no file is under its final name but those that are whole."""
-        kept = (self._nodes.files.read_latents(path) for path in self.kept(folder).values())
+        kept = (self._nodes.files.read_latents(path)[0] for path in self.kept(folder).values())
         videos = all(path.read_bytes() == expected for path in folder.glob("*.mp4"))
         return videos and all(torch.equal(each["samples"], latents(7)) and each["reelwire"] == NOTE for each in kept)
 
@@ -176,7 +176,8 @@ class Calibrate:
         store.add(checkpoint, self._calibration(self.count))
 
     def _calibration(self, steps: int) -> store.Calibration:
-        return store.Calibration(store.Key(steps, "euler", 1.0, 1.0, 8), {"transformer": (((1.0, float(steps)),),)})
+        gram = ((1.0, float(steps)), (float(steps), 1.0))
+        return store.Calibration(store.Key(steps, "euler", 1.0, 1.0, 8), {"transformer": (gram,)})
 
     def whole(self, folder: Path, expected: bytes) -> bool:
         """Whether the file holds what it held, or one more."""
