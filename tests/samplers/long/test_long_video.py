@@ -56,7 +56,7 @@ class Film:
     def __init__(
         self, model: VideoModel, folder: Path, story: Timeline, style: LongVideoOptions = PLAIN, **request: Any
     ) -> None:
-        self.model, self.told, self.style, self.job = model, story, style, Job(folder)
+        self.model, self.told, self.style, self.job = model, story, style, Job(folder / "job")
         self.made: LongPlan = plan_long(model, story, Request(**{"steps": 2, "seed": 3, **request}), style)
         self.notes: list[str] = []
         self.sampled: list[int] = []
@@ -202,7 +202,7 @@ def test_smaller_tiles_are_kept_for_what_follows(tmp_path: Path) -> None:
 def test_a_damaged_window_is_made_again(tmp_path: Path) -> None:
     film = Film(open_ltx(BUNDLED), tmp_path, timeline(), LongVideoOptions(17, 5), frames=41)
     whole = film.frames()
-    file = sorted(tmp_path.glob("window_*"))[1]
+    file = sorted(film.job.folder.glob("window_*"))[1]
     content = bytearray(file.read_bytes())
     content[-5] ^= 255
     file.write_bytes(content)

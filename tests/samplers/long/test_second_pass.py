@@ -71,7 +71,7 @@ def test_windows_are_those_run_alone(
     """Each is a run of the same preset on its stretch of the source, with the overlap of the window before."""
     model = with_preset(model, "second", {"steps": 3, "guidance": 1.0, "sampler": "euler", "program": program})
     source = torch.randn(model.facts.latent_shape(64, 64, COUNT)) if of_latents else frames(COUNT, 9)
-    whole, job = planned(model, preset="second", source=source), Job(tmp_path)
+    whole, job = planned(model, preset="second", source=source), Job(tmp_path / "job")
     job.begin(render_fingerprint(model, STORY, whole, WINDOWS))
     result = torch.cat(list(render(model, STORY, whole, WINDOWS, job, None, Callbacks())))
     assert len(result) == COUNT
