@@ -16,6 +16,7 @@ import re
 import secrets
 import socket
 import stat
+import struct
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -394,10 +395,20 @@ def _lock(descriptor: int) -> bool | None:
             finally:
                 os.lseek(descriptor, 0, os.SEEK_SET)
         else:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock_byte(descriptor)
     except OSError as error:
         return False if error.errno in _BUSY else None
     return True
+
+
+def _lock_byte(descriptor: int) -> None:
+    """Lock one byte beyond all content, as long as this descriptor is open: a lock of a whole file keeps others, and
+    libraries that open it by its name, from reading and writing it on network shares (SMB)."""
+    if sys.platform == "linux":
+        request = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, _FAR, 1, 0)  # struct flock
+        fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, request)
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def _is_open(path: Path, descriptor: int) -> bool:

@@ -23,7 +23,23 @@ if TYPE_CHECKING:
 
 # Pillow's names; what it also opens are relics, scientific data, or programs that are run to draw a page
 FORMATS = (
-    *("AVIF", "BMP", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "QOI", "SGI", "TGA", "TIFF", "WEBP"),
+    *(
+        "AVIF",
+        "BMP",
+        "DIB",
+        "GIF",
+        "HEIF",
+        "ICO",
+        "JPEG",
+        "JPEG2000",
+        "PNG",
+        "PPM",
+        "QOI",
+        "SGI",
+        "TGA",
+        "TIFF",
+        "WEBP",
+    ),
 )
 MOST_BYTES = 2**29  # of a file
 MOST_PIXELS = 2**27  # of a picture: 134 million, as the largest cameras make
@@ -105,6 +121,8 @@ def _in_words() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow's, about what is refused here or is harmless
             yield
+    except MemoryError:
+        raise
     except Exception as error:
         if any(isinstance(part, Message) for part in error.args):
             raise

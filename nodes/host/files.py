@@ -35,6 +35,7 @@ from .sound import SOUND, SourceSound, facts_of, restored
 from .sound.kept import TENSOR
 
 KEPT = "reelwire_kept"  # of a LATENT: a KeptFile
+MOST_NOTES = 100 * 2**20  # bytes of a header: as many as safetensors takes
 SAVED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of latents in files
 
 
@@ -168,7 +169,7 @@ def read_latents(path: Path) -> tuple[Latent, list[str]]:
     words); raises CheckpointError where it is damaged."""
     try:
         content = read_whole(path, follow=True)
-        header = parse_object(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        header = parse_object(content[8 : 8 + int.from_bytes(content[:8], "little")], MOST_NOTES)
         text = header.get("__metadata__", {}).get("reelwire")  # not there for latents that stock nodes made
         tensors = load(content)
         samples, heard = tensors["samples"], tensors.get(TENSOR)

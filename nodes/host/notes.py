@@ -194,6 +194,9 @@ def _telling(node_id: str) -> Iterator[None]:
     """Tell the page of an error of ours, and which node has caused it, before the host tells where it was noticed."""
     try:
         yield
+    except _ENDS:
+        forget_video()
+        raise
     except Exception as error:
         forget_video()
         try:

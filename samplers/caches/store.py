@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
-from ...loaders.files import alone_with, part_beside, write_whole
+from ...loaders.files import alone_with, part_beside, why_unwritten, write_whole
 from ...loaders.messages import CheckpointError, message
 from ...loaders.parts import JsonObject
 from ...loaders.request import Request
@@ -150,6 +150,8 @@ def _stored(checkpoint: Path) -> tuple[Calibration, ...]:
         if content["checkpoint"] != fingerprint(checkpoint):
             return ()
         return tuple(_calibration(record) for record in content["records"])
+    except CheckpointError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(message("calibration_damaged", file=file.name), message("delete_calibration")) from error
 
@@ -216,9 +218,9 @@ def add(checkpoint: Path, calibration: Calibration) -> Calibration:
             records = _with(_stored(checkpoint), late)
             content = {"checkpoint": fingerprint(checkpoint), "records": [asdict(record) for record in records]}
             write_whole(file, json.dumps(content).encode())
-    except OSError as error:
+    except (OSError, CheckpointError) as error:
         _unwritten[file] = late
-        raise OSError(message("calibration_in_memory", file=file.name, error=error.strerror or error)) from error
+        raise OSError(message("calibration_in_memory", file=file.name, error=why_unwritten(error))) from error
     return next(record for record in records if record.key == calibration.key)
 
 

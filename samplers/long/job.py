@@ -7,7 +7,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from ...loaders.messages import InputError, message
 from ...loaders.notices import say
 from ...loaders.parts import JsonObject
 from ...loaders.vae.tiles import Tiling
-from ...loaders.weights.json_files import parse_object
+from ...loaders.weights.json_files import MOST_INDEX, parse_object
 
 ENDING = ".unfinished"
 LOCK = MARK  # proves that a folder is ours, and says who is at it
@@ -91,7 +91,9 @@ class Job:
         path = self.folder / _INPUTS
         begun = _read(path)
         begun = None if begun is None else upgrade(begun)
-        self._write_late(begun is not None)
+        if begun != now:
+            self._forget_late()  # of inputs that are no more
+        self._write_late()
         if not any(map(_WINDOW.fullmatch, os.listdir(self.folder))):  # nothing is done, so nothing is lost
             write_whole(path, json.dumps(now, indent=1, ensure_ascii=False).encode())
             remove(self._tiling)
@@ -195,11 +197,14 @@ class Job:
             _unwritten[path] = content
             raise OSError(message("window_unkept", number=number + 1, error=why_unwritten(error))) from error
 
-    def _write_late(self, is_begun: bool) -> None:
-        """Write what could not be written before, unless somebody has removed the job since."""
+    def _write_late(self) -> None:
+        """Write what could not be written before."""
         for path in self._late():
-            if is_begun:
-                write_whole(path, _unwritten[path])
+            write_whole(path, _unwritten[path])
+            del _unwritten[path]
+
+    def _forget_late(self) -> None:
+        for path in self._late():
             del _unwritten[path]
 
     def _late(self) -> list[Path]:
@@ -208,13 +213,13 @@ class Job:
     def drop(self) -> None:
         """Remove all that the job has kept, and nothing else; what a kill leaves of it goes on as it is."""
         if self._lock.is_held:  # else it is not ours to remove
-            self._empty()
+            with suppress(OSError):  # its video is there
+                self._empty()
             self._lock.release(lambda: remove_marked_folder(self.folder))
 
     def _empty(self) -> None:
         """Remove its files: the inputs last, and only if all else is gone, which is of no use without them."""
-        for path in self._late():
-            del _unwritten[path]
+        self._forget_late()
         names = sorted(filter(_OURS.fullmatch, os.listdir(self.folder)), key=lambda name: name == _INPUTS)
         for name in names:
             if name != LOCK and not remove(self.folder / name):
@@ -249,7 +254,7 @@ def _change(name: str, before: object, now: object) -> str:
 def _read(path: Path, with_keys: Iterable[str] = ()) -> JsonObject | None:
     """A JSON object; None where it is not there, is damaged, or lacks a key."""
     try:
-        stored = parse_object(read_whole(path))
+        stored = parse_object(read_whole(path, MOST_INDEX + 1), MOST_INDEX)
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     return stored if stored.keys() >= {*with_keys} else None

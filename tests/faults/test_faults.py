@@ -253,12 +253,11 @@ def test_no_record_of_two_hosts_is_lost(tmp_path: Path) -> None:
 
 
 def test_a_file_system_without_locks_is_told(job: Job, monkeypatch: pytest.MonkeyPatch, caplog: Any) -> None:
-    import fcntl
 
     def no_locks(*_: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(fcntl, "flock", no_locks)
+    monkeypatch.setattr("reelwire.loaders.files._lock_byte", no_locks)
     job.begin(INPUTS)
     assert "no locks" in caplog.text
     job.drop()
