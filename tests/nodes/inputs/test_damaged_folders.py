@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def strange_folders(nodes: list[Any], tmp_path: Path, monkeypatch: pytest.Monkey
 def test_every_loader_is_listed_with_what_is_sound(strange_folders: Path) -> None:
     from reelwire.nodes import ReelwireExtension
 
-    listed = asyncio.run(ReelwireExtension().get_node_list())
+    with ThreadPoolExecutor() as pool:  # tests of the page leave an event loop running in this thread
+        listed = pool.submit(asyncio.run, ReelwireExtension().get_node_list()).result()
     loaders = {node.define_schema().node_id: node for node in listed if "Load" in node.define_schema().node_id}
     assert {"ReelwireLoadWan", "ReelwireLoadLTX", "ReelwireLoadSVD", "ReelwireLoadMochi"} <= loaders.keys()
     options = {
