@@ -15,7 +15,7 @@ from ...loaders.messages import CheckpointError, message
 from ...loaders.parts import JsonObject
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
-from ...loaders.weights.json_files import MOST_INDEX, excerpt, read_object
+from ...loaders.weights.json_files import MOST_INDEX, excerpt, parse_object, read_bytes, read_object
 from ..solvers import prediction_count, run_predictions
 
 ENDING = ".reelwire-cache.json"
@@ -146,7 +146,7 @@ def _stored(checkpoint: Path) -> tuple[Calibration, ...]:
     if not file.exists():
         return ()
     try:
-        content = read_object(file, MOST_INDEX)
+        content = parse_object(read_bytes(file, MOST_INDEX), MOST_INDEX)
         if content["checkpoint"] != fingerprint(checkpoint):
             return ()
         return tuple(_calibration(record) for record in content["records"])
