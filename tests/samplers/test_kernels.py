@@ -266,6 +266,7 @@ def test_notes_name_the_kernel(opened: Any) -> None:
     assert note == "Attention: native flash where there is no mask, else PyTorch's own, as ComfyUI is set to."
 
 
+@pytest.mark.host
 def test_the_hosts_switch_is_heard(comfyui: Path, tmp_path: Path) -> None:
     """A real ComfyUI with --use-sage-attention and PyPI's version of it: said on the sampler, and it runs."""
     source = "def sageattn(q, k, v, tensor_layout='HND', **options): raise NotImplementedError"  # nobody calls it

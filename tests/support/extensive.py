@@ -1,9 +1,10 @@
 """Which tests run with `--extensive` alone, beside those that always run.
 
 Most tests are tried on many models, and those of the page in both of its renderers. CI runs each of them on a quarter
-of its models, in one renderer, once at the least: which, is chosen by a digest of the test's name. So every test runs,
-every model is tried by many tests, and the choice is the same everywhere. Tests in ALWAYS run on all models but those
-in LEFT_OUT: they compare final latents with the reference, or models with each other.
+of its models, in one renderer, for BUDGET seconds at most, once at the least: which, is chosen by a digest of the
+test's name. So every test runs, every model is tried by many tests, and the choice is the same everywhere. Tests in
+ALWAYS run on all models but those in LEFT_OUT: they compare final latents with the reference, or models with each
+other. Those in FEW run on a few of their cases, chosen in the same way.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import re
 import zlib
 from collections.abc import Iterable
 
-SHARE = 4  # one in so many
+from .seconds import seconds, test_of
+
+SHARE, BUDGET = 4, 3  # one in so many, and the seconds of all cases of a test
 CHOICE = re.compile(r"\[.*(hunyuan|wan|cogvideox|mochi|ltx|svd|LiteGraph|Nodes 2\.0)", re.IGNORECASE)
 ALWAYS = (
     "test_parity.py",
@@ -48,6 +51,10 @@ LEFT_OUT = {
     "test_refused_at_load.py::test_a_folders_configs": ALIKE,
     "test_host_families.py::test_stock_nodes": r"svd",  # 50 s; test_files_svd_cogvideox.py has the host's VAE
 }
+# tests of long cases that differ in their parameters, of which each is tried by others as well -> how many run
+FEW = {
+    "test_host_caches.py::test_a_cache_says_what_it_did": 2,
+}
 _RULES = [(name, re.compile(rf"(?=\[).*(?:{parameters})")) for name, parameters in LEFT_OUT.items()]
 
 
@@ -57,9 +64,14 @@ def extensive(nodeids: Iterable[str]) -> set[str]:
     for nodeid in nodeids:
         if any(name in nodeid and rule.search(nodeid) for name, rule in _RULES):
             left.add(nodeid)
-        elif CHOICE.search(nodeid) and not any(name in nodeid for name in ALWAYS):
-            choices.setdefault(nodeid.partition("[")[0], []).append(nodeid)
+        elif _few(nodeid) or (CHOICE.search(nodeid) and not any(name in nodeid for name in ALWAYS)):
+            choices.setdefault(test_of(nodeid), []).append(nodeid)
     for cases in choices.values():
         by_digest = sorted(cases, key=lambda nodeid: zlib.crc32(nodeid.encode()))
-        left.update(by_digest[-(-len(cases) // SHARE) :])
+        share = min(-(-len(cases) // SHARE), int(BUDGET / seconds(cases[0])))
+        left.update(by_digest[max(1, _few(cases[0]) or share) :])
     return left
+
+
+def _few(nodeid: str) -> int | None:
+    return next((count for name, count in FEW.items() if f"/{name}" in test_of(nodeid)), None)
