@@ -288,9 +288,14 @@ def test_a_wire_behind_a_node_is_seen() -> None:
 # ---------------------------------------------------------------- the twins
 
 
+@pytest.fixture(scope="module")
+def known(host: Host) -> Any:
+    """All nodes of the host."""
+    return host.get("/object_info")
+
+
 @every_twin
-def test_it_needs_no_other_pack(host: Host, name: str) -> None:
-    known = host.get("/object_info")
+def test_it_needs_no_other_pack(known: Any, name: str) -> None:
     for node in shipped(name).values():
         module = known[node["class_type"]]["python_module"]
         assert module == f"custom_nodes.{PACK}" or module.startswith(STOCK), f"{node['class_type']} is of {module}"

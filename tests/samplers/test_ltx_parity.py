@@ -174,7 +174,7 @@ def test_other_samplers_agree_with_euler_in_the_limit(sampler: str, keyed: bool)
         ]
         return (runs[0] - runs[1]).abs().mean().item()
 
-    few, many = distance(6), distance(48)
+    few, many = distance(6), distance(30)
     assert 0 < many < 0.6 * few
 
 
