@@ -35,7 +35,7 @@ from reelwire.tests.support.card.host import CardHost, boot_on_card  # noqa: E40
 from reelwire.tests.support.card.pytest_card import TINY_MODELS, CardTests  # noqa: E402
 from reelwire.tests.support.card.table import CardTable  # noqa: E402
 from reelwire.tests.support.extensive import extensive  # noqa: E402
-from reelwire.tests.support.fast import EXPRESSION, slow  # noqa: E402
+from reelwire.tests.support.fast import COLLECTED, EXPRESSION, slow  # noqa: E402
 from reelwire.tests.support.host import Host, boot  # noqa: E402
 from reelwire.tests.support.host_marker import MARK, mark_hosts  # noqa: E402
 from reelwire.tests.support.page import pages, screenshots  # noqa: E402
@@ -59,12 +59,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs a host, and leave the extensive tests out unless all, or single ones, are asked for."""
     mark_hosts(items)
+    config.stash[COLLECTED] = [item.nodeid for item in items if not item.get_closest_marker(MARK)]
     if _all_of_them(config):
         return
     names = extensive(item.nodeid for item in items)
     if config.getoption("markexpr") == EXPRESSION:
-        engine = [item.nodeid for item in items if item.nodeid not in names and not item.get_closest_marker(MARK)]
-        names |= slow(engine)
+        names |= slow(nodeid for nodeid in config.stash[COLLECTED] if nodeid not in names)
     left = [item for item in items if item.nodeid in names]
     items[:] = [item for item in items if item.nodeid not in names]
     config.hook.pytest_deselected(items=left)
