@@ -56,7 +56,7 @@ def fragments(kind: str) -> bool:
     """Whether the memory of devices of this type is kept in blocks that cannot grow, as PyTorch's own allocator keeps
     it: on AMD's and Intel's cards, and on NVIDIA's where ComfyUI does not choose cudaMallocAsync. (Without such a card
     here nothing is known, and it is not.)"""
-    backend: Any = getattr(torch, kind, None)
+    backend = getattr(torch, kind, None)
     if kind not in OPTIONS or not getattr(backend, "is_available", lambda: False)():
         return False
     if getattr(backend, "get_allocator_backend", lambda: "native")() != "native":
