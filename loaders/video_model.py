@@ -79,7 +79,8 @@ class VideoModel(VideoVAE, Counted, ABC):
                 activations = activations or encoder_bytes(self, part)
                 stack.enter_context(explained(*ENCODING["image" if part.startswith("image") else "text"]))
             with about(self):
-                network = stack.enter_context(self.memory.use(self.parts[part], with_kernels(activations)))
+                room = with_kernels(activations, self.memory.device(part).type)
+                network = stack.enter_context(self.memory.use(self.parts[part], room))
             yield network
 
     def complete(self, request: Request) -> Request:
