@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from reelwire.tests.soak.command import Result, soak
 from reelwire.tests.soak.mix import DISTURBANCES, GRAPHS, draw
-from reelwire.tests.soak.samples import NUMBERS, Sample, growth, picture, sample, write
+from reelwire.tests.soak.samples import NUMBERS, Sample, curves, growth, picture, sample, write
 from reelwire.tests.support.card.host import CardHost
 
 FLAT = [Sample(run, 10**9, 8 * 10**8, 40, 90, 0, 0) for run in range(0, 1001, 10)]
@@ -48,7 +48,7 @@ def test_the_mix_has_everything_and_follows_its_seed() -> None:
 def test_curves_are_written(tmp_path: Path) -> None:
     write(FLAT, tmp_path / "soak.csv")
     assert len((tmp_path / "soak.csv").read_text().splitlines()) == len(FLAT) + 1
-    assert len(ElementTree.fromstring(picture(FLAT)).findall("{*}polyline")) == len(NUMBERS)
+    assert len(ElementTree.fromstring(picture(curves(FLAT))).findall("{*}polyline")) == len(NUMBERS)
 
 
 def test_leftovers_are_counted(tmp_path: Path) -> None:
