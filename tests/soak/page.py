@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
@@ -97,14 +96,11 @@ class Watched:
         return PageSample(number, int(heap), counters["nodes"], counters["jsEventListeners"], blobs, ours, own)
 
 
-@contextmanager
-def watched(host: Host) -> Iterator[Watched]:
-    """The page of a host."""
-    with open_page(host.url) as page:
-        prepare(page, 1)
-        page.add_init_script(COUNT)
-        renew(page)
-        yield Watched(page, page.context.new_cdp_session(page), host)
+def watched(page: Page, host: Host) -> Watched:
+    """The page of a host, loaded anew so that all is counted."""
+    page.add_init_script(COUNT)
+    renew(page)
+    return Watched(page, page.context.new_cdp_session(page), host)
 
 
 def soak_page(
@@ -155,8 +151,9 @@ def soak_pages(host: Host, minutes: float, tell: Callable[[str], None]) -> PageR
     result = PageResult()
     for renderer in RENDERERS:
         end = time.monotonic() + 60 * minutes / len(RENDERERS)
-        with watched(host) as watch:
-            samples, ends = soak_page(watch, renderer, partial(_before, end), tell)
+        with open_page(host.url) as page:
+            prepare(page, 1)
+            samples, ends = soak_page(watched(page, host), renderer, partial(_before, end), tell)
         result.samples[renderer] = samples
         result.ends += ends
     return result
