@@ -289,7 +289,7 @@ ROOMY = Need("sample", "transformer", 10 * GIB, 4 * GIB, GIB // 2)
 )
 def test_what_stays_and_what_waits(beside: float, limit: float, kept: float, verdict: str) -> None:
     """beside: GiB of room that the working memory, as it is asked for, and what ComfyUI keeps free leave."""
-    room = with_kernels(ROOMY.working) + cards.RESERVED + beside * GIB
+    room = with_kernels(ROOMY.working, "cuda") + cards.RESERVED + beside * GIB
     machine = Machine("a card", room, 64 * GIB, limit=limit * GIB)
     assert ROOMY.resident(machine) == pytest.approx(kept * GIB, abs=1)
     assert ROOMY.verdict(machine) == verdict
