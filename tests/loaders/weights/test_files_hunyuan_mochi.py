@@ -27,6 +27,7 @@ from reelwire.tests.support.files.native_hunyuan_mochi import (
     NAMES,
     differ,
     hunyuan,
+    kl_config,
     mochi,
     mochi_vae,
     ours,
@@ -101,21 +102,7 @@ def hunyuan_vae() -> Any:
     with host_classes(), seeded(1):
         from comfy.ldm.models.autoencoder import AutoencoderKL
 
-        config = dict(
-            double_z=True,
-            z_channels=16,
-            resolution=256,
-            in_channels=3,
-            out_ch=3,
-            ch=32,
-            ch_mult=[1, 1, 2, 2],
-            num_res_blocks=1,
-            attn_resolutions=[],
-            dropout=0.0,
-            conv3d=True,
-            time_compress=4,
-        )
-        vae = AutoencoderKL(ddconfig=config, embed_dim=16)
+        vae = AutoencoderKL(ddconfig=kl_config(32, (1, 1, 2, 2), 1), embed_dim=16)
         randomised(vae)
     return vae
 
@@ -201,20 +188,7 @@ def real_size(variant: str, part: str) -> Any:
         if part == "transformer":
             make = NATIVE[family][0](read(variant, "transformer"))
             return make(device="meta", dtype=torch.bfloat16, operations=comfy.ops.disable_weight_init)
-        config = dict(
-            double_z=True,
-            z_channels=16,
-            resolution=256,
-            in_channels=3,
-            out_ch=3,
-            ch=128,
-            ch_mult=[1, 2, 4, 4],
-            num_res_blocks=2,
-            attn_resolutions=[],
-            dropout=0.0,
-            conv3d=True,
-            time_compress=4,
-        )
+        config = kl_config(128, (1, 2, 4, 4), 2)
         return VideoVAE() if family == "mochi" else AutoencoderKL(ddconfig=config, embed_dim=16)
 
 
