@@ -93,7 +93,8 @@ def test_inside_the_range_all_of_it_counts_and_outside_nothing(tiny_models: Path
 @both
 def test_a_range_makes_its_own_video(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
-    videos = [run(model, **asked) for asked in ({}, RANGE, {"end": 0.5}, {"start": 0.5}, {"strength": 0.5})]
+    ranges: tuple[dict[str, Any], ...] = ({}, RANGE, {"end": 0.5}, {"start": 0.5}, {"strength": 0.5})
+    videos = [run(model, **asked) for asked in ranges]
     assert all(torch.isfinite(latents).all() for latents in videos)
     assert all(not torch.equal(a, b) for i, a in enumerate(videos) for b in videos[:i])
     assert torch.equal(run(model), videos[0])
