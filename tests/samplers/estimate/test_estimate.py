@@ -110,7 +110,7 @@ def test_a_forward_is_imagined_as_it_is_called(tiny_models: Path, name: str) -> 
     memory = sampled(replace(model, guidance=unguided), count=True, guidance=1.0, steps=2)
     request = model.complete(Request(guidance=1.0, steps=2, **needed(model)))
     _, called = memory.calls[0]
-    config = blank(model.parts[network_part(model)], torch.float32).config
+    config: Any = blank(model.parts[network_part(model)], torch.float32).config
     imagined = model.forward_inputs(request, config)
     shapes = lambda inputs: {
         k: _shape(v) for k, v in inputs.items() if v is not None and k not in ("return_dict", "attention_kwargs")
