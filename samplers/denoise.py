@@ -119,7 +119,9 @@ class Sampling:
         corrected = self.cache.correct(walk, latents, step, again)
         if corrected is None:
             return None
-        self.latents, prediction = corrected, self._towards(self.cache.newest(), corrected, step)
+        x0 = self.cache.newest()
+        x0.add_(corrected.float() - latents.float(), alpha=self.cache.policy.follows(self.denoiser.alpha_sigma(step)[0]))
+        self.latents, prediction = corrected, self._towards(x0, corrected, step)
         self._last = prediction, corrected, step
         return prediction, corrected
 

@@ -14,10 +14,12 @@ import numpy as np
 
 from ....loaders.denoiser import Denoiser
 from ..state import Between, Slopes
-from .plan import Gram, Plan, budget, cheapest, gram_matrices, missed, place, slopes, weight
+from .plan import EDGE, Gram, Plan, budget, cheapest, gram_matrices, missed, place, slopes, weight
 
-SHARE = 0.1  # of a forecast's squared error that counts beside that of the interpolation
 RIDGE = 1e-9  # of the squared length of the last x0
+# How far a network's x0 moves with its latents, |dx0| / |dx| = LEAST + AT_NOISE / alpha_t, and how much of that is along
+# with them, COPIED alpha_t^2: measured on both models of bench/caches.py, at a tenth of noise and more
+LEAST, AT_NOISE, COPIED = 0.2, 0.25, 0.55
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,25 +30,45 @@ class Corrected(Plan):
     position: ClassVar[int | None] = 0
     tooltip: ClassVar[str] = "a plan that takes skipped steps again once the next one is computed"
 
+    def follows(self, alpha: float) -> float:
+        """How much of a move of its latents the x0 of a computed step makes along with them."""
+        return COPIED * alpha**2
+
     @property
     def stored_values(self) -> int:
         """Two computed steps before a gap and the one behind it."""
         return 3
 
     def plan_steps(self, denoiser: Denoiser, part: str, steps: range) -> Slopes:
-        places, weights = _along(denoiser, steps)
-        count = budget(len(steps), self.speed)
-        computed = _best(self.grams_of(part, len(steps)), places, weights, count, self.order)
-        products = gram_matrices(self.grams_of(part, len(steps)), places)
-        return {steps.start + i: slope for i, slope in slopes(products, computed, self.order).items()}
+        levels = _levels(denoiser, steps)
+        grams, count = self.grams_of(part, len(steps)), budget(len(steps), self.speed)
+        computed = _best(grams, levels, count, self.order)
+        return {steps.start + i: s for i, s in slopes(products_of(grams, levels), computed, self.order).items()}
 
     def between(self, denoiser: Denoiser, part: str, steps: range) -> Between:
-        products = gram_matrices(self.grams_of(part, len(steps)), _along(denoiser, steps)[0]).mean(0)
-        return lambda of, basis: interpolation(products, of - steps.start, tuple(i - steps.start for i in basis))
+        gram = typical(products_of(self.grams_of(part, len(steps)), _levels(denoiser, steps)))
+        return lambda of, basis: interpolation(gram, of - steps.start, tuple(i - steps.start for i in basis))
 
 
-def _along(denoiser: Denoiser, steps: range) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    return tuple(place(denoiser, i) for i in steps), tuple(weight(denoiser, i) for i in steps)
+Level = tuple[float, float, float, float]  # place, weight, alpha_t, sigma_t
+
+
+def _levels(denoiser: Denoiser, steps: range) -> tuple[Level, ...]:
+    return tuple((place(denoiser, i), weight(denoiser, i), *denoiser.alpha_sigma(i)) for i in steps)
+
+
+def products_of(grams: tuple[Gram, ...], levels: tuple[Level, ...]) -> np.ndarray:
+    return gram_matrices(grams, tuple(level[0] for level in levels))
+
+
+def typical(grams: np.ndarray) -> np.ndarray:
+    """The mean of the runs' scalar products [n, n], each counted by how smooth its x0 is from step to step: that of a
+    run that went astray jumps to and fro, and would decide every weight."""
+    bends = [
+        np.array([1.0, -2.0, 1.0]) @ grams[:, i - 1 : i + 2, i - 1 : i + 2] @ (1.0, -2.0, 1.0)
+        for i in range(1, grams.shape[1] - 1)
+    ]
+    return np.average(grams, axis=0, weights=1 / np.maximum(np.median(bends, axis=0), RIDGE))
 
 
 def interpolation(gram: np.ndarray, of: int, basis: tuple[int, ...]) -> tuple[float, ...]:
@@ -59,29 +81,35 @@ def interpolation(gram: np.ndarray, of: int, basis: tuple[int, ...]) -> tuple[fl
     return tuple(np.linalg.solve(system, right)[:k].tolist())
 
 
-def missed_between(grams: np.ndarray, of: int, basis: tuple[int, ...]) -> float:
+def missed_between(grams: np.ndarray, gram: np.ndarray, of: int, basis: tuple[int, ...]) -> float:
     """Squared error of the interpolation of step `of`, the median of the runs [runs, n, n]."""
     weights = np.zeros(grams.shape[1])
     weights[of] = 1.0
-    weights[list(basis)] -= interpolation(grams.mean(0), of, basis)
+    weights[list(basis)] -= interpolation(gram, of, basis)
     return max(float(np.median(grams @ weights @ weights)), 0.0)
 
 
 @lru_cache(maxsize=64)
-def _best(
-    grams: tuple[Gram, ...], places: tuple[float, ...], weights: tuple[float, ...], computed: int, order: int
-) -> tuple[int, ...]:
+def _best(grams: tuple[Gram, ...], levels: tuple[Level, ...], computed: int, order: int) -> tuple[int, ...]:
     """The `computed` steps between which the others are missed least. Dynamic programming over the last two."""
-    products, count, head = gram_matrices(grams, places), len(places), order + 1
+    products, count, head = products_of(grams, levels), len(levels), order + 1
     if computed >= count or count <= head:
         return tuple(range(count))
 
+    gram = typical(products)
+
     def price(before: int, at: int, to: int) -> float:
-        known = (before, at) if before >= 0 else (at,)
+        gap, known = range(at + 1, to), (before, at) if before >= 0 else (at,)
+        between = sum(levels[of][1] ** 2 * missed_between(products, gram, of, (*known, to)) for of in gap)
         earlier = before if order and before >= 0 else None
-        return sum(
-            weights[of] ** 2 * (missed_between(products, of, (*known, to)) + SHARE * missed(products, earlier, at, of))
-            for of in range(at + 1, to)
-        )
+        moved = sum(_reach(levels, of, to) * missed(products, earlier, at, of) ** 0.5 for of in gap)
+        _, important, alpha, _ = levels[to]
+        return between + (important * (LEAST + AT_NOISE / max(alpha, EDGE)) * moved) ** 2
 
     return cheapest(lru_cache(maxsize=None)(price), count, max(computed, head + 1), head)
+
+
+def _reach(levels: tuple[Level, ...], of: int, to: int) -> float:
+    """By how much an error of the x0 of step `of` moves the latents of step `to`, as Euler and DDIM step."""
+    (_, _, alpha, sigma), (_, _, alpha_next, sigma_next), (*_, sigma_to) = levels[of], levels[of + 1], levels[to]
+    return abs(alpha_next - sigma_next * alpha / max(sigma, EDGE)) * sigma_to / max(sigma_next, EDGE)
