@@ -119,8 +119,8 @@ class Sampling:
         corrected = self.cache.correct(walk, latents, step, again)
         if corrected is None:
             return None
-        x0 = self.cache.newest()
-        x0.add_(corrected.float() - latents.float(), alpha=self.cache.policy.follows(self.denoiser.alpha_sigma(step)[0]))
+        x0, copied = self.cache.newest(), self.cache.policy.copied(self.denoiser.alpha_sigma(step)[0])
+        x0.add_(corrected.float() - latents.float(), alpha=copied)
         self.latents, prediction = corrected, self._towards(x0, corrected, step)
         self._last = prediction, corrected, step
         return prediction, corrected

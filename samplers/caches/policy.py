@@ -109,6 +109,10 @@ class Policy(ABC):
         steps again once the next computed one is there."""
         return None
 
+    def copied(self, alpha: float) -> float:
+        """The share of a move of its latents that the x0 of a computed step makes along with them, at an alpha_t."""
+        return 0.0
+
     def enabled(
         self, network: Network, run: RunUnderWay, stacks: Stacks | None, steps: int, batched: bool
     ) -> AbstractContextManager[None]:

@@ -17,9 +17,10 @@ from ..state import Between, Slopes
 from .plan import EDGE, Gram, Plan, budget, cheapest, gram_matrices, missed, place, slopes, weight
 
 RIDGE = 1e-9  # of the squared length of the last x0
-# How far a network's x0 moves with its latents, |dx0| / |dx| = LEAST + AT_NOISE / alpha_t, and how much of that is along
-# with them, COPIED alpha_t^2: measured on both models of bench/caches.py, at a tenth of noise and more
-LEAST, AT_NOISE, COPIED = 0.2, 0.25, 0.55
+# How far a network's x0 moves with its latents, |dx0| / |dx|, is near .2 + .25 / alpha_t on both models of
+# bench/caches.py; a plan counts on four times as much, since prompts differ
+LEAST, AT_NOISE = 0.8, 1.0
+COPIED = 0.55  # of alpha_t^2: the share of a move of its latents that x0 makes along with them, measured there too
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,11 +28,10 @@ class Corrected(Plan):
     """A plan with a corrector."""
 
     title: ClassVar[str] = "corrected plan"
-    position: ClassVar[int | None] = 0
+    position: ClassVar[int | None] = 2
     tooltip: ClassVar[str] = "a plan that takes skipped steps again once the next one is computed"
 
-    def follows(self, alpha: float) -> float:
-        """How much of a move of its latents the x0 of a computed step makes along with them."""
+    def copied(self, alpha: float) -> float:
         return COPIED * alpha**2
 
     @property
