@@ -162,6 +162,8 @@ def set_up(
         folder.mkdir(parents=True, exist_ok=True)
     if comfyui and (python := python or next(filter(Path.exists, own), None)):
         return host, python.absolute()
+    if not (STATE / "lock").exists() and (strange := [*filter(Path.exists, (VENV, HOST))]):
+        raise Failure(f"{strange[0]} is not of this file, which would clear it: set REELWIRE_STATE to another folder.")
     with closing(sqlite3.connect(STATE / "lock", timeout=1, isolation_level=None)) as lock:
         try:
             lock.execute("BEGIN EXCLUSIVE")  # the operating system takes it back even when this process is killed

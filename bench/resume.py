@@ -34,7 +34,7 @@ TOLD = {
 def phase(output: Path) -> str:
     """What a render that has just died was doing, by what it left."""
     windows = len(list(output.glob("film.unfinished/window_*")))
-    part = any(output.glob(".film*.part.mp4"))
+    part = any(output.glob(".*.reelwire-part"))
     return f"{windows} windows kept, " + ("writing" if part else "not writing yet")
 
 

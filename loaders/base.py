@@ -28,6 +28,7 @@ class ModelBase:
     cache: Any = None  # a caches.policy.Policy; None: every step is computed
     options: Mapping[str, Any] = field(default_factory=dict)  # what only this family knows, as SVD's motion bucket
     decoding: Decoding = field(default_factory=Decoding)
+    notes: tuple[str, ...] = field(default=(), compare=False, repr=False)  # on how its files were read
     node: Origin | None = field(default=None, compare=False, repr=False)
 
     @property

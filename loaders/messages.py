@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache, reduce
@@ -12,6 +14,12 @@ from pathlib import Path
 from typing import Any
 
 Origin = tuple[str, str]  # (kind, id) of the node that made a thing, in the host
+MOST_QUOTED = 200  # characters of what came that a message repeats
+MOST_EXACT = 2**53  # whole numbers that a page can hold
+LONGEST_NUMBER = 128  # bits of a whole number that is written out
+_STYLES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]?|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_]?)")  # a terminal's (ECMA-48)
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # Unicode's: what steers a text instead of being read
+_JOINERS = "\u200c\u200d"  # which scripts and emoji are written with
 ENGLISH = Path(__file__).parents[1] / "locales" / "en" / "main.json"
 
 
@@ -44,10 +52,35 @@ def message(key: str, /, **values: object) -> Message:
     return Message(key, {name: _plain(value) for name, value in values.items()})
 
 
+def quoted(text: str, most: int = MOST_QUOTED) -> str:
+    """The beginning of a text that came from elsewhere, on one line, as it may stand in a message, a log or a page.
+
+    What would steer a terminal is left out; other characters that cannot be seen, as control characters and marks of
+    direction, are written as their numbers. most: characters of the result.
+    """
+    start = text[: 4 * most]
+    visible = "".join(map(_visible, _STYLES.sub("", start)))
+    is_whole = len(start) == len(text) and len(visible) <= most
+    return visible if is_whole else f"{visible[: most - 1].rstrip()}…"
+
+
+def _visible(character: str) -> str:
+    if character in "\n\t\r":
+        return " "
+    if unicodedata.category(character) not in _HIDDEN or character in _JOINERS:
+        return character
+    return f"\\u{ord(character):04x}" if ord(character) > 0xFF else f"\\x{ord(character):02x}"
+
+
 def _plain(value: object) -> int | float | str:
+    """A value as a message holds it: a number, a message, or the beginning of a text."""
     if isinstance(value, BaseException):
-        return message_of(value)
-    return value if isinstance(value, (int, float, str)) else str(value)
+        value = message_of(value)
+    if isinstance(value, int) and value.bit_length() > LONGEST_NUMBER:
+        return f"{'-' * (value < 0)}10^{int(value.bit_length() * math.log10(2))}"  # Python writes no number so long
+    if isinstance(value, (int, float, Message)):
+        return value
+    return quoted(value if isinstance(value, str) else str(value))
 
 
 def either(*choices: object) -> str:
@@ -63,6 +96,11 @@ def both(*things: object) -> str:
 def listed(things: Iterable[str]) -> str:
     """The things as "a; b; c"."""
     return _joined(lambda first, second: message("semicolon_list", first=first, second=second), things)
+
+
+def series(names: Iterable[str]) -> str:
+    """Names of ours as "a, b, c", however many they are."""
+    return _joined(lambda first, second: message("comma_list", first=first, second=second), names)
 
 
 def sentences(*parts: str) -> str:
@@ -89,7 +127,9 @@ def data(text: str) -> dict[str, Any]:
 def _sendable(value: object) -> object:
     if isinstance(value, Message):
         return data(value)
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value  # JSON has no NaN
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)  # JSON has no NaN
+    return str(value) if isinstance(value, int) and abs(value) > MOST_EXACT else value
 
 
 def message_of(error: BaseException) -> str:

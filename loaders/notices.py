@@ -1,5 +1,4 @@
-"""What a person should hear of while something is computed: said where it happens, heard by whoever asked for the
-result."""
+"""What passes between what is computed and whoever asked for it: what a person should hear, and whether to stop."""
 
 from __future__ import annotations
 
@@ -9,6 +8,23 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 _listener: ContextVar[Callable[[str], None]] = ContextVar("listener", default=logging.getLogger("reelwire").warning)
+_stopper: ContextVar[Callable[[], None]] = ContextVar("stopper", default=lambda: None)
+
+
+def stop_if_asked() -> None:
+    """Raise what the one who asked for the result raises to stop it, where that is wanted: called in every loop whose
+    length others decide."""
+    _stopper.get()()
+
+
+@contextmanager
+def stopped_by(check: Callable[[], None]) -> Iterator[None]:
+    """All that is computed within ends where `check` raises."""
+    token = _stopper.set(check)
+    try:
+        yield
+    finally:
+        _stopper.reset(token)
 
 
 def say(notice: str) -> None:

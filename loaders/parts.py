@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]  # (done, in all)
 Network = Any  # a module of diffusers or transformers, whose attributes are untyped
 Tokenizer = Any  # of transformers or tokenizers, or `SentencePieceTokenizer`
+ImageProcessor = Any  # of transformers
 Config = Mapping[str, Any]  # the values of a config.json
 ConfigDict = dict[str, Any]
 Inputs = dict[str, Any]  # of a network's forward, by their names

@@ -15,12 +15,14 @@ from .messages import Origin
 @dataclass(frozen=True)
 class Keyframe:
     """Images that the video must show. images: [N, H, W, 3] in 0..1 (N > 1 is a clip); frame may count from the
-    end. settled: they stay as they are, whatever a preset does to pictures."""
+    end. settled: they stay as they are, whatever a preset does to pictures. of_clip: they end the clip that is
+    extended, of which is said elsewhere how it is scaled and cut."""
 
     images: Tensor
     frame: int
     strength: float = 1.0
     settled: bool = False
+    of_clip: bool = False
     node: Origin | None = field(default=None, compare=False, repr=False)
 
 
@@ -262,3 +264,5 @@ class Request:
     fps: float = 0.0  # frames per second, where the network is told
     program: Program | None = None  # of the preset; None: as the reference pipeline
     loop: bool = False  # whether the last frame meets the first
+    rated: bool = False  # whether `fps` was asked for, or is what a source says of itself
+    counted: bool = False  # whether `frames` came of `as_long`

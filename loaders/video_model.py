@@ -18,12 +18,14 @@ from .denoiser import Denoiser, NoiseSchedule, Schedule
 from .devices import ENCODING, explained, with_kernels
 from .facts import Facts, Stacks
 from .limits import check_count, check_frames, check_size
-from .messages import InputError, about, both, either, message
+from .messages import InputError, about, both, either, message, series
 from .parts import Config, Inputs, Memory, Network, Part, Recipe
 from .request import Capabilities, Conditioning, Extension, Keyframe, Program, Request
 from .spec import titles_with
 from .vae.codec import VideoVAE
-from .weights.bundle import Bundle
+from .weights.allowed.offline import offline
+from .weights.bundle import Bundle, read_preprocessor
+from .weights.entry import describing
 from .weights.find import read_model
 from .weights.format import CheckpointFormat
 
@@ -84,7 +86,7 @@ class VideoModel(VideoVAE, Counted, ABC):
         """Fill every zero of the request from its preset, then from the model's default preset."""
         presets = self.facts.presets
         if request.preset and request.preset not in presets:
-            remedy = message("use_one_of", names=", ".join(presets)) if len(presets) > 1 else message("use_default")
+            remedy = message("use_one_of", names=series(presets)) if len(presets) > 1 else message("use_default")
             raise InputError("preset", request.preset, message("no_preset", variant=self.variant), remedy)
         if request.source is not None and request.source.ndim == 5:  # latents bring their own size
             sizes: dict[str, Any] = {k: v for k, v in self._size(request.source).items() if not getattr(request, k)}
@@ -103,10 +105,15 @@ class VideoModel(VideoVAE, Counted, ABC):
     @classmethod
     def load(cls, recipe: Recipe, memory: Memory) -> VideoModel:
         """The model of a recipe, its files' headers checked strictly; no weights are read yet."""
-        bundle = cls.read_bundle(recipe)
-        facts = cls.read_facts(bundle)
-        parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
-        return cls(bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory)
+        with offline(), describing(recipe.files["checkpoint"], cls.title):
+            if "image_processor" in recipe.files:
+                read_preprocessor(recipe.files["image_processor"])
+            bundle = cls.read_bundle(recipe)
+            facts = cls.read_facts(bundle)
+            parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
+            return cls(
+                bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory, notes=bundle.notes
+            )
 
     @classmethod
     def read_bundle(cls, recipe: Recipe) -> Bundle:
@@ -118,9 +125,9 @@ class VideoModel(VideoVAE, Counted, ABC):
         have these tensors."""
         file, spec = self.recipe.files["checkpoint"], self.checkpoint.spec
         if not file.is_file():
-            return ()
+            return self.notes
         said = [note for pattern, note in spec.name_notes.items() if re.search(pattern, file.name.lower())]
-        notes = tuple(message("name_says", file=file.name, note=note) for note in said)
+        notes = (*self.notes, *(message("name_says", file=file.name, note=note) for note in said))
         others = spec.mistakable(self.variant, file.name)
         if others:
             notes += (message("taken_by_name", file=file.name, variant=self.variant, others=either(*others)),)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..loaders.messages import Message, message
+from ..loaders.files import why_unwritten
+from ..loaders.messages import CheckpointError, Message, message
 from ..loaders.request import Conditioning
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
@@ -17,7 +18,7 @@ from . import host
 from .effect import Conditions, counted, idle
 from .origin import from_model
 from .sampling.inputs import sampler_inputs
-from .sampling.request import noise_mask_of, numbers_of, request_of
+from .sampling.request import check_ahead, noise_mask_of, request_of
 from .sampling.sampler import SamplerNode, latent_note
 from .types import InputValue, model_input, model_output, node_schema, number_input, share_input, whole_input
 from .words import models_with
@@ -315,19 +316,12 @@ class CalibrateCache(SamplerNode):
         )
 
     @classmethod
-    def check_lazy_status(
-        cls, model: VideoModel, conditioning: Conditioning | None = None, **inputs: InputValue
-    ) -> list[str]:
+    def check_lazy_status(cls, model: VideoModel, **inputs: InputValue) -> list[str]:
+        """Refuse what cannot work before anything that the video is made of is made."""
         from ..samplers.caches import store
-        from ..samplers.plan import plan
 
         store.check_place(model.recipe.files["checkpoint"])
-        uncached = replace(model, cache=None)
-        if later := host.pending(cls, inputs):
-            plan(uncached, request_of(model, **numbers_of(inputs)), outline=True)
-            return later
-        plan(uncached, request_of(model, **inputs))
-        return ["conditioning"] if conditioning is None else []
+        return check_ahead(cls, replace(model, cache=None), inputs)
 
     @classmethod
     def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: InputValue) -> io.NodeOutput:
@@ -337,14 +331,20 @@ class CalibrateCache(SamplerNode):
 
         update, checkpoint = host.progress(), model.recipe.files["checkpoint"]
         store.check_place(checkpoint)
+        store.read(checkpoint)
         on_step = lambda done, total, run: update(done, total, lambda: host.latent_preview(model, run.preview()))
         request, report = request_of(model, **inputs), host.Report(cls)
         prepared, source = plan(replace(model, cache=None), request), inputs.get("source")
         sound = host.source_sound(source)
+        host.forget_video()
         report.tell(*prepared.notes)
         calibration, latents = calibrate(model, conditioning, request, on_step)
-        calibration = store.add(checkpoint, calibration)
-        report.tell(*_calibrated(calibration, store.file_of(checkpoint).name), level=logging.INFO)
+        try:
+            calibration = store.add(checkpoint, calibration)
+        except (OSError, CheckpointError) as error:  # after the run: its latents are not lost with it
+            report.tell(message("calibration_unkept", error=why_unwritten(error)))
+        else:
+            report.tell(*_calibrated(calibration, store.file_of(checkpoint).name), level=logging.INFO)
         latent = from_model(model, model.to_host(latents.cpu()), latent_note(model, prepared, source), sound)
         return io.NodeOutput(model, {**latent, **noise_mask_of(source)}, ui=report.ui())
 

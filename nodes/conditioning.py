@@ -18,6 +18,7 @@ from ..loaders.common.controls import (
     check_way,
     prepared,
 )
+from ..loaders.common.door import open_images
 from ..loaders.common.emphasis import as_letters
 from ..loaders.common.images import compressed
 from ..loaders.devices import empty_cache, out_of_memory
@@ -77,6 +78,13 @@ class EncodePrompt(io.ComfyNode):
                     tooltip="What brackets in a prompt are. (word:1.2): weights, as everywhere in ComfyUI: (word) is "
                     "1.1, \\( and \\) are letters. letters: brackets like any other sign",
                 ),
+                io.Image.Input(
+                    "extend",
+                    optional=True,
+                    advanced=True,
+                    tooltip=f"For {models_with('prompt_pictures')} alone, which reads the last frame of a clip that is "
+                    "extended along with the prompt; connect the same clip to extend of Video Sampler",
+                ),
             ],
             outputs=[
                 ConditioningType.Output(
@@ -94,11 +102,16 @@ class EncodePrompt(io.ComfyNode):
         negative: str = "",
         keyframes: tuple[Keyframe, ...] = (),
         weights: str = WEIGHTS,
+        extend: Tensor | None = None,
     ) -> io.NodeOutput:
         if weights == LETTERS:
             positive, negative = as_letters(positive), as_letters(negative)
-        conditioning = model.encode(positive, negative, tuple(keyframes or ()))
-        report, unread = host.Report(cls), keyframes and conditioning.picture is None
+        clip, notes = (None, ()) if extend is None else open_images("extend", extend)
+        last = () if clip is None else (Keyframe(clip[-1:], 0),)
+        keyframes = (*last, *(keyframes or ()))
+        conditioning, report = model.encode(positive, negative, keyframes), host.Report(cls)
+        report.tell(*notes)
+        unread = keyframes and conditioning.picture is None
         title = f"{model.title} ({model.variant})"
         report.tell(*conditioning.notes, *((message("keyframes_not_read", title=title),) if unread else ()))
         return io.NodeOutput(conditioning, ui=report.ui())
@@ -177,7 +190,7 @@ class AddKeyframe(io.ComfyNode):
             frame = -1
             report.tell(message("keyframe_last"), level=logging.INFO)
         check_compression(compression)
-        images = compressed(images, compression) if compression > 0 else images
+        images = compressed(images, compression, host.stop_if_asked) if compression > 0 else images
         keyframe = Keyframe(images, frame, strength, settled=compression != 0)
         return io.NodeOutput((*keyframes, keyframe), ui=report.ui())
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +23,7 @@ from . import host
 from .effect import Conditions, counted, idle
 from .origin import decoder
 from .types import InputValue, decoding_inputs, model_input, number_input, sound_input, source_sound_input, whole_input
-from .video_file import write_video
+from .video_file import FileWriter, write_video
 from .words import written
 
 if TYPE_CHECKING:
@@ -59,7 +59,15 @@ class Decode(Tiled):
             "frames.",
             search_aliases=["vae decode", "video decode", "解码", "视频解码"],
             inputs=counted([_latent(), _model(), _tile(), *decoding_inputs()], DECODING_COUNTS),
-            outputs=[io.Image.Output(display_name="images", tooltip="The frames in order")],
+            outputs=[
+                io.Image.Output(display_name="images", tooltip="The frames in order"),
+                io.Audio.Output(
+                    display_name="audio",
+                    tooltip="The sound of the video that this one was made from, as long as the frames; nothing "
+                    "without one",
+                ),
+                io.Float.Output(display_name="fps", tooltip="Frames per second, as the latents say"),
+            ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
@@ -78,66 +86,50 @@ class Decode(Tiled):
     ) -> io.NodeOutput:
         from ..samplers.decode import floats
 
-        model = decoder(model, latent)
-        count, height, width = _new_size(model, latent)
-        room, needed = host.free_ram(), count * height * width * 3 * 4
-        if needed > 0.9 * room:
-            rule = message("ram_needed", needed=f"{needed / 2**30:.1f}", free=f"{room / 2**30:.1f}")
-            raise InputError(
-                "latent",
-                message("frames_of_size", frames=count, width=width, height=height),
-                rule,
-                message("use_decode_to_file"),
-            )
-        frames, done, report = torch.empty(count, height, width, 3), 0, host.Report(cls)
-        model = _decoding(cls, report, model, latent, decoding)
-        tiling = _tiling(report, model, latent, tile)
-        with latents_on_disk(latent, cls):
+        report = host.Report(cls)
+        with host.latents_on_disk(latent, cls):
+            model = decoder(model, latent)
+            count, height, width = _new_size(model, latent)
+            size = message("frames_of_size", frames=count, width=width, height=height)
+            _check_ram(count * height * width * 3 * 4, size)
+            model = _decoding(cls, report, model, latent, decoding)
+            tiling = _tiling(report, model, latent, tile)
+            fps = _rate_of(model, latent)
+            audio = _audio(report, latent, count / fps)
+            frames, done = torch.empty(count, height, width, 3), 0
             for piece in _frames(report, model, latent, tiling, floats):
                 frames[done : done + len(piece)] = piece
                 done += len(piece)
-        result = message("frames_of_size", frames=count, width=width, height=height)
-        return io.NodeOutput(frames, ui=report.ui(result=result))
+        return io.NodeOutput(frames, audio, fps, ui=report.ui(result=size))
 
 
-class FileWriter(io.ComfyNode):
-    """What nodes that write a video file share."""
+def _check_ram(needed: int, size: str) -> None:
+    """Raise InputError for frames that memory has no room for. needed: their bytes; size: theirs, in words."""
+    room = host.free_ram()
+    if needed > 0.9 * room:
+        rule = message("ram_needed", needed=f"{needed / 2**30:.1f}", free=f"{room / 2**30:.1f}")
+        raise InputError("latent", size, rule, message("use_decode_to_file"))
 
-    @classmethod
-    def fingerprint_inputs(cls, **inputs: InputValue) -> list[float]:
-        """Write again where the file is gone that was written of these inputs."""
-        return [host.files_gone(cls, inputs)]
 
-    @staticmethod
-    def rate(model: VideoModel, fps: float, sampled: float = 0.0) -> float:
-        """Frames per second of the file; raises InputError. sampled: of the latents, 0 where they do not say it."""
-        from ..samplers.early import check_fps
+def _rate_of(model: VideoModel, latent: host.Latent) -> float:
+    """Frames per second of latents: as they say, as the video that they were made from, or the model's."""
+    source = host.source_sound(latent)
+    known = source.fps if source is not None and 1 <= source.fps <= 240 else 0.0
+    return float(host.note_of(latent).get("fps") or known or model.facts.fps)
 
-        check_fps(fps)
-        return fps or sampled or model.facts.fps
 
-    @classmethod
-    def rate_beside(
-        cls, model: VideoModel, fps: float, source: host.SourceSound | None, sampled: float = 0.0
-    ) -> tuple[float, list[str]]:
-        """(frames per second of the file, notes): as asked for, as sampled, or as the source whose sound goes along."""
-        if source is None or not 1 <= source.fps <= 240:
-            return cls.rate(model, fps, sampled), []
-        rate = cls.rate(model, fps, sampled or source.fps)
-        values = {"fps": f"{rate:g}", "source": f"{source.fps:g}"}
-        if abs(rate / source.fps - 1) > 1e-3:
-            return rate, [message("sound_out_of_step", **values)]
-        return rate, [] if fps else [message("rate_of_source", **values)]
-
-    @classmethod
-    def rate_and_sound(
-        cls, model: VideoModel, fps: float, audio: InputValue, source: object, sampled: float
-    ) -> tuple[float, host.Sound | None, list[str]]:
-        """(frames per second of the file, its sound, notes). source: what brings a sound where audio is not connected;
-        sampled: the rate of the latents."""
-        known = host.source_sound(source) if audio is None else None
-        fps, notes = cls.rate_beside(model, fps, known, sampled)
-        return (fps, *host.sound_of(audio)) if known is None else (fps, known.sound, notes)
+def _audio(report: host.Report, latent: host.Latent, seconds: float) -> InputValue:
+    """The host's AUDIO of the video that latents were made from, as long as the frames; None, and said, without one."""
+    source = host.source_sound(latent)
+    if source is None:
+        return None
+    sound, notes = host.opened_sound(source)
+    if sound is None:
+        report.tell(*notes)
+        return None
+    audio, notes = host.audio_of(sound, Fraction(seconds).limit_denominator(10**6))
+    report.tell(*notes, level=logging.INFO)
+    return audio
 
 
 class DecodeToVideo(Tiled, FileWriter):
@@ -210,6 +202,7 @@ class DecodeToVideo(Tiled, FileWriter):
         from ..samplers.early import check_fps
 
         host.check_prefix(filename_prefix)
+        host.check_output()
         check_fps(fps)
         host.sound_of(audio)
         return super().check_lazy_status(model, tile, **inputs)
@@ -229,18 +222,20 @@ class DecodeToVideo(Tiled, FileWriter):
     ) -> io.NodeOutput:
         from ..samplers.decode import eight_bits
 
-        model, report = decoder(model, latent), host.Report(cls)
-        sampled, source = latent.get("reelwire", {}).get("fps", 0.0), latent if source_sound else None
-        fps, sound, sound_notes = cls.rate_and_sound(model, fps, audio, source, sampled)
-        count, height, width = _new_size(model, latent)
-        path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", width, height)
-        report.tell(*host.gone_notes(cls), *notes, *sound_notes)
-        model = _decoding(cls, report, model, latent, decoding)
-        tiling = _tiling(report, model, latent, tile)
-        with latents_on_disk(latent, cls):
+        report = host.Report(cls)
+        with host.latents_on_disk(latent, cls):
+            model = decoder(model, latent)
+            count, height, width = _new_size(model, latent)
+            sampled, source = host.note_of(latent).get("fps", 0.0), latent if source_sound else None
+            fps, sound, sound_notes = cls.rate_and_sound(model, fps, audio, source, sampled)
+            path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", width, height)
+            report.tell(*host.gone_notes(cls), *notes, *sound_notes)
+            model = _decoding(cls, report, model, latent, decoding)
+            tiling = _tiling(report, model, latent, tile)
             frames = _frames(report, model, latent, tiling, eight_bits)
             metadata = host.metadata(cls, latent.get("reelwire"))
-            report_file(report, crf, write_video(path, frames, (width, height), fps, crf, metadata, sound))
+            file = write_video(path, frames, (width, height), fps, crf, metadata, sound)
+            path = report_file(report, crf, *file)
         host.remember_file(cls, path)
         preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
         result = written(width, height, count, fps, path)
@@ -249,7 +244,7 @@ class DecodeToVideo(Tiled, FileWriter):
 
 def _known(model: VideoModel, latent: host.Latent) -> int:
     """How many first frames of a LATENT are those of the clip that it goes on from, which are not new."""
-    note, total = latent.get("reelwire", {}), _size(model, latent)[0]
+    note, total = host.note_of(latent), _size(model, latent)[0]
     count = note.get("clip_frames", 0)
     return count if isinstance(count, int) and 0 < count < total == note.get("frames") else 0  # else it was cut since
 
@@ -278,7 +273,7 @@ def _decoding(
     for name, value in inputs.items():
         check_decoding(name, value)
     report.tell(*idle(cls, inputs, model))
-    preset = Decoding(**latent.get("reelwire", {}).get("decoding", {}))
+    preset = Decoding(**host.note_of(latent).get("decoding", {}))
     named = {"timestep": "decode_timestep", "noise": "decode_noise", "tone_map": "tone_map"}
     asked = {field: inputs.get(name, -1.0) for field, name in named.items()}
     steps_last = model.parts["vae"].config.get("timestep_conditioning")
@@ -294,7 +289,7 @@ def _size(model: VideoModel, latent: host.Latent) -> tuple[int, int, int]:
     from ..samplers.decode import frame_count
 
     samples, facts = host.latents_of(model, latent), model.facts
-    family = latent.get("reelwire", {}).get("family", "")
+    family = host.note_of(latent).get("family", "")
     if family not in (model.name, "") or samples.ndim != 5 or samples.shape[1] != facts.channels:
         what = message("latents_of", family=family or message("unknown_model"), shape=list(samples.shape))
         rule = message("decodes_latents_of", variant=model.variant, family=model.name, channels=facts.channels)
@@ -334,7 +329,14 @@ class LoadLatent(io.ComfyNode):
                     tooltip="A file in output/reelwire/latents, newest first",
                 )
             ],
-            outputs=[io.Latent.Output(display_name="latent", tooltip="The latents, with family, size and seed")],
+            outputs=[
+                io.Latent.Output(
+                    display_name="latent",
+                    tooltip="The latents, with family, size, seed, frame rate, and the sound of the video that they "
+                    "were made from",
+                )
+            ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -347,7 +349,10 @@ class LoadLatent(io.ComfyNode):
 
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
-        return io.NodeOutput(host.read_latents(_latents_file(file)))
+        latent, notes = host.read_latents(_latents_file(file))
+        report = host.Report(cls)
+        report.tell(*notes)
+        return io.NodeOutput(latent, ui=report.ui())
 
 
 def _latents_file(file: str) -> Path:
@@ -359,9 +364,10 @@ def _latents_file(file: str) -> Path:
     return files[file]
 
 
-def report_file(report: host.Report, crf: int, sound: list[str]) -> None:
-    """Say what is in a file that was written, beside what a person sees at once."""
+def report_file(report: host.Report, crf: int, path: Path, sound: list[str]) -> Path:
+    """Say what is in a file that was written, beside what a person sees at once; the file."""
     report.tell(*sound, *([] if crf else [message("crf_0_exact")]), level=logging.INFO)
+    return path
 
 
 def crf_input(**more: object) -> io.Input:
@@ -413,24 +419,6 @@ def decoded_in_tiles(tiling: Tiling, model: VideoModel) -> str:
     return message("memory_decode_tiles", tiles=tiling.words(model.facts.spatial_ratio))
 
 
-@contextmanager
-def latents_on_disk(latent: host.Latent, cls: type[io.ComfyNode]) -> Iterator[None]:
-    """Keep latents on disk while they are decoded; after a failure they stay, and the error names them."""
-    path = host.save_latents(latent, cls)
-    try:
-        yield
-    except host.Interrupted:
-        path.unlink(missing_ok=True)  # on purpose, and the host still holds them
-        raise
-    except Exception as error:
-        if not path.exists():  # the disk was full before
-            raise
-        place = f"output/{path.relative_to(host.output_folder()).as_posix()}"
-        words = message("latents_kept", place=place)
-        raise host.extended(error, words) from error
-    path.unlink(missing_ok=True)
-
-
 def _frames(
     report: host.Report, model: VideoModel, latent: host.Latent, tiling: Tiling, form: Form
 ) -> Iterator[Tensor]:
@@ -439,7 +427,7 @@ def _frames(
     from ..samplers.loop import Seam
 
     samples, update, done = host.latents_of(model, latent), host.progress(), 0
-    total, note = frame_count(model, samples), latent.get("reelwire", {})
+    total, note = frame_count(model, samples), host.note_of(latent)
     seed, seam = note.get("seed", 0), Seam() if note.get("loop") else None
     known = _known(model, latent)
     if known:

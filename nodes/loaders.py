@@ -145,7 +145,7 @@ class Loader(io.ComfyNode):
         """Load again when a file was replaced."""
         paths = {name: path for folder in {*FOLDERS.values()} for name, path in host.files(folder).items()}
         paths |= host.checkpoints()
-        return [host.modified(paths[name]) for name in inputs.values() if name in paths]
+        return [host.modified(paths[name]) for value in map(str, inputs.values()) if (name := host.meant(value, paths))]
 
     @classmethod
     def execute(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -17,15 +17,14 @@ from torch import Tensor
 
 from ..loaders.messages import message
 from ..loaders.notices import heard_by, say
-from ..loaders.request import Keyframe, Request
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
 from . import host
-from .decoding import FileWriter, crf_input, decoded_in_tiles, report_file
+from .decoding import crf_input, decoded_in_tiles, report_file
 from .effect import Conditions, counted, idle
 from .sampling.inputs import (
-    DEFAULT,
     FRAMES,
+    made_later,
     media_checks,
     preset_input,
     sampler_input,
@@ -37,7 +36,7 @@ from .sampling.inputs import (
     steps_inputs,
     video_inputs,
 )
-from .sampling.request import request_of
+from .sampling.long import check_long_ahead, left_out, prepared
 from .types import (
     ABSENT,
     InputValue,
@@ -49,7 +48,7 @@ from .types import (
     source_sound_input,
     whole_input,
 )
-from .video_file import write_video
+from .video_file import FileWriter, write_video
 from .words import frame_rules, long_video, models_with
 
 if TYPE_CHECKING:
@@ -58,9 +57,10 @@ if TYPE_CHECKING:
     from ..samplers.caches.runner import Runner
     from ..samplers.denoise import Sampling
     from ..samplers.long.job import Job
-    from ..samplers.long.plan import LongPlan, LongVideoOptions
+    from ..samplers.long.plan import LongPlan
     from ..samplers.long.timeline import Timeline
 
+OPENED_BEFORE = 64  # pictures of a timeline whose headers are read before a prompt is queued, while the server waits
 RESUME, ANEW = "go on", "start over"
 TIMELINE = """{
   "unit": "seconds",
@@ -105,31 +105,33 @@ class LongVideo(FileWriter):
                 "续写",
             ],
             inputs=counted(
-                [
-                    model_input(),
-                    *_timeline_inputs(),
-                    *_window_inputs(),
-                    *steps_inputs("Guidance scale; 0: the preset's, 1: off"),
-                    sampler_input("default: the model's own"),
-                    seed_input("Each window has its own, counted from this one", io.ControlAfterGenerate.fixed),
-                    preset_input(),
-                    io.String.Input(
-                        "filename_prefix",
-                        default="video/long",
-                        tooltip="Inside ComfyUI's output folder; what is unfinished lies beside it",
-                    ),
-                    KeyframesType.Input(
-                        "keyframes",
-                        optional=True,
-                        tooltip="Beside those of the timeline; frames are counted in the whole video",
-                    ),
-                    *_joint_inputs(),
-                    shift_input(f"Flow shift of {models_with('flow_shift')}; 0: the preset's"),
-                    *_file_inputs(),
-                    *_source_inputs(),
-                    sound_input(),
-                    source_sound_input(),
-                ],
+                made_later(
+                    [
+                        model_input(),
+                        *_timeline_inputs(),
+                        *_window_inputs(),
+                        *steps_inputs("Guidance scale; 0: the preset's, 1: off"),
+                        sampler_input("default: the model's own"),
+                        seed_input("Each window has its own, counted from this one", io.ControlAfterGenerate.fixed),
+                        preset_input(),
+                        io.String.Input(
+                            "filename_prefix",
+                            default="video/long",
+                            tooltip="Inside ComfyUI's output folder; what is unfinished lies beside it",
+                        ),
+                        KeyframesType.Input(
+                            "keyframes",
+                            optional=True,
+                            tooltip="Beside those of the timeline; frames are counted in the whole video",
+                        ),
+                        *_joint_inputs(),
+                        shift_input(f"Flow shift of {models_with('flow_shift')}; 0: the preset's"),
+                        *_file_inputs(),
+                        *_source_inputs(),
+                        sound_input(),
+                        source_sound_input(),
+                    ]
+                ),
                 COUNTS,
             ),
             outputs=[io.Video.Output(display_name="video", tooltip="The file that was written")],
@@ -166,66 +168,55 @@ class LongVideo(FileWriter):
         gone = host.files_gone(cls, inputs)
         try:
             pictures = read_timeline(inputs.get("timeline") or "", 24.0, 10**9).pictures
-            return [gone, *(host.modified(Path(host.input_file(picture.file))) for picture in pictures)]
+            files = dict.fromkeys(picture.file for picture in pictures)
+            return [gone, *(host.modified(Path(host.input_file(file))) for file in files)]
         except ValueError:  # told when the node runs
             return [gone]
 
     @classmethod
+    def check_lazy_status(cls, **inputs: InputValue) -> list[str]:
+        """Refuse what cannot work before anything that the video is made of is made."""
+        return check_long_ahead(cls, inputs)
+
+    @classmethod
     def execute(
         cls,
-        model: VideoModel,
-        timeline: str,
-        frames: int,
         filename_prefix: str,
-        window: int = 0,
-        overlap: int = 0,
-        keyframes: tuple[Keyframe, ...] = (),
-        adain: float = 0.25,
-        memory: float = 0.0,
-        hold: float = 1.0,
-        fps: float = 0.0,
         crf: int = 17,
-        tile: int = 0,
         unfinished: str = RESUME,
         joined: bool = True,
-        audio: InputValue = None,
-        source_sound: bool = True,
         **inputs: InputValue,
     ) -> io.NodeOutput:
-        from ..samplers.decode import eight_bits, tiling_of
+        from ..samplers.decode import eight_bits
         from ..samplers.long.fingerprint import render_fingerprint, upgraded
         from ..samplers.long.job import ENDING, Job
-        from ..samplers.long.plan import LongVideoOptions
         from ..samplers.long.render import Callbacks, clip_pieces, render
 
-        sampled = _sampled_rate(model, inputs)
-        fps, sound, sound_notes = cls.rate_and_sound(model, fps, audio, source_sound and inputs.get("source"), sampled)
-        options = LongVideoOptions(window, overlap, adain, memory, hold)
-        story, plan = _planned(model, timeline, fps, options, frames=frames, keyframes=keyframes, **inputs)
+        ready = prepared(filename_prefix=filename_prefix, joined=joined, **inputs)
+        host.forget_video()
+        model, story, plan, options, fps = ready.model, ready.timeline, ready.plan, ready.options, ready.fps
         size = plan.request.width, plan.request.height
-        model = decoded_as(model, plan.request)
-        tiling = tiling_of(model, *model.facts.latent_shape(*size, 1)[3:], tile)
         path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", *size)
-        job = Job(host.beside_output(filename_prefix, ENDING))
-        begun = render_fingerprint(model, story, plan, options)
-        job.begin(begun, unfinished == ANEW, lambda inputs: upgraded(inputs, model, plan))
-        tiling = tiling if tile else job.settled(tiling)
-        report = host.Report(cls)
-        report.tell(*host.gone_notes(cls), *notes, *sound_notes)
-        changed = {"adain": adain, "memory": memory, "hold": hold, "joined": joined, "extend": inputs.get("extend")}
-        report.tell(*idle(cls, changed, model))
-        report.tell(*plan.notes, *host.shortage(model, plan.longest))
-        watch = _Watching(report, model, plan, job)
-        with watch.explaining(), heard_by(report.tell):
-            if tiling is not None and tiling.size and not tile:
-                say(decoded_in_tiles(tiling, model))
-            callbacks = Callbacks(watch.step, report.tell)
-            pieces = watch.counted(render(model, story, plan, options, job, tiling, callbacks, eight_bits))
-            before = clip_pieces(plan.clip, size, eight_bits) if joined else ()
-            total = plan.request.frames - plan.shared + (len(plan.clip) if joined and plan.clip is not None else 0)
-            metadata = host.metadata(cls, _note(model, plan, total, fps))
-            report_file(report, crf, write_video(path, chain(before, pieces), size, fps, crf, metadata, sound))
-        job.drop()
+        begun, report = render_fingerprint(model, story, plan, options), host.Report(cls)
+        with closing(Job(host.beside_output(filename_prefix, ENDING))) as job, heard_by(report.tell):
+            job.begin(begun, unfinished == ANEW, lambda inputs: upgraded(inputs, model, plan))
+            is_tiled = inputs.get("tile", 0) > 0
+            tiling = ready.tiling if is_tiled else job.settled(ready.tiling)
+            report.tell(*host.gone_notes(cls), *notes, *ready.sound_notes, *_picture_notes(story))
+            report.tell(*idle(cls, {**inputs, "joined": joined}, model), *left_out(plan))
+            report.tell(*plan.notes, *host.shortage(model, plan.longest))
+            watch = _Watching(report, model, plan, job)
+            with watch.explaining():
+                if tiling.size and not is_tiled:
+                    say(decoded_in_tiles(tiling, model))
+                callbacks = Callbacks(watch.step, report.tell)
+                pieces = watch.counted(render(model, story, plan, options, job, tiling, callbacks, eight_bits))
+                before = clip_pieces(plan.clip, size, eight_bits) if joined else ()
+                total = plan.request.frames - plan.shared + (len(plan.clip) if joined and plan.clip is not None else 0)
+                metadata = host.metadata(cls, _note(model, plan, total, fps))
+                file = write_video(path, chain(before, pieces), size, fps, crf, metadata, ready.sound)
+                path = report_file(report, crf, *file)
+            job.drop()
         host.remember_file(cls, path)
         preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
         watch.report_cache()
@@ -233,30 +224,9 @@ class LongVideo(FileWriter):
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview.as_dict(), line))
 
 
-def _planned(
-    model: VideoModel, timeline: str, fps: float, options: LongVideoOptions, **inputs: InputValue
-) -> tuple[Timeline, LongPlan]:
-    """(the timeline, the plan of the video) that the inputs stand for; raises InputError."""
-    from ..samplers.long.plan import plan_long
-    from ..samplers.long.timeline import read_timeline
-
-    is_counted = inputs.get("frames_from", FRAMES) == FRAMES
-    story = read_timeline(timeline, fps, inputs["frames"] if is_counted else None)
-    pictures = tuple(Keyframe(host.input_image(p.file), p.frame, p.strength) for p in story.pictures)
-    keyframes = (*(inputs.pop("keyframes") or ()), *pictures)
-    plan = plan_long(model, story, request_of(model, keyframes=keyframes, fps=fps, **inputs), options)
-    return read_timeline(timeline, fps, plan.request.frames), plan  # no prompt begins behind the end
-
-
-def _sampled_rate(model: VideoModel, inputs: dict[str, InputValue]) -> float:
-    """Frames per second where nothing is asked for: the source's, the preset's, or the model's."""
-    preset = inputs.get("preset", DEFAULT)
-    return host.source_rate(inputs.get("source")) or model.complete(request_of(model, preset=preset)).fps
-
-
-def decoded_as(model: VideoModel, request: Request) -> VideoModel:
-    """The model, decoding as the preset of a complete request says."""
-    return model if request.program is None else replace(model, decoding=request.program.decoding)
+def _picture_notes(story: Timeline) -> list[str]:
+    """What is not used of the pictures of a timeline, each file once."""
+    return [note for file in dict.fromkeys(p.file for p in story.pictures) for note in host.picture_notes(file)]
 
 
 def _note(model: VideoModel, plan: LongPlan, frames: int, fps: float) -> dict[str, object]:
@@ -389,8 +359,10 @@ def _check_timeline(timeline: str, fps: float, frames: int) -> None:
     """Raise InputError for what is wrong with a timeline whatever the model is. fps, frames: 0 where not known."""
     from ..samplers.long.timeline import read_timeline
 
-    for picture in read_timeline(timeline, fps or None, frames or None).pictures:
-        host.input_file(picture.file)
+    pictures = read_timeline(timeline, fps or None, frames or None).pictures
+    for number, file in enumerate(dict.fromkeys(picture.file for picture in pictures)):
+        check = host.input_size if number < OPENED_BEFORE else host.input_file
+        check(file)
 
 
 class _Watching:
@@ -449,9 +421,12 @@ class _Watching:
             raise
         except Exception as error:
             count = len(self._plan.windows)
-            if not any(map(self._job.has, range(count))):
+            if not any(map(self._job.has_written, range(count))):
                 raise
-            done, place = sum(map(self._job.has, range(count))), self._job.folder.relative_to(host.output_folder())
+            done, place = (
+                sum(map(self._job.has_written, range(count))),
+                self._job.folder.relative_to(host.output_folder()),
+            )
             words = message("windows_kept", done=done, count=count, place=f"output/{place.as_posix()}")
             raise host.extended(error, words) from error
 

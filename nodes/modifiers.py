@@ -22,6 +22,7 @@ _SKIP_LAYER: dict[str, Wanted] = {"method": ("skip-layer",)}
 _TWO_EXPERTS: dict[str, Wanted] = {"family": with_feature("two_experts")}
 _APG: dict[str, Wanted] = {"method": ("apg",)}
 _STG: dict[str, Wanted] = {"method": ("stg",)}
+LONGEST_LIST = 2000  # characters of a list of numbers
 STG_INPUTS = ("scales", "stg_scales", "rescales", "timesteps", "stg_mode", "cfg_star")
 GUIDANCE_COUNTS: Conditions = {
     **dict.fromkeys(("low_noise_guidance", "boundary", "switch_step"), _TWO_EXPERTS),
@@ -226,9 +227,17 @@ def _noted(cls: type[io.ComfyNode], model: VideoModel, lines: tuple[Message, ...
     return io.NodeOutput(model, ui=report.ui())
 
 
+def _words(name: str, text: str) -> list[str]:
+    """The words of a list that people write, parted by commas or spaces; raises InputError for an endless one."""
+    if len(text) > LONGEST_LIST:
+        rule = message("list_long", most=LONGEST_LIST)
+        raise InputError(name, repr(f"{text[:40]}..."), rule, message("write_fewer"))
+    return text.replace(",", " ").split()
+
+
 def _block_numbers(layers: str) -> tuple[int, ...]:
     """The numbers in "7, 8, 9"; raises InputError for anything else."""
-    words = layers.replace(",", " ").split()
+    words = _words("layers", layers)
     if not all(word.isdecimal() for word in words):
         raise InputError("layers", repr(layers), message("layers_rule"), message("write_blocks"))
     return tuple(map(int, words))
@@ -236,8 +245,8 @@ def _block_numbers(layers: str) -> tuple[int, ...]:
 
 def _block_lists(layers: str) -> tuple[tuple[int, ...], ...]:
     """The lists of "11, 25; 22; 28", an empty one between two semicolons; raises InputError for anything else."""
-    parts = layers.split(";")
-    words = [part.replace(",", " ").split() for part in parts]
+    _words("layers", layers)
+    words = [_words("layers", part) for part in layers.split(";")]
     if not all(word.isdecimal() for part in words for word in part):
         raise InputError("layers", repr(layers), message("layers_lists_rule"), message("write_layers_lists"))
     return tuple(tuple(map(int, part)) for part in words) if layers.strip() else ()
@@ -246,7 +255,9 @@ def _block_lists(layers: str) -> tuple[tuple[int, ...], ...]:
 def _numbers(name: str, text: str) -> tuple[float, ...]:
     """The numbers in "1, 6, 8"; raises InputError for anything else."""
     try:
-        values = tuple(map(float, text.replace(",", " ").split()))
+        values = tuple(map(float, _words(name, text)))
+    except InputError:
+        raise
     except ValueError:
         values = (math.nan,)
     if not all(map(math.isfinite, values)):

@@ -1,20 +1,27 @@
-"""Frames become an mp4: they are made in the node's own thread and encoded in another."""
+"""Frames become an mp4: they are made in the node's own thread and encoded in another. What its nodes share."""
 
 from __future__ import annotations
 
+import errno
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from threading import Condition, Thread
 from typing import TYPE_CHECKING
 
 import torch
+from comfy_api.latest import io
 from torch import Tensor
 
-from ..loaders.files import put_in_place
+from ..loaders.devices import OutOfMemory, out_of_memory
+from ..loaders.files import part_beside, why_unwritten
 from ..loaders.messages import message, message_of
+from ..loaders.video_model import VideoModel
 from . import host
+from .types import InputValue
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -30,6 +37,67 @@ PATIENCE = 0.1  # seconds between two looks at whether the host wants to stop
 _UP_TO_AVX2 = "asm=MMX2,SSE2Fast,LZCNT,SSSE3,SSE4.2,AVX,FMA3,BMI2,AVX2"
 
 
+class FileWriter(io.ComfyNode):
+    """What nodes that write a video file share."""
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs: InputValue) -> list[float]:
+        """Write again where the file is gone that was written of these inputs."""
+        return [host.files_gone(cls, inputs)]
+
+    @staticmethod
+    def rate(model: VideoModel, fps: float, sampled: float = 0.0) -> float:
+        """Frames per second of the file; raises InputError. sampled: of the latents, 0 where they do not say it."""
+        from ..samplers.early import check_fps
+
+        check_fps(fps)
+        return fps or sampled or model.facts.fps
+
+    @classmethod
+    def rate_beside(
+        cls, model: VideoModel, fps: float, source: host.SourceSound | None, sampled: float = 0.0
+    ) -> tuple[float, list[str]]:
+        """(frames per second of the file, notes): as asked for, as sampled, or as the source whose sound goes along."""
+        if source is None or not 1 <= source.fps <= 240:
+            return cls.rate(model, fps, sampled), []
+        rate = cls.rate(model, fps, sampled or source.fps)
+        values = {"fps": f"{rate:g}", "source": f"{source.fps:g}"}
+        if abs(rate / source.fps - 1) > 1e-3:
+            return rate, [message("sound_out_of_step", **values)]
+        return rate, [] if fps else [message("rate_of_source", **values)]
+
+    @classmethod
+    def rate_and_sound(
+        cls, model: VideoModel, fps: float, audio: InputValue, source: object, sampled: float
+    ) -> tuple[float, host.Sound | None, list[str]]:
+        """(frames per second of the file, its sound, notes). source: what brings a sound where audio is not connected;
+        sampled: the rate of the latents."""
+        known = host.source_sound(source) if audio is None else None
+        if known is None:
+            fps = cls.rate(model, fps, sampled)
+            sound, notes = host.opened_audio(audio)
+            return fps, sound, [*notes, *cls.rate_apart(fps, sound, audio)]
+        sound, lost = host.opened_sound(known)
+        fps, notes = cls.rate_beside(model, fps, known, sampled)
+        return fps, sound, notes if sound is not None else lost
+
+    @staticmethod
+    def clip_apart(fps: float, clip: InputValue) -> list[str]:
+        """What to say of the clip that a file begins with, where it has other frames per second than the file."""
+        rate = host.source_rate(clip, "extend")
+        apart = rate and abs(fps / rate - 1) > 1e-3
+        return [message("clip_out_of_step", fps=f"{fps:g}", clip=f"{rate:g}")] if apart else []
+
+    @staticmethod
+    def rate_apart(fps: float, sound: host.Sound | None, audio: InputValue) -> list[str]:
+        """What to say of the sound of a video that has other frames per second than the file: where the file's frames
+        are made of that video's, the two drift apart."""
+        rate = host.source_rate(audio, "audio")
+        if sound is None or not rate or abs(fps / rate - 1) <= 1e-3:
+            return []
+        return [message("audio_out_of_step", fps=f"{fps:g}", audio=f"{rate:g}")]
+
+
 def write_video(
     path: Path,
     frames: Iterator[Tensor],
@@ -38,31 +106,64 @@ def write_video(
     crf: int,
     metadata: dict[str, str],
     sound: Sound | None = None,
-) -> list[str]:
-    """H.264 mp4 of pieces [n, H, W, 3] uint8, written under a temporary name; after any failure nothing is left under
-    the final one. Returns what became of the sound, in words.
+) -> tuple[Path, list[str]]:
+    """H.264 mp4 of pieces [n, H, W, 3] uint8, written under a temporary name and read back; after any failure nothing
+    is left under the final one. Returns (that file, what became of the sound, in words): `path`, or the next name that
+    nothing has.
 
     size: (width, height); crf: 0 (lossless) to 51; sound: as long as the picture, cut or followed by silence.
 
-    Raises OSError for a file that cannot be written, and RuntimeError for one that fails while the frames are made.
+    Raises OSError for a file that cannot be written, OutOfMemory where there is no memory for it, both in words, and
+    RuntimeError for a file that fails while the frames are made.
     """
     import av
 
-    part, notes = path.with_name(f".{path.name}.part.mp4"), list[str]()
+    counted, notes = list[int](), list[str]()
 
-    def write(pieces: Iterator[Tensor]) -> None:
-        with av.open(str(part), "w", options={"movflags": "use_metadata_tags+faststart"}) as container:
+    def write(pieces: Iterator[Tensor], part: Path) -> None:
+        options = {"movflags": "use_metadata_tags+faststart"}
+        with _in_words(path), av.open(str(part), "w", "mp4", options=options) as container:
             container.metadata.update(metadata)
-            notes.extend(_encode(container, pieces, size, fps, crf, sound))
+            count, words = _encode(container, pieces, size, fps, crf, sound)
+            counted.append(count)
+            notes.extend(words)
+
+    with ExitStack() as stack:
+        with _in_words(path):
+            part = stack.enter_context(part_beside(path))
+        overlap(_apart(frames), partial(write, part=part.path), host.stop_if_asked)
+        with _in_words(path):
+            check_video(part.path, sum(counted), size)
+            return part.take(path), notes
+
+
+def check_video(path: Path, count: int, size: tuple[int, int]) -> None:
+    """Read a video back: raises OSError unless it has so many frames of (width, height)."""
+    import av
+
+    found = 0
+    with suppress(av.FFmpegError, IndexError), av.open(str(path), "r", "mp4") as container:
+        stream = container.streams.video[0]
+        if (stream.width, stream.height) == size:
+            found = sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(stream))
+    if found != count:
+        raise OSError(errno.EIO, message("video_incomplete", count=found, wanted=count))
+
+
+@contextmanager
+def _in_words(path: Path) -> Iterator[None]:
+    """Say why a file could not be written, whichever library could not."""
+    from av.error import FFmpegError
 
     try:
-        overlap(_apart(frames), write, host.stop_if_asked)
-        put_in_place(part, path)
-    except OSError as error:
-        raise OSError(message("file_unwritten", file=path.name, error=error.strerror or error)) from error
-    finally:
-        part.unlink(missing_ok=True)
-    return notes
+        yield
+    except Exception as error:
+        is_memory = out_of_memory(error)
+        if not is_memory and not isinstance(error, (OSError, FFmpegError)):
+            raise
+        why = message("memory_ran_out") if is_memory else why_unwritten(error)
+        kind = OutOfMemory if is_memory else OSError
+        raise kind(message("file_unwritten", file=path.name, error=why)) from error
 
 
 def _apart(frames: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -80,8 +181,8 @@ def _encode(
     fps: float,
     crf: int,
     sound: Sound | None,
-) -> list[str]:
-    """Encode pieces as H.264 into an open container, and sound beside them; what became of the sound."""
+) -> tuple[int, list[str]]:
+    """Encode pieces as H.264 into an open container, and sound beside them; (frames, what became of the sound)."""
     import av
 
     rate, count = Fraction(fps).limit_denominator(1001), 0
@@ -99,7 +200,7 @@ def _encode(
         if writer is not None:
             writer.advance(count / rate)
     container.mux(stream.encode())
-    return writer.finish(count / rate) if writer is not None else []
+    return count, writer.finish(count / rate) if writer is not None else []
 
 
 def tag_bt709(context: VideoCodecContext) -> None:

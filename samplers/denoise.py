@@ -48,7 +48,7 @@ def sample(
     """
     request = plan.request
     model = guided_model(model, request)
-    _check_conditioning(model, conditioning, request)
+    _check_conditioning(model, conditioning, request, plan.shared > 0)
     with torch.no_grad(), explained(_activity(request), LESS_MEMORY):
         request = with_clip_latents(model, request)
         if plan.mask is not None:
@@ -161,22 +161,25 @@ class Sampling:
         return network
 
 
-def _check_conditioning(model: VideoModel, conditioning: Conditioning, request: Request) -> None:
+def _check_conditioning(model: VideoModel, conditioning: Conditioning, request: Request, extends: bool) -> None:
+    """Raise InputError for a prompt that was read for another model or another first frame. extends: whether that is a
+    clip's last one."""
     with about(conditioning):
         if (conditioning.family, conditioning.width) != (model.name, model.facts.text_width):
             what = message("prompt_of_other", family=conditioning.family, width=conditioning.width)
             rule = message("model_reads", family=model.name, width=model.facts.text_width)
             raise InputError("conditioning", what, rule, message("encode_with_same"))
         if model.facts.reads_pictures:
-            _check_picture(model, conditioning.picture, request)
+            _check_picture(model, conditioning.picture, request, extends)
 
 
-def _check_picture(model: VideoModel, picture: Tensor | None, request: Request) -> None:
+def _check_picture(model: VideoModel, picture: Tensor | None, request: Request, extends: bool) -> None:
     """Raise InputError unless the prompt was read along with the picture that the video begins with."""
     if picture is None or not torch.equal(picture, request.keyframes[0].images[:1]):
         value = message("without_picture") if picture is None else message("with_other_picture")
         rule = message("reads_first_frame", variant=model.variant)
-        raise InputError("conditioning", value, rule, message("connect_same_keyframes"))
+        remedy = message("connect_same_clip") if extends else message("connect_same_keyframes")
+        raise InputError("conditioning", value, rule, remedy)
 
 
 def _activity(request: Request) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import torch
 from packaging.version import Version
 
-from ..loaders.messages import InputError, both, message, sentences
+from ..loaders.messages import InputError, both, message, sentences, series
 from ..loaders.parts import Network
 from ..loaders.video_model import VideoModel
 
@@ -232,7 +232,7 @@ def absent() -> dict[str, str]:
 def check_offered(name: str) -> None:
     """Raise InputError for a kernel that there is not, or whose package is missing or too old."""
     if name not in KERNELS:
-        raise InputError("attention", name, message("no_kernel"), message("use_one_of", names=", ".join(KERNELS)))
+        raise InputError("attention", name, message("no_kernel"), message("use_one_of", names=series(KERNELS)))
     if lack := absent().get(name):
         raise refusal(name, (lack, KERNELS[name].package.source))  # type: ignore[union-attr]
 

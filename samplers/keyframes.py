@@ -6,14 +6,15 @@ from dataclasses import replace
 from itertools import pairwise
 
 import torch
+from torch import Tensor
 
-from ..loaders.common.images import is_frames, middle
-from ..loaders.messages import InputError, about, both, either, message
+from ..loaders.messages import InputError, Message, about, both, either, message
+from ..loaders.notices import stop_if_asked
 from ..loaders.request import Capabilities, Keyframe, Request
 from ..loaders.spec import titles_with
+from .sources.opened import cut_note
 
 _ENDS = {"first": message("first_frame"), "last": message("last_frame")}
-UNNOTICED = 0.97  # nobody minds a thirtieth of a side
 Placed = tuple[tuple[Keyframe, ...], tuple[str, ...]]  # (keyframes in order, notes on what was moved or cut)
 
 
@@ -24,15 +25,19 @@ def place_keyframes(keyframes: tuple[Keyframe, ...], capabilities: Capabilities,
     number in the list.
     """
     placed, notes = [], list[str]()
+    finite = set[object]()  # images that were looked through: many keyframes may show the same
     for number, keyframe in enumerate(keyframes, 1):
+        stop_if_asked()
         name = message("keyframe_name", number=number)
         with about(keyframe):
             _check(name, keyframe, capabilities)
+            _check_finite(name, keyframe.images, finite)
             at = _fitted(name, keyframe, capabilities, notes)
             at = replace(at, frame=_place(name, at, frames))
         placed.append((_moved(name, at, capabilities, frames, notes), number))
     placed.sort(key=lambda pair: pair[0].frame)
     for (first, one), (second, other) in pairwise(placed):
+        stop_if_asked()
         if second.frame < first.frame + len(first.images):
             where = message(
                 "keyframe_numbers", one=min(one, other), other=max(one, other), first=first.frame, second=second.frame
@@ -44,17 +49,12 @@ def place_keyframes(keyframes: tuple[Keyframe, ...], capabilities: Capabilities,
 
 
 def cut_notes(request: Request) -> tuple[str, ...]:
-    """Notes on pictures and videos of another shape than a complete request's: only their middle fills the video."""
-    media = [(message("keyframe_name", number=n), key.images) for n, key in enumerate(request.keyframes, 1)]
-    media += [(message("the_source"), request.source)] if is_frames(request.source) else []
-    if request.control is not None and is_frames(request.control.frames):
-        media.append((message("the_control"), request.control.frames))
-    notes = []
-    for name, images in media:
-        width, height = middle(images, request.width, request.height)
-        if width < UNNOTICED * images.shape[2] or height < UNNOTICED * images.shape[1]:
-            size, video = f"{images.shape[2]}x{images.shape[1]}", f"{request.width}x{request.height}"
-            notes.append(message("picture_cut", name=name, size=size, middle=f"{width}x{height}", video=video))
+    """Notes on keyframes of another shape than a complete request's: only their middle fills the video."""
+    notes: list[Message] = []
+    images = [keyframe.images for keyframe in request.keyframes if not keyframe.of_clip]
+    for number, each in enumerate(images, 1):
+        stop_if_asked()
+        notes.extend(cut_note(message("keyframe_name", number=number), each, request))
     return tuple(notes)
 
 
@@ -87,9 +87,17 @@ def _check(name: str, keyframe: Keyframe, capabilities: Capabilities) -> None:
             message("keeps_pictures", title=title),
             message("use_1"),
         )
-    if not torch.isfinite(keyframe.images).all():
+
+
+def _check_finite(name: str, images: Tensor, finite: set[object]) -> None:
+    """Whether images hold numbers alone. finite: those of which it is known."""
+    place = images.data_ptr(), images.shape, images.stride()
+    if place in finite:
+        return
+    if not torch.isfinite(images).all():
         rule = message("picture_nan")
         raise InputError("image", message("name_not_finite", name=name), rule, message("load_again"))
+    finite.add(place)
 
 
 def _fitted(name: str, keyframe: Keyframe, capabilities: Capabilities, notes: list[str]) -> Keyframe:

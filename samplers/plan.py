@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ..loaders.common.controls import check_range
 from ..loaders.common.images import is_frames
-from ..loaders.messages import InputError, about, either, message
+from ..loaders.messages import InputError, about, either, message, series
 from ..loaders.request import Control, Request
 from ..loaders.spec import titles_with
 from ..loaders.video_model import VideoModel
-from .caches.policy import Policy
+from .caches.policy import Policy, reuses_nothing
 from .caches.runner import planned
 from .early import check_fps, check_strength
 from .guidance import check_guidance, guided_model
@@ -22,7 +22,8 @@ from .kernels import attention_notes
 from .keyframes import cut_notes, place_keyframes
 from .loop import closed
 from .room import step_bytes
-from .solvers import TABLES, prediction_count, skipped
+from .solvers import TABLES, noise_schedule, prediction_count, run_predictions, skipped
+from .sources.awaited import Names, with_stand_ins
 from .sources.clip import clip_frames, goes_on, sized_as_clip
 from .sources.inpaint import hidden_keyframes, latent_mask
 from .sources.opened import lengthened, source_notes, through_door
@@ -53,13 +54,15 @@ class SamplingPlan:
     shared: int = 0
 
 
-def plan(model: VideoModel, request: Request, outline: bool = False) -> SamplingPlan:
+def plan(model: VideoModel, request: Request, outline: bool = False, awaited: Names = ()) -> SamplingPlan:
     """The plan of a request on a model; no weights are read.
 
-    outline: only size, length, steps, guidance, cache and speed are checked, as where the keyframes or the control that
-    sampling will need are not there yet. Raises InputError for what this model cannot do.
+    outline: only size, length, steps, guidance, cache and speed are checked, as where nothing is known of the keyframes
+    and the control. awaited: names of inputs that are connected and still to come; all that does not rest on what they
+    bring is checked. Raises InputError for what this model cannot do.
     """
     request, opening_notes = through_door(request)
+    request = with_stand_ins(model, request, awaited)
     request, length_notes = lengthened(model, request)
     request = model.complete(sized_as_clip(model, request))
     preset_notes = _preset_notes(model, request)
@@ -80,7 +83,7 @@ def plan(model: VideoModel, request: Request, outline: bool = False) -> Sampling
         mask, mask_notes = checked_mask(model, request)
         media_notes += mask_notes
     before = (*opening_notes, *length_notes, *preset_notes)
-    after = (*cache_notes, *attention_notes(model), *_lora_notes(model, request))
+    after = (*cache_notes, *attention_notes(model), *_idle_notes(model, request, policy))
     notes = (*before, *media_notes, *after)
     predictions = prediction_count(model, request)
     return SamplingPlan(request, policy, predictions, step_bytes(model, request, policy), notes, mask, shared)
@@ -100,10 +103,10 @@ def _preset_notes(model: VideoModel, request: Request) -> tuple[str, ...]:
 def _check_numbers(model: VideoModel, request: Request) -> None:
     offered = TABLES[model.solvers]
     if request.sampler not in offered:
-        remedy = message("use_one_of_or_default", names=", ".join(offered))
+        remedy = message("use_one_of_or_default", names=series(offered))
         raise InputError("sampler", request.sampler, message("no_sampler", title=model.title), remedy)
     if model.guidance.method == "cfg-zero*" and not offered[request.sampler].zero_steps:
-        names = ", ".join(name for name, solver in offered.items() if solver.zero_steps)
+        names = series(name for name, solver in offered.items() if solver.zero_steps)
         rule = message("no_zero_step")
         raise InputError("sampler", request.sampler, rule, message("use_one_of_or_default", names=names))
     if not (math.isfinite(request.guidance) and request.guidance >= 0):
@@ -117,14 +120,44 @@ def _check_numbers(model: VideoModel, request: Request) -> None:
         raise InputError("width, height, frames", size, rule, message("ask_smaller"))
 
 
-def _lora_notes(model: VideoModel, request: Request) -> tuple[str, ...]:
-    """What to say of LoRAs that are on in no step of a complete request."""
-    steps = request.steps - skipped(request.steps, request)
-    return tuple(
+def _idle_notes(model: VideoModel, request: Request, policy: Policy | None) -> tuple[str, ...]:
+    """What to say of what a person has set and no step of a complete request has a use for."""
+    steps, guidance, control = request.steps - skipped(request.steps, request), model.guidance, request.control
+    loras = tuple(
         message("lora_no_step", file=lora.file.name, steps=steps, start=lora.start, end=lora.end)
         for lora in model.loras
-        if int(lora.start * steps) >= int(lora.end * steps)
+        if _is_empty(steps, lora.start, lora.end)
     )
+    spans = [("guidance", guidance.start, guidance.end)]
+    if guidance.method == "skip-layer":
+        spans.append(("skip-layer", guidance.layer_start, guidance.layer_end))
+    if control is not None:
+        spans.append(("control", control.start, control.end))
+    idle = [span for span in spans if _is_empty(steps, *span[1:])]
+    notes = (*loras, *(message("no_step_between", name=name, steps=steps, start=s, end=e) for name, s, e in idle))
+    if control is not None and control.strength == 0:
+        notes += (message("control_at_0"),)
+    if policy is not None and reuses_nothing(policy, run_predictions(model, request)):
+        notes += (message("cache_reuses_nothing", cache=policy.title, count=run_predictions(model, request)),)
+    return notes + _expert_notes(model, request)
+
+
+def _expert_notes(model: VideoModel, request: Request) -> tuple[str, ...]:
+    """What to say where a change of experts that a person has set leaves one of them without a step."""
+    guidance = model.guidance
+    if not (guidance.boundary or guidance.switch_step):
+        return ()
+    low = model.low_noise_steps(request, noise_schedule(model, request, torch.device("cpu")))
+    if not low or any(low) != all(low):
+        return ()
+    name = "boundary" if guidance.boundary else "switch_step"
+    expert = message("high_noise_expert") if all(low) else message("low_noise_expert")
+    return (message("expert_no_step", input=name, value=getattr(guidance, name), expert=expert),)
+
+
+def _is_empty(steps: int, start: float, end: float) -> bool:
+    """Whether none of so many steps lies between two shares of them."""
+    return int(start * steps) >= int(end * steps)
 
 
 def _with_media(model: VideoModel, request: Request) -> tuple[Request, tuple[str, ...]]:
@@ -137,10 +170,11 @@ def _with_media(model: VideoModel, request: Request) -> tuple[Request, tuple[str
     check_strength(request.strength, request.source is not None)
     if request.source is not None:
         check_source(model, request, request.source)
+        check_computes(request)
     if request.control is not None:
         with about(request.control):
             _check_control(request, request.control)
-    return request, (*loop_notes, *notes, *source_notes(request, request.fps), *cut_notes(request))
+    return request, (*loop_notes, *notes, *source_notes(request), *cut_notes(request))
 
 
 def checked_mask(model: VideoModel, request: Request) -> tuple[Tensor | None, tuple[str, ...]]:
@@ -156,6 +190,15 @@ def checked_mask(model: VideoModel, request: Request) -> tuple[Tensor | None, tu
     if mask.min() == 1:
         return None, (message("mask_all_free"),)
     return mask, hidden_keyframes(model.facts, request, mask)
+
+
+def check_computes(request: Request) -> None:
+    """Raise InputError for a strength that leaves no step of a complete request, which would hand its source on."""
+    if request.steps < 1 or skipped(request.steps, request) < request.steps:
+        return
+    least = next(n for n in range(1, 10_001) if int(request.steps * n / 10_000) > 0) / 10_000
+    rule = message("strength_no_step", steps=request.steps)
+    raise InputError("strength", request.strength, rule, message("use_least_strength", least=f"{least:g}"))
 
 
 def check_source(model: VideoModel, request: Request, source: Tensor) -> None:

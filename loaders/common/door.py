@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..messages import InputError, Message, message
+from .images import MOST_PROPORTION
 
 WHITE = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}  # of the types that hold whole numbers
 NOTICED = 0.5 / 255  # what is less out of 0..1 no 8-bit image shows
@@ -16,13 +17,18 @@ def open_images(name: str, images: Tensor) -> Opened:
     """IMAGE of any float type or of whole numbers, on any device -> ([N, H, W, 3] float32 in 0..1 on the CPU, notes).
 
     [H, W, C] is one image. C: 1 is gray, 3 colours, of 4 the last one is alpha, which is left out as ComfyUI's own
-    Load Image does. Raises InputError, under this name, for another shape or type, and for NaN or infinite values.
+    Load Image does. Raises InputError, under this name, for another shape or type, for NaN or infinite values, and
+    for one side that is more than MOST_PROPORTION times the other.
     """
     if images.ndim == 3 and images.shape[-1] in (1, 3, 4):
         images = images.unsqueeze(0)
     if images.ndim != 4 or images.shape[-1] not in (1, 3, 4) or 0 in images.shape:
         rule, remedy = message("not_a_picture"), message("connect_picture")
         raise InputError(name, message("tensor_shape", shape=list(images.shape)), rule, remedy)
+    sides = images.shape[1:3]
+    if max(sides) > MOST_PROPORTION * min(sides):
+        rule = message("picture_proportion", most=MOST_PROPORTION)
+        raise InputError(name, message("tensor_shape", shape=list(images.shape)), rule, message("cut_picture"))
     values, notes = _values(name, images)
     if values.shape[-1] == 4:
         notes += (message("alpha_left_out", input=name),) if (values[..., 3] < 1).any() else ()

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..messages import InputError, message, sentences
+from ..messages import CheckpointError, InputError, message, sentences
 from ..parts import Tokenizer
 
 BRACKET = 1.1  # what a pair of brackets without a number weighs
+LONGEST = 20_000  # characters of a prompt: twice as many as the longest that a model reads can have
 DEEPEST = 100  # brackets inside of brackets; a prompt with more of them is none
 MOST_NAMED = 6  # of what a note lists
 _ESCAPED = {"\\(": "\x01", "\\)": "\x02"}  # brackets that are letters, while the others are looked for
@@ -45,6 +46,16 @@ def segments(text: str) -> tuple[Segment, ...]:
         inside, weight = _opened(piece, weight)
         waiting += [(inner, weight, depth + 1) for inner in _pieces(inside)][::-1]
     return tuple(found) or (Segment(""),)
+
+
+def check_length(name: str, text: str) -> None:
+    """Raise InputError for a prompt that is longer than any that can be read, before anything is looked for in it.
+
+    name: of the input that holds it.
+    """
+    if len(text) > LONGEST:
+        rule = message("prompt_endless", count=len(text), most=LONGEST)
+        raise InputError(name, f"{text[:40]!r}...", rule, message("shorten"))
 
 
 def as_letters(text: str) -> str:
@@ -103,7 +114,9 @@ def weighted_tokens(tokenizer: Tokenizer, parts: tuple[Segment, ...]) -> tuple[l
 def _special_ids(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """The ids that a tokenizer puts before and behind a text."""
     whole, bare = tokenizer("a").input_ids, tokenizer("a", add_special_tokens=False).input_ids
-    at = next(n for n in range(len(whole) + 1) if whole[n : n + len(bare)] == bare)
+    at = next((n for n in range(len(whole) + 1) if whole[n : n + len(bare)] == bare), None)
+    if at is None:
+        raise CheckpointError(message("tokenizer_strange"), message("download_tokenizer"))
     return whole[:at], whole[at + len(bare) :]
 
 
@@ -125,8 +138,8 @@ def emphasised(hidden: Tensor, empty: Callable[[], Tensor], weights: Tensor | No
 # what other programs understand -> what to do instead
 _FOREIGN = {
     r"<(?:lora|lyco|lycoris|hypernet):[^<>]*>": message("instead_of_lora"),
-    r"\{[^{}]*\|[^{}]*\}": message("instead_of_choice", choices="{a|b}"),
-    r"\[[^\[\]]*[:|][^\[\]]*\]": message("instead_of_schedule"),
+    r"\{[^{}|]*\|[^{}]*\}": message("instead_of_choice", choices="{a|b}"),
+    r"\[[^\[\]:|]*[:|][^\[\]]*\]": message("instead_of_schedule"),
     r"(?<!\S)embedding:\S+": message("instead_of_embedding"),
     r"(?<!\S)__[\w/*-]+__(?!\w)": message("instead_of_choice", choices="{a|b}"),
     r"(?<![A-Z])(?<![A-Z] )\b(?:BREAK|AND)\b(?! ?[A-Z]{2})": message("instead_of_break"),

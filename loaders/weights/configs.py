@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ..messages import CheckpointError as CheckpointError
 from ..messages import message
+from ..parts import ConfigDict
+from .json_files import parse_object, read_object
 
 
 class Config(dict[str, Any]):
@@ -18,24 +19,29 @@ class Config(dict[str, Any]):
         super().__init__(entries)
         self.name = name
 
+    def having(self, **entries: object) -> Config:
+        """The same with these entries too."""
+        return Config({**self, **entries}, self.name)
+
     def __missing__(self, key: str) -> Any:
         raise CheckpointError(message("file_incomplete", file=self.name, key=key), message("download_again"))
 
 
-def load_config(folder: Path, name: str = "config.json") -> Config:
-    """A diffusers or transformers config."""
+def load_config(folder: Path, name: str = "config.json", infinite: bool = False) -> Config:
+    """A diffusers or transformers config. infinite: as in `parse_json`."""
     file = folder / name
     if not file.exists():
         raise CheckpointError(
             message("config_missing", parent=folder.parent.name, folder=folder.name, file=name),
             message("download_folder"),
         )
+    return Config(read_object(file, infinite=infinite), f"{file.parent.name}/{name}")
+
+
+def stated_config(metadata: Mapping[str, str]) -> ConfigDict:
+    """What the `config` of a safetensors header says of the network; nothing where it cannot be read."""
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            message("not_json", folder=file.parent.name, file=name), message("download_again")
-        ) from error
-    if not isinstance(config, dict):
-        raise CheckpointError(message("no_entries", folder=file.parent.name, file=name), message("download_again"))
-    return Config(config, f"{file.parent.name}/{name}")
+        network = parse_object(metadata.get("config", "{}")).get("transformer")
+    except ValueError:
+        return {}
+    return network if isinstance(network, dict) else {}

@@ -18,6 +18,7 @@ from .bundle import read_part
 from .entry import Entry, describing, rename
 from .format import Entries, Weights
 from .gguf.names import original
+from .json_files import excerpt
 from .kinds import kind_of
 from .safetensors import read_file
 
@@ -215,17 +216,16 @@ def read_encoder(source: Path, kind: str, files: str = "") -> Weights:
 
     files: what to get instead, in words.
     """
-    if source.is_dir():
-        weights = read_part(source)
-        if weights.kind != KINDS[kind].architecture:
-            raise _wrong_kind(source, message("kind_weights", kind=weights.kind), kind, files)
-        return weights
-    entries = read_file(source)[0]
-    recognised, renamed = recognise(entries)
-    if recognised != kind:
-        title = KINDS[recognised].title if recognised else kind_of(entries)
-        raise _wrong_kind(source, title, kind, files)
-    return _described(source, kind, renamed)
+    with describing(source, KINDS[kind].architecture):
+        if source.is_dir():
+            other = lambda named: _wrong_kind(source, message("kind_weights", kind=excerpt(named)), kind, files)
+            return read_part(source, (KINDS[kind].architecture,), other)
+        entries = read_file(source)[0]
+        recognised, renamed = recognise(entries)
+        if recognised != kind:
+            title = KINDS[recognised].title if recognised else kind_of(entries)
+            raise _wrong_kind(source, title, kind, files)
+        return _described(source, kind, renamed)
 
 
 def _described(source: Path, kind: str, renamed: dict[str, Entry]) -> Weights:
@@ -270,7 +270,7 @@ def merge_vision_tower(language: Weights, tower: Weights) -> Weights:
         vision_config={**tower.config, "model_type": "clip_vision_model"},
         text_config={**language.config, "model_type": "llama"},
     )
-    return Weights(config, named)
+    return Weights(config, named, (*language.notes, *tower.notes))
 
 
 def output_width(weights: Weights) -> int:

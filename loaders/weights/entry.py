@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from torch import OutOfMemoryError
+
 from ..messages import CheckpointError as CheckpointError
-from ..messages import message
+from ..messages import RefusedError, message
 from .quantised import UNROTATED, Coding, Quantisation
 
 _AGAIN = message("download_again")
@@ -72,14 +74,20 @@ class Entry:
 
 @contextmanager
 def describing(file: Path, title: str) -> Iterator[None]:
-    """What goes wrong while the tensors of a file tell its config, as a CheckpointError. title: what it should be."""
+    """What goes wrong while tensors and configs of a file or folder are read, of whatever shapes and types, as a
+    CheckpointError. title: what it should be."""
     try:
         yield
-    except CheckpointError:
+    except (RefusedError, OutOfMemoryError, MemoryError):
         raise
     except KeyError as error:
-        raise CheckpointError(message("file_lacks", file=file.name, key=error.args[0]), _AGAIN) from error
-    except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            message("file_lacks", file=file.name, key=str(next(iter(error.args), ""))), _AGAIN
+        ) from error
+    except OSError as error:
+        rule = message("file_unreadable", file=file.name, error=error.strerror or error)
+        raise CheckpointError(rule, message("choose_another_file")) from error
+    except Exception as error:  # of torch, and of libraries that check configs with errors of their own
         raise CheckpointError(message("file_strange", file=file.name, title=title, error=error), _AGAIN) from error
 
 

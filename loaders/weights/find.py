@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -110,10 +111,10 @@ def read_source(file: Path, form: CheckpointFormat) -> Source:
     """What a single file holds, from its header alone."""
     entries, metadata = read_file(file)
     others = (*VAE_PREFIXES, *_OTHER_PREFIXES)
-    own = strip_prefix({k: e for k, e in entries.items() if not k.startswith(others)}, *NETWORK_PREFIXES)
-    if relative := relative_of(own):
-        raise CheckpointError(message("is_relative", file=file.name, title=relative.title), relative.remedy)
     with describing(file, form.spec.title):
+        own = strip_prefix({k: e for k, e in entries.items() if not k.startswith(others)}, *NETWORK_PREFIXES)
+        if relative := relative_of(own):
+            raise CheckpointError(message("is_relative", file=file.name, title=relative.title), relative.remedy)
         network = form.transformer(own, {**metadata, "file": file.name})
         inside = {"vae": _inside(entries, VAE_PREFIXES, form.vae)}
         if form.image_encoder is not None:
@@ -150,9 +151,9 @@ def read_vae(file: Path, form: CheckpointFormat) -> Weights:
     entries, _ = read_file(file)
     with describing(file, form.spec.title):
         weights = form.vae(strip_prefix(entries, *VAE_PREFIXES))
-    if weights is None:
-        rule = message("wrong_vae", file=file.name, kind=kind_of(entries), title=form.spec.title)
-        raise CheckpointError(rule, message("put_vae", vae=form.spec.vae))
+        if weights is None:
+            rule = message("wrong_vae", file=file.name, kind=kind_of(entries), title=form.spec.title)
+            raise CheckpointError(rule, message("put_vae", vae=form.spec.vae))
     return weights
 
 
@@ -204,14 +205,15 @@ def complete(form: CheckpointFormat, chosen: Files, offered: Mapping[str, Files]
     shown; tokenizers: kind of encoder -> its tokenizer's folder. Raises CheckpointError where none or several fit.
     """
     checkpoint = chosen["checkpoint"]
-    if checkpoint.is_dir():
-        return _complete_folder(form.spec, {**files_of(checkpoint), **chosen}, offered, tokenizers)
-    source = read_source(checkpoint, form)
-    try:
-        return _complete_file(form, source, dict(chosen), offered, tokenizers)
-    except CheckpointError:
-        source.parts[form.network].check()  # that the file is damaged goes before what is missing beside it
-        raise
+    with describing(checkpoint, form.spec.title):
+        if checkpoint.is_dir():
+            return _complete_folder(form.spec, {**files_of(checkpoint), **chosen}, offered, tokenizers)
+        source = read_source(checkpoint, form)
+        try:
+            return _complete_file(form, source, dict(chosen), offered, tokenizers)
+        except CheckpointError:
+            source.parts[form.network].check()  # that the file is damaged goes before what is missing beside it
+            raise
 
 
 def _complete_folder(
@@ -250,6 +252,7 @@ def _complete_file(
     if "vae" not in source.parts and "vae" not in files:
         channels = _network_channels(config)
         fitting = {name: file for name, file in offered.get("vae", {}).items() if _fits_vae(file, form, channels)}
+        fitting = dict(_whole(fitting, lambda file: read_vae(file, form)))
         files["vae"] = _only("vae", source.path, fitting, message("into_vae", vae=form.spec.vae))
     return files
 
@@ -264,7 +267,26 @@ def _network_config(folder: Path) -> Config:
 def find_encoder(spec: Spec, part: str, wanted: int, source: Path, offered: Files) -> Path:
     """The only offered file that is the encoder of this part, of this width (0: of any)."""
     fitting = {name: file for name, file in offered.items() if _fits(file, spec.encoders[part], wanted)}
-    return _only(part, source, fitting, spec.encoder_files[part])
+    whole = _whole(fitting, lambda file: read_encoder(file, spec.encoders[part]))
+    return _only(part, source, whole, spec.encoder_files[part])
+
+
+def _whole(fitting: Files, read: Callable[[Path], Weights]) -> Files:
+    """Of several files that could be meant, those whose every tensor fits; what is wrong with the only one is said when
+    it is read."""
+    if len(fitting) < 2:
+        return fitting
+    return {name: file for name, file in fitting.items() if _is_whole(file, read)}
+
+
+def _is_whole(file: Path, read: Callable[[Path], Weights]) -> bool:
+    """Whether every tensor of a file fits; one that is damaged is named in the log."""
+    try:
+        read(file).check()
+    except CheckpointError as error:
+        _log_damaged(file, error)
+        return False
+    return True
 
 
 def _only(part: str, source: Path, fitting: Files, advice: str) -> Path:
@@ -278,14 +300,40 @@ def _only(part: str, source: Path, fitting: Files, advice: str) -> Path:
     raise CheckpointError(message("none_fits", file=source.name, part=WORDS[part]), remedy)
 
 
+# what is said of a file that is no other model's, but damaged
+_DAMAGED = {
+    "damaged_size",
+    "file_lacks",
+    "file_large",
+    "file_short",
+    "file_strange",
+    "file_unreadable",
+    "gguf_damaged",
+    "header_damaged",
+    "header_gaps",
+    "header_sizes",
+    "json_file",
+    "no_plain_file",
+}
+
+
+def _log_damaged(file: Path, error: CheckpointError) -> None:
+    """Say in the log that a file was passed over because it is damaged; of other models' files there is nothing to
+    say."""
+    if getattr(error.rule, "key", "") in _DAMAGED:
+        logging.warning("Reelwire: %s", message("passed_over", file=file.name, error=error.rule))
+
+
 def _fits(file: Path, kind: str, wanted: int) -> bool:
     """Whether a file is an encoder of this kind and width; a damaged one is not, and of several shards the first
     stands for all."""
     if is_further_shard(file):
         return False
     try:
-        return wanted in (0, output_width(read_encoder(file, kind)))
-    except (CheckpointError, OSError):
+        with describing(file, kind):
+            return wanted in (0, output_width(read_encoder(file, kind)))
+    except CheckpointError as error:
+        _log_damaged(file, error)
         return False
 
 
@@ -293,6 +341,8 @@ def _fits_vae(file: Path, form: CheckpointFormat, channels: int) -> bool:
     if is_further_shard(file):
         return False
     try:
-        return _vae_channels(read_vae(file, form).config) == channels
-    except (CheckpointError, OSError, KeyError):
+        with describing(file, form.spec.title):
+            return _vae_channels(read_vae(file, form).config) == channels
+    except CheckpointError as error:
+        _log_damaged(file, error)
         return False

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +10,28 @@ import torch
 from torch import nn
 
 from ..messages import CheckpointError, message
-from ..parts import Config, Part, Progress
+from ..parts import Config, ConfigDict, Part, Progress
 from ..spec import Spec
+from .allowed import Shapes, allowed, kinds, of_class, table
+from .allowed.offline import offline
+from .configs import Config as NamedConfig
+from .configs import stated_config
 from .entry import Entry
-from .modules import build, fitting
+from .json_files import excerpt
+from .modules import build, outline
 
 Entries = Mapping[str, Entry]
+# what making a module raises where entries of its config do not fit together
+_DISAGREEMENTS = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 _OWN: dict[str, Callable[[], type[nn.Module]]] = {}  # name of a class that diffusers lacks -> imports it
 
 
@@ -37,11 +53,12 @@ class Weights:
 
     config: Config
     entries: Entries
+    notes: tuple[str, ...] = ()  # on entries of its config that are not used
 
     @property
     def kind(self) -> str:
         """The name of the class that the config asks for."""
-        return self.config.get("_class_name") or next(iter(self.config.get("architectures") or ["unknown"]))
+        return class_named(self.config) or "unknown"
 
     def build(self, dtype: torch.dtype, small: bool, storage: str, progress: Progress) -> nn.Module:
         """See `modules.build`."""
@@ -56,11 +73,12 @@ class Weights:
     def check(self) -> None:
         """Raise CheckpointError unless the config makes a network that every key and shape fits; reads no weights."""
         try:
-            fitting(self.module, self.entries)
+            outline(self.module, self.entries)
         except CheckpointError:
             raise
-        except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
-            rule = message("config_unusable", file=self._source(), kind=self.kind, error=error)
+        except _DISAGREEMENTS as error:
+            reason = error if isinstance(error, ValueError) else message("config_contradicts")
+            rule = message("config_unusable", file=self._source(), kind=self.kind, error=reason)
             raise CheckpointError(rule, message("download_again")) from error
 
     def _source(self) -> str:
@@ -74,11 +92,49 @@ class Weights:
         """A new module of the config's class, with no weights of these in it."""
         import transformers
 
-        if "_class_name" in self.config:
-            module: nn.Module = class_of(self.kind).from_config(dict(self.config))
-            return module
-        kind = getattr(transformers, self.kind)
-        return kind(kind.config_class.from_dict(dict(self.config)))
+        with offline():
+            if "_class_name" in self.config:
+                module: nn.Module = class_of(self.kind).from_config(dict(self.config))
+                return module
+            if self.kind not in kinds("encoders"):
+                raise CheckpointError(message("config_class", kind=excerpt(self.kind)), message("download_again"))
+            kind = getattr(transformers, self.kind)
+            return kind(kind.config_class.from_dict(dict(self.config)))
+
+
+def stated_entries(
+    metadata: Mapping[str, str], kind: str, entries: Entries, published: Collection[Config], keys: Collection[str]
+) -> ConfigDict:
+    """What the header of a single file says of its network, of these keys; raises CheckpointError for a value that
+    cannot be.
+
+    metadata: the header's, and "file", its name; published: configs of such networks.
+    """
+    stated = stated_config(metadata)
+    rules, shapes = of_class(class_of(kind), published), Shapes.of({key: entry.shape for key, entry in entries.items()})
+    known = {key: value for key, value in stated.items() if key in keys}
+    return dict(allowed(known, rules, shapes, metadata.get("file", ""))[0])
+
+
+def class_named(config: Config) -> str:
+    """The name of the class that a config asks for; empty where it names none."""
+    named, listed = config.get("_class_name"), config.get("architectures")
+    first = named or (next(iter(listed), "") if isinstance(listed, (list, tuple)) else "")
+    return first if isinstance(first, str) else ""
+
+
+def restricted(config: NamedConfig, kind: str, entries: Entries, published: Collection[Config] = ()) -> Weights:
+    """A network of an allowed class with what its config may say; raises CheckpointError for a value that cannot be.
+
+    published: configs of such networks, whose words may stand in it too.
+    """
+    shapes = Shapes.of({key: entry.shape for key, entry in entries.items()})
+    if kind in kinds("encoders"):
+        said = {key: value for key, value in config.items() if key != "model_type"}  # which the class decides
+        clean, notes = allowed(said, table("encoders", kind), shapes, config.name)
+        return Weights(clean.having(architectures=[kind]), entries, notes)
+    clean, notes = allowed(config, of_class(class_of(kind), published), shapes, config.name)
+    return Weights(clean.having(_class_name=kind), entries, notes)
 
 
 @dataclass(frozen=True)

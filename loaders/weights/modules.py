@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -9,16 +10,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ..messages import CheckpointError as CheckpointError
 from ..messages import listed, message
 from ..parts import Progress
 from .entry import IDENTITY, Entry
 from .quantised import FORMATS, TILE, Coding, Tensors, round_up, swizzled, unswizzled
-from .safetensors import _open
+from .safetensors import WatchedFile
 from .stored import BY_NAME, Stored, is_ggml, is_small, narrow, widen
 
 _IN_A_BLOCK = re.compile(r"\.\d+\.")  # layers outside of the blocks are few, and their errors reach everything
+LEAST_TABLES = 2**24  # bytes of tables of positions that any network may have
 AT_ONCE = 2**26  # bytes that are read before a file is opened anew, so that its pages do not count as ours for long
 
 
@@ -79,6 +82,8 @@ def _widen(tensors: Tensors, entry: Entry, dtype: torch.dtype) -> Tensor:
     if is_ggml(entry.dtype) or entry.scales:
         return widen(tensors, entry.coding, dtype)
     raw = tensors["weight"]
+    if raw.numel() != math.prod(entry.shape):
+        raise CheckpointError(message("file_changed", file=entry.file.name), message("load_anew"))
     return (raw.to(dtype) if raw.is_floating_point() else raw).reshape(entry.shape)
 
 
@@ -86,6 +91,30 @@ def read_tensors(entries: Mapping[str, Entry]) -> Iterator[tuple[str, Tensor]]:
     """Tensors one by one, in their own shapes, numbers as float32."""
     for name, tensors in _read(entries):
         yield name, _widen(tensors, entries[name], torch.float32)
+
+
+def outline(make: Callable[[], nn.Module], entries: Mapping[str, Entry]) -> nn.Module:
+    """A module of shapes alone, to which no memory goes; raises CheckpointError unless every key fits, and for tables
+    beside the weights that are far larger than these."""
+    with torch.device("meta"), without_init():
+        module = make()
+    check_fit(module, entries)
+    known, weights = module.state_dict().keys(), sum(math.prod(entry.shape) for entry in entries.values())
+    tables = sum(buffer.nbytes for name, buffer in module.named_buffers() if name not in known)
+    if tables > max(weights // 4, LEAST_TABLES):
+        file = next((entry.file.name for entry in entries.values()), message("the_file"))
+        raise CheckpointError(message("config_tables", file=file, size=tables), message("download_again"))
+    return module
+
+
+class without_init(TorchFunctionMode):  # noqa: N801 (a context manager)
+    """Leaves new weights as they are: on the meta device there is nothing to fill."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return kwargs.get("tensor", args[0] if args else None)
+        return func(*args, **kwargs)
 
 
 @contextmanager
@@ -111,7 +140,7 @@ def _read(entries: Mapping[str, Entry]) -> Iterator[tuple[str, dict[str, Tensor]
     for file in sorted({e.file for e in entries.values()}):
         names, read = [name for name, entry in entries.items() if entry.file == file], 0
         while names:
-            with _open(file) as opened:
+            with WatchedFile(file) as opened:
                 while names and read < AT_ONCE:
                     name = names.pop(0)
                     entry = entries[name]

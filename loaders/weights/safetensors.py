@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
+import os
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..messages import CheckpointError as CheckpointError
 from ..messages import message
-from ..parts import Config
-from .entry import Entry
+from ..parts import Argument, Config, JsonObject
+from .entry import Entry, describing
+from .json_files import excerpt, open_file, parse_object
 from .quantised import FORMATS, FP8_FORMATS, check_shapes, read_quantisation, round_up
 from .shards import files_in, shards_of
 from .stored import FP8
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BYTES = {
     "F64": 8,
@@ -36,6 +41,11 @@ _BYTES = {
     "F8_E5M2": 1,
     "F8_E8M0": 1,
 }
+MOST_HEADER = 32 * 2**20  # bytes: trainers put up to 10 MB of notes into one
+MOST_TENSORS = 100_000  # published files have some 5000
+MOST_QUANT = 4096  # bytes of what a layer says of its quantisation
+MOST_AXES = 8  # of a tensor: published ones have five at most
+MOST_SIZE = 2**40  # of an axis
 
 
 def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
@@ -47,8 +57,8 @@ def read_header(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
 
 def _read_one(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     """The same of one file alone."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
+        size = os.fstat(stream.fileno()).st_size
         start = stream.read(8)
         if start[:4] == b"GGUF":
             from .gguf import read_gguf
@@ -61,17 +71,52 @@ def _read_one(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         ):
             raise CheckpointError(message("pickle", file=file.name), message("use_safetensors"))
         if not fits:
-            raise CheckpointError(message("damaged_size", file=file.name, size=size), message("download_again"))
+            raise _no_checkpoint(file, size, start + stream.read(100))
         try:
-            header: dict[str, Any] = json.loads(stream.read(length))
-            metadata = header.pop("__metadata__", {})
-            entries = {k: Entry(file, k, tuple(map(int, v["shape"])), str(v["dtype"])) for k, v in header.items()}
-            spans = sorted((int(begin), int(end)) for begin, end in (v["data_offsets"] for v in header.values()))
-            dict.items(metadata)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            header = parse_object(stream.read(min(length, MOST_HEADER + 1)), MOST_HEADER, unique=True)
+            metadata = _metadata(header.pop("__metadata__", {}))
+            if len(header) > MOST_TENSORS:
+                raise ValueError(len(header))
+            entries = {key: Entry(file, key, *_tensor(value)) for key, value in header.items()}
+            spans = sorted(_span(value["data_offsets"]) for value in header.values())
+        except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(message("header_damaged", file=file.name), message("download_again")) from error
     _check_spans(file, size - 8 - length, spans, entries.values())
     return entries, metadata
+
+
+def _no_checkpoint(file: Path, size: int, start: bytes) -> CheckpointError:
+    """What to say of a file that holds no tensors. start: its first bytes."""
+    text, values = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower(), {"file": file.name, "size": size}
+    if text.startswith(b"version https://git-lfs"):
+        return CheckpointError(message("file_is_pointer", **values), message("pull_it"))
+    if text.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
+        return CheckpointError(message("file_is_page", **values), message("download_itself"))
+    if start and all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in start):
+        return CheckpointError(message("file_is_text", **values), message("download_itself"))
+    return CheckpointError(message("damaged_size", **values), message("download_again"))
+
+
+def _metadata(value: object) -> dict[str, str]:
+    """Texts by name, as safetensors' own reader wants them; raises ValueError."""
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise ValueError(excerpt(value))
+    return value
+
+
+def _tensor(value: JsonObject) -> tuple[tuple[int, ...], str]:
+    """(shape, dtype) of a row of the header; raises ValueError, KeyError or TypeError for what is none."""
+    shape, dtype = value["shape"], value["dtype"]
+    if len(shape) > MOST_AXES or dtype not in _BYTES or not all(type(n) is int and 0 <= n < MOST_SIZE for n in shape):
+        raise ValueError(excerpt(value))
+    return tuple(shape), dtype
+
+
+def _span(offsets: list[int]) -> tuple[int, int]:
+    begin, end = offsets
+    if not (type(begin) is type(end) is int):
+        raise ValueError(excerpt(offsets))
+    return begin, end
 
 
 def _check_spans(file: Path, room: int, spans: list[tuple[int, int]], entries: Iterable[Entry]) -> None:
@@ -100,26 +145,31 @@ def read_file(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
     header) with `x.weight_scale` and what else its format needs, see `quantised`. Raises CheckpointError for a scale
     that belongs to nothing, for a format that is not known, and for numbers that are scaled in another way.
     """
-    entries, metadata = read_header(file)
-    layers = _quantised_layers(file, entries, metadata)
-    quantised = {
-        f"{layer}.weight": _quantised(file, entries, layer, config)
-        for layer, config in layers.items()
-        if config["format"] in FORMATS
-    }
-    taken = {scale.key for entry in quantised.values() for scale in entry.scales.values()}
-    rest = {k: e for k, e in entries.items() if k not in taken and not k.endswith(_MARKS)}
-    scales = {k: e for k, e in rest.items() if k.endswith(_SCALES)}
-    plain = {k: quantised.get(k, e) for k, e in rest.items() if k not in scales}
-    for key, scale in scales.items():
-        name = key.rpartition(".")[0] + ".weight"
-        if name not in plain or plain[name].dtype not in FP8 or math.prod(scale.shape) not in (1, plain[name].shape[0]):
-            raise CheckpointError(message("stray_scale", file=file.name, scale=key), _READABLE)
-        plain[name] = replace(plain[name], scales={"scale": scale})
-    for layer in layers:
-        if f"{layer}.weight" not in plain or not plain[f"{layer}.weight"].scales:
-            raise CheckpointError(message("lacks_scale", file=file.name, layer=layer), _READABLE)
-    return plain, metadata
+    with describing(file, message("any_model")):
+        entries, metadata = read_header(file)
+        layers = _quantised_layers(file, entries, metadata)
+        quantised = {
+            f"{layer}.weight": _quantised(file, entries, layer, config)
+            for layer, config in layers.items()
+            if config["format"] in FORMATS
+        }
+        taken = {scale.key for entry in quantised.values() for scale in entry.scales.values()}
+        rest = {k: e for k, e in entries.items() if k not in taken and not k.endswith(_MARKS)}
+        scales = {k: e for k, e in rest.items() if k.endswith(_SCALES)}
+        plain = {k: quantised.get(k, e) for k, e in rest.items() if k not in scales}
+        for key, scale in scales.items():
+            name = key.rpartition(".")[0] + ".weight"
+            if (
+                name not in plain
+                or plain[name].dtype not in FP8
+                or math.prod(scale.shape) not in (1, plain[name].shape[0])
+            ):
+                raise CheckpointError(message("stray_scale", file=file.name, scale=key), _READABLE)
+            plain[name] = replace(plain[name], scales={"scale": scale})
+        for layer in layers:
+            if f"{layer}.weight" not in plain or not plain[f"{layer}.weight"].scales:
+                raise CheckpointError(message("lacks_scale", file=file.name, layer=layer), _READABLE)
+        return plain, metadata
 
 
 def _quantised_layers(
@@ -129,23 +179,40 @@ def _quantised_layers(
     marks = [key for key in entries if key.endswith(".comfy_quant")]
     layers: dict[str, dict[str, Any]] = {}
     try:
-        listed = json.loads(metadata.get("_quantization_metadata", "{}")).get("layers", {})
-        for name, config in listed.items():  # by its whole name, or without the prefix of the network
-            keys = [key for key in entries if f".{key}".endswith(f".{name}.weight")]
-            layers |= {key.removesuffix(".weight"): {**config} for key in keys}
+        listed = parse_object(metadata.get("_quantization_metadata", "{}"), MOST_HEADER).get("layers", {})
+        for name, keys in _ending_with(listed, entries).items():
+            layers |= {key.removesuffix(".weight"): {**listed[name]} for key in keys}
         for shard in sorted({entries[key].file for key in marks}):
-            with _open(shard) as opened:
+            with WatchedFile(shard) as opened:
                 for key in (key for key in marks if entries[key].file == shard):
-                    layers[key.removesuffix(".comfy_quant")] = {**json.loads(bytes(opened.get_tensor(key).tolist()))}
+                    layers[key.removesuffix(".comfy_quant")] = _comfy_quant(opened, entries[key])
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
             message("quantisation_untold", file=file.name, error=error), message("download_again")
         ) from error
     for layer, config in layers.items():
         if config.get("format") not in (*FORMATS, *FP8_FORMATS):
-            name = config.get("format")
-            raise CheckpointError(message("format_unknown", file=file.name, layer=layer, format=repr(name)), _READABLE)
+            rule = message("format_unknown", file=file.name, layer=layer, format=excerpt(config.get("format")))
+            raise CheckpointError(rule, _READABLE)
     return layers
+
+
+def _ending_with(names: Iterable[str], entries: Mapping[str, Entry]) -> dict[str, list[str]]:
+    """Name of a layer -> the keys of its weights, by its whole name or without the prefix of the network."""
+    keys: dict[str, list[str]] = {name: [] for name in names}
+    for parts in {name.count(".") + 2 for name in keys}:
+        for key in entries:
+            end = ".".join(key.rsplit(".", parts)[-parts:])
+            if end.endswith(".weight") and (name := end.removesuffix(".weight")) in keys:
+                keys[name].append(key)
+    return keys
+
+
+def _comfy_quant(opened: Argument, entry: Entry) -> JsonObject:
+    """What a layer's `comfy_quant` says; raises ValueError."""
+    if math.prod(entry.shape) > MOST_QUANT or entry.dtype != "U8":
+        raise ValueError(f"{entry.key}: {entry.dtype} {excerpt(entry.shape)}")
+    return parse_object(bytes(opened.get_tensor(entry.key).flatten().tolist()))
 
 
 def _quantised(file: Path, entries: Mapping[str, Entry], layer: str, config: Config) -> Entry:
@@ -175,9 +242,51 @@ def read_folder(folder: Path) -> dict[str, Entry]:
     return {key: entry for file in files_in(folder) for key, entry in _read_one(file)[0].items()}
 
 
-def _open(file: Path) -> Any:
-    from safetensors import safe_open
+class WatchedFile:
+    """An open file of tensors that is refused in words once it is another than when it was opened: its pages are
+    mapped, and one that is cut meanwhile would end the whole process."""
 
-    from .gguf import GGUFTensors, is_gguf
+    def __init__(self, file: Path) -> None:
+        from safetensors import safe_open
 
-    return GGUFTensors(file) if is_gguf(file) else safe_open(file, framework="pt")
+        from .gguf import GGUFTensors, is_gguf
+
+        self._file = file
+        self._opened: Any = None
+        with self._reading():
+            self._status = _status(file)
+            self._opened = GGUFTensors(file) if is_gguf(file) else safe_open(file, framework="pt")
+
+    def __enter__(self) -> WatchedFile:
+        self._opened.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._opened.__exit__(*error)
+
+    def get_tensor(self, key: str) -> Tensor:
+        """The tensor as it lies on disk."""
+        with self._reading():
+            return self._opened.get_tensor(key)
+
+    def get_slice(self, key: str) -> Any:
+        """The tensor as it lies on disk, of which slices are read when they are taken."""
+        with self._reading():
+            return self._opened.get_slice(key)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        from safetensors import SafetensorError
+
+        try:
+            if self._opened is not None and _status(self._file) != self._status:
+                raise OSError
+            yield
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(message("file_changed", file=self._file.name), message("load_anew")) from error
+
+
+def _status(file: Path) -> tuple[int, int, int]:
+    """What changes when a file is written to, or another takes its name."""
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns, status.st_ino

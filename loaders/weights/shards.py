@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..messages import CheckpointError, message
+from .json_files import MOST_INDEX, read_object
 
 # as diffusion_pytorch_model-00001-of-00007.safetensors, with "fp16" behind the number or before it
 SHARD = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>(\.[^.]+)?\.(safetensors|gguf))")
+MOST_SHARDS = 1000  # a name alone can say 99999
+_FILE = re.compile(r"[^/\\:\x00-\x1f]{1,200}\.safetensors")  # a name in the same folder
 
 
 def is_further_shard(file: Path) -> bool:
@@ -25,8 +27,8 @@ def shards_of(file: Path) -> list[Path]:
     match = SHARD.fullmatch(file.name)
     if match is None:
         return [file]
-    count = int(match["count"])
-    names = [f"{match['name']}-{number:05}-of-{count:05}{match['end']}" for number in range(1, count + 1)]
+    numbers = range(1, min(int(match["count"]), MOST_SHARDS) + 1)
+    names = [f"{match['name']}-{number:05}-of-{match['count']}{match['end']}" for number in numbers]
     return _present(file.parent, names)
 
 
@@ -67,15 +69,12 @@ def _plainest(files: list[Path]) -> Path:
 def _names(index: Path) -> list[str]:
     """The files that an index names; raises CheckpointError for one that cannot be read, or points out of its
     folder."""
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        rule = message("not_json", folder=index.parent.name, file=index.name)
-        raise CheckpointError(rule, message("download_again")) from error
-    if not names or any(not isinstance(name, str) or Path(name).name != name for name in names):
+    listed = read_object(index, MOST_INDEX).get("weight_map")
+    names = list(listed.values()) if isinstance(listed, dict) else []
+    if not names or any(not isinstance(name, str) or not _FILE.fullmatch(name) for name in names):
         rule = message("no_entries", folder=index.parent.name, file=index.name)
         raise CheckpointError(rule, message("download_again"))
-    return names
+    return sorted({*names})
 
 
 def _present(folder: Path, names: list[str]) -> list[Path]:

@@ -1,21 +1,25 @@
 """Every call into ComfyUI, by rooms; what the nodes take from them."""
 
 from .arrivals import pending as pending
-from .files import Latent as Latent
 from .files import input_file as input_file
 from .files import input_image as input_image
+from .files import input_size as input_size
 from .files import latents_of as latents_of
+from .files import latents_on_disk as latents_on_disk
+from .files import picture_notes as picture_notes
 from .files import read_latents as read_latents
-from .files import save_latents as save_latents
 from .files import saved_latents as saved_latents
 from .folders import checkpoint_places as checkpoint_places
 from .folders import checkpoints as checkpoints
 from .folders import choose as choose
 from .folders import files as files
 from .folders import last_calibration as last_calibration
+from .folders import meant as meant
 from .folders import modified as modified
 from .folders import tokenizers as tokenizers
 from .folders import upsamplers as upsamplers
+from .latents import Latent as Latent
+from .latents import note_of as note_of
 from .machine import AUTO as AUTO
 from .machine import PRECISIONS as PRECISIONS
 from .machine import attention as attention
@@ -33,6 +37,7 @@ from .notes import serve_refusals as serve_refusals
 from .notes import speaking as speaking
 from .notes import valid as valid
 from .outputs import beside_output as beside_output
+from .outputs import check_output as check_output
 from .outputs import files_gone as files_gone
 from .outputs import gone_notes as gone_notes
 from .outputs import metadata as metadata
@@ -48,6 +53,10 @@ from .report import Report as Report
 from .sound import SOUND as SOUND
 from .sound import Sound as Sound
 from .sound import SourceSound as SourceSound
+from .sound import audio_of as audio_of
+from .sound import forget_video as forget_video
+from .sound import opened_audio as opened_audio
+from .sound import opened_sound as opened_sound
 from .sound import sound_of as sound_of
 from .sound import source_rate as source_rate
 from .sound import source_sound as source_sound

@@ -5,18 +5,29 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+import re
+import reprlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import wraps
-from numbers import Real
-from typing import Any
+from io import BytesIO
+from itertools import islice
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
 
-from comfy_api.latest import io
+from comfy_api.latest import InputImpl, io
 from torch import Tensor
 
-from ...loaders.messages import InputError, Message, message
+from ...loaders.common.video_files import OPTIONS, check_frames_of, check_sound_of
+from ...loaders.messages import LONGEST_NUMBER, InputError, Message, message
 from ...loaders.request import Conditioning, Control, Keyframe
 from ...loaders.video_model import VideoModel
+from .memory import whole_ram
+from .progress import stop_if_asked
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,14 @@ def _is_sound(value: object) -> bool:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, Real) and math.isfinite(value)
+    """Whether a value is a finite number; true and false are none, nor is a tensor with one in it."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return False
+    return int(value).bit_length() <= LONGEST_NUMBER if isinstance(value, Integral) else math.isfinite(value)
+
+
+def _is_whole(value: object) -> bool:
+    return _is_number(value) and value % 1 == 0  # type: ignore[operator]
 
 
 LINKED = {
@@ -62,10 +80,11 @@ LINKED = {
     "AUDIO": Arrival(_is_sound, message("takes_a_link"), message("connect_sound")),
     "VIDEO": Arrival(lambda value: hasattr(value, "get_components"), message("takes_a_link"), message("connect_video")),
 }
-_NUMBER = Arrival(_is_number, message("takes_a_number"), message("set_a_number"))
+HALF = re.compile(r"[\ud800-\udfff]")  # of a character beyond 16 bits, alone
+NUMBERS: Mapping[str, type[int | float]] = {"INT": int, "FLOAT": float}
 WIDGETS = {
-    "INT": _NUMBER,
-    "FLOAT": _NUMBER,
+    "INT": Arrival(_is_whole, message("takes_a_whole_number"), message("set_a_number")),
+    "FLOAT": Arrival(_is_number, message("takes_a_number"), message("set_a_number")),
     "BOOLEAN": Arrival(
         lambda value: isinstance(value, (bool, int)), message("takes_yes_or_no"), message("set_yes_or_no")
     ),
@@ -79,7 +98,7 @@ def check_arrivals(node: type[io.ComfyNode], values: Mapping[str, object], whole
 
     whole: whether all that the node needs is there, so that None is an input without a value.
     """
-    for field in (node.SCHEMA or node.define_schema()).inputs:
+    for field in _inputs(node):
         value = values.get(field.id)
         if value is None and (field.optional or not (whole and field.id in values)):
             continue
@@ -87,8 +106,66 @@ def check_arrivals(node: type[io.ComfyNode], values: Mapping[str, object], whole
         known = [(LINKED | WIDGETS)[kind] for kind in kinds if kind in LINKED or kind in WIDGETS]
         if known and not any(arrival.fits(value) for arrival in known):
             raise InputError(field.id, _shown(value), known[0].rule, known[0].remedy)
-        if whole and known == [_NUMBER]:
-            _check_range(field, value)  # type: ignore[arg-type]
+        if isinstance(value, str) and HALF.search(value):  # an escape of JSON can write it, and no encoder can read it
+            raise InputError(field.id, _shown(value), message("text_halves"), message("set_a_text"))
+
+
+def check_videos(node: type[io.ComfyNode], values: Mapping[str, object]) -> None:
+    """Raise InputError for a VIDEO from a file that cannot be decoded, or not in RAM: ComfyUI decodes all of its frames
+    at once."""
+    for field in _inputs(node):
+        kinds, video = field.get_io_type().split(","), values.get(field.id)
+        if "VIDEO" not in kinds or not isinstance(video, InputImpl.VideoFromFile):
+            continue
+        with opened_video(video, field.id) as file:
+            check_sound_of(field.id, file, stop_if_asked)
+        if "IMAGE" in kinds:
+            with opened_video(video, field.id) as file:
+                check_frames_of(field.id, file, video.get_active_trim_window(), whole_ram(), stop_if_asked)
+
+
+@contextmanager
+def opened_video(video: InputImpl.VideoFromFile, name: str) -> Iterator[InputContainer]:
+    """The file of a VIDEO; raises InputError, under this name, where it cannot be opened."""
+    import av
+    from av.error import FFmpegError
+
+    source = video.get_stream_source()
+    try:
+        inner = BytesIO(source.getbuffer()) if isinstance(source, BytesIO) else source
+        file = av.open(inner, "r", options=dict(OPTIONS))
+    except (FFmpegError, OSError, ValueError, LookupError) as error:
+        rule = message("video_unreadable", error=getattr(error, "strerror", None) or error)
+        raise InputError(name, message("a_video"), rule, message("another_video")) from error
+    with file:
+        yield file
+
+
+def check_widgets(node: type[io.ComfyNode], values: Mapping[str, object]) -> None:
+    """Raise InputError for a number out of its widget's range, and for a choice that is not in its list: what ComfyUI
+    checks of literals alone, and of none that `validate_inputs` is asked about."""
+    own = own_validation(node)
+    checked = set() if own is None else {*inspect.signature(own).parameters}
+    for field in _inputs(node):
+        value = values.get(field.id)
+        if isinstance(field, (io.Int.Input, io.Float.Input)) and isinstance(value, Real):
+            _check_range(field, value)
+        elif isinstance(field, io.Combo.Input) and isinstance(value, str) and field.id not in checked:
+            _check_choice(node, field, value)
+
+
+def plain_numbers(node: type[io.ComfyNode], values: Mapping[str, object]) -> dict[str, object]:
+    """The values of a node, numbers of other kinds (of NumPy, fractions) as Python's own. All have been checked."""
+    result = dict(values)
+    for field in _inputs(node):
+        kind, value = NUMBERS.get(field.get_io_type()), values.get(field.id)
+        if kind is not None and isinstance(value, Real) and type(value) not in (int, kind):
+            result[field.id] = kind(value)  # type: ignore[call-overload]
+    return result
+
+
+def _inputs(node: type[io.ComfyNode]) -> list[io.Input]:
+    return list((node.SCHEMA or node.define_schema()).inputs)
 
 
 def check_again(validate: Callable[..., bool | str] | None, values: Mapping[str, object]) -> None:
@@ -102,20 +179,38 @@ def check_again(validate: Callable[..., bool | str] | None, values: Mapping[str,
         raise InputError("", "", answer)  # which names its input
 
 
-def _check_range(field: io.Input, value: float) -> None:
-    """Raise InputError for a number outside of its widget's range, which ComfyUI checks of literals alone."""
-    least, most = getattr(field, "min", None), getattr(field, "max", None)
+def _check_range(field: io.Int.Input | io.Float.Input, value: Real) -> None:
+    """Raise InputError for a number out of its widget's range, and for what is none."""
+    least, most = field.min, field.max
+    if not _is_number(value):
+        raise InputError(field.id, _shown(value), message("takes_a_number"), message("set_a_number"))
     if (least is not None and value < least) or (most is not None and value > most):
         rule = message("takes_a_range", least=least, most=most)
         raise InputError(field.id, value, rule, message("set_a_number"))
+
+
+def _check_choice(node: type[io.ComfyNode], field: io.Combo.Input, value: str) -> None:
+    """Raise InputError for what is not in a list, nor in the one that is made anew, as files come and go."""
+    if value in field.options:
+        return
+    fresh = next(each for each in node.define_schema().inputs if each.id == field.id)
+    if value not in fresh.options:
+        raise InputError(field.id, value, message("takes_a_choice"), message("set_a_choice"))
 
 
 def _shown(value: object) -> Message:
     """A value and its Python type, or that there is none."""
     if value is None:
         return message("nothing")
-    short = f"{{...}} {list(map(str, value))[:4]}" if isinstance(value, Mapping) and value else repr(value)[:40]
+    if isinstance(value, Mapping) and value:
+        short: object = f"{{...}} {[str(name)[:40] for name in islice(value, 4)]}"
+    else:
+        short = value if isinstance(value, int) else _SHORT.repr(value)
     return message("value_of_type", shown=short, kind=type(value).__name__)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother = 3, 60, 60
 
 
 def bound(function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
@@ -134,23 +229,25 @@ def validated(node: type[io.ComfyNode], check: Callable[..., bool | str]) -> Non
     """Let ComfyUI ask this node, before a prompt is queued, about literals where links belong too.
 
     ComfyUI hands `validate_inputs` the inputs that its signature names, and leaves its own checks of these to it; of
-    those that take a link it has none. check: answers for (function, its arguments ...), as `valid` does.
+    those that take a link it has none, and of numbers one that lets NaN pass. check: answers for (function, its
+    arguments ...), as `valid` does.
     """
     own = own_validation(node)
     asked = [] if own is None else [*inspect.signature(own).parameters.values()]
     names = {parameter.name for parameter in asked}
-    sockets = [
-        f.id for f in node.define_schema().inputs if f.id not in names and {*f.get_io_type().split(",")} & {*LINKED}
+    asked_here = LINKED.keys() | NUMBERS.keys()
+    more_names = [
+        f.id for f in node.define_schema().inputs if f.id not in names and {*f.get_io_type().split(",")} & asked_here
     ]
 
     def validate_inputs(cls: type[io.ComfyNode], **values: object) -> bool | str:
         answer = check((check_arrivals, node, values, False))
-        if answer is not True or own is None:
-            return answer
-        return own(**{name: value for name, value in values.items() if name in names})
+        if answer is True and own is not None:  # which says more of what cannot be than a widget's range
+            answer = own(**{name: value for name, value in values.items() if name in names})
+        return check((check_widgets, node, values)) if answer is True else answer
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    more = [inspect.Parameter(name, kind, default=None) for name in sockets]
+    more = [inspect.Parameter(name, kind, default=None) for name in more_names]
     first = inspect.Parameter("cls", kind)
     validate_inputs.__signature__ = inspect.Signature([first, *asked, *more])  # type: ignore[attr-defined]
     node.validate_inputs = classmethod(validate_inputs)

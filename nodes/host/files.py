@@ -5,29 +5,46 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import folder_paths
 import torch
 from comfy_api.latest import io
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
-from ...loaders.files import write_whole
-from ...loaders.messages import CheckpointError, InputError, message
+from ...loaders.common.picture_files import picture_size, read_picture, unused_of_picture
+from ...loaders.files import make_folder, read_whole, remove, why_unwritten, write_new
+from ...loaders.messages import CheckpointError, InputError, Message, message
+from ...loaders.parts import JsonObject
 from ...loaders.video_model import VideoModel
+from ...loaders.weights.json_files import parse_json, parse_object
+from .latents import Latent, checked_note, note_of
+from .names import check_inside, found_in
+from .notes import extended
 from .outputs import metadata, output_folder
+from .progress import Interrupted
+from .sound import SOUND, SourceSound, facts_of, restored
+from .sound.kept import TENSOR
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+KEPT = "reelwire_kept"  # of a LATENT: a KeptFile
+MOST_NOTES = 100 * 2**20  # bytes of a header: as many as safetensors takes
+SAVED = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # of latents in files
 
-_ORIENTATION = 0x0112  # of Exif
-_FLIPS = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}  # orientation -> dimensions that run backwards
-Latent = dict[str, Any]  # the host's LATENT: "samples", and what comes with them
+
+@dataclass(frozen=True, eq=False)
+class KeptFile:
+    """The file that latents were read from; another node may have put other samples beside it since."""
+
+    path: Path
+    samples: Tensor
 
 
 # ---------------------------------------------------------------- the input folder
@@ -35,53 +52,50 @@ Latent = dict[str, Any]  # the host's LATENT: "samples", and what comes with the
 
 def input_file(name: str) -> str:
     """Where a file of the host's input folder lies; raises InputError where there is none."""
+    check_inside(name)
     folder = folder_paths.get_input_directory()
-    path = os.path.normpath(os.path.join(folder, name))
+    path = found_in(folder, name)
     if not folder_paths.is_within_directory(folder, path) or not os.path.isfile(path):
-        value = message("image_value", name=repr(name))
+        value = message("image_value", name=repr(name[:200]))
         raise InputError("timeline", value, message("no_input_picture"), message("put_or_keyframe"))
     return path
 
 
-def input_image(name: str) -> Tensor:
-    """An image of the host's input folder as [1, H, W, 3] in 0..1; raises InputError where there is none."""
+def input_size(name: str) -> tuple[int, int]:
+    """(width, height) of an image of the host's input folder, of which no pixel is read; raises InputError where there
+    is none, and for one that `input_image` would refuse by its header."""
     path = input_file(name)
+    with _about_picture(name):
+        return picture_size(path)
+
+
+def input_image(name: str, size: tuple[int, int] | None = None) -> Tensor:
+    """An image of the host's input folder as [1, H, W, 3] in 0..1; raises InputError where there is none.
+
+    size: (width, height) that it shall cover; None: as it is.
+    """
+    path = input_file(name)
+    with _about_picture(name):
+        return read_picture(path, size)
+
+
+@contextmanager
+def _about_picture(name: str) -> Iterator[None]:
+    """Name the picture of the timeline that cannot be read."""
     try:
-        return read_picture(path)
-    except (OSError, ValueError, SyntaxError) as error:
-        value, rule = message("image_value", name=repr(name)), message("unreadable_picture", error=error)
+        yield
+    except (OSError, ValueError) as error:
+        value, rule = message("image_value", name=repr(name[:200])), message("unreadable_picture", error=error)
         raise InputError("timeline", value, rule, message("save_anew")) from error
 
 
-def read_picture(path: str) -> Tensor:
-    """A picture as [1, H, W, 3] in 0..1, upright, without its alpha. Raises OSError or ValueError where it cannot be
-    read."""
-    from PIL import Image, ImageOps
-
-    with Image.open(path) as image:
-        if _is_deep(image):
-            return _deep(path, int(image.getexif().get(_ORIENTATION, 1)))
-        pixels = ImageOps.exif_transpose(image).convert("RGB")
-    return torch.tensor(bytearray(pixels.tobytes()), dtype=torch.uint8).view(1, pixels.height, pixels.width, 3) / 255
-
-
-def _is_deep(image: Image) -> bool:
-    """Whether a picture has more than 8 bits a channel, which Pillow cuts or scales wrongly."""
-    raw = next((str(tile[3]) for tile in getattr(image, "tile", ())), "")
-    return image.mode[0] in "IF" or "16" in raw
-
-
-def _deep(path: str, orientation: int) -> Tensor:
-    """A picture of more than 8 bits a channel. orientation: as Exif numbers them."""
-    import av
-
-    with av.open(path, "r") as file:
-        frame = next(file.decode(video=0), None)
-    if frame is None:
-        raise ValueError(message("no_pixels"))
-    pixels = torch.from_numpy(frame.to_ndarray(format="rgb48le").astype("float32")) / 65535
-    pixels = pixels.transpose(0, 1) if orientation > 4 else pixels
-    return pixels.flip(_FLIPS.get(orientation, ())).contiguous()[None]
+def picture_notes(name: str) -> list[Message]:
+    """What is not used of an image of the host's input folder; nothing of one that cannot be read, which is said where
+    it is."""
+    notes = list[Message]()
+    with suppress(OSError, ValueError):
+        notes.extend(unused_of_picture(input_file(name)))
+    return notes
 
 
 # ---------------------------------------------------------------- latents that outlive a failure
@@ -89,36 +103,91 @@ def _deep(path: str, orientation: int) -> Tensor:
 
 def saved_latents() -> dict[str, Path]:
     """Latents that failed decodes have left, newest first. (The host empties its temporary folder when it starts.)"""
-    paths = (output_folder() / "reelwire" / "latents").glob("*.safetensors")
-    return {path.name: path for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True)}
+    times = dict[Path, float]()
+    for path in (output_folder() / "reelwire" / "latents").glob("*.safetensors"):
+        with suppress(OSError):  # another process has used it up, or a link leads nowhere
+            status = path.stat()
+            if stat.S_ISREG(status.st_mode):
+                times[path] = status.st_mtime
+    return {path.name: path for path in sorted(times, key=lambda path: times[path], reverse=True)}
 
 
 def save_latents(latent: Latent, cls: type[io.ComfyNode]) -> Path:
-    """Write a LATENT to a new file, whole or not at all."""
+    """Write a LATENT to a new file, whole or not at all, with all that a decode of it needs; where it came from a kept
+    file, that one is named. Raises OSError or MemoryError."""
+    kept = latent.get(KEPT)
+    if isinstance(kept, KeptFile) and kept.samples is latent["samples"] and kept.path.exists():
+        return kept.path
     folder = output_folder() / "reelwire" / "latents"
-    family = latent.get("reelwire", {}).get("family", "latents")
+    note = note_of(latent)
+    family = note.get("family", "latents")
     path = folder / f"{family}_{time.strftime('%Y%m%d_%H%M%S')}_{uuid.uuid4().hex[:8]}.safetensors"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        note = (
-            {"reelwire": json.dumps(latent["reelwire"])} if "reelwire" in latent else {}
-        )  # to decode them, it is needed
-        samples = latent["samples"].contiguous().cpu()
-        write_whole(path, save({"samples": samples}, {**metadata(cls, None), **note}))
-    except OSError as error:
-        logging.warning("Reelwire: %s", message("latents_unkept", error=error.strerror or error))
-    return path
+    facts, tensors = _sound_facts(latent)
+    about = {**note, **facts}
+    texts = {**metadata(cls, None), **({"reelwire": json.dumps(about)} if about else {})}
+    content = save({"samples": latent["samples"].contiguous().cpu(), **tensors}, texts)
+    make_folder(folder)
+    return write_new(path, content)
 
 
-def read_latents(path: Path) -> Latent:
-    """A LATENT from a file of `save_latents`; raises CheckpointError where it is damaged."""
+@contextmanager
+def latents_on_disk(latent: Latent, cls: type[io.ComfyNode]) -> Iterator[None]:
+    """Keep latents on disk while they are decoded; after a failure they stay, and the error says where. Latents that
+    came from a kept file stay where they are."""
+    before, path = saved_latents().values(), None
     try:
-        with safe_open(path, "pt") as file:
-            note = (file.metadata() or {}).get("reelwire")  # not there for latents that stock nodes made
-            return {"samples": file.get_tensor("samples")} | ({"reelwire": json.loads(note)} if note else {})
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        path = save_latents(latent, cls)
+        words = message("latents_kept", place=f"output/{path.relative_to(output_folder()).as_posix()}")
+    except (OSError, MemoryError) as error:  # perhaps there is room in the folder of the video
+        words = message("latents_in_memory", error=why_unwritten(error))
+        logging.warning("Reelwire: %s", words)
+    is_new = path is not None and path not in {*before}
+    try:
+        yield
+    except Interrupted:
+        if path is not None and is_new:
+            remove(path)  # on purpose, and the host still holds them
+        raise
+    except Exception as error:
+        raise extended(error, words) from error
+    if path is not None and is_new:
+        remove(path)
+
+
+def _sound_facts(latent: Latent) -> tuple[JsonObject, dict[str, Tensor]]:
+    """(what a kept file says of the sound of the video that latents were made from, its samples), empty without one."""
+    source, note = latent.get(SOUND), note_of(latent)
+    if not isinstance(source, SourceSound):
+        return {}, {}
+    rate = note.get("fps") or source.fps
+    facts, tensors = facts_of(source, note.get("frames", 0) / rate + 1 if rate else 0.0)
+    return {"sound": facts}, tensors
+
+
+def read_latents(path: Path) -> tuple[Latent, list[str]]:
+    """(a LATENT from a file of `save_latents`, of this version or an earlier one; what of the file is not used, in
+    words); raises CheckpointError where it is damaged."""
+    try:
+        content = read_whole(path, follow=True)
+        header = parse_object(content[8 : 8 + int.from_bytes(content[:8], "little")], MOST_NOTES)
+        text = header.get("__metadata__", {}).get("reelwire")  # not there for latents that stock nodes made
+        tensors = load(content)
+        samples, heard = tensors["samples"], tensors.get(TENSOR)
+        if samples.dtype not in SAVED or samples.ndim not in (4, 5) or not samples.numel():
+            shape = message("tensor_shape", shape=list(samples.shape))
+            raise ValueError(message("value_of_type", shown=shape, kind=str(samples.dtype).removeprefix("torch.")))
+        note = {} if text is None else parse_json(text, infinite=True)
+    except (
+        *(OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, SafetensorError),
+    ) as error:
         rule = message("latents_damaged", file=path.name, error=error)
         raise CheckpointError(rule, message("choose_another_file")) from error
+    facts = note.pop("sound", None) if isinstance(note, dict) else None
+    note, notes = checked_note(note)
+    sound, sound_notes = restored(facts, heard)
+    latent: Latent = {"samples": samples, KEPT: KeptFile(path, samples)}
+    latent |= ({"reelwire": note} if note else {}) | ({} if sound is None else {SOUND: sound})
+    return latent, [*notes, *sound_notes]
 
 
 def latents_of(model: VideoModel, latent: Latent) -> Tensor:

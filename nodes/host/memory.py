@@ -186,6 +186,11 @@ def free_ram() -> int:
     return int(mm.get_free_memory(torch.device("cpu")))
 
 
+def whole_ram() -> int:
+    """Bytes of RAM that there are, free or not."""
+    return int(mm.get_total_memory(torch.device("cpu")))
+
+
 def _devices(part: str) -> tuple[Callable[[], torch.device], Callable[[], torch.device]]:
     """Where a part computes, and where it waits."""
     if part == "vae":

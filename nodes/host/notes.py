@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,14 +17,37 @@ from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 
 from ...loaders.devices import OutOfMemory, out_of_memory
-from ...loaders.messages import Message, Origin, data, message_of, sentences
-from .arrivals import bound, check_again, check_arrivals, lazy_status, own_validation, validated, wait_for_latents
+from ...loaders.messages import Message, Origin, data, message, message_of, quoted, sentences
+from ...loaders.notices import stopped_by
+from .arrivals import (
+    bound,
+    check_again,
+    check_arrivals,
+    check_videos,
+    check_widgets,
+    lazy_status,
+    own_validation,
+    plain_numbers,
+    validated,
+    wait_for_latents,
+)
+from .progress import Interrupted, stop_if_asked
+from .sound import forget_video
 
 if TYPE_CHECKING:
     from aiohttp import web
     from server import PromptServer
 
 T = TypeVar("T")
+
+
+class PanicError(ValueError):
+    """A library has given up in a way that Python does not expect."""
+
+    def __init__(self, kind: str, error: object) -> None:
+        super().__init__(message("library_panic", kind=kind, error=str(error)))
+
+
 Check = tuple[Any, ...]  # (function, its arguments ...); only Python 3.11 has a type for that
 
 _refusals: deque[str] = deque(maxlen=100)  # what was refused before it ran, of which the page gets the plain text alone
@@ -47,7 +71,8 @@ def _running(server: PromptServer) -> dict[str, object]:
     """The prompt that runs, and the id of its workflow, by which the page knows its tabs; None where that has none."""
     running, _ = server.prompt_queue.get_current_queue_volatile()
     for _, prompt_id, _, extra, *_ in running:
-        workflow = (extra.get("extra_pnginfo") or {}).get("workflow")
+        info = extra.get("extra_pnginfo")
+        workflow = info.get("workflow") if isinstance(info, dict) else None
         return {"prompt_id": prompt_id, "workflow": workflow.get("id") if isinstance(workflow, dict) else None}
     return {}
 
@@ -68,10 +93,12 @@ def valid(*checks: Check) -> bool | str:
     for check, *values in checks:
         try:
             if all(value is not None for value in values):
-                check(*values)
+                with contained():
+                    check(*values)
         except ValueError as error:
-            _refusals.append(message_of(error))
-            return message_of(error)
+            said = message_of(error)
+            _refusals.append(said if isinstance(said, Message) else quoted(said))
+            return _refusals[-1]
     return True
 
 
@@ -98,11 +125,22 @@ def speaking(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
     they are for."""
     wait_for_latents(node)
     check = own_validation(node)
-    node.execute = classmethod(_reported(node.execute.__func__, check))
+    node.execute = classmethod(_reported(_contained(node.execute.__func__), check))
     if any(field.lazy for field in node.define_schema().inputs):
-        node.check_lazy_status = classmethod(_reported(lazy_status(node), check))
+        node.check_lazy_status = classmethod(_reported(_contained(lazy_status(node)), check))
+    if node.fingerprint_inputs.__func__ is not io.ComfyNode.fingerprint_inputs.__func__:
+        node.fingerprint_inputs = classmethod(_contained(node.fingerprint_inputs.__func__))
     validated(node, valid)
     return node
+
+
+def _contained(function: Callable[..., T]) -> Callable[..., T]:
+    @wraps(function)
+    def run(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> T:
+        with contained():
+            return function(cls, *args, **kwargs)
+
+    return run
 
 
 def _reported(function: Callable[..., T], check: Callable[..., bool | str] | None) -> Callable[..., T]:
@@ -115,14 +153,18 @@ def _reported(function: Callable[..., T], check: Callable[..., bool | str] | Non
         values = bound(function, args, kwargs)
         check_arrivals(cls, values, function.__name__ == "execute")
         check_again(check, values)
-        return function(cls, *args, **kwargs)
+        check_widgets(cls, values)
+        check_videos(cls, values)
+        return function(cls, **plain_numbers(cls, values))
 
     @wraps(function)
     def run(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> T:
         context = get_executing_context()
         if context is None:
             return run_checked(cls, *args, **kwargs)
-        with _telling(context.node_id):
+        if cls.hidden is not None and not isinstance(cls.hidden.extra_pnginfo, dict):
+            cls.hidden.extra_pnginfo = {}  # whatever was sent along with a prompt that no page has made
+        with _telling(context.node_id), stopped_by(stop_if_asked):
             result = run_checked(cls, *args, **kwargs)
         if isinstance(result, io.NodeOutput):
             origin = _kind(context.node_id), context.node_id
@@ -132,12 +174,31 @@ def _reported(function: Callable[..., T], check: Callable[..., bool | str] | Non
     return run
 
 
+_ENDS = (Interrupted, KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError)  # are meant to
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """What is no Exception, as a panic of a library in Rust, as a PanicError: it would end the thread in which the host
+    runs the prompts of all people."""
+    try:
+        yield
+    except (Exception, *_ENDS):
+        raise
+    except BaseException as error:
+        raise PanicError(type(error).__name__, error) from error
+
+
 @contextmanager
 def _telling(node_id: str) -> Iterator[None]:
     """Tell the page of an error of ours, and which node has caused it, before the host tells where it was noticed."""
     try:
         yield
+    except _ENDS:
+        forget_video()
+        raise
     except Exception as error:
+        forget_video()
         try:
             said = message_of(error)
             if isinstance(said, Message):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from comfy.cli_args import args
 from comfy_api.latest import io
 from comfy_execution.progress import get_progress_state
 
+from ...loaders.files import make_folder, part_beside
 from ...loaders.messages import message
 from ...loaders.parts import JsonObject
 from .names import FORBIDDEN, check_prefix, nodes_of, parts, resolved
@@ -26,14 +28,36 @@ def output_folder() -> Path:
 def output_file(
     cls: type[io.ComfyNode], prefix: str, suffix: str, width: int, height: int
 ) -> tuple[Path, str, list[str]]:
-    """(a new file in the output folder, its subfolder, notes) for a file name prefix of a node."""
+    """(the next file name in the output folder, its subfolder, notes) for a file name prefix of a node. The name is
+    not taken yet: another process may be faster. Raises OSError, in words, where nothing can be written there."""
     check_prefix(prefix)
     prompt, extra = cls.hidden.prompt or {}, cls.hidden.extra_pnginfo or {}
-    prefix, notes = resolved(prefix, nodes_of(prompt, extra.get("workflow")))
-    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-        "/".join(parts(prefix)), folder_paths.get_output_directory(), width, height
-    )
-    return Path(folder) / f"{name}_{counter:05}_{suffix}", subfolder, notes
+    prefix, notes = resolved(prefix, nodes_of(prompt, extra.get("workflow"), _titles()))
+    try:
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            "/".join(parts(prefix)), folder_paths.get_output_directory(), width, height
+        )
+        path = Path(folder) / f"{name}_{counter:05}_{suffix}"
+        with part_beside(path):
+            return path, subfolder, notes
+    except OSError as error:
+        where = "/".join(parts(prefix)[:-1]) or "."
+        raise OSError(message("output_unwritable", folder=where, error=error.strerror or error)) from error
+
+
+def check_output() -> None:
+    """Raise OSError, in words and before anything is sampled, where the output folder takes no file."""
+    try:
+        make_folder(output_folder())
+        with part_beside(output_folder() / "any"):
+            pass
+    except OSError as error:
+        raise OSError(message("output_unwritable", folder=".", error=error.strerror or error)) from error
+
+
+def _titles() -> Mapping[str, str]:
+    """Node type -> what the host calls it. Its module has the name of a room of this pack."""
+    return getattr(sys.modules.get("nodes"), "NODE_DISPLAY_NAME_MAPPINGS", {})
 
 
 def beside_output(prefix: str, suffix: str) -> Path:
@@ -48,7 +72,16 @@ def metadata(cls: type[io.ComfyNode], note: Mapping[str, object] | None) -> dict
     if args.disable_metadata:
         return {}
     values = {"prompt": _as_sent(cls.hidden.prompt), **(cls.hidden.extra_pnginfo or {}), "reelwire": note}
-    return {name: json.dumps(value) for name, value in values.items() if value is not None}
+    texts = {name.encode(errors="replace").decode(): _json(value) for name, value in values.items()}
+    return {name: text for name, text in texts.items() if text}
+
+
+def _json(value: object) -> str:
+    """A value as JSON; empty where there is none, or it lies too deep to be written: no video is lost for that."""
+    try:
+        return "" if value is None else json.dumps(value)
+    except (RecursionError, ValueError):
+        return ""
 
 
 def _as_sent(prompt: JsonObject | None) -> JsonObject | None:

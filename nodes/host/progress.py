@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING
 import comfy.model_management as mm
 import comfy.utils
 from comfy.cli_args import LatentPreviewMethod, args
+
+from ...loaders.messages import message
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -37,10 +40,19 @@ def progress() -> Callable[..., None]:
         stop_if_asked()
         now, preview = time.monotonic(), None
         if picture is not None and (done >= total or now - last >= PREVIEWS_EVERY) and _previews_are_seen():
-            last, preview = now, ("JPEG", picture(), args.preview_size)
+            last, preview = now, _preview(picture)
         bar.update_absolute(done, total, preview)
 
     return update
+
+
+def _preview(picture: Callable[[], Image]) -> tuple[str, Image, int] | None:
+    """A preview as ComfyUI takes it; None, and logged, where it cannot be made: no run ends for it."""
+    try:
+        return "JPEG", picture(), args.preview_size
+    except Exception:
+        logging.warning("Reelwire: %s", message("no_preview"), exc_info=True)
+        return None
 
 
 def _previews_are_seen() -> bool:

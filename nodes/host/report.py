@@ -10,8 +10,11 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...loaders.common.door import open_images, open_mask
-from ...loaders.messages import data
+from ...loaders.messages import Message, data, message, quoted
 from .notes import displayed, send
+
+MOST_NOTES = 100  # that stay on a node
+LONGEST_NOTE = 2000  # characters of one that is no message of ours
 
 
 class Report:
@@ -19,6 +22,7 @@ class Report:
 
     def __init__(self, cls: type[io.ComfyNode]) -> None:
         self._node, self._messages = displayed(cls.hidden.unique_id), list[str]()
+        self._full = False
 
     def __contains__(self, text: str) -> bool:
         """Whether this was told already."""
@@ -26,10 +30,15 @@ class Report:
 
     def tell(self, *messages: str, level: int = logging.WARNING) -> None:
         """Show messages on the node, where they stay, and log them for those who run without the page."""
-        for text in messages:
+        room = max(MOST_NOTES - len(self._messages), 0)
+        shown = [text if isinstance(text, Message) else quoted(text, LONGEST_NOTE) for text in messages[:room]]
+        if len(messages) > room and not self._full:
+            shown.append(message("more_notes", count=len(messages) - room))
+            self._full = True
+        for text in shown:
             logging.log(level, "Reelwire: %s", text)
-        self._messages += messages
-        self._send(messages, passing=False)
+        self._messages += shown
+        self._send(shown, passing=False)
 
     def images(self, name: str, images: Tensor) -> Tensor:
         """An IMAGE as the models take it, with what was changed told; raises InputError for what is none."""

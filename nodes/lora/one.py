@@ -9,7 +9,17 @@ from ...loaders.video_model import VideoModel
 from .. import host
 from ..effect import counted, idle
 from ..types import model_input, model_output, share_input
-from .shared import STRENGTH, Row, distilled_input, low_noise_input, modified, one_expert, with_lora, with_presets
+from .shared import (
+    STRENGTH,
+    Row,
+    distilled_input,
+    low_noise_input,
+    modified,
+    one_expert,
+    preset_notes,
+    with_lora,
+    with_presets,
+)
 
 
 class AddLoRA(io.ComfyNode):
@@ -43,7 +53,8 @@ class AddLoRA(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, lora: str, **_: object) -> list[float]:
         """Load again when the file was replaced, or what lies beside it and says something of it."""
-        return modified(path) if (path := host.files("loras").get(lora)) else []
+        files = host.files("loras")
+        return modified(files[name]) if (name := host.meant(lora, files)) else []
 
     @classmethod
     def execute(
@@ -62,6 +73,7 @@ class AddLoRA(io.ComfyNode):
         unused = idle(cls, {"low_noise_strength": low_noise_strength}, model)
         report = host.Report(cls)
         report.tell(*unused, *one_expert(model, "low_noise_strength", low_noise_strength), *lines)
+        report.tell(*preset_notes(model, distilled))
         return io.NodeOutput(with_presets(changed, distilled), ui=report.ui())
 
 

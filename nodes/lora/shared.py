@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ...loaders.messages import Message, message
+from ...loaders.messages import Message, between, listed, message
 from ...loaders.parts import Config, Part
 from ...loaders.spec import with_feature
 from ...loaders.video_model import VideoModel
 from .. import host
 from ..words import models_with
+
+if TYPE_CHECKING:
+    from ...loaders.weights.lora import LoRA
+    from ...loaders.weights.lora.blocks import Ranges
 
 # step-distillation LoRAs -> what their makers sample with: lightx2v/Wan2.1-Distill-Models, Wan2.2-Lightning (README),
 # tianweiy/CausVid, hao-ai-lab/FastVideo (FastHunyuan)
@@ -46,15 +51,45 @@ def with_lora(model: VideoModel, row: Row) -> tuple[VideoModel, tuple[Message, .
 
     check_steps(row.start, row.end)
     ranges, part = parse_blocks(row.blocks), _network(model)
+    if not row.strength and not (row.low_noise and "transformer_2" in model.parts):
+        return model, (message("lora_off", file=row.file.name),)
     contents = read_lora(row.file, model.checkpoint, part, 2 if "transformer_2" in model.parts else 1)
     layers = {*contents.deltas, *(contents.low_deltas or ())}
     lists = tuple(filter(None, (*model.stacks.lists, model.stacks.beside))) if model.stacks else ()
     factors = block_factors(ranges, lists, part.tensors, layers)
     strengths = row.strength, row.low_noise
-    parts, words = (contents.deltas, contents.low_deltas), canonical(ranges)
-    lora = LoRA(row.file, *strengths, *parts, row.start, row.end, words, factors, contents.settings)
+    parts, blocks = (contents.deltas, contents.low_deltas), canonical(ranges)
+    lora = LoRA(row.file, *strengths, *parts, row.start, row.end, blocks, factors, contents.settings)
     named = () if contents.low_deltas is not None else _named_expert(model, row)
-    return replace(model, loras=(*model.loras, lora)), (*contents.notes, *named)
+    words = (*_works(model, lora), *_blocks_notes(ranges, lists, part, lora))
+    return replace(model, loras=(*model.loras, lora)), (*words, *contents.notes, *named)
+
+
+def _works(model: VideoModel, lora: LoRA) -> Iterator[Message]:
+    """What to say of a LoRA that changes a model."""
+    from ...loaders.weights.lora import rank_of
+
+    layers = {*lora.deltas, *(lora.low_deltas or ())}
+    ranks = [rank_of({role: entry.shape for role, entry in delta.factors.items()}) for delta in lora.deltas.values()]
+    known = sorted({rank for rank in ranks if rank})
+    if layers and all(lora.factors.get(name, 1.0) == 0 for name in layers):
+        yield message("lora_blocks_off", file=lora.file.name, blocks=lora.blocks)
+    elif known:
+        rank = between(str(known[0]), str(known[-1]))
+        yield message("lora_works_rank", file=lora.file.name, count=len(layers), rank=rank)
+    else:
+        yield message("lora_works", file=lora.file.name, count=len(layers))
+    if any(each.file == lora.file for each in model.loras):
+        yield message("lora_twice", file=lora.file.name)
+
+
+def _blocks_notes(ranges: Ranges, lists: tuple[str, ...], part: Part, lora: LoRA) -> Iterator[Message]:
+    """What to say of "rest", which many read as the blocks that are not named."""
+    from ...loaders.weights.lora import rest_of
+
+    outside, unnamed = rest_of(ranges, lists, part.tensors, {*lora.deltas, *(lora.low_deltas or ())})
+    if unnamed and any(first < 0 for first, _, _ in ranges):
+        yield message("blocks_rest", outside=outside, unnamed=unnamed)
 
 
 def _network(model: VideoModel) -> Part:
@@ -91,6 +126,16 @@ def with_presets(model: VideoModel, distilled: str) -> VideoModel:
     usual, values = model.facts.presets["default"], DISTILLED[distilled]
     changed: Config = {**usual, **{name: value for name, value in values.items() if name in usual}}
     return replace(model, facts=replace(model.facts, presets={**model.facts.presets, "default": changed}))
+
+
+def preset_notes(model: VideoModel, distilled: str) -> tuple[Message, ...]:
+    """What to say of a distillation's numbers: which count, and that others belong to another kind of model."""
+    usual, values = model.facts.presets["default"], DISTILLED[distilled]
+    counts = [f"{name} {usual[name]:g} -> {values[name]:g}" for name in values if name in usual]
+    strange = [name for name in values if name not in usual and name != "guidance_2"]
+    names = {"distilled": distilled, "title": model.title}
+    sets = (message("distilled_sets", numbers=listed(counts), **names),) if counts else ()
+    return (*sets, message("distilled_strange", names=", ".join(strange), **names)) if strange else sets
 
 
 def modified(*files: Path) -> list[float]:

@@ -10,7 +10,17 @@ from ...loaders.video_model import VideoModel
 from .. import host
 from ..effect import Conditions, Wanted, counted, idle
 from ..types import InputValue, model_input, model_output
-from .shared import STRENGTH, Row, distilled_input, low_noise_input, modified, one_expert, with_lora, with_presets
+from .shared import (
+    STRENGTH,
+    Row,
+    distilled_input,
+    low_noise_input,
+    modified,
+    one_expert,
+    preset_notes,
+    with_lora,
+    with_presets,
+)
 
 ROWS = range(1, 9)
 NONE = "none"
@@ -56,7 +66,8 @@ class StackLoRAs(io.ComfyNode):
     def fingerprint_inputs(cls, **inputs: InputValue) -> list[float]:
         """Load again when a file was replaced, or what lies beside it and says something of it."""
         files = host.files("loras")
-        return modified(*(files[name] for n in ROWS if (name := inputs.get(f"lora_{n}")) in files))
+        names = (host.meant(inputs.get(f"lora_{n}", NONE), files) for n in ROWS)
+        return modified(*(files[name] for name in names if name))
 
     @classmethod
     def execute(cls, model: VideoModel, distilled: str = "none", **inputs: InputValue) -> io.NodeOutput:
@@ -70,7 +81,7 @@ class StackLoRAs(io.ComfyNode):
             changed, notes = with_lora(changed, Row(file, strength, low_noise, names=names))
             lines += [*one_expert(model, names[1], low_noise), *notes]
         report = host.Report(cls)
-        report.tell(*dict.fromkeys(lines))
+        report.tell(*dict.fromkeys(lines), *preset_notes(model, distilled))
         return io.NodeOutput(with_presets(changed, distilled), ui=report.ui())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from comfy_api.latest import io
 
 from ...loaders.spec import programs, with_feature
@@ -23,6 +25,8 @@ from ..words import frame_rules, models_with
 
 DEFAULT = "default"
 FRAMES, SOURCE = LENGTHS
+# inputs in the order in which they are waited for, those that may take hours last
+STAGES = (("keyframes", "control", "mask", "audio"), ("source", "extend"), ("conditioning",))
 PRESETS = (DEFAULT, "quality", "balanced", "speed", "distilled", *programs())
 
 PRESET = (
@@ -97,7 +101,6 @@ def sampler_inputs() -> list[io.Input]:
         model_input(),
         ConditioningType.Input(
             "conditioning",
-            lazy=True,
             tooltip="The prompts, from Encode Prompt (Video) with the same model",
         ),
         *size_inputs(),
@@ -115,7 +118,7 @@ def sampler_inputs() -> list[io.Input]:
         *source_inputs(),
         _fps_input(),
     ]
-    return counted(inputs, SAMPLER_COUNTS)
+    return counted(made_later(inputs), SAMPLER_COUNTS)
 
 
 def _fps_input() -> io.Input:
@@ -154,7 +157,6 @@ def video_inputs() -> list[io.Input]:
             "How much of the source is made anew: 1 all of it, .3 little",
             step=0.05,
             optional=True,
-            advanced=True,
         ),
     ]
 
@@ -177,13 +179,29 @@ def source_inputs() -> list[io.Input]:
             tooltip="frames: as many as frames says. source: as many as the source or the control video has, less what "
             "the model cannot make",
         ),
-        io.Image.Input(
+        io.MultiType.Input(
             "extend",
+            [io.Image, io.Video],
             optional=True,
             tooltip="The video goes on from the last frames of this clip: by latents on "
-            f"{models_with('latent_windows')}, else as models that start from pictures can",
+            f"{models_with('latent_windows')}, else as models that start from pictures can. A VIDEO brings its frame "
+            "rate along",
         ),
     ]
+
+
+def made_later(inputs: list[io.Input]) -> list[io.Input]:
+    """The inputs, of which ComfyUI makes what a link brings only when it is asked for, but for the model."""
+    for field in inputs:
+        if any(field.id in stage for stage in STAGES):
+            field.lazy = True
+    return inputs
+
+
+def wanted_next(later: Collection[str]) -> list[str]:
+    """Of the inputs that are still to come, those to ask for next."""
+    stages = ([name for name in stage if name in later] for stage in STAGES)
+    return next(filter(None, stages), [])
 
 
 def size_checks(width: int | None, height: int | None) -> tuple[host.Check, ...]:

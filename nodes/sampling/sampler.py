@@ -18,7 +18,7 @@ from ..origin import from_model
 from ..types import ABSENT, InputValue
 from ..words import sampled
 from .inputs import FRAMES, loop_input, media_checks, sampler_inputs, size_checks
-from .request import noise_mask_of, numbers_of, request_of
+from .request import check_ahead, clip_frames_of, decoding_of, noise_mask_of, request_of
 
 if TYPE_CHECKING:
     from ...samplers.caches.runner import Runner
@@ -86,18 +86,9 @@ class Sampler(SamplerNode):
         )
 
     @classmethod
-    def check_lazy_status(
-        cls, model: VideoModel, conditioning: Conditioning | None = None, **inputs: InputValue
-    ) -> list[str]:
-        """Refuse what cannot work before the prompt is encoded, so before any weights are read."""
-        from ...samplers.plan import plan
-
-        if later := host.pending(cls, inputs):
-            plan(model, request_of(model, **numbers_of(inputs)), outline=True)
-            return later
-        plan(model, request_of(model, **inputs))
-        host.source_sound(inputs.get("source"))
-        return ["conditioning"] if conditioning is None else []
+    def check_lazy_status(cls, model: VideoModel, **inputs: InputValue) -> list[str]:
+        """Refuse what cannot work before anything that the video is made of is made."""
+        return check_ahead(cls, model, inputs)
 
     @classmethod
     def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: InputValue) -> io.NodeOutput:
@@ -106,6 +97,7 @@ class Sampler(SamplerNode):
 
         source, report = inputs.get("source"), host.Report(cls)
         prepared, sound = plan(model, request_of(model, **inputs)), host.source_sound(source)
+        host.forget_video()
         report.tell(*prepared.notes, *host.shortage(model, prepared))
         watch, began = _Watching(model), time.monotonic()
         with heard_by(report.tell):
@@ -131,16 +123,13 @@ def latent_note(model: VideoModel, prepared: SamplingPlan, source: object) -> di
         **_clip_note(source, prepared),
         **({"loop": True} if request.loop else {}),
     }
-    if request.program is not None:
-        note["decoding"] = asdict(request.program.decoding)
-    return note
+    decoding = decoding_of(request, source)
+    return note if decoding is None else {**note, "decoding": asdict(decoding)}
 
 
 def _clip_note(source: object, prepared: SamplingPlan) -> dict[str, int]:
     """How many first frames are those of a clip that was extended, by this run or by that which made its source."""
-    earlier = source.get("reelwire", {}) if isinstance(source, dict) else {}
-    is_whole = earlier.get("frames") == prepared.request.frames
-    shared = prepared.shared or (earlier.get("clip_frames", 0) if is_whole else 0)
+    shared = prepared.shared or clip_frames_of(source, prepared.request.frames)
     return {"clip_frames": shared} if shared else {}
 
 

@@ -58,6 +58,7 @@ class LatentUpscale(io.ComfyNode):
                     display_name="latent", tooltip="Latents of twice the width and height, for Video Sampler as source"
                 )
             ],
+            hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -83,8 +84,9 @@ class LatentUpscale(io.ComfyNode):
     ) -> io.NodeOutput:
         part = cls._part(model, upsampler)
         samples, update = latents_of(model, latent), host.progress()
-        large = model.upscale(part, samples, adain, tone_map).cpu()
+        with host.latents_on_disk(latent, cls):
+            large = model.upscale(part, samples, adain, tone_map).cpu()
         update(1, 1, lambda: host.latent_preview(model, large))
-        note = {k: v * 2 if k in ("width", "height") else v for k, v in latent.get("reelwire", {}).items()}
+        note = {k: v * 2 if k in ("width", "height") else v for k, v in host.note_of(latent).items()}
         large_latent = from_model(model, model.to_host(large), note, host.source_sound(latent))
         return io.NodeOutput({**large_latent, **noise_mask_of(latent)})

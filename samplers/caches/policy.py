@@ -174,6 +174,13 @@ class Policy(ABC):
         return mechanism.stored_bytes(model, request, self.stored_values, self.stored_signals)
 
 
+def reuses_nothing(policy: Policy, predictions: int) -> bool:
+    """Whether no prediction of a run of so many lies where the options allow that it is reused."""
+    first = max(int(policy.start * predictions), policy.warmup)
+    last = min(int(policy.end * predictions), predictions - policy.computes_last_step)
+    return first >= last
+
+
 def check_span(start: float, end: float) -> None:
     """Raise InputError for shares of the steps between which nothing can be reused."""
     if not 0 <= start < end <= 1:

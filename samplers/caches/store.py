@@ -5,21 +5,27 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
+from typing import TypeVar
 
-from ...loaders.files import write_whole
+from ...loaders.files import alone_with, part_beside, why_unwritten, write_whole
 from ...loaders.messages import CheckpointError, message
 from ...loaders.parts import JsonObject
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
+from ...loaders.weights.json_files import MOST_INDEX, excerpt, parse_object, read_bytes, read_object
 from ..solvers import prediction_count, run_predictions
 
 ENDING = ".reelwire-cache.json"
 MOST_RUNS = 9
+MOST = 1e300  # of any number
+MOST_STEPS = 1000  # of a record: as many as any schedule has
+T = TypeVar("T")
+D = TypeVar("D", "Key", "Branch")
 Gram = tuple[tuple[float, ...], ...]
+_unwritten: dict[Path, tuple[Calibration, ...]] = {}  # what the disk did not take
 SAMPLE = 2**16  # bytes that are hashed at each of a few places of a large file
 
 
@@ -107,8 +113,12 @@ def file_of(checkpoint: Path) -> Path:
 
 def check_place(checkpoint: Path) -> None:
     """Raise OSError, before an hour of sampling, where no file can be written beside the checkpoint."""
-    if not os.access(checkpoint.parent, os.W_OK):
-        raise OSError(message("calibration_read_only", file=file_of(checkpoint).name, checkpoint=checkpoint.name))
+    try:
+        with part_beside(file_of(checkpoint)):
+            pass
+    except OSError as error:
+        words = message("calibration_read_only", file=file_of(checkpoint).name, checkpoint=checkpoint.name)
+        raise OSError(words) from error
 
 
 def fingerprint(checkpoint: Path) -> str:
@@ -128,45 +138,100 @@ def fingerprint(checkpoint: Path) -> str:
 def read(checkpoint: Path) -> tuple[Calibration, ...]:
     """The records of a checkpoint; none where there is no file, or one of other weights. Raises CheckpointError for a
     damaged one."""
+    return _with(_stored(checkpoint), _unwritten.get(file_of(checkpoint), ()))
+
+
+def _stored(checkpoint: Path) -> tuple[Calibration, ...]:
     file = file_of(checkpoint)
     if not file.exists():
         return ()
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parse_object(read_bytes(file, MOST_INDEX), MOST_INDEX)
         if content["checkpoint"] != fingerprint(checkpoint):
             return ()
         return tuple(_calibration(record) for record in content["records"])
-    except (ValueError, KeyError, TypeError) as error:
+    except CheckpointError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(message("calibration_damaged", file=file.name), message("delete_calibration")) from error
 
 
 def _calibration(record: JsonObject) -> Calibration:
-    key = Key(**{**record["key"], "loras": tuple(record["key"]["loras"])})
-    grams = {part: tuple(tuple(map(tuple, rows)) for rows in runs) for part, runs in record["grams"].items()}
-    return Calibration(key, grams, tuple(_branch(branch) for branch in record["branches"]))
+    """A record of a file; raises ValueError, KeyError, TypeError or AttributeError for what is none."""
+    grams = {part: tuple(map(_gram, runs[:MOST_RUNS])) for part, runs in record["grams"].items()}
+    sizes = [{len(gram) for gram in runs} for runs in grams.values()]
+    if not grams or any(len(size) != 1 for size in sizes):
+        raise ValueError(excerpt(sizes))
+    return Calibration(_typed(Key, record["key"]), grams, tuple(_typed(Branch, b) for b in record["branches"]))
 
 
-def _branch(values: JsonObject) -> Branch:
-    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
-    return Branch(**{**values, **lists})
+def _gram(rows: list[list[float]]) -> Gram:
+    """Scalar products of all steps with all."""
+    if not 0 < len(rows) <= MOST_STEPS or any(len(row) != len(rows) for row in rows):
+        raise ValueError(len(rows))
+    return tuple(tuple(map(_real, row)) for row in rows)
+
+
+def _real(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MOST:
+        raise ValueError(excerpt(value))
+    return value
+
+
+_FIELDS: Mapping[str, Callable[[object], object]] = {
+    "int": lambda value: _exactly(int, value),
+    "str": lambda value: _exactly(str, value),
+    "float": _real,
+    "tuple[str, ...]": lambda values: tuple(_exactly(str, value) for value in _exactly(list, values)),
+    "tuple[float, ...]": lambda values: tuple(_real(value) for value in _exactly(list, values)),
+}
+
+
+def _exactly(kind: type[T], value: object) -> T:
+    if type(value) is not kind:
+        raise TypeError(excerpt(value))
+    return value
+
+
+def _typed(kind: type[D], values: JsonObject) -> D:
+    """A dataclass of a JSON object, each value of the type that its field has."""
+    types = {field.name: str(field.type) for field in fields(kind)}
+    checked: JsonObject = {name: _FIELDS[types[name]](value) for name, value in values.items()}
+    return kind(**checked)
 
 
 def stale(checkpoint: Path) -> bool:
     """Whether the file beside a checkpoint was made for other weights."""
     file = file_of(checkpoint)
-    return file.exists() and json.loads(file.read_text(encoding="utf-8")).get("checkpoint") != fingerprint(checkpoint)
+    return file.exists() and read_object(file, MOST_INDEX).get("checkpoint") != fingerprint(checkpoint)
 
 
 def add(checkpoint: Path, calibration: Calibration) -> Calibration:
-    """Put a record into the file, joined with an earlier one of the same key; returns what is there now."""
-    records = {record.key: record for record in read(checkpoint)}
-    earlier = records.get(calibration.key)
-    if earlier is not None and _sizes(calibration) == _sizes(earlier):
-        calibration = earlier.joined(calibration)
-    records[calibration.key] = calibration
-    content = {"checkpoint": fingerprint(checkpoint), "records": [asdict(record) for record in records.values()]}
-    write_whole(file_of(checkpoint), json.dumps(content).encode())
-    return calibration
+    """Put a record into the file, joined with an earlier one of the same key; returns what is there now.
+
+    Raises OSError where it cannot be written, in words: `read` knows it all the same, and the next call tries again.
+    """
+    file = file_of(checkpoint)
+    late = (*_unwritten.pop(file, ()), calibration)
+    try:
+        with alone_with(file):  # another process may add one at this moment
+            records = _with(_stored(checkpoint), late)
+            content = {"checkpoint": fingerprint(checkpoint), "records": [asdict(record) for record in records]}
+            write_whole(file, json.dumps(content).encode())
+    except (OSError, CheckpointError) as error:
+        _unwritten[file] = late
+        raise OSError(message("calibration_in_memory", file=file.name, error=why_unwritten(error))) from error
+    return next(record for record in records if record.key == calibration.key)
+
+
+def _with(records: tuple[Calibration, ...], more: tuple[Calibration, ...]) -> tuple[Calibration, ...]:
+    """Records with more of them, each joined with an earlier one of the same key."""
+    by_key = {record.key: record for record in records}
+    for record in more:
+        earlier = by_key.get(record.key)
+        is_alike = earlier is not None and _sizes(record) == _sizes(earlier)
+        by_key[record.key] = earlier.joined(record) if earlier is not None and is_alike else record
+    return tuple(by_key.values())
 
 
 def _sizes(calibration: Calibration) -> dict[str, int]:

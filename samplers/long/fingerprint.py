@@ -26,8 +26,10 @@ def render_fingerprint(
     """All that decides about the latents of a render, by the names that people know."""
     request = plan.request
     prompts = {f"prompt {i}": [prompt.frame, prompt.text] for i, prompt in enumerate(timeline.prompts, 1)}
+    pictures = {id(k.images): k.images for k in request.keyframes}  # many may show the same
+    shown = {key: fingerprint(images) for key, images in pictures.items()}
     keyframes = {
-        f"keyframe {i}": [k.frame, k.strength, fingerprint(k.images)] for i, k in enumerate(request.keyframes, 1)
+        f"keyframe {i}": [k.frame, k.strength, shown[id(k.images)]] for i, k in enumerate(request.keyframes, 1)
     }
     return {
         **_of_model(model),

@@ -4,50 +4,104 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
-from ...loaders.files import write_whole
+from ...loaders.files import (
+    MARK,
+    PART,
+    HeldError,
+    Lock,
+    is_plain,
+    make_marked_folder,
+    read_whole,
+    remove,
+    remove_marked_folder,
+    why_unwritten,
+    write_whole,
+)
 from ...loaders.messages import InputError, message
+from ...loaders.notices import say
 from ...loaders.parts import JsonObject
 from ...loaders.vae.tiles import Tiling
+from ...loaders.weights.json_files import MOST_INDEX, parse_object
 
 ENDING = ".unfinished"
-_WINDOW = "window_{}.safetensors"
+LOCK = MARK  # proves that a folder is ours, and says who is at it
+_INPUTS, _TILING = "inputs.json", "tiling.json"
+_WINDOW = re.compile(r"window_\d{4,}\.safetensors")
+_OURS = re.compile(rf"{LOCK}|{_INPUTS}|{_TILING}|{_WINDOW.pattern}|{PART.pattern}|\.[\w.]+\.part")
+_NOBODYS = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs[0-9a-f]+")  # what systems put everywhere
+_OF_A_RENDER = {"places of windows", "negative prompt", "steps"}  # inputs by which a job of older versions is known
+_unwritten: dict[Path, bytes] = {}  # windows that the disk did not take
 Upgrade = Callable[[Mapping[str, object]], dict[str, object]]
 
 
-@dataclass(frozen=True)
 class Job:
-    """A folder with the latents of the windows that are done, and the inputs that made them."""
+    """A folder with the latents of the windows that are done, and the inputs that made them.
 
-    folder: Path
+    One process at a time has it; what it cannot write it keeps in memory, and writes when the job is begun again.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = Lock(folder / LOCK)
 
     def begin(self, inputs: Mapping[str, object], anew: bool = False, upgrade: Upgrade = dict) -> None:
-        """Open the job for these inputs; raises InputError, naming what differs, where it was begun with others.
+        """Open the job for these inputs; raises InputError, naming what differs, where it was begun with others, where
+        another process is at it, and where the folder is not one of ours.
 
         anew: drop what was begun with others. upgrade: inputs that an earlier version wrote -> as this one writes them.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "inputs.json"
-        begun, now = _read(path), json.loads(json.dumps(dict(inputs)))
+        with self._explained():
+            self._open()
+            self._begin(json.loads(json.dumps(dict(inputs))), anew, upgrade)
+
+    def close(self) -> None:
+        """Let other processes go on with it."""
+        self._lock.release()
+
+    def _open(self) -> None:
+        """Make the folder and lock it, once it is proved to be ours."""
+        if self._lock.is_held:
+            return
+        if not os.path.lexists(self.folder):
+            make_marked_folder(self.folder)
+        self._check_owner()
+        try:
+            self._lock.acquire()
+        except HeldError as error:
+            what = message("job_of", folder=self.folder.name)
+            raise InputError(
+                "filename_prefix", what, message("job_held", **error.holder), message("job_wait")
+            ) from error
+        if not self._lock.is_sure:
+            say(message("job_unlocked", folder=self.folder.name))
+
+    def _begin(self, now: JsonObject, anew: bool, upgrade: Upgrade) -> None:
+        path = self.folder / _INPUTS
+        begun = _read(path)
         begun = None if begun is None else upgrade(begun)
-        if not any(self.folder.glob(_WINDOW.format("*"))):  # nothing is done, so nothing is lost
+        if begun != now:
+            self._forget_late()  # of inputs that are no more
+        self._write_late()
+        if not any(map(_WINDOW.fullmatch, os.listdir(self.folder))):  # nothing is done, so nothing is lost
             write_whole(path, json.dumps(now, indent=1, ensure_ascii=False).encode())
-            self._tiling.unlink(missing_ok=True)
+            remove(self._tiling)
             return
         different = [name for name in {**(begun or {}), **now} if (begun or {}).get(name) != now.get(name)]
         if different and anew:
-            self.drop()
-            self.begin(inputs)
+            self._empty()
+            self._begin(now, False, upgrade)
             return
         if begun is None:
             what = message("job_lost_inputs", folder=self.folder.name)
@@ -57,6 +111,43 @@ class Job:
             what = message("job_other_inputs", folder=self.folder.name, changes=changes)
             rule = message("job_rule")
             raise InputError("unfinished", what, rule, message("job_set_back"))
+
+    def _check_owner(self) -> None:
+        """Raise InputError where the folder is a link, or holds what this pack has not put there."""
+        if os.path.islink(self.folder):
+            rule = message("job_is_link")
+        elif strange := self._strange():
+            rule = message("job_not_ours", names=", ".join(name[:40] for name in strange[:3]))
+        elif not os.listdir(self.folder):
+            rule = message("job_is_empty")
+        else:
+            return
+        raise InputError("filename_prefix", message("job_of", folder=self.folder.name), rule, message("job_elsewhere"))
+
+    def _strange(self) -> list[str]:
+        """What in the folder is not ours, or keeps us from writing; with our lock in it, what else it holds is left
+        alone."""
+        if not self.folder.is_dir():
+            return []
+        names = sorted(name for name in os.listdir(self.folder) if not _NOBODYS.fullmatch(name))
+        if LOCK in names:
+            odd = [name for name in names if _OURS.fullmatch(name) and _is_folder(self.folder / name)]
+            return odd if is_plain(self.folder / LOCK, alone=True) else [LOCK]
+        of_older_version = any(map(_WINDOW.fullmatch, names)) or _read(self.folder / _INPUTS, _OF_A_RENDER)
+        ours = filter(_OURS.fullmatch, names if of_older_version else ())
+        return sorted({*names} - {name for name in ours if is_plain(self.folder / name)})
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say in words why the folder cannot be written; a job that is refused is let go."""
+        try:
+            yield
+        except OSError as error:
+            self.close()
+            raise OSError(message("job_unwritten", folder=self.folder.name, error=error.strerror or error)) from error
+        except BaseException:
+            self.close()
+            raise
 
     def settled(self, tiling: Tiling) -> Tiling:
         """The tiles that this job was begun with, so that the frames do not depend on the memory of the moment."""
@@ -68,50 +159,90 @@ class Job:
 
     def settle(self, tiling: Tiling) -> None:
         """Decode with these tiles from now on."""
-        write_whole(self._tiling, json.dumps(asdict(tiling)).encode())
+        with self._explained():
+            write_whole(self._tiling, json.dumps(asdict(tiling)).encode())
 
     @property
     def _tiling(self) -> Path:
-        return self.folder / "tiling.json"
+        return self.folder / _TILING
 
     def has(self, number: int) -> bool:
-        """Whether the latents of a window have been written."""
-        return self._file(number).exists()
+        """Whether the latents of a window are kept, on disk or in memory."""
+        return self._file(number) in _unwritten or self.has_written(number)
+
+    def has_written(self, number: int) -> bool:
+        """Whether the latents of a window are on disk."""
+        return os.path.lexists(self._file(number))
 
     def read(self, number: int) -> Tensor | None:
         """Latents of a window; None where there are none, or the file is damaged (it is then removed)."""
         path = self._file(number)
-        if not path.exists():
+        if path in _unwritten:
+            return load(_unwritten[path])["latents"]
+        if not os.path.lexists(path):
             return None
-        try:
-            with safe_open(path, "pt") as file:
-                latents, digest = file.get_tensor("latents"), file.metadata()["digest"]
-        except (OSError, SafetensorError, KeyError, TypeError, ValueError):
-            latents, digest = torch.empty(0), "unreadable"
-        if _digest(latents) == digest:
-            return latents
-        path.unlink()
-        return None
+        latents = _latents(path)
+        if latents is None:
+            remove(path)
+        return latents
 
     def write(self, number: int, latents: Tensor) -> None:
-        """Keep the latents of a window, whole or not at all."""
-        latents = latents.contiguous().cpu()
+        """Keep the latents of a window, whole or not at all: in memory, and an OSError that says so, where the disk
+        does not take them."""
+        latents, path = latents.contiguous().cpu(), self._file(number)
+        content = save({"latents": latents}, {"digest": _digest(latents)})
         try:
-            write_whole(self._file(number), save({"latents": latents}, {"digest": _digest(latents)}))
-        except OSError as error:
-            raise OSError(message("window_unkept", number=number + 1, error=error.strerror or error)) from error
+            write_whole(path, content)
+        except (OSError, MemoryError) as error:
+            _unwritten[path] = content
+            raise OSError(message("window_unkept", number=number + 1, error=why_unwritten(error))) from error
+
+    def _write_late(self) -> None:
+        """Write what could not be written before."""
+        for path in self._late():
+            write_whole(path, _unwritten[path])
+            del _unwritten[path]
+
+    def _forget_late(self) -> None:
+        for path in self._late():
+            del _unwritten[path]
+
+    def _late(self) -> list[Path]:
+        return [path for path in _unwritten if path.parent == self.folder]
 
     def drop(self) -> None:
-        """Remove all that the job has kept, at once: what a kill leaves of it is no job any more."""
-        gone = self.folder.with_name(f".{self.folder.name}")
-        shutil.rmtree(gone, ignore_errors=True)
-        with suppress(OSError):
-            self.folder.rename(gone)
-        for folder in (gone, self.folder):
-            shutil.rmtree(folder, ignore_errors=True)
+        """Remove all that the job has kept, and nothing else; what a kill leaves of it goes on as it is."""
+        if self._lock.is_held:  # else it is not ours to remove
+            with suppress(OSError):  # its video is there
+                self._empty()
+            self._lock.release(lambda: remove_marked_folder(self.folder))
+
+    def _empty(self) -> None:
+        """Remove its files: the inputs last, and only if all else is gone, which is of no use without them."""
+        self._forget_late()
+        names = sorted(filter(_OURS.fullmatch, os.listdir(self.folder)), key=lambda name: name == _INPUTS)
+        for name in names:
+            if name != LOCK and not remove(self.folder / name):
+                return
 
     def _file(self, number: int) -> Path:
-        return self.folder / _WINDOW.format(f"{number:04}")
+        return self.folder / f"window_{number:04}.safetensors"
+
+
+def _is_folder(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
+def _latents(path: Path) -> Tensor | None:
+    """What a window's file holds; None where it is damaged, or is no file."""
+    try:
+        content = read_whole(path)
+        size = int.from_bytes(content[:8], "little")
+        digest = parse_object(content[8 : 8 + size])["__metadata__"]["digest"]
+        latents = load(content)["latents"]
+        return latents if _digest(latents) == digest else None
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RuntimeError, OverflowError):
+        return None
 
 
 def _change(name: str, before: object, now: object) -> str:
@@ -120,11 +251,13 @@ def _change(name: str, before: object, now: object) -> str:
     return f"{name} ({before} -> {now})" if numbers else name
 
 
-def _read(path: Path) -> JsonObject | None:
+def _read(path: Path, with_keys: Iterable[str] = ()) -> JsonObject | None:
+    """A JSON object; None where it is not there, is damaged, or lacks a key."""
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
-        return None  # not there, or damaged
+        stored = parse_object(read_whole(path, MOST_INDEX + 1), MOST_INDEX)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    return stored if stored.keys() >= {*with_keys} else None
 
 
 def _digest(latents: Tensor) -> str:

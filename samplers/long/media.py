@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from ...loaders.common.images import is_frames
@@ -11,7 +12,8 @@ from ...loaders.messages import InputError, message
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
 from ..early import check_strength
-from ..plan import check_source, checked_mask
+from ..plan import check_computes, check_source, checked_mask
+from ..sources.awaited import Names, with_stand_ins
 from ..sources.clip import clip_frames, goes_on, sized_as_clip
 from ..sources.opened import lengthened, source_notes, through_door
 from .windows import Spans, Window
@@ -26,20 +28,25 @@ class Media:
     notes: tuple[str, ...]
 
 
-def whole_media(model: VideoModel, request: Request, spans: Spans) -> tuple[Request, Media]:
+def whole_media(
+    model: VideoModel, request: Request, spans: Spans, awaited: Names = (), least: int = 0
+) -> tuple[Request, Media]:
     """(a complete request for a whole long video, its images opened and checked; what it begins with).
 
-    Raises InputError for what cannot work, as `plan` does for a clip.
+    awaited: as of `plan`; least: frames that the video has at least. Raises InputError for what cannot work, as `plan`
+    does for a clip.
     """
     request, door_notes = through_door(request)
+    request = with_stand_ins(model, request, awaited, spans.step, spans.length - 1, least)
     request, length_notes = lengthened(model, request, spans.step)
     request = model.complete(sized_as_clip(model, request))
     clip, shared = request.clip, clip_frames(model, request, spans.overlap)
     check_strength(request.strength, request.source is not None)
     if request.source is not None:
         check_source(model, request, request.source)
+        check_computes(request)
     mask, mask_notes = checked_mask(model, request)
-    notes = (*door_notes, *length_notes, *source_notes(request, model.facts.fps), *mask_notes)
+    notes = (*door_notes, *length_notes, *source_notes(request), *mask_notes)
     request, clip_notes = goes_on(model, replace(request, mask=None if mask is None else request.mask), shared)
     return request, Media(clip, shared, (*notes, *clip_notes))
 
@@ -47,6 +54,14 @@ def whole_media(model: VideoModel, request: Request, spans: Spans) -> tuple[Requ
 def outlined(request: Request) -> Request:
     """A request of a whole long video without what only its windows have."""
     return replace(request, source=None, mask=None, strength=1.0, clip=None, past=None)
+
+
+def with_a_source(model: VideoModel, request: Request, outline: Request) -> Request:
+    """An `outlined` request with a source of its length in place of that which its window will have."""
+    if request.source is None:
+        return outline
+    shape = model.facts.latent_shape(outline.width, outline.height, outline.frames)
+    return replace(outline, source=torch.zeros(1).expand(shape), strength=request.strength)
 
 
 def check_windows_of(request: Request, mode: str, windows: tuple[Window, ...]) -> None:

@@ -10,12 +10,14 @@ from torch import Tensor
 
 from ...loaders.limits import check_frames
 from ...loaders.messages import InputError, about, either, message, message_of
+from ...loaders.notices import stop_if_asked
 from ...loaders.request import Capabilities, Keyframe, Request
 from ...loaders.spec import titles_with
 from ...loaders.video_model import VideoModel
 from ..keyframes import cut_notes, place_keyframes
 from ..plan import SamplingPlan, plan
-from .media import check_windows_of, outlined, whole_media, window_frames
+from ..sources.awaited import Names
+from .media import check_windows_of, outlined, whole_media, window_frames, with_a_source
 from .timeline import Timeline
 from .windows import Spans, Window, check_spans, lay_windows, with_keyframes
 
@@ -59,13 +61,21 @@ class LongPlan:
     shared: int = 0
 
 
-def plan_long(model: VideoModel, timeline: Timeline, request: Request, options: LongVideoOptions) -> LongPlan:
-    """The plan of a long video; no weights are read. Raises InputError for all that a window's sampler would refuse."""
+def plan_long(
+    model: VideoModel, timeline: Timeline, request: Request, options: LongVideoOptions, awaited: Names = ()
+) -> LongPlan:
+    """The plan of a long video; no weights are read. Raises InputError for all that a window's sampler would refuse.
+
+    awaited: as of `plan`.
+    """
     title = f"{model.title} ({model.variant})"
     _check_options(options)
-    prompt_notes = _check_prompts(model, timeline)
+    prompt_notes = check_prompts(model, timeline)
     spans = _spans(model, options, title)
-    request, media = whole_media(model, request, spans)
+    if "keyframes" in awaited and _needs_ends(model.capabilities()):
+        timeline = replace(timeline, prompts=timeline.prompts[:1])  # where prompts change there may be pictures or not
+    least = timeline.prompts[-1].frame + 1 + 2 * spans.step if len(timeline.prompts) > 1 else 0
+    request, media = whole_media(model, request, spans, awaited, least)
     check_frames(request.frames, spans.step, title)
     extension, capabilities = model.extension(), model.capabilities()
     placed, notes = place_keyframes(request.keyframes, replace(capabilities, sets=None, near=0), request.frames)
@@ -85,20 +95,25 @@ def plan_long(model: VideoModel, timeline: Timeline, request: Request, options: 
         )
         if len(windows) == 1:
             title_note = message("long_one", title=title, frames=request.frames)
+    if request.frames <= spans.length:
+        notes += _unjoined(options, extension.mode)
     check_windows_of(request, extension.mode, windows)
     length = min(spans.length, request.frames)
-    longest = plan(model, replace(outlined(request), frames=length, keyframes=()), outline=True)
+    outline = replace(outlined(request), frames=length, keyframes=())
+    longest = plan(model, outline, outline=True)
+    run_notes = plan(model, with_a_source(model, request, outline), outline=True).notes
     result = LongPlan(
         windows,
         spans,
         replace(request, keyframes=placed),
         extension.mode,
         longest,
-        (title_note, *media.notes, *notes, *longest.notes, *prompt_notes),
+        (title_note, *media.notes, *notes, *run_notes, *prompt_notes),
         media.clip,
         media.shared,
     )
     for window in windows:
+        stop_if_asked()
         _check_window(model, result, window)
     return result
 
@@ -120,11 +135,12 @@ def _check_options(options: LongVideoOptions) -> None:
             raise InputError(name, getattr(options, name), message("share_rule"), message("use_shares"))
 
 
-def _check_prompts(model: VideoModel, timeline: Timeline) -> tuple[str, ...]:
+def check_prompts(model: VideoModel, timeline: Timeline) -> tuple[str, ...]:
     """Notes on the prompts, all of which are read here; raises InputError for one that a window would refuse."""
     named = [(message("prompt_name", number=n), prompt.text) for n, prompt in enumerate(timeline.prompts, 1)]
     notes = list[str]()
     for name, text in (*named, ("negative", timeline.negative)):
+        stop_if_asked()
         try:
             notes += model.check_prompt(name, text)
         except InputError as error:
@@ -171,9 +187,21 @@ def _check_context(
         raise InputError("timeline", what, message("one_sampling", title=title), remedy)
 
 
+def _unjoined(options: LongVideoOptions, mode: str) -> tuple[str, ...]:
+    """What to say of options that join windows, where a video has one alone."""
+    names = ("overlap", "adain", "memory", "hold") if mode == "latents" else ("overlap",)
+    changed = [name for name in names if getattr(options, name) != getattr(LongVideoOptions(), name)]
+    return (message("nothing_to_join", names=", ".join(changed)),) if changed else ()
+
+
+def _needs_ends(capabilities: Capabilities) -> bool:
+    """Whether each window needs a picture at its end too."""
+    return capabilities.sets is not None and all("last" in places for places in capabilities.sets)
+
+
 def _check_ends(windows: tuple[Window, ...], capabilities: Capabilities, spans: Spans) -> None:
     """Where each window needs a picture at its end too, whether each has one."""
-    if capabilities.sets is None or not all("last" in places for places in capabilities.sets):
+    if not _needs_ends(capabilities):
         return
     lacking = [w.end for w in windows if not any(k.frame == w.end - w.start for k in w.keyframes)]
     if lacking:
@@ -222,5 +250,8 @@ def _check_window(model: VideoModel, whole: LongPlan, window: Window) -> None:
     except InputError as error:
         where = message("window_frames", start=window.start, end=window.end)
         raise InputError("window", where, message_of(error)) from error
-    request = window_frames(request, window) if whole.mode == "last_frames" else outlined(request)
-    plan(model, replace(request, frames=frames, keyframes=keyframes, clip=None, past=None))
+    if whole.mode == "last_frames":
+        request = replace(window_frames(request, window), frames=frames)
+    else:
+        request = with_a_source(model, request, replace(outlined(request), frames=frames))
+    plan(model, replace(request, keyframes=keyframes, clip=None, past=None))

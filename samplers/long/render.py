@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ...loaders.common.images import cover
 from ...loaders.messages import message
+from ...loaders.notices import stop_if_asked
 from ...loaders.request import Conditioning, ContinuationLatents, Keyframe, Request
 from ...loaders.vae.tiles import Tiling
 from ...loaders.video_model import VideoModel
@@ -197,6 +198,7 @@ class _Renderer:
             return model.encode(text, self.timeline.negative, keyframes)
         if not self.prompts:
             for number, prompt in enumerate(self.timeline.prompts):
+                stop_if_asked()
                 self.prompts[number] = model.encode(prompt.text, self.timeline.negative)
         return self.prompts[window.prompt]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import pairwise
 
 from ...loaders.messages import InputError, message
+from ...loaders.notices import stop_if_asked
+from ...loaders.weights.json_files import parse_json
+from ..early import ENDLESS, check_fps, check_length
 
 EXAMPLE = (
     '{"prompts": [{"at": 0, "text": "..."}, {"at": 4.5, "text": "..."}], "keyframes": [{"at": 9, "image": "cat.png"}]}'
@@ -15,6 +18,7 @@ EXAMPLE = (
 WRITE_AS = message("write_as", example=EXAMPLE)
 UNITS = ("seconds", "frames")
 MOST = 10**9  # of any number
+LONGEST_TEXT = 2**22  # characters of a timeline
 _KEYS = {
     "timeline": ("unit", "prompts", "negative", "keyframes"),
     "prompt": ("at", "text"),
@@ -53,20 +57,25 @@ def read_timeline(text: str, fps: float | None, frames: int | None) -> Timeline:
 
     {"unit": "seconds" or "frames", "prompts": [{"at", "text"}], "negative": "", "keyframes": [{"at", "image",
     "strength"}]}: all but the prompts may be left out. The first prompt is at 0; keyframes may count from the end (-1).
+    There are at most as many of either as frames.
     """
+    check_fps(fps or 0.0)
+    if frames is not None:
+        check_length(frames, MOST, False)
     content = _parsed(text)
     whole = message("the_timeline")
     _known("timeline", whole, content)
     unit = content.get("unit", UNITS[0])
     if unit not in UNITS:
-        raise _wrong(message("unit_value", unit=repr(unit)), message("unit_rule"), message("write_unit"))
+        raise _wrong(message("unit_value", unit=_short(unit)), message("unit_rule"), message("write_unit"))
     scale = fps or 1.0 if unit == "seconds" else 1.0
     prompts = [
-        Prompt(_frame(name, entry, scale), _text(name, entry, "text")) for name, entry in _entries("prompt", content)
+        Prompt(_frame(name, entry, scale), _text(name, entry, "text"))
+        for name, entry in _entries("prompt", content, frames or ENDLESS)
     ]
     pictures = [
         Picture(_frame(name, entry, scale), _text(name, entry, "image"), _strength(name, entry))
-        for name, entry in _entries("keyframe", content)
+        for name, entry in _entries("keyframe", content, frames or ENDLESS)
     ]
     if not prompts:
         raise _wrong(message("no_prompts"), message("prompts_rule"))
@@ -80,23 +89,12 @@ def _parsed(text: str) -> dict[str, object]:
     if not text.strip():
         raise _wrong(message("timeline_empty"), message("timeline_rule"))
     try:
-        content = json.loads(text, object_pairs_hook=_once)
-    except InputError:
-        raise
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text, LONGEST_TEXT, unique=True)
+    except ValueError as error:
         raise _wrong(message("timeline_not_json", error=error), message("timeline_json")) from error
     if not isinstance(content, dict):
         raise _wrong(message("kind_weights", kind=type(content).__name__), message("timeline_object"))
     return content
-
-
-def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    """A JSON object whose keys all differ; of two alike one would be lost."""
-    entries = dict(pairs)
-    if len(entries) < len(pairs):
-        twice = next(key for key, _ in pairs if [k for k, _ in pairs].count(key) > 1)
-        raise _wrong(message("key_twice", key=repr(twice)), message("key_once"), message("put_into_list"))
-    return entries
 
 
 def _wrong(what: str, rule: str, remedy: str = WRITE_AS) -> InputError:
@@ -107,22 +105,31 @@ def _known(kind: str, name: str, entry: dict[str, object]) -> None:
     allowed = _KEYS[kind]
     for key in entry:
         if key not in allowed:
-            near = get_close_matches(key, allowed, 1)
+            near = get_close_matches(key[:40], allowed, 1)
             remedy = message("did_you_mean", key=near[0]) if near else WRITE_AS
             rule = message("keys_allowed", keys=", ".join(allowed))
-            raise _wrong(message("key_in", key=repr(key), name=name), rule, remedy)
+            raise _wrong(message("key_in", key=repr(key[:200]), name=name), rule, remedy)
 
 
-def _entries(kind: str, content: dict[str, object]) -> list[tuple[str, dict[str, object]]]:
-    """The prompts or the keyframes, each with its name."""
+def _entries(kind: str, content: dict[str, object], most: int) -> Iterator[tuple[str, dict[str, object]]]:
+    """The prompts or the keyframes, each with its name, as they are asked for."""
     entries = content.get(f"{kind}s", [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         rule = message("prompts_list") if kind == "prompt" else message("keyframes_list")
         raise _wrong(f"{kind}s {str(entries)[:40]!r}", rule)
-    named = [(_numbered(kind, number), entry) for number, entry in enumerate(entries, 1)]
-    for name, entry in named:
+    if len(entries) > most:
+        rule = message("entries_most", most=most)
+        raise _wrong(f"{len(entries)} {kind}s", rule, message("leave_out"))
+    for number, entry in enumerate(entries, 1):
+        stop_if_asked()
+        name = _numbered(kind, number)
         _known(kind, name, entry)
-    return named
+        yield name, entry
+
+
+def _short(value: object) -> str:
+    """The beginning of a value, for an error."""
+    return repr(value)[:40]
 
 
 def _numbered(kind: str, number: int) -> str:
@@ -132,7 +139,7 @@ def _numbered(kind: str, number: int) -> str:
 def _number(name: str, key: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < MOST:
         raise _wrong(
-            message("entry_value", key=key, value=repr(value)[:40], name=name),
+            message("entry_value", key=key, value=_short(value), name=name),
             message("number_rule", most=MOST),
         )
     return float(value)
@@ -149,8 +156,8 @@ def _text(name: str, entry: dict[str, object], key: str) -> str:
     if key not in entry:
         raise _wrong(message("without_key", name=name, key=key), message("each_needs_one"))
     value = entry[key]
-    if not isinstance(value, str) or any("\ud800" <= c <= "\udfff" for c in value):  # half a character, by an escape
-        raise _wrong(message("entry_value", key=key, value=repr(value)[:40], name=name), message("text_rule"))
+    if not isinstance(value, str):
+        raise _wrong(message("entry_value", key=key, value=_short(value), name=name), message("text_rule"))
     return value
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 
 from ...loaders.messages import InputError, either, message
+from ...loaders.notices import stop_if_asked
 from ...loaders.request import Capabilities, Keyframe
 from .timeline import Timeline
 
@@ -74,9 +76,10 @@ def lay_windows(
     laid, begin = list[Window](), 0
     for cut in (*cuts, units):
         for end in _ends(begin, cut, spans, not laid, near):
+            stop_if_asked()
             back = (spans.overlap - 1) // step if laid else 0
             start = max(0, begin - back)
-            prompt = max(i for i, at in enumerate(starts) if at <= begin)
+            prompt = bisect_right(starts, begin) - 1
             laid.append(Window(start * step, end * step, (begin - start) * step + 1 if laid else 0, prompt))
             begin = end
     return tuple(laid)
@@ -100,6 +103,7 @@ def _ends(begin: int, end: int, spans: Spans, first: bool, keys: set[int]) -> li
     room, most = length - back, length if first else length - back  # the first has nothing before it, so it makes more
     ends, at = list[int](), begin
     while at < end:
+        stop_if_asked()
         more = -(-max(end - at - most, 0) // room)  # windows after this one
         even = (end - at + (most - room) * more) / (more + 1)
         at = avoid_keyframes(at + round(even), at + max(most // 2, 1), keys, room // 3) if more else end
@@ -111,19 +115,25 @@ def _ends(begin: int, end: int, spans: Spans, first: bool, keys: set[int]) -> li
 def avoid_keyframes(end: int, earliest: int, keys: set[int], margin: int) -> int:
     """Where a window ends, at `end` or not much earlier, so that no keyframe lies in the first units of the next."""
     ends = range(end, earliest - 1, -1)
-    return next((e for e in ends if not any(e < key <= e + margin for key in keys)), end)
+    return next((e for e in ends if not any(key in keys for key in range(e + 1, e + margin + 1))), end)
 
 
 def with_keyframes(
     windows: tuple[Window, ...], keyframes: tuple[Keyframe, ...], capabilities: Capabilities
 ) -> tuple[Window, ...]:
-    """Each keyframe in the window that makes its frames; clips that reach over a window's end go on in the next.
+    """Each of the keyframes, which are in order, in the window that makes its frames; clips that reach over a window's
+    end go on in the next.
 
     Where a model takes pictures at the ends alone, the picture at a joint ends one window and begins the next.
     """
 
+    lasts = [keyframe.frame + len(keyframe.images) - 1 for keyframe in keyframes]
+    firsts = [keyframe.frame for keyframe in keyframes]
+
     def of_window(window: Window) -> tuple[Keyframe, ...]:
-        touching = (keyframe for keyframe in keyframes if _touches(window, keyframe, capabilities))
+        stop_if_asked()
+        near = keyframes[bisect_left(lasts, window.start) : bisect_right(firsts, window.end)]
+        touching = (keyframe for keyframe in near if _touches(window, keyframe, capabilities))
         return tuple(_part_inside(window, keyframe, capabilities) for keyframe in touching)
 
     return tuple(replace(window, keyframes=of_window(window)) for window in windows)

@@ -11,14 +11,14 @@ from ...loaders.request import ContinuationLatents, Keyframe, Request
 from ...loaders.spec import titles_with
 from ...loaders.video_model import VideoModel
 from ..early import check_clip
-from .opened import Notes
+from .opened import Notes, fit_notes
 
 
 def sized_as_clip(model: VideoModel, request: Request) -> Request:
     """A request without a size of its own with that of its clip, as near as the model can."""
-    if request.clip is None or request.width or request.height:
+    if request.clip is None or request.clip.ndim < 3 or request.width or request.height:
         return request
-    height, width = request.clip.shape[1:3]
+    height, width = request.clip.shape[-3:-1]
     multiple = model.facts.size_multiple
     return replace(request, width=max(width // multiple, 1) * multiple, height=max(height // multiple, 1) * multiple)
 
@@ -57,7 +57,8 @@ def goes_on(model: VideoModel, request: Request, shared: int) -> tuple[Request, 
     if request.clip is None:
         return request, ()
     counts = {"count": len(request.clip), "shared": shared, "new": request.frames - shared}
-    notes = (message("goes_on", **counts),)
+    size = f"{request.width}x{request.height}"
+    notes = (message("goes_on", **counts, size=size), *fit_notes(message("the_clip"), request.clip, request))
     for number, keyframe in enumerate(request.keyframes, 1):
         if 0 <= keyframe.frame + (request.frames if keyframe.frame < 0 else 0) < shared:
             name = message("keyframe_at", name=message("keyframe_name", number=number), frame=keyframe.frame)
@@ -66,7 +67,7 @@ def goes_on(model: VideoModel, request: Request, shared: int) -> tuple[Request, 
                 raise InputError("keyframes", name, rule, message("move_behind_clip"))
     last = request.clip[-shared:]
     if model.extension().mode == "last_frames":
-        return replace(request, clip=None, keyframes=(Keyframe(last, 0), *request.keyframes)), notes
+        return replace(request, clip=None, keyframes=(*request.keyframes, Keyframe(last, 0, of_clip=True))), notes
     shape = model.facts.latent_shape(request.width, request.height, shared)
     return replace(request, clip=last, past=ContinuationLatents(torch.zeros(shape))), notes
 

@@ -7,17 +7,20 @@ from dataclasses import replace
 from torch import Tensor
 
 from ...loaders.common.door import open_images, open_mask
-from ...loaders.common.images import is_frames
-from ...loaders.messages import InputError, Message, about, either, message
+from ...loaders.common.images import is_frames, middle
+from ...loaders.messages import InputError, Message, about, either, message, sentences
+from ...loaders.notices import stop_if_asked
 from ...loaders.request import Control, Keyframe, Request
 from ...loaders.video_model import VideoModel
 
 Notes = tuple[Message, ...]
+UNNOTICED = 0.97  # nobody minds a thirtieth of a side
 
 
 def through_door(request: Request) -> tuple[Request, Notes]:
     """(the request with all its images and masks as the models take them, notes); raises InputError."""
     notes: list[Message] = []
+    shared = dict[int, Tensor]()  # opened images of keyframes, by what came: many may show the same
 
     def images(name: str, value: Tensor) -> Tensor:
         value, more = open_images(name, value)
@@ -36,8 +39,11 @@ def through_door(request: Request) -> tuple[Request, Notes]:
         return replace(value, frames=frames, mask=masks, references=references)
 
     def keyframe(value: Keyframe) -> Keyframe:
-        with about(value):
-            return replace(value, images=images("image", value.images))
+        stop_if_asked()
+        if id(value.images) not in shared:
+            with about(value):
+                shared[id(value.images)] = images("image", value.images)
+        return replace(value, images=shared[id(value.images)])
 
     source = request.source
     if source is not None and source.ndim != 5:
@@ -51,6 +57,7 @@ def through_door(request: Request) -> tuple[Request, Notes]:
         control=changed,
         mask=None if request.mask is None else mask("mask", request.mask),
         clip=None if request.clip is None else images("extend", request.clip),
+        rated=request.rated or request.fps > 0,
     )
     return opened, tuple(dict.fromkeys(notes))
 
@@ -75,7 +82,7 @@ def lengthened(model: VideoModel, request: Request, step: int = 0) -> tuple[Requ
     if not frames:
         rule = message("frames_counts", title=f"{model.title} ({model.variant})", counts=either(*counts))
         raise InputError("source", message("count_frames", count=count), rule, message("longer_source"))
-    return replace(request, frames=frames, as_long=False), () if is_long else _idle(request)
+    return replace(request, frames=frames, as_long=False, counted=True), () if is_long else _idle(request)
 
 
 def _idle(request: Request) -> Notes:
@@ -83,9 +90,9 @@ def _idle(request: Request) -> Notes:
     return (message("frames_unused", frames=request.frames),) if request.frames else ()
 
 
-def source_notes(request: Request, fps: float) -> Notes:
+def source_notes(request: Request) -> Notes:
     """What is not used of the source, the control video and the mask of a complete request, and what is scaled."""
-    notes = [*_length_notes(request, fps), *_size_notes(request)]
+    notes = [*_length_notes(request), *_size_notes(request)]
     begun = request.program is not None and request.program.begins_with_source
     if request.source is not None and request.strength >= 1 and request.mask is None and not begun:
         notes.append(message("source_unused"))
@@ -99,7 +106,7 @@ def _videos(request: Request) -> list[tuple[str, Tensor]]:
     return [(name, video) for name, video in named if is_frames(video)]
 
 
-def _length_notes(request: Request, fps: float) -> list[Message]:
+def _length_notes(request: Request) -> list[Message]:
     notes = []
     videos = _videos(request)
     if request.mask is not None:
@@ -107,13 +114,40 @@ def _length_notes(request: Request, fps: float) -> list[Message]:
     for name, video in videos:
         left = len(video) - request.frames
         if left > 0:
-            seconds = f"{request.frames / fps:.3g}"
-            numbers = dict(count=len(video), used=request.frames, left=left, seconds=seconds, fps=f"{fps:g}")
-            notes.append(message("frames_left_out", name=name, **numbers))
+            numbers = dict(count=len(video), used=request.frames, left=left)
+            notes.append(message("frames_left_out", name=name, **numbers, lasting=_lasting(request)))
+    if is_frames(request.source) and not request.rated and not notes:
+        notes.append(message("source_unrated", fps=f"{request.fps:g}"))
     return notes
 
 
+def _lasting(request: Request) -> str:
+    """How long a complete request's frames last, and what to do where they should last otherwise."""
+    values = {"seconds": f"{request.frames / request.fps:.3g}", "fps": f"{request.fps:g}"}
+    rate = message("lasting_rated", **values) if request.rated else message("lasting", **values)
+    return rate if request.counted else sentences(rate, message("raise_frames"))
+
+
+def cut_note(name: str, images: Tensor, request: Request) -> Notes:
+    """What to say of images [N, H, W, ...] whose middle alone fills a complete request's frames, if it does."""
+    width, height = middle(images, request.width, request.height)
+    if width >= UNNOTICED * images.shape[2] and height >= UNNOTICED * images.shape[1]:
+        return ()
+    size, video = f"{images.shape[2]}x{images.shape[1]}", f"{request.width}x{request.height}"
+    return (message("picture_cut", name=name, size=size, middle=f"{width}x{height}", video=video),)
+
+
+def fit_notes(name: str, images: Tensor, request: Request) -> Notes:
+    """What to say of images [N, H, W, ...] that are cut or scaled to a complete request; one line at most."""
+    own, video = f"{images.shape[2]}x{images.shape[1]}", f"{request.width}x{request.height}"
+    scaled = () if own == video else (message("frames_scaled", name=name, size=own, video=video),)
+    return cut_note(name, images, request) or scaled
+
+
 def _size_notes(request: Request) -> list[Message]:
-    size = f"{request.width}x{request.height}"
-    shapes = [(name, f"{video.shape[2]}x{video.shape[1]}") for name, video in _videos(request)]
-    return [message("frames_scaled", name=name, size=own, video=size) for name, own in shapes if own != size]
+    videos = _videos(request)
+    notes = [note for name, video in videos for note in fit_notes(name, video, request)]
+    mask = request.mask
+    if mask is not None and all(mask.shape[1:3] != video.shape[1:3] for _, video in videos):
+        notes += cut_note(message("the_mask"), mask, request)
+    return notes

@@ -228,7 +228,7 @@ def test_an_error_in_a_message_stands_for_what_it_says() -> None:
     inner = ValueError(message("format_rotated"))
     told = message("format_wrong", file="a", layer="b", format="c", error=inner)
     assert getattr(told.values["error"], "key", "") == "format_rotated"
-    assert message("not_json", folder="a", file=OSError("x")).values["file"] == "x"
+    assert message("no_entries", folder="a", file=OSError("x")).values["file"] == "x"
 
 
 @pytest.mark.parametrize("kind", [InputError, CheckpointError])

@@ -18,7 +18,7 @@ from reelwire.loaders.messages import CheckpointError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.find import complete
-from reelwire.loaders.weights.safetensors import read_folder
+from reelwire.loaders.weights.safetensors import read_folder, read_header
 from reelwire.tests.support.engine.models import MODELS
 from reelwire.training.tiny_models import new
 from safetensors.torch import load_file, save_file
@@ -191,3 +191,27 @@ def test_another_models_file(tiny_models: Path, tmp_path: Path, name: str) -> No
                 foreign = tmp_path / "foreign.safetensors"
                 shutil.copy(whole(tiny_models, other, tmp_path)[part], foreign)
                 assert foreign.name in str(refused(tiny_models, name, {**files, network: foreign}))
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"a" * 64 + b"\nsize 1234\n"
+NO_CHECKPOINTS = [
+    (POINTER, "file_is_pointer"),
+    (b"\xef\xbb\xbf\n <!DOCTYPE html><html>sign in</html>", "file_is_page"),
+    (b'<?xml version="1.0"?><Error>AccessDenied</Error>', "file_is_page"),
+    (b"<HTML lang=en>", "file_is_page"),
+    (b"Entry not found", "file_is_text"),
+    (b'{"error": "Invalid credentials in Authorization header"}', "file_is_text"),
+    (b"\0" * 64, "damaged_size"),
+    (b"", "damaged_size"),
+    (b"\xff" * 300, "damaged_size"),
+]
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.gguf", "a.sft"])
+@pytest.mark.parametrize(("content", "key"), NO_CHECKPOINTS)
+def test_what_a_site_sent_in_a_files_place_is_told(tmp_path: Path, name: str, content: bytes, key: str) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError) as refused:
+        read_header(tmp_path / name)
+    assert getattr(refused.value.rule, "key", "") == key
+    assert refused.value.remedy

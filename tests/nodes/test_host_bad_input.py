@@ -140,7 +140,7 @@ CASES = [
     Case("a strength without a source", {"3.strength": 0.5}, ("strength = 0.5", "none is connected", "set it to 1")),
     Case("negative width", {"3.width": -32}, ("width = -32", "positive multiple of 8", "Use 64 or more, or 0")),
     Case("negative frames", {"3.frames": -1}, ("frames = -1", "1 to 100000 frames", "Use 1 or more, or 0")),
-    Case("negative steps", {"3.steps": -1}, ("steps", "-1", "smaller than min of 0")),
+    Case("negative steps", {"3.steps": -1}, ("steps = -1", "from 0 to 1000")),
     Case(
         "more than a card can do",
         {"3.width": 16384, "3.height": 16384, "3.frames": 97},

@@ -157,7 +157,7 @@ REFUSED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"2": node("ReelwireFORA", model=["1", 0], interval=2, start=0.8, end=0.2)},
         ("start, end = 0.8, 0.2", "0 <= start < end <= 1"),
     ),
-    "interval 0": ({"2": node("ReelwireFORA", model=["1", 0], interval=0)}, ("interval", "smaller than min of 1")),
+    "interval 0": ({"2": node("ReelwireFORA", model=["1", 0], interval=0)}, ("interval = 0", "from 1 to 1000")),
     "interval above the steps": (
         {"2": node("ReelwireFORA", model=["1", 0], interval=13)},
         ("interval = 13", "The run has 12 predictions", "2 or 3 are usual"),

@@ -138,7 +138,7 @@ REFUSED = {
     ),
     "no such model": (
         any_t2v("ReelwireLoadMochi", "diffusers/mochi"),
-        ("checkpoint = diffusers/mochi", "choose one of the list"),
+        ("checkpoint = diffusers/mochi", "diffusers/tiny-mochi"),
     ),
     "the same expert twice": (
         {

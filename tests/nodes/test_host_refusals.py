@@ -416,6 +416,6 @@ def test_what_is_missing_is_said_by_its_name(host: Host) -> None:
 
 def test_every_node_knows_its_id(host: Host) -> None:
     """What it says while it runs is sent with it."""
-    silent = {"ReelwireMemory", "ReelwireLatentUpscale", "ReelwireLoadLatent"}
+    silent = {"ReelwireMemory", "ReelwireLatentUpscale"}
     known = {kind: schema for kind, schema in host.get("/object_info").items() if kind.startswith("Reelwire")}
     assert {kind for kind, schema in known.items() if "unique_id" not in schema["input"].get("hidden", {})} == silent

@@ -205,10 +205,11 @@ FONT = """id => {
 
 # ---------------------------------------------------------------- errors
 
-COVERED_BUTTONS = """() => [...document.querySelectorAll("[data-testid=error-overlay] button")].filter(button => {
+COVERS = """() => [...document.querySelectorAll("[data-testid=error-overlay] button")].flatMap(button => {
     const { x, y, width, height } = button.getBoundingClientRect();
-    return !button.contains(document.elementFromPoint(x + width / 2, y + height / 2));
-}).length"""
+    const found = document.elementFromPoint(x + width / 2, y + height / 2);
+    return button.contains(found) ? [] : [`${button.innerText} is under ${found?.outerHTML.slice(0, 300)}`];
+})"""
 NOTICES = """() => [".reelwire-toast", "[data-testid=error-overlay]"].map(name => {
     const { top, bottom } = document.querySelector(name).getBoundingClientRect();
     return [top, bottom];
@@ -237,7 +238,20 @@ def test_the_toast_does_not_hide_the_pages_own_notice_nor_it_the_toast(failed: P
     becomes(failed, "() => document.querySelectorAll('.reelwire-toast').length", 1)  # an earlier one fades
     (ours, _), (_, bottom_of_pages) = settles(failed, NOTICES)
     assert ours >= bottom_of_pages
-    becomes(failed, COVERED_BUTTONS, 0)  # all buttons of the page's notice can be clicked
+    becomes(failed, COVERS, [])  # all buttons of the page's notice can be clicked
+
+
+def test_a_toast_of_the_pages_own_does_not_bring_ours_over_its_notice(view: tuple[Page, str]) -> None:
+    page, renderer = view
+    load(page, keyframes(8, 8), f"failed beside another in {renderer}")
+    page.evaluate("() => app.extensionManager.toast.add({severity: 'warn', summary: 'Reconnecting'})")
+    page.wait_for_selector(".p-toast-message:not(.reelwire-toast)")
+    kind, _ = run(page)
+    assert kind == "execution_error"
+    toast(page, SENTENCE)
+    page.wait_for_selector("[data-testid=error-overlay]")
+    becomes(page, COVERS, [])
+    page.evaluate("() => app.extensionManager.toast.removeAll()")
 
 
 def test_the_cause_is_marked_and_not_the_node_that_stopped(failed: Page) -> None:

@@ -40,6 +40,40 @@ def test_imports_go_one_way(folder: str) -> None:
                 assert folder == "nodes" or target not in HOST, f"{file}:{line} imports the host"
 
 
+OWN_FILES = (  # read JSON of the pack alone
+    "loaders/messages.py",
+    "loaders/spec.py",
+    "loaders/weights/allowed/rules.py",
+    "nodes/host/names.py",
+    "samplers/estimate/cards.py",
+)
+WHOLE_FILES = ("loaders/files.py", "nodes/host/files.py", "samplers/long/job.py")  # read what the pack has written
+READER = "loaders/weights/json_files.py"
+
+
+def _reads_json(tree: ast.AST) -> bool:
+    names = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)} | {
+        alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+    return bool(names & {"JSONDecoder", "raw_decode"}) or any(
+        isinstance(node, ast.Attribute)
+        and node.attr in ("load", "loads")
+        and isinstance(node.value, ast.Name)
+        and node.value.id == "json"
+        for node in ast.walk(tree)
+    )
+
+
+def test_json_of_others_is_read_in_one_place() -> None:
+    """Which bounds its bytes, its depth and its numbers; nobody else calls json's own readers."""
+    files = [file for folder in MAY_USE for file in (ROOT / folder).rglob("*.py")]
+    readers = {
+        file.relative_to(ROOT).as_posix() for file in files if _reads_json(ast.parse(file.read_text(encoding="utf-8")))
+    }
+    assert READER in readers
+    assert readers <= {READER, *OWN_FILES, *WHOLE_FILES}
+
+
 def test_no_test_imports_another() -> None:
     """What tests share lies in tests/support, so that one can be read, moved and run alone."""
     modules = {file.stem for file in (ROOT / "tests").rglob("test_*.py")}

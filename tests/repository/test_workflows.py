@@ -159,7 +159,7 @@ def test_templates_are_those_with_a_card() -> None:
     assert {file.stem for file in folder.glob("*.json")} == {card["title"] for card in notes.CARDS.values()}
     assert {file.stem for file in folder.glob("*.jpg")} == {card["title"] for card in notes.CARDS.values()}
     assert {*notes.CARDS} <= {*TWINS}
-    assert len({card["title"].lower() for card in notes.CARDS.values()}) == len(notes.CARDS) <= 24
+    assert len({card["title"].lower() for card in notes.CARDS.values()}) == len(notes.CARDS) <= 26
 
 
 @every
@@ -296,6 +296,15 @@ def test_it_needs_no_other_pack(host: Host, name: str) -> None:
         assert module == f"custom_nodes.{PACK}" or module.startswith(STOCK), f"{node['class_type']} is of {module}"
 
 
+@every
+def test_its_presets_are_those_of_its_model(name: str) -> None:
+    """The makers' presets bear the names of checkpoints: of another one they are refused."""
+    variant = notes.CARDS[name].get("variant", "ltx/0.9.5-2b")
+    presets = {node["inputs"]["preset"] for node in shipped(name).values() if "preset" in node["inputs"]}
+    defaults = ROOT / "loaders" / "families" / variant.replace("/", "/variants/") / "defaults.json"
+    assert presets - {"default"} <= {*json.loads(defaults.read_text(encoding="utf-8"))["presets"]}
+
+
 @every_twin
 def test_it_makes_a_video(host: Host, name: str) -> None:
     twin = workflow(name)
@@ -307,7 +316,7 @@ def test_it_makes_a_video(host: Host, name: str) -> None:
 
 def test_a_fresh_install_runs_these_without_a_download() -> None:
     bundled = [name for name in notes.CARDS if not list(notes.named(shipped(name)))]
-    assert {"any_t2v", "any_cached", "any_v2v", "ltx_i2v", "ltx_keyframes", "ltx_long"} == {*bundled}
+    assert {"any_t2v", "any_cached", "any_v2v", "any_extend", "ltx_i2v", "ltx_keyframes", "ltx_long"} == {*bundled}
     for name in bundled:
         assert {n["inputs"]["checkpoint"] for n in shipped(name).values() if "checkpoint" in n["inputs"]} == {
             "bundled/tiny_ltx"

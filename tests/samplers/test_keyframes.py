@@ -15,6 +15,7 @@ from reelwire.loaders.common.images import cover, middle
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.request import Capabilities, Control, Keyframe, Request
 from reelwire.samplers.keyframes import cut_notes, place_keyframes
+from reelwire.samplers.sources.opened import source_notes
 from reelwire.tests.support.engine.components import BUNDLED
 from reelwire.tests.support.engine.models import MODELS, every, open_ltx, open_model
 
@@ -389,6 +390,6 @@ def test_what_is_cut_is_what_cover_leaves_out() -> None:
 
 def test_sources_and_control_videos_are_cut_too() -> None:
     wide = torch.zeros(17, 64, 128, 3)
-    notes = cut_notes(Request(64, 64, 17, source=wide, control=Control(wide)))
+    notes = source_notes(Request(64, 64, 17, source=wide, control=Control(wide), fps=24, rated=True, strength=0.5))
     assert [note.values["name"].key for note in notes] == ["the_source", "the_control"]
     assert cut_notes(Request(64, 64, 17, source=torch.zeros(1, 16, 5, 8, 8))) == ()

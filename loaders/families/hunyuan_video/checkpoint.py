@@ -7,7 +7,6 @@ names.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -17,9 +16,10 @@ from ...messages import CheckpointError, message
 from ...parts import Config, ConfigDict
 from ...spec import read_spec
 from ...weights.entry import Entry, rename
-from ...weights.format import CheckpointFormat, Entries, Weights
+from ...weights.format import CheckpointFormat, Entries, Weights, stated_entries
 
 SPEC = read_spec(Path(__file__).parent)
+NETWORK = "HunyuanVideoTransformer3DModel"
 MLP = 4  # times the width: the inner layers of every published model
 
 # words with an underscore in the published names, which Kohya's LoRA keys do not tell from dots
@@ -151,7 +151,7 @@ def _config(named: Entries, metadata: Mapping[str, str]) -> ConfigDict:
     """What the shapes tell, over what the header states, over what is published."""
     config = _shapes(named)
     shipped = SPEC.config(_variant(config, named, metadata.get("file", "")), "transformer")
-    stated = {key: value for key, value in _stated(metadata).items() if key in shipped and key != "_class_name"}
+    stated = stated_entries(metadata, NETWORK, named, [shipped], shipped.keys() - {"_class_name"})
     config = shipped | stated | config
     if sum(config["rope_axes_dim"]) != config["attention_head_dim"]:
         raise CheckpointError(
@@ -159,14 +159,6 @@ def _config(named: Entries, metadata: Mapping[str, str]) -> ConfigDict:
             message("use_folder_of_model"),
         )
     return config
-
-
-def _stated(metadata: Mapping[str, str]) -> ConfigDict:
-    """What the header's `config` says of the network."""
-    try:
-        return dict(json.loads(metadata.get("config", "{}")).get("transformer", {}))
-    except (ValueError, TypeError, AttributeError):
-        return {}
 
 
 def _shapes(named: Entries) -> ConfigDict:
@@ -278,7 +270,7 @@ def _vae_config(named: Entries) -> ConfigDict:
 FORMAT = CheckpointFormat(
     spec=SPEC,
     classes={
-        "transformer": ("HunyuanVideoTransformer3DModel",),
+        "transformer": (NETWORK,),
         "vae": ("AutoencoderKLHunyuanVideo",),
         "text_encoder": ("LlamaModel", "LlavaForConditionalGeneration"),
         "text_encoder_2": ("CLIPTextModel",),

@@ -7,16 +7,15 @@ for the templates. Where a template's parts lie is counted with the tokenizer at
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ...common.emphasis import emphasised, prompt_notes, segments, weighted_tokens
-from ...common.images import to_pil
+from ...common.emphasis import check_length, emphasised, prompt_notes, segments, weighted_tokens
+from ...common.images import image_processor, to_pil
 from ...common.peaks import reader
-from ...common.prompts import Prompt, load_tokenizer, padded
-from ...messages import message
+from ...common.prompts import Prompt, check_ids, load_tokenizer, padded
+from ...messages import CheckpointError, message
 from ...parts import Inputs, Network
 from ...video_model import VideoModel
 
@@ -33,7 +32,11 @@ def encode_prompt(model: VideoModel, text: str, name: str, image: Tensor | None,
     image: the first frame [1, H, W, 3] that Llava reads, every `interleave`-th of its tokens kept. Raises InputError
     for a prompt that is too long.
     """
+    check_length(name, text)
     prompt, begin = _tokens(model, image is not None, text, name)
+    ids = _clip_tokens(model, text)[:, :CLIP_TOKENS]
+    check_ids(model, "text_encoder", prompt.ids)
+    check_ids(model, "text_encoder_2", ids)
     tokenizer = load_tokenizer(model.recipe.files["tokenizer"])
     nothing = lambda length: padded(tokenizer, segments(""), length, name, "")
     with model.use("text_encoder") as encoder:
@@ -42,9 +45,8 @@ def encode_prompt(model: VideoModel, text: str, name: str, image: Tensor | None,
             read = _read_text(encoder, prompt, begin, nothing, device)
         else:
             pixels = _pixels(model, image, encoder.config.vision_config.image_size).to(device, encoder.dtype)
-            header = tokenizer.convert_tokens_to_ids("<|end_header_id|>")
+            header = tokenizer.convert_tokens_to_ids("<|end_header_id|>") or -1
             read = _read_picture(encoder, prompt, begin, nothing, header, pixels, interleave)
-    ids = _clip_tokens(model, text)[:, :CLIP_TOKENS]
     with model.use("text_encoder_2") as clip:
         pooled = clip(ids.to(model.memory.device("text_encoder_2")), output_hidden_states=False).pooler_output
     return {**{k: v.cpu() for k, v in read.items()}, "pooled": pooled.cpu()}
@@ -80,6 +82,7 @@ def check_prompt(model: VideoModel, sees: bool, text: str, name: str) -> tuple[s
 
     sees: whether Llava reads an image along with it. name: of the input that holds it.
     """
+    check_length(name, text)
     parts = segments(text)
     notes = prompt_notes(name, text, parts)
     _tokens(model, sees, text, name)
@@ -131,13 +134,8 @@ def _hidden(encoder: Network, inputs: Inputs, weights: Tensor | None, nothing: N
 
 
 def _pixels(model: VideoModel, image: Tensor, side: int) -> Tensor:
-    from transformers import CLIPImageProcessor
-
-    folder = model.recipe.files.get("image_processor")
-    sizes: dict[str, Any] = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
-    processor = (
-        CLIPImageProcessor.from_pretrained(folder, local_files_only=True) if folder else CLIPImageProcessor(**sizes)
-    )
+    usual = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    processor = image_processor(model.recipe.files.get("image_processor"), usual)
     return processor(to_pil(image)[0], return_tensors="pt").pixel_values
 
 
@@ -150,6 +148,8 @@ def _read_picture(
     ids, mask = prompt.ids.to(pixels.device), prompt.mask.to(pixels.device)
     image_token, vision = encoder.config.image_token_id, encoder.config.vision_config
     count = (vision.image_size // vision.patch_size) ** 2
+    if not ((ids[0] == image_token).any() and (ids[0] == header).any()):
+        raise CheckpointError(message("tokenizer_strange"), message("download_tokenizer"))
     start = int((ids[0] == image_token).nonzero()[0])
     place = (count, start, start + count)
     expanded = _expand_input_ids_with_image_tokens(

@@ -28,6 +28,7 @@ from ...request import Capabilities, Conditioning, Extension, Keyframe, Program,
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
 from ...weights.bundle import Bundle
+from ...weights.entry import describing
 from .checkpoint import FORMAT
 from .denoiser import (
     PREFIX,
@@ -202,7 +203,8 @@ class LTX(LTXModel):
         return super().positions(request) + more * height * width
 
     def upsampler(self, folder: Path) -> Part:
-        return load_upsampler(folder, self.facts.channels, self.recipe.dtype)
+        with describing(folder, self.title):
+            return load_upsampler(folder, self.facts.channels, self.recipe.dtype)
 
     def upscale(self, upsampler: Part, latents: Tensor, adain: float = 0.0, tone_map: float = 0.0) -> Tensor:
         return upscale(self, upsampler, latents, adain, tone_map)

@@ -6,7 +6,6 @@ here, so that any width and depth fits.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from ...parts import ConfigDict
 from ...spec import read_spec
 from ...weights.entry import Entry, rename
-from ...weights.format import CheckpointFormat, Config, Entries, Weights
+from ...weights.format import CheckpointFormat, Config, Entries, Weights, stated_entries
 
 SPEC = read_spec(Path(__file__).parent)
 NETWORK, VAE_CLASS = "LTXVideoTransformer3DModel", "AutoencoderKLLTXVideo"
@@ -126,10 +125,7 @@ def _decoder_places(entries: Entries) -> dict[str, str]:
 
 def _transformer_config(entries: Entries, metadata: Mapping[str, str]) -> ConfigDict:
     """The config that the shapes tell; only the number of heads leaves no trace in them (file metadata, else 32)."""
-    try:
-        stated = json.loads(metadata.get("config", "{}")).get("transformer", {})
-    except ValueError:
-        stated = {}
+    stated = stated_entries(metadata, NETWORK, entries, [], ["num_attention_heads"])
     width, channels = entries["proj_in.weight"].shape
     heads = stated.get("num_attention_heads", HEADS)
     return SPEC.config("0.9.0-2b", "transformer") | dict(

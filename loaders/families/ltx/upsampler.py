@@ -14,31 +14,39 @@ from ...devices import explained, with_kernels
 from ...messages import CheckpointError, message
 from ...parts import Part, Progress
 from ...weights.bundle import read_part
-from ...weights.modules import build, fitting
+from ...weights.format import add_class
+from ...weights.json_files import excerpt
+from ...weights.modules import build
 from .denoiser import LTXModel
 
 KIND = "LTXLatentUpsamplerModel"
 
 
+def _model() -> type[nn.Module]:
+    from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsamplerModel
+
+    kind: type[nn.Module] = LTXLatentUpsamplerModel
+    return kind
+
+
+add_class(KIND, _model)
+
+
 def load_upsampler(folder: Path, channels: int, dtype: str) -> Part:
     """The upsampler of a folder, for latents of so many channels; no weights are read yet."""
-    weights = read_part(folder / "latent_upsampler")
-    if weights.kind != KIND or weights.config.get("in_channels") != channels:
-        kind = message("kind_channels", kind=weights.kind, channels=weights.config.get("in_channels"))
-        raise CheckpointError(
-            message("upsampler_wrong", folder=folder.name, kind=kind),
-            message("upsampler_needed", kind=KIND, channels=channels),
-        )
+    needed = message("upsampler_needed", kind=KIND, channels=channels)
 
-    def make() -> nn.Module:
-        from diffusers.pipelines.ltx.modeling_latent_upsampler import LTXLatentUpsamplerModel
+    def wrong(kind: str) -> CheckpointError:
+        return CheckpointError(message("upsampler_wrong", folder=folder.name, kind=kind), needed)
 
-        return LTXLatentUpsamplerModel.from_config(dict(weights.config))
-
-    fitting(make, weights.entries)
+    weights = read_part(folder / "latent_upsampler", (KIND,), lambda kind: wrong(excerpt(kind)))
+    taken = weights.config.get("in_channels")
+    if taken != channels:
+        raise wrong(message("kind_channels", kind=KIND, channels=taken))
+    weights.check()
 
     def load(progress: Progress) -> nn.Module:
-        return build(make, weights.entries, getattr(torch, dtype), progress)
+        return build(weights.module, weights.entries, getattr(torch, dtype), progress)
 
     return weights.part(f"upsampler of {folder.name}", partial(load), ("transformer",))
 

@@ -15,7 +15,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 from ...common.flow import draw, encoded_source
-from ...common.images import cover
+from ...common.images import cover, image_processor
 from ...common.peaks import Moment
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...facts import Facts
@@ -139,10 +139,8 @@ def _both(cond: Tensor) -> dict[str, Tensor]:
 def encode_image(model: VideoModel, image: Tensor) -> Tensor:
     """CLIP's view of the image [1, 1, width] (StableVideoDiffusionPipeline.encode_image)."""
     from diffusers.pipelines.stable_video_diffusion.pipeline_stable_video_diffusion import _resize_with_antialiasing
-    from transformers import CLIPImageProcessor
 
-    folder = model.recipe.files.get("image_processor")
-    processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True) if folder else CLIPImageProcessor()
+    processor = image_processor(model.recipe.files.get("image_processor"))
     small = _resize_with_antialiasing(image.movedim(-1, 1) * 2.0 - 1.0, (224, 224))
     processed = processor(
         images=(small + 1.0) / 2.0,

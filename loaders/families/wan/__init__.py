@@ -26,6 +26,7 @@ from ...request import Capabilities, Conditioning, Control, Extension, Keyframe,
 from ...vae.peak import CoderPeak
 from ...vae.tiles import Pieces, Tile
 from ...weights.bundle import Bundle, frozen, read_diffusers
+from ...weights.entry import describing
 from ...weights.find import read_source
 from ...weights.safetensors import read_file
 from .checkpoint import FORMAT, _form, _variant, described, layout_of, module
@@ -279,11 +280,9 @@ def _with_low_noise(bundle: Bundle, recipe: Recipe) -> Bundle:
         if _expert(path.name) == wrong:
             right = {"low": "low_noise_checkpoint", "high": "checkpoint"}[wrong]
             raise CheckpointError(_OTHER[wrong], message("choose_under", input=right), slot, path.name)
-    if low.is_dir():
-        parts = read_diffusers(low, FORMAT).parts
-        expert = parts.get("transformer_2", parts["transformer"])
-    else:
-        expert = read_source(low, FORMAT).parts["transformer"]
+    with describing(low, FORMAT.spec.title):
+        source = read_diffusers(low, FORMAT) if low.is_dir() else read_source(low, FORMAT)
+        expert = source.parts.get("transformer_2", source.parts["transformer"])
     mine, other = bundle.parts["transformer"].config, expert.config
     sizes = ("in_channels", "num_layers", "num_attention_heads")
     if any(frozen(mine.get(key)) != frozen(other.get(key)) for key in sizes):
@@ -302,7 +301,8 @@ def _with_module(bundle: Bundle, recipe: Recipe) -> Bundle:
     file, checkpoint = recipe.files["module"], recipe.files["checkpoint"].name
     if "low_noise" in recipe.files:
         raise CheckpointError(message("module_beside_experts"), message("choose_module"), "vace_module", file.name)
-    added = module(read_file(file)[0])
+    with describing(file, FORMAT.spec.title):
+        added = module(read_file(file)[0])
     if added is None:
         raise CheckpointError(message("not_a_module", file=file.name), message("choose_module"))
     base = bundle.parts["transformer"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 import struct
 from functools import cache
 from pathlib import Path
@@ -14,9 +16,12 @@ from torch import Tensor
 from ...messages import CheckpointError, message
 from ...parts import Argument, JsonObject
 from ..entry import Entry
+from ..json_files import open_file
 
 _PLAIN = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _LENGTH = struct.Struct("<Q")
+_HEAD = struct.Struct("<4sIQQ")  # GGUF, version, numbers of tensors and of fields
+MOST_TENSORS, MOST_FIELDS, MOST_VALUES, MOST_AXES = 100_000, 10_000, 2**22, 8  # published ones: 2,000; 60; 260,000; 5
 _ARRAY_HEAD = 12  # bytes before its first element: the type of all, and how many
 _SHAPE = "comfy.gguf.orig_shape."  # holds the shape of a tensor that was folded to at most four axes
 
@@ -28,17 +33,23 @@ def _reader() -> Any:
     from gguf import GGUFReader, GGUFValueType
 
     class Reader(GGUFReader):
+        def _get(self, offset: int, dtype: Argument, count: int = 1, override_order: Argument = None) -> Argument:
+            array = super()._get(offset, dtype, count, override_order)
+            if len(array) != count:  # numpy ends a slice where the file ends
+                raise ValueError(offset)
+            return array
+
         def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[Any]]:
             if GGUFValueType(raw_type) != GGUFValueType.ARRAY:
                 return super()._get_field_parts(orig_offs, raw_type)
             kind, start = GGUFValueType(self._get(orig_offs, np.uint32)[0]), orig_offs + _ARRAY_HEAD
             count = int(self._get(orig_offs + 4, np.uint64)[0])
+            if count > min(MOST_VALUES, len(self.data)):
+                raise ValueError(count)
             if kind == GGUFValueType.STRING:
                 array = self.data[start : _end_of_texts(self.data, start, count)]
             else:
                 array = self._get(start, self.gguf_scalar_to_np[kind], count)
-                if len(array) != count:
-                    raise ValueError(count)
             return _ARRAY_HEAD + array.nbytes, [array], [0], [GGUFValueType.ARRAY, kind]
 
     return Reader
@@ -62,10 +73,22 @@ def _texts(data: bytes) -> list[str]:
 
 
 def _open(file: Path) -> Argument:
+    """The reader of a file whose tensors lie in it, each in bytes of its own; raises CheckpointError."""
+    with open_file(file) as stream:
+        head, size = stream.read(_HEAD.size), os.fstat(stream.fileno()).st_size
     try:
-        return _reader()(str(file), "c")  # copy on write: torch takes no read-only array
-    except (ValueError, KeyError, IndexError, OverflowError, AssertionError, struct.error) as error:
+        _, _, tensors, fields = _HEAD.unpack(head)
+        if tensors > MOST_TENSORS or fields > MOST_FIELDS:
+            raise ValueError(tensors, fields)
+        with np.errstate(over="ignore"):  # of offsets, which then lead out of the file
+            reader = _reader()(str(file), "c")  # copy on write: torch takes no read-only array
+        sizes = [(math.prod(map(int, tensor.shape)), tensor.n_elements) for tensor in reader.tensors]
+        last = max((int(tensor.field.parts[-1][0]) for tensor in reader.tensors), default=0)
+        if any(count != n for count, n in sizes) or max(last, sum(tensor.n_bytes for tensor in reader.tensors)) > size:
+            raise ValueError(size)
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError, struct.error) as error:
         raise CheckpointError(message("gguf_damaged", file=file.name), message("download_again")) from error
+    return reader
 
 
 def read_gguf(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
@@ -81,18 +104,20 @@ def read_gguf(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
                 message("gguf_type", file=file.name, kind=kind), message("use_file_of", kinds=", ".join(sorted(known)))
             )
         shape = [int(n) for n in (field.parts[field.data[0]] if field else reversed(tensor.shape))]
+        if len(shape) > MOST_AXES or min(shape, default=1) < 0 or math.prod(shape) != tensor.n_elements:
+            raise CheckpointError(message("gguf_damaged", file=file.name), message("download_again"))
         entries[tensor.name] = Entry(file, tensor.name, tuple(shape), kind)
     return entries, {"architecture": _architecture(reader)}
 
 
 def _architecture(reader: Argument) -> str:
     field = reader.fields.get("general.architecture")
-    return bytes(field.parts[field.data[0]]).decode(errors="replace") if field else ""
+    return bytes(field.parts[field.data[0]][:64]).decode(errors="replace") if field else ""
 
 
 def is_gguf(file: Path) -> bool:
     """Whether a file begins as a GGUF file does, whatever its name."""
-    with file.open("rb") as stream:
+    with open_file(file) as stream:
         return stream.read(4) == b"GGUF"
 
 

@@ -14,12 +14,16 @@ _LINE = re.compile(rf"^(?:(\d+)(?:\s*-\s*(\d+))?|({REST}))\s*:\s*([-+]?(?:\d+\.?
 _UNET = ("down_blocks", "mid_block", "up_blocks")
 _SIGNS = str.maketrans("，；：–—", ",;:--")
 MOST = 100
+LONGEST = 4000  # characters of all strengths
 
 Ranges = tuple[tuple[int, int, float], ...]  # first, last, factor; -1 and -1 for REST
 
 
 def parse_blocks(text: str) -> Ranges:
     """The ranges of a text; raises InputError for anything else, and for a block that is named twice."""
+    if len(text) > LONGEST:
+        rule = message("list_long", most=LONGEST)
+        raise InputError("blocks", repr(f"{text[:40]}..."), rule, message("write_fewer"))
     lines = [line.strip() for line in re.split(r"[,;\n]", text.translate(_SIGNS))]
     ranges = tuple(_range(line) for line in lines if line)
     ordered = sorted(ranges)
@@ -64,6 +68,13 @@ def block_factors(
     rest = next((factor for first, _, factor in ranges if first < 0), 1.0)
     factors = {layer: by_block.get(block, 1.0) if (block := _of(layer, blocks)) else rest for layer in layers}
     return {layer: factor for layer, factor in factors.items() if factor != 1}
+
+
+def rest_of(ranges: Ranges, lists: tuple[str, ...], tensors: Iterable[str], layers: Iterable[str]) -> tuple[int, int]:
+    """(layers outside of all blocks, blocks of the network that no range names), as of `block_factors`."""
+    blocks, _ = _blocks(lists or _UNET, [*tensors])
+    named = {number for first, last, _ in ranges if first >= 0 for number in range(first, last + 1)}
+    return sum(not _of(layer, blocks) for layer in layers), len(blocks) - len(named)
 
 
 def _of(layer: str, blocks: list[str]) -> str:

@@ -12,8 +12,10 @@ import torch
 
 from ...messages import CheckpointError, Message, listed, message, sentences
 from ...parts import Part
-from ..entry import Entry
+from ..entry import Entry, describing
 from ..format import CheckpointFormat
+from ..json_files import MOST_BYTES, read_bytes
+from ..kinds import kind_of_layers
 from ..modules import read_tensors
 from ..safetensors import read_file
 from .delta import Deltas
@@ -46,26 +48,27 @@ def read_lora(file: Path, form: CheckpointFormat, part: Part, experts: int = 1) 
 
     Raises CheckpointError where less than half of it does, or where a number in it is none.
     """
-    entries, metadata = read_file(file)
-    groups = grouped(entries)
-    if not groups.experts:
-        cause = message("lora_text_alone") if groups.text else message("lora_empty")
-        raise CheckpointError(message("lora_unusable", file=file.name, cause=cause), message("use_lora_form"))
-    text, notes = _settings_text(file, metadata)
-    fittings = {}
-    for expert, keys in groups.experts.items():
-        settings, unreadable = _settings(file, text, expert)
-        fittings[expert] = fit(keys, entries, form, part, settings)
-        notes += unreadable
-    shared = fittings.pop("", Fitting())
-    used, unused = _chosen(fittings, experts)
-    _check_share(file, [shared, *used.values()], groups.experts)
-    notes += (*_left_out(file, [shared, *used.values()]), *_unused(file, unused), *_text_part(file, groups.text))
-    high, low = ({**shared.deltas, **_deltas(used, name)} for name in ("high", "low"))
-    if experts < 2:
-        high = {**low, **high}
-    _check_numbers(file, [high, low])
-    return Contents(high, low if experts > 1 and used else None, notes, digest(text))
+    with describing(file, "LoRA"):
+        entries, metadata = read_file(file)
+        groups = grouped(entries)
+        if not groups.experts:
+            cause = message("lora_text_alone") if groups.text else message("lora_empty")
+            raise CheckpointError(message("lora_unusable", file=file.name, cause=cause), message("use_lora_form"))
+        text, notes = _settings_text(file, metadata)
+        fittings = {}
+        for expert, keys in groups.experts.items():
+            settings, unreadable = _settings(file, text, expert)
+            fittings[expert] = fit(keys, entries, form, part, settings)
+            notes += unreadable
+        shared = fittings.pop("", Fitting())
+        used, unused = _chosen(fittings, experts)
+        _check_share(file, [shared, *used.values()], groups.experts)
+        notes += (*_left_out(file, [shared, *used.values()]), *_unused(file, unused), *_text_part(file, groups.text))
+        high, low = ({**shared.deltas, **_deltas(used, name)} for name in ("high", "low"))
+        if experts < 2:
+            high = {**low, **high}
+        _check_numbers(file, [high, low])
+        return Contents(high, low if experts > 1 and used else None, notes, digest(text))
 
 
 def _deltas(fittings: Mapping[str, Fitting], expert: str) -> Deltas:
@@ -92,8 +95,8 @@ def _settings_text(file: Path, metadata: Mapping[str, str]) -> tuple[str, tuple[
     if not belongs(file):
         return "", (message("lora_config_unused", file=file.name, config=CONFIG),)
     try:
-        return config.read_text(encoding="utf-8"), ()
-    except (OSError, UnicodeDecodeError) as error:
+        return read_bytes(config, MOST_BYTES).decode("utf-8"), ()
+    except ValueError as error:
         return "", (message("lora_settings_unreadable", file=file.name, error=error),)
 
 
@@ -121,7 +124,9 @@ def _check_share(file: Path, fittings: list[Fitting], experts: Mapping[str, Mapp
     )
     sizes = next((each.sizes for each in fittings if each.sizes[0]), None)
     different = message("lora_sizes", theirs=_size(sizes[0]), ours=_size(sizes[1])) if sizes else ""
-    raise CheckpointError(sentences(rule, different), message("use_lora_of_family"))
+    kind = kind_of_layers({key.layer for keys in experts.values() for key in keys.values()})
+    named = message("lora_named_as", kind=kind) if kind else ""
+    raise CheckpointError(sentences(rule, named, different), message("use_lora_of_family"))
 
 
 def _size(shape: tuple[int, ...]) -> str:

@@ -7,11 +7,18 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
 from ...parts import JsonObject
+from ..json_files import excerpt, parse_json, parse_object
 
+MOST_RANK = 10**6  # and alpha; those of published files stay under 1,000
+MOST_PATTERNS = 4096  # one for each layer of the largest published networks
+MOST_SIGNS, MOST_REPEATS = 300, 3  # of a pattern
+_REPEATS = re.compile(r"[*+{]")
+_NESTED = re.compile(r"\)[*+?{]|\(\?|\\[1-9]")  # a group that is repeated or looks around takes exponential time
 T = TypeVar("T", int, float)
 METADATA = "lora_adapter_metadata"  # diffusers, loaders/lora_base.py, LORA_ADAPTER_METADATA_KEY
 CONFIG = "adapter_config.json"  # peft, utils/constants.py, CONFIG_NAME
@@ -51,8 +58,13 @@ class Settings:
 
 def _first(patterns: Mapping[str, T], layer: str, otherwise: T | None) -> T | None:
     """peft, utils/other.py, get_pattern_key."""
-    matching = (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", layer))
+    matching = (value for pattern, value in patterns.items() if _compiled(pattern).match(layer))
     return next(matching, otherwise)
+
+
+@lru_cache(MOST_PATTERNS)
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(rf"(.*\.)?({pattern})$")
 
 
 def config_beside(file: Path) -> Path | None:
@@ -79,7 +91,7 @@ def header_settings(metadata: Mapping[str, str]) -> str:
 def _value(text: str) -> object:
     """What a text in a header stands for; the text itself where it is no JSON."""
     try:
-        return json.loads(text.lower() if text in ("True", "False", "None") else text)
+        return parse_json(text.lower() if text in ("True", "False", "None") else text)
     except ValueError:
         return text
 
@@ -87,9 +99,7 @@ def _value(text: str) -> object:
 def read_settings(text: str, expert: str) -> Settings:
     """The settings of one expert in a JSON text; raises ValueError, TypeError or AttributeError for
     one that says something else."""
-    values = json.loads(text)
-    if not isinstance(values, dict):
-        raise TypeError(type(values).__name__)
+    values = parse_object(text)
     prefixes = _PREFIXES.get(expert, _PREFIXES[""])
     return _settings(next((inner for prefix in prefixes if (inner := _under(values, prefix))), {}))
 
@@ -102,19 +112,32 @@ def _under(values: JsonObject, prefix: str) -> JsonObject:
 def _settings(values: JsonObject) -> Settings:
     """Raises ValueError for values of other types, TypeError or AttributeError for other structures."""
     alpha, rank = values.get("lora_alpha", values.get("alpha")), values.get("r")
-    ranks = {_checked(pattern): int(value) for pattern, value in (values.get("rank_pattern") or {}).items()}
-    alphas = {_checked(pattern): float(value) for pattern, value in (values.get("alpha_pattern") or {}).items()}
-    numbers = None if alpha is None else float(alpha), None if rank is None else int(rank)
+    ranks = {_checked(pattern): int(_bounded(value)) for pattern, value in (values.get("rank_pattern") or {}).items()}
+    alphas = {_checked(pattern): _bounded(value) for pattern, value in (values.get("alpha_pattern") or {}).items()}
+    if len(ranks) + len(alphas) > MOST_PATTERNS:
+        raise ValueError(len(ranks) + len(alphas))
+    numbers = None if alpha is None else _bounded(alpha), None if rank is None else int(_bounded(rank))
     if any(count < 1 for count in (*ranks.values(), *([] if numbers[1] is None else [numbers[1]]))):
         raise ValueError(f"r < 1: {ranks or numbers[1]}")
     return Settings(*numbers, alphas, ranks, bool(values.get("use_rslora")))
 
 
+def _bounded(value: float | str) -> float:
+    """A rank or an alpha as a number; raises ValueError for one that no LoRA has."""
+    number = float(value)
+    if isinstance(value, bool) or not abs(number) <= MOST_RANK:
+        raise ValueError(excerpt(value))
+    return number
+
+
 def _checked(pattern: str) -> str:
+    """A pattern that is matched in no time: peft's are names, or names with a group, `.*` or `\\d+` in them."""
+    if len(pattern) > MOST_SIGNS or len(_REPEATS.findall(pattern)) > MOST_REPEATS or _NESTED.search(pattern):
+        raise ValueError(excerpt(pattern))
     try:
         re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"{pattern}: {error}") from error
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ValueError(f"{excerpt(pattern)}: {error}") from error
     return pattern
 
 

@@ -125,3 +125,119 @@ def test_a_file_of_something_else_is_told_by_what_it_holds(tmp_path: Path) -> No
         rule: Any = refusal.value.rule
         assert (rule.key, rule.values["count"]) == ("unknown_file", 5)
         assert "conv.0.kernel" in rule
+
+
+# ---------------------------------------------------------------- files as they are published
+
+_REFINER = "txt_in.individual_token_refiner.blocks.0.norm1.weight"
+_HUNYUAN = {
+    "img_in.proj.weight": (3072, 16, 1, 2, 2),
+    "vector_in.in_layer.weight": (3072, 768),
+    "double_blocks.0.img_attn_qkv.weight": (9216, 3072),
+    _REFINER: (3072,),
+}
+_GUIDED = {"guidance_in.mlp.0.weight": (3072, 256)}
+_WAN = {
+    "patch_embedding.weight": (5120, 16, 1, 2, 2),
+    "text_embedding.0.weight": (5120, 4096),
+    "blocks.0.self_attn.q.weight": (5120, 5120),
+    "head.head.weight": (64, 5120),
+}
+# what it is -> names and shapes of its published file, as far as they tell it from others; None: it runs
+PUBLISHED: list[tuple[str | None, dict[str, tuple[int, ...]]]] = [
+    (None, _HUNYUAN | _GUIDED),
+    ("HunyuanCustom", _HUNYUAN),
+    (
+        "HunyuanCustom",
+        _HUNYUAN | {"audio_models.0.norm1.weight": (3072,), "audio_proj.proj1.weight": (1024, 19200)},
+    ),
+    ("HunyuanCustom", _HUNYUAN | {"bg_in.proj.weight": (3072, 32, 1, 2, 2), "bg_proj.weight": (3072, 3072)}),
+    (
+        "HunyuanVideo-Avatar",
+        _HUNYUAN | {"audio_adapter_blocks.0.norm1.weight": (3072,), "ref_in.proj.weight": (3072, 16, 1, 2, 2)},
+    ),
+    ("HunyuanVideo-Foley", {"triple_blocks.0.audio_self_attn_qkv.weight": (4608, 1536)}),
+    (None, _WAN),
+    (
+        "FantasyTalking",
+        {
+            "proj_model.proj.weight": (2048, 768),
+            "proj_model.norm.weight": (2048,),
+            "proj_model.norm.bias": (2048,),
+            "blocks.0.cross_attn.k_proj.weight": (5120, 2048),
+            "blocks.0.cross_attn.v_proj.weight": (5120, 2048),
+        },
+    ),
+    (
+        "FantasyPortrait",
+        {
+            "proj_model.proj_in.weight": (2048, 768),
+            "ip_adapter.blocks.0.cross_attn.ip_adapter_single_stream_k_proj.weight": (5120, 2048),
+        },
+    ),
+    ("FlashPortrait", _WAN | {"blocks.0.cross_attn.emo_k_proj.weight": (5120, 2048)}),
+    ("SkyReels-V2-DF", _WAN | {"fps_embedding.weight": (2, 5120)}),
+    ("Wan-Fun-Control-Camera", _WAN | {"control_adapter.conv.weight": (5120, 1536, 2, 2)}),
+    ("Lynx", {"blocks.0.cross_attn.ip_adapter.to_v_ip.weight": (5120, 5120)}),
+    ("Lynx", {"blocks.0.self_attn.ref_adapter.to_k_ref.weight": (5120, 5120)}),
+    ("Ovi", _WAN | {"blocks.0.cross_attn.k_fusion.weight": (3072, 3072)}),
+    ("LongCat-Video", {"blocks.0.ffn.w1.weight": (11008, 4096), "x_embedder.proj.weight": (4096, 16, 1, 2, 2)}),
+]
+
+
+@pytest.mark.parametrize(("title", "shapes"), PUBLISHED, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize("prefix", ["", *NETWORK_PREFIXES])
+def test_published_files(title: str | None, shapes: dict[str, tuple[int, ...]], prefix: str) -> None:
+    row = relative_of(entries(shapes, prefix))
+    assert (row and row.title) == title
+
+
+OURS = {
+    "CogVideoXTransformer3DModel": "CogVideoX",
+    "HunyuanVideoTransformer3DModel": "HunyuanVideo",
+    "LTXVideoTransformer3DModel": "LTX-Video",
+    "MochiTransformer3DModel": "Mochi 1",
+    "UNetSpatioTemporalConditionModel": "Stable Video Diffusion",
+    "WanTransformer3DModel": "Wan",
+    "WanVACETransformer3DModel": "Wan",
+}
+LAYERS = ("num_layers", "num_single_layers", "num_refiner_layers", "n_layers", "num_double_layers", "depth")
+
+
+def diffusers_tensors() -> dict[str, dict[str, tuple[int, ...]]]:
+    """Class -> names and shapes of each transformer of diffusers with its own defaults, one layer where it says so."""
+    import inspect
+
+    import diffusers
+
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    names = [name for name in dir(diffusers) if "Transformer" in name or name in OURS]
+    for name in names:
+        cls: Any = getattr(diffusers, name)
+        parameters = inspect.signature(cls.__init__).parameters if inspect.isclass(cls) else {}
+        layers = {name: 1 for name in LAYERS if name in parameters and "vace_layers" not in parameters}
+        try:
+            with torch.device("meta"):
+                shapes[name] = {key: tuple(value.shape) for key, value in cls(**layers).state_dict().items()}
+        except (TypeError, ValueError, AttributeError, NotImplementedError, RuntimeError):  # has no defaults of its own
+            continue
+    return shapes
+
+
+def test_no_model_of_diffusers_is_called_one_of_ours() -> None:
+    """Whatever it can load: one with tensors that none of ours has is called by its name, or by none."""
+    shapes = diffusers_tensors()
+    assert {*OURS} <= {*shapes}
+    assert len(shapes) > 30
+    runs = {key for name in OURS for key in shapes[name]}
+    titles = {*OURS.values()}
+    called = {name: str(kind_of(entries(keys))) for name, keys in shapes.items()}
+    assert {name: called[name] for name in OURS if OURS[name] != "Mochi 1"} == {
+        name: title for name, title in OURS.items() if title != "Mochi 1"
+    }
+    wrong = {
+        name: called[name]
+        for name, keys in shapes.items()
+        if name not in OURS and {*keys} - runs and called[name] in titles and relative_of(entries(keys)) is None
+    }
+    assert wrong == {}

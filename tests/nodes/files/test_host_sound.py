@@ -50,7 +50,7 @@ def clip(host: Host) -> Path:
 def again(**changes: Any) -> Prompt:
     """Video-to-video of the clip."""
     load = node("LoadVideo", file="with_sound.mp4")
-    return graph("again", {"8": load, "3.source": ["8", 0], "3.strength": 0.25, "3.sampler": "euler", **changes})
+    return graph("again", {"8": load, "3.source": ["8", 0], "3.strength": 0.5, "3.sampler": "euler", **changes})
 
 
 def test_sound_goes_through_video_to_video(host: Host, clip: Path) -> None:
@@ -104,6 +104,43 @@ def test_sound_of_a_long_videos_source(host: Host, clip: Path) -> None:
     assert lengths(video) == pytest.approx(lengths(clip), abs=0.03)
     (silent,) = host.videos(host.post({**long_video("long_silent", **made_of, source_sound=False), **load}))
     assert lengths(silent) == (pytest.approx(17 / 12, abs=1e-3), 0)
+
+
+@pytest.mark.parametrize("decode", ["file", "images"])
+def test_a_source_that_goes_away_while_it_is_sampled(host: Host, clip: Path, decode: str) -> None:
+    """The video is written all the same, and its node says that the sound is not in it."""
+    source = clip.with_name(f"leaves_{decode}.mp4")
+    source.write_bytes(clip.read_bytes())
+    load = node("LoadVideo", file=source.name)
+    graph = again(**{"8": load, "3.steps": 16, "3.seed": 91 + len(decode), "4.filename_prefix": f"sound/left_{decode}"})
+    if decode == "images":
+        graph["4"] = node("ReelwireDecode", latent=["3", 0], tile=0)
+        graph["9"] = node("CreateVideo", images=["4", 0], audio=["4", 1], fps=["4", 2])
+        graph["10"] = node("SaveVideo", video=["9", 0], filename_prefix="sound/left", format="auto", codec="auto")
+
+    def leave(kind: str, data: dict[str, Any]) -> None:
+        if kind == "progress" and data["node"] == "3":
+            source.unlink(missing_ok=True)
+
+    seen = host.watch(graph, leave)
+    assert not source.exists()
+    (done,) = seen.all("execution_success")
+    entry = host.wait(done["prompt_id"])
+    (video,) = host.videos(entry)
+    assert lengths(video) == (pytest.approx(17 / 12, abs=1e-2), 0)
+    assert f"left out, as {source.name}" in notes(entry)
+
+
+def test_images_bring_their_sound_and_their_rate_for_the_hosts_own_nodes(host: Host, clip: Path) -> None:
+    graph = again(**{"4": node("ReelwireDecode", latent=["3", 0], tile=0)})
+    graph["9"] = node("CreateVideo", images=["4", 0], audio=["4", 1], fps=["4", 2])
+    graph["10"] = node("SaveVideo", video=["9", 0], filename_prefix="sound/created", format="auto", codec="auto")
+    (video,) = host.videos(host.post(graph))
+    assert lengths(video) == pytest.approx(lengths(clip), abs=0.05)
+    silent = graph | {"3": {**graph["3"], "inputs": {**graph["3"]["inputs"], "strength": 1.0}}}
+    del silent["3"]["inputs"]["source"]
+    (video,) = host.videos(host.post(silent))
+    assert lengths(video)[1] == 0
 
 
 BAD: dict[str, dict[str, Any]] = {

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import sys
+import unicodedata
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -29,13 +31,31 @@ def names(comfyui: Path) -> Iterator[Any]:
     sys.path.remove(str(comfyui))
 
 
+# tabulators, C1 controls, soft hyphens, marks of direction, spaces without width, halves of a pair, tags
+HIDDEN = (
+    "\t\x80\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028\u2029\u202a\u202e\u2060\u2066\u2069\ufeff\ud800\udfff"
+    "\ufffe\U000e0041"
+)
 BAD = [
     *(f"video/a{sign}b" for sign in ':*?"<>|\x00\n\t\x7f\ud800'),
     *(f"a{sign}/b" for sign in ':*?"<>|'),
     *("clip.", "clip ", "folder./clip", "folder /clip", "a. . /b"),
     *("CON", "nul", "video/PRN", "aux.old", "COM1", "com9.mp4", "LPT1/clip", "video/lpt¹", "CONIN$", "NUL .x"),
     *("../x", "a/../../x", "..\\x", "/tmp/x", "\\\\server\\share", "\\x", "C:\\x", "c:/x", "D:x"),
-    *("", "/", "video/", "video\\", "."),
+    *("", "/", "video/", "video\\", ".", "..", " ", "a/.", "a/..", "a/../..", "x/y/..", ". ", "\u00a0/ "),
+    *(f"vi{sign}deo" for sign in HIDDEN),
+    *(
+        "\u202egpj.exe",
+        "a\u2066b\u2069",
+        "a\n\nb",
+        "a\r/b",
+        "\x1b[31mred",
+        "a\x9b1m",
+        "nul\u200b",
+        "a\u200d",
+        "\u200da",
+    ),
+    *("a/" * 3000 + "b", "x" * 999, "视" * 67, "e\u0301" * 67, "x/" * 111, "\\\\?\\C:\\x", "C:\\evil", "C:evil", "a:b"),
     *("x" * 201, "é" * 101, "/".join(["folder"] * 40), "%date:hh:mm%", "%date:yyyy?%", "%Sampler: one.seed%:"),
 ]
 GOOD = [
@@ -59,6 +79,7 @@ GOOD = [
         "50%",
         "%Sampler: one.seed%",
     ),
+    *("caf\u00e9", "cafe\u0301", "한글", "👨\u200d👩\u200d👧", "می\u200cخواهم", "a\u3000b", " a", "ﬁ", "ⅷ"),
     *("a/../b", "./a", "a//b", "[draft] a (1) 'b' & c;#=+,~!@^$"),
 ]
 
@@ -74,6 +95,27 @@ def test_what_some_system_cannot_have_is_refused(names: Any, prefix: str) -> Non
 @pytest.mark.parametrize("prefix", GOOD, ids=lambda prefix: repr(prefix[:20]))
 def test_what_all_can_have_is_taken(names: Any, prefix: str) -> None:
     names.check_prefix(prefix)
+
+
+@settings(max_examples=200)
+@given(st.text(st.characters(), max_size=60))
+def test_any_prefix_is_taken_or_refused(names: Any, prefix: str) -> None:
+    """What is taken is a name of UTF-8 without what cannot be seen, and leads nowhere else."""
+    try:
+        names.check_prefix(prefix)
+    except InputError as refused:
+        str(refused).encode()
+        return
+    prefix.encode()
+    assert not {unicodedata.category(c) for c in prefix} & {"Cc", "Cs", "Zl", "Zp"}
+    assert not prefix.startswith(("/", "\\"))
+
+
+def test_sixty_megabytes(names: Any) -> None:
+    for prefix in ("x" * 60_000_000, "%" * 10_000_000, "a/" * 10_000_000, "%a.b%" * 5_000_000):
+        with pytest.raises(InputError) as refused:
+            names.check_prefix(prefix)
+        assert len(str(refused.value)) < 400
 
 
 @pytest.mark.parametrize(
@@ -129,6 +171,39 @@ def test_what_stands_for_nothing_stays_and_is_told(names: Any, prefix: str) -> N
     assert [note.key for note in notes] == ["token_unknown"]
 
 
+TITLES = {"KSampler": "KSampler (host's)"}
+
+
+@pytest.mark.parametrize("kind", ["ReelwireSampler", "ReelwireLongVideo", "ReelwireLoRA", "ReelwireCache"])
+def test_what_the_page_shows_of_a_node_names_it_in_every_language(names: Any, kind: str) -> None:
+    pages = [json.loads(file.read_text()) for file in (names.LOCALES).glob("*/nodeDefs.json")]
+    assert len(pages) == 2
+    for page in pages:
+        for widget, label in page[kind]["inputs"].items():
+            nodes = names.nodes_of({"5": {"class_type": kind, "inputs": {widget: "v"}}}, None)
+            for name in (widget, label["name"]):
+                token = f"%{page[kind]['display_name']}.{name}%"
+                assert names.resolved(token, nodes, NOW) == ("v", []) or "." in token[1:-1].replace(".", "", 1)
+
+
+def test_what_the_host_calls_a_node_names_it(names: Any) -> None:
+    nodes = names.nodes_of({"5": {"class_type": "KSampler", "inputs": {"seed": 4}}}, None, TITLES)
+    assert names.resolved("%KSampler (host's).seed%", nodes, NOW) == ("4", [])
+
+
+@pytest.mark.parametrize("word", ["date", "foo", "batch_num", "Width", "seed"])
+@pytest.mark.parametrize("more", ["", "%date:yyyy%", "%1.seed%"])
+def test_a_word_that_stands_for_nothing_is_told(names: Any, word: str, more: str) -> None:
+    text, notes = names.resolved(f"a_%{word}%{more}", names.nodes_of(PROMPT, {}), NOW)
+    assert text.startswith(f"a_%{word}%")
+    assert [(note.key, note.values["token"]) for note in notes] == [("token_no_word", f"%{word}%")]
+
+
+@pytest.mark.parametrize("prefix", ["50%", "50% of 100%", "%width%x%height%", "%year%", "a % b % c", "%1%"])
+def test_a_percent_sign_is_no_token(names: Any, prefix: str) -> None:
+    assert names.resolved(prefix, [], NOW) == (prefix, [])
+
+
 def test_a_long_value_is_cut_to_a_name(names: Any) -> None:
     text, notes = names.resolved("a/%4.long%/%4.long%", names.nodes_of(PROMPT, {}), NOW)
     assert [note.key for note in notes] == ["name_fitted"]
@@ -148,3 +223,25 @@ def test_no_value_makes_a_bad_name(names: Any, value: str, prefix: str) -> None:
     text, _ = names.resolved(prefix, nodes, NOW)
     names.check_prefix(text.replace("%", "_"))  # a value that looks like a token is none
     assert ".." not in text.split("/")
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+partly = st.fixed_dictionaries(
+    {}, optional=dict.fromkeys(("class_type", "inputs", "_meta", "title", "properties", "id", "type"), anything)
+)
+WHOLE = {"N": {"class_type": "N", "inputs": {"v": 1}}}
+
+
+@settings(max_examples=150)
+@given(
+    st.dictionaries(st.text(max_size=3), partly | anything, max_size=3),
+    st.fixed_dictionaries({"nodes": st.lists(partly | anything, max_size=3) | anything}) | anything,
+)
+def test_whatever_comes_along_with_a_prompt(names: Any, prompt: dict[str, Any], workflow: Any) -> None:
+    """Neither is made by a page, and the prefix is still a name."""
+    text, _ = names.resolved("a/%N.v%/%M.v%", names.nodes_of({**prompt, **WHOLE}, workflow), NOW)
+    names.check_prefix(text.replace("%", "_"))

@@ -113,6 +113,66 @@ def test_what_is_no_picture_is_told(host: Any, tmp_path: Path, monkeypatch: pyte
         host.files.input_image("a.png")
 
 
+def clear(mode: str, alpha: int) -> Image.Image:
+    picture = colours().convert("RGBA")
+    picture.putalpha(alpha)
+    return picture.convert(mode)
+
+
+def clear_palette(path: Path) -> None:
+    picture = colours().convert("P")
+    picture.save(path, transparency=picture.getpixel((0, 0)))
+
+
+def adobe() -> bytes:
+    """A profile that is not sRGB's."""
+    from PIL import ImageCms
+
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+
+
+def srgb() -> bytes:
+    from PIL import ImageCms
+
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def animated(path: Path, **options: Any) -> None:
+    colours().save(path, save_all=True, append_images=[colours().rotate(180), colours().rotate(90)], **options)
+
+
+PICTURES: dict[str, tuple[str, Any, list[str]]] = {
+    "plain": ("a.png", lambda path: colours().save(path), []),
+    "a JPEG": ("a.jpg", lambda path: colours().save(path), []),
+    "an opaque alpha": ("a.png", lambda path: clear("RGBA", 255).save(path), []),
+    "alpha": ("a.png", lambda path: clear("RGBA", 128).save(path), ["picture_alpha"]),
+    "gray and alpha": ("a.png", lambda path: clear("LA", 0).save(path), ["picture_alpha"]),
+    "a transparent colour": ("a.png", lambda path: colours().save(path, transparency=(255, 0, 0)), ["picture_alpha"]),
+    "a palette": ("a.png", clear_palette, ["picture_alpha"]),
+    "a GIF that moves": ("a.gif", animated, ["picture_first_frame"]),
+    "a WebP that moves": ("a.webp", lambda path: animated(path, lossless=True), ["picture_first_frame"]),
+    "a PNG that moves": ("a.png", animated, ["picture_first_frame"]),
+    "a TIFF of pages": ("a.tif", animated, ["picture_first_frame"]),
+    "CMYK": ("a.jpg", lambda path: colours().convert("CMYK").save(path), ["picture_profile"]),
+    "sRGB, said": ("a.png", lambda path: colours().save(path, icc_profile=srgb()), []),
+    "another profile": ("a.png", lambda path: colours().save(path, icc_profile=adobe()), ["picture_profile"]),
+    "no profile": ("a.png", lambda path: colours().save(path, icc_profile=b"nothing"), ["picture_profile"]),
+    "no picture": ("a.png", lambda path: path.write_bytes(b"nothing"), []),
+    "16 bits": ("a.png", lambda path: png16(path, np.zeros((8, 8, 3), np.uint16)), []),
+    "16 bits and alpha": ("a.png", lambda path: png16(path, np.zeros((8, 8, 4), np.uint16)), ["picture_alpha"]),
+}
+
+
+@pytest.mark.parametrize("case", PICTURES)
+def test_what_is_not_used_of_a_picture_is_told(
+    host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+) -> None:
+    name, write, expected = PICTURES[case]
+    write(tmp_path / name)
+    monkeypatch.setattr(host.files.folder_paths, "get_input_directory", lambda: str(tmp_path))
+    assert [note.key for note in host.files.picture_notes(name)] == expected
+
+
 # ---------------------------------------------------------------- metadata
 
 HIDDEN = SimpleNamespace(prompt={"1": {"secret": "words"}}, extra_pnginfo={"workflow": {"secret": 1}}, unique_id="1")
@@ -130,7 +190,18 @@ def test_metadata_as_the_host_is_told(
     assert {*host.outputs.metadata(node, note)} == (set() if disabled else {"prompt", "workflow", "reelwire"})
     path = host.files.save_latents({"samples": torch.zeros(1, 2, 3, 4, 5), "reelwire": note}, node)
     assert (b"secret" in path.read_bytes()) != disabled
-    assert host.files.read_latents(path)["reelwire"] == json.loads(json.dumps(note))
+    assert host.files.read_latents(path)[0]["reelwire"] == json.loads(json.dumps(note))
+
+
+def test_metadata_that_cannot_be_written_is_left_out(host: Any) -> None:
+    """A video is not lost for a workflow that lies too deep, nor for half a character in its name."""
+    deep: list[Any] = []
+    for _ in range(5000):
+        deep = [deep]
+    node: Any = SimpleNamespace(hidden=SimpleNamespace(prompt=None, extra_pnginfo={"workflow": deep, "\ud800": 1}))
+    values = host.outputs.metadata(node, {"seed": 3})
+    assert {*values} == {"?", "reelwire"}
+    "".join([*values, *values.values()]).encode()
 
 
 def test_an_unfinished_render_has_the_same_name_each_day(host: Any) -> None:

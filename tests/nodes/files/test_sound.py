@@ -15,6 +15,9 @@ import numpy as np
 import pytest
 import torch
 from av.video.reformatter import ColorRange, Colorspace
+from reelwire.loaders.messages import InputError
+from reelwire.tests.support.engine.components import BUNDLED
+from reelwire.tests.support.engine.models import open_ltx
 from torch import Tensor
 
 FRAMES, FPS = 50, 25.0  # two seconds of picture
@@ -30,10 +33,13 @@ def nodes(comfyui: Path) -> Iterator[Any]:
     comfy.cli_args.args.cpu = not torch.cuda.is_available()
     import reelwire.nodes.video_file as files
     from comfy_api.latest import InputImpl, Types
-    from reelwire.nodes import host
+    from reelwire.nodes import decoding, host
     from reelwire.nodes.host import sound
+    from reelwire.nodes.sampling import request
 
-    yield SimpleNamespace(files=files, host=host, sound=sound, InputImpl=InputImpl, Types=Types)
+    yield SimpleNamespace(
+        files=files, host=host, sound=sound, InputImpl=InputImpl, Types=Types, decoding=decoding, request=request
+    )
     sys.path.remove(str(comfyui))
 
 
@@ -48,7 +54,7 @@ def write(nodes: Any, path: Path, audio: Any, count: int = FRAMES, fps: float = 
     """What a file of `count` grey frames says of its sound."""
     frames = torch.full((count, SIZE[1], SIZE[0], 3), 90, dtype=torch.uint8)
     sound, notes = nodes.host.sound_of(audio)
-    written = nodes.files.write_video(path, iter(frames.split(7)), SIZE, fps, crf, {}, sound)
+    _, written = nodes.files.write_video(path, iter(frames.split(7)), SIZE, fps, crf, {}, sound)
     return [note.key for note in (*notes, *written)]
 
 
@@ -337,3 +343,77 @@ def test_crf_0_keeps_every_pixel(nodes: Any, tmp_path: Path) -> None:
     assert all(np.array_equal(a.to_ndarray(), b) for a, b in zip(decoded, expected, strict=True))
     colours = np.stack([by_its_tags(frame) for frame in decoded])
     assert np.abs(colours - frames.numpy()).max() <= 2
+
+
+# ---------------------------------------------------------------- whose rate counts
+
+
+def video_of(nodes: Any, fps: float, audio: Any = None, count: int = 30) -> Any:
+    """A VIDEO of grey frames."""
+    images = torch.full((count, 32, 64, 3), 0.4)
+    return nodes.InputImpl.VideoFromComponents(
+        nodes.Types.VideoComponents(images=images, audio=audio, frame_rate=Fraction(fps))
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "fps", "keys"),
+    [(0.0, 30.0, ["audio_out_of_step"]), (30.0, 30.0, []), (24.0, 30.0, ["audio_out_of_step"]), (0.0, 25.0, [])],
+)
+def test_sound_of_a_video_of_another_rate_is_told(nodes: Any, asked: float, fps: float, keys: list[str]) -> None:
+    """The frames came without one, and the latents were made at 25."""
+    writer, model = nodes.decoding.FileWriter, open_ltx(BUNDLED)
+    video = video_of(nodes, fps, tone(44100, 2, 1))
+    rate, sound, notes = writer.rate_and_sound(model, asked, video, None, 25.0)
+    assert (rate, [note.key for note in notes]) == (asked or 25.0, keys)
+    assert sound is not None
+    assert not keys or float(notes[0].values["audio"]) == fps
+
+
+@pytest.mark.parametrize("name", ["source", "extend"])
+def test_a_video_brings_its_rate_and_its_frames(nodes: Any, name: str) -> None:
+    request = nodes.request.request_of(open_ltx(BUNDLED), **{name: video_of(nodes, 30.0)})
+    images = request.source if name == "source" else request.clip
+    assert (request.fps, len(images)) == (30.0, 30)
+    assert nodes.request.request_of(open_ltx(BUNDLED), fps=12.0, **{name: video_of(nodes, 30.0)}).fps == 12.0
+
+
+@pytest.mark.parametrize(("fps", "keys"), [(30.0, []), (25.0, ["clip_out_of_step"])])
+def test_a_clip_that_plays_at_another_speed_is_told(nodes: Any, fps: float, keys: list[str]) -> None:
+    assert [note.key for note in nodes.decoding.FileWriter.clip_apart(fps, video_of(nodes, 30.0))] == keys
+    assert not nodes.decoding.FileWriter.clip_apart(fps, torch.rand(3, 8, 8, 3))
+
+
+def broken_files(folder: Path, nodes: Any) -> dict[str, bytes]:
+    """Name -> what a person has instead of a video: half of a download, a sound, a page, nothing."""
+    write(nodes, folder / "whole.mp4", tone(44100, 2, 2))
+    whole = (folder / "whole.mp4").read_bytes()
+    wave = io.BytesIO()
+    with av.open(wave, "w", format="wav") as file:
+        stream = file.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), "s16", "mono")
+        frame.sample_rate = 8000
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode(None))
+    return {"half.mp4": whole[:200], "sound.wav": wave.getvalue(), "page.mp4": b"<html>x</html>" * 9, "none.mp4": b""}
+
+
+@pytest.mark.parametrize("name", ["half.mp4", "sound.wav", "page.mp4", "none.mp4"])
+@pytest.mark.parametrize("input_name", ["source", "extend"])
+def test_what_is_no_video_is_refused_by_the_input(nodes: Any, tmp_path: Path, name: str, input_name: str) -> None:
+    (tmp_path / name).write_bytes(broken_files(tmp_path, nodes)[name])
+    video = nodes.InputImpl.VideoFromFile(str(tmp_path / name))
+    with pytest.raises(InputError) as refused:
+        nodes.request.request_of(open_ltx(BUNDLED), **{input_name: video})
+    assert (refused.value.name, getattr(refused.value.rule, "key", "")) == (input_name, "video_unreadable")
+    assert str(tmp_path) not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["half.mp4", "page.mp4", "none.mp4"])
+def test_what_is_no_video_is_refused_as_sound(nodes: Any, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(broken_files(tmp_path, nodes)[name])
+    video = nodes.InputImpl.VideoFromFile(str(tmp_path / name))
+    with pytest.raises(InputError) as refused:
+        nodes.decoding.FileWriter.rate_and_sound(open_ltx(BUNDLED), 0.0, video, None, 25.0)
+    assert (refused.value.name, getattr(refused.value.rule, "key", "")) == ("audio", "video_unreadable")
+    assert str(tmp_path) not in str(refused.value)

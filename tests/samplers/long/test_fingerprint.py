@@ -72,7 +72,7 @@ def begun(folder: Path, model: VideoModel, **written: Any) -> Job:
     inputs = render_fingerprint(model, TIMELINE, whole, OPTIONS)
     inputs |= {"guidance node": str(model.guidance), "speed": str(model.speed), "cache": str(model.cache)}
     inputs |= {"calibration": _digest(repr(whole.longest.policy)), **written}
-    job = Job(folder)
+    job = Job(folder / "job")
     job.begin({name: value for name, value in inputs.items() if value is not ...})
     job.write(0, torch.zeros(1, 16, 3, 8, 8))
     return job

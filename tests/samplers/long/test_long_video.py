@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ class Film:
     def __init__(
         self, model: VideoModel, folder: Path, story: Timeline, style: LongVideoOptions = PLAIN, **request: Any
     ) -> None:
-        self.model, self.told, self.style, self.job = model, story, style, Job(folder)
+        self.model, self.told, self.style, self.job = model, story, style, Job(folder / "job")
         self.made: LongPlan = plan_long(model, story, Request(**{"steps": 2, "seed": 3, **request}), style)
         self.notes: list[str] = []
         self.sampled: list[int] = []
@@ -69,9 +70,10 @@ class Film:
                 raise KeyboardInterrupt
 
         inputs = render_fingerprint(self.model, self.told, self.made, self.style)
-        self.job.begin(inputs, upgrade=lambda begun: upgraded(begun, self.model, self.made))
-        watch = Callbacks(step, self.notes.append)
-        return torch.cat(list(render(self.model, self.told, self.made, self.style, self.job, None, watch)))
+        with closing(self.job):
+            self.job.begin(inputs, upgrade=lambda begun: upgraded(begun, self.model, self.made))
+            watch = Callbacks(step, self.notes.append)
+            return torch.cat(list(render(self.model, self.told, self.made, self.style, self.job, None, watch)))
 
 
 def length(model: VideoModel) -> int:
@@ -200,7 +202,7 @@ def test_smaller_tiles_are_kept_for_what_follows(tmp_path: Path) -> None:
 def test_a_damaged_window_is_made_again(tmp_path: Path) -> None:
     film = Film(open_ltx(BUNDLED), tmp_path, timeline(), LongVideoOptions(17, 5), frames=41)
     whole = film.frames()
-    file = sorted(tmp_path.glob("window_*"))[1]
+    file = sorted(film.job.folder.glob("window_*"))[1]
     content = bytearray(file.read_bytes())
     content[-5] ^= 255
     file.write_bytes(content)

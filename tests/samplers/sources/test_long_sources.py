@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from reelwire.loaders.common.flow import encoded_source
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.request import Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
+from reelwire.samplers import denoise
 from reelwire.samplers.long.fingerprint import render_fingerprint
 from reelwire.samplers.long.job import Job
 from reelwire.samplers.long.plan import LongPlan, LongVideoOptions, plan_long
@@ -36,8 +38,9 @@ def planned(model: VideoModel, options: LongVideoOptions = OPTIONS, **request: A
 def film(model: VideoModel, folder: Path, whole: LongPlan, options: LongVideoOptions = OPTIONS) -> tuple[Tensor, Job]:
     """(frames, job with the latents of the windows) of a whole render."""
     job = Job(folder)
-    job.begin(render_fingerprint(model, STORY, whole, options))
-    return torch.cat(list(render(model, STORY, whole, options, job, None, Callbacks()))), job
+    with closing(job):
+        job.begin(render_fingerprint(model, STORY, whole, options))
+        return torch.cat(list(render(model, STORY, whole, options, job, None, Callbacks()))), job
 
 
 def two_windows(model: VideoModel) -> int:
@@ -58,7 +61,7 @@ def test_the_outside_of_a_long_video_is_its_source(tiny_models: Path, tmp_path: 
     places = range(0, count, count // 2) if len(needed(model)["keyframes"]) > 1 else (0,)
     keyframes = tuple(Keyframe(frames(1, at), at) for at in places) if needed(model)["keyframes"] else ()
     whole = planned(model, source=source, mask=mask, frames=count, keyframes=keyframes, strength=0.8)
-    result, job = film(model, tmp_path, whole)
+    result, job = film(model, tmp_path / "job", whole)
     assert len(result) == count
     assert len(whole.windows) > 1 or whole.mode == "context_windows"
     for number, window in enumerate(whole.windows):
@@ -81,7 +84,7 @@ def test_the_outside_of_a_long_video_is_its_source(tiny_models: Path, tmp_path: 
 def test_a_source_without_a_mask_is_the_samplers_in_one_window(tmp_path: Path) -> None:
     model, source = open_ltx(BUNDLED), frames(17, 9)
     whole = planned(model, source=source, frames=17, strength=0.6)
-    _, job = film(model, tmp_path, whole)
+    _, job = film(model, tmp_path / "job", whole)
     latents = job.read(0)
     with torch.no_grad():
         expected = run(model, source=source, frames=17, strength=0.6, steps=2, guidance=1.0, keyframes=())
@@ -212,3 +215,14 @@ def test_lengths_that_nothing_says(tiny_models: Path) -> None:
         with pytest.raises(InputError) as refusal:
             plan(model, Request(**needed(model), as_long=True, **inputs))
         assert refusal.value.rule.key == key
+
+
+def test_a_clip_whose_last_frame_the_text_encoder_reads(tiny_models: Path) -> None:
+    """The prompt is read along with it, or it is said where the clip belongs too."""
+    model, clip = open_model(tiny_models, "tiny-hunyuan-i2v-concat"), frames(6, 2)
+    prepared = plan(model, Request(steps=1, seed=3, clip=clip))
+    conditioning = model.encode(PROMPT, "", (Keyframe(clip[-1:], 0),))
+    assert torch.isfinite(denoise.sample(model, conditioning, prepared)).all()
+    with pytest.raises(InputError) as refusal:
+        denoise.sample(model, model.encode(PROMPT, "", (Keyframe(clip[:1], 0),)), prepared)
+    assert (refusal.value.name, refusal.value.remedy.key) == ("conditioning", "connect_same_clip")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from reelwire.loaders.messages import CheckpointError
+from reelwire.loaders.messages import CheckpointError, Message
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.lora import LoRA, applied, expert_of_name
 from reelwire.tests.support.files.loras import (
@@ -339,3 +339,30 @@ NAMES = {
 @pytest.mark.parametrize("name", NAMES)
 def test_the_expert_that_a_name_says(name: str) -> None:
     assert expert_of_name(name) == NAMES[name]
+
+
+@pytest.mark.parametrize(
+    ("layers", "kind"),
+    [
+        (("double_blocks.0.img_attn.qkv", "double_blocks.1.img_attn.qkv"), "Flux"),
+        (("lora_unet_double_blocks_0_img_attn_qkv",), "or_list"),
+        (("diffusion_model.double_blocks.0.img_attn_qkv",), "HunyuanVideo"),
+        (("lora_unet_blocks_0_attn_qkv_x",), "Mochi"),
+        (("lora_unet_down_blocks_1_attentions_0_proj_in",), "kind_image_model"),
+        (("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q",), "kind_image_model"),
+        (("down_blocks.0.attentions.0.temporal_transformer_blocks.0.attn1.to_q",), ""),
+        (("nothing.that.is.known",), ""),
+    ],
+)
+def test_whose_lora_it_is_is_told(wan: VideoModel, tmp_path: Path, layers: tuple[str, ...], kind: str) -> None:
+    state = {f"{layer}.lora_{way}.weight": torch.zeros(4, 4) for layer in layers for way in ("down", "up")}
+    with pytest.raises(CheckpointError) as refused:
+        read_state(wan, tmp_path / "a.safetensors", state)
+    told = [p.values["kind"] for p in parts(refused.value.rule) if p.key == "lora_named_as"]
+    assert [getattr(each, "key", each) for each in told] == ([kind] if kind else [])
+
+
+def parts(text: object) -> list[Message]:
+    """The messages that a text is made of, itself first."""
+    inner = [part for value in getattr(text, "values", {}).values() for part in parts(value)]
+    return [text, *inner] if isinstance(text, Message) else []

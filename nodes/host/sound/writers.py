@@ -1,18 +1,18 @@
-"""Sound that goes into a video file: the host's AUDIO is encoded, AAC of a VIDEO is copied as it is."""
+"""Sound on its way into a video file: samples are encoded, AAC of a file is copied as it is."""
 
 from __future__ import annotations
 
 import io as memory
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-import torch
-from comfy_api.latest import Input
 from torch import Tensor
 
-from ...loaders.messages import InputError, message
+from ....loaders.messages import message
+
+T = TypeVar("T")
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)  # that AAC has
 LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}  # channels -> FFmpeg's name
-LEAST_RATE, MOST_RATE = 1000, 768_000  # samples per second of an AUDIO that is sound
-SOUND = "reelwire_sound"  # of a LATENT: a SourceSound
 SLACK = 1024  # samples of an AAC frame, the unit in which a copy is cut
 
 
@@ -41,6 +39,12 @@ class Writer(Protocol):
 class Sound(Protocol):
     """Sound for a video file."""
 
+    def opened(self) -> Sound:
+        """The same, to be written or read once, with its file open; raises what `unreadable` knows where it is gone."""
+
+    def samples_at(self) -> tuple[Iterator[Chunk], int, str]:
+        """(its samples from the beginning of the picture, their rate, FFmpeg's name of their channels)."""
+
     def write_to(self, container: OutputContainer) -> Writer:
         """Add a stream to a container that is open for writing."""
 
@@ -52,34 +56,62 @@ class Waveform:
     samples: Tensor
     rate: int
 
+    def opened(self) -> Waveform:
+        """Itself: it is in memory."""
+        return self
+
+    def samples_at(self) -> tuple[Iterator[Chunk], int, str]:
+        """(its samples, their rate, FFmpeg's name of their channels)."""
+        chunks = (piece.numpy() for piece in self.samples.split(self.rate, 1))
+        return chunks, self.rate, LAYOUTS[len(self.samples)]
+
     def write_to(self, container: OutputContainer) -> Writer:
         """Add a stream to a container that is open for writing."""
-        rate, layout = aac_rate(self.rate), LAYOUTS[len(self.samples)]
-        chunks: Iterator[Chunk] = (piece.numpy() for piece in self.samples.split(self.rate, 1))
+        chunks, _, layout = self.samples_at()
+        rate = aac_rate(self.rate)
         if rate != self.rate:
             chunks = _resampled(chunks, self.rate, rate, layout)
-        return _Encoded(container, chunks, rate, layout)
+        return _Encoded(container, chunks, rate, layout, [])
 
 
 @dataclass(frozen=True, eq=False)
 class FileSound:
-    """The sound of a video file. source: its path, or what it holds; start, duration: the part that is wanted, in
-    seconds, duration 0 for all; copied: whether its packets can be taken as they are."""
+    """The sound of a video file.
+
+    source: its path, or what it holds.
+    start, duration: the part that is wanted, in seconds, duration 0 for all.
+    copied: whether its packets can be taken as they are.
+    file: it, where it is open already.
+    """
 
     source: str | memory.BytesIO
     start: float
     duration: float
     copied: bool
+    file: InputContainer | None = None
+
+    def opened(self) -> FileSound:
+        """The same with its file open: what is deleted or replaced from now on is heard all the same."""
+        file = self.open()
+        if audio_stream(file).codec_context is None:
+            raise LookupError(message("sound_unknown"))
+        return replace(self, file=file)
+
+    def samples_at(self) -> tuple[Iterator[Chunk], int, str]:
+        """(its samples from the beginning of the picture, their rate, FFmpeg's name of their channels)."""
+        file = self.file or self.open()
+        context = audio_stream(file).codec_context
+        layout = LAYOUTS.get(context.layout.nb_channels, "stereo")
+        return self._decoded(file, context.sample_rate, layout), context.sample_rate, layout
 
     def write_to(self, container: OutputContainer) -> Writer:
         """Add a stream to a container that is open for writing."""
+        file = self.file or self.open()
         if self.copied:
-            return _Copied(container, self)
-        with self.open() as file:
-            context = audio_stream(file).codec_context
-            rate, channels = aac_rate(context.sample_rate), context.layout.nb_channels
-        layout = LAYOUTS.get(channels, "stereo")
-        return _Encoded(container, self._decoded(rate, layout), rate, layout)
+            return _Copied(container, file, self.duration)
+        context, lost = audio_stream(file).codec_context, list[str]()
+        rate, layout = aac_rate(context.sample_rate), LAYOUTS.get(context.layout.nb_channels, "stereo")
+        return _Encoded(container, while_readable(self._decoded(file, rate, layout), lost), rate, layout, lost)
 
     def open(self) -> InputContainer:
         """The file from its beginning."""
@@ -89,11 +121,11 @@ class FileSound:
             return av.open(memory.BytesIO(self.source.getbuffer()), "r")
         return av.open(self.source, "r")
 
-    def _decoded(self, rate: int, layout: str) -> Iterator[Chunk]:
+    def _decoded(self, file: InputContainer, rate: int, layout: str) -> Iterator[Chunk]:
         """The sound of the part, beginning with it: silence first where the file's sound begins later."""
         from av.audio.resampler import AudioResampler
 
-        with self.open() as file:
+        with file:
             stream = audio_stream(file)
             begin, resampler = start_of(file) + Fraction(self.start), AudioResampler("fltp", layout, rate)
             missing: int | None = None  # samples to wait for, or (below 0) to leave out, at the beginning
@@ -111,6 +143,23 @@ class FileSound:
                 yield chunk
                 if left == 0:
                     return
+
+
+def unreadable(error: Exception) -> bool:
+    """Whether an error says that a file of sound is gone, damaged or not what it was."""
+    from av.error import FFmpegError
+
+    return isinstance(error, (FFmpegError, OSError, ValueError, LookupError)) and not isinstance(error, MemoryError)
+
+
+def while_readable(pieces: Iterator[T], lost: list[str]) -> Iterator[T]:
+    """The pieces of a file, up to where it cannot be read any more; `lost` then says so."""
+    try:
+        yield from pieces
+    except Exception as error:
+        if not unreadable(error):
+            raise
+        lost.append(message("sound_lost", error=getattr(error, "strerror", None) or error))
 
 
 def aac_rate(rate: int) -> int:
@@ -181,8 +230,11 @@ def _frame(chunk: Chunk, rate: int, layout: str) -> AudioFrame:
 class _Encoded:
     """Samples on their way into an AAC stream."""
 
-    def __init__(self, container: OutputContainer, chunks: Iterator[Chunk], rate: int, layout: str) -> None:
+    def __init__(
+        self, container: OutputContainer, chunks: Iterator[Chunk], rate: int, layout: str, lost: list[str]
+    ) -> None:
         self._container, self._chunks, self._rate, self._layout = container, chunks, rate, layout
+        self._lost = lost  # what `chunks` say where they end too early
         self._stream = container.add_stream("aac", rate=rate, layout=layout)
         self._channels = self._stream.codec_context.layout.nb_channels
         self._stream.bit_rate = 96_000 * self._channels if self._channels < 3 else 64_000 * self._channels
@@ -203,15 +255,15 @@ class _Encoded:
         missing = round(seconds * self._rate) - self._written
         notes = []
         if missing > 0:
-            notes.append(message("sound_padded", seconds=_seconds(missing, self._rate)))
+            notes.append(message("sound_padded", seconds=seconds_of(missing, self._rate)))
             while missing > 0:
                 count = min(missing, self._rate)
                 self._encode(np.zeros((self._channels, count), np.float32))
                 missing -= count
         elif (left := self._left()) > SLACK:
-            notes.append(message("sound_cut", seconds=_seconds(left, self._rate)))
+            notes.append(message("sound_cut", seconds=seconds_of(left, self._rate)))
         self._container.mux(self._stream.encode(None))
-        return [message("sound_encoded", rate=self._rate, layout=self._layout), *notes]
+        return [message("sound_encoded", rate=self._rate, layout=self._layout), *self._lost, *notes]
 
     def _take(self, most: int) -> Chunk | None:
         """The next samples, at most that many; None where there are no more."""
@@ -240,13 +292,14 @@ class _Encoded:
 class _Copied:
     """AAC packets on their way from one file into another, byte by byte as they are."""
 
-    def __init__(self, container: OutputContainer, sound: FileSound) -> None:
-        self._container, self._duration = container, sound.duration
-        self._file = sound.open()
+    def __init__(self, container: OutputContainer, file: InputContainer, duration: float) -> None:
+        self._container, self._duration = container, duration
+        self._file, self._lost = file, list[str]()
         self._source = audio_stream(self._file)
         self._stream = container.add_stream_from_template(self._source)
         self._begin = start_of(self._file)
-        self._packets = (packet for packet in self._file.demux(self._source) if packet.size)
+        packets = (packet for packet in self._file.demux(self._source) if packet.size)
+        self._packets = while_readable(packets, self._lost)
         self._waiting: Packet[AudioStream] | None = None
         self._end = Fraction(0)
         # decoders begin with frames that are not heard; players leave out what the file's edit list says
@@ -272,13 +325,13 @@ class _Copied:
         notes: list[str] = [message("sound_copied", rate=rate, layout=self._source.codec_context.layout.name)]
         missing = round((seconds - self._end) * rate)
         if missing > SLACK:
-            padded, left_out = self._pad(seconds, rate), _seconds(missing, rate)
+            padded, left_out = self._pad(seconds, rate), seconds_of(missing, rate)
             note = message("sound_padded", seconds=left_out) if padded else message("sound_ends", seconds=left_out)
             notes.append(note)
         elif self._waiting is not None and (left := self._left(seconds)) > SLACK / rate:
             notes.append(message("sound_cut", seconds=f"{left:.3g}"))
         self._file.close()
-        return notes
+        return [notes[0], *self._lost, *notes[1:]]
 
     def _left(self, seconds: Fraction) -> float:
         """Seconds of sound behind the end."""
@@ -325,102 +378,6 @@ def silent_packet(rate: int, layout: str, config: bytes | None) -> bytes | None:
     return packets[4] if (encoder.extradata or b"")[:2] == config[:2] else None
 
 
-def _seconds(samples: int, rate: int) -> str:
+def seconds_of(samples: int, rate: int) -> str:
+    """How long samples last, in words."""
     return f"{samples / rate:.3g}"
-
-
-# ---------------------------------------------------------------- what an input holds
-
-
-def sound_of(audio: object, name: str = "audio") -> tuple[Sound | None, list[str]]:
-    """(the sound of an AUDIO or VIDEO, None where it holds none; notes); raises InputError for anything else."""
-    if audio is None:
-        return None, []
-    if isinstance(audio, Input.Video):
-        return _of_video(audio, name)
-    if not isinstance(audio, dict) or not isinstance(audio.get("waveform"), Tensor) or "sample_rate" not in audio:
-        what = f"{type(audio).__name__} {str(audio)[:40]!r}"
-        raise InputError(name, what, message("not_audio"), message("connect_audio"))
-    return _of_waveform(audio["waveform"], audio["sample_rate"], name)
-
-
-@dataclass(frozen=True, eq=False)
-class SourceSound:
-    """The sound of the video that latents were made from, and that video's frames per second."""
-
-    sound: Sound
-    fps: float
-
-
-def source_sound(source: object) -> SourceSound | None:
-    """The sound that comes with what a sampler starts from: of a VIDEO, or of latents that were made from one."""
-    if isinstance(source, dict):
-        known = source.get(SOUND)
-        return known if isinstance(known, SourceSound) else None
-    if not isinstance(source, Input.Video):
-        return None
-    sound, _ = sound_of(source, "source")
-    return None if sound is None else SourceSound(sound, float(source.get_frame_rate()))
-
-
-def source_rate(source: object) -> float:
-    """Frames per second of a VIDEO, or of those that a LATENT was made for; 0 where neither says it."""
-    if isinstance(source, dict):
-        return float(source.get("reelwire", {}).get("fps", 0.0))
-    rate = float(source.get_frame_rate()) if isinstance(source, Input.Video) else 0.0
-    return rate if 1 <= rate <= 240 else 0.0
-
-
-def video_frames(source: Input.Video) -> Tensor:
-    """The frames of a VIDEO as an IMAGE; raises InputError where its file cannot be read."""
-    try:
-        images: Tensor = source.get_components().images
-        return images
-    except (OSError, ValueError) as error:
-        rule = message("video_unreadable", error=getattr(error, "strerror", None) or error)
-        raise InputError("source", type(source).__name__, rule, message("load_video_again")) from error
-
-
-def _of_waveform(waveform: Tensor, rate: object, name: str) -> tuple[Sound | None, list[str]]:
-    remedy = message("connect_audio")
-    number = isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate == rate
-    if not number or not LEAST_RATE <= (hertz := round(float(str(rate)))) <= MOST_RATE:
-        rule = message("sample_rate_rule", least=LEAST_RATE, most=MOST_RATE)
-        raise InputError(name, str(rate)[:40], rule, remedy)
-    shape = message("tensor_shape", shape=list(waveform.shape))
-    if not 1 <= waveform.ndim <= 3:
-        raise InputError(name, shape, message("waveform_rule"), remedy)
-    batch = waveform.reshape((1,) * (3 - waveform.ndim) + tuple(waveform.shape))
-    if not batch.numel():
-        return None, [message("sound_empty")]
-    notes: list[str] = [message("sound_first_of", count=len(batch))] if len(batch) > 1 else []
-    samples = batch[0].detach().cpu()
-    if len(samples) not in LAYOUTS:
-        raise InputError(name, shape, message("channels_rule", counts=", ".join(map(str, LAYOUTS))), remedy)
-    if not samples.is_floating_point():
-        raise InputError(name, samples.dtype, message("waveform_floats"), remedy)
-    if not torch.isfinite(samples).all():
-        raise InputError(name, message("not_finite"), message("waveform_finite"), message("repair_audio"))
-    return Waveform(samples.float().contiguous(), hertz), notes
-
-
-def _of_video(video: Input.Video, name: str) -> tuple[Sound | None, list[str]]:
-    from comfy_api.latest import InputImpl
-
-    if not isinstance(video, InputImpl.VideoFromFile):
-        audio = video.get_components().audio
-        return (None, [message("video_silent")]) if audio is None else sound_of(audio, name)
-    start, duration = video.get_active_trim_window()
-    sound = FileSound(video.get_stream_source(), start, duration, copied=False)
-    try:
-        with sound.open() as file:
-            if not file.streams.audio:
-                return None, [message("video_silent")]
-            codec = audio_stream(file).codec_context
-            if codec is None:
-                return None, [message("sound_unknown")]
-            copied = codec.name == "aac" and not start
-    except OSError as error:
-        rule = message("video_unreadable", error=error.strerror or error)
-        raise InputError(name, str(sound.source)[:200], rule, message("load_video_again")) from error
-    return FileSound(sound.source, start, duration, copied), []

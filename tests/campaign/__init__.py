@@ -1,0 +1,1 @@
+"""Files and prompts of strangers, thousands of them from a seed: `python -m tests.campaign --help`."""

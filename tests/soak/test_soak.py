@@ -1,0 +1,73 @@
+"""What grows is seen, and a short soak leaves nothing behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from reelwire.tests.soak.command import Result, soak
+from reelwire.tests.soak.mix import DISTURBANCES, GRAPHS, draw
+from reelwire.tests.soak.samples import NUMBERS, Sample, growth, picture, sample, write
+from reelwire.tests.support.card.host import CardHost
+
+FLAT = [Sample(run, 10**9, 8 * 10**8, 40, 90, 0, 0) for run in range(0, 1001, 10)]
+
+
+def grown(name: str, by: float) -> list[Sample]:
+    """The samples with one number growing evenly by a share, or from 0 by a number."""
+    rise = lambda each: getattr(each, name) * (1 + by * each.run / 1000) or by * each.run / 1000
+    return [replace(each, **{name: rise(each)}) for each in FLAT]
+
+
+def test_flat_is_flat() -> None:
+    assert growth(FLAT) == dict.fromkeys(NUMBERS, 0)
+    assert not Result(FLAT, digests=["a", "a"]).faults()
+    assert len(Result(FLAT, digests=["a", "b"]).faults()) == 1
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_growth_is_seen(name: str) -> None:
+    faults = Result(grown(name, 2 if name in ("temporary", "leftovers") else 0.02), digests=["a", "a"]).faults()
+    assert [fault.partition(" ")[0] for fault in faults] == [name]
+
+
+def test_what_is_loaded_first_does_not_count() -> None:
+    early = [replace(each, uss=each.uss // 4) if each.run < 80 else each for each in FLAT]
+    assert not Result(early, digests=["a", "a"]).faults()
+
+
+def test_the_mix_has_everything_and_follows_its_seed() -> None:
+    runs = [draw(1, number) for number in range(200)]
+    assert runs == [draw(1, number) for number in range(200)]
+    assert {run.disturb for run in runs} == {*DISTURBANCES}
+    assert {run.graph for run in runs} == {*GRAPHS}
+
+
+def test_curves_are_written(tmp_path: Path) -> None:
+    write(FLAT, tmp_path / "soak.csv")
+    assert len((tmp_path / "soak.csv").read_text().splitlines()) == len(FLAT) + 1
+    assert len(ElementTree.fromstring(picture(FLAT)).findall("{*}polyline")) == len(NUMBERS)
+
+
+def test_leftovers_are_counted(tmp_path: Path) -> None:
+    import os
+
+    for name in ("a.mp4", ".b.mp4.part.mp4", "long.unfinished/inputs.json", "stray.json"):
+        path = tmp_path / "output" / "soak" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    (tmp_path / "tmp").mkdir()
+    (tmp_path / "tmp" / "x").write_text("")
+    taken = sample(3, os.getpid(), tmp_path)
+    assert (taken.run, taken.leftovers, taken.temporary) == (3, 2, 1)
+    assert min(taken.rss, taken.uss, taken.threads, taken.files) > 0
+
+
+def test_a_short_soak(card_host: CardHost) -> None:
+    result = soak(card_host, 6, 1, lambda _: None, every=3)
+    assert len({*result.digests}) == 1
+    assert sum(result.ends.values()) == 6
+    assert [each.leftovers for each in result.samples] == [0, 0, 0]
+    card_host.check()

@@ -1,0 +1,1 @@
+"""Faults at every write of the product: what can be written, what can fail, and what is left afterwards."""
