@@ -35,6 +35,7 @@ from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.caches.calibration import calibrate
 from reelwire.samplers.caches.policies.cache_dit import CacheDiT
+from reelwire.samplers.caches.policies.corrected import Corrected
 from reelwire.samplers.caches.policies.easycache import EasyCache
 from reelwire.samplers.caches.policies.external import (
     DiffusersFirstBlock,
@@ -64,7 +65,7 @@ MODELS = {
 STEPS, RATES = 30, (1.5, 2.0, 3.0)
 SPEEDS, INTERVALS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0), (2, 3, 4, 5, 6, 8)
 GROWTHS = (0.0, 0.25, 0.5, 0.75, 1.5, 3.0)  # of Spectrum's distances between computed steps
-LIMITS = (0.005, 0.02, 0.045, 0.07, 0.15, 0.3, 0.7, 2.0)  # of SenCache, as they are published and between
+LIMITS = (0.045, 0.07, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 2.0)  # of SenCache, as they are published and between
 OURS, PEER, FEWER = "ours", "peer", "fewer steps"
 NOISY = ("dpm++ 2m sde",)  # solvers that draw noise: another video, however many steps
 
@@ -144,6 +145,8 @@ def caches(calibration: Calibration, published: tuple[str, str]) -> dict[str, Me
         "plan, calibrated": Method(OURS, by("speed", SPEEDS, lambda v: Plan(speed=v, grams=grams))),
         "plan, calibrated once": Method(OURS, by("speed", SPEEDS, lambda v: Plan(speed=v, grams=once))),
         "plan, not calibrated": Method(OURS, by("speed", SPEEDS, lambda v: Plan(speed=v))),
+        "corrected plan, calibrated": Method(OURS, by("speed", SPEEDS, lambda v: Corrected(speed=v, grams=grams))),
+        "corrected plan, not calibrated": Method(OURS, by("speed", SPEEDS, lambda v: Corrected(speed=v))),
         "FORA stack, follow": Method(OURS, by("interval", INTERVALS, lambda v: FORA(interval=v, order=1, warmup=2))),
         "TeaCache calibrated, follow": Method(OURS, by("threshold", theirs, tea(fit, 1))),
         "first block, ours": Method(
@@ -231,11 +234,11 @@ class Bench:
         """(latents, computed predictions, seconds)."""
         fewer = setting if isinstance(setting, Fewer) else Fewer(STEPS)
         policy = None if isinstance(setting, Fewer) else setting
-        sampler = {"sampler": fewer.sampler} if fewer.sampler else {}
         runs: list[Any] = []
         begin = time.perf_counter()
         model = replace(self.model, cache=policy)
-        prepared = plan(model, Request(seed=prompt, steps=fewer.steps, **sampler))
+        request = Request(seed=prompt, steps=fewer.steps)
+        prepared = plan(model, replace(request, sampler=fewer.sampler) if fewer.sampler else request)
         latents = sample(model, self.prompts[prompt], prepared, lambda *a: runs.append(a[2]))
         seconds = time.perf_counter() - begin
         entries = runs[-1].cache.entries if policy else []
@@ -319,8 +322,13 @@ def at_rates(result: Mapping[str, Any]) -> Iterator[str]:
         yield "|---" * (len(RATES) + 1) + "|"
         for method, lines in entry["methods"].items():
             cells = [[at_rate(lines["rows"], rate, value) for value in values] for rate in RATES]
-            words = ["-" if None in cell else "{:.1f} / {:.1f} / {:.1f}, {:.4f}".format(*cell) for cell in cells]
+            words = [_cell([value for value in cell if value is not None]) for cell in cells]
             yield f"| {method} | {' | '.join(words)} |"
+
+
+def _cell(values: list[float]) -> str:
+    """Mean, median and worst in dB, and SSIM; a dash where they are not known."""
+    return "{:.1f} / {:.1f} / {:.1f}, {:.4f}".format(*values) if values else "-"
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -18,7 +18,7 @@ from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
 from .mechanisms.base import Mechanism
 from .mechanisms.blocks import BLOCK, Blocks
-from .state import BranchState, Slopes, StepContext, Values, forecast
+from .state import Between, BranchState, Slopes, StepContext, Values, forecast
 
 FEWEST = 10  # predictions, under which each counts: caches on distilled models cost more picture than fewer steps do
 
@@ -108,6 +108,15 @@ class Policy(ABC):
         """The skipped steps of an expert with the slopes of their forecasts, for policies that know them beforehand."""
         return {}
 
+    def between(self, denoiser: Denoiser, part: str, steps: range) -> Between | None:
+        """How the x0 of a skipped step of an expert lies between computed ones, for policies that go through skipped
+        steps again once the next computed one is there."""
+        return None
+
+    def copied(self, alpha: float) -> float:
+        """The share of a move of its latents that the x0 of a computed step makes along with them, at an alpha_t."""
+        return 0.0
+
     def enabled(
         self, network: Network, run: RunUnderWay, stacks: Stacks | None, steps: int, batched: bool
     ) -> AbstractContextManager[None]:
@@ -150,6 +159,11 @@ class Policy(ABC):
         return min(len(steps), max(-(-len(steps) // 3), self.warmup + self.computes_last_step)), len(steps)
 
     @property
+    def stored_values(self) -> int:
+        """How many computed steps are stored for each branch."""
+        return self.order + 1
+
+    @property
     def stored_signals(self) -> int:
         """How many values are stored for each branch beside those of the forecast."""
         return int(self.signal in ("modulated", BLOCK))
@@ -161,7 +175,7 @@ class Policy(ABC):
     def estimate(self, model: VideoModel, request: Request) -> int:
         """Bytes that a complete request's run stores at most."""
         mechanism = self.mechanism_on(model.stacks)
-        return mechanism.stored_bytes(model, request, self.order + 1, self.stored_signals)
+        return mechanism.stored_bytes(model, request, self.stored_values, self.stored_signals)
 
 
 def reuses_nothing(policy: Policy, predictions: int) -> bool:

@@ -21,11 +21,13 @@ from ...loaders.parts import Argument, Inputs, Kwargs, Network
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
 from ..guidance import Guided, Predict
-from ..solvers import run_predictions
+from ..solvers import Walk, run_predictions
+from .corrector import Again, Corrector
 from .mechanisms.base import Forward, Prediction
 from .policy import FEWEST, Policy, RunUnderWay, check_policy
 from .state import BranchState, Slopes, StepContext, Values, distance
 
+GUIDED = ("guided", 0)
 Key = tuple[str, int]  # branch, and the index of the forward pass among those of the branch in this step
 
 
@@ -73,6 +75,7 @@ class Runner:
     _count: int = 0
     _step: int = -1
     _slopes: Slopes = field(default_factory=dict)
+    _corrector: Corrector | None = None
     _finite: dict[int, Tensor] = field(default_factory=dict)  # step -> whether it is, not read yet
     _reads: int = 0
     _since: float = 0.0  # when the last step whose end is known ended
@@ -82,6 +85,8 @@ class Runner:
         """The steps of one expert, which starts with nothing stored."""
         self._part, self._first, self._count = part, steps.start, len(steps)
         self._slopes = self.policy.plan_steps(run.denoiser, part, steps)
+        between = self.policy.between(run.denoiser, part, steps)
+        self._corrector = between and Corrector(between, self._states.setdefault(GUIDED, BranchState()))
         try:
             self._since = time.perf_counter()
             with self.policy.enabled(network, run, self.stacks, len(steps), self.batched):
@@ -94,6 +99,7 @@ class Runner:
     def clear(self) -> None:
         """Forget what is stored; entries stay."""
         self._states.clear()
+        self._corrector = None
         self._decisions.clear()
         self._finite.clear()
 
@@ -116,7 +122,7 @@ class Runner:
     def predict(self, denoiser: Denoiser, latents: Tensor, step: int, compute: Callable[[], Tensor]) -> Tensor:
         """The guided prediction of a step, computed or reused, and known to be finite one step later at the latest."""
         reads = self._reads
-        common = self._common("guided", 0, step)
+        common = self._common(*GUIDED, step)
         mechanism = self.policy.mechanism_on(self.stacks)()
         prediction = mechanism.predict(Prediction(**common, denoiser=denoiser, latents=latents, compute=compute))
         self.policy.on_prediction(self._part, partial(denoiser.x0, prediction, latents, step))
@@ -124,6 +130,17 @@ class Runner:
         if self._reads == reads:
             self.read({})
         return prediction
+
+    def correct(self, walk: Walk, latents: Tensor, step: int, again: Again) -> Tensor | None:
+        """Latents of prediction number `step` after the skipped steps before it were taken again; None: there were
+        none, or they stay as they were forecast. again: takes one step again."""
+        if self._corrector is None:
+            return None
+        return self._corrector.correct(walk, latents, step, self._decisions[step], again)
+
+    def newest(self) -> Tensor:
+        """The x0 of the newest prediction that was computed as a whole."""
+        return self._states[GUIDED].history[-1][1][0]
 
     def call(self, network: Network, step: int, branch: str, inputs: Inputs) -> Tensor:
         """The network's output of one forward pass, computed or made of what is stored."""
@@ -195,7 +212,7 @@ class Runner:
     def _store(self, state: BranchState, context: StepContext, values: Values, observed: Mapping[str, Tensor]) -> None:
         """Store what a step has computed, with as many earlier ones as the forecast needs."""
         self.policy.on_computed(state, context, values, observed)
-        state.history = [*state.history, (float(context.level), values)][-(self.policy.order + 1) :]
+        state.history = [*state.history, (float(context.level), values)][-self.policy.stored_values :]
         self.peak = max(self.peak, sum(each.bytes for each in self._states.values()))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor
 
 Values = tuple[Tensor, ...]
 Slopes = dict[int, float]  # skipped step -> by how much of the last change its values lie further on
+
+Between = Callable[[int, tuple[int, ...]], tuple[float, ...]]  # (skipped step, computed ones) -> the weights of these
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.caches.policies.cache_dit import CacheDiT
+from reelwire.samplers.caches.policies.corrected import Corrected
 from reelwire.samplers.caches.policies.easycache import EasyCache
 from reelwire.samplers.caches.policies.external import (
     DiffusersFirstBlock,
@@ -41,6 +42,7 @@ NOTHING: dict[str, Policy] = {
     "EasyCache": EasyCache(threshold=0.0),
     "first block": FirstBlock(threshold=0.0),
     "plan": Plan(speed=1.0),
+    "corrected plan": Corrected(speed=1.0),
     "MagCache": MagCache(threshold=0.0, ratios=RATIOS),
     "Spectrum": Spectrum(window=1.0, threshold=0.0),
     "SenCache": SenCache(threshold=1e-12, early=1e-12, sensitivities=SENSITIVITIES),
@@ -53,6 +55,7 @@ SOME: dict[str, Policy] = {
     "EasyCache": EasyCache(threshold=1e9, longest=2),
     "first block": FirstBlock(threshold=1e9),
     "plan": Plan(speed=2.0),
+    "corrected plan": Corrected(speed=2.0),
     "MagCache": MagCache(threshold=1e9, longest=1, ratios=RATIOS),
     "Spectrum": Spectrum(warmup=2),
     "SenCache": SenCache(threshold=1e9, early=1e9, longest=2, sensitivities=SENSITIVITIES),
