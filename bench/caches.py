@@ -65,9 +65,10 @@ MODELS = {
 STEPS, RATES = 30, (1.5, 2.0, 3.0)
 SPEEDS, INTERVALS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0), (2, 3, 4, 5, 6, 8)
 GROWTHS = (0.0, 0.25, 0.5, 0.75, 1.5, 3.0)  # of Spectrum's distances between computed steps
-LIMITS = (0.045, 0.07, 0.1, 0.15, 0.2, 0.3, 0.45, 0.7, 2.0)  # of SenCache, as they are published and between
+LIMITS = (0.07, 0.1, 0.15, 0.25, 0.4, 0.7)  # of SenCache, about the published ones
 OURS, PEER, FEWER = "ours", "peer", "fewer steps"
-NOISY = ("dpm++ 2m sde",)  # solvers that draw noise: another video, however many steps
+# solvers that draw noise, or go along the steps of distilled models: another video, however many steps
+OTHER_VIDEOS = ("dpm++ 2m sde", "stochastic", "distilled")
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def fewer_steps(model: VideoModel) -> dict[str, Method]:
     sweep = lambda name, sampler: {
         f"steps {n}": Fewer(n, sampler) for n in dict.fromkeys(steps(name, count) for count in counts)
     }
-    others = {name: f"fewer steps, {name}" for name in table if name not in (own, *NOISY)}
+    others = {name: f"fewer steps, {name}" for name in table if name not in (own, *OTHER_VIDEOS)}
     return {
         "fewer steps": Method(FEWER, sweep(own, "")),
         **{title: Method(FEWER, sweep(name, name)) for name, title in others.items()},
