@@ -226,7 +226,8 @@ class CacheNode(PolicyNode):
             "ReelwireCache",
             "Cache (Video)",
             "Makes a model about so many times faster. plan computes the steps that matter most and forecasts the "
-            "others; Calibrate Cache tells it which. The other policies are there to compare.",
+            "others, corrected plan corrects them afterwards; Calibrate Cache tells which. The other policies are "
+            "there to compare.",
             ["magcache", "easycache", "taylorseer", "seacache", "first block", "dbcache", "plan"],
             counted(
                 [
@@ -282,14 +283,14 @@ def _policy_inputs() -> list[io.Input]:
             tooltip=". ".join(f"{name}: {policy.tooltip}" for name, policy in policies.items() if policy.tooltip),
         ),
         number_input(
-            "speed", 2.0, (1.0, 10.0, 0.1), "plan: about how many times faster; the other policies do not read it"
+            "speed", 2.0, (1.0, 10.0, 0.1), "Both plans: about how many times faster; the other policies do not read it"
         ),
         number_input(
             "threshold",
             0.0,
             (0.0, 10.0, 0.005),
-            "All policies but plan and taylorseer: change that is let go by, more is faster. spectrum: by how much the "
-            "distance between computed predictions grows with each. 0: the usual one",
+            "All policies but the plans and taylorseer: change that is let go by, more is faster. spectrum: by how "
+            "much the distance between computed predictions grows with each. 0: the usual one",
             optional=True,
         ),
         whole_input("interval", 3, (1, 1000), "taylorseer: every N-th prediction is computed", optional=True),

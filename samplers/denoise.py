@@ -17,6 +17,7 @@ from ..loaders.messages import InputError, about, message
 from ..loaders.request import Conditioning, Request
 from ..loaders.video_model import VideoModel
 from ..loaders.weights.lora import Switch, applied
+from .caches.corrector import COPIED
 from .caches.runner import Runner, cached, forecasting, through_cache
 from .guidance import guide, guided_model
 from .loop import circling
@@ -119,7 +120,7 @@ class Sampling:
         corrected = self.cache.correct(walk, latents, step, again)
         if corrected is None:
             return None
-        x0, copied = self.cache.newest(), self.cache.policy.copied(self.denoiser.alpha_sigma(step)[0])
+        x0, copied = self.cache.newest(), COPIED * self.denoiser.alpha_sigma(step)[0] ** 2
         x0.add_(corrected.float() - latents.float(), alpha=copied)
         self.latents, prediction = corrected, self._towards(x0, corrected, step)
         self._last = prediction, corrected, step

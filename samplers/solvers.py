@@ -30,6 +30,13 @@ class Place:
     scheduler: Mapping[str, Any]
     generator: Tensor
 
+    @property
+    def bytes(self) -> int:
+        """Of all tensors that are remembered."""
+        known = [*self.memory.values(), *self.scheduler.values()]
+        flat = [each for value in known for each in (value if isinstance(value, list) else [value])]
+        return sum(each.nbytes for each in flat if isinstance(each, Tensor) and each.ndim > 1)
+
 
 @dataclass(frozen=True)
 class Walk:
@@ -88,12 +95,14 @@ class Solver:
     advance: takes the step of one prediction.
     levels: of a scheduler's n noise levels, the index of that of each prediction.
     zero_steps: whether a prediction of zeros leaves the latents where they are, as CFG-Zero*'s first one has to.
+    remembered: tensors of the latents' size that it and its scheduler know from earlier steps, at most.
     """
 
     make: Make
     advance: Advance
     levels: Callable[[int], list[int]] = lambda count: list(range(count))
     zero_steps: bool = True
+    remembered: int = 0
 
     def solve(self, denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> Tensor:
         """The latents after the last noise level, from those of the first."""
@@ -322,10 +331,10 @@ def _following(denoiser: Denoiser, schedule: NoiseSchedule, step: int) -> tuple[
 _EULER = Solver(flow_match_euler, _scheduler_steps(_euler_step))
 _FLOW_SOLVERS = {
     "euler": _EULER,
-    "unipc": Solver(unipc, _scheduler_steps(_flow_step)),
-    "dpm++ 2m": Solver(dpmpp_2m, _scheduler_steps(_flow_step)),
-    "heun": Solver(flow_match_euler, heun, _heun_levels, zero_steps=False),
-    "dpm++ 2m sde": Solver(flow_match_euler, dpmpp_2m_sde, zero_steps=False),
+    "unipc": Solver(unipc, _scheduler_steps(_flow_step), remembered=3),
+    "dpm++ 2m": Solver(dpmpp_2m, _scheduler_steps(_flow_step), remembered=2),
+    "heun": Solver(flow_match_euler, heun, _heun_levels, zero_steps=False, remembered=2),
+    "dpm++ 2m sde": Solver(flow_match_euler, dpmpp_2m_sde, zero_steps=False, remembered=1),
 }
 TABLES: dict[str, dict[str, Solver]] = {
     "flow": _FLOW_SOLVERS,
@@ -336,14 +345,16 @@ TABLES: dict[str, dict[str, Solver]] = {
     },  # along the timesteps that a distilled checkpoint was trained on
     "zero terminal SNR": {
         "ddim": Solver(diffusers_scheduler("CogVideoXDDIMScheduler"), _scheduler_steps(_ddim_step)),
-        "dpm": Solver(diffusers_scheduler("CogVideoXDPMScheduler"), _dpm_of_x0),
+        "dpm": Solver(diffusers_scheduler("CogVideoXDPMScheduler"), _dpm_of_x0, remembered=1),
     },
     "EDM": {
         "euler": Solver(diffusers_scheduler("EulerDiscreteScheduler"), _scheduler_steps(_flow_step)),
         "euler ancestral": Solver(
             diffusers_scheduler("EulerAncestralDiscreteScheduler"), _scheduler_steps(_ancestral_step)
         ),
-        "edm dpm": Solver(diffusers_scheduler("EDMDPMSolverMultistepScheduler"), _scheduler_steps(_flow_step)),
+        "edm dpm": Solver(
+            diffusers_scheduler("EDMDPMSolverMultistepScheduler"), _scheduler_steps(_flow_step), remembered=2
+        ),
     },
 }
 SAMPLERS = tuple(dict.fromkeys(name for table in TABLES.values() for name in table))

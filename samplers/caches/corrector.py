@@ -14,8 +14,11 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from ..solvers import Place, Walk
-from .state import Between, BranchState
+from .course import Course
+from .state import BranchState
 
+COPIED = 0.55  # of alpha_t^2: the share of a move of its latents that x0 makes along with them, measured on both models
+# of bench/caches.py
 Again = Callable[[Tensor, Tensor, int], Tensor]  # (x0, latents, step) -> the latents of the next step
 
 
@@ -27,14 +30,24 @@ class Gap:
     latents: Tensor
     steps: list[int] = field(default_factory=list)
 
+    @property
+    def bytes(self) -> int:
+        """Of what it keeps."""
+        return self.latents.nbytes + self.place.bytes
+
 
 class Corrector:
     """The gaps of one expert's steps. state: where the x0 of its computed steps are stored, the newest last."""
 
-    def __init__(self, between: Between, state: BranchState) -> None:
-        self._between, self._state = between, state
+    def __init__(self, course: Course, state: BranchState) -> None:
+        self._course, self._state = course, state
         self._computed: list[int] = []
         self._gap: Gap | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Of what the gap under way keeps."""
+        return self._gap.bytes if self._gap is not None else 0
 
     def correct(self, walk: Walk, latents: Tensor, step: int, skipped: bool, again: Again) -> Tensor | None:
         """The latents of a computed step after the gap before it was gone through again; None where there was none."""
@@ -50,7 +63,7 @@ class Corrector:
         walk.go_back(gap.place)
         latents = gap.latents
         for skipped_step in gap.steps:
-            weights = self._between(skipped_step, tuple(self._computed))
+            weights = self._course.weights(skipped_step, self._computed)
             latents = again(_weighted(weights, stored), latents, skipped_step)
         return latents
 

@@ -16,9 +16,10 @@ from ...loaders.messages import InputError, Origin, message
 from ...loaders.parts import Network
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
+from .course import Course
 from .mechanisms.base import Mechanism
 from .mechanisms.blocks import BLOCK, Blocks
-from .state import Between, BranchState, Slopes, StepContext, Values, forecast
+from .state import BranchState, Slopes, StepContext, Values, forecast
 
 FEWEST = 10  # predictions, under which each counts: caches on distilled models cost more picture than fewer steps do
 
@@ -108,14 +109,10 @@ class Policy(ABC):
         """The skipped steps of an expert with the slopes of their forecasts, for policies that know them beforehand."""
         return {}
 
-    def between(self, denoiser: Denoiser, part: str, steps: range) -> Between | None:
-        """How the x0 of a skipped step of an expert lies between computed ones, for policies that go through skipped
-        steps again once the next computed one is there."""
+    def course(self, denoiser: Denoiser, part: str, steps: range) -> Course | None:
+        """The course through the steps of an expert, for policies that go through skipped steps again once the next
+        computed one is there; of the mechanism `Guided` alone."""
         return None
-
-    def copied(self, alpha: float) -> float:
-        """The share of a move of its latents that the x0 of a computed step makes along with them, at an alpha_t."""
-        return 0.0
 
     def enabled(
         self, network: Network, run: RunUnderWay, stacks: Stacks | None, steps: int, batched: bool

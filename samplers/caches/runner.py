@@ -23,6 +23,7 @@ from ...loaders.video_model import VideoModel
 from ..guidance import Guided, Predict
 from ..solvers import Walk, run_predictions
 from .corrector import Again, Corrector
+from .course import Course
 from .mechanisms.base import Forward, Prediction
 from .policy import FEWEST, Policy, RunUnderWay, check_policy
 from .state import BranchState, Slopes, StepContext, Values, distance
@@ -53,6 +54,7 @@ class Runner:
     levels: the noise level of each prediction; empty where each has its own.
     entries: all decisions so far.
     peak: the most bytes that its states held at a time.
+    courses: of the experts, where skipped steps are taken again.
     seconds: of each step.
 
     What it must know of the card it reads once in a step, or once for each forward pass that is decided by itself: each
@@ -66,6 +68,7 @@ class Runner:
     levels: tuple[int, ...] = ()
     entries: list[Entry] = field(default_factory=list)
     peak: int = 0
+    courses: list[Course] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
     _states: dict[Key, BranchState] = field(default_factory=dict)
     _calls: dict[str, int] = field(default_factory=dict)
@@ -75,6 +78,7 @@ class Runner:
     _count: int = 0
     _step: int = -1
     _slopes: Slopes = field(default_factory=dict)
+    _course: Course | None = None
     _corrector: Corrector | None = None
     _finite: dict[int, Tensor] = field(default_factory=dict)  # step -> whether it is, not read yet
     _reads: int = 0
@@ -85,14 +89,18 @@ class Runner:
         """The steps of one expert, which starts with nothing stored."""
         self._part, self._first, self._count = part, steps.start, len(steps)
         self._slopes = self.policy.plan_steps(run.denoiser, part, steps)
-        between = self.policy.between(run.denoiser, part, steps)
-        self._corrector = between and Corrector(between, self._states.setdefault(GUIDED, BranchState()))
+        self._course = self.policy.course(run.denoiser, part, steps)
+        self.courses += [self._course] if self._course is not None else []
+        state = self._states.setdefault(GUIDED, BranchState())
+        self._corrector = Corrector(self._course, state) if self._course is not None else None
         try:
             self._since = time.perf_counter()
             with self.policy.enabled(network, run, self.stacks, len(steps), self.batched):
                 yield
             if self._finite:
-                self.read({})
+                state.numbers |= self.read(state.pending if self._course is not None else {})
+            if self._course is not None:
+                self._course.hear(state.numbers)
         finally:
             self.clear()
 
@@ -136,6 +144,7 @@ class Runner:
         none, or they stay as they were forecast. again: takes one step again."""
         if self._corrector is None:
             return None
+        self.peak = max(self.peak, self._bytes + self._corrector.bytes)
         return self._corrector.correct(walk, latents, step, self._decisions[step], again)
 
     def newest(self) -> Tensor:
@@ -164,7 +173,8 @@ class Runner:
         """What a forward pass and a prediction have in common."""
         level = self.levels[step] if self.levels else step
         in_phase = step - self._first
-        context = StepContext(self._part, branch, step, self.steps, in_phase, self._count, self._slopes, level)
+        place = (self._part, branch, step, self.steps, in_phase, self._count)
+        context = StepContext(*place, self._slopes, level, self._course)
         state = self._states.setdefault((branch, index), BranchState())
         return {
             "context": context,
@@ -213,7 +223,12 @@ class Runner:
         """Store what a step has computed, with as many earlier ones as the forecast needs."""
         self.policy.on_computed(state, context, values, observed)
         state.history = [*state.history, (float(context.level), values)][-self.policy.stored_values :]
-        self.peak = max(self.peak, sum(each.bytes for each in self._states.values()))
+        self.peak = max(self.peak, self._bytes)
+
+    @property
+    def _bytes(self) -> int:
+        """Of what all branches store now."""
+        return sum(each.bytes for each in self._states.values())
 
 
 # ---------------------------------------------------------------- in a run

@@ -255,21 +255,7 @@ def test_names_of_the_weights_stay(opened: Any) -> None:
 # ---------------------------------------------------------------- memory
 
 
-@pytest.mark.parametrize(
-    "policy",
-    [
-        "TeaCache",
-        "TeaCache, follow",
-        "FORA",
-        "FORA, modules",
-        "EasyCache",
-        "first block",
-        "plan",
-        "MagCache",
-        "Spectrum",
-        "SenCache",
-    ],
-)
+@pytest.mark.parametrize("policy", OURS)
 @pytest.mark.parametrize(
     "name", ["tiny-hunyuan-t2v", "tiny-wan2.1-t2v", "tiny-cogvideox1.5-5b", "tiny-mochi", "tiny-ltx-0.9.0"]
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,9 +15,10 @@ from reelwire.loaders.denoiser import Denoiser
 from reelwire.loaders.request import Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.caches.calibration import calibrate
-from reelwire.samplers.caches.policies.corrected import Corrected, interpolation, typical
-from reelwire.samplers.caches.policies.plan import Plan
-from reelwire.samplers.caches.state import Between, Slopes
+from reelwire.samplers.caches.course import Course, Known, course, interpolations, longest_gap, map_of, typical
+from reelwire.samplers.caches.policies.corrected import Corrected
+from reelwire.samplers.caches.policies.plan import Plan, budget
+from reelwire.samplers.caches.state import Slopes
 from reelwire.samplers.solvers import TABLES
 from reelwire.tests.support.engine.cached_runs import Sampled
 from reelwire.tests.support.engine.components import BUNDLED
@@ -38,24 +41,39 @@ SOLVERS = [
 ]
 
 
+class EveryThird(Course):
+    """Every third step is computed; what is skipped has the x0 of the one before, and again when it is taken again."""
+
+    def skips(self, step: int) -> bool:
+        return bool((step - self.start) % 3)
+
+    def slope(self, step: int) -> float:
+        return 0.0
+
+    def weights(self, step: int, basis: Sequence[int]) -> tuple[float, ...]:
+        before = max(each for each in basis if each < step)
+        return tuple(float(each == before) for each in basis)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Held(Plan):
-    """Every third step is computed; the others have the x0 of the one before, and again when they are taken again."""
+    """The same without a corrector."""
 
-    again: bool
     title: ClassVar[str] = "held"
     position: ClassVar[int | None] = None
-    stored_values: ClassVar[int] = 3  # type: ignore[assignment]
 
     def plan_steps(self, denoiser: Denoiser, part: str, steps: range) -> Slopes:
-        return {i: 0.0 for i in steps if (i - steps.start) % 3 and i != steps.stop - 1}
+        return {i: 0.0 for i in steps if (i - steps.start) % 3}
 
-    def between(self, denoiser: Denoiser, part: str, steps: range) -> Between | None:
-        def weights(of: int, basis: tuple[int, ...]) -> tuple[float, ...]:
-            before = max(step for step in basis if step < of)
-            return tuple(float(step == before) for step in basis)
 
-        return weights if self.again else None
+@dataclass(frozen=True, kw_only=True)
+class HeldAgain(Corrected):
+    title: ClassVar[str] = "held again"
+    position: ClassVar[int | None] = None
+
+    def course(self, denoiser: Denoiser, part: str, steps: range) -> Course:
+        known = super().course(denoiser, part, steps)
+        return EveryThird(known.map, known.left, steps.start)
 
 
 @pytest.mark.parametrize(("name", "sampler"), SOLVERS)
@@ -67,7 +85,7 @@ def test_steps_that_are_taken_again_with_the_same_x0_come_out_the_same(
     more: dict[str, object] = {}
     if name == "tiny-ltx-0.9.5":  # noise is drawn on given tokens in every step
         more = {"keyframes": (Keyframe(frames(1), 0), Keyframe(frames(1), -1, 0.5))}
-    once, twice = (Sampled(replace(model, cache=Held(again=again)), sampler=sampler, **more) for again in (False, True))
+    once, twice = (Sampled(replace(model, cache=kind()), sampler=sampler, **more) for kind in (Held, HeldAgain))
     assert (once.latents - twice.latents).norm() < 1e-4 * once.latents.norm()
     assert [e.computed for e in once.entries] == [e.computed for e in twice.entries]
     assert not all(e.computed for e in once.entries)
@@ -94,7 +112,7 @@ def test_outside_of_a_mask_the_source_stays(tiny_models: Path) -> None:
 def test_a_straight_line_is_interpolated_exactly() -> None:
     line = np.array([[1.0, t] for t in range(8)])
     for of, basis in ((2, (1, 4)), (3, (0, 2, 5)), (6, (5, 7))):
-        weights = interpolation(line @ line.T, of, basis)
+        weights = interpolations(line @ line.T, [of], np.array(basis))[:, 0]
         assert sum(weights) == pytest.approx(1)
         assert np.dot(weights, basis) == pytest.approx(of, abs=1e-4)
 
@@ -103,8 +121,72 @@ def test_a_run_that_went_astray_decides_nothing() -> None:
     line = np.array([[1.0, t] for t in range(8)])
     noise = np.random.default_rng(0).normal(size=(8, 8)) * 10
     grams = np.stack([line @ line.T, noise @ noise.T, line @ line.T])
-    assert np.dot(interpolation(typical(grams), 3, (2, 5)), (2, 5)) == pytest.approx(3, abs=0.01)
-    assert abs(np.dot(interpolation(grams.mean(0), 3, (2, 5)), (2, 5)) - 3) > 0.1
+    between = lambda gram: float(np.dot(interpolations(gram, [3], np.array((2, 5)))[:, 0], (2, 5)))
+    assert between(typical(grams)) == pytest.approx(3, abs=0.01)
+    assert abs(between(grams.mean(0)) - 3) > 0.1
+
+
+def known(count: int, runs: int = 3, order: int = 1, longest: int = 12) -> Known:
+    """Runs whose x0 follow smooth curves, more quickly at the start."""
+    rng, times = np.random.default_rng(count), np.linspace(0, 1, count) ** 0.5
+    waves = [np.cos(np.outer(times, rng.uniform(1, 4, 12)) + rng.uniform(0, 6, 12)) for _ in range(runs)]
+    grams = tuple(tuple(map(tuple, (wave @ wave.T / (wave[-1] @ wave[-1])).tolist())) for wave in waves)
+    sigmas = np.linspace(1, 0.1, count)
+    levels = tuple((0.1, float(1 - sigma), float(sigma)) for sigma in sigmas)
+    return Known(grams, levels, tuple(0.8 + 1 / max(1 - float(s), 0.05) for s in sigmas), order, longest)
+
+
+def walked(way: Course, count: int) -> tuple[int, ...]:
+    for step in range(count):
+        if not way.skips(step + way.start):
+            way.arrive(step + way.start)
+    return tuple(way.computed)
+
+
+@pytest.mark.parametrize(
+    ("count", "computed", "order"), [(8, 4, 1), (9, 5, 1), (9, 4, 0), (3, 3, 1), (2, 2, 1), (1, 1, 1)]
+)
+def test_the_course_is_the_cheapest_of_all(count: int, computed: int, order: int) -> None:
+    """Of all choices with the first order + 1 steps and the last one."""
+    facts, head = known(count, order=order), min(order + 1, count)
+    steps = walked(course(facts, computed, range(5, 5 + count)), count)
+    assert len(steps) == computed
+    prices = map_of(facts).prices
+
+    def price(chosen: tuple[int, ...]) -> float:
+        before = (chosen[0], *chosen)
+        return sum(prices[at, at - b, to - at] for b, at, to in zip(before, chosen, chosen[1:], strict=False))
+
+    inner = range(head, count - 1)
+    choices = [(*range(head), *more, count - 1) for more in combinations(inner, max(computed - head - 1, 0))]
+    if count > head:
+        assert price(steps) == pytest.approx(min(map(price, choices)))
+
+
+@pytest.mark.parametrize("speed", [1.25, 2.0, 4.0, 10.0])
+@pytest.mark.parametrize("count", [10, 30, 61])
+def test_as_many_steps_are_computed_as_were_said(count: int, speed: float) -> None:
+    computed = max(budget(count, speed), 3)
+    steps = walked(course(known(count, longest=longest_gap(count, computed)), computed, range(count)), count)
+    assert len(steps) == computed
+    assert (steps[:2], steps[-1]) == ((0, 1), count - 1)
+
+
+def test_the_error_grows_with_the_misses() -> None:
+    """In squares, and a course of a smooth run is nearer than one of half the steps."""
+    facts = known(24)
+
+    def error(computed: int, surprise: float) -> float:
+        way = course(facts, computed, range(24))
+        for step in range(24):
+            if not way.skips(step):
+                way.arrive(step)
+                if step:
+                    way.notice(surprise * way.expected)
+        return way.error
+
+    assert error(12, 2.0) == pytest.approx(4 * error(12, 1.0))
+    assert error(16, 1.0) < error(8, 1.0)
 
 
 @pytest.fixture(scope="module")
