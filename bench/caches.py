@@ -117,8 +117,8 @@ def rivals_of_2026(calibration: Calibration, published: tuple[str, str]) -> dict
     share = limits.early / limits.threshold
     return {
         "Spectrum": Method(PEER, spectrum()),
-        "Spectrum, polynomials alone": Method(PEER, spectrum(share=1.0)),
         "SenCache": Method(PEER, {"published": SenCache(sensitivities=rows), **sen(limits.longest, share)}),
+        "Spectrum, polynomials alone": Method(PEER, spectrum(share=1.0)),
         "SenCache, one limit": Method(PEER, sen(STEPS, 1.0)),
     }
 
@@ -290,11 +290,19 @@ def at_rate(rows: list[dict[str, Any]], rate: float, value: str) -> float | None
     return None
 
 
-def measure(name: str, prompts: int, wanted: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
-    """What is known of a model, with the methods that are wanted measured anew. wanted: parts of their names."""
+def measured(name: str, prompts: int, wanted: Sequence[str], known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What is known of a model, after each of the methods that are wanted was measured anew, and at last whether the
+    uncached runs came out the same again. wanted: parts of names of methods."""
     family, folder, published = MODELS[name]
     bench = Bench(load(Recipe(family, "", files_of(folder), "float32"), PlainMemory()), prompts)
     table: dict[str, Any] = dict(known.get("methods", {})) if known.get("prompts") == prompts else {}
+    record = lambda same: {
+        "steps": STEPS,
+        "prompts": prompts,
+        "uncached_runs_equal": same,
+        "methods": table,
+        "best": dict(best(table)),
+    }
     for method, entry in methods(bench.model, bench.calibration, published).items():
         if wanted and not any(part in method for part in wanted):
             continue
@@ -304,15 +312,9 @@ def measure(name: str, prompts: int, wanted: Sequence[str], known: Mapping[str, 
         }
         for row in table[method]["rows"]:
             print(f"{name} {method:<30} {_line(row)}", flush=True)
+        yield record(False)
     again = [bench.run(None, i)[0] for i in range(prompts)]
-    same = all(torch.equal(a, b[0]) for a, b in zip(again, bench.base, strict=True))
-    return {
-        "steps": STEPS,
-        "prompts": prompts,
-        "uncached_runs_equal": same,
-        "methods": table,
-        "best": dict(best(table)),
-    }
+    yield record(all(torch.equal(a, b[0]) for a, b in zip(again, bench.base, strict=True)))
 
 
 def at_rates(result: Mapping[str, Any]) -> Iterator[str]:
@@ -414,11 +416,11 @@ def main() -> None:
     torch.set_grad_enabled(False)
     result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for name in () if arguments.table else arguments.models:
-        result[name] = measure(name, arguments.prompts, arguments.methods, result.get(name, {}))
+        for record in measured(name, arguments.prompts, arguments.methods, result.get(name, {})):
+            result = {known: {**result, name: record}[known] for known in MODELS if known in {*result, name}}
+            arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            arguments.out.with_suffix(".svg").write_text(draw(result), encoding="utf-8")
         print(name, json.dumps(result[name]["best"], indent=1))
-        result = {name: result[name] for name in MODELS if name in result}
-        arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        arguments.out.with_suffix(".svg").write_text(draw(result), encoding="utf-8")
     print("\n".join(at_rates(result)))
 
 
