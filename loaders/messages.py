@@ -137,6 +137,15 @@ def message_of(error: BaseException) -> str:
     return next((part for part in error.args if isinstance(part, Message)), None) or str(error)
 
 
+# what Python says of a value of another type than its code expects, which tells nobody anything
+_OF_PYTHON = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError)
+
+
+def reason_of(error: BaseException) -> str:
+    """The same; of what Python itself says of a file's contents, that they are not what they should be."""
+    return message("unlike_published") if isinstance(error, _OF_PYTHON) else message_of(error)
+
+
 class RefusedError(ValueError):
     """Something that cannot work, told as: name = value: rule. Remedy. node: the one that caused it, where it is known
     to be another than the one that runs."""

@@ -152,10 +152,16 @@ class LongVideo(FileWriter):
         mask: object = ABSENT,
         frames_from: str | None = FRAMES,
         extend: object = ABSENT,
+        tile: int | None = None,
     ) -> bool | str:
-        from ..samplers.early import ENDLESS, check_fps, check_length
+        from ..samplers.early import ENDLESS, check_fps, check_length, check_tile
 
-        numbers = (check_fps, fps), *size_checks(width, height), (check_length, frames, ENDLESS, False)
+        numbers = (
+            (check_fps, fps),
+            (check_tile, tile),
+            *size_checks(width, height),
+            (check_length, frames, ENDLESS, False),
+        )
         story = _check_timeline, timeline, fps or 0.0, (frames or 0) if frames_from == FRAMES else 0
         media = media_checks(strength, source, mask, frames_from, extend)
         return host.valid((host.check_prefix, filename_prefix), *numbers, *media, story)

@@ -210,8 +210,8 @@ def test_messages_within_messages_reach_the_page() -> None:
 
 
 def test_numbers_that_json_has_not_are_sent_as_text() -> None:
-    sent = data(message("control_strength", strength=float("nan")))
-    assert sent == {"key": "control_strength", "values": {"strength": "nan"}, "text": "strength nan"}
+    sent = data(message("image_value", name=float("nan")))
+    assert sent == {"key": "image_value", "values": {"name": "nan"}, "text": "image nan"}
 
 
 def test_an_error_says_a_sentence_and_keeps_its_parts() -> None:

@@ -97,11 +97,9 @@ EARLY = {
         "wan_vace",
         control(start=0.7, end=0.2),
         "3",
-        ("control = start 0.7, end 0.2", "counts from start to end", "0 <= start"),
+        ("start, end = 0.7, 0.2", "counts from start to end", "0 <= start"),
     ),
-    "too strong": Early(
-        "wan_vace", control(strength=11.0), "3", ("control = strength 11.0", "from 0 to 10", "Use 1, or less")
-    ),
+    "too strong": Early("wan_vace", control(strength=11.0), "3", ("strength = 11.0", "from 0 to 10", "Use 1, or less")),
     "edges": Early(
         "wan_vace",
         control(prepare="edges", low=0.9, high=0.1),
@@ -164,13 +162,53 @@ EARLY = {
 def test_refused_before_it_is_queued(host: Host, case: Early) -> None:
     status, answer = host.queue(workflow(case.graph, case.changes))
     assert status == 400
-    errors = answer["node_errors"][case.node]["errors"]
-    (sentence,) = {error["details"].partition(" - ")[2] for error in errors}
+    (error,) = answer["node_errors"][case.node]["errors"]
+    name, _, sentence = error["details"].partition(" - ")
+    assert name == error["extra_info"]["input_name"] == case.told[0].partition(" = ")[0].partition(",")[0]
     assert not [words for words in case.told if words not in sentence], sentence
     assert sentence.startswith(case.told[0])
     _, known = host.send("/reelwire/refusal", {"text": sentence})
     assert known["values"]["first"]["key"] == "input_rule", "the page can say it in another language"
     host.check()
+
+
+WRONG = {  # of two nodes: what is wrong -> the input that is blamed
+    "3.width": (100, "width"),
+    "3.height": (-8, "height"),
+    "3.fps": (0.5, "fps"),
+    "3.steps": (5000, "steps"),
+    "3.guidance": (float("inf"), "guidance"),
+    "4.filename_prefix": ("a:b", "filename_prefix"),
+    "4.tile": (7, "tile"),
+    "4.decode_noise": (3.0, "decode_noise"),
+}
+
+
+@pytest.mark.parametrize("count", [1, 2, len(WRONG)])
+def test_each_wrong_input_is_blamed_once_and_no_other(host: Host, count: int) -> None:
+    """ComfyUI blames all that `validate_inputs` takes; what it logs it says so."""
+    wrong = [*WRONG.items()][-count:]
+    status, answer = host.queue(workflow("ltx_t2v", {place: value for place, (value, _) in wrong}))
+    assert status == 400
+    blamed = [
+        (f"{node}.{error['extra_info']['input_name']}", error["details"].partition(" - ")[2])
+        for node, found in answer["node_errors"].items()
+        for error in found["errors"]
+    ]
+    assert sorted(place for place, _ in blamed) == sorted(place for place, _ in wrong)
+    for place, said in blamed:
+        assert said.startswith(f"{WRONG[place][1]} = ")
+        assert host.send("/reelwire/refusal", {"text": said})[1]["key"] == "sentences"
+    told = answer["error"]["details"].split("\n")  # of nodes with outputs
+    assert len(told) == len(set(told)) == sum(place.startswith("4") for place, _ in wrong)
+
+
+def test_errors_of_other_nodes_are_as_comfyui_says_them(host: Host) -> None:
+    graph = {"1": node("EmptyImage", width=-1, height=99999, batch_size=1, color=0)}
+    graph["2"] = node("PreviewImage", images=["1", 0])
+    _, answer = host.queue(graph)
+    errors = answer["node_errors"]["1"]["errors"]
+    assert {error["type"] for error in errors} == {"value_smaller_than_min", "value_bigger_than_max"}
 
 
 def test_a_refusal_is_told_to_those_who_know_it(host: Host) -> None:

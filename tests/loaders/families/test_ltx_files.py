@@ -255,7 +255,10 @@ def test_distilled_checkpoints_take_their_own_steps(tmp_path: Path) -> None:
         8,
         1.0,
     )
-    assert model.schedule(request).timesteps.tolist() == pytest.approx(model.facts.distilled_timesteps)
+    timesteps = model.schedule(request).timesteps
+    facts: Any = model.facts
+    assert timesteps is not None
+    assert timesteps.tolist() == pytest.approx(facts.distilled_timesteps)
     with pytest.raises(InputError, match=r"steps = 20: The distilled sampler takes its own 8 steps. Use 8 or 0"):
         plan(model, Request(steps=20))
     assert plan(model, Request(steps=20, sampler="euler")).request.steps == 20

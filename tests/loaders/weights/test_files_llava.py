@@ -169,7 +169,7 @@ def test_the_eye_sees_what_the_hosts_eye_sees(tmp_path: Path, whole: Any) -> Non
     joined = merge_vision_tower(
         read_encoder(tmp_path / "llama.safetensors", "llama"), read_encoder(tmp_path / "eye.safetensors", "llava")
     )
-    model = joined.build(torch.float32, False, "", lambda *_: None)
+    model: Any = joined.build(torch.float32, False, "", lambda *_: None)
     pixels = torch.randn(1, 3, SIDE, SIDE)
     expected = theirs(pixels, intermediate_output=-2)[3]
     features = model.get_image_features(pixel_values=pixels)

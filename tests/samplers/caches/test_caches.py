@@ -264,7 +264,9 @@ def test_memory_is_what_was_said(opened: Any, name: str, policy: str) -> None:
 
     model = replace(opened(name), cache=SOME[policy])
     # Mochi's text is narrower than its video, which counts for something at small sizes alone
-    size = dict(width=320, height=320, frames=19) if name == "tiny-mochi" else dict(width=128, height=128, frames=17)
+    size: dict[str, Any] = (
+        dict(width=320, height=320, frames=19) if name == "tiny-mochi" else dict(width=128, height=128, frames=17)
+    )
     run = Sampled(model, **size)
     prepared = plan(model, Request(**size, steps=STEPS))
     assert prepared.policy is not None
