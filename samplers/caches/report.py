@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...loaders.messages import data, listed, message
+from ...loaders.messages import Message, data, listed, message
+from .course import Course
 from .runner import Entry, Runner
 
 
@@ -113,8 +114,26 @@ def report(runner: Runner, estimated: int) -> Report:
         seconds=tuple(runner.seconds),
         estimated=estimated,
         peak=runner.peak,
-        notes=runner.policy.notes(known),
+        notes=(*runner.policy.notes(known), *nearness(runner.courses)),
     )
+
+
+# PSNR of the frames over the course's signal to error, in dB: the median of both models of bench/caches.py
+FRAMES = 23.0
+NEAR = ((50.0, "near_unseen"), (40.0, "near_hardly"), (30.0, "near_details"))  # from so many dB on
+
+
+def nearness(courses: Sequence[Course]) -> tuple[Message, ...]:
+    """How near the video of a corrected run is to the uncached one, by the misses of its forecasts."""
+    again = sum(max(way.computed[-1] + 1 - len(way.computed), 0) for way in courses if way.computed)
+    if not again:
+        return ()
+    said = message("corrected_again", count=again)
+    if not all(way.map.known.measured for way in courses):
+        return (said,)
+    distance = FRAMES - 10 * math.log10(max(sum(way.error for way in courses), 1e-9))
+    near = next((key for least, key in NEAR if distance >= least), "near_astray")
+    return (said, message(near, distance=round(min(distance, 90))))
 
 
 def _distance(entry: Entry) -> float | None:

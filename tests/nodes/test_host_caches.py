@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 import pytest
+from reelwire.samplers.caches.policies import choices
 from reelwire.tests.support.documents import code_blocks
 from reelwire.tests.support.files.bad_files import NOISE
 from reelwire.tests.support.host import PACK, ROOT, Host, Prompt, boot, digest, node, workflow
@@ -232,4 +233,4 @@ def test_a_policy_is_one_file(toy_host: Host) -> None:
 def test_a_broken_policy_takes_out_itself(toy_host: Host) -> None:
     assert "broken.py is missing" in toy_host.log.decode(errors="replace")
     inputs = toy_host.get("/object_info/ReelwireCache")["ReelwireCache"]["input"]
-    assert len(inputs["required"]["policy"][1]["options"]) == 9
+    assert inputs["required"]["policy"][1]["options"] == [*choices(), "every other"]

@@ -1,0 +1,75 @@
+"""Skipped steps are taken again once the next one is computed: between two steps x0 is known better than ahead.
+
+A forecast extrapolates, and what it misses stays in the latents. When the step behind the gap is computed, the x0 of
+the skipped ones is interpolated, and the solver goes through the gap again from where it began: its steps alone, no
+forward pass. It is the corrector of a predictor-corrector solver (UniPC, Zhao et al. 2023, arXiv 2302.04867) on the
+grid of the uncached run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from ..solvers import Place, Walk
+from .course import Course
+from .state import BranchState
+
+COPIED = 0.55  # of alpha_t^2: the share of a move of its latents that x0 makes along with them, measured on both models
+# of bench/caches.py
+Again = Callable[[Tensor, Tensor, int], Tensor]  # (x0, latents, step) -> the latents of the next step
+
+
+@dataclass
+class Gap:
+    """Skipped steps in a row. place, latents: where the first of them began."""
+
+    place: Place
+    latents: Tensor
+    steps: list[int] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        """Of what it keeps."""
+        return self.latents.nbytes + self.place.bytes
+
+
+class Corrector:
+    """The gaps of one expert's steps. state: where the x0 of its computed steps are stored, the newest last."""
+
+    def __init__(self, course: Course, state: BranchState) -> None:
+        self._course, self._state = course, state
+        self._computed: list[int] = []
+        self._gap: Gap | None = None
+
+    @property
+    def bytes(self) -> int:
+        """Of what the gap under way keeps."""
+        return self._gap.bytes if self._gap is not None else 0
+
+    def correct(self, walk: Walk, latents: Tensor, step: int, skipped: bool, again: Again) -> Tensor | None:
+        """The latents of a computed step after the gap before it was gone through again; None where there was none."""
+        if skipped:
+            self._gap = self._gap or Gap(walk.place(), latents)
+            self._gap.steps.append(step)
+            return None
+        gap, self._gap = self._gap, None
+        stored = [values[0] for _, values in self._state.history]
+        self._computed = [*self._computed, step][-len(stored) :]
+        if gap is None:
+            return None
+        walk.go_back(gap.place)
+        latents = gap.latents
+        for skipped_step in gap.steps:
+            weights = self._course.weights(skipped_step, self._computed)
+            latents = again(_weighted(weights, stored), latents, skipped_step)
+        return latents
+
+
+def _weighted(weights: tuple[float, ...], values: list[Tensor]) -> Tensor:
+    total = weights[0] * values[0]
+    for weight, value in zip(weights[1:], values[1:], strict=True):
+        total = total.add(value, alpha=weight)
+    return total
