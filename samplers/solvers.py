@@ -26,8 +26,8 @@ from .schedulers import Make, diffusers_scheduler, dpmpp_2m, flow_match_euler, u
 class Place:
     """Where a walk was: what its solver and its scheduler remembered, and which noise came next."""
 
-    memory: Mapping[str, Any]
-    scheduler: Mapping[str, Any]
+    memory: Mapping[str, object]
+    scheduler: Mapping[str, object]
     generator: Tensor
 
     @property
@@ -161,7 +161,7 @@ def skipped(steps: int, request: Request) -> int:
     return max(steps - min(int(steps * request.strength), steps), 0)
 
 
-def _attributes(scheduler: Scheduler) -> dict[str, Any]:
+def _attributes(scheduler: Scheduler) -> dict[str, object]:
     """What a scheduler knows, in lists of its own: it never writes into a tensor."""
     known = {} if scheduler is None else vars(scheduler)
     return {name: list(value) if isinstance(value, list) else value for name, value in known.items()}
