@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import weakref
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from ....loaders.messages import InputError, message
 from ..latents import note_of
-from .once import once
+from .once import OfVideos, once
 from .writers import (
     LAYOUTS,
     SLACK,
@@ -155,7 +154,7 @@ def _name_of(video: Input.Video) -> str:
     return os.path.basename(file) if isinstance(file, str) else type(video).__name__
 
 
-_decoded: weakref.WeakKeyDictionary[Input.Video, Any] = weakref.WeakKeyDictionary()  # VIDEO -> what it holds
+_decoded: OfVideos[Any] = OfVideos()  # what VIDEOs hold
 
 
 def components_of(video: Input.Video, name: str) -> Any:
@@ -164,14 +163,15 @@ def components_of(video: Input.Video, name: str) -> Any:
     It is kept until `forget_video`, so that a node that checks its inputs, waits for others and then runs decodes it
     once.
     """
-    if video not in _decoded:
-        try:
-            _decoded[video] = video.get_components()
-        except Exception as error:
-            if not unreadable(error):
-                raise
-            raise _unreadable(error, name, video) from error
-    return _decoded[video]
+    known = _decoded.get(video)
+    if known is not None:
+        return known
+    try:
+        return _decoded.put(video, video.get_components())
+    except Exception as error:
+        if not unreadable(error):
+            raise
+        raise _unreadable(error, name, video) from error
 
 
 def forget_video() -> None:

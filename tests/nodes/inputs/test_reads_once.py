@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -205,3 +206,33 @@ def test_pictures_that_wait_take_little_memory(
     assert counts["decoded"].total() == 2 * len(FILES) - len(pictures._waiting)
     pictures.forget_pictures()
     assert not pictures._waiting
+
+
+def test_a_video_of_another_pack_that_nothing_can_be_kept_for(nodes: list[Any]) -> None:
+    """It is compared by what it holds, or has no room for a reference to it."""
+    from comfy_api.latest import Input
+    from reelwire.nodes import host
+
+    class Compared(Input.Video):
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = None  # type: ignore[assignment]
+
+        def get_components(self) -> Any:
+            return SimpleNamespace(images=self, audio=None, frame_rate=24)
+
+        def get_dimensions(self) -> tuple[int, int]:
+            return 64, 64
+
+        def save_to(self, *args: Any, **options: Any) -> None:
+            raise NotImplementedError
+
+        def as_trimmed(self, *args: Any, **options: Any) -> Any:
+            return None
+
+    videos = [Compared(), Compared()]
+    for _ in range(2):
+        assert [host.video_frames(video) is video for video in videos] == [True, True]
+        assert [host.source_rate(video) for video in videos] == [24, 24]
+    host.forget_video()
