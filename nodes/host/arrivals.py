@@ -10,7 +10,7 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from io import BytesIO
 from itertools import islice
 from numbers import Integral, Real
@@ -25,6 +25,7 @@ from ...loaders.request import Conditioning, Control, Keyframe
 from ...loaders.video_model import VideoModel
 from .memory import whole_ram
 from .progress import stop_if_asked
+from .sound.once import once
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -117,11 +118,19 @@ def check_videos(node: type[io.ComfyNode], values: Mapping[str, object]) -> None
         kinds, video = field.get_io_type().split(","), values.get(field.id)
         if "VIDEO" not in kinds or not isinstance(video, InputImpl.VideoFromFile):
             continue
-        with opened_video(video, field.id) as file:
-            check_sound_of(field.id, file, stop_if_asked)
+        once(video, "sound is checked", partial(_check_sound, field.id, video))
         if "IMAGE" in kinds:
-            with opened_video(video, field.id) as file:
-                check_frames_of(field.id, file, video.get_active_trim_window(), whole_ram(), stop_if_asked)
+            once(video, "frames are checked", partial(_check_frames, field.id, video))
+
+
+def _check_sound(name: str, video: InputImpl.VideoFromFile) -> None:
+    with opened_video(video, name) as file:
+        check_sound_of(name, file, stop_if_asked)
+
+
+def _check_frames(name: str, video: InputImpl.VideoFromFile) -> None:
+    with opened_video(video, name) as file:
+        check_frames_of(name, file, video.get_active_trim_window(), whole_ram(), stop_if_asked)
 
 
 @contextmanager

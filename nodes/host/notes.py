@@ -29,6 +29,7 @@ from .arrivals import (
     validated,
     wait_for_latents,
 )
+from .pictures import forget_pictures
 from .progress import ENDS, contained, stop_if_asked
 from .refusals import joined, valid
 from .sound import forget_video
@@ -131,10 +132,10 @@ def _telling(node_id: str) -> Iterator[None]:
     try:
         yield
     except ENDS:
-        forget_video()
+        _forget()
         raise
     except Exception as error:
-        forget_video()
+        _forget()
         try:
             said = message_of(error)
             if isinstance(said, Message):
@@ -142,6 +143,12 @@ def _telling(node_id: str) -> Iterator[None]:
         finally:
             _let_go(error)
         raise
+
+
+def _forget() -> None:
+    """Free what was decoded for a run that will not be."""
+    forget_video()
+    forget_pictures()
 
 
 def _let_go(error: BaseException | None) -> None:
