@@ -48,6 +48,7 @@ from .progress import Interrupted as Interrupted
 from .progress import progress as progress
 from .progress import stop_if_asked as stop_if_asked
 from .refusals import Check as Check
+from .refusals import serve_links as serve_links
 from .refusals import serve_refusals as serve_refusals
 from .refusals import valid as valid
 from .report import Report as Report

@@ -10,6 +10,7 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial, wraps
 from io import BytesIO
 from itertools import islice
@@ -20,7 +21,7 @@ from comfy_api.latest import InputImpl, io
 from torch import Tensor
 
 from ...loaders.common.video_files import OPTIONS, check_frames_of, check_sound_of
-from ...loaders.messages import LONGEST_NUMBER, InputError, Message, message
+from ...loaders.messages import LONGEST_NUMBER, InputError, Message, message, quoted, series
 from ...loaders.request import Conditioning, Control, Keyframe
 from ...loaders.video_model import VideoModel
 from .memory import whole_ram
@@ -109,6 +110,17 @@ def check_arrivals(node: type[io.ComfyNode], values: Mapping[str, object], whole
             raise InputError(field.id, _shown(value), known[0].rule, known[0].remedy)
         if isinstance(value, str) and HALF.search(value):  # an escape of JSON can write it, and no encoder can read it
             raise InputError(field.id, _shown(value), message("text_halves"), message("set_a_text"))
+
+
+def check_names(node: type[io.ComfyNode], values: Mapping[str, object]) -> None:
+    """Raise InputError for a value under a name that is none of the node's inputs: ComfyUI hands on what comes there
+    by a link, as of a graph that was saved for another version."""
+    names = [field.id for field in _inputs(node)]
+    for name, value in values.items():
+        if name not in names:
+            near = get_close_matches(name, names, 1)
+            remedy = message("did_you_mean", key=near[0]) if near else message("remove_link")
+            raise InputError(quoted(name, 60), _shown(value), message("no_such_input", names=series(names)), remedy)
 
 
 def check_videos(node: type[io.ComfyNode], values: Mapping[str, object]) -> None:

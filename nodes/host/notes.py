@@ -21,6 +21,7 @@ from .arrivals import (
     bound,
     check_again,
     check_arrivals,
+    check_names,
     check_videos,
     check_widgets,
     lazy_status,
@@ -103,6 +104,7 @@ def _reported(function: Callable[..., T], check: Callable[..., bool | str] | Non
 
     def run_checked(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> T:
         values = bound(function, args, kwargs)
+        check_names(cls, values)
         check_arrivals(cls, values, function.__name__ == "execute")
         check_again(check, values)
         check_widgets(cls, values)
