@@ -62,4 +62,5 @@ from .sound import opened_sound as opened_sound
 from .sound import sound_of as sound_of
 from .sound import source_rate as source_rate
 from .sound import source_sound as source_sound
+from .sound import source_sound_notes as source_sound_notes
 from .sound import video_frames as video_frames

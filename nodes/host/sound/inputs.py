@@ -64,6 +64,12 @@ def source_sound(source: object) -> SourceSound | None:
     return None if sound is None else SourceSound(sound, _rate_of(source, "source"))
 
 
+def source_sound_notes(source: object) -> list[str]:
+    """What to say of a VIDEO that a sampler starts from, where no sound comes with it."""
+    sound, notes = sound_of(source, "source") if isinstance(source, Input.Video) else (None, [])
+    return [] if sound is not None else [message("source_silent") if n == message("video_silent") else n for n in notes]
+
+
 def opened_sound(source: SourceSound) -> tuple[Sound | None, list[str]]:
     """(the sound, open; notes): None, and why, where it is gone: the picture does not need it."""
     try:
