@@ -177,7 +177,7 @@ class Bench:
         latents = sample(model, self.prompts[prompt], prepared, lambda *a: runs.append(a[2]))
         seconds = time.perf_counter() - begin
         entries = runs[-1].cache.entries if policy else []
-        computed = steps * (sum(e.computed for e in entries) / len(entries) if entries else 1.0)
+        computed = steps * (sum(e.computed + e.again for e in entries) / len(entries) if entries else 1.0)
         return latents, computed, seconds
 
     def decode(self, latents: Tensor) -> Tensor:
