@@ -289,7 +289,8 @@ def _policy_inputs() -> list[io.Input]:
             "threshold",
             0.0,
             (0.0, 10.0, 0.005),
-            "All policies but the plans and taylorseer: change that is let go by, more is faster. 0: the usual one",
+            "All policies but the plans and taylorseer: change that is let go by, more is faster. spectrum: by how "
+            "much the distance between computed predictions grows with each. 0: the usual one",
             optional=True,
         ),
         whole_input("interval", 3, (1, 1000), "taylorseer: every N-th prediction is computed", optional=True),
@@ -308,7 +309,17 @@ class CalibrateCache(SamplerNode):
             "Runs every step once with your checkpoint, steps and size, and writes beside the checkpoint what the "
             "caches need to know. Run it again with other prompts to make it surer.",
             ["teacache coefficients", "mag ratios", "calibrate", "校准", "校准缓存"],
-            sampler_inputs(),
+            [
+                *sampler_inputs(),
+                io.Boolean.Input(
+                    "sensitivity",
+                    default=False,
+                    advanced=True,
+                    optional=True,
+                    tooltip="Also measures how sensitive the network is, for Cache's policy sencache: takes twice as "
+                    "long",
+                ),
+            ],
             [
                 model_output("The model as it came in"),
                 io.Latent.Output(display_name="latent", tooltip="The video of this run, for the two decode nodes"),
@@ -317,7 +328,7 @@ class CalibrateCache(SamplerNode):
         )
 
     @classmethod
-    def check_lazy_status(cls, model: VideoModel, **inputs: InputValue) -> list[str]:
+    def check_lazy_status(cls, model: VideoModel, sensitivity: bool = False, **inputs: InputValue) -> list[str]:
         """Refuse what cannot work before anything that the video is made of is made."""
         from ..samplers.caches import store
 
@@ -325,7 +336,9 @@ class CalibrateCache(SamplerNode):
         return check_ahead(cls, replace(model, cache=None), inputs)
 
     @classmethod
-    def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: InputValue) -> io.NodeOutput:
+    def execute(
+        cls, model: VideoModel, conditioning: Conditioning, sensitivity: bool = False, **inputs: InputValue
+    ) -> io.NodeOutput:
         from ..samplers.caches import store
         from ..samplers.caches.calibration import calibrate
         from ..samplers.plan import plan
@@ -339,7 +352,9 @@ class CalibrateCache(SamplerNode):
         sound = host.source_sound(source)
         host.forget_video()
         report.tell(*prepared.notes)
-        calibration, latents = calibrate(model, conditioning, request, on_step)
+        if sensitivity and model.stacks is None:
+            report.tell(message("sensitivity_unet", title=model.title))
+        calibration, latents = calibrate(model, conditioning, request, on_step, sensitivity)
         try:
             calibration = store.add(checkpoint, calibration)
         except (OSError, CheckpointError) as error:  # after the run: its latents are not lost with it
@@ -363,6 +378,9 @@ def _calibrated(calibration: Calibration, file: str) -> list[Message]:
         )
         for branch in calibration.branches
     ]
+    measured = max((branch.measured for branch in calibration.branches), default=0)
+    if measured:
+        branches.append(message("calibrated_sensitivity", runs=measured))
     return [message("calibrated_runs", file=file, count=calibration.key.steps, runs=calibration.runs), *branches]
 
 

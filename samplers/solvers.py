@@ -175,7 +175,7 @@ def skipped(steps: int, request: Request) -> int:
 
 def _attributes(scheduler: Scheduler) -> Kwargs:
     """What a scheduler knows."""
-    return _with_own_lists({} if scheduler is None else vars(scheduler))
+    return _with_own_lists({} if scheduler is None else dict(vars(scheduler)))
 
 
 def _with_own_lists(known: Kwargs) -> Kwargs:

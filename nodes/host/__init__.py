@@ -31,11 +31,8 @@ from .memory import free_ram as free_ram
 from .memory import load_model as load_model
 from .memory import make_room as make_room
 from .names import check_prefix as check_prefix
-from .notes import Check as Check
 from .notes import extended as extended
-from .notes import serve_refusals as serve_refusals
 from .notes import speaking as speaking
-from .notes import valid as valid
 from .outputs import beside_output as beside_output
 from .outputs import check_output as check_output
 from .outputs import files_gone as files_gone
@@ -49,6 +46,9 @@ from .preview import latent_preview as latent_preview
 from .progress import Interrupted as Interrupted
 from .progress import progress as progress
 from .progress import stop_if_asked as stop_if_asked
+from .refusals import Check as Check
+from .refusals import serve_refusals as serve_refusals
+from .refusals import valid as valid
 from .report import Report as Report
 from .sound import SOUND as SOUND
 from .sound import Sound as Sound

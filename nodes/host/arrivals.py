@@ -225,12 +225,15 @@ def own_validation(node: type[io.ComfyNode]) -> Callable[..., bool | str] | None
     return None if plain else node.validate_inputs
 
 
-def validated(node: type[io.ComfyNode], check: Callable[..., bool | str]) -> None:
+Answer = Callable[..., "bool | str"]  # what `validate_inputs` answers, of checks or of other answers
+
+
+def validated(node: type[io.ComfyNode], check: Answer, joined: Answer) -> None:
     """Let ComfyUI ask this node, before a prompt is queued, about literals where links belong too.
 
     ComfyUI hands `validate_inputs` the inputs that its signature names, and leaves its own checks of these to it; of
-    those that take a link it has none, and of numbers one that lets NaN pass. check: answers for (function, its
-    arguments ...), as `valid` does.
+    those that take a link it has none, and of numbers one that lets NaN pass. check: answers for each (function, its
+    arguments ...), as `valid` does. joined: makes one answer of several.
     """
     own = own_validation(node)
     asked = [] if own is None else [*inspect.signature(own).parameters.values()]
@@ -241,10 +244,12 @@ def validated(node: type[io.ComfyNode], check: Callable[..., bool | str]) -> Non
     ]
 
     def validate_inputs(cls: type[io.ComfyNode], **values: object) -> bool | str:
-        answer = check((check_arrivals, node, values, False))
-        if answer is True and own is not None:  # which says more of what cannot be than a widget's range
-            answer = own(**{name: value for name, value in values.items() if name in names})
-        return check((check_widgets, node, values)) if answer is True else answer
+        answers = {name: check((check_arrivals, node, {name: value}, False)) for name, value in values.items()}
+        fit = {name: value if answers[name] is True else None for name, value in values.items()}
+        # it says more of what cannot be than a widget's range
+        said = True if own is None else own(**{name: value for name, value in fit.items() if name in names})
+        widgets = (check((check_widgets, node, {name: value})) for name, value in fit.items())
+        return joined(*answers.values(), said, *widgets)
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     more = [inspect.Parameter(name, kind, default=None) for name in more_names]

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ...loaders.common.picture_files import picture_size, read_picture, unused_of_picture
 from ...loaders.files import make_folder, read_whole, remove, why_unwritten, write_new
-from ...loaders.messages import CheckpointError, InputError, Message, message
+from ...loaders.messages import CheckpointError, InputError, Message, message, reason_of
 from ...loaders.parts import JsonObject
 from ...loaders.video_model import VideoModel
 from ...loaders.weights.json_files import parse_json, parse_object
@@ -180,7 +180,7 @@ def read_latents(path: Path) -> tuple[Latent, list[str]]:
     except (
         *(OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError, SafetensorError),
     ) as error:
-        rule = message("latents_damaged", file=path.name, error=error)
+        rule = message("latents_damaged", file=path.name, error=reason_of(error))
         raise CheckpointError(rule, message("choose_another_file")) from error
     facts = note.pop("sound", None) if isinstance(note, dict) else None
     note, notes = checked_note(note)

@@ -14,13 +14,13 @@ from .request import latents_of, noise_mask_of
 
 
 class LatentUpscale(io.ComfyNode):
-    """Upscale Latent (LTX Video)."""
+    """Upscale Latent (LTX-Video)."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ReelwireLatentUpscale",
-            display_name=f"Upscale Latent ({models_with('latent_upsampler').replace('-', ' ')})",
+            display_name=f"Upscale Latent ({models_with('latent_upsampler')})",
             category="Reelwire/sampling",
             description=f"Doubles width and height of {models_with('latent_upsampler')} latents. Give the result to "
             "Video Sampler as source, with a strength of about .4, to refine it.",

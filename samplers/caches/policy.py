@@ -19,7 +19,7 @@ from ...loaders.video_model import VideoModel
 from .course import Course
 from .mechanisms.base import Mechanism
 from .mechanisms.blocks import BLOCK, Blocks
-from .state import BranchState, Slopes, StepContext, Values
+from .state import BranchState, Slopes, StepContext, Values, forecast
 
 FEWEST = 10  # predictions, under which each counts: caches on distilled models cost more picture than fewer steps do
 
@@ -86,6 +86,10 @@ class Policy(ABC):
     ) -> None:
         """Called after each computed step with what is stored, and with the network's "input" and "output" where the
         mechanism knows them."""
+
+    def forecast(self, state: BranchState, context: StepContext) -> Values:
+        """What the stored values would be at this step."""
+        return forecast(state.history, context.level, self.order)
 
     def on_prediction(self, part: str, denoised: Callable[[], Tensor]) -> None:
         """Called after each step with a function that gives the x0 that its guided prediction points to."""

@@ -195,6 +195,7 @@ class Runner:
             "order": self.policy.order,
             "decide": partial(self._decide, state, context),
             "store": partial(self._store, state, context),
+            "forecast": partial(self.policy.forecast, state, context),
         }
 
     def _record(self, context: StepContext, computed: bool) -> Entry:

@@ -65,6 +65,7 @@ class Branch:
     moves: how far the signal moved in each step.
     ratios: of the residual's size to that of the step before.
     signal, coefficients, low, high, quality: TeaCache's polynomial, the range that it was fitted on, and its R^2.
+    by_latents, by_time: how sensitive the network is in each step, the mean of so many `measured` runs.
     """
 
     part: str
@@ -76,6 +77,27 @@ class Branch:
     low: float
     high: float
     quality: float
+    by_latents: tuple[float, ...] = ()
+    by_time: tuple[float, ...] = ()
+    measured: int = 0
+
+    def joined(self, earlier: Branch) -> Branch:
+        """This one, with the sensitivities of both."""
+        runs = self.measured + earlier.measured
+        share = self.measured / max(runs, 1)
+        return replace(
+            self,
+            by_latents=_mean(self.by_latents, earlier.by_latents, share),
+            by_time=_mean(self.by_time, earlier.by_time, share),
+            measured=runs,
+        )
+
+
+def _mean(a: tuple[float, ...], b: tuple[float, ...], share: float) -> tuple[float, ...]:
+    """The mean of two rows of numbers, of which one may be empty; share: the first one's."""
+    if len(a) != len(b):
+        return a or b
+    return tuple(share * x + (1 - share) * y for x, y in zip(a, b, strict=True))
 
 
 @dataclass(frozen=True)
@@ -92,8 +114,12 @@ class Calibration:
         return max(map(len, self.grams.values()))
 
     def joined(self, later: Calibration) -> Calibration:
-        """The runs of both, the latest MOST_RUNS of them, with the later one's branches."""
-        return replace(later, grams={p: (*runs, *later.grams[p])[-MOST_RUNS:] for p, runs in self.grams.items()})
+        """The latest MOST_RUNS runs of both, with the later one's branches and the sensitivities of both."""
+        earlier = {(branch.part, branch.name): branch for branch in self.branches}
+        known = [(branch, earlier.get((branch.part, branch.name))) for branch in later.branches]
+        branches = tuple(branch.joined(before) if before else branch for branch, before in known)
+        grams = {part: (*runs, *later.grams[part])[-MOST_RUNS:] for part, runs in self.grams.items()}
+        return replace(later, grams=grams, branches=branches)
 
 
 def key_of(model: VideoModel, request: Request) -> Key:

@@ -36,7 +36,7 @@ def test_an_estimate_says_what_a_run_asks_for(tiny_models: Path, name: str) -> N
     size, given = CARD_SIZES[MODELS[name]], needed_by(model)
     if given["control"] is not None:
         given["control"] = Control(torch.zeros(size["frames"], 64, 64, 3))
-    result = estimate(model, Request(**size, **given), Machine("npu", 2**40, 2**40))
+    result = estimate(model, Request(**{**size, **given}), Machine("npu", 2**40, 2**40, kind="npu"))
     said = {need.part: need for need in result.needs}
     with memory.use(model.parts["vae"]) as vae:
         assert said["vae"].weights == pytest.approx(sum(tensor.nbytes for tensor in vae.parameters()), rel=0.01)

@@ -210,8 +210,8 @@ def test_messages_within_messages_reach_the_page() -> None:
 
 
 def test_numbers_that_json_has_not_are_sent_as_text() -> None:
-    sent = data(message("control_strength", strength=float("nan")))
-    assert sent == {"key": "control_strength", "values": {"strength": "nan"}, "text": "strength nan"}
+    sent = data(message("image_value", name=float("nan")))
+    assert sent == {"key": "image_value", "values": {"name": "nan"}, "text": "image nan"}
 
 
 def test_an_error_says_a_sentence_and_keeps_its_parts() -> None:
@@ -271,7 +271,7 @@ def test_the_page_says_it_in_chinese(chinese: Page) -> None:
     error = InputError(
         "frames", 18, message("frames_rule", title="LTX", step=8), message("use_value", value=either(17, 25))
     )
-    assert chinese.evaluate(TRANSLATE, data(message_of(error))) == "frames = 18：LTX 的帧数须为 8n+1。请填 17 或 25。"
+    assert chinese.evaluate(TRANSLATE, data(message_of(error))) == "帧数 = 18：LTX 的帧数须为 8n+1。请填 17 或 25。"
 
 
 @pytest.mark.parametrize("sent", [data("of another pack"), {"key": "not_there", "values": {}, "text": "as it is"}])

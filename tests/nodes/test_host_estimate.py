@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from reelwire.loaders.parts import PlainMemory
 from reelwire.tests.support.engine.estimates import asked, told
@@ -85,17 +86,17 @@ def test_the_largest_is_estimated_without_being_loaded(host: Host, tmp_path: Pat
         host.free()
         prompt = asked("ReelwireLoadHunyuanVideo", "diffusers/hunyuan-13b", width=1280, height=720, frames=129)
         prompt["1"]["inputs"]["precision"] = "bfloat16"
-        before, began = memory_of(host), {}
-        ended: dict[str, float] = {}
+        before = memory_of(host)
+        began, ended = dict[str, float](), dict[str, float]()
 
         def on_event(kind: str, data: dict[str, Any]) -> None:
             if kind == "executing" and data.get("node") == "2":
-                began["2"] = time.perf_counter()
+                began["2"] = cpu_of(host)
             if kind == "executed" and data.get("node") == "2":
-                ended["2"] = time.perf_counter()
+                ended["2"] = cpu_of(host)
 
         events = host.watch(prompt, on_event)
-        assert ended["2"] - began["2"] < 10, "it takes under 3 s where nothing else runs"
+        assert ended["2"] - began["2"] < 10, "it takes under 3 s"
         (output,) = (data["output"] for data in events.all("executed") if data["node"] == "4")
         numbers = json.loads(output["text"][0])
         assert numbers["verdict"] == "does not fit" or numbers["machine"]["room"] > 60 * 2**30
@@ -103,6 +104,11 @@ def test_the_largest_is_estimated_without_being_loaded(host: Host, tmp_path: Pat
         assert memory_of(host) - before < 2**30, "weights were read"
     finally:
         place.unlink()
+
+
+def cpu_of(host: Host) -> float:
+    """Seconds that the server has computed, however busy the machine is."""
+    return sum(psutil.Process(host.pid).cpu_times()[:2])
 
 
 def memory_of(host: Host) -> int:

@@ -25,7 +25,7 @@ from resume import TOLD as TIMELINE
 from resume import finished, killed
 from resume import prompt as long_film
 
-WINDOWS, STEPS = 4, 6
+WINDOWS, STEPS = 4, 3
 FRAMES_OF_FILM = 121
 ROUNDING = 4  # of 255, the codec's too
 TOLD = {
@@ -281,13 +281,13 @@ def tiles_of(graph: Prompt, size: int) -> Prompt:
 def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
     """However much memory there is, it ends in words, or with the same pictures: whole, or in tiles of the sizes that
     the log names (but for rounding: a convolution that gets no scratch memory is computed in another way)."""
-    latents = torch.randn(1, 16, 3, 56, 56, generator=torch.Generator().manual_seed(1))
+    latents = torch.randn(1, 16, 2, 40, 40, generator=torch.Generator().manual_seed(1))
     save_file(
         {"latent_tensor": latents, "latent_format_version_0": torch.tensor([])}, host.base / "input" / "large.latent"
     )
     graph = workflow("ltx_t2v", {"3": node("LoadLatent", latent="large.latent"), "4.crf": 0})
     whole = frames(host.videos(host.post(graph))[0]).astype(int)
-    for megabytes in range(208, 16, -16):  # not halved: what the heap still holds differs from run to run
+    for megabytes in range(112, 8, -8):  # not halved: what the heap still holds differs from run to run
         graph["4"]["inputs"]["filename_prefix"] = f"video/short{megabytes}"
         before = len(host.log)
         with short_memory(host, megabytes * 2**20):
@@ -297,7 +297,7 @@ def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
             assert "[Errno" not in told(entry)
             continue
         video = frames(host.videos(entry)[0])
-        assert video.shape == whole.shape == (9, 448, 448, 3)
+        assert video.shape == whole.shape == (5, 320, 320, 3)
         sizes = re.findall(rb"goes on with tiles of (\d+)", host.log[before:])
         made = [whole, *(frames(host.videos(host.post(graph | tiles_of(graph, int(size))))[0]) for size in sizes)]
         apart = [min(np.abs(frame - way[at].astype(int)).max() for way in made) for at, frame in enumerate(video)]

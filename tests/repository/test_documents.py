@@ -42,12 +42,12 @@ def names_in(file: Path) -> set[str]:
     return defined | {n.id for n in nodes if isinstance(n, ast.Name)} | {n.arg for n in nodes if isinstance(n, ast.arg)}
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_what_a_page_names_is_there(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
+@pytest.mark.parametrize("document", PAGES, ids=lambda document: document.name)
+def test_what_a_page_names_is_there(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
     lost = [path for path in PATHS.findall(text) if not (ROOT / path).exists() and "every_other" not in path]
     for name, link in NAMED.findall(text):
-        file = (page.parent / link).resolve()
+        file = (document.parent / link).resolve()
         parts = set() if name.endswith(".py") else {*name.split(".")}
         lost += [f"{part} in {link}" for part in parts - (names_in(file) if file.exists() else set())]
     assert not lost

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.messages import InputError
+from reelwire.loaders.parts import PlainMemory
 from reelwire.loaders.request import ContinuationLatents, Keyframe, Request
 from reelwire.loaders.vae.tiles import Tiling
 from reelwire.loaders.video_model import VideoModel
@@ -23,6 +24,7 @@ from reelwire.samplers.long.render import Callbacks, _Renderer, adain, render
 from reelwire.samplers.long.timeline import Prompt, Timeline, read_timeline
 from reelwire.tests.support.engine.cached_runs import SOME
 from reelwire.tests.support.engine.components import BUNDLED
+from reelwire.tests.support.engine.jobs import kept
 from reelwire.tests.support.engine.models import (
     MODELS,
     PROMPT,
@@ -150,12 +152,17 @@ def test_adain_anchors_to_the_first_window(share: float) -> None:
 def test_memory_and_hold_count(tmp_path: Path) -> None:
     """The options of the way by latents each change the second window, and only it."""
     results = {}
-    for name, style in {"plain": {}, "memory": {"memory": 1.0}, "hold": {"hold": 0.5}, "adain": {"adain": 1.0}}.items():
-        film = Film(
-            open_ltx(BUNDLED), tmp_path / name, timeline(), replace(LongVideoOptions(17, 9), **style), frames=25
-        )
+    styles: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "memory": {"memory": 1.0},
+        "hold": {"hold": 0.5},
+        "adain": {"adain": 1.0},
+    }
+    for name, style in styles.items():
+        options = replace(LongVideoOptions(17, 9), **style)
+        film = Film(open_ltx(BUNDLED), tmp_path / name, timeline(), options, frames=25)
         film.frames()
-        results[name] = [film.job.read(number) for number in range(2)]
+        results[name] = [kept(film.job, number) for number in range(2)]
     plain = results.pop("plain")
     for name, (first, second) in results.items():
         assert torch.equal(first, plain[0]), name
@@ -299,6 +306,7 @@ def test_bad_input_is_told_before_any_weights(
     model = open_ltx(BUNDLED)
     with pytest.raises(InputError, match=words):
         Film(model, tmp_path, timeline(), style, **request_)
+    assert isinstance(model.memory, PlainMemory)
     assert not model.memory._modules
 
 
@@ -340,7 +348,8 @@ def test_weights_are_other_inputs_than_letters(tiny_models: Path) -> None:
 
 def test_models_of_text_alone_take_one_prompt(tiny_models: Path, tmp_path: Path) -> None:
     model = open_model(tiny_models, "tiny-mochi")
-    for changes, inputs in (((0, 20), {}), ((0,), {"keyframes": (Keyframe(frames(1), 0),)})):
+    keyed: dict[str, Any] = {"keyframes": (Keyframe(frames(1), 0),)}
+    for changes, inputs in (((0, 20), dict[str, Any]()), ((0,), keyed)):
         with pytest.raises(InputError, match="one prompt and no pictures"):
             Film(model, tmp_path, timeline(*changes), frames=49, **inputs)
 

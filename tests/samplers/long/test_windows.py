@@ -269,7 +269,7 @@ def test_every_keyframe_is_given_where_its_frames_are_made(data: st.DataObject, 
     assert windows is not None
     laid = with_keyframes(windows, keyframes, Capabilities("", "", "", None, step, step, True))
     wanted = {k.frame + i for k in keyframes for i in range(len(k.images))}
-    new, context = [], []
+    new, context = list[tuple[Window, int]](), list[tuple[Window, int]]()
     for window in laid:
         for keyframe in window.keyframes:
             assert keyframe.strength == 0.5
