@@ -115,7 +115,7 @@ def test_steps_that_are_taken_again_with_the_same_x0_come_out_the_same(
 ) -> None:
     """But for rounding: the solver, its scheduler and its noise are where they were, and so is what is given."""
     model = open_plain(tiny_models, name)
-    more: dict[str, object] = {}
+    more: dict[str, Any] = {}
     if name == "tiny-ltx-0.9.5":  # noise is drawn on given tokens in every step
         more = {"keyframes": (Keyframe(frames(1), 0), Keyframe(frames(1), -1, 0.5))}
     for held, again in ((Held(), HeldAgain()), (Held(computed=(0, 2)), HeldAgain(kind=OneMoreInEachGap))):
