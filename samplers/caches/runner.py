@@ -101,9 +101,7 @@ class Runner:
             with self.policy.enabled(network, run, self.stacks, len(steps), self.batched):
                 yield
             if self._finite:
-                state.numbers |= self.read(state.pending if self._course is not None else {})
-            if self._course is not None:
-                self._course.hear(state.numbers)
+                self._read_whole()
         finally:
             self.clear()
 
@@ -140,21 +138,24 @@ class Runner:
         self.policy.on_prediction(self._part, partial(denoiser.x0, prediction, latents, step))
         self._finite[step] = torch.isfinite(prediction).all()
         if self._reads == reads:
-            self.read({})
+            self._read_whole()
         return prediction
+
+    def _read_whole(self) -> None:
+        """Read what is known of guided predictions as a whole."""
+        state = self._states[GUIDED]
+        state.numbers |= self.read(state.pending)
+        state.pending.clear()
+        if self._course is not None:
+            self._course.hear(state.numbers)
 
     def correct(self, walk: Walk, latents: Tensor, step: int, again: Again) -> Goal | None:
         """(latents, of which prediction) after the skipped steps before number `step` were taken again, of this one or
         of an earlier one that is to be computed first; None: there were none. again: takes one step again."""
-        if self._corrector is None or self._course is None:
+        if self._corrector is None:
             return None
-        state, skipped = self._states[GUIDED], self._decisions[step]
         self.peak = max(self.peak, self._bytes + self._corrector.bytes)
-        if self._corrector.bytes and not skipped:
-            state.numbers |= self.read(state.pending)
-            state.pending.clear()
-            self._course.hear(state.numbers)
-        goal = self._corrector.correct(walk, latents, step, skipped, again)
+        goal = self._corrector.correct(walk, latents, step, self._decisions[step], again)
         if goal is not None and goal[1] < step:
             self._thrown[step] = self._thrown.get(step, 0) + 1
             self.entries = [entry for entry in self.entries if entry.step < goal[1]]
