@@ -20,6 +20,7 @@ LONGEST_NUMBER = 128  # bits of a whole number that is written out
 _STYLES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]?|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_]?)")  # a terminal's (ECMA-48)
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # Unicode's: what steers a text instead of being read
 _JOINERS = "\u200c\u200d"  # which scripts and emoji are written with
+_FORMS = re.compile(r"\{(\w+)\|((?:[^{}|]|\{\w+\})*)\|((?:[^{}|]|\{\w+\})*)\}")
 ENGLISH = Path(__file__).parents[1] / "locales" / "en" / "main.json"
 
 
@@ -27,6 +28,11 @@ ENGLISH = Path(__file__).parents[1] / "locales" / "en" / "main.json"
 def texts() -> dict[str, str]:
     """Key -> English text with {placeholders}."""
     return dict(json.loads(ENGLISH.read_text(encoding="utf-8"))["reelwire"]["messages"])
+
+
+def _in_numbers(text: str, values: Mapping[str, object]) -> str:
+    """A text with {count|one|many} as "one" where that value is 1, else as "many"; both may hold {placeholders}."""
+    return _FORMS.sub(lambda form: form[2 if str(values[form[1]]) in ("1", "1.0") else 3], text)
 
 
 class Message(str):
@@ -38,7 +44,7 @@ class Message(str):
     values: Mapping[str, int | float | str]
 
     def __new__(cls, key: str, values: Mapping[str, int | float | str]) -> Message:
-        text = super().__new__(cls, texts()[key].format_map(values))
+        text = super().__new__(cls, _in_numbers(texts()[key], values).format_map(values))
         text.key = key
         text.values = values
         return text
@@ -113,6 +119,11 @@ def _joined(join: Callable[[str, str], str], things: Iterable[object]) -> str:
     return reduce(join, words) if words else ""
 
 
+def inputs_named(*names: str) -> str:
+    """Names of inputs as "a, b", of which a page in another language shows the labels that its nodes have."""
+    return series(message("input_name", id=name) for name in names)
+
+
 def between(low: str, high: str) -> str:
     """Two texts as "low to high", or the one that they are."""
     return low if low == high else message("range", low=low, high=high)
@@ -154,7 +165,8 @@ class RefusedError(ValueError):
 
     def __init__(self, rule: str, remedy: str = "", name: str = "", value: object = "") -> None:
         self.name, self.value, self.rule, self.remedy = name, value, rule, remedy
-        refused = message("input_rule", name=name, value=value, rule=rule) if name else rule
+        labels = name if isinstance(name, Message) else inputs_named(*name.split(", "))
+        refused = message("input_rule", name=labels, value=value, rule=rule) if name else rule
         super().__init__(sentences(refused, remedy))
 
 

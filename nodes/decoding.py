@@ -14,7 +14,7 @@ import torch
 from comfy_api.latest import InputImpl, io, ui
 from torch import Tensor
 
-from ..loaders.messages import InputError, message
+from ..loaders.messages import InputError, inputs_named, message
 from ..loaders.request import Decoding
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
@@ -280,7 +280,10 @@ def _decoding(
     steps_last = model.parts["vae"].config.get("timestep_conditioning")
     if "decode_timestep" in model.checkpoint.spec.features and not steps_last:
         unread = {named[field]: asked[field] for field in ("timestep", "noise") if asked[field] >= 0}
-        words = [message("idle_decode_time", input=n, value=v, variant=model.variant) for n, v in unread.items()]
+        words = [
+            message("idle_decode_time", input=inputs_named(n), value=v, variant=model.variant)
+            for n, v in unread.items()
+        ]
         report.tell(*words)
     return replace(model, decoding=replace(preset, **{field: v for field, v in asked.items() if v >= 0}))
 

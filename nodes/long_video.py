@@ -49,7 +49,7 @@ from .types import (
     whole_input,
 )
 from .video_file import FileWriter, write_video
-from .words import frame_rules, long_video, models_with
+from .words import clock, frame_rules, long_video, models_with
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -402,7 +402,7 @@ class _Watching:
         self._from = done - 1 if self._from is None else self._from
         pace = (time.monotonic() - self._began) / (done - self._from)
         window = (done - 1) * len(self._plan.windows) // total + 1
-        left = _clock(pace * (total - done))
+        left = clock(pace * (total - done))
         self._report.show(message("time_left_window", number=window, count=len(self._plan.windows), time=left))
         self._move(lambda: host.latent_preview(self._model, run.preview()))
 
@@ -435,16 +435,6 @@ class _Watching:
             )
             words = message("windows_kept", done=done, count=count, place=f"output/{place.as_posix()}")
             raise host.extended(error, words) from error
-
-
-def _clock(seconds: float) -> str:
-    """Seconds as hours and minutes, or minutes and seconds, in words."""
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        message("clock_h_min", hours=minutes // 60, minutes=minutes % 60)
-        if minutes >= 60
-        else message("clock_min_s", minutes=minutes, seconds=rest)
-    )
 
 
 NODES = [LongVideo]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..loaders.common.controls import check_range
 from ..loaders.common.images import is_frames
-from ..loaders.messages import InputError, about, either, message, series
+from ..loaders.messages import InputError, about, either, inputs_named, message, series
 from ..loaders.request import Control, Request
 from ..loaders.spec import titles_with
 from ..loaders.video_model import VideoModel
@@ -152,7 +152,7 @@ def _expert_notes(model: VideoModel, request: Request) -> tuple[str, ...]:
         return ()
     name = "boundary" if guidance.boundary else "switch_step"
     expert = message("high_noise_expert") if all(low) else message("low_noise_expert")
-    return (message("expert_no_step", input=name, value=getattr(guidance, name), expert=expert),)
+    return (message("expert_no_step", input=inputs_named(name), value=getattr(guidance, name), expert=expert),)
 
 
 def _is_empty(steps: int, start: float, end: float) -> bool:

@@ -29,7 +29,7 @@ from ...loaders.files import (
     why_unwritten,
     write_whole,
 )
-from ...loaders.messages import InputError, message
+from ...loaders.messages import InputError, inputs_named, message, series
 from ...loaders.notices import say
 from ...loaders.parts import JsonObject
 from ...loaders.vae.tiles import Tiling
@@ -107,7 +107,7 @@ class Job:
             what = message("job_lost_inputs", folder=self.folder.name)
             raise InputError("unfinished", what, message("job_unknown"), message("job_start_over"))
         if different:
-            changes = ", ".join(_change(name, begun.get(name), now.get(name)) for name in different)
+            changes = series(_change(name, begun.get(name), now.get(name)) for name in different)
             what = message("job_other_inputs", folder=self.folder.name, changes=changes)
             rule = message("job_rule")
             raise InputError("unfinished", what, rule, message("job_set_back"))
@@ -248,7 +248,8 @@ def _latents(path: Path) -> Tensor | None:
 def _change(name: str, before: object, now: object) -> str:
     """What differs; with both values where they are numbers."""
     numbers = all(isinstance(value, (int, float)) for value in (before, now))
-    return f"{name} ({before} -> {now})" if numbers else name
+    label = inputs_named(name)
+    return message("changed_to", input=label, old=before, new=now) if numbers else label
 
 
 def _read(path: Path, with_keys: Iterable[str] = ()) -> JsonObject | None:

@@ -271,7 +271,7 @@ def test_the_page_says_it_in_chinese(chinese: Page) -> None:
     error = InputError(
         "frames", 18, message("frames_rule", title="LTX", step=8), message("use_value", value=either(17, 25))
     )
-    assert chinese.evaluate(TRANSLATE, data(message_of(error))) == "frames = 18：LTX 的帧数须为 8n+1。请填 17 或 25。"
+    assert chinese.evaluate(TRANSLATE, data(message_of(error))) == "帧数 = 18：LTX 的帧数须为 8n+1。请填 17 或 25。"
 
 
 @pytest.mark.parametrize("sent", [data("of another pack"), {"key": "not_there", "values": {}, "text": "as it is"}])

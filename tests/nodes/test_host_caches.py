@@ -20,7 +20,7 @@ BUNDLED = {"checkpoint": "bundled/tiny_ltx"}
 
 def cached(cache: dict[str, Any] | None, seed: int = 7, **sampler: Any) -> Prompt:
     """The bundled model through a cache node, 12 steps."""
-    sampling = {"4.steps": 12, "4.seed": seed, **{f"4.{k}": v for k, v in sampler.items()}}
+    sampling = {"4.steps": 12, "4.frames": 9, "4.seed": seed, **{f"4.{k}": v for k, v in sampler.items()}}
     graph = workflow("any_cached", {**sampling, "5.filename_prefix": "cached/made"})
     if cache is None:
         return {
@@ -223,7 +223,9 @@ def test_a_policy_is_one_file(toy_host: Host) -> None:
     assert "every other" not in inputs["optional"]["threshold"][1]["reelwire"]["when"]["policy"]
 
     toy = node("ReelwireCache", model=["1", 0], policy="every other", speed=2.0)
-    entry = toy_host.post(workflow("any_cached", {"2": toy, "4.steps": 12, "5.filename_prefix": "toy/video"}))
+    entry = toy_host.post(
+        workflow("any_cached", {"2": toy, "4.steps": 12, "4.frames": 9, "5.filename_prefix": "toy/video"})
+    )
     (row,) = json.loads(*entry["outputs"]["4"]["reelwire_chart"])["rows"]
     assert row["computed"] == [i % 2 == 0 or i == 11 for i in range(12)]
 

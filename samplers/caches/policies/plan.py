@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from ....loaders.denoiser import Denoiser
-from ....loaders.messages import InputError, message
+from ....loaders.messages import InputError, inputs_named, message
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
 from ...solvers import prediction_count
@@ -67,7 +67,7 @@ class Plan(Policy):
             if stale(checkpoint):
                 return self, (message("planned_by_noise_other", **values),)
             return self, (message("planned_by_noise", **values),)
-        notes = (message("calibration_differs_plan", names=", ".join(differs)),) if differs else ()
+        notes = (message("calibration_differs_plan", names=inputs_named(*differs)),) if differs else ()
         return replace(self, grams=tuple(record.grams.items())), notes
 
     def count_cached(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:

@@ -18,6 +18,7 @@ from reelwire.loaders.vae.tiles import Tiling
 from reelwire.samplers.long.job import ENDING, LOCK, Job, fingerprint
 from reelwire.samplers.long.timeline import EXAMPLE, MOST, Picture, Prompt, Timeline, read_timeline
 from reelwire.tests.support.engine.jobs import kept
+from reelwire.tests.support.engine.words import refuses
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -288,7 +289,7 @@ def test_windows_without_their_inputs_are_not_used(job: Job, content: bytes | No
     job.begin(INPUTS)  # there are no windows yet
     job.write(0, latents())
     path.write_bytes(content) if content is not None else path.unlink()
-    with pytest.raises(InputError, match=r"unfinished = long\.unfinished has lost its inputs\.json: .* start over"):
+    with refuses(InputError, "job_lost_inputs", folder="long.unfinished"):
         job.begin(INPUTS)
     assert job.has(0)
     job.begin(INPUTS, anew=True)
