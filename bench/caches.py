@@ -243,7 +243,7 @@ class Bench:
         latents = sample(model, self.prompts[prompt], prepared, lambda *a: runs.append(a[2]))
         seconds = time.perf_counter() - begin
         entries = runs[-1].cache.entries if policy else []
-        share = sum(e.computed for e in entries) / len(entries) if entries else 1.0
+        share = sum(e.computed + e.again for e in entries) / len(entries) if entries else 1.0
         computed = run_predictions(model, prepared.request) * share
         return latents, computed, seconds
 
