@@ -7,7 +7,7 @@ with eta 0 is Euler: both move straight along the predicted velocity.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -26,8 +26,8 @@ from .schedulers import Make, diffusers_scheduler, dpmpp_2m, flow_match_euler, u
 class Place:
     """Where a walk was: what its solver and its scheduler remembered, and which noise came next."""
 
-    memory: Kwargs
-    scheduler: Kwargs
+    memory: Mapping[str, object]
+    scheduler: Mapping[str, object]
     generator: Tensor
 
     @property
@@ -173,12 +173,12 @@ def skipped(steps: int, request: Request) -> int:
     return max(steps - min(int(steps * request.strength), steps), 0)
 
 
-def _attributes(scheduler: Scheduler) -> Kwargs:
+def _attributes(scheduler: Scheduler) -> dict[str, object]:
     """What a scheduler knows."""
-    return _with_own_lists({} if scheduler is None else dict(vars(scheduler)))
+    return _with_own_lists({} if scheduler is None else vars(scheduler))
 
 
-def _with_own_lists(known: Kwargs) -> Kwargs:
+def _with_own_lists(known: Mapping[str, object]) -> dict[str, object]:
     """A scheduler's attributes, in lists that it does not write into: into a tensor it never does."""
     return {name: list(value) if isinstance(value, list) else value for name, value in known.items()}
 
