@@ -261,6 +261,13 @@ def test_what_is_far_is_known_from_several_runs(tiny_models: Path, runs: int, go
     assert any(entry.again for entry in run.entries) == goes_back
 
 
+@pytest.mark.parametrize(("runs", "most"), [(0, 6), (1, 6), (2, 12)])
+def test_what_may_be_computed_is_known_before(runs: int, most: int) -> None:
+    """All of it, where a run may go back."""
+    policy = Corrected(speed=2.0, grams=far_off(12, runs) if runs else ())
+    assert policy.count_computed("transformer", range(12), 12) == (6, most)
+
+
 @pytest.mark.parametrize(("surprise", "more"), [(0.5, 0), (0.9 * FAR, 0), (1.1 * FAR, 1), (1.1 * ALL, 2)])
 def test_the_gap_of_a_far_miss_is_gone_through_again(surprise: float, more: int) -> None:
     """With its cheapest step, or with all of them; as it is where it missed as usual."""
