@@ -243,7 +243,7 @@ class Bench:
         latents = sample(model, self.prompts[prompt], prepared, lambda *a: runs.append(a[2]))
         seconds = time.perf_counter() - begin
         entries = runs[-1].cache.entries if policy else []
-        share = sum(e.computed for e in entries) / len(entries) if entries else 1.0
+        share = sum(e.computed + e.again for e in entries) / len(entries) if entries else 1.0
         computed = run_predictions(model, prepared.request) * share
         return latents, computed, seconds
 
@@ -355,11 +355,13 @@ def best(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 SIZE, MARGIN, COLOURS = (460, 360), 46, {OURS: "#1f6feb", PEER: "#5b6575", FEWER: "#d9730d"}
 LOWEST, HIGHEST = 15, 80  # dB
+FEWEST = 6  # computed steps that are drawn
 
 
 def front(methods: Sequence[Mapping[str, Any]], value: str) -> list[tuple[float, float]]:
     """(computed steps, dB) of the settings that no other one of these methods beats at as few steps: a Pareto front."""
-    known = sorted((row["computed"], -row[value]) for method in methods for row in method["rows"])
+    rows = [row for method in methods for row in method["rows"] if row["computed"] >= FEWEST]
+    known = sorted((row["computed"], -row[value]) for row in rows)
     points: list[tuple[float, float]] = []
     for computed, negative in known:
         if not points or -negative > points[-1][1]:
@@ -377,18 +379,22 @@ def draw(result: Mapping[str, Any]) -> str:
         f'<rect width="{width * len(result)}" height="{height}" fill="white"/>',
     ]
     for column, (name, entry) in enumerate(result.items()):
-        x = lambda steps, left=column * width: left + MARGIN + (width - MARGIN - 110) * (steps - 6) / (STEPS - 6)
+        x = lambda steps, left=column * width: (
+            left + MARGIN + (width - MARGIN - 110) * (steps - FEWEST) / (STEPS - FEWEST)
+        )
         y = lambda db: (
             height - MARGIN - (height - 2 * MARGIN) * (min(max(db, LOWEST), HIGHEST) - LOWEST) / (HIGHEST - LOWEST)
         )
-        parts.append(f'<text x="{x(6)}" y="20" font-size="13">{name}: PSNR (dB) over computed steps of {STEPS}</text>')
+        parts.append(
+            f'<text x="{x(FEWEST)}" y="20" font-size="13">{name}: PSNR (dB) over computed steps of {STEPS}</text>'
+        )
         for db in range(20, HIGHEST + 1, 10):
-            line = f'<line x1="{x(6)}" x2="{x(STEPS)}" y1="{y(db)}" y2="{y(db)}" stroke="#eee"/>'
-            parts.append(f'{line}<text x="{x(6) - 22}" y="{y(db) + 4}">{db}</text>')
+            line = f'<line x1="{x(FEWEST)}" x2="{x(STEPS)}" y1="{y(db)}" y2="{y(db)}" stroke="#eee"/>'
+            parts.append(f'{line}<text x="{x(FEWEST) - 22}" y="{y(db) + 4}">{db}</text>')
         for rate in (1.25, *RATES):
             parts.append(f'<text x="{x(STEPS / rate) - 8}" y="{height - 26}">{rate:g}x</text>')
         for method, lines in entry["methods"].items():
-            points = sorted((row["computed"], row["psnr"]) for row in lines["rows"])
+            points = sorted((row["computed"], row["psnr"]) for row in lines["rows"] if row["computed"] >= FEWEST)
             places = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
             style = f'fill="none" stroke="{COLOURS[lines["kind"]]}" stroke-width="1" stroke-opacity=".35"'
             parts.append(f'<polyline points="{places}" {style}><title>{method}</title></polyline>')
@@ -401,7 +407,7 @@ def draw(result: Mapping[str, Any]) -> str:
         for i, (kind, colour) in enumerate(COLOURS.items()):
             mark = f'<rect x="{x(STEPS) + 8}" y="{60 + 18 * i}" width="10" height="4" fill="{colour}"/>'
             parts.append(f'{mark}<text x="{x(STEPS) + 22}" y="{66 + 18 * i}">{kind}</text>')
-        parts.append(f'<text x="{x(STEPS) + 8}" y="{66 + 18 * len(COLOURS)}">broken: worst prompt</text>')
+        parts.append(f'<text x="{x(STEPS) + 8}" y="{66 + 18 * len(COLOURS)}">broken: worst</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 

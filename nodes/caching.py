@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..loaders.files import why_unwritten
-from ..loaders.messages import CheckpointError, Message, message
+from ..loaders.messages import CheckpointError, Message, message, message_of
 from ..loaders.request import Conditioning
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
@@ -330,9 +330,7 @@ class CalibrateCache(SamplerNode):
     @classmethod
     def check_lazy_status(cls, model: VideoModel, sensitivity: bool = False, **inputs: InputValue) -> list[str]:
         """Refuse what cannot work before anything that the video is made of is made."""
-        from ..samplers.caches import store
-
-        store.check_place(model.recipe.files["checkpoint"])
+        _check_file(model.recipe.files["checkpoint"])
         return check_ahead(cls, replace(model, cache=None), inputs)
 
     @classmethod
@@ -344,8 +342,8 @@ class CalibrateCache(SamplerNode):
         from ..samplers.plan import plan
 
         update, checkpoint = host.progress(), model.recipe.files["checkpoint"]
-        store.check_place(checkpoint)
-        store.read(checkpoint)
+        _check_file(checkpoint)
+        weights = store.fingerprint(checkpoint)
         on_step = lambda done, total, run: update(done, total, lambda: host.latent_preview(model, run.preview()))
         request, report = request_of(model, **inputs), host.Report(cls)
         prepared, source = plan(replace(model, cache=None), request), inputs.get("source")
@@ -356,13 +354,21 @@ class CalibrateCache(SamplerNode):
             report.tell(message("sensitivity_unet", title=model.title))
         calibration, latents = calibrate(model, conditioning, request, on_step, sensitivity)
         try:
-            calibration = store.add(checkpoint, calibration)
+            calibration = store.add(checkpoint, calibration, weights)
         except (OSError, CheckpointError) as error:  # after the run: its latents are not lost with it
-            report.tell(message("calibration_unkept", error=why_unwritten(error)))
+            report.tell(message("calibration_unkept", error=message_of(error)))
         else:
             report.tell(*_calibrated(calibration, store.file_of(checkpoint).name), level=logging.INFO)
         latent = from_model(model, model.to_host(latents.cpu()), latent_note(model, prepared, source), sound)
         return io.NodeOutput(model, {**latent, **noise_mask_of(source)}, ui=report.ui())
+
+
+def _check_file(checkpoint: Path) -> None:
+    """Raise OSError or CheckpointError where the file beside a checkpoint cannot be written, or is damaged."""
+    from ..samplers.caches import store
+
+    store.check_place(checkpoint)
+    store.read(checkpoint)
 
 
 def _calibrated(calibration: Calibration, file: str) -> list[Message]:

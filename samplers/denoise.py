@@ -22,7 +22,7 @@ from .caches.runner import Runner, cached, forecasting, through_cache
 from .guidance import guide, guided_model
 from .loop import circling
 from .plan import SamplingPlan
-from .solvers import TABLES, Solver, Walk, noise_schedule
+from .solvers import TABLES, Solver, Turn, Walk, noise_schedule
 from .sources.clip import with_clip_latents
 from .sources.inpaint import Inpainting, MaskedSource
 from .speed import accelerated
@@ -89,6 +89,7 @@ class Sampling:
         groups = (list(group) for _, group in groupby(range(len(denoiser.schedule)), denoiser.part))
         self._phases = {steps[0]: range(steps[0], steps[-1] + 1) for steps in groups}
         self._network: Network = None
+        self._done = 0
         self._switch_loras: Switch = lambda level, count: None
         self._last: tuple[Tensor, Tensor, int] | None = (
             None  # prediction, the latents that it was made from, its number
@@ -108,8 +109,8 @@ class Sampling:
         self._last = prediction, latents, step
         return prediction
 
-    def correct(self, solver: Solver, walk: Walk, latents: Tensor, step: int) -> tuple[Tensor, Tensor] | None:
-        """(prediction number `step`, the latents that it is for), where its cache took the steps before it again."""
+    def correct(self, solver: Solver, walk: Walk, latents: Tensor, step: int) -> Turn | None:
+        """Where the run goes on, where its cache took the steps before this one again."""
         if self.cache is None:
             return None
         before = replace(walk, settle=self.denoiser.settle)  # nobody is told of what is taken again
@@ -117,14 +118,17 @@ class Sampling:
         def again(x0: Tensor, latents: Tensor, step: int) -> Tensor:
             return solver.advance(before, self._towards(x0, latents, step), latents, step)
 
-        corrected = self.cache.correct(walk, latents, step, again)
-        if corrected is None:
+        place = self.cache.correct(walk, latents, step, again)
+        if place is None:
             return None
+        corrected, earlier = place
+        if earlier < step:
+            return Turn(corrected, earlier, None)
         x0, copied = self.cache.newest(), COPIED * self.denoiser.alpha_sigma(step)[0] ** 2
         x0.add_(corrected.float() - latents.float(), alpha=copied)
         self.latents, prediction = corrected, self._towards(x0, corrected, step)
         self._last = prediction, corrected, step
-        return prediction, corrected
+        return Turn(corrected, step, prediction)
 
     def _towards(self, x0: Tensor, latents: Tensor, step: int) -> Tensor:
         """The prediction that points from these latents to a video, and outside of a mask to the source."""
@@ -139,7 +143,8 @@ class Sampling:
         count = len(self.denoiser.schedule)
         if following == count:  # the result is there, so it is what there is to see
             self._last = None
-        self._on_step(following, count, self)
+        self._done = max(self._done, following)  # a run that goes back has done no less
+        self._on_step(self._done, count, self)
         return self.latents
 
     def finish(self) -> Tensor:

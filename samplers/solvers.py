@@ -7,9 +7,9 @@ with eta 0 is Euler: both move straight along the predicted velocity.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class Walk:
     denoiser: Denoiser
     schedule: NoiseSchedule
     settle: Callable[[Tensor, Tensor, int, int], Tensor]
-    memory: dict[str, Any] = field(default_factory=dict)
+    memory: Kwargs = field(default_factory=dict)
 
     def place(self) -> Place:
         """Where the walk is."""
@@ -61,12 +61,21 @@ class Walk:
         self.memory.update(place.memory)
         if (scheduler := self.schedule.scheduler) is not None:
             scheduler.__dict__.clear()
-            scheduler.__dict__.update(place.scheduler)
+            scheduler.__dict__.update(_with_own_lists(place.scheduler))
         self.denoiser.generator.set_state(place.generator)
 
 
 # (walk, prediction, the latents that it was made from, its number) -> the latents of the next prediction
 Advance = Callable[[Walk, Tensor, Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Where a walk goes on that has gone back. prediction: number `step` for these latents; None: to be made."""
+
+    latents: Tensor
+    step: int
+    prediction: Tensor | None
 
 
 class Denoise(Protocol):
@@ -77,8 +86,8 @@ class Denoise(Protocol):
     def predict(self, latents: Tensor, step: int) -> Tensor:
         """The guided prediction number `step`, as the network makes it."""
 
-    def correct(self, solver: Solver, walk: Walk, latents: Tensor, step: int) -> tuple[Tensor, Tensor] | None:
-        """(prediction number `step`, the latents that it is for), where what lies behind was gone through again."""
+    def correct(self, solver: Solver, walk: Walk, latents: Tensor, step: int) -> Turn | None:
+        """Where the walk goes on, if prediction number `step` shows that what lies behind is to be taken again."""
 
     def settle(self, stepped: Tensor, latents: Tensor, step: int, following: int) -> Tensor:
         """The latents after a step, with what is given in them put back. step, following: as in `Denoiser.settle`."""
@@ -106,12 +115,15 @@ class Solver:
 
     def solve(self, denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> Tensor:
         """The latents after the last noise level, from those of the first."""
-        walk = Walk(denoise.denoiser, schedule, denoise.settle)
-        for step in range(len(schedule)):
-            prediction = denoise.predict(latents, step)
-            corrected = denoise.correct(self, walk, latents, step)
-            prediction, latents = corrected or (prediction, latents)
-            latents = self.advance(walk, prediction, latents, step)
+        walk, step = Walk(denoise.denoiser, schedule, denoise.settle), 0
+        while step < len(schedule):
+            prediction: Tensor | None = denoise.predict(latents, step)
+            turn = denoise.correct(self, walk, latents, step)
+            if turn is not None:
+                prediction, latents, step = turn.prediction, turn.latents, turn.step
+            if prediction is not None:
+                latents = self.advance(walk, prediction, latents, step)
+                step += 1
         return latents
 
 
@@ -162,8 +174,12 @@ def skipped(steps: int, request: Request) -> int:
 
 
 def _attributes(scheduler: Scheduler) -> dict[str, object]:
-    """What a scheduler knows, in lists of its own: it never writes into a tensor."""
-    known = {} if scheduler is None else vars(scheduler)
+    """What a scheduler knows."""
+    return _with_own_lists({} if scheduler is None else vars(scheduler))
+
+
+def _with_own_lists(known: Mapping[str, object]) -> dict[str, object]:
+    """A scheduler's attributes, in lists that it does not write into: into a tensor it never does."""
     return {name: list(value) if isinstance(value, list) else value for name, value in known.items()}
 
 

@@ -94,14 +94,14 @@ def _branch(part: str, name: str, track: Track, signal: str) -> Branch:
     fit, quality = fit_polynomial(track, signal)
     moves = tuple(_numbers(track.moves).tolist())
     ratios = tuple(_numbers(track.ratios).tolist())
-    by_latents, by_time = _sensitivities(track.by_latents), _sensitivities(track.by_time)
+    by_latents, by_time = per_step(track.by_latents), per_step(track.by_time)
     fitted = (fit.signal, fit.coefficients, fit.low, fit.high, quality)
     return Branch(part, name, moves, ratios, *fitted, by_latents, by_time, int(bool(by_latents)))
 
 
-def _sensitivities(measured: list[Tensor]) -> tuple[float, ...]:
-    """A number for each step of an expert: where there is none, as between two predictions at one time and behind the
-    last step, that of the step before; empty where nothing was measured."""
+def per_step(measured: list[Tensor]) -> tuple[float, ...]:
+    """A sensitivity for each step of an expert: where there is none, as between two predictions at one time and behind
+    the last step, that of the step before; empty where nothing was measured."""
     numbers: list[float] = []
     for value in [*map(float, measured), 0.0] if measured else []:
         numbers.append(value or (numbers[-1] if numbers else 0.0))

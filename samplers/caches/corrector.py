@@ -19,6 +19,7 @@ from .state import BranchState
 
 COPIED = 0.55  # of alpha_t^2: the share of a move of its latents that x0 makes along with them, measured on both models
 # of bench/caches.py
+Goal = tuple[Tensor, int]  # latents, and the number of the prediction that is made from them
 Again = Callable[[Tensor, Tensor, int], Tensor]  # (x0, latents, step) -> the latents of the next step
 
 
@@ -49,8 +50,9 @@ class Corrector:
         """Of what the gap under way keeps."""
         return self._gap.bytes if self._gap is not None else 0
 
-    def correct(self, walk: Walk, latents: Tensor, step: int, skipped: bool, again: Again) -> Tensor | None:
-        """The latents of a computed step after the gap before it was gone through again; None where there was none."""
+    def correct(self, walk: Walk, latents: Tensor, step: int, skipped: bool, again: Again) -> Goal | None:
+        """Where the run goes on: at a computed step, after the gap before it was gone through again, or in it, at a
+        step that has to be computed too. None where there was no gap."""
         if skipped:
             self._gap = self._gap or Gap(walk.place(), latents)
             self._gap.steps.append(step)
@@ -60,12 +62,18 @@ class Corrector:
         self._computed = [*self._computed, step][-len(stored) :]
         if gap is None:
             return None
+        basis, goal = list(self._computed), step
+        if self._course.missed_far:
+            goal = self._course.reject()
+            self._computed.pop()
+            self._state.history.pop()
         walk.go_back(gap.place)
-        latents = gap.latents
-        for skipped_step in gap.steps:
-            weights = self._course.weights(skipped_step, self._computed)
-            latents = again(_weighted(weights, stored), latents, skipped_step)
-        return latents
+        latents, before = gap.latents, [each for each in gap.steps if each < goal]
+        for skipped_step in before:
+            latents = again(_weighted(self._course.weights(skipped_step, basis), stored), latents, skipped_step)
+        if goal < step and before:
+            self._gap = Gap(gap.place, gap.latents, before)
+        return latents, goal
 
 
 def _weighted(weights: tuple[float, ...], values: list[Tensor]) -> Tensor:

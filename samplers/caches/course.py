@@ -17,6 +17,9 @@ EDGE = 1e-3  # keeps shares finite at pure noise and at none
 STEEPEST = 3.0  # slope that a forecast follows
 LONGEST = 12  # skipped steps in a row that every course may have
 MISS = "miss"  # name of a number that is read from the card
+FAR = 2.5  # surprise in a gap of usual price, from which it is gone through again with one more step computed
+ALL = 5.0  # such a surprise, from which all of its steps are
+LOST = 4  # gaps that missed so far, after which all steps are computed
 SMALL = 0.1  # surprise, under which it is not believed
 
 Level = tuple[float, float, float]  # weight, alpha_t, sigma_t
@@ -196,6 +199,10 @@ class Course:
     following: the next one.
     prices, surprises: of the gap before each computed step, and how far its forecast missed over the expected miss;
         None: not known.
+    expected: that miss of the newest, in lengths of its x0.
+    until: the step up to which all are computed.
+    usual: price of a gap of the plan, their mean.
+    rejected: how often a computed step was thrown away because its forecast had missed too far.
     """
 
     map: Map
@@ -206,6 +213,9 @@ class Course:
     prices: list[float] = field(default_factory=list)
     surprises: list[float | None] = field(default_factory=list)
     expected: float = 1.0
+    rejected: int = 0
+    until: int = 0
+    usual: float = 0.0
 
     @property
     def place(self) -> tuple[int, int]:
@@ -249,10 +259,53 @@ class Course:
         self.computed.append(step)
         self.left -= 1
         behind = self.map.count - 1 - step
-        if len(self.computed) <= self.map.known.order or self.left >= behind or not behind:
+        if (
+            len(self.computed) <= self.map.known.order
+            or self.left >= behind
+            or not behind
+            or self.lost
+            or step < self.until
+        ):
             self.following = step + 1
         else:
             self.following = self.map.following(*self.place, max(self.left, 1))
+
+    @property
+    def missed_far(self) -> bool:
+        """Whether the newest gap has to be gone through with one more step computed in it. What is far is known where
+        the calibration has runs to compare."""
+        surprise = self.surprises[-1] if self.surprises else None
+        if surprise is None or self.place[1] == 1 or not self.map.known.measured or len(self.map.grams) < 2:
+            return False
+        return self.prices[-1] * surprise**2 > self.usual * FAR**2
+
+    @property
+    def missed_all(self) -> bool:
+        """Whether it missed so far that one more step will not do."""
+        return self.prices[-1] * (self.surprises[-1] or 0.0) ** 2 > self.usual * ALL**2
+
+    @property
+    def lost(self) -> bool:
+        """Whether so many gaps missed too far that all other steps are computed."""
+        return self.rejected >= LOST
+
+    def reject(self) -> int:
+        """Forget the newest computed step; returns the step of the run in the gap before it that is computed next."""
+        end, whole = self.computed.pop(), self.missed_all
+        self.prices.pop()
+        self.surprises.pop()
+        self.rejected += 1
+        self.left += 2  # the one that is thrown away, and the one in the gap
+        at, back = self.place
+        if whole:
+            self.until, self.left = end, self.left + end - at - 2
+            self.following = at + 1
+            return self.following + self.start
+        prices = self.map.prices
+        self.following = min(
+            range(at + 1, end), key=lambda by: prices[at, back, by - at] + prices[by, by - at, end - by]
+        )
+        return self.following + self.start
 
     def hear(self, numbers: dict[str, float]) -> None:
         """Take what was read from the card of the newest computed step's forecast, where it was."""
@@ -266,4 +319,8 @@ class Course:
 
 def course(known: Known, computed: int, steps: range) -> Course:
     """The course through an expert's steps of which `computed` are computed."""
-    return Course(map_of(known), max(computed, known.order + 2), steps.start)
+    way, head = Course(map_of(known), max(computed, known.order + 2), steps.start), known.order + 1
+    if head < min(way.left, way.map.count):
+        gaps = min(way.map.count - way.left, way.left - head)
+        way.usual = float(way.map.ahead[way.left - head, head - 1, head - 1]) / max(gaps, 1)
+    return way

@@ -22,7 +22,7 @@ from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
 from ..guidance import Guided, Predict
 from ..solvers import Walk, run_predictions
-from .corrector import Again, Corrector
+from .corrector import Again, Corrector, Goal
 from .course import Course
 from .mechanisms.base import Forward, Prediction
 from .policy import FEWEST, Policy, RunUnderWay, check_policy
@@ -36,6 +36,7 @@ Key = tuple[str, int]  # branch, and the index of the forward pass among those o
 class Entry:
     """One decision: where it was, whether the pass was computed, and how far its signal had moved.
 
+    again: how often it was computed before, and thrown away.
     distance: a number on the card, where nobody needed it during the run.
     """
 
@@ -43,6 +44,7 @@ class Entry:
     branch: str
     step: int
     computed: bool
+    again: int = 0
     distance: float | Tensor | None = None
 
 
@@ -69,7 +71,7 @@ class Runner:
     entries: list[Entry] = field(default_factory=list)
     peak: int = 0
     courses: list[Course] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)
+    seconds: dict[int, float] = field(default_factory=dict)
     _states: dict[Key, BranchState] = field(default_factory=dict)
     _calls: dict[str, int] = field(default_factory=dict)
     _decisions: dict[int, bool] = field(default_factory=dict)
@@ -81,6 +83,7 @@ class Runner:
     _course: Course | None = None
     _corrector: Corrector | None = None
     _finite: dict[int, Tensor] = field(default_factory=dict)  # step -> whether it is, not read yet
+    _thrown: dict[int, int] = field(default_factory=dict)
     _reads: int = 0
     _since: float = 0.0  # when the last step whose end is known ended
 
@@ -98,9 +101,7 @@ class Runner:
             with self.policy.enabled(network, run, self.stacks, len(steps), self.batched):
                 yield
             if self._finite:
-                state.numbers |= self.read(state.pending if self._course is not None else {})
-            if self._course is not None:
-                self._course.hear(state.numbers)
+                self._read_whole()
         finally:
             self.clear()
 
@@ -118,7 +119,8 @@ class Runner:
         values = torch.stack([value.float() for value in (*numbers.values(), *self._finite.values())]).tolist()
         self._finite.clear()
         now = time.perf_counter()
-        self.seconds += [(now - self._since) / len(steps)] * len(steps) if steps else []
+        for step in steps:
+            self.seconds[step] = self.seconds.get(step, 0.0) + (now - self._since) / len(steps)
         self._since = now if steps else self._since
         for step, finite in zip(steps, values[len(numbers) :], strict=True):
             if not finite:
@@ -136,16 +138,28 @@ class Runner:
         self.policy.on_prediction(self._part, partial(denoiser.x0, prediction, latents, step))
         self._finite[step] = torch.isfinite(prediction).all()
         if self._reads == reads:
-            self.read({})
+            self._read_whole()
         return prediction
 
-    def correct(self, walk: Walk, latents: Tensor, step: int, again: Again) -> Tensor | None:
-        """Latents of prediction number `step` after the skipped steps before it were taken again; None: there were
-        none, or they stay as they were forecast. again: takes one step again."""
+    def _read_whole(self) -> None:
+        """Read what is known of guided predictions as a whole."""
+        state = self._states[GUIDED]
+        state.numbers |= self.read(state.pending)
+        state.pending.clear()
+        if self._course is not None:
+            self._course.hear(state.numbers)
+
+    def correct(self, walk: Walk, latents: Tensor, step: int, again: Again) -> Goal | None:
+        """(latents, of which prediction) after the skipped steps before number `step` were taken again, of this one or
+        of an earlier one that is to be computed first; None: there were none. again: takes one step again."""
         if self._corrector is None:
             return None
         self.peak = max(self.peak, self._bytes + self._corrector.bytes)
-        return self._corrector.correct(walk, latents, step, self._decisions[step], again)
+        goal = self._corrector.correct(walk, latents, step, self._decisions[step], again)
+        if goal is not None and goal[1] < step:
+            self._thrown[step] = self._thrown.get(step, 0) + 1
+            self.entries = [entry for entry in self.entries if entry.step < goal[1]]
+        return goal
 
     def newest(self) -> Tensor:
         """The x0 of the newest prediction that was computed as a whole."""
@@ -187,7 +201,7 @@ class Runner:
 
     def _record(self, context: StepContext, computed: bool) -> Entry:
         """Note one decision."""
-        entry = Entry(context.part, context.branch, context.step, computed)
+        entry = Entry(context.part, context.branch, context.step, computed, self._thrown.get(context.step, 0))
         self.entries.append(entry)
         return entry
 

@@ -53,12 +53,9 @@ def guided(**inputs: Any) -> dict[str, Any]:
 FORA = node("ReelwireFORA", model=["1", 0], interval=2, start=0.9, end=0.1)
 CONTROL = node("ReelwireControl", mask=["mask", 0], strength=1.0)
 EARLY = {
-    "width": Early("ltx_t2v", sampler(width=100), "3", ("width = 100", "positive multiple of 8", "Use 64 or 128")),
+    "width": Early("ltx_t2v", sampler(width=100), "3", ("width = 100", "positive multiple of 8", "Use 96 or 112")),
     "height": Early("ltx_t2v", sampler(height=-8), "3", ("height = -8", "positive multiple of 8", "Use 64 or more")),
     "frames": Early("ltx_t2v", sampler(frames=-1), "3", ("frames = -1", "1 to 100000 frames", "Use 1 or more")),
-    "strength": Early(
-        "ltx_t2v", sampler(strength=0.5), "3", ("strength = 0.5", "none is connected", "Connect a source")
-    ),
     "fps": Early("ltx_t2v", {"4.fps": 0.5}, "4", ("fps = 0.5", "1 to 240 frames per second", "Use 0 for")),
     "prefix": Early(
         "ltx_t2v", {"4.filename_prefix": "../x"}, "4", ("filename_prefix = ../x", "outside", "video/reelwire")

@@ -43,6 +43,11 @@ class Corrected(Plan):
         more = 1 + TABLES[model.solvers][request.sampler].remembered
         return self.mechanism.stored_bytes(model, request, self.stored_values, more)
 
+    def count_cached(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
+        """More than the plan has where forecasts miss by more than several runs of a calibration let expect."""
+        fewest, most = super().count_cached(part, steps, total, branch)
+        return fewest, len(steps) if len(self.grams_of(part, len(steps))) > 1 else most
+
     def course(self, denoiser: Denoiser, part: str, steps: range) -> Course:
         grams, computed = self.grams_of(part, len(steps)), budget(len(steps), self.speed)
         levels = tuple((weight(denoiser, i), *denoiser.alpha_sigma(i)) for i in steps)

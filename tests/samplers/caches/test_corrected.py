@@ -15,9 +15,21 @@ from reelwire.loaders.denoiser import Denoiser
 from reelwire.loaders.request import Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.caches.calibration import calibrate
-from reelwire.samplers.caches.course import Course, Known, course, interpolations, longest_gap, map_of, typical
+from reelwire.samplers.caches.course import (
+    ALL,
+    FAR,
+    LOST,
+    Course,
+    Known,
+    course,
+    interpolations,
+    longest_gap,
+    map_of,
+    typical,
+)
 from reelwire.samplers.caches.policies.corrected import Corrected
 from reelwire.samplers.caches.policies.plan import Plan, budget
+from reelwire.samplers.caches.report import nearness, report
 from reelwire.samplers.caches.state import Slopes
 from reelwire.samplers.solvers import TABLES
 from reelwire.tests.support.engine.cached_runs import Sampled
@@ -55,25 +67,46 @@ class EveryThird(Course):
         return tuple(float(each == before) for each in basis)
 
 
+class OneMoreInEachGap(EveryThird):
+    """Every third step, and by going back the one before it too."""
+
+    more: int = -1
+
+    def skips(self, step: int) -> bool:
+        return super().skips(step) and step - self.start != self.more
+
+    @property
+    def missed_far(self) -> bool:
+        end = self.computed[-1]
+        return end % 3 == 0 and end - 1 not in self.computed and self.place[1] > 1
+
+    def reject(self) -> int:
+        self.more = self.computed.pop() - 1
+        return self.more + self.start
+
+
 @dataclass(frozen=True, kw_only=True)
 class Held(Plan):
-    """The same without a corrector."""
+    """The same without a corrector. computed: which steps, of each three."""
+
+    computed: tuple[int, ...] = (0,)
 
     title: ClassVar[str] = "held"
     position: ClassVar[int | None] = None
 
     def plan_steps(self, denoiser: Denoiser, part: str, steps: range) -> Slopes:
-        return {i: 0.0 for i in steps if (i - steps.start) % 3}
+        return {i: 0.0 for i in steps if (i - steps.start) % 3 not in self.computed}
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldAgain(Corrected):
+    kind: type[EveryThird] = EveryThird
     title: ClassVar[str] = "held again"
     position: ClassVar[int | None] = None
 
     def course(self, denoiser: Denoiser, part: str, steps: range) -> Course:
         known = super().course(denoiser, part, steps)
-        return EveryThird(known.map, known.left, steps.start)
+        return self.kind(known.map, known.left, steps.start)
 
 
 @pytest.mark.parametrize(("name", "sampler"), SOLVERS)
@@ -85,10 +118,11 @@ def test_steps_that_are_taken_again_with_the_same_x0_come_out_the_same(
     more: dict[str, Any] = {}
     if name == "tiny-ltx-0.9.5":  # noise is drawn on given tokens in every step
         more = {"keyframes": (Keyframe(frames(1), 0), Keyframe(frames(1), -1, 0.5))}
-    once, twice = (Sampled(replace(model, cache=kind()), sampler=sampler, **more) for kind in (Held, HeldAgain))
-    assert (once.latents - twice.latents).norm() < 1e-4 * once.latents.norm()
-    assert [e.computed for e in once.entries] == [e.computed for e in twice.entries]
-    assert not all(e.computed for e in once.entries)
+    for held, again in ((Held(), HeldAgain()), (Held(computed=(0, 2)), HeldAgain(kind=OneMoreInEachGap))):
+        once, twice = (Sampled(replace(model, cache=cache), sampler=sampler, **more) for cache in (held, again))
+        assert (once.latents - twice.latents).norm() < 1e-4 * once.latents.norm()
+        assert [e.computed for e in once.entries] == [e.computed for e in twice.entries]
+        assert not all(e.computed for e in once.entries)
 
 
 def test_outside_of_a_mask_the_source_stays(tiny_models: Path) -> None:
@@ -187,6 +221,78 @@ def test_the_error_grows_with_the_misses() -> None:
 
     assert error(12, 2.0) == pytest.approx(4 * error(12, 1.0))
     assert error(16, 1.0) < error(8, 1.0)
+
+
+def far_off(count: int, runs: int = 2) -> tuple[tuple[str, tuple[tuple[tuple[float, ...], ...], ...]], ...]:
+    """Calibrations of runs whose x0 hardly moves: every forecast misses by far more."""
+    rows = np.array([[1.0, 1e-4 * (1 - i / count) ** 3] for i in range(count)])
+    return (("transformer", (tuple(map(tuple, (rows @ rows.T).tolist())),) * runs),)
+
+
+def test_a_run_that_misses_far_goes_back_and_is_computed_as_a_whole(tiny_models: Path) -> None:
+    """And says so; what was thrown away counts, and nobody is told that less was done than before."""
+    model = open_plain(tiny_models, "tiny-wan2.1-t2v")
+    policy = Corrected(speed=2.0, grams=far_off(12))
+    seen: list[int] = []
+
+    class Watched(Sampled):
+        def _see(self, done: int, total: int, run: Any) -> None:
+            seen.append(done)
+            super()._see(done, total, run)
+
+    cached = replace(model, cache=policy)
+    plain, run, rerun = Sampled(model, steps=12), Watched(cached, steps=12), Sampled(cached, steps=12)
+    assert torch.equal(run.latents, rerun.latents)
+    assert seen == sorted(seen)
+    assert seen[-1] == 12
+    assert [entry.step for entry in run.entries] == list(range(12))
+    said = report(run.run.cache, 0)
+    assert 0 < said.again == run.run.cache.courses[0].rejected <= LOST
+    assert said.ideal == pytest.approx(12 / (sum(e.computed for e in run.entries) + said.again))
+    assert "corrected_back" in [note.key for note in nearness(run.run.cache.courses)]
+    assert all(entry.computed for entry in run.entries)
+    assert torch.equal(run.latents, plain.latents)
+
+
+@pytest.mark.parametrize(("runs", "goes_back"), [(0, False), (1, False), (2, True)])
+def test_what_is_far_is_known_from_several_runs(tiny_models: Path, runs: int, goes_back: bool) -> None:
+    model = open_plain(tiny_models, "tiny-wan2.1-t2v")
+    run = Sampled(replace(model, cache=Corrected(speed=2.0, grams=far_off(12, runs) if runs else ())), steps=12)
+    assert any(entry.again for entry in run.entries) == goes_back
+
+
+@pytest.mark.parametrize(("surprise", "more"), [(0.5, 0), (0.9 * FAR, 0), (1.1 * FAR, 1), (1.1 * ALL, 2)])
+def test_the_gap_of_a_far_miss_is_gone_through_again(surprise: float, more: int) -> None:
+    """With its cheapest step, or with all of them; as it is where it missed as usual."""
+    facts = known(24)
+    way = course(facts, 8, range(100, 124))
+    while len(way.computed) < 4:
+        way.arrive(way.following + 100)
+    *_, before, begin, end = way.computed
+    way.usual, left = way.prices[-1], way.left
+    way.notice(surprise * way.expected)
+    assert way.missed_far == bool(more)
+    if not more:
+        return
+    back, prices = begin - before, map_of(facts).prices
+    inside = {by: prices[begin, back, by - begin] + prices[by, by - begin, end - by] for by in range(begin + 1, end)}
+    cheapest = min(inside, key=lambda by: inside[by])
+    assert way.reject() - 100 == (cheapest if more == 1 else begin + 1)
+    assert (way.computed[-1], way.left) == (begin, left + (2 if more == 1 else end - begin))
+    if more == 2:
+        assert walked(way, 24)[3 : 3 + end - begin] == tuple(range(begin + 1, end + 1))
+
+
+def test_after_some_far_misses_all_is_computed() -> None:
+    way = course(known(24), 8, range(24))
+    while not way.lost:
+        way.arrive(way.following)
+        if len(way.computed) > 1:
+            way.notice(2 * ALL * way.expected)
+            if way.missed_far:
+                way.reject()
+    begin = way.following
+    assert walked(way, 24)[-(24 - begin) :] == tuple(range(begin, 24))
 
 
 @pytest.fixture(scope="module")

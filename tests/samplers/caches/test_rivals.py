@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import reduce
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from reelwire.loaders.request import Request
 from reelwire.loaders.spec import specs
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.caches import store
-from reelwire.samplers.caches.calibration import calibrate
+from reelwire.samplers.caches.calibration import calibrate, per_step
 from reelwire.samplers.caches.policies.sencache import USUAL, SenCache
 from reelwire.samplers.caches.policies.spectrum import Spectrum, chebyshev, computed_steps
 from reelwire.samplers.caches.runner import planned
@@ -74,13 +75,20 @@ def test_chebyshev_polynomials() -> None:
         assert chebyshev(x, 4) == pytest.approx([1, x, 2 * x**2 - 1, 4 * x**3 - 3 * x, 8 * x**4 - 8 * x**2 + 1])
 
 
-def test_the_features_of_a_computed_step_stand_for_it(tiny_models: Path) -> None:
-    """What lies behind the last block is stored, not a change: reused at the same step it gives the same output."""
+def test_what_the_last_block_gave_stands_for_all_blocks(tiny_models: Path) -> None:
+    """Of a kept step the network's output is that step's, but for what comes behind the blocks and knows the time."""
     model = open_model(tiny_models, "tiny-ltx-0.9.0")
-    run = Sampled(replace(model, cache=Spectrum(warmup=2, share=0.0, order=0)))
-    assert [e.computed for e in run.entries[:4]] == [True, True, False, True]
-    svd = Sampled(replace(open_model(tiny_models, "tiny-svd"), cache=Spectrum(warmup=2)))
-    assert 0 < svd.computed < len(svd.entries)
+    kept = Spectrum(warmup=2, share=0.0, order=0)
+    outputs: list[torch.Tensor] = []
+    with model.use("transformer") as network:
+        handle = network.norm_out.register_forward_pre_hook(lambda _, args: outputs.append(args[0]))
+        run = Sampled(replace(model, cache=kept))
+        handle.remove()
+    computed = [e.computed for e in run.entries]
+    assert computed[:4] == [True, True, False, True]
+    assert len(outputs) == len(computed)
+    for before, now, new in zip(outputs, outputs[1:], computed[1:], strict=False):
+        assert torch.equal(before, now) != new
 
 
 # ---------------------------------------------------------------- SenCache
@@ -194,30 +202,30 @@ def test_sensitivities_are_finite_differences(models: Path) -> None:
 
 def test_sensitivities_of_runs_are_averaged_and_kept(models: Path) -> None:
     """A later calibration without them does not throw them away."""
-    model = open_model(models, "tiny-wan2.1-t2v")
-    first, second = calibrated(model, 1), calibrated(model, 2)
-    without = calibrated(model, 4, sensitivity=False)
-    joined = first.joined(second).joined(without)
-    for a, b, both in zip(first.branches, second.branches, joined.branches, strict=True):
-        assert both.measured == 2
-        assert both.by_latents == pytest.approx(np.mean([a.by_latents, b.by_latents], axis=0))
-        assert both.by_time == pytest.approx(np.mean([a.by_time, b.by_time], axis=0))
-    assert joined.runs == 3
+    key, gram = store.Key(3, "euler", 4.0, 3.0, 10), {"transformer": (((1.0,),),)}
+    plain = store.Branch("transformer", "cond", (), (), "", (), 0.0, 0.0, 0.0)
+    measured = [replace(plain, by_latents=(1.0 * n, 0.5), by_time=(0.1, 0.2 * n), measured=1) for n in (1, 2, 6)]
+    runs = [store.Calibration(key, gram, (branch,)) for branch in (*measured, plain)]
+    joined = reduce(store.Calibration.joined, runs)
+    assert joined.runs == 4
+    (branch,) = joined.branches
+    assert branch.measured == 3
+    assert branch.by_latents == pytest.approx((3.0, 0.5))
+    assert branch.by_time == pytest.approx((0.1, 0.6))
     file = models / "tiny-wan2.1-t2v"
     store.add(file, joined)
     assert store.read(file)[0] == joined
 
 
-def test_heun_asks_twice_at_one_time(models: Path) -> None:
-    """There a sensitivity to time is that of the step before."""
-    calibration = calibrated(open_model(models, "tiny-wan2.1-t2v"), sampler="heun")
-    for branch in calibration.branches:
-        assert min(branch.by_time[1:]) > 0
+def test_where_a_step_has_none_it_is_that_of_the_step_before() -> None:
+    """Heun asks twice at one time; behind the last step there is nothing."""
+    assert per_step([torch.tensor(value) for value in (2.0, 0.0, 3.0)]) == (2.0, 2.0, 3.0, 3.0)
+    assert per_step([]) == ()
 
 
 def test_a_unet_has_none(models: Path) -> None:
     model = open_model(models, "tiny-svd")
-    assert calibrated(model).branches == ()
+    assert calibrated(model, steps=10).branches == ()
     with pytest.raises(InputError, match=r"UNet.*Use"):
         Sampled(replace(model, cache=SenCache(sensitivities=SENSITIVITIES)))
 

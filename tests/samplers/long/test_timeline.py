@@ -400,7 +400,7 @@ def test_no_parts_are_left(job: Job) -> None:
     job.write(0, latents(1))
     job.write(0, latents())
     (job.folder / "window_0001.safetensors").mkdir()
-    with pytest.raises(OSError, match="Window 2 could not be kept"):
+    with pytest.raises(OSError, match="Window 2 "):
         job.write(1, latents())
     assert sorted(p.name for p in job.folder.iterdir()) == [
         "inputs.json",
