@@ -53,7 +53,7 @@ PATIENCE = 10.0  # seconds that a short lock is waited for
 
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of a file system that keeps no promise about power cuts
 _TOO_LONG = (3, 206)  # what Windows says of a file with a name that is too long: no such path, name too long
-PROOF = bytes(2**16)  # what is written to see whether a file can be: an empty one takes no room
+PROOF = bytes(2**12)  # what is written to see whether a file can be: an empty one takes no room
 
 
 # ---------------------------------------------------------------- reading
