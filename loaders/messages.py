@@ -3,6 +3,7 @@ locales/."""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -193,3 +194,47 @@ def about(thing: object) -> Iterator[None]:
     except RefusedError as error:
         error.node = error.node or getattr(thing, "node", None)
         raise
+
+
+# ---------------------------------------------------------------- why a file could not be written
+
+_CAUSES = {
+    ("ENOSPC", "EDQUOT"): (message("disk_is_full"), message("cause_full")),
+    ("EFBIG",): (message("disk_file_too_large"), message("cause_too_large")),
+    ("EROFS",): (message("disk_is_read_only"), message("cause_read_only")),
+    ("EACCES", "EPERM", "EBUSY", "ETXTBSY"): (message("disk_not_allowed"), message("cause_not_allowed")),
+    ("ENOTDIR", "EISDIR", "EEXIST", "ENOTEMPTY"): (message("disk_no_folder"), message("cause_no_folder")),
+    ("ENOENT", "EIO", "ESTALE", "ENXIO", "ENODEV", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN"): (
+        message("disk_went_away"),
+        message("cause_went_away"),
+    ),
+    ("ENAMETOOLONG", "ELOOP"): (message("disk_name_too_long"), message("cause_name_too_long")),
+    ("EMFILE", "ENFILE"): (message("disk_too_many_open"), message("cause_too_many_open")),
+    ("ENOMEM",): (message("memory_ran_out"), message("cause_memory")),
+}
+# what the system says -> (what it means and what helps, what it means); a number that a system lacks is never met there
+_WORDS = {getattr(errno, name): words for names, words in _CAUSES.items() for name in names if hasattr(errno, name)}
+_EXTERNAL = 0x20545845  # FFmpeg's AVERROR_EXTERNAL: a library of its own has failed and does not say why
+
+
+def why_unwritten(error: BaseException) -> Message:
+    """Why something could not be written, and what helps, of an error of Python, of FFmpeg's or of another library."""
+    return _words_of(error)[0]
+
+
+def cause_unwritten(error: BaseException) -> Message:
+    """The same without what helps, which is said beside it."""
+    return _words_of(error)[1]
+
+
+def _words_of(error: BaseException) -> tuple[Message, Message]:
+    """(why, and what helps; why) something could not be written."""
+    if (said := next((part for part in error.args if isinstance(part, Message)), None)) is not None:
+        return said, said
+    number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
+    if number == _EXTERNAL:
+        return message("encoder_gave_up"), message("cause_encoder")
+    if number in _WORDS:
+        return _WORDS[number]
+    text = getattr(error, "strerror", None) or message_of(error) or type(error).__name__
+    return message("disk_says", error=text), message("cause_untold", error=text)

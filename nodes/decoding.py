@@ -42,7 +42,10 @@ class Tiled(io.ComfyNode):
         check_tile(tile)
         if model is not None and tile:
             tiling_of(model, 1, 1, tile)
-        return host.pending(cls, inputs)
+        later = host.pending(cls, inputs)
+        if later:  # else it was said
+            host.tell_unkept(cls)
+        return later
 
 
 class Decode(Tiled):
@@ -202,8 +205,7 @@ class DecodeToVideo(Tiled, FileWriter):
         """Refuse what cannot be written before the latents are sampled."""
         from ..samplers.early import check_fps
 
-        host.check_prefix(filename_prefix)
-        host.check_output()
+        host.check_output(cls, filename_prefix, ".mp4")
         check_fps(fps)
         host.sound_of(audio)
         return super().check_lazy_status(model, tile, **inputs)

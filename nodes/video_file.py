@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -143,6 +144,7 @@ def check_video(path: Path, count: int, size: tuple[int, int]) -> None:
     import av
 
     found = 0
+    os.stat(path)  # somebody may have removed its folder
     with suppress(av.FFmpegError, IndexError), av.open(str(path), "r", "mp4") as container:
         stream = container.streams.video[0]
         if (stream.width, stream.height) == size:

@@ -116,7 +116,7 @@ def test_other_inputs_are_refused_until_it_starts_over(host: Host) -> None:
     assert "4 of 4 windows are kept in output/long/other.unfinished: run again with the same inputs" in message
     changed = {**TOLD, "prompts": [TOLD["prompts"][0]]}
     message = host.refuse(film("other", seed=2, timeline=json.dumps(changed))).told
-    assert "other inputs: seed (1 -> 2), prompt 2" in message
+    assert "other inputs: seed 1 -> 2, prompt 2" in message
     assert "start over" in message
     entry = host.post(film("other", seed=2, unfinished="start over"))
     assert len(frames(host.videos(entry)[0])) == 73

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from reelwire.tests.support.host import Host, Prompt, Seen, node, workflow
+from reelwire.tests.support.host import Host, Prompt, Seen, guidance, node, workflow
 
 PICTURE = node("EmptyImage", width=64, height=64, batch_size=1, color=255)
 MASK = node("SolidMask", width=64, height=64, value=1.0)
@@ -45,23 +45,9 @@ def long(**inputs: Any) -> dict[str, Any]:
     return {f"11.{name}": value for name, value in inputs.items()}
 
 
-def guidance(**inputs: Any) -> dict[str, Any]:
-    usual = {
-        "method": "cfg",
-        "start": 0.0,
-        "end": 1.0,
-        "low_noise_guidance": 0.0,
-        "true_guidance": 0.0,
-        "dynamic": False,
-        "layers": "",
-        "layer_scale": 2.8,
-        "layer_start": 0.01,
-        "layer_end": 0.2,
-        "eta": 1.0,
-        "momentum": 0.0,
-        "threshold": 15.0,
-    }
-    return {"g": node("ReelwireGuidance", model=["1", 0], **{**usual, **inputs}), "3.model": ["g", 0]}
+def guided(**inputs: Any) -> dict[str, Any]:
+    """A Guidance node before the sampler."""
+    return {"g": guidance(**inputs), "3.model": ["g", 0]}
 
 
 FORA = node("ReelwireFORA", model=["1", 0], interval=2, start=0.9, end=0.1)
@@ -82,12 +68,12 @@ EARLY = {
     ),
     "guidance": Early(
         "ltx_t2v",
-        guidance(start=0.5, end=0.5),
+        guided(start=0.5, end=0.5),
         "g",
         ("start, end = 0.5, 0.5", "on from start to end", "0 <= start < end"),
     ),
     "layers": Early(
-        "ltx_t2v", guidance(layers="one"), "g", ("layers = 'one'", "list of block numbers", "11, 25; 22; 28")
+        "ltx_t2v", guided(layers="one"), "g", ("layers = 'one'", "list of block numbers", "11, 25; 22; 28")
     ),
     "keyframe": Early("wan_vace", {"5.strength": 0.0}, "5", ("strength = 0.0", "above 0", "Use 1 to keep")),
     "control": Early(
@@ -314,8 +300,8 @@ LATE = {
     "the first keyframe": ("ltx_t2v", OUTSIDE, "one", "keyframe_inside"),
     "a short control": ("wan_vace", SHORT, "c", "are_asked_for"),
     "speed": ("wan_t2v", {"s": TRIM, "3.model": ["s", 0]}, "s", "padding_wan"),
-    "guidance": ("ltx_t2v", guidance(dynamic=True), "g", "dynamic_guidance_rule"),
-    "guidance that is off": ("ltx_t2v", {**guidance(method="apg"), "3.guidance": 1.0}, "g", "needs_two_branches"),
+    "guidance": ("ltx_t2v", guided(dynamic=True), "g", "dynamic_guidance_rule"),
+    "guidance that is off": ("ltx_t2v", {**guided(method="apg"), "3.guidance": 1.0}, "g", "needs_two_branches"),
     "cache": (
         "ltx_t2v",
         {"c": node("ReelwireFORA", model=["1", 0], interval=9), "3.model": ["c", 0], "3.steps": 3},

@@ -36,8 +36,9 @@ def test_a_full_size_network_is_described_from_its_headers(tmp_path: Path, name:
     assert sum(f.stat().st_blocks for f in folder.rglob("*.safetensors")) * 512 < 2**24, "the files are not hollow"
 
 
-def test_the_card_benchmark_on_tiny_networks(tmp_path: Path) -> None:
-    out = tmp_path / "gpu.json"
+def test_the_card_benchmark_on_tiny_networks(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """On one network of those; --extensive: on each."""
+    out, networks = tmp_path / "gpu.json", NETWORKS if pytestconfig.getoption("extensive") else NETWORKS[:1]
     done = subprocess.run(
         [
             sys.executable,
@@ -50,7 +51,7 @@ def test_the_card_benchmark_on_tiny_networks(tmp_path: Path) -> None:
             "--out",
             str(out),
             "--networks",
-            *NETWORKS,
+            *networks,
         ],
         cwd=ROOT / "bench",
         capture_output=True,
@@ -60,8 +61,8 @@ def test_the_card_benchmark_on_tiny_networks(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(out.read_text())
-    assert {*told} == {"device", "tiny", *NETWORKS}
-    for name, case in ((name, gpu.CASES[name]) for name in NETWORKS):
+    assert {*told} == {"device", "tiny", *networks}
+    for name, case in ((name, gpu.CASES[name]) for name in networks):
         assert {"no cache", *gpu.CACHES, "overhead of the runner"} <= {*told[name]}
         assert told[name]["plan 2"]["computed"] == pytest.approx(0.5, abs=0.05)
         assert ("to a finished mp4" in told[name]) == case.to_file
