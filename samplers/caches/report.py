@@ -123,7 +123,6 @@ def report(runner: Runner, estimated: int) -> Report:
 
 # PSNR of the frames over the course's signal to error, in dB: the median of both models of bench/caches.py
 FRAMES = 23.0
-NEAR = ((50.0, "near_unseen"), (40.0, "near_hardly"), (30.0, "near_details"))  # from so many dB on
 
 
 def nearness(courses: Sequence[Course]) -> tuple[Message, ...]:
@@ -136,10 +135,19 @@ def nearness(courses: Sequence[Course]) -> tuple[Message, ...]:
     if not all(way.map.known.measured for way in courses):
         return (said,)
     distance = FRAMES - 10 * math.log10(max(sum(way.error for way in courses), 1e-9))
-    near = next((key for least, key in NEAR if distance >= least), "near_astray")
     said = message("corrected_back", count=again, back=gone_back) if gone_back else said
     lost = [message("corrected_lost")] if any(way.lost for way in courses) else []
-    return (said, *lost, message(near, distance=round(min(distance, 90))))
+    return (said, *lost, _near(distance))
+
+
+def _near(distance: float) -> Message:
+    """What a distance in dB means to who looks at the video."""
+    known = {"distance": round(min(distance, 90))}
+    if distance >= 50:
+        return message("near_unseen", **known)
+    if distance >= 40:
+        return message("near_hardly", **known)
+    return message("near_details", **known) if distance >= 30 else message("near_astray", **known)
 
 
 def _distance(entry: Entry) -> float | None:
