@@ -77,7 +77,7 @@ class FileWriter(io.ComfyNode):
         if known is None:
             fps = cls.rate(model, fps, sampled)
             sound, notes = host.opened_audio(audio)
-            silent = host.source_sound_notes(source) if audio is None else []
+            silent = host.source_sound_notes(source, True) if audio is None else []
             return fps, sound, [*notes, *silent, *cls.rate_apart(fps, sound, audio)]
         sound, lost = host.opened_sound(known)
         fps, notes = cls.rate_beside(model, fps, known, sampled)

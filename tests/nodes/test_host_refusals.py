@@ -231,7 +231,7 @@ def test_previews_are_as_large_as_comfyui_asks_for(host: Host) -> None:
 
 LINKED: dict[str, dict[str, Any]] = {
     "width": {"n": node("PrimitiveInt", value=100), "3.width": ["n", 0]},
-    "strength": {"n": node("PrimitiveFloat", value=0.5), "3.strength": ["n", 0]},
+    "fps": {"n": node("PrimitiveFloat", value=0.5), "3.fps": ["n", 0]},
     "a source": {"picture": PICTURE, "3.source": ["picture", 0], "3.strength": 0.5},
 }
 

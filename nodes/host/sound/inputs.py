@@ -64,10 +64,15 @@ def source_sound(source: object) -> SourceSound | None:
     return None if sound is None else SourceSound(sound, _rate_of(source, "source"))
 
 
-def source_sound_notes(source: object) -> list[str]:
-    """What to say of a VIDEO that a sampler starts from, where no sound comes with it."""
+def source_sound_notes(source: object, silent: bool) -> list[str]:
+    """What to say of a VIDEO that a video is made from, where no sound comes with it.
+
+    silent: whether to say that it has none, as beside an input that lets it come along.
+    """
     sound, notes = sound_of(source, "source") if isinstance(source, Input.Video) else (None, [])
-    return [] if sound is not None else [message("source_silent") if n == message("video_silent") else n for n in notes]
+    if sound is not None or notes != [message("video_silent")]:
+        return notes if sound is None else []
+    return [message("source_silent")] if silent else []
 
 
 def opened_sound(source: SourceSound) -> tuple[Sound | None, list[str]]:
