@@ -35,9 +35,9 @@ def check_length(frames: int, most: int = LONGEST, own: bool = True) -> None:
         raise InputError("frames", frames, rule, message("use_at_most", most=most))
 
 
-def check_strength(strength: float, source: bool) -> None:
-    """Raise InputError for a strength of a source that no source can have; without one it does nothing."""
-    if source and not 0 < strength <= 1:
+def check_strength(strength: float) -> None:
+    """Raise InputError for a strength that no source can have."""
+    if not 0 < strength <= 1:
         raise InputError("strength", strength, message("share_above_0"), message("use_strength"))
 
 

@@ -167,7 +167,7 @@ def _with_media(model: VideoModel, request: Request) -> tuple[Request, tuple[str
         model.check_pictures(request)
     keyframes, notes = place_keyframes(request.keyframes, model.capabilities(), request.frames)
     request = replace(request, keyframes=keyframes)
-    check_strength(request.strength, request.source is not None)
+    check_strength(request.strength)
     if request.source is not None:
         check_source(model, request, request.source)
         check_computes(request)

@@ -42,7 +42,7 @@ def whole_media(
     request, length_notes = lengthened(model, request, spans.step)
     request = model.complete(sized_as_clip(model, request))
     clip, shared = request.clip, clip_frames(model, request, spans.overlap)
-    check_strength(request.strength, request.source is not None)
+    check_strength(request.strength)
     if request.source is not None:
         check_source(model, request, request.source)
         check_computes(request)
