@@ -7,7 +7,7 @@ with eta 0 is Euler: both move straight along the predicted velocity.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
