@@ -114,7 +114,7 @@ class Case:
 
     name: str
     changes: Mapping[str, Any]
-    told: tuple[str, ...]
+    words: tuple[str, ...]
     weightless: bool = True  # told before any weights are read
 
 
@@ -161,8 +161,8 @@ CASES = [
     Case("a share above one", {"4.decode_timestep": 1.5}, ("decode_timestep = 1.5", "share from 0 to 1", "Use -1")),
     Case("noise of NaN", {"4.decode_noise": NAN}, ("decode_noise = nan", "a finite number", "Set a number")),
     *[
-        Case(name, {"stg": guidance(**{"method": "stg", "layers": "1", **inputs}), "3.model": ["stg", 0]}, told)
-        for name, inputs, told in (
+        Case(name, {"stg": guidance(**{"method": "stg", "layers": "1", **inputs}), "3.model": ["stg", 0]}, words)
+        for name, inputs, words in (
             ("words for numbers", {"stg_scales": "one"}, ("stg_scales = 'one'", "list of numbers", "as 1, 6, 8")),
             ("numbers without end", {"scales": "1, inf"}, ("scales = '1, inf'", "list of numbers", "as 1, 6, 8")),
             ("words for blocks", {"layers": "1; x"}, ("layers = '1; x'", "list of block numbers", "11, 25; 22; 28")),
@@ -366,7 +366,7 @@ def prompt(changes: Mapping[str, Any]) -> Prompt:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_told_in_words(models: Host, case: Case) -> None:
     text, done = models.refuse(prompt({"3.seed": CASES.index(case), **case.changes}))
-    missing = [words for words in case.told if words not in text]
+    missing = [words for words in case.words if words not in text]
     assert not missing, f"{missing} is not in: {text}"
     assert not [noise for noise in NOISE if noise in text], text
     assert not (case.weightless and HEAVY & {*done}), f"Told only after {done}: {text}"

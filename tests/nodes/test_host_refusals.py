@@ -30,7 +30,7 @@ class Early:
     graph: str
     changes: Mapping[str, Any]
     node: str
-    told: tuple[str, str, str]  # value, rule, remedy
+    words: tuple[str, str, str]  # value, rule, remedy
 
 
 def sampler(**inputs: Any) -> dict[str, Any]:
@@ -147,9 +147,9 @@ def test_refused_before_it_is_queued(host: Host, case: Early) -> None:
     assert status == 400
     (error,) = answer["node_errors"][case.node]["errors"]
     name, _, sentence = error["details"].partition(" - ")
-    assert name == error["extra_info"]["input_name"] == case.told[0].partition(" = ")[0].partition(",")[0]
-    assert not [words for words in case.told if words not in sentence], sentence
-    assert sentence.startswith(case.told[0])
+    assert name == error["extra_info"]["input_name"] == case.words[0].partition(" = ")[0].partition(",")[0]
+    assert not [words for words in case.words if words not in sentence], sentence
+    assert sentence.startswith(case.words[0])
     _, known = host.send("/reelwire/refusal", {"text": sentence})
     assert known["values"]["first"]["key"] == "input_rule", "the page can say it in another language"
     host.check()
@@ -182,8 +182,8 @@ def test_each_wrong_input_is_blamed_once_and_no_other(host: Host, count: int) ->
     for place, said in blamed:
         assert said.startswith(f"{WRONG[place][1]} = ")
         assert host.send("/reelwire/refusal", {"text": said})[1]["key"] == "sentences"
-    told = answer["error"]["details"].split("\n")  # of nodes with outputs
-    assert len(told) == len(set(told)) == sum(place.startswith("4") for place, _ in wrong)
+    lines = answer["error"]["details"].split("\n")  # of nodes with outputs
+    assert len(lines) == len(set(lines)) == sum(place.startswith("4") for place, _ in wrong)
 
 
 def test_errors_of_other_nodes_are_as_comfyui_says_them(host: Host) -> None:

@@ -83,8 +83,8 @@ def test_latents_of_disk_ask_for_their_model(host: Host) -> None:
     graph["3"] = node("LoadLatent", latent="wiring.latent")
     del graph["8"], graph["2"]
     refusal = host.refuse(graph)
-    assert "do not say which model made them" in refusal.told
-    assert "Connect the loader" in refusal.told
+    assert "do not say which model made them" in refusal.message
+    assert "Connect the loader" in refusal.message
     graph["4"]["inputs"]["model"] = ["1", 0]
     assert (frames(host.videos(host.post(graph))[0]) == frames(host.videos(entry)[0])).all()
 
@@ -171,7 +171,7 @@ def test_a_third_keyframe_is_refused_in_words(host: Host) -> None:
     graph = keyframes(0, 0, "third")
     graph["12"] = node("ReelwireKeyframe", image=["11", 0], frame=0, strength=1.0, keyframes=["9", 0])
     graph["3"]["inputs"]["keyframes"] = ["12", 0]
-    assert "cannot share frames" in host.refuse(graph).told
+    assert "cannot share frames" in host.refuse(graph).message
 
 
 def test_keyframes_that_a_prompt_does_not_read_are_said(host: Host) -> None:

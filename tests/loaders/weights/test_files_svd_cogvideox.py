@@ -218,10 +218,10 @@ def test_diffusers_names_pass_and_other_families_are_none_of_ours(tmp_path: Path
     ):
         unet, vae = of(build(variant, network(variant)), tmp_path), of(build(variant, "vae"), tmp_path)
         for family, module in every.items():
-            ours, told = variant.startswith(family), {"file": "x"}
-            assert (getattr(module.transformer(unet, told), "entries", None) == unet) == ours
+            ours, config = variant.startswith(family), {"file": "x"}
+            assert (getattr(module.transformer(unet, config), "entries", None) == unet) == ours
             assert (getattr(module.vae(vae), "entries", None) == vae) == ours
-            assert module.transformer(vae, told) is module.vae(unet) is None
+            assert module.transformer(vae, config) is module.vae(unet) is None
         assert svd_files.image_encoder(unet) is None
 
 

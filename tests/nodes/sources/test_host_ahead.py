@@ -124,7 +124,7 @@ def test_what_keyframes_bring_is_checked_before_a_source_is_made(host: Host, kin
 
 
 @pytest.mark.parametrize("kind", ["a file", "a link out of it"])
-def test_a_place_that_takes_no_file_is_told_before_anything_is_made(host: Host, tmp_path: Path, kind: str) -> None:
+def test_a_place_that_takes_no_file_is_failure_before_anything_is_made(host: Host, tmp_path: Path, kind: str) -> None:
     """Of a node that decodes, before its latents are sampled; of a long video, before its source is."""
     place = host.base / "output" / f"taken{next(COLOURS)}"
     place.parent.mkdir(exist_ok=True)

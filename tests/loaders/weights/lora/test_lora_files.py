@@ -359,5 +359,5 @@ def test_whose_lora_it_is_is_told(wan: VideoModel, tmp_path: Path, layers: tuple
     state = {f"{layer}.lora_{way}.weight": torch.zeros(4, 4) for layer in layers for way in ("down", "up")}
     with pytest.raises(CheckpointError) as refused:
         read_state(wan, tmp_path / "a.safetensors", state)
-    told = [p.values["kind"] for p in parts(refused.value.rule) if p.key == "lora_named_as"]
-    assert [getattr(each, "key", each) for each in told] == ([kind] if kind else [])
+    kinds = [p.values["kind"] for p in parts(refused.value.rule) if p.key == "lora_named_as"]
+    assert [getattr(each, "key", each) for each in kinds] == ([kind] if kind else [])
