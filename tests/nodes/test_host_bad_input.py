@@ -238,7 +238,7 @@ CASES = [
     Case(
         "short source",
         {"picture": PICTURE, "3.source": ["picture", 0], "3.strength": 0.5},
-        ("source = 1 frames", "17 are asked for", "fewer frames"),
+        ("source = 1 frame", "17 are asked for", "fewer frames"),
     ),
     Case(
         "latents of another family",
@@ -376,6 +376,10 @@ def test_told_in_words(models: Host, case: Case) -> None:
 def test_full_disk_leaves_no_file_and_loses_no_latents(models: Host) -> None:
     graph = prompt({"3.seed": 11, "4.filename_prefix": "full/disk"})
     with full_disk(models, 256):
+        text, done = models.refuse(graph)
+    assert "Free some disk space" in text
+    assert not HEAVY & {*done}, "the place is tried before anything is made"
+    with full_disk(models, 5000):
         text, done = models.refuse(graph)
     assert "disk_00001_.mp4 could not be written" in text
     assert "Free some disk space" in text

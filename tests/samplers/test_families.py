@@ -220,6 +220,9 @@ def test_sizes(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
     wrong = model.facts.size_multiple + 1
     message = refuse(model, width=wrong)
+    if name == "tiny-cogvideox-5b-i2v":  # which knows one size alone
+        assert f"width, height = {wrong}x" in message
+        return
     assert f"width = {wrong}" in message
     assert f"multiple of {model.facts.size_multiple}" in message
 
