@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import nn
 
 from ..messages import RefusedError
 
-_LIBRARIES = {"diffusers", "transformers"}
+_OURS = __name__.rpartition(".loaders.")[0] + "."
+_LIBRARIES = ("diffusers.models.", "transformers.models.")
+_SHAPES = re.compile("shape|size|channel|dimension|expected weight|broadcast|index|must match", re.IGNORECASE)
 _KINDS = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 
 
 def is_misfit(error: Exception, network: nn.Module) -> bool:
     """Whether an error comes from the code of a network, where its config, its weights and its inputs do not fit
-    together; not one of ours or of a card. Memory that ran out is for the caller to tell first."""
-    if isinstance(error, RefusedError) or not (isinstance(error, _KINDS) or type(error) is RuntimeError):
+    together; not one of ours or of a card. Memory that ran out is for the caller to tell first. Of torch's
+    RuntimeError those of shapes alone count: it is what drivers raise, too."""
+    text = str(error)
+    of_shapes = type(error) is RuntimeError and "device" not in text and _SHAPES.search(text)
+    if isinstance(error, RefusedError) or not (isinstance(error, _KINDS) or of_shapes):
         return False
     module = _raised_by(error)
-    own = {type(each).__module__ for each in network.modules()}
-    return module in own or module.partition(".")[0] in _LIBRARIES
+    if module.startswith(_OURS):
+        return False
+    return module.startswith(_LIBRARIES) or module in {type(each).__module__ for each in network.modules()}
 
 
 def _raised_by(error: BaseException) -> str:

@@ -19,6 +19,8 @@ from ...loaders.parts import Argument, JsonObject
 from .progress import contained
 
 if TYPE_CHECKING:
+    from typing import NotRequired  # of Python 3.11
+
     from aiohttp import web
     from aiohttp.typedefs import Handler, Middleware
 
@@ -44,9 +46,9 @@ class Blamed(TypedDict):
 
 
 class Answered(TypedDict):
-    """What ComfyUI answers to a prompt; error: None for one that it queues a part of."""
+    """What ComfyUI answers to a prompt; error: none for one that it queues a part of."""
 
-    error: HostError | None
+    error: NotRequired[HostError | None]
     node_errors: dict[str, Blamed]
 
 
@@ -79,8 +81,11 @@ def valid(*checks: Check) -> bool | str:
 
 
 def joined(*answers: bool | str) -> bool | str:
-    """One answer of several; of an input that more than one refuses, what the first says."""
-    return _answer([refusal for answer in answers for refusal in _known.get(str(answer), ())])
+    """One answer of several; of an input that more than one refuses, what the first says. An answer that is not of
+    `valid` stands for itself."""
+    refused = [answer for answer in answers if answer is not True]
+    unknown = [(Refusal("", str(answer)),) for answer in refused]
+    return _answer([each for a, other in zip(refused, unknown, strict=True) for each in _known.get(str(a), other)])
 
 
 def _answer(refusals: list[Refusal]) -> bool | str:
@@ -129,7 +134,7 @@ def _at_their_inputs() -> Middleware:
         if request.method == "POST" and request.path in PATHS and isinstance(response, web.Response):
             try:
                 answer = json.loads(response.text or "{}")
-                if blame({"error": answer.get("error"), "node_errors": answer.get("node_errors", {})}):
+                if answer.get("node_errors") and blame(answer):
                     response.text = json.dumps(answer)
             except Exception:
                 logging.warning("Reelwire: what is refused is shown as ComfyUI says it", exc_info=True)
@@ -140,7 +145,8 @@ def _at_their_inputs() -> Middleware:
 
 def blame(answer: Answered) -> bool:
     """Leave one error at each input that is wrong in what ComfyUI answers; whether there were more."""
-    summary = answer["error"]["details"].split("\n") if answer["error"] else []
+    error = answer.get("error")
+    summary = error["details"].split("\n") if error else []
     changed = False
     for node in answer["node_errors"].values():
         errors = _each_once(node["errors"])
@@ -149,8 +155,8 @@ def blame(answer: Answered) -> bool:
             changed, node["errors"] = True, errors
             more = [line for line in new if line not in summary] if old[0] in summary else []
             summary = [line for line in summary if line not in old or line in new] + more
-    if answer["error"]:
-        answer["error"]["details"] = "\n".join(summary)
+    if error:
+        error["details"] = "\n".join(summary)
     return changed
 
 
@@ -187,7 +193,10 @@ def serve_links() -> None:
 
     import nodes
 
-    PromptServer.instance.add_on_prompt_handler(partial(followed, nodes.NODE_CLASS_MAPPINGS))
+    try:
+        PromptServer.instance.add_on_prompt_handler(partial(followed, nodes.NODE_CLASS_MAPPINGS))
+    except AttributeError:
+        logging.info("Reelwire: links to outputs that are not there are left to ComfyUI", exc_info=True)
 
 
 def followed(kinds: Mapping[str, type], request: JsonObject) -> JsonObject:

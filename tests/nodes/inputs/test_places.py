@@ -249,7 +249,7 @@ def test_latents_that_could_not_be_kept_are_told_and_go_on(
     files = importlib.import_module("reelwire.nodes.host.files")
     said = list[str]()
     monkeypatch.setattr(files, "Report", lambda cls: SimpleNamespace(tell=said.append))
-    inputs = {"model": model, "latent": None, "filename_prefix": "video/x"}
+    inputs = {"model": model, "latent": None} | ({} if name == "ReelwireDecode" else {"filename_prefix": "video/x"})
     assert asked(nodes, name, **inputs) == ["latent"]
     assert said == []
     (output / "reelwire" / "latents").rmdir()
