@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,6 +131,14 @@ def test_a_cache_and_a_turned_loop_are_refused() -> None:
         plan(model, Request(loop=True))
     assert refused.value.name == "loop"
     plan(model, Request(loop=True, keyframes=(Keyframe(frames(1), 0),)))
+
+
+@pytest.mark.parametrize(
+    ("steps", "count", "key"), [(2, 33, "loop_unturned"), (8, 1, "loop_unturned"), (3, 33, "loop_circles")]
+)
+def test_one_that_turns_nothing_is_said(steps: int, count: int, key: str) -> None:
+    notes: list[Any] = [*plan(open_ltx(BUNDLED), Request(64, 64, count, steps, loop=True)).notes]
+    assert key in [note.key for note in notes]
 
 
 def test_the_cut_lies_nowhere_twice_and_at_the_end_where_it_is_decoded(tiny_models: Path) -> None:
