@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from pack import import_pack
 if "reelwire" not in sys.modules:
     import_pack()
 from reelwire.loaders.common.peaks import forward_bytes
-from reelwire.loaders.devices import KERNELS, SHARE
+from reelwire.loaders.devices import KERNELS, share
 from reelwire.loaders.families import load
 from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.request import Control, Request
@@ -71,7 +72,8 @@ def variant_row(variant: str, folder: Path) -> Row:
     for kind, count in (("encoders", encoder_peaks), ("coders", coder_peaks)):
         key = kind, *_alike(model, kind, request)
         if key not in _counted:
-            bare = without_kernels if kind == "encoders" else int  # these tell what was asked of the manager
+            # encoders tell what was asked of the manager
+            bare = partial(without_kernels, kind="meta") if kind == "encoders" else int
             _counted[key] = {name: [bare(expected), most] for name, (expected, most) in count(model).items()}
         row[kind] = _counted[key]
     return row
@@ -192,9 +194,9 @@ def card_rows(folder: Path, size: int = 8 << 30) -> list[Row]:
     return rows
 
 
-def without_kernels(asked: int) -> int:
-    """What `devices.with_kernels` was given."""
-    return int((asked - KERNELS) / (1 + SHARE))
+def without_kernels(asked: int, kind: str = "npu") -> int:
+    """What `devices.with_kernels` was given for a device of this type."""
+    return int((asked - KERNELS) / (1 + share(kind)))
 
 
 def write(tables: dict[str, list[Row]]) -> None:

@@ -7,8 +7,9 @@ the median of ours / theirs over the pairs, with their range. Networks have few 
 sizes, their weights are random float32, written as a native file and read from it by our own reader. A run is ComfyUI's
 sampling (its ModelPatcher, its KSampler) and ours (its memory manager, our sampler), both by euler (CogVideoX: ddim),
 with guidance by both branches where the family has it, from text embeddings to latents. Both use PyTorch's attention.
-A decode is the host's VAE class in one call, and our streamed one. "trim" is our run with Speed's trim_text against
-ours without.
+A decode is the host's VAE class in one call, and our streamed one; HunyuanVideo's reference, and so ours, decodes
+frames where tiles of time overlap twice, which the row of one tile does not have. "trim" is our run with Speed's
+trim_text against ours without.
 Figures are added to native.json beside this file.
 """
 
@@ -271,15 +272,19 @@ def decode(name: str, folder: Path) -> Calls:
 
 
 def compare(ours: Callable[[], Tensor], theirs: Callable[[], Tensor], pairs: int, warm: bool = False) -> Row:
-    """Seconds of both, and the median of their ratios with its range. warm: both have been called before."""
+    """Seconds of both, and the median of their ratios with its range. warm: both have been called before.
+
+    On a CPU they are the process's own, of all its threads, so that what else the machine does counts little.
+    """
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
     seconds: dict[str, list[float]] = {"ours": [], "theirs": []}
     if not warm:
         ours(), theirs()
     for number in range(pairs):
         for name, call in [("ours", ours), ("theirs", theirs)][:: 1 if number % 2 else -1]:
-            begin = time.perf_counter()
+            begin = clock()
             call()
-            seconds[name].append(time.perf_counter() - begin)
+            seconds[name].append(clock() - begin)
     ratios = [mine / other for mine, other in zip(seconds["ours"], seconds["theirs"], strict=True)]
     return {
         "ratio": median(ratios),

@@ -40,6 +40,7 @@ TESTS = (
     "tests/loaders/weights/test_sources.py::test_encoders_compute_what_they_did",
     "tests/loaders/weights/test_sources.py::test_the_embedded_tokenizer_is_sentencepieces_own",
     "tests/loaders/families/test_ltx_files.py::test_a_folder_with_only_spiece_model_gives_sentencepieces_ids",
+    "tests/loaders/test_peaks.py::test_encoders",
     "tests/samplers/test_control.py::test_edges_of_a_square_are_its_outline",
     "tests/samplers/test_control.py::test_blur_keeps_the_mean_and_loses_the_details",
     "tests/repository/test_dependencies.py::test_av_writes_what_it_reads_with_metadata",

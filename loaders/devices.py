@@ -6,7 +6,7 @@ import gc
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,28 +41,56 @@ def free_bytes(device: torch.device) -> int:
     return int(backend.mem_get_info(device)[0] + unused)
 
 
-def fragments() -> bool:
-    """Whether a card's memory is kept by PyTorch's own allocator, whose blocks cannot grow: on AMD's cards, and on
-    NVIDIA's where ComfyUI does not choose cudaMallocAsync. (Without a card here nothing is known, and it is not.)"""
-    if not torch.cuda.is_available() or torch.cuda.get_allocator_backend() != "native":
+# type of a device whose memory PyTorch's allocator, or a copy of it, keeps -> where its options are: the first that is
+# set counts (c10/core/AllocatorConfig.cpp)
+_SHARED = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
+OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "cuda": _SHARED,  # AMD's cards too
+    "xpu": _SHARED,
+    "npu": ("PYTORCH_NPU_ALLOC_CONF",),
+    "mlu": ("PYTORCH_MLU_ALLOC_CONF",),
+}
+
+
+def fragments(kind: str) -> bool:
+    """Whether the memory of devices of this type is kept in blocks that cannot grow, as PyTorch's own allocator keeps
+    it: on AMD's and Intel's cards, and on NVIDIA's where ComfyUI does not choose cudaMallocAsync. (Without such a card
+    here nothing is known, and it is not.)"""
+    backend = getattr(torch, kind, None)
+    if kind not in OPTIONS or not getattr(backend, "is_available", lambda: False)():
         return False
-    options = (os.environ.get(name, "") for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"))
-    return not any("expandable_segments:True" in given for given in options)
+    if getattr(backend, "get_allocator_backend", lambda: "native")() != "native":
+        return False
+    grows = _options(kind).get("expandable_segments") == "True"
+    return not grows or sys.platform == "win32"  # where PyTorch warns that it knows no such blocks
+
+
+def _options(kind: str) -> dict[str, str]:
+    """The allocator's options as the environment has them."""
+    written = next(filter(None, (os.environ.get(name) for name in OPTIONS[kind])), "")
+    pairs = (option.partition(":") for option in "".join(written.split()).split(","))
+    return {name: value for name, _, value in pairs}
 
 
 KERNELS, SHARE = 128 << 20, 0.1
 FRAGMENTED = 0.4  # the share where PyTorch's own allocator keeps the card's memory
 
 
-def with_kernels(counted: int) -> int:
-    """Room for what no count of tensors shows: workspaces of kernels (cuBLAS takes 32 MiB on a large card, attention a
-    number for each token and head), and what an allocator loses by blocks that fit nothing else.
+def with_kernels(counted: int, kind: str) -> int:
+    """Room on a device of this type for what no count of tensors shows: workspaces of kernels (cuBLAS takes 32 MiB on a
+    large card, attention a number for each token and head), and what an allocator loses by blocks that fit nothing
+    else.
 
     On an H100 (bench/card/engine.py) a step held up to 1.07 times what is counted, and PyTorch's own allocator 1.2 to
     1.36 times at the point where it ran out; ComfyUI has NVIDIA's cards allocate by cudaMallocAsync, which moves its
     pages.
     """
-    return KERNELS + math.ceil(counted * (1 + (FRAGMENTED if fragments() else SHARE)))
+    return KERNELS + math.ceil(counted * (1 + share(kind)))
+
+
+def share(kind: str) -> float:
+    """What an allocator loses on a device of this type, as a share of what is counted."""
+    return FRAGMENTED if fragments(kind) else SHARE
 
 
 def empty_cache(device: torch.device) -> None:

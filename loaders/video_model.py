@@ -13,12 +13,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from .common.misfits import is_misfit
 from .common.peaks import Counted, encoder_bytes
 from .denoiser import Denoiser, NoiseSchedule, Schedule
-from .devices import ENCODING, explained, with_kernels
+from .devices import ENCODING, explained, out_of_memory, with_kernels
 from .facts import Facts, Stacks
 from .limits import check_count, check_frames, check_size
-from .messages import InputError, about, both, either, message, series
+from .messages import CheckpointError, InputError, about, both, either, message, series
 from .parts import Config, Inputs, Memory, Network, Part, Recipe
 from .request import Capabilities, Conditioning, Extension, Keyframe, Program, Request
 from .spec import titles_with
@@ -79,8 +80,23 @@ class VideoModel(VideoVAE, Counted, ABC):
                 activations = activations or encoder_bytes(self, part)
                 stack.enter_context(explained(*ENCODING["image" if part.startswith("image") else "text"]))
             with about(self):
-                network = stack.enter_context(self.memory.use(self.parts[part], with_kernels(activations)))
+                room = with_kernels(activations, self.memory.device(part).type)
+                network = stack.enter_context(self.memory.use(self.parts[part], room))
+            stack.enter_context(self._fitting(network, part))
             yield network
+
+    @contextmanager
+    def _fitting(self, network: Network, part: str) -> Iterator[None]:
+        """Raise CheckpointError for what the code of a network raises within."""
+        try:
+            yield
+        except Exception as error:
+            if out_of_memory(error) or not is_misfit(error, network):
+                raise
+            name = self.recipe.files.get(part, self.recipe.files["checkpoint"]).name
+            with about(self):
+                rule = message("network_misfit", part=part, file=name)
+                raise CheckpointError(rule, message("download_again")) from error
 
     def complete(self, request: Request) -> Request:
         """Fill every zero of the request from its preset, then from the model's default preset."""

@@ -14,11 +14,11 @@ import torch
 from comfy_api.latest import InputImpl, io, ui
 from torch import Tensor
 
-from ..loaders.messages import InputError, message
+from ..loaders.messages import InputError, inputs_named, message
 from ..loaders.request import Decoding
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
-from ..samplers.early import check_decoding
+from ..samplers.early import check_decoding, check_tile
 from . import host
 from .effect import Conditions, counted, idle
 from .origin import decoder
@@ -38,12 +38,14 @@ class Tiled(io.ComfyNode):
     def check_lazy_status(cls, model: VideoModel | None = None, tile: int = 0, **inputs: InputValue) -> list[str]:
         """Refuse tiles that cannot be before the latents are sampled."""
         from ..samplers.decode import tiling_of
-        from ..samplers.early import check_tile
 
         check_tile(tile)
         if model is not None and tile:
             tiling_of(model, 1, 1, tile)
-        return host.pending(cls, inputs)
+        later = host.pending(cls, inputs)
+        if later:  # else it was said
+            host.tell_unkept(cls)
+        return later
 
 
 class Decode(Tiled):
@@ -77,8 +79,9 @@ class Decode(Tiled):
         decode_timestep: float | None = None,
         decode_noise: float | None = None,
         tone_map: float | None = None,
+        tile: int | None = None,
     ) -> bool | str:
-        return host.valid(*decoding_checks(decode_timestep, decode_noise, tone_map))
+        return host.valid((check_tile, tile), *decoding_checks(decode_timestep, decode_noise, tone_map))
 
     @classmethod
     def execute(
@@ -182,11 +185,12 @@ class DecodeToVideo(Tiled, FileWriter):
         decode_timestep: float | None = None,
         decode_noise: float | None = None,
         tone_map: float | None = None,
+        tile: int | None = None,
     ) -> bool | str:
         from ..samplers.early import check_fps
 
         shares = decoding_checks(decode_timestep, decode_noise, tone_map)
-        return host.valid((host.check_prefix, filename_prefix), (check_fps, fps), *shares)
+        return host.valid((host.check_prefix, filename_prefix), (check_fps, fps), (check_tile, tile), *shares)
 
     @classmethod
     def check_lazy_status(
@@ -201,8 +205,7 @@ class DecodeToVideo(Tiled, FileWriter):
         """Refuse what cannot be written before the latents are sampled."""
         from ..samplers.early import check_fps
 
-        host.check_prefix(filename_prefix)
-        host.check_output()
+        host.check_output(cls, filename_prefix, ".mp4")
         check_fps(fps)
         host.sound_of(audio)
         return super().check_lazy_status(model, tile, **inputs)
@@ -279,7 +282,10 @@ def _decoding(
     steps_last = model.parts["vae"].config.get("timestep_conditioning")
     if "decode_timestep" in model.checkpoint.spec.features and not steps_last:
         unread = {named[field]: asked[field] for field in ("timestep", "noise") if asked[field] >= 0}
-        words = [message("idle_decode_time", input=n, value=v, variant=model.variant) for n, v in unread.items()]
+        words = [
+            message("idle_decode_time", input=inputs_named(n), value=v, variant=model.variant)
+            for n, v in unread.items()
+        ]
         report.tell(*words)
     return replace(model, decoding=replace(preset, **{field: v for field, v in asked.items() if v >= 0}))
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hypothesis
 import pytest
@@ -35,9 +35,11 @@ from reelwire.tests.support.card.host import CardHost, boot_on_card  # noqa: E40
 from reelwire.tests.support.card.pytest_card import TINY_MODELS, CardTests  # noqa: E402
 from reelwire.tests.support.card.table import CardTable  # noqa: E402
 from reelwire.tests.support.extensive import extensive  # noqa: E402
+from reelwire.tests.support.fast import COLLECTED, EXPRESSION, slow  # noqa: E402
 from reelwire.tests.support.host import Host, boot  # noqa: E402
-from reelwire.tests.support.host_marker import mark_hosts  # noqa: E402
+from reelwire.tests.support.host_marker import MARK, mark_hosts  # noqa: E402
 from reelwire.tests.support.page import pages, screenshots  # noqa: E402
+from reelwire.tests.support.seconds import Measured  # noqa: E402
 from reelwire.training import tiny_files  # noqa: E402
 from reelwire.training.tiny_models import MODELS, make  # noqa: E402
 
@@ -46,6 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     CardTable.add_options(parser)
     screenshots.add_option(parser)
     pages.add_option(parser)
+    Measured.add_option(parser)
     parser.addoption("--extensive", action="store_true", help="all tests: also those of models that are like others")
     parser.addoption("--device", default="cpu", help="where both sides of the parity tests compute, as torch names it")
     parser.addoption(
@@ -56,13 +59,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs a host, and leave the extensive tests out unless all, or single ones, are asked for."""
     mark_hosts(items)
-    named = config.getoption("keyword") or any("::" in argument for argument in config.args)
-    if named or config.getoption("extensive"):
+    config.stash[COLLECTED] = [item.nodeid for item in items if not item.get_closest_marker(MARK)]
+    if _all_of_them(config):
         return
     names = extensive(item.nodeid for item in items)
+    if config.getoption("markexpr") == EXPRESSION:
+        names |= slow(nodeid for nodeid in config.stash[COLLECTED] if nodeid not in names)
     left = [item for item in items if item.nodeid in names]
     items[:] = [item for item in items if item.nodeid not in names]
     config.hook.pytest_deselected(items=left)
+
+
+def _all_of_them(config: pytest.Config) -> bool:
+    named = config.getoption("keyword") or any("::" in argument for argument in config.args)
+    return bool(named or config.getoption("extensive"))
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    if not _all_of_them(config):
+        slow_ones = " and slow ones" if config.getoption("markexpr") == EXPRESSION else ""
+        terminalreporter.write_line(f"Cases that are like others{slow_ones} were left out: --extensive runs all.")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """The scheduler of `--dist=loadfile`."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from reelwire.tests.support.schedule import LongestFirst
+
+    return LongestFirst(config, log)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -71,6 +97,7 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.load_profile("busy")
     config.pluginmanager.register(CardTests(), "pretend card")
     config.pluginmanager.register(CardTable(), "card table")
+    config.pluginmanager.register(Measured(), "measured seconds")
 
 
 @pytest.fixture(scope="session")

@@ -118,7 +118,7 @@ def families_named(house: House) -> Measure:
 def _code(file: Source) -> Iterator[tuple[int, str]]:
     """(number, text) of the lines of a file, without comments and docstrings."""
     lines = dict(enumerate(file.lines, 1))
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             for number in range(node.lineno, (node.end_lineno or node.lineno) + 1):
                 lines[number] = ""
@@ -198,9 +198,10 @@ def long_lines(house: House) -> Measure:
 def format_skips(house: House) -> Measure:
     """Statements that the formatter is kept off and that are no table of data."""
     places = []
-    for file in house.files:
+    keeps_off = re.compile(r"fmt: ?(?:skip|off)")
+    for file in filter(lambda file: keeps_off.search(file.text), house.files):
         for line, _, text in _comments(file):
-            if re.search(r"fmt: ?(?:skip|off)", text) and not _is_table(_statement_at(file, line)):
+            if keeps_off.search(text) and not _is_table(_statement_at(file, line)):
                 places.append(f"{file.name}:{line}")
     return Measure("`fmt: skip` outside tables", len(places), SKIPS, places)
 
@@ -208,7 +209,7 @@ def format_skips(house: House) -> Measure:
 def _statement_at(file: Source, line: int) -> ast.AST | None:
     """The smallest statement or decorator around a line."""
     candidates: list[ast.stmt | ast.expr] = []
-    for node in ast.walk(file.tree):
+    for node in file.nodes:
         if isinstance(node, ast.stmt):
             candidates.append(node)
         if isinstance(node, (*FUNCTIONS, ast.ClassDef)):
@@ -238,7 +239,7 @@ def anys(house: House) -> Measure:
     places = [
         f"{file.name}:{node.lineno}"
         for file in house.select(*PRODUCT)
-        for node in ast.walk(file.tree)
+        for node in file.nodes
         if isinstance(node, ast.Name) and node.id == "Any"
     ]
     return Measure("`Any` in loaders, samplers, nodes", len(places), ANYS, places)

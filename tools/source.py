@@ -37,9 +37,14 @@ class Source:
         return ast.parse(self.text)
 
     @cached_property
+    def nodes(self) -> list[ast.AST]:
+        """Every node of the tree."""
+        return list(ast.walk(self.tree))
+
+    @cached_property
     def functions(self) -> list[Function]:
         """Every function, nested ones and methods too."""
-        return [node for node in ast.walk(self.tree) if isinstance(node, FUNCTIONS)]
+        return [node for node in self.nodes if isinstance(node, FUNCTIONS)]
 
     @property
     def module(self) -> tuple[str, ...]:
@@ -81,11 +86,12 @@ class House:
         return {file.module: set(self._imported(file)) - {file.module} for file in self.files}
 
     def _imported(self, file: Source) -> Iterator[tuple[str, ...]]:
-        for node in ast.walk(file.tree):
+        for node in file.nodes:
             if isinstance(node, ast.ImportFrom):
                 base = _base(file, node)
                 targets = [] if base is None else [(*base, alias.name) for alias in node.names]
-                yield from (t if t in self.by_module else t[:-1] for t in targets if {t, t[:-1]} & {*self.by_module})
+                modules = (t if t in self.by_module else t[:-1] for t in targets)
+                yield from (module for module in modules if module in self.by_module)
             elif isinstance(node, ast.Import):
                 names = [tuple(alias.name.split(".")) for alias in node.names]
                 yield from (name[1:] for name in names if name[0] == PACK and name[1:] in self.by_module)

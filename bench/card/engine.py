@@ -36,6 +36,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from pack import import_pack
 
 import_pack()
+from reelwire.bench.memory import without_kernels
 from reelwire.loaders.devices import free_bytes, with_kernels
 from reelwire.loaders.parts import Part
 from reelwire.loaders.request import Request
@@ -201,7 +202,7 @@ def step_row(variant: str, folder: Path) -> list[Row]:
     operations = batch * forward_flops(model, request).total
     size = f"{request.width}x{request.height}x{request.frames}"
     return [
-        _row("step", size, counted, with_kernels(counted), peak, memory.reserved[name])
+        _row("step", size, counted, with_kernels(counted, "cuda"), peak, memory.reserved[name])
         | {"forward_seconds": seconds, "teraflops": operations / seconds / 1e12}
     ]
 
@@ -226,9 +227,9 @@ def part_rows(variant: str, folder: Path, count: Callable[..., dict[str, tuple[i
     changes = {k: v for k, v in SIZES[variant].items() if k != "frames"} if kind == "vae" else {}
     rows = list[Row]()
     for name, (asked, peak) in count(model, **changes).items():
-        counted = int((asked - (128 << 20)) / 1.1) if kind == "encoder" else asked
+        counted = without_kernels(asked, "cuda") if kind == "encoder" else asked
         reserved = memory.reserved.get(name if kind == "encoder" else "vae", 0) or peak
-        rows.append(_row(name, "", counted, with_kernels(counted), peak, reserved))
+        rows.append(_row(name, "", counted, with_kernels(counted, "cuda"), peak, reserved))
     rows[-1]["seconds"] = memory.seconds
     return rows
 

@@ -96,6 +96,8 @@ DECODES = {
     "ltx, 33 frames": Decode("ltx", _ltx, (128, 5, 8, 8)),
     "ltx, 97 frames, bfloat16": Decode("ltx", _ltx, (128, 13, 8, 8), dtype=torch.bfloat16),
     "hunyuan_video": Decode("hunyuan_video", _hunyuan_video, (16, 5, 16, 16)),
+    "hunyuan_video, one tile of time": Decode("hunyuan_video", _hunyuan_video, (16, 4, 16, 16)),
+    "hunyuan_video, 33 frames": Decode("hunyuan_video", _hunyuan_video, (16, 9, 16, 16)),
     "cogvideox": Decode("cogvideox", _cogvideox, (16, 5, 16, 16)),
     "mochi": Decode("mochi", mochi_vae, (12, 4, 12, 12), _decoder),
     "svd": Decode("svd", lambda: svd_vae(64, (1, 2, 4, 4), 2), (4, 14, 16, 16), _as_images),

@@ -61,11 +61,10 @@ def _ways(low: float, high: float) -> Mapping[str, Callable[[Tensor], Tensor]]:
 def check_range(start: float, end: float, strength: float) -> None:
     """Raise InputError for shares of the steps in which a control cannot count, or a strength that it cannot have."""
     if not 0 <= start < end <= 1:
-        value = message("control_span", start=start, end=end)
-        raise InputError("control", value, message("control_span_rule"), message("use_span"))
+        raise InputError("start, end", f"{start}, {end}", message("control_span_rule"), message("use_span"))
     if not 0 <= strength <= STRONGEST:
-        value, remedy = message("control_strength", strength=strength), message("use_control_strength")
-        raise InputError("control", value, message("control_strength_rule", most=STRONGEST), remedy)
+        rule = message("control_strength_rule", most=STRONGEST)
+        raise InputError("strength", strength, rule, message("use_control_strength"))
 
 
 def check_way(mode: str, low: float, high: float) -> None:

@@ -351,6 +351,7 @@ class Reading:
     width, mlp: as wide as it, and as its MLPs within, in the computing type.
     width32, mlp32: the same in float32.
     bias: numbers for each head and pair of tokens.
+    bias32, bias_copies: the same in float32, always and where the computing type is narrower.
     per_layer: what each layer gives, where all layers are asked for.
     keys: what each layer remembers of keys and values.
     pairs: numbers of 4 bytes for each pair of tokens, as tables of distances hold them.
@@ -361,6 +362,8 @@ class Reading:
     width32: float = 0.0
     mlp32: float = 0.0
     bias: float = 0.0
+    bias32: float = 0.0
+    bias_copies: float = 0.0
     per_layer: float = 0.0
     keys: float = 0.0
     pairs: float = 0.0
@@ -369,7 +372,8 @@ class Reading:
         """For so many tokens."""
         layer = self.per_layer * layers_asked * of.width + self.keys * of.keys
         narrow = self.width * of.width + self.mlp * of.mlp + of.layers * layer + self.bias * of.heads * tokens
-        wide = self.width32 * of.width + self.mlp32 * of.mlp + self.pairs * tokens
+        scores = self.bias32 + self.bias_copies * (item < 4)
+        wide = self.width32 * of.width + self.mlp32 * of.mlp + (self.pairs + scores * of.heads) * tokens
         return math.ceil(tokens * (narrow * item + 4 * wide))
 
 
@@ -377,10 +381,18 @@ _DISTANCES = Reading(1, bias=1, pairs=14)
 READINGS: Mapping[str, tuple[Reading, ...]] = {
     "t5": (Reading(2, 3, width32=2, mlp32=1, bias=1), Reading(6, width32=1, bias=2), _DISTANCES),
     "umt5": (Reading(2, 3, width32=2, mlp32=1), Reading(6, width32=1, bias=2), _DISTANCES),  # a bias in each layer
+    # beside these, of T5's attention in steps
+    "scores": (Reading(7, bias=2, bias32=1, bias_copies=1), Reading(8, bias=3)),
     "llama": (Reading(2, 3, per_layer=1, keys=1, pairs=0.3),),
     "clip": (Reading(5, 3),),
     "clip vision": (Reading(4.2, 2, per_layer=1),),
 }
+
+
+def _in_steps(kind: str) -> bool:
+    """Whether this version of transformers computes the attention of such an encoder in steps, with all its scores."""
+    name = {"t5": "T5EncoderModel", "umt5": "UMT5EncoderModel"}.get(kind)
+    return name is not None and not getattr(getattr(import_module("transformers"), name), "_supports_sdpa", False)
 
 
 def encode_bytes(model: Counted, prompt_tokens: int = 0) -> dict[str, int]:
@@ -394,5 +406,7 @@ def encoder_bytes(model: Counted, part: str, prompt_tokens: int = 0) -> int:
     if encoder is None:
         return 0
     tokens, item = model.read_tokens(encoder, prompt_tokens), getattr(torch, model.recipe.dtype).itemsize
-    reading = max(moment.bytes(encoder, tokens, item, model.layers_asked) for moment in READINGS[encoder.kind])
+    scored = encoder.heads and (_in_steps(encoder.kind) or model.memory.device(part).type in UNFUSED)
+    moments = (*READINGS[encoder.kind], *(READINGS["scores"] if scored else ()))
+    reading = max(moment.bytes(encoder, tokens, item, model.layers_asked) for moment in moments)
     return reading + widened_bytes(model, part)

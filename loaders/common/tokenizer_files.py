@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..messages import CheckpointError, RefusedError, message
+from ..messages import CheckpointError, RefusedError, message, reason_of
 from ..parts import JsonObject
 from ..weights.json_files import MOST_INDEX, excerpt, parse_object, read_bytes, read_object
 
@@ -66,7 +66,7 @@ def reading(source: Path) -> Iterator[None]:
     except (RefusedError, MemoryError):
         raise
     except Exception as error:
-        raise CheckpointError(message("tokenizer_unusable", file=name, error=error), remedy) from error
+        raise CheckpointError(message("tokenizer_unusable", file=name, error=reason_of(error)), remedy) from error
     except BaseException as error:
         if type(error).__name__ != "PanicException":  # pyo3's, which is no Exception and has no module
             raise

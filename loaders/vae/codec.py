@@ -18,7 +18,7 @@ from ..messages import message
 from ..notices import say
 from ..parts import Config, Network
 from ..request import Request
-from .peak import CoderPeak, base_width
+from .peak import CUDNN, CoderPeak, base_width
 from .tiles import Pieces, Tile, Tiling, one_by_one, retried, tiled
 
 
@@ -157,9 +157,10 @@ class VideoVAE(ModelBase, ABC):
         float32 = getattr(torch, self.recipe.dtype).itemsize == 4
         decoding = peak.decoding(pixels, tiles[0][0].offload_state, max(facts.frame_counts, default=peak.clip), float32)
         needed = encoding * (peak.full if float32 else 1) if encoded else decoding
-        if encoded <= 1 and self.memory.device("vae").type == "cuda":
-            needed *= 1 + peak.workspaces
-        return math.ceil(needed * (base_width(config) or peak.width) / peak.width)
+        needed *= (base_width(config) or peak.width) / peak.width
+        if self.memory.device("vae").type == "cuda":
+            needed = CUDNN + needed * (1 + peak.workspaces * (encoded <= 1))
+        return math.ceil(needed)
 
     def decode_bytes(self, request: Request) -> int:
         """The peak of decoding a complete request with the tiles that `self.tiling` chooses."""

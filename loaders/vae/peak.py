@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from ..parts import Config
 
+CUDNN = 128 << 20  # bytes that its convolutions take on a CUDA card, however small what they work on
+
 
 @dataclass(frozen=True)
 class CoderPeak:
@@ -20,7 +22,7 @@ class CoderPeak:
     chunk: as many at a time where memory is short.
     full, full_offloaded: times that in float32; less than 2, as norms compute in float32 in every type.
     workspaces: share of a decode, and of a single frame's encode, that cuDNN's convolutions take beside on a CUDA card,
-    measured by bench/card/engine.py; 0 where what is asked for held it all the same.
+    measured by bench/card/engine.py; 0 where CUDNN and what is asked for anyway hold it.
     """
 
     width: int

@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import OutOfMemoryError
 
 from ..messages import CheckpointError as CheckpointError
-from ..messages import RefusedError, message
+from ..messages import RefusedError, message, reason_of
 from .quantised import UNROTATED, Coding, Quantisation
 
 _AGAIN = message("download_again")
@@ -88,7 +88,9 @@ def describing(file: Path, title: str) -> Iterator[None]:
         rule = message("file_unreadable", file=file.name, error=error.strerror or error)
         raise CheckpointError(rule, message("choose_another_file")) from error
     except Exception as error:  # of torch, and of libraries that check configs with errors of their own
-        raise CheckpointError(message("file_strange", file=file.name, title=title, error=error), _AGAIN) from error
+        raise CheckpointError(
+            message("file_strange", file=file.name, title=title, error=reason_of(error)), _AGAIN
+        ) from error
 
 
 def strip_prefix(entries: Mapping[str, Entry], *prefixes: str) -> dict[str, Entry]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ..messages import CheckpointError, message
-from ..parts import Config, ConfigDict, Part, Progress
+from ..parts import Config, ConfigDict, Network, Part, Progress
 from ..spec import Spec
 from .allowed import Shapes, allowed, kinds, of_class, table
 from .allowed.offline import offline
@@ -73,7 +73,9 @@ class Weights:
     def check(self) -> None:
         """Raise CheckpointError unless the config makes a network that every key and shape fits; reads no weights."""
         try:
-            outline(self.module, self.entries)
+            network: Network = outline(self.module, self.entries)
+            if "_class_name" in self.config and (wrong := table("network").disagreement(dict(network.config))):
+                raise ValueError(wrong)
         except CheckpointError:
             raise
         except _DISAGREEMENTS as error:

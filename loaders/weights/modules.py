@@ -18,7 +18,7 @@ from ..parts import Progress
 from .entry import IDENTITY, Entry
 from .quantised import FORMATS, TILE, Coding, Tensors, round_up, swizzled, unswizzled
 from .safetensors import WatchedFile
-from .stored import BY_NAME, Stored, is_ggml, is_small, narrow, widen
+from .stored import BY_NAME, Stored, is_ggml, is_small, is_whole, narrow, widen
 
 _IN_A_BLOCK = re.compile(r"\.\d+\.")  # layers outside of the blocks are few, and their errors reach everything
 LEAST_TABLES = 2**24  # bytes of tables of positions that any network may have
@@ -173,19 +173,23 @@ def _scale_rows(name: str, scale: Tensor, entry: Entry) -> Tensor:
 
 
 def check_fit(module: nn.Module, entries: Mapping[str, Entry]) -> None:
-    """Raise CheckpointError where names or shapes of entries and module differ. Tied weights may be left out."""
-    wanted = {k: tuple(v.shape) for k, v in module.state_dict().items()}
+    """Raise CheckpointError where names, shapes or kinds of numbers of entries and module differ. Tied weights may be
+    left out."""
+    state = module.state_dict()
+    wanted = {k: tuple(v.shape) for k, v in state.items()}
     tied = getattr(module, "_tied_weights_keys", None) or {}
     missing = sorted(k for k in set(wanted) - set(entries) if k not in tied)
     extra = sorted(set(entries) - set(wanted))
     wrong = sorted(k for k in set(wanted) & set(entries) if wanted[k] != entries[k].shape)
-    if missing or extra or wrong:
+    whole = sorted(k for k in set(wanted) & set(entries) if state[k].is_floating_point() == is_whole(entries[k].dtype))
+    if missing or extra or wrong or whole:
         name = next((e.file.name for e in entries.values()), message("the_file"))
         counted = lambda keys: {"count": len(keys), "names": ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")}
         differences = [
             *([message("keys_missing", **counted(missing))] if missing else ()),
             *([message("keys_unexpected", **counted(extra))] if extra else ()),
             *([message("keys_reshaped", **counted(wrong))] if wrong else ()),
+            *([message("keys_typed", **counted(whole))] if whole else ()),
         ]
         raise CheckpointError(
             message("does_not_fit", file=name, network=type(module).__name__, differences=listed(differences)),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..messages import CheckpointError as CheckpointError
-from ..messages import message
+from ..messages import message, reason_of
 from ..parts import Argument, Config, JsonObject
 from .entry import Entry, describing
 from .json_files import excerpt, open_file, parse_object
@@ -188,7 +188,7 @@ def _quantised_layers(
                     layers[key.removesuffix(".comfy_quant")] = _comfy_quant(opened, entries[key])
     except (ValueError, TypeError, AttributeError) as error:
         raise CheckpointError(
-            message("quantisation_untold", file=file.name, error=error), message("download_again")
+            message("quantisation_untold", file=file.name, error=reason_of(error)), message("download_again")
         ) from error
     for layer, config in layers.items():
         if config.get("format") not in (*FORMATS, *FP8_FORMATS):

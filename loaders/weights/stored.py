@@ -25,6 +25,11 @@ def is_small(dtype: str) -> bool:
     return dtype in FP8 or dtype in FORMATS or is_ggml(dtype)
 
 
+def is_whole(dtype: str) -> bool:
+    """Whether tensors of this type hold whole numbers that stand for themselves, as indices do and weights do not."""
+    return dtype == "BOOL" or (dtype[0] in "IU" and dtype[1:].isdigit())
+
+
 def is_ggml(dtype: str) -> bool:
     """Whether a file's type is one of GGUF's quantised formats."""
     return dtype.startswith(("Q", "IQ"))

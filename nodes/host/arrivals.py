@@ -10,7 +10,8 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from difflib import get_close_matches
+from functools import partial, wraps
 from io import BytesIO
 from itertools import islice
 from numbers import Integral, Real
@@ -20,11 +21,12 @@ from comfy_api.latest import InputImpl, io
 from torch import Tensor
 
 from ...loaders.common.video_files import OPTIONS, check_frames_of, check_sound_of
-from ...loaders.messages import LONGEST_NUMBER, InputError, Message, message
+from ...loaders.messages import LONGEST_NUMBER, InputError, Message, message, quoted, series
 from ...loaders.request import Conditioning, Control, Keyframe
 from ...loaders.video_model import VideoModel
 from .memory import whole_ram
 from .progress import stop_if_asked
+from .sound.once import once
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -110,6 +112,17 @@ def check_arrivals(node: type[io.ComfyNode], values: Mapping[str, object], whole
             raise InputError(field.id, _shown(value), message("text_halves"), message("set_a_text"))
 
 
+def check_names(node: type[io.ComfyNode], values: Mapping[str, object]) -> None:
+    """Raise InputError for a value under a name that is none of the node's inputs: ComfyUI hands on what comes there
+    by a link, as of a graph that was saved for another version."""
+    names = [field.id for field in _inputs(node)]
+    for name, value in values.items():
+        if name not in names:
+            near = get_close_matches(name, names, 1)
+            remedy = message("did_you_mean", key=near[0]) if near else message("remove_link")
+            raise InputError(quoted(name, 60), _shown(value), message("no_such_input", names=series(names)), remedy)
+
+
 def check_videos(node: type[io.ComfyNode], values: Mapping[str, object]) -> None:
     """Raise InputError for a VIDEO from a file that cannot be decoded, or not in RAM: ComfyUI decodes all of its frames
     at once."""
@@ -117,11 +130,19 @@ def check_videos(node: type[io.ComfyNode], values: Mapping[str, object]) -> None
         kinds, video = field.get_io_type().split(","), values.get(field.id)
         if "VIDEO" not in kinds or not isinstance(video, InputImpl.VideoFromFile):
             continue
-        with opened_video(video, field.id) as file:
-            check_sound_of(field.id, file, stop_if_asked)
+        once(video, "sound is checked", partial(_check_sound, field.id, video))
         if "IMAGE" in kinds:
-            with opened_video(video, field.id) as file:
-                check_frames_of(field.id, file, video.get_active_trim_window(), whole_ram(), stop_if_asked)
+            once(video, "frames are checked", partial(_check_frames, field.id, video))
+
+
+def _check_sound(name: str, video: InputImpl.VideoFromFile) -> None:
+    with opened_video(video, name) as file:
+        check_sound_of(name, file, stop_if_asked)
+
+
+def _check_frames(name: str, video: InputImpl.VideoFromFile) -> None:
+    with opened_video(video, name) as file:
+        check_frames_of(name, file, video.get_active_trim_window(), whole_ram(), stop_if_asked)
 
 
 @contextmanager
@@ -225,12 +246,15 @@ def own_validation(node: type[io.ComfyNode]) -> Callable[..., bool | str] | None
     return None if plain else node.validate_inputs
 
 
-def validated(node: type[io.ComfyNode], check: Callable[..., bool | str]) -> None:
+Answer = Callable[..., "bool | str"]  # what `validate_inputs` answers, of checks or of other answers
+
+
+def validated(node: type[io.ComfyNode], check: Answer, joined: Answer) -> None:
     """Let ComfyUI ask this node, before a prompt is queued, about literals where links belong too.
 
     ComfyUI hands `validate_inputs` the inputs that its signature names, and leaves its own checks of these to it; of
-    those that take a link it has none, and of numbers one that lets NaN pass. check: answers for (function, its
-    arguments ...), as `valid` does.
+    those that take a link it has none, and of numbers one that lets NaN pass. check: answers for each (function, its
+    arguments ...), as `valid` does. joined: makes one answer of several.
     """
     own = own_validation(node)
     asked = [] if own is None else [*inspect.signature(own).parameters.values()]
@@ -241,10 +265,12 @@ def validated(node: type[io.ComfyNode], check: Callable[..., bool | str]) -> Non
     ]
 
     def validate_inputs(cls: type[io.ComfyNode], **values: object) -> bool | str:
-        answer = check((check_arrivals, node, values, False))
-        if answer is True and own is not None:  # which says more of what cannot be than a widget's range
-            answer = own(**{name: value for name, value in values.items() if name in names})
-        return check((check_widgets, node, values)) if answer is True else answer
+        answers = {name: check((check_arrivals, node, {name: value}, False)) for name, value in values.items()}
+        fit = {name: value if answers[name] is True else None for name, value in values.items()}
+        # it says more of what cannot be than a widget's range
+        said = True if own is None else own(**{name: value for name, value in fit.items() if name in names})
+        widgets = (check((check_widgets, node, {name: value})) for name, value in fit.items())
+        return joined(*answers.values(), said, *widgets)
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
     more = [inspect.Parameter(name, kind, default=None) for name in more_names]

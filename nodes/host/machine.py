@@ -51,7 +51,8 @@ def machine(model: VideoModel) -> Machine:
     limit = getattr(model.memory, "most_on_card", 0)
     if device.type == "cpu":
         return Machine(message("this_processor"), ram, ram, True, limit)
-    return Machine(str(mm.get_torch_device_name(device)), model.memory.room("transformer"), ram, False, limit)
+    name, room = str(mm.get_torch_device_name(device)), model.memory.room("transformer")
+    return Machine(name, room, ram, False, limit, device.type)
 
 
 def _in_ram(patcher: Patcher) -> int:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from asyncio import CancelledError
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from functools import wraps
 from traceback import clear_frames
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import is_link
@@ -17,12 +15,13 @@ from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 
 from ...loaders.devices import OutOfMemory, out_of_memory
-from ...loaders.messages import Message, Origin, data, message, message_of, quoted, sentences
+from ...loaders.messages import Message, Origin, data, message_of, sentences
 from ...loaders.notices import stopped_by
 from .arrivals import (
     bound,
     check_again,
     check_arrivals,
+    check_names,
     check_videos,
     check_widgets,
     lazy_status,
@@ -31,26 +30,15 @@ from .arrivals import (
     validated,
     wait_for_latents,
 )
-from .progress import Interrupted, stop_if_asked
+from .pictures import forget_pictures
+from .progress import ENDS, contained, stop_if_asked
+from .refusals import joined, valid
 from .sound import forget_video
 
 if TYPE_CHECKING:
-    from aiohttp import web
     from server import PromptServer
 
 T = TypeVar("T")
-
-
-class PanicError(ValueError):
-    """A library has given up in a way that Python does not expect."""
-
-    def __init__(self, kind: str, error: object) -> None:
-        super().__init__(message("library_panic", kind=kind, error=str(error)))
-
-
-Check = tuple[Any, ...]  # (function, its arguments ...); only Python 3.11 has a type for that
-
-_refusals: deque[str] = deque(maxlen=100)  # what was refused before it ran, of which the page gets the plain text alone
 
 
 def extended(error: Exception, words: str) -> Exception:
@@ -82,41 +70,6 @@ def displayed(node_id: str) -> str:
     return str(get_progress_state().dynprompt.get_display_node_id(node_id))
 
 
-# ---------------------------------------------------------------- refused before it runs
-
-
-def valid(*checks: Check) -> bool | str:
-    """What `validate_inputs` answers for checks (function, values ...), which raise what the node would raise later.
-
-    What a link will bring is None, not known yet: the check is left to the node.
-    """
-    for check, *values in checks:
-        try:
-            if all(value is not None for value in values):
-                with contained():
-                    check(*values)
-        except ValueError as error:
-            said = message_of(error)
-            _refusals.append(said if isinstance(said, Message) else quoted(said))
-            return _refusals[-1]
-    return True
-
-
-def serve_refusals() -> None:
-    """POST /reelwire/refusal with {"text"}: that refusal as a message, null where it is none of the last ones.
-
-    The host answers a refused prompt in English alone.
-    """
-    from aiohttp import web
-    from server import PromptServer
-
-    @PromptServer.instance.routes.post("/reelwire/refusal")
-    async def refusal(request: web.Request) -> web.Response:
-        asked = await request.json()
-        text = asked.get("text") if isinstance(asked, dict) else None
-        return web.json_response(next((data(known) for known in _refusals if known == text), None))
-
-
 # ---------------------------------------------------------------- around every node
 
 
@@ -130,7 +83,7 @@ def speaking(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
         node.check_lazy_status = classmethod(_reported(_contained(lazy_status(node)), check))
     if node.fingerprint_inputs.__func__ is not io.ComfyNode.fingerprint_inputs.__func__:
         node.fingerprint_inputs = classmethod(_contained(node.fingerprint_inputs.__func__))
-    validated(node, valid)
+    validated(node, valid, joined)
     return node
 
 
@@ -151,6 +104,7 @@ def _reported(function: Callable[..., T], check: Callable[..., bool | str] | Non
 
     def run_checked(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> T:
         values = bound(function, args, kwargs)
+        check_names(cls, values)
         check_arrivals(cls, values, function.__name__ == "execute")
         check_again(check, values)
         check_widgets(cls, values)
@@ -174,31 +128,16 @@ def _reported(function: Callable[..., T], check: Callable[..., bool | str] | Non
     return run
 
 
-_ENDS = (Interrupted, KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError)  # are meant to
-
-
-@contextmanager
-def contained() -> Iterator[None]:
-    """What is no Exception, as a panic of a library in Rust, as a PanicError: it would end the thread in which the host
-    runs the prompts of all people."""
-    try:
-        yield
-    except (Exception, *_ENDS):
-        raise
-    except BaseException as error:
-        raise PanicError(type(error).__name__, error) from error
-
-
 @contextmanager
 def _telling(node_id: str) -> Iterator[None]:
     """Tell the page of an error of ours, and which node has caused it, before the host tells where it was noticed."""
     try:
         yield
-    except _ENDS:
-        forget_video()
+    except ENDS:
+        _forget()
         raise
     except Exception as error:
-        forget_video()
+        _forget()
         try:
             said = message_of(error)
             if isinstance(said, Message):
@@ -206,6 +145,12 @@ def _telling(node_id: str) -> Iterator[None]:
         finally:
             _let_go(error)
         raise
+
+
+def _forget() -> None:
+    """Free what was decoded for a run that will not be."""
+    forget_video()
+    forget_pictures()
 
 
 def _let_go(error: BaseException | None) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable
+from asyncio import CancelledError
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import comfy.model_management as mm
@@ -20,6 +22,26 @@ if TYPE_CHECKING:
 
 PREVIEWS_EVERY = 0.25  # seconds at least between two previews of a node
 Interrupted = mm.InterruptProcessingException
+ENDS = (Interrupted, KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError)  # of a run, that are meant to
+
+
+class PanicError(ValueError):
+    """A library has given up in a way that Python does not expect."""
+
+    def __init__(self, kind: str, error: object) -> None:
+        super().__init__(message("library_panic", kind=kind, error=str(error)))
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """What is no Exception, as a panic of a library in Rust, as a PanicError: it would end the thread in which the host
+    runs the prompts of all people."""
+    try:
+        yield
+    except (Exception, *ENDS):
+        raise
+    except BaseException as error:
+        raise PanicError(type(error).__name__, error) from error
 
 
 def stop_if_asked() -> None:

@@ -14,13 +14,13 @@ from .request import latents_of, noise_mask_of
 
 
 class LatentUpscale(io.ComfyNode):
-    """Upscale Latent (LTX Video)."""
+    """Upscale Latent (LTX-Video)."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ReelwireLatentUpscale",
-            display_name=f"Upscale Latent ({models_with('latent_upsampler').replace('-', ' ')})",
+            display_name=f"Upscale Latent ({models_with('latent_upsampler')})",
             category="Reelwire/sampling",
             description=f"Doubles width and height of {models_with('latent_upsampler')} latents. Give the result to "
             "Video Sampler as source, with a strength of about .4, to refine it.",
@@ -71,7 +71,10 @@ class LatentUpscale(io.ComfyNode):
     ) -> list[str]:
         """Refuse an upsampler that does not fit before the latents are sampled."""
         cls._part(model, upsampler)
-        return ["latent"] if latent is None else []
+        if latent is not None:
+            return []
+        host.tell_unkept(cls)
+        return ["latent"]
 
     @staticmethod
     def _part(model: VideoModel, upsampler: str) -> Part:

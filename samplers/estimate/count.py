@@ -34,13 +34,14 @@ Span = tuple[float, float]  # the least and the most
 class Machine:
     """Where a run would go. name: of the device; room: bytes that a part may take there, weights included; ram: bytes
     of RAM for weights that wait, those that wait already included; cpu: whether the device is the processor itself;
-    limit: most bytes of a part's weights on the card, 0 for no limit."""
+    limit: most bytes of a part's weights on the card, 0 for no limit; kind: the card's type as PyTorch names it."""
 
     name: str
     room: float
     ram: float
     cpu: bool = False
     limit: float = 0.0
+    kind: str = "cuda"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Need:
         if machine.cpu:
             return self.weights
         most = min(self.weights, machine.limit or self.weights)
-        beside = max(with_kernels(self.working), LEAST) + RESERVED
+        beside = max(with_kernels(self.working, machine.kind), LEAST) + RESERVED
         return int(min(most, max(machine.room - beside, 0)))
 
     def verdict(self, machine: Machine) -> str:
@@ -73,7 +74,7 @@ class Need:
         """The room without which it cannot run."""
         if machine.cpu:
             return self.working + self.earlier + self.weights
-        return with_kernels(self.working) + min(self.layer, self.weights)
+        return with_kernels(self.working, machine.kind) + min(self.layer, self.weights)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ def test_an_estimate_says_what_a_run_asks_for(tiny_models: Path, name: str) -> N
     size, given = CARD_SIZES[MODELS[name]], needed_by(model)
     if given["control"] is not None:
         given["control"] = Control(torch.zeros(size["frames"], 64, 64, 3))
-    result = estimate(model, Request(**size, **given), Machine("npu", 2**40, 2**40))
+    result = estimate(model, Request(**{**size, **given}), Machine("npu", 2**40, 2**40, kind="npu"))
     said = {need.part: need for need in result.needs}
     with memory.use(model.parts["vae"]) as vae:
         assert said["vae"].weights == pytest.approx(sum(tensor.nbytes for tensor in vae.parameters()), rel=0.01)
@@ -114,9 +114,9 @@ def test_it_warns_before_it_starts(card_host: CardHost, graph: Callable[[str], d
 
 
 def test_the_node_tells_of_the_card(card_host: CardHost) -> None:
-    from reelwire.tests.support.engine.estimates import asked, told
+    from reelwire.tests.support.engine.estimates import asked, estimated
 
-    _, page, numbers = told(card_host, asked("ReelwireLoadWan", "diffusers/tiny-wan2.1-t2v", price=1.0))
+    _, page, numbers = estimated(card_host, asked("ReelwireLoadWan", "diffusers/tiny-wan2.1-t2v", price=1.0))
     assert not numbers["machine"]["cpu"]
     assert "of card)" in page
     assert numbers["machine"]["room"] < 2.1 * 2**30

@@ -34,7 +34,7 @@ CHOSEN = {
 }
 FAMILIES = ("ltx_t2v", "wan_t2v", "hunyuan_t2v", "cogvideox_t2v", "mochi_t2v", "svd_i2v")
 ROUNDS, ALL_ROUNDS = [("legacy", 3)], [("legacy", 9), ("dynamic", 9)]  # of all families: 54 runs
-SETTLING_SECONDS = 3
+SETTLING_SECONDS = 30
 GROWTH = 64 << 20  # bytes of RAM; a round that leaked its tiny models would leave more
 
 CardHostOf = Callable[[str], CardHost]

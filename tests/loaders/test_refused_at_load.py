@@ -15,10 +15,12 @@ from reelwire.loaders.families.ltx import LTX
 from reelwire.loaders.families.ltx.upsampler import load_upsampler
 from reelwire.loaders.messages import CheckpointError, InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
+from reelwire.loaders.request import Request
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.loaders.weights.lora import read_lora
 from reelwire.tests.support.engine.components import BUNDLED, ltx_transformer, ltx_vae, t5
 from reelwire.tests.support.engine.models import MODELS
+from reelwire.tests.support.engine.sampling import sample
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -45,7 +47,11 @@ def renamed(state: State, key: str) -> State:
     return {**short(state, key), key.replace("weight", "wejght"): state[key]}
 
 
-DAMAGES: tuple[Callable[[State, str], State], ...] = (short, narrow, renamed)
+def whole(state: State, key: str) -> State:
+    return {**state, key: state[key].to(torch.int8)}
+
+
+DAMAGES: tuple[Callable[[State, str], State], ...] = (short, narrow, renamed, whole)
 
 
 def copied(source: Path, target: Path, part: str) -> Path:
@@ -87,6 +93,51 @@ def test_a_folders_configs(tiny_models: Path, tmp_path: Path, name: str, part: s
         except CheckpointError:
             refused += 1
     assert refused
+
+
+# what contradicts another entry, or the weights, only where the network computes
+CONTRADICTIONS: tuple[tuple[str, str, dict[str, Any]], ...] = (
+    ("tiny-hunyuan-t2v", "transformer", {"rope_axes_dim": [4, 4]}),
+    ("tiny-hunyuan-t2v", "transformer", {"rope_axes_dim": [4, 5, 3]}),
+    ("tiny-hunyuan-t2v", "transformer", {"rope_axes_dim": [8, 4, 4]}),
+    ("tiny-hunyuan-t2v", "transformer", {"rope_axes_dim": ...}),
+    ("tiny-cogvideox-5b", "transformer", {"sample_width": 1}),
+    ("tiny-wan2.1-i2v", "vae", {"latents_mean": [0.0] * 15}),
+    ("tiny-wan2.1-i2v", "vae", {"latents_std": [1.0] * 17}),
+    ("tiny-mochi", "vae", {"latents_std": [1.0]}),
+)
+
+
+def with_config(source: Path, target: Path, part: str, changes: dict[str, Any]) -> Path:
+    """A checkpoint folder with entries of one config changed, or left out for `...`."""
+    folder = copied(source, target, part)
+    file = folder / part / "config.json"
+    entries = {**json.loads(file.read_text()), **changes}
+    file.write_text(json.dumps({key: value for key, value in entries.items() if value is not ...}))
+    return folder
+
+
+@pytest.mark.parametrize(("name", "part", "changes"), CONTRADICTIONS)
+def test_a_config_that_contradicts_itself(
+    tiny_models: Path, tmp_path: Path, name: str, part: str, changes: dict[str, Any]
+) -> None:
+    folder = with_config(tiny_models / name, tmp_path / "x", part, changes)
+    with pytest.raises(CheckpointError, match=next(iter(changes))):
+        opened(folder, MODELS[name])
+
+
+def test_what_a_network_alone_finds_out(tiny_models: Path, tmp_path: Path) -> None:
+    """An error of its own code is refused in words and names the part; one of ours, or of a card, stays what it is."""
+    changes = {"rope_max_seq_len": 1}
+    folder = with_config(tiny_models / "tiny-wan2.1-t2v", tmp_path / "x", "transformer", changes)
+    model = opened(folder, "wan")
+    conditioning = model.encode("a red circle", "")
+    with pytest.raises(CheckpointError, match="transformer") as caught:
+        sample(model, conditioning, Request(steps=1, seed=1))
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    for error in (IndexError("of ours"), RuntimeError("of ours"), torch.OutOfMemoryError("x"), KeyboardInterrupt()):
+        with pytest.raises(type(error)), model.use("vae"):
+            raise error
 
 
 def test_a_damaged_part_can_be_replaced(tiny_models: Path, tmp_path: Path) -> None:
@@ -158,7 +209,7 @@ def test_a_lora(tiny_models: Path, tmp_path: Path, broken: str) -> None:
     if broken != "half":
         state[f"transformer.{layer}.lora_B.weight"] = torch.zeros(out, rank)
     save_file(state, tmp_path / "x.safetensors")
-    with pytest.raises(CheckpointError, match=r"x.safetensors does not fit: 1 of its 1 layers"):
+    with pytest.raises(CheckpointError, match=r"x.safetensors does not fit: 1 of its 1 layer matches"):
         read_lora(tmp_path / "x.safetensors", LTX.checkpoint, part)
 
 

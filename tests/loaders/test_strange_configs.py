@@ -97,13 +97,13 @@ def test_any_entry_changed(tiny_models: Path, tmp_path: Path, no_network: list[s
     folder = linked(tiny_models, name, tmp_path / name)
     contents, taken = json_files(folder), 0
     for change in sampled(folder, 36, seed=7):
-        begun = time.monotonic()
+        begun = time.process_time()
         model = with_change(folder, name, change, contents[change.file])
         if model is not None:
             taken += 1
             request = model.complete(Request(width=64, height=64, sampler=usual_sampler(contents)))
             noise_schedule(model, request, torch.device("cpu"))
-        assert time.monotonic() - begun < 10, str(change)  # a busy machine; alone it is well under a second
+        assert time.process_time() - begun < 5, str(change)  # well under a second
     assert taken
     assert not no_network
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from reelwire.tests.support.documents import code_blocks
 from reelwire.tests.support.host import ROOT
@@ -39,13 +40,14 @@ model = load(Recipe(family, "", files_of(Path(pack) / "loaders" / "bundled" / "t
 with torch.no_grad():
     latents = sample(model, model.encode("a red circle", ""), plan(model, Request(steps=2, frames=9, seed=1)))
 print(json.dumps({
-    "ids": [schema.node_id for schema in schemas], "name": model.name, "sum": float(latents.double().sum()),
+    "titles": {schema.node_id: schema.display_name for schema in schemas},
+    "name": model.name, "sum": float(latents.double().sum()),
     "frames": next(i.tooltip for s in schemas if s.node_id == "ReelwireSampler" for i in s.inputs if i.id == "frames"),
 }))
 """
 
 
-def run(comfyui: Path, pack: Path, family: str) -> dict[str, object]:
+def run(comfyui: Path, pack: Path, family: str) -> dict[str, Any]:
     command = [sys.executable, "-c", TRY, str(comfyui), str(pack), family]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -70,7 +72,7 @@ def with_copied_row(table: str) -> str:
         if isinstance(statement, (ast.Call, ast.ClassDef)):
             row = ast.get_source_segment(table, statement)
             if row is not None and re.search(r'family ?= ?"ltx"', row):
-                copied = row.replace("LoadLTX", "LoadCopied").replace('"ltx"', '"copied"', 1)
+                copied = row.replace("LoadLTX", "LoadCopied").replace('"ltx"', '"copied"', 1).replace("LTXV", "Copied")
                 if isinstance(statement, ast.Call):
                     return table.replace(row, f"{row},\n    {copied}")
                 return table.replace(row, f"{row}\n\n\n{copied}").replace("LoadLTX,", "LoadLTX, LoadCopied,")
@@ -80,7 +82,10 @@ def with_copied_row(table: str) -> str:
 def test_a_copied_family_registers_loads_and_samples(comfyui: Path, tmp_path: Path) -> None:
     with_copied_family(tmp_path / "pack")
     original, copied = (run(comfyui, tmp_path / "pack", family) for family in ("ltx", "copied"))
-    assert "ReelwireLoadCopied" in copied["ids"]  # type: ignore[operator]
+    titles = copied["titles"]
+    assert "ReelwireLoadCopied" in titles
+    assert len({*titles.values()}) == len(titles), "two nodes of one title"
     assert copied["name"] == "copied"
     assert copied["sum"] == original["sum"] != 0
-    assert "CogVideoX, LTX-Video and LTX-Video make 8n+1 frames" in str(copied["frames"])
+    (eights,) = re.findall(r"([\w, -]+?) make 8n\+1 frames", copied["frames"])
+    assert sorted(re.split(", | and ", eights.strip())) == ["CogVideoX", "Copied", "LTX-Video"]

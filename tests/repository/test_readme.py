@@ -27,12 +27,12 @@ def test_it_is_short(name: str) -> None:
     assert len(text_of(name).splitlines()) <= 150
 
 
-@pytest.mark.parametrize("page", [*PAGES, *(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))])
-def test_what_it_points_to_is_there(page: str) -> None:
-    text = text_of(page)
+@pytest.mark.parametrize("document", [*PAGES, *(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))])
+def test_what_it_points_to_is_there(document: str) -> None:
+    text = text_of(document)
     local = [link for link in LINK.findall(text) if not link.startswith("http")]
-    assert local or "://" in text or page.endswith("dependencies.md")
-    assert [link for link in local if not _is_there(page, link)] == []
+    assert local or "://" in text or document.endswith("dependencies.md")
+    assert [link for link in local if not _is_there(document, link)] == []
 
 
 def _is_there(page: str, link: str) -> bool:

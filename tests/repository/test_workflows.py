@@ -14,12 +14,13 @@ from PIL import Image
 from reelwire.bench.export_workflow import FIXED, file_of
 from reelwire.bench.templates import layout, notes
 from reelwire.tests.support.host import PACK, ROOT, Host, shipped, workflow
-from reelwire.tests.support.page.pages import drop, settles
+from reelwire.tests.support.page.pages import WAIT_SECONDS, drop, settles
 from reelwire.tests.support.tiny import table
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+WAIT = WAIT_SECONDS * 1000  # as Playwright counts
 TWINS = sorted(file.stem for file in (ROOT / "workflows" / "api").glob("*.json"))
 INPUTS = sorted(file.name for file in (ROOT / "workflows" / "inputs").iterdir())
 STOCK = ("nodes", "comfy_extras.")  # Python modules of the host's own nodes
@@ -97,7 +98,7 @@ def test_the_page_offers_the_files_that_are_missing(canvas: Page) -> None:
     files = [entry["name"] for entries in notes.models(shipped("wan_i2v")).values() for entry in entries]
     assert len(files) == 4
     for file in files:
-        canvas.get_by_text(file, exact=True).first.wait_for(timeout=20_000)
+        canvas.get_by_text(file, exact=True).first.wait_for(timeout=WAIT)
     assert offered.count() == len(files)
 
 
@@ -106,13 +107,13 @@ def test_example_files_come_with_the_template_that_loads_them(host: Host, canvas
     for file in INPUTS:
         (folder / file).unlink(missing_ok=True)
     drop_template(canvas, "ltx_keyframes")
-    canvas.get_by_text("reelwire_left.png, reelwire_right.png").wait_for(timeout=20_000)
+    canvas.get_by_text("reelwire_left.png, reelwire_right.png").wait_for(timeout=WAIT)
     for side in ("left", "right"):
         name = f"reelwire_{side}.png"
         assert (folder / name).read_bytes() == (ROOT / "workflows" / "inputs" / name).read_bytes()
     assert not (folder / "reelwire_clip.mp4").exists(), "this template loads no clip"
     drop_template(canvas, "any_v2v")
-    canvas.get_by_text("reelwire_clip.mp4.").wait_for(timeout=20_000)
+    canvas.get_by_text("reelwire_clip.mp4.").wait_for(timeout=WAIT)
     assert canvas.get_by_text("Missing").count() == 0
 
 
@@ -122,7 +123,7 @@ def test_a_file_of_ones_own_is_left_alone(host: Host, canvas: Page) -> None:
     Image.new("RGB", (64, 64), "green").save(own)
     before = own.read_bytes()
     drop_template(canvas, "ltx_i2v")
-    canvas.wait_for_function("() => window.app.rootGraph.nodes.some(node => node.imgs?.length)", timeout=20_000)
+    canvas.wait_for_function("() => window.app.rootGraph.nodes.some(node => node.imgs?.length)", timeout=WAIT)
     assert own.read_bytes() == before
     own.write_bytes((ROOT / "workflows" / "inputs" / own.name).read_bytes())
 
@@ -142,7 +143,7 @@ def test_nothing_overlaps_in_nodes_2(canvas: Page, name: str) -> None:
     canvas.evaluate(RENDERER, True)
     try:
         drop_template(canvas, name)
-        canvas.wait_for_function(f"count => {BOXES}.length === count", arg=len(shipped(name)) + 1, timeout=20_000)
+        canvas.wait_for_function(f"count => {BOXES}.length === count", arg=len(shipped(name)) + 1, timeout=WAIT)
         canvas.wait_for_function(PICTURES)
         boxes = settles(canvas, f"() => {BOXES}")
     finally:
@@ -288,9 +289,14 @@ def test_a_wire_behind_a_node_is_seen() -> None:
 # ---------------------------------------------------------------- the twins
 
 
+@pytest.fixture(scope="module")
+def known(host: Host) -> Any:
+    """All nodes of the host."""
+    return host.get("/object_info")
+
+
 @every_twin
-def test_it_needs_no_other_pack(host: Host, name: str) -> None:
-    known = host.get("/object_info")
+def test_it_needs_no_other_pack(known: Any, name: str) -> None:
     for node in shipped(name).values():
         module = known[node["class_type"]]["python_module"]
         assert module == f"custom_nodes.{PACK}" or module.startswith(STOCK), f"{node['class_type']} is of {module}"

@@ -93,7 +93,8 @@ def test_inside_the_range_all_of_it_counts_and_outside_nothing(tiny_models: Path
 @both
 def test_a_range_makes_its_own_video(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
-    videos = [run(model, **asked) for asked in ({}, RANGE, {"end": 0.5}, {"start": 0.5}, {"strength": 0.5})]
+    ranges: tuple[dict[str, Any], ...] = ({}, RANGE, {"end": 0.5}, {"start": 0.5}, {"strength": 0.5})
+    videos = [run(model, **asked) for asked in ranges]
     assert all(torch.isfinite(latents).all() for latents in videos)
     assert all(not torch.equal(a, b) for i, a in enumerate(videos) for b in videos[:i])
     assert torch.equal(run(model), videos[0])
@@ -109,14 +110,14 @@ def test_a_range_shorter_than_a_step_holds_none(tiny_models: Path, name: str) ->
 @pytest.mark.parametrize(("start", "end"), [(0.5, 0.5), (0.7, 0.2), (-0.1, 1.0), (0.0, 1.5), (float("nan"), 1.0)])
 def test_ranges_that_cannot_be(tiny_models: Path, name: str, start: float, end: float) -> None:
     message = refuse(open_model(tiny_models, name), start=start, end=end)
-    assert message.startswith(f"control = start {start}, end {end}: ")
+    assert message.startswith(f"start, end = {start}, {end}: ")
     assert "Use 0 <= start < end <= 1." in message
 
 
 @both
 @pytest.mark.parametrize("strength", [-1.0, float("nan"), float("inf")])
 def test_strengths_that_cannot_be(tiny_models: Path, name: str, strength: float) -> None:
-    assert f"control = strength {strength}: " in refuse(open_model(tiny_models, name), strength=strength)
+    assert f"strength = {strength}: " in refuse(open_model(tiny_models, name), strength=strength)
 
 
 @pytest.mark.parametrize("more", [{"mask": torch.ones(1, 64, 64)}, {"references": torch.zeros(1, 64, 64, 3)}])
@@ -322,12 +323,12 @@ def test_without_pictures_there_is_nothing_to_show(host: Host) -> None:
     ],
 )
 def test_the_node_refuses_in_words(host: Host, inputs: dict[str, Any], message: str) -> None:
-    assert message in host.refuse(prompt(host, **inputs)).told
+    assert message in host.refuse(prompt(host, **inputs)).message
 
 
 def test_a_range_goes_from_the_node_to_the_sampler(host: Host) -> None:
     changes = {"3.prepare": EDGES, "3.strength": 0.8, "3.start": 0.0, "3.end": 0.5, "7.steps": 2}
     assert host.videos(host.post(workflow("wan_vace", changes)))
     refusal = host.refuse(workflow("wan_vace", {**changes, "3.start": 0.7}))
-    assert "control = start 0.7, end 0.5: " in refusal.told
+    assert "start, end = 0.7, 0.5: " in refusal.message
     assert "ReelwireEncodePrompt" not in refusal.done

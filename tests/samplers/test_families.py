@@ -27,9 +27,11 @@ from reelwire.tests.support.engine.models import (
     needed,
     open_model,
     run,
+    used_by,
     usual,
 )
 from reelwire.tests.support.engine.sampling import sample
+from reelwire.tests.support.engine.words import refuses
 from reelwire.training.tiny_models import MODELS as TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
@@ -70,7 +72,7 @@ def test_encoders_are_gone_while_the_network_works(tiny_models: Path, name: str)
     """And of two experts one alone is there."""
     model = open_model(tiny_models, name)
     run(model)
-    working = [(used, there) for used, there in model.memory.seen if used.startswith(("transformer", "unet"))]
+    working = [(used, there) for used, there in used_by(model) if used.startswith(("transformer", "unet"))]
     assert working
     for used, there in working:
         assert {part for part in there if "encoder" in part} == set()
@@ -89,7 +91,7 @@ def test_experts_change_at_the_boundary(tiny_models: Path, name: str, boundary: 
     sample(model, conditioning, Request(steps=12, **needed(model)), on_step)
     assert order == ["transformer" if time >= boundary * 1000 else "transformer_2" for time in times]
     assert 0 < order.index("transformer_2") < 11
-    used = [part for part, _ in model.memory.seen if part.startswith("transformer")]
+    used = [part for part, _ in used_by(model) if part.startswith("transformer")]
     assert used == ["transformer", "transformer_2"], "each expert is brought in once"
 
 
@@ -138,11 +140,11 @@ def test_flow_solvers_agree_in_the_limit(tiny_models: Path, name: str) -> None:
 def test_ways_of_guidance(tiny_models: Path, name: str) -> None:
     """Each method that the family offers makes its own video; a threshold of 0 and eta 1 make APG plain guidance."""
     model = open_model(tiny_models, name)
-    embedded = {"true_scale": 3.0} if getattr(model.facts, "embedded", False) else {}
-    more = dict(layers=(1,), layer_start=0.0, layer_end=1.0, eta=0.2)
+    embedded: dict[str, Any] = {"true_scale": 3.0} if getattr(model.facts, "embedded", False) else {}
+    more: dict[str, Any] = dict(layers=(1,), layer_start=0.0, layer_end=1.0, eta=0.2)
     plain = run(replace(model, guidance=Guidance(**embedded)), guidance=3.0)
     for method in set(model.methods) - {"cfg"}:
-        own = {"stg": SpatioTemporal(blocks=((1,),))} if method == "stg" else {}
+        own: dict[str, Any] = {"stg": SpatioTemporal(blocks=((1,),))} if method == "stg" else {}
         latents = run(replace(model, guidance=Guidance(method, **embedded, **more, **own)), guidance=3.0)
         assert torch.isfinite(latents).all()
         assert (latents - plain).abs().max() > 1e-6, method
@@ -154,7 +156,7 @@ def test_ways_of_guidance(tiny_models: Path, name: str) -> None:
 @each_family
 def test_guidance_in_an_interval(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
-    embedded = {"true_scale": 3.0} if getattr(model.facts, "embedded", False) else {}
+    embedded: dict[str, Any] = {"true_scale": 3.0} if getattr(model.facts, "embedded", False) else {}
     within = lambda start, end: run(replace(model, guidance=Guidance(start=start, end=end, **embedded)), guidance=3.0)
     whole, half = within(0.0, 1.0), within(0.5, 1.0)
     assert not torch.equal(whole, half)
@@ -209,7 +211,7 @@ def refuse(model: VideoModel, **changes: Any) -> str:
     """What is told about a request; no weights may have been read by then."""
     with pytest.raises(InputError) as refusal:
         plan(model, Request(**{**needed(model), **changes}))
-    assert model.memory.seen == []
+    assert used_by(model) == []
     return str(refusal.value)
 
 
@@ -218,6 +220,9 @@ def test_sizes(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
     wrong = model.facts.size_multiple + 1
     message = refuse(model, width=wrong)
+    if name == "tiny-cogvideox-5b-i2v":  # which knows one size alone
+        assert f"width, height = {wrong}x" in message
+        return
     assert f"width = {wrong}" in message
     assert f"multiple of {model.facts.size_multiple}" in message
 
@@ -338,9 +343,7 @@ def test_the_text_encoder_must_have_seen_the_picture(tiny_models: Path) -> None:
     with pytest.raises(InputError, match="Connect the Keyframe at frame 0 to this node too"):
         model.encode(PROMPT, "")
     blind = Conditioning("hunyuan_video", model.facts.text_width, {"cond": {}, "uncond": {}})
-    with pytest.raises(
-        InputError, match=r"without a picture: .* Connect the same keyframes to Encode Prompt and Video Sampler"
-    ):
+    with refuses(InputError, "connect_same_keyframes"):
         sample(model, blind, Request(**needed(model)))
     other = replace(blind, picture=frames(1, 6))
     with pytest.raises(InputError, match="with another picture: "):

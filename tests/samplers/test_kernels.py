@@ -34,7 +34,7 @@ from reelwire.samplers.plan import plan
 from reelwire.samplers.speed import Speed
 from reelwire.tests.support.engine.cached_runs import Sampled
 from reelwire.tests.support.engine.models import MODELS
-from reelwire.tests.support.host import boot, node, workflow
+from reelwire.tests.support.host import Host, boot, node, workflow
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
 ROOT = Path(__file__).parents[2]
@@ -266,17 +266,18 @@ def test_notes_name_the_kernel(opened: Any) -> None:
     assert note == "Attention: native flash where there is no mask, else PyTorch's own, as ComfyUI is set to."
 
 
+@pytest.mark.host
 def test_the_hosts_switch_is_heard(comfyui: Path, tmp_path: Path) -> None:
     """A real ComfyUI with --use-sage-attention and PyPI's version of it: said on the sampler, and it runs."""
     source = "def sageattn(q, k, v, tensor_layout='HND', **options): raise NotImplementedError"  # nobody calls it
     packages = install(tmp_path / "packages", "sageattention", "sageattention", "1.0.6", source)
     options, environment = ("--cpu", "--use-sage-attention"), {"PYTHONPATH": str(packages)}
-    with boot(comfyui, tmp_path / "base", options, environment) as host:
+    with boot(comfyui, tmp_path / "base", options, environment, kind=Host) as host:
         host.post(workflow("ltx_t2v", {"3.steps": 2}))
         speed = {"8": node("ReelwireSpeed", model=["1", 0], compile=False, attention="sage"), "3.model": ["8", 0]}
         refused = host.refuse(workflow("ltx_t2v", speed))
         said = host.log.decode(errors="replace")
     assert "Using sage attention" in said
-    assert "attention = sage: sageattention 1.0.6 is installed; diffusers wants 2.1.1 or newer." in refused.told
+    assert "attention = sage: sageattention 1.0.6 is installed; diffusers wants 2.1.1 or newer." in refused.message
     assert not refused.done
     assert said.count("ComfyUI is set to sage: sageattention 1.0.6 is installed; diffusers wants 2.1.1 or newer.") == 1

@@ -18,6 +18,7 @@ from reelwire.samplers.keyframes import cut_notes, place_keyframes
 from reelwire.samplers.sources.opened import source_notes
 from reelwire.tests.support.engine.components import BUNDLED
 from reelwire.tests.support.engine.models import MODELS, every, open_ltx, open_model
+from reelwire.tests.support.engine.words import worded
 
 Spec = tuple[int, int, float]  # frame, count of pictures, strength
 properly = settings(max_examples=400, deadline=None, database=None, derandomize=True)
@@ -375,7 +376,7 @@ def test_what_is_cut_of_a_picture_is_said(size: tuple[int, int], part: str) -> N
     height, width = size
     key = Keyframe(torch.zeros(1, height, width, 3), 0)
     notes = cut_notes(Request(64, 64, 17, keyframes=(key,)))
-    assert [note.values["middle"] for note in notes] == ([part] if part else [])
+    assert [worded(note).values["middle"] for note in notes] == ([part] if part else [])
 
 
 def test_what_is_cut_is_what_cover_leaves_out() -> None:
@@ -391,5 +392,5 @@ def test_what_is_cut_is_what_cover_leaves_out() -> None:
 def test_sources_and_control_videos_are_cut_too() -> None:
     wide = torch.zeros(17, 64, 128, 3)
     notes = source_notes(Request(64, 64, 17, source=wide, control=Control(wide), fps=24, rated=True, strength=0.5))
-    assert [note.values["name"].key for note in notes] == ["the_source", "the_control"]
+    assert [worded(worded(note).values["name"]).key for note in notes] == ["the_source", "the_control"]
     assert cut_notes(Request(64, 64, 17, source=torch.zeros(1, 16, 5, 8, 8))) == ()

@@ -19,6 +19,7 @@ from reelwire.samplers.plan import plan
 from reelwire.samplers.speed import Speed
 from reelwire.tests.support.engine.models import needed
 from reelwire.tests.support.engine.sampling import sample
+from reelwire.tests.support.engine.words import worded
 from reelwire.tests.support.files.loras import State, network_of
 from reelwire.training.tiny_models import seeded
 from safetensors.torch import save_file
@@ -77,7 +78,7 @@ def test_a_share_without_a_step_is_said(wan: VideoModel, lora: LoRA) -> None:
     nothing = replace(wan, loras=(replace(lora, start=0.3, end=0.4),))
     request = Request(**{**needed(wan), "steps": STEPS})
     (note,) = [note for note in plan(nothing, request).notes if getattr(note, "key", "") == "lora_no_step"]
-    assert note.values["steps"] == STEPS
+    assert worded(note).values["steps"] == STEPS
     assert torch.equal(run(wan, *nothing.loras), run(wan))
 
 

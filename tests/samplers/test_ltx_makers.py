@@ -272,7 +272,7 @@ def test_a_compressed_picture_is_theirs(crf: int) -> None:
 # ---------------------------------------------------------------- what cannot be
 
 
-BAD = {
+BAD: dict[str, tuple[dict[str, Any], str]] = {
     "another checkpoint's": ({"preset": "ltxv-13b-0.9.8-dev"}, "preset"),
     "steps beside a list": ({"preset": DISTILLED, "steps": 9}, "steps"),
     "a second pass of nothing": ({"preset": f"{DISTILLED}, second pass"}, "source"),
@@ -289,7 +289,7 @@ def test_what_cannot_be_is_refused_in_words(makers: Any, case: str) -> None:
     assert error.value.name == name
 
 
-BAD_GUIDANCE = {
+BAD_GUIDANCE: dict[str, tuple[dict[str, Any], str]] = {
     "lists of other lengths": (dict(scales=(1, 2), timesteps=(1.0, 0.9, 0.5), blocks=((1,),)), "scales"),
     "a list without timesteps": (dict(stg_scales=(1, 2), blocks=((1,),)), "stg_scales"),
     "rising timesteps": (dict(timesteps=(0.5, 0.9), blocks=((1,),)), "timesteps"),

@@ -29,6 +29,12 @@ def case(
     return name, folder, open_ltx(folder, device)
 
 
+def conditioned(model: VideoModel) -> bool:
+    """Whether the checkpoint takes conditions, as LTXConditionPipeline's does."""
+    facts: Any = model.facts
+    return bool(facts.conditioned)
+
+
 def reference(kind: str, folder: Path) -> Any:
     """diffusers' pipeline on the same weights; conditions need a scheduler without dynamic shifting."""
     import diffusers
@@ -52,7 +58,7 @@ def run_reference(kind: str, case: tuple[str, Path, VideoModel], guidance: float
         name: {key: tensor.to(device) for key, tensor in read.items()}
         for name, read in model.encode(PROMPT, NEGATIVE).branches.items()
     }
-    if (kind == "LTXConditionPipeline") == model.facts.conditioned:
+    if (kind == "LTXConditionPipeline") == conditioned(model):
         inputs |= {"prompt": PROMPT, "negative_prompt": NEGATIVE}
     else:  # this checkpoint reads its prompts as another pipeline does
         inputs |= {
@@ -100,7 +106,7 @@ def picture(case: tuple[str, Path, VideoModel], seed: int = 0, frames: int = 1) 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_text_to_video(case: tuple[str, Path, VideoModel], rounding: float, guidance: float) -> None:
-    kind = "LTXConditionPipeline" if case[2].facts.conditioned else "LTXPipeline"
+    kind = "LTXConditionPipeline" if conditioned(case[2]) else "LTXPipeline"
     expected = run_reference(kind, case, guidance)
     assert expected.abs().max() > 0.1
     assert (run_ours(case, guidance) - expected).abs().max() <= rounding
@@ -111,7 +117,7 @@ def test_image_to_video(case: tuple[str, Path, VideoModel], rounding: float) -> 
     from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 
     images, frames = picture(case)
-    if case[2].facts.conditioned:
+    if conditioned(case[2]):
         expected = run_reference(
             "LTXConditionPipeline", case, conditions=[LTXVideoCondition(image=images[0], frame_index=0)]
         )
@@ -174,7 +180,7 @@ def test_other_samplers_agree_with_euler_in_the_limit(sampler: str, keyed: bool)
         ]
         return (runs[0] - runs[1]).abs().mean().item()
 
-    few, many = distance(6), distance(48)
+    few, many = distance(6), distance(30)
     assert 0 < many < 0.6 * few
 
 

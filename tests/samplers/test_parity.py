@@ -183,7 +183,7 @@ def pictures(count: int, seed: int) -> tuple[list[Image.Image], Tensor]:
 
 def media(case: Case) -> tuple[dict[str, Any], dict[str, Any]]:
     """(the pipeline's pictures and videos, ours)."""
-    theirs, ours = {}, {}
+    theirs, ours = dict[str, Any](), dict[str, Any]()
     if case.images:
         images = [pictures(1, seed) for seed in range(case.images)]
         theirs = dict(zip(("image", "last_image"), (m[0][0] for m in images), strict=False))

@@ -7,7 +7,6 @@ CPU, or an operator whose result's size depends on what the card holds. Numbers 
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -82,7 +81,7 @@ def _masked(indices: Any) -> bool:
 class Roomy(PlainMemory):
     """Keeps all parts on the card, both experts too, so that no weights travel while steps are counted."""
 
-    def use(self, part: Part, activations: int = 0) -> AbstractContextManager[Any]:
+    def use(self, part: Part, activations: int = 0) -> Any:
         return super().use(replace(part, instead_of=()), activations)
 
 

@@ -3,9 +3,12 @@ memory between, and what they leave behind.
 
 python -m tests.soak --runs 1000 --seed 1 --csv soak.csv --svg soak.svg
 
+python -m tests.soak --page 60 --svg page.svg          minutes of ComfyUI's page in Chromium, in both of its renderers
+
 Fails where memory, threads, open files or temporary files grow by more than 1% from run 100 to the end, where a run
 leaves something in the output folder, or where the same seed does not make the same frames at the end as at the
-beginning. COMFYUI_DIR names ComfyUI's folder.
+beginning; of the page: where JavaScript's heap, DOM nodes, event listeners, blob URLs or the host's memory grow by more
+than 1% from run 80 on. COMFYUI_DIR names ComfyUI's folder, REELWIRE_CHROMIUM the browser.
 """
 
 from __future__ import annotations
@@ -16,14 +19,18 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ..support.card.host import CardHost, boot_on_card
+from ..support.host import Host, boot
 from ..support.tiny_base import comfyui_folder, tiny_base
 from .mix import draw, perform, reference
-from .samples import FLAT, NUMBERS, WARM, Sample, growth, picture, sample, write
+from .page import PAGE_WARM, soak_pages
+from .samples import FLAT, WARM, Sample, curves, growth, picture, sample, write
 
 EVERY = 10  # runs between two samples
 
@@ -69,31 +76,79 @@ def _settled(host: CardHost, number: int) -> Sample:
     return taken
 
 
+@contextmanager
+def _base() -> Iterator[Path]:
+    """A base directory with tiny models, in which the temporary files of this process and its host lie too."""
+    folder = Path(tempfile.mkdtemp(prefix="reelwire_soak_"))
+    os.environ["TMPDIR"] = str(folder / "comfyui" / "tmp")
+    try:
+        (folder / "comfyui" / "tmp").mkdir(parents=True)
+        yield tiny_base(folder / "comfyui")
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The options."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--runs", type=int, default=1000)
+    options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--page", type=float, metavar="MINUTES", help="in place of the runs")
+    options.add_argument("--csv", type=Path, help="where the samples go; of the page, one file for each renderer")
+    options.add_argument("--svg", type=Path, help="where the curves go")
+    return options
+
+
 def main(arguments: Sequence[str]) -> int:
     """1 where something grows."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=1000)
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--csv", type=Path)
-    parser.add_argument("--svg", type=Path)
-    options = parser.parse_args(arguments)
-    began, base = time.monotonic(), Path(tempfile.mkdtemp(prefix="reelwire_soak_"))
-    os.environ["TMPDIR"] = str(base / "comfyui" / "tmp")
-    try:
-        (base / "comfyui" / "tmp").mkdir(parents=True)
-        with boot_on_card(comfyui_folder(), tiny_base(base / "comfyui")) as host:
-            result = soak(host, options.runs, options.seed, lambda text: print(text, flush=True))
-    finally:
-        shutil.rmtree(base, ignore_errors=True)
+    options, began = parser().parse_args(arguments), time.monotonic()
+    faults = _page(options) if options.page else _runs(options)
+    print(f"{time.monotonic() - began:.0f} s", *(faults or ["flat"]), sep="\n")
+    return int(bool(faults))
+
+
+def _tell(text: str) -> None:
+    print(text, flush=True)
+
+
+def _runs(options: argparse.Namespace) -> list[str]:
+    """What is not flat after the runs, in words."""
+    with _base() as base, boot_on_card(comfyui_folder(), base) as host:
+        result = soak(host, options.runs, options.seed, _tell)
     if options.csv:
         write(result.samples, options.csv)
     if options.svg:
-        options.svg.write_text(picture(result.samples), encoding="utf-8")
+        options.svg.write_text(picture(curves(result.samples)), encoding="utf-8")
     warm = min(WARM, options.runs // 3)
-    grown = growth(result.samples, warm)
-    print(f"\n| number | growth from run {warm} to {options.runs} |\n|---|---:|")
-    print("\n".join(f"| {name} | {grown[name]:.2%} |" for name in NUMBERS))
-    print(f"\n{dict(result.ends)}\nsame frames: {len({*result.digests}) == 1}\n{time.monotonic() - began:.0f} s")
-    faults = result.faults(warm)
-    print("\n".join(faults) or "flat")
-    return int(bool(faults))
+    _tell(table(result.samples, warm))
+    _tell(f"\n{dict(result.ends)}\nsame frames: {len({*result.digests}) == 1}")
+    return result.faults(warm)
+
+
+def _page(options: argparse.Namespace) -> list[str]:
+    """What is not flat after the minutes of the page, in words."""
+    with _base() as base, boot(comfyui_folder(), base, kind=Host) as host:
+        result = soak_pages(host, options.page, _tell)
+    last = min(samples[-1].run for samples in result.samples.values())
+    warm, drawn = min(PAGE_WARM, last // 3), dict[str, Sequence[tuple[int, float]]]()
+    for renderer, samples in result.samples.items():
+        drawn |= curves(samples, f"{renderer}, ")
+        _tell(f"\n{renderer}\n{table(samples, warm)}")
+        if options.csv:
+            write(samples, options.csv.with_stem(f"{options.csv.stem}-{renderer.replace(' ', '_')}"))
+    if options.svg:
+        options.svg.write_text(picture(drawn), encoding="utf-8")
+    _tell(f"\n{dict(result.ends)}")
+    return result.faults(warm)
+
+
+def table(samples: Sequence[Any], warm: int) -> str:
+    """What there was at some runs, and the growth, as markdown."""
+    grown, at = growth(samples, warm), {each.run: each for each in samples}
+    runs = [run for run in (10, 100, 1000) if run in at] or [samples[-1].run]
+    head = " | ".join(["number", *(f"run {run}" for run in runs), f"growth from run {warm} to {samples[-1].run}"])
+    rows = [
+        " | ".join([name, *(f"{getattr(at[run], name):,}" for run in runs), f"{share:.2%}"])
+        for name, share in grown.items()
+    ]
+    return "\n".join([f"| {head} |", "|---|" + "---:|" * (len(runs) + 1), *(f"| {row} |" for row in rows)])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import psutil
 
@@ -30,6 +31,7 @@ class Sample:
 
 
 NUMBERS = tuple(field.name for field in fields(Sample))[1:]
+Curves = Mapping[str, Sequence[tuple[int, float]]]  # what it is -> (run, how much there was) of each sample
 
 
 def sample(run: int, pid: int, base: Path) -> Sample:
@@ -50,22 +52,27 @@ def _is_meant(path: Path) -> bool:
     return path.suffix == ".mp4" or ".unfinished" in path.parent.name
 
 
-def growth(samples: Sequence[Sample], warm: int = WARM) -> dict[str, float]:
+def curves(samples: Sequence[Any], title: str = "") -> Curves:
+    """The numbers of dataclasses with a `run` and numbers, one curve for each."""
+    names = [field.name for field in fields(samples[0])][1:]
+    return {f"{title}{name}": [(each.run, getattr(each, name)) for each in samples] for name in names}
+
+
+def growth(samples: Sequence[Any], warm: int = WARM) -> dict[str, float]:
     """By what share each number has grown from `warm` runs to the end; from a number of 0, by how many."""
-    later = [each for each in samples if each.run >= warm] or list(samples)
-    count = max(1, min(WINDOW, len(later) // 2))
-    first, last = later[:count], later[-count:]
     grown = {}
-    for name in NUMBERS:
-        before, after = (median(getattr(each, name) for each in some) for some in (first, last))
+    for name, curve in curves(samples).items():
+        later = [value for run, value in curve if run >= warm] or [value for _, value in curve]
+        count = max(1, min(WINDOW, len(later) // 2))
+        before, after = median(later[:count]), median(later[-count:])
         grown[name] = (after - before) / (before or 1)
     return grown
 
 
-def write(samples: Sequence[Sample], file: Path) -> None:
+def write(samples: Sequence[Any], file: Path) -> None:
     """The samples as CSV."""
     with file.open("w", newline="", encoding="utf-8") as stream:
-        table = csv.DictWriter(stream, [field.name for field in fields(Sample)])
+        table = csv.DictWriter(stream, [field.name for field in fields(samples[0])])
         table.writeheader()
         table.writerows(map(asdict, samples))
 
@@ -75,22 +82,21 @@ def write(samples: Sequence[Sample], file: Path) -> None:
 WIDTH, HEIGHT, LEFT = 720, 90, 150
 
 
-def picture(samples: Sequence[Sample]) -> str:
-    """One curve for each number over the runs, from 0 up, as SVG."""
-    height = HEIGHT * len(NUMBERS)
-    rows = [_row(name, index * HEIGHT, samples) for index, name in enumerate(NUMBERS)]
+def picture(all_curves: Curves) -> str:
+    """The curves over the runs, from 0 up, as SVG."""
+    height = HEIGHT * len(all_curves)
+    rows = [_row(name, index * HEIGHT, curve) for index, (name, curve) in enumerate(all_curves.items())]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" font-family="sans-serif">'
     ground = f'<rect width="{WIDTH}" height="{height}" fill="white"/>'
     return "\n".join([head, ground, *rows, "</svg>", ""])
 
 
-def _row(name: str, top: int, samples: Sequence[Sample]) -> str:
-    values, runs = [getattr(each, name) for each in samples], [each.run for each in samples]
-    most, last = max(values) or 1, max(runs) or 1
+def _row(name: str, top: int, curve: Sequence[tuple[int, float]]) -> str:
+    (last, end), most = curve[-1], max(value for _, value in curve) or 1
     inner = HEIGHT - 30
-    x = lambda run: LEFT + (WIDTH - LEFT - 20) * run / last
-    points = " ".join(f"{x(r):.1f},{top + 20 + inner * (1 - v / most):.1f}" for r, v in zip(runs, values, strict=True))
-    words = f"{name}: {_short(values[-1])} after {runs[-1]} runs"
+    x = lambda run: LEFT + (WIDTH - LEFT - 20) * run / (last or 1)
+    points = " ".join(f"{x(run):.1f},{top + 20 + inner * (1 - value / most):.1f}" for run, value in curve)
+    words = f"{name}: {_short(end)} after {last} runs"
     line = f'<polyline points="{points}" fill="none" stroke="#2060c0" stroke-width="1.5"/>'
     axis = f'<path d="M{LEFT} {top + 20}V{top + 20 + inner}H{WIDTH - 20}" fill="none" stroke="#999"/>'
     label = f'<text x="{LEFT}" y="{top + 14}" font-size="12">{words}</text>'

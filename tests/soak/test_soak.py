@@ -9,7 +9,8 @@ from xml.etree import ElementTree
 import pytest
 from reelwire.tests.soak.command import Result, soak
 from reelwire.tests.soak.mix import DISTURBANCES, GRAPHS, draw
-from reelwire.tests.soak.samples import NUMBERS, Sample, growth, picture, sample, write
+from reelwire.tests.soak.page import PageResult, PageSample
+from reelwire.tests.soak.samples import NUMBERS, Sample, curves, growth, picture, sample, write
 from reelwire.tests.support.card.host import CardHost
 
 FLAT = [Sample(run, 10**9, 8 * 10**8, 40, 90, 0, 0) for run in range(0, 1001, 10)]
@@ -48,7 +49,7 @@ def test_the_mix_has_everything_and_follows_its_seed() -> None:
 def test_curves_are_written(tmp_path: Path) -> None:
     write(FLAT, tmp_path / "soak.csv")
     assert len((tmp_path / "soak.csv").read_text().splitlines()) == len(FLAT) + 1
-    assert len(ElementTree.fromstring(picture(FLAT)).findall("{*}polyline")) == len(NUMBERS)
+    assert len(ElementTree.fromstring(picture(curves(FLAT))).findall("{*}polyline")) == len(NUMBERS)
 
 
 def test_leftovers_are_counted(tmp_path: Path) -> None:
@@ -66,8 +67,15 @@ def test_leftovers_are_counted(tmp_path: Path) -> None:
 
 
 def test_a_short_soak(card_host: CardHost) -> None:
-    result = soak(card_host, 6, 1, lambda _: None, every=3)
+    result = soak(card_host, 3, 1, lambda _: None, every=3)
     assert len({*result.digests}) == 1
-    assert sum(result.ends.values()) == 6
-    assert [each.leftovers for each in result.samples] == [0, 0, 0]
+    assert sum(result.ends.values()) == 3
+    assert [each.leftovers for each in result.samples] == [0, 0]
     card_host.check()
+
+
+def test_growth_of_a_page_is_seen() -> None:
+    flat = [PageSample(run, 10**8, 9000, 2000, 3, 1, 10**9) for run in range(0, 301, 10)]
+    grows = [replace(each, our_blobs=1 + each.run) for each in flat]
+    assert not PageResult({"LiteGraph": flat}).faults()
+    assert [fault[:20] for fault in PageResult({"a": flat, "b": grows}).faults()] == ["b: our_blobs grew by"]

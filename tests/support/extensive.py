@@ -1,9 +1,10 @@
 """Which tests run with `--extensive` alone, beside those that always run.
 
 Most tests are tried on many models, and those of the page in both of its renderers. CI runs each of them on a quarter
-of its models, in one renderer, once at the least: which, is chosen by a digest of the test's name. So every test runs,
-every model is tried by many tests, and the choice is the same everywhere. Tests in ALWAYS run on all models but those
-in LEFT_OUT: they compare final latents with the reference, or models with each other.
+of its models, in one renderer, for BUDGET seconds at most, once at the least: which, is chosen by a digest of the
+test's name. So every test runs, every model is tried by many tests, and the choice is the same everywhere. Tests in
+ALWAYS run on all models but those in LEFT_OUT: they compare final latents with the reference, or models with each
+other. Those in FEW run on a few of their cases, chosen in the same way.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import re
 import zlib
 from collections.abc import Iterable
 
-SHARE = 4  # one in so many
+from .seconds import seconds, test_of
+
+SHARE, BUDGET = 4, 3  # one in so many, and the seconds of all cases of a test
 CHOICE = re.compile(r"\[.*(hunyuan|wan|cogvideox|mochi|ltx|svd|LiteGraph|Nodes 2\.0)", re.IGNORECASE)
 ALWAYS = (
     "test_parity.py",
@@ -48,6 +51,41 @@ LEFT_OUT = {
     "test_refused_at_load.py::test_a_folders_configs": ALIKE,
     "test_host_families.py::test_stock_nodes": r"svd",  # 50 s; test_files_svd_cogvideox.py has the host's VAE
 }
+# tests of long cases that differ in their parameters, of which each is tried by others as well -> how many run
+FEW = {
+    "test_bench.py::test_without_a_card_it_says_so": 1,
+    "test_bundled_model.py::test_judge_is_right_on_ground_truth": 2,
+    "test_caches.py::test_with_a_lora": 3,
+    "test_caches.py::test_with_fp8_weights": 2,
+    "test_card_estimate.py::test_it_warns_before_it_starts": 1,
+    "test_configs.py::test_names_and_shapes_are_complete": 14,
+    "test_configs.py::test_the_hosts_own_class_has_the_same_shapes": 12,
+    "test_files_hunyuan_mochi.py::test_a_network_computes_what_the_host_computes": 16,
+    "test_files_kinds.py::test_a_file_computes_what_the_host_computes": 16,
+    "test_files_quantised.py::test_a_network_computes_what_the_hosts_class_computes": 2,
+    "test_files_quantised.py::test_weights_are_the_hosts_to_the_bit": 12,
+    "test_files_svd_cogvideox.py::test_cogvideox": 2,
+    "test_files_svd_cogvideox.py::test_published_sizes_have_all_their_tensors": 3,
+    "test_files_wan.py::test_a_file_computes_what_the_host_computes": 16,
+    "test_host_bad_input.py::test_told_in_words": 33,
+    "test_host_caches.py::test_a_cache_says_what_it_did": 2,
+    "test_host_card.py::test_room_that_shrinks_and_grows": 1,
+    "test_host_card.py::test_what_is_loaded_is_used_again": 1,
+    "test_host_families.py::test_only_the_loader_differs": 5,
+    "test_host_files.py::test_small_weights_survive_eviction": 1,
+    "test_inpaint.py::test_every_solver_keeps_the_outside": 2,
+    "test_inpaint.py::test_a_white_mask_is_none_and_a_black_one_is_the_source": 1,
+    "test_lora.py::test_it_equals_a_merged_checkpoint": 6,
+    "test_lora_forms.py::test_it_equals_what_the_library_merges": 20,
+    "test_lora_peft.py::test_alphas_and_ranks_as_peft_reads_them": 4,
+    "test_ltx_makers.py::test_guidance_of_the_node": 3,
+    "test_ltx_parity.py::test_other_samplers_agree_with_euler_in_the_limit": 2,
+    "test_page.py::test_the_gallery_shows_our_templates": 1,
+    "test_peaks.py::test_a_step_with_a_cache": 1,
+    "test_solvers.py::test_the_trained_model_shows_what_prompts_say": 1,
+    "test_streaming_encode.py::test_equals_the_reference": 3,
+    "test_wan_fun.py::test_every_form_makes_a_video_of_what_it_is_given": 3,
+}
 _RULES = [(name, re.compile(rf"(?=\[).*(?:{parameters})")) for name, parameters in LEFT_OUT.items()]
 
 
@@ -57,9 +95,14 @@ def extensive(nodeids: Iterable[str]) -> set[str]:
     for nodeid in nodeids:
         if any(name in nodeid and rule.search(nodeid) for name, rule in _RULES):
             left.add(nodeid)
-        elif CHOICE.search(nodeid) and not any(name in nodeid for name in ALWAYS):
-            choices.setdefault(nodeid.partition("[")[0], []).append(nodeid)
+        elif _few(nodeid) or (CHOICE.search(nodeid) and not any(name in nodeid for name in ALWAYS)):
+            choices.setdefault(test_of(nodeid), []).append(nodeid)
     for cases in choices.values():
         by_digest = sorted(cases, key=lambda nodeid: zlib.crc32(nodeid.encode()))
-        left.update(by_digest[-(-len(cases) // SHARE) :])
+        share = min(-(-len(cases) // SHARE), int(BUDGET / seconds(cases[0])))
+        left.update(by_digest[max(1, _few(cases[0]) or share) :])
     return left
+
+
+def _few(nodeid: str) -> int | None:
+    return next((count for name, count in FEW.items() if f"/{name}" in test_of(nodeid)), None)

@@ -60,7 +60,8 @@ def upscale(model: LTXModel, upsampler: Part, latents: Tensor, adain: float, ton
     from diffusers import LTXLatentUpsamplePipeline
 
     device = model.memory.device(upsampler.name)
-    room = with_kernels(upsampler_bytes(upsampler, latents, getattr(torch, model.recipe.dtype).itemsize))
+    counted = upsampler_bytes(upsampler, latents, getattr(torch, model.recipe.dtype).itemsize)
+    room = with_kernels(counted, device.type)
     with model.use("vae") as vae:  # for its statistics alone: the upsampler's weights may send it away
         statistics = vae.latents_mean.to(device), vae.latents_std.to(device), vae.config.scaling_factor
     with (

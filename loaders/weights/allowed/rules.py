@@ -16,7 +16,7 @@ from ...messages import message
 from ...parts import Config, JsonObject
 
 FOLDER = Path(__file__).parent
-RELATIONS = ("divides", "less", "within", "as_long", "one_of", "sets")
+RELATIONS = ("divides", "less", "within", "as_long", "as_many", "rotates", "one_of", "sets")
 LONGEST = 64  # entries of a list, where a table says nothing else
 ANY_AXIS = 2**18  # costs nothing: the first module that is made has shapes alone
 _ANY_NUMBER = 1e6
@@ -144,6 +144,8 @@ class Rules:
     divides, less: pairs whose first divides the second, or is less than it.
     within: a number, and the place of one in an inner object that it may not be larger than, whatever its sign.
     as_long: pairs of lists, of which the second has one entry, none, or as many as the first.
+    as_many: lists, and how many entries each has. rotates: lists of even numbers that add up to the second:
+    pairs of a head's axes are rotated.
     one_of: flags of which one may be true. sets: the keys of an object, one of these sets.
     needed: keys without which there is no config.
     floats: whether numbers are floats even where the file has whole ones. nulls: whether null is said to a class.
@@ -155,6 +157,8 @@ class Rules:
     less: tuple[tuple[str, str], ...] = ()
     within: tuple[tuple[str, str], ...] = ()
     as_long: tuple[tuple[str, str], ...] = ()
+    as_many: tuple[tuple[str, str], ...] = ()
+    rotates: tuple[tuple[str, str], ...] = ()
     one_of: tuple[tuple[str, ...], ...] = ()
     sets: tuple[tuple[str, ...], ...] = ()
     needed: tuple[str, ...] = ()
@@ -179,6 +183,14 @@ class Rules:
             count = len(values.get(second, ()))
             if count > 1 and count != len(values.get(first, ())):
                 return message("config_as_long", first=first, second=second)
+        for first, second in self.as_many:
+            entries = values.get(first)
+            if entries and second in values and len(entries) != values[second]:
+                return message("config_as_many", first=first, second=second, count=values[second])
+        for first, second in self.rotates:
+            axes = values.get(first)
+            if axes and second in values and (any(axis % 2 for axis in axes) or sum(axes) != values[second]):
+                return message("config_rotates", first=first, second=second, sum=values[second])
         if self.sets and {*values} not in map(set, self.sets):
             return message("config_sets", sets="; ".join(", ".join(keys) for keys in self.sets))
         for flags in self.one_of:

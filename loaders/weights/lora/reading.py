@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ...messages import CheckpointError, Message, listed, message, sentences
+from ...messages import CheckpointError, Message, listed, message, reason_of, sentences
 from ...parts import Part
 from ..entry import Entry, describing
 from ..format import CheckpointFormat
@@ -97,7 +97,7 @@ def _settings_text(file: Path, metadata: Mapping[str, str]) -> tuple[str, tuple[
     try:
         return read_bytes(config, MOST_BYTES).decode("utf-8"), ()
     except ValueError as error:
-        return "", (message("lora_settings_unreadable", file=file.name, error=error),)
+        return "", (message("lora_settings_unreadable", file=file.name, error=reason_of(error)),)
 
 
 def _settings(file: Path, text: str, expert: str) -> tuple[Settings, tuple[Message, ...]]:
@@ -106,7 +106,7 @@ def _settings(file: Path, text: str, expert: str) -> tuple[Settings, tuple[Messa
     try:
         return read_settings(text, expert), ()
     except (ValueError, TypeError, AttributeError) as error:
-        return Settings(), (message("lora_settings_unreadable", file=file.name, error=error),)
+        return Settings(), (message("lora_settings_unreadable", file=file.name, error=reason_of(error)),)
 
 
 def _check_share(file: Path, fittings: list[Fitting], experts: Mapping[str, Mapping[str, Key]]) -> None:

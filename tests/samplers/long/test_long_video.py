@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.messages import InputError
+from reelwire.loaders.parts import PlainMemory
 from reelwire.loaders.request import ContinuationLatents, Keyframe, Request
 from reelwire.loaders.vae.tiles import Tiling
 from reelwire.loaders.video_model import VideoModel
@@ -23,6 +24,7 @@ from reelwire.samplers.long.render import Callbacks, _Renderer, adain, render
 from reelwire.samplers.long.timeline import Prompt, Timeline, read_timeline
 from reelwire.tests.support.engine.cached_runs import SOME
 from reelwire.tests.support.engine.components import BUNDLED
+from reelwire.tests.support.engine.jobs import kept
 from reelwire.tests.support.engine.models import (
     MODELS,
     PROMPT,
@@ -56,7 +58,7 @@ class Film:
     def __init__(
         self, model: VideoModel, folder: Path, story: Timeline, style: LongVideoOptions = PLAIN, **request: Any
     ) -> None:
-        self.model, self.told, self.style, self.job = model, story, style, Job(folder / "job")
+        self.model, self.story, self.style, self.job = model, story, style, Job(folder / "job")
         self.made: LongPlan = plan_long(model, story, Request(**{"steps": 2, "seed": 3, **request}), style)
         self.notes: list[str] = []
         self.sampled: list[int] = []
@@ -69,11 +71,11 @@ class Film:
             if done == stop_at:
                 raise KeyboardInterrupt
 
-        inputs = render_fingerprint(self.model, self.told, self.made, self.style)
+        inputs = render_fingerprint(self.model, self.story, self.made, self.style)
         with closing(self.job):
             self.job.begin(inputs, upgrade=lambda begun: upgraded(begun, self.model, self.made))
             watch = Callbacks(step, self.notes.append)
-            return torch.cat(list(render(self.model, self.told, self.made, self.style, self.job, None, watch)))
+            return torch.cat(list(render(self.model, self.story, self.made, self.style, self.job, None, watch)))
 
 
 def length(model: VideoModel) -> int:
@@ -150,12 +152,17 @@ def test_adain_anchors_to_the_first_window(share: float) -> None:
 def test_memory_and_hold_count(tmp_path: Path) -> None:
     """The options of the way by latents each change the second window, and only it."""
     results = {}
-    for name, style in {"plain": {}, "memory": {"memory": 1.0}, "hold": {"hold": 0.5}, "adain": {"adain": 1.0}}.items():
-        film = Film(
-            open_ltx(BUNDLED), tmp_path / name, timeline(), replace(LongVideoOptions(17, 9), **style), frames=25
-        )
+    styles: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "memory": {"memory": 1.0},
+        "hold": {"hold": 0.5},
+        "adain": {"adain": 1.0},
+    }
+    for name, style in styles.items():
+        options = replace(LongVideoOptions(17, 9), **style)
+        film = Film(open_ltx(BUNDLED), tmp_path / name, timeline(), options, frames=25)
         film.frames()
-        results[name] = [film.job.read(number) for number in range(2)]
+        results[name] = [kept(film.job, number) for number in range(2)]
     plain = results.pop("plain")
     for name, (first, second) in results.items():
         assert torch.equal(first, plain[0]), name
@@ -246,7 +253,7 @@ def test_a_lora_is_known_by_what_it_holds(tmp_path: Path) -> None:
     file.write_bytes(b"one")
     model = replace(open_ltx(BUNDLED), loras=(LoRA(file, 1.0, 1.0, {}),))
     film = Film(model, tmp_path / "job", timeline(), frames=17)
-    fingerprint = lambda: render_fingerprint(film.model, film.told, film.made, film.style)
+    fingerprint = lambda: render_fingerprint(film.model, film.story, film.made, film.style)
     before = fingerprint()
     assert before == fingerprint()
     file.write_bytes(b"two")
@@ -257,11 +264,11 @@ def test_other_windows_are_other_inputs(tmp_path: Path, tiny_models: Path) -> No
     """Where they lie, and what a cache has been told by a calibration meanwhile."""
     model = replace(open_ltx(BUNDLED), cache=SOME["TeaCache"])
     film = Film(model, tmp_path, timeline(), LongVideoOptions(17, 5), frames=29, steps=12)
-    fingerprint = lambda plan: render_fingerprint(model, film.told, plan, film.style)
+    fingerprint = lambda plan: render_fingerprint(model, film.story, plan, film.style)
     before, fewer = fingerprint(film.made), replace(film.made, windows=film.made.windows[:1])
-    assert before == fingerprint(plan_long(model, film.told, Request(steps=12, seed=3, frames=29), film.style))
+    assert before == fingerprint(plan_long(model, film.story, Request(steps=12, seed=3, frames=29), film.style))
     assert [name for name, value in fingerprint(fewer).items() if value != before[name]] == ["places of windows"]
-    other = plan_long(model, film.told, Request(steps=4, seed=3, frames=29), film.style)  # too few for a cache
+    other = plan_long(model, film.story, Request(steps=4, seed=3, frames=29), film.style)  # too few for a cache
     assert "calibration" in [name for name, value in fingerprint(other).items() if value != before[name]]
 
 
@@ -293,12 +300,13 @@ def test_no_cache_over_several_windows(tmp_path: Path, tiny_models: Path) -> Non
         ({"frames": 81, "sampler": "ddim"}, LongVideoOptions(), "sampler = ddim"),
     ],
 )
-def test_bad_input_is_told_before_any_weights(
+def test_bad_input_is_failure_before_any_weights(
     tmp_path: Path, request_: dict[str, Any], style: LongVideoOptions, words: str
 ) -> None:
     model = open_ltx(BUNDLED)
     with pytest.raises(InputError, match=words):
         Film(model, tmp_path, timeline(), style, **request_)
+    assert isinstance(model.memory, PlainMemory)
     assert not model.memory._modules
 
 
@@ -340,7 +348,8 @@ def test_weights_are_other_inputs_than_letters(tiny_models: Path) -> None:
 
 def test_models_of_text_alone_take_one_prompt(tiny_models: Path, tmp_path: Path) -> None:
     model = open_model(tiny_models, "tiny-mochi")
-    for changes, inputs in (((0, 20), {}), ((0,), {"keyframes": (Keyframe(frames(1), 0),)})):
+    keyed: dict[str, Any] = {"keyframes": (Keyframe(frames(1), 0),)}
+    for changes, inputs in (((0, 20), dict[str, Any]()), ((0,), keyed)):
         with pytest.raises(InputError, match="one prompt and no pictures"):
             Film(model, tmp_path, timeline(*changes), frames=49, **inputs)
 

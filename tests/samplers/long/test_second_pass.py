@@ -22,6 +22,7 @@ from reelwire.samplers.long.render import Callbacks, render
 from reelwire.samplers.long.timeline import read_timeline
 from reelwire.tests.support.engine.models import PROMPT, frames, open_model
 from reelwire.tests.support.engine.sampling import sample
+from reelwire.tests.support.engine.words import worded
 
 STORY = read_timeline(json.dumps({"prompts": [{"at": 0, "text": PROMPT}]}), 24.0, 10**6)
 PUBLISHED = [
@@ -60,7 +61,7 @@ def test_every_published_one_is_planned(model: VideoModel) -> None:
             assert not [note for note in whole.notes if getattr(note, "key", "") == "source_unused"]
         with pytest.raises(InputError) as refusal:
             planned(known, preset=name)
-        assert (refusal.value.name, refusal.value.rule.key) == ("source", "preset_needs_source")
+        assert (refusal.value.name, worded(refusal.value.rule).key) == ("source", "preset_needs_source")
 
 
 @pytest.mark.parametrize("program", [{"timesteps": [0.85, 0.7, 0.4]}, {"skip_first": 3}])

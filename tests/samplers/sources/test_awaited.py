@@ -18,7 +18,7 @@ from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.long.plan import LongVideoOptions, plan_long
 from reelwire.samplers.long.timeline import read_timeline
 from reelwire.samplers.plan import plan
-from reelwire.tests.support.engine.models import PROMPT, each_family, every, frames, needed, open_model, usual
+from reelwire.tests.support.engine.models import PROMPT, each_family, every, frames, needed, open_model, used_by, usual
 
 INPUTS = {"keyframes": "keyframes", "control": "control", "mask": "mask", "clip": "extend", "source": "source"}
 STORY = read_timeline(json.dumps({"prompts": [{"at": 0, "text": PROMPT}, {"at": 1, "text": PROMPT}]}), 24.0, 10**6)
@@ -67,7 +67,7 @@ def test_nothing_is_refused_that_will_work(tiny_models: Path, name: str) -> None
         for ready, awaited in subsets(inputs):
             plan(model, Request(**ready), awaited=awaited)
     assert works > 3
-    assert model.memory.seen == []
+    assert used_by(model) == []
 
 
 BAD: list[tuple[dict[str, Any], str]] = [
@@ -156,4 +156,4 @@ def test_long_videos_are_planned_ahead(tiny_models: Path, name: str) -> None:
                     plan_long(model, story, Request(**ready), options, awaited)
                 assert refusal.value.name == named
     assert works or model.controlled()
-    assert model.memory.seen == []
+    assert used_by(model) == []

@@ -17,6 +17,8 @@ from reelwire.samplers.long.plan import LongVideoOptions, plan_long
 from reelwire.samplers.long.timeline import read_timeline
 from reelwire.samplers.plan import plan
 from reelwire.tests.support.engine.models import PROMPT, every, frames, needed, open_model, usual
+from reelwire.tests.support.engine.words import worded
+from torch import Tensor
 
 STORY = read_timeline(json.dumps({"prompts": [{"at": 0, "text": PROMPT}]}), 24.0, 10**6)
 
@@ -35,8 +37,8 @@ def test_a_strength_that_leaves_no_step(tiny_models: Path, name: str) -> None:
     for steps in (1, 3, 7, 49, 1000):
         with pytest.raises(InputError) as refusal:
             plan(model, Request(**needed(model), source=source, steps=steps, strength=0.99 / steps))
-        assert (refusal.value.name, refusal.value.rule.key) == ("strength", "strength_no_step")
-        least = float(refusal.value.remedy.values["least"])
+        assert (refusal.value.name, worded(refusal.value.rule).key) == ("strength", "strength_no_step")
+        least = float(worded(refusal.value.remedy).values["least"])
         assert 1 / steps <= least <= 1 / steps + 2e-4
         plan(model, Request(**needed(model), source=source, steps=steps, strength=least))
 
@@ -63,24 +65,21 @@ def test_a_cache_that_reuses_nothing(tiny_models: Path) -> None:
 
 def test_an_expert_without_a_step(tiny_models: Path) -> None:
     model = open_model(tiny_models, "tiny-wan2.2-t2v-a14b")
-    for options, is_idle in (({"boundary": 0.9}, False), ({"boundary": 1.0}, True), ({"boundary": 0.001}, True)):
-        guided = replace(model, guidance=Guidance(**options))
-        assert ("expert_no_step" in said(guided, steps=4)) == is_idle, options
+    for boundary, is_idle in ((0.9, False), (1.0, True), (0.001, True)):
+        guided = replace(model, guidance=Guidance(boundary=boundary))
+        assert ("expert_no_step" in said(guided, steps=4)) == is_idle, boundary
     late = {"source": frames(usual(model).frames), "strength": 0.5, "steps": 4}
     assert "expert_no_step" in said(replace(model, guidance=Guidance(switch_step=1)), **late)
 
 
 def test_windows_that_nothing_joins(tiny_models: Path) -> None:
     model = open_model(tiny_models, "tiny-ltx-0.9.5")
-    for count, options, is_idle in (
-        (17, {"adain": 0.5, "overlap": 9}, True),
-        (17, {}, False),
-        (33, {"adain": 0.5, "overlap": 9}, False),
-    ):
-        notes = plan_long(model, STORY, Request(frames=count, steps=2), LongVideoOptions(17, **options)).notes
+    plain, joined = LongVideoOptions(17), LongVideoOptions(17, adain=0.5, overlap=9)
+    for count, options, is_idle in ((17, joined, True), (17, plain, False), (33, joined, False)):
+        notes = plan_long(model, STORY, Request(frames=count, steps=2), options).notes
         lines = [note for note in notes if getattr(note, "key", "") == "nothing_to_join"]
         assert bool(lines) == is_idle
-        assert all(line.values["names"] == "overlap, adain" for line in lines)
+        assert all(worded(line).values["names"] == "overlap, adain" for line in lines)
 
 
 def test_a_mask_without_anything_to_make(tiny_models: Path) -> None:
@@ -88,3 +87,36 @@ def test_a_mask_without_anything_to_make(tiny_models: Path) -> None:
     source = frames(usual(model).frames)
     assert "mask_keeps_all" in said(model, source=source, strength=0.5, mask=torch.zeros(1, 64, 64))
     assert "mask_all_free" in said(model, source=source, strength=0.5, mask=torch.ones(1, 64, 64))
+
+
+@every
+def test_the_strength_of_no_source(tiny_models: Path, name: str) -> None:
+    """As with strength 1, where a person takes the source away; it is said."""
+    model = open_model(tiny_models, name)
+    prepared = plan(model, Request(**needed(model), strength=0.85))
+    assert prepared.request.strength == 1
+    lines = [note for note in prepared.notes if getattr(note, "key", "") == "idle_unconnected"]
+    assert [dict(worded(line).values) for line in lines] == [{"input": "strength", "value": 0.85, "other": "source"}]
+
+
+def test_the_strength_of_no_source_in_a_long_video(tiny_models: Path) -> None:
+    model = open_model(tiny_models, "tiny-ltx-0.9.5")
+    whole = plan_long(model, STORY, Request(frames=33, steps=2, strength=0.85), LongVideoOptions(17))
+    assert whole.request.strength == 1
+    assert "idle_unconnected" in {getattr(note, "key", "") for note in whole.notes}
+
+
+@pytest.mark.parametrize(
+    ("mask", "percent"),
+    [
+        (torch.full((64, 64), 0.5), 100),
+        (torch.linspace(0, 1, 64).expand(64, 64), 98),
+        (torch.cat([torch.zeros(64, 32), torch.full((64, 2), 0.5), torch.ones(64, 30)], 1), None),
+        (torch.cat([torch.zeros(64, 40), torch.ones(64, 24)], 1), None),
+    ],
+)
+def test_a_mask_that_is_gray_and_not_only_at_its_edges(tiny_models: Path, mask: Tensor, percent: int | None) -> None:
+    model = open_model(tiny_models, "tiny-ltx-0.9.5")
+    notes = plan(model, Request(source=frames(usual(model).frames), strength=0.5, mask=mask[None])).notes
+    gray = [worded(note).values["percent"] for note in notes if getattr(note, "key", "") == "mask_gray"]
+    assert gray == ([] if percent is None else [pytest.approx(percent, abs=2)])

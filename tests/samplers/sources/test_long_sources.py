@@ -23,7 +23,8 @@ from reelwire.samplers.long.timeline import Timeline, read_timeline
 from reelwire.samplers.plan import plan
 from reelwire.samplers.sources.inpaint import latent_mask
 from reelwire.tests.support.engine.components import BUNDLED
-from reelwire.tests.support.engine.models import PROMPT, every, frames, needed, open_ltx, open_model, run
+from reelwire.tests.support.engine.models import PROMPT, every, frames, needed, open_ltx, open_model, run, used_by
+from reelwire.tests.support.engine.words import worded
 from torch import Tensor
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
@@ -121,12 +122,12 @@ def test_every_family_goes_on_from_a_clip_or_says_why_not(tiny_models: Path, nam
     if model.extension().mode == "context_windows":
         with pytest.raises(InputError) as refusal:
             plan(model, request)
-        assert (refusal.value.name, refusal.value.rule.key) == ("extend", "no_way_on")
+        assert (refusal.value.name, worded(refusal.value.rule).key) == ("extend", "no_way_on")
         return
     result = plan(model, request)
     shared = result.shared
     assert 1 <= shared < result.request.frames
-    assert [note.values["shared"] for note in result.notes if getattr(note, "key", "") == "goes_on"] == [shared]
+    assert [worded(note).values["shared"] for note in result.notes if getattr(note, "key", "") == "goes_on"] == [shared]
     if model.extension().mode == "last_frames":
         assert torch.equal(result.request.keyframes[0].images, clip[-shared:])
         if not model.facts.reads_pictures:
@@ -149,6 +150,7 @@ def test_a_long_video_goes_on_from_a_clip(tiny_models: Path, tmp_path: Path) -> 
         whole = planned(model, clip=clip, frames=two_windows(model))
         result, job = film(model, tmp_path / name, whole)
         assert len(result) == whole.request.frames - whole.shared
+        assert whole.clip is not None
         assert torch.equal(whole.clip, clip)
         latents = job.read(0)
         assert latents is not None
@@ -176,8 +178,8 @@ def test_what_a_clip_cannot_be(tiny_models: Path) -> None:
         for refuse in (lambda r: plan(model, Request(**r)), lambda r: planned(model, **{"frames": 33, **r})):
             with pytest.raises(InputError) as refusal:
                 refuse(request)
-            assert (refusal.value.name, refusal.value.rule.key) == (name, key)
-    assert model.memory.seen == []
+            assert (refusal.value.name, worded(refusal.value.rule).key) == (name, key)
+    assert used_by(model) == []
 
 
 def test_a_clip_gives_the_size(tiny_models: Path) -> None:
@@ -205,16 +207,20 @@ def test_a_video_is_as_long_as_its_source(tiny_models: Path, name: str) -> None:
             inputs["control"] = replace(inputs["control"], frames=frames(count))
         result = plan(model, Request(**inputs))
         assert result.request.frames == expected
-        left = [note.values["left"] for note in result.notes if getattr(note, "key", "") == "frames_left_out"]
+        left = [worded(note).values["left"] for note in result.notes if getattr(note, "key", "") == "frames_left_out"]
         assert left == [count - expected] * (1 + (inputs["control"] is not None)) or count == expected
 
 
 def test_lengths_that_nothing_says(tiny_models: Path) -> None:
     model = open_model(tiny_models, "tiny-svd")
-    for inputs, key in (({}, "nothing_has_length"), ({"source": frames(3), "strength": 0.5}, "frames_counts")):
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
+        ({}, "nothing_has_length"),
+        ({"source": frames(3), "strength": 0.5}, "frames_counts"),
+    )
+    for inputs, key in cases:
         with pytest.raises(InputError) as refusal:
             plan(model, Request(**needed(model), as_long=True, **inputs))
-        assert refusal.value.rule.key == key
+        assert worded(refusal.value.rule).key == key
 
 
 def test_a_clip_whose_last_frame_the_text_encoder_reads(tiny_models: Path) -> None:
@@ -225,4 +231,4 @@ def test_a_clip_whose_last_frame_the_text_encoder_reads(tiny_models: Path) -> No
     assert torch.isfinite(denoise.sample(model, conditioning, prepared)).all()
     with pytest.raises(InputError) as refusal:
         denoise.sample(model, model.encode(PROMPT, "", (Keyframe(clip[:1], 0),)), prepared)
-    assert (refusal.value.name, refusal.value.remedy.key) == ("conditioning", "connect_same_clip")
+    assert (refusal.value.name, worded(refusal.value.remedy).key) == ("conditioning", "connect_same_clip")

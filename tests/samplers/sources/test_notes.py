@@ -13,6 +13,7 @@ from reelwire.samplers.long.timeline import read_timeline
 from reelwire.samplers.plan import plan
 from reelwire.tests.support.engine.components import BUNDLED
 from reelwire.tests.support.engine.models import PROMPT, frames, open_ltx
+from reelwire.tests.support.engine.words import worded
 
 STORY = read_timeline(f'{{"prompts": [{{"at": 0, "text": "{PROMPT}"}}]}}', 24.0, 10**6)
 LONG = LongVideoOptions()
@@ -46,9 +47,9 @@ def test_what_is_left_out_is_told_at_the_videos_rate(long: bool, fps: float, as_
 
 
 @pytest.mark.parametrize("long", [False, True])
-@pytest.mark.parametrize(("fps", "told"), [(0.0, True), (30.0, False)])
-def test_frames_that_are_all_used_say_no_rate(long: bool, fps: float, told: bool) -> None:
-    assert ("source_unrated" in said(long, source=frames(33), frames=33, strength=0.5, fps=fps)) == told
+@pytest.mark.parametrize(("fps", "noted"), [(0.0, True), (30.0, False)])
+def test_frames_that_are_all_used_say_no_rate(long: bool, fps: float, noted: bool) -> None:
+    assert ("source_unrated" in said(long, source=frames(33), frames=33, strength=0.5, fps=fps)) == noted
 
 
 def wide(count: int) -> torch.Tensor:
@@ -82,7 +83,7 @@ def test_each_is_told_once_how_it_is_cut_or_scaled(
     names: dict[str, list[str]] = {}
     for note in result.notes:
         if getattr(note, "key", "") in ("picture_cut", "frames_scaled"):
-            names.setdefault(note.key, []).append(note.values["name"].key)
+            names.setdefault(worded(note).key, []).append(worded(worded(note).values["name"]).key)
     assert {key: sorted(each) for key, each in names.items()} == expected
 
 

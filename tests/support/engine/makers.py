@@ -94,7 +94,7 @@ def make(folder: Path, name: str, release: str) -> Makers:
     config = transformer_config(LAYERS["13b" if "13b" in name else "2b"], late)
     with seeded(1):
         transformer = Transformer3DModel.from_config(config).eval().requires_grad_(False)
-        vae_config: Any = COMMON | VAES[release] | {"use_quant_conv": False}  # type: ignore[operator]
+        vae_config: Any = COMMON | VAES[release] | {"use_quant_conv": False}
         vae = CausalVideoAutoencoder.from_config(vae_config)
         for value in transformer.parameters():
             value.normal_(std=0.15)

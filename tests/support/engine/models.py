@@ -63,6 +63,12 @@ class Memory(PlainMemory):
             yield module
 
 
+def used_by(model: VideoModel) -> list[tuple[str, set[str]]]:
+    """What its memory has noted."""
+    assert isinstance(model.memory, Memory)
+    return model.memory.seen
+
+
 def open_model(folder: Path, name: str) -> VideoModel:
     return load(Recipe(MODELS[name], "", files_of(folder / name), "float32"), Memory())
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 RES, XY, DOWN = "res_x", ["res_x_y", 1], ["compress_all", 1]
 UP = ["compress_all", {"residual": True, "multiplier": 2}]
 STACK = lambda n, noise=False: [RES, {"num_layers": n, "inject_noise": noise}]
@@ -17,7 +19,7 @@ COMMON = {
     "spatial_padding_mode": "zeros",
 }
 OLD_ENCODER = [[RES, 1], DOWN, XY, [RES, 1], DOWN, XY, [RES, 1], DOWN, [RES, 1], [RES, 2]]
-VAES = {
+VAES: dict[str, dict[str, Any]] = {
     "0.9.0": {"blocks": OLD_ENCODER},
     "0.9.1": {
         "encoder_blocks": OLD_ENCODER,

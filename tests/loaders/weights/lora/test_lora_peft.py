@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from reelwire.training.tiny_models import seeded
 from safetensors.torch import save_file
 from torch import Tensor
 
-peft: Any = import_module("peft")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:In CPU autocast"),
     pytest.mark.filterwarnings("ignore::UserWarning:peft"),
@@ -43,6 +43,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "dora": {"r": 3, "lora_alpha": 4, "use_dora": True},
     "bias of up": {"r": 3, "lora_alpha": 4, "lora_bias": True},
 }
+
+
+@cache
+def peft() -> Any:
+    """The library; to import it takes seconds."""
+    return import_module("peft")
 
 
 def open_model(folder: Path, family: str = "wan") -> VideoModel:
@@ -85,10 +91,10 @@ PLACES = [
 def test_alphas_and_ranks_as_peft_reads_them(tiny_models: Path, tmp_path: Path, name: str, place: str) -> None:
     reference = open_model(tiny_models)
     plain = run(reference)
-    config = peft.LoraConfig(target_modules=TARGETS, **CONFIGS[name])
+    config = peft().LoraConfig(target_modules=TARGETS, **CONFIGS[name])
     with reference.use("transformer") as network:
         if place == "folder":
-            wrapped = peft.get_peft_model(network, config)
+            wrapped = peft().get_peft_model(network, config)
             randomise(wrapped)
             wrapped.save_pretrained(tmp_path)
         else:
@@ -109,7 +115,7 @@ def _save(network: Any, config: Any, folder: Path, place: str) -> None:
 
     WanPipeline.save_lora_weights(
         folder,
-        transformer_lora_layers=peft.get_peft_model_state_dict(network),
+        transformer_lora_layers=peft().get_peft_model_state_dict(network),
         **_collate_lora_metadata({"transformer": network}),
     )
 
@@ -119,7 +125,7 @@ def test_other_forms_of_peft(tiny_models: Path, tmp_path: Path, kind: str) -> No
     reference = open_model(tiny_models)
     plain = run(reference)
     with reference.use("transformer") as network:
-        wrapped = peft.get_peft_model(network, getattr(peft, kind)(r=2, alpha=3, target_modules=TARGETS))
+        wrapped = peft().get_peft_model(network, getattr(peft(), kind)(r=2, alpha=3, target_modules=TARGETS))
         randomise(wrapped)
         wrapped.save_pretrained(tmp_path)
     file = tmp_path / "adapter_model.safetensors"

@@ -1,0 +1,159 @@
+"""ComfyUI's page in Chromium, on which runs with previews follow each other, and what it holds meanwhile.
+
+Of every ten runs one is refused, one fails and one is interrupted: their words come and go beside charts and videos.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from ...bench.export_workflow import open_page
+from ..support.host import Host
+from ..support.page.node_views import DECODE, SAMPLER, film, keyframes
+from ..support.page.pages import RENDERERS, load, prepare, render_with, renew, run
+from .samples import FLAT, growth
+
+if TYPE_CHECKING:
+    from playwright.sync_api import CDPSession, Page
+
+PAGE_WARM = 80  # runs: the page lists the last 64
+EVERY = 10  # runs between two samples
+# counts the blob URLs that are there: all of them, and those that a script of ours has made
+COUNT = """(() => {
+    const [create, revoke] = [URL.createObjectURL, URL.revokeObjectURL], urls = new Map();
+    window.blobUrls = () => [urls.size, [...urls.values()].filter(Boolean).length];
+    URL.createObjectURL = thing => {
+        const url = create.call(URL, thing);
+        urls.set(url, new Error().stack.includes("/extensions/reelwire/"));
+        return url;
+    };
+    URL.revokeObjectURL = url => { urls.delete(url); revoke.call(URL, url); };
+})()"""
+SET = """values => {
+    for (const [id, name, value] of values)
+        app.rootGraph.getNodeById(id).widgets.find(widget => widget.name === name).value = value;
+}"""
+INTERRUPT = """() => app.api.addEventListener(
+    "b_preview_with_metadata", () => app.api.fetchApi("/interrupt", { method: "POST" }), { once: true })"""
+
+
+@dataclass(frozen=True)
+class PageSample:
+    """After a number of runs, garbage collected: bytes of JavaScript's heap, DOM nodes, event listeners, blob URLs in
+    all and ours, and bytes that are the host's alone."""
+
+    run: int
+    heap: int
+    nodes: int
+    listeners: int
+    blobs: int
+    our_blobs: int
+    host: int
+
+
+@dataclass
+class PageResult:
+    """samples: renderer -> after every few runs; ends: how many runs ended how."""
+
+    samples: dict[str, list[PageSample]] = field(default_factory=dict)
+    ends: Counter[str] = field(default_factory=Counter)
+
+    def faults(self, warm: int = PAGE_WARM) -> list[str]:
+        """What is not flat, in words."""
+        grown = {renderer: growth(samples, warm) for renderer, samples in self.samples.items()}
+        return [
+            f"{renderer}: {name} grew by {share:.2%}"
+            for renderer, shares in grown.items()
+            for name, share in shares.items()
+            if share > FLAT
+        ]
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A page whose garbage can be collected and whose things are counted."""
+
+    page: Page
+    session: CDPSession
+    host: Host
+
+    def sample(self, number: int) -> PageSample:
+        """What there is now."""
+        for _ in range(2):  # what finalisers let go
+            self.session.send("HeapProfiler.collectGarbage")
+        heap = self.session.send("Runtime.getHeapUsage")["usedSize"]
+        counters = self.session.send("Memory.getDOMCounters")
+        blobs, ours = self.page.evaluate("() => window.blobUrls()")
+        own = psutil.Process(self.host.pid).memory_full_info().uss
+        return PageSample(number, int(heap), counters["nodes"], counters["jsEventListeners"], blobs, ours, own)
+
+
+def watched(page: Page, host: Host) -> Watched:
+    """The page of a host, loaded anew so that all is counted."""
+    page.add_init_script(COUNT)
+    renew(page)
+    return Watched(page, page.context.new_cdp_session(page), host)
+
+
+def soak_page(
+    watch: Watched, renderer: str, goes_on: Callable[[int], bool], tell: Callable[[str], None], every: int = EVERY
+) -> tuple[list[PageSample], Counter[str]]:
+    """(samples, how many runs ended how) in one renderer, while `goes_on` of the number of runs says so."""
+    page, samples, ends = watch.page, list[PageSample](), Counter[str]()
+    render_with(page, renderer)
+    graph = keyframes(0, 8)
+    graph["2"] = film("")["2"]  # a cache, which has a chart
+    graph[SAMPLER]["inputs"]["model"] = ["2", 0]
+    load(page, graph, f"soak in {renderer}")
+    for number in count():
+        if number % every == 0 or not goes_on(number):
+            watch.host.send("/history", {"clear": True})
+            samples.append(watch.sample(number))
+            tell(f"{number:5} runs, {renderer}, {dict(ends)}, {samples[-1]}")
+        if not goes_on(number):
+            return samples, ends
+        ends[_perform(page, number)] += 1
+    raise AssertionError("unreachable")
+
+
+def _perform(page: Page, number: int) -> str:
+    """One run; how it ended."""
+    kind = {1: "refused", 4: "error", 7: "interrupted"}.get(number % 10, "success")
+    changes: list[list[Any]] = [
+        [SAMPLER, "seed", number],
+        [SAMPLER, "steps", 8 if kind == "interrupted" else 4],
+        ["7", "frame", 8 if kind == "error" else 0],  # where the next one is
+        [DECODE, "filename_prefix", "/outside" if kind == "refused" else "page/soak"],
+    ]
+    page.evaluate(SET, changes)
+    if kind == "refused":
+        page.evaluate("() => app.queuePrompt(0, 1)")
+        return kind
+    if kind == "interrupted":
+        page.evaluate(INTERRUPT)
+    return run(page)[0].removeprefix("execution_")
+
+
+def _before(end: float, number: int) -> bool:
+    return time.monotonic() < end
+
+
+def soak_pages(host: Host, minutes: float, tell: Callable[[str], None]) -> PageResult:
+    """The same number of minutes in each renderer."""
+    result = PageResult()
+    for renderer in RENDERERS:
+        end = time.monotonic() + 60 * minutes / len(RENDERERS)
+        with open_page(host.url) as page:
+            prepare(page, 1)
+            samples, ends = soak_page(watched(page, host), renderer, partial(_before, end), tell)
+        result.samples[renderer] = samples
+        result.ends += ends
+    return result
