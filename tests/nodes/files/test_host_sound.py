@@ -204,7 +204,8 @@ def test_a_long_video_says_how_well_its_ends_meet(host: Host) -> None:
     keys = [json.loads(line)["key"] for line in entry["outputs"]["2"]["reelwire"]]
     assert {"loop_last_window", "loop_seam"} <= {*keys}
     assert len(frames(host.videos(entry)[0])) == 33
-    story = '{"prompts": [{"at": 0, "text": ""}], "keyframes": [{"at": -1, "image": "example.png"}]}'
+    last = {"at": -1, "image": "reelwire_left.png"}
+    story = json.dumps({"unit": "frames", "prompts": [{"at": 0, "text": ""}], "keyframes": [last]})
     text, done = host.refuse(long_video("long_loop", frames=33, window=17, loop=True, timeline=story))
     assert "loop = true" in text
     assert "Traceback" not in text
