@@ -81,12 +81,14 @@ class ContinuationLatents:
     strength: with which they are held to.
     memory: latent frames of long ago [1, C, m, h, w], which the network reads as if they lay before the video.
     memory_strength: the same for these.
+    ending: latent frames [1, C, m, h, w] that the video leads to: the network reads them from its last frame on.
     """
 
     latents: Tensor
     strength: float = 1.0
     memory: Tensor | None = None
     memory_strength: float = 1.0
+    ending: Tensor | None = None
 
 
 @dataclass(frozen=True)

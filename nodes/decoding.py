@@ -428,13 +428,20 @@ def decoded_in_tiles(tiling: Tiling, model: VideoModel) -> str:
 def _frames(
     report: host.Report, model: VideoModel, latent: host.Latent, tiling: Tiling, form: Form
 ) -> Iterator[Tensor]:
+    """Frames in order with progress, preview and interrupt; how well a loop closes is said after them."""
+    pieces = _decoded(report, model, latent, tiling, form)
+    return with_seam(report, pieces) if host.note_of(latent).get("loop") else pieces
+
+
+def _decoded(
+    report: host.Report, model: VideoModel, latent: host.Latent, tiling: Tiling, form: Form
+) -> Iterator[Tensor]:
     """Frames in order with progress, preview and interrupt."""
     from ..samplers.decode import frame_count, stream_frames
-    from ..samplers.loop import Seam
 
     samples, update, done = host.latents_of(model, latent), host.progress(), 0
     total, note = frame_count(model, samples), host.note_of(latent)
-    seed, seam = note.get("seed", 0), Seam() if note.get("loop") else None
+    seed = note.get("seed", 0)
     known = _known(model, latent)
     if known:
         report.tell(message("clip_left_out", count=known), level=logging.INFO)
@@ -443,11 +450,18 @@ def _frames(
         done += len(piece)
         update(done, total, partial(host.frame_preview, piece[-1]))
         if len(new):
-            if seam is not None:
-                seam.watch(new)
             yield new
-    if seam is not None:
-        report.tell(message("loop_seam", ratio=f"{seam.ratio:.2g}"), level=logging.INFO)
+
+
+def with_seam(report: host.Report, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
+    """The frames of a loop; after the last, how well they meet the first is said."""
+    from ..samplers.loop import Seam
+
+    seam = Seam()
+    for piece in pieces:
+        seam.watch(piece)
+        yield piece
+    report.tell(message("loop_seam", ratio=f"{seam.ratio:.2g}"), level=logging.INFO)
 
 
 NODES = [Decode, DecodeToVideo, LoadLatent]

@@ -20,7 +20,7 @@ from ..loaders.notices import heard_by, say
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
 from . import host
-from .decoding import crf_input, decoded_in_tiles, report_file
+from .decoding import crf_input, decoded_in_tiles, report_file, with_seam
 from .effect import Conditions, counted, idle
 from .sampling.inputs import (
     FRAMES,
@@ -129,6 +129,7 @@ class LongVideo(FileWriter):
                         *_source_inputs(),
                         sound_input(),
                         source_sound_input(),
+                        _loop_input(),
                     ]
                 ),
                 COUNTS,
@@ -219,6 +220,7 @@ class LongVideo(FileWriter):
                     say(decoded_in_tiles(tiling, model))
                 callbacks = Callbacks(watch.step, report.tell)
                 pieces = watch.counted(render(model, story, plan, options, job, tiling, callbacks, eight_bits))
+                pieces = with_seam(report, pieces) if plan.request.loop else pieces
                 before = clip_pieces(plan.clip, size, eight_bits) if joined else ()
                 total = plan.request.frames - plan.shared + (len(plan.clip) if joined and plan.clip is not None else 0)
                 metadata = host.metadata(cls, _note(model, plan, total, fps))
@@ -257,6 +259,7 @@ def _note(model: VideoModel, plan: LongPlan, frames: int, fps: float) -> dict[st
         "width": plan.request.width,
         "height": plan.request.height,
         "seed": plan.request.seed,
+        **({"loop": True} if plan.request.loop else {}),
     }
 
 
@@ -370,6 +373,17 @@ def _source_inputs() -> list[io.Input]:
             tooltip="Whether the file begins with the whole clip of extend; else it holds the new frames alone",
         ),
     ]
+
+
+def _loop_input() -> io.Input:
+    """Whether the last frame of the whole video meets the first."""
+    tooltip = (
+        "The last frame of the whole video meets the first: with a keyframe at frame 0, that picture ends the video "
+        f"too; else the last window is led to how the video began, on {models_with('latent_windows')} and on models "
+        "that take a picture at the last frame, and text-to-video models see the whole as a circle. How well the ends "
+        "meet is said here"
+    )
+    return io.Boolean.Input("loop", default=False, optional=True, advanced=True, tooltip=tooltip)
 
 
 def _check_timeline(timeline: str, fps: float, frames: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -13,6 +14,7 @@ from ..loaders.messages import InputError, about, either, message
 from ..loaders.request import Request
 from ..loaders.spec import titles_with
 from ..loaders.video_model import VideoModel
+from .solvers import noise_schedule
 
 GOLDEN = (5**0.5 - 1) / 2  # of the video from step to step, so that the cut lies nowhere twice
 
@@ -35,23 +37,32 @@ def closed(model: VideoModel, request: Request) -> tuple[Request, tuple[str, ...
         with about(model.cache):
             what = message("with_cache", cache=model.cache.title)
             raise InputError("loop", what, message("loop_with_cache"), message("disconnect_cache"))
-    return request, (message("loop_circles"),)
+    steps = noise_schedule(model, request, torch.device("cpu"))
+    frames = model.facts.latent_shape(request.width, request.height, request.frames)[2]
+    turns = any(turns_of(steps.levels, steps.level_count, frames))
+    return request, (message("loop_circles") if turns else message("loop_unturned", steps=len(steps)),)
 
 
 def _with_last(model: VideoModel, request: Request) -> tuple[Request, tuple[str, ...]]:
-    capabilities, frames = model.capabilities(), request.frames
+    frames = request.frames
     at = {keyframe.frame % frames: keyframe for keyframe in request.keyframes if -frames <= keyframe.frame < frames}
     last = any(keyframe.frame + len(keyframe.images) >= frames for keyframe in at.values()) or frames - 1 in at
-    if capabilities.sets is not None and ("first", "last") not in capabilities.sets:
-        models = either(*titles_with("last_pictures"), *titles_with("pictures_anywhere"))
-        rule, remedy = message("loop_no_last", title=_title(model)), message("load_for_loop", models=models)
-        raise InputError("loop", "true", rule, remedy)
+    check_takes_last(model)
     if 0 not in at or last:
         rule = message("loop_has_last") if last else message("loop_needs_first")
         raise InputError("loop", "true", rule, message("loop_one_first"))
     first = at[0]
     closing = replace(first, images=first.images[:1], frame=frames - 1)
     return replace(request, keyframes=(*request.keyframes, closing)), (message("loop_keyframe"),)
+
+
+def check_takes_last(model: VideoModel) -> None:
+    """Raise InputError for a model that takes no picture at the last frame beside the first."""
+    sets = model.capabilities().sets
+    if sets is not None and ("first", "last") not in sets:
+        models = either(*titles_with("last_pictures"), *titles_with("pictures_anywhere"))
+        rule, remedy = message("loop_no_last", title=_title(model)), message("load_for_loop", models=models)
+        raise InputError("loop", "true", rule, remedy)
 
 
 def _reads_text_alone(model: VideoModel) -> bool:
@@ -71,18 +82,21 @@ def circling(denoiser: Denoiser, request: Request, facts: Facts) -> Denoiser:
     return Circle(denoiser, facts.latent_shape(request.width, request.height, request.frames)[2])
 
 
+def turns_of(levels: Sequence[int], count: int, frames: int) -> list[int]:
+    """By how many of its latent frames a video is turned at each prediction. levels: of these, of so many; at the last
+    one the first latent frame lies first, as it is decoded."""
+    return [round(level * GOLDEN * frames) % frames * (level < count - 1) for level in levels]
+
+
 class Circle(DenoiserWrapper):
     """A denoiser that sees the video turned along time by another part of it at each noise level (latent shift, Bi and
     others 2025, Mobius: Text to Seamless Looping Video Generation), so that each frame has both its neighbours."""
 
     def __init__(self, inner: Denoiser, frames: int) -> None:
         super().__init__(inner)
-        last = inner.schedule.level_count - 1  # there the first latent frame lies first, as it is decoded
         self.dim = 1 if inner.latents.ndim == 3 else inner.time_dim  # packed as tokens [B, t*h*w, C], or not
-        self.turns = [
-            round(level * GOLDEN * frames) % frames * (inner.latents.shape[self.dim] // frames) * (level < last)
-            for level in inner.schedule.levels
-        ]
+        one, schedule = inner.latents.shape[self.dim] // frames, inner.schedule
+        self.turns = [turn * one for turn in turns_of(schedule.levels, schedule.level_count, frames)]
 
     def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
         """The network's output for the turned latents, turned back."""

@@ -17,6 +17,7 @@ from ...loaders.denoiser import Denoiser, DenoiserWrapper, Network
 from ...loaders.request import Conditioning, Request
 from ...loaders.video_model import VideoModel
 from ..denoise import OnStep, sample
+from ..loop import Circle
 from ..plan import plan
 from ..sources.inpaint import Inpainting
 
@@ -27,7 +28,7 @@ def sample_in_context(
     """Latents [1, C, t, h, w] of a complete request of any length, predicted in windows of `window` frames.
 
     overlap: frames that two windows share. The request's source and mask are latents of the whole video, and [t, h, w]
-    of them.
+    of them. One that loops is seen as a circle, whose windows lie elsewhere at each step.
     """
     facts, frames = model.facts, min(window, request.frames)
     latent_frames = lambda count: facts.latent_shape(request.width, request.height, count)[2]
@@ -36,11 +37,12 @@ def sample_in_context(
     more = latent_frames(request.frames) - latent_frames(frames)
     source, mask = request.source, request.mask
     start = source if source is not None and request.strength < 1 else None
-    wrap = partial(ContextWindows, more=more, stride=stride, seed=request.seed, source=start)
+    windows = partial(ContextWindows, more=more, stride=stride, seed=request.seed, source=start)
+    circle = lambda denoiser: Circle(windows(denoiser), latent_frames(request.frames))
     first = None if source is None else source[:, :, : latent_frames(frames)]
-    planned = plan(model, replace(request, frames=frames, source=first, mask=None))
+    planned = plan(model, replace(request, frames=frames, source=first, mask=None, loop=False))
     inpainting = None if source is None or mask is None else Inpainting(source, mask[None, None])
-    return sample(model, conditioning, planned, on_step, wrap, inpainting)
+    return sample(model, conditioning, planned, on_step, circle if request.loop else windows, inpainting)
 
 
 class ContextWindows(DenoiserWrapper):

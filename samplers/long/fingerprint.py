@@ -60,6 +60,7 @@ def _changed(model: VideoModel, request: Request) -> dict[str, object]:
     heard = "frame_rate" in model.checkpoint.spec.features and request.fps != model.facts.fps
     return {
         **({"frames per second": request.fps} if heard else {}),
+        **({"loop": "True"} if request.loop else {}),
         **({"preset": f"{request.preset} {canonical(request.program)}"} if request.program is not None else {}),
     }
 

@@ -54,7 +54,7 @@ def whole_media(
 
 def outlined(request: Request) -> Request:
     """A request of a whole long video without what only its windows have."""
-    return replace(request, source=None, mask=None, strength=1.0, clip=None, past=None)
+    return replace(request, source=None, mask=None, strength=1.0, clip=None, past=None, loop=False)
 
 
 def with_a_source(model: VideoModel, request: Request, outline: Request) -> Request:

@@ -17,6 +17,7 @@ from ...loaders.video_model import VideoModel
 from ..keyframes import cut_notes, place_keyframes
 from ..plan import SamplingPlan, plan
 from ..sources.awaited import Names
+from .loop import closed_by_picture, ends_with_picture, loop_notes
 from .media import check_windows_of, outlined, whole_media, window_frames, with_a_source
 from .timeline import Timeline
 from .windows import Spans, Window, check_spans, lay_windows, with_keyframes
@@ -60,6 +61,20 @@ class LongPlan:
     clip: Tensor | None = None
     shared: int = 0
 
+    @property
+    def turns(self) -> bool:
+        """Whether one sampling makes the whole video, and sees it as a circle."""
+        return self._is_open and (self.mode == "context_windows" or len(self.windows) == 1)
+
+    @property
+    def leads_back(self) -> bool:
+        """Whether the last window is led to what the first began with."""
+        return self._is_open and not self.turns
+
+    @property
+    def _is_open(self) -> bool:
+        return self.request.loop and not ends_with_picture(self.request)
+
 
 def plan_long(
     model: VideoModel, timeline: Timeline, request: Request, options: LongVideoOptions, awaited: Names = ()
@@ -78,6 +93,7 @@ def plan_long(
     request, media = whole_media(model, request, spans, awaited, least)
     check_frames(request.frames, spans.step, title)
     extension, capabilities = model.extension(), model.capabilities()
+    request, picture_notes = closed_by_picture(model, request)
     placed, notes = place_keyframes(request.keyframes, replace(capabilities, sets=None, near=0), request.frames)
     notes += cut_notes(request)
     if extension.mode == "context_windows":
@@ -97,6 +113,8 @@ def plan_long(
             title_note = message("long_one", title=title, frames=request.frames)
     if request.frames <= spans.length:
         notes += _unjoined(options, extension.mode)
+    request = replace(request, keyframes=placed)
+    notes += (*picture_notes, *loop_notes(model, request, extension.mode, windows))
     check_windows_of(request, extension.mode, windows)
     length = min(spans.length, request.frames)
     outline = replace(outlined(request), frames=length, keyframes=())
@@ -105,7 +123,7 @@ def plan_long(
     result = LongPlan(
         windows,
         spans,
-        replace(request, keyframes=placed),
+        request,
         extension.mode,
         longest,
         (title_note, *media.notes, *notes, *run_notes, *prompt_notes),
@@ -245,6 +263,8 @@ def _check_window(model: VideoModel, whole: LongPlan, window: Window) -> None:
     if whole.mode == "last_frames" and window.shared and not any(k.frame == 0 for k in keyframes):
         last_frames = torch.zeros(window.shared, request.height, request.width, 3)  # of the window before
         keyframes = (Keyframe(last_frames, 0), *keyframes)
+    if whole.mode == "last_frames" and whole.leads_back and window is whole.windows[-1]:
+        keyframes = (*keyframes, Keyframe(torch.zeros(1, request.height, request.width, 3), frames - 1))
     try:
         place_keyframes(keyframes, model.capabilities(), frames)
     except InputError as error:
@@ -254,4 +274,4 @@ def _check_window(model: VideoModel, whole: LongPlan, window: Window) -> None:
         request = replace(window_frames(request, window), frames=frames)
     else:
         request = with_a_source(model, request, replace(outlined(request), frames=frames))
-    plan(model, replace(request, keyframes=keyframes, clip=None, past=None))
+    plan(model, replace(request, keyframes=keyframes, clip=None, past=None, loop=whole.turns))

@@ -31,6 +31,7 @@ from .timeline import Timeline
 from .windows import Window
 
 PIECE = 8  # frames of a clip that are scaled at once
+ENDING = 1  # latent frames of the beginning that a loop's last window ends with
 
 
 @dataclass
@@ -109,7 +110,9 @@ class _Renderer:
             past = None if number else self.sources.past
             if overlap:
                 memory = first[:, :, :1] if self.options.memory else None
-                past = ContinuationLatents(tail[:, :, -overlap:], self.options.hold, memory, self.options.memory)
+                ending = first[:, :, :ENDING] if self._leads_back(number) else None
+                held = tail[:, :, -overlap:], self.options.hold
+                past = ContinuationLatents(*held, memory, self.options.memory, ending)
             latents = self._window(number, window, window.keyframes, past, first if number else None)
             if not number:
                 first = latents
@@ -123,10 +126,11 @@ class _Renderer:
 
     def by_last_frames(self) -> Iterator[Tensor]:
         """Windows that are decoded one by one; each begins with the last frames of the one before."""
-        tail, seed = torch.empty(0), self.whole.request.seed
+        tail, first, seed = torch.empty(0), torch.empty(0), self.whole.request.seed
 
         def remembered(piece: Tensor) -> Tensor:
-            nonlocal tail
+            nonlocal tail, first
+            first = first if len(first) else piece[:1].cpu()
             last = piece[-self._most_shared() :].cpu()
             tail = torch.cat([tail, last])[-self._most_shared() :] if len(tail) else last
             return self.form(piece)
@@ -135,6 +139,8 @@ class _Renderer:
             keyframes = window.keyframes
             if window.shared and not any(k.frame == 0 for k in keyframes):
                 keyframes = (Keyframe(tail[-window.shared :], 0), *keyframes)
+            if self._leads_back(number):
+                keyframes = (*keyframes, Keyframe(first, window.frames - 1))
             latents, known = self._window(number, window, keyframes), window.shared
             for piece in stream_frames(
                 self.model, latents, seed, self.tiling, self.callbacks.tell, self._smaller, remembered
@@ -153,6 +159,10 @@ class _Renderer:
         """Memory was too short for larger tiles: it will be for the next window, and when the render goes on later."""
         self.tiling = tiling
         self.job.settle(tiling)
+
+    def _leads_back(self, number: int) -> bool:
+        """Whether a window closes a loop."""
+        return self.whole.leads_back and number == len(self.whole.windows) - 1
 
     def _most_shared(self) -> int:
         return max(1, *(window.shared for window in self.whole.windows))

@@ -49,7 +49,7 @@ class WindowSources:
 
     def of(self, window: Window) -> Request:
         """The request of the whole video with the source and the mask of a window, and without a past."""
-        request = replace(self.whole.request, clip=None, past=None)
+        request = replace(self.whole.request, clip=None, past=None, loop=self.whole.turns)
         if request.source is None or self.whole.mode == "last_frames":
             return window_frames(request, window)
         part = self._part(window)

@@ -97,7 +97,7 @@ def _keyframes(model: VideoModel, request: Request, frames: int, every: int) -> 
         return request.keyframes
     places = min(filter(None, sets or ()), key=len, default=("first",))
     at = [0] if "first" in places or request.loop else []
-    if "last" in places and not request.loop:
+    if "last" in places:
         at += [*range(every, frames - 1, every)] if every else []
-        at.append(frames - 1)
+        at += [] if request.loop else [frames - 1]
     return tuple(Keyframe(_zeros(1, SIDE, SIDE, 3), frame) for frame in at if frame or request.clip is None)

@@ -133,6 +133,14 @@ def test_a_cache_and_a_turned_loop_are_refused() -> None:
     plan(model, Request(loop=True, keyframes=(Keyframe(frames(1), 0),)))
 
 
+@pytest.mark.parametrize(
+    ("steps", "count", "key"), [(2, 33, "loop_unturned"), (8, 1, "loop_unturned"), (3, 33, "loop_circles")]
+)
+def test_one_that_turns_nothing_is_said(steps: int, count: int, key: str) -> None:
+    notes: list[Any] = [*plan(open_ltx(BUNDLED), Request(64, 64, count, steps, loop=True)).notes]
+    assert key in [note.key for note in notes]
+
+
 def test_the_cut_lies_nowhere_twice_and_at_the_end_where_it_is_decoded(tiny_models: Path) -> None:
     """Each step of ten turns the video by another part of eleven latent frames, the last by none."""
     model = open_model(tiny_models, "tiny-wan2.1-t2v")

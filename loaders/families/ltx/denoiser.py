@@ -60,8 +60,8 @@ def begins_with_source(request: Request) -> bool:
 def _extra_frames(facts: LTXFacts, request: Request) -> int:
     """Latent frames of keyframes and memory that lie beside the video as tokens of their own."""
     clips = [(len(k.images) - 1) // facts.temporal_ratio + 1 for k in request.keyframes if k.frame]
-    memory = request.past.memory if request.past is not None else None
-    return sum(min(count, PREFIX) for count in clips) + (0 if memory is None else memory.shape[2])
+    beside = (request.past.memory, request.past.ending) if request.past is not None else ()
+    return sum(min(count, PREFIX) for count in clips) + sum(z.shape[2] for z in beside if z is not None)
 
 
 # ---------------------------------------------------------------- the three denoisers
@@ -249,6 +249,8 @@ def condition_denoiser(model: LTXModel, request: Request, inputs: dict[str, Any]
         _mix(latents, strengths, 0, request.past.latents.to(latents), request.past.strength)
         if request.past.memory is not None:
             extra.remember(request.past.memory.to(latents), request.past.memory_strength)
+        if request.past.ending is not None:
+            extra.show(request.past.ending.to(latents), request.frames - 1, 1.0)
     for keyframe in request.keyframes:
         z = encode(_picture(keyframe, request)).to(latents)
         if keyframe.frame == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -195,3 +196,17 @@ def test_a_loop_says_how_well_its_ends_meet(host: Host) -> None:
     assert "no picture at the last frame" in text
     assert "Traceback" not in text
     assert not {"ReelwireDecodeToVideo"} & {*done}
+
+
+def test_a_long_video_says_how_well_its_ends_meet(host: Host) -> None:
+    """A last window that is led back, and refusals before anything is encoded."""
+    entry = host.post(long_video("long_loop", frames=33, window=17, loop=True))
+    keys = [json.loads(line)["key"] for line in entry["outputs"]["2"]["reelwire"]]
+    assert {"loop_last_window", "loop_seam"} <= {*keys}
+    assert len(frames(host.videos(entry)[0])) == 33
+    last = {"at": -1, "image": "reelwire_left.png"}
+    story = json.dumps({"unit": "frames", "prompts": [{"at": 0, "text": ""}], "keyframes": [last]})
+    text, done = host.refuse(long_video("long_loop", frames=33, window=17, loop=True, timeline=story))
+    assert "loop = true" in text
+    assert "Traceback" not in text
+    assert not done or "ReelwireLongVideo" not in done
