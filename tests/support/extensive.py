@@ -3,8 +3,8 @@
 Most tests are tried on many models, and those of the page in both of its renderers. CI runs each of them on a quarter
 of its models, in one renderer, for BUDGET seconds at most, once at the least: which, is chosen by a digest of the
 test's name. So every test runs, every model is tried by many tests, and the choice is the same everywhere. Tests in
-ALWAYS run on all models but those in LEFT_OUT and FEW: they compare final latents with the reference, or models with each
-other. Those in FEW run on a few of their cases, chosen in the same way.
+ALWAYS run on all models but those in LEFT_OUT and FEW: they compare final latents with the reference, or models with
+each other. Those in FEW run on a few of their cases, chosen in the same way.
 """
 
 from __future__ import annotations

@@ -188,7 +188,7 @@ def test_a_file_that_is_gone_is_written_again(host: Host) -> None:
 
 
 def test_a_loop_says_how_well_its_ends_meet(host: Host) -> None:
-    entry = host.post(graph("loop", {"3.loop": True, "3.frames": 33}))
+    entry = host.post(graph("loop", {"3.loop": True, "3.frames": 33, "3.steps": 4}))
     assert "The seam of the loop" in notes(entry)
     assert "a circle in time" in notes(entry, "3")
     text, done = host.refuse(workflow("svd_i2v", {"6.loop": True}))
