@@ -61,7 +61,8 @@ def with_lora(model: VideoModel, row: Row) -> tuple[VideoModel, tuple[Message, .
     parts, blocks = (contents.deltas, contents.low_deltas), canonical(ranges)
     lora = LoRA(row.file, *strengths, *parts, row.start, row.end, blocks, factors, contents.settings)
     named = () if contents.low_deltas is not None else _named_expert(model, row)
-    words = (*_works(model, lora), *_blocks_notes(ranges, lists, part, lora))
+    idle = any(note.key == "lora_zero" for note in contents.notes)
+    words = (*(() if idle else _works(model, lora)), *_blocks_notes(ranges, lists, part, lora))
     return replace(model, loras=(*model.loras, lora)), (*words, *contents.notes, *named)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from ..entry import Entry
 
 Rows = tuple[tuple[int, int], ...]
 LAYER, PARAMETER = ("diff", "bias", "up_bias"), "value"
+UNSCALED = {"lokr_w1", "lokr_w2"}  # a product of whole matrices has no rank, and no alpha counts
 BESIDE = {*LAYER, PARAMETER, "alpha", "magnitude", "column_magnitude"}  # roles that are no factors of a product
 
 
@@ -40,6 +41,16 @@ class Delta:
     def factors(self) -> dict[str, Entry]:
         """The tensors that the product is made of."""
         return {role: entry for role, entry in self.tensors.items() if role not in BESIDE}
+
+    def is_nothing(self, zeros: Collection[str]) -> bool:
+        """Whether the layer stays as it is. zeros: keys of the file's tensors that hold nothing but 0."""
+        if {"magnitude", "column_magnitude"} & self.tensors.keys():  # it is scaled anew, whatever is added
+            return False
+        off = {role for role, entry in self.tensors.items() if entry.key in zeros}
+        unscaled = "alpha" in off or ("alpha" not in self.tensors and self.alpha == 0)
+        unscaled &= self.factors.keys() != UNSCALED
+        product = unscaled or bool(off & self.factors.keys()) or not self.factors
+        return product and {*LAYER, PARAMETER} & self.tensors.keys() <= off
 
     @property
     def transient(self) -> int:

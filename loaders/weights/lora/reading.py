@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -67,7 +67,7 @@ def read_lora(file: Path, form: CheckpointFormat, part: Part, experts: int = 1) 
         high, low = ({**shared.deltas, **_deltas(used, name)} for name in ("high", "low"))
         if experts < 2:
             high = {**low, **high}
-        _check_numbers(file, [high, low])
+        notes += _check_numbers(file, [high, low])
         return Contents(high, low if experts > 1 and used else None, notes, digest(text))
 
 
@@ -167,19 +167,31 @@ def _text_part(file: Path, keys: list[str]) -> tuple[Message, ...]:
 # ---------------------------------------------------------------- its numbers
 
 
-def _check_numbers(file: Path, parts: Iterable[Deltas]) -> None:
-    """Raise CheckpointError where a tensor that is used holds NaN or infinity."""
+def _check_numbers(file: Path, parts: list[Deltas]) -> tuple[Message, ...]:
+    """What to say of a file whose numbers change nothing. Raises CheckpointError where a tensor that is used holds NaN
+    or infinity."""
     used = {entry.key for deltas in parts for delta in deltas.values() for entry in delta.tensors.values()}
     state = file.stat()
-    broken = [key for key in _not_finite(file, state.st_mtime_ns, state.st_size) if key in used]
+    not_finite, zeros = _strange_numbers(file, state.st_mtime_ns, state.st_size)
+    broken = [key for key in not_finite if key in used]
     if broken:
         rule = message("lora_not_finite", file=file.name, count=len(broken), names=_list(broken, 3))
         raise CheckpointError(rule, message("lora_not_finite_remedy"))
+    if all(delta.is_nothing(zeros) for deltas in parts for delta in deltas.values()):
+        return (message("lora_zero", file=file.name, count=len({name for deltas in parts for name in deltas})),)
+    return ()
 
 
 @lru_cache(maxsize=64)
-def _not_finite(file: Path, modified: int, size: int) -> tuple[str, ...]:
-    """The keys of a file whose numbers are not all finite; read once for each state of the file."""
+def _strange_numbers(file: Path, modified: int, size: int) -> tuple[tuple[str, ...], frozenset[str]]:
+    """The keys of a file whose numbers are not all finite, and those of nothing but 0; read once for each state of the
+    file."""
     entries: dict[str, Entry] = read_file(file)[0]
     numbers = {key: entry for key, entry in entries.items() if math.prod(entry.shape)}
-    return tuple(key for key, tensor in read_tensors(numbers) if not torch.isfinite(tensor).all())
+    not_finite, zeros = list[str](), set[str]()
+    for key, tensor in read_tensors(numbers):
+        if not torch.isfinite(tensor).all():
+            not_finite.append(key)
+        elif not tensor.any():
+            zeros.add(key)
+    return tuple(not_finite), frozenset(zeros)
