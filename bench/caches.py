@@ -1,10 +1,11 @@
-"""Caches against each other on two trained models:  python bench/caches.py [--models tiny_ltx tiny_wan] [--prompts 8]
+"""Caches against each other on two trained models:  python bench/caches.py [--models tiny_ltx tiny_wan] [--prompts 16]
 
 One process, the same weights, prompts, noise and steps for all; the uncached run first and last. For each setting: how
 many of the steps were computed, how many times faster the denoising was, and how far the video is from the uncached one
 (PSNR and SSIM of the frames, PSNR of their differences for motion, relative distance of the latents). Calibrations come
 from three runs of prompts that are not among the tested, and "once" from the first of them. Writes caches.json and
-caches.svg beside this file.
+caches.svg beside this file, and prints a table of each method at 1.5x, 2x and 3x. `--methods` measures some methods
+anew and keeps the others' figures, if they are of as many prompts; `--table` measures nothing.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +35,7 @@ from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.caches.calibration import calibrate
 from reelwire.samplers.caches.policies.cache_dit import CacheDiT
+from reelwire.samplers.caches.policies.corrected import Corrected
 from reelwire.samplers.caches.policies.easycache import EasyCache
 from reelwire.samplers.caches.policies.external import (
     DiffusersFirstBlock,
@@ -45,12 +47,15 @@ from reelwire.samplers.caches.policies.first_block import FirstBlock
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.magcache import MagCache
 from reelwire.samplers.caches.policies.plan import Plan
+from reelwire.samplers.caches.policies.sencache import SenCache
+from reelwire.samplers.caches.policies.spectrum import Spectrum
 from reelwire.samplers.caches.policies.teacache import TeaCache, calibrated, published_fits
 from reelwire.samplers.caches.policy import Policy
 from reelwire.samplers.caches.store import Calibration
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.plan import plan
+from reelwire.samplers.solvers import TABLES, run_predictions
 from reelwire.training import world
 
 MODELS = {
@@ -59,18 +64,76 @@ MODELS = {
 }
 STEPS, RATES = 30, (1.5, 2.0, 3.0)
 SPEEDS, INTERVALS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0), (2, 3, 4, 5, 6, 8)
+GROWTHS = (0.0, 0.25, 0.5, 0.75, 1.5, 3.0)  # of Spectrum's distances between computed steps
+LIMITS = (0.07, 0.1, 0.15, 0.25, 0.4, 0.7)  # of SenCache, about the published ones
 OURS, PEER, FEWER = "ours", "peer", "fewer steps"
+# solvers that draw noise, or go along the steps of distilled models: another video, however many steps
+OTHER_VIDEOS = ("dpm++ 2m sde", "stochastic", "distilled")
+
+
+@dataclass(frozen=True)
+class Fewer:
+    """An uncached run of so many steps; sampler: "" for the model's own."""
+
+    steps: int
+    sampler: str = ""
+
+
+Setting = Policy | Fewer | None  # None: the uncached run
 
 
 @dataclass(frozen=True)
 class Method:
-    """kind: ours, a peer as published, or fewer steps; settings: what is swept -> a policy or a number of steps."""
+    """kind: ours, a peer as published, or fewer steps; settings: what is swept -> a policy or fewer steps."""
 
     kind: str
-    settings: Mapping[str, Policy | int]
+    settings: Mapping[str, Policy | Fewer]
 
 
-def methods(calibration: Calibration, published: tuple[str, str]) -> dict[str, Method]:
+def fewer_steps(model: VideoModel) -> dict[str, Method]:
+    """Fewer steps of the model's own solver, and of each other one that draws no noise: at as many predictions."""
+    table, own = TABLES[model.solvers], model.complete(Request(steps=STEPS)).sampler
+    counts = (24, 20, 15, 12, 10, 8)
+    steps = lambda name, count: next(n for n in range(1, STEPS) if len(table[name].levels(n)) >= count)
+    sweep = lambda name, sampler: {
+        f"steps {n}": Fewer(n, sampler) for n in dict.fromkeys(steps(name, count) for count in counts)
+    }
+    others = {name: f"fewer steps, {name}" for name in table if name not in (own, *OTHER_VIDEOS)}
+    return {
+        "fewer steps": Method(FEWER, sweep(own, "")),
+        **{title: Method(FEWER, sweep(name, name)) for name, title in others.items()},
+    }
+
+
+def rivals_of_2026(calibration: Calibration, published: tuple[str, str]) -> dict[str, Method]:
+    """Spectrum and SenCache: as they are published, and over what they can be set to."""
+    spectrum = lambda **fixed: {f"growth {v:g}": Spectrum(threshold=v, **fixed) for v in GROWTHS}
+    rows = tuple((b.part, b.name, b.by_latents, b.by_time) for b in calibration.branches)
+    limits = spec_of(published[0]).cache_limits
+    assert limits is not None
+    sen = lambda most, share: {
+        f"limit {v:g}": SenCache(threshold=v, early=v * share, longest=most, sensitivities=rows) for v in LIMITS
+    }
+    share = limits.early / limits.threshold
+    return {
+        "Spectrum": Method(PEER, spectrum()),
+        "SenCache": Method(PEER, {"published": SenCache(sensitivities=rows), **sen(limits.longest, share)}),
+        "Spectrum, polynomials alone": Method(PEER, spectrum(share=1.0)),
+        "SenCache, one limit": Method(PEER, sen(STEPS, 1.0)),
+    }
+
+
+def methods(model: VideoModel, calibration: Calibration, published: tuple[str, str]) -> dict[str, Method]:
+    """Every method by its name."""
+    return {
+        **caches(calibration, published),
+        **rivals_of_2026(calibration, published),
+        **fewer_steps(model),
+    }
+
+
+def caches(calibration: Calibration, published: tuple[str, str]) -> dict[str, Method]:
+    """Ours, and the peers that were there before 2026."""
     grams, once = tuple(calibration.grams.items()), tuple((part, runs[:1]) for part, runs in calibration.grams.items())
     fit, ratios = calibrated(calibration), tuple((b.part, b.name, (1.0, *b.ratios)) for b in calibration.branches)
     by = lambda name, values, policy: {f"{name} {value:g}": policy(value) for value in values}
@@ -83,6 +146,8 @@ def methods(calibration: Calibration, published: tuple[str, str]) -> dict[str, M
         "plan, calibrated": Method(OURS, by("speed", SPEEDS, lambda v: Plan(speed=v, grams=grams))),
         "plan, calibrated once": Method(OURS, by("speed", SPEEDS, lambda v: Plan(speed=v, grams=once))),
         "plan, not calibrated": Method(OURS, by("speed", SPEEDS, lambda v: Plan(speed=v))),
+        "corrected plan, calibrated": Method(OURS, by("speed", SPEEDS, lambda v: Corrected(speed=v, grams=grams))),
+        "corrected plan, not calibrated": Method(OURS, by("speed", SPEEDS, lambda v: Corrected(speed=v))),
         "FORA stack, follow": Method(OURS, by("interval", INTERVALS, lambda v: FORA(interval=v, order=1, warmup=2))),
         "TeaCache calibrated, follow": Method(OURS, by("threshold", theirs, tea(fit, 1))),
         "first block, ours": Method(
@@ -116,7 +181,6 @@ def methods(calibration: Calibration, published: tuple[str, str]) -> dict[str, M
         "cache-dit DBCache + TaylorSeer": Method(
             PEER, by("threshold", (0.04, 0.08, 0.12, 0.2, 0.3, 0.5), outside(CacheDiT, order=1))
         ),
-        "fewer steps": Method(FEWER, by("steps", (24, 20, 15, 12, 10, 8), int)),
     }
 
 
@@ -160,30 +224,33 @@ class Bench:
         self.prompts = [model.encode(prompt_of(scene), "") for scene in scenes]
         others = [model.encode(prompt_of(train[i]), "") for i in (100, 7, 50)]
         runs = [
-            calibrate(model, other, Request(seed=200 + i, steps=STEPS), lambda *_: None)[0]
+            calibrate(model, other, Request(seed=200 + i, steps=STEPS), lambda *_: None, sensitivity=True)[0]
             for i, other in enumerate(others)
         ]
         self.calibration = runs[0].joined(runs[1]).joined(runs[2])
         self.base = [self.run(None, i) for i in range(prompts)]
         self.frames = [self.decode(latents) for latents, *_ in self.base]
 
-    def run(self, setting: Policy | int | None, prompt: int) -> tuple[Tensor, float, float]:
-        """(latents, computed steps, seconds)."""
-        steps, policy = (setting, None) if isinstance(setting, int) else (STEPS, setting)
+    def run(self, setting: Setting, prompt: int) -> tuple[Tensor, float, float]:
+        """(latents, computed predictions, seconds)."""
+        fewer = setting if isinstance(setting, Fewer) else Fewer(STEPS)
+        policy = None if isinstance(setting, Fewer) else setting
         runs: list[Any] = []
         begin = time.perf_counter()
         model = replace(self.model, cache=policy)
-        prepared = plan(model, Request(seed=prompt, steps=steps))
+        request = Request(seed=prompt, steps=fewer.steps)
+        prepared = plan(model, replace(request, sampler=fewer.sampler) if fewer.sampler else request)
         latents = sample(model, self.prompts[prompt], prepared, lambda *a: runs.append(a[2]))
         seconds = time.perf_counter() - begin
         entries = runs[-1].cache.entries if policy else []
-        computed = steps * (sum(e.computed for e in entries) / len(entries) if entries else 1.0)
+        share = sum(e.computed + e.again for e in entries) / len(entries) if entries else 1.0
+        computed = run_predictions(model, prepared.request) * share
         return latents, computed, seconds
 
     def decode(self, latents: Tensor) -> Tensor:
         return torch.cat(list(stream_frames(self.model, latents)))
 
-    def score(self, setting: Policy | int | None) -> dict[str, float]:
+    def score(self, setting: Setting) -> dict[str, Any]:
         rows = []
         for i, (latents, _, seconds) in enumerate(self.base):
             sampled, computed, took = self.run(setting, i)
@@ -205,6 +272,7 @@ class Bench:
             "psnr": mean(columns[1]),
             "psnr_median": median(columns[1]),
             "psnr_worst": min(columns[1]),
+            "psnr_each": [round(value, 2) for value in columns[1]],
             "ssim": mean(columns[2]),
             "motion_psnr": mean(columns[3]),
             "latents": mean(columns[4]),
@@ -212,7 +280,7 @@ class Bench:
         }
 
 
-def at_rate(rows: list[dict[str, float]], rate: float, value: str) -> float | None:
+def at_rate(rows: list[dict[str, Any]], rate: float, value: str) -> float | None:
     """A method's value at a share of computed steps, by straight lines between its settings; None outside of them."""
     points = sorted({(row["computed"], row[value]) for row in rows})
     wanted = STEPS / rate
@@ -222,26 +290,48 @@ def at_rate(rows: list[dict[str, float]], rate: float, value: str) -> float | No
     return None
 
 
-def measure(name: str, prompts: int) -> dict[str, Any]:
+def measured(name: str, prompts: int, wanted: Sequence[str], known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """What is known of a model, after each of the methods that are wanted was measured anew, and at last whether the
+    uncached runs came out the same again. wanted: parts of names of methods."""
     family, folder, published = MODELS[name]
     bench = Bench(load(Recipe(family, "", files_of(folder), "float32"), PlainMemory()), prompts)
-    table: dict[str, Any] = {}
-    for method, entry in methods(bench.calibration, published).items():
-        table[method] = {
-            "kind": entry.kind,
-            "rows": [{"setting": s, **bench.score(p)} for s, p in entry.settings.items()],
-        }
-        for row in table[method]["rows"]:
-            print(f"{name} {method:<30} {_line(row)}", flush=True)
-    again = [bench.run(None, i)[0] for i in range(prompts)]
-    same = all(torch.equal(a, b[0]) for a, b in zip(again, bench.base, strict=True))
-    return {
+    table: dict[str, Any] = dict(known.get("methods", {})) if known.get("prompts") == prompts else {}
+    record = lambda same: {
         "steps": STEPS,
         "prompts": prompts,
         "uncached_runs_equal": same,
         "methods": table,
         "best": dict(best(table)),
     }
+    for method, entry in methods(bench.model, bench.calibration, published).items():
+        if wanted and not any(part in method for part in wanted):
+            continue
+        table[method] = {
+            "kind": entry.kind,
+            "rows": [{"setting": s, **bench.score(p)} for s, p in entry.settings.items()],
+        }
+        for row in table[method]["rows"]:
+            print(f"{name} {method:<30} {_line(row)}", flush=True)
+        yield record(False)
+    again = [bench.run(None, i)[0] for i in range(prompts)]
+    yield record(all(torch.equal(a, b[0]) for a, b in zip(again, bench.base, strict=True)))
+
+
+def at_rates(result: Mapping[str, Any]) -> Iterator[str]:
+    """A table in Markdown: for each method and rate the mean, median and worst prompt in dB, and the mean SSIM."""
+    values = ("psnr", "psnr_median", "psnr_worst", "ssim")
+    for name, entry in result.items():
+        yield f"| {name} ({entry['prompts']} prompts) | {' | '.join(f'{rate:g}x' for rate in RATES)} |"
+        yield "|---" * (len(RATES) + 1) + "|"
+        for method, lines in entry["methods"].items():
+            cells = [[at_rate(lines["rows"], rate, value) for value in values] for rate in RATES]
+            words = [_cell([value for value in cell if value is not None]) for cell in cells]
+            yield f"| {method} | {' | '.join(words)} |"
+
+
+def _cell(values: list[float]) -> str:
+    """Mean, median and worst in dB, and SSIM; a dash where they are not known."""
+    return "{:.1f} / {:.1f} / {:.1f}, {:.4f}".format(*values) if values else "-"
 
 
 def _line(row: Mapping[str, Any]) -> str:
@@ -263,11 +353,25 @@ def best(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 # ---------------------------------------------------------------- the picture
 
-SIZE, MARGIN, COLOURS = (460, 360), 46, {OURS: "#1f6feb", PEER: "#b0b7c3", FEWER: "#d9730d"}
+SIZE, MARGIN, COLOURS = (460, 360), 46, {OURS: "#1f6feb", PEER: "#5b6575", FEWER: "#d9730d"}
+LOWEST, HIGHEST = 15, 80  # dB
+FEWEST = 6  # computed steps that are drawn
+
+
+def front(methods: Sequence[Mapping[str, Any]], value: str) -> list[tuple[float, float]]:
+    """(computed steps, dB) of the settings that no other one of these methods beats at as few steps: a Pareto front."""
+    rows = [row for method in methods for row in method["rows"] if row["computed"] >= FEWEST]
+    known = sorted((row["computed"], -row[value]) for row in rows)
+    points: list[tuple[float, float]] = []
+    for computed, negative in known:
+        if not points or -negative > points[-1][1]:
+            points.append((computed, -negative))
+    return points
 
 
 def draw(result: Mapping[str, Any]) -> str:
-    """An SVG: for each model PSNR over computed steps, a line for each method."""
+    """An SVG: a panel for each model with PSNR over computed steps: a thin line for each method, a wide one for the
+    front of each kind, and a broken one for its front by the worst prompt."""
     width, height = SIZE
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(result)}" height="{height}" '
@@ -275,24 +379,35 @@ def draw(result: Mapping[str, Any]) -> str:
         f'<rect width="{width * len(result)}" height="{height}" fill="white"/>',
     ]
     for column, (name, entry) in enumerate(result.items()):
-        x = lambda steps, left=column * width: left + MARGIN + (width - MARGIN - 110) * (steps - 6) / (STEPS - 6)
-        y = lambda db: height - MARGIN - (height - 2 * MARGIN) * (min(max(db, 15), 70) - 15) / 55
-        parts.append(f'<text x="{x(6)}" y="20" font-size="13">{name}: PSNR (dB) over computed steps of {STEPS}</text>')
-        for db in range(20, 71, 10):
-            line = f'<line x1="{x(6)}" x2="{x(STEPS)}" y1="{y(db)}" y2="{y(db)}" stroke="#eee"/>'
-            parts.append(f'{line}<text x="{x(6) - 22}" y="{y(db) + 4}">{db}</text>')
+        x = lambda steps, left=column * width: (
+            left + MARGIN + (width - MARGIN - 110) * (steps - FEWEST) / (STEPS - FEWEST)
+        )
+        y = lambda db: (
+            height - MARGIN - (height - 2 * MARGIN) * (min(max(db, LOWEST), HIGHEST) - LOWEST) / (HIGHEST - LOWEST)
+        )
+        parts.append(
+            f'<text x="{x(FEWEST)}" y="20" font-size="13">{name}: PSNR (dB) over computed steps of {STEPS}</text>'
+        )
+        for db in range(20, HIGHEST + 1, 10):
+            line = f'<line x1="{x(FEWEST)}" x2="{x(STEPS)}" y1="{y(db)}" y2="{y(db)}" stroke="#eee"/>'
+            parts.append(f'{line}<text x="{x(FEWEST) - 22}" y="{y(db) + 4}">{db}</text>')
         for rate in (1.25, *RATES):
             parts.append(f'<text x="{x(STEPS / rate) - 8}" y="{height - 26}">{rate:g}x</text>')
         for method, lines in entry["methods"].items():
-            points = sorted((row["computed"], row["psnr"]) for row in lines["rows"])
-            colour = COLOURS[lines["kind"]]
+            points = sorted((row["computed"], row["psnr"]) for row in lines["rows"] if row["computed"] >= FEWEST)
             places = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
-            wide = 2.5 if method == "plan, calibrated" else 1.2
-            line = f'<polyline points="{places}" fill="none" stroke="{colour}" stroke-width="{wide}">'
-            parts.append(f"{line}<title>{method}</title></polyline>")
+            style = f'fill="none" stroke="{COLOURS[lines["kind"]]}" stroke-width="1" stroke-opacity=".35"'
+            parts.append(f'<polyline points="{places}" {style}><title>{method}</title></polyline>')
+        for kind, colour in COLOURS.items():
+            alike = [lines for lines in entry["methods"].values() if lines["kind"] == kind]
+            for value, dashes in (("psnr", ""), ("psnr_worst", ' stroke-dasharray="3 3"')):
+                places = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in front(alike, value))
+                style = f'fill="none" stroke="{colour}" stroke-width="2"{dashes}'
+                parts.append(f'<polyline points="{places}" {style}><title>{kind}, {value}</title></polyline>')
         for i, (kind, colour) in enumerate(COLOURS.items()):
             mark = f'<rect x="{x(STEPS) + 8}" y="{60 + 18 * i}" width="10" height="4" fill="{colour}"/>'
             parts.append(f'{mark}<text x="{x(STEPS) + 22}" y="{66 + 18 * i}">{kind}</text>')
+        parts.append(f'<text x="{x(STEPS) + 8}" y="{66 + 18 * len(COLOURS)}">broken: worst</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -300,16 +415,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--prompts", type=int, default=8)
+    parser.add_argument("--methods", nargs="*", default=[], help="parts of their names; none: all")
+    parser.add_argument("--table", action="store_true", help="only print what is known")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
     torch.set_grad_enabled(False)
     result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
-    for name in arguments.models:
-        result[name] = measure(name, arguments.prompts)
+    for name in () if arguments.table else arguments.models:
+        for record in measured(name, arguments.prompts, arguments.methods, result.get(name, {})):
+            result = {known: {**result, name: record}[known] for known in MODELS if known in {*result, name}}
+            arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            arguments.out.with_suffix(".svg").write_text(draw(result), encoding="utf-8")
         print(name, json.dumps(result[name]["best"], indent=1))
-    result = {name: result[name] for name in MODELS if name in result}
-    arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    arguments.out.with_suffix(".svg").write_text(draw(result), encoding="utf-8")
+    print("\n".join(at_rates(result)))
 
 
 if __name__ == "__main__":

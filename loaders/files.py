@@ -8,6 +8,7 @@ folder, as nobody holds its lock. No write follows a link, and no read waits for
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import hashlib
 import json
@@ -21,11 +22,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 from .messages import CheckpointError as CheckpointError
-from .messages import Message, message, message_of
+from .messages import cause_unwritten as cause_unwritten
+from .messages import message
+from .messages import why_unwritten as why_unwritten
 
 if sys.platform == "win32":
     import msvcrt
@@ -41,38 +45,15 @@ _FOLLOWING = _FLAGS - getattr(os, "O_NOFOLLOW", 0)
 _FAR = 2**40  # where a byte is locked on Windows, whose locks keep others from reading what they cover
 _BUSY = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
 _TRIES = 100
+_IN_THE_WAY = (errno.EACCES, errno.EPERM, errno.EBUSY)
+_WAITS = (0.02, 0.1, 0.3)  # seconds between tries
 _HOLDER_BYTES = 4096
+_PAUSE = 0.02  # seconds between two tries to take a lock
 PATIENCE = 10.0  # seconds that a short lock is waited for
 
-_CAUSES = {
-    message("disk_is_full"): ("ENOSPC", "EDQUOT"),
-    message("disk_file_too_large"): ("EFBIG",),
-    message("disk_is_read_only"): ("EROFS",),
-    message("disk_not_allowed"): ("EACCES", "EPERM", "EBUSY", "ETXTBSY"),
-    message("disk_went_away"): (
-        *("ENOENT", "ENOTDIR", "EIO", "ESTALE", "ENXIO", "ENODEV", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN"),
-    ),
-    message("disk_name_too_long"): ("ENAMETOOLONG", "ELOOP"),
-    message("disk_too_many_open"): ("EMFILE", "ENFILE"),
-    message("memory_ran_out"): ("ENOMEM",),
-}
-# what the system says -> what it means for a person; a number that a system lacks is never met there
-_WORDS = {getattr(errno, name): words for words, names in _CAUSES.items() for name in names if hasattr(errno, name)}
-_EXTERNAL = 0x20545845  # FFmpeg's AVERROR_EXTERNAL: a library of its own has failed and does not say why
-
-
-def why_unwritten(error: BaseException) -> Message:
-    """Why something could not be written, and what helps, of an error of Python, of FFmpeg's or of another library."""
-    if (said := next((part for part in error.args if isinstance(part, Message)), None)) is not None:
-        return said
-    number = getattr(error, "errno", None)
-    if isinstance(error, MemoryError):
-        return message("memory_ran_out")
-    if number == _EXTERNAL:
-        return message("encoder_gave_up")
-    if number in _WORDS:
-        return _WORDS[number]
-    return message("disk_says", error=getattr(error, "strerror", None) or message_of(error) or type(error).__name__)
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)  # of a file system that keeps no promise about power cuts
+_TOO_LONG = (3, 206)  # what Windows says of a file with a name that is too long: no such path, name too long
+PROOF = bytes(2**12)  # what is written to see whether a file can be: an empty one takes no room
 
 
 # ---------------------------------------------------------------- reading
@@ -122,10 +103,18 @@ class Part:
         while rest:
             rest = rest[os.write(self._descriptor, rest) :]
 
+    def sync(self) -> None:
+        """Wait until its bytes are on disk, where its file system can say so."""
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise
+
     def replace(self, path: Path) -> None:
         """Give it a name, in place of a file that may have it; a link of that name is replaced, not followed."""
         self._finish()
-        os.replace(self.path, path)
+        _patiently(partial(os.replace, self.path, path))
         _sync_folder(path.parent)
 
     def take(self, path: Path) -> Path:
@@ -133,13 +122,13 @@ class Part:
         self._finish()
         for name in names_from(path):
             with suppress(FileExistsError):
-                _rename_to_free(self.path, name)
+                _patiently(partial(_rename_to_free, self.path, name))
                 _sync_folder(name.parent)
                 return name
         raise AssertionError
 
     def _finish(self) -> None:
-        os.fsync(self._descriptor)
+        self.sync()
         if sys.platform == "win32":
             self._close()  # an open file has no other name there
 
@@ -166,6 +155,25 @@ def part_beside(path: Path) -> Iterator[Part]:
         yield part
     finally:
         part.remove()
+
+
+def check_writable(path: Path, replaced: bool = False) -> None:
+    """Raise OSError where a file of this name could not be written, before anything is made that goes into it.
+
+    Proved by a part beside it that takes some bytes, as a full disk may take an empty file. replaced: the file is to
+    take the place of one that has its name.
+    """
+    with part_beside(path) as part:
+        part.write(PROOF)
+        part.sync()
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError as error:
+        if getattr(error, "winerror", 0) in _TOO_LONG:  # its folder is there
+            raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG)) from error
+        return
+    if replaced and stat.S_ISDIR(status.st_mode):
+        raise OSError(errno.EINVAL, message("not_plain_file", file=path.name))
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -269,6 +277,19 @@ def _clear(path: Path) -> None:
             os.unlink(path)
 
 
+def _patiently(act: Callable[[], object]) -> None:
+    """Do what a program may be in the way of for a moment, such as one that looks for viruses in what is new."""
+    for wait in _WAITS:
+        try:
+            act()
+            return
+        except OSError as error:
+            if error.errno not in _IN_THE_WAY:
+                raise
+        time.sleep(wait)
+    act()
+
+
 def _rename_to_free(part: Path, path: Path) -> None:
     """Give a file a name that nothing has, at once; raises FileExistsError where something has it, be it a link that
     leads nowhere."""
@@ -280,14 +301,28 @@ def _rename_to_free(part: Path, path: Path) -> None:
     except FileExistsError:
         if not os.path.samestat(os.lstat(part), os.lstat(path)):  # else a network file system has lost the answer
             raise
-    except OSError as error:
-        if error.errno not in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV):
-            raise
-        _rename_without_links(part, path)
+    except OSError:  # where no file can have two names, as on FAT and on many network drives
+        if not _rename_exclusively(part, path):
+            _rename_without_links(part, path)
+
+
+def _rename_exclusively(part: Path, path: Path) -> bool:
+    """The same by one call of the system, which few file systems know; whether this one does."""
+    library = ctypes.CDLL(None, use_errno=True)
+    old, new = os.fsencode(part), os.fsencode(path)
+    if hasattr(library, "renameat2"):  # Linux: from the working directory, RENAME_NOREPLACE
+        result = library.renameat2(-100, old, -100, new, 1)
+    elif hasattr(library, "renamex_np"):  # macOS: RENAME_EXCL
+        result = library.renamex_np(old, new, 4)
+    else:
+        return False
+    if result and ctypes.get_errno() == errno.EEXIST:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+    return result == 0
 
 
 def _rename_without_links(part: Path, path: Path) -> None:
-    """The same where no file can have two names, as on FAT: an empty file holds the name for a moment."""
+    """The same in two calls: an empty file holds the name for a moment."""
     os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666))
     try:
         os.replace(part, path)
@@ -332,8 +367,19 @@ class Lock:
         """Whether this object holds it."""
         return self._descriptor >= 0
 
-    def acquire(self) -> None:
-        """Take it; raises HeldError at once where another has it, and OSError where its file cannot be written."""
+    def acquire(self, patience: float = 0.0) -> None:
+        """Take it; raises HeldError where another has it and does not let go within `patience` seconds, and OSError
+        where its file cannot be written."""
+        end = time.monotonic() + patience
+        while not self.is_held:
+            try:
+                self._acquire()
+            except HeldError:
+                if time.monotonic() >= end:
+                    raise
+                time.sleep(_PAUSE)
+
+    def _acquire(self) -> None:
         for _ in range(_TRIES):
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | _FLAGS, 0o666)
             try:
@@ -371,14 +417,8 @@ def alone_with(path: Path, patience: float = PATIENCE) -> Iterator[None]:
     The lock is a file with the name of a part, so that what a kill leaves of it is cleared as a part is.
     """
     name = hashlib.sha256(path.name.encode()).hexdigest()[:16]
-    lock, end = Lock(path.with_name(f".{name}.reelwire-part")), time.monotonic() + patience
-    while not lock.is_held:
-        try:
-            lock.acquire()
-        except HeldError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(0.02)
+    lock = Lock(path.with_name(f".{name}.reelwire-part"))
+    lock.acquire(patience)
     try:
         yield
     finally:

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 from .messages import InputError, either, message
 
 
 def check_size(name: str, value: int, multiple: int, title: str) -> None:
     """Raise InputError unless a width or height is a multiple of what the model takes."""
     if value < multiple or value % multiple:
-        low = max(value // multiple, 1) * multiple
         rule = message("size_multiple", title=title, multiple=multiple)
-        raise InputError(name, value, rule, nearest(value < multiple, low, multiple))
+        raise InputError(name, value, rule, use_nearest(value, multiple, multiple))
 
 
-def nearest(below: bool, low: int, step: int) -> str:
-    """What to use instead of a value that is below all that are allowed, or between low and low + step."""
-    return message("use_at_least_or_0", least=low) if below else message("use_value", value=either(low, low + step))
+def nearest(value: int, first: int, step: int, most: float = math.inf) -> tuple[int, ...]:
+    """Those of first, first + step, ... that are not above most and lie nearest to a value, on either side of it."""
+    low = first + max(value - first, 0) // step * step
+    last = low if most == math.inf else first + int(most - first) // step * step
+    both_sides = (low, low + step) if value > first else (first,)
+    return tuple(dict.fromkeys(both_sides if most == math.inf else (min(near, last) for near in both_sides)))
+
+
+def use_nearest(value: int, first: int, step: int) -> str:
+    """What to use instead of a value that is none of first, first + step, ..."""
+    if value < first:
+        return message("use_at_least_or_0", least=first)
+    return message("use_value", value=either(*nearest(value, first, step)))
 
 
 def check_count(frames: int, counts: tuple[int, ...], title: str) -> None:
@@ -29,6 +40,5 @@ def check_count(frames: int, counts: tuple[int, ...], title: str) -> None:
 def check_frames(frames: int, step: int, title: str) -> None:
     """Raise InputError unless the number of frames is one more than a multiple of `step`."""
     if frames < 1 or (frames - 1) % step:
-        low = max(frames - 1, 0) // step * step + 1
-        remedy = nearest(frames < 1, low + step if frames < 1 else low, step)
-        raise InputError("frames", frames, message("frames_rule", title=title, step=step), remedy)
+        rule = message("frames_rule", title=title, step=step)
+        raise InputError("frames", frames, rule, use_nearest(frames, 1 if frames > 0 else step + 1, step))

@@ -3,6 +3,7 @@ locales/."""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import re
@@ -20,6 +21,7 @@ LONGEST_NUMBER = 128  # bits of a whole number that is written out
 _STYLES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]?|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_]?)")  # a terminal's (ECMA-48)
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Zl", "Zp"}  # Unicode's: what steers a text instead of being read
 _JOINERS = "\u200c\u200d"  # which scripts and emoji are written with
+_FORMS = re.compile(r"\{(\w+)\|((?:[^{}|]|\{\w+\})*)\|((?:[^{}|]|\{\w+\})*)\}")
 ENGLISH = Path(__file__).parents[1] / "locales" / "en" / "main.json"
 
 
@@ -27,6 +29,11 @@ ENGLISH = Path(__file__).parents[1] / "locales" / "en" / "main.json"
 def texts() -> dict[str, str]:
     """Key -> English text with {placeholders}."""
     return dict(json.loads(ENGLISH.read_text(encoding="utf-8"))["reelwire"]["messages"])
+
+
+def _in_numbers(text: str, values: Mapping[str, object]) -> str:
+    """A text with {count|one|many} as "one" where that value is 1, else as "many"; both may hold {placeholders}."""
+    return _FORMS.sub(lambda form: form[2 if str(values[form[1]]) in ("1", "1.0") else 3], text)
 
 
 class Message(str):
@@ -38,7 +45,7 @@ class Message(str):
     values: Mapping[str, int | float | str]
 
     def __new__(cls, key: str, values: Mapping[str, int | float | str]) -> Message:
-        text = super().__new__(cls, texts()[key].format_map(values))
+        text = super().__new__(cls, _in_numbers(texts()[key], values).format_map(values))
         text.key = key
         text.values = values
         return text
@@ -113,6 +120,11 @@ def _joined(join: Callable[[str, str], str], things: Iterable[object]) -> str:
     return reduce(join, words) if words else ""
 
 
+def inputs_named(*names: str) -> str:
+    """Names of inputs as "a, b", of which a page in another language shows the labels that its nodes have."""
+    return series(message("input_name", id=name) for name in names)
+
+
 def between(low: str, high: str) -> str:
     """Two texts as "low to high", or the one that they are."""
     return low if low == high else message("range", low=low, high=high)
@@ -154,7 +166,8 @@ class RefusedError(ValueError):
 
     def __init__(self, rule: str, remedy: str = "", name: str = "", value: object = "") -> None:
         self.name, self.value, self.rule, self.remedy = name, value, rule, remedy
-        refused = message("input_rule", name=name, value=value, rule=rule) if name else rule
+        labels = name if isinstance(name, Message) else inputs_named(*name.split(", "))
+        refused = message("input_rule", name=labels, value=value, rule=rule) if name else rule
         super().__init__(sentences(refused, remedy))
 
 
@@ -181,3 +194,47 @@ def about(thing: object) -> Iterator[None]:
     except RefusedError as error:
         error.node = error.node or getattr(thing, "node", None)
         raise
+
+
+# ---------------------------------------------------------------- why a file could not be written
+
+_CAUSES = {
+    ("ENOSPC", "EDQUOT"): (message("disk_is_full"), message("cause_full")),
+    ("EFBIG",): (message("disk_file_too_large"), message("cause_too_large")),
+    ("EROFS",): (message("disk_is_read_only"), message("cause_read_only")),
+    ("EACCES", "EPERM", "EBUSY", "ETXTBSY"): (message("disk_not_allowed"), message("cause_not_allowed")),
+    ("ENOTDIR", "EISDIR", "EEXIST", "ENOTEMPTY"): (message("disk_no_folder"), message("cause_no_folder")),
+    ("ENOENT", "EIO", "ESTALE", "ENXIO", "ENODEV", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN"): (
+        message("disk_went_away"),
+        message("cause_went_away"),
+    ),
+    ("ENAMETOOLONG", "ELOOP"): (message("disk_name_too_long"), message("cause_name_too_long")),
+    ("EMFILE", "ENFILE"): (message("disk_too_many_open"), message("cause_too_many_open")),
+    ("ENOMEM",): (message("memory_ran_out"), message("cause_memory")),
+}
+# what the system says -> (what it means and what helps, what it means); a number that a system lacks is never met there
+_WORDS = {getattr(errno, name): words for names, words in _CAUSES.items() for name in names if hasattr(errno, name)}
+_EXTERNAL = 0x20545845  # FFmpeg's AVERROR_EXTERNAL: a library of its own has failed and does not say why
+
+
+def why_unwritten(error: BaseException) -> Message:
+    """Why something could not be written, and what helps, of an error of Python, of FFmpeg's or of another library."""
+    return _words_of(error)[0]
+
+
+def cause_unwritten(error: BaseException) -> Message:
+    """The same without what helps, which is said beside it."""
+    return _words_of(error)[1]
+
+
+def _words_of(error: BaseException) -> tuple[Message, Message]:
+    """(why, and what helps; why) something could not be written."""
+    if (said := next((part for part in error.args if isinstance(part, Message)), None)) is not None:
+        return said, said
+    number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None)
+    if number == _EXTERNAL:
+        return message("encoder_gave_up"), message("cause_encoder")
+    if number in _WORDS:
+        return _WORDS[number]
+    text = getattr(error, "strerror", None) or message_of(error) or type(error).__name__
+    return message("disk_says", error=text), message("cause_untold", error=text)

@@ -65,6 +65,23 @@ class CacheFit:
 
 
 @dataclass(frozen=True)
+class CacheLimits:
+    """Published limits for SenCache, of the estimated change of the network's output as the root of its mean square.
+
+    early, threshold: in the first fifth of the steps, and after it.
+    longest: most reused steps in a row.
+    source: file of the repository that publishes them.
+    last: whether the last step is computed in any case.
+    """
+
+    early: float
+    threshold: float
+    longest: int
+    source: str
+    last: bool = True
+
+
+@dataclass(frozen=True)
 class Relative:
     """A published model that a file may be and no loader reads.
 
@@ -121,6 +138,7 @@ class Spec:
     programs: the presets that do what the makers' own program does, by the names of its configurations.
     cache_signal: what TeaCache goes by where no polynomial is published.
     cache_fits: variant -> its published polynomials; the last is that of the mode "retention".
+    cache_limits: what is published for SenCache; None: nothing.
     """
 
     folder: Path
@@ -145,6 +163,7 @@ class Spec:
     programs: tuple[str, ...]
     cache_signal: str
     cache_fits: Mapping[str, tuple[CacheFit, ...]]
+    cache_limits: CacheLimits | None
 
     @property
     def name(self) -> str:
@@ -198,6 +217,7 @@ def read_spec(folder: Path) -> Spec:
         programs=entries.texts("programs", []),
         cache_signal=teacache.one_of("signal", SIGNALS),
         cache_fits=_fits(teacache),
+        cache_limits=_limits(entries),
     )
     for part in (files, frames, teacache, entries):
         part.nothing_else()
@@ -306,6 +326,22 @@ def _fit(entries: _Entries) -> CacheFit:
     )
     entries.nothing_else()
     return fit
+
+
+def _limits(entries: _Entries) -> CacheLimits | None:
+    """The published limits for SenCache, where there are some."""
+    if "sencache" not in entries.values:
+        return None
+    inner = entries.inner("sencache")
+    limits = CacheLimits(
+        early=inner.decimal("early"),
+        threshold=inner.decimal("threshold"),
+        longest=inner.number("longest", 0),
+        source=inner.text("source"),
+        last=inner.truth("last", True),
+    )
+    inner.nothing_else()
+    return limits
 
 
 def _words(value: object, place: str) -> str:

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from comfy_api.latest import ComfyExtension, io
 
-from .host import serve_refusals, speaking
+from .host import serve_links, serve_refusals, speaking
 
 MODULES = ("loaders", "modifiers", "lora", "conditioning", "sampling", "long_video", "caching", "decoding", "reports")
 
@@ -19,6 +19,7 @@ class ReelwireExtension(ComfyExtension):
         """Serve refusals, where the host has routes."""
         try:
             serve_refusals()
+            serve_links()
         except AttributeError:
             logging.exception("Reelwire: what is refused before it runs is told in English alone")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ..loaders.files import why_unwritten
-from ..loaders.messages import CheckpointError, Message, message
+from ..loaders.messages import CheckpointError, Message, message, message_of
 from ..loaders.request import Conditioning
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
@@ -226,7 +226,8 @@ class CacheNode(PolicyNode):
             "ReelwireCache",
             "Cache (Video)",
             "Makes a model about so many times faster. plan computes the steps that matter most and forecasts the "
-            "others; Calibrate Cache tells it which. The other policies are there to compare.",
+            "others, corrected plan corrects them afterwards; Calibrate Cache tells which. The other policies are "
+            "there to compare.",
             ["magcache", "easycache", "taylorseer", "seacache", "first block", "dbcache", "plan"],
             counted(
                 [
@@ -282,13 +283,14 @@ def _policy_inputs() -> list[io.Input]:
             tooltip=". ".join(f"{name}: {policy.tooltip}" for name, policy in policies.items() if policy.tooltip),
         ),
         number_input(
-            "speed", 2.0, (1.0, 10.0, 0.1), "plan: about how many times faster; the other policies do not read it"
+            "speed", 2.0, (1.0, 10.0, 0.1), "Both plans: about how many times faster; the other policies do not read it"
         ),
         number_input(
             "threshold",
             0.0,
             (0.0, 10.0, 0.005),
-            "All policies but plan and taylorseer: change that is let go by, more is faster. 0: the usual one",
+            "All policies but the plans and taylorseer: change that is let go by, more is faster. spectrum: by how "
+            "much the distance between computed predictions grows with each. 0: the usual one",
             optional=True,
         ),
         whole_input("interval", 3, (1, 1000), "taylorseer: every N-th prediction is computed", optional=True),
@@ -307,7 +309,17 @@ class CalibrateCache(SamplerNode):
             "Runs every step once with your checkpoint, steps and size, and writes beside the checkpoint what the "
             "caches need to know. Run it again with other prompts to make it surer.",
             ["teacache coefficients", "mag ratios", "calibrate", "校准", "校准缓存"],
-            sampler_inputs(),
+            [
+                *sampler_inputs(),
+                io.Boolean.Input(
+                    "sensitivity",
+                    default=False,
+                    advanced=True,
+                    optional=True,
+                    tooltip="Also measures how sensitive the network is, for Cache's policy sencache: takes twice as "
+                    "long",
+                ),
+            ],
             [
                 model_output("The model as it came in"),
                 io.Latent.Output(display_name="latent", tooltip="The video of this run, for the two decode nodes"),
@@ -316,37 +328,47 @@ class CalibrateCache(SamplerNode):
         )
 
     @classmethod
-    def check_lazy_status(cls, model: VideoModel, **inputs: InputValue) -> list[str]:
+    def check_lazy_status(cls, model: VideoModel, sensitivity: bool = False, **inputs: InputValue) -> list[str]:
         """Refuse what cannot work before anything that the video is made of is made."""
-        from ..samplers.caches import store
-
-        store.check_place(model.recipe.files["checkpoint"])
+        _check_file(model.recipe.files["checkpoint"])
         return check_ahead(cls, replace(model, cache=None), inputs)
 
     @classmethod
-    def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: InputValue) -> io.NodeOutput:
+    def execute(
+        cls, model: VideoModel, conditioning: Conditioning, sensitivity: bool = False, **inputs: InputValue
+    ) -> io.NodeOutput:
         from ..samplers.caches import store
         from ..samplers.caches.calibration import calibrate
         from ..samplers.plan import plan
 
         update, checkpoint = host.progress(), model.recipe.files["checkpoint"]
-        store.check_place(checkpoint)
-        store.read(checkpoint)
+        _check_file(checkpoint)
+        weights = store.fingerprint(checkpoint)
         on_step = lambda done, total, run: update(done, total, lambda: host.latent_preview(model, run.preview()))
         request, report = request_of(model, **inputs), host.Report(cls)
         prepared, source = plan(replace(model, cache=None), request), inputs.get("source")
         sound = host.source_sound(source)
         host.forget_video()
         report.tell(*prepared.notes)
-        calibration, latents = calibrate(model, conditioning, request, on_step)
+        if sensitivity and model.stacks is None:
+            report.tell(message("sensitivity_unet", title=model.title))
+        calibration, latents = calibrate(model, conditioning, request, on_step, sensitivity)
         try:
-            calibration = store.add(checkpoint, calibration)
+            calibration = store.add(checkpoint, calibration, weights)
         except (OSError, CheckpointError) as error:  # after the run: its latents are not lost with it
-            report.tell(message("calibration_unkept", error=why_unwritten(error)))
+            report.tell(message("calibration_unkept", error=message_of(error)))
         else:
             report.tell(*_calibrated(calibration, store.file_of(checkpoint).name), level=logging.INFO)
         latent = from_model(model, model.to_host(latents.cpu()), latent_note(model, prepared, source), sound)
         return io.NodeOutput(model, {**latent, **noise_mask_of(source)}, ui=report.ui())
+
+
+def _check_file(checkpoint: Path) -> None:
+    """Raise OSError or CheckpointError where the file beside a checkpoint cannot be written, or is damaged."""
+    from ..samplers.caches import store
+
+    store.check_place(checkpoint)
+    store.read(checkpoint)
 
 
 def _calibrated(calibration: Calibration, file: str) -> list[Message]:
@@ -362,6 +384,9 @@ def _calibrated(calibration: Calibration, file: str) -> list[Message]:
         )
         for branch in calibration.branches
     ]
+    measured = max((branch.measured for branch in calibration.branches), default=0)
+    if measured:
+        branches.append(message("calibrated_sensitivity", runs=measured))
     return [message("calibrated_runs", file=file, count=calibration.key.steps, runs=calibration.runs), *branches]
 
 

@@ -14,7 +14,7 @@ import torch
 from comfy_api.latest import InputImpl, io, ui
 from torch import Tensor
 
-from ..loaders.messages import InputError, message
+from ..loaders.messages import InputError, inputs_named, message
 from ..loaders.request import Decoding
 from ..loaders.spec import with_feature
 from ..loaders.video_model import VideoModel
@@ -42,7 +42,10 @@ class Tiled(io.ComfyNode):
         check_tile(tile)
         if model is not None and tile:
             tiling_of(model, 1, 1, tile)
-        return host.pending(cls, inputs)
+        later = host.pending(cls, inputs)
+        if later:  # else it was said
+            host.tell_unkept(cls)
+        return later
 
 
 class Decode(Tiled):
@@ -202,8 +205,7 @@ class DecodeToVideo(Tiled, FileWriter):
         """Refuse what cannot be written before the latents are sampled."""
         from ..samplers.early import check_fps
 
-        host.check_prefix(filename_prefix)
-        host.check_output()
+        host.check_output(cls, filename_prefix, ".mp4")
         check_fps(fps)
         host.sound_of(audio)
         return super().check_lazy_status(model, tile, **inputs)
@@ -280,7 +282,10 @@ def _decoding(
     steps_last = model.parts["vae"].config.get("timestep_conditioning")
     if "decode_timestep" in model.checkpoint.spec.features and not steps_last:
         unread = {named[field]: asked[field] for field in ("timestep", "noise") if asked[field] >= 0}
-        words = [message("idle_decode_time", input=n, value=v, variant=model.variant) for n, v in unread.items()]
+        words = [
+            message("idle_decode_time", input=inputs_named(n), value=v, variant=model.variant)
+            for n, v in unread.items()
+        ]
         report.tell(*words)
     return replace(model, decoding=replace(preset, **{field: v for field, v in asked.items() if v >= 0}))
 

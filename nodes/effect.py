@@ -9,7 +9,7 @@ from typing import Literal
 from comfy_api.latest import io
 
 from ..loaders.families import FAMILIES, family
-from ..loaders.messages import Message, message
+from ..loaders.messages import Message, inputs_named, message
 from ..loaders.video_model import VideoModel
 
 KEY = "reelwire"  # what the page finds beside an input's default and tooltip
@@ -67,12 +67,12 @@ def _holds(name: str, wanted: Wanted, inputs: Mapping[str, object], model: Video
 
 def _line(name: str, failed: str, wanted: Wanted, inputs: Mapping[str, object], model: VideoModel | None) -> Message:
     """What to say of an input whose condition is not met."""
-    values = {"input": name, "value": inputs[name]}
+    values = {"input": inputs_named(name), "value": inputs[name]}
     if wanted is True:
-        return message("idle_unconnected", other=failed, **values)
+        return message("idle_unconnected", other=inputs_named(failed), **values)
     if isinstance(wanted, Mapping):
-        return message("idle_unless", other=failed, choice=inputs[failed], **values)
+        return message("idle_unless", other=inputs_named(failed), choice=inputs[failed], **values)
     if failed == FAMILY and model is not None:
         titles = ", ".join(family(known).title for known in wanted)
         return message("idle_family", title=model.title, titles=titles, **values)
-    return message("idle_choice", other=failed, choice=inputs[failed], wanted=", ".join(wanted), **values)
+    return message("idle_choice", other=inputs_named(failed), choice=inputs[failed], wanted=", ".join(wanted), **values)

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from comfy_api.latest import io
 
-from ..loaders.messages import InputError, listed, message
+from ..loaders.messages import InputError, inputs_named, listed, message
 from ..loaders.parts import Recipe
 from . import host
 from .effect import of_family
@@ -172,7 +172,7 @@ class Loader(io.ComfyNode):
         model = host.load_model(Recipe(name, "", files, host.precision(precision)))
         model = replace(model, host_attention=host.attention())
         single = [part for part in FOLDERS if part in files and files[part].is_file()]
-        lines = [message("part_file", part=part, file=files[part].name) for part in single]
+        lines = [message("part_file", part=inputs_named(part), file=files[part].name) for part in single]
         loaded = message("loaded", title=model.title, variant=model.variant, dtype=model.recipe.dtype)
         report = host.Report(cls)
         report.tell(listed([loaded, *lines]), level=logging.INFO)

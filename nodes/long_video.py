@@ -49,7 +49,7 @@ from .types import (
     whole_input,
 )
 from .video_file import FileWriter, write_video
-from .words import frame_rules, long_video, models_with
+from .words import clock, frame_rules, long_video, models_with
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -58,7 +58,6 @@ if TYPE_CHECKING:
     from ..samplers.denoise import Sampling
     from ..samplers.long.job import Job
     from ..samplers.long.plan import LongPlan
-    from ..samplers.long.timeline import Timeline
 
 OPENED_BEFORE = 64  # pictures of a timeline whose headers are read before a prompt is queued, while the server waits
 RESUME, ANEW = "go on", "start over"
@@ -182,7 +181,10 @@ class LongVideo(FileWriter):
     @classmethod
     def check_lazy_status(cls, **inputs: InputValue) -> list[str]:
         """Refuse what cannot work before anything that the video is made of is made."""
-        return check_long_ahead(cls, inputs)
+        later = check_long_ahead(cls, inputs)
+        if later:
+            _check_place(cls, inputs["filename_prefix"])
+        return later
 
     @classmethod
     def execute(
@@ -195,20 +197,20 @@ class LongVideo(FileWriter):
     ) -> io.NodeOutput:
         from ..samplers.decode import eight_bits
         from ..samplers.long.fingerprint import render_fingerprint, upgraded
-        from ..samplers.long.job import ENDING, Job
         from ..samplers.long.render import Callbacks, clip_pieces, render
 
         ready = prepared(filename_prefix=filename_prefix, joined=joined, **inputs)
         host.forget_video()
+        host.forget_pictures()
         model, story, plan, options, fps = ready.model, ready.timeline, ready.plan, ready.options, ready.fps
         size = plan.request.width, plan.request.height
         path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", *size)
         begun, report = render_fingerprint(model, story, plan, options), host.Report(cls)
-        with closing(Job(host.beside_output(filename_prefix, ENDING))) as job, heard_by(report.tell):
+        with closing(_job(filename_prefix)) as job, heard_by(report.tell):
             job.begin(begun, unfinished == ANEW, lambda inputs: upgraded(inputs, model, plan))
             is_tiled = inputs.get("tile", 0) > 0
             tiling = ready.tiling if is_tiled else job.settled(ready.tiling)
-            report.tell(*host.gone_notes(cls), *notes, *ready.sound_notes, *_picture_notes(story))
+            report.tell(*host.gone_notes(cls), *notes, *ready.sound_notes)
             report.tell(*idle(cls, {**inputs, "joined": joined}, model), *left_out(plan))
             report.tell(*plan.notes, *host.shortage(model, plan.longest))
             watch = _Watching(report, model, plan, job)
@@ -230,9 +232,18 @@ class LongVideo(FileWriter):
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview.as_dict(), line))
 
 
-def _picture_notes(story: Timeline) -> list[str]:
-    """What is not used of the pictures of a timeline, each file once."""
-    return [note for file in dict.fromkeys(p.file for p in story.pictures) for note in host.picture_notes(file)]
+def _job(prefix: str) -> Job:
+    """The unfinished render of a file name prefix."""
+    from ..samplers.long.job import ENDING, Job
+
+    return Job(host.beside_output(prefix, ENDING))
+
+
+def _check_place(cls: type[io.ComfyNode], prefix: str) -> None:
+    """Raise InputError or OSError, in words, where the video, or what it leaves while it is under way, cannot be
+    written."""
+    host.check_output(cls, prefix, ".mp4")
+    _job(prefix).check()
 
 
 def _note(model: VideoModel, plan: LongPlan, frames: int, fps: float) -> dict[str, object]:
@@ -402,7 +413,7 @@ class _Watching:
         self._from = done - 1 if self._from is None else self._from
         pace = (time.monotonic() - self._began) / (done - self._from)
         window = (done - 1) * len(self._plan.windows) // total + 1
-        left = _clock(pace * (total - done))
+        left = clock(pace * (total - done))
         self._report.show(message("time_left_window", number=window, count=len(self._plan.windows), time=left))
         self._move(lambda: host.latent_preview(self._model, run.preview()))
 
@@ -435,16 +446,6 @@ class _Watching:
             )
             words = message("windows_kept", done=done, count=count, place=f"output/{place.as_posix()}")
             raise host.extended(error, words) from error
-
-
-def _clock(seconds: float) -> str:
-    """Seconds as hours and minutes, or minutes and seconds, in words."""
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        message("clock_h_min", hours=minutes // 60, minutes=minutes % 60)
-        if minutes >= 60
-        else message("clock_min_s", minutes=minutes, seconds=rest)
-    )
 
 
 NODES = [LongVideo]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -76,7 +77,8 @@ class FileWriter(io.ComfyNode):
         if known is None:
             fps = cls.rate(model, fps, sampled)
             sound, notes = host.opened_audio(audio)
-            return fps, sound, [*notes, *cls.rate_apart(fps, sound, audio)]
+            silent = host.source_sound_notes(source, True) if audio is None else []
+            return fps, sound, [*notes, *silent, *cls.rate_apart(fps, sound, audio)]
         sound, lost = host.opened_sound(known)
         fps, notes = cls.rate_beside(model, fps, known, sampled)
         return fps, sound, notes if sound is not None else lost
@@ -142,6 +144,7 @@ def check_video(path: Path, count: int, size: tuple[int, int]) -> None:
     import av
 
     found = 0
+    os.stat(path)  # somebody may have removed its folder
     with suppress(av.FFmpegError, IndexError), av.open(str(path), "r", "mp4") as container:
         stream = container.streams.video[0]
         if (stream.width, stream.height) == size:

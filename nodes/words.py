@@ -27,12 +27,14 @@ def written(width: int, height: int, frames: int, fps: float, file: Path) -> Mes
     return message("written", bytes=_size(file), **_length(width, height, frames, fps))
 
 
-def clock(seconds: float) -> str:
-    """Seconds as 12.3 s, 3:20 min or 1:04 h, which every language reads."""
+def clock(seconds: float) -> Message:
+    """Seconds as 12.3 s, 3 min 20 s or 1 h 4 min."""
     if seconds < 99.95:
-        return f"{seconds:.1f} s"
+        return message("time_s", number=f"{seconds:.1f}")
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02} h" if minutes >= 60 else f"{minutes}:{rest:02} min"
+    if minutes >= 60:
+        return message("clock_h_min", hours=minutes // 60, minutes=minutes % 60)
+    return message("clock_min_s", minutes=minutes, seconds=rest)
 
 
 def _settings(request: Request, fps: float, seconds: float) -> dict[str, object]:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from ..loaders.messages import InputError, message
+from ..loaders.limits import nearest
+from ..loaders.messages import InputError, either, message
 from ..loaders.vae.streaming import drop_first
 from ..loaders.vae.tiles import FEWEST, Tiling, retried
 from ..loaders.video_model import VideoModel
@@ -38,7 +39,7 @@ def tiling_of(model: VideoModel, height: int, width: int, tile: int = 0) -> Tili
     ratio = model.facts.spatial_ratio
     if tile and (tile < FEWEST * ratio or tile % ratio):
         rule = message("tile_rule", title=model.title, ratio=ratio, least=FEWEST * ratio)
-        raise InputError("tile", tile, rule, message("use_tile", tile=max(tile // ratio, FEWEST) * ratio))
+        raise InputError("tile", tile, rule, message("use_tile", tile=either(*nearest(tile, FEWEST * ratio, ratio))))
     if not tile:
         return model.tiling(height, width)
     return Tiling(tile // ratio, True) if tile < max(height, width) * ratio else Tiling()

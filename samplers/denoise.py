@@ -17,11 +17,12 @@ from ..loaders.messages import InputError, about, message
 from ..loaders.request import Conditioning, Request
 from ..loaders.video_model import VideoModel
 from ..loaders.weights.lora import Switch, applied
+from .caches.corrector import COPIED
 from .caches.runner import Runner, cached, forecasting, through_cache
 from .guidance import guide, guided_model
 from .loop import circling
 from .plan import SamplingPlan
-from .solvers import TABLES, noise_schedule
+from .solvers import TABLES, Solver, Turn, Walk, noise_schedule
 from .sources.clip import with_clip_latents
 from .sources.inpaint import Inpainting, MaskedSource
 from .speed import accelerated
@@ -59,11 +60,11 @@ def sample(
             return inpainting.source.clone()
         schedule = noise_schedule(model, request, model.memory.device("transformer"))
         denoiser = wrap(circling(model.prepare(conditioning, request, schedule), request, model.facts))
-        solve = TABLES[model.solvers][request.sampler].solve
+        solver = TABLES[model.solvers][request.sampler]
         with cached(model, schedule, plan.policy) as cache, ExitStack() as stack:
             run = Sampling(model, plan.room, denoiser, cache, stack, on_step)
             run.masked = MaskedSource(inpainting, denoiser, request.seed) if inpainting is not None else None
-            latents = solve(run, denoiser.latents, schedule)
+            latents = solver.solve(run, denoiser.latents, schedule)
         video = _alive(_finite(denoiser.finish(latents), model), model)
         return video if inpainting is None else inpainting.restored(video)
 
@@ -88,6 +89,7 @@ class Sampling:
         groups = (list(group) for _, group in groupby(range(len(denoiser.schedule)), denoiser.part))
         self._phases = {steps[0]: range(steps[0], steps[-1] + 1) for steps in groups}
         self._network: Network = None
+        self._done = 0
         self._switch_loras: Switch = lambda level, count: None
         self._last: tuple[Tensor, Tensor, int] | None = (
             None  # prediction, the latents that it was made from, its number
@@ -107,9 +109,33 @@ class Sampling:
         self._last = prediction, latents, step
         return prediction
 
-    def x0(self, latents: Tensor, step: int) -> Tensor:
-        """The video that the guided prediction number `step` points to."""
-        return self.denoiser.x0(self.predict(latents, step), latents, step)
+    def correct(self, solver: Solver, walk: Walk, latents: Tensor, step: int) -> Turn | None:
+        """Where the run goes on, where its cache took the steps before this one again."""
+        if self.cache is None:
+            return None
+        before = replace(walk, settle=self.denoiser.settle)  # nobody is told of what is taken again
+
+        def again(x0: Tensor, latents: Tensor, step: int) -> Tensor:
+            return solver.advance(before, self._towards(x0, latents, step), latents, step)
+
+        place = self.cache.correct(walk, latents, step, again)
+        if place is None:
+            return None
+        corrected, earlier = place
+        if earlier < step:
+            return Turn(corrected, earlier, None)
+        x0, copied = self.cache.newest(), COPIED * self.denoiser.alpha_sigma(step)[0] ** 2
+        x0.add_(corrected.float() - latents.float(), alpha=copied)
+        self.latents, prediction = corrected, self._towards(x0, corrected, step)
+        self._last = prediction, corrected, step
+        return Turn(corrected, step, prediction)
+
+    def _towards(self, x0: Tensor, latents: Tensor, step: int) -> Tensor:
+        """The prediction that points from these latents to a video, and outside of a mask to the source."""
+        if self.masked is None:
+            return self.denoiser.from_x0(x0, latents, step)
+        seen = self.masked.noised(latents, step)
+        return self.masked.blended(self.denoiser.from_x0(x0, seen, step), seen, latents, step)
 
     def settle(self, stepped: Tensor, latents: Tensor, step: int, following: int) -> Tensor:
         """The latents after a step, with what is given in them put back; then whoever looks on is told."""
@@ -117,7 +143,8 @@ class Sampling:
         count = len(self.denoiser.schedule)
         if following == count:  # the result is there, so it is what there is to see
             self._last = None
-        self._on_step(following, count, self)
+        self._done = max(self._done, following)  # a run that goes back has done no less
+        self._on_step(self._done, count, self)
         return self.latents
 
     def finish(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..loaders.limits import nearest
 from ..loaders.messages import InputError, either, message
 from ..loaders.vae.tiles import FEWEST
 
@@ -9,6 +10,7 @@ LARGEST, LONGEST, ENDLESS = 16384, 100_000, 1_000_000  # pixels of a side, frame
 FASTEST = 240.0  # frames per second
 LENGTHS = ("frames", "source")  # what says how long a video is
 FINEST, COARSEST = 8, 64  # pixels: every model's sizes are multiples of the one; multiples of the other suit them all
+USUAL = (16, 32)  # pixels: what other models' sizes are multiples of
 
 
 def check_side(name: str, value: int) -> None:
@@ -19,9 +21,8 @@ def check_side(name: str, value: int) -> None:
     if value > LARGEST:
         raise InputError(name, value, rule, message("use_at_most", most=LARGEST))
     if value % FINEST:
-        low = value // COARSEST * COARSEST
-        near = either(low, low + COARSEST) if low else COARSEST
-        raise InputError(name, value, rule, message("use_value_or_0", value=near))
+        near = {f"of_{step}": either(*nearest(value, step, step)) for step in (*USUAL, COARSEST)}
+        raise InputError(name, value, rule, message("use_side", **near))
 
 
 def check_length(frames: int, most: int = LONGEST, own: bool = True) -> None:
@@ -34,10 +35,8 @@ def check_length(frames: int, most: int = LONGEST, own: bool = True) -> None:
         raise InputError("frames", frames, rule, message("use_at_most", most=most))
 
 
-def check_strength(strength: float, source: bool) -> None:
-    """Raise InputError for the strength of a source that may not be there."""
-    if not source and strength != 1:
-        raise InputError("strength", strength, message("strength_without_source"), message("connect_source"))
+def check_strength(strength: float) -> None:
+    """Raise InputError for a strength that no source can have."""
     if not 0 < strength <= 1:
         raise InputError("strength", strength, message("share_above_0"), message("use_strength"))
 
@@ -88,7 +87,7 @@ def check_tile(tile: int) -> None:
     least = FEWEST * FINEST
     if tile and (tile < least or tile % FINEST):
         rule = message("any_tile_rule", multiple=FINEST, least=least)
-        raise InputError("tile", tile, rule, message("use_tile", tile=max(tile // FINEST, FEWEST) * FINEST))
+        raise InputError("tile", tile, rule, message("use_tile", tile=either(*nearest(tile, least, FINEST))))
 
 
 def check_keyframe(strength: float) -> None:

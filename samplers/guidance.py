@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..loaders.denoiser import Denoiser, Network
-from ..loaders.messages import InputError, either, message
+from ..loaders.messages import InputError, either, inputs_named, message
 from ..loaders.request import Guidance, Request, SpatioTemporal
 from ..loaders.spec import titles_with
 from ..loaders.video_model import VideoModel
@@ -39,7 +39,7 @@ def check_guidance(model: VideoModel, request: Request) -> None:
         raise InputError("switch_step", guidance.switch_step, rule, remedy)
     if guidance.method not in ("cfg", "stg") and scale <= 1:
         rule = message("needs_two_branches", method=guidance.method)
-        raise InputError(name, scale, rule, message("set_above_1", name=name))
+        raise InputError(name, scale, rule, message("set_above_1", name=inputs_named(name)))
 
 
 def check_method(model: VideoModel) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..loaders.common.controls import check_range
 from ..loaders.common.images import is_frames
-from ..loaders.messages import InputError, about, either, message, series
+from ..loaders.messages import InputError, about, either, inputs_named, message, series
 from ..loaders.request import Control, Request
 from ..loaders.spec import titles_with
 from ..loaders.video_model import VideoModel
@@ -25,8 +25,8 @@ from .room import step_bytes
 from .solvers import TABLES, noise_schedule, prediction_count, run_predictions, skipped
 from .sources.awaited import Names, with_stand_ins
 from .sources.clip import clip_frames, goes_on, sized_as_clip
-from .sources.inpaint import hidden_keyframes, latent_mask
-from .sources.opened import lengthened, source_notes, through_door
+from .sources.inpaint import gray_notes, hidden_keyframes, latent_mask
+from .sources.opened import lengthened, source_notes, sourceless, through_door
 from .speed import check_speed
 
 MOST_TOKENS = 2**20  # ten times HunyuanVideo at 720p and 129 frames
@@ -62,7 +62,7 @@ def plan(model: VideoModel, request: Request, outline: bool = False, awaited: Na
     bring is checked. Raises InputError for what this model cannot do.
     """
     request, opening_notes = through_door(request)
-    request = with_stand_ins(model, request, awaited)
+    request, idle_notes = sourceless(with_stand_ins(model, request, awaited))
     request, length_notes = lengthened(model, request)
     request = model.complete(sized_as_clip(model, request))
     preset_notes = _preset_notes(model, request)
@@ -82,7 +82,7 @@ def plan(model: VideoModel, request: Request, outline: bool = False, awaited: Na
         request, media_notes = _with_media(model, request)
         mask, mask_notes = checked_mask(model, request)
         media_notes += mask_notes
-    before = (*opening_notes, *length_notes, *preset_notes)
+    before = (*opening_notes, *idle_notes, *length_notes, *preset_notes)
     after = (*cache_notes, *attention_notes(model), *_idle_notes(model, request, policy))
     notes = (*before, *media_notes, *after)
     predictions = prediction_count(model, request)
@@ -152,7 +152,7 @@ def _expert_notes(model: VideoModel, request: Request) -> tuple[str, ...]:
         return ()
     name = "boundary" if guidance.boundary else "switch_step"
     expert = message("high_noise_expert") if all(low) else message("low_noise_expert")
-    return (message("expert_no_step", input=name, value=getattr(guidance, name), expert=expert),)
+    return (message("expert_no_step", input=inputs_named(name), value=getattr(guidance, name), expert=expert),)
 
 
 def _is_empty(steps: int, start: float, end: float) -> bool:
@@ -167,7 +167,7 @@ def _with_media(model: VideoModel, request: Request) -> tuple[Request, tuple[str
         model.check_pictures(request)
     keyframes, notes = place_keyframes(request.keyframes, model.capabilities(), request.frames)
     request = replace(request, keyframes=keyframes)
-    check_strength(request.strength, request.source is not None)
+    check_strength(request.strength)
     if request.source is not None:
         check_source(model, request, request.source)
         check_computes(request)
@@ -189,7 +189,7 @@ def checked_mask(model: VideoModel, request: Request) -> tuple[Tensor | None, tu
         return mask, (message("mask_keeps_all"),)
     if mask.min() == 1:
         return None, (message("mask_all_free"),)
-    return mask, hidden_keyframes(model.facts, request, mask)
+    return mask, (*gray_notes(request.mask), *hidden_keyframes(model.facts, request, mask))
 
 
 def check_computes(request: Request) -> None:

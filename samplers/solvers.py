@@ -7,8 +7,8 @@ with eta 0 is Euler: both move straight along the predicted velocity.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -22,6 +22,62 @@ from ..loaders.video_model import VideoModel
 from .schedulers import Make, diffusers_scheduler, dpmpp_2m, flow_match_euler, unipc
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a walk was: what its solver and its scheduler remembered, and which noise came next."""
+
+    memory: Mapping[str, object]
+    scheduler: Mapping[str, object]
+    generator: Tensor
+
+    @property
+    def bytes(self) -> int:
+        """Of all tensors that are remembered."""
+        known = [*self.memory.values(), *self.scheduler.values()]
+        flat = [each for value in known for each in (value if isinstance(value, list) else [value])]
+        return sum(each.nbytes for each in flat if isinstance(each, Tensor) and each.ndim > 1)
+
+
+@dataclass(frozen=True)
+class Walk:
+    """The way of one run through its noise levels, which can be gone back on.
+
+    settle: as `Denoiser.settle`.
+    memory: what the solver remembers from prediction to prediction: tensors that it does not write into, and numbers.
+    """
+
+    denoiser: Denoiser
+    schedule: NoiseSchedule
+    settle: Callable[[Tensor, Tensor, int, int], Tensor]
+    memory: Kwargs = field(default_factory=dict)
+
+    def place(self) -> Place:
+        """Where the walk is."""
+        return Place(dict(self.memory), _attributes(self.schedule.scheduler), self.denoiser.generator.get_state())
+
+    def go_back(self, place: Place) -> None:
+        """Be there again; what is remembered of what came after is gone."""
+        self.memory.clear()
+        self.memory.update(place.memory)
+        if (scheduler := self.schedule.scheduler) is not None:
+            scheduler.__dict__.clear()
+            scheduler.__dict__.update(_with_own_lists(place.scheduler))
+        self.denoiser.generator.set_state(place.generator)
+
+
+# (walk, prediction, the latents that it was made from, its number) -> the latents of the next prediction
+Advance = Callable[[Walk, Tensor, Tensor, int], Tensor]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Where a walk goes on that has gone back. prediction: number `step` for these latents; None: to be made."""
+
+    latents: Tensor
+    step: int
+    prediction: Tensor | None
+
+
 class Denoise(Protocol):
     """What a solver asks for predictions, once for each noise level of the schedule and in its order."""
 
@@ -30,15 +86,14 @@ class Denoise(Protocol):
     def predict(self, latents: Tensor, step: int) -> Tensor:
         """The guided prediction number `step`, as the network makes it."""
 
-    def x0(self, latents: Tensor, step: int) -> Tensor:
-        """The video that the guided prediction number `step` points to."""
+    def correct(self, solver: Solver, walk: Walk, latents: Tensor, step: int) -> Turn | None:
+        """Where the walk goes on, if prediction number `step` shows that what lies behind is to be taken again."""
 
     def settle(self, stepped: Tensor, latents: Tensor, step: int, following: int) -> Tensor:
         """The latents after a step, with what is given in them put back. step, following: as in `Denoiser.settle`."""
 
 
 MOST_STEPS = 1000  # that a run may have
-Solve = Callable[[Denoise, Tensor, NoiseSchedule], Tensor]  # (denoise, first latents, schedule) -> last latents
 
 
 @dataclass(frozen=True)
@@ -46,15 +101,30 @@ class Solver:
     """A way to step through noise levels.
 
     make: the scheduler that knows the noise levels.
-    solve: goes through them.
+    advance: takes the step of one prediction.
     levels: of a scheduler's n noise levels, the index of that of each prediction.
     zero_steps: whether a prediction of zeros leaves the latents where they are, as CFG-Zero*'s first one has to.
+    remembered: tensors of the latents' size that it and its scheduler know from earlier steps, at most.
     """
 
     make: Make
-    solve: Solve
+    advance: Advance
     levels: Callable[[int], list[int]] = lambda count: list(range(count))
     zero_steps: bool = True
+    remembered: int = 0
+
+    def solve(self, denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> Tensor:
+        """The latents after the last noise level, from those of the first."""
+        walk, step = Walk(denoise.denoiser, schedule, denoise.settle), 0
+        while step < len(schedule):
+            prediction: Tensor | None = denoise.predict(latents, step)
+            turn = denoise.correct(self, walk, latents, step)
+            if turn is not None:
+                prediction, latents, step = turn.prediction, turn.latents, turn.step
+            if prediction is not None:
+                latents = self.advance(walk, prediction, latents, step)
+                step += 1
+        return latents
 
 
 def noise_schedule(model: VideoModel, request: Request, device: torch.device) -> NoiseSchedule:
@@ -103,6 +173,16 @@ def skipped(steps: int, request: Request) -> int:
     return max(steps - min(int(steps * request.strength), steps), 0)
 
 
+def _attributes(scheduler: Scheduler) -> dict[str, object]:
+    """What a scheduler knows."""
+    return _with_own_lists({} if scheduler is None else vars(scheduler))
+
+
+def _with_own_lists(known: Mapping[str, object]) -> dict[str, object]:
+    """A scheduler's attributes, in lists that it does not write into: into a tensor it never does."""
+    return {name: list(value) if isinstance(value, list) else value for name, value in known.items()}
+
+
 def _sigmas(scheduler: Scheduler) -> list[float]:
     """The noise of every step, and after the last. Of CogVideoX's schedulers the square root of 1 - alphas_cumprod."""
     if not hasattr(scheduler, "sigmas"):
@@ -138,18 +218,15 @@ def _number(value: Tensor) -> bool:
 Step = Callable[[Denoiser, NoiseSchedule, Tensor, Tensor, int], Tensor]  # (.., prediction, latents, step) -> latents
 
 
-def _scheduler_steps(take: Step) -> Solve:
-    """A solver of one prediction a step, whose steps a diffusers scheduler takes."""
+def _scheduler_steps(take: Step) -> Advance:
+    """The steps of a diffusers scheduler."""
 
-    def solve(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> Tensor:
-        for step in range(len(schedule)):
-            prediction = denoise.predict(latents, step)
-            with without_waiting():
-                stepped = take(denoise.denoiser, schedule, prediction, latents, step)
-            latents = denoise.settle(stepped, latents, step, step + 1)
-        return latents
+    def advance(walk: Walk, prediction: Tensor, latents: Tensor, step: int) -> Tensor:
+        with without_waiting():
+            stepped = take(walk.denoiser, walk.schedule, prediction, latents, step)
+        return walk.settle(stepped, latents, step, step + 1)
 
-    return solve
+    return advance
 
 
 def _flow_step(denoiser: Denoiser, schedule: NoiseSchedule, prediction: Tensor, latents: Tensor, step: int) -> Tensor:
@@ -188,42 +265,33 @@ def _ddim_step(denoiser: Denoiser, schedule: NoiseSchedule, prediction: Tensor, 
     return stepped
 
 
-def _dpm_of_x0(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> Tensor:
+def _dpm_of_x0(walk: Walk, prediction: Tensor, latents: Tensor, step: int) -> Tensor:
     """CogVideoXDPMScheduler: a two-step method that asks for its last estimate of x0, and draws noise."""
-    generator, x0 = denoise.denoiser.generator, None
-    for step, time in enumerate(schedule.times):
-        prediction = denoise.predict(latents, step)
-        before = schedule.times[step - 1] if step else None
-        with without_waiting():
-            stepped, x0 = schedule.scheduler.step(
-                prediction, x0, time, before, latents, generator=generator, return_dict=False
-            )
-        latents = denoise.settle(stepped, latents, step, step + 1)
-    return latents
+    times, generator = walk.schedule.times, walk.denoiser.generator
+    before = times[step - 1] if step else None
+    with without_waiting():
+        stepped, walk.memory["x0"] = walk.schedule.scheduler.step(
+            prediction, walk.memory.get("x0"), times[step], before, latents, generator=generator, return_dict=False
+        )
+    return walk.settle(stepped, latents, step, step + 1)
 
 
 # ---------------------------------------------------------------- solvers of our own, on flow models
 
 
-def heun(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> Tensor:
+def heun(walk: Walk, prediction: Tensor, latents: Tensor, step: int) -> Tensor:
     """Heun's method (Karras et al. 2022, algorithm 1 without churn): a step's slope is the mean of those at its ends.
 
     On flow models too the slope is dx/dsigma = (x - x0) / sigma. The last step, to no noise, has one prediction.
     """
-    step = 0
-    while step < len(schedule):
-        sigma, sigma_next = schedule.sigmas[step], schedule.sigmas[step + 1]
-        x = latents.float()
-        slope = (x - denoise.x0(latents, step)) / sigma
-        latents_next = denoise.settle(x + (sigma_next - sigma) * slope, latents, step, step + 1)
-        if step + 1 < len(schedule):
-            x_next = latents_next.float()
-            slope_next = (x_next - denoise.x0(latents_next, step + 1)) / sigma_next
-            stepped = x + (sigma_next - sigma) * (slope + slope_next) / 2
-            latents_next = denoise.settle(stepped, latents, step, step + 2)
-        step += 2
-        latents = latents_next
-    return latents
+    sigmas, memory, first = walk.schedule.sigmas, walk.memory, step % 2 == 0
+    slope = (latents.float() - walk.denoiser.x0(prediction, latents, step)) / sigmas[step]
+    if first:
+        memory.update(latents=latents, slope=slope)
+        return walk.settle(latents.float() + (sigmas[step + 1] - sigmas[step]) * slope, latents, step, step + 1)
+    begun, mean = memory["latents"], (memory["slope"] + slope) / 2
+    stepped = begun.float() + (sigmas[step] - sigmas[step - 1]) * mean
+    return walk.settle(stepped, begun, step - 1, step + 1)
 
 
 def _heun_levels(count: int) -> list[int]:
@@ -231,7 +299,7 @@ def _heun_levels(count: int) -> list[int]:
     return sorted([*range(count), *range(1, count)])
 
 
-def dpmpp_2m_sde(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> Tensor:
+def dpmpp_2m_sde(walk: Walk, prediction: Tensor, latents: Tensor, step: int) -> Tensor:
     """SDE-DPM-Solver++ (2M) (Lu et al. 2022, arXiv 2211.01095), its second order by the midpoint rule.
 
     x' = sigma'/sigma e^-h x + alpha' (1 - e^-2h) (x0 + (x0 - x0_before) / 2r) + sigma' sqrt(1 - e^-2h) noise
@@ -240,37 +308,28 @@ def dpmpp_2m_sde(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> 
     is -inf, so that e^-h is 0 and the first two steps are of first order, else the first one alone. Noise is drawn on
     the CPU from the request's seed.
     """
-    generator = denoise.denoiser.generator
-    before: Tensor | None = None
-    h_before = math.inf
-    for step in range(len(schedule)):
-        x0 = denoise.x0(latents, step)
-        (alpha, sigma), (alpha_next, sigma_next) = (denoise.denoiser.alpha_sigma(i) for i in (step, step + 1))
-        if sigma_next == 0:
-            return denoise.settle(x0, latents, step, step + 1)
-        decay = min(alpha * sigma_next / (alpha_next * sigma), 1.0)  # e^-h
-        h = -math.log(decay) if decay > 0 else math.inf
-        target = x0
-        if before is not None and 0 < h_before < math.inf:
-            target = x0 + h / (2 * h_before) * (x0 - before)
-        noise = torch.randn(latents.shape, generator=generator).to(x0)
-        stepped = sigma_next / sigma * decay * latents.float() + alpha_next * (1 - decay**2) * target
-        stepped = stepped + sigma_next * math.sqrt(1 - decay**2) * noise
-        before, h_before = x0, h
-        latents = denoise.settle(stepped, latents, step, step + 1)
-    return latents
+    x0 = walk.denoiser.x0(prediction, latents, step)
+    (alpha, sigma), (alpha_next, sigma_next) = (walk.denoiser.alpha_sigma(i) for i in (step, step + 1))
+    if sigma_next == 0:
+        return walk.settle(x0, latents, step, step + 1)
+    decay = min(alpha * sigma_next / (alpha_next * sigma), 1.0)  # e^-h
+    h = -math.log(decay) if decay > 0 else math.inf
+    before, h_before = walk.memory.get("x0"), walk.memory.get("h", math.inf)
+    target = x0 if before is None or not 0 < h_before < math.inf else x0 + h / (2 * h_before) * (x0 - before)
+    noise = torch.randn(latents.shape, generator=walk.denoiser.generator).to(x0)
+    stepped = sigma_next / sigma * decay * latents.float() + alpha_next * (1 - decay**2) * target
+    stepped = stepped + sigma_next * math.sqrt(1 - decay**2) * noise
+    walk.memory.update(x0=x0, h=h)
+    return walk.settle(stepped, latents, step, step + 1)
 
 
-def stochastic(denoise: Denoise, latents: Tensor, schedule: NoiseSchedule) -> Tensor:
+def stochastic(walk: Walk, prediction: Tensor, latents: Tensor, step: int) -> Tensor:
     """Each step goes to x0 and back to the next noise level with fresh noise (RectifiedFlowScheduler of Lightricks'
     ltx-video, `stochastic_sampling`): x' = alpha' x0 + sigma' noise, drawn on the CPU from the request's seed."""
-    generator = denoise.denoiser.generator
-    for step in range(len(schedule)):
-        x0 = denoise.x0(latents, step)
-        noise = torch.randn(latents.shape, generator=generator).to(x0)
-        alpha, sigma = _following(denoise.denoiser, schedule, step)
-        latents = denoise.settle(alpha * x0 + sigma * noise, latents, step, step + 1)
-    return latents
+    x0 = walk.denoiser.x0(prediction, latents, step)
+    noise = torch.randn(latents.shape, generator=walk.denoiser.generator).to(x0)
+    alpha, sigma = _following(walk.denoiser, walk.schedule, step)
+    return walk.settle(alpha * x0 + sigma * noise, latents, step, step + 1)
 
 
 def _following(denoiser: Denoiser, schedule: NoiseSchedule, step: int) -> tuple[Factor, Factor]:
@@ -288,10 +347,10 @@ def _following(denoiser: Denoiser, schedule: NoiseSchedule, step: int) -> tuple[
 _EULER = Solver(flow_match_euler, _scheduler_steps(_euler_step))
 _FLOW_SOLVERS = {
     "euler": _EULER,
-    "unipc": Solver(unipc, _scheduler_steps(_flow_step)),
-    "dpm++ 2m": Solver(dpmpp_2m, _scheduler_steps(_flow_step)),
-    "heun": Solver(flow_match_euler, heun, _heun_levels, zero_steps=False),
-    "dpm++ 2m sde": Solver(flow_match_euler, dpmpp_2m_sde, zero_steps=False),
+    "unipc": Solver(unipc, _scheduler_steps(_flow_step), remembered=3),
+    "dpm++ 2m": Solver(dpmpp_2m, _scheduler_steps(_flow_step), remembered=2),
+    "heun": Solver(flow_match_euler, heun, _heun_levels, zero_steps=False, remembered=2),
+    "dpm++ 2m sde": Solver(flow_match_euler, dpmpp_2m_sde, zero_steps=False, remembered=1),
 }
 TABLES: dict[str, dict[str, Solver]] = {
     "flow": _FLOW_SOLVERS,
@@ -302,14 +361,16 @@ TABLES: dict[str, dict[str, Solver]] = {
     },  # along the timesteps that a distilled checkpoint was trained on
     "zero terminal SNR": {
         "ddim": Solver(diffusers_scheduler("CogVideoXDDIMScheduler"), _scheduler_steps(_ddim_step)),
-        "dpm": Solver(diffusers_scheduler("CogVideoXDPMScheduler"), _dpm_of_x0),
+        "dpm": Solver(diffusers_scheduler("CogVideoXDPMScheduler"), _dpm_of_x0, remembered=1),
     },
     "EDM": {
         "euler": Solver(diffusers_scheduler("EulerDiscreteScheduler"), _scheduler_steps(_flow_step)),
         "euler ancestral": Solver(
             diffusers_scheduler("EulerAncestralDiscreteScheduler"), _scheduler_steps(_ancestral_step)
         ),
-        "edm dpm": Solver(diffusers_scheduler("EDMDPMSolverMultistepScheduler"), _scheduler_steps(_flow_step)),
+        "edm dpm": Solver(
+            diffusers_scheduler("EDMDPMSolverMultistepScheduler"), _scheduler_steps(_flow_step), remembered=2
+        ),
     },
 }
 SAMPLERS = tuple(dict.fromkeys(name for table in TABLES.values() for name in table))

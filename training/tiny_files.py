@@ -95,14 +95,19 @@ def save(state: Mapping[str, Tensor], file: Path) -> None:
 
 def sentencepiece_model() -> bytes:
     """A tokenizer of English and Chinese letters, any other letter as its bytes, as UMT5's."""
+    words = [" ".join(text.WORDS), *text.WORDS, *"一二三红绿蓝黄色的圆方形在上下左右移动猫狗", *text.LETTERS]
+    return sentencepiece_of(words, 400)
+
+
+def sentencepiece_of(words: list[str], size: int, **options: Any) -> bytes:
+    """A sentencepiece model of these words with so many pieces."""
     import sentencepiece
 
-    words = [" ".join(text.WORDS), *text.WORDS, *"一二三红绿蓝黄色的圆方形在上下左右移动猫狗", *text.LETTERS]
     written = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(words * 4),
         model_writer=written,
-        vocab_size=400,
+        vocab_size=size,
         byte_fallback=True,
         hard_vocab_limit=False,
         pad_id=0,
@@ -111,6 +116,7 @@ def sentencepiece_model() -> bytes:
         bos_id=-1,
         character_coverage=1.0,
         minloglevel=2,
+        **options,
     )
     return written.getvalue()
 

@@ -1,7 +1,7 @@
 /** Errors of this pack's nodes: the sentence in a toast, and on the node that caused it until the next press of Run. */
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
-import { refusalOf, sayNow, translate } from "./messages.mjs";
+import { refusalOf, sayNow, translateAll } from "./messages.mjs";
 import { isOurs, nodeOf, ourNodes, rootGraph } from "./nodes.mjs";
 import { show } from "./panel.mjs";
 import { isFromHere } from "./prompts.mjs";
@@ -27,7 +27,7 @@ function explain(detail) {
   const node = isFromHere(known ?? detail) ? nodeOf(known?.node ?? detail.node_id) : undefined;
   const message = known?.message ?? { key: "", values: {}, text: detail.exception_message.trim() };
   detail.exception_type = detail.exception_type?.split(".").pop();
-  detail.exception_message = sayNow(message);
+  detail.exception_message = sayNow(message, node);
   if (node && known) Object.assign(detail, { node_id: known.node, node_type: node.type });
   tell(node, [message]);
 }
@@ -48,9 +48,9 @@ async function refusedBeforeRun(errors) {
 
 /** Tell it at once, and again in the page's language where its texts come late. */
 async function tell(node, messages) {
-  const sentence = messages.map(sayNow).join("\n");
+  const sentence = messages.map((message) => sayNow(message, node)).join("\n");
   const toast = put(node, sentence);
-  const translated = (await Promise.all(messages.map(translate))).join("\n");
+  const translated = (await translateAll(messages, node)).join("\n");
   if (translated === sentence || !toasts.includes(toast)) return;
   drop(toast);
   put(node, translated);

@@ -8,6 +8,17 @@ const WIDGETS = { LoadImage: "image", LoadVideo: "file" };
 const PACK = new URL(import.meta.url).pathname.split("/").at(-2); // the folder may have any name
 const SERVED = `/workflow_templates/${PACK}/inputs/`;
 
+// templates that run on the model that comes with the pack: the gallery shows them first, the others by their names
+const FIRST = [
+  "Text to video - any model",
+  "Image to video - LTX-Video",
+  "First and last picture to video - LTX-Video",
+  "Video to video - any model",
+  "Extend a clip - any model",
+  "Text to video, faster with a cache - any model",
+  "Long video with several prompts - LTX-Video",
+];
+
 const ours = (name) => SHIPPED.includes(name);
 
 /** Names of the example files that the nodes of a saved graph ask for. */
@@ -48,8 +59,21 @@ function offer(node) {
   if (ours(widget?.value) && Array.isArray(values) && !values.includes(widget.value)) values.push(widget.value);
 }
 
+const place = (name) => (FIRST.includes(name) ? FIRST.indexOf(name) : FIRST.length);
+
+/** ComfyUI lists templates as they lie on the disk, in no order. */
+function sortTemplates() {
+  const own = api.getWorkflowTemplates;
+  api.getWorkflowTemplates = async function (...args) {
+    const templates = await own.apply(this, args);
+    templates?.[PACK]?.sort((one, other) => place(one) - place(other) || one.localeCompare(other));
+    return templates;
+  };
+}
+
 app.registerExtension({
   name: "reelwire.examples",
+  setup: sortTemplates,
   async beforeConfigureGraph(graph) {
     try {
       const names = asked(graph);

@@ -1,6 +1,7 @@
 /** Messages of the server in the page's language: their texts lie in locales/<language>/main.json. */
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
+import { isOurs } from "./nodes.mjs";
 
 let languages = {}; // language -> what /i18n has of it
 let loading;
@@ -17,17 +18,21 @@ async function fetchTexts() {
   }
 }
 
-/** A message in the page's language; its own English text where there is no other. */
-export async function translate(message) {
+/** A message in the page's language; its own English text where there is no other. node: that says it, if one does. */
+export async function translate(message, node) {
   await loadTexts();
-  return sayNow(message);
+  return sayNow(message, node);
 }
 
-/** The same with the texts that are there by now. */
-export function sayNow(message) {
+/** What a node says, each in the page's language. */
+export const translateAll = (messages, node) => Promise.all(messages.map((message) => translate(message, node)));
+
+/** A message with the texts that are there by now. */
+export function sayNow(message, node) {
   const locale = app.extensionManager.setting.get("Comfy.Locale") ?? "en";
-  const texts = (languages[locale] ?? languages[locale.split("-")[0]])?.reelwire?.messages;
-  return locale === "en" || !texts ? message.text : say(texts, message);
+  const known = languages[locale] ?? languages[locale.split("-")[0]];
+  if (locale === "en" || !known?.reelwire?.messages) return message.text;
+  return say(known.reelwire.messages, message, (id) => labelOf(known.nodeDefs, id, node?.type));
 }
 
 /** The message of a refusal, of which the page has the text alone. */
@@ -42,8 +47,21 @@ export async function refusalOf(text) {
   }
 }
 
-/** The text of a message with its values, which may be messages too. */
-function say(texts, { key, values, text }) {
-  const word = (value) => (typeof value === "object" ? say(texts, value) : value);
-  return texts[key]?.replace(/\{(\w+)\}/g, (_, name) => word(values[name])) ?? text;
+const PLACE = /\{(\w+)\}/g;
+const FORMS = /\{(\w+)\|((?:[^{}|]|\{\w+\})*)\|((?:[^{}|]|\{\w+\})*)\}/g; // {count|one|many}
+
+/** The text of a message with its values, which may be messages too. label: of an input, by its name. */
+function say(texts, { key, values, text }, label) {
+  if (key === "input_name") return label(values.id);
+  const word = (value) => (typeof value === "object" ? say(texts, value, label) : value);
+  const form = (_, name, one, many) => (Number(values[name]) === 1 ? one : many);
+  return texts[key]?.replace(FORMS, form).replace(PLACE, (_, name) => word(values[name])) ?? text;
+}
+
+/** What the page calls an input of a type of node; of another of ours where that one has no such input. */
+function labelOf(definitions, id, type) {
+  const own = definitions?.[type]?.inputs?.[id]?.name;
+  if (own) return own;
+  const all = Object.entries(definitions ?? {}).filter(([name]) => isOurs(name));
+  return all.map(([, { inputs }]) => inputs?.[id]?.name).find(Boolean) ?? id;
 }

@@ -2,7 +2,7 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { drawChart } from "./chart.mjs";
-import { translate } from "./messages.mjs";
+import { translateAll } from "./messages.mjs";
 import { nodeOf, ourNodes, outputName, rootGraph } from "./nodes.mjs";
 import { show } from "./panel.mjs";
 import { hear, isShown, workflowOf } from "./prompts.mjs";
@@ -41,7 +41,7 @@ async function note(node, { messages, passing }) {
   const said = latest.get(node);
   if (passing) said.passing = messages;
   else said.kept.push(...messages);
-  const lines = await Promise.all([...said.kept, ...said.passing].map(translate));
+  const lines = await translateAll([...said.kept, ...said.passing], node);
   if (latest.get(node) === said) show(node, { lines });
 }
 
@@ -93,7 +93,7 @@ async function showOutput(node, output) {
   const file = output?.images?.find(({ filename }) => filename?.endsWith(".mp4"));
   const video = endsWithVideo(node.type) && file && api.apiURL(`/view?${new URLSearchParams(file)}`);
   const messages = (output?.reelwire ?? []).map((text) => JSON.parse(text));
-  const [lines, figure] = await Promise.all([Promise.all(messages.map(translate)), chart && drawChart(chart)]);
+  const [lines, figure] = await Promise.all([translateAll(messages, node), chart && drawChart(chart)]);
   if (latest.get(node) !== mark) return;
   show(node, { lines, chart: figure, video, ...(endsWithVideo(node.type) && { preview: undefined }) });
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..messages import InputError, Message, message
+from ..messages import InputError, Message, inputs_named, message
 from .images import MOST_PROPORTION
 
 WHITE = {torch.bool: 1, torch.uint8: 255, torch.uint16: 65535}  # of the types that hold whole numbers
@@ -31,7 +31,7 @@ def open_images(name: str, images: Tensor) -> Opened:
         raise InputError(name, message("tensor_shape", shape=list(images.shape)), rule, message("cut_picture"))
     values, notes = _values(name, images)
     if values.shape[-1] == 4:
-        notes += (message("alpha_left_out", input=name),) if (values[..., 3] < 1).any() else ()
+        notes += (message("alpha_left_out", input=inputs_named(name)),) if (values[..., 3] < 1).any() else ()
         values = values[..., :3]
     return values.expand(*values.shape[:3], 3) if values.shape[-1] == 1 else values, notes
 
@@ -69,5 +69,5 @@ def _values(name: str, pixels: Tensor) -> Opened:
     if low >= 0 and high <= 1:
         return values, ()
     beyond = max(-low, high - 1) > NOTICED
-    notes = (message("beyond_range", input=name, low=f"{low:.3g}", high=f"{high:.3g}"),) if beyond else ()
+    notes = (message("beyond_range", input=inputs_named(name), low=f"{low:.3g}", high=f"{high:.3g}"),) if beyond else ()
     return values.clamp(0, 1), notes

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, TypeGuard
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +16,9 @@ from torch import Tensor
 from ..parts import Config, ImageProcessor
 from ..weights.allowed.offline import offline
 from ..weights.bundle import read_preprocessor
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MOST_PROPORTION = 50  # of a picture's sides; what is narrower would be scaled to gigabytes before its middle is cut out
 _WASTE = 8  # how many times as large as the result a scaled picture may be before it is cut beforehand
@@ -118,11 +121,11 @@ def fit_inside(frames: Tensor, width: int, height: int) -> Tensor:
     return canvas
 
 
-def to_pil(frames: Tensor) -> list[Any]:
+def to_pil(frames: Tensor) -> list[Image]:
     """Frames [N, H, W, 3] in 0..1 as 8-bit PIL images, which the image processors of the reference pipelines take."""
-    from PIL import Image
+    from PIL.Image import fromarray
 
-    return [Image.fromarray(frame.numpy()) for frame in (frames * 255).round().clamp(0, 255).to(torch.uint8).cpu()]
+    return [fromarray(frame.numpy()) for frame in (frames * 255).round().clamp(0, 255).to(torch.uint8).cpu()]
 
 
 def clip_pixels(frames: Tensor, processor: Path | None) -> Tensor:

@@ -59,15 +59,18 @@ def picture_size(path: str) -> tuple[int, int]:
 def unused_of_picture(path: str) -> Iterator[Message]:
     """What of a picture is not used: its alpha, further frames, a profile of other colours; raises ValueError, in
     words, where it cannot be read."""
-    name = os.path.basename(path)[:200]
     with _opened(path) as image:
-        if (image.info.get("icc_profile") and not _is_srgb(image.info["icc_profile"])) or image.mode == "CMYK":
-            yield message("picture_profile", file=name)
-        is_moving = image.format != "MPO"  # of a camera: the picture and a small one
-        if is_moving and (frames := getattr(image, "n_frames", 1)) > 1:
-            yield message("picture_first_frame", file=name, count=frames)
-        if image.has_transparency_data and image.convert("RGBA").getchannel("A").tobytes().strip(b"\xff"):
-            yield message("picture_alpha", file=name)
+        yield from _unused(image, os.path.basename(path)[:200])
+
+
+def _unused(image: Image, name: str) -> Iterator[Message]:
+    if (image.info.get("icc_profile") and not _is_srgb(image.info["icc_profile"])) or image.mode == "CMYK":
+        yield message("picture_profile", file=name)
+    is_moving = image.format != "MPO"  # of a camera: the picture and a small one
+    if image.has_transparency_data and image.convert("RGBA").getchannel("A").tobytes().strip(b"\xff"):
+        yield message("picture_alpha", file=name)
+    if is_moving and (frames := getattr(image, "n_frames", 1)) > 1:
+        yield message("picture_first_frame", file=name, count=frames)
 
 
 def _is_srgb(profile: bytes) -> bool:
@@ -86,15 +89,21 @@ def read_picture(path: str, size: tuple[int, int] | None = None) -> Tensor:
     size: (width, height) that it shall cover at once, so that a large one is never held as a whole. Raises ValueError,
     in words, where it cannot be read.
     """
+    return read_with_notes(path, size)[0]
+
+
+def read_with_notes(path: str, size: tuple[int, int] | None = None) -> tuple[Tensor, tuple[Message, ...]]:
+    """(what `read_picture` returns, what `unused_of_picture` says), of one decoding."""
     with _opened(path) as image:
         deep = _is_deep(image)  # asked first: a PNG is decoded to find its Exif
         orientation = int(image.getexif().get(_ORIENTATION, 1))
+        notes = tuple(_unused(image, os.path.basename(path)[:200]))
         if not deep:
             pixels = _upright(image, size)
     if deep:
         with _in_words():
             pixels = _deep(path, orientation, size)
-    return pixels if size is None else cover(pixels, *size)
+    return (pixels if size is None else cover(pixels, *size)), notes
 
 
 @contextmanager

@@ -91,6 +91,6 @@ def _in_words(name: str) -> Iterator[None]:
     try:
         yield
     except (FFmpegError, OSError, ValueError, LookupError, ArithmeticError, AssertionError) as error:
-        told = next((part for part in error.args if isinstance(part, Message)), None)
-        rule = told or message("video_unreadable", error=getattr(error, "strerror", None) or error)
+        words = next((part for part in error.args if isinstance(part, Message)), None)
+        rule = words or message("video_unreadable", error=getattr(error, "strerror", None) or error)
         raise InputError(name, message("a_video"), rule, message("another_video")) from error

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
-from ..messages import CheckpointError, message
+from ..messages import CheckpointError, inputs_named, message
 from ..parts import Config, Recipe
 from ..spec import Spec
 from .bundle import Bundle, Source, files_of, read_diffusers
@@ -294,9 +294,9 @@ def _only(part: str, source: Path, fitting: Files, advice: str) -> Path:
     if len(fitting) == 1:
         return next(iter(fitting.values()))
     if fitting:
-        rule = message("several_fit", part=part, files=", ".join(fitting), checkpoint=source.name)
+        rule = message("several_fit", part=inputs_named(part), files=", ".join(fitting), checkpoint=source.name)
         raise CheckpointError(rule, message("choose_one"))
-    remedy = message("put_or_choose", advice=advice, part=part)
+    remedy = message("put_or_choose", advice=advice, part=inputs_named(part))
     raise CheckpointError(message("none_fits", file=source.name, part=WORDS[part]), remedy)
 
 

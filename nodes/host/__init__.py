@@ -1,14 +1,11 @@
 """Every call into ComfyUI, by rooms; what the nodes take from them."""
 
 from .arrivals import pending as pending
-from .files import input_file as input_file
-from .files import input_image as input_image
-from .files import input_size as input_size
 from .files import latents_of as latents_of
 from .files import latents_on_disk as latents_on_disk
-from .files import picture_notes as picture_notes
 from .files import read_latents as read_latents
 from .files import saved_latents as saved_latents
+from .files import tell_unkept as tell_unkept
 from .folders import checkpoint_places as checkpoint_places
 from .folders import checkpoints as checkpoints
 from .folders import choose as choose
@@ -41,12 +38,17 @@ from .outputs import metadata as metadata
 from .outputs import output_file as output_file
 from .outputs import output_folder as output_folder
 from .outputs import remember_file as remember_file
-from .preview import frame_preview as frame_preview
-from .preview import latent_preview as latent_preview
+from .pictures import forget_pictures as forget_pictures
+from .pictures import frame_preview as frame_preview
+from .pictures import input_file as input_file
+from .pictures import input_images as input_images
+from .pictures import input_size as input_size
+from .pictures import latent_preview as latent_preview
 from .progress import Interrupted as Interrupted
 from .progress import progress as progress
 from .progress import stop_if_asked as stop_if_asked
 from .refusals import Check as Check
+from .refusals import serve_links as serve_links
 from .refusals import serve_refusals as serve_refusals
 from .refusals import valid as valid
 from .report import Report as Report
@@ -60,4 +62,5 @@ from .sound import opened_sound as opened_sound
 from .sound import sound_of as sound_of
 from .sound import source_rate as source_rate
 from .sound import source_sound as source_sound
+from .sound import source_sound_notes as source_sound_notes
 from .sound import video_frames as video_frames

@@ -10,7 +10,8 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from difflib import get_close_matches
+from functools import partial, wraps
 from io import BytesIO
 from itertools import islice
 from numbers import Integral, Real
@@ -20,11 +21,12 @@ from comfy_api.latest import InputImpl, io
 from torch import Tensor
 
 from ...loaders.common.video_files import OPTIONS, check_frames_of, check_sound_of
-from ...loaders.messages import LONGEST_NUMBER, InputError, Message, message
+from ...loaders.messages import LONGEST_NUMBER, InputError, Message, message, quoted, series
 from ...loaders.request import Conditioning, Control, Keyframe
 from ...loaders.video_model import VideoModel
 from .memory import whole_ram
 from .progress import stop_if_asked
+from .sound.once import once
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -110,6 +112,17 @@ def check_arrivals(node: type[io.ComfyNode], values: Mapping[str, object], whole
             raise InputError(field.id, _shown(value), message("text_halves"), message("set_a_text"))
 
 
+def check_names(node: type[io.ComfyNode], values: Mapping[str, object]) -> None:
+    """Raise InputError for a value under a name that is none of the node's inputs: ComfyUI hands on what comes there
+    by a link, as of a graph that was saved for another version."""
+    names = [field.id for field in _inputs(node)]
+    for name, value in values.items():
+        if name not in names:
+            near = get_close_matches(name, names, 1)
+            remedy = message("did_you_mean", key=near[0]) if near else message("remove_link")
+            raise InputError(quoted(name, 60), _shown(value), message("no_such_input", names=series(names)), remedy)
+
+
 def check_videos(node: type[io.ComfyNode], values: Mapping[str, object]) -> None:
     """Raise InputError for a VIDEO from a file that cannot be decoded, or not in RAM: ComfyUI decodes all of its frames
     at once."""
@@ -117,11 +130,19 @@ def check_videos(node: type[io.ComfyNode], values: Mapping[str, object]) -> None
         kinds, video = field.get_io_type().split(","), values.get(field.id)
         if "VIDEO" not in kinds or not isinstance(video, InputImpl.VideoFromFile):
             continue
-        with opened_video(video, field.id) as file:
-            check_sound_of(field.id, file, stop_if_asked)
+        once(video, "sound is checked", partial(_check_sound, field.id, video))
         if "IMAGE" in kinds:
-            with opened_video(video, field.id) as file:
-                check_frames_of(field.id, file, video.get_active_trim_window(), whole_ram(), stop_if_asked)
+            once(video, "frames are checked", partial(_check_frames, field.id, video))
+
+
+def _check_sound(name: str, video: InputImpl.VideoFromFile) -> None:
+    with opened_video(video, name) as file:
+        check_sound_of(name, file, stop_if_asked)
+
+
+def _check_frames(name: str, video: InputImpl.VideoFromFile) -> None:
+    with opened_video(video, name) as file:
+        check_frames_of(name, file, video.get_active_trim_window(), whole_ram(), stop_if_asked)
 
 
 @contextmanager

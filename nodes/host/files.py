@@ -1,10 +1,9 @@
-"""Files that a run reads and writes: images of the input folder, latents that outlive a failure."""
+"""Latents that outlive a failure."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import stat
 import time
 import uuid
@@ -13,24 +12,23 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import folder_paths
 import torch
 from comfy_api.latest import io
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from ...loaders.common.picture_files import picture_size, read_picture, unused_of_picture
-from ...loaders.files import make_folder, read_whole, remove, why_unwritten, write_new
-from ...loaders.messages import CheckpointError, InputError, Message, message, reason_of
+from ...loaders.devices import out_of_memory
+from ...loaders.files import cause_unwritten, check_writable, make_folder, read_whole, remove, write_new
+from ...loaders.messages import CheckpointError, Message, message, reason_of
 from ...loaders.parts import JsonObject
 from ...loaders.video_model import VideoModel
 from ...loaders.weights.json_files import parse_json, parse_object
 from .latents import Latent, checked_note, note_of
-from .names import check_inside, found_in
 from .notes import extended
 from .outputs import metadata, output_folder
 from .progress import Interrupted
+from .report import Report
 from .sound import SOUND, SourceSound, facts_of, restored
 from .sound.kept import TENSOR
 
@@ -47,64 +45,27 @@ class KeptFile:
     samples: Tensor
 
 
-# ---------------------------------------------------------------- the input folder
-
-
-def input_file(name: str) -> str:
-    """Where a file of the host's input folder lies; raises InputError where there is none."""
-    check_inside(name)
-    folder = folder_paths.get_input_directory()
-    path = found_in(folder, name)
-    if not folder_paths.is_within_directory(folder, path) or not os.path.isfile(path):
-        value = message("image_value", name=repr(name[:200]))
-        raise InputError("timeline", value, message("no_input_picture"), message("put_or_keyframe"))
-    return path
-
-
-def input_size(name: str) -> tuple[int, int]:
-    """(width, height) of an image of the host's input folder, of which no pixel is read; raises InputError where there
-    is none, and for one that `input_image` would refuse by its header."""
-    path = input_file(name)
-    with _about_picture(name):
-        return picture_size(path)
-
-
-def input_image(name: str, size: tuple[int, int] | None = None) -> Tensor:
-    """An image of the host's input folder as [1, H, W, 3] in 0..1; raises InputError where there is none.
-
-    size: (width, height) that it shall cover; None: as it is.
-    """
-    path = input_file(name)
-    with _about_picture(name):
-        return read_picture(path, size)
-
-
-@contextmanager
-def _about_picture(name: str) -> Iterator[None]:
-    """Name the picture of the timeline that cannot be read."""
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        value, rule = message("image_value", name=repr(name[:200])), message("unreadable_picture", error=error)
-        raise InputError("timeline", value, rule, message("save_anew")) from error
-
-
-def picture_notes(name: str) -> list[Message]:
-    """What is not used of an image of the host's input folder; nothing of one that cannot be read, which is said where
-    it is."""
-    notes = list[Message]()
-    with suppress(OSError, ValueError):
-        notes.extend(unused_of_picture(input_file(name)))
-    return notes
-
-
 # ---------------------------------------------------------------- latents that outlive a failure
+
+
+def _kept_folder() -> Path:
+    return output_folder() / "reelwire" / "latents"
+
+
+def tell_unkept(cls: type[io.ComfyNode]) -> None:
+    """Say on a node that decodes, before its latents are sampled, that they cannot be kept meanwhile: no run is refused
+    for it, as it loses nothing unless something else fails."""
+    try:
+        make_folder(_kept_folder())
+        check_writable(_kept_folder() / "latents.safetensors")
+    except OSError as error:
+        Report(cls).tell(message("latents_will_not_be_kept", error=cause_unwritten(error)))
 
 
 def saved_latents() -> dict[str, Path]:
     """Latents that failed decodes have left, newest first. (The host empties its temporary folder when it starts.)"""
     times = dict[Path, float]()
-    for path in (output_folder() / "reelwire" / "latents").glob("*.safetensors"):
+    for path in _kept_folder().glob("*.safetensors"):
         with suppress(OSError):  # another process has used it up, or a link leads nowhere
             status = path.stat()
             if stat.S_ISREG(status.st_mode):
@@ -118,7 +79,7 @@ def save_latents(latent: Latent, cls: type[io.ComfyNode]) -> Path:
     kept = latent.get(KEPT)
     if isinstance(kept, KeptFile) and kept.samples is latent["samples"] and kept.path.exists():
         return kept.path
-    folder = output_folder() / "reelwire" / "latents"
+    folder = _kept_folder()
     note = note_of(latent)
     family = note.get("family", "latents")
     path = folder / f"{family}_{time.strftime('%Y%m%d_%H%M%S')}_{uuid.uuid4().hex[:8]}.safetensors"
@@ -134,14 +95,11 @@ def save_latents(latent: Latent, cls: type[io.ComfyNode]) -> Path:
 def latents_on_disk(latent: Latent, cls: type[io.ComfyNode]) -> Iterator[None]:
     """Keep latents on disk while they are decoded; after a failure they stay, and the error says where. Latents that
     came from a kept file stay where they are."""
-    before, path = saved_latents().values(), None
-    try:
-        path = save_latents(latent, cls)
-        words = message("latents_kept", place=f"output/{path.relative_to(output_folder()).as_posix()}")
-    except (OSError, MemoryError) as error:  # perhaps there is room in the folder of the video
-        words = message("latents_in_memory", error=why_unwritten(error))
+    before = {*saved_latents().values()}
+    path, words = _saved(latent, cls)  # where there is no room, perhaps there is in the folder of the video
+    if path is None:
         logging.warning("Reelwire: %s", words)
-    is_new = path is not None and path not in {*before}
+    is_new = path is not None and path not in before
     try:
         yield
     except Interrupted:
@@ -149,9 +107,24 @@ def latents_on_disk(latent: Latent, cls: type[io.ComfyNode]) -> Iterator[None]:
             remove(path)  # on purpose, and the host still holds them
         raise
     except Exception as error:
+        if path is None or not path.exists():  # somebody has removed it since, or has made room
+            _, words = _saved(latent, cls)
         raise extended(error, words) from error
     if path is not None and is_new:
         remove(path)
+
+
+def _saved(latent: Latent, cls: type[io.ComfyNode]) -> tuple[Path | None, Message]:
+    """(the file that keeps a LATENT, None where it cannot be written; where it is, in words)."""
+    try:
+        path = save_latents(latent, cls)
+    except Exception as error:
+        is_memory = out_of_memory(error)
+        if not (is_memory or isinstance(error, OSError)):
+            raise
+        cause = MemoryError() if is_memory else error
+        return None, message("latents_in_memory", error=cause_unwritten(cause))
+    return path, message("latents_kept", place=f"output/{path.relative_to(output_folder()).as_posix()}")
 
 
 def _sound_facts(latent: Latent) -> tuple[JsonObject, dict[str, Tensor]]:

@@ -21,6 +21,7 @@ from .arrivals import (
     bound,
     check_again,
     check_arrivals,
+    check_names,
     check_videos,
     check_widgets,
     lazy_status,
@@ -29,6 +30,7 @@ from .arrivals import (
     validated,
     wait_for_latents,
 )
+from .pictures import forget_pictures
 from .progress import ENDS, contained, stop_if_asked
 from .refusals import joined, valid
 from .sound import forget_video
@@ -102,6 +104,7 @@ def _reported(function: Callable[..., T], check: Callable[..., bool | str] | Non
 
     def run_checked(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> T:
         values = bound(function, args, kwargs)
+        check_names(cls, values)
         check_arrivals(cls, values, function.__name__ == "execute")
         check_again(check, values)
         check_widgets(cls, values)
@@ -131,10 +134,10 @@ def _telling(node_id: str) -> Iterator[None]:
     try:
         yield
     except ENDS:
-        forget_video()
+        _forget()
         raise
     except Exception as error:
-        forget_video()
+        _forget()
         try:
             said = message_of(error)
             if isinstance(said, Message):
@@ -142,6 +145,12 @@ def _telling(node_id: str) -> Iterator[None]:
         finally:
             _let_go(error)
         raise
+
+
+def _forget() -> None:
+    """Free what was decoded for a run that will not be."""
+    forget_video()
+    forget_pictures()
 
 
 def _let_go(error: BaseException | None) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import folder_paths
@@ -14,8 +16,8 @@ from comfy.cli_args import args
 from comfy_api.latest import io
 from comfy_execution.progress import get_progress_state
 
-from ...loaders.files import make_folder, part_beside
-from ...loaders.messages import message
+from ...loaders.files import cause_unwritten, check_writable
+from ...loaders.messages import InputError, message
 from ...loaders.parts import JsonObject
 from .names import FORBIDDEN, check_prefix, nodes_of, parts, resolved
 
@@ -29,30 +31,49 @@ def output_file(
     cls: type[io.ComfyNode], prefix: str, suffix: str, width: int, height: int
 ) -> tuple[Path, str, list[str]]:
     """(the next file name in the output folder, its subfolder, notes) for a file name prefix of a node. The name is
-    not taken yet: another process may be faster. Raises OSError, in words, where nothing can be written there."""
+    not taken yet: another process may be faster. Raises InputError or OSError, in words, where nothing can be written
+    there."""
+    prefix, notes = _resolved(cls, prefix)
+    path, subfolder = _proved(prefix, suffix, width, height)
+    return path, subfolder, notes
+
+
+def check_output(cls: type[io.ComfyNode], prefix: str, suffix: str) -> None:
+    """Raise InputError or OSError, in words and before anything is made for it, where no file can be written for a file
+    name prefix of a node: the same as `output_file`, as far as it does not depend on the size of the video."""
+    prefix, _ = _resolved(cls, prefix)
+    *folders, name = parts(prefix)
+    known = takewhile(lambda folder: not _SIZE.search(folder), folders)
+    _proved("/".join([*known, name]), suffix, 0, 0)
+
+
+_SIZE = re.compile("%(width|height)%")
+
+
+def _resolved(cls: type[io.ComfyNode], prefix: str) -> tuple[str, list[str]]:
+    """(a file name prefix of a node with what its tokens stand for, notes); raises InputError."""
     check_prefix(prefix)
-    prompt, extra = cls.hidden.prompt or {}, cls.hidden.extra_pnginfo or {}
-    prefix, notes = resolved(prefix, nodes_of(prompt, extra.get("workflow"), _titles()))
+    prompt, extra = (getattr(cls.hidden, name, None) or {} for name in ("prompt", "extra_pnginfo"))
+    resolved_prefix, notes = resolved(prefix, nodes_of(prompt, extra.get("workflow"), _titles()))
+    return "/".join(parts(resolved_prefix)), notes
+
+
+def _proved(prefix: str, suffix: str, width: int, height: int) -> tuple[Path, str]:
+    """(the next file name for a resolved prefix, its subfolder): a file of this name can be written."""
     try:
         folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            "/".join(parts(prefix)), folder_paths.get_output_directory(), width, height
+            prefix, folder_paths.get_output_directory(), width, height
         )
         path = Path(folder) / f"{name}_{counter:05}_{suffix}"
-        with part_beside(path):
-            return path, subfolder, notes
+        check_writable(path)
     except OSError as error:
         where = "/".join(parts(prefix)[:-1]) or "."
-        raise OSError(message("output_unwritable", folder=where, error=error.strerror or error)) from error
-
-
-def check_output() -> None:
-    """Raise OSError, in words and before anything is sampled, where the output folder takes no file."""
-    try:
-        make_folder(output_folder())
-        with part_beside(output_folder() / "any"):
-            pass
-    except OSError as error:
-        raise OSError(message("output_unwritable", folder=".", error=error.strerror or error)) from error
+        raise OSError(message("output_unwritable", folder=where, error=cause_unwritten(error))) from error
+    except Exception as error:
+        if type(error) is not Exception:  # which is the host's own, of a folder that is a link to elsewhere
+            raise
+        raise InputError("filename_prefix", prefix, message("prefix_is_link"), message("use_prefix")) from error
+    return path, subfolder
 
 
 def _titles() -> Mapping[str, str]:
@@ -61,9 +82,13 @@ def _titles() -> Mapping[str, str]:
 
 
 def beside_output(prefix: str, suffix: str) -> Path:
-    """A name in the output folder that stays the same for a prefix, whatever its tokens stand for."""
+    """A name in the output folder that stays the same for a prefix, whatever its tokens stand for; raises InputError
+    where its folder is a link to elsewhere."""
     names = (FORBIDDEN.sub("_", name) for name in parts(f"{prefix}{suffix}"))
-    return Path(os.path.normpath(output_folder().joinpath(*names)))
+    path = Path(os.path.normpath(output_folder().joinpath(*names)))
+    if not folder_paths.is_within_directory(str(output_folder()), str(path.parent)):
+        raise InputError("filename_prefix", prefix, message("prefix_is_link"), message("use_prefix"))
+    return path
 
 
 def metadata(cls: type[io.ComfyNode], note: Mapping[str, object] | None) -> dict[str, str]:

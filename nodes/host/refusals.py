@@ -8,9 +8,14 @@ from __future__ import annotations
 import json
 import logging
 from collections import OrderedDict
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
+from comfy_execution.graph_utils import is_link
+
 from ...loaders.messages import Message, data, message_of, quoted, sentences
+from ...loaders.parts import Argument, JsonObject
 from .progress import contained
 
 if TYPE_CHECKING:
@@ -171,3 +176,48 @@ def _name(error: HostError) -> str:
 def _about(error: HostError, refusal: Refusal) -> HostError:
     """The host's error at an input, with what is wrong there alone."""
     return {**error, "details": f"{_name(error)} - {refusal.said}"}
+
+
+# ---------------------------------------------------------------- links that the host cannot follow
+
+
+def serve_links() -> None:
+    """Let no prompt reach the host with a link of ours that it does not check and cannot follow, see `followed`."""
+    from server import PromptServer
+
+    import nodes
+
+    PromptServer.instance.add_on_prompt_handler(partial(followed, nodes.NODE_CLASS_MAPPINGS))
+
+
+def followed(kinds: Mapping[str, type], request: JsonObject) -> JsonObject:
+    """A request of /prompt in which links under names that none of our inputs has lead to outputs that there are, so
+    that the node itself refuses the name; without those that lead to no node.
+
+    The host checks the inputs alone that it knows, and follows all links: where there is no such output the thread
+    ends in which it runs everybody's prompts. kinds: its nodes by their types.
+    """
+    prompt = request.get("prompt")
+    prompt = prompt if isinstance(prompt, dict) else {}
+    for entry in prompt.values():
+        kind, inputs = (entry.get("class_type"), entry.get("inputs")) if isinstance(entry, dict) else (None, None)
+        if str(kind).startswith("Reelwire") and isinstance(inputs, dict):
+            known = _names(kinds.get(str(kind)))
+            for name in [name for name, value in inputs.items() if name not in known and is_link(value)]:
+                source, index = inputs[name]
+                count = _outputs(kinds, prompt.get(source))
+                inputs[name] = [source, index if type(index) is int and 0 <= index < count else 0]
+                if not count:
+                    del inputs[name]
+    return request
+
+
+def _names(kind: Argument) -> set[str]:
+    """The inputs of a node of the host."""
+    return set() if kind is None else {name for group in kind.INPUT_TYPES().values() for name in group}
+
+
+def _outputs(kinds: Mapping[str, type], entry: object) -> int:
+    """How many outputs an entry of a prompt has."""
+    kind = kinds.get(str(entry.get("class_type"))) if isinstance(entry, dict) else None
+    return len(getattr(kind, "RETURN_TYPES", None) or ())

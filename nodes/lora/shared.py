@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
 
-from ...loaders.messages import Message, between, listed, message
+from ...loaders.messages import Message, between, inputs_named, listed, message
 from ...loaders.parts import Config, Part
 from ...loaders.spec import with_feature
 from ...loaders.video_model import VideoModel
@@ -109,16 +109,16 @@ def _named_expert(model: VideoModel, row: Row) -> Iterator[Message]:
         named = message("word_high") if expert == "high" else message("word_low")
         yield message("lora_on_other", file=row.file.name, named=named)
     elif expert == "high":
-        yield message("lora_high_on_both", file=row.file.name, strength=strength, low=low)
+        yield message("lora_high_on_both", file=row.file.name, strength=inputs_named(strength), low=inputs_named(low))
     else:
-        yield message("lora_low_on_both", file=row.file.name, strength=strength, low=low)
+        yield message("lora_low_on_both", file=row.file.name, strength=inputs_named(strength), low=inputs_named(low))
 
 
 def one_expert(model: VideoModel, name: str, value: float) -> tuple[Message, ...]:
     """What to say of a strength for a second expert that the model does not have."""
     if value == 1 or model.name not in with_feature("two_experts") or "transformer_2" in model.parts:
         return ()
-    return (message("idle_expert", input=name, value=value, variant=model.variant),)
+    return (message("idle_expert", input=inputs_named(name), value=value, variant=model.variant),)
 
 
 def with_presets(model: VideoModel, distilled: str) -> VideoModel:
@@ -131,11 +131,15 @@ def with_presets(model: VideoModel, distilled: str) -> VideoModel:
 def preset_notes(model: VideoModel, distilled: str) -> tuple[Message, ...]:
     """What to say of a distillation's numbers: which count, and that others belong to another kind of model."""
     usual, values = model.facts.presets["default"], DISTILLED[distilled]
-    counts = [f"{name} {usual[name]:g} -> {values[name]:g}" for name in values if name in usual]
+    counts = [
+        message("changed_to", input=inputs_named(name), old=f"{usual[name]:g}", new=f"{values[name]:g}")
+        for name in values
+        if name in usual
+    ]
     strange = [name for name in values if name not in usual and name != "guidance_2"]
     names = {"distilled": distilled, "title": model.title}
     sets = (message("distilled_sets", numbers=listed(counts), **names),) if counts else ()
-    return (*sets, message("distilled_strange", names=", ".join(strange), **names)) if strange else sets
+    return (*sets, message("distilled_strange", names=inputs_named(*strange), **names)) if strange else sets
 
 
 def modified(*files: Path) -> list[float]:

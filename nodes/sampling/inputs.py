@@ -225,7 +225,7 @@ def media_checks(
 
     sourced, masked, clipped = (thing != ABSENT for thing in (source, mask, extend))
     return (
-        (check_strength, strength, sourced),
+        (check_strength, strength),
         (check_mask, masked, sourced),
         (check_length_from, frames_from, sourced or control != ABSENT),
         (check_clip, clipped, sourced),

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
@@ -108,37 +109,44 @@ def _planned(
     """(the timeline, the plan of the video) that the inputs stand for; raises InputError."""
     from ...samplers.long.plan import plan_long
     from ...samplers.long.timeline import read_timeline
+    from ...samplers.sources.awaited import blank
     from ...samplers.sources.clip import sized_as_clip
 
     source, is_counted = inputs.get("source"), inputs.get("frames_from", FRAMES) == FRAMES
     story = read_timeline(timeline, fps, inputs["frames"] if is_counted else None)
     request = request_of(model, fps=fps, **inputs)
     sized, notes = model.complete(sized_as_clip(model, request)), list[str]()
-    with heard_by(notes.append):
-        pictures = _pictures(story, (sized.width, sized.height))
-    request = replace(request, keyframes=(*request.keyframes, *pictures))
-    plan = plan_long(model, story, request, options, awaited)
+    sizes = _sizes(story)
+    images = partial(_images, sizes, (sized.width, sized.height))
+    with heard_by(notes.append):  # while other inputs are awaited, the sizes will do to refuse what cannot work
+        shown = {file: blank(*size) for file, size in sizes.items()} if awaited else images()
+    pictures = (Keyframe(shown[each.file], each.frame, each.strength) for each in story.pictures)
+    plan = plan_long(model, story, replace(request, keyframes=(*request.keyframes, *pictures)), options, awaited)
     plan = replace(plan, notes=(*notes, *plan.notes), shared=plan.shared or clip_frames_of(source, plan.request.frames))
+    if awaited:
+        with heard_by(lambda _: None):  # a damaged file is refused before anything is made
+            images()
     end = None if awaited else plan.request.frames  # no prompt begins behind the end
     return read_timeline(timeline, fps, end), plan
 
 
-def _pictures(story: Timeline, size: tuple[int, int]) -> tuple[Keyframe, ...]:
-    """The pictures of a timeline as keyframes, each file read once. size: (width, height) of the video.
-
-    Where they are many or large, each is scaled as it is read, so that they take no more memory than frames do.
-    """
+def _sizes(story: Timeline) -> dict[str, tuple[int, int]]:
+    """(width, height) of each file of a timeline, by its header."""
     sizes = dict[str, tuple[int, int]]()
     for picture in story.pictures:
         if picture.file not in sizes:
             stop_if_asked()
             sizes[picture.file] = host.input_size(picture.file)
+    return sizes
+
+
+def _images(sizes: dict[str, tuple[int, int]], size: tuple[int, int]) -> dict[str, Tensor]:
+    """The pictures of a timeline by their files. size: (width, height) of the video.
+
+    Where they are many or large, each is scaled as it is read, so that they take no more memory than frames do.
+    """
     many = sum(width * height for width, height in sizes.values()) > MOST_TOGETHER
-    images = dict[str, Tensor]()
-    for file in sizes:
-        stop_if_asked()
-        images[file] = host.input_image(file, size if many else None)
-    return tuple(Keyframe(images[p.file], p.frame, p.strength) for p in story.pictures)
+    return host.input_images(sizes, size if many else None)
 
 
 def left_out(plan: LongPlan) -> tuple[Message, ...]:

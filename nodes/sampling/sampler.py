@@ -97,6 +97,7 @@ class Sampler(SamplerNode):
 
         source, report = inputs.get("source"), host.Report(cls)
         prepared, sound = plan(model, request_of(model, **inputs)), host.source_sound(source)
+        report.tell(*host.source_sound_notes(source, False), level=logging.INFO)
         host.forget_video()
         report.tell(*prepared.notes, *host.shortage(model, prepared))
         watch, began = _Watching(model), time.monotonic()

@@ -71,7 +71,10 @@ class LatentUpscale(io.ComfyNode):
     ) -> list[str]:
         """Refuse an upsampler that does not fit before the latents are sampled."""
         cls._part(model, upsampler)
-        return ["latent"] if latent is None else []
+        if latent is not None:
+            return []
+        host.tell_unkept(cls)
+        return ["latent"]
 
     @staticmethod
     def _part(model: VideoModel, upsampler: str) -> Part:

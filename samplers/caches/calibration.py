@@ -64,10 +64,13 @@ def observed(model: VideoModel) -> str:
 
 
 def calibrate(
-    model: VideoModel, conditioning: Conditioning, request: Request, on_step: OnStep
+    model: VideoModel, conditioning: Conditioning, request: Request, on_step: OnStep, sensitivity: bool = False
 ) -> tuple[Calibration, Tensor]:
-    """(what one run of every step showed, its latents); raises InputError for too few steps."""
-    record = Record(observed=observed(model))
+    """(what one run of every step showed, its latents); raises InputError for too few steps.
+
+    sensitivity: whether the network's sensitivity is measured too, which a UNet's is not; the run takes twice as long.
+    """
+    record = Record(observed=observed(model), sensitivity=sensitivity)
     model = replace(model, cache=record)
     prepared = plan(model, request)
     if prepared.mask is not None and not prepared.mask.any():
@@ -91,4 +94,15 @@ def _branch(part: str, name: str, track: Track, signal: str) -> Branch:
     fit, quality = fit_polynomial(track, signal)
     moves = tuple(_numbers(track.moves).tolist())
     ratios = tuple(_numbers(track.ratios).tolist())
-    return Branch(part, name, moves, ratios, fit.signal, fit.coefficients, fit.low, fit.high, quality)
+    by_latents, by_time = per_step(track.by_latents), per_step(track.by_time)
+    fitted = (fit.signal, fit.coefficients, fit.low, fit.high, quality)
+    return Branch(part, name, moves, ratios, *fitted, by_latents, by_time, int(bool(by_latents)))
+
+
+def per_step(measured: list[Tensor]) -> tuple[float, ...]:
+    """A sensitivity for each step of an expert: where there is none, as between two predictions at one time and behind
+    the last step, that of the step before; empty where nothing was measured."""
+    numbers: list[float] = []
+    for value in [*map(float, measured), 0.0] if measured else []:
+        numbers.append(value or (numbers[-1] if numbers else 0.0))
+    return tuple(numbers)

@@ -16,9 +16,10 @@ from ...loaders.messages import InputError, Origin, message
 from ...loaders.parts import Network
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
+from .course import Course
 from .mechanisms.base import Mechanism
 from .mechanisms.blocks import BLOCK, Blocks
-from .state import BranchState, Slopes, StepContext, Values
+from .state import BranchState, Slopes, StepContext, Values, forecast
 
 FEWEST = 10  # predictions, under which each counts: caches on distilled models cost more picture than fewer steps do
 
@@ -86,6 +87,10 @@ class Policy(ABC):
         """Called after each computed step with what is stored, and with the network's "input" and "output" where the
         mechanism knows them."""
 
+    def forecast(self, state: BranchState, context: StepContext) -> Values:
+        """What the stored values would be at this step."""
+        return forecast(state.history, context.level, self.order)
+
     def on_prediction(self, part: str, denoised: Callable[[], Tensor]) -> None:
         """Called after each step with a function that gives the x0 that its guided prediction points to."""
 
@@ -103,6 +108,11 @@ class Policy(ABC):
     def plan_steps(self, denoiser: Denoiser, part: str, steps: range) -> Slopes:
         """The skipped steps of an expert with the slopes of their forecasts, for policies that know them beforehand."""
         return {}
+
+    def course(self, denoiser: Denoiser, part: str, steps: range) -> Course | None:
+        """The course through the steps of an expert, for policies that go through skipped steps again once the next
+        computed one is there; of the mechanism `Guided` alone."""
+        return None
 
     def enabled(
         self, network: Network, run: RunUnderWay, stacks: Stacks | None, steps: int, batched: bool
@@ -146,6 +156,11 @@ class Policy(ABC):
         return min(len(steps), max(-(-len(steps) // 3), self.warmup + self.computes_last_step)), len(steps)
 
     @property
+    def stored_values(self) -> int:
+        """How many computed steps are stored for each branch."""
+        return self.order + 1
+
+    @property
     def stored_signals(self) -> int:
         """How many values are stored for each branch beside those of the forecast."""
         return int(self.signal in ("modulated", BLOCK))
@@ -157,7 +172,7 @@ class Policy(ABC):
     def estimate(self, model: VideoModel, request: Request) -> int:
         """Bytes that a complete request's run stores at most."""
         mechanism = self.mechanism_on(model.stacks)
-        return mechanism.stored_bytes(model, request, self.order + 1, self.stored_signals)
+        return mechanism.stored_bytes(model, request, self.stored_values, self.stored_signals)
 
 
 def reuses_nothing(policy: Policy, predictions: int) -> bool:

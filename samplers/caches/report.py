@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ...loaders.messages import data, listed, message
+from ...loaders.messages import Message, data, listed, message
+from .course import Course
 from .runner import Entry, Runner
 
 
@@ -19,6 +20,7 @@ class Report:
     distances: (expert, branch) -> how far the signal had moved in each.
     seconds: of each step.
     estimated, peak: bytes that the states should hold at most, and did.
+    again: forward passes that were thrown away.
     """
 
     title: str
@@ -28,12 +30,13 @@ class Report:
     estimated: int
     peak: int
     notes: tuple[str, ...]
+    again: int = 0
 
     @property
     def ideal(self) -> float:
-        """Forward passes over computed ones."""
+        """Forward passes over computed ones, those that were thrown away too."""
         every = [computed for passes in self.computed.values() for computed in passes]
-        return len(every) / max(sum(every), 1)
+        return len(every) / max(sum(every) + self.again, 1)
 
     @property
     def real(self) -> float | None:
@@ -110,11 +113,41 @@ def report(runner: Runner, estimated: int) -> Report:
         title=runner.policy.title,
         computed={key: tuple(entry.computed for entry in entries) for key, entries in groups.items()},
         distances=distances,
-        seconds=tuple(runner.seconds),
+        seconds=tuple(runner.seconds[step] for step in sorted(runner.seconds)),
+        again=sum(entry.again for entry in runner.entries),
         estimated=estimated,
         peak=runner.peak,
-        notes=runner.policy.notes(known),
+        notes=(*runner.policy.notes(known), *nearness(runner.courses)),
     )
+
+
+# PSNR of the frames over the course's signal to error, in dB: the median of both models of bench/caches.py
+FRAMES = 23.0
+
+
+def nearness(courses: Sequence[Course]) -> tuple[Message, ...]:
+    """How near the video of a corrected run is to the uncached one, by the misses of its forecasts."""
+    again = sum(max(way.computed[-1] + 1 - len(way.computed), 0) for way in courses if way.computed)
+    gone_back = sum(way.rejected for way in courses)
+    if not again and not gone_back:
+        return ()
+    said = message("corrected_again", count=again)
+    if not all(way.map.known.measured for way in courses):
+        return (said,)
+    distance = FRAMES - 10 * math.log10(max(sum(way.error for way in courses), 1e-9))
+    said = message("corrected_back", count=again, back=gone_back) if gone_back else said
+    lost = [message("corrected_lost")] if any(way.lost for way in courses) else []
+    return (said, *lost, _near(distance))
+
+
+def _near(distance: float) -> Message:
+    """What a distance in dB means to who looks at the video."""
+    known = {"distance": round(min(distance, 90))}
+    if distance >= 50:
+        return message("near_unseen", **known)
+    if distance >= 40:
+        return message("near_hardly", **known)
+    return message("near_details", **known) if distance >= 30 else message("near_astray", **known)
 
 
 def _distance(entry: Entry) -> float | None:

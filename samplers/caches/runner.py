@@ -21,11 +21,14 @@ from ...loaders.parts import Argument, Inputs, Kwargs, Network
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
 from ..guidance import Guided, Predict
-from ..solvers import run_predictions
+from ..solvers import Walk, run_predictions
+from .corrector import Again, Corrector, Goal
+from .course import Course
 from .mechanisms.base import Forward, Prediction
 from .policy import FEWEST, Policy, RunUnderWay, check_policy
 from .state import BranchState, Slopes, StepContext, Values, distance
 
+GUIDED = ("guided", 0)
 Key = tuple[str, int]  # branch, and the index of the forward pass among those of the branch in this step
 
 
@@ -33,6 +36,7 @@ Key = tuple[str, int]  # branch, and the index of the forward pass among those o
 class Entry:
     """One decision: where it was, whether the pass was computed, and how far its signal had moved.
 
+    again: how often it was computed before, and thrown away.
     distance: a number on the card, where nobody needed it during the run.
     """
 
@@ -40,6 +44,7 @@ class Entry:
     branch: str
     step: int
     computed: bool
+    again: int = 0
     distance: float | Tensor | None = None
 
 
@@ -51,6 +56,7 @@ class Runner:
     levels: the noise level of each prediction; empty where each has its own.
     entries: all decisions so far.
     peak: the most bytes that its states held at a time.
+    courses: of the experts, where skipped steps are taken again.
     seconds: of each step.
 
     What it must know of the card it reads once in a step, or once for each forward pass that is decided by itself: each
@@ -64,7 +70,8 @@ class Runner:
     levels: tuple[int, ...] = ()
     entries: list[Entry] = field(default_factory=list)
     peak: int = 0
-    seconds: list[float] = field(default_factory=list)
+    courses: list[Course] = field(default_factory=list)
+    seconds: dict[int, float] = field(default_factory=dict)
     _states: dict[Key, BranchState] = field(default_factory=dict)
     _calls: dict[str, int] = field(default_factory=dict)
     _decisions: dict[int, bool] = field(default_factory=dict)
@@ -73,7 +80,10 @@ class Runner:
     _count: int = 0
     _step: int = -1
     _slopes: Slopes = field(default_factory=dict)
+    _course: Course | None = None
+    _corrector: Corrector | None = None
     _finite: dict[int, Tensor] = field(default_factory=dict)  # step -> whether it is, not read yet
+    _thrown: dict[int, int] = field(default_factory=dict)
     _reads: int = 0
     _since: float = 0.0  # when the last step whose end is known ended
 
@@ -82,18 +92,23 @@ class Runner:
         """The steps of one expert, which starts with nothing stored."""
         self._part, self._first, self._count = part, steps.start, len(steps)
         self._slopes = self.policy.plan_steps(run.denoiser, part, steps)
+        self._course = self.policy.course(run.denoiser, part, steps)
+        self.courses += [self._course] if self._course is not None else []
+        state = self._states.setdefault(GUIDED, BranchState())
+        self._corrector = Corrector(self._course, state) if self._course is not None else None
         try:
             self._since = time.perf_counter()
             with self.policy.enabled(network, run, self.stacks, len(steps), self.batched):
                 yield
             if self._finite:
-                self.read({})
+                self._read_whole()
         finally:
             self.clear()
 
     def clear(self) -> None:
         """Forget what is stored; entries stay."""
         self._states.clear()
+        self._corrector = None
         self._decisions.clear()
         self._finite.clear()
 
@@ -104,7 +119,8 @@ class Runner:
         values = torch.stack([value.float() for value in (*numbers.values(), *self._finite.values())]).tolist()
         self._finite.clear()
         now = time.perf_counter()
-        self.seconds += [(now - self._since) / len(steps)] * len(steps) if steps else []
+        for step in steps:
+            self.seconds[step] = self.seconds.get(step, 0.0) + (now - self._since) / len(steps)
         self._since = now if steps else self._since
         for step, finite in zip(steps, values[len(numbers) :], strict=True):
             if not finite:
@@ -116,14 +132,38 @@ class Runner:
     def predict(self, denoiser: Denoiser, latents: Tensor, step: int, compute: Callable[[], Tensor]) -> Tensor:
         """The guided prediction of a step, computed or reused, and known to be finite one step later at the latest."""
         reads = self._reads
-        common = self._common("guided", 0, step)
+        common = self._common(*GUIDED, step)
         mechanism = self.policy.mechanism_on(self.stacks)()
         prediction = mechanism.predict(Prediction(**common, denoiser=denoiser, latents=latents, compute=compute))
         self.policy.on_prediction(self._part, partial(denoiser.x0, prediction, latents, step))
         self._finite[step] = torch.isfinite(prediction).all()
         if self._reads == reads:
-            self.read({})
+            self._read_whole()
         return prediction
+
+    def _read_whole(self) -> None:
+        """Read what is known of guided predictions as a whole."""
+        state = self._states[GUIDED]
+        state.numbers |= self.read(state.pending)
+        state.pending.clear()
+        if self._course is not None:
+            self._course.hear(state.numbers)
+
+    def correct(self, walk: Walk, latents: Tensor, step: int, again: Again) -> Goal | None:
+        """(latents, of which prediction) after the skipped steps before number `step` were taken again, of this one or
+        of an earlier one that is to be computed first; None: there were none. again: takes one step again."""
+        if self._corrector is None:
+            return None
+        self.peak = max(self.peak, self._bytes + self._corrector.bytes)
+        goal = self._corrector.correct(walk, latents, step, self._decisions[step], again)
+        if goal is not None and goal[1] < step:
+            self._thrown[step] = self._thrown.get(step, 0) + 1
+            self.entries = [entry for entry in self.entries if entry.step < goal[1]]
+        return goal
+
+    def newest(self) -> Tensor:
+        """The x0 of the newest prediction that was computed as a whole."""
+        return self._states[GUIDED].history[-1][1][0]
 
     def call(self, network: Network, step: int, branch: str, inputs: Inputs) -> Tensor:
         """The network's output of one forward pass, computed or made of what is stored."""
@@ -147,7 +187,8 @@ class Runner:
         """What a forward pass and a prediction have in common."""
         level = self.levels[step] if self.levels else step
         in_phase = step - self._first
-        context = StepContext(self._part, branch, step, self.steps, in_phase, self._count, self._slopes, level)
+        place = (self._part, branch, step, self.steps, in_phase, self._count)
+        context = StepContext(*place, self._slopes, level, self._course)
         state = self._states.setdefault((branch, index), BranchState())
         return {
             "context": context,
@@ -155,11 +196,12 @@ class Runner:
             "order": self.policy.order,
             "decide": partial(self._decide, state, context),
             "store": partial(self._store, state, context),
+            "forecast": partial(self.policy.forecast, state, context),
         }
 
     def _record(self, context: StepContext, computed: bool) -> Entry:
         """Note one decision."""
-        entry = Entry(context.part, context.branch, context.step, computed)
+        entry = Entry(context.part, context.branch, context.step, computed, self._thrown.get(context.step, 0))
         self.entries.append(entry)
         return entry
 
@@ -194,8 +236,13 @@ class Runner:
     def _store(self, state: BranchState, context: StepContext, values: Values, observed: Mapping[str, Tensor]) -> None:
         """Store what a step has computed, with as many earlier ones as the forecast needs."""
         self.policy.on_computed(state, context, values, observed)
-        state.history = [*state.history, (float(context.level), values)][-(self.policy.order + 1) :]
-        self.peak = max(self.peak, sum(each.bytes for each in self._states.values()))
+        state.history = [*state.history, (float(context.level), values)][-self.policy.stored_values :]
+        self.peak = max(self.peak, self._bytes)
+
+    @property
+    def _bytes(self) -> int:
+        """Of what all branches store now."""
+        return sum(each.bytes for each in self._states.values())
 
 
 # ---------------------------------------------------------------- in a run

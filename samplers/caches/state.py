@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from .course import Course
+
 Values = tuple[Tensor, ...]
 Slopes = dict[int, float]  # skipped step -> by how much of the last change its values lie further on
 
@@ -20,6 +22,7 @@ class StepContext:
     index, count: of the steps of its expert.
     slopes: the skipped steps that the policy has chosen before the first one.
     level: the noise level, counted as steps are: Heun asks twice at most of them.
+    course: that chooses them as the run goes, in place of `slopes`.
     """
 
     part: str
@@ -30,6 +33,12 @@ class StepContext:
     count: int
     slopes: Slopes = field(default_factory=dict)
     level: int = 0
+    course: Course | None = None
+
+    @property
+    def slope(self) -> float:
+        """Of this step's forecast."""
+        return self.slopes[self.step] if self.course is None else self.course.slope(self.step)
 
 
 @dataclass

@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
-from ...loaders.files import alone_with, part_beside, why_unwritten, write_whole
+from ...loaders.files import alone_with, cause_unwritten, check_writable, write_whole
 from ...loaders.messages import CheckpointError, message
 from ...loaders.parts import JsonObject
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
-from ...loaders.weights.json_files import MOST_INDEX, excerpt, parse_object, read_bytes, read_object
+from ...loaders.weights.json_files import MOST_INDEX, excerpt, open_file, parse_object, read_bytes
 from ..solvers import prediction_count, run_predictions
 
 ENDING = ".reelwire-cache.json"
@@ -25,7 +27,8 @@ MOST_STEPS = 1000  # of a record: as many as any schedule has
 T = TypeVar("T")
 D = TypeVar("D", "Key", "Branch")
 Gram = tuple[tuple[float, ...], ...]
-_unwritten: dict[Path, tuple[Calibration, ...]] = {}  # what the disk did not take
+_unwritten: dict[tuple[Path, str], tuple[Calibration, ...]] = {}  # file, fingerprint -> what the disk did not take
+FURTHER = ("low_noise", "module")  # parts of a recipe that hold weights of the network, beside the checkpoint
 SAMPLE = 2**16  # bytes that are hashed at each of a few places of a large file
 
 
@@ -35,6 +38,7 @@ class Key:
 
     size: the power of two nearest to the number of tokens.
     left_out: of `steps` predictions, how many video-to-video left out at the start.
+    files: names and fingerprints of further files with weights of the network; those of older records are not known.
     """
 
     steps: int
@@ -44,6 +48,13 @@ class Key:
     size: int
     loras: tuple[str, ...] = ()
     left_out: int = 0
+    files: tuple[str, ...] = ()
+
+    def fits(self, other: Key) -> bool:
+        """Whether a record of this key can be of use to a run of the other one: as many predictions, by the same
+        weights."""
+        same_files = not self.files or self.files == other.files
+        return same_files and (self.steps, self.left_out) == (other.steps, other.left_out)
 
     def differs(self, other: Key) -> tuple[str, ...]:
         """What is not the same, in words."""
@@ -65,6 +76,7 @@ class Branch:
     moves: how far the signal moved in each step.
     ratios: of the residual's size to that of the step before.
     signal, coefficients, low, high, quality: TeaCache's polynomial, the range that it was fitted on, and its R^2.
+    by_latents, by_time: how sensitive the network is in each step, the mean of so many `measured` runs.
     """
 
     part: str
@@ -76,6 +88,27 @@ class Branch:
     low: float
     high: float
     quality: float
+    by_latents: tuple[float, ...] = ()
+    by_time: tuple[float, ...] = ()
+    measured: int = 0
+
+    def joined(self, earlier: Branch) -> Branch:
+        """This one, with the sensitivities of both."""
+        runs = self.measured + earlier.measured
+        share = self.measured / max(runs, 1)
+        return replace(
+            self,
+            by_latents=_mean(self.by_latents, earlier.by_latents, share),
+            by_time=_mean(self.by_time, earlier.by_time, share),
+            measured=runs,
+        )
+
+
+def _mean(a: tuple[float, ...], b: tuple[float, ...], share: float) -> tuple[float, ...]:
+    """The mean of two rows of numbers, of which one may be empty; share: the first one's."""
+    if len(a) != len(b):
+        return a or b
+    return tuple(share * x + (1 - share) * y for x, y in zip(a, b, strict=True))
 
 
 @dataclass(frozen=True)
@@ -92,8 +125,12 @@ class Calibration:
         return max(map(len, self.grams.values()))
 
     def joined(self, later: Calibration) -> Calibration:
-        """The runs of both, the latest MOST_RUNS of them, with the later one's branches."""
-        return replace(later, grams={p: (*runs, *later.grams[p])[-MOST_RUNS:] for p, runs in self.grams.items()})
+        """The latest MOST_RUNS runs of both, with the later one's branches and the sensitivities of both."""
+        earlier = {(branch.part, branch.name): branch for branch in self.branches}
+        known = [(branch, earlier.get((branch.part, branch.name))) for branch in later.branches]
+        branches = tuple(branch.joined(before) if before else branch for branch, before in known)
+        grams = {part: (*runs, *later.grams[part])[-MOST_RUNS:] for part, runs in self.grams.items()}
+        return replace(later, grams=grams, branches=branches)
 
 
 def key_of(model: VideoModel, request: Request) -> Key:
@@ -103,7 +140,10 @@ def key_of(model: VideoModel, request: Request) -> Key:
     size = round(math.log2(max(tokens, 1)))
     count = prediction_count(model, request)
     left_out = count - run_predictions(model, request)
-    return Key(count, request.sampler, request.guidance, request.shift, size, loras, left_out)
+    files = tuple(
+        f"{file.name} {fingerprint(file)}" for part, file in sorted(model.recipe.files.items()) if part in FURTHER
+    )
+    return Key(count, request.sampler, request.guidance, request.shift, size, loras, left_out, files)
 
 
 def file_of(checkpoint: Path) -> Path:
@@ -113,22 +153,41 @@ def file_of(checkpoint: Path) -> Path:
 
 def check_place(checkpoint: Path) -> None:
     """Raise OSError, before an hour of sampling, where no file can be written beside the checkpoint."""
+    file = file_of(checkpoint)
     try:
-        with part_beside(file_of(checkpoint)):
-            pass
+        check_writable(file, replaced=True)
     except OSError as error:
-        words = message("calibration_read_only", file=file_of(checkpoint).name, checkpoint=checkpoint.name)
-        raise OSError(words) from error
+        values = {"file": file.name, "checkpoint": checkpoint.name, "error": cause_unwritten(error)}
+        raise OSError(message("calibration_unwritable", **values)) from error
 
 
 def fingerprint(checkpoint: Path) -> str:
-    """A hash of a checkpoint's headers, sizes and samples of its weights: a whole one would take minutes."""
+    """A hash of a checkpoint's headers, sizes and samples of its weights: a whole one would take minutes. Raises
+    CheckpointError where a file of it is gone or cannot be read."""
     files = sorted(checkpoint.rglob("*.safetensors")) if checkpoint.is_dir() else [checkpoint]
+    return _fingerprint(tuple((file, _state(file)) for file in files), checkpoint.is_dir())
+
+
+State = tuple[int, ...] | None
+
+
+def _state(file: Path) -> State:
+    """What changes when a file is written to, or another takes its name; None where it is gone."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+@lru_cache(64)
+def _fingerprint(files: tuple[tuple[Path, State], ...], with_names: bool) -> str:
+    """The same, read once for each state of the files."""
     digest = hashlib.sha256()
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name if checkpoint.is_dir() else ''} {size}".encode())
-        with file.open("rb") as stream:
+    for file, _ in files:
+        with open_file(file) as stream:
+            size = os.fstat(stream.fileno()).st_size
+            digest.update(f"{file.name if with_names else ''} {size}".encode())
             for place in (0, size // 3, size // 2, max(size - SAMPLE, 0)):
                 stream.seek(place)
                 digest.update(stream.read(SAMPLE))
@@ -138,22 +197,39 @@ def fingerprint(checkpoint: Path) -> str:
 def read(checkpoint: Path) -> tuple[Calibration, ...]:
     """The records of a checkpoint; none where there is no file, or one of other weights. Raises CheckpointError for a
     damaged one."""
-    return _with(_stored(checkpoint), _unwritten.get(file_of(checkpoint), ()))
-
-
-def _stored(checkpoint: Path) -> tuple[Calibration, ...]:
     file = file_of(checkpoint)
-    if not file.exists():
+    state = _state(file)
+    if state is None and not any(path == file for path, _ in _unwritten):
         return ()
+    weights = fingerprint(checkpoint)
+    return _with(_stored(file, state, weights), _unwritten.get((file, weights), ()))
+
+
+@lru_cache(64)
+def _stored(file: Path, state: State, weights: str) -> tuple[Calibration, ...]:
+    """What a file holds of weights with this fingerprint, read once for each of its states."""
+    content = _content(file, state)
     try:
-        content = parse_object(read_bytes(file, MOST_INDEX), MOST_INDEX)
-        if content["checkpoint"] != fingerprint(checkpoint):
+        if content is None or content["checkpoint"] != weights:
             return ()
         return tuple(_calibration(record) for record in content["records"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(file) from error
+
+
+@lru_cache(16)
+def _content(file: Path, state: State) -> JsonObject | None:
+    """A file as it lies on disk, read once for each of its states; None where there is none."""
+    try:
+        return None if state is None else parse_object(read_bytes(file, MOST_INDEX), MOST_INDEX)
     except CheckpointError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(message("calibration_damaged", file=file.name), message("delete_calibration")) from error
+    except ValueError as error:
+        raise _damaged(file) from error
+
+
+def _damaged(file: Path) -> CheckpointError:
+    return CheckpointError(message("calibration_damaged", file=file.name), message("delete_calibration"))
 
 
 def _calibration(record: JsonObject) -> Calibration:
@@ -203,25 +279,38 @@ def _typed(kind: type[D], values: JsonObject) -> D:
 def stale(checkpoint: Path) -> bool:
     """Whether the file beside a checkpoint was made for other weights."""
     file = file_of(checkpoint)
-    return file.exists() and read_object(file, MOST_INDEX).get("checkpoint") != fingerprint(checkpoint)
+    content = _content(file, _state(file))
+    return content is not None and content.get("checkpoint") != fingerprint(checkpoint)
 
 
-def add(checkpoint: Path, calibration: Calibration) -> Calibration:
+def add(checkpoint: Path, calibration: Calibration, weights: str = "") -> Calibration:
     """Put a record into the file, joined with an earlier one of the same key; returns what is there now.
 
-    Raises OSError where it cannot be written, in words: `read` knows it all the same, and the next call tries again.
+    weights: the checkpoint's fingerprint when the run began that made the record; "": as it is now. Raises OSError
+    where it cannot be written, in words: `read` knows it all the same, and the next call tries again; CheckpointError
+    for a record of weights that are not there any more.
     """
-    file = file_of(checkpoint)
-    late = (*_unwritten.pop(file, ()), calibration)
+    file, now = file_of(checkpoint), fingerprint(checkpoint)
+    if weights not in ("", now):
+        raise CheckpointError(message("calibration_of_others", file=checkpoint.name), message("calibrate_anew"))
+    late = (*_unwritten.pop((file, now), ()), calibration)
     try:
         with alone_with(file):  # another process may add one at this moment
-            records = _with(_stored(checkpoint), late)
-            content = {"checkpoint": fingerprint(checkpoint), "records": [asdict(record) for record in records]}
+            records = _with(_stored(file, _state(file), now), late)
+            content = {"checkpoint": now, "records": [_as_json(record) for record in records]}
             write_whole(file, json.dumps(content).encode())
-    except (OSError, CheckpointError) as error:
-        _unwritten[file] = late
-        raise OSError(message("calibration_in_memory", file=file.name, error=why_unwritten(error))) from error
+    except (OSError, MemoryError, CheckpointError) as error:
+        _unwritten[file, now] = late
+        raise OSError(message("calibration_in_memory", file=file.name, error=cause_unwritten(error))) from error
     return next(record for record in records if record.key == calibration.key)
+
+
+def _as_json(calibration: Calibration) -> JsonObject:
+    """A record as the file has it; without what versions before would not know, where it is empty."""
+    record = asdict(calibration)
+    if not calibration.key.files:
+        del record["key"]["files"]
+    return record
 
 
 def _with(records: tuple[Calibration, ...], more: tuple[Calibration, ...]) -> tuple[Calibration, ...]:
@@ -241,7 +330,7 @@ def _sizes(calibration: Calibration) -> dict[str, int]:
 
 def match(records: tuple[Calibration, ...], key: Key) -> tuple[Calibration | None, tuple[str, ...]]:
     """(the record of the same predictions that differs least, in what it differs)."""
-    fitting = [c for c in records if (c.key.steps, c.key.left_out) == (key.steps, key.left_out)]
+    fitting = [c for c in records if c.key.fits(key)]
     if not fitting:
         return None, ()
     best = min(fitting, key=lambda c: len(c.key.differs(key)))

@@ -8,7 +8,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,20 +16,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from ...loaders.devices import OutOfMemory, out_of_memory
 from ...loaders.files import (
     MARK,
     PART,
     HeldError,
     Lock,
+    cause_unwritten,
+    check_writable,
     is_plain,
+    make_folder,
     make_marked_folder,
     read_whole,
     remove,
     remove_marked_folder,
-    why_unwritten,
     write_whole,
 )
-from ...loaders.messages import InputError, message
+from ...loaders.messages import InputError, inputs_named, message, series
 from ...loaders.notices import say
 from ...loaders.parts import JsonObject
 from ...loaders.vae.tiles import Tiling
@@ -38,12 +41,23 @@ from ...loaders.weights.json_files import MOST_INDEX, parse_object
 ENDING = ".unfinished"
 LOCK = MARK  # proves that a folder is ours, and says who is at it
 _INPUTS, _TILING = "inputs.json", "tiling.json"
+_WINDOW_NAME = "window_{:04}.safetensors"
 _WINDOW = re.compile(r"window_\d{4,}\.safetensors")
 _OURS = re.compile(rf"{LOCK}|{_INPUTS}|{_TILING}|{_WINDOW.pattern}|{PART.pattern}|\.[\w.]+\.part")
 _NOBODYS = re.compile(r"\.DS_Store|\._.*|Thumbs\.db|desktop\.ini|\.nfs[0-9a-f]+")  # what systems put everywhere
 _OF_A_RENDER = {"places of windows", "negative prompt", "steps"}  # inputs by which a job of older versions is known
-_unwritten: dict[Path, bytes] = {}  # windows that the disk did not take
+_unwritten: dict[Path, list[Late]] = {}  # folder -> what the disk did not take
+TRIES = 100
+MOMENT = 0.2  # seconds that another process may look at a job that it does not begin
 Upgrade = Callable[[Mapping[str, object]], dict[str, object]]
+
+
+@dataclass(frozen=True)
+class Late:
+    """Windows of one render that the disk did not take, by their numbers, and the inputs that made them."""
+
+    inputs: JsonObject
+    windows: dict[int, Tensor] = field(default_factory=dict)
 
 
 class Job:
@@ -55,6 +69,19 @@ class Job:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = Lock(folder / LOCK)
+        self._late = Late({})
+
+    def check(self) -> None:
+        """Raise what `begin` would, of the folder alone, before that is made which the render is made of: InputError
+        where it is not one of ours or another process is at it, OSError, in words, where it cannot be written."""
+        with self._explained():
+            make_folder(self.folder.parent)
+            if os.path.lexists(self.folder):
+                self._open()
+                check_writable(self.folder / _WINDOW_NAME.format(0))
+                self.close()
+            else:
+                check_writable(self.folder)
 
     def begin(self, inputs: Mapping[str, object], anew: bool = False, upgrade: Upgrade = dict) -> None:
         """Open the job for these inputs; raises InputError, naming what differs, where it was begun with others, where
@@ -72,13 +99,21 @@ class Job:
 
     def _open(self) -> None:
         """Make the folder and lock it, once it is proved to be ours."""
-        if self._lock.is_held:
-            return
-        if not os.path.lexists(self.folder):
-            make_marked_folder(self.folder)
-        self._check_owner()
+        for left in reversed(range(TRIES)):
+            if self._lock.is_held:
+                return
+            try:
+                if not os.path.lexists(self.folder):
+                    make_marked_folder(self.folder)
+                self._check_owner()
+                self._acquire()
+            except FileNotFoundError:
+                if not left or os.path.lexists(self.folder):  # else another process has just done with it
+                    raise
+
+    def _acquire(self) -> None:
         try:
-            self._lock.acquire()
+            self._lock.acquire(MOMENT)
         except HeldError as error:
             what = message("job_of", folder=self.folder.name)
             raise InputError(
@@ -88,29 +123,36 @@ class Job:
             say(message("job_unlocked", folder=self.folder.name))
 
     def _begin(self, now: JsonObject, anew: bool, upgrade: Upgrade) -> None:
-        path = self.folder / _INPUTS
-        begun = _read(path)
-        begun = None if begun is None else upgrade(begun)
-        if begun != now:
-            self._forget_late()  # of inputs that are no more
-        self._write_late()
-        if not any(map(_WINDOW.fullmatch, os.listdir(self.folder))):  # nothing is done, so nothing is lost
-            write_whole(path, json.dumps(now, indent=1, ensure_ascii=False).encode())
-            remove(self._tiling)
-            return
-        different = [name for name in {**(begun or {}), **now} if (begun or {}).get(name) != now.get(name)]
-        if different and anew:
+        path, is_on_disk = self.folder / _INPUTS, any(map(_WINDOW.fullmatch, os.listdir(self.folder)))
+        late = _unwritten.get(self.folder, [])
+        mine = next((each for each in late if each.inputs == now), None)
+        stored = _read(path)
+        begun = None if stored is None else upgrade(stored)
+        if not is_on_disk and late:  # nothing is done but what is in memory
+            begun = (mine or late[-1]).inputs
+        if begun == now or not (is_on_disk or late):
+            self._late = mine or Late(now)
+            if not is_on_disk:
+                write_whole(path, json.dumps(now, indent=1, ensure_ascii=False).encode())
+            if not (is_on_disk or mine):
+                remove(self._tiling)
+            self._write_late()
+        elif anew:
+            _unwritten.pop(self.folder, None)
             self._empty()
             self._begin(now, False, upgrade)
-            return
+        else:
+            self._refuse(begun, now)
+
+    def _refuse(self, begun: JsonObject | None, now: JsonObject) -> None:
+        """Raise InputError for what is done with other inputs, or with inputs that nobody knows any more."""
         if begun is None:
             what = message("job_lost_inputs", folder=self.folder.name)
             raise InputError("unfinished", what, message("job_unknown"), message("job_start_over"))
-        if different:
-            changes = ", ".join(_change(name, begun.get(name), now.get(name)) for name in different)
-            what = message("job_other_inputs", folder=self.folder.name, changes=changes)
-            rule = message("job_rule")
-            raise InputError("unfinished", what, rule, message("job_set_back"))
+        different = [name for name in {**begun, **now} if begun.get(name) != now.get(name)]
+        changes = series(_change(name, begun.get(name), now.get(name)) for name in different)
+        what = message("job_other_inputs", folder=self.folder.name, changes=changes)
+        raise InputError("unfinished", what, message("job_rule"), message("job_set_back"))
 
     def _check_owner(self) -> None:
         """Raise InputError where the folder is a link, or holds what this pack has not put there."""
@@ -144,7 +186,8 @@ class Job:
             yield
         except OSError as error:
             self.close()
-            raise OSError(message("job_unwritten", folder=self.folder.name, error=error.strerror or error)) from error
+            words = message("job_unwritten", folder=self.folder.name, error=cause_unwritten(error))
+            raise OSError(words) from error
         except BaseException:
             self.close()
             raise
@@ -168,7 +211,7 @@ class Job:
 
     def has(self, number: int) -> bool:
         """Whether the latents of a window are kept, on disk or in memory."""
-        return self._file(number) in _unwritten or self.has_written(number)
+        return number in self._late.windows or self.has_written(number)
 
     def has_written(self, number: int) -> bool:
         """Whether the latents of a window are on disk."""
@@ -176,9 +219,9 @@ class Job:
 
     def read(self, number: int) -> Tensor | None:
         """Latents of a window; None where there are none, or the file is damaged (it is then removed)."""
+        if number in self._late.windows:
+            return self._late.windows[number].cpu()
         path = self._file(number)
-        if path in _unwritten:
-            return load(_unwritten[path])["latents"]
         if not os.path.lexists(path):
             return None
         latents = _latents(path)
@@ -187,28 +230,38 @@ class Job:
         return latents
 
     def write(self, number: int, latents: Tensor) -> None:
-        """Keep the latents of a window, whole or not at all: in memory, and an OSError that says so, where the disk
-        does not take them."""
-        latents, path = latents.contiguous().cpu(), self._file(number)
-        content = save({"latents": latents}, {"digest": _digest(latents)})
+        """Keep the latents of a window, whole or not at all: in memory, and an OSError or OutOfMemory that says so,
+        where they cannot be written."""
         try:
-            write_whole(path, content)
-        except (OSError, MemoryError) as error:
-            _unwritten[path] = content
-            raise OSError(message("window_unkept", number=number + 1, error=why_unwritten(error))) from error
+            self._write(number, latents)
+        except Exception as error:
+            is_memory = out_of_memory(error)
+            if not (is_memory or isinstance(error, OSError)):
+                raise
+            self._late.windows[number] = latents
+            late = _unwritten.setdefault(self.folder, [])
+            if not any(each is self._late for each in late):
+                late.append(self._late)
+            kind, cause = (OutOfMemory, MemoryError()) if is_memory else (OSError, error)
+            raise kind(message("window_unkept", number=number + 1, error=cause_unwritten(cause))) from error
+
+    def _write(self, number: int, latents: Tensor) -> None:
+        latents = latents.contiguous().cpu()
+        write_whole(self._file(number), save({"latents": latents}, {"digest": _digest(latents)}))
 
     def _write_late(self) -> None:
         """Write what could not be written before."""
-        for path in self._late():
-            write_whole(path, _unwritten[path])
-            del _unwritten[path]
+        for number in [*self._late.windows]:
+            self._write(number, self._late.windows[number])
+            del self._late.windows[number]
+        self._forget_late()
 
     def _forget_late(self) -> None:
-        for path in self._late():
-            del _unwritten[path]
-
-    def _late(self) -> list[Path]:
-        return [path for path in _unwritten if path.parent == self.folder]
+        """Let go of the windows in memory."""
+        self._late.windows.clear()
+        rest = [each for each in _unwritten.pop(self.folder, ()) if each is not self._late]
+        if rest:
+            _unwritten[self.folder] = rest
 
     def drop(self) -> None:
         """Remove all that the job has kept, and nothing else; what a kill leaves of it goes on as it is."""
@@ -226,7 +279,7 @@ class Job:
                 return
 
     def _file(self, number: int) -> Path:
-        return self.folder / f"window_{number:04}.safetensors"
+        return self.folder / _WINDOW_NAME.format(number)
 
 
 def _is_folder(path: Path) -> bool:
@@ -248,7 +301,8 @@ def _latents(path: Path) -> Tensor | None:
 def _change(name: str, before: object, now: object) -> str:
     """What differs; with both values where they are numbers."""
     numbers = all(isinstance(value, (int, float)) for value in (before, now))
-    return f"{name} ({before} -> {now})" if numbers else name
+    label = inputs_named(name)
+    return message("changed_to", input=label, old=before, new=now) if numbers else label
 
 
 def _read(path: Path, with_keys: Iterable[str] = ()) -> JsonObject | None:
@@ -262,7 +316,7 @@ def _read(path: Path, with_keys: Iterable[str] = ()) -> JsonObject | None:
 
 def _digest(latents: Tensor) -> str:
     digest = hashlib.sha256(f"{latents.dtype} {list(latents.shape)}".encode())
-    digest.update(latents.contiguous().view(torch.uint8).numpy().tobytes())
+    digest.update(latents.contiguous().view(torch.uint8).numpy().data)  # not copied
     return digest.hexdigest()
 
 

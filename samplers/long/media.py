@@ -15,7 +15,7 @@ from ..early import check_strength
 from ..plan import check_computes, check_source, checked_mask
 from ..sources.awaited import Names, with_stand_ins
 from ..sources.clip import clip_frames, goes_on, sized_as_clip
-from ..sources.opened import lengthened, source_notes, through_door
+from ..sources.opened import lengthened, source_notes, sourceless, through_door
 from .windows import Spans, Window
 
 
@@ -38,15 +38,16 @@ def whole_media(
     """
     request, door_notes = through_door(request)
     request = with_stand_ins(model, request, awaited, spans.step, spans.length - 1, least)
+    request, idle_notes = sourceless(request)
     request, length_notes = lengthened(model, request, spans.step)
     request = model.complete(sized_as_clip(model, request))
     clip, shared = request.clip, clip_frames(model, request, spans.overlap)
-    check_strength(request.strength, request.source is not None)
+    check_strength(request.strength)
     if request.source is not None:
         check_source(model, request, request.source)
         check_computes(request)
     mask, mask_notes = checked_mask(model, request)
-    notes = (*door_notes, *length_notes, *source_notes(request), *mask_notes)
+    notes = (*door_notes, *idle_notes, *length_notes, *source_notes(request), *mask_notes)
     request, clip_notes = goes_on(model, replace(request, mask=None if mask is None else request.mask), shared)
     return request, Media(clip, shared, (*notes, *clip_notes))
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...loaders.limits import check_frames
-from ...loaders.messages import InputError, about, either, message, message_of
+from ...loaders.messages import InputError, about, either, inputs_named, message, message_of
 from ...loaders.notices import stop_if_asked
 from ...loaders.request import Capabilities, Keyframe, Request
 from ...loaders.spec import titles_with
@@ -191,7 +191,7 @@ def _unjoined(options: LongVideoOptions, mode: str) -> tuple[str, ...]:
     """What to say of options that join windows, where a video has one alone."""
     names = ("overlap", "adain", "memory", "hold") if mode == "latents" else ("overlap",)
     changed = [name for name in names if getattr(options, name) != getattr(LongVideoOptions(), name)]
-    return (message("nothing_to_join", names=", ".join(changed)),) if changed else ()
+    return (message("nothing_to_join", names=inputs_named(*changed)),) if changed else ()
 
 
 def _needs_ends(capabilities: Capabilities) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, replace
 
+from ...loaders.limits import nearest
 from ...loaders.messages import InputError, either, message
 from ...loaders.notices import stop_if_asked
 from ...loaders.request import Capabilities, Keyframe
@@ -50,11 +51,14 @@ def check_spans(spans: Spans, title: str) -> None:
     if spans.fixed and spans.length != spans.step + 1:
         rule = message("window_fixed", title=title, frames=spans.step + 1)
         raise InputError("window", spans.length, rule, message("use_value_or_0", value=spans.step + 1))
-    for name, value in (("window", spans.length), ("overlap", spans.overlap)):
-        low = max(value - 1, 0) // spans.step * spans.step + 1
-        if value < 1 or (value - 1) % spans.step:
-            rule = message("window_rule", title=title, step=spans.step)
-            raise InputError(name, value, rule, message("use_value_or_0", value=either(low, low + spans.step)))
+    step, rule = spans.step, message("window_rule", title=title, step=spans.step)
+    shared = 1 if spans.overlap < 1 or (spans.overlap - 1) % step else spans.overlap
+    if spans.length < 1 or (spans.length - 1) % step:
+        near = either(*nearest(spans.length, shared + step, step))
+        raise InputError("window", spans.length, rule, message("use_value_or_0", value=near))
+    if shared != spans.overlap:
+        near = either(*nearest(spans.overlap, 1, step, spans.length - step))
+        raise InputError("overlap", spans.overlap, rule, message("use_value_or_0", value=near))
     if spans.length <= spans.overlap:
         rule = message("window_new_frames", overlap=spans.overlap)
         raise InputError("window", spans.length, rule, message("larger_window", least=spans.overlap + spans.step))

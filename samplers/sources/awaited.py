@@ -53,6 +53,11 @@ def _zeros(*shape: int) -> Tensor:
     return torch.zeros(1).expand(shape)
 
 
+def blank(width: int, height: int) -> Tensor:
+    """A picture [1, H, W, 3] of this size that takes no memory."""
+    return _zeros(1, height, width, 3)
+
+
 def _latent_count(model: VideoModel, request: Request) -> int:
     """Latent frames of a complete request."""
     return model.facts.latent_shape(1, 1, max(request.frames, 1))[2]

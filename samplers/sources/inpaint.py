@@ -21,6 +21,9 @@ from ...loaders.facts import Facts
 from ...loaders.messages import InputError, Message, message
 from ...loaders.request import Request
 
+BLACK, WHITE = 0.02, 0.98  # beyond these a mask is as good as one or the other
+EDGES = 0.25  # of what is not black: so much of a mask may be soft edges
+
 
 @dataclass(frozen=True)
 class Inpainting:
@@ -88,6 +91,13 @@ def latent_mask(facts: Facts, request: Request) -> Tensor:
         front = mask[:1].expand(facts.discarded_frames + facts.temporal_ratio - 1, -1, -1)
         mask = rearrange(torch.cat([front, mask]), "(t r) h w -> t r h w", t=t).amax(1)
     return mask[None, None]
+
+
+def gray_notes(mask: Tensor) -> tuple[Message, ...]:
+    """What to say of a mask [T, H, W] much of which is neither black nor white; of soft edges nothing."""
+    free = mask > BLACK
+    share = ((mask < WHITE) & free).sum().item() / max(free.sum().item(), 1)
+    return (message("mask_gray", percent=round(100 * share)),) if share > EDGES else ()
 
 
 def hidden_keyframes(facts: Facts, request: Request, mask: Tensor) -> tuple[Message, ...]:

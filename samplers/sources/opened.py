@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...loaders.common.door import open_images, open_mask
 from ...loaders.common.images import is_frames, middle
-from ...loaders.messages import InputError, Message, about, either, message, sentences
+from ...loaders.messages import InputError, Message, about, either, inputs_named, message, sentences
 from ...loaders.notices import stop_if_asked
 from ...loaders.request import Control, Keyframe, Request
 from ...loaders.video_model import VideoModel
@@ -83,6 +83,15 @@ def lengthened(model: VideoModel, request: Request, step: int = 0) -> tuple[Requ
         rule = message("frames_counts", title=f"{model.title} ({model.variant})", counts=either(*counts))
         raise InputError("source", message("count_frames", count=count), rule, message("longer_source"))
     return replace(request, frames=frames, as_long=False, counted=True), () if is_long else _idle(request)
+
+
+def sourceless(request: Request) -> tuple[Request, Notes]:
+    """(the request, with strength 1 where there is no source that it could be the strength of, notes)."""
+    if request.source is not None or request.strength == 1:
+        return request, ()
+    strength, source = inputs_named("strength"), inputs_named("source")
+    note = message("idle_unconnected", input=strength, value=request.strength, other=source)
+    return replace(request, strength=1.0), (note,)
 
 
 def _idle(request: Request) -> Notes:

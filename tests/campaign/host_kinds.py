@@ -85,11 +85,11 @@ def prompt_edit(random: Random, prompt: Prompt) -> Edit:
     if roll < 0.55 and isinstance(inputs.get(key), int | float):
         return ["set", [name, "inputs", key], random.choice((inputs[key] + 1, -inputs[key], inputs[key] * 1000, 0.5))]
     if roll < 0.6:
-        return [
-            "set",
-            [name, "inputs", random.choice(("source", "mask", "keyframes", "control", "audio", "x"))],
-            random.choice([*links, 3]),
-        ]
+        key, value = random.choice(("source", "mask", "keyframes", "control", "audio", "x")), random.choice([*links, 3])
+        ours = prompt[name]["class_type"].startswith(
+            "Reelwire"
+        )  # of others the host follows links to what is not there
+        return ["set", [name, "inputs", key], value if ours else 3]
     return ["set", [name, "inputs", key], random.choice([v for v in HOSTILE if "@@deep" not in str(v)])]
 
 

@@ -119,6 +119,7 @@ def test_the_short_form(work: Path) -> None:
 def test_the_short_form_of_prompts(work: Path, host: Host) -> None:
     tried = Tried(host, work)
     cases = [case for case in host_cases(work, {"prompt": 60}, 1) if case.target == "ltx_t2v.json"]
+    cases += [case for case in map(Case.load, KEPT) if case.kind in HOST_KINDS]
     assert len(cases) >= 4
     answers = [(case, tried.run(case)) for case in cases]
     assert not faults_of(answers), "\n".join(faults_of(answers))

@@ -114,9 +114,9 @@ def test_it_warns_before_it_starts(card_host: CardHost, graph: Callable[[str], d
 
 
 def test_the_node_tells_of_the_card(card_host: CardHost) -> None:
-    from reelwire.tests.support.engine.estimates import asked, told
+    from reelwire.tests.support.engine.estimates import asked, estimated
 
-    _, page, numbers = told(card_host, asked("ReelwireLoadWan", "diffusers/tiny-wan2.1-t2v", price=1.0))
+    _, page, numbers = estimated(card_host, asked("ReelwireLoadWan", "diffusers/tiny-wan2.1-t2v", price=1.0))
     assert not numbers["machine"]["cpu"]
     assert "of card)" in page
     assert numbers["machine"]["room"] < 2.1 * 2**30

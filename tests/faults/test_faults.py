@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import importlib
 import json
 import os
+import re
+import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +25,23 @@ from reelwire.loaders.files import (
     Lock,
     Part,
     alone_with,
+    cause_unwritten,
     clear_parts,
     names_from,
     read_whole,
+    why_unwritten,
     write_new,
     write_whole,
 )
-from reelwire.loaders.messages import InputError
+from reelwire.loaders.messages import InputError, message, texts
 from reelwire.samplers.long.job import ENDING, Job
 from reelwire.tests.support.faults.layer import Layer, ended, failing, in_child
-from reelwire.tests.support.faults.points import INPUTS, SIZE, WINDOWS, Film, keys, latents, nodes_of
+from reelwire.tests.support.faults.points import INPUTS, SIZE, WINDOWS, Decode, Film, keys, latents, nodes_of
 from reelwire.tests.support.faults.table import table
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="fork, signals and links")
 BUSY = 4
+module = importlib.import_module("reelwire.loaders.files")
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +79,83 @@ def test_each_process_gets_a_name_of_its_own(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {f"clip_{n:05}_.mp4" for n in range(9, 21)}
 
 
-@pytest.mark.parametrize("errors", ["EPERM", "EOPNOTSUPP"])
-def test_a_disk_on_which_no_file_has_two_names(tmp_path: Path, errors: str) -> None:
-    """As on FAT: the name is still taken once, and nothing is replaced."""
+@pytest.mark.parametrize("error", ["EPERM", "EOPNOTSUPP", "ENOTSUP", "ENOSYS", "EINVAL", "EMLINK", "EXDEV", "EACCES"])
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_disk_on_which_no_file_has_two_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str, exclusive: bool
+) -> None:
+    """As on FAT, and on many network drives: the name is still taken once, and nothing is replaced.
+
+    exclusive: whether the system can rename to a name that nothing has.
+    """
+    monkeypatch.setattr(module, "_WAITS", ())
+    if not exclusive:
+        monkeypatch.setattr(module, "_rename_exclusively", lambda part, path: False)
     (tmp_path / "a.txt").write_bytes(b"another's")
     for content in (b"1", b"2"):
-        with Layer(failing(errors), 0, ("link",)):
+        with Layer(failing(error), 0, ("link",)):
             write_new(tmp_path / "b.txt", content)
     assert tree(tmp_path) == {"a.txt": b"another's", "b.txt": b"1", "b_00001_.txt": b"2"}
+
+
+@pytest.mark.parametrize("kind", ["file", "folder", "link", "link to nothing"])
+def test_an_exclusive_rename_replaces_nothing(tmp_path: Path, elsewhere: Path, kind: str) -> None:
+    """Where the file system knows it, and otherwise nothing is done."""
+    part, name, other = (tmp_path / each for each in ("part", "name", "other"))
+    part.write_bytes(b"new")
+    if not module._rename_exclusively(part, other):
+        pytest.skip("this file system cannot")
+    assert other.read_bytes() == b"new"
+    PLANTED.get(kind, lambda path, elsewhere: path.write_bytes(b"old"))(name, elsewhere)
+    before = os.lstat(name)
+    with pytest.raises(FileExistsError):
+        module._rename_exclusively(other, name)
+    assert os.path.samestat(before, os.lstat(name))
+    assert other.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("error", ["EINVAL", "ENOSYS", "EOPNOTSUPP"])
+def test_a_drive_that_keeps_no_promise_about_power_cuts(tmp_path: Path, error: str) -> None:
+    with Layer(failing(error), 0, ("fsync",)) as layer:
+        write_new(tmp_path / "a.txt", b"1")
+    assert layer.fired
+    assert tree(tmp_path) == {"a.txt": b"1"}
+
+
+@pytest.mark.parametrize("error", ["EACCES", "EPERM", "EBUSY"])
+@pytest.mark.parametrize("act", [write_whole, write_new])
+def test_a_program_that_is_in_the_way_for_a_moment(tmp_path: Path, error: str, act: Callable[..., Any]) -> None:
+    """Such as one that looks for viruses in each new file."""
+    with Layer(failing(error), 0, ("replace", "link")) as layer:
+        act(tmp_path / "a.txt", b"1")
+    assert layer.fired
+    assert tree(tmp_path) == {"a.txt": b"1"}
+
+
+def test_every_cause_is_said_once() -> None:
+    """In the sentences that say what to do, a cause stands without a remedy of its own."""
+    errors = [OSError(getattr(errno, name), "x") for name in ERRORS_OF_DISKS] + [MemoryError(), OSError(12345, "odd")]
+    english = texts()
+    for error in errors:
+        cause, why = cause_unwritten(error), why_unwritten(error)
+        assert not cause.endswith((".", " "))
+        assert why.endswith(".")
+        assert not {"run", "Free", "free"} & {*cause.replace(".", "").split()}, cause
+        for key in ("latents_in_memory", "latents_will_not_be_kept", "window_unkept", "calibration_in_memory"):
+            text = message(key, error=cause, file="f", number=1)
+            assert ".." not in text
+            assert len({*sentences_of(text)}) == len(sentences_of(text))
+            assert english[key].count("{error}") == 1
+
+
+ERRORS_OF_DISKS = (
+    "ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EBUSY", "ENOENT", "ENOTDIR", "EISDIR", "EEXIST", "EIO",
+    "ESTALE", "ENAMETOOLONG", "ELOOP", "EMFILE", "ENOMEM",
+)  # fmt: skip
+
+
+def sentences_of(text: str) -> list[str]:
+    return [part.strip() for part in re.split(r"(?<=[.!?]) ", text)]
 
 
 @pytest.mark.parametrize(
@@ -303,15 +380,58 @@ def test_latents_among_pipes_and_links_to_nothing(nodes: Any, tmp_path: Path, mo
     assert list(nodes.files.saved_latents()) == ["a.safetensors"]
 
 
-@pytest.mark.parametrize("error", ["EROFS", "EACCES", "ENOSPC", "EDQUOT"])
-def test_an_output_folder_that_takes_nothing_is_told_before_sampling(
-    nodes: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: str
-) -> None:
-    monkeypatch.setattr(nodes.outputs, "output_folder", lambda: tmp_path / "new")
-    with Layer(failing(error), 0), pytest.raises(OSError, match="cannot be written") as refusal:
-        nodes.outputs.check_output()
-    assert keys(refusal.value.args[0]) == {"output_unwritable"}
-    nodes.outputs.check_output()
+@pytest.mark.parametrize("lost", ["removed meanwhile", "no room at first", "no room at all"])
+def test_latents_are_kept_where_they_can_be(nodes: Any, tmp_path: Path, lost: str) -> None:
+    """When the decode fails, and not only before it."""
+    decode = Decode(nodes)
+
+    def run() -> None:
+        with decode._output(tmp_path), nodes.files.latents_on_disk(decode.latent, decode.cls):
+            if lost == "removed meanwhile":
+                shutil.rmtree(tmp_path / "reelwire")
+            raise ValueError(message("no_pixels"))
+
+    times = {"removed meanwhile": 0, "no room at first": 1, "no room at all": 2}[lost]
+    with every_write_fails("ENOSPC", times), pytest.raises(RuntimeError) as refusal:
+        run()
+    kept = decode.kept(tmp_path)
+    assert len(kept) == (lost != "no room at all")
+    expected = "latents_kept" if kept else "latents_in_memory"
+    assert expected in keys(refusal.value.args[0])
+    assert all(name in str(refusal.value) for name in kept)
+    assert decode.whole(tmp_path, b"")
+
+
+@contextmanager
+def every_write_fails(error: str, times: int) -> Iterator[None]:
+    """The first so many writes fail."""
+    write, left = os.write, [times]
+
+    def fail(*args: Any) -> int:
+        if left[0]:
+            left[0] -= 1
+            raise OSError(getattr(errno, error), os.strerror(getattr(errno, error)))
+        return write(*args)
+
+    os.write = fail
+    try:
+        yield
+    finally:
+        os.write = write
+
+
+def test_an_output_folder_that_is_removed_while_a_video_is_written(nodes: Any, tmp_path: Path) -> None:
+    output = tmp_path / "output"
+    output.mkdir()
+
+    def pieces() -> Iterator[torch.Tensor]:
+        for number in range(WINDOWS):
+            yield (latents(number)[0] * 255).byte()
+        shutil.rmtree(output)
+
+    with pytest.raises(OSError, match="film_00001_") as refusal:
+        nodes.video_file.write_video(output / "film_00001_.mp4", pieces(), SIZE, 24.0, 30, {})
+    assert keys(refusal.value.args[0]) == {"file_unwritten", "disk_went_away"}
 
 
 @pytest.mark.parametrize("when", [0, 2**31 + 10**9, -(10**8)])

@@ -189,17 +189,17 @@ def test_the_scan_finds_what_it_looks_for(tmp_path: Path, code: str) -> None:
 
 
 def test_a_message_is_its_text_and_knows_its_key() -> None:
-    told = message("frames_rule", title="LTX-Video", step=8)
-    assert told == "LTX-Video makes 8n+1 frames."
-    assert (told.key, told.values) == ("frames_rule", {"title": "LTX-Video", "step": 8})
-    for same in (copy.deepcopy(told), pickle.loads(pickle.dumps(told))):
-        assert (same, same.key, same.values) == (told, told.key, told.values)
+    text = message("frames_rule", title="LTX-Video", step=8)
+    assert text == "LTX-Video makes 8n+1 frames."
+    assert (text.key, text.values) == ("frames_rule", {"title": "LTX-Video", "step": 8})
+    for same in (copy.deepcopy(text), pickle.loads(pickle.dumps(text))):
+        assert (same, same.key, same.values) == (text, text.key, text.values)
 
 
 def test_messages_within_messages_reach_the_page() -> None:
-    told = sentences(message("use_value", value=either(8, 16)), "", message("use_0"))
-    assert told == "Use 8 or 16. Use 0."
-    sent = json.loads(json.dumps(data(told), allow_nan=False))
+    text = sentences(message("use_value", value=either(8, 16)), "", message("use_0"))
+    assert text == "Use 8 or 16. Use 0."
+    sent = json.loads(json.dumps(data(text), allow_nan=False))
     assert sent["key"] == "sentences"
     assert sent["values"]["first"]["values"]["value"] == {
         "key": "or_list",
@@ -226,8 +226,8 @@ def test_an_error_says_a_sentence_and_keeps_its_parts() -> None:
 
 def test_an_error_in_a_message_stands_for_what_it_says() -> None:
     inner = ValueError(message("format_rotated"))
-    told = message("format_wrong", file="a", layer="b", format="c", error=inner)
-    assert getattr(told.values["error"], "key", "") == "format_rotated"
+    text = message("format_wrong", file="a", layer="b", format="c", error=inner)
+    assert getattr(text.values["error"], "key", "") == "format_rotated"
     assert message("no_entries", folder="a", file=OSError("x")).values["file"] == "x"
 
 
@@ -271,7 +271,7 @@ def test_the_page_says_it_in_chinese(chinese: Page) -> None:
     error = InputError(
         "frames", 18, message("frames_rule", title="LTX", step=8), message("use_value", value=either(17, 25))
     )
-    assert chinese.evaluate(TRANSLATE, data(message_of(error))) == "frames = 18：LTX 的帧数须为 8n+1。请填 17 或 25。"
+    assert chinese.evaluate(TRANSLATE, data(message_of(error))) == "帧数 = 18：LTX 的帧数须为 8n+1。请填 17 或 25。"
 
 
 @pytest.mark.parametrize("sent", [data("of another pack"), {"key": "not_there", "values": {}, "text": "as it is"}])

@@ -209,7 +209,7 @@ def test_a_lora(tiny_models: Path, tmp_path: Path, broken: str) -> None:
     if broken != "half":
         state[f"transformer.{layer}.lora_B.weight"] = torch.zeros(out, rank)
     save_file(state, tmp_path / "x.safetensors")
-    with pytest.raises(CheckpointError, match=r"x.safetensors does not fit: 1 of its 1 layers"):
+    with pytest.raises(CheckpointError, match=r"x.safetensors does not fit: 1 of its 1 layer matches"):
         read_lora(tmp_path / "x.safetensors", LTX.checkpoint, part)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 import pytest
+from reelwire.samplers.caches.policies import choices
 from reelwire.tests.support.documents import code_blocks
 from reelwire.tests.support.files.bad_files import NOISE
 from reelwire.tests.support.host import PACK, ROOT, Host, Prompt, boot, digest, node, workflow
@@ -19,7 +20,7 @@ BUNDLED = {"checkpoint": "bundled/tiny_ltx"}
 
 def cached(cache: dict[str, Any] | None, seed: int = 7, **sampler: Any) -> Prompt:
     """The bundled model through a cache node, 12 steps."""
-    sampling = {"4.steps": 12, "4.seed": seed, **{f"4.{k}": v for k, v in sampler.items()}}
+    sampling = {"4.steps": 12, "4.frames": 9, "4.seed": seed, **{f"4.{k}": v for k, v in sampler.items()}}
     graph = workflow("any_cached", {**sampling, "5.filename_prefix": "cached/made"})
     if cache is None:
         return {
@@ -222,7 +223,9 @@ def test_a_policy_is_one_file(toy_host: Host) -> None:
     assert "every other" not in inputs["optional"]["threshold"][1]["reelwire"]["when"]["policy"]
 
     toy = node("ReelwireCache", model=["1", 0], policy="every other", speed=2.0)
-    entry = toy_host.post(workflow("any_cached", {"2": toy, "4.steps": 12, "5.filename_prefix": "toy/video"}))
+    entry = toy_host.post(
+        workflow("any_cached", {"2": toy, "4.steps": 12, "4.frames": 9, "5.filename_prefix": "toy/video"})
+    )
     (row,) = json.loads(*entry["outputs"]["4"]["reelwire_chart"])["rows"]
     assert row["computed"] == [i % 2 == 0 or i == 11 for i in range(12)]
 
@@ -230,4 +233,4 @@ def test_a_policy_is_one_file(toy_host: Host) -> None:
 def test_a_broken_policy_takes_out_itself(toy_host: Host) -> None:
     assert "broken.py is missing" in toy_host.log.decode(errors="replace")
     inputs = toy_host.get("/object_info/ReelwireCache")["ReelwireCache"]["input"]
-    assert len(inputs["required"]["policy"][1]["options"]) == 9
+    assert inputs["required"]["policy"][1]["options"] == [*choices(), "every other"]

@@ -126,12 +126,12 @@ def test_memory_that_runs_out_is_told_with_what_helps(card_host: CardHost) -> No
     card_host.freed()
     card_host.card.fail_after(20)
     refusal = card_host.refuse(prompt("wan", 11))
-    assert "Memory ran out while the prompt was read" in refusal.told
+    assert "Memory ran out while the prompt was read" in refusal.message
     assert refusal.done == ("ReelwireLoadWan",)
     expected = video(card_host, prompt("wan", 11))
     card_host.card.fail_after(5)
     refusal = card_host.refuse(prompt("wan", 12))
-    assert "Memory ran out while 9 frames of 64x64 were sampled. Use fewer frames" in refusal.told
+    assert "Memory ran out while 9 frames of 64x64 were sampled. Use fewer frames" in refusal.message
     assert "ReelwireEncodePrompt" not in refusal.done, "it was cached"
     card_host.free()
     assert video(card_host, prompt("wan", 11)) == expected

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 from reelwire.loaders.parts import PlainMemory
-from reelwire.tests.support.engine.estimates import asked, told
+from reelwire.tests.support.engine.estimates import asked, estimated
 from reelwire.tests.support.engine.loaders import EVERY
 from reelwire.tests.support.files.published import published
 from reelwire.tests.support.host import Host, node
@@ -20,7 +20,7 @@ from reelwire.tests.support.host import Host, node
 def test_every_family_is_estimated(host: Host, name: str) -> None:
     loader, checkpoint, count, _ = EVERY[name]
     host.free()
-    lines, page, numbers = told(host, asked(loader, checkpoint, price=2.5))
+    lines, page, numbers = estimated(host, asked(loader, checkpoint, price=2.5))
     assert numbers["request"]["frames"] == count
     assert numbers["verdict"] == "fits"
     assert numbers["machine"]["cpu"]
@@ -36,7 +36,7 @@ def test_every_family_is_estimated(host: Host, name: str) -> None:
 
 def test_it_sees_what_the_models_nodes_have_set(host: Host) -> None:
     prompt = asked("ReelwireLoadWan", "diffusers/tiny-wan2.1-t2v", steps=20, guidance=5.0)
-    _, _, plain = told(host, prompt)
+    _, _, plain = estimated(host, prompt)
     prompt |= {
         "5": node("ReelwireCache", model=["1", 0], policy="plan", speed=2.0),
         "6": node("ReelwireMemory", model=["5", 0], weights="int8", most_on_card=0.0),
@@ -45,7 +45,7 @@ def test_it_sees_what_the_models_nodes_have_set(host: Host) -> None:
     more |= dict(layer_end=0.2, eta=1.0, momentum=0.0, threshold=15.0)
     prompt["7"] = node("ReelwireGuidance", model=["6", 0], method="cfg", start=0.0, end=0.5, **more)
     prompt["2"]["inputs"]["model"] = ["7", 0]
-    _, page, numbers = told(host, prompt)
+    _, page, numbers = estimated(host, prompt)
     assert (plain["computing"]["computed"], plain["computing"]["branches"]) == ([20, 20], [40, 40])
     assert (numbers["computing"]["computed"], numbers["computing"]["branches"]) == ([10, 10], [15, 15])
     assert numbers["memory"]["cache"] > 0
@@ -63,14 +63,14 @@ def test_keyframes_are_counted(host: Host) -> None:
     }
     for more in ({}, keyframe):
         prompt["2"]["inputs"] |= {"keyframes": ["6", 0]} if more else {}
-        _, _, numbers = told(host, prompt | more)
+        _, _, numbers = estimated(host, prompt | more)
         working += [p["working"] for p in numbers["memory"]["phases"] if p["phase"] == "sample"]
     assert working[1] > working[0]
 
 
 def test_this_machine_is_measured_when_asked(host: Host) -> None:
     begin = time.perf_counter()
-    lines, _, numbers = told(host, asked("ReelwireLoadLTX", "bundled/tiny_ltx", calibrate=True))
+    lines, _, numbers = estimated(host, asked("ReelwireLoadLTX", "bundled/tiny_ltx", calibrate=True))
     assert time.perf_counter() - begin < 30
     assert numbers["measured"]["products"] > 0
     assert numbers["time"][0]["basis"] == "measured"
@@ -119,5 +119,5 @@ def memory_of(host: Host) -> int:
 
 def test_what_cannot_run_is_refused(host: Host) -> None:
     refusal = host.refuse(asked("ReelwireLoadWan", "diffusers/tiny-wan2.1-t2v", width=104))
-    assert "width = 104" in refusal.told
-    assert "Use 96 or 112" in refusal.told
+    assert "width = 104" in refusal.message
+    assert "Use 96 or 112" in refusal.message

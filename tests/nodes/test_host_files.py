@@ -127,7 +127,7 @@ def test_a_name_and_a_link_change_nothing(models: Host) -> None:
             WAN_LORA,
             ("tiny-wan2.1-lora.safetensors does not fit", "match nothing in this model", "made for this family"),
         ),
-        ("loras/nothing.safetensors", ("nothing.safetensors does not fit", "1 of its 1 layers", "blocks.9.attn1.to_q")),
+        ("loras/nothing.safetensors", ("nothing.safetensors does not fit", "1 of its 1 layer", "blocks.9.attn1.to_q")),
         ("loras/../../elsewhere/network.gguf", ("lora = loras/../../elsewhere", "not among the models")),
         ("/etc/passwd", ("lora = /etc/passwd", "not among the models")),
     ],

@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 from reelwire.tests.support.files.bad_files import full_disk
-from reelwire.tests.support.host import ROOT, Host, Prompt, frames, node, told, workflow
+from reelwire.tests.support.host import ROOT, Host, Prompt, failure, frames, node, workflow
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(ROOT / "bench"))
@@ -107,16 +107,16 @@ def test_interrupt_keeps_what_is_done(host: Host) -> None:
 
 def test_other_inputs_are_refused_until_it_starts_over(host: Host) -> None:
     with full_disk(host, 20_000):  # windows are larger
-        message = host.refuse(film("other")).told
+        message = host.refuse(film("other")).message
     assert "Window 1 could not be kept: the file is too large" in message
     assert "could not be written" not in message
     assert "run again with the same inputs" not in message, "nothing is kept"
     with full_disk(host, 30_000):  # the file is larger
-        message = host.refuse(film("other", crf=0)).told
+        message = host.refuse(film("other", crf=0)).message
     assert "4 of 4 windows are kept in output/long/other.unfinished: run again with the same inputs" in message
     changed = {**TOLD, "prompts": [TOLD["prompts"][0]]}
-    message = host.refuse(film("other", seed=2, timeline=json.dumps(changed))).told
-    assert "other inputs: seed (1 -> 2), prompt 2" in message
+    message = host.refuse(film("other", seed=2, timeline=json.dumps(changed))).message
+    assert "other inputs: seed 1 -> 2, prompt 2" in message
     assert "start over" in message
     entry = host.post(film("other", seed=2, unfinished="start over"))
     assert len(frames(host.videos(entry)[0])) == 73
@@ -128,7 +128,7 @@ def test_a_name_with_the_time_goes_on_too(host: Host) -> None:
     graph = film("linked", filename_prefix=["3", 0], crf=0)
     graph["3"] = node("PrimitiveString", value="long/clock_%second%_x")
     with full_disk(host, 30_000):
-        message = host.refuse(graph).told
+        message = host.refuse(graph).message
     assert "kept in output/long/clock_%second%_x.unfinished" in message
     (video,) = host.videos(host.post(graph))
     assert video.name.startswith("clock_")
@@ -144,7 +144,7 @@ def test_pictures_of_the_timeline(host: Host) -> None:
     result = frames(host.videos(host.post(film("keyed", timeline=keyed("red.png"))))[0])
     red = lambda video: abs(video[0].astype(float) - [200, 30, 30]).mean()
     assert red(result) < 0.3 * red(plain)
-    message = host.refuse(film("bad", timeline=json.dumps({"prompts": [{"at": 0, "text": "qqq"}]}))).told
+    message = host.refuse(film("bad", timeline=json.dumps({"prompts": [{"at": 0, "text": "qqq"}]}))).message
     assert "of prompt 1" in message
     assert "kept" not in message
     for image, message in (
@@ -152,8 +152,8 @@ def test_pictures_of_the_timeline(host: Host) -> None:
         ("../x.png", "leads outside"),
         ("broken.png", "cannot be read"),
     ):
-        assert message in host.refuse(film("bad", timeline=keyed(image))).told
-    assert "frame = 125 of keyframe 1" in host.refuse(film("bad", timeline=keyed("red.png", 5.0))).told
+        assert message in host.refuse(film("bad", timeline=keyed(image))).message
+    assert "frame = 125 of keyframe 1" in host.refuse(film("bad", timeline=keyed("red.png", 5.0))).message
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ def test_pictures_of_the_timeline(host: Host) -> None:
 )
 def test_bad_input_is_told(host: Host, changes: dict[str, Any], message: str) -> None:
     refusal = host.refuse(film("bad", **changes))
-    assert message in refusal.told
+    assert message in refusal.message
     host.check()
 
 
@@ -223,7 +223,7 @@ def test_a_failed_decode_keeps_its_latents(host: Host) -> None:
     """The error names a file, Load Kept Latents brings it back, and the video is the one that was lost."""
     graph = workflow("ltx_t2v", {"3.steps": 2, "3.seed": 77, "4.filename_prefix": "lost/one", "4.crf": 0})
     with full_disk(host, 24_000):
-        message = host.refuse(graph).told
+        message = host.refuse(graph).message
     (file,) = kept(host)
     assert f"kept in output/reelwire/latents/{file.name}" in message
     assert "ReelwireLoadLatent" in message
@@ -239,9 +239,9 @@ def test_a_failed_decode_keeps_its_latents(host: Host) -> None:
     damaged = file.with_name("damaged.safetensors")
     damaged.write_bytes(file.read_bytes()[:200])
     again["8"]["inputs"]["file"] = damaged.name
-    assert "damaged" in host.refuse(again).told
+    assert "damaged" in host.refuse(again).message
     again["8"]["inputs"]["file"] = "none.safetensors"
-    assert "no such file" in host.refuse(again).told
+    assert "no such file" in host.refuse(again).message
 
 
 @pytest.mark.usefixtures("nothing_kept")
@@ -251,11 +251,11 @@ def test_latents_that_are_not_finite_are_kept_too(host: Host) -> None:
         {"latent_tensor": latents, "latent_format_version_0": torch.tensor([])}, host.base / "input" / "nan.latent"
     )
     graph = workflow("ltx_t2v", {"3": node("LoadLatent", latent="nan.latent")})
-    assert "not finite" in host.refuse(graph).told
+    assert "not finite" in host.refuse(graph).message
     (file,) = kept(host)
     assert load_file(file)["samples"].isnan().all()
     graph["3"] = node("ReelwireLoadLatent", file=file.name)
-    assert "not finite" in host.refuse(graph).told, "it was loaded"
+    assert "not finite" in host.refuse(graph).message, "it was loaded"
 
 
 @contextmanager
@@ -293,8 +293,8 @@ def test_a_decode_that_runs_out_of_memory_goes_on_in_tiles(host: Host) -> None:
         with short_memory(host, megabytes * 2**20):
             entry = host.run(graph)
         if entry["status"]["status_str"] != "success":
-            assert "Nothing is lost" in told(entry)
-            assert "[Errno" not in told(entry)
+            assert "Nothing is lost" in failure(entry)
+            assert "[Errno" not in failure(entry)
             continue
         video = frames(host.videos(entry)[0])
         assert video.shape == whole.shape == (5, 320, 320, 3)
@@ -312,5 +312,5 @@ def test_latents_between_two_lengths(host: Host) -> None:
     latents = {"latent_tensor": torch.zeros(1, 16, 4, 8, 8), "latent_format_version_0": torch.tensor([])}
     save_file(latents, host.base / "input" / "even.latent")
     graph = workflow("cogvideox_t2v", {"3": node("LoadLatent", latent="even.latent")})
-    assert "4 latent frames: " in (message := host.refuse(graph).told)
+    assert "4 latent frames: " in (message := host.refuse(graph).message)
     assert "Cut them to 3" in message

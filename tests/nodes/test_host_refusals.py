@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from reelwire.tests.support.host import Host, Prompt, Seen, node, workflow
+from reelwire.tests.support.host import Host, Prompt, Seen, guidance, node, workflow
 
 PICTURE = node("EmptyImage", width=64, height=64, batch_size=1, color=255)
 MASK = node("SolidMask", width=64, height=64, value=1.0)
@@ -30,7 +30,7 @@ class Early:
     graph: str
     changes: Mapping[str, Any]
     node: str
-    told: tuple[str, str, str]  # value, rule, remedy
+    words: tuple[str, str, str]  # value, rule, remedy
 
 
 def sampler(**inputs: Any) -> dict[str, Any]:
@@ -45,34 +45,17 @@ def long(**inputs: Any) -> dict[str, Any]:
     return {f"11.{name}": value for name, value in inputs.items()}
 
 
-def guidance(**inputs: Any) -> dict[str, Any]:
-    usual = {
-        "method": "cfg",
-        "start": 0.0,
-        "end": 1.0,
-        "low_noise_guidance": 0.0,
-        "true_guidance": 0.0,
-        "dynamic": False,
-        "layers": "",
-        "layer_scale": 2.8,
-        "layer_start": 0.01,
-        "layer_end": 0.2,
-        "eta": 1.0,
-        "momentum": 0.0,
-        "threshold": 15.0,
-    }
-    return {"g": node("ReelwireGuidance", model=["1", 0], **{**usual, **inputs}), "3.model": ["g", 0]}
+def guided(**inputs: Any) -> dict[str, Any]:
+    """A Guidance node before the sampler."""
+    return {"g": guidance(**inputs), "3.model": ["g", 0]}
 
 
 FORA = node("ReelwireFORA", model=["1", 0], interval=2, start=0.9, end=0.1)
 CONTROL = node("ReelwireControl", mask=["mask", 0], strength=1.0)
 EARLY = {
-    "width": Early("ltx_t2v", sampler(width=100), "3", ("width = 100", "positive multiple of 8", "Use 64 or 128")),
+    "width": Early("ltx_t2v", sampler(width=100), "3", ("width = 100", "positive multiple of 8", "Use 96 or 112")),
     "height": Early("ltx_t2v", sampler(height=-8), "3", ("height = -8", "positive multiple of 8", "Use 64 or more")),
     "frames": Early("ltx_t2v", sampler(frames=-1), "3", ("frames = -1", "1 to 100000 frames", "Use 1 or more")),
-    "strength": Early(
-        "ltx_t2v", sampler(strength=0.5), "3", ("strength = 0.5", "none is connected", "Connect a source")
-    ),
     "fps": Early("ltx_t2v", {"4.fps": 0.5}, "4", ("fps = 0.5", "1 to 240 frames per second", "Use 0 for")),
     "prefix": Early(
         "ltx_t2v", {"4.filename_prefix": "../x"}, "4", ("filename_prefix = ../x", "outside", "video/reelwire")
@@ -85,12 +68,12 @@ EARLY = {
     ),
     "guidance": Early(
         "ltx_t2v",
-        guidance(start=0.5, end=0.5),
+        guided(start=0.5, end=0.5),
         "g",
         ("start, end = 0.5, 0.5", "on from start to end", "0 <= start < end"),
     ),
     "layers": Early(
-        "ltx_t2v", guidance(layers="one"), "g", ("layers = 'one'", "list of block numbers", "11, 25; 22; 28")
+        "ltx_t2v", guided(layers="one"), "g", ("layers = 'one'", "list of block numbers", "11, 25; 22; 28")
     ),
     "keyframe": Early("wan_vace", {"5.strength": 0.0}, "5", ("strength = 0.0", "above 0", "Use 1 to keep")),
     "control": Early(
@@ -164,9 +147,9 @@ def test_refused_before_it_is_queued(host: Host, case: Early) -> None:
     assert status == 400
     (error,) = answer["node_errors"][case.node]["errors"]
     name, _, sentence = error["details"].partition(" - ")
-    assert name == error["extra_info"]["input_name"] == case.told[0].partition(" = ")[0].partition(",")[0]
-    assert not [words for words in case.told if words not in sentence], sentence
-    assert sentence.startswith(case.told[0])
+    assert name == error["extra_info"]["input_name"] == case.words[0].partition(" = ")[0].partition(",")[0]
+    assert not [words for words in case.words if words not in sentence], sentence
+    assert sentence.startswith(case.words[0])
     _, known = host.send("/reelwire/refusal", {"text": sentence})
     assert known["values"]["first"]["key"] == "input_rule", "the page can say it in another language"
     host.check()
@@ -199,8 +182,8 @@ def test_each_wrong_input_is_blamed_once_and_no_other(host: Host, count: int) ->
     for place, said in blamed:
         assert said.startswith(f"{WRONG[place][1]} = ")
         assert host.send("/reelwire/refusal", {"text": said})[1]["key"] == "sentences"
-    told = answer["error"]["details"].split("\n")  # of nodes with outputs
-    assert len(told) == len(set(told)) == sum(place.startswith("4") for place, _ in wrong)
+    lines = answer["error"]["details"].split("\n")  # of nodes with outputs
+    assert len(lines) == len(set(lines)) == sum(place.startswith("4") for place, _ in wrong)
 
 
 def test_errors_of_other_nodes_are_as_comfyui_says_them(host: Host) -> None:
@@ -248,7 +231,7 @@ def test_previews_are_as_large_as_comfyui_asks_for(host: Host) -> None:
 
 LINKED: dict[str, dict[str, Any]] = {
     "width": {"n": node("PrimitiveInt", value=100), "3.width": ["n", 0]},
-    "strength": {"n": node("PrimitiveFloat", value=0.5), "3.strength": ["n", 0]},
+    "fps": {"n": node("PrimitiveFloat", value=0.5), "3.fps": ["n", 0]},
     "a source": {"picture": PICTURE, "3.source": ["picture", 0], "3.strength": 0.5},
 }
 
@@ -317,8 +300,8 @@ LATE = {
     "the first keyframe": ("ltx_t2v", OUTSIDE, "one", "keyframe_inside"),
     "a short control": ("wan_vace", SHORT, "c", "are_asked_for"),
     "speed": ("wan_t2v", {"s": TRIM, "3.model": ["s", 0]}, "s", "padding_wan"),
-    "guidance": ("ltx_t2v", guidance(dynamic=True), "g", "dynamic_guidance_rule"),
-    "guidance that is off": ("ltx_t2v", {**guidance(method="apg"), "3.guidance": 1.0}, "g", "needs_two_branches"),
+    "guidance": ("ltx_t2v", guided(dynamic=True), "g", "dynamic_guidance_rule"),
+    "guidance that is off": ("ltx_t2v", {**guided(method="apg"), "3.guidance": 1.0}, "g", "needs_two_branches"),
     "cache": (
         "ltx_t2v",
         {"c": node("ReelwireFORA", model=["1", 0], interval=9), "3.model": ["c", 0], "3.steps": 3},

@@ -106,7 +106,8 @@ def test_inputs_are_fields_and_fields_are_inputs(nodes: Any, name: str) -> None:
 
 
 def test_the_cache_node_has_the_options_of_its_policies(nodes: Any) -> None:
-    inner = {"node", "warmup", "ratios", "grams", "first_blocks"}
+    inner = {"node", "warmup", "ratios", "grams", "first_blocks", "sensitivities", "early", "last"}
+    inner |= {"window", "degree", "ridge", "share"}  # of Spectrum
     read = {each.name for policy in choices().values() for each in fields(policy)} - inner
     assert inputs_of(nodes.caching.CacheNode) - {"policy"} == read == {*nodes.caching.OPTIONS}
     for policy in choices().values():

@@ -21,7 +21,7 @@ from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.video_model import VideoModel
 from reelwire.tests.support.card import seen_by_comfyui
 from reelwire.tests.support.engine.components import BUNDLED
-from reelwire.tests.support.host import PACK, ROOT, Host, Prompt, frames, node, workflow
+from reelwire.tests.support.host import PACK, ROOT, Host, Prompt, frames, guidance, node, workflow
 
 PICTURE = node("EmptyImage", width=64, height=64, batch_size=1, color=255)
 BLUE = node("EmptyImage", width=64, height=64, batch_size=1, color=0x0000FF)
@@ -83,8 +83,8 @@ def test_latents_of_disk_ask_for_their_model(host: Host) -> None:
     graph["3"] = node("LoadLatent", latent="wiring.latent")
     del graph["8"], graph["2"]
     refusal = host.refuse(graph)
-    assert "do not say which model made them" in refusal.told
-    assert "Connect the loader" in refusal.told
+    assert "do not say which model made them" in refusal.message
+    assert "Connect the loader" in refusal.message
     graph["4"]["inputs"]["model"] = ["1", 0]
     assert (frames(host.videos(host.post(graph))[0]) == frames(host.videos(entry)[0])).all()
 
@@ -171,7 +171,7 @@ def test_a_third_keyframe_is_refused_in_words(host: Host) -> None:
     graph = keyframes(0, 0, "third")
     graph["12"] = node("ReelwireKeyframe", image=["11", 0], frame=0, strength=1.0, keyframes=["9", 0])
     graph["3"]["inputs"]["keyframes"] = ["12", 0]
-    assert "cannot share frames" in host.refuse(graph).told
+    assert "cannot share frames" in host.refuse(graph).message
 
 
 def test_keyframes_that_a_prompt_does_not_read_are_said(host: Host) -> None:
@@ -227,21 +227,7 @@ IDLE: dict[str, tuple[dict[str, Any], str]] = {
         "threshold = 0.5 does nothing while policy is plan",
     ),
     "ReelwireGuidance": (
-        {
-            "method": "cfg",
-            "start": 0.0,
-            "end": 1.0,
-            "low_noise_guidance": 0.0,
-            "true_guidance": 0.0,
-            "dynamic": False,
-            "layers": "",
-            "layer_scale": 2.8,
-            "layer_start": 0.01,
-            "layer_end": 0.2,
-            "eta": 0.5,
-            "momentum": 0.0,
-            "threshold": 15.0,
-        },
+        guidance(eta=0.5)["inputs"],
         "eta = 0.5 does nothing while method is cfg",
     ),
     "ReelwireTeaCache": ({"threshold": 0.0, "retention": True}, "retention = True does nothing on LTX-Video"),
@@ -252,7 +238,7 @@ IDLE: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("kind", IDLE)
 def test_no_changed_input_is_silently_unused(host: Host, kind: str) -> None:
     inputs, words = IDLE[kind]
-    graph = t2v({"8": node(kind, model=["1", 0], **inputs), "3.model": ["8", 0], "3.steps": 12})
+    graph = t2v({"8": node(kind, **{"model": ["1", 0], **inputs}), "3.model": ["8", 0], "3.steps": 12})
     assert any(words in line for line in said(host.post(graph), "8"))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from reelwire.tests.support.host import Host, Prompt, node
+from reelwire.tests.support.host import ROOT, Host, Prompt, node
 from reelwire.tests.support.page.node_views import (
     DECODE,
     KEYFRAME,
@@ -323,9 +323,14 @@ CARDS_WITH_PICTURES = """() => [...document.querySelectorAll("[data-testid^='tem
 }).length"""
 
 
+CARDS = """count => [...document.querySelectorAll("[data-testid^='template-workflow-']")]
+    .map(card => card.dataset.testid.replace("template-workflow-", "")).slice(0, count)"""
+AT_ONCE = {file.stem for file in (ROOT / "workflows").glob("*.json") if '"bundled/' in file.read_text(encoding="utf-8")}
+
+
 @pytest.mark.parametrize("language", ["en", "zh"])
 def test_the_gallery_shows_our_templates(page: Page, language: str, screenshots: Screenshots) -> None:
-    """As its own category, each with its picture."""
+    """As its own category, each with its picture, those first that run at once."""
     choose_language(page, language)
     try:
         page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
@@ -333,6 +338,9 @@ def test_the_gallery_shows_our_templates(page: Page, language: str, screenshots:
         gallery.wait_for()
         page.get_by_role("dialog").get_by_text("reelwire", exact=True).first.click()
         page.wait_for_function(f"() => ({CARDS_WITH_PICTURES})() >= 4")
+        first = page.evaluate(CARDS, len(AT_ONCE))
+        assert first[0] == "Text to video - any model"
+        assert {*first} == AT_ONCE
         screenshots.take(page, f"gallery {language}")
         page.keyboard.press("Escape")
         gallery.wait_for(state="detached")

@@ -36,8 +36,9 @@ def test_a_full_size_network_is_described_from_its_headers(tmp_path: Path, name:
     assert sum(f.stat().st_blocks for f in folder.rglob("*.safetensors")) * 512 < 2**24, "the files are not hollow"
 
 
-def test_the_card_benchmark_on_tiny_networks(tmp_path: Path) -> None:
-    out = tmp_path / "gpu.json"
+def test_the_card_benchmark_on_tiny_networks(tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    """On one network of those; --extensive: on each."""
+    out, networks = tmp_path / "gpu.json", NETWORKS if pytestconfig.getoption("extensive") else NETWORKS[:1]
     done = subprocess.run(
         [
             sys.executable,
@@ -50,7 +51,7 @@ def test_the_card_benchmark_on_tiny_networks(tmp_path: Path) -> None:
             "--out",
             str(out),
             "--networks",
-            *NETWORKS,
+            *networks,
         ],
         cwd=ROOT / "bench",
         capture_output=True,
@@ -59,12 +60,12 @@ def test_the_card_benchmark_on_tiny_networks(tmp_path: Path) -> None:
         env={**os.environ, "OMP_NUM_THREADS": "2"},
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(out.read_text())
-    assert {*told} == {"device", "tiny", *NETWORKS}
-    for name, case in ((name, gpu.CASES[name]) for name in NETWORKS):
-        assert {"no cache", *gpu.CACHES, "overhead of the runner"} <= {*told[name]}
-        assert told[name]["plan 2"]["computed"] == pytest.approx(0.5, abs=0.05)
-        assert ("to a finished mp4" in told[name]) == case.to_file
+    result = json.loads(out.read_text())
+    assert {*result} == {"device", "tiny", *networks}
+    for name, case in ((name, gpu.CASES[name]) for name in networks):
+        assert {"no cache", *gpu.CACHES, "overhead of the runner"} <= {*result[name]}
+        assert result[name]["plan 2"]["computed"] == pytest.approx(0.5, abs=0.05)
+        assert ("to a finished mp4" in result[name]) == case.to_file
 
 
 @pytest.mark.parametrize("program", ["gpu.py", "card/engine.py", "card/host.py"])
@@ -94,9 +95,9 @@ def published() -> dict[str, Any]:
 def test_the_shipped_figures_are_whole(published: dict[str, Any]) -> None:
     """All methods on both models, six settings each; the picture in the README is drawn from them."""
     assert [*published] == [*caches.MODELS]
-    for told in published.values():
-        assert told["uncached_runs_equal"]
-        assert {"ours", "peer", "fewer steps"} == {m["kind"] for m in told["methods"].values()}
-        assert all(len(m["rows"]) >= 6 for m in told["methods"].values())
-        assert json.loads(json.dumps(dict(caches.best(told["methods"])))) == json.loads(json.dumps(told["best"]))
+    for result in published.values():
+        assert result["uncached_runs_equal"]
+        assert {"ours", "peer", "fewer steps"} == {m["kind"] for m in result["methods"].values()}
+        assert all(len(m["rows"]) >= 6 for m in result["methods"].values())
+        assert json.loads(json.dumps(dict(caches.best(result["methods"])))) == json.loads(json.dumps(result["best"]))
     assert (ROOT / "bench" / "caches.svg").read_text(encoding="utf-8") == caches.draw(published)

@@ -10,7 +10,6 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -25,6 +24,7 @@ from reelwire.samplers import solvers
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.plan import plan
 from reelwire.tests.support.documents import code_blocks
+from reelwire.tests.support.engine.denoisers import Gaussian, PlainRun
 from reelwire.tools.source import House
 from torch import Tensor
 
@@ -119,25 +119,6 @@ def test_the_cache_computes_every_other_step(model: VideoModel, monkeypatch: pyt
 # ---------------------------------------------------------------- a solver
 
 
-class Gaussian:
-    """A denoiser of data from a Gaussian of deviation SPREAD, whose flow has a closed form."""
-
-    SPREAD = 0.5
-    denoiser = None
-
-    def __init__(self, sigmas: tuple[float, ...]) -> None:
-        self.sigmas = sigmas
-        self.asked: list[int] = []
-
-    def x0(self, latents: Tensor, step: int) -> Tensor:
-        self.asked.append(step)
-        alpha, sigma = 1 - self.sigmas[step], self.sigmas[step]
-        return alpha * self.SPREAD**2 * latents / (alpha**2 * self.SPREAD**2 + sigma**2)
-
-    def settle(self, stepped: Tensor, latents: Tensor, step: int, following: int) -> Tensor:
-        return stepped
-
-
 @pytest.fixture(scope="module")
 def midpoint() -> solvers.Solver:
     code, row = code_blocks("add-a-solver.md")
@@ -148,21 +129,22 @@ def midpoint() -> solvers.Solver:
     return table["midpoint"]
 
 
-def error(solve: Any, steps: int) -> float:
-    """How far the end is from the closed form: x(sigma) is as wide as the data and the noise together."""
+def error(solver: solvers.Solver, steps: int) -> float:
+    """How far the end is from the closed form: the flow of a Gaussian carries the noise to mean + spread * noise."""
     sigmas = tuple((1 - i / steps) ** 1.5 for i in range(steps + 1))
-    denoise, noise = Gaussian(sigmas), torch.ones(1, dtype=torch.float64)
     schedule = NoiseSchedule(None, torch.tensor(sigmas[:-1]) * 1000, sigmas)
-    end = solve(denoise, noise, schedule)
-    assert denoise.asked == list(range(steps))
-    return abs(float(end) - Gaussian.SPREAD)
+    denoiser = Gaussian(torch.ones(1, dtype=torch.float64), schedule, 1.0, torch.Generator())
+    run = PlainRun(denoiser)
+    end = solver.solve(run, denoiser.latents, schedule)
+    assert run.predictions == list(range(steps))
+    return abs(float(end) - denoiser.mean - denoiser.spread)
 
 
 def test_the_solver_is_of_second_order(midpoint: solvers.Solver) -> None:
-    errors = [error(midpoint.solve, steps) for steps in (16, 32, 64, 128)]
+    errors = [error(midpoint, steps) for steps in (16, 32, 64, 128)]
     orders = [math.log2(a / b) for a, b in pairwise(errors)]
     assert min(orders) > 1.8, errors  # Euler's is 1
-    assert error(midpoint.solve, 17) < 0.1  # with an odd last step
+    assert error(midpoint, 17) < 0.1  # with an odd last step
 
 
 def test_the_solver_samples_the_bundled_model(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from reelwire.tests.support import extensive, fast, seconds
+from reelwire.tests.support import extensive, fast, schedule, seconds
 from reelwire.tests.support.host import ROOT
 
 TABLE = {"tests/a.py": {"test_long": 9.0, "test_some": 0.2, "test_half": 0.6}, "tests/b.py": {"test_longer": 20.0}}
@@ -48,6 +48,32 @@ def test_slow_ones_are_left_out() -> None:
         *cases("tests/a.py::test_some", 2),
         "tests/b.py::test_longer",
     ]
+
+
+@pytest.mark.parametrize(
+    ("hosted", "order"),
+    [
+        (True, ["nodes/test_host_b.py", "nodes/test_host_a.py", "page/test_page.py", "b.py", "a.py"]),
+        (False, ["b.py", "a.py", "nodes/test_host_b.py", "nodes/test_host_a.py", "page/test_page.py"]),
+    ],
+)
+def test_a_worker_takes_the_longest_of_its_kind(
+    monkeypatch: pytest.MonkeyPatch, hosted: bool, order: list[str]
+) -> None:
+    """Those with a page after those with a host alone; when its own are done, those of the other."""
+    times = {
+        "a.py": 1.0,
+        "b.py": 2.0,
+        "nodes/test_host_a.py": 3.0,
+        "nodes/test_host_b.py": 4.0,
+        "page/test_page.py": 9.0,
+    }
+    monkeypatch.setattr(schedule, "seconds", times.__getitem__)
+    waiting, taken = {f"tests/{file}": [file] for file in times}, list[str]()
+    while waiting:
+        taken.append(schedule.following(waiting, hosted))
+        del waiting[taken[-1]]
+    assert taken == [f"tests/{file}" for file in order]
 
 
 def test_the_table_holds_tests_that_are_there() -> None:

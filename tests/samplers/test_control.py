@@ -323,12 +323,12 @@ def test_without_pictures_there_is_nothing_to_show(host: Host) -> None:
     ],
 )
 def test_the_node_refuses_in_words(host: Host, inputs: dict[str, Any], message: str) -> None:
-    assert message in host.refuse(prompt(host, **inputs)).told
+    assert message in host.refuse(prompt(host, **inputs)).message
 
 
 def test_a_range_goes_from_the_node_to_the_sampler(host: Host) -> None:
     changes = {"3.prepare": EDGES, "3.strength": 0.8, "3.start": 0.0, "3.end": 0.5, "7.steps": 2}
     assert host.videos(host.post(workflow("wan_vace", changes)))
     refusal = host.refuse(workflow("wan_vace", {**changes, "3.start": 0.7}))
-    assert "start, end = 0.7, 0.5: " in refusal.told
+    assert "start, end = 0.7, 0.5: " in refusal.message
     assert "ReelwireEncodePrompt" not in refusal.done

@@ -31,6 +31,7 @@ from reelwire.tests.support.engine.models import (
     usual,
 )
 from reelwire.tests.support.engine.sampling import sample
+from reelwire.tests.support.engine.words import refuses
 from reelwire.training.tiny_models import MODELS as TINY
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
@@ -219,6 +220,9 @@ def test_sizes(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
     wrong = model.facts.size_multiple + 1
     message = refuse(model, width=wrong)
+    if name == "tiny-cogvideox-5b-i2v":  # which knows one size alone
+        assert f"width, height = {wrong}x" in message
+        return
     assert f"width = {wrong}" in message
     assert f"multiple of {model.facts.size_multiple}" in message
 
@@ -339,9 +343,7 @@ def test_the_text_encoder_must_have_seen_the_picture(tiny_models: Path) -> None:
     with pytest.raises(InputError, match="Connect the Keyframe at frame 0 to this node too"):
         model.encode(PROMPT, "")
     blind = Conditioning("hunyuan_video", model.facts.text_width, {"cond": {}, "uncond": {}})
-    with pytest.raises(
-        InputError, match=r"without a picture: .* Connect the same keyframes to Encode Prompt and Video Sampler"
-    ):
+    with refuses(InputError, "connect_same_keyframes"):
         sample(model, blind, Request(**needed(model)))
     other = replace(blind, picture=frames(1, 6))
     with pytest.raises(InputError, match="with another picture: "):

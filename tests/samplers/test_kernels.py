@@ -278,6 +278,6 @@ def test_the_hosts_switch_is_heard(comfyui: Path, tmp_path: Path) -> None:
         refused = host.refuse(workflow("ltx_t2v", speed))
         said = host.log.decode(errors="replace")
     assert "Using sage attention" in said
-    assert "attention = sage: sageattention 1.0.6 is installed; diffusers wants 2.1.1 or newer." in refused.told
+    assert "attention = sage: sageattention 1.0.6 is installed; diffusers wants 2.1.1 or newer." in refused.message
     assert not refused.done
     assert said.count("ComfyUI is set to sage: sageattention 1.0.6 is installed; diffusers wants 2.1.1 or newer.") == 1

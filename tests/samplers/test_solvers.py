@@ -20,8 +20,7 @@ from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import Sampling
 from reelwire.samplers.estimate.count import count_steps
 from reelwire.samplers.plan import plan
-from reelwire.samplers.solvers import TABLES, Solve, noise_schedule
-from reelwire.samplers.solvers import dpmpp_2m_sde as sde
+from reelwire.samplers.solvers import TABLES, Solver, noise_schedule
 from reelwire.tests.support.engine.components import BUNDLED
 from reelwire.tests.support.engine.denoisers import Gaussian, PlainRun, flow_schedule
 from reelwire.tests.support.engine.models import open_ltx as load
@@ -37,9 +36,9 @@ def noise(shape: tuple[int, ...] = (1, 1, 1, 8, 8), seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def solved(solve: Solve, denoiser: Denoiser) -> tuple[Tensor, PlainRun]:
+def solved(solver: Solver, denoiser: Denoiser) -> tuple[Tensor, PlainRun]:
     run = PlainRun(denoiser)
-    return solve(run, denoiser.latents, denoiser.schedule), run
+    return solver.solve(run, denoiser.latents, denoiser.schedule), run
 
 
 def gaussian(steps: int, solver: object, shape: tuple[int, ...] = (1, 1, 1, 8, 8), seed: int = 1) -> Gaussian:
@@ -56,7 +55,7 @@ def test_heun_is_of_second_order() -> None:
     def error(steps: int) -> float:
         denoiser = gaussian(steps, HEUN)
         exact = denoiser.mean + denoiser.spread * denoiser.latents
-        return (solved(HEUN.solve, denoiser)[0] - exact).abs().max().item()
+        return (solved(HEUN, denoiser)[0] - exact).abs().max().item()
 
     errors = [error(steps) for steps in (8, 16, 32)]
     assert all(3.4 < coarse / fine < 4.6 for coarse, fine in pairwise(errors)), errors
@@ -65,7 +64,7 @@ def test_heun_is_of_second_order() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_heun_asks_for_two_predictions_a_step_but_the_last(steps: int) -> None:
     denoiser = gaussian(steps, HEUN)
-    run = solved(HEUN.solve, denoiser)[1]
+    run = solved(HEUN, denoiser)[1]
     assert run.predictions == list(range(2 * steps - 1)) == list(range(len(denoiser.schedule)))
     assert [following for following, _ in run.seen] == list(range(1, 2 * steps))
     assert denoiser.schedule.sigmas[-1] == 0 < denoiser.schedule.sigmas[-2]
@@ -75,7 +74,7 @@ def test_one_step_of_heun_is_eulers() -> None:
     denoiser = gaussian(1, HEUN)
     latents = denoiser.latents
     assert torch.equal(
-        solved(HEUN.solve, denoiser)[0],
+        solved(HEUN, denoiser)[0],
         latents - (latents - denoiser.x0(denoiser.predict(None, latents, 0, ""), latents, 0)),
     )
 
@@ -86,7 +85,7 @@ def test_one_step_of_heun_is_eulers() -> None:
 def test_the_sde_goes_through_the_exact_marginals() -> None:
     """At every noise level mean and spread are those of alpha_t x0 + sigma_t noise; the first noise is gone."""
     denoiser = gaussian(80, SDE, MANY)
-    latents, run = solved(SDE.solve, denoiser)
+    latents, run = solved(SDE, denoiser)
     for step, state in run.seen[3:]:
         alpha, sigma = denoiser.alpha_sigma(step)
         assert state.mean().item() == pytest.approx(alpha * denoiser.mean, abs=0.01)
@@ -99,7 +98,7 @@ def test_the_sde_is_of_second_order() -> None:
 
     def error(steps: int) -> float:
         denoiser = gaussian(steps, SDE, MANY)
-        return abs(solved(SDE.solve, denoiser)[0].std().item() - denoiser.spread)
+        return abs(solved(SDE, denoiser)[0].std().item() - denoiser.spread)
 
     coarse, fine = error(5), error(10)
     assert coarse > 0.004, "more than chance"
@@ -107,7 +106,7 @@ def test_the_sde_is_of_second_order() -> None:
 
 
 def test_the_same_seed_draws_the_same_noise() -> None:
-    one, same, other = (solved(sde, gaussian(6, SDE, seed=seed))[0] for seed in (1, 1, 2))
+    one, same, other = (solved(SDE, gaussian(6, SDE, seed=seed))[0] for seed in (1, 1, 2))
     assert torch.equal(one, same)
     assert not torch.equal(one, other)
 
@@ -128,7 +127,7 @@ class Half(Gaussian):
 def test_what_is_given_stays(name: str) -> None:
     solver = TABLES["flow"][name]
     denoiser = Half(noise(), flow_schedule(4, solver), 1.0, torch.Generator().manual_seed(1))
-    latents, run = solved(solver.solve, denoiser)
+    latents, run = solved(solver, denoiser)
     for seen in (latents, *(latents for _, latents in run.seen)):
         assert torch.equal(seen[..., :4], denoiser.latents[..., :4])
     assert not torch.equal(latents[..., 4:], denoiser.latents[..., 4:])

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 import pytest
 from reelwire.tests.soak.command import Result, soak
 from reelwire.tests.soak.mix import DISTURBANCES, GRAPHS, draw
-from reelwire.tests.soak.page import PageResult, PageSample, soak_page, watched
+from reelwire.tests.soak.page import PageResult, PageSample
 from reelwire.tests.soak.samples import NUMBERS, Sample, curves, growth, picture, sample, write
 from reelwire.tests.support.card.host import CardHost
-from reelwire.tests.support.host import Host
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
 
 FLAT = [Sample(run, 10**9, 8 * 10**8, 40, 90, 0, 0) for run in range(0, 1001, 10)]
 
@@ -84,12 +79,3 @@ def test_growth_of_a_page_is_seen() -> None:
     grows = [replace(each, our_blobs=1 + each.run) for each in flat]
     assert not PageResult({"LiteGraph": flat}).faults()
     assert [fault[:20] for fault in PageResult({"a": flat, "b": grows}).faults()] == ["b: our_blobs grew by"]
-
-
-def test_a_short_soak_of_the_page(page: Page, host: Host) -> None:
-    """Each kind of run comes, what they show is counted, and of their previews one is kept at most."""
-    samples, ends = soak_page(watched(page, host), "LiteGraph", lambda number: number < 8, lambda _: None, every=4)
-    assert ends == {"success": 5, "refused": 1, "error": 1, "interrupted": 1}
-    assert [each.run for each in samples] == [0, 4, 8]
-    assert min(min(each.heap, each.nodes, each.listeners, each.host) for each in samples) > 0
-    assert [each.our_blobs for each in samples] == [0, 1, 1]

@@ -56,7 +56,7 @@ class Seen:
 class Refusal(NamedTuple):
     """All that the user is told about a prompt that failed, and the types of the nodes that were done by then."""
 
-    told: str
+    message: str
     done: tuple[str, ...]
 
 
@@ -94,24 +94,24 @@ class Host:
     def post(self, prompt: Prompt, workflow: Any = None) -> dict[str, Any]:
         """Run a prompt to success; its history entry. workflow: the UI form that the page would send along."""
         entry = self.run(prompt, workflow)
-        assert entry["status"]["status_str"] == "success", told(entry)
+        assert entry["status"]["status_str"] == "success", failure(entry)
         return entry
 
     def refuse(self, prompt: Prompt) -> Refusal:
         """What happens to a prompt that must fail: by validation, or by the node that stops."""
         status, answer = self.queue(prompt)
         if status != 200:
-            return Refusal(told_before(answer), ())
+            return Refusal(failure_before(answer), ())
         entry = self.wait(answer["prompt_id"])
         assert entry["status"]["status_str"] == "error", f"This was accepted: {json.dumps(prompt)}"
         done = next(data["executed"] for kind, data in entry["status"]["messages"] if kind == "execution_error")
-        return Refusal(told(entry), tuple(prompt[name]["class_type"] for name in done))
+        return Refusal(failure(entry), tuple(prompt[name]["class_type"] for name in done))
 
     def run(self, prompt: Prompt, workflow: Any = None) -> dict[str, Any]:
         """Run a prompt to its end; its history entry."""
         extra = {} if workflow is None else {"extra_data": {"extra_pnginfo": {"workflow": workflow}}}
         status, answer = self.queue(prompt, **extra)
-        assert status == 200, told_before(answer)
+        assert status == 200, failure_before(answer)
         return self.wait(answer["prompt_id"])
 
     def queue(self, prompt: Prompt, **extra: Any) -> tuple[int, Any]:
@@ -149,7 +149,7 @@ class Host:
         ):
             extra = {"preview_method": previews, **({"extra_pnginfo": {"workflow": workflow}} if workflow else {})}
             status, answer = self.queue(prompt, client_id=client, extra_data=extra)
-            assert status == 200, told_before(answer)
+            assert status == 200, failure_before(answer)
             async for message in stream:
                 if message.type == aiohttp.WSMsgType.BINARY:
                     seen.pictures += [message.data[8:]] if int.from_bytes(message.data[:4], "big") == PREVIEW else []
@@ -256,13 +256,13 @@ def _wait_for_boot(host: Host) -> None:
     raise TimeoutError(f"ComfyUI did not answer in {BOOT_SECONDS} s.\n{host.tail()}")
 
 
-def told(entry: Mapping[str, Any]) -> str:
+def failure(entry: Mapping[str, Any]) -> str:
     """What a finished run's errors say: the node that stopped and its message."""
     errors = [data for kind, data in entry["status"]["messages"] if kind == "execution_error"]
     return "\n".join(f"{e['node_type']}: {e['exception_message'].strip()}" for e in errors)
 
 
-def told_before(answer: Mapping[str, Any]) -> str:
+def failure_before(answer: Mapping[str, Any]) -> str:
     """What the host says about a prompt that it does not start."""
     nodes = [
         f"{n['class_type']}: {e['message']}: {e['details']}"

@@ -6,7 +6,7 @@ import pytest
 
 MARK = "host"
 # a ComfyUI, or its page in a browser
-FIXTURES = {"host", "page", "card_host", "dynamic_card_host", "toy_host"}
+FIXTURES = {"host", "page", "card_host", "dynamic_card_host", "card_host_of", "toy_host"}
 
 
 def mark_hosts(items: list[pytest.Item]) -> None:

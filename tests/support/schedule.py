@@ -1,12 +1,13 @@
 """In which order two workers take the files of tests: the longest first, and those with a ComfyUI on one of them.
 
 Each worker that runs a test with a ComfyUI boots one, and opens its page; so one worker takes these files as long as
-there are any, and the other one the engine's.
+there are any, and the other one the engine's. An open page draws all the time: its files are the last of theirs.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from xdist.scheduler import LoadFileScheduling
@@ -20,19 +21,25 @@ if TYPE_CHECKING:
 HOSTED = re.compile(
     r"/(page|released|soak|campaign)/|/test_(host_|card_workflows|workflows|wiring|messages|arrivals|control|kernels)"
 )
+PAGED = re.compile(r"/(page|released)/|/test_(workflows|messages)\.")
 
 
 class LongestFirst(LoadFileScheduling):
     """xdist's scheduler of files, in that order."""
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        self.workqueue.move_to_end(self._next(hosted=node is self.nodes[0]), last=False)
+        self.workqueue.move_to_end(following(self.workqueue, hosted=node is self.nodes[0]), last=False)
         super()._assign_work_unit(node)
 
-    def _next(self, hosted: bool) -> str:
-        """The longest file that waits, of the worker's own kind where there is one."""
 
-        def order(file: str) -> tuple[bool, float]:
-            return bool(HOSTED.search(file)) == hosted, sum(map(seconds, self.workqueue[file]))
+def following(waiting: Mapping[str, Iterable[str]], hosted: bool) -> str:
+    """The file that a worker takes next: the longest that waits, of the worker's own kind where there is one.
 
-        return max(self.workqueue, key=order)
+    waiting: file -> its tests.
+    """
+
+    def order(file: str) -> tuple[bool, bool, float]:
+        own = bool(HOSTED.search(file)) == hosted
+        return own, not PAGED.search(file), sum(map(seconds, waiting[file]))
+
+    return max(waiting, key=order)

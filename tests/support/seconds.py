@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pytest
 
 TABLE = Path(__file__).with_name("seconds.json")
-LISTED, UNLISTED = 0.1, 0.03
+LISTED, UNLISTED = 0.1, 0.02
 OPTION = "--write-seconds"
 
 

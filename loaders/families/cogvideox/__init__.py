@@ -87,7 +87,6 @@ class CogVideoX(VideoModel):
         return t5_prompt(self, name, text).notes
 
     def check(self, request: Request) -> None:
-        super().check(request)
         fixed = self.facts.fixed
         if fixed and (request.width, request.height) != fixed:
             rule = message("positions_fixed", title=self.title, variant=self.variant, width=fixed[0], height=fixed[1])
@@ -96,6 +95,7 @@ class CogVideoX(VideoModel):
             if getattr(request, name) > most:
                 rule = message("positions_most", title=self.title, variant=self.variant, most=most)
                 raise InputError(name, getattr(request, name), rule, message("use_at_most", most=most))
+        super().check(request)
 
     def check_pictures(self, request: Request) -> None:
         super().check_pictures(request)

@@ -20,7 +20,7 @@ from ...common.peaks import Moment, Reader, reader
 from ...common.prompts import encode_t5, t5_prompt
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
 from ...facts import Stacks
-from ...messages import CheckpointError, InputError, either, message
+from ...messages import CheckpointError, InputError, either, inputs_named, message
 from ...parts import Config, Inputs, Recipe
 from ...request import Capabilities, Conditioning, Control, Extension, Keyframe, Request
 from ...vae.peak import CoderPeak
@@ -279,7 +279,7 @@ def _with_low_noise(bundle: Bundle, recipe: Recipe) -> Bundle:
     for slot, path, wrong in (("checkpoint", high, "low"), ("low_noise_checkpoint", low, "high")):
         if _expert(path.name) == wrong:
             right = {"low": "low_noise_checkpoint", "high": "checkpoint"}[wrong]
-            raise CheckpointError(_OTHER[wrong], message("choose_under", input=right), slot, path.name)
+            raise CheckpointError(_OTHER[wrong], message("choose_under", input=inputs_named(right)), slot, path.name)
     with describing(low, FORMAT.spec.title):
         source = read_diffusers(low, FORMAT) if low.is_dir() else read_source(low, FORMAT)
         expert = source.parts.get("transformer_2", source.parts["transformer"])

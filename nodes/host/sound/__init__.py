@@ -9,6 +9,7 @@ from .inputs import opened_sound as opened_sound
 from .inputs import sound_of as sound_of
 from .inputs import source_rate as source_rate
 from .inputs import source_sound as source_sound
+from .inputs import source_sound_notes as source_sound_notes
 from .inputs import video_frames as video_frames
 from .kept import facts_of as facts_of
 from .kept import restored as restored

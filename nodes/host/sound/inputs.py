@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import weakref
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy_api.latest import Input
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from ....loaders.messages import InputError, message
 from ..latents import note_of
+from .once import OfVideos, once
 from .writers import (
     LAYOUTS,
     SLACK,
@@ -25,6 +25,9 @@ from .writers import (
     unreadable,
     while_readable,
 )
+
+if TYPE_CHECKING:
+    from comfy_api.latest._input_impl.video_types import VideoFromFile
 
 LEAST_RATE, MOST_RATE = 1000, 768_000  # samples per second of an AUDIO that is sound
 SOUND = "reelwire_sound"  # of a LATENT: a SourceSound
@@ -59,6 +62,17 @@ def source_sound(source: object) -> SourceSound | None:
         return None
     sound, _ = sound_of(source, "source")
     return None if sound is None else SourceSound(sound, _rate_of(source, "source"))
+
+
+def source_sound_notes(source: object, silent: bool) -> list[str]:
+    """What to say of a VIDEO that a video is made from, where no sound comes with it.
+
+    silent: whether to say that it has none, as beside an input that lets it come along.
+    """
+    sound, notes = sound_of(source, "source") if isinstance(source, Input.Video) else (None, [])
+    if sound is not None or notes != [message("video_silent")]:
+        return notes if sound is None else []
+    return [message("source_silent")] if silent else []
 
 
 def opened_sound(source: SourceSound) -> tuple[Sound | None, list[str]]:
@@ -129,7 +143,7 @@ def _rate_of(video: Input.Video, name: str) -> float:
     if not isinstance(video, InputImpl.VideoFromFile):
         return float(components_of(video, name).frame_rate)
     try:
-        return float(video.get_frame_rate())
+        return once(video, "rate", lambda: float(video.get_frame_rate()))
     except Exception as error:
         if not unreadable(error):
             raise
@@ -151,38 +165,29 @@ def _name_of(video: Input.Video) -> str:
     return os.path.basename(file) if isinstance(file, str) else type(video).__name__
 
 
-_decoded: tuple[weakref.ref[Input.Video], Any] | None = None  # the VIDEO that was decoded last, and what it holds
+_decoded: OfVideos[Any] = OfVideos()  # what VIDEOs hold
 
 
 def components_of(video: Input.Video, name: str) -> Any:
     """What a VIDEO holds, as its `get_components` says; raises InputError where its file cannot be read.
 
-    That of one VIDEO is kept until `forget_video`, so that a node that checks its inputs, waits for others and then
-    runs decodes it once.
+    It is kept until `forget_video`, so that a node that checks its inputs, waits for others and then runs decodes it
+    once.
     """
-    global _decoded
-    if _decoded is not None and _decoded[0]() is video:
-        return _decoded[1]
-    _decoded = None
+    known = _decoded.get(video)
+    if known is not None:
+        return known
     try:
-        components = video.get_components()
+        return _decoded.put(video, video.get_components())
     except Exception as error:
         if not unreadable(error):
             raise
         raise _unreadable(error, name, video) from error
-    _decoded = weakref.ref(video, _gone), components
-    return components
 
 
 def forget_video() -> None:
     """Free what `components_of` keeps."""
-    global _decoded
-    _decoded = None
-
-
-def _gone(video: weakref.ref[Input.Video]) -> None:
-    if _decoded is not None and _decoded[0] is video:
-        forget_video()
+    _decoded.clear()
 
 
 def video_frames(source: Input.Video, name: str = "source") -> Tensor:
@@ -220,6 +225,10 @@ def _of_video(video: Input.Video, name: str) -> tuple[Sound | None, list[str]]:
     if not isinstance(video, InputImpl.VideoFromFile):
         audio = components_of(video, name).audio
         return (None, [message("video_silent")]) if audio is None else sound_of(audio, name)
+    return once(video, ("sound", name), lambda: _of_file(video, name))
+
+
+def _of_file(video: VideoFromFile, name: str) -> tuple[Sound | None, list[str]]:
     start, duration = video.get_active_trim_window()
     return file_sound(FileSound(video.get_stream_source(), start, duration, copied=False), name)
 

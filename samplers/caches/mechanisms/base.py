@@ -16,7 +16,7 @@ from ....loaders.facts import Stacks
 from ....loaders.parts import Inputs, Network
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
-from ..state import BranchState, StepContext, Values, forecast
+from ..state import BranchState, StepContext, Values
 
 
 @dataclass(kw_only=True)
@@ -25,7 +25,8 @@ class Cacheable:
 
     decide: (its signal, or None) -> whether it is reused; to be asked once.
     store: (values, what the policy may look at beside them) after it was computed.
-    order: of the forecast of the stored values.
+    forecast: what the stored values would be at this step.
+    order: of the forecast.
     """
 
     context: StepContext
@@ -33,10 +34,7 @@ class Cacheable:
     order: int
     decide: Callable[[Tensor | None], bool]
     store: Callable[[Values, Mapping[str, Tensor]], None]
-
-    def forecast(self) -> Values:
-        """What the stored values would be at this step."""
-        return forecast(self.state.history, self.context.level, self.order)
+    forecast: Callable[[], Values]
 
 
 @dataclass(kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -17,14 +18,19 @@ from .base import Forward, Mechanism, exchanged
 from .unet import DeepBlocks
 
 BLOCK = "block"  # signal: what the first block adds to the hidden states
+LATENTS = "latents"  # signal: what goes into the network
 BlockOutput = Tensor | tuple[Tensor, Tensor]  # of the video, or of the video and the text
 
 
 class Blocks(Mechanism):
-    """Stores the change that the blocks behind the first `always_computed` ones make together."""
+    """Stores the change that the blocks behind the first `always_computed` ones make together.
+
+    whole: whether what they give is stored instead, whatever went into them.
+    """
 
     holds_block_inputs = True
-    signals = (*SIGNALS, BLOCK)
+    signals = (*SIGNALS, BLOCK, LATENTS)
+    whole: ClassVar[bool] = False
 
     @classmethod
     def on_unet(cls) -> type[Mechanism]:
@@ -37,7 +43,7 @@ class Blocks(Mechanism):
         if stacks.beside in lists and (forward.always_computed or stacks.hints_last(network)):
             lists = stacks.lists
         blocks = [block for name in lists for block in network._modules[name]]
-        blocks_pass = BlocksPass(forward, last=len(blocks) - 1)
+        blocks_pass = BlocksPass(forward, last=len(blocks) - 1, whole=self.whole)
         proxies = iter([BlockProxy(blocks_pass, block, index) for index, block in enumerate(blocks)])
         children = {name: nn.ModuleList([next(proxies) for _ in network._modules[name]]) for name in lists}
         with exchanged(network, children), blocks_pass.embedder_outputs():
@@ -45,10 +51,10 @@ class Blocks(Mechanism):
 
 
 class BlocksPass:
-    """One forward pass, block by block. last: index of the last block."""
+    """One forward pass, block by block. last: index of the last block; whole: see Blocks."""
 
-    def __init__(self, forward: Forward, last: int) -> None:
-        self.forward, self.state, self.last = forward, forward.state, last
+    def __init__(self, forward: Forward, last: int, whole: bool) -> None:
+        self.forward, self.state, self.last, self.whole = forward, forward.state, last, whole
         self.reuse = False
         self.anchor: Tensor | None = None  # the hidden states at the decision
         self.embeddings: list[Tensor] = []
@@ -80,7 +86,7 @@ class BlocksPass:
         self.state.memory.setdefault("pairs", {})[index] = isinstance(output, tuple)
         if index == self.last and self.anchor is not None:  # None: the policy decides behind the network's last block
             out = output[0] if isinstance(output, tuple) else output
-            self.forward.store((out - self.anchor,), {})
+            self.forward.store((out if self.whole else out - self.anchor,), {})
         return output
 
     def _decide(self, hidden: Tensor, block: nn.Module, args: Args, kwargs: Kwargs) -> None:
@@ -88,14 +94,16 @@ class BlocksPass:
         self.anchor, name, signal = hidden, self.forward.signal, None
         if name == BLOCK:
             signal = hidden - self.state.memory.pop("entry")
+        elif name == LATENTS:
+            signal = self.forward.inputs["hidden_states"]
         elif name:
             signal = SIGNALS[name](self.embeddings, block, args, kwargs)
         self.reuse = self.forward.decide(signal)
 
     def _changed(self, anchor: Tensor) -> Tensor:
-        """The hidden states behind the last block, by the stored change."""
-        (change,) = self.forward.forecast()
-        return anchor + change
+        """The hidden states behind the last block, by what is stored of them."""
+        (stored,) = self.forward.forecast()
+        return stored if self.whole else anchor + stored
 
 
 class BlockProxy(nn.Module):

@@ -16,7 +16,7 @@ class Guided(Mechanism):
     def predict(self, prediction: Prediction) -> Tensor:
         denoiser, latents, step = prediction.denoiser, prediction.latents, prediction.context.step
         if prediction.decide(None):
-            x0 = extrapolate(prediction.state.history, prediction.context.slopes[step])[0]
+            x0 = extrapolate(prediction.state.history, prediction.context.slope)[0]
             return denoiser.from_x0(x0, latents, step)
         output = prediction.compute()
         prediction.store((denoiser.x0(output, latents, step),), {})

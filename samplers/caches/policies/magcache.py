@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ....loaders.messages import InputError, message
+from ....loaders.messages import InputError, inputs_named, message
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
 from ..policy import Policy
@@ -50,7 +50,7 @@ class MagCache(Policy):
         if record is None:
             rule = message("no_calibration_sizes", variant=model.variant, steps=request.steps, sampler=request.sampler)
             raise InputError("policy", "magcache", rule, message("calibrate_or_plan"))
-        notes = (message("calibration_differs", names=", ".join(differs)),) if differs else ()
+        notes = (message("calibration_differs", names=inputs_named(*differs)),) if differs else ()
         return replace(self, ratios=tuple((b.part, b.name, (1.0, *b.ratios)) for b in record.branches)), notes
 
     def count_cached(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:

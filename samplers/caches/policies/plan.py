@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from ....loaders.denoiser import Denoiser
-from ....loaders.messages import InputError, message
+from ....loaders.messages import InputError, inputs_named, message
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
 from ...solvers import prediction_count
@@ -67,7 +67,7 @@ class Plan(Policy):
             if stale(checkpoint):
                 return self, (message("planned_by_noise_other", **values),)
             return self, (message("planned_by_noise", **values),)
-        notes = (message("calibration_differs_plan", names=", ".join(differs)),) if differs else ()
+        notes = (message("calibration_differs_plan", names=inputs_named(*differs)),) if differs else ()
         return replace(self, grams=tuple(record.grams.items())), notes
 
     def count_cached(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
@@ -76,8 +76,12 @@ class Plan(Policy):
         free = (self.start, self.end, self.longest) == (0.0, 1.0, 0) and self.warmup <= self.order + 1
         return planned, planned if free else len(steps)
 
+    def grams_of(self, part: str, count: int) -> tuple[Gram, ...]:
+        """What a calibration knows of an expert with so many steps; nothing, where there is none of it."""
+        return next((runs for name, runs in self.grams if name == part and len(runs[0]) == count), ())
+
     def plan_steps(self, denoiser: Denoiser, part: str, steps: range) -> Slopes:
-        grams = next((runs for name, runs in self.grams if name == part and len(runs[0]) == len(steps)), ())
+        grams = self.grams_of(part, len(steps))
         places = tuple(place(denoiser, i) for i in steps)
         weights = tuple(weight(denoiser, i) for i in steps)
         pairs = _planned(grams, places, weights, budget(len(steps), self.speed), self.order)
@@ -88,10 +92,15 @@ class Plan(Policy):
 def _planned(
     grams: tuple[Gram, ...], places: tuple[float, ...], weights: tuple[float, ...], computed: int, order: int
 ) -> tuple[tuple[int, float], ...]:
-    """(skipped step, its slope) of a plan; without a calibration for x0 predictions that are alike over REACH."""
-    apart = np.subtract.outer(places, places) / REACH
-    products = np.array(grams) if grams else np.exp(-0.5 * apart**2)[None]
+    """(skipped step, its slope) of a plan."""
+    products = gram_matrices(grams, places)
     return tuple(slopes(products, best_steps(products, list(weights), computed, order), order).items())
+
+
+def gram_matrices(grams: tuple[Gram, ...], places: tuple[float, ...]) -> np.ndarray:
+    """Scalar products [runs, n, n] of x0 predictions; without a calibration of some that are alike over REACH."""
+    apart = np.subtract.outer(places, places) / REACH
+    return np.array(grams) if grams else np.exp(-0.5 * apart**2)[None]
 
 
 def budget(count: int, speed: float) -> int:
@@ -173,10 +182,10 @@ def best_steps(grams: np.ndarray, weights: list[float], computed: int, order: in
         known = before if order and before >= 0 else None
         return sum(error(known, at, of) for of in range(at + 1, to))
 
-    return _cheapest(price, count, computed, head)
+    return cheapest(price, count, computed, head)
 
 
-def _cheapest(price: Callable[[int, int, int], float], count: int, computed: int, head: int) -> tuple[int, ...]:
+def cheapest(price: Callable[[int, int, int], float], count: int, computed: int, head: int) -> tuple[int, ...]:
     """The cheapest steps, by (price, steps) of the best choice that ends in each pair of steps."""
     best: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {(head - 2, head - 1): (0.0, tuple(range(head)))}
     for left in range(computed - head, 0, -1):

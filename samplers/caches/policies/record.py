@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..mechanisms.base import Mechanism
+from ..mechanisms.blocks import Blocks
+from ..mechanisms.sensitivity import Sensitivity
 from ..policy import Policy
 from ..state import BranchState, StepContext, Values, distance
 
@@ -23,16 +26,20 @@ class Track:
     moves: how far the signal moved in each step.
     changes: how far the residual did.
     ratios: of the residual's size to that of the step before.
+    by_latents, by_time: how sensitive the network was in the step before, where that is measured.
     """
 
     moves: list[Tensor] = field(default_factory=list)
     changes: list[Tensor] = field(default_factory=list)
     ratios: list[Tensor] = field(default_factory=list)
+    by_latents: list[Tensor] = field(default_factory=list)
+    by_time: list[Tensor] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Record(Policy):
     """observed: the signal that is measured.
+    sensitivity: whether the network's sensitivity is measured too, by one more forward pass a step.
 
     tracks: by expert and branch.
     denoised: by expert, some numbers of the x0 of each step.
@@ -40,12 +47,18 @@ class Record(Policy):
     """
 
     observed: str = "modulated"
+    sensitivity: bool = False
     tracks: dict[tuple[str, str], Track] = field(default_factory=dict, compare=False)
     denoised: dict[str, list[Tensor]] = field(default_factory=dict, compare=False)
     picked: dict[str, Tensor] = field(default_factory=dict, compare=False)
 
     title: ClassVar[str] = "calibration"
     position: ClassVar[int | None] = None
+
+    @property
+    def mechanism(self) -> type[Mechanism]:  # type: ignore[override]
+        """By what is measured."""
+        return Sensitivity if self.sensitivity else Blocks
 
     @property
     def signal(self) -> str:  # type: ignore[override]
@@ -75,6 +88,9 @@ class Record(Policy):
         track.ratios.append((rows.float().norm(dim=-1) / before.float().norm(dim=-1).clamp(min=1e-12)).mean())
         if state.distance is not None:
             track.moves.append(state.distance)
+        if observed:
+            track.by_latents.append(observed["by latents"])
+            track.by_time.append(observed["by time"])
 
     def on_prediction(self, part: str, denoised: Callable[[], Tensor]) -> None:
         flat = denoised().flatten()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from ....loaders.messages import InputError, message
+from ....loaders.messages import InputError, inputs_named, message
 from ....loaders.request import Request
 from ....loaders.spec import CacheFit, Spec
 from ....loaders.video_model import VideoModel
@@ -105,7 +105,7 @@ class TeaCache(Policy):
         if self.source != "published":
             record, differs = match(read(model.recipe.files["checkpoint"]), key_of(model, request))
             if record is not None:
-                notes = (message("calibration_differs", names=", ".join(differs)),) if differs else ()
+                notes = (message("calibration_differs", names=inputs_named(*differs)),) if differs else ()
                 return self._with(calibrated(record)), notes
             if self.source == "calibrated":
                 rule = message("no_calibration", variant=model.variant, steps=request.steps, sampler=request.sampler)

@@ -312,8 +312,9 @@ def test_tiles_that_are_asked_for(name: str) -> None:
     assert tiling_of(model, 60, 100, 32 * ratio) == Tiling(32, True)
     assert tiling_of(model, 60, 100, 100 * ratio) == tiling_of(model, 60, 100) == Tiling()
     rule = f"multiple of {ratio} pixels, and at least {FEWEST * ratio}"
-    for wrong, remedy in ((1, FEWEST), (FEWEST * ratio - ratio, FEWEST), (9 * ratio + 1, 9)):
-        with pytest.raises(InputError, match=rf"tile = {wrong}: .*{rule}\. Use {remedy * ratio}, or 0"):
+    nearest = f"{9 * ratio} or {10 * ratio}"
+    for wrong, remedy in ((1, FEWEST * ratio), (FEWEST * ratio - ratio, FEWEST * ratio), (9 * ratio + 1, nearest)):
+        with pytest.raises(InputError, match=rf"tile = {wrong}: .*{rule}\. Use {remedy}, or 0"):
             tiling_of(model, 60, 100, wrong)
 
 

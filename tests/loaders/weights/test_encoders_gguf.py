@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -154,25 +153,7 @@ def test_a_damaged_one_is_refused(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- its tokenizer
 
 
-def sentencepiece(**options: Any) -> bytes:
-    import sentencepiece as library
-
-    words, written = ["a red circle moving left", "一只猫在跑", "quick brown foxes", "ﬁne ½"], io.BytesIO()
-    library.SentencePieceTrainer.train(
-        sentence_iterator=iter(words * 4),
-        model_writer=written,
-        vocab_size=330,
-        byte_fallback=True,
-        hard_vocab_limit=False,
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        character_coverage=1.0,
-        minloglevel=2,
-        **options,
-    )
-    return written.getvalue()
+WORDS = ["a red circle moving left", "一只猫在跑", "quick brown foxes", "ﬁne ½"]
 
 
 def metadata(model: bytes, charsmap: bytes = b"") -> dict[str, Any]:
@@ -232,7 +213,8 @@ def charsmap_of(model: bytes) -> bytes:
 def test_its_tokenizer_is_sentencepieces(tmp_path: Path, normalised: bool) -> None:
     from sentencepiece import SentencePieceProcessor
 
-    model = sentencepiece(normalization_rule_name="nmt_nfkc" if normalised else "identity")
+    rule = "nmt_nfkc" if normalised else "identity"
+    model = tiny_files.sentencepiece_of(WORDS, 330, normalization_rule_name=rule)
     charsmap = charsmap_of(model)
     assert bool(charsmap) == normalised
     file = tmp_path / "umt5.gguf"

@@ -19,6 +19,7 @@ from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.encoders import LLAVA_PAD, LLAVA_PICTURE, merge_vision_tower, read_encoder
 from reelwire.loaders.weights.find import complete
 from reelwire.tests.support.engine.sampling import sample
+from reelwire.tests.support.engine.words import refuses
 from reelwire.tests.support.files.files import plain, scaled_fp8
 from reelwire.tests.support.files.native import host_classes, randomised
 from reelwire.training import tiny_models
@@ -235,7 +236,7 @@ def test_what_an_eye_cannot_be(models: Path, tmp_path: Path, whole: Any) -> None
     eye = halves(whole)[1]
     narrow = {k: v[:32, :32] if v.ndim == 2 else v[:32] for k, v in eye.items() if "projector" in k}
     plain(tmp_path / "narrow.safetensors", {**eye, **narrow})
-    with pytest.raises(CheckpointError, match=r"narrow.safetensors gives 32 channels, the text encoder reads 128"):
+    with refuses(CheckpointError, "llava_halves", seen=32, wanted=128):
         merge_vision_tower(
             read_encoder(models / "llama.safetensors", "llama"), read_encoder(tmp_path / "narrow.safetensors", "llava")
         )

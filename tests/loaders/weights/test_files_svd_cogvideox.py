@@ -18,6 +18,7 @@ from reelwire.loaders.weights.safetensors import read_file
 from reelwire.tests.support.files.configs import VARIANTS, build, network, read
 from reelwire.tests.support.files.files import plain, read_network
 from reelwire.tests.support.files.native import host_classes, svd_vae
+from reelwire.tests.support.files.native_networks import unet_forward
 from reelwire.tests.support.files.native_svd_cogvideox import (
     COGVIDEOX,
     TEXT,
@@ -63,19 +64,8 @@ def test_svds_unet(tmp_path: Path) -> None:
     plain(file, theirs.state_dict(), prefix="model.diffusion_model.")
     ours = read_network(svd_files, file)
     assert (ours.config.num_frames, list(ours.config.num_attention_heads)) == (25, [1, 2, 2])
-    frames, time, ids = 3, torch.tensor(0.7), torch.tensor([[6.0, 127.0, 0.02]])
-    with seeded(2):
-        x, look = torch.randn(1, frames, 8, 8, 8), torch.randn(1, 1, TEXT)
-    times = ours.add_time_proj(ids.flatten()).reshape(1, -1)
-    expected = theirs(
-        x[0],
-        time.repeat(frames),
-        look.repeat(frames, 1, 1),
-        times.repeat(frames, 1),
-        num_video_frames=frames,
-        image_only_indicator=torch.zeros(1),
-    )
-    call = lambda: ours(x, time, encoder_hidden_states=look, added_time_ids=ids, return_dict=False)[0][0]
+    call = lambda: unet_forward(ours, theirs)[0]
+    _, expected = unet_forward(ours, theirs)
     assert far(call(), expected) < 5e-3
     for name, layer in ours.named_modules():  # all that differs: the constant that keeps GroupNorm from dividing by 0
         if isinstance(layer, torch.nn.GroupNorm) and "res_block" in name:
@@ -228,10 +218,10 @@ def test_diffusers_names_pass_and_other_families_are_none_of_ours(tmp_path: Path
     ):
         unet, vae = of(build(variant, network(variant)), tmp_path), of(build(variant, "vae"), tmp_path)
         for family, module in every.items():
-            ours, told = variant.startswith(family), {"file": "x"}
-            assert (getattr(module.transformer(unet, told), "entries", None) == unet) == ours
+            ours, config = variant.startswith(family), {"file": "x"}
+            assert (getattr(module.transformer(unet, config), "entries", None) == unet) == ours
             assert (getattr(module.vae(vae), "entries", None) == vae) == ours
-            assert module.transformer(vae, told) is module.vae(unet) is None
+            assert module.transformer(vae, config) is module.vae(unet) is None
         assert svd_files.image_encoder(unet) is None
 
 

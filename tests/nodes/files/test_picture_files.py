@@ -28,12 +28,12 @@ MEMORY = 2**28  # bytes that a refused file, or a scaled one of 30 million pixel
 
 @pytest.fixture(scope="module")
 def files(comfyui: Path) -> Iterator[Any]:
-    """nodes/host/files.py with ComfyUI's modules in this process."""
+    """nodes/host/pictures/named.py with ComfyUI's modules in this process."""
     sys.path.insert(0, str(comfyui))
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = True
-    yield importlib.import_module("reelwire.nodes.host.files")
+    yield importlib.import_module("reelwire.nodes.host.pictures.named")
     sys.path.remove(str(comfyui))
 
 
@@ -152,7 +152,7 @@ def test_a_bad_picture_is_told(files: Any, folder: Path, kind: str) -> None:
     BAD[kind](folder / "a.png")
     began = time.process_time()
     with Peak() as peak, pytest.raises(InputError) as refused:
-        files.input_image("a.png")
+        files.input_images(["a.png"])
     assert refused.value.name == "timeline"
     assert "'a.png'" in str(refused.value)
     assert str(folder) not in str(refused.value), "where the host's folders are is nobody's business"
@@ -195,7 +195,7 @@ def test_a_name_that_leads_elsewhere(files: Any, folder: Path, name: str) -> Non
     small()(folder / "a.png")
     small()(folder.parent / "elsewhere.png")
     outer_folder(folder / "linked")
-    for read in (files.input_image, files.input_size, files.input_file):
+    for read in (lambda name: files.input_images([name]), files.input_size, files.input_file):
         with pytest.raises(InputError) as refused:
             read(name)
         assert refused.value.name == "timeline"

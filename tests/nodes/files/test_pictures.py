@@ -14,7 +14,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from reelwire.loaders.common.picture_files import read_picture, unused_of_picture
 from reelwire.loaders.messages import InputError
+from reelwire.loaders.notices import heard_by
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +26,9 @@ def host(comfyui: Path) -> Iterator[Any]:
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = True
-    files, outputs = (importlib.import_module(f"reelwire.nodes.host.{name}") for name in ("files", "outputs"))
-    yield SimpleNamespace(files=files, outputs=outputs, args=comfy.cli_args.args)
+    names = {"files": "files", "outputs": "outputs", "pictures": "pictures.named"}
+    modules = {name: importlib.import_module(f"reelwire.nodes.host.{path}") for name, path in names.items()}
+    yield SimpleNamespace(**modules, args=comfy.cli_args.args)
     sys.path.remove(str(comfyui))
 
 
@@ -51,7 +54,7 @@ def test_sixteen_bits(host: Any, tmp_path: Path, channels: int) -> None:
     if channels in (2, 4):
         pixels[..., -1] = 65535
     png16(tmp_path / "a.png", pixels)
-    read = host.files.read_picture(str(tmp_path / "a.png"))
+    read = read_picture(str(tmp_path / "a.png"))
     expected = np.repeat(pixels[..., :1], 3, -1) if channels < 3 else pixels[..., :3]
     assert read.shape == (1, 32, 64, 3)
     assert np.abs(read[0].numpy() - expected / 65535).max() < 1e-4
@@ -71,7 +74,7 @@ def test_eight_bits(host: Any, tmp_path: Path, mode: str) -> None:
     picture = colours().convert("P").convert("PA") if mode == "PA" else colours().convert(mode)
     name = tmp_path / ("a.tif" if mode in ("CMYK", "PA") else "a.png")
     picture.save(name)
-    read = host.files.read_picture(str(name))
+    read = read_picture(str(name))
     assert np.array_equal(np.round(read[0].numpy() * 255).astype(np.uint8), np.asarray(picture.convert("RGB")))
 
 
@@ -80,7 +83,7 @@ def test_a_rotated_photograph_stands_upright(host: Any, tmp_path: Path, orientat
     exif = Image.Exif()
     exif[0x0112] = orientation
     colours().save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
-    _, height, width, _ = host.files.read_picture(str(tmp_path / "a.jpg")).shape
+    _, height, width, _ = read_picture(str(tmp_path / "a.jpg")).shape
     assert (width, height) == ((24, 40) if orientation > 4 else (40, 24))
 
 
@@ -92,7 +95,7 @@ def test_a_deep_one_too(host: Any, tmp_path: Path, orientation: int) -> None:
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
     with Image.open(tmp_path / "a.png") as image:
         upright = np.asarray(ImageOps.exif_transpose(image)) / 65535
-    read = host.files.read_picture(str(tmp_path / "a.png"))[0].numpy()
+    read = read_picture(str(tmp_path / "a.png"))[0].numpy()
     assert read.shape == (*upright.shape, 3)
     assert np.abs(read - upright[..., None]).max() < 1e-4
 
@@ -101,16 +104,16 @@ def test_deep_grey_of_other_formats(host: Any, tmp_path: Path) -> None:
     pixels = np.linspace(0, 65535, 64 * 32).reshape(32, 64).astype(np.uint16)
     for name in ("a.png", "a.tif"):
         Image.fromarray(pixels).save(tmp_path / name)
-        read = host.files.read_picture(str(tmp_path / name))[0, ..., 0].numpy()
+        read = read_picture(str(tmp_path / name))[0, ..., 0].numpy()
         assert np.abs(read - pixels / 65535).max() < 1e-4, name
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
 def test_what_is_no_picture_is_told(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
-    monkeypatch.setattr(host.files.folder_paths, "get_input_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(host.pictures.folder_paths, "get_input_directory", lambda: str(tmp_path))
     with pytest.raises(InputError, match=r"a\.png"):
-        host.files.input_image("a.png")
+        host.pictures.input_images(["a.png"])
 
 
 def clear(mode: str, alpha: int) -> Image.Image:
@@ -157,7 +160,6 @@ PICTURES: dict[str, tuple[str, Any, list[str]]] = {
     "sRGB, said": ("a.png", lambda path: colours().save(path, icc_profile=srgb()), []),
     "another profile": ("a.png", lambda path: colours().save(path, icc_profile=adobe()), ["picture_profile"]),
     "no profile": ("a.png", lambda path: colours().save(path, icc_profile=b"nothing"), ["picture_profile"]),
-    "no picture": ("a.png", lambda path: path.write_bytes(b"nothing"), []),
     "16 bits": ("a.png", lambda path: png16(path, np.zeros((8, 8, 3), np.uint16)), []),
     "16 bits and alpha": ("a.png", lambda path: png16(path, np.zeros((8, 8, 4), np.uint16)), ["picture_alpha"]),
 }
@@ -169,8 +171,14 @@ def test_what_is_not_used_of_a_picture_is_told(
 ) -> None:
     name, write, expected = PICTURES[case]
     write(tmp_path / name)
-    monkeypatch.setattr(host.files.folder_paths, "get_input_directory", lambda: str(tmp_path))
-    assert [note.key for note in host.files.picture_notes(name)] == expected
+    monkeypatch.setattr(host.pictures.folder_paths, "get_input_directory", lambda: str(tmp_path))
+    for _ in range(2):  # of what was decoded before, too
+        notes = list[Any]()
+        with heard_by(notes.append):
+            host.pictures.input_images([name])
+        assert [note.key for note in notes] == expected
+    host.pictures.forget_pictures()
+    assert [note.key for note in unused_of_picture(str(tmp_path / name))] == expected
 
 
 # ---------------------------------------------------------------- metadata

@@ -172,8 +172,8 @@ def test_what_latents_say_counts_in_both_nodes(nodes: list[Any], model: VideoMod
         assert long.plan.shared == shared
         assert long.model.decoding == Decoding(**decoding)
         made = plan(model, Request(source=model.from_host(samples), strength=0.5))
-        told = latent_note(model, made, latent)
-        assert (told.get("clip_frames", 0), told["decoding"]) == (shared, decoding)
+        note = latent_note(model, made, latent)
+        assert (note.get("clip_frames", 0), note["decoding"]) == (shared, decoding)
         with_preset = replace(made, request=replace(made.request, program=Program(decoding=Decoding(0.5))))
         assert latent_note(model, with_preset, latent)["decoding"] == {"timestep": 0.5, "noise": -1.0, "tone_map": -1.0}
     for strange in (None, 3, {"clip_frames": "x", "frames": 33, "decoding": {"other": 1}}):

@@ -67,7 +67,7 @@ CASES = [
             ("sampler", "none of these", ""),
             ("preset", "none of these", ""),
             ("strength", 0.0, ""),
-            ("strength", 0.5, ""),
+            ("strength", 1.5, ""),
             ("strength", NAN, ""),
             ("keyframes", TOO_LATE, "frame"),
             ("control", Control(IMAGE[:0]), ""),

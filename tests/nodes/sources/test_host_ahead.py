@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -120,3 +121,24 @@ def test_what_keyframes_bring_is_checked_before_a_source_is_made(host: Host, kin
     text, done = host.refuse(prompt)
     assert "frame = 4000" in text
     assert not {*done} & {"CreateVideo", "RepeatImageBatch", "ReelwireEncodePrompt"}
+
+
+@pytest.mark.parametrize("kind", ["a file", "a link out of it"])
+def test_a_place_that_takes_no_file_is_failure_before_anything_is_made(host: Host, tmp_path: Path, kind: str) -> None:
+    """Of a node that decodes, before its latents are sampled; of a long video, before its source is."""
+    place = host.base / "output" / f"taken{next(COLOURS)}"
+    place.parent.mkdir(exist_ok=True)
+    if kind == "a file":
+        place.touch()
+    else:
+        place.symlink_to(tmp_path)
+    decode = workflow("ltx_t2v", {"3.seed": next(COLOURS), "4.filename_prefix": f"{place.name}/x"})
+    long = graph("ReelwireLongVideo")
+    long["3"]["inputs"]["filename_prefix"] = f"{place.name}/x"
+    for prompt in (decode, long):
+        text, done = host.refuse(prompt)
+        assert place.name in text
+        assert "Traceback" not in text
+        assert {*done} <= {"ReelwireLoadLTX"}
+    assert [*tmp_path.iterdir()] == []
+    place.unlink()

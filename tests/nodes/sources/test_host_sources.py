@@ -30,25 +30,19 @@ def keys(entry: dict[str, Any], name: str) -> list[str]:
     return [json.loads(line)["key"] for line in entry["outputs"].get(name, {}).get("reelwire", [])]
 
 
+def sampled_again(source: list[Any], seed: int, strength: float) -> dict[str, Any]:
+    """Two steps that begin with a source's latents."""
+    links = {"model": ["1", 0], "conditioning": ["2", 0], "source": source}
+    size = dict.fromkeys(("width", "height", "frames"), 0)
+    names = {"sampler": "default", "preset": "default"}
+    return node("ReelwireSampler", **links, **size, **names, steps=2, guidance=0.0, seed=seed, strength=strength)
+
+
 def test_a_noise_mask_counts(host: Host) -> None:
     """Latents of Set Latent Noise Mask: under black the video is what it was, and under white it is another one."""
     second = {
         "masked": node("SetLatentNoiseMask", samples=["3", 0], mask=["black", 0]),
-        "5": node(
-            "ReelwireSampler",
-            model=["1", 0],
-            conditioning=["2", 0],
-            width=0,
-            height=0,
-            frames=0,
-            steps=2,
-            guidance=0.0,
-            sampler="default",
-            seed=99,
-            preset="default",
-            source=["masked", 0],
-            strength=0.9,
-        ),
+        "5": sampled_again(["masked", 0], seed=99, strength=0.9),
         "6": node("ReelwireDecodeToVideo", latent=["5", 0], fps=0.0, filename_prefix="sources/second", crf=0),
     }
     black = host.post(run("first", second))
@@ -58,21 +52,7 @@ def test_a_noise_mask_counts(host: Host) -> None:
     white = host.post(run("first", {**second, "masked.mask": ["white", 0]}))
     assert not np.array_equal(frames(host.videos(white)[-1]), first)
     third = {  # made of latents that keep their mask
-        "7": node(
-            "ReelwireSampler",
-            model=["1", 0],
-            conditioning=["2", 0],
-            width=0,
-            height=0,
-            frames=0,
-            steps=2,
-            guidance=0.0,
-            sampler="default",
-            seed=5,
-            preset="default",
-            source=["5", 0],
-            strength=0.5,
-        ),
+        "7": sampled_again(["5", 0], seed=5, strength=0.5),
         "6.latent": ["7", 0],
     }
     again = host.post(run("first", {**second, **third, "masked.mask": ["black", 0]}))

@@ -20,12 +20,14 @@ from reelwire.samplers.caches.policies.first_block import FirstBlock
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.magcache import MagCache
 from reelwire.samplers.caches.policies.plan import Plan
+from reelwire.samplers.caches.policies.sencache import SenCache
 from reelwire.samplers.caches.policies.teacache import Fit, TeaCache
 from reelwire.samplers.caches.policy import Policy
 from reelwire.samplers.caches.signals import SIGNALS
 from reelwire.samplers.speed import Speed
 from reelwire.tests.support.engine.cached_runs import NOTHING, OURS, SOME, STEPS, Sampled, StopError
 from reelwire.tests.support.engine.models import open_model as _open
+from reelwire.tests.support.engine.words import refuses
 from reelwire.training.tiny_models import MODELS
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
@@ -148,17 +150,18 @@ def test_few_steps_pass_through(opened: Any) -> None:
 def test_svd(opened: Any, plain: Any) -> None:
     """Its deep blocks at an interval, or its clean video by a plan; policies for transformers alone are refused."""
     model, expected = opened("tiny-svd"), plain("tiny-svd")
-    for nothing in (FORA(interval=1), Plan(speed=1.0)):
+    for nothing in (FORA(interval=1), Plan(speed=1.0), NOTHING["Spectrum"]):
         assert torch.equal(Sampled(replace(model, cache=nothing)).latents, expected)
-    for some in (FORA(interval=2), FORA(interval=2, order=1, warmup=2), Plan(speed=2.0)):
+    for some in (FORA(interval=2), FORA(interval=2, order=1, warmup=2), Plan(speed=2.0), SOME["Spectrum"]):
         run = Sampled(replace(model, cache=some))
         assert 0 < run.computed < len(run.entries)
         assert 0 < (run.latents - expected).abs().max() < 3 * expected.std()
         assert torch.equal(Sampled(replace(model, cache=some)).latents, run.latents)
     assert torch.equal(Sampled(model).latents, expected)
-    for refused in (TeaCache(), EasyCache(), FirstBlock(), MagCache(), DiffusersSeaCache(), FORA(granularity="module")):
+    refused = (TeaCache(), EasyCache(), FirstBlock(), MagCache(), SenCache(), DiffusersSeaCache())
+    for policy in (*refused, FORA(granularity="module")):
         with pytest.raises(InputError, match=r"UNet.*Use"):
-            Sampled(replace(model, cache=refused))
+            Sampled(replace(model, cache=policy))
 
 
 # ---------------------------------------------------------------- with everything else
@@ -253,9 +256,7 @@ def test_names_of_the_weights_stay(opened: Any) -> None:
 # ---------------------------------------------------------------- memory
 
 
-@pytest.mark.parametrize(
-    "policy", ["TeaCache", "TeaCache, follow", "FORA", "FORA, modules", "EasyCache", "first block", "plan", "MagCache"]
-)
+@pytest.mark.parametrize("policy", OURS)
 @pytest.mark.parametrize(
     "name", ["tiny-hunyuan-t2v", "tiny-wan2.1-t2v", "tiny-cogvideox1.5-5b", "tiny-mochi", "tiny-ltx-0.9.0"]
 )
@@ -294,11 +295,15 @@ REFUSED: dict[str, tuple[Policy, str]] = {
     "speed below 1": (Plan(speed=0.5), r"speed = 0.5"),
     "order": (FORA(order=7), r"order = 7"),
     "MagCache without a calibration": (MagCache(), r"has no calibration for 10 steps.*Calibrate Cache"),
+    "SenCache without sensitivities": (SenCache(), r"has no calibration for 10 steps.*sensitivity on"),
     "coefficients that are not there": (
         TeaCache(source="calibrated"),
         r"coefficients = calibrated.*no calibration for 10 steps",
     ),
-    "an unknown signal": (Watching(watched="colour"), r"signal colour.*modulated, time, embedder, embedded, block"),
+    "an unknown signal": (
+        Watching(watched="colour"),
+        r"signal colour.*modulated, time, embedder, embedded, block, latents",
+    ),
     "a cache that is not installed": (CacheDiT(), r"cache-dit is not installed.*pip install -U cache-dit"),
 }
 
@@ -335,7 +340,7 @@ class _Broken(FORA):
 
 
 def test_what_is_not_finite_stops_with_words(opened: Any) -> None:
-    with pytest.raises(ValueError, match=r"FORA: prediction 2 of 10 is not finite.*without the cache node"):
+    with refuses(ValueError, "prediction_not_finite", cache="FORA", index=2, count=10):
         Sampled(replace(opened("tiny-ltx-0.9.0"), cache=_Broken(interval=2)))
 
 
@@ -353,7 +358,7 @@ class _Flat(Plan):
 
 
 def test_a_collapsed_video_stops_with_words(opened: Any) -> None:
-    with pytest.raises(ValueError, match=r"plan skipped so much that the video collapsed.*Lower its speed"):
+    with refuses(ValueError, "collapsed", cache="plan"):
         Sampled(replace(opened("tiny-ltx-0.9.0"), cache=_Flat(speed=5.0, order=0)))
 
 

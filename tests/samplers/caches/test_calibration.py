@@ -32,6 +32,7 @@ from reelwire.samplers.caches.state import distance, extrapolate, forecast
 from reelwire.samplers.plan import plan
 from reelwire.tests.support.engine.models import needed
 from reelwire.tests.support.engine.sampling import sample
+from reelwire.tests.support.engine.words import refuses
 from reelwire.training.tiny_models import MODELS, seeded
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")
@@ -321,7 +322,7 @@ def test_predictions_decide_whether_a_cache_pays(models: Path) -> None:
 
 def test_too_few_steps_are_refused(models: Path) -> None:
     model = open_model(models, "tiny-wan2.1-t2v")
-    with pytest.raises(InputError, match=r"steps = 9: Caches begin to pay at 10 predictions. Use 10 or more"):
+    with refuses(InputError, "few_steps_rule", least=10):
         calibrate(model, model.encode("a", ""), Request(steps=9), lambda *_: None)
 
 

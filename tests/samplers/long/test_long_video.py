@@ -58,7 +58,7 @@ class Film:
     def __init__(
         self, model: VideoModel, folder: Path, story: Timeline, style: LongVideoOptions = PLAIN, **request: Any
     ) -> None:
-        self.model, self.told, self.style, self.job = model, story, style, Job(folder / "job")
+        self.model, self.story, self.style, self.job = model, story, style, Job(folder / "job")
         self.made: LongPlan = plan_long(model, story, Request(**{"steps": 2, "seed": 3, **request}), style)
         self.notes: list[str] = []
         self.sampled: list[int] = []
@@ -71,11 +71,11 @@ class Film:
             if done == stop_at:
                 raise KeyboardInterrupt
 
-        inputs = render_fingerprint(self.model, self.told, self.made, self.style)
+        inputs = render_fingerprint(self.model, self.story, self.made, self.style)
         with closing(self.job):
             self.job.begin(inputs, upgrade=lambda begun: upgraded(begun, self.model, self.made))
             watch = Callbacks(step, self.notes.append)
-            return torch.cat(list(render(self.model, self.told, self.made, self.style, self.job, None, watch)))
+            return torch.cat(list(render(self.model, self.story, self.made, self.style, self.job, None, watch)))
 
 
 def length(model: VideoModel) -> int:
@@ -253,7 +253,7 @@ def test_a_lora_is_known_by_what_it_holds(tmp_path: Path) -> None:
     file.write_bytes(b"one")
     model = replace(open_ltx(BUNDLED), loras=(LoRA(file, 1.0, 1.0, {}),))
     film = Film(model, tmp_path / "job", timeline(), frames=17)
-    fingerprint = lambda: render_fingerprint(film.model, film.told, film.made, film.style)
+    fingerprint = lambda: render_fingerprint(film.model, film.story, film.made, film.style)
     before = fingerprint()
     assert before == fingerprint()
     file.write_bytes(b"two")
@@ -264,11 +264,11 @@ def test_other_windows_are_other_inputs(tmp_path: Path, tiny_models: Path) -> No
     """Where they lie, and what a cache has been told by a calibration meanwhile."""
     model = replace(open_ltx(BUNDLED), cache=SOME["TeaCache"])
     film = Film(model, tmp_path, timeline(), LongVideoOptions(17, 5), frames=29, steps=12)
-    fingerprint = lambda plan: render_fingerprint(model, film.told, plan, film.style)
+    fingerprint = lambda plan: render_fingerprint(model, film.story, plan, film.style)
     before, fewer = fingerprint(film.made), replace(film.made, windows=film.made.windows[:1])
-    assert before == fingerprint(plan_long(model, film.told, Request(steps=12, seed=3, frames=29), film.style))
+    assert before == fingerprint(plan_long(model, film.story, Request(steps=12, seed=3, frames=29), film.style))
     assert [name for name, value in fingerprint(fewer).items() if value != before[name]] == ["places of windows"]
-    other = plan_long(model, film.told, Request(steps=4, seed=3, frames=29), film.style)  # too few for a cache
+    other = plan_long(model, film.story, Request(steps=4, seed=3, frames=29), film.style)  # too few for a cache
     assert "calibration" in [name for name, value in fingerprint(other).items() if value != before[name]]
 
 
@@ -300,7 +300,7 @@ def test_no_cache_over_several_windows(tmp_path: Path, tiny_models: Path) -> Non
         ({"frames": 81, "sampler": "ddim"}, LongVideoOptions(), "sampler = ddim"),
     ],
 )
-def test_bad_input_is_told_before_any_weights(
+def test_bad_input_is_failure_before_any_weights(
     tmp_path: Path, request_: dict[str, Any], style: LongVideoOptions, words: str
 ) -> None:
     model = open_ltx(BUNDLED)

@@ -121,7 +121,7 @@ def test_spans_that_cannot_be(spans: Spans, message: str) -> None:
 class Film:
     frames: int
     spans: Spans
-    told: Timeline
+    timeline: Timeline
     joints: tuple[int, ...]
     keys: tuple[int, ...] = ()
 
@@ -153,11 +153,11 @@ def lay(film: Film) -> tuple[Window, ...] | None:
     """Windows; None where it is told in words that a prompt has no room."""
     check_spans(film.spans, "a model")
     try:
-        return lay_windows(film.frames, film.spans, film.told, film.joints, film.keys)
+        return lay_windows(film.frames, film.spans, film.timeline, film.joints, film.keys)
     except InputError as error:
         message = str(error)
     assert message.startswith("timeline = prompt ")
-    starts = [0, *(p.frame for p in film.told.prompts[1:]), film.frames]
+    starts = [0, *(p.frame for p in film.timeline.prompts[1:]), film.frames]
     assert min(b - a for a, b in pairwise(starts)) < 2 * film.spans.step, "they had room"
     return None
 
@@ -206,7 +206,7 @@ def test_every_prompt_begins_near_its_time(film: Film) -> None:
     windows = lay(film)
     if windows is None:
         return
-    for number, prompt in enumerate(film.told.prompts):
+    for number, prompt in enumerate(film.timeline.prompts):
         own = [w for w in windows if w.prompt == number]
         assert own, "every prompt has a window"
         begins = min(w.start + w.shared for w in own)

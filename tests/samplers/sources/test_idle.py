@@ -18,6 +18,7 @@ from reelwire.samplers.long.timeline import read_timeline
 from reelwire.samplers.plan import plan
 from reelwire.tests.support.engine.models import PROMPT, every, frames, needed, open_model, usual
 from reelwire.tests.support.engine.words import worded
+from torch import Tensor
 
 STORY = read_timeline(json.dumps({"prompts": [{"at": 0, "text": PROMPT}]}), 24.0, 10**6)
 
@@ -86,3 +87,36 @@ def test_a_mask_without_anything_to_make(tiny_models: Path) -> None:
     source = frames(usual(model).frames)
     assert "mask_keeps_all" in said(model, source=source, strength=0.5, mask=torch.zeros(1, 64, 64))
     assert "mask_all_free" in said(model, source=source, strength=0.5, mask=torch.ones(1, 64, 64))
+
+
+@every
+def test_the_strength_of_no_source(tiny_models: Path, name: str) -> None:
+    """As with strength 1, where a person takes the source away; it is said."""
+    model = open_model(tiny_models, name)
+    prepared = plan(model, Request(**needed(model), strength=0.85))
+    assert prepared.request.strength == 1
+    lines = [note for note in prepared.notes if getattr(note, "key", "") == "idle_unconnected"]
+    assert [dict(worded(line).values) for line in lines] == [{"input": "strength", "value": 0.85, "other": "source"}]
+
+
+def test_the_strength_of_no_source_in_a_long_video(tiny_models: Path) -> None:
+    model = open_model(tiny_models, "tiny-ltx-0.9.5")
+    whole = plan_long(model, STORY, Request(frames=33, steps=2, strength=0.85), LongVideoOptions(17))
+    assert whole.request.strength == 1
+    assert "idle_unconnected" in {getattr(note, "key", "") for note in whole.notes}
+
+
+@pytest.mark.parametrize(
+    ("mask", "percent"),
+    [
+        (torch.full((64, 64), 0.5), 100),
+        (torch.linspace(0, 1, 64).expand(64, 64), 98),
+        (torch.cat([torch.zeros(64, 32), torch.full((64, 2), 0.5), torch.ones(64, 30)], 1), None),
+        (torch.cat([torch.zeros(64, 40), torch.ones(64, 24)], 1), None),
+    ],
+)
+def test_a_mask_that_is_gray_and_not_only_at_its_edges(tiny_models: Path, mask: Tensor, percent: int | None) -> None:
+    model = open_model(tiny_models, "tiny-ltx-0.9.5")
+    notes = plan(model, Request(source=frames(usual(model).frames), strength=0.5, mask=mask[None])).notes
+    gray = [worded(note).values["percent"] for note in notes if getattr(note, "key", "") == "mask_gray"]
+    assert gray == ([] if percent is None else [pytest.approx(percent, abs=2)])

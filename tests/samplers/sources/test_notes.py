@@ -47,9 +47,9 @@ def test_what_is_left_out_is_told_at_the_videos_rate(long: bool, fps: float, as_
 
 
 @pytest.mark.parametrize("long", [False, True])
-@pytest.mark.parametrize(("fps", "told"), [(0.0, True), (30.0, False)])
-def test_frames_that_are_all_used_say_no_rate(long: bool, fps: float, told: bool) -> None:
-    assert ("source_unrated" in said(long, source=frames(33), frames=33, strength=0.5, fps=fps)) == told
+@pytest.mark.parametrize(("fps", "noted"), [(0.0, True), (30.0, False)])
+def test_frames_that_are_all_used_say_no_rate(long: bool, fps: float, noted: bool) -> None:
+    assert ("source_unrated" in said(long, source=frames(33), frames=33, strength=0.5, fps=fps)) == noted
 
 
 def wide(count: int) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..host import Host, Prompt, frames, told, workflow
+from ..host import Host, Prompt, failure, frames, workflow
 from . import USUAL_SIZE
 from .host import CardHost
 
@@ -163,7 +163,7 @@ def run(host: Host, prompt: Prompt) -> Run:
     begin = len(host.log)
     entry = host.run(prompt)
     videos = [frames(file) for file in host.videos(entry)]
-    return Run(told(entry), videos, host.log[begin:].decode(errors="replace"))
+    return Run(failure(entry), videos, host.log[begin:].decode(errors="replace"))
 
 
 def resident(host: Host) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.caches.policies.cache_dit import CacheDiT
+from reelwire.samplers.caches.policies.corrected import Corrected
 from reelwire.samplers.caches.policies.easycache import EasyCache
 from reelwire.samplers.caches.policies.external import (
     DiffusersFirstBlock,
@@ -18,6 +19,8 @@ from reelwire.samplers.caches.policies.first_block import FirstBlock
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.magcache import MagCache
 from reelwire.samplers.caches.policies.plan import Plan
+from reelwire.samplers.caches.policies.sencache import SenCache
+from reelwire.samplers.caches.policies.spectrum import Spectrum
 from reelwire.samplers.caches.policies.teacache import TeaCache
 from reelwire.samplers.caches.policy import Policy
 from reelwire.tests.support.engine.models import needed
@@ -30,6 +33,7 @@ RATIOS = tuple(
     for part in ("transformer", "transformer_2")
     for branch in ("cond", "uncond", "cond_uncond")
 )
+SENSITIVITIES = tuple((part, branch, (1.0,) * STEPS, (1e-3,) * STEPS) for part, branch, _ in RATIOS)
 # policies that compute every step, and such that skip some
 NOTHING: dict[str, Policy] = {
     "TeaCache": TeaCache(exact=True),
@@ -38,7 +42,10 @@ NOTHING: dict[str, Policy] = {
     "EasyCache": EasyCache(threshold=0.0),
     "first block": FirstBlock(threshold=0.0),
     "plan": Plan(speed=1.0),
+    "corrected plan": Corrected(speed=1.0),
     "MagCache": MagCache(threshold=0.0, ratios=RATIOS),
+    "Spectrum": Spectrum(window=1.0, threshold=0.0),
+    "SenCache": SenCache(threshold=1e-12, early=1e-12, sensitivities=SENSITIVITIES),
 }
 SOME: dict[str, Policy] = {
     "TeaCache": TeaCache(threshold=1e9, longest=1),
@@ -48,7 +55,10 @@ SOME: dict[str, Policy] = {
     "EasyCache": EasyCache(threshold=1e9, longest=2),
     "first block": FirstBlock(threshold=1e9),
     "plan": Plan(speed=2.0),
+    "corrected plan": Corrected(speed=2.0),
     "MagCache": MagCache(threshold=1e9, longest=1, ratios=RATIOS),
+    "Spectrum": Spectrum(warmup=2),
+    "SenCache": SenCache(threshold=1e9, early=1e9, longest=2, sensitivities=SENSITIVITIES),
     "diffusers first block": DiffusersFirstBlock(threshold=1e9, warmup=1),
     "diffusers taylorseer": DiffusersTaylorSeer(interval=2, warmup=1),
     "diffusers seacache": DiffusersSeaCache(threshold=1e9, longest=2, warmup=1),

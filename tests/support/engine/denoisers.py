@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import torch
 from reelwire.loaders.denoiser import Denoiser, Network, NoiseSchedule
-from reelwire.samplers.solvers import Solver
+from reelwire.samplers.solvers import Solver, Walk
 from torch import Tensor
 
 
@@ -48,8 +48,8 @@ class PlainRun:
         self.predictions.append(step)
         return self.denoiser.predict(None, latents, step, "cond")
 
-    def x0(self, latents: Tensor, step: int) -> Tensor:
-        return self.denoiser.x0(self.predict(latents, step), latents, step)
+    def correct(self, solver: Solver, walk: Walk, latents: Tensor, step: int) -> None:
+        """Nothing is gone through again."""
 
     def settle(self, stepped: Tensor, latents: Tensor, step: int, following: int) -> Tensor:
         latents = self.denoiser.settle(stepped, latents, step, following)

@@ -23,7 +23,7 @@ def asked(loader: str, checkpoint: str, **changes: Any) -> Prompt:
     }
 
 
-def told(host: Host, prompt: Prompt) -> tuple[list[str], str, dict[str, Any]]:
+def estimated(host: Host, prompt: Prompt) -> tuple[list[str], str, dict[str, Any]]:
     """(the lines on the node, the page, the numbers)."""
     outputs = host.post(prompt)["outputs"]
     return outputs["2"]["text"], outputs["3"]["text"][0], json.loads(outputs["4"]["text"][0])

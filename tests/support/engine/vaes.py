@@ -139,5 +139,5 @@ class Short:
     def __enter__(self) -> Short:
         return self
 
-    def __exit__(self, *told: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self.handle.remove()

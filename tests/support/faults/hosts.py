@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from reelwire.tests.support.host import Host, boot, frames, node, told, workflow
+from reelwire.tests.support.host import Host, boot, failure, frames, node, workflow
 
 from .trials import Row
 
@@ -47,7 +47,7 @@ def two_hosts(comfyui: Path, rounds: int) -> list[Row]:
 def _count(row: Row, entries: list[dict[str, Any]], files: set[Path], folder: Path) -> None:
     """Look at what two runs say and have written."""
     done = sum(entry["status"]["status_str"] == "success" for entry in entries)
-    words = [told(entry) for entry in entries if entry["status"]["status_str"] != "success"]
+    words = [failure(entry) for entry in entries if entry["status"]["status_str"] != "success"]
     row.tried += 1
     row.words += sum("is at it since" in text for text in words)
     row.raw += sum("is at it since" not in text for text in words)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,13 @@ from reelwire.tests.support.files.native import host_classes, randomised
 from reelwire.training.tiny_models import seeded
 
 TEXT, POOLED, TOKENS = 64, 32, 7
+
+
+def kl_config(width: int, multipliers: Sequence[int], blocks: int) -> dict[str, Any]:
+    """The host's description of HunyuanVideo's VAE, of a width and with so many blocks at each size."""
+    sizes = {"ch": width, "ch_mult": [*multipliers], "num_res_blocks": blocks, "resolution": 256}
+    ends = {"in_channels": 3, "out_ch": 3, "z_channels": 16, "double_z": True}
+    return {**sizes, **ends, "attn_resolutions": [], "dropout": 0.0, "conv3d": True, "time_compress": 4}
 
 
 def unchanged(make: Callable[..., Any]) -> Callable[..., Any]:

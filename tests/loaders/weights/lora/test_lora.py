@@ -188,18 +188,18 @@ REFUSED = {
             "diffusion_model.double_blocks.0.img_attn_proj.lora_down.weight": torch.zeros(2, 24),
             "diffusion_model.double_blocks.0.img_attn_proj.lora_up.weight": torch.zeros(24, 2),
         },
-        r"match nothing in this model \(double_blocks",
+        r"matches nothing in this model \(double_blocks",
     ),
     "another width": (
         {
             "transformer.blocks.0.attn1.to_q.lora_A.weight": torch.zeros(2, 48),
             "transformer.blocks.0.attn1.to_q.lora_B.weight": torch.zeros(48, 2),
         },
-        r"1 of its 1 layers match nothing.*blocks.0.attn1.to_q",
+        r"1 of its 1 layer matches nothing.*blocks.0.attn1.to_q",
     ),
-    "one half": ({"transformer.blocks.0.attn1.to_q.lora_A.weight": torch.zeros(2, 24)}, "match nothing"),
+    "one half": ({"transformer.blocks.0.attn1.to_q.lora_A.weight": torch.zeros(2, 24)}, "matches nothing"),
     "a checkpoint": ({"patch_embedding.weight": torch.zeros(2)}, "keys patch_embedding.weight are none of a LoRA"),
-    "half a LoKr": ({"lora_unet_blocks_0_self_attn_q.lokr_w1": torch.zeros(2, 2)}, "1 of its 1 layers match nothing"),
+    "half a LoKr": ({"lora_unet_blocks_0_self_attn_q.lokr_w1": torch.zeros(2, 2)}, "1 of its 1 layer matches nothing"),
     "OFT": ({"lora_unet_blocks_0_self_attn_q.oft_blocks": torch.zeros(2, 2)}, "oft_blocks are none of a LoRA"),
 }
 

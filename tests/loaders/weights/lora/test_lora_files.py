@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from reelwire.loaders.messages import CheckpointError, Message
+from reelwire.loaders.messages import CheckpointError
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.lora import LoRA, applied, expert_of_name
+from reelwire.tests.support.engine.words import parts
 from reelwire.tests.support.files.loras import (
     State,
     keys_of,
@@ -358,11 +359,5 @@ def test_whose_lora_it_is_is_told(wan: VideoModel, tmp_path: Path, layers: tuple
     state = {f"{layer}.lora_{way}.weight": torch.zeros(4, 4) for layer in layers for way in ("down", "up")}
     with pytest.raises(CheckpointError) as refused:
         read_state(wan, tmp_path / "a.safetensors", state)
-    told = [p.values["kind"] for p in parts(refused.value.rule) if p.key == "lora_named_as"]
-    assert [getattr(each, "key", each) for each in told] == ([kind] if kind else [])
-
-
-def parts(text: object) -> list[Message]:
-    """The messages that a text is made of, itself first."""
-    inner = [part for value in getattr(text, "values", {}).values() for part in parts(value)]
-    return [text, *inner] if isinstance(text, Message) else []
+    kinds = [p.values["kind"] for p in parts(refused.value.rule) if p.key == "lora_named_as"]
+    assert [getattr(each, "key", each) for each in kinds] == ([kind] if kind else [])

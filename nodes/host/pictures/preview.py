@@ -10,7 +10,7 @@ from comfy.cli_args import args
 from einops import rearrange
 from torch import Tensor
 
-from ...loaders.video_model import VideoModel
+from ....loaders.video_model import VideoModel
 
 if TYPE_CHECKING:
     from PIL.Image import Image
