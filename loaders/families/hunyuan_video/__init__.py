@@ -46,7 +46,8 @@ class HunyuanVideo(VideoModel):
         "": CoderPeak(128, decode=40_500, offloaded=40_500, encode=35_000, still=1_880, workspaces=0.45),
     }
     moments: ClassVar[Mapping[str, Moment]] = {
-        "query and key of a single block": Moment(hidden=8, mlp=1, float32=2, copies=1, rotary=2, text=1),
+        # whose positions turn those of the video's tokens alone; branches come one by one
+        "query and key of a single block": Moment(hidden=8, mlp=1, copies=1, shared=2, rotary=2, text=1),
         "output of a single block": Moment(hidden=8.6, mlp=2, rotary=2, text=1),
     }
     decode_cycle = 2, 3

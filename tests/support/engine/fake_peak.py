@@ -212,7 +212,9 @@ def fitted(model: VideoModel, pictured: bool = False, **changes: Any) -> Request
     """
     wanted = model.complete(Request(**changes))
     frame = torch.zeros(1, wanted.height, wanted.width, 3)
-    places = ("first",) if pictured else (model.facts.pictures or ((),))[-1]
+    places = (model.facts.pictures or ((),))[-1]
+    if pictured:
+        places = places or ("first",)
     keyframes = tuple(Keyframe(frame, 0 if place == "first" else wanted.frames - 1) for place in places)
     control = None
     if model.controlled():
@@ -233,7 +235,7 @@ def step_peak(model: VideoModel, steps: int = 2, detailed: bool = False, **chang
 
 def encoder_peaks(model: VideoModel, detailed: bool = False) -> dict[str, tuple[int, int]]:
     """Encoder -> (bytes that it asked for, the most that was alive) where a prompt, or the picture, is encoded."""
-    memory, request = _memory(model, "nothing"), model.complete(fitted(model))
+    memory, request = _memory(model, "nothing"), model.complete(fitted(model, "image_encoder" in model.parts))
     with memory.counting(detailed):
         prompts = model.encode("a red cat", "", request.keyframes)
         del prompts
