@@ -32,13 +32,13 @@ def nodes(comfyui: Path) -> Iterator[Any]:
 
 
 def lora(path: Path, layers: tuple[str, ...], rank: int = 2) -> Path:
-    """A LoRA of zeros for attention layers of the bundled LTX-Video."""
+    """A LoRA of ones for attention layers of the bundled LTX-Video."""
     tensors = open_ltx(BUNDLED).parts["transformer"].tensors
     width = tensors["transformer_blocks.0.attn1.to_q.weight"][0]
     state = {}
     for layer in layers:
-        state[f"transformer.{layer}.lora_A.weight"] = torch.zeros(rank, width)
-        state[f"transformer.{layer}.lora_B.weight"] = torch.zeros(width, rank)
+        state[f"transformer.{layer}.lora_A.weight"] = torch.ones(rank, width)
+        state[f"transformer.{layer}.lora_B.weight"] = torch.ones(width, rank)
     save_file(state, path)
     return path
 
