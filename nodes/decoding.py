@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from comfy_api.latest import InputImpl, io, ui
+from comfy_api.latest import InputImpl, io
 from torch import Tensor
 
 from ..loaders.messages import InputError, inputs_named, message
@@ -21,6 +21,7 @@ from ..loaders.video_model import VideoModel
 from ..samplers.early import check_decoding, check_tile
 from . import host
 from .effect import Conditions, counted, idle
+from .formats import DEFAULT, FORMATS, RATED, format_input, format_notes
 from .origin import decoder
 from .types import InputValue, decoding_inputs, model_input, number_input, sound_input, source_sound_input, whole_input
 from .video_file import FileWriter, write_video
@@ -145,8 +146,8 @@ class DecodeToVideo(Tiled, FileWriter):
             display_name="Decode Video to File",
             category="Reelwire/decoding",
             is_output_node=True,
-            description="Decodes latents straight into an mp4 in the output folder, frame by frame: memory does not "
-            "grow with length. Prompt and workflow go into the file.",
+            description="Decodes latents straight into a video file in the output folder, frame by frame: memory does "
+            "not grow with length. Prompt and workflow go into the file.",
             search_aliases=[
                 "save video",
                 "video combine",
@@ -170,8 +171,10 @@ class DecodeToVideo(Tiled, FileWriter):
                     sound_input(),
                     source_sound_input(),
                     *decoding_inputs(),
+                    format_input(),
+                    _save_input(),
                 ],
-                DECODING_COUNTS,
+                FILE_COUNTS,
             ),
             outputs=[io.Video.Output(display_name="video", tooltip="The file that was written")],
             hidden=[io.Hidden.unique_id],
@@ -200,13 +203,16 @@ class DecodeToVideo(Tiled, FileWriter):
         fps: float = 0.0,
         filename_prefix: str = "",
         audio: InputValue = None,
+        format: str = DEFAULT,
+        save_output: bool = True,
         **inputs: InputValue,
     ) -> list[str]:
         """Refuse what cannot be written before the latents are sampled."""
         from ..samplers.early import check_fps
 
-        host.check_output(cls, filename_prefix, ".mp4")
+        host.check_output(cls, filename_prefix, FORMATS[format].suffix, save_output)
         check_fps(fps)
+        FORMATS[format].check_rate(fps)
         host.sound_of(audio)
         return super().check_lazy_status(model, tile, **inputs)
 
@@ -221,26 +227,30 @@ class DecodeToVideo(Tiled, FileWriter):
         tile: int = 0,
         audio: InputValue = None,
         source_sound: bool = True,
+        format: str = DEFAULT,
+        save_output: bool = True,
         **decoding: float,
     ) -> io.NodeOutput:
-        from ..samplers.decode import eight_bits
+        from ..samplers.decode import eight_bits, sixteen_bits
 
-        report = host.Report(cls)
+        report, form = host.Report(cls), FORMATS[format]
         with host.latents_on_disk(latent, cls):
             model = decoder(model, latent)
             count, height, width = _new_size(model, latent)
             sampled, source = host.note_of(latent).get("fps", 0.0), latent if source_sound else None
             fps, sound, sound_notes = cls.rate_and_sound(model, fps, audio, source, sampled)
-            path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", width, height)
+            form.check_rate(fps)
+            path, subfolder, notes = host.output_file(cls, filename_prefix, form.suffix, width, height, save_output)
             report.tell(*host.gone_notes(cls), *notes, *sound_notes)
+            report.tell(*idle(cls, {"format": format, "crf": crf}))
             model = _decoding(cls, report, model, latent, decoding)
             tiling = _tiling(report, model, latent, tile)
-            frames = _frames(report, model, latent, tiling, eight_bits)
+            frames = _frames(report, model, latent, tiling, sixteen_bits if form.deep else eight_bits)
             metadata = host.metadata(cls, latent.get("reelwire"))
-            file = write_video(path, frames, (width, height), fps, crf, metadata, sound)
-            path = report_file(report, crf, *file)
+            file = write_video(path, frames, (width, height), fps, crf, metadata, sound, form)
+            path = report_file(report, format_notes(format, crf, sound is not None), *file)
         host.remember_file(cls, path)
-        preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
+        preview = host.shown_file(path, subfolder, save_output)
         result = written(width, height, count, fps, path)
         return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview, result))
 
@@ -261,6 +271,9 @@ def _new_size(model: VideoModel, latent: host.Latent) -> tuple[int, int, int]:
 DECODING_COUNTS: Conditions = {
     name: {"family": with_feature("decode_timestep")} for name in ("decode_timestep", "decode_noise", "tone_map")
 }
+
+
+FILE_COUNTS: Conditions = {**DECODING_COUNTS, "crf": {"format": RATED}}
 
 
 def decoding_checks(timestep: float | None, noise: float | None, tone_map: float | None) -> tuple[host.Check, ...]:
@@ -370,16 +383,24 @@ def _latents_file(file: str) -> Path:
     return files[file]
 
 
-def report_file(report: host.Report, crf: int, path: Path, sound: list[str]) -> Path:
+def report_file(report: host.Report, notes: Sequence[str], path: Path, sound: list[str]) -> Path:
     """Say what is in a file that was written, beside what a person sees at once; the file."""
-    report.tell(*sound, *([] if crf else [message("crf_0_exact")]), level=logging.INFO)
+    report.tell(*sound, *notes, level=logging.INFO)
     return path
 
 
 def crf_input(**more: object) -> io.Input:
     """The quality of a file. more: further arguments of the input."""
-    tooltip = "H.264 quality: 0 keeps all that 8-bit YUV 4:4:4 holds, 17 looks lossless, 28 small"
+    tooltip = (
+        "Quality of the pictures: 0 keeps all that YUV 4:4:4 of the format's depth holds, 17 looks lossless, 28 small"
+    )
     return whole_input("crf", 17, (0, 51), tooltip, advanced=True, **more)
+
+
+def _save_input() -> io.Input:
+    """Whether a file is kept."""
+    tooltip = "Off: into ComfyUI's folder of temporary files, which it empties when it starts; to look at"
+    return io.Boolean.Input("save_output", default=True, tooltip=tooltip, optional=True, advanced=True)
 
 
 def _latent() -> io.Input:

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comfy_api.latest import InputImpl, io, ui
+from comfy_api.latest import InputImpl, io
 from torch import Tensor
 
 from ..loaders.messages import message
@@ -22,6 +22,7 @@ from ..loaders.video_model import VideoModel
 from . import host
 from .decoding import crf_input, decoded_in_tiles, report_file, with_seam
 from .effect import Conditions, counted, idle
+from .formats import DEFAULT, FORMATS, RATED, format_input, format_notes
 from .sampling.inputs import (
     FRAMES,
     made_later,
@@ -76,6 +77,7 @@ COUNTS: Conditions = {
     **{name: {"family": with_feature("latent_windows")} for name in ("adain", "memory", "hold")},
     "shift": {"family": with_feature("flow_shift")},
     "joined": {"extend": True},
+    "crf": {"format": RATED},
 }
 
 
@@ -130,6 +132,7 @@ class LongVideo(FileWriter):
                         sound_input(),
                         source_sound_input(),
                         _loop_input(),
+                        format_input(),
                     ]
                 ),
                 COUNTS,
@@ -184,7 +187,7 @@ class LongVideo(FileWriter):
         """Refuse what cannot work before anything that the video is made of is made."""
         later = check_long_ahead(cls, inputs)
         if later:
-            _check_place(cls, inputs["filename_prefix"])
+            _check_place(cls, inputs["filename_prefix"], inputs.get("format", DEFAULT))
         return later
 
     @classmethod
@@ -194,9 +197,10 @@ class LongVideo(FileWriter):
         crf: int = 17,
         unfinished: str = RESUME,
         joined: bool = True,
+        format: str = DEFAULT,
         **inputs: InputValue,
     ) -> io.NodeOutput:
-        from ..samplers.decode import eight_bits
+        from ..samplers.decode import eight_bits, sixteen_bits
         from ..samplers.long.fingerprint import render_fingerprint, upgraded
         from ..samplers.long.render import Callbacks, clip_pieces, render
 
@@ -204,34 +208,37 @@ class LongVideo(FileWriter):
         host.forget_video()
         host.forget_pictures()
         model, story, plan, options, fps = ready.model, ready.timeline, ready.plan, ready.options, ready.fps
-        size = plan.request.width, plan.request.height
-        path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", *size)
+        size, form = (plan.request.width, plan.request.height), FORMATS[format]
+        form.check_rate(fps)
+        bits = sixteen_bits if form.deep else eight_bits
+        path, subfolder, notes = host.output_file(cls, filename_prefix, form.suffix, *size)
         begun, report = render_fingerprint(model, story, plan, options), host.Report(cls)
         with closing(_job(filename_prefix)) as job, heard_by(report.tell):
             job.begin(begun, unfinished == ANEW, lambda inputs: upgraded(inputs, model, plan))
             is_tiled = inputs.get("tile", 0) > 0
             tiling = ready.tiling if is_tiled else job.settled(ready.tiling)
             report.tell(*host.gone_notes(cls), *notes, *ready.sound_notes)
-            report.tell(*idle(cls, {**inputs, "joined": joined}, model), *left_out(plan))
+            chosen = {**inputs, "joined": joined, "format": format, "crf": crf}
+            report.tell(*idle(cls, chosen, model), *left_out(plan))
             report.tell(*plan.notes, *host.shortage(model, plan.longest))
             watch = _Watching(report, model, plan, job)
             with watch.explaining():
                 if tiling.size and not is_tiled:
                     say(decoded_in_tiles(tiling, model))
                 callbacks = Callbacks(watch.step, report.tell)
-                pieces = watch.counted(render(model, story, plan, options, job, tiling, callbacks, eight_bits))
+                pieces = watch.counted(render(model, story, plan, options, job, tiling, callbacks, bits))
                 pieces = with_seam(report, pieces) if plan.request.loop else pieces
-                before = clip_pieces(plan.clip, size, eight_bits) if joined else ()
+                before = clip_pieces(plan.clip, size, bits) if joined else ()
                 total = plan.request.frames - plan.shared + (len(plan.clip) if joined and plan.clip is not None else 0)
                 metadata = host.metadata(cls, _note(model, plan, total, fps))
-                file = write_video(path, chain(before, pieces), size, fps, crf, metadata, ready.sound)
-                path = report_file(report, crf, *file)
+                file = write_video(path, chain(before, pieces), size, fps, crf, metadata, ready.sound, form)
+                path = report_file(report, format_notes(format, crf, ready.sound is not None), *file)
             job.drop()
         host.remember_file(cls, path)
-        preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)])
+        preview = host.shown_file(path, subfolder)
         watch.report_cache()
         line = long_video(replace(plan.request, frames=total), len(plan.windows), fps, path, watch.seconds)
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview.as_dict(), line))
+        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview, line))
 
 
 def _job(prefix: str) -> Job:
@@ -241,10 +248,10 @@ def _job(prefix: str) -> Job:
     return Job(host.beside_output(prefix, ENDING))
 
 
-def _check_place(cls: type[io.ComfyNode], prefix: str) -> None:
+def _check_place(cls: type[io.ComfyNode], prefix: str, format: str) -> None:
     """Raise InputError or OSError, in words, where the video, or what it leaves while it is under way, cannot be
     written."""
-    host.check_output(cls, prefix, ".mp4")
+    host.check_output(cls, prefix, FORMATS[format].suffix)
     _job(prefix).check()
 
 

@@ -1,4 +1,4 @@
-"""Frames become an mp4: they are made in the node's own thread and encoded in another. What its nodes share."""
+"""Frames become a video file: they are made in the node's own thread and encoded in another. What its nodes share."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ..loaders.files import part_beside, why_unwritten
 from ..loaders.messages import message, message_of
 from ..loaders.video_model import VideoModel
 from . import host
+from .formats import DEFAULT, FORMATS, VideoFormat
 from .types import InputValue
 
 if TYPE_CHECKING:
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
 WAITING = 2**25  # bytes of frames that wait for the encoder; a larger piece waits alone
 PATIENCE = 0.1  # seconds between two looks at whether the host wants to stop
-# what x264 takes by itself on a processor with AVX-512, but for that: with it, its macroblock tree did not make the
-# same bytes of the same frames each time (core 165; clips 96, 200 and 648 pixels wide)
-_UP_TO_AVX2 = "asm=MMX2,SSE2Fast,LZCNT,SSSE3,SSE4.2,AVX,FMA3,BMI2,AVX2"
 
 
 class FileWriter(io.ComfyNode):
@@ -108,12 +106,14 @@ def write_video(
     crf: int,
     metadata: dict[str, str],
     sound: Sound | None = None,
+    form: VideoFormat = FORMATS[DEFAULT],
 ) -> tuple[Path, list[str]]:
-    """H.264 mp4 of pieces [n, H, W, 3] uint8, written under a temporary name and read back; after any failure nothing
-    is left under the final one. Returns (that file, what became of the sound, in words): `path`, or the next name that
-    nothing has.
+    """A file of pieces [n, H, W, 3], uint8 or uint16, written under a temporary name and read back; after any failure
+    nothing is left under the final one. Returns (that file, what became of the sound, in words): `path`, or the next
+    name that nothing has.
 
-    size: (width, height); crf: 0 (lossless) to 51; sound: as long as the picture, cut or followed by silence.
+    size: (width, height); crf: 0 (lossless) to 51, where the format has it; sound: as long as the picture, cut or
+    followed by silence.
 
     Raises OSError for a file that cannot be written, OutOfMemory where there is no memory for it, both in words, and
     RuntimeError for a file that fails while the frames are made.
@@ -123,10 +123,9 @@ def write_video(
     counted, notes = list[int](), list[str]()
 
     def write(pieces: Iterator[Tensor], part: Path) -> None:
-        options = {"movflags": "use_metadata_tags+faststart"}
-        with _in_words(path), av.open(str(part), "w", "mp4", options=options) as container:
+        with _in_words(path), av.open(str(part), "w", form.container, options={**form.muxing}) as container:
             container.metadata.update(metadata)
-            count, words = _encode(container, pieces, size, fps, crf, sound)
+            count, words = _encode(container, pieces, size, fps, crf, sound, form)
             counted.append(count)
             notes.extend(words)
 
@@ -135,20 +134,20 @@ def write_video(
             part = stack.enter_context(part_beside(path))
         overlap(_apart(frames), partial(write, part=part.path), host.stop_if_asked)
         with _in_words(path):
-            check_video(part.path, sum(counted), size)
+            check_video(part.path, sum(counted), size, form.container)
             return part.take(path), notes
 
 
-def check_video(path: Path, count: int, size: tuple[int, int]) -> None:
+def check_video(path: Path, count: int, size: tuple[int, int], container: str = "mp4") -> None:
     """Read a video back: raises OSError unless it has so many frames of (width, height)."""
     import av
 
     found = 0
     os.stat(path)  # somebody may have removed its folder
-    with suppress(av.FFmpegError, IndexError), av.open(str(path), "r", "mp4") as container:
-        stream = container.streams.video[0]
+    with suppress(av.FFmpegError, IndexError), av.open(str(path), "r", container) as file:
+        stream = file.streams.video[0]
         if (stream.width, stream.height) == size:
-            found = sum(packet.size > 0 and not packet.is_corrupt for packet in container.demux(stream))
+            found = sum(packet.size > 0 and not packet.is_corrupt for packet in file.demux(stream))
     if found != count:
         raise OSError(errno.EIO, message("video_incomplete", count=found, wanted=count))
 
@@ -184,26 +183,36 @@ def _encode(
     fps: float,
     crf: int,
     sound: Sound | None,
+    form: VideoFormat,
 ) -> tuple[int, list[str]]:
-    """Encode pieces as H.264 into an open container, and sound beside them; (frames, what became of the sound)."""
+    """Encode pieces into an open container, and sound beside them; (frames, what became of the sound)."""
     import av
 
     rate, count = Fraction(fps).limit_denominator(1001), 0
-    stream = container.add_stream("libx264", rate=rate)
+    stream = container.add_stream(form.codec, rate=rate)
     stream.width, stream.height = size
-    stream.pix_fmt = "yuv420p" if crf else "yuv444p"  # without loss H.264 is of its 4:4:4 profile anyway
-    stream.options = {"crf": str(crf), **repeatable(torch.backends.cpu.get_cpu_capability())}
-    tag_bt709(stream.codec_context)
-    writer = sound.write_to(container) if sound is not None else None
-    convert = bt709(stream.pix_fmt)
+    stream.pix_fmt, stream.options = form.encoding(crf)
+    if form.tag:
+        stream.codec_context.codec_tag = form.tag
+    convert = _converter(stream.codec_context, rate)
+    writer = sound.write_to(container, form.sound) if sound is not None and form.sound is not None else None
     for piece in frames:
+        rgb = "rgb24" if piece.dtype == torch.uint8 else "rgb48le"
         for frame in piece.numpy():
-            container.mux(stream.encode(convert(av.VideoFrame.from_ndarray(frame, format="rgb24"))))
+            container.mux(stream.encode(convert(av.VideoFrame.from_ndarray(frame, format=rgb))))
         count += len(piece)
         if writer is not None:
             writer.advance(count / rate)
     container.mux(stream.encode())
     return count, writer.finish(count / rate) if writer is not None else []
+
+
+def _converter(context: VideoCodecContext, rate: Fraction) -> Callable[[VideoFrame], VideoFrame]:
+    """A function: RGB frame -> frame as an encoder takes it: YUV that is tagged, or colours by a palette."""
+    if context.pix_fmt == "pal8":
+        return paletted(context.width, context.height, rate)
+    tag_bt709(context)
+    return bt709(str(context.pix_fmt))
 
 
 def tag_bt709(context: VideoCodecContext) -> None:
@@ -229,9 +238,28 @@ def bt709(form: str) -> Callable[[VideoFrame], VideoFrame]:
     )
 
 
-def repeatable(capability: str) -> dict[str, str]:
-    """x264's options for the same bytes of the same frames each time, on a processor that torch calls so."""
-    return {"x264-params": _UP_TO_AVX2} if capability.startswith("AVX512") else {}
+def paletted(width: int, height: int, rate: Fraction) -> Callable[[VideoFrame], VideoFrame]:
+    """A function: RGB frame -> frame in the 256 colours that are nearest to its own, each frame's with its palette."""
+    from av.filter import Graph
+
+    graph = Graph()
+    source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=1 / rate)
+    split, sink = graph.add("split"), graph.add("buffersink")
+    palette, use = graph.add("palettegen", "stats_mode=single"), graph.add("paletteuse", "new=1:dither=bayer")
+    source.link_to(split)
+    split.link_to(palette, 0, 0)
+    split.link_to(use, 1, 0)
+    palette.link_to(use, 0, 1)
+    use.link_to(sink)
+    graph.configure()
+    count = iter(range(2**63))
+
+    def convert(frame: VideoFrame) -> VideoFrame:
+        frame.pts, frame.time_base = next(count), 1 / rate
+        graph.push(frame)
+        return graph.vpull()
+
+    return convert
 
 
 def overlap(

@@ -26,6 +26,11 @@ def eight_bits(frames: Tensor) -> Tensor:
     return frames.mul(255).round_().to(torch.uint8).cpu()
 
 
+def sixteen_bits(frames: Tensor) -> Tensor:
+    """Frames as uint16, for files that hold more than 8 bits of a colour."""
+    return frames.mul(65535).round_().to(torch.int32).cpu().to(torch.uint16)
+
+
 def frame_count(model: VideoModel, latents: Tensor) -> int:
     """Frames that latents [1, C, t, h, w] decode to."""
     return model.facts.frames(latents.shape[2])

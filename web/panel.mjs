@@ -105,7 +105,10 @@ const DRAW = {
   lines: (texts) => block("reelwire-words", ...texts.map((text) => block("", text))),
 };
 
+const isImage = (url) => /filename=[^&]*\.gif(&|$)/.test(url);
+
 function videoOf(url) {
+  if (isImage(url)) return Object.assign(new Image(), { src: url, className: "reelwire-picture" });
   const video = Object.assign(document.createElement("video"), { className: "reelwire-picture" });
   Object.assign(video, { src: url, muted: true, loop: true, autoplay: true, controls: true, playsInline: true });
   return video;

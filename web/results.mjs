@@ -8,6 +8,7 @@ import { show } from "./panel.mjs";
 import { hear, isShown, workflowOf } from "./prompts.mjs";
 
 const VIDEOS = ["ReelwireDecodeToVideo", "ReelwireLongVideo"]; // nodes that end with one
+const SHOWN = /\.(mp4|webm|gif)$/; // files that browsers show
 export const endsWithVideo = (type) => VIDEOS.includes(type);
 // node -> what it has said in this run, passing: the last of it gives way to the next; or a mark of what it shows since
 const latest = new WeakMap();
@@ -90,7 +91,7 @@ async function showOutput(node, output) {
   latest.set(node, mark);
   outputs.set(node, output);
   const [chart] = (output?.reelwire_chart ?? []).map((text) => JSON.parse(text));
-  const file = output?.images?.find(({ filename }) => filename?.endsWith(".mp4"));
+  const file = output?.images?.find(({ filename }) => SHOWN.test(filename));
   const video = endsWithVideo(node.type) && file && api.apiURL(`/view?${new URLSearchParams(file)}`);
   const messages = (output?.reelwire ?? []).map((text) => JSON.parse(text));
   const [lines, figure] = await Promise.all([translateAll(messages, node), chart && drawChart(chart)]);

@@ -38,6 +38,7 @@ from .outputs import metadata as metadata
 from .outputs import output_file as output_file
 from .outputs import output_folder as output_folder
 from .outputs import remember_file as remember_file
+from .outputs import shown_file as shown_file
 from .pictures import forget_pictures as forget_pictures
 from .pictures import frame_preview as frame_preview
 from .pictures import input_file as input_file

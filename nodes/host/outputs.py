@@ -13,7 +13,7 @@ from pathlib import Path
 
 import folder_paths
 from comfy.cli_args import args
-from comfy_api.latest import io
+from comfy_api.latest import io, ui
 from comfy_execution.progress import get_progress_state
 
 from ...loaders.files import cause_unwritten, check_writable
@@ -28,23 +28,29 @@ def output_folder() -> Path:
 
 
 def output_file(
-    cls: type[io.ComfyNode], prefix: str, suffix: str, width: int, height: int
+    cls: type[io.ComfyNode], prefix: str, suffix: str, width: int, height: int, kept: bool = True
 ) -> tuple[Path, str, list[str]]:
     """(the next file name in the output folder, its subfolder, notes) for a file name prefix of a node. The name is
     not taken yet: another process may be faster. Raises InputError or OSError, in words, where nothing can be written
-    there."""
+    there. kept: False for the host's folder of temporary files."""
     prefix, notes = _resolved(cls, prefix)
-    path, subfolder = _proved(prefix, suffix, width, height)
+    path, subfolder = _proved(prefix, suffix, width, height, kept)
     return path, subfolder, notes
 
 
-def check_output(cls: type[io.ComfyNode], prefix: str, suffix: str) -> None:
+def check_output(cls: type[io.ComfyNode], prefix: str, suffix: str, kept: bool = True) -> None:
     """Raise InputError or OSError, in words and before anything is made for it, where no file can be written for a file
     name prefix of a node: the same as `output_file`, as far as it does not depend on the size of the video."""
     prefix, _ = _resolved(cls, prefix)
     *folders, name = parts(prefix)
     known = takewhile(lambda folder: not _SIZE.search(folder), folders)
-    _proved("/".join([*known, name]), suffix, 0, 0)
+    _proved("/".join([*known, name]), suffix, 0, 0, kept)
+
+
+def shown_file(path: Path, subfolder: str, kept: bool = True) -> JsonObject:
+    """What the page is told of a video file that `output_file` has named."""
+    folder = io.FolderType.output if kept else io.FolderType.temp
+    return ui.PreviewVideo([ui.SavedResult(path.name, subfolder, folder)]).as_dict()
 
 
 _SIZE = re.compile("%(width|height)%")
@@ -58,12 +64,11 @@ def _resolved(cls: type[io.ComfyNode], prefix: str) -> tuple[str, list[str]]:
     return "/".join(parts(resolved_prefix)), notes
 
 
-def _proved(prefix: str, suffix: str, width: int, height: int) -> tuple[Path, str]:
+def _proved(prefix: str, suffix: str, width: int, height: int, kept: bool) -> tuple[Path, str]:
     """(the next file name for a resolved prefix, its subfolder): a file of this name can be written."""
+    root = folder_paths.get_output_directory() if kept else folder_paths.get_temp_directory()
     try:
-        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
-            prefix, folder_paths.get_output_directory(), width, height
-        )
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(prefix, root, width, height)
         path = Path(folder) / f"{name}_{counter:05}_{suffix}"
         check_writable(path)
     except OSError as error:

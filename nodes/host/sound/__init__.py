@@ -13,5 +13,6 @@ from .inputs import source_sound_notes as source_sound_notes
 from .inputs import video_frames as video_frames
 from .kept import facts_of as facts_of
 from .kept import restored as restored
+from .writers import Codec as Codec
 from .writers import Sound as Sound
 from .writers import aac_rate as aac_rate

@@ -6,7 +6,7 @@ import io as memory
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
     Chunk = np.ndarray[Any, np.dtype[np.float32]]  # [channels, samples]
 
+Codec = Literal["aac", "libopus", "pcm_s16le"]  # FFmpeg's encoders of the sound of video files
 RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)  # that AAC has
+OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # RFC 6716, section 2
+TITLES: dict[Codec, str] = {"aac": "AAC", "libopus": "Opus", "pcm_s16le": "PCM, 16 bit"}
 LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}  # channels -> FFmpeg's name
 SLACK = 1024  # samples of an AAC frame, the unit in which a copy is cut
 
@@ -45,7 +48,7 @@ class Sound(Protocol):
     def samples_at(self) -> tuple[Iterator[Chunk], int, str]:
         """(its samples from the beginning of the picture, their rate, FFmpeg's name of their channels)."""
 
-    def write_to(self, container: OutputContainer) -> Writer:
+    def write_to(self, container: OutputContainer, codec: Codec = "aac") -> Writer:
         """Add a stream to a container that is open for writing."""
 
 
@@ -65,13 +68,13 @@ class Waveform:
         chunks = (piece.numpy() for piece in self.samples.split(self.rate, 1))
         return chunks, self.rate, LAYOUTS[len(self.samples)]
 
-    def write_to(self, container: OutputContainer) -> Writer:
+    def write_to(self, container: OutputContainer, codec: Codec = "aac") -> Writer:
         """Add a stream to a container that is open for writing."""
         chunks, _, layout = self.samples_at()
-        rate = aac_rate(self.rate)
+        rate = rate_in(codec, self.rate)
         if rate != self.rate:
             chunks = _resampled(chunks, self.rate, rate, layout)
-        return _Encoded(container, chunks, rate, layout, [])
+        return _Encoded(container, codec, chunks, rate, layout, [])
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,14 +107,15 @@ class FileSound:
         layout = LAYOUTS.get(context.layout.nb_channels, "stereo")
         return self._decoded(file, context.sample_rate, layout), context.sample_rate, layout
 
-    def write_to(self, container: OutputContainer) -> Writer:
+    def write_to(self, container: OutputContainer, codec: Codec = "aac") -> Writer:
         """Add a stream to a container that is open for writing."""
         file = self.file or self.open()
-        if self.copied:
+        if self.copied and codec == "aac":
             return _Copied(container, file, self.duration)
         context, lost = audio_stream(file).codec_context, list[str]()
-        rate, layout = aac_rate(context.sample_rate), LAYOUTS.get(context.layout.nb_channels, "stereo")
-        return _Encoded(container, while_readable(self._decoded(file, rate, layout), lost), rate, layout, lost)
+        rate, layout = rate_in(codec, context.sample_rate), LAYOUTS.get(context.layout.nb_channels, "stereo")
+        chunks = while_readable(self._decoded(file, rate, layout), lost)
+        return _Encoded(container, codec, chunks, rate, layout, lost)
 
     def open(self) -> InputContainer:
         """The file from its beginning."""
@@ -165,6 +169,13 @@ def while_readable(pieces: Iterator[T], lost: list[str]) -> Iterator[T]:
 def aac_rate(rate: int) -> int:
     """The rate at which sound is written as AAC: its own where AAC has it, else the next higher."""
     return next((each for each in RATES if each >= rate), RATES[-1])
+
+
+def rate_in(codec: Codec, rate: int) -> int:
+    """The rate at which sound is written by a codec: its own where the codec has it, else the next higher."""
+    if codec == "libopus":
+        return next((each for each in OPUS_RATES if each >= rate), OPUS_RATES[-1])
+    return aac_rate(rate) if codec == "aac" else rate
 
 
 def audio_stream(file: InputContainer) -> AudioStream:
@@ -228,16 +239,23 @@ def _frame(chunk: Chunk, rate: int, layout: str) -> AudioFrame:
 
 
 class _Encoded:
-    """Samples on their way into an AAC stream."""
+    """Samples on their way into a stream of sound."""
 
     def __init__(
-        self, container: OutputContainer, chunks: Iterator[Chunk], rate: int, layout: str, lost: list[str]
+        self,
+        container: OutputContainer,
+        codec: Codec,
+        chunks: Iterator[Chunk],
+        rate: int,
+        layout: str,
+        lost: list[str],
     ) -> None:
         self._container, self._chunks, self._rate, self._layout = container, chunks, rate, layout
         self._lost = lost  # what `chunks` say where they end too early
-        self._stream = container.add_stream("aac", rate=rate, layout=layout)
+        self._stream, self._title = container.add_stream(codec, rate=rate, layout=layout), TITLES[codec]
         self._channels = self._stream.codec_context.layout.nb_channels
-        self._stream.bit_rate = 96_000 * self._channels if self._channels < 3 else 64_000 * self._channels
+        if codec != "pcm_s16le":
+            self._stream.bit_rate = 96_000 * self._channels if self._channels < 3 else 64_000 * self._channels
         self._rest: Chunk | None = None  # of the last chunk
         self._written = 0
 
@@ -263,7 +281,7 @@ class _Encoded:
         elif (left := self._left()) > SLACK:
             notes.append(message("sound_cut", seconds=seconds_of(left, self._rate)))
         self._container.mux(self._stream.encode(None))
-        return [message("sound_encoded", rate=self._rate, layout=self._layout), *self._lost, *notes]
+        return [message("sound_encoded", codec=self._title, rate=self._rate, layout=self._layout), *self._lost, *notes]
 
     def _take(self, most: int) -> Chunk | None:
         """The next samples, at most that many; None where there are no more."""
