@@ -50,7 +50,7 @@ class VideoFormat:
         """Whether crf counts."""
         return self.lossless is not None
 
-    def encoding(self, crf: int) -> tuple[str, dict[str, str]]:
+    def encoding(self, crf: int) -> tuple[str, dict[str, object]]:
         """(the pixel format, the encoder's options) for a quality from 0, without loss, to 51."""
         if self.lossless is None:
             return self.pixels, {**self.options}

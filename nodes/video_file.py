@@ -11,7 +11,7 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from threading import Condition, Thread
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from comfy_api.latest import io
@@ -26,7 +26,7 @@ from .formats import DEFAULT, FORMATS, VideoFormat
 from .types import InputValue
 
 if TYPE_CHECKING:
-    from av import VideoFrame
+    from av import VideoFrame, VideoStream
     from av.container import OutputContainer
     from av.video.codeccontext import VideoCodecContext
 
@@ -189,7 +189,7 @@ def _encode(
     import av
 
     rate, count = Fraction(fps).limit_denominator(1001), 0
-    stream = container.add_stream(form.codec, rate=rate)
+    stream = cast("VideoStream", container.add_stream(form.codec, rate=rate))
     stream.width, stream.height = size
     stream.pix_fmt, stream.options = form.encoding(crf)
     if form.tag:
@@ -240,10 +240,11 @@ def bt709(form: str) -> Callable[[VideoFrame], VideoFrame]:
 
 def paletted(width: int, height: int, rate: Fraction) -> Callable[[VideoFrame], VideoFrame]:
     """A function: RGB frame -> frame in the 256 colours that are nearest to its own, each frame's with its palette."""
+    import av
     from av.filter import Graph
 
     graph = Graph()
-    source = graph.add_buffer(width=width, height=height, format="rgb24", time_base=1 / rate)
+    source = graph.add_buffer(width=width, height=height, format=av.VideoFormat("rgb24"), time_base=1 / rate)
     split, sink = graph.add("split"), graph.add("buffersink")
     palette, use = graph.add("palettegen", "stats_mode=single"), graph.add("paletteuse", "new=1:dither=bayer")
     source.link_to(split)

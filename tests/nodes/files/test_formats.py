@@ -73,7 +73,7 @@ def in_rgb(frame: av.VideoFrame) -> np.ndarray[Any, Any]:
 def planes(frame: av.VideoFrame) -> list[np.ndarray[Any, Any]]:
     """The numbers that a frame holds, plane by plane."""
     kind = np.uint16 if "10le" in frame.format.name else np.uint8
-    rows = [np.frombuffer(plane, kind).reshape(plane.height, -1)[:, : plane.width] for plane in frame.planes]
+    rows = [np.frombuffer(bytes(plane), kind).reshape(plane.height, -1)[:, : plane.width] for plane in frame.planes]
     return [row.copy() for row in rows]
 
 
