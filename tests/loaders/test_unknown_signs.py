@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from reelwire.loaders.common.prompts import load_tokenizer, read_prompt
+from reelwire.loaders.common.prompts import read_prompt
+from reelwire.loaders.common.tokenizers import load_tokenizer
 from reelwire.loaders.messages import InputError
 from reelwire.tests.support.engine.components import BUNDLED
 from reelwire.training.tiny_text import t5_tokenizer
