@@ -16,6 +16,7 @@ from ..parts import Tokenizer
 from ..request import Conditioning
 from ..video_model import VideoModel
 from .emphasis import Segment, check_length, emphasised, prompt_notes, segments, weighted_tokens
+from .little_world import is_beyond, lives_there
 from .tokenizers import load_tokenizer, vocabulary
 
 MOST_SIGNS = 8  # of the unknown ones that a note lists
@@ -86,18 +87,20 @@ def padded(
 def _unknown_notes(tokenizer: Tokenizer, parts: tuple[Segment, ...], text: str, name: str) -> tuple[str, ...]:
     """Which signs the tokenizer does not know, if any. Raises InputError where it knows none."""
     words = [token for part in parts for token in tokenizer(part.text, add_special_tokens=False).input_ids]
-    unknown = tokenizer.unk_token_id
+    unknown, small = tokenizer.unk_token_id, lives_there(tokenizer.source)
     lost = words.count(unknown) if unknown is not None else 0
     if not lost:
-        return ()
+        return (message("little_world"),) if small and name != "negative" and is_beyond(text) else ()
     signs = _unknown_signs(tokenizer, text)
     foreign = any(sign.isalpha() and not unicodedata.name(sign[0], "LATIN").startswith("LATIN") for sign in signs)
     listed = " ".join([*map(_visible, signs[:MOST_SIGNS]), *["…"] * (len(signs) > MOST_SIGNS)])
     if lost == len(words) or {*"".join(text.split())} <= {*signs}:
-        remedy = message("write_english") if foreign else message("write_words")
+        usual = message("write_english") if foreign else message("write_words")
+        remedy = message("little_world") if small else usual
         raise InputError(name, repr(text[:40]), message("prompt_unknown", signs=listed), remedy)
     note = message("prompt_tokens_lost", name=name, lost=lost, count=len(words), signs=listed)
-    return (sentences(note, message("t5_reads_english")) if foreign else note,)
+    more = message("little_world") if small else message("t5_reads_english") if foreign else ""
+    return (sentences(note, more),)
 
 
 def _unknown_signs(tokenizer: Tokenizer, text: str) -> list[str]:

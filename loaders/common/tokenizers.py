@@ -42,14 +42,14 @@ class BoundedTokenizer:
     thread, are CheckpointErrors."""
 
     def __init__(self, tokenizer: Tokenizer, source: Path) -> None:
-        self._tokenizer, self._source = tokenizer, source
+        self._tokenizer, self.source = tokenizer, source
 
     def __call__(self, text: str | list[str], **options: Argument) -> Argument:
         """`input_ids` and the rest, as the tokenizer's own call gives them."""
         if (length := len(text) if isinstance(text, str) else sum(map(len, text))) > MOST_CHARACTERS:
             rule = message("prompt_long", count=length, most=MOST_CHARACTERS)
             raise InputError("prompt", excerpt(text, 60), rule, message("shorten"))
-        with reading(self._source):
+        with reading(self.source):
             return self._tokenizer(text, **options)
 
     def __len__(self) -> int:
