@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .common.misfits import is_misfit
 from .common.peaks import Counted, encoder_bytes
+from .common.tokenizers import with_tokenizers
 from .denoiser import Denoiser, NoiseSchedule, Schedule
 from .devices import ENCODING, explained, out_of_memory, with_kernels
 from .facts import Facts, Stacks
@@ -125,6 +126,7 @@ class VideoModel(VideoVAE, Counted, ABC):
             if "image_processor" in recipe.files:
                 read_preprocessor(recipe.files["image_processor"])
             bundle = cls.read_bundle(recipe)
+            bundle = replace(bundle, parts=with_tokenizers(bundle.parts, recipe.files))
             facts = cls.read_facts(bundle)
             parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
             return cls(

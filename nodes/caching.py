@@ -347,7 +347,7 @@ class CalibrateCache(SamplerNode):
         on_step = lambda done, total, run: update(done, total, lambda: host.latent_preview(model, run.preview()))
         request, report = request_of(model, **inputs), host.Report(cls)
         prepared, source = plan(replace(model, cache=None), request), inputs.get("source")
-        sound = host.source_sound(source)
+        heard = host.heard_in(source)
         host.forget_video()
         report.tell(*prepared.notes)
         if sensitivity and model.stacks is None:
@@ -359,7 +359,7 @@ class CalibrateCache(SamplerNode):
             report.tell(message("calibration_unkept", error=message_of(error)))
         else:
             report.tell(*_calibrated(calibration, store.file_of(checkpoint).name), level=logging.INFO)
-        latent = from_model(model, model.to_host(latents.cpu()), latent_note(model, prepared, source), sound)
+        latent = from_model(model, model.to_host(latents.cpu()), latent_note(model, prepared, source), heard)
         return io.NodeOutput(model, {**latent, **noise_mask_of(source)}, ui=report.ui())
 
 

@@ -36,12 +36,9 @@ class Origin:
         return Origin, (self._recipe, None, self._most)
 
 
-def from_model(
-    model: VideoModel, samples: Tensor, note: Mapping[str, object], sound: host.SourceSound | None = None
-) -> host.Latent:
-    """A LATENT with how it was made and by which model, and the sound of the video that it was made from."""
-    heard = {} if sound is None else {host.SOUND: sound}
-    return {"samples": samples, "reelwire": note, KEY: Origin(model.recipe, model), **heard}
+def from_model(model: VideoModel, samples: Tensor, note: Mapping[str, object], source: object = None) -> host.Latent:
+    """A LATENT with how it was made and by which model, and the sound of the video or latents that it was made from."""
+    return {"samples": samples, "reelwire": note, KEY: Origin(model.recipe, model), **host.heard_in(source)}
 
 
 def decoder(model: VideoModel | None, latent: host.Latent) -> VideoModel:

@@ -24,7 +24,8 @@ from .safetensors import read_file
 
 # config.json of xtuner/llava-llama-3-8b-v1_1-transformers: its two tokens, and the layer of 24 that the projector reads
 LLAVA_PICTURE, LLAVA_PAD, LLAVA_LAYER = 128257, 128258, 23
-
+BUCKETS = 32  # of distances between tokens, in every T5
+POSITIONS = 77, 248  # of tokens, in CLIP-L and in Long-CLIP, of which a prompt gets the first 77
 
 # how ComfyUI's own checkpoints name an encoder of their own, as text_encoders.umt5xxl.transformer.
 INSIDE = re.compile(r"(text_encoders|cond_stage_model|conditioner\.embedders\.\d+)\.([^.]+\.)?transformer\.")
@@ -45,7 +46,7 @@ def t5_config(entries: Entries) -> ConfigDict:
         vocab_size=vocabulary,
         d_model=width,
         num_heads=bias[1],
-        relative_attention_num_buckets=bias[0],
+        relative_attention_num_buckets=BUCKETS,
         d_kv=query.shape[0] // bias[1],
         d_ff=entries[f"{layer}.1.DenseReluDense.wo.weight"].shape[1],
         num_layers=_layers(entries, "SelfAttention.q.weight"),
@@ -57,14 +58,15 @@ def t5_config(entries: Entries) -> ConfigDict:
 
 
 def _clip_config(entries: Entries) -> ConfigDict:
-    """CLIP-L's text tower: 64 channels a head, quick GELU."""
+    """CLIP-L's text tower: 64 channels a head, quick GELU. The sign that ends a text is the tokenizer's to tell."""
     vocabulary, width = entries["embeddings.token_embedding.weight"].shape
+    positions = entries["embeddings.position_embedding.weight"].shape[0]
     return dict(
         vocab_size=vocabulary,
         hidden_size=width,
         num_attention_heads=max(width // 64, 1),
         hidden_act="quick_gelu",
-        max_position_embeddings=entries["embeddings.position_embedding.weight"].shape[0],
+        max_position_embeddings=positions if positions in POSITIONS else POSITIONS[0],
         intermediate_size=entries["encoder.layers.0.mlp.fc1.weight"].shape[0],
         projection_dim=width,
         num_hidden_layers=_layers(entries, "mlp.fc1.weight"),
@@ -277,3 +279,8 @@ def output_width(weights: Weights) -> int:
     """Channels of what an encoder gives."""
     config = weights.config
     return config.get("d_model") or config.get("hidden_size") or config["text_config"]["hidden_size"]
+
+
+def projected_width(weights: Weights) -> int:
+    """Channels of what an image encoder's last projection makes; 0 where its config does not say."""
+    return int(weights.config.get("projection_dim", 0))

@@ -13,7 +13,7 @@ from ..parts import Config, Recipe
 from ..spec import Spec
 from .bundle import Bundle, Source, files_of, read_diffusers
 from .configs import load_config
-from .encoders import encoders_inside, merge_vision_tower, output_width, read_encoder
+from .encoders import encoders_inside, merge_vision_tower, output_width, projected_width, read_encoder
 from .entry import Entry, describing, strip_prefix
 from .format import CheckpointFormat, Weights
 from .kinds import NETWORK_PREFIXES as NETWORK_PREFIXES
@@ -34,6 +34,7 @@ _WIDTHS = {
     "pooled_projection_dim": "text_encoder_2",
     "image_dim": "image_encoder",
 }
+_PROJECTIONS = {"cross_attention_dim": "image_encoder"}  # the same, of what its last projection makes
 WORDS = {
     "text_encoder": message("part_text_encoder"),
     "text_encoder_2": message("part_text_encoder_2"),
@@ -169,11 +170,11 @@ def _vae_channels(vae: Config) -> int:
 def _check_widths(parts: Mapping[str, Weights], form: CheckpointFormat, files: Files) -> None:
     """Raise CheckpointError unless text encoders and the VAE are as wide as the network expects."""
     config, checkpoint = parts[form.network].config, files["checkpoint"].name
-    for key, part in _WIDTHS.items():
+    for key, part in {**_WIDTHS, **_PROJECTIONS}.items():
         if not config.get(key) or part not in parts:
             continue
-        width = output_width(parts[part])
-        if width != config[key]:
+        width = (projected_width if key in _PROJECTIONS else output_width)(parts[part])
+        if width not in (0, config[key]):
             rule = message(
                 "wrong_width",
                 file=_named(files, part),

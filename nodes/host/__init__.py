@@ -58,6 +58,7 @@ from .sound import Sound as Sound
 from .sound import SourceSound as SourceSound
 from .sound import audio_of as audio_of
 from .sound import forget_video as forget_video
+from .sound import heard_in as heard_in
 from .sound import opened_audio as opened_audio
 from .sound import opened_sound as opened_sound
 from .sound import sound_of as sound_of

@@ -101,10 +101,10 @@ def check_arrivals(node: type[io.ComfyNode], values: Mapping[str, object], whole
     whole: whether all that the node needs is there, so that None is an input without a value.
     """
     for field in _inputs(node):
-        value = values.get(field.id)
-        if value is None and (field.optional or not (whole and field.id in values)):
+        value, kinds = values.get(field.id), field.get_io_type().split(",")
+        may_lack = field.optional and kinds[0] not in WIDGETS  # a widget always has a value: null is none
+        if value is None and (may_lack or not (whole and field.id in values)):
             continue
-        kinds = field.get_io_type().split(",")
         known = [(LINKED | WIDGETS)[kind] for kind in kinds if kind in LINKED or kind in WIDGETS]
         if known and not any(arrival.fits(value) for arrival in known):
             raise InputError(field.id, _shown(value), known[0].rule, known[0].remedy)

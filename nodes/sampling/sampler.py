@@ -96,7 +96,7 @@ class Sampler(SamplerNode):
         from ...samplers.plan import plan
 
         source, report = inputs.get("source"), host.Report(cls)
-        prepared, sound = plan(model, request_of(model, **inputs)), host.source_sound(source)
+        prepared, heard = plan(model, request_of(model, **inputs)), host.heard_in(source)
         report.tell(*host.source_sound_notes(source, False), level=logging.INFO)
         host.forget_video()
         report.tell(*prepared.notes, *host.shortage(model, prepared))
@@ -106,7 +106,7 @@ class Sampler(SamplerNode):
         line = sampled(prepared.request, prepared.request.fps, time.monotonic() - began)
         note = latent_note(model, prepared, source)
         charts = {"reelwire_chart": _report_cache(report, model, prepared, watch.cache, note)}
-        latent = from_model(model, model.to_host(latents.cpu()), note, sound)
+        latent = from_model(model, model.to_host(latents.cpu()), note, heard)
         return io.NodeOutput({**latent, **noise_mask_of(source)}, ui=report.ui(charts, line))
 
 

@@ -91,5 +91,5 @@ class LatentUpscale(io.ComfyNode):
             large = model.upscale(part, samples, adain, tone_map).cpu()
         update(1, 1, lambda: host.latent_preview(model, large))
         note = {k: v * 2 if k in ("width", "height") else v for k, v in host.note_of(latent).items()}
-        large_latent = from_model(model, model.to_host(large), note, host.source_sound(latent))
+        large_latent = from_model(model, model.to_host(large), note, latent)
         return io.NodeOutput({**large_latent, **noise_mask_of(latent)})

@@ -86,3 +86,20 @@ def test_a_side_before_the_model_is_known(value: int) -> None:
         assert numbers(remedy.values[f"of_{step}"]) == {*nearest(value, step, step)}
     assert all(number % 8 == 0 and 0 < number <= LARGEST for number in numbers(remedy))
     assert {96, 112} <= numbers(remedy) or value != 100
+
+
+def refused_for(check: Check, value: int) -> set[int]:
+    """The values that a refusal names, or the value itself where it works."""
+    try:
+        check(value)
+    except InputError as error:
+        return numbers(error.remedy)
+    return {value}
+
+
+def test_what_ltxs_makers_pad_to_is_named() -> None:
+    """ltx_video/inference.py makes the next larger size and length, and cuts; a refusal names both of them."""
+    for size in range(32, 300):
+        assert ((size - 1) // 32 + 1) * 32 in refused_for(lambda value: check_size("width", value, 32, "It"), size)
+    for frames in range(2, 100):
+        assert ((frames - 2) // 8 + 1) * 8 + 1 in refused_for(lambda value: check_frames(value, 8, "It"), frames)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.common.emphasis import Segment, as_letters, prompt_notes, segments
-from reelwire.loaders.common.prompts import load_tokenizer
+from reelwire.loaders.common.tokenizers import load_tokenizer
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.video_model import VideoModel
 from reelwire.tests.support.card import seen_by_comfyui

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,8 @@ PARTS = {
     "tiny-svd": ("unet", "vae", "image_encoder"),
 }
 CASES = [(name, part) for name, parts in PARTS.items() for part in parts]
-FIRST = {name: parts[0] for name, parts in PARTS.items()}
+ALL = {**PARTS, "tiny-wan2.1-i2v": (*PARTS["tiny-wan2.1-t2v"], "image_encoder")}
+FIRST = {name: parts[0] for name, parts in ALL.items()}
 
 
 def short(state: State, key: str) -> State:
@@ -114,7 +116,7 @@ def state_of(models: Path, name: str, part: str) -> State:
 def whole(models: Path, name: str, folder: Path) -> dict[str, Path]:
     """Each part of a tiny model as a file of its own."""
     files = {}
-    for part in PARTS[name]:
+    for part in ALL[name]:
         files[part] = folder / f"{name}-{part}.safetensors"
         save_file({k: v.contiguous() for k, v in state_of(models, name, part).items()}, files[part])
     return files
@@ -167,6 +169,48 @@ def test_damage_anywhere(
     save_file({k: v.contiguous() for k, v in damaged.items()}, file)
     error = refused(tiny_models, name, {**files, part: file})
     assert file.name in str(error)
+
+
+# what a single file may have more of: nobody reads it, or it is a published relative's
+UNREAD = {("tiny-wan2.1-i2v", "visual_projection.weight")}  # Wan reads the last layer but one
+
+
+# one encoder of each kind: UMT5, CLIP, T5, and CLIP's eye with and without its projection
+KINDS = {
+    "tiny-wan2.1-i2v": ("text_encoder", "image_encoder"),
+    "tiny-hunyuan-t2v": ("text_encoder_2",),
+    "tiny-ltx-0.9.5": ("text_encoder",),
+    "tiny-svd": ("image_encoder",),
+}
+
+
+def test_no_table_of_an_encoder_is_believed(tiny_models: Path, tmp_path: Path) -> None:
+    """Every tensor of every encoder, twice as long: where no other tensor says how long it must be, the tokenizer, the
+    network or what all published ones have in common does."""
+    file, believed = tmp_path / "longer.safetensors", set()
+    for name, part in ((name, part) for name, parts in KINDS.items() for part in parts):
+        files, state = whole(tiny_models, name, tmp_path), state_of(tiny_models, name, part)
+        for key in state:
+            save_file({k: v.contiguous() for k, v in longer(state, key).items()}, file)
+            with suppress(CheckpointError):
+                opened(recipe(tiny_models, name, {**files, part: file}), PlainMemory())
+                believed.add((name, key))
+    assert believed <= UNREAD
+
+
+def test_long_clip_is_taken(tiny_models: Path, tmp_path: Path) -> None:
+    """Whose text has 248 places, and which ends a text by the tokenizer's sign, whatever rows its table has."""
+    files = whole(tiny_models, "tiny-hunyuan-t2v", tmp_path)
+    state = load_file(files["text_encoder_2"])
+    places, words = "embeddings.position_embedding.weight", "embeddings.token_embedding.weight"
+    place, word = (next(k for k in state if k.endswith(key)) for key in (places, words))
+    state[place] = torch.zeros(248, state[place].shape[1])
+    end = len(state[word]) - 1
+    state[word] = torch.cat([state[word], state[word][:4]])
+    save_file(state, tmp_path / "long.safetensors")
+    named = recipe(tiny_models, "tiny-hunyuan-t2v", {**files, "text_encoder_2": tmp_path / "long.safetensors"})
+    config = opened(named, PlainMemory()).parts["text_encoder_2"].config
+    assert (config["max_position_embeddings"], config["eos_token_id"]) == (248, end)
 
 
 @pytest.mark.parametrize("name", PARTS)

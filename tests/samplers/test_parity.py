@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from reelwire.loaders.common.prompts import load_tokenizer
+from reelwire.loaders.common.tokenizers import load_tokenizer
 from reelwire.loaders.families import load
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Control, Guidance, Keyframe, Request

@@ -14,7 +14,8 @@ from torch import Tensor
 from ...common.emphasis import check_length, emphasised, prompt_notes, segments, weighted_tokens
 from ...common.images import image_processor, to_pil
 from ...common.peaks import reader
-from ...common.prompts import Prompt, check_ids, load_tokenizer, padded
+from ...common.prompts import Prompt, check_ids, padded
+from ...common.tokenizers import load_tokenizer
 from ...messages import CheckpointError, message
 from ...parts import Inputs, Network
 from ...video_model import VideoModel

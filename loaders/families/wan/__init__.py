@@ -306,6 +306,9 @@ def _with_module(bundle: Bundle, recipe: Recipe) -> Bundle:
     if added is None:
         raise CheckpointError(message("not_a_module", file=file.name), message("choose_module"))
     base = bundle.parts["transformer"]
+    if "vace_patch_embedding.weight" in base.entries:
+        rule = message("module_already", file=file.name, checkpoint=checkpoint)
+        raise CheckpointError(rule, message("set_module_none"), "vace_module", file.name)
     width, wide = base.entries["blocks.0.attn1.to_q.weight"].shape[0], added["vace_patch_embedding.weight"].shape[0]
     if wide != width or _form(base.config) != _form(FORMAT.spec.config("2.1-t2v-14b", "transformer")):
         sizes = dict(module=wide, width=width, channels=base.config["in_channels"])

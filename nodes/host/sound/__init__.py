@@ -4,6 +4,7 @@ from .inputs import SOUND as SOUND
 from .inputs import SourceSound as SourceSound
 from .inputs import audio_of as audio_of
 from .inputs import forget_video as forget_video
+from .inputs import heard_in as heard_in
 from .inputs import opened_audio as opened_audio
 from .inputs import opened_sound as opened_sound
 from .inputs import sound_of as sound_of

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from comfy_api.latest._input_impl.video_types import VideoFromFile
 
 LEAST_RATE, MOST_RATE = 1000, 768_000  # samples per second of an AUDIO that is sound
-SOUND = "reelwire_sound"  # of a LATENT: a SourceSound
+SOUND = "reelwire_sound"  # of a LATENT: a SourceSound, or SILENT
+SILENT = "silent"  # latents were made from a VIDEO without sound
 
 
 def sound_of(audio: object, name: str = "audio") -> tuple[Sound | None, list[str]]:
@@ -64,11 +65,23 @@ def source_sound(source: object) -> SourceSound | None:
     return None if sound is None else SourceSound(sound, _rate_of(source, "source"))
 
 
+def heard_in(source: object) -> dict[str, object]:
+    """What latents that are made from a source carry of its sound: an entry of a LATENT, or nothing."""
+    if isinstance(source, dict):
+        return {SOUND: source[SOUND]} if SOUND in source else {}
+    sound = source_sound(source)
+    if sound is not None:
+        return {SOUND: sound}
+    return {SOUND: SILENT} if source_sound_notes(source, True) == [message("source_silent")] else {}
+
+
 def source_sound_notes(source: object, silent: bool) -> list[str]:
-    """What to say of a VIDEO that a video is made from, where no sound comes with it.
+    """What to say of a VIDEO that a video or latents are made from, where no sound comes with it.
 
     silent: whether to say that it has none, as beside an input that lets it come along.
     """
+    if isinstance(source, dict):
+        return [message("source_silent")] if silent and source.get(SOUND) == SILENT else []
     sound, notes = sound_of(source, "source") if isinstance(source, Input.Video) else (None, [])
     if sound is not None or notes != [message("video_silent")]:
         return notes if sound is None else []

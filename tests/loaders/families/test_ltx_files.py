@@ -136,7 +136,7 @@ def test_all_in_one_file_computes_what_the_host_computes(native: Any, release: s
 @pytest.mark.parametrize("text", ["a red circle", "", "Two cats, 24 mm lens; it's snowing — slowly!"])
 def test_the_hosts_t5_tokenizer_gives_the_hosts_ids(native: Any, text: str) -> None:
     import comfy.text_encoders.lt as lt
-    from reelwire.loaders.common.prompts import load_tokenizer
+    from reelwire.loaders.common.tokenizers import load_tokenizer
 
     theirs = [token for token, _ in lt.LTXVT5Tokenizer().tokenize_with_weights(text)["t5xxl"][0]]
     ours = load_tokenizer(Path(lt.__file__).parent / "t5_tokenizer")(
@@ -151,7 +151,7 @@ def test_a_folder_with_only_spiece_model_gives_sentencepieces_ids(text: str, tmp
     import random
 
     import sentencepiece
-    from reelwire.loaders.common.prompts import load_tokenizer
+    from reelwire.loaders.common.tokenizers import load_tokenizer
     from reelwire.training.world import caption, split
 
     rng = random.Random(0)

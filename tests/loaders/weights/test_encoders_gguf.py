@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from reelwire.loaders.common.prompts import load_tokenizer
+from reelwire.loaders.common.tokenizers import load_tokenizer
 from reelwire.loaders.families import family, load
 from reelwire.loaders.messages import CheckpointError
 from reelwire.loaders.parts import PlainMemory, Recipe
@@ -264,6 +264,9 @@ def test_a_network_takes_one(models: Path, tmp_path: Path) -> None:
     plain = {**files, **dict.fromkeys(("text_encoder", "tokenizer"), models / "text_encoders/tiny-umt5.safetensors")}
     mine, theirs = (opened(chosen).encode("a red circle 一只猫", "") for chosen in (files, plain))
     assert (mine.branches["cond"]["text"] - theirs.branches["cond"]["text"]).abs().max() < 1e-5
+    write(gguf, "umt5", state, False)
+    with pytest.raises(CheckpointError, match=r"umt5.gguf carries no tokenizer"):
+        opened(files)
 
 
 @pytest.mark.parametrize("prefix", ["text_encoders.umt5xxl.transformer.", "cond_stage_model.umt5xxl.transformer."])

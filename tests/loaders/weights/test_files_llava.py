@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from reelwire.loaders.common.prompts import load_tokenizer
+from reelwire.loaders.common.tokenizers import load_tokenizer
 from reelwire.loaders.families import load
 from reelwire.loaders.families.hunyuan_video import HunyuanVideo
 from reelwire.loaders.families.hunyuan_video.prompts import _read_picture, _tokens

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from reelwire.loaders.common.prompts import load_tokenizer
+from reelwire.loaders.common.tokenizers import load_tokenizer
 from reelwire.loaders.families import family, load
 from reelwire.loaders.families.wan import Wan
 from reelwire.loaders.families.wan import checkpoint as wan_files

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from reelwire.loaders.common.prompts import MOST_CHARACTERS, load_tokenizer, read_prompt
+from reelwire.loaders.common.prompts import read_prompt
 from reelwire.loaders.common.tokenizer_files import check_charsmap, check_sentencepiece
+from reelwire.loaders.common.tokenizers import MOST_CHARACTERS, load_tokenizer
 from reelwire.loaders.messages import CheckpointError, InputError, RefusedError
 
 Json = dict[str, Any]

@@ -83,7 +83,8 @@ def test_the_two_make_what_the_whole_makes(files: Files, module: str) -> None:
     [
         ("base", "wide module", "module_of_other"),
         ("image base", "module", "module_of_other"),
-        ("whole", "module", "module_of_other"),
+        ("whole", "module", "module_already"),
+        ("wide module", "", "is_relative"),
         ("base", "base", "not_a_module"),
         ("base", "whole", "not_a_module"),
         ("base", "vae", "not_a_module"),

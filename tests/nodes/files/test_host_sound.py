@@ -138,6 +138,8 @@ def test_images_bring_their_sound_and_their_rate_for_the_hosts_own_nodes(host: H
     graph["10"] = node("SaveVideo", video=["9", 0], filename_prefix="sound/created", format="auto", codec="auto")
     (video,) = host.videos(host.post(graph))
     assert lengths(video) == pytest.approx(lengths(clip), abs=0.05)
+    mute = again(**{"8": node("LoadVideo", file="tiny_clip.mp4")})
+    assert "has no sound: nor will the file" in notes(host.post(mute))
     silent = graph | {"3": {**graph["3"], "inputs": {**graph["3"]["inputs"], "strength": 1.0}}}
     del silent["3"]["inputs"]["source"]
     (video,) = host.videos(host.post(silent))

@@ -102,6 +102,18 @@ GRAPHS = {
 }
 
 
+def test_null_at_a_widget_of_any_node(nodes: list[Any]) -> None:
+    """ComfyUI checks no choice that a node checks itself, and lets null through to it."""
+    tried = 0
+    for node in nodes:
+        for field in (field for field in node.define_schema().inputs if not kinds(field) & LINKED):
+            with pytest.raises(InputError) as refused:
+                node.execute(**{field.id: None})
+            assert refused.value.name == field.id, f"{node.__name__}.{field.id}"
+            tried += 1
+    assert tried > 100
+
+
 def test_through_the_host(host: Host) -> None:
     for name, places in GRAPHS.items():
         for place in places:
