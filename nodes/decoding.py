@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from comfy_api.latest import InputImpl, io, ui
+from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..loaders.messages import InputError, inputs_named, message
@@ -228,7 +228,7 @@ class DecodeToVideo(Tiled, FileWriter):
         report = host.Report(cls)
         with host.latents_on_disk(latent, cls):
             model = decoder(model, latent)
-            count, height, width = _new_size(model, latent)
+            meter, (count, height, width) = host.Meter(model), _new_size(model, latent)
             sampled, source = host.note_of(latent).get("fps", 0.0), latent if source_sound else None
             fps, sound, sound_notes = cls.rate_and_sound(model, fps, audio, source, sampled)
             path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", width, height)
@@ -242,7 +242,8 @@ class DecodeToVideo(Tiled, FileWriter):
         host.remember_file(cls, path)
         preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
         result = written(width, height, count, fps, path)
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview, result))
+        video = host.made_video(path, latent.get("reelwire"), meter.decoded(latent))
+        return io.NodeOutput(video, ui=report.ui(preview, result))
 
 
 def _known(model: VideoModel, latent: host.Latent) -> int:
