@@ -62,7 +62,7 @@ def lay_out(sizes: Sequence[tuple[int, int]], columns: int, width: int) -> Grid:
     cell = (whole - GAP * (columns + 1)) // columns
     cell = min(cell, int((MOST_HEIGHT / rows - 3 * GAP) * widest / highest))
     tall = max(round(cell * highest / widest), 2)
-    letters = min(max(round(cell / 24), 13), 40)
+    letters = min(max(round(cell / 22), 15), 40)
     caption = round(letters * 2.9)
     corners = [
         (GAP + (at % columns) * (cell + GAP), GAP + (at // columns) * (caption + tall + GAP))

@@ -39,7 +39,7 @@ class Table:
     @property
     def columns(self) -> tuple[str, ...]:
         """Their names; the first FIRST_NUMBER hold words, the others numbers."""
-        return "video", "model", "picture", "time", "memory", "file", *(("cost",) if self.price else ())
+        return "video", "model", "picture", "time", *(("cost",) if self.price else ()), "memory", "file"
 
     def head(self) -> list[Message]:
         """What stands above the columns."""
@@ -53,7 +53,7 @@ class Table:
         run, label = entry.run, entry.label
         cost = [_cost(run.seconds / 3600 * self.price) if run else UNKNOWN] if self.price else []
         file = file_size(entry.clip.size) if entry.clip.size else message("figure_none")
-        return [label, model_words(entry.note), picture_words(entry.clip), _time(run), _memory(run), file, *cost]
+        return [label, model_words(entry.note), picture_words(entry.clip), _time(run), *cost, _memory(run), file]
 
     def facts(self) -> dict[str, object]:
         """All of it as plain numbers: bytes, seconds; null for what is not known."""
