@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Pixels = NDArray[np.uint8]  # [H, W, 3]
 
 Scaled = Callable[[int, int], "Pixels"]  # (width, height) -> a frame in that size
+Frames = Generator[tuple[Fraction, Scaled], None, None]
 ROUNDING = Fraction(1, 1000)  # seconds by which containers round the time of a frame
 
 
@@ -45,7 +46,7 @@ class Clip:
     fps: Fraction
     size: int = 0
 
-    def frames(self) -> Iterator[tuple[Fraction, Scaled]]:
+    def frames(self) -> Frames:
         """(when it begins, a frame) one after another; raises InputError where the file cannot be read."""
         if isinstance(self.video, InputImpl.VideoFromFile):
             return _file_frames(self.video, self.name)
@@ -66,9 +67,9 @@ def clip_of(name: str, video: Input.Video) -> Clip:
 
 
 def _file_clip(name: str, video: Input.Video) -> Clip:
-    span = video.get_active_trim_window()
+    span = _span(video)
     with host.opened_video(video, name) as file:
-        check_frames_of(name, file, span, sys.maxsize, host.stop_if_asked)
+        check_frames_of(name, file, (float(span[0]), float(span[1])), sys.maxsize, host.stop_if_asked)
     with host.opened_video(video, name) as file:
         count, seconds = _counted(name, file, span)
         rate = Fraction(file.streams.video[0].average_rate or count / seconds)
@@ -80,16 +81,22 @@ def _file_clip(name: str, video: Input.Video) -> Clip:
     return Clip(name, video, *sides, count, seconds, rate, size)
 
 
-def _counted(name: str, file: InputContainer, span: tuple[float, float]) -> tuple[int, Fraction]:
+def _span(video: Input.Video) -> tuple[Fraction, Fraction]:
+    """(start, length) of the part of a file that is wanted, in seconds; length 0 for all that follows."""
+    start, length = video.get_active_trim_window()
+    return Fraction(start).limit_denominator(10**6), Fraction(length).limit_denominator(10**6)
+
+
+def _counted(name: str, file: InputContainer, span: tuple[Fraction, Fraction]) -> tuple[int, Fraction]:
     """(frames, seconds) of the part of a file that is wanted, by its packets."""
     stream = file.streams.video[0]
     base, rate = Fraction(stream.time_base or 0), Fraction(stream.average_rate or 25)
-    start, times, last = Fraction(span[0]), list[Fraction](), 1 / rate
+    (start, length), times, last = span, list[Fraction](), 1 / rate
     for number, packet in enumerate(file.demux(stream)):
         host.stop_if_asked()
         if packet.size:
             moment = packet.pts * base if packet.pts is not None and base else number / rate
-            if moment >= start and not (span[1] and moment >= start + Fraction(span[1])):
+            if moment >= start and not (length and moment >= start + length):
                 times.append(moment)
                 last = (packet.duration or 0) * base or last
     if not times:
@@ -97,10 +104,10 @@ def _counted(name: str, file: InputContainer, span: tuple[float, float]) -> tupl
     return len(times), max(times) - min(times) + last
 
 
-def _file_frames(video: Input.Video, name: str) -> Iterator[tuple[Fraction, Scaled]]:
+def _file_frames(video: Input.Video, name: str) -> Frames:
     from av.error import FFmpegError
 
-    start, length = (Fraction(each) for each in video.get_active_trim_window())
+    start, length = _span(video)
     with host.opened_video(video, name) as file:
         stream, first = file.streams.video[0], None
         base, rate = Fraction(stream.time_base or 0), Fraction(stream.average_rate or 25)
@@ -129,13 +136,16 @@ def _scaler(frame: VideoFrame) -> Scaled:
 
         quarters = _quarters(frame)
         sides = (width, height) if quarters % 2 == 0 else (height, width)
-        pixels = frame.to_ndarray(format="rgb24", width=sides[0], height=sides[1], interpolation=Interpolation.BICUBIC)
+        pixels: Pixels = np.asarray(
+            frame.to_ndarray(format="rgb24", width=sides[0], height=sides[1], interpolation=Interpolation.BICUBIC),
+            np.uint8,
+        )
         return np.rot90(pixels, quarters) if quarters else pixels
 
     return scaled
 
 
-def _held_frames(video: Input.Video, name: str) -> Iterator[tuple[Fraction, Scaled]]:
+def _held_frames(video: Input.Video, name: str) -> Frames:
     """The frames of a VIDEO that holds them as pictures already."""
     from PIL import Image
 
@@ -160,11 +170,10 @@ class Player:
     def __init__(self, clip: Clip, size: tuple[int, int], is_looped: bool) -> None:
         self._clip, self._size, self._is_looped = clip, size, is_looped
         self._began = Fraction(0)  # of the round that is shown
-        self._frames = self._next = self._shown = None
+        self._shown: Pixels | None = None
         self._restart()
 
     def _restart(self) -> None:
-        self.close()
         self._frames = self._clip.frames()
         self._next = next(self._frames, None)
 
@@ -172,11 +181,11 @@ class Player:
         """(the picture of a moment, whether it is another than before); moments come in order."""
         if self._is_looped and moment + ROUNDING >= self._began + self._clip.seconds:
             self._began += (moment + ROUNDING - self._began) // self._clip.seconds * self._clip.seconds
+            self.close()
             self._restart()
         newest = None
         while self._next is not None and self._began + self._next[0] <= moment + ROUNDING:
             newest = self._next[1]
-            assert self._frames is not None
             self._next = next(self._frames, None)
         if newest is not None or self._shown is None:
             if newest is None:
@@ -187,5 +196,4 @@ class Player:
 
     def close(self) -> None:
         """Close its file."""
-        if self._frames is not None:
-            self._frames.close()
+        self._frames.close()

@@ -49,7 +49,7 @@ def best_columns(count: int, width: int, height: int) -> int:
         ratio = columns * width / (rows * height) / (16 / 9)
         return max(ratio, 1 / ratio) * (1 + 0.1 * (columns * rows - count))
 
-    return min(range(1, count + 1), key=apart)
+    return min(range(count, 0, -1), key=apart)  # of two that are as good, the wider one
 
 
 def lay_out(sizes: Sequence[tuple[int, int]], columns: int, width: int) -> Grid:

@@ -142,21 +142,31 @@ def _option_inputs() -> list[io.Input]:
             "labels",
             multiline=True,
             default="",
+            optional=True,
             tooltip="What stands above each video: the first line is for video_1, the second for video_2. A video "
             "without a line bears the name of its model, else of its file",
         ),
         number_input(
-            "price", 0.0, (0.0, 100_000.0, 0.01), "Of one hour of the card, in any currency; 0 leaves the cost out"
+            "price",
+            0.0,
+            (0.0, 100_000.0, 0.01),
+            "Of one hour of the card, in any currency; 0 leaves the cost out",
+            optional=True,
         ),
         io.Combo.Input(
-            "language", options=list(LANGUAGES), default="English", tooltip="Of the words in the video and the report"
+            "language",
+            options=list(LANGUAGES),
+            default="English",
+            optional=True,
+            tooltip="Of the words in the video and the report",
         ),
         io.String.Input("filename_prefix", default="video/compare", tooltip="Inside ComfyUI's output folder"),
-        whole_input("columns", 0, (0, MOST), "Videos beside each other; 0: what is most like a screen"),
+        whole_input("columns", 0, (0, MOST), "Videos beside each other; 0: what is most like a screen", optional=True),
         io.Combo.Input(
             "ends",
             options=list(ENDS),
             default=HOLD,
+            optional=True,
             tooltip="What a video does that is shorter than the longest: its last frame stays, or it begins again; or "
             "all end with the shortest",
         ),
@@ -166,17 +176,26 @@ def _option_inputs() -> list[io.Input]:
             (0.0, 240.0, 0.01),
             "Frames per second of the grid; 0: the highest of the videos. Of each moment the newest frame of each "
             "video is shown, so that all run at their own speed",
+            optional=True,
             advanced=True,
         ),
-        whole_input("sound", 0, (0, MOST), "The video whose sound goes along: 1 for video_1; 0: none", advanced=True),
+        whole_input(
+            "sound",
+            0,
+            (0, MOST),
+            "The video whose sound goes along: 1 for video_1; 0: none",
+            optional=True,
+            advanced=True,
+        ),
         whole_input(
             "width",
             0,
             (0, 7680),
             "Pixels across the grid; 0: as the videos need, at most 1920",
+            optional=True,
             advanced=True,
         ),
-        crf_input(),
+        crf_input(optional=True),
     ]
 
 

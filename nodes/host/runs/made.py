@@ -14,7 +14,7 @@ from ..latents import checked_note
 from .meter import Run
 
 
-class MadeVideo(InputImpl.VideoFromFile):  # type: ignore[misc]
+class MadeVideo(InputImpl.VideoFromFile):
     """A VIDEO from a file that a node of ours has written. A part that is cut from it does not know this any more."""
 
     def __init__(self, path: Path, note: Mapping[str, object], run: Run | None) -> None:
