@@ -53,6 +53,10 @@ from .refusals import serve_links as serve_links
 from .refusals import serve_refusals as serve_refusals
 from .refusals import valid as valid
 from .report import Report as Report
+from .review import own_folder as own_folder
+from .review import read_text as read_text
+from .review import serve_review as serve_review
+from .review import tell_all as tell_all
 from .runs import RUN as RUN
 from .runs import Meter as Meter
 from .runs import Run as Run
