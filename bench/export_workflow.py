@@ -91,6 +91,7 @@ PLACE = """async ([places, led, groups, note, models]) => {
     return JSON.stringify((await app.graphToPrompt()).workflow);
 }"""
 FIXED = ("ReelwireCalibrateCache", "ReelwireLongVideo")  # what is kept on disk belongs to one seed
+COMPARES = "ReelwireCompare"
 RUN_SECONDS = 600
 
 
@@ -114,7 +115,7 @@ def open_page(url: str, **settings: Any) -> Iterator[Page]:
 
 def template(page: Page, name: str, api: dict[str, Any]) -> dict[str, Any]:
     """The UI form of a twin that has a card: laid out, grouped, with its note and its files, and the same each time."""
-    controls = {node: "fixed" if node_data["class_type"] in FIXED else "randomize" for node, node_data in api.items()}
+    controls = controls_of(api)
     sizes, links = page.evaluate(LOAD, [api, notes.CARDS[name]["title"], layout.PLAN, controls])
     nodes = [layout.Node(int(node), kind, round(width), round(height)) for node, kind, width, height in sizes]
     for node in nodes:
@@ -126,6 +127,12 @@ def template(page: Page, name: str, api: dict[str, Any]) -> dict[str, Any]:
     note = {"pos": [left, top], "size": [right - left, bottom - top], "text": notes.note(name, api)}
     workflow = page.evaluate(PLACE, [*_placed(arrangement), note, notes.models(api)])
     return _same_each_time(json.loads(workflow), name)
+
+
+def controls_of(api: dict[str, Any]) -> dict[str, str]:
+    """Node -> what happens to its seed after a run; videos that are compared keep the same."""
+    is_compared = any(node["class_type"] == COMPARES for node in api.values())
+    return {name: "fixed" if is_compared or node["class_type"] in FIXED else "randomize" for name, node in api.items()}
 
 
 def _placed(arrangement: layout.Layout) -> tuple[list[Any], list[Any], list[Any]]:

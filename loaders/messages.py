@@ -54,6 +54,14 @@ class Message(str):
         return Message, (self.key, self.values)
 
 
+def translated(text: Message, others: Mapping[str, str]) -> str:
+    """A message by the texts of another language, its values too; as it is where there is no such text."""
+    if text.key not in others:
+        return str(text)
+    values = {k: translated(v, others) if isinstance(v, Message) else v for k, v in text.values.items()}
+    return _in_numbers(others[text.key], values).format_map(values)
+
+
 def message(key: str, /, **values: object) -> Message:
     """The message of this key; an error among the values stands for what it says."""
     return Message(key, {name: _plain(value) for name, value in values.items()})

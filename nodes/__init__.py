@@ -7,9 +7,22 @@ from importlib import import_module
 
 from comfy_api.latest import ComfyExtension, io
 
-from .host import serve_links, serve_refusals, speaking
+from .host import serve_links, serve_refusals, serve_review, speaking
 
-MODULES = ("loaders", "modifiers", "lora", "conditioning", "sampling", "long_video", "caching", "decoding", "reports")
+MODULES = (
+    *("loaders", "modifiers", "lora", "conditioning", "sampling", "long_video", "caching", "decoding", "reports"),
+    *("compare", "review"),
+)
+
+
+def _serve_review() -> None:
+    """Let people decide of prompts, unless the node for it is missing."""
+    try:
+        review = import_module(".review", __package__)
+    except Exception:
+        logging.exception("Reelwire: held prompts cannot be released")
+        return
+    serve_review(review.listed, review.decide, review.ACTIONS)
 
 
 class ReelwireExtension(ComfyExtension):
@@ -20,6 +33,7 @@ class ReelwireExtension(ComfyExtension):
         try:
             serve_refusals()
             serve_links()
+            _serve_review()
         except AttributeError:
             logging.exception("Reelwire: what is refused before it runs is told in English alone")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from comfy_api.latest import InputImpl, io
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..loaders.messages import InputError, inputs_named, message
@@ -236,7 +236,7 @@ class DecodeToVideo(Tiled, FileWriter):
         report, form = host.Report(cls), FORMATS[format]
         with host.latents_on_disk(latent, cls):
             model = decoder(model, latent)
-            count, height, width = _new_size(model, latent)
+            meter, (count, height, width) = host.Meter(model), _new_size(model, latent)
             sampled, source = host.note_of(latent).get("fps", 0.0), latent if source_sound else None
             fps, sound, sound_notes = cls.rate_and_sound(model, fps, audio, source, sampled)
             form.check_rate(fps)
@@ -252,7 +252,8 @@ class DecodeToVideo(Tiled, FileWriter):
         host.remember_file(cls, path)
         preview = host.shown_file(path, subfolder, save_output)
         result = written(width, height, count, fps, path)
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview, result))
+        video = host.made_video(path, latent.get("reelwire"), meter.decoded(latent))
+        return io.NodeOutput(video, ui=report.ui(preview, result))
 
 
 def _known(model: VideoModel, latent: host.Latent) -> int:

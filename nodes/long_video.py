@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from comfy_api.latest import InputImpl, io
+from comfy_api.latest import io
 from torch import Tensor
 
 from ..loaders.messages import message
@@ -221,7 +221,7 @@ class LongVideo(FileWriter):
             chosen = {**inputs, "joined": joined, "format": format, "crf": crf}
             report.tell(*idle(cls, chosen, model), *left_out(plan))
             report.tell(*plan.notes, *host.shortage(model, plan.longest))
-            watch = _Watching(report, model, plan, job)
+            watch, meter = _Watching(report, model, plan, job), host.Meter(model)
             with watch.explaining():
                 if tiling.size and not is_tiled:
                     say(decoded_in_tiles(tiling, model))
@@ -238,7 +238,8 @@ class LongVideo(FileWriter):
         preview = host.shown_file(path, subfolder)
         watch.report_cache()
         line = long_video(replace(plan.request, frames=total), len(plan.windows), fps, path, watch.seconds)
-        return io.NodeOutput(InputImpl.VideoFromFile(str(path)), ui=report.ui(preview, line))
+        video = host.made_video(path, _note(model, plan, total, fps), meter.run() if watch.is_whole else None)
+        return io.NodeOutput(video, ui=report.ui(preview, line))
 
 
 def _job(prefix: str) -> Job:
@@ -417,6 +418,11 @@ class _Watching:
     def seconds(self) -> float:
         """Since the node began."""
         return time.monotonic() - self._began
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it made the whole video, without windows of an earlier run."""
+        return self._from == 0
 
     def report_cache(self) -> None:
         """Say what a cache did in the last window that was sampled."""

@@ -56,8 +56,11 @@ def _length(width: int, height: int, frames: int, fps: float) -> dict[str, objec
 
 
 def _size(file: Path) -> str:
+    return file_size(file.stat().st_size)
+
+
+def file_size(size: int) -> str:
     """A file's size in MB or KB."""
-    size = file.stat().st_size
     return f"{size / 1e6:.3g} MB" if size >= 1e6 else f"{size / 1e3:.3g} KB"
 
 

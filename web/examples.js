@@ -15,6 +15,7 @@ const FIRST = [
   "First and last picture to video - LTX-Video",
   "Video to video - any model",
   "Extend a clip - any model",
+  "Compare models - any model",
   "Text to video, faster with a cache - any model",
   "Long video with several prompts - LTX-Video",
 ];

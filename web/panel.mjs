@@ -1,4 +1,4 @@
-/** The panel of a node: its error, preview or video, chart and words. It is there while there is something to show. */
+/** The panel of a node: its error, preview or video, chart, table and words; there while there is something to show. */
 import { app } from "../../scripts/app.js";
 import { outputName } from "./nodes.mjs";
 
@@ -6,7 +6,7 @@ const [NAME, MARGIN] = ["reelwire_panel", 8];
 const MONOSPACED = ["ReelwireEstimate"]; // nodes whose words are a table
 const panels = new WeakMap();
 
-/** Change what a node shows: {error, preview, video, chart, lines}; an empty value takes that part away. */
+/** Change what a node shows: {error, preview, video, chart, table, lines}; an empty value takes that part away. */
 export function show(node, changes) {
   if (node.graph?.getNodeById(node.id) !== node) return; // it was taken away while the words were looked up
   if (!panels.has(node)) panels.set(node, new Panel(node));
@@ -57,8 +57,8 @@ class Panel {
       const part = value?.length === 0 || !value ? undefined : DRAW[name](value, this.parts[name]);
       if (part !== this.parts[name]) this.parts[name] = part;
     }
-    const { error, preview, video, chart, lines } = this.parts;
-    const shown = [error, preview ?? video, chart, lines].filter(Boolean);
+    const { error, preview, video, chart, table, lines } = this.parts;
+    const shown = [error, preview ?? video, chart, table, lines].filter(Boolean);
     if (shown.some((part, i) => part !== this.content.children[i]) || shown.length !== this.content.children.length)
       this.content.replaceChildren(...shown);
     if (shown.length) this.add();
@@ -102,6 +102,7 @@ const DRAW = {
   preview: (url, old) => Object.assign(old ?? new Image(), { src: url, className: "reelwire-picture" }),
   video: (url, old) => (old?.getAttribute("src") === url ? old : videoOf(url)),
   chart: (figure) => block("reelwire-chart", figure),
+  table: (box) => Object.assign(box, { className: "reelwire-figures" }),
   lines: (texts) => block("reelwire-words", ...texts.map((text) => block("", text))),
 };
 

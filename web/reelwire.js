@@ -6,6 +6,7 @@ import { loadTexts } from "./messages.mjs";
 import { isOurs } from "./nodes.mjs";
 import { leaveOutPanel } from "./panel.mjs";
 import { writePrefixOut } from "./prefixes.mjs";
+import { addReviewButton, listenForReview } from "./review/desk.mjs";
 import { endsWithVideo, listenForResults, showAfterReload, showOutputs } from "./results.mjs";
 
 function addStyle() {
@@ -13,11 +14,13 @@ function addStyle() {
   document.head.append(Object.assign(document.createElement("link"), style));
 }
 
+const FEATURES = [addStyle, loadTexts, keepTypeColours, listenForResults, listenForErrors, listenForReview];
+
 app.registerExtension({
   name: "reelwire.page",
 
   setup() {
-    for (const feature of [addStyle, loadTexts, keepTypeColours, listenForResults, listenForErrors]) {
+    for (const feature of FEATURES) {
       try {
         feature();
       } catch (error) {
@@ -40,6 +43,7 @@ app.registerExtension({
 
   nodeCreated(node) {
     if (isOurs(node.comfyClass)) writePrefixOut(node);
+    addReviewButton(node);
     if (endsWithVideo(node.comfyClass)) node.hideOutputImages = true; // and so would Nodes 2.0
   },
 

@@ -2,12 +2,13 @@
 import { api } from "../../scripts/api.js";
 import { app } from "../../scripts/app.js";
 import { drawChart } from "./chart.mjs";
+import { drawTable } from "./compare/table.mjs";
 import { translateAll } from "./messages.mjs";
 import { nodeOf, ourNodes, outputName, rootGraph } from "./nodes.mjs";
 import { show } from "./panel.mjs";
 import { hear, isShown, workflowOf } from "./prompts.mjs";
 
-const VIDEOS = ["ReelwireDecodeToVideo", "ReelwireLongVideo"]; // nodes that end with one
+const VIDEOS = ["ReelwireDecodeToVideo", "ReelwireLongVideo", "ReelwireCompare"]; // nodes that end with one
 const SHOWN = /\.(mp4|webm|gif)$/; // files that browsers show
 export const endsWithVideo = (type) => VIDEOS.includes(type);
 // node -> what it has said in this run, passing: the last of it gives way to the next; or a mark of what it shows since
@@ -33,7 +34,7 @@ function begin(node) {
   running = node;
   if (!node) return;
   latest.set(node, { kept: [], passing: [] });
-  show(node, { lines: [], chart: undefined });
+  show(node, { lines: [], chart: undefined, table: undefined });
 }
 
 async function note(node, { messages, passing }) {
@@ -85,18 +86,22 @@ function dropPreview(id) {
     api.dispatchCustomEvent("progress_state", { prompt_id, nodes: told });
 }
 
+const parsed = (texts) => (texts ?? []).map((text) => JSON.parse(text));
+
 /** Show what a node put out, unless it runs anew or has put out something else by the time that its words are there. */
 async function showOutput(node, output) {
   const mark = {};
   latest.set(node, mark);
   outputs.set(node, output);
-  const [chart] = (output?.reelwire_chart ?? []).map((text) => JSON.parse(text));
+  const [chart] = parsed(output?.reelwire_chart);
+  const [table] = parsed(output?.reelwire_table);
   const file = output?.images?.find(({ filename }) => SHOWN.test(filename));
   const video = endsWithVideo(node.type) && file && api.apiURL(`/view?${new URLSearchParams(file)}`);
-  const messages = (output?.reelwire ?? []).map((text) => JSON.parse(text));
-  const [lines, figure] = await Promise.all([translateAll(messages, node), chart && drawChart(chart)]);
+  const messages = parsed(output?.reelwire);
+  const drawn = [translateAll(messages, node), chart && drawChart(chart), table && drawTable(table, node)];
+  const [lines, figure, figures] = await Promise.all(drawn);
   if (latest.get(node) !== mark) return;
-  show(node, { lines, chart: figure, video, ...(endsWithVideo(node.type) && { preview: undefined }) });
+  show(node, { lines, chart: figure, table: figures, video, ...(endsWithVideo(node.type) && { preview: undefined }) });
 }
 
 /** Show what the page has kept of all nodes, as when another tab was looked at; but for the node that runs now. */

@@ -97,6 +97,6 @@ def _prompts(prompt: Prompt) -> list[str]:
     """What the twin's nodes are asked for."""
     texts: list[str] = []
     for node in prompt.values():
-        texts.append(node["inputs"].get("positive", ""))
+        texts += [text for name in ("positive", "value") if isinstance(text := node["inputs"].get(name), str)]
         texts += [part["text"] for part in json.loads(node["inputs"].get("timeline", "{}")).get("prompts", ())]
     return list(dict.fromkeys(filter(None, texts)))

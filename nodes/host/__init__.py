@@ -1,5 +1,6 @@
 """Every call into ComfyUI, by rooms; what the nodes take from them."""
 
+from .arrivals import opened_video as opened_video
 from .arrivals import pending as pending
 from .files import latents_of as latents_of
 from .files import latents_on_disk as latents_on_disk
@@ -53,10 +54,21 @@ from .refusals import serve_links as serve_links
 from .refusals import serve_refusals as serve_refusals
 from .refusals import valid as valid
 from .report import Report as Report
+from .review import own_folder as own_folder
+from .review import read_text as read_text
+from .review import serve_review as serve_review
+from .review import tell_all as tell_all
+from .runs import RUN as RUN
+from .runs import Meter as Meter
+from .runs import Run as Run
+from .runs import about_video as about_video
+from .runs import made_video as made_video
+from .runs import run_of_latent as run_of_latent
 from .sound import SOUND as SOUND
 from .sound import Sound as Sound
 from .sound import SourceSound as SourceSound
 from .sound import audio_of as audio_of
+from .sound import components_of as components_of
 from .sound import forget_video as forget_video
 from .sound import heard_in as heard_in
 from .sound import opened_audio as opened_audio

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -100,14 +99,15 @@ class Sampler(SamplerNode):
         report.tell(*host.source_sound_notes(source, False), level=logging.INFO)
         host.forget_video()
         report.tell(*prepared.notes, *host.shortage(model, prepared))
-        watch, began = _Watching(model), time.monotonic()
+        watch, meter = _Watching(model), host.Meter(model)
         with heard_by(report.tell):
             latents = sample(model, conditioning, prepared, watch.step)
-        line = sampled(prepared.request, prepared.request.fps, time.monotonic() - began)
+        line = sampled(prepared.request, prepared.request.fps, meter.seconds)
         note = latent_note(model, prepared, source)
         charts = {"reelwire_chart": _report_cache(report, model, prepared, watch.cache, note)}
         latent = from_model(model, model.to_host(latents.cpu()), note, heard)
-        return io.NodeOutput({**latent, **noise_mask_of(source)}, ui=report.ui(charts, line))
+        made = {**latent, **noise_mask_of(source), **meter.noted(source)}
+        return io.NodeOutput(made, ui=report.ui(charts, line))
 
 
 def latent_note(model: VideoModel, prepared: SamplingPlan, source: object) -> dict[str, object]:

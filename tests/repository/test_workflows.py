@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import av
 import pytest
 from PIL import Image
-from reelwire.bench.export_workflow import FIXED, file_of
+from reelwire.bench.export_workflow import controls_of, file_of
 from reelwire.bench.templates import layout, notes
 from reelwire.tests.support.host import PACK, ROOT, Host, shipped, workflow
 from reelwire.tests.support.page.pages import WAIT_SECONDS, drop, settles
@@ -160,18 +160,21 @@ def test_templates_are_those_with_a_card() -> None:
     assert {file.stem for file in folder.glob("*.json")} == {card["title"] for card in notes.CARDS.values()}
     assert {file.stem for file in folder.glob("*.jpg")} == {card["title"] for card in notes.CARDS.values()}
     assert {*notes.CARDS} <= {*TWINS}
-    assert len({card["title"].lower() for card in notes.CARDS.values()}) == len(notes.CARDS) <= 26
+    assert len({card["title"].lower() for card in notes.CARDS.values()}) == len(notes.CARDS) <= 27
 
 
 @every
 def test_seeds_say_what_a_second_run_does(name: str) -> None:
-    """Another video, but where what lies on disk belongs to one seed."""
-    words = ("fixed", "randomize")
+    """Another video, but where what lies on disk belongs to one seed, and where videos of one seed are compared."""
+    words, controls = ("fixed", "randomize"), controls_of(shipped(name))
     seeds = [
-        (n["type"], word) for n in template(name)["nodes"] for word in n.get("widgets_values", ()) if word in words
+        (node["id"], word)
+        for node in template(name)["nodes"]
+        for word in node.get("widgets_values", ())
+        if word in words
     ]
     assert seeds
-    assert all(word == ("fixed" if kind in FIXED else "randomize") for kind, word in seeds)
+    assert all(word == controls[str(node)] for node, word in seeds)
 
 
 @every
@@ -245,7 +248,7 @@ def test_files_in_the_table_are_used() -> None:
 
 @every
 def test_it_is_small(name: str) -> None:
-    assert len(shipped(name)) < 10
+    assert len(shipped(name)) <= 10
 
 
 @every
@@ -315,14 +318,18 @@ def test_its_presets_are_those_of_its_model(name: str) -> None:
 def test_it_makes_a_video(host: Host, name: str) -> None:
     twin = workflow(name)
     samplers = [at for at, node in twin.items() if node["class_type"] in ("ReelwireSampler", "ReelwireLongVideo")]
-    (video,) = host.videos(host.post(workflow(name, {f"{at}.steps": 2 for at in samplers})))
-    with av.open(str(video)) as container:
-        assert container.streams.video[0].frames > 1
+    videos = host.videos(host.post(workflow(name, {f"{at}.steps": 2 for at in samplers})))
+    assert len(videos) == sum("filename_prefix" in node["inputs"] for node in twin.values())
+    for video in videos:
+        with av.open(str(video)) as container:
+            assert container.streams.video[0].frames > 1
 
 
 def test_a_fresh_install_runs_these_without_a_download() -> None:
     bundled = [name for name in notes.CARDS if not list(notes.named(shipped(name)))]
-    assert {"any_t2v", "any_cached", "any_v2v", "any_extend", "ltx_i2v", "ltx_keyframes", "ltx_long"} == {*bundled}
+    assert {*bundled} == {
+        *("any_t2v", "any_cached", "any_v2v", "any_extend", "any_compare", "ltx_i2v", "ltx_keyframes", "ltx_long"),
+    }
     for name in bundled:
         assert {n["inputs"]["checkpoint"] for n in shipped(name).values() if "checkpoint" in n["inputs"]} == {
             "bundled/tiny_ltx"

@@ -3,6 +3,7 @@
 from .inputs import SOUND as SOUND
 from .inputs import SourceSound as SourceSound
 from .inputs import audio_of as audio_of
+from .inputs import components_of as components_of
 from .inputs import forget_video as forget_video
 from .inputs import heard_in as heard_in
 from .inputs import opened_audio as opened_audio

@@ -1,0 +1,106 @@
+/** The sidebar in which a person decides of prompts that wait: there once a graph has the node, or a prompt waits. */
+import { api } from "../../../scripts/api.js";
+import { app } from "../../../scripts/app.js";
+import { loadTexts, sayNow } from "../messages.mjs";
+import { element, list } from "./list.mjs";
+
+const [NODE, TAB, ROUTE] = ["ReelwirePromptReview", "reelwire-review", "/reelwire/review"];
+const TEXTS = {
+  desk_title: "Review",
+  desk_open: "Open the review list",
+  desk_new: "A prompt is held for review.",
+  desk_done_release: "Released: it passes at the next run.",
+  desk_done_drop: "Dropped: it stays refused.",
+  desk_done_undo: "It waits again.",
+  desk_failed: "The list could not be changed: {error}",
+  desk_unread: "The list could not be read: {error}",
+};
+let shown; // what the sidebar is drawn into, while it is open
+let isOffered = false;
+
+const say = (key, values = {}) => sayNow({ key, values, text: TEXTS[key].replace("{error}", values.error) });
+
+/** Offer the sidebar where something was held already; later, once something is. */
+export async function listenForReview() {
+  api.addEventListener("reelwire.review", heard);
+  app.ui.settings?.addEventListener?.("Comfy.Locale.change", () => draw(""));
+  const { prompts } = await read();
+  if (prompts.length) await offer();
+}
+
+async function heard({ detail }) {
+  await offer();
+  if (shown) return draw();
+  if (!detail.own && detail.held) tell("desk_new", "info"); // whose run it is reads the error
+}
+
+/** Put a button on the node that opens the list. */
+export async function addReviewButton(node) {
+  if (node.comfyClass !== NODE) return;
+  await offer();
+  const widget = node.addWidget("button", say("desk_open"), null, open, { serialize: false });
+  widget.serialize = false;
+}
+
+function open() {
+  if (shown) shown.querySelector("button")?.focus();
+  else app.extensionManager.command.execute(`Workspace.ToggleSidebarTab.${TAB}`);
+}
+
+async function offer() {
+  await loadTexts();
+  if (isOffered) return;
+  isOffered = true;
+  const title = say("desk_title");
+  app.extensionManager.registerSidebarTab({
+    ...{ id: TAB, icon: "pi pi-verified", title, label: title, tooltip: title, type: "custom" },
+    render: begin,
+    destroy: () => (shown = undefined),
+  });
+}
+
+function begin(container) {
+  shown = container;
+  return draw();
+}
+
+/** Draw the list. said: what was done, else what was said last; focus: the place among its buttons that has the keyboard
+ * then, else the one that has it now. */
+async function draw(said, focus) {
+  const box = shown;
+  const { prompts, error } = await read();
+  if (box !== shown || !box) return;
+  const words = said ?? box.querySelector("[role=status]")?.textContent ?? "";
+  const place = focus ?? [...box.querySelectorAll("button")].indexOf(document.activeElement);
+  const live = element("p", "reelwire-desk-said", words);
+  live.setAttribute("role", "status");
+  const again = error && element("p", "reelwire-error", say("desk_unread", { error }));
+  const title = element("h3", "", say("desk_title"));
+  const body = element("section", "reelwire-desk", title, live, again, list(prompts, decide));
+  box.replaceChildren(body);
+  const buttons = [...body.querySelectorAll("button")];
+  if (place >= 0) buttons[Math.min(place, buttons.length - 1)]?.focus();
+}
+
+async function decide(id, action, place) {
+  const request = { method: "POST", headers: { "Content-Type": "application/json" } };
+  const answer = await api.fetchApi(ROUTE, { ...request, body: JSON.stringify({ id, action }) });
+  if (answer.ok) return draw(say(`desk_done_${action}`), place);
+  const { error, message } = await answer.json().catch(() => ({ error: answer.statusText }));
+  return draw(say("desk_failed", { error: message ? sayNow(message) : error }), place);
+}
+
+async function read() {
+  try {
+    const answer = await api.fetchApi(ROUTE);
+    const content = await answer.json();
+    if (answer.ok) return content;
+    return { prompts: [], error: content.message ? sayNow(content.message) : content.error };
+  } catch (error) {
+    return { prompts: [], error: error.message };
+  }
+}
+
+function tell(key, severity) {
+  app.extensionManager.toast.add({ severity, summary: "Reelwire", detail: say(key), life: 8000 });
+}
