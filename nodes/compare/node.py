@@ -8,11 +8,12 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from comfy_api.latest import Input, InputImpl, io, ui
+from comfy_api.latest import Input, InputImpl, io
 
 from ...loaders.messages import InputError, data, message, quoted
 from .. import host
 from ..decoding import crf_input, report_file
+from ..formats import DEFAULT, format_notes
 from ..types import InputValue, number_input, whole_input
 from ..video_file import FileWriter, write_video
 from ..words import written
@@ -114,14 +115,14 @@ class CompareVideos(FileWriter):
             file = write_video(path, rendering.frames(), size, float(length.fps), crf, metadata, heard)
         finally:
             host.forget_video()
-        path = report_file(report, crf, *file)
+        path = report_file(report, format_notes(DEFAULT, crf, heard is not None), *file)
         files = write_report(path, table, rendering.middle(), lettering, language, metadata)
         for each in (path, *files):
             host.remember_file(cls, each)
         report.tell(*_lacking(lettering))
         report.tell(message("report_beside", names=", ".join(f.name for f in files)), level=logging.INFO)
         result = written(*size, length.frames, float(length.fps), path)
-        preview = ui.PreviewVideo([ui.SavedResult(path.name, subfolder, io.FolderType.output)]).as_dict()
+        preview = host.shown_file(path, subfolder)
         outputs = InputImpl.VideoFromFile(str(path)), _markdown(table, language), json.dumps(table.facts(), indent=1)
         return io.NodeOutput(*outputs, ui=report.ui({**preview, "reelwire_table": [_sendable(table)]}, result))
 
@@ -161,6 +162,14 @@ def _option_inputs() -> list[io.Input]:
             tooltip="Of the words in the video and the report",
         ),
         io.String.Input("filename_prefix", default="video/compare", tooltip="Inside ComfyUI's output folder"),
+        *_grid_inputs(),
+        crf_input(optional=True),
+    ]
+
+
+def _grid_inputs() -> list[io.Input]:
+    """What becomes of sizes, lengths, rates and sounds that differ."""
+    return [
         whole_input("columns", 0, (0, MOST), "Videos beside each other; 0: what is most like a screen", optional=True),
         io.Combo.Input(
             "ends",
@@ -195,7 +204,6 @@ def _option_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
         ),
-        crf_input(optional=True),
     ]
 
 
