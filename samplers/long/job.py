@@ -54,10 +54,14 @@ Upgrade = Callable[[Mapping[str, object]], dict[str, object]]
 
 @dataclass(frozen=True)
 class Late:
-    """Windows of one render that the disk did not take, by their numbers, and the inputs that made them."""
+    """Windows of one render that the disk did not take, by their numbers, and the inputs that made them.
+
+    sampled: those that failed between their last step and the disk, as the sampler gave them.
+    """
 
     inputs: JsonObject
     windows: dict[int, Tensor] = field(default_factory=dict)
+    sampled: dict[int, Tensor] = field(default_factory=dict)
 
 
 class Job:
@@ -70,6 +74,7 @@ class Job:
         self.folder = folder
         self._lock = Lock(folder / LOCK)
         self._late = Late({})
+        self._is_new = False  # whether there was no folder when this was opened
 
     def check(self) -> None:
         """Raise what `begin` would, of the folder alone, before that is made which the render is made of: InputError
@@ -105,6 +110,7 @@ class Job:
             try:
                 if not os.path.lexists(self.folder):
                     make_marked_folder(self.folder)
+                    self._is_new = True
                 self._check_owner()
                 self._acquire()
             except FileNotFoundError:
@@ -124,7 +130,7 @@ class Job:
 
     def _begin(self, now: JsonObject, anew: bool, upgrade: Upgrade) -> None:
         path, is_on_disk = self.folder / _INPUTS, any(map(_WINDOW.fullmatch, os.listdir(self.folder)))
-        late = _unwritten.get(self.folder, [])
+        late = self._wanted_late(now)
         mine = next((each for each in late if each.inputs == now), None)
         stored = _read(path)
         begun = None if stored is None else upgrade(stored)
@@ -143,6 +149,15 @@ class Job:
             self._begin(now, False, upgrade)
         else:
             self._refuse(begun, now)
+
+    def _wanted_late(self, now: JsonObject) -> list[Late]:
+        """What is left to write of these inputs, and the whole windows of others, which are refused for them: but not
+        where a person has removed the folder since."""
+        others, self._is_new = not self._is_new, False
+        late = [each for each in _unwritten.pop(self.folder, ()) if each.inputs == now or (others and each.windows)]
+        if late:
+            _unwritten[self.folder] = late
+        return late
 
     def _refuse(self, begun: JsonObject | None, now: JsonObject) -> None:
         """Raise InputError for what is done with other inputs, or with inputs that nobody knows any more."""
@@ -220,7 +235,7 @@ class Job:
     def read(self, number: int) -> Tensor | None:
         """Latents of a window; None where there are none, or the file is damaged (it is then removed)."""
         if number in self._late.windows:
-            return self._late.windows[number].cpu()
+            return self._late.windows[number].cpu().clone()  # whoever changes it does not change what is kept
         path = self._file(number)
         if not os.path.lexists(path):
             return None
@@ -239,11 +254,34 @@ class Job:
             if not (is_memory or isinstance(error, OSError)):
                 raise
             self._late.windows[number] = latents
-            late = _unwritten.setdefault(self.folder, [])
-            if not any(each is self._late for each in late):
-                late.append(self._late)
+            self._remember_late()
             kind, cause = (OutOfMemory, MemoryError()) if is_memory else (OSError, error)
             raise kind(message("window_unkept", number=number + 1, error=cause_unwritten(cause))) from error
+
+    def sampled(self, number: int) -> Tensor | None:
+        """What the sampler gave for a window that failed behind it, on whatever device; None where there is none."""
+        return self._late.sampled.get(number)
+
+    @contextmanager
+    def holding(self, number: int, latents: Tensor) -> Iterator[None]:
+        """Keep what the sampler gave for a window in memory where what follows fails, until it is done."""
+        try:
+            yield
+        except BaseException as error:
+            if number in self._late.windows:  # it is whole, and only the disk did not take it, as the error says
+                raise
+            self._late.sampled[number] = latents
+            self._remember_late()
+            if not (isinstance(error, Exception) and out_of_memory(error)):
+                raise
+            words = message("window_unkept", number=number + 1, error=cause_unwritten(MemoryError()))
+            raise OutOfMemory(words) from error
+        self._late.sampled.pop(number, None)
+
+    def _remember_late(self) -> None:
+        late = _unwritten.setdefault(self.folder, [])
+        if not any(each is self._late for each in late):
+            late.append(self._late)
 
     def _write(self, number: int, latents: Tensor) -> None:
         latents = latents.contiguous().cpu()
@@ -257,9 +295,9 @@ class Job:
         self._forget_late()
 
     def _forget_late(self) -> None:
-        """Let go of the windows in memory."""
+        """Let go of the windows in memory, but for those that are not whole."""
         self._late.windows.clear()
-        rest = [each for each in _unwritten.pop(self.folder, ()) if each is not self._late]
+        rest = [each for each in _unwritten.pop(self.folder, ()) if each is not self._late or each.sampled]
         if rest:
             _unwritten[self.folder] = rest
 
@@ -272,6 +310,7 @@ class Job:
 
     def _empty(self) -> None:
         """Remove its files: the inputs last, and only if all else is gone, which is of no use without them."""
+        self._late.sampled.clear()
         self._forget_late()
         names = sorted(filter(_OURS.fullmatch, os.listdir(self.folder)), key=lambda name: name == _INPUTS)
         for name in names:

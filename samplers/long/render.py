@@ -184,10 +184,13 @@ class _Renderer:
         seed = (self.whole.request.seed + window.start) % 2**64
         request = self.sources.of(window)
         request = replace(request, frames=window.frames, keyframes=keyframes, past=past, seed=seed)
-        latents = self._sampled(number, window, request).cpu().contiguous()  # laid out as a file's, so that sums agree
-        if first is not None and self.whole.mode == "latents":
-            latents = self.sources.restored(adain(latents, first, self.options.adain), window)
-        self.job.write(number, latents)
+        made = self.job.sampled(number)
+        made = self._sampled(number, window, request) if made is None else made
+        with self.job.holding(number, made):
+            latents = made.cpu().contiguous()  # laid out as a file's, so that sums agree
+            if first is not None and self.whole.mode == "latents":
+                latents = self.sources.restored(adain(latents, first, self.options.adain), window)
+            self.job.write(number, latents)
         room = self.model.vae_bytes(self.tiling or Tiling(), *latents.shape[3:])
         with self.model.use("vae", room):  # sampling may have sent it away while the decoder was at work
             return latents

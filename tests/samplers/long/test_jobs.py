@@ -176,3 +176,58 @@ def test_the_tiles_stay_those_that_it_was_begun_with(folder: Path) -> None:
     later = begun(folder)
     assert later.settled(Tiling()) == Tiling(16, True)
     later.drop()
+
+
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_window_that_fails_behind_its_last_step(folder: Path, removed: bool) -> None:
+    """What the sampler gave stays in memory for its own inputs, and keeps no others from the folder."""
+    job = begun(folder)
+    with pytest.raises(OutOfMemory), job.holding(0, latents(0)):
+        raise MemoryError
+    job.close()
+    if removed:
+        shutil.rmtree(folder)
+    later = begun(folder)
+    kept = later.sampled(0)
+    assert kept is not None
+    assert torch.equal(kept, latents(0))
+    assert not later.has(0)
+    with later.holding(0, kept):
+        later.write(0, kept)
+    assert later.sampled(0) is None
+    later.drop()
+    assert folder not in module._unwritten
+
+
+def test_it_keeps_no_other_inputs_from_the_folder(folder: Path) -> None:
+    job = begun(folder)
+    with pytest.raises(OutOfMemory), job.holding(0, latents(0)):
+        raise MemoryError
+    job.close()
+    other = begun(folder, B)
+    assert other.sampled(0) is None
+    other.drop()
+    assert folder not in module._unwritten
+
+
+def test_a_folder_that_was_removed_refuses_nobody(folder: Path) -> None:
+    """A window in memory is for the folder that its render had: who removes that begins anew with what he likes."""
+    unwritten(folder)
+    shutil.rmtree(folder)
+    job = begun(folder, B)
+    assert not job.has(0)
+    job.drop()
+    assert folder not in module._unwritten
+
+
+def test_what_is_read_is_the_readers_own(folder: Path) -> None:
+    job = begun(folder)
+    with Layer(failing("ENOSPC"), 0, ("write",)), pytest.raises(OSError):  # noqa: PT011
+        job.write(0, latents(0))
+    for _ in range(2):
+        read = job.read(0)
+        assert read is not None
+        assert torch.equal(read, latents(0))
+        read.zero_()
+    job.close()
+    module._unwritten.clear()

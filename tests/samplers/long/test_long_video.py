@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from reelwire.loaders.devices import OutOfMemory
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory
 from reelwire.loaders.request import ContinuationLatents, Keyframe, Request
@@ -204,6 +205,26 @@ def test_smaller_tiles_are_kept_for_what_follows(tmp_path: Path) -> None:
         film.frames()
     assert film.job.settled(Tiling()) == tiling
     assert sum("Memory ran out" in note for note in film.notes) == 2  # in parts, then in tiles
+
+
+def test_a_window_that_fails_behind_its_last_step_is_not_sampled_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    style = LongVideoOptions(17, 9)
+    whole = Film(open_ltx(BUNDLED), tmp_path / "a", timeline(), style, frames=25).frames()
+    film = Film(open_ltx(BUNDLED), tmp_path / "b", timeline(), style, frames=25)
+
+    def failing(*_: object) -> Tensor:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr("reelwire.samplers.long.render.adain", failing)
+        with pytest.raises(OutOfMemory, match="Window 2 "):
+            film.frames()
+    count = len(film.sampled)
+    assert count == 2 * film.made.request.steps
+    assert torch.equal(film.frames(), whole)
+    assert len(film.sampled) == count
 
 
 def test_a_damaged_window_is_made_again(tmp_path: Path) -> None:
