@@ -16,21 +16,22 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pack import import_pack
+from pack import MODELS, THERE, import_pack, open_trained
 from torch import Tensor
-from trained import MODELS, THERE, open_trained
 
 import_pack()
 from reelwire.loaders.request import Request
 from reelwire.loaders.spec import spec_of
 from reelwire.loaders.video_model import VideoModel
+from reelwire.samplers.caches import calibration as calibrating
+from reelwire.samplers.caches import runner
 from reelwire.samplers.caches.calibration import calibrate
 from reelwire.samplers.caches.policies.cache_dit import CacheDiT
 from reelwire.samplers.caches.policies.corrected import Corrected
@@ -211,14 +212,14 @@ def prompt_of(scene: world.Scene) -> str:
 class Bench:
     """One model with its test prompts, and what the uncached run made of them."""
 
-    def __init__(self, model: VideoModel, prompts: int) -> None:
+    def __init__(self, model: VideoModel, prompts: int, steps: int = STEPS) -> None:
         train, held_out = world.split()
         scenes = held_out[:: max(len(held_out) // prompts, 1)][:prompts]
-        self.model = model
+        self.model, self.steps = model, steps
         self.prompts = [model.encode(prompt_of(scene), "") for scene in scenes]
         others = [model.encode(prompt_of(train[i]), "") for i in (100, 7, 50)]
         runs = [
-            calibrate(model, other, Request(seed=200 + i, steps=STEPS), lambda *_: None, sensitivity=True)[0]
+            calibrate(model, other, Request(seed=200 + i, steps=steps), lambda *_: None, sensitivity=True)[0]
             for i, other in enumerate(others)
         ]
         self.calibration = runs[0].joined(runs[1]).joined(runs[2])
@@ -227,7 +228,7 @@ class Bench:
 
     def run(self, setting: Setting, prompt: int) -> tuple[Tensor, float, float]:
         """(latents, computed predictions, seconds)."""
-        fewer = setting if isinstance(setting, Fewer) else Fewer(STEPS)
+        fewer = setting if isinstance(setting, Fewer) else Fewer(self.steps)
         policy = None if isinstance(setting, Fewer) else setting
         runs: list[Any] = []
         begin = time.perf_counter()
@@ -308,6 +309,20 @@ def measured(name: str, prompts: int, wanted: Sequence[str], known: Mapping[str,
         yield record(False)
     again = [bench.run(None, i)[0] for i in range(prompts)]
     yield record(all(torch.equal(a, b[0]) for a, b in zip(again, bench.base, strict=True)))
+
+
+def few_steps(name: str, prompts: int, steps: int) -> Iterator[str]:
+    """Rows in Markdown, each of so many computed steps of a run of `steps`: mean (worst) PSNR against all of them, of
+    the corrected plan, of the plan, and of a run of no more steps than that."""
+    for module in (runner, calibrating):
+        module.FEWEST = 2  # where the caches themselves pass through
+    bench = Bench(open_trained(name), prompts, steps)
+    grams = tuple(bench.calibration.grams.items())
+    for computed in range(steps - 1, 2, -1):
+        settings = (*(kind(speed=steps / computed, grams=grams) for kind in (Corrected, Plan)), Fewer(computed))
+        rows = [bench.score(setting) for setting in settings]
+        cells = [f"{row['psnr']:.1f} ({row['psnr_worst']:.1f}), {row['computed']:.1f}" for row in rows]
+        yield f"| {name}, {computed} of {steps} | {' | '.join(cells)} |"
 
 
 def at_rates(result: Mapping[str, Any]) -> Iterator[str]:
@@ -423,10 +438,16 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=THERE, default=THERE)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--methods", nargs="*", default=[], help="parts of their names; none: all")
+    parser.add_argument("--few", nargs="+", type=int, help="steps of short runs, of which tables are printed alone")
     parser.add_argument("--table", action="store_true", help="only print what is known")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
     torch.set_grad_enabled(False)
+    for name, steps in product(arguments.models, arguments.few or ()):
+        for line in few_steps(name, arguments.prompts, steps):
+            print(line, flush=True)
+    if arguments.few:
+        return
     result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for name in () if arguments.table else arguments.models:
         for record in measured(name, arguments.prompts, arguments.methods, result.get(name, {})):

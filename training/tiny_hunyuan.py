@@ -43,7 +43,7 @@ from .recipe import (
 )
 
 FPS, TOKENS = 24, 64
-VAE_STEPS, TEXT_STEPS, FLOW_STEPS, GUIDE_STEPS = 600, 600, 1600, 250
+VAE_STEPS, TEXT_STEPS, FLOW_STEPS, GUIDE_STEPS = 600, 600, 1400, 200
 COPIES, BATCH, LONGEST = 6, 20, 32  # rendered clips of each scene; clips of a step, and tokens of a prompt in it
 STRONGEST = 8.0  # guidance scale that the network learns
 TEMPLATE = DEFAULT_PROMPT_TEMPLATE["template"]

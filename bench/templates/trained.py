@@ -1,52 +1,28 @@
-"""The trained tiny models, and frames of what they make:  python bench/trained.py tiny_wan "a red ring on white grows"
+"""Draws what a trained tiny model makes:  python bench/templates/trained.py tiny_wan "a red ring growing on white"
 
-Writes the first, middle and last frame side by side, as the strips of the templates' pictures have them. --seed, --out.
+Writes the first, middle and last frame side by side, as the strips of the templates' pictures have them.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from pack import ROOT, import_pack
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from pack import THERE, import_pack, open_trained
+
 import_pack()
-from reelwire.loaders.families import load
-from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
-from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.plan import plan
 
-WEIGHTS = ROOT / "training" / "weights"
 FRAMES = 3  # of a strip
-
-
-class Trained(NamedTuple):
-    """published: the family and variant whose published coefficients it is measured with."""
-
-    family: str
-    folder: Path
-    published: tuple[str, str]
-
-
-MODELS = {
-    "tiny_ltx": Trained("ltx", ROOT / "loaders" / "bundled" / "tiny_ltx", ("ltx", "0.9.1-2b")),
-    "tiny_wan": Trained("wan", ROOT / "bench" / "tiny_wan", ("wan", "2.1-t2v-1.3b")),
-    "tiny_hunyuan": Trained("hunyuan_video", WEIGHTS / "tiny_hunyuan", ("hunyuan_video", "t2v-13b")),
-    "tiny_cogvideox": Trained("cogvideox", WEIGHTS / "tiny_cogvideox", ("cogvideox", "2b")),
-}
-THERE = [name for name, entry in MODELS.items() if entry.folder.exists()]
-
-
-def open_trained(name: str) -> VideoModel:
-    entry = MODELS[name]
-    return load(Recipe(entry.family, "", files_of(entry.folder), "float32"), PlainMemory())
 
 
 @torch.no_grad()
