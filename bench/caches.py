@@ -1,4 +1,4 @@
-"""Caches against each other on two trained models:  python bench/caches.py [--models tiny_ltx tiny_wan] [--prompts 16]
+"""Caches against each other on the trained models:  python bench/caches.py [--models tiny_ltx tiny_wan] [--prompts 16]
 
 One process, the same weights, prompts, noise and steps for all; the uncached run first and last. For each setting: how
 many of the steps were computed, how many times faster the denoising was, and how far the video is from the uncached one
@@ -16,23 +16,22 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pack import ROOT, import_pack
+from pack import MODELS, THERE, import_pack, open_trained
 from torch import Tensor
 
 import_pack()
-from reelwire.loaders.families import load
-from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
 from reelwire.loaders.spec import spec_of
 from reelwire.loaders.video_model import VideoModel
-from reelwire.loaders.weights.bundle import files_of
+from reelwire.samplers.caches import calibration as calibrating
+from reelwire.samplers.caches import runner
 from reelwire.samplers.caches.calibration import calibrate
 from reelwire.samplers.caches.policies.cache_dit import CacheDiT
 from reelwire.samplers.caches.policies.corrected import Corrected
@@ -47,7 +46,7 @@ from reelwire.samplers.caches.policies.first_block import FirstBlock
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.magcache import MagCache
 from reelwire.samplers.caches.policies.plan import Plan
-from reelwire.samplers.caches.policies.sencache import SenCache
+from reelwire.samplers.caches.policies.sencache import USUAL, SenCache
 from reelwire.samplers.caches.policies.spectrum import Spectrum
 from reelwire.samplers.caches.policies.teacache import TeaCache, calibrated, published_fits
 from reelwire.samplers.caches.policy import Policy
@@ -58,17 +57,13 @@ from reelwire.samplers.plan import plan
 from reelwire.samplers.solvers import TABLES, run_predictions
 from reelwire.training import world
 
-MODELS = {
-    "tiny_ltx": ("ltx", ROOT / "loaders" / "bundled" / "tiny_ltx", ("ltx", "0.9.1-2b")),
-    "tiny_wan": ("wan", ROOT / "bench" / "tiny_wan", ("wan", "2.1-t2v-1.3b")),
-}
 STEPS, RATES = 30, (1.5, 2.0, 3.0)
 SPEEDS, INTERVALS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0), (2, 3, 4, 5, 6, 8)
 GROWTHS = (0.0, 0.25, 0.5, 0.75, 1.5, 3.0)  # of Spectrum's distances between computed steps
 LIMITS = (0.07, 0.1, 0.15, 0.25, 0.4, 0.7)  # of SenCache, about the published ones
 OURS, PEER, FEWER = "ours", "peer", "fewer steps"
 # solvers that draw noise, or go along the steps of distilled models: another video, however many steps
-OTHER_VIDEOS = ("dpm++ 2m sde", "stochastic", "distilled")
+OTHER_VIDEOS = ("dpm++ 2m sde", "stochastic", "distilled", "dpm")
 
 
 @dataclass(frozen=True)
@@ -109,15 +104,15 @@ def rivals_of_2026(calibration: Calibration, published: tuple[str, str]) -> dict
     """Spectrum and SenCache: as they are published, and over what they can be set to."""
     spectrum = lambda **fixed: {f"growth {v:g}": Spectrum(threshold=v, **fixed) for v in GROWTHS}
     rows = tuple((b.part, b.name, b.by_latents, b.by_time) for b in calibration.branches)
-    limits = spec_of(published[0]).cache_limits
-    assert limits is not None
+    known = spec_of(published[0]).cache_limits
+    limits, own = known or USUAL, "published" if known else "as by default"
     sen = lambda most, share: {
         f"limit {v:g}": SenCache(threshold=v, early=v * share, longest=most, sensitivities=rows) for v in LIMITS
     }
     share = limits.early / limits.threshold
     return {
         "Spectrum": Method(PEER, spectrum()),
-        "SenCache": Method(PEER, {"published": SenCache(sensitivities=rows), **sen(limits.longest, share)}),
+        "SenCache": Method(PEER, {own: SenCache(sensitivities=rows), **sen(limits.longest, share)}),
         "Spectrum, polynomials alone": Method(PEER, spectrum(share=1.0)),
         "SenCache, one limit": Method(PEER, sen(STEPS, 1.0)),
     }
@@ -217,14 +212,14 @@ def prompt_of(scene: world.Scene) -> str:
 class Bench:
     """One model with its test prompts, and what the uncached run made of them."""
 
-    def __init__(self, model: VideoModel, prompts: int) -> None:
+    def __init__(self, model: VideoModel, prompts: int, steps: int = STEPS) -> None:
         train, held_out = world.split()
         scenes = held_out[:: max(len(held_out) // prompts, 1)][:prompts]
-        self.model = model
+        self.model, self.steps = model, steps
         self.prompts = [model.encode(prompt_of(scene), "") for scene in scenes]
         others = [model.encode(prompt_of(train[i]), "") for i in (100, 7, 50)]
         runs = [
-            calibrate(model, other, Request(seed=200 + i, steps=STEPS), lambda *_: None, sensitivity=True)[0]
+            calibrate(model, other, Request(seed=200 + i, steps=steps), lambda *_: None, sensitivity=True)[0]
             for i, other in enumerate(others)
         ]
         self.calibration = runs[0].joined(runs[1]).joined(runs[2])
@@ -233,7 +228,7 @@ class Bench:
 
     def run(self, setting: Setting, prompt: int) -> tuple[Tensor, float, float]:
         """(latents, computed predictions, seconds)."""
-        fewer = setting if isinstance(setting, Fewer) else Fewer(STEPS)
+        fewer = setting if isinstance(setting, Fewer) else Fewer(self.steps)
         policy = None if isinstance(setting, Fewer) else setting
         runs: list[Any] = []
         begin = time.perf_counter()
@@ -293,8 +288,7 @@ def at_rate(rows: list[dict[str, Any]], rate: float, value: str) -> float | None
 def measured(name: str, prompts: int, wanted: Sequence[str], known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """What is known of a model, after each of the methods that are wanted was measured anew, and at last whether the
     uncached runs came out the same again. wanted: parts of names of methods."""
-    family, folder, published = MODELS[name]
-    bench = Bench(load(Recipe(family, "", files_of(folder), "float32"), PlainMemory()), prompts)
+    bench = Bench(open_trained(name), prompts)
     table: dict[str, Any] = dict(known.get("methods", {})) if known.get("prompts") == prompts else {}
     record = lambda same: {
         "steps": STEPS,
@@ -303,7 +297,7 @@ def measured(name: str, prompts: int, wanted: Sequence[str], known: Mapping[str,
         "methods": table,
         "best": dict(best(table)),
     }
-    for method, entry in methods(bench.model, bench.calibration, published).items():
+    for method, entry in methods(bench.model, bench.calibration, MODELS[name].published).items():
         if wanted and not any(part in method for part in wanted):
             continue
         table[method] = {
@@ -315,6 +309,20 @@ def measured(name: str, prompts: int, wanted: Sequence[str], known: Mapping[str,
         yield record(False)
     again = [bench.run(None, i)[0] for i in range(prompts)]
     yield record(all(torch.equal(a, b[0]) for a, b in zip(again, bench.base, strict=True)))
+
+
+def few_steps(name: str, prompts: int, steps: int) -> Iterator[str]:
+    """Rows in Markdown, each of so many computed steps of a run of `steps`: mean (worst) PSNR against all of them, of
+    the corrected plan, of the plan, and of a run of no more steps than that."""
+    for module in (runner, calibrating):
+        module.FEWEST = 2  # where the caches themselves pass through
+    bench = Bench(open_trained(name), prompts, steps)
+    grams = tuple(bench.calibration.grams.items())
+    for computed in range(steps - 1, 2, -1):
+        settings = (*(kind(speed=steps / computed, grams=grams) for kind in (Corrected, Plan)), Fewer(computed))
+        rows = [bench.score(setting) for setting in settings]
+        cells = [f"{row['psnr']:.1f} ({row['psnr_worst']:.1f}), {row['computed']:.1f}" for row in rows]
+        yield f"| {name}, {computed} of {steps} | {' | '.join(cells)} |"
 
 
 def at_rates(result: Mapping[str, Any]) -> Iterator[str]:
@@ -353,7 +361,7 @@ def best(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 # ---------------------------------------------------------------- the picture
 
-SIZE, MARGIN, COLOURS = (460, 360), 46, {OURS: "#1f6feb", PEER: "#5b6575", FEWER: "#d9730d"}
+SIZE, COLUMNS, MARGIN, COLOURS = (460, 360), 2, 46, {OURS: "#1f6feb", PEER: "#5b6575", FEWER: "#d9730d"}
 LOWEST, HIGHEST = 15, 80  # dB
 FEWEST = 6  # computed steps that are drawn
 
@@ -370,56 +378,76 @@ def front(methods: Sequence[Mapping[str, Any]], value: str) -> list[tuple[float,
 
 
 def draw(result: Mapping[str, Any]) -> str:
-    """An SVG: a panel for each model with PSNR over computed steps: a thin line for each method, a wide one for the
-    front of each kind, and a broken one for its front by the worst prompt."""
+    """An SVG: a panel for each model, two in a row."""
     width, height = SIZE
+    columns = min(len(result), COLUMNS)
+    whole = width * columns, height * -(-len(result) // columns)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width * len(result)}" height="{height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{whole[0]}" height="{whole[1]}" '
         'font-family="sans-serif" font-size="11">',
-        f'<rect width="{width * len(result)}" height="{height}" fill="white"/>',
+        f'<rect width="{whole[0]}" height="{whole[1]}" fill="white"/>',
     ]
-    for column, (name, entry) in enumerate(result.items()):
-        x = lambda steps, left=column * width: (
-            left + MARGIN + (width - MARGIN - 110) * (steps - FEWEST) / (STEPS - FEWEST)
-        )
-        y = lambda db: (
-            height - MARGIN - (height - 2 * MARGIN) * (min(max(db, LOWEST), HIGHEST) - LOWEST) / (HIGHEST - LOWEST)
-        )
-        parts.append(
-            f'<text x="{x(FEWEST)}" y="20" font-size="13">{name}: PSNR (dB) over computed steps of {STEPS}</text>'
-        )
-        for db in range(20, HIGHEST + 1, 10):
-            line = f'<line x1="{x(FEWEST)}" x2="{x(STEPS)}" y1="{y(db)}" y2="{y(db)}" stroke="#eee"/>'
-            parts.append(f'{line}<text x="{x(FEWEST) - 22}" y="{y(db) + 4}">{db}</text>')
-        for rate in (1.25, *RATES):
-            parts.append(f'<text x="{x(STEPS / rate) - 8}" y="{height - 26}">{rate:g}x</text>')
-        for method, lines in entry["methods"].items():
-            points = sorted((row["computed"], row["psnr"]) for row in lines["rows"] if row["computed"] >= FEWEST)
-            places = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in points)
-            style = f'fill="none" stroke="{COLOURS[lines["kind"]]}" stroke-width="1" stroke-opacity=".35"'
-            parts.append(f'<polyline points="{places}" {style}><title>{method}</title></polyline>')
-        for kind, colour in COLOURS.items():
-            alike = [lines for lines in entry["methods"].values() if lines["kind"] == kind]
-            for value, dashes in (("psnr", ""), ("psnr_worst", ' stroke-dasharray="3 3"')):
-                places = " ".join(f"{x(a):.1f},{y(b):.1f}" for a, b in front(alike, value))
-                style = f'fill="none" stroke="{colour}" stroke-width="2"{dashes}'
-                parts.append(f'<polyline points="{places}" {style}><title>{kind}, {value}</title></polyline>')
-        for i, (kind, colour) in enumerate(COLOURS.items()):
-            mark = f'<rect x="{x(STEPS) + 8}" y="{60 + 18 * i}" width="10" height="4" fill="{colour}"/>'
-            parts.append(f'{mark}<text x="{x(STEPS) + 22}" y="{66 + 18 * i}">{kind}</text>')
-        parts.append(f'<text x="{x(STEPS) + 8}" y="{66 + 18 * len(COLOURS)}">broken: worst</text>')
+    for number, (name, entry) in enumerate(result.items()):
+        row, column = divmod(number, columns)
+        parts += [
+            f'<g transform="translate({column * width} {row * height})">',
+            *_panel(name, entry["methods"]),
+            "</g>",
+        ]
     return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _x(steps: float) -> float:
+    return MARGIN + (SIZE[0] - MARGIN - 110) * (steps - FEWEST) / (STEPS - FEWEST)
+
+
+def _y(db: float) -> float:
+    share = (min(max(db, LOWEST), HIGHEST) - LOWEST) / (HIGHEST - LOWEST)
+    return SIZE[1] - MARGIN - (SIZE[1] - 2 * MARGIN) * share
+
+
+def _line_of(points: Sequence[tuple[float, float]], style: str, title: str) -> str:
+    places = " ".join(f"{_x(a):.1f},{_y(b):.1f}" for a, b in points)
+    return f'<polyline points="{places}" fill="none" {style}><title>{title}</title></polyline>'
+
+
+def _panel(name: str, methods: Mapping[str, Any]) -> Iterator[str]:
+    """PSNR over computed steps: a thin line for each method, a wide one for the front of each kind, and a broken one
+    for its front by the worst prompt."""
+    yield f'<text x="{MARGIN}" y="20" font-size="13">{name}: PSNR (dB) over computed steps of {STEPS}</text>'
+    for db in range(20, HIGHEST + 1, 10):
+        yield f'<line x1="{MARGIN}" x2="{_x(STEPS)}" y1="{_y(db)}" y2="{_y(db)}" stroke="#eee"/>'
+        yield f'<text x="{MARGIN - 22}" y="{_y(db) + 4}">{db}</text>'
+    for rate in (1.25, *RATES):
+        yield f'<text x="{_x(STEPS / rate) - 8:.1f}" y="{SIZE[1] - 26}">{rate:g}x</text>'
+    for method, lines in methods.items():
+        points = sorted((row["computed"], row["psnr"]) for row in lines["rows"] if row["computed"] >= FEWEST)
+        yield _line_of(points, f'stroke="{COLOURS[lines["kind"]]}" stroke-width="1" stroke-opacity=".35"', method)
+    for kind, colour in COLOURS.items():
+        alike = [lines for lines in methods.values() if lines["kind"] == kind]
+        for value, dashes in (("psnr", ""), ("psnr_worst", ' stroke-dasharray="3 3"')):
+            yield _line_of(front(alike, value), f'stroke="{colour}" stroke-width="2"{dashes}', f"{kind}, {value}")
+    for i, (kind, colour) in enumerate(COLOURS.items()):
+        yield f'<rect x="{_x(STEPS) + 8}" y="{60 + 18 * i}" width="10" height="4" fill="{colour}"/>'
+        yield f'<text x="{_x(STEPS) + 22}" y="{66 + 18 * i}">{kind}</text>'
+    yield f'<text x="{_x(STEPS) + 8}" y="{66 + 18 * len(COLOURS)}">broken: worst</text>'
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=THERE, default=THERE)
     parser.add_argument("--prompts", type=int, default=8)
     parser.add_argument("--methods", nargs="*", default=[], help="parts of their names; none: all")
+    parser.add_argument("--few", nargs="+", type=int, help="steps of short runs, of which tables are printed alone")
     parser.add_argument("--table", action="store_true", help="only print what is known")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
     arguments = parser.parse_args()
     torch.set_grad_enabled(False)
+    for name, steps in product(arguments.models, arguments.few or ()):
+        for line in few_steps(name, arguments.prompts, steps):
+            print(line, flush=True)
+    if arguments.few:
+        return
     result = json.loads(arguments.out.read_text()) if arguments.out.exists() else {}
     for name in () if arguments.table else arguments.models:
         for record in measured(name, arguments.prompts, arguments.methods, result.get(name, {})):

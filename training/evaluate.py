@@ -81,11 +81,21 @@ def contact_sheet(videos: list[np.ndarray], columns: int = 3, frames: int = 5) -
 
 
 def diffusers_generator(folder: Path, frames: int, width: int, height: int) -> Callable[[Sample], np.ndarray]:
+    """Videos of a folder's own pipeline, with the settings that its reelwire.json has as defaults."""
     import torch
-    from diffusers import LTXPipeline
+    from diffusers import DiffusionPipeline
 
-    pipe = LTXPipeline.from_pretrained(folder, dtype=torch.float32)
+    described = json.loads((folder / "reelwire.json").read_text(encoding="utf-8"))
+    preset = described["presets"]["default"]
+    pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
+    more: dict[str, Any] = {}
+    if type(pipe).__name__.startswith("Hunyuan"):  # whose template is as long as Llama 3 counts it
+        from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+
+        template = DEFAULT_PROMPT_TEMPLATE["template"]
+        begin = len(pipe.tokenizer(template.split("{}")[0]).input_ids)
+        more["prompt_template"] = {"template": template, "crop_start": begin}
 
     def generate(sample: Sample) -> np.ndarray:
         return pipe(
@@ -94,10 +104,12 @@ def diffusers_generator(folder: Path, frames: int, width: int, height: int) -> C
             height=height,
             width=width,
             num_frames=frames,
-            num_inference_steps=25,
-            guidance_scale=4.0,
+            num_inference_steps=preset["steps"],
+            guidance_scale=preset["guidance"],
             generator=torch.Generator().manual_seed(sample.seed),
+            max_sequence_length=described["prompt_tokens"],
             output_type="np",
+            **more,
         ).frames[0]
 
     return generate
@@ -108,11 +120,16 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--frames", type=int, default=17)
     parser.add_argument("--size", default="64x64", help="width x height")
-    parser.add_argument("--limit", type=int, default=1000, help="score only the first N prompts")
+    parser.add_argument("--limit", type=int, default=1000, help="score only N prompts, evenly apart")
     parser.add_argument(
         "--out", type=Path, help="write the table as JSON here, and the contact sheet beside it as .png"
     )
+    parser.add_argument("--threads", type=int, default=0, help="of PyTorch; 0: its own number")
     arguments = parser.parse_args()
+    if arguments.threads:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
     generate = diffusers_generator(arguments.model, arguments.frames, *map(int, arguments.size.split("x")))
     samples = held_out_prompts()
     samples = samples[:: max(1, len(samples) // arguments.limit)]

@@ -13,6 +13,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 
+def rank() -> int:
+    """This process's number among those that train together."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
 class Trainer:
     """Muon on the matrices that `matrices` names, AdamW on the rest, an average of the weights, and a checkpoint.
 

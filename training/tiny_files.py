@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import io
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,6 +27,9 @@ else:  # as a plain script
     import tiny_text as text  # type: ignore[no-redef]
 
 State = dict[str, Tensor]
+# tiny model -> the folder in `weights` of one that was trained, which takes its place where it is there
+WEIGHTS = Path(__file__).parent / "weights"
+TRAINED = {"tiny-hunyuan-t2v": "tiny_hunyuan", "tiny-cogvideox-2b": "tiny_cogvideox"}
 E4M3, LARGEST = torch.float8_e4m3fn, 448.0
 # diffusers' names -> the published ones
 WAN = {
@@ -210,6 +214,18 @@ def make(name: str, models: Path) -> Path:
     return target
 
 
+def diffusers_folder(name: str, folder: Path) -> Path:
+    """The tiny model called `name` inside of `folder`: a trained one, if there is one, else noise."""
+    target, part = folder / name, folder / f".{name}.part"
+    trained = WEIGHTS / TRAINED.get(name, "-")
+    if target.exists() or not trained.exists():
+        return tiny.make(name, folder)
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(trained, part)
+    part.rename(target)
+    return target
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path, help="the folder `models` of a ComfyUI")
@@ -217,7 +233,8 @@ def main() -> None:
     tiny.quiet()
     (options.models / "diffusers").mkdir(parents=True, exist_ok=True)
     makers = {
-        f"diffusers/{name}": lambda name=name: tiny.make(name, options.models / "diffusers") for name in tiny.MODELS
+        f"diffusers/{name}": lambda name=name: diffusers_folder(name, options.models / "diffusers")
+        for name in tiny.MODELS
     }
     makers |= {name: lambda name=name: make(name, options.models) for name in FILES}
     for name, maker in makers.items():

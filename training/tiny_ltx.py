@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from . import world
-from .optim import Log, Trainer, slope
+from .optim import Log, Trainer, rank, slope
+from .recipe import noise_levels, statistics, train_coder
 
 FPS = 25
 TOKENS = 128  # LTXPipeline pads prompts to this length and gives the text encoder no mask
@@ -129,52 +130,14 @@ def build_vae() -> AutoencoderKLLTXVideo:
 # ---------------------------------------------------------------- stage 1: the VAE
 
 
-def _crops(scenes: list[world.Scene], count: int, rng: random.Random, whole: bool) -> tuple[Tensor, Tensor]:
-    """Clips [B, 3, T, H, W] and loss weights [B, 1, T, H, W]: object counts 3 times, its outline 5 times."""
-    clips, masks = [], []
-    for _ in range(1 if whole else count):
-        clip, mask = world.sample_clip(rng.choice(scenes), 17, 64, 64, rng)
-        if not whole:
-            t, y, x = rng.choice((0, 4, 8)), rng.randrange(33), rng.randrange(33)
-            clip, mask = (v[:, t : t + 9, y : y + 32, x : x + 32] for v in (clip, mask))
-        clips.append(clip)
-        masks.append(mask)
-    mask = torch.stack(masks)
-    spread = lambda m: F.max_pool3d(m, (1, 5, 5), 1, (0, 2, 2))
-    edge = (spread(mask) - (1 - spread(1 - mask))).clamp(0, 1)
-    return torch.stack(clips), 1 + 2 * mask + 4 * edge
-
-
 def train_vae(out: Path) -> None:
     torch.manual_seed(0)
     vae = build_vae()
-    trainer = Trainer(
-        vae, lambda n, p: p.ndim == 5 and "coder.conv_out" not in n, out / "vae.ckpt", seed=1, averaging=0.98
-    )
-    log, scenes = Log("vae", trainer.rank), sum(world.split(), [])
-    for step, rng, generator in trainer.steps(VAE_STEPS):
-        late = step > VAE_STEPS // 2
-        clips, weight = _crops(scenes, 6, rng, whole=late and step % 3 == 0)
-        posterior = vae.encode(clips).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator)
-        error = vae.decode(posterior.mean + posterior.std * noise).sample - clips
-        weight = weight / weight.mean()
-        divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-        loss = (error.abs() * weight).mean() + 2 * (error**2 * weight).mean() + 5e-4 * divergence
-        log.add(step, trainer.update(loss, 1e-3 * slope(step, VAE_STEPS, 20, 0.5), 3.0))
-    vae.load_state_dict(trainer.average)
-    _set_latent_statistics(vae.eval(), scenes)
-    if trainer.rank == 0:
+    train_coder(vae, out / "vae.ckpt", VAE_STEPS, lambda n, p: p.ndim == 5 and "coder.conv_out" not in n)
+    for own, value in zip((vae.latents_mean, vae.latents_std), statistics(vae), strict=True):
+        own.copy_(value)
+    if rank() == 0:
         vae.save_pretrained(out / "vae")
-
-
-@torch.no_grad()
-def _set_latent_statistics(vae: AutoencoderKLLTXVideo, scenes: list[world.Scene]) -> None:
-    rng = random.Random(2)
-    clips = [world.sample_clip(rng.choice(scenes), 17, 64, 64, rng)[0] for _ in range(96)]
-    z = torch.cat([vae.encode(clip[None]).latent_dist.mode() for clip in clips])
-    vae.latents_mean.copy_(z.mean((0, 2, 3, 4)))
-    vae.latents_std.copy_(z.std((0, 2, 3, 4)))
 
 
 # ---------------------------------------------------------------- stage 2: the text encoder learns to read
@@ -240,13 +203,6 @@ def encode_latents(out: Path, rank: int, ranks: int) -> None:
 # ---------------------------------------------------------------- stage 4: the flow
 
 
-def _timesteps(count: int, generator: torch.Generator) -> Tensor:
-    """Noise levels 0..1, towards the noisy end where place and shape are decided; a tenth uniform."""
-    normal = torch.sigmoid(torch.randn(count, generator=generator) * 1.3 + 1.0)
-    uniform = torch.rand(count, generator=generator)
-    return torch.where(torch.rand(count, generator=generator) < 0.1, uniform, normal)
-
-
 def _coordinates(frames: int, height: int, width: int, start: int = 0) -> Tensor:
     """Positions [3, F*h*w] in seconds and pixels as in LTXConditionPipeline: latent frame f begins at 4f - 3."""
     f, y, x = torch.meshgrid(torch.arange(frames), torch.arange(height), torch.arange(width), indexing="ij")
@@ -282,7 +238,7 @@ class Flow:
         frames, height, width = z.shape[2:]
         x0 = rearrange(z, "b c f h w -> b (f h w) c")
         noise = torch.randn(x0.shape, generator=generator)
-        t = _timesteps(batch, generator)[:, None].expand(x0.shape[:2])
+        t = noise_levels(batch, generator)[:, None].expand(x0.shape[:2])
         place: dict[str, Any] = dict(video_coords=_coordinates(frames, height, width)[None].repeat(batch, 1, 1))
         if rng.random() < 0.7 and not images:
             place = dict(num_frames=frames, height=height, width=width, rope_interpolation_scale=(4 / FPS, 8, 8))

@@ -6,11 +6,8 @@ bundled T5 becomes a UMT5 that computes the same, its one table of relative posi
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +17,21 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
 from . import world
-from .optim import Log, Trainer, slope
-from .tiny_ltx import _crops, _timesteps
+from .recipe import (
+    BUNDLED,
+    FRAMES,
+    encode_latents,
+    noise_levels,
+    pathless,
+    run,
+    statistics,
+    train_coder,
+    train_network,
+)
 
-BUNDLED = Path(__file__).parent.parent / "loaders" / "bundled"
 FPS, TOKENS = 16, 64
 VAE_STEPS, FLOW_STEPS = 1500, 2600
-FRAMES, SIZE = 17, 64
-COPIES, BATCH = 12, 20  # clips of each scene, and of each step of the flow
+COPIES, BATCH = 12, 20  # rendered clips of each scene, and clips of a step
 VAE_CONFIG = dict(
     base_dim=16,
     z_dim=16,
@@ -104,38 +108,16 @@ def train_vae(out: Path) -> None:
     vae = AutoencoderKLWan(**VAE_CONFIG)
     with torch.no_grad():  # a small posterior variance from the first step
         vae.quant_conv.bias[16:] = -5.0
-    trainer = Trainer(vae, lambda n, p: p.ndim == 5 and min(p.shape[:2]) > 3, out / "vae.ckpt", seed=1, averaging=0.98)
-    log, scenes = Log("vae", 0), sum(world.split(), [])
-    for step, rng, generator in trainer.steps(VAE_STEPS):
-        clips, weight = _crops(scenes, 6, rng, whole=step > VAE_STEPS // 2 and step % 3 == 0)
-        posterior = vae.encode(clips).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator)
-        error = vae.decode(posterior.mean + posterior.std * noise).sample - clips
-        weight = weight / weight.mean()
-        divergence = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
-        loss = (error.abs() * weight).mean() + 2 * (error**2 * weight).mean() + 5e-4 * divergence
-        log.add(step, trainer.update(loss, 1e-3 * slope(step, VAE_STEPS, 20, 0.5), 3.0))
-    vae.load_state_dict(trainer.average)
-    with torch.no_grad():
-        rng = random.Random(2)
-        samples = [world.sample_clip(rng.choice(scenes), FRAMES, SIZE, SIZE, rng)[0] for _ in range(96)]
-        z = torch.cat([vae.eval().encode(clip[None]).latent_dist.mode() for clip in samples])
-    statistics = {"latents_mean": z.mean((0, 2, 3, 4)).tolist(), "latents_std": z.std((0, 2, 3, 4)).tolist()}
-    vae.register_to_config(**statistics)
+    train_coder(vae, out / "vae.ckpt", VAE_STEPS, lambda n, p: p.ndim == 5 and min(p.shape[:2]) > 3)
+    mean, std = statistics(vae)
+    vae.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
     vae.save_pretrained(out / "vae")
 
 
-@torch.inference_mode()
-def encode_latents(out: Path) -> None:
-    """Normalised latents of rendered training clips."""
-    if (out / "latents.pt").exists():
-        return
-    vae, rng = AutoencoderKLWan.from_pretrained(out / "vae").eval(), random.Random(100)
+def train_latents(out: Path) -> None:
+    vae = AutoencoderKLWan.from_pretrained(out / "vae").eval()
     mean, std = (torch.tensor(v).view(1, -1, 1, 1, 1) for v in (vae.config.latents_mean, vae.config.latents_std))
-    scenes = world.split()[0] * COPIES
-    clips = (world.sample_clip(scene, FRAMES, SIZE, SIZE, rng)[0] for scene in scenes)
-    latents = torch.cat([(vae.encode(clip[None]).latent_dist.mode() - mean) / std for clip in clips])
-    torch.save((scenes, latents.half()), out / "latents.pt")
+    encode_latents(out / "latents.pt", COPIES, lambda clip: (vae.encode(clip).latent_dist.mode() - mean) / std)
 
 
 def train_flow(out: Path) -> None:
@@ -144,29 +126,29 @@ def train_flow(out: Path) -> None:
     encoder, tokenizer, net = build_text_encoder(), build_tokenizer(), WanTransformer3DModel(**TRANSFORMER_CONFIG)
     nn.init.zeros_(net.proj_out.weight)
     nn.init.zeros_(net.proj_out.bias)
-    is_matrix = lambda n, p: "blocks" in n and p.ndim == 2 and "scale_shift" not in n
-    trainer, log = Trainer(net, is_matrix, out / "flow.ckpt", seed=5, averaging=0.998), Log("flow", 0)
-    for step, rng, generator in trainer.steps(FLOW_STEPS, every=100):
+
+    def loss(rng: random.Random, generator: torch.Generator) -> Tensor:
         index = torch.randint(len(scenes), (BATCH,), generator=generator)
         x0 = latents[index].float()
-        noise, t = torch.randn(x0.shape, generator=generator), _timesteps(BATCH, generator)
+        noise, t = torch.randn(x0.shape, generator=generator), noise_levels(BATCH, generator)
         text = read(encoder, tokenizer, [world.training_prompt(scenes[i], rng)[0] for i in index.tolist()])
         velocity = net(torch.lerp(x0, noise, t.view(-1, 1, 1, 1, 1)), t * 1000, text, return_dict=False)[0]
-        loss = (velocity - (noise - x0)).square().mean()
-        log.add(step, trainer.update(loss, 1.5e-3 * slope(step, FLOW_STEPS, 80, 0.5), 2.5))
+        error: Tensor = (velocity - (noise - x0)).square().mean()
+        return error
+
+    is_matrix = lambda n, p: "blocks" in n and p.ndim == 2 and "scale_shift" not in n
+    train_network(net, out / "flow.ckpt", FLOW_STEPS, is_matrix, loss)
 
 
 def assemble(out: Path, folder: Path) -> None:
     """The averaged weights as a diffusers WanPipeline folder in fp16."""
     net, vae = WanTransformer3DModel(**TRANSFORMER_CONFIG), AutoencoderKLWan.from_pretrained(out / "vae")
     net.load_state_dict(torch.load(out / "flow.ckpt", weights_only=True)["average"])
-    clean = AutoencoderKLWan.from_config({k: v for k, v in vae.config.items() if not k.startswith("_")})
-    clean.load_state_dict(vae.state_dict())  # from_pretrained would write the work folder's path into the config
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
     WanPipeline(
         tokenizer=build_tokenizer(),
         text_encoder=build_text_encoder().half(),
-        vae=clean.half(),
+        vae=pathless(vae).half(),
         scheduler=scheduler,
         transformer=net.half(),
     ).save_pretrained(folder)
@@ -174,19 +156,5 @@ def assemble(out: Path, folder: Path) -> None:
     (folder / "reelwire.json").write_text(json.dumps(description) + "\n")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path, help="work folder; the finished model is OUT/model")
-    out = parser.parse_args().out.resolve()
-    out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)
-    stages: dict[str, Callable[[Path], None]] = {"vae": train_vae, "latents": encode_latents, "flow": train_flow}
-    for name, stage in stages.items():
-        begin = time.monotonic()
-        stage(out)
-        print(f"stage {name}: {time.monotonic() - begin:.0f} s", flush=True)
-    assemble(out, out / "model")
-
-
 if __name__ == "__main__":
-    main()
+    run(__doc__ or "", {"vae": train_vae, "latents": train_latents, "flow": train_flow}, assemble)
