@@ -7,9 +7,20 @@ from importlib import import_module
 
 from comfy_api.latest import ComfyExtension, io
 
-from .host import serve_links, serve_refusals, speaking
+from .host import serve_answers, serve_links, serve_refusals, speaking
 
-MODULES = ("loaders", "modifiers", "lora", "conditioning", "sampling", "long_video", "caching", "decoding", "reports")
+MODULES = (
+    "loaders",
+    "modifiers",
+    "lora",
+    "conditioning",
+    "sampling",
+    "timeline",
+    "long_video",
+    "caching",
+    "decoding",
+    "reports",
+)
 
 
 class ReelwireExtension(ComfyExtension):
@@ -22,6 +33,12 @@ class ReelwireExtension(ComfyExtension):
             serve_links()
         except AttributeError:
             logging.exception("Reelwire: what is refused before it runs is told in English alone")
+        try:
+            from .timeline import outlook
+
+            serve_answers(outlook.PATH, outlook.outlook)
+        except (AttributeError, ImportError):
+            logging.exception("Reelwire: timelines show no frames and windows")
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         nodes: list[type[io.ComfyNode]] = []

@@ -7,10 +7,13 @@ import { isOurs } from "./nodes.mjs";
 import { leaveOutPanel } from "./panel.mjs";
 import { writePrefixOut } from "./prefixes.mjs";
 import { endsWithVideo, listenForResults, showAfterReload, showOutputs } from "./results.mjs";
+import { showOnSubgraph, timelineWidgets } from "./timeline/widget.mjs";
 
 function addStyle() {
-  const style = { rel: "stylesheet", href: new URL("reelwire.css", import.meta.url).href };
-  document.head.append(Object.assign(document.createElement("link"), style));
+  for (const name of ["reelwire.css", "timeline/timeline.css"]) {
+    const style = { rel: "stylesheet", href: new URL(name, import.meta.url).href };
+    document.head.append(Object.assign(document.createElement("link"), style));
+  }
 }
 
 app.registerExtension({
@@ -26,6 +29,8 @@ app.registerExtension({
     }
   },
 
+  getCustomWidgets: timelineWidgets,
+
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!isOurs(nodeData.name)) return;
     const { onSerialize } = nodeType.prototype;
@@ -39,6 +44,7 @@ app.registerExtension({
   },
 
   nodeCreated(node) {
+    showOnSubgraph(node);
     if (isOurs(node.comfyClass)) writePrefixOut(node);
     if (endsWithVideo(node.comfyClass)) node.hideOutputImages = true; // and so would Nodes 2.0
   },

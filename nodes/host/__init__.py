@@ -52,6 +52,7 @@ from .refusals import serve_links as serve_links
 from .refusals import serve_refusals as serve_refusals
 from .refusals import valid as valid
 from .report import Report as Report
+from .routes import serve_answers as serve_answers
 from .sound import SOUND as SOUND
 from .sound import Sound as Sound
 from .sound import SourceSound as SourceSound
