@@ -24,16 +24,17 @@ STORY = {
     "negative": "",
     "keyframes": [{"at": 0, "image": "reelwire_left.png"}, {"at": 1.28, "image": "reelwire_right.png"}],
 }
-SHOWN = """() => {
-    const control = document.querySelector(".reelwire-timeline");
-    const entries = lane => [...control.querySelectorAll(`.reelwire-tl-${lane} > [data-index] > input`)];
-    return {
+CONTROL = "[...document.querySelectorAll('.reelwire-timeline')].find(element => element.checkVisibility())"
+SHOWN = f"""() => {{
+    const control = {CONTROL};
+    const entries = lane => [...control.querySelectorAll(`.reelwire-tl-${{lane}} > [data-index] > input`)];
+    return {{
         shows: control.dataset.shows,
         prompts: entries("prompts").map(input => Number(input.dataset.position)),
         pictures: entries("pictures").map(input => Number(input.dataset.position)),
         windows: control.querySelectorAll(".reelwire-tl-window").length,
-    };
-}"""
+    }};
+}}"""
 VALUE = f"() => app.rootGraph.getNodeById({LONG}).widgets.find(widget => widget.name === 'timeline').value"
 FRAMES_OF = f"() => app.rootGraph.getNodeById({LONG}).widgets.find(widget => widget.name === 'frames').value"
 ZOOM = """([id, scale]) => {
@@ -55,7 +56,7 @@ def graph(story: Any = None, **inputs: Any) -> Prompt:
 
 def zoom(page: Page, scale: float, name: str = LONG) -> None:
     page.evaluate(ZOOM, [int(name), scale])
-    settles(page, "() => document.querySelector('.reelwire-timeline').getBoundingClientRect().toJSON()")
+    settles(page, f"() => {CONTROL}?.getBoundingClientRect().toJSON()")
 
 
 def opened(page: Page, story: Any = None, scale: float = 1, **inputs: Any) -> None:
@@ -139,7 +140,7 @@ def test_blocks_pictures_and_the_end_are_dragged_and_go_back(timeline: tuple[Pag
     shows(page, pictures=[0, 52])
     drag(page, ".reelwire-tl-end", -4)
     becomes(page, FRAMES_OF, 61)
-    shows(page, windows=6)
+    shows(page, windows=7)
     press(page, *["Control+z"] * 2)
     becomes(page, FRAMES_OF, FRAMES)
     shows(page, prompts=[0, 13, 33], pictures=[0, 32])

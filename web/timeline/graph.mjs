@@ -4,7 +4,7 @@ import { rootGraph } from "../nodes.mjs";
 
 const [LONG, OWN, NAME] = ["ReelwireLongVideo", "ReelwireTimeline", "timeline"];
 const MOST_HOPS = 50;
-const [INPUTS, OUTPUTS] = [-10, -20]; // the ids that a subgraph's own ends have in its links
+const [INPUTS, OUTPUTS] = ["-10", "-20"]; // the ids that a subgraph's own ends have in its links, as text or number
 const LINKED = ["keyframes", "source", "mask", "extend", "audio"]; // inputs of Long Video that links bring
 
 // a place is {node, hosts}: hosts are the subgraph nodes around it, the outermost first
@@ -47,7 +47,7 @@ function behindOutput({ node, hosts }, slot, hops = 0) {
 function target(graph, id, hosts, hops) {
   const link = graph.getLink(id);
   if (!link || hops > MOST_HOPS) return undefined;
-  if (link.target_id === OUTPUTS) return hosts.length ? behindOutput(outer(hosts), link.target_slot, hops) : undefined;
+  if (String(link.target_id) === OUTPUTS) return hosts.length ? behindOutput(outer(hosts), link.target_slot, hops) : undefined;
   const node = graph.getNodeById(link.target_id);
   const input = node?.inputs?.[link.target_slot];
   if (node?.subgraph) return behindSubgraphInput({ node, hosts }, link.target_slot, hops);
@@ -72,7 +72,7 @@ function sourceOf({ node, hosts }, name, hops = 0) {
   const link = input?.link == null ? undefined : node.graph.getLink(input.link);
   if (!link) return { widget: node.widgets?.find((widget) => widget.name === name) };
   if (hops > MOST_HOPS) return undefined;
-  if (link.origin_id === INPUTS) {
+  if (String(link.origin_id) === INPUTS) {
     const own = node.graph.inputs?.[link.origin_slot]?.name;
     return hosts.length ? sourceOf(outer(hosts), own, hops + 1) : undefined;
   }
