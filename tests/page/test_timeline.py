@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 LONG, FRAMES, FPS, STEP = "2", 65, 25, 4  # of the tiny model: windows of 17 frames, on a grid of 4
-STORY = {
+STORY: dict[str, Any] = {
     "unit": "seconds",
     "prompts": [
         {"at": 0, "text": "A red circle moving right"},

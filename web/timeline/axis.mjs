@@ -90,12 +90,13 @@ export class Axis {
       bar.dataset.row = i % 2;
       return place(bar, this.scale.share(start), this.scale.share(end));
     });
-    const joins = shown.filter(([, , shared]) => shared).map(([start, , shared]) => {
-      const join = make("div", "reelwire-tl-join");
-      return place(join, this.scale.share(start), this.scale.share(start + shared - 1));
-    });
+    const joins = shown
+      .filter(([, , shared]) => shared)
+      .map(([start, , shared]) => {
+        const join = make("div", "reelwire-tl-join");
+        return place(join, this.scale.share(start), this.scale.share(start + shared - 1));
+      });
     this.windows.replaceChildren(...bars, ...joins);
-    this.windows.hidden = !windows.length;
     const list = windows.map(([start, end, shared], i) =>
       phrase("timeline_window", { number: i + 1, start, end, shared }),
     );
@@ -185,7 +186,7 @@ function newPicture() {
   return set(make("div", "reelwire-tl-picture", {}, handle(), frame), { "data-index": 0 });
 }
 
-/** What takes the focus and the keys of an entry, and tells a screen reader where it lies: a slider that is not seen. */
+/** What takes the focus and the keys of an entry, and tells a screen reader where it lies: an unseen slider. */
 const handle = () => make("input", "reelwire-tl-handle", { type: "range", step: 1 });
 
 function slide(input, name, axis, position, [low, high]) {

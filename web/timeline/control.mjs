@@ -29,11 +29,26 @@ export class Timeline {
     this.axis = new Axis();
     this.axis.keysId = `reelwire-tl-keys-${++controls}`;
     this.details = new Details(this.#writing());
-    this.picker = new Picker({ choose: (file) => this.#chosen([file]), upload: () => this.#upload(), close: () => this.#closePicker() });
+    this.picker = new Picker({
+      choose: (file) => this.#chosen([file]),
+      upload: () => this.#upload(),
+      close: () => this.#closePicker(),
+    });
     this.words = set(make("div", "reelwire-tl-words"), { role: "status" });
     this.plain = make("textarea", "reelwire-tl-plain", { spellcheck: false });
     this.keys = make("span", "reelwire-tl-unseen", { id: this.axis.keysId });
-    this.element = make("div", "reelwire-timeline", {}, this.#bar(), this.axis.element, this.details.element, this.plain, this.picker.element, this.words, this.keys);
+    this.element = make(
+      "div",
+      "reelwire-timeline",
+      {},
+      this.#bar(),
+      this.axis.element,
+      this.details.element,
+      this.plain,
+      this.picker.element,
+      this.words,
+      this.keys,
+    );
     set(this.element, { role: "group" });
     this.plain.addEventListener("input", () => this.#typed());
     this.plain.addEventListener("change", () => this.remember());
@@ -184,10 +199,11 @@ export class Timeline {
   /** The error, or what the video is in words. */
   #drawWords() {
     const { error, notes = [] } = this.outlook;
-    const lines = this.wired
-      ? [phrase("timeline_wired")]
-      : [this.#said || (error ? sayNow(error, this.reader?.node) : ""), ...this.#summary(), ...notes.map((note) => sayNow(note, this.reader?.node))];
-    this.words.classList.toggle("reelwire-tl-wrong", Boolean(!this.wired && (this.#said || error)));
+    const node = this.reader?.node;
+    const wrong = this.wired ? "" : this.#said || (error ? sayNow(error, node) : "");
+    const rest = () => [...this.#summary(), ...notes.map((note) => sayNow(note, node))];
+    const lines = [wrong, ...(this.wired ? [phrase("timeline_wired")] : rest())];
+    this.words.classList.toggle("reelwire-tl-wrong", Boolean(wrong));
     const texts = [...new Set(lines.filter(Boolean))];
     if (texts.join("\n") !== this.words.dataset.said) {
       this.words.dataset.said = texts.join("\n");
@@ -201,10 +217,16 @@ export class Timeline {
     if (!this.reader) return [phrase("timeline_unconnected")];
     const { scale } = this;
     const length = scale.hasEnd ? scale.seconds(scale.last + 1) : undefined;
-    const values = { seconds: length && Number(length.toFixed(2)), frames: scale.last + 1, fps: scale.fps && Number(scale.fps.toFixed(3)), step };
+    const values = {
+      seconds: length && Number(length.toFixed(2)),
+      frames: scale.last + 1,
+      fps: scale.fps && Number(scale.fps.toFixed(3)),
+      step,
+    };
     const total = length ? phrase("timeline_total", values) : "";
     if (!step) return [total, this.outlook.error ? "" : phrase("timeline_no_model")];
-    return [[total, phrase("timeline_grid", values)].filter(Boolean).join(" ")];
+    const grid = phrase("timeline_grid", values);
+    return [total ? phrase("sentences", { first: total, second: grid }) : grid];
   }
 
   /** Tell a person something until the next change. */
@@ -246,7 +268,10 @@ export class Timeline {
   /** The story with an entry at another position, on the grid; free: at any frame, of a picture. */
   moved(story, kind, index, position, free = false) {
     const { scale } = this;
-    const place = kind === "prompts" ? scale.promptPlace(story, index, position) : scale.picturePlace(position, free ? 1 : scale.step);
+    const place =
+      kind === "prompts"
+        ? scale.promptPlace(story, index, position)
+        : scale.picturePlace(position, free ? 1 : scale.step);
     const entry = listOf(story, kind)[index];
     if (place === undefined || !entry || place === scale.position(entry)) return story;
     return change(story, kind, index, { at: scale.at(place) });
@@ -260,7 +285,11 @@ export class Timeline {
   endAt(position) {
     const { scale, story } = this;
     if (!this.canEnd || !scale.hasEnd) return;
-    const least = Math.max(...promptsOf(story).map((entry) => scale.position(entry)), ...picturesOf(story).map((entry) => scale.position(entry)), 0);
+    const least = Math.max(
+      ...promptsOf(story).map((entry) => scale.position(entry)),
+      ...picturesOf(story).map((entry) => scale.position(entry)),
+      0,
+    );
     const units = Math.max(Math.round(position / scale.step), Math.ceil((least + (least > 0)) / scale.step), 1);
     setFrames(this.reader, units * scale.step + 1);
     this.outlook = { ...this.outlook, frames: units * scale.step + 1, windows: undefined, notes: [] };
@@ -285,7 +314,10 @@ export class Timeline {
   #middle() {
     const { scale, story, selected } = this;
     const prompts = promptsOf(story);
-    const at = selected.kind === "prompts" ? selected.index : prompts.findLastIndex((each) => scale.position(each) <= scale.position(this.entry));
+    const at =
+      selected.kind === "prompts"
+        ? selected.index
+        : prompts.findLastIndex((each) => scale.position(each) <= scale.position(this.entry));
     const next = prompts[at + 1];
     return (scale.position(prompts[at]) + (next ? scale.position(next) : scale.last)) / 2;
   }
@@ -326,7 +358,9 @@ export class Timeline {
     const { scale } = this;
     const taken = new Set(picturesOf(this.story).map((entry) => scale.picturePlace(scale.position(entry))));
     const from = scale.picturePlace(position);
-    const after = Array.from({ length: scale.units + 1 }, (_, i) => from + i * scale.step).filter((at) => at <= scale.last);
+    const after = Array.from({ length: scale.units + 1 }, (_, i) => from + i * scale.step).filter(
+      (at) => at <= scale.last,
+    );
     const before = Array.from({ length: scale.units + 1 }, (_, i) => from - i * scale.step).filter((at) => at >= 0);
     return [...after, ...before].find((at) => !taken.has(at)) ?? from;
   }

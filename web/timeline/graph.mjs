@@ -47,7 +47,8 @@ function behindOutput({ node, hosts }, slot, hops = 0) {
 function target(graph, id, hosts, hops) {
   const link = graph.getLink(id);
   if (!link || hops > MOST_HOPS) return undefined;
-  if (String(link.target_id) === OUTPUTS) return hosts.length ? behindOutput(outer(hosts), link.target_slot, hops) : undefined;
+  if (String(link.target_id) === OUTPUTS)
+    return hosts.length ? behindOutput(outer(hosts), link.target_slot, hops) : undefined;
   const node = graph.getNodeById(link.target_id);
   const input = node?.inputs?.[link.target_slot];
   if (node?.subgraph) return behindSubgraphInput({ node, hosts }, link.target_slot, hops);

@@ -6,7 +6,11 @@ const TEXTS = ["text", "search", "number", "textarea"]; // fields with an undo, 
 
 export function listenForKeys(timeline) {
   const { element } = timeline;
-  const everywhere = bound({ "$mod+z": () => timeline.undo(-1), "$mod+Shift+z": () => timeline.undo(1), "$mod+y": () => timeline.undo(1) });
+  const everywhere = bound({
+    "$mod+z": () => timeline.undo(-1),
+    "$mod+Shift+z": () => timeline.undo(1),
+    "$mod+y": () => timeline.undo(1),
+  });
   const onEntry = bound(entryKeys(timeline));
   const onEnd = bound(endKeys(timeline));
   element.addEventListener("keydown", (event) => {
@@ -17,7 +21,11 @@ export function listenForKeys(timeline) {
   });
   element.addEventListener("focusin", ({ target }) => {
     const entry = target.closest(".reelwire-tl-lane [data-index]");
-    if (entry) timeline.select(entry.parentElement === timeline.axis.prompts ? "prompts" : "keyframes", Number(entry.dataset.index));
+    if (entry)
+      timeline.select(
+        entry.parentElement === timeline.axis.prompts ? "prompts" : "keyframes",
+        Number(entry.dataset.index),
+      );
   });
   // what moves a slider without keys, as a screen reader does
   element.addEventListener("input", ({ target }) => {
@@ -30,11 +38,14 @@ export function listenForKeys(timeline) {
 
 /** A handler of keys that lets neither the browser nor the page do what they do with them. */
 function bound(table) {
-  const entries = Object.entries(table).map(([keys, act]) => [keys, (event) => {
-    event.preventDefault();
-    event.stopPropagation();
-    act();
-  }]);
+  const entries = Object.entries(table).map(([keys, act]) => [
+    keys,
+    (event) => {
+      event.preventDefault();
+      event.stopPropagation();
+      act();
+    },
+  ]);
   return createKeybindingsHandler(Object.fromEntries(entries));
 }
 
@@ -98,6 +109,11 @@ function moveEnd(timeline, by) {
 function strengthen(timeline, by) {
   const { kind, index } = timeline.selected;
   if (kind !== "keyframes" || timeline.outlook.strengths === false) return;
-  const strength = Number(Math.min(Math.max((picturesOf(timeline.story)[index].strength ?? 1) + by, 0.05), 1).toFixed(2));
-  timeline.edit((story) => ({ ...story, keyframes: picturesOf(story).map((each, i) => (i === index ? { ...each, strength } : each)) }));
+  const strength = Number(
+    Math.min(Math.max((picturesOf(timeline.story)[index].strength ?? 1) + by, 0.05), 1).toFixed(2),
+  );
+  timeline.edit((story) => ({
+    ...story,
+    keyframes: picturesOf(story).map((each, i) => (i === index ? { ...each, strength } : each)),
+  }));
 }

@@ -12,7 +12,7 @@ export function thumbnail(name) {
 export async function inputPictures() {
   const answer = await api.fetchApi("/object_info/LoadImage");
   const [list, options] = (await answer.json()).LoadImage.input.required.image;
-  return Array.isArray(list) ? list : options?.options ?? [];
+  return Array.isArray(list) ? list : (options?.options ?? []);
 }
 
 /** Put a file into the input folder by the page's own way; its name there. */

@@ -28,7 +28,8 @@ export function listenForDrags(timeline) {
 function doubleClicked(timeline, target, clientX) {
   if (under(target)?.kind === "prompts") timeline.write();
   else if (under(target)?.kind === "keyframes") timeline.choosePicture(timeline.selected.index);
-  else if (target.closest(".reelwire-tl-pictures")) timeline.choosePicture(undefined, timeline.axis.positionAt(clientX));
+  else if (target.closest(".reelwire-tl-pictures"))
+    timeline.choosePicture(undefined, timeline.axis.positionAt(clientX));
 }
 
 /** A step of a drag; what it changes is kept at its end, and taken back where it is given up. */
@@ -38,7 +39,7 @@ function drag(timeline, state) {
   const memo = state.memo;
   if (!memo) return memo;
   if (canceled) timeline.edit(() => memo.story, false);
-  else memo.move(((movement[0] / memo.width) * memo.last), event.altKey);
+  else memo.move((movement[0] / memo.width) * memo.last, event.altKey);
   if (last && !canceled) memo.done();
   timeline.axis.element.classList.toggle("reelwire-tl-dragging", !last);
   return memo;

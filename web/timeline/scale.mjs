@@ -8,7 +8,7 @@ export class Scale {
   constructor(story, { fps, frames, step }) {
     const inSeconds = unitOf(story) === "seconds";
     this.fps = fps;
-    this.perUnit = inSeconds ? fps ?? TENTHS : 1;
+    this.perUnit = inSeconds ? (fps ?? TENTHS) : 1;
     this.inFrames = !inSeconds || Boolean(fps);
     this.step = (this.inFrames && step) || 1;
     this.first = this.inFrames && step ? 1 : 0; // of a window's frames, that come after those that it shares
@@ -40,7 +40,7 @@ export class Scale {
 
   /** The position of a time in seconds. */
   ofSeconds(seconds) {
-    return seconds * (this.inFrames ? this.fps ?? 1 : TENTHS);
+    return seconds * (this.inFrames ? (this.fps ?? 1) : TENTHS);
   }
 
   share(position) {

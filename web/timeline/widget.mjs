@@ -84,13 +84,20 @@ function look(timeline) {
 function follow(timeline, node, name) {
   if (timeline.value.get() !== timeline.text) timeline.take(timeline.value.get());
   const wired = Boolean(isWired(node, name));
-  if (wired !== Boolean(timeline.wired)) {
-    timeline.wired = wired;
-    timeline.draw();
-  }
+  if (wired !== timeline.wired) rewire(timeline, wired);
   const reader = readerOf(node, name);
   const question = JSON.stringify({ timeline: timeline.text, ...questionOf(reader) });
   if (!wired && !timeline.asking && question !== timeline.asked) ask(timeline, reader, question);
+}
+
+/** Show a timeline that comes by a wire as a line alone; the node shrinks or grows by it, unless it was saved so. */
+function rewire(timeline, wired) {
+  const { node } = timeline;
+  const grown = timeline.wired === undefined ? 0 : (LEAST_HEIGHT - WIRED_HEIGHT) * (wired ? -1 : 1);
+  timeline.wired = wired;
+  timeline.draw();
+  if (grown) node.setSize([node.size[0], Math.max(node.size[1] + grown, node.computeSize()[1])]);
+  node.setDirtyCanvas(true, true);
 }
 
 async function ask(timeline, reader, question) {
@@ -115,9 +122,9 @@ export function showOnSubgraph(node) {
   const own = node.createPromotedHostWidget;
   if (!node.isSubgraphNode?.() || !own || !node._projectPromotedWidget) return;
   node.createPromotedHostWidget = function (input, id, source) {
-    if (source?.type !== TYPE || !this.graph || this.graph.getNodeById(this.id) !== this) return own.apply(this, arguments);
+    if (source?.type !== TYPE || !this.graph || this.graph.getNodeById(this.id) !== this)
+      return own.apply(this, arguments);
     const value = this._projectPromotedWidget(input);
     return addTo(this, input.name, { get: () => value.value ?? "", set: (text) => (value.value = text) });
   };
 }
-
