@@ -206,6 +206,12 @@ FOOT = """
 torch, Pillow and numpy come with ComfyUI. cache-dit is optional: its DBCache is a policy of the Cache node.
 The tests alone want peft and lycoris-lora, the references of LoRA, LoHa, LoKr and DoRA: as a requirement, lycoris-lora
 would bring 5 s of imports and compilers of its own for formulas of a few lines (loaders/weights/lora/products.py).
+
+The page's timeline brings two small libraries along, in `web/vendor/` with their licences, so that nothing is fetched:
+
+- @use-gesture/vanilla 10.3.1, for drags by mouse, pen and finger: `DragGesture` alone, 21 kB, made by `esbuild --bundle
+  --format=esm --minify`. interact.js listens on the document, which no pointer event of a node reaches in Nodes 2.0.
+- tinykeys 3.1.0, for keys by names that are the same on a Mac: 1 kB, `dist/tinykeys.modern.js` as it is.
 """
 HEAD = f"""# Other packages
 

@@ -12,6 +12,7 @@ from comfy_api.latest import io
 
 from ..loaders.messages import InputError, inputs_named, listed, message
 from ..loaders.parts import Recipe
+from ..loaders.video_model import VideoModel
 from . import host
 from .effect import of_family
 from .types import model_output, node_schema
@@ -156,6 +157,27 @@ class Loader(io.ComfyNode):
         vace_module: str = NONE,
         **parts: str,
     ) -> io.NodeOutput:
+        model = cls.model_of(checkpoint, precision, low_noise_checkpoint, vace_module, **parts)
+        files = model.recipe.files
+        single = [part for part in FOLDERS if part in files and files[part].is_file()]
+        lines = [message("part_file", part=inputs_named(part), file=files[part].name) for part in single]
+        loaded = message("loaded", title=model.title, variant=model.variant, dtype=model.recipe.dtype)
+        report = host.Report(cls)
+        report.tell(listed([loaded, *lines]), level=logging.INFO)
+        for note in model.file_notes():
+            report.tell(note, level=logging.INFO)
+        return io.NodeOutput(model, ui=report.ui())
+
+    @classmethod
+    def model_of(
+        cls,
+        checkpoint: str,
+        precision: str = host.AUTO,
+        low_noise_checkpoint: str = host.AUTO,
+        vace_module: str = NONE,
+        **parts: str,
+    ) -> VideoModel:
+        """The model that the inputs stand for, of which headers alone are read; raises InputError, CheckpointError."""
         from ..loaders.families import family
         from ..loaders.weights.find import complete
 
@@ -170,15 +192,7 @@ class Loader(io.ComfyNode):
         name = cls.row.family
         files = complete(family(name).checkpoint, chosen, offered, host.tokenizers())
         model = host.load_model(Recipe(name, "", files, host.precision(precision)))
-        model = replace(model, host_attention=host.attention())
-        single = [part for part in FOLDERS if part in files and files[part].is_file()]
-        lines = [message("part_file", part=inputs_named(part), file=files[part].name) for part in single]
-        loaded = message("loaded", title=model.title, variant=model.variant, dtype=model.recipe.dtype)
-        report = host.Report(cls)
-        report.tell(listed([loaded, *lines]), level=logging.INFO)
-        for note in model.file_notes():
-            report.tell(note, level=logging.INFO)
-        return io.NodeOutput(model, ui=report.ui())
+        return replace(model, host_attention=host.attention())
 
 
 def _checkpoint_inputs(row: Row) -> list[io.Input]:

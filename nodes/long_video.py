@@ -9,7 +9,6 @@ from contextlib import closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from comfy_api.latest import io
@@ -38,6 +37,7 @@ from .sampling.inputs import (
     video_inputs,
 )
 from .sampling.long import check_long_ahead, left_out, prepared
+from .timeline.inputs import check_timeline, picture_times, timeline_input
 from .types import (
     ABSENT,
     InputValue,
@@ -60,17 +60,7 @@ if TYPE_CHECKING:
     from ..samplers.long.job import Job
     from ..samplers.long.plan import LongPlan
 
-OPENED_BEFORE = 64  # pictures of a timeline whose headers are read before a prompt is queued, while the server waits
 RESUME, ANEW = "go on", "start over"
-TIMELINE = """{
-  "unit": "seconds",
-  "prompts": [
-    {"at": 0, "text": "A red car drives along the coast at sunrise"},
-    {"at": 5, "text": "The red car stops at a lighthouse"}
-  ],
-  "negative": "",
-  "keyframes": []
-}"""
 
 
 COUNTS: Conditions = {
@@ -165,20 +155,16 @@ class LongVideo(FileWriter):
             *size_checks(width, height),
             (check_length, frames, ENDLESS, False),
         )
-        story = _check_timeline, timeline, fps or 0.0, (frames or 0) if frames_from == FRAMES else 0
+        story = check_timeline, timeline, fps or 0.0, (frames or 0) if frames_from == FRAMES else 0
         media = media_checks(strength, source, mask, frames_from, extend)
         return host.valid((host.check_prefix, filename_prefix), *numbers, *media, story)
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: InputValue) -> list[float]:
         """Render again when a picture of the timeline was replaced, or the file is gone that was written."""
-        from ..samplers.long.timeline import read_timeline
-
         gone = host.files_gone(cls, inputs)
         try:
-            pictures = read_timeline(inputs.get("timeline") or "", 24.0, 10**9).pictures
-            files = dict.fromkeys(picture.file for picture in pictures)
-            return [gone, *(host.modified(Path(host.input_file(file))) for file in files)]
+            return [gone, *picture_times(inputs.get("timeline") or "")]
         except ValueError:  # told when the node runs
             return [gone]
 
@@ -274,12 +260,9 @@ def _note(model: VideoModel, plan: LongPlan, frames: int, fps: float) -> dict[st
 def _timeline_inputs() -> list[io.Input]:
     """What the video shows, how long it is, and its size."""
     return [
-        io.String.Input(
-            "timeline",
-            multiline=True,
-            default=TIMELINE,
-            tooltip="JSON: which prompt holds from when on, in seconds or frames, and pictures of ComfyUI's input "
-            "folder that the video must show",
+        timeline_input(
+            "Which prompt holds from when on, in seconds or frames, and pictures of ComfyUI's input folder that the "
+            "video must show: on a time axis, or as JSON"
         ),
         whole_input(
             "frames",
@@ -392,16 +375,6 @@ def _loop_input() -> io.Input:
         "meet is said here"
     )
     return io.Boolean.Input("loop", default=False, optional=True, advanced=True, tooltip=tooltip)
-
-
-def _check_timeline(timeline: str, fps: float, frames: int) -> None:
-    """Raise InputError for what is wrong with a timeline whatever the model is. fps, frames: 0 where not known."""
-    from ..samplers.long.timeline import read_timeline
-
-    pictures = read_timeline(timeline, fps or None, frames or None).pictures
-    for number, file in enumerate(dict.fromkeys(picture.file for picture in pictures)):
-        check = host.input_size if number < OPENED_BEFORE else host.input_file
-        check(file)
 
 
 class _Watching:

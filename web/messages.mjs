@@ -35,6 +35,13 @@ export function sayNow(message, node) {
   return say(known.reelwire.messages, message, (id) => labelOf(known.nodeDefs, id, node?.type));
 }
 
+/** One of the page's own words, in its language; empty while the texts are not there. */
+export function phrase(key, values = {}) {
+  const locale = app.extensionManager.setting.get("Comfy.Locale") ?? "en";
+  const known = [locale, locale.split("-")[0], "en"].map((name) => languages[name]?.reelwire?.messages).find(Boolean);
+  return known ? say(known, { key, values, text: "" }, (id) => id) : "";
+}
+
 /** The message of a refusal, of which the page has the text alone. */
 export async function refusalOf(text) {
   const plain = { key: "", values: {}, text };

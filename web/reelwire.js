@@ -8,10 +8,13 @@ import { leaveOutPanel } from "./panel.mjs";
 import { writePrefixOut } from "./prefixes.mjs";
 import { addReviewButton, listenForReview } from "./review/desk.mjs";
 import { endsWithVideo, listenForResults, showAfterReload, showOutputs } from "./results.mjs";
+import { showOnSubgraph, timelineWidgets } from "./timeline/widget.mjs";
 
 function addStyle() {
-  const style = { rel: "stylesheet", href: new URL("reelwire.css", import.meta.url).href };
-  document.head.append(Object.assign(document.createElement("link"), style));
+  for (const name of ["reelwire.css", "timeline/timeline.css"]) {
+    const style = { rel: "stylesheet", href: new URL(name, import.meta.url).href };
+    document.head.append(Object.assign(document.createElement("link"), style));
+  }
 }
 
 const FEATURES = [addStyle, loadTexts, keepTypeColours, listenForResults, listenForErrors, listenForReview];
@@ -29,6 +32,8 @@ app.registerExtension({
     }
   },
 
+  getCustomWidgets: timelineWidgets,
+
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!isOurs(nodeData.name)) return;
     const { onSerialize } = nodeType.prototype;
@@ -42,6 +47,7 @@ app.registerExtension({
   },
 
   nodeCreated(node) {
+    showOnSubgraph(node);
     if (isOurs(node.comfyClass)) writePrefixOut(node);
     addReviewButton(node);
     if (endsWithVideo(node.comfyClass)) node.hideOutputImages = true; // and so would Nodes 2.0

@@ -58,6 +58,7 @@ from .review import own_folder as own_folder
 from .review import read_text as read_text
 from .review import serve_review as serve_review
 from .review import tell_all as tell_all
+from .routes import serve_answers as serve_answers
 from .runs import RUN as RUN
 from .runs import Meter as Meter
 from .runs import Run as Run

@@ -78,7 +78,7 @@ def prepared(
     fps, sound, notes = _rate_and_sound(model, fps, audio, source_sound, clip, inputs)
     options = LongVideoOptions(window, overlap, adain, memory, hold)
     values = {"frames": frames, "keyframes": keyframes, **inputs}
-    if not asked and {"source", "extend"} & {*awaited} and _counts_seconds(timeline):
+    if not asked and {"source", "extend"} & {*awaited} and counts_seconds(timeline):
         _check_texts(model, timeline)  # when each counts, only the rate of the source, or of the clip, tells
         timeline = json.dumps({"prompts": [{"at": 0, "text": ""}]})
     story, plan = _planned(model, timeline, fps, options, awaited, values)
@@ -105,8 +105,10 @@ def _planned(
     options: LongVideoOptions,
     awaited: Collection[str],
     inputs: dict[str, InputValue],
+    opened: bool = True,
 ) -> tuple[Timeline, LongPlan]:
-    """(the timeline, the plan of the video) that the inputs stand for; raises InputError."""
+    """(the timeline, the plan of the video) that the inputs stand for; raises InputError. opened: whether pictures are
+    read beyond their headers."""
     from ...samplers.long.plan import plan_long
     from ...samplers.long.timeline import read_timeline
     from ...samplers.sources.awaited import blank
@@ -119,15 +121,27 @@ def _planned(
     sizes = _sizes(story)
     images = partial(_images, sizes, (sized.width, sized.height))
     with heard_by(notes.append):  # while other inputs are awaited, the sizes will do to refuse what cannot work
-        shown = {file: blank(*size) for file, size in sizes.items()} if awaited else images()
+        shown = {file: blank(*size) for file, size in sizes.items()} if awaited or not opened else images()
     pictures = (Keyframe(shown[each.file], each.frame, each.strength) for each in story.pictures)
     plan = plan_long(model, story, replace(request, keyframes=(*request.keyframes, *pictures)), options, awaited)
     plan = replace(plan, notes=(*notes, *plan.notes), shared=plan.shared or clip_frames_of(source, plan.request.frames))
-    if awaited:
+    if awaited and opened:
         with heard_by(lambda _: None):  # a damaged file is refused before anything is made
             images()
     end = None if awaited else plan.request.frames  # no prompt begins behind the end
     return read_timeline(timeline, fps, end), plan
+
+
+def outlined_plan(
+    model: VideoModel,
+    timeline: str,
+    fps: float,
+    options: LongVideoOptions,
+    awaited: Collection[str],
+    inputs: Mapping[str, InputValue],
+) -> LongPlan:
+    """The plan of a video as it can be known while its timeline is written: of pictures, headers alone are read."""
+    return _planned(model, timeline, fps, options, awaited, {"keyframes": (), **inputs}, opened=False)[1]
 
 
 def _sizes(story: Timeline) -> dict[str, tuple[int, int]]:
@@ -154,7 +168,7 @@ def left_out(plan: LongPlan) -> tuple[Message, ...]:
     return (message("clip_left_out", count=plan.shared),) if plan.shared and plan.clip is None else ()
 
 
-def _counts_seconds(timeline: str) -> bool:
+def counts_seconds(timeline: str) -> bool:
     """Whether anything of a timeline lies at a frame that the frame rate decides; raises InputError for what is wrong
     with it at any rate."""
     from ...samplers.early import FASTEST
@@ -193,11 +207,11 @@ def _rate_and_sound(
     """(frames per second of the file, its sound, notes). clip: what the file begins with; None: nothing."""
     source = inputs.get("source")
     brings = (clip if source is None else source) if source_sound else None
-    fps, sound, notes = FileWriter.rate_and_sound(model, fps, audio, brings, _sampled_rate(model, inputs))
+    fps, sound, notes = FileWriter.rate_and_sound(model, fps, audio, brings, sampled_rate(model, inputs))
     return fps, sound, [*notes, *(FileWriter.clip_apart(fps, clip) if sound is None or brings is not clip else [])]
 
 
-def _sampled_rate(model: VideoModel, inputs: Mapping[str, InputValue]) -> float:
+def sampled_rate(model: VideoModel, inputs: Mapping[str, InputValue]) -> float:
     """Frames per second where nothing is asked for: the source's, the clip's, the preset's, or the model's."""
     preset = inputs.get("preset", DEFAULT)
     brought = host.source_rate(inputs.get("source")) or host.source_rate(inputs.get("extend"), "extend")

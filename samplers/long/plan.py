@@ -86,7 +86,7 @@ def plan_long(
     title = f"{model.title} ({model.variant})"
     _check_options(options)
     prompt_notes = check_prompts(model, timeline)
-    spans = _spans(model, options, title)
+    spans = spans_of(model, options)
     if "keyframes" in awaited and _needs_ends(model.capabilities()):
         timeline = replace(timeline, prompts=timeline.prompts[:1])  # where prompts change there may be pictures or not
     least = timeline.prompts[-1].frame + 1 + 2 * spans.step if len(timeline.prompts) > 1 else 0
@@ -167,9 +167,10 @@ def check_prompts(model: VideoModel, timeline: Timeline) -> tuple[str, ...]:
     return tuple(dict.fromkeys(notes))
 
 
-def _spans(model: VideoModel, options: LongVideoOptions, title: str) -> Spans:
-    """Windows as long as the model's default, sharing a quarter where its way of going on does not say."""
-    facts = model.facts
+def spans_of(model: VideoModel, options: LongVideoOptions) -> Spans:
+    """Windows as long as the model's default, sharing a quarter where its way of going on does not say; raises
+    InputError."""
+    facts, title = model.facts, f"{model.title} ({model.variant})"
     length, counts = options.window or facts.presets["default"]["frames"], facts.frame_counts
     if counts and length not in counts:
         rule = message("window_counts", title=title, counts=either(*counts))

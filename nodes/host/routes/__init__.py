@@ -1,0 +1,37 @@
+"""What the page can ask the server for: an answer in JSON, worked out beside the server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from ....loaders.parts import JsonObject
+from ..progress import contained
+
+
+def serve_answers(path: str, answer: Callable[[JsonObject], JsonObject]) -> None:
+    """POST `path` with a JSON object: what a function answers to it, one question at a time."""
+    from aiohttp import web
+    from server import PromptServer
+
+    turn = asyncio.Lock()
+
+    def answered(asked: JsonObject) -> JsonObject:
+        with contained():
+            return answer(asked)
+
+    @PromptServer.instance.routes.post(path)
+    async def respond(request: web.Request) -> web.Response:
+        try:
+            asked = await request.json()
+        except ValueError:
+            asked = None
+        if not isinstance(asked, dict):
+            return web.json_response({}, status=400)
+        try:
+            async with turn:
+                return web.json_response(await asyncio.to_thread(answered, asked))
+        except Exception:
+            logging.warning("Reelwire: %s has no answer", path, exc_info=True)
+            return web.json_response({}, status=500)
