@@ -71,7 +71,8 @@ def straighten(vae: nn.Module) -> None:
             if weight.ndim == 5:
                 place[0] = weight.shape[2] - 1  # now is the last tap
             weight.mul_(0.3)
-            weight[(slice(None), slice(None), *place)] += straight
+            index: tuple[Any, ...] = (..., *place)
+            weight[index] += straight
 
 
 def train_coder(

@@ -158,7 +158,7 @@ class Reader(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.llama, self.clip = build_llama(READ_LAYERS), build_clip()
-        self.llama.norm = nn.Identity()  # type: ignore[assignment]
+        self.llama.norm = nn.Identity()
         self.words, self.clip_words = llama_tokenizer(), clip_tokenizer()
         self.begin = len(self.words(TEMPLATE.split("{}")[0]).input_ids)
 
@@ -208,7 +208,7 @@ def train_text(out: Path) -> None:
     torch.manual_seed(0)
     values = (list(world.COLOURS), list(world.SHAPES), list(world.MOTIONS), list(world.BACKGROUNDS))
     heads = lambda width: nn.ModuleList(nn.Linear(width, len(v) + 1) for v in values)
-    net = nn.ModuleDict({"reader": Reader(), "words": heads(96), "pooled": heads(64)})
+    net: Any = nn.ModuleDict({"reader": Reader(), "words": heads(96), "pooled": heads(64)})
     trainer = Trainer(net, lambda n, p: False, out / "text.ckpt", seed=3, averaging=0.99)
     log, (train, _) = Log("text", 0), world.split()
     for step, rng, _ in trainer.steps(TEXT_STEPS):
@@ -276,9 +276,9 @@ class Flow:
         _, _, t, noisy, read = self.draw(generator)
         rows, ones = read["text"].shape[1], torch.ones(BATCH)
         scale = 1 + (STRONGEST - 1) * torch.rand(BATCH, generator=generator)
-        pad = {k: F.pad(v[:, :rows], (0, 0) * (v.ndim - 2) + (0, max(rows - v.shape[1], 0))) if k != "pooled" else v
-               for k, v in self.nothing.items()}  # fmt: skip
-        without = {k: v.expand(BATCH, *v.shape[1:]) for k, v in pad.items()}
+        pad = lambda v: F.pad(v[:, :rows], (0, 0) * (v.ndim - 2) + (0, max(rows - v.shape[1], 0)))
+        padded = {k: v if k == "pooled" else pad(v) for k, v in self.nothing.items()}
+        without = {k: v.expand(BATCH, *v.shape[1:]) for k, v in padded.items()}
         with torch.no_grad():
             cond, uncond = (self.velocity(teacher, noisy, t, r, ones) for r in (read, without))
             target = uncond + scale.view(-1, 1, 1, 1, 1) * (cond - uncond)
