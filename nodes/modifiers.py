@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, fields, replace
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
 
+from ..loaders.base import optional_fields
 from ..loaders.messages import InputError, Message, message
 from ..loaders.request import Guidance, SpatioTemporal
 from ..loaders.spec import with_feature
@@ -359,9 +360,8 @@ class SetMemory(io.ComfyNode):
 
 
 def options_of(model: VideoModel) -> dict[str, Any]:
-    """What was set on a model since it was loaded: all its fields that have a default."""
-    optional = [each.name for each in fields(model) if (each.default, each.default_factory) != (MISSING, MISSING)]
-    return {name: getattr(model, name) for name in optional if name != "node"}
+    """What was set on a model since it was loaded."""
+    return {name: getattr(model, name) for name in optional_fields(model) if name != "node"}
 
 
 class SetSpeed(io.ComfyNode):
