@@ -9,7 +9,18 @@ from comfy_api.latest import ComfyExtension, io
 
 from .host import serve_links, serve_refusals, speaking
 
-MODULES = ("loaders", "modifiers", "lora", "conditioning", "sampling", "long_video", "caching", "decoding", "reports")
+MODULES = (
+    "loaders",
+    "modifiers",
+    "parallel",
+    "lora",
+    "conditioning",
+    "sampling",
+    "long_video",
+    "caching",
+    "decoding",
+    "reports",
+)
 
 
 class ReelwireExtension(ComfyExtension):

@@ -1,5 +1,6 @@
 """Every call into ComfyUI, by rooms; what the nodes take from them."""
 
+from .apart import opener as opener
 from .arrivals import pending as pending
 from .files import latents_of as latents_of
 from .files import latents_on_disk as latents_on_disk

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
-from contextlib import closing, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +13,7 @@ import torch
 from ...loaders.messages import InputError, message
 from ...loaders.parts import Argument
 from . import bootstrap
+from .address import check_address, check_reachable, check_there
 from .crew import LostError
 from .packing import packed, unpacked
 
@@ -26,23 +26,22 @@ SETTINGS = {  # nothing is reported to anybody, and little is printed
     "RAY_DISABLE_IMPORT_WARNING": "1",
 }
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's own switch: with 0 all of a local cluster listens on 127.0.0.1
-REACH_SECONDS = 3.0
 Worker = Argument  # Ray's handle of an actor, untyped
 Reference = Argument  # Ray's reference to an answer, untyped
 Ray = Argument  # the module, which is imported when it is asked for
 
 
 def import_ray(is_local: bool) -> Ray:
-    """Ray, set to stay on this machine or to reach others; raises InputError where it is not installed."""
+    """Ray, set to stay on this machine or to reach others; raises InputError where it is not installed.
+
+    It must come before whoever else in this process imports Ray with its own settings."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     os.environ[LOOPBACK] = "0" if is_local else "1"
-    try:
-        import ray
-        from ray._private import ray_constants
-    except ImportError as error:
-        rule = message("ray_absent", error=error)
-        raise InputError("model", message("with_parallel"), rule, message("ray_install")) from error
+    check_there()
+    import ray
+    from ray._private import ray_constants
+
     ray_constants.ENABLE_RAY_CLUSTER = not is_local  # where another pack has imported Ray before
     return ray
 
@@ -58,7 +57,7 @@ def connect(address: str, workers: int = 0) -> tuple[Ray, bool]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
-            _check_reachable(address)
+            check_reachable(address)
             ray.init(address=address, **quiet)
         else:
             cpus = {} if torch.cuda.is_available() else {"num_cpus": max(workers, os.cpu_count() or 1)}
@@ -70,24 +69,6 @@ def connect(address: str, workers: int = 0) -> tuple[Ray, bool]:
             ray.shutdown()
         raise _refusal(address, error) from error
     return ray, True
-
-
-def check_address(address: str) -> None:
-    """Raise InputError for what is no address."""
-    host, _, port = address.rpartition(":")
-    if address and not (host and port.isdecimal() and 0 < int(port) < 2**16 and "/" not in address):
-        raise InputError("address", repr(address), message("address_rule"), message("address_write"))
-
-
-def _check_reachable(address: str) -> None:
-    """Raise InputError where nobody listens: Ray itself would try for a minute."""
-    host, _, port = address.rpartition(":")
-    try:
-        with closing(socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS)):
-            pass
-    except OSError as error:
-        rule = message("address_unreachable", error=error.strerror or str(error))
-        raise InputError("address", repr(address), rule, message("address_remedy")) from error
 
 
 def _check_same(ray: Ray, address: str) -> None:
@@ -179,7 +160,9 @@ class RayWire:
         if isinstance(thing, tuple):  # a greeting
             name, wrong = thing
             if wrong:
-                raise InputError("model", message("with_parallel"), message("worker_other", machine=name, what=wrong[0]))
+                raise InputError(
+                    "model", message("with_parallel"), message("worker_other", machine=name, what=wrong[0])
+                )
             return name
         return thing
 
@@ -196,4 +179,3 @@ def _short(error: BaseException) -> str:
     """The first line of what Ray says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line for line in lines if "exit" in line.lower()), lines[0] if lines else type(error).__name__)[:200]
-

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
 from ...loaders.messages import Message, message
+from ...loaders.parts import Argument
 
 RETRIES = 2  # of a job whose worker died
 WAIT = 0.1  # seconds between two looks at what is done
@@ -26,7 +27,6 @@ HIRES_EVERY = 2.0  # seconds between two looks at how many workers there may be
 
 W = TypeVar("W")
 R = TypeVar("R")
-J = TypeVar("J")
 
 
 class LostError(RuntimeError):
@@ -37,7 +37,7 @@ class LostError(RuntimeError):
         self.machine = machine
 
 
-class Wire(Protocol[W, R, J]):
+class Wire(Protocol[W, R]):
     """What reaches workers. A reference stands for an answer that is still to come."""
 
     def room(self) -> int:
@@ -47,7 +47,7 @@ class Wire(Protocol[W, R, J]):
         """A new worker, and the reference to its greeting: the name of its machine. Raises what says why it is of no
         use."""
 
-    def give(self, worker: W, job: J) -> R:
+    def give(self, worker: W, job: Argument) -> R:
         """Have a worker do a job."""
 
     def look(self, worker: W) -> R:
@@ -73,14 +73,14 @@ class Wire(Protocol[W, R, J]):
 
 
 @dataclass(eq=False)
-class Ticket(Generic[J]):
+class Ticket:
     """A job under way.
 
-    future: of its answer. seen: the last look at it; machine: where it is. tries: how often its worker has died; losses:
-    the same in words. unwanted: since when nobody wants it.
+    future: of its answer. seen: the last look at it; machine: where it is.
+    tries: how often its worker has died; losses: the same in words. unwanted: since when nobody wants it.
     """
 
-    job: J
+    job: Argument
     future: Future[object] = field(default_factory=Future)
     seen: object = None
     machine: str = ""
@@ -106,16 +106,16 @@ class _Hand(Generic[W]):
     rested: bool = True
 
 
-class Crew(Generic[W, R, J]):
+class Crew(Generic[W, R]):
     """Workers of one kind, and the jobs that wait for them. A thread of its own serves them until `close`.
 
     most: workers; 0: as many as the wire has room for.
     """
 
-    def __init__(self, wire: Wire[W, R, J], most: int = 0) -> None:
+    def __init__(self, wire: Wire[W, R], most: int = 0) -> None:
         self._wire, self.most = wire, most
-        self._new: deque[Ticket[J]] = deque()
-        self._waiting: deque[Ticket[J]] = deque()
+        self._new: deque[Ticket] = deque()
+        self._waiting: deque[Ticket] = deque()
         self._hands: list[_Hand[W]] = []
         self._running: dict[R, tuple[_Hand[W], str]] = {}
         self._room, self._asked = 0, float("-inf")
@@ -125,7 +125,7 @@ class Crew(Generic[W, R, J]):
         self._thread = threading.Thread(target=self._serve, name="reelwire crew", daemon=True)
         self._thread.start()
 
-    def submit(self, job: J) -> Ticket[J]:
+    def submit(self, job: Argument) -> Ticket:
         """Have a job done by whichever worker is free first."""
         ticket = Ticket(job)
         self._new.append(ticket)
@@ -249,20 +249,32 @@ class Crew(Generic[W, R, J]):
             return
         hand, kind = self._running.pop(reference)
         self._worked = time.monotonic()
-        try:
-            answer = self._wire.answer(reference)
-        except LostError as error:
+        answer, error = self._answer(reference)
+        if isinstance(error, LostError):
             self._lose(hand, error)
-            return
-        except Exception as error:
-            if kind == "greeting":  # it is of no use, and no other one would be
-                self._fail_all(error)
-                self._remove(hand)
-                return
-            if kind == "work" and hand.ticket is not None:
-                hand.ticket.future.set_exception(error)
-                hand.ticket = None
-            return
+        elif error is not None:
+            self._refused(hand, kind, error)
+        else:
+            self._heard(hand, kind, answer)
+
+    def _answer(self, reference: R) -> tuple[object, BaseException | None]:
+        try:
+            return self._wire.answer(reference), None
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the answer
+            return None, error
+
+    def _refused(self, hand: _Hand[W], kind: str, error: BaseException) -> None:
+        """An error that is not a worker's death: of a greeting, so that no other worker would be of use, or of a
+        job."""
+        if kind == "greeting":
+            self._fail_all(error)
+            self._remove(hand)
+        elif kind == "work" and hand.ticket is not None:
+            hand.ticket.future.set_exception(error)
+            hand.ticket = None
+
+    def _heard(self, hand: _Hand[W], kind: str, answer: object) -> None:
+        """What a worker says."""
         if kind == "greeting":
             hand.machine, self._losses = str(answer), 0
         elif kind == "look":
@@ -314,7 +326,7 @@ class Crew(Generic[W, R, J]):
         self._waiting.clear()
         self._new.clear()
 
-    def _all_tickets(self) -> Iterator[Ticket[J]]:
+    def _all_tickets(self) -> Iterator[Ticket]:
         yield from self._new
         yield from self._waiting
         for hand in self._hands:
@@ -322,7 +334,7 @@ class Crew(Generic[W, R, J]):
                 yield hand.ticket
 
 
-def _settle(ticket: Ticket[J], answer: object) -> None:
+def _settle(ticket: Ticket, answer: object) -> None:
     if ticket.unwanted:
         ticket.future.cancel()
     elif not ticket.future.done():

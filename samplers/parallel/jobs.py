@@ -16,7 +16,7 @@ from .crew import Crew, Ticket
 from .marks import marks_of
 from .worker import Done, Failed, Greeting, Look, Opener, Work, versions
 
-Sampler = Crew[Worker, Reference, Work]
+Sampler = Crew[Worker, Reference]
 _crews: dict[str, Sampler] = {}  # by the address of their cluster
 _lock = threading.Lock()
 
@@ -25,7 +25,7 @@ _lock = threading.Lock()
 class Job:
     """A sampling under way on some worker."""
 
-    ticket: Ticket[Work]
+    ticket: Ticket
 
     @property
     def look(self) -> Look:
@@ -87,4 +87,3 @@ def wait(job: Job, on_look: Callable[[Look], None], pause: Callable[[], None]) -
         return job.result()
     finally:
         job.cancel()
-

@@ -35,7 +35,7 @@ from .marks import Marks, differences
 
 PACKAGES = ("torch", "diffusers", "transformers")
 MOST_NAMED = 3  # files that an error names
-REFUSALS = {"input": InputError, "checkpoint": CheckpointError, "refused": RefusedError}
+REFUSALS: dict[str, type[RefusedError]] = {"input": InputError, "checkpoint": CheckpointError, "refused": RefusedError}
 
 
 class StoppedError(Exception):
@@ -97,9 +97,9 @@ class Failed:
     def error(self) -> Exception:
         """The error anew."""
         if self.kind in REFUSALS:
-            kind = REFUSALS[self.kind]
-            error = kind.__new__(kind)
-            RefusedError.__init__(error, *self.parts)
+            rule, remedy, name, value = self.parts
+            other = REFUSALS[self.kind]
+            error = InputError(name, value, rule, remedy) if other is InputError else other(rule, remedy, name, value)
             error.node = self.node
             return error
         return {"memory": OutOfMemory, "stopped": StoppedError}.get(self.kind, RuntimeError)(self.words)
@@ -166,7 +166,7 @@ def work(job: Work) -> Done | Failed:
     _desk.look, _desk.cache = Look(), None
     try:
         return _sampled(job)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - it is raised where somebody waits
         return failed(error)
     finally:
         _desk.cache = None
@@ -208,7 +208,9 @@ def _compare(marks: Marks) -> None:
 
 def _model(recipe: Recipe) -> VideoModel:
     """The model of a recipe; with another one's options its weights stay, and with other files all is dropped."""
-    bare = pickle.dumps((recipe.family, sorted(recipe.files.items()), recipe.dtype, recipe.storage, recipe.most_on_card))
+    bare = pickle.dumps(
+        (recipe.family, sorted(recipe.files.items()), recipe.dtype, recipe.storage, recipe.most_on_card)
+    )
     if bare not in _desk.models:
         _desk.models.clear()
         plain = Recipe(recipe.family, recipe.variant, recipe.files, recipe.dtype, recipe.storage)
