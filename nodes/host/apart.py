@@ -43,7 +43,7 @@ def _prepare(folder: str, settings: dict[str, object]) -> None:
 
     import torch
 
-    sys.path.insert(0, os.environ.get("COMFYUI_DIR") or folder)
+    sys.path.insert(0, os.environ.get("REELWIRE_COMFYUI") or folder)
     from comfy.cli_args import args
 
     vars(args).update(settings)

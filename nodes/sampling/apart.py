@@ -11,7 +11,7 @@ from ...loaders.video_model import VideoModel
 from .. import host
 
 if TYPE_CHECKING:
-    from ...samplers.parallel.jobs import Done, Job, Look
+    from ...samplers.parallel.jobs import Done, Job
     from ...samplers.plan import SamplingPlan
 
 PAUSE = 0.05  # seconds between two looks at a job

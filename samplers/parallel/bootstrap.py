@@ -19,7 +19,7 @@ class Worker:
         self._folder = folder
 
     def call(self, function: str, content: bytes) -> bytes:
-        """A function of samplers/parallel/worker.py with packed arguments; what it returns, packed."""
+        """ "module:function" of the pack with packed arguments; what it returns, packed."""
         return self._wire().answer(function, content)  # type: ignore[attr-defined]
 
     def _wire(self) -> object:

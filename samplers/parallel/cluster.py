@@ -6,7 +6,6 @@ import logging
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,9 +15,6 @@ from . import bootstrap
 from .address import check_address, check_reachable, check_there
 from .crew import LostError
 from .packing import packed, unpacked
-
-if TYPE_CHECKING:
-    from .worker import Greeting, Work
 
 PACK = Path(__file__).parents[2]
 SETTINGS = {  # nothing is reported to anybody, and little is printed
@@ -96,9 +92,10 @@ def _refusal(address: str, error: Exception) -> InputError:
 class RayWire:
     """Workers that are Ray actors, each with one card, or one CPU where the cluster has no cards."""
 
-    def __init__(self, address: str, workers: int, greeting: Greeting) -> None:
+    def __init__(self, address: str, workers: int, greeting: object, module: str = "samplers.parallel.worker") -> None:
+        """module: of the pack, whose OFFERED a worker answers with. greeting: what its `hello` is told."""
         self._ray, self._is_ours = connect(address, workers)
-        self._greeting, self._is_local = greeting, not address
+        self._greeting, self._is_local, self._module, self._asked = greeting, not address, module, workers
         self._ray.cloudpickle.register_pickle_by_value(bootstrap)
         self.check(workers)
 
@@ -114,8 +111,11 @@ class RayWire:
         return "GPU" if self._ray.cluster_resources().get("GPU", 0) >= 1 else "CPU"
 
     def room(self) -> int:
-        """The cards of the cluster; of one without cards, its CPUs."""
-        return int(self._ray.cluster_resources().get(self._kind, 0))
+        """The cards of the cluster; of one without cards as many CPUs as are asked for, else one of each machine."""
+        there = int(self._ray.cluster_resources().get(self._kind, 0))
+        if self._kind == "GPU" or self._asked:
+            return there
+        return min(there, sum(node["Alive"] for node in self._ray.nodes()))
 
     def hire(self) -> tuple[Worker, Reference]:
         """A worker on the machine with the most room, and its greeting."""
@@ -127,9 +127,9 @@ class RayWire:
 
     def _call(self, worker: Worker, function: str, *arguments: object, beside: bool = False) -> Reference:
         method = worker.call.options(concurrency_group="side") if beside else worker.call
-        return method.remote(function, packed(arguments))
+        return method.remote(f"{self._module}:{function}", packed(arguments))
 
-    def give(self, worker: Worker, job: Work) -> Reference:
+    def give(self, worker: Worker, job: object) -> Reference:
         return self._call(worker, "work", job)
 
     def look(self, worker: Worker) -> Reference:

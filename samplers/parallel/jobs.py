@@ -14,7 +14,8 @@ from ..plan import SamplingPlan
 from .cluster import RayWire, Reference, Worker
 from .crew import Crew, Ticket
 from .marks import marks_of
-from .worker import Done, Failed, Greeting, Look, Opener, Work, versions
+from .versions import versions
+from .worker import Done, Failed, Greeting, Look, Opener, Work
 
 Sampler = Crew[Worker, Reference]
 _crews: dict[str, Sampler] = {}  # by the address of their cluster

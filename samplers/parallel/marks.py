@@ -41,7 +41,7 @@ def mark_of(file: Path) -> str:
         return GONE
 
 
-def differences(marks: Marks) -> list[str]:
+def other_files(marks: Marks) -> list[str]:
     """What of these files is not the same on this machine, in words."""
     here = {name: mark_of(Path(name)) for name in marks}
     words = list[str]()

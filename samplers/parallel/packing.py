@@ -36,5 +36,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def answer(function: str, content: bytes) -> bytes:
-    """In a worker: what one of the functions that it offers says to packed arguments."""
-    return packed(import_module(".worker", __package__).OFFERED[function](*unpacked(content)))
+    """In a worker: what one of the functions that a module of the pack offers, "module:function", says to packed
+    arguments."""
+    module, _, name = function.partition(":")
+    return packed(import_module(f"{ROOT}.{module}").OFFERED[name](*unpacked(content)))

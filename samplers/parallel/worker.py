@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import version
 
 import torch
 from torch import Tensor
@@ -31,9 +30,9 @@ from ..caches.report import Report, report
 from ..caches.runner import Runner
 from ..denoise import Sampling, sample
 from ..plan import SamplingPlan
-from .marks import Marks, differences
+from .marks import Marks, other_files
+from .versions import differences
 
-PACKAGES = ("torch", "diffusers", "transformers")
 MOST_NAMED = 3  # files that an error names
 REFUSALS: dict[str, type[RefusedError]] = {"input": InputError, "checkpoint": CheckpointError, "refused": RefusedError}
 
@@ -131,19 +130,6 @@ class _Desk:
 _desk = _Desk()
 
 
-def versions() -> dict[str, str]:
-    """What must be the same in all processes, so that they make the same bytes."""
-    pack = (importlib.import_module(".packing", __package__).ROOT, _own_version())
-    return {"Reelwire": pack[1], **{name: version(name) for name in PACKAGES}}
-
-
-def _own_version() -> str:
-    from pathlib import Path
-
-    project = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
-    return project.split('version = "', 1)[1].split('"', 1)[0]
-
-
 def machine() -> str:
     """The name of this machine, and the process."""
     return f"{socket.gethostname()} ({os.getpid()})"
@@ -155,9 +141,7 @@ def hello(greeting: Greeting) -> tuple[str, list[str]]:
     if greeting.opener is not None and _desk.opener is None:
         pickle.loads(greeting.opener.prepare)()  # noqa: S301 - as in packing.py
     _desk.opener = greeting.opener
-    here = versions()
-    pairs = ((name, theirs, here.get(name, "-")) for name, theirs in greeting.versions.items())
-    return machine(), [message("worker_version", name=n, theirs=t, here=h) for n, t, h in pairs if t != h]
+    return machine(), differences(greeting.versions)
 
 
 def work(job: Work) -> Done | Failed:
@@ -200,7 +184,7 @@ def _compare(marks: Marks) -> None:
     """Raise CheckpointError, naming this machine and the files, where those here are others."""
     if _desk.marks == marks:
         return
-    if wrong := differences(marks):
+    if wrong := other_files(marks):
         rule = message("worker_files", machine=platform.node(), files=listed(wrong[:MOST_NAMED]), count=len(wrong))
         raise CheckpointError(rule, message("worker_files_remedy"))
     _desk.marks = marks

@@ -1,0 +1,126 @@
+"""The farm's own process: reads the list, hires workers, and writes what they make."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ...loaders.messages import InputError
+from ...samplers.parallel.cluster import RayWire, Reference, Worker
+from ...samplers.parallel.crew import Crew, LostError, Ticket
+from ...samplers.parallel.versions import versions
+from .jobs import FarmJob, WrongError, read_jobs, read_workflow
+from .report import write_reports
+from .store import Record, Store
+from .worker import FarmGreeting, FarmWork, Made, Unmade
+
+MODULE = "tools.farm.worker"
+PAUSE = 0.05
+
+
+class FarmWire(RayWire):
+    """Workers with a ComfyUI each, which ends with its worker. One whose ComfyUI is gone is lost too."""
+
+    def answer(self, reference: Reference) -> object:
+        thing = super().answer(reference)
+        if isinstance(thing, Unmade) and thing.is_lost:
+            raise LostError(thing.words, thing.machine)
+        return thing
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Make all files of a list; the status of the command."""
+    options = parsed(arguments)
+    store = Store(options.output)
+    try:
+        workflow = read_workflow(options.workflow)
+        if options.save and options.save not in workflow:
+            raise WrongError(f"--save {options.save}: the workflow has the nodes {', '.join(workflow)}.")
+        jobs = read_jobs(options.jobs, workflow)
+        with store.opened():
+            return _run(options, store, jobs)
+    except (WrongError, InputError) as error:
+        print(f"\n{error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on where it was.", file=sys.stderr)
+        return 130
+    return 1
+
+
+def parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    """The options, as run.py hands them on."""
+    parser = argparse.ArgumentParser(prog="run.py farm")
+    add_arguments(parser)
+    parser.add_argument("--host", required=True, help=argparse.SUPPRESS)
+    parser.add_argument("--base", default="", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    options.output = options.output or options.jobs.with_suffix(".farm")
+    return options
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What a person writes."""
+    parser.add_argument("jobs", type=Path, help="a JSON object a line, or a CSV: names of inputs and their values")
+    parser.add_argument("--workflow", type=Path, required=True, metavar="FILE", help="in ComfyUI's API form")
+    parser.add_argument("--address", default="", metavar="HOST:PORT", help="of a Ray cluster; without it, this machine")
+    parser.add_argument("--workers", type=int, default=0, help="at most; without it, one for each card")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the files; without it, beside the list")
+    parser.add_argument("--save", default="", metavar="NODE", help="the number of the node whose file is meant")
+
+
+def _run(options: argparse.Namespace, store: Store, jobs: list[FarmJob]) -> int:
+    left = store.missing(jobs)
+    print(f"  {len(jobs)} jobs, {len(jobs) - len(left)} done before. They go to {store.folder}", flush=True)
+    try:
+        if left:
+            _make(options, store, left)
+    finally:
+        page, _ = write_reports(store, jobs)
+        print(f"\n  Report: {page}", flush=True)
+    failed = [job for job in jobs if not store.records[job.key].file]
+    for job in failed[:20]:
+        print(f"  line {job.line}: {store.records[job.key].error}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _make(options: argparse.Namespace, store: Store, jobs: list[FarmJob]) -> None:
+    greeting = FarmGreeting(options.host, options.base, bool(options.base), (), versions())
+    wire = FarmWire(options.address, options.workers, greeting, MODULE)
+    crew: Crew[Worker, Reference] = Crew(wire, options.workers)
+    try:
+        waiting = {crew.submit(FarmWork(job.key, job.prompt, options.save)): job for job in jobs}
+        done, told = 0, set[str]()
+        while waiting:
+            for ticket in [ticket for ticket in waiting if ticket.future.done()]:
+                job, done = waiting.pop(ticket), done + 1
+                record = _record(store, job, ticket)
+                store.note(record)
+                said = record.error or f"{record.seconds:.1f} s on {record.machine}"
+                print(f"  {done}/{len(jobs)} {job.key}: {said}", flush=True)
+            for words in [str(loss) for ticket in [*waiting] for loss in ticket.losses]:
+                if words not in told:
+                    told.add(words)
+                    print(f"  {words}", flush=True)
+            time.sleep(PAUSE)
+    finally:
+        crew.close()
+
+
+def _record(store: Store, job: FarmJob, ticket: Ticket) -> Record:
+    """A finished job, its file written."""
+    plain = Record(job.key, job.digest, tries=ticket.tries, machine=ticket.machine)
+    try:
+        answer = ticket.future.result()
+    except InputError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the others go on
+        return replace(plain, error=str(error))
+    if isinstance(answer, Made):
+        file, made = store.keep(job, answer.ending, answer.content), answer
+        return replace(plain, file=file, seconds=made.seconds, ram=made.ram, vram=made.vram, machine=made.machine)
+    assert isinstance(answer, Unmade)
+    return replace(plain, error=answer.words, machine=answer.machine)
