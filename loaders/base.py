@@ -32,12 +32,11 @@ class ModelBase:
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)  # on how its files were read
     node: Origin | None = field(default=None, compare=False, repr=False)
 
+    def optional_fields(self) -> list[str]:
+        """The names of all fields that have a default: what nodes can set."""
+        return [each.name for each in fields(self) if (each.default, each.default_factory) != (MISSING, MISSING)]
+
     @property
     def trims_text(self) -> bool:
         """Whether this model's Speed cuts off the rows behind a prompt's end."""
         return bool(getattr(self.speed, "trim_text", False))
-
-
-def optional_fields(model: ModelBase) -> list[str]:
-    """The names of all fields of a model that have a default: what nodes can set on it."""
-    return [each.name for each in fields(model) if (each.default, each.default_factory) != (MISSING, MISSING)]

@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from .base import optional_fields
 from .common.misfits import is_misfit
 from .common.peaks import Counted, encoder_bytes
 from .denoiser import Denoiser, NoiseSchedule, Schedule
@@ -140,7 +139,7 @@ class VideoModel(VideoVAE, Counted, ABC):
         """All that another process needs to build this model as it is, with all that nodes have set on it. Where its
         work is done does not belong to it."""
         left = {"node", "notes", "parallel"}
-        options = {name: getattr(self, name) for name in optional_fields(self) if name not in left}
+        options = {name: getattr(self, name) for name in self.optional_fields() if name not in left}
         most = getattr(self.memory, "most_on_card", 0)
         return replace(self.recipe, options=options, presets=self.facts.presets, most_on_card=most)
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..loaders.base import optional_fields
 from ..loaders.messages import InputError, Message, message
 from ..loaders.request import Guidance, SpatioTemporal
 from ..loaders.spec import with_feature
@@ -361,7 +360,7 @@ class SetMemory(io.ComfyNode):
 
 def options_of(model: VideoModel) -> dict[str, Any]:
     """What was set on a model since it was loaded."""
-    return {name: getattr(model, name) for name in optional_fields(model) if name != "node"}
+    return {name: getattr(model, name) for name in model.optional_fields() if name != "node"}
 
 
 class SetSpeed(io.ComfyNode):

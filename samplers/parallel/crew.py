@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
-from ...loaders.messages import Message, message
+from ...loaders.messages import Message, RefusedError, message
 from ...loaders.parts import Argument
 
 RETRIES = 2  # of a job whose worker died
@@ -35,6 +35,10 @@ class LostError(RuntimeError):
     def __init__(self, words: str, machine: str = "") -> None:
         super().__init__(words)
         self.machine = machine
+
+
+class UnfitError(RuntimeError):
+    """No worker can be had."""
 
 
 class Wire(Protocol[W, R]):
@@ -267,7 +271,7 @@ class Crew(Generic[W, R]):
         """An error that is not a worker's death: of a greeting, so that no other worker would be of use, or of a
         job."""
         if kind == "greeting":
-            self._fail_all(error)
+            self._fail_all(error if isinstance(error, RefusedError) else UnfitError(str(error)))
             self._remove(hand)
         elif kind == "work" and hand.ticket is not None:
             hand.ticket.future.set_exception(error)
@@ -294,7 +298,7 @@ class Crew(Generic[W, R]):
             self._losses += 1
             if self._losses > RETRIES:
                 self._losses = 0
-                self._fail_all(RuntimeError(message("workers_never_ready", count=RETRIES + 1, reason=str(error))))
+                self._fail_all(UnfitError(message("workers_never_ready", count=RETRIES + 1, reason=str(error))))
             return
         if ticket is None:
             return

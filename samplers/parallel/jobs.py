@@ -35,6 +35,7 @@ class Job:
 
     @property
     def is_done(self) -> bool:
+        """Whether there is a result, or an error."""
         return self.ticket.future.done()
 
     def result(self) -> Done:
@@ -46,6 +47,7 @@ class Job:
         return answer
 
     def cancel(self) -> None:
+        """Nobody wants it any more."""
         self.ticket.cancel()
 
 

@@ -6,12 +6,13 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 from ...loaders.messages import InputError
 from ...samplers.parallel.cluster import RayWire, Reference, Worker
-from ...samplers.parallel.crew import Crew, LostError, Ticket
+from ...samplers.parallel.crew import Crew, LostError, Ticket, UnfitError
 from ...samplers.parallel.versions import versions
 from .jobs import FarmJob, WrongError, read_jobs, read_workflow
 from .report import write_reports
@@ -20,6 +21,7 @@ from .worker import FarmGreeting, FarmWork, Made, Unmade
 
 MODULE = "tools.farm.worker"
 PAUSE = 0.05
+LEAVE_SECONDS = 16.0  # a worker may take to clear up
 
 
 class FarmWire(RayWire):
@@ -30,6 +32,11 @@ class FarmWire(RayWire):
         if isinstance(thing, Unmade) and thing.is_lost:
             raise LostError(thing.words, thing.machine)
         return thing
+
+    def dismiss(self, worker: Worker) -> None:
+        with suppress(Exception):
+            self._ray.wait([self._call(worker, "leave", beside=True)], timeout=LEAVE_SECONDS)
+        super().dismiss(worker)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -43,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         jobs = read_jobs(options.jobs, workflow)
         with store.opened():
             return _run(options, store, jobs)
-    except (WrongError, InputError) as error:
+    except (WrongError, InputError, UnfitError) as error:
         print(f"\n{error}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on where it was.", file=sys.stderr)
@@ -115,7 +122,7 @@ def _record(store: Store, job: FarmJob, ticket: Ticket) -> Record:
     plain = Record(job.key, job.digest, tries=ticket.tries, machine=ticket.machine)
     try:
         answer = ticket.future.result()
-    except InputError:
+    except (InputError, UnfitError):
         raise
     except Exception as error:  # noqa: BLE001 - the others go on
         return replace(plain, error=str(error))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -19,8 +18,10 @@ from pathlib import Path
 
 from ...loaders.parts import JsonObject
 from ..websocket import ADDRESS, messages, open_websocket
+from .keeper import ENDED
 
 BOOT_SECONDS = 300
+LEAVE_SECONDS = 15
 SAMPLE_SECONDS = 0.5  # between two looks at the memory
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 KEEPER = Path(__file__).with_name("keeper.py")
@@ -121,6 +122,8 @@ def hello(greeting: FarmGreeting) -> tuple[str, list[str]]:
 def _start(host: Path, greeting: FarmGreeting) -> None:
     """A ComfyUI whose output, user data and port are this worker's alone."""
     _bench.folder = Path(tempfile.mkdtemp(prefix="reelwire-farm-"))
+    for name in ("output", "temp", "user"):
+        (_bench.folder / name).mkdir()
     with socket.create_server((ADDRESS, 0)) as server:
         _bench.port = int(server.getsockname()[1])
     places: list[object] = ["--output-directory", _bench.folder / "output", "--temp-directory", _bench.folder / "temp"]
@@ -128,7 +131,17 @@ def _start(host: Path, greeting: FarmGreeting) -> None:
     base = os.environ.get("REELWIRE_BASE") or greeting.base
     if greeting.has_base:
         places += ["--base-directory", base]
-    command = [sys.executable, KEEPER, sys.executable, "main.py", "--listen", ADDRESS, "--port", _bench.port]
+    command = [
+        sys.executable,
+        KEEPER,
+        _bench.folder,
+        sys.executable,
+        "main.py",
+        "--listen",
+        ADDRESS,
+        "--port",
+        _bench.port,
+    ]
     command += ["--disable-api-nodes", *places, *greeting.flags, *_device_flags()]
     _bench.log = _bench.folder / "comfyui.log"
     with _bench.log.open("wb") as log:
@@ -153,8 +166,12 @@ def _device_flags() -> list[str]:
 
 
 def _check_alive() -> None:
-    if _bench.process is None or _bench.process.poll() is not None:
+    if _has_ended():
         raise GoneError(f"ComfyUI has ended. {_tail()}")
+
+
+def _has_ended() -> bool:
+    return _bench.process is None or _bench.process.poll() is not None or (_bench.folder / ENDED).exists()
 
 
 def _tail() -> str:
@@ -183,9 +200,9 @@ def work(job: FarmWork) -> Made | Unmade:
     watching.start()
     try:
         return _made(job)
-    except (OSError, http.client.HTTPException) as error:
-        process = _bench.process
-        is_lost = isinstance(error, GoneError) or process is None or process.poll() is not None
+    except (OSError, http.client.HTTPException, ValueError, LookupError) as error:
+        time.sleep(SAMPLE_SECONDS)  # its keeper says so a moment later
+        is_lost = _has_ended()
         return Unmade(f"{error} {_tail() if is_lost else ''}".strip(), machine(), is_lost)
     finally:
         over.set()
@@ -238,8 +255,17 @@ def _run(prompt: dict[str, JsonObject]) -> tuple[dict[str, JsonObject], str]:
         words = _follow(stream, answer["prompt_id"])
     if words:
         return {}, words
-    _, text = _call(f"/history/{answer['prompt_id']}")
-    return dict(json.loads(text)[answer["prompt_id"]]["outputs"]), ""
+    return _outputs(answer["prompt_id"]), ""
+
+
+def _outputs(prompt_id: str) -> dict[str, JsonObject]:
+    """What each node put out; ComfyUI lists it a moment after the end."""
+    while True:
+        _, text = _call(f"/history/{prompt_id}")
+        if prompt_id in (history := json.loads(text)):
+            return dict(history[prompt_id]["outputs"])
+        _check_alive()
+        time.sleep(0.02)
 
 
 def _follow(stream: object, prompt_id: str) -> str:
@@ -299,12 +325,12 @@ def rest() -> None:
 
 
 def leave() -> None:
-    """End ComfyUI, and remove what it has left."""
-    if _bench.process is not None and _bench.process.stdin is not None:
-        _bench.process.stdin.close()
+    """End ComfyUI; its keeper removes what it has left."""
+    process = _bench.process
+    if process is not None and process.stdin is not None:
+        process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
-            _bench.process.wait(15)
-    shutil.rmtree(_bench.folder, ignore_errors=True)
+            process.wait(LEAVE_SECONDS)
 
 
 OFFERED: dict[str, Callable[..., object]] = {
