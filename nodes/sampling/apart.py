@@ -41,7 +41,7 @@ def submitted(model: VideoModel, conditioning: Conditioning, prepared: SamplingP
     from ...samplers.parallel.jobs import submit
 
     assert model.parallel is not None
-    import_ray(not model.parallel.address)
+    import_ray(model.parallel.address)
     return submit(model, conditioning, prepared, host.opener())
 
 

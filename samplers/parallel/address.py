@@ -37,3 +37,8 @@ def check_reachable(address: str) -> None:
     except OSError as error:
         rule = message("address_unreachable", error=error.strerror or str(error))
         raise InputError("address", repr(address), rule, message("address_remedy")) from error
+
+
+def stays_here(address: str) -> bool:
+    """Whether a cluster is of this machine alone, so that nothing needs to listen to others."""
+    return address.rpartition(":")[0] in ("", "127.0.0.1", "localhost", "[::1]")

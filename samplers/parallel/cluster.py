@@ -12,7 +12,7 @@ import torch
 from ...loaders.messages import InputError, message
 from ...loaders.parts import Argument
 from . import bootstrap
-from .address import check_address, check_reachable, check_there
+from .address import check_address, check_reachable, check_there, stays_here
 from .crew import LostError
 from .packing import packed, unpacked
 
@@ -27,12 +27,13 @@ Reference = Argument  # Ray's reference to an answer, untyped
 Ray = Argument  # the module, which is imported when it is asked for
 
 
-def import_ray(is_local: bool) -> Ray:
+def import_ray(address: str) -> Ray:
     """Ray, set to stay on this machine or to reach others; raises InputError where it is not installed.
 
     It must come before whoever else in this process imports Ray with its own settings."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    is_local = stays_here(address)
     os.environ[LOOPBACK] = "0" if is_local else "1"
     check_there()
     import ray
@@ -46,7 +47,7 @@ def connect(address: str, workers: int = 0) -> tuple[Ray, bool]:
     """(Ray, connected to a cluster by its address, or to a new one of this machine; whether it was not before). Raises
     InputError, in seconds."""
     check_address(address)
-    ray = import_ray(not address)
+    ray = import_ray(address)
     if ray.is_initialized():
         _check_same(ray, address)
         return ray, False

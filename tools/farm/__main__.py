@@ -1,4 +1,4 @@
-"""`python -m tools.farm`, as run.py starts it; the pack is imported as ComfyUI does it, by its path."""
+"""The farm as run.py starts it: `python tools/farm`. The pack is imported as ComfyUI does it, by its path."""
 
 import importlib
 import importlib.util
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 if __name__ == "__main__":
+    sys.path[0] = ""  # not this folder, whose modules have everyday names
     root = Path(__file__).resolve().parents[2]
     spec = importlib.util.spec_from_file_location("reelwire", root / "__init__.py")
     assert spec is not None

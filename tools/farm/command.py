@@ -8,13 +8,13 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from ...loaders.messages import InputError
 from ...samplers.parallel.cluster import RayWire, Reference, Worker
 from ...samplers.parallel.crew import Crew, LostError, Ticket, UnfitError
 from ...samplers.parallel.versions import versions
 from .jobs import FarmJob, WrongError, read_jobs, read_workflow
+from .options import add_arguments
 from .report import write_reports
 from .store import Record, Store
 from .worker import FarmGreeting, FarmWork, Made, Unmade
@@ -59,24 +59,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
-    """The options, as run.py hands them on."""
+    """The options, as run.py hands them on with what it has found: ComfyUI, and its base directory where that is
+    another folder."""
     parser = argparse.ArgumentParser(prog="run.py farm")
     add_arguments(parser)
-    parser.add_argument("--host", required=True, help=argparse.SUPPRESS)
-    parser.add_argument("--base", default="", help=argparse.SUPPRESS)
+    for name in ("--comfyui", "--python", "--host", "--base"):
+        parser.add_argument(name, default="", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     options.output = options.output or options.jobs.with_suffix(".farm")
     return options
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What a person writes."""
-    parser.add_argument("jobs", type=Path, help="a JSON object a line, or a CSV: names of inputs and their values")
-    parser.add_argument("--workflow", type=Path, required=True, metavar="FILE", help="in ComfyUI's API form")
-    parser.add_argument("--address", default="", metavar="HOST:PORT", help="of a Ray cluster; without it, this machine")
-    parser.add_argument("--workers", type=int, default=0, help="at most; without it, one for each card")
-    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for the files; without it, beside the list")
-    parser.add_argument("--save", default="", metavar="NODE", help="the number of the node whose file is meant")
 
 
 def _run(options: argparse.Namespace, store: Store, jobs: list[FarmJob]) -> int:
