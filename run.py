@@ -1,6 +1,7 @@
 """Sets up a fresh machine and runs Reelwire on it: `python3 run.py demo | tiny | test | host | farm`.
 
-Standard library only. All goes to `.reelwire/` beside this file (or $REELWIRE_STATE), but for pip's own cache. To start over, delete it.
+Standard library only. All goes to `.reelwire/` beside this file (or $REELWIRE_STATE), but for pip's own cache. To start
+over, delete it.
 """
 
 from __future__ import annotations

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from contextlib import closing
 from importlib.util import find_spec
+from pathlib import Path
 
 from ...loaders.messages import InputError, message
 
@@ -42,3 +44,10 @@ def check_reachable(address: str) -> None:
 def stays_here(address: str) -> bool:
     """Whether a cluster is of this machine alone, so that nothing needs to listen to others."""
     return address.rpartition(":")[0] in ("", "127.0.0.1", "localhost", "[::1]")
+
+
+def has_token() -> bool:
+    """Whether this machine has a token for Ray's clusters, at one of the places where Ray looks."""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    file = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    return bool(os.environ.get("RAY_AUTH_TOKEN")) or file.is_file()

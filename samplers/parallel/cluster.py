@@ -12,7 +12,7 @@ import torch
 from ...loaders.messages import InputError, message
 from ...loaders.parts import Argument
 from . import bootstrap
-from .address import check_address, check_reachable, check_there, stays_here
+from .address import check_address, check_reachable, check_there, has_token, stays_here
 from .crew import LostError
 from .packing import packed, unpacked
 
@@ -22,6 +22,7 @@ SETTINGS = {  # nothing is reported to anybody, and little is printed
     "RAY_DISABLE_IMPORT_WARNING": "1",
 }
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's own switch: with 0 all of a local cluster listens on 127.0.0.1
+TRIES = "5"  # seconds for a cluster to let this process in; Ray's own are 20
 Worker = Argument  # Ray's handle of an actor, untyped
 Reference = Argument  # Ray's reference to an answer, untyped
 Ray = Argument  # the module, which is imported when it is asked for
@@ -35,6 +36,10 @@ def import_ray(address: str) -> Ray:
         os.environ.setdefault(name, value)
     is_local = stays_here(address)
     os.environ[LOOPBACK] = "0" if is_local else "1"
+    if address:
+        os.environ.setdefault("RAY_NUM_REDIS_GET_RETRIES", TRIES)
+        if has_token():
+            os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray itself looks for the token after it needs it
     check_there()
     import ray
     from ray._private import ray_constants
@@ -81,7 +86,7 @@ def _refusal(address: str, error: Exception) -> InputError:
     low = text.lower()
     if "version mismatch" in low:
         rule, remedy = message("ray_versions", error=text), message("ray_same_versions")
-    elif "token" in low or "authentication" in low or "unauthenticated" in low:
+    elif isinstance(error, ConnectionError) or "token" in low or "authenticat" in low:
         rule, remedy = message("ray_token"), message("ray_token_remedy")
     elif address:
         rule, remedy = message("ray_refused", error=text), message("ray_join_first", address=address)
