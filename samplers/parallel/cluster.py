@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -23,6 +24,7 @@ SETTINGS = {  # nothing is reported to anybody, and little is printed
 }
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's own switch: with 0 all of a local cluster listens on 127.0.0.1
 TRIES = "5"  # seconds for a cluster to let this process in; Ray's own are 20
+JOIN_SECONDS = 20.0  # for the first machine with room to join a cluster
 Worker = Argument  # Ray's handle of an actor, untyped
 Reference = Argument  # Ray's reference to an answer, untyped
 Ray = Argument  # the module, which is imported when it is asked for
@@ -106,8 +108,11 @@ class RayWire:
         self.check(workers)
 
     def check(self, workers: int) -> None:
-        """Raise InputError where more workers are asked for than this machine has room for, or there is none at all."""
-        room = self.room()
+        """Raise InputError where more workers are asked for than this machine has room for, or where a cluster has room
+        for none and gets none soon."""
+        end = time.monotonic() + JOIN_SECONDS * (not self._is_local)
+        while not (room := self.room()) and time.monotonic() < end:
+            time.sleep(0.5)
         if not room or (self._is_local and workers > room):
             raise InputError("workers", workers, message("workers_rule", count=room), message("workers_remedy"))
 
