@@ -64,7 +64,7 @@ def test_every_model(tiny_models: Path, worker: ProcessWorker, name: str) -> Non
 Change = Callable[[VideoModel], VideoModel]
 CHANGES: dict[str, Change] = {
     "guidance": lambda m: replace(m, guidance=Guidance("apg", end=0.7, eta=0.5, momentum=-0.5)),
-    "cache": lambda m: replace(m, cache=FORA(2)),
+    "cache": lambda m: replace(m, cache=FORA(interval=2)),
     "signal cache": lambda m: replace(m, cache=TeaCache(threshold=0.2)),
     "speed": lambda m: replace(m, speed=Speed(attention="native")),
     "presets": lambda m: replace(
@@ -94,7 +94,7 @@ def test_motion(tiny_models: Path, worker: ProcessWorker) -> None:
 def test_a_recipe_travels_whole(tiny_models: Path) -> None:
     """Every field that a node can set comes back but for where the work is done, which is nobody's in a worker."""
     model = CHANGES["guidance"](open_plain(tiny_models, LTX))
-    model = replace(model, cache=FORA(3), speed=Speed(), parallel=Parallel(), options={"a": 1})
+    model = replace(model, cache=FORA(interval=3), speed=Speed(), parallel=Parallel(), options={"a": 1})
     again = load(pickle.loads(pickle.dumps(model.whole_recipe())), PlainMemory())
     for each in fields(model):
         if each.name not in ("parts", "memory", "parallel", "node"):

@@ -1,4 +1,4 @@
-"""Workers that do nothing but take time, on a clock of their own: a thousand of them cost as much as their bookkeeping."""
+"""Workers that do nothing but take time: a thousand of them cost no more than their bookkeeping."""
 
 from __future__ import annotations
 
