@@ -24,7 +24,7 @@ SETTINGS = {  # nothing is reported to anybody, and little is printed
 }
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's own switch: with 0 all of a local cluster listens on 127.0.0.1
 TRIES = "5"  # seconds for a cluster to let this process in; Ray's own are 20
-JOIN_SECONDS = 20.0  # for the first machine with room to join a cluster
+JOIN_SECONDS = 60.0  # for the first machine with room to join a cluster
 Worker = Argument  # Ray's handle of an actor, untyped
 Reference = Argument  # Ray's reference to an answer, untyped
 Ray = Argument  # the module, which is imported when it is asked for
