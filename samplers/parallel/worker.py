@@ -106,7 +106,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Look:
-    """How far a worker is. preview: latents [1, C, t, h, w] of what the video will be, where somebody asked for it."""
+    """How far a worker is. preview: latents [1, C, 1, h, w] of its middle frame as it will be, where somebody asked for it."""
 
     done: int = 0
     total: int = 0
@@ -221,8 +221,14 @@ def _on_step(done: int, total: int, run: Sampling) -> None:
     _stop_if_asked()
     preview = _desk.look.preview
     if _desk.wanted:
-        preview, _desk.wanted = run.preview().cpu(), False
+        preview, _desk.wanted = _middle(run.preview()), False
     _desk.look, _desk.cache = Look(done, total, preview), run.cache
+
+
+def _middle(latents: Tensor) -> Tensor:
+    """The middle frame, which is all that a preview shows."""
+    place = latents.shape[2] // 2
+    return latents[:, :, place : place + 1].cpu()
 
 
 def _report(model: VideoModel, job: Work) -> Report | None:
