@@ -1,6 +1,6 @@
 """What the process that hands out jobs does for each, with played workers that only take time.
 
-python bench/parallel/crew.py            prints jobs a second, CPU time for each job, and memory, for 10, 100 and 1,000 workers
+python bench/parallel/crew.py    prints jobs a second, CPU time for each job, and memory, for 10, 100 and 1,000 workers
 """
 
 from __future__ import annotations
