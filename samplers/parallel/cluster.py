@@ -110,6 +110,7 @@ class RayWire:
     def check(self, workers: int) -> None:
         """Raise InputError where more workers are asked for than this machine has room for, or where a cluster has room
         for none and gets none soon."""
+        self._asked = workers
         end = time.monotonic() + JOIN_SECONDS * (not self._is_local)
         while not (room := self.room()) and time.monotonic() < end:
             time.sleep(0.5)

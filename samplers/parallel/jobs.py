@@ -18,7 +18,7 @@ from .versions import versions
 from .worker import Done, Failed, Greeting, Look, Opener, Work
 
 Sampler = Crew[Worker, Reference]
-_crews: dict[str, Sampler] = {}  # by the address of their cluster
+_crews: dict[str, tuple[RayWire, Sampler]] = {}  # by the address of their cluster
 _lock = threading.Lock()
 
 
@@ -59,24 +59,27 @@ def submit(model: VideoModel, conditioning: Conditioning, plan: SamplingPlan, op
 
 
 def crew(choice: Parallel, opener: Opener | None = None) -> Sampler:
-    """The workers of a choice, which stay until they have had no work for a while."""
+    """The workers of a choice, which stay until they have had no work for a while. Raises InputError where there are
+    none, or fewer than asked for on this machine."""
     with _lock:
-        for address, other in [*_crews.items()]:
+        for address, (_, other) in [*_crews.items()]:
             if other.is_closed or (address != choice.address and other.is_idle):
                 other.close()
                 del _crews[address]
         if choice.address not in _crews:
             greeting = Greeting(versions(), torch.get_num_threads(), opener)
             wire = RayWire(choice.address, choice.workers, greeting)
-            _crews[choice.address] = Crew(wire, choice.workers)
-        _crews[choice.address].most = choice.workers
-        return _crews[choice.address]
+            _crews[choice.address] = wire, Crew(wire, choice.workers)
+        wire, found = _crews[choice.address]
+        wire.check(choice.workers)
+        found.most = choice.workers
+        return found
 
 
 def close_all() -> None:
     """End all workers."""
     with _lock:
-        for each in _crews.values():
+        for _, each in _crews.values():
             each.close()
         _crews.clear()
 

@@ -106,7 +106,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Look:
-    """How far a worker is. preview: latents [1, C, 1, h, w] of the middle frame as it will be, where it was asked for."""
+    """How far a worker is. preview: latents [1, C, 1, h, w] of the middle frame as it will be, if asked for."""
 
     done: int = 0
     total: int = 0
