@@ -124,7 +124,7 @@ def test_it_goes_on_where_it_was(tmp_path: Path, workflow: dict[str, Any]) -> No
         with pytest.raises(WrongError, match=r"b\.mp4"):
             again.missing(other)
         page, table = write_reports(again, jobs)
-    rows = list(csv.DictReader(table.open(encoding="utf-8")))
+    rows = list(csv.DictReader(table.read_text(encoding="utf-8").splitlines()))
     assert [row["file"] for row in rows][1:] == ["b.mp4", ""]
     assert rows[1]["ram"] == str(2**30)
     assert page.read_text(encoding="utf-8").count("<tr") == 4
