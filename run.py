@@ -1,6 +1,7 @@
-"""Sets up a fresh machine and runs Reelwire on it: `python3 run.py demo | tiny | test | host`. Standard library only.
+"""Sets up a fresh machine and runs Reelwire on it: `python3 run.py demo | tiny | test | host | farm`.
 
-All goes to `.reelwire/` beside this file (or $REELWIRE_STATE), but for pip's own cache. To start over, delete it.
+Standard library only. All goes to `.reelwire/` beside this file (or $REELWIRE_STATE), but for pip's own cache. To start
+over, delete it.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import hashlib
 import http.client
 import json
 import os
-import platform
 import re
 import shutil
 import signal
@@ -28,8 +28,12 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or __package__:
+    from .tools.advice import ADVICE, CHROMIUM, THIS_PYTHON
+    from .tools.farm.options import add_arguments
     from .tools.websocket import ADDRESS, messages, open_websocket
 else:  # as a script, beside whose file Python looks first
+    from tools.advice import ADVICE, CHROMIUM, THIS_PYTHON
+    from tools.farm.options import add_arguments
     from tools.websocket import ADDRESS, messages, open_websocket
 
 ROOT = Path(__file__).resolve().parent
@@ -50,38 +54,14 @@ CHECKS = (
 )
 # two tests at a time, each with one thread; the dozens of processes that they start do not each compile ComfyUI anew
 FOR_TESTS = {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": ""}
-CHROMIUM = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    r"%PROGRAMFILES%\Google\Chrome\Application\chrome.exe",
-    r"%LOCALAPPDATA%\Google\Chrome\Application\chrome.exe",
-)
 MIXES_PYTHONS = ("PYTHONHOME", "PYTHONPATH", "__PYVENV_LAUNCHER__")
 CACHES = {"HF_HOME": "huggingface", "TRITON_CACHE_DIR": "triton", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
 SETTINGS = {"PYTHONUTF8": "1", "PIP_USER": "0", "PIP_NO_INPUT": "1", "PIP_PROGRESS_BAR": "off"}
 ENDINGS = ("SIGTERM",) if WINDOWS else ("SIGINT", "SIGTERM", "SIGKILL")  # how a child is asked to end, then made to
-THIS_PYTHON = f"Python {platform.python_version()} on {platform.system()} {platform.machine()}"
-ADVICE = {  # what a failed step printed -> what it means and what to do
-    r"No space left on device|not enough space on the disk": "The disk is full: all of it needs about 10 GB.",
-    r"ensurepip is not|No module named '?(venv|ensurepip)": (
-        "This Python lacks its venv module: install it (on Debian and Ubuntu: apt install python3-venv)."
-    ),
-    r"Connection(Pool)?\(host=|Failed to establish|ame ?[Rr]esolution|Temporary failure|timed out|ProxyError": (
-        "The network, or the way to the packages, does not work: check it, and where pip looks (pip config list)."
-    ),
-    r"No matching distribution found": (
-        f"A package has no build for {THIS_PYTHON}: see its name below, and try another Python, as python3.12 run.py, "
-        "or check where pip looks (pip config list)."
-    ),
-    r"": "Mend what it names, then run the same command again.",
-}
 HOST_NAME = re.compile(r"""(://|host=['"]|resolve ['"]|onnect(?:ing)? to |located at )[^/\s'"]+""")
 PROBE = """import importlib.metadata, json, sys, torch; from packaging.requirements import Requirement
 have = {(d.name or '').lower().replace('_', '-'): d.version for d in importlib.metadata.distributions()}
-need = [Requirement(line) for line in open(sys.argv[1], encoding='utf-8').read().split('\\n') if line.strip()]
+need = [Requirement(l) for l in [*open(sys.argv[1], encoding='utf-8').read().split('\\n'), *sys.argv[2:]] if l.strip()]
 lacks = [str(n) for n in need if n.name.lower() not in have or not n.specifier.contains(have[n.name.lower()], True)]
 kinds = (torch.cuda, torch.backends.mps, getattr(torch, 'xpu', None))
 print(json.dumps([any(kind and kind.is_available() for kind in kinds), lacks]))
@@ -145,6 +125,20 @@ def run_host(options: argparse.Namespace) -> int:
         print(f"Models go to: {base / 'models'}\nVideos go to: {OUTPUT}", flush=True)
         print(f"Its log: {HOST_LOG}\nCtrl-C stops it.", flush=True)
         raise Failure(f"ComfyUI ended by itself (status {process.wait()}).\n{end_of(HOST_LOG)}")
+
+
+def run_farm(options: argparse.Namespace) -> int:
+    """Makes one file for each line of a list, by ComfyUIs on several cards or machines; docs/cluster.md has all."""
+    extra = extra_of((ROOT / "pyproject.toml").read_text(encoding="utf-8"), "distributed")
+    host, python = set_up(options.comfyui, options.python, extra)
+    probe(python, extra)
+    if options.comfyui and not any((host / "custom_nodes").glob("*/samplers/parallel/crew.py")):
+        raise Failure(f"Reelwire is not among the packs of {host}: put it into {host / 'custom_nodes'}.")
+    if not options.comfyui:
+        link_pack(STATE / "base")
+    found = ["--host", host, *([] if options.comfyui else ["--base", STATE / "base"])]
+    with child([python, ROOT / "tools" / "farm", *options.given, *found], env=surroundings()) as process:
+        return process.wait()
 
 
 def set_up(
@@ -280,17 +274,19 @@ def browser() -> dict[str, str]:
     return {}
 
 
-def probe(python: Path) -> bool:
-    """Whether a Python finds a graphics card; fails if it lacks what Reelwire needs."""
+def probe(python: Path, extra: Sequence[str] = ()) -> bool:
+    """Whether a Python finds a graphics card; fails if it lacks what Reelwire needs, or more."""
     try:
-        command = [str(python), "-c", PROBE, str(REQUIREMENTS)]
+        command = [str(python), "-c", PROBE, str(REQUIREMENTS), *extra]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", env=surroundings(), check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
         raise Failure(f"{python} cannot run ComfyUI ({reason}): mend or delete it, or see --python.") from error
     has_card, lacks = json.loads(done.stdout.splitlines()[-1])
     if lacks:
-        raise Failure(f"{python} lacks {', '.join(lacks)}. To add it: {python} -m pip install -r {REQUIREMENTS}")
+        raise Failure(
+            f"{python} lacks {', '.join(lacks)}. To add it: {python} -m pip install {' '.join(map(repr, lacks))}"
+        )
     return bool(has_card)
 
 
@@ -459,7 +455,7 @@ def step(name: str) -> Iterator[Callable[[str], None]]:
 def main(argv: Sequence[str]) -> int:
     """Runs one command; expected failures are sentences on stderr."""
     parser = argparse.ArgumentParser(description="Sets up Reelwire with a ComfyUI of its own and runs it.")
-    commands = parser.add_subparsers(required=True, metavar="demo | tiny | test | host")
+    commands = parser.add_subparsers(required=True, metavar="demo | tiny | test | host | farm")
     demo = commands.add_parser("demo", help="make a video from a prompt")
     demo.add_argument("prompt", nargs="?", help="what to show; without it, the workflow's own prompt")
     demo.add_argument("--seed", type=int, help="another seed than the workflow's")
@@ -467,7 +463,10 @@ def main(argv: Sequence[str]) -> int:
     commands.add_parser("test", help="run ruff, mypy and pytest; what follows goes to pytest")
     host = commands.add_parser("host", help="run ComfyUI with Reelwire until Ctrl-C")
     host.add_argument("--port", type=int, default=8188)
-    for command, action in ((demo, run_demo), (tiny, run_tiny), (host, run_host)):
+    farm = commands.add_parser("farm", help="make a file for each line of a list, over several cards or machines")
+    farm.set_defaults(given=argv[1:])
+    add_arguments(farm)
+    for command, action in ((demo, run_demo), (tiny, run_tiny), (host, run_host), (farm, run_farm)):
         command.add_argument("--comfyui", type=Path, metavar="FOLDER", help="an existing ComfyUI instead of our own")
         command.add_argument("--python", type=Path, metavar="FILE", help="the Python that runs --comfyui")
         command.set_defaults(action=action)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 from .facts import Facts
 from .messages import Origin
 from .parts import Memory, Part, Recipe
-from .request import Decoding, Guidance
+from .request import Decoding, Guidance, Parallel
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,13 @@ class ModelBase:
     cache: Any = None  # a caches.policy.Policy; None: every step is computed
     options: Mapping[str, Any] = field(default_factory=dict)  # what only this family knows, as SVD's motion bucket
     decoding: Decoding = field(default_factory=Decoding)
+    parallel: Parallel | None = None  # where its work is done; None: in this process
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)  # on how its files were read
     node: Origin | None = field(default=None, compare=False, repr=False)
+
+    def optional_fields(self) -> list[str]:
+        """The names of all fields that have a default: what nodes can set."""
+        return [each.name for each in fields(self) if (each.default, each.default_factory) != (MISSING, MISSING)]
 
     @property
     def trims_text(self) -> bool:

@@ -32,13 +32,17 @@ JsonObject = dict[str, Any]  # as a file has it: nobody has checked what its val
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that another process needs to build the same model; picklable."""
+    """All that another process needs to build the same model; picklable. A model's own `recipe` says what it was loaded
+    from; its `whole_recipe()` says also what nodes have set on it since."""
 
     family: str
     variant: str
     files: Mapping[str, Path]  # part name -> file or folder
     dtype: str  # a torch dtype's name, as "bfloat16"
     storage: str = ""  # how the networks' weights are held: "fp8", "int8", or as in their files
+    options: Mapping[str, Argument] = field(default_factory=dict)  # fields of the model that nodes have set
+    presets: Mapping[str, Config] = field(default_factory=dict)  # instead of the variant's own
+    most_on_card: float = 0.0  # bytes of a part's weights that may lie on the card at a time; 0: as its memory decides
 
 
 @dataclass(frozen=True)

@@ -129,9 +129,21 @@ class VideoModel(VideoVAE, Counted, ABC):
             bundle = replace(bundle, parts=with_tokenizers(bundle.parts, recipe.files))
             facts = cls.read_facts(bundle)
             parts = bundle.make(getattr(torch, recipe.dtype), recipe.storage)
-            return cls(
-                bundle.variant, facts, parts, replace(recipe, variant=bundle.variant), memory, notes=bundle.notes
-            )
+            plain = replace(recipe, variant=bundle.variant, options={}, presets={}, most_on_card=0.0)
+            return cls(bundle.variant, facts, parts, plain, memory, notes=bundle.notes).with_options(recipe)
+
+    def with_options(self, recipe: Recipe) -> VideoModel:
+        """This model with what a whole recipe of the same files says that nodes have set on it."""
+        facts = replace(self.facts, presets=recipe.presets or self.facts.presets)
+        return replace(self, facts=facts, **recipe.options)
+
+    def whole_recipe(self) -> Recipe:
+        """All that another process needs to build this model as it is, with all that nodes have set on it. Where its
+        work is done does not belong to it."""
+        left = {"node", "notes", "parallel"}
+        options = {name: getattr(self, name) for name in self.optional_fields() if name not in left}
+        most = getattr(self.memory, "most_on_card", 0)
+        return replace(self.recipe, options=options, presets=self.facts.presets, most_on_card=most)
 
     @classmethod
     def read_bundle(cls, recipe: Recipe) -> Bundle:

@@ -11,8 +11,8 @@ from comfy_api.latest import ComfyExtension, io
 from .host import serve_answers, serve_links, serve_refusals, serve_review, speaking
 
 MODULES = (
-    *("loaders", "modifiers", "lora", "conditioning", "sampling", "timeline", "long_video", "caching", "decoding"),
-    *("reports", "compare", "review"),
+    *("loaders", "modifiers", "parallel", "lora", "conditioning", "sampling", "timeline", "long_video", "caching"),
+    *("decoding", "reports", "compare", "review"),
 )
 
 

@@ -350,6 +350,8 @@ class CalibrateCache(SamplerNode):
         heard = host.heard_in(source)
         host.forget_video()
         report.tell(*prepared.notes)
+        if model.parallel is not None:
+            report.tell(message("calibrated_here"))
         if sensitivity and model.stacks is None:
             report.tell(message("sensitivity_unet", title=model.title))
         calibration, latents = calibrate(model, conditioning, request, on_step, sensitivity)

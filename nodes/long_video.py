@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -22,6 +22,7 @@ from . import host
 from .decoding import crf_input, decoded_in_tiles, report_file, with_seam
 from .effect import Conditions, counted, idle
 from .formats import DEFAULT, FORMATS, RATED, format_input, format_notes
+from .sampling.apart import submitted, watching, where_sampled
 from .sampling.inputs import (
     FRAMES,
     made_later,
@@ -55,10 +56,13 @@ from .words import clock, frame_rules, long_video, models_with
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from ..samplers.caches.report import Report as CacheReport
     from ..samplers.caches.runner import Runner
     from ..samplers.denoise import Sampling
     from ..samplers.long.job import Job
     from ..samplers.long.plan import LongPlan
+    from ..samplers.long.spread import Spread
+    from ..samplers.parallel.worker import Done
 
 RESUME, ANEW = "go on", "start over"
 
@@ -199,20 +203,22 @@ class LongVideo(FileWriter):
         bits = sixteen_bits if form.deep else eight_bits
         path, subfolder, notes = host.output_file(cls, filename_prefix, form.suffix, *size)
         begun, report = render_fingerprint(model, story, plan, options), host.Report(cls)
-        with closing(_job(filename_prefix)) as job, heard_by(report.tell):
+        with closing(_job(filename_prefix)) as job, heard_by(report.tell), ExitStack() as stack:
             job.begin(begun, unfinished == ANEW, lambda inputs: upgraded(inputs, model, plan))
             is_tiled = inputs.get("tile", 0) > 0
             tiling = ready.tiling if is_tiled else job.settled(ready.tiling)
             report.tell(*host.gone_notes(cls), *notes, *ready.sound_notes)
             chosen = {**inputs, "joined": joined, "format": format, "crf": crf}
             report.tell(*idle(cls, chosen, model), *left_out(plan))
-            report.tell(*plan.notes, *host.shortage(model, plan.longest))
+            report.tell(*plan.notes, *(where_sampled(model, plan) or host.shortage(model, plan.longest)))
             watch, meter = _Watching(report, model, plan, job), host.Meter(model)
             with watch.explaining():
                 if tiling.size and not is_tiled:
                     say(decoded_in_tiles(tiling, model))
                 callbacks = Callbacks(watch.step, report.tell)
-                pieces = watch.counted(render(model, story, plan, options, job, tiling, callbacks, bits))
+                spread = stack.enter_context(closing(watch.spread())) if model.parallel is not None else None
+                made = render(model, story, plan, options, job, tiling, callbacks, bits, spread)
+                pieces = watch.counted(made)
                 pieces = with_seam(report, pieces) if plan.request.loop else pieces
                 before = clip_pieces(plan.clip, size, bits) if joined else ()
                 total = plan.request.frames - plan.shared + (len(plan.clip) if joined and plan.clip is not None else 0)
@@ -386,6 +392,7 @@ class _Watching:
         self._from: int | None = None
         self._update, self._began = host.progress(), time.monotonic()
         self._cache: Runner | None = None
+        self._distant: CacheReport | None = None  # of a worker
 
     @property
     def seconds(self) -> float:
@@ -399,12 +406,12 @@ class _Watching:
 
     def report_cache(self) -> None:
         """Say what a cache did in the last window that was sampled."""
-        if self._cache is None:
-            return
         from ..samplers.caches.report import report
 
-        estimate = self._cache.policy.estimate(self._model, self._plan.longest.request)
-        words = [line for line in report(self._cache, estimate).words() if line not in self._report]
+        if self._cache is not None:
+            estimate = self._cache.policy.estimate(self._model, self._plan.longest.request)
+            self._distant = report(self._cache, estimate)
+        words = [line for line in (self._distant.words() if self._distant else ()) if line not in self._report]
         self._report.tell(*(message("last_window", note=line) for line in words), level=logging.INFO)
 
     def step(self, done: int, total: int, run: Sampling) -> None:
@@ -417,6 +424,22 @@ class _Watching:
         self._report.show(message("time_left_window", number=window, count=len(self._plan.windows), time=left))
         self._move(lambda: host.latent_preview(self._model, run.preview()))
 
+    def spread(self) -> Spread:
+        """The workers that the model names, with their progress and what their caches did shown here."""
+        from ..samplers.long.spread import Spread
+
+        watch = watching(self._model, self._report, self._look)
+        return Spread(submitted, watch, self._done)
+
+    def _look(self, done: int, total: int, picture: Callable[[], Image] | None) -> None:
+        """As `step`, of all windows that workers are at."""
+        self._steps = done * self._plan.longest.predictions * len(self._plan.windows) // max(total, 1)
+        self._move(picture)
+
+    def _done(self, done: Done) -> None:
+        self._report.tell(*done.notes)
+        self._distant = done.cache
+
     def counted(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
         """The pieces, with progress and preview."""
         for piece in pieces:
@@ -424,7 +447,7 @@ class _Watching:
             self._move(partial(host.frame_preview, piece[-1]))
             yield piece
 
-    def _move(self, picture: Callable[[], Image]) -> None:
+    def _move(self, picture: Callable[[], Image] | None) -> None:
         request = self._plan.request
         steps = self._plan.longest.predictions * len(self._plan.windows)
         self._update(self._steps + self._frames, steps + request.frames - self._plan.shared, picture)

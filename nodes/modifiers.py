@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import MISSING, fields, replace
+from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
@@ -359,9 +359,8 @@ class SetMemory(io.ComfyNode):
 
 
 def options_of(model: VideoModel) -> dict[str, Any]:
-    """What was set on a model since it was loaded: all its fields that have a default."""
-    optional = [each.name for each in fields(model) if (each.default, each.default_factory) != (MISSING, MISSING)]
-    return {name: getattr(model, name) for name in optional if name != "node"}
+    """What was set on a model since it was loaded."""
+    return {name: getattr(model, name) for name in model.optional_fields() if name != "node"}
 
 
 class SetSpeed(io.ComfyNode):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from functools import wraps
+from inspect import iscoroutinefunction
 from traceback import clear_frames
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import is_link
@@ -93,7 +94,12 @@ def _contained(function: Callable[..., T]) -> Callable[..., T]:
         with contained():
             return function(cls, *args, **kwargs)
 
-    return run
+    @wraps(function)
+    async def run_later(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> object:
+        with contained():
+            return await cast(Awaitable[object], function(cls, *args, **kwargs))
+
+    return cast(Callable[..., T], run_later) if iscoroutinefunction(function) else run
 
 
 def _reported(function: Callable[..., T], check: Callable[..., bool | str] | None) -> Callable[..., T]:
@@ -113,19 +119,35 @@ def _reported(function: Callable[..., T], check: Callable[..., bool | str] | Non
 
     @wraps(function)
     def run(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> T:
-        context = get_executing_context()
-        if context is None:
-            return run_checked(cls, *args, **kwargs)
-        if cls.hidden is not None and not isinstance(cls.hidden.extra_pnginfo, dict):
-            cls.hidden.extra_pnginfo = {}  # whatever was sent along with a prompt that no page has made
-        with _telling(context.node_id), stopped_by(stop_if_asked):
-            result = run_checked(cls, *args, **kwargs)
+        with _spoken(cls) as marked:
+            return marked(run_checked(cls, *args, **kwargs))
+
+    @wraps(function)
+    async def run_later(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> object:
+        with _spoken(cls) as marked:
+            return marked(await cast(Awaitable[object], run_checked(cls, *args, **kwargs)))
+
+    return cast(Callable[..., T], run_later) if iscoroutinefunction(function) else run
+
+
+@contextmanager
+def _spoken(cls: type[io.ComfyNode]) -> Iterator[Callable[[T], T]]:
+    """Around a node that runs: its errors are told to the page. Gives what marks its results with the node."""
+    context = get_executing_context()
+    if context is None:
+        yield lambda result: result
+        return
+    if cls.hidden is not None and not isinstance(cls.hidden.extra_pnginfo, dict):
+        cls.hidden.extra_pnginfo = {}  # whatever was sent along with a prompt that no page has made
+
+    def marked(result: T) -> T:
         if isinstance(result, io.NodeOutput):
             origin = _kind(context.node_id), context.node_id
             result.args = tuple(_made_by(origin, thing) for thing in result.args)
         return result
 
-    return run
+    with _telling(context.node_id), stopped_by(stop_if_asked):
+        yield marked
 
 
 @contextmanager

@@ -16,10 +16,12 @@ from .. import host
 from ..origin import from_model
 from ..types import ABSENT, InputValue
 from ..words import sampled
+from .apart import sampled_apart
 from .inputs import FRAMES, loop_input, media_checks, sampler_inputs, size_checks
 from .request import check_ahead, clip_frames_of, decoding_of, noise_mask_of, request_of
 
 if TYPE_CHECKING:
+    from ...samplers.caches.report import Report as CacheReport
     from ...samplers.caches.runner import Runner
     from ...samplers.denoise import Sampling
     from ...samplers.plan import SamplingPlan
@@ -90,7 +92,7 @@ class Sampler(SamplerNode):
         return check_ahead(cls, model, inputs)
 
     @classmethod
-    def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: InputValue) -> io.NodeOutput:
+    async def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: InputValue) -> io.NodeOutput:
         from ...samplers.denoise import sample
         from ...samplers.plan import plan
 
@@ -98,13 +100,19 @@ class Sampler(SamplerNode):
         prepared, heard = plan(model, request_of(model, **inputs)), host.heard_in(source)
         report.tell(*host.source_sound_notes(source, False), level=logging.INFO)
         host.forget_video()
-        report.tell(*prepared.notes, *host.shortage(model, prepared))
+        report.tell(*prepared.notes)
         watch, meter = _Watching(model), host.Meter(model)
-        with heard_by(report.tell):
-            latents = sample(model, conditioning, prepared, watch.step)
+        if model.parallel is None:
+            report.tell(*host.shortage(model, prepared))
+            with heard_by(report.tell):
+                latents = sample(model, conditioning, prepared, watch.step)
+            cache = _cache_report(model, prepared, watch.cache)
+        else:
+            done = await sampled_apart(model, conditioning, prepared, report)
+            latents, cache = done.latents, done.cache
         line = sampled(prepared.request, prepared.request.fps, meter.seconds)
         note = latent_note(model, prepared, source)
-        charts = {"reelwire_chart": _report_cache(report, model, prepared, watch.cache, note)}
+        charts = {"reelwire_chart": _tell_cache(report, cache, note)}
         latent = from_model(model, model.to_host(latents.cpu()), note, heard)
         made = {**latent, **noise_mask_of(source), **meter.noted(source)}
         return io.NodeOutput(made, ui=report.ui(charts, line))
@@ -148,15 +156,19 @@ class _Watching:
         self._update(done, total, lambda: host.latent_preview(self._model, run.preview()))
 
 
-def _report_cache(
-    report: host.Report, model: VideoModel, prepared: SamplingPlan, runner: Runner | None, note: dict[str, object]
-) -> list[str]:
-    """Report what the cache did, and add it to `note`, which goes into the file; returns charts for the page."""
-    from ...samplers.caches.report import report as report_of
+def _cache_report(model: VideoModel, prepared: SamplingPlan, runner: Runner | None) -> CacheReport | None:
+    """What the cache of a run did; None where it had none."""
+    from ...samplers.caches.report import report
 
     if prepared.policy is None or runner is None:
+        return None
+    return report(runner, prepared.policy.estimate(model, prepared.request))
+
+
+def _tell_cache(report: host.Report, cache: CacheReport | None, note: dict[str, object]) -> list[str]:
+    """Report what the cache did, and add it to `note`, which goes into the file; returns charts for the page."""
+    if cache is None:
         return []
-    cache = report_of(runner, prepared.policy.estimate(model, prepared.request))
     note["cache"] = cache.facts()
     report.tell(*cache.words(), level=logging.INFO)
     return [json.dumps(cache.chart())]

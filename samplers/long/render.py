@@ -27,6 +27,7 @@ from .context import sample_in_context
 from .job import Job
 from .plan import LongPlan, LongVideoOptions
 from .source import WindowSources
+from .spread import Spread, waits_for_none
 from .timeline import Timeline
 from .windows import Window
 
@@ -51,13 +52,15 @@ def render(
     tiling: Tiling | None,
     callbacks: Callbacks,
     form: Form = floats,
+    spread: Spread | None = None,
 ) -> Iterator[Tensor]:
     """Frames of the whole video in order, as pieces [n, H, W, 3] in 0..1 on the CPU, in the form wanted; those that it
     shares with the clip that it goes on from are left out.
 
-    Windows that `job` holds are not sampled again; each new one is kept there before it is decoded.
+    Windows that `job` holds are not sampled again; each new one is kept there before it is decoded. spread: who samples
+    them elsewhere.
     """
-    renderer, count = _Renderer(model, timeline, whole, options, job, tiling, callbacks, form), 0
+    renderer, count = _Renderer(model, timeline, whole, options, job, tiling, callbacks, form, spread), 0
     modes = {
         "latents": renderer.by_latents,
         "last_frames": renderer.by_last_frames,
@@ -88,6 +91,7 @@ class _Renderer:
     tiling: Tiling | None
     callbacks: Callbacks
     form: Form
+    spread: Spread | None = None
     prompts: dict[int, Conditioning] = field(default_factory=dict, init=False)
     sources: WindowSources = field(init=False)
 
@@ -135,6 +139,7 @@ class _Renderer:
             tail = torch.cat([tail, last])[-self._most_shared() :] if len(tail) else last
             return self.form(piece)
 
+        self._send_ahead()
         for number, window in enumerate(self.whole.windows):
             keyframes = window.keyframes
             if window.shared and not any(k.frame == 0 for k in keyframes):
@@ -181,11 +186,9 @@ class _Renderer:
             if latents is not None:
                 return latents
             self.callbacks.tell(message("window_damaged", number=number + 1))
-        seed = (self.whole.request.seed + window.start) % 2**64
-        request = self.sources.of(window)
-        request = replace(request, frames=window.frames, keyframes=keyframes, past=past, seed=seed)
         made = self.job.sampled(number)
-        made = self._sampled(number, window, request) if made is None else made
+        if made is None:
+            made = self._sampled(number, window, self._request(window, keyframes, past))
         with self.job.holding(number, made):
             latents = made.cpu().contiguous()  # laid out as a file's, so that sums agree
             if first is not None and self.whole.mode == "latents":
@@ -195,8 +198,36 @@ class _Renderer:
         with self.model.use("vae", room):  # sampling may have sent it away while the decoder was at work
             return latents
 
+    def _request(
+        self, window: Window, keyframes: tuple[Keyframe, ...], past: ContinuationLatents | None = None
+    ) -> Request:
+        """What a sampler is asked for in a window."""
+        seed, request = (self.whole.request.seed + window.start) % 2**64, self.sources.of(window)
+        return replace(request, frames=window.frames, keyframes=keyframes, past=past, seed=seed)
+
+    def _send_ahead(self) -> None:
+        """Have workers begin with all windows that wait for no other."""
+        for number, window in enumerate(self.whole.windows):
+            if self.spread is not None and waits_for_none(self.whole, number, window) and not self.job.has(number):
+                self._send(self.spread, number, window, self._request(window, window.keyframes))
+
+    def _send(self, spread: Spread, number: int, window: Window, request: Request) -> None:
+        spread.send(number, self.model, self._conditioning(window, request.keyframes), plan(self.model, request))
+
+    def _keep_finished(self) -> None:
+        """Keep what workers have done before its turn."""
+        assert self.spread is not None
+        for number in self.spread.finished():
+            if not self.job.has(number):
+                latents = self.spread.take(number, len(self.whole.windows), lambda: None)
+                self.job.write(number, latents.contiguous())
+
     def _sampled(self, number: int, window: Window, request: Request) -> Tensor:
         count = len(self.whole.windows)
+        if self.spread is not None and self.whole.mode != "context_windows":
+            if not self.spread.sent(number):
+                self._send(self.spread, number, window, request)
+            return self.spread.take(number, count, self._keep_finished)
         on_step = lambda done, total, run: self.callbacks.step(number * total + done, count * total, run)
         conditioning = self._conditioning(window, request.keyframes)
         if self.whole.mode == "context_windows":

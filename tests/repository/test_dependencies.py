@@ -67,7 +67,7 @@ def test_every_line_is_a_range_and_pyproject_says_the_same(ranges: Any) -> None:
 # what ComfyUI and torch bring along, and what is looked for before it is used
 FROM_THE_HOST = {"aiohttp", "comfy", "comfy_api", "comfy_execution", "folder_paths", "nodes", "server"}
 FROM_THE_HOST |= {"torch", "numpy", "PIL"}
-OPTIONAL = {"cache_dit", "comfy_kitchen"}
+OPTIONAL = {"cache_dit", "comfy_kitchen", "ray"}
 NAMED_OTHERWISE = {"google": "protobuf"}  # package -> what it is required as
 
 

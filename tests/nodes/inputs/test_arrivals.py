@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from reelwire.loaders.messages import InputError
+from reelwire.tests.support.calls import execute
 from reelwire.tests.support.host import Host, workflow
 
 STRANGE: tuple[Any, ...] = (3, "x", None, [], {}, {"samples": 3}, True, 1.5, [[1]], (3,), float("nan"), object())
@@ -89,7 +90,7 @@ def test_what_a_widget_cannot_hold(nodes: list[Any]) -> None:
         for field in node.define_schema().inputs:
             for value in wrong.get(field.get_io_type(), ()):
                 with pytest.raises(InputError) as refused:
-                    node.execute(**{field.id: value})
+                    execute(node, **{field.id: value})
                 assert refused.value.name == field.id, f"{node.__name__}.{field.id} = {value!r}"
                 if field.id in inspect.getfullargspec(node.validate_inputs).args:
                     assert isinstance(node.validate_inputs(**{field.id: value}), str)

@@ -15,6 +15,7 @@ from reelwire.loaders.messages import RefusedError
 from reelwire.loaders.parts import Part, PlainMemory
 from reelwire.loaders.request import Control, Keyframe
 from reelwire.loaders.video_model import VideoModel
+from reelwire.tests.support.calls import execute
 from reelwire.tests.support.engine.models import FIRST, each_family, frames, needed, open_plain
 
 NAN = float("nan")
@@ -133,7 +134,7 @@ def answer(node: Any, inputs: dict[str, Any], literal: bool) -> str:
         if later:
             node.check_lazy_status(**inputs, **later)
         else:
-            node.execute(**inputs)
+            execute(node, **inputs)
     except RefusedError as error:
         return str(error)
     return ""

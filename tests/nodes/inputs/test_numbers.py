@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from reelwire.loaders.messages import InputError, RefusedError
+from reelwire.tests.support.calls import execute
 
 ODD: dict[str, Any] = {
     "nan": math.nan,
@@ -59,7 +60,7 @@ def test_a_number_of_any_node(nodes: list[Any]) -> None:
                 if name == "-2**63" and field.min is not None and field.min <= value:
                     continue
                 with pytest.raises(InputError) as refused:
-                    node.execute(**{field.id: value})
+                    execute(node, **{field.id: value})
                 where = f"{node.__name__}.{field.id} = {name}"
                 assert re.search(rf"\b{field.id}\b", str(refused.value)), where
                 assert len(str(refused.value)) < 500, where
@@ -106,7 +107,7 @@ def test_a_choice_that_is_not_offered(nodes: list[Any]) -> None:
                 continue
             for value in ("none of these", "", "\x1b[31m", "x" * 100_000):
                 with pytest.raises(RefusedError) as refused:
-                    node.execute(**{field.id: value})
+                    execute(node, **{field.id: value})
                 assert str(refused.value).startswith(f"{field.id} = "), f"{node.__name__}: {refused.value}"
                 assert len(str(refused.value)) < 500
                 assert "\x1b" not in str(refused.value)
@@ -133,7 +134,7 @@ def test_half_a_character_in_any_text(nodes: list[Any]) -> None:
         for field in node.define_schema().inputs:
             for value in ("a\ud800", "\udfff", "x" * 10**6 + "\udc00") if field.get_io_type() == "STRING" else ():
                 with pytest.raises(InputError) as refused:
-                    node.execute(**{field.id: value})
+                    execute(node, **{field.id: value})
                 assert refused.value.name == field.id, f"{node.__name__}.{field.id}"
                 str(refused.value).encode()
                 tried += 1

@@ -1,0 +1,76 @@
+"""Sampling by the workers that a model's `parallel` names."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from ...loaders.messages import Message
+from ...loaders.request import Conditioning
+from ...loaders.video_model import VideoModel
+from .. import host
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from ...samplers.long.plan import LongPlan
+    from ...samplers.parallel.jobs import Done, Job
+    from ...samplers.plan import SamplingPlan
+
+PAUSE = 0.05  # seconds between two looks at a job
+
+
+async def sampled_apart(
+    model: VideoModel, conditioning: Conditioning, prepared: SamplingPlan, report: host.Report
+) -> Done:
+    """What came of a plan on some worker. Meanwhile ComfyUI runs other nodes, and this one for other entries of a
+    list."""
+    job, update = submitted(model, conditioning, prepared), host.progress()
+    watch = watching(model, report, update)
+    try:
+        while not job.is_done:
+            watch(job.look.done, job.look.total, job.look.preview, job)
+            await asyncio.sleep(PAUSE)
+        done = job.result()
+        report.tell(*done.notes)
+        return done
+    finally:
+        job.cancel()
+
+
+def submitted(model: VideoModel, conditioning: Conditioning, prepared: SamplingPlan) -> Job:
+    """A plan on its way to a worker. Raises InputError where there are none."""
+    from ...samplers.parallel.cluster import import_ray
+    from ...samplers.parallel.jobs import submit
+
+    assert model.parallel is not None
+    import_ray(model.parallel.address)
+    return submit(model, conditioning, prepared, host.opener())
+
+
+Shown = Callable[[int, int, "Callable[[], Image] | None"], None]  # (steps done, in all, what makes a picture)
+
+
+def watching(model: VideoModel, report: host.Report, show: Shown) -> Callable[[int, int, Tensor | None, Job], None]:
+    """Shows how far jobs are, and says where one was tried again; raises what stops the node."""
+    shown = list[object]()
+
+    def watch(done: int, total: int, preview: Tensor | None, job: Job) -> None:
+        host.stop_if_asked()
+        report.tell(*(words for words in [*job.ticket.losses] if words not in report))
+        seen = done, total, id(preview)
+        if total and seen not in shown:
+            shown[:] = [seen]
+            show(done, total, None if preview is None else lambda: host.latent_preview(model, preview))
+
+    return watch
+
+
+def where_sampled(model: VideoModel, plan: LongPlan) -> tuple[Message, ...]:
+    """What workers can do for a long video; nothing where the model names none."""
+    from ...samplers.long.spread import spread_note
+
+    return () if model.parallel is None else (spread_note(plan),)

@@ -1,0 +1,1 @@
+"""Workers for tests: played ones, a plain process, and Ray's."""
