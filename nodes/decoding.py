@@ -21,10 +21,10 @@ from ..loaders.video_model import VideoModel
 from ..samplers.early import check_decoding, check_tile
 from . import host
 from .effect import Conditions, counted, idle
-from .formats import DEFAULT, FORMATS, RATED, format_input, format_notes
 from .origin import decoder
 from .types import InputValue, decoding_inputs, model_input, number_input, sound_input, source_sound_input, whole_input
-from .video_file import FileWriter, write_video
+from .video.file import FileWriter, write_video
+from .video.formats import DEFAULT, FORMATS, RATED, format_input, format_notes
 from .words import written
 
 if TYPE_CHECKING:

@@ -21,7 +21,6 @@ from ..loaders.video_model import VideoModel
 from . import host
 from .decoding import crf_input, decoded_in_tiles, report_file, with_seam
 from .effect import Conditions, counted, idle
-from .formats import DEFAULT, FORMATS, RATED, format_input, format_notes
 from .sampling.apart import submitted, watching, where_sampled
 from .sampling.inputs import (
     FRAMES,
@@ -50,7 +49,8 @@ from .types import (
     source_sound_input,
     whole_input,
 )
-from .video_file import FileWriter, write_video
+from .video.file import FileWriter, write_video
+from .video.formats import DEFAULT, FORMATS, RATED, format_input, format_notes
 from .words import clock, frame_rules, long_video, models_with
 
 if TYPE_CHECKING:
@@ -217,8 +217,7 @@ class LongVideo(FileWriter):
                     say(decoded_in_tiles(tiling, model))
                 callbacks = Callbacks(watch.step, report.tell)
                 spread = stack.enter_context(closing(watch.spread())) if model.parallel is not None else None
-                made = render(model, story, plan, options, job, tiling, callbacks, bits, spread)
-                pieces = watch.counted(made)
+                pieces = watch.counted(render(model, story, plan, options, job, tiling, callbacks, bits, spread))
                 pieces = with_seam(report, pieces) if plan.request.loop else pieces
                 before = clip_pieces(plan.clip, size, bits) if joined else ()
                 total = plan.request.frames - plan.shared + (len(plan.clip) if joined and plan.clip is not None else 0)

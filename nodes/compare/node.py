@@ -13,9 +13,9 @@ from comfy_api.latest import Input, InputImpl, io
 from ...loaders.messages import InputError, data, message, quoted
 from .. import host
 from ..decoding import crf_input, report_file
-from ..formats import DEFAULT, format_notes
 from ..types import InputValue, number_input, whole_input
-from ..video_file import FileWriter, write_video
+from ..video.file import FileWriter, write_video
+from ..video.formats import DEFAULT, format_notes
 from ..words import written
 from .language import LANGUAGES, said
 from .render import ENDS, HOLD

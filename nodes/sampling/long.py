@@ -19,7 +19,7 @@ from ...loaders.request import Keyframe, Request
 from ...loaders.video_model import VideoModel
 from .. import host
 from ..types import InputValue
-from ..video_file import FileWriter
+from ..video.file import FileWriter
 from .inputs import DEFAULT, FRAMES, wanted_next
 from .request import clip_frames_of, decoding_of, request_of
 

@@ -21,7 +21,7 @@ MODULES = {"os", "shutil", "tempfile", "pathlib", "Path"}
 # what writes elsewhere, and why: (file, call)
 ALLOWED = {
     ("loaders/common/images.py", "av.open"),  # in memory
-    ("nodes/video_file.py", "av.open"),  # a part that loaders/files.py has made
+    ("nodes/video/file.py", "av.open"),  # a part that loaders/files.py has made
     ("nodes/decoding.py", "write_video"),
     ("nodes/long_video.py", "write_video"),
     ("nodes/compare/node.py", "write_video"),

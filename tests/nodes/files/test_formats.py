@@ -28,8 +28,8 @@ def nodes(comfyui: Path) -> Iterator[Any]:
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = not torch.cuda.is_available()
-    import reelwire.nodes.formats
-    import reelwire.nodes.video_file
+    import reelwire.nodes.video.file
+    import reelwire.nodes.video.formats
 
     yield reelwire.nodes
     sys.path.remove(str(comfyui))
@@ -46,12 +46,12 @@ def gradient() -> Tensor:
 def write(nodes: Any, path: Path, name: str, crf: int = 4, sound: Any = None, fps: float = FPS) -> Path:
     from reelwire.samplers.decode import eight_bits, sixteen_bits
 
-    form = nodes.formats.FORMATS[name]
+    form = nodes.video.formats.FORMATS[name]
     frames = (sixteen_bits if form.deep else eight_bits)(gradient())
     target = path.with_suffix(form.suffix)
     metadata = {"prompt": '{"1": "提示"}'}
     return Path(
-        nodes.video_file.write_video(target, iter(frames.split(7)), (WIDTH, HEIGHT), fps, crf, metadata, sound, form)[0]
+        nodes.video.file.write_video(target, iter(frames.split(7)), (WIDTH, HEIGHT), fps, crf, metadata, sound, form)[0]
     )
 
 
@@ -100,8 +100,8 @@ def test_depth(nodes: Any, tmp_path: Path, name: str) -> None:
 def test_without_loss(nodes: Any, tmp_path: Path, name: str) -> None:
     """crf 0: what was converted to YUV 4:4:4 comes back to the last bit."""
     path = write(nodes, tmp_path / "a", name, crf=0)
-    form = nodes.formats.FORMATS[name]
-    convert = nodes.video_file.bt709(form.lossless[0])
+    form = nodes.video.formats.FORMATS[name]
+    convert = nodes.video.file.bt709(form.lossless[0])
     from reelwire.samplers.decode import eight_bits, sixteen_bits
 
     pieces = (sixteen_bits if form.deep else eight_bits)(gradient()).numpy()
@@ -115,7 +115,7 @@ def test_without_loss(nodes: Any, tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("rate", "channels"), [(44100, 2), (22050, 1), (48000, 6)])
 def test_sound(nodes: Any, tmp_path: Path, name: str, rate: int, channels: int) -> None:
-    form = nodes.formats.FORMATS[name]
+    form = nodes.video.formats.FORMATS[name]
     waveform = torch.sin(torch.arange(rate) * 0.05).repeat(1, channels, 1) * 0.4
     sound, _ = nodes.host.sound_of({"waveform": waveform, "sample_rate": rate})
     path = write(nodes, tmp_path / "a", name, sound=sound)
@@ -136,12 +136,12 @@ def test_prompt_goes_along(nodes: Any, tmp_path: Path, name: str) -> None:
 
 
 def test_what_a_gif_cannot_hold(nodes: Any) -> None:
-    form = nodes.formats.FORMATS["gif"]
+    form = nodes.video.formats.FORMATS["gif"]
     form.check_rate(50.0)
     with pytest.raises(InputError) as caught:
         form.check_rate(60.0)
     assert caught.value.name == "fps"
-    keys = [note.key for note in nodes.formats.format_notes("gif", 17, True)]
+    keys = [note.key for note in nodes.video.formats.format_notes("gif", 17, True)]
     assert keys == ["format_no_workflow", "format_silent"]
-    assert nodes.formats.format_notes("mp4", 17, True) == []
-    assert not nodes.formats.FORMATS["gif"].rated
+    assert nodes.video.formats.format_notes("mp4", 17, True) == []
+    assert not nodes.video.formats.FORMATS["gif"].rated

@@ -39,7 +39,7 @@ def nodes(comfyui: Path) -> Iterator[Any]:
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = not torch.cuda.is_available()
-    import reelwire.nodes.video_file as files
+    import reelwire.nodes.video.file as files
     from comfy_api.latest import InputImpl
     from reelwire.nodes import host
 

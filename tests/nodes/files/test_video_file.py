@@ -24,7 +24,7 @@ def files(comfyui: Path) -> Iterator[Any]:
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = not torch.cuda.is_available()
-    import reelwire.nodes.video_file as module
+    import reelwire.nodes.video.file as module
 
     yield module
     sys.path.remove(str(comfyui))
@@ -62,7 +62,7 @@ def test_the_same_bytes_each_time(files: Any, tmp_path: Path, size: tuple[int, i
 
 def test_only_processors_with_avx512_are_told_what_to_use(files: Any) -> None:
     """Names of instructions that a processor lacks would end the process."""
-    from reelwire.nodes.formats import repeatable
+    from reelwire.nodes.video.formats import repeatable
 
     assert "AVX2" in repeatable("AVX512")["x264-params"]
     assert "AVX512" not in repeatable("AVX512")["x264-params"]

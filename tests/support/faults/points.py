@@ -30,7 +30,7 @@ def nodes_of(comfyui: Path) -> SimpleNamespace:
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = True
-    names = ("video_file", "decoding", "host.files", "host.outputs")
+    names = ("video.file", "decoding", "host.files", "host.outputs")
     modules = (importlib.import_module(f"reelwire.nodes.{name}") for name in names)
     return SimpleNamespace(**{name.rpartition(".")[2]: module for name, module in zip(names, modules, strict=True)})
 
@@ -70,7 +70,7 @@ class Film:
             job.begin(INPUTS)
             job.settled(Tiling())
             pieces = iter([self._window(job, number) for number in range(WINDOWS)])
-            self.path, _ = self._nodes.video_file.write_video(folder / "film_00001_.mp4", pieces, SIZE, 24.0, 30, {})
+            self.path, _ = self._nodes.file.write_video(folder / "film_00001_.mp4", pieces, SIZE, 24.0, 30, {})
             job.drop()
 
     def _window(self, job: Job, number: int) -> Tensor:
@@ -128,7 +128,7 @@ class Decode:
         """Decode into a new file of a folder."""
         frames = iter([(latents(7)[0] * 255).byte()])
         with self._output(folder), self._nodes.files.latents_on_disk(self.latent, self.cls):
-            self.path, _ = self._nodes.video_file.write_video(folder / "clip_00001_.mp4", frames, SIZE, 24.0, 30, {})
+            self.path, _ = self._nodes.file.write_video(folder / "clip_00001_.mp4", frames, SIZE, 24.0, 30, {})
 
     def kept(self, folder: Path) -> dict[str, Path]:
         """Latents that are on disk."""

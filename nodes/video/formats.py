@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import torch
 from comfy_api.latest import io
 
-from ..loaders.messages import InputError, Message, message
+from ...loaders.messages import InputError, Message, message
 
 if TYPE_CHECKING:
-    from .host.sound import Codec
+    from ..host.sound import Codec
 
 DEFAULT = "mp4"
 # what x264 takes by itself on a processor with AVX-512, but for that: with it, its macroblock tree did not make the

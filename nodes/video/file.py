@@ -17,20 +17,20 @@ import torch
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..loaders.devices import OutOfMemory, out_of_memory
-from ..loaders.files import part_beside, why_unwritten
-from ..loaders.messages import message, message_of
-from ..loaders.video_model import VideoModel
-from . import host
+from ...loaders.devices import OutOfMemory, out_of_memory
+from ...loaders.files import part_beside, why_unwritten
+from ...loaders.messages import message, message_of
+from ...loaders.video_model import VideoModel
+from .. import host
+from ..types import InputValue
 from .formats import DEFAULT, FORMATS, VideoFormat
-from .types import InputValue
 
 if TYPE_CHECKING:
     from av import VideoFrame, VideoStream
     from av.container import OutputContainer
     from av.video.codeccontext import VideoCodecContext
 
-    from .host.sound import Sound
+    from ..host.sound import Sound
 
 WAITING = 2**25  # bytes of frames that wait for the encoder; a larger piece waits alone
 PATIENCE = 0.1  # seconds between two looks at whether the host wants to stop
@@ -47,7 +47,7 @@ class FileWriter(io.ComfyNode):
     @staticmethod
     def rate(model: VideoModel, fps: float, sampled: float = 0.0) -> float:
         """Frames per second of the file; raises InputError. sampled: of the latents, 0 where they do not say it."""
-        from ..samplers.early import check_fps
+        from ...samplers.early import check_fps
 
         check_fps(fps)
         return fps or sampled or model.facts.fps

@@ -1,0 +1,1 @@
+"""Video files: their formats, and how frames get into them."""
