@@ -24,7 +24,6 @@ from reelwire.samplers.plan import plan
 from reelwire.tests.support.engine.models import FIRST, PROMPT, needed, open_plain
 from reelwire.tests.support.parallel.bomb import Bomb
 
-pytest.importorskip("ray", reason="the extra `test` has it")
 pytestmark = [
     pytest.mark.filterwarnings("ignore:In CPU autocast"),  # diffusers' Mochi asks for one everywhere
     pytest.mark.filterwarnings("ignore::ResourceWarning"),  # Ray's own sockets and processes
