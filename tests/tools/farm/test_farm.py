@@ -10,10 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
 from reelwire.tests.support.host import ROOT, Host, digest, workflow
 
-pytest.importorskip("ray", reason="the extra `test` has it")
 RUN_SECONDS = 400
 
 
