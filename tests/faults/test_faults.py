@@ -430,7 +430,7 @@ def test_an_output_folder_that_is_removed_while_a_video_is_written(nodes: Any, t
         shutil.rmtree(output)
 
     with pytest.raises(OSError, match="film_00001_") as refusal:
-        nodes.video.file.write_video(output / "film_00001_.mp4", pieces(), SIZE, 24.0, 30, {})
+        nodes.file.write_video(output / "film_00001_.mp4", pieces(), SIZE, 24.0, 30, {})
     assert keys(refusal.value.args[0]) == {"file_unwritten", "disk_went_away"}
 
 
@@ -452,12 +452,12 @@ def test_a_video_that_is_not_whole_is_found_out(nodes: Any, tmp_path: Path) -> N
     film = Film(nodes)
     film.run(tmp_path)
     content, count = film.path.read_bytes(), WINDOWS * latents(0).shape[1]
-    nodes.video.file.check_video(film.path, count, SIZE)
+    nodes.file.check_video(film.path, count, SIZE)
     with pytest.raises(OSError, match=str(count)):
-        nodes.video.file.check_video(film.path, count + 1, SIZE)
+        nodes.file.check_video(film.path, count + 1, SIZE)
     with pytest.raises(OSError, match="0 frames"):
-        nodes.video.file.check_video(film.path, count, SIZE[::-1])
+        nodes.file.check_video(film.path, count, SIZE[::-1])
     for share in (0, 1, 100, len(content) // 2, len(content) - 200):
         film.path.write_bytes(content[:share])
         with pytest.raises(OSError, match=str(count)):
-            nodes.video.file.check_video(film.path, count, SIZE)
+            nodes.file.check_video(film.path, count, SIZE)
