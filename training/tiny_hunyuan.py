@@ -277,9 +277,8 @@ class Flow:
         _, _, t, noisy, read = self.draw(generator)
         rows, ones = read["text"].shape[1], torch.ones(BATCH)
         scale = 1 + (STRONGEST - 1) * torch.rand(BATCH, generator=generator)
-        pad = {k: F.pad(v[:, :rows], (0, 0) * (v.ndim - 2) + (0, max(rows - v.shape[1], 0))) if k != "pooled" else v
-               for k, v in self.nothing.items()}  # fmt: skip
-        without = {k: v.expand(BATCH, *v.shape[1:]) for k, v in pad.items()}
+        nothing = {k: v if k == "pooled" else v[:, :rows] for k, v in self.nothing.items()}
+        without = {k: v.expand(BATCH, *v.shape[1:]) for k, v in nothing.items()}
         with torch.no_grad():
             cond, uncond = (self.velocity(teacher, noisy, t, r, ones) for r in (read, without))
             target = uncond + scale.view(-1, 1, 1, 1, 1) * (cond - uncond)
