@@ -315,12 +315,12 @@ def few_steps(name: str, prompts: int, steps: int) -> Iterator[str]:
     """Rows in Markdown, each of so many computed steps of a run of `steps`: mean (worst) PSNR against all of them, of
     the corrected plan, of the plan, and of a run of no more steps than that."""
     for module in (runner, calibrating):
-        module.__dict__["FEWEST"] = 2  # where the caches themselves pass through
+        vars(module)["FEWEST"] = 2  # where the caches themselves pass through
     bench = Bench(open_trained(name), prompts, steps)
     grams = tuple(bench.calibration.grams.items())
     for computed in range(steps - 1, 2, -1):
-        kept: dict[str, Any] = {"speed": steps / computed, "grams": grams}
-        settings: tuple[Policy | Fewer, ...] = (Corrected(**kept), Plan(**kept), Fewer(computed))
+        plans = [kind(speed=steps / computed, grams=grams) for kind in (Corrected, Plan)]
+        settings: tuple[Setting, ...] = (*plans, Fewer(computed))
         rows = [bench.score(setting) for setting in settings]
         cells = [f"{row['psnr']:.1f} ({row['psnr_worst']:.1f}), {row['computed']:.1f}" for row in rows]
         yield f"| {name}, {computed} of {steps} | {' | '.join(cells)} |"

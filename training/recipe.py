@@ -71,8 +71,8 @@ def straighten(vae: nn.Module) -> None:
             if weight.ndim == 5:
                 place[0] = weight.shape[2] - 1  # now is the last tap
             weight.mul_(0.3)
-            index: tuple[Any, ...] = (..., *place)
-            weight[index] += straight
+            at: tuple[slice | int, ...] = (slice(None), slice(None), *place)
+            weight[at] += straight
 
 
 def train_coder(
@@ -178,11 +178,13 @@ def train_network(
     loss: Callable[[random.Random, torch.Generator], Tensor],
     seed: int = 5,
     rate: float = 1.5e-3,
+    late: float = 0.5,
 ) -> None:
-    """Trains a network for so many steps and leaves the averaged weights in it. loss: of one step."""
+    """Trains a network for so many steps and leaves the averaged weights in it. loss: of one step. late: from which
+    share of the steps on the rate falls."""
     trainer, log = Trainer(net, is_matrix, file, seed=seed, averaging=0.998), Log(file.stem, 0)
     for step, rng, generator in trainer.steps(steps, every=100):
-        log.add(step, trainer.update(loss(rng, generator), rate * slope(step, steps, 80, 0.5), 2.5))
+        log.add(step, trainer.update(loss(rng, generator), rate * slope(step, steps, 80, late), 2.5))
     net.load_state_dict(trainer.average)
 
 

@@ -38,7 +38,7 @@ from .recipe import (
 )
 
 FPS, TOKENS = 8, 48
-VAE_STEPS, FLOW_STEPS = 600, 1300
+VAE_STEPS, FLOW_STEPS = 600, 1200
 COPIES, BATCH = 6, 20  # rendered clips of each scene, and clips of a step
 VAE_CONFIG = dict(
     block_out_channels=(8, 16, 32, 48),

@@ -43,7 +43,7 @@ from .recipe import (
 )
 
 FPS, TOKENS = 24, 64
-VAE_STEPS, TEXT_STEPS, FLOW_STEPS, GUIDE_STEPS = 600, 600, 1400, 200
+VAE_STEPS, TEXT_STEPS, FLOW_STEPS, GUIDE_STEPS = 600, 600, 1200, 120
 COPIES, BATCH, LONGEST = 6, 20, 32  # rendered clips of each scene; clips of a step, and tokens of a prompt in it
 STRONGEST = 8.0  # guidance scale that the network learns
 TEMPLATE = DEFAULT_PROMPT_TEMPLATE["template"]
@@ -208,7 +208,8 @@ def train_text(out: Path) -> None:
     torch.manual_seed(0)
     values = (list(world.COLOURS), list(world.SHAPES), list(world.MOTIONS), list(world.BACKGROUNDS))
     heads = lambda width: nn.ModuleList(nn.Linear(width, len(v) + 1) for v in values)
-    net: Any = nn.ModuleDict({"reader": Reader(), "words": heads(96), "pooled": heads(64)})
+    words, pooled = heads(96), heads(64)
+    net = nn.ModuleDict({"reader": Reader(), "words": words, "pooled": pooled})
     trainer = Trainer(net, lambda n, p: False, out / "text.ckpt", seed=3, averaging=0.99)
     log, (train, _) = Log("text", 0), world.split()
     for step, rng, _ in trainer.steps(TEXT_STEPS):
@@ -219,7 +220,7 @@ def train_text(out: Path) -> None:
         loss = last.new_zeros(())
         for i, value in enumerate(values):
             label = torch.tensor([value.index(s[i]) + 1 if n[i] else 0 for s, n in zip(scenes, named, strict=True)])
-            for features, head in ((last, net["words"]), (read["pooled"], net["pooled"])):
+            for features, head in ((last, words), (read["pooled"], pooled)):
                 loss = loss + F.cross_entropy(head[i](features), label)
         log.add(step, trainer.update(loss, 2e-3 * slope(step, TEXT_STEPS, 20, 0.3), 1.0))
 
@@ -276,9 +277,8 @@ class Flow:
         _, _, t, noisy, read = self.draw(generator)
         rows, ones = read["text"].shape[1], torch.ones(BATCH)
         scale = 1 + (STRONGEST - 1) * torch.rand(BATCH, generator=generator)
-        pad = lambda v: F.pad(v[:, :rows], (0, 0) * (v.ndim - 2) + (0, max(rows - v.shape[1], 0)))
-        padded = {k: v if k == "pooled" else pad(v) for k, v in self.nothing.items()}
-        without = {k: v.expand(BATCH, *v.shape[1:]) for k, v in padded.items()}
+        nothing = {k: v if k == "pooled" else v[:, :rows] for k, v in self.nothing.items()}
+        without = {k: v.expand(BATCH, *v.shape[1:]) for k, v in nothing.items()}
         with torch.no_grad():
             cond, uncond = (self.velocity(teacher, noisy, t, r, ones) for r in (read, without))
             target = uncond + scale.view(-1, 1, 1, 1, 1) * (cond - uncond)
@@ -293,7 +293,7 @@ def is_matrix(name: str, value: Tensor) -> bool:
 def train_flow(out: Path) -> None:
     torch.manual_seed(0)
     net = build_network()
-    train_network(net, out / "flow.ckpt", FLOW_STEPS, is_matrix, Flow(out, net).plain)
+    train_network(net, out / "flow.ckpt", FLOW_STEPS, is_matrix, Flow(out, net).plain, late=7 / 12)
 
 
 def train_guidance(out: Path) -> None:

@@ -77,16 +77,16 @@ class Ran:
 
 # a name, how a model is changed for it, and what its request says beside
 PART = Guidance(start=0.2, end=0.6)
-CONTROL: dict[str, Any] = dict(start=0.25, end=0.75)
+CONTROL = Control(frames(9), start=0.25, end=0.75)
 PLACES: dict[str, tuple[str, Guidance, dict[str, Any], int]] = {
     "guidance in some steps": ("tiny-wan2.1-t2v", PART, {}, 0),
     "guidance in some steps, in one batch": ("tiny-cogvideox-5b", PART, {}, 0),
     "guidance in some steps, two experts": ("tiny-wan2.2-t2v-a14b", PART, {}, 0),
-    "control in some steps": ("tiny-wan2.1-vace", Guidance(), {"control": Control(frames(9), **CONTROL)}, 0),
+    "control in some steps": ("tiny-wan2.1-vace", Guidance(), {"control": CONTROL}, 0),
     "control in some steps, beside the latents": (
         "tiny-cogvideox-fun-control",
         PART,
-        {"control": Control(frames(9), **CONTROL)},
+        {"control": CONTROL},
         0,
     ),
     "context windows": ("tiny-wan2.1-t2v", Guidance(), {"frames": 17}, 9),
