@@ -3,6 +3,7 @@
 python bench/export_workflow.py                    all of it, in about three minutes
 python bench/export_workflow.py wan_t2v any_t2v    these alone
 python bench/export_workflow.py --only templates   as ComfyUI's own page exports them, with layout, note and files
+python bench/export_workflow.py --only blueprints  subgraphs/*.json, which the page's library offers
 python bench/export_workflow.py --only pictures    workflows/*.jpg
 python bench/export_workflow.py --only rest        workflows/inputs/ and templates/memory.json, without a ComfyUI
 
@@ -26,10 +27,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or __package__:
-    from .templates import layout, notes
+    from .templates import blueprints, layout, notes
 else:  # as a plain script
     sys.path.insert(0, str(Path(__file__).parent))
-    from templates import layout, notes
+    from templates import blueprints, layout, notes
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -91,6 +92,7 @@ PLACE = """async ([places, led, groups, note, models]) => {
     return JSON.stringify((await app.graphToPrompt()).workflow);
 }"""
 FIXED = ("ReelwireCalibrateCache", "ReelwireLongVideo")  # what is kept on disk belongs to one seed
+LITEGRAPH = {"Comfy.VueNodes.Enabled": False}  # whose nodes have other heights than those of Nodes 2.0
 RUN_SECONDS = 600
 
 
@@ -114,7 +116,7 @@ def open_page(url: str, **settings: Any) -> Iterator[Page]:
 
 def template(page: Page, name: str, api: dict[str, Any]) -> dict[str, Any]:
     """The UI form of a twin that has a card: laid out, grouped, with its note and its files, and the same each time."""
-    controls = {node: "fixed" if node_data["class_type"] in FIXED else "randomize" for node, node_data in api.items()}
+    controls = controls_of(api)
     sizes, links = page.evaluate(LOAD, [api, notes.CARDS[name]["title"], layout.PLAN, controls])
     nodes = [layout.Node(int(node), kind, round(width), round(height)) for node, kind, width, height in sizes]
     for node in nodes:
@@ -126,6 +128,11 @@ def template(page: Page, name: str, api: dict[str, Any]) -> dict[str, Any]:
     note = {"pos": [left, top], "size": [right - left, bottom - top], "text": notes.note(name, api)}
     workflow = page.evaluate(PLACE, [*_placed(arrangement), note, notes.models(api)])
     return _same_each_time(json.loads(workflow), name)
+
+
+def controls_of(api: dict[str, Any]) -> dict[str, str]:
+    """Node -> what happens to its seed after a run."""
+    return {name: "fixed" if node["class_type"] in FIXED else "randomize" for name, node in api.items()}
 
 
 def _placed(arrangement: layout.Layout) -> tuple[list[Any], list[Any], list[Any]]:
@@ -208,9 +215,17 @@ def twin(name: str) -> dict[str, Any]:
 
 
 def make_templates(url: str, names: list[str]) -> None:
-    with open_page(url) as page:
+    with open_page(url, **LITEGRAPH) as page:
         for name in names:
             file_of(name).write_text(to_text(template(page, name, twin(name))), encoding="utf-8")
+
+
+def make_blueprints(url: str, _: list[str]) -> None:
+    blueprints.FOLDER.mkdir(exist_ok=True)
+    with open_page(url, **LITEGRAPH) as page:
+        for name in blueprints.BLUEPRINTS:
+            made = blueprints.blueprint(page, name, controls_of(blueprints.prompt(name)))
+            (blueprints.FOLDER / f"{name}.json").write_text(to_text(made), encoding="utf-8")
 
 
 def make_pictures(url: str, names: list[str]) -> None:
@@ -240,6 +255,7 @@ def clear() -> None:
 STEPS: dict[str, Callable[[str, list[str]], None]] = {
     "rest": make_rest,
     "templates": make_templates,
+    "blueprints": make_blueprints,
     "pictures": make_pictures,
 }
 

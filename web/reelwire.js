@@ -40,7 +40,9 @@ app.registerExtension({
 
   nodeCreated(node) {
     if (isOurs(node.comfyClass)) writePrefixOut(node);
-    if (endsWithVideo(node.comfyClass)) node.hideOutputImages = true; // and so would Nodes 2.0
+    if (!endsWithVideo(node.comfyClass)) return;
+    node.hideOutputImages = true; // and so would Nodes 2.0
+    node.previewMediaType = "video"; // which it shows on the node of a subgraph
   },
 
   onNodeOutputsUpdated: showOutputs,
