@@ -51,6 +51,8 @@ CONNECT = """([name, kind, checkpoint, values]) => {
     if (node.inputs.some(({ name }) => name === "image"))
         set(add("LoadImage", "image", 1), { image: "reelwire_left.png" });
     set(node, values);
+    for (const inner of node.subgraph.nodes)
+        if (inner.widgets.some(({ name }) => name === "steps")) set(inner, { steps: 2 }); // which is not outside
 }"""
 ERRORS = "() => [...document.querySelectorAll('.p-toast-message-error')].map(toast => toast.innerText)"
 # the video on the node outside, once it can be seen
