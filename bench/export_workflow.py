@@ -127,7 +127,23 @@ def template(page: Page, name: str, api: dict[str, Any]) -> dict[str, Any]:
     left, top, right, bottom = map(round, arrangement.note())
     note = {"pos": [left, top], "size": [right - left, bottom - top], "text": notes.note(name, api)}
     workflow = page.evaluate(PLACE, [*_placed(arrangement), note, notes.models(api)])
-    return _same_each_time(json.loads(workflow), name)
+    made = _same_each_time(json.loads(workflow), name)
+    made["extra"]["linearData"] = app_mode(api)
+    return made
+
+
+def app_mode(api: dict[str, Any]) -> dict[str, Any]:
+    """What the page's app mode shows of a twin: the widgets of layout.json, of the first sampler alone."""
+    plan, first = layout.PLAN, dict[str, str]()
+    for node, made in api.items():
+        first.setdefault(made["class_type"] if made["class_type"] == "ReelwireSampler" else node, node)
+    inputs = [
+        (int(node), widget)
+        for node in first.values()
+        for widget in plan["app"].get(api[node]["class_type"], ())
+        if not isinstance(api[node]["inputs"].get(widget), list)
+    ]
+    return blueprints.app_mode(inputs, [int(at) for at, made in api.items() if made["class_type"] in plan["results"]])
 
 
 def controls_of(api: dict[str, Any]) -> dict[str, str]:

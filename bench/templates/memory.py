@@ -55,7 +55,7 @@ def asked(card: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def _settings(card: Mapping[str, Any]) -> dict[str, float]:
+def _settings(card: Mapping[str, Any]) -> dict[str, Any]:
     """Steps and guidance that a template has in place of its model's; of several passes each has its own."""
     if "passes" in card:
         return {}

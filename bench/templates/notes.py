@@ -19,15 +19,23 @@ CARDS, FILES, MEMORY, WORDS, CHOOSE = (
 LANGUAGES = ("en", "zh")
 FITS, MOVES, FAILS = "fits", "fits with weights moved", "does not fit"  # of Estimate
 FOLDERS = ("bundled/", "diffusers/")  # whose entries are no files, so that the page cannot offer them
+STOCK = {"UpscaleModelLoader": "upscale_models", "FrameInterpolationModelLoader": "frame_interpolation"}  # with folders
 Prompt = Mapping[str, Mapping[str, Any]]
 
 
 def named(prompt: Prompt) -> Iterator[tuple[str, str]]:
-    """(node, file or folder) for each model that a twin names."""
+    """(node, file or folder) for each model that a twin names; ComfyUI's own loaders leave out the folder."""
     for name, node in prompt.items():
+        folder = STOCK.get(node["class_type"])
         for value in node["inputs"].values():
-            if isinstance(value, str) and value in FILES:
-                yield name, value
+            file = f"{folder}/{value}" if folder else value
+            if isinstance(file, str) and file in FILES:
+                yield name, file
+
+
+def value_of(node: Mapping[str, Any], file: str) -> str:
+    """A file as the widget of a node of a twin names it."""
+    return file.split("/", 1)[1] if node["class_type"] in STOCK else file
 
 
 def models(prompt: Prompt) -> dict[str, list[dict[str, str]]]:
@@ -35,7 +43,7 @@ def models(prompt: Prompt) -> dict[str, list[dict[str, str]]]:
     entries: dict[str, list[dict[str, str]]] = {}
     for node, file in dict.fromkeys(named(prompt)):
         if not file.startswith(FOLDERS):
-            entry = {"name": file, "url": FILES[file]["url"], "directory": file.split("/")[0]}
+            entry = {"name": value_of(prompt[node], file), "url": FILES[file]["url"], "directory": file.split("/")[0]}
             entries.setdefault(node, []).append(entry)
     return entries
 
@@ -134,6 +142,6 @@ def _prompts(prompt: Prompt) -> list[str]:
     """What the twin's nodes are asked for."""
     texts: list[str] = []
     for node in prompt.values():
-        texts.append(node["inputs"].get("positive", ""))
+        texts += [node["inputs"].get(name, "") for name in ("positive", "value")]
         texts += [part["text"] for part in json.loads(node["inputs"].get("timeline", "{}")).get("prompts", ())]
-    return list(dict.fromkeys(filter(None, texts)))
+    return list(dict.fromkeys(text for text in texts if text and isinstance(text, str)))

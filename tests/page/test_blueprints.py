@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 # name -> (renderer, class of a loader, its checkpoint, what is set on the node outside)
-RUNS = {
+RUNS: dict[str, tuple[str, str, str, dict[str, Any]]] = {
     "Text to video": (
         "Nodes 2.0",
         "ReelwireLoadWan",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import av
 import pytest
 from PIL import Image
-from reelwire.bench.export_workflow import FIXED, file_of
+from reelwire.bench.export_workflow import FIXED, app_mode, file_of
 from reelwire.bench.templates import layout, notes
 from reelwire.tests.support.host import PACK, ROOT, Host, shipped, workflow
 from reelwire.tests.support.page.pages import WAIT_SECONDS, drop, settles
@@ -160,7 +160,7 @@ def test_templates_are_those_with_a_card() -> None:
     assert {file.stem for file in folder.glob("*.json")} == {card["title"] for card in notes.CARDS.values()}
     assert {file.stem for file in folder.glob("*.jpg")} == {card["title"] for card in notes.CARDS.values()}
     assert {*notes.CARDS} <= {*TWINS}
-    assert len({card["title"].lower() for card in notes.CARDS.values()}) == len(notes.CARDS) <= 26
+    assert len({card["title"].lower() for card in notes.CARDS.values()}) == len(notes.CARDS) <= 29
 
 
 @every
@@ -197,6 +197,19 @@ def test_its_note_tells_all_in_both_languages(name: str) -> None:
 
 
 @every
+def test_app_mode_shows_prompt_size_and_result(name: str) -> None:
+    """Widgets that are there and free, and the node that ends with the video."""
+    made, twin = template(name), shipped(name)
+    assert made["extra"]["linearData"] == app_mode(twin)
+    for node, widget in made["extra"]["linearData"]["inputs"]:
+        assert not isinstance(twin[node]["inputs"].get(widget), list)
+        assert widget in twin[node]["inputs"]
+    assert {"seed"} <= {widget for _, widget in made["extra"]["linearData"]["inputs"]} or name == "any_prompts"
+    assert made["extra"]["linearData"]["outputs"]
+    assert "linearMode" not in made["extra"], "it opens as a graph"
+
+
+@every
 def test_its_groups_are_numbered(name: str) -> None:
     titles = [group["title"] for group in template(name)["groups"]]
     numbered = [title for title in titles if title[0].isdigit()]
@@ -229,10 +242,12 @@ def test_the_page_can_offer_its_files(name: str) -> None:
     }
     for node in template(name)["nodes"]:
         files = [file for file in asked.get(node["id"], ()) if not file.startswith("diffusers/")]
+        values = [notes.value_of(shipped(name)[str(node["id"])], file) for file in files]
         assert node["properties"].get("models", []) == [
-            {"name": file, "url": notes.FILES[file]["url"], "directory": file.split("/")[0]} for file in files
+            {"name": value, "url": notes.FILES[file]["url"], "directory": file.split("/")[0]}
+            for file, value in zip(files, values, strict=True)
         ]
-        assert {*files} <= {*map(str, node.get("widgets_values", ()))}, (
+        assert {*values} <= {*map(str, node.get("widgets_values", ()))}, (
             "the page looks for a widget with this very value"
         )
 
@@ -245,7 +260,7 @@ def test_files_in_the_table_are_used() -> None:
 
 @every
 def test_it_is_small(name: str) -> None:
-    assert len(shipped(name)) < 10
+    assert len(shipped(name)) <= 10
 
 
 @every
@@ -315,14 +330,25 @@ def test_its_presets_are_those_of_its_model(name: str) -> None:
 def test_it_makes_a_video(host: Host, name: str) -> None:
     twin = workflow(name)
     samplers = [at for at, node in twin.items() if node["class_type"] in ("ReelwireSampler", "ReelwireLongVideo")]
-    (video,) = host.videos(host.post(workflow(name, {f"{at}.steps": 2 for at in samplers})))
-    with av.open(str(video)) as container:
-        assert container.streams.video[0].frames > 1
+    videos = host.videos(host.post(workflow(name, {f"{at}.steps": 2 for at in samplers})))
+    assert len(videos) == (2 if name == "any_prompts" else 1)
+    for video in videos:
+        with av.open(str(video)) as container:
+            assert container.streams.video[0].frames > 1
 
 
 def test_a_fresh_install_runs_these_without_a_download() -> None:
     bundled = [name for name in notes.CARDS if not list(notes.named(shipped(name)))]
-    assert {"any_t2v", "any_cached", "any_v2v", "any_extend", "ltx_i2v", "ltx_keyframes", "ltx_long"} == {*bundled}
+    assert {
+        "any_t2v",
+        "any_cached",
+        "any_v2v",
+        "any_extend",
+        "any_prompts",
+        "ltx_i2v",
+        "ltx_keyframes",
+        "ltx_long",
+    } == {*bundled}
     for name in bundled:
         assert {n["inputs"]["checkpoint"] for n in shipped(name).values() if "checkpoint" in n["inputs"]} == {
             "bundled/tiny_ltx"
