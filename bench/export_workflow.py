@@ -3,6 +3,7 @@
 python bench/export_workflow.py                    all of it, in about three minutes
 python bench/export_workflow.py wan_t2v any_t2v    these alone
 python bench/export_workflow.py --only templates   as ComfyUI's own page exports them, with layout, note and files
+python bench/export_workflow.py --only blueprints  subgraphs/*.json, which the page's library offers
 python bench/export_workflow.py --only pictures    workflows/*.jpg
 python bench/export_workflow.py --only rest        workflows/inputs/ and templates/memory.json, without a ComfyUI
 
@@ -26,10 +27,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING or __package__:
-    from .templates import layout, notes
+    from .templates import blueprints, layout, notes
 else:  # as a plain script
     sys.path.insert(0, str(Path(__file__).parent))
-    from templates import layout, notes
+    from templates import blueprints, layout, notes
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -92,6 +93,7 @@ PLACE = """async ([places, led, groups, note, models]) => {
 }"""
 FIXED = ("ReelwireCalibrateCache", "ReelwireLongVideo")  # what is kept on disk belongs to one seed
 COMPARES = "ReelwireCompare"
+LITEGRAPH = {"Comfy.VueNodes.Enabled": False}  # whose nodes have other heights than those of Nodes 2.0
 RUN_SECONDS = 600
 
 
@@ -126,7 +128,23 @@ def template(page: Page, name: str, api: dict[str, Any]) -> dict[str, Any]:
     left, top, right, bottom = map(round, arrangement.note())
     note = {"pos": [left, top], "size": [right - left, bottom - top], "text": notes.note(name, api)}
     workflow = page.evaluate(PLACE, [*_placed(arrangement), note, notes.models(api)])
-    return _same_each_time(json.loads(workflow), name)
+    made = _same_each_time(json.loads(workflow), name)
+    made["extra"]["linearData"] = app_mode(api)
+    return made
+
+
+def app_mode(api: dict[str, Any]) -> dict[str, Any]:
+    """What the page's app mode shows of a twin: the widgets of layout.json, of the first sampler alone."""
+    plan, first = layout.PLAN, dict[str, str]()
+    for node, made in api.items():
+        first.setdefault(made["class_type"] if made["class_type"] == "ReelwireSampler" else node, node)
+    inputs = [
+        (int(node), widget)
+        for node in first.values()
+        for widget in plan["app"].get(api[node]["class_type"], ())
+        if not isinstance(api[node]["inputs"].get(widget), list)
+    ]
+    return blueprints.app_mode(inputs, [int(at) for at, made in api.items() if made["class_type"] in plan["results"]])
 
 
 def controls_of(api: dict[str, Any]) -> dict[str, str]:
@@ -215,9 +233,17 @@ def twin(name: str) -> dict[str, Any]:
 
 
 def make_templates(url: str, names: list[str]) -> None:
-    with open_page(url) as page:
+    with open_page(url, **LITEGRAPH) as page:
         for name in names:
             file_of(name).write_text(to_text(template(page, name, twin(name))), encoding="utf-8")
+
+
+def make_blueprints(url: str, _: list[str]) -> None:
+    blueprints.FOLDER.mkdir(exist_ok=True)
+    with open_page(url, **LITEGRAPH) as page:
+        for name in blueprints.BLUEPRINTS:
+            made = blueprints.blueprint(page, name, controls_of(blueprints.prompt(name)))
+            (blueprints.FOLDER / f"{name}.json").write_text(to_text(made), encoding="utf-8")
 
 
 def make_pictures(url: str, names: list[str]) -> None:
@@ -247,6 +273,7 @@ def clear() -> None:
 STEPS: dict[str, Callable[[str, list[str]], None]] = {
     "rest": make_rest,
     "templates": make_templates,
+    "blueprints": make_blueprints,
     "pictures": make_pictures,
 }
 

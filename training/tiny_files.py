@@ -187,6 +187,36 @@ def wan_lora(file: Path) -> None:
 
 
 # file inside of `models` -> what makes it
+def compact(file: Path) -> None:
+    """An upscaler of frames, twice as large, in the layout of Real-ESRGAN's compact networks."""
+    widths = {0: (8, 3), 2: (8, 8), 4: (12, 8)}
+    torch.manual_seed(0)
+    state = {f"body.{at}.weight": torch.randn(*shape, 3, 3) * 0.1 for at, shape in widths.items()}
+    state |= {f"body.{at}.bias": torch.zeros(shape[0]) for at, shape in widths.items()}
+    save(state | {f"body.{at}.weight": torch.full((8,), 0.25) for at in (1, 3)}, file)
+
+
+def rife(file: Path) -> None:
+    """A frame interpolation network in RIFE's layout that sees no motion: what it puts between frames is their mean."""
+    head, width, state = 4, 4, State()
+
+    def layer(name: str, *shape: int, bias: int = 0) -> None:
+        state[f"{name}.weight"], state[f"{name}.bias"] = torch.zeros(*shape), torch.zeros(bias or shape[0])
+
+    layer("encode.cnn0", 16, 3, 3, 3)
+    layer("encode.cnn1", 16, 16, 3, 3)
+    layer("encode.cnn2", 16, 16, 3, 3)
+    layer("encode.cnn3", 16, head, 4, 4, bias=head)
+    for at in range(5):
+        layer(f"block{at}.conv0.0.0", width // 2, (20 if at else 7) + 2 * head, 3, 3)
+        layer(f"block{at}.conv0.1.0", width, width // 2, 3, 3)
+        for inner in range(8):
+            layer(f"block{at}.convblock.{inner}.conv", width, width, 3, 3)
+            state[f"block{at}.convblock.{inner}.beta"] = torch.ones(1, width, 1, 1)
+        layer(f"block{at}.lastconv.0", width, 52, 4, 4, bias=52)
+    save(state, file)
+
+
 FILES: dict[str, Callable[[Path], Any]] = {
     "diffusion_models/tiny-wan2.2-t2v-high_noise-fp8_scaled.safetensors": lambda file: save(
         scaled_fp8(wan_expert(0)), file
@@ -200,6 +230,8 @@ FILES: dict[str, Callable[[Path], Any]] = {
     "text_encoders/tiny-t5.safetensors": t5,
     "vae/tiny-ltx-0.9.0-vae.safetensors": ltx_vae,
     "loras/tiny-wan2.1-lora.safetensors": wan_lora,
+    "upscale_models/tiny-compact.safetensors": compact,
+    "frame_interpolation/tiny-rife.safetensors": rife,
 }
 
 

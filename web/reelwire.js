@@ -50,7 +50,9 @@ app.registerExtension({
     showOnSubgraph(node);
     if (isOurs(node.comfyClass)) writePrefixOut(node);
     addReviewButton(node);
-    if (endsWithVideo(node.comfyClass)) node.hideOutputImages = true; // and so would Nodes 2.0
+    if (!endsWithVideo(node.comfyClass)) return;
+    node.hideOutputImages = true; // and so would Nodes 2.0
+    node.previewMediaType = "video"; // which it shows on the node of a subgraph
   },
 
   onNodeOutputsUpdated: showOutputs,

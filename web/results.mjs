@@ -23,7 +23,7 @@ export function listenForResults() {
   api.addEventListener("executing", ({ detail }) => hear({ prompt_id }, detail, begin, () => (running = undefined)));
   api.addEventListener("reelwire.note", ({ detail }) => hear(detail, detail.node, (node) => note(node, detail)));
   api.addEventListener("b_preview_with_metadata", ({ detail }) =>
-    hear({ prompt_id: detail.jobId }, detail.displayNodeId, (node) => preview(node, detail.blob)),
+    hear({ prompt_id: detail.jobId }, detail.displayNodeId, (node) => preview(node, detail)),
   );
   api.addEventListener("progress_state", ({ detail }) => (progress = detail));
   api.addEventListener("executed", executed);
@@ -54,7 +54,7 @@ function executed({ detail }) {
 }
 
 function keep(node, id, { output, prompt_id }) {
-  if (endsWithVideo(node.type)) dropPreview(id);
+  if (endsWithVideo(node.type)) dropPreview(id, outputName(node));
   showOutput(node, output);
   remember(id, prompt_id);
 }
@@ -68,9 +68,11 @@ function giveBack(node, { output }) {
 
 let pictured = "";
 
-/** LiteGraph has the preview in the panel, where the video will be; Nodes 2.0 has its own place below. */
-function preview(node, blob) {
+/** LiteGraph has the preview in the panel, where the video will be; Nodes 2.0 has its own place below, but on a subgraph,
+ * where it would take the picture for the video. */
+function preview(node, { blob, displayNodeId }) {
   if (!node) return;
+  if (endsWithVideo(node.type) && node.graph !== rootGraph()) dropPreview(displayNodeId, outputName(node));
   URL.revokeObjectURL(pictured);
   pictured = URL.createObjectURL(blob);
   show(node, LiteGraph.vueNodesMode ? { video: undefined } : { preview: pictured });
@@ -79,9 +81,9 @@ function preview(node, blob) {
 let progress = { nodes: {} };
 
 /** The page drops a node's preview when it hears that the node starts, and never when it ends: tell it so. */
-function dropPreview(id) {
+function dropPreview(id, name) {
   const { prompt_id, nodes } = progress;
-  if (!app.nodePreviewImages[id] || !nodes[id]) return;
+  if (!app.nodePreviewImages[name] || !nodes[id]) return;
   for (const told of [{}, { [id]: { ...nodes[id], state: "running" } }, nodes])
     api.dispatchCustomEvent("progress_state", { prompt_id, nodes: told });
 }

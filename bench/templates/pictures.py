@@ -145,7 +145,15 @@ INPUTS: dict[str, Callable[[Pen, Box, Image.Image], None]] = {
     "video": video_card,
     "control": control_card,
 }
-BADGES = {"fast": "faster", "small": "less memory", "long": "longer", "large": "x 2", "compare": "side by side"}
+BADGES = {
+    "fast": "faster",
+    "small": "less memory",
+    "long": "longer",
+    "large": "x 2",
+    "larger": "x 4",
+    "smooth": "2 x fps",
+    "compare": "side by side",
+}
 
 
 def scene(time: float) -> Image.Image:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import av
 import pytest
 from PIL import Image
-from reelwire.bench.export_workflow import controls_of, file_of
+from reelwire.bench.export_workflow import app_mode, controls_of, file_of
 from reelwire.bench.templates import layout, notes
 from reelwire.tests.support.host import PACK, ROOT, Host, shipped, workflow
 from reelwire.tests.support.page.pages import WAIT_SECONDS, drop, settles
@@ -160,7 +160,7 @@ def test_templates_are_those_with_a_card() -> None:
     assert {file.stem for file in folder.glob("*.json")} == {card["title"] for card in notes.CARDS.values()}
     assert {file.stem for file in folder.glob("*.jpg")} == {card["title"] for card in notes.CARDS.values()}
     assert {*notes.CARDS} <= {*TWINS}
-    assert len({card["title"].lower() for card in notes.CARDS.values()}) == len(notes.CARDS) <= 27
+    assert len({card["title"].lower() for card in notes.CARDS.values()}) == len(notes.CARDS) <= 30
 
 
 @every
@@ -200,6 +200,19 @@ def test_its_note_tells_all_in_both_languages(name: str) -> None:
 
 
 @every
+def test_app_mode_shows_prompt_size_and_result(name: str) -> None:
+    """Widgets that are there and free, and the node that ends with the video."""
+    made, twin = template(name), shipped(name)
+    assert made["extra"]["linearData"] == app_mode(twin)
+    for node, widget in made["extra"]["linearData"]["inputs"]:
+        assert not isinstance(twin[node]["inputs"].get(widget), list)
+        assert widget in twin[node]["inputs"]
+    assert {"seed"} <= {widget for _, widget in made["extra"]["linearData"]["inputs"]} or name == "any_prompts"
+    assert made["extra"]["linearData"]["outputs"]
+    assert "linearMode" not in made["extra"], "it opens as a graph"
+
+
+@every
 def test_its_groups_are_numbered(name: str) -> None:
     titles = [group["title"] for group in template(name)["groups"]]
     numbered = [title for title in titles if title[0].isdigit()]
@@ -232,10 +245,12 @@ def test_the_page_can_offer_its_files(name: str) -> None:
     }
     for node in template(name)["nodes"]:
         files = [file for file in asked.get(node["id"], ()) if not file.startswith("diffusers/")]
+        values = [notes.value_of(shipped(name)[str(node["id"])], file) for file in files]
         assert node["properties"].get("models", []) == [
-            {"name": file, "url": notes.FILES[file]["url"], "directory": file.split("/")[0]} for file in files
+            {"name": value, "url": notes.FILES[file]["url"], "directory": file.split("/")[0]}
+            for file, value in zip(files, values, strict=True)
         ]
-        assert {*files} <= {*map(str, node.get("widgets_values", ()))}, (
+        assert {*values} <= {*map(str, node.get("widgets_values", ()))}, (
             "the page looks for a widget with this very value"
         )
 
@@ -319,7 +334,7 @@ def test_it_makes_a_video(host: Host, name: str) -> None:
     twin = workflow(name)
     samplers = [at for at, node in twin.items() if node["class_type"] in ("ReelwireSampler", "ReelwireLongVideo")]
     videos = host.videos(host.post(workflow(name, {f"{at}.steps": 2 for at in samplers})))
-    assert len(videos) == sum("filename_prefix" in node["inputs"] for node in twin.values())
+    assert len(videos) == (2 if name == "any_prompts" else sum("filename_prefix" in n["inputs"] for n in twin.values()))
     for video in videos:
         with av.open(str(video)) as container:
             assert container.streams.video[0].frames > 1
@@ -328,7 +343,8 @@ def test_it_makes_a_video(host: Host, name: str) -> None:
 def test_a_fresh_install_runs_these_without_a_download() -> None:
     bundled = [name for name in notes.CARDS if not list(notes.named(shipped(name)))]
     assert {*bundled} == {
-        *("any_t2v", "any_cached", "any_v2v", "any_extend", "any_compare", "ltx_i2v", "ltx_keyframes", "ltx_long"),
+        *("any_t2v", "any_cached", "any_v2v", "any_extend", "any_compare", "any_prompts"),
+        *("ltx_i2v", "ltx_keyframes", "ltx_long"),
     }
     for name in bundled:
         assert {n["inputs"]["checkpoint"] for n in shipped(name).values() if "checkpoint" in n["inputs"]} == {

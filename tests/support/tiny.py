@@ -8,6 +8,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ...bench.templates.notes import STOCK
+
 Prompt = dict[str, dict[str, Any]]
 
 
@@ -20,8 +22,9 @@ def table() -> Mapping[str, Any]:
 def on_tiny_files(name: str, prompt: Prompt) -> Prompt:
     """A twin with each published file replaced by its tiny one, in sizes that those make."""
     for node in prompt.values():
-        given = node["inputs"].items()
-        node["inputs"] = {k: table()["files"].get(v, v) if isinstance(v, str) else v for k, v in given}
+        folder = f"{STOCK[node['class_type']]}/" if node["class_type"] in STOCK else ""
+        tiny = lambda value, folder=folder: table()["files"].get(f"{folder}{value}", value).removeprefix(folder)
+        node["inputs"] = {k: tiny(v) if isinstance(v, str) else v for k, v in node["inputs"].items()}
     return changed(prompt, table()["inputs"].get(name, {}))
 
 
