@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from reelwire.tests.support.files.clips import write_shades
+from reelwire.tests.support.clips import write_shades
 from reelwire.tests.support.host import Host, Prompt, node
 from reelwire.tests.support.page.node_views import LOOK, video_of
 from reelwire.tests.support.page.pages import becomes, choose_language, load, run

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from reelwire.loaders.messages import message
-from reelwire.tests.support.files.clips import shade, write_shades
+from reelwire.tests.support.clips import shade, write_shades
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from reelwire.tests.support.files.clips import shade, write_shades
+from reelwire.tests.support.clips import shade, write_shades
 from reelwire.tests.support.host import Host, Prompt, frames, node, workflow
 
 
