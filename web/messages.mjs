@@ -61,8 +61,13 @@ const FORMS = /\{(\w+)\|((?:[^{}|]|\{\w+\})*)\|((?:[^{}|]|\{\w+\})*)\}/g; // {co
 function say(texts, { key, values, text }, label) {
   if (key === "input_name") return label(values.id);
   const word = (value) => (typeof value === "object" ? say(texts, value, label) : value);
+  return texts[key] === undefined ? text : filled(texts[key], values, word);
+}
+
+/** A text with its values. word: what is written for one. */
+export function filled(text, values, word = (value) => value) {
   const form = (_, name, one, many) => (Number(values[name]) === 1 ? one : many);
-  return texts[key]?.replace(FORMS, form).replace(PLACE, (_, name) => word(values[name])) ?? text;
+  return text.replace(FORMS, form).replace(PLACE, (_, name) => word(values[name]));
 }
 
 /** What the page calls an input of a type of node; of another of ours where that one has no such input. */

@@ -118,9 +118,10 @@ def _folder_tokenizer(folder: Path, changed: Stamps) -> Tokenizer:
         return PreTrainedTokenizerFast(tokenizer_file=str(folder / name), **_special(folder))
     own = {"vocab_file": str(folder / name), "local_files_only": True}  # whatever a config names
     if name == "spiece.model":
-        return T5Tokenizer.from_pretrained(folder, **own)
+        return T5Tokenizer.from_pretrained(folder, **own)  # nosec B615
     if name == "vocab.json":
-        return CLIPTokenizer.from_pretrained(folder, merges_file=str(folder / "merges.txt"), **own)
+        merges = str(folder / "merges.txt")
+        return CLIPTokenizer.from_pretrained(folder, merges_file=merges, **own)  # nosec B615
     raise CheckpointError(
         message("folder_no_tokenizer", parent=folder.parent.name, folder=folder.name), message("download_folder")
     )

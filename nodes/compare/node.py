@@ -52,7 +52,7 @@ class CompareVideos(FileWriter):
                 "并排",
                 "网格",
             ],
-            inputs=[*_video_inputs(), *_option_inputs()],
+            inputs=[*_video_inputs(), *_word_inputs(), *_grid_inputs()],
             outputs=[
                 io.Video.Output(display_name="video", tooltip="The file that was written"),
                 io.String.Output(display_name="report", tooltip="The table as text (Markdown)"),
@@ -136,8 +136,8 @@ def _video_inputs() -> list[io.Input]:
     return [io.Video.Input(name, optional=number > 1, lazy=True, tooltip=tooltip) for number, name in enumerate(NAMES)]
 
 
-def _option_inputs() -> list[io.Input]:
-    """How the grid and its table look."""
+def _word_inputs() -> list[io.Input]:
+    """What is written, and where."""
     return [
         io.String.Input(
             "labels",
@@ -162,8 +162,6 @@ def _option_inputs() -> list[io.Input]:
             tooltip="Of the words in the video and the report",
         ),
         io.String.Input("filename_prefix", default="video/compare", tooltip="Inside ComfyUI's output folder"),
-        *_grid_inputs(),
-        crf_input(optional=True),
     ]
 
 
@@ -204,6 +202,7 @@ def _grid_inputs() -> list[io.Input]:
             optional=True,
             advanced=True,
         ),
+        crf_input(optional=True),
     ]
 
 

@@ -15,6 +15,15 @@ from ..words import clock, file_size
 from .clips import Clip
 
 UNKNOWN = message("figure_unknown")
+HEADS = {
+    "video": message("compare_video"),
+    "model": message("compare_model"),
+    "picture": message("compare_picture"),
+    "time": message("compare_time"),
+    "cost": message("compare_cost"),
+    "memory": message("compare_memory"),
+    "file": message("compare_file"),
+}
 FIRST_NUMBER = 3  # column
 
 
@@ -43,7 +52,7 @@ class Table:
 
     def head(self) -> list[Message]:
         """What stands above the columns."""
-        return [message(f"compare_{name}") for name in self.columns]
+        return [HEADS[name] for name in self.columns]
 
     def rows(self) -> list[list[str]]:
         """A row for each video, in the columns' order."""

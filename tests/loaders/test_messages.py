@@ -112,7 +112,8 @@ def test_every_text_is_used_and_every_key_has_one() -> None:
             assert name in english, f"{file}: {name!r} has no text"
             assert values == {*BRACES.findall(english[name])}, f"{file}: the values of {name}"
             used.add(name)
-    for script in (file for file in (ROOT / "web").rglob("*.*js") if file.parent.name != "vendor"):
+    scripts = (file for file in (ROOT / "web").rglob("*") if file.suffix in (".js", ".mjs"))
+    for script in (file for file in scripts if file.parent.name != "vendor"):
         code = script.read_text(encoding="utf-8")
         own = {*re.findall(r'\bkey: "(\w+)"', code), *re.findall(r'"(timeline_\w+)"', code)}
         assert own <= english.keys(), f"{script.name}: {own - english.keys()}"

@@ -3,22 +3,23 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { loadTexts, sayNow } from "../messages.mjs";
 import { element, list } from "./list.mjs";
+import { sayer } from "./words.mjs";
 
 const [NODE, TAB, ROUTE] = ["ReelwirePromptReview", "reelwire-review", "/reelwire/review"];
-const TEXTS = {
-  desk_title: "Review",
-  desk_open: "Open the review list",
-  desk_new: "A prompt is held for review.",
-  desk_done_release: "Released: it passes at the next run.",
-  desk_done_drop: "Dropped: it stays refused.",
-  desk_done_undo: "It waits again.",
-  desk_failed: "The list could not be changed: {error}",
-  desk_unread: "The list could not be read: {error}",
-};
+const TEXTS = [
+  { key: "desk_title", text: "Review" },
+  { key: "desk_open", text: "Open the review list" },
+  { key: "desk_new", text: "A prompt is held for review." },
+  { key: "desk_done_release", text: "Released: it passes at the next run." },
+  { key: "desk_done_drop", text: "Dropped: it stays refused." },
+  { key: "desk_done_undo", text: "It waits again." },
+  { key: "desk_failed", text: "The list could not be changed: {error}" },
+  { key: "desk_unread", text: "The list could not be read: {error}" },
+];
 let shown; // what the sidebar is drawn into, while it is open
 let isOffered = false;
 
-const say = (key, values = {}) => sayNow({ key, values, text: TEXTS[key].replace("{error}", values.error) });
+const say = sayer(TEXTS);
 
 /** Offer the sidebar where something was held already; later, once something is. */
 export async function listenForReview() {

@@ -1,20 +1,18 @@
 /** The prompts that wait, and what was decided of the others, as elements. */
-import { sayNow } from "../messages.mjs";
+import { sayer } from "./words.mjs";
 
-const TEXTS = {
-  desk_waiting: () => "Waiting",
-  desk_decided: () => "Decided",
-  desk_empty: () => "No prompt waits.",
-  desk_release: () => "Release",
-  desk_drop: () => "Drop",
-  desk_undo: () => "Undo",
-  desk_matched: ({ matched }) => `Holds: ${matched}`,
-  desk_held: ({ when, count }) => `held ${when}, queued ${count === 1 ? "once" : `${count} times`}`,
-  desk_released: ({ who, when }) => `released by ${who}, ${when}`,
-  desk_dropped: ({ who, when }) => `dropped by ${who}, ${when}`,
-};
-
-const say = (key, values = {}) => sayNow({ key, values, text: TEXTS[key](values) });
+const say = sayer([
+  { key: "desk_waiting", text: "Waiting" },
+  { key: "desk_decided", text: "Decided" },
+  { key: "desk_empty", text: "No prompt waits." },
+  { key: "desk_release", text: "Release" },
+  { key: "desk_drop", text: "Drop" },
+  { key: "desk_undo", text: "Undo" },
+  { key: "desk_matched", text: "Holds: {matched}" },
+  { key: "desk_held", text: "held {when}, queued {count|once|{count} times}" },
+  { key: "desk_released", text: "released by {who}, {when}" },
+  { key: "desk_dropped", text: "dropped by {who}, {when}" },
+]);
 const time = (seconds) => new Date(seconds * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
 
 /** An element with a class and with what is in it; what is nothing is left out. */

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from ....loaders.files import HeldError
-from ....loaders.messages import data, message_of
+from ....loaders.messages import data, either, message, message_of
 from ....loaders.parts import JsonObject
 from ....loaders.weights.json_files import parse_object
 
@@ -34,7 +34,6 @@ def tell_all(event: str, content: Mapping[str, object]) -> None:
 
 def serve_review(listed: Listed, decide: Decide, actions: Collection[str]) -> None:
     """GET /reelwire/review: what waits and what was decided; POST with {"id", "action"}: decide of one."""
-    from aiohttp import web
     from server import PromptServer
 
     server = PromptServer.instance
@@ -46,14 +45,14 @@ def serve_review(listed: Listed, decide: Decide, actions: Collection[str]) -> No
     @server.routes.post(ROUTE)
     async def change(request: web.Request) -> web.Response:
         if request.content_type != "application/json":
-            return web.json_response({"error": "Send JSON."}, status=415)
+            return _refusal(message("review_send_json"), 415)
         try:
             user = str(server.user_manager.get_request_user_id(request))
             case, action = await _asked(request, actions)
         except KeyError:
-            return web.json_response({"error": "Unknown user."}, status=403)
+            return _refusal(message("review_unknown_user"), 403)
         except ValueError as error:
-            return web.json_response({"error": str(error)}, status=400)
+            return _refusal(message_of(error), 400)
         answer = await _answer(lambda: decide(case, action, user, str(request.remote or "")))
         if answer.status == 200:
             tell_all("reelwire.review", {"held": False})
@@ -63,11 +62,11 @@ def serve_review(listed: Listed, decide: Decide, actions: Collection[str]) -> No
 async def _asked(request: web.Request, actions: Collection[str]) -> tuple[str, str]:
     """(id, action) of a request; raises ValueError for anything else."""
     if not 0 < (request.content_length or 0) <= MOST_BYTES:
-        raise ValueError(f"Send 1 to {MOST_BYTES} bytes.")
+        raise ValueError(message("review_send_bytes", most=MOST_BYTES))
     asked = parse_object(await request.read(), MOST_BYTES)
     case, action = asked.get("id"), asked.get("action")
     if not isinstance(case, str) or len(case) != ID_LENGTH or action not in actions:
-        raise ValueError(f'Send {{"id": ..., "action": {" or ".join(actions)}}}.')
+        raise ValueError(message("review_send", actions=either(*actions)))
     return case, str(action)
 
 
@@ -78,8 +77,15 @@ async def _answer(act: Callable[[], JsonObject]) -> web.Response:
     try:
         return web.json_response(await asyncio.to_thread(act))
     except LookupError:
-        return web.json_response({"error": "There is no such prompt."}, status=404)
+        return _refusal(message("review_no_prompt"), 404)
     except (ValueError, OSError) as error:
         status = 503 if isinstance(error, HeldError) else 500
         logging.warning("Reelwire: %s", message_of(error))
-        return web.json_response({"error": message_of(error), "message": data(message_of(error))}, status=status)
+        return _refusal(message_of(error), status)
+
+
+def _refusal(said: str, status: int) -> web.Response:
+    """Why not, in English, and for the page."""
+    from aiohttp import web
+
+    return web.json_response({"error": said, "message": data(said)}, status=status)
