@@ -58,7 +58,7 @@ def film(model: VideoModel, whole: LongPlan, folder: Path, story: Timeline, spre
 
 CASES = {  # tiny model -> (keyframes, counted in windows; what is said)
     "tiny-ltx-0.9.5": ((), "long_in_turn"),
-    "tiny-wan2.1-i2v": ((0, 1, 2), "long_parallel"),
+    "tiny-wan2.2-i2v-a14b": ((0, 1, 2), "long_parallel"),
     "tiny-wan2.1-flf2v": ((0, 1, 2, 3), "long_parallel"),
     "tiny-cogvideox-5b-i2v": ((0,), "long_in_turn"),
 }
