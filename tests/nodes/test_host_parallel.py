@@ -1,0 +1,96 @@
+"""Parallel in a real ComfyUI: lists over two workers, one of which is killed; what is told where it does nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from reelwire.tests.support.host import Host, Prompt, digest, node, workflow
+
+pytest.importorskip("ray", reason="the extra `test` has it")
+PROMPTS = "a red circle moving right\na blue ring"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_worker_stays(host: Host) -> Iterator[None]:
+    """Two hundred megabytes each, for the tests that come after."""
+    yield
+    for process in workers(host):
+        os.kill(process, signal.SIGKILL)
+
+
+def spread(**changes: Any) -> Prompt:
+    """The first template with its sampler's model over two workers."""
+    prompt = workflow("ltx_t2v", {"3.steps": 6, "3.model": ["90", 0], **changes})
+    prompt["90"] = node("ReelwireParallel", model=["1", 0], address="", workers=2)
+    return prompt
+
+
+def workers(host: Host) -> list[int]:
+    """The processes of Ray's workers below a host."""
+    answer = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+    rows = [line.split(None, 2) for line in answer.stdout.splitlines()]
+    parents = {int(pid): int(of) for pid, of, *_ in rows}
+
+    def is_below(process: int) -> bool:
+        while process in parents and process != host.pid:
+            process = parents[process]
+        return process == host.pid
+
+    named = [int(pid) for pid, _, *rest in rows if rest and re.match(r"ray::Worker", rest[0])]
+    return [pid for pid in named if is_below(pid)]
+
+
+def test_a_list_is_the_same_videos(host: Host) -> None:
+    """Two prompts with two seeds over two workers, one of which is killed while it samples."""
+    prompt = spread(**{"2.positive": ["91", 0], "3.seed": ["91", 1]})
+    prompt["91"] = node("ReelwirePromptList", prompts=PROMPTS, seeds=2, seed=5)
+    killed = list[int]()
+
+    def kill(kind: str, data: dict[str, Any]) -> None:
+        if kind == "progress" and data["node"] == "3" and not killed and (there := workers(host)):
+            killed.append(there[0])
+            os.kill(there[0], signal.SIGKILL)
+
+    seen = host.watch(prompt, kill)
+    assert seen.all("execution_success"), seen.all("execution_error")
+    assert killed
+    (done,) = [data["output"] for data in seen.all("executed") if data["node"] == "4"]
+    files = [host.base / "output" / each["subfolder"] / each["filename"] for each in done["images"]]
+    wanted = []
+    for text in PROMPTS.splitlines():
+        for seed in (5, 6):
+            entry = host.post(workflow("ltx_t2v", {"3.steps": 6, "2.positive": text, "3.seed": seed}))
+            wanted.append(digest(host.videos(entry)[0]))
+    assert [digest(file) for file in files] == wanted
+    assert len(seen.pictures) > 0, "previews come from the workers"
+    (told,) = [data["output"]["text"] for data in seen.all("executed") if data["node"] == "3"]
+    assert any("tried elsewhere" in line for line in told)
+
+
+def test_an_interrupt_reaches_the_workers(host: Host) -> None:
+    prompt, stopped = spread(**{"3.steps": 400}), list[Any]()
+
+    def stop(kind: str, data: dict[str, Any]) -> None:
+        if kind == "progress" and data["node"] == "3" and data["value"] > 2 and not stopped:
+            stopped.append(host.send("/interrupt", {}))
+
+    assert host.watch(prompt, stop).all("execution_interrupted")
+    entry = host.post(spread(**{"3.steps": 3}))
+    assert digest(host.videos(entry)[0]) == digest(host.videos(host.post(workflow("ltx_t2v", {"3.steps": 3})))[0])
+
+
+def test_an_address_is_refused_in_seconds(host: Host) -> None:
+    prompt = spread()
+    prompt["90"]["inputs"]["address"] = "somewhere"
+    assert "10.0.0.5:6379" in host.refuse(prompt).message
+    prompt["90"]["inputs"]["address"] = "127.0.0.1:9"
+    refusal = host.refuse(prompt)
+    assert "ReelwireParallel" in refusal.message
+    assert "ray start --head" in refusal.message
+    assert "ReelwireSampler" not in refusal.done
