@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from reelwire.tests.support.host import Host, Prompt, node
 from reelwire.tests.support.page.pages import becomes, exported, open_template, run, settles
+from reelwire.tests.support.page.screenshots import Screenshots
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -344,13 +345,16 @@ def test_a_subgraph_shows_it_outside(timeline: tuple[Page, str]) -> None:
     shows(page, prompts=[0, 25, 41], windows=6)
 
 
-def test_the_node_of_its_own_shows_the_windows_of_the_long_video_behind_it(timeline: tuple[Page, str]) -> None:
-    page, _ = timeline
+def test_the_node_of_its_own_shows_the_windows_of_the_long_video_behind_it(
+    timeline: tuple[Page, str], screenshots: Screenshots
+) -> None:
+    page, renderer = timeline
     wired = graph() | {"3": node("ReelwireTimeline", timeline=json.dumps(STORY))}
     wired[LONG]["inputs"]["timeline"] = ["3", 0]
     open_template(page, wired, "wired")
     own = "document.querySelector('.reelwire-timeline[data-shows=axis]')"
     becomes(page, f"() => {own}?.querySelectorAll('.reelwire-tl-window').length", 7)
+    screenshots.take(page, f"timeline en {renderer}")
     page.evaluate("() => app.rootGraph.remove(app.rootGraph.getNodeById(2))")
     becomes(page, f"() => {own}?.querySelectorAll('.reelwire-tl-window').length", 0)
     page.locator(".reelwire-tl-words", has_text="Not connected to Long Video").wait_for()
