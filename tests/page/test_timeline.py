@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from reelwire.tests.support.host import Host, Prompt, node
 from reelwire.tests.support.page.pages import becomes, exported, open_template, run, settles
+from reelwire.tests.support.page.screenshots import Screenshots
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -107,9 +108,9 @@ def shows(page: Page, **expected: Any) -> None:
 
 
 def handle(page: Page, kind: str, index: int) -> None:
+    """Give an entry of the control the focus."""
     page.evaluate(
-        "([kind, i]) => document.querySelector(`.reelwire-tl-${kind}[data-index='${i}'] > input`).focus()",
-        [kind, index],
+        f"selector => {CONTROL}.querySelector(selector).focus()", f".reelwire-tl-{kind}[data-index='{index}'] > input"
     )
 
 
@@ -145,6 +146,23 @@ def test_blocks_pictures_and_the_end_are_dragged_and_go_back(timeline: tuple[Pag
     becomes(page, FRAMES_OF, FRAMES)
     shows(page, prompts=[0, 13, 33], pictures=[0, 32])
     press(page, "Control+z", "Control+Shift+z", "Control+z")
+    shows(page, prompts=[0, 21, 41])
+    assert story_of(page) == STORY
+
+
+def test_escape_gives_a_drag_up(timeline: tuple[Page, str]) -> None:
+    page, _ = timeline
+    opened(page)
+    box = page.locator(PROMPT.format(2)).bounding_box()
+    assert box is not None
+    x, y = box["x"] + 30, box["y"] + 10
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x - 30, y)
+    page.mouse.move(x - 60, y)
+    becomes(page, f"() => ({SHOWN})().prompts[2] < 41", True)
+    press(page, "Escape")
+    page.mouse.up()
     shows(page, prompts=[0, 21, 41])
     assert story_of(page) == STORY
 
@@ -324,16 +342,19 @@ def test_a_subgraph_shows_it_outside(timeline: tuple[Page, str]) -> None:
     (sent,) = [each["inputs"]["timeline"] for each in exported(page)[0].values() if "timeline" in each["inputs"]]
     assert json.loads(sent)["prompts"][1]["at"] == 1.0
     page.evaluate("() => app.loadGraphData(app.rootGraph.serialize())")
-    shows(page, prompts=[0, 25, 41], windows=7)
+    shows(page, prompts=[0, 25, 41], windows=6)
 
 
-def test_the_node_of_its_own_shows_the_windows_of_the_long_video_behind_it(timeline: tuple[Page, str]) -> None:
-    page, _ = timeline
+def test_the_node_of_its_own_shows_the_windows_of_the_long_video_behind_it(
+    timeline: tuple[Page, str], screenshots: Screenshots
+) -> None:
+    page, renderer = timeline
     wired = graph() | {"3": node("ReelwireTimeline", timeline=json.dumps(STORY))}
     wired[LONG]["inputs"]["timeline"] = ["3", 0]
     open_template(page, wired, "wired")
     own = "document.querySelector('.reelwire-timeline[data-shows=axis]')"
     becomes(page, f"() => {own}?.querySelectorAll('.reelwire-tl-window').length", 7)
+    screenshots.take(page, f"timeline en {renderer}")
     page.evaluate("() => app.rootGraph.remove(app.rootGraph.getNodeById(2))")
     becomes(page, f"() => {own}?.querySelectorAll('.reelwire-tl-window').length", 0)
     page.locator(".reelwire-tl-words", has_text="Not connected to Long Video").wait_for()

@@ -77,7 +77,10 @@ export class Timeline {
     return {
       write: (values) => this.edit((story) => change(story, this.selected.kind, this.selected.index, values), false),
       negative: (negative) => this.edit((story) => ({ ...story, negative }), false),
-      begin: (at) => this.moveTo(this.scale.position({ at })),
+      begin: (at) => {
+        this.moveTo(this.scale.position({ at }));
+        this.draw(); // where it already lay there, the field says so again
+      },
       choose: () => this.choosePicture(this.selected.index),
       done: () => this.remember(),
       leave: () => this.focusSelected(),
@@ -343,7 +346,7 @@ export class Timeline {
   /** Add pictures from a position on, each at a place of its own. */
   addPictures(files, position, strength) {
     const { scale } = this;
-    let at = position ?? (this.selected.kind === "keyframes" || copied ? scale.position(this.entry) : 0);
+    let at = position ?? scale.position(this.entry);
     for (const image of files) {
       at = this.#free(at);
       const entry = { at: scale.at(at), image, ...(strength === undefined ? {} : { strength }) };
@@ -372,18 +375,26 @@ export class Timeline {
     this.placing = { index, position };
     try {
       this.picker.open(await inputPictures());
+      this.#behind(true);
     } catch (error) {
       this.tell(phrase("timeline_no_list", { error: error.message }));
     }
   }
 
+  /** Let nothing that lies behind the list take keys while it is open. */
+  #behind(inert) {
+    for (const { element } of [this.axis, this.details]) element.inert = inert;
+  }
+
   #closePicker() {
     this.picker.close();
+    this.#behind(false);
     this.focusSelected();
   }
 
   #chosen(files) {
     this.picker.close();
+    this.#behind(false);
     const { index, position } = this.placing ?? {};
     if (index === undefined) this.addPictures(files, position);
     else this.edit((story) => change(story, "keyframes", index, { image: files[0] }));
@@ -423,7 +434,7 @@ export class Timeline {
   #typed() {
     this.text = this.plain.value;
     this.story = readStory(this.text);
-    if (!this.story) this.asText = true;
+    this.asText = true;
     this.outlook = { ...this.outlook, readable: undefined };
     this.changed(this.text);
     this.draw();

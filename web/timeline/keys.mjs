@@ -15,6 +15,7 @@ export function listenForKeys(timeline) {
   const onEnd = bound(endKeys(timeline));
   element.addEventListener("keydown", (event) => {
     if (TEXTS.includes(event.target.type)) return;
+    if (event.key === "Escape") timeline.giveUp?.();
     everywhere(event);
     const handle = event.target.closest(".reelwire-tl-handle");
     if (handle) (handle.closest(".reelwire-tl-end") ? onEnd : onEntry)(event);

@@ -32,28 +32,33 @@ function doubleClicked(timeline, target, clientX) {
     timeline.choosePicture(undefined, timeline.axis.positionAt(clientX));
 }
 
-/** A step of a drag; what it changes is kept at its end, and taken back where it is given up. */
+/** A step of a drag; what it changes is kept at its end, and taken back where Escape gives it up. */
 function drag(timeline, state) {
   const { first, last, canceled, movement, event } = state;
-  if (first) state.memo = begin(timeline, event.target, event.clientX - movement[0]);
+  if (first) state.memo = begin(timeline, event.target);
   const memo = state.memo;
   if (!memo) return memo;
-  if (canceled) timeline.edit(() => memo.story, false);
-  else memo.move((movement[0] / memo.width) * memo.last, event.altKey);
-  if (last && !canceled) memo.done();
+  timeline.giveUp = last ? undefined : state.cancel;
   timeline.axis.element.classList.toggle("reelwire-tl-dragging", !last);
+  if (canceled) {
+    memo.back();
+    return memo;
+  }
+  memo.move((movement[0] / memo.width) * memo.last, event.altKey);
+  if (last) timeline.remember();
   return memo;
 }
 
+/** What a drag moves, from how wide an axis; back: as it was. */
 function begin(timeline, target) {
   const hit = under(target);
   if (!hit) return undefined;
   const { story, scale } = timeline;
-  const shared = { story, last: scale.last, width: timeline.axis.track.getBoundingClientRect().width };
+  const shared = { last: scale.last, width: timeline.axis.track.getBoundingClientRect().width };
   if (hit.kind === "end")
-    return { ...shared, move: (by) => timeline.endAt(shared.last + by), done: () => timeline.remember() };
+    return { ...shared, move: (by) => timeline.endAt(scale.last + by), back: () => timeline.endAt(scale.last) };
   const move = hit.kind === "prompts" && !hit.edge ? whole(timeline, story, hit) : single(timeline, story, hit);
-  return { ...shared, move, done: () => timeline.remember() };
+  return { ...shared, move, back: () => timeline.edit(() => story, false) };
 }
 
 /** Move where an entry begins. */

@@ -50,6 +50,12 @@ function listen(timeline) {
     if (scrolls && scrolls.scrollHeight > scrolls.clientHeight && !event.ctrlKey) event.stopPropagation();
     else if (!LiteGraph.vueNodesMode) app.canvas.processMouseWheel(event);
   });
+  const MIDDLE = { pointerdown: "processMouseDown", pointermove: "processMouseMove", pointerup: "processMouseUp" };
+  for (const [name, act] of Object.entries(MIDDLE))
+    element.addEventListener(name, (event) => {
+      const isMiddle = name === "pointermove" ? event.buttons & 4 : event.button === 1;
+      if (isMiddle && !LiteGraph.vueNodesMode) app.canvas[act](event); // which moves the canvas
+    });
   shown.add(new WeakRef(timeline));
   watch();
 }
