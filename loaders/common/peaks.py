@@ -67,7 +67,8 @@ class Sizes:
     beside: how many times as many lie beside them.
     controlled: layers that read a control video.
     timed: whether each token has a time of its own.
-    keyed: tokens of the text whose keys are made at once, where words and images have keys of their own; 0: all.
+    keyed, looked: tokens of words and of images, where these have keys of their own, which are made when those of the
+        words are there; 0: all are words.
     """
 
     tokens: int
@@ -82,6 +83,7 @@ class Sizes:
     controlled: int = 0
     timed: bool = False
     keyed: int = 0
+    looked: int = 0
 
     def of(self, moment: Moment) -> int:
         """Bytes of one moment."""
@@ -90,10 +92,12 @@ class Sizes:
         wide = m.float32 + m.copies * (self.item < 4) + m.timed32 * self.timed
         both = min(m.keys, 2.0)  # the text and what comes of it; the rest is of the words or of the images at a time
         keys = (m.keys - both) * self.item + 4 * (m.keys32 + m.key_copies * (self.item < 4))
+        words = self.text * both * self.item + (self.keyed or self.text) * keys
+        images = self.text * (both + 1) * self.item + self.looked * keys if m.keys32 and self.looked else 0
         each = self.hidden * (narrow * self.item + wide * 4) + self.mlp * m.mlp * self.item
         return math.ceil(
             positions * each
-            + self.batch * self.hidden * (self.text * both * self.item + (self.keyed or self.text) * keys)
+            + self.batch * self.hidden * max(words, images)
             + self.tokens * 4 * (self.head * m.rotary + self.hidden * m.shared)
         )
 
@@ -178,7 +182,8 @@ def sizes(model: Counted, request: Request) -> Sizes:
         beside=max(beside, 0.0),
         controlled=len(config["vace_layers"]) + 1 if config.get("vace_layers") else 0,
         timed=model.timed(request),
-        keyed=max(facts.prompt_tokens, model.text_positions(request) - facts.prompt_tokens),
+        keyed=facts.prompt_tokens,
+        looked=model.text_positions(request) - facts.prompt_tokens,
     )
 
 
@@ -201,9 +206,11 @@ def forward_bytes(model: Counted, request: Request, fused: bool = True) -> int:
 
 
 def held_bytes(model: Counted, size: Sizes) -> int:
-    """Latents, predictions and the solver's memory in float32, what lies beside them, and the prompts of both branches,
-    one by one and as a batch."""
-    prompts = 4 * size.text * model.facts.text_width * size.item
+    """Latents, predictions and the solver's memory in float32, what lies beside them, the prompts of both branches, one
+    by one and as a batch, and pictures that the network reads as they are, which both branches share."""
+    width = int(_network(model).config.get("image_dim") or 0)
+    looked = size.looked if width else 0
+    prompts = (4 * (size.text - looked) * model.facts.text_width + 2 * looked * width) * size.item
     return math.ceil((model.latents_held + 2 * size.beside) * size.latents * 4) + prompts
 
 

@@ -45,11 +45,13 @@ SMALL: dict[str, Changes] = {
     "svd": dict(width=512, height=320),
 }
 STEPS: tuple[tuple[str, str, Changes], ...] = (
-    *(("wan/2.1-t2v-1.3b", BF16, changes) for changes in ({}, SMALL["wan"])),
+    ("wan/2.1-t2v-1.3b", BF16, {}),
+    ("wan/2.1-fun-inp-1.3b", BF16, SMALL["wan"]),
     ("wan/2.1-vace-1.3b", FP32, SMALL["wan"]),
     ("hunyuan_video/i2v-13b-concat", BF16, SMALL["hunyuan_video"]),
     ("cogvideox/2b", BF16, {}),
     ("ltx/0.9.8-2b-distilled", BF16, {}),
+    ("ltx/0.9.0-2b", FP32, SMALL["ltx"]),
     ("svd/svd", BF16, {}),
 )
 ENCODERS = ("wan/2.1-t2v-1.3b", "wan/2.1-fun-inp-1.3b", "cogvideox/2b", "svd/svd")

@@ -62,8 +62,8 @@ class LTX(LTXModel):
         "0.9.5": CoderPeak(256, decode=1_350, offloaded=380, full_offloaded=1.65, encode=1_240, still=175, whole=124),
     }
     moments: ClassVar[Mapping[str, Moment]] = {
-        "query and key": Moment(hidden=6, float32=4, copies=1, timed=13),
-        "MLP": Moment(hidden=4, float32=2, mlp=2, timed=13),
+        "query and key": Moment(hidden=6, float32=4, copies=1, timed=13, keys=1),
+        "MLP": Moment(hidden=4, float32=2, mlp=2, timed=13, keys=1),
         "key of the text": Moment(hidden=5, float32=2, timed=13, keys=3, keys32=2, key_copies=1),
     }
     streamed_encode_differs = True
