@@ -1,12 +1,13 @@
-/** The panel of a node: its error, preview or video, chart and words. It is there while there is something to show. */
+/** The panel of a node: its error, picture or video, chart and words. It is there while there is something to show. */
 import { app } from "../../scripts/app.js";
+import { filmOf } from "./live/film.mjs";
 import { outputName } from "./nodes.mjs";
 
 const [NAME, MARGIN] = ["reelwire_panel", 8];
 const MONOSPACED = ["ReelwireEstimate"]; // nodes whose words are a table
 const panels = new WeakMap();
 
-/** Change what a node shows: {error, preview, video, chart, lines}; an empty value takes that part away. */
+/** Change what a node shows: {error, live, preview, video, chart, lines}; an empty value takes that part away. */
 export function show(node, changes) {
   if (node.graph?.getNodeById(node.id) !== node) return; // it was taken away while the words were looked up
   if (!panels.has(node)) panels.set(node, new Panel(node));
@@ -57,12 +58,18 @@ class Panel {
       const part = value?.length === 0 || !value ? undefined : DRAW[name](value, this.parts[name]);
       if (part !== this.parts[name]) this.parts[name] = part;
     }
-    const { error, preview, video, chart, lines } = this.parts;
-    const shown = [error, preview ?? video, chart, lines].filter(Boolean);
-    if (shown.some((part, i) => part !== this.content.children[i]) || shown.length !== this.content.children.length)
-      this.content.replaceChildren(...shown);
+    const { error, live, preview, video, chart, lines } = this.parts;
+    const shown = [error, live ?? preview ?? video, chart, lines].filter(Boolean);
+    this.place(shown);
     if (shown.length) this.add();
     else this.remove();
+  }
+
+  /** Put these elements into the content; what is there stays in its place, as what moves there would begin anew. */
+  place(shown) {
+    for (const part of [...this.content.children]) if (!shown.includes(part)) part.remove();
+    for (const [i, part] of shown.entries())
+      if (this.content.children[i] !== part) this.content.insertBefore(part, this.content.children[i] ?? null);
   }
 
   add() {
@@ -99,6 +106,7 @@ class Panel {
 /** How each part is made of its value, or of what is there already. */
 const DRAW = {
   error: (text) => block("reelwire-error", text),
+  live: filmOf,
   preview: (url, old) => Object.assign(old ?? new Image(), { src: url, className: "reelwire-picture" }),
   video: (url, old) => (old?.getAttribute("src") === url ? old : videoOf(url)),
   chart: (figure) => block("reelwire-chart", figure),

@@ -3,6 +3,7 @@ import { app } from "../../scripts/app.js";
 import { keepTypeColours } from "./colours.mjs";
 import { listenForErrors } from "./errors.mjs";
 import { loadTexts } from "./messages.mjs";
+import { showAgain } from "./live/pictures.mjs";
 import { isOurs } from "./nodes.mjs";
 import { leaveOutPanel } from "./panel.mjs";
 import { writePrefixOut } from "./prefixes.mjs";
@@ -46,6 +47,7 @@ app.registerExtension({
   onNodeOutputsUpdated: showOutputs,
 
   afterConfigureGraph() {
+    showAgain();
     showAfterReload(); // not waited for, nor does the page
   },
 });

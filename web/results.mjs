@@ -5,6 +5,7 @@ import { drawChart } from "./chart.mjs";
 import { translateAll } from "./messages.mjs";
 import { nodeOf, ourNodes, outputName, rootGraph } from "./nodes.mjs";
 import { show } from "./panel.mjs";
+import { done, dropPreview, listenForPictures } from "./live/pictures.mjs";
 import { hear, isShown, workflowOf } from "./prompts.mjs";
 
 const VIDEOS = ["ReelwireDecodeToVideo", "ReelwireLongVideo"]; // nodes that end with one
@@ -20,11 +21,10 @@ export function listenForResults() {
     api.addEventListener(event, ({ detail }) => (prompt_id = detail.prompt_id));
   api.addEventListener("executing", ({ detail }) => hear({ prompt_id }, detail, begin, () => (running = undefined)));
   api.addEventListener("reelwire.note", ({ detail }) => hear(detail, detail.node, (node) => note(node, detail)));
-  api.addEventListener("b_preview_with_metadata", ({ detail }) =>
-    hear({ prompt_id: detail.jobId }, detail.displayNodeId, (node) => preview(node, detail.blob)),
-  );
-  api.addEventListener("progress_state", ({ detail }) => (progress = detail));
+  listenForPictures();
   api.addEventListener("executed", executed);
+  for (const end of ["execution_error", "execution_interrupted"])
+    api.addEventListener(end, ({ detail }) => hear(detail, undefined, () => ourNodes().forEach(dropPassing)));
 }
 
 /** A node that runs anew has said nothing yet; its last video stays until something else can be seen. */
@@ -32,7 +32,12 @@ function begin(node) {
   running = node;
   if (!node) return;
   latest.set(node, { kept: [], passing: [] });
-  show(node, { lines: [], chart: undefined });
+  show(node, { lines: [], chart: undefined, live: undefined, preview: undefined });
+}
+
+/** What a node said of a run under way is not so any more. */
+function dropPassing(node) {
+  if (latest.get(node)?.passing?.length) note(node, { messages: [], passing: true });
 }
 
 async function note(node, { messages, passing }) {
@@ -52,6 +57,7 @@ function executed({ detail }) {
 }
 
 function keep(node, id, { output, prompt_id }) {
+  done(id);
   if (endsWithVideo(node.type)) dropPreview(id);
   showOutput(node, output);
   remember(id, prompt_id);
@@ -62,26 +68,6 @@ function giveBack(node, { output }) {
   if (JSON.stringify(app.nodeOutputs[name]) !== JSON.stringify(output)) return; // the page may keep a copy
   delete app.nodeOutputs[name];
   if (outputs.get(node)) app.nodeOutputs[name] = outputs.get(node);
-}
-
-let pictured = "";
-
-/** LiteGraph has the preview in the panel, where the video will be; Nodes 2.0 has its own place below. */
-function preview(node, blob) {
-  if (!node) return;
-  URL.revokeObjectURL(pictured);
-  pictured = URL.createObjectURL(blob);
-  show(node, LiteGraph.vueNodesMode ? { video: undefined } : { preview: pictured });
-}
-
-let progress = { nodes: {} };
-
-/** The page drops a node's preview when it hears that the node starts, and never when it ends: tell it so. */
-function dropPreview(id) {
-  const { prompt_id, nodes } = progress;
-  if (!app.nodePreviewImages[id] || !nodes[id]) return;
-  for (const told of [{}, { [id]: { ...nodes[id], state: "running" } }, nodes])
-    api.dispatchCustomEvent("progress_state", { prompt_id, nodes: told });
 }
 
 /** Show what a node put out, unless it runs anew or has put out something else by the time that its words are there. */
@@ -95,7 +81,7 @@ async function showOutput(node, output) {
   const messages = (output?.reelwire ?? []).map((text) => JSON.parse(text));
   const [lines, figure] = await Promise.all([translateAll(messages, node), chart && drawChart(chart)]);
   if (latest.get(node) !== mark) return;
-  show(node, { lines, chart: figure, video, ...(endsWithVideo(node.type) && { preview: undefined }) });
+  show(node, { lines, chart: figure, video, ...(endsWithVideo(node.type) && { preview: undefined, live: undefined }) });
 }
 
 /** Show what the page has kept of all nodes, as when another tab was looked at; but for the node that runs now. */

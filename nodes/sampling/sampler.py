@@ -14,6 +14,7 @@ from ...loaders.notices import heard_by
 from ...loaders.request import Conditioning
 from ...loaders.video_model import VideoModel
 from .. import host
+from ..live import Status
 from ..origin import from_model
 from ..types import ABSENT, InputValue
 from ..words import sampled
@@ -100,7 +101,7 @@ class Sampler(SamplerNode):
         report.tell(*host.source_sound_notes(source, False), level=logging.INFO)
         host.forget_video()
         report.tell(*prepared.notes, *host.shortage(model, prepared))
-        watch, began = _Watching(model), time.monotonic()
+        watch, began = _Watching(report, model, prepared.request.fps), time.monotonic()
         with heard_by(report.tell):
             latents = sample(model, conditioning, prepared, watch.step)
         line = sampled(prepared.request, prepared.request.fps, time.monotonic() - began)
@@ -135,17 +136,19 @@ def _clip_note(source: object, prepared: SamplingPlan) -> dict[str, int]:
 
 
 class _Watching:
-    """Progress and preview of a run, and its cache; not the run itself, which holds `step`: a circle would keep the
+    """Progress and live view of a run, and its cache; not the run itself, which holds `step`: a circle would keep the
     model until garbage is collected."""
 
-    def __init__(self, model: VideoModel) -> None:
-        self._model, self._update = model, host.progress()
+    def __init__(self, report: host.Report, model: VideoModel, fps: float) -> None:
+        self._model, self._fps = model, fps
+        self._view, self._status = host.LiveView(), Status(report, model)
         self.cache: Runner | None = None
 
     def step(self, done: int, total: int, run: Sampling) -> None:
         """Called after every step."""
         self.cache = run.cache
-        self._update(done, total, lambda: host.latent_preview(self._model, run.preview()))
+        self._status.step(done, total, run.cache)
+        self._view.latents(done, total, self._model, run.preview, self._fps)
 
 
 def _report_cache(
