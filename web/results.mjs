@@ -46,7 +46,7 @@ async function note(node, { messages, passing }) {
   const said = latest.get(node);
   if (passing) said.passing = messages;
   else said.kept.push(...messages);
-  const lines = await translateAll([...said.kept, ...said.passing], node);
+  const lines = await translateAll([...said.passing, ...said.kept], node);
   if (latest.get(node) === said) show(node, { lines });
 }
 

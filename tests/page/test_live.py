@@ -1,4 +1,7 @@
-"""The running video as a moving picture on its node, in both renderers."""
+"""The running video as a moving picture on its node, in both renderers.
+
+One run of each renderer goes through what a person may do while it is under way; another goes to its end.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from reelwire.tests.support.host import Host, Prompt, node
-from reelwire.tests.support.page.node_views import DECODE, LOADER, ONE_PROMPT, SAMPLER, film, parts, video_of
-from reelwire.tests.support.page.pages import WATCH, becomes, ended, load, run, settles
+from reelwire.tests.support.page.node_views import DECODE, LOADER, LOOK, ONE_PROMPT, SAMPLER, film, parts, video_of
+from reelwire.tests.support.page.pages import (
+    WATCH,
+    becomes,
+    ended,
+    load,
+    open_template,
+    reload,
+    run,
+    settles,
+    switch,
+)
 from reelwire.tests.support.page.screenshots import Screenshots
 
 if TYPE_CHECKING:
@@ -21,40 +34,127 @@ LIVE = """id => {
     const image = figure?.querySelector("img");
     const seen = picture => picture.offsetHeight > 0 && !picture.closest(".reelwire-live");
     const around = document.querySelector(`[data-node-id="${id}"]`) ?? element;
-    const style = figure && getComputedStyle(figure);
+    const marks = [...(figure?.querySelectorAll(".reelwire-marks > [style]") ?? [])];
+    const button = figure?.querySelector("button");
     return {
-        frames: image ? Number(style.getPropertyValue("--reelwire-frames")) : 0,
-        size: image && [image.naturalWidth, image.naturalHeight],
+        frames: image ? Number(getComputedStyle(figure).getPropertyValue("--reelwire-frames")) : 0,
+        tall: image && image.naturalHeight / image.naturalWidth,
         moves: figure?.querySelector(".reelwire-reel").getAnimations().some(each => each.playState === "running"),
-        name: figure?.querySelector("[role=img]").ariaLabel,
-        marks: [...(figure?.querySelectorAll(".reelwire-marks > [style]") ?? [])].map(mark => Number(mark.style.flexGrow)),
+        names: [figure?.querySelector("[role=img]").ariaLabel, button?.ariaLabel],
+        marks: marks.map(mark => Number(mark.style.flexGrow)),
+        legend: [...(figure?.querySelectorAll("figcaption span") ?? [])].map(each => each.textContent),
         others: [...(around?.querySelectorAll("img, video") ?? [])].filter(seen).length,
+        source: image?.src ?? "",
     };
 }"""
+COMES = f"id => ({LIVE})(id).frames === 5"
+PRESS = """id => app.rootGraph.getNodeById(id).widgets.find(widget => widget.name === "reelwire_panel")
+    .element.querySelector(".reelwire-pause").click()"""
+INTERRUPT = "() => app.api.interrupt()"
 
 
-def slow(prefix: str, steps: int = 40) -> Prompt:
-    """A graph whose sampling takes a few seconds."""
+def slow(prefix: str, steps: int) -> Prompt:
+    """A graph with so many steps, of about 10 ms each."""
     graph = film(prefix)
-    graph[SAMPLER]["inputs"] |= {"width": 192, "height": 128, "frames": 49, "steps": steps}
+    graph[SAMPLER]["inputs"] |= {"width": 96, "height": 64, "frames": 17, "steps": steps, "model": ["1", 0]}
     return graph
 
 
-def begin(page: Page) -> None:
-    page.evaluate(WATCH)
-    page.evaluate("() => app.queuePrompt(0, 1)")
-
-
-def test_the_running_video_moves_on_its_node(view: tuple[Page, str], host: Host, screenshots: Screenshots) -> None:
+@pytest.fixture(scope="module")
+def running(view: tuple[Page, str], host: Host) -> tuple[Page, str, str]:
+    """The page while a sampling is under way that goes on until it is interrupted; its renderer, and its workflow."""
     page, renderer = view
     host.free()
-    load(page, slow(f"page/live {renderer}"), f"live in {renderer}")
-    begin(page)
-    page.wait_for_function(f"id => ({LIVE})(id).frames > 1", arg=SAMPLER)
+    here = open_template(page, slow(f"page/endless {renderer}", 10_000), f"endless in {renderer}")
+    page.evaluate(WATCH)
+    page.evaluate("() => app.queuePrompt(0, 1)")
+    page.wait_for_function(COMES, arg=SAMPLER)
+    return page, renderer, here
+
+
+def test_the_running_video_moves_and_is_shown_once(running: tuple[Page, str, str], screenshots: Screenshots) -> None:
+    page, renderer, _ = running
+    becomes(page, parts(("frames", "moves", "others"), LIVE), [5, True, 0], SAMPLER)
     screenshots.take(page, f"live {renderer}")
-    becomes(page, parts(("frames", "moves", "others"), LIVE), [7, True, 0], SAMPLER)
-    assert ended(page)[0] == "execution_success"
-    screenshots.take(page, f"live end {renderer}")
-    assert settles(page, parts(("frames", "others"), LIVE), SAMPLER) == [7, 0]
+    first = page.evaluate(LIVE, SAMPLER)["source"]
+    page.wait_for_function(f"([id, first]) => ({LIVE})(id).source !== first", arg=[SAMPLER, first])
+    assert page.evaluate(LIVE, SAMPLER)["tall"] == pytest.approx(5 * 64 / 96, rel=0.1)
+
+
+def test_the_node_says_how_far_it_is(running: tuple[Page, str, str]) -> None:
+    page, *_ = running
+    page.wait_for_function(f"id => /^Step \\d+ of 10000, about .* left$/.test(({LOOK})(id).lines[0])", arg=SAMPLER)
+
+
+def test_it_can_be_paused(running: tuple[Page, str, str]) -> None:
+    page, *_ = running
+    assert page.evaluate(LIVE, SAMPLER)["names"] == [
+        "What has been made so far, as a moving picture",
+        "Pause the moving picture",
+    ]
+    page.evaluate(PRESS, SAMPLER)
+    becomes(page, parts(("moves",), LIVE), [False], SAMPLER)
+    assert page.evaluate(LIVE, SAMPLER)["names"][1] == "Play the moving picture"
+    page.evaluate(PRESS, SAMPLER)
+    becomes(page, parts(("moves",), LIVE), [True], SAMPLER)
+
+
+def test_another_workflow_shows_nothing_of_it(running: tuple[Page, str, str]) -> None:
+    page, renderer, here = running
+    other = open_template(page, slow(f"page/other {renderer}", 4), f"other of {renderer}")
+    assert other != here
+    assert settles(page, parts(("frames", "others"), LIVE), SAMPLER) == [0, 0]
+    for _ in range(2):  # over the tab in which the other was made
+        switch(page, "Previous")
+    page.wait_for_function(COMES, arg=SAMPLER)
+
+
+def test_the_next_picture_comes_after_a_reload(running: tuple[Page, str, str]) -> None:
+    page, *_ = running
+    reload(page)
+    page.wait_for_function(COMES, arg=SAMPLER)
+    becomes(page, parts(("moves", "others"), LIVE), [True, 0], SAMPLER)
+
+
+def test_an_interrupt_leaves_nothing(running: tuple[Page, str, str]) -> None:
+    page, *_ = running
+    page.evaluate(WATCH)
+    page.evaluate(INTERRUPT)
+    assert ended(page)[0] == "execution_interrupted"
+    becomes(page, parts(("frames", "others"), LIVE), [0, 0], SAMPLER)
+    becomes(page, parts(("lines",)), [[]], SAMPLER)
+    assert settles(page, parts(("frames", "others"), LIVE), SAMPLER) == [0, 0]
+
+
+# ---------------------------------------------------------------- to the end
+
+
+def test_the_last_picture_stays_and_gives_way_to_the_video(view: tuple[Page, str], host: Host) -> None:
+    page, renderer = view
+    host.free()
+    load(page, slow(f"page/live {renderer}", 20), f"live in {renderer}")
+    assert run(page)[0] == "execution_success"
     video_of(page, DECODE)
-    assert settles(page, parts(("frames",), LIVE), DECODE) == [0]
+    assert settles(page, parts(("frames", "others"), LIVE), SAMPLER) == [5, 0]
+    assert settles(page, parts(("frames", "others"), LIVE), DECODE) == [0, 1]
+
+
+def test_a_long_video_shows_its_newest_window_with_its_join(
+    view: tuple[Page, str], host: Host, screenshots: Screenshots
+) -> None:
+    page, renderer = view
+    host.free()
+    settings: dict[str, Any] = {"frames": 33, "window": 17, "overlap": 9, "steps": 1000, "seed": 7}
+    settings["filename_prefix"] = f"page/joins {renderer}"
+    graph = {"1": LOADER, "2": node("ReelwireLongVideo", model=["1", 0], timeline=ONE_PROMPT, **settings)}
+    load(page, graph, f"joins in {renderer}")
+    page.evaluate(WATCH)
+    page.evaluate("() => app.queuePrompt(0, 1)")
+    becomes(page, parts(("marks",), LIVE), [[0, 0, 2, 3]], "2")
+    becomes(page, parts(("marks",), LIVE), [[2, 3, 2, 0]], "2")
+    screenshots.take(page, f"joins {renderer}")
+    assert page.evaluate(LIVE, "2")["legend"] == ["window before", "join", "new"]
+    page.wait_for_function(f"id => ({LOOK})(id).lines[0].startsWith('Window 2 of ')", arg="2")
+    page.evaluate(INTERRUPT)
+    assert ended(page)[0] == "execution_interrupted"
+    becomes(page, parts(("frames", "others"), LIVE), [0, 0], "2")
