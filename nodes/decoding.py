@@ -444,6 +444,7 @@ def _decoded(
     known = _known(model, latent)
     if known:
         report.tell(message("clip_left_out", count=known), level=logging.INFO)
+    view.learn(model, samples)
     for piece in stream_frames(model, samples, seed, tiling, report.tell, form=form):
         new = piece[max(known - done, 0) :]
         done += len(piece)

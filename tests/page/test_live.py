@@ -47,16 +47,16 @@ LIVE = """id => {
         source: image?.src ?? "",
     };
 }"""
-COMES = f"id => ({LIVE})(id).frames === 5"
+COMES = f"id => ({LIVE})(id).frames === 13"
 PRESS = """id => app.rootGraph.getNodeById(id).widgets.find(widget => widget.name === "reelwire_panel")
     .element.querySelector(".reelwire-pause").click()"""
 INTERRUPT = "() => app.api.interrupt()"
 
 
 def slow(prefix: str, steps: int) -> Prompt:
-    """A graph with so many steps, of about 10 ms each."""
+    """A graph with so many steps, of about 30 ms each."""
     graph = film(prefix)
-    graph[SAMPLER]["inputs"] |= {"width": 96, "height": 64, "frames": 17, "steps": steps, "model": ["1", 0]}
+    graph[SAMPLER]["inputs"] |= {"width": 96, "height": 64, "frames": 49, "steps": steps, "model": ["1", 0]}
     return graph
 
 
@@ -65,7 +65,7 @@ def running(view: tuple[Page, str], host: Host) -> tuple[Page, str, str]:
     """The page while a sampling is under way that goes on until it is interrupted; its renderer, and its workflow."""
     page, renderer = view
     host.free()
-    here = open_template(page, slow(f"page/endless {renderer}", 10_000), f"endless in {renderer}")
+    here = open_template(page, slow(f"page/endless {renderer}", 1000), f"endless in {renderer}")
     page.evaluate(WATCH)
     page.evaluate("() => app.queuePrompt(0, 1)")
     page.wait_for_function(COMES, arg=SAMPLER)
@@ -74,16 +74,16 @@ def running(view: tuple[Page, str], host: Host) -> tuple[Page, str, str]:
 
 def test_the_running_video_moves_and_is_shown_once(running: tuple[Page, str, str], screenshots: Screenshots) -> None:
     page, renderer, _ = running
-    becomes(page, parts(("frames", "moves", "others"), LIVE), [5, True, 0], SAMPLER)
+    becomes(page, parts(("frames", "moves", "others"), LIVE), [13, True, 0], SAMPLER)
     screenshots.take(page, f"live {renderer}")
     first = page.evaluate(LIVE, SAMPLER)["source"]
     page.wait_for_function(f"([id, first]) => ({LIVE})(id).source !== first", arg=[SAMPLER, first])
-    assert page.evaluate(LIVE, SAMPLER)["tall"] == pytest.approx(5 * 64 / 96, rel=0.1)
+    assert page.evaluate(LIVE, SAMPLER)["tall"] == pytest.approx(13 * 64 / 96, rel=0.1)
 
 
 def test_the_node_says_how_far_it_is(running: tuple[Page, str, str]) -> None:
     page, *_ = running
-    page.wait_for_function(f"id => /^Step \\d+ of 10000, about .* left$/.test(({LOOK})(id).lines[0])", arg=SAMPLER)
+    page.wait_for_function(f"id => /^Step \\d+ of 1000, about .* left$/.test(({LOOK})(id).lines[0])", arg=SAMPLER)
 
 
 def test_it_can_be_paused(running: tuple[Page, str, str]) -> None:
@@ -135,7 +135,7 @@ def test_the_last_picture_stays_and_gives_way_to_the_video(view: tuple[Page, str
     load(page, slow(f"page/live {renderer}", 20), f"live in {renderer}")
     assert run(page)[0] == "execution_success"
     video_of(page, DECODE)
-    assert settles(page, parts(("frames", "others"), LIVE), SAMPLER) == [5, 0]
+    assert settles(page, parts(("frames", "others"), LIVE), SAMPLER) == [13, 0]
     assert settles(page, parts(("frames", "others"), LIVE), DECODE) == [0, 1]
 
 
@@ -144,7 +144,7 @@ def test_a_long_video_shows_its_newest_window_with_its_join(
 ) -> None:
     page, renderer = view
     host.free()
-    settings: dict[str, Any] = {"frames": 33, "window": 17, "overlap": 9, "steps": 1000, "seed": 7}
+    settings: dict[str, Any] = {"frames": 33, "window": 17, "overlap": 9, "steps": 300, "seed": 7}
     settings["filename_prefix"] = f"page/joins {renderer}"
     graph = {"1": LOADER, "2": node("ReelwireLongVideo", model=["1", 0], timeline=ONE_PROMPT, **settings)}
     load(page, graph, f"joins in {renderer}")

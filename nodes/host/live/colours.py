@@ -8,15 +8,22 @@ from einops import rearrange
 from torch import Tensor
 
 from ....loaders.video_model import VideoModel
+from .learned import learned_colours
 
 
 def coloured(model: VideoModel, latents: Tensor) -> Tensor:
     """Frames [t, h, w, 3] in 0..1 of latents [1, C, t, h, w] on the CPU."""
     pixels = rearrange(latents[0].float(), "c t h w -> t h w c")
-    factors = torch.tensor(model.facts.rgb) if model.facts.rgb else _host_colours(model)
+    factors = published(model)
+    factors = learned_colours(model) if factors is None else factors
     if factors is None:
         return _main_axes(pixels)
     return ((pixels @ factors[:-1] + factors[-1]) / 2 + 0.5).clamp(0, 1)
+
+
+def published(model: VideoModel) -> Tensor | None:
+    """The colours [C + 1, 3] that come with a model or with the host, the last row a bias; None: nobody has any."""
+    return torch.tensor(model.facts.rgb) if model.facts.rgb else _host_colours(model)
 
 
 def _main_axes(pixels: Tensor) -> Tensor:

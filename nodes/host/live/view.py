@@ -17,8 +17,9 @@ from torch import Tensor
 from ....loaders.video_model import VideoModel
 from ..notes import displayed, has_page, send
 from ..progress import progress
-from .colours import coloured
+from .colours import coloured, published
 from .film import Film
+from .learned import Lesson, learned_colours
 from .strip import chosen, strip_of
 
 if TYPE_CHECKING:
@@ -51,12 +52,14 @@ class LiveView:
 
     def __init__(self) -> None:
         self._update, self._due, self._film = progress(), float("-inf"), Film()
+        self._lesson: Lesson | None = None
         context = get_executing_context()
         self._node = displayed(context.node_id) if context is not None else ""
 
-    def move(self, done: int, total: int) -> None:
-        """Move the bar alone; may raise to stop."""
-        self._update(done, total)
+    def learn(self, model: VideoModel, latents: Tensor) -> None:
+        """Learn the colours of latents [1, C, t, h, w] from the frames that come, where nobody has published them."""
+        if published(model) is None and learned_colours(model) is None:
+            self._lesson = Lesson(model, latents)
 
     def latents(
         self,
@@ -94,6 +97,8 @@ class LiveView:
         """Move the bar, and now and then show what is decoded, to which frames [n, H, W, 3] in 0..1 or in 8 bits are
         new; may raise to stop."""
         self._film.add(piece)
+        if self._lesson is not None:
+            self._lesson.add(piece)
 
         def picture() -> Image:
             began = time.perf_counter()

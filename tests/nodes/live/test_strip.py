@@ -20,6 +20,7 @@ from PIL import Image
 from reelwire.loaders.families.ltx import LTX
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
+from reelwire.loaders.spec import specs
 from reelwire.samplers.decode import stream_frames
 from reelwire.tests.support.engine.components import BUNDLED
 from reelwire.tests.support.engine.sampling import sample
@@ -40,7 +41,7 @@ def live(comfyui: Path) -> Iterator[Any]:
     import comfy.cli_args
 
     comfy.cli_args.args.cpu = True
-    modules = ("colours", "film", "strip", "view")
+    modules = ("colours", "film", "learned", "strip", "view")
     yield SimpleNamespace(**{name: importlib.import_module(f"reelwire.nodes.host.live.{name}") for name in modules})
     sys.path.remove(str(comfyui))
 
@@ -113,5 +114,31 @@ def test_the_picture_is_like_the_decoded_frames(live: Any, sampled: tuple[LTX, t
     assert shown.shape[:3] == latents.shape[2:]
     assert likeness(shown, frames) > 0.9
     assert likeness(shown.flip(2), frames) < 0.8
+
+
+def test_colours_that_nobody_has_published_are_learned_where_a_video_is_decoded(
+    live: Any, sampled: tuple[LTX, torch.Tensor, torch.Tensor]
+) -> None:
+    model, latents, frames = sampled
     unknown = replace(model, facts=replace(model.facts, rgb=()))
-    assert abs(likeness(live.colours.coloured(unknown, latents), frames)) < 0.9
+    assert live.colours.published(unknown) is None
+    before = live.colours.coloured(unknown, latents)
+    lesson = live.learned.Lesson(unknown, latents)
+    for piece in (frames * 255).round().to(torch.uint8).split(3):
+        lesson.add(piece)
+    assert likeness(live.colours.coloured(unknown, latents), frames) > max(0.9, likeness(before, frames))
+
+
+def test_the_host_has_colours_of_every_family_that_names_them(live: Any) -> None:
+    """Only CogVideoX's are learned."""
+    formats = live.colours.comfy.latent_formats
+    named = {spec.title: [getattr(formats, name)() for name in spec.preview_formats] for spec in specs()}
+    assert [title for title, forms in named.items() if not forms] == ["CogVideoX"]
+    channels = {title: [len(form.latent_rgb_factors) for form in forms] for title, forms in named.items()}
+    assert {title: counts for title, counts in channels.items() if counts} == {
+        "HunyuanVideo": [16],
+        "LTX-Video": [128],
+        "Mochi 1": [12],
+        "Stable Video Diffusion": [4],
+        "Wan": [16, 48],
+    }
