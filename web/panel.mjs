@@ -1,7 +1,6 @@
 /** The panel of a node: its error, picture or video, chart and words. It is there while there is something to show. */
 import { app } from "../../scripts/app.js";
 import { filmOf } from "./live/film.mjs";
-import { outputName } from "./nodes.mjs";
 
 const [NAME, MARGIN] = ["reelwire_panel", 8];
 const MONOSPACED = ["ReelwireEstimate"]; // nodes whose words are a table
@@ -14,7 +13,7 @@ export function show(node, changes) {
   panels.get(node).show(changes);
 }
 
-/** A saved node is as large as without its panel and its preview, which come back when there is something to show. */
+/** A saved node is as large as without its panel, which comes back when there is something to show. */
 export function leaveOutPanel(node, saved) {
   const panel = panels.get(node);
   if (panel?.grown && saved.size) saved.size = [saved.size[0], panel.heightWithout(saved.size[1])];
@@ -32,9 +31,9 @@ class Panel {
     new ResizeObserver(() => this.fit()).observe(this.content);
   }
 
-  /** Whether the node is larger by the panel, or in Nodes 2.0 by the preview that the page itself shows. */
+  /** Whether the node is larger by the panel. */
   get grown() {
-    return this.widget || (LiteGraph.vueNodesMode && app.nodePreviewImages[outputName(this.node)]?.length > 0);
+    return Boolean(this.widget);
   }
 
   heightWithout(height) {

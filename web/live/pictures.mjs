@@ -13,12 +13,13 @@ let still = "";
 export function listenForPictures() {
   api.addEventListener("progress_state", ({ detail }) => (progress = detail));
   api.addEventListener("reelwire.live", ({ detail }) => come(detail.node, { ...detail, live: detail }));
-  api.addEventListener("b_preview_with_metadata", ({ detail: { displayNodeId: id, jobId: prompt_id, blob } }) =>
+  api.addEventListener("b_preview_with_metadata", ({ detail: { displayNodeId: id, jobId: prompt_id, blob } }) => {
+    hideOther(id);
     hear({ prompt_id }, id, (node) => {
       pictured.set(id, { live: pictured.get(id)?.live, prompt_id });
       if (node) showStill(node, blob);
-    }),
-  );
+    });
+  });
   for (const end of ["execution_error", "execution_interrupted"])
     api.addEventListener(end, ({ detail: { prompt_id } }) => leave((picture) => picture.prompt_id === prompt_id));
   api.addEventListener("execution_success", ({ detail }) => hear(detail, undefined, () => forget(detail.prompt_id)));
@@ -49,11 +50,17 @@ function come(id, picture) {
 
 const showLive = (node, live) => show(node, { live, video: undefined });
 
-/** LiteGraph has the still in the panel, where the video will be; Nodes 2.0 has its own place below. */
 function showStill(node, blob) {
   URL.revokeObjectURL(still);
   still = URL.createObjectURL(blob);
-  show(node, LiteGraph.vueNodesMode ? { video: undefined } : { preview: still });
+  show(node, { preview: still, video: undefined });
+}
+
+/** Nodes 2.0 puts each still on a node itself too, and on one of the same id in any workflow that is in front. */
+function hideOther(id) {
+  const node = nodeOf(id);
+  if (node?.graph !== app.canvas.graph) return;
+  document.querySelector(`[data-node-id="${node.id}"]`)?.setAttribute("data-reelwire", "");
 }
 
 /** Take away what nodes show that will not end. */
