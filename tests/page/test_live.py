@@ -14,6 +14,7 @@ from reelwire.tests.support.page.pages import (
     WATCH,
     becomes,
     ended,
+    fit,
     load,
     open_template,
     reload,
@@ -155,6 +156,7 @@ def test_a_long_video_shows_its_newest_window_with_its_join(
     before, joined, new, following = page.evaluate(LIVE, "2")["marks"]
     assert (before, joined, following) == (3, 3, 0)
     assert new > 0
+    fit(page)
     screenshots.take(page, f"joins {renderer}")
     assert page.evaluate(LIVE, "2")["legend"] == ["window before", "join", "new"]
     page.wait_for_function(f"id => ({LOOK})(id).lines[0].startsWith('Window 2 of ')", arg="2")
