@@ -205,7 +205,8 @@ WHAT_FOR = {
 FOOT = """
 torch, Pillow and numpy come with ComfyUI. cache-dit is optional: its DBCache is a policy of the Cache node.
 The tests alone want peft and lycoris-lora, the references of LoRA, LoHa, LoKr and DoRA: as a requirement, lycoris-lora
-would bring 5 s of imports and compilers of its own for formulas of a few lines (loaders/weights/lora/products.py).
+would bring 5 s of imports and compilers of its own for formulas of a few lines (loaders/weights/lora/products.py); and
+axe-playwright-python, which brings axe-core: it finds what a screen reader cannot tell.
 """
 HEAD = f"""# Other packages
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 MOST_FRAMES = 24
 LEAST_SIDE, MOST_SIDE = 128, 256  # pixels of a frame's longer side
-BLOCK = 8  # pixels of a JPEG's blocks: frames that end with one do not run into each other
+BLOCK = 16  # pixels of a JPEG's blocks of colour: frames that end with one do not run into each other
 QUALITIES = (85, 70, 50, 30, 10)  # of the JPEG, until it is small enough
 MOST_BYTES = 150_000  # of the JPEG: 200 kB as text
 
@@ -42,7 +42,7 @@ def strip_of(frames: Tensor) -> Strip:
     image = Image.fromarray((rows.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
     for quality in QUALITIES:
         file = BytesIO()
-        image.save(file, "JPEG", quality=quality, subsampling=0)
+        image.save(file, "JPEG", quality=quality, subsampling=2)
         if file.tell() <= MOST_BYTES:
             break
     return Strip(file.getvalue(), len(kept), frames.shape[2] / frames.shape[1])

@@ -84,12 +84,13 @@ class LiveView:
                 return still(coloured(model, whole[:, :, whole.shape[2] // 2][:, :, None])[0])
             where = place()
             before = _before(where)
-            frames = coloured(model, whole if before is None else torch.cat([before.to(whole), whole], 2))
-            first = 0 if before is None else before.shape[2]
-            marks = _marks(len(frames), first, where)
-            seconds = model.facts.frames(len(frames)) / (fps or model.facts.fps)
+            whole = whole if before is None else torch.cat([before.to(whole), whole], 2)
+            count = whole.shape[2]
+            frames = coloured(model, whole[:, :, chosen(count)])
+            marks = _marks(count, 0 if before is None else before.shape[2], where)
+            seconds = model.facts.frames(count) / (fps or model.facts.fps)
             self._send(frames, seconds, {"window": where.number, "windows": where.count, "marks": marks}, began)
-            return still(frames[first + whole.shape[2] // 2])
+            return still(frames[(marks[0] + len(frames)) // 2])
 
         self._update(done, total, picture)
 

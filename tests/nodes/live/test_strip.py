@@ -21,6 +21,7 @@ from reelwire.loaders.families.ltx import LTX
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
 from reelwire.loaders.spec import specs
+from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.decode import stream_frames
 from reelwire.tests.support.engine.components import BUNDLED
 from reelwire.tests.support.engine.sampling import sample
@@ -92,7 +93,7 @@ def test_marks_count_what_is_shown_on_each_side_of_a_join(live: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def sampled() -> tuple[LTX, torch.Tensor, torch.Tensor]:
+def sampled() -> tuple[VideoModel, torch.Tensor, torch.Tensor]:
     """(the bundled model, latents that it has sampled, their frames [n, H, W, 3])."""
     files = {"checkpoint": BUNDLED, "text_encoder": BUNDLED / "text_encoder", "tokenizer": BUNDLED / "tokenizer"}
     model = LTX.load(Recipe("ltx", "", files, "float32"), PlainMemory())
@@ -103,12 +104,16 @@ def sampled() -> tuple[LTX, torch.Tensor, torch.Tensor]:
 def likeness(shown: torch.Tensor, frames: torch.Tensor) -> float:
     """Correlation of pictures [t, h, w, 3] with the frames that they stand for."""
     clip = rearrange(frames, "n h w c -> 1 c n h w")
-    small = F.adaptive_avg_pool3d(torch.cat([clip[:, :, :1].expand(-1, -1, 3, -1, -1), clip], 2), shown.shape[:3])
+    small = F.adaptive_avg_pool3d(
+        torch.cat([clip[:, :, :1].expand(-1, -1, 3, -1, -1), clip], 2), tuple(shown.shape[:3])
+    )
     wanted = rearrange(small, "1 c t h w -> t h w c")
     return float(torch.corrcoef(torch.stack([shown.flatten(), wanted.flatten()]))[0, 1])
 
 
-def test_the_picture_is_like_the_decoded_frames(live: Any, sampled: tuple[LTX, torch.Tensor, torch.Tensor]) -> None:
+def test_the_picture_is_like_the_decoded_frames(
+    live: Any, sampled: tuple[VideoModel, torch.Tensor, torch.Tensor]
+) -> None:
     model, latents, frames = sampled
     shown = live.colours.coloured(model, latents)
     assert shown.shape[:3] == latents.shape[2:]
@@ -117,7 +122,7 @@ def test_the_picture_is_like_the_decoded_frames(live: Any, sampled: tuple[LTX, t
 
 
 def test_colours_that_nobody_has_published_are_learned_where_a_video_is_decoded(
-    live: Any, sampled: tuple[LTX, torch.Tensor, torch.Tensor]
+    live: Any, sampled: tuple[VideoModel, torch.Tensor, torch.Tensor]
 ) -> None:
     model, latents, frames = sampled
     unknown = replace(model, facts=replace(model.facts, rgb=()))

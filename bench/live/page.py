@@ -1,6 +1,6 @@
 """Pictures a second that ComfyUI's page draws with a graph of 100 nodes while a video is sampled: ours beside stock.
 
-python bench/page.py [--seconds 5] [--out page.json]
+python bench/live/page.py [--seconds 5] [--out page.json]
 
 COMFYUI_DIR names the host, REELWIRE_CHROMIUM the browser, which draws without a graphics card. In both graphs the same
 four nodes of ours make the video, of the bundled model; 96 more lie around them that nothing asks for: four kinds of
@@ -14,15 +14,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
 from pack import import_pack
 
 import_pack()
 from reelwire.bench.export_workflow import open_page
-from reelwire.tests.support.host import Prompt, boot, node
+from reelwire.tests.support.host import Host, Prompt, boot, node
 from reelwire.tests.support.page import pages
 
 if TYPE_CHECKING:
@@ -122,7 +124,7 @@ def main() -> None:
     chosen = options.parse_args()
     with (
         tempfile.TemporaryDirectory() as base,
-        boot(Path(os.environ["COMFYUI_DIR"]), Path(base)) as host,
+        boot(Path(os.environ["COMFYUI_DIR"]), Path(base), kind=Host) as host,
         open_page(host.url) as page,
     ):
         pages.prepare(page, 1)
