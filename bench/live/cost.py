@@ -1,10 +1,10 @@
-"""What a moving picture costs the sampling: milliseconds and bytes of one, for latents of common videos.
+"""What a moving picture costs the sampling: milliseconds of a processor and bytes, for common videos.
 
 python bench/live/cost.py [--rounds 20] [--out cost.json]
 
-COMFYUI_DIR names the host. The latents are noise, which is the hardest to make small, and smooth ones, as a video has.
-Where a picture takes t, the next one waits for 100 t, so that they take a hundredth of the time at most; the table has
-for each how many a second that leaves, of two that are allowed.
+COMFYUI_DIR names the host. It is the time of one thread. The latents are noise, which is the hardest to make small, and
+smooth ones, as a video has. Where a picture takes t, the next one waits for 100 t, so that they take a hundredth of the
+time at most; the table has for each how many a second that leaves, of two that are allowed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ sys.argv, given = sys.argv[:1], sys.argv[1:]
 import comfy.cli_args
 
 comfy.cli_args.args.cpu = True
+torch.set_num_threads(1)
 from reelwire.nodes.host.live.strip import chosen, strip_of
 from reelwire.nodes.host.live.view import EVERY, SHARE
 
@@ -55,11 +56,11 @@ def measure(shape: tuple[int, int, int, int], smooth: bool, rounds: int) -> dict
         latents = F.interpolate(torch.randn(1, channels, *few, generator=generator), size, mode="trilinear")
     factors, seconds = torch.randn(channels, 3, generator=generator) / channels**0.5, list[float]()
     for _ in range(rounds):
-        began = time.perf_counter()
+        began = time.thread_time()
         shown = latents[0, :, chosen(size[0])]
         frames = (shown.permute(1, 2, 3, 0) @ factors / 2 + 0.5).clamp(0, 1)
         strip = strip_of(frames)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.thread_time() - began)
     typical = median(seconds)
     rate = 1 / max(EVERY, typical / SHARE)
     return {"ms": round(1000 * typical, 1), "kB": round(len(strip.jpeg) / 750, 1), "a second": round(rate, 2)}

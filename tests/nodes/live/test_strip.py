@@ -104,9 +104,9 @@ def sampled() -> tuple[VideoModel, torch.Tensor, torch.Tensor]:
 def likeness(shown: torch.Tensor, frames: torch.Tensor) -> float:
     """Correlation of pictures [t, h, w, 3] with the frames that they stand for."""
     clip = rearrange(frames, "n h w c -> 1 c n h w")
-    small = F.adaptive_avg_pool3d(
-        torch.cat([clip[:, :, :1].expand(-1, -1, 3, -1, -1), clip], 2), tuple(shown.shape[:3])
-    )
+    count, height, width = shown.shape[:3]
+    whole = torch.cat([clip[:, :, :1].expand(-1, -1, 3, -1, -1), clip], 2)
+    small = F.adaptive_avg_pool3d(whole, (count, height, width))
     wanted = rearrange(small, "1 c t h w -> t h w c")
     return float(torch.corrcoef(torch.stack([shown.flatten(), wanted.flatten()]))[0, 1])
 
