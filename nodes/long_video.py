@@ -410,6 +410,7 @@ class _Watching:
     def __init__(self, report: host.Report, model: VideoModel, plan: LongPlan, job: Job) -> None:
         self._report, self._model, self._plan, self._job = report, model, plan, job
         self._steps = self._frames = 0
+        self._place = host.Place(number=0)
         self._view, self._status, self._began = host.LiveView(), Status(report, model), time.monotonic()
         self._cache: Runner | None = None
 
@@ -434,8 +435,15 @@ class _Watching:
         windows = len(self._plan.windows)
         number = (done - 1) * windows // total
         self._status.step(done, total, run.cache, (number + 1, windows))
-        place = partial(_place, self._model, self._plan, self._job, number)
-        self._view.latents(*self._moved, self._model, run.preview, self._plan.request.fps, place)
+        self._view.latents(
+            *self._moved, self._model, run.preview, self._plan.request.fps, partial(self._placed, number)
+        )
+
+    def _placed(self, number: int) -> host.Place:
+        """Where window `number`, from 0, lies; found once for each."""
+        if self._place.number != number + 1:
+            self._place = _place(self._model, self._plan, self._job, number)
+        return self._place
 
     def counted(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
         """The pieces, with progress and live view."""

@@ -49,7 +49,7 @@ PREVIEWS = """() => {
         const { width, height } = await createImageBitmap(detail.blob);
         preview.splice(1, 2, width, height);
     });
-    const pictures = ".reelwire-reel > img, .reelwire-content > img[src^='blob:']";
+    const pictures = ".reelwire-screen > img, .reelwire-content > img[src^='blob:']";
     const count = () => [...document.querySelectorAll(pictures)].filter(picture => picture.offsetHeight > 0).length;
     const draw = () => { window.drawn += count(); requestAnimationFrame(draw); };
     draw();
