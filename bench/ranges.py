@@ -207,7 +207,8 @@ torch, Pillow and numpy come with ComfyUI. cache-dit is optional: its DBCache is
 Ray (`reelwire[distributed]`, >= 2.49, 270 MB) is optional: it starts, watches and ends the workers of Parallel and of
 `run.py farm`, on one machine or several, and carries what they are given; nothing of it is imported before that.
 The tests alone want peft and lycoris-lora, the references of LoRA, LoHa, LoKr and DoRA: as a requirement, lycoris-lora
-would bring 5 s of imports and compilers of its own for formulas of a few lines (loaders/weights/lora/products.py).
+would bring 5 s of imports and compilers of its own for formulas of a few lines (loaders/weights/lora/products.py); and
+axe-playwright-python, which brings axe-core: it finds what a screen reader cannot tell.
 
 The page's timeline brings two small libraries along, in `web/vendor/` with their licences, so that nothing is fetched:
 

@@ -16,6 +16,7 @@ from ..loaders.video_model import VideoModel
 from ..samplers.caches.policies import choices
 from . import host
 from .effect import Conditions, counted, idle
+from .live import Status
 from .origin import from_model
 from .sampling.inputs import sampler_inputs
 from .sampling.request import check_ahead, noise_mask_of, request_of
@@ -26,6 +27,7 @@ from .words import models_with
 if TYPE_CHECKING:
     from ..samplers.caches.calibration import Calibration
     from ..samplers.caches.policy import Policy
+    from ..samplers.denoise import Sampling
 
 AUTO, KEEP, FOLLOW = "auto", "0: keep", "1: follow"
 ORDERS = {KEEP: 0, FOLLOW: 1}
@@ -341,10 +343,9 @@ class CalibrateCache(SamplerNode):
         from ..samplers.caches.calibration import calibrate
         from ..samplers.plan import plan
 
-        update, checkpoint = host.progress(), model.recipe.files["checkpoint"]
+        view, checkpoint = host.LiveView(), model.recipe.files["checkpoint"]
         _check_file(checkpoint)
         weights = store.fingerprint(checkpoint)
-        on_step = lambda done, total, run: update(done, total, lambda: host.latent_preview(model, run.preview()))
         request, report = request_of(model, **inputs), host.Report(cls)
         prepared, source = plan(replace(model, cache=None), request), inputs.get("source")
         heard = host.heard_in(source)
@@ -354,6 +355,12 @@ class CalibrateCache(SamplerNode):
             report.tell(message("calibrated_here"))
         if sensitivity and model.stacks is None:
             report.tell(message("sensitivity_unet", title=model.title))
+        status, fps = Status(report, model), prepared.request.fps
+
+        def on_step(done: int, total: int, run: Sampling) -> None:
+            status.step(done, total, None)
+            view.latents(done, total, model, run.preview, fps)
+
         calibration, latents = calibrate(model, conditioning, request, on_step, sensitivity)
         try:
             calibration = store.add(checkpoint, calibration, weights)

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -461,16 +460,17 @@ def _decoded(
     """Frames in order with progress, preview and interrupt."""
     from ..samplers.decode import frame_count, stream_frames
 
-    samples, update, done = host.latents_of(model, latent), host.progress(), 0
+    samples, view, done = host.latents_of(model, latent), host.LiveView(), 0
     total, note = frame_count(model, samples), host.note_of(latent)
-    seed = note.get("seed", 0)
+    seed, fps = note.get("seed", 0), _rate_of(model, latent)
     known = _known(model, latent)
     if known:
         report.tell(message("clip_left_out", count=known), level=logging.INFO)
+    view.learn(model, samples)
     for piece in stream_frames(model, samples, seed, tiling, report.tell, form=form):
         new = piece[max(known - done, 0) :]
         done += len(piece)
-        update(done, total, partial(host.frame_preview, piece[-1]))
+        view.frames(done, total, piece, fps)
         if len(new):
             yield new
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from functools import partial
@@ -21,6 +21,7 @@ from ..loaders.video_model import VideoModel
 from . import host
 from .decoding import crf_input, decoded_in_tiles, report_file, with_seam
 from .effect import Conditions, counted, idle
+from .live import Status
 from .sampling.apart import submitted, watching, where_sampled
 from .sampling.inputs import (
     FRAMES,
@@ -51,11 +52,9 @@ from .types import (
 )
 from .video.file import FileWriter, write_video
 from .video.formats import DEFAULT, FORMATS, RATED, format_input, format_notes
-from .words import clock, frame_rules, long_video, models_with
+from .words import frame_rules, long_video, models_with
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ..samplers.caches.report import Report as CacheReport
     from ..samplers.caches.runner import Runner
     from ..samplers.denoise import Sampling
@@ -382,6 +381,15 @@ def _loop_input() -> io.Input:
     return io.Boolean.Input("loop", default=False, optional=True, advanced=True, tooltip=tooltip)
 
 
+def _place(model: VideoModel, plan: LongPlan, job: Job, number: int) -> host.Place:
+    """Where window `number`, from 0, lies in the video."""
+    windows, ratio = plan.windows, model.facts.temporal_ratio
+    shared = [(window.shared - 1) // ratio + 1 if window.shared else 0 for window in (*windows[number:], windows[0])]
+    before = job.read(number - 1) if shared[0] and job.has(number - 1) else None
+    following = shared[1] if number + 1 < len(windows) else 0
+    return host.Place(number + 1, len(windows), shared[0], following, before)
+
+
 class _Watching:
     """Progress over the whole video with the time that is left, and what a person is told when it stops early."""
 
@@ -389,7 +397,8 @@ class _Watching:
         self._report, self._model, self._plan, self._job = report, model, plan, job
         self._steps = self._frames = 0
         self._from: int | None = None
-        self._update, self._began = host.progress(), time.monotonic()
+        self._place = host.Place(number=0)
+        self._view, self._status, self._began = host.LiveView(), Status(report, model), time.monotonic()
         self._cache: Runner | None = None
         self._distant: CacheReport | None = None  # of a worker
 
@@ -417,39 +426,48 @@ class _Watching:
         """Called after every step of the whole video."""
         self._steps, self._cache = done, run.cache
         self._from = done - 1 if self._from is None else self._from
-        pace = (time.monotonic() - self._began) / (done - self._from)
-        window = (done - 1) * len(self._plan.windows) // total + 1
-        left = clock(pace * (total - done))
-        self._report.show(message("time_left_window", number=window, count=len(self._plan.windows), time=left))
-        self._move(lambda: host.latent_preview(self._model, run.preview()))
+        windows = len(self._plan.windows)
+        number = (done - 1) * windows // total
+        self._status.step(done, total, run.cache, (number + 1, windows))
+        self._view.latents(
+            *self._moved, self._model, run.preview, self._plan.request.fps, partial(self._placed, number)
+        )
+
+    def _placed(self, number: int) -> host.Place:
+        """Where window `number`, from 0, lies; found once for each."""
+        if self._place.number != number + 1:
+            self._place = _place(self._model, self._plan, self._job, number)
+        return self._place
 
     def spread(self) -> Spread:
         """The workers that the model names, with their progress and what their caches did shown here."""
         from ..samplers.long.spread import Spread
 
-        watch = watching(self._model, self._report, self._look)
+        watch = watching(self._report, self._look)
         return Spread(submitted, watch, self._done)
 
-    def _look(self, done: int, total: int, picture: Callable[[], Image] | None) -> None:
-        """As `step`, of all windows that workers are at."""
+    def _look(self, done: int, total: int, latents: Tensor | None) -> None:
+        """As `step`, of all windows that workers are at. latents: of one of them."""
         self._steps = done * self._plan.longest.predictions * len(self._plan.windows) // max(total, 1)
-        self._move(picture)
+        self._view.distant(*self._moved, self._model, latents, self._plan.request.fps)
 
     def _done(self, done: Done) -> None:
         self._report.tell(*done.notes)
         self._distant = done.cache
 
     def counted(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
-        """The pieces, with progress and preview."""
+        """The pieces, with progress and live view."""
         for piece in pieces:
             self._frames += len(piece)
-            self._move(partial(host.frame_preview, piece[-1]))
+            self._view.frames(*self._moved, piece, self._plan.request.fps)
             yield piece
 
-    def _move(self, picture: Callable[[], Image] | None) -> None:
+    @property
+    def _moved(self) -> tuple[int, int]:
+        """(how far the bar is, how far it goes): steps and frames."""
         request = self._plan.request
         steps = self._plan.longest.predictions * len(self._plan.windows)
-        self._update(self._steps + self._frames, steps + request.frames - self._plan.shared, picture)
+        return self._steps + self._frames, steps + request.frames - self._plan.shared
 
     @contextmanager
     def explaining(self) -> Iterator[None]:

@@ -4,6 +4,9 @@ import { app } from "../../scripts/app.js";
 const PREFIX = "Reelwire";
 export const isOurs = (type) => Boolean(type?.startsWith(PREFIX));
 
+const VIDEOS = ["ReelwireDecodeToVideo", "ReelwireLongVideo", "ReelwireCompare"]; // nodes that end with one
+export const endsWithVideo = (type) => VIDEOS.includes(type);
+
 /** The graph that the page shows, with its subgraphs in it. */
 export const rootGraph = () => app.rootGraph ?? app.graph;
 

@@ -1,19 +1,19 @@
-/** The panel of a node: its error, preview or video, chart, table and words; there while there is something to show. */
+/** The panel of a node: its error, picture or video, chart, table and words; there while there is something to show. */
 import { app } from "../../scripts/app.js";
-import { outputName } from "./nodes.mjs";
+import { filmOf } from "./live/film.mjs";
 
 const [NAME, MARGIN] = ["reelwire_panel", 8];
 const MONOSPACED = ["ReelwireEstimate"]; // nodes whose words are a table
 const panels = new WeakMap();
 
-/** Change what a node shows: {error, preview, video, chart, table, lines}; an empty value takes that part away. */
+/** Change what a node shows: {error, live, preview, video, chart, table, lines}; an empty value takes that part away. */
 export function show(node, changes) {
   if (node.graph?.getNodeById(node.id) !== node) return; // it was taken away while the words were looked up
   if (!panels.has(node)) panels.set(node, new Panel(node));
   panels.get(node).show(changes);
 }
 
-/** A saved node is as large as without its panel and its preview, which come back when there is something to show. */
+/** A saved node is as large as without its panel, which comes back when there is something to show. */
 export function leaveOutPanel(node, saved) {
   const panel = panels.get(node);
   if (panel?.grown && saved.size) saved.size = [saved.size[0], panel.heightWithout(saved.size[1])];
@@ -31,9 +31,9 @@ class Panel {
     new ResizeObserver(() => this.fit()).observe(this.content);
   }
 
-  /** Whether the node is larger by the panel, or in Nodes 2.0 by the preview that the page itself shows. */
+  /** Whether the node is larger by the panel. */
   get grown() {
-    return this.widget || (LiteGraph.vueNodesMode && app.nodePreviewImages[outputName(this.node)]?.length > 0);
+    return Boolean(this.widget);
   }
 
   heightWithout(height) {
@@ -57,12 +57,18 @@ class Panel {
       const part = value?.length === 0 || !value ? undefined : DRAW[name](value, this.parts[name]);
       if (part !== this.parts[name]) this.parts[name] = part;
     }
-    const { error, preview, video, chart, table, lines } = this.parts;
-    const shown = [error, preview ?? video, chart, table, lines].filter(Boolean);
-    if (shown.some((part, i) => part !== this.content.children[i]) || shown.length !== this.content.children.length)
-      this.content.replaceChildren(...shown);
+    const { error, live, preview, video, chart, table, lines } = this.parts;
+    const shown = [error, live ?? preview ?? video, chart, table, lines].filter(Boolean);
+    this.place(shown);
     if (shown.length) this.add();
     else this.remove();
+  }
+
+  /** Put these elements into the content; what is there stays in its place, as what moves there would begin anew. */
+  place(shown) {
+    for (const part of [...this.content.children]) if (!shown.includes(part)) part.remove();
+    for (const [i, part] of shown.entries())
+      if (this.content.children[i] !== part) this.content.insertBefore(part, this.content.children[i] ?? null);
   }
 
   add() {
@@ -99,6 +105,7 @@ class Panel {
 /** How each part is made of its value, or of what is there already. */
 const DRAW = {
   error: (text) => block("reelwire-error", text),
+  live: filmOf,
   preview: (url, old) => Object.assign(old ?? new Image(), { src: url, className: "reelwire-picture" }),
   video: (url, old) => (old?.getAttribute("src") === url ? old : videoOf(url)),
   chart: (figure) => block("reelwire-chart", figure),

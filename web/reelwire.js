@@ -3,11 +3,12 @@ import { app } from "../../scripts/app.js";
 import { keepTypeColours } from "./colours.mjs";
 import { listenForErrors } from "./errors.mjs";
 import { loadTexts } from "./messages.mjs";
-import { isOurs } from "./nodes.mjs";
+import { showAgain } from "./live/pictures.mjs";
+import { endsWithVideo, isOurs } from "./nodes.mjs";
 import { leaveOutPanel } from "./panel.mjs";
 import { writePrefixOut } from "./prefixes.mjs";
 import { addReviewButton, listenForReview } from "./review/desk.mjs";
-import { endsWithVideo, listenForResults, showAfterReload, showOutputs } from "./results.mjs";
+import { listenForResults, showAfterReload, showOutputs } from "./results.mjs";
 import { showOnSubgraph, timelineWidgets } from "./timeline/widget.mjs";
 
 function addStyle() {
@@ -58,6 +59,7 @@ app.registerExtension({
   onNodeOutputsUpdated: showOutputs,
 
   afterConfigureGraph() {
+    showAgain();
     showAfterReload(); // not waited for, nor does the page
   },
 });

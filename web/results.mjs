@@ -4,13 +4,12 @@ import { app } from "../../scripts/app.js";
 import { drawChart } from "./chart.mjs";
 import { drawTable } from "./compare/table.mjs";
 import { translateAll } from "./messages.mjs";
-import { nodeOf, ourNodes, outputName, rootGraph } from "./nodes.mjs";
+import { endsWithVideo, nodeOf, ourNodes, outputName, rootGraph } from "./nodes.mjs";
 import { show } from "./panel.mjs";
+import { done, dropPreview, listenForPictures } from "./live/pictures.mjs";
 import { hear, isShown, workflowOf } from "./prompts.mjs";
 
-const VIDEOS = ["ReelwireDecodeToVideo", "ReelwireLongVideo", "ReelwireCompare"]; // nodes that end with one
 const SHOWN = /\.(mp4|webm|gif)$/; // files that browsers show
-export const endsWithVideo = (type) => VIDEOS.includes(type);
 // node -> what it has said in this run, passing: the last of it gives way to the next; or a mark of what it shows since
 const latest = new WeakMap();
 const outputs = new WeakMap(); // node -> the output that it shows
@@ -22,11 +21,10 @@ export function listenForResults() {
     api.addEventListener(event, ({ detail }) => (prompt_id = detail.prompt_id));
   api.addEventListener("executing", ({ detail }) => hear({ prompt_id }, detail, begin, () => (running = undefined)));
   api.addEventListener("reelwire.note", ({ detail }) => hear(detail, detail.node, (node) => note(node, detail)));
-  api.addEventListener("b_preview_with_metadata", ({ detail }) =>
-    hear({ prompt_id: detail.jobId }, detail.displayNodeId, (node) => preview(node, detail)),
-  );
-  api.addEventListener("progress_state", ({ detail }) => (progress = detail));
+  listenForPictures();
   api.addEventListener("executed", executed);
+  for (const end of ["execution_error", "execution_interrupted"])
+    api.addEventListener(end, ({ detail }) => hear(detail, undefined, () => ourNodes().forEach(dropPassing)));
 }
 
 /** A node that runs anew has said nothing yet; its last video stays until something else can be seen. */
@@ -34,7 +32,12 @@ function begin(node) {
   running = node;
   if (!node) return;
   latest.set(node, { kept: [], passing: [] });
-  show(node, { lines: [], chart: undefined, table: undefined });
+  show(node, { lines: [], chart: undefined, table: undefined, live: undefined, preview: undefined });
+}
+
+/** What a node said of a run under way is not so any more. */
+function dropPassing(node) {
+  if (latest.get(node)?.passing?.length) note(node, { messages: [], passing: true });
 }
 
 async function note(node, { messages, passing }) {
@@ -43,7 +46,7 @@ async function note(node, { messages, passing }) {
   const said = latest.get(node);
   if (passing) said.passing = messages;
   else said.kept.push(...messages);
-  const lines = await translateAll([...said.kept, ...said.passing], node);
+  const lines = await translateAll([...said.passing, ...said.kept], node);
   if (latest.get(node) === said) show(node, { lines });
 }
 
@@ -54,6 +57,7 @@ function executed({ detail }) {
 }
 
 function keep(node, id, { output, prompt_id }) {
+  done(id);
   if (endsWithVideo(node.type)) dropPreview(id, outputName(node));
   showOutput(node, output);
   remember(id, prompt_id);
@@ -64,28 +68,6 @@ function giveBack(node, { output }) {
   if (JSON.stringify(app.nodeOutputs[name]) !== JSON.stringify(output)) return; // the page may keep a copy
   delete app.nodeOutputs[name];
   if (outputs.get(node)) app.nodeOutputs[name] = outputs.get(node);
-}
-
-let pictured = "";
-
-/** LiteGraph has the preview in the panel, where the video will be; Nodes 2.0 has its own place below, but on a subgraph,
- * where it would take the picture for the video. */
-function preview(node, { blob, displayNodeId }) {
-  if (!node) return;
-  if (endsWithVideo(node.type) && node.graph !== rootGraph()) dropPreview(displayNodeId, outputName(node));
-  URL.revokeObjectURL(pictured);
-  pictured = URL.createObjectURL(blob);
-  show(node, LiteGraph.vueNodesMode ? { video: undefined } : { preview: pictured });
-}
-
-let progress = { nodes: {} };
-
-/** The page drops a node's preview when it hears that the node starts, and never when it ends: tell it so. */
-function dropPreview(id, name) {
-  const { prompt_id, nodes } = progress;
-  if (!app.nodePreviewImages[name] || !nodes[id]) return;
-  for (const told of [{}, { [id]: { ...nodes[id], state: "running" } }, nodes])
-    api.dispatchCustomEvent("progress_state", { prompt_id, nodes: told });
 }
 
 const parsed = (texts) => (texts ?? []).map((text) => JSON.parse(text));
@@ -103,7 +85,8 @@ async function showOutput(node, output) {
   const drawn = [translateAll(messages, node), chart && drawChart(chart), table && drawTable(table, node)];
   const [lines, figure, figures] = await Promise.all(drawn);
   if (latest.get(node) !== mark) return;
-  show(node, { lines, chart: figure, table: figures, video, ...(endsWithVideo(node.type) && { preview: undefined }) });
+  const ended = endsWithVideo(node.type) && { preview: undefined, live: undefined };
+  show(node, { lines, chart: figure, table: figures, video, ...ended });
 }
 
 /** Show what the page has kept of all nodes, as when another tab was looked at; but for the node that runs now. */

@@ -19,9 +19,12 @@ from .folders import tokenizers as tokenizers
 from .folders import upsamplers as upsamplers
 from .latents import Latent as Latent
 from .latents import note_of as note_of
+from .live import LiveView as LiveView
+from .live import Place as Place
 from .machine import AUTO as AUTO
 from .machine import PRECISIONS as PRECISIONS
 from .machine import attention as attention
+from .machine import card_in_use as card_in_use
 from .machine import machine as machine
 from .machine import precision as precision
 from .machine import shortage as shortage
@@ -42,11 +45,9 @@ from .outputs import output_folder as output_folder
 from .outputs import remember_file as remember_file
 from .outputs import shown_file as shown_file
 from .pictures import forget_pictures as forget_pictures
-from .pictures import frame_preview as frame_preview
 from .pictures import input_file as input_file
 from .pictures import input_images as input_images
 from .pictures import input_size as input_size
-from .pictures import latent_preview as latent_preview
 from .progress import Interrupted as Interrupted
 from .progress import progress as progress
 from .progress import stop_if_asked as stop_if_asked

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import comfy.model_management as mm
 from comfy.cli_args import args
 
-from ...loaders.messages import message
+from ...loaders.messages import Message, message
 from ...loaders.video_model import VideoModel
 from .memory import Patcher, free_ram, patchers_of
 
@@ -59,6 +59,16 @@ def _in_ram(patcher: Patcher) -> int:
     """Bytes of a part's weights that lie in RAM."""
     on_card = 0 if patcher.load_device.type == "cpu" else patcher.loaded_size()
     return int(patcher.model_size() - on_card)
+
+
+def card_in_use(model: VideoModel) -> tuple[Message, ...]:
+    """How much of the card that a model runs on is in use, by anybody; nothing where it runs on the processor."""
+    device = model.memory.device("transformer")
+    if device.type == "cpu":
+        return ()
+    total = mm.get_total_memory(device)
+    used = total - mm.get_free_memory(device)
+    return (message("card_in_use", used=f"{used / 2**30:.1f}", total=f"{total / 2**30:.1f}"),)
 
 
 def shortage(model: VideoModel, plan: SamplingPlan) -> tuple[str, ...]:

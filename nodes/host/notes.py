@@ -56,6 +56,14 @@ def send(event: str, content: Mapping[str, object]) -> None:
         server.send_sync(event, {**_running(server), **content}, server.client_id)
 
 
+def has_page() -> bool:
+    """Whether whoever queued the running prompt is connected, and hears what `send` sends."""
+    from server import PromptServer
+
+    server = PromptServer.instance
+    return server.client_id is not None and server.client_id in server.sockets
+
+
 def _running(server: PromptServer) -> dict[str, object]:
     """The prompt that runs, and the id of its workflow, by which the page knows its tabs; None where that has none."""
     running, _ = server.prompt_queue.get_current_queue_volatile()

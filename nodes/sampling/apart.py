@@ -14,8 +14,6 @@ from ...loaders.video_model import VideoModel
 from .. import host
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
-
     from ...samplers.long.plan import LongPlan
     from ...samplers.parallel.jobs import Done, Job
     from ...samplers.plan import SamplingPlan
@@ -28,8 +26,8 @@ async def sampled_apart(
 ) -> Done:
     """What came of a plan on some worker. Meanwhile ComfyUI runs other nodes, and this one for other entries of a
     list."""
-    job, update = submitted(model, conditioning, prepared), host.progress()
-    watch = watching(model, report, update)
+    job, view, fps = submitted(model, conditioning, prepared), host.LiveView(), prepared.request.fps
+    watch = watching(report, lambda done, total, latents: view.distant(done, total, model, latents, fps))
     try:
         while not job.is_done:
             watch(job.look.done, job.look.total, job.look.preview, job)
@@ -51,10 +49,10 @@ def submitted(model: VideoModel, conditioning: Conditioning, prepared: SamplingP
     return submit(model, conditioning, prepared, host.opener())
 
 
-Shown = Callable[[int, int, "Callable[[], Image] | None"], None]  # (steps done, in all, what makes a picture)
+Shown = Callable[[int, int, Tensor | None], None]  # (steps done, in all, latents of a preview)
 
 
-def watching(model: VideoModel, report: host.Report, show: Shown) -> Callable[[int, int, Tensor | None, Job], None]:
+def watching(report: host.Report, show: Shown) -> Callable[[int, int, Tensor | None, Job], None]:
     """Shows how far jobs are, and says where one was tried again; raises what stops the node."""
     shown = list[object]()
 
@@ -64,7 +62,7 @@ def watching(model: VideoModel, report: host.Report, show: Shown) -> Callable[[i
         seen = done, total, id(preview)
         if total and seen not in shown:
             shown[:] = [seen]
-            show(done, total, None if preview is None else lambda: host.latent_preview(model, preview))
+            show(done, total, preview)
 
     return watch
 

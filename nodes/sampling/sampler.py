@@ -13,6 +13,7 @@ from ...loaders.notices import heard_by
 from ...loaders.request import Conditioning
 from ...loaders.video_model import VideoModel
 from .. import host
+from ..live import Status
 from ..origin import from_model
 from ..types import ABSENT, InputValue
 from ..words import sampled
@@ -101,9 +102,10 @@ class Sampler(SamplerNode):
         report.tell(*host.source_sound_notes(source, False), level=logging.INFO)
         host.forget_video()
         report.tell(*prepared.notes)
-        watch, meter = _Watching(model), host.Meter(model)
+        meter = host.Meter(model)
         if model.parallel is None:
             report.tell(*host.shortage(model, prepared))
+            watch = _Watching(report, model, prepared.request.fps)
             with heard_by(report.tell):
                 latents = sample(model, conditioning, prepared, watch.step)
             cache = _cache_report(model, prepared, watch.cache)
@@ -143,17 +145,19 @@ def _clip_note(source: object, prepared: SamplingPlan) -> dict[str, int]:
 
 
 class _Watching:
-    """Progress and preview of a run, and its cache; not the run itself, which holds `step`: a circle would keep the
+    """Progress and live view of a run, and its cache; not the run itself, which holds `step`: a circle would keep the
     model until garbage is collected."""
 
-    def __init__(self, model: VideoModel) -> None:
-        self._model, self._update = model, host.progress()
+    def __init__(self, report: host.Report, model: VideoModel, fps: float) -> None:
+        self._model, self._fps = model, fps
+        self._view, self._status = host.LiveView(), Status(report, model)
         self.cache: Runner | None = None
 
     def step(self, done: int, total: int, run: Sampling) -> None:
         """Called after every step."""
         self.cache = run.cache
-        self._update(done, total, lambda: host.latent_preview(self._model, run.preview()))
+        self._status.step(done, total, run.cache)
+        self._view.latents(done, total, self._model, run.preview, self._fps)
 
 
 def _cache_report(model: VideoModel, prepared: SamplingPlan, runner: Runner | None) -> CacheReport | None:

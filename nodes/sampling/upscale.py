@@ -86,10 +86,10 @@ class LatentUpscale(io.ComfyNode):
         cls, model: VideoModel, latent: host.Latent, upsampler: str, adain: float = 1.0, tone_map: float = 0.6
     ) -> io.NodeOutput:
         part = cls._part(model, upsampler)
-        samples, update, meter = latents_of(model, latent), host.progress(), host.Meter(model)
+        samples, view, meter = latents_of(model, latent), host.LiveView(), host.Meter(model)
         with host.latents_on_disk(latent, cls):
             large = model.upscale(part, samples, adain, tone_map).cpu()
-        update(1, 1, lambda: host.latent_preview(model, large))
         note = {k: v * 2 if k in ("width", "height") else v for k, v in host.note_of(latent).items()}
+        view.latents(1, 1, model, lambda: large, float(host.note_of(latent).get("fps") or 0))
         large_latent = from_model(model, model.to_host(large), note, latent)
         return io.NodeOutput({**large_latent, **noise_mask_of(latent), **meter.noted(latent)})

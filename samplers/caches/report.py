@@ -102,6 +102,15 @@ def size_in_words(count: int) -> str:
     return f"{count / size:.3g} {unit}"
 
 
+def steps_so_far(runner: Runner) -> tuple[int, int]:
+    """(how many steps of a run under way had anything computed, how many were made of what was stored)."""
+    computed = dict[int, bool]()
+    for entry in runner.entries:
+        computed[entry.step] = computed.get(entry.step, False) or entry.computed
+    whole = sum(computed.values())
+    return whole, len(computed) - whole
+
+
 def report(runner: Runner, estimated: int) -> Report:
     """What a finished run's cache did."""
     groups: dict[tuple[str, str], list[Entry]] = {}

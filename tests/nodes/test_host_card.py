@@ -135,3 +135,12 @@ def test_memory_that_runs_out_is_told_with_what_helps(card_host: CardHost) -> No
     assert "ReelwireEncodePrompt" not in refusal.done, "it was cached"
     card_host.free()
     assert video(card_host, prompt("wan", 11)) == expected
+
+
+def test_the_node_says_how_much_of_the_card_is_in_use(card_host: CardHost) -> None:
+    events = card_host.watch(workflow("ltx_t2v", {"3.steps": 2, "3.seed": 77, "4.filename_prefix": "card_in_use"}))
+    said = [note for data in events.all("reelwire.note") if data["passing"] for note in data["messages"]]
+    used = [note["values"] for note in said if note["key"] == "card_in_use"]
+    assert used
+    assert {values["total"] for values in used} == {"2.0"}
+    assert all(0 < float(values["used"]) <= 2 for values in used)

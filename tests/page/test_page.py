@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 TYPES = ("VIDEO_MODEL", "VIDEO_CONDITIONING", "KEYFRAMES", "VIDEO_CONTROL")
-# the size of each preview that comes, and how many previews were drawn where they can be seen
+# the size of each preview that comes, and how many times one was drawn where it can be seen
 PREVIEWS = """() => {
     [window.previews, window.drawn] = [[], 0];
     app.api.addEventListener("b_preview_with_metadata", async ({ detail }) => {
@@ -49,8 +49,10 @@ PREVIEWS = """() => {
         const { width, height } = await createImageBitmap(detail.blob);
         preview.splice(1, 2, width, height);
     });
-    const count = ({ target }) => (window.drawn += target.matches?.("img[src^='blob:']") && target.offsetHeight > 0);
-    document.addEventListener("load", count, { capture: true });
+    const pictures = ".reelwire-screen > img, .reelwire-content > img[src^='blob:']";
+    const count = () => [...document.querySelectorAll(pictures)].filter(picture => picture.offsetHeight > 0).length;
+    const draw = () => { window.drawn += count(); requestAnimationFrame(draw); };
+    draw();
 }"""
 SIZES_OF_PREVIEWS = "() => [...new Set(window.previews.map(([, width, height]) => `${width} x ${height}`))]"
 

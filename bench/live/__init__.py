@@ -1,0 +1,1 @@
+"""What the live view costs: the sampling, and the page."""

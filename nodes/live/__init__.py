@@ -1,0 +1,3 @@
+"""What nodes say while they run."""
+
+from .status import Status as Status
