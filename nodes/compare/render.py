@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,7 +55,7 @@ class Rendering:
 
     def frames(self) -> Iterator[Tensor]:
         """Frames [1, H, W, 3] in 8 bits, with progress, preview and interrupt."""
-        update, total = host.progress(), self._length.frames
+        view, total = host.LiveView(), self._length.frames
         with ExitStack() as stack:
             players = [
                 Player(clip, (box.width, box.height), self._ends == REPEAT)
@@ -69,7 +68,7 @@ class Rendering:
                 frame = torch.from_numpy(self._canvas.copy())[None]
                 if number == total // 2:
                     self._middle = self._canvas.copy()
-                update(number + 1, total, partial(host.frame_preview, frame[0]))
+                view.frames(number + 1, total, frame, float(self._length.fps))
                 yield frame
 
     def _draw(self, players: Sequence[Player], moment: Fraction) -> None:

@@ -95,7 +95,7 @@ def installed(comfyui: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     assert file.stat().st_size < MOST_BYTES
     with zipfile.ZipFile(file) as made:
         made.extractall(base / "custom_nodes" / PACK)
-    with boot(comfyui, base) as host:
+    with boot(comfyui, base, kind=Host) as host:
         yield host
 
 

@@ -102,8 +102,8 @@ class LiveView:
             self.latents(done, total, model, lambda: latents, fps)
 
     def frames(self, done: int, total: int, piece: Tensor, fps: float) -> None:
-        """Move the bar, and now and then show what is decoded, to which frames [n, H, W, 3] in 0..1 or in whole numbers are
-        new; may raise to stop."""
+        """Move the bar, and now and then show what is decoded, to which frames [n, H, W, 3] in 0..1 or in whole numbers
+        are new; may raise to stop."""
         self._film.add(piece)
         if self._lesson is not None:
             self._lesson.add(piece)
