@@ -8,7 +8,7 @@ from typing import ClassVar
 from ....loaders.messages import InputError, message
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
-from ...solvers import prediction_count
+from ...solvers import prediction_levels
 from ..mechanisms.base import Mechanism
 from ..mechanisms.blocks import Blocks
 from ..mechanisms.modules import Modules
@@ -46,8 +46,10 @@ class FORA(Policy):
             raise InputError("granularity", "module", rule, message("use_stack"))
 
     def prepare(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
-        count = prediction_count(model, request)
+        levels = prediction_levels(model, request)
+        count, is_asked_twice = len(levels), len({*levels}) < len(levels)
         if not 1 <= self.interval <= count:
             rule = message("run_has_predictions", count=count)
             raise InputError("interval", self.interval, rule, message("use_interval", most=count))
-        return self, ()
+        halves = is_asked_twice and self.interval % 2 == 0
+        return self, (message("fora_halves", sampler=request.sampler, interval=self.interval),) if halves else ()

@@ -24,8 +24,10 @@ from reelwire.samplers.caches.policies.sencache import SenCache
 from reelwire.samplers.caches.policies.teacache import Fit, TeaCache
 from reelwire.samplers.caches.policy import Policy
 from reelwire.samplers.caches.signals import SIGNALS
+from reelwire.samplers.plan import plan
 from reelwire.samplers.speed import Speed
 from reelwire.tests.support.engine.cached_runs import NOTHING, OURS, SOME, STEPS, Sampled, StopError
+from reelwire.tests.support.engine.models import needed
 from reelwire.tests.support.engine.models import open_model as _open
 from reelwire.tests.support.engine.words import refuses
 from reelwire.training.tiny_models import MODELS
@@ -135,6 +137,20 @@ def test_experts_share_nothing(opened: Any) -> None:
             for part in ("transformer", "transformer_2"):
                 steps = [e for e in run.entries if (e.part, e.branch) == (part, branch)]
                 assert steps[0].computed, f"{part} began with what the other expert left"
+
+
+@pytest.mark.parametrize(("interval", "sampler"), [(2, "heun"), (3, "heun"), (2, "euler")])
+def test_an_interval_counts_predictions(opened: Any, interval: int, sampler: str) -> None:
+    """Of which Heun asks for two a step: every N-th and the last one are computed, and it is said where an interval
+    meets the same one of the two in each step."""
+    model = replace(opened("tiny-ltx-0.9.0"), cache=FORA(interval=interval))
+    run, steps = Sampled(model, sampler=sampler, steps=12), 23 if sampler == "heun" else 12
+    computed = [entry.step for entry in run.entries if entry.computed]
+    assert len(run.entries) == steps * len({entry.branch for entry in run.entries})
+    assert {*computed} == {*range(0, steps, interval), steps - 1}
+    request = Request(**{**needed(model), "steps": 12, "sampler": sampler})
+    said = plan(model, request).notes
+    assert any("odd interval" in note for note in said) == ((interval, sampler) == (2, "heun"))
 
 
 def test_few_steps_pass_through(opened: Any) -> None:
