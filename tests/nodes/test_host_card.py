@@ -6,6 +6,7 @@ runs out in a part. test_card_workflows.py runs whole workflows through all of t
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -144,3 +145,28 @@ def test_the_node_says_how_much_of_the_card_is_in_use(card_host: CardHost) -> No
     assert used
     assert {values["total"] for values in used} == {"2.0"}
     assert all(0 < float(values["used"]) <= 2 for values in used)
+
+
+def test_a_video_knows_the_peak_of_its_run(card_host: CardHost) -> None:
+    """As much as the run held on the card at once, without what another model keeps there."""
+    one, other = prompt("ltx", seed=31), prompt("wan", seed=32)
+    card_host.freed()
+    base = card_host.card.state(reset_peak=True)["allocated"]
+    card_host.post(one)
+    alone = card_host.card.peak() - base
+    graph = one | {f"b{name}": entry for name, entry in linked(other).items()}
+    graph["8"] = node("ReelwireCompare", video_1=["4", 0], video_2=["b4", 0], filename_prefix="card/compare")
+    graph["7"] = node("PreviewAny", source=["8", 2])
+    first, second = json.loads(card_host.post(graph)["outputs"]["7"]["text"][0])["videos"]
+    assert 0.5 * alone < first["peak_memory_bytes"] <= alone + base
+    assert 0 < second["peak_memory_bytes"] < 2 * first["peak_memory_bytes"] + 64 * MB
+    assert first["device"] == second["device"] != "cpu"
+
+
+def linked(graph: Prompt) -> Prompt:
+    """A graph with links to nodes whose ids begin with b."""
+    link = lambda value: [f"b{value[0]}", value[1]] if isinstance(value, list) else value
+    return {
+        name: node(entry["class_type"], **{key: link(value) for key, value in entry["inputs"].items()})
+        for name, entry in graph.items()
+    }

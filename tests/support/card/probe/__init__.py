@@ -21,7 +21,7 @@ def _orders(index: int) -> dict[str, Any]:
     return {
         "set_cap": lambda size: torch.npu.set_cap(size, index),
         "fail_after": lambda allocations: torch.npu.fail_after(allocations, index),
-        "reset_peak": lambda _: torch.npu.reset_peak_memory_stats(index),
+        "reset_peak": lambda _: torch.npu.begin_peak(index),
         "collect": lambda _: _collect(),
         "collector": _set_collector,
         "unload": _unload,
@@ -68,7 +68,7 @@ def _state(index: int) -> dict[str, Any]:
         "device": str(mm.get_torch_device()),
         "dynamic": mm.comfy.memory_management.aimdo_enabled,
         "allocated": torch.npu.memory_allocated(index),
-        "peak": torch.npu.max_memory_allocated(index),
+        "peak": torch.npu.whole_peak(index),
         "cap": torch.npu.mem_get_info(index)[1],
         "allocations": torch.npu.allocations(index),
         "refusals": torch.npu.refusals(index),
