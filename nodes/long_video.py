@@ -429,9 +429,8 @@ class _Watching:
         windows = len(self._plan.windows)
         number = (done - 1) * windows // total
         self._status.step(done, total, run.cache, (number + 1, windows))
-        self._view.latents(
-            *self._moved, self._model, run.preview, self._plan.request.fps, partial(self._placed, number)
-        )
+        place, fps = partial(self._placed, number), self._plan.request.fps
+        self._view.latents(*self._moved, self._model, run.preview, fps, number + 1, place)
 
     def _placed(self, number: int) -> host.Place:
         """Where window `number`, from 0, lies; found once for each."""

@@ -155,7 +155,7 @@ def test_a_long_video_shows_its_newest_window_with_its_join(
 ) -> None:
     page, renderer = view
     host.free()
-    settings: dict[str, Any] = {"frames": 33, "window": 25, "overlap": 9, "steps": 60, "seed": 7}
+    settings: dict[str, Any] = {"frames": 33, "window": 25, "overlap": 9, "steps": 40, "seed": 7}
     settings["filename_prefix"] = f"page/joins {renderer}"
     graph = {"1": LOADER, "2": node("ReelwireLongVideo", model=["1", 0], timeline=ONE_PROMPT, **settings)}
     load(page, graph, f"joins in {renderer}")

@@ -53,6 +53,7 @@ class LiveView:
     def __init__(self) -> None:
         self._update, self._due, self._film = progress(), float("-inf"), Film()
         self._lesson: Lesson | None = None
+        self._window = 0  # that is shown
         context = get_executing_context()
         self._node = displayed(context.node_id) if context is not None else ""
 
@@ -68,11 +69,13 @@ class LiveView:
         model: VideoModel,
         latents: Callable[[], Tensor],
         fps: float = 0.0,
+        window: int = 1,
         place: Callable[[], Place] = Place,
     ) -> None:
         """Move the bar, and now and then show latents [1, C, t, h, w]; may raise to stop.
 
-        latents, place: made when somebody sees them. fps: frames per second of the video; 0: the model's.
+        latents, place: made when somebody sees them. fps: frames per second of the video; 0: the model's. window: its
+        number; a new one is shown at once.
         """
 
         self._film = Film()
@@ -80,9 +83,9 @@ class LiveView:
         def picture() -> Image:
             whole = latents().cpu()  # waits for the card
             began = time.perf_counter()
-            if not self._is_due(done >= total):
+            if not self._is_due(done >= total or window != self._window):
                 return still(coloured(model, whole[:, :, whole.shape[2] // 2][:, :, None])[0])
-            where = place()
+            self._window, where = window, place()
             before = _before(where)
             whole = whole if before is None else torch.cat([before.to(whole), whole], 2)
             count = whole.shape[2]
@@ -116,8 +119,8 @@ class LiveView:
 
         self._update(done, total, picture)
 
-    def _is_due(self, last: bool) -> bool:
-        return (last or time.monotonic() >= self._due) and has_page()
+    def _is_due(self, at_once: bool) -> bool:
+        return (at_once or time.monotonic() >= self._due) and has_page()
 
     def _send(self, frames: Tensor, seconds: float, more: dict[str, object], began: float) -> None:
         """Send a strip of frames [n, h, w, 3] in 0..1 that are so many seconds long; the next one waits until they take
