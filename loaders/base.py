@@ -8,6 +8,7 @@ from typing import Any
 
 from .facts import Facts
 from .messages import Origin
+from .parallel import Parallel
 from .parts import Memory, Part, Recipe
 from .request import Decoding, Guidance
 
@@ -28,6 +29,7 @@ class ModelBase:
     cache: Any = None  # a caches.policy.Policy; None: every step is computed
     options: Mapping[str, Any] = field(default_factory=dict)  # what only this family knows, as SVD's motion bucket
     decoding: Decoding = field(default_factory=Decoding)
+    parallel: Parallel | None = None  # None: this process alone
     notes: tuple[str, ...] = field(default=(), compare=False, repr=False)  # on how its files were read
     node: Origin | None = field(default=None, compare=False, repr=False)
 
