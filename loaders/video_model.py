@@ -44,6 +44,7 @@ class VideoModel(VideoVAE, Counted, ABC):
     dispatches: whether its layers ask diffusers' dispatcher for attention, or PyTorch's function itself.
     masked: a pattern of the names of the attentions that are handed a mask; "." where all are.
     keeps_padding: why the rows behind a prompt's end must stay; empty: they are masked, and can be cut off.
+    single_rows: a pattern of the names of the layers that see one row in a batch of both branches too.
     stacks: the blocks that caches know; None: a UNet, of which only the deep blocks can be cached.
     tokens_at: where the network's tokens can be cut, for one clip on several cards; None: nowhere.
     image_models, text_models: what to load instead for images, and for text alone.
@@ -59,6 +60,7 @@ class VideoModel(VideoVAE, Counted, ABC):
     dispatches = True
     masked = ""
     keeps_padding = ""
+    single_rows = ""
     stacks: ClassVar[Stacks | None] = Stacks()
     tokens_at: ClassVar[TokenSplit | None] = None
     image_models: ClassVar[str] = message("other_family")

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
+from ...loaders.parts import Args, Network
+from ...loaders.video_model import VideoModel
 from .split import Ask, Split, agreed, broadcast, gathered
 
 OWNERS = {"transformer_2": 1}  # the expert for low noise; all other parts are the first rank's
@@ -25,6 +30,20 @@ class BranchSplit(Split):
     def leads(self) -> bool:  # type: ignore[override]
         """All know the same of a batch; of branches that are computed apart the first one is rank 0's."""
         return self.rank == 0 or self._batched or not self._at_once
+
+    @contextmanager
+    def spread(self, network: Network, model: VideoModel) -> Iterator[None]:
+        """Of a family that computes both branches as one batch, the layers for single rows see two of them here too:
+        one row is multiplied by other kernels, which round otherwise. So is one that is only shown several times."""
+        alone = re.compile(model.single_rows) if model.single_rows else None
+        named = network.named_modules() if model.batched_guidance else ()
+        layers = [m for n, m in named if isinstance(m, nn.Linear) and not (alone and alone.search(n))]
+        handles = [handle for layer in layers for handle in _as_in_batch(layer)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def predictions(self, asks: Sequence[Ask], batched: bool = False) -> list[Tensor]:
         own: dict[int, Tensor] = {}
@@ -60,3 +79,21 @@ class ExpertSplit(Split):
     def guided(self, part: str, compute: Callable[[], Tensor]) -> Tensor:
         own = compute() if self.computes(part) else None
         return broadcast(own, OWNERS.get(part, 0), self._device)
+
+
+def _as_in_batch(layer: nn.Linear) -> Iterator[RemovableHandle]:
+    """Hooks by which a layer that is given one row computes it as one of two, which are alike."""
+    doubled: list[bool] = []
+
+    def double(module: nn.Module, args: Args) -> Args:
+        x = args[0]
+        doubled.append(x.shape[0] == 1 and x.numel() == x.shape[-1])
+        if doubled[-1]:
+            return torch.cat([x, x]), *args[1:]
+        return (x.contiguous(), *args[1:]) if 0 in x.stride() else args
+
+    def halve(module: nn.Module, args: Args, output: Tensor) -> Tensor:
+        return output[:1] if doubled.pop() else output
+
+    yield layer.register_forward_pre_hook(double)
+    yield layer.register_forward_hook(halve)
