@@ -16,15 +16,15 @@ MOST_WORKERS = 1024
 class Parallel:
     """How the work of a model is spread.
 
+    address: of a Ray cluster; empty: the cards of this machine.
+    workers: processes, each with a card of its own where there are any; 0: one for each card.
     mode: "jobs" (each clip, segment or decode on a worker of its own), "context" (the tokens of one clip over all
         workers), "branches" (the forward passes of guidance, one on each) or "experts" (Wan 2.2's two networks).
-    workers: processes, each with a card of its own where there are any.
-    address: of a Ray cluster, "auto" for the one that this machine is part of; empty: this machine.
     """
 
-    mode: Mode = "jobs"
-    workers: int = 2
     address: str = ""
+    workers: int = 0
+    mode: Mode = "jobs"
     node: Origin | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -38,8 +38,8 @@ def check_parallel(parallel: Parallel) -> None:
     if parallel.mode not in MODES:
         raise InputError("mode", parallel.mode, message("no_parallel_mode"), message("use_one_of", names=series(MODES)))
     least = 2 if parallel.splits_clip else 1
-    if not least <= parallel.workers <= MOST_WORKERS:
+    if parallel.workers and not least <= parallel.workers <= MOST_WORKERS:
         rule = message("workers_range", mode=parallel.mode, least=least, most=MOST_WORKERS)
         raise InputError("workers", parallel.workers, rule, message("use_workers", count=least))
-    if parallel.mode == "experts" and parallel.workers != 2:
+    if parallel.mode == "experts" and parallel.workers not in (0, 2):
         raise InputError("workers", parallel.workers, message("experts_are_two"), message("use_workers", count=2))

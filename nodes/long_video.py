@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from ..samplers.caches.runner import Runner
-    from ..samplers.denoise import Sampling
+    from ..samplers.denoise import RunSoFar
     from ..samplers.long.job import Job
     from ..samplers.long.plan import LongPlan
 
@@ -421,7 +421,7 @@ class _Watching:
         words = [line for line in report(self._cache, estimate).words() if line not in self._report]
         self._report.tell(*(message("last_window", note=line) for line in words), level=logging.INFO)
 
-    def step(self, done: int, total: int, run: Sampling) -> None:
+    def step(self, done: int, total: int, run: RunSoFar) -> None:
         """Called after every step of the whole video."""
         self._steps, self._cache = done, run.cache
         self._from = done - 1 if self._from is None else self._from

@@ -22,7 +22,7 @@ from .caches.corrector import COPIED
 from .caches.runner import Runner, cached, forecasting, through_cache
 from .guidance import Guided, guide, guided_model
 from .loop import circling
-from .parallel.split import ALONE, Split
+from .parallel.clip.split import ALONE, Split
 from .plan import SamplingPlan
 from .solvers import TABLES, Solver, Turn, Walk, noise_schedule
 from .sources.clip import with_clip_latents

@@ -17,7 +17,7 @@ from ..loaders.messages import InputError, either, inputs_named, message
 from ..loaders.request import Guidance, Request, SpatioTemporal
 from ..loaders.spec import titles_with
 from ..loaders.video_model import VideoModel
-from .parallel.split import ALONE, Ask, Split
+from .parallel.clip.split import ALONE, Ask, Split
 from .solvers import MOST_STEPS, noise_schedule
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from .request import check_ahead, clip_frames_of, decoding_of, noise_mask_of, re
 
 if TYPE_CHECKING:
     from ...samplers.caches.runner import Runner
-    from ...samplers.denoise import Sampling
+    from ...samplers.denoise import RunSoFar
     from ...samplers.plan import SamplingPlan
 
 
@@ -92,7 +92,7 @@ class Sampler(SamplerNode):
 
     @classmethod
     def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: InputValue) -> io.NodeOutput:
-        from ...samplers.denoise import sample
+        from ...samplers.parallel.clip.spread import sample
         from ...samplers.plan import plan
 
         source, report = inputs.get("source"), host.Report(cls)
@@ -142,7 +142,7 @@ class _Watching:
         self._model, self._update = model, host.progress()
         self.cache: Runner | None = None
 
-    def step(self, done: int, total: int, run: Sampling) -> None:
+    def step(self, done: int, total: int, run: RunSoFar) -> None:
         """Called after every step."""
         self.cache = run.cache
         self._update(done, total, lambda: host.latent_preview(self._model, run.preview()))

@@ -21,7 +21,7 @@ from ...loaders.parts import Argument, Inputs, Kwargs, Network
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
 from ..guidance import Guided, Predict
-from ..parallel.split import ALONE, Split
+from ..parallel.clip.split import ALONE, Split
 from ..solvers import Walk, run_predictions
 from .corrector import Again, Corrector, Goal
 from .course import Course

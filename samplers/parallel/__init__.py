@@ -1,1 +1,1 @@
-"""One clip, or many, on several cards and machines; imported where a model says so alone."""
+"""Work spread over worker processes, each with a card of its own, by Ray; imported only when somebody asks for it."""

@@ -16,7 +16,7 @@ from ....loaders.facts import Stacks
 from ....loaders.parts import Inputs, Network
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
-from ...parallel.split import ALONE, Split
+from ...parallel.clip.split import ALONE, Split
 from ..state import BranchState, StepContext, Values
 
 

@@ -13,7 +13,7 @@ from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
-from reelwire.samplers.parallel.worker import SPLITS, Emit, SampleTask, Worker
+from reelwire.samplers.parallel.clip.worker import SPLITS, Emit, SampleTask, Worker
 from reelwire.samplers.plan import plan
 from torch import Tensor
 
@@ -58,6 +58,15 @@ class Case:
         model = self.tiny()
         task = self.task(model)
         return sample(model, task.conditioning, task.plan)
+
+    def watched(self) -> tuple[Tensor, list[Any]]:
+        """(latents of one process, what its cache decided)."""
+        from reelwire.samplers.denoise import sample
+
+        model, caches = self.tiny(), list[Any]()
+        task = self.task(model)
+        latents = sample(model, task.conditioning, task.plan, lambda done, count, run: caches.append(run.cache))
+        return latents, caches[-1].entries
 
     def run(self, worker: Worker, emit: Emit) -> object:
         """As a task of a group."""

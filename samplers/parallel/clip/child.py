@@ -24,7 +24,7 @@ def main() -> None:
     package = types.ModuleType(start["package"])
     package.__path__ = [start["root"]]
     sys.modules[start["package"]] = package
-    serving = importlib.import_module(f"{start['package']}.samplers.parallel.serving")
+    serving = importlib.import_module(f"{start['package']}.samplers.parallel.clip.serving")
     serving.serve(sys.stdin.buffer, output)
 
 

@@ -12,16 +12,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from ...loaders.messages import message
-from ...loaders.notices import say, stop_if_asked
-from ...loaders.parallel import Parallel
-from ...loaders.request import Conditioning
-from ...loaders.vae.tiles import Tiling
-from ..caches.runner import Entry, Runner
-from ..decode import Form
-from ..denoise import OnStep, Wrap
-from ..plan import SamplingPlan
-from ..sources.inpaint import Inpainting
+from ....loaders.messages import message
+from ....loaders.notices import say, stop_if_asked
+from ....loaders.parallel import Parallel
+from ....loaders.request import Conditioning
+from ....loaders.vae.tiles import Tiling
+from ...caches.runner import Entry, Runner
+from ...decode import Form
+from ...denoise import OnStep, Wrap
+from ...plan import SamplingPlan
+from ...sources.inpaint import Inpainting
 from .worker import (
     Build,
     CacheSeen,
@@ -38,7 +38,7 @@ from .worker import (
     Task,
 )
 
-DEATHS = 3  # in a row without a new prediction between them, after which a task is given up
+DEATHS = 3  # in a row, with nothing new between them, after which a task is given up
 POLL = 0.2  # seconds between two looks at whether the person wants to stop
 LOST_WORDS = (
     "connection",

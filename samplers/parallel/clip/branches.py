@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ...loaders.parts import Args, Network
-from ...loaders.video_model import VideoModel
+from ....loaders.parts import Args, Network
+from ....loaders.video_model import VideoModel
 from .split import Ask, Split, agreed, broadcast, gathered
 
 OWNERS = {"transformer_2": 1}  # the expert for low noise; all other parts are the first rank's
@@ -38,7 +38,7 @@ class BranchSplit(Split):
         alone = re.compile(model.single_rows) if model.single_rows else None
         named = network.named_modules() if model.batched_guidance else ()
         layers = [m for n, m in named if isinstance(m, nn.Linear) and not (alone and alone.search(n))]
-        handles = [handle for layer in layers for handle in _as_in_batch(layer)]
+        handles = [handle for layer in layers for handle in _as_in_batch(layer, lambda: self._batched)]
         try:
             yield
         finally:
@@ -81,16 +81,16 @@ class ExpertSplit(Split):
         return broadcast(own, OWNERS.get(part, 0), self._device)
 
 
-def _as_in_batch(layer: nn.Linear) -> Iterator[RemovableHandle]:
+def _as_in_batch(layer: nn.Linear, is_batch: Callable[[], bool]) -> Iterator[RemovableHandle]:
     """Hooks by which a layer that is given one row computes it as one of two, which are alike."""
     doubled: list[bool] = []
 
     def double(module: nn.Module, args: Args) -> Args:
         x = args[0]
-        doubled.append(x.shape[0] == 1 and x.numel() == x.shape[-1])
+        doubled.append(is_batch() and x.shape[0] == 1 and x.numel() == x.shape[-1])
         if doubled[-1]:
             return torch.cat([x, x]), *args[1:]
-        return (x.contiguous(), *args[1:]) if 0 in x.stride() else args
+        return (x.contiguous(), *args[1:]) if is_batch() and 0 in x.stride() else args
 
     def halve(module: nn.Module, args: Args, output: Tensor) -> Tensor:
         return output[:1] if doubled.pop() else output

@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ...loaders.parts import Network
-from ...loaders.video_model import VideoModel
+from ....loaders.parts import Network
+from ....loaders.video_model import VideoModel
 
 MOST_DIMS = 8
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)

@@ -17,13 +17,13 @@ from typing import IO
 
 import torch
 
-from ...loaders.messages import message
-from ...loaders.parallel import Parallel
+from ....loaders.messages import message
+from ....loaders.parallel import Parallel
 from .ranks import Died
 from .serving import Order, Start, Stop
 from .worker import Build, Event, Place, Task
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CHILD = Path(__file__).with_name("child.py")
 LOOPBACK = {"linux": "lo", "darwin": "lo0"}  # where ranks of one machine talk to each other
 ENDING = 5.0  # seconds that a killed process may take to end

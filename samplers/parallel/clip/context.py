@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ...loaders.facts import TokenSplit
-from ...loaders.parts import Args, Kwargs, Network
-from ...loaders.video_model import VideoModel
+from ....loaders.facts import TokenSplit
+from ....loaders.parts import Args, Kwargs, Network
+from ....loaders.video_model import VideoModel
 from .split import Split, gathered
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ...loaders.vae.streaming import Pieces
-from ...loaders.vae.tiles import Share
+from ....loaders.vae.streaming import Pieces
+from ....loaders.vae.tiles import Share
 
 
 def shared_tiles(rank: int, count: int) -> Share:

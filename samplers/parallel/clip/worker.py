@@ -16,20 +16,20 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ...loaders.families import load
-from ...loaders.messages import message_of
-from ...loaders.notices import heard_by
-from ...loaders.parts import Network, PlainMemory, Recipe
-from ...loaders.request import Conditioning
-from ...loaders.vae.tiles import Tiling
-from ...loaders.video_model import VideoModel
-from ..caches.mechanisms.guided import Guided as GuidedMechanism
-from ..caches.runner import Runner
-from ..decode import Form, stream_frames
-from ..denoise import RunSoFar, Wrap, sample
-from ..guidance import Guided
-from ..plan import SamplingPlan
-from ..sources.inpaint import Inpainting
+from ....loaders.families import load
+from ....loaders.messages import message_of
+from ....loaders.notices import heard_by
+from ....loaders.parts import Network, PlainMemory, Recipe
+from ....loaders.request import Conditioning
+from ....loaders.vae.tiles import Tiling
+from ....loaders.video_model import VideoModel
+from ...caches.mechanisms.guided import Guided as GuidedMechanism
+from ...caches.runner import Runner
+from ...decode import Form, stream_frames
+from ...denoise import RunSoFar, Wrap, sample
+from ...guidance import Guided
+from ...plan import SamplingPlan
+from ...sources.inpaint import Inpainting
 from .branches import BranchSplit, ExpertSplit
 from .context import ContextSplit
 from .split import Split, agreed
