@@ -22,7 +22,7 @@ from ...solvers import run_predictions
 from ...sources.inpaint import Inpainting
 from .check import workers_of
 from .local import LocalLauncher
-from .ranks import Group
+from .ranks import Group, Launcher
 from .worker import Blueprint
 
 IDLE = 300.0  # seconds after which ranks end, and give back what they hold
@@ -33,22 +33,23 @@ class _Kept:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self._group: Group | None = None
+        self.group: Group | None = None
         self._key: tuple[object, ...] = ()
         self._timer: threading.Timer | None = None
 
-    def of(self, model: VideoModel) -> Group:
-        """The ranks for this model: those that hold it already, or new ones."""
+    def of(self, model: VideoModel, launcher: Launcher | None = None) -> Group:
+        """The ranks for this model: those that hold it already, or new ones, started by a launcher."""
         plain = replace(model, loras=())
         key = (Blueprint.of(plain), tuple((lora, id(lora.deltas)) for lora in model.loras), model.parallel)
         self._wait_no_more()
-        if self._group is None or key != self._key:
+        if self.group is None or key != self._key:
             self.close()
             assert model.parallel is not None
             count, kind = workers_of(model), model.memory.device("transformer").type
             devices = [f"cuda:{rank}" if kind == "cuda" else "cpu" for rank in range(count)]
-            self._group, self._key = Group(LocalLauncher(), Blueprint.of(model), model.parallel, devices), key
-        return self._group
+            starts = launcher or LocalLauncher()
+            self.group, self._key = Group(starts, Blueprint.of(model), model.parallel, devices), key
+        return self.group
 
     def rest(self) -> None:
         """Nothing is asked of the ranks any more, for now."""
@@ -71,13 +72,13 @@ class _Kept:
 
     def close(self) -> None:
         """End the ranks."""
-        if self._group is not None:
-            self._group.close()
-            self._group = None
+        if self.group is not None:
+            self.group.close()
+            self.group = None
 
 
 _kept = _Kept()
-close = _kept.close
+close, group_of = _kept.close, _kept.of
 atexit.register(close)
 
 

@@ -3,7 +3,7 @@ together. It is exact, since every tile has a stream of its own in one process t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.distributed as dist
@@ -13,8 +13,9 @@ from ....loaders.vae.streaming import Pieces
 from ....loaders.vae.tiles import Share
 
 
-def shared_tiles(rank: int, count: int) -> Share:
-    """Tile i is rank i's, and that of further ones begins again with the first; only the first rank gets them all."""
+def shared_tiles(rank: int, count: int, between: Callable[[], None]) -> Share:
+    """Tile i is rank i's, and that of further ones begins again with the first; only the first rank gets them all.
+    between: called on all ranks after each piece."""
 
     def share(streams: Sequence[Pieces]) -> Iterator[tuple[Tensor, ...]]:
         own = [streams[i] for i in range(rank, len(streams), count)]
@@ -23,6 +24,7 @@ def shared_tiles(rank: int, count: int) -> Share:
             rows = torch.stack([*pieces, *[pieces[0]] * (rounds - len(pieces))])
             parts = [torch.empty_like(rows) for _ in range(count)] if rank == 0 else None
             dist.gather(rows, parts)
+            between()
             if parts is not None:
                 yield tuple(parts[i % count][i // count] for i in range(len(streams)))
 

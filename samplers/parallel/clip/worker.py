@@ -270,9 +270,8 @@ class DecodeTask:
 
     def run(self, worker: Worker, emit: Emit) -> None:
         """Tell of the pieces in order."""
-        share = shared_tiles(worker.place.rank, worker.place.count)
+        share = shared_tiles(worker.place.rank, worker.place.count, worker.stop_if_asked)
         for piece in stream_frames(
             worker.model, self.latents, self.seed, self.tiling, form=self.form, share=share, shrinks=False
         ):
             emit(Frames(piece))
-            worker.stop_if_asked()
