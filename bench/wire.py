@@ -41,21 +41,22 @@ def prediction_step(numbers: int, item: int, ranks: int) -> int:
 
 @dataclass(frozen=True)
 class Clip:
-    """A published size. latents: numbers of them."""
+    """A published size. heads: of an attention; latents: numbers of them."""
 
     title: str
     network: Network
+    heads: int
     tokens: int
     latents: int
     steps: int
 
 
 CLIPS = (
-    Clip("Wan2.1 1.3B, 832x480, 81 frames", Network(30, 1536, 64), 21 * 30 * 52, 16 * 21 * 60 * 104, 50),
-    Clip("Wan2.1 14B, 1280x720, 81 frames", Network(40, 5120, 64), 21 * 45 * 80, 16 * 21 * 90 * 160, 50),
-    Clip("Wan2.2 5B, 1280x704, 121 frames", Network(30, 3072, 192), 31 * 22 * 40, 48 * 31 * 44 * 80, 50),
-    Clip("LTX-Video 2B, 704x480, 161 frames", Network(28, 2048, 128), 21 * 15 * 22, 128 * 21 * 15 * 22, 40),
-    Clip("LTX-Video 13B, 1216x704, 121 frames", Network(48, 4096, 128), 16 * 22 * 38, 128 * 16 * 22 * 38, 30),
+    Clip("Wan2.1 1.3B, 832x480, 81 frames", Network(30, 1536, 64), 12, 21 * 30 * 52, 16 * 21 * 60 * 104, 50),
+    Clip("Wan2.1 14B, 1280x720, 81 frames", Network(40, 5120, 64), 40, 21 * 45 * 80, 16 * 21 * 90 * 160, 50),
+    Clip("Wan2.2 5B, 1280x704, 121 frames", Network(30, 3072, 192), 24, 31 * 22 * 40, 48 * 31 * 44 * 80, 50),
+    Clip("LTX-Video 2B, 704x512, 161 frames", Network(28, 2048, 128), 32, 21 * 16 * 22, 128 * 21 * 16 * 22, 40),
+    Clip("LTX-Video 13B, 1216x704, 121 frames", Network(48, 4096, 128), 32, 16 * 22 * 38, 128 * 16 * 22 * 38, 30),
 )
 OTHERS = {  # latents of families whose branches alone can be shared out
     "HunyuanVideo, 1280x720, 129 frames": 16 * 33 * 90 * 160,
@@ -69,15 +70,23 @@ def _size(count: float) -> str:
     return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
 
 
+def _context(clip: Clip, ranks: int) -> str:
+    """Of a step, where heads and tokens divide."""
+    if clip.heads % ranks or clip.tokens % ranks:
+        return "does not divide"
+    return _size(context_step(clip.network, clip.tokens, ranks, 2))
+
+
 def table() -> str:
-    """The tables of docs/cluster.md."""
+    """The tables of docs/cluster-one-clip.md."""
     lines = [
-        "| context, two forward passes a step | 2 cards | 4 cards | 8 cards | a clip on 8 |",
+        "| context, two forward passes a step | 2 cards | 4 cards | 8 cards | a clip on 4 |",
         "|---|---|---|---|---|",
     ]
     for clip in CLIPS:
-        counts = [context_step(clip.network, clip.tokens, ranks, 2) for ranks in (2, 4, 8)]
-        lines.append(f"| {clip.title} | {' | '.join(map(_size, counts))} | {_size(counts[-1] * clip.steps)} |")
+        steps = [_context(clip, ranks) for ranks in (2, 4, 8)]
+        whole = context_step(clip.network, clip.tokens, 4, 2) * clip.steps
+        lines.append(f"| {clip.title} | {' | '.join(steps)} | {_size(whole)} |")
     lines += ["", "| branches or experts, one prediction a step | bytes of a step |", "|---|---|"]
     for title, numbers in {**{clip.title: clip.latents for clip in CLIPS}, **OTHERS}.items():
         lines.append(f"| {title} | {_size(prediction_step(numbers, 2, 2))} |")

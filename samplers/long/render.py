@@ -20,9 +20,9 @@ from ...loaders.notices import stop_if_asked
 from ...loaders.request import Conditioning, ContinuationLatents, Keyframe, Request
 from ...loaders.vae.tiles import Tiling
 from ...loaders.video_model import VideoModel
-from ..decode import Form, floats, frames_of, stream_frames
+from ..decode import Form, floats, frames_of
 from ..denoise import RunSoFar
-from ..parallel.clip.spread import sample
+from ..parallel.clip.spread import sample, stream_frames
 from ..plan import plan
 from .context import sample_in_context
 from .job import Job

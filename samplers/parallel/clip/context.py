@@ -6,7 +6,6 @@ The attention is diffusers'; where a network's tokens are cut and laid together 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
@@ -16,8 +15,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ....loaders.facts import TokenSplit
-from ....loaders.parts import Args, Kwargs, Network
+from ....loaders.parts import Args, Argument, Kwargs, Network
 from ....loaders.video_model import VideoModel
+from ...kernels import processors
 from .split import Split, gathered
 
 if TYPE_CHECKING:
@@ -93,12 +93,11 @@ class ContextSplit(Split):
 @contextmanager
 def _attending(network: Network, pattern: str, config: ParallelConfig) -> Iterator[None]:
     """The attentions whose names fit, with their tokens on all ranks."""
-    named = ((name, getattr(module, "processor", None)) for name, module in network.named_modules())
-    processors = [p for name, p in named if re.search(pattern, name) and hasattr(p, "_parallel_config")]
-    for processor in processors:
+    sharing: list[Argument] = [*processors(network, pattern)]
+    for processor in sharing:
         processor._parallel_config = config
     try:
         yield
     finally:
-        for processor in processors:
+        for processor in sharing:
             processor._parallel_config = None

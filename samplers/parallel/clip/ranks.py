@@ -15,9 +15,10 @@ from torch import Tensor
 from ....loaders.messages import message
 from ....loaders.notices import say, stop_if_asked
 from ....loaders.parallel import Parallel
+from ....loaders.parts import Argument
 from ....loaders.request import Conditioning
 from ....loaders.vae.tiles import Tiling
-from ...caches.runner import Entry, Runner
+from ...caches.runner import Runner
 from ...decode import Form
 from ...denoise import OnStep, Wrap
 from ...plan import SamplingPlan
@@ -133,7 +134,7 @@ class Group:
 
         task = lambda: SampleTask(conditioning, plan, wrap, inpainting, list(computed))
         results = self._until_done(task, hear, lambda: len(computed))
-        latents, _ = results[0]
+        latents: Tensor = results[0][0]
         _report(cache, [seen for _, seen in results if seen is not None])
         return latents
 
@@ -164,7 +165,7 @@ class Group:
                 self._leave()
                 raise
 
-    def run(self, task: Callable[[], Task], hear: Callable[[Event], None] = lambda _: None) -> list[object]:
+    def run(self, task: Callable[[], Task], hear: Callable[[Event], None] = lambda _: None) -> list[Argument]:
         """What each rank gives for a task, again from the beginning where one of them dies."""
         return self._until_done(task, hear, lambda: 0)
 
@@ -179,10 +180,10 @@ class Group:
 
     def _until_done(
         self, task: Callable[[], Task], hear: Callable[[Event], None], progress: Callable[[], int]
-    ) -> list[tuple[Tensor, CacheSeen | None]]:
+    ) -> list[Argument]:
         deaths, reached = 0, 0
         while True:
-            results: dict[int, object] = {}
+            results: dict[int, Argument] = {}
             try:
                 self._begin(task())
                 for rank, event in self._events():
@@ -265,7 +266,7 @@ def _report(cache: Runner | None, seen: Sequence[CacheSeen]) -> None:
         return
     for each in seen:
         known = {(entry.part, entry.branch) for entry in cache.entries}
-        cache.entries += [e for e in each.entries if isinstance(e, Entry) and (e.part, e.branch) not in known]
+        cache.entries += [e for e in each.entries if (e.part, e.branch) not in known]
     cache.entries.sort(key=lambda entry: entry.step)
     cache.peak = max((each.peak for each in seen), default=0)
     if seen:

@@ -10,8 +10,9 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from ....loaders.messages import message
 from ....loaders.request import Conditioning
-from ....loaders.vae.tiles import Tiling
+from ....loaders.vae.tiles import Tiling, retried
 from ....loaders.video_model import VideoModel
 from ... import decode, denoise
 from ...caches.runner import Runner
@@ -120,11 +121,17 @@ def stream_frames(
     """As `decode.stream_frames`, with the tiles shared out among the ranks; a frame of one tile is decoded here."""
     height, width = latents.shape[3:]
     chosen = tiling or model.tiling(height, width)
-    if not _is_spread(model) or len(chosen.rows(height, width)) * len(chosen.rows(height, width)[0]) == 1:
+    if not _is_spread(model) or sum(map(len, chosen.rows(height, width))) == 1:
         yield from decode.stream_frames(model, latents, seed, tiling, tell, smaller, form)
         return
+
+    def shrink(less: Tiling) -> None:
+        smaller(less)
+        tell(message("memory_decode_goes_on", tiles=less.words(model.facts.spatial_ratio)))
+
+    make = lambda tiling: _kept.of(model).decode(latents, seed, tiling, form)
     with _kept.lock:
         try:
-            yield from _kept.of(model).decode(latents, seed, chosen, form)
+            yield from retried(make, chosen, (height, width), 0, model.memory.device("vae"), shrink)
         finally:
             _kept.rest()

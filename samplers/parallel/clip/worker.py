@@ -16,15 +16,17 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ....loaders.devices import out_of_memory
 from ....loaders.families import load
 from ....loaders.messages import message_of
 from ....loaders.notices import heard_by
-from ....loaders.parts import Network, PlainMemory, Recipe
+from ....loaders.parts import Argument, Kwargs, Network, PlainMemory, Recipe
 from ....loaders.request import Conditioning
 from ....loaders.vae.tiles import Tiling
 from ....loaders.video_model import VideoModel
+from ...caches.course import Course
 from ...caches.mechanisms.guided import Guided as GuidedMechanism
-from ...caches.runner import Runner
+from ...caches.runner import Entry, Runner
 from ...decode import Form, stream_frames
 from ...denoise import RunSoFar, Wrap, sample
 from ...guidance import Guided
@@ -45,7 +47,7 @@ class Blueprint:
     """A model as another process can build it: its recipe, and the options that nodes have set."""
 
     recipe: Recipe
-    options: dict[str, object]
+    options: Kwargs
 
     @classmethod
     def of(cls, model: VideoModel) -> Blueprint:
@@ -113,7 +115,7 @@ class Frames:
 class Done:
     """A task is done on this rank."""
 
-    result: object = None
+    result: Argument = None
 
 
 @dataclass(frozen=True)
@@ -185,11 +187,13 @@ class Worker:
 
 
 def portable(error: Exception) -> Exception:
-    """An error as it can travel: itself without its traceback, or what it says."""
+    """An error as it can travel: itself without its traceback, or what it says, of memory that ran out as PyTorch's
+    own."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 (our own)
     except Exception:  # noqa: BLE001 (an error of any library, with any constructor)
-        return RuntimeError(message_of(error))
+        kind = torch.OutOfMemoryError if out_of_memory(error) else RuntimeError
+        return kind(message_of(error))
     return error
 
 
@@ -200,9 +204,9 @@ def portable(error: Exception) -> Exception:
 class CacheSeen:
     """What a cache did on a rank: of a Runner."""
 
-    entries: list[object]
+    entries: list[Entry]
     peak: int
-    courses: list[object]
+    courses: list[Course]
     seconds: dict[int, float]
 
 

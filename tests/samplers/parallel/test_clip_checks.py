@@ -54,7 +54,7 @@ def test_it_is_refused(tiny_models: Path, name: str) -> None:
     assert not used_by(model)
 
 
-TAKEN = {
+TAKEN: dict[str, tuple[str, Parallel, dict[str, Any]]] = {
     "jobs": ("tiny-mochi", Parallel(), {}),
     "context": ("tiny-wan2.1-i2v", Parallel(workers=2, mode="context"), {}),
     "three passes": (
