@@ -37,6 +37,11 @@ class ModelBase:
         return [each.name for each in fields(self) if (each.default, each.default_factory) != (MISSING, MISSING)]
 
     @property
+    def does_jobs(self) -> bool:
+        """Whether each of its samplings is done by a worker."""
+        return self.parallel is not None and not self.parallel.splits_clip
+
+    @property
     def trims_text(self) -> bool:
         """Whether this model's Speed cuts off the rows behind a prompt's end."""
         return bool(getattr(self.speed, "trim_text", False))

@@ -27,7 +27,7 @@ from .words import models_with
 if TYPE_CHECKING:
     from ..samplers.caches.calibration import Calibration
     from ..samplers.caches.policy import Policy
-    from ..samplers.denoise import Sampling
+    from ..samplers.denoise import RunSoFar
 
 AUTO, KEEP, FOLLOW = "auto", "0: keep", "1: follow"
 ORDERS = {KEEP: 0, FOLLOW: 1}
@@ -357,7 +357,7 @@ class CalibrateCache(SamplerNode):
             report.tell(message("sensitivity_unet", title=model.title))
         status, fps = Status(report, model), prepared.request.fps
 
-        def on_step(done: int, total: int, run: Sampling) -> None:
+        def on_step(done: int, total: int, run: RunSoFar) -> None:
             status.step(done, total, None)
             view.latents(done, total, model, run.preview, fps)
 

@@ -57,7 +57,7 @@ from .words import frame_rules, long_video, models_with
 if TYPE_CHECKING:
     from ..samplers.caches.report import Report as CacheReport
     from ..samplers.caches.runner import Runner
-    from ..samplers.denoise import Sampling
+    from ..samplers.denoise import RunSoFar
     from ..samplers.long.job import Job
     from ..samplers.long.plan import LongPlan
     from ..samplers.long.spread import Spread
@@ -215,7 +215,7 @@ class LongVideo(FileWriter):
                 if tiling.size and not is_tiled:
                     say(decoded_in_tiles(tiling, model))
                 callbacks = Callbacks(watch.step, report.tell)
-                spread = stack.enter_context(closing(watch.spread())) if model.parallel is not None else None
+                spread = stack.enter_context(closing(watch.spread())) if model.does_jobs else None
                 pieces = watch.counted(render(model, story, plan, options, job, tiling, callbacks, bits, spread))
                 pieces = with_seam(report, pieces) if plan.request.loop else pieces
                 before = clip_pieces(plan.clip, size, bits) if joined else ()
@@ -422,7 +422,7 @@ class _Watching:
         words = [line for line in (self._distant.words() if self._distant else ()) if line not in self._report]
         self._report.tell(*(message("last_window", note=line) for line in words), level=logging.INFO)
 
-    def step(self, done: int, total: int, run: Sampling) -> None:
+    def step(self, done: int, total: int, run: RunSoFar) -> None:
         """Called after every step of the whole video."""
         self._steps, self._cache = done, run.cache
         self._from = done - 1 if self._from is None else self._from

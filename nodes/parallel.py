@@ -7,11 +7,12 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..loaders.messages import InputError, message
-from ..loaders.request import Parallel
+from ..loaders.request import MODES, MOST_WORKERS, Mode, Parallel, check_parallel
 from ..loaders.video_model import VideoModel
 from . import host
 from .sampling.inputs import seed_input
 from .types import model_input, model_output, node_schema, whole_input
+from .words import models_with
 
 MOST_JOBS = 10_000  # of a list
 
@@ -25,9 +26,8 @@ class SetParallel(io.ComfyNode):
             node_id="ReelwireParallel",
             display_name="Parallel (Video)",
             category="Reelwire/model",
-            description="Spreads sampling over several cards, of this machine or of a Ray cluster: prompts and seeds "
-            "of lists, samplers beside each other, and windows of a long video that do not wait for each other. The "
-            "same bytes as on one card.",
+            description="Spreads sampling over several cards: jobs, as prompts and seeds of lists, over those of this "
+            "machine or of a Ray cluster; or one clip over those of this machine. The same bytes as on one card.",
             search_aliases=[
                 "ray",
                 "multi gpu",
@@ -50,26 +50,40 @@ class SetParallel(io.ComfyNode):
                     tooltip="Of a Ray cluster that this machine belongs to, as 10.0.0.5:6379; empty: the cards of this "
                     "machine",
                 ),
-                whole_input("workers", 0, (0, 10_000), "How many at most; 0: one for each card"),
+                whole_input("workers", 0, (0, MOST_WORKERS), "How many at most; 0: one for each card"),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default="jobs",
+                    optional=True,
+                    tooltip="jobs: each video on a worker of its own. One clip on all: context shares out its tokens "
+                    f"({models_with('split_tokens')}), branches the two passes of guidance, experts the two "
+                    "networks of a model that has two",
+                ),
             ],
             outputs=[model_output("The same model, sampled by workers; the one that came in stays as it is")],
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
-    def validate_inputs(cls, address: str | None = None) -> bool | str:
+    def validate_inputs(
+        cls, address: str | None = None, workers: int | None = None, mode: Mode | None = "jobs"
+    ) -> bool | str:
         from ..samplers.parallel.address import check_address
 
-        return host.valid((check_address, address))
+        choice = None if None in (workers, mode) else Parallel(workers=workers or 0, mode=mode or "jobs")
+        return host.valid((check_address, address), (check_parallel, choice))
 
     @classmethod
-    def execute(cls, model: VideoModel, address: str = "", workers: int = 0) -> io.NodeOutput:
+    def execute(cls, model: VideoModel, address: str = "", workers: int = 0, mode: Mode = "jobs") -> io.NodeOutput:
         from ..samplers.parallel.address import check_reachable, check_there
 
-        address = address.strip()
-        check_there()
-        check_reachable(address)
-        return io.NodeOutput(replace(model, parallel=Parallel(address, workers)))
+        choice = Parallel(address.strip(), workers, mode)
+        check_parallel(choice)
+        if not choice.splits_clip:
+            check_there()
+            check_reachable(choice.address)
+        return io.NodeOutput(replace(model, parallel=choice))
 
 
 class PromptList(io.ComfyNode):

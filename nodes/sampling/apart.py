@@ -71,4 +71,4 @@ def where_sampled(model: VideoModel, plan: LongPlan) -> tuple[Message, ...]:
     """What workers can do for a long video; nothing where the model names none."""
     from ...samplers.long.spread import spread_note
 
-    return () if model.parallel is None else (spread_note(plan),)
+    return (spread_note(plan),) if model.does_jobs else ()

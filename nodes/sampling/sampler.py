@@ -24,7 +24,7 @@ from .request import check_ahead, clip_frames_of, decoding_of, noise_mask_of, re
 if TYPE_CHECKING:
     from ...samplers.caches.report import Report as CacheReport
     from ...samplers.caches.runner import Runner
-    from ...samplers.denoise import Sampling
+    from ...samplers.denoise import RunSoFar
     from ...samplers.plan import SamplingPlan
 
 
@@ -94,7 +94,7 @@ class Sampler(SamplerNode):
 
     @classmethod
     async def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: InputValue) -> io.NodeOutput:
-        from ...samplers.denoise import sample
+        from ...samplers.parallel.clip.spread import sample
         from ...samplers.plan import plan
 
         source, report = inputs.get("source"), host.Report(cls)
@@ -103,7 +103,7 @@ class Sampler(SamplerNode):
         host.forget_video()
         report.tell(*prepared.notes)
         meter = host.Meter(model)
-        if model.parallel is None:
+        if not model.does_jobs:
             report.tell(*host.shortage(model, prepared))
             watch = _Watching(report, model, prepared.request.fps)
             with heard_by(report.tell):
@@ -153,7 +153,7 @@ class _Watching:
         self._view, self._status = host.LiveView(), Status(report, model)
         self.cache: Runner | None = None
 
-    def step(self, done: int, total: int, run: Sampling) -> None:
+    def step(self, done: int, total: int, run: RunSoFar) -> None:
         """Called after every step."""
         self.cache = run.cache
         self._status.step(done, total, run.cache)
