@@ -26,7 +26,6 @@ class Timeline(io.ComfyNode):
                 "prompt travel",
                 "时间线",
                 "分镜",
-                "提示词调度",
             ],
             inputs=[
                 timeline_input(
