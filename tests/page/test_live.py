@@ -34,7 +34,7 @@ LIVE = """id => {
     const image = figure?.querySelector("img");
     const seen = picture => picture.offsetHeight > 0 && !picture.closest(".reelwire-live");
     const around = document.querySelector(`[data-node-id="${id}"]`) ?? element;
-    const marks = [...(figure?.querySelectorAll(".reelwire-marks > [style]") ?? [])];
+    const marks = [...(figure?.querySelectorAll(".reelwire-marks > [class^=reelwire-mark-]") ?? [])];
     const button = figure?.querySelector("button");
     return {
         frames: image ? Math.round(image.offsetHeight / image.parentElement.offsetHeight) : 0,
