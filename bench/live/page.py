@@ -4,9 +4,10 @@ python bench/live/page.py [--seconds 5] [--out page.json]
 
 COMFYUI_DIR names the host, REELWIRE_CHROMIUM the browser, which draws without a graphics card. In both graphs the same
 four nodes of ours make the video, of the bundled model; 96 more lie around them that nothing asks for: four kinds of
-ours, or four of ComfyUI's that do the same. Pictures are counted by requestAnimationFrame: while the page is only
-looked at, and while the canvas is moved a little with each picture, as a person does who drags it. The longest gap
-between two is told beside. Figures are of one machine: the two sides are to be compared.
+ours, or four of ComfyUI's that do the same. Pictures are counted by requestAnimationFrame: with all nodes in view, and
+near, with the sampler at its full size; while the page is only looked at, and while the canvas is moved a little with
+each picture, as a person does who drags it. The longest gap between two is told beside. Figures are of one machine: the
+two sides are to be compared.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ COUNT = """async ([seconds, moved]) => {
     }
     const gaps = times.slice(1).map((time, i) => time - times[i]);
     return [(1000 * gaps.length) / (times.at(-1) - times[0]), Math.max(...gaps)];
+}"""
+NEAR = """() => {
+    app.canvas.ds.scale = 1;
+    app.canvas.centerOnNode(app.rootGraph.getNodeById("3"));
+    app.canvas.setDirty(true, true);
 }"""
 SAMPLES = """() => app.rootGraph.nodes.some(node => node.type === "ReelwireSampler"
     && node.widgets.find(widget => widget.name === "reelwire_panel")?.element.querySelector(".reelwire-live img"))"""
@@ -94,9 +100,12 @@ def measure(page: Page, graph: Prompt, name: str, seconds: float) -> dict[str, f
     page.evaluate("() => app.queuePrompt(0, 1)")
     page.wait_for_function(SAMPLES)
     row = dict[str, float]()
-    for kind, moved in (("looked at", False), ("moved", True)):
+    for kind, moved in (("all nodes", False), ("all nodes, moved", True), ("near", False), ("near, moved", True)):
+        if kind == "near":
+            page.evaluate(NEAR)
+            pages.settles(page, "() => [app.canvas.ds.scale, ...app.canvas.ds.offset]")
         rate, gap = page.evaluate(COUNT, [seconds, moved])
-        row |= {kind: round(rate, 1), f"{kind}, longest gap in ms": round(gap)}
+        row |= {kind: round(rate, 1), f"{kind}: longest gap in ms": round(gap)}
     assert page.evaluate("() => window.ended === undefined"), "the sampling ended before it was measured"
     page.evaluate("() => app.api.interrupt()")
     pages.ended(page)

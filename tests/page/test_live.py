@@ -14,7 +14,6 @@ from reelwire.tests.support.page.pages import (
     WATCH,
     becomes,
     ended,
-    fit,
     load,
     open_template,
     reload,
@@ -35,7 +34,7 @@ LIVE = """id => {
     const image = figure?.querySelector("img");
     const seen = picture => picture.offsetHeight > 0 && !picture.closest(".reelwire-live");
     const around = document.querySelector(`[data-node-id="${id}"]`) ?? element;
-    const marks = [...(figure?.querySelectorAll(".reelwire-marks > [style]") ?? [])];
+    const marks = [...(figure?.querySelectorAll(".reelwire-marks > [class^=reelwire-mark-]") ?? [])];
     const button = figure?.querySelector("button");
     return {
         frames: image ? Math.round(image.offsetHeight / image.parentElement.offsetHeight) : 0,
@@ -51,6 +50,15 @@ LIVE = """id => {
 COMES = f"id => ({LIVE})(id).frames === 13"
 PRESS = """id => app.rootGraph.getNodeById(id).widgets.find(widget => widget.name === "reelwire_panel")
     .element.querySelector(".reelwire-pause").click()"""
+# each state of the marks, their legend and the first line of a node, in order
+RECORD = f"""id => {{
+    window.recorded = [];
+    window.recording = setInterval(() => {{
+        const {{ marks, legend }} = ({LIVE})(id);
+        const now = [marks, legend, ({LOOK})(id).lines[0]];
+        if (JSON.stringify(now) !== JSON.stringify(window.recorded.at(-1))) window.recorded.push(now);
+    }}, 50);
+}}"""
 INTERRUPT = "() => app.api.interrupt()"
 
 
@@ -150,26 +158,21 @@ def test_the_last_picture_stays_and_gives_way_to_the_video(view: tuple[Page, str
     assert settles(page, parts(("frames", "others"), LIVE), DECODE) == [0, 1]
 
 
-def test_a_long_video_shows_its_newest_window_with_its_join(
-    view: tuple[Page, str], host: Host, screenshots: Screenshots
-) -> None:
+def test_a_long_video_shows_its_newest_window_with_its_join(view: tuple[Page, str], host: Host) -> None:
     page, renderer = view
     host.free()
     settings: dict[str, Any] = {"frames": 33, "window": 25, "overlap": 9, "steps": 40, "seed": 7}
     settings["filename_prefix"] = f"page/joins {renderer}"
     graph = {"1": LOADER, "2": node("ReelwireLongVideo", model=["1", 0], timeline=ONE_PROMPT, **settings)}
     load(page, graph, f"joins in {renderer}")
-    page.evaluate(WATCH)
-    page.evaluate("() => app.queuePrompt(0, 1)")
-    page.wait_for_function(f"id => ({LIVE})(id).marks[3]", arg="2")  # the first window, and what the next one shares
-    page.wait_for_function(f"id => ({LIVE})(id).marks[0]", arg="2")
-    before, joined, new, following = page.evaluate(LIVE, "2")["marks"]
-    assert (before, joined, following) == (3, 3, 0)
-    assert new > 0
-    fit(page)
-    screenshots.take(page, f"joins {renderer}")
-    assert page.evaluate(LIVE, "2")["legend"] == ["window before", "join", "new"]
-    page.wait_for_function(f"id => ({LOOK})(id).lines[0].startsWith('Window 2 of ')", arg="2")
-    page.evaluate(INTERRUPT)
-    assert ended(page)[0] == "execution_interrupted"
-    becomes(page, parts(("frames", "others"), LIVE), [0, 0], "2")
+    page.evaluate(RECORD, "2")
+    assert run(page)[0] == "execution_success"
+    shown = page.evaluate("() => { clearInterval(window.recording); return window.recorded; }")
+    marks = [counts for counts, *_ in shown if counts]
+    assert {tuple(counts) for counts in marks} == {(0, 0, 3, 3), (3, 3, 3, 0)}
+    assert {tuple(legend) for counts, legend, _ in shown if counts == [3, 3, 3, 0]} == {
+        ("window before", "join", "new")
+    }
+    assert any((line or "").startswith("Window 2 of 2: Step ") for *_, line in shown)
+    video_of(page, "2")
+    assert settles(page, parts(("frames", "others"), LIVE), "2") == [0, 1]
