@@ -83,7 +83,7 @@ class ReviewPrompt(io.ComfyNode):
     def validate_inputs(
         cls, prompt: str | None = None, words: str | None = None, file: str | None = "", action: str | None = HOLD
     ) -> bool | str:
-        return host.valid((_check_early, prompt, words, file, action))
+        return host.valid((_check_action, action), (_check_early, prompt, words, file, action))
 
     @classmethod
     def fingerprint_inputs(
@@ -120,6 +120,12 @@ def _entries(words: str, file: str) -> tuple[str, ...]:
     """The list of a node; raises InputError for a file that cannot be read."""
     more = entries_of(host.read_text(file, "file"), "file") if file.strip() else ()
     return tuple(dict.fromkeys((*entries_of(words, "words"), *more)))
+
+
+def _check_action(action: str) -> None:
+    """Raise InputError for an action that there is not."""
+    if action not in (HOLD, BLOCK):
+        raise InputError("action", action, message("takes_a_choice"), message("set_a_choice"))
 
 
 def _check_early(prompt: str, words: str, file: str, action: str) -> None:

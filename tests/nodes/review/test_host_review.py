@@ -86,6 +86,12 @@ def test_blocked_before_it_is_queued(host: Host) -> None:
     assert "“bear”" in json.dumps(answer, ensure_ascii=False)
 
 
+def test_an_action_that_there_is_not(host: Host) -> None:
+    status, answer = host.queue(graph("a deer", action="never"))
+    assert status == 400
+    assert "action" in answer["node_errors"]["1"]["errors"][0]["details"]
+
+
 def test_a_list_in_a_file(host: Host) -> None:
     (host.base / "input" / "list.txt").write_text("\ufeff熊\n", encoding="utf-8")
     assert "熊" in host.refuse(graph("一只熊", "", file="list.txt", action="block")).message
