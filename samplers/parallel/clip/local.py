@@ -18,7 +18,7 @@ from typing import IO
 import torch
 
 from ....loaders.messages import message
-from ....loaders.parallel import Parallel
+from ....loaders.request import Parallel
 from .ranks import Died
 from .serving import Order, Start, Stop
 from .worker import Build, Event, Place, Task

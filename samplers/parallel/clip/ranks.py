@@ -14,9 +14,8 @@ from torch import Tensor
 
 from ....loaders.messages import message
 from ....loaders.notices import say, stop_if_asked
-from ....loaders.parallel import Parallel
 from ....loaders.parts import Argument
-from ....loaders.request import Conditioning
+from ....loaders.request import Conditioning, Parallel
 from ....loaders.vae.tiles import Tiling
 from ...caches.runner import Runner
 from ...decode import Form

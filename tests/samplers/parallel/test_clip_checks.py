@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 from reelwire.loaders.messages import InputError
-from reelwire.loaders.parallel import Parallel
-from reelwire.loaders.request import Guidance, Request
+from reelwire.loaders.request import Guidance, Parallel, Request
 from reelwire.samplers.caches.policies import external
 from reelwire.samplers.plan import plan
 from reelwire.tests.support.engine.models import needed, open_model, used_by

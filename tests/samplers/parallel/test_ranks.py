@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.bench import wire
+from reelwire.bench.ranks import wire
 from reelwire.loaders.notices import heard_by
-from reelwire.loaders.parallel import Parallel
-from reelwire.loaders.request import Guidance, Keyframe, Request
+from reelwire.loaders.request import Guidance, Keyframe, Parallel, Request
 from reelwire.loaders.vae.tiles import Tiling
 from reelwire.samplers.caches.policies import choices
 from reelwire.samplers.decode import stream_frames
@@ -26,7 +25,7 @@ from reelwire.samplers.parallel.clip.ranks import Group
 from reelwire.samplers.parallel.clip.worker import Frames
 from reelwire.samplers.plan import plan
 from reelwire.tests.support.engine.models import PROMPT, frames
-from reelwire.tests.support.engine.ranks import Case, Decoded, Tiny
+from reelwire.tests.support.parallel.ranks import Case, Decoded, Tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
 
@@ -124,7 +123,7 @@ def test_tiles_on_ranks(group: Group, tiny_models: Path, name: str) -> None:
 
 
 def test_bytes_on_the_wire(group: Group, tiny_models: Path) -> None:
-    """They are those that bench/wire.py counts on paper."""
+    """They are those that bench/ranks/wire.py counts on paper."""
     changes = {"steps": 2}
     sent = lambda name, mode: group.run(lambda: Case(Tiny(tiny_models, name), mode, changes, counted=True))[0]
     wan, tokens = wire.Network(layers=4, hidden=24, row=64, item=4), 48

@@ -1,4 +1,4 @@
-"""What crosses the wire where one clip is shared out among cards, by arithmetic: python bench/wire.py prints the table.
+"""What one clip on several cards sends, by arithmetic:  python bench/ranks/wire.py prints the tables.
 
 Bytes that leave one rank. tests/samplers/parallel counts the collectives of real runs, and they are these.
 """

@@ -25,7 +25,7 @@ from reelwire.samplers.plan import plan
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .models import MODELS, PROMPT, needed
+from ..engine.models import MODELS, PROMPT, needed
 
 
 @dataclass(frozen=True)
