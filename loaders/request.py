@@ -245,6 +245,31 @@ class Guidance:
     node: Origin | None = field(default=None, compare=False, repr=False)
 
 
+Mode = Literal["jobs", "context", "branches", "experts"]
+MODES: tuple[Mode, ...] = ("jobs", "context", "branches", "experts")
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """How the work of a model is spread; the choice alone, which starts nothing.
+
+    address: of a Ray cluster, as "10.0.0.5:6379"; empty: the cards of this machine.
+    workers: how many at most, each with a card of its own where there are any; 0: one for each card.
+    mode: "jobs" (each clip, segment or decode on a worker of its own), "context" (the tokens of one clip over all
+        workers), "branches" (the forward passes of guidance, one on each) or "experts" (Wan 2.2's two networks).
+    """
+
+    address: str = ""
+    workers: int = 0
+    mode: Mode = "jobs"
+    node: Origin | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def splits_clip(self) -> bool:
+        """Whether all workers sample one clip together."""
+        return self.mode != "jobs"
+
+
 @dataclass(frozen=True)
 class Parallel:
     """How the work of a model is spread.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ....loaders.messages import InputError, about, either, message
-from ....loaders.request import Parallel, Request, check_parallel
+from ....loaders.messages import InputError, about, either, message, series
+from ....loaders.request import MODES, Parallel, Request
 from ....loaders.spec import titles_with
 from ....loaders.video_model import VideoModel
 from ...caches.mechanisms.external import External
@@ -15,6 +15,7 @@ from ...kernels import choice, kernel_of
 from ...solvers import prediction_levels
 
 SHARING = ("", "native", "_native_cudnn", "_native_flash", "flash", "sage")  # diffusers' kernels that share heads out
+MOST_WORKERS = 10_000
 OF_CPU = 2  # processes of a machine without cards, where nobody says how many
 
 
@@ -25,6 +26,18 @@ def workers_of(model: VideoModel) -> int:
     if parallel.workers or parallel.mode == "experts":
         return parallel.workers or 2
     return torch.cuda.device_count() if model.memory.device("transformer").type == "cuda" else OF_CPU
+
+
+def check_parallel(parallel: Parallel) -> None:
+    """Raise InputError for a choice that no model can be spread by."""
+    if parallel.mode not in MODES:
+        raise InputError("mode", parallel.mode, message("no_parallel_mode"), message("use_one_of", names=series(MODES)))
+    least = 2 if parallel.splits_clip else 1
+    if parallel.workers and not least <= parallel.workers <= MOST_WORKERS:
+        rule = message("workers_range", mode=parallel.mode, least=least, most=MOST_WORKERS)
+        raise InputError("workers", parallel.workers, rule, message("use_workers", count=least))
+    if parallel.mode == "experts" and parallel.workers not in (0, 2):
+        raise InputError("workers", parallel.workers, message("experts_are_two"), message("use_workers", count=2))
 
 
 def check_split(model: VideoModel, request: Request, policy: Policy | None) -> None:

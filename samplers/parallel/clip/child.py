@@ -1,7 +1,7 @@
 """A rank as a process of this machine: tasks come as pickles on its standard input, events leave on its output.
 
-Run as a script; the first line says as which package, and from where, the code is imported. It ends when its input
-does, so that no rank outlives the process that started it.
+Run as a script; its arguments say as which package, and from where, the code is imported. It ends when its input does,
+so that no rank outlives the process that started it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import sys
 del sys.path[0]  # this folder, whose modules are not meant by their bare names
 
 import importlib  # noqa: E402
-import json  # noqa: E402
 import os  # noqa: E402
 import types  # noqa: E402
 
@@ -20,11 +19,11 @@ def main() -> None:
     """Serve as a rank until the input ends."""
     output = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print is no event
-    start = json.loads(sys.stdin.buffer.readline())
-    package = types.ModuleType(start["package"])
-    package.__path__ = [start["root"]]
-    sys.modules[start["package"]] = package
-    serving = importlib.import_module(f"{start['package']}.samplers.parallel.clip.serving")
+    name, root = sys.argv[1:]
+    package = types.ModuleType(name)
+    package.__path__ = [root]
+    sys.modules[name] = package
+    serving = importlib.import_module(f"{name}.samplers.parallel.clip.serving")
     serving.serve(sys.stdin.buffer, output)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from ....loaders.facts import TokenSplit
+from ....loaders.messages import InputError, message
 from ....loaders.parts import Args, Argument, Kwargs, Network
 from ....loaders.video_model import VideoModel
 from ...kernels import processors
@@ -86,7 +87,8 @@ class ContextSplit(Split):
         if x.shape[dim] == 1:
             return x
         if x.shape[dim] % self.count:
-            raise ValueError(f"{x.shape[dim]} tokens do not divide among {self.count} ranks")
+            rule = message("tokens_do_not_divide", tokens=x.shape[dim])
+            raise InputError("workers", self.count, rule, message("other_size_or_mode"))
         return x.chunk(self.count, dim)[self.rank].contiguous()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
 import queue
@@ -49,14 +48,14 @@ class LocalLauncher:
             self._order(rank, Start(build, place))
 
     def _process(self, rank: int) -> subprocess.Popen[bytes]:
-        loopback = LOOPBACK.get(sys.platform)
+        loopback, package = LOOPBACK.get(sys.platform), __name__.rpartition(".samplers.parallel.")[0]
         environment = {**os.environ, **({"GLOO_SOCKET_IFNAME": loopback} if loopback else {})}
         process = subprocess.Popen(  # noqa: S603 (our own script)
-            [sys.executable, str(CHILD)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+            [sys.executable, str(CHILD), package, str(ROOT)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
         )
-        package = __name__.rpartition(".samplers.parallel.")[0]
-        assert process.stdin is not None
-        process.stdin.write(json.dumps({"package": package, "root": str(ROOT)}).encode() + b"\n")
         args = (rank, process, self._events)
         threading.Thread(target=_listen, args=args, daemon=True).start()
         return process

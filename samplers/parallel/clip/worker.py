@@ -64,7 +64,7 @@ class Blueprint:
 class Place:
     """Where a rank stands.
 
-    mode: of loaders.parallel. store: where the ranks of a group find each other, as torch.distributed's init_method.
+    mode: of Parallel. store: where the ranks of a group find each other, as torch.distributed's init_method.
     patience: seconds that a rank waits for the others before it gives up.
     threads: of a CPU.
     """

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from reelwire.bench.parallel import wire
+from reelwire.bench.ranks import wire
 from reelwire.loaders.notices import heard_by
 from reelwire.loaders.request import Guidance, Keyframe, Parallel, Request
 from reelwire.loaders.vae.tiles import Tiling
@@ -123,7 +123,7 @@ def test_tiles_on_ranks(group: Group, tiny_models: Path, name: str) -> None:
 
 
 def test_bytes_on_the_wire(group: Group, tiny_models: Path) -> None:
-    """They are those that bench/parallel/wire.py counts on paper."""
+    """They are those that bench/ranks/wire.py counts on paper."""
     changes = {"steps": 2}
     sent = lambda name, mode: group.run(lambda: Case(Tiny(tiny_models, name), mode, changes, counted=True))[0]
     wan, tokens = wire.Network(layers=4, hidden=24, row=64, item=4), 48

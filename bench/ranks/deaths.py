@@ -1,8 +1,12 @@
+<<<<<<<< HEAD:bench/parallel/deaths.py
 """Ranks that die at random moments while they sample one clip:
 
 python bench/parallel/deaths.py [--deaths 20] [--steps 300]
+========
+"""Ranks that die at random moments while they sample one clip:  python bench/ranks/deaths.py [--deaths 20]
+>>>>>>>> ranks:bench/ranks/deaths.py
 
-A tiny model on two ranks. Deaths are os._exit inside of a rank, up to six seconds after its group began, and SIGKILL
+A tiny model on two ranks. Deaths are os._exit inside of a rank, a while after its group began, and SIGKILL
 from outside at random steps, of random ranks. The clip must come out as that of one process; each step is told once.
 """
 
@@ -33,6 +37,7 @@ from reelwire.tests.support.parallel.ranks import Mortal, Tiny
 from reelwire.training.tiny_models import make
 
 MODEL = "tiny-wan2.1-t2v"
+WITHIN = (8.0, 20.0)  # seconds after which a rank exits, when the first steps are done
 
 
 def main() -> None:
@@ -49,8 +54,9 @@ def main() -> None:
 def run(folder: Path, deaths: int, steps: int, chance: random.Random) -> None:
     """Sample with deaths and without, and print what came of it."""
     exits, kills = deaths // 2, sorted(chance.sample(range(5, steps - 5), deaths - deaths // 2))
-    for number in range(exits):
-        (folder / f"{number:02}-{chance.uniform(0, 6):.2f}.exit").touch()
+    orders = [folder / f"{number:02}-{chance.uniform(*WITHIN):.2f}.exit" for number in range(exits)]
+    order = lambda: orders.pop().touch() if orders else None
+    order()
     tiny, launcher = Tiny(folder, MODEL), LocalLauncher(60)
     model = tiny()
     prepared, conditioning = plan(model, Request(seed=3, steps=steps)), model.encode("a red circle", "a cat")
@@ -66,6 +72,7 @@ def run(folder: Path, deaths: int, steps: int, chance: random.Random) -> None:
 
     def hear(notice: str) -> None:
         heard.append(time.time())
+        order()
         print(f"{heard[-1] - began:.0f} s, after step {max(told, default=0)}: {notice}", flush=True)
 
     with heard_by(hear):

@@ -1,0 +1,1 @@
+"""Measurements of ranks that sample one clip together."""
