@@ -1,10 +1,4 @@
-<<<<<<<< HEAD:bench/parallel/deaths.py
-"""Ranks that die at random moments while they sample one clip:
-
-python bench/parallel/deaths.py [--deaths 20] [--steps 300]
-========
 """Ranks that die at random moments while they sample one clip:  python bench/ranks/deaths.py [--deaths 20]
->>>>>>>> ranks:bench/ranks/deaths.py
 
 A tiny model on two ranks. Deaths are os._exit inside of a rank, a while after its group began, and SIGKILL
 from outside at random steps, of random ranks. The clip must come out as that of one process; each step is told once.

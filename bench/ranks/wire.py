@@ -1,8 +1,4 @@
-<<<<<<<< HEAD:bench/parallel/wire.py
-"""What crosses the wire where one clip is shared out among cards, by arithmetic:  python bench/parallel/wire.py
-========
 """What one clip on several cards sends, by arithmetic:  python bench/ranks/wire.py prints the tables.
->>>>>>>> ranks:bench/ranks/wire.py
 
 Bytes that leave one rank. tests/samplers/parallel counts the collectives of real runs, and they are these.
 """

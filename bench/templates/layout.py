@@ -52,7 +52,8 @@ class Node:
     @property
     def grown(self) -> float:
         """Its height after a run."""
-        return self.height + PLAN["shows"].get(self.type, 0) + self.chart
+        square = self.width + PLAN["squares"][self.type] if self.type in PLAN["squares"] else 0
+        return max(self.height + PLAN["shows"].get(self.type, 0) + self.chart, square)
 
     @property
     def box(self) -> Box:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -93,7 +94,7 @@ def _parsed(text: str) -> dict[str, object]:
     except ValueError as error:
         raise _wrong(message("timeline_not_json", error=error), message("timeline_json")) from error
     if not isinstance(content, dict):
-        raise _wrong(message("kind_weights", kind=type(content).__name__), message("timeline_object"))
+        raise _wrong(json.dumps(content, ensure_ascii=False)[:40], message("timeline_object"))  # as it came: null
     return content
 
 

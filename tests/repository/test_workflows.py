@@ -295,6 +295,16 @@ def test_nothing_overlaps_after_a_run(name: str) -> None:
     assert not [pair for pair in combinations(groups, 2) if layout.overlap(groups[pair[0]], groups[pair[1]])]
 
 
+@every
+def test_groups_hold_the_clip_that_is_shown(name: str) -> None:
+    """By Load Video: ours is square."""
+    workflow = template(name)
+    boxes = [(x, y, x + width, y + height) for x, y, width, height in (g["bounding"] for g in workflow["groups"])]
+    for clip in (node for node in layout.of(workflow).nodes.values() if node.type == "LoadVideo"):
+        assert clip.grown >= clip.width + 74
+        assert any(layout.around((clip.box, group)) == group for group in boxes)
+
+
 def test_a_wire_behind_a_node_is_seen() -> None:
     """The test above can fail: three nodes in a row, and a wire from the first to the last."""
     row = {i: layout.Node(i, "PreviewImage", 200, 100, x=300.0 * i, column=i) for i in range(3)}

@@ -90,9 +90,9 @@ def test_the_example_of_the_errors_is_good() -> None:
         ("[" * 100_000, "not JSON (more than 64 levels"),
         ("1" * 5000, "not JSON"),
         ("\ufeff{}", "no prompts"),
-        ("[]", "a list: It is a JSON object"),
-        ("null", "a NoneType"),
-        ('"text"', "a str"),
+        ("[]", "[]: It is a JSON object"),
+        ("null", "null: "),
+        ('"text"', '"text": '),
         ("{}", "no prompts"),
     ],
 )
