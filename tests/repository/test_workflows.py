@@ -165,13 +165,13 @@ def test_templates_are_those_with_a_card() -> None:
 
 @every
 def test_seeds_say_what_a_second_run_does(name: str) -> None:
-    """Another video, but where what lies on disk belongs to one seed."""
+    """Another video, but where what lies on disk belongs to one seed, or seeds are listed."""
     words = ("fixed", "randomize")
     seeds = [
         (n["type"], word) for n in template(name)["nodes"] for word in n.get("widgets_values", ()) if word in words
     ]
     assert seeds
-    assert all(word == ("fixed" if kind in FIXED else "randomize") for kind, word in seeds)
+    assert all(word == ("fixed" if kind in (*FIXED, "PrimitiveInt") else "randomize") for kind, word in seeds)
 
 
 @every
