@@ -1,7 +1,7 @@
 """The picture of a template: what goes in, a film strip that comes out, the model's name.
 
-The strip shows frames of the twin's own run where a trained model makes them (`result` in cards.json), else a drawn
-scene.
+The strip shows frames of the twin's own run where the bundled model makes them (`result` in cards.json), else of the
+trained tiny model of its family where there is one and text alone goes in, else a drawn scene.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from . import trained
 
 HERE = Path(__file__).parent
 CARDS = json.loads((HERE / "cards.json").read_text(encoding="utf-8"))
@@ -77,12 +79,7 @@ def picture(url: str, name: str, run: Run) -> Image.Image:
         picture = shown[i] if "result" in card else scene(float(i))
         INPUTS[kind](pen, (x - 54, TOP, x + 54, TOP + CELL[1]), picture)
     arrow(pen, TOP + CELL[1] + 12)
-    strip(
-        pen,
-        result(run(url, twin(card["result"])))
-        if "result" in card
-        else [scene(i / (FRAMES - 1)) for i in range(FRAMES)],
-    )
+    strip(pen, result(run(url, twin(card["result"]))) if "result" in card else made(card, inputs))
     for kind in card["drawing"]:
         if kind in BADGES:
             badge(pen, BADGES[kind])
@@ -206,12 +203,22 @@ def twin(name: str) -> dict[str, Any]:
     return json.loads((API / f"{name}.json").read_text(encoding="utf-8"))
 
 
+def made(card: dict[str, Any], inputs: Sequence[str]) -> list[Image.Image]:
+    """Frames of the trained model of a card's family, or the drawn scene."""
+    frames = trained.frames(card["variant"].split("/")[0]) if {*inputs} == {"text"} else []
+    return some(frames) if frames else [scene(i / (FRAMES - 1)) for i in range(FRAMES)]
+
+
 def result(video: bytes) -> list[Image.Image]:
     """Frames of a video, from the first to the last, cut to a cell's shape."""
     import av
 
     with av.open(io.BytesIO(video), "r") as container:
-        frames = [frame.to_image() for frame in container.decode(video=0)]
+        return some([frame.to_image() for frame in container.decode(video=0)])
+
+
+def some(frames: Sequence[Image.Image]) -> list[Image.Image]:
+    """As many as the strip has, from the first to the last."""
     return [cut(frames[round(i * (len(frames) - 1) / (FRAMES - 1))]) for i in range(FRAMES)]
 
 

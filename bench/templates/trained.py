@@ -1,59 +1,57 @@
-"""Draws what a trained tiny model makes:  python bench/templates/trained.py tiny_wan "a red ring growing on white"
+"""Videos of the trained tiny models, one of each family that has one: what the pictures of its templates show.
 
-Writes the first, middle and last frame side by side, as the strips of the templates' pictures have them.
+python bench/templates/trained.py FAMILY ["a prompt"] draws one as a strip: its first, middle and last frame.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
+from functools import cache
 from pathlib import Path
 
-import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
-from pack import THERE, import_pack, open_trained
+from pack import MODELS, THERE, open_trained
 
-import_pack()
-from reelwire.loaders.request import Request
-from reelwire.loaders.video_model import VideoModel
-from reelwire.samplers.decode import stream_frames
-from reelwire.samplers.denoise import sample
-from reelwire.samplers.plan import plan
-
-FRAMES = 3  # of a strip
+PROMPTS = {"ltx": "a purple ring moving left on a white background"}
+PROMPT, SEED = "a blue triangle moving right on a white background", 7
+FRAMES, SIDE = 3, 192  # of a strip
 
 
-@torch.no_grad()
-def frames(model: VideoModel, prompt: str, seed: int) -> list[Image.Image]:
-    """The frames of a video with the model's own defaults."""
-    latents = sample(model, model.encode(prompt, ""), plan(model, Request(seed=seed)), lambda *_: None)
-    video = torch.cat(list(stream_frames(model, latents)))
-    return [Image.fromarray((frame * 255).round().to(torch.uint8).numpy()) for frame in video]
+def trained() -> dict[str, str]:
+    """Family -> its trained model."""
+    return {MODELS[name].family: name for name in THERE}
 
 
-def strip(made: list[Image.Image], side: int) -> Image.Image:
+@cache
+def frames(family: str, prompt: str = "") -> list[Image.Image]:
+    """The frames of a video of its own default size; nothing where the family has no trained model."""
+    if family not in trained():
+        return []
+    model = open_trained(trained()[family])
+    from reelwire.loaders.request import Request
+    from reelwire.samplers.decode import stream_frames
+    from reelwire.samplers.denoise import sample
+    from reelwire.samplers.plan import plan
+
+    conditioning = model.encode(prompt or PROMPTS.get(family, PROMPT), "")
+    latents = sample(model, conditioning, plan(model, Request(seed=SEED)))
+    pieces = ((piece * 255).round().byte().numpy() for piece in stream_frames(model, latents))
+    return [Image.fromarray(frame) for piece in pieces for frame in piece]
+
+
+def strip(made: list[Image.Image]) -> Image.Image:
     """FRAMES of them side by side."""
-    chosen = [made[round(i * (len(made) - 1) / (FRAMES - 1))] for i in range(FRAMES)]
-    picture = Image.new("RGB", (side * FRAMES, side))
-    for i, frame in enumerate(chosen):
-        picture.paste(frame.resize((side, side), Image.Resampling.LANCZOS), (side * i, 0))
+    picture = Image.new("RGB", (SIDE * FRAMES, SIDE))
+    for i in range(FRAMES):
+        frame = made[round(i * (len(made) - 1) / (FRAMES - 1))]
+        picture.paste(frame.resize((SIDE, SIDE), Image.Resampling.LANCZOS), (SIDE * i, 0))
     return picture
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", choices=THERE)
-    parser.add_argument("prompt", nargs="?", default="a red circle moving right on a black background")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--side", type=int, default=256, help="pixels of a frame in the picture")
-    parser.add_argument("--out", type=Path, help="the picture; MODEL.png if it is left out")
-    options = parser.parse_args()
-    out = options.out or Path(f"{options.model}.png")
-    strip(frames(open_trained(options.model), options.prompt, options.seed), options.side).save(out)
-    print(out)
-
-
 if __name__ == "__main__":
-    main()
+    drawn = frames(sys.argv[1], " ".join(sys.argv[2:]))
+    if not drawn:
+        sys.exit(f"No trained model is of the family {sys.argv[1]}; there are {', '.join(trained())}.")
+    strip(drawn).save(f"{sys.argv[1]}.png")

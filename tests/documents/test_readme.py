@@ -56,6 +56,35 @@ def test_both_languages_have_the_same_parts() -> None:
     assert code(english) == code(chinese)
 
 
+PAIRS = [PAGES, ("docs/choose.md", "docs/choose.zh.md")]
+# a number that is no part of a name or of a file
+FIGURE = re.compile(r"(?<![\w.])\d+(?:\.\d+)*(?![\w.]*\w)|\d+(?= GB| MB)")
+both = pytest.mark.parametrize("pages", PAIRS, ids=lambda pages: pages[0])
+
+
+@both
+def test_both_languages_have_the_same_figures(pages: tuple[str, str]) -> None:
+    """Part by part; of a table, that of models has its own test of the rows."""
+    english, chinese = (
+        [sorted(FIGURE.findall(re.sub(r"^\|.*$", "", part, flags=re.M))) for part in _parts(name)] for name in pages
+    )
+    assert english == chinese
+    assert any(english)
+
+
+@both
+def test_both_languages_have_the_same_headings_and_tables(pages: tuple[str, str]) -> None:
+    """Headings of the same levels in the same order, and tables of as many rows and columns."""
+    english, chinese = (re.findall(r"^#+(?= )", text_of(name), re.M) for name in pages)
+    assert english == chinese
+    columns = [[row.count("|") for row in re.findall(r"^\|.*$", text_of(name), re.M)] for name in pages]
+    assert columns[0] == columns[1]
+
+
+def _parts(name: str) -> list[str]:
+    return re.split(r"^## .*$", text_of(name), flags=re.M)
+
+
 def test_something_moves() -> None:
     """A video pack shows a video, of a size that a page loads at once."""
     from PIL import Image

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import av
 import pytest
 from reelwire.bench.export_workflow import controls_of
+from reelwire.bench.export_workflow import file_of as template_of
 from reelwire.bench.templates import blueprints
 from reelwire.tests.support.host import Host
 from reelwire.tests.support.page.node_views import ONE_PROMPT
@@ -127,4 +128,21 @@ def test_it_runs_behind_a_loader(host: Host, empty: Page, name: str) -> None:
         if renderer == "Nodes 2.0":
             empty.wait_for_function(SHOWN)
     finally:
+        render_with(empty, "LiteGraph")
+
+
+def test_a_template_is_ready_for_app_mode(empty: Page) -> None:
+    """Its prompt, size and seed are there without building an app, and nothing else of the graph."""
+    graph = json.loads(template_of("any_t2v").read_text(encoding="utf-8"))
+    empty.evaluate("graph => app.loadGraphData(graph)", graph)
+    empty.wait_for_function("id => app.rootGraph.id === id", arg=graph["id"])
+    toggle = "() => app.extensionManager.command.execute('Comfy.ToggleLinear')"
+    try:
+        empty.evaluate(toggle)
+        empty.get_by_text("Number of runs").wait_for()
+        for widget in ("positive", "negative", "width", "height", "frames", "seed"):
+            empty.get_by_text(widget, exact=True).filter(visible=True).first.wait_for()
+        assert empty.get_by_text("guidance", exact=True).filter(visible=True).count() == 0
+    finally:
+        empty.evaluate(toggle)
         render_with(empty, "LiteGraph")

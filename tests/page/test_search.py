@@ -20,11 +20,11 @@ SEARCH = f"""words => {{
 }}"""
 LORAS_OF_CORE = ("LoraLoader", "LoraLoaderModelOnly")
 # what is typed -> (a node that it must find, on which place of the list at the latest). Titles that begin with the word
-# come first, then those that hold it, and among them those that are used most: core has 27 nodes that begin with Wan.
+# come first, of blueprints too, then those that hold it, and among them those that are used most: core has 27 nodes that begin with Wan.
 WANTED = {
-    "text to video": ("ReelwireSampler", 4),
+    "text to video": ("ReelwireSampler", 5),
     "t2v": ("ReelwireSampler", 1),
-    "image to video": ("ReelwireKeyframe", 3),
+    "image to video": ("ReelwireKeyframe", 4),
     "i2v": ("ReelwireKeyframe", 3),
     "first last frame": ("ReelwireKeyframe", 4),
     "flf2v": ("ReelwireKeyframe", 1),
