@@ -7,7 +7,7 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..loaders.messages import InputError, message
-from ..loaders.request import MODES, MOST_WORKERS, Mode, Parallel, check_parallel
+from ..loaders.request import MODES, MOST_WORKERS, Mode, Parallel
 from ..loaders.video_model import VideoModel
 from . import host
 from .sampling.inputs import seed_input
@@ -70,6 +70,7 @@ class SetParallel(io.ComfyNode):
         cls, address: str | None = None, workers: int | None = None, mode: Mode | None = "jobs"
     ) -> bool | str:
         from ..samplers.parallel.address import check_address
+        from ..samplers.parallel.clip.check import check_parallel
 
         choice = None if None in (workers, mode) else Parallel(workers=workers or 0, mode=mode or "jobs")
         return host.valid((check_address, address), (check_parallel, choice))
@@ -77,6 +78,7 @@ class SetParallel(io.ComfyNode):
     @classmethod
     def execute(cls, model: VideoModel, address: str = "", workers: int = 0, mode: Mode = "jobs") -> io.NodeOutput:
         from ..samplers.parallel.address import check_reachable, check_there
+        from ..samplers.parallel.clip.check import check_parallel
 
         choice = Parallel(address.strip(), workers, mode)
         check_parallel(choice)

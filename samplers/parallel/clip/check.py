@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ....loaders.messages import InputError, about, either, message, series
-from ....loaders.request import MODES, Parallel, Request
+from ....loaders.request import MODES, MOST_WORKERS, Parallel, Request
 from ....loaders.spec import titles_with
 from ....loaders.video_model import VideoModel
 from ...caches.mechanisms.external import External
@@ -15,7 +15,6 @@ from ...kernels import choice, kernel_of
 from ...solvers import prediction_levels
 
 SHARING = ("", "native", "_native_cudnn", "_native_flash", "flash", "sage")  # diffusers' kernels that share heads out
-MOST_WORKERS = 10_000
 OF_CPU = 2  # processes of a machine without cards, where nobody says how many
 
 
