@@ -84,7 +84,7 @@ CACHED = [
         (mode, name, "tiny-ltx-0.9.5")
         for mode in ("context", "branches")
         for name in choices()
-        if name not in ("cache-dit", "sencache")
+        if name not in ("cache-dit", "sencache", "magcache")
     ),
     ("context", "teacache", "tiny-wan2.1-t2v"),
     ("branches", "easycache", "tiny-wan2.1-t2v"),
