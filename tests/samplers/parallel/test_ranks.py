@@ -56,7 +56,7 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {  # mode, m
     "wan 2.2 5b": ("context", "tiny-wan2.2-ti2v-5b", {}, LARGE),
     "ltx masked text": ("context", "tiny-ltx-0.9.0", {}, {}),
     "ltx keyframes": ("context", "tiny-ltx-0.9.5", {}, KEYFRAMES),
-    "ltx guider": ("context", "tiny-ltx-0.9.5", {"guidance": Guidance("apg")}, {}),
+    "ltx guider": ("context", "tiny-ltx-0.9.5", {"guidance": Guidance("apg")}, LARGE),
     "branches wan": ("branches", "tiny-wan2.1-t2v", {}, {}),
     "branches hunyuan": ("branches", "tiny-hunyuan-t2v", HUNYUAN, {}),
     "branches cogvideox": ("branches", "tiny-cogvideox-2b", {}, {}),
@@ -84,7 +84,7 @@ CACHED = [
         (mode, name, "tiny-ltx-0.9.5")
         for mode in ("context", "branches")
         for name in choices()
-        if name not in ("cache-dit", "sencache")
+        if name not in ("cache-dit", "sencache", "magcache")
     ),
     ("context", "teacache", "tiny-wan2.1-t2v"),
     ("branches", "easycache", "tiny-wan2.1-t2v"),
