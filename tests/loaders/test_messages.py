@@ -112,7 +112,7 @@ def test_every_text_is_used_and_every_key_has_one() -> None:
             assert name in english, f"{file}: {name!r} has no text"
             assert values == {*BRACES.findall(english[name])}, f"{file}: the values of {name}"
             used.add(name)
-    for script in (file for file in (ROOT / "web").iterdir() if file.suffix in (".js", ".mjs")):
+    for script in (file for file in (ROOT / "web").rglob("*") if file.suffix in (".js", ".mjs")):
         own = {*re.findall(r'\bkey: "(\w+)"', script.read_text(encoding="utf-8"))}
         assert own <= english.keys(), f"{script.name}: {own - english.keys()}"
         used |= own
