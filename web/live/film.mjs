@@ -1,7 +1,7 @@
 /** A moving picture of a few frames that lie below each other in one image.
  *
- * A timer moves it, once for each frame and only while it is on the screen: an animation of the browser's would be drawn
- * with each picture of the screen, and all nodes around it anew with it. */
+ * A timer moves it, once for each frame and only while it is on the screen: an animation of the browser's would be
+ * drawn with each picture of the screen, and all nodes around it anew with it. */
 import { sayNow } from "../messages.mjs";
 
 const say = (message) => sayNow({ values: {}, ...message });
@@ -55,7 +55,8 @@ class Film {
   run() {
     clearInterval(this.timer);
     const { frames, seconds } = this.shown ?? {};
-    if (this.visible && !this.paused && frames > 1) this.timer = setInterval(() => this.turn(), (1000 * seconds) / frames);
+    const moves = this.visible && !this.paused && frames > 1;
+    if (moves) this.timer = setInterval(() => this.turn(), (1000 * seconds) / frames);
   }
 
   turn() {
