@@ -1,19 +1,19 @@
 /** A moving picture of a few frames that lie below each other in one image.
  *
- * A timer moves it, once for each frame and only while it is on the screen: an animation of the browser's would be drawn
- * with each picture of the screen, and all nodes around it anew with it. */
+ * A timer moves it, once for each frame and only while it is on the screen: an animation of the browser's would be
+ * drawn with each picture of the screen, and all nodes around it anew with it. */
 import { sayNow } from "../messages.mjs";
 
-const say = (key, text) => sayNow({ key, values: {}, text });
-const LABEL = () => say("live_picture", "What has been made so far, as a moving picture");
-const PAUSE = () => say("live_pause", "Pause the moving picture");
-const PLAY = () => say("live_play", "Play the moving picture");
+const say = (message) => sayNow({ values: {}, ...message });
+const LABEL = () => say({ key: "live_picture", text: "What has been made so far, as a moving picture" });
+const PAUSE = () => say({ key: "live_pause", text: "Pause the moving picture" });
+const PLAY = () => say({ key: "live_play", text: "Play the moving picture" });
 // what the frames are of, in the order in which they are counted
 const MARKS = {
-  before: () => say("live_before", "window before"),
-  joined: () => say("live_joined", "join"),
-  new: () => say("live_new", "new"),
-  following: () => say("live_following", "next join"),
+  before: () => say({ key: "live_before", text: "window before" }),
+  joined: () => say({ key: "live_joined", text: "join" }),
+  new: () => say({ key: "live_new", text: "new" }),
+  following: () => say({ key: "live_following", text: "next join" }),
 };
 const films = new WeakMap(); // figure -> its Film
 
@@ -55,7 +55,8 @@ class Film {
   run() {
     clearInterval(this.timer);
     const { frames, seconds } = this.shown ?? {};
-    if (this.visible && !this.paused && frames > 1) this.timer = setInterval(() => this.turn(), (1000 * seconds) / frames);
+    const moves = this.visible && !this.paused && frames > 1;
+    if (moves) this.timer = setInterval(() => this.turn(), (1000 * seconds) / frames);
   }
 
   turn() {
