@@ -20,7 +20,7 @@ SEARCH = f"""words => {{
 }}"""
 LORAS_OF_CORE = ("LoraLoader", "LoraLoaderModelOnly")
 # what is typed -> (a node that it must find, on which place of the list at the latest). Titles that begin with the word
-# come first, of blueprints too, then those that hold it, and among them those that are used most: core has 27 nodes that begin with Wan.
+# come first, then those that hold it, and among them those that are used most: core has 27 nodes that begin with Wan.
 WANTED = {
     "text to video": ("ReelwireSampler", 5),
     "t2v": ("ReelwireSampler", 1),
