@@ -102,3 +102,23 @@ class Stacks:
     def hints_last(self, network: Any) -> bool:
         """Whether a hint is added behind the last block, so that the hints are needed in any case."""
         return len(getattr(network, self.lists[-1])) - 1 in network.config[self.hinted]
+
+
+@dataclass(frozen=True)
+class TokenSplit:
+    """Where a network's video tokens can be cut, so that several processes have a share of them each.
+
+    heads: key of the config that tells how many heads an attention has, which are shared out too.
+    inputs: of its forward, with a row for each token [B, N, ...].
+    embedders: its convolutions whose output [B, C, t, h, w] becomes tokens.
+    positions: the module whose outputs [.., N, ...] say where the tokens are.
+    attentions: a pattern of the names of the attentions among them.
+    output: the layer behind which they are laid together.
+    """
+
+    inputs: tuple[str, ...]
+    embedders: tuple[str, ...] = ()
+    heads: str = "num_attention_heads"
+    positions: str = "rope"
+    attentions: str = r"\battn1$"
+    output: str = "proj_out"

@@ -170,6 +170,10 @@ class RefusedError(ValueError):
         refused = message("input_rule", name=labels, value=value, rule=rule) if name else rule
         super().__init__(sentences(refused, remedy))
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """As it goes to another process."""
+        return _refused, (isinstance(self, InputError), self.rule, self.remedy, self.name, self.value, self.node)
+
 
 class InputError(RefusedError):
     """A value that cannot work."""
@@ -184,6 +188,13 @@ class CheckpointError(RefusedError):
     """A file that cannot be loaded exactly, with what to do about it."""
 
     __module__ = "reelwire"
+
+
+def _refused(is_input: bool, rule: str, remedy: str, name: str, value: object, node: Origin | None) -> RefusedError:
+    """The error of another process."""
+    error = InputError(name, value, rule, remedy) if is_input else CheckpointError(rule, remedy, name, value)
+    error.node = node
+    return error
 
 
 @contextmanager

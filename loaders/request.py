@@ -242,19 +242,6 @@ class Guidance:
 
 
 @dataclass(frozen=True)
-class Parallel:
-    """Who does a model's work: worker processes, each with a card of its own.
-
-    address: of a Ray cluster, as "10.0.0.5:6379"; empty: the cards of this machine.
-    workers: how many at most; 0: one for each card.
-    """
-
-    address: str = ""
-    workers: int = 0
-    node: Origin | None = field(default=None, compare=False, repr=False)
-
-
-@dataclass(frozen=True)
 class Request:
     """One generation. Zero (or an empty name) means the model's own default; `complete` puts it in."""
 

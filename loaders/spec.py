@@ -31,6 +31,7 @@ FEATURES = {
     "pictures_anywhere": "given pictures at any frame",
     "prompt_pictures": "a prompt that is read along with the first picture",
     "spatio_temporal": "guidance away from a prediction without some blocks, with lists of scales",
+    "split_tokens": "one clip's tokens can be shared out among several cards",
     "trimmed_text": "the empty rows behind a prompt's end can be left out",
     "two_experts": "a network for high noise and one for low noise",
 }

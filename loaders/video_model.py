@@ -17,7 +17,7 @@ from .common.misfits import is_misfit
 from .common.peaks import Counted, encoder_bytes
 from .denoiser import Denoiser, NoiseSchedule, Schedule
 from .devices import ENCODING, explained, out_of_memory, with_kernels
-from .facts import Facts, Stacks
+from .facts import Facts, Stacks, TokenSplit
 from .limits import check_count, check_frames, check_size
 from .messages import CheckpointError, InputError, about, both, either, message, series
 from .parts import Config, Inputs, Memory, Network, Part, Recipe
@@ -44,7 +44,9 @@ class VideoModel(VideoVAE, Counted, ABC):
     dispatches: whether its layers ask diffusers' dispatcher for attention, or PyTorch's function itself.
     masked: a pattern of the names of the attentions that are handed a mask; "." where all are.
     keeps_padding: why the rows behind a prompt's end must stay; empty: they are masked, and can be cut off.
+    single_rows: a pattern of the names of the layers that see one row in a batch of both branches too.
     stacks: the blocks that caches know; None: a UNet, of which only the deep blocks can be cached.
+    tokens_at: where the network's tokens can be cut, for one clip on several cards; None: nowhere.
     image_models, text_models: what to load instead for images, and for text alone.
     methods: of guidance. stg_modes: what spatio-temporal guidance can leave out.
     """
@@ -58,7 +60,9 @@ class VideoModel(VideoVAE, Counted, ABC):
     dispatches = True
     masked = ""
     keeps_padding = ""
+    single_rows = ""
     stacks: ClassVar[Stacks | None] = Stacks()
+    tokens_at: ClassVar[TokenSplit | None] = None
     image_models: ClassVar[str] = message("other_family")
     text_models: ClassVar[str] = message("other_family")
     methods: ClassVar[tuple[str, ...]] = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer")

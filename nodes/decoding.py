@@ -437,7 +437,8 @@ def _decoded(
     report: host.Report, model: VideoModel, latent: host.Latent, tiling: Tiling, form: Form
 ) -> Iterator[Tensor]:
     """Frames in order with progress, preview and interrupt."""
-    from ..samplers.decode import frame_count, stream_frames
+    from ..samplers.decode import frame_count
+    from ..samplers.parallel.clip.spread import stream_frames
 
     samples, update, done = host.latents_of(model, latent), host.progress(), 0
     total, note = frame_count(model, samples), host.note_of(latent)

@@ -22,7 +22,7 @@ from ..loaders.video_model import VideoModel
 from . import host
 from .decoding import crf_input, decoded_in_tiles, report_file, with_seam
 from .effect import Conditions, counted, idle
-from .sampling.apart import submitted, watching, where_sampled
+from .sampling.apart import spreads_jobs, submitted, watching, where_sampled
 from .sampling.inputs import (
     FRAMES,
     made_later,
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
     from ..samplers.caches.report import Report as CacheReport
     from ..samplers.caches.runner import Runner
-    from ..samplers.denoise import Sampling
+    from ..samplers.denoise import RunSoFar
     from ..samplers.long.job import Job
     from ..samplers.long.plan import LongPlan
     from ..samplers.long.spread import Spread
@@ -223,7 +223,7 @@ class LongVideo(FileWriter):
                 if tiling.size and not is_tiled:
                     say(decoded_in_tiles(tiling, model))
                 callbacks = Callbacks(watch.step, report.tell)
-                spread = stack.enter_context(closing(watch.spread())) if model.parallel is not None else None
+                spread = stack.enter_context(closing(watch.spread())) if spreads_jobs(model) else None
                 made = render(model, story, plan, options, job, tiling, callbacks, eight_bits, spread)
                 pieces = watch.counted(made)
                 pieces = with_seam(report, pieces) if plan.request.loop else pieces
@@ -428,7 +428,7 @@ class _Watching:
         words = [line for line in (self._distant.words() if self._distant else ()) if line not in self._report]
         self._report.tell(*(message("last_window", note=line) for line in words), level=logging.INFO)
 
-    def step(self, done: int, total: int, run: Sampling) -> None:
+    def step(self, done: int, total: int, run: RunSoFar) -> None:
         """Called after every step of the whole video."""
         self._steps, self._cache = done, run.cache
         self._from = done - 1 if self._from is None else self._from

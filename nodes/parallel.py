@@ -7,7 +7,7 @@ from dataclasses import replace
 from comfy_api.latest import io
 
 from ..loaders.messages import InputError, message
-from ..loaders.request import Parallel
+from ..loaders.parallel import MODES, MOST_WORKERS, Mode, Parallel, check_parallel
 from ..loaders.video_model import VideoModel
 from . import host
 from .sampling.inputs import seed_input
@@ -50,7 +50,15 @@ class SetParallel(io.ComfyNode):
                     tooltip="Of a Ray cluster that this machine belongs to, as 10.0.0.5:6379; empty: the cards of this "
                     "machine",
                 ),
-                whole_input("workers", 0, (0, 10_000), "How many at most; 0: one for each card"),
+                whole_input("workers", 0, (0, MOST_WORKERS), "How many at most; 0: one for each card"),
+                io.Combo.Input(
+                    "mode",
+                    options=list(MODES),
+                    default=MODES[0],
+                    tooltip="jobs: each video on a worker of its own, on every model. The others share one video out: "
+                    "context: its tokens, on Wan and LTX-Video; branches: the forward passes of guidance; experts: "
+                    "Wan 2.2's two networks",
+                ),
             ],
             outputs=[model_output("The same model, sampled by workers; the one that came in stays as it is")],
             hidden=[io.Hidden.unique_id],
@@ -63,13 +71,15 @@ class SetParallel(io.ComfyNode):
         return host.valid((check_address, address))
 
     @classmethod
-    def execute(cls, model: VideoModel, address: str = "", workers: int = 0) -> io.NodeOutput:
+    def execute(cls, model: VideoModel, address: str = "", workers: int = 0, mode: Mode = MODES[0]) -> io.NodeOutput:
         from ..samplers.parallel.address import check_reachable, check_there
 
-        address = address.strip()
-        check_there()
-        check_reachable(address)
-        return io.NodeOutput(replace(model, parallel=Parallel(address, workers)))
+        choice = Parallel(address.strip(), workers, mode)
+        check_parallel(choice)
+        if not choice.splits_clip:
+            check_there()
+            check_reachable(choice.address)
+        return io.NodeOutput(replace(model, parallel=choice))
 
 
 class PromptList(io.ComfyNode):

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..loaders.limits import nearest
 from ..loaders.messages import InputError, either, message
 from ..loaders.vae.streaming import drop_first
-from ..loaders.vae.tiles import FEWEST, Tiling, retried
+from ..loaders.vae.tiles import FEWEST, Share, Tiling, in_turn, retried
 from ..loaders.video_model import VideoModel
 
 Form = Callable[[Tensor], Tensor]  # what becomes of frames [n, H, W, 3] in 0..1 where they were decoded; on the CPU
@@ -53,6 +53,8 @@ def stream_frames(
     tell: Callable[[str], None] = lambda _: None,
     smaller: Callable[[Tiling], None] = lambda _: None,
     form: Form = floats,
+    share: Share = in_turn,
+    shrinks: bool = True,
 ) -> Iterator[Tensor]:
     """Frames in order as pieces [n, H, W, 3] in 0..1 on the CPU, n at most a few. latents: [1, C, t, h, w], normalised.
 
@@ -60,12 +62,14 @@ def stream_frames(
     tiling: None for what memory allows.
     tell, smaller: hear in words, and with the tiles, when they had to become smaller.
     form: how the frames are wanted.
+    share: who makes which tile. shrinks: whether tiles become smaller where memory runs out.
 
     Raises ValueError for latents or frames that are not finite.
     """
     if not torch.isfinite(latents).all():
         raise ValueError(message("latents_hold_no_video"))
-    yield from frames_of(model, lambda: iter(latents.split(1, 2)), latents.shape[3:], seed, tiling, tell, smaller, form)
+    source = lambda: iter(latents.split(1, 2))
+    yield from frames_of(model, source, latents.shape[3:], seed, tiling, tell, smaller, form, share, shrinks)
 
 
 def frames_of(
@@ -77,6 +81,8 @@ def frames_of(
     tell: Callable[[str], None],
     smaller: Callable[[Tiling], None],
     form: Form,
+    share: Share = in_turn,
+    shrinks: bool = True,
 ) -> Iterator[Tensor]:
     """As `stream_frames`, of latent frames [1, C, 1, h, w] that a source makes one after another.
 
@@ -87,13 +93,15 @@ def frames_of(
 
     def make(tiling: Tiling) -> Iterator[Tensor]:
         with model.use("vae", activations=model.vae_bytes(tiling, height, width)) as vae, torch.no_grad():
-            pieces = model.stream_decode(vae, source(), tiling.rows(height, width), seed)
+            pieces = model.stream_decode(vae, source(), tiling.rows(height, width), seed, share)
             yield from map(form, _finite(drop_first(model.facts.discarded_frames, pieces, 0)))
 
     def shrink(less: Tiling) -> None:
         smaller(less)
         tell(message("memory_decode_goes_on", tiles=less.words(model.facts.spatial_ratio)))
 
+    if not shrinks:
+        return make(tiling)
     return retried(make, tiling, (height, width), 0, model.memory.device("vae"), shrink)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import groupby
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,8 +20,9 @@ from ..loaders.video_model import VideoModel
 from ..loaders.weights.lora import Switch, applied
 from .caches.corrector import COPIED
 from .caches.runner import Runner, cached, forecasting, through_cache
-from .guidance import guide, guided_model
+from .guidance import Guided, guide, guided_model
 from .loop import circling
+from .parallel.clip.split import ALONE, Split
 from .plan import SamplingPlan
 from .solvers import TABLES, Solver, Turn, Walk, noise_schedule
 from .sources.clip import with_clip_latents
@@ -29,8 +31,23 @@ from .speed import accelerated
 
 LESS_MEMORY = message("less_memory")
 COLLAPSED = 0.02  # spread of normalised latents, which is about 1
-OnStep = Callable[[int, int, "Sampling"], None]  # (predictions done, predictions in all, the run so far)
 Wrap = Callable[[Denoiser], Denoiser]
+
+
+class RunSoFar(Protocol):
+    """What those who look on see of a run, be it in this process or in others. cache: of the run."""
+
+    cache: Runner | None
+
+    def preview(self) -> Tensor:
+        """The video [B, C, T, h, w] that the last prediction points to."""
+
+    def finish(self) -> Tensor:
+        """The latents as they are now, as [B, C, T, h, w]."""
+
+
+OnStep = Callable[[int, int, RunSoFar], None]  # (predictions done, predictions in all, the run so far)
+Computed = Callable[[Guided], Guided]  # around what computes the guided predictions, inside of a cache
 
 
 def sample(
@@ -40,12 +57,15 @@ def sample(
     on_step: OnStep = lambda *_: None,
     wrap: Wrap = lambda denoiser: denoiser,
     inpainting: Inpainting | None = None,
+    split: Split = ALONE,
+    computed: Computed = lambda guided: guided,
 ) -> Tensor:
     """Latents [1, C, t, h, w], normalised as the model sees them, of one plan.
 
     on_step is called after every prediction was stepped with, and may raise to stop. wrap: around the denoiser, before
-    its first prediction. inpainting: of a video that is longer than the plan's, else as the plan says. Raises
-    InputError, before any weights are read, for a prompt that this model cannot read.
+    its first prediction. inpainting: of a video that is longer than the plan's, else as the plan says. split: over the
+    ranks that this process is one of. computed: around the guided predictions that a cache asks for. Raises InputError,
+    before any weights are read, for a prompt that this model cannot read.
     """
     request = plan.request
     model = guided_model(model, request)
@@ -61,8 +81,8 @@ def sample(
         schedule = noise_schedule(model, request, model.memory.device("transformer"))
         denoiser = wrap(circling(model.prepare(conditioning, request, schedule), request, model.facts))
         solver = TABLES[model.solvers][request.sampler]
-        with cached(model, schedule, plan.policy) as cache, ExitStack() as stack:
-            run = Sampling(model, plan.room, denoiser, cache, stack, on_step)
+        with cached(model, schedule, plan.policy, split) as cache, ExitStack() as stack:
+            run = Sampling(model, plan.room, denoiser, cache, stack, on_step, split, computed)
             run.masked = MaskedSource(inpainting, denoiser, request.seed) if inpainting is not None else None
             latents = solver.solve(run, denoiser.latents, schedule)
         video = _alive(_finite(denoiser.finish(latents), model), model)
@@ -78,13 +98,22 @@ class Sampling:
     """
 
     def __init__(
-        self, model: VideoModel, room: int, denoiser: Denoiser, cache: Runner | None, stack: ExitStack, on_step: OnStep
+        self,
+        model: VideoModel,
+        room: int,
+        denoiser: Denoiser,
+        cache: Runner | None,
+        stack: ExitStack,
+        on_step: OnStep,
+        split: Split = ALONE,
+        computed: Computed = lambda guided: guided,
     ) -> None:
         self.denoiser, self.cache, self.latents = denoiser, cache, denoiser.latents
         self.masked: MaskedSource | None = None
-        self._model, self._room, self._stack, self._on_step = model, room, stack, on_step
+        self._model, self._room, self._stack, self._on_step, self._split = model, room, stack, on_step, split
         predict = denoiser.predict if cache is None else through_cache(denoiser.predict, cache)
-        guided = guide(predict, denoiser, model.guidance, model.batched_guidance, model.blocks, model.perturb)
+        options = (model.batched_guidance, model.blocks, model.perturb, split)
+        guided = computed(_shared(guide(predict, denoiser, model.guidance, *options), denoiser, split))
         self._guided = guided if cache is None else forecasting(guided, denoiser, cache)
         groups = (list(group) for _, group in groupby(range(len(denoiser.schedule)), denoiser.part))
         self._phases = {steps[0]: range(steps[0], steps[-1] + 1) for steps in groups}
@@ -158,13 +187,22 @@ class Sampling:
     def _begin(self, steps: range) -> Network:
         """An expert with all that it runs with, until the next one takes over."""
         part, enter = self.denoiser.part(steps.start), self._stack.enter_context
-        network = enter(self._model.use(part, activations=self._room))
-        enter(_without_hooks(network))
-        enter(accelerated(network, self._model))
-        self._switch_loras = enter(applied(network, part, self._model.loras, self._model.memory.device(part)))
+        network: Network = None
+        self._switch_loras = lambda level, count: None
+        if self._split.computes(part):
+            network = enter(self._model.use(part, activations=self._room))
+            enter(_without_hooks(network))
+            enter(accelerated(network, self._model))
+            enter(self._split.spread(network, self._model))
+            self._switch_loras = enter(applied(network, part, self._model.loras, self._model.memory.device(part)))
         if self.cache is not None:
             enter(self.cache.phase(network, self, part, steps))
         return network
+
+
+def _shared(guided: Guided, denoiser: Denoiser, split: Split) -> Guided:
+    """Guided predictions, of which another rank may make those of a part."""
+    return lambda network, latents, step: split.guided(denoiser.part(step), lambda: guided(network, latents, step))
 
 
 def _check_conditioning(model: VideoModel, conditioning: Conditioning, request: Request, extends: bool) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ from ..loaders.messages import InputError, either, inputs_named, message
 from ..loaders.request import Guidance, Request, SpatioTemporal
 from ..loaders.spec import titles_with
 from ..loaders.video_model import VideoModel
+from .parallel.clip.split import ALONE, Ask, Split
 from .solvers import MOST_STEPS, noise_schedule
 
 if TYPE_CHECKING:
@@ -154,25 +156,26 @@ def guide(
     batched: bool,
     blocks: str = "",
     perturb: Perturb = lambda *_: nullcontext(),
+    split: Split = ALONE,
 ) -> Guided:
     """Predictions of a denoiser's branches put together: one forward where guidance is off.
 
     batched: both branches go in one forward. blocks: the network's attribute that holds them, for skip-layer guidance.
-    perturb: `VideoModel.perturb`, for spatio-temporal guidance.
+    perturb: `VideoModel.perturb`, for spatio-temporal guidance. split: over ranks.
     """
     schedule = denoiser.schedule
     first, last = int(guidance.start * schedule.level_count), int(guidance.end * schedule.level_count)
     if guidance.method == "cfg":
-        guided = _plain(predict, denoiser, batched)
+        guided = _plain(predict, denoiser, batched, split)
     elif guidance.stg is not None and guidance.method == "stg":
-        guided = _spatio_temporal(predict, denoiser, guidance.stg, perturb)
+        guided = _spatio_temporal(predict, denoiser, guidance.stg, perturb, split)
     else:
-        guided = _by_guider(predict, denoiser, _make_guider(guidance, blocks))
+        guided = _by_guider(predict, denoiser, _make_guider(guidance, blocks), split)
     off = denoiser.guidance <= 1 and guidance.method != "stg"
 
     def predict_step(network: Network, latents: Tensor, step: int) -> Tensor:
         if off or not first <= schedule.levels[step] < last:
-            return predict(network, latents, step, "cond")
+            return split.predictions([Ask(partial(predict, network, latents, step, "cond"))])[0]
         return guided(network, latents, step)
 
     return predict_step
@@ -209,38 +212,43 @@ def _stg_forwards(model: VideoModel, guidance: Guidance, stg: SpatioTemporal, re
     return [1 + (first <= level < last) * on(cfg, scale, blocks) for level, (cfg, scale, _, blocks) in levels]
 
 
-def _plain(predict: Predict, denoiser: Denoiser, batched: bool) -> Guided:
+def _plain(predict: Predict, denoiser: Denoiser, batched: bool, split: Split) -> Guided:
     """Classifier-free guidance (Ho & Salimans 2022), as one batch or two forwards as the reference pipeline does it."""
 
     def predict_step(network: Network, latents: Tensor, step: int) -> Tensor:
-        if batched:
+        if batched and not split.divides_branches:
             uncond, cond = predict(network, latents, step, "cond_uncond").chunk(2)
         else:
-            cond = predict(network, latents, step, "cond")
-            uncond = predict(network, latents, step, "uncond")
+            asks = [Ask(partial(predict, network, latents, step, branch)) for branch in ("cond", "uncond")]
+            cond, uncond = split.predictions(asks, batched)
         return uncond + denoiser.scale(step) * (cond - uncond)
 
     return predict_step
 
 
-def _spatio_temporal(predict: Predict, denoiser: Denoiser, stg: SpatioTemporal, perturb: Perturb) -> Guided:
+def _spatio_temporal(
+    predict: Predict, denoiser: Denoiser, stg: SpatioTemporal, perturb: Perturb, split: Split
+) -> Guided:
     """Classifier-free guidance, and away from what the network predicts without some blocks (LTXVideoPipeline of
     Lightricks' ltx-video, guidance_scale, stg_scale, rescaling_scale, cfg_star_rescale)."""
 
     def predict_step(network: Network, latents: Tensor, step: int) -> Tensor:
         scale, stg_scale, rescale, blocks = stg_values(stg, denoiser.schedule.sigmas[step], denoiser.guidance)
-        cond = prediction = predict(network, latents, step, "cond")
+        ask = partial(partial, predict, network, latents, step)
+        asks = {"cond": Ask(ask("cond"))}
         if scale > 1:
-            uncond = predict(network, latents, step, "uncond")
+            asks["uncond"] = Ask(ask("uncond"))
+        if stg_scale > 0 and blocks:
+            asks["perturbed"] = Ask(ask("perturbed"), lambda: perturb(network, blocks, stg.mode))
+        predictions = dict(zip(asks, split.predictions([*asks.values()]), strict=True))
+        cond = prediction = predictions["cond"]
+        if scale > 1:
+            uncond = predictions["uncond"]
             if stg.star:
                 uncond = uncond * ((cond * uncond).sum() / (uncond.square().sum() + 1e-8))
             prediction = uncond + scale * (cond - uncond)
         if stg_scale > 0:
-            perturbed = cond
-            if blocks:
-                with perturb(network, blocks, stg.mode):
-                    perturbed = predict(network, latents, step, "perturbed")
-            prediction = prediction + stg_scale * (cond - perturbed)
+            prediction = prediction + stg_scale * (cond - predictions.get("perturbed", cond))
             if rescale != 1:
                 prediction = prediction * (rescale * (cond.std() / prediction.std()) + 1 - rescale)
         return prediction
@@ -256,7 +264,7 @@ def stg_values(stg: SpatioTemporal, sigma: float, guidance: float) -> tuple[floa
     return one(stg.scales or (guidance,), at), one(stg.stg_scales, at), one(stg.rescales, at), blocks
 
 
-def _by_guider(predict: Predict, denoiser: Denoiser, guider: BaseGuidance) -> Guided:
+def _by_guider(predict: Predict, denoiser: Denoiser, guider: BaseGuidance, split: Split) -> Guided:
     """A forward for each of a guider's branches; of scales that differ between frames it takes the largest."""
     schedule = denoiser.schedule
 
@@ -264,16 +272,23 @@ def _by_guider(predict: Predict, denoiser: Denoiser, guider: BaseGuidance) -> Gu
         guider.guidance_scale = denoiser.strength(step)
         guider.set_state(step=step, num_inference_steps=len(schedule), timestep=schedule.timesteps[step])
         batches = guider.prepare_inputs({"branch": ("cond", "uncond")})
-        for batch in batches:
-            guider.prepare_models(network)
-            try:
-                batch.noise_pred = predict(network, latents, step, batch.branch)
-            finally:
-                guider.cleanup_models(network)
+        around = lambda: _prepared(guider, network)
+        asks = [Ask(partial(predict, network, latents, step, batch.branch), around) for batch in batches]
+        for batch, result in zip(batches, split.predictions(asks), strict=True):
+            batch.noise_pred = result
         prediction: Tensor = guider(batches).pred
         return prediction
 
     return predict_step
+
+
+@contextmanager
+def _prepared(guider: BaseGuidance, network: Network) -> Iterator[None]:
+    guider.prepare_models(network)
+    try:
+        yield
+    finally:
+        guider.cleanup_models(network)
 
 
 def _make_guider(g: Guidance, blocks: str) -> BaseGuidance:

@@ -21,6 +21,7 @@ from .guidance import check_guidance, guided_model
 from .kernels import attention_notes
 from .keyframes import cut_notes, place_keyframes
 from .loop import closed
+from .parallel.clip.check import check_split
 from .room import step_bytes
 from .solvers import TABLES, noise_schedule, prediction_count, run_predictions, skipped
 from .sources.awaited import Names, with_stand_ins
@@ -82,6 +83,7 @@ def plan(model: VideoModel, request: Request, outline: bool = False, awaited: Na
         request, media_notes = _with_media(model, request)
         mask, mask_notes = checked_mask(model, request)
         media_notes += mask_notes
+        check_split(model, request, policy)
     before = (*opening_notes, *idle_notes, *length_notes, *preset_notes)
     after = (*cache_notes, *attention_notes(model), *_idle_notes(model, request, policy))
     notes = (*before, *media_notes, *after)

@@ -19,7 +19,7 @@ from ..notices import say
 from ..parts import Config, Network
 from ..request import Request
 from .peak import CUDNN, CoderPeak, base_width
-from .tiles import Pieces, Tile, Tiling, one_by_one, retried, tiled
+from .tiles import Pieces, Share, Tile, Tiling, in_turn, one_by_one, retried, tiled
 
 
 def _say_tiles(tiling: Tiling, count: int, ratio: int) -> None:
@@ -113,11 +113,14 @@ class VideoVAE(ModelBase, ABC):
         posterior = DiagonalGaussianDistribution(torch.cat(list(pieces), 2))
         return posterior.mode() if generator is None else posterior.sample(generator)
 
-    def stream_decode(self, vae: Network, latents: Pieces, rows: list[list[Tile]], seed: int) -> Pieces:
-        """Normalised latent frames [1, C, 1, h, w] -> frames in order, as pieces [n, H, W, 3] in 0..1, n small."""
+    def stream_decode(
+        self, vae: Network, latents: Pieces, rows: list[list[Tile]], seed: int, share: Share = in_turn
+    ) -> Pieces:
+        """Normalised latent frames [1, C, 1, h, w] -> frames in order, as pieces [n, H, W, 3] in 0..1, n small. share:
+        who makes which tile."""
         device = self.memory.device("vae")
         stage = lambda part, tile: self.decode_tile(vae, (z.to(device) for z in part), tile, seed)
-        for piece in tiled(stage, self.to_vae(vae, latents, seed), rows):
+        for piece in tiled(stage, self.to_vae(vae, latents, seed), rows, share):
             yield rearrange(piece, "1 c t h w -> t h w c").float().mul(0.5).add(0.5).clamp(0, 1)
 
     # ------------------------------------------------------------ memory

@@ -8,7 +8,7 @@ Where tiles overlap they fade into one another linearly.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import tee
 from typing import Any
@@ -22,6 +22,7 @@ from .streaming import Pieces, drop_first
 
 OVERLAP = 0.25  # of a tile, with each neighbour
 FEWEST = 4  # latent pixels across; smaller tiles would be all edge
+Share = Callable[[Sequence[Pieces]], Iterator[tuple[Tensor, ...]]]  # streams of tiles -> the next piece of each
 
 
 @dataclass(frozen=True)
@@ -75,15 +76,23 @@ def _starts(length: int, size: int) -> tuple[list[int], int]:
     return [round(i * (length - size) / (count - 1)) for i in range(count)], size
 
 
-def tiled(stage: Callable[[Pieces, Tile], Pieces], pieces: Pieces, rows: list[list[Tile]]) -> Pieces:
-    """Run a stage over pieces [B, C, t, h, w] tile by tile; it must yield the same number of frames for every tile."""
+def in_turn(streams: Sequence[Pieces]) -> Iterator[tuple[Tensor, ...]]:
+    """The next piece of each stream, all made here."""
+    return zip(*streams, strict=True)
+
+
+def tiled(
+    stage: Callable[[Pieces, Tile], Pieces], pieces: Pieces, rows: list[list[Tile]], share: Share = in_turn
+) -> Pieces:
+    """Run a stage over pieces [B, C, t, h, w] tile by tile; it must yield the same number of frames for every tile.
+    share: who makes the pieces of which tile."""
     tiles = [tile for row in rows for tile in row]
     if len(tiles) == 1:
         yield from stage(pieces, tiles[0])
         return
     sources = tee(pieces, len(tiles))
     streams = [stage(map(tile.cut, source), tile) for tile, source in zip(tiles, sources, strict=True)]
-    for pieces_of_tiles in zip(*streams, strict=True):
+    for pieces_of_tiles in share(streams):
         yield _together(list(pieces_of_tiles), rows)
 
 

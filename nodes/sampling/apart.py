@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 PAUSE = 0.05  # seconds between two looks at a job
 
 
+def spreads_jobs(model: VideoModel) -> bool:
+    """Whether workers sample whole videos of a model."""
+    return model.parallel is not None and not model.parallel.splits_clip
+
+
 async def sampled_apart(
     model: VideoModel, conditioning: Conditioning, prepared: SamplingPlan, report: host.Report
 ) -> Done:
@@ -73,4 +78,4 @@ def where_sampled(model: VideoModel, plan: LongPlan) -> tuple[Message, ...]:
     """What workers can do for a long video; nothing where the model names none."""
     from ...samplers.long.spread import spread_note
 
-    return () if model.parallel is None else (spread_note(plan),)
+    return (spread_note(plan),) if spreads_jobs(model) else ()

@@ -17,14 +17,14 @@ from .. import host
 from ..origin import from_model
 from ..types import ABSENT, InputValue
 from ..words import sampled
-from .apart import sampled_apart
+from .apart import sampled_apart, spreads_jobs
 from .inputs import FRAMES, loop_input, media_checks, sampler_inputs, size_checks
 from .request import check_ahead, clip_frames_of, decoding_of, noise_mask_of, request_of
 
 if TYPE_CHECKING:
     from ...samplers.caches.report import Report as CacheReport
     from ...samplers.caches.runner import Runner
-    from ...samplers.denoise import Sampling
+    from ...samplers.denoise import RunSoFar
     from ...samplers.plan import SamplingPlan
 
 
@@ -94,7 +94,7 @@ class Sampler(SamplerNode):
 
     @classmethod
     async def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: InputValue) -> io.NodeOutput:
-        from ...samplers.denoise import sample
+        from ...samplers.parallel.clip.spread import sample
         from ...samplers.plan import plan
 
         source, report = inputs.get("source"), host.Report(cls)
@@ -103,7 +103,7 @@ class Sampler(SamplerNode):
         host.forget_video()
         report.tell(*prepared.notes)
         watch, began = _Watching(model), time.monotonic()
-        if model.parallel is None:
+        if not spreads_jobs(model):
             report.tell(*host.shortage(model, prepared))
             with heard_by(report.tell):
                 latents = sample(model, conditioning, prepared, watch.step)
@@ -150,7 +150,7 @@ class _Watching:
         self._model, self._update = model, host.progress()
         self.cache: Runner | None = None
 
-    def step(self, done: int, total: int, run: Sampling) -> None:
+    def step(self, done: int, total: int, run: RunSoFar) -> None:
         """Called after every step."""
         self.cache = run.cache
         self._update(done, total, lambda: host.latent_preview(self._model, run.preview()))

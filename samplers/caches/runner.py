@@ -21,6 +21,7 @@ from ...loaders.parts import Argument, Inputs, Kwargs, Network
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
 from ..guidance import Guided, Predict
+from ..parallel.clip.split import ALONE, Split
 from ..solvers import Walk, run_predictions
 from .corrector import Again, Corrector, Goal
 from .course import Course
@@ -54,6 +55,7 @@ class Runner:
 
     batched: whether both branches of guidance go in one forward pass.
     levels: the noise level of each prediction; empty where each has its own.
+    split: over ranks, whose caches all decide alike.
     entries: all decisions so far.
     peak: the most bytes that its states held at a time.
     courses: of the experts, where skipped steps are taken again.
@@ -68,6 +70,7 @@ class Runner:
     steps: int
     batched: bool = False
     levels: tuple[int, ...] = ()
+    split: Split = ALONE
     entries: list[Entry] = field(default_factory=list)
     peak: int = 0
     courses: list[Course] = field(default_factory=list)
@@ -98,7 +101,8 @@ class Runner:
         self._corrector = Corrector(self._course, state) if self._course is not None else None
         try:
             self._since = time.perf_counter()
-            with self.policy.enabled(network, run, self.stacks, len(steps), self.batched):
+            enabled = partial(self.policy.enabled, network, run, self.stacks, len(steps), self.batched)
+            with enabled() if network is not None else nullcontext():  # None: another rank's
                 yield
             if self._finite:
                 self._read_whole()
@@ -169,6 +173,7 @@ class Runner:
         """The network's output of one forward pass, computed or made of what is stored."""
         if step != self._step:
             self._step, self._calls = step, {}
+        branch = self.split.branch(branch)
         index = self._calls.get(branch, 0)
         self._calls[branch] = index + 1
         common = self._common(branch, index, step)
@@ -179,6 +184,7 @@ class Runner:
             stacks=self.stacks,
             signal=self.policy.signal,
             always_computed=self.policy.always_computed,
+            split=self.split,
             record=partial(self._record, common["context"]),
         )
         return self.policy.mechanism_on(self.stacks)().forward(forward)
@@ -208,9 +214,15 @@ class Runner:
     def _decide(self, state: BranchState, context: StepContext, signal: Tensor | None) -> bool:
         """Whether this step reuses what is stored; counts it."""
         policy, entry = self.policy, self._record(context, True)
+        leading = policy.decides_once and context.step not in self._decisions
+        if leading and not self.split.leads:
+            self._decisions[context.step] = self.split.agree(False)
+        signal = None if signal is None else self.split.whole_batch(signal)
         if signal is not None and state.signal is not None and state.signal.shape == signal.shape:
             entry.distance = state.distance = distance(signal, state.signal)
         skip = policy.may_skip(state, context) and self._should_skip(state, context, entry)
+        if leading and self.split.leads:
+            self.split.agree(skip)
         self._decisions[context.step] = skip
         if signal is not None and (policy.compare_to_previous_step or not skip):
             state.signal = signal.detach()
@@ -235,7 +247,8 @@ class Runner:
 
     def _store(self, state: BranchState, context: StepContext, values: Values, observed: Mapping[str, Tensor]) -> None:
         """Store what a step has computed, with as many earlier ones as the forecast needs."""
-        self.policy.on_computed(state, context, values, observed)
+        whole = {name: self.split.whole_batch(x) if x.ndim else x for name, x in observed.items()}
+        self.policy.on_computed(state, context, values, whole)
         state.history = [*state.history, (float(context.level), values)][-self.policy.stored_values :]
         self.peak = max(self.peak, self._bytes)
 
@@ -275,12 +288,14 @@ def _check_signal(policy: Policy, model: VideoModel) -> None:
 
 
 @contextmanager
-def cached(model: VideoModel, schedule: NoiseSchedule, policy: Policy | None) -> Iterator[Runner | None]:
+def cached(
+    model: VideoModel, schedule: NoiseSchedule, policy: Policy | None, split: Split = ALONE
+) -> Iterator[Runner | None]:
     """The cache of one run, whose state ends with it; what is to be told stays. None where every step is computed."""
     if policy is None:
         yield None
         return
-    runner = Runner(policy, model.stacks, len(schedule), model.batched_guidance, schedule.levels)
+    runner = Runner(policy, model.stacks, len(schedule), model.batched_guidance, schedule.levels, split)
     try:
         yield runner
     finally:

@@ -8,15 +8,16 @@ from torch import Tensor, nn
 
 from ...loaders.parts import Args, Kwargs
 
-# (outputs of the network's embedder of time, first block, its arguments) -> signal
-Signal = Callable[[list[Tensor], nn.Module, Args, Kwargs], "Tensor | None"]
+Join = Callable[[Tensor], Tensor]  # a tensor with rows for the tokens of this process -> with those of all
+# (outputs of the network's embedder of time, first block, its arguments, join) -> signal
+Signal = Callable[[list[Tensor], nn.Module, Args, Kwargs, Join], "Tensor | None"]
 
 
 class _StopError(Exception):
     """Stops a block at its first attention."""
 
 
-def _modulated(embeddings: list[Tensor], block: nn.Module, args: Args, kwargs: Kwargs) -> Tensor | None:
+def _modulated(embeddings: list[Tensor], block: nn.Module, args: Args, kwargs: Kwargs, join: Join) -> Tensor | None:
     """The hidden states that the block hands its first attention, modulated by the time: TeaCache's signal."""
     attention = block.get_submodule("attn1" if hasattr(block, "attn1") else "attn")
     inputs: list[Tensor] = []
@@ -29,25 +30,25 @@ def _modulated(embeddings: list[Tensor], block: nn.Module, args: Args, kwargs: K
     try:
         block.forward(*args, **kwargs)  # not the compiled call: the hook stays out of its graph
     except _StopError:
-        return inputs[0]
+        return join(inputs[0])
     finally:
         handle.remove()
     return None
 
 
-def _time(embeddings: list[Tensor], block: nn.Module, args: Args, kwargs: Kwargs) -> Tensor:
+def _time(embeddings: list[Tensor], block: nn.Module, args: Args, kwargs: Kwargs, join: Join) -> Tensor:
     """The embedding of time that the block is called with."""
-    return _mean_over_tokens(kwargs["temb"])
+    return _mean_over_tokens(join(kwargs["temb"]))
 
 
-def _embedder(embeddings: list[Tensor], block: nn.Module, args: Args, kwargs: Kwargs) -> Tensor:
+def _embedder(embeddings: list[Tensor], block: nn.Module, args: Args, kwargs: Kwargs, join: Join) -> Tensor:
     """The embedding of time before it is projected for the blocks, `e` of Wan's code."""
-    return _mean_over_tokens(embeddings[0])
+    return _mean_over_tokens(join(embeddings[0]))
 
 
-def _embedded(embeddings: list[Tensor], block: nn.Module, args: Args, kwargs: Kwargs) -> Tensor:
+def _embedded(embeddings: list[Tensor], block: nn.Module, args: Args, kwargs: Kwargs, join: Join) -> Tensor:
     """The embedding of time as it is projected for the blocks, `e0` of Wan's code."""
-    return _mean_over_tokens(embeddings[1])
+    return _mean_over_tokens(join(embeddings[1]))
 
 
 def _mean_over_tokens(embedding: Tensor) -> Tensor:

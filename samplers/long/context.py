@@ -6,6 +6,7 @@ that of the first, shuffled, so that they show the same scene (FreeNoise, Qiu an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -16,8 +17,9 @@ from ...loaders.common.flow import draw
 from ...loaders.denoiser import Denoiser, DenoiserWrapper, Network
 from ...loaders.request import Conditioning, Request
 from ...loaders.video_model import VideoModel
-from ..denoise import OnStep, sample
+from ..denoise import OnStep
 from ..loop import Circle
+from ..parallel.clip.spread import sample
 from ..plan import plan
 from ..sources.inpaint import Inpainting
 
@@ -38,11 +40,16 @@ def sample_in_context(
     source, mask = request.source, request.mask
     start = source if source is not None and request.strength < 1 else None
     windows = partial(ContextWindows, more=more, stride=stride, seed=request.seed, source=start)
-    circle = lambda denoiser: Circle(windows(denoiser), latent_frames(request.frames))
+    circle = partial(_circled, windows, latent_frames(request.frames))
     first = None if source is None else source[:, :, : latent_frames(frames)]
     planned = plan(model, replace(request, frames=frames, source=first, mask=None, loop=False))
     inpainting = None if source is None or mask is None else Inpainting(source, mask[None, None])
     return sample(model, conditioning, planned, on_step, circle if request.loop else windows, inpainting)
+
+
+def _circled(windows: Callable[[Denoiser], Denoiser], frames: int, denoiser: Denoiser) -> Denoiser:
+    """A denoiser that sees a video of so many latent frames in windows, and as a circle."""
+    return Circle(windows(denoiser), frames)
 
 
 class ContextWindows(DenoiserWrapper):

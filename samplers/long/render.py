@@ -20,8 +20,9 @@ from ...loaders.notices import stop_if_asked
 from ...loaders.request import Conditioning, ContinuationLatents, Keyframe, Request
 from ...loaders.vae.tiles import Tiling
 from ...loaders.video_model import VideoModel
-from ..decode import Form, floats, frames_of, stream_frames
-from ..denoise import Sampling, sample
+from ..decode import Form, floats, frames_of
+from ..denoise import RunSoFar
+from ..parallel.clip.spread import sample, stream_frames
 from ..plan import plan
 from .context import sample_in_context
 from .job import Job
@@ -39,7 +40,7 @@ ENDING = 1  # latent frames of the beginning that a loop's last window ends with
 class Callbacks:
     """Who looks on. step: hears (steps done in the whole video, steps in all, the run); tell: notes in words."""
 
-    step: Callable[[int, int, Sampling], None] = lambda *_: None
+    step: Callable[[int, int, RunSoFar], None] = lambda *_: None
     tell: Callable[[str], None] = lambda _: None
 
 

@@ -28,7 +28,7 @@ from ...loaders.request import Conditioning
 from ...loaders.video_model import VideoModel
 from ..caches.report import Report, report
 from ..caches.runner import Runner
-from ..denoise import Sampling, sample
+from ..denoise import RunSoFar, sample
 from ..plan import SamplingPlan
 from .marks import Marks, other_files
 from .versions import differences
@@ -217,7 +217,7 @@ def _stop_if_asked() -> None:
         raise StoppedError
 
 
-def _on_step(done: int, total: int, run: Sampling) -> None:
+def _on_step(done: int, total: int, run: RunSoFar) -> None:
     _stop_if_asked()
     preview = _desk.look.preview
     if _desk.wanted:

@@ -37,6 +37,7 @@ class CogVideoX(VideoModel):
     facts: CogFacts
     checkpoint = FORMAT
     batched_guidance = True
+    single_rows = "^ofs_embedding"
     solvers = "zero terminal SNR"
     keeps_padding = message("padding_cogvideox")
     coders: ClassVar[Mapping[str, CoderPeak]] = {

@@ -21,7 +21,7 @@ from torch import Tensor
 from ...common.peaks import Moment
 from ...common.prompts import encode_t5, t5_prompt
 from ...denoiser import Denoiser, NoiseSchedule, Schedule
-from ...facts import Stacks
+from ...facts import Stacks, TokenSplit
 from ...messages import InputError, message
 from ...parts import Config, Inputs, Part
 from ...request import Capabilities, Conditioning, Extension, Keyframe, Program, Request
@@ -68,6 +68,7 @@ class LTX(LTXModel):
     }
     streamed_encode_differs = True
     stacks = Stacks(pairs=False)
+    tokens_at = TokenSplit(inputs=("hidden_states", "timestep"))
     masked = r"\.attn2$"
     methods: ClassVar[tuple[str, ...]] = (*LTXModel.methods, "stg")
     stg_modes: ClassVar[tuple[str, ...]] = (*MODES,)

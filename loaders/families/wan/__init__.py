@@ -19,7 +19,7 @@ from ...common.flow import draw, encoded_source, mix
 from ...common.peaks import Moment, Reader, reader
 from ...common.prompts import encode_t5, t5_prompt
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
-from ...facts import Stacks
+from ...facts import Stacks, TokenSplit
 from ...messages import CheckpointError, InputError, either, inputs_named, message
 from ...parts import Config, Inputs, Recipe
 from ...request import Capabilities, Conditioning, Control, Extension, Keyframe, Request
@@ -59,6 +59,7 @@ class Wan(WanModel):
         "key of the text": Moment(hidden=5, rotary=2, controlled=1, timed=7, timed32=6, keys=3, keys32=2, key_copies=1),
     }
     stacks = Stacks(("blocks",), "vace_blocks", "vace_layers", pairs=False)
+    tokens_at = TokenSplit(inputs=("timestep",), embedders=("patch_embedding", "vace_patch_embedding"))
     image_models = either("Wan2.1-I2V-14B, Wan2.2-I2V-A14B, Wan2.2-TI2V-5B", "Wan2.1-VACE")
     text_models = either("Wan2.1-T2V", "Wan2.2-T2V-A14B")
 

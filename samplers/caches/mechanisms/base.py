@@ -16,6 +16,7 @@ from ....loaders.facts import Stacks
 from ....loaders.parts import Inputs, Network
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
+from ...parallel.clip.split import ALONE, Split
 from ..state import BranchState, StepContext, Values
 
 
@@ -44,6 +45,7 @@ class Forward(Cacheable):
     stacks: where its blocks are; None: a UNet.
     signal, always_computed: the policy's.
     record: (whether it was computed), in place of `decide` where another library decides.
+    split: over ranks.
     """
 
     network: Network
@@ -52,6 +54,7 @@ class Forward(Cacheable):
     signal: str
     always_computed: int
     record: Callable[[bool], object]
+    split: Split = ALONE
 
     def compute(self) -> Tensor:
         """The network's output, with all of it computed."""

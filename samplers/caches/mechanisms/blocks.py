@@ -93,11 +93,11 @@ class BlocksPass:
         """Decide whether everything after this place is computed or reused."""
         self.anchor, name, signal = hidden, self.forward.signal, None
         if name == BLOCK:
-            signal = hidden - self.state.memory.pop("entry")
+            signal = self.forward.split.all_tokens(hidden - self.state.memory.pop("entry"))
         elif name == LATENTS:
             signal = self.forward.inputs["hidden_states"]
         elif name:
-            signal = SIGNALS[name](self.embeddings, block, args, kwargs)
+            signal = SIGNALS[name](self.embeddings, block, args, kwargs, self.forward.split.all_tokens)
         self.reuse = self.forward.decide(signal)
 
     def _changed(self, anchor: Tensor) -> Tensor:

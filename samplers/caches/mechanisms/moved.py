@@ -16,12 +16,13 @@ class Moved(Blocks):
     """
 
     def forward(self, forward: Forward) -> Tensor:
-        state, latents = forward.state, forward.inputs["hidden_states"]
+        state, latents = forward.state, forward.split.whole_batch(forward.inputs["hidden_states"])
         now = forward.inputs["timestep"].float().mean()
         if state.signal is not None:
             moved = (latents.float() - state.signal.float()).norm() / state.memory["numbers"] ** 0.5
             state.pending |= {"moved": moved, "time": (now - state.memory["time"]).abs()}
         state.memory["now"] = now
         output = super().forward(forward)
-        state.memory["numbers"] = output.numel()
+        passes = latents.numel() // forward.inputs["hidden_states"].numel()
+        state.memory["numbers"] = output.numel() * passes
         return output

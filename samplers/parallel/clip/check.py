@@ -1,0 +1,99 @@
+"""Whether a clip can be shared out as a model says, told before anything is loaded."""
+
+from __future__ import annotations
+
+import torch
+
+from ....loaders.messages import InputError, about, either, message
+from ....loaders.parallel import Parallel, check_parallel
+from ....loaders.request import Request
+from ....loaders.spec import titles_with
+from ....loaders.video_model import VideoModel
+from ...caches.mechanisms.external import External
+from ...caches.policy import Policy
+from ...guidance import forwards
+from ...kernels import choice, kernel_of
+from ...solvers import prediction_levels
+
+SHARING = ("", "native", "_native_cudnn", "_native_flash", "flash", "sage")  # diffusers' kernels that share heads out
+OF_CPU = 2  # processes of a machine without cards, where nobody says how many
+
+
+def workers_of(model: VideoModel) -> int:
+    """How many ranks a model's clips are shared out among."""
+    parallel = model.parallel
+    assert parallel is not None
+    if parallel.workers or parallel.mode == "experts":
+        return parallel.workers or 2
+    return torch.cuda.device_count() if model.memory.device("transformer").type == "cuda" else OF_CPU
+
+
+def check_split(model: VideoModel, request: Request, policy: Policy | None) -> None:
+    """Raise InputError where the clip of a complete request cannot be shared out as the model says."""
+    parallel = model.parallel
+    if parallel is None:
+        return
+    with about(parallel):
+        check_parallel(parallel)
+        if not parallel.splits_clip:
+            return
+        count = workers_of(model)
+        _check_place(model, parallel, count)
+        {"context": _check_context, "branches": _check_branches, "experts": _check_experts}[parallel.mode](
+            model, request, count
+        )
+        _check_cache(parallel, policy)
+
+
+def _check_place(model: VideoModel, parallel: Parallel, count: int) -> None:
+    if parallel.address:
+        raise InputError("address", parallel.address, message("clip_on_this_machine"), message("leave_address_empty"))
+    if model.memory.device("transformer").type != "cuda":
+        return
+    cards = torch.cuda.device_count()
+    if cards < max(count, 2):
+        rule = message("fewer_cards", cards=cards)
+        raise InputError("workers", count, rule, message("use_jobs_mode") if cards < 2 else _use((cards,)))
+
+
+def _check_context(model: VideoModel, request: Request, count: int) -> None:
+    """Heads and tokens have to divide; the kernel has to share out heads."""
+    places, title = model.tokens_at, f"{model.title} ({model.variant})"
+    if places is None:
+        rule = message("tokens_not_split", title=title, models=either(*titles_with("split_tokens")))
+        raise InputError("mode", "context", rule, message("use_branches_or_jobs"))
+    heads, tokens = int(model.parts["transformer"].config[places.heads]), model.positions(request)
+    fits = [n for n in range(2, heads + 1) if heads % n == 0 and tokens % n == 0]
+    if count not in fits:
+        rule = message("heads_and_tokens", title=title, heads=heads, tokens=tokens)
+        raise InputError("workers", count, rule, _use(fits) if fits else message("other_size_or_mode"))
+    name, _, _ = choice(model)
+    if kernel_of(model).backend not in SHARING:
+        raise InputError("attention", name, message("kernel_keeps_heads"), message("choose_auto"))
+
+
+def _check_branches(model: VideoModel, request: Request, count: int) -> None:
+    """There is no use for more ranks than forward passes."""
+    most = max(forwards(model, request, prediction_levels(model, request)), default=1)
+    if most == 1:
+        raise InputError("mode", "branches", message("one_branch"), message("guide_or_other_mode"))
+    if count > most:
+        raise InputError("workers", count, message("fewer_branches", most=most), _use(range(2, most + 1)))
+
+
+def _check_experts(model: VideoModel, request: Request, count: int) -> None:
+    if getattr(model.facts, "boundary", None) is None:
+        rule = message("one_expert", variant=model.variant)
+        raise InputError("mode", "experts", rule, message("use_branches_or_jobs"))
+
+
+def _check_cache(parallel: Parallel, policy: Policy | None) -> None:
+    """Caches of other libraries decide by what they see, which on each rank is something else."""
+    if policy is not None and parallel.mode != "experts" and issubclass(policy.mechanism, External):
+        raise InputError("policy", policy.title, message("cache_decides_apart"), message("choose_own_cache"))
+
+
+def _use(counts: range | list[int] | tuple[int, ...]) -> str:
+    """To use one of these numbers of workers."""
+    several = either(*counts)
+    return message("use_workers", count=counts[0]) if len(counts) == 1 else message("use_workers_of", counts=several)

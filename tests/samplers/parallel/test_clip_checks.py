@@ -1,0 +1,73 @@
+"""What cannot be shared out is refused in words before anything is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reelwire.loaders.messages import InputError
+from reelwire.loaders.parallel import Parallel
+from reelwire.loaders.request import Guidance, Request
+from reelwire.samplers.caches.policies import external
+from reelwire.samplers.plan import plan
+from reelwire.tests.support.engine.models import needed, open_model, used_by
+
+# what is refused: model, parallel, options, the request's changes, the input that is named
+REFUSED: dict[str, tuple[str, Parallel, dict[str, Any], dict[str, Any], str]] = {
+    "unknown mode": ("tiny-wan2.1-t2v", Parallel(mode="rings"), {}, {}, "mode"),  # type: ignore[arg-type]
+    "one worker": ("tiny-wan2.1-t2v", Parallel(workers=1, mode="context"), {}, {}, "workers"),
+    "more ranks than heads": ("tiny-wan2.1-t2v", Parallel(workers=3, mode="context"), {}, {}, "workers"),
+    "tokens": (
+        "tiny-ltx-0.9.5",
+        Parallel(workers=2, mode="context"),
+        {},
+        dict(width=96, height=96, frames=1),
+        "workers",
+    ),
+    "no tokens": ("tiny-mochi", Parallel(workers=2, mode="context"), {}, {}, "mode"),
+    "no xDiT": ("tiny-hunyuan-t2v", Parallel(workers=2, mode="context"), {}, {}, "mode"),
+    "one branch": ("tiny-wan2.1-t2v", Parallel(workers=2, mode="branches"), {}, dict(guidance=1.0), "mode"),
+    "fewer branches": ("tiny-wan2.1-t2v", Parallel(workers=3, mode="branches"), {}, {}, "workers"),
+    "one expert": ("tiny-wan2.1-t2v", Parallel(mode="experts"), {}, {}, "mode"),
+    "three experts": ("tiny-wan2.2-t2v-a14b", Parallel(workers=3, mode="experts"), {}, {}, "workers"),
+    "a cluster": ("tiny-wan2.1-t2v", Parallel("10.0.0.5:6379", 2, "context"), {}, {}, "address"),
+    "foreign cache": (
+        "tiny-ltx-0.9.5",
+        Parallel(workers=2, mode="context"),
+        {"cache": external.DiffusersFirstBlock()},
+        dict(steps=12),
+        "policy",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_it_is_refused(tiny_models: Path, name: str) -> None:
+    which, parallel, options, changes, named = REFUSED[name]
+    model = replace(open_model(tiny_models, which), parallel=parallel, **options)
+    with pytest.raises(InputError) as refused:
+        plan(model, Request(**needed(model), **changes))
+    assert refused.value.name == named
+    assert refused.value.remedy
+    assert not used_by(model)
+
+
+TAKEN: dict[str, tuple[str, Parallel, dict[str, Any]]] = {
+    "jobs": ("tiny-mochi", Parallel(), {}),
+    "context": ("tiny-wan2.1-i2v", Parallel(workers=2, mode="context"), {}),
+    "three passes": (
+        "tiny-ltx-0.9.5",
+        Parallel(workers=3, mode="branches"),
+        {"guidance": Guidance("skip-layer", layers=(1,), layer_start=0.0, layer_end=1.0)},
+    ),
+    "experts": ("tiny-wan2.2-t2v-a14b", Parallel(mode="experts"), {}),
+}
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_it_is_taken(tiny_models: Path, name: str) -> None:
+    which, parallel, options = TAKEN[name]
+    model = replace(open_model(tiny_models, which), parallel=parallel, **options)
+    assert plan(model, Request(**needed(model))).predictions > 0

@@ -1,0 +1,174 @@
+"""One clip on two ranks is the clip of one process, bit for bit: in all modes, with caches, and after deaths."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from reelwire.bench import wire
+from reelwire.loaders.notices import heard_by
+from reelwire.loaders.parallel import Parallel
+from reelwire.loaders.request import Guidance, Keyframe, Request
+from reelwire.loaders.vae.tiles import Tiling
+from reelwire.samplers.caches.policies import choices
+from reelwire.samplers.decode import stream_frames
+from reelwire.samplers.denoise import RunSoFar
+from reelwire.samplers.parallel.clip import spread
+from reelwire.samplers.parallel.clip.local import LocalLauncher
+from reelwire.samplers.parallel.clip.ranks import Group
+from reelwire.samplers.parallel.clip.worker import Frames
+from reelwire.samplers.plan import plan
+from reelwire.tests.support.engine.models import PROMPT, frames
+from reelwire.tests.support.engine.ranks import Case, Decoded, Tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
+
+
+@pytest.fixture(scope="module")
+def group(tiny_models: Path) -> Iterator[Group]:
+    """Two ranks on the CPU, which build what each case names."""
+    pair = Group(LocalLauncher(60), Tiny(tiny_models, "tiny-wan2.1-t2v"), Parallel("", 2, "context"), ["cpu", "cpu"])
+    yield pair
+    pair.close()
+
+
+def on_ranks(group: Group, case: Case) -> torch.Tensor:
+    """The latents of the first rank."""
+    latents: torch.Tensor = group.run(lambda: case)[0][0]
+    return latents
+
+
+LARGE = {"width": 128, "height": 128}  # some dozen tokens for each rank: fewer are multiplied by other kernels
+KEYFRAMES = {"keyframes": (Keyframe(frames(1), 0), Keyframe(frames(1, 6), 8, 0.7))}
+HUNYUAN = {"guidance": Guidance(true_scale=3.0)}
+CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {  # mode, model, its options, the request's changes
+    "wan t2v": ("context", "tiny-wan2.1-t2v", {}, {}),
+    "wan i2v": ("context", "tiny-wan2.1-i2v", {}, {}),
+    "wan vace": ("context", "tiny-wan2.1-vace", {}, {}),
+    "wan fun": ("context", "tiny-wan2.1-fun-control", {}, {}),
+    "wan 2.2 experts": ("context", "tiny-wan2.2-t2v-a14b", {}, {}),
+    "wan 2.2 5b": ("context", "tiny-wan2.2-ti2v-5b", {}, LARGE),
+    "ltx masked text": ("context", "tiny-ltx-0.9.0", {}, {}),
+    "ltx keyframes": ("context", "tiny-ltx-0.9.5", {}, KEYFRAMES),
+    "ltx guider": ("context", "tiny-ltx-0.9.5", {"guidance": Guidance("apg")}, {}),
+    "branches wan": ("branches", "tiny-wan2.1-t2v", {}, {}),
+    "branches hunyuan": ("branches", "tiny-hunyuan-t2v", HUNYUAN, {}),
+    "branches cogvideox": ("branches", "tiny-cogvideox-2b", {}, {}),
+    "branches cogvideox i2v": ("branches", "tiny-cogvideox1.5-5b-i2v", {}, {}),
+    "branches mochi": ("branches", "tiny-mochi", {}, {}),
+    "branches ltx": ("branches", "tiny-ltx-0.9.5", {}, KEYFRAMES),
+    "branches ltx skip": ("branches", "tiny-ltx-0.9.5", {"guidance": Guidance("skip-layer", layers=(1,))}, {}),
+    "branches ltx part": ("branches", "tiny-ltx-0.9.5", {"guidance": Guidance(end=0.5)}, {}),
+    "branches svd": ("branches", "tiny-svd-xt", {}, {"steps": 2}),
+    "experts t2v": ("experts", "tiny-wan2.2-t2v-a14b", {}, {}),
+    "experts i2v": ("experts", "tiny-wan2.2-i2v-a14b", {}, {}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_same_bytes(group: Group, tiny_models: Path, name: str) -> None:
+    mode, model, options, changes = CASES[name]
+    case = Case(Tiny(tiny_models, model, options), mode, changes)
+    latents, alone = on_ranks(group, case), case.alone()
+    assert (latents - alone).abs().max() == 0
+
+
+CACHED = [
+    *(
+        (mode, name, "tiny-ltx-0.9.5")
+        for mode in ("context", "branches")
+        for name in choices()
+        if name not in ("cache-dit", "sencache")
+    ),
+    ("context", "teacache", "tiny-wan2.1-t2v"),
+    ("branches", "easycache", "tiny-wan2.1-t2v"),
+    ("branches", "sencache", "tiny-wan2.1-t2v"),
+    ("experts", "corrected plan", "tiny-wan2.2-t2v-a14b"),
+    ("experts", "first block", "tiny-wan2.2-t2v-a14b"),
+]
+
+
+@pytest.mark.parametrize(("mode", "name", "model"), CACHED)
+def test_caches_decide_alike(group: Group, tiny_models: Path, mode: str, name: str, model: str) -> None:
+    """On all ranks, and as one process does: what is computed, and the bits."""
+    case = Case(Tiny(tiny_models, model, {"cache": choices()[name]()}), mode, {"steps": 12})
+    (latents, seen), (_, other) = group.run(lambda: case)
+    alone, expected = case.watched()
+    decisions = lambda entries: [(e.part, e.branch, e.step, e.computed) for e in entries]
+    mine, others = decisions(seen.entries), decisions(other.entries)
+    known = {decision[:2] for decision in mine}
+    assert sorted(mine + [d for d in others if d[:2] not in known]) == sorted(decisions(expected))
+    assert torch.equal(latents, alone)
+
+
+DECODED = {
+    "tiny-wan2.1-t2v": (3, 12, 12),
+    "tiny-ltx-0.9.5": (3, 6, 6),
+    "tiny-cogvideox-2b": (3, 12, 12),
+}
+
+
+@pytest.mark.parametrize("name", DECODED)
+def test_tiles_on_ranks(group: Group, tiny_models: Path, name: str) -> None:
+    """Nine tiles, of which the first rank has five."""
+    case, pieces = Decoded(Tiny(tiny_models, name), DECODED[name], Tiling(4)), list[torch.Tensor]()
+    group.run(lambda: case, lambda event: pieces.append(event.piece) if isinstance(event, Frames) else None)
+    assert torch.equal(torch.cat(pieces), case.alone())
+
+
+def test_bytes_on_the_wire(group: Group, tiny_models: Path) -> None:
+    """They are those that bench/wire.py counts on paper."""
+    changes = {"steps": 2}
+    sent = lambda name, mode: group.run(lambda: Case(Tiny(tiny_models, name), mode, changes, counted=True))[0]
+    wan, tokens = wire.Network(layers=4, hidden=24, row=64, item=4), 48
+    assert sum(sent("tiny-wan2.1-t2v", "context").values()) == 2 * wire.context_step(wan, tokens, 2, 2)
+    one = wire.prediction_step(16 * 3 * 8 * 8, 4, 2)
+    assert sum(sent("tiny-wan2.1-t2v", "branches").values()) == 2 * (one + wire.FLAG)
+
+
+def test_a_rank_that_exits(group: Group, tiny_models: Path, tmp_path: Path) -> None:
+    """The group starts again and the work is done, by itself; who waits hears of it within ten seconds."""
+    tiny, marker = Tiny(tiny_models, "tiny-ltx-0.9.5"), tmp_path / "died"
+    case = Case(tiny, "context", {"steps": 60}, dies=0.3, marker=marker)
+    heard, before = list[float](), group.restarts
+    with heard_by(lambda notice: heard.append(time.time())):
+        latents = on_ranks(group, case)
+    assert group.restarts == before + 1
+    assert heard[0] - (marker.stat().st_mtime + case.dies) < 10
+    assert torch.equal(latents, replace(case, dies=0.0).alone())
+
+
+def test_a_rank_that_is_killed(tiny_models: Path) -> None:
+    """The run goes on from its last prediction: each step is told once, and none is computed twice."""
+    model = Tiny(tiny_models, "tiny-wan2.1-t2v", {"cache": choices()["corrected plan"]()})()
+    model = replace(model, parallel=Parallel("", 2, "context"))
+    prepared = plan(model, Request(seed=3, steps=12))
+    conditioning = model.encode(PROMPT, "a cat")
+    steps, runs, launcher = list[int](), list[Any](), LocalLauncher(60)
+    group = spread.group_of(model, launcher)
+
+    def on_step(done: int, count: int, run: RunSoFar) -> None:
+        if done == 7:
+            os.kill(launcher.processes[0].pid, signal.SIGKILL)
+        steps.append(done)
+        runs.append(run)
+
+    try:
+        latents = spread.sample(model, conditioning, prepared, on_step)
+        restarts = group.restarts
+        frames = torch.cat([*spread.stream_frames(model, latents, 1, Tiling(4))])
+    finally:
+        spread.close()
+    alone = Case(Tiny(tiny_models, "tiny-wan2.1-t2v", {"cache": model.cache}), "", {"steps": 12})
+    expected, entries = alone.watched()
+    assert (restarts, steps) == (1, sorted(set(steps)))
+    assert torch.equal(latents, expected)
+    assert [(e.step, e.computed) for e in runs[-1].cache.entries] == [(e.step, e.computed) for e in entries]
+    assert torch.equal(frames, torch.cat([*stream_frames(alone.tiny(), latents, 1, Tiling(4))]))
