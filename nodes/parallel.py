@@ -12,6 +12,7 @@ from ..loaders.video_model import VideoModel
 from . import host
 from .sampling.inputs import seed_input
 from .types import model_input, model_output, node_schema, whole_input
+from .words import models_with
 
 MOST_JOBS = 10_000  # of a list
 
@@ -56,8 +57,8 @@ class SetParallel(io.ComfyNode):
                     options=list(MODES),
                     default=MODES[0],
                     tooltip="jobs: each video on a worker of its own, on every model. The others share one video out: "
-                    "context: its tokens, on Wan and LTX-Video; branches: the forward passes of guidance; experts: "
-                    "Wan 2.2's two networks",
+                    f"context: its tokens, on {models_with('split_tokens')}; branches: the forward passes of guidance; "
+                    f"experts: the two networks of {models_with('two_experts')}",
                 ),
             ],
             outputs=[model_output("The same model, sampled by workers; the one that came in stays as it is")],

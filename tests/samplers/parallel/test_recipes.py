@@ -82,7 +82,7 @@ LTX, WAN, SVD = FIRST["ltx"], FIRST["wan"], FIRST["svd"]
 @pytest.mark.parametrize("change", CHANGES)
 def test_every_option(tiny_models: Path, worker: ProcessWorker, name: str, change: str) -> None:
     model = CHANGES[change](open_plain(tiny_models, name))
-    done = same(worker, model, steps=0 if change == "presets" else 6)
+    done = same(worker, model, steps=0 if change == "presets" else 12)
     assert (done.cache is not None) == ("cache" in change)
 
 
