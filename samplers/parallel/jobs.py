@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ...loaders.request import Conditioning, Parallel
+from ...loaders.parallel import Parallel
+from ...loaders.request import Conditioning
 from ...loaders.video_model import VideoModel
 from ..plan import SamplingPlan
 from .cluster import RayWire, Reference, Worker

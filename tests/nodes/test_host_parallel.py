@@ -27,7 +27,7 @@ def no_worker_stays(host: Host) -> Iterator[None]:
 def spread(**changes: Any) -> Prompt:
     """The first template with its sampler's model over two workers."""
     prompt = workflow("ltx_t2v", {"3.steps": 6, "3.model": ["90", 0], **changes})
-    prompt["90"] = node("ReelwireParallel", model=["1", 0], address="", workers=2)
+    prompt["90"] = node("ReelwireParallel", model=["1", 0], address="", workers=2, mode="jobs")
     return prompt
 
 

@@ -12,8 +12,9 @@ import pytest
 import torch
 from reelwire.loaders.families import load
 from reelwire.loaders.messages import CheckpointError, InputError
+from reelwire.loaders.parallel import Parallel
 from reelwire.loaders.parts import PlainMemory
-from reelwire.loaders.request import Decoding, Guidance, Parallel, Request
+from reelwire.loaders.request import Decoding, Guidance, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.teacache import TeaCache
@@ -81,7 +82,7 @@ LTX, WAN, SVD = FIRST["ltx"], FIRST["wan"], FIRST["svd"]
 @pytest.mark.parametrize("change", CHANGES)
 def test_every_option(tiny_models: Path, worker: ProcessWorker, name: str, change: str) -> None:
     model = CHANGES[change](open_plain(tiny_models, name))
-    done = same(worker, model, steps=0 if change == "presets" else 6)
+    done = same(worker, model, steps=0 if change == "presets" else 12)
     assert (done.cache is not None) == ("cache" in change)
 
 
