@@ -9,7 +9,7 @@ from typing import Any
 from .facts import Facts
 from .messages import Origin
 from .parts import Memory, Part, Recipe
-from .request import Decoding, Guidance
+from .request import Decoding, Guidance, Parallel
 
 
 @dataclass(frozen=True)

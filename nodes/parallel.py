@@ -58,7 +58,7 @@ class SetParallel(io.ComfyNode):
                     optional=True,
                     tooltip="jobs: each video on a worker of its own. One clip on all: context shares out its tokens "
                     f"({models_with('split_tokens')}), branches the two passes of guidance, experts the two "
-                    "networks of a model that has two",
+                    f"networks of {models_with('two_experts')}",
                 ),
             ],
             outputs=[model_output("The same model, sampled by workers; the one that came in stays as it is")],
