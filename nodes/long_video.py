@@ -193,12 +193,11 @@ class LongVideo(FileWriter):
         from ..samplers.long.fingerprint import render_fingerprint, upgraded
         from ..samplers.long.render import Callbacks, clip_pieces, render
 
-        ready = prepared(filename_prefix=filename_prefix, joined=joined, **inputs)
+        ready = prepared(filename_prefix=filename_prefix, joined=joined, format=format, **inputs)
         host.forget_video()
         host.forget_pictures()
         model, story, plan, options, fps = ready.model, ready.timeline, ready.plan, ready.options, ready.fps
         size, form = (plan.request.width, plan.request.height), FORMATS[format]
-        form.check_rate(fps)
         bits = sixteen_bits if form.deep else eight_bits
         path, subfolder, notes = host.output_file(cls, filename_prefix, form.suffix, *size)
         begun, report = render_fingerprint(model, story, plan, options), host.Report(cls)

@@ -14,7 +14,12 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from pack import MODELS, THERE, open_trained
 
-PROMPTS = {"ltx": "a purple ring moving left on a white background"}
+PROMPTS = {
+    "ltx": "a purple ring moving left on a white background",
+    **dict.fromkeys(
+        ("hunyuan_video", "cogvideox"), "a blue circle moving right on a white background"
+    ),  # no other shapes
+}
 PROMPT, SEED = "a blue triangle moving right on a white background", 7
 FRAMES, SIDE = 3, 192  # of a strip
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...loaders.parallel import Parallel
-from ...loaders.request import Conditioning
+from ...loaders.request import Conditioning, Parallel
 from ...loaders.video_model import VideoModel
 from ..plan import SamplingPlan
 from .cluster import RayWire, Reference, Worker

@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.messages import InputError
-from reelwire.loaders.parallel import Parallel
-from reelwire.loaders.request import Request
+from reelwire.loaders.request import Parallel, Request
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.parallel import jobs
 from reelwire.samplers.plan import plan

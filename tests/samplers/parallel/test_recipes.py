@@ -12,9 +12,8 @@ import pytest
 import torch
 from reelwire.loaders.families import load
 from reelwire.loaders.messages import CheckpointError, InputError
-from reelwire.loaders.parallel import Parallel
 from reelwire.loaders.parts import PlainMemory
-from reelwire.loaders.request import Decoding, Guidance, Request
+from reelwire.loaders.request import Decoding, Guidance, Parallel, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.teacache import TeaCache
