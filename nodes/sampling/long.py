@@ -19,8 +19,8 @@ from ...loaders.request import Keyframe, Request
 from ...loaders.video_model import VideoModel
 from .. import host
 from ..types import InputValue
+from ..video import formats
 from ..video.file import FileWriter
-from ..video.formats import DEFAULT, FORMATS
 from .inputs import DEFAULT, FRAMES, wanted_next
 from .request import clip_frames_of, decoding_of, request_of
 
@@ -64,7 +64,7 @@ def prepared(
     audio: InputValue = None,
     source_sound: bool = True,
     joined: bool = True,
-    format: str = DEFAULT,
+    format: str = formats.DEFAULT,
     awaited: Collection[str] = (),
     **inputs: InputValue,
 ) -> Prepared:
@@ -78,7 +78,7 @@ def prepared(
     host.check_prefix(filename_prefix)
     asked, source, clip = fps, inputs.get("source"), inputs.get("extend") if joined else None
     fps, sound, notes = _rate_and_sound(model, fps, audio, source_sound, clip, inputs)
-    FORMATS[format].check_rate(fps)
+    formats.FORMATS[format].check_rate(fps)
     options = LongVideoOptions(window, overlap, adain, memory, hold)
     values = {"frames": frames, "keyframes": keyframes, **inputs}
     if not asked and {"source", "extend"} & {*awaited} and counts_seconds(timeline):
