@@ -27,7 +27,7 @@ class SetParallel(io.ComfyNode):
             display_name="Parallel (Video)",
             category="Reelwire/model",
             description="Spreads sampling over several cards: jobs, as prompts and seeds of lists, over those of this "
-            "machine or of a Ray cluster; or one clip over those of this machine. The same bytes as on one card.",
+            "machine or of a Ray cluster; or one clip over those of this machine.",
             search_aliases=[
                 "ray",
                 "multi gpu",

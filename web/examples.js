@@ -16,6 +16,7 @@ const FIRST = [
   "Video to video - any model",
   "Extend a clip - any model",
   "Compare models - any model",
+  "Several prompts and seeds in one run - any model",
   "Text to video, faster with a cache - any model",
   "Long video with several prompts - LTX-Video",
 ];

@@ -25,10 +25,12 @@ app.registerExtension({
 
   setup() {
     for (const feature of FEATURES) {
-      try {
-        feature();
-      } catch (error) {
+      const failed = (error) =>
         console.error(`Reelwire: ${feature.name} does not work in this version of ComfyUI's page.`, error);
+      try {
+        feature()?.catch?.(failed);
+      } catch (error) {
+        failed(error);
       }
     }
   },
@@ -50,7 +52,7 @@ app.registerExtension({
   nodeCreated(node) {
     showOnSubgraph(node);
     if (isOurs(node.comfyClass)) writePrefixOut(node);
-    addReviewButton(node);
+    addReviewButton(node)?.catch?.(console.error);
     if (!endsWithVideo(node.comfyClass)) return;
     node.hideOutputImages = true; // and so would Nodes 2.0
     node.previewMediaType = "video"; // which it shows on the node of a subgraph

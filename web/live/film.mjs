@@ -75,8 +75,8 @@ class Film {
   async show(value) {
     this.newest = value;
     const image = Object.assign(new Image(), { alt: "", src: `data:image/jpeg;base64,${value.picture}` });
-    await image.decode(); // else nothing would be seen until it is
-    if (this.newest !== value) return;
+    const decoded = image.decode().then(() => true, () => false); // else nothing would be seen until it is
+    if (!(await decoded) || this.newest !== value) return;
     const { frames, ratio, seconds, marks } = value;
     const anew = frames !== this.shown?.frames || seconds !== this.shown?.seconds;
     [this.shown, this.image, this.frame] = [value, image, this.frame % frames];

@@ -85,10 +85,14 @@ async function draw(said, focus) {
 
 async function decide(id, action, place) {
   const request = { method: "POST", headers: { "Content-Type": "application/json" } };
-  const answer = await api.fetchApi(ROUTE, { ...request, body: JSON.stringify({ id, action }) });
-  if (answer.ok) return draw(say(`desk_done_${action}`), place);
-  const { error, message } = await answer.json().catch(() => ({ error: answer.statusText }));
-  return draw(say("desk_failed", { error: message ? sayNow(message) : error }), place);
+  try {
+    const answer = await api.fetchApi(ROUTE, { ...request, body: JSON.stringify({ id, action }) });
+    if (answer.ok) return draw(say(`desk_done_${action}`), place);
+    const { error, message } = await answer.json().catch(() => ({ error: answer.statusText }));
+    return draw(say("desk_failed", { error: message ? sayNow(message) : error }), place);
+  } catch (error) {
+    return draw(say("desk_failed", { error: error.message }), place); // the server is down
+  }
 }
 
 async function read() {

@@ -73,7 +73,14 @@ let timer;
 /** Look at the graph around each timeline that is on the screen, as its wires and widgets may change in many ways. */
 function watch() {
   timer ??= setInterval(() => {
-    for (const reference of shown) if (!look(reference.deref())) shown.delete(reference);
+    for (const reference of shown) {
+      try {
+        if (!look(reference.deref())) shown.delete(reference);
+      } catch (error) {
+        shown.delete(reference); // said once; the text can still be written
+        console.error("Reelwire: a timeline cannot see what is around it in this version of ComfyUI's page.", error);
+      }
+    }
   }, EVERY);
 }
 

@@ -15,6 +15,7 @@ from ...kernels import choice, kernel_of
 from ...solvers import prediction_levels
 
 SHARING = ("", "native", "_native_cudnn", "_native_flash", "flash", "sage")  # diffusers' kernels that share heads out
+PAIRS = ("branches", "experts")  # modes that have work for two, or that for most guidance
 OF_CPU = 2  # processes of a machine without cards, where nobody says how many
 
 
@@ -22,7 +23,7 @@ def workers_of(model: VideoModel) -> int:
     """How many ranks a model's clips are shared out among."""
     parallel = model.parallel
     assert parallel is not None
-    if parallel.workers or parallel.mode == "experts":
+    if parallel.workers or parallel.mode in PAIRS:
         return parallel.workers or 2
     return torch.cuda.device_count() if model.memory.device("transformer").type == "cuda" else OF_CPU
 
