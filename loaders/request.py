@@ -251,7 +251,8 @@ class Parallel:
     """How the work of a model is spread; the choice alone, which starts nothing.
 
     address: of a Ray cluster, as "10.0.0.5:6379"; empty: the cards of this machine.
-    workers: how many at most, each with a card of its own where there are any; 0: one for each card, or two where the mode is for two.
+    workers: how many at most, each with a card of its own where there are any; 0: one for each card, or two where the
+        mode is for two.
     mode: "jobs" (each clip, segment or decode on a worker of its own), "context" (the tokens of one clip over all
         workers), "branches" (the forward passes of guidance, one on each) or "experts" (Wan 2.2's two networks).
     """
