@@ -66,14 +66,10 @@ class SetParallel(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(
-        cls, address: str | None = None, workers: int | None = None, mode: Mode | None = "jobs"
-    ) -> bool | str:
+    def validate_inputs(cls, address: str | None = None) -> bool | str:
         from ..samplers.parallel.address import check_address
-        from ..samplers.parallel.clip.check import check_parallel
 
-        choice = None if None in (workers, mode) else Parallel(workers=workers or 0, mode=mode or "jobs")
-        return host.valid((check_address, address), (check_parallel, choice))
+        return host.valid((check_address, address))
 
     @classmethod
     def execute(cls, model: VideoModel, address: str = "", workers: int = 0, mode: Mode = "jobs") -> io.NodeOutput:

@@ -6,7 +6,7 @@ const [NAME, MARGIN] = ["reelwire_panel", 8];
 const MONOSPACED = ["ReelwireEstimate"]; // nodes whose words are a table
 const panels = new WeakMap();
 
-/** Change what a node shows: {error, live, preview, video, chart, table, lines}; an empty value takes that part away. */
+/** Change what a node shows: {error, live, preview, video, chart, table, lines}; an empty value takes a part away. */
 export function show(node, changes) {
   if (node.graph?.getNodeById(node.id) !== node) return; // it was taken away while the words were looked up
   if (!panels.has(node)) panels.set(node, new Panel(node));

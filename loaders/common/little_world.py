@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+
+from ..weights.json_files import read_object
 
 BUNDLED = Path(__file__).parents[1] / "bundled"
 Words = Mapping[str, Mapping[str, list[str]]]  # kind -> thing -> how prompts name it
@@ -15,8 +16,7 @@ Words = Mapping[str, Mapping[str, list[str]]]  # kind -> thing -> how prompts na
 @cache
 def world() -> Words:
     """The words for "shapes", "colours", "backgrounds" and "grounds", in English and Chinese."""
-    words: Words = json.loads((BUNDLED / "world.json").read_text(encoding="utf-8"))
-    return words
+    return read_object(BUNDLED / "world.json")
 
 
 def lives_there(tokenizer: Path) -> bool:

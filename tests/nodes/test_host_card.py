@@ -144,7 +144,7 @@ def test_the_node_says_how_much_of_the_card_is_in_use(card_host: CardHost) -> No
     used = [note["values"] for note in said if note["key"] == "card_in_use"]
     assert used
     assert {values["total"] for values in used} == {"2.0"}
-    assert all(0 < float(values["used"]) <= 2 for values in used)
+    assert all(0 <= float(values["used"]) <= 2 for values in used)  # tiny models: in GiB, less than can be said
 
 
 def test_a_video_knows_the_peak_of_its_run(card_host: CardHost) -> None:

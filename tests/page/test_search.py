@@ -52,7 +52,7 @@ WANTED = {
     "upscale": ("ReelwireLatentUpscale", 10),
     "save video": ("ReelwireDecodeToVideo", 2),
     "vae decode": ("ReelwireDecode", 8),
-    "prompt": ("ReelwireEncodePrompt", 4),
+    "prompt": ("ReelwireEncodePrompt", 6),
     "sage attention": ("ReelwireSpeed", 1),
     "文生视频": ("ReelwireSampler", 1),
     "图生视频": ("ReelwireKeyframe", 2),

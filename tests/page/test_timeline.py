@@ -63,6 +63,7 @@ def zoom(page: Page, scale: float, name: str = LONG) -> None:
 def opened(page: Page, story: Any = None, scale: float = 1, **inputs: Any) -> None:
     """A graph with that timeline, once its windows are known."""
     open_template(page, graph(story, **inputs), "timeline")
+    page.evaluate("() => document.querySelectorAll('.p-blockui-mask').forEach((mask) => mask.remove())")  # left behind
     zoom(page, scale)
     becomes(page, f"() => ({SHOWN})().windows > 0", True)
 

@@ -93,8 +93,8 @@ def published() -> dict[str, Any]:
 
 
 def test_the_shipped_figures_are_whole(published: dict[str, Any]) -> None:
-    """All methods on both models, six settings each; the picture in the README is drawn from them."""
-    assert [*published] == [*caches.MODELS]
+    """All methods on both models, six settings each, and some on others; the picture in the docs is drawn from them."""
+    assert {"tiny_ltx", "tiny_wan"} <= {*published} <= {*caches.MODELS}
     for result in published.values():
         assert result["uncached_runs_equal"]
         assert {"ours", "peer", "fewer steps"} == {m["kind"] for m in result["methods"].values()}

@@ -22,6 +22,7 @@ MODULES = {"os", "shutil", "tempfile", "pathlib", "Path"}
 ALLOWED = {
     ("loaders/common/images.py", "av.open"),  # in memory
     ("nodes/video/file.py", "av.open"),  # a part that loaders/files.py has made
+    *(("nodes/video/file.py", f"{part}.link_to") for part in ("source", "split", "palette", "use")),  # FFmpeg's filters
     ("nodes/decoding.py", "write_video"),
     ("nodes/long_video.py", "write_video"),
     ("nodes/compare/node.py", "write_video"),

@@ -99,10 +99,13 @@ def test_lowest_versions_are_the_libraries_own() -> None:
 
 def test_nobody_else_asks_whether_a_package_is_there() -> None:
     """A check of presence alone offers what then fails: all go by `Package`, which knows versions; quantised.py asks
-    comfy-kitchen for the very layout that it will use."""
+    comfy-kitchen for the very layout that it will use, and what needs Ray says so in words."""
     files = [file for folder in ("loaders", "samplers", "nodes") for file in (ROOT / folder).rglob("*.py")]
     asking = re.compile(r"find_spec\(|except \(?(ImportError|ModuleNotFoundError)")
-    assert {f.name for f in files if asking.search(f.read_text(encoding="utf-8"))} == {"kernels.py", "quantised.py"}
+    assert {f.name for f in files if asking.search(f.read_text(encoding="utf-8"))} == {
+        *("kernels.py", "quantised.py"),
+        *("address.py", "worker.py"),
+    }
 
 
 CARDS = [

@@ -68,7 +68,8 @@ function hideOther(id) {
 /** Take away what nodes show that will not end. */
 function leave(isOver) {
   hear({}, undefined, () => {
-    for (const [id, picture] of pictured) if (isOver(picture)) hear(picture, id, (node) => drop(id, node), () => done(id));
+    for (const [id, picture] of pictured)
+      if (isOver(picture)) hear(picture, id, (node) => drop(id, node), () => done(id));
   });
 }
 

@@ -65,8 +65,8 @@ function begin(container) {
   return draw();
 }
 
-/** Draw the list. said: what was done, else what was said last; focus: the place among its buttons that has the keyboard
- * then, else the one that has it now. */
+/** Draw the list. said: what was done, else what was said last; focus: the place among its buttons of the one that has
+ * the keyboard then, else the one that has it now. */
 async function draw(said, focus) {
   const box = shown;
   const { prompts, error } = await read();

@@ -10,7 +10,8 @@ from .strip import MOST_FRAMES, MOST_SIDE
 
 def shares(frames: Tensor) -> Tensor:
     """Frames on the CPU in 0..1, of 8 or 16 bits or so already."""
-    return frames if frames.is_floating_point() else frames / torch.iinfo(frames.dtype).max
+    most = {torch.uint8: 255, torch.uint16: 65535}.get(frames.dtype)
+    return frames if most is None else frames / most
 
 
 class Film:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from reelwire.loaders.messages import InputError
-from reelwire.tests.support.calls import execute
+from reelwire.tests.support.calls import execute, waited_for
 from reelwire.tests.support.host import Host, workflow
 
 STRANGE: tuple[Any, ...] = (3, "x", None, [], {}, {"samples": 3}, True, 1.5, [[1]], (3,), float("nan"), object())
@@ -57,7 +57,7 @@ def test_at_a_link_of_any_node(nodes: list[Any], call: str) -> None:
                 if optional_none(field, value) or (value is None and call == "check_lazy_status"):
                     continue
                 with pytest.raises(InputError) as refused:
-                    function(**{field.id: value})
+                    waited_for(function(**{field.id: value}))
                 assert refused.value.name == field.id, f"{node.__name__}.{field.id} = {value!r}"
                 assert refused.value.remedy
                 tried += 1
@@ -109,7 +109,7 @@ def test_null_at_a_widget_of_any_node(nodes: list[Any]) -> None:
     for node in nodes:
         for field in (field for field in node.define_schema().inputs if not kinds(field) & LINKED):
             with pytest.raises(InputError) as refused:
-                node.execute(**{field.id: None})
+                execute(node, **{field.id: None})
             assert refused.value.name == field.id, f"{node.__name__}.{field.id}"
             tried += 1
     assert tried > 100

@@ -57,6 +57,7 @@ BAD: dict[str, dict[str, list[Any]]] = {
         "strength": [0.0, 0.2, 2.0],
         "frames_from": ["nobody"],
         "extend": [["batch", 0]],
+        "format": ["avi"],
     },
 }
 # what they bring decides, and of yes and no both can work
