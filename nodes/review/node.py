@@ -30,7 +30,7 @@ class ReviewPrompt(io.ComfyNode):
     def define_schema(cls) -> io.Schema:
         return io.Schema(
             node_id="ReelwirePromptReview",
-            display_name="Prompt Review",
+            display_name="Prompt Review (Video)",
             category="Reelwire/conditioning",
             description="Lets a prompt pass unless it holds a word of your list. Such a prompt ends the run before it "
             "is encoded: it is refused, or held until a person releases it.",

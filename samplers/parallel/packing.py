@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import pickle
+import pickle  # nosec B403
 from importlib import import_module
 
 from ...loaders.parts import Argument
@@ -18,7 +18,7 @@ def packed(thing: object) -> bytes:
 
 def unpacked(content: bytes) -> Argument:
     """The thing, with the pack's classes as they are named here."""
-    root, inner = pickle.loads(content)  # noqa: S301 - between our own processes, over Ray's authenticated channels
+    root, inner = pickle.loads(content)  # noqa: S301 - between our own processes, over Ray's authenticated channels  # nosec B301
     return _Unpickler(inner, root).load()
 
 

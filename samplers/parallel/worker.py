@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
-import pickle
+import pickle  # nosec B403
 import platform
 import socket
 import threading
@@ -139,7 +139,7 @@ def hello(greeting: Greeting) -> tuple[str, list[str]]:
     """(the name of this machine, what is not as the one who asks has it, in words)."""
     torch.set_num_threads(greeting.threads)
     if greeting.opener is not None and _desk.opener is None:
-        pickle.loads(greeting.opener.prepare)()  # noqa: S301 - as in packing.py
+        pickle.loads(greeting.opener.prepare)()  # noqa: S301 - as in packing.py  # nosec B301
     _desk.opener = greeting.opener
     return machine(), differences(greeting.versions)
 

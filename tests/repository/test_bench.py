@@ -95,7 +95,7 @@ def published() -> dict[str, Any]:
 def test_the_shipped_figures_are_whole(published: dict[str, Any]) -> None:
     """All methods on both models, six settings each, and some on others; the picture in the docs is drawn from them."""
     assert {"tiny_ltx", "tiny_wan"} <= {*published} <= {*caches.MODELS}
-    for result in published.values():
+    for result in (published["tiny_ltx"], published["tiny_wan"]):
         assert result["uncached_runs_equal"]
         assert {"ours", "peer", "fewer steps"} == {m["kind"] for m in result["methods"].values()}
         assert all(len(m["rows"]) >= 6 for m in result["methods"].values())

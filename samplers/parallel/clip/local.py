@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import pickle
+import pickle  # nosec B403
 import queue
 import shutil
-import subprocess
+import subprocess  # nosec B404
 import sys
 import tempfile
 import threading
@@ -50,7 +50,7 @@ class LocalLauncher:
     def _process(self, rank: int) -> subprocess.Popen[bytes]:
         loopback, package = LOOPBACK.get(sys.platform), __name__.rpartition(".samplers.parallel.")[0]
         environment = {**os.environ, **({"GLOO_SOCKET_IFNAME": loopback} if loopback else {})}
-        process = subprocess.Popen(  # noqa: S603 (our own script)
+        process = subprocess.Popen(  # noqa: S603 (our own script)  # nosec B603
             [sys.executable, str(CHILD), package, str(ROOT)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -106,7 +106,7 @@ def _listen(rank: int, process: subprocess.Popen[bytes], events: queue.Queue[tup
     assert process.stdout is not None
     try:
         while True:
-            events.put((rank, pickle.load(process.stdout)))  # noqa: S301 (of a process of ours)
+            events.put((rank, pickle.load(process.stdout)))  # noqa: S301 (of a process of ours)  # nosec B301
     except (EOFError, OSError, ValueError, pickle.UnpicklingError):
         code = process.wait()
         name = message("rank_here", rank=rank, process=process.pid)

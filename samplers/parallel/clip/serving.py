@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
+import pickle  # nosec B403
 import queue
 import threading
 from dataclasses import dataclass
@@ -56,7 +56,7 @@ def _read(orders: BinaryIO, waiting: queue.Queue[Start | Task], workers: list[Wo
     """Hand on orders as they come."""
     while True:
         try:
-            order: Order = pickle.load(orders)  # noqa: S301 (of the process that started this one)
+            order: Order = pickle.load(orders)  # noqa: S301 (of the process that started this one)  # nosec B301
         except (EOFError, OSError):
             os._exit(0)
         if isinstance(order, Stop):

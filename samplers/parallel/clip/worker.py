@@ -5,7 +5,7 @@ A process of this machine serves it (child.py), or an actor of Ray: both hand ov
 
 from __future__ import annotations
 
-import pickle
+import pickle  # nosec B403
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -190,7 +190,7 @@ def portable(error: Exception) -> Exception:
     """An error as it can travel: itself without its traceback, or what it says, of memory that ran out as PyTorch's
     own."""
     try:
-        pickle.loads(pickle.dumps(error))  # noqa: S301 (our own)
+        pickle.loads(pickle.dumps(error))  # noqa: S301 (our own)  # nosec B301
     except Exception:  # noqa: BLE001 (an error of any library, with any constructor)
         kind = torch.OutOfMemoryError if out_of_memory(error) else RuntimeError
         return kind(message_of(error))
