@@ -227,7 +227,9 @@ class LongVideo(FileWriter):
         preview = host.shown_file(path, subfolder)
         watch.report_cache()
         line = long_video(replace(plan.request, frames=total), len(plan.windows), fps, path, watch.seconds)
-        video = host.made_video(path, _note(model, plan, total, fps), meter.run() if watch.is_whole else None)
+        video = host.made_video(
+            path, _note(model, plan, total, fps), meter.run() if watch.is_whole and model.parallel is None else None
+        )
         return io.NodeOutput(video, ui=report.ui(preview, line))
 
 

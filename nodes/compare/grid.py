@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 GAP = 12  # pixels between videos
 LEAST_CELL, MOST_WIDTH, MOST_HEIGHT = 320, 1920, 4320  # pixels of a video, and of a grid whose width nobody chose
+SMALLEST_CELL = 16  # pixels across, however narrow the grid was asked for
 BACKGROUND, INK, DIM, LINE, SHADE = (17, 19, 24), (240, 242, 245), (158, 166, 178), (52, 57, 67), (26, 29, 36)
 Colour = tuple[int, int, int]
 
@@ -59,6 +60,7 @@ def lay_out(sizes: Sequence[tuple[int, int]], columns: int, width: int) -> Grid:
     columns = min(columns or best_columns(len(sizes), widest, highest), len(sizes))
     rows = -(-len(sizes) // columns)
     whole = width or min(max(widest, LEAST_CELL) * columns + GAP * (columns + 1), max(MOST_WIDTH, LEAST_CELL * columns))
+    whole = max(whole, SMALLEST_CELL * columns + GAP * (columns + 1))
     cell = (whole - GAP * (columns + 1)) // columns
     cell = min(cell, int((MOST_HEIGHT / rows - 3 * GAP) * widest / highest))
     tall = max(round(cell * highest / widest), 2)

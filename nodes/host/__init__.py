@@ -50,6 +50,7 @@ from .pictures import input_images as input_images
 from .pictures import input_size as input_size
 from .progress import Interrupted as Interrupted
 from .progress import progress as progress
+from .progress import stop_all_if_asked as stop_all_if_asked
 from .progress import stop_if_asked as stop_if_asked
 from .refusals import Check as Check
 from .refusals import serve_links as serve_links

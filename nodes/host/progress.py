@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import comfy.model_management as mm
 import comfy.utils
 from comfy.cli_args import LatentPreviewMethod, args
+from comfy_execution.utils import get_executing_context
 
 from ...loaders.messages import message
 
@@ -42,6 +43,23 @@ def contained() -> Iterator[None]:
         raise
     except BaseException as error:
         raise PanicError(type(error).__name__, error) from error
+
+
+_stopped = ""  # the prompt that was stopped last
+
+
+def stop_all_if_asked() -> None:
+    """As `stop_if_asked`, for each of a node's runs that wait beside each other: the host tells one of them alone."""
+    global _stopped
+    context = get_executing_context()
+    prompt = context.prompt_id if context is not None else ""
+    if prompt and prompt == _stopped:
+        raise Interrupted
+    try:
+        stop_if_asked()
+    except Interrupted:
+        _stopped = prompt
+        raise
 
 
 def stop_if_asked() -> None:

@@ -57,7 +57,7 @@ def watching(report: host.Report, show: Shown) -> Callable[[int, int, Tensor | N
     shown = list[object]()
 
     def watch(done: int, total: int, preview: Tensor | None, job: Job) -> None:
-        host.stop_if_asked()
+        host.stop_all_if_asked()
         report.tell(*(words for words in [*job.ticket.losses] if words not in report))
         seen = done, total, id(preview)
         if total and seen not in shown:

@@ -116,7 +116,8 @@ class Sampler(SamplerNode):
         note = latent_note(model, prepared, source)
         charts = {"reelwire_chart": _tell_cache(report, cache, note)}
         latent = from_model(model, model.to_host(latents.cpu()), note, heard)
-        made = {**latent, **noise_mask_of(source), **meter.noted(source)}
+        taken = meter.noted(source) if model.parallel is None else {}  # else others have taken it
+        made = {**latent, **noise_mask_of(source), **taken}
         return io.NodeOutput(made, ui=report.ui(charts, line))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -215,11 +216,12 @@ class _Renderer:
     def _send(self, spread: Spread, number: int, window: Window, request: Request) -> None:
         spread.send(number, self.model, self._conditioning(window, request.keyframes), plan(self.model, request))
 
-    def _keep_finished(self) -> None:
-        """Keep what workers have done before its turn."""
+    def _keep_finished(self, awaited: int) -> None:
+        """Keep what workers have done before its turn: of windows that wait for no other, but the one that is taken."""
         assert self.spread is not None
         for number in self.spread.finished():
-            if not self.job.has(number):
+            is_free = waits_for_none(self.whole, number, self.whole.windows[number])
+            if number != awaited and is_free and not self.job.has(number):
                 latents = self.spread.take(number, len(self.whole.windows), lambda: None)
                 self.job.write(number, latents.contiguous())
 
@@ -228,7 +230,7 @@ class _Renderer:
         if self.spread is not None and self.whole.mode != "context_windows":
             if not self.spread.sent(number):
                 self._send(self.spread, number, window, request)
-            return self.spread.take(number, count, self._keep_finished)
+            return self.spread.take(number, count, partial(self._keep_finished, number))
         on_step = lambda done, total, run: self.callbacks.step(number * total + done, count * total, run)
         conditioning = self._conditioning(window, request.keyframes)
         if self.whole.mode == "context_windows":

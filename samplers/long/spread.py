@@ -63,7 +63,7 @@ class Spread:
     def finished(self) -> Iterator[int]:
         """Windows that can be taken without waiting, and have not failed."""
         for number, job in [*self._jobs.items()]:
-            if job.is_done and job.ticket.future.exception() is None:
+            if job.has_made:
                 yield number
 
     def take(self, number: int, count: int, meanwhile: Callable[[], None]) -> Tensor:

@@ -38,6 +38,14 @@ class Job:
         """Whether there is a result, or an error."""
         return self.ticket.future.done()
 
+    @property
+    def has_made(self) -> bool:
+        """Whether there is a result, and no error."""
+        future = self.ticket.future
+        if not future.done() or future.cancelled() or future.exception() is not None:
+            return False
+        return isinstance(future.result(), Done)
+
     def result(self) -> Done:
         """What came of it, once it is done; raises the error that it ended with."""
         answer = self.ticket.future.result()

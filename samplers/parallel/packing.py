@@ -18,7 +18,7 @@ def packed(thing: object) -> bytes:
 
 def unpacked(content: bytes) -> Argument:
     """The thing, with the pack's classes as they are named here."""
-    root, inner = pickle.loads(content)  # noqa: S301 - between our own processes, over Ray's authenticated channels  # nosec B301
+    root, inner = pickle.loads(content)  # noqa: S301 (of a process of ours, over Ray)  # nosec B301
     return _Unpickler(inner, root).load()
 
 

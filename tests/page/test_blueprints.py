@@ -76,6 +76,8 @@ def empty(page: Page) -> Page:
 
 def insert(page: Page, name: str) -> None:
     """Put a blueprint into the graph as a person does: search, choose, click."""
+    page.mouse.up()
+    page.evaluate("() => app.canvas.ds.reset()")
     page.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
     page.locator(SEARCH).fill(name)
     page.get_by_role("option").filter(has_text="Blueprints / Reelwire").filter(has_text=name).first.click()

@@ -35,7 +35,9 @@ def about_video(video: Input.Video, name: str) -> tuple[JsonObject, Run | None]:
     if not isinstance(video, InputImpl.VideoFromFile):
         return {}, None
     with opened_video(video, name) as file:
-        text = file.metadata.get("reelwire", "")
+        text = next(
+            (value for tag, value in file.metadata.items() if tag.lower() == "reelwire"), ""
+        )  # REELWIRE in webm
     try:
         return checked_note(parse_json(text, infinite=True) if text else {})[0], None
     except ValueError:
