@@ -76,12 +76,11 @@ def empty(page: Page) -> Page:
 
 def insert(page: Page, name: str) -> None:
     """Put a blueprint into the graph as a person does: search, choose, click."""
-    page.mouse.up()
-    page.evaluate("() => app.canvas.ds.reset()")
     page.evaluate("() => app.extensionManager.command.execute('Workspace.SearchBox.Toggle')")
     page.locator(SEARCH).fill(name)
     page.get_by_role("option").filter(has_text="Blueprints / Reelwire").filter(has_text=name).first.click()
     becomes(page, OUTSIDE, [[name, True]])
+    page.evaluate("() => document.querySelectorAll('.p-overlay-mask').forEach(mask => mask.remove())")  # fading out
     page.mouse.move(700, 400)
     page.mouse.move(900, 300, steps=3)
     page.mouse.down()
