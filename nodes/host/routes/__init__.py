@@ -7,7 +7,10 @@ import logging
 from collections.abc import Callable
 
 from ....loaders.parts import JsonObject
+from ....loaders.weights.json_files import parse_object
 from ..progress import contained
+
+MOST_BYTES = 1 << 20  # of a question
 
 
 def serve_answers(path: str, answer: Callable[[JsonObject], JsonObject]) -> None:
@@ -23,11 +26,11 @@ def serve_answers(path: str, answer: Callable[[JsonObject], JsonObject]) -> None
 
     @PromptServer.instance.routes.post(path)
     async def respond(request: web.Request) -> web.Response:
+        if not 0 < (request.content_length or 0) <= MOST_BYTES:
+            return web.json_response({}, status=400)
         try:
-            asked = await request.json()
+            asked = parse_object(await request.read(), MOST_BYTES)
         except ValueError:
-            asked = None
-        if not isinstance(asked, dict):
             return web.json_response({}, status=400)
         try:
             async with turn:
