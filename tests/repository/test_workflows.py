@@ -88,14 +88,14 @@ def test_dropped_on_the_page_it_is_its_twin(canvas: Page, name: str) -> None:
     for numbers, start, end in canvas.evaluate(ENDS):
         wire = layout.Wire(*map(int, numbers))
         ends = (graph.nodes[wire.source].exit(wire.output), graph.nodes[wire.target].entry(wire.input))
-        near = ROW if wire.input in widgets_of(name, wire.target) else NEAR
+        near = NEAR if wire.input < sockets_of(name, wire.target) else ROW
         assert (*start, *end) == pytest.approx([v for point in ends for v in point], abs=near)
 
 
-def widgets_of(name: str, node: int) -> list[int]:
-    """Which sockets of a node are those of its widgets, whose rows the page moves when others are hidden."""
+def sockets_of(name: str, node: int) -> int:
+    """How many sockets a node has before those of its widgets, whose rows the page moves when others are hidden."""
     (made,) = (each for each in template(name)["nodes"] if each["id"] == node)
-    return [number for number, socket in enumerate(made.get("inputs", ())) if "widget" in socket]
+    return sum("widget" not in socket for socket in made.get("inputs", ()))
 
 
 def test_the_page_offers_the_files_that_are_missing(canvas: Page) -> None:
