@@ -53,7 +53,7 @@ class _Kept:
         return self.group
 
     def rest(self) -> None:
-        """Nothing is asked of the ranks any more, for now."""
+        """Nothing is asked of the ranks any more, until the next run."""
         self._wait_no_more()
         self._timer = threading.Timer(IDLE, self._close_idle)
         self._timer.daemon = True
