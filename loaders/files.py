@@ -218,9 +218,10 @@ def make_marked_folder(path: Path) -> None:
         except FileNotFoundError:
             continue  # somebody who clears up thought that its maker was dead
         except OSError as error:
-            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or not path.is_dir():
+            if error.errno not in (errno.EEXIST, errno.ENOTEMPTY) or (os.path.lexists(path) and not path.is_dir()):
                 raise
-            return
+            if path.is_dir():  # else another process has just removed it
+                return
         finally:
             _clear_draft(draft)
     raise OSError(errno.EBUSY, message("not_lockable", folder=path.name))

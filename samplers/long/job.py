@@ -113,8 +113,8 @@ class Job:
                     self._is_new = True
                 self._check_owner()
                 self._acquire()
-            except FileNotFoundError:
-                if not left or os.path.lexists(self.folder):  # else another process has just done with it
+            except FileNotFoundError:  # another process has just done with it, and a third may have begun it since
+                if not left:
                     raise
 
     def _acquire(self) -> None:

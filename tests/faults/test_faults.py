@@ -296,6 +296,39 @@ def test_a_holder_that_says_nothing_useful(tmp_path: Path, content: bytes) -> No
     assert all(len(value) <= 80 for value in refusal.value.holder.values())
 
 
+def test_others_begin_and_end_it_meanwhile(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever of the folder is gone when it is looked at, and is there again before the next look."""
+    acquire, others = Lock.acquire, [Job(job.folder) for _ in range(3)]
+
+    def late(self: Lock, patience: float = 0.0) -> None:
+        if others and self is job._lock:
+            other = others.pop()
+            shutil.rmtree(job.folder)
+            other.begin(INPUTS)  # a third one
+            other.close()
+            raise FileNotFoundError(errno.ENOENT, "gone", str(self.path))
+        acquire(self, patience)
+
+    monkeypatch.setattr(Lock, "acquire", late)
+    job.begin(INPUTS)
+    assert not others
+    assert job._lock.is_held
+
+
+def test_a_folder_that_goes_while_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rename, path = os.rename, tmp_path / "film"
+    errors = [OSError(errno.ENOTEMPTY, "full"), OSError(errno.EEXIST, "there")]
+
+    def taken(source: Any, target: Any) -> None:
+        if errors:
+            raise errors.pop()
+        rename(source, target)
+
+    monkeypatch.setattr(os, "rename", taken)
+    module.make_marked_folder(path)
+    assert tree(tmp_path) == {f"film/{MARK}": b""}
+
+
 def test_a_lock_ends_with_its_process(tmp_path: Path, job: Job) -> None:
     def hold() -> None:
         job.begin(INPUTS)

@@ -255,7 +255,7 @@ def test_pictures_come_from_the_disk_and_from_the_input_folder(timeline: tuple[P
     shows(page, pictures=[0, 32, 48])
     assert (host.base / "input" / name).is_file()
     assert story_of(page)["keyframes"][2] == {"at": 1.92, "image": name}
-    page.get_by_role("button", name="Choose another picture").click()
+    page.get_by_role("button", name="Choose another picture", exact=True).click()
     page.get_by_role("searchbox").fill("left")
     page.get_by_role("button", name="reelwire_left.png", exact=True).click()
     assert story_of(page)["keyframes"][2]["image"] == "reelwire_left.png"
@@ -270,16 +270,16 @@ def test_pictures_come_from_the_disk_and_from_the_input_folder(timeline: tuple[P
 def test_what_is_no_timeline_stays_and_says_why(timeline: tuple[Page, str]) -> None:
     page, _ = timeline
     opened(page)
-    page.get_by_role("button", name="Text").click()
+    page.get_by_role("button", name="Text", exact=True).click()
     field = page.get_by_role("textbox", name="The timeline as JSON")
     for text, words in ((f"{json.dumps(STORY)[:-1]},", "not JSON"), ('{"prompt": []}', "did you mean")):
         field.fill(text)
         becomes(page, VALUE, text)
         page.locator(".reelwire-tl-wrong", has_text=words).wait_for()
         assert page.evaluate(SHOWN)["shows"] == "text"
-        assert page.get_by_role("button", name="Text").is_disabled()
+        assert page.get_by_role("button", name="Text", exact=True).is_disabled()
     field.fill(json.dumps(STORY))
-    page.get_by_role("button", name="Text", disabled=False).click()
+    page.get_by_role("button", name="Text", exact=True, disabled=False).click()
     shows(page, shows="axis", prompts=[0, 21, 41])
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,12 +58,15 @@ class Row:
         point.run(folder)
         faults["lost"] = lost_at_once or point.lost(folder, error)
         faults["left"] = len(point.left(folder))
+        self.count(faults, point.result(folder) == expected, f"{what}: {error!r}")
+
+    def count(self, faults: Mapping[str, int], is_equal: bool, what: str) -> None:
+        """Add what was found to the columns, and a note where it is not good."""
         for name, value in faults.items():
             setattr(self, name, getattr(self, name) + int(value))
-        is_equal = point.result(folder) == expected
         self.equal += is_equal
         if any(faults.values()) or not is_equal:
-            self.notes.append(f"{what}: {faults}, equal {is_equal}, {error!r}"[:400])
+            self.notes.append(f"{what}; {dict(faults)}, equal {is_equal}"[:400])
 
 
 @contextmanager
@@ -226,11 +229,13 @@ def at_once(nodes: Any, rounds: int, hosts: int = 2) -> Row:
             codes = [ended(child) for child in [in_child(run, {InputError: HELD}) for _ in range(hosts)]]
             videos, point = list(folder.glob("*.mp4")), Film(nodes)
             row.words += codes.count(HELD)
-            row.raw += sum(code not in (0, HELD) for code in codes)
-            row.half += not point.whole(folder, expected)
-            row.lost += max(codes.count(0) - len(videos), not videos)
-            row.left += len(point.left(folder))
-            row.equal += all(video.read_bytes() == expected for video in videos) and bool(videos)
-            if codes.count(0) != len(videos):
-                row.notes.append(f"{codes} made {len(videos)} files")
+            left, contents = point.left(folder), [video.read_bytes() for video in videos]
+            faults = {
+                "raw": sum(code not in (0, HELD) for code in codes),
+                "half": not point.whole(folder, expected),
+                "lost": max(codes.count(0) - len(videos), not videos),
+                "left": len(left),
+            }
+            what = f"{codes} made {len(videos)} files, {left} was left"
+            row.count(faults, bool(contents) and all(content == expected for content in contents), what)
     return row
