@@ -7,8 +7,8 @@ python -m tests.soak --page 60 --svg page.svg          minutes of ComfyUI's page
 
 Fails where memory, threads, open files or temporary files grow by more than 1% from run 100 to the end, where a run
 leaves something in the output folder, or where the same seed does not make the same frames at the end as at the
-beginning; of the page: where JavaScript's heap, DOM nodes, event listeners, blob URLs or the host's memory grow by more
-than 1% from run 80 on. COMFYUI_DIR names ComfyUI's folder, REELWIRE_CHROMIUM the browser.
+beginning; of the page: where JavaScript's heap, blob URLs, our elements and listeners or the host's memory grow by
+more than 1% from run 80 on. COMFYUI_DIR names ComfyUI's folder, REELWIRE_CHROMIUM the browser.
 """
 
 from __future__ import annotations
