@@ -5,10 +5,11 @@ python -m tests.soak --runs 1000 --seed 1 --csv soak.csv --svg soak.svg
 
 python -m tests.soak --page 60 --svg page.svg          minutes of ComfyUI's page in Chromium, in both of its renderers
 
-Fails where memory, threads, open files or temporary files grow by more than 1% from run 100 to the end, where a run
-leaves something in the output folder, or where the same seed does not make the same frames at the end as at the
-beginning; of the page: where JavaScript's heap, DOM nodes, event listeners, blob URLs or the host's memory grow by more
-than 1% from run 80 on. COMFYUI_DIR names ComfyUI's folder, REELWIRE_CHROMIUM the browser.
+Fails where memory, mapped files, threads, open files or temporary files grow by more than 1% from run 100 to the end,
+where a run leaves something in the output folder, where one that nothing disturbs fails, or where the same seed does
+not make the same frames at the end as at the beginning; of the page: where JavaScript's heap, blob URLs, our elements
+and listeners or the host's memory grow by more than 1% from run 80 on. COMFYUI_DIR names ComfyUI's folder,
+REELWIRE_CHROMIUM the browser.
 """
 
 from __future__ import annotations
@@ -47,8 +48,15 @@ class Result:
         """What is not flat, in words."""
         grown = growth(self.samples, warm)
         faults = [f"{name} grew by {share:.2%}" for name, share in grown.items() if share > FLAT]
-        same = len({*self.digests}) == 1
-        return faults + ([] if same else ["the same seed did not make the same frames"])
+        faults += [f"{count} runs that nothing disturbed: {end}" for end, count in self._undisturbed()]
+        return faults if len({*self.digests}) == 1 else [*faults, "the same seed did not make the same frames"]
+
+    def _undisturbed(self) -> Iterator[tuple[str, int]]:
+        """(how it ended, how many) of runs that nothing disturbed and that did not succeed."""
+        for end, count in self.ends.items():
+            disturb, _, how = end.partition(": ")
+            if disturb == "nothing" and how != "success":
+                yield how, count
 
 
 def soak(host: CardHost, runs: int, seed: int, tell: Callable[[str], None], every: int = EVERY) -> Result:

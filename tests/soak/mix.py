@@ -37,7 +37,7 @@ GRAPHS: Mapping[str, str] = {
 CACHES = (
     ("ReelwireTeaCache", {"threshold": 0.1}),
     ("ReelwireFORA", {"interval": 2}),
-    ("ReelwireCache", {"policy": "taylorseer", "speed": 2.0}),
+    ("ReelwireCache", {"policy": "diffusers taylorseer", "speed": 2.0}),
     ("ReelwireCache", {"policy": "easycache", "speed": 2.0, "threshold": 0.05}),
 )
 REFERENCE: Mapping[str, Any] = {"3.steps": 4, "3.seed": 77, "4.crf": 0, "4.filename_prefix": "soak/reference"}
@@ -117,16 +117,20 @@ def perform(host: CardHost, run: Run) -> str:
     """Run it; how it ended: "success", "error", "interrupted" or "refused"."""
     if run.disturb == "memory":
         _shortage(host, run.value)
-    status, answer = host.queue(run.prompt)
-    if status != 200:
-        return "refused"
+    try:
+        status, answer = host.queue(run.prompt)
+        return "refused" if status != 200 else _ending(host, run, answer["prompt_id"])
+    finally:
+        host.card.fail_after(-1)
+
+
+def _ending(host: CardHost, run: Run, prompt_id: str) -> str:
     thread = threading.Thread(target=_interrupt, args=(host, run.value))
     if run.disturb == "interrupt":
         thread.start()
-    entry = host.wait(answer["prompt_id"])
+    entry = host.wait(prompt_id)
     if run.disturb == "interrupt":
         thread.join()
-    host.card.fail_after(-1)
     kinds = [kind for kind, _ in entry["status"]["messages"]]
     return kinds[-1].removeprefix("execution_")
 

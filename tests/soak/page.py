@@ -18,7 +18,7 @@ import psutil
 from ...bench.export_workflow import open_page
 from ..support.host import Host
 from ..support.page.node_views import DECODE, SAMPLER, film, keyframes
-from ..support.page.pages import RENDERERS, load, prepare, render_with, renew, run
+from ..support.page.pages import RENDERERS, choose, load, prepare, render_with, renew, run
 from .samples import FLAT, growth
 
 if TYPE_CHECKING:
@@ -26,17 +26,66 @@ if TYPE_CHECKING:
 
 PAGE_WARM = 80  # runs: the page lists the last 64
 EVERY = 10  # runs between two samples
-# counts the blob URLs that are there: all of them, and those that a script of ours has made
+# Counts blob URLs, and of blob URLs, elements and event listeners those that a script of ours has made and that are
+# there still. The page's own tooltips bind three listeners more to their buttons at each update, and its floating panel
+# of the queue keeps a dozen elements a run: the one is undone here, the other is left shut (DOCKED), so that the heap
+# is as flat as we leave it.
 COUNT = """(() => {
+    const isOurs = () => new Error().stack.includes("/extensions/reelwire/");
     const [create, revoke] = [URL.createObjectURL, URL.revokeObjectURL], urls = new Map();
-    window.blobUrls = () => [urls.size, [...urls.values()].filter(Boolean).length];
     URL.createObjectURL = thing => {
         const url = create.call(URL, thing);
-        urls.set(url, new Error().stack.includes("/extensions/reelwire/"));
+        urls.set(url, isOurs());
         return url;
     };
     URL.revokeObjectURL = url => { urls.delete(url); revoke.call(URL, url); };
+
+    const elements = [], make = document.createElement;
+    document.createElement = function (...options) {
+        const element = make.apply(this, options);
+        if (isOurs()) elements.push(new WeakRef(element));
+        return element;
+    };
+
+    const listeners = [], bound = new WeakMap();
+    const { addEventListener: add, removeEventListener: remove } = EventTarget.prototype;
+    const isGone = each => !each.target.deref() || !each.listener.deref() || each.signal?.deref()?.aborted;
+    EventTarget.prototype.addEventListener = function (type, listener, options) {
+        const stack = new Error().stack;
+        if (listener && stack.includes("/extensions/reelwire/"))
+            listeners.push({ type, target: new WeakRef(this), listener: new WeakRef(listener),
+                             signal: options?.signal && new WeakRef(options.signal) });
+        if (stack.includes("bindEvents (") && stack.includes("primevue") && this instanceof HTMLElement) {
+            const before = bound.get(this) ?? bound.set(this, {}).get(this);
+            if (before[type]) remove.call(this, type, before[type], options);
+            before[type] = listener;
+        }
+        return add.call(this, type, listener, options);
+    };
+    EventTarget.prototype.removeEventListener = function (type, listener, options) {
+        const index = listeners.findLastIndex(
+            each => each.type === type && each.target.deref() === this && each.listener.deref() === listener);
+        if (index >= 0) listeners.splice(index, 1);
+        return remove.call(this, type, listener, options);
+    };
+
+    window.counted = () => [
+        urls.size, [...urls.values()].filter(Boolean).length,
+        elements.filter(each => each.deref()).length, listeners.filter(each => !isGone(each)).length];
 })()"""
+# bytes of the heap that the page keeps of each toast that it has shown, whoever asked for it
+TOASTS = """async ([count, detail]) => {
+    for (let number = 0; number < count; number++) {
+        const toast = { severity: "error", summary: `${number}`, detail, styleClass: "reelwire-toast" };
+        app.extensionManager.toast.add(toast);
+        await new Promise(resolve => setTimeout(resolve, 200));
+        app.extensionManager.toast.remove(toast);
+        await new Promise(resolve => setTimeout(resolve, 400));
+    }
+}"""
+FEW_TOASTS = 20
+DOCKED = "Comfy.Queue.QPOV2"
+OF_THE_PAGE = {"nodes", "listeners"}  # which its own toasts and panels let grow; ours among them are counted apart
 SET = """values => {
     for (const [id, name, value] of values)
         app.rootGraph.getNodeById(id).widgets.find(widget => widget.name === name).value = value;
@@ -47,8 +96,10 @@ INTERRUPT = """() => app.api.addEventListener(
 
 @dataclass(frozen=True)
 class PageSample:
-    """After a number of runs, garbage collected: bytes of JavaScript's heap, DOM nodes, event listeners, blob URLs in
-    all and ours, and bytes that are the host's alone."""
+    """After a number of runs, garbage collected: bytes of JavaScript's heap without the page's old toasts, DOM nodes,
+    event listeners, blob URLs in all and ours, elements and listeners that are ours, and bytes that are the
+    host's alone.
+    """
 
     run: int
     heap: int
@@ -56,6 +107,8 @@ class PageSample:
     listeners: int
     blobs: int
     our_blobs: int
+    our_elements: int
+    our_listeners: int
     host: int
 
 
@@ -73,7 +126,7 @@ class PageResult:
             f"{renderer}: {name} grew by {share:.2%}"
             for renderer, shares in grown.items()
             for name, share in shares.items()
-            if share > FLAT
+            if share > FLAT and name not in OF_THE_PAGE
         ]
 
 
@@ -85,20 +138,33 @@ class Watched:
     session: CDPSession
     host: Host
 
-    def sample(self, number: int) -> PageSample:
-        """What there is now."""
-        for _ in range(2):  # what finalisers let go
+    def heap(self) -> int:
+        """Bytes of JavaScript's heap, once what finalisers let go is gone."""
+        for _ in range(2):
             self.session.send("HeapProfiler.collectGarbage")
-        heap = self.session.send("Runtime.getHeapUsage")["usedSize"]
+        return int(self.session.send("Runtime.getHeapUsage")["usedSize"])
+
+    def toast(self) -> float:
+        """Bytes that the page keeps of a toast, the first few left out."""
+        sizes = list[int]()
+        for _ in range(2):
+            self.page.evaluate(TOASTS, [FEW_TOASTS, "what came, what is allowed, what to do. " * 4])
+            sizes.append(self.heap())
+        return (sizes[1] - sizes[0]) / FEW_TOASTS
+
+    def sample(self, number: int, kept: float = 0) -> PageSample:
+        """What there is now; kept: bytes of the heap that are the page's own."""
+        heap = self.heap() - kept
         counters = self.session.send("Memory.getDOMCounters")
-        blobs, ours = self.page.evaluate("() => window.blobUrls()")
+        counted = self.page.evaluate("() => window.counted()")
         own = psutil.Process(self.host.pid).memory_full_info().uss
-        return PageSample(number, int(heap), counters["nodes"], counters["jsEventListeners"], blobs, ours, own)
+        return PageSample(number, int(heap), counters["nodes"], counters["jsEventListeners"], *counted, own)
 
 
 def watched(page: Page, host: Host) -> Watched:
     """The page of a host, loaded anew so that all is counted."""
     page.add_init_script(COUNT)
+    choose(page, DOCKED, True)
     renew(page)
     return Watched(page, page.context.new_cdp_session(page), host)
 
@@ -113,10 +179,12 @@ def soak_page(
     graph["2"] = film("")["2"]  # a cache, which has a chart
     graph[SAMPLER]["inputs"]["model"] = ["2", 0]
     load(page, graph, f"soak in {renderer}")
+    toast = watch.toast()
+    tell(f"the page keeps {toast:.0f} bytes of a toast")
     for number in count():
         if number % every == 0 or not goes_on(number):
             watch.host.send("/history", {"clear": True})
-            samples.append(watch.sample(number))
+            samples.append(watch.sample(number, toast * (ends["refused"] + ends["error"])))
             tell(f"{number:5} runs, {renderer}, {dict(ends)}, {samples[-1]}")
         if not goes_on(number):
             return samples, ends

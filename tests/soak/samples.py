@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -18,12 +19,15 @@ WINDOW = 7  # samples of which the median is taken, at the beginning and at the 
 
 @dataclass(frozen=True)
 class Sample:
-    """After a number of runs: bytes that are resident and that are the process' alone, threads, open files, temporary
-    files, and files in the output folder that no run should leave."""
+    """After a number of runs: bytes that the process has asked for, files that it has mapped, threads, open files,
+    temporary files, and files in the output folder that no run should leave.
+
+    Pages of libraries are not counted: they come when their code is first run, which may be late.
+    """
 
     run: int
-    rss: int
-    uss: int
+    memory: int
+    mapped: int
     threads: int
     files: int
     temporary: int
@@ -37,14 +41,16 @@ Curves = Mapping[str, Sequence[tuple[int, float]]]  # what it is -> (run, how mu
 def sample(run: int, pid: int, base: Path) -> Sample:
     """What there is now."""
     process = psutil.Process(pid)
-    memory = process.memory_full_info()
+    maps = process.memory_maps()
     outputs = [path for path in (base / "output" / "soak").rglob("*") if path.is_file()]
     leftovers = sum(".part" in path.name or not _is_meant(path) for path in outputs)
     previews = (base / "temp").rglob("*"), "ComfyUI_temp_"  # the host's own, until it starts anew
     temporary = sum(path.is_file() and not path.name.startswith(previews[1]) for path in previews[0])
     temporary += sum(1 for _ in (base / "tmp").rglob("*"))
     handles = process.num_fds() if hasattr(process, "num_fds") else len(process.open_files())
-    return Sample(run, memory.rss, memory.uss, process.num_threads(), handles, temporary, leftovers)
+    memory = sum(each.anonymous for each in maps) if hasattr(maps[0], "anonymous") else process.memory_full_info().uss
+    mapped = len({each.path for each in maps if os.path.isabs(each.path)})
+    return Sample(run, memory, mapped, process.num_threads(), handles, temporary, leftovers)
 
 
 def _is_meant(path: Path) -> bool:

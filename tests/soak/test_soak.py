@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -13,7 +14,7 @@ from reelwire.tests.soak.page import PageResult, PageSample
 from reelwire.tests.soak.samples import NUMBERS, Sample, curves, growth, picture, sample, write
 from reelwire.tests.support.card.host import CardHost
 
-FLAT = [Sample(run, 10**9, 8 * 10**8, 40, 90, 0, 0) for run in range(0, 1001, 10)]
+FLAT = [Sample(run, 8 * 10**8, 400, 40, 90, 0, 0) for run in range(0, 1001, 10)]
 
 
 def grown(name: str, by: float) -> list[Sample]:
@@ -28,6 +29,14 @@ def test_flat_is_flat() -> None:
     assert len(Result(FLAT, digests=["a", "b"]).faults()) == 1
 
 
+def test_what_fails_undisturbed_is_a_fault() -> None:
+    ends = Counter({"nothing: success": 5, "memory: error": 3, "error: refused": 2})
+    assert not Result(FLAT, ends, ["a", "a"]).faults()
+    assert Result(FLAT, ends + Counter(["nothing: error"]), ["a", "a"]).faults() == [
+        "1 runs that nothing disturbed: error"
+    ]
+
+
 @pytest.mark.parametrize("name", NUMBERS)
 def test_growth_is_seen(name: str) -> None:
     faults = Result(grown(name, 2 if name in ("temporary", "leftovers") else 0.02), digests=["a", "a"]).faults()
@@ -35,7 +44,7 @@ def test_growth_is_seen(name: str) -> None:
 
 
 def test_what_is_loaded_first_does_not_count() -> None:
-    early = [replace(each, uss=each.uss // 4) if each.run < 80 else each for each in FLAT]
+    early = [replace(each, memory=each.memory // 4) if each.run < 80 else each for each in FLAT]
     assert not Result(early, digests=["a", "a"]).faults()
 
 
@@ -63,7 +72,7 @@ def test_leftovers_are_counted(tmp_path: Path) -> None:
     (tmp_path / "tmp" / "x").write_text("")
     taken = sample(3, os.getpid(), tmp_path)
     assert (taken.run, taken.leftovers, taken.temporary) == (3, 2, 1)
-    assert min(taken.rss, taken.uss, taken.threads, taken.files) > 0
+    assert min(taken.memory, taken.mapped, taken.threads, taken.files) > 0
 
 
 def test_a_short_soak(card_host: CardHost) -> None:
@@ -74,8 +83,9 @@ def test_a_short_soak(card_host: CardHost) -> None:
     card_host.check()
 
 
-def test_growth_of_a_page_is_seen() -> None:
-    flat = [PageSample(run, 10**8, 9000, 2000, 3, 1, 10**9) for run in range(0, 301, 10)]
-    grows = [replace(each, our_blobs=1 + each.run) for each in flat]
+@pytest.mark.parametrize("name", ["heap", "blobs", "our_blobs", "our_elements", "our_listeners", "host"])
+def test_growth_of_a_page_is_seen(name: str) -> None:
+    flat = [PageSample(run, 10**8, 9000 + run, 2000 + run, 3, 1, 700, 90, 10**9) for run in range(0, 301, 10)]
+    grows = [replace(each, **{name: getattr(each, name) + each.run * getattr(each, name)}) for each in flat]
     assert not PageResult({"LiteGraph": flat}).faults()
-    assert [fault[:20] for fault in PageResult({"a": flat, "b": grows}).faults()] == ["b: our_blobs grew by"]
+    assert [fault.partition(" grew")[0] for fault in PageResult({"a": flat, "b": grows}).faults()] == [f"b: {name}"]
