@@ -15,7 +15,7 @@ from collections.abc import Iterable
 
 from .seconds import seconds, test_of
 
-SHARE, BUDGET = 4, 3  # one in so many, and the seconds of all cases of a test
+SHARE, BUDGET = 4, 2  # one in so many, and the seconds of all cases of a test
 CHOICE = re.compile(r"\[.*(hunyuan|wan|cogvideox|mochi|ltx|svd|LiteGraph|Nodes 2\.0)", re.IGNORECASE)
 ALWAYS = (
     "test_parity.py",

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 MARK = "host"
-# a ComfyUI, its page in a browser, processes of Ray, or ranks and workers of ours
-FIXTURES = {"host", "page", "card_host", "dynamic_card_host", "card_host_of", "toy_host", "ray_crew", "group", "worker"}
+# a ComfyUI, its page in a browser, or Ray's processes
+FIXTURES = {"host", "page", "card_host", "dynamic_card_host", "card_host_of", "toy_host", "ray_crew"}
 
 
 def mark_hosts(items: list[pytest.Item]) -> None:
