@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SMALLEST = 1e-6  # sigma_t where there is no noise: a prediction counts for nothing there and must only stay finite
+GUIDED = "guided"  # the branch that guidance adds: its mix of the others
 Scheduler = Any  # of diffusers, whose attributes are untyped
 Factor = float | Tensor  # a tensor where tokens differ
 
@@ -91,7 +92,9 @@ class Denoiser(ABC):
 
     @abstractmethod
     def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
-        """The network's output for latents in one branch, "cond" or "uncond", or in both, "cond_uncond"."""
+        """The network's output for latents in one branch, "cond" or "uncond", or in both, "cond_uncond".
+
+        Guidance, wrapped around it, adds the branch GUIDED."""
 
     def forward(self, network: Network, step: int, branch: str, **inputs: object) -> Tensor:
         """One call of a diffusers network inside its cache context."""

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 
 from ..loaders.common.flow import encoded_source
-from ..loaders.denoiser import Denoiser, Network
+from ..loaders.denoiser import GUIDED, Denoiser, DenoiserWrapper, Network
 from ..loaders.devices import explained
 from ..loaders.messages import InputError, about, message
 from ..loaders.request import Conditioning, Request
 from ..loaders.video_model import VideoModel
 from ..loaders.weights.lora import Switch, applied
 from .caches.corrector import COPIED
-from .caches.runner import Runner, cached, forecasting, through_cache
-from .guidance import Guided, guide, guided_model
+from .caches.runner import Forecasting, Runner, ThroughCache, cached
+from .guidance import guide, guided_model
 from .loop import circling
 from .parallel.clip.split import ALONE, Split
 from .plan import SamplingPlan
@@ -47,7 +47,6 @@ class RunSoFar(Protocol):
 
 
 OnStep = Callable[[int, int, RunSoFar], None]  # (predictions done, predictions in all, the run so far)
-Computed = Callable[[Guided], Guided]  # around what computes the guided predictions, inside of a cache
 
 
 def sample(
@@ -58,13 +57,13 @@ def sample(
     wrap: Wrap = lambda denoiser: denoiser,
     inpainting: Inpainting | None = None,
     split: Split = ALONE,
-    computed: Computed = lambda guided: guided,
+    computed: Wrap = lambda guided: guided,
 ) -> Tensor:
     """Latents [1, C, t, h, w], normalised as the model sees them, of one plan.
 
     on_step is called after every prediction was stepped with, and may raise to stop. wrap: around the denoiser, before
     its first prediction. inpainting: of a video that is longer than the plan's, else as the plan says. split: over the
-    ranks that this process is one of. computed: around the guided predictions that a cache asks for. Raises InputError,
+    ranks that this process is one of. computed: around the guided denoiser, inside of a cache. Raises InputError,
     before any weights are read, for a prompt that this model cannot read.
     """
     request = plan.request
@@ -106,15 +105,15 @@ class Sampling:
         stack: ExitStack,
         on_step: OnStep,
         split: Split = ALONE,
-        computed: Computed = lambda guided: guided,
+        computed: Wrap = lambda guided: guided,
     ) -> None:
         self.denoiser, self.cache, self.latents = denoiser, cache, denoiser.latents
         self.masked: MaskedSource | None = None
         self._model, self._room, self._stack, self._on_step, self._split = model, room, stack, on_step, split
-        predict = denoiser.predict if cache is None else through_cache(denoiser.predict, cache)
-        options = (model.batched_guidance, model.blocks, model.perturb, split)
-        guided = computed(_shared(guide(predict, denoiser, model.guidance, *options), denoiser, split))
-        self._guided = guided if cache is None else forecasting(guided, denoiser, cache)
+        options = (model.guidance, model.batched_guidance, model.blocks, model.perturb, split)
+        inside = denoiser if cache is None else ThroughCache(denoiser, cache)
+        guided = computed(Shared(guide(inside, *options), split))
+        self._guided = guided if cache is None else Forecasting(guided, cache)
         groups = (list(group) for _, group in groupby(range(len(denoiser.schedule)), denoiser.part))
         self._phases = {steps[0]: range(steps[0], steps[-1] + 1) for steps in groups}
         self._network: Network = None
@@ -132,7 +131,7 @@ class Sampling:
         self.latents, schedule = latents, self.denoiser.schedule
         self._switch_loras(schedule.levels[step], schedule.level_count)
         seen = latents if self.masked is None else self.masked.noised(latents, step)
-        prediction = self._guided(self._network, seen, step)
+        prediction = self._guided.predict(self._network, seen, step, GUIDED)
         if self.masked is not None:
             prediction = self.masked.blended(prediction, seen, latents, step)
         self._last = prediction, latents, step
@@ -200,9 +199,15 @@ class Sampling:
         return network
 
 
-def _shared(guided: Guided, denoiser: Denoiser, split: Split) -> Guided:
-    """Guided predictions, of which another rank may make those of a part."""
-    return lambda network, latents, step: split.guided(denoiser.part(step), lambda: guided(network, latents, step))
+class Shared(DenoiserWrapper):
+    """A guided denoiser, of which another rank may make the predictions of a part."""
+
+    def __init__(self, inner: Denoiser, split: Split) -> None:
+        super().__init__(inner)
+        self._split = split
+
+    def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
+        return self._split.guided(self.part(step), lambda: self.inner.predict(network, latents, step, branch))
 
 
 def _check_conditioning(model: VideoModel, conditioning: Conditioning, request: Request, extends: bool) -> None:

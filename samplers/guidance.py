@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..loaders.denoiser import Denoiser, Network
+from ..loaders.denoiser import GUIDED, Denoiser, DenoiserWrapper, Network
 from ..loaders.messages import InputError, either, inputs_named, message
 from ..loaders.request import Guidance, Request, SpatioTemporal
 from ..loaders.spec import titles_with
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
 GUIDANCE_NAMES = {"low_noise": "low_noise_guidance"}  # fields of Guidance that inputs call otherwise
 METHODS = ("cfg", "apg", "cfg-zero*", "tcfg", "skip-layer", "stg")
 STG_MODES = ("attention_values", "attention_skip", "transformer_block")
-Predict = Callable[[Network, Tensor, int, str], Tensor]  # `Denoiser.predict`: (network, latents, step, branch)
 Perturb = Callable[[Network, Sequence[int], str], AbstractContextManager[None]]
-Guided = Callable[[Network, Tensor, int], Tensor]  # (network, latents, step) -> the prediction of all branches
 
 
 def check_guidance(model: VideoModel, request: Request) -> None:
@@ -150,35 +149,23 @@ def guided_model(model: VideoModel, request: Request) -> VideoModel:
 
 
 def guide(
-    predict: Predict,
     denoiser: Denoiser,
     guidance: Guidance,
     batched: bool,
     blocks: str = "",
     perturb: Perturb = lambda *_: nullcontext(),
     split: Split = ALONE,
-) -> Guided:
-    """Predictions of a denoiser's branches put together: one forward where guidance is off.
+) -> GuidedDenoiser:
+    """A denoiser with its branches put together; one forward where guidance is off.
 
     batched: both branches go in one forward. blocks: the network's attribute that holds them, for skip-layer guidance.
     perturb: `VideoModel.perturb`, for spatio-temporal guidance. split: over ranks.
     """
-    schedule = denoiser.schedule
-    first, last = int(guidance.start * schedule.level_count), int(guidance.end * schedule.level_count)
     if guidance.method == "cfg":
-        guided = _plain(predict, denoiser, batched, split)
-    elif guidance.stg is not None and guidance.method == "stg":
-        guided = _spatio_temporal(predict, denoiser, guidance.stg, perturb, split)
-    else:
-        guided = _by_guider(predict, denoiser, _make_guider(guidance, blocks), split)
-    off = denoiser.guidance <= 1 and guidance.method != "stg"
-
-    def predict_step(network: Network, latents: Tensor, step: int) -> Tensor:
-        if off or not first <= schedule.levels[step] < last:
-            return split.predictions([Ask(partial(predict, network, latents, step, "cond"))])[0]
-        return guided(network, latents, step)
-
-    return predict_step
+        return ClassifierFree(denoiser, guidance, split, batched)
+    if guidance.stg is not None and guidance.method == "stg":
+        return SpatioTemporalGuide(denoiser, guidance, split, guidance.stg, perturb)
+    return ByGuider(denoiser, guidance, split, _make_guider(guidance, blocks))
 
 
 def forwards(model: VideoModel, request: Request, levels: Sequence[int]) -> list[int]:
@@ -212,35 +199,78 @@ def _stg_forwards(model: VideoModel, guidance: Guidance, stg: SpatioTemporal, re
     return [1 + (first <= level < last) * on(cfg, scale, blocks) for level, (cfg, scale, _, blocks) in levels]
 
 
-def _plain(predict: Predict, denoiser: Denoiser, batched: bool, split: Split) -> Guided:
+# ---------------------------------------------------------------- denoisers with guidance
+
+
+class GuidedDenoiser(DenoiserWrapper):
+    """A denoiser with one branch more, GUIDED: its others put together, in the steps where guidance is on."""
+
+    def __init__(self, inner: Denoiser, guidance: Guidance, split: Split = ALONE) -> None:
+        super().__init__(inner)
+        count = self.schedule.level_count
+        self.split = split
+        self._first, self._last = int(guidance.start * count), int(guidance.end * count)
+        self._off = self.guidance <= 1 and guidance.method != "stg"
+
+    def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
+        if branch != GUIDED:
+            return self.inner.predict(network, latents, step, branch)
+        if self._off or not self._first <= self.schedule.levels[step] < self._last:
+            return self.split.predictions([self.ask(network, latents, step, "cond")])[0]
+        return self.combined(network, latents, step)
+
+    def ask(
+        self,
+        network: Network,
+        latents: Tensor,
+        step: int,
+        branch: str,
+        around: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> Ask:
+        """What the ranks are asked for to have the prediction of one branch."""
+        return Ask(partial(self.inner.predict, network, latents, step, branch), around)
+
+    @abstractmethod
+    def combined(self, network: Network, latents: Tensor, step: int) -> Tensor:
+        """The prediction of all branches."""
+
+
+class ClassifierFree(GuidedDenoiser):
     """Classifier-free guidance (Ho & Salimans 2022), as one batch or two forwards as the reference pipeline does it."""
 
-    def predict_step(network: Network, latents: Tensor, step: int) -> Tensor:
-        if batched and not split.divides_branches:
-            uncond, cond = predict(network, latents, step, "cond_uncond").chunk(2)
+    def __init__(self, inner: Denoiser, guidance: Guidance, split: Split, batched: bool) -> None:
+        super().__init__(inner, guidance, split)
+        self._batched = batched
+
+    def combined(self, network: Network, latents: Tensor, step: int) -> Tensor:
+        if self._batched and not self.split.divides_branches:
+            uncond, cond = self.inner.predict(network, latents, step, "cond_uncond").chunk(2)
         else:
-            asks = [Ask(partial(predict, network, latents, step, branch)) for branch in ("cond", "uncond")]
-            cond, uncond = split.predictions(asks, batched)
-        return uncond + denoiser.scale(step) * (cond - uncond)
-
-    return predict_step
+            asks = [self.ask(network, latents, step, branch) for branch in ("cond", "uncond")]
+            cond, uncond = self.split.predictions(asks, self._batched)
+        return uncond + self.scale(step) * (cond - uncond)
 
 
-def _spatio_temporal(
-    predict: Predict, denoiser: Denoiser, stg: SpatioTemporal, perturb: Perturb, split: Split
-) -> Guided:
+class SpatioTemporalGuide(GuidedDenoiser):
     """Classifier-free guidance, and away from what the network predicts without some blocks (LTXVideoPipeline of
     Lightricks' ltx-video, guidance_scale, stg_scale, rescaling_scale, cfg_star_rescale)."""
 
-    def predict_step(network: Network, latents: Tensor, step: int) -> Tensor:
-        scale, stg_scale, rescale, blocks = stg_values(stg, denoiser.schedule.sigmas[step], denoiser.guidance)
-        ask = partial(partial, predict, network, latents, step)
-        asks = {"cond": Ask(ask("cond"))}
+    def __init__(
+        self, inner: Denoiser, guidance: Guidance, split: Split, stg: SpatioTemporal, perturb: Perturb
+    ) -> None:
+        super().__init__(inner, guidance, split)
+        self._stg, self._perturb = stg, perturb
+
+    def combined(self, network: Network, latents: Tensor, step: int) -> Tensor:
+        stg = self._stg
+        scale, stg_scale, rescale, blocks = stg_values(stg, self.schedule.sigmas[step], self.guidance)
+        ask = partial(self.ask, network, latents, step)
+        asks = {"cond": ask("cond")}
         if scale > 1:
-            asks["uncond"] = Ask(ask("uncond"))
+            asks["uncond"] = ask("uncond")
         if stg_scale > 0 and blocks:
-            asks["perturbed"] = Ask(ask("perturbed"), lambda: perturb(network, blocks, stg.mode))
-        predictions = dict(zip(asks, split.predictions([*asks.values()]), strict=True))
+            asks["perturbed"] = ask("perturbed", lambda: self._perturb(network, blocks, stg.mode))
+        predictions = dict(zip(asks, self.split.predictions([*asks.values()]), strict=True))
         cond = prediction = predictions["cond"]
         if scale > 1:
             uncond = predictions["uncond"]
@@ -253,7 +283,25 @@ def _spatio_temporal(
                 prediction = prediction * (rescale * (cond.std() / prediction.std()) + 1 - rescale)
         return prediction
 
-    return predict_step
+
+class ByGuider(GuidedDenoiser):
+    """A forward for each of a guider's branches; of scales that differ between frames it takes the largest."""
+
+    def __init__(self, inner: Denoiser, guidance: Guidance, split: Split, guider: BaseGuidance) -> None:
+        super().__init__(inner, guidance, split)
+        self._guider = guider
+
+    def combined(self, network: Network, latents: Tensor, step: int) -> Tensor:
+        guider, schedule = self._guider, self.schedule
+        guider.guidance_scale = self.strength(step)
+        guider.set_state(step=step, num_inference_steps=len(schedule), timestep=schedule.timesteps[step])
+        batches = guider.prepare_inputs({"branch": ("cond", "uncond")})
+        around = lambda: _prepared(guider, network)
+        asks = [self.ask(network, latents, step, batch.branch, around) for batch in batches]
+        for batch, result in zip(batches, self.split.predictions(asks), strict=True):
+            batch.noise_pred = result
+        prediction: Tensor = guider(batches).pred
+        return prediction
 
 
 def stg_values(stg: SpatioTemporal, sigma: float, guidance: float) -> tuple[float, float, float, tuple[int, ...]]:
@@ -262,24 +310,6 @@ def stg_values(stg: SpatioTemporal, sigma: float, guidance: float) -> tuple[floa
     at, one = stg.entry(sigma), lambda values, i: values[i if len(values) > 1 else 0]
     blocks = one(stg.blocks, at) if stg.blocks else ()
     return one(stg.scales or (guidance,), at), one(stg.stg_scales, at), one(stg.rescales, at), blocks
-
-
-def _by_guider(predict: Predict, denoiser: Denoiser, guider: BaseGuidance, split: Split) -> Guided:
-    """A forward for each of a guider's branches; of scales that differ between frames it takes the largest."""
-    schedule = denoiser.schedule
-
-    def predict_step(network: Network, latents: Tensor, step: int) -> Tensor:
-        guider.guidance_scale = denoiser.strength(step)
-        guider.set_state(step=step, num_inference_steps=len(schedule), timestep=schedule.timesteps[step])
-        batches = guider.prepare_inputs({"branch": ("cond", "uncond")})
-        around = lambda: _prepared(guider, network)
-        asks = [Ask(partial(predict, network, latents, step, batch.branch), around) for batch in batches]
-        for batch, result in zip(batches, split.predictions(asks), strict=True):
-            batch.noise_pred = result
-        prediction: Tensor = guider(batches).pred
-        return prediction
-
-    return predict_step
 
 
 @contextmanager

@@ -14,13 +14,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...loaders.denoiser import Denoiser, NoiseSchedule
+from ...loaders.denoiser import GUIDED, Denoiser, DenoiserWrapper, NoiseSchedule
 from ...loaders.facts import Stacks
 from ...loaders.messages import InputError, about, message
 from ...loaders.parts import Argument, Inputs, Kwargs, Network
 from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
-from ..guidance import Guided, Predict
 from ..parallel.clip.split import ALONE, Split
 from ..solvers import Walk, run_predictions
 from .corrector import Again, Corrector, Goal
@@ -29,8 +28,8 @@ from .mechanisms.base import Forward, Prediction
 from .policy import FEWEST, Policy, RunUnderWay, check_policy
 from .state import BranchState, Slopes, StepContext, Values, distance
 
-GUIDED = ("guided", 0)
 Key = tuple[str, int]  # branch, and the index of the forward pass among those of the branch in this step
+WHOLE: Key = GUIDED, 0
 
 
 @dataclass
@@ -97,7 +96,7 @@ class Runner:
         self._slopes = self.policy.plan_steps(run.denoiser, part, steps)
         self._course = self.policy.course(run.denoiser, part, steps)
         self.courses += [self._course] if self._course is not None else []
-        state = self._states.setdefault(GUIDED, BranchState())
+        state = self._states.setdefault(WHOLE, BranchState())
         self._corrector = Corrector(self._course, state) if self._course is not None else None
         try:
             self._since = time.perf_counter()
@@ -136,7 +135,7 @@ class Runner:
     def predict(self, denoiser: Denoiser, latents: Tensor, step: int, compute: Callable[[], Tensor]) -> Tensor:
         """The guided prediction of a step, computed or reused, and known to be finite one step later at the latest."""
         reads = self._reads
-        common = self._common(*GUIDED, step)
+        common = self._common(*WHOLE, step)
         mechanism = self.policy.mechanism_on(self.stacks)()
         prediction = mechanism.predict(Prediction(**common, denoiser=denoiser, latents=latents, compute=compute))
         self.policy.on_prediction(self._part, partial(denoiser.x0, prediction, latents, step))
@@ -147,7 +146,7 @@ class Runner:
 
     def _read_whole(self) -> None:
         """Read what is known of guided predictions as a whole."""
-        state = self._states[GUIDED]
+        state = self._states[WHOLE]
         state.numbers |= self.read(state.pending)
         state.pending.clear()
         if self._course is not None:
@@ -167,7 +166,7 @@ class Runner:
 
     def newest(self) -> Tensor:
         """The x0 of the newest prediction that was computed as a whole."""
-        return self._states[GUIDED].history[-1][1][0]
+        return self._states[WHOLE].history[-1][1][0]
 
     def call(self, network: Network, step: int, branch: str, inputs: Inputs) -> Tensor:
         """The network's output of one forward pass, computed or made of what is stored."""
@@ -302,16 +301,28 @@ def cached(
         runner.clear()
 
 
-def through_cache(predict: Predict, runner: Runner) -> Predict:
-    """Predictions whose network is asked through a cache."""
-    return lambda network, latents, step, branch: predict(CachedNetwork(network, runner), latents, step, branch)
+class ThroughCache(DenoiserWrapper):
+    """A denoiser whose network is asked through a cache."""
+
+    def __init__(self, inner: Denoiser, runner: Runner) -> None:
+        super().__init__(inner)
+        self._runner = runner
+
+    def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
+        return self.inner.predict(CachedNetwork(network, self._runner), latents, step, branch)
 
 
-def forecasting(guided: Guided, denoiser: Denoiser, runner: Runner) -> Guided:
-    """Guided predictions, computed or made of what a cache has stored of the video; all are checked to be finite."""
-    return lambda network, latents, step: runner.predict(
-        denoiser, latents, step, lambda: guided(network, latents, step)
-    )
+class Forecasting(DenoiserWrapper):
+    """A guided denoiser whose guided predictions are computed, or made of what a cache has stored of the video; all of
+    them are checked to be finite."""
+
+    def __init__(self, inner: Denoiser, runner: Runner) -> None:
+        super().__init__(inner)
+        self._runner = runner
+
+    def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
+        compute = partial(self.inner.predict, network, latents, step, branch)
+        return self._runner.predict(self.inner, latents, step, compute) if branch == GUIDED else compute()
 
 
 class CachedNetwork:

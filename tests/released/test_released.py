@@ -8,6 +8,10 @@ were compared once. Of version 0.1 (commit 2bd972a) 23 of 28 are equal to the bi
   (in 1 of 30 000 numbers a difference of 1 to 3 of 255);
 - hunyuan_low_vram, wan22_two_experts_fp8: what weights in eight bits are scaled with is multiplied onto the output of a
   layer and no longer onto its weight (latents of up to 12 differ by less than 1e-5).
+
+cogvideox_control follows its square as it is, then and now, and not its edges: two pixels at each side change alike,
+and which of them kornia calls the edge is decided by the last bit of a convolution, and so by the processor (one such
+bit of noise in the square moves 40 of 124 pixels of its edges).
 """
 
 from __future__ import annotations
@@ -35,10 +39,12 @@ every = pytest.mark.parametrize("file", SAVED, ids=lambda file: f"{file.parts[0]
 
 
 def short(prompt: Prompt, name: str) -> Prompt:
-    """The same in few steps, written without loss."""
+    """The same in few steps, of what is the same on every processor, written without loss."""
     for node in prompt.values():
         if node["class_type"] in ("ReelwireSampler", "ReelwireLongVideo"):
             node["inputs"]["steps"] = STEPS_OF_CACHES if name in CACHED else STEPS
+        if node["inputs"].get("prepare") == "edges":
+            node["inputs"]["prepare"] = "as it is"
         if "crf" in node["inputs"]:
             node["inputs"]["crf"] = 0
     return prompt

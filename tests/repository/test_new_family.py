@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from reelwire.tests.support.documents import code_blocks
 from reelwire.tests.support.host import ROOT
 
@@ -79,6 +80,7 @@ def with_copied_row(table: str) -> str:
     raise AssertionError("there is no row of LTX-Video")
 
 
+@pytest.mark.host
 def test_a_copied_family_registers_loads_and_samples(comfyui: Path, tmp_path: Path) -> None:
     with_copied_family(tmp_path / "pack")
     original, copied = (run(comfyui, tmp_path / "pack", family) for family in ("ltx", "copied"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +20,7 @@ from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.caches.runner import CachedNetwork
 from reelwire.samplers.plan import plan
-from reelwire.tests.support.engine.sampling import sample
+from reelwire.tests.support.engine.sampling import sample, started
 from reelwire.tests.support.host import Host, Prompt, node, workflow
 from reelwire.training.tiny_models import seeded
 from torch import Tensor
@@ -48,25 +47,14 @@ def request(**control: Any) -> Request:
     return Request(64, 64, 9, STEPS, seed=3, control=Control(frames(), **control))
 
 
-def run(model: VideoModel, wrap: Callable[[Denoiser], Denoiser] = lambda denoiser: denoiser, **control: Any) -> Tensor:
+def run(model: VideoModel, **control: Any) -> Tensor:
     conditioning = model.encode("a red circle moving left", "a cat")
-    return sample(model, conditioning, request(**control), wrap=wrap)
+    return sample(model, conditioning, request(**control))
 
 
-def started(model: VideoModel, **control: Any) -> Denoiser:
+def begun(model: VideoModel, **control: Any) -> Denoiser:
     """The denoiser of a request before its first step."""
-    runs = list[Denoiser]()
-
-    class ReadyError(Exception):
-        pass
-
-    def stop(denoiser: Denoiser) -> Denoiser:
-        runs.append(denoiser)
-        raise ReadyError
-
-    with pytest.raises(ReadyError):
-        run(model, stop, **control)
-    return runs[0]
+    return started(model, model.encode("a red circle moving left", "a cat"), request(**control))
 
 
 def refuse(model: VideoModel, **control: Any) -> str:
@@ -81,7 +69,7 @@ def refuse(model: VideoModel, **control: Any) -> str:
 @both
 def test_inside_the_range_all_of_it_counts_and_outside_nothing(tiny_models: Path, name: str) -> None:
     model = open_model(tiny_models, name)
-    ranged, full, none = (started(model, **asked) for asked in (RANGE, {}, {"strength": 0.0}))
+    ranged, full, none = (begun(model, **asked) for asked in (RANGE, {}, {"strength": 0.0}))
     assert torch.equal(ranged.latents, full.latents)
     with torch.no_grad(), model.use("transformer") as network:
         for step in range(STEPS):
@@ -140,7 +128,7 @@ def test_without_control_vace_is_wan(tiny_models: Path) -> None:
     from diffusers import WanTransformer3DModel
 
     model = open_model(tiny_models, VACE)
-    denoiser: Any = started(model, start=0.5)
+    denoiser: Any = begun(model, start=0.5)
     with torch.no_grad(), model.use("transformer") as network:
         options = {k: v for k, v in network.config.items() if not k.startswith(("vace", "_"))}
         plain = WanTransformer3DModel(**options).eval()
@@ -157,7 +145,7 @@ def test_without_control_vace_is_wan(tiny_models: Path) -> None:
 def test_layers_rest_exactly_and_come_back(tiny_models: Path) -> None:
     """Under a cache they run and count 0 times: the same numbers."""
     model = open_model(tiny_models, VACE)
-    denoiser = started(model, start=0.5)
+    denoiser = begun(model, start=0.5)
     runner: Any = SimpleNamespace(call=lambda network, step, branch, inputs: network(**inputs, return_dict=False)[0])
     with torch.no_grad(), model.use("transformer") as network:
         layers, calls = network.vace_blocks, list[int]()
@@ -174,7 +162,7 @@ def test_layers_rest_exactly_and_come_back(tiny_models: Path) -> None:
 
 def test_layers_come_back_after_a_failure(tiny_models: Path) -> None:
     model = open_model(tiny_models, VACE)
-    denoiser = started(model, start=0.5)
+    denoiser = begun(model, start=0.5)
 
     def fail(*_: Any) -> None:
         raise RuntimeError("out of memory")

@@ -14,7 +14,7 @@ from reelwire.loaders.request import Control, Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.plan import plan
 from reelwire.tests.support.engine.native_fun import FORMS, TEXT, Host, opened
-from reelwire.tests.support.engine.sampling import sample
+from reelwire.tests.support.engine.sampling import sample, started
 from reelwire.training.tiny_models import seeded
 from torch import Tensor
 
@@ -26,21 +26,9 @@ def pictures(count: int, seed: int, size: int) -> Tensor:
         return torch.rand(count, size, size, 3)
 
 
-def started(model: VideoModel, **asked: Any) -> Denoiser:
+def begun(model: VideoModel, **asked: Any) -> Denoiser:
     """The denoiser of a request before its first step."""
-    runs = list[Denoiser]()
-
-    class ReadyError(Exception):
-        pass
-
-    def stop(denoiser: Denoiser) -> Denoiser:
-        runs.append(denoiser)
-        raise ReadyError
-
-    conditioning = model.encode("a red circle", "a cat")
-    with pytest.raises(ReadyError):
-        sample(model, conditioning, Request(32, 32, FRAMES, STEPS, seed=3, **asked), wrap=stop)
-    return runs[0]
+    return started(model, model.encode("a red circle", "a cat"), Request(32, 32, FRAMES, STEPS, seed=3, **asked))
 
 
 # the host's node, which pictures and videos it is given, under the names of its inputs
@@ -68,7 +56,7 @@ def test_a_prediction_is_the_hosts(tmp_path: Path, name: str, node: str, inputs:
     keyframes = tuple(Keyframe(media[n], at) for n, at in ends.items() if n in media)
     control = Control(media.get("control_video"), references=media.get("ref_image"))
     asked = {"control": control} if {"control_video", "ref_image"} & {*inputs} else {}
-    denoiser = started(model, keyframes=keyframes, **asked)
+    denoiser = begun(model, keyframes=keyframes, **asked)
     with seeded(7):
         latents, text = torch.randn_like(denoiser.latents), torch.randn(1, 512, TEXT)
     denoiser.text = {"cond": text}  # type: ignore[attr-defined]
@@ -106,7 +94,7 @@ def test_a_control_counts_in_its_range_alone(tmp_path: Path, name: str, low: boo
     model = opened(FORMS[name], tmp_path, name, low)
     control = Control(pictures(FRAMES, 1, 32), start=0.25, end=0.75)
     ranged, whole, none = (
-        started(model, control=control and Control(control.frames, start=start, end=end, strength=strength))
+        begun(model, control=control and Control(control.frames, start=start, end=end, strength=strength))
         for start, end, strength in ((0.25, 0.75, 1.0), (0.0, 1.0, 1.0), (0.0, 1.0, 0.0))
     )
     for step in range(STEPS):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import pytest
 import torch
-from reelwire.loaders.denoiser import Denoiser, Network
+from reelwire.loaders.denoiser import GUIDED, Denoiser, DenoiserWrapper, Network
 from reelwire.loaders.facts import Stacks
 from reelwire.loaders.request import Guidance
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.plan import Plan
-from reelwire.samplers.caches.runner import Runner, forecasting, through_cache
+from reelwire.samplers.caches.runner import Forecasting, Runner, ThroughCache
 from reelwire.samplers.caches.state import forecast
-from reelwire.samplers.guidance import guide
+from reelwire.samplers.denoise import Shared
+from reelwire.samplers.guidance import ClassifierFree, guide
+from reelwire.samplers.parallel.clip.split import Split
+from reelwire.samplers.parallel.clip.worker import Remembered
 from reelwire.samplers.solvers import TABLES
 from reelwire.tests.support.engine.denoisers import flow_schedule
 from torch import Tensor, nn
@@ -44,34 +47,37 @@ class Run:
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_guidance(batched: bool) -> None:
-    guided = guide(toy().predict, toy(), Guidance(start=0.2, end=0.5), batched)
-    made = [guided(None, X, step).mean().item() for step in range(STEPS)]
+    guided = guide(toy(), Guidance(start=0.2, end=0.5), batched)
+    made = [guided.predict(None, X, step, GUIDED).mean().item() for step in range(STEPS)]
     assert made == [3.0, 3.0, *[1 + 5 * (3 - 1)] * 3, *[3.0] * 5]
 
 
 def test_a_scale_of_one_is_no_guidance() -> None:
-    guided = guide(toy(1.0).predict, toy(1.0), Guidance(), False)
-    assert guided(None, X, 0).mean() == 3.0
+    guided = guide(toy(1.0), Guidance(), False)
+    assert guided.predict(None, X, 0, GUIDED).mean() == 3.0
 
 
 def test_cfg_zero_star_leaves_branches_that_differ_in_length_alone() -> None:
-    guided = guide(toy().predict, toy(), Guidance("cfg-zero*"), False)
-    assert [guided(None, X, step).mean().item() for step in (0, STEPS // 2)] == [0.0, pytest.approx(3.0)]
+    guided = guide(toy(), Guidance("cfg-zero*"), False)
+    assert [guided.predict(None, X, step, GUIDED).mean().item() for step in (0, STEPS // 2)] == [
+        0.0,
+        pytest.approx(3.0),
+    ]
 
 
 @pytest.mark.parametrize("method", ["apg", "tcfg"])
 def test_other_guidance_pulls_the_same_way(method: str) -> None:
-    guided = guide(toy().predict, toy(), Guidance(method, threshold=0.0), False)
-    assert guided(None, X, 0).mean() > 3.0
+    guided = guide(toy(), Guidance(method, threshold=0.0), False)
+    assert guided.predict(None, X, 0, GUIDED).mean() > 3.0
 
 
 @pytest.mark.parametrize("end", [0.25, 0.5, 0.55, 1.0])
 def test_both_predictions_of_a_noise_level_are_guided_or_none(end: float) -> None:
     schedule = flow_schedule(10, TABLES["flow"]["heun"])
     denoiser = replace(toy(), schedule=schedule)
-    guided = guide(denoiser.predict, denoiser, Guidance("cfg", end=end), False)
+    guided = guide(denoiser, Guidance("cfg", end=end), False)
     plain = [denoiser.predict(None, X, step, "cond") for step in range(len(schedule))]
-    differs = [not torch.equal(guided(None, X, step), plain[step]) for step in range(len(schedule))]
+    differs = [not torch.equal(guided.predict(None, X, step, GUIDED), plain[step]) for step in range(len(schedule))]
     assert differs == [level < int(end * 10) for level in schedule.levels]
     assert schedule.level_count == 10
 
@@ -114,30 +120,78 @@ def test_a_cache_around_the_network() -> None:
     """Every second forward makes do with the change that the blocks made in the one before."""
     denoiser, network = Networked(X, flow_schedule(STEPS), 1.0, torch.Generator()), Blocks()
     runner = Runner(FORA(interval=2), Stacks(), STEPS)
-    predict = through_cache(denoiser.predict, runner)
+    through = ThroughCache(denoiser, runner)
     with runner.phase(network, Run(denoiser), "transformer", range(STEPS)):
         for step in range(STEPS):
-            assert torch.equal(predict(network, X * step, step, "cond"), X * step + 2)
+            assert torch.equal(through.predict(network, X * step, step, "cond"), X * step + 2)
     computed = [step % 2 == 0 or step == STEPS - 1 for step in range(STEPS)]  # the last one always
     assert [entry.computed for entry in runner.entries] == computed
     assert network.runs == 2 * sum(computed)
 
 
+class Told(DenoiserWrapper):
+    """A denoiser that notes what it is asked for."""
+
+    def __init__(self, inner: Denoiser) -> None:
+        super().__init__(inner)
+        self.asked = list[tuple[int, str]]()
+
+    def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
+        self.asked.append((step, branch))
+        return self.inner.predict(network, latents, step, branch)
+
+
 def test_a_cache_around_guidance() -> None:
     """A step that is not computed points to the video that the last computed one pointed to."""
-    calls: list[int] = []
-    denoiser = toy()
-
-    def guided(network: Any, latents: Tensor, step: int) -> Tensor:
-        calls.append(step)
-        return latents * 3
-
+    guided = Told(guide(toy(), Guidance(), False))
     runner = Runner(Plan(speed=2.0, order=0), None, STEPS)
-    cached, shown = forecasting(guided, denoiser, runner), list[Tensor]()
-    with runner.phase(None, Run(denoiser), "transformer", range(STEPS)):
+    cached, shown = Forecasting(guided, runner), list[Tensor]()
+    with runner.phase(None, Run(cached), "transformer", range(STEPS)):
         for step in range(STEPS):
-            shown.append(denoiser.x0(cached(None, X, step), X, step))
-    assert calls == [entry.step for entry in runner.entries if entry.computed]
+            shown.append(cached.x0(cached.predict(None, X, step, GUIDED), X, step))
+    calls = [step for step, _ in guided.asked]
+    assert guided.asked == [(entry.step, GUIDED) for entry in runner.entries if entry.computed]
     assert len(calls) == STEPS // 2
     for step in set(range(STEPS)) - set(calls):
         assert torch.allclose(shown[step], shown[max(call for call in calls if call < step)], atol=1e-5)
+
+
+# ---------------------------------------------------------------- any of them, around any denoiser
+
+
+def test_branches_pass_through_guidance_and_caches() -> None:
+    """What is wrapped keeps its own branches, which reach the denoiser within."""
+    within = Told(toy())
+    runner = Runner(Plan(speed=2.0), None, STEPS)
+    outside = Forecasting(Shared(guide(ThroughCache(within, runner), Guidance(), False), Split()), runner)
+    assert outside.predict(None, X, 4, "uncond").mean() == 1.0
+    assert outside.predict(None, X, 4, "cond_uncond").shape == (2, *X.shape[1:])
+    assert within.asked == [(4, "uncond"), (4, "cond_uncond")]
+    assert runner.entries == []
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_guidance_asks_for_its_branches_in_one_forward_or_two(batched: bool) -> None:
+    within = Told(toy())
+    guided = ClassifierFree(within, Guidance(), Split(), batched)
+    assert guided.predict(None, X, 4, GUIDED).mean() == 1 + 5 * (3 - 1)
+    assert within.asked == ([(4, "cond_uncond")] if batched else [(4, "cond"), (4, "uncond")])
+
+
+def test_a_part_of_another_rank_is_not_computed_here() -> None:
+    class Elsewhere(Split):
+        def guided(self, part: str, compute: Callable[[], Tensor]) -> Tensor:
+            return X * 7 if part == "transformer" else compute()
+
+    within = Told(toy())
+    assert torch.equal(Shared(within, Elsewhere()).predict(None, X, 0, GUIDED), X * 7)
+    assert within.asked == []
+
+
+def test_what_was_computed_before_is_not_computed_again() -> None:
+    within, told = Told(guide(toy(), Guidance(), False)), list[Tensor]()
+    remembered = Remembered(within, iter([X * 8, X * 9]), told.append)
+    made = [remembered.predict(None, X, step, GUIDED).mean().item() for step in range(4)]
+    assert made == [8.0, 9.0, 11.0, 11.0]
+    assert [step for step, _ in within.asked] == [2, 3]
+    assert [prediction.mean().item() for prediction in told] == [11.0, 11.0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle  # nosec B403
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Protocol
@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from ....loaders.denoiser import Denoiser, DenoiserWrapper
 from ....loaders.devices import out_of_memory
 from ....loaders.families import load
 from ....loaders.messages import message_of
@@ -25,11 +26,10 @@ from ....loaders.request import Conditioning
 from ....loaders.vae.tiles import Tiling
 from ....loaders.video_model import VideoModel
 from ...caches.course import Course
-from ...caches.mechanisms.guided import Guided as GuidedMechanism
+from ...caches.mechanisms.guided import Guided
 from ...caches.runner import Entry, Runner
 from ...decode import Form, stream_frames
 from ...denoise import RunSoFar, Wrap, sample
-from ...guidance import Guided
 from ...plan import SamplingPlan
 from ...sources.inpaint import Inpainting
 from .branches import BranchSplit, ExpertSplit
@@ -210,6 +210,22 @@ class CacheSeen:
     seconds: dict[int, float]
 
 
+class Remembered(DenoiserWrapper):
+    """A guided denoiser, the first of whose predictions were computed before; it tells of new ones."""
+
+    def __init__(self, inner: Denoiser, known: Iterator[Tensor], tell: Callable[[Tensor], None]) -> None:
+        super().__init__(inner)
+        self._known, self._tell = known, tell
+
+    def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
+        known = next(self._known, None)
+        if known is not None:
+            return known.to(latents.device)
+        prediction = self.inner.predict(network, latents, step, branch)
+        self._tell(prediction)
+        return prediction
+
+
 @dataclass(frozen=True)
 class SampleTask:
     """Latents of a plan. computed: guided predictions of a run that broke off, which are not computed again."""
@@ -231,7 +247,9 @@ class SampleTask:
             worker.stop_if_asked()
 
         wrap = self.wrap or (lambda denoiser: denoiser)
-        remember = lambda guided: self._remembered(guided, worker, emit)
+        told = (lambda prediction: emit(Computed(prediction.cpu()))) if leads else (lambda _: None)
+        known = iter(self.computed)
+        remember = lambda guided: Remembered(guided, known, told) if self.resumes(worker.model) else guided
         latents = sample(
             worker.model, self.conditioning, self.plan, on_step, wrap, self.inpainting, worker.split, remember
         )
@@ -239,28 +257,11 @@ class SampleTask:
         seen = None if cache is None else CacheSeen([*cache.entries], cache.peak, [*cache.courses], cache.seconds)
         return latents.cpu() if leads else None, seen
 
-    def _remembered(self, guided: Guided, worker: Worker, emit: Emit) -> Guided:
-        """Guided predictions, the first of them as they were computed before; new ones are told."""
-        if not self.resumes(worker.model):
-            return guided
-        before = iter(self.computed)
-
-        def predict(network: Network, latents: Tensor, step: int) -> Tensor:
-            known = next(before, None)
-            if known is not None:
-                return known.to(latents.device)
-            prediction = guided(network, latents, step)
-            if worker.place.rank == 0:
-                emit(Computed(prediction.cpu()))
-            return prediction
-
-        return predict
-
     def resumes(self, model: VideoModel) -> bool:
         """Whether a broken run can go on from its predictions: a cache that works inside of the network stores more
         than these tell."""
         policy = self.plan.policy
-        return policy is None or issubclass(policy.mechanism_on(model.stacks), GuidedMechanism)
+        return policy is None or issubclass(policy.mechanism_on(model.stacks), Guided)
 
 
 @dataclass(frozen=True)

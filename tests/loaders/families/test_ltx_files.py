@@ -24,6 +24,7 @@ from reelwire.loaders.weights.find import read_source
 from reelwire.loaders.weights.safetensors import read_header
 from reelwire.tests.support.engine.components import BUNDLED, ltx_transformer, seeded, t5
 from reelwire.tests.support.engine.words import refuses
+from reelwire.tests.support.files.files import train_pieces
 from reelwire.tests.support.files.native_ltx import COMMON, VAES
 from safetensors.torch import save_file
 
@@ -155,20 +156,9 @@ def test_a_folder_with_only_spiece_model_gives_sentencepieces_ids(text: str, tmp
     from reelwire.training.world import caption, split
 
     rng = random.Random(0)
-    sentences = iter([caption(scene, rng, chinese=False) for scene in split()[0]])
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=sentences,
-        model_prefix=str(tmp_path / "spiece"),
-        vocab_size=120,
-        model_type="unigram",
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
+    pieces = train_pieces(tmp_path, [caption(scene, rng, chinese=False) for scene in split()[0]], 120)
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", "extra_ids": 0}))
-    expected = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spiece.model")).encode(text)
+    expected = sentencepiece.SentencePieceProcessor(model_file=str(pieces)).encode(text)
     assert load_tokenizer(tmp_path)(text).input_ids == [*expected, 1]
 
 

@@ -17,6 +17,7 @@ from reelwire.loaders.common.prompts import read_prompt
 from reelwire.loaders.common.tokenizer_files import check_charsmap, check_sentencepiece
 from reelwire.loaders.common.tokenizers import MOST_CHARACTERS, load_tokenizer
 from reelwire.loaders.messages import CheckpointError, InputError, RefusedError
+from reelwire.tests.support.files.files import train_pieces
 
 Json = dict[str, Any]
 TEXT = "a red circle, (moving) right 猫 \u2028 x́"
@@ -205,20 +206,8 @@ def test_a_mutated_tokenizer_is_words_or_works(tiny_models: Path, tmp_path: Path
 
 
 def spiece(folder: Path) -> bytes:
-    import sentencepiece
-
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(["a red circle moving right", "a blue square moving left", "the cat is up"] * 20),
-        model_prefix=str(folder / "spiece"),
-        vocab_size=29,
-        model_type="unigram",
-        pad_id=0,
-        eos_id=1,
-        unk_id=2,
-        bos_id=-1,
-        minloglevel=2,
-    )
-    return (folder / "spiece.model").read_bytes()
+    sentences = ["a red circle moving right", "a blue square moving left", "the cat is up"] * 20
+    return train_pieces(folder, sentences, 29).read_bytes()
 
 
 def test_a_mutated_sentencepiece_model_is_words_or_works(tmp_path: Path) -> None:

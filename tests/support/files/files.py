@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -176,3 +176,21 @@ def as_written(native: Any, numbers: State) -> Iterator[Any]:
 
 def stored_layers(network: nn.Module) -> dict[str, Stored]:
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, Stored)}
+
+
+def train_pieces(folder: Path, sentences: Iterable[str], size: int) -> Path:
+    """T5's kind of SentencePiece model, of so many pieces, as `spiece.model` in a folder."""
+    import sentencepiece
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(sentences),
+        model_prefix=str(folder / "spiece"),
+        vocab_size=size,
+        model_type="unigram",
+        pad_id=0,
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        minloglevel=2,
+    )
+    return folder / "spiece.model"
