@@ -5,6 +5,7 @@ One run of each renderer goes through what a person may do while it is under way
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -76,15 +77,17 @@ def moves(page: Page) -> None:
 
 
 @pytest.fixture(scope="module")
-def running(view: tuple[Page, str], host: Host) -> tuple[Page, str, str]:
-    """The page while a sampling is under way that goes on until it is interrupted; its renderer, and its workflow."""
+def running(view: tuple[Page, str], host: Host) -> Iterator[tuple[Page, str, str]]:
+    """The page while a sampling is under way that goes on until it is interrupted, at the latest when no test looks at
+    it any more; its renderer, and its workflow."""
     page, renderer = view
     host.free()
     here = open_template(page, slow(f"page/endless {renderer}", 1000), f"endless in {renderer}")
     page.evaluate(WATCH)
     page.evaluate("() => app.queuePrompt(0, 1)")
     page.wait_for_function(COMES, arg=SAMPLER)
-    return page, renderer, here
+    yield page, renderer, here
+    host.send("/interrupt", {})
 
 
 def test_the_running_video_moves_and_is_shown_once(running: tuple[Page, str, str], screenshots: Screenshots) -> None:
