@@ -151,6 +151,39 @@ def test_blocks_pictures_and_the_end_are_dragged_and_go_back(timeline: tuple[Pag
     assert story_of(page) == STORY
 
 
+TITLES = "() => app.rootGraph.nodes.map(({ title }) => title)"
+NAME_NODE = """() => {
+    app.rootGraph.nodes[0].title = "named";
+    const { changeTracker } = app.extensionManager.workflow.activeWorkflow;
+    (changeTracker.captureCanvasState ?? changeTracker.checkState).call(changeTracker);
+}"""
+
+
+@pytest.mark.parametrize("focus", [".reelwire-tl-prompt[data-index='2'] > input", ".reelwire-tl-bar button"])
+def test_undo_inside_is_the_timelines_and_outside_the_graphs(timeline: tuple[Page, str], focus: str) -> None:
+    page, _ = timeline
+    opened(page)
+    page.evaluate(NAME_NODE)
+    drag(page, f"{PROMPT.format(2)} .reelwire-tl-edge", 7)
+    shows(page, prompts=[0, 21, 49])
+    page.evaluate(f"selector => {CONTROL}.querySelector(selector).focus()", focus)
+    press(page, "Control+z")
+    shows(page, prompts=[0, 21, 41])
+    press(page, "Control+z")  # no step of its own is left
+    assert settles(page, TITLES) == ["named", "Long Video"]
+    press(page, "Control+Shift+z")
+    shows(page, prompts=[0, 21, 49])
+    assert settles(page, TITLES) == ["named", "Long Video"]
+    page.evaluate("() => { document.activeElement.blur(); app.canvas.canvas.focus(); }")
+    for _ in range(6):  # back over each step of the timeline to the title
+        if page.evaluate(TITLES)[0] != "named":
+            break
+        page.keyboard.press("Control+z")
+        settles(page, TITLES)
+    assert page.evaluate(TITLES) == ["LTXV Video Loader", "Long Video"]
+    assert page.evaluate(SHOWN)["prompts"] == [0, 21, 41]
+
+
 def test_escape_gives_a_drag_up(timeline: tuple[Page, str]) -> None:
     page, _ = timeline
     opened(page)
