@@ -1,4 +1,4 @@
-"""Graphs that another version has saved, in both renderers: each widget has the value of its name, and the graph runs."""
+"""Graphs that another version saved, in both renderers: each widget has the value of its name, and the graph runs."""
 
 from __future__ import annotations
 
