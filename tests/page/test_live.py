@@ -120,6 +120,29 @@ def test_it_can_be_paused(running: tuple[Page, str, str]) -> None:
     moves(page)
 
 
+# how many frames the picture goes on in three seconds while the page takes so long for each drawing of itself
+TURNS = """async ([id, milliseconds]) => {
+    const image = app.rootGraph.getNodeById(id).widgets.find(widget => widget.name === "reelwire_panel")
+        .element.querySelector(".reelwire-screen");
+    let turns = 0;
+    const seen = new MutationObserver(() => turns++);
+    seen.observe(image, { subtree: true, attributes: true, attributeFilter: ["style"] });
+    const end = performance.now() + 3000;
+    while (performance.now() < end) {
+        const start = await new Promise(requestAnimationFrame);
+        while (performance.now() < start + milliseconds);
+    }
+    seen.disconnect();
+    return turns;
+}"""
+
+
+def test_it_leaves_frames_out_where_the_page_is_slow(running: tuple[Page, str, str]) -> None:
+    """Of the 19 that it would show else; a few more come with new pictures."""
+    page, *_ = running
+    assert 0 < page.evaluate(TURNS, [SAMPLER, 120]) <= 10
+
+
 def test_another_workflow_shows_nothing_of_it(running: tuple[Page, str, str]) -> None:
     page, renderer, here = running
     other = open_template(page, slow(f"page/other {renderer}", 4), f"other of {renderer}")
