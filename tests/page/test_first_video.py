@@ -1,4 +1,4 @@
-"""As the README says it, in a fresh profile: from the page's first dialog to a video with two pictures on its timeline."""
+"""As the README says it, in a fresh profile: from the first dialog to a video with two pictures on its timeline."""
 
 from __future__ import annotations
 
