@@ -181,7 +181,7 @@ def test_undo_inside_is_the_timelines_and_outside_the_graphs(timeline: tuple[Pag
         page.keyboard.press("Control+z")
         settles(page, TITLES)
     assert page.evaluate(TITLES) == ["LTXV Video Loader", "Long Video"]
-    assert page.evaluate(SHOWN)["prompts"] == [0, 21, 41]
+    shows(page, prompts=[0, 21, 41])
 
 
 def test_escape_gives_a_drag_up(timeline: tuple[Page, str]) -> None:
