@@ -65,7 +65,7 @@ def opened(page: Page, story: Any = None, scale: float = 1, **inputs: Any) -> No
     open_template(page, graph(story, **inputs), "timeline")
     page.evaluate("() => document.querySelectorAll('.p-blockui-mask').forEach((mask) => mask.remove())")  # left behind
     zoom(page, scale)
-    becomes(page, f"() => ({SHOWN})().windows > 0", True)
+    becomes(page, f"() => {CONTROL} !== undefined && ({SHOWN})().windows > 0", True)
 
 
 def story_of(page: Page) -> dict[str, Any]:
