@@ -66,6 +66,7 @@ def test_the_grid_plays_above_its_table(view: tuple[Page, str], clips: Prompt, s
     assert shown["others"] == 0
     assert page.evaluate(BOX) == [True, "group", True]
     screenshots.take(page, f"compare {renderer}")
+    screenshots.take(page, f"docs compare {renderer}", ".reelwire-panel:has(.reelwire-figures)")
     table = page.evaluate(TABLE)
     reload(page)
     becomes(page, TABLE, table)

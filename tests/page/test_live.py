@@ -95,6 +95,7 @@ def test_the_running_video_moves_and_is_shown_once(running: tuple[Page, str, str
     becomes(page, parts(("frames", "others"), LIVE), [13, 0], SAMPLER)
     moves(page)
     screenshots.take(page, f"live {renderer}")
+    screenshots.take(page, f"docs live {renderer}", ".reelwire-panel:has(.reelwire-live)")
     first = page.evaluate(LIVE, SAMPLER)["source"]
     page.wait_for_function(f"([id, first]) => ({LIVE})(id).source !== first", arg=[SAMPLER, first])
     assert page.evaluate(LIVE, SAMPLER)["shape"] == pytest.approx(96 / 64, rel=0.02)

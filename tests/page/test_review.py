@@ -45,6 +45,7 @@ def test_a_person_decides_by_keyboard(view: tuple[Page, str], host: Host, screen
     page.evaluate(PRESS)
     becomes(page, CARD, [text, ["Release", "Drop"], -1])
     screenshots.take(page, f"review {renderer}")
+    screenshots.take(page, f"docs review {renderer}", ".reelwire-desk")
 
     page.locator(".reelwire-desk button").first.focus()
     page.keyboard.press("Enter")

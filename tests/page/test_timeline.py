@@ -124,9 +124,10 @@ def press(page: Page, *keys: str) -> None:
 
 
 @pytest.mark.parametrize("scale", [1, 0.5])
-def test_a_prompt_is_dragged_onto_the_grid(timeline: tuple[Page, str], scale: float) -> None:
-    page, _ = timeline
+def test_a_prompt_is_dragged_onto_the_grid(timeline: tuple[Page, str], scale: float, screenshots: Screenshots) -> None:
+    page, renderer = timeline
     opened(page, scale=scale)
+    screenshots.take(page, f"docs timeline {renderer} {scale}", ".reelwire-timeline")
     assert page.evaluate(SHOWN) == {"shows": "axis", "prompts": [0, 21, 41], "pictures": [0, 32], "windows": 7}
     drag(page, f"{PROMPT.format(2)} .reelwire-tl-edge", 7)
     shows(page, prompts=[0, 21, 49])
