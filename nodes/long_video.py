@@ -411,9 +411,8 @@ class _Watching:
 
     def run(self, meter: host.Meter) -> host.Run | None:
         """What the whole video has cost; None where windows are of an earlier run, or several cards shared each."""
-        if self._spread is not None and self._apart:
-            is_whole = len(self._apart) == len(self._plan.windows)
-            return meter.joined(self._apart, self._spread.waited) if is_whole else None
+        if self._spread is not None and len(self._apart) == len(self._plan.windows):
+            return meter.joined(self._apart, self._spread.waited)
         is_here = self._model.parallel is None or self._model.does_jobs
         return meter.run() if self._from == 0 and is_here else None
 

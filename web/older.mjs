@@ -1,4 +1,4 @@
-/** Values of saved widgets by their names: a graph of another version may have fewer of them, more, or another order. */
+/** Values of saved widgets by their names: a graph of another version may have fewer, more, or another order. */
 import { initialValue } from "./widgets.mjs";
 
 const NAMES = "reelwire_widgets"; // property of a saved node: the names of its values, in their order
