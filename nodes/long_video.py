@@ -22,7 +22,7 @@ from . import host
 from .decoding import crf_input, decoded_in_tiles, report_file, with_seam
 from .effect import Conditions, counted, idle
 from .live import Status
-from .sampling.apart import submitted, watching, where_sampled
+from .sampling.apart import run_of, submitted, watching, where_sampled
 from .sampling.inputs import (
     FRAMES,
     made_later,
@@ -227,9 +227,7 @@ class LongVideo(FileWriter):
         preview = host.shown_file(path, subfolder)
         watch.report_cache()
         line = long_video(replace(plan.request, frames=total), len(plan.windows), fps, path, watch.seconds)
-        video = host.made_video(
-            path, _note(model, plan, total, fps), meter.run() if watch.is_whole and model.parallel is None else None
-        )
+        video = host.made_video(path, _note(model, plan, total, fps), watch.run(meter))
         return io.NodeOutput(video, ui=report.ui(preview, line))
 
 
@@ -399,19 +397,24 @@ class _Watching:
         self._steps = self._frames = 0
         self._from: int | None = None
         self._place = host.Place(number=0)
-        self._view, self._status, self._began = host.LiveView(), Status(report, model), time.monotonic()
+        self._view, self._began = host.LiveView(), time.monotonic()
+        self._status = Status(report, None if model.does_jobs else model)
         self._cache: Runner | None = None
         self._distant: CacheReport | None = None  # of a worker
+        self._spread: Spread | None = None
+        self._apart = list[host.Run]()  # what workers have taken for their windows
 
     @property
     def seconds(self) -> float:
         """Since the node began."""
         return time.monotonic() - self._began
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether it made the whole video, without windows of an earlier run."""
-        return self._from == 0
+    def run(self, meter: host.Meter) -> host.Run | None:
+        """What the whole video has cost; None where windows are of an earlier run, or several cards shared each."""
+        if self._spread is not None and len(self._apart) == len(self._plan.windows):
+            return meter.joined(self._apart, self._spread.waited)
+        is_here = self._model.parallel is None or self._model.does_jobs
+        return meter.run() if self._from == 0 and is_here else None
 
     def report_cache(self) -> None:
         """Say what a cache did in the last window that was sampled."""
@@ -444,16 +447,22 @@ class _Watching:
         from ..samplers.long.spread import Spread
 
         watch = watching(self._report, self._look)
-        return Spread(submitted, watch, self._done)
+        self._spread = Spread(submitted, watch, self._done)
+        return self._spread
 
     def _look(self, done: int, total: int, latents: Tensor | None) -> None:
         """As `step`, of all windows that workers are at. latents: of one of them."""
-        self._steps = done * self._plan.longest.predictions * len(self._plan.windows) // max(total, 1)
-        self._view.distant(*self._moved, self._model, latents, self._plan.request.fps)
+        windows = len(self._plan.windows)
+        self._steps = done * self._plan.longest.predictions * windows // max(total, 1)
+        if done:
+            self._status.step(done, total, None)
+        place = host.Place(1 + (self._spread.number if self._spread is not None else 0), windows)
+        self._view.distant(*self._moved, self._model, latents, self._plan.request.fps, place)
 
     def _done(self, done: Done) -> None:
         self._report.tell(*done.notes)
         self._distant = done.cache
+        self._apart.append(run_of(done))
 
     def counted(self, pieces: Iterator[Tensor]) -> Iterator[Tensor]:
         """The pieces, with progress and live view."""

@@ -4,6 +4,7 @@ import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 
 const SHIPPED = ["reelwire_left.png", "reelwire_right.png", "reelwire_clip.mp4"];
+const TIMELINES = ["ReelwireLongVideo", "ReelwireTimeline"]; // whose first widget names pictures
 const WIDGETS = { LoadImage: "image", LoadVideo: "file" };
 const PACK = new URL(import.meta.url).pathname.split("/").at(-2); // the folder may have any name
 const SERVED = `/workflow_templates/${PACK}/inputs/`;
@@ -27,7 +28,8 @@ const ours = (name) => SHIPPED.includes(name);
 function asked(graph) {
   const nodes = [graph, ...(graph.definitions?.subgraphs ?? [])].flatMap((part) => part.nodes ?? []);
   const names = nodes.filter((node) => node.type in WIDGETS).flatMap((node) => node.widgets_values ?? []);
-  return [...new Set(names.filter(ours))];
+  const stories = nodes.filter((node) => TIMELINES.includes(node.type)).map((node) => node.widgets_values?.[0]);
+  return SHIPPED.filter((name) => names.includes(name) || stories.some((text) => String(text).includes(`"${name}"`)));
 }
 
 /** Whether the input folder holds a file. */

@@ -5,6 +5,7 @@ import { listenForErrors } from "./errors.mjs";
 import { loadTexts } from "./messages.mjs";
 import { showAgain } from "./live/pictures.mjs";
 import { endsWithVideo, isOurs } from "./nodes.mjs";
+import { nameValues, withAllValues } from "./older.mjs";
 import { leaveOutPanel } from "./panel.mjs";
 import { writePrefixOut } from "./prefixes.mjs";
 import { addReviewButton, listenForReview } from "./review/desk.mjs";
@@ -39,11 +40,15 @@ app.registerExtension({
 
   beforeRegisterNodeDef(nodeType, nodeData) {
     if (!isOurs(nodeData.name)) return;
-    const { onSerialize } = nodeType.prototype;
+    const { configure, onSerialize } = nodeType.prototype;
     Object.assign(nodeType.prototype, {
+      configure(saved) {
+        return configure.call(this, withAllValues(this, saved));
+      },
       onSerialize(saved) {
         onSerialize?.call(this, saved);
         leaveOutPanel(this, saved);
+        nameValues(this, saved);
       },
       onDrawBackground() {}, // LiteGraph would draw previews and videos a second time
     });

@@ -145,7 +145,8 @@ function outputsOf(entry) {
 
 const historyOf = async (prompt) => (await fetchHistory(`/${prompt}`))[0];
 
-async function fetchHistory(which) {
+/** Entries of the server's history, the oldest first. which: "/<prompt>" or "?max_items=<count>". */
+export async function fetchHistory(which) {
   const response = await api.fetchApi(`/history${which}`);
   return Object.values(parse(await response.text()));
 }

@@ -64,7 +64,7 @@ def prompt(name: str) -> Graph:
     """The twin that a blueprint is made from, less what is left out."""
     facts = BLUEPRINTS[name]
     twin = json.loads((ROOT / "workflows" / "api" / f"{facts['twin']}.json").read_text(encoding="utf-8"))
-    kept = {at: node for at, node in twin.items() if at not in facts.get("left_out", ())}
+    kept = dict(twin)
     for place, value in facts["changes"].items():
         at, entry = place.split(".")
         kept[at]["inputs"][entry] = value

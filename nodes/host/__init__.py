@@ -60,6 +60,8 @@ from .report import Report as Report
 from .review import own_folder as own_folder
 from .review import read_text as read_text
 from .review import serve_review as serve_review
+from .review import stamp as stamp
+from .review import stamp_of as stamp_of
 from .review import tell_all as tell_all
 from .routes import serve_answers as serve_answers
 from .runs import RUN as RUN

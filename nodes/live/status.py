@@ -17,9 +17,12 @@ EVERY = 0.5  # seconds at least between two
 
 
 class Status:
-    """Says on a node at which step it is, how long the rest takes, what its cache did, and what is on the card."""
+    """Says on a node at which step it is, how long the rest takes, what its cache did, and what is on the card.
 
-    def __init__(self, report: host.Report, model: VideoModel) -> None:
+    model: that runs here; None: another process runs it, whose card is not known.
+    """
+
+    def __init__(self, report: host.Report, model: VideoModel | None) -> None:
         self._report, self._model, self._said = report, model, float("-inf")
         self._from: tuple[int, float] | None = None  # a step, and when it was done
 
@@ -30,7 +33,8 @@ class Status:
         if now - self._said < EVERY and done < total:
             return
         self._said = now
-        self._report.show(self._where(done, total, window, now), *_reused(cache), *host.card_in_use(self._model))
+        card = () if self._model is None else host.card_in_use(self._model)
+        self._report.show(self._where(done, total, window, now), *_reused(cache), *card)
 
     def _where(self, done: int, total: int, window: tuple[int, int], now: float) -> Message:
         """The step, and the time that is left; the first step tells none, as it loads what the others have."""

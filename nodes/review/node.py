@@ -89,10 +89,10 @@ class ReviewPrompt(io.ComfyNode):
     def fingerprint_inputs(
         cls, prompt: str | None = None, words: str | None = None, file: str = "", action: str = HOLD
     ) -> str:
-        """What was decided of a prompt: once that changes, the host asks anew. A text that comes by a link is not known
-        yet, so that it is asked each time."""
+        """What was decided of a prompt: once that changes, the host asks anew. Of a text that comes by a link, which is
+        not known yet, any decision and any change of the list will do."""
         if prompt is None or words is None:
-            return str(time.time_ns())
+            return f"{host.stamp(store().path)} {host.stamp_of(file.strip()) if file else ''}"
         try:
             found = matches(prompt, _entries(words, file))
             case = store().find(prompt) if found else None

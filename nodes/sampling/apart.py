@@ -12,6 +12,7 @@ from ...loaders.messages import Message
 from ...loaders.request import Conditioning
 from ...loaders.video_model import VideoModel
 from .. import host
+from ..live import Status
 
 if TYPE_CHECKING:
     from ...samplers.long.plan import LongPlan
@@ -27,7 +28,14 @@ async def sampled_apart(
     """What came of a plan on some worker. Meanwhile ComfyUI runs other nodes, and this one for other entries of a
     list."""
     job, view, fps = submitted(model, conditioning, prepared), host.LiveView(), prepared.request.fps
-    watch = watching(report, lambda done, total, latents: view.distant(done, total, model, latents, fps))
+    status = Status(report, None)
+
+    def show(done: int, total: int, latents: Tensor | None) -> None:
+        if done:
+            status.step(done, total, None)
+        view.distant(done, total, model, latents, fps)
+
+    watch = watching(report, show)
     try:
         while not job.is_done:
             watch(job.look.done, job.look.total, job.look.preview, job)
@@ -37,6 +45,11 @@ async def sampled_apart(
         return done
     finally:
         job.cancel()
+
+
+def run_of(done: Done) -> host.Run:
+    """What it has cost to sample on a worker."""
+    return host.Run(sampling=done.seconds, peak=done.peak if done.device else 0, device=done.device)
 
 
 def submitted(model: VideoModel, conditioning: Conditioning, prepared: SamplingPlan) -> Job:

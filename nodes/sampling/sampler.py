@@ -17,7 +17,7 @@ from ..live import Status
 from ..origin import from_model
 from ..types import ABSENT, InputValue
 from ..words import sampled
-from .apart import sampled_apart
+from .apart import run_of, sampled_apart
 from .inputs import FRAMES, loop_input, media_checks, sampler_inputs, size_checks
 from .request import check_ahead, clip_frames_of, decoding_of, noise_mask_of, request_of
 
@@ -102,7 +102,7 @@ class Sampler(SamplerNode):
         report.tell(*host.source_sound_notes(source, False), level=logging.INFO)
         host.forget_video()
         report.tell(*prepared.notes)
-        meter = host.Meter(model)
+        meter, apart = host.Meter(model), None
         if not model.does_jobs:
             report.tell(*host.shortage(model, prepared))
             watch = _Watching(report, model, prepared.request.fps)
@@ -111,12 +111,12 @@ class Sampler(SamplerNode):
             cache = _cache_report(model, prepared, watch.cache)
         else:
             done = await sampled_apart(model, conditioning, prepared, report)
-            latents, cache = done.latents, done.cache
+            latents, cache, apart = done.latents, done.cache, run_of(done)
         line = sampled(prepared.request, prepared.request.fps, meter.seconds)
         note = latent_note(model, prepared, source)
         charts = {"reelwire_chart": _tell_cache(report, cache, note)}
         latent = from_model(model, model.to_host(latents.cpu()), note, heard)
-        taken = meter.noted(source) if model.parallel is None else {}  # else others have taken it
+        taken = {} if model.parallel is not None and apart is None else meter.noted(source, apart)  # of one card alone
         made = {**latent, **noise_mask_of(source), **taken}
         return io.NodeOutput(made, ui=report.ui(charts, line))
 

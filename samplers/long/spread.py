@@ -44,11 +44,14 @@ class Spread:
 
     submit: begins one. look: hears of all of them, (steps done, in all, latents of a preview or None, the
     one that is waited for), and may raise to stop them. done: hears what came of each.
+    number: of the window that is waited for, from 0; waited: seconds for which nothing else was done.
     """
 
     submit: Callable[[VideoModel, Conditioning, SamplingPlan], Job]
     look: Callable[[int, int, Tensor | None, Job], None]
     done: Callable[[Done], None]
+    number: int = 0
+    waited: float = 0.0
     _jobs: dict[int, Job] = field(default_factory=dict)
     _taken: dict[int, int] = field(default_factory=dict)  # window -> its steps
 
@@ -68,13 +71,15 @@ class Spread:
 
     def take(self, number: int, count: int, meanwhile: Callable[[], None]) -> Tensor:
         """Latents of a window, once they are there; raises the error that it ended with. count: of all windows."""
-        job = self._jobs[number]
+        job, self.number = self._jobs[number], number
         while not job.is_done:
             looks = [each.look for each in self._jobs.values()]
             each = max([look.total for look in looks] + [*self._taken.values()], default=0)
             self.look(each * len(self._taken) + sum(look.done for look in looks), each * count, job.look.preview, job)
             meanwhile()
+            began = time.monotonic()
             time.sleep(PAUSE)
+            self.waited += time.monotonic() - began
         del self._jobs[number]
         done = job.result()
         self._taken[number] = job.look.total

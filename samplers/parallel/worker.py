@@ -74,7 +74,8 @@ class Work:
 
 @dataclass(frozen=True)
 class Done:
-    """What came of a sampling. cache: what it did; seconds, peak: how long it took, and bytes at most."""
+    """What came of a sampling. cache: what it did; seconds, peak: how long it took, and bytes at most; device: the name
+    of the card, empty for a processor."""
 
     latents: Tensor
     cache: Report | None
@@ -82,6 +83,7 @@ class Done:
     seconds: float
     peak: int
     machine: str
+    device: str = ""
 
 
 @dataclass(frozen=True)
@@ -177,7 +179,8 @@ def _sampled(job: Work) -> Done:
         torch.cuda.reset_peak_memory_stats()
     with heard_by(notes.append), stopped_by(_stop_if_asked):
         latents = sample(model, job.conditioning, job.plan, _on_step).cpu()
-    return Done(latents, _report(model, job), tuple(notes), time.monotonic() - began, peak_bytes(), machine())
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    return Done(latents, _report(model, job), tuple(notes), time.monotonic() - began, peak_bytes(), machine(), device)
 
 
 def _compare(marks: Marks) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -83,6 +84,15 @@ def test_an_interrupt_reaches_the_workers(host: Host) -> None:
     assert host.watch(prompt, stop).all("execution_interrupted")
     entry = host.post(spread(**{"3.steps": 3}))
     assert digest(host.videos(entry)[0]) == digest(host.videos(host.post(workflow("ltx_t2v", {"3.steps": 3})))[0])
+
+
+def test_what_a_worker_took_is_known(host: Host) -> None:
+    """To Compare Videos, whose table has the seconds of the worker and, of a processor, no peak."""
+    compare = node("ReelwireCompare", video_1=["4", 0], video_2=["4", 0], filename_prefix="parallel/compare")
+    prompt = spread(**{"3.steps": 3}) | {"92": compare, "93": node("PreviewAny", source=["92", 2])}
+    (first, _) = json.loads(host.post(prompt)["outputs"]["93"]["text"][0])["videos"]
+    assert 0 < first["sampling_seconds"] < first["run_seconds"]
+    assert (first["peak_memory_bytes"], first["device"]) == (None, "cpu")
 
 
 def test_an_address_is_refused_in_seconds(host: Host) -> None:

@@ -8,7 +8,7 @@ import pytest
 from reelwire.tests.support.clips import write_shades
 from reelwire.tests.support.host import Host, Prompt, node
 from reelwire.tests.support.page.node_views import LOOK, video_of
-from reelwire.tests.support.page.pages import becomes, choose_language, load, run
+from reelwire.tests.support.page.pages import becomes, choose_language, load, reload, run
 from reelwire.tests.support.page.screenshots import Screenshots
 
 if TYPE_CHECKING:
@@ -66,6 +66,11 @@ def test_the_grid_plays_above_its_table(view: tuple[Page, str], clips: Prompt, s
     assert shown["others"] == 0
     assert page.evaluate(BOX) == [True, "group", True]
     screenshots.take(page, f"compare {renderer}")
+    screenshots.take(page, f"docs compare {renderer}", ".reelwire-panel:has(.reelwire-figures)")
+    table = page.evaluate(TABLE)
+    reload(page)
+    becomes(page, TABLE, table)
+    assert "compare_" in video_of(page, COMPARE)["src"]
 
     choose_language(page, "zh")
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from reelwire.tests.support.host import Host, node
 from reelwire.tests.support.page.node_views import LOOK, toast
-from reelwire.tests.support.page.pages import becomes, choose_language, exported, load, run
+from reelwire.tests.support.page.pages import WATCH, becomes, choose_language, ended, exported, load, run
 from reelwire.tests.support.page.screenshots import Screenshots
 
 if TYPE_CHECKING:
@@ -45,17 +45,22 @@ def test_a_person_decides_by_keyboard(view: tuple[Page, str], host: Host, screen
     page.evaluate(PRESS)
     becomes(page, CARD, [text, ["Release", "Drop"], -1])
     screenshots.take(page, f"review {renderer}")
+    screenshots.take(page, f"docs review {renderer}", ".reelwire-desk")
 
     page.locator(".reelwire-desk button").first.focus()
     page.keyboard.press("Enter")
-    becomes(page, f"() => ({CARD})().slice(1)", [["Undo"], 0])
+    becomes(page, f"() => ({CARD})().slice(1)", [["Queue again", "Undo"], 0])
     becomes(page, SAID, "Released: it passes at the next run.")
-    assert run(page)[0] == "execution_success"
+    page.evaluate(WATCH)
+    page.keyboard.press("Enter")
+    assert ended(page)[0] == "execution_success"
+    becomes(page, SAID, "The run that it has ended is queued again.")
     assert text in page.evaluate("() => app.rootGraph.getNodeById(2).widgets.map(({ value }) => value).join()")
     assert exported(page)[0][REVIEW]["inputs"].keys() == {"prompt", "words", "file", "action"}
 
+    page.keyboard.press("Tab")
     page.keyboard.press("Space")
-    becomes(page, f"() => ({CARD})().slice(1)", [["Release", "Drop"], 0])
+    becomes(page, f"() => ({CARD})().slice(1)", [["Release", "Drop"], 1])
     choose_language(page, "zh")
     try:
         becomes(page, f"() => ({CARD})()[1]", ["放行", "丢弃"])

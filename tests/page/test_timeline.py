@@ -65,7 +65,7 @@ def opened(page: Page, story: Any = None, scale: float = 1, **inputs: Any) -> No
     open_template(page, graph(story, **inputs), "timeline")
     page.evaluate("() => document.querySelectorAll('.p-blockui-mask').forEach((mask) => mask.remove())")  # left behind
     zoom(page, scale)
-    becomes(page, f"() => ({SHOWN})().windows > 0", True)
+    becomes(page, f"() => {CONTROL} !== undefined && ({SHOWN})().windows > 0", True)
 
 
 def story_of(page: Page) -> dict[str, Any]:
@@ -124,9 +124,10 @@ def press(page: Page, *keys: str) -> None:
 
 
 @pytest.mark.parametrize("scale", [1, 0.5])
-def test_a_prompt_is_dragged_onto_the_grid(timeline: tuple[Page, str], scale: float) -> None:
-    page, _ = timeline
+def test_a_prompt_is_dragged_onto_the_grid(timeline: tuple[Page, str], scale: float, screenshots: Screenshots) -> None:
+    page, renderer = timeline
     opened(page, scale=scale)
+    screenshots.take(page, f"docs timeline {renderer} {scale}", ".reelwire-timeline")
     assert page.evaluate(SHOWN) == {"shows": "axis", "prompts": [0, 21, 41], "pictures": [0, 32], "windows": 7}
     drag(page, f"{PROMPT.format(2)} .reelwire-tl-edge", 7)
     shows(page, prompts=[0, 21, 49])
@@ -149,6 +150,39 @@ def test_blocks_pictures_and_the_end_are_dragged_and_go_back(timeline: tuple[Pag
     press(page, "Control+z", "Control+Shift+z", "Control+z")
     shows(page, prompts=[0, 21, 41])
     assert story_of(page) == STORY
+
+
+TITLES = "() => app.rootGraph.nodes.map(({ title }) => title)"
+NAME_NODE = """() => {
+    app.rootGraph.nodes[0].title = "named";
+    const { changeTracker } = app.extensionManager.workflow.activeWorkflow;
+    (changeTracker.captureCanvasState ?? changeTracker.checkState).call(changeTracker);
+}"""
+
+
+@pytest.mark.parametrize("focus", [".reelwire-tl-prompt[data-index='2'] > input", ".reelwire-tl-bar button"])
+def test_undo_inside_is_the_timelines_and_outside_the_graphs(timeline: tuple[Page, str], focus: str) -> None:
+    page, _ = timeline
+    opened(page)
+    page.evaluate(NAME_NODE)
+    drag(page, f"{PROMPT.format(2)} .reelwire-tl-edge", 7)
+    shows(page, prompts=[0, 21, 49])
+    page.evaluate(f"selector => {CONTROL}.querySelector(selector).focus()", focus)
+    press(page, "Control+z")
+    shows(page, prompts=[0, 21, 41])
+    press(page, "Control+z")  # no step of its own is left
+    assert settles(page, TITLES) == ["named", "Long Video"]
+    press(page, "Control+Shift+z")
+    shows(page, prompts=[0, 21, 49])
+    assert settles(page, TITLES) == ["named", "Long Video"]
+    page.evaluate("() => { document.activeElement.blur(); app.canvas.canvas.focus(); }")
+    for _ in range(6):  # back over each step of the timeline to the title
+        if page.evaluate(TITLES)[0] != "named":
+            break
+        page.keyboard.press("Control+z")
+        settles(page, TITLES)
+    assert page.evaluate(TITLES) == ["LTXV Video Loader", "Long Video"]
+    shows(page, prompts=[0, 21, 41])
 
 
 def test_escape_gives_a_drag_up(timeline: tuple[Page, str]) -> None:

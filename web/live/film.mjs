@@ -1,7 +1,8 @@
 /** A moving picture of a few frames that lie below each other in one image.
  *
  * A timer moves it, once for each frame and only while it is on the screen: an animation of the browser's would be
- * drawn with each picture of the screen, and all nodes around it anew with it. */
+ * drawn with each picture of the screen, and all nodes around it anew with it. Where the page takes long to draw, as
+ * with many nodes or without a graphics card, frames are left out. */
 import { sayNow } from "../messages.mjs";
 
 const say = (message) => sayNow({ values: {}, ...message });
@@ -16,6 +17,9 @@ const MARKS = {
   following: () => say({ key: "live_following", text: "next join" }),
 };
 const films = new WeakMap(); // figure -> its Film
+// a drawing of the page that takes fewer milliseconds slows nobody; after a longer one so many times as long is waited,
+// and at most so many milliseconds
+const [SMOOTH, SHARE, LONGEST] = [34, 8, 2000];
 
 /** The figure of a moving picture {picture, frames, ratio, seconds, marks}; the one that is there plays on in it. */
 export function filmOf(value, old) {
@@ -29,7 +33,7 @@ class Film {
     this.screen = element("div", "reelwire-screen reelwire-picture");
     this.screen.setAttribute("role", "img");
     this.cursor = element("div", "reelwire-cursor");
-    this.frame = 0;
+    [this.frame, this.turned, this.drawing] = [0, 0, 0];
     this.button = element("button", "reelwire-pause");
     this.button.type = "button";
     this.button.addEventListener("click", () => this.pause(!this.paused));
@@ -53,16 +57,37 @@ class Film {
 
   /** Let the timer go if there is something to see that moves. */
   run() {
-    clearInterval(this.timer);
-    const { frames, seconds } = this.shown ?? {};
-    const moves = this.visible && !this.paused && frames > 1;
-    if (moves) this.timer = setInterval(() => this.turn(), (1000 * seconds) / frames);
+    clearTimeout(this.timer);
+    const { frames } = this.shown ?? {};
+    if (!this.visible || this.paused || !(frames > 1)) return;
+    this.turned = performance.now();
+    this.wait();
+  }
+
+  wait() {
+    const least = this.drawing > SMOOTH ? Math.min(SHARE * this.drawing, LONGEST) : 0;
+    this.timer = setTimeout(() => this.turn(), Math.max(this.pace, least));
+  }
+
+  /** Milliseconds of a frame. */
+  get pace() {
+    const { frames, seconds } = this.shown;
+    return (1000 * seconds) / frames;
   }
 
   turn() {
     const { frames } = this.shown;
-    this.frame = (this.frame + 1) % frames;
+    const passed = Math.round((performance.now() - this.turned) / this.pace);
+    this.turned = performance.now();
+    this.frame = (this.frame + Math.max(1, Math.min(passed, Math.ceil(frames / 4)))) % frames;
     this.draw();
+    requestAnimationFrame((begun) => requestAnimationFrame((next) => this.drawn(next - begun)));
+    this.wait();
+  }
+
+  /** Note how long the page took to draw a frame, in milliseconds. */
+  drawn(milliseconds) {
+    this.drawing = (this.drawing + milliseconds) / 2;
   }
 
   draw() {

@@ -2,7 +2,7 @@
  * ends before the node does. */
 import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
-import { endsWithVideo, nodeOf, outputName, rootGraph } from "../nodes.mjs";
+import { endsWithVideo, isOurs, outputName, rootGraph } from "../nodes.mjs";
 import { show } from "../panel.mjs";
 import { hear } from "../prompts.mjs";
 
@@ -58,11 +58,12 @@ function showStill(node, blob, id) {
   show(node, { preview: still, video: undefined });
 }
 
-/** Nodes 2.0 puts each still on a node itself too, and on one of the same id in any workflow that is in front. */
+/** Nodes 2.0 puts each still on a node itself too, and on one of the same id in any workflow that is in front. The
+ * element is used again for a node of that id in another workflow, which may be nobody's of ours. */
 function hideOther(id) {
-  const node = nodeOf(id);
-  if (node?.graph !== app.canvas.graph) return;
-  document.querySelector(`[data-node-id="${node.id}"]`)?.setAttribute("data-reelwire", "");
+  const name = String(id).split(":").at(-1);
+  const node = app.canvas.graph?.getNodeById(name);
+  document.querySelector(`[data-node-id="${name}"]`)?.toggleAttribute("data-reelwire", isOurs(node?.type));
 }
 
 /** Take away what nodes show that will not end. */

@@ -3,6 +3,7 @@ import { api } from "../../../scripts/api.js";
 import { app } from "../../../scripts/app.js";
 import { loadTexts, sayNow } from "../messages.mjs";
 import { element, list } from "./list.mjs";
+import { queueAgain } from "./again.mjs";
 import { sayer } from "./words.mjs";
 
 const [NODE, TAB, ROUTE] = ["ReelwirePromptReview", "reelwire-review", "/reelwire/review"];
@@ -13,7 +14,10 @@ const TEXTS = [
   { key: "desk_done_release", text: "Released: it passes at the next run." },
   { key: "desk_done_drop", text: "Dropped: it stays refused." },
   { key: "desk_done_undo", text: "It waits again." },
+  { key: "desk_done_again", text: "The run that it has ended is queued again." },
+  { key: "desk_no_run", text: "ComfyUI does not know the run any more that it has ended: press Run in its workflow." },
   { key: "desk_failed", text: "The list could not be changed: {error}" },
+  { key: "desk_failed_again", text: "It could not be queued: {error}" },
   { key: "desk_unread", text: "The list could not be read: {error}" },
 ];
 let shown; // what the sidebar is drawn into, while it is open
@@ -84,6 +88,7 @@ async function draw(said, focus) {
 }
 
 async function decide(id, action, place) {
+  if (action === "again") return again(id, place);
   const request = { method: "POST", headers: { "Content-Type": "application/json" } };
   try {
     const answer = await api.fetchApi(ROUTE, { ...request, body: JSON.stringify({ id, action }) });
@@ -92,6 +97,15 @@ async function decide(id, action, place) {
     return draw(say("desk_failed", { error: message ? sayNow(message) : error }), place);
   } catch (error) {
     return draw(say("desk_failed", { error: error.message }), place); // the server is down
+  }
+}
+
+/** Queue the run that a prompt has ended, which now passes. */
+async function again(id, place) {
+  try {
+    return draw(say((await queueAgain(id)) ? "desk_done_again" : "desk_no_run"), place);
+  } catch (error) {
+    return draw(say("desk_failed_again", { error: error.message }), place);
   }
 }
 

@@ -8,11 +8,13 @@ const say = sayer([
   { key: "desk_release", text: "Release" },
   { key: "desk_drop", text: "Drop" },
   { key: "desk_undo", text: "Undo" },
+  { key: "desk_again", text: "Queue again" },
   { key: "desk_matched", text: "Holds: {matched}" },
   { key: "desk_held", text: "held {when}, queued {count|once|{count} times}" },
   { key: "desk_released", text: "released by {who}, {when}" },
   { key: "desk_dropped", text: "dropped by {who}, {when}" },
 ]);
+const ACTIONS = { held: ["release", "drop"], released: ["again", "undo"], dropped: ["undo"] };
 const time = (seconds) => new Date(seconds * 1000).toLocaleString([], { dateStyle: "short", timeStyle: "short" });
 
 /** An element with a class and with what is in it; what is nothing is left out. */
@@ -52,7 +54,7 @@ function cards(prompts, act) {
 
 function card({ id, text, matched, state, count, held, decided, by }, act) {
   const values = { when: time(state === "held" ? held : decided), count, who: by };
-  const actions = state === "held" ? ["release", "drop"] : ["undo"];
+  const actions = ACTIONS[state];
   const quote = element("blockquote", "", text);
   quote.tabIndex = 0; // a long one is scrolled by keyboard too
   return [

@@ -211,6 +211,7 @@ export class Timeline {
     if (texts.join("\n") !== this.words.dataset.said) {
       this.words.dataset.said = texts.join("\n");
       this.words.replaceChildren(...texts.map((textContent) => make("div", "", { textContent })));
+      this.words.title = texts.join("\n"); // where there is no room for all of it
     }
   }
 

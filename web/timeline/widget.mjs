@@ -90,8 +90,16 @@ function look(timeline) {
   const { node, element, name } = timeline;
   if (node.graph?.getNodeById(node.id) !== node) return !timeline.wasThere;
   timeline.wasThere = true;
+  takePlace(timeline, node, name);
   if (element.isConnected && !document.hidden && !app.configuringGraph) follow(timeline, node, name);
   return true;
+}
+
+/** Nodes 2.0 leaves the control of a node in its place when the page's own undo has made the node anew. */
+function takePlace({ element }, node, name) {
+  element.dataset.widget = name;
+  if (element.isConnected || !LiteGraph.vueNodesMode || app.canvas.graph !== node.graph) return;
+  document.querySelector(`[data-node-id="${node.id}"] .reelwire-timeline[data-widget="${name}"]`)?.replaceWith(element);
 }
 
 function follow(timeline, node, name) {

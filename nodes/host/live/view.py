@@ -97,12 +97,15 @@ class LiveView:
 
         self._update(done, total, picture)
 
-    def distant(self, done: int, total: int, model: VideoModel, latents: Tensor | None, fps: float) -> None:
-        """As `latents`, of a run on a worker, which does not always send some."""
+    def distant(
+        self, done: int, total: int, model: VideoModel, latents: Tensor | None, fps: float, place: Place | None = None
+    ) -> None:
+        """As `latents`, of a run on a worker, which does not always send some. place: of its window."""
+        where = place or Place()
         if latents is None:
             self._update(done, total)
         else:
-            self.latents(done, total, model, lambda: latents, fps)
+            self.latents(done, total, model, lambda: latents, fps, where.number, lambda: where)
 
     def frames(self, done: int, total: int, piece: Tensor, fps: float) -> None:
         """Move the bar, and now and then show what is decoded, to which frames [n, H, W, 3] in 0..1 or in whole numbers

@@ -46,6 +46,21 @@ def read_text(name: str, field: str) -> str:
         raise InputError(field, name, rule, message("list_where")) from error
 
 
+def stamp_of(name: str) -> str:
+    """What changes when the text file of a name is written anew, or goes."""
+    path = None if leads_outside(name) else _found(name)
+    return "" if path is None else stamp(Path(path))
+
+
+def stamp(path: Path) -> str:
+    """What changes when a file is written; empty where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ""
+    return f"{status.st_ino} {status.st_mtime_ns} {status.st_size}"
+
+
 def _found(name: str) -> str | None:
     """The path of a file that lies, by all its links too, in a folder that people fill."""
     user = folder_paths.get_user_directory()

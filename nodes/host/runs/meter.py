@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from typing import Protocol, cast
 
 import comfy.model_management as mm
@@ -35,6 +36,11 @@ class Run:
         """All of it."""
         return self.sampling + self.decoding
 
+    def after(self, earlier: Run) -> Run:
+        """Both together, where this one has made more of what another one had made."""
+        sampling, decoding = earlier.sampling + self.sampling, earlier.decoding + self.decoding
+        return Run(sampling, decoding, max(earlier.peak, self.peak), self.device or earlier.device)
+
 
 class _Counter(Protocol):
     """The module of torch for a kind of card that counts its allocations."""
@@ -62,13 +68,20 @@ class Meter:
         """What it has cost until now, as sampling."""
         return self._on(Run(sampling=self.seconds))
 
-    def noted(self, source: object) -> dict[str, Run]:
+    def noted(self, source: object, apart: Run | None = None) -> dict[str, Run]:
         """For a LATENT that is made until now, what it has cost with that of the LATENT that it is made from; nothing
-        where that one does not say it."""
+        where that one does not say it. apart: what it has cost where another process has made it."""
+        made = self.run() if apart is None else apart
         if not isinstance(source, Mapping):
-            return {RUN: self.run()}
+            return {RUN: made}
         earlier = run_of_latent(source)
-        return {} if earlier is None else {RUN: self._on(replace(earlier, sampling=earlier.sampling + self.seconds))}
+        return {} if earlier is None else {RUN: made.after(earlier)}
+
+    def joined(self, apart: Sequence[Run], waited: float) -> Run:
+        """What a video has cost of which other processes have sampled the parts. waited: seconds for which nothing else
+        was done here."""
+        own = self._on(Run(decoding=max(self.seconds - waited, 0.0)))
+        return reduce(lambda earlier, run: run.after(earlier), apart, own)
 
     def decoded(self, latent: object) -> Run | None:
         """What the video of a LATENT has cost until now; None where that one does not say what sampling has cost."""

@@ -80,6 +80,21 @@ def test_what_comes_by_a_link_is_looked_at_too(host: Host) -> None:
     assert not [each for each in host.get(ROUTE)["prompts"] if each["text"] == text], "block holds nothing"
 
 
+def test_a_linked_prompt_is_asked_anew_where_the_list_or_a_decision_changed_alone(host: Host) -> None:
+    (host.base / "input" / "linked.txt").write_text("wolf", encoding="utf-8")
+    prompt = graph("", file="linked.txt") | {"3": node("PrimitiveStringMultiline", value="a bear, linked")}
+    prompt["1"]["inputs"]["prompt"] = ["3", 0]
+    host.refuse(prompt)
+    case = known(host, "a bear, linked")["id"]
+    host.send(ROUTE, {"id": case, "action": "release"})
+    assert "1" not in cached(host.post(prompt))
+    assert {"1", "2"} <= {*cached(host.post(prompt))}, "what follows is made anew at each queue"
+    (host.base / "input" / "linked.txt").write_text("lynx", encoding="utf-8")
+    assert "1" not in cached(host.post(prompt))
+    host.send(ROUTE, {"id": case, "action": "drop"})
+    host.refuse(prompt)
+
+
 def test_blocked_before_it_is_queued(host: Host) -> None:
     status, answer = host.queue(graph("a bear", action="block"))
     assert status == 400

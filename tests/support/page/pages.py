@@ -24,11 +24,19 @@ RENDERERS = {"LiteGraph": False, "Nodes 2.0": True}
 WAIT_SECONDS = 60  # for what the page does by itself
 RUN_MILLISECONDS = 240_000  # for a run of a graph, as Playwright counts
 STILL_FRAMES = 12  # so many pictures of the screen without a change mean that nothing moves
+# graphs without an id are one to the page's store of widgets: what a prompt leaves out would be as in the one before
 LOAD = """async ([api, name]) => {
     await app.loadApiJson(api, name);
     app.nodeOutputs = {}; // which this way of loading keeps
-    for (const node of app.rootGraph.nodes)
-        for (const widget of node.widgets ?? []) if (widget.name === "control_after_generate") widget.value = "fixed";
+    for (const node of app.rootGraph.nodes) {
+        const { required, optional } = node.constructor.nodeData.input;
+        for (const widget of node.widgets ?? []) {
+            const [, options] = { ...required, ...optional }[widget.name] ?? [];
+            if (widget.name === "control_after_generate") widget.value = "fixed";
+            else if (options?.default !== undefined && !(widget.name in api[node.id].inputs))
+                widget.value = options.default;
+        }
+    }
     app.rootGraph.arrange();
 }"""
 WATCH = """() => {

@@ -29,8 +29,10 @@ class Screenshots:
         """As the command line asks for them."""
         return cls(config.getoption(OPTION))
 
-    def take(self, page: Page, name: str) -> None:
-        """Keep what the page shows as <folder>/<name>.png; letters, digits and dashes are left of the name."""
+    def take(self, page: Page, name: str, of: str | None = None) -> None:
+        """Keep what the page shows as <folder>/<name>.png; letters, digits and dashes are left of the name. of: the
+        selector of a part of it, as docs/ shows them."""
         if self.folder is not None:
             file = "-".join("".join(c if c.isalnum() else " " for c in name).split()).lower()
-            page.screenshot(path=self.folder / f"{file}.png")
+            shown = page if of is None else page.locator(of).locator("visible=true").first
+            shown.screenshot(path=self.folder / f"{file}.png")
