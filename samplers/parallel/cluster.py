@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,7 +25,7 @@ SETTINGS = {  # nothing is reported to anybody, and little is printed
 }
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's own switch: with 0 all of a local cluster listens on 127.0.0.1
 TRIES = "5"  # seconds for a cluster to let this process in; Ray's own are 20
-JOIN_SECONDS = 60.0  # for the first machine with room to join a cluster
+JOIN_SECONDS, JOIN_EVERY = 60.0, 0.5  # for the first machine with room to join a cluster, and between two looks
 Worker = Argument  # Ray's handle of an actor, untyped
 Reference = Argument  # Ray's reference to an answer, untyped
 Ray = Argument  # the module, which is imported when it is asked for
@@ -105,15 +106,14 @@ class RayWire:
         self._ray, self._is_ours = connect(address, workers)
         self._greeting, self._is_local, self._module, self._asked = greeting, not address, module, workers
         self._ray.cloudpickle.register_pickle_by_value(bootstrap)
-        self.check(workers)
 
-    def check(self, workers: int) -> None:
+    def check(self, workers: int, pause: Callable[[], None] = lambda: time.sleep(JOIN_EVERY)) -> None:
         """Raise InputError where more workers are asked for than this machine has room for, or where a cluster has room
-        for none and gets none soon."""
+        for none and gets none soon. pause: between two looks; what it raises ends the wait."""
         self._asked = workers
         end = time.monotonic() + JOIN_SECONDS * (not self._is_local)
         while not (room := self.room()) and time.monotonic() < end:
-            time.sleep(0.5)
+            pause()
         if not room or (self._is_local and workers > room):
             raise InputError("workers", workers, message("workers_rule", count=room), message("workers_remedy"))
 
