@@ -24,7 +24,7 @@ SETTINGS = {  # nothing is reported to anybody, and little is printed
     "RAY_DISABLE_IMPORT_WARNING": "1",
 }
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's own switch: with 0 all of a local cluster listens on 127.0.0.1
-TRIES = "5"  # seconds for a cluster to let this process in; Ray's own are 20
+TRIES = "3"  # times that a cluster is asked to let this process in, a second or two each; Ray's own are 20
 JOIN_SECONDS, JOIN_EVERY = 60.0, 0.5  # for the first machine with room to join a cluster, and between two looks
 Worker = Argument  # Ray's handle of an actor, untyped
 Reference = Argument  # Ray's reference to an answer, untyped
