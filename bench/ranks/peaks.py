@@ -27,7 +27,7 @@ CASES = {
     "tiny-svd-xt": ("branches",),
     "tiny-wan2.2-t2v-a14b": ("context", "branches", "experts"),
 }
-SIZE = {"width": 256, "height": 256, "steps": 2}
+SIZE = {"width": 256, "height": 256, "frames": 17, "steps": 2}
 MIB = 2**20
 
 

@@ -14,7 +14,7 @@ import torch
 from ...loaders.messages import InputError, message
 from ...loaders.parts import Argument
 from . import bootstrap
-from .address import check_address, check_reachable, check_there, has_token, stays_here
+from .address import check_reachable, check_there, has_token, stays_here
 from .crew import LostError
 from .packing import packed, unpacked
 
@@ -54,7 +54,8 @@ def import_ray(address: str) -> Ray:
 def connect(address: str, workers: int = 0) -> tuple[Ray, bool]:
     """(Ray, connected to a cluster by its address, or to a new one of this machine; whether it was not before). Raises
     InputError, in seconds."""
-    check_address(address)
+    check_there()
+    check_reachable(address)
     ray = import_ray(address)
     if ray.is_initialized():
         _check_same(ray, address)
@@ -62,13 +63,10 @@ def connect(address: str, workers: int = 0) -> tuple[Ray, bool]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
-            check_reachable(address)
             ray.init(address=address, **quiet)
         else:
             cpus = {} if torch.cuda.is_available() else {"num_cpus": max(workers, os.cpu_count() or 1)}
             ray.init(include_dashboard=False, **cpus, **quiet)
-    except InputError:
-        raise
     except Exception as error:
         with suppress(Exception):
             ray.shutdown()

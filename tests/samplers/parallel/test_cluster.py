@@ -13,7 +13,7 @@ from reelwire.samplers.parallel.packing import packed
 from reelwire.samplers.parallel.versions import differences, versions
 
 ADDRESS = "10.0.0.5:6379"
-TOKEN = ConnectionError(f"ray client connection timeout; the GCS at {ADDRESS} closed it")
+TOKEN = ConnectionError(f"Failed to connect to Ray cluster at {ADDRESS}")  # as Ray 2.60 says of another token
 UNAUTHENTICATED = RuntimeError("Failed to get cluster ID: Unauthenticated: InvalidAuthToken: the token does not match")
 VERSIONS = RuntimeError(
     "Version mismatch: The cluster was started with:\n    Ray: 2.49.0\n    Python: 3.12.3\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +20,10 @@ def register() -> None:
     if NAME.upper() in dist.Backend._plugins or NAME in dist.Backend.backend_list:
         return
     dist.Backend.register_backend(NAME, _beside, devices=["npu"])
-    for name in EXCHANGES:
-        torch.library.impl(f"c10d::{name}", "PrivateUse1")(_staged(getattr(torch.ops.c10d, name)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch's own hand tensors to the backend, and gloo does not know cards
+        for name in EXCHANGES:
+            torch.library.impl(f"c10d::{name}", "PrivateUse1")(_staged(getattr(torch.ops.c10d, name)))
 
 
 def _beside(store: Any, rank: int, size: int, timeout: Any) -> Any:

@@ -14,7 +14,7 @@ from reelwire.loaders.request import Parallel
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.parallel.clip.local import LocalLauncher
 from reelwire.samplers.parallel.clip.ranks import Group
-from reelwire.samplers.parallel.clip.worker import Emit, Worker
+from reelwire.samplers.parallel.clip.worker import SPLITS, Emit, Worker
 
 from ..card import USUAL_SIZE
 from ..card.build import library
@@ -34,17 +34,15 @@ class Peaked:
 
     def run(self, worker: Worker, emit: Emit) -> tuple[Any, int]:
         """As a task of a group."""
-        place, npu = worker.device, torch.get_device_module("npu")
-        worker.model = worker.split = None  # type: ignore[assignment]
+        task, place, npu = self.case.task(self.case.tiny()), worker.device, torch.get_device_module("npu")
+        worker.model = self.case.tiny(str(place))  # the one before goes
+        worker.split = SPLITS[self.case.mode](worker.place.rank, worker.place.count, place)
         gc.collect()
         npu.reset_peak_memory_stats(place)
         if self.alone:
-            model = self.case.tiny(str(place))
-            task = self.case.task(model)
-            latents = sample(model, task.conditioning, task.plan).cpu()
+            latents: Any = sample(worker.model, task.conditioning, task.plan).cpu()
         else:
-            result: Any = self.case.run(worker, emit)
-            latents = result[0]
+            latents, _ = task.run(worker, emit)
         return latents, int(npu.max_memory_allocated(place))
 
 
