@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -31,7 +32,7 @@ from pack import import_pack
 if "reelwire" not in sys.modules:
     import_pack()
 from reelwire.loaders.notices import heard_by
-from reelwire.loaders.request import Parallel, Request
+from reelwire.loaders.request import Conditioning, Parallel, Request
 from reelwire.samplers.denoise import RunSoFar, sample
 from reelwire.samplers.parallel import jobs
 from reelwire.samplers.parallel.clip.local import LocalLauncher
@@ -119,6 +120,12 @@ def main() -> None:
     print(f"{exits} exits, {len(deaths.done) - exits} kills, noticed in {deaths.worst:.2f} s at most; {words}")
 
 
+def with_fuse(conditioning: Conditioning, fuse: Fuse) -> Conditioning:
+    """What arms whoever unpickles it."""
+    notes: Any = (fuse,)
+    return replace(conditioning, notes=notes)
+
+
 def of_ranks(folder: Path, deaths: Deaths, chance: random.Random) -> str:
     """One clip on two ranks, with all deaths on the way."""
     deaths.coming.sort(key=lambda death: death.step)
@@ -135,7 +142,7 @@ def of_ranks(folder: Path, deaths: Deaths, chance: random.Random) -> str:
             deaths.next().cause(fuse, chance.choice(launcher.processes).pid)
 
     with heard_by(lambda words: deaths.notice(words)):
-        latents = group.sample(replace(conditioning, notes=(fuse,)), prepared, on_step, None, None, None)  # type: ignore[arg-type]
+        latents = group.sample(with_fuse(conditioning, fuse), prepared, on_step, None, None, None)
     group.close()
     alone = sample(model, conditioning, prepared)
     once = told == sorted(set(told))
@@ -149,7 +156,7 @@ def of_workers(folder: Path, deaths: Deaths, chance: random.Random) -> str:
     same = 0
     for seed in range(len(deaths.coming)):
         prepared, conditioning = plan(model, Request(seed=seed, steps=deaths.steps)), model.encode("a red circle", "")
-        death, job = deaths.next(), jobs.submit(model, replace(conditioning, notes=(fuse,)), prepared)  # type: ignore[arg-type]
+        death, job = deaths.next(), jobs.submit(model, with_fuse(conditioning, fuse), prepared)
         while not job.is_done:
             if not death.at and job.look.done >= death.step:
                 found = re.search(r"\((\d+)\)", job.ticket.machine)

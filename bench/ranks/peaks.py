@@ -14,6 +14,7 @@ from pack import import_pack
 
 if "reelwire" not in sys.modules:
     import_pack()
+from reelwire.loaders.request import Guidance
 from reelwire.tests.support.parallel.cards import Peaked, ranks_on_cards
 from reelwire.tests.support.parallel.ranks import Case, Tiny
 from reelwire.training.tiny_models import make
@@ -27,7 +28,8 @@ CASES = {
     "tiny-svd-xt": ("branches",),
     "tiny-wan2.2-t2v-a14b": ("context", "branches", "experts"),
 }
-SIZE = {"width": 256, "height": 256, "frames": 17, "steps": 2}
+SIZE = {"width": 256, "height": 256, "frames": 25, "steps": 2}
+OPTIONS = {"tiny-hunyuan-t2v": {"guidance": Guidance(true_scale=3.0)}}
 MIB = 2**20
 
 
@@ -39,10 +41,11 @@ def main() -> None:
         print("| model | mode | one card | rank 0 | rank 1 |\n|---|---|---|---|---|")
         with ranks_on_cards(Tiny(folder, "tiny-wan2.1-t2v")) as group:
             for model, modes in CASES.items():
-                case = Case(Tiny(folder, model), modes[0], SIZE)
+                tiny = Tiny(folder, model, OPTIONS.get(model, {}))
+                case = Case(tiny, modes[0], SIZE)
                 (_, whole), _ = group.run(lambda case=case: Peaked(case, alone=True))
                 for mode in modes:
-                    both = group.run(lambda model=model, mode=mode: Peaked(Case(Tiny(folder, model), mode, SIZE)))
+                    both = group.run(lambda tiny=tiny, mode=mode: Peaked(Case(tiny, mode, SIZE)))
                     row = model, mode, *(f"{peak / MIB:.2f} MiB" for peak in (whole, *(peak for _, peak in both)))
                     print(f"| {' | '.join(row)} |", flush=True)
 

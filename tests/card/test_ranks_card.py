@@ -15,7 +15,7 @@ from reelwire.tests.support.parallel.ranks import Case, Tiny
 
 CLOSE = 5e-6  # as test_card_engine.py
 WAN, EXPERTS, LTX = "tiny-wan2.1-t2v", "tiny-wan2.2-t2v-a14b", "tiny-ltx-0.9.5"
-SIZE = {"width": 256, "height": 256, "frames": 17, "steps": 2}
+SIZE = {"width": 256, "height": 256, "frames": 25, "steps": 2}
 
 
 @pytest.fixture(scope="module")
