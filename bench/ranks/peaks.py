@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -33,6 +34,11 @@ OPTIONS = {"tiny-hunyuan-t2v": {"guidance": Guidance(true_scale=3.0)}}
 MIB = 2**20
 
 
+def task(tiny: Tiny, mode: str, alone: bool = False) -> Callable[[], Peaked]:
+    """What ranks are given."""
+    return lambda: Peaked(Case(tiny, mode, SIZE), alone)
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -42,10 +48,9 @@ def main() -> None:
         with ranks_on_cards(Tiny(folder, "tiny-wan2.1-t2v")) as group:
             for model, modes in CASES.items():
                 tiny = Tiny(folder, model, OPTIONS.get(model, {}))
-                case = Case(tiny, modes[0], SIZE)
-                (_, whole), _ = group.run(lambda case=case: Peaked(case, alone=True))
+                (_, whole), _ = group.run(task(tiny, modes[0], alone=True))
                 for mode in modes:
-                    both = group.run(lambda tiny=tiny, mode=mode: Peaked(Case(tiny, mode, SIZE)))
+                    both = group.run(task(tiny, mode))
                     row = model, mode, *(f"{peak / MIB:.2f} MiB" for peak in (whole, *(peak for _, peak in both)))
                     print(f"| {' | '.join(row)} |", flush=True)
 

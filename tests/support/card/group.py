@@ -41,7 +41,7 @@ def _staged(op: Any) -> Callable[..., Any]:
 
         answer = op(*tree_map_only(Tensor, down, args))
         work = answer[-1] if isinstance(answer, (tuple, list)) else answer
-        dist.Work.unbox(work).wait()  # type: ignore[attr-defined]
+        dist.Work.unbox(work).wait()
         for card, ram in there:
             card.copy_(ram)
         own = {id(ram): card for card, ram in there}
