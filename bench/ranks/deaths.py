@@ -1,7 +1,11 @@
-"""Ranks that die at random moments while they sample one clip:  python bench/ranks/deaths.py [--deaths 20]
+"""Ranks of one clip, and Ray's workers of many, that die at random moments of their runs:
 
-A tiny model on two ranks. Deaths are os._exit inside of a rank, a while after its group began, and SIGKILL
-from outside at random steps, of random ranks. The clip must come out as that of one process; each step is told once.
+python bench/ranks/deaths.py ranks [--deaths 20]
+python bench/ranks/deaths.py workers [--deaths 20]
+
+A tiny model. Half of the deaths are os._exit inside of a process, half SIGKILL from outside, of a random one of two, at
+a random step of the run and a random moment of it. What comes out must be what one process makes; each row says how
+soon a death was noticed.
 """
 
 from __future__ import annotations
@@ -9,74 +13,163 @@ from __future__ import annotations
 import argparse
 import os
 import random
+import re
 import signal
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from pack import import_pack
 
-import_pack()
+if "reelwire" not in sys.modules:
+    import_pack()
 from reelwire.loaders.notices import heard_by
-from reelwire.loaders.request import Parallel, Request
+from reelwire.loaders.request import Conditioning, Parallel, Request
 from reelwire.samplers.denoise import RunSoFar, sample
+from reelwire.samplers.parallel import jobs
 from reelwire.samplers.parallel.clip.local import LocalLauncher
 from reelwire.samplers.parallel.clip.ranks import Group
 from reelwire.samplers.plan import plan
-from reelwire.tests.support.parallel.ranks import Mortal, Tiny
+from reelwire.tests.support.parallel.fuse import Fuse
+from reelwire.tests.support.parallel.ranks import Tiny
 from reelwire.training.tiny_models import make
 
 MODEL = "tiny-wan2.1-t2v"
-WITHIN = (8.0, 20.0)  # seconds after which a rank exits, when the first steps are done
+LATE = 0.2  # seconds after a step within which a process dies
+
+
+@dataclass
+class Death:
+    """One that is to come. step: after which; at, noticed: when it was, by the clock."""
+
+    exits: bool
+    step: int
+    after: float
+    at: float = 0.0
+    noticed: float = 0.0
+
+    def cause(self, fuse: Fuse, process: int) -> None:
+        """It happens a moment from now, whatever the process is at."""
+        threading.Timer(self.after, self._now, (fuse, process)).start()
+
+    def _now(self, fuse: Fuse, process: int) -> None:
+        self.at = time.monotonic()
+        if self.exits:
+            fuse.light(process)
+        else:
+            os.kill(process, signal.SIGKILL)
+
+    def row(self, steps: int) -> str:
+        kind = "os._exit" if self.exits else "SIGKILL"
+        return f"| {kind} | {self.step} of {steps} | {self.noticed - self.at:.2f} s |"
+
+
+@dataclass
+class Deaths:
+    """All of a bench, in the order of their steps."""
+
+    steps: int
+    coming: list[Death]
+    done: list[Death] = field(default_factory=list)
+
+    def notice(self, _: object = None) -> None:
+        """What was last is noticed now."""
+        if self.done and self.done[-1].at and not self.done[-1].noticed:
+            self.done[-1].noticed = time.monotonic()
+            print(self.done[-1].row(self.steps), flush=True)
+
+    def next(self) -> Death:
+        self.done.append(self.coming.pop(0))
+        return self.done[-1]
+
+    @property
+    def worst(self) -> float:
+        return max(death.noticed - death.at for death in self.done)
+
+
+def chosen(count: int, steps: int, chance: random.Random) -> list[Death]:
+    """Half of each kind, anywhere in a run of so many steps."""
+    kinds = [number < count // 2 for number in range(count)]
+    chance.shuffle(kinds)
+    return [Death(kind, chance.randrange(1, steps - 1), chance.uniform(0, LATE)) for kind in kinds]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("of", choices=["ranks", "workers"])
     parser.add_argument("--deaths", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--seed", type=int, default=1)
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        make(MODEL, Path(folder))
-        run(Path(folder), asked.deaths, asked.steps, random.Random(asked.seed))
+    kind: Callable[[Path, Deaths, random.Random], str] = {"ranks": of_ranks, "workers": of_workers}[asked.of]
+    chance = random.Random(asked.seed)
+    deaths = Deaths(asked.steps, chosen(asked.deaths, asked.steps, chance))
+    with tempfile.TemporaryDirectory() as name:
+        make(MODEL, Path(name))
+        print("| death | after step | noticed |\n|---|---|---|", flush=True)
+        words = kind(Path(name), deaths, chance)
+    exits = sum(death.exits for death in deaths.done)
+    print(f"{exits} exits, {len(deaths.done) - exits} kills, noticed in {deaths.worst:.2f} s at most; {words}")
 
 
-def run(folder: Path, deaths: int, steps: int, chance: random.Random) -> None:
-    """Sample with deaths and without, and print what came of it."""
-    exits, kills = deaths // 2, sorted(chance.sample(range(5, steps - 5), deaths - deaths // 2))
-    orders = [folder / f"{number:02}-{chance.uniform(*WITHIN):.2f}.exit" for number in range(exits)]
-    order = lambda: orders.pop().touch() if orders else None
-    order()
-    tiny, launcher = Tiny(folder, MODEL), LocalLauncher(60)
+def with_fuse(conditioning: Conditioning, fuse: Fuse) -> Conditioning:
+    """What arms whoever unpickles it."""
+    notes: Any = (fuse,)
+    return replace(conditioning, notes=notes)
+
+
+def of_ranks(folder: Path, deaths: Deaths, chance: random.Random) -> str:
+    """One clip on two ranks, with all deaths on the way."""
+    deaths.coming.sort(key=lambda death: death.step)
+    tiny, launcher, fuse = Tiny(folder, MODEL), LocalLauncher(60), Fuse(str(folder))
     model = tiny()
-    prepared, conditioning = plan(model, Request(seed=3, steps=steps)), model.encode("a red circle", "a cat")
-    group = Group(launcher, Mortal(tiny, folder), Parallel("", 2, "context"), ["cpu", "cpu"])
-    told, killed, heard, began = list[int](), list[float](), list[float](), time.time()
+    prepared, conditioning = plan(model, Request(seed=3, steps=deaths.steps)), model.encode("a red circle", "a cat")
+    group = Group(launcher, tiny, Parallel("", 2, "context"), ["cpu", "cpu"])
+    told = list[int]()
 
     def on_step(done: int, count: int, run: RunSoFar) -> None:
         told.append(done)
-        if kills and done >= kills[0]:
-            kills.pop(0)
-            killed.append(time.time())
-            os.kill(chance.choice(launcher.processes).pid, signal.SIGKILL)
+        is_over = not deaths.done or deaths.done[-1].noticed
+        if is_over and deaths.coming and done >= deaths.coming[0].step:
+            deaths.next().cause(fuse, chance.choice(launcher.processes).pid)
 
-    def hear(notice: str) -> None:
-        heard.append(time.time())
-        order()
-        print(f"{heard[-1] - began:.0f} s, after step {max(told, default=0)}: {notice}", flush=True)
-
-    with heard_by(hear):
-        latents = group.sample(conditioning, prepared, on_step, None, None, None)
+    with heard_by(lambda words: deaths.notice(words)):
+        latents = group.sample(with_fuse(conditioning, fuse), prepared, on_step, None, None, None)
     group.close()
-    due = [float(path.read_text()) for path in folder.glob("*.due")]
-    late = [min(at - moment for at in heard if at > moment - 0.1) for moment in (*killed, *due)]
     alone = sample(model, conditioning, prepared)
-    print(f"{len(killed)} killed, {len(due)} exited, {group.restarts} restarts, noticed in {max(late):.2f} s at most")
-    print(f"each step told once: {told == sorted(set(told))}; the same bytes: {torch.equal(latents, alone)}")
+    once = told == sorted(set(told))
+    return f"{group.restarts} restarts, each step told once: {once}, the same bytes: {torch.equal(latents, alone)}"
+
+
+def of_workers(folder: Path, deaths: Deaths, chance: random.Random) -> str:
+    """A clip for each death, by two of Ray's workers."""
+    tiny, fuse = Tiny(folder, MODEL), Fuse(str(folder))
+    model = replace(tiny(), parallel=Parallel("", 2))
+    equal = list[bool]()
+    for seed in range(len(deaths.coming)):
+        prepared, conditioning = plan(model, Request(seed=seed, steps=deaths.steps)), model.encode("a red circle", "")
+        death, job = deaths.next(), jobs.submit(model, with_fuse(conditioning, fuse), prepared)
+        while not job.is_done:
+            if not death.at and job.look.done >= death.step:
+                found = re.search(r"\((\d+)\)", job.ticket.machine)
+                assert found is not None
+                time.sleep(death.after)
+                death._now(fuse, int(found[1]))
+            if job.ticket.losses:
+                deaths.notice()
+            time.sleep(0.005)
+        equal.append(torch.equal(job.result().latents, sample(model, conditioning, prepared)))
+        print(f"  done elsewhere, with the same bytes: {equal[-1]}", flush=True)
+    jobs.close_all()
+    return f"the same bytes: {sum(equal)} of {len(equal)}"
 
 
 if __name__ == "__main__":

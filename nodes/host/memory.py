@@ -121,6 +121,12 @@ class HostMemory:
         evictable = sum(m.model_loaded_memory() for m in mm.current_loaded_models if m.device == device)
         return int(mm.get_free_memory(device) + evictable)
 
+    def make_way(self) -> None:
+        """Take all that the host holds off its card: other processes are to use it."""
+        if mm.get_torch_device().type != "cpu":
+            mm.unload_all_models()
+            mm.soft_empty_cache()
+
     def patchers(self) -> list[Patcher]:
         """The host's patchers of the parts in use."""
         return list(self._patchers.values())

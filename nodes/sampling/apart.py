@@ -53,13 +53,10 @@ def run_of(done: Done) -> host.Run:
 
 
 def submitted(model: VideoModel, conditioning: Conditioning, prepared: SamplingPlan) -> Job:
-    """A plan on its way to a worker. Raises InputError where there are none."""
-    from ...samplers.parallel.cluster import import_ray
+    """A plan on its way to a worker; where there are none, that is what becomes of it."""
     from ...samplers.parallel.jobs import submit
 
-    assert model.parallel is not None
-    import_ray(model.parallel.address)
-    return submit(model, conditioning, prepared, host.opener())
+    return submit(model, conditioning, prepared, host.opener)
 
 
 Shown = Callable[[int, int, Tensor | None], None]  # (steps done, in all, latents of a preview)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from ...loaders.messages import InputError, message
 from ...loaders.parts import Argument
 from . import bootstrap
-from .address import check_address, check_reachable, check_there, has_token, stays_here
+from .address import check_reachable, check_there, has_token, stays_here
 from .crew import LostError
 from .packing import packed, unpacked
 
@@ -23,8 +24,8 @@ SETTINGS = {  # nothing is reported to anybody, and little is printed
     "RAY_DISABLE_IMPORT_WARNING": "1",
 }
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"  # Ray's own switch: with 0 all of a local cluster listens on 127.0.0.1
-TRIES = "5"  # seconds for a cluster to let this process in; Ray's own are 20
-JOIN_SECONDS = 60.0  # for the first machine with room to join a cluster
+TRIES = "3"  # times that a cluster is asked to let this process in, a second or two each; Ray's own are 20
+JOIN_SECONDS, JOIN_EVERY = 60.0, 0.5  # for the first machine with room to join a cluster, and between two looks
 Worker = Argument  # Ray's handle of an actor, untyped
 Reference = Argument  # Ray's reference to an answer, untyped
 Ray = Argument  # the module, which is imported when it is asked for
@@ -53,7 +54,8 @@ def import_ray(address: str) -> Ray:
 def connect(address: str, workers: int = 0) -> tuple[Ray, bool]:
     """(Ray, connected to a cluster by its address, or to a new one of this machine; whether it was not before). Raises
     InputError, in seconds."""
-    check_address(address)
+    check_there()
+    check_reachable(address)
     ray = import_ray(address)
     if ray.is_initialized():
         _check_same(ray, address)
@@ -61,13 +63,10 @@ def connect(address: str, workers: int = 0) -> tuple[Ray, bool]:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address:
-            check_reachable(address)
             ray.init(address=address, **quiet)
         else:
             cpus = {} if torch.cuda.is_available() else {"num_cpus": max(workers, os.cpu_count() or 1)}
             ray.init(include_dashboard=False, **cpus, **quiet)
-    except InputError:
-        raise
     except Exception as error:
         with suppress(Exception):
             ray.shutdown()
@@ -105,15 +104,14 @@ class RayWire:
         self._ray, self._is_ours = connect(address, workers)
         self._greeting, self._is_local, self._module, self._asked = greeting, not address, module, workers
         self._ray.cloudpickle.register_pickle_by_value(bootstrap)
-        self.check(workers)
 
-    def check(self, workers: int) -> None:
+    def check(self, workers: int, pause: Callable[[], None] = lambda: time.sleep(JOIN_EVERY)) -> None:
         """Raise InputError where more workers are asked for than this machine has room for, or where a cluster has room
-        for none and gets none soon."""
+        for none and gets none soon. pause: between two looks; what it raises ends the wait."""
         self._asked = workers
         end = time.monotonic() + JOIN_SECONDS * (not self._is_local)
         while not (room := self.room()) and time.monotonic() < end:
-            time.sleep(0.5)
+            pause()
         if not room or (self._is_local and workers > room):
             raise InputError("workers", workers, message("workers_rule", count=room), message("workers_remedy"))
 

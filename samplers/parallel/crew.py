@@ -18,7 +18,7 @@ from ...loaders.messages import Message, RefusedError, message
 from ...loaders.parts import Argument
 
 RETRIES = 2  # of a job whose worker died
-WAIT = 0.1  # seconds between two looks at what is done
+WAIT, IDLE_WAIT = 0.1, 1.0  # seconds between two looks at what is done, and at whether work has come
 LOOKS_EVERY = 0.5  # seconds between two looks at one worker's progress, of up to
 LOOKS = 100  # workers in that time
 REST_AFTER, LEAVE_AFTER = 5.0, 300.0  # seconds without work before workers give memory back, and before they end
@@ -125,16 +125,25 @@ class Crew(Generic[W, R]):
         self._room, self._asked = 0, float("-inf")
         self._losses = 0  # of workers that were never ready, in a row
         self._worked = time.monotonic()
-        self._wake, self._closing = threading.Event(), False
+        self._wake, self._closing, self._gate = threading.Event(), False, threading.Lock()
         self._thread = threading.Thread(target=self._serve, name="reelwire crew", daemon=True)
         self._thread.start()
 
     def submit(self, job: Argument) -> Ticket:
-        """Have a job done by whichever worker is free first."""
+        """Have a job done by whichever worker is free first. Raises UnfitError where the workers have ended."""
         ticket = Ticket(job)
-        self._new.append(ticket)
-        self._wake.set()
+        if not self.add(ticket):
+            raise UnfitError(message("workers_ended"))
         return ticket
+
+    def add(self, ticket: Ticket) -> bool:
+        """As `submit`; False, and nothing more, where the workers have ended, or are about to."""
+        with self._gate:
+            if self._closing:
+                return False
+            self._new.append(ticket)
+        self._wake.set()
+        return True
 
     @property
     def is_closed(self) -> bool:
@@ -153,10 +162,15 @@ class Crew(Generic[W, R]):
 
     def close(self) -> None:
         """End all workers; what is not done is cancelled."""
-        self._closing = True
+        self._shut()
         self._wake.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(30)
+
+    def _shut(self, though_asked: bool = True) -> None:
+        """Take no more jobs; though_asked: even where one has just been given."""
+        with self._gate:
+            self._closing = self._closing or though_asked or not self._new
 
     # ------------------------------------------------------------ the thread
 
@@ -165,9 +179,10 @@ class Crew(Generic[W, R]):
             while not self._closing:
                 self._turn()
         except BaseException as error:  # noqa: BLE001 - whoever waits must hear of it
+            self._shut()
             self._fail_all(error)
         finally:
-            self._closing = True
+            self._shut()
             for ticket in (*self._all_tickets(),):
                 ticket.future.cancel()
             for hand in self._hands:
@@ -194,7 +209,7 @@ class Crew(Generic[W, R]):
         if self._waiting:
             time.sleep(WAIT)  # until there is room for a worker
             return
-        self._wake.wait(1.0)
+        self._wake.wait(IDLE_WAIT)
         self._wake.clear()
         idle = time.monotonic() - self._worked
         if idle > REST_AFTER:
@@ -202,14 +217,14 @@ class Crew(Generic[W, R]):
                 if not hand.rested:
                     self._wire.rest(hand.worker)
                     hand.rested = True
-        if idle > LEAVE_AFTER and not self._new:
-            self._closing = True
+        if idle > LEAVE_AFTER:
+            self._shut(though_asked=False)
 
     def _drop_unwanted(self) -> None:
         for ticket in [t for t in self._waiting if t.unwanted]:
             self._waiting.remove(ticket)
             ticket.future.cancel()
-        for hand in self._hands:
+        for hand in [*self._hands]:
             if hand.ticket is None or not hand.ticket.unwanted:
                 continue
             if not hand.halted:
@@ -273,9 +288,11 @@ class Crew(Generic[W, R]):
         if kind == "greeting":
             self._fail_all(error if isinstance(error, RefusedError) else UnfitError(str(error)))
             self._remove(hand)
+        elif kind == "look":
+            hand.is_looking = False
         elif kind == "work" and hand.ticket is not None:
-            hand.ticket.future.set_exception(error)
-            hand.ticket = None
+            ticket, hand.ticket = hand.ticket, None
+            _settle(ticket, error)
 
     def _heard(self, hand: _Hand[W], kind: str, answer: object) -> None:
         """What a worker says."""
@@ -309,7 +326,7 @@ class Crew(Generic[W, R]):
         ticket.seen = None
         if ticket.tries > RETRIES:
             words = message("worker_lost_job", machine=place, count=ticket.tries, reason=str(error))
-            ticket.future.set_exception(RuntimeError(words))
+            _settle(ticket, RuntimeError(words))
             return
         ticket.losses.append(message("worker_lost", machine=place, number=ticket.tries, most=RETRIES))
         self._waiting.appendleft(ticket)
@@ -323,23 +340,26 @@ class Crew(Generic[W, R]):
             self._wire.dismiss(hand.worker)
 
     def _fail_all(self, error: BaseException) -> None:
-        """Whoever waits hears of an error that no other worker can mend."""
+        """Whoever waits hears of an error that no other worker can mend; what is under way is halted."""
         for ticket in (*self._all_tickets(),):
-            if not ticket.future.done():
-                ticket.future.set_exception(error)
-        self._waiting.clear()
-        self._new.clear()
+            if not ticket.unwanted:
+                _settle(ticket, error)
+                ticket.cancel()
 
     def _all_tickets(self) -> Iterator[Ticket]:
-        yield from self._new
-        yield from self._waiting
-        for hand in self._hands:
+        yield from [*self._new, *self._waiting]
+        for hand in [*self._hands]:
             if hand.ticket is not None:
                 yield hand.ticket
 
 
 def _settle(ticket: Ticket, answer: object) -> None:
+    """What came of a job, or the error that it ended with, for whoever waits, once."""
     if ticket.unwanted:
         ticket.future.cancel()
-    elif not ticket.future.done():
+    elif ticket.future.done():
+        return
+    elif isinstance(answer, BaseException):
+        ticket.future.set_exception(answer)
+    else:
         ticket.future.set_result(answer)

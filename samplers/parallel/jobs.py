@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import queue
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
+from ...loaders.messages import about
 from ...loaders.request import Conditioning, Parallel
 from ...loaders.video_model import VideoModel
 from ..plan import SamplingPlan
-from .cluster import RayWire, Reference, Worker
+from .cluster import JOIN_EVERY, RayWire, Reference, Worker, import_ray
 from .crew import Crew, Ticket
 from .marks import marks_of
 from .versions import versions
-from .worker import Done, Failed, Greeting, Look, Opener, Work
+from .worker import Done, Failed, Greeting, Look, Opener, StoppedError, Work
 
 Sampler = Crew[Worker, Reference]
+Openers = Callable[[], Opener | None]
 _crews: dict[str, tuple[RayWire, Sampler]] = {}  # by the address of their cluster
 _lock = threading.Lock()
+_orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # of jobs that are not with a crew yet, in order
+_giving = threading.Event()  # set once the thread runs that gives them
 
 
 @dataclass(frozen=True)
@@ -59,29 +65,83 @@ class Job:
         self.ticket.cancel()
 
 
-def submit(model: VideoModel, conditioning: Conditioning, plan: SamplingPlan, opener: Opener | None = None) -> Job:
-    """Have a plan sampled by the workers that the model's `parallel` names. Raises InputError where there are none."""
-    assert model.parallel is not None
-    recipe = model.whole_recipe()
-    return Job(crew(model.parallel, opener).submit(Work(recipe, marks_of(recipe), conditioning, plan)))
+def submit(model: VideoModel, conditioning: Conditioning, plan: SamplingPlan, opener: Openers = lambda: None) -> Job:
+    """Have a plan sampled by the workers that the model's `parallel` names. It returns at once: to join a cluster takes
+    seconds, and how that goes is the job's own. opener: asked once Ray is there."""
+    choice, recipe, ticket = model.parallel, model.whole_recipe(), Ticket(None)
+    assert choice is not None
+
+    def begin() -> None:
+        _check_wanted(ticket)
+        with about(choice):
+            import_ray(choice.address)
+            ticket.job = Work(recipe, marks_of(recipe), conditioning, plan)
+            while not crew(choice, opener(), lambda: _waiting(ticket)).add(ticket):
+                continue  # the workers that were there have just ended
+
+    _orders.put(lambda: _settled(ticket, begin))
+    _give_on()
+    return Job(ticket)
 
 
-def crew(choice: Parallel, opener: Opener | None = None) -> Sampler:
-    """The workers of a choice, which stay until they have had no work for a while. Raises InputError where there are
-    none, or fewer than asked for on this machine."""
+def _give_on() -> None:
+    """One thread brings all jobs to their crews, in order."""
     with _lock:
-        for address, (_, other) in [*_crews.items()]:
-            if other.is_closed or (address != choice.address and other.is_idle):
-                other.close()
-                del _crews[address]
-        if choice.address not in _crews:
-            greeting = Greeting(versions(), torch.get_num_threads(), opener)
-            wire = RayWire(choice.address, choice.workers, greeting)
-            _crews[choice.address] = wire, Crew(wire, choice.workers)
-        wire, found = _crews[choice.address]
-        wire.check(choice.workers)
-        found.most = choice.workers
-        return found
+        if _giving.is_set():
+            return
+        _giving.set()
+    threading.Thread(target=_give, name="reelwire jobs", daemon=True).start()
+
+
+def _give() -> None:
+    while True:
+        _orders.get()()
+
+
+def _settled(ticket: Ticket, begin: Callable[[], None]) -> None:
+    """Begin a job; it ends with the error that this ends with."""
+    try:
+        begin()
+    except StoppedError:
+        ticket.future.cancel()
+    except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the job
+        ticket.future.set_exception(error)
+
+
+def _check_wanted(ticket: Ticket) -> None:
+    if ticket.unwanted:
+        raise StoppedError
+
+
+def _waiting(ticket: Ticket) -> None:
+    """Wait a moment for somebody who may not want it any more."""
+    _check_wanted(ticket)
+    time.sleep(JOIN_EVERY)
+
+
+def crew(
+    choice: Parallel, opener: Opener | None = None, pause: Callable[[], None] = lambda: time.sleep(JOIN_EVERY)
+) -> Sampler:
+    """The workers of a choice, which stay until they have had no work for a while. Raises InputError where there are
+    none, or fewer than asked for on this machine. pause: see RayWire.check."""
+    with _lock:
+        wire, found = _opened(choice, opener)
+    wire.check(choice.workers, pause)
+    found.most = choice.workers
+    return found
+
+
+def _opened(choice: Parallel, opener: Opener | None) -> tuple[RayWire, Sampler]:
+    """The crew of an address; others that have no work end."""
+    for address, (_, other) in [*_crews.items()]:
+        if other.is_closed or (address != choice.address and other.is_idle):
+            other.close()
+            del _crews[address]
+    if choice.address not in _crews:
+        greeting = Greeting(versions(), torch.get_num_threads(), opener)
+        wire = RayWire(choice.address, choice.workers, greeting)
+        _crews[choice.address] = wire, Crew(wire, choice.workers)
+    return _crews[choice.address]
 
 
 def close_all() -> None:

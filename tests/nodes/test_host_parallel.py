@@ -1,4 +1,5 @@
-"""Parallel in a real ComfyUI: lists over two workers, one of which is killed; what is told where it does nothing."""
+"""Parallel in a real ComfyUI: lists over two workers and one clip on two ranks, one of which is killed; what is
+told where it does nothing."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ import pytest
 from reelwire.tests.support.host import Host, Prompt, digest, node, workflow
 
 pytest.importorskip("ray", reason="the extra `test` has it")
+RANK = r".*parallel.clip.child\.py"
 PROMPTS = "a red circle moving right\na blue ring"
 
 
@@ -21,7 +23,7 @@ PROMPTS = "a red circle moving right\na blue ring"
 def no_worker_stays(host: Host) -> Iterator[None]:
     """Two hundred megabytes each, for the tests that come after."""
     yield
-    for process in workers(host):
+    for process in [*workers(host), *workers(host, RANK)]:
         os.kill(process, signal.SIGKILL)
 
 
@@ -32,8 +34,8 @@ def spread(**changes: Any) -> Prompt:
     return prompt
 
 
-def workers(host: Host) -> list[int]:
-    """The processes of Ray's workers below a host."""
+def workers(host: Host, kind: str = r"ray::Worker") -> list[int]:
+    """The processes of Ray's workers below a host, or of ranks."""
     answer = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
     rows = [line.split(None, 2) for line in answer.stdout.splitlines()]
     parents = {int(pid): int(of) for pid, of, *_ in rows}
@@ -43,7 +45,7 @@ def workers(host: Host) -> list[int]:
             process = parents[process]
         return process == host.pid
 
-    named = [int(pid) for pid, _, *rest in rows if rest and re.match(r"ray::Worker", rest[0])]
+    named = [int(pid) for pid, _, *rest in rows if rest and re.match(kind, rest[0])]
     return [pid for pid in named if is_below(pid)]
 
 
@@ -104,3 +106,71 @@ def test_an_address_is_refused_in_seconds(host: Host) -> None:
     assert "ReelwireParallel" in refusal.message
     assert "ray start --head" in refusal.message
     assert "ReelwireSampler" not in refusal.done
+
+
+# ---------------------------------------------------------------- one clip
+
+SHARED = {  # mode -> (template, the nodes of its model, its sampler and its decoder)
+    "context": ("wan_t2v", "1", "3", "4"),
+    "branches": ("ltx_t2v", "1", "3", "4"),
+    "experts": ("wan22_t2v", "2", "4", "5"),
+}
+SMALL = {"width": 128, "height": 128, "frames": 9, "steps": 12}
+
+
+def shared(mode: str, **changes: Any) -> tuple[Prompt, Prompt]:
+    """(a small clip on two ranks, the same in one process), decoded in four tiles."""
+    name, model, sampler, decoder = SHARED[mode]
+    values = {f"{sampler}.{key}": value for key, value in {**SMALL, **changes}.items()} | {f"{decoder}.tile": 64}
+    prompt = workflow(name, {**values, f"{sampler}.model": ["90", 0], f"{decoder}.model": ["90", 0]})
+    prompt["90"] = node("ReelwireParallel", model=[model, 0], address="", workers=2, mode=mode)
+    return prompt, workflow(name, values)
+
+
+@pytest.mark.parametrize("mode", ["context", "branches"])
+def test_one_clip_is_the_same_video(host: Host, mode: str) -> None:
+    """A rank of the first mode is killed while it samples: that is told, and costs nobody anything."""
+    prompt, alone = shared(mode)
+    sampler, killed = SHARED[mode][2], list[int]()
+
+    def kill(kind: str, data: dict[str, Any]) -> None:
+        if kind == "progress" and data["node"] == sampler and data["value"] > 3 and not killed and mode == "context":
+            killed.append(workers(host, RANK)[0])
+            os.kill(killed[0], signal.SIGKILL)
+
+    seen = host.watch(prompt, kill)
+    assert seen.all("execution_success"), seen.all("execution_error")
+    assert len(workers(host, RANK)) == 2
+    (done,) = [data["output"] for data in seen.all("executed") if data["node"] == SHARED[mode][3]]
+    file = host.base / "output" / done["images"][0]["subfolder"] / done["images"][0]["filename"]
+    assert digest(file) == digest(host.videos(host.post(alone))[0])
+    assert len(seen.pictures) > 0, "previews come from the ranks"
+    (told,) = [data["output"]["text"] for data in seen.all("executed") if data["node"] == sampler]
+    assert any(f"process {killed[0]}" in line for line in told) if killed else mode != "context"
+    steps = [data["value"] for data in seen.all("progress") if data["node"] == sampler]
+    assert steps == sorted(steps)
+
+
+def test_an_interrupt_reaches_the_ranks(host: Host) -> None:
+    """They stay, and make the next clip, which is that of one process."""
+    long, _ = shared("experts", steps=400)
+    there, stopped = list[int](), list[Any]()
+
+    def stop(kind: str, data: dict[str, Any]) -> None:
+        if kind == "progress" and data["node"] == "4" and data["value"] > 2 and not stopped:
+            there.extend(workers(host, RANK))
+            stopped.append(host.send("/interrupt", {}))
+
+    assert host.watch(long, stop).all("execution_interrupted")
+    prompt, alone = shared("experts", steps=3)
+    assert digest(host.videos(host.post(prompt))[0]) == digest(host.videos(host.post(alone))[0])
+    assert len(there) == 2
+    assert sorted(workers(host, RANK)) == sorted(there)
+
+
+def test_a_clip_that_cannot_be_shared_is_refused_before_anything_is_read(host: Host) -> None:
+    prompt, _ = shared("context")
+    prompt["90"]["inputs"]["workers"] = 5
+    refusal = host.refuse(prompt)
+    assert "workers" in refusal.message
+    assert "ReelwireEncodePrompt" not in refusal.done

@@ -88,7 +88,12 @@ def _run(options: argparse.Namespace, store: Store, jobs: list[FarmJob]) -> int:
 def _make(options: argparse.Namespace, store: Store, jobs: list[FarmJob]) -> None:
     greeting = FarmGreeting(options.host, options.base, bool(options.base), (), versions())
     wire = FarmWire(options.address, options.workers, greeting, MODULE)
-    crew: Crew[Worker, Reference] = Crew(wire, options.workers)
+    try:
+        wire.check(options.workers)
+        crew: Crew[Worker, Reference] = Crew(wire, options.workers)
+    except BaseException:
+        wire.close()
+        raise
     try:
         waiting = {crew.submit(FarmWork(job.key, job.prompt, options.save)): job for job in jobs}
         done, told = 0, set[str]()

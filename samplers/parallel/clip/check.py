@@ -17,6 +17,12 @@ from ...solvers import prediction_levels
 SHARING = ("", "native", "_native_cudnn", "_native_flash", "flash", "sage")  # diffusers' kernels that share heads out
 PAIRS = ("branches", "experts")  # modes that have work for two, or that for most guidance
 OF_CPU = 2  # processes of a machine without cards, where nobody says how many
+BACKENDS = {  # by type of device; what is small goes by the CPU
+    "cpu": "gloo",
+    "cuda": "cpu:gloo,cuda:nccl",
+    "npu": "cpu:gloo,npu:hccl",
+    "xpu": "cpu:gloo,xpu:xccl",
+}
 
 
 def workers_of(model: VideoModel) -> int:
@@ -25,7 +31,18 @@ def workers_of(model: VideoModel) -> int:
     assert parallel is not None
     if parallel.workers or parallel.mode in PAIRS:
         return parallel.workers or 2
-    return torch.cuda.device_count() if model.memory.device("transformer").type == "cuda" else OF_CPU
+    kind = kind_of(model)
+    return OF_CPU if kind == "cpu" else cards_of(kind)
+
+
+def kind_of(model: VideoModel) -> str:
+    """The type of the devices that a model's network computes on."""
+    return model.memory.device("transformer").type
+
+
+def cards_of(kind: str) -> int:
+    """How many devices of a type this machine has."""
+    return int(torch.get_device_module(kind).device_count())
 
 
 def check_parallel(parallel: Parallel) -> None:
@@ -60,9 +77,18 @@ def check_split(model: VideoModel, request: Request, policy: Policy | None) -> N
 def _check_place(model: VideoModel, parallel: Parallel, count: int) -> None:
     if parallel.address:
         raise InputError("address", parallel.address, message("clip_on_this_machine"), message("leave_address_empty"))
-    if model.memory.device("transformer").type != "cuda":
+    if most := getattr(model.memory, "most_on_card", 0):
+        gigabytes = f"{most / 2**30:g}"
+        raise InputError("most_on_card", gigabytes, message("ranks_hold_all"), message("no_most_on_card"))
+    kind = kind_of(model)
+    if kind == "cpu":
         return
-    cards = torch.cuda.device_count()
+    if kind not in BACKENDS:
+        kinds = either(*(name for name in BACKENDS if name != "cpu"))
+        raise InputError(
+            "mode", parallel.mode, message("ranks_kinds", kind=kind, kinds=kinds), message("use_jobs_mode")
+        )
+    cards = cards_of(kind)
     if cards < max(count, 2):
         rule = message("fewer_cards", cards=cards)
         raise InputError("workers", count, rule, message("use_jobs_mode") if cards < 2 else _use((cards,)))

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -38,6 +39,13 @@ class LocalLauncher:
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, build: Build, parallel: Parallel, devices: Sequence[str]) -> None:
+        try:
+            self._start(build, parallel, devices)
+        except BaseException:
+            self.close()  # those that have started
+            raise
+
+    def _start(self, build: Build, parallel: Parallel, devices: Sequence[str]) -> None:
         self._events = queue.Queue()
         self._folder = tempfile.mkdtemp(prefix="reelwire-ranks-")
         store = (Path(self._folder) / "store").as_uri()
@@ -85,17 +93,15 @@ class LocalLauncher:
             return None
 
     def close(self) -> None:
-        for process in self.processes:
+        ending, self.processes = self.processes, []
+        for process in ending:
             process.kill()
-        for process in self.processes:
-            process.wait(ENDING)
-            for stream in (process.stdin, process.stdout):
-                try:
-                    if stream is not None:
-                        stream.close()
-                except OSError:
-                    continue
-        self.processes.clear()
+        for process in ending:
+            with suppress(subprocess.TimeoutExpired):  # one that the system does not let go of yet
+                process.wait(ENDING)
+            for stream in filter(None, (process.stdin, process.stdout)):
+                with suppress(OSError):
+                    stream.close()
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None

@@ -209,14 +209,26 @@ class Group:
 
     def _begin(self, task: Task) -> None:
         """Give all ranks a task, once they are there and have ended the one before."""
+        everyone = range(len(self._devices))
+        self._end_left()
         if not self._started:
-            self._started = True
             self._launcher.start(self._build, self._parallel, self._devices)
-            self._busy = set(range(len(self._devices)))
-        for _ in self._events():
-            pass  # of a start, or of a task that was left
+            self._started, self._busy = True, set(everyone)
+            for _ in self._events():
+                pass
         self._launcher.send(task)
-        self._busy = set(range(len(self._devices)))
+        self._busy = set(everyone)
+
+    def _end_left(self) -> None:
+        """Wait until a start or a task that was left has ended. Nobody wants to hear how: ranks that died or failed
+        then are started anew."""
+        while self._busy:
+            stop_if_asked()
+            heard = self._launcher.next_event(POLL)
+            if heard is not None and isinstance(heard[1], (Died, Failed)):
+                self.close()
+            elif heard is not None and isinstance(heard[1], (Done, Stopped)):
+                self._busy.discard(heard[0])
 
     def _events(self) -> Iterator[tuple[int, Event]]:
         """What the ranks tell until all of them have ended their task; raises what one of them failed with."""

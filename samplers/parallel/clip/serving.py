@@ -59,8 +59,7 @@ def _read(orders: BinaryIO, waiting: queue.Queue[Start | Task], workers: list[Wo
             order: Order = pickle.load(orders)  # noqa: S301 (of the process that started this one)  # nosec B301
         except (EOFError, OSError):
             os._exit(0)
-        if isinstance(order, Stop):
-            for worker in workers:
-                worker.stopped.set()
-        else:
+        for worker in workers:  # a stop that comes after its task holds, however soon
+            worker.stopped.set() if isinstance(order, Stop) else worker.stopped.clear()
+        if not isinstance(order, Stop):
             waiting.put(order)

@@ -21,7 +21,7 @@ from ...denoise import OnStep, Wrap
 from ...plan import SamplingPlan
 from ...solvers import run_predictions
 from ...sources.inpaint import Inpainting
-from .check import workers_of
+from .check import kind_of, workers_of
 from .local import LocalLauncher
 from .ranks import Group, Launcher
 from .worker import Blueprint
@@ -43,11 +43,13 @@ class _Kept:
         plain = replace(model, loras=())
         key = (Blueprint.of(plain), tuple((lora, id(lora.deltas)) for lora in model.loras), model.parallel)
         self._wait_no_more()
+        make_way: Callable[[], None] = getattr(model.memory, "make_way", lambda: None)
+        make_way()  # what this process holds on cards, the prompts' encoder above all
         if self.group is None or key != self._key:
             self.close()
             assert model.parallel is not None
-            count, kind = workers_of(model), model.memory.device("transformer").type
-            devices = [f"cuda:{rank}" if kind == "cuda" else "cpu" for rank in range(count)]
+            count, kind = workers_of(model), kind_of(model)
+            devices = ["cpu" if kind == "cpu" else f"{kind}:{rank}" for rank in range(count)]
             starts = launcher or LocalLauncher()
             self.group, self._key = Group(starts, Blueprint.of(model), model.parallel, devices), key
         return self.group

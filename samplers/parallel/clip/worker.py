@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from importlib import import_module
 from typing import Protocol
 
 import torch
@@ -17,7 +18,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from ....loaders.denoiser import Denoiser, DenoiserWrapper
-from ....loaders.devices import out_of_memory
+from ....loaders.devices import empty_cache, out_of_memory
 from ....loaders.families import load
 from ....loaders.messages import message_of
 from ....loaders.notices import heard_by
@@ -33,12 +34,12 @@ from ...denoise import RunSoFar, Wrap, sample
 from ...plan import SamplingPlan
 from ...sources.inpaint import Inpainting
 from .branches import BranchSplit, ExpertSplit
+from .check import BACKENDS
 from .context import ContextSplit
 from .split import Split, agreed
 from .vae import shared_tiles
 
 SPLITS = {"context": ContextSplit, "branches": BranchSplit, "experts": ExpertSplit}
-BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}  # by type of device; what is small goes by the CPU
 Build = Callable[[str], VideoModel]  # device -> the model there; picklable
 
 
@@ -149,14 +150,15 @@ class Task(Protocol):
 
 
 class Worker:
-    """One rank. model: as it was built. stopped: set from another thread to end the task under way."""
+    """One rank. model: as it was built. stopped: set from another thread to end the task that came last."""
 
     def __init__(self, build: Build, place: Place) -> None:
+        attach(place.device)
         self.place, self.device, self.stopped = place, torch.device(place.device), threading.Event()
         if self.device.type == "cpu":
             torch.set_num_threads(place.threads)
         else:
-            torch.cuda.set_device(self.device)
+            torch.get_device_module(self.device).set_device(self.device)
         dist.init_process_group(
             BACKENDS[self.device.type],
             init_method=place.store,
@@ -169,7 +171,6 @@ class Worker:
 
     def run(self, task: Task, emit: Emit) -> None:
         """Run a task to its end, whatever that is: the last event is Done, Failed or Stopped."""
-        self.stopped.clear()
         try:
             with heard_by(lambda notice: emit(Said(notice)) if self.place.rank == 0 else None):
                 result = task.run(self, emit)
@@ -179,11 +180,18 @@ class Worker:
             emit(Failed(portable(error)))
         else:
             emit(Done(result))
+        empty_cache(self.device)  # the one who asks decodes on a card of these
 
     def stop_if_asked(self) -> None:
         """Raise StopError on all ranks at the same place, once the first one was asked to stop."""
         if agreed(self.stopped.is_set()):
             raise StopError
+
+
+def attach(device: str) -> None:
+    """Make PyTorch know an Ascend card, which comes by a package of its own."""
+    if device.startswith("npu") and not hasattr(torch, "npu"):
+        import_module("torch_npu")
 
 
 def portable(error: Exception) -> Exception:

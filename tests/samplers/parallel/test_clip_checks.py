@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from reelwire.loaders.messages import InputError
+from reelwire.loaders.parts import PlainMemory
 from reelwire.loaders.request import Guidance, Parallel, Request
 from reelwire.samplers.caches.policies import external
 from reelwire.samplers.plan import plan
@@ -51,6 +53,35 @@ def test_it_is_refused(tiny_models: Path, name: str) -> None:
     assert refused.value.name == named
     assert refused.value.remedy
     assert not used_by(model)
+
+
+class Elsewhere(PlainMemory):
+    """Parts on a device that this machine may not have, or with a limit."""
+
+    def __init__(self, kind: str = "cpu", most: int = 0) -> None:
+        super().__init__()
+        self.kind, self.most_on_card = kind, most
+
+    def device(self, part: str) -> torch.device:
+        return torch.device(self.kind)
+
+
+PLACES = {
+    "a limit that ranks would not keep": (Elsewhere(most=2**30), "most_on_card", "ranks_hold_all"),
+    "cards that cannot": (Elsewhere("mps"), "mode", "ranks_kinds"),
+    "fewer cards than ranks": (Elsewhere("cuda"), "workers", "fewer_cards"),
+}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_where_it_cannot_be(tiny_models: Path, name: str) -> None:
+    memory, named, rule = PLACES[name]
+    if memory.kind == "cuda" and torch.cuda.device_count() > 1:
+        pytest.skip("has the cards")
+    model = replace(open_model(tiny_models, "tiny-wan2.1-t2v"), parallel=Parallel("", 2, "branches"), memory=memory)
+    with pytest.raises(InputError) as refused:
+        plan(model, Request(**needed(model)))
+    assert (refused.value.name, refused.value.rule.key) == (named, rule)  # type: ignore[attr-defined]
 
 
 TAKEN: dict[str, tuple[str, Parallel, dict[str, Any]]] = {

@@ -9,14 +9,20 @@ from typing import Any
 import pytest
 from reelwire.loaders.messages import InputError
 from reelwire.samplers.parallel import crew as module
-from reelwire.samplers.parallel.crew import RETRIES, Crew, UnfitError
+from reelwire.samplers.parallel.crew import RETRIES, Crew, Ticket, UnfitError
 from reelwire.tests.support.parallel.played import PlayedWire
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything that is waited for, in hundredths."""
-    for name, seconds in (("WAIT", 0.01), ("LOOKS_EVERY", 0.01), ("HIRES_EVERY", 0.01), ("REST_AFTER", 0.05)):
+    for name, seconds in (
+        ("WAIT", 0.01),
+        ("LOOKS_EVERY", 0.01),
+        ("HIRES_EVERY", 0.01),
+        ("REST_AFTER", 0.05),
+        ("IDLE_WAIT", 0.05),
+    ):
         monkeypatch.setattr(module, name, seconds)
 
 
@@ -154,3 +160,48 @@ def test_a_closed_crew_cancels_what_waits() -> None:
     for ticket in tickets:
         with pytest.raises(CancelledError):
             ticket.future.result(5)
+
+
+def test_who_has_heard_of_an_error_hears_of_nothing_else() -> None:
+    """A worker's refusal ends what another is at; that other one's death after it, or its answer, harms nobody."""
+    wire = PlayedWire(room_now=1, seconds=0.3, life=(0.15,))
+    crew = Crew(wire)
+    at_work = crew.submit(1)
+    while not wire.given:
+        time.sleep(0.01)
+    wire.greets, wire.room_now = InputError("model", "x", "Other files."), 2
+    waiting = crew.submit(2)
+    for ticket in (at_work, waiting):
+        with pytest.raises(InputError, match="Other files"):
+            ticket.future.result(5)
+    end = time.monotonic() + 5
+    while not crew.is_idle and time.monotonic() < end:
+        time.sleep(0.01)
+    wire.greets = None
+    assert crew.submit(3).future.result(5) == ("done", 3)
+    crew.close()
+
+
+def test_an_error_of_a_look_is_not_the_jobs() -> None:
+    class Shy(PlayedWire):
+        """Each second look fails."""
+
+        def look(self, worker: Any) -> Any:
+            answer = super().look(worker)
+            self.looks = getattr(self, "looks", 0) + 1
+            answer.value = RuntimeError("busy") if self.looks % 2 else answer.value
+            return answer
+
+    crew = Crew(Shy(room_now=1, seconds=0.3))
+    ticket = crew.submit(1)
+    assert ticket.future.result(5) == ("done", 1)
+    assert ticket.seen == ("look", "machine 0")
+    crew.close()
+
+
+def test_a_crew_that_has_ended_takes_no_job() -> None:
+    crew = Crew(PlayedWire())
+    crew.close()
+    with pytest.raises(UnfitError):
+        crew.submit(1)
+    assert not crew.add(Ticket(1))

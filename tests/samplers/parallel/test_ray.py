@@ -134,7 +134,7 @@ def test_previews_come_along(ray_crew: Any, tiny_models: Path) -> None:
 def test_more_workers_than_there_are(ray_crew: Any, tiny_models: Path) -> None:
     model, *rest = asked(tiny_models, FIRST["ltx"])
     with pytest.raises(InputError, match="10000") as error:
-        jobs.submit(replace(model, parallel=Parallel("", 10_000)), *rest)
+        done(jobs.submit(replace(model, parallel=Parallel("", 10_000)), *rest))
     assert error.value.name == "workers"
 
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections import Counter
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -126,21 +125,3 @@ class Decoded:
         """As a task of a group."""
         worker.model = self.tiny(worker.place.device)
         DecodeTask(self._latents(worker.model), 4, self.tiling, floats).run(worker, emit)
-
-
-@dataclass(frozen=True)
-class Mortal:
-    """A tiny model whose process exits a while after it was built, once for each "NUMBER-SECONDS.exit" in a folder, of
-    which "NUMBER-SECONDS.due" then says when."""
-
-    tiny: Tiny
-    orders: Path
-
-    def __call__(self, device: str = "cpu") -> VideoModel:
-        for order in sorted(self.orders.glob("*.exit"))[:1]:
-            with suppress(FileNotFoundError):  # the other rank was first
-                due = order.rename(order.with_suffix(".due"))
-                seconds = float(due.stem.split("-")[1])
-                due.write_text(str(time.time() + seconds))
-                threading.Timer(seconds, os._exit, (9,)).start()
-        return self.tiny(device)

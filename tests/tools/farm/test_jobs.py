@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from reelwire.tests.support.host import ROOT
+from reelwire.tools.farm.command import main
 from reelwire.tools.farm.jobs import FarmJob, WrongError, read_jobs, read_workflow
 from reelwire.tools.farm.report import write_reports
 from reelwire.tools.farm.store import LOCK, PART, Record, Store
@@ -94,6 +95,17 @@ def test_a_workflow_of_another_form(tmp_path: Path, content: str) -> None:
     file.write_text(content, encoding="utf-8")
     with pytest.raises(WrongError):
         read_workflow(file)
+
+
+@pytest.mark.parametrize("address", ["somewhere", "127.0.0.1:9"])
+def test_an_address_is_refused_before_anything_starts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], address: str
+) -> None:
+    pytest.importorskip("ray", reason="the extra `test` has it")
+    file = listed(tmp_path, {"seed": 1})
+    assert main([str(file), "--workflow", str(WORKFLOW), "--address", address]) == 1
+    assert address in capsys.readouterr().err
+    assert not list((tmp_path / "jobs.farm").glob("*.mp4"))
 
 
 # ---------------------------------------------------------------- on disk

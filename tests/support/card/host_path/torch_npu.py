@@ -11,8 +11,10 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))
 import card
+from card import group
 
 card.attach(int(os.environ["REELWIRE_CARD_BYTES"]), int(os.environ["REELWIRE_CARD_COUNT"]))
+group.register()
 if os.environ["REELWIRE_CARD_DYNAMIC"] == "1":
     from card import dynamic
 
