@@ -17,7 +17,7 @@ from ..samplers.caches.policies import choices
 from . import host
 from .effect import Conditions, counted, idle
 from .live import Status
-from .origin import from_model
+from .origin import from_model, untouched_in
 from .sampling.inputs import sampler_inputs
 from .sampling.request import check_ahead, noise_mask_of, request_of
 from .sampling.sampler import SamplerNode, latent_note
@@ -341,6 +341,7 @@ class CalibrateCache(SamplerNode):
     ) -> io.NodeOutput:
         from ..samplers.caches import store
         from ..samplers.caches.calibration import calibrate
+        from ..samplers.denoise import with_source_latents
         from ..samplers.plan import plan
 
         view, checkpoint = host.LiveView(), model.recipe.files["checkpoint"]
@@ -361,6 +362,7 @@ class CalibrateCache(SamplerNode):
             status.step(done, total, None)
             view.latents(done, total, model, run.preview, fps)
 
+        untouched = untouched_in(model, with_source_latents(model, conditioning, prepared), source)
         calibration, latents = calibrate(model, conditioning, request, on_step, sensitivity)
         try:
             calibration = store.add(checkpoint, calibration, weights)
@@ -369,7 +371,7 @@ class CalibrateCache(SamplerNode):
         else:
             report.tell(*_calibrated(calibration, store.file_of(checkpoint).name), level=logging.INFO)
         latent = from_model(model, model.to_host(latents.cpu()), latent_note(model, prepared, source), heard)
-        return io.NodeOutput(model, {**latent, **noise_mask_of(source)}, ui=report.ui())
+        return io.NodeOutput(model, {**latent, **noise_mask_of(source), **untouched}, ui=report.ui())
 
 
 def _check_file(checkpoint: Path) -> None:

@@ -17,7 +17,9 @@ from .folders import meant as meant
 from .folders import modified as modified
 from .folders import tokenizers as tokenizers
 from .folders import upsamplers as upsamplers
+from .latents import UNTOUCHED as UNTOUCHED
 from .latents import Latent as Latent
+from .latents import is_untouched as is_untouched
 from .latents import note_of as note_of
 from .live import LiveView as LiveView
 from .live import Place as Place

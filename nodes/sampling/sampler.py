@@ -14,7 +14,7 @@ from ...loaders.request import Conditioning
 from ...loaders.video_model import VideoModel
 from .. import host
 from ..live import Status
-from ..origin import from_model
+from ..origin import from_model, untouched_in
 from ..types import ABSENT, InputValue
 from ..words import sampled
 from .apart import sampled_apart
@@ -94,6 +94,7 @@ class Sampler(SamplerNode):
 
     @classmethod
     async def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: InputValue) -> io.NodeOutput:
+        from ...samplers.denoise import with_source_latents
         from ...samplers.parallel.clip.spread import sample
         from ...samplers.plan import plan
 
@@ -103,6 +104,8 @@ class Sampler(SamplerNode):
         host.forget_video()
         report.tell(*prepared.notes)
         meter = host.Meter(model)
+        with heard_by(report.tell):
+            prepared = with_source_latents(model, conditioning, prepared)
         if not model.does_jobs:
             report.tell(*host.shortage(model, prepared))
             watch = _Watching(report, model, prepared.request.fps)
@@ -117,7 +120,7 @@ class Sampler(SamplerNode):
         charts = {"reelwire_chart": _tell_cache(report, cache, note)}
         latent = from_model(model, model.to_host(latents.cpu()), note, heard)
         taken = meter.noted(source) if model.parallel is None else {}  # else others have taken it
-        made = {**latent, **noise_mask_of(source), **taken}
+        made = {**latent, **noise_mask_of(source), **untouched_in(model, prepared, source), **taken}
         return io.NodeOutput(made, ui=report.ui(charts, line))
 
 
