@@ -1,6 +1,7 @@
 """Every call into ComfyUI, by rooms; what the nodes take from them."""
 
 from .apart import opener as opener
+from .arrivals import in_turn as in_turn
 from .arrivals import opened_video as opened_video
 from .arrivals import pending as pending
 from .files import latents_of as latents_of
