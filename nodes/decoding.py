@@ -309,7 +309,7 @@ def _size(model: VideoModel, latent: host.Latent) -> tuple[int, int, int]:
 
     samples, facts = host.latents_of(model, latent), model.facts
     family = host.note_of(latent).get("family", "")
-    if family not in (model.name, "") or samples.ndim != 5 or samples.shape[1] != facts.channels:
+    if family not in (model.name, "") or samples.ndim != 5 or samples.shape[1] != facts.channels or 0 in samples.shape:
         what = message("latents_of", family=family or message("unknown_model"), shape=list(samples.shape))
         rule = message("decodes_latents_of", variant=model.variant, family=model.name, channels=facts.channels)
         raise InputError("latent", what, rule, message("connect_its_model"))

@@ -108,6 +108,14 @@ def latents_of(model: VideoModel, latent: host.Latent) -> Tensor:
     return latents
 
 
+def negative_notes(model: VideoModel, request: Request, negative: str) -> tuple[str, ...]:
+    """What to say of a negative prompt that no prediction of a complete request asks for."""
+    from ...samplers.guidance import reads_negative
+
+    is_idle = negative and model.facts.text_width and not reads_negative(model, request)
+    return (message("negative_unused"),) if is_idle else ()
+
+
 def noise_mask_of(latent: object) -> dict[str, Tensor]:
     """The noise mask of a LATENT, which stays with what is made of it, as in ComfyUI's own nodes."""
     mask = latent.get("noise_mask") if isinstance(latent, dict) else None
