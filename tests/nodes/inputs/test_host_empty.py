@@ -1,4 +1,4 @@
-"""Links that bring nothing, as of a silent video's sound or of a switch: said on the node, which runs as without them."""
+"""Links that bring nothing, as of a silent video's sound or of a switch: the node says so, and runs as without them."""
 
 from __future__ import annotations
 
