@@ -19,7 +19,7 @@ from .effect import Conditions, counted, idle
 from .live import Status
 from .origin import from_model, untouched_in
 from .sampling.inputs import sampler_inputs
-from .sampling.request import check_ahead, negative_notes, noise_mask_of, request_of
+from .sampling.request import check_ahead, negative_notes, noise_mask_of, picture_notes, request_of
 from .sampling.sampler import SamplerNode, latent_note
 from .types import InputValue, model_input, model_output, node_schema, number_input, share_input, whole_input
 from .words import models_with
@@ -351,6 +351,7 @@ class CalibrateCache(SamplerNode):
         prepared, source = plan(replace(model, cache=None), request), inputs.get("source")
         heard = host.heard_in(source)
         host.forget_video()
+        report.tell(*picture_notes(inputs))
         report.tell(*prepared.notes, *negative_notes(model, prepared.request, conditioning.negative))
         if model.parallel is not None:
             report.tell(message("calibrated_here"))

@@ -4,6 +4,7 @@ from .apart import opener as opener
 from .arrivals import in_turn as in_turn
 from .arrivals import opened_video as opened_video
 from .arrivals import pending as pending
+from .arrivals import picture_notes as picture_notes
 from .files import latents_of as latents_of
 from .files import latents_on_disk as latents_on_disk
 from .files import read_latents as read_latents

@@ -26,6 +26,7 @@ from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ...loaders.common.video_files import OPTIONS, check_frames_of, check_sound_of
+from ...loaders.common.video_files import picture_notes as notes_of_pictures
 from ...loaders.messages import LONGEST_NUMBER, InputError, Message, message, quoted, series
 from ...loaders.request import Conditioning, Control, Keyframe
 from ...loaders.video_model import VideoModel
@@ -168,6 +169,18 @@ def _check_sound(name: str, video: InputImpl.VideoFromFile) -> None:
 def _check_frames(name: str, video: InputImpl.VideoFromFile) -> None:
     with opened_video(video, name) as file:
         check_frames_of(name, file, video.get_active_trim_window(), whole_ram(), stop_if_asked)
+
+
+def picture_notes(name: str, video: object) -> tuple[Message, ...]:
+    """What is to be said of the frames of a VIDEO from a file, under its input's name; nothing of anything else."""
+    if not isinstance(video, InputImpl.VideoFromFile):
+        return ()
+
+    def notes() -> tuple[Message, ...]:
+        with opened_video(video, name) as file:
+            return notes_of_pictures(name, file, stop_if_asked)
+
+    return once(video, ("pictures", name), notes)
 
 
 @contextmanager

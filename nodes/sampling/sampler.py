@@ -19,7 +19,7 @@ from ..types import ABSENT, InputValue
 from ..words import sampled
 from .apart import sampled_apart
 from .inputs import FRAMES, loop_input, media_checks, sampler_inputs, size_checks
-from .request import check_ahead, clip_frames_of, decoding_of, negative_notes, noise_mask_of, request_of
+from .request import check_ahead, clip_frames_of, decoding_of, negative_notes, noise_mask_of, picture_notes, request_of
 
 if TYPE_CHECKING:
     from ...samplers.caches.report import Report as CacheReport
@@ -102,6 +102,7 @@ class Sampler(SamplerNode):
         prepared, heard = plan(model, request_of(model, **inputs)), host.heard_in(source)
         report.tell(*host.source_sound_notes(source, False), level=logging.INFO)
         host.forget_video()
+        report.tell(*picture_notes(inputs))
         report.tell(*prepared.notes, *negative_notes(model, prepared.request, conditioning.negative))
         meter = host.Meter(model)
         with heard_by(report.tell):
