@@ -273,6 +273,20 @@ def test_kept_latents_come_back_with_all_that_a_decode_needs(nodes: Any, folders
     assert packets(folders / "a.mp4") == packets(path)
 
 
+@pytest.mark.parametrize("held", ["whole", "half", "of another kind"])
+def test_what_a_mask_keeps_is_kept_with_them(nodes: Any, folders: Path, held: str) -> None:
+    """The untouched source and the mask, so that the pictures outside are the same when they are decoded later."""
+    name = nodes.host.UNTOUCHED
+    parts: dict[str, Any] = {"source": torch.rand(1, 4, 3, 2, 2), "mask": torch.rand(1, 1, 3, 2, 2).round()}
+    parts = {"whole": parts, "half": {"source": parts["source"]}, "of another kind": {**parts, "mask": [1]}}[held]
+    latent = {"samples": torch.rand(1, 4, 3, 2, 2), "reelwire": NOTE, name: parts}
+    found, notes = nodes.host.read_latents(nodes.kept.save_latents(latent, NODE))
+    assert notes == []
+    assert torch.equal(found["samples"], latent["samples"])
+    assert (name in found) == (held == "whole")
+    assert all(torch.equal(tensor, parts[part]) for part, tensor in found.get(name, {}).items())
+
+
 @pytest.mark.parametrize("place", ["outside", "in memory", "samples"])
 def test_sound_without_a_place_of_its_own_is_kept_with_them(nodes: Any, folders: Path, place: str) -> None:
     """No path of the server goes into the file, and the sound is there when its file is not."""
