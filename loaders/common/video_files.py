@@ -62,7 +62,7 @@ def check_frames_of(
 def _first_frames(file: InputContainer, stream: VideoStream, stop: Callable[[], None]) -> Iterator[VideoFrame]:
     """Frames of the first packets; also those that a decoder keeps until it hears that no more will come."""
     for packet in _packets(file, stream.index, stop, PROBED):
-        yield from packet.decode()  # type: ignore[misc]
+        yield from packet.decode()
     yield from stream.codec_context.decode(None)
 
 

@@ -213,7 +213,8 @@ def video_frames(source: Input.Video, name: str = "source") -> Tensor:
 
 def _of_waveform(waveform: Tensor, rate: object, name: str) -> tuple[Sound | None, list[str]]:
     remedy = message("connect_audio")
-    if not isinstance(rate, Real) or isinstance(rate, bool) or not LEAST_RATE <= rate <= MOST_RATE:
+    hertz = _hertz(rate)
+    if not LEAST_RATE <= hertz <= MOST_RATE:
         rule = message("sample_rate_rule", least=LEAST_RATE, most=MOST_RATE)
         raise InputError(name, str(rate)[:40], rule, remedy)
     shape = message("tensor_shape", shape=list(waveform.shape))
@@ -232,7 +233,15 @@ def _of_waveform(waveform: Tensor, rate: object, name: str) -> tuple[Sound | Non
         raise InputError(name, message("not_finite"), message("waveform_finite"), message("repair_audio"))
     loudest = samples.abs().max().item()
     notes += [message("sound_loud", times=f"{loudest:.3g}")] if loudest > LOUD else []
-    return Waveform(samples.float().contiguous(), round(rate)), notes
+    return Waveform(samples.float().contiguous(), round(hertz)), notes
+
+
+def _hertz(rate: object) -> float:
+    """A sample rate, of NumPy too; 0 for what is no number, or none that fits."""
+    try:
+        return float(rate) if isinstance(rate, Real) and not isinstance(rate, bool) else 0.0
+    except OverflowError:
+        return 0.0
 
 
 def _of_video(video: Input.Video, name: str) -> tuple[Sound | None, list[str]]:
