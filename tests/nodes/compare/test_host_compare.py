@@ -109,7 +109,7 @@ def test_what_our_nodes_made_knows_what_it_took(host: Host, clips: Path) -> None
     ("changes", "lost"),
     [
         ({"sound": 1}, {"sound_has_none"}),
-        ({"sound": 2, "video_2": ["3", 0]}, {"sound_never_came", "came_empty"}),
+        ({"sound": 3, "video_3": ["3", 0]}, {"sound_never_came", "came_empty"}),
         ({"width": 20}, {"grid_width"}),
     ],
 )

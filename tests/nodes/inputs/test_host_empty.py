@@ -27,7 +27,7 @@ def silent(host: Host) -> Host:
 
 
 def graph(**changes: Any) -> dict[str, Any]:
-    size = {"3.frames": 9, "3.steps": 1, "4.filename_prefix": "empty/x"}
+    size = {"3.frames": 9, "3.steps": 2, "4.filename_prefix": "empty/x"}
     return workflow("ltx_t2v", {**size, **NOTHING, **{key.replace("__", "."): v for key, v in changes.items()}})
 
 
