@@ -277,8 +277,9 @@ def test_kept_latents_come_back_with_all_that_a_decode_needs(nodes: Any, folders
 def test_what_a_mask_keeps_is_kept_with_them(nodes: Any, folders: Path, held: str) -> None:
     """The untouched source and the mask, so that the pictures outside are the same when they are decoded later."""
     name = nodes.host.UNTOUCHED
-    parts: dict[str, Any] = {"source": torch.rand(1, 4, 3, 2, 2), "mask": torch.rand(1, 1, 3, 2, 2).round()}
-    parts = {"whole": parts, "half": {"source": parts["source"]}, "of another kind": {**parts, "mask": [1]}}[held]
+    whole: dict[str, Any] = {"source": torch.rand(1, 4, 3, 2, 2), "mask": torch.rand(1, 1, 3, 2, 2).round()}
+    kinds: dict[str, dict[str, Any]] = {"whole": whole, "half": {"source": whole["source"]}}
+    parts: dict[str, Any] = {**kinds, "of another kind": {**whole, "mask": [1]}}[held]
     latent = {"samples": torch.rand(1, 4, 3, 2, 2), "reelwire": NOTE, name: parts}
     found, notes = nodes.host.read_latents(nodes.kept.save_latents(latent, NODE))
     assert notes == []
