@@ -285,7 +285,7 @@ def test_what_a_mask_keeps_is_kept_with_them(nodes: Any, folders: Path, held: st
     assert notes == []
     assert torch.equal(found["samples"], latent["samples"])
     assert (name in found) == (held == "whole")
-    assert all(torch.equal(tensor, parts[part]) for part, tensor in found.get(name, {}).items())
+    assert all(torch.equal(tensor, whole[part]) for part, tensor in found.get(name, {}).items())
 
 
 @pytest.mark.parametrize("place", ["outside", "in memory", "samples"])
