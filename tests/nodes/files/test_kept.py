@@ -280,12 +280,13 @@ def test_what_a_mask_keeps_is_kept_with_them(nodes: Any, folders: Path, held: st
     whole: dict[str, Any] = {"source": torch.rand(1, 4, 3, 2, 2), "mask": torch.rand(1, 1, 3, 2, 2).round()}
     kinds: dict[str, dict[str, Any]] = {"whole": whole, "half": {"source": whole["source"]}}
     parts: dict[str, Any] = {**kinds, "of another kind": {**whole, "mask": [1]}}[held]
-    latent = {"samples": torch.rand(1, 4, 3, 2, 2), "reelwire": NOTE, name: parts}
+    latent: dict[str, Any] = {"samples": torch.rand(1, 4, 3, 2, 2), "reelwire": NOTE, name: parts}
     found, notes = nodes.host.read_latents(nodes.kept.save_latents(latent, NODE))
     assert notes == []
     assert torch.equal(found["samples"], latent["samples"])
     assert (name in found) == (held == "whole")
-    assert all(torch.equal(tensor, whole[part]) for part, tensor in found.get(name, {}).items())
+    for part in found.get(name, ()):
+        assert torch.equal(found[name][part], whole[part])
 
 
 @pytest.mark.parametrize("place", ["outside", "in memory", "samples"])
