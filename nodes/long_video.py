@@ -209,8 +209,7 @@ class LongVideo(FileWriter):
             report.tell(*host.gone_notes(cls), *notes, *ready.sound_notes)
             chosen = {**inputs, "joined": joined, "format": format, "crf": crf}
             report.tell(*idle(cls, chosen, model), *left_out(plan))
-            report.tell(*picture_notes(inputs))
-            report.tell(*negative_notes(model, plan.longest.request, story.negative.strip()))
+            report.tell(*picture_notes(inputs), *negative_notes(model, plan.longest.request, story.negative.strip()))
             report.tell(*plan.notes, *(where_sampled(model, plan) or host.shortage(model, plan.longest)))
             watch, meter = _Watching(report, model, plan, job), host.Meter(model)
             with watch.explaining():

@@ -63,7 +63,8 @@ def _first_frames(file: InputContainer, stream: VideoStream, stop: Callable[[], 
     """Frames of the first packets; also those that a decoder keeps until it hears that no more will come."""
     for packet in _packets(file, stream.index, stop, PROBED):
         yield from packet.decode()
-    yield from stream.codec_context.decode(None)
+    if stream.codec_context is not None:  # as of a file that is cut before its index
+        yield from stream.codec_context.decode(None)
 
 
 def picture_notes(name: str, file: InputContainer, stop: Callable[[], None]) -> tuple[Message, ...]:
