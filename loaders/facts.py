@@ -68,6 +68,10 @@ class Facts:
         patch = self.size_multiple // self.spatial_ratio
         return -(-time // self.time_patch) * (h // patch) * (w // patch)
 
+    def latent_frame(self, frame: int) -> int:
+        """The latent frame that a frame of the video is part of."""
+        return -(-(frame + self.discarded_frames) // self.temporal_ratio)
+
     def frames(self, latent_frames: int) -> int:
         """Frames of the video that this many latent frames decode to."""
         return (latent_frames - 1) * self.temporal_ratio + 1 - self.discarded_frames

@@ -114,6 +114,7 @@ class Conditioning:
     branches: "cond" and "uncond" -> named CPU tensors.
     notes: what the person should know about how the prompt was read.
     picture: the first frame [1, H, W, 3], where the text encoder read it too.
+    negative: the negative prompt, as far as a person has written one.
     """
 
     family: str
@@ -121,6 +122,7 @@ class Conditioning:
     branches: Mapping[str, Mapping[str, Tensor]]
     notes: tuple[str, ...] = ()
     picture: Tensor | None = None
+    negative: str = ""
     node: Origin | None = field(default=None, compare=False, repr=False)
 
 

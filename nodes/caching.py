@@ -17,9 +17,9 @@ from ..samplers.caches.policies import choices
 from . import host
 from .effect import Conditions, counted, idle
 from .live import Status
-from .origin import from_model
+from .origin import from_model, untouched_in
 from .sampling.inputs import sampler_inputs
-from .sampling.request import check_ahead, noise_mask_of, request_of
+from .sampling.request import check_ahead, negative_notes, noise_mask_of, picture_notes, request_of
 from .sampling.sampler import SamplerNode, latent_note
 from .types import InputValue, model_input, model_output, node_schema, number_input, share_input, whole_input
 from .words import models_with
@@ -341,6 +341,7 @@ class CalibrateCache(SamplerNode):
     ) -> io.NodeOutput:
         from ..samplers.caches import store
         from ..samplers.caches.calibration import calibrate
+        from ..samplers.denoise import with_source_latents
         from ..samplers.plan import plan
 
         view, checkpoint = host.LiveView(), model.recipe.files["checkpoint"]
@@ -350,7 +351,8 @@ class CalibrateCache(SamplerNode):
         prepared, source = plan(replace(model, cache=None), request), inputs.get("source")
         heard = host.heard_in(source)
         host.forget_video()
-        report.tell(*prepared.notes)
+        report.tell(*picture_notes(inputs))
+        report.tell(*prepared.notes, *negative_notes(model, prepared.request, conditioning.negative))
         if model.parallel is not None:
             report.tell(message("calibrated_here"))
         if sensitivity and model.stacks is None:
@@ -361,6 +363,7 @@ class CalibrateCache(SamplerNode):
             status.step(done, total, None)
             view.latents(done, total, model, run.preview, fps)
 
+        untouched = untouched_in(model, with_source_latents(model, conditioning, prepared), source)
         calibration, latents = calibrate(model, conditioning, request, on_step, sensitivity)
         try:
             calibration = store.add(checkpoint, calibration, weights)
@@ -369,7 +372,7 @@ class CalibrateCache(SamplerNode):
         else:
             report.tell(*_calibrated(calibration, store.file_of(checkpoint).name), level=logging.INFO)
         latent = from_model(model, model.to_host(latents.cpu()), latent_note(model, prepared, source), heard)
-        return io.NodeOutput(model, {**latent, **noise_mask_of(source)}, ui=report.ui())
+        return io.NodeOutput(model, {**latent, **noise_mask_of(source), **untouched}, ui=report.ui())
 
 
 def _check_file(checkpoint: Path) -> None:

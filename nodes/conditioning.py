@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import ExecutionBlocker
@@ -114,7 +115,7 @@ class EncodePrompt(io.ComfyNode):
         unread = keyframes and conditioning.picture is None
         title = f"{model.title} ({model.variant})"
         report.tell(*conditioning.notes, *((message("keyframes_not_read", title=title),) if unread else ()))
-        return io.NodeOutput(conditioning, ui=report.ui())
+        return io.NodeOutput(replace(conditioning, negative=negative.strip()), ui=report.ui())
 
 
 class AddKeyframe(io.ComfyNode):

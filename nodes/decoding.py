@@ -20,7 +20,7 @@ from ..loaders.video_model import VideoModel
 from ..samplers.early import check_decoding, check_tile
 from . import host
 from .effect import Conditions, counted, idle
-from .origin import decoder
+from .origin import decoder, untouched_of
 from .types import InputValue, decoding_inputs, model_input, number_input, sound_input, source_sound_input, whole_input
 from .video.file import FileWriter, write_video
 from .video.formats import DEFAULT, FORMATS, RATED, format_input, format_notes
@@ -309,7 +309,7 @@ def _size(model: VideoModel, latent: host.Latent) -> tuple[int, int, int]:
 
     samples, facts = host.latents_of(model, latent), model.facts
     family = host.note_of(latent).get("family", "")
-    if family not in (model.name, "") or samples.ndim != 5 or samples.shape[1] != facts.channels:
+    if family not in (model.name, "") or samples.ndim != 5 or samples.shape[1] != facts.channels or 0 in samples.shape:
         what = message("latents_of", family=family or message("unknown_model"), shape=list(samples.shape))
         rule = message("decodes_latents_of", variant=model.variant, family=model.name, channels=facts.channels)
         raise InputError("latent", what, rule, message("connect_its_model"))
@@ -460,6 +460,7 @@ def _decoded(
     """Frames in order with progress, preview and interrupt."""
     from ..samplers.decode import frame_count
     from ..samplers.parallel.clip.spread import stream_frames
+    from ..samplers.sources.untouched import with_untouched
 
     samples, view, done = host.latents_of(model, latent), host.LiveView(), 0
     total, note = frame_count(model, samples), host.note_of(latent)
@@ -468,7 +469,11 @@ def _decoded(
     if known:
         report.tell(message("clip_left_out", count=known), level=logging.INFO)
     view.learn(model, samples)
-    for piece in stream_frames(model, samples, seed, tiling, report.tell, form=form):
+    untouched = untouched_of(model, latent, samples)
+    if untouched is not None and untouched.is_part:
+        report.tell(message("mask_decoded"), level=logging.INFO)
+    made = lambda form: stream_frames(model, samples, seed, tiling, report.tell, form=form)
+    for piece in with_untouched(model, untouched, made, seed, tiling, form):
         new = piece[max(known - done, 0) :]
         done += len(piece)
         view.frames(done, total, piece, fps)

@@ -38,6 +38,7 @@ from .sampling.inputs import (
     video_inputs,
 )
 from .sampling.long import check_long_ahead, left_out, prepared
+from .sampling.request import negative_notes, picture_notes
 from .timeline.inputs import check_timeline, picture_times, timeline_input
 from .types import (
     ABSENT,
@@ -208,6 +209,7 @@ class LongVideo(FileWriter):
             report.tell(*host.gone_notes(cls), *notes, *ready.sound_notes)
             chosen = {**inputs, "joined": joined, "format": format, "crf": crf}
             report.tell(*idle(cls, chosen, model), *left_out(plan))
+            report.tell(*picture_notes(inputs), *negative_notes(model, plan.longest.request, story.negative.strip()))
             report.tell(*plan.notes, *(where_sampled(model, plan) or host.shortage(model, plan.longest)))
             watch, meter = _Watching(report, model, plan, job), host.Meter(model)
             with watch.explaining():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -11,6 +12,10 @@ from ..loaders.messages import InputError, message
 from ..loaders.parts import Recipe
 from ..loaders.video_model import VideoModel
 from . import host
+
+if TYPE_CHECKING:
+    from ..samplers.plan import SamplingPlan
+    from ..samplers.sources.inpaint import Inpainting
 
 KEY = "reelwire_origin"  # of a LATENT, beside "reelwire", which is what goes into files
 
@@ -39,6 +44,33 @@ class Origin:
 def from_model(model: VideoModel, samples: Tensor, note: Mapping[str, object], source: object = None) -> host.Latent:
     """A LATENT with how it was made and by which model, and the sound of the video or latents that it was made from."""
     return {"samples": samples, "reelwire": note, KEY: Origin(model.recipe, model), **host.heard_in(source)}
+
+
+def untouched_in(model: VideoModel, plan: SamplingPlan, source: object) -> host.Latent:
+    """What a LATENT holds of a plan's source, whose pictures stay where a mask keeps it; nothing without a mask.
+
+    source: what it was given as. Where that was made under the same mask itself, what it kept is kept.
+    """
+    from ..samplers.sources.inpaint import Inpainting
+
+    if plan.mask is None or plan.request.source is None:
+        return {}
+    new = Inpainting(plan.request.source, plan.mask.cpu())
+    before = untouched_of(model, source, new.source) if isinstance(source, dict) else None
+    same = before is not None and ((before.mask > 0) == (new.mask > 0)).all()
+    return {host.UNTOUCHED: {"source": model.to_host((before if same and before else new).source), "mask": new.mask}}
+
+
+def untouched_of(model: VideoModel, latent: host.Latent, samples: Tensor) -> Inpainting | None:
+    """The source that a LATENT, these latents for the model, keeps outside of a mask; None where it keeps none, and
+    where another node has changed it since."""
+    from ..samplers.sources.inpaint import Inpainting
+
+    held = latent.get(host.UNTOUCHED)
+    if not host.is_untouched(held):
+        return None
+    found = Inpainting(host.latents_of(model, {"samples": held["source"]}), held["mask"])
+    return found if found.is_kept_in(samples) else None
 
 
 def decoder(model: VideoModel | None, latent: host.Latent) -> VideoModel:

@@ -88,6 +88,19 @@ def sample(
         return video if inpainting is None else inpainting.restored(video)
 
 
+def with_source_latents(model: VideoModel, conditioning: Conditioning, plan: SamplingPlan) -> SamplingPlan:
+    """The same plan with its source as latents where a mask keeps some of it: who decodes the video needs them too.
+
+    Raises InputError, before any weights are read, for a prompt that this model cannot read.
+    """
+    if plan.mask is None:
+        return plan
+    _check_conditioning(model, conditioning, plan.request, plan.shared > 0)
+    with torch.no_grad(), explained(_activity(plan.request), LESS_MEMORY):
+        source = encoded_source(model, plan.request).float().cpu()
+    return replace(plan, request=replace(plan.request, source=source))
+
+
 class Sampling:
     """A run under way: what its solver asks for predictions, and what callbacks look at.
 

@@ -19,7 +19,7 @@ from ..loaders.request import Guidance, Request, SpatioTemporal
 from ..loaders.spec import titles_with
 from ..loaders.video_model import VideoModel
 from .parallel.clip.split import ALONE, Ask, Split
-from .solvers import MOST_STEPS, noise_schedule
+from .solvers import MOST_STEPS, noise_schedule, prediction_levels
 
 if TYPE_CHECKING:
     from diffusers.guiders import BaseGuidance
@@ -187,6 +187,16 @@ def forwards(model: VideoModel, request: Request, levels: Sequence[int]) -> list
         return int(guider.num_conditions)
 
     return [conditions(step) if guided else 1 for step, guided in enumerate(on)]
+
+
+def reads_negative(model: VideoModel, request: Request) -> bool:
+    """Whether any prediction of a complete request rests on the negative prompt."""
+    model, levels = guided_model(model, request), prediction_levels(model, request)
+    guidance = model.guidance
+    if guidance.stg is None or guidance.method != "stg":
+        return max(forwards(model, request, levels), default=1) > 1
+    without = replace(guidance.stg, stg_scales=(0.0,))
+    return max(_stg_forwards(model, guidance, without, request), default=1) > 1
 
 
 def _stg_forwards(model: VideoModel, guidance: Guidance, stg: SpatioTemporal, request: Request) -> list[int]:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from ..messages import InputError, Message, message
+from ..messages import InputError, Message, inputs_named, message
 from .images import MOST_PROPORTION
 
 if TYPE_CHECKING:
     from av import Packet
     from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 # FFmpeg's names; what it also opens are lists of other files, addresses, devices and scripts
 FORMATS = (
@@ -22,6 +26,7 @@ FORMATS = (
 OPTIONS: Mapping[str, str] = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file,pipe"}
 MOST_SIDE = 16384  # pixels
 PIXEL_BYTES = 24  # of a pixel while the host decodes it: three floats, and once more where it joins the frames
+UNEVEN = 1.5  # times the usual time from one frame to the next
 PROBED = 64  # packets in which the first frame, or the first piece of sound, must lie
 LAYOUT, RATE = "stereo", 48000  # that any sound can be made
 
@@ -38,9 +43,7 @@ def check_frames_of(
         if not file.streams.video:
             raise ValueError(message("video_no_pictures"))
         stream = file.streams.video[0]
-        frame = next(
-            (frame for packet in _packets(file, stream.index, stop, PROBED) for frame in packet.decode()), None
-        )
+        frame = next(_first_frames(file, stream, stop), None)
         if frame is None:
             raise ValueError(message("video_no_pictures"))
         width, height = int(frame.width), int(frame.height)
@@ -54,6 +57,30 @@ def check_frames_of(
             if count * size > room:
                 numbers = {"count": count, "width": width, "height": height, "room": f"{room / 1e9:.3g}"}
                 raise ValueError(message("video_room", **numbers))
+
+
+def _first_frames(file: InputContainer, stream: VideoStream, stop: Callable[[], None]) -> Iterator[VideoFrame]:
+    """Frames of the first packets; also those that a decoder keeps until it hears that no more will come."""
+    for packet in _packets(file, stream.index, stop, PROBED):
+        yield from packet.decode()
+    if stream.codec_context is not None:  # as of a file that is cut before its index
+        yield from stream.codec_context.decode(None)
+
+
+def picture_notes(name: str, file: InputContainer, stop: Callable[[], None]) -> tuple[Message, ...]:
+    """What a video file says of its frames and the host does not hand on: pixels that are not square, uneven times."""
+    if not file.streams.video:
+        return ()
+    stream, notes = file.streams.video[0], list[Message]()
+    shape = stream.sample_aspect_ratio
+    if shape and shape != 1:
+        words = f"{shape.numerator}:{shape.denominator}"
+        notes.append(message("source_not_square", input=inputs_named(name), shape=words))
+    times = sorted(packet.pts for packet in _packets(file, stream.index, stop) if packet.pts is not None)
+    gaps = [after - before for before, after in pairwise(times)]
+    if gaps and max(gaps) > UNEVEN * max(median(gaps), 1):
+        notes.append(message("source_uneven", input=inputs_named(name)))
+    return tuple(notes)
 
 
 def check_sound_of(name: str, file: InputContainer, stop: Callable[[], None]) -> None:

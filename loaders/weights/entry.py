@@ -102,6 +102,15 @@ def strip_prefix(entries: Mapping[str, Entry], *prefixes: str) -> dict[str, Entr
     return dict(entries)
 
 
+def unwrapped(entries: Mapping[str, Entry]) -> dict[str, Entry]:
+    """The entries without what training put around the network: torch.compile around any module of it, as
+    `blocks.0._orig_mod.x`, and DistributedDataParallel around the whole, as `module.x`."""
+    named = {re.sub(r"(^|\.)(_orig_mod\.)+", r"\1", key): entry for key, entry in entries.items()}
+    while named and all(key.startswith("module.") for key in named):
+        named = {key.removeprefix("module."): entry for key, entry in named.items()}
+    return named if len(named) == len(entries) else dict(entries)
+
+
 def rename(key: str, table: Mapping[str, str]) -> str:
     """A key after all substitutions of a table of patterns, in order."""
     for pattern, replacement in table.items():

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..messages import CheckpointError as CheckpointError
 from ..messages import message, reason_of
 from ..parts import Argument, Config, JsonObject
-from .entry import Entry, describing
+from .entry import Entry, describing, unwrapped
 from .json_files import excerpt, open_file, parse_object
 from .quantised import FORMATS, FP8_FORMATS, check_shapes, read_quantisation, round_up
 from .shards import files_in, shards_of
@@ -169,7 +169,7 @@ def read_file(file: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         for layer in layers:
             if f"{layer}.weight" not in plain or not plain[f"{layer}.weight"].scales:
                 raise CheckpointError(message("lacks_scale", file=file.name, layer=layer), _READABLE)
-        return plain, metadata
+        return unwrapped(plain), metadata
 
 
 def _quantised_layers(

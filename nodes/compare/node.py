@@ -110,7 +110,8 @@ class CompareVideos(FileWriter):
         size, metadata = (grid.width, grid.height), host.metadata(cls, None)
         path, subfolder, notes = host.output_file(cls, filename_prefix, ".mp4", *size)
         heard, lost = _sound(videos, sound)
-        report.tell(*host.gone_notes(cls), *notes, *lost, *_few_columns(columns, grid.columns))
+        unlike = (*_few_columns(columns, grid.columns), *_other_width(width, grid.width))
+        report.tell(*host.gone_notes(cls), *notes, *lost, *unlike)
         try:
             file = write_video(path, rendering.frames(), size, float(length.fps), crf, metadata, heard)
         finally:
@@ -212,9 +213,16 @@ def _check_sound(sound: int, inputs: Mapping[str, object]) -> None:
         raise InputError("sound", sound, message("sound_of_none", name=f"video_{sound}"), message("use_sound_number"))
 
 
-def _sound(videos: Mapping[str, Input.Video], number: int) -> tuple[host.Sound | None, list[str]]:
-    """(the sound of the video of this number, notes)."""
-    return host.opened_audio(videos[f"video_{number}"]) if number else (None, [])
+def _sound(videos: Mapping[str, Input.Video | None], number: int) -> tuple[host.Sound | None, list[str]]:
+    """(the sound of the video of this number, notes): none, and said, where nothing came, or it is silent."""
+    if not number:
+        return None, []
+    name = f"video_{number}"
+    video = videos.get(name)
+    if video is None:
+        return None, [message("sound_never_came", name=name)]
+    sound, notes = host.opened_audio(video, name)
+    return sound, [message("sound_has_none", name=name) if sound is None else note for note in notes]
 
 
 def _entries(report: host.Report, videos: Mapping[str, Input.Video], labels: str) -> tuple[Entry, ...]:
@@ -241,6 +249,10 @@ def _file_name(video: Input.Video) -> str:
 
 def _few_columns(asked: int, columns: int) -> list[str]:
     return [message("columns_fewer", asked=asked, count=columns)] if asked > columns else []
+
+
+def _other_width(asked: int, width: int) -> list[str]:
+    return [message("grid_width", asked=asked, width=width)] if asked and asked != width else []
 
 
 def _lacking(lettering: Lettering) -> list[str]:

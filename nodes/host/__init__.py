@@ -1,8 +1,10 @@
 """Every call into ComfyUI, by rooms; what the nodes take from them."""
 
 from .apart import opener as opener
+from .arrivals import in_turn as in_turn
 from .arrivals import opened_video as opened_video
 from .arrivals import pending as pending
+from .arrivals import picture_notes as picture_notes
 from .files import latents_of as latents_of
 from .files import latents_on_disk as latents_on_disk
 from .files import read_latents as read_latents
@@ -17,7 +19,9 @@ from .folders import meant as meant
 from .folders import modified as modified
 from .folders import tokenizers as tokenizers
 from .folders import upsamplers as upsamplers
+from .latents import UNTOUCHED as UNTOUCHED
 from .latents import Latent as Latent
+from .latents import is_untouched as is_untouched
 from .latents import note_of as note_of
 from .live import LiveView as LiveView
 from .live import Place as Place

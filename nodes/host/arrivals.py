@@ -7,8 +7,9 @@ import inspect
 import math
 import re
 import reprlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial, wraps
@@ -17,10 +18,15 @@ from itertools import islice
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+import torch
 from comfy_api.latest import InputImpl, io
+from comfy_execution.graph_utils import is_link
+from comfy_execution.progress import get_progress_state
+from comfy_execution.utils import get_executing_context
 from torch import Tensor
 
 from ...loaders.common.video_files import OPTIONS, check_frames_of, check_sound_of
+from ...loaders.common.video_files import picture_notes as notes_of_pictures
 from ...loaders.messages import LONGEST_NUMBER, InputError, Message, message, quoted, series
 from ...loaders.request import Conditioning, Control, Keyframe
 from ...loaders.video_model import VideoModel
@@ -84,6 +90,7 @@ LINKED = {
 }
 HALF = re.compile(r"[\ud800-\udfff]")  # of a character beyond 16 bits, alone
 NUMBERS: Mapping[str, type[int | float]] = {"INT": int, "FLOAT": float}
+came_empty: ContextVar[tuple[str, ...]] = ContextVar("came_empty", default=())  # inputs of the node that runs
 WIDGETS = {
     "INT": Arrival(_is_whole, message("takes_a_whole_number"), message("set_a_number")),
     "FLOAT": Arrival(_is_number, message("takes_a_number"), message("set_a_number")),
@@ -108,8 +115,27 @@ def check_arrivals(node: type[io.ComfyNode], values: Mapping[str, object], whole
         known = [(LINKED | WIDGETS)[kind] for kind in kinds if kind in LINKED or kind in WIDGETS]
         if known and not any(arrival.fits(value) for arrival in known):
             raise InputError(field.id, _shown(value), known[0].rule, known[0].remedy)
+        if known and not all(map(_has_values, _tensors_in(value))):
+            raise InputError(field.id, _shown(value), message("tensor_unreadable"), message("check_maker"))
         if isinstance(value, str) and HALF.search(value):  # an escape of JSON can write it, and no encoder can read it
             raise InputError(field.id, _shown(value), message("text_halves"), message("set_a_text"))
+
+
+def _tensors_in(value: object) -> list[Tensor]:
+    """The tensors of an IMAGE, MASK, LATENT or AUDIO."""
+    parts = value.values() if isinstance(value, Mapping) else [value]
+    return [part for part in parts if isinstance(part, Tensor)]
+
+
+def _has_values(tensor: Tensor) -> bool:
+    """Whether a tensor is an array of numbers: none that is sparse, nested, quantised, or has a shape alone."""
+    return tensor.layout == torch.strided and not (tensor.is_meta or tensor.is_nested or tensor.is_quantized)
+
+
+def lacking(node: type[io.ComfyNode], values: Mapping[str, object]) -> tuple[str, ...]:
+    """The inputs that a node can do without and that are there without a value, as of a silent video's sound."""
+    kinds = {field.id: field.get_io_type().split(",")[0] for field in _inputs(node) if field.optional}
+    return tuple(name for name, kind in kinds.items() if kind not in WIDGETS and values.get(name, 0) is None)
 
 
 def check_names(node: type[io.ComfyNode], values: Mapping[str, object]) -> None:
@@ -143,6 +169,18 @@ def _check_sound(name: str, video: InputImpl.VideoFromFile) -> None:
 def _check_frames(name: str, video: InputImpl.VideoFromFile) -> None:
     with opened_video(video, name) as file:
         check_frames_of(name, file, video.get_active_trim_window(), whole_ram(), stop_if_asked)
+
+
+def picture_notes(name: str, video: object) -> tuple[Message, ...]:
+    """What is to be said of the frames of a VIDEO from a file, under its input's name; nothing of anything else."""
+    if not isinstance(video, InputImpl.VideoFromFile):
+        return ()
+
+    def notes() -> tuple[Message, ...]:
+        with opened_video(video, name) as file:
+            return notes_of_pictures(name, file, stop_if_asked)
+
+    return once(video, ("pictures", name), notes)
 
 
 @contextmanager
@@ -298,8 +336,43 @@ def wait_for_latents(node: type[io.ComfyNode]) -> None:
 
 def pending(node: type[io.ComfyNode], inputs: Mapping[str, object]) -> list[str]:
     """The lazy inputs of a node that are connected and not there yet."""
-    fields = (node.SCHEMA or node.define_schema()).inputs
-    return [field.id for field in fields if field.lazy and field.id in inputs and inputs[field.id] is None]
+    fields, links = (node.SCHEMA or node.define_schema()).inputs, links_of_running()
+    lazy = [field.id for field in fields if field.lazy and field.id in inputs and inputs[field.id] is None]
+    if links is None:
+        return lazy
+    there = {links.get(field.id) for field in fields if not field.lazy}
+    return [name for name in lazy if name in links and links[name] not in there]
+
+
+def in_turn(stages: Iterable[Sequence[str]]) -> list[str]:
+    """Of stages of inputs, all `pending`, those to ask ComfyUI for next. What was asked for in this run and still is
+    pending has come without a value, as of a switch that leaves something out."""
+    context, links = get_executing_context(), links_of_running() or {}
+    asked = set[str]() if context is None else _asked_by(context.prompt_id, (context.node_id, context.list_index))
+    there = {links.get(name, name) for name in asked}
+    left = ([name for name in stage if name not in asked and links.get(name, name) not in there] for stage in stages)
+    wanted = next(filter(None, left), [])
+    asked.update(wanted)
+    return wanted
+
+
+def links_of_running() -> dict[str, str] | None:
+    """Input -> the node that its link leads to, of the node that ComfyUI runs; None where it runs none."""
+    context = get_executing_context()
+    if context is None:
+        return None
+    inputs = get_progress_state().dynprompt.get_node(context.node_id)["inputs"]
+    return {name: value[0] for name, value in inputs.items() if is_link(value)}
+
+
+_asked: dict[str, dict[tuple[str, int | None], set[str]]] = {}  # prompt -> node, and its place in a list -> inputs
+
+
+def _asked_by(prompt: str, node: tuple[str, int | None]) -> set[str]:
+    """What a node of the running prompt has asked for; of other prompts nothing is kept."""
+    for other in _asked.keys() - {prompt}:
+        _asked.pop(other, None)
+    return _asked.setdefault(prompt, {}).setdefault(node, set())
 
 
 def lazy_status(node: type[io.ComfyNode]) -> Callable[..., list[str]]:

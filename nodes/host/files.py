@@ -24,7 +24,7 @@ from ...loaders.messages import CheckpointError, Message, message, reason_of
 from ...loaders.parts import JsonObject
 from ...loaders.video_model import VideoModel
 from ...loaders.weights.json_files import parse_json, parse_object
-from .latents import Latent, checked_note, note_of
+from .latents import UNTOUCHED, Latent, checked_note, is_untouched, note_of
 from .notes import extended
 from .outputs import metadata, output_folder
 from .progress import Interrupted
@@ -86,7 +86,8 @@ def save_latents(latent: Latent, cls: type[io.ComfyNode]) -> Path:
     facts, tensors = _sound_facts(latent)
     about = {**note, **facts}
     texts = {**metadata(cls, None), **({"reelwire": json.dumps(about)} if about else {})}
-    content = save({"samples": latent["samples"].contiguous().cpu(), **tensors}, texts)
+    tensors |= {"samples": latent["samples"], **_untouched_tensors(latent)}
+    content = save({name: tensor.contiguous().cpu() for name, tensor in tensors.items()}, texts)
     make_folder(folder)
     return write_new(path, content)
 
@@ -137,6 +138,12 @@ def _sound_facts(latent: Latent) -> tuple[JsonObject, dict[str, Tensor]]:
     return {"sound": facts}, tensors
 
 
+def _untouched_tensors(latent: Latent) -> dict[str, Tensor]:
+    """What a kept file holds of what a mask keeps, by their names there; each has memory of its own."""
+    held = latent.get(UNTOUCHED)
+    return {f"untouched_{name}": held[name].clone() for name in ("source", "mask")} if is_untouched(held) else {}
+
+
 def read_latents(path: Path) -> tuple[Latent, list[str]]:
     """(a LATENT from a file of `save_latents`, of this version or an earlier one; what of the file is not used, in
     words); raises CheckpointError where it is damaged."""
@@ -160,6 +167,8 @@ def read_latents(path: Path) -> tuple[Latent, list[str]]:
     sound, sound_notes = restored(facts, heard)
     latent: Latent = {"samples": samples, KEPT: KeptFile(path, samples)}
     latent |= ({"reelwire": note} if note else {}) | ({} if sound is None else {SOUND: sound})
+    untouched = {name: tensors.get(f"untouched_{name}") for name in ("source", "mask")}
+    latent |= {UNTOUCHED: untouched} if is_untouched(untouched) else {}
     return latent, [*notes, *sound_notes]
 
 

@@ -5,13 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, TypeGuard
+
+from torch import Tensor
 
 from ...loaders.messages import listed, message
 from ...loaders.parts import JsonObject
 from ...loaders.request import Decoding
 
 Latent = dict[str, Any]  # the host's LATENT: "samples", and what comes with them
+UNTOUCHED = "reelwire_untouched"  # of a LATENT: what its mask keeps, as {"source": samples, "mask": [1, 1, t, h, w]}
+
+
+def is_untouched(value: object) -> TypeGuard[Mapping[str, Tensor]]:
+    """Whether a value can be what a mask keeps."""
+    parts = [value.get(name) for name in ("source", "mask")] if isinstance(value, Mapping) else [None]
+    return all(isinstance(part, Tensor) and part.is_floating_point() for part in parts)
 
 
 def note_of(latent: Latent) -> JsonObject:

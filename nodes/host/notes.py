@@ -20,12 +20,15 @@ from ...loaders.messages import Message, Origin, data, message_of, sentences
 from ...loaders.notices import stopped_by
 from .arrivals import (
     bound,
+    came_empty,
     check_again,
     check_arrivals,
     check_names,
     check_videos,
     check_widgets,
+    lacking,
     lazy_status,
+    links_of_running,
     own_validation,
     plain_numbers,
     validated,
@@ -116,10 +119,14 @@ def _reported(function: Callable[..., T], check: Callable[..., bool | str] | Non
     check: the node's own `validate_inputs`, which is asked again about what came by links.
     """
 
+    runs = function.__name__ == "execute"
+
     def run_checked(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> T:
         values = bound(function, args, kwargs)
         check_names(cls, values)
-        check_arrivals(cls, values, function.__name__ == "execute")
+        check_arrivals(cls, values, runs)
+        linked = links_of_running() or {}  # null in an API prompt is nothing on purpose
+        came_empty.set(tuple(name for name in lacking(cls, values) if runs and name in linked))
         check_again(check, values)
         check_widgets(cls, values)
         check_videos(cls, values)

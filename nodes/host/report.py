@@ -10,7 +10,8 @@ from comfy_api.latest import io
 from torch import Tensor
 
 from ...loaders.common.door import open_images, open_mask
-from ...loaders.messages import Message, data, message, quoted
+from ...loaders.messages import Message, data, inputs_named, message, quoted
+from .arrivals import came_empty
 from .notes import displayed, send
 
 MOST_NOTES = 100  # that stay on a node
@@ -23,6 +24,7 @@ class Report:
     def __init__(self, cls: type[io.ComfyNode]) -> None:
         self._node, self._messages = displayed(cls.hidden.unique_id), list[str]()
         self._full = False
+        self.tell(*(message("came_empty", input=inputs_named(name)) for name in came_empty.get()))
 
     def __contains__(self, text: str) -> bool:
         """Whether this was told already."""

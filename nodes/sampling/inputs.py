@@ -200,8 +200,7 @@ def made_later(inputs: list[io.Input]) -> list[io.Input]:
 
 def wanted_next(later: Collection[str]) -> list[str]:
     """Of the inputs that are still to come, those to ask for next."""
-    stages = ([name for name in stage if name in later] for stage in STAGES)
-    return next(filter(None, stages), [])
+    return host.in_turn([name for name in stage if name in later] for stage in STAGES)
 
 
 def size_checks(width: int | None, height: int | None) -> tuple[host.Check, ...]:

@@ -8,7 +8,7 @@ from dataclasses import fields
 from comfy_api.latest import Input, io
 from torch import Tensor
 
-from ...loaders.messages import InputError, message
+from ...loaders.messages import InputError, Message, message
 from ...loaders.request import Control, Decoding, Keyframe, Request
 from ...loaders.video_model import VideoModel
 from ...samplers.early import check_length_from
@@ -106,6 +106,19 @@ def latents_of(model: VideoModel, latent: host.Latent) -> Tensor:
         value = message("latents_shape", shape=list(latents.shape))
         raise InputError("source", value, rule, message("decode_and_connect"))
     return latents
+
+
+def picture_notes(inputs: Mapping[str, InputValue]) -> tuple[Message, ...]:
+    """What files of videos say of the frames that a sampler starts from, and that does not count here."""
+    return tuple(note for name in ("source", "extend") for note in host.picture_notes(name, inputs.get(name)))
+
+
+def negative_notes(model: VideoModel, request: Request, negative: str) -> tuple[str, ...]:
+    """What to say of a negative prompt that no prediction of a complete request asks for."""
+    from ...samplers.guidance import reads_negative
+
+    is_idle = negative and model.facts.text_width and not reads_negative(model, request)
+    return (message("negative_unused"),) if is_idle else ()
 
 
 def noise_mask_of(latent: object) -> dict[str, Tensor]:

@@ -14,12 +14,12 @@ from ...loaders.request import Conditioning
 from ...loaders.video_model import VideoModel
 from .. import host
 from ..live import Status
-from ..origin import from_model
+from ..origin import from_model, untouched_in
 from ..types import ABSENT, InputValue
 from ..words import sampled
 from .apart import run_of, sampled_apart
 from .inputs import FRAMES, loop_input, media_checks, sampler_inputs, size_checks
-from .request import check_ahead, clip_frames_of, decoding_of, noise_mask_of, request_of
+from .request import check_ahead, clip_frames_of, decoding_of, negative_notes, noise_mask_of, picture_notes, request_of
 
 if TYPE_CHECKING:
     from ...samplers.caches.report import Report as CacheReport
@@ -94,6 +94,7 @@ class Sampler(SamplerNode):
 
     @classmethod
     async def execute(cls, model: VideoModel, conditioning: Conditioning, **inputs: InputValue) -> io.NodeOutput:
+        from ...samplers.denoise import with_source_latents
         from ...samplers.parallel.clip.spread import sample
         from ...samplers.plan import plan
 
@@ -101,8 +102,11 @@ class Sampler(SamplerNode):
         prepared, heard = plan(model, request_of(model, **inputs)), host.heard_in(source)
         report.tell(*host.source_sound_notes(source, False), level=logging.INFO)
         host.forget_video()
-        report.tell(*prepared.notes)
+        report.tell(*picture_notes(inputs))
+        report.tell(*prepared.notes, *negative_notes(model, prepared.request, conditioning.negative))
         meter, apart = host.Meter(model), None
+        with heard_by(report.tell):
+            prepared = with_source_latents(model, conditioning, prepared)
         if not model.does_jobs:
             report.tell(*host.shortage(model, prepared))
             watch = _Watching(report, model, prepared.request.fps)
@@ -117,7 +121,7 @@ class Sampler(SamplerNode):
         charts = {"reelwire_chart": _tell_cache(report, cache, note)}
         latent = from_model(model, model.to_host(latents.cpu()), note, heard)
         taken = {} if model.parallel is not None and apart is None else meter.noted(source, apart)  # of one card alone
-        made = {**latent, **noise_mask_of(source), **taken}
+        made = {**latent, **noise_mask_of(source), **untouched_in(model, prepared, source), **taken}
         return io.NodeOutput(made, ui=report.ui(charts, line))
 
 

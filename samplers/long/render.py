@@ -25,6 +25,8 @@ from ..decode import Form, floats, frames_of
 from ..denoise import RunSoFar
 from ..parallel.clip.spread import sample, stream_frames
 from ..plan import plan
+from ..sources.inpaint import Inpainting
+from ..sources.untouched import with_untouched
 from .context import sample_in_context
 from .job import Job
 from .plan import LongPlan, LongVideoOptions
@@ -62,6 +64,8 @@ def render(
     Windows that `job` holds are not sampled again; each new one is kept there before it is decoded. spread: who samples
     them elsewhere.
     """
+    if whole.request.mask is not None:
+        callbacks.tell(message("mask_decoded"))
     renderer, count = _Renderer(model, timeline, whole, options, job, tiling, callbacks, form, spread), 0
     modes = {
         "latents": renderer.by_latents,
@@ -104,9 +108,10 @@ class _Renderer:
         """One stream of latents through one decoder."""
         facts, request = self.model.facts, self.whole.request
         size = facts.latent_shape(request.width, request.height, request.frames)[3:]
-        yield from frames_of(
-            self.model, self._latents, size, request.seed, self.tiling, self.callbacks.tell, self._smaller, self.form
+        made = lambda form: frames_of(
+            self.model, self._latents, size, request.seed, self.tiling, self.callbacks.tell, self._smaller, form
         )
+        yield from self._with_untouched(self.sources.all_untouched, made)
 
     def _latents(self) -> Iterator[Tensor]:
         """Latent frames [1, C, 1, h, w] of the whole video, each as soon as no later window changes it."""
@@ -132,14 +137,14 @@ class _Renderer:
 
     def by_last_frames(self) -> Iterator[Tensor]:
         """Windows that are decoded one by one; each begins with the last frames of the one before."""
-        tail, first, seed = torch.empty(0), torch.empty(0), self.whole.request.seed
+        tail, first = torch.empty(0), torch.empty(0)
 
-        def remembered(piece: Tensor) -> Tensor:
+        def remembered(form: Form, piece: Tensor) -> Tensor:
             nonlocal tail, first
             first = first if len(first) else piece[:1].cpu()
             last = piece[-self._most_shared() :].cpu()
             tail = torch.cat([tail, last])[-self._most_shared() :] if len(tail) else last
-            return self.form(piece)
+            return form(piece)
 
         self._send_ahead()
         for number, window in enumerate(self.whole.windows):
@@ -149,9 +154,8 @@ class _Renderer:
             if self._leads_back(number):
                 keyframes = (*keyframes, Keyframe(first, window.frames - 1))
             latents, known = self._window(number, window, keyframes), window.shared
-            for piece in stream_frames(
-                self.model, latents, seed, self.tiling, self.callbacks.tell, self._smaller, remembered
-            ):
+            made = partial(self._streamed, latents, remembered)
+            for piece in self._with_untouched(self.sources.untouched(window), made):
                 new, known = piece[min(known, len(piece)) :], max(0, known - len(piece))
                 if len(new):
                     yield new
@@ -159,8 +163,19 @@ class _Renderer:
     def in_context(self) -> Iterator[Tensor]:
         window = self.whole.windows[0]
         latents = self._window(0, window, ())
-        seed = self.whole.request.seed
-        yield from stream_frames(self.model, latents, seed, self.tiling, self.callbacks.tell, self._smaller, self.form)
+        made = partial(self._streamed, latents, lambda form, piece: form(piece))
+        yield from self._with_untouched(self.sources.all_untouched, made)
+
+    def _streamed(self, latents: Tensor, through: Callable[[Form, Tensor], Tensor], form: Form) -> Iterator[Tensor]:
+        """The frames of latents; each piece goes through a function that knows the form wanted."""
+        seed, tell = self.whole.request.seed, self.callbacks.tell
+        return stream_frames(self.model, latents, seed, self.tiling, tell, self._smaller, partial(through, form))
+
+    def _with_untouched(
+        self, untouched: Inpainting | None, made: Callable[[Form], Iterator[Tensor]]
+    ) -> Iterator[Tensor]:
+        """Frames that are the source's outside of the mask."""
+        return with_untouched(self.model, untouched, made, self.whole.request.seed, self.tiling, self.form)
 
     def _smaller(self, tiling: Tiling) -> None:
         """Memory was too short for larger tiles: it will be for the next window, and when the render goes on later."""

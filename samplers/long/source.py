@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -28,6 +28,7 @@ class WindowSources:
 
     model: VideoModel
     whole: LongPlan
+    _alone: dict[int, Inpainting] = field(default_factory=dict, init=False)  # by where their windows start
 
     @cached_property
     def latents(self) -> Tensor:
@@ -50,18 +51,36 @@ class WindowSources:
     def of(self, window: Window) -> Request:
         """The request of the whole video with the source and the mask of a window, and without a past."""
         request = replace(self.whole.request, clip=None, past=None, loop=self.whole.turns)
+        untouched = self.untouched(window)
+        if untouched is not None:
+            return replace(request, source=untouched.source, mask=untouched.mask[0, 0])
         if request.source is None or self.whole.mode == "last_frames":
             return window_frames(request, window)
-        part = self._part(window)
-        mask = None if self.mask is None else self.mask[0, 0, part]
-        return replace(request, source=self.latents[:, :, part], mask=mask)
+        return replace(request, source=self.latents[:, :, self._part(window)])
+
+    def untouched(self, window: Window) -> Inpainting | None:
+        """The latents of a window's source, and what of them is made anew; None without a mask."""
+        if self.mask is None:
+            return None
+        if self.whole.mode != "last_frames":
+            part = self._part(window)
+            return Inpainting(self.latents[:, :, part], self.mask[:, :, part])
+        if window.start not in self._alone:
+            request = replace(window_frames(self.whole.request, window), frames=window.frames)
+            with torch.no_grad():
+                source = encoded_source(self.model, request).float().cpu()
+            self._alone[window.start] = Inpainting(source, latent_mask(self.model.facts, request))
+        return self._alone[window.start]
+
+    @property
+    def all_untouched(self) -> Inpainting | None:
+        """The same of the whole video, where its source is encoded as a whole."""
+        return None if self.mask is None else Inpainting(self.latents, self.mask)
 
     def restored(self, latents: Tensor, window: Window) -> Tensor:
         """The latents of a window that were changed, with the source where the mask keeps it."""
-        if self.mask is None or self.whole.mode == "last_frames":
-            return latents
-        part = self._part(window)
-        return Inpainting(self.latents[:, :, part], self.mask[:, :, part]).restored(latents)
+        untouched = self.untouched(window)
+        return latents if untouched is None else untouched.restored(latents)
 
     def _part(self, window: Window) -> slice:
         """The latent frames of a window in the whole video."""

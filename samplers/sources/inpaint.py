@@ -41,6 +41,18 @@ class Inpainting:
         """Whether nothing is made anew."""
         return not self.mask.any()
 
+    @property
+    def is_part(self) -> bool:
+        """Whether some of the source is kept and some is made anew."""
+        return not self.keeps_all and not bool((self.mask > 0).all())
+
+    def is_kept_in(self, video: Tensor) -> bool:
+        """Whether a video is of this size, and the source where nothing of it is made anew."""
+        source, mask = self.source, self.mask
+        if source.shape != video.shape or mask.shape != (1, 1, *video.shape[2:]):
+            return False
+        return torch.equal(torch.where(mask > 0, 0, source), torch.where(mask > 0, 0, video))
+
 
 class MaskedSource:
     """An `Inpainting` in one run, in the layout of its denoiser."""
@@ -103,10 +115,9 @@ def gray_notes(mask: Tensor) -> tuple[Message, ...]:
 def hidden_keyframes(facts: Facts, request: Request, mask: Tensor) -> tuple[Message, ...]:
     """What to say of keyframes where a mask [1, 1, t, h, w] keeps the whole source."""
     free = mask[0, 0].amax((1, 2)) > 0
-    latent_frame = lambda frame: -(-(frame + facts.discarded_frames) // facts.temporal_ratio)
     spans = ((number, k.frame, k.frame + len(k.images) - 1) for number, k in enumerate(request.keyframes, 1))
     return tuple(
         message("keyframe_masked", name=message("keyframe_name", number=number), frame=first)
         for number, first, last in spans
-        if not free[latent_frame(first) : latent_frame(last) + 1].any()
+        if not free[facts.latent_frame(first) : facts.latent_frame(last) + 1].any()
     )

@@ -14,7 +14,8 @@ from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Conditioning, Control, Guidance, Keyframe, Request, SpatioTemporal
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
-from reelwire.samplers.guidance import METHODS
+from reelwire.samplers import denoise
+from reelwire.samplers.guidance import METHODS, reads_negative
 from reelwire.samplers.plan import plan
 from reelwire.samplers.solvers import TABLES
 from reelwire.tests.support.engine.models import (
@@ -151,6 +152,26 @@ def test_ways_of_guidance(tiny_models: Path, name: str) -> None:
     same = run(replace(model, guidance=Guidance("apg", threshold=0.0, **embedded)), guidance=3.0)
     if "svd" not in name:  # there the guider has one scale where plain guidance has one for each frame
         assert (same - plain).abs().max() < 2e-3 * plain.abs().max()
+
+
+@each_family
+def test_whether_the_negative_prompt_is_read(tiny_models: Path, name: str) -> None:
+    """Said as it is: another one makes another video, or the same bits."""
+    model = open_model(tiny_models, name)
+    if not model.facts.text_width:
+        return
+    embedded = bool(getattr(model.facts, "embedded", False))
+    ways: list[tuple[Guidance, float]] = [(Guidance(), 1.0), (Guidance(), 3.0), (Guidance(start=0.5, end=0.5001), 3.0)]
+    ways += [(Guidance(true_scale=3.0), 3.0)] if embedded else []
+    for guidance, scale in ways:
+        chosen = replace(model, guidance=guidance)
+        request = plan(chosen, Request(steps=2, seed=3, guidance=scale, **needed(model))).request
+        pictures = needed(model)["keyframes"]
+        one, other = (
+            denoise.sample(chosen, chosen.encode(PROMPT, negative, pictures), plan(chosen, request))
+            for negative in ("a cat", "a green square far away")
+        )
+        assert torch.equal(one, other) != reads_negative(chosen, request), (guidance, scale)
 
 
 @each_family

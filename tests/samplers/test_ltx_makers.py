@@ -7,6 +7,8 @@ ours is told the preset's name alone.
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,12 +19,13 @@ import torch
 from reelwire.loaders.common.images import compressed
 from reelwire.loaders.families.ltx.checkpoint import SPEC
 from reelwire.loaders.families.ltx.upsampler import tone_mapped
+from reelwire.loaders.limits import check_frames, check_size
 from reelwire.loaders.messages import InputError, message
 from reelwire.loaders.request import Conditioning, Decoding, Guidance, Keyframe, Request, SpatioTemporal
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.plan import plan
 from reelwire.tests.support.engine.components import seeded
-from reelwire.tests.support.engine.makers import STRATEGIES, Makers, make
+from reelwire.tests.support.engine.makers import STRATEGIES, Makers, inference, make
 from reelwire.tests.support.engine.sampling import sample
 from torch import Tensor
 
@@ -128,16 +131,12 @@ def pictures(count: int, seed: int, size: tuple[int, int] = (HEIGHT, WIDTH)) -> 
 
 
 def as_they_load(frames: Tensor, width: int, height: int) -> Tensor:
-    """Frames as the package's `load_image_to_tensor_with_resize_and_crop` makes tensors of a file (just_crop)."""
-    from ltx_video.pipelines.crf_compressor import compress
-    from torchvision.transforms.functional import gaussian_blur
+    """Frames as their `load_image_to_tensor_with_resize_and_crop` makes tensors of files, one after another."""
+    from PIL.Image import fromarray
 
-    h, w = frames.shape[1:3]
-    new_w, new_h = (int(h * width / height), h) if w / h > width / height else (w, int(w / (width / height)))
-    left, top = (w - new_w) // 2, (h - new_h) // 2
-    cut = frames[:, top : top + new_h, left : left + new_w].movedim(-1, 1)
-    shown = torch.stack([compress(frame.movedim(0, -1)) for frame in gaussian_blur(cut, [3, 3], [1.0, 1.0])])
-    return (shown.movedim(-1, 1) * 255 / 127.5 - 1).movedim(0, 1)[None]
+    files = (fromarray((frame * 255).round().byte().numpy()) for frame in frames)
+    load = inference().load_image_to_tensor_with_resize_and_crop
+    return torch.cat([load(file, height, width, just_crop=True) for file in files], 2)
 
 
 @pytest.mark.parametrize("size", [(HEIGHT, WIDTH), (90, 100)], ids=["of its size", "larger"])
@@ -322,3 +321,50 @@ def test_every_number_of_a_configuration_is_in_its_preset() -> None:
             assert decoding["timestep"] == values["decode_timestep"]
             assert decoding["noise"] == values["decode_noise_scale"]
             assert decoding["tone_map"] == values.get("tone_map_compression_ratio", 0.0)
+
+
+# ---------------------------------------------------------------- sizes
+
+
+class Asked(Exception):  # noqa: N818
+    """What their program calls its pipeline with."""
+
+
+@pytest.mark.parametrize(("width", "height", "frames"), [(700, 500, 100), (1216, 704, 121), (33, 31, 2), (96, 65, 9)])
+def test_what_their_program_pads_to_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, height: int, frames: int
+) -> None:
+    """It makes the next larger size and length, and cuts; ours takes that size, and a refusal of another names it."""
+    program, config = inference(), tmp_path / "config.yaml"
+    names = (
+        "text_encoder_model_name_or_path",
+        *(f"prompt_enhancer_{kind}_model_name_or_path" for kind in ("image_caption", "llm")),
+    )
+    known = {
+        "checkpoint_path": str(config),
+        "prompt_enhancement_words_threshold": 0,
+        "precision": "bfloat16",
+        "stg_mode": "attention_values",
+    }
+    config.write_text(json.dumps({**known, **dict.fromkeys(names, "none")}))
+
+    def asked(**values: Any) -> None:
+        raise Asked(values["width"], values["height"], values["num_frames"])
+
+    monkeypatch.setattr(program, "create_ltx_video_pipeline", lambda **_: asked)
+    size = {"width": width, "height": height, "num_frames": frames}
+    settings = program.InferenceConfig(prompt="a ring", output_path=str(tmp_path), pipeline_config=str(config), **size)
+    with pytest.raises(Asked) as padded:
+        program.infer(settings)
+    for side, wanted in zip((width, height), padded.value.args, strict=False):
+        assert wanted in named(check_size, "width", side, 32, "It")
+    assert padded.value.args[2] in named(check_frames, frames, 8, "It")
+
+
+def named(check: Callable[..., object], *values: Any) -> set[int]:
+    """The numbers that a refusal names, or that of the value itself where it works."""
+    try:
+        check(*values)
+    except InputError as error:
+        return {int(number) for number in re.findall(r"\d+", str(error.remedy))}
+    return {value for value in values[:2] if isinstance(value, int)}

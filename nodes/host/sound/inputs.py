@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from comfy_api.latest._input_impl.video_types import VideoFromFile
 
 LEAST_RATE, MOST_RATE = 1000, 768_000  # samples per second of an AUDIO that is sound
+LOUD = 2.0  # times full scale; codecs overshoot it by less
 SOUND = "reelwire_sound"  # of a LATENT: a SourceSound, or SILENT
 SILENT = "silent"  # latents were made from a VIDEO without sound
 
@@ -99,16 +101,16 @@ def opened_sound(source: SourceSound) -> tuple[Sound | None, list[str]]:
         return None, [message("source_sound_gone", file=name_of(source.sound), error=reason)]
 
 
-def opened_audio(audio: object) -> tuple[Sound | None, list[str]]:
+def opened_audio(audio: object, name: str = "audio") -> tuple[Sound | None, list[str]]:
     """As `sound_of`, with the file open; raises InputError where it is gone: a person has asked for this one."""
-    sound, notes = sound_of(audio)
+    sound, notes = sound_of(audio, name)
     try:
         return (None if sound is None else sound.opened()), notes
     except Exception as error:
         if sound is None or not unreadable(error):
             raise
         rule = message("video_unreadable", error=getattr(error, "strerror", None) or error)
-        raise InputError("audio", name_of(sound), rule, message("load_video_again")) from error
+        raise InputError(name, name_of(sound), rule, message("load_video_again")) from error
 
 
 def name_of(sound: Sound) -> str:
@@ -211,8 +213,8 @@ def video_frames(source: Input.Video, name: str = "source") -> Tensor:
 
 def _of_waveform(waveform: Tensor, rate: object, name: str) -> tuple[Sound | None, list[str]]:
     remedy = message("connect_audio")
-    number = isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate == rate
-    if not number or not LEAST_RATE <= (hertz := round(float(str(rate)))) <= MOST_RATE:
+    hertz = _hertz(rate)
+    if not LEAST_RATE <= hertz <= MOST_RATE:
         rule = message("sample_rate_rule", least=LEAST_RATE, most=MOST_RATE)
         raise InputError(name, str(rate)[:40], rule, remedy)
     shape = message("tensor_shape", shape=list(waveform.shape))
@@ -229,7 +231,17 @@ def _of_waveform(waveform: Tensor, rate: object, name: str) -> tuple[Sound | Non
         raise InputError(name, samples.dtype, message("waveform_floats"), remedy)
     if not torch.isfinite(samples).all():
         raise InputError(name, message("not_finite"), message("waveform_finite"), message("repair_audio"))
-    return Waveform(samples.float().contiguous(), hertz), notes
+    loudest = samples.abs().max().item()
+    notes += [message("sound_loud", times=f"{loudest:.3g}")] if loudest > LOUD else []
+    return Waveform(samples.float().contiguous(), round(hertz)), notes
+
+
+def _hertz(rate: object) -> float:
+    """A sample rate, of NumPy too; 0 for what is no number, or none that fits."""
+    try:
+        return float(rate) if isinstance(rate, Real) and not isinstance(rate, bool) else 0.0
+    except OverflowError:
+        return 0.0
 
 
 def _of_video(video: Input.Video, name: str) -> tuple[Sound | None, list[str]]:

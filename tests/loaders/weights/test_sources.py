@@ -365,3 +365,29 @@ def test_read_file_keeps_scales_with_their_weights(tmp_path: Path) -> None:
     (entry,) = read_file(file)[0].values()
     assert "scale" in entry.scales
     assert entry.chunk(2)[1].rows == ((32, 64),)
+
+
+WRAPS = {
+    "compiled": lambda key: f"_orig_mod.{key}",
+    "compiled by blocks": lambda key: key.replace(".0.", ".0._orig_mod."),
+    "distributed": lambda key: f"module.{key}",
+    "both": lambda key: f"module._orig_mod.{key}",
+}
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
+def test_what_training_put_around_a_network_is_taken_off(models: Path, tmp_path: Path, wrap: str) -> None:
+    """Networks, VAEs and encoders, quantised too, are what they are without."""
+    tried = 0
+    for source in sorted(models.rglob("*.safetensors")):
+        if source.parent.name in ("vae", "text_encoders", "diffusion_models"):
+            file = tmp_path / source.name
+            save_file({WRAPS[wrap](key): tensor for key, tensor in load_file(source).items()}, file)
+            expected, found = read_file(source)[0], read_file(file)[0]
+            assert found.keys() == expected.keys(), source.name
+            assert [entry.shape for entry in found.values()] == [found[key].shape for key in found]
+            assert {key: {*entry.scales} for key, entry in found.items()} == {
+                key: {*entry.scales} for key, entry in expected.items()
+            }
+            tried += 1
+    assert tried >= 6

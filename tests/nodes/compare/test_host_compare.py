@@ -106,6 +106,28 @@ def test_what_our_nodes_made_knows_what_it_took(host: Host, clips: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("changes", "lost"),
+    [
+        ({"sound": 1}, {"sound_has_none"}),
+        ({"sound": 3, "video_3": ["3", 0]}, {"sound_never_came", "came_empty"}),
+        ({"width": 20}, {"grid_width"}),
+    ],
+)
+def test_what_is_not_as_it_was_asked_for_is_said(
+    host: Host, clips: Path, changes: dict[str, Any], lost: set[str]
+) -> None:
+    """Sound of a silent video, or of one that never came; a width that holds no videos."""
+    silent = node("GetVideoComponents", video=["1", 0])  # whose sound is None
+    switch = node("ComfySwitchNode", switch=True, on_false=["silent", 1], on_true=["silent", 1])
+    entry = host.post(graph(**changes) | {"silent": silent, "3": switch})
+    keys = {json.loads(text)["key"] for text in entry["outputs"]["9"]["reelwire"]}
+    assert lost <= keys
+    (video,) = host.videos(entry)
+    with av.open(str(video)) as container:
+        assert len(container.streams.audio) == 0
+
+
+@pytest.mark.parametrize(
     ("changes", "name"),
     [
         ({"sound": 7}, "sound"),

@@ -166,7 +166,7 @@ BAD: dict[str, Any] = {
     "no dimension": {"waveform": waveform(), "sample_rate": 48000},
     **{
         f"rate {rate!r}": {"waveform": waveform(1, 2, 9), "sample_rate": rate}
-        for rate in (0, -1, 10**9, "48000", None, float("nan"), True)
+        for rate in (0, -1, 10**9, "48000", None, float("nan"), float("inf"), 10**400, True)
     },
 }
 
@@ -192,6 +192,14 @@ def test_waveforms_of_other_packs(nodes: Any, tmp_path: Path, shape: tuple[int, 
 
 
 # ---------------------------------------------------------------- copied
+
+
+@pytest.mark.parametrize(("fill", "is_loud"), [(1.3, False), (2.5, True), (32768.0, True)])
+def test_sound_beyond_full_scale_is_said(nodes: Any, fill: float, is_loud: bool) -> None:
+    """A codec overshoots it a little; more is another scale. Rates may be NumPy's."""
+    audio = {"waveform": waveform(1, 2, 9, fill=fill), "sample_rate": np.int64(44100)}
+    _, notes = nodes.host.sound_of(audio)
+    assert ("sound_loud" in [note.key for note in notes]) == is_loud
 
 
 def source(nodes: Any, path: Path, seconds: float, rate: int = 48000, channels: int = 2) -> Any:

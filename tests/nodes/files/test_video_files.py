@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reelwire.loaders.common.video_files import PIXEL_BYTES, check_frames_of, check_sound_of
+from reelwire.loaders.common.video_files import PIXEL_BYTES, check_frames_of, check_sound_of, picture_notes
 from reelwire.loaders.messages import InputError
 from reelwire.tests.support.files.bad_files import cut
 
@@ -169,6 +169,47 @@ def test_a_bad_video_is_told(arrivals: Any, tmp_path: Path, kind: str) -> None:
     assert refused.value.remedy
     assert len(str(refused.value)) < 500
     assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("codec", ["h264", "libx265", "mpeg4", "mjpeg"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_as_few_frames_as_a_decoder_waits_for(tmp_path: Path, codec: str, count: int) -> None:
+    """Those that come out when it hears that no more will come are frames."""
+    film(tmp_path / "a.mkv", count, codec=codec)
+    assert check(tmp_path / "a.mkv") >= count
+
+
+def notes_of(path: Path) -> list[str]:
+    import av
+
+    with av.open(str(path), "r") as file:
+        return [note.key for note in picture_notes("source", file, lambda: None)]
+
+
+def test_what_the_host_does_not_hand_on_of_frames(tmp_path: Path) -> None:
+    """Pixels that are not square, and frames at uneven times; of even ones at any rate nothing."""
+    import av
+
+    def made(name: str, times: list[int], base: Fraction, shape: Fraction | None = None) -> list[str]:
+        with av.open(str(tmp_path / name), "w") as file:
+            stream = file.add_stream("mpeg4", rate=24)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            stream.codec_context.time_base = base
+            if shape is not None:
+                stream.codec_context.sample_aspect_ratio = shape
+            for time in times:
+                frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), time % 250, np.uint8), format="rgb24")
+                frame.pts, frame.time_base = time, base
+                file.mux(stream.encode(frame))
+            file.mux(stream.encode())
+        return notes_of(tmp_path / name)
+
+    even, ntsc = list(range(12)), Fraction(1001, 30000)
+    assert made("even.mp4", even, Fraction(1, 24)) == []
+    assert made("ntsc.mkv", even, ntsc) == []  # its milliseconds are 33 and 34
+    assert made("wide.mp4", even, Fraction(1, 24), Fraction(2)) == ["source_not_square"]
+    assert made("square.mp4", even, Fraction(1, 24), Fraction(1)) == []
+    assert made("uneven.mkv", [0, 1, 2, 3, 7, 8, 9, 10, 11, 20], Fraction(1, 24)) == ["source_uneven"]
 
 
 @pytest.mark.parametrize("kind", LIES)

@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 import pytest
+import torch
 from reelwire.loaders.messages import InputError
 from reelwire.tests.support.calls import execute, waited_for
 from reelwire.tests.support.host import Host, workflow
@@ -62,6 +63,23 @@ def test_at_a_link_of_any_node(nodes: list[Any], call: str) -> None:
                 assert refused.value.remedy
                 tried += 1
     assert tried > 50
+
+
+def test_tensors_without_numbers_of_their_own(nodes: list[Any]) -> None:
+    """Sparse, nested, quantised, or a shape alone: no operation of ours reads them, wherever they come in."""
+    plain = torch.rand(1, 8, 8, 3)
+    odd = (plain.to_sparse(), plain.to("meta"), torch.quantize_per_tensor(plain, 0.1, 0, torch.quint8))
+    tried = 0
+    for node in nodes:
+        for field in sockets(node):
+            for tensor in odd if kinds(field) & {"IMAGE", "MASK", "LATENT", "AUDIO"} else ():
+                whole = {"LATENT": {"samples": tensor}, "AUDIO": {"waveform": tensor, "sample_rate": 8000}}
+                given = next((whole[kind] for kind in whole if kind in kinds(field)), tensor)
+                with pytest.raises(InputError) as refused:
+                    execute(node, **{field.id: given})
+                assert refused.value.name == field.id, f"{node.__name__}.{field.id}"
+                tried += 1
+    assert tried > 40
 
 
 def test_a_literal_is_refused_before_anything_runs(nodes: list[Any]) -> None:

@@ -15,11 +15,13 @@ from reelwire.loaders.messages import InputError
 from reelwire.loaders.request import Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers import denoise
+from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.long.fingerprint import render_fingerprint
 from reelwire.samplers.long.job import Job
 from reelwire.samplers.long.plan import LongPlan, LongVideoOptions, plan_long
 from reelwire.samplers.long.render import Callbacks, render
 from reelwire.samplers.long.timeline import Timeline, read_timeline
+from reelwire.samplers.long.windows import Window
 from reelwire.samplers.plan import plan
 from reelwire.samplers.sources.inpaint import latent_mask
 from reelwire.tests.support.engine.components import BUNDLED
@@ -80,6 +82,26 @@ def test_the_outside_of_a_long_video_is_its_source(tiny_models: Path, tmp_path: 
         outside = kept.expand_as(latents)
         assert torch.equal(latents[outside], clean[outside])
         assert (latents - clean)[~outside].abs().mean() > 5e-4  # (SVD has little noise left)
+    _check_pictures(model, whole, result, mask)
+
+
+def _check_pictures(model: VideoModel, whole: LongPlan, result: Tensor, mask: Tensor) -> None:
+    """Outside of the mask they are what the untouched latents decode to, of the whole or of each window's part."""
+    request, seed, done = whole.request, whole.request.seed, 0
+    kept = latent_mask(model.facts, request)[0, 0, 0] == 0
+    ratio = model.facts.spatial_ratio
+    outside = kept.repeat_interleave(ratio, 0).repeat_interleave(ratio, 1)
+    assert 0 < outside.float().mean() < 1
+    windows = whole.windows if whole.mode == "last_frames" else [Window(0, request.frames - 1, 0, 0)]
+    for window in windows:
+        assert request.source is not None
+        part = replace(request, frames=window.frames, source=request.source[window.start : window.end + 1])
+        with torch.no_grad():
+            own = torch.cat(list(stream_frames(model, encoded_source(model, part), seed)))[window.shared :]
+        made, done = result[done : done + len(own)], done + len(own)
+        assert torch.equal(made[:, outside], own[:, outside])
+        assert not torch.equal(made, own)
+    assert done == len(result)
 
 
 def test_a_source_without_a_mask_is_the_samplers_in_one_window(tmp_path: Path) -> None:
