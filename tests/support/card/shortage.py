@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
-from ..host import Host, Prompt, failure, frames, workflow
+from ..host import Host, Prompt, failure, frames, node, workflow
 from . import USUAL_SIZE
 from .host import CardHost
 
@@ -26,7 +28,8 @@ IN_PARTS = "goes on with the whole frame, in parts"
 # node of ComfyUI's -> how it ends where the legacy manager loads a part of its model, whose layers are PyTorch's own:
 # nobody moves them when they are called
 NOT_OURS = {"FrameInterpolate": "at least two devices"}
-MEASURED = "ReelwireCompare"  # writes seconds and bytes into its video
+# what they write is not compared: seconds and bytes; what ComfyUI's own models make of our frames, on a card in float16
+NOT_COMPARED = ("ReelwireCompare", "SaveVideo")
 LEAST_TILE = 32  # pixels
 OUT_OF_MEMORY = re.compile(r"(out of|ran out|enough|short).{0,40}memory|memory.{0,40}(ran|run|runs) out", re.I | re.S)
 
@@ -172,17 +175,28 @@ def prompt_of(name: str, seed: int = 0, tile: int = 0) -> Prompt:
         part["inputs"] |= {key: change(own[key]) for key, change in changes.items() if key in own}
         if part["class_type"] == "PrimitiveInt":  # one of a list of seeds
             part["inputs"]["value"] += seed
-    return prompt
+    decoded = [name for name, part in prompt.items() if part["class_type"] == "ReelwireDecode"]
+    pictures = {f"{name} kept": node("SaveImage", images=[name, 0], filename_prefix="card") for name in decoded}
+    return prompt | pictures
 
 
 def run(host: Host, prompt: Prompt) -> Run:
     """A prompt to its end; raises AssertionError where the host does not outlive it."""
     begin = len(host.log)
     entry = host.run(prompt)
-    told = {name for name, part in prompt.items() if part["class_type"] != MEASURED}
+    told = {name for name, part in prompt.items() if part["class_type"] not in NOT_COMPARED}
     made = {**entry, "outputs": {name: output for name, output in entry["outputs"].items() if name in told}}
-    videos = [frames(file) for file in host.videos(made)]
+    videos = [frames(file) for file in host.videos(made)] + _pictures(host, made)
     return Run(failure(entry), videos, host.log[begin:].decode(errors="replace"))
+
+
+def _pictures(host: Host, entry: Mapping[str, Any]) -> list[np.ndarray]:
+    """The frames of each node that wrote them as single files."""
+    folder, made = host.base / "output", []
+    for output in entry["outputs"].values():
+        shown = [f for f in output.get("images", []) if f["type"] == "output" and f["filename"].endswith(".png")]
+        made.append([folder / f["subfolder"] / f["filename"] for f in shown])
+    return [np.stack([np.asarray(Image.open(file)) for file in files]) for files in made if files]
 
 
 def resident(host: Host) -> int:
