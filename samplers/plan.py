@@ -31,6 +31,7 @@ from .sources.inpaint import gray_notes, hidden_keyframes, latent_mask
 from .sources.opened import lengthened, source_notes, sourceless, through_door
 from .speed import check_speed
 
+SHIFTED_TOKENS = 2**16  # above which noise levels that are shifted by their number may become one
 MOST_TOKENS = 2**20  # ten times HunyuanVideo at 720p and 129 frames
 
 
@@ -125,6 +126,8 @@ def _check_tokens(model: VideoModel, request: Request) -> None:
     if tokens > MOST_TOKENS:
         rule = message("too_many_tokens", tokens=tokens, most=MOST_TOKENS)
         raise InputError("width, height, frames", size, rule, message("ask_smaller"))
+    if tokens <= SHIFTED_TOKENS:
+        return
     with np.errstate(all="ignore"):
         levels = noise_schedule(model, request, torch.device("cpu")).sigmas
     if not all(map(math.isfinite, levels)):
