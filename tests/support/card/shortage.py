@@ -27,7 +27,7 @@ CHUNKS = 8  # of 255: how far SVD's frames go apart where its decoder works in p
 IN_PARTS = "goes on with the whole frame, in parts"
 # node of ComfyUI's -> how it ends where the legacy manager loads a part of its model, whose layers are PyTorch's own:
 # nobody moves them when they are called
-NOT_OURS = {"FrameInterpolate": "at least two devices"}
+NOT_OURS = {"FrameInterpolate": "at least two devices", "ImageUpscaleWithModel": "at least two devices"}
 # what they write is not compared: seconds and bytes; what ComfyUI's own models make of our frames, on a card in float16
 NOT_COMPARED = ("ReelwireCompare", "SaveVideo")
 LEAST_TILE = 32  # pixels
