@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,6 +31,7 @@ from .sources.inpaint import gray_notes, hidden_keyframes, latent_mask
 from .sources.opened import lengthened, source_notes, sourceless, through_door
 from .speed import check_speed
 
+SHIFTED_TOKENS = 2**16  # above which noise levels that are shifted by their number may become one
 MOST_TOKENS = 2**20  # ten times HunyuanVideo at 720p and 129 frames
 
 
@@ -115,10 +117,21 @@ def _check_numbers(model: VideoModel, request: Request) -> None:
         raise InputError("guidance", request.guidance, message("number_from_0"), message("use_guidance"))
     check_fps(request.fps)
     model.check(request)
+    _check_tokens(model, request)
+
+
+def _check_tokens(model: VideoModel, request: Request) -> None:
     tokens = model.facts.tokens(request.width, request.height, request.frames)
+    size = f"{request.width}, {request.height}, {request.frames}"
     if tokens > MOST_TOKENS:
-        size = f"{request.width}, {request.height}, {request.frames}"
         rule = message("too_many_tokens", tokens=tokens, most=MOST_TOKENS)
+        raise InputError("width, height, frames", size, rule, message("ask_smaller"))
+    if tokens <= SHIFTED_TOKENS:
+        return
+    with np.errstate(all="ignore"):
+        levels = noise_schedule(model, request, torch.device("cpu")).sigmas
+    if not all(map(math.isfinite, levels)):
+        rule = message("noise_levels_alike", title=model.title, tokens=tokens, steps=request.steps)
         raise InputError("width, height, frames", size, rule, message("ask_smaller"))
 
 

@@ -16,6 +16,7 @@ from comfy_execution.graph_utils import is_link
 
 from ...loaders.messages import Message, data, message_of, quoted, sentences
 from ...loaders.parts import Argument, JsonObject
+from ...loaders.weights.json_files import parse_object
 from .progress import contained
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 Check = tuple[Any, ...]  # (function, its arguments ...); only Python 3.11 has a type for that
 MOST_KNOWN = 300  # refusals that are remembered: the answer goes to the page a moment later
+MOST_BYTES = 1 << 20  # of what is asked about
 PATHS = ("/prompt", "/api/prompt")
 REFUSED = "custom_validation_failed"  # the host's type of an error that `validate_inputs` has answered
 
@@ -113,8 +115,12 @@ def serve_refusals() -> None:
 
     @PromptServer.instance.routes.post("/reelwire/refusal")
     async def refusal(request: web.Request) -> web.Response:
-        asked = await request.json()
-        text = asked.get("text") if isinstance(asked, dict) else None
+        if not 0 < (request.content_length or 0) <= MOST_BYTES:
+            return web.json_response(None, status=400)
+        try:
+            text = parse_object(await request.read(), MOST_BYTES).get("text")
+        except ValueError:
+            return web.json_response(None, status=400)
         known = next((said for said in _known if said == text), None)
         return web.json_response(None if known is None else data(known))
 

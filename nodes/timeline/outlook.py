@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
+from functools import cache
 
-from ...loaders.messages import data, message, message_of
+from comfy_api.latest import io
+
+from ...loaders.messages import InputError, data, message, message_of
 from ...loaders.notices import heard_by
 from ...loaders.parts import JsonObject
 from ...loaders.video_model import VideoModel
 from ...loaders.weights.json_files import parse_object
 from ..loaders import NODES
+from ..long_video import LongVideo
 from ..sampling.inputs import FRAMES
 from ..sampling.long import counts_seconds, outlined_plan, sampled_rate
 from ..types import InputValue
@@ -112,8 +116,23 @@ def _inputs(inputs: object) -> dict[str, InputValue]:
         for name in names:
             value = values.get(name)
             if isinstance(value, (int, float) if kind is float else kind) and (kind is bool) == (type(value) is bool):
+                _check_range(name, value)
                 known[name] = kind(value)
     return known
+
+
+def _check_range(name: str, value: InputValue) -> None:
+    """Raise InputError for a number that the widget of Long Video does not take."""
+    least, most = _ranges().get(name, (value, value))
+    if not least <= value <= most:
+        raise InputError(name, value, message("takes_a_range", least=least, most=most))
+
+
+@cache
+def _ranges() -> dict[str, tuple[float, float]]:
+    """(the least, the most) of each number of Long Video."""
+    fields = LongVideo.define_schema().inputs
+    return {f.id: (f.min, f.max) for f in fields if isinstance(f, (io.Int.Input, io.Float.Input))}
 
 
 def _names(awaited: object) -> tuple[str, ...]:

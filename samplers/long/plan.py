@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -130,7 +131,7 @@ def plan_long(
         media.clip,
         media.shared,
     )
-    for window in windows:
+    for window in _each_of_a_kind(result):
         stop_if_asked()
         _check_window(model, result, window)
     return result
@@ -255,6 +256,19 @@ def _on_joints(
                 apart = message("put_apart", step=step)
                 raise InputError("keyframes", message("two_within", step=step), message("own_joint"), apart)
     return moved, notes
+
+
+def _each_of_a_kind(whole: LongPlan) -> Iterable[Window]:
+    """The windows without those that are like an earlier one for a sampler: a day has thousands."""
+    request = whole.request
+    if request.source is not None or request.mask is not None or request.control is not None:
+        return whole.windows
+    last = whole.windows[-1]
+    kinds = {
+        (id(window),) if window.keyframes or window is last else (window.frames, window.shared): window
+        for window in reversed(whole.windows)
+    }
+    return reversed(kinds.values())
 
 
 def _check_window(model: VideoModel, whole: LongPlan, window: Window) -> None:

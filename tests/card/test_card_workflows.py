@@ -17,6 +17,7 @@ from reelwire.tests.support.card.shortage import (
     AMPLE,
     CONDITIONS,
     EQUAL,
+    FOREIGN,
     PARTLY,
     Trial,
     prompt_of,
@@ -79,9 +80,8 @@ def test_a_workflow_that_runs_short_of_memory(
             },
         )
     assert [*trial.rows] == [*CONDITIONS]
-    assert {condition: trial.rows[condition] for condition in (AMPLE, PARTLY, AGAIN)} == dict.fromkeys(
-        (AMPLE, PARTLY, AGAIN), EQUAL
-    )
+    assert (trial.rows[AMPLE], trial.rows[AGAIN]) == (EQUAL, EQUAL)
+    assert trial.rows[PARTLY] in (EQUAL, FOREIGN)
     assert not [outcome for outcome in trial.rows.values() if outcome.startswith("FAILED")], trial.rows
     assert {*trial.left.values()} == {0}, "something is left on the card after /free"
 

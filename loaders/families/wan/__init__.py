@@ -108,6 +108,7 @@ class Wan(WanModel):
             inpaint=inpaint,
             looks=2 if network.get("pos_embed_seq_len") else 1,
             vace_layers=vace_layers,
+            positions=network.get("rope_max_seq_len", 1024),
             pictures=_keyframe_sets(network, layout, per_token_time, inpaint),
             **defaults,
         )
@@ -132,6 +133,20 @@ class Wan(WanModel):
         from diffusers.pipelines.wan.pipeline_wan import prompt_clean
 
         return t5_prompt(self, name, text, prompt_clean).notes
+
+    def check(self, request: Request) -> None:
+        super().check(request)
+        facts, control = self.facts, request.control
+        front = 0 if control is None or control.references is None else len(control.references)
+        frames = max(facts.positions - front - 1, 0) * facts.temporal_ratio + 1
+        side, words = facts.positions * facts.size_multiple, {"title": self.title, "variant": self.variant}
+        for name, most, rule in (
+            ("width", side, message("positions_most", most=side, **words)),
+            ("height", side, message("positions_most", most=side, **words)),
+            ("frames", frames, message("positions_frames", most=frames, **words)),
+        ):
+            if getattr(request, name) > most:
+                raise InputError(name, getattr(request, name), rule, message("use_at_most", most=most))
 
     def check_pictures(self, request: Request) -> None:
         super().check_pictures(request)

@@ -32,6 +32,7 @@ class WanFacts(Facts):
     inpaint: frames at both ends, at one or at none may be given (Fun-InP).
     looks: how many pictures the image encoder sees.
     vace_layers: how many of VACE's layers read the control video; 0: no VACE.
+    positions: how many the network's table has along each axis.
     """
 
     boundary: float | None
@@ -41,6 +42,7 @@ class WanFacts(Facts):
     inpaint: bool
     looks: int
     vace_layers: int
+    positions: int
 
     @property
     def follows_control(self) -> bool:

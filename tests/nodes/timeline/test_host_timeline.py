@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -59,6 +60,31 @@ def test_what_is_wrong_or_not_known_is_said(
 def test_what_no_page_asks_has_an_answer(host: Host, question: dict[str, Any]) -> None:
     status, answer = host.send("/reelwire/timeline", question)
     assert (status, answer["readable"]) == (200, False)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"frames": 10**12},
+        {"frames": 97, "window": 10**9},
+        {"frames": 97, "width": -(10**30)},
+        {"frames": 97, "fps": 1e308},
+        {"frames": 97, "guidance": -1e300},
+    ],
+)
+def test_numbers_that_no_widget_takes_are_refused(host: Host, inputs: dict[str, Any]) -> None:
+    """And not planned: a timeline of so many frames would have as many windows."""
+    begin = time.monotonic()
+    answer = asked(host, timeline((0, "a ring")), BUNDLED, **inputs)
+    assert '"takes_a_range"' in json.dumps(answer["error"])
+    assert "windows" not in answer
+    assert time.monotonic() - begin < 20
+
+
+def test_thousands_of_windows_have_an_answer(host: Host) -> None:
+    """Those that are alike are checked once."""
+    answer = asked(host, timeline((0, "a red circle")), BUNDLED, frames=99_997, window=9, overlap=5)
+    assert len(answer["windows"]) == (99_997 - 5) / 4
 
 
 def wired(story: str) -> Prompt:

@@ -363,3 +363,40 @@ def test_a_shortage_is_told_and_what_helps(headers: Callable[[str], VideoModel])
 def test_what_cannot_run_is_refused_before_it_is_estimated(headers: Callable[[str], VideoModel]) -> None:
     with pytest.raises(InputError, match="width = 1281"):
         estimate(headers(LARGEST), Request(width=1281), ANY)
+
+
+@pytest.mark.parametrize(
+    ("variant", "size", "named"),
+    [
+        (LARGEST, (16384, 16384, 129), "width, height, frames"),
+        ("cogvideox/1.5-5b", (16384, 768, 81), "width"),
+        ("mochi/1-preview", (16384, 16384, 99985), "width, height, frames"),
+        ("wan/2.1-t2v-14b", (64, 64, 4097), "frames"),  # its table has 1024 positions
+        ("wan/2.2-ti2v-5b", (64, 64, 99985), "frames"),
+        ("ltx/0.9.0-2b", (16384, 16384, 1), "width, height, frames"),  # all noise levels come to 1
+        ("ltx/0.9.5-2b", (16384, 16384, 99985), "width, height, frames"),
+        ("svd/svd-xt", (16384, 16384, 25), "width, height, frames"),
+    ],
+)
+def test_absurd_sizes_are_refused_at_once(
+    headers: Callable[[str], VideoModel], variant: str, size: tuple[int, int, int], named: str
+) -> None:
+    width, height, frames = size
+    model, begin = headers(variant), time.process_time()
+    with pytest.raises(InputError) as refused:
+        estimate(model, Request(width=width, height=height, frames=frames), ANY)
+    assert refused.value.name == named
+    assert time.process_time() - begin < 1
+
+
+@pytest.mark.parametrize(
+    ("variant", "size"), [("wan/2.1-vace-14b", (64, 64, 4093)), ("mochi/1-preview", (16384, 8192, 7))]
+)
+def test_the_largest_sizes_take_no_longer(
+    headers: Callable[[str], VideoModel], variant: str, size: tuple[int, int, int]
+) -> None:
+    width, height, frames = size
+    model, begin = headers(variant), time.process_time()
+    result = estimate(model, Request(width=width, height=height, frames=frames), ANY)
+    assert time.process_time() - begin < 3
+    assert result.operations[1] > 5e16

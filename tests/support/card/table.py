@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from .shortage import CONDITIONS, EQUAL, TILES, WORDS
+from .shortage import CONDITIONS, EQUAL, FOREIGN, TILES, WORDS
 
-SHORT = {EQUAL: "=", TILES: "tiles", WORDS: "words"}
+SHORT = {EQUAL: "=", TILES: "tiles", WORDS: "words", FOREIGN: "ComfyUI's"}
 
 
 class CardTable:
