@@ -205,6 +205,12 @@ def _refused(is_input: bool, rule: str, remedy: str, name: str, value: object, n
     return error
 
 
+def with_remedy(error: RefusedError, remedy: str) -> RefusedError:
+    """The same refusal with one sentence more."""
+    remedy = sentences(error.remedy, remedy)
+    return _refused(isinstance(error, InputError), error.rule, remedy, error.name, error.value, error.node)
+
+
 @contextmanager
 def about(thing: object) -> Iterator[None]:
     """What is refused within was caused by the node that made this thing, if it knows its node."""

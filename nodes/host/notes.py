@@ -16,7 +16,7 @@ from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
 
 from ...loaders.devices import OutOfMemory, out_of_memory
-from ...loaders.messages import Message, Origin, data, message_of, sentences
+from ...loaders.messages import Message, Origin, RefusedError, data, message_of, sentences, with_remedy
 from ...loaders.notices import stopped_by
 from .arrivals import (
     bound,
@@ -47,6 +47,8 @@ T = TypeVar("T")
 
 def extended(error: Exception, words: str) -> Exception:
     """An error with more words, of a kind that the host knows: after one of memory it makes room."""
+    if isinstance(error, RefusedError):
+        return with_remedy(error, words)
     return (OutOfMemory if out_of_memory(error) else RuntimeError)(sentences(message_of(error), words))
 
 
