@@ -226,11 +226,10 @@ class LongVideo(FileWriter):
                 path = report_file(report, format_notes(format, crf, ready.sound is not None), *file)
             job.drop()
         host.remember_file(cls, path)
-        preview = host.shown_file(path, subfolder)
         watch.report_cache()
         line = long_video(replace(plan.request, frames=total), len(plan.windows), fps, path, watch.seconds)
         video = host.made_video(path, _note(model, plan, total, fps), watch.run(meter))
-        return io.NodeOutput(video, ui=report.ui(preview, line))
+        return io.NodeOutput(video, ui=report.ui(host.shown_file(path, subfolder), line))
 
 
 def _job(prefix: str) -> Job:
@@ -448,17 +447,16 @@ class _Watching:
         """The workers that the model names, with their progress and what their caches did shown here."""
         from ..samplers.long.spread import Spread
 
-        watch = watching(self._report, self._look)
-        self._spread = Spread(submitted, watch, self._done)
+        self._spread = Spread(submitted, watching(self._report, self._look), self._done)
         return self._spread
 
     def _look(self, done: int, total: int, latents: Tensor | None) -> None:
         """As `step`, of all windows that workers are at. latents: of one of them."""
-        windows = len(self._plan.windows)
+        windows, number = len(self._plan.windows), self._spread.number if self._spread is not None else 0
         self._steps = done * self._plan.longest.predictions * windows // max(total, 1)
         if done:
             self._status.step(done, total, None)
-        place = host.Place(1 + (self._spread.number if self._spread is not None else 0), windows)
+        place = host.Place(number + 1, windows)
         self._view.distant(*self._moved, self._model, latents, self._plan.request.fps, place)
 
     def _done(self, done: Done) -> None:

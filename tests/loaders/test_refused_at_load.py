@@ -128,9 +128,9 @@ def test_a_config_that_contradicts_itself(
 
 def test_what_a_network_alone_finds_out(tiny_models: Path, tmp_path: Path) -> None:
     """An error of its own code is refused in words and names the part; one of ours, or of a card, stays what it is."""
-    changes = {"rope_max_seq_len": 1}
-    folder = with_config(tiny_models / "tiny-wan2.1-t2v", tmp_path / "x", "transformer", changes)
-    model = opened(folder, "wan")
+    model = opened(copied(tiny_models / "tiny-wan2.1-t2v", tmp_path / "x", "transformer"), "wan")
+    with model.use("transformer") as network:
+        network.rope.freqs_cos = network.rope.freqs_cos[:1]
     conditioning = model.encode("a red circle", "")
     with pytest.raises(CheckpointError, match="transformer") as caught:
         sample(model, conditioning, Request(steps=1, seed=1))

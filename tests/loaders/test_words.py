@@ -97,10 +97,10 @@ def test_the_exceptions_are_needed() -> None:
 
 
 def test_what_chinese_texts_quote_is_there() -> None:
-    """Names of nodes and labels of inputs in quotation marks, and ComfyUI's own nodes."""
+    """Names of nodes and labels of inputs in quotation marks, and of ComfyUI its own nodes and its button."""
     titles = {re.sub("（.*?）", "", node["display_name"]) for node in of("zh", "nodeDefs").values()}
     full = {node["display_name"] for node in of("zh", "nodeDefs").values()}
-    of_host = {"加载音频", "加载图像", "加载视频", "获取视频组件"}
+    of_host = {"加载音频", "加载图像", "加载视频", "获取视频组件", "运行"}
     quoted = {name for text in CHINESE.values() for name in re.findall("“([^”]+)”", text)}
     assert quoted <= titles | full | {label for _, label in INPUTS} | of_host
 

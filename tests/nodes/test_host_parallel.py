@@ -36,7 +36,7 @@ def spread(**changes: Any) -> Prompt:
 
 def workers(host: Host, kind: str = r"ray::Worker") -> list[int]:
     """The processes of Ray's workers below a host, or of ranks."""
-    answer = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+    answer = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
     rows = [line.split(None, 2) for line in answer.stdout.splitlines()]
     parents = {int(pid): int(of) for pid, of, *_ in rows}
 

@@ -156,9 +156,9 @@ class Watched:
         """What there is now; kept: bytes of the heap that are the page's own."""
         heap = self.heap() - kept
         counters = self.session.send("Memory.getDOMCounters")
-        counted = self.page.evaluate("() => window.counted()")
+        blobs, *ours = self.page.evaluate("() => window.counted()")
         own = psutil.Process(self.host.pid).memory_full_info().uss
-        return PageSample(number, int(heap), counters["nodes"], counters["jsEventListeners"], *counted, own)
+        return PageSample(number, int(heap), counters["nodes"], counters["jsEventListeners"], blobs, *ours, own)
 
 
 def watched(page: Page, host: Host) -> Watched:

@@ -51,7 +51,7 @@ def test_a_killed_comfyui_costs_nothing(host: Host, comfyui: Path, tmp_path: Pat
 
 def comfyui_below(parent: int) -> int:
     """The ComfyUI that a worker of this farm has started."""
-    answer = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
+    answer = subprocess.run(["ps", "-ww", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True)
     rows = [line.split(None, 2) for line in answer.stdout.splitlines()]
     parents = {int(pid): int(of) for pid, of, *_ in rows}
 
