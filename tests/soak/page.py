@@ -156,9 +156,19 @@ class Watched:
         """What there is now; kept: bytes of the heap that are the page's own."""
         heap = self.heap() - kept
         counters = self.session.send("Memory.getDOMCounters")
-        blobs, *ours = self.page.evaluate("() => window.counted()")
+        blobs, our_blobs, elements, listeners = self.page.evaluate("() => window.counted()")
         own = psutil.Process(self.host.pid).memory_full_info().uss
-        return PageSample(number, int(heap), counters["nodes"], counters["jsEventListeners"], blobs, *ours, own)
+        return PageSample(
+            number,
+            int(heap),
+            counters["nodes"],
+            counters["jsEventListeners"],
+            blobs,
+            our_blobs,
+            elements,
+            listeners,
+            own,
+        )
 
 
 def watched(page: Page, host: Host) -> Watched:
