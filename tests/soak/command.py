@@ -7,8 +7,8 @@ python -m tests.soak --page 60 --svg page.svg          minutes of ComfyUI's page
 
 Fails where memory, mapped files, threads, open files or temporary files grow by more than 1% from run 100 to the end,
 where a run leaves something in the output folder, where one that nothing disturbs fails, or where the same seed does
-not make the same frames at the end as at the beginning; of the page: where JavaScript's heap, blob URLs, our elements
-and listeners or the host's memory grow by more than 1% from run 80 on. COMFYUI_DIR names ComfyUI's folder,
+not make the same frames at the end as at the beginning; of the page: where blob URLs, our elements and listeners or the
+host's memory grow by more than 1% from run 80 on. COMFYUI_DIR names ComfyUI's folder,
 REELWIRE_CHROMIUM the browser.
 """
 

@@ -28,8 +28,8 @@ PAGE_WARM = 80  # runs: the page lists the last 64
 EVERY = 10  # runs between two samples
 # Counts blob URLs, and of blob URLs, elements and event listeners those that a script of ours has made and that are
 # there still. The page's own tooltips bind three listeners more to their buttons at each update, and its floating panel
-# of the queue keeps a dozen elements a run: the one is undone here, the other is left shut (DOCKED), so that the heap
-# is as flat as we leave it.
+# of the queue keeps a dozen elements a run: the one is undone here, the other is left shut (DOCKED), so that less hides
+# what is ours.
 COUNT = """(() => {
     const isOurs = () => new Error().stack.includes("/extensions/reelwire/");
     const [create, revoke] = [URL.createObjectURL, URL.revokeObjectURL], urls = new Map();
@@ -73,19 +73,9 @@ COUNT = """(() => {
         urls.size, [...urls.values()].filter(Boolean).length,
         elements.filter(each => each.deref()).length, listeners.filter(each => !isGone(each)).length];
 })()"""
-# bytes of the heap that the page keeps of each toast that it has shown, whoever asked for it
-TOASTS = """async ([count, detail]) => {
-    for (let number = 0; number < count; number++) {
-        const toast = { severity: "error", summary: `${number}`, detail, styleClass: "reelwire-toast" };
-        app.extensionManager.toast.add(toast);
-        await new Promise(resolve => setTimeout(resolve, 200));
-        app.extensionManager.toast.remove(toast);
-        await new Promise(resolve => setTimeout(resolve, 400));
-    }
-}"""
-FEW_TOASTS = 20
 DOCKED = "Comfy.Queue.QPOV2"
-OF_THE_PAGE = {"nodes", "listeners"}  # which its own toasts and panels let grow; ours among them are counted apart
+# what the page's own toasts, each of which it keeps with some 50 kB, and its panels let grow; ours are counted apart
+OF_THE_PAGE = {"heap", "nodes", "listeners"}
 SET = """values => {
     for (const [id, name, value] of values)
         app.rootGraph.getNodeById(id).widgets.find(widget => widget.name === name).value = value;
@@ -96,9 +86,8 @@ INTERRUPT = """() => app.api.addEventListener(
 
 @dataclass(frozen=True)
 class PageSample:
-    """After a number of runs, garbage collected: bytes of JavaScript's heap without the page's old toasts, DOM nodes,
-    event listeners, blob URLs in all and ours, elements and listeners that are ours, and bytes that are the
-    host's alone.
+    """After a number of runs, garbage collected: bytes of JavaScript's heap, DOM nodes, event listeners, blob URLs in
+    all and ours, elements and listeners that are ours, and bytes that are the host's alone.
     """
 
     run: int
@@ -138,23 +127,11 @@ class Watched:
     session: CDPSession
     host: Host
 
-    def heap(self) -> int:
-        """Bytes of JavaScript's heap, once what finalisers let go is gone."""
-        for _ in range(2):
+    def sample(self, number: int) -> PageSample:
+        """What there is now."""
+        for _ in range(2):  # what finalisers let go
             self.session.send("HeapProfiler.collectGarbage")
-        return int(self.session.send("Runtime.getHeapUsage")["usedSize"])
-
-    def toast(self) -> float:
-        """Bytes that the page keeps of a toast, the first few left out."""
-        sizes = list[int]()
-        for _ in range(2):
-            self.page.evaluate(TOASTS, [FEW_TOASTS, "what came, what is allowed, what to do. " * 4])
-            sizes.append(self.heap())
-        return (sizes[1] - sizes[0]) / FEW_TOASTS
-
-    def sample(self, number: int, kept: float = 0) -> PageSample:
-        """What there is now; kept: bytes of the heap that are the page's own."""
-        heap = self.heap() - kept
+        heap = self.session.send("Runtime.getHeapUsage")["usedSize"]
         counters = self.session.send("Memory.getDOMCounters")
         blobs, our_blobs, elements, listeners = self.page.evaluate("() => window.counted()")
         own = psutil.Process(self.host.pid).memory_full_info().uss
@@ -189,12 +166,10 @@ def soak_page(
     graph["2"] = film("")["2"]  # a cache, which has a chart
     graph[SAMPLER]["inputs"]["model"] = ["2", 0]
     load(page, graph, f"soak in {renderer}")
-    toast = watch.toast()
-    tell(f"the page keeps {toast:.0f} bytes of a toast")
     for number in count():
         if number % every == 0 or not goes_on(number):
             watch.host.send("/history", {"clear": True})
-            samples.append(watch.sample(number, toast * (ends["refused"] + ends["error"])))
+            samples.append(watch.sample(number))
             tell(f"{number:5} runs, {renderer}, {dict(ends)}, {samples[-1]}")
         if not goes_on(number):
             return samples, ends
