@@ -292,7 +292,7 @@ class Crew(Generic[W, R]):
             hand.is_looking = False
         elif kind == "work" and hand.ticket is not None:
             ticket, hand.ticket = hand.ticket, None
-            _settle(ticket, error)
+            settle(ticket, error)
 
     def _heard(self, hand: _Hand[W], kind: str, answer: object) -> None:
         """What a worker says."""
@@ -304,7 +304,7 @@ class Crew(Generic[W, R]):
                 hand.ticket.seen = answer
         elif hand.ticket is not None:
             ticket, hand.ticket = hand.ticket, None
-            _settle(ticket, answer)
+            settle(ticket, answer)
 
     def _lose(self, hand: _Hand[W], error: LostError) -> None:
         """A worker is gone: what it was at is tried elsewhere."""
@@ -326,7 +326,7 @@ class Crew(Generic[W, R]):
         ticket.seen = None
         if ticket.tries > RETRIES:
             words = message("worker_lost_job", machine=place, count=ticket.tries, reason=str(error))
-            _settle(ticket, RuntimeError(words))
+            settle(ticket, RuntimeError(words))
             return
         ticket.losses.append(message("worker_lost", machine=place, number=ticket.tries, most=RETRIES))
         self._waiting.appendleft(ticket)
@@ -343,7 +343,7 @@ class Crew(Generic[W, R]):
         """Whoever waits hears of an error that no other worker can mend; what is under way is halted."""
         for ticket in (*self._all_tickets(),):
             if not ticket.unwanted:
-                _settle(ticket, error)
+                settle(ticket, error)
                 ticket.cancel()
 
     def _all_tickets(self) -> Iterator[Ticket]:
@@ -353,7 +353,7 @@ class Crew(Generic[W, R]):
                 yield hand.ticket
 
 
-def _settle(ticket: Ticket, answer: object) -> None:
+def settle(ticket: Ticket, answer: object) -> None:
     """What came of a job, or the error that it ended with, for whoever waits, once."""
     if ticket.unwanted:
         ticket.future.cancel()

@@ -15,7 +15,7 @@ from ...loaders.request import Conditioning, Parallel
 from ...loaders.video_model import VideoModel
 from ..plan import SamplingPlan
 from .cluster import JOIN_EVERY, RayWire, Reference, Worker, import_ray
-from .crew import Crew, Ticket
+from .crew import Crew, Ticket, settle
 from .marks import marks_of
 from .versions import versions
 from .worker import Done, Failed, Greeting, Look, Opener, StoppedError, Work
@@ -102,10 +102,8 @@ def _settled(ticket: Ticket, begin: Callable[[], None]) -> None:
     """Begin a job; it ends with the error that this ends with."""
     try:
         begin()
-    except StoppedError:
-        ticket.future.cancel()
     except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits for the job
-        ticket.future.set_exception(error)
+        settle(ticket, error)
 
 
 def _check_wanted(ticket: Ticket) -> None:
