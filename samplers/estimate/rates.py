@@ -86,7 +86,7 @@ def _rate(
 def _timed(call: Callable[[], Tensor], count: int) -> float:
     """Seconds of so many calls, until their numbers are there."""
     begin = time.perf_counter()
-    for _ in range(count):
-        result = call()
-    float(result.flatten()[0])  # waits for the device, whatever it is
+    for _ in range(count - 1):
+        call()  # nothing holds one result while the next is made
+    float(call().flatten()[0])  # waits for the device, whatever it is
     return time.perf_counter() - begin

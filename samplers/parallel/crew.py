@@ -21,6 +21,7 @@ RETRIES = 2  # of a job whose worker died
 WAIT, IDLE_WAIT = 0.1, 1.0  # seconds between two looks at what is done, and at whether work has come
 LOOKS_EVERY = 0.5  # seconds between two looks at one worker's progress, of up to
 LOOKS = 100  # workers in that time
+FRESH = 2.0  # seconds since it said anything, after which an idle worker must answer before it is given a job
 REST_AFTER, LEAVE_AFTER = 5.0, 300.0  # seconds without work before workers give memory back, and before they end
 HALT_SECONDS = 15.0  # that a job may take to stop before its worker is ended
 HIRES_EVERY = 2.0  # seconds between two looks at how many workers there may be
@@ -99,11 +100,12 @@ class Ticket:
 
 @dataclass(eq=False)
 class _Hand(Generic[W]):
-    """A worker. ticket: what it is at; machine: where it is, once it has said so."""
+    """A worker. ticket: what it is at; machine: where it is, once it has said so; heard: when it last said anything."""
 
     worker: W
     machine: str = ""
     ticket: Ticket | None = None
+    heard: float = 0.0
     looked: float = 0.0
     is_looking: bool = False
     halted: bool = False
@@ -247,10 +249,17 @@ class Crew(Generic[W, R]):
             self._running[greeting] = hand, "greeting"
 
     def _give(self) -> None:
+        """Jobs to those without one. Whoever has long said nothing is looked at first: where it died while it was idle,
+        no job has died with it."""
+        now = time.monotonic()
         for hand in self._hands:
             if not self._waiting:
                 return
-            if hand.machine and hand.ticket is None:
+            if not hand.machine or hand.ticket is not None:
+                continue
+            if now - hand.heard > FRESH:
+                self._look_at(hand, now)
+            else:
                 hand.ticket = self._waiting.popleft()
                 hand.ticket.machine, hand.halted, hand.rested = hand.machine, False, False
                 self._running[self._wire.give(hand.worker, hand.ticket.job)] = hand, "work"
@@ -258,16 +267,20 @@ class Crew(Generic[W, R]):
     def _look(self) -> None:
         now, every = time.monotonic(), LOOKS_EVERY * max(1.0, len(self._hands) / LOOKS)
         for hand in self._hands:
-            if hand.ticket is not None and not hand.is_looking and now - hand.looked > every:
-                hand.looked, hand.is_looking = now, True
-                self._running[self._wire.look(hand.worker)] = hand, "look"
+            if hand.ticket is not None and now - hand.looked > every:
+                self._look_at(hand, now)
+
+    def _look_at(self, hand: _Hand[W], now: float) -> None:
+        if not hand.is_looking:
+            hand.looked, hand.is_looking = now, True
+            self._running[self._wire.look(hand.worker)] = hand, "look"
 
     def _take(self, reference: R) -> None:
         """One answer: a greeting, what came of a job, or a look at it."""
         if reference not in self._running:  # of a worker that was lost meanwhile
             return
         hand, kind = self._running.pop(reference)
-        self._worked = time.monotonic()
+        self._worked = hand.heard = time.monotonic()
         answer, error = self._answer(reference)
         if isinstance(error, LostError):
             self._lose(hand, error)

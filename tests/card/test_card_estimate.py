@@ -48,7 +48,8 @@ def test_an_estimate_says_what_a_run_asks_for(tiny_models: Path, name: str) -> N
 
 @pytest.mark.on_card
 def test_measuring_takes_what_it_asks_for(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However fast the machine: here no call is long enough, up to as many tokens as the room allows."""
+    """However fast the machine: here no call is long enough, up to as many tokens as the room allows, and the longest
+    is made several times over."""
     monkeypatch.setattr(rates, "LONG_ENOUGH", float("inf"))
     name, card, device = "tiny-wan2.1-t2v", Card(), torch.device("npu")
     model = load(Recipe(MODELS[name], "", files_of(tiny_models / name), "bfloat16"), Watched("npu", card))
@@ -57,7 +58,7 @@ def test_measuring_takes_what_it_asks_for(tiny_models: Path, monkeypatch: pytest
     gc.collect()
     card.reset_peak()
     before = card.allocated()
-    measure(model, request, device, 0.01)
+    measure(model, request, device, 0.3)
     assert 0.5 * needed(model, request, device) < card.peak() - before <= needed(model, request, device) + 2**20
 
 

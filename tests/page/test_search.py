@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from reelwire.tests.support.page.pages import choose_language, renew
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -54,6 +56,8 @@ WANTED = {
     "vae decode": ("ReelwireDecode", 8),
     "prompt": ("ReelwireEncodePrompt", 6),
     "sage attention": ("ReelwireSpeed", 1),
+}
+IN_CHINESE: dict[str, tuple[str, int]] = {
     "文生视频": ("ReelwireSampler", 1),
     "图生视频": ("ReelwireKeyframe", 2),
     "首尾帧": ("ReelwireKeyframe", 2),
@@ -73,14 +77,35 @@ WANTED = {
 
 @pytest.fixture(scope="module")
 def found(page: Page) -> dict[str, list[str]]:
+    """In an English page, as it is when it has just been opened: whoever has a choice of languages types either."""
+    return searched(page)
+
+
+@pytest.fixture(scope="module")
+def found_in_chinese(page: Page) -> Iterator[dict[str, list[str]]]:
+    choose_language(page, "zh")
+    yield searched(page)
+    choose_language(page, "en")
+    renew(page)
+
+
+def searched(page: Page) -> dict[str, list[str]]:
+    """What each word finds, once the page has its titles in its language."""
+    renew(page)
     page.wait_for_function(RANKS, timeout=60_000)
-    return page.evaluate(SEARCH, [*WANTED, "lora"])
+    return page.evaluate(SEARCH, [*WANTED, *IN_CHINESE, "lora"])
 
 
-@pytest.mark.parametrize("word", WANTED)
+@pytest.mark.parametrize("word", [*WANTED, *IN_CHINESE])
 def test_the_right_node_is_among_the_first(found: dict[str, list[str]], word: str) -> None:
-    name, place = WANTED[word]
+    name, place = {**WANTED, **IN_CHINESE}[word]
     assert name in found[word][:place], f"{word!r} finds {found[word][:place]}"
+
+
+@pytest.mark.parametrize("word", IN_CHINESE)
+def test_in_a_chinese_page_too(found_in_chinese: dict[str, list[str]], word: str) -> None:
+    name, place = IN_CHINESE[word]
+    assert name in found_in_chinese[word][:place], f"{word!r} finds {found_in_chinese[word][:place]}"
 
 
 def test_people_who_make_images_find_their_lora_loader_first(found: dict[str, list[str]]) -> None:

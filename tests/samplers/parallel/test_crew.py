@@ -22,6 +22,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         ("HIRES_EVERY", 0.01),
         ("REST_AFTER", 0.05),
         ("IDLE_WAIT", 0.05),
+        ("FRESH", 0.03),
     ):
         monkeypatch.setattr(module, name, seconds)
 
@@ -61,6 +62,23 @@ def test_a_death_is_mended_elsewhere(life: tuple[float, ...]) -> None:
     wire = PlayedWire(life=life)
     crew = Crew(wire)
     assert results(crew, 12) == [("done", number) for number in range(12)]
+    crew.close()
+
+
+def test_the_death_of_the_idle_costs_no_job_a_try() -> None:
+    """A machine that was started anew meanwhile, with more workers than a job has tries."""
+    wire = PlayedWire(room_now=RETRIES + 2)
+    crew = Crew(wire)
+    results(crew, 20)
+    idle = [*wire.hired]
+    assert len(idle) == RETRIES + 2
+    for player in idle:
+        player.dies = time.monotonic()
+    time.sleep(0.1)
+    ticket = crew.submit("after that")
+    assert ticket.future.result(5) == ("done", "after that")
+    assert (ticket.tries, ticket.losses) == (0, [])
+    assert not {*wire.given[-1:]} & {(player.name, "after that") for player in idle}
     crew.close()
 
 

@@ -20,6 +20,7 @@ from reelwire.loaders.messages import InputError
 from reelwire.loaders.request import Parallel, Request
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.parallel import jobs
+from reelwire.samplers.parallel.crew import FRESH
 from reelwire.samplers.plan import plan
 from reelwire.tests.support.engine.models import FIRST, PROMPT, needed, open_plain
 from reelwire.tests.support.parallel.bomb import Bomb
@@ -71,7 +72,7 @@ def pid(machine: str) -> int:
 
 def test_killed_by_the_system(ray_crew: Any, tiny_models: Path) -> None:
     """SIGKILL while it samples: noticed in seconds, done elsewhere with the same bytes, and told."""
-    run = asked(tiny_models, FIRST["ltx"], steps=40)
+    run = asked(tiny_models, FIRST["ltx"], steps=400)  # so that there is time for a look at it
     expected = sample(*run)
     job = jobs.submit(*run)
     while job.look.done < 1 and not job.is_done:
@@ -84,6 +85,18 @@ def test_killed_by_the_system(ray_crew: Any, tiny_models: Path) -> None:
     assert time.monotonic() - killed < SECONDS
     assert torch.equal(done(job).latents, expected)
     assert job.ticket.losses[0].key == "worker_lost"
+
+
+def test_killed_while_it_has_nothing_to_do(ray_crew: Any, tiny_models: Path) -> None:
+    """The next job has lost nothing, and costs nobody a try."""
+    run = asked(tiny_models, FIRST["ltx"])
+    idle = {pid(done(job).machine) for job in [jobs.submit(*run) for _ in range(4)]}
+    time.sleep(FRESH + 0.5)
+    os.kill(idle.pop(), signal.SIGKILL)
+    time.sleep(1.0)
+    again = [jobs.submit(*run) for _ in range(2)]
+    assert all(torch.equal(done(job).latents, sample(*run)) for job in again)
+    assert [(job.ticket.tries, job.ticket.losses) for job in again] == [(0, []), (0, [])]
 
 
 def test_ended_from_within(ray_crew: Any, tiny_models: Path, tmp_path: Path) -> None:
