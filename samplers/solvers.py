@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -209,6 +210,11 @@ class without_waiting(TorchFunctionMode):  # noqa: N801 (a context manager)
         return func(*args, **kwargs)
 
 
+def _stepping(latents: Tensor) -> AbstractContextManager[object]:
+    """Around a scheduler's step: nobody waits for latents in RAM, where looking at each call costs 0.3 ms a step."""
+    return nullcontext() if latents.device.type == "cpu" else without_waiting()
+
+
 def _number(value: Tensor) -> bool:
     return value.ndim == 0 and value.device.type == "cpu" and value.is_floating_point()
 
@@ -222,7 +228,7 @@ def _scheduler_steps(take: Step) -> Advance:
     """The steps of a diffusers scheduler."""
 
     def advance(walk: Walk, prediction: Tensor, latents: Tensor, step: int) -> Tensor:
-        with without_waiting():
+        with _stepping(latents):
             stepped = take(walk.denoiser, walk.schedule, prediction, latents, step)
         return walk.settle(stepped, latents, step, step + 1)
 
@@ -269,7 +275,7 @@ def _dpm_of_x0(walk: Walk, prediction: Tensor, latents: Tensor, step: int) -> Te
     """CogVideoXDPMScheduler: a two-step method that asks for its last estimate of x0, and draws noise."""
     times, generator = walk.schedule.times, walk.denoiser.generator
     before = times[step - 1] if step else None
-    with without_waiting():
+    with _stepping(latents):
         stepped, walk.memory["x0"] = walk.schedule.scheduler.step(
             prediction, walk.memory.get("x0"), times[step], before, latents, generator=generator, return_dict=False
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ from .stored import BY_NAME, Stored, is_ggml, is_small, is_whole, narrow, widen
 
 _IN_A_BLOCK = re.compile(r"\.\d+\.")  # layers outside of the blocks are few, and their errors reach everything
 LEAST_TABLES = 2**24  # bytes of tables of positions that any network may have
+_ONE_AT_A_TIME = threading.RLock()
 AT_ONCE = 2**26  # bytes that are read before a file is opened anew, so that its pages do not count as ours for long
 
 
@@ -120,19 +122,21 @@ class without_init(TorchFunctionMode):  # noqa: N801 (a context manager)
 @contextmanager
 def _parameters_on_meta() -> Iterator[None]:
     """New modules get no memory for their weights, but real buffers: some are not in the file, as tables of
-    positions."""
-    register = nn.Module.register_parameter
+    positions. Modules that other threads make meanwhile are theirs: one thread at a time is inside."""
+    owner = threading.get_ident()
 
     def on_meta(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        if parameter is not None and not parameter.is_meta:
+        if parameter is not None and not parameter.is_meta and threading.get_ident() == owner:
             parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
         register(module, name, parameter)
 
-    nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        nn.Module.register_parameter = register  # type: ignore[method-assign]
+    with _ONE_AT_A_TIME:
+        register = nn.Module.register_parameter
+        nn.Module.register_parameter = on_meta  # type: ignore[method-assign, assignment]
+        try:
+            yield
+        finally:
+            nn.Module.register_parameter = register  # type: ignore[method-assign]
 
 
 def _read(entries: Mapping[str, Entry]) -> Iterator[tuple[str, dict[str, Tensor]]]:

@@ -6,6 +6,7 @@ One forward of one branch is counted, and one more latent frame of a decode; wha
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -25,6 +26,8 @@ from ...loaders.weights.bundle import blank
 
 if TYPE_CHECKING:
     from torch.utils.flop_counter import FlopCounterMode
+
+_ONE_AT_A_TIME = threading.RLock()  # what is set for the whole process is set back as it was
 
 
 @dataclass(frozen=True)
@@ -137,17 +140,18 @@ def _counting() -> Iterator[Callable[[], Flops]]:
     from torch.utils.flop_counter import FlopCounterMode
 
     # it knows no meta device; types make no difference here
-    autocast: Callable[..., AbstractContextManager[object]] = torch.autocast
+    with _ONE_AT_A_TIME:
+        autocast: Callable[..., AbstractContextManager[object]] = torch.autocast
 
-    def without_meta(kind: str, *more: object, **named: object) -> AbstractContextManager[object]:
-        return nullcontext() if kind == "meta" else autocast(kind, *more, **named)
+        def without_meta(kind: str, *more: object, **named: object) -> AbstractContextManager[object]:
+            return nullcontext() if kind == "meta" else autocast(kind, *more, **named)
 
-    torch.autocast = without_meta  # type: ignore[misc, assignment]
-    try:
-        with torch.no_grad(), torch.device("meta"), _WithoutNumbers(), FlopCounterMode(display=False) as counter:
-            yield lambda: _read(counter)
-    finally:
-        torch.autocast = autocast  # type: ignore[misc, assignment]
+        torch.autocast = without_meta  # type: ignore[misc, assignment]
+        try:
+            with torch.no_grad(), torch.device("meta"), _WithoutNumbers(), FlopCounterMode(display=False) as counter:
+                yield lambda: _read(counter)
+        finally:
+            torch.autocast = autocast  # type: ignore[misc, assignment]
 
 
 def _read(counter: FlopCounterMode) -> Flops:

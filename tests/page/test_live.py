@@ -78,8 +78,7 @@ def moves(page: Page) -> None:
 
 @pytest.fixture(scope="module")
 def running(view: tuple[Page, str], host: Host) -> Iterator[tuple[Page, str, str]]:
-    """The page while a sampling is under way that goes on until it is interrupted, at the latest when no test looks at
-    it any more; its renderer, and its workflow."""
+    """The page while a sampling is under way that goes on until it is interrupted; its renderer, and its workflow."""
     page, renderer = view
     host.free()
     here = open_template(page, slow(f"page/endless {renderer}", 1000), f"endless in {renderer}")
@@ -175,9 +174,16 @@ def test_an_interrupt_leaves_nothing(running: tuple[Page, str, str]) -> None:
 # ---------------------------------------------------------------- to the end
 
 
-def test_the_last_picture_stays_and_gives_way_to_the_video(view: tuple[Page, str], host: Host) -> None:
-    page, renderer = view
+@pytest.fixture
+def idle(view: tuple[Page, str], host: Host) -> tuple[Page, str]:
+    """The page where nothing runs: what `running` has begun may be under way still."""
+    host.send("/interrupt", {})
     host.free()
+    return view
+
+
+def test_the_last_picture_stays_and_gives_way_to_the_video(idle: tuple[Page, str]) -> None:
+    page, renderer = idle
     load(page, slow(f"page/live {renderer}", 20), f"live in {renderer}")
     assert run(page)[0] == "execution_success"
     video_of(page, DECODE)
@@ -185,9 +191,8 @@ def test_the_last_picture_stays_and_gives_way_to_the_video(view: tuple[Page, str
     assert settles(page, parts(("frames", "others"), LIVE), DECODE) == [0, 1]
 
 
-def test_a_long_video_shows_its_newest_window_with_its_join(view: tuple[Page, str], host: Host) -> None:
-    page, renderer = view
-    host.free()
+def test_a_long_video_shows_its_newest_window_with_its_join(idle: tuple[Page, str]) -> None:
+    page, renderer = idle
     settings: dict[str, Any] = {"frames": 33, "window": 25, "overlap": 9, "steps": 40, "seed": 7}
     settings["filename_prefix"] = f"page/joins {renderer}"
     graph = {"1": LOADER, "2": node("ReelwireLongVideo", model=["1", 0], timeline=ONE_PROMPT, **settings)}

@@ -8,6 +8,7 @@ import pytest
 from reelwire.tests.support import extensive, fast, schedule, seconds
 from reelwire.tests.support.host import ROOT
 
+LONGEST = 60.0  # seconds that one case of a test may take
 TABLE = {"tests/a.py": {"test_long": 9.0, "test_some": 0.2, "test_half": 0.6}, "tests/b.py": {"test_longer": 20.0}}
 
 
@@ -81,6 +82,7 @@ def test_the_table_holds_tests_that_are_there() -> None:
         text = (ROOT / file).read_text(encoding="utf-8")
         assert [name for name in tests if f"def {name}(" not in text] == [], file
         assert min(tests.values()) >= seconds.LISTED
+        assert max(tests.values()) <= LONGEST, f"{file}: what does it wait for?"
 
 
 def test_names_in_the_tables_are_those_of_tests() -> None:
