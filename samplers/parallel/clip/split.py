@@ -91,6 +91,14 @@ def gathered(x: Tensor, count: int) -> list[Tensor]:
     return [part.view(x.dtype).view(x.shape) for part in parts]
 
 
+def exchanged(parts: Tensor) -> Tensor:
+    """Parts of this shape [ranks, ...] of all ranks: part i goes to rank i, and what rank i has sent is part i."""
+    own = _bytes_of(parts)
+    received = torch.empty_like(own)
+    dist.all_to_all_single(received, own)
+    return received.view(parts.dtype).view(parts.shape)
+
+
 def broadcast(x: Tensor | None, owner: int, device: torch.device) -> Tensor:
     """A tensor of the rank that owns it, on all ranks."""
     head = torch.zeros(2 + MOST_DIMS, dtype=torch.int64)
