@@ -70,16 +70,15 @@ def tell(comfyui: Host, what: str, address: str, mode: str = "jobs", workers: in
 
 
 def spread(address: str, mode: str, workers: int) -> Prompt:
-    """The first template, or one whose tokens can be shared out, with its model in Parallel."""
-    prompt = workflow("ltx_t2v" if mode == "jobs" else "wan_t2v", {"3.model": ["90", 0], "3.steps": 2})
+    """A template whose tokens can be shared out and whose files lie outside of the pack, with its model in Parallel."""
+    prompt = workflow("wan_t2v", {"3.model": ["90", 0], "3.steps": 2})
     return prompt | {"90": placed("ReelwireParallel", model=["1", 0], address=address, workers=workers, mode=mode)}
 
 
 @contextmanager
 def cluster(folder: Path, name: str, more: Mapping[str, str], within: tuple[str, ...] = ()) -> Iterator[str]:
     """The address of a cluster of one node, which has a token of its own."""
-    place, address = folder / name.replace(" ", "_"), f"127.0.0.1:{free_port()}"
-    place.mkdir()
+    place, address = Path(tempfile.mkdtemp(dir=folder)), f"127.0.0.1:{free_port()}"  # Ray's sockets want short paths
     with node(place, address, 1, within, {**token(folder, name), **more}):
         yield address
 

@@ -20,7 +20,7 @@ from ....loaders.parts import Args, Argument, Kwargs, Network
 from ....loaders.video_model import VideoModel
 from ...kernels import processors
 from .joint import JointAttention
-from .split import Split, gathered
+from .split import Split, gathered, redirected
 
 if TYPE_CHECKING:
     from diffusers.models._modeling_parallel import ParallelConfig
@@ -110,13 +110,8 @@ class ContextSplit(Split):
         def counting(forward: Callable[..., object]) -> Callable[..., object]:
             return lambda *args: forward(*args[:place], self._among(args[place]), *args[place + 1 :])
 
-        for block in blocks:
-            block.forward = counting(block.forward)
-        try:
+        with redirected(blocks, counting):
             yield
-        finally:
-            for block in blocks:
-                del block.forward
 
     def _among(self, count: int) -> int:
         """How many of the first `count` tokens this rank has."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ....loaders.parts import Args, Argument, Kwargs, Network
-from .split import exchanged, gathered
+from .split import exchanged, gathered, redirected
 
 
 class JointAttention(TorchFunctionMode):
@@ -39,16 +39,19 @@ class JointAttention(TorchFunctionMode):
 
     @contextmanager
     def within(self, network: Network, pattern: str) -> Iterator[None]:
-        """In the attentions whose names fit a pattern, and nowhere else."""
-        begin, end = lambda *_: self._enter(), lambda *_: self.__exit__(None, None, None)
-        with ExitStack() as stack:
-            for module in [module for name, module in network.named_modules() if re.search(pattern, name)]:
-                stack.callback(module.register_forward_pre_hook(begin).remove)
-                stack.callback(module.register_forward_hook(end, always_call=True).remove)
-            yield
+        """In the attentions whose names fit a pattern, and nowhere else. What they exchange is not compiled."""
+        modules = [module for name, module in network.named_modules() if re.search(pattern, name)]
 
-    def _enter(self) -> None:
-        self.__enter__()
+        def joining(forward: Callable[..., object]) -> Callable[..., object]:
+            @torch.compiler.disable
+            def joined(*args: object, **kwargs: object) -> object:
+                with self:
+                    return forward(*args, **kwargs)
+
+            return joined
+
+        with redirected(modules, joining):
+            yield
 
     def _attended(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: object

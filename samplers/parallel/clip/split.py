@@ -6,13 +6,13 @@ what is exchanged, so that each rank goes on with the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....loaders.parts import Network
 from ....loaders.video_model import VideoModel
@@ -81,6 +81,20 @@ class Split:
 
 
 ALONE = Split()
+
+
+@contextmanager
+def redirected(
+    modules: Sequence[nn.Module], through: Callable[[Callable[..., object]], Callable[..., object]]
+) -> Iterator[None]:
+    """Modules whose `forward` goes through what is made of it."""
+    for module in modules:
+        module.forward = through(module.forward)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
 
 
 def gathered(x: Tensor, count: int) -> list[Tensor]:

@@ -49,6 +49,7 @@ def on_ranks(group: Group, case: Case) -> torch.Tensor:
 
 LARGE = {"width": 128, "height": 128}  # some dozen tokens for each rank: fewer are multiplied by other kernels
 KEYFRAMES = {"keyframes": (Keyframe(frames(1), 0), Keyframe(frames(1, 6), 8, 0.7))}
+COMPILED = Speed(compile=True, compiler="eager")
 HUNYUAN = {"guidance": Guidance(true_scale=3.0)}
 CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {  # mode, model, its options, the request's changes
     "wan t2v": ("context", "tiny-wan2.1-t2v", {}, {}),
@@ -68,6 +69,9 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {  # mode, m
     "cogvideox i2v": ("context", "tiny-cogvideox-5b-i2v", {}, {}),
     "cogvideox 1.5 i2v": ("context", "tiny-cogvideox1.5-5b-i2v", {}, {}),
     "cogvideox fun": ("context", "tiny-cogvideox-fun-control", {}, {}),
+    "hunyuan compiled": ("context", "tiny-hunyuan-i2v-replace", {"speed": COMPILED}, {"steps": 2}),
+    "cogvideox kernel": ("context", "tiny-cogvideox-2b", {"speed": Speed(attention="native flash")}, {}),
+    "hunyuan kernel": ("context", "tiny-hunyuan-t2v", {"speed": Speed(attention="native")}, {}),
     "branches wan": ("branches", "tiny-wan2.1-t2v", {}, {}),
     "branches hunyuan": ("branches", "tiny-hunyuan-t2v", HUNYUAN, {}),
     "branches cogvideox": ("branches", "tiny-cogvideox-2b", {}, {}),
