@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -115,14 +115,23 @@ class TokenSplit:
     heads: key of the config that tells how many heads an attention has, which are shared out too.
     inputs: of its forward, with a row for each token [B, N, ...].
     embedders: its convolutions whose output [B, C, t, h, w] becomes tokens.
-    positions: the module whose outputs [.., N, ...] say where the tokens are.
+    joint_embedder: the module that is given a prompt [B, T, ..] and the video, and gives both as tokens [B, T + N, C].
+    positions: the module whose outputs say where the tokens are, or the input of the forward that does.
+    positions_dim: the dimension of these that counts tokens.
     attentions: a pattern of the names of the attentions among them.
+    prompt: where these have the prompt's tokens, of which every process holds all: "before" or "after" the video's, or
+    "apart", in other attentions.
+    counted: which input of a block is a number of tokens from the video's first on.
     output: the layer behind which they are laid together.
     """
 
-    inputs: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
     embedders: tuple[str, ...] = ()
+    joint_embedder: str = ""
     heads: str = "num_attention_heads"
     positions: str = "rope"
+    positions_dim: int = 1
     attentions: str = r"\battn1$"
+    prompt: Literal["apart", "before", "after"] = "apart"
+    counted: int | None = None
     output: str = "proj_out"

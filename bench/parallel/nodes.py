@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -74,12 +74,17 @@ def ratio(asked: argparse.Namespace, folder: Path) -> None:
     """Jobs a second of one worker and of two, each on a core of its own, in turn, three times."""
     with ExitStack() as stack:
         address = f"{HEAD}:{free_port()}"
-        stack.enter_context(node(folder, address, core=0))
+        stack.enter_context(node(folder, address, 1, pinned(0)))
         first = jobs(folder, asked.jobs, "one")
         one = rate(asked, folder, first, address)
-        stack.enter_context(node(folder, address, 2, core=1))
+        stack.enter_context(node(folder, address, 2, pinned(1)))
         two = rate(asked, folder, jobs(folder, asked.jobs, "two"), address)
         print(f"1 worker {one:.2f} jobs/s, 2 workers {two:.2f} jobs/s, ratio {two / one:.2f}")
+
+
+def pinned(core: int) -> tuple[str, ...]:
+    """What keeps a command on one core."""
+    return "taskset", "-c", str(core)
 
 
 def rate(asked: argparse.Namespace, folder: Path, file: Path, address: str) -> float:
@@ -111,16 +116,19 @@ def farm(asked: argparse.Namespace, folder: Path, file: Path, address: str) -> I
 
 
 @contextmanager
-def node(folder: Path, address: str, number: int = 1, core: int | None = None) -> Iterator[psutil.Process]:
-    """A node of the cluster with room for one worker; the first is its head."""
+def node(
+    folder: Path, address: str, number: int = 1, within: Sequence[str] = (), more: Mapping[str, str] | None = None
+) -> Iterator[psutil.Process]:
+    """A node of the cluster with room for one worker; the first is its head. within: a command that runs what follows
+    it; more: variables beside this process's."""
     port = address.rpartition(":")[2]
     role = ["--head", "--port", port, "--include-dashboard=false", "--temp-dir", str(folder / "r")]
     role = role if number == 1 else ["--address", address]
     place = HEAD if number == 1 else OTHERS.format(number)
-    pinned = [] if core is None else ["taskset", "-c", str(core)]
-    command = [*pinned, str(Path(sys.executable).with_name("ray")), "start", *role, "--node-ip-address", place]
+    command = [*within, str(Path(sys.executable).with_name("ray")), "start", *role, "--node-ip-address", place]
     log = (folder / f"node{number}.log").open("wb")
-    with log, subprocess.Popen([*command, "--num-cpus", "1", "--block"], stdout=log, stderr=log) as process:
+    command, variables = [*command, "--num-cpus", "1", "--block"], {**os.environ, **(more or {})}
+    with log, subprocess.Popen(command, stdout=log, stderr=log, env=variables) as process:
         top = psutil.Process(process.pid)
         end = time.monotonic() + 90
         while "To terminate" not in (folder / f"node{number}.log").read_text() and time.monotonic() < end:

@@ -1,11 +1,11 @@
 """Ranks of one clip, and Ray's workers of many, that die at random moments of their runs:
 
-python bench/ranks/deaths.py ranks [--deaths 20]
-python bench/ranks/deaths.py workers [--deaths 20]
+python bench/ranks/deaths.py ranks [--deaths 20] [--part 1/4]
+python bench/ranks/deaths.py workers [--deaths 20] [--part 1/4]
 
 A tiny model. Half of the deaths are os._exit inside of a process, half SIGKILL from outside, of a random one of two, at
 a random step of the run and a random moment of it. What comes out must be what one process makes; each row says how
-soon a death was noticed.
+soon a death was noticed. --part: that much of the deaths, for a machine on which all of them take long.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ from reelwire.training.tiny_models import make
 
 MODEL = "tiny-wan2.1-t2v"
 LATE = 0.2  # seconds after a step within which a process dies
+JOB_STEPS = 2000  # of a worker's job, whose steps are heard of twice a second
 
 
 @dataclass
@@ -96,28 +97,33 @@ class Deaths:
 
 
 def chosen(count: int, steps: int, chance: random.Random) -> list[Death]:
-    """Half of each kind, anywhere in a run of so many steps."""
+    """Half of each kind, anywhere in the first four fifths of so many steps: they are heard of late."""
     kinds = [number < count // 2 for number in range(count)]
     chance.shuffle(kinds)
-    return [Death(kind, chance.randrange(1, steps - 1), chance.uniform(0, LATE)) for kind in kinds]
+    return [Death(kind, chance.randrange(1, steps * 4 // 5), chance.uniform(0, LATE)) for kind in kinds]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("of", choices=["ranks", "workers"])
     parser.add_argument("--deaths", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=0, help="of a run; 0: as many as it takes to hear of them")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--part", default="1/1", metavar="NUMBER/COUNT")
     asked = parser.parse_args()
     kind: Callable[[Path, Deaths, random.Random], str] = {"ranks": of_ranks, "workers": of_workers}[asked.of]
-    chance = random.Random(asked.seed)
-    deaths = Deaths(asked.steps, chosen(asked.deaths, asked.steps, chance))
+    chance, steps = random.Random(asked.seed), asked.steps or {"ranks": 400, "workers": JOB_STEPS}[asked.of]
+    number, count = map(int, asked.part.split("/"))
+    deaths = Deaths(steps, chosen(asked.deaths, steps, chance)[number - 1 :: count])
     with tempfile.TemporaryDirectory() as name:
         make(MODEL, Path(name))
         print("| death | after step | noticed |\n|---|---|---|", flush=True)
         words = kind(Path(name), deaths, chance)
-    exits = sum(death.exits for death in deaths.done)
-    print(f"{exits} exits, {len(deaths.done) - exits} kills, noticed in {deaths.worst:.2f} s at most; {words}")
+    happened = [death.exits for death in deaths.done if death.noticed]
+    kills, missed = happened.count(False), len(deaths.done) - len(happened) + len(deaths.coming)
+    print(f"{happened.count(True)} exits, {kills} kills, noticed in {deaths.worst:.2f} s at most; {words}")
+    if missed:
+        raise SystemExit(f"{missed} deaths came too late: the run was over. Take more --steps.")
 
 
 def with_fuse(conditioning: Conditioning, fuse: Fuse) -> Conditioning:

@@ -23,8 +23,8 @@ from reelwire.training.tiny_models import make
 CASES = {
     "tiny-wan2.1-t2v": ("context", "branches"),
     "tiny-ltx-0.9.5": ("context", "branches"),
-    "tiny-hunyuan-t2v": ("branches",),
-    "tiny-cogvideox-2b": ("branches",),
+    "tiny-hunyuan-t2v": ("context", "branches"),
+    "tiny-cogvideox-2b": ("context", "branches"),
     "tiny-mochi": ("branches",),
     "tiny-svd-xt": ("branches",),
     "tiny-wan2.2-t2v-a14b": ("context", "branches", "experts"),

@@ -26,6 +26,8 @@ def cards(tiny_models: Path) -> Iterator[Group]:
 CASES = {
     "context wan": ("context", WAN, 1.0),
     "context ltx": ("context", LTX, 1.0),
+    "context hunyuan": ("context", "tiny-hunyuan-t2v", 1.0),
+    "context cogvideox": ("context", "tiny-cogvideox-2b", 1.0),
     "branches wan": ("branches", WAN, 1.02),
     "branches ltx": ("branches", LTX, 1.0),
     "experts": ("experts", EXPERTS, 1.02),

@@ -157,6 +157,27 @@ def test_every_family_under_the_hosts_manager(host_module: Any, tiny_models: Pat
     assert same(run_tiny(tiny_models, name, memory)[1:], expected)
 
 
+def test_it_makes_way_for_ranks(host_module: Any) -> None:
+    """Nothing of the host's stays on a card, and the next run brings it back; on a processor nothing is moved."""
+    import comfy.model_management as mm
+
+    on_card = DEVICE != "cpu"
+    held = lambda: torch.get_device_module(DEVICE).memory_allocated() if on_card else 0
+    mm.unload_all_models()
+    gc.collect()
+    model, before = host_module.load_model(RECIPE), held()
+    made = lambda: tuple(x.cpu() for x in make(model))
+    expected = made()
+    loaded = lambda: [entry.model for entry in mm.current_loaded_models]
+    there = loaded()
+    assert there
+    model.memory.make_way()
+    assert loaded() == ([] if on_card else there)
+    assert held() <= before
+    assert not on_card or {patcher.loaded_size() for patcher in model.get_models()} == {0}
+    assert same(made(), expected)
+
+
 def test_a_dropped_model_is_freed(host_module: Any) -> None:
     import comfy.model_management as mm
 

@@ -27,8 +27,8 @@ ALLOWED = {
     ("nodes/long_video.py", "write_video"),
     ("nodes/compare/node.py", "write_video"),
     ("samplers/parallel/clip/child.py", "os.fdopen"),  # a pipe
-    ("samplers/parallel/clip/local.py", "shutil.rmtree"),  # a folder of its own, by which ranks find each other
-    ("samplers/parallel/clip/local.py", "tempfile.mkdtemp"),
+    ("samplers/parallel/scratch.py", "shutil.rmtree"),  # a folder of a process's own
+    ("samplers/parallel/scratch.py", "tempfile.mkdtemp"),
 }
 
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 from ...loaders.parts import Argument, JsonObject
@@ -136,11 +137,7 @@ def _place(name: str, workflow: Workflow) -> tuple[str, str]:
             raise WrongError(f"{name}: several nodes have it; write one of {places}")
         known = sorted({f for each in workflow.values() for f, v in each["inputs"].items() if not _is_link(v)})
         raise WrongError(f"{name}: no node of the workflow has such an input{_near(field, known)}")
-    found = (
-        [node]
-        if node in workflow
-        else [k for k, n in workflow.items() if node in (_title(workflow, k), n["class_type"])]
-    )
+    found = [node] if node in workflow else [key for key in workflow if node in _titles(workflow, key)]
     if not found:
         known = [_title(workflow, key) for key in workflow]
         raise WrongError(f"{name}: the workflow has no node of that title or number{_near(node, known)}")
@@ -155,8 +152,26 @@ def _place(name: str, workflow: Workflow) -> tuple[str, str]:
 
 
 def _title(workflow: Workflow, key: str) -> str:
+    return next(iter(_titles(workflow, key)), key)
+
+
+def _titles(workflow: Workflow, key: str) -> list[str]:
+    """What a node is called: in the workflow, on the page in each language, in code."""
     node = workflow.get(key, {})
-    return str(node.get("_meta", {}).get("title") or node.get("class_type") or key)
+    kind = str(node.get("class_type") or "")
+    names = [str(node.get("_meta", {}).get("title") or ""), *_shown().get(kind, ()), kind]
+    return [name for name in names if name]
+
+
+@cache
+def _shown() -> Mapping[str, list[str]]:
+    """Our nodes -> how the page calls them: the workflows that come with the pack do not say so."""
+    names = dict[str, list[str]]()
+    for language in ("en", "zh"):
+        file = Path(__file__).parents[2] / "locales" / language / "nodeDefs.json"
+        for kind, node in json.loads(file.read_text(encoding="utf-8")).items():
+            names.setdefault(kind, []).append(str(node.get("display_name", "")))
+    return names
 
 
 def _near(name: str, known: list[str]) -> str:

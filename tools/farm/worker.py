@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...loaders.parts import JsonObject
+from ...samplers.parallel.scratch import Scratch
 from ..websocket import ADDRESS, messages, open_websocket
 from .keeper import ENDED
 
@@ -79,6 +79,7 @@ class _Bench:
 
     process: subprocess.Popen[bytes] | None = None
     port: int = 0
+    scratch: Scratch | None = None
     folder: Path = Path()
     log: Path = Path()
     look: tuple[int, int] = (0, 0)
@@ -121,7 +122,8 @@ def hello(greeting: FarmGreeting) -> tuple[str, list[str]]:
 
 def _start(host: Path, greeting: FarmGreeting) -> None:
     """A ComfyUI whose output, user data and port are this worker's alone."""
-    _bench.folder = Path(tempfile.mkdtemp(prefix="reelwire-farm-"))
+    _bench.scratch = Scratch("farm")
+    _bench.folder = _bench.scratch.path
     for name in ("output", "temp", "user"):
         (_bench.folder / name).mkdir()
     with socket.create_server((ADDRESS, 0)) as server:
@@ -327,6 +329,8 @@ def rest() -> None:
 def leave() -> None:
     """End ComfyUI; its keeper removes what it has left."""
     process = _bench.process
+    if _bench.scratch is not None:
+        _bench.scratch.release()
     if process is not None and process.stdin is not None:
         process.stdin.close()
         with suppress(subprocess.TimeoutExpired):

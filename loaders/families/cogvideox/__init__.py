@@ -19,6 +19,7 @@ from ...common.images import cover
 from ...common.peaks import Moment
 from ...common.prompts import encode_t5, t5_prompt
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
+from ...facts import TokenSplit
 from ...messages import InputError, either, message
 from ...parts import Config, Inputs
 from ...request import Conditioning, Keyframe, Request
@@ -47,6 +48,7 @@ class CogVideoX(VideoModel):
         "query and key": Moment(hidden=7, float32=2, copies=1, rotary=3, text=1),
         "MLP": Moment(hidden=4, mlp=2, rotary=3, text=1),
     }
+    tokens_at = TokenSplit(joint_embedder="patch_embed", positions="image_rotary_emb", positions_dim=0, prompt="before")
     dispatches = False
     decode_cycle = 1, 2
     image_models = either("CogVideoX-5B-I2V", "CogVideoX1.5-5B-I2V")

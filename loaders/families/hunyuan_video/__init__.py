@@ -20,7 +20,7 @@ from ...common.images import cover
 from ...common.peaks import Moment, Reader, reader
 from ...common.prompts import trimmed
 from ...denoiser import Denoiser, Network, NoiseSchedule, Schedule
-from ...facts import Stacks
+from ...facts import Stacks, TokenSplit
 from ...messages import InputError, message
 from ...parts import Config, Inputs
 from ...request import Conditioning, Keyframe, Request
@@ -35,7 +35,8 @@ from .vae import decode_pieces, encode_pieces
 
 # how an image comes in -> the text refiner reads every N-th of its tokens (image_embed_interleave of the pipeline)
 INTERLEAVE = {"latent_concat": 2, "token_replace": 4}
-MASK = 3  # which input of a block is the mask of its attention (HunyuanVideoTransformer3DModel.forward)
+# which input of a block is the mask of its attention, and which the first frame's number of tokens
+MASK, FIRST_TOKENS = 3, 6  # (HunyuanVideoTransformer3DModel.forward)
 
 
 class HunyuanVideo(VideoModel):
@@ -52,6 +53,13 @@ class HunyuanVideo(VideoModel):
     }
     decode_cycle = 2, 3
     stacks = Stacks(("transformer_blocks", "single_transformer_blocks"))
+    tokens_at = TokenSplit(
+        embedders=("x_embedder.proj",),
+        positions_dim=0,
+        attentions=r"^(single_)?transformer_blocks\.\d+\.attn$",
+        prompt="after",
+        counted=FIRST_TOKENS,
+    )
     masked = "."
     image_models, text_models = "HunyuanVideo-I2V", "HunyuanVideo (T2V)"
 

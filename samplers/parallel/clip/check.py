@@ -15,6 +15,7 @@ from ...kernels import choice, kernel_of
 from ...solvers import prediction_levels
 
 SHARING = ("", "native", "_native_cudnn", "_native_flash", "flash", "sage")  # diffusers' kernels that share heads out
+AMONG_PROMPTS = ("", "native", "_native_cudnn", "_native_efficient", "_native_flash")  # PyTorch's own: see joint.py
 PAIRS = ("branches", "experts")  # modes that have work for two, or that for most guidance
 OF_CPU = 2  # processes of a machine without cards, where nobody says how many
 BACKENDS = {  # by type of device; what is small goes by the CPU
@@ -106,7 +107,7 @@ def _check_context(model: VideoModel, request: Request, count: int) -> None:
         rule = message("heads_and_tokens", title=title, heads=heads, tokens=tokens)
         raise InputError("workers", count, rule, _use(fits) if fits else message("other_size_or_mode"))
     name, _, _ = choice(model)
-    if kernel_of(model).backend not in SHARING:
+    if kernel_of(model).backend not in (SHARING if places.prompt == "apart" else AMONG_PROMPTS):
         raise InputError("attention", name, message("kernel_keeps_heads"), message("choose_auto"))
 
 

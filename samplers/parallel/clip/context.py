@@ -1,12 +1,12 @@
 """Context parallel: every rank holds a share of the video's tokens, and in attention a share of the heads (Ulysses).
 
-The attention is diffusers'; where a network's tokens are cut and laid together again, its family says
-(`VideoModel.tokens_at`).
+The attention is diffusers', or joint.py's where the prompt's tokens are among the video's; where a network's tokens are
+cut and laid together again, its family says (`VideoModel.tokens_at`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ from ....loaders.messages import InputError, message
 from ....loaders.parts import Args, Argument, Kwargs, Network
 from ....loaders.video_model import VideoModel
 from ...kernels import processors
-from .split import Split, gathered
+from .joint import JointAttention
+from .split import Split, gathered, redirected
 
 if TYPE_CHECKING:
     from diffusers.models._modeling_parallel import ParallelConfig
@@ -39,7 +40,13 @@ class ContextSplit(Split):
         places = model.tokens_at
         assert places is not None
         with ExitStack() as stack:
-            stack.enter_context(_attending(network, places.attentions, self._config()))
+            if places.prompt == "apart":
+                stack.enter_context(_attending(network, places.attentions, self._config()))
+            else:
+                joint = JointAttention(self.rank, self.count, lambda: self.own, places.prompt == "before")
+                stack.enter_context(joint.within(network, places.attentions))
+            if places.counted is not None:
+                stack.enter_context(self._counting(network, model, places.counted))
             for handle in self._hooks(network, places):
                 stack.callback(handle.remove)
             yield
@@ -63,11 +70,19 @@ class ContextSplit(Split):
 
     def _hooks(self, network: Network, places: TokenSplit) -> Iterator[RemovableHandle]:
         def cut_inputs(module: nn.Module, args: Args, kwargs: Kwargs) -> tuple[Args, Kwargs]:
-            return args, {k: self._cut(v) if k in places.inputs and v.ndim > 1 else v for k, v in kwargs.items()}
+            cut: Kwargs = {k: self._cut(v) for k, v in kwargs.items() if k in places.inputs and v.ndim > 1}
+            if kwargs.get(places.positions) is not None:
+                cut[places.positions] = tuple(self._cut(x, places.positions_dim) for x in kwargs[places.positions])
+            return args, {**kwargs, **cut}
 
         def cut_positions(module: nn.Module, args: Args, output: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            self.own = output[0].shape[1] // self.count
-            return tuple(map(self._cut, output))
+            self.own = output[0].shape[places.positions_dim] // self.count
+            return tuple(self._cut(x, places.positions_dim) for x in output)
+
+        def cut_behind_prompt(module: nn.Module, args: Args, output: Tensor) -> Tensor:
+            prompt, video = output.tensor_split([args[0].shape[1]], 1)
+            self.own = video.shape[1] // self.count
+            return torch.cat([prompt, self._cut(video)], 1)
 
         def cut_volume(module: nn.Module, args: Args, output: Tensor) -> Tensor:
             return self._cut(output.flatten(2), 2)[..., None, None]
@@ -76,11 +91,31 @@ class ContextSplit(Split):
             return torch.cat(gathered(output, self.count), 1)
 
         yield network.register_forward_pre_hook(cut_inputs, with_kwargs=True)
-        yield network.get_submodule(places.positions).register_forward_hook(cut_positions)
         yield network.get_submodule(places.output).register_forward_hook(join)
-        for name in places.embedders:
-            if hasattr(network, name):
-                yield network.get_submodule(name).register_forward_hook(cut_volume)
+        cuts: dict[str, Callable[..., object]] = {places.positions: cut_positions}
+        cuts |= {places.joint_embedder: cut_behind_prompt} if places.joint_embedder else {}
+        cuts |= dict.fromkeys(places.embedders, cut_volume)
+        modules = dict(network.named_modules())
+        for name in [name for name in cuts if name in modules]:
+            yield modules[name].register_forward_hook(cuts[name])
+
+    @contextmanager
+    def _counting(self, network: Network, model: VideoModel, place: int) -> Iterator[None]:
+        """The blocks, which are told how many of this rank's tokens are among those that are counted from the first on.
+
+        By their `forward`: caches call it by itself."""
+        assert model.stacks is not None
+        blocks = [block for name in model.stacks.of(network) for block in getattr(network, name)]
+
+        def counting(forward: Callable[..., object]) -> Callable[..., object]:
+            return lambda *args: forward(*args[:place], self._among(args[place]), *args[place + 1 :])
+
+        with redirected(blocks, counting):
+            yield
+
+    def _among(self, count: int) -> int:
+        """How many of the first `count` tokens this rank has."""
+        return min(max(count - self.rank * self.own, 0), self.own)
 
     def _cut(self, x: Tensor, dim: int = 1) -> Tensor:
         """This rank's share; what is alike for all tokens stays."""

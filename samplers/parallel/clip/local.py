@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import pickle  # nosec B403
 import queue
-import shutil
 import subprocess  # nosec B404
 import sys
-import tempfile
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,6 +17,7 @@ import torch
 
 from ....loaders.messages import message
 from ....loaders.request import Parallel
+from ..scratch import Scratch
 from .ranks import Died
 from .serving import Order, Start, Stop
 from .worker import Build, Event, Place, Task
@@ -35,7 +34,7 @@ class LocalLauncher:
     def __init__(self, patience: float = 300.0) -> None:
         self._patience = patience
         self._events: queue.Queue[tuple[int, Event | Died]] = queue.Queue()
-        self._folder: str | None = None
+        self._folder: Scratch | None = None
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def start(self, build: Build, parallel: Parallel, devices: Sequence[str]) -> None:
@@ -47,8 +46,8 @@ class LocalLauncher:
 
     def _start(self, build: Build, parallel: Parallel, devices: Sequence[str]) -> None:
         self._events = queue.Queue()
-        self._folder = tempfile.mkdtemp(prefix="reelwire-ranks-")
-        store = (Path(self._folder) / "store").as_uri()
+        self._folder = Scratch("ranks")
+        store = (self._folder.path / "store").as_uri()
         threads = max(1, torch.get_num_threads() // len(devices))
         for rank, device in enumerate(devices):
             place = Place(parallel.mode, rank, len(devices), store, device, self._patience, threads)
@@ -103,7 +102,7 @@ class LocalLauncher:
                 with suppress(OSError):
                     stream.close()
         if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
             self._folder = None
 
 

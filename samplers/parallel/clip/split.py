@@ -6,13 +6,13 @@ what is exchanged, so that each rank goes on with the same numbers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from ....loaders.parts import Network
 from ....loaders.video_model import VideoModel
@@ -83,12 +83,34 @@ class Split:
 ALONE = Split()
 
 
+@contextmanager
+def redirected(
+    modules: Sequence[nn.Module], through: Callable[[Callable[..., object]], Callable[..., object]]
+) -> Iterator[None]:
+    """Modules whose `forward` goes through what is made of it."""
+    for module in modules:
+        module.forward = through(module.forward)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
 def gathered(x: Tensor, count: int) -> list[Tensor]:
     """The tensors of this shape of all ranks, in their order."""
     own = _bytes_of(x)
     parts = [torch.empty_like(own) for _ in range(count)]
     dist.all_gather(parts, own)
     return [part.view(x.dtype).view(x.shape) for part in parts]
+
+
+def exchanged(parts: Tensor) -> Tensor:
+    """Parts of this shape [ranks, ...] of all ranks: part i goes to rank i, and what rank i has sent is part i."""
+    own = _bytes_of(parts)
+    received = torch.empty_like(own)
+    dist.all_to_all_single(received, own)
+    return received.view(parts.dtype).view(parts.shape)
 
 
 def broadcast(x: Tensor | None, owner: int, device: torch.device) -> Tensor:

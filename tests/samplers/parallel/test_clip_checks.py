@@ -28,7 +28,6 @@ REFUSED: dict[str, tuple[str, Parallel, dict[str, Any], dict[str, Any], str]] = 
         "workers",
     ),
     "no tokens": ("tiny-mochi", Parallel(workers=2, mode="context"), {}, {}, "mode"),
-    "no xDiT": ("tiny-hunyuan-t2v", Parallel(workers=2, mode="context"), {}, {}, "mode"),
     "one branch": ("tiny-wan2.1-t2v", Parallel(workers=2, mode="branches"), {}, dict(guidance=1.0), "mode"),
     "fewer branches": ("tiny-wan2.1-t2v", Parallel(workers=3, mode="branches"), {}, {}, "workers"),
     "one expert": ("tiny-wan2.1-t2v", Parallel(mode="experts"), {}, {}, "mode"),
@@ -87,6 +86,8 @@ def test_where_it_cannot_be(tiny_models: Path, name: str) -> None:
 TAKEN: dict[str, tuple[str, Parallel, dict[str, Any]]] = {
     "jobs": ("tiny-mochi", Parallel(), {}),
     "context": ("tiny-wan2.1-i2v", Parallel(workers=2, mode="context"), {}),
+    "context among a prompt's tokens": ("tiny-hunyuan-i2v-replace", Parallel(workers=2, mode="context"), {}),
+    "context behind a prompt's tokens": ("tiny-cogvideox1.5-5b-i2v", Parallel(workers=2, mode="context"), {}),
     "three passes": (
         "tiny-ltx-0.9.5",
         Parallel(workers=3, mode="branches"),

@@ -5,16 +5,20 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from typing import Any
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.notices import stopped_by
+from reelwire.loaders.parts import PlainMemory
 from reelwire.loaders.request import Parallel
-from reelwire.samplers.parallel.clip import local
+from reelwire.samplers.parallel.clip import local, spread
 from reelwire.samplers.parallel.clip.local import LocalLauncher
 from reelwire.samplers.parallel.clip.ranks import Died, Group
 from reelwire.samplers.parallel.clip.worker import Done, Failed, Stopped
+from reelwire.tests.support.engine.models import open_plain
 from reelwire.tests.support.parallel.launched import READY, PlayedLauncher
 
 HERE, CARDS = Parallel("", 2, "branches"), ["cpu", "cpu"]
@@ -84,6 +88,28 @@ def test_a_stop_is_heard_while_a_left_task_ends() -> None:
     with stopped_by(stop), pytest.raises(LeftError):
         done(group)
     assert launcher.sent == ["left"]
+
+
+def test_a_card_makes_way_before_ranks_are_asked(tiny_models: Path) -> None:
+    """Before they start, and again before each task: prompts have been encoded on it meanwhile."""
+
+    class Host(PlainMemory):
+        """Notes how many starts of ranks there have been whenever it makes way."""
+
+        starts: ClassVar[list[int]] = []
+
+        def make_way(self) -> None:
+            self.starts.append(launcher.begun)
+
+    launcher = PlayedLauncher([GOOD, GOOD])
+    model = replace(open_plain(tiny_models, "tiny-wan2.1-t2v"), parallel=HERE, memory=Host())
+    try:
+        first = spread.group_of(model, launcher)
+        assert done(first) == ["a", "b"]
+        assert spread.group_of(model) is first
+    finally:
+        spread.close()
+    assert (Host.starts, launcher.begun, launcher.closed) == ([0, 1], 1, 1)
 
 
 # ---------------------------------------------------------------- processes

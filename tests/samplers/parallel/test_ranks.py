@@ -18,6 +18,7 @@ from reelwire.loaders.request import Guidance, Keyframe, Parallel, Request
 from reelwire.loaders.vae.tiles import Tiling
 from reelwire.samplers.caches.mechanisms.external import External
 from reelwire.samplers.caches.policies import choices
+from reelwire.samplers.caches.policies.teacache import TeaCache
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import RunSoFar
 from reelwire.samplers.parallel.clip import spread
@@ -25,6 +26,7 @@ from reelwire.samplers.parallel.clip.local import LocalLauncher
 from reelwire.samplers.parallel.clip.ranks import Group
 from reelwire.samplers.parallel.clip.worker import Frames
 from reelwire.samplers.plan import plan
+from reelwire.samplers.speed import Speed
 from reelwire.tests.support.engine.models import PROMPT, frames
 from reelwire.tests.support.parallel.ranks import Case, Decoded, Tiny
 
@@ -47,6 +49,7 @@ def on_ranks(group: Group, case: Case) -> torch.Tensor:
 
 LARGE = {"width": 128, "height": 128}  # some dozen tokens for each rank: fewer are multiplied by other kernels
 KEYFRAMES = {"keyframes": (Keyframe(frames(1), 0), Keyframe(frames(1, 6), 8, 0.7))}
+COMPILED = Speed(compile=True, compiler="eager")
 HUNYUAN = {"guidance": Guidance(true_scale=3.0)}
 CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {  # mode, model, its options, the request's changes
     "wan t2v": ("context", "tiny-wan2.1-t2v", {}, {}),
@@ -58,6 +61,17 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {  # mode, m
     "ltx masked text": ("context", "tiny-ltx-0.9.0", {}, {}),
     "ltx keyframes": ("context", "tiny-ltx-0.9.5", {}, KEYFRAMES),
     "ltx guider": ("context", "tiny-ltx-0.9.5", {"guidance": Guidance("apg")}, LARGE),
+    "hunyuan t2v": ("context", "tiny-hunyuan-t2v", HUNYUAN, {}),
+    "hunyuan i2v by channels": ("context", "tiny-hunyuan-i2v-concat", {}, {}),
+    "hunyuan i2v by tokens": ("context", "tiny-hunyuan-i2v-replace", {}, {}),
+    "hunyuan trimmed": ("context", "tiny-hunyuan-t2v", {"speed": Speed(trim_text=True)}, {}),
+    "cogvideox": ("context", "tiny-cogvideox-2b", {}, {}),
+    "cogvideox i2v": ("context", "tiny-cogvideox-5b-i2v", {}, {}),
+    "cogvideox 1.5 i2v": ("context", "tiny-cogvideox1.5-5b-i2v", {}, {}),
+    "cogvideox fun": ("context", "tiny-cogvideox-fun-control", {}, {}),
+    "hunyuan compiled": ("context", "tiny-hunyuan-i2v-replace", {"speed": COMPILED}, {"steps": 2}),
+    "cogvideox kernel": ("context", "tiny-cogvideox-2b", {"speed": Speed(attention="native flash")}, {}),
+    "hunyuan kernel": ("context", "tiny-hunyuan-t2v", {"speed": Speed(attention="native")}, {}),
     "branches wan": ("branches", "tiny-wan2.1-t2v", {}, {}),
     "branches hunyuan": ("branches", "tiny-hunyuan-t2v", HUNYUAN, {}),
     "branches cogvideox": ("branches", "tiny-cogvideox-2b", {}, {}),
@@ -89,6 +103,8 @@ CACHED = [
         and not issubclass(choices()[name].mechanism, External)  # which plan refuses
     ),
     ("context", "first block", "tiny-wan2.1-t2v"),
+    ("context", "teacache", "tiny-hunyuan-i2v-replace"),
+    ("context", "first block", "tiny-cogvideox-2b"),
     ("branches", "easycache", "tiny-wan2.1-t2v"),
     ("experts", "corrected plan", "tiny-wan2.2-t2v-a14b"),
     ("experts", "first block", "tiny-wan2.2-t2v-a14b"),
@@ -98,7 +114,8 @@ CACHED = [
 @pytest.mark.parametrize(("mode", "name", "model"), CACHED)
 def test_caches_decide_alike(group: Group, tiny_models: Path, mode: str, name: str, model: str) -> None:
     """On all ranks, and as one process does: what is computed, and the bits."""
-    case = Case(Tiny(tiny_models, model, {"cache": choices()[name]()}), mode, {"steps": 12})
+    policy = TeaCache() if name == "teacache" else choices()[name]()
+    case = Case(Tiny(tiny_models, model, {"cache": policy}), mode, {"steps": 12})
     (latents, seen), (_, other) = group.run(lambda: case)
     alone, expected = case.watched()
     decisions = lambda entries: [(e.part, e.branch, e.step, e.computed) for e in entries]
@@ -131,6 +148,25 @@ def test_bytes_on_the_wire(group: Group, tiny_models: Path) -> None:
     assert sum(sent("tiny-wan2.1-t2v", "context").values()) == 2 * wire.context_step(wan, tokens, 2, 2)
     one = wire.prediction_step(16 * 3 * 8 * 8, 4, 2)
     assert sum(sent("tiny-wan2.1-t2v", "branches").values()) == 2 * (one + wire.FLAG)
+
+
+AMONG = {"tiny-hunyuan-t2v": (1, 1), "tiny-cogvideox-2b": (1, 2)}  # forward passes of a step, videos in each
+
+
+@pytest.mark.parametrize("name", AMONG)
+def test_bytes_of_a_prompt_among_the_tokens(group: Group, tiny_models: Path, name: str) -> None:
+    forwards, batch = AMONG[name]
+    model, case = Tiny(tiny_models, name)(), Case(Tiny(tiny_models, name), "context", {"steps": 2}, counted=True)
+    config, request = model.parts["transformer"].config, case.task(model).plan.request
+    network = wire.Network(
+        layers=config["num_layers"] + config.get("num_single_layers", 0),
+        hidden=model.facts.hidden_size,
+        row=config["patch_size"] ** 2 * config["out_channels"],
+        item=4,
+        prompt=model.text_positions(request),
+    )
+    forward = wire.context_forward(network, model.positions(request), 2, batch)
+    assert sum(group.run(lambda: case)[0].values()) == 2 * (forwards * forward + wire.FLAG)
 
 
 def test_a_rank_that_exits(group: Group, tiny_models: Path, tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ class Wire(TorchDispatchMode):
         name, others = func.name().partition(".")[0], self.count - 1
         if name.endswith("all_to_all_single"):
             self.sent["all to all"] += args[0].nbytes * others // self.count
+        elif name == "c10d::alltoall_base_":
+            self.sent["all to all"] += args[1].nbytes * others // self.count
         elif name == "c10d::allgather_":
             self.sent["gather"] += args[1][0].nbytes * others
         elif name == "c10d::broadcast_" and args[2] == self.rank:

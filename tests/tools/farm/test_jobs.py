@@ -37,8 +37,9 @@ def wrong(folder: Path, workflow: dict[str, Any], *lines: object, name: str = "j
 
 def test_inputs_by_all_their_names(tmp_path: Path, workflow: dict[str, Any]) -> None:
     node = next(key for key, each in workflow.items() if each["class_type"] == "ReelwireSampler")
-    workflow[node]["_meta"] = {"title": "Video Sampler"}
-    lines = [{"seed": 5}, {"Video Sampler.seed": 5}, {f"{node}.seed": 5}, {"ReelwireSampler.seed": 5}]
+    workflow[node]["_meta"] = {"title": "My sampler"}
+    names = ["", "My sampler.", "Video Sampler.", "视频采样.", f"{node}.", "ReelwireSampler."]
+    lines = [{f"{name}seed": 5} for name in names]
     for line in lines:
         (job,) = read_jobs(listed(tmp_path, line), workflow)
         assert job.prompt[node]["inputs"]["seed"] == 5
@@ -159,3 +160,13 @@ def test_words_of_strangers_are_text_on_the_page(tmp_path: Path, workflow: dict[
     text = page.read_text(encoding="utf-8")
     assert "<script>" not in text
     assert "<b>no" not in text
+
+
+@pytest.mark.parametrize("page", ["cluster.md", "cluster.zh.md"])
+def test_the_guides_list_fits_the_workflow_that_it_names(tmp_path: Path, workflow: dict[str, Any], page: str) -> None:
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    assert f"--workflow {WORKFLOW.name}" in text
+    lines = [line.strip() for line in text.splitlines() if line.strip().startswith('{"name"')]
+    jobs = read_jobs(listed(tmp_path, *lines), workflow)
+    assert [job.key for job in jobs] == ["fox_1", "fox_2"]
+    assert jobs[1].prompt["4"]["inputs"]["fps"] == 24
