@@ -123,7 +123,8 @@ def test_what_is_for_one_family_follows_the_loader(page: Page, renderer: str) ->
 
 
 # of every node of ours: the words of its lists that have some, and its empty fields
-SPOKEN = """types => types.flatMap(type => LiteGraph.createNode(type).widgets ?? []).flatMap(({ name, options, element }) => [
+SPOKEN = """types => types.flatMap(type => LiteGraph.createNode(type).widgets ?? []).flatMap(
+    ({ name, options, element }) => [
     ...(options?.getOptionLabel ? options.values.map(value => [value, options.getOptionLabel(value)]) : []),
     ...(element?.placeholder ? [[name, element.placeholder]] : []),
 ])"""
