@@ -28,6 +28,7 @@ STORY: dict[str, Any] = {
 CONTROL = "[...document.querySelectorAll('.reelwire-timeline')].find(element => element.checkVisibility())"
 SHOWN = f"""() => {{
     const control = {CONTROL};
+    if (!control) return {{ shows: "nothing", prompts: [], pictures: [], windows: 0 }}; // it is being drawn anew
     const entries = lane => [...control.querySelectorAll(`.reelwire-tl-${{lane}} > [data-index] > input`)];
     return {{
         shows: control.dataset.shows,
