@@ -93,7 +93,7 @@ PLACE = """async ([places, led, groups, note, models]) => {
 }"""
 FIXED = ("ReelwireCalibrateCache", "ReelwireLongVideo")  # what is kept on disk belongs to one seed
 COMPARES = "ReelwireCompare"
-LITEGRAPH = {"Comfy.VueNodes.Enabled": False}  # whose nodes have other heights than those of Nodes 2.0
+LITEGRAPH: dict[str, Any] = {"Comfy.VueNodes.Enabled": False}  # whose nodes have other heights than those of Nodes 2.0
 RUN_SECONDS = 600
 
 
