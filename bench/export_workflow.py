@@ -33,7 +33,7 @@ else:  # as a plain script
     from templates import blueprints, layout, notes
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page, Playwright
 
 WORKFLOWS = Path(__file__).parent.parent / "workflows"
 FLAGS = (
@@ -93,26 +93,30 @@ PLACE = """async ([places, led, groups, note, models]) => {
 }"""
 FIXED = ("ReelwireCalibrateCache", "ReelwireLongVideo")  # what is kept on disk belongs to one seed
 COMPARES = "ReelwireCompare"
-LITEGRAPH = {"Comfy.VueNodes.Enabled": False}  # whose nodes have other heights than those of Nodes 2.0
+LITEGRAPH: dict[str, Any] = {"Comfy.VueNodes.Enabled": False}  # whose nodes have other heights than those of Nodes 2.0
 RUN_SECONDS = 600
 
 
 @contextmanager
-def open_page(url: str, **settings: Any) -> Iterator[Page]:
-    """ComfyUI's page in headless Chromium, when it is ready to take a workflow. settings: of the page."""
+def open_page(url: str, firefox: str | None = None, **settings: Any) -> Iterator[Page]:
+    """ComfyUI's page in a headless browser, when it is ready to take a workflow: in Chromium, or in the Firefox at a
+    path. settings: of the page."""
     from playwright.sync_api import sync_playwright
 
-    chromium = os.environ.get("REELWIRE_CHROMIUM", "/usr/bin/chromium")
-    with (
-        sync_playwright() as playwright,
-        playwright.chromium.launch(executable_path=chromium, args=list(FLAGS)) as browser,
-    ):
+    with sync_playwright() as playwright, _browser(playwright, firefox) as browser:
         page = browser.new_page(viewport={"width": 1600, "height": 900})
         # else a dialog of templates covers the canvas
         page.request.post(f"{url}/api/settings", data={"Comfy.TutorialCompleted": True, **settings})
         page.goto(url, wait_until="domcontentloaded")
         page.wait_for_function(READY, timeout=240_000)
         yield page
+
+
+def _browser(playwright: Playwright, firefox: str | None) -> Browser:
+    if firefox:  # as it is, not a build of Playwright's own
+        return playwright.firefox.launch(channel="moz-firefox", executable_path=firefox)
+    chromium = os.environ.get("REELWIRE_CHROMIUM", "/usr/bin/chromium")
+    return playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
 
 
 def template(page: Page, name: str, api: dict[str, Any]) -> dict[str, Any]:

@@ -385,11 +385,13 @@ def _check_file(checkpoint: Path) -> None:
 
 def _calibrated(calibration: Calibration, file: str) -> list[Message]:
     """What a calibration showed, and where it is now."""
+    from ..samplers.caches.report import in_words
+
+    several = len({branch.part for branch in calibration.branches}) > 1
     branches = [
         message(
             "calibrated_teacache",
-            part=branch.part,
-            branch=branch.name,
+            branch=in_words(branch.part, branch.name, several),
             low=f"{branch.low:.3g}",
             high=f"{branch.high:.3g}",
             quality=f"{branch.quality:.2f}",

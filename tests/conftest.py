@@ -165,7 +165,7 @@ def _base(tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def page(host: Host, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """ComfyUI's page in Chromium, ready to take a workflow."""
-    with open_page(host.url) as ready:
+    """ComfyUI's page in Chromium, or in a Firefox, ready to take a workflow."""
+    with open_page(host.url, request.config.getoption(pages.FIREFOX)) as ready:
         pages.prepare(ready, request.config.getoption(pages.OPTION))
         yield ready

@@ -6,6 +6,7 @@ import { loadTexts } from "./messages.mjs";
 import { showAgain } from "./live/pictures.mjs";
 import { endsWithVideo, isOurs } from "./nodes.mjs";
 import { nameValues, withAllValues } from "./older.mjs";
+import { speakPageLanguage } from "./options.mjs";
 import { leaveOutPanel } from "./panel.mjs";
 import { writePrefixOut } from "./prefixes.mjs";
 import { addReviewButton, listenForReview } from "./review/desk.mjs";
@@ -56,7 +57,7 @@ app.registerExtension({
 
   nodeCreated(node) {
     showOnSubgraph(node);
-    if (isOurs(node.comfyClass)) writePrefixOut(node);
+    if (isOurs(node.comfyClass)) for (const act of [writePrefixOut, speakPageLanguage]) act(node);
     addReviewButton(node)?.catch?.(console.error);
     if (!endsWithVideo(node.comfyClass)) return;
     node.hideOutputImages = true; // and so would Nodes 2.0

@@ -1,13 +1,13 @@
 """Pictures a second that ComfyUI's page draws with a graph of 100 nodes while a video is sampled: ours beside stock.
 
-python bench/live/page.py [--seconds 5] [--out page.json]
+python bench/live/page.py [--seconds 5] [--rounds 3] [--out page.json]
 
 COMFYUI_DIR names the host, REELWIRE_CHROMIUM the browser, which draws without a graphics card. In both graphs the same
 four nodes of ours make the video, of the bundled model; 96 more lie around them that nothing asks for: four kinds of
 ours, or four of ComfyUI's that do the same. Pictures are counted by requestAnimationFrame: with all nodes in view, and
 near, with the sampler at its full size; while the page is only looked at, and while the canvas is moved a little with
-each picture, as a person does who drags it. The longest gap between two is told beside. Figures are of one machine: the
-two sides are to be compared.
+each picture, as a person does who drags it. The longest gap between two is told beside. The sides take turns, and of
+the rounds the middle one counts: figures are of one machine, and what else it does is to be the same for both.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -112,17 +113,22 @@ def measure(page: Page, graph: Prompt, name: str, seconds: float) -> dict[str, f
     return row
 
 
-def compare(page: Page, seconds: float) -> dict[str, dict[str, Any]]:
+def compare(page: Page, seconds: float, rounds: int) -> dict[str, dict[str, Any]]:
     """Both graphs in both renderers."""
     rows = dict[str, dict[str, Any]]()
     for renderer in pages.RENDERERS:
         pages.render_with(page, renderer)
-        for name, kind in (("ours", ours), ("stock", stock)):
-            graph = made(f"bench/{name}")
-            for group in range(GROUPS):
-                graph |= kind(10 + 4 * group)
-            rows.setdefault(renderer, {})[name] = measure(page, graph, f"{name} in {renderer}", seconds)
-            print(renderer, name, rows[renderer][name], flush=True)
+        found: dict[str, list[dict[str, float]]] = {"ours": [], "stock": []}
+        for number in range(rounds):
+            for name, kind in (("ours", ours), ("stock", stock)):
+                graph = made(f"bench/{name}")
+                for group in range(GROUPS):
+                    graph |= kind(10 + 4 * group)
+                found[name].append(measure(page, graph, f"{name} in {renderer} {number}", seconds))
+                print(renderer, name, found[name][-1], flush=True)
+        rows[renderer] = {
+            name: {key: median(row[key] for row in each) for key in each[0]} for name, each in found.items()
+        }
     return rows
 
 
@@ -130,6 +136,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--seconds", type=float, default=5, help="that each count takes")
     options.add_argument("--out", type=Path, default=OUT)
+    options.add_argument("--rounds", type=int, default=3, help="of both sides; the middle one counts")
     chosen = options.parse_args()
     with (
         tempfile.TemporaryDirectory() as base,
@@ -137,7 +144,7 @@ def main() -> None:
         open_page(host.url) as page,
     ):
         pages.prepare(page, 1)
-        rows = compare(page, chosen.seconds)
+        rows = compare(page, chosen.seconds, chosen.rounds)
     chosen.out.write_text(json.dumps({"nodes": 4 + 4 * GROUPS, **rows}, indent=2) + "\n", encoding="utf-8")
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from ...loaders.denoiser import GUIDED
 from ...loaders.messages import Message, data, listed, message
 from .course import Course
 from .runner import Entry, Runner
@@ -63,15 +64,8 @@ class Report:
 
     def _named(self) -> list[tuple[str, tuple[bool, ...]]]:
         """(name for people, which forward passes were computed) of each branch."""
-        experts = {part for part, _ in self.computed}
-        titles = {"transformer": message("high_noise"), "transformer_2": message("low_noise")}
-
-        def name(part: str, branch: str) -> str:
-            if len(experts) == 1:
-                return branch
-            return message("expert_branch", expert=titles.get(part, part), branch=branch)
-
-        return [(name(part, branch), passes) for (part, branch), passes in self.computed.items()]
+        several = len({part for part, _ in self.computed}) > 1
+        return [(in_words(part, branch, several), passes) for (part, branch), passes in self.computed.items()]
 
     def facts(self) -> dict[str, object]:
         """For a file's metadata."""
@@ -93,6 +87,22 @@ class Report:
             for (name, computed), distances in zip(self._named(), self.distances.values(), strict=True)
         ]
         return {"title": self.title, "rows": rows}
+
+
+def in_words(part: str, branch: str, several: bool) -> str:
+    """What a person calls a branch of an expert. several: whether there are more experts than that one."""
+    branches = {
+        "cond": message("branch_cond"),
+        "uncond": message("branch_uncond"),
+        "cond_uncond": message("branch_cond_uncond"),
+        "perturbed": message("branch_perturbed"),
+        GUIDED: message("branch_guided"),
+    }
+    words = branches.get(branch, branch)
+    if not several:
+        return words
+    titles = {"transformer": message("high_noise"), "transformer_2": message("low_noise")}
+    return message("expert_branch", expert=titles.get(part, part), branch=words)
 
 
 def size_in_words(count: int) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from reelwire.tests.support.host import Host, node
+from reelwire.tests.support.host import ROOT, Host, node
 from reelwire.tests.support.page.pages import MOUNTED, becomes, open_template, settles
 
 if TYPE_CHECKING:
@@ -120,6 +120,36 @@ def test_what_is_for_one_family_follows_the_loader(page: Page, renderer: str) ->
     page.evaluate(CONNECT_WAN)
     becomes(page, f"() => ({HIDDEN})().includes('low_noise_guidance')", False)
     assert {"true_guidance", "dynamic"} <= {*settles(page, HIDDEN)}
+
+
+# of every node of ours: the words of its lists that have some, and its empty fields
+SPOKEN = """types => types.flatMap(type => LiteGraph.createNode(type).widgets ?? []).flatMap(
+    ({ name, options, element }) => [
+    ...(options?.getOptionLabel ? options.values.map(value => [value, options.getOptionLabel(value)]) : []),
+    ...(element?.placeholder ? [[name, element.placeholder]] : []),
+])"""
+SHOWN = """words => LiteGraph.vueNodesMode
+    ? document.querySelector('[data-node-id="3"]').innerText.includes(words)
+    : app.rootGraph.getNodeById(3).widgets.find(({ name }) => name === "policy")._displayValue === words"""
+
+
+def words_of(language: str) -> dict[str, str]:
+    """Key -> the word of a value of a list."""
+    texts = json.loads((ROOT / "locales" / language / "main.json").read_text(encoding="utf-8"))["reelwire"]["messages"]
+    return {key: text for key, text in texts.items() if key.startswith("option_")}
+
+
+def test_lists_and_empty_fields_speak_chinese(view: tuple[Page, str], host: Host, chinese: Page) -> None:
+    """The value stays what it is in graphs and prompts, and stands beside its word."""
+    open_template(chinese, PROMPT, "words")
+    names = [name for name in host.get("/object_info") if name.startswith("Reelwire")]
+    said, english = dict(chinese.evaluate(SPOKEN, names)), words_of("en")
+    assert {said.get(english[key]) for key in english} == {*words_of("zh").values()}
+    assert all(f"（{english[key]}）" in text for key, text in words_of("zh").items())
+    assert {said[field] for field in ("positive", "labels")} == {"正向提示词", "标签"}
+    becomes(chinese, SHOWN, True, "计划（plan）")
+    assert chinese.evaluate(PROMPTED)["3"]["inputs"]["policy"] == "plan"
+    chinese.evaluate("() => window.app.rootGraph.clear()")
 
 
 OTHER_PACK = """() => {

@@ -36,7 +36,9 @@ function icon(name) {
   return set(svg, { viewBox: "0 0 16 16", "aria-hidden": true });
 }
 
-/** A button with an icon; shown: whether its words are to be seen, and not only read to those who do not see. */
+/** A button with an icon; shown: whether its words are to be seen, and not only read to those who do not see.
+ *
+ * The page leaves the keys of what says that it is a field alone; its own undo would follow each of ours else. */
 export function button(name, key, act, shown = false) {
   const words = make("span", shown ? "" : "reelwire-tl-unseen");
   const element = make("button", "reelwire-tl-button", { type: "button", onclick: act }, icon(name), words);
@@ -45,7 +47,7 @@ export function button(name, key, act, shown = false) {
     element.title = shown ? "" : words.textContent;
   };
   element.say();
-  return element;
+  return Object.defineProperty(element, "type", { value: "textarea" });
 }
 
 /** A field with its label. */

@@ -14,7 +14,7 @@ export function listenForKeys(timeline) {
   const onEntry = bound(entryKeys(timeline));
   const onEnd = bound(endKeys(timeline));
   element.addEventListener("keydown", (event) => {
-    if (TEXTS.includes(event.target.type)) return;
+    if (TEXTS.includes(event.target.type) && event.target.tagName !== "BUTTON") return;
     if (event.key === "Escape") timeline.giveUp?.();
     everywhere(event);
     const handle = event.target.closest(".reelwire-tl-handle");

@@ -111,13 +111,17 @@ function follow(timeline, node, name) {
   if (!wired && !timeline.asking && question !== timeline.asked) ask(timeline, reader, question);
 }
 
-/** Show a timeline that comes by a wire as a line alone; the node shrinks or grows by it, unless it was saved so. */
+/** Show a timeline that comes by a wire as a line alone; the node shrinks or grows by it, unless it was saved so. One
+ * that was made with its wire, as of an API prompt, has the room of the whole control. */
 function rewire(timeline, wired) {
   const { node } = timeline;
-  const grown = timeline.wired === undefined ? 0 : (LEAST_HEIGHT - WIRED_HEIGHT) * (wired ? -1 : 1);
+  const [, whole] = node.computeSize();
+  const isNew = timeline.wired === undefined;
   timeline.wired = wired;
   timeline.draw();
-  if (grown) node.setSize([node.size[0], Math.max(node.size[1] + grown, node.computeSize()[1])]);
+  const grown = isNew && !(wired && Math.abs(node.size[1] - whole) < 2) ? 0 : LEAST_HEIGHT - WIRED_HEIGHT;
+  const height = node.size[1] + (wired ? -grown : grown);
+  if (grown) node.setSize([node.size[0], Math.max(height, node.computeSize()[1])]);
   node.setDirtyCanvas(true, true);
 }
 

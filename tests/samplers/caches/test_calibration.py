@@ -334,8 +334,8 @@ def test_the_report_says_what_was_done(models: Path) -> None:
     _, cache = run(model, steps=16)
     text = report(cache, 1000)
     words = " ".join(text.words())
-    assert "high noise, cond" in words
-    assert "low noise, uncond" in words
+    assert "high noise, prompt" in words
+    assert "low noise, negative prompt" in words
     assert f"Ideal speed-up {text.ideal:.2f}" in words
     facts: dict[str, Any] = text.facts()
     assert json.loads(json.dumps(facts)) == facts

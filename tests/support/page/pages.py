@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..host import Prompt
 
-OPTION = "--slow-page"
+OPTION, FIREFOX = "--slow-page", "--firefox"
 RENDERERS = {"LiteGraph": False, "Nodes 2.0": True}
 WAIT_SECONDS = 60  # for what the page does by itself
 RUN_MILLISECONDS = 240_000  # for a run of a graph, as Playwright counts
@@ -86,6 +86,7 @@ KEPT = """() => {
 
 def add_option(parser: pytest.Parser) -> None:
     parser.addoption(OPTION, type=float, default=1, metavar="TIMES", help="slow the page's scripts down so many times")
+    parser.addoption(FIREFOX, metavar="PATH", help="show the page in this Firefox in place of Chromium")
 
 
 def prepare(page: Page, times: float) -> None:
