@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ..host import ROOT
 from .shortage import CONDITIONS, EQUAL, FOREIGN, TILES, WORDS
 
 SHORT = {EQUAL: "=", TILES: "tiles", WORDS: "words", FOREIGN: "ComfyUI's"}
@@ -25,7 +28,10 @@ class CardTable:
             help="all workflows on the pretend card, not only those that differ in kind",
         )
         group.addoption(
-            "--card-table", type=Path, metavar="FILE", help="where to write what came of them, as .json or .md"
+            "--card-table",
+            type=Path,
+            metavar="FILE",
+            help="where to write what came of them: as .md, or into a .json in place of its rows of the same names",
         )
 
     def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
@@ -41,8 +47,29 @@ class CardTable:
         terminalreporter.section("workflows on the pretend card")
         terminalreporter.write_line("\n".join(lines))
         if file := config.getoption("card_table"):
-            whole = json.dumps({"workflows": rows, "alternating": properties["card_runs"]}, indent=1)
-            file.write_text(("\n".join(lines) if file.suffix == ".md" else whole) + "\n", encoding="utf-8")
+            text = "\n".join(lines) + "\n" if file.suffix == ".md" else merged(file, rows, properties["card_runs"])
+            file.write_text(text, encoding="utf-8")
+
+
+COMMAND = "pytest tests/card/test_card_workflows.py --all-workflows --card-table FILE"
+Rows = list[dict[str, Any]]
+
+
+def merged(file: Path, rows: Rows, runs: Rows) -> str:
+    """The JSON of a file with these rows in place of those of the same names; each knows the commit that it is of."""
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True).strip()
+    known: dict[str, dict[tuple[str, ...], dict[str, Any]]] = {}
+    for key, names, fresh in (("workflows", ("workflow", "manager"), rows), ("alternating", ("manager",), runs)):
+        every = [*before.get(key, []), *({**row, "commit": commit} for row in fresh)]
+        known[key] = {tuple(row[name] for name in names): row for row in every}
+    workflows, alternating = (sorted(of.items()) for of in known.values())
+    commits = Counter(str(row.get("commit")) for _, row in workflows)
+    wanted = 2 * len([*(ROOT / "workflows" / "api").glob("*.json")])
+    seen = f"{len(workflows)} of {wanted}: " + ", ".join(f"{count} at {at}" for at, count in commits.most_common())
+    whole = {"command": COMMAND, "seen": seen}
+    whole |= {"workflows": [row for _, row in workflows], "alternating": [row for _, row in alternating]}
+    return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 
 
 def markdown(rows: list[dict[str, Any]]) -> list[str]:

@@ -236,18 +236,30 @@ def step_peak(model: VideoModel, steps: int = 2, detailed: bool = False, **chang
 def encoder_peaks(model: VideoModel, detailed: bool = False) -> dict[str, tuple[int, int]]:
     """Encoder -> (bytes that it asked for, the most that was alive) where a prompt, or the picture, is encoded."""
     memory, request = _memory(model, "nothing"), model.complete(fitted(model, "image_encoder" in model.parts))
-    with memory.counting(detailed):
+    with memory.counting(detailed), _expanding():
         prompts = model.encode("a red cat", "", request.keyframes)
         del prompts
         if "image_encoder" in model.parts:
             _look(model, request)
-    # where Llava puts the picture's tokens depends on numbers, which are not there
-    blind = {name for name, part in model.parts.items() if "vision_config" in part.config}
-    return {
-        name: (memory.asked[name], peak)
-        for name, peak in memory.peaks.items()
-        if "encoder" in name and name not in blind
-    }
+    return {name: (memory.asked[name], peak) for name, peak in memory.peaks.items() if "encoder" in name}
+
+
+@contextmanager
+def _expanding() -> Iterator[None]:
+    """Where Llava puts the picture's tokens depends on numbers, which are not there; how many they are does not."""
+    from diffusers.pipelines.hunyuan_video import pipeline_hunyuan_video_image2video as pipeline
+
+    def expanded(ids: Tensor, mask: Tensor, most: int, token: int, count: int, *_: int) -> dict[str, Tensor]:
+        names = ("input_ids", "attention_mask", "position_ids")
+        return {name: torch.empty(1, most + count - 1, dtype=torch.long, device=META) for name in names}
+
+    name = "_expand_input_ids_with_image_tokens"
+    true = getattr(pipeline, name)
+    setattr(pipeline, name, expanded)
+    try:
+        yield
+    finally:
+        setattr(pipeline, name, true)
 
 
 def _look(model: VideoModel, request: Request) -> None:
