@@ -19,10 +19,9 @@ from reelwire.tests.support.card.shortage import (
     CONDITIONS,
     EQUAL,
     FOREIGN,
-    LEFT_ON_CARD,
     NOT_OURS,
     PARTLY,
-    RESERVE,
+    ROOM,
     Trial,
     prompt_of,
     resident,
@@ -115,10 +114,11 @@ def test_a_graph_of_comfyui_alone_ends_so_too(card_host: CardHost, name: str) ->
     """Where the legacy manager leaves a part of such a model in RAM, nobody brings its layers, whatever made the
     frames: so in the table such an end is ComfyUI's own."""
     card, base = card_host.card, card_host.freed()
-    card.set_cap(USUAL_SIZE)
+    card.state(set_cap=USUAL_SIZE, reset_peak=True)
     assert not run(card_host, stock(name, 1)).error
-    weights = sum(size for *_, size in card.state(collect=True)["loaded"])
-    card.set_cap(base + RESERVE + int(weights * LEFT_ON_CARD))
+    peak = card.peak() - base
+    card_host.freed(base)
+    card.set_cap(base + int(peak * ROOM))
     error = run(card_host, stock(name, 2)).error
     card.set_cap(USUAL_SIZE)
     assert error.startswith(f"{name}: ")

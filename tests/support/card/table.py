@@ -34,6 +34,16 @@ class CardTable:
             help="where to write what came of them: as .md, or into a .json in place of its rows of the same names",
         )
 
+    def pytest_configure(self, config: pytest.Config) -> None:
+        self._file: Path | None = config.getoption("card_table")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Each row goes into a .json when it is there, so that what is stopped keeps those before."""
+        if report.when == "call" and self._file is not None and self._file.suffix != ".md":
+            rows, runs = ([v for k, v in report.user_properties if k == key] for key in ("card", "card_runs"))
+            if rows or runs:
+                self._file.write_text(merged(self._file, rows, runs), encoding="utf-8")
+
     def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
         reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, ())]
         properties: dict[str, list[dict[str, Any]]] = {"card": [], "card_runs": []}
@@ -46,9 +56,8 @@ class CardTable:
         lines = [*markdown(rows), "", *map(str, properties["card_runs"])]
         terminalreporter.section("workflows on the pretend card")
         terminalreporter.write_line("\n".join(lines))
-        if file := config.getoption("card_table"):
-            text = "\n".join(lines) + "\n" if file.suffix == ".md" else merged(file, rows, properties["card_runs"])
-            file.write_text(text, encoding="utf-8")
+        if self._file is not None and self._file.suffix == ".md":
+            self._file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 COMMAND = "pytest tests/card/test_card_workflows.py --all-workflows --card-table FILE"
