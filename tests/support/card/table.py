@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +36,19 @@ class CardTable:
         )
 
     def pytest_configure(self, config: pytest.Config) -> None:
-        self._file: Path | None = config.getoption("card_table")
+        in_worker = hasattr(config, "workerinput")  # pytest-xdist tells its controller
+        self._file: Path | None = None if in_worker else config.getoption("card_table")
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Each row goes into a .json when it is there, so that what is stopped keeps those before."""
         if report.when == "call" and self._file is not None and self._file.suffix != ".md":
-            rows, runs = ([v for k, v in report.user_properties if k == key] for key in ("card", "card_runs"))
+            rows, runs = _told([report]).values()
             if rows or runs:
                 self._file.write_text(merged(self._file, rows, runs), encoding="utf-8")
 
     def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
         reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, ())]
-        properties: dict[str, list[dict[str, Any]]] = {"card": [], "card_runs": []}
-        for key, value in (pair for report in reports for pair in report.user_properties):
-            if key in properties:
-                properties[key].append(value)
+        properties = _told(reports)
         rows = sorted(properties["card"], key=lambda row: (row["workflow"], row["manager"]))
         if not rows and not properties["card_runs"]:
             return
@@ -64,6 +63,15 @@ COMMAND = "pytest tests/card/test_card_workflows.py --all-workflows --card-table
 Rows = list[dict[str, Any]]
 
 
+def _told(reports: Iterable[pytest.TestReport]) -> dict[str, Rows]:
+    """What tests told of workflows ("card") and of runs that alternate ("card_runs")."""
+    told: dict[str, Rows] = {"card": [], "card_runs": []}
+    for key, value in (pair for report in reports for pair in report.user_properties):
+        if key in told:
+            told[key].append(value)  # type: ignore[arg-type]
+    return told
+
+
 def merged(file: Path, rows: Rows, runs: Rows) -> str:
     """The JSON of a file with these rows in place of those of the same names; each knows the commit that it is of."""
     before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -76,8 +84,12 @@ def merged(file: Path, rows: Rows, runs: Rows) -> str:
     commits = Counter(str(row.get("commit")) for _, row in workflows)
     wanted = 2 * len([*(ROOT / "workflows" / "api").glob("*.json")])
     seen = f"{len(workflows)} of {wanted}: " + ", ".join(f"{count} at {at}" for at, count in commits.most_common())
-    whole = {"command": COMMAND, "seen": seen}
-    whole |= {"workflows": [row for _, row in workflows], "alternating": [row for _, row in alternating]}
+    whole = {
+        "command": COMMAND,
+        "seen": seen,
+        "workflows": [row for _, row in workflows],
+        "alternating": [row for _, row in alternating],
+    }
     return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 
 
