@@ -7,9 +7,10 @@ the median of ours / theirs over the pairs, with their range. Networks have few 
 sizes, their weights are random float32, written as a native file and read from it by our own reader. A run is ComfyUI's
 sampling (its ModelPatcher, its KSampler) and ours (its memory manager, our sampler), both by euler (CogVideoX: ddim),
 with guidance by both branches where the family has it, from text embeddings to latents. Both use PyTorch's attention.
-A decode is the host's VAE class in one call, and our streamed one; HunyuanVideo's reference, and so ours, decodes
-frames where tiles of time overlap twice, which the row of one tile does not have. "trim" is our run with Speed's
-trim_text against ours without.
+A decode is the host's VAE class in one call, and our streamed one, both to frames in 0..1; HunyuanVideo's reference,
+and so ours, decodes frames where tiles of time overlap twice, which the row of one tile does not have. Its network
+reads 256 rows of text and a mask, as the reference's does, where the host's nodes give it 40 rows: most of its
+forward's difference. "trim" is our run with Speed's trim_text, which leaves them out, against ours without.
 Figures are added to native.json beside this file.
 """
 
@@ -263,7 +264,7 @@ def decode(name: str, folder: Path) -> Calls:
 
     def theirs() -> Tensor:
         with torch.no_grad():
-            return case.call(native, z)
+            return case.call(native, z).float().add_(1.0).div_(2.0).clamp_(0.0, 1.0)  # as the host's VAE node does
 
     return (lambda: torch.cat(list(stream_frames(model, z)))), theirs
 

@@ -310,6 +310,7 @@ class Reader:
     heads: of a bias of distances; 0 without one.
     keys: channels of a token's keys and values in a layer.
     pictures: tokens of an image; 0 where it reads none.
+    eye: what looks at the images for it; None where it reads none, or is that itself.
     """
 
     kind: str
@@ -319,10 +320,12 @@ class Reader:
     heads: int = 0
     keys: int = 0
     pictures: int = 0
+    eye: Reader | None = None
 
 
 # the end of a name that only this kind of encoder has -> (kind, which axis is the MLP's)
 _MARKS = {"DenseReluDense.wo.weight": ("t5", 1), "mlp.gate_proj.weight": ("llama", 0), "mlp.fc1.weight": ("clip", 0)}
+EYE = "vision_tower."  # in the names of the weights with which Llava looks
 
 
 def reader(tensors: Mapping[str, tuple[int, ...]]) -> Reader | None:
@@ -348,6 +351,7 @@ def reader(tensors: Mapping[str, tuple[int, ...]]) -> Reader | None:
         biases[0][1] if biases else 0,
         2 * min((shape[0] for shape in keys if shape[1] == layers[0][1 - axis]), default=0),
         positions[0] if positions else 0,
+        reader({name: shape for name, shape in tensors.items() if EYE in name}) if kind == "llama" else None,
     )
 
 
@@ -416,4 +420,15 @@ def encoder_bytes(model: Counted, part: str, prompt_tokens: int = 0) -> int:
     scored = encoder.heads and (_in_steps(encoder.kind) or model.memory.device(part).type in UNFUSED)
     moments = (*READINGS[encoder.kind], *(READINGS["scores"] if scored else ()))
     reading = max(moment.bytes(encoder, tokens, item, model.layers_asked) for moment in moments)
+    if encoder.eye is not None and model.facts.reads_pictures:
+        looking = max(moment.bytes(encoder.eye, encoder.pictures, item, True) for moment in READINGS[encoder.eye.kind])
+        reading = max(reading + _seen_bytes(encoder, encoder.eye, item), looking)
     return reading + widened_bytes(model, part)
+
+
+SEEN = 2  # tensors of a picture's tokens as wide as the words': what the eye's layers are turned into, and a copy
+
+
+def _seen_bytes(encoder: Reader, eye: Reader, item: int) -> int:
+    """What is kept of a picture while the words are read: what each layer of the eye gave, and what became of it."""
+    return eye.pictures * ((eye.layers + 1) * eye.width + SEEN * encoder.width) * item

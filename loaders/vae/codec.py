@@ -121,7 +121,7 @@ class VideoVAE(ModelBase, ABC):
         device = self.memory.device("vae")
         stage = lambda part, tile: self.decode_tile(vae, (z.to(device) for z in part), tile, seed)
         for piece in tiled(stage, self.to_vae(vae, latents, seed), rows, share):
-            yield rearrange(piece, "1 c t h w -> t h w c").float().mul(0.5).add(0.5).clamp(0, 1)
+            yield rearrange(piece, "1 c t h w -> t h w c").float().mul(0.5).add_(0.5).clamp_(0, 1)
 
     # ------------------------------------------------------------ memory
 

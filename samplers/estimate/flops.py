@@ -6,6 +6,7 @@ One forward of one branch is counted, and one more latent frame of a decode; wha
 from __future__ import annotations
 
 import math
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ...loaders.common.peaks import EYE, reader
 from ...loaders.parts import Args, Argument, Kwargs, Network
 from ...loaders.request import Request
 from ...loaders.vae.tiles import Tile, Tiling
@@ -107,15 +109,22 @@ def _stream_flops(
 
 def encoder_flops(model: VideoModel) -> Flops:
     """About what the text encoders compute for two prompts as long as they can be: two operations for each weight of a
-    linear layer and token."""
-    weights = [
-        shape
-        for name, part in model.parts.items()
-        if name.startswith("text_encoder")
-        for key, shape in part.tensors.items()
-        if len(shape) == 2 and "embed" not in key and key != "shared.weight"
-    ]
-    return Flops(2 * 2 * model.facts.prompt_tokens * sum(math.prod(shape) for shape in weights))
+    linear layer and token, of the words or of a picture."""
+    return Flops(2 * 2 * sum(_products(model, name) for name in model.parts if name.startswith("text_encoder")))
+
+
+def _products(model: VideoModel, name: str) -> int:
+    """Weights of linear layers times the tokens that they read."""
+    tensors = model.parts[name].tensors
+    encoder = reader(tensors)
+    words = model.facts.prompt_tokens if encoder is None else model.read_tokens(encoder)
+    looked = encoder.pictures if encoder is not None and model.facts.reads_pictures else 0
+    multiplied = {key: math.prod(shape) for key, shape in tensors.items() if len(shape) == 2 and not _TABLE.search(key)}
+    return sum(count * (looked if EYE in key else words) for key, count in multiplied.items())
+
+
+# looked up, not multiplied with; or for one token alone
+_TABLE = re.compile(r"embed|^shared\.weight$|^lm_head\.")
 
 
 class _WithoutNumbers(TorchFunctionMode):

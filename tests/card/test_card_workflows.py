@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from reelwire.tests.support.card import USUAL_SIZE
 from reelwire.tests.support.card.host import CardHost
 from reelwire.tests.support.card.shortage import (
     AGAIN,
@@ -18,13 +19,15 @@ from reelwire.tests.support.card.shortage import (
     CONDITIONS,
     EQUAL,
     FOREIGN,
+    NOT_OURS,
     PARTLY,
+    ROOM,
     Trial,
     prompt_of,
     resident,
     run,
 )
-from reelwire.tests.support.host import ROOT, Host
+from reelwire.tests.support.host import ROOT, Host, Prompt, node
 
 ALL = sorted(file.stem for file in (ROOT / "workflows" / "api").glob("*.json"))
 # two experts in fp8, an image encoder and a decoder in chunks, a control video; weights in int8 that partly wait in
@@ -84,6 +87,43 @@ def test_a_workflow_that_runs_short_of_memory(
     assert trial.rows[PARTLY] in (EQUAL, FOREIGN)
     assert not [outcome for outcome in trial.rows.values() if outcome.startswith("FAILED")], trial.rows
     assert {*trial.left.values()} == {0}, "something is left on the card after /free"
+
+
+def stock(name: str, colour: int) -> Prompt:
+    """A graph of ComfyUI's own nodes alone, with this one in it."""
+    loader, model, own, images, more = {
+        "FrameInterpolate": (
+            "FrameInterpolationModelLoader",
+            "tiny-rife.safetensors",
+            "interp_model",
+            "images",
+            {"multiplier": 2},
+        ),
+        "ImageUpscaleWithModel": ("UpscaleModelLoader", "tiny-compact.safetensors", "upscale_model", "image", {}),
+    }[name]
+    return {
+        "1": node(loader, model_name=model),
+        "2": node("EmptyImage", width=64, height=64, batch_size=3, color=colour),
+        "3": node(name, **{own: ["1", 0], images: ["2", 0], **more}),
+        "4": node("PreviewImage", images=["3", 0]),
+    }
+
+
+@pytest.mark.parametrize("name", NOT_OURS)
+def test_a_graph_of_comfyui_alone_ends_so_too(card_host: CardHost, name: str) -> None:
+    """Where the legacy manager leaves a part of such a model in RAM, nobody brings its layers, whatever made the
+    frames: so in the table such an end is ComfyUI's own."""
+    card, base = card_host.card, card_host.freed()
+    card.state(set_cap=USUAL_SIZE, reset_peak=True)
+    assert not run(card_host, stock(name, 1)).error
+    peak = card.peak() - base
+    card_host.freed(base)
+    card.set_cap(base + int(peak * ROOM))
+    error = run(card_host, stock(name, 2)).error
+    card.set_cap(USUAL_SIZE)
+    assert error.startswith(f"{name}: ")
+    assert NOT_OURS[name] in error
+    assert card_host.freed(base) == base
 
 
 def settled(card_host: CardHost, expected: float) -> int:

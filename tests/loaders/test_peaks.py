@@ -54,7 +54,7 @@ STEPS: tuple[tuple[str, str, Changes], ...] = (
     ("ltx/0.9.0-2b", FP32, SMALL["ltx"]),
     ("svd/svd", BF16, {}),
 )
-ENCODERS = ("wan/2.1-t2v-1.3b", "wan/2.1-fun-inp-1.3b", "cogvideox/2b", "svd/svd")
+ENCODERS = ("wan/2.1-t2v-1.3b", "wan/2.1-fun-inp-1.3b", "hunyuan_video/i2v-13b-concat", "cogvideox/2b", "svd/svd")
 CODERS = ("wan/2.1-t2v-1.3b", "cogvideox/2b", "svd/svd")
 
 

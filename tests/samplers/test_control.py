@@ -183,9 +183,11 @@ def quiet(done: int, total: int) -> None:
 
 
 def square(size: int = 64) -> Tensor:
-    """A white square on black [1, H, W, 3]."""
+    """A white square on black [1, H, W, 3]. Its outermost pixels are gray: of two that are as steep, kornia before 0.9
+    keeps either, both or none, as it rounds."""
     picture = torch.zeros(1, size, size, 3)
-    picture[:, 16:48, 16:48] = 1.0
+    picture[:, 16:48, 16:48] = 0.4
+    picture[:, 17:47, 17:47] = 1.0
     return picture
 
 

@@ -150,12 +150,13 @@ class HunyuanVideo(VideoModel):
         """CLIP's own number; Llama's with the template around the prompt, and the image's."""
         if encoder.kind == "clip":
             return CLIP_TOKENS
-        return (prompt_tokens or self.facts.prompt_tokens) + template_tokens(self) + max(encoder.pictures - 1, 0)
+        seen = max(encoder.pictures - 1, 0) if self.facts.reads_pictures else 0
+        return (prompt_tokens or self.facts.prompt_tokens) + template_tokens(self) + seen
 
     def text_positions(self, request: Request) -> int:
         """The prompt's, and those of the image's tokens that are kept."""
         encoder = reader(self.parts["text_encoder"].tensors)
-        tokens = max(encoder.pictures - 1, 0) if encoder else 0  # without the one that stands for all
+        tokens = max(encoder.pictures - 1, 0) if encoder and self.facts.image else 0  # but the one that stands for all
         return self.facts.prompt_tokens + tokens // INTERLEAVE.get(self.facts.image, 1)
 
     @contextmanager

@@ -125,7 +125,9 @@ def _read_text(encoder: Network, prompt: Prompt, begin: int, nothing: Nothing, d
 
 def _hidden(encoder: Network, inputs: Inputs, weights: Tensor | None, nothing: Nothing) -> Tensor:
     """The hidden states [1, L, width] that are the text, with the weights of its tokens [L] on them."""
-    read = lambda **inputs: encoder(**inputs, output_hidden_states=True).hidden_states[HIDDEN]
+    # Llava also tells, for each token, which might follow: 240 MB that nobody reads
+    fewest = {"logits_to_keep": 1} if hasattr(encoder.config, "vision_config") else {}
+    read = lambda **inputs: encoder(**inputs, **fewest, output_hidden_states=True).hidden_states[HIDDEN]
 
     def empty() -> Tensor:
         prompt, ids = nothing(inputs["input_ids"].shape[1]), inputs["input_ids"]

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -236,18 +237,32 @@ def step_peak(model: VideoModel, steps: int = 2, detailed: bool = False, **chang
 def encoder_peaks(model: VideoModel, detailed: bool = False) -> dict[str, tuple[int, int]]:
     """Encoder -> (bytes that it asked for, the most that was alive) where a prompt, or the picture, is encoded."""
     memory, request = _memory(model, "nothing"), model.complete(fitted(model, "image_encoder" in model.parts))
-    with memory.counting(detailed):
+    with memory.counting(detailed), _expanding():
         prompts = model.encode("a red cat", "", request.keyframes)
         del prompts
         if "image_encoder" in model.parts:
             _look(model, request)
-    # where Llava puts the picture's tokens depends on numbers, which are not there
-    blind = {name for name, part in model.parts.items() if "vision_config" in part.config}
-    return {
-        name: (memory.asked[name], peak)
-        for name, peak in memory.peaks.items()
-        if "encoder" in name and name not in blind
-    }
+    return {name: (memory.asked[name], peak) for name, peak in memory.peaks.items() if "encoder" in name}
+
+
+@contextmanager
+def _expanding() -> Iterator[None]:
+    """Where Llava puts the picture's tokens depends on numbers, which are not there; how many they are does not."""
+    from diffusers.pipelines.hunyuan_video import pipeline_hunyuan_video_image2video as pipeline
+    from transformers.models.llava.modeling_llava import LlavaModel
+
+    def expanded(ids: Tensor, mask: Tensor, most: int, token: int, count: int, *_: int) -> dict[str, Tensor]:
+        names = ("input_ids", "attention_mask", "position_ids")
+        return {name: torch.empty(1, most + count - 1, dtype=torch.long, device=META) for name in names}
+
+    def places(model: Any, input_ids: Tensor, inputs_embeds: Tensor, image_features: Tensor) -> Tensor:
+        return torch.empty(*inputs_embeds.shape[:2], 1, dtype=torch.bool, device=META)
+
+    with (
+        patch.object(pipeline, "_expand_input_ids_with_image_tokens", expanded),
+        patch.object(LlavaModel, "get_placeholder_mask", places),
+    ):
+        yield
 
 
 def _look(model: VideoModel, request: Request) -> None:
