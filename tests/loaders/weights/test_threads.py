@@ -31,8 +31,12 @@ def test_modules_of_other_threads_are_theirs() -> None:
     """Which another pack makes while a model of ours is read."""
     register, inside, made = nn.Module.register_parameter, threading.Event(), threading.Event()
 
+    def meet() -> None:
+        inside.set()
+        made.wait(20)
+
     def ours() -> nn.Module:
-        return fitting(lambda: Slow(lambda: (inside.set(), made.wait(20))), {})
+        return fitting(lambda: Slow(meet), {})
 
     with ThreadPoolExecutor(1) as pool:
         reading = pool.submit(ours)
