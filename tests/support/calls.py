@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any
 
 
@@ -14,4 +16,7 @@ def execute(node: Any, **inputs: Any) -> Any:
 
 def waited_for(result: Any) -> Any:
     """What a function gives, or what it gives once it is done."""
-    return asyncio.run(result) if inspect.iscoroutine(result) else result
+    if not inspect.iscoroutine(result):
+        return result
+    with ThreadPoolExecutor(1) as pool:  # a loop of its own: Playwright keeps one running in the test's thread
+        return pool.submit(copy_context().run, asyncio.run, result).result()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from reelwire.tests.support.host import Host
 from reelwire.tests.support.page.node_views import video_of
-from reelwire.tests.support.page.pages import WATCH, ended
+from reelwire.tests.support.page.pages import WATCH, ended, settles
 from reelwire.tests.support.page.screenshots import Screenshots
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ EXAMPLES = ("reelwire_left.png", "reelwire_right.png")
 WINDOWS = "() => document.querySelectorAll('.reelwire-timeline .reelwire-tl-window').length === 3"
 LONG = "app.rootGraph.nodes.find(node => node.type === 'ReelwireLongVideo')"
 STORY = f"() => {LONG}.widgets.find(widget => widget.name === 'timeline').value"
+PLACE = "() => document.querySelector('.reelwire-tl-prompt[data-index=\"1\"]').getBoundingClientRect().toJSON()"
+WRITES = "() => document.activeElement.matches('.reelwire-timeline textarea')"
 FEW_STEPS = f"() => {{ {LONG}.widgets.find(widget => widget.name === 'steps').value = 2; return String({LONG}.id); }}"
 
 
@@ -36,6 +38,7 @@ def test_two_pictures_on_a_timeline_in_eight_clicks(page: Page, host: Host, scre
             gallery.get_by_text("reelwire", exact=True).first.click()
             fresh.locator(f"[data-testid='template-workflow-{TITLE}']").first.click()
             fresh.wait_for_function(WINDOWS)
+            settles(fresh, PLACE)  # an opened template moves into view
             write_and_place(fresh)
             screenshots.take(fresh, "first video")
             long = fresh.evaluate(FEW_STEPS)
@@ -50,6 +53,7 @@ def test_two_pictures_on_a_timeline_in_eight_clicks(page: Page, host: Host, scre
 def write_and_place(page: Page) -> None:
     """Write a prompt, drag a picture and choose another one, as a person does it: five clicks of the eight."""
     page.locator(".reelwire-tl-prompt[data-index='1']").dblclick()
+    page.wait_for_function(WRITES)
     page.keyboard.press("Control+a")
     page.keyboard.type("a red circle moving down on a black background")
     page.keyboard.press("Escape")
