@@ -71,7 +71,7 @@ def deaths(asked: argparse.Namespace, folder: Path) -> None:
 
 
 def ratio(asked: argparse.Namespace, folder: Path) -> None:
-    """Jobs a second of one worker and of two, each on a core of its own, in turn, three times."""
+    """Jobs a second of one worker, then of two, each on a core of its own."""
     with ExitStack() as stack:
         address = f"{HEAD}:{free_port()}"
         stack.enter_context(node(folder, address, 1, pinned(0)))
