@@ -133,7 +133,8 @@ class SpatioTemporal:
     A list of one entry counts everywhere; of longer ones, each entry counts down to its timestep.
     scales: of classifier-free guidance, 1 where it is off; empty: the request's own.
     stg_scales: of the distance to a prediction without some blocks, 0 where it is off.
-    rescales: how far the prediction's spread is brought back to that of the prompt's, 0 to 1.
+    rescales: how far the prediction's spread is brought back to that of the prompt's, 0 to 1; at 1 too it stays as it
+        is, which is how LTXVideoPipeline of Lightricks' ltx-video reads `rescaling_scale`.
     timesteps: noise levels, from 1 to 0.
     blocks: those that the perturbed prediction goes without; an empty entry: none, so that it is the prompt's.
     mode: what it goes without in these blocks, a key of the family's `perturb`.

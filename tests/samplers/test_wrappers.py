@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import pytest
 import torch
 from reelwire.loaders.denoiser import GUIDED, Denoiser, DenoiserWrapper, Network
 from reelwire.loaders.facts import Stacks
-from reelwire.loaders.request import Guidance
+from reelwire.loaders.request import Guidance, SpatioTemporal
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.plan import Plan
 from reelwire.samplers.caches.runner import Forecasting, Runner, ThroughCache
@@ -69,6 +70,44 @@ def test_cfg_zero_star_leaves_branches_that_differ_in_length_alone() -> None:
 def test_other_guidance_pulls_the_same_way(method: str) -> None:
     guided = guide(toy(), Guidance(method, threshold=0.0), False)
     assert guided.predict(None, X, 0, GUIDED).mean() > 3.0
+
+
+class Weaker(Toy):
+    """Its network is a list of blocks, each of which adds a part of the prompt's share."""
+
+    def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
+        return super().predict(network, latents, step, branch.replace("perturbed", "cond")) * sum(network) / 4
+
+
+@contextmanager
+def without(network: Network, blocks: Sequence[int], mode: str) -> Iterator[None]:
+    whole = [*network]
+    network[:] = [0.0 if place in blocks else part for place, part in enumerate(whole)]
+    yield
+    network[:] = whole
+
+
+def test_spatio_temporal_guidance_follows_its_lists_of_noise_levels() -> None:
+    """Above the half: uncond + 5 (cond - uncond) and 2 (cond - perturbed), a fourth of the blocks left out; below it
+    the prompt's alone."""
+    stg = SpatioTemporal((5.0, 1.0), (2.0, 0.0), (1.0,), (0.5, 0.0), ((1,), (0,)))
+    network = [1.0, 1.0, 1.0, 1.0]
+    weaker = Weaker(X, flow_schedule(STEPS), 1.0, torch.Generator())
+    guided = guide(weaker, Guidance("stg", stg=stg), False, perturb=without)
+    made = [guided.predict(network, X, step, GUIDED).mean().item() for step in range(STEPS)]
+    high = sum(sigma >= 0.5 for sigma in weaker.schedule.sigmas[:STEPS])
+    assert made == [1 + 5 * (3 - 1) + 2 * (3 - 3 * 3 / 4)] * high + [3.0] * (STEPS - high)
+    assert network == [1.0] * 4
+
+
+def test_spatio_temporal_guidance_brings_half_of_the_spread_back() -> None:
+    """12.5 = 1 + 5 (3 - 1) + (3 - 1.5) times the latents; a share of 1 stands for none, as in the makers' program."""
+    stg = SpatioTemporal((5.0,), (1.0,), (0.5,), (), ((1, 2),))
+    latents = torch.arange(24.0).reshape(X.shape)
+    weaker = Weaker(latents, flow_schedule(STEPS), 1.0, torch.Generator())
+    guided = guide(weaker, Guidance("stg", stg=stg), False, perturb=without)
+    made = guided.predict([1.0] * 4, latents, 0, GUIDED)
+    assert made.std() == pytest.approx((12.5 + 3) / 2 * latents.std().item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("end", [0.25, 0.5, 0.55, 1.0])
