@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import sys
 from typing import Any
@@ -22,11 +23,19 @@ def _orders(index: int) -> dict[str, Any]:
         "set_cap": lambda size: torch.npu.set_cap(size, index),
         "fail_after": lambda allocations: torch.npu.fail_after(allocations, index),
         "reset_peak": lambda _: torch.npu.begin_peak(index),
-        "collect": lambda _: _collect(),
+        "collect": lambda _: _collect_all(),
         "collector": _set_collector,
         "unload": _unload,
         "rooms": _order_rooms,
     }
+
+
+def _collect_all() -> None:
+    """Garbage goes, and pages that the allocator of C keeps though nothing lies in them (65 of 790 MB after 100 runs
+    short of memory), so that what is counted then is in use."""
+    _collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _set_collector(on: bool) -> None:
