@@ -139,10 +139,10 @@ def of_ranks(folder: Path, deaths: Deaths, chance: random.Random) -> str:
     model = tiny()
     prepared, conditioning = plan(model, Request(seed=3, steps=deaths.steps)), model.encode("a red circle", "a cat")
     group = Group(launcher, tiny, Parallel("", 2, "context"), ["cpu", "cpu"])
-    told = list[int]()
+    reported = list[int]()
 
     def on_step(done: int, count: int, run: RunSoFar) -> None:
-        told.append(done)
+        reported.append(done)
         is_over = not deaths.done or deaths.done[-1].noticed
         if is_over and deaths.coming and done >= deaths.coming[0].step:
             deaths.next().cause(fuse, chance.choice(launcher.processes).pid)
@@ -151,7 +151,7 @@ def of_ranks(folder: Path, deaths: Deaths, chance: random.Random) -> str:
         latents = group.sample(with_fuse(conditioning, fuse), prepared, on_step, None, None, None)
     group.close()
     alone = sample(model, conditioning, prepared)
-    once = told == sorted(set(told))
+    once = reported == sorted(set(reported))
     return f"{group.restarts} restarts, each step told once: {once}, the same bytes: {torch.equal(latents, alone)}"
 
 

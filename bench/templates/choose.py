@@ -116,8 +116,8 @@ def by_card(gb: str, language: str) -> Iterator[str]:
 def _apart() -> Iterator[str]:
     """Every template, but one of those of a model that Estimate says the same of."""
     for model in FACTS["models"]:
-        told = [notes.MEMORY[twin] for twin in model["twins"]]
-        yield from (twin for index, twin in enumerate(model["twins"]) if told[index] not in told[:index])
+        memories = [notes.MEMORY[twin] for twin in model["twins"]]
+        yield from (twin for index, twin in enumerate(model["twins"]) if memories[index] not in memories[:index])
 
 
 def _template(twin: str, language: str) -> str:
@@ -144,13 +144,13 @@ def quality(language: str) -> Iterator[str]:
     rows = (
         (
             f"**{model['name']}**",
-            f"{told['total']:.2f}",
-            *(f"{part:.2f}" for part in told.get("parts", ())),
-            *(["–"] * (0 if "parts" in told else 2)),
-            told["of"],
-            notes.linked(FACTS["sources"][told["source"]], language),
+            f"{row['total']:.2f}",
+            *(f"{part:.2f}" for part in row.get("parts", ())),
+            *(["–"] * (0 if "parts" in row else 2)),
+            row["of"],
+            notes.linked(FACTS["sources"][row["source"]], language),
         )
-        for model, told in ((model, model["quality"]) for model in sorted(scored, key=lambda m: -m["quality"]["total"]))
+        for model, row in ((model, model["quality"]) for model in sorted(scored, key=lambda m: -m["quality"]["total"]))
     )
     return headed("quality", language, rows)
 

@@ -50,10 +50,10 @@ def models(prompt: Prompt) -> dict[str, list[dict[str, str]]]:
 
 def note(name: str, prompt: Prompt) -> str:
     """The Markdown of a template's note, one language after the other."""
-    return "\n\n---\n\n".join(("*中文说明在下方。*", *("\n\n".join(_told(name, prompt, word)) for word in LANGUAGES)))
+    return "\n\n---\n\n".join(("*中文说明在下方。*", *("\n\n".join(_note(name, prompt, word)) for word in LANGUAGES)))
 
 
-def _told(name: str, prompt: Prompt, language: str) -> Iterator[str]:
+def _note(name: str, prompt: Prompt, language: str) -> Iterator[str]:
     card, names = CARDS[name], _names(language)
     pick = lambda texts, **more: texts[LANGUAGES.index(language)].format(**names, **more)
     yield f"## {card['zh'] if language == 'zh' else card['title']}"
@@ -96,8 +96,8 @@ def _rows(name: str, language: str) -> Iterator[str]:
     say = lambda key: CHOOSE["words"][key][LANGUAGES.index(language)]
     for gb in MEMORY[name]["rows"][0]["cards"]:
         row = largest(MEMORY[name]["rows"], gb)
-        told = row and (sized(row, language), say(row["cards"][gb]), row["time"][gb][LANGUAGES.index(language)])
-        yield f"| {gb} GB | {' | '.join(told or (say(FAILS), '', ''))} |"
+        cells = row and (sized(row, language), say(row["cards"][gb]), row["time"][gb][LANGUAGES.index(language)])
+        yield f"| {gb} GB | {' | '.join(cells or (say(FAILS), '', ''))} |"
 
 
 def largest(rows: Sequence[Mapping[str, Any]], gb: str) -> Mapping[str, Any] | None:

@@ -67,7 +67,7 @@ def markdown(estimate: Estimate) -> str:
 def short(estimate: Estimate) -> tuple[str, ...]:
     """What a node shows, the most important first: the verdict, the time by card, then the phases."""
     lines: list[str] = [message("estimate_verdict", verdict=_begun(estimate.verdict), machine=estimate.machine.name)]
-    lines += [message("estimate_place", place=_place(time, brief=True), told=_told(time)) for time in estimate.times]
+    lines += [message("estimate_place", place=_place(time, brief=True), words=_in_row(time)) for time in estimate.times]
     lines += [*_in_other(estimate), *_unknown(estimate), *estimate.notes, *_advice(estimate)]
     lines.append(message("estimate_request_on", request=_request(estimate), machine=_where(estimate)))
     lines += [
@@ -77,7 +77,7 @@ def short(estimate: Estimate) -> tuple[str, ...]:
     return (*lines, message("estimate_ram", size=size(estimate.ram), steps=_steps(estimate)))
 
 
-def _told(time: Time) -> str:
+def _in_row(time: Time) -> str:
     """Time, cost and verdict of one row."""
     if not time.seconds:
         return time.verdict

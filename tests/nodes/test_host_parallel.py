@@ -72,8 +72,8 @@ def test_a_list_is_the_same_videos(host: Host) -> None:
             wanted.append(digest(host.videos(entry)[0]))
     assert [digest(file) for file in files] == wanted
     assert len(seen.pictures) > 0, "previews come from the workers"
-    (told,) = [data["output"]["text"] for data in seen.all("executed") if data["node"] == "3"]
-    assert any("tried elsewhere" in line for line in told)
+    (lines,) = [data["output"]["text"] for data in seen.all("executed") if data["node"] == "3"]
+    assert any("tried elsewhere" in line for line in lines)
 
 
 def test_an_interrupt_reaches_the_workers(host: Host) -> None:
@@ -145,8 +145,8 @@ def test_one_clip_is_the_same_video(host: Host, mode: str) -> None:
     file = host.base / "output" / done["images"][0]["subfolder"] / done["images"][0]["filename"]
     assert digest(file) == digest(host.videos(host.post(alone))[0])
     assert len(seen.pictures) > 0, "previews come from the ranks"
-    (told,) = [data["output"]["text"] for data in seen.all("executed") if data["node"] == sampler]
-    assert any(f"process {killed[0]}" in line for line in told) if killed else mode != "context"
+    (lines,) = [data["output"]["text"] for data in seen.all("executed") if data["node"] == sampler]
+    assert any(f"process {killed[0]}" in line for line in lines) if killed else mode != "context"
     steps = [data["value"] for data in seen.all("progress") if data["node"] == sampler]
     assert steps == sorted(steps)
 

@@ -49,9 +49,9 @@ def test_the_config_is_what_the_registry_reads(config: dict[str, Any]) -> None:
     assert "Apache License" in (ROOT / project["license-files"][0]).read_text(encoding="utf-8")
     assert {"Repository", "Documentation", "Bug Tracker"} <= {*project["urls"]}
     assert {*comfy} == {"PublisherId", "DisplayName", "Icon", "Banner", "requires-comfyui"}
-    told = [line for line in project["classifiers"] if line.startswith("Environment ::")]
-    assert told
-    assert {*told} <= ENVIRONMENTS
+    environments = [line for line in project["classifiers"] if line.startswith("Environment ::")]
+    assert environments
+    assert {*environments} <= ENVIRONMENTS
 
 
 def test_the_registrys_check_finds_nothing() -> None:

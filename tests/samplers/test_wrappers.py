@@ -168,7 +168,7 @@ def test_a_cache_around_the_network() -> None:
     assert network.runs == 2 * sum(computed)
 
 
-class Told(DenoiserWrapper):
+class Recording(DenoiserWrapper):
     """A denoiser that notes what it is asked for."""
 
     def __init__(self, inner: Denoiser) -> None:
@@ -182,7 +182,7 @@ class Told(DenoiserWrapper):
 
 def test_a_cache_around_guidance() -> None:
     """A step that is not computed points to the video that the last computed one pointed to."""
-    guided = Told(guide(toy(), Guidance(), False))
+    guided = Recording(guide(toy(), Guidance(), False))
     runner = Runner(Plan(speed=2.0, order=0), None, STEPS)
     cached, shown = Forecasting(guided, runner), list[Tensor]()
     with runner.phase(None, Run(cached), "transformer", range(STEPS)):
@@ -200,7 +200,7 @@ def test_a_cache_around_guidance() -> None:
 
 def test_branches_pass_through_guidance_and_caches() -> None:
     """What is wrapped keeps its own branches, which reach the denoiser within."""
-    within = Told(toy())
+    within = Recording(toy())
     runner = Runner(Plan(speed=2.0), None, STEPS)
     outside = Forecasting(Shared(guide(ThroughCache(within, runner), Guidance(), False), Split()), runner)
     assert outside.predict(None, X, 4, "uncond").mean() == 1.0
@@ -211,7 +211,7 @@ def test_branches_pass_through_guidance_and_caches() -> None:
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_guidance_asks_for_its_branches_in_one_forward_or_two(batched: bool) -> None:
-    within = Told(toy())
+    within = Recording(toy())
     guided = ClassifierFree(within, Guidance(), Split(), batched)
     assert guided.predict(None, X, 4, GUIDED).mean() == 1 + 5 * (3 - 1)
     assert within.asked == ([(4, "cond_uncond")] if batched else [(4, "cond"), (4, "uncond")])
@@ -222,15 +222,15 @@ def test_a_part_of_another_rank_is_not_computed_here() -> None:
         def guided(self, part: str, compute: Callable[[], Tensor]) -> Tensor:
             return X * 7 if part == "transformer" else compute()
 
-    within = Told(toy())
+    within = Recording(toy())
     assert torch.equal(Shared(within, Elsewhere()).predict(None, X, 0, GUIDED), X * 7)
     assert within.asked == []
 
 
 def test_what_was_computed_before_is_not_computed_again() -> None:
-    within, told = Told(guide(toy(), Guidance(), False)), list[Tensor]()
-    remembered = Remembered(within, iter([X * 8, X * 9]), told.append)
+    within, computed = Recording(guide(toy(), Guidance(), False)), list[Tensor]()
+    remembered = Remembered(within, iter([X * 8, X * 9]), computed.append)
     made = [remembered.predict(None, X, step, GUIDED).mean().item() for step in range(4)]
     assert made == [8.0, 9.0, 11.0, 11.0]
     assert [step for step, _ in within.asked] == [2, 3]
-    assert [prediction.mean().item() for prediction in told] == [11.0, 11.0]
+    assert [prediction.mean().item() for prediction in computed] == [11.0, 11.0]

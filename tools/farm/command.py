@@ -96,7 +96,7 @@ def _make(options: argparse.Namespace, store: Store, jobs: list[FarmJob]) -> Non
         raise
     try:
         waiting = {crew.submit(FarmWork(job.key, job.prompt, options.save)): job for job in jobs}
-        done, told = 0, set[str]()
+        done, printed = 0, set[str]()
         while waiting:
             for ticket in [ticket for ticket in waiting if ticket.future.done()]:
                 job, done = waiting.pop(ticket), done + 1
@@ -105,8 +105,8 @@ def _make(options: argparse.Namespace, store: Store, jobs: list[FarmJob]) -> Non
                 said = record.error or f"{record.seconds:.1f} s on {record.machine}"
                 print(f"  {done}/{len(jobs)} {job.key}: {said}", flush=True)
             for words in [str(loss) for ticket in [*waiting] for loss in ticket.losses]:
-                if words not in told:
-                    told.add(words)
+                if words not in printed:
+                    printed.add(words)
                     print(f"  {words}", flush=True)
             time.sleep(PAUSE)
     finally:

@@ -255,9 +255,9 @@ class SampleTask:
             worker.stop_if_asked()
 
         wrap = self.wrap or (lambda denoiser: denoiser)
-        told = (lambda prediction: emit(Computed(prediction.cpu()))) if leads else (lambda _: None)
+        on_computed = (lambda prediction: emit(Computed(prediction.cpu()))) if leads else (lambda _: None)
         known = iter(self.computed)
-        remember = lambda guided: Remembered(guided, known, told) if self.resumes(worker.model) else guided
+        remember = lambda guided: Remembered(guided, known, on_computed) if self.resumes(worker.model) else guided
         latents = sample(
             worker.model, self.conditioning, self.plan, on_step, wrap, self.inpainting, worker.split, remember
         )

@@ -184,8 +184,8 @@ def run(host: Host, prompt: Prompt) -> Run:
     """A prompt to its end; raises AssertionError where the host does not outlive it."""
     begin = len(host.log)
     entry = host.run(prompt)
-    told = {name for name, part in prompt.items() if part["class_type"] not in NOT_COMPARED}
-    made = {**entry, "outputs": {name: output for name, output in entry["outputs"].items() if name in told}}
+    compared = {name for name, part in prompt.items() if part["class_type"] not in NOT_COMPARED}
+    made = {**entry, "outputs": {name: output for name, output in entry["outputs"].items() if name in compared}}
     videos = [frames(file) for file in host.videos(made)] + _pictures(host, made)
     return Run(failure(entry), videos, host.log[begin:].decode(errors="replace"))
 

@@ -42,13 +42,13 @@ class CardTable:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Each row goes into a .json when it is there, so that what is stopped keeps those before."""
         if report.when == "call" and self._file is not None and self._file.suffix != ".md":
-            rows, runs = _told([report]).values()
+            rows, runs = _tables([report]).values()
             if rows or runs:
                 self._file.write_text(merged(self._file, rows, runs), encoding="utf-8")
 
     def pytest_terminal_summary(self, terminalreporter: Any, config: pytest.Config) -> None:
         reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, ())]
-        properties = _told(reports)
+        properties = _tables(reports)
         rows = sorted(properties["card"], key=lambda row: (row["workflow"], row["manager"]))
         if not rows and not properties["card_runs"]:
             return
@@ -63,13 +63,13 @@ COMMAND = "pytest tests/card/test_card_workflows.py --all-workflows --card-table
 Rows = list[dict[str, Any]]
 
 
-def _told(reports: Iterable[pytest.TestReport]) -> dict[str, Rows]:
+def _tables(reports: Iterable[pytest.TestReport]) -> dict[str, Rows]:
     """What tests told of workflows ("card") and of runs that alternate ("card_runs")."""
-    told: dict[str, Rows] = {"card": [], "card_runs": []}
+    tables: dict[str, Rows] = {"card": [], "card_runs": []}
     for key, value in (pair for report in reports for pair in report.user_properties):
-        if key in told:
-            told[key].append(value)  # type: ignore[arg-type]
-    return told
+        if key in tables:
+            tables[key].append(value)  # type: ignore[arg-type]
+    return tables
 
 
 def merged(file: Path, rows: Rows, runs: Rows) -> str:
