@@ -12,6 +12,7 @@ import { writePrefixOut } from "./prefixes.mjs";
 import { addReviewButton, listenForReview } from "./review/desk.mjs";
 import { listenForResults, showAfterReload, showOutputs } from "./results.mjs";
 import { showOnSubgraph, timelineWidgets } from "./timeline/widget.mjs";
+import { skipUnseenNodes } from "./unseen.mjs";
 
 function addStyle() {
   for (const name of ["reelwire.css", "timeline/timeline.css"]) {
@@ -20,7 +21,9 @@ function addStyle() {
   }
 }
 
-const FEATURES = [addStyle, loadTexts, keepTypeColours, listenForResults, listenForErrors, listenForReview];
+const FEATURES = [
+  addStyle, loadTexts, keepTypeColours, listenForResults, listenForErrors, listenForReview, skipUnseenNodes,
+];
 
 app.registerExtension({
   name: "reelwire.page",
