@@ -119,9 +119,12 @@ function rewire(timeline, wired) {
   const isNew = timeline.wired === undefined;
   timeline.wired = wired;
   timeline.draw();
-  const grown = isNew && !(wired && Math.abs(node.size[1] - whole) < 2) ? 0 : LEAST_HEIGHT - WIRED_HEIGHT;
-  const height = node.size[1] + (wired ? -grown : grown);
-  if (grown) node.setSize([node.size[0], Math.max(height, node.computeSize()[1])]);
+  const isMade = isNew && wired && Math.abs(node.size[1] - whole) < 2;
+  const grown = isNew && !isMade ? 0 : LEAST_HEIGHT - WIRED_HEIGHT;
+  // Nodes 2.0 makes room for what is visible by itself, and asks for none for advanced inputs
+  const least = LiteGraph.vueNodesMode ? 0 : node.computeSize()[1];
+  const height = LiteGraph.vueNodesMode && isMade ? 0 : node.size[1] + (wired ? -grown : grown);
+  if (grown) node.setSize([node.size[0], Math.max(height, least)]);
   node.setDirtyCanvas(true, true);
 }
 
