@@ -47,6 +47,7 @@ class VideoModel(VideoVAE, Counted, ABC):
     keeps_padding: why the rows behind a prompt's end must stay; empty: they are masked, and can be cut off.
     single_rows: a pattern of the names of the layers that see one row in a batch of both branches too.
     stacks: the blocks that caches know; None: a UNet, of which only the deep blocks can be cached.
+    text_first: whether its prompt lies before its video where both are one sequence.
     tokens_at: where the network's tokens can be cut, for one clip on several cards; None: nowhere.
     image_models, text_models: what to load instead for images, and for text alone.
     methods: of guidance. stg_modes: what spatio-temporal guidance can leave out.
@@ -63,6 +64,7 @@ class VideoModel(VideoVAE, Counted, ABC):
     keeps_padding = ""
     single_rows = ""
     stacks: ClassVar[Stacks | None] = Stacks()
+    text_first = False
     tokens_at: ClassVar[TokenSplit | None] = None
     image_models: ClassVar[str] = message("other_family")
     text_models: ClassVar[str] = message("other_family")

@@ -132,6 +132,7 @@ class Sampling:
         self._network: Network = None
         self._done = 0
         self._switch_loras: Switch = lambda level, count: None
+        self._begin_prediction: Callable[[int, int], None] = lambda number, count: None
         self._last: tuple[Tensor, Tensor, int] | None = (
             None  # prediction, the latents that it was made from, its number
         )
@@ -143,6 +144,7 @@ class Sampling:
             self._network = self._begin(self._phases[step])
         self.latents, schedule = latents, self.denoiser.schedule
         self._switch_loras(schedule.levels[step], schedule.level_count)
+        self._begin_prediction(step, len(schedule))
         seen = latents if self.masked is None else self.masked.noised(latents, step)
         prediction = self._guided.predict(self._network, seen, step, GUIDED)
         if self.masked is not None:
@@ -200,11 +202,11 @@ class Sampling:
         """An expert with all that it runs with, until the next one takes over."""
         part, enter = self.denoiser.part(steps.start), self._stack.enter_context
         network: Network = None
-        self._switch_loras = lambda level, count: None
+        self._switch_loras = self._begin_prediction = lambda step, count: None
         if self._split.computes(part):
             network = enter(self._model.use(part, activations=self._room))
             enter(_without_hooks(network))
-            enter(accelerated(network, self._model))
+            self._begin_prediction = enter(accelerated(network, self._model))
             enter(self._split.spread(network, self._model))
             self._switch_loras = enter(applied(network, part, self._model.loras, self._model.memory.device(part)))
         if self.cache is not None:

@@ -22,7 +22,9 @@ from packaging.version import Version
 
 from ..loaders.messages import InputError, both, message, sentences, series
 from ..loaders.parts import Network
+from ..loaders.request import Request
 from ..loaders.video_model import VideoModel
+from .kitchen import FEWEST, dense_predictions
 
 if TYPE_CHECKING:
     from diffusers.models.attention_processor import AttentionProcessor
@@ -103,6 +105,13 @@ XFORMERS = Package(
     lambda: diffusers_floors().get("_REQUIRED_XFORMERS_VERSION", ""),
     message("source_xformers"),
 )
+KITCHEN = Package(
+    "comfy_kitchen",
+    ("comfy-kitchen",),
+    "Reelwire",
+    lambda: "0.2.33",
+    message("source_kitchen"),
+)
 CACHE_DIT = Package(
     "cache_dit",
     ("cache-dit",),
@@ -123,7 +132,8 @@ TRITON = Package(
 class Kernel:
     """One way to compute attention.
 
-    backend: its name in diffusers, empty for diffusers' default; package: what brings it; platforms: the kinds of card
+    backend: its name in diffusers, empty for diffusers' default; calls: of its package in the place of PyTorch's own
+    function, a key of kitchen.KITCHENS; package: what brings it; platforms: the kinds of card
     that it is made for, empty for any device; capability: the lowest of NVIDIA's compute capabilities; half: whether it
     takes bfloat16 and float16 alone; masks: whether it takes a mask without writing it out for every pair of tokens.
     """
@@ -134,6 +144,12 @@ class Kernel:
     capability: tuple[int, int] = (0, 0)
     half: bool = False
     masks: bool = True
+    calls: str = ""
+
+    @property
+    def identity(self) -> str:
+        """What its numbers come from."""
+        return self.calls or self.backend
 
 
 KERNELS: Mapping[str, Kernel] = {
@@ -145,6 +161,8 @@ KERNELS: Mapping[str, Kernel] = {
     "flash": Kernel("flash", FLASH, ("cuda", "rocm"), (8, 0), half=True, masks=False),
     "sage": Kernel("sage", SAGE, ("cuda",), (8, 0), half=True, masks=False),
     "xformers": Kernel("xformers", XFORMERS, ("cuda", "rocm"), (5, 0), masks=False),
+    "kitchen int8": Kernel("native", KITCHEN, ("cuda", "rocm"), (7, 5), half=True, calls="int8_attention"),
+    "kitchen sparse": Kernel("native", KITCHEN, ("cuda", "rocm"), (8, 0), half=True, masks=False, calls="sol_attn"),
 }
 PLATFORMS = {"cuda": message("nvidia_cards"), "rocm": message("amd_cards"), "cpu": message("cpus")}
 Obstacle = tuple[str, str]  # (why a kernel cannot compute, what to do about it, empty where nothing can be done)
@@ -203,6 +221,8 @@ def _verdict(kernel: Kernel, model: VideoModel, device: torch.device) -> Obstacl
     """What diffusers itself says: a package may be there and not import, as one built for another PyTorch."""
     if kernel.package is None:
         return None
+    if kernel.calls:
+        return _kitchen_verdict(kernel, device)
     from diffusers.models import attention_backend
 
     try:
@@ -212,6 +232,15 @@ def _verdict(kernel: Kernel, model: VideoModel, device: torch.device) -> Obstacl
         have = f"{kernel.package.names[0]} {kernel.package.installed}"
         rule = message("kernel_unusable", package=have, error=error)
         return rule, message("restart_or_source", source=kernel.package.source)
+
+
+def _kitchen_verdict(kernel: Kernel, device: torch.device) -> Obstacle | None:
+    """What comfy-kitchen itself says of a card."""
+    import comfy_kitchen
+
+    if getattr(comfy_kitchen, f"{kernel.calls}_is_available")(device):
+        return None
+    return message("kernel_not_on_card", package=f"comfy-kitchen {KITCHEN.installed}", kernel=kernel.calls), ""
 
 
 _CHECKS: tuple[Callable[[Kernel, VideoModel, torch.device], Obstacle | None], ...] = (
@@ -261,16 +290,29 @@ def kernel_of(model: VideoModel) -> Kernel:
     return KERNELS["auto"] if hindrance else KERNELS[name]
 
 
-def attention_notes(model: VideoModel) -> tuple[str, ...]:
-    """Which kernel computes attention, where somebody has chosen one."""
+def attention_notes(model: VideoModel, request: Request, predictions: int) -> tuple[str, ...]:
+    """Which kernel computes attention, where somebody has chosen one. request: complete."""
     name, who, hindrance = choice(model)
     if not who:
         return ()
     if hindrance:
         return (message("attention_own", who=who, kernel=name, cause=sentences(*hindrance)),)
+    if KERNELS[name].calls == "sol_attn":
+        return (_sparse_note(model, request, predictions),)
     if not KERNELS[name].masks and masked(model):
         return (message("attention_chosen_masked", kernel=name, who=who),)
     return (message("attention_chosen", kernel=name, who=who),)
+
+
+def _sparse_note(model: VideoModel, request: Request, predictions: int) -> str:
+    """When the sparse kernel computes, or that it never does."""
+    name, who, _ = choice(model)
+    tokens = model.facts.tokens(request.width, request.height, request.frames)
+    if tokens < FEWEST:
+        return message("attention_short", kernel=name, who=who, tokens=tokens, fewest=FEWEST)
+    return message(
+        "attention_sparse", kernel=name, who=who, first=dense_predictions(predictions) + 1, count=predictions
+    )
 
 
 def masked(model: VideoModel) -> str:

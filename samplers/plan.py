@@ -87,9 +87,9 @@ def plan(model: VideoModel, request: Request, outline: bool = False, awaited: Na
         media_notes += mask_notes
         check_split(model, request, policy)
     before = (*opening_notes, *idle_notes, *length_notes, *preset_notes)
-    after = (*cache_notes, *attention_notes(model), *_idle_notes(model, request, policy))
-    notes = (*before, *media_notes, *after)
     predictions = prediction_count(model, request)
+    after = (*cache_notes, *attention_notes(model, request, predictions), *_idle_notes(model, request, policy))
+    notes = (*before, *media_notes, *after)
     return SamplingPlan(request, policy, predictions, step_bytes(model, request, policy), notes, mask, shared)
 
 

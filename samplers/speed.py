@@ -16,6 +16,7 @@ from ..loaders.messages import InputError, Origin, message
 from ..loaders.parts import Args, Argument, Kwargs, Network
 from ..loaders.video_model import VideoModel
 from .kernels import TRITON, Kernel, choice, kernel_of, masked, processors, refusal
+from .kitchen import KITCHENS, Attention, Kitchen
 
 OLDEST_TRITON_CARD = (7, 0)  # torch/_inductor/exc.py, GPUTooOldForTriton
 
@@ -72,18 +73,21 @@ def _lacking(device: torch.device) -> tuple[str, str] | None:
 
 
 @contextmanager
-def accelerated(network: Network, model: VideoModel) -> Iterator[None]:
-    """The network with its model's Speed and kernel for the length of the block."""
+def accelerated(network: Network, model: VideoModel) -> Iterator[Callable[[int, int], None]]:
+    """The network with its model's Speed and kernel for the length of the block; yields what is to be told of each
+    prediction, its number and how many there are."""
     kernel = kernel_of(model)
+    kitchen = KITCHENS[kernel.calls](model) if kernel.calls else Kitchen(_dispatched, lambda number, count: None)
     with ExitStack() as stack:
         if kernel.backend:
             stack.enter_context(_dispatching(network, kernel, masked(model)))
-            stack.enter_context(nullcontext() if model.dispatches else _Redirected())
+            redirected = _Redirected(kitchen.attention, takes_masks=bool(kernel.calls))
+            stack.enter_context(nullcontext() if model.dispatches and not kernel.calls else redirected)
         if model.trims_text:
             stack.enter_context(model.unmasked(network))
         if model.speed is not None and model.speed.compile:
             stack.enter_context(_compiled(network, model, model.speed))
-        yield
+        yield kitchen.begin
 
 
 @contextmanager
@@ -109,19 +113,26 @@ _PARAMETERS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")  
 
 
 class _Redirected(TorchFunctionMode):
-    """PyTorch's attention without a mask goes to diffusers' dispatcher, for networks whose layers do not ask it."""
+    """PyTorch's attention goes elsewhere: to diffusers' dispatcher where the layers of a network do not ask it, which
+    is asked for none with a mask; or to a kernel of another package."""
+
+    def __init__(self, attention: Attention, takes_masks: bool) -> None:
+        super().__init__()
+        self._attention, self._takes_masks = attention, takes_masks
 
     def __torch_function__(
         self, function: Callable[..., Argument], types: object, args: Args = (), kwargs: Kwargs | None = None
     ) -> Argument:
         if function is F.scaled_dot_product_attention:
             options = dict(zip(_PARAMETERS, args, strict=False)) | (kwargs or {})
-            if options.get("attn_mask") is None:
-                return _dispatched(**options)
+            if self._takes_masks or options.get("attn_mask") is None:
+                return self._attention(**options)
         return function(*args, **(kwargs or {}))
 
 
-def _dispatched(query: Tensor, key: Tensor, value: Tensor, attn_mask: None = None, **options: object) -> Tensor:
+def _dispatched(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **options: object
+) -> Tensor:
     """torch.nn.functional.scaled_dot_product_attention of [B, H, N, D], by diffusers' dispatcher of [B, N, H, D]."""
     from diffusers.models.attention_dispatch import dispatch_attention_fn
 

@@ -77,7 +77,7 @@ def _of_model(model: VideoModel) -> dict[str, object]:
         part.replace("_", " "): checkpoint_fingerprint(path) for part, path in recipe.files.items() if path.exists()
     }
     loras = [f"{lora.file.name} {checkpoint_fingerprint(lora.file)} {lora.identity}" for lora in model.loras]
-    kernel = kernel_of(model).backend  # named where it differs from what older renders had, so that they go on
+    kernel = kernel_of(model).identity  # named where it differs from what older renders had, so that they go on
     return {
         "model": f"{model.name} {model.variant}",
         **files,

@@ -10,12 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from reelwire.loaders.families import load
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
+from reelwire.samplers import kernels
+from reelwire.samplers import kitchen as kitchens
 from reelwire.samplers.kernels import (
     CACHE_DIT,
     FLASH,
@@ -26,10 +29,12 @@ from reelwire.samplers.kernels import (
     Package,
     absent,
     attention_notes,
+    check_offered,
     diffusers_floors,
     torch_triton,
     unfit,
 )
+from reelwire.samplers.kitchen import Sparse
 from reelwire.samplers.plan import plan
 from reelwire.samplers.speed import Speed
 from reelwire.tests.support.engine.cached_runs import Sampled
@@ -147,6 +152,11 @@ def sampled(model: VideoModel) -> torch.Tensor:
     return Sampled(model, steps=2).latents
 
 
+def notes(model: VideoModel, width: int = 0, height: int = 0, frames: int = 0) -> tuple[str, ...]:
+    """What is said of attention, of a run of 10 predictions."""
+    return attention_notes(model, model.complete(Request(width, height, frames)), 10)
+
+
 @pytest.fixture
 def backends(opened: Any) -> Iterator[list[tuple[str, str]]]:
     """(what the dispatcher is asked for, "masked" or "plain") of each attention, heard at the dispatcher itself."""
@@ -253,7 +263,7 @@ def test_what_cannot_be_is_refused_or_said(opened: Any, name: str, dtype: str, k
     with pytest.raises(InputError, match=rf"attention = {kernel}: .*{words}"):
         plan(replace(model, speed=Speed(attention=kernel)), request)
     hosted = replace(model, host_attention=kernel)
-    (note,) = attention_notes(hosted)
+    (note,) = notes(hosted)
     assert re.search(rf"^Attention: PyTorch's own\. ComfyUI is set to {kernel}: ", note)
     assert re.search(re.split(r"\\\. (?:Choose|Or choose)", words)[0], note)
     assert torch.equal(sampled(hosted), sampled(model))
@@ -261,11 +271,11 @@ def test_what_cannot_be_is_refused_or_said(opened: Any, name: str, dtype: str, k
 
 def test_notes_name_the_kernel(opened: Any) -> None:
     model = opened("tiny-ltx-0.9.0")
-    assert attention_notes(model) == ()
-    assert attention_notes(replace(model, host_attention="split")) == (
+    assert notes(model) == ()
+    assert notes(replace(model, host_attention="split")) == (
         "Attention: PyTorch's own. ComfyUI is set to split: diffusers has no such kernel.",
     )
-    (note,) = attention_notes(replace(model, host_attention="native flash"))
+    (note,) = notes(replace(model, host_attention="native flash"))
     assert note == "Attention: native flash where there is no mask, else PyTorch's own, as ComfyUI is set to."
 
 
@@ -284,3 +294,105 @@ def test_the_hosts_switch_is_heard(comfyui: Path, tmp_path: Path) -> None:
     assert "attention = sage: sageattention 1.0.6 is installed; diffusers wants 2.1.1 or newer." in refused.message
     assert not refused.done
     assert said.count("ComfyUI is set to sage: sageattention 1.0.6 is installed; diffusers wants 2.1.1 or newer.") == 1
+
+
+# ---------------------------------------------------------------- comfy-kitchen
+
+Calls = list[dict[str, Any]]
+
+
+@pytest.fixture
+def kitchen(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """What comfy-kitchen's kernels are called with; they compute as PyTorch does, on any device, for any length."""
+    import comfy_kitchen
+
+    calls: Calls = []
+
+    def int8_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> torch.Tensor:
+        calls.append(options | {"shape": tuple(q.shape)})
+        return torch._C._nn.scaled_dot_product_attention(q, k, v, options["attn_mask"], scale=options["scale"])
+
+    def sol_attn(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, **options: Any) -> torch.Tensor:
+        calls.append(options | {"shape": tuple(q.shape)})
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        return torch._C._nn.scaled_dot_product_attention(q, k, v, scale=options["scale"]).transpose(1, 2)
+
+    monkeypatch.setattr(comfy_kitchen, "int8_attention", int8_attention, raising=False)
+    monkeypatch.setattr(comfy_kitchen, "sol_attn", sol_attn, raising=False)
+    monkeypatch.setattr(kitchens, "FEWEST", 1)
+    for name in ("kitchen int8", "kitchen sparse"):
+        monkeypatch.setitem(KERNELS, name, replace(KERNELS[name], package=None, platforms=(), half=False))
+    return calls
+
+
+@pytest.mark.parametrize(("text_first", "text"), [(False, [3, 8]), (True, [0, 5])])
+def test_sparse_attention_fills_up_heads_and_keeps_the_prompt(
+    kitchen: Calls, text_first: bool, text: list[int]
+) -> None:
+    """500 tokens are 8 blocks of 64, of which the prompt has 5; heads are 128 channels wide."""
+    sparse, q = Sparse(text_first, 400), torch.randn(1, 3, 500, 32)
+    sparse.begin(1, 10)
+    assert torch.equal(sparse.attention(q, q, q), F.scaled_dot_product_attention(q, q, q))
+    assert not kitchen
+    sparse.begin(2, 10)
+    torch.testing.assert_close(sparse.attention(q, q, q), F.scaled_dot_product_attention(q, q, q))
+    assert kitchen == [dict(scale=32**-0.5, sink_blocks=text, sink_q=text, shape=(1, 500, 3, 128))]
+
+
+def test_what_is_no_long_self_attention_is_not_sparse(kitchen: Calls) -> None:
+    sparse, q, text = Sparse(False, 400), torch.randn(1, 3, 500, 32), torch.randn(1, 3, 40, 32)
+    sparse.begin(9, 10)
+    sparse.attention(q, text, text)
+    sparse.attention(q, q, q, torch.ones(500, 500, dtype=torch.bool))
+    short, wide = torch.randn(1, 3, 399, 32), torch.randn(1, 3, 500, 256)
+    sparse.attention(short, short, short)
+    sparse.attention(wide, wide, wide)
+    assert not kitchen
+
+
+IN_KITCHENS = [
+    ("tiny-wan2.1-t2v", "kitchen sparse"),
+    ("tiny-ltx-0.9.0", "kitchen sparse"),
+    ("tiny-cogvideox-2b", "kitchen sparse"),
+    ("tiny-mochi", "kitchen sparse"),
+    ("tiny-svd", "kitchen sparse"),
+    ("tiny-hunyuan-t2v", "kitchen int8"),
+    ("tiny-wan2.1-t2v", "kitchen int8"),
+]
+
+
+COMPILED = [(*IN_KITCHENS[0], True), (*IN_KITCHENS[-1], True)]
+
+
+@pytest.mark.parametrize(("name", "kernel", "compile"), [*((*each, False) for each in IN_KITCHENS), *COMPILED])
+def test_kitchens_compute_a_run(opened: Any, kitchen: Calls, name: str, kernel: str, compile: bool) -> None:
+    """The first fifth of a run's predictions see all pairs: of ten, two."""
+    model = opened(name)
+    expected = Sampled(model, steps=10).latents
+    speed = Speed(attention=kernel, compile=compile, compiler="eager")
+    assert (Sampled(replace(model, speed=speed), steps=10).latents - expected).abs().max() < 1e-3
+    assert kitchen
+    many = len(kitchen)
+    kitchen.clear()
+    assert torch.equal(Sampled(model, steps=10).latents, expected)
+    assert not kitchen, "it did not end with its run"
+    if kernel == "kitchen sparse":
+        Sampled(replace(model, speed=speed), steps=2)
+        assert len(kitchen) * 8 == many
+
+
+def test_when_sparse_attention_computes_is_said(opened: Any, kitchen: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = replace(opened("tiny-wan2.1-t2v"), speed=Speed(attention="kitchen sparse"))
+    (note,) = notes(model, 64, 64, 9)
+    assert "12288 tokens and more; this video has 48" in note
+    monkeypatch.setattr(kernels, "FEWEST", 48)
+    (note,) = notes(model, 64, 64, 9)
+    assert "step 3 of 10 on" in note
+
+
+def test_an_older_kitchen_is_named_with_what_to_do(opened: Any) -> None:
+    """As ComfyUI 0.30 brings it."""
+    with pytest.raises(
+        InputError, match=r"comfy-kitchen .* is installed; Reelwire wants 0\.2\.33 or newer.*pip install -U"
+    ):
+        check_offered("kitchen sparse")

@@ -218,7 +218,7 @@ export class Timeline {
   #summary() {
     if (!this.story || this.outlook.readable === false) return [];
     const { step } = this.outlook;
-    if (!this.reader) return this.asked ? [phrase("timeline_unconnected")] : []; // the server is slow to answer at first
+    if (!this.reader) return this.asked ? [phrase("timeline_unconnected")] : []; // until the server has answered
     const { scale } = this;
     const length = scale.hasEnd ? scale.seconds(scale.last + 1) : undefined;
     const values = {

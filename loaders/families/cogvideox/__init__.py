@@ -50,6 +50,7 @@ class CogVideoX(VideoModel):
     }
     tokens_at = TokenSplit(joint_embedder="patch_embed", positions="image_rotary_emb", positions_dim=0, prompt="before")
     dispatches = False
+    text_first = True
     decode_cycle = 1, 2
     image_models = either("CogVideoX-5B-I2V", "CogVideoX1.5-5B-I2V")
     text_models = either("CogVideoX-5B", "CogVideoX1.5-5B")

@@ -107,7 +107,7 @@ def _check_context(model: VideoModel, request: Request, count: int) -> None:
         rule = message("heads_and_tokens", title=title, heads=heads, tokens=tokens)
         raise InputError("workers", count, rule, _use(fits) if fits else message("other_size_or_mode"))
     name, _, _ = choice(model)
-    if kernel_of(model).backend not in (SHARING if places.prompt == "apart" else AMONG_PROMPTS):
+    if kernel_of(model).identity not in (SHARING if places.prompt == "apart" else AMONG_PROMPTS):
         raise InputError("attention", name, message("kernel_keeps_heads"), message("choose_auto"))
 
 
