@@ -6,8 +6,10 @@ import json
 import os
 import re
 import sys
+from collections import OrderedDict, deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -124,6 +126,9 @@ def _as_sent(prompt: JsonObject | None) -> JsonObject | None:
 # ---------------------------------------------------------------- files that went away
 
 
+MOST_RESULTS, MOST_FILES = 1000, 16  # more than the host keeps results of
+
+
 @dataclass
 class _Written:
     """A file that a node has written. gone: whether it was missing once."""
@@ -133,26 +138,44 @@ class _Written:
     noted: bool = False
 
 
-_written: dict[str, list[_Written]] = {}  # by node and its own inputs; the host keeps what it made of them
+@dataclass
+class _Results:
+    """The last files of a node and its own inputs. lost: how many of those before them were gone, which still counts."""
+
+    files: deque[_Written] = field(default_factory=partial(deque, maxlen=MOST_FILES))
+    lost: int = 0
+
+    def add(self, path: Path) -> None:
+        if len(self.files) == MOST_FILES:
+            self.lost += self.files[0].gone
+        self.files.append(_Written(path))
+
+
+_written: OrderedDict[str, _Results] = OrderedDict()  # the last by node and its own inputs, the latest at the end
 
 
 def remember_file(cls: type[io.ComfyNode], path: Path) -> None:
     """Keep in mind that the running node has written a file, as its result rests on it."""
-    _written.setdefault(_key(cls, _inputs(cls)), []).append(_Written(path))
+    key = _key(cls, _inputs(cls))
+    _written.setdefault(key, _Results()).add(path)
+    _written.move_to_end(key)
+    while len(_written) > MOST_RESULTS:
+        _written.popitem(last=False)
 
 
 def files_gone(cls: type[io.ComfyNode], inputs: JsonObject) -> int:
     """How many files that a node has written of these inputs are not there any more: part of its fingerprint, so that
     the host runs it again instead of answering with a file that is gone."""
-    files = _written.get(_key(cls, inputs), [])
-    for file in files:
+    results = _written.get(_key(cls, inputs), _Results())
+    for file in results.files:
         file.gone = file.gone or not file.path.exists()
-    return sum(file.gone for file in files)
+    return results.lost + sum(file.gone for file in results.files)
 
 
 def gone_notes(cls: type[io.ComfyNode]) -> list[str]:
     """What the running node says of its files that were missing when the prompt came, each once."""
-    files = [file for file in _written.get(_key(cls, _inputs(cls)), []) if file.gone and not file.noted]
+    results = _written.get(_key(cls, _inputs(cls)), _Results())
+    files = [file for file in results.files if file.gone and not file.noted]
     for file in files:
         file.noted = True
     return [message("file_gone", file=file.path.name) for file in files]
