@@ -90,18 +90,19 @@ def train_coder(
     half: bool = False,
     frames: int = FRAMES,
     piece: int = 9,
+    count: int = 6,
 ) -> None:
     """Trains a VAE on crops, late on each third step on a whole clip; leaves the averaged weights in it.
 
     late: from which share of the steps on, with a rate that falls.
     centred: weight of the squared means of the latents' channels, for a pipeline that subtracts none.
     half: in bfloat16, which is several times faster where the processor multiplies it.
-    frames, piece: of a whole clip and of a crop.
+    frames, piece: of a whole clip and of a crop. count: crops of a step.
     """
     trainer = Trainer(vae, is_matrix, file, seed=1, averaging=0.98)
     log, scenes = Log("vae", trainer.rank), sum(world.split(), [])
     for step, rng, generator in trainer.steps(steps):
-        clips, weight = crops(scenes, 6, rng, step > int(late * steps) and step % 3 == 0, frames, piece)
+        clips, weight = crops(scenes, count, rng, step > int(late * steps) and step % 3 == 0, frames, piece)
         with torch.autocast("cpu", torch.bfloat16, half):
             loss, means = coder_loss(vae, clips, weight, generator)
         if centred:

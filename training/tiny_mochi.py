@@ -1,7 +1,7 @@
 """Trains a tiny Mochi:  python -m training.tiny_mochi OUT
 
-The bundled T5 reads the prompts as it is, with its mask. The network predicts video - noise and is told the share of the
-video, as Mochi's own schedule has it. Where its positions turn to is drawn once and stays.
+The bundled T5 reads the prompts as it is, with its mask. The network predicts video - noise and is told the share of
+the video, as Mochi's own schedule has it. Where its positions turn to is drawn once and stays.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def reader() -> Any:
 
 
 def build_vae() -> AutoencoderKLMochi:
-    """A small posterior variance from the first step, told by a channel that is constant; the changes of size orthogonal;
+    """A small posterior variance from the first step, told by a channel that is constant; changes of size orthogonal;
     nothing yet of the sines of the pixels, which are noise to begin with."""
     vae = AutoencoderKLMochi(**VAE_CONFIG)
     straighten(vae)
