@@ -34,8 +34,8 @@ from .recipe import SIZE, run, statistics, straighten, train_coder, train_networ
 
 FPS, FRAMES, BUCKET = 7, 14, 127
 CUT = dict(frames=FRAMES, piece=5, count=4)  # what the VAE is trained on
-VAE_STEPS, FLOW_STEPS = 900, 1800
-COPIES, BATCH = 6, 4  # rendered clips of each scene, and clips of a step
+VAE_STEPS, FLOW_STEPS = 700, 1200
+COPIES, BATCH = 5, 4  # rendered clips of each scene, and clips of a step
 AUGMENTATION = 0.02  # noise on the picture, as deviation
 DROPPED = 0.12  # share of the clips whose picture is not shown
 MEAN, DEVIATION, LOWEST, HIGHEST = 0.7, 1.6, 0.002, 700.0  # of the noise levels' logarithms; the scheduler's bounds

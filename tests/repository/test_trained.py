@@ -46,6 +46,6 @@ def test_the_trained_ones_are_given_out(tmp_path: Path, monkeypatch: pytest.Monk
     assert [file.name for file in (out / name).iterdir()] == ["model_index.json"]
     (out / name / "mine").touch()
     tiny_files.diffusers_folder(name, out)
-    assert tiny_files.diffusers_folder("tiny-mochi", out) == out / "noise of tiny-mochi"
+    assert tiny_files.diffusers_folder("tiny-svd-xt", out) == out / "noise of tiny-svd-xt"
     assert {*tiny_files.TRAINED} <= {*MODELS}
     assert not [each for each in out.iterdir() if each.name.startswith(".")]
