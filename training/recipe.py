@@ -9,6 +9,7 @@ import argparse
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,21 @@ def straighten(vae: nn.Module) -> None:
             weight.mul_(0.3)
             at: tuple[slice | int, ...] = (slice(None), slice(None), *place)
             weight[at] += straight
+
+
+def _grouped(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """What a group norm computes, by the kernel of layer norms."""
+    rows = x.reshape(len(x) * norm.num_groups, -1)
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    weight, bias = (value.view(shape).to(x.dtype) for value in (norm.weight, norm.bias))
+    return F.layer_norm(rows, rows.shape[1:], eps=norm.eps).view_as(x) * weight + bias
+
+
+def quick_norms(net: nn.Module) -> None:
+    """Group norms whose backward in bfloat16 takes less than half of a step."""
+    for norm in net.modules():
+        if isinstance(norm, nn.GroupNorm):
+            norm.forward = partial(_grouped, norm)  # type: ignore[method-assign]
 
 
 def train_coder(

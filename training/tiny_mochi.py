@@ -21,6 +21,7 @@ from .recipe import (
     noise_levels,
     of_clips,
     pathless,
+    quick_norms,
     read_wordings,
     run,
     statistics,
@@ -31,7 +32,7 @@ from .recipe import (
 from .tiny_cogvideox import build_text_encoder, build_tokenizer
 
 FPS, TOKENS, FRAMES, PIECE = 30, 48, 19, 13
-VAE_STEPS, FLOW_STEPS = 900, 1800
+VAE_STEPS, FLOW_STEPS = 1300, 1500
 COPIES, BATCH = 5, 20  # rendered clips of each scene, and clips of a step
 VAE_CONFIG: dict[str, Any] = dict(
     encoder_block_out_channels=(32, 32, 32, 96),
@@ -110,6 +111,7 @@ def build_network() -> MochiTransformer3DModel:
 def train_vae(out: Path) -> None:
     torch.manual_seed(0)
     vae = build_vae()
+    quick_norms(vae)
     is_matrix = lambda n, p: p.ndim == 5 and min(p.shape[:2]) > 3
     train_coder(vae, out / "vae.ckpt", VAE_STEPS, is_matrix, late=2 / 3, half=True, frames=FRAMES, piece=PIECE)
     mean, std = statistics(vae, half=True, frames=FRAMES)

@@ -10,12 +10,10 @@ from __future__ import annotations
 import json
 import math
 import random
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from diffusers import (
     AutoencoderKLTemporalDecoder,
     EulerDiscreteScheduler,
@@ -30,12 +28,12 @@ from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from . import world
-from .recipe import SIZE, run, statistics, straighten, train_coder, train_network
+from .recipe import SIZE, quick_norms, run, statistics, straighten, train_coder, train_network
 
 FPS, FRAMES, BUCKET = 7, 14, 127
 CUT = dict(frames=FRAMES, piece=5, count=4)  # what the VAE is trained on
-VAE_STEPS, FLOW_STEPS = 700, 1200
-COPIES, BATCH = 5, 4  # rendered clips of each scene, and clips of a step
+VAE_STEPS, FLOW_STEPS = 800, 1200
+COPIES, BATCH = 3, 4  # rendered clips of each scene, and clips of a step
 AUGMENTATION = 0.02  # noise on the picture, as deviation
 DROPPED = 0.12  # share of the clips whose picture is not shown
 MEAN, DEVIATION, LOWEST, HIGHEST = 0.7, 1.6, 0.002, 700.0  # of the noise levels' logarithms; the scheduler's bounds
@@ -96,14 +94,6 @@ class ClipVAE(AutoencoderKLTemporalDecoder):
         return DecoderOutput(sample=pixels.unflatten(0, (-1, count)).transpose(1, 2))
 
 
-def grouped(norm: nn.GroupNorm, x: Tensor) -> Tensor:
-    """What it computes, by the kernel of layer norms: its own takes half of a step in bfloat16."""
-    rows = x.reshape(len(x) * norm.num_groups, -1)
-    shape = (1, -1, *[1] * (x.ndim - 2))
-    weight, bias = (value.view(shape).to(x.dtype) for value in (norm.weight, norm.bias))
-    return F.layer_norm(rows, rows.shape[1:], eps=norm.eps).view_as(x) * weight + bias
-
-
 def build_vae() -> ClipVAE:
     """A small posterior variance from the first step; a constant in the residual stream: the norms keep brightness."""
     vae = ClipVAE(**VAE_CONFIG)
@@ -149,9 +139,7 @@ def build_pipeline(vae: nn.Module, net: nn.Module, tower: nn.Module) -> Any:
 def train_vae(out: Path) -> None:
     torch.manual_seed(0)
     vae = build_vae()
-    for norm in vae.modules():
-        if isinstance(norm, nn.GroupNorm):
-            norm.forward = partial(grouped, norm)  # type: ignore[method-assign]
+    quick_norms(vae)
     is_matrix = lambda n, p: p.ndim >= 4 and min(p.shape[:2]) > 2 * LATENTS
     train_coder(vae, out / "vae.ckpt", VAE_STEPS, is_matrix, late=2 / 3, centred=0.02, half=True, **CUT)
     normalise(vae, statistics(vae, half=True, frames=FRAMES)[1])
@@ -187,6 +175,7 @@ def train_latents(out: Path) -> None:
     if (out / "latents.pt").exists():
         return
     rng, vae, scenes = random.Random(100), trained_vae(out), world.split()[0] * COPIES
+    quick_norms(vae)
     pipe, generator = build_pipeline(vae, build_network(), build_tower()), torch.Generator().manual_seed(100)
     rows: dict[str, list[Tensor]] = {name: [] for name in ("video", "picture", "view", "told")}
     for scene in scenes:
