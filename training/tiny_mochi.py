@@ -33,7 +33,7 @@ from .tiny_cogvideox import build_text_encoder, build_tokenizer
 
 FPS, TOKENS, FRAMES, PIECE = 30, 48, 19, 13
 VAE_STEPS, FLOW_STEPS = 1300, 1500
-COPIES, BATCH = 5, 20  # rendered clips of each scene, and clips of a step
+COPIES, BATCH = 3, 20  # rendered clips of each scene, and clips of a step
 VAE_CONFIG: dict[str, Any] = dict(
     encoder_block_out_channels=(32, 32, 32, 96),
     decoder_block_out_channels=(32, 64, 64, 64),
