@@ -23,6 +23,7 @@ import pack
 LARGEST = 9_000_000  # bytes of the bundled one; the others: 8,000,000
 
 
+@pytest.mark.filterwarnings("ignore:In CPU autocast")  # diffusers' Mochi asks for one everywhere
 @pytest.mark.parametrize("name", pack.THERE)
 def test_each_makes_a_video(name: str) -> None:
     """With its own sampler and guidance, of a prompt or of a picture; its folder holds no path of where it was

@@ -1,4 +1,4 @@
-"""Trains a tiny Mochi:  python -m training.tiny_mochi OUT
+"""Trains a tiny Mochi:  python -m training.families.tiny_mochi OUT
 
 The bundled T5 reads the prompts as it is, with its mask. The network predicts video - noise and is told the share of
 the video, as Mochi's own schedule has it. Where its positions turn to is drawn once and stays.
@@ -15,7 +15,7 @@ import torch
 from diffusers import AutoencoderKLMochi, FlowMatchEulerDiscreteScheduler, MochiPipeline, MochiTransformer3DModel
 from torch import Tensor, nn
 
-from .recipe import (
+from ..recipe import (
     Read,
     encode_latents,
     noise_levels,

@@ -1,4 +1,4 @@
-"""Trains a tiny Stable Video Diffusion:  python -m training.tiny_svd OUT
+"""Trains a tiny Stable Video Diffusion:  python -m training.families.tiny_svd OUT
 
 It sets a picture in motion: of a rendered clip it is given the first frame, as the VAE and as a frozen vision tower of
 random weights see it, and how far things move. EDM preconditioning (Karras et al. 2022) with the velocity as target,
@@ -27,12 +27,12 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from . import world
-from .recipe import SIZE, quick_norms, run, statistics, straighten, train_coder, train_network
+from .. import world
+from ..recipe import SIZE, quick_norms, run, statistics, straighten, train_coder, train_network
 
 FPS, FRAMES, BUCKET = 7, 14, 127
 CUT = dict(frames=FRAMES, piece=5, count=4)  # what the VAE is trained on
-VAE_STEPS, FLOW_STEPS = 800, 1200
+VAE_STEPS, FLOW_STEPS = 800, 1500
 COPIES, BATCH = 3, 4  # rendered clips of each scene, and clips of a step
 AUGMENTATION = 0.02  # noise on the picture, as deviation
 DROPPED = 0.12  # share of the clips whose picture is not shown
@@ -66,7 +66,7 @@ TOWER_CONFIG = dict(
     image_size=224,
     patch_size=32,
 )
-SCHEDULER_CONFIG = json.loads((Path(__file__).parent / "tiny_configs.json").read_text(encoding="utf-8"))[
+SCHEDULER_CONFIG = json.loads((Path(__file__).parent.parent / "tiny_configs.json").read_text(encoding="utf-8"))[
     "svd_scheduler"
 ]
 PRESETS = {
