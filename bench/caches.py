@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,7 +28,8 @@ from pack import MODELS, THERE, import_pack, open_trained
 from torch import Tensor
 
 import_pack()
-from reelwire.loaders.request import Request
+from reelwire.loaders.messages import InputError
+from reelwire.loaders.request import Conditioning, Keyframe, Request
 from reelwire.loaders.spec import spec_of
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.caches import calibration as calibrating
@@ -63,7 +65,7 @@ GROWTHS = (0.0, 0.25, 0.5, 0.75, 1.5, 3.0)  # of Spectrum's distances between co
 LIMITS = (0.07, 0.1, 0.15, 0.25, 0.4, 0.7)  # of SenCache, about the published ones
 OURS, PEER, FEWER = "ours", "peer", "fewer steps"
 # solvers that draw noise, or go along the steps of distilled models: another video, however many steps
-OTHER_VIDEOS = ("dpm++ 2m sde", "stochastic", "distilled", "dpm")
+OTHER_VIDEOS = ("dpm++ 2m sde", "euler ancestral", "stochastic", "distilled", "dpm")
 
 
 @dataclass(frozen=True)
@@ -130,13 +132,15 @@ def methods(model: VideoModel, calibration: Calibration, published: tuple[str, s
 def caches(calibration: Calibration, published: tuple[str, str]) -> dict[str, Method]:
     """Ours, and the peers that were there before 2026."""
     grams, once = tuple(calibration.grams.items()), tuple((part, runs[:1]) for part, runs in calibration.grams.items())
-    fit, ratios = calibrated(calibration), tuple((b.part, b.name, (1.0, *b.ratios)) for b in calibration.branches)
+    ratios = tuple((b.part, b.name, (1.0, *b.ratios)) for b in calibration.branches)
+    fit, sizes = (calibrated(calibration), ratios[0][2]) if ratios else (None, ())  # of a UNet there are none
     by = lambda name, values, policy: {f"{name} {value:g}": policy(value) for value in values}
     tea = lambda polynomial, order: (
         lambda value: TeaCache(threshold=value, polynomial=polynomial, order=order, warmup=order + 1)
     )
     outside = lambda kind, **more: lambda value: kind(**{"threshold": value, "order": 0, **more})
-    ours, theirs = published_fits(spec_of(published[0]))[published[1]][0], (0.05, 0.1, 0.15, 0.25, 0.4, 0.7)
+    ours = next(iter(published_fits(spec_of(published[0])).get(published[1], ())), None)
+    theirs = (0.05, 0.1, 0.15, 0.25, 0.4, 0.7)
     return {
         "plan, calibrated": Method(OURS, by("speed", SPEEDS, lambda v: Plan(speed=v, grams=grams))),
         "plan, calibrated once": Method(OURS, by("speed", SPEEDS, lambda v: Plan(speed=v, grams=once))),
@@ -169,7 +173,7 @@ def caches(calibration: Calibration, published: tuple[str, str]) -> dict[str, Me
             by(
                 "threshold",
                 (0.03, 0.06, 0.12, 0.24, 0.5, 1.0),
-                outside(DiffusersMagCache, ratios=ratios[0][2], longest=4),
+                outside(DiffusersMagCache, ratios=sizes, longest=4),
             ),
         ),
         "cache-dit DBCache": Method(PEER, by("threshold", (0.04, 0.08, 0.12, 0.2, 0.3, 0.5), outside(CacheDiT))),
@@ -209,6 +213,26 @@ def prompt_of(scene: world.Scene) -> str:
     return f"a {scene.colour} {scene.shape} {motion} on a {scene.background} background"
 
 
+def asked(model: VideoModel, scene: world.Scene) -> tuple[Conditioning, Request]:
+    """What is asked of a model for a scene: its prompt; where it takes a picture in place of one, the first frame."""
+    if () in (model.facts.pictures or ((),)):
+        return model.encode(prompt_of(scene), ""), Request()
+    usual = model.complete(Request())
+    picture = world.first_frame(scene, usual.height, usual.width, random.Random(str(scene)))
+    return model.encode("", ""), Request(keyframes=(Keyframe(picture[None], 0),))
+
+
+def refusal(model: VideoModel, method: Method) -> str:
+    """Why a model does not take a method's policies; "" where it does."""
+    try:
+        for setting in method.settings.values():
+            if isinstance(setting, Policy):
+                setting.check_model(model)
+    except InputError as error:
+        return str(error)
+    return ""
+
+
 class Bench:
     """One model with its test prompts, and what the uncached run made of them."""
 
@@ -216,11 +240,13 @@ class Bench:
         train, held_out = world.split()
         scenes = held_out[:: max(len(held_out) // prompts, 1)][:prompts]
         self.model, self.steps = model, steps
-        self.prompts = [model.encode(prompt_of(scene), "") for scene in scenes]
-        others = [model.encode(prompt_of(train[i]), "") for i in (100, 7, 50)]
+        self.asked = [asked(model, scene) for scene in scenes]
+        others = [asked(model, train[i]) for i in (100, 7, 50)]
         runs = [
-            calibrate(model, other, Request(seed=200 + i, steps=steps), lambda *_: None, sensitivity=True)[0]
-            for i, other in enumerate(others)
+            calibrate(
+                model, other, replace(request, seed=200 + i, steps=steps), lambda *_: None, model.stacks is not None
+            )[0]
+            for i, (other, request) in enumerate(others)
         ]
         self.calibration = runs[0].joined(runs[1]).joined(runs[2])
         self.base = [self.run(None, i) for i in range(prompts)]
@@ -233,9 +259,10 @@ class Bench:
         runs: list[Any] = []
         begin = time.perf_counter()
         model = replace(self.model, cache=policy)
-        request = Request(seed=prompt, steps=fewer.steps)
+        conditioning, request = self.asked[prompt]
+        request = replace(request, seed=prompt, steps=fewer.steps)
         prepared = plan(model, replace(request, sampler=fewer.sampler) if fewer.sampler else request)
-        latents = sample(model, self.prompts[prompt], prepared, lambda *a: runs.append(a[2]))
+        latents = sample(model, conditioning, prepared, lambda *a: runs.append(a[2]))
         seconds = time.perf_counter() - begin
         entries = runs[-1].cache.entries if policy else []
         share = sum(e.computed + e.again for e in entries) / len(entries) if entries else 1.0
@@ -299,6 +326,9 @@ def measured(name: str, prompts: int, wanted: Sequence[str], known: Mapping[str,
     }
     for method, entry in methods(bench.model, bench.calibration, MODELS[name].published).items():
         if wanted and not any(part in method for part in wanted):
+            continue
+        if refused := refusal(bench.model, entry):
+            print(f"{name} {method:<30} {refused}", flush=True)
             continue
         table[method] = {
             "kind": entry.kind,

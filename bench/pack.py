@@ -15,7 +15,7 @@ WEIGHTS = ROOT / "training" / "weights"
 
 
 class Trained(NamedTuple):
-    """published: the family and variant whose published coefficients it is measured with."""
+    """published: the family and variant whose published coefficients it is measured with, where there are any."""
 
     family: str
     folder: Path
@@ -27,6 +27,8 @@ MODELS = {
     "tiny_wan": Trained("wan", ROOT / "bench" / "tiny_wan", ("wan", "2.1-t2v-1.3b")),
     "tiny_hunyuan": Trained("hunyuan_video", WEIGHTS / "tiny_hunyuan", ("hunyuan_video", "t2v-13b")),
     "tiny_cogvideox": Trained("cogvideox", WEIGHTS / "tiny_cogvideox", ("cogvideox", "2b")),
+    "tiny_mochi": Trained("mochi", WEIGHTS / "tiny_mochi", ("mochi", "1-preview")),
+    "tiny_svd": Trained("svd", WEIGHTS / "tiny_svd", ("svd", "svd")),
 }
 THERE = [name for name, entry in MODELS.items() if entry.folder.exists()]
 

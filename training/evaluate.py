@@ -1,7 +1,8 @@
 """Scores a tiny model on held-out scenes:  python -m training.evaluate MODEL [--frames 17 --size 64x64 --out FILE]
 
-Each held-out combination is asked for once in English and once in Chinese, in a free wording; the judge reads the
-videos back. Prints a table, writes it as JSON, and draws a contact sheet.
+Each held-out combination is asked for once in English and once in Chinese, in a free wording; a model that sets a
+picture in motion is given the first frame of each, and any motion of the object is right. The judge reads the videos
+back. Prints a table, writes it as JSON, and draws a contact sheet.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .judge import judge
-from .world import Scene, caption, split
+from .world import MOTIONS, Scene, caption, first_frame, split
 
 ATTRIBUTES = Scene._fields
+PICTURE = "picture"  # in place of a language
 
 
 class Sample(NamedTuple):
@@ -44,10 +46,18 @@ def held_out_prompts(seed: int = 11) -> list[Sample]:
     ]
 
 
+def held_out_pictures() -> list[Sample]:
+    """Every held-out combination once."""
+    return [Sample(s, PICTURE, "", 100 + 2 * i) for i, s in enumerate(split()[1])]
+
+
 def score(sample: Sample, video: np.ndarray) -> Score:
     """video: [T, H, W, 3] in 0..1."""
     verdict = judge(video)
-    return Score(sample, verdict, {a: verdict[a] == wanted for a, wanted in zip(ATTRIBUTES, sample.scene, strict=True)})
+    right = {a: verdict[a] == wanted for a, wanted in zip(ATTRIBUTES, sample.scene, strict=True)}
+    if sample.language == PICTURE:  # which tells no motion
+        right["motion"] = verdict["motion"] in MOTIONS
+    return Score(sample, verdict, right)
 
 
 def table(scores: Iterable[Score]) -> dict[str, dict[str, float]]:
@@ -80,15 +90,49 @@ def contact_sheet(videos: list[np.ndarray], columns: int = 3, frames: int = 5) -
     return Image.fromarray((np.concatenate(rows) * 255).round().clip(0, 255).astype(np.uint8))
 
 
+def description(folder: Path) -> dict[str, Any]:
+    """A folder's reelwire.json."""
+    return dict(json.loads((folder / "reelwire.json").read_text(encoding="utf-8")))
+
+
+def takes_pictures(described: dict[str, Any]) -> bool:
+    """Whether a model reads no prompt."""
+    return not described["prompt_tokens"]
+
+
+def picture_generator(pipe: Any, described: dict[str, Any], **size: int) -> Callable[[Sample], np.ndarray]:
+    """Videos of Stable Video Diffusion, of the first frame of each scene."""
+    import torch
+    from PIL import Image
+
+    preset = described["presets"]["default"]
+
+    def generate(sample: Sample) -> np.ndarray:
+        picture = first_frame(sample.scene, size["height"], size["width"], random.Random(sample.seed))
+        return pipe(
+            image=Image.fromarray((picture * 255).round().byte().numpy()),
+            fps=described["fps"],
+            num_inference_steps=preset["steps"],
+            max_guidance_scale=preset["guidance"],
+            generator=torch.Generator().manual_seed(sample.seed),
+            output_type="np",
+            **size,
+        ).frames[0]
+
+    return generate
+
+
 def diffusers_generator(folder: Path, frames: int, width: int, height: int) -> Callable[[Sample], np.ndarray]:
     """Videos of a folder's own pipeline, with the settings that its reelwire.json has as defaults."""
     import torch
     from diffusers import DiffusionPipeline
 
-    described = json.loads((folder / "reelwire.json").read_text(encoding="utf-8"))
+    described = description(folder)
     preset = described["presets"]["default"]
     pipe = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
+    if takes_pictures(described):
+        return picture_generator(pipe, described, num_frames=frames, width=width, height=height)
     more: dict[str, Any] = {}
     if type(pipe).__name__.startswith("Hunyuan"):  # whose template is as long as Llama 3 counts it
         from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
@@ -118,7 +162,7 @@ def diffusers_generator(folder: Path, frames: int, width: int, height: int) -> C
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--frames", type=int, default=17)
+    parser.add_argument("--frames", type=int, default=0, help="0: as many as by default")
     parser.add_argument("--size", default="64x64", help="width x height")
     parser.add_argument("--limit", type=int, default=1000, help="score about N prompts, evenly apart")
     parser.add_argument(
@@ -130,8 +174,10 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(arguments.threads)
-    generate = diffusers_generator(arguments.model, arguments.frames, *map(int, arguments.size.split("x")))
-    samples = held_out_prompts()
+    described = description(arguments.model)
+    frames = arguments.frames or described["presets"]["default"]["frames"]
+    generate = diffusers_generator(arguments.model, frames, *map(int, arguments.size.split("x")))
+    samples = held_out_pictures() if takes_pictures(described) else held_out_prompts()
     samples = samples[:: max(1, len(samples) // arguments.limit) | 1]  # odd: the languages take turns
     videos = [generate(s) for s in samples]
     scores = [score(s, v) for s, v in zip(samples, videos, strict=True)]
@@ -141,7 +187,7 @@ def main() -> None:
             print(f"missed: {s.sample.prompt} -> {s.verdict}")
     if arguments.out:
         arguments.out.write_text(
-            json.dumps({"size": arguments.size, "frames": arguments.frames, "rows": table(scores)}, indent=1) + "\n"
+            json.dumps({"size": arguments.size, "frames": frames, "rows": table(scores)}, indent=1) + "\n"
         )
         contact_sheet(videos[:: max(1, len(videos) // 30)]).save(arguments.out.with_suffix(".png"))
 

@@ -9,6 +9,7 @@ import argparse
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,19 @@ Stage = Callable[[Path], None]
 # ---------------------------------------------------------------- the VAE
 
 
-def crops(scenes: list[world.Scene], count: int, rng: random.Random, whole: bool) -> tuple[Tensor, Tensor]:
-    """Clips [B, 3, T, H, W] and loss weights [B, 1, T, H, W]: object counts 3 times, its outline 5 times."""
+def crops(
+    scenes: list[world.Scene], count: int, rng: random.Random, whole: bool, frames: int = FRAMES, piece: int = 9
+) -> tuple[Tensor, Tensor]:
+    """Clips [B, 3, T, H, W] and loss weights [B, 1, T, H, W]: object counts 3 times, its outline 5 times.
+
+    piece: frames of a crop, out of the `frames` of a clip.
+    """
     clips, masks = [], []
     for _ in range(1 if whole else count):
-        clip, mask = world.sample_clip(rng.choice(scenes), FRAMES, SIZE, SIZE, rng)
+        clip, mask = world.sample_clip(rng.choice(scenes), frames, SIZE, SIZE, rng)
         if not whole:
-            t, y, x = rng.choice((0, 4, 8)), rng.randrange(33), rng.randrange(33)
-            clip, mask = (v[:, t : t + 9, y : y + 32, x : x + 32] for v in (clip, mask))
+            t, y, x = rng.choice(range(0, frames - piece + 1, piece // 2)), rng.randrange(33), rng.randrange(33)
+            clip, mask = (v[:, t : t + piece, y : y + 32, x : x + 32] for v in (clip, mask))
         clips.append(clip)
         masks.append(mask)
     mask = torch.stack(masks)
@@ -75,6 +81,21 @@ def straighten(vae: nn.Module) -> None:
             weight[at] += straight
 
 
+def _grouped(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """What a group norm computes, by the kernel of layer norms."""
+    rows = x.reshape(len(x) * norm.num_groups, -1)
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    weight, bias = (value.view(shape).to(x.dtype) for value in (norm.weight, norm.bias))
+    return F.layer_norm(rows, rows.shape[1:], eps=norm.eps).view_as(x) * weight + bias
+
+
+def quick_norms(net: nn.Module) -> None:
+    """Group norms whose backward in bfloat16 takes less than half of a step."""
+    for norm in net.modules():
+        if isinstance(norm, nn.GroupNorm):
+            norm.forward = partial(_grouped, norm)  # type: ignore[method-assign]
+
+
 def train_coder(
     vae: nn.Module,
     file: Path,
@@ -83,17 +104,21 @@ def train_coder(
     late: float = 0.5,
     centred: float = 0.0,
     half: bool = False,
+    frames: int = FRAMES,
+    piece: int = 9,
+    count: int = 6,
 ) -> None:
     """Trains a VAE on crops, late on each third step on a whole clip; leaves the averaged weights in it.
 
     late: from which share of the steps on, with a rate that falls.
     centred: weight of the squared means of the latents' channels, for a pipeline that subtracts none.
     half: in bfloat16, which is several times faster where the processor multiplies it.
+    frames, piece: of a whole clip and of a crop. count: crops of a step.
     """
     trainer = Trainer(vae, is_matrix, file, seed=1, averaging=0.98)
     log, scenes = Log("vae", trainer.rank), sum(world.split(), [])
     for step, rng, generator in trainer.steps(steps):
-        clips, weight = crops(scenes, 6, rng, whole=step > int(late * steps) and step % 3 == 0)
+        clips, weight = crops(scenes, count, rng, step > int(late * steps) and step % 3 == 0, frames, piece)
         with torch.autocast("cpu", torch.bfloat16, half):
             loss, means = coder_loss(vae, clips, weight, generator)
         if centred:
@@ -103,10 +128,10 @@ def train_coder(
 
 
 @torch.no_grad()
-def statistics(vae: Any, half: bool = False) -> tuple[Tensor, Tensor]:
+def statistics(vae: Any, half: bool = False, frames: int = FRAMES) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each of the latents' channels, over 96 clips."""
     rng, scenes = random.Random(2), sum(world.split(), [])
-    clips = [world.sample_clip(rng.choice(scenes), FRAMES, SIZE, SIZE, rng)[0] for _ in range(96)]
+    clips = [world.sample_clip(rng.choice(scenes), frames, SIZE, SIZE, rng)[0] for _ in range(96)]
     with torch.autocast("cpu", torch.bfloat16, half):
         z = torch.cat([vae.eval().encode(clip[None]).latent_dist.mode() for clip in clips]).float()
     return z.mean((0, 2, 3, 4)), z.std((0, 2, 3, 4))
@@ -123,13 +148,15 @@ def pathless(vae: Any) -> Any:
 
 
 @torch.inference_mode()
-def encode_latents(file: Path, copies: int, normalised: Callable[[Tensor], Tensor], half: bool = False) -> None:
+def encode_latents(
+    file: Path, copies: int, normalised: Callable[[Tensor], Tensor], half: bool = False, frames: int = FRAMES
+) -> None:
     """(scenes, latents in fp16) of rendered training clips. copies: clips of each scene. normalised: a clip
     [1, 3, T, H, W] -> its latents."""
     if file.exists():
         return
     rng, scenes = random.Random(100), world.split()[0] * copies
-    clips = (world.sample_clip(scene, FRAMES, SIZE, SIZE, rng)[0] for scene in scenes)
+    clips = (world.sample_clip(scene, frames, SIZE, SIZE, rng)[0] for scene in scenes)
     with torch.autocast("cpu", torch.bfloat16, half):
         torch.save((scenes, torch.cat([normalised(clip[None]) for clip in clips]).half()), file)
 

@@ -29,7 +29,12 @@ else:  # as a plain script
 State = dict[str, Tensor]
 # tiny model -> the folder in `weights` of one that was trained, which takes its place where it is there
 WEIGHTS = Path(__file__).parent / "weights"
-TRAINED = {"tiny-hunyuan-t2v": "tiny_hunyuan", "tiny-cogvideox-2b": "tiny_cogvideox"}
+TRAINED = {
+    "tiny-hunyuan-t2v": "tiny_hunyuan",
+    "tiny-cogvideox-2b": "tiny_cogvideox",
+    "tiny-mochi": "tiny_mochi",
+    "tiny-svd": "tiny_svd",
+}
 E4M3, LARGEST = torch.float8_e4m3fn, 448.0
 # diffusers' names -> the published ones
 WAN = {

@@ -99,6 +99,12 @@ def sample_clip(scene: Scene, frames: int, height: int, width: int, rng: random.
     return render(scene, sample_path(scene.motion, frames, height, width, rng), height, width)
 
 
+def first_frame(scene: Scene, height: int, width: int, rng: random.Random) -> Tensor:
+    """How a clip of the scene may begin, as a picture [H, W, 3] in 0..1."""
+    clip, _ = sample_clip(scene, 1, height, width, rng)
+    return (clip[:, 0].movedim(0, -1) + 1) / 2
+
+
 # ---------------------------------------------------------------- words
 
 EN_SHAPE = {

@@ -1,4 +1,4 @@
-"""Trains a tiny CogVideoX:  python -m training.tiny_cogvideox OUT
+"""Trains a tiny CogVideoX:  python -m training.families.tiny_cogvideox OUT
 
 The bundled T5 reads the prompts as it is. The network learns the velocity (Salimans and Ho 2022) on the published 2B's
 noise schedule, whose last step is noise alone; DDIM and DPM both take its steps.
@@ -22,7 +22,7 @@ from diffusers.models.autoencoders.autoencoder_kl_cogvideox import CogVideoXSpat
 from torch import Tensor, nn
 from transformers import AutoTokenizer, T5EncoderModel
 
-from .recipe import (
+from ..recipe import (
     BUNDLED,
     FRAMES,
     Read,

@@ -1,4 +1,4 @@
-"""Trains a second tiny model, of the Wan family, for the comparison of caches:  python -m training.tiny_wan OUT
+"""Trains a tiny Wan, for the comparison of caches:  python -m training.families.tiny_wan OUT
 
 The same world and stages as `tiny_ltx.py`, in one process with one thread. Its text encoder is not trained anew: the
 bundled T5 becomes a UMT5 that computes the same, its one table of relative positions repeated in each layer.
@@ -16,8 +16,8 @@ from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanPipeline, Wa
 from torch import Tensor, nn
 from transformers import AutoTokenizer, T5EncoderModel, UMT5Config, UMT5EncoderModel
 
-from . import world
-from .recipe import (
+from .. import world
+from ..recipe import (
     BUNDLED,
     FRAMES,
     encode_latents,

@@ -1,4 +1,4 @@
-"""Trains a tiny HunyuanVideo:  python -m training.tiny_hunyuan OUT
+"""Trains a tiny HunyuanVideo:  python -m training.families.tiny_hunyuan OUT
 
 Text encoders first: a Llama and a CLIP of the world's words, whose last token must tell all four attributes, and which
 then stay as they are. The network has two streams and one, and is told the guidance scale: at last it learns, from
@@ -25,9 +25,9 @@ from tokenizers import Tokenizer, processors
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, LlamaConfig, LlamaModel, PreTrainedTokenizerFast
 
-from . import world
-from .optim import Log, Trainer, slope
-from .recipe import (
+from .. import world
+from ..optim import Log, Trainer, slope
+from ..recipe import (
     BUNDLED,
     FRAMES,
     Read,
