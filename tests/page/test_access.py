@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from reelwire.tests.support.host import PACK, ROOT, Host
 from reelwire.tests.support.page.node_views import SENTENCE, keyframes, toast, video_of
 from reelwire.tests.support.page.pages import drop, load, run
+from reelwire.tests.support.page.traffic import Traffic, listen
 
 if TYPE_CHECKING:
-    from playwright.sync_api import ConsoleMessage, Page, Request
+    from playwright.sync_api import Page
 
 TEMPLATE = "Text to video, faster with a cache - any model"
 SERIOUS = ("serious", "critical")
@@ -32,42 +31,19 @@ FILM = f"""async ids => {{
 }}"""
 
 
-@dataclass
-class Traffic:
-    """What a page asks for and complains about while it is listened to."""
-
-    home: str
-    abroad: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-    def asked(self, request: Request) -> None:
-        place = urlsplit(request.url)
-        if place.scheme in ("http", "https", "ws", "wss") and place.netloc != self.home:
-            self.abroad.append(request.url)
-
-    def said(self, line: ConsoleMessage) -> None:
-        ours = f"/extensions/{PACK}/" in line.location["url"] or "Reelwire" in line.text
-        if ours and line.type in ("error", "warning"):
-            self.complaints.append(line.text)
-
-
 @pytest.fixture(scope="module")
 def ran(view: tuple[Page, str], host: Host) -> Iterator[tuple[Page, Traffic, list[str]]]:
     """The page after a template was dropped on it and run; its traffic; and ids of its nodes."""
     page, _ = view
     host.free()
-    traffic = Traffic(urlsplit(host.url).netloc)
-    page.on("request", traffic.asked)
-    page.on("console", traffic.said)
     template = json.loads((ROOT / "workflows" / f"{TEMPLATE}.json").read_text(encoding="utf-8"))
     ids = {str(n["id"]): n["type"] for n in template["nodes"] if n["type"] != "MarkdownNote"}
-    drop(page, json.dumps(template), list(ids))
-    kind, ending = run(page)
-    assert kind == "execution_success", ending
-    video_of(page, next(name for name, type_of in ids.items() if type_of == "ReelwireDecodeToVideo"))
-    yield page, traffic, list(ids)
-    page.remove_listener("request", traffic.asked)
-    page.remove_listener("console", traffic.said)
+    with listen(page, host.url) as traffic:
+        drop(page, json.dumps(template), list(ids))
+        kind, ending = run(page)
+        assert kind == "execution_success", ending
+        video_of(page, next(name for name, type_of in ids.items() if type_of == "ReelwireDecodeToVideo"))
+        yield page, traffic, list(ids)
 
 
 def findings(page: Page) -> list[dict[str, Any]]:
