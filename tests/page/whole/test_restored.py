@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from reelwire.tests.support.host import Host, Prompt, node
 from reelwire.tests.support.page.node_views import LOADER, ONE_PROMPT, PROMPT, SAMPLER, film
-from reelwire.tests.support.page.pages import LOADED_ANEW, MOUNTED, becomes, exported, load, run, settles
+from reelwire.tests.support.page.pages import LOADED_ANEW, MOUNTED, becomes, exported, load, open_template, run, settles
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -49,7 +49,7 @@ def saved(page: Page) -> tuple[Prompt, dict[str, Any]]:
 def test_every_file_gives_its_graph_back(view: tuple[Page, str], host: Host) -> None:
     page, renderer = view
     folder = f"restored_{renderer.replace(' ', '_')}"
-    load(page, writers(folder), folder)
+    open_template(page, writers(folder), folder)
     places = settles(page, PLACES)
     before = saved(page)
     kind, data = run(page)
