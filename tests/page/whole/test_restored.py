@@ -12,7 +12,7 @@ from reelwire.tests.support.page.pages import LOADED_ANEW, MOUNTED, becomes, exp
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
-FORMATS = {"film": "mp4", "web": "webm (VP9)", "deep": "mp4 (H.265, 10 bit)", "edit": "mov (ProRes 422 HQ)"}
+FORMATS = {"film": "mp4", "web": "webm (VP9)", "edit": "mov (ProRes 422 HQ)"}
 TYPES = {".mp4": "video/mp4", ".webm": "video/webm", ".mov": "video/quicktime", ".png": "image/png"}
 PLACES = "() => app.rootGraph.nodes.map(({ id, pos, size }) => [id, ...pos, ...size])"
 DROP = """([name, type, content]) => {
