@@ -11,8 +11,9 @@ from comfy_api.latest import ComfyExtension, io
 from .host import serve_answers, serve_links, serve_refusals, serve_review, speaking
 
 MODULES = (
-    *("loaders", "modifiers", "parallel", "lora", "conditioning", "sampling", "timeline", "long_video", "caching"),
-    *("decoding", "reports", "compare", "review"),
+    # the page offers the first few that take what a wire brings: what each graph needs comes first
+    *("loaders", "conditioning", "sampling", "decoding", "long_video", "lora", "modifiers", "caching", "parallel"),
+    *("timeline", "reports", "compare", "review"),
 )
 
 

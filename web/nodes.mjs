@@ -7,6 +7,14 @@ export const isOurs = (type) => Boolean(type?.startsWith(PREFIX));
 const VIDEOS = ["ReelwireDecodeToVideo", "ReelwireLongVideo", "ReelwireCompare"]; // nodes that end with one
 export const endsWithVideo = (type) => VIDEOS.includes(type);
 
+const NAMES_FILES = /^Reelwire(Load|LoRA)/; // nodes on which files are chosen, whose names are long
+const ROOM = 400;
+
+/** Let a new node be wide enough for the names of files beside their labels; a saved one keeps its size. */
+export function makeRoomForNames(node) {
+  if (NAMES_FILES.test(node.comfyClass)) node.setSize([Math.max(node.size[0], ROOM), node.size[1]]);
+}
+
 /** The graph that the page shows, with its subgraphs in it. */
 export const rootGraph = () => app.rootGraph ?? app.graph;
 

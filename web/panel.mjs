@@ -1,6 +1,7 @@
 /** The panel of a node: its error, picture or video, chart, table and words; there while there is something to show. */
 import { app } from "../../scripts/app.js";
 import { filmOf } from "./live/film.mjs";
+import { playOn } from "./playing.mjs";
 
 const [NAME, MARGIN] = ["reelwire_panel", 8];
 const MONOSPACED = ["ReelwireEstimate"]; // nodes whose words are a table
@@ -119,7 +120,7 @@ function videoOf(url) {
   if (isImage(url)) return Object.assign(new Image(), { src: url, className: "reelwire-picture" });
   const video = Object.assign(document.createElement("video"), { className: "reelwire-picture" });
   Object.assign(video, { src: url, muted: true, loop: true, autoplay: true, controls: true, playsInline: true });
-  return video;
+  return playOn(video);
 }
 
 function block(className, ...content) {

@@ -4,7 +4,7 @@ import { keepTypeColours } from "./colours.mjs";
 import { listenForErrors } from "./errors.mjs";
 import { loadTexts } from "./messages.mjs";
 import { showAgain } from "./live/pictures.mjs";
-import { endsWithVideo, isOurs } from "./nodes.mjs";
+import { endsWithVideo, isOurs, makeRoomForNames } from "./nodes.mjs";
 import { nameValues, withAllValues } from "./older.mjs";
 import { speakPageLanguage } from "./options.mjs";
 import { leaveOutPanel } from "./panel.mjs";
@@ -24,6 +24,7 @@ function addStyle() {
 const FEATURES = [
   addStyle, loadTexts, keepTypeColours, listenForResults, listenForErrors, listenForReview, skipUnseenNodes,
 ];
+const NEW_NODES = [writePrefixOut, speakPageLanguage, makeRoomForNames];
 
 app.registerExtension({
   name: "reelwire.page",
@@ -60,7 +61,7 @@ app.registerExtension({
 
   nodeCreated(node) {
     showOnSubgraph(node);
-    if (isOurs(node.comfyClass)) for (const act of [writePrefixOut, speakPageLanguage]) act(node);
+    if (isOurs(node.comfyClass)) for (const act of NEW_NODES) act(node);
     addReviewButton(node)?.catch?.(console.error);
     if (!endsWithVideo(node.comfyClass)) return;
     node.hideOutputImages = true; // and so would Nodes 2.0

@@ -140,7 +140,7 @@ class _Written:
 
 @dataclass
 class _Results:
-    """The last files of a node and its own inputs. lost: how many of those before them were gone, which still counts."""
+    """The last files of a node and its own inputs. lost: how many of those before were gone, which still counts."""
 
     files: deque[_Written] = field(default_factory=partial(deque, maxlen=MOST_FILES))
     lost: int = 0

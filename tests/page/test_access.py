@@ -5,18 +5,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from reelwire.tests.support.host import PACK, ROOT, Host
-from reelwire.tests.support.page.node_views import SENTENCE, keyframes, toast, video_of
-from reelwire.tests.support.page.pages import drop, load, run
+from reelwire.tests.support.host import PACK, ROOT, Host, node
+from reelwire.tests.support.page.node_views import LOADER, SENTENCE, keyframes, toast, video_of
+from reelwire.tests.support.page.pages import drop, fit, load, open_template, run
+from reelwire.tests.support.page.traffic import Traffic, listen
 
 if TYPE_CHECKING:
-    from playwright.sync_api import ConsoleMessage, Page, Request
+    from playwright.sync_api import Page
 
 TEMPLATE = "Text to video, faster with a cache - any model"
 SERIOUS = ("serious", "critical")
@@ -32,23 +31,11 @@ FILM = f"""async ids => {{
 }}"""
 
 
-@dataclass
-class Traffic:
-    """What a page asks for and complains about while it is listened to."""
-
-    home: str
-    abroad: list[str] = field(default_factory=list)
-    complaints: list[str] = field(default_factory=list)
-
-    def asked(self, request: Request) -> None:
-        place = urlsplit(request.url)
-        if place.scheme in ("http", "https", "ws", "wss") and place.netloc != self.home:
-            self.abroad.append(request.url)
-
-    def said(self, line: ConsoleMessage) -> None:
-        ours = f"/extensions/{PACK}/" in line.location["url"] or "Reelwire" in line.text
-        if ours and line.type in ("error", "warning"):
-            self.complaints.append(line.text)
+STORY = {
+    "prompts": [{"at": 0, "text": "A red circle"}, {"at": 1, "text": "A blue ring"}],
+    "keyframes": [{"at": 0, "image": "reelwire_left.png"}, {"at": 1.28, "image": "reelwire_right.png"}],
+}
+OPEN_DESK = "() => app.rootGraph.getNodeById(1).widgets.find(({ type }) => type === 'button').callback()"
 
 
 @pytest.fixture(scope="module")
@@ -56,18 +43,14 @@ def ran(view: tuple[Page, str], host: Host) -> Iterator[tuple[Page, Traffic, lis
     """The page after a template was dropped on it and run; its traffic; and ids of its nodes."""
     page, _ = view
     host.free()
-    traffic = Traffic(urlsplit(host.url).netloc)
-    page.on("request", traffic.asked)
-    page.on("console", traffic.said)
     template = json.loads((ROOT / "workflows" / f"{TEMPLATE}.json").read_text(encoding="utf-8"))
     ids = {str(n["id"]): n["type"] for n in template["nodes"] if n["type"] != "MarkdownNote"}
-    drop(page, json.dumps(template), list(ids))
-    kind, ending = run(page)
-    assert kind == "execution_success", ending
-    video_of(page, next(name for name, type_of in ids.items() if type_of == "ReelwireDecodeToVideo"))
-    yield page, traffic, list(ids)
-    page.remove_listener("request", traffic.asked)
-    page.remove_listener("console", traffic.said)
+    with listen(page, host.url) as traffic:
+        drop(page, json.dumps(template), list(ids))
+        kind, ending = run(page)
+        assert kind == "execution_success", ending
+        video_of(page, next(name for name, type_of in ids.items() if type_of == "ReelwireDecodeToVideo"))
+        yield page, traffic, list(ids)
 
 
 def findings(page: Page) -> list[dict[str, Any]]:
@@ -102,4 +85,49 @@ def test_an_error_can_be_read(ran: tuple[Page, Traffic, list[str]]) -> None:
     load(page, keyframes(8, 8), "failed and read")
     assert run(page)[0] == "execution_error"
     toast(page, SENTENCE)
+    assert findings(page) == []
+
+
+def test_a_timeline_can_be_read(view: tuple[Page, str]) -> None:
+    """Its blocks, what is said of the chosen one, the pictures to choose from, and its text."""
+    page, renderer = view
+    settings: dict[str, Any] = {"timeline": json.dumps(STORY), "frames": 65}
+    open_template(page, {"1": LOADER, "2": node("ReelwireLongVideo", model=["1", 0], **settings)}, f"read {renderer}")
+    fit(page)
+    page.wait_for_selector(".reelwire-tl-window")
+    page.locator(".reelwire-tl-picture[data-index='1'] > input").focus()
+    assert findings(page) == []
+    page.get_by_role("button", name="Choose another picture than").click()
+    page.get_by_role("button", name="reelwire_left.png", exact=True).wait_for()
+    assert findings(page) == []
+    page.get_by_role("button", name="reelwire_left.png", exact=True).click()
+    page.get_by_role("button", name="Text", exact=True).click()
+    assert findings(page) == []
+
+
+def test_held_prompts_can_be_read(view: tuple[Page, str], host: Host) -> None:
+    page, renderer = view
+    review = node("ReelwirePromptReview", prompt=f"a bear, read in {renderer}", words="bear")
+    load(page, {"1": review, "2": node("PreviewAny", source=["1", 0])}, f"held in {renderer}")
+    assert run(page)[0] == "execution_error"
+    page.evaluate(OPEN_DESK)
+    page.get_by_role("button", name="Release").first.wait_for()
+    assert findings(page) == []
+    page.get_by_role("button", name="Release").first.click()
+    page.get_by_role("button", name="Undo").first.wait_for()
+    assert findings(page) == []
+    page.evaluate("() => app.extensionManager.command.execute('Workspace.ToggleSidebarTab.reelwire-review')")
+    for case in host.get("/reelwire/review")["prompts"]:
+        host.send("/reelwire/review", {"id": case["id"], "action": "drop"})
+
+
+def test_a_comparison_can_be_read(view: tuple[Page, str]) -> None:
+    page, renderer = view
+    clips = {"1": node("LoadVideo", file="tiny_clip.mp4"), "2": node("LoadVideo", file="tiny_clip.mp4")}
+    settings: dict[str, Any] = {"labels": "one\ntwo", "price": 2.5, "filename_prefix": f"page/read {renderer}"}
+    compare = node("ReelwireCompare", video_1=["1", 0], video_2=["2", 0], **settings)
+    load(page, clips | {"3": compare}, f"compared in {renderer}")
+    assert run(page)[0] == "execution_success"
+    video_of(page, "3")
+    page.wait_for_selector(".reelwire-figures")
     assert findings(page) == []

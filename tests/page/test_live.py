@@ -60,6 +60,9 @@ RECORD = f"""id => {{
         if (JSON.stringify(now) !== JSON.stringify(window.recorded.at(-1))) window.recorded.push(now);
     }}, 50);
 }}"""
+# the page says how large a preview came, which reads as the size of the video
+SIZE_IS_SAID = """() => /\\d+ x \\d+/.test(document.querySelector("#graph-canvas-container")?.innerText
+    ?? document.body.innerText)"""
 INTERRUPT = "() => app.api.interrupt()"
 
 
@@ -92,6 +95,7 @@ def running(view: tuple[Page, str], host: Host) -> Iterator[tuple[Page, str, str
 def test_the_running_video_moves_and_is_shown_once(running: tuple[Page, str, str], screenshots: Screenshots) -> None:
     page, renderer, _ = running
     becomes(page, parts(("frames", "others"), LIVE), [13, 0], SAMPLER)
+    assert not page.evaluate(SIZE_IS_SAID)
     moves(page)
     screenshots.take(page, f"live {renderer}")
     screenshots.take(page, f"docs live {renderer}", ".reelwire-panel:has(.reelwire-live)")

@@ -111,3 +111,9 @@ def test_in_a_chinese_page_too(found_in_chinese: dict[str, list[str]], word: str
 def test_people_who_make_images_find_their_lora_loader_first(found: dict[str, list[str]]) -> None:
     ours = found["lora"].index("ReelwireLoRA")
     assert [name for name in LORAS_OF_CORE if found["lora"].index(name) > ours] == []
+
+
+def test_a_wire_that_is_let_go_offers_what_each_graph_needs(page: Page) -> None:
+    """In the page's menu, which has room for four."""
+    offered = page.evaluate("() => LiteGraph.slot_types_default_out.VIDEO_MODEL")
+    assert {"ReelwireEncodePrompt", "ReelwireSampler", "ReelwireLongVideo"} <= {*offered}

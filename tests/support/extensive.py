@@ -28,6 +28,7 @@ ALWAYS = (
     "test_host_bad_input.py",
     "test_card_workflows.py",
     "test_workflows.py",
+    "whole/test_templates.py",
     "test_released.py",
     "::test_only_the_loader_differs",
 )
@@ -43,6 +44,7 @@ LEFT_OUT = {
     "test_lora.py::test_it_equals_a_merged": r"(mochi|cogvideox|ltx)-(kohya|diffusers)",
     "test_card_workflows.py::test_a_workflow": r"cogvideox_control|ltx_long|svd_i2v",  # test_host_card.py, _long.py
     "test_workflows.py::test_it_makes_a_video": r"\[(wan22_t2v|wan_v2v|ltx_v2v|cogvideox_[iv]2v|mochi_t2v|any_t2v)\]",
+    "whole/test_templates.py::": r"\[(?!.*\b(?:any_t2v|any_upscaled|ltx_i2v)\b)",  # test_workflows.py runs all of them
     # those that make nothing of a kind of their own
     "test_released.py::": (
         r"(any_t2v|any_v2v|ltx_(gguf|i2v|multiscale|t2v|v2v)|wan_(t2v|v2v|i2v|lora_distilled)|wan22_t2v"

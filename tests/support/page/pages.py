@@ -48,6 +48,12 @@ WATCH = """() => {
     }]);
     for (const [name, listener] of listeners) app.api.addEventListener(name, listener);
 }"""
+# a point of a node's title on the screen
+TITLE = """id => {
+    const { pos: [x, y] } = app.rootGraph.getNodeById(id), { scale, offset } = app.canvas.ds;
+    const { left, top } = app.canvas.canvas.getBoundingClientRect();
+    return [(x + 60 + offset[0]) * scale + left, (y - 15 + offset[1]) * scale + top];
+}"""
 DRAWN = "() => new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(drawn)))"
 # every node of the graph is there: in Nodes 2.0 each has an element of its own
 MOUNTED = """() => !LiteGraph.vueNodesMode || app.rootGraph.nodes.every(
@@ -185,6 +191,11 @@ def fit(page: Page) -> None:
     """All of the graph in view, as large as that can be."""
     page.evaluate("() => app.extensionManager.command.execute('Comfy.Canvas.FitView')")
     settles(page, "() => [app.canvas.ds.scale, ...app.canvas.ds.offset]")
+
+
+def click_title(page: Page, name: str) -> None:
+    """Click on the title of the node of an id."""
+    page.mouse.click(*settles(page, TITLE, name))
 
 
 def run(page: Page) -> tuple[str, dict[str, Any]]:
