@@ -40,7 +40,7 @@ def _collect_all() -> None:
 
 
 def _forget_tokenizers() -> None:
-    """The last tokenizers, which are kept for the next prompt: 25 MB more or less of the tiny models', by which ones."""
+    """The last tokenizers, which are kept for the next prompt: 25 MB of the tiny models', or less."""
     for name, module in [*sys.modules.items()]:
         if name.endswith("loaders.common.tokenizers"):
             module._folder_tokenizer.cache_clear()
