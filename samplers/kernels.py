@@ -132,10 +132,10 @@ TRITON = Package(
 class Kernel:
     """One way to compute attention.
 
-    backend: its name in diffusers, empty for diffusers' default; calls: of its package in the place of PyTorch's own
-    function, a key of kitchen.KITCHENS; package: what brings it; platforms: the kinds of card
-    that it is made for, empty for any device; capability: the lowest of NVIDIA's compute capabilities; half: whether it
-    takes bfloat16 and float16 alone; masks: whether it takes a mask without writing it out for every pair of tokens.
+    backend: its name in diffusers, empty for diffusers' default; calls: the function of its package that computes in
+    the place of PyTorch's, a key of kitchen.KITCHENS; package: what brings it; platforms: the kinds of card that it is
+    made for, empty for any device; capability: the lowest of NVIDIA's compute capabilities; half: whether it takes
+    bfloat16 and float16 alone; masks: whether it takes a mask without writing it out for every pair of tokens.
     """
 
     backend: str = ""
@@ -210,9 +210,11 @@ def _type(kernel: Kernel, model: VideoModel, device: torch.device) -> Obstacle |
 
 
 def _masks(kernel: Kernel, model: VideoModel, device: torch.device) -> Obstacle | None:
+    title = model.title
+    if kernel.calls == "sol_attn" and model.stacks is None:
+        return message("kernel_no_unet", title=title), ""
     if kernel.masks or masked(model) != ALL_MASKED:
         return None
-    title = model.title
     rule = message("kernel_no_mask", title=title)
     return rule, message("switch_trim_text_on")
 
@@ -307,12 +309,11 @@ def attention_notes(model: VideoModel, request: Request, predictions: int) -> tu
 def _sparse_note(model: VideoModel, request: Request, predictions: int) -> str:
     """When the sparse kernel computes, or that it never does."""
     name, who, _ = choice(model)
-    tokens = model.facts.tokens(request.width, request.height, request.frames)
-    if tokens < FEWEST:
-        return message("attention_short", kernel=name, who=who, tokens=tokens, fewest=FEWEST)
-    return message(
-        "attention_sparse", kernel=name, who=who, first=dense_predictions(predictions) + 1, count=predictions
-    )
+    tokens, dense = model.positions(request), dense_predictions(predictions)
+    if tokens < FEWEST or dense >= predictions:
+        numbers = dict(tokens=tokens, fewest=FEWEST, dense=dense, count=predictions)
+        return message("attention_short", kernel=name, who=who, **numbers)
+    return message("attention_sparse", kernel=name, who=who, first=dense + 1, count=predictions)
 
 
 def masked(model: VideoModel) -> str:

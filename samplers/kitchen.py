@@ -20,7 +20,7 @@ BLOCK = 64  # tokens
 HEAD = 128  # channels of a head, which the kernel is made for
 FEWEST = 12_288  # tokens from which on it is faster than all pairs
 DENSE = 0.2  # share of the run's predictions that see all pairs: what is large in the video is decided there
-TEXT = 5  # blocks of a joint sequence that its prompt lies in, 256 tokens at most; they see all and are seen by all
+TEXT = 10  # blocks for a joint sequence's prompt, at most 540 rows (HunyuanVideo's I2V); all see them, and they all
 
 
 Attention = Callable[..., Tensor]  # of [B, H, N, D], with the arguments of PyTorch's
@@ -83,7 +83,9 @@ class Sparse:
         tokens, channels = query.shape[-2:]
         blocks = math.ceil(tokens / BLOCK)
         text = [0, min(TEXT, blocks)] if self._text_first else [max(blocks - TEXT, 0), blocks]
-        rows = (F.pad(x.transpose(1, 2), (0, HEAD - channels)).contiguous() for x in (query, key, value))
+        rows = [x.transpose(1, 2) for x in (query, key, value)]
+        if channels < HEAD:
+            rows = [F.pad(x, (0, HEAD - channels)) for x in rows]
         sparse: Tensor = sol_attn(*rows, scale=scale, sink_blocks=text, sink_q=text)
         return sparse[..., :channels].transpose(1, 2)
 

@@ -10,7 +10,8 @@ const [EVERY, MARK] = [1000, "data-reelwire-unseen"]; // ms
 const known = new WeakMap(); // element -> {node, size}; the page uses elements again for nodes of another graph
 
 export function skipUnseenNodes() {
-  if (CSS.supports("content-visibility", "auto")) setInterval(markNodes, EVERY);
+  const can = CSS.supports("content-visibility", "auto") && CSS.supports("overflow-clip-margin", "24px");
+  if (can) setInterval(markNodes, EVERY); // the margin is what slots and handles take outside of a node
 }
 
 function markNodes() {

@@ -126,7 +126,7 @@ def _as_sent(prompt: JsonObject | None) -> JsonObject | None:
 # ---------------------------------------------------------------- files that went away
 
 
-MOST_RESULTS, MOST_FILES = 1000, 16  # more than the host keeps results of
+MOST_RESULTS, MOST_FILES = 1000, 16
 
 
 @dataclass
@@ -166,7 +166,11 @@ def remember_file(cls: type[io.ComfyNode], path: Path) -> None:
 def files_gone(cls: type[io.ComfyNode], inputs: JsonObject) -> int:
     """How many files that a node has written of these inputs are not there any more: part of its fingerprint, so that
     the host runs it again instead of answering with a file that is gone."""
-    results = _written.get(_key(cls, inputs), _Results())
+    key = _key(cls, inputs)
+    if key not in _written:
+        return 0
+    _written.move_to_end(key)  # what the host still answers with is not forgotten
+    results = _written[key]
     for file in results.files:
         file.gone = file.gone or not file.path.exists()
     return results.lost + sum(file.gone for file in results.files)

@@ -325,18 +325,18 @@ def kitchen(monkeypatch: pytest.MonkeyPatch) -> Calls:
     return calls
 
 
-@pytest.mark.parametrize(("text_first", "text"), [(False, [3, 8]), (True, [0, 5])])
+@pytest.mark.parametrize(("text_first", "text"), [(False, [6, 16]), (True, [0, 10])])
 def test_sparse_attention_fills_up_heads_and_keeps_the_prompt(
     kitchen: Calls, text_first: bool, text: list[int]
 ) -> None:
-    """500 tokens are 8 blocks of 64, of which the prompt has 5; heads are 128 channels wide."""
-    sparse, q = Sparse(text_first, 400), torch.randn(1, 3, 500, 32)
+    """1,000 tokens are 16 blocks of 64, of which the prompt has 10; heads are 128 channels wide."""
+    sparse, q = Sparse(text_first, 400), torch.randn(1, 3, 1000, 32)
     sparse.begin(1, 10)
     assert torch.equal(sparse.attention(q, q, q), F.scaled_dot_product_attention(q, q, q))
     assert not kitchen
     sparse.begin(2, 10)
     torch.testing.assert_close(sparse.attention(q, q, q), F.scaled_dot_product_attention(q, q, q))
-    assert kitchen == [dict(scale=32**-0.5, sink_blocks=text, sink_q=text, shape=(1, 500, 3, 128))]
+    assert kitchen == [dict(scale=32**-0.5, sink_blocks=text, sink_q=text, shape=(1, 1000, 3, 128))]
 
 
 def test_what_is_no_long_self_attention_is_not_sparse(kitchen: Calls) -> None:
@@ -355,7 +355,7 @@ IN_KITCHENS = [
     ("tiny-ltx-0.9.0", "kitchen sparse"),
     ("tiny-cogvideox-2b", "kitchen sparse"),
     ("tiny-mochi", "kitchen sparse"),
-    ("tiny-svd", "kitchen sparse"),
+    ("tiny-svd", "kitchen int8"),
     ("tiny-hunyuan-t2v", "kitchen int8"),
     ("tiny-wan2.1-t2v", "kitchen int8"),
 ]
@@ -384,15 +384,35 @@ def test_kitchens_compute_a_run(opened: Any, kitchen: Calls, name: str, kernel: 
 def test_when_sparse_attention_computes_is_said(opened: Any, kitchen: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     model = replace(opened("tiny-wan2.1-t2v"), speed=Speed(attention="kitchen sparse"))
     (note,) = notes(model, 64, 64, 9)
-    assert "12288 tokens and more; this video has 48" in note
+    assert "12288 tokens and more, after the first 2 of 10 steps; this video has 48" in note
     monkeypatch.setattr(kernels, "FEWEST", 48)
     (note,) = notes(model, 64, 64, 9)
     assert "step 3 of 10 on" in note
 
 
-def test_an_older_kitchen_is_named_with_what_to_do(opened: Any) -> None:
+def test_an_older_kitchen_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As ComfyUI 0.30 brings it."""
-    with pytest.raises(
-        InputError, match=r"comfy-kitchen .* is installed; Reelwire wants 0\.2\.33 or newer.*pip install -U"
-    ):
+    monkeypatch.syspath_prepend(str(install(tmp_path, "comfy_kitchen", "comfy-kitchen", "0.2.26")))
+    words = r"comfy-kitchen 0\.2\.26 is installed; Reelwire wants 0\.2\.33 or newer.*pip install -U"
+    with pytest.raises(InputError, match=words):
         check_offered("kitchen sparse")
+
+
+def test_a_card_that_the_kitchen_does_not_run_on_is_said(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import comfy_kitchen
+
+    monkeypatch.setattr(comfy_kitchen, "sol_attn_is_available", lambda device: False, raising=False)
+    there = Package("comfy_kitchen", ("comfy-kitchen",), "Reelwire", lambda: "0.2", "")
+    monkeypatch.setitem(KERNELS, "kitchen sparse", replace(KERNELS["kitchen sparse"], package=there, platforms=()))
+    with pytest.raises(InputError, match="sol_attn does not run on this card"):
+        plan(replace(opened("tiny-wan2.1-t2v"), speed=Speed(attention="kitchen sparse")), Request(64, 64, 9, 2))
+
+
+def test_kitchens_have_names_of_their_own() -> None:
+    """Not that of PyTorch's attention, in whose place they are: kept windows and shared clips tell them apart."""
+    assert [KERNELS[f"kitchen {name}"].identity for name in ("int8", "sparse")] == ["int8_attention", "sol_attn"]
+
+
+def test_sparse_attention_is_not_for_a_unet(opened: Any, kitchen: Calls) -> None:
+    with pytest.raises(InputError, match="a UNet, whose attention sees"):
+        plan(replace(opened("tiny-svd"), speed=Speed(attention="kitchen sparse")), Request(64, 64, 14, 2))
