@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from reelwire.bench.baseline.check import AGAIN, FILE, Measure, add, check, latest, over, seconds
-from reelwire.bench.baseline.measures import all_measures, forward
+from reelwire.bench.baseline.measures import _LOAD, FOLDERS, _child, all_measures, forward, imports
 
 
 def costs(*values: float) -> Callable[[], float]:
@@ -80,3 +80,9 @@ def test_the_shipped_baseline_is_whole() -> None:
 def test_a_forward_is_measured() -> None:
     measure = forward("ltx")
     assert 0.2 < Measure(measure.ours, measure.reference, 3).ratio() < 5
+
+
+def test_programs_that_are_measured_run() -> None:
+    """Those of processes of their own, which no type checker reads."""
+    assert _child(_LOAD, str(FOLDERS["wan"] / "transformer")) > 0
+    assert imports().ours() > 0
