@@ -61,6 +61,7 @@ from reelwire.training import world
 
 STEPS, RATES = 30, (1.5, 2.0, 3.0)
 SPEEDS, INTERVALS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0), (2, 3, 4, 5, 6, 8)
+PUBLISHED = (0.03, 0.06, 0.1, 0.2, 0.3, 0.5)  # thresholds of TeaCache with its authors' coefficients
 GROWTHS = (0.0, 0.25, 0.5, 0.75, 1.5, 3.0)  # of Spectrum's distances between computed steps
 LIMITS = (0.07, 0.1, 0.15, 0.25, 0.4, 0.7)  # of SenCache, about the published ones
 OURS, PEER, FEWER = "ours", "peer", "fewer steps"
@@ -152,7 +153,7 @@ def caches(calibration: Calibration, published: tuple[str, str]) -> dict[str, Me
         "first block, ours": Method(
             OURS, by("threshold", (0.02, 0.05, 0.1, 0.15, 0.25, 0.4), lambda v: FirstBlock(threshold=v, order=1))
         ),
-        "TeaCache, published": Method(PEER, by("threshold", (0.03, 0.06, 0.1, 0.2, 0.3, 0.5), tea(ours, 0))),
+        **({"TeaCache, published": Method(PEER, by("threshold", PUBLISHED, tea(ours, 0)))} if ours else {}),
         "TeaCache, calibrated": Method(PEER, by("threshold", theirs, tea(fit, 0))),
         "FORA, published": Method(PEER, by("interval", INTERVALS, lambda v: FORA(interval=v, granularity="module"))),
         "MagCache": Method(

@@ -20,6 +20,8 @@ KEEP_STATE = """() => {
     const { changeTracker } = app.extensionManager.workflow.activeWorkflow;
     (changeTracker.captureCanvasState ?? changeTracker.checkState).call(changeTracker);
 }"""
+VIDEO = """id => app.rootGraph.getNodeById(id).widgets.find(widget => widget.name === "reelwire_panel")
+    .element.querySelector("video")"""
 SEEN = """id => {
     const node = app.rootGraph.getNodeById(id);
     const element = node.widgets.find(({ name }) => name === "reelwire_panel")?.element;
@@ -134,6 +136,11 @@ def test_a_collapsed_node_hides_its_results_until_it_is_expanded(graph: tuple[Pa
     do(page, "Comfy.Canvas.ToggleSelectedNodes.Collapse", DECODE)
     becomes(page, SEEN, True, DECODE)
     video_of(page, DECODE)
+    page.evaluate(f"id => ({VIDEO})(id).pause()", DECODE)  # as a person does
+    for seen in (False, True):
+        do(page, "Comfy.Canvas.ToggleSelectedNodes.Collapse", DECODE)
+        becomes(page, SEEN, seen, DECODE)
+    assert settles(page, f"id => ({VIDEO})(id).paused", DECODE)
 
 
 def test_a_graph_with_a_group_runs(graph: tuple[Page, str]) -> None:
