@@ -3,27 +3,27 @@
 One process, the same weights, prompts, noise and steps for all; the uncached run first and last. For each setting: how
 many of the steps were computed, how many times faster the denoising was, and how far the video is from the uncached one
 (PSNR and SSIM of the frames, PSNR of their differences for motion, relative distance of the latents). Calibrations come
-from three runs of prompts that are not among the tested, and "once" from the first of them. Writes caches.json and
-caches.svg beside this file, and prints a table of each method at 1.5x, 2x and 3x. `--methods` measures some methods
-anew and keeps the others' figures, if they are of as many prompts; `--table` measures nothing.
+from three runs of prompts that are not among the tested, and "once" from the first of them. Writes caches.json,
+caches.svg and caches_estimates.svg beside this file, and prints a table of each method at 1.5x, 2x and 3x. `--methods`
+measures some methods anew and keeps the others' figures, if they are of as many prompts; `--table` measures nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from figures.caches import FEWER, OURS, PEER, STEPS, at_rates, best, draw, draw_estimates, ranks_alike
 from pack import MODELS, THERE, import_pack, open_trained
 from torch import Tensor
 
@@ -52,6 +52,7 @@ from reelwire.samplers.caches.policies.sencache import USUAL, SenCache
 from reelwire.samplers.caches.policies.spectrum import Spectrum
 from reelwire.samplers.caches.policies.teacache import TeaCache, calibrated, published_fits
 from reelwire.samplers.caches.policy import Policy
+from reelwire.samplers.caches.report import estimated_distance
 from reelwire.samplers.caches.store import Calibration
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
@@ -59,12 +60,10 @@ from reelwire.samplers.plan import plan
 from reelwire.samplers.solvers import TABLES, run_predictions
 from reelwire.training import world
 
-STEPS, RATES = 30, (1.5, 2.0, 3.0)
 SPEEDS, INTERVALS = (1.25, 1.5, 2.0, 2.5, 3.0, 4.0), (2, 3, 4, 5, 6, 8)
 PUBLISHED = (0.03, 0.06, 0.1, 0.2, 0.3, 0.5)  # thresholds of TeaCache with its authors' coefficients
 GROWTHS = (0.0, 0.25, 0.5, 0.75, 1.5, 3.0)  # of Spectrum's distances between computed steps
 LIMITS = (0.07, 0.1, 0.15, 0.25, 0.4, 0.7)  # of SenCache, about the published ones
-OURS, PEER, FEWER = "ours", "peer", "fewer steps"
 # solvers that draw noise, or go along the steps of distilled models: another video, however many steps
 OTHER_VIDEOS = ("dpm++ 2m sde", "euler ancestral", "stochastic", "distilled", "dpm")
 
@@ -253,8 +252,8 @@ class Bench:
         self.base = [self.run(None, i) for i in range(prompts)]
         self.frames = [self.decode(latents) for latents, *_ in self.base]
 
-    def run(self, setting: Setting, prompt: int) -> tuple[Tensor, float, float]:
-        """(latents, computed predictions, seconds)."""
+    def run(self, setting: Setting, prompt: int) -> tuple[Tensor, float, float, float | None]:
+        """(latents, computed predictions, seconds, what the run says of its PSNR)."""
         fewer = setting if isinstance(setting, Fewer) else Fewer(self.steps)
         policy = None if isinstance(setting, Fewer) else setting
         runs: list[Any] = []
@@ -268,15 +267,16 @@ class Bench:
         entries = runs[-1].cache.entries if policy else []
         share = sum(e.computed + e.again for e in entries) / len(entries) if entries else 1.0
         computed = run_predictions(model, prepared.request) * share
-        return latents, computed, seconds
+        return latents, computed, seconds, estimated_distance(runs[-1].cache.courses) if policy else None
 
     def decode(self, latents: Tensor) -> Tensor:
         return torch.cat(list(stream_frames(self.model, latents)))
 
     def score(self, setting: Setting) -> dict[str, Any]:
-        rows = []
-        for i, (latents, _, seconds) in enumerate(self.base):
-            sampled, computed, took = self.run(setting, i)
+        rows, said = [], []
+        for i, (latents, _, seconds, _) in enumerate(self.base):
+            sampled, computed, took, estimated = self.run(setting, i)
+            said.append(estimated)
             a, b = self.decode(sampled), self.frames[i]
             rows.append(
                 (
@@ -300,17 +300,9 @@ class Bench:
             "motion_psnr": mean(columns[3]),
             "latents": mean(columns[4]),
             "faster": median(columns[5]),
+            "computed_each": [round(value, 2) for value in columns[0]],
+            **({} if None in said else {"estimated_each": [round(value, 2) for value in said]}),
         }
-
-
-def at_rate(rows: list[dict[str, Any]], rate: float, value: str) -> float | None:
-    """A method's value at a share of computed steps, by straight lines between its settings; None outside of them."""
-    points = sorted({(row["computed"], row[value]) for row in rows})
-    wanted = STEPS / rate
-    for (x0, y0), (x1, y1) in pairwise(points):
-        if x0 <= wanted <= x1:
-            return y0 + (y1 - y0) * (wanted - x0) / (x1 - x0)
-    return None
 
 
 def measured(name: str, prompts: int, wanted: Sequence[str], known: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -357,112 +349,10 @@ def few_steps(name: str, prompts: int, steps: int) -> Iterator[str]:
         yield f"| {name}, {computed} of {steps} | {' | '.join(cells)} |"
 
 
-def at_rates(result: Mapping[str, Any]) -> Iterator[str]:
-    """A table in Markdown: for each method and rate the mean, median and worst prompt in dB, and the mean SSIM."""
-    values = ("psnr", "psnr_median", "psnr_worst", "ssim")
-    for name, entry in result.items():
-        yield f"| {name} ({entry['prompts']} prompts) | {' | '.join(f'{rate:g}x' for rate in RATES)} |"
-        yield "|---" * (len(RATES) + 1) + "|"
-        for method, lines in entry["methods"].items():
-            cells = [[at_rate(lines["rows"], rate, value) for value in values] for rate in RATES]
-            words = [_cell([value for value in cell if value is not None]) for cell in cells]
-            yield f"| {method} | {' | '.join(words)} |"
-
-
-def _cell(values: list[float]) -> str:
-    """Mean, median and worst in dB, and SSIM; a dash where they are not known."""
-    return "{:.1f} / {:.1f} / {:.1f}, {:.4f}".format(*values) if values else "-"
-
-
 def _line(row: Mapping[str, Any]) -> str:
     """One setting of a method, for the terminal."""
     quality = f"{row['psnr']:6.2f} dB (worst {row['psnr_worst']:5.2f})"
     return f"{row['setting']:<15} {row['computed']:5.1f} steps {quality} {row['faster']:5.2f} x"
-
-
-def best(table: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """For each rate: our best method, the best peer, and fewer steps, in dB."""
-    for rate in RATES:
-        winners: dict[str, tuple[str, float]] = {}
-        for method, entry in table.items():
-            value = at_rate(entry["rows"], rate, "psnr")
-            if value is not None and value > winners.get(entry["kind"], ("", -math.inf))[1]:
-                winners[entry["kind"]] = method, round(value, 2)
-        yield f"{rate:g}x", winners
-
-
-# ---------------------------------------------------------------- the picture
-
-SIZE, COLUMNS, MARGIN, COLOURS = (460, 360), 2, 46, {OURS: "#1f6feb", PEER: "#5b6575", FEWER: "#d9730d"}
-LOWEST, HIGHEST = 15, 80  # dB
-FEWEST = 6  # computed steps that are drawn
-
-
-def front(methods: Sequence[Mapping[str, Any]], value: str) -> list[tuple[float, float]]:
-    """(computed steps, dB) of the settings that no other one of these methods beats at as few steps: a Pareto front."""
-    rows = [row for method in methods for row in method["rows"] if row["computed"] >= FEWEST]
-    known = sorted((row["computed"], -row[value]) for row in rows)
-    points: list[tuple[float, float]] = []
-    for computed, negative in known:
-        if not points or -negative > points[-1][1]:
-            points.append((computed, -negative))
-    return points
-
-
-def draw(result: Mapping[str, Any]) -> str:
-    """An SVG: a panel for each model, two in a row."""
-    width, height = SIZE
-    columns = min(len(result), COLUMNS)
-    whole = width * columns, height * -(-len(result) // columns)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{whole[0]}" height="{whole[1]}" '
-        'font-family="sans-serif" font-size="11">',
-        f'<rect width="{whole[0]}" height="{whole[1]}" fill="white"/>',
-    ]
-    for number, (name, entry) in enumerate(result.items()):
-        row, column = divmod(number, columns)
-        parts += [
-            f'<g transform="translate({column * width} {row * height})">',
-            *_panel(name, entry["methods"]),
-            "</g>",
-        ]
-    return "\n".join([*parts, "</svg>"]) + "\n"
-
-
-def _x(steps: float) -> float:
-    return MARGIN + (SIZE[0] - MARGIN - 110) * (steps - FEWEST) / (STEPS - FEWEST)
-
-
-def _y(db: float) -> float:
-    share = (min(max(db, LOWEST), HIGHEST) - LOWEST) / (HIGHEST - LOWEST)
-    return SIZE[1] - MARGIN - (SIZE[1] - 2 * MARGIN) * share
-
-
-def _line_of(points: Sequence[tuple[float, float]], style: str, title: str) -> str:
-    places = " ".join(f"{_x(a):.1f},{_y(b):.1f}" for a, b in points)
-    return f'<polyline points="{places}" fill="none" {style}><title>{title}</title></polyline>'
-
-
-def _panel(name: str, methods: Mapping[str, Any]) -> Iterator[str]:
-    """PSNR over computed steps: a thin line for each method, a wide one for the front of each kind, and a broken one
-    for its front by the worst prompt."""
-    yield f'<text x="{MARGIN}" y="20" font-size="13">{name}: PSNR (dB) over computed steps of {STEPS}</text>'
-    for db in range(20, HIGHEST + 1, 10):
-        yield f'<line x1="{MARGIN}" x2="{_x(STEPS)}" y1="{_y(db)}" y2="{_y(db)}" stroke="#eee"/>'
-        yield f'<text x="{MARGIN - 22}" y="{_y(db) + 4}">{db}</text>'
-    for rate in (1.25, *RATES):
-        yield f'<text x="{_x(STEPS / rate) - 8:.1f}" y="{SIZE[1] - 26}">{rate:g}x</text>'
-    for method, lines in methods.items():
-        points = sorted((row["computed"], row["psnr"]) for row in lines["rows"] if row["computed"] >= FEWEST)
-        yield _line_of(points, f'stroke="{COLOURS[lines["kind"]]}" stroke-width="1" stroke-opacity=".35"', method)
-    for kind, colour in COLOURS.items():
-        alike = [lines for lines in methods.values() if lines["kind"] == kind]
-        for value, dashes in (("psnr", ""), ("psnr_worst", ' stroke-dasharray="3 3"')):
-            yield _line_of(front(alike, value), f'stroke="{colour}" stroke-width="2"{dashes}', f"{kind}, {value}")
-    for i, (kind, colour) in enumerate(COLOURS.items()):
-        yield f'<rect x="{_x(STEPS) + 8}" y="{60 + 18 * i}" width="10" height="4" fill="{colour}"/>'
-        yield f'<text x="{_x(STEPS) + 22}" y="{66 + 18 * i}">{kind}</text>'
-    yield f'<text x="{_x(STEPS) + 8}" y="{66 + 18 * len(COLOURS)}">broken: worst</text>'
 
 
 def main() -> None:
@@ -486,8 +376,10 @@ def main() -> None:
             result = {known: {**result, name: record}[known] for known in MODELS if known in {*result, name}}
             arguments.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             arguments.out.with_suffix(".svg").write_text(draw(result), encoding="utf-8")
+            estimates = arguments.out.with_name(f"{arguments.out.stem}_estimates.svg")
+            estimates.write_text(draw_estimates(result), encoding="utf-8")
         print(name, json.dumps(result[name]["best"], indent=1))
-    print("\n".join(at_rates(result)))
+    print("\n".join([*at_rates(result), *ranks_alike(result)]))
 
 
 if __name__ == "__main__":

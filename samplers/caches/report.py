@@ -144,6 +144,14 @@ def report(runner: Runner, estimated: int) -> Report:
 FRAMES = 23.0
 
 
+def estimated_distance(courses: Sequence[Course]) -> float | None:
+    """PSNR in dB of a corrected run's frames against the uncached ones, by the misses of its forecasts; None where no
+    calibration tells what they weigh."""
+    if not courses or not all(way.map.known.measured for way in courses):
+        return None
+    return FRAMES - 10 * math.log10(max(sum(way.error for way in courses), 1e-9))
+
+
 def nearness(courses: Sequence[Course]) -> tuple[Message, ...]:
     """How near the video of a corrected run is to the uncached one, by the misses of its forecasts."""
     again = sum(max(way.computed[-1] + 1 - len(way.computed), 0) for way in courses if way.computed)
@@ -151,9 +159,9 @@ def nearness(courses: Sequence[Course]) -> tuple[Message, ...]:
     if not again and not gone_back:
         return ()
     said = message("corrected_again", count=again)
-    if not all(way.map.known.measured for way in courses):
+    distance = estimated_distance(courses)
+    if distance is None:
         return (said,)
-    distance = FRAMES - 10 * math.log10(max(sum(way.error for way in courses), 1e-9))
     said = message("corrected_back", count=again, back=gone_back) if gone_back else said
     lost = [message("corrected_lost")] if any(way.lost for way in courses) else []
     return (said, *lost, _near(distance))

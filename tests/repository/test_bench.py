@@ -16,6 +16,7 @@ from reelwire.tests.support.host import ROOT
 sys.path.insert(0, str(ROOT / "bench"))
 import caches
 import gpu
+from figures.caches import rank_correlation
 
 NETWORKS = "LTX-Video 2B distilled", "Wan 2.1 1.3B"
 
@@ -101,3 +102,12 @@ def test_the_shipped_figures_are_whole(published: dict[str, Any]) -> None:
         assert all(len(m["rows"]) >= 6 for m in result["methods"].values())
         assert json.loads(json.dumps(dict(caches.best(result["methods"])))) == json.loads(json.dumps(result["best"]))
     assert (ROOT / "bench" / "caches.svg").read_text(encoding="utf-8") == caches.draw(published)
+    estimates = (ROOT / "bench" / "caches_estimates.svg").read_text(encoding="utf-8")
+    assert estimates == caches.draw_estimates(published)
+    assert len(list(caches.ranks_alike(published))) == 2 + len(published) + 1
+
+
+def test_ranks_of_estimates() -> None:
+    assert rank_correlation([(1, 10), (2, 20), (3, 40), (4, 80)]) == pytest.approx(1)
+    assert rank_correlation([(1, 3), (2, 2), (3, 1)]) == pytest.approx(-1)
+    assert rank_correlation([(1, 1), (1, 2), (2, 3), (2, 4)]) == pytest.approx(2 / 5**0.5)
