@@ -18,7 +18,9 @@ from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
+from reelwire.samplers.caches.policies.corrected import Corrected
 from reelwire.samplers.caches.policies.fora import FORA
+from reelwire.samplers.caches.policy import FEWEST, Policy
 from reelwire.samplers.decode import stream_frames
 from reelwire.samplers.denoise import sample
 from reelwire.samplers.plan import plan
@@ -80,12 +82,12 @@ def _forward_inputs(family: str) -> dict[str, Any]:
     return {name: draw(value) if isinstance(value, torch.Tensor) else value for name, value in meta.items()}
 
 
-def cache_overhead(family: str) -> Measure:
-    """Sampling with a cache that skips nothing, against sampling without one."""
+def cache_overhead(family: str, cache: Policy) -> Measure:
+    """Sampling with a cache that skips nothing, against sampling without one; of as many steps as a cache needs."""
     plain = model(family)
-    cached = replace(plain, cache=FORA(interval=1))
+    cached = replace(plain, cache=cache)
     conditioning = plain.encode(PROMPT, "")
-    run = lambda m: sample(m, conditioning, plan(m, Request(seed=1, steps=STEPS)))
+    run = lambda m: sample(m, conditioning, plan(m, Request(seed=1, steps=FEWEST)))
     return Measure(seconds(lambda: run(cached)), seconds(lambda: run(plain)))
 
 
@@ -188,8 +190,10 @@ def all_measures() -> Mapping[str, Any]:
         "sampling ltx": sampling,
         "decode ltx": lambda: decode("ltx"),
         "decode wan": lambda: decode("wan"),
-        "cache overhead ltx": lambda: cache_overhead("ltx"),
-        "cache overhead wan": lambda: cache_overhead("wan"),
+        "cache overhead ltx": lambda: cache_overhead("ltx", FORA(interval=1)),
+        "cache overhead wan": lambda: cache_overhead("wan", FORA(interval=1)),
+        "corrector overhead ltx": lambda: cache_overhead("ltx", Corrected(speed=1.0)),
+        "corrector overhead wan": lambda: cache_overhead("wan", Corrected(speed=1.0)),
         "import": imports,
         "load peak": load_peak,
     }

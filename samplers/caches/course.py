@@ -105,6 +105,7 @@ class Map:
     def __init__(self, known: Known) -> None:
         self.known, self.grams = known, np.array(known.grams)
         self.gram, self.count, self.span = typical(self.grams), len(known.levels), known.longest + 1
+        self._expected, self._slopes = dict[tuple[int, int, int], float](), dict[tuple[int, int, int], float]()
         self.prices = np.full((self.count, self.span + 1, self.span + 1), np.inf)  # [at, back, on]
         for at in range(self.count - 1):
             for back in range(min(self.span, at) + 1):
@@ -147,7 +148,15 @@ class Map:
 
     def expected(self, at: int, back: int, of: int) -> float:
         """How far the forecast of step `of` misses, in lengths of its x0."""
-        return float(np.median(self.misses(at, back, of)))
+        if (at, back, of) not in self._expected:
+            self._expected[at, back, of] = float(np.median(self.misses(at, back, of)))
+        return self._expected[at, back, of]
+
+    def slope(self, at: int, back: int, of: int) -> float:
+        """By how much of the change from the computed step before to `at` the x0 of step `of` lies further on."""
+        if (at, back, of) not in self._slopes:
+            self._slopes[at, back, of] = float(steepness(self.grams, at - back, at, np.array([of]))[0])
+        return self._slopes[at, back, of]
 
     def misses(self, at: int, back: int, of: int) -> np.ndarray:
         """The same of each run [runs], by the slopes of the others."""
@@ -241,7 +250,7 @@ class Course:
         if len(self.computed) < 2 or not self.map.known.order:
             return 0.0
         before, at = self.computed[-2:]
-        return float(steepness(self.map.grams, before, at, np.array([step - self.start]))[0])
+        return self.map.slope(at, at - before, step - self.start)
 
     def weights(self, step: int, basis: Sequence[int]) -> tuple[float, ...]:
         """How the x0 of a skipped step of the run lies between computed ones."""

@@ -74,7 +74,7 @@ class Corrected(Plan):
         self, state: BranchState, context: StepContext, values: Values, observed: Mapping[str, Tensor]
     ) -> None:
         assert context.course is not None
-        if state.history:
+        if state.history and context.course.map.known.measured:  # only a calibration tells what a miss weighs
             x0, forecast = values[0], extrapolate(state.history, context.course.slope(context.step))[0]
             state.pending[MISS] = (x0 - forecast).norm() / x0.norm()
         context.course.arrive(context.step)
