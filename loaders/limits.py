@@ -6,6 +6,8 @@ import math
 
 from .messages import InputError, either, message
 
+LONGEST, ENDLESS = 100_000, 1_000_000  # frames of a clip and of a long video
+
 
 def check_size(name: str, value: int, multiple: int, title: str) -> None:
     """Raise InputError unless a width or height is a multiple of what the model takes."""
@@ -22,11 +24,11 @@ def nearest(value: int, first: int, step: int, most: float = math.inf) -> tuple[
     return tuple(dict.fromkeys(both_sides if most == math.inf else (min(near, last) for near in both_sides)))
 
 
-def use_nearest(value: int, first: int, step: int) -> str:
-    """What to use instead of a value that is none of first, first + step, ..."""
+def use_nearest(value: int, first: int, step: int, most: float = math.inf) -> str:
+    """What to use instead of a value that is none of first, first + step, ... that are not above most."""
     if value < first:
         return message("use_at_least_or_0", least=first)
-    return message("use_value", value=either(*nearest(value, first, step)))
+    return message("use_value", value=either(*nearest(value, first, step, most)))
 
 
 def check_count(frames: int, counts: tuple[int, ...], title: str) -> None:
@@ -37,8 +39,9 @@ def check_count(frames: int, counts: tuple[int, ...], title: str) -> None:
         raise InputError("frames", frames, rule, message("use_value_or_0", value=choices))
 
 
-def check_frames(frames: int, step: int, title: str) -> None:
-    """Raise InputError unless the number of frames is one more than a multiple of `step`."""
+def check_frames(frames: int, step: int, title: str, most: int = LONGEST) -> None:
+    """Raise InputError unless the number of frames is one more than a multiple of `step`. most: that are made at all,
+    which is checked before."""
     if frames < 1 or (frames - 1) % step:
         rule = message("frames_rule", title=title, step=step)
-        raise InputError("frames", frames, rule, use_nearest(frames, 1 if frames > 0 else step + 1, step))
+        raise InputError("frames", frames, rule, use_nearest(frames, 1 if frames > 0 else step + 1, step, most))

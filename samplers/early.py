@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from ..loaders.limits import nearest
+from ..loaders.limits import LONGEST, nearest
 from ..loaders.messages import InputError, either, message
 from ..loaders.vae.tiles import FEWEST
 
-LARGEST, LONGEST, ENDLESS = 16384, 100_000, 1_000_000  # pixels of a side, frames of a clip and of a long video
+LARGEST = 16384  # pixels of a side
 FASTEST = 240.0  # frames per second
 LENGTHS = ("frames", "source")  # what says how long a video is
 FINEST, COARSEST = 8, 64  # pixels: every model's sizes are multiples of the one; multiples of the other suit them all

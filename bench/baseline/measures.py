@@ -156,7 +156,8 @@ import_pack()
 import torch, diffusers
 from reelwire.loaders.weights.bundle import read_part
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-part = read_part(Path(sys.argv[1]), ("WanTransformer3DModel",), ValueError)
+small, part = (read_part(Path(folder), ("WanTransformer3DModel",), ValueError) for folder in sys.argv[1:])
+small.build(torch.float32, True, "", lambda *_: None)
 part.check()
 Path("/proc/self/clear_refs").write_text("5")
 before = peak()
@@ -166,11 +167,12 @@ print(peak() - before)
 
 
 def load_peak() -> Measure:
-    """The memory that reading a network takes at its peak, against the size of its file."""
-    folder = Path(tempfile.mkdtemp(prefix="reelwire_baseline_"))
-    _large(folder)
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return Measure(lambda: _child(_LOAD, str(folder)), lambda: float(size), 3)
+    """The memory that reading a network takes at its peak, against the size of its file. A small one is read before,
+    so that no pages of libraries are counted, which come when their code is first run."""
+    folder = tempfile.TemporaryDirectory(prefix="reelwire_baseline_")  # which goes with the measure
+    _large(Path(folder.name))
+    size, small = sum(f.stat().st_size for f in Path(folder.name).glob("*.safetensors")), FOLDERS["wan"] / "transformer"
+    return Measure(lambda: _child(_LOAD, str(small), folder.name), lambda: float(size), 3)
 
 
 def _large(folder: Path) -> None:

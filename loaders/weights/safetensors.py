@@ -247,15 +247,14 @@ class WatchedFile:
     mapped, and one that is cut meanwhile would end the whole process."""
 
     def __init__(self, file: Path) -> None:
-        from safetensors import safe_open
-
         from .gguf import GGUFTensors, is_gguf
+        from .mapped import MappedTensors
 
         self._file = file
         self._opened: Any = None
         with self._reading():
             self._status = _status(file)
-            self._opened = GGUFTensors(file) if is_gguf(file) else safe_open(file, framework="pt")
+            self._opened = (GGUFTensors if is_gguf(file) else MappedTensors)(file)
 
     def __enter__(self) -> WatchedFile:
         self._opened.__enter__()

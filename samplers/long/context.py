@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ...loaders.common.flow import draw
 from ...loaders.denoiser import Denoiser, DenoiserWrapper, Network
+from ...loaders.notices import stop_if_asked
 from ...loaders.request import Conditioning, Request
 from ...loaders.video_model import VideoModel
 from ..denoise import OnStep
@@ -77,9 +78,12 @@ class ContextWindows(DenoiserWrapper):
         weight = torch.zeros(count, device=latents.device)
         total: Tensor | None = None
         for start in self.starts:
+            stop_if_asked()
             prediction = self.inner.predict(network, latents.narrow(dim, start, length), step, branch)
-            scattered = scatter_window(prediction, self.weights, dim, start, count)
-            total = scattered if total is None else total + scattered
+            total = _room(prediction, dim, count) if total is None else total
+            weighted = prediction * broadcast_along(self.weights.to(prediction), dim, prediction)
+            part = total.narrow(dim, start, length)
+            part.copy_(weighted) if len(self.starts) == 1 else part.add_(weighted)  # 0 + -0 is 0
             weight[start : start + length] += self.weights
         assert total is not None
         return total / broadcast_along(weight, dim, total)
@@ -87,22 +91,22 @@ class ContextWindows(DenoiserWrapper):
 
 def shuffled(noise: Tensor, dim: int, more: int, stride: int, generator: torch.Generator) -> Tensor:
     """Noise with `more` frames behind it, each block of `stride` a shuffle of the frames one window earlier."""
-    length = noise.shape[dim]
-    while (missing := length + more - noise.shape[dim]) > 0:
-        behind = noise.shape[dim] - length
-        order = torch.randperm(min(stride, length), generator=generator)[:missing] + behind
-        noise = torch.cat([noise, noise.index_select(dim, order.to(noise.device))], dim)
-    return noise
-
-
-def scatter_window(prediction: Tensor, weights: Tensor, dim: int, start: int, length: int) -> Tensor:
-    """A window's weighted prediction in a video of zeros. weights: of its frames."""
-    shape = list(prediction.shape)
-    shape[dim] = length
-    whole = prediction.new_zeros(shape)
-    weighted = prediction * broadcast_along(weights.to(prediction), dim, prediction)
-    whole.narrow(dim, start, len(weights)).copy_(weighted)
+    length, done = noise.shape[dim], noise.shape[dim]
+    whole = _room(noise, dim, length + more)
+    whole.narrow(dim, 0, length).copy_(noise)
+    while (missing := length + more - done) > 0:
+        stop_if_asked()
+        order = torch.randperm(min(stride, length), generator=generator)[:missing] + (done - length)
+        whole.narrow(dim, done, len(order)).copy_(whole.index_select(dim, order.to(noise.device)))
+        done += len(order)
     return whole
+
+
+def _room(like: Tensor, dim: int, length: int) -> Tensor:
+    """A tensor of zeros that is so long along one dimension."""
+    shape = list(like.shape)
+    shape[dim] = length
+    return like.new_zeros(shape)
 
 
 def broadcast_along(values: Tensor, dim: int, like: Tensor) -> Tensor:

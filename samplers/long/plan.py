@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ...loaders.limits import check_frames
+from ...loaders.limits import ENDLESS, check_frames
 from ...loaders.messages import InputError, about, either, inputs_named, message, message_of
 from ...loaders.notices import stop_if_asked
 from ...loaders.request import Capabilities, Keyframe, Request
@@ -22,6 +22,8 @@ from .loop import closed_by_picture, ends_with_picture, loop_notes
 from .media import check_windows_of, outlined, whole_media, window_frames, with_a_source
 from .timeline import Timeline
 from .windows import Spans, Window, check_spans, lay_windows, with_keyframes
+
+MOST_AT_ONCE = 2**24  # tokens of a video that is sampled as a whole, in windows: some 3 GB of latents
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,13 @@ def plan_long(
         timeline = replace(timeline, prompts=timeline.prompts[:1])  # where prompts change there may be pictures or not
     least = timeline.prompts[-1].frame + 1 + 2 * spans.step if len(timeline.prompts) > 1 else 0
     request, media = whole_media(model, request, spans, awaited, least)
-    check_frames(request.frames, spans.step, title)
+    check_frames(request.frames, spans.step, title, ENDLESS)
     extension, capabilities = model.extension(), model.capabilities()
     request, picture_notes = closed_by_picture(model, request)
     placed, notes = place_keyframes(request.keyframes, replace(capabilities, sets=None, near=0), request.frames)
     notes += cut_notes(request)
     if extension.mode == "context_windows":
+        _check_whole(model, request)
         _check_context(model, title, placed, timeline, request.frames > spans.length)
         windows: tuple[Window, ...] = (Window(0, request.frames - 1, 0, 0),)
         title_note = message(
@@ -146,6 +149,15 @@ def _windows(
     windows = with_keyframes(lay_windows(frames, spans, timeline, joints, keys), keyframes, capabilities)
     _check_ends(windows, capabilities, spans)
     return windows
+
+
+def _check_whole(model: VideoModel, request: Request) -> None:
+    """Raise InputError for a video of which all latents at once are more than memory takes."""
+    tokens = model.facts.tokens(request.width, request.height, request.frames)
+    if tokens > MOST_AT_ONCE:
+        size = f"{request.width}, {request.height}, {request.frames}"
+        rule = message("too_many_whole", title=model.title, tokens=tokens, most=MOST_AT_ONCE)
+        raise InputError("width, height, frames", size, rule, message("ask_smaller"))
 
 
 def _check_options(options: LongVideoOptions) -> None:

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import pairwise
 
+from ...loaders.limits import ENDLESS
 from ...loaders.messages import InputError, message
 from ...loaders.notices import stop_if_asked
 from ...loaders.weights.json_files import parse_json
-from ..early import ENDLESS, check_fps, check_length
+from ..early import check_fps, check_length
 
 EXAMPLE = (
     '{"prompts": [{"at": 0, "text": "..."}, {"at": 4.5, "text": "..."}], "keyframes": [{"at": 9, "image": "cat.png"}]}'

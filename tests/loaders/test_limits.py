@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import pytest
-from reelwire.loaders.limits import check_frames, check_size, nearest
+from reelwire.loaders.limits import ENDLESS, LONGEST, check_frames, check_size, nearest
 from reelwire.loaders.messages import InputError, Message
 from reelwire.samplers.early import LARGEST, check_side, check_tile
 from reelwire.samplers.long.windows import Spans, check_spans
@@ -54,6 +54,15 @@ def test_sizes(multiple: int) -> None:
 @pytest.mark.parametrize("step", [1, 4, 6, 8])
 def test_frames(step: int) -> None:
     assert unhelpful(lambda value: check_frames(value, step, "It"), range(1, 100)) == []
+
+
+@pytest.mark.parametrize("step", [4, 6, 8])
+@pytest.mark.parametrize("most", [LONGEST, ENDLESS])
+def test_no_more_frames_are_named_than_are_made(step: int, most: int) -> None:
+    asked = [value for value in range(most - 20, most + 1) if (value - 1) % step]
+    named = [refused_for(lambda value: check_frames(value, step, "It", most), value) for value in asked]
+    assert max(map(max, named)) <= most
+    assert all((value - 1) % step == 0 for values in named for value in values)
 
 
 def test_tiles() -> None:

@@ -84,5 +84,6 @@ def test_a_forward_is_measured() -> None:
 
 def test_programs_that_are_measured_run() -> None:
     """Those of processes of their own, which no type checker reads."""
-    assert _child(_LOAD, str(FOLDERS["wan"] / "transformer")) > 0
+    folder = str(FOLDERS["wan"] / "transformer")
+    assert _child(_LOAD, folder, folder) > 0
     assert imports().ours() > 0

@@ -9,9 +9,11 @@ from xml.etree import ElementTree
 
 import pytest
 from reelwire.tests.soak.command import Result, soak
+from reelwire.tests.soak.kept import Kept, growing
 from reelwire.tests.soak.mix import DISTURBANCES, GRAPHS, draw
 from reelwire.tests.soak.page import PageResult, PageSample
 from reelwire.tests.soak.samples import NUMBERS, Sample, curves, growth, picture, sample, write
+from reelwire.tests.soak.varied import KINDS, REFUSED, varied
 from reelwire.tests.support.card.host import CardHost
 
 FLAT = [Sample(run, 8 * 10**8, 400, 40, 90, 0, 0) for run in range(0, 1001, 10)]
@@ -81,6 +83,27 @@ def test_a_short_soak(card_host: CardHost) -> None:
     assert sum(result.ends.values()) == 3
     assert [each.leftovers for each in result.samples] == [0, 0]
     card_host.check()
+
+
+def test_nothing_grows_with_prompts(card_host: CardHost) -> None:
+    """30 prompts, and 30 others of the same kinds."""
+    with varied(card_host) as more_prompts:
+        expected = {(kind, kind not in REFUSED): times for kind, (times, _) in KINDS.items()}
+        assert sum(expected.values()) == 30
+        assert more_prompts() == expected
+        before = _kept(card_host)
+        assert more_prompts() == expected
+        after = _kept(card_host)
+    written = "nodes.host.outputs._written"
+    assert before[written][0] < after[written][0] < (after[written][1] or 0), "what is bounded fills"
+    assert growing(before, after) == {}
+
+
+def _kept(host: CardHost) -> Kept:
+    host.send("/history", {"clear": True})
+    host.free()
+    host.card.state(forget=True, collect=True)
+    return {place: (count, most) for place, (count, most) in host.get("/reelwire_kept").items()}
 
 
 @pytest.mark.parametrize("name", ["blobs", "our_blobs", "our_elements", "our_listeners", "host"])

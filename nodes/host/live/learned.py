@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -12,7 +14,8 @@ from .strip import chosen
 
 LESSONS = 8  # latent frames that are learnt from
 RIDGE = 1e-4  # of the latents' own spread, so that channels that hardly vary get no large numbers
-_known = dict[str, Tensor]()  # file of a VAE -> colours [C + 1, 3], the last row a bias
+MOST_KNOWN = 64  # VAEs whose colours are remembered
+_known = OrderedDict[str, Tensor]()  # file of a VAE -> colours [C + 1, 3], the last row a bias; the latest at the end
 
 
 def learned_colours(model: VideoModel) -> Tensor | None:
@@ -46,7 +49,7 @@ class Lesson:
                 self._take(self._wanted.pop(frame), piece[frame - self._seen])
         self._seen += len(piece)
         if not self._wanted and self._rows:
-            _known[self._key] = _fitted(torch.cat(self._rows), torch.cat(self._colours))
+            _remember(self._key, _fitted(torch.cat(self._rows), torch.cat(self._colours)))
             self._rows.clear()
 
     def _take(self, latent: Tensor, frame: Tensor) -> None:
@@ -56,6 +59,14 @@ class Lesson:
         small = F.interpolate(pixels, latent.shape[1:], mode="area")
         self._rows.append(rearrange(latent, "c h w -> (h w) c"))
         self._colours.append(rearrange(small * 2 - 1, "1 c h w -> (h w) c"))
+
+
+def _remember(file: str, colours: Tensor) -> None:
+    """Keep the colours of a VAE, and let those go that were learnt longest ago."""
+    _known[file] = colours
+    _known.move_to_end(file)
+    while len(_known) > MOST_KNOWN:
+        _known.popitem(last=False)
 
 
 def _fitted(latents: Tensor, colours: Tensor) -> Tensor:

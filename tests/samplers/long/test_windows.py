@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from time import process_time
 
 import pytest
 import torch
@@ -13,8 +14,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from reelwire.loaders.denoiser import Denoiser, NoiseSchedule
 from reelwire.loaders.messages import InputError
+from reelwire.loaders.notices import stopped_by
 from reelwire.loaders.request import Capabilities, Keyframe, Request
 from reelwire.samplers.long.context import ContextWindows, sample_in_context, shuffled
+from reelwire.samplers.long.plan import LongVideoOptions, plan_long
 from reelwire.samplers.long.timeline import Prompt, Timeline
 from reelwire.samplers.long.windows import Spans, Window, check_spans, lay_windows, with_keyframes
 from reelwire.tests.support.engine.models import PROMPT, open_model, usual
@@ -315,6 +318,34 @@ def test_noise_is_shuffled() -> None:
     noise = torch.arange(32).view(1, 1, -1, 1, 1).float()
     whole = shuffled(noise, 2, 96, 32, torch.Generator().manual_seed(0)).flatten().view(4, 32)
     assert all(not torch.equal(one, other) for one, other in pairwise(whole))
+
+
+class StoppedError(Exception):
+    """What a person's Cancel raises."""
+
+
+def test_noise_of_a_long_video_takes_no_time_and_stops() -> None:
+    """Of a million frames: it took minutes, and heard nobody."""
+    noise, begin = torch.zeros(1, 1, 7, 1, 1), process_time()
+    assert shuffled(noise, 2, 50_000, 4, torch.Generator().manual_seed(0)).shape[2] == 50_007
+    assert process_time() - begin < 5
+    looks = iter([None, None, StoppedError()])
+
+    def stop() -> None:
+        if (error := next(looks)) is not None:
+            raise error
+
+    with stopped_by(stop), pytest.raises(StoppedError):
+        shuffled(noise, 2, 50_000, 4, torch.Generator().manual_seed(0))
+
+
+def test_a_whole_video_that_memory_does_not_hold_is_refused(tiny_models: Path) -> None:
+    model = open_model(tiny_models, "tiny-mochi")
+    story, size = Timeline((Prompt(0, "a"),)), replace(usual(model), width=512, height=512, frames=999_997)
+    with pytest.raises(InputError) as refusal:
+        plan_long(model, story, size, LongVideoOptions())
+    assert refusal.value.name == "width, height, frames"
+    assert plan_long(model, story, replace(size, frames=601), LongVideoOptions()).mode == "context_windows"
 
 
 class Echo(Denoiser):

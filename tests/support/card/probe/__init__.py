@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from importlib import import_module
 from typing import Any
 
 import comfy.model_management as mm
@@ -123,3 +124,10 @@ async def state(request: web.Request) -> web.Response:
     for name, value in orders.items():
         _orders(index)[name](value)
     return web.json_response(_state(index))
+
+
+@PromptServer.instance.routes.get("/reelwire_kept")
+async def kept(request: web.Request) -> web.Response:
+    """What the pack's modules keep: see tests/soak/kept.py."""
+    root = next(name for name in sys.modules if name.endswith("reelwire.nodes.host")).removesuffix(".nodes.host")
+    return web.json_response(import_module(f"{root}.tests.soak.kept").kept(root))

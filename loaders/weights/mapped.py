@@ -1,0 +1,71 @@
+"""Tensors of a safetensors file as they lie in its mapped pages.
+
+safetensors' own reader (to 0.8 at least) loses two Python numbers, 64 bytes, with each tensor that it maps, which a
+server that loads models for weeks would not get back: it is asked for what the header says alone.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+TYPES = {
+    "F64": torch.float64,
+    "I64": torch.int64,
+    "U64": torch.uint64,
+    "F32": torch.float32,
+    "I32": torch.int32,
+    "U32": torch.uint32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I16": torch.int16,
+    "U16": torch.uint16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+}
+
+
+class MappedTensors:
+    """Reads as safetensors' safe_open does. Raises OSError or SafetensorError for a file that is not whole, or has
+    types that are not in TYPES."""
+
+    def __init__(self, file: Path) -> None:
+        from safetensors import safe_open
+
+        self._places = dict[str, tuple[int, torch.dtype, torch.Size]]()  # key -> (first byte, type, shape)
+        size, begin = file.stat().st_size, 0
+        with safe_open(file, framework="pt") as opened:
+            for key in opened.offset_keys():  # one lies behind the other, with nothing between
+                told = opened.get_slice(key)
+                kind, shape = TYPES.get(told.get_dtype()), torch.Size(told.get_shape())
+                if kind is None:
+                    raise OSError(told.get_dtype())
+                self._places[key] = begin, kind, shape
+                begin += shape.numel() * kind.itemsize
+        self._header = size - begin
+        self._pages = torch.UntypedStorage.from_file(str(file), False, size)
+
+    def __enter__(self) -> MappedTensors:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._places.clear()
+        self._pages = torch.UntypedStorage(0)
+
+    def get_slice(self, key: str) -> Tensor:
+        """The tensor as it lies on disk, of which slices are read when they are taken."""
+        begin, kind, shape = self._places[key]
+        start, size = self._header + begin, shape.numel() * kind.itemsize
+        if not size:
+            return torch.empty(shape, dtype=kind)
+        return torch.asarray(self._pages[start : start + size], dtype=torch.uint8).view(kind).reshape(shape)
+
+    def get_tensor(self, key: str) -> Tensor:
+        """The tensor as it lies on disk; see `get_slice`."""
+        return self.get_slice(key)
