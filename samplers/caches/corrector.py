@@ -17,8 +17,8 @@ from ..solvers import Place, Walk
 from .course import Course
 from .state import BranchState
 
-# The share of a move of its latents that x0 makes along with them. What a wrong x0 moves them by it follows by .3 to 3 in
-# the middle of a run, and by 1 to 1.1 at its end; 1 is nearest on the four models on which it was tried
+# The share of a move of its latents that x0 makes along with them. After a wrong x0 it is .3 to 3 in the middle of a
+# run and 1 to 1.1 at its end; 1 is nearest on the four models on which it was tried
 FOLLOWS = 1.0
 Goal = tuple[Tensor, int]  # latents, and the number of the prediction that is made from them
 Again = Callable[[Tensor, Tensor, int], Tensor]  # (x0, latents, step) -> the latents of the next step

@@ -20,6 +20,9 @@ MISS = "miss"  # name of a number that is read from the card
 FAR = 2.5  # surprise in a gap of usual price, from which it is gone through again with one more step computed
 ALL = 5.0  # such a surprise, from which all of its steps are
 LOST = 4  # gaps that missed so far, after which all steps are computed
+SEEN = 55.0  # dB: a gap that moves the video by less alone is not gone through again
+FRAMES = 23.0  # PSNR of the frames over the signal to error of a course, in dB: the median of tiny_ltx and tiny_wan in
+# bench/caches.py
 SMALL = 0.1  # surprise, under which it is not believed
 
 Level = tuple[float, float, float]  # weight, alpha_t, sigma_t
@@ -281,12 +284,12 @@ class Course:
 
     @property
     def missed_far(self) -> bool:
-        """Whether the newest gap has to be gone through with one more step computed in it. What is far is known where
-        the calibration has runs to compare."""
+        """Whether the newest gap has to be gone through with one more step computed in it, as it is far from what is
+        usual and would be seen. What is far is known where the calibration has runs to compare."""
         surprise = self.surprises[-1] if self.surprises else None
         if surprise is None or self.place[1] == 1 or not self.map.known.measured or len(self.map.grams) < 2:
             return False
-        return self.prices[-1] * surprise**2 > self.usual * FAR**2
+        return self.prices[-1] * surprise**2 > max(self.usual * FAR**2, 10 ** ((FRAMES - SEEN) / 10))
 
     @property
     def missed_all(self) -> bool:

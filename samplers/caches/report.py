@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ...loaders.denoiser import GUIDED
 from ...loaders.messages import Message, data, listed, message
-from .course import Course
+from .course import FRAMES, Course
 from .runner import Entry, Runner
 
 
@@ -138,10 +138,6 @@ def report(runner: Runner, estimated: int) -> Report:
         peak=runner.peak,
         notes=(*runner.policy.notes(known), *nearness(runner.courses)),
     )
-
-
-# PSNR of the frames over the course's signal to error, in dB: the median of both models of bench/caches.py
-FRAMES = 23.0
 
 
 def estimated_distance(courses: Sequence[Course]) -> float | None:

@@ -18,7 +18,9 @@ from reelwire.samplers.caches.calibration import calibrate
 from reelwire.samplers.caches.course import (
     ALL,
     FAR,
+    FRAMES,
     LOST,
+    SEEN,
     Course,
     Known,
     course,
@@ -223,12 +225,19 @@ def test_the_error_grows_with_the_misses() -> None:
     assert error(16, 1.0) < error(8, 1.0)
 
 
+@pytest.fixture
+def all_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gaps are gone through again however little they move the video."""
+    monkeypatch.setattr("reelwire.samplers.caches.course.SEEN", 1e3)
+
+
 def far_off(count: int, runs: int = 2) -> tuple[tuple[str, tuple[tuple[tuple[float, ...], ...], ...]], ...]:
     """Calibrations of runs whose x0 hardly moves: every forecast misses by far more."""
     rows = np.array([[1.0, 1e-4 * (1 - i / count) ** 3] for i in range(count)])
     return (("transformer", (tuple(map(tuple, (rows @ rows.T).tolist())),) * runs),)
 
 
+@pytest.mark.usefixtures("all_is_seen")
 def test_a_run_that_misses_far_goes_back_and_is_computed_as_a_whole(tiny_models: Path) -> None:
     """And says so; what was thrown away counts, and nobody is told that less was done than before."""
     model = open_plain(tiny_models, "tiny-wan2.1-t2v")
@@ -254,6 +263,7 @@ def test_a_run_that_misses_far_goes_back_and_is_computed_as_a_whole(tiny_models:
     assert torch.equal(run.latents, plain.latents)
 
 
+@pytest.mark.usefixtures("all_is_seen")
 @pytest.mark.parametrize(("runs", "goes_back"), [(0, False), (1, False), (2, True)])
 def test_what_is_far_is_known_from_several_runs(tiny_models: Path, runs: int, goes_back: bool) -> None:
     model = open_plain(tiny_models, "tiny-wan2.1-t2v")
@@ -276,6 +286,7 @@ def test_the_gap_of_a_far_miss_is_gone_through_again(surprise: float, more: int)
     while len(way.computed) < 4:
         way.arrive(way.following + 100)
     *_, before, begin, end = way.computed
+    way.prices[-1] = 1.0  # far more than can be seen
     way.usual, left = way.prices[-1], way.left
     way.notice(surprise * way.expected)
     assert way.missed_far == bool(more)
@@ -290,11 +301,23 @@ def test_the_gap_of_a_far_miss_is_gone_through_again(surprise: float, more: int)
         assert walked(way, 24)[3 : 3 + end - begin] == tuple(range(begin + 1, end + 1))
 
 
+@pytest.mark.parametrize(("seen", "far"), [(0.9, False), (1.1, True)])
+def test_a_gap_that_nobody_would_see_is_left(seen: float, far: bool) -> None:
+    """However far its forecast missed."""
+    way = course(known(24), 8, range(24))
+    while len(way.computed) < 4:
+        way.arrive(way.following)
+    way.usual, way.prices[-1] = 1e-12, 1e-10
+    way.notice(way.expected * (seen * 10 ** ((FRAMES - SEEN) / 10) / 1e-10) ** 0.5)
+    assert way.missed_far == far
+
+
 def test_after_some_far_misses_all_is_computed() -> None:
     way = course(known(24), 8, range(24))
     while not way.lost:
         way.arrive(way.following)
         if len(way.computed) > 1:
+            way.prices[-1] = 1e4 * way.usual
             way.notice(2 * ALL * way.expected)
             if way.missed_far:
                 way.reject()
