@@ -290,6 +290,7 @@ class Bench:
             )
         columns = [list(column) for column in zip(*rows, strict=True)]
         mean = lambda values: sum(values) / len(values)
+        estimates = [round(value, 2) for value in said if value is not None]
         return {
             "computed": mean(columns[0]),
             "psnr": mean(columns[1]),
@@ -301,7 +302,7 @@ class Bench:
             "latents": mean(columns[4]),
             "faster": median(columns[5]),
             "computed_each": [round(value, 2) for value in columns[0]],
-            **({} if None in said else {"estimated_each": [round(value, 2) for value in said]}),
+            **({"estimated_each": estimates} if len(estimates) == len(said) else {}),
         }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import cycle, pairwise
 from statistics import median
 from typing import Any
 
@@ -137,17 +137,21 @@ SIDE = 400
 def told(entry: Mapping[str, Any]) -> list[tuple[float, float]]:
     """(estimated, measured) PSNR in dB of each prompt at each speed of the corrected plan."""
     rows = entry["methods"].get(ESTIMATED, {"rows": ()})["rows"]
-    pairs = [pair for row in rows for pair in zip(row.get("estimated_each", ()), row["psnr_each"], strict=False)]
+    rows = [row for row in rows if "estimated_each" in row]
+    pairs = [pair for row in rows for pair in zip(row["estimated_each"], row["psnr_each"], strict=True)]
     return [(min(said, MOST), min(was, MOST)) for said, was in pairs if said is not None]
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> float:
     """Spearman's, equal values sharing the mean of their ranks."""
-    ranks = []
-    for values in zip(*pairs, strict=True):
-        _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-        ranks.append((np.cumsum(count) - (count - 1) / 2)[place])
-    return float(np.corrcoef(*ranks)[0, 1])
+    estimated, measured = map(_ranks, zip(*pairs, strict=True))
+    return float(np.corrcoef(estimated, measured)[0, 1])
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    """The place of each value among all, from 1 on."""
+    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return (np.cumsum(count) - (count - 1) / 2)[place]
 
 
 def ranks_alike(result: Mapping[str, Any]) -> Iterator[str]:
@@ -162,7 +166,7 @@ def ranks_alike(result: Mapping[str, Any]) -> Iterator[str]:
     for name, pairs in (*known.items(), ("all", everything)):
         apart = sorted(abs(said - was) for said, was in pairs)
         most = max(said - was for said, was in pairs)
-        close = f"{median(apart):.1f} dB | {apart[int(0.9 * (len(apart) - 1))]:.1f} dB | {most:.1f} dB"
+        close = f"{median(apart):.1f} dB | {apart[math.ceil(0.9 * len(apart)) - 1]:.1f} dB | {most:.1f} dB"
         yield f"| {name} | {len(pairs)} | {rank_correlation(pairs):.2f} | {close} |"
 
 
@@ -181,7 +185,7 @@ def draw_estimates(result: Mapping[str, Any]) -> str:
     for db in range(20, MOST + 1, 10):
         parts.append(f'<text x="{at(db) - 6:.1f}" y="{SIDE - MARGIN + 16}">{db}</text>')
         parts.append(f'<text x="{MARGIN - 20}" y="{up(db) + 4:.1f}">{db}</text>')
-    for number, ((name, entry), colour) in enumerate(zip(result.items(), SPOTS, strict=False)):
+    for number, ((name, entry), colour) in enumerate(zip(result.items(), cycle(SPOTS), strict=False)):
         dots = (f'<circle cx="{at(x):.1f}" cy="{up(y):.1f}" r="2.5"/>' for x, y in told(entry))
         parts.append(f'<g fill="{colour}" fill-opacity=".6">{"".join(dots)}</g>')
         parts.append(f'<text x="{SIDE + 4}" y="{40 + 18 * number}" fill="{colour}">{name}</text>')

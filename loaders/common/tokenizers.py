@@ -14,11 +14,12 @@ import torch
 from ..messages import CheckpointError, InputError, message
 from ..parts import Argument, Config, Tokenizer
 from ..weights.configs import load_config
+from ..weights.entry import Entry
 from ..weights.format import Weights
 from ..weights.gguf import is_gguf
 from ..weights.gguf.tokenizer import sentencepiece_model
 from ..weights.json_files import MOST_INDEX, excerpt
-from ..weights.safetensors import read_header
+from ..weights.safetensors import WatchedFile, read_header
 from .tokenizer_files import TOKENIZER_FILES, check_folder, check_sentencepiece, reading
 
 Stamps = tuple[tuple[str, int, int], ...]  # (name, time, size) of each file, so that a changed one is read anew
@@ -84,20 +85,22 @@ class SentencePieceTokenizer:
         return SimpleNamespace(input_ids=padded, attention_mask=(torch.arange(max_length) < len(ids)).long()[None])
 
 
+def _bytes_of(entry: Entry) -> bytes:
+    with WatchedFile(entry.file) as opened:
+        return bytes(opened.get_tensor(entry.key).numpy().tobytes())
+
+
 @lru_cache(4)
 def _embedded_tokenizer(file: Path, changed: Stamps) -> SentencePieceTokenizer:
     """The sentencepiece model that ComfyUI's UMT5 files hold as a tensor (comfy/text_encoders/wan.py), alone or beside
     a network, and GGUF files as metadata."""
-    from safetensors import safe_open
-
     if is_gguf(file):
         model = sentencepiece_model(file)
     else:
         entries = [e for key, e in read_header(file)[0].items() if f".{key}".endswith(".spiece_model")]
         if any(entry.dtype not in ("U8", "I8") or math.prod(entry.shape) > MOST_INDEX for entry in entries):
             raise CheckpointError(message("no_tokenizer", file=file.name), message("use_comfy_org_file"))
-        with safe_open(entries[0].file if entries else file, framework="pt") as opened:
-            model = opened.get_tensor(entries[0].key).numpy().tobytes() if entries else None
+        model = _bytes_of(entries[0]) if entries else None
     if model is None:
         raise CheckpointError(message("no_tokenizer", file=file.name), message("use_comfy_org_file"))
     check_sentencepiece(model)

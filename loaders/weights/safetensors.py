@@ -16,6 +16,7 @@ from ..messages import message, reason_of
 from ..parts import Argument, Config, JsonObject
 from .entry import Entry, describing, unwrapped
 from .json_files import excerpt, open_file, parse_object
+from .mapped import BYTES, MappedTensors
 from .quantised import FORMATS, FP8_FORMATS, check_shapes, read_quantisation, round_up
 from .shards import files_in, shards_of
 from .stored import FP8
@@ -23,24 +24,6 @@ from .stored import FP8
 if TYPE_CHECKING:
     from torch import Tensor
 
-_BYTES = {
-    "F64": 8,
-    "I64": 8,
-    "U64": 8,
-    "F32": 4,
-    "I32": 4,
-    "U32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "I16": 2,
-    "U16": 2,
-    "I8": 1,
-    "U8": 1,
-    "BOOL": 1,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "F8_E8M0": 1,
-}
 MOST_HEADER = 32 * 2**20  # bytes: trainers put up to 10 MB of notes into one
 MOST_TENSORS = 100_000  # published files have some 5000
 MOST_QUANT = 4096  # bytes of what a layer says of its quantisation
@@ -107,7 +90,7 @@ def _metadata(value: object) -> dict[str, str]:
 def _tensor(value: JsonObject) -> tuple[tuple[int, ...], str]:
     """(shape, dtype) of a row of the header; raises ValueError, KeyError or TypeError for what is none."""
     shape, dtype = value["shape"], value["dtype"]
-    if len(shape) > MOST_AXES or dtype not in _BYTES or not all(type(n) is int and 0 <= n < MOST_SIZE for n in shape):
+    if len(shape) > MOST_AXES or dtype not in BYTES or not all(type(n) is int and 0 <= n < MOST_SIZE for n in shape):
         raise ValueError(excerpt(value))
     return tuple(shape), dtype
 
@@ -128,7 +111,7 @@ def _check_spans(file: Path, room: int, spans: list[tuple[int, int]], entries: I
         end = stop
     if end != room:
         raise CheckpointError(message("file_short", file=file.name, room=room, end=end), message("download_again"))
-    total = sum(math.prod(e.shape) * _BYTES.get(e.dtype, 0) for e in entries)
+    total = sum(math.prod(e.shape) * BYTES.get(e.dtype, 0) for e in entries)
     if total != end:
         raise CheckpointError(message("header_sizes", file=file.name), message("download_again"))
 
@@ -248,7 +231,6 @@ class WatchedFile:
 
     def __init__(self, file: Path) -> None:
         from .gguf import GGUFTensors, is_gguf
-        from .mapped import MappedTensors
 
         self._file = file
         self._opened: Any = None

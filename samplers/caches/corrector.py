@@ -18,7 +18,7 @@ from .course import Course
 from .state import BranchState
 
 # The share of a move of its latents that x0 makes along with them. After a wrong x0 it is .3 to 3 in the middle of a
-# run and 1 to 1.1 at its end; 1 is nearest on the four models on which it was tried
+# run and 1 to 1.1 at its end; 1 is nearest on tiny_ltx, tiny_wan, tiny_hunyuan and tiny_mochi
 FOLLOWS = 1.0
 Goal = tuple[Tensor, int]  # latents, and the number of the prediction that is made from them
 Again = Callable[[Tensor, Tensor, int], Tensor]  # (x0, latents, step) -> the latents of the next step

@@ -20,8 +20,8 @@ from ..course import MISS, Course, Known, course, longest_gap
 from ..state import BranchState, StepContext, Values, extrapolate
 from .plan import EDGE, Plan, budget, gram_matrices, place, weight
 
-# How far a network's x0 moves with its latents, |dx0| / |dx|, is near .2 + .25 / alpha_t on both models of
-# bench/caches.py; a plan counts on four times as much, since prompts differ
+# How far a network's x0 moves with its latents, |dx0| / |dx|, is near .2 + .25 / alpha_t on tiny_ltx and
+# tiny_wan; a plan counts on four times as much, since prompts differ
 LEAST, AT_NOISE = 0.8, 1.0
 
 

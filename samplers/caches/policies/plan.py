@@ -29,7 +29,7 @@ from ..store import Gram, key_of, match, read, stale
 Grams = tuple[tuple[str, tuple[Gram, ...]], ...]  # (expert, scalar products of its steps' x0, for each run)
 STEEPEST = 3.0  # slope that a forecast follows
 REACH = 4.0  # of the log-SNR over which x0 predictions are alike where nothing is calibrated
-GROWTH = 2.0  # of errors at pure noise, as an exponent; of 0, 2 and 4 the best on both models of bench/caches.py
+GROWTH = 2.0  # of errors at pure noise, as an exponent; of 0, 2 and 4 the best on tiny_ltx and tiny_wan
 EDGE = 1e-3  # keeps the log-SNR finite at pure noise and at none
 
 

@@ -177,12 +177,12 @@ def said(*ways: Course) -> list[tuple[str, object]]:
     ("distance", "key"),
     [
         (120.0, "near_unseen"),
-        (50.2, "near_unseen"),
-        (49.8, "near_hardly"),
-        (40.2, "near_hardly"),
-        (39.8, "near_details"),
-        (30.2, "near_details"),
-        (29.8, "near_astray"),
+        (55.2, "near_unseen"),
+        (54.8, "near_hardly"),
+        (45.2, "near_hardly"),
+        (44.8, "near_details"),
+        (35.2, "near_details"),
+        (34.8, "near_astray"),
         (3.0, "near_astray"),
     ],
 )
@@ -192,8 +192,8 @@ def test_decibels_become_words(distance: float, key: str) -> None:
 
 
 def test_errors_of_two_experts_add_up() -> None:
-    error = 10 ** ((FRAMES - 45.0) / 10)
-    assert said(way(error), way(error))[-1] == ("near_hardly", round(45 - 10 * math.log10(2)))
+    error = 10 ** ((FRAMES - 50.0) / 10)
+    assert said(way(error), way(error))[-1] == ("near_hardly", round(50 - 10 * math.log10(2)))
 
 
 def test_without_a_calibration_no_distance_is_said() -> None:

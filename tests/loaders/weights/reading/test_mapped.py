@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from reelwire.loaders.weights.mapped import TYPES, MappedTensors
-from reelwire.loaders.weights.safetensors import _BYTES, WatchedFile
+from reelwire.loaders.messages import CheckpointError, Message
+from reelwire.loaders.weights.mapped import BYTES, TYPES, MappedTensors
+from reelwire.loaders.weights.safetensors import WatchedFile
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
@@ -28,7 +29,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_every_type_has_its_size() -> None:
-    assert {name: kind.itemsize for name, kind in TYPES.items()} == _BYTES
+    assert {name: kind.itemsize for name, kind in TYPES.items()}.items() <= BYTES.items()
 
 
 def test_tensors_are_those_of_the_library(file: Path) -> None:
@@ -74,3 +75,23 @@ def test_a_file_that_is_cut_is_refused(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(SafetensorError):
         MappedTensors(file)
+
+
+def test_a_type_that_this_torch_lacks_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are read."""
+    monkeypatch.delitem(TYPES, "I16")
+    with WatchedFile(file) as opened:
+        assert opened.get_tensor("F32").shape == (3, 5)
+        with pytest.raises(CheckpointError) as refused:
+            opened.get_tensor("I16")
+    assert isinstance(refused.value.rule, Message)
+    assert refused.value.rule.values["dtype"] == "I16"
+
+
+def test_a_mapping_that_is_refused_is_told(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*given: object, **named: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(torch.UntypedStorage, "from_file", refused)
+    with pytest.raises(CheckpointError):
+        WatchedFile(file)
