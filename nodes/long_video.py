@@ -151,8 +151,7 @@ class LongVideo(FileWriter):
         extend: object = ABSENT,
         tile: int | None = None,
     ) -> bool | str:
-        from ..loaders.limits import ENDLESS
-        from ..samplers.early import check_fps, check_length, check_tile
+        from ..samplers.early import ENDLESS, check_fps, check_length, check_tile
 
         numbers = (
             (check_fps, fps),

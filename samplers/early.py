@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..loaders.limits import ENDLESS as ENDLESS
 from ..loaders.limits import LONGEST, nearest
 from ..loaders.messages import InputError, either, message
 from ..loaders.vae.tiles import FEWEST
