@@ -21,10 +21,9 @@ FAR = 2.5  # surprise in a gap of usual price, from which it is gone through aga
 ALL = 5.0  # such a surprise, from which all of its steps are
 LOST = 4  # gaps that missed so far, after which all steps are computed
 SEEN = 55.0  # dB: a gap that moves the video by less alone is not gone through again
-FRAMES = (
-    23.0  # PSNR of the frames over the signal to error of a course, in dB: the median of tiny_ltx and tiny_wan when it
-)
-# was set; by bench/caches.json it is 22 over six models
+# PSNR of the frames over the signal to error of a course, in dB: the median of tiny_ltx and tiny_wan when it was set;
+# by bench/caches.json it is 22 over six models
+FRAMES = 23.0
 SMALL = 0.1  # surprise, under which it is not believed
 
 Level = tuple[float, float, float]  # weight, alpha_t, sigma_t
