@@ -124,7 +124,7 @@ class Sampling:
         self.masked: MaskedSource | None = None
         self._model, self._room, self._stack, self._on_step, self._split = model, room, stack, on_step, split
         options = (model.guidance, model.batched_guidance, model.blocks, model.perturb, split)
-        inside = denoiser if cache is None else ThroughCache(denoiser, cache)
+        inside = ThroughCache(denoiser, cache) if cache is not None and cache.sees_passes else denoiser
         guided = computed(Shared(guide(inside, *options), split))
         self._guided = guided if cache is None else Forecasting(guided, cache)
         groups = (list(group) for _, group in groupby(range(len(denoiser.schedule)), denoiser.part))

@@ -159,13 +159,15 @@ def nearness(courses: Sequence[Course]) -> tuple[Message, ...]:
     gone_back = sum(way.rejected for way in courses)
     if not again and not gone_back:
         return ()
+    spared = sum(way.spared for way in courses)
+    easy = [message("corrected_spared", count=spared)] if spared else []
     said = message("corrected_again", count=again)
     distance = estimated_distance(courses)
     if distance is None:
         return (said,)
     said = message("corrected_back", count=again, back=gone_back) if gone_back else said
     lost = [message("corrected_lost")] if any(way.lost for way in courses) else []
-    return (said, *lost, _near(distance))
+    return (said, *lost, *easy, _near(distance))
 
 
 def _near(distance: float) -> Message:

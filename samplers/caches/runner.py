@@ -5,6 +5,7 @@ State belongs to a run: one for each branch, call and expert, and it is gone wit
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -24,7 +25,7 @@ from ..parallel.clip.split import ALONE, Split
 from ..solvers import Walk, run_predictions
 from .corrector import Again, Corrector, Goal
 from .course import Course
-from .mechanisms.base import Forward, Prediction
+from .mechanisms.base import Forward, Mechanism, Prediction
 from .policy import FEWEST, Policy, RunUnderWay, check_policy
 from .state import BranchState, Slopes, StepContext, Values, distance
 
@@ -84,10 +85,15 @@ class Runner:
     _slopes: Slopes = field(default_factory=dict)
     _course: Course | None = None
     _corrector: Corrector | None = None
-    _finite: dict[int, Tensor] = field(default_factory=dict)  # step -> whether it is, not read yet
+    _sums: dict[int, Tensor] = field(default_factory=dict)  # step -> of its numbers, not read yet
     _thrown: dict[int, int] = field(default_factory=dict)
     _reads: int = 0
     _since: float = 0.0  # when the last step whose end is known ended
+
+    @property
+    def sees_passes(self) -> bool:
+        """Whether its mechanism looks at forward passes, and not at guided predictions alone."""
+        return self.policy.mechanism_on(self.stacks).forward is not Mechanism.forward
 
     @contextmanager
     def phase(self, network: Network, run: RunUnderWay, part: str, steps: range) -> Iterator[None]:
@@ -103,7 +109,7 @@ class Runner:
             enabled = partial(self.policy.enabled, network, run, self.stacks, len(steps), self.batched)
             with enabled() if network is not None else nullcontext():  # None: another rank's
                 yield
-            if self._finite:
+            if self._sums:
                 self._read_whole()
         finally:
             self.clear()
@@ -113,20 +119,20 @@ class Runner:
         self._states.clear()
         self._corrector = None
         self._decisions.clear()
-        self._finite.clear()
+        self._sums.clear()
 
     def read(self, numbers: Mapping[str, Tensor]) -> dict[str, float]:
         """Numbers of the card, by one reading that also ends the steps before it; raises ValueError where one of these
         is not finite."""
-        steps, self._reads = list(self._finite), self._reads + 1
-        values = torch.stack([value.float() for value in (*numbers.values(), *self._finite.values())]).tolist()
-        self._finite.clear()
+        steps, self._reads = list(self._sums), self._reads + 1
+        values = torch.stack([value.float() for value in (*numbers.values(), *self._sums.values())]).tolist()
+        self._sums.clear()
         now = time.perf_counter()
         for step in steps:
             self.seconds[step] = self.seconds.get(step, 0.0) + (now - self._since) / len(steps)
         self._since = now if steps else self._since
-        for step, finite in zip(steps, values[len(numbers) :], strict=True):
-            if not finite:
+        for step, total in zip(steps, values[len(numbers) :], strict=True):
+            if not math.isfinite(total):
                 raise ValueError(
                     message("prediction_not_finite", cache=self.policy.title, index=step + 1, count=self.steps)
                 )
@@ -139,7 +145,7 @@ class Runner:
         mechanism = self.policy.mechanism_on(self.stacks)()
         prediction = mechanism.predict(Prediction(**common, denoiser=denoiser, latents=latents, compute=compute))
         self.policy.on_prediction(self._part, partial(denoiser.x0, prediction, latents, step))
-        self._finite[step] = torch.isfinite(prediction).all()
+        self._sums[step] = prediction.sum(dtype=torch.float32)  # of numbers near 1: what is not finite is none
         if self._reads == reads:
             self._read_whole()
         return prediction
@@ -194,7 +200,7 @@ class Runner:
         in_phase = step - self._first
         place = (self._part, branch, step, self.steps, in_phase, self._count)
         context = StepContext(*place, self._slopes, level, self._course)
-        state = self._states.setdefault((branch, index), BranchState())
+        state = self._states.get((branch, index)) or self._states.setdefault((branch, index), BranchState())
         return {
             "context": context,
             "state": state,

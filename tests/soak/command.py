@@ -35,8 +35,13 @@ from .samples import FLAT, WARM, Sample, curves, growth, picture, sample, write
 
 EVERY = 10  # runs between two samples
 # what PyTorch's libraries keep by the shapes that they have met, 1,024 of them, and for the next product; kept small so
-# that it is full long before WARM
-LIBRARIES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32", "MKL_DISABLE_FAST_MM": "1"}
+# that it is full long before WARM. And tensors, which lie on the card elsewhere, kept out of glibc's heap: it takes in
+# larger and larger ones as it goes, and what is in use there lies between more and more that is not
+LIBRARIES = {
+    "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "32",
+    "MKL_DISABLE_FAST_MM": "1",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+}
 
 
 @dataclass

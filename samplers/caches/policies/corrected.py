@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from ....loaders.denoiser import Denoiser
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
 from ...solvers import TABLES
-from ..course import MISS, Course, Known, course, longest_gap
+from ..course import MISS, SPARED, Course, Known, course, longest_gap
 from ..state import BranchState, StepContext, Values, extrapolate
 from .plan import EDGE, Plan, budget, gram_matrices, place, weight
 
@@ -44,9 +45,11 @@ class Corrected(Plan):
         return self.mechanism.stored_bytes(model, request, self.stored_values, more)
 
     def count_cached(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
-        """More than the plan has where forecasts miss by more than several runs of a calibration let expect."""
+        """More or fewer than the plan has, where forecasts miss by more or less than those of several calibrated runs."""
         fewest, most = super().count_cached(part, steps, total, branch)
-        return fewest, len(steps) if len(self.grams_of(part, len(steps))) > 1 else most
+        if len(self.grams_of(part, len(steps))) < 2:
+            return fewest, most
+        return max(min(fewest, self.order + 2), fewest - SPARED), len(steps)
 
     def course(self, denoiser: Denoiser, part: str, steps: range) -> Course:
         grams, computed = self.grams_of(part, len(steps)), budget(len(steps), self.speed)
@@ -76,5 +79,5 @@ class Corrected(Plan):
         assert context.course is not None
         if state.history and context.course.map.known.measured:  # only a calibration tells what a miss weighs
             x0, forecast = values[0], extrapolate(state.history, context.course.slope(context.step))[0]
-            state.pending[MISS] = (x0 - forecast).norm() / x0.norm()
+            state.pending[MISS] = vector_norm(x0 - forecast) / vector_norm(x0)
         context.course.arrive(context.step)
