@@ -45,7 +45,7 @@ class Corrected(Plan):
         return self.mechanism.stored_bytes(model, request, self.stored_values, more)
 
     def count_cached(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
-        """More or fewer than the plan has, where forecasts miss by more or less than those of several calibrated runs."""
+        """More or fewer than the plan has, where forecasts miss by more or less than in several calibrated runs."""
         fewest, most = super().count_cached(part, steps, total, branch)
         if len(self.grams_of(part, len(steps))) < 2:
             return fewest, most

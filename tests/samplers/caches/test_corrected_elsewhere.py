@@ -136,7 +136,7 @@ def still(count: int) -> tuple[tuple[tuple[float, ...], ...], ...]:
 
 def test_going_back_under_a_mask(tiny_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Outside of it the source stays, bit for bit; inside it is the uncached video where all steps were computed."""
-    monkeypatch.setattr("reelwire.samplers.caches.course.SEEN", 1e3)  # however little a gap moves the video
+    monkeypatch.setattr("reelwire.samplers.caches.course.SEEN_PRICE", 0.0)  # however little a gap moves the video
     model, runs = open_plain(tiny_models, "tiny-wan2.1-t2v"), list[Any]()
     conditioning = model.encode("a red circle", "a blue square")
     source = sample(model, conditioning, Request(seed=9, steps=4))
