@@ -35,6 +35,7 @@ from reelwire.loaders.request import Conditioning, Request
 from reelwire.loaders.spec import shipped_config
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
+from reelwire.samplers.caches.policies.corrected import Corrected
 from reelwire.samplers.caches.policies.easycache import EasyCache
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.plan import Plan
@@ -106,12 +107,21 @@ CASES = {
         Request(960, 544, 65, 20),
         {"text_encoder": LLAMA, "text_encoder_2": CLIP},
     ),
+    "CogVideoX 5B": Case("cogvideox", "5b", "tiny-cogvideox-5b", Request(720, 480, 49, 30), {"text_encoder": T5}),
+    "Mochi 1 10B": Case("mochi", "1-preview", "tiny-mochi", Request(848, 480, 37, 20), {"text_encoder": T5}),
 }
+PIPELINES = {
+    "ltx": "LTXPipeline",
+    "wan": "WanPipeline",
+    "hunyuan_video": "HunyuanVideoPipeline",
+    "cogvideox": "CogVideoXPipeline",
+    "mochi": "MochiPipeline",
+}
+WHOLE: dict[str, Policy] = {"nothing skipped": Corrected(speed=1.0), "nothing skipped by FORA": FORA(interval=1)}
 CACHES: dict[str, Policy] = {
-    "nothing skipped": FORA(interval=1),
-    "plan 1.5": Plan(speed=1.5),
-    "plan 2": Plan(speed=2.0),
-    "plan 3": Plan(speed=3.0),
+    **WHOLE,
+    **{f"corrected plan {speed:g}": Corrected(speed=speed) for speed in (1.5, 2.0, 3.0)},
+    **{f"plan {speed:g}": Plan(speed=speed) for speed in (1.5, 2.0, 3.0)},
     "FORA 2": FORA(interval=2, order=1, warmup=2),
     "TeaCache": TeaCache(threshold=1e9, longest=1),
     "EasyCache": EasyCache(threshold=1e9, longest=1),
@@ -125,8 +135,7 @@ def hollow(folder: Path, case: Case) -> Path:
     """A diffusers folder of a shipped variant whose weights are holes in sparse files: its headers are whole."""
     main = shipped_config(case.family, case.variant, "transformer")
     configs = {"transformer": main, "vae": shipped_config(case.family, case.variant, "vae"), **case.encoders}
-    pipeline = {"ltx": "LTXPipeline", "wan": "WanPipeline", "hunyuan_video": "HunyuanVideoPipeline"}[case.family]
-    index = {"_class_name": pipeline}
+    index = {"_class_name": PIPELINES[case.family]}
     for part, config in configs.items():
         (folder / part).mkdir(parents=True)
         (folder / part / "config.json").write_text(json.dumps(config))
@@ -244,7 +253,7 @@ def measure(case: Case, tiny: bool, folder: Path, device: str, rounds: int) -> I
     for name, row in middle.items():
         faster = whole["all"] / row["all"]
         yield name, {**row, "faster": faster, "of_ideal": faster * row["computed"]}
-    yield "overhead of the runner", {"share": middle["nothing skipped"]["all"] / whole["all"] - 1}
+    yield "overhead of the runner", {name: middle[name]["all"] / whole["all"] - 1 for name in WHOLE}
 
 
 def to_file(
