@@ -157,16 +157,16 @@ def nearness(courses: Sequence[Course]) -> tuple[Message, ...]:
     """How near the video of a corrected run is to the uncached one, by the misses of its forecasts."""
     again = sum(max(way.computed[-1] + 1 - len(way.computed), 0) for way in courses if way.computed)
     gone_back = sum(way.rejected for way in courses)
-    if not again and not gone_back:
-        return ()
-    spared = sum(way.spared for way in courses)
-    easy = [message("corrected_spared", count=spared)] if spared else []
+    if not again:
+        return (message("corrected_whole", back=gone_back),) if gone_back else ()
     said = message("corrected_again", count=again)
     distance = estimated_distance(courses)
     if distance is None:
         return (said,)
     said = message("corrected_back", count=again, back=gone_back) if gone_back else said
     lost = [message("corrected_lost")] if any(way.lost for way in courses) else []
+    spared = sum(way.spared for way in courses)
+    easy = [message("corrected_spared", count=spared)] if spared else []
     return (said, *lost, *easy, _near(distance))
 
 

@@ -260,7 +260,7 @@ def test_a_run_that_misses_far_goes_back_and_is_computed_as_a_whole(tiny_models:
     said = report(run.run.cache, 0)
     assert 0 < said.again == run.run.cache.courses[0].rejected <= LOST
     assert said.ideal == pytest.approx(12 / (sum(e.computed for e in run.entries) + said.again))
-    assert "corrected_back" in [note.key for note in nearness(run.run.cache.courses)]
+    assert [note.key for note in nearness(run.run.cache.courses)] == ["corrected_whole"]
     assert all(entry.computed for entry in run.entries)
     assert torch.equal(run.latents, plain.latents)
 

@@ -206,7 +206,19 @@ def test_a_run_that_was_lost_is_said() -> None:
     assert lost not in said(way(1e-4, rejected=LOST - 1))
 
 
-def test_where_nothing_was_taken_again_nothing_is_said() -> None:
-    whole = way(1e-4)
+def test_steps_that_were_left_out_are_said() -> None:
+    easy = way(1e-4)
+    easy.spared = 2
+    assert said(easy, way(1e-4)) == [
+        ("corrected_again", None),
+        ("corrected_spared", None),
+        ("near_unseen", round(FRAMES + 40 - 10 * math.log10(2))),
+    ]
+
+
+@pytest.mark.parametrize(("rejected", "words"), [(0, []), (LOST, [("corrected_whole", None)])])
+def test_where_nothing_was_taken_again_no_distance_is_said(rejected: int, words: list[tuple[str, object]]) -> None:
+    """All was computed, after going back or from the start: the video is the uncached one."""
+    whole = way(1e-4, rejected=rejected)
     whole.computed = [*range(8)]
-    assert said(whole) == []
+    assert said(whole) == words
