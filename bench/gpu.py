@@ -3,10 +3,10 @@
 python bench/gpu.py            on a CUDA card; prints a table and writes gpu.json beside this file
 python bench/gpu.py --tiny     the same measurements on tiny networks, on any machine
 
-For each network: the time of a step without a cache, the overhead of the runner with nothing skipped, and for each
+For each network: the time of a step without a cache, the overhead of two caches with nothing skipped, and for each
 cache setting the time of denoising, the share of the ideal (all steps over computed steps) that it reaches, and the
-peak memory. For LTX-Video also the way from embeddings to a finished mp4, and the parts of it that denoising and
-decoding take.
+peak memory. No plan is calibrated: none goes back. For LTX-Video also the way from embeddings to a finished mp4, and
+the parts of it that denoising and decoding take.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ import_pack()
 from reelwire.loaders.families import load
 from reelwire.loaders.parts import Part, PlainMemory, Recipe
 from reelwire.loaders.request import Conditioning, Request
-from reelwire.loaders.spec import shipped_config
+from reelwire.loaders.spec import shipped_config, spec_of
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.caches.policies.corrected import Corrected
@@ -110,14 +110,7 @@ CASES = {
     "CogVideoX 5B": Case("cogvideox", "5b", "tiny-cogvideox-5b", Request(720, 480, 49, 30), {"text_encoder": T5}),
     "Mochi 1 10B": Case("mochi", "1-preview", "tiny-mochi", Request(848, 480, 37, 20), {"text_encoder": T5}),
 }
-PIPELINES = {
-    "ltx": "LTXPipeline",
-    "wan": "WanPipeline",
-    "hunyuan_video": "HunyuanVideoPipeline",
-    "cogvideox": "CogVideoXPipeline",
-    "mochi": "MochiPipeline",
-}
-WHOLE: dict[str, Policy] = {"nothing skipped": Corrected(speed=1.0), "nothing skipped by FORA": FORA(interval=1)}
+WHOLE: dict[str, Policy] = {"corrected plan 1": Corrected(speed=1.0), "FORA 1": FORA(interval=1)}
 CACHES: dict[str, Policy] = {
     **WHOLE,
     **{f"corrected plan {speed:g}": Corrected(speed=speed) for speed in (1.5, 2.0, 3.0)},
@@ -135,7 +128,7 @@ def hollow(folder: Path, case: Case) -> Path:
     """A diffusers folder of a shipped variant whose weights are holes in sparse files: its headers are whole."""
     main = shipped_config(case.family, case.variant, "transformer")
     configs = {"transformer": main, "vae": shipped_config(case.family, case.variant, "vae"), **case.encoders}
-    index = {"_class_name": PIPELINES[case.family]}
+    index = {"_class_name": f"{spec_of(case.family).pipeline}Pipeline"}
     for part, config in configs.items():
         (folder / part).mkdir(parents=True)
         (folder / part / "config.json").write_text(json.dumps(config))
@@ -253,7 +246,7 @@ def measure(case: Case, tiny: bool, folder: Path, device: str, rounds: int) -> I
     for name, row in middle.items():
         faster = whole["all"] / row["all"]
         yield name, {**row, "faster": faster, "of_ideal": faster * row["computed"]}
-    yield "overhead of the runner", {name: middle[name]["all"] / whole["all"] - 1 for name in WHOLE}
+    yield "nothing skipped", {name: middle[name]["all"] / whole["all"] - 1 for name in WHOLE}
 
 
 def to_file(

@@ -24,11 +24,7 @@ SEEN = 55.0  # dB: a gap that moves the video by less alone is not gone through 
 # PSNR of the frames over the signal to error of a course, in dB: the median of tiny_ltx and tiny_wan when it was set;
 # by bench/caches.json it is 22 over six models
 FRAMES = 23.0
-SEEN_PRICE = 10 ** ((FRAMES - SEEN) / 10)
 SMALL = 0.1  # surprise, under which it is not believed
-EASY = 0.5  # geometric mean of surprises, of ENOUGH or more, under which a step is left out
-ENOUGH = 3
-SPARED = 2  # most steps that are left out of a run
 
 Level = tuple[float, float, float]  # weight, alpha_t, sigma_t
 Gram = tuple[tuple[float, ...], ...]
@@ -164,9 +160,10 @@ class Map:
 
     def slope(self, at: int, back: int, of: int) -> float:
         """By how much of the change from the computed step before to `at` the x0 of step `of` lies further on."""
-        if np.isnan(self._slopes[at, back, of - at]):
-            self._slopes[at, back, of - at] = steepness(self.grams, at - back, at, np.array([of]))[0]
-        return float(self._slopes[at, back, of - at])
+        on = min(of - at, self.span)
+        if np.isnan(self._slopes[at, back, on]):
+            self._slopes[at, back, on] = steepness(self.grams, at - back, at, np.array([of]))[0]
+        return float(self._slopes[at, back, on])
 
     def misses(self, at: int, back: int, of: int) -> np.ndarray:
         """The same of each run [runs], by the slopes of the others."""
@@ -222,7 +219,6 @@ class Course:
     until: the step up to which all are computed.
     usual: price of a gap of the plan, their mean.
     rejected: how often a computed step was thrown away because its forecast had missed too far.
-    spared: how many steps were left out because forecasts miss by less than expected.
     """
 
     map: Map
@@ -234,7 +230,6 @@ class Course:
     surprises: list[float | None] = field(default_factory=list)
     expected: float = 1.0
     rejected: int = 0
-    spared: int = 0
     until: int = 0
     usual: float = 0.0
 
@@ -247,21 +242,11 @@ class Course:
     @property
     def error(self) -> float:
         """The price of all gaps behind, at the misses that were seen: where none was, at their geometric mean."""
-        usual = self.surprise
+        known = [surprise for surprise in self.surprises if surprise is not None]
+        usual = float(np.exp(np.mean(np.log(known)))) if known else 1.0
         return sum(
             price * (surprise or usual) ** 2 for price, surprise in zip(self.prices, self.surprises, strict=True)
         )
-
-    @property
-    def surprise(self) -> float:
-        """The geometric mean of those that are known; 1 where none is."""
-        known = [surprise for surprise in self.surprises if surprise is not None]
-        return float(np.exp(np.mean(np.log(known)))) if known else 1.0
-
-    @property
-    def knows_misses(self) -> bool:
-        """Whether what is expected is known well: the calibration has runs to compare."""
-        return self.map.known.measured and len(self.map.grams) > 1
 
     def skips(self, step: int) -> bool:
         """Whether a step of the run is not computed."""
@@ -289,11 +274,6 @@ class Course:
             self.expected = self.map.expected(at, back, step)
         self.computed.append(step)
         self.left -= 1
-        self._go_on()
-
-    def _go_on(self) -> None:
-        """Choose the step that follows the newest computed one."""
-        step = self.computed[-1]
         behind = self.map.count - 1 - step
         if (
             len(self.computed) <= self.map.known.order
@@ -309,31 +289,16 @@ class Course:
     @property
     def missed_far(self) -> bool:
         """Whether the newest gap has to be gone through with one more step computed in it, as it is far from what is
-        usual and would be seen."""
+        usual and would be seen. What is far is known where the calibration has runs to compare."""
         surprise = self.surprises[-1] if self.surprises else None
-        if surprise is None or self.place[1] == 1 or not self.knows_misses:
+        if surprise is None or self.place[1] == 1 or not self.map.known.measured or len(self.map.grams) < 2:
             return False
-        return self.prices[-1] * surprise**2 > self._far
+        return self.prices[-1] * surprise**2 > max(self.usual * FAR**2, 10 ** ((FRAMES - SEEN) / 10))
 
     @property
     def missed_all(self) -> bool:
         """Whether it missed so far that one more step will not do."""
-        return self.prices[-1] * (self.surprises[-1] or 0.0) ** 2 > self._far * (ALL / FAR) ** 2
-
-    @property
-    def _far(self) -> float:
-        """The price of a gap, at the miss that was seen, from which it is far."""
-        return max(self.usual * FAR**2, SEEN_PRICE)
-
-    @property
-    def is_easy(self) -> bool:
-        """Whether one step less will do: forecasts miss by much less than expected, and at such misses the video would
-        still not be seen to differ."""
-        count, left = len(self.surprises) - self.surprises.count(None), self.left - 1
-        if not self.knows_misses or self.spared >= SPARED or count < ENOUGH or left < 1 or self.surprise > EASY:
-            return False
-        ahead = float(self.map.ahead[(left, *self.place)])
-        return self.error + self.surprise**2 * ahead < SEEN_PRICE
+        return self.prices[-1] * (self.surprises[-1] or 0.0) ** 2 > self.usual * ALL**2
 
     @property
     def lost(self) -> bool:
@@ -366,10 +331,6 @@ class Course:
     def notice(self, miss: float) -> None:
         """How far the forecast of the newest computed step missed, in lengths of its x0."""
         self.surprises[-1] = max(miss / self.expected, SMALL)
-        if self.is_easy:
-            self.left -= 1
-            self.spared += 1
-            self._go_on()
 
 
 def course(known: Known, computed: int, steps: range) -> Course:

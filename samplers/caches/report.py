@@ -165,9 +165,7 @@ def nearness(courses: Sequence[Course]) -> tuple[Message, ...]:
         return (said,)
     said = message("corrected_back", count=again, back=gone_back) if gone_back else said
     lost = [message("corrected_lost")] if any(way.lost for way in courses) else []
-    spared = sum(way.spared for way in courses)
-    easy = [message("corrected_spared", count=spared)] if spared else []
-    return (said, *lost, *easy, _near(distance))
+    return (said, *lost, _near(distance))
 
 
 def _near(distance: float) -> Message:

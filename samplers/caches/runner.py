@@ -85,7 +85,7 @@ class Runner:
     _slopes: Slopes = field(default_factory=dict)
     _course: Course | None = None
     _corrector: Corrector | None = None
-    _sums: dict[int, Tensor] = field(default_factory=dict)  # step -> of its numbers, not read yet
+    _sums: dict[int, Tensor] = field(default_factory=dict)  # step -> of its prediction, not read yet
     _thrown: dict[int, int] = field(default_factory=dict)
     _reads: int = 0
     _since: float = 0.0  # when the last step whose end is known ended
@@ -145,7 +145,7 @@ class Runner:
         mechanism = self.policy.mechanism_on(self.stacks)()
         prediction = mechanism.predict(Prediction(**common, denoiser=denoiser, latents=latents, compute=compute))
         self.policy.on_prediction(self._part, partial(denoiser.x0, prediction, latents, step))
-        self._sums[step] = prediction.sum(dtype=torch.float32)  # of numbers near 1: what is not finite is none
+        self._sums[step] = prediction.sum(dtype=torch.float32)  # inf and NaN stay in it
         if self._reads == reads:
             self._read_whole()
         return prediction
@@ -200,7 +200,7 @@ class Runner:
         in_phase = step - self._first
         place = (self._part, branch, step, self.steps, in_phase, self._count)
         context = StepContext(*place, self._slopes, level, self._course)
-        state = self._states.get((branch, index)) or self._states.setdefault((branch, index), BranchState())
+        state = self._states.setdefault((branch, index), BranchState())
         return {
             "context": context,
             "state": state,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 
 import pytest
@@ -13,6 +13,7 @@ from reelwire.loaders.facts import Stacks
 from reelwire.loaders.request import Guidance, SpatioTemporal
 from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.plan import Plan
+from reelwire.samplers.caches.policy import Policy
 from reelwire.samplers.caches.runner import Forecasting, Runner, ThroughCache
 from reelwire.samplers.caches.state import forecast
 from reelwire.samplers.denoise import Shared
@@ -21,6 +22,7 @@ from reelwire.samplers.parallel.clip.split import Split
 from reelwire.samplers.parallel.clip.worker import Remembered
 from reelwire.samplers.solvers import TABLES
 from reelwire.tests.support.engine.denoisers import flow_schedule
+from reelwire.tests.support.engine.words import refuses
 from torch import Tensor, nn
 
 STEPS, X = 10, torch.ones(1, 2, 3, 2, 2)
@@ -193,6 +195,32 @@ def test_a_cache_around_guidance() -> None:
     assert len(calls) == STEPS // 2
     for step in set(range(STEPS)) - set(calls):
         assert torch.allclose(shown[step], shown[max(call for call in calls if call < step)], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "is_finite"),
+    [
+        ((torch.nan, 1.0), torch.float32, False),
+        ((torch.inf, 1.0), torch.float32, False),
+        ((torch.inf, -torch.inf), torch.float16, False),
+        ((-torch.inf, 1.0), torch.bfloat16, False),
+        ((6e4, 6e4), torch.float16, True),  # whose sum float16 does not hold
+        ((1e30, -1.0), torch.bfloat16, True),
+    ],
+)
+def test_a_prediction_that_is_not_finite_is_found(
+    values: tuple[float, float], dtype: torch.dtype, is_finite: bool
+) -> None:
+    runner, denoiser = Runner(Plan(speed=2.0), None, STEPS), toy()
+    prediction = torch.tensor(values, dtype=dtype).repeat(X.numel() // 2).reshape(X.shape)
+    found = nullcontext() if is_finite else refuses(ValueError, "prediction_not_finite", cache="plan", index=1)
+    with found, runner.phase(None, Run(denoiser), "transformer", range(STEPS)):
+        runner.predict(denoiser, X, 0, lambda: prediction)
+
+
+@pytest.mark.parametrize(("policy", "sees"), [(Plan(), False), (FORA(), True)])
+def test_only_caches_of_forward_passes_are_put_around_the_network(policy: Policy, sees: bool) -> None:
+    assert Runner(policy, Stacks(), STEPS).sees_passes == sees
 
 
 # ---------------------------------------------------------------- any of them, around any denoiser

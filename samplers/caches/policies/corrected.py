@@ -17,7 +17,7 @@ from ....loaders.denoiser import Denoiser
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
 from ...solvers import TABLES
-from ..course import MISS, SPARED, Course, Known, course, longest_gap
+from ..course import MISS, Course, Known, course, longest_gap
 from ..state import BranchState, StepContext, Values, extrapolate
 from .plan import EDGE, Plan, budget, gram_matrices, place, weight
 
@@ -45,11 +45,9 @@ class Corrected(Plan):
         return self.mechanism.stored_bytes(model, request, self.stored_values, more)
 
     def count_cached(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
-        """More or fewer than the plan has, where forecasts miss by more or less than in several calibrated runs."""
+        """More than the plan has where forecasts miss by more than several runs of a calibration let expect."""
         fewest, most = super().count_cached(part, steps, total, branch)
-        if len(self.grams_of(part, len(steps))) < 2:
-            return fewest, most
-        return max(min(fewest, self.order + 2), fewest - SPARED), len(steps)
+        return fewest, len(steps) if len(self.grams_of(part, len(steps))) > 1 else most
 
     def course(self, denoiser: Denoiser, part: str, steps: range) -> Course:
         grams, computed = self.grams_of(part, len(steps)), budget(len(steps), self.speed)
