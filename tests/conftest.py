@@ -142,6 +142,7 @@ def host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFact
 def card_host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CardHost]:
     """The same on a pretend card of 2 GiB, under the legacy manager."""
     with boot_on_card(comfyui, _base(tiny_models, tmp_path_factory)) as running:
+        running.card.state(freeze=True)  # garbage is collected some hundred times
         yield running
 
 
@@ -149,6 +150,7 @@ def card_host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPat
 def dynamic_card_host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CardHost]:
     """The same on a pretend card of 2 GiB, under DynamicVRAM."""
     with boot_on_card(comfyui, _base(tiny_models, tmp_path_factory), dynamic=True) as running:
+        running.card.state(freeze=True)
         yield running
 
 
