@@ -1,7 +1,7 @@
 """A pack of custom nodes without a node, for a ComfyUI whose tests run hundreds of prompts.
 
-ComfyUI collects garbage every ten seconds of runs and with each POST /free, a third of a second each time, nearly all of
-it for modules that stay. After POST /reelwire_freeze no collection looks at what was there by then.
+ComfyUI collects garbage every ten seconds of runs and with each POST /free, which takes a third of a second, nearly all
+of it for modules that stay. After POST /reelwire_freeze no collection looks at what was there by then.
 """
 
 from __future__ import annotations
