@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import os
 import sys
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 ROOT = Path(__file__).parent.parent
+FROZEN = ROOT / "tests" / "support" / "frozen"
 
 
 def _import_pack() -> None:
@@ -68,6 +70,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left = [item for item in items if item.nodeid in names]
     items[:] = [item for item in items if item.nodeid not in names]
     config.hook.pytest_deselected(items=left)
+
+
+def pytest_collection_finish() -> None:
+    """No collection of garbage looks again at modules and tests, which stay."""
+    gc.collect()
+    gc.freeze()
 
 
 def _all_of_them(config: pytest.Config) -> bool:
@@ -134,7 +142,8 @@ def tiny_models() -> Path:
 @pytest.fixture(scope="session")
 def host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """A real ComfyUI with this pack and all tiny models, booted once per session."""
-    with boot(comfyui, _base(tiny_models, tmp_path_factory), kind=Host) as running:
+    with boot(comfyui, _base(tiny_models, tmp_path_factory), packs={"reelwire_frozen": FROZEN}, kind=Host) as running:
+        running.send("/reelwire_freeze", {})
         yield running
 
 
@@ -142,6 +151,7 @@ def host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFact
 def card_host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CardHost]:
     """The same on a pretend card of 2 GiB, under the legacy manager."""
     with boot_on_card(comfyui, _base(tiny_models, tmp_path_factory)) as running:
+        running.card.state(freeze=True)  # garbage is collected some hundred times
         yield running
 
 
@@ -149,6 +159,7 @@ def card_host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPat
 def dynamic_card_host(comfyui: Path, tiny_models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CardHost]:
     """The same on a pretend card of 2 GiB, under DynamicVRAM."""
     with boot_on_card(comfyui, _base(tiny_models, tmp_path_factory), dynamic=True) as running:
+        running.card.state(freeze=True)
         yield running
 
 

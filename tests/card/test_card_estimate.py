@@ -66,7 +66,7 @@ WARNED = "it may run out of memory"
 
 
 def _sampled(prefix: str) -> dict[str, Any]:
-    graph = workflow("any_t2v", {"3.steps": 2, "3.width": 256, "3.height": 256, "4.filename_prefix": prefix})
+    graph = workflow("any_t2v", {"3.steps": 2, "3.width": 128, "3.height": 128, "4.filename_prefix": prefix})
     graph["1"] = node("ReelwireLoadWan", checkpoint="diffusers/tiny-wan2.1-t2v", precision="float32")
     return graph
 
@@ -74,8 +74,8 @@ def _sampled(prefix: str) -> dict[str, Any]:
 def _long(prefix: str) -> dict[str, Any]:
     """The node that warns is number 3, as above."""
     size = dict(
-        width=256,
-        height=256,
+        width=128,
+        height=128,
         frames=17,
         window=9,
         overlap=5,
@@ -108,7 +108,7 @@ def test_it_warns_before_it_starts(card_host: CardHost, graph: Callable[[str], d
     assert WARNED not in noted(2 << 30)
     card_host.free()
     warned = noted(64 << 20)
-    assert "Sampling 9 frames of 256x256 needs about" in warned
+    assert "Sampling 9 frames of 128x128 needs about" in warned
     assert "even with its weights waiting in RAM, and the card has" in warned
     card_host.card.set_cap(2 << 30)
     card_host.free()

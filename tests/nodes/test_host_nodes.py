@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_registering_is_cheap(comfyui: Path, info: dict[str, Any]) -> None:
     assert sorted(first["ids"]) == sorted(info)
     assert not {"diffusers", "transformers", "accelerate"} & {*first["loaded"]}
     again = (registered(comfyui)["seconds"] for _ in range(3))
-    assert any(seconds < 0.2 for seconds in again), "over 0.2 s of CPU time, three times"
+    assert any(seconds < 0.2 for seconds in chain([first["seconds"]], again)), "over 0.2 s of CPU time, four times"
 
 
 def test_ids_and_categories_say_whose_they_are(info: dict[str, Any]) -> None:

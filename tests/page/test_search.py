@@ -86,7 +86,6 @@ def found_in_chinese(page: Page) -> Iterator[dict[str, list[str]]]:
     choose_language(page, "zh")
     yield searched(page)
     choose_language(page, "en")
-    renew(page)
 
 
 def searched(page: Page) -> dict[str, list[str]]:

@@ -77,6 +77,23 @@ def test_a_worker_takes_the_longest_of_its_kind(
     assert taken == [f"tests/{file}" for file in order]
 
 
+def test_files_are_of_the_kind_that_their_fixtures_say(request: pytest.FixtureRequest) -> None:
+    """Of the tests that were collected beside this one: else the worker of the engine's boots hosts of its own."""
+    used = dict[str, set[str]]()
+    for item in request.session.items:
+        given = (
+            {*item.callspec.params} if isinstance(item, pytest.Function) and hasattr(item, "callspec") else set[str]()
+        )
+        file = item.nodeid.partition("::")[0]
+        used.setdefault(file, set()).update(
+            {*getattr(item, "fixturenames", ())} - given
+        )  # a parameter may be so called
+    kinds = schedule.HOST_FIXTURES | {schedule.PAGE_FIXTURE}
+    assert [file for file, names in used.items() if bool(names & kinds) != bool(schedule.HOSTED.search(file))] == []
+    paged = [file for file, names in used.items() if schedule.PAGE_FIXTURE in names]
+    assert paged == [file for file in used if schedule.PAGED.search(file)]
+
+
 def test_the_table_holds_tests_that_are_there() -> None:
     for file, tests in seconds.table().items():
         text = (ROOT / file).read_text(encoding="utf-8")

@@ -32,6 +32,10 @@ ROOT = Path(__file__).parents[2]
 PACK = "reelwire"
 OPTIONS = ("--disable-api-nodes", "--database-url", "sqlite:///:memory:")
 BOOT_SECONDS, RUN_SECONDS = 300, 600
+FIRST_LOOK, LAST_LOOK = (
+    0.005,
+    0.05,
+)  # seconds between two looks for the end of a run: many end at once, others take long
 TINY_CLIP = 64, 49  # pixels and frames of a clip that tiny models start from
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 _COLOURS = count()  # of pictures that no cache knows
@@ -118,13 +122,14 @@ class Host:
         return self.send("/prompt", {"prompt": prompt, **extra})
 
     def wait(self, prompt_id: str) -> dict[str, Any]:
-        end = time.monotonic() + RUN_SECONDS
+        end, pause = time.monotonic() + RUN_SECONDS, FIRST_LOOK
         while time.monotonic() < end:
             self.check()
             entries = self.get(f"/history/{prompt_id}")
             if prompt_id in entries:
                 return entries[prompt_id]
-            time.sleep(0.05)
+            time.sleep(pause)
+            pause = min(pause * 1.5, LAST_LOOK)
         raise TimeoutError(f"The prompt did not end in {RUN_SECONDS} s.\n{self.tail()}")
 
     def watch(

@@ -17,9 +17,11 @@ from .seconds import seconds
 if TYPE_CHECKING:
     from xdist.workermanage import WorkerController
 
-# a wrong answer costs the time of a boot and nothing else
+# the session's own; a file that is not of its kind costs the other worker a boot
+HOST_FIXTURES, PAGE_FIXTURE = {"host", "card_host", "dynamic_card_host"}, "page"
 HOSTED = re.compile(
-    r"/(page|released|soak|campaign)/|/test_(host_|card_workflows|workflows|wiring|messages|arrivals|control|kernels)"
+    r"/(page|released)/|/test_(host_(?!memory)|card_workflows|card_estimate|workflows|wiring|messages|arrivals|control"
+    r"|farm|campaign|soak)"
 )
 PAGED = re.compile(r"/(page|released)/|/test_(workflows|messages)\.")
 

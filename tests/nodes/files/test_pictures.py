@@ -20,7 +20,7 @@ from reelwire.loaders.notices import heard_by
 
 
 @pytest.fixture(scope="module")
-def host(comfyui: Path) -> Iterator[Any]:
+def host_parts(comfyui: Path) -> Iterator[Any]:
     """nodes/host with ComfyUI's modules in this process."""
     sys.path.insert(0, str(comfyui))
     import comfy.cli_args
@@ -48,7 +48,7 @@ def png16(path: Path, pixels: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-def test_sixteen_bits(host: Any, tmp_path: Path, channels: int) -> None:
+def test_sixteen_bits(host_parts: Any, tmp_path: Path, channels: int) -> None:
     pixels = np.random.default_rng(0).integers(0, 65536, (32, 64, channels), np.uint16)
     pixels[0, 0], pixels[0, 1] = 0, 65535
     if channels in (2, 4):
@@ -70,7 +70,7 @@ EIGHT = ["RGB", "RGBA", "L", "LA", "P", "PA", "1", "CMYK"]
 
 
 @pytest.mark.parametrize("mode", EIGHT)
-def test_eight_bits(host: Any, tmp_path: Path, mode: str) -> None:
+def test_eight_bits(host_parts: Any, tmp_path: Path, mode: str) -> None:
     picture = colours().convert("P").convert("PA") if mode == "PA" else colours().convert(mode)
     name = tmp_path / ("a.tif" if mode in ("CMYK", "PA") else "a.png")
     picture.save(name)
@@ -79,7 +79,7 @@ def test_eight_bits(host: Any, tmp_path: Path, mode: str) -> None:
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_rotated_photograph_stands_upright(host: Any, tmp_path: Path, orientation: int) -> None:
+def test_a_rotated_photograph_stands_upright(host_parts: Any, tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     colours().save(tmp_path / "a.jpg", exif=exif, quality=95, subsampling=0)
@@ -88,7 +88,7 @@ def test_a_rotated_photograph_stands_upright(host: Any, tmp_path: Path, orientat
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_deep_one_too(host: Any, tmp_path: Path, orientation: int) -> None:
+def test_a_deep_one_too(host_parts: Any, tmp_path: Path, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     pixels = np.linspace(0, 65535, 40 * 24).reshape(24, 40).astype(np.uint16)
@@ -100,7 +100,7 @@ def test_a_deep_one_too(host: Any, tmp_path: Path, orientation: int) -> None:
     assert np.abs(read - upright[..., None]).max() < 1e-4
 
 
-def test_deep_grey_of_other_formats(host: Any, tmp_path: Path) -> None:
+def test_deep_grey_of_other_formats(host_parts: Any, tmp_path: Path) -> None:
     pixels = np.linspace(0, 65535, 64 * 32).reshape(32, 64).astype(np.uint16)
     for name in ("a.png", "a.tif"):
         Image.fromarray(pixels).save(tmp_path / name)
@@ -109,11 +109,13 @@ def test_deep_grey_of_other_formats(host: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + b"\0" * 40])
-def test_what_is_no_picture_is_told(host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+def test_what_is_no_picture_is_told(
+    host_parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
     (tmp_path / "a.png").write_bytes(content)
-    monkeypatch.setattr(host.pictures.folder_paths, "get_input_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(host_parts.pictures.folder_paths, "get_input_directory", lambda: str(tmp_path))
     with pytest.raises(InputError, match=r"a\.png"):
-        host.pictures.input_images(["a.png"])
+        host_parts.pictures.input_images(["a.png"])
 
 
 def clear(mode: str, alpha: int) -> Image.Image:
@@ -167,17 +169,17 @@ PICTURES: dict[str, tuple[str, Any, list[str]]] = {
 
 @pytest.mark.parametrize("case", PICTURES)
 def test_what_is_not_used_of_a_picture_is_told(
-    host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
+    host_parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     name, write, expected = PICTURES[case]
     write(tmp_path / name)
-    monkeypatch.setattr(host.pictures.folder_paths, "get_input_directory", lambda: str(tmp_path))
+    monkeypatch.setattr(host_parts.pictures.folder_paths, "get_input_directory", lambda: str(tmp_path))
     for _ in range(2):  # of what was decoded before, too
         notes = list[Any]()
         with heard_by(notes.append):
-            host.pictures.input_images([name])
+            host_parts.pictures.input_images([name])
         assert [note.key for note in notes] == expected
-    host.pictures.forget_pictures()
+    host_parts.pictures.forget_pictures()
     assert [note.key for note in unused_of_picture(str(tmp_path / name))] == expected
 
 
@@ -188,30 +190,30 @@ HIDDEN = SimpleNamespace(prompt={"1": {"secret": "words"}}, extra_pnginfo={"work
 
 @pytest.mark.parametrize("disabled", [False, True])
 def test_metadata_as_the_host_is_told(
-    host: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disabled: bool
+    host_parts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disabled: bool
 ) -> None:
     """Neither in videos nor in latents; how latents are decoded is still known."""
-    monkeypatch.setattr(host.args, "disable_metadata", disabled)
-    monkeypatch.setattr(host.files, "output_folder", lambda: tmp_path)
+    monkeypatch.setattr(host_parts.args, "disable_metadata", disabled)
+    monkeypatch.setattr(host_parts.files, "output_folder", lambda: tmp_path)
     node: Any = SimpleNamespace(hidden=HIDDEN)
     note = {"family": "ltx", "seed": 3}
-    assert {*host.outputs.metadata(node, note)} == (set() if disabled else {"prompt", "workflow", "reelwire"})
-    path = host.files.save_latents({"samples": torch.zeros(1, 2, 3, 4, 5), "reelwire": note}, node)
+    assert {*host_parts.outputs.metadata(node, note)} == (set() if disabled else {"prompt", "workflow", "reelwire"})
+    path = host_parts.files.save_latents({"samples": torch.zeros(1, 2, 3, 4, 5), "reelwire": note}, node)
     assert (b"secret" in path.read_bytes()) != disabled
-    assert host.files.read_latents(path)[0]["reelwire"] == json.loads(json.dumps(note))
+    assert host_parts.files.read_latents(path)[0]["reelwire"] == json.loads(json.dumps(note))
 
 
-def test_metadata_that_cannot_be_written_is_left_out(host: Any) -> None:
+def test_metadata_that_cannot_be_written_is_left_out(host_parts: Any) -> None:
     """A video is not lost for a workflow that lies too deep, nor for half a character in its name."""
     deep: list[Any] = []
     for _ in range(5000):
         deep = [deep]
     node: Any = SimpleNamespace(hidden=SimpleNamespace(prompt=None, extra_pnginfo={"workflow": deep, "\ud800": 1}))
-    values = host.outputs.metadata(node, {"seed": 3})
+    values = host_parts.outputs.metadata(node, {"seed": 3})
     assert {*values} == {"?", "reelwire"}
     "".join([*values, *values.values()]).encode()
 
 
-def test_an_unfinished_render_has_the_same_name_each_day(host: Any) -> None:
-    path = host.outputs.beside_output("a/../b/%date:yyyy-MM-dd%\\c", ".unfinished")
-    assert path.relative_to(host.outputs.output_folder()).as_posix() == "b/%date_yyyy-MM-dd%/c.unfinished"
+def test_an_unfinished_render_has_the_same_name_each_day(host_parts: Any) -> None:
+    path = host_parts.outputs.beside_output("a/../b/%date:yyyy-MM-dd%\\c", ".unfinished")
+    assert path.relative_to(host_parts.outputs.output_folder()).as_posix() == "b/%date_yyyy-MM-dd%/c.unfinished"

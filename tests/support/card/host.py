@@ -29,7 +29,10 @@ class HostCard:
     index: int = 0
 
     def state(self, **orders: Any) -> dict[str, Any]:
-        """What probe/ tells of it, after orders: set_cap, fail_after, reset_peak, collect, unload, rooms."""
+        """What probe/ tells of it, after orders: set_cap, fail_after, reset_peak, collect, freeze, unload, rooms.
+
+        weights=True, tensors=True: of these too, which takes a look at every object of the host.
+        """
         status, state = self.host.send(f"/reelwire_card/{self.index}", orders)
         assert status == 200, self.host.tail()
         return state

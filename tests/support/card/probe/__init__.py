@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 
@@ -26,6 +27,7 @@ def _orders(index: int) -> dict[str, Any]:
         "reset_peak": lambda _: torch.npu.begin_peak(index),
         "collect": lambda _: _collect_all(),
         "collector": _set_collector,
+        "freeze": lambda _: _freeze(),
         "forget": lambda _: _forget_tokenizers(),
         "unload": _unload,
         "rooms": _order_rooms,
@@ -38,6 +40,12 @@ def _collect_all() -> None:
     _collect()
     if sys.platform == "linux":
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _freeze() -> None:
+    """What is there by now stays, and no collection looks at it again: the host's modules, before any model."""
+    _collect()
+    gc.freeze()
 
 
 def _forget_tokenizers() -> None:
@@ -93,14 +101,20 @@ def _state(index: int) -> dict[str, Any]:
         "refusals": torch.npu.refusals(index),
         "rooms": [*_answered],
         "loaded": [[type(_inner(p)).__name__, int(p.loaded_size()), int(p.model_size())] for p in parts],
-        "weights": sum(isinstance(thing, torch.nn.Parameter) for thing in gc.get_objects()),
         "pages": [int(_pages(p)) for p in parts],
-        "tensors": sorted(
-            f"{tuple(t.shape)} {t.dtype}"
-            for t in gc.get_objects()
-            if issubclass(type(t), torch.Tensor) and t.device.type == "npu"
-        )[:50],
     }
+
+
+def _tensors() -> Iterator[torch.Tensor]:
+    """All of this process, that garbage holds too: a look at each of its objects."""
+    return (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
+
+
+# what takes a second or more to find out is told where it is asked for
+_COUNTED: dict[str, Callable[[], Any]] = {
+    "weights": lambda: sum(isinstance(tensor, torch.nn.Parameter) for tensor in _tensors()),
+    "tensors": lambda: sorted(f"{tuple(t.shape)} {t.dtype}" for t in _tensors() if t.device.type == "npu")[:50],
+}
 
 
 def _pages(patcher: Any) -> int:
@@ -119,11 +133,14 @@ def _inner(patcher: Any) -> Any:
 
 @PromptServer.instance.routes.post("/reelwire_card/{index}")
 async def state(request: web.Request) -> web.Response:
-    """The body: a JSON object of orders, which are done in their order before the state is told."""
+    """The body: a JSON object of orders, which are done in their order before the state is told; names of _COUNTED are
+    told beside it."""
     index, orders = int(request.match_info["index"]), await request.json()
+    asked = [name for name in orders if name in _COUNTED]
     for name, value in orders.items():
-        _orders(index)[name](value)
-    return web.json_response(_state(index))
+        if name not in _COUNTED:
+            _orders(index)[name](value)
+    return web.json_response(_state(index) | {name: _COUNTED[name]() for name in asked})
 
 
 @PromptServer.instance.routes.get("/reelwire_kept")
