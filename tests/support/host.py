@@ -32,10 +32,8 @@ ROOT = Path(__file__).parents[2]
 PACK = "reelwire"
 OPTIONS = ("--disable-api-nodes", "--database-url", "sqlite:///:memory:")
 BOOT_SECONDS, RUN_SECONDS = 300, 600
-FIRST_LOOK, LAST_LOOK = (
-    0.005,
-    0.05,
-)  # seconds between two looks for the end of a run: many end at once, others take long
+# seconds between two looks for the end of a run: many end at once, others take long
+FIRST_LOOK, LAST_LOOK = 0.005, 0.05
 TINY_CLIP = 64, 49  # pixels and frames of a clip that tiny models start from
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 _COLOURS = count()  # of pictures that no cache knows
