@@ -8,36 +8,35 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from .source import PACK, ROOT
 
-CACHE = ".mypy_cache"
 
-
-def importable(root: Path = ROOT) -> Path:
-    """A folder in which the repository is called `reelwire`: its own parent, or one with a link to it, which is always
-    the same: mypy believes what it keeps of a file by the file's path."""
+@contextmanager
+def importable(root: Path = ROOT) -> Iterator[Path]:
+    """A folder in which the repository is called `reelwire`: its own parent, or one with a link to it."""
     if root.name == PACK:
-        return root.parent
-    folder = root / CACHE / "called"
-    folder.mkdir(parents=True, exist_ok=True)
-    link = folder / PACK
-    try:
-        if link.resolve() != root:  # not there yet, or the folder was moved since
-            link.unlink(missing_ok=True)
+        yield root.parent
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / PACK
+        try:
             link.symlink_to(root, target_is_directory=True)
-    except OSError as error:
-        raise SystemExit(f"No link to {root} can be made ({error}): call the folder {PACK}.") from error
-    return folder
+        except OSError as error:
+            raise SystemExit(f"No link to {root} can be made ({error}): call the folder {PACK}.") from error
+        yield Path(folder)
 
 
 def main(options: Sequence[str]) -> int:
     """mypy's status."""
-    settings = ("--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / CACHE))
-    command = [sys.executable, "-m", "mypy", *settings, *options, "-p", PACK]
-    return subprocess.run(command, cwd=importable(), check=False).returncode
+    settings = ("--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache"))
+    with importable() as folder:
+        command = [sys.executable, "-m", "mypy", *settings, *options, "-p", PACK]
+        return subprocess.run(command, cwd=folder, check=False).returncode
 
 
 if __name__ == "__main__":
