@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from reelwire.samplers.caches.policies import choices
 from reelwire.tests.soak.command import Result, soak
 from reelwire.tests.soak.kept import Kept, growing
 from reelwire.tests.soak.mix import DISTURBANCES, GRAPHS, draw
 from reelwire.tests.soak.page import PageResult, PageSample
 from reelwire.tests.soak.samples import NUMBERS, Sample, curves, growth, picture, sample, write
-from reelwire.tests.soak.varied import KINDS, REFUSED, varied
+from reelwire.tests.soak.varied import CALIBRATED, KINDS, REFUSED, SIZES, Names, rounds, varied
 from reelwire.tests.support.card.host import CardHost
+from reelwire.tests.support.host import Prompt
 
 FLAT = [Sample(run, 8 * 10**8, 400, 40, 90, 0, 0) for run in range(0, 1001, 10)]
 
@@ -85,11 +89,52 @@ def test_a_short_soak(card_host: CardHost) -> None:
     card_host.check()
 
 
+def test_each_round_is_unlike_the_one_before(tmp_path: Path) -> None:
+    """Every policy in each round; each prompt has another size, text, seed and name than any of its kind before."""
+    for folder in ("input", *(f"models/{kind}" for kind in ("diffusers", "loras", "diffusion_models", "vae"))):
+        (tmp_path / folder).mkdir(parents=True)
+    names = Names(tmp_path)
+    first, second, third = ([*each] for each in islice(rounds(names), 3))
+    for before, after in pairwise((first, second, third)):
+        assert alike(before, after) == {}
+    assert {*alike(first, first)} == {kind for kind, _ in first}
+    for each in (first, second, third):
+        drawn = {kind: {*values(each, kind, "policy")} for kind in ("cached", "calibrated")}
+        assert drawn["cached"] | drawn["calibrated"] == {*choices()}
+        assert drawn["calibrated"] == {*CALIBRATED}
+    for kind in ("text", "cached", "lora", "latent"):
+        assert len({*sizes(first + second + third, kind)}) == min(3 * KINDS[kind][0], len(SIZES))
+
+
+def alike(before: list[tuple[str, Prompt]], after: list[tuple[str, Prompt]]) -> dict[str, set[str]]:
+    """Kind -> what of its prompts of two rounds is the same: a text, seed, name or speed of any two; the size of two in
+    the same place."""
+    same = defaultdict[str, set[str]](set)
+    for kind in KINDS:
+        for name in ("positive", "seed", "filename_prefix", "labels", "prompt", "price", "timeline", "speed"):
+            if {*values(before, kind, name)} & {*values(after, kind, name)} - {"", 0}:
+                same[kind].add(name)
+        if any(size == other for size, other in zip(sizes(before, kind), sizes(after, kind), strict=True)):
+            same[kind].add("size")
+    return same
+
+
+def values(prompts: list[tuple[str, Prompt]], kind: str, name: str) -> list[Any]:
+    """What an input of this name holds in the prompts of a kind, where it is no link."""
+    found = [each["inputs"].get(name) for at, prompt in prompts if at == kind for each in prompt.values()]
+    return [value for value in found if value is not None and not isinstance(value, list)]
+
+
+def sizes(prompts: list[tuple[str, Prompt]], kind: str) -> list[tuple[Any, ...]]:
+    """The sizes of the videos in the prompts of a kind."""
+    return [*zip(*(values(prompts, kind, name) for name in ("width", "height", "frames")), strict=False)]
+
+
 def test_nothing_grows_with_prompts(card_host: CardHost) -> None:
-    """30 prompts, and 30 others of the same kinds."""
+    """40 prompts, and 40 others of the same kinds."""
     with varied(card_host) as more_prompts:
         expected = {(kind, kind not in REFUSED): times for kind, (times, _) in KINDS.items()}
-        assert sum(expected.values()) == 30
+        assert sum(expected.values()) == 40
         assert more_prompts() == expected
         before = _kept(card_host)
         assert more_prompts() == expected
