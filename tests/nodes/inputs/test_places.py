@@ -161,29 +161,29 @@ def test_a_small_disk_below_the_output_folder(
 
 # ---------------------------------------------------------------- room for what a long video leaves under way
 
-LONG = {"model": ["1", 0], "timeline": TIMELINE, "filename_prefix": "video/x", "steps": 20, "frames": 100_001}
+FRAMES = 100_001
+LONG = {"timeline": TIMELINE, "filename_prefix": "video/x", "steps": 20, "frames": FRAMES}
 SIZED = {"width": 768, "height": 512}
-USAGE = shutil._ntuple_diskusage  # type: ignore[attr-defined]
 
 
 @pytest.fixture
-def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]:
+def disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
     """Sets what the disk says of itself: (total, used, free), or the error that it answers with."""
 
     def says(answer: Any) -> None:
         def usage(folder: Path) -> Any:
             if isinstance(answer, Exception):
                 raise answer
-            return USAGE(*answer)
+            return SimpleNamespace(**dict(zip(("total", "used", "free"), answer, strict=True)))
 
         monkeypatch.setattr(shutil, "disk_usage", usage)
 
     return says
 
 
-def whole(model: VideoModel, **size: int) -> int:
-    """Bytes of the latents of LONG."""
-    return 4 * math.prod(model.facts.latent_shape(size["width"], size["height"], LONG["frames"]))
+def whole(model: VideoModel) -> int:
+    """Bytes of the latents of LONG in its size."""
+    return 4 * math.prod([*model.facts.latent_shape(**SIZED, frames=FRAMES)])
 
 
 @pytest.mark.parametrize("awaited", ["source", "keyframes", "audio"])
@@ -192,7 +192,7 @@ def test_a_disk_that_the_windows_do_not_fit_on(
     nodes: list[Any], output: Path, model: VideoModel, disk: Callable[[Any], None], awaited: str, lacks: int
 ) -> None:
     """What is known of a video before anything is made for it is refused then; to the byte."""
-    free = whole(model, **SIZED) - lacks
+    free = whole(model) - lacks
     disk((10**15, 10**15 - free, free))
     ask = partial(asked, nodes, "ReelwireLongVideo", **{**LONG, **SIZED, "model": model, awaited: None})
     if not lacks:
@@ -201,7 +201,7 @@ def test_a_disk_that_the_windows_do_not_fit_on(
     with pytest.raises(InputError) as refusal:
         ask()
     assert keys(refusal.value.args[0]) >= {"disk_lacks_room", "use_less_disk"}
-    assert (refusal.value.name, refusal.value.value) == ("frames", LONG["frames"])
+    assert (refusal.value.name, refusal.value.value) == ("frames", FRAMES)
     assert dict(refusal.value.rule.values)["place"] == "output/video"  # type: ignore[attr-defined]
     assert not [path for path in output.rglob("*") if path.is_file()]
 
@@ -216,7 +216,7 @@ def test_windows_that_are_there_take_no_more_room(
     (folder / "notes.txt").write_bytes(bytes(10**5))
     there = (folder / "window_0000.safetensors").stat().st_size
     ask = partial(asked, nodes, "ReelwireLongVideo", **{**LONG, **SIZED, "model": model, "keyframes": None})
-    for free, is_enough in ((whole(model, **SIZED) - there, True), (whole(model, **SIZED) - there - 1, False)):
+    for free, is_enough in ((whole(model) - there, True), (whole(model) - there - 1, False)):
         disk((10**15, 10**15 - free, free))
         with nullcontext() if is_enough else pytest.raises(InputError):
             ask()
