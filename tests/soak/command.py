@@ -32,7 +32,7 @@ from ..support.card.host import CardHost, boot_on_card
 from ..support.host import Host, boot
 from ..support.tiny_base import comfyui_folder, tiny_base
 from .mix import draw, perform, reference
-from .page import PAGE_WARM, soak_pages
+from .page import soak_pages, warm_of
 from .samples import FLAT, WARM, Sample, curves, growth, picture, sample, write
 
 EVERY = 10  # runs between two samples
@@ -145,19 +145,18 @@ def _page(options: argparse.Namespace) -> list[str]:
     with _base() as base, boot(comfyui_folder(), base, kind=Host) as host:
         result = soak_pages(host, options.page, _tell, options.stock)
     all_samples = {**result.samples, **{f"{renderer}, stock": each for renderer, each in result.stock.items()}}
-    last = min(samples[-1].run for samples in all_samples.values())
-    warm, drawn = min(PAGE_WARM, last // 3), dict[str, Sequence[tuple[int, float]]]()
+    drawn = dict[str, Sequence[tuple[int, float]]]()
     for renderer, samples in all_samples.items():
         drawn |= curves(samples, f"{renderer}, ")
-        _tell(f"\n{renderer}\n{table(samples, warm)}")
+        _tell(f"\n{renderer}\n{table(samples, warm_of(samples))}")
         if options.csv:
             write(samples, options.csv.with_stem(f"{options.csv.stem}-{renderer.replace(', ', '-').replace(' ', '_')}"))
     if options.svg:
         options.svg.write_text(picture(drawn), encoding="utf-8")
     if result.stock:
-        _tell(f"\n{beside(result.beside(warm))}")
+        _tell(f"\n{beside(result.beside())}")
     _tell(f"\n{dict(result.ends)}")
-    return result.faults(warm)
+    return result.faults()
 
 
 def beside(rows: Mapping[str, Mapping[str, tuple[float, float]]]) -> str:

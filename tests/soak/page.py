@@ -74,9 +74,10 @@ COUNT = """(() => {
         elements.filter(each => each.deref()).length, listeners.filter(each => !isGone(each)).length];
 })()"""
 DOCKED = "Comfy.Queue.QPOV2"
-# what the page's own toasts, each of which it keeps with some 50 kB, and its panels let grow; ours are counted apart,
-# and what a run adds to these is laid beside a stock graph's: how much more of it than stock's is clearly more
-OF_THE_PAGE = {"heap": 10_000, "nodes": 5, "listeners": 5}
+# what the page lets grow by itself (of each of its toasts it keeps some 50 kB, of each row of a node that goes its
+# elements); ours are counted apart, and what a run adds to these is laid beside a stock graph's: how much more of it
+# than stock's is clearly more
+OF_THE_PAGE = {"heap": 10_000, "nodes": 2, "listeners": 2}
 TIMES = 1.25  # that, and so many times as much as stock's
 SET = """values => {
     for (const [id, name, value] of values)
@@ -112,9 +113,9 @@ class PageResult:
     stock: dict[str, list[PageSample]] = field(default_factory=dict)
     ends: Counter[str] = field(default_factory=Counter)
 
-    def faults(self, warm: int = PAGE_WARM) -> list[str]:
+    def faults(self) -> list[str]:
         """What is not flat, or grows by more than in a stock graph, in words."""
-        grown = {renderer: growth(samples, warm) for renderer, samples in self.samples.items()}
+        grown = {renderer: growth(samples, warm_of(samples)) for renderer, samples in self.samples.items()}
         return [
             f"{renderer}: {name} grew by {share:.2%}"
             for renderer, shares in grown.items()
@@ -122,24 +123,31 @@ class PageResult:
             if share > FLAT and name not in OF_THE_PAGE
         ] + [
             f"{renderer}: {name} grew by {ours:,.1f} a run, in a stock graph by {stock:,.1f}"
-            for renderer, rows in self.beside(warm).items()
+            for renderer, rows in self.beside().items()
             for name, (ours, stock) in rows.items()
             if ours > TIMES * max(stock, 0) + OF_THE_PAGE[name]
         ]
 
-    def beside(self, warm: int = PAGE_WARM) -> dict[str, dict[str, tuple[float, float]]]:
-        """Renderer -> what is of the page -> by how much a run of ours, and one of the stock graph, lets it grow."""
-        return {
-            renderer: {
-                name: (per_run(self.samples[renderer], name, warm), per_run(stock, name, warm)) for name in OF_THE_PAGE
-            }
-            for renderer, stock in self.stock.items()
-        }
+    def beside(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """Renderer -> what is of the page -> by how much a run of ours, and one of the stock graph, lets it grow: of as
+        many runs, as the page keeps less and less of each."""
+        rows = dict[str, dict[str, tuple[float, float]]]()
+        for renderer, stock in self.stock.items():
+            ours = self.samples[renderer]
+            last = min(ours[-1].run, stock[-1].run)
+            ours, stock = ([each for each in samples if each.run <= last] for samples in (ours, stock))
+            rows[renderer] = {name: (per_run(ours, name), per_run(stock, name)) for name in OF_THE_PAGE}
+        return rows
 
 
-def per_run(samples: Sequence[PageSample], name: str, warm: int) -> float:
-    """By how much a number has grown with each run from `warm` runs to the end."""
-    later = [each for each in samples if each.run >= warm] or samples
+def warm_of(samples: Sequence[PageSample]) -> int:
+    """The run from which on growth counts."""
+    return min(PAGE_WARM, samples[-1].run // 3)
+
+
+def per_run(samples: Sequence[PageSample], name: str) -> float:
+    """By how much each run lets a number grow once the page is warm."""
+    later = [each for each in samples if each.run >= warm_of(samples)]
     before, after = ends_of(curves(later)[name])
     first, last = ends_of([(each.run, each.run) for each in later])
     return (after - before) / max(last - first, 1)

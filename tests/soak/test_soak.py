@@ -11,10 +11,12 @@ from xml.etree import ElementTree
 
 import pytest
 from reelwire.samplers.caches.policies import choices
-from reelwire.tests.soak.command import Result, soak
+from reelwire.tests.soak.command import Result, beside, soak
+from reelwire.tests.soak.graphs import GRAPHS as PAGE_GRAPHS
+from reelwire.tests.soak.graphs import STOCK
 from reelwire.tests.soak.kept import Kept, growing
 from reelwire.tests.soak.mix import DISTURBANCES, GRAPHS, draw
-from reelwire.tests.soak.page import PageResult, PageSample
+from reelwire.tests.soak.page import OF_THE_PAGE, TIMES, PageResult, PageSample, per_run
 from reelwire.tests.soak.samples import NUMBERS, Sample, curves, growth, picture, sample, write
 from reelwire.tests.soak.varied import CALIBRATED, KINDS, REFUSED, SIZES, Names, rounds, varied
 from reelwire.tests.support.card.host import CardHost
@@ -159,3 +161,45 @@ def test_growth_of_a_page_is_seen(name: str) -> None:
     grows = [replace(each, **{name: getattr(each, name) + each.run * getattr(each, name)}) for each in flat]
     assert not PageResult({"LiteGraph": flat}).faults()
     assert [fault.partition(" grew")[0] for fault in PageResult({"a": flat, "b": grows}).faults()] == [f"b: {name}"]
+
+
+def page_samples(runs: int = 300, **more: float) -> list[PageSample]:
+    """Samples of a page whose numbers grow by so much with each run."""
+    flat = PageSample(0, 5 * 10**7, 1500, 550, 2, 1, 30, 29, 7 * 10**8)
+    grown = lambda run: {name: getattr(flat, name) + int(by * run) for name, by in more.items()}
+    return [replace(flat, run=run, **grown(run)) for run in range(0, runs + 1, 10)]
+
+
+@pytest.mark.parametrize("stock", [-1, 0, 1, 3])
+@pytest.mark.parametrize("name", OF_THE_PAGE)
+def test_more_growth_than_of_a_stock_graph_is_seen(name: str, stock: float) -> None:
+    """stock: what that lets grow, in parts of what is clearly more."""
+    slack = OF_THE_PAGE[name]
+    allowed, theirs = TIMES * max(stock, 0) * slack + slack, page_samples(**{name: stock * slack})
+    for by, faults in ((allowed * 0.95, 0), (allowed * 1.1, 1)):
+        found = PageResult({"a": page_samples(**{name: by})}, {"a": theirs}).faults()
+        assert [fault.partition(" grew")[0] for fault in found] == [f"a: {name}"] * faults
+
+
+def test_as_many_runs_are_compared() -> None:
+    """A page that keeps less and less of each run is not better for having had more of them."""
+    early, late = page_samples(150, heap=50_000), page_samples(600, heap=5_000)
+    both = [*early, *(replace(each, run=each.run + 150, heap=each.heap + 150 * 45_000) for each in late[1:])]
+    result = PageResult({"a": early}, {"a": both})
+    assert per_run(both, "heap") < 10_000
+    assert result.beside()["a"]["heap"] == (pytest.approx(50_000, rel=0.01), pytest.approx(50_000, rel=0.01))
+    assert result.faults() == []
+    assert beside(result.beside()).count("50,000.0") == 2
+
+
+def test_a_page_is_laid_beside_stock_in_both_graphs() -> None:
+    """Each changes as many widgets, in all kinds of runs; neither has a node of the other's."""
+    graphs = {name: make() for name, make in PAGE_GRAPHS.items()}
+    assert not any(each["class_type"].startswith("Reelwire") for each in graphs[STOCK].prompt.values())
+    for kind in ("success", "refused", "error", "interrupted"):
+        changed = {
+            name: {(node, widget) for node, widget, _ in graph.changes(kind, 3)} for name, graph in graphs.items()
+        }
+        assert len({len(each) for each in changed.values()}) == 1
+        for name, graph in graphs.items():
+            assert all(widget in graph.prompt[node]["inputs"] for node, widget in changed[name])
