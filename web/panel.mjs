@@ -5,8 +5,8 @@ import { playOn } from "./playing.mjs";
 
 const [NAME, MARGIN] = ["reelwire_panel", 8];
 const MONOSPACED = ["ReelwireEstimate"]; // nodes whose words are a table
-// an empty panel stays for so many milliseconds, as a node that runs anew soon says something: of each widget that comes
-// and goes the page keeps a row of Nodes 2.0 for good, and the node would be drawn smaller for a moment
+// an empty panel stays for so many milliseconds, as a node that runs anew soon says something: of each widget that
+// comes and goes the page keeps a row of Nodes 2.0 for good, and the node would be drawn smaller for a moment
 const LINGERS = 2000;
 const panels = new WeakMap();
 

@@ -30,7 +30,9 @@ function closeButton(close) {
   const button = Object.assign(element("button", "p-toast-close-button"), { type: "button", onclick: close });
   button.ariaLabel = phrase("close_toast") || "Close";
   button.append(icon("pi-times p-toast-close-icon"));
-  return button;
+  const place = document.createElement("div"); // whose width the button's place is a share of
+  place.append(button);
+  return place;
 }
 
 function icon(className) {

@@ -163,7 +163,7 @@ def test_growth_of_a_page_is_seen(name: str) -> None:
     assert [fault.partition(" grew")[0] for fault in PageResult({"a": flat, "b": grows}).faults()] == [f"b: {name}"]
 
 
-def page_samples(runs: int = 300, **more: float) -> list[PageSample]:
+def page_samples(runs: int = 300, /, **more: float) -> list[PageSample]:
     """Samples of a page whose numbers grow by so much with each run."""
     flat = PageSample(0, 5 * 10**7, 1500, 550, 2, 1, 30, 29, 7 * 10**8)
     grown = lambda run: {name: getattr(flat, name) + int(by * run) for name, by in more.items()}
