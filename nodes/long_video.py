@@ -38,6 +38,7 @@ from .sampling.inputs import (
     video_inputs,
 )
 from .sampling.long import check_long_ahead, left_out, prepared
+from .sampling.place import check_room, job_of
 from .sampling.request import negative_notes, picture_notes
 from .timeline.inputs import check_timeline, picture_times, timeline_input
 from .types import (
@@ -175,10 +176,7 @@ class LongVideo(FileWriter):
     @classmethod
     def check_lazy_status(cls, **inputs: InputValue) -> list[str]:
         """Refuse what cannot work before anything that the video is made of is made."""
-        later = check_long_ahead(cls, inputs)
-        if later:
-            _check_place(cls, inputs["filename_prefix"], inputs.get("format", DEFAULT))
-        return later
+        return check_long_ahead(cls, inputs)
 
     @classmethod
     def execute(
@@ -201,8 +199,9 @@ class LongVideo(FileWriter):
         size, form = (plan.request.width, plan.request.height), FORMATS[format]
         bits = sixteen_bits if form.deep else eight_bits
         path, subfolder, notes = host.output_file(cls, filename_prefix, form.suffix, *size)
+        check_room(model, plan, filename_prefix)
         begun, report = render_fingerprint(model, story, plan, options), host.Report(cls)
-        with closing(_job(filename_prefix)) as job, heard_by(report.tell), ExitStack() as stack:
+        with closing(job_of(filename_prefix)) as job, heard_by(report.tell), ExitStack() as stack:
             job.begin(begun, unfinished == ANEW, lambda inputs: upgraded(inputs, model, plan))
             is_tiled = inputs.get("tile", 0) > 0
             tiling = ready.tiling if is_tiled else job.settled(ready.tiling)
@@ -230,20 +229,6 @@ class LongVideo(FileWriter):
         line = long_video(replace(plan.request, frames=total), len(plan.windows), fps, path, watch.seconds)
         video = host.made_video(path, _note(model, plan, total, fps), watch.run(meter))
         return io.NodeOutput(video, ui=report.ui(host.shown_file(path, subfolder), line))
-
-
-def _job(prefix: str) -> Job:
-    """The unfinished render of a file name prefix."""
-    from ..samplers.long.job import ENDING, Job
-
-    return Job(host.beside_output(prefix, ENDING))
-
-
-def _check_place(cls: type[io.ComfyNode], prefix: str, format: str) -> None:
-    """Raise InputError or OSError, in words, where the video, or what it leaves while it is under way, cannot be
-    written."""
-    host.check_output(cls, prefix, FORMATS[format].suffix)
-    _job(prefix).check()
 
 
 def _note(model: VideoModel, plan: LongPlan, frames: int, fps: float) -> dict[str, object]:

@@ -5,6 +5,7 @@ import { refusalOf, sayNow, translateAll } from "./messages.mjs";
 import { isOurs, nodeOf, ourNodes, rootGraph } from "./nodes.mjs";
 import { show } from "./panel.mjs";
 import { isFromHere } from "./prompts.mjs";
+import { addToast } from "./toasts.mjs";
 
 const REFUSED = "custom_validation_failed"; // what a node's own check refuses before a run
 const toasts = [];
@@ -59,17 +60,17 @@ async function tell(node, messages) {
 /** The toast that says it; another one that says the same gives way to it. */
 function put(node, sentence) {
   const words = { summary: node?.getTitle() ?? "Reelwire", detail: sentence };
-  const toast = { severity: "error", styleClass: "reelwire-toast", ...words };
+  const toast = { ...words };
   if (node) show(node, { error: sentence });
   toasts.filter(({ summary, detail }) => summary === toast.summary && detail === sentence).forEach(drop);
   toasts.push(toast);
-  app.extensionManager.toast.add(toast);
+  toast.remove = addToast(toast, () => toasts.splice(toasts.indexOf(toast), 1));
   return toast;
 }
 
 function drop(toast) {
   toasts.splice(toasts.indexOf(toast), 1);
-  app.extensionManager.toast.remove(toast);
+  toast.remove();
 }
 
 function forget() {

@@ -5,6 +5,9 @@ import { playOn } from "./playing.mjs";
 
 const [NAME, MARGIN] = ["reelwire_panel", 8];
 const MONOSPACED = ["ReelwireEstimate"]; // nodes whose words are a table
+// an empty panel stays for so many milliseconds, as a node that runs anew soon says something: of each widget that
+// comes and goes the page keeps a row of Nodes 2.0 for good, and the node would be drawn smaller for a moment
+const LINGERS = 2000;
 const panels = new WeakMap();
 
 /** Change what a node shows: {error, live, preview, video, chart, table, lines}; an empty value takes a part away. */
@@ -61,8 +64,9 @@ class Panel {
     const { error, live, preview, video, chart, table, lines } = this.parts;
     const shown = [error, live ?? preview ?? video, chart, table, lines].filter(Boolean);
     this.place(shown);
+    clearTimeout(this.leaving);
     if (shown.length) this.add();
-    else this.remove();
+    else if (this.widget) this.leaving = setTimeout(() => this.remove(), LINGERS);
   }
 
   /** Put these elements into the content; what is there stays in its place, as what moves there would begin anew. */
@@ -81,7 +85,6 @@ class Panel {
   }
 
   remove() {
-    if (!this.widget) return;
     this.node.removeWidget(this.widget);
     this.widget = undefined;
     this.resize(0);

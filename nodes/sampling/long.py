@@ -22,6 +22,7 @@ from ..types import InputValue
 from ..video import formats
 from ..video.file import FileWriter
 from .inputs import DEFAULT, FRAMES, wanted_next
+from .place import check_place, check_room, is_size_known
 from .request import clip_frames_of, decoding_of, request_of
 
 if TYPE_CHECKING:
@@ -92,12 +93,15 @@ def prepared(
 
 def check_long_ahead(cls: type[io.ComfyNode], inputs: Mapping[str, InputValue]) -> list[str]:
     """The inputs of a long video that ComfyUI should make next; raises InputError for what cannot work whatever they
-    bring, so before they are made."""
+    bring, or has no place or no room on disk, so before they are made."""
     later = host.pending(cls, inputs)
     if later:  # else the node itself runs, and checks
         passed_on = ("crf", "unfinished")  # to the file, and whatever they are, there is something to make
         ready = {name: value for name, value in inputs.items() if name not in (*later, *passed_on)}
-        prepared(**ready, awaited=later)
+        made = prepared(**ready, awaited=later)
+        check_place(cls, inputs["filename_prefix"], inputs.get("format", formats.DEFAULT))
+        if is_size_known(inputs, later):
+            check_room(made.model, made.plan, inputs["filename_prefix"], ahead=True)
     return wanted_next(later)
 
 

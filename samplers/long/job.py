@@ -232,6 +232,16 @@ class Job:
         """Whether the latents of a window are on disk."""
         return os.path.lexists(self._file(number))
 
+    @property
+    def bytes_written(self) -> int:
+        """Of all windows that are on disk, whatever inputs they were made with: what is not used is removed first."""
+        sizes = list[int]()
+        for path in self.folder.glob("window_*"):
+            if _WINDOW.fullmatch(path.name):
+                with suppress(OSError):  # another process has just removed it
+                    sizes.append(path.lstat().st_size)
+        return sum(sizes)
+
     def read(self, number: int) -> Tensor | None:
         """Latents of a window; None where there are none, or the file is damaged (it is then removed)."""
         if number in self._late.windows:

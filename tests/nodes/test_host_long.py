@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import resource
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 from reelwire.tests.support.files.bad_files import full_disk
-from reelwire.tests.support.host import ROOT, Host, Prompt, failure, frames, node, workflow
+from reelwire.tests.support.host import ROOT, Host, Prompt, digest, failure, frames, node, workflow
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(ROOT / "bench"))
@@ -121,6 +124,67 @@ def test_other_inputs_are_refused_until_it_starts_over(host: Host) -> None:
     entry = host.post(film("other", seed=2, unfinished="start over"))
     assert len(frames(host.videos(entry)[0])) == 73
     assert left(host, "other") == ["other_00001_.mp4"]
+
+
+@contextmanager
+def small_disk(host: Host, name: str, size: str) -> Iterator[Path]:
+    """A disk of its own below the output folder."""
+    folder = host.base / "output" / name
+    folder.mkdir(parents=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+def lacking(refusal: str) -> tuple[float, float]:
+    """(KB that a refusal says are needed, KB that it says are free)."""
+    needed, free = re.findall(r"([\d.]+) (KB|bytes)", refusal)
+    return float(needed[0]), float(free[0])
+
+
+def test_a_disk_without_room_for_the_windows_is_told_first(host: Host) -> None:
+    """Before anything is computed; with less to make it goes through."""
+    with small_disk(host, "little", "100k") as folder:
+        refusal = host.refuse(film("", filename_prefix="little/film", frames=97))
+        assert "frames = 97: " in refusal.message
+        assert "output/little" in refusal.message
+        needed, free = lacking(refusal.message)
+        assert needed > free == 100
+        assert [*folder.iterdir()] == []
+        one = json.dumps({**TOLD, "prompts": TOLD["prompts"][:1]})
+        host.post(film("", filename_prefix="little/film", frames=33, crf=51, timeline=one))
+        assert [path.name for path in folder.iterdir()] == ["film_00001_.mp4"]
+
+
+def test_a_disk_that_another_file_fills_meanwhile(host: Host) -> None:
+    """There was room when it began: what is done stays, and the rest goes on once there is room for it."""
+    graph = film("", filename_prefix="filled/film")
+    expected = digest(host.videos(host.post(film("filled")))[0])
+    with small_disk(host, "filled", "16k") as folder:
+        whole, free = lacking(host.refuse(graph).message)
+        assert whole > free == 16
+        subprocess.run(["mount", "-o", "remount,size=2m", folder], check=True)
+        other, windows = folder / "other.bin", partial(folder.glob, "film.unfinished/window_*")
+
+        def fill(kind: str, data: dict[str, Any]) -> None:
+            if kind == "progress" and not other.exists() and any(windows()):
+                with other.open("wb", buffering=0) as stream, suppress(OSError):
+                    while stream.write(bytes(2**12)):
+                        pass
+
+        (error,) = host.watch(graph, fill).all("execution_error")
+        assert "could not be kept: the disk is full" in error["exception_message"]
+        times = {path: path.stat().st_mtime_ns for path in windows()}
+        assert 1 <= len(times) < WINDOWS
+        os.truncate(other, other.stat().st_size - 2**14)
+        there = sum(path.stat().st_size for path in times) / 2**10
+        assert lacking(host.refuse(graph).message) == (pytest.approx(whole - there, abs=0.5), 16)
+        assert {path: path.stat().st_mtime_ns for path in windows()} == times
+        other.unlink()
+        assert digest(host.videos(host.post(graph))[0]) == expected
 
 
 def test_a_name_with_the_time_goes_on_too(host: Host) -> None:

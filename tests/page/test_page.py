@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from reelwire.tests.support.host import ROOT, Host, Prompt, node
+from reelwire.tests.support.host import PACK, ROOT, Host, Prompt, node
 from reelwire.tests.support.page.node_views import (
     DECODE,
     KEYFRAME,
@@ -218,6 +218,22 @@ NOTICES = """() => [".reelwire-toast", "[data-testid=error-overlay]"].map(name =
 })"""
 
 
+MANY_TOASTS = f"""async () => {{
+    const {{ addToast }} = await import("/extensions/{PACK}/toasts.mjs");
+    for (let i = 0; i < 30; i++) {{
+        const remove = addToast({{ summary: "A node", detail: `Sentence ${{i}}` }}, () => {{}});
+        await new Promise(requestAnimationFrame);
+        remove();
+    }}
+}}"""
+HAS_PANEL = "id => app.rootGraph.getNodeById(id).widgets.some(({ name }) => name === 'reelwire_panel')"
+COUNT_REMOVED = """id => {
+    const node = app.rootGraph.getNodeById(id), remove = node.removeWidget;
+    window.removed = 0;
+    node.removeWidget = function (widget) { window.removed++; return remove.call(this, widget); };
+}"""
+
+
 @pytest.fixture
 def failed(view: tuple[Page, str], screenshots: Screenshots) -> Page:
     """The page after a run that failed: Sample Video stopped, and a Keyframe has caused it."""
@@ -254,6 +270,40 @@ def test_a_toast_of_the_pages_own_does_not_bring_ours_over_its_notice(view: tupl
     page.wait_for_selector("[data-testid=error-overlay]")
     becomes(page, COVERS, [])
     page.evaluate("() => app.extensionManager.toast.removeAll()")
+
+
+def test_a_toast_can_be_closed(failed: Page) -> None:
+    failed.locator(".reelwire-toast").get_by_role("button", name="Close").click()
+    becomes(failed, TOASTS, [])
+    assert SENTENCE in failed.evaluate(LOOK, KEYFRAME)["error"], "the words on the node stay"
+
+
+def test_toasts_leave_nothing_behind(view: tuple[Page, str]) -> None:
+    """Of each of the page's own, 15 elements and 50 kB stay."""
+    page, _ = view
+    if page.context.browser and page.context.browser.browser_type.name != "chromium":
+        pytest.skip("only Chromium says what it holds")
+    session = page.context.new_cdp_session(page)
+    counts = list[int]()
+    for _ in range(2):
+        page.evaluate(MANY_TOASTS)
+        for _ in range(2):
+            session.send("HeapProfiler.collectGarbage")
+        counts.append(session.send("Memory.getDOMCounters")["nodes"])
+    assert counts[1] - counts[0] < 100  # of 30
+
+
+def test_a_node_that_runs_anew_keeps_its_panel(view: tuple[Page, str]) -> None:
+    """Of each widget that comes and goes the page keeps a row."""
+    page, renderer = view
+    load(page, keyframes(0, 8), f"anew in {renderer}")
+    assert run(page)[0] == "execution_success"
+    becomes(page, HAS_PANEL, True, SAMPLER)
+    page.evaluate(COUNT_REMOVED, SAMPLER)
+    page.evaluate("id => app.rootGraph.getNodeById(id).widgets.find(({ name }) => name === 'seed').value = 8", SAMPLER)
+    assert run(page)[0] == "execution_success"
+    becomes(page, HAS_PANEL, True, SAMPLER)
+    assert page.evaluate("() => window.removed") == 0
 
 
 def test_the_cause_is_marked_and_not_the_node_that_stopped(failed: Page) -> None:

@@ -5,11 +5,13 @@ python -m tests.soak --runs 1000 --seed 1 --csv soak.csv --svg soak.svg
 
 python -m tests.soak --page 60 --svg page.svg          minutes of ComfyUI's page in Chromium, in both of its renderers
 
+python -m tests.soak --page 60 --stock                 half of them with a graph of ComfyUI's own nodes, for comparison
+
 Fails where memory, mapped files, threads, open files or temporary files grow by more than 1% from run 100 to the end,
 where a run leaves something in the output folder, where one that nothing disturbs fails, or where the same seed does
 not make the same frames at the end as at the beginning; of the page: where blob URLs, our elements and listeners or the
-host's memory grow by more than 1% from run 80 on. COMFYUI_DIR names ComfyUI's folder,
-REELWIRE_CHROMIUM the browser.
+host's memory grow by more than 1% from run 80 on, and where a run lets the page's heap, nodes or listeners grow by
+clearly more than one of the stock graph. COMFYUI_DIR names ComfyUI's folder, REELWIRE_CHROMIUM the browser.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,7 +32,7 @@ from ..support.card.host import CardHost, boot_on_card
 from ..support.host import Host, boot
 from ..support.tiny_base import comfyui_folder, tiny_base
 from .mix import draw, perform, reference
-from .page import PAGE_WARM, soak_pages
+from .page import soak_pages, warm_of
 from .samples import FLAT, WARM, Sample, curves, growth, picture, sample, write
 
 EVERY = 10  # runs between two samples
@@ -110,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--runs", type=int, default=1000)
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--page", type=float, metavar="MINUTES", help="in place of the runs")
+    options.add_argument("--stock", action="store_true", help="with --page: beside a graph of ComfyUI's own nodes")
     options.add_argument("--csv", type=Path, help="where the samples go; of the page, one file for each renderer")
     options.add_argument("--svg", type=Path, help="where the curves go")
     return options
@@ -145,18 +148,30 @@ def _runs(options: argparse.Namespace) -> list[str]:
 def _page(options: argparse.Namespace) -> list[str]:
     """What is not flat after the minutes of the page, in words."""
     with _base() as base, boot(comfyui_folder(), base, kind=Host) as host:
-        result = soak_pages(host, options.page, _tell)
-    last = min(samples[-1].run for samples in result.samples.values())
-    warm, drawn = min(PAGE_WARM, last // 3), dict[str, Sequence[tuple[int, float]]]()
-    for renderer, samples in result.samples.items():
+        result = soak_pages(host, options.page, _tell, options.stock)
+    all_samples = {**result.samples, **{f"{renderer}, stock": each for renderer, each in result.stock.items()}}
+    drawn = dict[str, Sequence[tuple[int, float]]]()
+    for renderer, samples in all_samples.items():
         drawn |= curves(samples, f"{renderer}, ")
-        _tell(f"\n{renderer}\n{table(samples, warm)}")
+        _tell(f"\n{renderer}\n{table(samples, warm_of(samples))}")
         if options.csv:
-            write(samples, options.csv.with_stem(f"{options.csv.stem}-{renderer.replace(' ', '_')}"))
+            write(samples, options.csv.with_stem(f"{options.csv.stem}-{renderer.replace(', ', '-').replace(' ', '_')}"))
     if options.svg:
         options.svg.write_text(picture(drawn), encoding="utf-8")
+    if result.stock:
+        _tell(f"\n{beside(result.beside())}")
     _tell(f"\n{dict(result.ends)}")
-    return result.faults(warm)
+    return result.faults()
+
+
+def beside(rows: Mapping[str, Mapping[str, tuple[float, float]]]) -> str:
+    """What each run of ours and of the stock graph adds to the page, as markdown."""
+    lines = [
+        f"| {renderer} | {name} | {ours:,.1f} | {stock:,.1f} |"
+        for renderer, row in rows.items()
+        for name, (ours, stock) in row.items()
+    ]
+    return "\n".join(["| renderer | each run adds | ours | stock |", "|---|---|---:|---:|", *lines])
 
 
 def table(samples: Sequence[Any], warm: int) -> str:

@@ -7,19 +7,19 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psutil
 
 from ...bench.export_workflow import open_page
 from ..support.host import Host
-from ..support.page.node_views import DECODE, SAMPLER, film, keyframes
 from ..support.page.pages import RENDERERS, choose, load, prepare, render_with, renew, run
-from .samples import FLAT, growth
+from .graphs import GRAPHS, OURS, STOCK, PageGraph
+from .samples import FLAT, curves, ends_of, growth
 
 if TYPE_CHECKING:
     from playwright.sync_api import CDPSession, Page
@@ -74,14 +74,17 @@ COUNT = """(() => {
         elements.filter(each => each.deref()).length, listeners.filter(each => !isGone(each)).length];
 })()"""
 DOCKED = "Comfy.Queue.QPOV2"
-# what the page's own toasts, each of which it keeps with some 50 kB, and its panels let grow; ours are counted apart
-OF_THE_PAGE = {"heap", "nodes", "listeners"}
+# what the page lets grow by itself (of each of its toasts it keeps some 50 kB, of each row of a node that goes its
+# elements); ours are counted apart, and what a run adds to these is laid beside a stock graph's: how much more of it
+# than stock's is clearly more
+OF_THE_PAGE = {"heap": 10_000, "nodes": 2, "listeners": 2}
+TIMES = 1.25  # that, and so many times as much as stock's
 SET = """values => {
     for (const [id, name, value] of values)
         app.rootGraph.getNodeById(id).widgets.find(widget => widget.name === name).value = value;
 }"""
-INTERRUPT = """() => app.api.addEventListener(
-    "b_preview_with_metadata", () => app.api.fetchApi("/interrupt", { method: "POST" }), { once: true })"""
+INTERRUPT = """event => app.api.addEventListener(
+    event, () => app.api.fetchApi("/interrupt", { method: "POST" }), { once: true })"""
 
 
 @dataclass(frozen=True)
@@ -103,20 +106,51 @@ class PageSample:
 
 @dataclass
 class PageResult:
-    """samples: renderer -> after every few runs; ends: how many runs ended how."""
+    """samples: renderer -> after every few runs, of our graph; stock: of one of ComfyUI's own nodes; ends: how many
+    runs ended how."""
 
     samples: dict[str, list[PageSample]] = field(default_factory=dict)
+    stock: dict[str, list[PageSample]] = field(default_factory=dict)
     ends: Counter[str] = field(default_factory=Counter)
 
-    def faults(self, warm: int = PAGE_WARM) -> list[str]:
-        """What is not flat, in words."""
-        grown = {renderer: growth(samples, warm) for renderer, samples in self.samples.items()}
+    def faults(self) -> list[str]:
+        """What is not flat, or grows by more than in a stock graph, in words."""
+        grown = {renderer: growth(samples, warm_of(samples)) for renderer, samples in self.samples.items()}
         return [
             f"{renderer}: {name} grew by {share:.2%}"
             for renderer, shares in grown.items()
             for name, share in shares.items()
             if share > FLAT and name not in OF_THE_PAGE
+        ] + [
+            f"{renderer}: {name} grew by {ours:,.1f} a run, in a stock graph by {stock:,.1f}"
+            for renderer, rows in self.beside().items()
+            for name, (ours, stock) in rows.items()
+            if ours > TIMES * max(stock, 0) + OF_THE_PAGE[name]
         ]
+
+    def beside(self) -> dict[str, dict[str, tuple[float, float]]]:
+        """Renderer -> what is of the page -> by how much a run of ours, and one of the stock graph, lets it grow: of as
+        many runs, as the page keeps less and less of each."""
+        rows = dict[str, dict[str, tuple[float, float]]]()
+        for renderer, stock in self.stock.items():
+            ours = self.samples[renderer]
+            last = min(ours[-1].run, stock[-1].run)
+            ours, stock = ([each for each in samples if each.run <= last] for samples in (ours, stock))
+            rows[renderer] = {name: (per_run(ours, name), per_run(stock, name)) for name in OF_THE_PAGE}
+        return rows
+
+
+def warm_of(samples: Sequence[PageSample]) -> int:
+    """The run from which on growth counts."""
+    return min(PAGE_WARM, samples[-1].run // 3)
+
+
+def per_run(samples: Sequence[PageSample], name: str) -> float:
+    """By how much each run lets a number grow once the page is warm."""
+    later = [each for each in samples if each.run >= warm_of(samples)]
+    before, after = ends_of(curves(later)[name])
+    first, last = ends_of([(each.run, each.run) for each in later])
+    return (after - before) / max(last - first, 1)
 
 
 @dataclass(frozen=True)
@@ -157,41 +191,39 @@ def watched(page: Page, host: Host) -> Watched:
 
 
 def soak_page(
-    watch: Watched, renderer: str, goes_on: Callable[[int], bool], tell: Callable[[str], None], every: int = EVERY
+    watch: Watched,
+    renderer: str,
+    goes_on: Callable[[int], bool],
+    tell: Callable[[str], None],
+    every: int = EVERY,
+    kind: str = OURS,
 ) -> tuple[list[PageSample], Counter[str]]:
-    """(samples, how many runs ended how) in one renderer, while `goes_on` of the number of runs says so."""
+    """(samples, how many runs ended how) of a graph of GRAPHS in one renderer, while `goes_on` of the number of runs
+    says so."""
     page, samples, ends = watch.page, list[PageSample](), Counter[str]()
     render_with(page, renderer)
-    graph = keyframes(0, 8)
-    graph["2"] = film("")["2"]  # a cache, which has a chart
-    graph[SAMPLER]["inputs"]["model"] = ["2", 0]
-    load(page, graph, f"soak in {renderer}")
+    graph, title = GRAPHS[kind](), " ".join(filter(None, ("soak", kind, "in", renderer)))
+    load(page, graph.prompt, title)
     for number in count():
         if number % every == 0 or not goes_on(number):
             watch.host.send("/history", {"clear": True})
             samples.append(watch.sample(number))
-            tell(f"{number:5} runs, {renderer}, {dict(ends)}, {samples[-1]}")
+            tell(f"{number:5} runs, {title}, {dict(ends)}, {samples[-1]}")
         if not goes_on(number):
             return samples, ends
-        ends[_perform(page, number)] += 1
+        ends[_perform(page, graph, number)] += 1
     raise AssertionError("unreachable")
 
 
-def _perform(page: Page, number: int) -> str:
+def _perform(page: Page, graph: PageGraph, number: int) -> str:
     """One run; how it ended."""
     kind = {1: "refused", 4: "error", 7: "interrupted"}.get(number % 10, "success")
-    changes: list[list[Any]] = [
-        [SAMPLER, "seed", number],
-        [SAMPLER, "steps", 8 if kind == "interrupted" else 4],
-        ["7", "frame", 8 if kind == "error" else 0],  # where the next one is
-        [DECODE, "filename_prefix", "/outside" if kind == "refused" else "page/soak"],
-    ]
-    page.evaluate(SET, changes)
+    page.evaluate(SET, graph.changes(kind, number))
     if kind == "refused":
         page.evaluate("() => app.queuePrompt(0, 1)")
         return kind
     if kind == "interrupted":
-        page.evaluate(INTERRUPT)
+        page.evaluate(INTERRUPT, graph.interrupt)
     return run(page)[0].removeprefix("execution_")
 
 
@@ -199,14 +231,16 @@ def _before(end: float, number: int) -> bool:
     return time.monotonic() < end
 
 
-def soak_pages(host: Host, minutes: float, tell: Callable[[str], None]) -> PageResult:
-    """The same number of minutes in each renderer."""
-    result = PageResult()
+def soak_pages(host: Host, minutes: float, tell: Callable[[str], None], stock: bool = False) -> PageResult:
+    """The same number of minutes in each renderer. stock: half of them with a graph of ComfyUI's own nodes."""
+    result, kinds = PageResult(), (OURS, STOCK) if stock else (OURS,)
     for renderer in RENDERERS:
-        end = time.monotonic() + 60 * minutes / len(RENDERERS)
-        with open_page(host.url) as page:
-            prepare(page, 1)
-            samples, ends = soak_page(watched(page, host), renderer, partial(_before, end), tell)
-        result.samples[renderer] = samples
-        result.ends += ends
+        for kind in kinds:
+            end = time.monotonic() + 60 * minutes / len(RENDERERS) / len(kinds)
+            with open_page(host.url) as page:
+                prepare(page, 1)
+                goes_on = partial(_before, end)
+                samples, ends = soak_page(watched(page, host), renderer, goes_on, tell, kind=kind)
+            (result.stock if kind else result.samples)[renderer] = samples
+            result.ends += Counter({f"{kind} {ended}".strip(): times for ended, times in ends.items()})
     return result

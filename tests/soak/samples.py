@@ -68,11 +68,15 @@ def growth(samples: Sequence[Any], warm: int = WARM) -> dict[str, float]:
     """By what share each number has grown from `warm` runs to the end; from a number of 0, by how many."""
     grown = {}
     for name, curve in curves(samples).items():
-        later = [value for run, value in curve if run >= warm] or [value for _, value in curve]
-        count = max(1, min(WINDOW, len(later) // 2))
-        before, after = median(later[:count]), median(later[-count:])
+        before, after = ends_of([each for each in curve if each[0] >= warm] or curve)
         grown[name] = (after - before) / (before or 1)
     return grown
+
+
+def ends_of(curve: Sequence[tuple[int, float]]) -> tuple[float, float]:
+    """The median of the first values of a curve, and that of the last."""
+    values, most = [value for _, value in curve], max(1, min(WINDOW, len(curve) // 2))
+    return median(values[:most]), median(values[-most:])
 
 
 def write(samples: Sequence[Any], file: Path) -> None:

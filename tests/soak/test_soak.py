@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import replace
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from reelwire.tests.soak.command import Result, soak
+from reelwire.samplers.caches.policies import choices
+from reelwire.tests.soak.command import Result, beside, soak
+from reelwire.tests.soak.graphs import GRAPHS as PAGE_GRAPHS
+from reelwire.tests.soak.graphs import STOCK
 from reelwire.tests.soak.kept import Kept, growing
 from reelwire.tests.soak.mix import DISTURBANCES, GRAPHS, draw
-from reelwire.tests.soak.page import PageResult, PageSample
+from reelwire.tests.soak.page import OF_THE_PAGE, TIMES, PageResult, PageSample, per_run
 from reelwire.tests.soak.samples import NUMBERS, Sample, curves, growth, picture, sample, write
-from reelwire.tests.soak.varied import KINDS, REFUSED, varied
+from reelwire.tests.soak.varied import CALIBRATED, KINDS, REFUSED, SIZES, Names, rounds, varied
 from reelwire.tests.support.card.host import CardHost
+from reelwire.tests.support.host import Prompt
 
 FLAT = [Sample(run, 8 * 10**8, 400, 40, 90, 0, 0) for run in range(0, 1001, 10)]
 
@@ -85,11 +91,52 @@ def test_a_short_soak(card_host: CardHost) -> None:
     card_host.check()
 
 
+def test_each_round_is_unlike_the_one_before(tmp_path: Path) -> None:
+    """Every policy in each round; each prompt has another size, text, seed and name than any of its kind before."""
+    for folder in ("input", *(f"models/{kind}" for kind in ("diffusers", "loras", "diffusion_models", "vae"))):
+        (tmp_path / folder).mkdir(parents=True)
+    names = Names(tmp_path)
+    first, second, third = ([*each] for each in islice(rounds(names), 3))
+    for before, after in pairwise((first, second, third)):
+        assert alike(before, after) == {}
+    assert {*alike(first, first)} == {kind for kind, _ in first}
+    for each in (first, second, third):
+        drawn = {kind: {*values(each, kind, "policy")} for kind in ("cached", "calibrated")}
+        assert drawn["cached"] | drawn["calibrated"] == {*choices()}
+        assert drawn["calibrated"] == {*CALIBRATED}
+    for kind in ("text", "cached", "lora", "latent"):
+        assert len({*sizes(first + second + third, kind)}) == min(3 * KINDS[kind][0], len(SIZES))
+
+
+def alike(before: list[tuple[str, Prompt]], after: list[tuple[str, Prompt]]) -> dict[str, set[str]]:
+    """Kind -> what of its prompts of two rounds is the same: a text, seed, name or speed of any two; the size of two in
+    the same place."""
+    same = defaultdict[str, set[str]](set)
+    for kind in KINDS:
+        for name in ("positive", "seed", "filename_prefix", "labels", "prompt", "price", "timeline", "speed"):
+            if {*values(before, kind, name)} & {*values(after, kind, name)} - {"", 0}:
+                same[kind].add(name)
+        if any(size == other for size, other in zip(sizes(before, kind), sizes(after, kind), strict=True)):
+            same[kind].add("size")
+    return same
+
+
+def values(prompts: list[tuple[str, Prompt]], kind: str, name: str) -> list[Any]:
+    """What an input of this name holds in the prompts of a kind, where it is no link."""
+    found = [each["inputs"].get(name) for at, prompt in prompts if at == kind for each in prompt.values()]
+    return [value for value in found if value is not None and not isinstance(value, list)]
+
+
+def sizes(prompts: list[tuple[str, Prompt]], kind: str) -> list[tuple[Any, ...]]:
+    """The sizes of the videos in the prompts of a kind."""
+    return [*zip(*(values(prompts, kind, name) for name in ("width", "height", "frames")), strict=False)]
+
+
 def test_nothing_grows_with_prompts(card_host: CardHost) -> None:
-    """30 prompts, and 30 others of the same kinds."""
+    """40 prompts, and 40 others of the same kinds."""
     with varied(card_host) as more_prompts:
         expected = {(kind, kind not in REFUSED): times for kind, (times, _) in KINDS.items()}
-        assert sum(expected.values()) == 30
+        assert sum(expected.values()) == 40
         assert more_prompts() == expected
         before = _kept(card_host)
         assert more_prompts() == expected
@@ -114,3 +161,45 @@ def test_growth_of_a_page_is_seen(name: str) -> None:
     grows = [replace(each, **{name: getattr(each, name) + each.run * getattr(each, name)}) for each in flat]
     assert not PageResult({"LiteGraph": flat}).faults()
     assert [fault.partition(" grew")[0] for fault in PageResult({"a": flat, "b": grows}).faults()] == [f"b: {name}"]
+
+
+def page_samples(runs: int = 300, /, **more: float) -> list[PageSample]:
+    """Samples of a page whose numbers grow by so much with each run."""
+    flat = PageSample(0, 5 * 10**7, 1500, 550, 2, 1, 30, 29, 7 * 10**8)
+    grown = lambda run: {name: getattr(flat, name) + int(by * run) for name, by in more.items()}
+    return [replace(flat, run=run, **grown(run)) for run in range(0, runs + 1, 10)]
+
+
+@pytest.mark.parametrize("stock", [-1, 0, 1, 3])
+@pytest.mark.parametrize("name", OF_THE_PAGE)
+def test_more_growth_than_of_a_stock_graph_is_seen(name: str, stock: float) -> None:
+    """stock: what that lets grow, in parts of what is clearly more."""
+    slack = OF_THE_PAGE[name]
+    allowed, theirs = TIMES * max(stock, 0) * slack + slack, page_samples(**{name: stock * slack})
+    for by, faults in ((allowed * 0.95, 0), (allowed * 1.1, 1)):
+        found = PageResult({"a": page_samples(**{name: by})}, {"a": theirs}).faults()
+        assert [fault.partition(" grew")[0] for fault in found] == [f"a: {name}"] * faults
+
+
+def test_as_many_runs_are_compared() -> None:
+    """A page that keeps less and less of each run is not better for having had more of them."""
+    early, late = page_samples(150, heap=50_000), page_samples(600, heap=5_000)
+    both = [*early, *(replace(each, run=each.run + 150, heap=each.heap + 150 * 45_000) for each in late[1:])]
+    result = PageResult({"a": early}, {"a": both})
+    assert per_run(both, "heap") < 10_000
+    assert result.beside()["a"]["heap"] == (pytest.approx(50_000, rel=0.01), pytest.approx(50_000, rel=0.01))
+    assert result.faults() == []
+    assert beside(result.beside()).count("50,000.0") == 2
+
+
+def test_a_page_is_laid_beside_stock_in_both_graphs() -> None:
+    """Each changes as many widgets, in all kinds of runs; neither has a node of the other's."""
+    graphs = {name: make() for name, make in PAGE_GRAPHS.items()}
+    assert not any(each["class_type"].startswith("Reelwire") for each in graphs[STOCK].prompt.values())
+    for kind in ("success", "refused", "error", "interrupted"):
+        changed = {
+            name: {(node, widget) for node, widget, _ in graph.changes(kind, 3)} for name, graph in graphs.items()
+        }
+        assert len({len(each) for each in changed.values()}) == 1
+        for name, graph in graphs.items():
+            assert all(widget in graph.prompt[node]["inputs"] for node, widget in changed[name])

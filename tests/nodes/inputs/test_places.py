@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import math
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from reelwire.loaders.disk import free_bytes
 from reelwire.loaders.files import PART, Lock
 from reelwire.loaders.messages import InputError, Message, message_of
 from reelwire.loaders.video_model import VideoModel
@@ -151,6 +157,98 @@ def test_a_small_disk_below_the_output_folder(
             asked(nodes, name, **WRITERS[name], model=model, filename_prefix="video/x")
     assert keys(message_of(refusal.value)) & {"cause_full", "cause_read_only"}
     assert keys(message_of(refusal.value)) & {"output_unwritable", "job_unwritten"}
+
+
+# ---------------------------------------------------------------- room for what a long video leaves under way
+
+FRAMES = 100_001
+LONG = {"timeline": TIMELINE, "filename_prefix": "video/x", "steps": 20, "frames": FRAMES}
+SIZED = {"width": 768, "height": 512}
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], None]:
+    """Sets what the disk says of itself: (total, used, free), or the error that it answers with."""
+
+    def says(answer: Any) -> None:
+        def usage(folder: Path) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return SimpleNamespace(**dict(zip(("total", "used", "free"), answer, strict=True)))
+
+        monkeypatch.setattr(shutil, "disk_usage", usage)
+
+    return says
+
+
+def whole(model: VideoModel) -> int:
+    """Bytes of the latents of LONG in its size."""
+    return 4 * math.prod([*model.facts.latent_shape(**SIZED, frames=FRAMES)])
+
+
+@pytest.mark.parametrize("awaited", ["source", "keyframes", "audio"])
+@pytest.mark.parametrize("lacks", [1, 0])
+def test_a_disk_that_the_windows_do_not_fit_on(
+    nodes: list[Any], output: Path, model: VideoModel, disk: Callable[[Any], None], awaited: str, lacks: int
+) -> None:
+    """What is known of a video before anything is made for it is refused then; to the byte."""
+    free = whole(model) - lacks
+    disk((10**15, 10**15 - free, free))
+    ask = partial(asked, nodes, "ReelwireLongVideo", **{**LONG, **SIZED, "model": model, awaited: None})
+    if not lacks:
+        assert awaited in ask()
+        return
+    with pytest.raises(InputError) as refusal:
+        ask()
+    assert keys(refusal.value.args[0]) >= {"disk_lacks_room", "use_less_disk"}
+    assert (refusal.value.name, refusal.value.value) == ("frames", FRAMES)
+    assert dict(refusal.value.rule.values)["place"] == "output/video"  # type: ignore[attr-defined]
+    assert not [path for path in output.rglob("*") if path.is_file()]
+
+
+def test_windows_that_are_there_take_no_more_room(
+    nodes: list[Any], output: Path, model: VideoModel, disk: Callable[[Any], None]
+) -> None:
+    folder = output / "video" / f"x{ENDING}"
+    with closing(Job(folder)) as job:
+        job.begin({})
+        job.write(0, torch.zeros(10**5))
+    (folder / "notes.txt").write_bytes(bytes(10**5))
+    there = (folder / "window_0000.safetensors").stat().st_size
+    ask = partial(asked, nodes, "ReelwireLongVideo", **{**LONG, **SIZED, "model": model, "keyframes": None})
+    for free, is_enough in ((whole(model) - there, True), (whole(model) - there - 1, False)):
+        disk((10**15, 10**15 - free, free))
+        with nullcontext() if is_enough else pytest.raises(InputError):
+            ask()
+
+
+@pytest.mark.parametrize("answer", [OSError(errno.ENOSYS, "x"), OSError(errno.EACCES, "x"), (0, 0, 0)])
+def test_a_disk_that_does_not_say_is_tried(
+    nodes: list[Any], output: Path, model: VideoModel, disk: Callable[[Any], None], answer: Any
+) -> None:
+    disk(answer)
+    assert free_bytes(output) is None
+    inputs = {**LONG, **SIZED, "model": model, "keyframes": None}
+    assert asked(nodes, "ReelwireLongVideo", **inputs) == ["keyframes"]
+
+
+def test_a_size_that_comes_later_is_awaited(
+    nodes: list[Any], output: Path, model: VideoModel, disk: Callable[[Any], None]
+) -> None:
+    """A source or a clip brings it; then the node itself refuses."""
+    disk((10**15, 10**15, 0))
+    inputs = {**LONG, "model": model, "width": 0, "height": 0}
+    for name in ("source", "extend"):
+        assert asked(nodes, "ReelwireLongVideo", **inputs, **{name: None}) == [name]
+    with pytest.raises(InputError):
+        asked(nodes, "ReelwireLongVideo", **inputs, keyframes=None)
+
+
+def test_room_that_is_held_back_is_roots(output: Path, disk: Callable[[Any], None], monkeypatch: Any) -> None:
+    disk((100, 90, 5))
+    for user, free in ((0, 10), (1000, 5)):
+        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
+        assert free_bytes(output / "not" / "there") == free
 
 
 # ---------------------------------------------------------------- what a long video leaves while it is under way

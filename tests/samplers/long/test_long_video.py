@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from reelwire.loaders.devices import OutOfMemory
+from reelwire.loaders.families import load
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory
 from reelwire.loaders.request import ContinuationLatents, Keyframe, Request
@@ -22,6 +23,7 @@ from reelwire.samplers.long.fingerprint import render_fingerprint, upgraded
 from reelwire.samplers.long.job import Job
 from reelwire.samplers.long.plan import LongPlan, LongVideoOptions, plan_long
 from reelwire.samplers.long.render import Callbacks, _Renderer, adain, render
+from reelwire.samplers.long.room import latent_bytes, window_bytes
 from reelwire.samplers.long.timeline import Prompt, Timeline, read_timeline
 from reelwire.tests.support.engine.cached_runs import SOME
 from reelwire.tests.support.engine.components import BUNDLED
@@ -96,6 +98,23 @@ def pictures(model: VideoModel, count: int) -> tuple[Keyframe, ...]:
     return tuple(Keyframe(frames(1, at), at) for at in range(0, count, own // 2 or 1))
 
 
+def kept_bytes(film: Film) -> int:
+    """Bytes of the latents that a render has kept, without the headers of their files."""
+    files = [path.read_bytes() for path in film.job.folder.glob("window_*")]
+    assert sum(map(len, files)) == film.job.bytes_written
+    return sum(len(content) - 8 - int.from_bytes(content[:8], "little") for content in files)
+
+
+@each_family
+def test_latents_are_as_large_as_is_known_before(tiny_models: Path, tmp_path: Path, name: str) -> None:
+    """In whatever precision the network computes."""
+    model = load(replace(open_model(tiny_models, name).recipe, dtype="bfloat16"), PlainMemory())
+    count = length(model)
+    film = Film(model, tmp_path, timeline(), frames=count, keyframes=pictures(model, count))
+    film.frames()
+    assert kept_bytes(film) == window_bytes(model, film.made) >= latent_bytes(model, film.made, count)
+
+
 @every
 def test_every_family_goes_beyond_its_length(tiny_models: Path, tmp_path: Path, name: str) -> None:
     """Exactly as many frames as asked for, finite and not all alike, and the same bytes after a stop in the middle."""
@@ -110,6 +129,7 @@ def test_every_family_goes_beyond_its_length(tiny_models: Path, tmp_path: Path, 
     assert whole.shape[0] == count
     assert whole.std() > 0
     assert len(film.made.windows) > 1 or film.made.mode == "context_windows"
+    assert kept_bytes(film) == window_bytes(model, film.made)
     again = Film(model, tmp_path / "b", timeline(), frames=count, keyframes=pictures(model, count))
     total = again.made.request.steps * len(again.made.windows)
     with pytest.raises(KeyboardInterrupt):
