@@ -121,6 +121,7 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """1 where something grows."""
     options, began = parser().parse_args(arguments), time.monotonic()
+    os.environ.update(LIBRARIES)
     faults = _page(options) if options.page else _runs(options)
     print(f"{time.monotonic() - began:.0f} s", *(faults or ["flat"]), sep="\n")
     return int(bool(faults))
@@ -132,7 +133,6 @@ def _tell(text: str) -> None:
 
 def _runs(options: argparse.Namespace) -> list[str]:
     """What is not flat after the runs, in words."""
-    os.environ.update(LIBRARIES)
     with _base() as base, boot_on_card(comfyui_folder(), base) as host:
         result = soak(host, options.runs, options.seed, _tell)
     if options.csv:
