@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -16,7 +15,4 @@ def free_bytes(folder: Path) -> int | None:
         usage = shutil.disk_usage(folder)
     except OSError:
         return None
-    if usage.total <= 0:
-        return None
-    is_root = getattr(os, "geteuid", lambda: -1)() == 0  # who gets what a disk holds back from others
-    return max(usage.free, usage.total - usage.used) if is_root else usage.free
+    return usage.free if usage.total > 0 else None

@@ -8,7 +8,7 @@ import { isFromHere } from "./prompts.mjs";
 import { addToast } from "./toasts.mjs";
 
 const REFUSED = "custom_validation_failed"; // what a node's own check refuses before a run
-const toasts = [];
+const toasts = new Set();
 let cause; // of the error that the page is about to hear of
 
 export function listenForErrors() {
@@ -52,24 +52,23 @@ async function tell(node, messages) {
   const sentence = messages.map((message) => sayNow(message, node)).join("\n");
   const toast = put(node, sentence);
   const translated = (await translateAll(messages, node)).join("\n");
-  if (translated === sentence || !toasts.includes(toast)) return;
+  if (translated === sentence || !toasts.has(toast)) return;
   drop(toast);
   put(node, translated);
 }
 
 /** The toast that says it; another one that says the same gives way to it. */
 function put(node, sentence) {
-  const words = { summary: node?.getTitle() ?? "Reelwire", detail: sentence };
-  const toast = { ...words };
+  const toast = { summary: node?.getTitle() ?? "Reelwire", detail: sentence };
   if (node) show(node, { error: sentence });
-  toasts.filter(({ summary, detail }) => summary === toast.summary && detail === sentence).forEach(drop);
-  toasts.push(toast);
-  toast.remove = addToast(toast, () => toasts.splice(toasts.indexOf(toast), 1));
+  [...toasts].filter(({ summary, detail }) => summary === toast.summary && detail === sentence).forEach(drop);
+  toasts.add(toast);
+  toast.remove = addToast(toast, () => toasts.delete(toast));
   return toast;
 }
 
 function drop(toast) {
-  toasts.splice(toasts.indexOf(toast), 1);
+  toasts.delete(toast);
   toast.remove();
 }
 

@@ -10,9 +10,11 @@ const MONOSPACED = ["ReelwireEstimate"]; // nodes whose words are a table
 const LINGERS = 2000;
 const panels = new WeakMap();
 
+const isThere = node => node.graph?.getNodeById(node.id) === node;
+
 /** Change what a node shows: {error, live, preview, video, chart, table, lines}; an empty value takes a part away. */
 export function show(node, changes) {
-  if (node.graph?.getNodeById(node.id) !== node) return; // it was taken away while the words were looked up
+  if (!isThere(node)) return; // it was taken away while the words were looked up
   if (!panels.has(node)) panels.set(node, new Panel(node));
   panels.get(node).show(changes);
 }
@@ -66,7 +68,7 @@ class Panel {
     this.place(shown);
     clearTimeout(this.leaving);
     if (shown.length) this.add();
-    else if (this.widget) this.leaving = setTimeout(() => this.remove(), LINGERS);
+    else if (this.widget) this.leaving = setTimeout(() => this.leave(), LINGERS);
   }
 
   /** Put these elements into the content; what is there stays in its place, as what moves there would begin anew. */
@@ -82,6 +84,11 @@ class Panel {
     const options = { serialize: false, hideOnZoom: false, margin: MARGIN, getMinHeight: height, getMaxHeight: height };
     this.widget = this.node.addDOMWidget(NAME, "reelwire", this.element, options);
     this.widget.serialize = false;
+  }
+
+  /** Go, if the node and its panel are there still. */
+  leave() {
+    if (isThere(this.node) && this.node.widgets?.includes(this.widget)) this.remove();
   }
 
   remove() {

@@ -14,7 +14,7 @@ export function addToast({ summary, detail }, closed) {
   const remove = () => toast.remove();
   content.append(icon("pi-times-circle p-toast-message-icon"), text, closeButton(() => (remove(), closed())));
   toast.append(content);
-  toast.role = "alert";
+  toast.setAttribute("role", "alert");
   corner.append(toast);
   return remove;
 }
@@ -28,7 +28,7 @@ function addToPage(words) {
 
 function closeButton(close) {
   const button = Object.assign(element("button", "p-toast-close-button"), { type: "button", onclick: close });
-  button.ariaLabel = phrase("close_toast") || "Close";
+  button.setAttribute("aria-label", phrase("close_toast") || "Close");
   button.append(icon("pi-times p-toast-close-icon"));
   const place = document.createElement("div"); // whose width the button's place is a share of
   place.append(button);
@@ -37,7 +37,7 @@ function closeButton(close) {
 
 function icon(className) {
   const made = element("i", `pi ${className}`);
-  made.ariaHidden = "true";
+  made.setAttribute("aria-hidden", "true");
   return made;
 }
 

@@ -45,7 +45,8 @@ def is_size_known(inputs: Mapping[str, InputValue], awaited: Collection[str]) ->
 
 def check_room(model: VideoModel, plan: LongPlan, prefix: str, ahead: bool = False) -> None:
     """Raise InputError, before anything is computed, where the disk has less room than the windows will take that are
-    still to be written: their latents alone, as nobody knows how well a video can be compressed.
+    still to be written: their latents alone, as nobody knows how well a video can be compressed. Where some wait in
+    memory for room, these are written first.
 
     ahead: inputs are still to come, with which windows may lie otherwise, but no frame in none of them.
     """
@@ -54,9 +55,11 @@ def check_room(model: VideoModel, plan: LongPlan, prefix: str, ahead: bool = Fal
 
     frames, job = plan.request.frames, job_of(prefix)
     whole = latent_bytes(model, plan, frames) if ahead else window_bytes(model, plan)
-    needed, free = whole - job.bytes_written, free_bytes(job.folder.parent)
-    if free is None or free >= needed:
+    written, free = job.bytes_written, free_bytes(job.folder.parent)
+    needed = whole - written
+    if free is None or free >= needed or job.has_late:
         return
     place = Path("output", job.folder.parent.relative_to(host.output_folder())).as_posix()
     sizes = {"needed": size_in_words(needed), "free": size_in_words(free)}
-    raise InputError("frames", frames, message("disk_lacks_room", place=place, **sizes), message("use_less_disk"))
+    remedy = message("free_disk" if written else "use_less_disk")  # a render that goes on keeps its inputs
+    raise InputError("frames", frames, message("disk_lacks_room", place=place, **sizes), remedy)

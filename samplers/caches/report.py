@@ -109,7 +109,7 @@ def size_in_words(count: int) -> str:
     """Bytes in the largest unit that they fill, as 1.23 GB."""
     units = (("GB", 2**30), ("MB", 2**20), ("KB", 2**10), ("bytes", 1))
     unit, size = next((name, size) for name, size in units if count >= size or size == 1)
-    return f"{count / size:.3g} {unit}"
+    return f"{count / size:.3g} {unit}" if count < 999.5 * size else f"{count / size:.0f} {unit}"
 
 
 def steps_so_far(runner: Runner) -> tuple[int, int]:

@@ -233,6 +233,11 @@ class Job:
         return os.path.lexists(self._file(number))
 
     @property
+    def has_late(self) -> bool:
+        """Whether windows wait in memory for room on the disk."""
+        return any(each.windows for each in _unwritten.get(self.folder, ()))
+
+    @property
     def bytes_written(self) -> int:
         """Of all windows that are on disk, whatever inputs they were made with: what is not used is removed first."""
         sizes = list[int]()

@@ -121,6 +121,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str]) -> int:
     """1 where something grows."""
     options, began = parser().parse_args(arguments), time.monotonic()
+    if options.stock and not options.page:
+        parser().error("--stock goes with --page")
     os.environ.update(LIBRARIES)
     faults = _page(options) if options.page else _runs(options)
     print(f"{time.monotonic() - began:.0f} s", *(faults or ["flat"]), sep="\n")

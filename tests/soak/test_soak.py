@@ -192,6 +192,14 @@ def test_as_many_runs_are_compared() -> None:
     assert beside(result.beside()).count("50,000.0") == 2
 
 
+@pytest.mark.parametrize(("went", "faults"), [(7, 0), (5, 0), (4, 1)])
+@pytest.mark.parametrize("kind", ["", "stock "])
+def test_runs_that_fail_compare_nothing(kind: str, went: int, faults: int) -> None:
+    ends = Counter({"success": 70, "error": 30} if kind else {})
+    ends += Counter({f"{kind}success": went, f"{kind}error": 10 - went})
+    assert len(PageResult({"a": page_samples()}, ends=ends).faults()) == faults
+
+
 def test_a_page_is_laid_beside_stock_in_both_graphs() -> None:
     """Each changes as many widgets, in all kinds of runs; neither has a node of the other's."""
     graphs = {name: make() for name, make in PAGE_GRAPHS.items()}

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -244,11 +245,38 @@ def test_a_size_that_comes_later_is_awaited(
         asked(nodes, "ReelwireLongVideo", **inputs, keyframes=None)
 
 
-def test_room_that_is_held_back_is_roots(output: Path, disk: Callable[[Any], None], monkeypatch: Any) -> None:
+def test_room_that_is_held_back_is_not_counted(output: Path, disk: Callable[[Any], None]) -> None:
     disk((100, 90, 5))
-    for user, free in ((0, 10), (1000, 5)):
-        monkeypatch.setattr(os, "geteuid", lambda user=user: user)
-        assert free_bytes(output / "not" / "there") == free
+    assert free_bytes(output / "not" / "there") == 5
+
+
+def test_windows_that_wait_in_memory_are_written_first(
+    nodes: list[Any], output: Path, model: VideoModel, disk: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the disk says: they are nowhere else."""
+    folder = output / "video" / f"x{ENDING}"
+    with closing(Job(folder)) as job:
+        job.begin({})
+        with monkeypatch.context() as full:
+            full.setattr(Job, "_write", Mock(side_effect=OSError(errno.ENOSPC, "full")))
+            with pytest.raises(OSError, match="full"):
+                job.write(0, torch.zeros(10))
+        assert job.has_late
+    disk((10**15, 10**15, 0))
+    assert asked(nodes, "ReelwireLongVideo", **{**LONG, **SIZED, "model": model, "keyframes": None}) == ["keyframes"]
+
+
+def test_a_render_that_goes_on_keeps_its_inputs(
+    nodes: list[Any], output: Path, model: VideoModel, disk: Callable[[Any], None]
+) -> None:
+    """So fewer frames or another folder are no way out."""
+    with closing(Job(output / "video" / f"x{ENDING}")) as job:
+        job.begin({})
+        job.write(0, torch.zeros(10))
+    disk((10**15, 10**15, 0))
+    with pytest.raises(InputError) as refusal:
+        asked(nodes, "ReelwireLongVideo", **{**LONG, **SIZED, "model": model, "keyframes": None})
+    assert keys(refusal.value.args[0]) >= {"disk_lacks_room", "free_disk"}
 
 
 # ---------------------------------------------------------------- what a long video leaves while it is under way

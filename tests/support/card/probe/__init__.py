@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import linecache
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -28,7 +29,7 @@ def _orders(index: int) -> dict[str, Any]:
         "collect": lambda _: _collect_all(),
         "collector": _set_collector,
         "freeze": lambda _: _freeze(),
-        "forget": lambda _: _forget_tokenizers(),
+        "forget": lambda _: _forget(),
         "unload": _unload,
         "rooms": _order_rooms,
     }
@@ -48,8 +49,10 @@ def _freeze() -> None:
     gc.freeze()
 
 
-def _forget_tokenizers() -> None:
-    """The last tokenizers, which are kept for the next prompt: 25 MB of the tiny models', or less."""
+def _forget() -> None:
+    """The last tokenizers, which are kept for the next prompt: 25 MB of the tiny models', or less. And the lines of all
+    source files that a traceback has led through, which Python keeps."""
+    linecache.clearcache()
     for name, module in [*sys.modules.items()]:
         if name.endswith("loaders.common.tokenizers"):
             module._folder_tokenizer.cache_clear()
