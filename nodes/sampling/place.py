@@ -61,5 +61,6 @@ def check_room(model: VideoModel, plan: LongPlan, prefix: str, ahead: bool = Fal
         return
     place = Path("output", job.folder.parent.relative_to(host.output_folder())).as_posix()
     sizes = {"needed": size_in_words(needed), "free": size_in_words(free)}
-    remedy = message("free_disk" if written else "use_less_disk")  # a render that goes on keeps its inputs
+    # a render that goes on keeps its inputs
+    remedy = message("free_disk") if written else message("use_less_disk")
     raise InputError("frames", frames, message("disk_lacks_room", place=place, **sizes), remedy)

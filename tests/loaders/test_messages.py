@@ -115,7 +115,7 @@ def test_every_text_is_used_and_every_key_has_one() -> None:
     scripts = (file for file in (ROOT / "web").rglob("*") if file.suffix in (".js", ".mjs"))
     for script in (file for file in scripts if file.parent.name != "vendor"):
         code = script.read_text(encoding="utf-8")
-        own = {*re.findall(r'\bkey: "(\w+)"', code), *re.findall(r'"(timeline_\w+)"', code)}
+        own = {*re.findall(r'\b(?:key: |phrase\()"(\w+)"', code), *re.findall(r'"(timeline_\w+)"', code)}
         assert own <= english.keys(), f"{script.name}: {own - english.keys()}"
         used |= own
     assert used == english.keys(), f"not used: {sorted(english.keys() - used)}"
