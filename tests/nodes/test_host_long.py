@@ -180,8 +180,7 @@ def test_a_disk_that_another_file_fills_meanwhile(host: Host) -> None:
         times = {path: path.stat().st_mtime_ns for path in windows()}
         assert 1 <= len(times) < WINDOWS
         os.truncate(other, other.stat().st_size - 2**14)
-        there = sum(path.stat().st_size for path in times) / 2**10
-        assert lacking(host.refuse(graph).message) == (pytest.approx(whole - there, abs=0.5), 16)
+        assert "the disk is full" in host.refuse(graph).message, "what waits in memory is written first, and cannot be"
         assert {path: path.stat().st_mtime_ns for path in windows()} == times
         other.unlink()
         assert digest(host.videos(host.post(graph))[0]) == expected
