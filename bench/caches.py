@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,9 +33,8 @@ from reelwire.loaders.messages import InputError
 from reelwire.loaders.request import Conditioning, Keyframe, Request
 from reelwire.loaders.spec import spec_of
 from reelwire.loaders.video_model import VideoModel
-from reelwire.samplers.caches import calibration as calibrating
-from reelwire.samplers.caches import runner
 from reelwire.samplers.caches.calibration import calibrate
+from reelwire.samplers.caches.course import Course, decibels
 from reelwire.samplers.caches.policies.cache_dit import CacheDiT
 from reelwire.samplers.caches.policies.corrected import Corrected
 from reelwire.samplers.caches.policies.easycache import EasyCache
@@ -234,12 +234,13 @@ def refusal(model: VideoModel, method: Method) -> str:
 
 
 class Bench:
-    """One model with its test prompts, and what the uncached run made of them."""
+    """One model with its test prompts, and what the uncached run made of them. courses: of the newest run."""
 
     def __init__(self, model: VideoModel, prompts: int, steps: int = STEPS) -> None:
         train, held_out = world.split()
         scenes = held_out[:: max(len(held_out) // prompts, 1)][:prompts]
         self.model, self.steps = model, steps
+        self.courses: list[Course] = []
         self.asked = [asked(model, scene) for scene in scenes]
         others = [asked(model, train[i]) for i in (100, 7, 50)]
         runs = [
@@ -267,7 +268,8 @@ class Bench:
         entries = runs[-1].cache.entries if policy else []
         share = sum(e.computed + e.again for e in entries) / len(entries) if entries else 1.0
         computed = run_predictions(model, prepared.request) * share
-        return latents, computed, seconds, estimated_distance(runs[-1].cache.courses) if policy else None
+        self.courses = runs[-1].cache.courses if policy else []
+        return latents, computed, seconds, estimated_distance(self.courses)
 
     def decode(self, latents: Tensor) -> Tensor:
         return torch.cat(list(stream_frames(self.model, latents)))
@@ -335,19 +337,34 @@ def measured(name: str, prompts: int, wanted: Sequence[str], known: Mapping[str,
     yield record(all(torch.equal(a, b[0]) for a, b in zip(again, bench.base, strict=True)))
 
 
+class PlanAnyway(Plan):
+    """A plan in a run of any length."""
+
+    def pays(self, predictions: int) -> bool:
+        return True
+
+
+class CorrectedAnyway(Corrected):
+    """A corrected plan in a run of any length, however far from the uncached video."""
+
+    near: ClassVar[float] = -math.inf
+
+    def pays(self, predictions: int) -> bool:
+        return True
+
+
 def few_steps(name: str, prompts: int, steps: int) -> Iterator[str]:
-    """Rows in Markdown, each of so many computed steps of a run of `steps`: mean (worst) PSNR against all of them, of
-    the corrected plan, of the plan, and of a run of no more steps than that."""
-    for module in (runner, calibrating):
-        vars(module)["FEWEST"] = 2  # where the caches themselves pass through
+    """Rows in Markdown, each of so many computed steps of a run of `steps`: the dB that the calibration expects, and
+    mean (worst) PSNR against all of them, of the corrected plan, the plan, and a run of no more steps than that."""
     bench = Bench(open_trained(name), prompts, steps)
     grams = tuple(bench.calibration.grams.items())
     for computed in range(steps - 1, 2, -1):
-        plans = [kind(speed=steps / computed, grams=grams) for kind in (Corrected, Plan)]
-        settings: tuple[Setting, ...] = (*plans, Fewer(computed))
-        rows = [bench.score(setting) for setting in settings]
+        speed = steps / computed
+        rows = [bench.score(CorrectedAnyway(speed=speed, grams=grams))]
+        expected = decibels(sum(way.map.least(way.planned) for way in bench.courses))
+        rows += [bench.score(PlanAnyway(speed=speed, grams=grams)), bench.score(Fewer(computed))]
         cells = [f"{row['psnr']:.1f} ({row['psnr_worst']:.1f}), {row['computed']:.1f}" for row in rows]
-        yield f"| {name}, {computed} of {steps} | {' | '.join(cells)} |"
+        yield f"| {name}, {computed} of {steps} | {expected:.1f} | {' | '.join(cells)} |"
 
 
 def _line(row: Mapping[str, Any]) -> str:

@@ -341,8 +341,10 @@ class CalibrateCache(SamplerNode):
     ) -> io.NodeOutput:
         from ..samplers.caches import store
         from ..samplers.caches.calibration import calibrate
+        from ..samplers.caches.policy import FEWEST
         from ..samplers.denoise import with_source_latents
         from ..samplers.plan import plan
+        from ..samplers.solvers import run_predictions
 
         view, checkpoint = host.LiveView(), model.recipe.files["checkpoint"]
         _check_file(checkpoint)
@@ -357,6 +359,8 @@ class CalibrateCache(SamplerNode):
             report.tell(message("calibrated_here"))
         if sensitivity and model.stacks is None:
             report.tell(message("sensitivity_unet", title=model.title))
+        elif sensitivity and run_predictions(model, prepared.request) < FEWEST:
+            report.tell(message("sensitivity_short", least=FEWEST))
         status, fps = Status(report, model), prepared.request.fps
 
         def on_step(done: int, total: int, run: RunSoFar) -> None:
@@ -385,6 +389,8 @@ def _check_file(checkpoint: Path) -> None:
 
 def _calibrated(calibration: Calibration, file: str) -> list[Message]:
     """What a calibration showed, and where it is now."""
+    from ..samplers.caches.course import NEAR
+    from ..samplers.caches.policy import FEWEST
     from ..samplers.caches.report import in_words
 
     several = len({branch.part for branch in calibration.branches}) > 1
@@ -401,7 +407,10 @@ def _calibrated(calibration: Calibration, file: str) -> list[Message]:
     measured = max((branch.measured for branch in calibration.branches), default=0)
     if measured:
         branches.append(message("calibrated_sensitivity", runs=measured))
-    return [message("calibrated_runs", file=file, count=calibration.key.steps, runs=calibration.runs), *branches]
+    count = sum(len(runs[0]) for runs in calibration.grams.values())
+    if count < FEWEST:
+        branches.append(message("calibrated_short", least=FEWEST, near=round(NEAR)))
+    return [message("calibrated_runs", file=file, count=count, runs=calibration.runs), *branches]
 
 
 NODES = [TeaCacheNode, FORANode, CacheNode, CalibrateCache]

@@ -16,7 +16,7 @@ from ..plan import plan
 from ..solvers import fewest_steps, run_predictions
 from .policies.record import Record, Track
 from .policies.teacache import Fit, published
-from .policy import FEWEST
+from .policy import SHORTEST
 from .store import Branch, Calibration, key_of
 
 FEWEST_POINTS = 3  # of an expert's steps, under which nothing is fitted
@@ -75,9 +75,9 @@ def calibrate(
     prepared = plan(model, request)
     if prepared.mask is not None and not prepared.mask.any():
         raise InputError("mask", message("connected"), message("mask_keeps_all"), message("disconnect_black_mask"))
-    if run_predictions(model, prepared.request) < FEWEST:
-        least = fewest_steps(model, prepared.request, FEWEST)
-        rule = message("few_steps_rule", least=FEWEST)
+    if run_predictions(model, prepared.request) < SHORTEST:
+        least = fewest_steps(model, prepared.request, SHORTEST)
+        rule = message("few_steps_rule", least=SHORTEST)
         raise InputError("steps", prepared.request.steps, rule, message("use_at_least", least=least))
     latents = sample(model, conditioning, prepared, on_step)
     grams = {part: (tuple(map(tuple, record.gram(part).tolist())),) for part in record.denoised}

@@ -6,6 +6,7 @@ of its steps misses, and what the network answers to the latents that the foreca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -21,10 +22,10 @@ FAR = 2.5  # surprise in a gap of usual price, from which it is gone through aga
 ALL = 5.0  # such a surprise, from which all of its steps are
 LOST = 4  # gaps that missed so far, after which all steps are computed
 SEEN = 55.0  # dB: a gap that moves the video by less alone is not gone through again
-# PSNR of the frames over the signal to error of a course, in dB: the median of tiny_ltx and tiny_wan when it was set;
-# by bench/caches.json it is 22 over six models
-FRAMES = 23.0
+# PSNR of the frames over the signal to error of a course, in dB: the median of bench/caches.json
+FRAMES = 25.0
 SMALL = 0.1  # surprise, under which it is not believed
+NEAR = 45.0  # dB that a calibration must expect of a short run; what such runs have is in docs/caches.md
 
 Level = tuple[float, float, float]  # weight, alpha_t, sigma_t
 Gram = tuple[tuple[float, ...], ...]
@@ -194,6 +195,11 @@ class Map:
         on = np.arange(1, min(self.span, self.count - 1 - at) + 1)
         return self.prices[at][:, on] + ways[at + on, on]
 
+    def least(self, computed: int) -> float:
+        """The price of the cheapest way of so many computed steps, whose first ones a forecast needs."""
+        head = self.known.order + 1
+        return float(self.ahead[computed - head, head - 1, head - 1]) if head < computed < self.count else 0.0
+
     def following(self, at: int, back: int, left: int) -> int:
         """The next computed step on the cheapest way with so many to come."""
         return at + 1 + int(self._onwards(self.ahead[left - 1], at)[back].argmin())
@@ -218,6 +224,8 @@ class Course:
     expected: that miss of the newest, in lengths of its x0.
     until: the step up to which all are computed.
     usual: price of a gap of the plan, their mean.
+    near: dB that the calibration must expect of it.
+    asked, planned: how many steps were to be computed, and how many were planned so that it does.
     rejected: how often a computed step was thrown away because its forecast had missed too far.
     """
 
@@ -232,6 +240,9 @@ class Course:
     rejected: int = 0
     until: int = 0
     usual: float = 0.0
+    near: float = -math.inf
+    asked: int = 0
+    planned: int = 0
 
     @property
     def place(self) -> tuple[int, int]:
@@ -333,10 +344,17 @@ class Course:
         self.surprises[-1] = max(miss / self.expected, SMALL)
 
 
-def course(known: Known, computed: int, steps: range) -> Course:
-    """The course through an expert's steps of which `computed` are computed."""
-    way, head = Course(map_of(known), max(computed, known.order + 2), steps.start), known.order + 1
-    if head < min(way.left, way.map.count):
-        gaps = min(way.map.count - way.left, way.left - head)
-        way.usual = float(way.map.ahead[way.left - head, head - 1, head - 1]) / max(gaps, 1)
-    return way
+def decibels(price: float) -> float:
+    """PSNR of the frames, where they moved by so much."""
+    return FRAMES - 10 * math.log10(max(price, 1e-9))
+
+
+def course(known: Known, computed: int, steps: range, near: float = -math.inf) -> Course:
+    """The course through an expert's steps of which `computed` are computed. near: dB that a calibration must expect of
+    it, by as many more as that takes."""
+    ways, head = map_of(known), known.order + 1
+    asked = min(max(computed, head + 1), ways.count)
+    enough = lambda n: near == -math.inf or (known.measured and decibels(ways.least(n)) >= near)
+    planned = next(filter(enough, range(asked, ways.count)), ways.count)
+    gaps = max(min(ways.count - planned, planned - head), 1)
+    return Course(ways, planned, steps.start, usual=ways.least(planned) / gaps, near=near, asked=asked, planned=planned)

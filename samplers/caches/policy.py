@@ -22,6 +22,7 @@ from .mechanisms.blocks import BLOCK, Blocks
 from .state import BranchState, Slopes, StepContext, Values, forecast
 
 FEWEST = 10  # predictions, under which each counts: caches on distilled models cost more picture than fewer steps do
+SHORTEST = 4  # predictions of a run that can be calibrated
 
 
 class RunUnderWay(Protocol):
@@ -131,13 +132,21 @@ class Policy(ABC):
         too_many = 0 < self.longest <= state.reuses
         return bool(state.history) and inside and context.index >= self.warmup and not last and not too_many
 
+    def pays(self, predictions: int) -> bool:
+        """Whether a prepared policy is there at all in a run of so many predictions."""
+        return predictions >= FEWEST
+
+    def why_off(self, predictions: int, notes: tuple[str, ...]) -> tuple[str, ...]:
+        """What the person should know where it does not pay. notes: of `prepare`."""
+        return (message("cache_off", cache=self.title, count=predictions, least=FEWEST),)
+
     def count_computed(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
         """The fewest and the most of these steps of an expert that are computed, as far as it is known before a run:
-        all where they are fewer than FEWEST in all. total: of the whole run."""
-        return (len(steps), len(steps)) if total < FEWEST else self.count_cached(part, steps, total, branch)
+        all where a cache does not pay. total: of the whole run."""
+        return self.count_cached(part, steps, total, branch) if self.pays(total) else (len(steps), len(steps))
 
     def count_cached(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
-        """The same of a run that is long enough for a cache."""
+        """The same of a run in which the cache pays."""
         if self.signal:
             return self.guess_computed(steps)
         state, count = BranchState(), 0

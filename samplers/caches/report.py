@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ...loaders.denoiser import GUIDED
 from ...loaders.messages import Message, data, listed, message
-from .course import FRAMES, Course
+from .course import NEAR, Course, decibels
 from .runner import Entry, Runner
 
 
@@ -136,7 +136,7 @@ def report(runner: Runner, estimated: int) -> Report:
         again=sum(entry.again for entry in runner.entries),
         estimated=estimated,
         peak=runner.peak,
-        notes=(*runner.policy.notes(known), *nearness(runner.courses)),
+        notes=(*runner.policy.notes(known), *planned_more(runner.courses), *nearness(runner.courses)),
     )
 
 
@@ -150,7 +150,28 @@ def estimated_distance(courses: Sequence[Course]) -> float | None:
     calibration tells what they weigh."""
     if not courses or not all(way.map.known.measured for way in courses):
         return None
-    return FRAMES - 10 * math.log10(max(sum(way.error for way in courses), 1e-9))
+    return decibels(sum(way.error for way in courses))
+
+
+def planned_more(courses: Sequence[Course]) -> tuple[Message, ...]:
+    """Why a short run computed more than its speed asked for, or all."""
+    asked, planned, count = (sum(each) for each in zip((0, 0, 0), *map(_numbers, courses), strict=True))
+    if all(way.near == -math.inf for way in courses):
+        return ()
+    if not all(way.map.known.measured for way in courses):
+        return (message("short_unknown", count=count),)
+    if all(way.map.count <= way.map.known.order + 2 for way in courses):
+        return (message("short_few", count=count),)
+    if asked == planned:
+        return ()
+    if planned == count:
+        return (message("short_whole", count=count, near=round(NEAR)),)
+    return (message("short_more", asked=asked, planned=planned, count=count, near=round(NEAR)),)
+
+
+def _numbers(way: Course) -> tuple[int, int, int]:
+    """How many steps were to be computed, how many were planned, and how many there are."""
+    return way.asked, way.planned, way.map.count
 
 
 def nearness(courses: Sequence[Course]) -> tuple[Message, ...]:

@@ -26,7 +26,7 @@ from ..solvers import Walk, run_predictions
 from .corrector import Again, Corrector, Goal
 from .course import Course
 from .mechanisms.base import Forward, Mechanism, Prediction
-from .policy import FEWEST, Policy, RunUnderWay, check_policy
+from .policy import Policy, RunUnderWay, check_policy
 from .state import BranchState, Slopes, StepContext, Values, distance
 
 Key = tuple[str, int]  # branch, and the index of the forward pass among those of the branch in this step
@@ -279,9 +279,7 @@ def planned(model: VideoModel, request: Request) -> tuple[Policy | None, tuple[s
         policy, notes = model.cache.prepare(model, request)
         _check_signal(policy, model)
     predictions = run_predictions(model, request)
-    if predictions < FEWEST:
-        return None, (message("cache_off", cache=policy.title, count=predictions, least=FEWEST),)
-    return policy, notes
+    return (policy, notes) if policy.pays(predictions) else (None, policy.why_off(predictions, notes))
 
 
 def _check_signal(policy: Policy, model: VideoModel) -> None:

@@ -135,6 +135,23 @@ def test_few_steps_are_said_to_pass(host: Host) -> None:
     assert "FORA is off: of 6 predictions each one counts" in " ".join(entry["outputs"]["4"]["text"])
 
 
+def test_few_steps_are_calibrated_for_a_corrected_plan(host: Host) -> None:
+    """Which is off without, and says what would help."""
+    short = {"3.steps": 6, "6.steps": 6}
+    corrected = node("ReelwireCache", model=["3", 0], policy="corrected plan", speed=2.0)
+    entry = host.post(workflow("cache_calibrate", {**short, "4": corrected}))
+    assert "only corrected plan leaves some out" in " ".join(entry["outputs"]["3"]["text"])
+    said = " ".join(entry["outputs"]["6"]["text"])
+    assert "corrected plan is off" not in said
+    assert "computed. Ideal speed-up" in said
+    more = workflow("cache_calibrate", {"3.steps": 6, "6.steps": 7, "4": corrected})
+    said = " ".join(host.post(more)["outputs"]["6"]["text"])
+    assert "corrected plan is off: of 7 predictions each one counts. Below 10" in said
+    plan = node("ReelwireCache", model=["3", 0], policy="plan", speed=2.0)
+    said = " ".join(host.post(workflow("cache_calibrate", {**short, "4": plan}))["outputs"]["6"]["text"])
+    assert "plan is off: of 6 predictions each one counts. Caches begin to pay at 10" in said
+
+
 def test_a_calibration_is_used_by_what_comes_after(host: Host) -> None:
     entry = host.post(workflow("cache_calibrate"))
     assert "tiny-wan2.1-t2v.reelwire-cache.json: 12 predictions" in " ".join(entry["outputs"]["3"]["text"])

@@ -6,6 +6,7 @@ answer to slightly wrong latents carries on of it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,16 +15,21 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from ....loaders.denoiser import Denoiser
+from ....loaders.messages import Message, message
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
-from ...solvers import TABLES
-from ..course import MISS, Course, Known, course, longest_gap
+from ...solvers import TABLES, run_predictions
+from ..course import MISS, NEAR, Course, Known, course, longest_gap
+from ..policy import FEWEST, SHORTEST, Policy
 from ..state import BranchState, StepContext, Values, extrapolate
 from .plan import EDGE, Plan, budget, gram_matrices, place, weight
 
 # How far a network's x0 moves with its latents, |dx0| / |dx|, is near .2 + .25 / alpha_t on tiny_ltx and
 # tiny_wan; a plan counts on four times as much, since prompts differ
 LEAST, AT_NOISE = 0.8, 1.0
+# Of errors at pure noise, as an exponent. Of 2 (a plan's), 2.5, 3 and 4 the one that was best for the worst prompts of
+# tiny_ltx, tiny_wan, tiny_hunyuan and tiny_cogvideox, and hardly lower in the mean on any
+GROWTH = 2.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +50,39 @@ class Corrected(Plan):
         more = 1 + TABLES[model.solvers][request.sampler].remembered
         return self.mechanism.stored_bytes(model, request, self.stored_values, more)
 
+    def prepare(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+        """In runs so short that each prediction counts, only by a calibration that differs in nothing."""
+        policy, notes = super().prepare(model, request)
+        return (self if notes and run_predictions(model, request) < FEWEST else policy), notes
+
+    def pays(self, predictions: int) -> bool:
+        """In shorter runs too where a calibration tells what they cost."""
+        return super().pays(predictions) or (bool(self.grams) and self.is_free and predictions >= SHORTEST)
+
+    def why_off(self, predictions: int, notes: tuple[str, ...]) -> tuple[str, ...]:
+        if self.speed == 1 or predictions < SHORTEST:
+            return super().why_off(predictions, notes)
+        numbers = {"cache": self.title, "count": predictions, "least": FEWEST, "near": round(NEAR)}
+        off = message("corrected_off", **numbers) if self.is_free else message("corrected_off_span", **numbers)
+        known = {note.key: note for note in notes if isinstance(note, Message)}
+        others = [message("calibration_for_others")] if "planned_by_noise_other" in known else []
+        return (off, *others, *(known[key] for key in known if key == "calibration_differs_plan"))
+
+    @property
+    def near(self) -> float:
+        """dB that the calibration must expect of each expert, as errors add up: something in short runs alone."""
+        is_short = 0 < sum(len(runs[0]) for _, runs in self.grams) < FEWEST
+        return NEAR + 10 * math.log10(len(self.grams)) if is_short else -math.inf
+
     def count_cached(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
-        """More than the plan has where forecasts miss by more than several runs of a calibration let expect."""
+        """More than the plan has where forecasts miss by more than several runs of a calibration let expect, and in a
+        short run."""
         fewest, most = super().count_cached(part, steps, total, branch)
-        return fewest, len(steps) if len(self.grams_of(part, len(steps))) > 1 else most
+        return fewest, len(steps) if self.near > 0 or len(self.grams_of(part, len(steps))) > 1 else most
 
     def course(self, denoiser: Denoiser, part: str, steps: range) -> Course:
         grams, computed = self.grams_of(part, len(steps)), budget(len(steps), self.speed)
-        levels = tuple((weight(denoiser, i), *denoiser.alpha_sigma(i)) for i in steps)
+        levels = tuple((weight(denoiser, i, GROWTH), *denoiser.alpha_sigma(i)) for i in steps)
         places = tuple(place(denoiser, i) for i in steps)
         known = Known(
             grams or tuple(tuple(map(tuple, gram)) for gram in gram_matrices((), places).tolist()),
@@ -61,7 +92,7 @@ class Corrected(Plan):
             longest_gap(len(steps), computed),
             bool(grams),
         )
-        return course(known, computed, steps)
+        return course(known, computed, steps, self.near)
 
     def plan_steps(self, denoiser: Denoiser, part: str, steps: range) -> dict[int, float]:
         return {}

@@ -32,6 +32,8 @@ class MagCache(Policy):
     tooltip: ClassVar[str] = "needs Calibrate Cache"
 
     def should_skip(self, state: BranchState, context: StepContext, distance: float | None) -> bool:
+        if not any(part == context.part for part, *_ in self.ratios):  # an expert of a few steps
+            return False
         if not state.reuses:
             state.memory["size"] = 1.0
         state.memory["size"] *= self._ratio(context)

@@ -73,8 +73,12 @@ class Plan(Policy):
     def count_cached(self, part: str, steps: range, total: int, branch: str = "") -> tuple[int, int]:
         """As many as the plan has; more where its range, warm-up or longest row does not let it skip what it would."""
         planned = min(len(steps), max(budget(len(steps), self.speed), self.order + 2))
-        free = (self.start, self.end, self.longest) == (0.0, 1.0, 0) and self.warmup <= self.order + 1
-        return planned, planned if free else len(steps)
+        return planned, planned if self.is_free else len(steps)
+
+    @property
+    def is_free(self) -> bool:
+        """Whether its options let it skip whatever it would."""
+        return (self.start, self.end, self.longest) == (0.0, 1.0, 0) and self.warmup <= self.order + 1
 
     def grams_of(self, part: str, count: int) -> tuple[Gram, ...]:
         """What a calibration knows of an expert with so many steps; nothing, where there is none of it."""
@@ -114,8 +118,8 @@ def place(denoiser: Denoiser, step: int) -> float:
     return math.log((alpha + EDGE) / (sigma + EDGE))
 
 
-def weight(denoiser: Denoiser, step: int) -> float:
-    """How much an error of a prediction's x0 counts.
+def weight(denoiser: Denoiser, step: int, growth: float = GROWTH) -> float:
+    """How much an error of a prediction's x0 counts. growth: of errors at pure noise, as an exponent.
 
     How far it moves the latents of the next noise level, x' = a' x0 + s' (x - a x0) / s, times how much it grows until
     the end, the more the more noise is left. A solver may ask for two predictions at one level.
@@ -124,7 +128,7 @@ def weight(denoiser: Denoiser, step: int) -> float:
     last = len(levels) - 1
     following = next((i for i in range(step + 1, last) if levels[i] != levels[step]), last)
     (alpha, sigma), (after, left) = denoiser.alpha_sigma(step), denoiser.alpha_sigma(following)
-    return abs(after - left * alpha / max(sigma, EDGE)) * math.exp(GROWTH * sigma)
+    return abs(after - left * alpha / max(sigma, EDGE)) * math.exp(growth * sigma)
 
 
 def slope(grams: np.ndarray, before: int, at: int, of: int) -> float:

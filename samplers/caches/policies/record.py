@@ -69,6 +69,9 @@ class Record(Policy):
     def stored_signals(self) -> int:
         return 1
 
+    def pays(self, predictions: int) -> bool:
+        return True  # it leaves nothing out
+
     def may_skip(self, state: BranchState, context: StepContext) -> bool:
         return False
 

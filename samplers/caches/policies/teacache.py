@@ -104,7 +104,7 @@ class TeaCache(Policy):
             return self, ()
         if self.source != "published":
             record, differs = match(read(model.recipe.files["checkpoint"]), key_of(model, request))
-            if record is not None:
+            if record is not None and record.branches:  # of a few steps nothing is fitted
                 notes = (message("calibration_differs", names=inputs_named(*differs)),) if differs else ()
                 return self._with(calibrated(record)), notes
             if self.source == "calibrated":

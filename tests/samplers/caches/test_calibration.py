@@ -316,14 +316,14 @@ def test_predictions_decide_whether_a_cache_pays(models: Path) -> None:
     assert [plan(cached, request).policy is not None for request in runs] == [True] * 3
     few = [Request(steps=5, sampler="heun"), Request(steps=12, source=source, strength=0.3)]
     assert [plan(cached, request).policy is not None for request in few] == [False] * 2
-    with pytest.raises(InputError, match=r"steps = 5: .* at 10 predictions. Use 6 or more"):
-        calibrate(model, model.encode("a", ""), few[0], lambda *_: None)
+    with pytest.raises(InputError, match=r"steps = 2: .* at least 4 predictions. Use 3 or more"):
+        calibrate(model, model.encode("a", ""), Request(steps=2, sampler="heun"), lambda *_: None)
 
 
 def test_too_few_steps_are_refused(models: Path) -> None:
     model = open_model(models, "tiny-wan2.1-t2v")
-    with refuses(InputError, "few_steps_rule", least=10):
-        calibrate(model, model.encode("a", ""), Request(steps=9), lambda *_: None)
+    with refuses(InputError, "few_steps_rule", least=4):
+        calibrate(model, model.encode("a", ""), Request(steps=3), lambda *_: None)
 
 
 # ---------------------------------------------------------------- the report

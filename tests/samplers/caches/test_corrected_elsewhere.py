@@ -17,11 +17,11 @@ from reelwire.loaders.denoiser import Denoiser
 from reelwire.loaders.messages import Message
 from reelwire.loaders.request import Control, Guidance, Request
 from reelwire.loaders.video_model import VideoModel
-from reelwire.samplers.caches.course import LOST, Course, Known, course
+from reelwire.samplers.caches.course import FRAMES, LOST, Course, Known, course
 from reelwire.samplers.caches.policies.corrected import Corrected
 from reelwire.samplers.caches.policies.plan import Plan
 from reelwire.samplers.caches.policy import Policy
-from reelwire.samplers.caches.report import FRAMES, nearness
+from reelwire.samplers.caches.report import nearness
 from reelwire.samplers.caches.runner import Runner
 from reelwire.samplers.caches.state import Slopes
 from reelwire.samplers.long.context import sample_in_context
