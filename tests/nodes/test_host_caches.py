@@ -146,7 +146,7 @@ def test_few_steps_are_calibrated_for_a_corrected_plan(host: Host) -> None:
     assert "computed. Ideal speed-up" in said
     more = workflow("cache_calibrate", {"3.steps": 6, "6.steps": 7, "4": corrected})
     said = " ".join(host.post(more)["outputs"]["6"]["text"])
-    assert "corrected plan is off: of 7 predictions each one counts. Below 10" in said
+    assert "corrected plan is off: of 7 predictions each one counts. In runs of fewer than 10" in said
     plan = node("ReelwireCache", model=["3", 0], policy="plan", speed=2.0)
     said = " ".join(host.post(workflow("cache_calibrate", {**short, "4": plan}))["outputs"]["6"]["text"])
     assert "plan is off: of 6 predictions each one counts. Caches begin to pay at 10" in said
