@@ -62,6 +62,14 @@ REMEMBER = """([node, prompt]) => {
 RENAME = """([id, prefix]) => {
     app.rootGraph.getNodeById(id).widgets.find(widget => widget.name === "filename_prefix").value = prefix;
 }"""
+# as some tests leave the page to the next file, whichever that is
+EMPTIED = """() => {
+    app.rootGraph.nodes.slice().forEach(node => app.rootGraph.remove(node));
+    app.api.dispatchCustomEvent("graphChanged", app.rootGraph.serialize());
+}"""
+KEPT_EMPTY = """() => Object.keys(localStorage).some(key => key.startsWith("Comfy.Workflow.Draft.v2:")
+    && JSON.parse(JSON.parse(localStorage.getItem(key)).data).id === app.rootGraph.id
+    && !JSON.parse(JSON.parse(localStorage.getItem(key)).data).nodes.length)"""
 
 
 def run_kept(page: Page) -> tuple[str, dict[str, Any]]:
@@ -72,6 +80,14 @@ def run_kept(page: Page) -> tuple[str, dict[str, Any]]:
 
 
 # ---------------------------------------------------------------- the first error
+
+
+def test_a_page_that_shows_nothing_is_loaded_anew_all_the_same(page: Page) -> None:
+    load(page, keyframes(8, 8), "emptied")
+    page.evaluate(EMPTIED)
+    page.wait_for_function(KEPT_EMPTY)
+    renew(page)
+    assert page.evaluate("() => app.rootGraph.nodes.length")
 
 
 def test_the_very_first_error_is_chinese(chinese: Page) -> None:
@@ -97,9 +113,11 @@ def late_texts(chinese: Page) -> Iterator[Page]:
         }"""
     )
     chinese.evaluate("() => sessionStorage.setItem('late', '1')")
-    reload(chinese)
-    yield chinese
-    chinese.evaluate("() => { window.release(); sessionStorage.removeItem('late'); }")
+    try:
+        reload(chinese)
+        yield chinese
+    finally:  # else no later page has texts
+        chinese.evaluate("() => { sessionStorage.removeItem('late'); window.release?.(); }")
 
 
 def test_an_error_is_told_anew_where_the_texts_come_late(late_texts: Page) -> None:
