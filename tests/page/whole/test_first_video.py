@@ -19,7 +19,8 @@ WINDOWS = "() => document.querySelectorAll('.reelwire-timeline .reelwire-tl-wind
 LONG = "app.rootGraph.nodes.find(node => node.type === 'ReelwireLongVideo')"
 STORY = f"() => {LONG}.widgets.find(widget => widget.name === 'timeline').value"
 PLACE = "() => document.querySelector('.reelwire-tl-prompt[data-index=\"1\"]').getBoundingClientRect().toJSON()"
-WRITES = "() => document.activeElement.matches('.reelwire-timeline textarea')"
+WRITES = "() => document.activeElement.matches('.reelwire-timeline textarea') && document.activeElement.value"
+SECOND = "a red circle moving left on a black background"  # the template's own
 FEW_STEPS = f"() => {{ {LONG}.widgets.find(widget => widget.name === 'steps').value = 2; return String({LONG}.id); }}"
 
 
@@ -53,7 +54,7 @@ def test_two_pictures_on_a_timeline_in_eight_clicks(page: Page, host: Host, scre
 def write_and_place(page: Page) -> None:
     """Write a prompt, drag a picture and choose another one, as a person does it: five clicks of the eight."""
     page.locator(".reelwire-tl-prompt[data-index='1']").dblclick()
-    page.wait_for_function(WRITES)
+    assert page.wait_for_function(WRITES).json_value() == SECOND
     page.keyboard.press("Control+a")
     page.keyboard.type("a red circle moving down on a black background")
     page.keyboard.press("Escape")
@@ -67,6 +68,7 @@ def write_and_place(page: Page) -> None:
     page.locator(".reelwire-tl-file").click()
     page.get_by_role("button", name=EXAMPLES[0], exact=True).click()
     story = json.loads(page.evaluate(STORY))
-    assert story["prompts"][1]["text"] == "a red circle moving down on a black background"
+    texts = [prompt["text"] for prompt in story["prompts"]]
+    assert texts.index("a red circle moving down on a black background") == 1, texts
     assert [picture["image"] for picture in story["keyframes"]] == [EXAMPLES[0]] * 2
     assert 0 < story["keyframes"][1]["at"] < 96
