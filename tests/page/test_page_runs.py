@@ -33,7 +33,6 @@ from reelwire.tests.support.page.pages import (
     load,
     open_template,
     reload,
-    renew,
     run,
     settles,
     switch,
@@ -86,12 +85,13 @@ def test_a_page_that_shows_nothing_is_loaded_anew_all_the_same(page: Page) -> No
     load(page, keyframes(8, 8), "emptied")
     page.evaluate(EMPTIED)
     page.wait_for_function(KEPT_EMPTY)
-    renew(page)
+    reload(page)
     assert page.evaluate("() => app.rootGraph.nodes.length")
 
 
 def test_the_very_first_error_is_chinese(chinese: Page) -> None:
-    renew(chinese)
+    load(chinese, film("page/before"), "before the first error")
+    reload(chinese)
     load(chinese, keyframes(8, 8), "first error")
     kind, failure = run(chinese)
     assert kind == "execution_error"

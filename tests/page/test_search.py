@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
-from reelwire.tests.support.page.pages import choose_language, renew
+from reelwire.tests.support.page.node_views import film
+from reelwire.tests.support.page.pages import choose_language, load, reload
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -90,7 +91,8 @@ def found_in_chinese(page: Page) -> Iterator[dict[str, list[str]]]:
 
 def searched(page: Page) -> dict[str, list[str]]:
     """What each word finds, once the page has its titles in its language."""
-    renew(page)
+    load(page, film("page/search"), "search")  # a page that was just opened keeps nothing
+    reload(page)
     page.wait_for_function(RANKS, timeout=60_000)
     return page.evaluate(SEARCH, [*WANTED, *IN_CHINESE, "lora"])
 

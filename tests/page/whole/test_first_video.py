@@ -69,6 +69,6 @@ def write_and_place(page: Page) -> None:
     page.get_by_role("button", name=EXAMPLES[0], exact=True).click()
     story = json.loads(page.evaluate(STORY))
     texts = [prompt["text"] for prompt in story["prompts"]]
-    assert texts.index("a red circle moving down on a black background") == 1, texts
+    assert texts[1] == "a red circle moving down on a black background", texts
     assert [picture["image"] for picture in story["keyframes"]] == [EXAMPLES[0]] * 2
     assert 0 < story["keyframes"][1]["at"] < 96

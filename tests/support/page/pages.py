@@ -223,19 +223,19 @@ def switch(page: Page, direction: str) -> None:
 
 
 def renew(page: Page) -> None:
-    """Load the page anew, once it has kept what is open. What shows no node, as some tests leave it, would never count
-    as ready: the default graph takes its place."""
-    if page.evaluate("() => !app.rootGraph.nodes.length"):
-        page.evaluate("() => app.loadGraphData()")
-    page.evaluate("() => app.api.dispatchCustomEvent('graphChanged', app.rootGraph.serialize())")
-    page.wait_for_function(KEPT)
+    """Load the page anew, whatever it then shows; of one that has kept a graph without nodes it never ends."""
     page.reload(wait_until="domcontentloaded")
     page.wait_for_function(READY)
 
 
 def reload(page: Page) -> None:
-    """The same; ends when it shows the same workflow again."""
+    """Load the page anew, once it has kept what is open; ends when it shows the same workflow again. What shows no
+    node, as some tests leave it, would never count as ready: the default graph takes its place."""
+    if page.evaluate("() => !app.rootGraph.nodes.length"):
+        page.evaluate("() => app.loadGraphData()")
     path = page.evaluate(PATH)
+    page.evaluate("() => app.api.dispatchCustomEvent('graphChanged', app.rootGraph.serialize())")
+    page.wait_for_function(KEPT)
     renew(page)
     page.wait_for_function(SHOWS, arg=path)
     page.wait_for_function(MOUNTED)
