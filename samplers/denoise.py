@@ -18,7 +18,7 @@ from ..loaders.messages import InputError, about, message
 from ..loaders.request import Conditioning, Request
 from ..loaders.video_model import VideoModel
 from ..loaders.weights.lora import Switch, applied
-from .caches.corrector import FOLLOWS
+from .caches.corrector import follows
 from .caches.runner import Forecasting, Runner, ThroughCache, cached
 from .guidance import guide, guided_model
 from .loop import circling
@@ -168,7 +168,7 @@ class Sampling:
         if earlier < step:
             return Turn(corrected, earlier, None)
         x0 = self.cache.newest()
-        x0.add_(corrected.float() - latents.float(), alpha=FOLLOWS)
+        x0.add_(corrected.float() - latents.float(), alpha=follows(*self.denoiser.alpha_sigma(step)))
         self.latents, prediction = corrected, self._towards(x0, corrected, step)
         self._last = prediction, corrected, step
         return Turn(corrected, step, prediction)

@@ -8,6 +8,7 @@ grid of the uncached run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -17,9 +18,6 @@ from ..solvers import Place, Walk
 from .course import Course
 from .state import BranchState
 
-# The share of a move of its latents that x0 makes along with them. After a wrong x0 it is .3 to 3 in the middle of a
-# run and 1 to 1.1 at its end; 1 is nearest on tiny_ltx, tiny_wan, tiny_hunyuan and tiny_mochi
-FOLLOWS = 1.0
 Goal = tuple[Tensor, int]  # latents, and the number of the prediction that is made from them
 Again = Callable[[Tensor, Tensor, int], Tensor]  # (x0, latents, step) -> the latents of the next step
 
@@ -75,6 +73,16 @@ class Corrector:
         if goal < step and before:
             self._gap = Gap(gap.place, gap.latents, before)
         return latents, goal
+
+
+def follows(alpha: float, sigma: float) -> float:
+    """How far x0 moves with a move of its latents alpha * x0 + sigma * noise by one.
+
+    As far as the latents do, both in units of their own: the latents' is hypot(alpha, sigma). After a wrong x0 it is .3
+    to 3 times as far in the middle of a run and 1 to 1.1 at its end; 1 is nearest on tiny_ltx, tiny_wan, tiny_hunyuan
+    and tiny_mochi.
+    """
+    return 1 / math.hypot(alpha, sigma)
 
 
 def _weighted(weights: tuple[float, ...], values: list[Tensor]) -> Tensor:

@@ -41,16 +41,11 @@ class SVDDenoiser(Denoiser):
         return self.scales
 
     def alpha_sigma(self, step: int) -> tuple[float, float]:
-        sigma = self.schedule.sigmas[step]
-        scale = 1 / math.sqrt(1 + sigma**2)
-        return scale, sigma * scale
+        return 1.0, self.schedule.sigmas[step]  # the network alone sees them scaled
 
     def scalings(self, step: int) -> tuple[Factor, Factor]:
         sigma = max(self.schedule.sigmas[step], SMALLEST)  # EulerDiscreteScheduler.step, v_prediction
         return 1 / (sigma**2 + 1), -sigma / math.sqrt(sigma**2 + 1)
-
-    def add_noise(self, x0: Tensor, noise: Tensor, step: int) -> Tensor:
-        return x0 + self.schedule.sigmas[step] * noise  # the network alone sees them scaled
 
     def arranged(self, video: Tensor, beside: Tensor) -> Tensor:
         return rearrange(video, "b c t h w -> b t c h w")

@@ -22,7 +22,7 @@ from ...solvers import TABLES, run_predictions
 from ..course import MISS, NEAR, Course, Known, course, longest_gap
 from ..policy import FEWEST, SHORTEST, Policy
 from ..state import BranchState, StepContext, Values, extrapolate
-from .plan import EDGE, Plan, budget, gram_matrices, place, weight
+from .plan import EDGE, Plan, budget, gram_matrices, level, place, weight
 
 # How far a network's x0 moves with its latents, |dx0| / |dx|, is near .2 + .25 / alpha_t on tiny_ltx and
 # tiny_wan; a plan counts on four times as much, since prompts differ
@@ -82,7 +82,7 @@ class Corrected(Plan):
 
     def course(self, denoiser: Denoiser, part: str, steps: range) -> Course:
         grams, computed = self.grams_of(part, len(steps)), budget(len(steps), self.speed)
-        levels = tuple((weight(denoiser, i, GROWTH), *denoiser.alpha_sigma(i)) for i in steps)
+        levels = tuple((weight(denoiser, i, GROWTH), *level(denoiser, i)) for i in steps)
         places = tuple(place(denoiser, i) for i in steps)
         known = Known(
             grams or tuple(tuple(map(tuple, gram)) for gram in gram_matrices((), places).tolist()),

@@ -112,9 +112,16 @@ def budget(count: int, speed: float) -> int:
     return min(count, max(2, round(count / speed)))
 
 
+def level(denoiser: Denoiser, step: int) -> tuple[float, float]:
+    """(alpha_t, sigma_t) of a step's latents; where they grow with the noise, of them scaled to variance one."""
+    alpha, sigma = denoiser.alpha_sigma(step)
+    scale = max(math.hypot(alpha, sigma), 1.0)
+    return alpha / scale, sigma / scale
+
+
 def place(denoiser: Denoiser, step: int) -> float:
     """The log-SNR of a step's latents, half of it, as DPM-Solver counts."""
-    alpha, sigma = denoiser.alpha_sigma(step)
+    alpha, sigma = level(denoiser, step)
     return math.log((alpha + EDGE) / (sigma + EDGE))
 
 
@@ -127,7 +134,7 @@ def weight(denoiser: Denoiser, step: int, growth: float = GROWTH) -> float:
     levels = denoiser.schedule.sigmas
     last = len(levels) - 1
     following = next((i for i in range(step + 1, last) if levels[i] != levels[step]), last)
-    (alpha, sigma), (after, left) = denoiser.alpha_sigma(step), denoiser.alpha_sigma(following)
+    (alpha, sigma), (after, left) = level(denoiser, step), level(denoiser, following)
     return abs(after - left * alpha / max(sigma, EDGE)) * math.exp(growth * sigma)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +23,9 @@ from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
 from reelwire.samplers.caches import store
 from reelwire.samplers.caches.calibration import calibrate, fit_polynomial
+from reelwire.samplers.caches.corrector import follows
 from reelwire.samplers.caches.policies.magcache import MagCache
-from reelwire.samplers.caches.policies.plan import Plan, best_steps, budget, missed, place, slope, slopes, weight
+from reelwire.samplers.caches.policies.plan import Plan, best_steps, budget, level, missed, place, slope, slopes, weight
 from reelwire.samplers.caches.policies.record import Track
 from reelwire.samplers.caches.policies.teacache import TeaCache, published, published_fits
 from reelwire.samplers.caches.report import report
@@ -167,6 +169,25 @@ def test_the_clean_video_goes_there_and_back(models: Path, name: str) -> None:
     assert len(differences) == STEPS
     assert max(differences) < 1e-3
     assert torch.equal(result, sample(model, conditioning, Request(**inputs)))
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if "upsampler" not in name])
+def test_noise_levels_are_those_of_the_latents(models: Path, name: str) -> None:
+    """At the start they are all noise, as much of it as is said; whatever they count in, plans see a variance near one,
+    and x0 moves by their own measure."""
+    runs = list[Any]()
+    model = open_model(models, name)
+    inputs = {**needed(model), "seed": 3, "steps": STEPS}
+    conditioning = model.encode("a red circle", "", inputs["keyframes"])
+    sample(model, conditioning, Request(**inputs), lambda *a: runs.append(a[2]))
+    denoiser = runs[0].denoiser
+    assert denoiser.latents.std().item() == pytest.approx(denoiser.alpha_sigma(0)[1], rel=0.2)
+    for step in range(STEPS + 1):
+        alpha, sigma = denoiser.alpha_sigma(step)
+        seen, left = level(denoiser, step)
+        assert seen * sigma == pytest.approx(left * alpha)
+        assert 0.7 < math.hypot(seen, left) < 1.001
+        assert follows(alpha, sigma) * math.hypot(alpha, sigma) == pytest.approx(1)
 
 
 def test_a_run_that_went_astray_counts_for_nothing() -> None:
