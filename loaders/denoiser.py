@@ -115,6 +115,10 @@ class Denoiser(ABC):
         """The guidance scale as one number, the largest where frames have scales of their own."""
         return float(self.scale(step))
 
+    def points(self, step: int) -> bool:
+        """Whether a guided prediction points to a video: CFG-Zero*'s first one is zero, whatever the network says."""
+        return True
+
     def alpha_sigma(self, step: int) -> tuple[float, float]:
         """(alpha_t, sigma_t) of the latents alpha_t * x0 + sigma_t * noise; at step len(schedule), after the last."""
         sigma = self.schedule.sigmas[step]
@@ -184,6 +188,9 @@ class DenoiserWrapper(Denoiser):
 
     def strength(self, step: int) -> float:
         return self.inner.strength(step)
+
+    def points(self, step: int) -> bool:
+        return self.inner.points(step)
 
     def alpha_sigma(self, step: int) -> tuple[float, float]:
         return self.inner.alpha_sigma(step)

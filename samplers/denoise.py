@@ -125,11 +125,13 @@ class Sampling:
         self._model, self._room, self._stack, self._on_step, self._split = model, room, stack, on_step, split
         options = (model.guidance, model.batched_guidance, model.blocks, model.perturb, split)
         inside = ThroughCache(denoiser, cache) if cache is not None and cache.sees_passes else denoiser
-        guided = computed(Shared(guide(inside, *options), split))
+        self._guide = guide(inside, *options)
+        guided = computed(Shared(self._guide, split))
         self._guided = guided if cache is None else Forecasting(guided, cache)
         groups = (list(group) for _, group in groupby(range(len(denoiser.schedule)), denoiser.part))
         self._phases = {steps[0]: range(steps[0], steps[-1] + 1) for steps in groups}
         self._network: Network = None
+        self._before: object = None  # what guidance remembered before the last prediction
         self._done = 0
         self._switch_loras: Switch = lambda level, count: None
         self._begin_prediction: Callable[[int, int], None] = lambda number, count: None
@@ -145,7 +147,7 @@ class Sampling:
         self.latents, schedule = latents, self.denoiser.schedule
         self._switch_loras(schedule.levels[step], schedule.level_count)
         self._begin_prediction(step, len(schedule))
-        seen = latents if self.masked is None else self.masked.noised(latents, step)
+        seen, self._before = self._seen(latents, step), self._guide.memory
         prediction = self._guided.predict(self._network, seen, step, GUIDED)
         if self.masked is not None:
             prediction = self.masked.blended(prediction, seen, latents, step)
@@ -166,19 +168,24 @@ class Sampling:
             return None
         corrected, earlier = place
         if earlier < step:
+            self._guide.memory = self._before
             return Turn(corrected, earlier, None)
-        x0 = self.cache.newest()
-        x0.add_(corrected.float() - latents.float(), alpha=follows(*self.denoiser.alpha_sigma(step)))
+        x0, moved = self.cache.newest(), self._seen(corrected, step).float() - self._seen(latents, step).float()
+        x0.add_(moved, alpha=follows(*self.denoiser.alpha_sigma(step)))
         self.latents, prediction = corrected, self._towards(x0, corrected, step)
         self._last = prediction, corrected, step
         return Turn(corrected, step, prediction)
 
     def _towards(self, x0: Tensor, latents: Tensor, step: int) -> Tensor:
         """The prediction that points from these latents to a video, and outside of a mask to the source."""
-        if self.masked is None:
-            return self.denoiser.from_x0(x0, latents, step)
-        seen = self.masked.noised(latents, step)
-        return self.masked.blended(self.denoiser.from_x0(x0, seen, step), seen, latents, step)
+        assert self._last is not None
+        seen = self._seen(latents, step)
+        prediction = self.denoiser.from_x0(x0, seen, step).to(self._last[0].dtype)
+        return prediction if self.masked is None else self.masked.blended(prediction, seen, latents, step)
+
+    def _seen(self, latents: Tensor, step: int) -> Tensor:
+        """The latents as the network sees them: outside of a mask, the source as noisy as they are."""
+        return latents if self.masked is None else self.masked.noised(latents, step)
 
     def settle(self, stepped: Tensor, latents: Tensor, step: int, following: int) -> Tensor:
         """The latents after a step, with what is given in them put back; then whoever looks on is told."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from itertools import pairwise
@@ -225,9 +226,13 @@ class GuidedDenoiser(DenoiserWrapper):
     def predict(self, network: Network, latents: Tensor, step: int, branch: str) -> Tensor:
         if branch != GUIDED:
             return self.inner.predict(network, latents, step, branch)
-        if self._off or not self._first <= self.schedule.levels[step] < self._last:
+        if not self.is_on(step):
             return self.split.predictions([self.ask(network, latents, step, "cond")])[0]
         return self.combined(network, latents, step)
+
+    def is_on(self, step: int) -> bool:
+        """Whether more than one branch goes into this prediction."""
+        return not self._off and self._first <= self.schedule.levels[step] < self._last
 
     def ask(
         self,
@@ -243,6 +248,15 @@ class GuidedDenoiser(DenoiserWrapper):
     @abstractmethod
     def combined(self, network: Network, latents: Tensor, step: int) -> Tensor:
         """The prediction of all branches."""
+
+    @property
+    def memory(self) -> object:
+        """What it remembers of earlier predictions, to go back to."""
+        return None
+
+    @memory.setter
+    def memory(self, remembered: object) -> None:
+        assert remembered is None
 
 
 class ClassifierFree(GuidedDenoiser):
@@ -313,6 +327,18 @@ class ByGuider(GuidedDenoiser):
         prediction: Tensor = guider(batches).pred
         return prediction
 
+    def points(self, step: int) -> bool:
+        return not self.is_on(step) or step >= getattr(self._guider, "zero_init_steps", 0)
+
+    @property
+    def memory(self) -> object:
+        return copy(getattr(self._guider, "momentum_buffer", None))  # which takes a new tensor for each average
+
+    @memory.setter
+    def memory(self, remembered: object) -> None:
+        if remembered is not None:
+            self._guider.momentum_buffer = remembered
+
 
 def stg_values(stg: SpatioTemporal, sigma: float, guidance: float) -> tuple[float, float, float, tuple[int, ...]]:
     """(guidance scale, STG scale, rescaling, blocks) at a noise level. guidance: of the request, where STG has no
@@ -333,6 +359,7 @@ def _prepared(guider: BaseGuidance, network: Network) -> Iterator[None]:
 
 def _make_guider(g: Guidance, blocks: str) -> BaseGuidance:
     import diffusers
+    from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
     from diffusers.hooks import LayerSkipConfig
 
     skipped = LayerSkipConfig(indices=list(g.layers), fqn=blocks) if g.method == "skip-layer" else None
@@ -357,4 +384,7 @@ def _make_guider(g: Guidance, blocks: str) -> BaseGuidance:
             ),
         ),
     }[g.method]
-    return getattr(diffusers, name)(**options)
+    guider: BaseGuidance = getattr(diffusers, name)(**options)
+    if g.method == "apg" and g.momentum:
+        guider.momentum_buffer = MomentumBuffer(g.momentum)  # its own comes at step 0 alone, where guidance may be off
+    return guider

@@ -121,7 +121,11 @@ class Counted(ModelBase):
 
     def positions(self, request: Request) -> int:
         """The tokens of one branch in the network's forward."""
-        return self.facts.tokens(request.width, request.height, request.frames)
+        return self.facts.tokens(request.width, request.height, request.frames) + self.beside(request)
+
+    def beside(self, request: Request) -> int:
+        """Those that are not of the video itself."""
+        return 0
 
     def text_positions(self, request: Request) -> int:
         """The tokens of a prompt in the network's forward, as many as it can have: what Speed's trim_text leaves out of

@@ -8,7 +8,6 @@ grid of the uncached run.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from ..solvers import Place, Walk
 from .course import Course
-from .state import BranchState
+from .state import BranchState, excess
 
 Goal = tuple[Tensor, int]  # latents, and the number of the prediction that is made from them
 Again = Callable[[Tensor, Tensor, int], Tensor]  # (x0, latents, step) -> the latents of the next step
@@ -76,13 +75,13 @@ class Corrector:
 
 
 def follows(alpha: float, sigma: float) -> float:
-    """How far x0 moves with a move of its latents alpha * x0 + sigma * noise by one.
+    """The share of a move of its latents alpha * x0 + sigma * noise that x0 makes along with them.
 
-    As far as the latents do, both in units of their own: the latents' is hypot(alpha, sigma). After a wrong x0 it is .3
-    to 3 times as far in the middle of a run and 1 to 1.1 at its end; 1 is nearest on tiny_ltx, tiny_wan, tiny_hunyuan
-    and tiny_mochi.
+    All of it, where latents are not larger than x0 and noise. After a wrong x0 it is .3 to 3 in the middle of a run and
+    1 to 1.1 at its end; 1 is nearest on tiny_ltx, tiny_wan, tiny_hunyuan and tiny_mochi. SVD's latents are up to 700
+    times as large, and x0 follows by as much less.
     """
-    return 1 / math.hypot(alpha, sigma)
+    return 1 / excess(alpha, sigma)
 
 
 def _weighted(weights: tuple[float, ...], values: list[Tensor]) -> Tensor:

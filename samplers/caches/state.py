@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +71,12 @@ class BranchState:
         tensors = [tensor for _, values in self.history for tensor in values]
         tensors += [value for value in (self.signal, *self.memory.values()) if isinstance(value, Tensor)]
         return sum(tensor.nbytes for tensor in tensors)
+
+
+def excess(alpha: float, sigma: float) -> float:
+    """How many times as large latents alpha * x0 + sigma * noise are as those of variance one, where they grow with the
+    noise (EDM); else 1."""
+    return max(math.hypot(alpha, sigma), 1.0)
 
 
 def forecast(history: list[tuple[float, Values]], level: float, order: int) -> Values:

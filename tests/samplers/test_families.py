@@ -184,6 +184,21 @@ def test_guidance_in_an_interval(tiny_models: Path, name: str) -> None:
     assert torch.equal(whole, run(replace(model, guidance=Guidance(**embedded)), guidance=3.0))
 
 
+@each_family
+def test_momentum_begins_with_guidance(tiny_models: Path, name: str) -> None:
+    """At the first step or later."""
+    model = open_model(tiny_models, name)
+    if "apg" not in model.methods:
+        return
+    scale = 3.0 if getattr(model.facts, "embedded", False) else 0.0
+    for start in (0.0, 0.5):
+        plain, moved = (
+            run(replace(model, guidance=Guidance("apg", start=start, momentum=m, true_scale=scale)), guidance=3.0)
+            for m in (0.0, -0.5)
+        )
+        assert not torch.equal(plain, moved), start
+
+
 @pytest.mark.parametrize(
     ("name", "guidance", "request_guidance", "message"),
     [

@@ -31,7 +31,6 @@ from ...weights.bundle import Bundle
 from ...weights.entry import describing
 from .checkpoint import FORMAT
 from .denoiser import (
-    PREFIX,
     LTXFacts,
     LTXModel,
     Network,
@@ -159,7 +158,7 @@ class LTX(LTXModel):
         empty = partial(torch.empty, device="meta", dtype=getattr(torch, self.recipe.dtype))
         _, channels, f, h, w = facts.latent_shape(request.width, request.height, request.frames)
         conditioned, given = _conditioned(self, request), bool(request.keyframes) or request.past is not None
-        tokens = f * h * w + (_extra_frames(facts, request) * h * w if conditioned else 0)
+        tokens = self.positions(request)
         each = (1, tokens) if given else (1, 1) if conditioned else (1,)
         place: dict[str, Any] = {"video_coords": empty(1, 3, tokens, dtype=torch.float32)}
         if not conditioned:
@@ -194,14 +193,10 @@ class LTX(LTXModel):
     def perturb(self, network: Network, blocks: Sequence[int], mode: str) -> AbstractContextManager[None]:
         return perturbed(network, blocks, mode)
 
-    def positions(self, request: Request) -> int:
-        """Tokens of the video, and those in front of it: of keyframes that are not at its start, of what lies long
-        ago."""
+    def beside(self, request: Request) -> int:
+        """Tokens of keyframes that are not at the start of the video, and of what lies long ago or at its end."""
         *_, height, width = self.facts.latent_shape(request.width, request.height, request.frames)
-        clips = ((len(k.images) - 1) // self.facts.temporal_ratio + 1 for k in request.keyframes if k.frame)
-        memory = None if request.past is None else request.past.memory
-        more = sum(min(clip, PREFIX) for clip in clips) + (0 if memory is None else memory.shape[2])
-        return super().positions(request) + more * height * width
+        return _extra_frames(self.facts, request) * height * width if _conditioned(self, request) else 0
 
     def upsampler(self, folder: Path) -> Part:
         with describing(folder, self.title):

@@ -181,10 +181,9 @@ class Wan(WanModel):
     def controlled(self) -> bool:
         return self.facts.vace_layers > 0 or self.facts.follows_control
 
-    def positions(self, request: Request) -> int:
-        """Tokens of the video and of the reference images in front of it, each a latent frame."""
-        one = self.facts.tokens(request.width, request.height, 1)
-        return super().positions(request) + self._front(request) * one
+    def beside(self, request: Request) -> int:
+        """Tokens of the reference images in front of the video, each a latent frame."""
+        return self._front(request) * self.facts.tokens(request.width, request.height, 1)
 
     def _front(self, request: Request) -> int:
         """Latent frames in front of the video: the references, for which Fun-Control always has a place."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -88,6 +89,11 @@ class Mechanism:
         """The mechanism that does the same on a UNet."""
         return cls
 
+    @classmethod
+    def sees_passes(cls) -> bool:
+        """Whether it looks at forward passes, and not at guided predictions alone."""
+        return cls.forward is not Mechanism.forward
+
     def predict(self, prediction: Prediction) -> Tensor:
         """The guided prediction of a step, in the network's layout."""
         return prediction.compute()
@@ -99,7 +105,7 @@ class Mechanism:
     @classmethod
     def stored_bytes(cls, model: VideoModel, request: Request, values: int, signals: int) -> int:
         """Bytes that all branches of a complete request store. values, signals: how many for each of them."""
-        tokens = model.facts.tokens(request.width, request.height, request.frames)
+        tokens = model.facts.tokens(request.width, request.height, request.frames) + model.beside(request)
         return (values + signals) * tokens * model.facts.hidden_size * item_bytes(model) * branches(model, request)
 
 
@@ -110,10 +116,11 @@ def item_bytes(model: VideoModel) -> int:
 
 
 def latent_bytes(model: VideoModel, request: Request) -> int:
-    """Bytes of the float32 latents of a complete request, in whole patches of time."""
+    """Bytes of the float32 latents of a complete request, in whole patches of time, with what lies beside the video."""
     _, channels, time, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
     patch = model.facts.time_patch
-    return channels * -(-time // patch) * patch * height * width * 4
+    more = model.beside(request) / model.facts.tokens(request.width, request.height, request.frames)
+    return math.ceil(channels * -(-time // patch) * patch * height * width * 4 * (1 + more))
 
 
 @contextmanager

@@ -17,9 +17,11 @@ class Guided(Mechanism):
         denoiser, latents, step = prediction.denoiser, prediction.latents, prediction.context.step
         if prediction.decide(None):
             x0 = extrapolate(prediction.state.history, prediction.context.slope)[0]
-            return denoiser.from_x0(x0, latents, step)
+            return denoiser.from_x0(x0, latents, step).to(prediction.state.memory["dtype"])
         output = prediction.compute()
-        prediction.store((denoiser.x0(output, latents, step),), {})
+        prediction.state.memory["dtype"] = output.dtype  # of the latents of all steps, as the schedulers step
+        if denoiser.points(step):
+            prediction.store((denoiser.x0(output, latents, step),), {})
         return output
 
     @classmethod

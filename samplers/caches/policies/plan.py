@@ -23,7 +23,7 @@ from ....loaders.video_model import VideoModel
 from ...solvers import prediction_count
 from ..mechanisms.guided import Guided
 from ..policy import Policy
-from ..state import BranchState, Slopes, StepContext
+from ..state import BranchState, Slopes, StepContext, excess
 from ..store import Gram, key_of, match, read, stale
 
 Grams = tuple[tuple[str, tuple[Gram, ...]], ...]  # (expert, scalar products of its steps' x0, for each run)
@@ -115,7 +115,7 @@ def budget(count: int, speed: float) -> int:
 def level(denoiser: Denoiser, step: int) -> tuple[float, float]:
     """(alpha_t, sigma_t) of a step's latents; where they grow with the noise, of them scaled to variance one."""
     alpha, sigma = denoiser.alpha_sigma(step)
-    scale = max(math.hypot(alpha, sigma), 1.0)
+    scale = excess(alpha, sigma)
     return alpha / scale, sigma / scale
 
 

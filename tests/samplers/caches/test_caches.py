@@ -11,7 +11,7 @@ import pytest
 import torch
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory
-from reelwire.loaders.request import Guidance, Request, SpatioTemporal
+from reelwire.loaders.request import Control, Guidance, Keyframe, Request, SpatioTemporal
 from reelwire.loaders.spec import SIGNALS as SIGNALS_OF_SPECS
 from reelwire.samplers.caches.policies.cache_dit import CacheDiT
 from reelwire.samplers.caches.policies.easycache import EasyCache
@@ -27,7 +27,7 @@ from reelwire.samplers.caches.signals import SIGNALS
 from reelwire.samplers.plan import plan
 from reelwire.samplers.speed import Speed
 from reelwire.tests.support.engine.cached_runs import NOTHING, OURS, SOME, STEPS, Sampled, StopError
-from reelwire.tests.support.engine.models import needed
+from reelwire.tests.support.engine.models import frames, needed
 from reelwire.tests.support.engine.models import open_model as _open
 from reelwire.tests.support.engine.words import refuses
 from reelwire.training.tiny_models import MODELS
@@ -284,6 +284,24 @@ def test_memory_is_what_was_said(opened: Any, name: str, policy: str) -> None:
     size: dict[str, Any] = (
         dict(width=320, height=320, frames=19) if name == "tiny-mochi" else dict(width=128, height=128, frames=17)
     )
+    run = Sampled(model, **size)
+    prepared = plan(model, Request(**size, steps=STEPS))
+    assert prepared.policy is not None
+    assert prepared.policy.estimate(model, prepared.request) == pytest.approx(run.run.cache.peak, rel=0.1)
+
+
+@pytest.mark.parametrize("policy", ["plan", "corrected plan", "TeaCache", "SenCache"])
+@pytest.mark.parametrize("name", ["tiny-ltx-0.9.5", "tiny-wan2.1-vace"])
+def test_memory_counts_what_lies_beside_the_video(opened: Any, name: str, policy: str) -> None:
+    """Keyframes in the middle, and references in front."""
+    from reelwire.samplers.plan import plan
+
+    model = replace(opened(name), cache=SOME[policy])
+    size: dict[str, Any] = dict(width=128, height=128, frames=17)
+    if "ltx" in name:
+        size["keyframes"] = tuple(Keyframe(frames(1, i), place) for i, place in enumerate((0, 8, -1)))
+    else:
+        size["control"] = Control(frames(17), references=frames(2))
     run = Sampled(model, **size)
     prepared = plan(model, Request(**size, steps=STEPS))
     assert prepared.policy is not None

@@ -187,7 +187,7 @@ def test_noise_levels_are_those_of_the_latents(models: Path, name: str) -> None:
         seen, left = level(denoiser, step)
         assert seen * sigma == pytest.approx(left * alpha)
         assert 0.7 < math.hypot(seen, left) < 1.001
-        assert follows(alpha, sigma) * math.hypot(alpha, sigma) == pytest.approx(1)
+        assert follows(alpha, sigma) * math.hypot(alpha, sigma) == pytest.approx(math.hypot(seen, left))
 
 
 def test_a_run_that_went_astray_counts_for_nothing() -> None:

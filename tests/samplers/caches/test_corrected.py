@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from reelwire.loaders.denoiser import Denoiser
-from reelwire.loaders.request import Keyframe, Request
+from reelwire.loaders.request import Guidance, Keyframe, Request
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.caches.calibration import calibrate
 from reelwire.samplers.caches.course import (
@@ -261,6 +261,34 @@ def test_a_run_that_misses_far_goes_back_and_is_computed_as_a_whole(tiny_models:
     assert [note.key for note in nearness(run.run.cache.courses)] == ["corrected_whole"]
     assert all(entry.computed for entry in run.entries)
     assert torch.equal(run.latents, plain.latents)
+
+
+@pytest.mark.parametrize(("method", "computed"), [("cfg", [0, 3, 6, 9, 11]), ("cfg-zero*", [0, 1, 3, 6, 9, 11])])
+def test_nothing_is_forecast_from_a_prediction_of_zeros(tiny_models: Path, method: str, computed: list[int]) -> None:
+    """CFG-Zero*'s first one points to its own noise."""
+    model = replace(open_plain(tiny_models, "tiny-wan2.1-t2v"), guidance=Guidance(method))
+    for policy in (Held(speed=2.0), HeldAgain(speed=2.0)):
+        run = Sampled(replace(model, cache=policy), steps=12)
+        assert [entry.step for entry in run.entries if entry.computed] == computed
+
+
+@pytest.mark.usefixtures("all_is_seen")
+@pytest.mark.parametrize(
+    "guidance",
+    [
+        Guidance("apg", momentum=-0.5),
+        Guidance("apg", momentum=-0.5, start=0.3),
+        Guidance("tcfg"),
+        Guidance("skip-layer", layers=(1,), layer_end=0.6),
+    ],
+    ids=lambda each: f"{each.method}, {each.start}",
+)
+def test_guidance_goes_back_too(tiny_models: Path, guidance: Guidance) -> None:
+    """Where all of a lost run was computed, its video is the uncached one: nothing that was thrown away counts."""
+    model = replace(open_plain(tiny_models, "tiny-wan2.1-t2v"), guidance=guidance)
+    run = Sampled(replace(model, cache=Corrected(speed=2.0, grams=far_off(12))), steps=12)
+    assert [note.key for note in nearness(run.run.cache.courses)] == ["corrected_whole"]
+    assert torch.equal(run.latents, Sampled(model, steps=12).latents)
 
 
 @pytest.mark.usefixtures("all_is_seen")
