@@ -405,9 +405,10 @@ class _Watching:
     def report_cache(self) -> None:
         """Say what a cache did in the last window that was sampled."""
         from ..samplers.caches.report import report
+        from ..samplers.long.room import cache_bytes
 
         if self._cache is not None:
-            estimate = self._cache.policy.estimate(self._model, self._plan.longest.request)
+            estimate = cache_bytes(self._model, self._plan, self._cache.policy)
             self._distant = report(self._cache, estimate)
         words = [line for line in (self._distant.words() if self._distant else ()) if line not in self._report]
         self._report.tell(*(message("last_window", note=line) for line in words), level=logging.INFO)

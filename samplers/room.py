@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from ..loaders.common.peaks import UNFUSED, forward_bytes, sizes
 from ..loaders.request import Request
 from ..loaders.video_model import VideoModel
@@ -27,3 +30,10 @@ def cache_bytes(model: VideoModel, request: Request, policy: Policy | None) -> i
     beginning = size.batch * (size.tokens + size.text) * size.hidden * size.item  # what went into the blocks
     holds = policy.mechanism_on(model.stacks).holds_block_inputs
     return policy.estimate(model, request) + (beginning if holds else 0)
+
+
+def context_bytes(model: VideoModel, window: Request, frames: int, policy: Policy | None = None) -> int:
+    """What the steps of so many frames, predicted in windows, keep more than those of one window."""
+    whole, part = (sizes(model, request).latents for request in (replace(window, frames=frames), window))
+    of_cache = policy.estimate(model, window) if policy is not None else 0
+    return math.ceil((model.latents_stepped * part * 4 + of_cache) * (whole / part - 1))

@@ -25,7 +25,7 @@ from ..parallel.clip.split import ALONE, Split
 from ..solvers import Walk, run_predictions
 from .corrector import Again, Corrector, Goal
 from .course import Course
-from .mechanisms.base import Forward, Prediction
+from .mechanisms.base import Forward, Mechanism, Prediction
 from .policy import Policy, RunUnderWay, check_policy
 from .state import BranchState, Slopes, StepContext, Values, distance
 
@@ -93,7 +93,7 @@ class Runner:
     @property
     def sees_passes(self) -> bool:
         """Whether its mechanism looks at forward passes, and not at guided predictions alone."""
-        return self.policy.mechanism_on(self.stacks).sees_passes()
+        return self.policy.mechanism_on(self.stacks).forward is not Mechanism.forward
 
     @contextmanager
     def phase(self, network: Network, run: RunUnderWay, part: str, steps: range) -> Iterator[None]:

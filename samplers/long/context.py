@@ -22,6 +22,7 @@ from ..denoise import OnStep
 from ..loop import Circle
 from ..parallel.clip.spread import sample
 from ..plan import plan
+from ..room import context_bytes
 from ..sources.inpaint import Inpainting
 
 
@@ -44,6 +45,8 @@ def sample_in_context(
     circle = partial(_circled, windows, latent_frames(request.frames))
     first = None if source is None else source[:, :, : latent_frames(frames)]
     planned = plan(model, replace(request, frames=frames, source=first, mask=None, loop=False))
+    beyond = context_bytes(model, planned.request, request.frames, planned.policy)
+    planned = replace(planned, room=planned.room + beyond)
     inpainting = None if source is None or mask is None else Inpainting(source, mask[None, None])
     return sample(model, conditioning, planned, on_step, circle if request.loop else windows, inpainting)
 

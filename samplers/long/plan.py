@@ -210,10 +210,10 @@ def _check_context(
     remedy = message("load_or", models=model.image_models, others=either(*titles_with("latent_windows")))
     if model.controlled():
         raise InputError("model", title, message("no_control_in_long"), message("use_sample_video"))
-    if model.cache is not None and several:
+    if model.cache is not None and several and not model.cache.mechanism_on(model.stacks).knows_windows:
         what = message("with_cache", cache=model.cache.title)
         with about(model.cache):
-            raise InputError("model", what, message("cache_one_window"), message("disconnect_cache"))
+            raise InputError("model", what, message("cache_one_window"), message("use_plan_in_windows"))
     if keyframes or len(timeline.prompts) > 1:
         what = message("keyframes_word") if keyframes else message("count_prompts", count=len(timeline.prompts))
         raise InputError("timeline", what, message("one_sampling", title=title), remedy)

@@ -78,21 +78,18 @@ class Mechanism:
     holds_block_inputs: whether what goes into the blocks stays in memory until the pass ends.
     compilable: whether it works on compiled blocks.
     signals: those that it can measure for a policy.
+    knows_windows: whether it looks at guided predictions alone, from however many windows they are made.
     """
 
     holds_block_inputs: ClassVar[bool] = False
     compilable: ClassVar[bool] = True
     signals: ClassVar[tuple[str, ...]] = ()
+    knows_windows: ClassVar[bool] = False
 
     @classmethod
     def on_unet(cls) -> type[Mechanism]:
         """The mechanism that does the same on a UNet."""
         return cls
-
-    @classmethod
-    def sees_passes(cls) -> bool:
-        """Whether it looks at forward passes, and not at guided predictions alone."""
-        return cls.forward is not Mechanism.forward
 
     def predict(self, prediction: Prediction) -> Tensor:
         """The guided prediction of a step, in the network's layout."""

@@ -13,6 +13,8 @@ from .base import Mechanism, Prediction, latent_bytes
 class Guided(Mechanism):
     """Stores the x0 of each computed step and extrapolates it by the slopes that the policy has planned."""
 
+    knows_windows = True
+
     def predict(self, prediction: Prediction) -> Tensor:
         denoiser, latents, step = prediction.denoiser, prediction.latents, prediction.context.step
         if prediction.decide(None):

@@ -313,10 +313,20 @@ def test_other_windows_are_other_inputs(tmp_path: Path, tiny_models: Path) -> No
     assert "calibration" in [name for name, value in fingerprint(other).items() if value != before[name]]
 
 
-def test_no_cache_over_several_windows(tmp_path: Path, tiny_models: Path) -> None:
-    model = replace(open_model(tiny_models, "tiny-wan2.1-t2v"), cache=SOME["TeaCache"])
-    with pytest.raises(InputError, match="A cache knows one window"):
-        Film(model, tmp_path, timeline(), frames=length(model))
+@pytest.mark.parametrize("policy", SOME)
+def test_a_cache_over_several_windows(tmp_path: Path, tiny_models: Path, policy: str) -> None:
+    """Those that look at a whole guided prediction know all windows, others one."""
+    plain = open_model(tiny_models, "tiny-wan2.1-t2v")
+    model, asked = replace(plain, cache=SOME[policy]), dict[str, Any](frames=length(plain), steps=10)
+    if policy not in ("plan", "corrected plan"):
+        with pytest.raises(InputError, match=r"knows one window and not several\. Use corrected plan or plan"):
+            Film(model, tmp_path, timeline(), **asked)
+        return
+    cached, uncached = (
+        Film(each, tmp_path / str(each is plain), timeline(), **asked).frames() for each in (model, plain)
+    )
+    assert cached.shape == uncached.shape
+    assert not torch.equal(cached, uncached)
 
 
 @pytest.mark.parametrize(

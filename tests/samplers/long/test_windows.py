@@ -7,6 +7,7 @@ from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from time import process_time
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,10 @@ from reelwire.loaders.notices import stopped_by
 from reelwire.loaders.request import Capabilities, Keyframe, Request
 from reelwire.samplers.long.context import ContextWindows, sample_in_context, shuffled
 from reelwire.samplers.long.plan import LongVideoOptions, plan_long
+from reelwire.samplers.long.room import cache_bytes
 from reelwire.samplers.long.timeline import Prompt, Timeline
 from reelwire.samplers.long.windows import Spans, Window, check_spans, lay_windows, with_keyframes
+from reelwire.tests.support.engine.cached_runs import SOME
 from reelwire.tests.support.engine.models import PROMPT, open_model, usual
 from reelwire.tests.support.engine.sampling import sample
 from torch import Tensor
@@ -402,3 +405,19 @@ def test_a_real_run_is_spread(tiny_models: Path, name: str) -> None:
     latents = sample_in_context(model, conditioning, longer, own, 1, lambda *_: None)
     assert latents.shape == model.facts.latent_shape(longer.width, longer.height, longer.frames)
     assert all(latents[:, :, t].std() > 0 for t in range(latents.shape[2]))
+
+
+@pytest.mark.parametrize("policy", ["plan", "corrected plan"])
+def test_a_cache_keeps_of_all_windows_what_was_said(tiny_models: Path, policy: str) -> None:
+    """And the steps have room for it, and for the latents of the whole video."""
+    model = replace(open_model(tiny_models, "tiny-wan2.1-t2v"), cache=SOME[policy])
+    asked = Request(frames=49, steps=10, seed=3)
+    prepared = plan_long(model, timeline(), asked, LongVideoOptions(window=17, overlap=5))
+    request, spans, of_one = prepared.request, prepared.spans, prepared.longest.policy
+    assert prepared.mode == "context_windows"
+    assert of_one is not None
+    runs: list[Any] = []
+    see = lambda done, total, run: runs.append(run)
+    sample_in_context(model, model.encode(PROMPT, ""), request, spans.length, spans.overlap, see)
+    assert cache_bytes(model, prepared, of_one) == pytest.approx(runs[-1].cache.peak, rel=0.1)
+    assert runs[-1]._room > prepared.longest.room + runs[-1].cache.peak / 2
