@@ -411,7 +411,9 @@ class _Watching:
             estimate = cache_bytes(self._model, self._plan, self._cache.policy)
             self._distant = report(self._cache, estimate)
         words = [line for line in (self._distant.words() if self._distant else ()) if line not in self._report]
-        self._report.tell(*(message("last_window", note=line) for line in words), level=logging.INFO)
+        of_last = len(self._plan.windows) > 1
+        told = [message("last_window", note=line) if of_last else line for line in words]
+        self._report.tell(*told, level=logging.INFO)
 
     def step(self, done: int, total: int, run: RunSoFar) -> None:
         """Called after every step of the whole video."""

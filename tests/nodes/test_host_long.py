@@ -257,6 +257,20 @@ def test_a_cache_and_all_notes_are_told(host: Host) -> None:
     assert "Prompt 2 begins at frame 29" in text
 
 
+def test_a_cache_in_context_windows(host: Host) -> None:
+    """It knows all of them as one, and holds what was said."""
+    graph = film("context", frames=49, window=17, overlap=5, steps=12, width=64, height=64)
+    graph["2"]["inputs"]["timeline"] = json.dumps({"unit": "frames", "prompts": [{"at": 0, "text": "a red circle"}]})
+    graph["1"] = workflow("wan_t2v")["1"]
+    graph["9"] = node("ReelwireCache", model=["1", 0], policy="corrected plan", speed=2.0)
+    graph["2"]["inputs"]["model"] = ["9", 0]
+    text = " ".join(host.post(graph)["outputs"]["2"]["text"])
+    assert " corrected plan: guided prediction: 6 of 12 computed" in text
+    assert "Last window" not in text
+    held, expected = re.search(r"held (\d+) KB at most \((\d+) KB expected\)", text).groups()  # type: ignore[union-attr]
+    assert held == expected
+
+
 def test_killed_and_run_again(host: Host, comfyui: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle, a fresh host: the same bytes as a render that nobody disturbed, and nothing else."""
     (video,) = host.videos(host.post(long_film(FRAMES_OF_FILM, TIMELINE, STEPS_OF_FILM)))
