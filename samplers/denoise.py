@@ -209,6 +209,7 @@ class Sampling:
         """An expert with all that it runs with, until the next one takes over."""
         part, enter = self.denoiser.part(steps.start), self._stack.enter_context
         network: Network = None
+        self._guide.begin()
         self._switch_loras = self._begin_prediction = lambda step, count: None
         if self._split.computes(part):
             network = enter(self._model.use(part, activations=self._room))

@@ -249,6 +249,9 @@ class GuidedDenoiser(DenoiserWrapper):
     def combined(self, network: Network, latents: Tensor, step: int) -> Tensor:
         """The prediction of all branches."""
 
+    def begin(self) -> None:
+        """Forget what it remembers of earlier predictions: another expert begins."""
+
     @property
     def memory(self) -> object:
         """What it remembers of earlier predictions, to go back to."""
@@ -309,11 +312,21 @@ class SpatioTemporalGuide(GuidedDenoiser):
 
 
 class ByGuider(GuidedDenoiser):
-    """A forward for each of a guider's branches; of scales that differ between frames it takes the largest."""
+    """A forward for each of a guider's branches; of scales that differ between frames it takes the largest.
+
+    Momentum begins with guidance and anew with each expert, which has a guider of its own in diffusers
+    (modular_pipelines/wan, guider and guider_2).
+    """
 
     def __init__(self, inner: Denoiser, guidance: Guidance, split: Split, guider: BaseGuidance) -> None:
         super().__init__(inner, guidance, split)
-        self._guider = guider
+        self._guider, self._momentum = guider, guidance.momentum if guidance.method == "apg" else 0.0
+
+    def begin(self) -> None:
+        from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
+
+        if self._momentum:
+            self._guider.momentum_buffer = MomentumBuffer(self._momentum)
 
     def combined(self, network: Network, latents: Tensor, step: int) -> Tensor:
         guider, schedule = self._guider, self.schedule
@@ -359,7 +372,6 @@ def _prepared(guider: BaseGuidance, network: Network) -> Iterator[None]:
 
 def _make_guider(g: Guidance, blocks: str) -> BaseGuidance:
     import diffusers
-    from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer
     from diffusers.hooks import LayerSkipConfig
 
     skipped = LayerSkipConfig(indices=list(g.layers), fqn=blocks) if g.method == "skip-layer" else None
@@ -384,7 +396,4 @@ def _make_guider(g: Guidance, blocks: str) -> BaseGuidance:
             ),
         ),
     }[g.method]
-    guider: BaseGuidance = getattr(diffusers, name)(**options)
-    if g.method == "apg" and g.momentum:
-        guider.momentum_buffer = MomentumBuffer(g.momentum)  # its own comes at step 0 alone, where guidance may be off
-    return guider
+    return getattr(diffusers, name)(**options)

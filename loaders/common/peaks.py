@@ -127,6 +127,10 @@ class Counted(ModelBase):
         """Those that are not of the video itself."""
         return 0
 
+    def beside_latents(self, request: Request) -> int:
+        """Those of them that are in the sampler's latents too."""
+        return self.beside(request)
+
     def text_positions(self, request: Request) -> int:
         """The tokens of a prompt in the network's forward, as many as it can have: what Speed's trim_text leaves out of
         them, no header tells."""
@@ -162,14 +166,15 @@ def branches(model: Counted, request: Request) -> int:
     return 2 if scale > 1 else 1
 
 
-def _network(model: Counted) -> Part:
+def network_part(model: Counted) -> Part:
+    """The network that makes the predictions; of two experts the first."""
     return next(part for name, part in model.parts.items() if name in ("transformer", "unet"))
 
 
 def sizes(model: Counted, request: Request) -> Sizes:
     """The sizes of a complete request."""
     facts = model.facts
-    network = _network(model)
+    network = network_part(model)
     shape = facts.latent_shape(request.width, request.height, request.frames)
     whole = branches(model, request) > 1 and model.batched_guidance and model.guidance.method == "cfg"
     config, (_, channels, *_), item = network.config, shape, getattr(torch, model.recipe.dtype).itemsize
@@ -204,7 +209,7 @@ def forward_bytes(model: Counted, request: Request, fused: bool = True) -> int:
     size = sizes(model, request)
     forward = max(size.of(moment) for moment in model.moments.values())
     scores = 0 if fused else 2 * size.batch * size.hidden // (size.head or 64) * size.tokens**2 * size.item
-    computing = forward + scores + widened_bytes(model, _network(model).name)
+    computing = forward + scores + widened_bytes(model, network_part(model).name)
     stepping = math.ceil((model.latents_stepped - model.latents_held) * size.latents * 4)
     return max(computing, stepping) + held_bytes(model, size) + lora_bytes(model, size.item)
 
@@ -212,7 +217,7 @@ def forward_bytes(model: Counted, request: Request, fused: bool = True) -> int:
 def held_bytes(model: Counted, size: Sizes) -> int:
     """Latents, predictions and the solver's memory in float32, what lies beside them, the prompts of both branches, one
     by one and as a batch, and pictures that the network reads as they are, which both branches share."""
-    width = int(_network(model).config.get("image_dim") or 0)
+    width = int(network_part(model).config.get("image_dim") or 0)
     looked = size.looked if width else 0
     prompts = (4 * (size.text - looked) * model.facts.text_width + 2 * looked * width) * size.item
     return math.ceil((model.latents_held + 2 * size.beside) * size.latents * 4) + prompts

@@ -250,11 +250,19 @@ class Runner:
             return self.policy.should_skip(state, context, entry.distance)
         return self.policy.should_skip(state, context, None)
 
-    def _store(self, state: BranchState, context: StepContext, values: Values, observed: Mapping[str, Tensor]) -> None:
-        """Store what a step has computed, with as many earlier ones as the forecast needs."""
+    def _store(
+        self,
+        state: BranchState,
+        context: StepContext,
+        values: Values,
+        observed: Mapping[str, Tensor],
+        kept: bool = True,
+    ) -> None:
+        """Store what a step has computed, with as many earlier ones as the forecast needs; kept: whether at all."""
         whole = {name: self.split.whole_batch(x) if x.ndim else x for name, x in observed.items()}
         self.policy.on_computed(state, context, values, whole)
-        state.history = [*state.history, (float(context.level), values)][-self.policy.stored_values :]
+        if kept:
+            state.history = [*state.history, (float(context.level), values)][-self.policy.stored_values :]
         self.peak = max(self.peak, self._bytes)
 
     @property

@@ -17,6 +17,7 @@ from ...loaders.spec import titles_with
 from ...loaders.video_model import VideoModel
 from ..keyframes import cut_notes, place_keyframes
 from ..plan import SamplingPlan, plan
+from ..room import context_bytes
 from ..sources.awaited import Names
 from .loop import closed_by_picture, ends_with_picture, loop_notes
 from .media import check_windows_of, outlined, whole_media, window_frames, with_a_source
@@ -101,7 +102,7 @@ def plan_long(
     notes += cut_notes(request)
     if extension.mode == "context_windows":
         _check_whole(model, request)
-        _check_context(model, title, placed, timeline, request.frames > spans.length)
+        _check_context(model, title, placed, timeline, request, request.frames > spans.length)
         windows: tuple[Window, ...] = (Window(0, request.frames - 1, 0, 0),)
         title_note = message(
             "long_context", title=title, length=spans.length, overlap=spans.overlap, way=extension.description
@@ -122,7 +123,7 @@ def plan_long(
     check_windows_of(request, extension.mode, windows)
     length = min(spans.length, request.frames)
     outline = replace(outlined(request), frames=length, keyframes=())
-    longest = plan(model, outline, outline=True)
+    longest = _with_room_for_all(model, plan(model, outline, outline=True), request, extension.mode)
     run_notes = plan(model, with_a_source(model, request, outline), outline=True).notes
     result = LongPlan(
         windows,
@@ -203,8 +204,21 @@ def _moved_prompts(windows: tuple[Window, ...], timeline: Timeline) -> tuple[str
     return tuple(message("prompt_moved", number=n + 1, frame=at, asked=asked) for n, asked, at in pairs if asked != at)
 
 
+def _with_room_for_all(model: VideoModel, longest: SamplingPlan, whole: Request, mode: str) -> SamplingPlan:
+    """The plan of a window with room for what is kept of a whole video that is sampled at once."""
+    if mode != "context_windows":
+        return longest
+    more = context_bytes(model, longest.request, whole.frames, longest.policy)
+    return replace(longest, room=longest.room + more)
+
+
 def _check_context(
-    model: VideoModel, title: str, keyframes: tuple[Keyframe, ...], timeline: Timeline, several: bool
+    model: VideoModel,
+    title: str,
+    keyframes: tuple[Keyframe, ...],
+    timeline: Timeline,
+    request: Request,
+    several: bool,
 ) -> None:
     """A single sampling follows one prompt, and nothing else. several: whether it sees more than one window."""
     remedy = message("load_or", models=model.image_models, others=either(*titles_with("latent_windows")))
@@ -213,7 +227,8 @@ def _check_context(
     if model.cache is not None and several and not model.cache.mechanism_on(model.stacks).knows_windows:
         what = message("with_cache", cache=model.cache.title)
         with about(model.cache):
-            raise InputError("model", what, message("cache_one_window"), message("use_plan_in_windows"))
+            others = message("disconnect_cache") if request.loop else message("use_plan_in_windows")
+            raise InputError("model", what, message("cache_one_window"), others)
     if keyframes or len(timeline.prompts) > 1:
         what = message("keyframes_word") if keyframes else message("count_prompts", count=len(timeline.prompts))
         raise InputError("timeline", what, message("one_sampling", title=title), remedy)

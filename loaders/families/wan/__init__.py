@@ -185,6 +185,10 @@ class Wan(WanModel):
         """Tokens of the reference images in front of the video, each a latent frame."""
         return self._front(request) * self.facts.tokens(request.width, request.height, 1)
 
+    def beside_latents(self, request: Request) -> int:
+        """VACE's: Fun-Control's are put in front in each forward."""
+        return 0 if self.facts.reference else self.beside(request)
+
     def _front(self, request: Request) -> int:
         """Latent frames in front of the video: the references, for which Fun-Control always has a place."""
         return int(self.facts.reference) or len(_references(request))

@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from ....loaders.common.peaks import branches
+from ....loaders.common.peaks import branches, network_part
 from ....loaders.denoiser import Denoiser
 from ....loaders.facts import Stacks
 from ....loaders.parts import Inputs, Network
@@ -26,7 +26,7 @@ class Cacheable:
     """Something that is computed in each step, or made of what was stored.
 
     decide: (its signal, or None) -> whether it is reused; to be asked once.
-    store: (values, what the policy may look at beside them) after it was computed.
+    store: (values, what the policy may look at beside them, whether they are kept) after it was computed.
     forecast: what the stored values would be at this step.
     order: of the forecast.
     """
@@ -35,7 +35,7 @@ class Cacheable:
     state: BranchState
     order: int
     decide: Callable[[Tensor | None], bool]
-    store: Callable[[Values, Mapping[str, Tensor]], None]
+    store: Callable[..., None]
     forecast: Callable[[], Values]
 
 
@@ -112,12 +112,22 @@ def item_bytes(model: VideoModel) -> int:
     return size
 
 
-def latent_bytes(model: VideoModel, request: Request) -> int:
-    """Bytes of the float32 latents of a complete request, in whole patches of time, with what lies beside the video."""
+def latent_bytes(model: VideoModel, request: Request, beside: int | None = None) -> int:
+    """Bytes of the float32 latents of a complete request, in whole patches of time. beside: tokens that are not of the
+    video itself; None: those of the network."""
     _, channels, time, height, width = model.facts.latent_shape(request.width, request.height, request.frames)
     patch = model.facts.time_patch
-    more = model.beside(request) / model.facts.tokens(request.width, request.height, request.frames)
+    more = (model.beside(request) if beside is None else beside) / model.facts.tokens(
+        request.width, request.height, request.frames
+    )
     return math.ceil(channels * -(-time // patch) * patch * height * width * 4 * (1 + more))
+
+
+def input_bytes(model: VideoModel, request: Request) -> int:
+    """Bytes of what a complete request's network is given: latents, with pictures and masks in further channels."""
+    channels = model.facts.latent_shape(request.width, request.height, request.frames)[1]
+    given = network_part(model).config.get("in_channels", channels)
+    return math.ceil(latent_bytes(model, request) * max(given / channels, 1.0))
 
 
 @contextmanager

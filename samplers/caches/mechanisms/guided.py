@@ -22,10 +22,9 @@ class Guided(Mechanism):
             return denoiser.from_x0(x0, latents, step).to(prediction.state.memory["dtype"])
         output = prediction.compute()
         prediction.state.memory["dtype"] = output.dtype  # of the latents of all steps, as the schedulers step
-        if denoiser.points(step):
-            prediction.store((denoiser.x0(output, latents, step),), {})
+        prediction.store((denoiser.x0(output, latents, step),), {}, denoiser.points(step))
         return output
 
     @classmethod
     def stored_bytes(cls, model: VideoModel, request: Request, values: int, signals: int) -> int:
-        return (values + signals) * latent_bytes(model, request)
+        return (values + signals) * latent_bytes(model, request, model.beside_latents(request))

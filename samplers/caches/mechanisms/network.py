@@ -7,7 +7,7 @@ from torch import Tensor
 from ....loaders.common.peaks import branches
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
-from .base import Forward, Mechanism, latent_bytes
+from .base import Forward, Mechanism, input_bytes, latent_bytes
 
 
 class Network(Mechanism):
@@ -27,7 +27,8 @@ class Network(Mechanism):
 
     @classmethod
     def stored_bytes(cls, model: VideoModel, request: Request, values: int, signals: int) -> int:
-        return (values + signals) * latent_bytes(model, request) * branches(model, request)
+        others = (values + signals - 1) * latent_bytes(model, request)  # without the newest input, which is kept whole
+        return (others + input_bytes(model, request)) * branches(model, request)
 
 
 def _latents_of(x: Tensor, like: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from ....loaders.messages import InputError, message
 from ....loaders.request import Request
 from ....loaders.spec import CacheLimits
 from ....loaders.video_model import VideoModel
-from ..mechanisms.base import latent_bytes
+from ..mechanisms.base import input_bytes
 from ..mechanisms.blocks import LATENTS
 from ..mechanisms.moved import Moved
 from ..policy import Policy
@@ -113,5 +113,5 @@ class SenCache(Policy):
         return by_latents[round(place * (len(by_latents) - 1))], by_time[round(place * (len(by_time) - 1))]
 
     def estimate(self, model: VideoModel, request: Request) -> int:
-        latents = latent_bytes(model, request) * branches(model, request)
-        return self.mechanism.stored_bytes(model, request, self.order + 1, 0) + latents
+        given = input_bytes(model, request) * branches(model, request)
+        return self.mechanism.stored_bytes(model, request, self.order + 1, 0) + given

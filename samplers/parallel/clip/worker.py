@@ -267,8 +267,10 @@ class SampleTask:
 
     def resumes(self, model: VideoModel) -> bool:
         """Whether a broken run can go on from its predictions: a cache that works inside of the network stores more
-        than these tell."""
-        policy = self.plan.policy
+        than these tell, and APG's momentum remembers what they are made of."""
+        policy, guidance = self.plan.policy, model.guidance
+        if guidance.method == "apg" and guidance.momentum:
+            return False
         return policy is None or issubclass(policy.mechanism_on(model.stacks), Guided)
 
 

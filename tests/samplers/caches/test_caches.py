@@ -290,20 +290,23 @@ def test_memory_is_what_was_said(opened: Any, name: str, policy: str) -> None:
     assert prepared.policy.estimate(model, prepared.request) == pytest.approx(run.run.cache.peak, rel=0.1)
 
 
-@pytest.mark.parametrize("policy", ["plan", "corrected plan", "TeaCache", "SenCache"])
-@pytest.mark.parametrize("name", ["tiny-ltx-0.9.5", "tiny-wan2.1-vace"])
+@pytest.mark.parametrize("policy", ["plan", "corrected plan", "TeaCache", "SenCache", "EasyCache"])
+@pytest.mark.parametrize(
+    "name",
+    ["tiny-ltx-0.9.5", "tiny-wan2.1-vace", "tiny-wan2.1-fun-control", "tiny-wan2.1-i2v", "tiny-cogvideox1.5-5b-i2v"],
+)
 def test_memory_counts_what_lies_beside_the_video(opened: Any, name: str, policy: str) -> None:
-    """Keyframes in the middle, and references in front."""
+    """Keyframes in the middle, references in front, and pictures in channels of their own."""
     from reelwire.samplers.plan import plan
 
     model = replace(opened(name), cache=SOME[policy])
     size: dict[str, Any] = dict(width=128, height=128, frames=17)
     if "ltx" in name:
         size["keyframes"] = tuple(Keyframe(frames(1, i), place) for i, place in enumerate((0, 8, -1)))
-    else:
-        size["control"] = Control(frames(17), references=frames(2))
+    elif "i2v" not in name:
+        size["control"] = Control(frames(17), references=frames(2) if "vace" in name else None)
     run = Sampled(model, **size)
-    prepared = plan(model, Request(**size, steps=STEPS))
+    prepared = plan(model, Request(**{**needed(model), **size, "steps": STEPS}))
     assert prepared.policy is not None
     assert prepared.policy.estimate(model, prepared.request) == pytest.approx(run.run.cache.peak, rel=0.1)
 

@@ -265,11 +265,16 @@ def test_a_run_that_misses_far_goes_back_and_is_computed_as_a_whole(tiny_models:
 
 @pytest.mark.parametrize(("method", "computed"), [("cfg", [0, 3, 6, 9, 11]), ("cfg-zero*", [0, 1, 3, 6, 9, 11])])
 def test_nothing_is_forecast_from_a_prediction_of_zeros(tiny_models: Path, method: str, computed: list[int]) -> None:
-    """CFG-Zero*'s first one points to its own noise."""
+    """CFG-Zero*'s first one points to its own noise. What is said is what was done."""
     model = replace(open_plain(tiny_models, "tiny-wan2.1-t2v"), guidance=Guidance(method))
     for policy in (Held(speed=2.0), HeldAgain(speed=2.0)):
         run = Sampled(replace(model, cache=policy), steps=12)
         assert [entry.step for entry in run.entries if entry.computed] == computed
+    for speed, count in ((1.0, 12), (2.0, 6), (3.0, 4)):
+        run = Sampled(replace(model, cache=Corrected(speed=speed)), steps=12)
+        assert run.computed == count
+        said = nearness(run.run.cache.courses)
+        assert [note.values for note in said] == ([{"count": 12 - count}] if speed > 1 else [])
 
 
 @pytest.mark.usefixtures("all_is_seen")
@@ -278,6 +283,7 @@ def test_nothing_is_forecast_from_a_prediction_of_zeros(tiny_models: Path, metho
     [
         Guidance("apg", momentum=-0.5),
         Guidance("apg", momentum=-0.5, start=0.3),
+        Guidance("cfg-zero*"),
         Guidance("tcfg"),
         Guidance("skip-layer", layers=(1,), layer_end=0.6),
     ],

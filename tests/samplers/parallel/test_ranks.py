@@ -24,7 +24,7 @@ from reelwire.samplers.denoise import RunSoFar
 from reelwire.samplers.parallel.clip import spread
 from reelwire.samplers.parallel.clip.local import LocalLauncher
 from reelwire.samplers.parallel.clip.ranks import Group
-from reelwire.samplers.parallel.clip.worker import Frames
+from reelwire.samplers.parallel.clip.worker import Frames, SampleTask
 from reelwire.samplers.plan import plan
 from reelwire.samplers.speed import Speed
 from reelwire.tests.support.engine.models import PROMPT, frames
@@ -82,6 +82,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {  # mode, m
     "branches ltx part": ("branches", "tiny-ltx-0.9.5", {"guidance": Guidance(end=0.5)}, {}),
     "branches svd": ("branches", "tiny-svd-xt", {}, {"steps": 2}),
     "experts t2v": ("experts", "tiny-wan2.2-t2v-a14b", {}, {}),
+    "experts momentum": ("experts", "tiny-wan2.2-t2v-a14b", {"guidance": Guidance("apg", momentum=-0.5)}, {"steps": 6}),
+    "branches momentum": ("branches", "tiny-wan2.1-t2v", {"guidance": Guidance("apg", momentum=-0.5)}, {}),
     "experts i2v": ("experts", "tiny-wan2.2-i2v-a14b", {}, {}),
 }
 
@@ -179,6 +181,21 @@ def test_a_rank_that_exits(group: Group, tiny_models: Path, tmp_path: Path) -> N
     assert group.restarts == before + 1
     assert heard[0] - (marker.stat().st_mtime + case.dies) < 10
     assert torch.equal(latents, replace(case, dies=0.0).alone())
+
+
+@pytest.mark.parametrize(
+    ("guidance", "goes_on"),
+    [(Guidance(), True), (Guidance("apg"), True), (Guidance("apg", momentum=-0.5), False)],
+    ids=["cfg", "apg", "momentum"],
+)
+def test_what_predictions_do_not_tell_is_computed_again(tiny_models: Path, guidance: Guidance, goes_on: bool) -> None:
+    """A cache within the network, and momentum."""
+    model = replace(Tiny(tiny_models, "tiny-wan2.1-t2v", {})(), guidance=guidance)
+    conditioning = model.encode(PROMPT, "a cat")
+    for name, tells in {"": True, "corrected plan": True, "first block": False}.items():
+        cached = replace(model, cache=choices()[name]() if name else None)
+        task = SampleTask(conditioning, plan(cached, Request(seed=3, steps=12)))
+        assert task.resumes(cached) == (goes_on and tells), name
 
 
 def test_a_rank_that_is_killed(tiny_models: Path) -> None:
