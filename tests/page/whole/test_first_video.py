@@ -21,6 +21,7 @@ STORY = f"() => {LONG}.widgets.find(widget => widget.name === 'timeline').value"
 PLACE = "() => document.querySelector('.reelwire-tl-prompt[data-index=\"1\"]').getBoundingClientRect().toJSON()"
 WRITES = "() => document.activeElement.matches('.reelwire-timeline textarea') && document.activeElement.value"
 SECOND = "a red circle moving left on a black background"  # the template's own
+TRIES = 3  # an opened template moves into view, on a busy machine late
 FEW_STEPS = f"() => {{ {LONG}.widgets.find(widget => widget.name === 'steps').value = 2; return String({LONG}.id); }}"
 
 
@@ -39,7 +40,6 @@ def test_two_pictures_on_a_timeline_in_eight_clicks(page: Page, host: Host, scre
             gallery.get_by_text("reelwire", exact=True).first.click()
             fresh.locator(f"[data-testid='template-workflow-{TITLE}']").first.click()
             fresh.wait_for_function(WINDOWS)
-            settles(fresh, PLACE)  # an opened template moves into view
             write_and_place(fresh)
             screenshots.take(fresh, "first video")
             long = fresh.evaluate(FEW_STEPS)
@@ -51,10 +51,21 @@ def test_two_pictures_on_a_timeline_in_eight_clicks(page: Page, host: Host, scre
             page.request.post(f"{host.url}/api/settings", data={"Comfy.TutorialCompleted": True})
 
 
+def open_second(page: Page) -> None:
+    """Open the second prompt: again where the page moved its view just then, so that the mouse hit another one."""
+    for _ in range(TRIES):
+        settles(page, PLACE)
+        page.locator(".reelwire-tl-prompt[data-index='1']").dblclick()
+        written = page.wait_for_function(WRITES).json_value()
+        if written == SECOND:
+            return
+        page.keyboard.press("Escape")
+    raise AssertionError(f"{written!r} was opened {TRIES} times")
+
+
 def write_and_place(page: Page) -> None:
     """Write a prompt, drag a picture and choose another one, as a person does it: five clicks of the eight."""
-    page.locator(".reelwire-tl-prompt[data-index='1']").dblclick()
-    assert page.wait_for_function(WRITES).json_value() == SECOND
+    open_second(page)
     page.keyboard.press("Control+a")
     page.keyboard.type("a red circle moving down on a black background")
     page.keyboard.press("Escape")
