@@ -224,7 +224,7 @@ def _check_context(
     remedy = message("load_or", models=model.image_models, others=either(*titles_with("latent_windows")))
     if model.controlled():
         raise InputError("model", title, message("no_control_in_long"), message("use_sample_video"))
-    if model.cache is not None and several and not model.cache.mechanism_on(model.stacks).knows_windows:
+    if model.cache is not None and several and not model.cache.mechanism_on(model.stacks).of_guided:
         what = message("with_cache", cache=model.cache.title)
         with about(model.cache):
             others = message("disconnect_cache") if request.loop else message("use_plan_in_windows")

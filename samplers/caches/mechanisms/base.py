@@ -78,13 +78,13 @@ class Mechanism:
     holds_block_inputs: whether what goes into the blocks stays in memory until the pass ends.
     compilable: whether it works on compiled blocks.
     signals: those that it can measure for a policy.
-    knows_windows: whether it looks at guided predictions alone, from however many windows they are made.
+    of_guided: whether it looks at guided predictions alone, of however many passes and windows they are made.
     """
 
     holds_block_inputs: ClassVar[bool] = False
     compilable: ClassVar[bool] = True
     signals: ClassVar[tuple[str, ...]] = ()
-    knows_windows: ClassVar[bool] = False
+    of_guided: ClassVar[bool] = False
 
     @classmethod
     def on_unet(cls) -> type[Mechanism]:

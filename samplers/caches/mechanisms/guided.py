@@ -13,7 +13,7 @@ from .base import Mechanism, Prediction, latent_bytes
 class Guided(Mechanism):
     """Stores the x0 of each computed step and extrapolates it by the slopes that the policy has planned."""
 
-    knows_windows = True
+    of_guided = True
 
     def predict(self, prediction: Prediction) -> Tensor:
         denoiser, latents, step = prediction.denoiser, prediction.latents, prediction.context.step

@@ -27,7 +27,6 @@ from ....loaders.request import Conditioning
 from ....loaders.vae.tiles import Tiling
 from ....loaders.video_model import VideoModel
 from ...caches.course import Course
-from ...caches.mechanisms.guided import Guided
 from ...caches.runner import Entry, Runner
 from ...decode import Form, stream_frames
 from ...denoise import RunSoFar, Wrap, sample
@@ -271,7 +270,7 @@ class SampleTask:
         policy, guidance = self.plan.policy, model.guidance
         if guidance.method == "apg" and guidance.momentum:
             return False
-        return policy is None or issubclass(policy.mechanism_on(model.stacks), Guided)
+        return policy is None or policy.mechanism_on(model.stacks).of_guided
 
 
 @dataclass(frozen=True)
