@@ -40,6 +40,7 @@ from reelwire.tests.support.extensive import extensive  # noqa: E402
 from reelwire.tests.support.fast import COLLECTED, EXPRESSION, slow  # noqa: E402
 from reelwire.tests.support.host import Host, boot  # noqa: E402
 from reelwire.tests.support.host_marker import MARK, mark_hosts  # noqa: E402
+from reelwire.tests.support.hung import Hung  # noqa: E402
 from reelwire.tests.support.page import pages, screenshots  # noqa: E402
 from reelwire.tests.support.seconds import Measured  # noqa: E402
 from reelwire.training import tiny_files  # noqa: E402
@@ -106,6 +107,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(CardTests(), "pretend card")
     config.pluginmanager.register(CardTable(), "card table")
     config.pluginmanager.register(Measured(), "measured seconds")
+    config.pluginmanager.register(Hung(), "hung tests")
 
 
 @pytest.fixture(scope="session")

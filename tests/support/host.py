@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -31,11 +32,13 @@ from .tiny import changed, on_tiny_files
 ROOT = Path(__file__).parents[2]
 PACK = "reelwire"
 OPTIONS = ("--disable-api-nodes", "--database-url", "sqlite:///:memory:")
-BOOT_SECONDS, RUN_SECONDS = 300, 600
+BOOT_SECONDS, RUN_SECONDS, DUMP_SECONDS = 300, 300, 2
 # seconds between two looks for the end of a run: many end at once, others take long
 FIRST_LOOK, LAST_LOOK = 0.005, 0.05
 TINY_CLIP = 64, 49  # pixels and frames of a clip that tiny models start from
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
+BOOTED = dict[str, "Host"]()  # by their addresses, those that run
+THREADS = ROOT / "tests" / "support" / "hung" / "pack"
 _COLOURS = count()  # of pictures that no cache knows
 PREVIEW = 1  # the host's BinaryEventTypes.PREVIEW_IMAGE
 
@@ -189,6 +192,14 @@ class Host:
     def tail(self) -> str:
         return self.log.decode(errors="replace")[-4000:]
 
+    def threads(self) -> str:
+        """The end of its log, and what each of its threads does where there are signals to ask for it."""
+        end, before = self.tail(), len(self.log)
+        if hasattr(signal, "SIGUSR1"):
+            self.process.send_signal(signal.SIGUSR1)
+            time.sleep(DUMP_SECONDS)
+        return end + self.log[before:].decode(errors="replace")
+
     def videos(self, entry: Mapping[str, Any]) -> list[Path]:
         """The mp4 files that a run wrote."""
         shown = [file for output in entry["outputs"].values() for file in output.get("images", [])]
@@ -212,7 +223,7 @@ def boot(
     """
     for name in ("custom_nodes", "input"):
         (base / name).mkdir(parents=True, exist_ok=True)
-    for name, folder in {PACK: ROOT, **(packs or {})}.items():
+    for name, folder in {PACK: ROOT, "reelwire_threads": THREADS, **(packs or {})}.items():
         if not (base / "custom_nodes" / name).exists():
             (base / "custom_nodes" / name).symlink_to(folder, target_is_directory=True)
     for file in (ROOT / "workflows" / "inputs").iterdir():  # as the page puts them there when a template is opened
@@ -231,11 +242,13 @@ def boot(
 
         reader = threading.Thread(target=read)
         reader.start()
+        host = kind(f"http://127.0.0.1:{port}", base, process, log)
+        BOOTED[host.url] = host
         try:
-            host = kind(f"http://127.0.0.1:{port}", base, process, log)
             _wait_for_boot(host)
             yield host
         finally:
+            del BOOTED[host.url]
             process.terminate()
             process.wait(30)
             reader.join(30)
