@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass, replace
 from functools import wraps
 from inspect import iscoroutinefunction
-from traceback import clear_frames
+from traceback import walk_tb
+from types import CoroutineType, FrameType
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from comfy_api.latest import io
@@ -172,8 +174,9 @@ def _telling(node_id: str) -> Iterator[None]:
     """Tell the page of an error of ours, and which node has caused it, before the host tells where it was noticed."""
     try:
         yield
-    except ENDS:
+    except ENDS as end:
         _forget()
+        _let_go_once_told(end)
         raise
     except Exception as error:
         _forget()
@@ -183,6 +186,7 @@ def _telling(node_id: str) -> Iterator[None]:
                 send("reelwire.error", {"node": displayed(_cause(error, node_id)), "message": data(said)})
         finally:
             _let_go(error)
+            _let_go_once_told(error)
         raise
 
 
@@ -192,16 +196,46 @@ def _forget() -> None:
     forget_pictures()
 
 
-def _let_go(error: BaseException | None) -> None:
-    """Drop what the functions that an error has left still hold, such as the activations of a run short of memory: the
-    host keeps the traceback, in a circle with a frame of its own, until garbage is collected."""
+def _let_go_once_told(error: BaseException) -> None:
+    """Drop what the host's functions hold as well, which the error leaves next: they keep themselves in circles, by the
+    traceback or by the task that has ended with it.
+
+    A model in such a circle goes when garbage is collected, at any moment and in any thread. It leaves ComfyUI's list
+    of what is loaded then, also while ComfyUI goes through that list, and the thread that runs the prompts would end.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:  # in a thread, of which no host of today makes one for a node
+        return
+    loop.call_soon(lambda: _let_go(error, _suspended(loop)))
+
+
+def _let_go(error: BaseException | None, suspended: frozenset[FrameType] = frozenset()) -> None:
+    """Drop what the functions that an error has left still hold, such as the activations of a run short of memory.
+
+    suspended: frames that somebody will go on with, to whom clearing them would be the end.
+    """
     waiting, seen = [error], set[int]()
     while waiting:
         error = waiting.pop()
         if error is not None and id(error) not in seen:
             seen.add(id(error))
-            clear_frames(error.__traceback__)
+            for frame, _ in walk_tb(error.__traceback__):
+                with suppress(RuntimeError):  # it runs
+                    if frame not in suspended:
+                        frame.clear()
             waiting += [error.__cause__, error.__context__]
+
+
+def _suspended(loop: asyncio.AbstractEventLoop) -> frozenset[FrameType]:
+    """The frames of all coroutines that wait for something in a loop."""
+    found, waiting = set[FrameType](), list[object](task.get_coro() for task in asyncio.all_tasks(loop))
+    while waiting:
+        coroutine = waiting.pop()
+        if isinstance(coroutine, CoroutineType) and coroutine.cr_frame is not None:
+            found.add(coroutine.cr_frame)
+            waiting.append(coroutine.cr_await)
+    return frozenset(found)
 
 
 def _cause(error: BaseException, running: str) -> str:

@@ -116,3 +116,41 @@ def test_after_an_interrupt_the_same_bytes(host: Host) -> None:
     after = run("euler")  # what "default" means, so that the first result is not taken from the cache
     host.free()
     assert run("default") == before == after
+
+
+ENDS = {"error": "/reelwire_fail", "interrupted": "/interrupt"}
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "end"),
+    [
+        ("ltx_t2v", "", "success"),
+        ("ltx_t2v", SAMPLER, "interrupted"),
+        ("ltx_t2v", SAMPLER, "error"),
+        ("ltx_t2v", "4", "interrupted"),
+        ("ltx_t2v", "4", "error"),
+        ("ltx_long", "", "success"),
+        ("ltx_long", "11", "interrupted"),
+        ("cache_calibrate", "3", "interrupted"),
+    ],
+)
+def test_no_model_is_left_to_the_collector_of_garbage(host: Host, name: str, node: str, end: str) -> None:
+    """Else it leaves ComfyUI's list of what is loaded at any moment, also while ComfyUI goes through that list: the
+    thread that runs the prompts would end there, and no prompt would ever run again."""
+    sent = list[str]()
+
+    def on_event(kind: str, data: dict[str, Any]) -> None:
+        runs = kind == "progress" and data["node"] == node
+        if runs and not sent and host.send("/reelwire_garbage", False)[1]:
+            sent.append(ENDS[end])
+            host.send(ENDS[end], {})
+
+    host.free()
+    assert host.send("/reelwire_garbage", False)[1] == []
+    try:
+        kind, data = host.watch(workflow(name), on_event).events[-1]
+        assert (kind, data.get("node_id", "")) == (f"execution_{end}", node)
+        host.post_nothing()
+        assert host.send("/reelwire_garbage", False)[1] == []
+    finally:
+        host.send("/reelwire_garbage", True)

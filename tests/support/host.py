@@ -85,7 +85,7 @@ class Host:
         with urllib.request.urlopen(self.url + path, timeout=60) as answer:
             return answer.read()
 
-    def send(self, path: str, data: Mapping[str, Any]) -> tuple[int, Any]:
+    def send(self, path: str, data: Mapping[str, Any] | bool) -> tuple[int, Any]:
         """(status, answer) of a POST."""
         body = json.dumps(data).encode()
         request = urllib.request.Request(self.url + path, body, {"Content-Type": "application/json"})

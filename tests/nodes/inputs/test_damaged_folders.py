@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shutil
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -162,3 +163,34 @@ def test_what_is_meant_to_end_a_run_does(nodes: list[Any], ends: str) -> None:
     kind = Interrupted if ends == "Interrupted" else getattr(builtins, ends)
     with pytest.raises(kind), contained():
         raise kind
+
+
+def test_what_an_error_has_left_is_let_go_and_what_goes_on_is_not(nodes: list[Any]) -> None:
+    """The host's functions hold the inputs of a node that has failed; one of them may wait for something meanwhile."""
+    from reelwire.nodes.host.notes import _let_go_once_told
+
+    held, errors = list[weakref.ref[Any]](), list[BaseException]()
+
+    def fails(model: object) -> None:
+        try:
+            raise ValueError("a")
+        except ValueError as error:
+            _let_go_once_told(error)
+            errors.append(error)
+            raise
+
+    async def runs_a_node() -> None:
+        model = set[int]()
+        held.append(weakref.ref(model))
+        fails(model)
+
+    async def runs_a_prompt() -> str:
+        try:
+            await runs_a_node()
+        except ValueError:
+            await asyncio.sleep(0.01)
+        return "went on"
+
+    assert asyncio.run(asyncio.wait_for(runs_a_prompt(), 10)) == "went on"
+    assert errors[0].__traceback__ is not None, "its lines can still be told"
+    assert held[0]() is None
