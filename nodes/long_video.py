@@ -405,11 +405,9 @@ class _Watching:
     def report_cache(self) -> None:
         """Say what a cache did in the last window that was sampled."""
         from ..samplers.caches.report import report
-        from ..samplers.long.room import cache_bytes
 
         if self._cache is not None:
-            estimate = cache_bytes(self._model, self._plan, self._cache.policy)
-            self._distant = report(self._cache, estimate)
+            self._distant = report(self._cache)
         words = [line for line in (self._distant.words() if self._distant else ()) if line not in self._report]
         of_last = len(self._plan.windows) > 1
         told = [message("last_window", note=line) if of_last else line for line in words]

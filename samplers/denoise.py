@@ -80,7 +80,7 @@ def sample(
         schedule = noise_schedule(model, request, model.memory.device("transformer"))
         denoiser = wrap(circling(model.prepare(conditioning, request, schedule), request, model.facts))
         solver = TABLES[model.solvers][request.sampler]
-        with cached(model, schedule, plan.policy, split) as cache, ExitStack() as stack:
+        with cached(model, schedule, plan.policy, plan.kept, split) as cache, ExitStack() as stack:
             run = Sampling(model, plan.room, denoiser, cache, stack, on_step, split, computed)
             run.masked = MaskedSource(inpainting, denoiser, request.seed) if inpainting is not None else None
             latents = solver.solve(run, denoiser.latents, schedule)

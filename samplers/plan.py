@@ -42,7 +42,7 @@ class SamplingPlan:
     request: complete and checked, its keyframes counted from the start.
     policy: the model's cache, ready for this request; None where every prediction is computed.
     predictions: how many the solver asks for, were it not for a source that spares some.
-    room: bytes that the steps need beside the weights.
+    room: bytes that the steps need beside the weights; kept: of these, what the cache keeps at most between them.
     notes: what the person should know before the run.
     mask: [1, 1, t, h, w], what of the source is made anew; None where all of it is.
     shared: how many of the first frames are the last ones of the clip that the video goes on from.
@@ -55,6 +55,7 @@ class SamplingPlan:
     notes: tuple[str, ...]
     mask: Tensor | None = None
     shared: int = 0
+    kept: int = 0
 
 
 def plan(model: VideoModel, request: Request, outline: bool = False, awaited: Names = ()) -> SamplingPlan:
@@ -90,7 +91,8 @@ def plan(model: VideoModel, request: Request, outline: bool = False, awaited: Na
     predictions = prediction_count(model, request)
     after = (*cache_notes, *attention_notes(model, request, predictions), *_idle_notes(model, request, policy))
     notes = (*before, *media_notes, *after)
-    return SamplingPlan(request, policy, predictions, step_bytes(model, request, policy), notes, mask, shared)
+    room, kept = step_bytes(model, request, policy), 0 if policy is None else policy.estimate(model, request)
+    return SamplingPlan(request, policy, predictions, room, notes, mask, shared, kept)
 
 
 def _preset_notes(model: VideoModel, request: Request) -> tuple[str, ...]:

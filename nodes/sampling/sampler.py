@@ -112,7 +112,7 @@ class Sampler(SamplerNode):
             watch = _Watching(report, model, prepared.request.fps)
             with heard_by(report.tell):
                 latents = sample(model, conditioning, prepared, watch.step)
-            cache = _cache_report(model, prepared, watch.cache)
+            cache = _cache_report(watch.cache)
         else:
             done = await sampled_apart(model, conditioning, prepared, report)
             latents, cache, apart = done.latents, done.cache, run_of(done)
@@ -165,13 +165,11 @@ class _Watching:
         self._view.latents(done, total, self._model, run.preview, self._fps)
 
 
-def _cache_report(model: VideoModel, prepared: SamplingPlan, runner: Runner | None) -> CacheReport | None:
+def _cache_report(runner: Runner | None) -> CacheReport | None:
     """What the cache of a run did; None where it had none."""
     from ...samplers.caches.report import report
 
-    if prepared.policy is None or runner is None:
-        return None
-    return report(runner, prepared.policy.estimate(model, prepared.request))
+    return None if runner is None else report(runner)
 
 
 def _tell_cache(report: host.Report, cache: CacheReport | None, note: dict[str, object]) -> list[str]:

@@ -20,7 +20,7 @@ class Report:
     computed: (expert, branch) -> which of its forward passes were computed, in order.
     distances: (expert, branch) -> how far the signal had moved in each.
     seconds: of each step.
-    estimated, peak: bytes that the states should hold at most, and did.
+    expected, peak: bytes that the states should hold at most, and did.
     again: forward passes that were thrown away.
     """
 
@@ -28,7 +28,7 @@ class Report:
     computed: Mapping[tuple[str, str], tuple[bool, ...]]
     distances: Mapping[tuple[str, str], tuple[float | None, ...]]
     seconds: tuple[float, ...]
-    estimated: int
+    expected: int
     peak: int
     notes: tuple[str, ...]
     again: int = 0
@@ -55,7 +55,7 @@ class Report:
         numbers = {
             "ideal": f"{self.ideal:.2f}",
             "held": size_in_words(self.peak),
-            "expected": size_in_words(self.estimated),
+            "expected": size_in_words(self.expected),
         }
         numbers |= {"cache": self.title, "branches": listed(parts)}
         if self.real is None:
@@ -121,7 +121,7 @@ def steps_so_far(runner: Runner) -> tuple[int, int]:
     return whole, len(computed) - whole
 
 
-def report(runner: Runner, estimated: int) -> Report:
+def report(runner: Runner) -> Report:
     """What a finished run's cache did."""
     groups: dict[tuple[str, str], list[Entry]] = {}
     for entry in runner.entries:
@@ -134,7 +134,7 @@ def report(runner: Runner, estimated: int) -> Report:
         distances=distances,
         seconds=tuple(runner.seconds[step] for step in sorted(runner.seconds)),
         again=sum(entry.again for entry in runner.entries),
-        estimated=estimated,
+        expected=runner.expected,
         peak=runner.peak,
         notes=(*runner.policy.notes(known), *planned_more(runner.courses), *nearness(runner.courses)),
     )

@@ -57,7 +57,7 @@ class Runner:
     levels: the noise level of each prediction; empty where each has its own.
     split: over ranks, whose caches all decide alike.
     entries: all decisions so far.
-    peak: the most bytes that its states held at a time.
+    expected, peak: bytes that its states should hold at most, and the most that they held at a time.
     courses: of the experts, where skipped steps are taken again.
     seconds: of each step.
 
@@ -71,6 +71,7 @@ class Runner:
     batched: bool = False
     levels: tuple[int, ...] = ()
     split: Split = ALONE
+    expected: int = 0
     entries: list[Entry] = field(default_factory=list)
     peak: int = 0
     courses: list[Course] = field(default_factory=list)
@@ -300,13 +301,13 @@ def _check_signal(policy: Policy, model: VideoModel) -> None:
 
 @contextmanager
 def cached(
-    model: VideoModel, schedule: NoiseSchedule, policy: Policy | None, split: Split = ALONE
+    model: VideoModel, schedule: NoiseSchedule, policy: Policy | None, expected: int, split: Split
 ) -> Iterator[Runner | None]:
     """The cache of one run, whose state ends with it; what is to be told stays. None where every step is computed."""
     if policy is None:
         yield None
         return
-    runner = Runner(policy, model.stacks, len(schedule), model.batched_guidance, schedule.levels, split)
+    runner = Runner(policy, model.stacks, len(schedule), model.batched_guidance, schedule.levels, split, expected)
     try:
         yield runner
     finally:

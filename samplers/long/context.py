@@ -46,7 +46,9 @@ def sample_in_context(
     first = None if source is None else source[:, :, : latent_frames(frames)]
     planned = plan(model, replace(request, frames=frames, source=first, mask=None, loop=False))
     beyond = context_bytes(model, planned.request, request.frames, planned.policy)
-    planned = replace(planned, room=planned.room + beyond)
+    whole = replace(planned.request, frames=request.frames)
+    kept = 0 if planned.policy is None else planned.policy.estimate(model, whole)
+    planned = replace(planned, room=planned.room + beyond, kept=kept)
     inpainting = None if source is None or mask is None else Inpainting(source, mask[None, None])
     return sample(model, conditioning, planned, on_step, circle if request.loop else windows, inpainting)
 

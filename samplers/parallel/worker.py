@@ -180,7 +180,7 @@ def _sampled(job: Work) -> Done:
     with heard_by(notes.append), stopped_by(_stop_if_asked):
         latents = sample(model, job.conditioning, job.plan, _on_step).cpu()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
-    return Done(latents, _report(model, job), tuple(notes), time.monotonic() - began, peak_bytes(), machine(), device)
+    return Done(latents, _report(), tuple(notes), time.monotonic() - began, peak_bytes(), machine(), device)
 
 
 def _compare(marks: Marks) -> None:
@@ -234,10 +234,8 @@ def _middle(latents: Tensor) -> Tensor:
     return latents[:, :, place : place + 1].cpu()
 
 
-def _report(model: VideoModel, job: Work) -> Report | None:
-    if _desk.cache is None or job.plan.policy is None:
-        return None
-    return report(_desk.cache, job.plan.policy.estimate(model, job.plan.request))
+def _report() -> Report | None:
+    return None if _desk.cache is None else report(_desk.cache)
 
 
 def peak_bytes() -> int:

@@ -163,7 +163,7 @@ def test_caches_count_predictions(policy: Policy) -> None:
     sample(model, model.encode("a red circle", ""), request, lambda done, total, run: runs.append(run))
     cache = runs[-1].cache
     assert cache is not None
-    (computed,) = report(cache, 0).computed.values()
+    (computed,) = report(cache).computed.values()
     steps = count_steps(model, plan(model, request))
     assert len(computed) == steps.total == plan(model, request).predictions == 11
     assert steps.computed == (sum(computed), sum(computed))

@@ -103,7 +103,8 @@ def sample(
         return denoise.sample(model, conditioning, plan, on_step, around, inpainting)
     cache = None
     if plan.policy is not None:
-        cache = Runner(plan.policy, model.stacks, run_predictions(model, plan.request), model.batched_guidance)
+        predictions, batched = run_predictions(model, plan.request), model.batched_guidance
+        cache = Runner(plan.policy, model.stacks, predictions, batched, expected=plan.kept)
     with _kept.lock:
         try:
             return _kept.of(model).sample(conditioning, plan, on_step, wrap, inpainting, cache)

@@ -414,5 +414,5 @@ def test_distances_outside_of_a_polynomials_range_are_told(opened: Any, poly: Fi
     from reelwire.samplers.caches.report import report
 
     run = Sampled(replace(opened("tiny-ltx-0.9.0"), cache=TeaCache(polynomial=poly, threshold=0.1)))
-    (note,) = report(run.run.cache, 0).notes
+    (note,) = report(run.run.cache).notes
     assert "distances lie outside the range of its coefficients" in note

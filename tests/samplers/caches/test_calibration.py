@@ -353,7 +353,7 @@ def test_too_few_steps_are_refused(models: Path) -> None:
 def test_the_report_says_what_was_done(models: Path) -> None:
     model = replace(open_model(models, "tiny-wan2.2-t2v-a14b"), cache=TeaCache(threshold=1e9, longest=1))
     _, cache = run(model, steps=16)
-    text = report(cache, 1000)
+    text = report(cache)
     words = " ".join(text.words())
     assert "high noise, prompt" in words
     assert "low noise, negative prompt" in words

@@ -255,7 +255,7 @@ def test_a_run_that_misses_far_goes_back_and_is_computed_as_a_whole(tiny_models:
     assert seen == sorted(seen)
     assert seen[-1] == 12
     assert [entry.step for entry in run.entries] == list(range(12))
-    said = report(run.run.cache, 0)
+    said = report(run.run.cache)
     assert 0 < said.again == run.run.cache.courses[0].rejected <= LOST
     assert said.ideal == pytest.approx(12 / (sum(e.computed for e in run.entries) + said.again))
     assert [note.key for note in nearness(run.run.cache.courses)] == ["corrected_whole"]

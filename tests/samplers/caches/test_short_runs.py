@@ -150,7 +150,7 @@ def test_where_it_does_not_all_are_computed_and_it_is_said(tiny_models: Path) ->
     model = open_plain(tiny_models, MODEL)
     run = Sampled(replace(model, cache=Corrected(speed=2.0, grams=bent(8, 1.0))), steps=8)
     assert torch.equal(run.latents, Sampled(model, steps=8).latents)
-    assert keys(report(run.run.cache, 0).notes) == ["short_whole"]
+    assert keys(report(run.run.cache).notes) == ["short_whole"]
 
 
 @pytest.mark.parametrize("bend", [0.0, 0.05, 1.0])
@@ -259,4 +259,4 @@ def test_experts_with_other_steps_than_calibrated_are_computed(tiny_models: Path
     moved = tuple((part, bent(n + by, 0.0)[0][1]) for (part, n), by in zip(counts, (1, -1), strict=True))
     run = Sampled(replace(model, cache=Corrected(speed=2.0, grams=moved)), steps=8)
     assert torch.equal(run.latents, Sampled(model, steps=8).latents)
-    assert keys(report(run.run.cache, 0).notes) == ["short_unknown"]
+    assert keys(report(run.run.cache).notes) == ["short_unknown"]

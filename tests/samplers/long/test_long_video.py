@@ -65,12 +65,14 @@ class Film:
         self.made: LongPlan = plan_long(model, story, Request(**{"steps": 2, "seed": 3, **request}), style)
         self.notes: list[str] = []
         self.sampled: list[int] = []
+        self.caches: list[Any] = []  # of each step's run
 
     def frames(self, stop_at: int = 10**9) -> Tensor:
         """All frames; stop_at: raises KeyboardInterrupt at this step of the whole video."""
 
         def step(done: int, total: int, run: Any) -> None:
             self.sampled.append(done)
+            self.caches.append(run.cache)
             if done == stop_at:
                 raise KeyboardInterrupt
 
@@ -327,6 +329,19 @@ def test_a_cache_over_several_windows(tmp_path: Path, tiny_models: Path, policy:
     )
     assert cached.shape == uncached.shape
     assert not torch.equal(cached, uncached)
+
+
+@pytest.mark.parametrize("policy", ["plan", "corrected plan"])
+def test_a_cache_of_windows_keeps_what_was_said(tmp_path: Path, policy: str) -> None:
+    """Of each window with what lies beside its frames: those of long ago, and those that it leads back to."""
+    model = replace(open_ltx(BUNDLED), cache=SOME[policy])
+    film = Film(model, tmp_path, timeline(), LongVideoOptions(17, 9, memory=1.0), frames=33, steps=10, loop=True)
+    film.frames()
+    windows = list(dict.fromkeys(map(id, film.caches)))
+    last_of_each = [next(c for c in reversed(film.caches) if id(c) == window) for window in windows]
+    assert len({cache.peak for cache in last_of_each}) > 1
+    for cache in last_of_each:
+        assert cache.expected == pytest.approx(cache.peak, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from reelwire.loaders.notices import stopped_by
 from reelwire.loaders.request import Capabilities, Keyframe, Request
 from reelwire.samplers.long.context import ContextWindows, sample_in_context, shuffled
 from reelwire.samplers.long.plan import LongVideoOptions, plan_long
-from reelwire.samplers.long.room import cache_bytes
 from reelwire.samplers.long.timeline import Prompt, Timeline
 from reelwire.samplers.long.windows import Spans, Window, check_spans, lay_windows, with_keyframes
 from reelwire.tests.support.engine.cached_runs import SOME
@@ -419,5 +418,5 @@ def test_a_cache_keeps_of_all_windows_what_was_said(tiny_models: Path, policy: s
     runs: list[Any] = []
     see = lambda done, total, run: runs.append(run)
     sample_in_context(model, model.encode(PROMPT, ""), request, spans.length, spans.overlap, see)
-    assert cache_bytes(model, prepared, of_one) == pytest.approx(runs[-1].cache.peak, rel=0.1)
+    assert runs[-1].cache.expected == pytest.approx(runs[-1].cache.peak, rel=0.1)
     assert runs[-1]._room == prepared.longest.room > of_one.estimate(model, request)
