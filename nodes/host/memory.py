@@ -118,7 +118,10 @@ class HostMemory:
         device = self.device(part)
         if device.type == "cpu":
             return free_ram()
-        evictable = sum(m.model_loaded_memory() for m in mm.current_loaded_models if m.device == device)
+        patchers = [loaded.model for loaded in mm.current_loaded_models if loaded.device == device]
+        evictable = sum(
+            patcher.loaded_size() for patcher in patchers if patcher is not None
+        )  # one that is gone is None
         return int(mm.get_free_memory(device) + evictable)
 
     def make_way(self) -> None:

@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -250,6 +251,22 @@ def test_caches_under_the_hosts_manager(host_module: Any, tiny_models: Path, nam
         patcher.partially_load(patcher.load_device, extra_memory=2000)
         assert patcher.model.model_lowvram
     assert torch.equal(Sampled(model).latents, expected)
+
+
+def test_a_model_that_goes_takes_no_room(host_module: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ComfyUI's list of what is loaded holds nothing alive, and an estimate looks at it from a thread of its own."""
+    import comfy.model_management as mm
+
+    device, memory = torch.device("meta"), host_module.memory.HostMemory()
+    here = SimpleNamespace(device=device, model=SimpleNamespace(loaded_size=lambda: 3))
+    gone, elsewhere = (
+        SimpleNamespace(device=device, model=None),
+        SimpleNamespace(device=torch.device("cpu"), model=None),
+    )
+    monkeypatch.setattr(mm, "current_loaded_models", [gone, here, elsewhere])
+    monkeypatch.setattr(mm, "get_free_memory", lambda device: 40)
+    monkeypatch.setattr(memory, "device", lambda part: device)
+    assert memory.room("transformer") == 43
 
 
 def test_a_failure_lets_go_of_what_its_functions_held(host_module: Any) -> None:
