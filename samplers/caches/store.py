@@ -15,7 +15,7 @@ from typing import TypeVar
 from ...loaders.files import alone_with, cause_unwritten, check_writable, write_whole
 from ...loaders.messages import CheckpointError, message
 from ...loaders.parts import JsonObject
-from ...loaders.request import Request
+from ...loaders.request import Guidance, Request
 from ...loaders.video_model import VideoModel
 from ...loaders.weights.json_files import MOST_INDEX, excerpt, open_file, parse_object, read_bytes
 from ..solvers import prediction_count, run_predictions
@@ -39,6 +39,7 @@ class Key:
     size: the power of two nearest to the number of tokens.
     left_out: of `steps` predictions, how many video-to-video left out at the start.
     files: names and fingerprints of further files with weights of the network; those of older records are not known.
+    method: which options of guidance are not as they come; older records do not tell it.
     """
 
     steps: int
@@ -49,6 +50,7 @@ class Key:
     loras: tuple[str, ...] = ()
     left_out: int = 0
     files: tuple[str, ...] = ()
+    method: str = ""
 
     def fits(self, other: Key) -> bool:
         """Whether a record of this key can be of use to a run of the other one: as many predictions, by the same
@@ -61,11 +63,12 @@ class Key:
         words = {
             "sampler": message("word_sampler"),
             "guidance": message("word_guidance"),
+            "method": message("word_guidance"),
             "shift": message("word_shift"),
             "size": message("word_size"),
             "loras": message("word_loras"),
         }
-        return tuple(word for name, word in words.items() if getattr(self, name) != getattr(other, name))
+        return tuple(dict.fromkeys(w for name, w in words.items() if getattr(self, name) != getattr(other, name)))
 
 
 @dataclass(frozen=True)
@@ -143,7 +146,14 @@ def key_of(model: VideoModel, request: Request) -> Key:
     files = tuple(
         f"{file.name} {fingerprint(file)}" for part, file in sorted(model.recipe.files.items()) if part in FURTHER
     )
-    return Key(count, request.sampler, request.guidance, request.shift, size, loras, left_out, files)
+    method = _unusual(model.guidance)
+    return Key(count, request.sampler, request.guidance, request.shift, size, loras, left_out, files, method)
+
+
+def _unusual(guidance: Guidance) -> str:
+    """The options that are not as they come, with their values; empty where all are."""
+    pairs = ((f.name, getattr(guidance, f.name), f.default) for f in fields(guidance) if f.compare)
+    return " ".join(f"{name}={value}" for name, value, default in pairs if value != default)
 
 
 def file_of(checkpoint: Path) -> Path:
@@ -308,8 +318,9 @@ def add(checkpoint: Path, calibration: Calibration, weights: str = "") -> Calibr
 def _as_json(calibration: Calibration) -> JsonObject:
     """A record as the file has it; without what versions before would not know, where it is empty."""
     record = asdict(calibration)
-    if not calibration.key.files:
-        del record["key"]["files"]
+    for name in ("files", "method"):
+        if not record["key"][name]:
+            del record["key"][name]
     return record
 
 

@@ -17,7 +17,7 @@ from reelwire.loaders.denoiser import DenoiserWrapper
 from reelwire.loaders.families import load
 from reelwire.loaders.messages import CheckpointError, InputError
 from reelwire.loaders.parts import PlainMemory, Recipe
-from reelwire.loaders.request import Request
+from reelwire.loaders.request import Guidance, Request
 from reelwire.loaders.spec import specs
 from reelwire.loaders.video_model import VideoModel
 from reelwire.loaders.weights.bundle import files_of
@@ -314,6 +314,23 @@ def test_what_differs_is_told(models: Path, tiny_models: Path) -> None:
     (message,) = note()
     assert "made for other weights" in message
     assert "not calibrated" in message
+
+
+def test_another_method_of_guidance_is_told(models: Path) -> None:
+    """And a record of plain guidance is one that versions before read."""
+    plain = open_model(models, "tiny-wan2.1-t2v")
+    momentum = replace(plain, guidance=Guidance("apg", momentum=-0.5))
+    note = lambda model, **changes: planned(
+        replace(model, cache=Plan(speed=2.0)), model.complete(Request(**{"steps": STEPS, **changes}))
+    )[1]
+    calibrated(plain)
+    (record,) = json.loads(store.file_of(models / "tiny-wan2.1-t2v").read_text())["records"]
+    assert "method" not in record["key"]
+    assert "differs in guidance:" in note(momentum)[0]
+    assert "differs in guidance:" in note(momentum, guidance=2.0)[0]
+    calibrated(momentum)
+    assert note(momentum) == note(plain) == ()
+    assert "differs in guidance:" in note(replace(plain, guidance=Guidance("apg")))[0]
 
 
 @pytest.mark.parametrize("damage", ["not json", "{}", '{"checkpoint": "x"}', '{"records": [], "checkpoint": 3}'])
