@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass, replace
-from functools import wraps
+from functools import partial, wraps
 from inspect import iscoroutinefunction
 from traceback import walk_tb
-from types import CoroutineType, FrameType
+from types import FrameType
 from typing import TYPE_CHECKING, TypeVar, cast
+from weakref import WeakSet
 
 from comfy_api.latest import io
 from comfy_execution.graph_utils import is_link
@@ -106,11 +107,13 @@ def speaking(node: type[io.ComfyNode]) -> type[io.ComfyNode]:
 def _contained(function: Callable[..., T]) -> Callable[..., T]:
     @wraps(function)
     def run(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> T:
+        _watch_prompt()
         with contained():
             return function(cls, *args, **kwargs)
 
     @wraps(function)
     async def run_later(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> object:
+        _watch_prompt()
         with contained():
             return await cast(Awaitable[object], function(cls, *args, **kwargs))
 
@@ -174,9 +177,8 @@ def _telling(node_id: str) -> Iterator[None]:
     """Tell the page of an error of ours, and which node has caused it, before the host tells where it was noticed."""
     try:
         yield
-    except ENDS as end:
+    except ENDS:
         _forget()
-        _let_go_once_told(end)
         raise
     except Exception as error:
         _forget()
@@ -186,7 +188,6 @@ def _telling(node_id: str) -> Iterator[None]:
                 send("reelwire.error", {"node": displayed(_cause(error, node_id)), "message": data(said)})
         finally:
             _let_go(error)
-            _let_go_once_told(error)
         raise
 
 
@@ -196,46 +197,58 @@ def _forget() -> None:
     forget_pictures()
 
 
-def _let_go_once_told(error: BaseException) -> None:
-    """Drop what the host's functions hold as well, which the error leaves next: they keep themselves in circles, by the
-    traceback or by the task that has ended with it.
+def _let_go(error: BaseException) -> None:
+    """Drop what the functions that an error has left still hold, such as the activations of a run short of memory."""
+    for each in _with_causes(error):
+        for frame, _ in walk_tb(each.__traceback__):
+            with suppress(RuntimeError):  # it runs still
+                frame.clear()
 
-    A model in such a circle goes when garbage is collected, at any moment and in any thread. It leaves ComfyUI's list
-    of what is loaded then, also while ComfyUI goes through that list, and the thread that runs the prompts would end.
+
+def _with_causes(error: BaseException) -> list[BaseException]:
+    """An error and all that it came from, which may go in a circle."""
+    waiting, found = list[BaseException | None]([error]), dict[int, BaseException]()
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in found:
+            found[id(each)] = each
+            waiting += [each.__cause__, each.__context__]
+    return [*found.values()]
+
+
+# ---------------------------------------------------------------- at the end of a prompt
+
+_watched = WeakSet[asyncio.Task[object]]()
+
+
+def _watch_prompt() -> None:
+    """Have the host's own functions let go of what they hold once a prompt has ended by an error, and is told.
+
+    They keep themselves in circles, by the traceback, or by the task of an async node that has ended with the error. A
+    model in such a circle goes when garbage is collected, at any moment and in any thread. It leaves ComfyUI's list of
+    what is loaded then, also while ComfyUI goes through that list, and the thread that runs the prompts would end.
     """
     try:
-        loop = asyncio.get_running_loop()
+        tasks = asyncio.all_tasks()  # of the prompt, which has a loop of its own
     except RuntimeError:  # in a thread, of which no host of today makes one for a node
         return
-    loop.call_soon(lambda: _let_go(error, _suspended(loop)))
+    for task in tasks:
+        frame = getattr(task.get_coro(), "cr_frame", None)
+        if frame is not None and task not in _watched:
+            _watched.add(task)
+            task.add_done_callback(partial(_ended, frame))
 
 
-def _let_go(error: BaseException | None, suspended: frozenset[FrameType] = frozenset()) -> None:
-    """Drop what the functions that an error has left still hold, such as the activations of a run short of memory.
-
-    suspended: frames that somebody will go on with, to whom clearing them would be the end.
-    """
-    waiting, seen = [error], set[int]()
-    while waiting:
-        error = waiting.pop()
-        if error is not None and id(error) not in seen:
-            seen.add(id(error))
-            for frame, _ in walk_tb(error.__traceback__):
-                with suppress(RuntimeError):  # it runs
-                    if frame not in suspended:
-                        frame.clear()
-            waiting += [error.__cause__, error.__context__]
+def _ended(frame: FrameType, _task: asyncio.Task[object]) -> None:
+    """Let go of the errors that a coroutine which is over still holds. From Python 3.12 on a frame also holds the one
+    that it was called from, so that it is not enough to clear those of the traceback."""
+    for error in [value for value in frame.f_locals.values() if isinstance(value, BaseException)]:
+        _let_go(error)
+        for each in _with_causes(error):
+            each.__traceback__ = None
 
 
-def _suspended(loop: asyncio.AbstractEventLoop) -> frozenset[FrameType]:
-    """The frames of all coroutines that wait for something in a loop."""
-    found, waiting = set[FrameType](), list[object](task.get_coro() for task in asyncio.all_tasks(loop))
-    while waiting:
-        coroutine = waiting.pop()
-        if isinstance(coroutine, CoroutineType) and coroutine.cr_frame is not None:
-            found.add(coroutine.cr_frame)
-            waiting.append(coroutine.cr_await)
-    return frozenset(found)
+# ---------------------------------------------------------------- which node an error is about
 
 
 def _cause(error: BaseException, running: str) -> str:

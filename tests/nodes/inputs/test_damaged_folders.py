@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import shutil
+import sys
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -165,32 +167,49 @@ def test_what_is_meant_to_end_a_run_does(nodes: list[Any], ends: str) -> None:
         raise kind
 
 
-def test_what_an_error_has_left_is_let_go_and_what_goes_on_is_not(nodes: list[Any]) -> None:
-    """The host's functions hold the inputs of a node that has failed; one of them may wait for something meanwhile."""
-    from reelwire.nodes.host.notes import _let_go_once_told
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_prompt_that_ends_by_an_error_holds_nothing(nodes: list[Any], interrupted: bool, later: bool) -> None:
+    """The host's functions hold a node's inputs, its task, the error and the traceback, each of them in circles.
 
-    held, errors = list[weakref.ref[Any]](), list[BaseException]()
+    later: as a node that is waited for elsewhere, while others run.
+    """
+    from reelwire.nodes.host import Interrupted
+    from reelwire.nodes.host.notes import _watch_prompt
 
-    def fails(model: object) -> None:
+    kind = Interrupted if interrupted else ValueError
+
+    async def node(model: object) -> None:
+        _watch_prompt()
+        await asyncio.sleep(0.01 if later else 0)
         try:
-            raise ValueError("a")
-        except ValueError as error:
-            _let_go_once_told(error)
-            errors.append(error)
-            raise
+            raise KeyError("a")
+        except KeyError as cause:
+            raise kind("b") from cause
 
-    async def runs_a_node() -> None:
-        model = set[int]()
-        held.append(weakref.ref(model))
-        fails(model)
-
-    async def runs_a_prompt() -> str:
+    async def execute(inputs: dict[str, object]) -> tuple[str, BaseException | None]:
         try:
-            await runs_a_node()
-        except ValueError:
-            await asyncio.sleep(0.01)
-        return "went on"
+            task = asyncio.create_task(node(**inputs))
+            while not task.done():
+                await asyncio.sleep(0)
+            return "done", task.result()
+        except (ValueError, Interrupted) as error:
+            _, _, traceback = sys.exc_info()
+            assert traceback is not None
+            return "failed", error
 
-    assert asyncio.run(asyncio.wait_for(runs_a_prompt(), 10)) == "went on"
-    assert errors[0].__traceback__ is not None, "its lines can still be told"
-    assert held[0]() is None
+    async def prompt(inputs: dict[str, object]) -> str:
+        how, error = await execute(inputs)
+        assert isinstance(error, kind)
+        return how
+
+    model = set[int]()
+    held = weakref.ref(model)
+    inputs: dict[str, object] = {"model": model}
+    gc.disable()
+    try:
+        assert asyncio.run(prompt(inputs)) == "failed"
+        del model, inputs
+        assert held() is None
+    finally:
+        gc.enable()
