@@ -12,7 +12,6 @@ from ...loaders.messages import InputError, message
 from ...loaders.request import Conditioning, Request
 from ...loaders.video_model import VideoModel
 from ..denoise import OnStep, sample
-from ..guidance import guided_model
 from ..plan import plan
 from ..solvers import fewest_steps, run_predictions
 from .policies.record import Record, Track
@@ -87,7 +86,7 @@ def calibrate(
         for (part, name), track in record.tracks.items()
         if len(track.moves) > FEWEST_POINTS
     )
-    return Calibration(key_of(guided_model(model, prepared.request), prepared.request), grams, branches), latents
+    return Calibration(key_of(model, prepared.request), grams, branches), latents
 
 
 def _branch(part: str, name: str, track: Track, signal: str) -> Branch:

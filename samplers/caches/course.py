@@ -284,8 +284,10 @@ class Course:
             self.surprises.append(None)
             self.expected = self.map.expected(at, back, step)
         self.computed.append(step)
-        self.left -= 1
         behind = self.map.count - 1 - step
+        self.left -= 1
+        if step < self.following and len(self.computed) == step + 1:  # before the range in which steps may be skipped
+            self.left = max(self.left, round(behind * self.planned / self.map.count))
         if (
             len(self.computed) <= self.map.known.order
             or self.left >= behind

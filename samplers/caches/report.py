@@ -28,10 +28,10 @@ class Report:
     computed: Mapping[tuple[str, str], tuple[bool, ...]]
     distances: Mapping[tuple[str, str], tuple[float | None, ...]]
     seconds: tuple[float, ...]
-    expected: int
     peak: int
     notes: tuple[str, ...]
     again: int = 0
+    expected: int = 0
 
     @property
     def ideal(self) -> float:

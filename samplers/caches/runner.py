@@ -78,6 +78,7 @@ class Runner:
     seconds: dict[int, float] = field(default_factory=dict)
     _states: dict[Key, BranchState] = field(default_factory=dict)
     _calls: dict[str, int] = field(default_factory=dict)
+    _seen: dict[Key, int] = field(default_factory=dict)  # the last step that had such a pass
     _decisions: dict[int, bool] = field(default_factory=dict)
     _part: str = ""
     _first: int = 0
@@ -118,6 +119,7 @@ class Runner:
     def clear(self) -> None:
         """Forget what is stored; entries stay."""
         self._states.clear()
+        self._seen.clear()
         self._corrector = None
         self._decisions.clear()
         self._sums.clear()
@@ -200,8 +202,8 @@ class Runner:
         level = self.levels[step] if self.levels else step
         in_phase = step - self._first
         place = (self._part, branch, step, self.steps, in_phase, self._count)
-        context = StepContext(*place, self._slopes, level, self._course)
-        state = self._states.setdefault((branch, index), BranchState())
+        context = StepContext(*place, self._slopes, level, self._course, index)
+        state = self._state_of((branch, index), step)
         return {
             "context": context,
             "state": state,
@@ -210,6 +212,14 @@ class Runner:
             "store": partial(self._store, state, context),
             "forecast": partial(self.policy.forecast, state, context),
         }
+
+    def _state_of(self, key: Key, step: int) -> BranchState:
+        """What a pass remembers; nothing after steps that had none of its kind, as where guidance was on meanwhile and
+        both branches went in one."""
+        if key != WHOLE and step - self._seen.get(key, step) > 1:
+            self._states.pop(key, None)
+        self._seen[key] = step
+        return self._states.setdefault(key, BranchState())
 
     def _record(self, context: StepContext, computed: bool) -> Entry:
         """Note one decision."""

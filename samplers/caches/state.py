@@ -24,6 +24,7 @@ class StepContext:
     slopes: the skipped steps that the policy has chosen before the first one.
     level: the noise level, counted as steps are: Heun asks twice at most of them.
     course: that chooses them as the run goes, in place of `slopes`.
+    number: of the forward pass among those of its branch in this step.
     """
 
     part: str
@@ -35,6 +36,7 @@ class StepContext:
     slopes: Slopes = field(default_factory=dict)
     level: int = 0
     course: Course | None = None
+    number: int = 0
 
     @property
     def slope(self) -> float:

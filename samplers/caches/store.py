@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
@@ -15,7 +15,7 @@ from typing import TypeVar
 from ...loaders.files import alone_with, cause_unwritten, check_writable, write_whole
 from ...loaders.messages import CheckpointError, message
 from ...loaders.parts import JsonObject
-from ...loaders.request import Guidance, Request
+from ...loaders.request import Request
 from ...loaders.video_model import VideoModel
 from ...loaders.weights.json_files import MOST_INDEX, excerpt, open_file, parse_object, read_bytes
 from ..solvers import prediction_count, run_predictions
@@ -29,6 +29,7 @@ D = TypeVar("D", "Key", "Branch")
 Gram = tuple[tuple[float, ...], ...]
 _unwritten: dict[tuple[Path, str], tuple[Calibration, ...]] = {}  # file, fingerprint -> what the disk did not take
 FURTHER = ("low_noise", "module")  # parts of a recipe that hold weights of the network, beside the checkpoint
+METHODS = ("apg", "cfg-zero*", "skip-layer")  # of guidance that make another video of the same presets
 SAMPLE = 2**16  # bytes that are hashed at each of a few places of a large file
 
 
@@ -39,7 +40,7 @@ class Key:
     size: the power of two nearest to the number of tokens.
     left_out: of `steps` predictions, how many video-to-video left out at the start.
     files: names and fingerprints of further files with weights of the network; those of older records are not known.
-    method: which options of guidance are not as they come; older records do not tell it.
+    method: of guidance, where Guidance has chosen one, which versions before do not read; else empty.
     """
 
     steps: int
@@ -57,6 +58,10 @@ class Key:
         weights."""
         same_files = not self.files or self.files == other.files
         return same_files and (self.steps, self.left_out) == (other.steps, other.left_out)
+
+    def distance(self, other: Key) -> int:
+        """In how many ways the record of this key is not of the other one's run."""
+        return sum(a != b for a, b in zip(astuple(self), astuple(other), strict=True))
 
     def differs(self, other: Key) -> tuple[str, ...]:
         """What is not the same, in words."""
@@ -146,14 +151,8 @@ def key_of(model: VideoModel, request: Request) -> Key:
     files = tuple(
         f"{file.name} {fingerprint(file)}" for part, file in sorted(model.recipe.files.items()) if part in FURTHER
     )
-    method = _unusual(model.guidance)
+    method = model.guidance.method if model.guidance.method in METHODS and request.guidance > 1 else ""
     return Key(count, request.sampler, request.guidance, request.shift, size, loras, left_out, files, method)
-
-
-def _unusual(guidance: Guidance) -> str:
-    """The options that are not as they come, with their values; empty where all are."""
-    pairs = ((f.name, getattr(guidance, f.name), f.default) for f in fields(guidance) if f.compare)
-    return " ".join(f"{name}={value}" for name, value, default in pairs if value != default)
 
 
 def file_of(checkpoint: Path) -> Path:
@@ -344,5 +343,5 @@ def match(records: tuple[Calibration, ...], key: Key) -> tuple[Calibration | Non
     fitting = [c for c in records if c.key.fits(key)]
     if not fitting:
         return None, ()
-    best = min(fitting, key=lambda c: len(c.key.differs(key)))
+    best = min(fitting, key=lambda c: c.key.distance(key))
     return best, best.key.differs(key)

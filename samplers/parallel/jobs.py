@@ -25,6 +25,7 @@ Openers = Callable[[], Opener | None]
 _crews: dict[str, tuple[RayWire, Sampler]] = {}  # by the address of their cluster
 _lock = threading.Lock()
 _orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()  # of jobs that are not with a crew yet, in order
+_starting = threading.Lock()
 _giving = threading.Event()  # set once the thread runs that gives them
 
 
@@ -85,8 +86,8 @@ def submit(model: VideoModel, conditioning: Conditioning, plan: SamplingPlan, op
 
 
 def _give_on() -> None:
-    """One thread brings all jobs to their crews, in order."""
-    with _lock:
+    """One thread brings all jobs to their crews, in order. Joining a cluster may take long, and holds `_lock`."""
+    with _starting:
         if _giving.is_set():
             return
         _giving.set()

@@ -170,6 +170,20 @@ def test_a_cache_around_the_network() -> None:
     assert network.runs == 2 * sum(computed)
 
 
+def test_a_branch_that_has_rested_begins_anew() -> None:
+    """As where both branches go in one pass in the middle of a run, and the prompt's alone before and behind it."""
+    denoiser, network = Networked(X, flow_schedule(30), 1.0, torch.Generator()), Blocks()
+    runner = Runner(FORA(interval=2), Stacks(), 30)
+    through = ThroughCache(denoiser, runner)
+    branches = ["cond"] * 6 + ["cond_uncond"] * 11 + ["cond"] * 13
+    with runner.phase(network, Run(denoiser), "transformer", range(30)):
+        for step, branch in enumerate(branches):
+            through.predict(network, X * step, step, branch)
+    computed = [entry.step for entry in runner.entries if entry.computed]
+    assert {0, 6, 17} <= {*computed}
+    assert not {1, 7, 19} & {*computed}, "others are made of what was stored"
+
+
 class Recording(DenoiserWrapper):
     """A denoiser that notes what it is asked for."""
 

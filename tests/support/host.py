@@ -131,7 +131,7 @@ class Host:
                 return entries[prompt_id]
             time.sleep(pause)
             pause = min(pause * 1.5, LAST_LOOK)
-        raise TimeoutError(f"The prompt did not end in {RUN_SECONDS} s.\n{self.tail()}")
+        raise TimeoutError(f"The prompt did not end in {RUN_SECONDS} s.\n{self.threads()}")
 
     def watch(
         self, prompt: Prompt, on_event: OnEvent = lambda *_: None, previews: str = "default", workflow: Any = None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HOST_FIXTURES, PAGE_FIXTURE = {"host", "card_host", "dynamic_card_host"}, "page"
 HOSTED = re.compile(
     r"/(page|released)/|/test_(host_(?!memory)|card_workflows|card_estimate|workflows|wiring|messages|arrivals|control"
-    r"|farm|campaign|soak)"
+    r"|farm|campaign|soak|hung)"
 )
 PAGED = re.compile(r"/(page|released)/|/test_(workflows|messages)\.")
 

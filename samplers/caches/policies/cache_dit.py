@@ -49,7 +49,7 @@ class CacheDiT(ExternalCache):
         from cache_dit import TaylorSeerCalibratorConfig
 
         assert stacks is not None
-        one_pass = batched and run.denoiser.guidance > 1
+        one_pass = batched or run.denoiser.guidance <= 1
         adapter = _adapter(network, stacks)
         calibrator = TaylorSeerCalibratorConfig(taylorseer_order=self.order) if self.order else None
         cache_dit.enable_cache(adapter, cache_config=self._config(steps, one_pass), calibrator_config=calibrator)
@@ -59,7 +59,7 @@ class CacheDiT(ExternalCache):
             cache_dit.disable_cache(adapter)
 
     def _config(self, steps: int, one_pass: bool) -> DBCacheConfig:
-        """DBCache's config. one_pass: both branches of guidance go in one forward pass."""
+        """DBCache's config. one_pass: both branches of guidance go in one forward pass, or there is one alone."""
         from cache_dit import DBCacheConfig
 
         return DBCacheConfig(

@@ -45,8 +45,10 @@ class EasyCache(Policy):
         numbers = state.numbers
         if distance is None or "output change" not in numbers:
             return False
+        assert state.signal is not None
+        given = state.signal.numel() / state.memory["input"].numel()  # pictures in further channels, which do not move
         rate = numbers["output change"] / max(numbers["input change"], 1e-12)
-        state.total += rate * distance * numbers["latents"] / max(numbers["output"], 1e-12)
+        state.total += rate * distance * given * numbers["latents"] / max(numbers["output"], 1e-12)
         return state.total < self.threshold
 
     def on_computed(

@@ -53,6 +53,11 @@ class ExternalCache(Policy):
 class DiffusersCache(ExternalCache):
     """A cache of diffusers, switched on by a config."""
 
+    def prepare(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
+        if model.guidance.method == "skip-layer":
+            raise InputError("policy", self.title, message("one_pass_a_branch"), message("use_plain_guidance"))
+        return self, ()
+
     @abstractmethod
     def config(self, network: Network, run: RunUnderWay, stacks: Stacks, steps: int) -> object:
         """diffusers' config of this cache for the steps of an expert."""

@@ -81,6 +81,8 @@ class Record(Policy):
     def on_computed(
         self, state: BranchState, context: StepContext, values: Values, observed: Mapping[str, Tensor]
     ) -> None:
+        if context.number:
+            return  # skip-layer guidance computes a branch twice, the second time without some blocks
         track = self.tracks.setdefault((context.part, context.branch), Track())
         residual = values[0].detach()
         rows = residual.reshape(-1, residual.shape[-1]) if residual.ndim == 3 else residual.reshape(1, -1)

@@ -62,8 +62,8 @@ class SenCache(Policy):
         return self.last
 
     def should_skip(self, state: BranchState, context: StepContext, distance: float | None) -> bool:
-        if "moved" not in state.numbers:
-            return False
+        if "moved" not in state.numbers or all(part != context.part for part, *_ in self.sensitivities):
+            return False  # of an expert of a few steps nothing was measured
         by_latents, by_time = self._sensitivity(context, state.memory["index"])
         change = by_latents * state.numbers["moved"] + by_time * state.numbers["time"]
         return change < (self.early if context.step < round(EARLY * context.steps) else self.threshold)

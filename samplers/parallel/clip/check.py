@@ -72,7 +72,7 @@ def check_split(model: VideoModel, request: Request, policy: Policy | None) -> N
         {"context": _check_context, "branches": _check_branches, "experts": _check_experts}[parallel.mode](
             model, request, count
         )
-        _check_cache(parallel, policy)
+        _check_cache(parallel, policy, count)
 
 
 def _check_place(model: VideoModel, parallel: Parallel, count: int) -> None:
@@ -126,10 +126,16 @@ def _check_experts(model: VideoModel, request: Request, count: int) -> None:
         raise InputError("mode", "experts", rule, message("use_branches_or_jobs"))
 
 
-def _check_cache(parallel: Parallel, policy: Policy | None) -> None:
-    """Caches of other libraries decide by what they see, which on each rank is something else."""
-    if policy is not None and parallel.mode != "experts" and issubclass(policy.mechanism, External):
+def _check_cache(parallel: Parallel, policy: Policy | None, count: int) -> None:
+    """Caches of other libraries decide by what they see, which on each rank is something else; and those that decide
+    for all passes of a step at once need one on each rank in every step."""
+    if policy is None or parallel.mode == "experts":
+        return
+    if issubclass(policy.mechanism, External):
         raise InputError("policy", policy.title, message("cache_decides_apart"), message("choose_own_cache"))
+    if policy.decides_once and parallel.mode == "branches" and count > 2:
+        rule = message("cache_decides_once", cache=policy.title)
+        raise InputError("workers", count, rule, message("use_workers", count=2))
 
 
 def _use(counts: range | list[int] | tuple[int, ...]) -> str:

@@ -369,6 +369,45 @@ def test_cache_dit_counts_forwards(opened: Any) -> None:
         Sampled(model)
 
 
+@pytest.mark.parametrize(
+    ("name", "guidance", "apart"),
+    [
+        ("tiny-wan2.1-t2v", 5.0, True),
+        ("tiny-wan2.1-t2v", 1.0, False),
+        ("tiny-ltx-0.9.0", 3.0, False),
+        ("tiny-hunyuan-t2v", 6.0, False),
+    ],
+)
+def test_cache_dit_tells_branches_apart_where_there_are_two(
+    opened: Any, monkeypatch: pytest.MonkeyPatch, name: str, guidance: float, apart: bool
+) -> None:
+    """By every second forward pass; both in one pass are one, and so is a pass without guidance."""
+    import cache_dit
+
+    asked = list[bool]()
+    enable = cache_dit.enable_cache
+
+    def enabled(adapter: Any, cache_config: Any, **options: Any) -> Any:
+        asked.append(cache_config.enable_separate_cfg)
+        return enable(adapter, cache_config=cache_config, **options)
+
+    monkeypatch.setattr(cache_dit, "enable_cache", enabled)
+    Sampled(replace(opened(name), cache=SOME["cache-dit"]), guidance=guidance)
+    assert asked == [apart]
+    asked.clear()
+    if "hunyuan" in name:
+        true = replace(opened(name), cache=SOME["cache-dit"], guidance=Guidance(true_scale=4.0))
+        Sampled(true, guidance=guidance)
+        assert asked == [True]
+
+
+@pytest.mark.parametrize("policy", [name for name in SOME if name.startswith("diffusers")])
+def test_diffusers_caches_know_one_pass_of_a_branch(opened: Any, policy: str) -> None:
+    model = replace(opened("tiny-wan2.1-t2v"), cache=SOME[policy], guidance=WAYS["skip-layer"])
+    with refuses(InputError, "one_pass_a_branch"):
+        Sampled(model)
+
+
 class _Broken(FORA):
     """Keeps what no network gave."""
 

@@ -320,6 +320,7 @@ def test_another_method_of_guidance_is_told(models: Path) -> None:
     """And a record of plain guidance is one that versions before read."""
     plain = open_model(models, "tiny-wan2.1-t2v")
     momentum = replace(plain, guidance=Guidance("apg", momentum=-0.5))
+    off = dict[str, Any](guidance=1.0)
     note = lambda model, **changes: planned(
         replace(model, cache=Plan(speed=2.0)), model.complete(Request(**{"steps": STEPS, **changes}))
     )[1]
@@ -328,9 +329,10 @@ def test_another_method_of_guidance_is_told(models: Path) -> None:
     assert "method" not in record["key"]
     assert "differs in guidance:" in note(momentum)[0]
     assert "differs in guidance:" in note(momentum, guidance=2.0)[0]
+    assert note(momentum, **off) == note(plain, **off), "no guidance is there"
     calibrated(momentum)
     assert note(momentum) == note(plain) == ()
-    assert "differs in guidance:" in note(replace(plain, guidance=Guidance("apg")))[0]
+    assert "differs in guidance:" in note(replace(plain, guidance=Guidance("cfg-zero*")))[0]
 
 
 @pytest.mark.parametrize("damage", ["not json", "{}", '{"checkpoint": "x"}', '{"records": [], "checkpoint": 3}'])

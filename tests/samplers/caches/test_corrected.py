@@ -172,9 +172,10 @@ def known(count: int, runs: int = 3, order: int = 1, longest: int = 12) -> Known
     return Known(grams, levels, tuple(0.8 + 1 / max(1 - float(s), 0.05) for s in sigmas), order, longest)
 
 
-def walked(way: Course, count: int) -> tuple[int, ...]:
+def walked(way: Course, count: int, before: int = 0) -> tuple[int, ...]:
+    """The computed steps; before: those that an option wants computed at the start."""
     for step in range(count):
-        if not way.skips(step + way.start):
+        if step < before or not way.skips(step + way.start):
             way.arrive(step + way.start)
     return tuple(way.computed)
 
@@ -206,6 +207,20 @@ def test_as_many_steps_are_computed_as_were_said(count: int, speed: float) -> No
     steps = walked(course(known(count, longest=longest_gap(count, computed)), computed, range(count)), count)
     assert len(steps) == computed
     assert (steps[:2], steps[-1]) == ((0, 1), count - 1)
+
+
+@pytest.mark.parametrize("speed", [1.5, 2.0, 3.0, 4.0])
+@pytest.mark.parametrize("before", [3, 6, 9, 15, 21])
+def test_steps_before_the_range_are_not_those_behind(before: int, speed: float) -> None:
+    """As many of these are computed as the speed asks for, and they lie no further apart than in a whole run."""
+    count, computed = 30, budget(30, speed)
+    whole, part = (
+        walked(course(known(count, longest=longest_gap(count, computed)), computed, range(count)), count, steps)
+        for steps in (0, before)
+    )
+    behind = sum(step >= before for step in part)
+    assert behind == pytest.approx((count - before) * computed / count, abs=2)
+    assert max(np.diff(part)) <= max(np.diff(whole)) + 1
 
 
 def test_the_error_grows_with_the_misses() -> None:

@@ -17,10 +17,11 @@ from reelwire.loaders.spec import specs
 from reelwire.loaders.video_model import VideoModel
 from reelwire.samplers.caches import store
 from reelwire.samplers.caches.calibration import calibrate, per_step
+from reelwire.samplers.caches.policies.easycache import EasyCache
 from reelwire.samplers.caches.policies.sencache import USUAL, SenCache
 from reelwire.samplers.caches.policies.spectrum import Spectrum, chebyshev, computed_steps
 from reelwire.samplers.caches.runner import planned
-from reelwire.samplers.caches.state import BranchState, StepContext
+from reelwire.samplers.caches.state import BranchState, StepContext, distance
 from reelwire.tests.support.engine.cached_runs import SENSITIVITIES, STEPS, Sampled
 from reelwire.tests.support.engine.models import needed, open_model
 from reelwire.tests.support.engine.sampling import sample
@@ -89,6 +90,23 @@ def test_what_the_last_block_gave_stands_for_all_blocks(tiny_models: Path) -> No
     assert len(outputs) == len(computed)
     for before, now, new in zip(outputs, outputs[1:], computed[1:], strict=False):
         assert torch.equal(before, now) != new
+
+
+@pytest.mark.parametrize("further", [1, 20])
+def test_pictures_in_further_channels_are_no_latents(further: int) -> None:
+    """EasyCache's change of the input is that of the latents, beside which nothing moves."""
+
+    def total(before: torch.Tensor, now: torch.Tensor) -> float:
+        numbers = {"output change": 1.0, "input change": 2.0, "latents": float(before.abs().mean()), "output": 3.0}
+        state = BranchState(numbers=numbers, memory={"input": before[:, :16]}, signal=before)
+        EasyCache(threshold=9.0).should_skip(state, StepContext("", "", 5, 30, 5, 30), float(distance(now, before)))
+        return state.total
+
+    generator = torch.Generator().manual_seed(0)
+    before, now = torch.randn(2, 1, 16, 3, 4, 4, generator=generator)
+    pictures = torch.randn(1, further, 3, 4, 4, generator=generator)
+    alone = total(before, now)
+    assert total(torch.cat([before, pictures], 1), torch.cat([now, pictures], 1)) == pytest.approx(alone, rel=1e-5)
 
 
 # ---------------------------------------------------------------- SenCache

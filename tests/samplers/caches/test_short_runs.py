@@ -20,8 +20,10 @@ from reelwire.samplers.caches.calibration import calibrate
 from reelwire.samplers.caches.course import FRAMES, NEAR, Course, Known, course, decibels
 from reelwire.samplers.caches.policies.corrected import GROWTH, Corrected
 from reelwire.samplers.caches.policies.easycache import EasyCache
+from reelwire.samplers.caches.policies.fora import FORA
 from reelwire.samplers.caches.policies.magcache import MagCache
 from reelwire.samplers.caches.policies.plan import Grams, Plan, weight
+from reelwire.samplers.caches.policies.sencache import SenCache
 from reelwire.samplers.caches.policies.teacache import TeaCache
 from reelwire.samplers.caches.policy import FEWEST, SHORTEST, Policy
 from reelwire.samplers.caches.report import planned_more, report
@@ -235,6 +237,16 @@ def test_ratios_that_an_expert_of_a_few_steps_lacks_compute_it(tiny_models: Path
     short, long = sorted(calibration.grams, key=lambda part: len(calibration.grams[part][0]))
     assert {branch.part for branch in calibration.branches} == {long}
     run = Sampled(model, **inputs)
+    assert all(entry.computed for entry in run.entries if entry.part == short)
+    assert not all(entry.computed for entry in run.entries if entry.part == long)
+
+
+def test_sensitivities_that_an_expert_of_a_few_steps_lacks_compute_it(tiny_models: Path) -> None:
+    plain, inputs = open_plain(tiny_models, "tiny-wan2.2-t2v-a14b"), dict[str, Any](steps=12, shift=1.0)
+    parts = [entry.part for entry in Sampled(replace(plain, cache=FORA(interval=2)), **inputs).entries]
+    short, long = sorted({*parts}, key=parts.count)
+    rows = ((long, "cond", (0.0,) * 12, (0.0,) * 12),)
+    run = Sampled(replace(plain, cache=SenCache(threshold=1e9, early=1e9, sensitivities=rows)), **inputs)
     assert all(entry.computed for entry in run.entries if entry.part == short)
     assert not all(entry.computed for entry in run.entries if entry.part == long)
 

@@ -12,6 +12,7 @@ from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory
 from reelwire.loaders.request import Guidance, Parallel, Request
 from reelwire.samplers.caches.policies import external
+from reelwire.samplers.caches.policies.easycache import EasyCache
 from reelwire.samplers.plan import plan
 from reelwire.tests.support.engine.models import needed, open_model, used_by
 
@@ -33,6 +34,13 @@ REFUSED: dict[str, tuple[str, Parallel, dict[str, Any], dict[str, Any], str]] = 
     "one expert": ("tiny-wan2.1-t2v", Parallel(mode="experts"), {}, {}, "mode"),
     "three experts": ("tiny-wan2.2-t2v-a14b", Parallel(workers=3, mode="experts"), {}, {}, "workers"),
     "a cluster": ("tiny-wan2.1-t2v", Parallel("10.0.0.5:6379", 2, "context"), {}, {}, "address"),
+    "a cache that decides for all branches": (
+        "tiny-ltx-0.9.5",
+        Parallel(workers=3, mode="branches"),
+        {"cache": EasyCache(), "guidance": Guidance("skip-layer", layers=(1,), layer_start=0.0, layer_end=1.0)},
+        dict(steps=12),
+        "workers",
+    ),
     "foreign cache": (
         "tiny-ltx-0.9.5",
         Parallel(workers=2, mode="context"),
