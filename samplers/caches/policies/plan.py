@@ -18,9 +18,11 @@ import numpy as np
 
 from ....loaders.denoiser import Denoiser
 from ....loaders.messages import InputError, inputs_named, message
+from ....loaders.notices import stop_if_asked
 from ....loaders.request import Request
 from ....loaders.video_model import VideoModel
 from ...solvers import prediction_count
+from ..course import longest_gap
 from ..mechanisms.guided import Guided
 from ..policy import Policy
 from ..state import BranchState, Slopes, StepContext, excess
@@ -30,6 +32,7 @@ Grams = tuple[tuple[str, tuple[Gram, ...]], ...]  # (expert, scalar products of 
 STEEPEST = 3.0  # slope that a forecast follows
 REACH = 4.0  # of the log-SNR over which x0 predictions are alike where nothing is calibrated
 GROWTH = 2.0  # of errors at pure noise, as an exponent; of 0, 2 and 4 the best on tiny_ltx and tiny_wan
+MANY = 60  # steps above which a gap has a longest one: the time to plan grows with the third power of gaps
 EDGE = 1e-3  # keeps the log-SNR finite at pure noise and at none
 
 
@@ -193,16 +196,23 @@ def best_steps(grams: np.ndarray, weights: list[float], computed: int, order: in
         known = before if order and before >= 0 else None
         return sum(error(known, at, of) for of in range(at + 1, to))
 
-    return cheapest(price, count, computed, head)
+    return cheapest(price, count, computed, head, count if count <= MANY else longest_gap(count, computed))
 
 
-def cheapest(price: Callable[[int, int, int], float], count: int, computed: int, head: int) -> tuple[int, ...]:
-    """The cheapest steps, by (price, steps) of the best choice that ends in each pair of steps."""
+def cheapest(
+    price: Callable[[int, int, int], float], count: int, computed: int, head: int, longest: int
+) -> tuple[int, ...]:
+    """The cheapest steps, by (price, steps) of the best choice that ends in each pair of steps.
+
+    longest: the most skipped steps between two of them.
+    """
     best: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {(head - 2, head - 1): (0.0, tuple(range(head)))}
     for left in range(computed - head, 0, -1):
         longer: dict[tuple[int, int], tuple[float, tuple[int, ...]]] = {}
         for (before, at), (total, steps) in best.items():
-            for to in range(at + 1, count - left + 1) if left > 1 else (count - 1,):
+            stop_if_asked()
+            farthest = min(count - left, at + longest + 1)
+            for to in range(at + 1 if left > 1 else count - 1, farthest + 1):
                 cost = total + price(before, at, to)
                 if (at, to) not in longer or cost < longer[at, to][0]:
                     longer[at, to] = cost, (*steps, to)

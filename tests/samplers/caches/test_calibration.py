@@ -16,6 +16,7 @@ import torch
 from reelwire.loaders.denoiser import DenoiserWrapper
 from reelwire.loaders.families import load
 from reelwire.loaders.messages import CheckpointError, InputError
+from reelwire.loaders.notices import stopped_by
 from reelwire.loaders.parts import PlainMemory, Recipe
 from reelwire.loaders.request import Guidance, Request
 from reelwire.loaders.spec import specs
@@ -32,6 +33,7 @@ from reelwire.samplers.caches.report import report
 from reelwire.samplers.caches.runner import planned
 from reelwire.samplers.caches.state import distance, extrapolate, forecast
 from reelwire.samplers.plan import plan
+from reelwire.tests.support.engine.cached_runs import StopError
 from reelwire.tests.support.engine.models import needed
 from reelwire.tests.support.engine.sampling import sample
 from reelwire.tests.support.engine.words import refuses
@@ -110,6 +112,21 @@ def test_the_plan_is_the_cheapest_of_all(order: int, seed: int) -> None:
     best = best_steps(gram, weights, computed, order)
     assert len(best) == computed
     assert cost(best) == pytest.approx(min(map(cost, every)))
+
+
+def test_long_runs_are_planned_in_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With gaps that are bounded, which changes no plan, and until somebody interrupts it."""
+    times = np.linspace(0, 1, 40) ** 0.5
+    gram, weights = np.exp(-8 * (times[:, None] - times) ** 2)[None], [1.0] * 40
+    whole = best_steps(gram, weights, 16, 1)
+    monkeypatch.setattr("reelwire.samplers.caches.policies.plan.MANY", 0)
+    assert best_steps(gram, weights, 16, 1) == whole
+
+    def stop() -> None:
+        raise StopError
+
+    with pytest.raises(StopError), stopped_by(stop):
+        best_steps(gram, weights, 16, 1)
 
 
 def test_a_slope_is_the_best_there_is() -> None:
