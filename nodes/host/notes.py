@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import fields, is_dataclass, replace
@@ -113,7 +114,6 @@ def _contained(function: Callable[..., T]) -> Callable[..., T]:
 
     @wraps(function)
     async def run_later(cls: type[io.ComfyNode], *args: object, **kwargs: object) -> object:
-        _watch_prompt()
         with contained():
             return await cast(Awaitable[object], function(cls, *args, **kwargs))
 
@@ -155,6 +155,7 @@ def _reported(function: Callable[..., T], check: Callable[..., bool | str] | Non
 @contextmanager
 def _spoken(cls: type[io.ComfyNode]) -> Iterator[Callable[[T], T]]:
     """Around a node that runs: its errors are told to the page. Gives what marks its results with the node."""
+    _watch_prompt()
     context = get_executing_context()
     if context is None:
         yield lambda result: result
@@ -239,10 +240,17 @@ def _watch_prompt() -> None:
             task.add_done_callback(partial(_ended, frame))
 
 
-def _ended(frame: FrameType, _task: asyncio.Task[object]) -> None:
-    """Let go of the errors that a coroutine which is over still holds. From Python 3.12 on a frame also holds the one
-    that it was called from, so that it is not enough to clear those of the traceback."""
-    for error in [value for value in frame.f_locals.values() if isinstance(value, BaseException)]:
+def _ended(frame: FrameType, task: asyncio.Task[object]) -> None:
+    """Let go of the errors that a coroutine which is over still holds, and of a cancellation that nobody has fetched.
+    From Python 3.12 on a frame also holds the one that it was called from, so that it is not enough to clear those of
+    the traceback."""
+    errors = [value for value in frame.f_locals.values() if isinstance(value, BaseException)]
+    if task.cancelled():
+        try:
+            task.result()
+        except CancelledError as end:
+            errors.append(end)
+    for error in errors:
         _let_go(error)
         for each in _with_causes(error):
             each.__traceback__ = None

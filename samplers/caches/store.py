@@ -29,7 +29,6 @@ D = TypeVar("D", "Key", "Branch")
 Gram = tuple[tuple[float, ...], ...]
 _unwritten: dict[tuple[Path, str], tuple[Calibration, ...]] = {}  # file, fingerprint -> what the disk did not take
 FURTHER = ("low_noise", "module")  # parts of a recipe that hold weights of the network, beside the checkpoint
-METHODS = ("apg", "cfg-zero*", "skip-layer")  # of guidance that make another video of the same presets
 SAMPLE = 2**16  # bytes that are hashed at each of a few places of a large file
 
 
@@ -40,7 +39,7 @@ class Key:
     size: the power of two nearest to the number of tokens.
     left_out: of `steps` predictions, how many video-to-video left out at the start.
     files: names and fingerprints of further files with weights of the network; those of older records are not known.
-    method: of guidance, where Guidance has chosen one, which versions before do not read; else empty.
+    method: of guidance, where Guidance has chosen one; else empty. Versions before it call a file with one damaged.
     """
 
     steps: int
@@ -151,8 +150,17 @@ def key_of(model: VideoModel, request: Request) -> Key:
     files = tuple(
         f"{file.name} {fingerprint(file)}" for part, file in sorted(model.recipe.files.items()) if part in FURTHER
     )
-    method = model.guidance.method if model.guidance.method in METHODS and request.guidance > 1 else ""
-    return Key(count, request.sampler, request.guidance, request.shift, size, loras, left_out, files, method)
+    return Key(
+        count, request.sampler, request.guidance, request.shift, size, loras, left_out, files, _method(model, request)
+    )
+
+
+def _method(model: VideoModel, request: Request) -> str:
+    """The method of guidance that a node has chosen; empty where it is the plain one, a preset's, or none is on."""
+    method, of_preset = model.guidance.method, request.program is not None and request.program.stg is not None
+    embedded = getattr(model.facts, "embedded", False)
+    is_on = (model.guidance.true_scale if embedded else request.guidance) > 1
+    return method if is_on and method != "cfg" and not (method == "stg" and of_preset) else ""
 
 
 def file_of(checkpoint: Path) -> Path:

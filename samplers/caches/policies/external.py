@@ -56,6 +56,8 @@ class DiffusersCache(ExternalCache):
     def prepare(self, model: VideoModel, request: Request) -> tuple[Policy, tuple[str, ...]]:
         if model.guidance.method == "skip-layer":
             raise InputError("policy", self.title, message("one_pass_a_branch"), message("use_plain_guidance"))
+        if model.batched_guidance and 0 < model.guidance.start < model.guidance.end < 1:
+            raise InputError("policy", self.title, message("branch_rests"), message("use_plain_guidance"))
         return self, ()
 
     @abstractmethod

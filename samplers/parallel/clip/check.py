@@ -72,7 +72,7 @@ def check_split(model: VideoModel, request: Request, policy: Policy | None) -> N
         {"context": _check_context, "branches": _check_branches, "experts": _check_experts}[parallel.mode](
             model, request, count
         )
-        _check_cache(parallel, policy, count)
+        _check_cache(model, request, policy, count)
 
 
 def _check_place(model: VideoModel, parallel: Parallel, count: int) -> None:
@@ -113,11 +113,16 @@ def _check_context(model: VideoModel, request: Request, count: int) -> None:
 
 def _check_branches(model: VideoModel, request: Request, count: int) -> None:
     """There is no use for more ranks than forward passes."""
-    most = max(forwards(model, request, prediction_levels(model, request)), default=1)
+    most = max(_passes(model, request), default=1)
     if most == 1:
         raise InputError("mode", "branches", message("one_branch"), message("guide_or_other_mode"))
     if count > most:
         raise InputError("workers", count, message("fewer_branches", most=most), _use(range(2, most + 1)))
+
+
+def _passes(model: VideoModel, request: Request) -> list[int]:
+    """Forward passes of each prediction."""
+    return forwards(model, request, prediction_levels(model, request))
 
 
 def _check_experts(model: VideoModel, request: Request, count: int) -> None:
@@ -126,14 +131,16 @@ def _check_experts(model: VideoModel, request: Request, count: int) -> None:
         raise InputError("mode", "experts", rule, message("use_branches_or_jobs"))
 
 
-def _check_cache(parallel: Parallel, policy: Policy | None, count: int) -> None:
+def _check_cache(model: VideoModel, request: Request, policy: Policy | None, count: int) -> None:
     """Caches of other libraries decide by what they see, which on each rank is something else; and those that decide
-    for all passes of a step at once need one on each rank in every step."""
-    if policy is None or parallel.mode == "experts":
+    for all passes of a step at once need one on each rank, or on one alone."""
+    assert model.parallel is not None
+    mode = model.parallel.mode
+    if policy is None or mode == "experts":
         return
     if issubclass(policy.mechanism, External):
         raise InputError("policy", policy.title, message("cache_decides_apart"), message("choose_own_cache"))
-    if policy.decides_once and parallel.mode == "branches" and count > 2:
+    if policy.decides_once and mode == "branches" and any(1 < n < count for n in _passes(model, request)):
         rule = message("cache_decides_once", cache=policy.title)
         raise InputError("workers", count, rule, message("use_workers", count=2))
 

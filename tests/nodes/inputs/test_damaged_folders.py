@@ -198,8 +198,16 @@ def test_a_prompt_that_ends_by_an_error_holds_nothing(nodes: list[Any], interrup
             assert traceback is not None
             return "failed", error
 
+    async def waiting(model: object) -> None:
+        _watch_prompt()
+        await asyncio.sleep(60)
+
     async def prompt(inputs: dict[str, object]) -> str:
+        tasks = [asyncio.create_task(waiting(**inputs))]  # of another node
+        together = asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)
         how, error = await execute(inputs)
+        assert not together.done()
         assert isinstance(error, kind)
         return how
 

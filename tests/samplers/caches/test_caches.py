@@ -406,6 +406,9 @@ def test_diffusers_caches_know_one_pass_of_a_branch(opened: Any, policy: str) ->
     model = replace(opened("tiny-wan2.1-t2v"), cache=SOME[policy], guidance=WAYS["skip-layer"])
     with refuses(InputError, "one_pass_a_branch"):
         Sampled(model)
+    rests = replace(opened("tiny-ltx-0.9.0"), cache=SOME[policy], guidance=WAYS["half"])
+    with refuses(InputError, "branch_rests"):
+        Sampled(rests)
 
 
 class _Broken(FORA):

@@ -349,7 +349,8 @@ def test_another_method_of_guidance_is_told(models: Path) -> None:
     assert note(momentum, **off) == note(plain, **off), "no guidance is there"
     calibrated(momentum)
     assert note(momentum) == note(plain) == ()
-    assert "differs in guidance:" in note(replace(plain, guidance=Guidance("cfg-zero*")))[0]
+    for method in ("cfg-zero*", "tcfg"):
+        assert "differs in guidance:" in note(replace(plain, guidance=Guidance(method)))[0]
 
 
 @pytest.mark.parametrize("damage", ["not json", "{}", '{"checkpoint": "x"}', '{"records": [], "checkpoint": 3}'])

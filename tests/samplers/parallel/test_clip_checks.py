@@ -10,7 +10,7 @@ import pytest
 import torch
 from reelwire.loaders.messages import InputError
 from reelwire.loaders.parts import PlainMemory
-from reelwire.loaders.request import Guidance, Parallel, Request
+from reelwire.loaders.request import Guidance, Parallel, Request, SpatioTemporal
 from reelwire.samplers.caches.policies import external
 from reelwire.samplers.caches.policies.easycache import EasyCache
 from reelwire.samplers.plan import plan
@@ -100,6 +100,11 @@ TAKEN: dict[str, tuple[str, Parallel, dict[str, Any]]] = {
         "tiny-ltx-0.9.5",
         Parallel(workers=3, mode="branches"),
         {"guidance": Guidance("skip-layer", layers=(1,), layer_start=0.0, layer_end=1.0)},
+    ),
+    "three passes in every step, and a cache that decides for all": (
+        "tiny-ltx-0.9.5",
+        Parallel(workers=3, mode="branches"),
+        {"guidance": Guidance("stg", stg=SpatioTemporal(blocks=((1,),))), "cache": EasyCache()},
     ),
     "experts": ("tiny-wan2.2-t2v-a14b", Parallel(mode="experts"), {}),
 }

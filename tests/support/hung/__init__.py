@@ -22,8 +22,13 @@ class Hung:
         self, item: pytest.Item, call: pytest.CallInfo[None]
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         report = yield
-        what = "" if call.excinfo is None else f"{call.excinfo.typename} {call.excinfo.value}"
-        if report.failed and call.duration >= SECONDS and "timeout" in what.lower():
+        if report.failed and call.duration >= SECONDS and call.excinfo is not None and _is_timeout(call.excinfo):
             report.sections += [(f"threads of {url}", host.threads()) for url, host in BOOTED.items()]
             item.session.shouldfail = f"{item.nodeid} has waited {call.duration:.0f} s in vain."
         return report
+
+
+def _is_timeout(error: pytest.ExceptionInfo[BaseException]) -> bool:
+    """Of Python, Playwright, a socket, or pytest-timeout, which fails as any test does."""
+    words = str(error.value)
+    return "Timeout" in error.typename or words.startswith("Timeout") or "timed out" in words
