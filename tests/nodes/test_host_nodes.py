@@ -28,15 +28,18 @@ comfy.cli_args.args.cpu = True
 import comfy.latent_formats, comfy.model_patcher, comfy.ops, comfy_api.latest, folder_paths  # the host has them already
 before = set(sys.modules)
 start = time.process_time()
+sum(n * n for n in range(2_000_000))
+usual = time.process_time() - start
+start = time.process_time()
 spec = importlib.util.spec_from_file_location("pack", pack + "/__init__.py")
 module = sys.modules["pack"] = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 async def nodes():
     return await (await module.comfy_entrypoint()).get_node_list()
 ids = [node.GET_SCHEMA().node_id for node in asyncio.run(nodes())]
-seconds = time.process_time() - start
+took = (time.process_time() - start) / usual
 loaded = {name.split(".")[0] for name in set(sys.modules) - before}
-print(json.dumps({"ids": ids, "seconds": seconds, "loaded": sorted(loaded)}))
+print(json.dumps({"ids": ids, "took": took, "loaded": sorted(loaded)}))
 """
 
 
@@ -67,7 +70,8 @@ def test_nodes_are_what_the_snapshot_says(info: dict[str, Any], tmp_path: Path) 
 
 
 def registered(comfyui: Path) -> dict[str, Any]:
-    """What registering the pack took in a fresh process, in seconds of CPU time, and what it imported."""
+    """What registering the pack took in a fresh process, and what it imported. took: CPU time, in that of two million
+    multiplications just before it, as a busy machine makes both longer: a tenth of a second."""
     command = [sys.executable, "-c", REGISTER, str(comfyui), str(ROOT)]
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
@@ -80,8 +84,8 @@ def test_registering_is_cheap(comfyui: Path, info: dict[str, Any]) -> None:
     first = registered(comfyui)
     assert sorted(first["ids"]) == sorted(info)
     assert not {"diffusers", "transformers", "accelerate"} & {*first["loaded"]}
-    again = (registered(comfyui)["seconds"] for _ in range(3))
-    assert any(seconds < 0.2 for seconds in chain([first["seconds"]], again)), "over 0.2 s of CPU time, four times"
+    again = (registered(comfyui)["took"] for _ in range(3))
+    assert any(took < 2 for took in chain([first["took"]], again)), "twice what two million multiplications take"
 
 
 def test_ids_and_categories_say_whose_they_are(info: dict[str, Any]) -> None:
