@@ -118,10 +118,8 @@ class HostMemory:
         device = self.device(part)
         if device.type == "cpu":
             return free_ram()
-        patchers = [loaded.model for loaded in mm.current_loaded_models if loaded.device == device]
-        evictable = sum(
-            patcher.loaded_size() for patcher in patchers if patcher is not None
-        )  # one that is gone is None
+        here = [loaded.model for loaded in mm.current_loaded_models if loaded.device == device]  # None: gone already
+        evictable = sum(patcher.loaded_size() for patcher in here if patcher is not None)
         return int(mm.get_free_memory(device) + evictable)
 
     def make_way(self) -> None:
